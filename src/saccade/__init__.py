@@ -1,0 +1,59 @@
+"""Saccade: any visual-attention mechanism into any CNN, trained on your images, judged honestly.
+
+Importing this package imports no torch: each public name brings what it needs when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from saccade.catalog import create as create
+    from saccade.catalog import list_mechanisms as list_mechanisms
+    from saccade.catalog import spec as spec
+    from saccade.contract import check as check
+    from saccade.cost import measure as measure
+    from saccade.errors import UserError as UserError
+    from saccade.recipe import Recipe as Recipe
+    from saccade.saving import load as load
+    from saccade.saving import save as save
+    from saccade.surgery import Plug as Plug
+    from saccade.surgery import parameter_groups as parameter_groups
+    from saccade.surgery import plug as plug
+    from saccade.surgery import plugs as plugs
+    from saccade.surgery import record as record
+    from saccade.surgery import sites as sites
+    from saccade.surgery import unplug as unplug
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Plug": "saccade.surgery",
+    "Recipe": "saccade.recipe",
+    "UserError": "saccade.errors",
+    "check": "saccade.contract",
+    "create": "saccade.catalog",
+    "list_mechanisms": "saccade.catalog",
+    "load": "saccade.saving",
+    "measure": "saccade.cost",
+    "parameter_groups": "saccade.surgery",
+    "plug": "saccade.surgery",
+    "plugs": "saccade.surgery",
+    "record": "saccade.surgery",
+    "save": "saccade.saving",
+    "sites": "saccade.surgery",
+    "spec": "saccade.catalog",
+    "unplug": "saccade.surgery",
+}
+__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

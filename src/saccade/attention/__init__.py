@@ -1,0 +1,1 @@
+"""One mechanism, one file; the folder is the table that ``saccade.catalog`` reads."""

@@ -1,0 +1,75 @@
+r"""Efficient Channel Attention: each channel is weighed by its neighbours in the channel order.
+
+    z = mean_{h,w} x                       (B, C, H, W) -> (B, C)
+    s = σ(Conv1d_k(z))                     (B, C) -> (B, C)               eq. 9, no bias
+    k = | log₂(C)/γ + b/γ |_odd            odd, even t goes to t + 1      eq. 12
+    y = s ⊙ x                              (B, C, H, W)
+
+γ is ``gamma`` = 2, b is ``beta`` = 1. The authors' released networks do not use equation 12: they pass k for each
+stage (ResNet-50: 3, 5, 5, 7; ResNet-18: 3, 5, 7, 7); give ``kernel_size`` for that.
+
+Source: Wang, Wu, Zhu, Li, Zuo, Hu, "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks",
+CVPR 2020, arXiv:1910.03151.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from saccade.form import Gate
+
+__all__ = ["EfficientChannelAttention"]
+
+SPEC = {
+    "title": "Efficient Channel Attention",
+    "paper": {
+        "authors": "Wang, Wu, Zhu, Li, Zuo, Hu",
+        "title": "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks",
+        "venue": "CVPR",
+        "year": 2020,
+        "arxiv": "1910.03151",
+    },
+    "kind": "gate",
+    "evidence": "oracle",
+    "position": {"default": "residual"},
+    "params": "kernel_size or int(abs((log2(C) + beta) / gamma)) | 1",
+    "limits": ["kernel_size == None or kernel_size % 2 == 1"],
+    "gate": (0.0, 1.0),
+    "equivariant": ["permutation", "flip", "transpose"],
+    "published": [
+        {"net": "resnet50", "params": 24.37, "macs": 3.86, "top1": 77.48, "unit": "2^20, 2^30",
+         "note": "kernel_size=[3, 5, 5, 7]", "source": "ECA-Net paper, table 3"},
+        {"net": "resnet18", "params": 11.15, "macs": 1.70, "top1": 70.92, "unit": "2^20, 2^30",
+         "note": "kernel_size=[3, 5, 7, 7]", "source": "ECANet README"},
+    ],
+    "timm": "eca",
+}  # fmt: skip
+
+
+class EfficientChannelAttention(Gate):
+    """Channel gate by one short convolution along the channels.
+
+    Args:
+        channels: C of the map (B, C, H, W).
+        kernel_size: k, odd; None takes it from equation 12.
+        gamma: γ of equation 12.
+        beta: b of equation 12.
+
+    Raises:
+        ValueError: ``kernel_size`` is even or not positive.
+    """
+
+    def __init__(self, channels: int, kernel_size: int | None = None, gamma: float = 2, beta: float = 1) -> None:
+        super().__init__()
+        k = int(abs((math.log2(channels) + beta) / gamma)) | 1 if kernel_size is None else kernel_size
+        if k < 1 or k % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and positive, got {k}")
+        self.conv = nn.Conv1d(1, 1, k, padding=k // 2, bias=False)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> (B, C, 1, 1)."""
+        z = x.mean((2, 3))  # (B, C)
+        s = self.conv(z[:, None])[:, 0].sigmoid()  # (B, C)
+        return s[:, :, None, None]

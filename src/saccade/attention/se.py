@@ -1,0 +1,73 @@
+r"""Squeeze-and-Excitation: weigh each channel by what the whole image says of it.
+
+    z = mean_{h,w} x                 squeeze   (B, C, H, W) -> (B, C)      eq. 2
+    s = σ(W₂ ReLU(W₁ z))             excite    (B, C)       -> (B, C)      eq. 3
+    y = s ⊙ x                        scale     (B, C, H, W)                eq. 4
+
+W₁: C -> C·rd_ratio, W₂: back to C. Equation 3 prints no bias; the authors' Caffe networks have one in
+both layers, and so have we (``bias=True``). The port most PyTorch code descends from has none
+(``bias=False``). The authors' code also rounds nothing: a map thinner than 1/rd_ratio is refused.
+
+Source: Hu, Shen, Sun, "Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.01507.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from saccade.form import Gate
+
+__all__ = ["SqueezeExcite"]
+
+SPEC = {
+    "title": "Squeeze-and-Excitation",
+    "paper": {
+        "authors": "Hu, Shen, Sun",
+        "title": "Squeeze-and-Excitation Networks",
+        "venue": "CVPR",
+        "year": 2018,
+        "arxiv": "1709.01507",
+    },
+    "kind": "gate",
+    "evidence": "oracle",
+    "position": {"default": "residual"},
+    "params": "2*C*int(C*rd_ratio) + (C + int(C*rd_ratio) if bias else 0)",
+    "limits": ["C * rd_ratio >= 1"],
+    "gate": (0.0, 1.0),
+    "equivariant": ["permutation", "flip", "transpose"],
+    "published": [
+        {"net": "resnet50", "params": 28.09, "macs": 4.130, "top1": 77.18, "source": "PytorchInsight README"},
+        {"net": "resnet50", "params": 26.77, "macs": 3.87, "top1": 76.71, "unit": "2^20, 2^30", "note": "bias=False",
+         "source": "ECA-Net paper, table 3"},
+        {"net": "resnet18", "params": 11.231, "macs": 1.695, "top1": 70.59, "unit": "2^20, 2^30", "note": "bias=False",
+         "source": "EMCA README"},
+    ],
+    "timm": "se",
+}  # fmt: skip
+
+
+class SqueezeExcite(Gate):
+    """Channel gate with one bottleneck.
+
+    Args:
+        channels: C of the map (B, C, H, W).
+        rd_ratio: width of the bottleneck as a part of C, rounded down.
+        bias: whether both layers have a bias.
+
+    Raises:
+        ValueError: the bottleneck would have no unit.
+    """
+
+    def __init__(self, channels: int, rd_ratio: float = 1 / 16, bias: bool = True) -> None:
+        super().__init__()
+        hidden = int(channels * rd_ratio)
+        if hidden < 1:
+            raise ValueError(f"channels * rd_ratio must be at least 1, got {channels} * {rd_ratio}")
+        self.squeeze = nn.Linear(channels, hidden, bias=bias)
+        self.excite = nn.Linear(hidden, channels, bias=bias)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> (B, C, 1, 1)."""
+        z = x.mean((2, 3))  # (B, C)
+        s = self.excite(self.squeeze(z).relu()).sigmoid()  # (B, C)
+        return s[:, :, None, None]

@@ -1,0 +1,48 @@
+"""``saccade show``: what one mechanism is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+
+from saccade import catalog
+
+__all__ = ["command"]
+
+
+@click.command("show")
+@click.argument("mechanism")
+@click.option("--json", "as_json", is_flag=True, help="Its facts as JSON.")
+def command(mechanism: str, as_json: bool) -> None:
+    """Equation, shapes, source, options, limits and published numbers of MECHANISM."""
+    name, _ = catalog.parse(mechanism)
+    spec = catalog.spec(name)
+    if as_json:
+        click.echo(json.dumps({"name": name, "options": catalog.options(name), **asdict(spec)}, indent=2))
+        return
+    click.echo(catalog.summary(name) + "\n")
+    facts = {
+        "kind": spec.kind,
+        "evidence": spec.evidence,
+        "position": ", ".join(f"{where}" + (f" ({host})" if host != "default" else "")
+                              for host, where in spec.position.items()),
+        "options": ", ".join(f"{key} = {value}" for key, value in catalog.options(name).items()) or "none",
+        "limits": "; ".join(limit.replace("C", "channels") for limit in spec.limits) or "none",
+        "parameters": spec.params or "not stated",
+        "gate in": f"({spec.gate[0]:g}, {spec.gate[1]:g})" if spec.gate else "no gate",
+        "commutes with": ", ".join(spec.equivariant) or "nothing claimed",
+        "identity at its own start": "yes" if spec.neutral else "no (plugged neutrally unless start=\"paper\")",
+        "in timm": spec.timm or "no",
+    }  # fmt: skip
+    width = max(map(len, facts))
+    for key, value in facts.items():
+        click.echo(f"{key.ljust(width)}  {value}")
+    if spec.published:
+        click.echo("\npublished")
+        for row in spec.published:
+            numbers = [f"{row.params} params" if row.params else "", f"{row.macs} MACs" if row.macs else ""]
+            numbers = [*filter(None, numbers), f"in {row.unit}", f"top-1 {row.top1} %" if row.top1 else ""]
+            note = f"; {row.note}" if row.note else ""
+            click.echo(f"  {row.net}: {', '.join(filter(None, numbers))}{note} ({row.source})")

@@ -1,0 +1,1 @@
+"""Tensor functions worth making fast, each beside its plain definition."""

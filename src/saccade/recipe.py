@@ -1,0 +1,170 @@
+"""Everything that decides a run, in one frozen value: read from TOML, changed by ``key=value``, written back.
+
+Recipe + seed gives the same network to the last bit on the same kind of CPU.
+"""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from saccade.errors import UserError, did_you_mean
+
+__all__ = ["Attention", "Data", "Model", "Recipe", "Training"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+
+
+class Data(_Part):
+    """The images: what they are, how many, what is done to them."""
+
+    source: str = "digits"
+    """``digits`` (drawn, nothing to download) or a folder of images: ``train``/``val`` or ``test`` parts, else one."""
+    size: int | None = Field(None, ge=8, le=2048)
+    """Side of the square a network sees, in pixels; None takes the source's own."""
+    train_images: int | None = Field(None, ge=2)
+    """At most so many training images, the same number for each class as far as possible; None takes all."""
+    test_images: int | None = Field(None, ge=2)
+    test_part: float = Field(0.2, gt=0, lt=1)
+    """What is held back for testing where the folder does not say."""
+    split_seed: int = Field(0, ge=0)
+    """Draws the held-back part and the subset: one value for all runs of a study."""
+    augment: tuple[str, ...] = ()
+    """Any of ``flip`` (left to right), ``crop`` (shift by up to an eighth), ``color``, ``erase``; applied in this order."""
+    options: dict[str, int | float | bool | str] = Field(default_factory=dict)
+    """What the source itself understands, for digits ``clutter`` and ``distractors``."""
+
+
+class Model(_Part):
+    """The host."""
+
+    name: str = "resnet10_small"
+    """Any name of timm's, ours among them."""
+    pretrained: bool = False
+    checkpoint: str | None = None
+    """A safetensors file to start from; a head of another size is left out and said so."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Passed to ``timm.create_model``."""
+
+
+class Attention(_Part):
+    """What is plugged, and where."""
+
+    mechanism: str = "none"
+    """``none`` or ``name:option=value``."""
+    control: Literal["extra"] | None = None
+    """Plug the control of this kind at the mechanism's sites instead of the mechanism."""
+    where: str | tuple[str, ...] = "paper"
+    start: Literal["auto", "neutral", "paper"] = "auto"
+    """``auto``: neutral for a pretrained host, the paper's initialisation for a random one."""
+    lr_factor: float = Field(1.0, gt=0)
+    """The learning rate of the plugs over that of the host."""
+
+
+class Training(_Part):
+    """How it is learnt."""
+
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(64, ge=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(0.05, gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: float = Field(0.0, ge=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    precision: Literal["32", "bf16"] = "32"
+    threads: int = Field(1, ge=1)
+    """CPU threads of the run; part of the recipe because sums depend on it."""
+    workers: int = Field(0, ge=0)
+    """Processes that prepare images; the result does not depend on it."""
+    seed: int = Field(0, ge=0)
+
+
+class Recipe(_Part):
+    """One run, whole."""
+
+    data: Data = Data()
+    model: Model = Model()
+    attention: Attention = Attention()
+    training: Training = Training()
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], owner: str = "recipe") -> Recipe:
+        """The checked recipe out of nested mappings; ``owner`` names them in messages.
+
+        Raises:
+            UserError: an unknown key (with its neighbours) or a value of the wrong kind or range, each one named.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise UserError(f"{owner}: " + "; ".join(_sentence(e) for e in error.errors())) from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recipe:
+        """The recipe in a TOML file.
+
+        Raises:
+            UserError: the file is missing, is no TOML or holds a wrong recipe.
+        """
+        path = Path(path)
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"cannot read the recipe {path}: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not valid TOML: {error}") from None
+        return cls.read(values, str(path))
+
+    def having(self, settings: Iterable[str] | Mapping[str, Any]) -> Recipe:
+        """A copy with ``settings`` put in: ``["training.epochs=3"]`` or ``{"training.epochs": 3}``.
+
+        Raises:
+            UserError: a setting has no ``=``, names an unknown key, or gives a wrong value.
+        """
+        if not isinstance(settings, Mapping):
+            settings = dict(_setting(text) for text in settings)
+        values = self.model_dump(mode="json")
+        for key, value in settings.items():
+            *parents, last = key.split(".")
+            place = values
+            for parent in parents:
+                if not isinstance(place.get(parent), dict):
+                    raise UserError(f"a recipe has no part {parent!r} (in {key!r}).{did_you_mean(parent, place)}")
+                place = place[parent]
+            place[last] = value
+        return type(self).read(values, "settings")
+
+    def to_toml(self) -> str:
+        """The whole recipe as TOML; keys that hold None are left out."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"{text!r} is no setting; write part.key=value, for example training.epochs=3")
+    try:
+        return key.strip(), ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError):
+        return key.strip(), {"true": True, "false": False}.get(value.strip(), value.strip())
+
+
+def _sentence(error: Any) -> str:
+    """One pydantic error as words: where, what was found, what is needed."""
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        model: Any = Recipe
+        for part in error["loc"][:-1]:
+            model = model.model_fields[part].annotation
+        return f"there is no key {where!r}.{did_you_mean(str(error['loc'][-1]), model.model_fields)}"
+    return f"{where} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"

@@ -1,0 +1,204 @@
+"""The facts a mechanism declares about itself: read without torch, checked when read.
+
+Each file of ``attention/`` assigns a literal dictionary to ``SPEC``. :meth:`Spec.read` turns it into
+a :class:`Spec` and refuses what it does not understand, so that a fact misspelt is never a fact lost.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from saccade.errors import UserError, did_you_mean
+
+__all__ = ["Paper", "Published", "Spec", "evaluate"]
+
+KINDS = ("gate", "context", "transform", "conv")
+EVIDENCE = ("oracle", "paper", "reading")
+SYMMETRIES = ("permutation", "flip", "transpose")
+NEEDS = ("size", "previous stage")
+
+_OPERATORS: dict[type, Callable[..., Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+    ast.BitOr: operator.or_,
+    ast.USub: operator.neg,
+    ast.Not: operator.not_,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "int": int,
+    "round": round,
+    "abs": abs,
+    "min": min,
+    "max": max,
+    "log2": math.log2,
+    "ceil": math.ceil,
+}
+
+
+def evaluate(expression: str, values: Mapping[str, Any]) -> Any:
+    """The value of an arithmetic ``expression`` over the names in ``values``; nothing else can be called.
+
+    Raises:
+        ValueError: the expression holds anything but arithmetic, comparisons and the functions int, round,
+            abs, min, max, log2, ceil; or a name that ``values`` lacks.
+
+    >>> evaluate("2*C*int(C*rd_ratio)", {"C": 64, "rd_ratio": 1 / 16})
+    512
+    """
+
+    def of(node: ast.AST) -> Any:
+        match node:
+            case ast.Expression(body):
+                return of(body)
+            case ast.Constant(value):
+                return value
+            case ast.Name(name):
+                if name not in values:
+                    raise ValueError(f"the expression {expression!r} uses {name!r}, which has no value here")
+                return values[name]
+            case ast.BinOp(left, op, right):
+                return _OPERATORS[type(op)](of(left), of(right))
+            case ast.UnaryOp(op, operand):
+                return _OPERATORS[type(op)](of(operand))
+            case ast.BoolOp(op, parts):
+                result = of(parts[0])
+                for part in parts[1:]:
+                    if bool(result) is isinstance(op, ast.Or):
+                        return result
+                    result = of(part)
+                return result
+            case ast.IfExp(test, body, orelse):
+                return of(body) if of(test) else of(orelse)
+            case ast.Compare(left, ops, rights):
+                value = of(left)
+                for op, node_right in zip(ops, rights, strict=True):
+                    right = of(node_right)
+                    if not _OPERATORS[type(op)](value, right):
+                        return False
+                    value = right
+                return True
+            case ast.Call(ast.Name(name), arguments, []) if name in _FUNCTIONS:
+                return _FUNCTIONS[name](*map(of, arguments))
+        raise ValueError(f"the expression {expression!r} holds {type(node).__name__}, which is not arithmetic")
+
+    return of(ast.parse(expression, mode="eval"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """Where a mechanism was first described."""
+
+    authors: str
+    title: str
+    venue: str
+    year: int
+    arxiv: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One row a source prints: ``params`` and ``macs`` in the unit that ``unit`` names, ``top1`` in %."""
+
+    net: str
+    source: str
+    params: float | None = None
+    macs: float | None = None
+    top1: float | None = None
+    unit: str = "10^6, 10^9"
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What a mechanism promises; every fact is either checked by the contract or shown to the reader."""
+
+    title: str
+    kind: str
+    """``gate`` x·g(x), ``context`` x + c(x), ``transform`` anything else of the same shape, ``conv`` a convolution."""
+    evidence: str
+    """``oracle``: equal to the authors' code; ``paper``: to the printed equations; ``reading``: to our reading."""
+    paper: Paper | None = None
+    position: Mapping[str, str] = field(default_factory=lambda: {"default": "residual"})
+    """Where the paper puts it: host family (``default``, ``mobilenetv2``, …) to a position of ``plug``."""
+    params: str | None = None
+    """Learnable parameters, a formula over ``C`` and the options."""
+    limits: tuple[str, ...] = ()
+    """Conditions over ``C`` and the options that must hold for the class to be built."""
+    neutral: bool = False
+    """Is it the identity, bit for bit, at its own initialisation?"""
+    gate: tuple[float, float] | None = None
+    """The open range of the gate."""
+    equivariant: tuple[str, ...] = ()
+    """What it commutes with: ``permutation`` of pixels, ``flip`` left to right, ``transpose`` of the axes."""
+    needs: tuple[str, ...] = ()
+    """What it must be told besides the channels: the map's ``size``, the ``previous stage``."""
+    published: tuple[Published, ...] = ()
+    timm: str | None = None
+    """The name timm gives its nearest layer."""
+
+    @classmethod
+    def read(cls, facts: Mapping[str, Any], owner: str) -> Spec:
+        """The checked form of a ``SPEC`` literal; ``owner`` names it in messages.
+
+        Raises:
+            UserError: a key is unknown or missing, or a value lies outside its vocabulary.
+        """
+        known = {f.name for f in fields(cls)}
+        for key in facts:
+            if key not in known:
+                raise UserError(f"{owner}: SPEC has no fact called {key!r}.{did_you_mean(key, known)}")
+        for key in ("title", "kind", "evidence"):
+            if key not in facts:
+                raise UserError(f"{owner}: SPEC does not say {key!r}")
+        values = dict(facts)
+        for key in ("limits", "equivariant", "needs"):
+            values[key] = tuple(values.get(key, ()))
+        try:
+            if values.get("paper") is not None:
+                values["paper"] = Paper(**values["paper"])
+            values["published"] = tuple(Published(**row) for row in values.get("published", ()))
+        except TypeError as error:
+            raise UserError(f"{owner}: SPEC: {error}") from None
+        spec = cls(**values)
+        for key, allowed, found in (
+            ("kind", KINDS, (spec.kind,)),
+            ("evidence", EVIDENCE, (spec.evidence,)),
+            ("equivariant", SYMMETRIES, spec.equivariant),
+            ("needs", NEEDS, spec.needs),
+        ):
+            for value in found:
+                if value not in allowed:
+                    raise UserError(f"{owner}: SPEC says {key} = {value!r}; it must be one of {', '.join(allowed)}")
+        if "default" not in spec.position:
+            raise UserError(f"{owner}: SPEC's position lacks the key 'default'")
+        return spec
+
+    def parameters(self, channels: int, options: Mapping[str, Any]) -> int | None:
+        """The learnable parameters that :attr:`params` gives at ``channels``, or None where it is silent."""
+        return None if self.params is None else int(evaluate(self.params, {"C": channels, **options}))
+
+    def refusal(self, channels: int, options: Mapping[str, Any]) -> str | None:
+        """Why the mechanism cannot be built at ``channels`` with ``options``, with the numbers; None if it can."""
+        for limit in self.limits:
+            values = {"C": channels, **options}
+            if not evaluate(limit, values):
+                used = {n.id for n in ast.walk(ast.parse(limit)) if isinstance(n, ast.Name)} & set(values)
+                numbers = ", ".join(f"{'channels' if k == 'C' else k} = {values[k]}" for k in sorted(used))
+                return f"{self.title} needs {limit.replace('C', 'channels')}; found {numbers}"
+        return None
