@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saccade.errors import UserError, did_you_mean
-from saccade.spec import Spec
+from saccade.facts import Spec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,6 +36,7 @@ def _source(name: str) -> ast.Module:
 
     Raises:
         UserError: no such mechanism, or no such module.
+
     """
     if ":" in name:
         module, _, _ = name.partition(":")
@@ -80,6 +81,7 @@ def spec(name: str) -> Spec:
 
     Raises:
         UserError: there is no such mechanism, or its ``SPEC`` is wrong.
+
     """
     facts = _literal(_source(name), "SPEC")
     if facts is None:
@@ -94,6 +96,7 @@ def options(name: str) -> dict[str, Any]:
 
     Raises:
         UserError: there is no such mechanism.
+
     """
     for node in _class(name).body:
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
@@ -108,7 +111,7 @@ def options(name: str) -> dict[str, Any]:
 
 def _default(node: ast.expr) -> Any:
     """A default as a value: literals and arithmetic of literals (1 / 16)."""
-    from saccade.spec import evaluate
+    from saccade.facts import evaluate
 
     try:
         return ast.literal_eval(node)
@@ -126,6 +129,7 @@ def shape(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         UserError: ``given`` names an option the mechanism does not have.
+
     """
     known = options(name)
     for key in given:
@@ -142,6 +146,7 @@ def load(name: str) -> type[nn.Module]:
 
     Raises:
         UserError: there is no such mechanism, or its module does not import.
+
     """
     wanted = _class(name).name
     module = name.partition(":")[0] if ":" in name else f"{__package__}.attention.{name}"
@@ -157,6 +162,7 @@ def create(name: str, channels: int, **given: Any) -> nn.Module:
 
     Raises:
         UserError: unknown name or option, or channels outside the mechanism's limits; the numbers are named.
+
     """
     values = shape(name, given)
     try:
@@ -194,6 +200,7 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
 
     >>> parse("das:alpha=0.1")
     ('das', {'alpha': 0.1})
+
     """
     name, *rest = text.split(":")
     if rest and "=" not in rest[0]:  # package.module:Class

@@ -24,7 +24,7 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     ''
     """
     by_lower = {c.lower(): c for c in candidates}
-    near = get_close_matches(word.lower(), by_lower, n=3, cutoff=0.6)
+    near = get_close_matches(word.lower(), by_lower, n=3, cutoff=0.5)
     if not near:
         return ""
     return " Did you mean " + " or ".join(f"'{by_lower[n]}'" for n in near) + "?"

@@ -24,7 +24,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> (B, C, H, W)."""
+        """X (B, C, H, W) -> (B, C, H, W)."""
         if self.training and x.numel() == x.shape[1]:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         return super().forward(x)
@@ -43,7 +43,7 @@ class Gate(nn.Module, ABC):
 
     @final
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> (B, C, H, W), in the dtype of x."""
+        """X (B, C, H, W) -> (B, C, H, W), in the dtype of x."""
         gate: Tensor = self.tap(self.gate(x))
         return x * gate.to(x.dtype)
 
@@ -61,6 +61,6 @@ class Context(nn.Module, ABC):
 
     @final
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> (B, C, H, W), in the dtype of x."""
+        """X (B, C, H, W) -> (B, C, H, W), in the dtype of x."""
         context: Tensor = self.tap(self.context(x))
         return x + context.to(x.dtype)

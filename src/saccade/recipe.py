@@ -38,7 +38,7 @@ class Data(_Part):
     split_seed: int = Field(0, ge=0)
     """Draws the held-back part and the subset: one value for all runs of a study."""
     augment: tuple[str, ...] = ()
-    """Any of ``flip`` (left to right), ``crop`` (shift by up to an eighth), ``color``, ``erase``; applied in this order."""
+    """Any of ``flip`` (left to right), ``crop`` (shift by up to an eighth), ``color``, ``erase``; in this order."""
     options: dict[str, int | float | bool | str] = Field(default_factory=dict)
     """What the source itself understands, for digits ``clutter`` and ``distractors``."""
 
@@ -103,6 +103,7 @@ class Recipe(_Part):
 
         Raises:
             UserError: an unknown key (with its neighbours) or a value of the wrong kind or range, each one named.
+
         """
         try:
             return cls.model_validate(values)
@@ -115,6 +116,7 @@ class Recipe(_Part):
 
         Raises:
             UserError: the file is missing, is no TOML or holds a wrong recipe.
+
         """
         path = Path(path)
         try:
@@ -130,6 +132,7 @@ class Recipe(_Part):
 
         Raises:
             UserError: a setting has no ``=``, names an unknown key, or gives a wrong value.
+
         """
         if not isinstance(settings, Mapping):
             settings = dict(_setting(text) for text in settings)

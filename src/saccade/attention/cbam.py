@@ -55,6 +55,7 @@ class ConvBlockAttention(Gate):
 
     Raises:
         ValueError: the bottleneck would have no unit, or the side is even.
+
     """
 
     def __init__(self, channels: int, rd_ratio: float = 1 / 16, spatial_kernel_size: int = 7) -> None:
@@ -73,7 +74,7 @@ class ConvBlockAttention(Gate):
         nn.init.zeros_(self.bn.weight)
 
     def gate(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> (B, C, H, W), the product of the channel gate and the spatial one."""
+        """X (B, C, H, W) -> (B, C, H, W), the product of the channel gate and the spatial one."""
         channel = (self.mlp(x.mean((2, 3))) + self.mlp(x.amax((2, 3)))).sigmoid()[:, :, None, None]  # (B, C, 1, 1)
         seen = x * channel.to(x.dtype)
         summary = torch.cat([seen.amax(1, keepdim=True), seen.mean(1, keepdim=True)], 1)  # (B, 2, H, W)

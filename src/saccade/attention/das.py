@@ -60,6 +60,7 @@ class DeformableSalience(Gate):
 
     Raises:
         ValueError: no compressed channel would be left.
+
     """
 
     def __init__(self, channels: int, alpha: float = 0.2) -> None:
@@ -78,7 +79,7 @@ class DeformableSalience(Gate):
         nn.init.zeros_(self.offset.bias)
 
     def gate(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> (B, C, H, W)."""
+        """X (B, C, H, W) -> (B, C, H, W)."""
         z = self.pointwise(self.depthwise(x))  # (B, c, H, W)
         var, mean = torch.var_mean(z, (2, 3), correction=0, keepdim=True)
         z = F.gelu((z - mean) * (var + 1e-5).rsqrt() + self.shift)

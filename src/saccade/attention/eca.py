@@ -59,6 +59,7 @@ class EfficientChannelAttention(Gate):
 
     Raises:
         ValueError: ``kernel_size`` is even or not positive.
+
     """
 
     def __init__(self, channels: int, kernel_size: int | None = None, gamma: float = 2, beta: float = 1) -> None:
@@ -69,7 +70,7 @@ class EfficientChannelAttention(Gate):
         self.conv = nn.Conv1d(1, 1, k, padding=k // 2, bias=False)
 
     def gate(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> (B, C, 1, 1)."""
+        """X (B, C, H, W) -> (B, C, 1, 1)."""
         z = x.mean((2, 3))  # (B, C)
         s = self.conv(z[:, None])[:, 0].sigmoid()  # (B, C)
         return s[:, :, None, None]

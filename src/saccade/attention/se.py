@@ -56,6 +56,7 @@ class SqueezeExcite(Gate):
 
     Raises:
         ValueError: the bottleneck would have no unit.
+
     """
 
     def __init__(self, channels: int, rd_ratio: float = 1 / 16, bias: bool = True) -> None:
@@ -67,7 +68,7 @@ class SqueezeExcite(Gate):
         self.excite = nn.Linear(hidden, channels, bias=bias)
 
     def gate(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> (B, C, 1, 1)."""
+        """X (B, C, H, W) -> (B, C, 1, 1)."""
         z = x.mean((2, 3))  # (B, C)
         s = self.excite(self.squeeze(z).relu()).sigmoid()  # (B, C)
         return s[:, :, None, None]

@@ -60,6 +60,7 @@ def evaluate(expression: str, values: Mapping[str, Any]) -> Any:
 
     >>> evaluate("2*C*int(C*rd_ratio)", {"C": 64, "rd_ratio": 1 / 16})
     512
+
     """
 
     def of(node: ast.AST) -> Any:
@@ -158,6 +159,7 @@ class Spec:
 
         Raises:
             UserError: a key is unknown or missing, or a value lies outside its vocabulary.
+
         """
         known = {f.name for f in fields(cls)}
         for key in facts:

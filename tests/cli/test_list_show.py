@@ -1,0 +1,56 @@
+"""``saccade list`` and ``saccade show`` say what the files say; a misspelt word ends in one message."""
+
+import json
+
+import pytest
+
+from saccade import catalog
+from saccade.cli import main
+
+
+def run(capsys, monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["saccade", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    streams = capsys.readouterr()
+    return end.value.code, streams.out, streams.err
+
+
+def test_list_has_a_line_for_each(capsys, monkeypatch):
+    code, out, _ = run(capsys, monkeypatch, "list")
+    assert code == 0
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines[1 : 1 + len(catalog.list_mechanisms())]] == catalog.list_mechanisms()
+    assert "2018" in next(line for line in lines if line.startswith("cbam"))
+
+
+def test_list_as_json(capsys, monkeypatch):
+    _, out, _ = run(capsys, monkeypatch, "list", "--json")
+    assert json.loads(out)["das"]["position"] == {"default": "stage"}
+
+
+@pytest.mark.parametrize("name", catalog.list_mechanisms())
+def test_show_tells_equation_source_and_options(capsys, monkeypatch, name):
+    code, out, _ = run(capsys, monkeypatch, "show", name)
+    assert code == 0
+    assert "σ(" in out
+    assert "arXiv:" in out
+    for option in catalog.options(name):
+        assert f"{option} = " in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("show", "cbma"), "no mechanism is called 'cbma'. Did you mean 'cbam'?"),
+        (("shwo", "das"), "there is no verb 'shwo'. Did you mean 'show'?"),
+        (("show",), "Missing argument 'MECHANISM'"),
+        (("list", "--jsno"), "--jsno"),
+    ],
+)
+def test_wrong_words_end_in_one_message(capsys, monkeypatch, arguments, message):
+    code, out, err = run(capsys, monkeypatch, *arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert out == ""

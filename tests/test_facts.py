@@ -1,0 +1,65 @@
+"""Facts are checked when read, formulas are arithmetic and nothing else."""
+
+import pytest
+
+from saccade.errors import UserError, did_you_mean
+from saccade.facts import Spec, evaluate
+
+FACTS = {"title": "T", "kind": "gate", "evidence": "paper"}
+
+
+@pytest.mark.parametrize(
+    ("expression", "values", "expected"),
+    [
+        ("2*C*int(C*rd_ratio)", {"C": 70, "rd_ratio": 1 / 16}, 560),
+        ("k or int(abs((log2(C) + 1) / 2)) | 1", {"k": None, "C": 256}, 5),
+        ("k or int(abs((log2(C) + 1) / 2)) | 1", {"k": 3, "C": 256}, 3),
+        ("C if bias else 0", {"C": 7, "bias": False}, 0),
+        ("0 < C <= 4 and C % 2 == 0", {"C": 4}, True),
+        ("0 < C <= 4 and C % 2 == 0", {"C": 5}, False),
+        ("k == None or k % 2 == 1", {"k": None}, True),
+        ("-C + max(1, 2**3, ceil(2.1))", {"C": 3}, 5),
+    ],
+)
+def test_evaluate(expression, values, expected):
+    assert evaluate(expression, values) == expected
+
+
+@pytest.mark.parametrize(
+    "expression", ["__import__('os')", "C.real", "[C]", "open(C)", "D + 1", "lambda: 1", "max(*C)"]
+)
+def test_evaluate_refuses_what_is_not_arithmetic(expression):
+    with pytest.raises(ValueError, match="expression"):
+        evaluate(expression, {"C": 1})
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"titel": "T"}, "no fact called 'titel'. Did you mean 'title'?"),
+        ({"title": "T", "kind": "gate"}, "does not say 'evidence'"),
+        (FACTS | {"kind": "door"}, "kind = 'door'; it must be one of gate, context"),
+        (FACTS | {"equivariant": ["rotation"]}, "equivariant = 'rotation'"),
+        (FACTS | {"needs": ["luck"]}, "needs = 'luck'"),
+        (FACTS | {"position": {"resnet": "stage"}}, "lacks the key 'default'"),
+        (FACTS | {"paper": {"authors": "A"}}, "missing"),
+        (FACTS | {"published": [{"net": "resnet50", "colour": 1}]}, "colour"),
+    ],
+)
+def test_wrong_facts_are_refused(facts, message):
+    with pytest.raises(UserError) as caught:
+        Spec.read(facts, "mine")
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("mine: ")
+
+
+def test_refusal_names_the_numbers():
+    spec = Spec.read(FACTS | {"limits": ["C % groups == 0"]}, "mine")
+    assert spec.refusal(12, {"groups": 4}) is None
+    assert spec.refusal(10, {"groups": 4}) == "T needs channels % groups == 0; found channels = 10, groups = 4"
+
+
+def test_near_spellings():
+    assert did_you_mean("cmab", ["cbam", "das"]) == " Did you mean 'cbam'?"
+    assert did_you_mean("SE", ["se"]) == " Did you mean 'se'?"
+    assert did_you_mean("zzz", ["cbam", "das"]) == ""

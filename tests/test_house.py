@@ -1,0 +1,149 @@
+"""The house rules that a reader cannot check by eye: imports point down, light floors stay light, names are public."""
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import saccade
+
+SOURCE = Path(saccade.__file__).parent
+FLOORS = [
+    ["errors"],
+    ["facts"],
+    ["form", "ops", "recipe", "probe"],
+    ["attention"],
+    ["catalog"],
+    ["cost"],
+    ["surgery", "contract"],
+    ["models", "data", "metrics"],
+    ["tasks"],
+    ["saving", "exporting"],
+    ["training"],
+    ["explanation"],
+    ["study"],
+    ["cli", "web"],
+    ["__main__"],
+]
+LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}
+FILES = sorted(path for path in SOURCE.rglob("*.py") if path != SOURCE / "__init__.py")
+
+
+def _home(path):
+    part = path.relative_to(SOURCE).parts[0]
+    return part.removesuffix(".py")
+
+
+def _imported(path):
+    """The parts of saccade that a file names in an import, wherever the import stands."""
+    package = ["saccade", *path.relative_to(SOURCE).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            names = [*base, *(node.module or "").split(".")] if node.module else base
+            if names[:1] == ["saccade"]:
+                yield from [names[1]] if len(names) > 1 else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            yield from (n.name.split(".")[1] for n in node.names if n.name.startswith("saccade."))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_point_down(path):
+    here = _home(path)
+    for there in _imported(path):
+        if there != here and there in LEVEL:
+            assert LEVEL[there] < LEVEL[here], f"{here} reaches up or sideways to {there}"
+
+
+def test_every_floor_is_named():
+    found = {_home(path) for path in FILES}
+    assert found <= set(LEVEL), f"without a floor: {sorted(found - set(LEVEL))}"
+
+
+def test_the_import_reader_sees_an_upward_import(tmp_path):
+    file = SOURCE / "ops" / "imagined.py"
+    tree = "from saccade.study import plan\nfrom ..cli import main\nimport saccade.web\n"
+    reader = type("P", (), {"relative_to": file.relative_to, "read_text": lambda self: tree})()
+    assert list(_imported(reader)) == ["study", "cli", "web"]
+
+
+def test_no_drawer_of_odds_and_ends():
+    bad = {"utils", "util", "helpers", "helper", "common", "misc"}
+    assert not [p for p in SOURCE.rglob("*") if p.stem in bad]
+
+
+def test_every_file_is_short():
+    assert {str(p.relative_to(SOURCE)): n for p in FILES if (n := len(p.read_text().splitlines())) > 420} == {}
+
+
+def test_public_names_survive_the_import_of_every_submodule():
+    for module in pkgutil.walk_packages(saccade.__path__, "saccade."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for name in saccade.__all__:
+        value = getattr(saccade, name)
+        assert callable(value), f"saccade.{name} is {value!r}"
+        assert not isinstance(value, type(saccade)), f"saccade.{name} is hidden by a module"
+
+
+def test_public_names_are_the_agreed_ones():
+    assert saccade.__all__ == [
+        "Plug", "Recipe", "UserError", "check", "create", "list_mechanisms", "load", "measure", "parameter_groups",
+        "plug", "plugs", "record", "save", "sites", "spec", "unplug",
+    ]  # fmt: skip
+
+
+BLOCK = """
+import sys
+for name in {blocked!r}:
+    sys.modules[name] = None
+"""
+PLUG = """
+import torch, saccade
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3))
+x = torch.randn(2, 3, 12, 10)
+before = net(x)
+for mechanism in saccade.list_mechanisms():
+    saccade.plug(net, mechanism, where=["0", "2"], input=(3, 12, 10))
+    assert torch.equal(net(x), before)
+    assert len(saccade.plugs(net)) == 2
+    saccade.measure(net, (3, 12, 10))
+    saccade.unplug(net)
+saccade.check(lambda c: saccade.create("se", c), saccade.spec("se"))
+print("fine")
+"""
+
+
+def _python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_surgery_needs_torch_alone():
+    blocked = ["lightning", "timm", "torchvision", "sklearn", "scipy", "pydantic", "rich", "matplotlib"]
+    done = _python(BLOCK.format(blocked=blocked) + PLUG)
+    assert done.stdout == "fine\n", done.stderr
+
+
+def test_the_block_blocks():
+    done = _python(BLOCK.format(blocked=["timm"]) + "import timm")
+    assert "ModuleNotFoundError" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["show", "das"], ["--help"], ["lsit"], ["show", "sa"]])
+def test_light_verbs_import_nothing_heavy(arguments):
+    code = (
+        f"import sys\nsys.argv = ['saccade', *{arguments!r}]\nfrom saccade.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print('\\nHEAVY', sorted({'torch', 'pydantic', 'rich', 'numpy', 'timm'} & set(sys.modules)))"
+    )
+    done = _python(code)
+    assert done.stdout.endswith("HEAVY []\n"), done.stdout + done.stderr
+
+
+def test_the_light_check_notices():
+    code = "import sys, pydantic\nprint(sorted({'torch', 'pydantic'} & set(sys.modules)))"
+    assert _python(code).stdout == "['pydantic']\n"
