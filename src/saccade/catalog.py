@@ -203,7 +203,7 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
 
     """
     name, *rest = text.split(":")
-    if rest and "=" not in rest[0]:  # package.module:Class
+    if rest and "=" not in rest[0] and name not in list_mechanisms():  # package.module:Class
         name = f"{name}:{rest.pop(0)}"
     given: dict[str, Any] = {}
     for part in rest:

@@ -42,7 +42,7 @@ def test_show_tells_equation_source_and_options(capsys, monkeypatch, name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("show", "cbma"), "no mechanism is called 'cbma'. Did you mean 'cbam'?"),
+        (("show", "cbma"), "no mechanism is called 'cbma'. Did you mean 'cbam'"),
         (("shwo", "das"), "there is no verb 'shwo'. Did you mean 'show'?"),
         (("show",), "Missing argument 'MECHANISM'"),
         (("list", "--jsno"), "--jsno"),
