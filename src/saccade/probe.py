@@ -1,0 +1,74 @@
+"""One picture for a network that has not been asked yet: its shape, dtype and device, and a look that leaves no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from saccade.errors import UserError
+
+__all__ = ["example_input", "undisturbed"]
+
+
+def example_input(model: nn.Module, input: Any = None, *, batch: int = 1) -> tuple[Any, ...]:
+    """The positional arguments of one forward of ``model``.
+
+    Args:
+        model: the network; its first floating-point parameter gives device and dtype.
+        input: a size (C, H, W), for which standard normal pixels are drawn, always the same; None for the size the
+            network states (timm's ``pretrained_cfg`` or ``default_cfg``), else 3×224×224, with the channels its first
+            convolution takes; a tuple of several arguments; or the one argument itself, passed as it is.
+        batch: how many pictures, where they are drawn.
+
+    Raises:
+        UserError: a size is not three positive integers, or ``batch`` is not positive.
+    """
+    if batch < 1:
+        raise UserError(f"batch must be at least 1, got {batch}")
+    if input is None:
+        size = _stated_size(model)
+    elif isinstance(input, Sequence) and len(input) > 0 and all(type(n) is int for n in input):
+        if len(input) != 3 or min(input) < 1:
+            raise UserError(f"an input size is three positive integers (C, H, W), got {tuple(input)}")
+        size = tuple(input)
+    else:
+        return input if isinstance(input, tuple) else (input,)
+    weight = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    pixels = torch.randn((batch, *size), generator=torch.Generator().manual_seed(0))
+    return (pixels.to(weight.device, weight.dtype),)
+
+
+def _stated_size(model: nn.Module) -> tuple[int, ...]:
+    facts = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    size = tuple(facts["input_size"]) if isinstance(facts, dict) and "input_size" in facts else (3, 224, 224)
+    # The stated size is that of the pretrained weights; the network may have been built for other channels.
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    return (first.in_channels if first is not None else size[0], *size[1:])
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """``model`` in eval mode inside; afterwards every mode, buffer and random generator is as it was before."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices):
+        model.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+            for module, name, buffer, before in buffers:
+                with torch.no_grad():
+                    buffer.copy_(before)
+                module._buffers[name] = buffer
