@@ -1,4 +1,4 @@
-"""One picture for a network that has not been asked yet: its shape, dtype and device, and a look that leaves no trace."""
+"""One picture for a network that has not been asked yet, and a look at a network that leaves no trace."""
 
 from __future__ import annotations
 
