@@ -1,0 +1,1 @@
+"""Many runs, one answer: plan them, run them, judge them, report them."""

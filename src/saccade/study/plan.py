@@ -1,0 +1,302 @@
+"""What a study consists of: arms × seeds, one run folder each, all of it written down in ``study.toml``.
+
+A study is a block design. One seed is one block: the same initialisation of the host, the same order of data and
+augmentation for every arm. Nothing here imports torch, so that a mistake costs no waiting.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from saccade import catalog
+from saccade.errors import UserError, did_you_mean
+from saccade.recipe import Recipe
+
+__all__ = ["BASELINE", "CONTROLS", "Arm", "Run", "Study", "arms", "seeds", "shipped", "write_atomically"]
+
+BASELINE = "none"
+"""The arm without attention; first in every study."""
+CONTROLS = ("extra",)
+"""What can stand at a mechanism's sites in its place."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One thing that is compared: a mechanism, or a control at a mechanism's sites."""
+
+    name: str
+    """``none``, ``se``, ``eca:kernel_size=5``, ``extra for das``."""
+    mechanism: str
+    control: str | None = None
+
+    @property
+    def slug(self) -> str:
+        """The name as a folder name: letters, digits, ``.``, ``_``, ``=``, ``-``.
+
+        >>> Arm("extra for das", "das", "extra").slug
+        'extra-for-das'
+        """
+        return re.sub(r"[^A-Za-z0-9._=-]+", "-", self.name).strip("-")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a study."""
+
+    arm: Arm
+    seed: int
+    recipe: Recipe
+    folder: Path
+
+    @property
+    def finished(self) -> dict[str, Any] | None:
+        """The content of ``done.json`` if the run ended and was of this very recipe, else None."""
+        try:
+            done: dict[str, Any] = json.loads((self.folder / "done.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        try:
+            return done if Recipe.load(self.folder / "recipe.toml") == self.recipe else None
+        except UserError:
+            return None
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms × seeds under one recipe, and the margin (in points of top-1) within which two arms count as equal."""
+
+    base: Recipe
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    folder: Path
+    margin: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuses an empty or ambiguous design.
+
+        Raises:
+            UserError: no seeds, a seed or an arm given twice, two arms of one folder name, a margin not above 0.
+        """
+        neutral = {"attention.mechanism": BASELINE, "attention.control": None, "training.seed": 0}
+        object.__setattr__(self, "base", self.base.having(neutral))
+        object.__setattr__(self, "arms", tuple(self.arms))
+        object.__setattr__(self, "seeds", tuple(self.seeds))
+        object.__setattr__(self, "folder", Path(self.folder))
+        if not self.seeds:
+            raise UserError("a study needs at least one seed; found 0")
+        for what, values in (("seed", self.seeds), ("arm", [arm.name for arm in self.arms])):
+            if twice := _twice(values):
+                raise UserError(f"the {what} {twice[0]!r} is given twice")
+        if twice := _twice([arm.slug for arm in self.arms]):
+            both = " and ".join(repr(arm.name) for arm in self.arms if arm.slug == twice[0])
+            raise UserError(f"the arms {both} would share the folder {twice[0]!r}; study them apart")
+        if not self.arms or self.arms[0].name != BASELINE:
+            raise UserError(f"the first arm of a study is {BASELINE!r}: it is what the others are compared with")
+        if not self.margin > 0:
+            raise UserError(f"margin = {self.margin:g}: it must be above 0 points of top-1")
+
+    def runs(self) -> list[Run]:
+        """Every run: seeds outermost, so that whole blocks are complete early; arms in their order within."""
+        return [self.run(arm, seed) for seed in self.seeds for arm in self.arms]
+
+    def run(self, arm: Arm, seed: int) -> Run:
+        """The run of ``arm`` with ``seed``."""
+        recipe = self.base.having(
+            {"attention.mechanism": arm.mechanism, "attention.control": arm.control, "training.seed": seed}
+        )
+        return Run(arm, seed, recipe, self.folder / arm.slug / f"seed{seed}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The study without its folder, as TOML and JSON know it."""
+        arms = [{k: v for k, v in vars(arm).items() if v is not None} for arm in self.arms]
+        recipe = self.base.model_dump(mode="json", exclude_none=True)
+        return {"margin": self.margin, "seeds": list(self.seeds), "arms": arms, "recipe": recipe}
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Study:
+        """The study that ``folder`` holds.
+
+        Raises:
+            UserError: there is no ``study.toml``, or it is damaged.
+        """
+        path = Path(folder) / "study.toml"
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError:
+            what = "is no folder" if not Path(folder).is_dir() else "is no study: it holds no study.toml"
+            raise UserError(f"{folder} {what}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not valid TOML: {error}") from None
+        try:
+            found = [Arm(**arm) for arm in values["arms"]]
+            numbers = [int(seed) for seed in values["seeds"]]
+            recipe, margin = Recipe.read(values["recipe"], str(path)), float(values["margin"])
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"{path} is damaged: {error!r}") from None
+        return cls(recipe, tuple(found), tuple(numbers), Path(folder), margin)
+
+    def claim(self) -> bool:
+        """May this study live in its folder? True if it is there already, False if the folder is free.
+
+        Raises:
+            UserError: the folder holds another study (the first differing keys are named) or other things, is a file,
+                or cannot be written.
+        """
+        if (self.folder / "study.toml").exists():
+            theirs, ours = (dict(_flat(s.to_dict())) for s in (Study.open(self.folder), self))
+            other = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
+            if other:
+                key, more = other[0], f" (and {len(other) - 1} more)" if len(other) > 1 else ""
+                raise UserError(
+                    f"{self.folder} holds another study: {key} is {_shown(theirs.get(key))} there and "
+                    f"{_shown(ours.get(key))} here{more}; name another folder with --out"
+                )
+            return True
+        place = self.folder
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        if not place.is_dir():
+            raise UserError(f"cannot write to {self.folder}: {place} is a file, not a folder")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise UserError(f"cannot write to {self.folder}: no permission in {place}")
+        if place == self.folder and (things := sorted(p.name for p in place.iterdir() if p.name != ".lock")):
+            raise UserError(
+                f"{self.folder} is no study and not empty (it holds {things[0]!r}); name a new folder with --out"
+            )
+        return False
+
+    def write(self) -> None:
+        """Make the folder and its ``study.toml``.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.folder / "study.toml", tomli_w.dumps(self.to_dict()))
+        except OSError as error:
+            raise UserError(f"cannot write to {self.folder}: {error.strerror}") from None
+
+
+def arms(attention: Iterable[str], controls: Iterable[str] = ()) -> tuple[Arm, ...]:
+    """The arms for mechanisms and controls as the command line names them; ``none`` comes first, asked for or not.
+
+    A control is ``extra`` (for every mechanism) or ``extra:das`` (for that one).
+
+    Raises:
+        UserError: an unknown mechanism, option or control, a control for a mechanism that is not compared, or the
+            same arm twice.
+    """
+    asked = [text.strip() for text in attention if text.strip()]
+    if twice := _twice(asked):
+        raise UserError(f"the arm {twice[0]!r} is given twice")
+    mechanisms = [text for text in asked if text != BASELINE]
+    for text in mechanisms:
+        catalog.parse(text)
+    if not mechanisms:
+        raise UserError(f"nothing to compare with {BASELINE!r}; name a mechanism, for example --attention se,das")
+    found = [Arm(BASELINE, BASELINE), *(Arm(text, text) for text in mechanisms)]
+    for text in controls:
+        kind, _, target = (part.strip() for part in text.partition(":"))
+        if kind not in CONTROLS:
+            raise UserError(
+                f"there is no control {kind!r}.{did_you_mean(kind, CONTROLS)} Known: {', '.join(CONTROLS)}."
+            )
+        if target and target not in mechanisms:
+            raise UserError(
+                f"the control {text!r} needs {target!r} among the mechanisms compared."
+                f"{did_you_mean(target, mechanisms)}"
+            )
+        found += [Arm(f"{kind} for {name}", name, kind) for name in ([target] if target else mechanisms)]
+    if twice := _twice([arm.name for arm in found]):
+        raise UserError(f"the arm {twice[0]!r} is given twice")
+    return tuple(found)
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    """A number of seeds, ``3`` for 0, 1, 2, or the seeds themselves, ``3,7,9``.
+
+    Raises:
+        UserError: no whole number, none at all, one below zero, or one twice.
+
+    >>> seeds("3"), seeds("3,7,9")
+    ((0, 1, 2), (3, 7, 9))
+    """
+    try:
+        numbers = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UserError(f"seeds = {text!r}: write their number (5) or the seeds themselves (3,7,9)") from None
+    if "," not in text and numbers and numbers[0] > 0:
+        return tuple(range(numbers[0]))
+    if not numbers or "," not in text:
+        raise UserError(f"seeds = {text!r}: a study needs at least one seed")
+    if min(numbers) < 0:
+        raise UserError(f"seeds = {text!r}: a seed is 0 or above; found {min(numbers)}")
+    if twice := _twice(numbers):
+        raise UserError(f"seeds = {text!r}: the seed {twice[0]} is given twice")
+    return tuple(numbers)
+
+
+def shipped(name: str) -> Recipe:
+    """A recipe that comes with the package: ``digits``, ``cifar10``, …
+
+    An installed package holds the folder ``recipes`` itself; in a checkout it stands beside ``src``.
+
+    Raises:
+        UserError: there is no such recipe.
+    """
+    package = Path(__file__).parents[1]
+    homes = [home for home in (package / "recipes", package.parents[1] / "recipes") if home.is_dir()]
+    known = sorted({path.stem for home in homes for path in home.glob("*.toml")})
+    if name not in known:
+        raise UserError(f"no recipe is called {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+    return Recipe.load(next(p for home in homes if (p := home / f"{name}.toml").exists()))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write ``text`` so that ``path`` holds either its old content or all of the new."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _twice(values: Sequence[Any]) -> list[Any]:
+    """The values that stand there more than once."""
+    return [value for i, value in enumerate(values) if value in values[:i]]
+
+
+def _flat(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values; lists stay whole, those of arms as their names."""
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            yield from _flat(value, f"{key}.{name}" if key else name)
+    elif key == "arms":
+        yield key, [arm["name"] for arm in values]
+    else:
+        yield key, values
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "not set"
+    return ", ".join(map(str, value)) if isinstance(value, list) else repr(value)

@@ -1,0 +1,209 @@
+"""What came of a study: its run folders read, judged, and written down as ``results.json``.
+
+The run folders are the only truth; everything here can be made again from them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from saccade.study.plan import BASELINE, Run, Study, write_atomically
+from saccade.study.stats import analyse
+
+__all__ = ["collect", "measure_costs", "write_results"]
+
+_SAME = ("device", "torch", "threads", "machine")
+"""What should be one for all runs of a study; a difference is said."""
+
+
+def collect(folder: str | Path) -> dict[str, Any]:
+    """The results of the study in ``folder``, as plain dictionaries, lists, strings, numbers and None.
+
+    * ``study``: name, margin, seeds, arms (each with its ``slug``), base recipe, the ``baseline``, whether it is
+      ``complete``.
+    * ``arms``: name -> mechanism, control, one top-1 per seed (None without one), mean and sd, parameters, cost, and
+      the seeds whose run ``diverged``, ``failed`` or is ``missing``.
+    * ``analysis``: what :class:`saccade.study.stats.Analysis` says; None before any run of ``none`` is finished.
+    * ``runs``: one row each: arm, seed, status, top1, test_loss, seconds, parameters, reason, folder (relative).
+    * ``notes``: sentences that belong beside the verdicts.
+
+    A run that diverged has no score: the accuracy at which a training broke says nothing of the mechanism when it
+    works. It is left out of the mean and named in the notes, because leaving it out flatters its arm.
+
+    Raises:
+        UserError: ``folder`` holds no study.
+    """
+    study = Study.open(folder)
+    rows = {(run.arm.name, run.seed): _row(study, run) for run in study.runs()}
+    costs = _read(study.folder / "costs.json") or {}
+    arms = {}
+    for arm in study.arms:
+        of = [rows[arm.name, seed] for seed in study.seeds]
+        scores = [row["top1"] if row["status"] == "done" else None for row in of]
+        known = [score for score in scores if score is not None]
+        arms[arm.name] = {
+            "mechanism": arm.mechanism,
+            "control": arm.control,
+            "slug": arm.slug,
+            "top1": scores,
+            "mean": float(np.mean(known)) if known else None,
+            "sd": float(np.std(known, ddof=1)) if len(known) > 1 else None,
+            "parameters": next((row["parameters"] for row in of if row["parameters"] is not None), None),
+            "cost": costs.get(arm.name),
+            **{status: [row["seed"] for row in of if row["status"] == status] for status in _UNSCORED},
+        }
+    analysis = None
+    if arms[BASELINE]["mean"] is not None:
+        analysis = analyse(
+            {name: arm["top1"] for name, arm in arms.items()},
+            baseline=BASELINE,
+            controls=frozenset(name for name, arm in arms.items() if arm["control"]),
+            correct=_correct(study, rows),
+            margin=study.margin,
+            seeds=study.seeds,
+        ).to_json()
+    complete = all(row["status"] in ("done", "diverged") for row in rows.values())
+    return {
+        "study": {
+            **study.to_dict(),
+            "name": study.folder.resolve().name,
+            "baseline": BASELINE,
+            "arms": [{"name": a.name, "mechanism": a.mechanism, "control": a.control, "slug": a.slug}
+                     for a in study.arms],
+            "complete": complete,
+        },
+        "arms": arms,
+        "analysis": analysis,
+        "notes": [*_notes(study, arms), *(analysis["notes"] if analysis else [])],
+        "runs": list(rows.values()),
+    }  # fmt: skip
+
+
+def write_results(folder: str | Path) -> dict[str, Any]:
+    """:func:`collect` and write it as ``results.json`` of the study folder.
+
+    Raises:
+        UserError: ``folder`` holds no study.
+    """
+    results = collect(folder)
+    write_atomically(Path(folder) / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+    return results
+
+
+_UNSCORED = ("diverged", "failed", "missing")
+
+
+def _row(study: Study, run: Run) -> dict[str, Any]:
+    """One run as it stands on disk."""
+    done, failed = run.finished, _read(run.folder / "failed.json")
+    row = {
+        "arm": run.arm.name,
+        "seed": run.seed,
+        "status": "missing",
+        **dict.fromkeys(("top1", "test_loss", "seconds", "parameters", "reason")),
+        "folder": run.folder.relative_to(study.folder).as_posix(),
+    }
+    if done is not None:
+        row |= {key: done.get(key) for key in ("top1", "test_loss", "seconds", "parameters")}
+        row["status"] = "diverged" if done.get("diverged") else "done"
+        row["reason"] = _diverged(done["diverged"]) if done.get("diverged") else None
+        if row["status"] == "diverged":
+            row["top1"] = row["test_loss"] = None
+    elif failed is not None:
+        row |= {"status": "failed", "reason": failed.get("reason")}
+    return row
+
+
+def _diverged(what: Any) -> str:
+    """Where a training broke, in words."""
+    if not isinstance(what, dict):
+        return str(what)
+    return ", ".join(f"{key} {value}" for key, value in what.items())
+
+
+def _correct(study: Study, rows: dict[tuple[str, int], dict[str, Any]]) -> dict[str, NDArray[np.bool_]] | None:
+    """Arm -> (seeds, test images): which test images the last epoch got right; None without any predictions."""
+    found: dict[tuple[str, int], NDArray[np.bool_]] = {}
+    for run in study.runs():
+        path = run.folder / "predictions.safetensors"
+        if rows[run.arm.name, run.seed]["status"] == "done" and path.exists():
+            saved = load_file(path)
+            found[run.arm.name, run.seed] = saved["predicted"] == saved["label"]
+    if not found:
+        return None
+    nothing = np.zeros_like(next(iter(found.values())))
+    scored = {name for name, _ in found}
+    return {
+        name: np.stack([found.get((name, seed), nothing) for seed in study.seeds])
+        for name in (arm.name for arm in study.arms)
+        if name in scored
+    }
+
+
+def _notes(study: Study, arms: dict[str, dict[str, Any]]) -> list[str]:
+    """What a reader of the verdicts must know about the runs behind them."""
+    notes = []
+    for name, arm in arms.items():
+        for status, words in (("diverged", "diverged"), ("failed", "failed"), ("missing", "not run yet")):
+            if seeds := arm[status]:
+                which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
+                said = f"{name}: {len(seeds)} of {len(study.seeds)} runs {words} ({which})."
+                if status == "diverged" and len(seeds) < len(study.seeds):
+                    said += " They have no score and are left out, which flatters this arm."
+                notes.append(said)
+    surroundings = [found for run in study.runs() if (found := _read(run.folder / "environment.json"))]
+    for key in _SAME:
+        values = sorted({str(found.get(key)) for found in surroundings})
+        if len(values) > 1:
+            notes.append(f"The runs do not share one {key}: {', '.join(values)}.")
+    return notes
+
+
+def measure_costs(folder: str | Path) -> None:
+    """Measure what each arm costs on this machine and keep it as ``costs.json``; arms already there are not repeated.
+
+    Meant for when all runs have ended, since a busy machine shows in the latency.
+
+    Raises:
+        UserError: ``folder`` holds no study.
+    """
+    from dataclasses import asdict
+
+    import torch
+
+    from saccade.cost import measure
+    from saccade.saving import load
+
+    study = Study.open(folder)
+    costs = _read(study.folder / "costs.json") or {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(study.base.training.threads)
+    try:
+        for arm in study.arms:
+            run = next((run for seed in study.seeds if (run := study.run(arm, seed)).finished), None)
+            if run is not None and arm.name not in costs:
+                costs[arm.name] = asdict(measure(load(run.folder), _input(run.folder)))
+                write_atomically(study.folder / "costs.json", json.dumps(costs, indent=1) + "\n")
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _input(run: Path) -> tuple[int, int, int]:
+    """The size (C, H, W) a run was trained on."""
+    channels, height, width = json.loads((run / "config.json").read_text(encoding="utf-8"))["input"]["size"]
+    return channels, height, width
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None where there is none or half of one."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found

@@ -1,0 +1,161 @@
+"""The far side of the local engine: a process that takes calls from a pipe, one at a time, and dies with its parent.
+
+A call is the dotted name of a function (``package.module:function``) and its arguments; the function gets ``notify``
+beside them, and everything it is told travels back as an event before the result.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import IO, Any
+
+from saccade.errors import UserError
+from saccade.recipe import Recipe
+
+__all__ = ["check", "hold", "named", "run", "serve"]
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+def serve(pipe: Connection, threads: int, first: str) -> None:
+    """Answer calls until the pipe is closed; ``first`` is the function whose module is imported while waiting.
+
+    Messages sent: ``("event", dict)``, ``("result", value)`` and ``("error", dict)``.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    _die_with_parent()
+    for name in _THREADS:  # read when the libraries are loaded, which is after this
+        os.environ[name] = str(threads)
+    with suppress(Exception):  # what is wrong with it is said when it is called
+        named(first)
+    while True:
+        try:
+            function, arguments = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            answer = ("result", named(function)(**arguments, notify=lambda event: pipe.send(("event", event))))
+        except Exception as error:
+            mended = isinstance(error, UserError)
+            message = str(error) if mended else f"{type(error).__name__}: {error}"
+            answer = ("error", {"message": message, "traceback": traceback.format_exc(), "user": mended})
+        pipe.send(answer)
+
+
+def named(dotted: str) -> Callable[..., Any]:
+    """The function called ``package.module:function``."""
+    module, _, name = dotted.partition(":")
+    function: Callable[..., Any] = getattr(import_module(module), name)
+    return function
+
+
+def run(
+    train: str, recipe: Mapping[str, Any], folder: str, device: str, notify: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """One run of a study: ``train`` under a lock of its folder, so that two processes never write the same run."""
+    with hold(Path(folder) / ".lock", patience=15.0):
+        result: dict[str, Any] = named(train)(Recipe.read(recipe), Path(folder), device=device, notify=notify)
+        return result
+
+
+def check(recipes: list[Mapping[str, Any]], device: str, notify: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Everything a user can have got wrong about data, host and mechanisms, found before any training.
+
+    Reads every image once and builds the network of every arm.
+
+    Returns:
+        ``devices`` to run on and what the ``data`` is.
+
+    Raises:
+        UserError: the data, a host, a mechanism, its place or the device is wrong.
+    """
+    from saccade.data import open_data
+    from saccade.training import build
+
+    devices = _devices(device)
+    arms = [Recipe.read(values) for values in recipes]
+    split = open_data(arms[0].data)
+    notify({"event": "data", "description": split.description})
+    for arm in arms:
+        build(arm, split)
+    return {"devices": devices, "data": split.description, "train": len(split.train), "test": len(split.test)}
+
+
+def _devices(device: str) -> list[str]:
+    """What ``device`` means on this machine: every accelerator for ``auto``, else the one named."""
+    import torch
+
+    kind = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
+    count = torch.accelerator.device_count() if kind != "cpu" else 0
+    if device == "auto":
+        return [f"{kind}:{i}" for i in range(count)] if count > 1 else [kind]
+    try:
+        asked = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"there is no device {device!r}; write auto, cpu, cuda, cuda:1 or mps") from None
+    if asked.type != "cpu" and (asked.type != kind or (asked.index or 0) >= count):
+        here = "cpu" if kind == "cpu" else f"cpu and {count} × {kind}"
+        raise UserError(f"the device {device!r} is not there; found {here}")
+    return [device]
+
+
+@contextmanager
+def hold(path: Path, patience: float = 0.0) -> Iterator[None]:
+    """The lock ``path``, held inside the ``with``; the system lets go of it when this process dies, however it dies.
+
+    Raises:
+        UserError: another process still holds it after ``patience`` seconds.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        end = time.monotonic() + patience
+        while not _locked(file):
+            if time.monotonic() >= end:
+                raise UserError(f"{path.parent} is in use by another process; wait until it has ended, or end it")
+            time.sleep(0.05)
+        yield
+
+
+def _locked(file: IO[str]) -> bool:
+    """Try to lock; a record lock, because a forked child (a data loader's) does not inherit it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _die_with_parent() -> None:
+    """End this process when its parent ends, even by ``kill -9``: a study begun again must not meet an orphan."""
+    parent = parent_process()
+    if parent is None:
+        return
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+    def watch(sentinel: int) -> None:
+        wait([sentinel])
+        os._exit(1)
+
+    # Also covers a parent that died before the line above, and systems without it.
+    threading.Thread(target=watch, args=(parent.sentinel,), daemon=True, name="parent watch").start()
