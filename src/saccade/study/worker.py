@@ -11,7 +11,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -64,10 +63,9 @@ def named(dotted: str) -> Callable[..., Any]:
 def run(
     train: str, recipe: Mapping[str, Any], folder: str, device: str, notify: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
-    """One run of a study: ``train`` under a lock of its folder, so that two processes never write the same run."""
-    with hold(Path(folder) / ".lock", patience=15.0):
-        result: dict[str, Any] = named(train)(Recipe.read(recipe), Path(folder), device=device, notify=notify)
-        return result
+    """One run of a study: ``train`` with its arguments as they came through the pipe."""
+    result: dict[str, Any] = named(train)(Recipe.read(recipe), Path(folder), device=device, notify=notify)
+    return result
 
 
 def check(recipes: list[Mapping[str, Any]], device: str, notify: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -86,7 +84,7 @@ def check(recipes: list[Mapping[str, Any]], device: str, notify: Callable[[dict[
 
     devices = _devices(device)
     arms = [Recipe.read(values) for values in recipes]
-    split = open_data(arms[0].data)
+    split = open_data(arms[0].data, notify)
     notify({"event": "data", "description": split.description})
     for arm in arms:
         build(arm, split)
@@ -112,24 +110,20 @@ def _devices(device: str) -> list[str]:
 
 
 @contextmanager
-def hold(path: Path, patience: float = 0.0) -> Iterator[None]:
+def hold(path: Path) -> Iterator[None]:
     """The lock ``path``, held inside the ``with``; the system lets go of it when this process dies, however it dies.
 
     Raises:
-        UserError: another process still holds it after ``patience`` seconds.
+        UserError: another process holds it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        end = time.monotonic() + patience
-        while not _locked(file):
-            if time.monotonic() >= end:
-                raise UserError(f"{path.parent} is in use by another process; wait until it has ended, or end it")
-            time.sleep(0.05)
+        if not _locked(file):
+            raise UserError(f"{path.parent} is in use by another process; wait until it has ended, or end it")
         yield
 
 
 def _locked(file: IO[str]) -> bool:
-    """Try to lock; a record lock, because a forked child (a data loader's) does not inherit it."""
+    """Try to lock; a record lock, because a forked child does not inherit it."""
     try:
         if sys.platform == "win32":
             import msvcrt

@@ -1,0 +1,191 @@
+"""What a study shows while it runs and when it has ended: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["Screen"]
+
+_QUIET = 10.0
+"""Seconds without a line after which a pipe hears how far the runs are."""
+_WIDE = 140
+"""Columns where there is no terminal to ask."""
+_STYLE = {"helps": "green", "hurts": "red", "equal": "cyan", "not decided": "yellow"}
+
+
+class Screen:
+    """Takes the events of :func:`saccade.study.engine.execute`; use it in a ``with``."""
+
+    def __init__(self, err: bool = False) -> None:
+        self.console = Console(stderr=err, highlight=False)
+        if not self.console.is_terminal:
+            self.console = Console(stderr=err, highlight=False, width=_WIDE)
+        self.bars = _Bars(self.console) if self.console.is_terminal else None
+        self.runs = self.ended = 0
+        self.states: dict[int, _State] = {}
+        self.last = time.monotonic()
+
+    def __enter__(self) -> Screen:
+        if self.bars is not None:
+            self.bars.progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.bars is not None:
+            self.bars.progress.stop()
+
+    def say(self, text: str) -> None:
+        """One line, above the bars where there are any."""
+        self.console.print(Text(text))
+        self.last = time.monotonic()
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Show one event."""
+        match event:
+            case {"event": "check", "done": done, "total": total}:
+                self._checked(done, total)
+            case {"event": "check"}:
+                self.say("checking the images, building every network")
+            case {"event": "data", "description": description}:
+                self.say(description)
+            case {"event": "study", "runs": runs, "finished": finished}:
+                self.runs, self.ended = runs, finished
+                if finished:
+                    self.say(f"{finished} of {runs} runs are there already")
+            case {"event": "begin", "slot": slot, "arm": arm, "seed": seed, "attempt": attempt}:
+                self.states[slot] = _State(arm, seed)
+                if attempt > 1:
+                    self.say(f"{arm}, seed {seed}: its process died; once more")
+            case {"event": "end", "slot": slot}:
+                self._ended(self.states.pop(slot), event)
+            case {"slot": slot}:
+                self.states[slot].take(event)
+        self._refresh()
+
+    def _checked(self, done: int, total: int) -> None:
+        if self.bars is not None:
+            self.bars.total(f"checking images {done}/{total}", done, total)
+
+    def _ended(self, state: _State, event: Mapping[str, Any]) -> None:
+        self.ended += 1
+        if event["status"] in ("failed", "diverged"):
+            why = f" ({event['reason']})" if event["reason"] else ""
+            self.say(f"{self.ended}/{self.runs}  {state.name}  {event['status']}{why}")
+        elif self.bars is None:
+            seconds = time.monotonic() - state.begun
+            self.say(f"{self.ended}/{self.runs}  {state.name}  {event['top1']:.2f} %  {seconds:.0f} s")
+
+    def _refresh(self) -> None:
+        if self.bars is not None:
+            if self.runs:
+                done = self.ended + sum(state.part for state in self.states.values())
+                self.bars.total(f"runs {self.ended}/{self.runs}", done, self.runs)
+                self.bars.slots(self.states)
+        elif self.states and time.monotonic() - self.last > _QUIET:
+            self.say("…  " + "; ".join(f"{state.name} {state.words}" for state in self.states.values()))
+
+    def show(self, results: Mapping[str, Any]) -> None:
+        """The table of a study, its verdicts and its notes."""
+        self.console.print(_table(results))
+        for row in (results["analysis"] or {"differences": []})["differences"]:
+            self.console.print(Text(row["sentence"], style=_STYLE.get(row["verdict"], "")))
+        for note in results["notes"]:
+            self.console.print(Text(f"note: {note}"))
+
+
+class _State:
+    """How far one slot is with its run."""
+
+    def __init__(self, arm: str, seed: int) -> None:
+        self.name = f"{arm}, seed {seed}"
+        self.begun = time.monotonic()
+        self.epoch = self.step = 0
+        self.epochs = self.steps = 1
+        self.top1: float | None = None
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        match event:
+            case {"event": "start", "epochs": epochs, "steps": steps}:
+                self.epochs, self.steps = epochs, steps
+            case {"event": "step", "epoch": epoch, "step": step}:
+                self.epoch, self.step = epoch - 1, step
+            case {"event": "epoch", "epoch": epoch}:
+                self.epoch, self.step = epoch, 0
+                self.top1 = event.get("test_top1")
+
+    @property
+    def part(self) -> float:
+        """Of the run, 0 to 1."""
+        return min(1.0, (self.epoch + self.step / max(1, self.steps)) / max(1, self.epochs))
+
+    @property
+    def words(self) -> str:
+        top1 = "" if self.top1 is None else f"  {self.top1:5.2f} %"
+        return f"epoch {min(self.epoch + 1, self.epochs)}/{self.epochs}{top1}"
+
+
+class _Bars:
+    """One bar for the study and one line for each slot."""
+
+    def __init__(self, console: Console) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[words]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self.whole = self.progress.add_task("starting", total=None, words="")
+        self.lines: dict[int, TaskID] = {}
+
+    def total(self, words: str, done: float, total: float) -> None:
+        self.progress.update(self.whole, description=words, completed=done, total=total)
+
+    def slots(self, states: Mapping[int, _State]) -> None:
+        for slot, state in states.items():
+            if slot not in self.lines:
+                self.lines[slot] = self.progress.add_task("", total=1.0, words="")
+            self.progress.update(
+                self.lines[slot], description=f"  {state.name}", completed=state.part, words=state.words, visible=True
+            )
+        for slot in self.lines.keys() - states.keys():
+            self.progress.update(self.lines[slot], visible=False)
+
+
+def _table(results: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("arm")
+    for heading in ("top-1 %", "difference", "95 % interval", "verdict", "parameters", "MACs", "latency"):
+        table.add_column(heading, justify="right")
+    found = {row["name"]: row for row in (results["analysis"] or {"differences": []})["differences"]}
+    for name, arm in results["arms"].items():
+        row = found.get(name)
+        verdict = row["verdict"] if row else ""
+        cost = arm["cost"] or {}
+        table.add_row(
+            name,
+            _spread(arm),
+            "" if row is None or row["difference"] is None else f"{row['difference']:+.2f}",
+            "" if row is None or row["low"] is None else f"{row['low']:+.2f} to {row['high']:+.2f}",
+            Text(verdict, style=_STYLE.get(verdict, "")),
+            "" if arm["parameters"] is None else f"{arm['parameters']:,}",
+            f"{cost['macs'] / 1e6:.1f} M" if cost else "",
+            f"{cost['latency_ms']['median']:.2f} ms" if cost else "",
+        )
+    return table
+
+
+def _spread(arm: Mapping[str, Any]) -> str:
+    if arm["mean"] is None:
+        return "–"
+    return f"{arm['mean']:.2f}" + ("" if arm["sd"] is None else f" ± {arm['sd']:.2f}")

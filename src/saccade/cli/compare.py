@@ -1,0 +1,212 @@
+"""``saccade compare``: does attention help this network on these images?"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from saccade.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from saccade.recipe import Recipe
+    from saccade.study.plan import Study
+
+__all__ = ["command"]
+
+_DEFAULT = "none,se,cbam,das"
+_SMALL = 64
+"""Images up to this many pixels a side get the small host."""
+
+
+@click.command("compare")
+@click.option("--recipe", "recipe_file", metavar="FILE", help="A recipe, or the name of one that comes with saccade.")
+@click.option("--data", metavar="FOLDER", help="Images: train/<class>/ and test/<class>/, or <class>/. Else digits.")
+@click.option("--model", metavar="NAME", help="The host: any name of timm's.")
+@click.option("--attention", metavar="LIST", help=f"Mechanisms, name:option=value each.  [default: {_DEFAULT}]")
+@click.option("--controls", metavar="LIST", default="", help="extra: for each mechanism; extra:das: for das.")
+@click.option("--seeds", metavar="N | LIST", help="How many, or which.  [default: 3 on digits, 5 on your images]")
+@click.option("--margin", metavar="POINTS", type=float, default=1.0, show_default=True, help="What counts as equal.")
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Changes the recipe: training.epochs=5.")
+@click.option("--out", metavar="FOLDER", help="The study's folder; the same command goes on there.  [default: runs/…]")
+@click.option("--slots", metavar="N", type=int, help="Runs at a time.  [default: what cores or accelerators allow]")
+@click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--plan", "only_plan", is_flag=True, help="Say runs, minutes, disk and what could be seen; do nothing.")
+@click.option("--json", "as_json", is_flag=True, help="The results as JSON on stdout; all else on stderr.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    recipe_file: str | None,
+    data: str | None,
+    model: str | None,
+    attention: str | None,
+    controls: str,
+    seeds: str | None,
+    margin: float,
+    settings: tuple[str, ...],
+    out: str | None,
+    slots: int | None,
+    device: str,
+    only_plan: bool,
+    as_json: bool,
+) -> None:
+    """Train mechanisms and the plain network with several seeds; say for each whether it helps.
+
+    Writes report.html, table.md and results.json. Without options: the embedded digits, minutes on two cores. Started
+    again, the same command goes on where it stopped. Exit code 1 if runs failed.
+    """
+    from saccade import catalog
+    from saccade.study import plan
+    from saccade.study.engine import execute, slots_for
+
+    base = _recipe(recipe_file, data, model, settings)
+    if attention is None:
+        asked = base.attention.mechanism
+        attention = _DEFAULT if asked == plan.BASELINE else asked
+    arms = plan.arms(catalog.split(attention), catalog.split(controls))
+    numbers = plan.seeds(seeds or ("3" if base.data.source == "digits" else "5"))
+    if slots is not None and slots < 1:
+        raise UserError(f"slots = {slots}: at least one run must be able to go at a time")
+    study = _study(base, arms, numbers, margin, out)
+    at_a_time = slots or slots_for(base.training.threads, device)
+    many = "one a device" if at_a_time is None else f"{min(at_a_time, len(study.runs()))} at a time"
+    names = ", ".join(arm.name for arm in arms)
+    click.echo(
+        f"{names} × {len(numbers)} seed{'s' * (len(numbers) > 1)} = {len(study.runs())} runs, {many} -> {study.folder}",
+        err=as_json,
+    )
+    if only_plan:
+        from saccade.study.forecast import forecast
+
+        ahead = forecast(study, at_a_time, device)
+        click.echo(json.dumps(ahead.to_json(), indent=2) if as_json else ahead.text())
+        return
+
+    from saccade.cli._screen import Screen
+
+    try:
+        with Screen(err=as_json) as screen:
+            outcomes = execute(study, slots, device, screen)
+            screen.say("measuring what each arm costs, writing the report")
+            report = _conclude(study)
+    except KeyboardInterrupt:
+        click.echo(f"stopped; the same command goes on in {study.folder}", err=True)
+        raise
+    results = json.loads((study.folder / "results.json").read_text(encoding="utf-8"))
+    if as_json:
+        click.echo(json.dumps(results, indent=1))
+    else:
+        screen.show(results)
+        click.echo(f"\n{report}")
+    if any(outcome.status == "failed" for outcome in outcomes):
+        ctx.exit(1)
+
+
+def _recipe(file: str | None, data: str | None, model: str | None, settings: tuple[str, ...]) -> Recipe:
+    """The base recipe: the file's, or the one that suits the images; then the options, then ``--set``.
+
+    Raises:
+        UserError: a file, folder or setting is wrong.
+    """
+    from saccade.recipe import Recipe
+    from saccade.study.plan import shipped
+
+    folder = None if data in (None, "digits") else _folder(str(data))
+    if file is not None:
+        named = "/" not in file and "\\" not in file and not file.endswith(".toml") and not Path(file).exists()
+        recipe = shipped(file) if named else Recipe.load(file)
+    elif folder is not None:
+        recipe = shipped("small_images" if _side(folder) <= _SMALL else "photos")
+    else:
+        recipe = shipped("digits")
+    if data is not None:
+        recipe = recipe.having({"data.source": data if folder is None else str(folder)})
+    if model is not None:
+        recipe = recipe.having({"model.name": model})
+    recipe = recipe.having(settings)
+    if recipe.data.source != "digits":  # whole, so that a study goes on from any folder
+        recipe = recipe.having({"data.source": str(_folder(recipe.data.source))})
+    return recipe
+
+
+def _folder(text: str) -> Path:
+    """The folder ``text`` as a whole path.
+
+    Raises:
+        UserError: it is not there.
+    """
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if path.exists():
+        raise UserError(f"the data {text!r} is a file; a folder of images is needed")
+    near = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+    raise UserError(f"there is no folder {text!r}.{did_you_mean(path.name, [*near, 'digits'])}")
+
+
+def _side(folder: Path) -> int:
+    """The shorter side of a typical image under ``folder`` in pixels, from the heads of a few files."""
+    from itertools import islice
+
+    from PIL import Image
+
+    sides = []
+    for path in islice(_files(folder), 200):
+        try:
+            with Image.open(path) as image:
+                sides.append(min(image.size))
+        except OSError:  # no image, or a broken one: the check of the data names it
+            continue
+        if len(sides) == 20:
+            break
+    return sorted(sides)[len(sides) // 2] if sides else _SMALL + 1
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Files below ``folder`` in order, found one by one: a set of images can be large."""
+    for place, folders, files in os.walk(folder):
+        folders.sort()
+        yield from (Path(place, name) for name in sorted(files))
+
+
+def _study(base: Recipe, arms: Any, seeds: tuple[int, ...], margin: float, out: str | None) -> Study:
+    """The study in its folder: ``out``, or ``runs/<data>`` with a number after it where others stand there.
+
+    Raises:
+        UserError: ``out`` holds another study or cannot be written.
+    """
+    from saccade.study.plan import Study
+
+    def at(folder: Path) -> Study:
+        return Study(base, arms, seeds, folder, margin)
+
+    if out is not None:
+        study = at(Path(out))
+        study.claim()
+        return study
+    home = Path("runs") / Path(base.data.source).name
+    for number in count(1):
+        study = at(home if number == 1 else home.with_name(f"{home.name}-{number}"))
+        try:
+            study.claim()
+        except UserError:
+            if (study.folder / "study.toml").exists():
+                continue
+            raise
+        return study
+    raise AssertionError("count(1) has no end")
+
+
+def _conclude(study: Study) -> Path:
+    """Costs, results and report of a study whose runs have ended."""
+    from saccade.study.report import write_report
+    from saccade.study.results import measure_costs, write_results
+
+    measure_costs(study.folder)
+    write_results(study.folder)
+    return write_report(study.folder)
