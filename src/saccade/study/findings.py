@@ -1,0 +1,202 @@
+"""The findings of a study as data, and as sentences: what the terminal, the report and ``results.json`` all say.
+
+Differences, intervals and standard deviations are in percentage points; None stands where nothing can be said.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from saccade.study.blocks import MOST_SEEDS, Verdict
+
+__all__ = ["Analysis", "Arm", "Difference"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One arm against the baseline. All but counts and p in percentage points; None where it cannot be said.
+
+    Attributes:
+        name: the arm.
+        baseline: the arm it is compared with.
+        difference: least-squares estimate; with all runs there, the mean of ``raw``.
+        low: lower end of the interval at 1 - alpha.
+        high: upper end.
+        se: standard error of the difference.
+        se_from: "seeds" (pooled residual) or "images" (paired test images), whichever was the larger.
+        p: two-sided, uncorrected.
+        p_holm: corrected over the mechanisms; for a control the same as ``p``.
+        verdict: "helps", "hurts", "equal" or "not decided".
+        detectable: smallest true difference this study would have found with 80 % power.
+        seeds_needed: for "not decided", seeds that would probably decide; None if over 100, or for another verdict.
+        raw: per-seed differences, in the order of seeds, where both arms have a score.
+        seeds: how many those are.
+        is_control: outside the Holm family.
+        comparisons: size of the family the p is corrected over.
+        margin: half-width of "equal".
+        alpha: error of the family.
+        reason: why there is no interval; None where there is one.
+    """
+
+    name: str
+    baseline: str
+    difference: float | None
+    low: float | None
+    high: float | None
+    se: float | None
+    se_from: Literal["seeds", "images"] | None
+    p: float | None
+    p_holm: float | None
+    verdict: Verdict
+    detectable: float | None
+    seeds_needed: int | None
+    raw: tuple[float, ...]
+    seeds: int
+    is_control: bool
+    comparisons: int
+    margin: float
+    alpha: float
+    reason: str | None
+
+    def sentence(self) -> str:
+        """The verdict in one or two plain sentences with its numbers."""
+        head = f"{self.name}{' (control)' if self.is_control else ''}"
+        if self.difference is None:
+            return f"{head}: not decided. {self.reason}"
+        if self.low is None or self.high is None:
+            return (
+                f"{head}: {self.verdict}. {_signed(self.difference, 1)} points against {self.baseline}. {self.reason}"
+            )
+        digits = self._digits(self.low, self.high)
+        found = (
+            f"{_signed(self.difference, digits)} points ({100 * (1 - self.alpha):g} % interval "
+            f"{_signed(self.low, digits)} to {_signed(self.high, digits)}, {_seeds(self.seeds)}"
+        )
+        within = f"±{float(self.margin)} points"
+        if self.verdict == "equal":
+            leave = "" if self.is_control else ": it can be left out"
+            return f"{head}: equal to {self.baseline} within {within}. {found}){leave}."
+        if self.verdict == "not decided":
+            return f"{head}: not decided. {found}){self._outlook(digits)}"
+        corrected = "Holm p" if self.comparisons > 1 else "p"
+        small = -self.margin < self.low and self.high < self.margin
+        effect = {"helps": "gain", "hurts": "loss"}[self.verdict]
+        return f"{head}: {self.verdict}. {found}, {corrected} {_p(self.p_holm)})" + (
+            f"; the {effect} is real but lies within {within}." if small else "."
+        )
+
+    def _outlook(self, digits: int) -> str:
+        """What an undecided study could have seen, and what would decide."""
+        said = ""
+        if self.p is not None and self.p < self.alpha:
+            said += f"; zero is outside, but not after correction for {self.comparisons} comparisons"
+        if self.detectable is not None:
+            said += f"; this study could have seen differences of {self.detectable:.{digits}f} points"
+        if self.seeds_needed is not None:
+            return f"{said}; about {self.seeds_needed} seeds would decide."
+        more = " or more test images" if self.se_from == "images" else ""
+        return f"{said}; more than {MOST_SEEDS} seeds{more} would be needed to decide."
+
+    def _digits(self, low: float, high: float) -> int:
+        """Decimals, 1 to 3, at which the rounded interval still lies on the true side of zero and of the margin."""
+        for digits in (1, 2):
+            if all(
+                (value < line) == (round(value, digits) < line) and (value > line) == (round(value, digits) > line)
+                for value in (low, high)
+                for line in (-self.margin, 0.0, self.margin)
+            ):
+                return digits
+        return 3
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Scores of one arm.
+
+    Attributes:
+        name: the arm.
+        mean: mean score over the seeds that have one, points; None without any.
+        sd: standard deviation over seeds (the seeds' own effect included), points; None below two.
+        scores: one per seed of the study, None where the run has none.
+    """
+
+    name: str
+    mean: float | None
+    sd: float | None
+    scores: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The answer of a study.
+
+    Attributes:
+        baseline: the arm all others are compared with.
+        margin: half-width of "equal", points.
+        alpha: error of the Holm family.
+        arms: mean and spread of every arm, in the order given.
+        differences: one per arm but the baseline, in the order given.
+        sigma: pooled residual SD, points; None without degrees of freedom.
+        df: residual degrees of freedom.
+        seed_sd: SD between seeds that all arms share (variance component, 0 where sigma explains it all), points.
+        largest_residual: largest residual in units of its own standard error (internally studentised).
+        largest_residual_at: (arm, seed) of that residual.
+        seeds: the seeds.
+        first_look: three seeds or fewer.
+        notes: sentences the reader must see beside the verdicts.
+    """
+
+    baseline: str
+    margin: float
+    alpha: float
+    arms: tuple[Arm, ...]
+    differences: tuple[Difference, ...]
+    sigma: float | None
+    df: int
+    seed_sd: float | None
+    largest_residual: float | None
+    largest_residual_at: tuple[str, int] | None
+    seeds: tuple[int, ...]
+    first_look: bool
+    notes: tuple[str, ...]
+
+    def diagnostics(self) -> str:
+        """The fit in one line."""
+        if self.sigma is None:
+            return "No residual: the runs leave no degrees of freedom to measure the spread with."
+        line = f"Residual SD {self.sigma:.2f} points with {self.df} degrees of freedom"
+        if self.seed_sd is not None:
+            line += f"; SD between seeds {self.seed_sd:.2f}"
+        if self.largest_residual is not None and self.largest_residual_at is not None:
+            arm, seed = self.largest_residual_at
+            line += f"; largest standardised residual {self.largest_residual:.1f} ({arm}, seed {seed})"
+        return line + "."
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict of lists, strings, numbers and None, with the sentences in it."""
+        plain = asdict(self)
+        for row, difference in zip(plain["differences"], self.differences, strict=True):
+            row["sentence"] = difference.sentence()
+        plain["diagnostics"] = self.diagnostics()
+        return _lists(plain)
+
+
+def _signed(points: float, digits: int) -> str:
+    """With its sign, and zero without a minus."""
+    return f"{round(points, digits) + 0.0:+.{digits}f}"
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'' if count == 1 else 's'}"
+
+
+def _p(value: float | None) -> str:
+    return "unknown" if value is None else "< 0.001" if value < 0.001 else f"= {value:.3f}"
+
+
+def _lists(value: Any) -> Any:
+    """Tuples as lists, all the way down, as JSON gives them back."""
+    if isinstance(value, dict):
+        return {key: _lists(entry) for key, entry in value.items()}
+    return [_lists(entry) for entry in value] if isinstance(value, tuple | list) else value
