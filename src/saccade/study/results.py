@@ -18,8 +18,8 @@ from saccade.study.stats import analyse
 
 __all__ = ["collect", "measure_costs", "write_results"]
 
-_SAME = ("device", "torch", "threads", "machine")
-"""What should be one for all runs of a study; a difference is said."""
+_SAME = ("device", "accelerator", "cpu", "python", "packages")
+"""What of its surroundings should be one for all runs of a study; a difference is said."""
 
 
 def collect(folder: str | Path) -> dict[str, Any]:
@@ -122,9 +122,7 @@ def _row(study: Study, run: Run) -> dict[str, Any]:
 
 def _diverged(what: Any) -> str:
     """Where a training broke, in words."""
-    if not isinstance(what, dict):
-        return str(what)
-    return ", ".join(f"{key} {value}" for key, value in what.items())
+    return str(what["message"]) if isinstance(what, dict) and "message" in what else str(what)
 
 
 def _correct(study: Study, rows: dict[tuple[str, int], dict[str, Any]]) -> dict[str, NDArray[np.bool_]] | None:
@@ -159,9 +157,10 @@ def _notes(study: Study, arms: dict[str, dict[str, Any]]) -> list[str]:
                 notes.append(said)
     surroundings = [found for run in study.runs() if (found := _read(run.folder / "environment.json"))]
     for key in _SAME:
-        values = sorted({str(found.get(key)) for found in surroundings})
+        values = {str(found.get(key)) if key != "device" else found[key].partition(":")[0] for found in surroundings}
         if len(values) > 1:
-            notes.append(f"The runs do not share one {key}: {', '.join(values)}.")
+            shown = "" if key == "packages" else f": {', '.join(sorted(values))}"
+            notes.append(f"The runs were not all made with the same {key}{shown}.")
     return notes
 
 

@@ -95,18 +95,11 @@ def _devices(device: str) -> list[str]:
     """What ``device`` means on this machine: every accelerator for ``auto``, else the one named."""
     import torch
 
-    kind = torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
-    count = torch.accelerator.device_count() if kind != "cpu" else 0
-    if device == "auto":
-        return [f"{kind}:{i}" for i in range(count)] if count > 1 else [kind]
-    try:
-        asked = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"there is no device {device!r}; write auto, cpu, cuda, cuda:1 or mps") from None
-    if asked.type != "cpu" and (asked.type != kind or (asked.index or 0) >= count):
-        here = "cpu" if kind == "cpu" else f"cpu and {count} × {kind}"
-        raise UserError(f"the device {device!r} is not there; found {here}")
-    return [device]
+    from saccade.training.environment import choose_device
+
+    found = choose_device(device)
+    several = device == "auto" and found.type == "cuda"
+    return [f"cuda:{i}" for i in range(torch.cuda.device_count())] if several else [str(found)]
 
 
 @contextmanager

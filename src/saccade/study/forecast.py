@@ -1,0 +1,218 @@
+"""What a study will cost and what it will be able to see, said before it is run; nothing is written."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from saccade.data import EpochSampler, ImageSet, open_data
+from saccade.errors import UserError
+from saccade.recipe import Recipe
+from saccade.study.blocks import MOST_SEEDS, planned_detectable
+from saccade.study.plan import Study
+from saccade.study.results import collect
+from saccade.training import build
+from saccade.training.environment import choose_device
+
+__all__ = ["ASSUMED", "DIGITS_SIGMA", "Forecast", "forecast"]
+
+DIGITS_SIGMA = 0.6
+"""Residual SD of the shipped digits study in points."""
+ASSUMED = (0.3, 0.5, 1.0)
+"""Residual SDs in points that are shown where none is known."""
+_TIMED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What lies ahead.
+
+    Attributes:
+        runs: still to be done.
+        finished: done already.
+        slots: runs at a time.
+        minutes: about, for the runs still to be done.
+        disk_mb: what the folder will hold at most.
+        step_ms: arm -> one training step, its batch drawn and augmented; the median of three.
+        test_ms: arm -> one batch of test images.
+        detectable: (residual SD, smallest difference to ``none`` found with probability 0.8), in points of top-1; the
+            difference is None where the study could not estimate its own error.
+        sigma_from: where the residual SD comes from.
+        seeds_for_margin: seeds that would find a difference as large as the margin, for the first SD; None above 100.
+        margin: in points.
+    """
+
+    runs: int
+    finished: int
+    slots: int
+    minutes: float
+    disk_mb: float
+    step_ms: dict[str, float]
+    test_ms: dict[str, float]
+    detectable: tuple[tuple[float, float | None], ...]
+    sigma_from: str
+    seeds_for_margin: int | None
+    margin: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain dictionaries, lists and numbers."""
+        return asdict(self)
+
+    def text(self) -> str:
+        """In a few lines."""
+        steps = ", ".join(f"{name} {ms:.0f}" for name, ms in self.step_ms.items())
+        done = f" ({self.finished} are finished)" if self.finished else ""
+        lines = [
+            f"time    about {_minutes(self.minutes)} for {self.runs} runs{done}, {self.slots} at a time; "
+            f"one training step in ms: {steps}",
+            f"disk    about {self.disk_mb:.0f} MB",
+        ]
+        if all(difference is None for _, difference in self.detectable):
+            lines.append("sees    nothing: one seed cannot tell a difference from chance")
+            return "\n".join(lines)
+        if len(self.detectable) == 1:
+            ((sigma, difference),) = self.detectable
+            lines.append(
+                f"sees    differences of {difference:.1f} points with probability 0.8 "
+                f"(residual SD {sigma:.2f} points: {self.sigma_from})"
+            )
+        else:
+            shown = ", ".join(f"{difference:.1f} (SD {sigma:g})" for sigma, difference in self.detectable)
+            lines.append(f"sees    differences, in points, with probability 0.8: {shown}; {self.sigma_from}")
+        sigma = self.detectable[0][0]
+        needed = f"more than {MOST_SEEDS}" if self.seeds_for_margin is None else str(self.seeds_for_margin)
+        lines.append(f"        {self.margin:g} points would take {needed} seeds (SD {sigma:g})")
+        return "\n".join(lines)
+
+
+def forecast(study: Study, slots: int | None, device: str = "auto") -> Forecast:
+    """Time one training step and one test step of every arm, and count.
+
+    Args:
+        study: the plan.
+        slots: runs at a time; None is one per accelerator.
+        device: as for ``saccade train``.
+
+    Raises:
+        UserError: the data, the host, a mechanism or the device is wrong.
+    """
+    where = choose_device(device)
+    if slots is None:
+        slots = torch.cuda.device_count() if where.type == "cuda" and device == "auto" else 1
+    split = open_data(study.base.data)
+    training = study.base.training
+    todo = [run for run in study.runs() if run.finished is None]
+    slots = min(slots, max(1, len(todo)))
+    step_ms: dict[str, float] = {}
+    test_ms: dict[str, float] = {}
+    weights: dict[str, int] = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(training.threads)
+    try:
+        for arm in study.arms:
+            recipe = study.run(arm, study.seeds[0]).recipe
+            network = build(recipe, split)
+            weights[arm.name] = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+            network.to(where)
+            step_ms[arm.name] = _middle(_training(network, split.train, recipe, where))
+            test_ms[arm.name] = _middle(_testing(network, split.test, recipe, where))
+    finally:
+        torch.set_num_threads(threads)
+    steps = len(EpochSampler(split.train, 0, training.batch_size))
+    tests = math.ceil(len(split.test) / training.batch_size)
+    busy = sum(
+        training.epochs * steps * step_ms[run.arm.name] + (training.epochs + 1) * tests * test_ms[run.arm.name]
+        for run in todo
+    )
+    kept = sum(weights[run.arm.name] + 16 * len(split.test) + 50_000 for run in study.runs())
+    sigmas, source = _sigmas(study)
+    arms, family = len(study.arms), sum(arm.control is None for arm in study.arms[1:])
+
+    def sees(sigma: float, seeds: int) -> float:
+        return planned_detectable(sigma, seeds, arms, family)
+
+    enough = (n for n in range(2, MOST_SEEDS + 1) if sees(sigmas[0], n) <= study.margin)
+    found = [(sigma, sees(sigma, len(study.seeds))) for sigma in sigmas]
+    return Forecast(
+        runs=len(todo),
+        finished=len(study.runs()) - len(todo),
+        slots=slots,
+        minutes=busy / slots / 60e3,
+        disk_mb=(kept + slots * 4 * max(weights.values())) / 1e6,
+        step_ms=step_ms,
+        test_ms=test_ms,
+        detectable=tuple((sigma, points if math.isfinite(points) else None) for sigma, points in found),
+        sigma_from=source,
+        seeds_for_margin=next(enough, None),
+        margin=study.margin,
+    )
+
+
+def _training(network: nn.Module, images: ImageSet, recipe: Recipe, device: torch.device) -> Iterator[float]:
+    """Training steps without end, as a run does them."""
+    training = recipe.training
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9)
+    network.train()
+    sampler = EpochSampler(images, training.seed, training.batch_size)
+    while True:
+        for keys in sampler:
+            x, y = _batch(images, keys, device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
+                loss = F.cross_entropy(network(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            yield loss.item()  # waits for an accelerator
+
+
+def _testing(network: nn.Module, images: ImageSet, recipe: Recipe, device: torch.device) -> Iterator[float]:
+    """Test steps without end."""
+    training = recipe.training
+    network.eval()
+    keys = list(range(min(training.batch_size, len(images))))
+    while True:
+        x, _ = _batch(images, keys, device)
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
+            yield network(x).sum().item()
+
+
+def _batch(images: ImageSet, keys: list[Any], device: torch.device) -> tuple[Tensor, Tensor]:
+    pairs = [images[key] for key in keys]
+    return torch.stack([image for image, _ in pairs]).to(device), torch.tensor([label for _, label in pairs]).to(device)
+
+
+def _middle(steps: Iterator[Any]) -> float:
+    """The median of three steps in milliseconds, after one that warms up."""
+    next(steps)
+    times = []
+    for _ in range(_TIMED):
+        begun = time.perf_counter()
+        next(steps)
+        times.append(1e3 * (time.perf_counter() - begun))
+    return sorted(times)[_TIMED // 2]
+
+
+def _sigmas(study: Study) -> tuple[tuple[float, ...], str]:
+    """Residual SDs to reckon with, and where they come from."""
+    try:
+        sigma = (collect(study.folder)["analysis"] or {}).get("sigma")
+    except UserError:  # no study there yet
+        sigma = None
+    if sigma:
+        return (sigma,), "the runs finished in this folder"
+    if study.base.data.source == "digits":
+        return (DIGITS_SIGMA,), "measured on the digits"
+    return ASSUMED, "the SD of your images is known after a first study"
+
+
+def _minutes(value: float) -> str:
+    if value >= 600:
+        return f"{value / 60:.0f} hours"
+    return f"{value:.{0 if value >= 10 else 1}f} minutes"
