@@ -1,0 +1,73 @@
+"""Where a loss that is no number came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["DivergenceError", "locate"]
+
+
+class DivergenceError(ArithmeticError):
+    """The loss is infinite or not a number; the arguments say where it was first seen.
+
+    Attributes:
+        epoch: from 1.
+        step: steps of this epoch begun, from 1; 0 where the loss of the test images is meant.
+        what: ``gradient``, ``parameter``, ``buffer``, ``output`` or ``loss``.
+        where: the dotted path of the parameter, buffer or module; empty for the loss itself.
+    """
+
+    def __init__(self, epoch: int, step: int, what: str, where: str) -> None:
+        super().__init__(epoch, step, what, where)
+        self.epoch, self.step, self.what, self.where = epoch, step, what, where
+
+    def __str__(self) -> str:
+        at = f"step {self.step}" if self.step else "the test images"
+        thing = f"the {self.what} of {self.where}" if self.where else f"the {self.what}"
+        return f"diverged in epoch {self.epoch}, at {at}: {thing} is not finite"
+
+
+def locate(network: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[str, str]:
+    """What in ``network`` first stops being finite on ``images``, and its path.
+
+    Looked for in the order of cause: the last step's gradients (they are still in place; of several the one nearest
+    to the loss, where they arose), a parameter or buffer that the last update spoilt, the output of the innermost
+    module in the order of the forward, the loss. The forward is run once more; gradients are not touched.
+
+    Args:
+        network: in the mode and under the precision in which it failed.
+        images: the batch (B, C, H, W) on which it failed.
+        loss: logits -> scalar.
+    """
+    for path, parameter in reversed(list(network.named_parameters())):
+        if parameter.grad is not None and not _finite(parameter.grad):
+            return "gradient", path
+    for what, tensors in (("parameter", network.named_parameters()), ("buffer", network.named_buffers())):
+        for path, tensor in tensors:
+            if not _finite(tensor):
+                return what, path
+    found: list[str] = []
+
+    def watch(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            outputs = output if isinstance(output, (tuple, list)) else (output,)
+            if not found and any(isinstance(o, Tensor) and not _finite(o) for o in outputs):
+                found.append(path)
+
+        return hook
+
+    with ExitStack() as stack, torch.no_grad():
+        for path, module in network.named_modules():
+            handle = module.register_forward_hook(watch(path))
+            stack.callback(handle.remove)
+        loss(network(images))
+    return ("output", found[0] or "the network") if found else ("loss", "")
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor.detach()).all())

@@ -1,0 +1,205 @@
+"""The folder of one run: what lies in it, in which order it is written, and who may write.
+
+    recipe.toml          what was asked
+    environment.json     on what it ran
+    metrics.jsonl        one row an epoch, epoch 0 before training; a copy of the rows in resume.pt
+    resume.pt            the run after its last finished epoch; gone when the run is done
+    predictions.safetensors, model.safetensors, config.json
+    done.json            the result; written last, so that a folder with it is whole
+
+Every file is written beside its place and moved there: at any moment each is absent, old or new. ``resume.pt`` alone
+decides where a killed run goes on; everything after it can be made again from it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import pickle
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from saccade.errors import UserError
+from saccade.recipe import Recipe
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+__all__ = ["RunFolder"]
+
+_LOG = logging.getLogger(__name__)
+_LOCK, _RECIPE, _ENVIRONMENT, _METRICS, _RESUME, _DONE = (
+    ".running",
+    "recipe.toml",
+    "environment.json",
+    "metrics.jsonl",
+    "resume.pt",
+    "done.json",
+)
+_RESULTS = (_ENVIRONMENT, _METRICS, _RESUME, _DONE, "predictions.safetensors", "model.safetensors", "config.json")
+_UNFINISHED = ".unfinished-"
+
+
+class RunFolder:
+    """One run's files, held by one process at a time; opened with :meth:`hold`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    @contextmanager
+    def hold(cls, path: Path, recipe: Recipe) -> Iterator[RunFolder]:
+        """The folder for a run of ``recipe``, made if need be, locked until the block ends.
+
+        A folder made here and left empty is removed again. The lock goes with the process, however that ends.
+
+        Raises:
+            UserError: the folder cannot be made or written, holds a run of another recipe or files of another
+                kind, or another process works in it.
+        """
+        made = [p for p in (path, *path.parents) if not p.exists()]
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = _locked(path / _LOCK)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"the run folder {path} is a file, or lies in one; a folder is needed") from None
+        except OSError as error:
+            raise UserError(f"cannot write into the run folder {path}: {error.strerror}") from None
+        try:
+            run = cls(path)
+            run._check(recipe)
+            for leftover in path.glob(f"{_UNFINISHED}*"):
+                leftover.unlink(missing_ok=True)
+            yield run
+        finally:
+            with suppress(PermissionError):  # Windows keeps an open file
+                (path / _LOCK).unlink(missing_ok=True)
+            lock.close()
+            with suppress(OSError):  # not empty
+                for folder in made:
+                    folder.rmdir()
+
+    def _check(self, recipe: Recipe) -> None:
+        if not (self.path / _RECIPE).exists():
+            foreign = [name for name in _RESULTS if (self.path / name).exists()]
+            if foreign:
+                raise UserError(
+                    f"{self.path} holds {foreign[0]} but no {_RECIPE}: it is no run folder, and is not written over"
+                )
+            return
+        found, asked = (_flat(r.model_dump(mode="json")) for r in (Recipe.load(self.path / _RECIPE), recipe))
+        for key in {**asked, **found}:
+            if found.get(key) != asked.get(key):
+                raise UserError(
+                    f"{self.path} holds a run of another recipe: {key} is {found.get(key)!r} there and "
+                    f"{asked.get(key)!r} here. Choose another folder, or remove that one."
+                )
+
+    def result(self) -> dict[str, Any] | None:
+        """What done.json says, or None while the run is not done."""
+        try:
+            found: dict[str, Any] = json.loads((self.path / _DONE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        (self.path / _RESUME).unlink(missing_ok=True)  # the run was killed between its last two steps
+        return found
+
+    def begin(self, recipe: Recipe, environment: Mapping[str, Any]) -> None:
+        """Writes what was asked and on what it runs."""
+        self._write_text(_RECIPE, recipe.to_toml())  # first: without it the other files are a stranger's
+        self._write_text(_ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
+
+    def resume(self) -> dict[str, Any] | None:
+        """The state after the last finished epoch, with metrics.jsonl set back to it; None where there is none.
+
+        A state that cannot be read is the run's own loss: it is said, and the run starts over.
+        """
+        path = self.path / _RESUME
+        if not path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            rows = state["rows"]
+            if not isinstance(rows, list) or not {"network", "optimizer", "predicted"} <= state.keys():
+                raise KeyError("rows")
+        except (RuntimeError, EOFError, KeyError, ValueError, TypeError, pickle.UnpicklingError) as error:
+            _LOG.warning("%s cannot be read (%s); the run starts over", path, type(error).__name__)
+            return None
+        self._write_rows(rows)
+        return state
+
+    def keep(self, state: Mapping[str, Any]) -> None:
+        """Makes ``state`` the one to resume from: ``rows``, ``network``, ``optimizer``, ``predicted``."""
+        self._write(_RESUME, lambda file: torch.save(dict(state), file))
+        self._write_rows(state["rows"])
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Writes done.json; every other file must be there."""
+        self._write_text(_DONE, json.dumps(result, indent=2, allow_nan=False) + "\n")
+        (self.path / _RESUME).unlink(missing_ok=True)
+
+    def _write_rows(self, rows: list[dict[str, Any]]) -> None:
+        self._write_text(_METRICS, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+    def write(self, name: str, content: bytes) -> None:
+        """The file ``name``, whole."""
+        self._write(name, lambda file: file.write(content))
+
+    def _write_text(self, name: str, text: str) -> None:
+        self.write(name, text.encode("utf-8"))
+
+    def _write(self, name: str, write: Callable[[IO[bytes]], Any]) -> None:
+        """The file ``name`` as ``write`` fills it: whole, or as it was before."""
+        temporary = self.path / f"{_UNFINISHED}{name}"
+        try:
+            with temporary.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path / name)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _locked(path: Path) -> IO[bytes]:
+    """The open file ``path``, locked for this process alone.
+
+    The lock is the kernel's and ends with the process. It is not inherited: processes that prepare images and outlive
+    a killed run for a moment do not hold it.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    while True:
+        file = path.open("ab")
+        try:
+            if sys.platform == "win32":
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except OSError as error:
+            file.close()
+            if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                raise
+            raise UserError(f"another process is working in the run folder {path.parent}") from None
+        file.close()  # its last holder removed the file while this process waited to open it
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
+    return flat

@@ -1,0 +1,79 @@
+"""How far each plug has moved, in two numbers a site."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saccade.data import ImageSet
+from saccade.form import Context, Gate
+from saccade.surgery import plugs, record
+
+__all__ = ["gate_movement", "probe_images"]
+
+PROBE = 16
+"""Test images looked at."""
+
+
+def probe_images(test: ImageSet) -> Tensor:
+    """Up to 16 test images (B, C, H, W), evenly spaced: the same for every epoch and mechanism."""
+    count = min(PROBE, len(test))
+    return torch.stack([test[n * len(test) // count][0] for n in range(count)])
+
+
+def gate_movement(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any]]:
+    """What each plug of ``network`` does to ``images`` (B, C, H, W), by site, in eval mode; {} without plugs.
+
+    Each site has ``a`` (None where the plug has none), ``kind``, ``mean`` and ``std`` over all entries and images:
+
+    ``gate``     the effective gate 1 + a(g - 1): 1 is no attention
+    ``context``  |a c|, what is added
+    ``change``   ‖y - f‖ / ‖f‖ of each image, for a mechanism that shows neither
+    """
+    rows = plugs(network)
+    if not rows:
+        return {}
+    changes: dict[str, list[Tensor]] = {row.site: [] for row in rows}
+
+    def watch(site: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            before = inputs[0].float().flatten(1)
+            size = before.norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+            changes[site].append((output.float().flatten(1) - before).norm(dim=1) / size)
+
+        return hook
+
+    shown = {row.site for row in rows if isinstance(row.module.mechanism, (Gate, Context))}
+    handles = [row.module.register_forward_hook(watch(row.site)) for row in rows if row.site not in shown]
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        network.eval()
+        with torch.no_grad(), record(network) as maps:
+            network(images)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for handle in handles:
+            handle.remove()
+    movement = {}
+    for row in rows:
+        plug = row.module
+        a = None if plug.a is None else float(plug.a)
+        if row.site in shown:
+            seen = maps[row.site]
+            values = torch.cat([m.float().flatten() for m in (seen if isinstance(seen, list) else [seen])])
+            strength = 1.0 if a is None else a
+            gate = isinstance(plug.mechanism, Gate)
+            values = 1.0 + strength * (values - 1.0) if gate else (strength * values).abs()
+            kind = "gate" if gate else "context"
+        else:
+            values, kind = torch.cat(changes[row.site]), "change"
+        std, mean = torch.std_mean(values, correction=0)
+        movement[row.site] = {"kind": kind, "mean": _number(mean), "std": _number(std), "a": a}
+    return movement
+
+
+def _number(value: Tensor) -> float | None:
+    return float(value) if bool(torch.isfinite(value)) else None
