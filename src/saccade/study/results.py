@@ -164,10 +164,16 @@ def _notes(study: Study, arms: dict[str, dict[str, Any]]) -> list[str]:
     return notes
 
 
-def measure_costs(folder: str | Path) -> None:
-    """Measure what each arm costs on this machine and keep it as ``costs.json``; arms already there are not repeated.
+BATCH = 16
+"""Images of the second latency: what a network costs when it is not fed one by one."""
 
-    Meant for when all runs have ended, since a busy machine shows in the latency.
+
+def measure_costs(folder: str | Path, again: bool = False) -> None:
+    """Measure what each arm costs on this machine and keep it as ``costs.json``.
+
+    An entry is a :class:`saccade.cost.Cost` at batch 1, with ``batch`` and ``latency_ms`` of a larger batch under
+    ``batched``. Arms already there are not repeated, unless ``again``. Meant for when all runs have ended, since a
+    busy machine shows in the latency.
 
     Raises:
         UserError: ``folder`` holds no study.
@@ -180,14 +186,20 @@ def measure_costs(folder: str | Path) -> None:
     from saccade.saving import load
 
     study = Study.open(folder)
-    costs = _read(study.folder / "costs.json") or {}
+    costs = {} if again else _read(study.folder / "costs.json") or {}
     threads = torch.get_num_threads()
     torch.set_num_threads(study.base.training.threads)
     try:
         for arm in study.arms:
-            run = next((run for seed in study.seeds if (run := study.run(arm, seed)).finished), None)
+            runs = (study.run(arm, seed) for seed in study.seeds)
+            run = next((run for run in runs if run.finished and (run.folder / "model.safetensors").exists()), None)
             if run is not None and arm.name not in costs:
-                costs[arm.name] = asdict(measure(load(run.folder), _input(run.folder)))
+                model, size = load(run.folder), _input(run.folder)
+                many = asdict(measure(model, size, batch=BATCH))
+                costs[arm.name] = {
+                    **asdict(measure(model, size)),
+                    "batched": {key: many[key] for key in ("batch", "latency_ms")},
+                }
                 write_atomically(study.folder / "costs.json", json.dumps(costs, indent=1) + "\n")
     finally:
         torch.set_num_threads(threads)

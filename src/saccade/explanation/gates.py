@@ -1,0 +1,121 @@
+"""What the gates of a plugged network let through, on given images.
+
+A gate g multiplies its map. Under a neutral start the plug mixes gated and untouched map,
+y = f + a (g f − f), which is f times the *effective* gate 1 + a (g − 1): that is the number this module reports. It is 1
+where the map passes unchanged, 0 where it is shut off; with a outside [0, 1] it may leave the range of g.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from saccade.form import Gate
+from saccade.surgery import Plug, plugs, record
+
+__all__ = ["effective", "gate_maps", "is_spatial", "per_channel", "site_to_show", "spatial"]
+
+
+def effective(gate: Tensor, a: Tensor | None) -> Tensor:
+    """The factor by which a plug multiplies its map.
+
+    Args:
+        gate: g, what the mechanism's gate returned, of any shape.
+        a: the plug's own scale, shape (1,); None for a plug without one, whose effective gate is g itself.
+
+    Returns:
+        1 + a (g − 1) in float32, in the shape of ``gate``, detached and on the CPU.
+
+    >>> effective(torch.tensor([0.5, 0.75]), torch.tensor([0.4]))
+    tensor([0.8000, 0.9000])
+    """
+    gate = gate.detach().float()
+    if a is not None:
+        gate = 1 + a.detach().float() * (gate - 1)
+    return gate.cpu()
+
+
+def gate_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """The effective gates of every site at which a multiplicative mechanism is plugged.
+
+    The network runs once, in eval mode and without gradients; its modes are put back.
+
+    Args:
+        model: a plugged network.
+        images: (B, C, H, W), normalised as the network expects; moved to its device.
+
+    Returns:
+        Site to effective gate (B, c | 1, h | 1, w | 1), float32 on the CPU, in the order of the network's plugs. A carrier
+        that runs several times in one forward appears once a call: ``site (call 2)``. Mechanisms that add or transform
+        instead of gating do not appear.
+    """
+    device = next((p.device for p in model.parameters()), images.device)
+    with _evaluating(model), torch.no_grad(), record(model) as seen:
+        model(images.to(device))
+    found: dict[str, Tensor] = {}
+    for row in plugs(model):
+        plug = row.module
+        if not isinstance(plug, Plug) or not isinstance(plug.mechanism, Gate) or row.site not in seen:
+            continue
+        values = seen[row.site]
+        calls = values if isinstance(values, list) else [values]
+        for number, gate in enumerate(calls, 1):
+            name = row.site if len(calls) == 1 else f"{row.site} (call {number})"
+            found[name] = effective(gate, plug.a)
+    return found
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; every module's own mode again afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def is_spatial(gate: Tensor) -> bool:
+    """Whether a gate (B, C | 1, H | 1, W | 1) tells places apart at all."""
+    return gate.shape[-2] > 1 or gate.shape[-1] > 1
+
+
+def spatial(gate: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    """The mean of a gate over its channels, as one map an image.
+
+    Args:
+        gate: (B, C | 1, H | 1, W | 1).
+        size: (height, width) to which the map is interpolated bilinearly (pixel areas aligned, corners not);
+            None keeps its own.
+
+    Returns:
+        (B, H, W), or (B, height, width).
+    """
+    heat = gate.mean(1, keepdim=True)
+    if size is not None:
+        heat = F.interpolate(heat, size, mode="bilinear", align_corners=False)
+    return heat[:, 0]
+
+
+def per_channel(gate: Tensor) -> Tensor:
+    """The mean of a gate over its places: (B, C | 1, H | 1, W | 1) -> (B, C | 1)."""
+    return gate.mean((2, 3))
+
+
+def site_to_show(maps: Mapping[str, Tensor], least: int = 4) -> str | None:
+    """The site whose gate says most about *where*: the last one that is at least ``least`` places high and wide.
+
+    Where no gate is that large, the spatial gate that differs most from place to place (largest mean standard
+    deviation of :func:`spatial`); None where no gate tells places apart.
+    """
+    large = [site for site, gate in maps.items() if min(gate.shape[-2:]) >= least]
+    if large:
+        return large[-1]
+    small = [site for site, gate in maps.items() if is_spatial(gate)]
+    return max(small, key=lambda site: float(spatial(maps[site]).std((1, 2)).mean()), default=None)

@@ -1,0 +1,61 @@
+"""The report of a study: one page that stands alone, a Markdown table, and the numbers as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from saccade.data import open_data
+from saccade.errors import UserError
+from saccade.study.plan import Study, write_atomically
+from saccade.study.report.pictures import Examples, examples
+from saccade.study.report.page import contents
+from saccade.study.report.table import markdown
+from saccade.study.results import measure_costs, write_results
+
+__all__ = ["write_report"]
+
+
+def write_report(folder: str | Path, remeasure: bool = False) -> Path:
+    """Make ``report.html``, ``table.md`` and ``results.json`` from the run folders of a study.
+
+    What an arm costs is measured once and kept; everything else is made anew, and comes out the same as long as the runs
+    are. Runs that are missing, failed or diverged are named.
+
+    Args:
+        folder: a study.
+        remeasure: measure all costs again.
+
+    Returns:
+        The path of ``report.html``.
+
+    Raises:
+        UserError: ``folder`` holds no study, no run of it is finished, or it cannot be written.
+    """
+    study = Study.open(folder)
+    if not any(run.finished for run in study.runs()):
+        raise UserError(f"{folder}: no run of this study is finished ({len(study.runs())} planned); there is nothing to report")
+    try:
+        measure_costs(study.folder, again=remeasure)
+        results = write_results(study.folder)
+        write_atomically(study.folder / "table.md", markdown(results))
+        write_atomically(study.folder / "report.html", _html(study, results))
+    except OSError as error:
+        raise UserError(f"cannot write the report into {folder}: {error.strerror or error}") from None
+    return study.folder / "report.html"
+
+
+def _html(study: Study, results: dict[str, Any]) -> str:
+    """The page. Images that are no longer where the recipe says cost it its pictures, nothing else."""
+    split, shown, reason = None, None, None
+    try:
+        split = open_data(study.base.data)
+        shown = examples(study, split)
+    except UserError as error:
+        reason = str(error)
+    environment = Environment(
+        loader=PackageLoader("saccade.study.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=False
+    )
+    return environment.get_template("report.html.j2").render(contents(study, results, split, shown, reason))
