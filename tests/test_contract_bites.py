@@ -1,0 +1,398 @@
+"""Every promise of the contract has modules that break it, and catches them for the right reason."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from saccade.contract import PROMISES, check
+from saccade.facts import Spec
+
+SPEC = Spec.read(
+    {
+        "title": "A gate of one layer",
+        "kind": "gate",
+        "evidence": "reading",
+        "params": "C*C + C",
+        "limits": ["C % groups == 0", "groups <= 8"],
+        "gate": (0.0, 1.0),
+        "equivariant": ["permutation", "flip", "transpose"],
+    },
+    "the tests",
+)
+
+
+class Right(nn.Module):
+    """Keeps every promise; each breaker below changes one thing of it."""
+
+    spec = SPEC
+
+    def __init__(self, channels, groups=2):
+        super().__init__()
+        if channels % groups or groups > 8:
+            raise ValueError(f"groups must divide channels and be at most 8, got {groups} and {channels}")
+        self.linear = nn.Linear(channels, channels)
+        self.tap = nn.Identity()
+
+    def gate(self, x):
+        return self.linear(x.mean((2, 3))).sigmoid()[:, :, None, None]
+
+    def forward(self, x):
+        return x * self.tap(self.gate(x)).to(x.dtype)
+
+
+class Crops(Right):
+    def forward(self, x):
+        return super().forward(x)[..., :8, :8]
+
+
+class RemembersTheFirstSize(Right):
+    size = None
+
+    def forward(self, x):
+        self.size = self.size or x.shape[2:]
+        return F.interpolate(super().forward(x), self.size)
+
+
+class ReturnsItsGateToo(Right):
+    def forward(self, x):
+        return super().forward(x), self.gate(x)
+
+
+class DividesByTheSpread(Right):
+    def forward(self, x):
+        y = super().forward(x)
+        return y / (y - y.mean((2, 3), keepdim=True)).norm(dim=(2, 3), keepdim=True)  # 0/0 where the map is 1×1
+
+
+class NormalisesOverTheBatch(Right):
+    def __init__(self, channels, groups=2):
+        super().__init__(channels, groups)
+        self.bn = nn.BatchNorm1d(channels)
+
+    def gate(self, x):
+        return self.bn(self.linear(x.mean((2, 3)))).sigmoid()[:, :, None, None]
+
+
+class MixesImages(Right):
+    def gate(self, x):
+        return super().gate(x).mean(0, keepdim=True)
+
+
+class ChangesItsInput(Right):
+    def forward(self, x):
+        with torch.no_grad():
+            x.mul_(1.01)
+        return super().forward(x)
+
+
+class EndsInASigmoid(Right):
+    def forward(self, x):
+        return (x + self.gate(x)).sigmoid()  # the backward of sigmoid reads its output
+
+
+class ReturnsItsInput(Right):
+    def forward(self, x):
+        return x
+
+
+class KeepsItsGate(Right):
+    def gate(self, x):
+        self.last = super().gate(x).detach()
+        return self.last
+
+
+class CollectsItsGates(Right):
+    def __init__(self, channels, groups=2):
+        super().__init__(channels, groups)
+        self.gates = []
+
+    def gate(self, x):
+        self.gates.append(super().gate(x).detach())
+        return self.gates[-1]
+
+
+class HidesItsInput(Right):
+    def forward(self, x):
+        self.again = lambda: x
+        return super().forward(x)
+
+
+class CountsItsCalls(Right):
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x) * (1 + 1e-6 * self.calls)
+
+
+class MovesABufferInEval(Right):
+    def __init__(self, channels, groups=2):
+        super().__init__(channels, groups)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x)
+
+
+class DropsOutInEval(Right):
+    def forward(self, x):
+        return F.dropout(super().forward(x), 0.1, training=True)
+
+
+class PromotesToFloat32(Right):
+    def forward(self, x):
+        return super().forward(x) * torch.ones(x.shape[-1], dtype=torch.float32)
+
+
+class FollowsAutocast(Right):
+    def forward(self, x):
+        scale = self.linear.weight[:, :1, None, None]
+        return F.conv2d(super().forward(x), scale, groups=x.shape[1])
+
+
+class NeedsContiguousMaps(Right):
+    def gate(self, x):
+        rows = x.view(len(x), -1).view(*x.shape[:2], -1)
+        return self.linear(rows.mean(2)).sigmoid()[:, :, None, None]
+
+
+class ReadsMemoryInOrder(Right):
+    def forward(self, x):
+        return super().forward(x).as_strided(x.shape, torch.empty(x.shape).stride())
+
+
+class HidesItsLayer(Right):
+    def __init__(self, channels, groups=2):
+        super().__init__(channels, groups)
+        self.layers = [nn.Linear(channels, channels, dtype=torch.float64)]
+
+    def gate(self, x):
+        return self.layers[0](x.mean((2, 3))).sigmoid()[:, :, None, None]
+
+
+class HoldsAPlainTensor(Right):
+    def __init__(self, channels, groups=2):
+        super().__init__(channels, groups)
+        self.temperature = torch.ones(())
+
+    def gate(self, x):
+        return super().gate(x * self.temperature)
+
+
+class MakesItsLayerLate(Right):
+    def gate(self, x):
+        if not hasattr(self, "late"):
+            self.late = nn.Linear(x.shape[1], x.shape[1], dtype=x.dtype)
+        return self.late(x.mean((2, 3))).sigmoid()[:, :, None, None]
+
+
+class LeavesAParameterOut(Right):
+    def __init__(self, channels, groups=2):
+        super().__init__(channels, groups)
+        self.scale = nn.Parameter(torch.ones(()))
+
+
+class HasADeadParameter(Right):
+    def __init__(self, channels, groups=2):
+        super().__init__(channels, groups)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def gate(self, x):
+        return super().gate(x) + 0 * self.scale
+
+
+class StopsTheGradientOfTheGate(Right):
+    def gate(self, x):
+        return super().gate(x.detach())
+
+
+class _TenPercentOff(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 1
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 1.1 * gradient
+
+
+class HasAWrongBackward(Right):
+    def gate(self, x):
+        return _TenPercentOff.apply(super().gate(x))
+
+
+class IsWrongInTrainAlone(Right):
+    def gate(self, x):
+        return super().gate(x.detach() if self.training else x)
+
+
+class HasOneParameterMore(Right):
+    def __init__(self, channels, groups=2):
+        super().__init__(channels, groups)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def gate(self, x):
+        return super().gate(x * self.scale)
+
+
+class AcceptsAnything(Right):
+    def __init__(self, channels, groups=2):
+        super().__init__(channels, 1)
+
+
+class RefusesTooMuch(Right):
+    def __init__(self, channels, groups=2):
+        super().__init__(channels, groups)
+        if channels < 4:
+            raise ValueError("at least 4 channels")
+
+
+class GatesUpToTwo(Right):
+    def gate(self, x):
+        return 2 * super().gate(x)
+
+
+class ShowsNoGate(Right):
+    def forward(self, x):
+        return x * self.gate(x).to(x.dtype)
+
+    def __init__(self, channels, groups=2):
+        super().__init__(channels, groups)
+        del self.tap
+
+
+class SaysItIsNeutral(Right):
+    spec = replace(SPEC, neutral=True)
+
+
+class IsNeutralInEvalAlone(Right):
+    spec = replace(SPEC, neutral=True)
+
+    def forward(self, x):
+        return super().forward(x) if self.training else x * 1
+
+
+class IsNeutralAndSilent(Right):
+    def __init__(self, channels, groups=2):
+        super().__init__(channels, groups)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def gate(self, x):
+        return super().gate(x) * 2
+
+
+class LooksAtThePlace(Right):
+    def forward(self, x):
+        return super().forward(x) * torch.linspace(1, 2, x.shape[-1], dtype=x.dtype)
+
+
+class LooksAtNeighbours(Right):
+    """A mean over rows alone commutes with flips, not with permutations: SPEC says too much."""
+
+    def gate(self, x):
+        return super().gate(x).mul(x.mean(2, keepdim=True).sigmoid())
+
+
+class SaysTooLittle(Right):
+    spec = replace(SPEC, equivariant=("flip", "transpose"))
+
+
+class CannotBePickled(Right):
+    def __init__(self, channels, groups=2):
+        super().__init__(channels, groups)
+        self.activation = lambda x: x.sigmoid()
+
+
+class KeepsItsDrawOutOfTheState(Right):
+    def __init__(self, channels, groups=2):
+        super().__init__(channels, groups)
+        self.temperature = torch.rand(()).item()
+
+    def gate(self, x):
+        return super().gate(x) ** self.temperature
+
+
+class IgnoresItsParameters(Right):
+    def gate(self, x):
+        return x.mean((2, 3), keepdim=True).sigmoid()
+
+
+class HasItsOwnDice(Right):
+    dice = itertools.count()
+
+    def __init__(self, channels, groups=2):
+        super().__init__(channels, groups)
+        nn.init.constant_(self.linear.weight, math.sin(next(self.dice)))
+
+
+BROKEN = {
+    Crops: ("keeps_shape", "(2, 64, 4, 9) comes out as (2, 64, 4, 8)"),
+    RemembersTheFirstSize: ("keeps_shape", "(2, 64, 1, 1) comes out as (2, 64, 7, 5)"),
+    ReturnsItsGateToo: ("keeps_shape", "returns tuple"),
+    DividesByTheSpread: ("keeps_shape", "(2, 64, 1, 1) comes out with values that are not finite"),
+    NormalisesOverTheBatch: ("takes_one_image", "Expected more than 1 value per channel"),
+    MixesImages: ("treats_images_apart", "an image alone and in a batch of 3 differ"),
+    ChangesItsInput: ("leaves_its_input_alone", "changes its input in eval"),
+    EndsInASigmoid: ("lets_its_output_be_changed", "modified by an inplace operation"),
+    ReturnsItsInput: ("lets_its_output_be_changed", "its output is its input"),
+    KeepsItsGate: ("keeps_nothing_between_calls", "leaves a tensor in last"),
+    CollectsItsGates: ("keeps_nothing_between_calls", "leaves a tensor in gates"),
+    HidesItsInput: ("keeps_nothing_between_calls", "is kept alive"),
+    CountsItsCalls: ("answers_the_same_twice", "another output the second time"),
+    MovesABufferInEval: ("answers_the_same_twice", "changes calls"),
+    DropsOutInEval: ("leaves_the_generator_alone", "draws from the global generator"),
+    PromotesToFloat32: ("keeps_dtype", "torch.bfloat16 comes out as torch.float32"),
+    FollowsAutocast: ("keeps_dtype", "torch.float32 comes out as torch.bfloat16 under autocast"),
+    NeedsContiguousMaps: ("takes_channels_last", "view size is not compatible"),
+    ReadsMemoryInOrder: ("takes_channels_last", "differs by"),
+    HidesItsLayer: ("registers_every_parameter", "no registered parameter"),
+    HoldsAPlainTensor: ("registers_every_parameter", "temperature: a tensor that is neither"),
+    MakesItsLayerLate: ("registers_every_parameter", "adds late.bias, late.weight"),
+    LeavesAParameterOut: ("reaches_every_parameter", "scale takes no part"),
+    HasADeadParameter: ("reaches_every_parameter", "gradient of scale is zero"),
+    StopsTheGradientOfTheGate: ("has_true_gradients", "along a random direction of input"),
+    HasAWrongBackward: ("has_true_gradients", "in eval"),
+    IsWrongInTrainAlone: ("has_true_gradients", "in train"),
+    HasOneParameterMore: ("has_the_parameters_it_states", "4161 parameters at 64 channels; SPEC's formula gives 4160"),
+    AcceptsAnything: ("refuses_what_it_states", "channels = 1 lies outside 'C % groups == 0' and is accepted"),
+    RefusesTooMuch: ("refuses_what_it_states", "channels = 2 lies inside all limits and is refused"),
+    GatesUpToTwo: ("keeps_its_gate_in_range", "not in (0.0, 1.0)"),
+    ShowsNoGate: ("keeps_its_gate_in_range", "no module called `tap`"),
+    SaysItIsNeutral: ("is_neutral_as_stated", "changes its input in eval and train"),
+    IsNeutralInEvalAlone: ("is_neutral_as_stated", "changes its input in train"),
+    IsNeutralAndSilent: ("is_neutral_as_stated", "SPEC does not say neutral"),
+    LooksAtThePlace: ("commutes_as_stated", "SPEC says it commutes with permutation"),
+    LooksAtNeighbours: ("commutes_as_stated", "SPEC says it commutes with permutation"),
+    SaysTooLittle: ("commutes_as_stated", "it commutes with permutation, and SPEC does not say so"),
+    CannotBePickled: ("survives_copying", "pickle"),
+    KeepsItsDrawOutOfTheState: ("survives_copying", "a new module with the state loaded gives another output"),
+    IgnoresItsParameters: ("survives_copying", "two modules with different parameters give the same output"),
+    HasItsOwnDice: ("is_drawn_by_the_seed", "starts with different values"),
+}
+
+
+def _record(module, promise):
+    return next(record for record in check(module, module.spec) if record.promise == promise)
+
+
+def test_a_right_module_keeps_every_promise():
+    assert {record.status for record in check(Right, SPEC)} == {"passed"}
+
+
+def test_every_promise_has_a_breaker():
+    assert {promise for promise, _ in BROKEN.values()} == {promise.__name__ for promise in PROMISES}
+
+
+@pytest.mark.parametrize("module", BROKEN, ids=lambda module: module.__name__)
+def test_the_breaker_is_caught(module):
+    promise, reason = BROKEN[module]
+    record = _record(module, promise)
+    assert record.status == "failed"
+    assert reason in record.reason
