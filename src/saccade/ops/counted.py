@@ -14,7 +14,7 @@ _Args = ParamSpec("_Args")
 _Result = TypeVar("_Result")
 
 
-def counted(macs: Callable[_Args, int]) -> Callable[[Callable[_Args, _Result]], Callable[_Args, _Result]]:
+def counted(macs: Callable[..., int]) -> Callable[[Callable[_Args, _Result]], Callable[_Args, _Result]]:
     """Decorate an operator with the multiply-adds of one call, a function of the operator's own arguments.
 
     The operator then answers torch's override protocol, as ``torch.nn.functional`` does: ``saccade.cost`` sees the

@@ -28,6 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from saccade.ops.counted import counted
+
 __all__ = ["deform_conv2d", "deform_conv2d_definition"]
 
 _ROWS_CPU = 4096
@@ -58,6 +60,14 @@ class _Geometry(NamedTuple):
         return self.out[0] * self.out[1]
 
 
+def _macs(input: Tensor, offset: Tensor, weight: Tensor, *_: Any, **__: Any) -> int:
+    """Multiply-adds of one call: one for each product of the kernel, four for each bilinear sample."""
+    batch, _, height, width = offset.shape
+    samples = input.shape[1] * weight.shape[2] * weight.shape[3]
+    return batch * height * width * (weight.numel() + 4 * samples)
+
+
+@counted(_macs)
 def deform_conv2d(
     input: Tensor,
     offset: Tensor,
@@ -108,6 +118,7 @@ def deform_conv2d(
     return _DeformConv2d.apply(input, offset, mask, weight, bias, geometry)
 
 
+@counted(_macs)
 def deform_conv2d_definition(
     input: Tensor,
     offset: Tensor,
