@@ -92,18 +92,23 @@ def command(
     try:
         with Screen(err=as_json) as screen:
             outcomes = execute(study, slots, device, screen)
-            screen.say("measuring what each arm costs, writing the report")
-            report = _conclude(study)
+            report = None
+            if any(outcome.status != "failed" for outcome in outcomes):
+                screen.say("measuring what each arm costs, writing the report")
+                from saccade.study.report import write_report  # imports torch: not before the runs
+
+                report = write_report(study.folder)
     except KeyboardInterrupt:
         click.echo(f"stopped; the same command goes on in {study.folder}", err=True)
         raise
-    results = json.loads((study.folder / "results.json").read_text(encoding="utf-8"))
-    if as_json:
-        click.echo(json.dumps(results, indent=1))
-    else:
-        screen.show(results)
+    if report is not None and not as_json:
+        screen.show(json.loads((study.folder / "results.json").read_text(encoding="utf-8")))
         click.echo(f"\n{report}")
-    if any(outcome.status == "failed" for outcome in outcomes):
+    elif report is not None:
+        click.echo((study.folder / "results.json").read_text(encoding="utf-8"), nl=False)
+    failed = sum(outcome.status == "failed" for outcome in outcomes)
+    if failed:
+        click.echo(f"{failed} of {len(outcomes)} runs failed; the same command tries them again", err=True)
         ctx.exit(1)
 
 
@@ -200,13 +205,3 @@ def _study(base: Recipe, arms: Any, seeds: tuple[int, ...], margin: float, out: 
             raise
         return study
     raise AssertionError("count(1) has no end")
-
-
-def _conclude(study: Study) -> Path:
-    """Costs, results and report of a study whose runs have ended."""
-    from saccade.study.report import write_report
-    from saccade.study.results import measure_costs, write_results
-
-    measure_costs(study.folder)
-    write_results(study.folder)
-    return write_report(study.folder)

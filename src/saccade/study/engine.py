@@ -125,22 +125,24 @@ def execute(
             stack.enter_context(hold(study.folder / ".lock"))
         outcomes = {run.folder: Outcome(run, "skipped", done) for run in study.runs() if (done := run.finished)}
         todo = [run for run in study.runs() if run.folder not in outcomes]
-        if todo:
-            threads = study.base.training.threads
-            workers: list[_Worker] = []
-            stack.callback(lambda: [worker.end() for worker in workers])
-            wanted = min(slots or slots_for(threads, device) or 1, len(todo))
-            workers.extend(_Worker(slot, threads, train) for slot in range(wanted))
-            say({"event": "check"})
-            devices = _check(workers[0], study, device, check, say)
-            if not begun:
-                study.write()
-                stack.enter_context(hold(study.folder / ".lock"))
-            wanted = slots or (len(devices) if devices != ["cpu"] else max(1, cores() // threads))
-            workers.extend(_Worker(slot, threads, train) for slot in range(len(workers), min(wanted, len(todo))))
-            say({"event": "study", "runs": len(study.runs()), "finished": len(outcomes), "slots": len(workers)})
-            for outcome in _do(todo, workers, devices, train, say):
-                outcomes[outcome.run.folder] = outcome
+        if not todo:
+            say({"event": "study", "runs": len(outcomes), "finished": len(outcomes), "slots": 0})
+            return [outcomes[run.folder] for run in study.runs()]
+        threads = study.base.training.threads
+        workers: list[_Worker] = []
+        stack.callback(lambda: [worker.end() for worker in workers])
+        wanted = min(slots or slots_for(threads, device) or 1, len(todo))
+        workers.extend(_Worker(slot, threads, train) for slot in range(wanted))
+        say({"event": "check"})
+        devices = _check(workers[0], study, device, check, say)
+        if not begun:
+            study.write()
+            stack.enter_context(hold(study.folder / ".lock"))
+        wanted = slots or (len(devices) if devices != ["cpu"] else max(1, cores() // threads))
+        workers.extend(_Worker(slot, threads, train) for slot in range(len(workers), min(wanted, len(todo))))
+        say({"event": "study", "runs": len(study.runs()), "finished": len(outcomes), "slots": len(workers)})
+        for outcome in _do(todo, workers, devices, train, say):
+            outcomes[outcome.run.folder] = outcome
     return [outcomes[run.folder] for run in study.runs()]
 
 

@@ -258,11 +258,11 @@ def shipped(name: str) -> Recipe:
         UserError: there is no such recipe.
     """
     package = Path(__file__).parents[1]
-    homes = [home for home in (package / "recipes", package.parents[1] / "recipes") if home.is_dir()]
-    known = sorted({path.stem for home in homes for path in home.glob("*.toml")})
+    home = next(place for place in (package / "recipes", package.parents[1] / "recipes") if place.is_dir())
+    known = sorted(path.stem for path in home.glob("*.toml"))
     if name not in known:
         raise UserError(f"no recipe is called {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
-    return Recipe.load(next(p for home in homes if (p := home / f"{name}.toml").exists()))
+    return Recipe.load(home / f"{name}.toml")
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,0 +1,80 @@
+"""Stands in for ``saccade.training`` in tests of the engine: fast, without torch, and it can misbehave on request.
+
+What a run does is written in its recipe: ``data.options.act`` is one of the acts below, for the arm and seed that
+``data.options.arm`` and ``data.options.seed`` name (all where they are absent).
+"""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+
+def check(recipes, device, notify):
+    notify({"event": "data", "description": f"{len(recipes)} arms on {device}"})
+    return {"devices": ["cpu"]}
+
+
+def check_two_devices(recipes, device, notify):
+    return {"devices": ["cuda:0", "cuda:1"]}
+
+
+def refuse(recipes, device, notify):
+    from saccade.errors import UserError
+
+    raise UserError("class 'dog' is empty")
+
+
+def crash(recipes, device, notify):
+    raise ZeroDivisionError("a bug of ours")
+
+
+def die(recipes, device, notify):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train(recipe, folder, *, device, notify):
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.toml").write_text(recipe.to_toml())
+    attempt = _count(folder)
+    notify({"event": "start", "epochs": 2, "steps": 3})
+    options, arm = recipe.data.options, recipe.attention.mechanism
+    if options.get("arm", arm) == arm and options.get("seed", recipe.training.seed) == recipe.training.seed:
+        _act(options.get("act"), folder, attempt)
+    result = {
+        "top1": 90.0 + recipe.training.seed,
+        "test_loss": 0.5,
+        "seconds": 0.1,
+        "parameters": 7,
+        "diverged": {"epoch": 1, "message": "the loss of epoch 1 is nan"} if options.get("act") == "diverge" else None,
+        "process": os.getpid(),
+        "threads": os.environ["OMP_NUM_THREADS"],
+        "device": device,
+    }
+    notify({"event": "epoch", "epoch": 2, "test_top1": result["top1"]})
+    (folder / "done.json").write_text(json.dumps(result))
+    return result
+
+
+def _count(folder):
+    path = folder / "attempts"
+    attempts = int(path.read_text()) + 1 if path.exists() else 1
+    path.write_text(str(attempts))
+    return attempts
+
+
+def _act(act, folder, attempt):
+    if act == "raise":
+        raise ValueError("no luck")
+    if act == "die" or (act == "die once" and attempt == 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if act == "leave a child":
+        if os.fork() == 0:  # holds the worker's end of the pipe, as a data loader would
+            time.sleep(8)
+            os._exit(0)
+        os._exit(3)
+    if act == "wait":
+        (folder / "process").write_text(str(os.getpid()))
+        time.sleep(60)

@@ -1,0 +1,221 @@
+"""The local engine, with a training that is fast and can misbehave."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from saccade import Recipe, UserError
+from saccade.study import engine
+from saccade.study.plan import Study, arms
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(HERE))
+
+
+def study(folder, seeds=(0, 1), threads=1, **options):
+    recipe = Recipe().having({"data.options": options, "training.threads": threads})
+    return Study(recipe, arms(["se", "das"]), seeds, folder)
+
+
+def execute(plan, slots=1, **more):
+    events = []
+    more = {"train": "fake_training:train", "check": "fake_training:check"} | more
+    return engine.execute(plan, slots, "cpu", events.append, **more), events
+
+
+def names(outcomes, status):
+    return [(o.run.arm.name, o.run.seed) for o in outcomes if o.status == status]
+
+
+def everything(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+def test_every_run_is_done_and_told_in_order(tmp_path):
+    outcomes, events = execute(study(tmp_path / "s", threads=3))
+    assert [o.status for o in outcomes] == ["done"] * 6
+    assert [o.result["top1"] for o in outcomes] == [90, 90, 90, 91, 91, 91]
+    assert {o.result["threads"] for o in outcomes} == {"3"}
+    assert len({o.result["process"] for o in outcomes}) == 1, "a worker lives as long as the study"
+    assert [e["event"] for e in events[:3]] == ["check", "data", "study"]
+    assert events[1]["description"] == "3 arms on cpu"
+    assert events[2] == {"event": "study", "runs": 6, "finished": 0, "slots": 1}
+    begun = [(e["seed"], e["arm"]) for e in events if e["event"] == "begin"]
+    assert begun == [(seed, arm) for seed in (0, 1) for arm in ("none", "se", "das")]
+    assert [e["event"] for e in events[3:7]] == ["begin", "start", "epoch", "end"]
+    assert events[5] == {"event": "epoch", "epoch": 2, "test_top1": 90.0, "slot": 0, "arm": "none", "seed": 0}
+    assert Study.open(tmp_path / "s") == study(tmp_path / "s", threads=3)
+
+
+def test_two_slots_are_two_processes_and_take_devices_in_turn(tmp_path):
+    outcomes, events = execute(study(tmp_path / "s"), slots=None, check="fake_training:check_two_devices")
+    assert {e["slot"] for e in events if "slot" in e} == {0, 1}
+    assert len({(o.result["process"], o.result["device"]) for o in outcomes}) == 2
+    assert {o.result["device"] for o in outcomes} == {"cuda:0", "cuda:1"}
+
+
+def test_the_same_study_again_does_nothing(tmp_path):
+    execute(study(tmp_path / "s"))
+    before = everything(tmp_path)
+    outcomes, events = execute(study(tmp_path / "s"))
+    assert [o.status for o in outcomes] == ["skipped"] * 6
+    assert outcomes[5].result["top1"] == 91
+    assert [e["event"] for e in events] == ["study"]
+    assert everything(tmp_path) == before
+
+
+def test_only_what_is_missing_is_done(tmp_path):
+    execute(study(tmp_path / "s"))
+    (tmp_path / "s/se/seed1/done.json").unlink()
+    strange = tmp_path / "s/das/seed0/recipe.toml"
+    strange.write_text(strange.read_text().replace("epochs = 10", "epochs = 11"))
+    outcomes, events = execute(study(tmp_path / "s"))
+    assert names(outcomes, "done") == [("das", 0), ("se", 1)]
+    assert [e["finished"] for e in events if e["event"] == "study"] == [4]
+
+
+def test_a_run_that_raises_is_recorded_and_the_others_go_on(tmp_path):
+    outcomes, events = execute(study(tmp_path / "s", act="raise", arm="se", seed=0))
+    assert names(outcomes, "failed") == [("se", 0)]
+    assert len(names(outcomes, "done")) == 5
+    record = json.loads((tmp_path / "s/se/seed0/failed.json").read_text())
+    assert record["reason"] == "ValueError: no luck"
+    assert "fake_training.py" in record["traceback"]
+    (end,) = (e for e in events if e["event"] == "end" and e["status"] == "failed")
+    assert (end["arm"], end["reason"]) == ("se", "ValueError: no luck")
+    again, _ = execute(study(tmp_path / "s", act="raise", arm="se", seed=0))
+    assert names(again, "failed") == [("se", 0)], "what failed is tried again"
+    assert len(names(again, "skipped")) == 5
+
+
+def test_a_process_that_dies_once_is_replaced_and_its_run_done(tmp_path):
+    outcomes, events = execute(study(tmp_path / "s", act="die once", arm="se", seed=0))
+    assert [o.status for o in outcomes] == ["done"] * 6
+    assert [e["attempt"] for e in events if e["event"] == "begin" and (e["arm"], e["seed"]) == ("se", 0)] == [1, 2]
+    assert not (tmp_path / "s/se/seed0/failed.json").exists()
+    assert len({o.result["process"] for o in outcomes}) == 2
+
+
+def test_a_run_whose_process_always_dies_is_recorded(tmp_path):
+    outcomes, _ = execute(study(tmp_path / "s", act="die", arm="das", seed=0), slots=2)
+    assert names(outcomes, "failed") == [("das", 0)]
+    assert len(names(outcomes, "done")) == 5
+    assert "killed by SIGKILL" in json.loads((tmp_path / "s/das/seed0/failed.json").read_text())["reason"]
+    assert (tmp_path / "s/das/seed0/attempts").read_text() == str(engine.ATTEMPTS)
+
+
+def test_a_death_is_noticed_though_a_child_holds_the_pipe(tmp_path):
+    begun = time.monotonic()
+    outcomes, _ = execute(study(tmp_path / "s", (0,), act="leave a child", arm="se"))
+    assert names(outcomes, "failed") == [("se", 0)]
+    assert "exit code 3" in outcomes[1].reason
+    assert time.monotonic() - begun < 6, "did not wait for the child"
+
+
+def test_a_diverged_run_is_done_but_said_so(tmp_path):
+    outcomes, _ = execute(study(tmp_path / "s", (0,), act="diverge"))
+    assert {o.status for o in outcomes} == {"diverged"}
+    again, _ = execute(study(tmp_path / "s", (0,), act="diverge"))
+    assert {o.status for o in again} == {"skipped"}
+
+
+def test_what_the_check_finds_is_an_error_and_nothing_is_written(tmp_path):
+    with pytest.raises(UserError, match="class 'dog' is empty"):
+        execute(study(tmp_path / "s"), check="fake_training:refuse")
+    with pytest.raises(RuntimeError, match="a bug of ours"):
+        execute(study(tmp_path / "s"), check="fake_training:crash")
+    with pytest.raises(RuntimeError, match="killed by SIGKILL"):
+        execute(study(tmp_path / "s"), check="fake_training:die")
+    with pytest.raises(UserError, match="slots = 0"):
+        execute(study(tmp_path / "s"), slots=0)
+    assert everything(tmp_path) == {}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="looks for processes as POSIX does")
+class TestProcesses:
+    """A study in a process of its own, which is then ended from outside."""
+
+    CODE = """
+import sys
+sys.path.insert(0, {here!r})
+from saccade import Recipe
+from saccade.study.engine import execute
+from saccade.study.plan import Study, arms
+recipe = Recipe().having({{"data.options": {{"act": "wait"}}}})
+execute(Study(recipe, arms(["se"]), (0,), {folder!r}), 1, train="fake_training:train", check="fake_training:check")
+"""
+
+    @pytest.fixture
+    def running(self, tmp_path):
+        """The folder of a study in the midst of its first run, its process, and the id of its worker."""
+        code = self.CODE.format(here=str(HERE), folder=str(tmp_path / "s"))
+        parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, start_new_session=True)
+        told = tmp_path / "s/none/seed0/process"
+        assert _within(20, lambda: told.exists() and told.read_text() != ""), parent.stderr.read1()
+        yield tmp_path / "s", parent, int(told.read_text())
+        parent.kill()
+        parent.communicate()
+
+    def test_workers_die_with_a_killed_parent(self, running):
+        _, parent, worker = running
+        assert _alive(worker)
+        os.kill(parent.pid, signal.SIGKILL)
+        assert _within(5, lambda: not _alive(worker))
+
+    def test_an_interrupt_ends_workers_at_once(self, running):
+        _, parent, worker = running
+        os.killpg(parent.pid, signal.SIGINT)  # as a terminal sends it, to the worker too
+        assert _within(3, lambda: parent.poll() is not None)
+        assert not _alive(worker)
+        said = parent.stderr.read().decode()
+        assert said.count("Traceback") == 1, said
+        assert "KeyboardInterrupt" in said
+
+    def test_two_processes_never_run_one_study(self, running):
+        folder, _, _ = running
+        plan = Study(Recipe().having({"data.options": {"act": "wait"}}), arms(["se"]), (0,), folder)
+        with pytest.raises(UserError, match="in use by another process"):
+            execute(plan)
+
+    def test_the_parent_imports_no_torch(self):
+        code = "import saccade.study.engine, sys; print({'torch', 'scipy', 'rich'} & set(sys.modules))"
+        assert (
+            subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False).stdout
+            == "set()\n"
+        )
+
+
+def _within(seconds, condition):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _alive(process):
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        if Path("/proc").exists():
+            return False
+        return subprocess.run(["ps", "-p", str(process)], capture_output=True, check=False).returncode == 0
+    return state not in "ZX"
+
+
+def test_cores_are_at_least_one_and_slots_follow_threads():
+    assert engine.cores() >= 1
+    assert engine.slots_for(1, "cpu") == engine.cores()
+    assert engine.slots_for(10_000, "cpu") == 1
+    assert engine.slots_for(1, "cuda") is None
