@@ -1,0 +1,275 @@
+"""Folders of images: one folder for each class, every image opened before anything is trained.
+
+Understood are
+
+* ``train/CLASS/…`` beside ``test/CLASS/…`` (``training`` for the first; ``val``, ``valid`` or ``validation`` for the
+  second; where a test and a validation part both exist the test part is scored, and the other is not touched);
+* ``CLASS/…`` alone, of which ``test_part`` is held back from every class, drawn by ``split_seed``.
+
+Images lie at any depth below their class, with the endings of torchvision's ``ImageFolder``. They are turned as their
+EXIF says, made RGB (grey ones too; 16-bit grey keeps its upper byte), resized so that the short side fits, and cut to
+the square in the middle. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import torch
+import torchvision
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from saccade.data.augment import generator
+from saccade.data.files import Files, Notify, check, common_size
+from saccade.data.split import ImageSet, Split, colours
+from saccade.errors import UserError, did_you_mean
+from saccade.recipe import Data
+
+__all__ = ["Survey", "open_folder", "survey"]
+
+SIZE = 224
+"""Side of the images where neither the recipe nor the images themselves say one."""
+CACHE = 2**30
+"""Bytes of decoded images that are kept; of a larger set each image is read when it is asked for."""
+
+_TRAIN = ("train", "training")
+_TEST = ("test", "val", "valid", "validation")
+_PACKED = (".pkl", ".pickle", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".parquet", ".pt", ".tar", ".gz", ".zip")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What lies in a folder, seen without opening an image.
+
+    Attributes:
+        root: the folder.
+        parts: name of a part (its folder's; ``""`` where there are only class folders) to class to files.
+        problems: sentences on what would be refused.
+    """
+
+    root: Path
+    parts: dict[str, dict[str, list[Path]]]
+    problems: list[str]
+
+
+def survey(root: Path) -> Survey:
+    """The parts, classes and files of a folder.
+
+    Raises:
+        UserError: there is no such folder, or nothing in it is a folder of images.
+    """
+    if not root.is_dir():
+        raise UserError(_missing(root))
+    folders = {path.name: path for path in _subfolders(root)}
+    parts = {
+        kind: next((folders[n] for name in names for n in folders if n.lower() == name), None)
+        for kind, names in (("train", _TRAIN), ("test", _TEST))
+    }
+    train, test = parts["train"], parts["test"]
+    problems = []
+    if train and test:
+        found = {path.name: _classes(path) for path in (train, test)}
+    elif (only := train or test) and (test or len(folders) > 1):
+        wanted = _TEST if train else _TRAIN
+        others = [name for name in folders if name != only.name]
+        near = next(filter(None, (did_you_mean(name, wanted) for name in others)), "")
+        beside = f"; beside it are {', '.join(others[:5])}.{near}" if others else "."
+        raise UserError(
+            f"{root} has a part {only.name!r} and none called {' or '.join(wanted)}{beside} "
+            "Give both parts, or class folders alone."
+        )
+    else:
+        found = {train.name if train else "": _classes(train or root)}
+    if not any(files for classes in found.values() for files in classes.values()):
+        raise UserError(_no_images(root))
+    for name, classes in found.items():
+        place = root / name
+        if len(classes) < 2:
+            inside = [path.name for path in _subfolders(place / next(iter(classes)))] if classes else []
+            hint = f" Did you mean {place / next(iter(classes))}?" if len(inside) > 1 else ""
+            problems.append(f"{place} has {len(classes)} class folder(s), at least 2 are needed.{hint}")
+        problems += [f"class {name!r} in {place} is empty" for name, files in classes.items() if not files]
+    if len(found) == 2:
+        for here, there in (tuple(found), tuple(found)[::-1]):
+            for name in found[here].keys() - found[there].keys():
+                problems.append(
+                    f"class {name!r} is in {root / here} but not in {root / there}.{did_you_mean(name, found[there])}"
+                )
+    return Survey(root, found, sorted(problems))
+
+
+def open_folder(spec: Data, notify: Notify | None = None) -> Split:
+    """Training and test images out of the folder ``spec.source``; see the top of this file.
+
+    Args:
+        spec: what to open.
+        notify: receives ``{"event": "check", "done": n, "total": N}`` while images are opened.
+
+    Raises:
+        UserError: the folder, its classes or an image cannot be used; the message names each.
+    """
+    if spec.options:
+        raise UserError(f"data.options: a folder understands none, got {', '.join(spec.options)}")
+    seen = survey(Path(spec.source).expanduser())
+    if seen.problems:
+        raise UserError(_several(f"{seen.root} cannot be used", seen.problems))
+    classes = sorted(next(iter(seen.parts.values())))
+    if len(seen.parts) == 2:
+        train, test = ([part[name] for name in classes] for part in seen.parts.values())
+        how = f"the parts {' and '.join(map(repr, seen.parts))}"
+    else:
+        (part,) = seen.parts.values()
+        train, test = _hold_back({name: part[name] for name in classes}, spec.test_part, spec.split_seed)
+        how = f"{spec.test_part:.0%} of each class held back with seed {spec.split_seed}"
+    train = _subset(train, classes, spec.train_images, spec.split_seed, "train_images")
+    test = _subset(test, classes, spec.test_images, spec.split_seed, "test_images")
+    paths = [path for files in (*train, *test) for path in files]
+    size = spec.size or common_size(paths) or SIZE
+    pictures = _pictures(paths, size, notify)
+    count = sum(map(len, train))
+    train_pictures, test_pictures = pictures[:count], pictures[count:]
+    mean, std = colours(train_pictures)
+    return Split(
+        train=ImageSet(train_pictures, _labels(train), mean, std, spec.augment),
+        test=ImageSet(test_pictures, _labels(test), mean, std),
+        classes=classes,
+        channels=3,
+        size=size,
+        mean=mean,
+        std=std,
+        description=(
+            f"folder {seen.root}: {count} training and {len(paths) - count} test images of {len(classes)} classes, "
+            f"{size}×{size} pixels, {how}"
+        ),
+    )
+
+
+def _pictures(paths: list[Path], size: int, notify: Notify | None) -> Any:
+    """The checked pictures: a tensor (N, 3, size, size) where that fits, else their files.
+
+    Raises:
+        UserError: some cannot be read; the first are named with the reason.
+    """
+    fits = len(paths) * 3 * size * size <= CACHE
+    kept = torch.empty(len(paths) if fits else 0, 3, size, size, dtype=torch.uint8)
+    broken = []
+    for i, pixels in enumerate(check(paths, size, notify)):
+        if isinstance(pixels, str):
+            broken.append(f"{paths[i]} {pixels}")
+        elif fits:
+            kept[i] = torch.from_numpy(pixels)
+    if broken:
+        raise UserError(_several(f"{len(broken)} of {len(paths)} images cannot be used", broken))
+    return kept if fits else Files(paths, size)
+
+
+def _hold_back(part: dict[str, list[Path]], test_part: float, seed: int) -> tuple[list[list[Path]], list[list[Path]]]:
+    """Training and test files of each class; every class keeps at least one on either side.
+
+    Raises:
+        UserError: a class has a single image.
+    """
+    train, test = [], []
+    for name, files in part.items():
+        if len(files) < 2:
+            raise UserError(f"class {name!r} has 1 image; at least one to train on and one to test on are needed")
+        count = min(max(1, round(test_part * len(files))), len(files) - 1)
+        held_back, kept = _draw(files, count, seed, name, "hold back")
+        train.append(kept)
+        test.append(held_back)
+    return train, test
+
+
+def _subset(
+    part: list[list[Path]], classes: list[str], at_most: int | None, seed: int, option: str
+) -> list[list[Path]]:
+    """At most so many files, the same number for each class as far as they reach.
+
+    Raises:
+        UserError: there are more classes than images are asked for.
+    """
+    if at_most is None or sum(map(len, part)) <= at_most:
+        return part
+    if at_most < len(part):
+        raise UserError(f"data.{option} = {at_most} is less than one image for each of {len(part)} classes")
+    left, shares = at_most, [0] * len(part)
+    by_size = sorted(range(len(part)), key=lambda n: (len(part[n]), n))
+    for done, n in enumerate(by_size):  # the small classes first: what they lack goes to the others
+        shares[n] = min(len(part[n]), left // (len(part) - done))
+        left -= shares[n]
+    return [
+        _draw(files, share, seed, name, option)[0] for files, share, name in zip(part, shares, classes, strict=True)
+    ]
+
+
+def _draw(files: list[Path], count: int, seed: int, name: str, purpose: str) -> tuple[list[Path], list[Path]]:
+    """``count`` of the files and the rest, each in the order of names; more holds fewer."""
+    order = torch.randperm(len(files), generator=generator(seed, crc32(name.encode()), crc32(purpose.encode())))
+    drawn = set(order[:count].tolist())
+    return [f for i, f in enumerate(files) if i in drawn], [f for i, f in enumerate(files) if i not in drawn]
+
+
+def _labels(part: list[list[Path]]) -> list[int]:
+    return [label for label, files in enumerate(part) for _ in files]
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
+
+
+def _classes(part: Path) -> dict[str, list[Path]]:
+    """Class to its images, at any depth below it, in the order of their paths."""
+    return {
+        folder.name: sorted(
+            Path(where, name)
+            for where, _, names in os.walk(folder, followlinks=True)
+            for name in names
+            if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
+        )
+        for folder in _subfolders(part)
+    }
+
+
+def _missing(root: Path) -> str:
+    """Why ``root`` is no folder, and what may have been meant."""
+    if root.exists():
+        return f"{root} is a file; a folder with one folder of images for each class is needed"
+
+    name = next((n for n in torchvision.datasets.__all__ if n.lower() == root.name.lower()), None)
+    if name:
+        return (
+            f"there is no folder {root}. {name} is a data set of torchvision: nothing is downloaded or unpickled here; "
+            f"{_CONVERT}"
+        )
+    siblings = [path.name for path in _subfolders(root.parent)] if root.parent.is_dir() else []
+    return (
+        f"there is no folder {root}.{did_you_mean(root.name, [*siblings, 'digits'])} data.source is digits or a folder."
+    )
+
+
+_CONVERT = (
+    "write its images as FOLDER/train/CLASS/NAME.png and FOLDER/test/CLASS/NAME.png, in Python: "
+    "for i, (image, label) in enumerate(dataset): image.save(folder / dataset.classes[label] / f'{i}.png')"
+)
+
+
+def _no_images(root: Path) -> str:
+    """Why ``root`` holds nothing to learn from, and what to do about it."""
+    for path in sorted(root.glob("*")) + sorted(root.glob("*/*")):
+        packed = path.suffix.lower() in _PACKED or path.name.endswith("-ubyte")
+        if path.is_file() and (packed or path.name.startswith(("data_batch", "test_batch", "batches.meta"))):
+            inside = path.relative_to(root)
+            return f"{root} holds {inside}, a packed set: nothing is unpacked or unpickled here; {_CONVERT}"
+    loose = sum(path.suffix.lower() in IMG_EXTENSIONS for path in root.glob("*"))
+    found = f"{loose} images lie in it without a class" if loose else f"no image ends in {', '.join(IMG_EXTENSIONS)}"
+    return f"{root} has no class folders with images in them: {found}. One folder for each class is needed."
+
+
+def _several(what: str, sentences: Sequence[str], shown: int = 5) -> str:
+    more = f"; and {len(sentences) - shown} more" if len(sentences) > shown else ""
+    return f"{what}: {'; '.join(sentences[:shown])}{more}"

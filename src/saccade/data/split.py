@@ -1,0 +1,106 @@
+"""What a network learns from and what it is judged by: two image sets that share classes, size and colours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from saccade.data.augment import Key, augment
+
+__all__ = ["ImageSet", "Pictures", "Split", "colours"]
+
+
+class Pictures(Protocol):
+    """Numbered pictures, uint8 (C, H, W), all of one size: a tensor (N, C, H, W) is one, a reader of files another."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> Tensor: ...
+
+
+class ImageSet(Dataset[tuple[Tensor, int]]):
+    """Labelled images, normalised, augmented on request.
+
+    ``images[i]`` is image ``i`` as it is; ``images[seed, epoch, i]`` is augmented by what these three numbers draw.
+    Both give float32 (C, H, W) and the label.
+
+    Args:
+        pictures: the images as they are shown.
+        labels: the class of each.
+        mean: of each channel, for pixels in [0, 1].
+        std: of each channel.
+        augment: names of augmentations, in their order.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        labels: list[int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        augment: Sequence[str] = (),
+    ) -> None:
+        self.pictures = pictures
+        self.labels = labels
+        self.augment = tuple(augment)
+        self._mean = torch.tensor(mean)[:, None, None]
+        self._std = torch.tensor(std)[:, None, None]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: int | tuple[int, int, int]) -> tuple[Tensor, int]:
+        index = key if isinstance(key, int) else key[2]
+        image = self.pictures[index].float() / 255
+        if self.augment and not isinstance(key, int):
+            image = augment(image, self.augment, Key(*key), self._mean)
+        return (image - self._mean) / self._std, self.labels[index]
+
+    def picture(self, i: int) -> Tensor:
+        """Image ``i`` for the eye: uint8 (C, H, W), neither normalised nor augmented."""
+        return self.pictures[i]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Training and test images.
+
+    Attributes:
+        train: augmented where a key asks for it.
+        test: never augmented.
+        classes: their names; a label is a place in this list.
+        channels: 1 or 3.
+        size: side of the square images in pixels.
+        mean: of each channel over the training images, for pixels in [0, 1].
+        std: of each channel.
+        description: what this is, in one sentence for a report.
+    """
+
+    train: ImageSet
+    test: ImageSet
+    classes: list[str]
+    channels: int
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    description: str
+
+
+def colours(pictures: Pictures, at_most: int = 2000) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, of pixels in [0, 1], over up to ``at_most`` evenly spaced images."""
+    count = len(pictures)
+    total = squares = torch.zeros((), dtype=torch.float64)
+    pixels = 0
+    for n in range(min(count, at_most)):
+        image = pictures[n * count // min(count, at_most)].double() / 255
+        total = total + image.sum((1, 2))
+        squares = squares + image.square().sum((1, 2))
+        pixels += image[0].numel()
+    mean = total / pixels
+    std = (squares / pixels - mean.square()).clamp(min=0).sqrt().clamp(min=1 / 255)  # images of one colour have none
+    return tuple(mean.tolist()), tuple(std.tolist())

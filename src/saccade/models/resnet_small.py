@@ -1,0 +1,90 @@
+"""ResNets for small images: timm's own class with a stem that keeps every pixel.
+
+    stem   3×3 convolution, stride 1, no max pool     (B, in_chans, H, W) -> (B, width, H, W)
+    stage  k = 1 … 4, basic blocks, stride 1, 2, 2, 2                     -> (B, width·2^(k−1), H/2^(k−1), W/2^(k−1))
+    head   mean over places, linear                                       -> (B, num_classes)
+
+The stem is that of the CIFAR networks in He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR
+2016, arXiv:1512.03385, section 4.2; four stages and the doubling of widths are those of its ImageNet networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.resnet import BasicBlock, ResNet
+from torch import nn
+
+from saccade.errors import UserError
+
+__all__ = ["ResNetSmall", "resnet10_small"]
+
+default_cfgs = generate_default_cfgs(
+    {
+        "resnet10_small.untrained": {
+            "url": "",
+            "num_classes": 10,
+            "input_size": (3, 32, 32),
+            "pool_size": (4, 4),
+            "crop_pct": 1.0,
+            "interpolation": "bilinear",
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.25, 0.25, 0.25),
+            "first_conv": "conv1",
+            "classifier": "fc",
+            "license": "apache-2.0",
+        }
+    }
+)
+
+
+class ResNetSmall(ResNet):
+    """timm's ResNet of basic blocks on a 3×3 stem.
+
+    Args:
+        layers: blocks in each of the four stages.
+        width: channels of the stem and the first stage, even; each further stage has twice as many.
+        stem_stride: 1 keeps every pixel; 2 quarters the cost of all stages.
+        in_chans: channels of the images.
+        **options: any other option of ``timm.models.resnet.ResNet``.
+
+    Raises:
+        UserError: ``width`` is odd or below 2, or there are not four stages.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int] = (1, 1, 1, 1),
+        width: int = 16,
+        stem_stride: int = 1,
+        in_chans: int = 3,
+        zero_init_last: bool = True,
+        **options: Any,
+    ) -> None:
+        if width < 2 or width % 2:
+            raise UserError(f"width must be even and at least 2, got {width}")
+        if len(layers) != 4:
+            raise UserError(f"layers must give the blocks of four stages, got {list(layers)}")
+        channels = tuple(width * 2**k for k in range(4))
+        # timm's plain stem is 64 wide whatever follows; its deep one is twice ``stem_width``, and is replaced.
+        super().__init__(
+            BasicBlock, tuple(layers), in_chans=in_chans, stem_type="deep", stem_width=width // 2, channels=channels,
+            zero_init_last=zero_init_last, **options,
+        )  # fmt: skip
+        factory = {"device": self.fc.weight.device, "dtype": self.fc.weight.dtype}
+        self.conv1 = nn.Conv2d(in_chans, width, 3, stride=stem_stride, padding=1, bias=False, **factory)
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.maxpool = nn.Identity()
+        # timm counts a stem of stride 2 and a pool of stride 2.
+        stem, *stages = self.feature_info
+        stem["reduction"] = stem_stride
+        for stage in stages:
+            stage["reduction"] = stage["reduction"] // 4 * stem_stride
+
+
+@register_model
+def resnet10_small(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Ten layers with weights: one basic block in each stage, widths 16, 32, 64, 128."""
+    return build_model_with_cfg(ResNetSmall, "resnet10_small", pretrained, **options)
