@@ -1,0 +1,231 @@
+"""Deformable convolution as weighted sums of rows and one matrix product.
+
+With the pixels as rows, (B·H·W, C), a sample is a weighted sum of four rows: an *embedding bag*, for which PyTorch
+has a fused kernel. The convolution is then the product of the (N, K·C) samples of an image, N output pixels and K
+taps, with the kernel. Backward, the products <g, row> of a sample's gradient g with its four rows give the gradients
+of its offset and its mask, and the gradient of the map is again a bag (see ``bags``).
+
+Both passes walk over the batch in slices small enough for the cache. The samples are computed again in the backward
+pass: that costs 2 % of the time and saves K times the memory of the map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from saccade.ops.deform.bags import Bags, regular_grid
+from saccade.ops.deform.definition import deform_conv2d_definition
+from saccade.ops.deform.geometry import Geometry, operand_dtype
+
+__all__ = ["deform_conv2d"]
+
+_SLICE = {"cpu": 1024}
+"""Output pixels of a slice; a single image may have more. On the CPU the slice's samples should stay in the cache."""
+
+_SLICE_ELSEWHERE = 1 << 17
+"""On other devices: enough to fill them, and a bound on the memory of the samples."""
+
+
+def deform_conv2d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = (1, 1),
+    padding: int | tuple[int, int] = (0, 0),
+    dilation: int | tuple[int, int] = (1, 1),
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Deformable convolution with the conventions of ``torchvision.ops.deform_conv2d``.
+
+    Args:
+        input: (B, C, H, W).
+        offset: (B, 2·D·kh·kw, Ho, Wo), in pixels. D offset groups share the channels evenly; within a group the taps
+            are row-major, and each tap has two channels, dy then dx. At whole numbers, where bilinear sampling has
+            a kink, the derivative is the one from the right.
+        weight: (O, C/G, kh, kw). The number of groups G follows from C.
+        bias: (O,) or None.
+        stride: of the output pixels, one number or (height, width).
+        padding: of zeros around the map.
+        dilation: of the taps.
+        mask: (B, D·kh·kw, Ho, Wo), a factor for each sample, or None for ones (DCN v1). No sigmoid is applied.
+
+    Returns:
+        (B, O, Ho, Wo), channels last where the input is. Positions and interpolation are computed in float32 at
+        least, the products in the dtype of the operands, as in ``F.conv2d``; under autocast, as there, operands may
+        have any dtype and the result has that of autocast.
+
+    Compiled or exported (``torch.compile``, ``torch.export``, ONNX) the call is ``deform_conv2d_definition``, plain
+    gathers that those tools can fuse and translate. Gradients of gradients: of the definition only.
+
+    Raises:
+        ValueError: operands that do not belong together, with the numbers found and needed.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return deform_conv2d_definition(input, offset, weight, bias, stride, padding, dilation, mask)
+    g = Geometry.of(input, offset, weight, bias, stride, padding, dilation, mask)
+    operand = operand_dtype(input)
+    precise = torch.promote_types(operand, torch.float32)
+    y: Tensor = _DeformConv2d.apply(
+        input.to(operand),
+        offset.to(precise),
+        None if mask is None else mask.to(precise),
+        weight.to(operand),
+        None if bias is None else bias.to(operand),
+        g,
+    )
+    return y
+
+
+class _DeformConv2d(torch.autograd.Function):
+    """The fast form; offset and mask have the dtype of positions, the other operands that of the products."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None, g: Geometry
+    ) -> Tensor:
+        outputs, width = weight.shape[0], _width(x, g)
+        kernel, grid = _fold_kernel(weight, width, g), regular_grid(g, offset)
+        ctx.save_for_backward(x, offset, mask, kernel)
+        ctx.geometry, ctx.weight_shape = g, weight.shape
+        shift = (weight.new_zeros(outputs) if bias is None else bias).view(g.groups, 1, -1)
+        y = torch.empty((x.shape[0], outputs, *g.out), dtype=x.dtype, device=x.device, memory_format=_format(x))
+        with torch.autocast(x.device.type, enabled=False):
+            for images in _slices(x, g):
+                bags = Bags.of(offset[images], None if mask is None else mask[images], grid, g)
+                columns = _fold_columns(bags.sum(_rows(x[images], width, g)).to(x.dtype), x.shape[1], g)
+                part = y[images]
+                if part.shape[0] == 1 and part.is_contiguous():
+                    torch.baddbmm(shift.mT, kernel, columns.mT, out=part.view(g.groups, -1, g.positions))
+                else:
+                    product = torch.baddbmm(shift, columns, kernel.mT).transpose(0, 1)
+                    part.copy_(product.reshape(-1, *g.out, outputs).permute(0, 3, 1, 2))
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, offset, mask, kernel = ctx.saved_tensors
+        g: Geometry = ctx.geometry
+        need_x, need_offset, need_mask, need_weight, need_bias, _ = ctx.needs_input_grad
+        width, grid = _width(x, g), regular_grid(g, offset)
+        grad_x = torch.empty_like(x) if need_x else None
+        grad_offset = torch.empty_like(offset, memory_format=torch.contiguous_format) if need_offset else None
+        grad_mask = torch.empty_like(mask, memory_format=torch.contiguous_format) if need_mask else None
+        # Summed over the slices in the dtype of positions: many slices of bfloat16 would lose digits.
+        grad_kernel: Tensor | None = None
+        with torch.autocast(x.device.type, enabled=False):
+            for images in _slices(x, g):
+                bags = Bags.of(offset[images], None if mask is None else mask[images], grid, g)
+                rows = _rows(x[images], width, g)
+                above = grad[images].permute(0, 2, 3, 1).reshape(-1, *kernel.shape[:2]).transpose(0, 1)
+                if need_x or need_offset or need_mask:
+                    inner = _unfold_columns(torch.bmm(above, kernel).to(offset.dtype), x.shape[1], g)
+                if need_offset or need_mask:
+                    samples, products = bags.sum_and_products(rows, inner)
+                    d_y, d_x, d_mask = bags.gradients(products)
+                    if grad_offset is not None:
+                        part = grad_offset[images].view(-1, g.offset_groups, g.taps, 2, g.positions)
+                        part[:, :, :, 0] = d_y.permute(0, 2, 3, 1)
+                        part[:, :, :, 1] = d_x.permute(0, 2, 3, 1)
+                    if grad_mask is not None:
+                        part = grad_mask[images].view(-1, g.offset_groups, g.taps, g.positions)
+                        part[:] = d_mask.permute(0, 2, 3, 1)
+                elif need_weight:
+                    samples = bags.sum(rows)
+                if need_weight:
+                    columns = _fold_columns(samples.to(x.dtype), x.shape[1], g)
+                    if grad_kernel is None:
+                        grad_kernel = torch.bmm(above.mT, columns).to(offset.dtype)
+                    elif grad_kernel.dtype == columns.dtype:
+                        grad_kernel.baddbmm_(above.mT, columns)
+                    else:
+                        grad_kernel += torch.bmm(above.mT, columns)
+                if grad_x is not None:
+                    grad_x[images] = _unfold_rows(bags.gather_gradient(inner, rows.shape[0]), x.shape[1], g)
+        grad_weight = None
+        if need_weight:
+            if grad_kernel is None:  # an empty batch
+                grad_kernel = torch.zeros_like(kernel)
+            grad_weight = _unfold_kernel(grad_kernel, ctx.weight_shape, g).to(x.dtype)
+        return grad_x, grad_offset, grad_mask, grad_weight, grad.sum((0, 2, 3)) if need_bias else None, None
+
+
+def _slices(x: Tensor, g: Geometry) -> Iterator[slice]:
+    """The batch of x in slices of whole images."""
+    step = max(1, _SLICE.get(x.device.type, _SLICE_ELSEWHERE) // g.positions)
+    return (slice(start, start + step) for start in range(0, x.shape[0], step))
+
+
+def _width(x: Tensor, g: Geometry) -> int:
+    """Length of a row: the C/D channels of an offset group, filled up with zeros to what BLAS and dot products like.
+
+    DAS has 51, 102, 205 and 410 channels; with 52, 104, 208 and 416 the two passes take 10 to 15 % less time.
+    """
+    depth = x.shape[1] // g.offset_groups
+    if g.groups > 1:  # the columns are copied anyway
+        return depth
+    multiple = 4 if depth < 128 else 16
+    return -(-depth // multiple) * multiple
+
+
+def _rows(x: Tensor, width: int, g: Geometry) -> Tensor:
+    """Pixels as rows: x (n, C, H, W) -> (n·H·W·D + 1, width), the last row zeros."""
+    n, depth, pixels = x.shape[0], x.shape[1] // g.offset_groups, g.size[0] * g.size[1]
+    rows = x.new_zeros((n * pixels * g.offset_groups + 1, width), dtype=torch.promote_types(x.dtype, torch.float32))
+    filled = rows[:-1].view(n, pixels, g.offset_groups, width)[..., :depth]
+    filled.copy_(x.reshape(n, g.offset_groups, depth, pixels).permute(0, 3, 1, 2))
+    return rows
+
+
+def _unfold_rows(rows: Tensor, channels: int, g: Geometry) -> Tensor:
+    """The inverse of ``_rows``: (n, C, H, W)."""
+    depth = channels // g.offset_groups
+    rows = rows[:-1].view(-1, g.size[0] * g.size[1], g.offset_groups, rows.shape[1])[..., :depth]
+    return rows.permute(0, 2, 3, 1).reshape(-1, channels, *g.size)
+
+
+def _fold_kernel(weight: Tensor, width: int, g: Geometry) -> Tensor:
+    """Weight (O, C/G, kh, kw) -> (G, O/G, inner), its inner axis in the order of ``_fold_columns``."""
+    if g.groups > 1:
+        return weight.reshape(g.groups, weight.shape[0] // g.groups, -1)
+    depth = weight.shape[1] // g.offset_groups
+    kernel = weight.new_empty((weight.shape[0], g.offset_groups, g.taps, width))
+    kernel[..., :depth] = weight.reshape(-1, g.offset_groups, depth, g.taps).transpose(2, 3)
+    kernel[..., depth:] = 0
+    return kernel.view(1, weight.shape[0], -1)
+
+
+def _unfold_kernel(kernel: Tensor, shape: torch.Size, g: Geometry) -> Tensor:
+    """The inverse of ``_fold_kernel`` for a weight of this shape."""
+    if g.groups == 1:
+        depth = shape[1] // g.offset_groups
+        kernel = kernel.view(shape[0], g.offset_groups, g.taps, -1)[..., :depth].transpose(2, 3)
+    return kernel.reshape(shape)
+
+
+def _fold_columns(samples: Tensor, channels: int, g: Geometry) -> Tensor:
+    """Samples (n·N·D·K, width) -> (G, n·N, inner); inner is (D, K, width), or (C/G, K) where G > 1."""
+    if g.groups == 1:
+        return samples.view(1, -1, g.offset_groups * g.taps * samples.shape[1])
+    samples = samples.view(-1, g.offset_groups, g.taps, channels // g.offset_groups).transpose(2, 3)
+    return samples.reshape(-1, g.groups, channels // g.groups * g.taps).transpose(0, 1)
+
+
+def _unfold_columns(columns: Tensor, channels: int, g: Geometry) -> Tensor:
+    """The inverse of ``_fold_columns``."""
+    if g.groups == 1:
+        return columns.view(-1, columns.shape[2] // (g.offset_groups * g.taps))
+    columns = columns.transpose(0, 1).reshape(-1, g.offset_groups, channels // g.offset_groups, g.taps)
+    return columns.transpose(2, 3).reshape(-1, channels // g.offset_groups)
+
+
+def _format(x: Tensor) -> torch.memory_format:
+    """Channels last if that alone describes x, as ``F.conv2d`` decides it."""
+    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if channels_last else torch.contiguous_format

@@ -1,0 +1,132 @@
+"""The whole numbers of one deformable convolution, read from its operands or refused."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Geometry", "operand_dtype"]
+
+
+class Geometry(NamedTuple):
+    """The whole numbers of one call; pairs are (height, width)."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    """G, of the convolution: each of its C/G input channels serves O/G output channels."""
+    offset_groups: int
+    """D: each of its C/D input channels moves with the same offsets."""
+    size: tuple[int, int]
+    """(H, W) of the map."""
+    out: tuple[int, int]
+    """(Ho, Wo) of the result."""
+
+    @property
+    def taps(self) -> int:
+        """K = kh·kw."""
+        return self.kernel[0] * self.kernel[1]
+
+    @property
+    def positions(self) -> int:
+        """N = Ho·Wo."""
+        return self.out[0] * self.out[1]
+
+    @classmethod
+    def of(
+        cls,
+        input: Tensor,
+        offset: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: int | tuple[int, int],
+        padding: int | tuple[int, int],
+        dilation: int | tuple[int, int],
+        mask: Tensor | None,
+    ) -> Geometry:
+        """The geometry of a call; operands as in ``deform_conv2d``.
+
+        Raises:
+            ValueError: operands that do not belong together, with the numbers found and needed.
+        """
+        operands = {"input": input, "offset": offset, "weight": weight, "bias": bias, "mask": mask}
+        present = {name: tensor for name, tensor in operands.items() if tensor is not None}
+        for name, tensor in present.items():
+            dims = 1 if name == "bias" else 4
+            if tensor.ndim != dims:
+                raise ValueError(f"{name} must have {dims} dimensions, got shape {tuple(tensor.shape)}")
+        if not all(tensor.is_floating_point() for tensor in present.values()):
+            raise ValueError(f"all operands must be floating point, got {_listed(present, 'dtype')}")
+        if len({t.dtype for t in present.values()}) > 1 and not torch.is_autocast_enabled(input.device.type):
+            raise ValueError(f"outside autocast all operands must have one dtype, got {_listed(present, 'dtype')}")
+        if len({t.device for t in present.values()}) > 1:
+            raise ValueError(f"all operands must be on one device, got {_listed(present, 'device')}")
+        stride, padding = _pair("stride", stride, 1), _pair("padding", padding, 0)
+        dilation = _pair("dilation", dilation, 1)
+
+        batch, channels, *size = input.shape
+        outputs, per_group, *kernel = weight.shape
+        taps = kernel[0] * kernel[1]
+        if min(outputs, per_group, taps) < 1:
+            raise ValueError(f"weight must have no empty dimension, got shape {tuple(weight.shape)}")
+        if channels < 1 or channels % per_group:
+            raise ValueError(f"input has {channels} channels, not a multiple of the {per_group} that weight takes")
+        groups = channels // per_group
+        if outputs % groups:
+            raise ValueError(
+                f"input has {channels} channels and weight takes {per_group}: "
+                f"these {groups} groups do not divide the {outputs} output channels"
+            )
+        if offset.shape[1] < 1 or offset.shape[1] % (2 * taps):
+            raise ValueError(
+                f"offset must have a multiple of 2 * {kernel[0]} * {kernel[1]} = {2 * taps} channels, "
+                f"got {offset.shape[1]}"
+            )
+        offset_groups = offset.shape[1] // (2 * taps)
+        if channels % offset_groups:
+            raise ValueError(
+                f"offset has {offset.shape[1]} channels, {2 * taps} for an offset group: "
+                f"these {offset_groups} groups do not divide the {channels} input channels"
+            )
+        reach = [n + 2 * p - d * (k - 1) - 1 for n, p, d, k in zip(size, padding, dilation, kernel, strict=True)]
+        if min(size) < 1 or min(reach) < 0:
+            raise ValueError(
+                f"a map of {size[0]}x{size[1]} with padding {padding} has no room for "
+                f"a {kernel[0]}x{kernel[1]} kernel with dilation {dilation}"
+            )
+        out = (reach[0] // stride[0] + 1, reach[1] // stride[1] + 1)
+        needed = {
+            "offset": (batch, 2 * offset_groups * taps, *out),
+            "mask": (batch, offset_groups * taps, *out),
+            "bias": (outputs,),
+        }
+        for name, shape in needed.items():
+            if name in present and tuple(present[name].shape) != shape:
+                raise ValueError(f"{name} must have the shape {shape}, got {tuple(present[name].shape)}")
+        return cls((kernel[0], kernel[1]), stride, padding, dilation, groups, offset_groups, (size[0], size[1]), out)
+
+
+def operand_dtype(input: Tensor) -> torch.dtype:
+    """The dtype of the products and the result: that of autocast where it is on, else the input's."""
+    device = input.device.type
+    # Autocast leaves float64 alone everywhere.
+    if input.dtype != torch.float64 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return input.dtype
+
+
+def _pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
+    """One number or (height, width), as a pair of whole numbers not below ``least``."""
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or not all(isinstance(number, int) and number >= least for number in pair):
+        raise ValueError(f"{name} must be a whole number >= {least} or a pair of them, got {value!r}")
+    return pair[0], pair[1]
+
+
+def _listed(tensors: dict[str, Tensor], attribute: str) -> str:
+    """One line like 'input float32, offset float64'."""
+    return ", ".join(f"{name} {getattr(tensor, attribute)}".replace("torch.", "") for name, tensor in tensors.items())
