@@ -1,0 +1,13 @@
+"""Attention into any network, and out again."""
+
+from saccade.surgery.carrying import Plug as Plug
+from saccade.surgery.controls import plug_control as plug_control
+from saccade.surgery.groups import parameter_groups as parameter_groups
+from saccade.surgery.plug import plug as plug
+from saccade.surgery.plug import plugs as plugs
+from saccade.surgery.plug import unplug as unplug
+from saccade.surgery.record import record as record
+from saccade.surgery.sites import Site as Site
+from saccade.surgery.sites import sites as sites
+
+__all__ = ["Plug", "Site", "parameter_groups", "plug", "plug_control", "plugs", "record", "sites", "unplug"]

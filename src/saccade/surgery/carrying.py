@@ -1,0 +1,170 @@
+"""What sits in a carrier: the plug, the hook that runs it, and the hook that lets a host's own checkpoint load.
+
+All hooks are functions of this module, so that copies and pickles of a host keep them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from saccade.errors import UserError
+
+if TYPE_CHECKING:
+    from saccade.surgery.sites import Site
+
+__all__ = ["CHILD", "Plug", "attach", "carried", "detach", "hooked", "missing"]
+
+CHILD = "saccade"
+"""The name of a plug in its carrier."""
+
+_CARRIERS = "_saccade_carriers"
+"""The host's own list of its carriers: without it a carrier that was replaced would go unnoticed."""
+
+
+class Plug(nn.Module):
+    """A mechanism in a host: y = f + (a·(m(f) − f)).to(f.dtype), or y = m(f) where there is no ``a``.
+
+    With a = 0 it returns what it received, bit for bit on finite maps; with a = 1 it is the mechanism.
+
+    Args:
+        mechanism: m, maps (B, C, H, W) to the same shape.
+        site: where it is plugged.
+        name: what the mechanism is called: a name of the catalogue or ``package.module:Class``.
+        options: those it was made with.
+        position: the position that chose the site.
+        neutral: whether there is an ``a``, a parameter of shape (1,) that starts at zero.
+    """
+
+    a: nn.Parameter | None
+
+    def __init__(
+        self, mechanism: nn.Module, *, site: Site, name: str, options: dict[str, Any], position: str, neutral: bool
+    ) -> None:
+        super().__init__()
+        self.site, self.name, self.options, self.position = site, name, options, position
+        self.mechanism = mechanism
+        self.register_parameter("a", nn.Parameter(torch.zeros(1)) if neutral else None)
+
+    def forward(self, f: Tensor) -> Tensor:
+        """f (B, C, H, W) -> (B, C, H, W), in the dtype of f."""
+        changed: Tensor = self.mechanism(f)
+        if self.a is None:
+            return changed
+        return f + (self.a * (changed - f)).to(f.dtype)
+
+    def extra_repr(self) -> str:
+        """The mechanism's name and the site."""
+        return f"{self.name} at {self.site.path}"
+
+
+def _leaving(carrier: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    """Forward hook: the carrier's output goes through the plug."""
+    changed: Tensor = carrier.saccade(output)
+    return changed
+
+
+def _entering(carrier: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Forward pre-hook: what enters the carrier goes through the plug."""
+    return (carrier.saccade(args[0]), *args[1:])
+
+
+def _loading(
+    host: nn.Module,
+    state: dict[str, Any],
+    prefix: str,
+    metadata: dict[str, Any],
+    strict: bool,
+    missing: list[str],
+    unexpected: list[str],
+    errors: list[str],
+) -> None:
+    """Load-state pre-hook of the host: a checkpoint that knows no plug leaves the plugs as they are.
+
+    A checkpoint that has some keys of the plugs and not all is left to torch, which names those that are missing.
+    """
+    own = {
+        f"{prefix}{path}.{key}": value
+        for path, module in host.named_modules(remove_duplicate=False)
+        if isinstance(module, Plug)
+        for key, value in module.state_dict(keep_vars=True).items()
+    }
+    if not own.keys() & state.keys():
+        state.update(own)
+
+
+def attach(host: nn.Module, plug: Plug) -> None:
+    """Put ``plug`` into the carrier of its site.
+
+    Raises:
+        UserError: the carrier has a plug already, or something else that is called ``saccade``.
+    """
+    carrier = host.get_submodule(plug.site.carrier)
+    if isinstance(getattr(carrier, CHILD, None), Plug):
+        raise UserError(
+            f"the carrier {plug.site.carrier!r} carries {carrier.saccade.name} already; unplug the host first"
+        )
+    if hasattr(carrier, CHILD):
+        raise UserError(f"the module {plug.site.carrier!r} has something called {CHILD!r} that is no plug")
+    carrier.add_module(CHILD, plug)
+    if plug.site.entering:
+        carrier.register_forward_pre_hook(_entering)
+    else:
+        carrier.register_forward_hook(_leaving)
+    if not hasattr(host, _CARRIERS):
+        host.register_load_state_dict_pre_hook(_loading)
+    setattr(host, _CARRIERS, (*getattr(host, _CARRIERS, ()), plug.site.carrier))
+
+
+def carried(model: nn.Module) -> Iterator[tuple[str, nn.Module, Plug]]:
+    """The path of each carrier in ``model``, the carrier, and its plug."""
+    for path, module in model.named_modules():
+        plug = module._modules.get(CHILD)
+        if isinstance(plug, Plug):
+            yield path, module, plug
+
+
+def hooked(carrier: nn.Module) -> bool:
+    """Does the carrier still run its plug?"""
+    return _leaving in carrier._forward_hooks.values() or _entering in carrier._forward_pre_hooks.values()
+
+
+def missing(model: nn.Module) -> list[str]:
+    """Paths of carriers that a host inside ``model`` was given and has no more."""
+    lost = []
+    for prefix, host in model.named_modules():
+        for carrier in getattr(host, _CARRIERS, ()):
+            path = f"{prefix}.{carrier}".strip(".")
+            try:
+                found = model.get_submodule(path)
+            except AttributeError:
+                found = None
+            if found is None or not isinstance(found._modules.get(CHILD), Plug):
+                lost.append(path)
+    return lost
+
+
+def detach(host: nn.Module, gone: list[Plug]) -> None:
+    """Take the plugs ``gone`` out of ``host`` with their hooks; once the last is out, nothing of ours is left."""
+    for _, carrier, plug in list(carried(host)):
+        if any(plug is one for one in gone):
+            del carrier._modules[CHILD]
+            _remove(carrier._forward_hooks, _leaving)
+            _remove(carrier._forward_pre_hooks, _entering)
+    for prefix, module in host.named_modules():
+        if _CARRIERS in module.__dict__:
+            left = {path for path, _, _ in carried(host)}
+            kept = tuple(c for c in getattr(module, _CARRIERS) if f"{prefix}.{c}".strip(".") in left)
+            setattr(module, _CARRIERS, kept)
+            if not kept:
+                delattr(module, _CARRIERS)
+                _remove(module._load_state_dict_pre_hooks, _loading)
+
+
+def _remove(hooks: dict[int, Any], wanted: Any) -> None:
+    for key, hook in list(hooks.items()):
+        if getattr(hook, "hook", hook) is wanted:
+            del hooks[key]

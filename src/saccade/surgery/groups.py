@@ -1,0 +1,44 @@
+"""The parameters of a plugged network, sorted for an optimiser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from saccade.surgery.carrying import carried
+
+__all__ = ["parameter_groups"]
+
+
+def parameter_groups(
+    model: nn.Module, lr: float, attention_lr: float | None = None, weight_decay: float = 0.0
+) -> list[dict[str, Any]]:
+    """Groups for any optimiser of ``torch.optim``: host and attention, each with and without weight decay.
+
+    Biases, parameters of one dimension (norms) and every ``a`` are not decayed: decay would pull a network that has
+    learnt to look back to one that does not. Each trainable parameter is in exactly one group; a group also has a
+    ``name``.
+
+    Args:
+        model: the network.
+        lr: learning rate of the host.
+        attention_lr: learning rate of the plugs; None takes ``lr``.
+        weight_decay: of all other parameters.
+    """
+    plugged = {id(p) for _, _, plug in carried(model) for p in plug.parameters()}
+    groups = {
+        (attention, decayed): {
+            "name": ("attention" if attention else "host") + ("" if decayed else ", no decay"),
+            "params": [],
+            "lr": lr if attention_lr is None or not attention else attention_lr,
+            "weight_decay": weight_decay if decayed else 0.0,
+        }
+        for attention in (False, True)
+        for decayed in (True, False)
+    }
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decayed = parameter.ndim > 1 and name.rpartition(".")[2] != "bias"
+            groups[id(parameter) in plugged, decayed]["params"].append(parameter)
+    return [group for group in groups.values() if group["params"]]

@@ -1,0 +1,293 @@
+"""Attention into any network and out again: the weights it has keep their names and values."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from saccade import catalog
+from saccade.errors import UserError, did_you_mean
+from saccade.facts import Spec
+from saccade.surgery.carrying import Plug, attach, carried, detach, hooked, missing
+from saccade.surgery.positions import select
+from saccade.surgery.sites import Site, Survey, survey
+from saccade.surgery.trace import run
+
+__all__ = ["Carried", "Mechanism", "install", "plug", "plugs", "unplug"]
+
+Builder = Callable[..., nn.Module]
+
+
+@dataclass(frozen=True)
+class Carried:
+    """One plug of a network; paths are relative to the network that was asked."""
+
+    site: str
+    """The module whose map goes through the plug."""
+    carrier: str
+    """The module that holds it."""
+    channels: int
+    size: tuple[int, int]
+    """Height and width of the map for the picture the host was looked at with."""
+    stage: int
+    position: str
+    """The position that chose the site; ``plug`` may have fallen back to it."""
+    parameters: int
+    """Of the mechanism, and ``a``."""
+    mechanism: str
+    module: Plug
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """A mechanism as ``plug`` needs it: its name, its facts, its options, and how one is made."""
+
+    name: str
+    spec: Spec
+    defaults: dict[str, Any]
+    make: Builder
+
+    @classmethod
+    def of(cls, mechanism: str | Builder) -> Mechanism:
+        """The mechanism of a catalogue name, ``package.module:Class``, a class or a function channels -> module.
+
+        Raises:
+            UserError: no such mechanism.
+        """
+        if isinstance(mechanism, str):
+            spec, defaults = catalog.spec(mechanism), catalog.options(mechanism)
+
+            def make(channels: int, **options: Any) -> nn.Module:
+                return catalog.create(mechanism, channels, **options)
+
+            return cls(mechanism, spec, defaults, make)
+        if not callable(mechanism):
+            raise UserError(f"a mechanism is a name or something that takes the channels, got {mechanism!r}")
+        name = f"{getattr(mechanism, '__module__', '')}:{getattr(mechanism, '__qualname__', repr(mechanism))}"
+        try:
+            spec = catalog.spec(name)
+        except UserError:
+            spec = Spec(title=name.partition(":")[2], kind="transform", evidence="reading")
+        return cls(name, spec, _defaults(mechanism), mechanism)
+
+    def build(self, site: Site, options: dict[str, Any]) -> nn.Module:
+        """A new module for the site.
+
+        Raises:
+            UserError: it cannot be made with these options at this channel count.
+        """
+        try:
+            made = self.make(site.channels, **options)
+        except UserError as error:
+            raise UserError(f"at {site.path}: {error}") from None
+        except (TypeError, ValueError) as error:
+            raise UserError(f"at {site.path}: {self.name} with channels={site.channels}, {options}: {error}") from error
+        if not isinstance(made, nn.Module):
+            raise UserError(f"{self.name} made a {type(made).__name__}, which is no torch.nn.Module")
+        return made
+
+
+def plug(
+    host: nn.Module,
+    mechanism: str | Builder,
+    where: str | Sequence[str] = "paper",
+    start: Literal["neutral", "paper"] = "neutral",
+    input: Any = None,
+    **options: Any,
+) -> nn.Module:
+    """Put a mechanism into ``host``, in place, at every site of ``where``.
+
+    No key of the host's state dict moves, and its own checkpoints load strictly before and after. The mechanisms are
+    drawn from the global random state, which stays as it is.
+
+    Args:
+        host: any network.
+        mechanism: a name of the catalogue, ``package.module:Class``, or a callable channels -> module.
+        where: ``paper``, ``stage``, ``block``, ``residual``, each with a suffix such as ``[:-1]`` if wanted; a path or
+            glob of module paths; or a list of these.
+        start: ``neutral``: the network computes what it computed, bit for bit, until it is trained; ``paper``: the
+            mechanism's own initialisation, without ``a``.
+        input: what to look at the host with; see ``sites``.
+        options: of the mechanism. A list, where the option's default is none, gives one value per stage.
+
+    Returns:
+        ``host``.
+
+    Raises:
+        UserError: unknown mechanism or option, no site, a carrier that has a plug already, or a host that does not run
+            each plug once per call of its carrier. The host is then as it was.
+    """
+    if start not in ("neutral", "paper"):
+        raise UserError(f"start must be 'neutral' or 'paper', got {start!r}")
+    what = Mechanism.of(mechanism)
+    for key in options:
+        if what.defaults and key not in what.defaults:
+            raise UserError(
+                f"{what.name} has no option {key!r}.{did_you_mean(key, what.defaults)} "
+                f"Its options: {', '.join(what.defaults)}."
+            )
+    return install(host, what, where, input, options, neutral=start == "neutral" and not what.spec.neutral)
+
+
+def install(
+    host: nn.Module,
+    what: Mechanism,
+    where: str | Sequence[str],
+    input: Any,
+    options: dict[str, Any],
+    *,
+    neutral: bool,
+    instead: Callable[[Site, nn.Module], tuple[str, dict[str, Any], nn.Module]] | None = None,
+) -> nn.Module:
+    """The work of ``plug``; ``instead`` turns each mechanism into the name, options and module to plug in its place."""
+    seen = survey(host, input)
+    chosen = select(seen, where, what.spec)
+    each = _per_stage(what, options, chosen.sites)
+    new: list[Plug] = []
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        for site, own in zip(chosen.sites, each, strict=True):
+            name, module = what.name, what.build(site, own)
+            if instead is not None:
+                name, own, module = instead(site, module)
+            made = Plug(module, site=site, name=name, options=own, position=chosen.position, neutral=neutral)
+            new.append(made)
+    return settle(host, new, seen)
+
+
+def settle(host: nn.Module, new: list[Plug], seen: Survey) -> nn.Module:
+    """Attach ``new`` to the carriers of their sites and check by one forward that each runs once per call.
+
+    Raises:
+        UserError: it does not, or a carrier is taken; the host is then as it was.
+    """
+    attached: list[Plug] = []
+    try:
+        for made in new:
+            carrier = host.get_submodule(made.site.carrier)
+            made.to(made.site.device, made.site.dtype).train(carrier.training)
+            attach(host, made)
+            attached.append(made)
+        _check(host, new, seen)
+    except BaseException:
+        detach(host, attached)
+        raise
+    return host
+
+
+def unplug(host: nn.Module) -> nn.Module:
+    """Take every plug out of ``host``, in place: modules, hooks and keys are what they were before ``plug``."""
+    detach(host, [found for _, _, found in carried(host)])
+    return host
+
+
+def plugs(host: nn.Module) -> list[Carried]:
+    """The plugs of ``host``, in the order of its modules; [] if it has none.
+
+    Raises:
+        UserError: a carrier lost its plug or its hook, as fusing and re-parametrising do: the network would silently
+            compute something else.
+    """
+    lost = missing(host)
+    rows = []
+    for path, carrier, found in carried(host):
+        if not hooked(carrier):
+            lost.append(path)
+        site = found.site
+        prefix = path.removesuffix(site.carrier) if path.endswith(site.carrier) else ""
+        rows.append(
+            Carried(
+                site=prefix + site.path,
+                carrier=path,
+                channels=site.channels,
+                size=site.size,
+                stage=site.stage,
+                position=found.position,
+                parameters=sum(p.numel() for p in found.parameters()),
+                mechanism=found.name,
+                module=found,
+            )
+        )
+    if lost:
+        raise UserError(
+            f"the plug of {', '.join(lost)} is lost: its module was fused, replaced or stripped of its hooks; "
+            "unplug the network before such a step, or plug it afterwards"
+        )
+    return rows
+
+
+def _defaults(function: Builder) -> dict[str, Any]:
+    try:
+        parameters = list(inspect.signature(function).parameters.values())[1:]
+    except (TypeError, ValueError):
+        return {}
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return {}
+    return {p.name: p.default for p in parameters if p.kind is not p.VAR_POSITIONAL}
+
+
+def _per_stage(what: Mechanism, options: dict[str, Any], sites: list[Site]) -> list[dict[str, Any]]:
+    """The options of each site: a list stands for one value per stage, unless the option itself is a list.
+
+    Raises:
+        UserError: a list is not as long as there are stages among the sites.
+    """
+    stages = sorted({site.stage for site in sites})
+    lists = {
+        key for key, value in options.items()
+        if isinstance(value, list) and not isinstance(what.defaults.get(key), (list, tuple))
+    }  # fmt: skip
+    for key in lists:
+        if len(options[key]) != len(stages):
+            raise UserError(
+                f"{key}={options[key]} has {len(options[key])} values, one per stage; "
+                f"the {len(sites)} sites lie in {len(stages)} stages"
+            )
+    return [
+        {key: value[stages.index(site.stage)] if key in lists else value for key, value in options.items()}
+        for site in sites
+    ]
+
+
+def _check(host: nn.Module, new: list[Plug], seen: Survey) -> None:
+    """One forward that counts what each new plug and its carrier do."""
+    runs = {id(made): 0 for made in new}
+    carriers = {id(made): 0 for made in new}
+    wrong: list[str] = []
+    handles = []
+
+    def watch(made: Plug) -> None:
+        def plug_ran(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            runs[id(made)] += 1
+            f = args[0]
+            if not isinstance(output, torch.Tensor) or output.shape != f.shape or output.dtype != f.dtype:
+                got = (tuple(output.shape), output.dtype) if isinstance(output, torch.Tensor) else type(output).__name__
+                wrong.append(f"{made.name} at {made.site.path} turned {(tuple(f.shape), f.dtype)} into {got}")
+
+        def carrier_ran(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            carriers[id(made)] += 1
+
+        handles.append(made.register_forward_hook(plug_ran))
+        handles.append(host.get_submodule(made.site.carrier).register_forward_hook(carrier_ran))
+
+    try:
+        for made in new:
+            watch(made)
+        run(host, seen.arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"the host does not run with {new[0].name} plugged: {type(error).__name__}: {error}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    for made in new:
+        ran, wanted = runs[id(made)], carriers[id(made)]
+        if ran != wanted or ran == 0:
+            wrong.append(f"the plug at {made.site.path} ran {ran} times for {wanted} calls of {made.site.carrier}")
+    if wrong:
+        raise UserError("; ".join(wrong[:3]) + ("" if len(wrong) < 4 else f" (and {len(wrong) - 3} more)"))

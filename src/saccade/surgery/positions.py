@@ -1,0 +1,163 @@
+"""Words for places: ``paper``, ``stage``, ``block``, ``residual``, a glob of module paths, a list of them."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from saccade.errors import UserError, did_you_mean
+from saccade.facts import Spec
+from saccade.surgery.sites import Site, Survey
+
+__all__ = ["POSITIONS", "Selection", "select"]
+
+POSITIONS = ("paper", "stage", "block", "residual")
+_FALLBACK = ("residual", "block", "stage")
+_LOG = logging.getLogger("saccade")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The sites chosen, in order of execution, and the position that chose them."""
+
+    sites: list[Site]
+    position: str
+
+
+def select(survey: Survey, where: str | Sequence[str], spec: Spec) -> Selection:
+    """The sites that ``where`` names.
+
+    Args:
+        survey: of the host.
+        where: a position (``paper``, ``stage``, ``block``, ``residual``, each with a suffix such as ``[:-1]`` or
+            ``[-1]`` if wanted), a path of a module, a glob of paths, or a list of these.
+        spec: of the mechanism, which says what ``paper`` is. Where the host has no such place, the next of residual,
+            block, stage is taken, the log says so, and so does the position returned.
+
+    Raises:
+        UserError: nothing is there; the message lists the candidates.
+    """
+    if not survey.sites:
+        raise UserError(
+            f"{_host(survey)} has no site: no module of it returns one map (B, C, H, W) that follows the picture"
+        )
+    parts = [where] if isinstance(where, str) else list(where)
+    if not parts:
+        raise UserError("where is an empty list; name at least one site")
+    chosen: dict[tuple[str, bool], Site] = {}
+    said = []
+    for part in parts:
+        sites, position = _part(survey, part, spec)
+        said.append(position)
+        for site in sites:
+            chosen.setdefault((site.carrier, site.entering), site)
+    order = {path: n for n, path in enumerate(survey.sites)}
+    return Selection(sorted(chosen.values(), key=lambda site: order[site.path]), ", ".join(said))
+
+
+def _part(survey: Survey, where: str, spec: Spec) -> tuple[list[Site], str]:
+    """The sites of one word of ``where``, and the position they are at."""
+    word, suffix = _split(where)
+    if word not in POSITIONS:
+        return _named(survey, where), where
+    if word == "paper":
+        sites, position = _paper(survey, spec)
+        return _cut(sites, suffix, where), position + suffix
+    sites = _at(survey, word)
+    if not sites:
+        raise UserError(f"{_host(survey)} has no site at {word!r}. Its sites: {_candidates(survey)}.")
+    return _cut(sites, suffix, where), where
+
+
+def _paper(survey: Survey, spec: Spec) -> tuple[list[Site], str]:
+    """The sites where the paper puts it, else those of the next position that the host has."""
+    own = spec.position[_family(survey.structure.trace.host, spec)]
+    word, suffix = _split(own)
+    later = _FALLBACK[_FALLBACK.index(word) + 1 :] if word in _FALLBACK else _FALLBACK
+    position = next((w for w in (word, *later) if w in POSITIONS and _at(survey, w)), None)
+    if position is None:
+        raise UserError(
+            f"{_host(survey)} has no site at {own!r}, where the paper of {spec.title} puts it, nor at "
+            f"{', '.join(later)}; name sites by where=. Its sites: {_candidates(survey)}."
+        )
+    if position != word:
+        _LOG.warning(
+            "the paper of %s puts it at %r, which %s does not have: %r is taken",
+            spec.title, own, _host(survey), position,
+        )  # fmt: skip
+    return _cut(_at(survey, position), suffix, own), position + suffix
+
+
+def _split(where: str) -> tuple[str, str]:
+    """A position's word and its suffix in brackets."""
+    match = re.fullmatch(r"(\w+)(\[-?\d+\]|\[(?:-?\d+)?:(?:-?\d+)?\])?", where)
+    return (match[1], match[2] or "") if match else (where, "")
+
+
+def _cut(sites: list[Site], suffix: str, where: str) -> list[Site]:
+    """``sites`` with the index or slice ``suffix`` applied."""
+    if not suffix:
+        return sites
+    start, colon, stop = suffix[1:-1].partition(":")
+    if colon:
+        left = sites[int(start) if start else None : int(stop) if stop else None]
+    else:
+        left = sites[int(start) :][:1] if -len(sites) <= int(start) < len(sites) else []
+    if not left:
+        raise UserError(f"{where!r} leaves none of {len(sites)} sites: {', '.join(site.path for site in sites)}")
+    return left
+
+
+def _at(survey: Survey, word: str) -> list[Site]:
+    structure = survey.structure
+    match word:
+        case "stage":
+            paths = structure.stages
+        case "block":
+            paths = structure.units
+        case _:
+            paths = [path for _, path in structure.ends]
+            if structure.unreached:
+                _LOG.warning(
+                    "no module of %s returns the residual branch: nothing can be plugged there",
+                    ", ".join(structure.unreached),
+                )
+    return [survey.sites[path] for path in paths if path in survey.sites]
+
+
+def _named(survey: Survey, where: str) -> list[Site]:
+    if where in survey.sites:
+        return [survey.sites[where]]
+    found = [site for path, site in survey.sites.items() if fnmatchcase(path, where)]
+    if not found:
+        modules = dict(survey.structure.trace.host.named_modules())
+        why = "is a module that returns no map (B, C, H, W)" if where in modules else "is neither a position nor a site"
+        near = did_you_mean(where, [*POSITIONS, *survey.sites])
+        raise UserError(
+            f"{where!r} {why}.{near} The positions: {', '.join(POSITIONS)}. The sites: {_candidates(survey)}."
+        )
+    return found
+
+
+def _candidates(survey: Survey) -> str:
+    paths = list(survey.sites)
+    more = f" and {len(paths) - 40} more" if len(paths) > 40 else ""
+    return ", ".join(paths[:40]) + more
+
+
+def _host(survey: Survey) -> str:
+    return type(survey.structure.trace.host).__name__
+
+
+def _family(host: nn.Module, spec: Spec) -> str:
+    """The key of ``spec.position`` for this host: the longest that its architecture's or class's name holds."""
+    facts = getattr(host, "pretrained_cfg", None)
+    name = str(facts.get("architecture", "")) if isinstance(facts, dict) else ""
+    names = f"{name} {type(host).__name__}".lower().replace("_", "")
+    keys = [key for key in spec.position if key != "default" and key.lower().replace("_", "") in names]
+    return max(keys, key=len, default="default")

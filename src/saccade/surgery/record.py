@@ -1,0 +1,58 @@
+"""See the gates of a plugged network: what passes the ``tap`` of each mechanism."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saccade.surgery.plug import plugs
+
+__all__ = ["record"]
+
+
+@contextmanager
+def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
+    """The gates and contexts of the latest forward of ``model``, by site, detached.
+
+    A site whose carrier runs several times in one forward has a list, in order. Mechanisms that show neither gate nor
+    context (they have no ``tap``) are absent. The dictionary stays readable after the block.
+
+    >>> with saccade.record(model) as maps:                                                     # doctest: +SKIP
+    ...     model(images)
+    >>> maps["layer1.0.bn2"].shape                                                              # doctest: +SKIP
+    torch.Size([8, 64, 1, 1])
+    """
+    maps: dict[str, Tensor | list[Tensor]] = {}
+    handles = []
+
+    def anew(module: nn.Module, args: tuple[Any, ...]) -> None:
+        maps.clear()
+
+    def watch(site: str, tap: nn.Module) -> None:
+        def seen(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            if torch._C._current_graph_task_id() != -1:
+                return  # gradient checkpointing runs the forward again during the backward
+            before = maps.get(site)
+            if before is None:
+                maps[site] = output.detach()
+            elif isinstance(before, list):
+                before.append(output.detach())
+            else:
+                maps[site] = [before, output.detach()]
+
+        handles.append(tap.register_forward_hook(seen))
+
+    try:
+        handles.append(model.register_forward_pre_hook(anew))
+        for row in plugs(model):
+            tap = getattr(row.module.mechanism, "tap", None)
+            if isinstance(tap, nn.Module):
+                watch(row.site, tap)
+        yield maps
+    finally:
+        for handle in handles:
+            handle.remove()

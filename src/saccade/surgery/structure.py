@@ -1,0 +1,288 @@
+"""How a host is built, read off one forward: its maps, its repeated units, its residual branches, its stages."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from saccade.surgery.trace import Addition, Call, Key, Trace
+
+__all__ = ["Structure", "declared"]
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+def declared(host: nn.Module) -> list[str]:
+    """The modules whose maps the host declares in timm's ``feature_info``, in order; [] where it declares none."""
+    info: Any = getattr(host, "feature_info", None)
+    rows = getattr(info, "info", info)
+    if not isinstance(rows, (list, tuple)):
+        return []
+    names = [row.get("module", "") for row in rows if isinstance(row, dict)]
+    modules = {name for name, _ in host.named_modules()}
+    # features_only flattens the names of what it takes out of a Sequential.
+    return [n if n in modules else n.replace(".", "_") for n in names if n]
+
+
+@dataclass
+class Structure:
+    """What one traced forward says about the network."""
+
+    trace: Trace
+
+    @cached_property
+    def maps(self) -> dict[str, list[Call]]:
+        """The modules each of whose calls returned one map that follows the picture, with one channel count."""
+        return {
+            path: calls
+            for path, calls in self.trace.by_path().items()
+            if path and all(self._is_map(c) for c in calls) and len({self._shape(c)[1] for c in calls}) == 1
+        }
+
+    @cached_property
+    def ends(self) -> list[tuple[str, str]]:
+        """Each unit and the map that leaves its residual branch, as paths, in order of execution.
+
+        A unit is the innermost module that adds a branch to what by-passes it. Units of the same kind that add
+        nothing (a strided inverted residual) end in what they return.
+        """
+        branches: dict[str, tuple[str, set[Key | None]]] = {}
+        for unit, addition, branch in self._branches:
+            found = self._maker(branch, addition, unit)
+            if found is not None:
+                branches.setdefault(found.path, (unit.path, set()))[1].add(branch)
+        ends = [
+            (unit, path)
+            for path, (unit, keys) in branches.items()
+            if {call.returned for call in self.maps[path]} <= keys  # a module also called elsewhere is no end
+        ]
+        for unit in self._kin({unit for unit, _ in ends}):
+            returned = [call.returned for call in self.maps[unit]]
+            inside = [
+                calls[-1]
+                for path, calls in self.maps.items()
+                if path.startswith(unit + ".")
+                and [call.returned for call in calls] == returned
+                and not self._passes(calls[-1])
+            ]
+            ends.append((unit, max(inside, key=lambda call: call.left, default=self.maps[unit][-1]).path))
+        return sorted(ends, key=lambda end: self.maps[end[1]][0].left)
+
+    @cached_property
+    def unreached(self) -> list[str]:
+        """Units with a residual branch that ends in no module's output, so that nothing can hold a plug there."""
+        reached = {unit for unit, _ in self.ends}
+        return list(dict.fromkeys(unit.path for unit, _, _ in self._branches if unit.path not in reached))
+
+    @cached_property
+    def _branches(self) -> list[tuple[Call, Addition, Key]]:
+        found = []
+        for addition in self.trace.additions:
+            unit = self._owner(addition.call)
+            branch = self._branch(addition, unit)
+            if branch is not None:
+                found.append((unit, addition, branch))
+        return found
+
+    @cached_property
+    def units(self) -> list[str]:
+        """The repeated units, in order of execution: those with a residual branch and their kin, else the smallest
+        modules of one class, met more than once, that hold two convolutions, else one.
+        """
+        found = {unit for unit, _ in self.ends if unit in self.maps} or self._repeated()
+        return sorted(found, key=lambda path: self.maps[path][0].left)
+
+    @cached_property
+    def stages(self) -> list[str]:
+        """The map that ends each stage, in order: those the host declares, else the last map before each halving.
+
+        Where the host has units, what comes before the first of them is its stem, and a stage is what holds a unit.
+        """
+        first = min((self.maps[unit][0].left for unit in self.units), default=0)
+        named = [path for path in declared(self.trace.host) if path in self.maps]
+        if named:
+            return [path for path in named if self.maps[path][0].left >= first]
+        last: dict[int, str] = {}
+        for path in sorted(self.maps, key=lambda path: self.maps[path][0].left):
+            if self._ends_stage(path):
+                last[self._level(path)] = path
+        return sorted(last.values(), key=lambda path: self.maps[path][0].left)
+
+    def stage(self, path: str) -> int:
+        """The stage that the module at ``path`` belongs to, counted from 0."""
+        moment = self.maps[path][0].left
+        before = sum(self.maps[stage][0].left < moment for stage in self.stages)
+        return min(before, max(len(self.stages) - 1, 0))
+
+    def carrier(self, path: str) -> tuple[str, bool] | None:
+        """The module that can hold a plug for the map of ``path``, and whether it is what enters that module.
+
+        A module that runs its own children would run the plug as one of them: the last module inside that returns
+        the same tensor stands in for it, else the first module that receives it, if nothing else does.
+        """
+        calls = self.maps[path]
+        if not isinstance(calls[0].module, _CONTAINERS):
+            return path, False
+        wanted = [call.returned for call in calls]
+        inside = [
+            other
+            for name, others in self.maps.items()
+            if name.startswith(path + ".") and not isinstance(others[0].module, _CONTAINERS)
+            and [c.returned for c in others] == wanted
+            for other in others[-1:]
+        ]  # fmt: skip
+        if inside:
+            return max(inside, key=lambda c: c.left).path, False
+        for name, others in sorted(self.trace.by_path().items(), key=lambda item: item[1][0].entered):
+            if (
+                name
+                and not isinstance(others[0].module, _CONTAINERS)
+                and [c.first for c in others] == wanted
+                and others[0].entered > calls[0].left
+                and all(self._within(user, name) for key in wanted if key for user in self.trace.values[key].users)
+            ):
+                return name, True
+        return None
+
+    def _shape(self, call: Call) -> tuple[int, ...]:
+        return self.trace.values[call.returned].shape if call.returned in self.trace.values else ()
+
+    def _is_map(self, call: Call) -> bool:
+        value = self.trace.values.get(call.returned) if call.returned is not None else None
+        if value is None or len(value.shape) != 4 or value.fixed or not value.dtype.is_floating_point:
+            return False
+        if self.trace.picture is None:
+            return True
+        (height, width), (h, w) = self.trace.picture, value.shape[2:]
+        # One pixel of rounding on either side, at the scale of whichever of the two is larger.
+        return abs(h * width - w * height) <= (height + width) * max(1.0, h / height)
+
+    def _passes(self, call: Call) -> bool:
+        """Did the module return what it received, as an Identity or a resting DropPath does?"""
+        return call.returned in call.received
+
+    @staticmethod
+    def _within(call: Call | None, path: str) -> bool:
+        while call is not None:
+            if call.path == path:
+                return True
+            call = call.parent
+        return False
+
+    @staticmethod
+    def _owner(call: Call) -> Call:
+        """The innermost module that holds parameters in its children: a module that only adds owns no branch."""
+        while call.parent is not None and not any(True for c in call.module.children() for _ in c.parameters()):
+            call = call.parent
+        return call
+
+    def _made_of(self, key: Key, since: int) -> set[Key]:
+        """``key`` and what it was made of since the tick ``since``; what is older is named but not entered."""
+        found, waiting = {key}, [key]
+        while waiting:
+            value = self.trace.values[waiting.pop()]
+            if value.born > since:
+                new = set(value.parents) - found
+                found |= new
+                waiting += new
+        return found
+
+    def _branch(self, addition: Addition, unit: Call) -> Key | None:
+        """Which of two summands left a branch that the other by-passes; None if neither did."""
+        if unit.path in self.maps and self._shape(self.maps[unit.path][0])[1] != self._channels(addition.left):
+            return None  # a sum of parts of the map, as in Res2Net
+        left, right = (self._made_of(key, unit.entered) for key in (addition.left, addition.right))
+        if addition.right in left:
+            return addition.left
+        if addition.left in right:
+            return addition.right
+        if not left & right:
+            return None
+        weights = [len(self._layers(part - other)) for part, other in ((left, right), (right, left))]
+        if weights[0] == weights[1]:
+            return None  # two branches of one depth: neither by-passes the other
+        return addition.left if weights[0] > weights[1] else addition.right
+
+    def _channels(self, key: Key) -> int:
+        return self.trace.values[key].shape[1]
+
+    def _layers(self, keys: Iterable[Key]) -> set[Call]:
+        """The module calls with parameters of their own that made ``keys``."""
+        calls = {self.trace.values[key].call for key in keys}
+        return {call for call in calls if call is not None and any(True for _ in call.module.parameters(recurse=False))}
+
+    def _maker(self, key: Key, addition: Addition, unit: Call) -> Call | None:
+        """The module inside ``unit`` that returned the branch: the outermost that computed it, else one it passed."""
+        inside = [
+            call
+            for path, calls in self.maps.items()
+            for call in calls
+            if call.returned == key and unit.entered < call.left <= addition.tick and call is not unit
+            and self._within(call, unit.path)
+        ]  # fmt: skip
+        computed = [call for call in inside if not self._passes(call)]
+        return max(computed or inside, key=lambda call: call.left, default=None)
+
+    def _kin(self, units: set[str]) -> list[str]:
+        """Modules built like ``units`` that add nothing: of their class, or in their row with two convolutions."""
+        modules = {path: calls[0].module for path, calls in self.maps.items()}
+        adding = {self._owner(addition.call).path for addition in self.trace.additions}
+        known = {path for path in units if path in modules}
+        classes = {type(modules[path]) for path in known}
+        rows = {_row(path) for path in known}
+        return [
+            path
+            for path, module in modules.items()
+            if path not in known | adding
+            and not isinstance(module, _CONTAINERS)
+            and not any(path.startswith(unit + ".") for unit in known)
+            and (type(module) in classes or (_row(path) in rows and _convolutions(module) >= 2))
+        ]
+
+    def _repeated(self) -> set[str]:
+        modules = {
+            path: calls[0].module
+            for path, calls in self.maps.items()
+            if type(calls[0].module) not in _CONTAINERS and any(True for _ in calls[0].module.children())
+        }
+        counts = Counter(type(module) for module in modules.values())
+        for least in (2, 1):
+            fit = {p for p, m in modules.items() if counts[type(m)] > 1 and _convolutions(m) >= least}
+            inner = {p for p in fit if not any(other.startswith(p + ".") for other in fit)}
+            if inner:
+                return inner
+        return set()
+
+    def _level(self, path: str) -> int:
+        """How often the picture has been halved, to the nearest."""
+        height = max(self._shape(calls[0])[2] for calls in self.maps.values())
+        if self.trace.picture is not None:
+            height = max(height, self.trace.picture[0])
+        return round(math.log2(height / self._shape(self.maps[path][0])[2]))
+
+    def _ends_stage(self, path: str) -> bool:
+        level = self._level(path)
+        if self.units:
+            held = [unit for unit in self.units if unit == path or unit.startswith(path + ".")]
+            return bool(held) and all(self._level(unit) == level for unit in held)
+        if isinstance(self.maps[path][0].module, _CONTAINERS):
+            return False
+        convolutions = (p for p, calls in self.maps.items() if isinstance(calls[0].module, _CONVOLUTIONS))
+        return any(self._level(p) == level for p in convolutions)
+
+
+def _row(path: str) -> str:
+    """The path with its numbers hidden: the modules of one row of blocks share it."""
+    return re.sub(r"\d+", "#", path)
+
+
+def _convolutions(module: nn.Module) -> int:
+    return sum(isinstance(m, _CONVOLUTIONS) for m in module.modules())

@@ -1,0 +1,315 @@
+"""One forward of a network, watched: which module returned which tensor, and what each tensor was made of.
+
+A tensor changed in place is another value of the same object, so a value is named by its object and its version.
+Modules are watched by hooks, what happens between them by a ``TorchFunctionMode``; both are gone afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from saccade.errors import UserError
+from saccade.probe import example_input, undisturbed
+
+__all__ = ["Addition", "Arguments", "Call", "Key", "Trace", "Value", "run", "trace"]
+
+Key = tuple[int, int]
+"""A value: the serial number of its tensor object, and the object's version."""
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a host is called with: positional, and by name."""
+
+_ADDS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of one module; ``entered`` and ``left`` are ticks of the trace's clock."""
+
+    path: str
+    module: nn.Module
+    parent: Call | None
+    entered: int
+    first: Key | None
+    """The first positional argument, where it is a tensor."""
+    received: tuple[Key, ...]
+    left: int = -1
+    returned: Key | None = None
+    """The value returned, where it is one tensor."""
+
+
+@dataclass(eq=False)
+class Value:
+    """What is known of one value."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    born: int
+    call: Call | None
+    """The innermost module that was running."""
+    parents: tuple[Key, ...]
+    fixed: bool
+    """Its height and width do not follow the picture's: it went through a global pooling, or no picture is in it."""
+    users: list[Call | None] = field(default_factory=list)
+    """The innermost modules that were running when it was used."""
+
+
+@dataclass(eq=False)
+class Addition:
+    """``left + right`` of two maps of one shape."""
+
+    call: Call
+    tick: int
+    left: Key
+    right: Key
+
+
+class Trace:
+    """The record of one forward."""
+
+    def __init__(self, host: nn.Module, hidden: Callable[[nn.Module], bool]) -> None:
+        self.host = host
+        self.calls: list[Call] = []
+        """In the order in which they returned."""
+        self.values: dict[Key, Value] = {}
+        self.additions: list[Addition] = []
+        self.picture: tuple[int, int] | None = None
+        """Height and width of the largest picture given."""
+        self._hidden = hidden
+        self._serials = WeakIdKeyDictionary()
+        self._count = 0
+        self._clock = 0
+        self._stack: list[Call] = []
+        self._same: dict[Key, Key] = {}
+
+    def by_path(self) -> dict[str, list[Call]]:
+        """The calls of each module, in the order in which they returned."""
+        found: dict[str, list[Call]] = {}
+        for call in self.calls:
+            found.setdefault(call.path, []).append(call)
+        return found
+
+    def key(self, tensor: Tensor) -> Key:
+        """The name of what ``tensor`` holds now."""
+        if tensor not in self._serials:
+            self._count += 1
+            self._serials[tensor] = self._count
+        key = (self._serials[tensor], tensor._version)
+        return self._same.get(key, key)
+
+    def tick(self) -> int:
+        """The next moment."""
+        self._clock += 1
+        return self._clock
+
+    def give(self, arguments: Any) -> None:
+        """The pictures, which are made of nothing."""
+        for tensor in _tensors(arguments):
+            self.values[self.key(tensor)] = _value(tensor, self.tick(), None, (), fixed=False)
+            if tensor.ndim in (3, 4):
+                height, width = tensor.shape[-2:]
+                if self.picture is None or height * width > self.picture[0] * self.picture[1]:
+                    self.picture = (height, width)
+
+    def note(self, tensor: Tensor, parents: Sequence[Key], name: str) -> None:
+        """``tensor`` has been made of ``parents`` by the function ``name``."""
+        key = self.key(tensor)
+        known = tuple(dict.fromkeys(p for p in parents if p in self.values and p != key))
+        if key in self.values:
+            return
+        fixed = tensor.ndim < 3 or all(self.values[p].fixed for p in known) or self._pools(tensor, known, name)
+        self.values[key] = _value(tensor, self.tick(), self._stack[-1] if self._stack else None, known, fixed)
+
+    def use(self, keys: Sequence[Key]) -> None:
+        """``keys`` are read by a function."""
+        if self._stack and self._hidden(self._stack[-1].module):
+            return
+        for key in keys:
+            if key in self.values:
+                self.values[key].users.append(self._stack[-1] if self._stack else None)
+
+    def add(self, left: Key, right: Key) -> None:
+        """Two maps are added."""
+        if not self._stack or self._hidden(self._stack[-1].module):
+            return
+        a, b = self.values.get(left), self.values.get(right)
+        if a is not None and b is not None and left != right and a.shape == b.shape and len(a.shape) == 4:
+            self.additions.append(Addition(self._stack[-1], self._clock, left, right))
+
+    def enter(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """A module is called."""
+        first = self.key(args[0]) if args and isinstance(args[0], Tensor) else None
+        received = tuple(self.key(t) for t in _tensors((args, kwargs)))
+        parent = self._stack[-1] if self._stack else None
+        self._stack.append(Call(path, module, parent, self.tick(), first, received))
+
+    def leave(self, module: nn.Module, output: Any) -> None:
+        """A module has returned; calls inside it that never did are forgotten."""
+        while self._stack and self._stack[-1].module is not module:
+            self._stack.pop()
+        call = self._stack.pop()
+        for tensor in _tensors(output):
+            self.note(tensor, call.received, "")
+        if isinstance(output, Tensor):
+            call.returned = self.key(output)
+        if self._hidden(module) and call.returned is not None and call.first is not None:
+            # What a plug returns stands for what it received: the host is seen as if it carried none.
+            self._same[call.returned] = call.first
+            return
+        call.left = self.tick()
+        self.calls.append(call)
+
+    def _pools(self, tensor: Tensor, parents: Sequence[Key], name: str) -> bool:
+        if "adaptive" in name:
+            return True
+        if tensor.ndim != 4 or tuple(tensor.shape[2:]) != (1, 1):
+            return False
+        before = [self.values[p].shape for p in parents if not self.values[p].fixed and len(self.values[p].shape) == 4]
+        reduces = name in {"mean", "sum", "amax", "amin", "max", "min", "std", "var", "logsumexp"}
+        return any(reduces or min(shape[2:]) > 4 for shape in before if shape[2:] != (1, 1))
+
+
+class _Functions(TorchFunctionMode):
+    """Tells a trace of every function of torch that Python calls."""
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        given = list(_tensors((args, kwargs)))
+        keys = [self.trace.key(t) for t in given]
+        output = func(*args, **kwargs)
+        made = list(_tensors(output))
+        made += [t for t, key in zip(given, keys, strict=True) if self.trace.key(t) != key]  # changed in place
+        if made:  # asking for a shape is no use
+            self.trace.use(keys)
+            if name in _ADDS and len(args) == 2 and isinstance(args[0], Tensor) and isinstance(args[1], Tensor):
+                self.trace.add(keys[0], keys[1])
+            for tensor in made:
+                self.trace.note(tensor, keys, name)
+        return output
+
+
+def _value(tensor: Tensor, tick: int, call: Call | None, parents: tuple[Key, ...], fixed: bool) -> Value:
+    return Value(tuple(tensor.shape), tensor.dtype, tensor.device, tick, call, parents, fixed)
+
+
+def _tensors(thing: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and mappings, in order."""
+    if isinstance(thing, Tensor):
+        yield thing
+    elif isinstance(thing, Mapping):
+        for part in thing.values():
+            yield from _tensors(part)
+    elif isinstance(thing, (list, tuple)):
+        for part in thing:
+            yield from _tensors(part)
+
+
+def _attempts(host: nn.Module, input: Any) -> list[Arguments]:
+    """What to call ``host`` with; where nothing is said, a picture that is not square comes first."""
+    if isinstance(input, Mapping):
+        return [((), dict(input))]
+    arguments = example_input(host, input)
+    if input is not None:
+        return [(arguments, {})]
+    picture = arguments[0]
+    width = picture.shape[-1]
+    narrow = width - 32 if width > 64 else width * 3 // 4
+    return [((picture[..., :narrow].contiguous(),), {}), (arguments, {})]
+
+
+@contextmanager
+def _without_checkpointing(host: nn.Module) -> Iterator[None]:
+    """timm's gradient checkpointing calls the children of a stage in its place: switched off inside."""
+    on = [module for module in host.modules() if getattr(module, "grad_checkpointing", None) is True]
+    for module in on:
+        module.grad_checkpointing = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for module in on:
+            module.grad_checkpointing = True  # type: ignore[assignment]
+
+
+def run(host: nn.Module, arguments: Arguments, within: AbstractContextManager[object] | None = None) -> Any:
+    """What one forward returns, in eval mode, without gradients; modes, buffers and random generators stay as they are.
+
+    ``within`` is entered around the forward alone.
+    """
+    with undisturbed(host), torch.inference_mode(False), torch.no_grad(), within or nullcontext():
+        return host(*arguments[0], **arguments[1])
+
+
+def trace(host: nn.Module, input: Any, hidden: Callable[[nn.Module], bool]) -> tuple[Trace, Arguments]:
+    """One forward of ``host``, watched, and the arguments it was called with.
+
+    Args:
+        host: the network.
+        input: a tensor, a size (C, H, W), a tuple or mapping of arguments, one argument of any other kind; None for
+            the size the network states, with its last side shortened where the network allows.
+        hidden: modules to be seen through, as if they returned what they receive; nothing inside them is recorded.
+
+    Raises:
+        UserError: the host is compiled or has lazy modules, or its forward fails.
+    """
+    if isinstance(host, torch.jit.ScriptModule) or hasattr(host, "_orig_mod"):
+        raise UserError(f"{type(host).__name__} is compiled; plug the network first, then compile it")
+    lazy = next((name for name, p in host.named_parameters() if nn.parameter.is_lazy(p)), None)
+    if lazy is not None:
+        raise UserError(f"the parameter {lazy!r} has no shape yet; run the network once, then plug it")
+    failure: Exception | None = None
+    for arguments in _attempts(host, input):
+        record = Trace(host, hidden)
+        try:
+            with _watched(host, record), _without_checkpointing(host):
+                record.give(arguments)
+                run(host, arguments, _Functions(record))
+        except Exception as error:
+            failure = error
+        else:
+            return record, arguments
+    size = "the input given" if input is not None else f"a picture of {'×'.join(map(str, arguments[0][0].shape[1:]))}"
+    raise UserError(
+        f"{type(host).__name__} does not run on {size}: {type(failure).__name__}: {failure}. "
+        "Say what it takes by input=: a size (C, H, W), a tensor, or a tuple or dict of its arguments."
+    ) from failure
+
+
+@contextmanager
+def _watched(host: nn.Module, record: Trace) -> Iterator[None]:
+    handles = []
+
+    def watch(path: str, module: nn.Module) -> None:
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            record.enter(path, module, args, kwargs)
+
+        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            record.leave(module, output)
+
+        handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        handles.append(module.register_forward_hook(after))
+
+    inside: list[str] = []
+    try:
+        for path, module in host.named_modules():
+            if not any(path.startswith(prefix) for prefix in inside):
+                watch(path, module)
+                if record._hidden(module):
+                    inside.append(path + ".")
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
