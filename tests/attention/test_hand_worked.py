@@ -1,0 +1,248 @@
+"""Cases small enough to be worked out on paper; the working stands beside the numbers.
+
+Used throughout: σ(ln k) = k / (1 + k), so that a logit of ln 3 is a gate of 3/4.
+"""
+
+from math import erf, exp, log, sqrt
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import tensor
+
+from saccade import create
+
+LN2, LN3 = log(2), log(3)
+
+
+def _with(module, **values):
+    """``module`` in float64 and eval, all parameters zero but for ``values`` (dots written as two underscores)."""
+    module = module.double().eval()
+    with torch.no_grad():
+        for p in module.parameters():
+            p.zero_()
+        for name, value in values.items():
+            place = module.get_parameter(name.replace("__", "."))
+            place.copy_(tensor(value, dtype=torch.float64).reshape(place.shape))
+    return module
+
+
+def _map(*channels):
+    """One image (1, C, H, W) of rows of numbers."""
+    return tensor([channels], dtype=torch.float64)
+
+
+def _gates(y, x):
+    return (y / x)[0].flatten(1)
+
+
+def _is(found, expected, within=1e-12):
+    torch.testing.assert_close(found, tensor(expected, dtype=found.dtype), rtol=0, atol=within)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# SE
+
+
+def test_se_with_nothing_but_biases():
+    # z = (1, 3); W₁z + b₁ = 2·1 − 1·3 + 0.5 = −0.5, which the ReLU closes; s = σ(b₂) = σ(0, ln 3) = (1/2, 3/4)
+    se = _with(create("se", 2, rd_ratio=0.5), squeeze__weight=[2, -1], squeeze__bias=[0.5], excite__weight=[5, 7],
+               excite__bias=[0, LN3])  # fmt: skip
+    x = _map([[0.5, 1.5]], [[2, 4]])
+    _is(se(x), [[[[0.25, 0.75]], [[1.5, 3]]]])
+
+
+def test_se_through_an_open_unit():
+    # z = (1, 3); W₁z + b₁ = 1 + 3 − 1 = 3; logits 3 · (ln 2 / 3, −ln 4 / 3) = (ln 2, −ln 4); s = (2/3, 1/5)
+    se = _with(create("se", 2, rd_ratio=0.5), squeeze__weight=[1, 1], squeeze__bias=[-1],
+               excite__weight=[LN2 / 3, -2 * LN2 / 3])  # fmt: skip
+    x = _map([[0, 2], [3, -1]], [[3, 3], [5, 1]])
+    _is(se(x), [[[[0, 4 / 3], [2, -2 / 3]], [[0.6, 0.6], [1, 0.2]]]])
+
+
+def test_se_without_bias_at_zero_halves():
+    se = _with(create("se", 3, rd_ratio=1.0, bias=False))
+    assert {name for name, _ in se.named_parameters()} == {"squeeze.weight", "excite.weight"}
+    _is(se(_map([[2]], [[-4]], [[6]])), [[[[1]], [[-2]], [[3]]]])
+
+
+def test_se_rounds_its_bottleneck_down():
+    # 47 / 16 = 2.94: two units. 2·47·2 weights and 47 + 2 biases.
+    assert sum(p.numel() for p in create("se", 47).parameters()) == 2 * 47 * 2 + 49
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# ECA
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel"),
+    # (log₂C + 1)/2: 2.5, 3, 3.5, 3.79 -> 3;  4, 4.5, 5, 5.5 -> 5;  6 -> 7. An even whole part goes up by one.
+    [(16, 3), (32, 3), (64, 3), (96, 3), (128, 5), (256, 5), (512, 5), (1024, 5), (2048, 7)],
+)
+def test_eca_kernel_of_equation_12(channels, kernel):
+    assert create("eca", channels).conv.kernel_size == (kernel,)
+
+
+def test_eca_of_three_channels():
+    # z = (1, 2, 4), kernel ln 2 · (1, 0, −1), zeros outside, not flipped:
+    # logits ln 2 · (0 − 2, 1 − 4, 2 − 0) = (−ln 4, −ln 8, ln 4); s = (1/5, 1/9, 4/5)
+    eca = _with(create("eca", 3, kernel_size=3), conv__weight=[LN2, 0, -LN2])
+    x = _map([[0, 2]], [[1, 3]], [[4, 4]])
+    _is(eca(x), [[[[0, 0.4]], [[1 / 9, 3 / 9]], [[3.2, 3.2]]]])
+
+
+def test_eca_with_the_middle_tap_alone_sees_its_own_channel():
+    # z = (ln 3, −ln 3, 0); s = (3/4, 1/4, 1/2)
+    eca = _with(create("eca", 3, kernel_size=5), conv__weight=[0, 0, 1, 0, 0])
+    _is(_gates(eca(_map([[LN3]], [[-LN3]], [[1e-30]])), _map([[LN3]], [[-LN3]], [[1e-30]])), [[0.75], [0.25], [0.5]])
+
+
+def test_eca_images_have_their_own_gates():
+    # kernel of one tap, 1: s = σ(z), z = ln 3 in the first image and −ln 3 in the second
+    eca = _with(create("eca", 1, kernel_size=1), conv__weight=[1])
+    x = torch.cat([_map([[LN3, LN3]]), _map([[-LN3, -LN3]])])
+    _is(eca(x)[:, 0, 0, 0], [0.75 * LN3, -0.25 * LN3])
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# CBAM
+
+
+def _cbam(**values):
+    """C = 2, one hidden unit, 1×1 spatial convolution, batch norm that changes nothing unless ``values`` say so."""
+    cbam = _with(create("cbam", 2, rd_ratio=0.5, spatial_kernel_size=1), **{"bn__weight": [1], **values})
+    cbam.bn.running_var.fill_(1 - cbam.bn.eps)
+    return cbam
+
+
+CHANNEL = {"mlp__0__weight": [1, 0], "mlp__2__weight": [1, 0], "mlp__2__bias": [0, LN3 / 2]}
+# With x below: channel 0 has mean ln 2 and maximum 2 ln 2. The MLP passes channel 0 through its unit to channel 0, so
+# the two branches add up to 3 ln 2 = ln 8: M_c = 8/9. Channel 1 has only its bias, counted in both branches: ln 3, 3/4.
+X = _map([[0, 2 * LN2]], [[4 / 3 * LN3, 0]])
+SEEN = _map([[0, 16 / 9 * LN2]], [[LN3, 0]])
+
+
+def test_cbam_channel_gate_adds_two_branches():
+    # the spatial convolution is zero: M_s = 1/2
+    _is(_cbam(**CHANNEL)(X), (SEEN / 2).tolist())
+
+
+def test_cbam_spatial_gate_reads_the_maximum_first():
+    # max_c x' = (ln 3, 16/9 ln 2); M_s = (3/4, 2^(16/9) / (1 + 2^(16/9)))
+    power = 2 ** (16 / 9)
+    expected = SEEN * tensor([0.75, power / (1 + power)], dtype=torch.float64)
+    _is(_cbam(**CHANNEL, conv__weight=[1, 0])(X), expected.tolist())
+
+
+def test_cbam_spatial_gate_reads_the_mean_second():
+    # mean_c x' = (ln 3 / 2, 8/9 ln 2); M_s = (√3 / (1 + √3), 2^(8/9) / (1 + 2^(8/9)))
+    power = 2 ** (8 / 9)
+    expected = SEEN * tensor([sqrt(3) / (1 + sqrt(3)), power / (1 + power)], dtype=torch.float64)
+    _is(_cbam(**CHANNEL, conv__weight=[0, 1])(X), expected.tolist())
+
+
+def test_cbam_with_its_own_start_has_a_spatial_gate_of_one_half():
+    # BN starts at scale 0 and shift 0, so M_s = σ(0) whatever the convolution; with a silent MLP y = x/4
+    cbam = create("cbam", 16).eval().double()
+    for layer in (cbam.mlp[0], cbam.mlp[2]):
+        torch.nn.init.zeros_(layer.weight)
+    x = torch.randn(2, 16, 5, 3, dtype=torch.float64)
+    _is(cbam(x), (x / 4).tolist())
+    assert cbam.conv.weight.abs().min() > 0
+
+
+def test_cbam_spatial_convolution_has_zeros_outside():
+    # x = 2 everywhere, M_c = 1/2, x' = 1: both summaries are 1. With 98 weights of ln 3 / 98 the middle of a 7×7 map
+    # sees 98 ones: ln 3, M_s = 3/4. A corner sees 2·16 of them: ln 3 · 32/98.
+    cbam = _with(create("cbam", 2, rd_ratio=0.5), conv__weight=[LN3 / 98] * 98, bn__weight=[1])
+    cbam.bn.running_var.fill_(1 - cbam.bn.eps)
+    y = cbam(torch.full((1, 2, 7, 7), 2.0, dtype=torch.float64))
+    _is(y[0, :, 3, 3], [0.75, 0.75])
+    corner = 3 ** (32 / 98)
+    _is(y[0, :, 0, 6], [corner / (1 + corner)] * 2)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# DAS
+
+
+def _randomised(module):
+    with torch.no_grad():
+        for p in module.parameters():
+            p.normal_()
+    return module.double().eval()
+
+
+def _compressed(das, x):
+    """z of equation 1, step by step."""
+    z = F.conv2d(F.conv2d(x, das.depthwise.weight, padding=1, groups=x.shape[1]), das.pointwise.weight)
+    return F.gelu(F.instance_norm(z) + das.shift)
+
+
+def test_das_starts_on_the_regular_grid_at_half_strength():
+    # The offset convolution starts at zero: no offsets, every modulation σ(0) = 1/2. So d is half a plain convolution
+    # plus its bias, A = σ(LN(d)).
+    torch.manual_seed(0)
+    das = create("das", 10).double().eval()
+    x = torch.randn(2, 10, 5, 7, dtype=torch.float64)
+    d = F.conv2d(_compressed(das, x), das.deform.weight, padding=1) / 2 + das.deform.bias[:, None, None]
+    a = F.layer_norm(d.movedim(1, 3), (10,)).movedim(3, 1).sigmoid()
+    _is(das(x), (x * a).tolist(), within=1e-10)
+
+
+def test_das_without_a_kernel_halves():
+    # d = 0, LN(0) = 0, A = 1/2
+    das = _with(create("das", 5), norm__weight=[1] * 5)
+    _is(das(_map([[2, 4]], [[6, 8]], [[1, 3]], [[5, 7]], [[-2, 0]])),
+        [[[[1, 2]], [[3, 4]], [[0.5, 1.5]], [[2.5, 3.5]], [[-1, 0]]]])  # fmt: skip
+
+
+def test_das_number_by_number():
+    # C = 5, c = ⌊0.2·5⌋ = 1. The depthwise kernels are their middle tap, the pointwise layer takes channel 0, whose two
+    # values 1003 and 997 the instance norm makes +1 and −1 (variance 9 against ε = 1e-5: off by 6e-7).
+    # z = GELU(±1) = (Φ(1), −Φ(−1)) = (0.8413, −0.1587). The deformable kernel is its middle tap with weights
+    # (2, −2, 0, 0, 0): times the modulation 1/2, d = (z, −z, 0, 0, 0). Over the channels: mean 0, variance 2z²/5, so
+    # LN(d) = (±√2.5, ∓√2.5, 0, 0, 0), + where z > 0. A = σ of that.
+    middle = [0, 0, 0, 0, 1, 0, 0, 0, 0]
+    das = _with(create("das", 5), depthwise__weight=middle * 5, pointwise__weight=[1, 0, 0, 0, 0],
+                deform__weight=[[w * tap for tap in middle] for w in (2, -2, 0, 0, 0)],
+                norm__weight=[1] * 5)  # fmt: skip
+    x = _map([[1003, 997]], [[1, 1]], [[1, 1]], [[1, 1]], [[1, 1]])
+    phi = (1 + erf(1 / sqrt(2))) / 2
+    assert phi == pytest.approx(0.8413447)
+
+    def gate(z):
+        return 1 / (1 + exp(-z / sqrt(2 * z * z / 5 + 1e-5)))
+
+    high, low = gate(phi), gate(phi - 1)
+    assert high == pytest.approx(1 / (1 + exp(-sqrt(2.5))), abs=1e-5)
+    assert low == pytest.approx(1 - high, abs=2e-4)  # ε of the layer norm against a small z
+    _is(_gates(das(x), x), [[high, low], [1 - high, 1 - low], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5]], within=1e-6)
+
+
+def test_das_offsets_are_pixels_down_then_right():
+    # Offset biases of (dy, dx) = (0, 1) for each tap, modulation σ(40) = 1: every tap looks one pixel to the right,
+    # zeros outside. That is a plain convolution of z padded by (0, 2) in place of (1, 1) in that direction.
+    torch.manual_seed(1)
+    das = _randomised(create("das", 10))
+    x = torch.randn(1, 10, 4, 6, dtype=torch.float64)
+    with torch.no_grad():
+        das.offset.weight.zero_()
+        das.offset.bias.copy_(tensor([0.0, 1.0] * 9 + [40.0] * 9))
+    z = F.pad(_compressed(das, x), (0, 2, 1, 1))
+    d = F.conv2d(z, das.deform.weight, das.deform.bias)
+    a = F.layer_norm(d.movedim(1, 3), (10,), das.norm.weight, das.norm.bias).movedim(3, 1).sigmoid()
+    _is(das(x), (x * a).tolist(), within=1e-10)
+
+
+def test_das_on_one_pixel_knows_only_its_shift():
+    # A 1×1 map is its own mean: the instance norm gives 0, z = GELU(b) for any x, and the gate does not depend on x.
+    torch.manual_seed(2)
+    das = _randomised(create("das", 10))
+    x = torch.rand(1, 10, 1, 1, dtype=torch.float64) + 1
+    _is(_gates(das(x), x), _gates(das(3 * x), 3 * x).tolist())
+    with torch.no_grad():
+        before = _gates(das(x), x)
+        das.shift.add_(1)
+    assert (_gates(das(x), x) - before).abs().max() > 1e-3
