@@ -143,6 +143,7 @@ class Analysis:
         largest_residual: largest residual in units of its own standard error (internally studentised).
         largest_residual_at: (arm, seed) of that residual.
         seeds: the seeds.
+        images: test images behind the scores; None where they were not given.
         first_look: three seeds or fewer.
         notes: sentences the reader must see beside the verdicts.
     """
@@ -158,6 +159,7 @@ class Analysis:
     largest_residual: float | None
     largest_residual_at: tuple[str, int] | None
     seeds: tuple[int, ...]
+    images: int | None
     first_look: bool
     notes: tuple[str, ...]
 

@@ -113,6 +113,7 @@ def analyse(
         largest_residual=None,
         largest_residual_at=None,
         seeds=labels,
+        images=next((rows.shape[1] for rows in right.values()), None),
         first_look=len(used) <= FIRST_LOOK,
         notes=notes,
     )
@@ -123,8 +124,8 @@ def analyse(
     arms = np.flatnonzero(present.any(axis=1))  # the baseline is the first
     design = Design.of(present[np.ix_(arms, used)])
     fitted = fit(table[np.ix_(arms, used)], design)
-    images = [_floor(right, names[a], baseline, present[a] & present[0]) for a in arms[1:]]
-    for a, row in zip(arms[1:], _judged([rows[a] for a in arms[1:]], design, fitted, images), strict=True):
+    floors = [_floor(right, names[a], baseline, present[a] & present[0]) for a in arms[1:]]
+    for a, row in zip(arms[1:], _judged([rows[a] for a in arms[1:]], design, fitted, floors), strict=True):
         rows[a] = row
     sigma = _number(fitted.sigma)
     largest, place, stands_out = _largest_residual(fitted, design)
@@ -206,15 +207,15 @@ def _unjudged(name: str, baseline: str, raw: Floats, is_control: bool, margin: f
 
 
 def _judged(
-    rows: Sequence[Difference], design: Design, fitted: Fit, images: Sequence[tuple[float, float]]
+    rows: Sequence[Difference], design: Design, fitted: Fit, floors: Sequence[tuple[float, float]]
 ) -> list[Difference]:
-    """The rows of the arms that have scores, with their tests; ``images`` as of ``paired_images``."""
+    """The rows of the arms that have scores, with their tests; ``floors`` as of ``paired_images``."""
     if not rows:
         return []
     margin, alpha = rows[0].margin, rows[0].alpha
     estimates, from_seeds = fitted.differences[1:], fitted.se[1:]
     from_images = np.array(
-        [math.sqrt(lasting + passing / max(row.seeds, 1)) for row, (lasting, passing) in zip(rows, images, strict=True)]
+        [math.sqrt(lasting + passing / max(row.seeds, 1)) for row, (lasting, passing) in zip(rows, floors, strict=True)]
     )
     se = np.maximum(from_seeds, from_images)  # stays NaN where the seeds give no error
     family = np.array([not row.is_control for row in rows])
@@ -234,7 +235,7 @@ def _judged(
             needed = seeds_needed(
                 float(estimates[i]),
                 sigma=float(fitted.sigma),
-                images=images[i],
+                images=floors[i],
                 seeds=seeds,
                 arms=arms,
                 mechanisms=comparisons,
