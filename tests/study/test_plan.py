@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -67,7 +68,9 @@ def test_slugs_are_single_folder_names(name, slug):
 
 def test_arms_that_would_share_a_folder_are_refused():
     with pytest.raises(UserError, match="'se:rd_divisor=8' and 'se rd_divisor=8' would share"):
-        Study(Recipe(), [Arm("none", "none"), Arm("se:rd_divisor=8", "se"), Arm("se rd_divisor=8", "se")], (0,), "s")
+        Study(
+            Recipe(), (Arm("none", "none"), Arm("se:rd_divisor=8", "se"), Arm("se rd_divisor=8", "se")), (0,), Path("s")
+        )
 
 
 @pytest.mark.parametrize(
@@ -122,7 +125,7 @@ def test_an_empty_or_crooked_design_is_refused():
     with pytest.raises(UserError, match="the seed 0 is given twice"):
         study(numbers=(0, 1, 0))
     with pytest.raises(UserError, match="first arm of a study is 'none'"):
-        Study(Recipe(), [Arm("se", "se")], (0,), "s")
+        Study(Recipe(), (Arm("se", "se"),), (0,), Path("s"))
     for margin in (0.0, -1.0, float("nan")):
         with pytest.raises(UserError, match="margin"):
             study(margin=margin)

@@ -73,6 +73,8 @@ class Screen:
     def _checked(self, done: int, total: int) -> None:
         if self.bars is not None:
             self.bars.total(f"checking images {done}/{total}", done, total)
+        elif time.monotonic() - self.last > _QUIET:
+            self.say(f"checking images {done}/{total}")
 
     def _ended(self, state: _State, event: Mapping[str, Any]) -> None:
         self.ended += 1
@@ -137,9 +139,9 @@ class _Bars:
 
     def __init__(self, console: Console) -> None:
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[words]}"),
+            TextColumn("{task.fields[words]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
@@ -173,7 +175,7 @@ def _table(results: Mapping[str, Any]) -> Table:
         verdict = row["verdict"] if row else ""
         cost = arm["cost"] or {}
         table.add_row(
-            name,
+            Text(name),
             _spread(arm),
             "" if row is None or row["difference"] is None else f"{row['difference']:+.2f}",
             "" if row is None or row["low"] is None else f"{row['low']:+.2f} to {row['high']:+.2f}",

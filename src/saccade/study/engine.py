@@ -130,7 +130,7 @@ def execute(
             return [outcomes[run.folder] for run in study.runs()]
         threads = study.base.training.threads
         workers: list[_Worker] = []
-        stack.callback(lambda: [worker.end() for worker in workers])
+        stack.callback(_end, workers)
         wanted = min(slots or slots_for(threads, device) or 1, len(todo))
         workers.extend(_Worker(slot, threads, train) for slot in range(wanted))
         say({"event": "check"})
@@ -144,6 +144,11 @@ def execute(
         for outcome in _do(todo, workers, devices, train, say):
             outcomes[outcome.run.folder] = outcome
     return [outcomes[run.folder] for run in study.runs()]
+
+
+def _end(workers: list[_Worker]) -> None:
+    for worker in workers:
+        worker.end()
 
 
 def _check(worker: _Worker, study: Study, device: str, check: str, say: Notify) -> list[str]:

@@ -42,7 +42,7 @@ def collect(folder: str | Path) -> dict[str, Any]:
     study = Study.open(folder)
     rows = {(run.arm.name, run.seed): _row(study, run) for run in study.runs()}
     costs = _read(study.folder / "costs.json") or {}
-    arms = {}
+    arms: dict[str, dict[str, Any]] = {}
     for arm in study.arms:
         of = [rows[arm.name, seed] for seed in study.seeds]
         scores = [row["top1"] if row["status"] == "done" else None for row in of]

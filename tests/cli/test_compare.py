@@ -1,0 +1,192 @@
+"""``saccade compare``: a small real study, killed and gone on with, planned, and used wrongly."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from saccade.cli import main
+
+SETTINGS = ["training.epochs=2", "data.train_images=200", "data.test_images=100", "training.batch_size=50"]
+WORDS = ["--attention", "se", "--seeds", "2", "--device", "cpu", *(w for s in SETTINGS for w in ("--set", s))]
+RUNS = [(arm, seed) for seed in (0, 1) for arm in ("none", "se")]
+
+
+def _start(*words, **how):
+    command = [sys.executable, "-m", "saccade", "compare", *WORDS, *words]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **how
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A study that ran undisturbed: its folder, what it said, its exit code."""
+    home = tmp_path_factory.mktemp("compare")
+    study = _start(cwd=home)
+    said, complaint = study.communicate(timeout=300)
+    return home / "runs/digits", said, complaint, study.returncode
+
+
+def test_a_study_ends_in_verdicts_and_files(finished):
+    folder, said, complaint, code = finished
+    assert code == 0, complaint
+    lines = said.splitlines()
+    assert lines[0].startswith("none, se × 2 seeds = 4 runs, ")
+    assert lines[0].endswith("at a time -> runs/digits")
+    assert sum(f"{arm}, seed {seed}" in line and " % " in line for line in lines for arm, seed in RUNS) == 4
+    assert lines[-1] == "runs/digits/report.html"
+    results = json.loads((folder / "results.json").read_text())
+    (row,) = results["analysis"]["differences"]
+    assert row["sentence"] in said
+    assert results["study"]["complete"] is True
+    none, se = results["arms"]["none"], results["arms"]["se"]
+    assert se["parameters"] > none["parameters"]
+    assert se["cost"]["macs"] > none["cost"]["macs"]
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert (folder / "table.md").read_text().count("|") > 10
+
+
+def test_a_pipe_hears_of_every_run_once(finished):
+    _, said, complaint, _ = finished
+    assert [line[:3] for line in said.splitlines() if line[1:3] == "/4"] == ["1/4", "2/4", "3/4", "4/4"]
+    assert complaint == ""
+
+
+def test_killed_and_begun_again_it_ends_in_the_same_bytes(finished, tmp_path):
+    study = _start("--out", "s", cwd=tmp_path)
+    rows = [tmp_path / f"s/{arm}/seed{seed}/metrics.jsonl" for arm, seed in RUNS]
+    end = time.monotonic() + 120
+    while not any(path.exists() and len(path.read_text().splitlines()) == 2 for path in rows):
+        assert time.monotonic() < end, study.communicate()
+        time.sleep(0.02)
+    os.killpg(study.pid, signal.SIGKILL)
+    study.communicate()
+    assert not all((path.parent / "done.json").exists() for path in rows)
+    again = _start("--out", "s", "--json", cwd=tmp_path)
+    said, complaint = again.communicate(timeout=300)
+    assert again.returncode == 0, complaint
+    assert json.loads(said)["study"]["complete"] is True
+    for arm, seed in RUNS:
+        ours, theirs = (home / arm / f"seed{seed}" for home in (tmp_path / "s", finished[0]))
+        assert _rows(ours) == _rows(theirs)
+        for name in ("model.safetensors", "predictions.safetensors"):
+            assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+    assert _rows(finished[0] / "none/seed0") != _rows(finished[0] / "none/seed1"), "the comparison can fail"
+
+
+def _rows(run):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 3
+    return [{key: value for key, value in row.items() if key not in ("seconds", "memory_mb")} for row in rows]
+
+
+WATCH = """
+import sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print("now torch", flush=True)
+sys.meta_path.insert(0, Watch())
+sys.argv = ["saccade", "compare", *{words!r}]
+from saccade.cli import main
+main()
+"""
+
+
+def test_the_plan_says_what_lies_ahead_and_writes_nothing(tmp_path):
+    code = WATCH.format(words=[*WORDS, "--plan"])
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    first, torch, *rest = done.stdout.splitlines()
+    assert "4 runs" in first
+    assert torch == "now torch", "the first line does not wait for torch"
+    said = "\n".join(rest)
+    for part in ("time", "minutes for 4 runs", "none ", "se ", "disk", "MB", "points with probability 0.8"):
+        assert part in said
+    assert list(tmp_path.iterdir()) == []
+
+
+WRONG = {
+    "misspelt mechanism": (["--attention", "se,cbma"], "Did you mean 'cbam'"),
+    "the same arm twice": (["--attention", "se,das,se"], "the arm 'se' is given twice"),
+    "nothing but the plain network": (["--attention", "none"], "nothing to compare"),
+    "a control of what is not compared": (["--attention", "se", "--controls", "extra:das"], "needs 'das'"),
+    "no seeds": (["--seeds", "0"], "at least one seed"),
+    "the same seed twice": (["--seeds", "1,2,1"], "the seed 1 is given twice"),
+    "no margin": (["--margin", "0"], "margin = 0"),
+    "no slots": (["--slots", "0"], "slots = 0"),
+    "misspelt setting": (["--set", "training.epoch=3"], "Did you mean"),
+    "misspelt recipe": (["--recipe", "digist"], "Did you mean 'digits'"),
+    "recipe that is not there": (["--recipe", "absent.toml"], "absent.toml"),
+    "data that is not there": (["--data", "photoz"], "Did you mean 'photos'"),
+    "data that is a file": (["--data", "file"], "is a file"),
+    "output inside a file": (["--out", "file/study"], "is a file, not a folder"),
+    "output full of other things": (["--out", "photos"], "not empty"),
+    "another study there": (["--out", "study", "--seeds", "4"], "seeds is 0, 1 there and 0, 1, 2, 3 here"),
+    "an option that is none": (["--seed", "3"], "--seed"),
+}
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    from saccade import Recipe
+    from saccade.study.plan import Study, arms
+
+    (tmp_path / "photos/cat").mkdir(parents=True)
+    (tmp_path / "file").write_text("")
+    Study(Recipe(), arms(["se"]), (0, 1), tmp_path / "study").write()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_use_says_so_and_writes_nothing(name, desk, monkeypatch, capsys):
+    words, needed = WRONG[name]
+    before = sorted((p, p.read_bytes() if p.is_file() else b"") for p in desk.rglob("*"))
+    monkeypatch.setattr("sys.argv", ["saccade", "compare", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr()
+    assert end.value.code == 2
+    assert needed in said.err
+    assert said.out == ""
+    assert sorted((p, p.read_bytes() if p.is_file() else b"") for p in desk.rglob("*")) == before
+
+
+def test_the_default_folder_steps_aside_for_another_study(desk, monkeypatch):
+    from saccade import Recipe
+    from saccade.cli.compare import _study
+    from saccade.study.plan import arms
+
+    def plan(seeds):
+        return _study(Recipe(), arms(["se"]), seeds, 1.0, None)
+
+    first = plan((0, 1))
+    assert str(first.folder) == os.path.join("runs", "digits")
+    first.write()
+    assert plan((0, 1)).folder == first.folder, "the same study goes on where it is"
+    assert plan((0, 1, 2)).folder.name == "digits-2"
+    plan((0, 1, 2)).write()
+    assert plan((0,)).folder.name == "digits-3"
+    assert plan((0, 1, 2)).folder.name == "digits-2"
+
+
+@pytest.mark.parametrize(("side", "host"), [(48, "resnet10_small"), (100, "resnet18")])
+def test_the_host_suits_the_images(tmp_path, side, host):
+    from PIL import Image
+
+    from saccade.cli.compare import _recipe
+
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/notes.txt").write_text("no image")
+    for number in range(3):
+        Image.new("RGB", (side + 40 * number, side)).save(tmp_path / f"cat/{number}.png")
+    recipe = _recipe(None, str(tmp_path), None, ())
+    assert recipe.model.name == host
+    assert recipe.data.source == str(tmp_path)
+    assert _recipe(None, str(tmp_path), "vgg11", ("model.pretrained=true",)).model.name == "vgg11"

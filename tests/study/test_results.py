@@ -1,0 +1,132 @@
+"""What is made of run folders, with folders written by hand."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from saccade import Recipe, UserError
+from saccade.study.plan import Study, arms
+from saccade.study.results import collect, write_results
+
+SCORES = {("none", 0): 90.0, ("none", 1): 91.0, ("none", 2): 92.0, ("se", 0): 91.0, ("se", 1): 93.0, ("se", 2): 92.0}
+LABELS = np.arange(100, dtype=np.int64) % 10
+
+
+def _environment(run, **facts):
+    told = {"device": "cpu", "accelerator": None, "cpu": "a", "python": "3.11", "packages": {"torch": "2.11"}} | facts
+    (run.folder / "environment.json").write_text(json.dumps(told))
+
+
+def _finish(run, top1, diverged=None):
+    run.folder.mkdir(parents=True)
+    (run.folder / "recipe.toml").write_text(run.recipe.to_toml())
+    _environment(run)
+    predicted = LABELS.copy()
+    wrong = round(100 - top1)
+    predicted[:wrong] = (predicted[:wrong] + 1) % 10
+    save_file({"predicted": predicted, "label": LABELS}, run.folder / "predictions.safetensors")
+    done = {"top1": top1, "test_loss": 0.3, "seconds": 5.0, "parameters": 1000 + run.seed, "diverged": diverged}
+    (run.folder / "done.json").write_text(json.dumps(done))
+
+
+@pytest.fixture
+def study(tmp_path):
+    plan = Study(Recipe(), arms(["se"]), (0, 1, 2), tmp_path / "s")
+    plan.write()
+    for run in plan.runs():
+        _finish(run, SCORES[run.arm.name, run.seed])
+    return plan
+
+
+def test_scores_means_and_differences(study):
+    found = collect(study.folder)
+    assert found["arms"]["none"]["top1"] == [90.0, 91.0, 92.0]
+    assert found["arms"]["none"]["mean"] == 91.0
+    assert found["arms"]["none"]["sd"] == 1.0
+    assert found["arms"]["se"]["mean"] == 92.0
+    (row,) = found["analysis"]["differences"]
+    assert row["difference"] == pytest.approx(1.0)
+    assert row["raw"] == [1.0, 2.0, 0.0]
+    # Residuals of score = arm + seed are ∓0.5 (0, +0.5, -0.5 in each arm): 4 · 0.25 / 2 degrees of freedom.
+    assert found["analysis"]["sigma"] == pytest.approx(0.5**0.5)
+    assert found["study"]["complete"] is True
+    assert found["study"]["baseline"] == "none"
+    assert [row["folder"] for row in found["runs"]][:2] == ["none/seed0", "se/seed0"]
+    assert found["runs"][0] | {"folder": ""} == {
+        "arm": "none", "seed": 0, "status": "done", "top1": 90.0, "test_loss": 0.3, "seconds": 5.0, "parameters": 1000,
+        "reason": None, "folder": "",
+    }  # fmt: skip
+
+
+def test_images_bound_the_error_from_below(study):
+    rows = [row for row in collect(study.folder)["analysis"]["differences"] if row["name"] == "se"]
+    for path in study.folder.rglob("predictions.safetensors"):
+        path.unlink()
+    (free,) = collect(study.folder)["analysis"]["differences"]
+    assert free["se_from"] == "seeds"
+    assert rows[0]["se"] >= free["se"]
+
+
+def test_a_diverged_run_has_no_score_and_is_named(study):
+    run = study.run(study.arms[1], 1)
+    done = json.loads((run.folder / "done.json").read_text())
+    (run.folder / "done.json").write_text(json.dumps(done | {"diverged": {"message": "loss of epoch 3 is nan"}}))
+    found = collect(study.folder)
+    assert found["arms"]["se"]["top1"] == [91.0, None, 92.0]
+    assert found["arms"]["se"]["mean"] == 91.5
+    assert found["arms"]["se"]["diverged"] == [1]
+    assert any("se: 1 of 3 runs diverged (seed 1)." in note and "flatters" in note for note in found["notes"])
+    (row,) = (row for row in found["runs"] if row["status"] == "diverged")
+    assert (row["arm"], row["seed"], row["top1"]) == ("se", 1, None)
+    assert row["reason"] == "loss of epoch 3 is nan"
+
+
+def test_failed_and_missing_runs_are_named(study):
+    for arm, seed in ((study.arms[1], 0), (study.arms[0], 2)):
+        (study.run(arm, seed).folder / "done.json").unlink()
+    (study.run(study.arms[1], 0).folder / "failed.json").write_text('{"reason": "ValueError: no luck"}')
+    found = collect(study.folder)
+    assert found["study"]["complete"] is False
+    assert found["arms"]["se"]["failed"] == [0]
+    assert found["arms"]["none"]["missing"] == [2]
+    assert "se: 1 of 3 runs failed (seed 0)." in found["notes"]
+    assert "none: 1 of 3 runs not run yet (seed 2)." in found["notes"]
+    assert [row["reason"] for row in found["runs"] if row["status"] == "failed"] == ["ValueError: no luck"]
+
+
+def test_nothing_is_judged_without_a_plain_network(study):
+    for seed in study.seeds:
+        (study.run(study.arms[0], seed).folder / "done.json").unlink()
+    assert collect(study.folder)["analysis"] is None
+    assert collect(study.folder)["arms"]["se"]["mean"] == 92.0
+
+
+def test_other_surroundings_are_said(study):
+    assert not [note for note in collect(study.folder)["notes"] if "same" in note]
+    _environment(study.runs()[0], cpu="b", device="cuda:0")
+    _environment(study.runs()[1], packages={"torch": "2.12"})
+    said = [note for note in collect(study.folder)["notes"] if "same" in note]
+    assert said == [
+        "The runs were not all made with the same device: cpu, cuda.",
+        "The runs were not all made with the same cpu: a, b.",
+        "The runs were not all made with the same packages.",
+    ]
+
+
+def test_two_accelerators_of_one_kind_are_one_device(study):
+    for number, run in enumerate(study.runs()):
+        _environment(run, device=f"cuda:{number % 2}")
+    assert not [note for note in collect(study.folder)["notes"] if "same" in note]
+
+
+def test_they_are_written_as_strict_json(study):
+    found = write_results(study.folder)
+    assert json.loads((study.folder / "results.json").read_text(), parse_constant=pytest.fail) == found
+    assert [p.name for p in study.folder.glob(".*")] == []
+
+
+def test_what_is_no_study(tmp_path):
+    with pytest.raises(UserError, match="is no study"):
+        collect(tmp_path)
