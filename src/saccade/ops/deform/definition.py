@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saccade.ops.deform.geometry import Geometry, operand_dtype
+from saccade.ops.counted import counted
+from saccade.ops.deform.geometry import Geometry, macs, operand_dtype
 
 __all__ = ["deform_conv2d_definition"]
 
 
+@counted(macs)
 def deform_conv2d_definition(
     input: Tensor,
     offset: Tensor,

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from saccade.ops.counted import counted
 from saccade.ops.deform.bags import Bags, regular_grid
 from saccade.ops.deform.definition import deform_conv2d_definition
-from saccade.ops.deform.geometry import Geometry, operand_dtype
+from saccade.ops.deform.geometry import Geometry, macs, operand_dtype
 
 __all__ = ["deform_conv2d"]
 
@@ -31,6 +32,7 @@ _SLICE_ELSEWHERE = 1 << 17
 """On other devices: enough to fill them, and a bound on the memory of the samples."""
 
 
+@counted(macs)
 def deform_conv2d(
     input: Tensor,
     offset: Tensor,

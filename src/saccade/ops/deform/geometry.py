@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Geometry", "operand_dtype"]
+__all__ = ["Geometry", "macs", "operand_dtype"]
 
 
 class Geometry(NamedTuple):
@@ -108,6 +108,13 @@ class Geometry(NamedTuple):
             if name in present and tuple(present[name].shape) != shape:
                 raise ValueError(f"{name} must have the shape {shape}, got {tuple(present[name].shape)}")
         return cls((kernel[0], kernel[1]), stride, padding, dilation, groups, offset_groups, (size[0], size[1]), out)
+
+
+def macs(input: Tensor, offset: Tensor, weight: Tensor, *_: Any, **__: Any) -> int:
+    """Multiply-adds of one call: one for each product of the kernel, four for each bilinear sample."""
+    batch, _, height, width = offset.shape
+    samples = input.shape[1] * weight.shape[2] * weight.shape[3]
+    return batch * height * width * (weight.numel() + 4 * samples)
 
 
 def operand_dtype(input: Tensor) -> torch.dtype:
