@@ -50,7 +50,7 @@ class Plug(nn.Module):
         self.register_parameter("a", nn.Parameter(torch.zeros(1)) if neutral else None)
 
     def forward(self, f: Tensor) -> Tensor:
-        """f (B, C, H, W) -> (B, C, H, W), in the dtype of f."""
+        """Map f (B, C, H, W) to (B, C, H, W), in the dtype of f."""
         changed: Tensor = self.mechanism(f)
         if self.a is None:
             return changed
@@ -100,16 +100,19 @@ def attach(host: nn.Module, plug: Plug) -> None:
     """Put ``plug`` into the carrier of its site.
 
     Raises:
-        UserError: the carrier has a plug already, or something else that is called ``saccade``.
+        UserError: there is no such module, or it has a plug already, or something else that is called ``saccade``.
     """
-    carrier = host.get_submodule(plug.site.carrier)
+    try:
+        carrier = host.get_submodule(plug.site.carrier)
+    except AttributeError:
+        raise UserError(f"{type(host).__name__} has no module {plug.site.carrier!r} to carry a plug") from None
     if isinstance(getattr(carrier, CHILD, None), Plug):
         raise UserError(
             f"the carrier {plug.site.carrier!r} carries {carrier.saccade.name} already; unplug the host first"
         )
     if hasattr(carrier, CHILD):
         raise UserError(f"the module {plug.site.carrier!r} has something called {CHILD!r} that is no plug")
-    carrier.add_module(CHILD, plug)
+    carrier.add_module(CHILD, plug.train(carrier.training))
     if plug.site.entering:
         carrier.register_forward_pre_hook(_entering)
     else:

@@ -52,7 +52,7 @@ class ExtraBottleneck(Context):
         nn.init.zeros_(self.up.weight)
 
     def context(self, x: Tensor) -> Tensor:
-        """x (B, C, H, W) -> (B, C, H, W)."""
+        """Map x (B, C, H, W) to (B, C, H, W)."""
         context: Tensor = self.up(self.down(x).relu())
         return context
 

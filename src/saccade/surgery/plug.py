@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -15,8 +15,8 @@ from saccade.errors import UserError, did_you_mean
 from saccade.facts import Spec
 from saccade.surgery.carrying import Plug, attach, carried, detach, hooked, missing
 from saccade.surgery.positions import select
-from saccade.surgery.sites import Site, Survey, survey
-from saccade.surgery.trace import run
+from saccade.surgery.sites import Site, survey
+from saccade.surgery.trace import Arguments, run
 
 __all__ = ["Carried", "Mechanism", "install", "plug", "plugs", "unplug"]
 
@@ -151,28 +151,26 @@ def install(
     new: list[Plug] = []
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         for site, own in zip(chosen.sites, each, strict=True):
-            name, module = what.name, what.build(site, own)
-            if instead is not None:
-                name, own, module = instead(site, module)
-            made = Plug(module, site=site, name=name, options=own, position=chosen.position, neutral=neutral)
-            new.append(made)
-    return settle(host, new, seen)
+            module = what.build(site, own)
+            name, taken, module = (what.name, own, module) if instead is None else instead(site, module)
+            made = Plug(module, site=site, name=name, options=taken, position=chosen.position, neutral=neutral)
+            value = seen.structure.value(site.path)
+            new.append(made.to(value.device, value.dtype))
+    return settle(host, new, lambda: _check(host, new, seen.arguments))
 
 
-def settle(host: nn.Module, new: list[Plug], seen: Survey) -> nn.Module:
-    """Attach ``new`` to the carriers of their sites and check by one forward that each runs once per call.
+def settle(host: nn.Module, new: list[Plug], check: Callable[[], None]) -> nn.Module:
+    """Attach ``new`` to the carriers of their sites, then ``check``.
 
     Raises:
-        UserError: it does not, or a carrier is taken; the host is then as it was.
+        UserError: a carrier is missing or taken. Whatever is raised, here or by ``check``: the host is then as it was.
     """
     attached: list[Plug] = []
     try:
         for made in new:
-            carrier = host.get_submodule(made.site.carrier)
-            made.to(made.site.device, made.site.dtype).train(carrier.training)
             attach(host, made)
             attached.append(made)
-        _check(host, new, seen)
+        check()
     except BaseException:
         detach(host, attached)
         raise
@@ -253,7 +251,7 @@ def _per_stage(what: Mechanism, options: dict[str, Any], sites: list[Site]) -> l
     ]
 
 
-def _check(host: nn.Module, new: list[Plug], seen: Survey) -> None:
+def _check(host: nn.Module, new: list[Plug], arguments: Arguments) -> None:
     """One forward that counts what each new plug and its carrier do."""
     runs = {id(made): 0 for made in new}
     carriers = {id(made): 0 for made in new}
@@ -277,7 +275,7 @@ def _check(host: nn.Module, new: list[Plug], seen: Survey) -> None:
     try:
         for made in new:
             watch(made)
-        run(host, seen.arguments)
+        run(host, arguments)
     except UserError:
         raise
     except Exception as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from saccade.surgery.carrying import Plug
@@ -34,9 +33,6 @@ class Site:
     """How often the host runs the carrier in one forward."""
     kind: str
     """The class of the module."""
-    device: torch.device
-    dtype: torch.dtype
-    """Of the map."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +51,8 @@ def survey(host: nn.Module, input: Any = None) -> Survey:
     runs = {path: len(calls) for path, calls in seen.by_path().items()}
     found = {}
     for path, calls in structure.maps.items():
-        carrier = structure.carrier(path)
-        value = seen.values[calls[0].returned] if calls[0].returned is not None else None
-        if carrier is not None and value is not None:
+        carrier, value = structure.carrier(path), structure.value(path)
+        if carrier is not None:
             found[path] = Site(
                 path=path,
                 carrier=carrier[0],
@@ -67,8 +62,6 @@ def survey(host: nn.Module, input: Any = None) -> Survey:
                 stage=structure.stage(path),
                 calls=runs[carrier[0]],
                 kind=type(calls[0].module).__name__,
-                device=value.device,
-                dtype=value.dtype,
             )
     return Survey(found, structure, arguments)
 

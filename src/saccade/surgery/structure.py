@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from saccade.surgery.trace import Addition, Call, Key, Trace
+from saccade.surgery.trace import Addition, Call, Key, Trace, Value
 
 __all__ = ["Structure", "declared"]
 
@@ -44,7 +44,7 @@ class Structure:
         return {
             path: calls
             for path, calls in self.trace.by_path().items()
-            if path and all(self._is_map(c) for c in calls) and len({self._shape(c)[1] for c in calls}) == 1
+            if path and all(self._is_map(c) for c in calls) and len({self._channels(c.returned) for c in calls}) == 1
         }
 
     @cached_property
@@ -116,6 +116,12 @@ class Structure:
                 last[self._level(path)] = path
         return sorted(last.values(), key=lambda path: self.maps[path][0].left)
 
+    def value(self, path: str) -> Value:
+        """The map that the module at ``path`` returned at its first call."""
+        returned = self.maps[path][0].returned
+        assert returned is not None, "a map is a tensor"
+        return self.trace.values[returned]
+
     def stage(self, path: str) -> int:
         """The stage that the module at ``path`` belongs to, counted from 0."""
         moment = self.maps[path][0].left
@@ -151,9 +157,6 @@ class Structure:
             ):
                 return name, True
         return None
-
-    def _shape(self, call: Call) -> tuple[int, ...]:
-        return self.trace.values[call.returned].shape if call.returned in self.trace.values else ()
 
     def _is_map(self, call: Call) -> bool:
         value = self.trace.values.get(call.returned) if call.returned is not None else None
@@ -197,7 +200,7 @@ class Structure:
 
     def _branch(self, addition: Addition, unit: Call) -> Key | None:
         """Which of two summands left a branch that the other by-passes; None if neither did."""
-        if unit.path in self.maps and self._shape(self.maps[unit.path][0])[1] != self._channels(addition.left):
+        if unit.path in self.maps and self.value(unit.path).shape[1] != self._channels(addition.left):
             return None  # a sum of parts of the map, as in Res2Net
         left, right = (self._made_of(key, unit.entered) for key in (addition.left, addition.right))
         if addition.right in left:
@@ -211,8 +214,8 @@ class Structure:
             return None  # two branches of one depth: neither by-passes the other
         return addition.left if weights[0] > weights[1] else addition.right
 
-    def _channels(self, key: Key) -> int:
-        return self.trace.values[key].shape[1]
+    def _channels(self, key: Key | None) -> int:
+        return self.trace.values[key].shape[1] if key is not None else 0
 
     def _layers(self, keys: Iterable[Key]) -> set[Call]:
         """The module calls with parameters of their own that made ``keys``."""
@@ -263,10 +266,10 @@ class Structure:
 
     def _level(self, path: str) -> int:
         """How often the picture has been halved, to the nearest."""
-        height = max(self._shape(calls[0])[2] for calls in self.maps.values())
+        height = max(self.value(p).shape[2] for p in self.maps)
         if self.trace.picture is not None:
             height = max(height, self.trace.picture[0])
-        return round(math.log2(height / self._shape(self.maps[path][0])[2]))
+        return round(math.log2(height / self.value(path).shape[2]))
 
     def _ends_stage(self, path: str) -> bool:
         level = self._level(path)

@@ -233,7 +233,7 @@ def _attempts(host: nn.Module, input: Any) -> list[Arguments]:
 
 @contextmanager
 def _without_checkpointing(host: nn.Module) -> Iterator[None]:
-    """timm's gradient checkpointing calls the children of a stage in its place: switched off inside."""
+    """Gradient checkpointing in timm calls the children of a stage in its place: switched off inside."""
     on = [module for module in host.modules() if getattr(module, "grad_checkpointing", None) is True]
     for module in on:
         module.grad_checkpointing = False  # type: ignore[assignment]
