@@ -19,7 +19,7 @@ _PACKAGES = ("saccade", "torch", "torchvision", "timm", "lightning", "torchmetri
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device called ``name``: ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``auto``, the first accelerator else the CPU.
+    """The device called ``name``: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: an accelerator, else the CPU.
 
     Raises:
         UserError: there is no such device, or this machine or this PyTorch has none.

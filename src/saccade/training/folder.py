@@ -19,6 +19,7 @@ import logging
 import os
 import pickle
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,7 +47,9 @@ _LOCK, _RECIPE, _ENVIRONMENT, _METRICS, _RESUME, _DONE = (
     "done.json",
 )
 _RESULTS = (_ENVIRONMENT, _METRICS, _RESUME, _DONE, "predictions.safetensors", "model.safetensors", "config.json")
-_UNFINISHED = ".unfinished-"
+_UNFINISHED = ".{}.part"
+_PATIENCE = 1.0
+"""Seconds."""
 
 
 class RunFolder:
@@ -66,24 +69,27 @@ class RunFolder:
             UserError: the folder cannot be made or written, holds a run of another recipe or files of another
                 kind, or another process works in it.
         """
-        made = [p for p in (path, *path.parents) if not p.exists()]
+        made: list[Path] = []
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            lock = _locked(path / _LOCK)
-        except (FileExistsError, NotADirectoryError):
-            raise UserError(f"the run folder {path} is a file, or lies in one; a folder is needed") from None
-        except OSError as error:
-            raise UserError(f"cannot write into the run folder {path}: {error.strerror}") from None
-        try:
-            run = cls(path)
-            run._check(recipe)
-            for leftover in path.glob(f"{_UNFINISHED}*"):
-                leftover.unlink(missing_ok=True)
-            yield run
+            try:
+                made += (p for p in (path, *path.parents) if not p.exists())
+                path.mkdir(parents=True, exist_ok=True)
+                lock = _locked(path / _LOCK)
+            except (FileExistsError, NotADirectoryError):
+                raise UserError(f"the run folder {path} is a file, or lies in one; a folder is needed") from None
+            except OSError as error:
+                raise UserError(f"cannot write into the run folder {path}: {error.strerror}") from None
+            try:
+                run = cls(path)
+                run._check(recipe)
+                for leftover in path.glob(_UNFINISHED.format("*")):
+                    leftover.unlink(missing_ok=True)
+                yield run
+            finally:
+                with suppress(PermissionError):  # Windows keeps an open file
+                    (path / _LOCK).unlink(missing_ok=True)
+                lock.close()
         finally:
-            with suppress(PermissionError):  # Windows keeps an open file
-                (path / _LOCK).unlink(missing_ok=True)
-            lock.close()
             with suppress(OSError):  # not empty
                 for folder in made:
                     folder.rmdir()
@@ -159,7 +165,7 @@ class RunFolder:
 
     def _write(self, name: str, write: Callable[[IO[bytes]], Any]) -> None:
         """The file ``name`` as ``write`` fills it: whole, or as it was before."""
-        temporary = self.path / f"{_UNFINISHED}{name}"
+        temporary = self.path / _UNFINISHED.format(name)
         try:
             with temporary.open("wb") as file:
                 write(file)
@@ -178,8 +184,9 @@ def _locked(path: Path) -> IO[bytes]:
     a killed run for a moment do not hold it.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, and still does after a moment: a killed one may be on its way out.
     """
+    end = time.monotonic() + _PATIENCE
     while True:
         file = path.open("ab")
         try:
@@ -193,8 +200,11 @@ def _locked(path: Path) -> IO[bytes]:
             file.close()
             if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
                 raise
-            raise UserError(f"another process is working in the run folder {path.parent}") from None
-        file.close()  # its last holder removed the file while this process waited to open it
+            if time.monotonic() >= end:
+                raise UserError(f"another process is working in the run folder {path.parent}") from None
+            time.sleep(0.05)
+            continue
+        file.close()  # its last holder removed the file after this process had opened it
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -60,7 +60,7 @@ def gate_movement(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any
     movement = {}
     for row in rows:
         plug = row.module
-        a = None if plug.a is None else float(plug.a)
+        a = None if plug.a is None else plug.a.item()
         if row.site in shown:
             seen = maps[row.site]
             values = torch.cat([m.float().flatten() for m in (seen if isinstance(seen, list) else [seen])])

@@ -47,9 +47,9 @@ def train(recipe: Recipe, folder: str | Path, *, device: str = "auto", notify: N
         recipe: all that decides the run.
         folder: where its files go; made if need be.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        notify: told what happens, as dictionaries with an ``event``: ``start`` (``epochs``, ``steps`` of an epoch, the
-            ``epoch`` it starts after), ``step`` (``epoch``, ``step``, at most five a second), ``epoch`` (a row of
-            metrics.jsonl), ``done`` (the result).
+        notify: told what happens, as dictionaries with an ``event``: ``check`` (``done`` of ``total`` images looked
+            at), ``start`` (``epochs``, ``steps`` of an epoch, the ``epoch`` it goes on after), ``step`` (``epoch``,
+            ``step``; at most five a second), ``epoch`` (a row of metrics.jsonl), ``done`` (the result).
 
     Raises:
         UserError: the recipe, its data or the device is wrong, or the folder cannot hold the run; nothing has been
@@ -72,7 +72,7 @@ def _nobody(event: dict[str, Any]) -> None:
 
 def _train(recipe: Recipe, run: RunFolder, device: torch.device, tell: Notify) -> dict[str, Any]:
     part = recipe.training
-    split = open_data(recipe.data)
+    split = open_data(recipe.data, tell)
     network = build(recipe, split)
     run.begin(recipe, environment(device, part.threads))
     state = run.resume() or {"rows": [], "optimizer": None}
@@ -131,8 +131,9 @@ def _fit(
             task.train()
             trainer.fit(task, train, test)
         except SystemExit:  # what Lightning makes of Ctrl-C, with further ones ignored
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, interrupt)
+            if not books.interrupted:
+                raise
+            _handle(signal.SIGINT, interrupt)
             raise KeyboardInterrupt from None
 
 
@@ -151,9 +152,14 @@ class _Books(Callback):
         self, run: RunFolder, rows: list[dict[str, Any]], sampler: EpochSampler, probe: Tensor, tell: Notify
     ) -> None:
         self.run, self.rows, self.sampler, self.probe, self.tell = run, rows, sampler, probe, tell
+        self.interrupted = False
         self._seed = sampler.seed
         self._begun = self._told = time.monotonic()
         self._terminate = signal.getsignal(signal.SIGTERM)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Remembers whether it was the user who ended the run."""
+        self.interrupted = isinstance(exception, KeyboardInterrupt)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before epoch 0."""
@@ -177,8 +183,7 @@ class _Books(Callback):
 
     def _begin(self, epoch: int) -> None:
         # Lightning would put SIGTERM off to the end of the epoch; the folder can be resumed at any moment.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._terminate)
+        _handle(signal.SIGTERM, self._terminate)
         # What an epoch draws (dropout, stochastic depth) depends on nothing before it: no generator need be saved.
         torch.manual_seed(derived(self._seed, "epoch", epoch))
         self.sampler.set_epoch(epoch)
@@ -216,6 +221,12 @@ class _Books(Callback):
         self.tell({"event": "epoch", **row})
 
 
+def _handle(number: signal.Signals, handler: Any) -> None:
+    """Puts a signal handler back; only the main thread can, and only one that Python installed."""
+    if handler is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(number, handler)
+
+
 def _finish(
     recipe: Recipe, run: RunFolder, split: Split, network: nn.Module, diverged: dict[str, Any] | None
 ) -> dict[str, Any]:
@@ -237,7 +248,18 @@ def _finish(
     }
     labels = torch.tensor(split.test.labels, dtype=torch.int32)
     run.write("predictions.safetensors", save({"predicted": state["predicted"], "label": labels}))
-    saving.save(network, run.path, classes=split.classes, epochs=last["epoch"], top1=last["test_top1"])
+    options = {**recipe.model.options, "num_classes": len(split.classes), "in_chans": split.channels}
+    saving.save(
+        network,
+        run.path,
+        host={"timm": recipe.model.name, "options": options},
+        input=(split.channels, split.size, split.size),
+        classes=split.classes,
+        mean=list(split.mean),
+        std=list(split.std),
+        epochs=last["epoch"],
+        top1=last["test_top1"],
+    )
     run.finish(result)
     return result
 

@@ -1,0 +1,139 @@
+"""``saccade train``: one run of one recipe."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from saccade import catalog
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from saccade.recipe import Recipe
+
+__all__ = ["command"]
+
+
+@click.command("train")
+@click.argument("recipe", default="digits")
+@click.option("--attention", metavar="NAME", help="Plug this mechanism: none, das, das:alpha=0.1, my.module:Class.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change the recipe: training.epochs=3.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of the run.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/RECIPE-ATTENTION-seedN if not given.")
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON and nothing else.")
+@click.pass_context
+def command(
+    context: click.Context,
+    recipe: str,
+    attention: str | None,
+    settings: tuple[str, ...],
+    seed: int | None,
+    device: str,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Train as RECIPE says: a TOML file, or the name of a recipe that comes with saccade.
+
+    The same command again goes on where a killed run stopped. Exits with 1 if the loss became infinite or no number.
+    """
+    given = {"attention.mechanism": attention, "training.seed": seed}
+    asked = _recipe(recipe).having({key: value for key, value in given.items() if value is not None}).having(settings)
+    if asked.attention.mechanism != "none":
+        catalog.parse(asked.attention.mechanism)
+    folder = out or Path("runs") / _slug(Path(recipe).stem, asked)
+
+    from rich.console import Console
+
+    console = Console(quiet=as_json, highlight=False, soft_wrap=True)
+    console.print(f"{folder}: {asked.model.name}, attention {_attention(asked)}, {asked.training.epochs} epochs")
+    result = _run(asked, folder, device, console)
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    else:
+        console.print(_sentence(result, folder))
+    context.exit(1 if result["diverged"] else 0)
+
+
+def _recipe(name: str) -> Recipe:
+    """The file ``name``, or the recipe of that name that comes with the package."""
+    from saccade.recipe import Recipe
+    from saccade.study.plan import shipped
+
+    path = Path(name)
+    return Recipe.load(path) if path.suffix or len(path.parts) > 1 or path.exists() else shipped(name)
+
+
+def _attention(recipe: Recipe) -> str:
+    part = recipe.attention
+    return f"{part.control} for {part.mechanism}" if part.control else part.mechanism
+
+
+def _slug(stem: str, recipe: Recipe) -> str:
+    """The name of the run folder: recipe, attention and seed in letters that every file system takes."""
+    words = (stem, _attention(recipe), f"seed{recipe.training.seed}")
+    return "-".join(re.sub(r"[^\w.=]+", "-", word).strip("-") for word in words)
+
+
+def _run(recipe: Recipe, folder: Path, device: str, console: Console) -> dict[str, Any]:
+    """Trains under a bar of steps, with a line for each epoch."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("starting", total=None)
+        steps = epochs = 0
+
+        def listen(event: dict[str, Any]) -> None:
+            nonlocal steps, epochs
+            match event:
+                case {"event": "check", "done": done, "total": total}:
+                    progress.update(bar, total=total, completed=done, description="looking at the images")
+                case {"event": "start"}:
+                    steps, epochs = event["steps"], event["epochs"]
+                    progress.update(bar, total=steps * epochs, completed=steps * event["epoch"], description="epoch 0")
+                case {"event": "step", "epoch": epoch, "step": step}:
+                    done = steps * (epoch - 1) + step
+                    progress.update(bar, completed=done, description=f"epoch {epoch}/{epochs}")
+                case {"event": "epoch", "epoch": epoch}:
+                    progress.update(bar, completed=steps * epoch)
+                    console.print(_line(event, epochs))
+
+        from saccade.training import train
+
+        return train(recipe, folder, device=device, notify=listen)
+
+
+def _line(row: dict[str, Any], epochs: int) -> str:
+    """One epoch in words."""
+    parts = [
+        f"{part} loss {row[f'{part}_loss']:.3f}, top-1 {row[f'{part}_top1']:5.1f} %"
+        for part in ("train", "test")
+        if row[f"{part}_loss"] is not None
+    ]
+    number = f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}"
+    return "   ".join([number, *parts, f"{row['seconds']:.1f} s"])
+
+
+def _sentence(result: dict[str, Any], folder: Path) -> str:
+    """How the run ended."""
+    if result["diverged"]:
+        place = result["diverged"]["message"]
+        return (
+            f"{place}. Kept: the network after epoch {result['epochs']}, top-1 {result['top1']:.2f} %, in {folder}. "
+            "A lower training.lr or a longer training.warmup_epochs often helps."
+        )
+    return (
+        f"top-1 {result['top1']:.2f} % on the test images after {result['epochs']} epochs in "
+        f"{result['seconds']:.0f} s; {result['parameters']:,} parameters; in {folder}"
+    )

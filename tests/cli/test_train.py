@@ -1,0 +1,101 @@
+"""``saccade train``: one run, its lines, its folder, its exit codes."""
+
+import json
+
+import pytest
+
+from saccade.cli import main
+from saccade.cli.train import _slug
+from saccade.recipe import Recipe
+
+TINY = """
+[data]
+size = 24
+train_images = 60
+test_images = 30
+[model]
+options = {width = 4}
+[training]
+epochs = 2
+batch_size = 30
+"""
+
+
+@pytest.fixture
+def saccade(tmp_path, monkeypatch, capfd):
+    """Runs the command line in an empty folder with a small recipe; returns exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.toml").write_text(TINY)
+
+    def run(words):
+        monkeypatch.setattr("sys.argv", ["saccade", *words.split()])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code, *capfd.readouterr()
+
+    return run
+
+
+def test_a_run_and_the_same_again(saccade, tmp_path):
+    words = "train tiny.toml --attention se:rd_ratio=0.5 --seed 3 --set training.epochs=1 --device cpu"
+    code, out, err = saccade(words)
+    assert (code, err) == (0, "")
+    folder = tmp_path / "runs/tiny-se-rd_ratio=0.5-seed3"
+    recipe = Recipe.load(folder / "recipe.toml")
+    assert (recipe.attention.mechanism, recipe.training.seed, recipe.training.epochs) == ("se:rd_ratio=0.5", 3, 1)
+    result = json.loads((folder / "done.json").read_text())
+    lines = out.splitlines()
+    assert [line.split("   ")[0] for line in lines if line.startswith("epoch")] == ["epoch 0/1", "epoch 1/1"]
+    assert f"top-1 {result['top1']:.2f} %" in lines[-1]
+    assert "runs/tiny-se-rd_ratio=0.5-seed3" in lines[-1]
+    before = (folder / "done.json").stat().st_mtime_ns
+    code, again, _ = saccade(words)
+    assert code == 0
+    assert again.splitlines()[-1] == lines[-1]
+    assert "epoch 1/1" not in again
+    assert (folder / "done.json").stat().st_mtime_ns == before
+
+
+def test_json_is_the_result_and_nothing_else(saccade, tmp_path):
+    code, out, err = saccade("train tiny.toml --out here --set training.epochs=1 --device cpu --json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == json.loads((tmp_path / "here/done.json").read_text())
+
+
+def test_divergence_is_said_and_exits_with_one(saccade):
+    code, out, _ = saccade("train tiny.toml --set training.lr=1e30 --out here --device cpu")
+    assert code == 1
+    assert "diverged in epoch 1, at step 2: the" in out
+    assert "the network after epoch 0" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--attention dsa", "no mechanism is called 'dsa'. Did you mean 'das'"),
+        ("--set training.epochs", "'training.epochs' is no setting"),
+        ("--seed -1", "-1"),
+        ("--device gpu", "no device 'gpu'"),
+        ("--out tiny.toml", "is a file"),
+    ],
+)
+def test_mistakes_leave_nothing(saccade, tmp_path, words, message):
+    code, _, err = saccade(f"train tiny.toml {words}")
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert [path.name for path in tmp_path.rglob("*")] == ["tiny.toml"]
+
+
+def test_names_of_recipes(saccade):
+    code, _, err = saccade("train absent.toml")
+    assert (code, "absent.toml" in err) == (2, True)
+    code, _, err = saccade("train cifar11")
+    assert (code, "Did you mean 'cifar10'?" in err) == (2, True)
+
+
+def test_folder_names_are_plain():
+    recipe = Recipe().having({"attention.mechanism": "my.pkg:Cls:alpha=0.1:sizes=[3, 5]", "training.seed": 2})
+    assert _slug("digits", recipe) == "digits-my.pkg-Cls-alpha=0.1-sizes=-3-5-seed2"
+    control = Recipe().having({"attention.mechanism": "das", "attention.control": "extra"})
+    assert _slug("a b", control) == "a-b-extra-for-das-seed0"

@@ -1,0 +1,158 @@
+"""A recipe is read, changed and written back without loss; each mistake is named with its place and its neighbour."""
+
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from pydantic import ValidationError
+
+from saccade.errors import UserError
+from saccade.recipe import Recipe
+
+FULL = """
+[data]
+source = "photos"
+size = 48
+augment = ["flip", "crop"]
+[data.options]
+clutter = 6
+
+[model]
+name = "resnet18"
+options = {width = 8, layers = [1, 2, 1, 1]}
+
+[attention]
+mechanism = "eca:kernel_size=5"
+where = ["layer1", "layer2.*"]
+start = "neutral"
+
+[training]
+epochs = 3
+lr = 0.125
+warmup_epochs = 0.5
+precision = "bf16"
+"""
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(text):
+        path = tmp_path / "some.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_a_file_is_read(written):
+    recipe = Recipe.load(written(FULL))
+    assert (recipe.data.source, recipe.data.size, recipe.data.augment) == ("photos", 48, ("flip", "crop"))
+    assert recipe.data.options == {"clutter": 6}
+    assert recipe.model.options == {"width": 8, "layers": [1, 2, 1, 1]}
+    assert recipe.attention.where == ("layer1", "layer2.*")
+    assert (recipe.training.lr, recipe.training.warmup_epochs, recipe.training.precision) == (0.125, 0.5, "bf16")
+    assert recipe.training.batch_size == Recipe().training.batch_size  # what is not said is the default
+
+
+@pytest.mark.parametrize("text", ["", FULL])
+def test_written_and_read_back_it_is_equal(written, text):
+    recipe = Recipe.load(written(text))
+    again = Recipe.load(written(recipe.to_toml()))
+    assert again == recipe
+    assert again != recipe.having({"training.seed": 7})
+    values = tomllib.loads(recipe.to_toml())
+    assert values["training"]["epochs"] == recipe.training.epochs  # defaults are written too
+    assert "checkpoint" not in values["model"]  # TOML has no null
+
+
+def test_a_recipe_cannot_be_changed_in_place():
+    with pytest.raises(ValidationError):
+        Recipe().training.epochs = 5
+
+
+@pytest.mark.parametrize(
+    ("setting", "part", "key", "value"),
+    [
+        ("training.epochs=3", "training", "epochs", 3),
+        ("training.lr = 2e-3", "training", "lr", 0.002),
+        ("model.pretrained=true", "model", "pretrained", True),
+        ("model.pretrained=False", "model", "pretrained", False),
+        ("data.source=./my photos", "data", "source", "./my photos"),
+        ("data.size=None", "data", "size", None),
+        ("data.augment=['flip']", "data", "augment", ("flip",)),
+        ("data.options.clutter=9", "data", "options", {"clutter": 9}),
+        ("attention.where=layer1", "attention", "where", "layer1"),
+        ("attention.mechanism=das:alpha=0.1", "attention", "mechanism", "das:alpha=0.1"),
+    ],
+)
+def test_settings(setting, part, key, value):
+    changed = Recipe().having([setting])
+    assert getattr(getattr(changed, part), key) == value
+    assert Recipe().having({f"{part}.{key}": value}) == changed
+
+
+def test_later_settings_win_and_the_recipe_stays():
+    recipe = Recipe()
+    assert recipe.having(["training.seed=1", "training.seed=2"]).training.seed == 2
+    assert recipe == Recipe()
+    assert recipe.having([]) == recipe
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["training.epochs"], ["'training.epochs' is no setting", "part.key=value"]),
+        (["=3"], ["'=3' is no setting"]),
+        (["training.epoch=3"], ["no key 'training.epoch'", "Did you mean 'epochs' or 'warmup_epochs'?"]),
+        (["trainig.epochs=3"], ["no part 'trainig'", "Did you mean 'training'?"]),
+        (["training.lr.x=3"], ["no part 'lr'"]),
+        (["modl=3"], ["no key 'modl'", "Did you mean 'model'?"]),
+        (["training.epochs=0"], ["training.epochs = 0", "greater than or equal to 1"]),
+        (["training.epochs=many"], ["training.epochs = 'many'", "integer"]),
+        (["training.epochs=2.5"], ["training.epochs = 2.5", "integer"]),
+        (["training.lr=-1"], ["training.lr = -1", "greater than 0"]),
+        (["training.optimizer=adam"], ["training.optimizer = 'adam'", "'sgd'", "'adamw'"]),
+        (["training.precision=16"], ["training.precision = 16", "'bf16'"]),
+        (["data.test_part=1"], ["data.test_part = 1", "less than 1"]),
+        (["data.size=4"], ["data.size = 4", "greater than or equal to 8"]),
+        (["training.seed=-1", "training.threads=0"], ["training.seed = -1", "training.threads = 0"]),
+    ],
+)
+def test_wrong_settings_are_named(settings, words):
+    with pytest.raises(UserError) as caught:
+        Recipe().having(settings)
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[training\nepochs = 3", ["some.toml is not valid TOML"]),
+        ("[data]\nsorce = 'x'", ["some.toml", "no key 'data.sorce'", "Did you mean 'source'?"]),
+        ("training = 3", ["some.toml", "training = 3"]),
+    ],
+)
+def test_wrong_files_are_named(written, text, words):
+    with pytest.raises(UserError) as caught:
+        Recipe.load(written(text))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read the recipe .*absent\.toml: No such file"):
+        Recipe.load(tmp_path / "absent.toml")
+    with pytest.raises(UserError, match="cannot read the recipe"):
+        Recipe.load(tmp_path)
+    (tmp_path / "latin.toml").write_bytes(b"[data]\nsource = '\xe9'")
+    with pytest.raises(UserError, match="not valid TOML"):
+        Recipe.load(tmp_path / "latin.toml")
+
+
+def test_reading_a_recipe_needs_no_torch():
+    code = "import sys; sys.modules['torch'] = None; from saccade.recipe import Recipe; print(Recipe().to_toml())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert tomllib.loads(done.stdout)["data"]["source"] == "digits", done.stderr
