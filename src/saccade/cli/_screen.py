@@ -98,9 +98,9 @@ class Screen:
         """The table of a study, its verdicts and its notes."""
         self.console.print(_table(results))
         for row in (results["analysis"] or {"differences": []})["differences"]:
-            self.console.print(Text(row["sentence"], style=_STYLE.get(row["verdict"], "")))
+            self.console.print(Text(row["sentence"], style=_STYLE.get(row["verdict"], "")), soft_wrap=not self.bars)
         for note in results["notes"]:
-            self.console.print(Text(f"note: {note}"))
+            self.console.print(Text(f"note: {note}"), soft_wrap=not self.bars)
 
 
 class _State:

@@ -183,7 +183,7 @@ def measure_costs(folder: str | Path, again: bool = False) -> None:
     import torch
 
     from saccade.cost import measure
-    from saccade.saving import load
+    from saccade.saving import describe, load
 
     study = Study.open(folder)
     costs = {} if again else _read(study.folder / "costs.json") or {}
@@ -194,7 +194,7 @@ def measure_costs(folder: str | Path, again: bool = False) -> None:
             runs = (study.run(arm, seed) for seed in study.seeds)
             run = next((run for run in runs if run.finished and (run.folder / "model.safetensors").exists()), None)
             if run is not None and arm.name not in costs:
-                model, size = load(run.folder), _input(run.folder)
+                model, size = load(run.folder), tuple(describe(run.folder)["input"])
                 many = asdict(measure(model, size, batch=BATCH))
                 costs[arm.name] = {
                     **asdict(measure(model, size)),
@@ -203,12 +203,6 @@ def measure_costs(folder: str | Path, again: bool = False) -> None:
                 write_atomically(study.folder / "costs.json", json.dumps(costs, indent=1) + "\n")
     finally:
         torch.set_num_threads(threads)
-
-
-def _input(run: Path) -> tuple[int, int, int]:
-    """The size (C, H, W) a run was trained on."""
-    channels, height, width = json.loads((run / "config.json").read_text(encoding="utf-8"))["input"]["size"]
-    return channels, height, width
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -77,10 +77,13 @@ def check(recipes: list[Mapping[str, Any]], device: str, notify: Callable[[dict[
         ``devices`` to run on and what the ``data`` is.
 
     Raises:
-        UserError: the data, a host, a mechanism, its place or the device is wrong.
+        UserError: the data, a host, a mechanism, its place or the device is wrong, or a package is missing.
     """
-    from saccade.data import open_data
-    from saccade.training import build
+    try:
+        from saccade.data import open_data
+        from saccade.training import build
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is not installed; a study needs it: pip install 'saccade[study]'") from error
 
     devices = _devices(device)
     arms = [Recipe.read(values) for values in recipes]
