@@ -263,7 +263,7 @@ class TestImages:
     def test_rows_of_absent_runs_are_not_read(self):
         rng = np.random.default_rng(16)
         correct = {name: rng.random((3, 50)) < 0.7 for name in ("none", "a", "b")}
-        scores = {"none": [70, 70, 71], "a": [70, 70, math.nan], "b": [71, 70, 71]}
+        scores = {"none": [70.0, 70, 71], "a": [70.0, 70, math.nan], "b": [71.0, 70, 71]}
         first = analyse(scores, correct=correct)
         correct["a"] = correct["a"] & np.array([[True], [True], [False]])
         assert analyse(scores, correct=correct) == first
@@ -290,6 +290,7 @@ class TestVerdict:
         assert self.verdict(0.05, se=0.1, margin=half + 0.0501) == "equal"
         assert self.verdict(0.05, se=0.1, margin=half + 0.0499) == "not decided"
         assert self.verdict(-0.05, se=0.1, margin=half + 0.0501) == "equal"
+        assert self.verdict(-0.05, se=0.1, margin=half + 0.0499) == "not decided"
 
     def test_significant_is_never_equal(self):
         assert self.verdict(0.4, se=0.1, margin=1.0) == "helps"
@@ -428,7 +429,7 @@ class TestThin:
         scores["m2"][:] = np.nan
         analysis = analyse(scores)
         assert rows(analysis)["m2"].sentence() == "m2: not decided. No run of m2 has a score."
-        assert "m2 has no score: no run of it finished." in analysis.notes
+        assert any(note.startswith("Without a score: m2 at every seed. ") for note in analysis.notes)
         del scores["m2"]
         others = analyse(scores)
         assert rows(analysis)["m1"] == rows(others)["m1"]
@@ -454,8 +455,8 @@ class TestThin:
         assert rows(bridged)["b"].raw == ()
 
     def test_a_lost_run_is_told(self):
-        analysis = analyse({"none": [90, 91, 92], "a": [91, math.inf, 92]}, seeds=[4, 7, 9])
-        assert "a has no score at seed 7" in " ".join(analysis.notes)
+        analysis = analyse({"none": [90, 91, 92], "a": [91, math.inf, 92], "b": [None, 90, None]}, seeds=[4, 7, 9])
+        assert any(note.startswith("Without a score: a at seed 7; b at seed 4, 9. ") for note in analysis.notes)
         assert analysis.arms[1].scores == (91, None, 92)
 
     def test_first_look(self):
@@ -471,6 +472,10 @@ class TestThin:
         analysis = analyse(scores, seeds=range(10, 16))
         assert analysis.largest_residual_at == ("m2", 14)
         assert "m2 at seed 14 fits the others badly" in " ".join(analysis.notes)
+
+    def test_too_few_runs_name_no_outlier(self):
+        scores = {"none": [90, 90, 90], "a": [90, 90, 90.6]}
+        assert "fits the others badly" not in " ".join(analyse(scores).notes)
 
 
 class TestSentence:

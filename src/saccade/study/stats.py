@@ -283,7 +283,8 @@ def _seed_sd(table: Floats, design: Design, sigma: float | None) -> float | None
 def _largest_residual(fitted: Fit, design: Design) -> tuple[float | None, tuple[int, int] | None, bool]:
     """Size and place (arm, seed) of the largest internally studentised residual, and whether it is an outlier.
 
-    Outlier: its externally studentised form has Bonferroni's p < 0.05 over all runs.
+    Outlier: its externally studentised form has Bonferroni's p < 0.05 over all runs. Below six degrees of freedom none
+    is named: scores are rounded, and where few others are left they may agree by chance to the last digit.
     """
     free = np.diag(design.residuals)
     if design.df == 0 or not fitted.sigma > 0:
@@ -294,7 +295,7 @@ def _largest_residual(fitted: Fit, design: Design) -> tuple[float | None, tuple[
     place = np.argwhere(design.present)[worst]
     squared, df = float(size[worst]) ** 2, design.df
     outlier = False
-    if df > 1:
+    if df >= 6:
         deleted = math.sqrt(squared * (df - 1) / max(df - squared, 1e-12))
         outlier = 2 * float(stdtr(df - 1, -deleted)) * len(size) < 0.05
     return float(size[worst]), (int(place[0]), int(place[1])), outlier
@@ -322,15 +323,15 @@ def _notes_on_runs(names: Sequence[str], present: Bools, seeds: Sequence[int]) -
         notes.append(f"{used} seeds are a first look: intervals are wide, and verdicts may change with more seeds.")
     elif used == 1:
         notes.append("One seed measures no spread between runs, so nothing is decided.")
+    lost = []
     for name, row in zip(names, present, strict=True):
-        lost = [str(seed) for seed, there in zip(seeds, row, strict=True) if not there]
-        if len(lost) == len(row):
-            notes.append(f"{name} has no score: no run of it finished.")
-        elif lost:
-            notes.append(
-                f"{name} has no score at seed {', '.join(lost)}; the model is fitted to the runs there are. "
-                f"If runs fail because of {name}, those that finished flatter it."
-            )
+        absent = [str(seed) for seed, there in zip(seeds, row, strict=True) if not there]
+        if absent:
+            lost.append(f"{name} at {'every seed' if len(absent) == len(row) else 'seed ' + ', '.join(absent)}")
+    if lost:
+        notes.append(
+            f"Without a score: {'; '.join(lost)}. The model is fitted to the other runs; nothing is filled in."
+        )
     return tuple(notes)
 
 
@@ -344,8 +345,8 @@ def _notes_on_fit(rows: Sequence[Difference], sigma: float | None, outlier: tupl
     floored = [row.name for row in rows if row.se_from == "images"]
     if floored:
         notes.append(
-            f"For {', '.join(floored)} the error is that of the test images, which is larger than that of the seeds: "
-            "more test images would narrow it more than more seeds."
+            f"For {', '.join(floored)} the standard error is that of the paired test images, which is larger than the one "
+            "the seeds give; more test images would narrow it."
         )
     if outlier is not None:
         notes.append(f"The score of {outlier[0]} at seed {outlier[1]} fits the others badly: look at that run.")
