@@ -10,10 +10,9 @@ ResNet-50 at 224×224 is 4.089 G here and 4.11 G where batch norm counts too.
 from __future__ import annotations
 
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -26,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from saccade.errors import UserError
 from saccade.probe import example_input, undisturbed
 
-__all__ = ["Cost", "Spread", "count_macs", "measure"]
+__all__ = ["Cost", "Spread", "count_macs", "measure", "measure_all"]
 
 WARM_UP, FEWEST, MOST = 2, 10, 1000
 aten = torch.ops.aten
@@ -66,8 +65,8 @@ def measure(
 
     Args:
         model: any network.
-        input: what a forward takes, as for :func:`saccade.sites`: a size (C, H, W), a tensor, or other arguments;
-            None for the size the network states, else 3×224×224.
+        input: what a forward takes, as for :func:`saccade.sites`: a size (C, H, W), a tensor, a tuple or mapping of
+            arguments, or one argument of any other kind; None for the size the network states, else 3×224×224.
         batch: pictures a forward, where ``input`` is a size or None.
         runs: forwards to time; None goes on for ``seconds``, at least 10 runs and at most 1000.
         seconds: how long to time where ``runs`` is None.
@@ -75,23 +74,43 @@ def measure(
     Raises:
         UserError: the size, ``batch`` or ``runs`` is not positive, or the network does not take the input.
     """
+    (cost,) = measure_all([model], input, batch=batch, runs=runs, seconds=seconds)
+    return cost
+
+
+def measure_all(
+    models: Sequence[nn.Module],
+    input: Any = None,
+    *,
+    batch: int = 1,
+    runs: int | None = None,
+    seconds: float = 1.0,
+) -> list[Cost]:
+    """The costs of several networks whose latencies are to be compared.
+
+    Their forwards alternate, one of each in turn: whatever else the machine does meets all of them alike. Arguments
+    and errors are those of :func:`measure`; ``runs`` and ``seconds`` are those of each network.
+    """
     if runs is not None and runs < 1:
         raise UserError(f"runs must be at least 1, got {runs}")
-    args = example_input(model, input, batch=batch)
-    macs = count_macs(model, args)
-    with undisturbed(model), torch.inference_mode():
-        times = _times(model, args, runs, seconds)
-    twentieths = statistics.quantiles(times, n=20, method="inclusive") if len(times) > 1 else times
-    parameters = list(model.parameters())
-    return Cost(
-        parameters=sum(p.numel() for p in parameters),
-        trainable=sum(p.numel() for p in parameters if p.requires_grad),
-        macs=macs,
-        latency_ms=Spread(median=statistics.median(times), low=twentieths[0], high=twentieths[-1], runs=len(times)),
-        batch=len(args[0]) if _is_picture(args) else batch,
-        threads=torch.get_num_threads(),
-        device=_device(model).type,
-    )
+    calls = [_Call.of(model, input, batch) for model in models]
+    macs = [call.first().macs() for call in calls]
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(undisturbed(model))
+        times = _times(calls, runs, seconds)
+    return [
+        Cost(
+            parameters=sum(p.numel() for p in call.model.parameters()),
+            trainable=sum(p.numel() for p in call.model.parameters() if p.requires_grad),
+            macs=each,
+            latency_ms=_spread(row),
+            batch=len(call.args[0]) if call.is_picture else batch,
+            threads=torch.get_num_threads(),
+            device=call.device.type,
+        )
+        for call, each, row in zip(calls, macs, times, strict=True)
+    ]
 
 
 def count_macs(model: nn.Module, input: Any = None) -> int:
@@ -104,52 +123,89 @@ def count_macs(model: nn.Module, input: Any = None) -> int:
     Raises:
         UserError: the network does not take the input.
     """
-    args = example_input(model, input)
-    if _is_picture(args):
-        args = (args[0][:1],)
-    counter = FlopCounterMode(display=False, custom_mapping={**_RULES, **_torchvision_rules()})
-    stated = _StatedCosts(counter)
-    with undisturbed(model), torch.inference_mode(), _separate_layers(), counter, stated:
-        _forward(model, args)
-    return counter.get_total_flops() // 2 + stated.correction
+    return _Call.of(model, input, 1).first().macs()
 
 
-def _is_picture(args: tuple[Any, ...]) -> bool:
-    return len(args) == 1 and isinstance(args[0], Tensor) and args[0].dim() == 4
+@dataclass(frozen=True)
+class _Call:
+    """A network and what one forward of it takes."""
+
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @classmethod
+    def of(cls, model: nn.Module, input: Any, batch: int) -> _Call:
+        if isinstance(input, Mapping):
+            return cls(model, (), dict(input))
+        return cls(model, example_input(model, input, batch=batch), {})
+
+    @property
+    def is_picture(self) -> bool:
+        return len(self.args) == 1 and isinstance(self.args[0], Tensor) and self.args[0].dim() == 4
+
+    @property
+    def device(self) -> torch.device:
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    def first(self) -> _Call:
+        """The call on the first picture alone, where it is on pictures."""
+        return _Call(self.model, (self.args[0][:1],), {}) if self.is_picture else self
+
+    def run(self) -> None:
+        self.model(*self.args, **self.kwargs)
+
+    def try_out(self) -> None:
+        """One forward whose failure is the caller's to mend."""
+        try:
+            self.run()
+        except Exception as error:
+            given = [*self.args, *self.kwargs.values()]
+            found = ", ".join("×".join(map(str, g.shape)) if isinstance(g, Tensor) else type(g).__name__ for g in given)
+            raise UserError(
+                f"{type(self.model).__name__} does not run on the input {found}: {type(error).__name__}: {error}. "
+                "Say what it takes by input=: a size (C, H, W), a tensor, or a tuple or dict of its arguments."
+            ) from error
+
+    def macs(self) -> int:
+        """What the counter finds in one forward, with operators that state their own cost at that cost."""
+        counter = FlopCounterMode(display=False, custom_mapping={**_RULES, **_torchvision_rules()})
+        stated = _StatedCosts(counter)
+        with undisturbed(self.model), torch.inference_mode(), _separate_layers(), counter, stated:
+            self.try_out()
+        return counter.get_total_flops() // 2 + stated.correction
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
-def _forward(model: nn.Module, args: tuple[Any, ...]) -> None:
-    try:
-        model(*args)
-    except Exception as error:
-        found = ", ".join("×".join(map(str, a.shape)) if isinstance(a, Tensor) else type(a).__name__ for a in args)
-        raise UserError(
-            f"{type(model).__name__} does not take the input {found}: {type(error).__name__}: {error}. "
-            "Give input=, a size (C, H, W) or what its forward takes."
-        ) from error
-
-
-def _times(model: nn.Module, args: tuple[Any, ...], runs: int | None, seconds: float) -> list[float]:
-    """Milliseconds of each timed forward, after those that warm up."""
-    device = _device(model)
-    wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    for _ in range(WARM_UP):
-        _forward(model, args)
-    wait()
-    times: list[float] = []
-    spent = 0.0
-    while len(times) < runs if runs is not None else len(times) < FEWEST or (spent < seconds and len(times) < MOST):
-        start = time.perf_counter()
-        model(*args)
-        wait()
-        elapsed = time.perf_counter() - start
-        spent += elapsed
-        times.append(1000 * elapsed)
+def _times(calls: Sequence[_Call], runs: int | None, seconds: float) -> list[list[float]]:
+    """Milliseconds of each timed forward of each call, in turn, after those that warm up."""
+    times: list[list[float]] = [[] for _ in calls]
+    spent, rounds = 0.0, 0
+    with torch.inference_mode():
+        for call in calls * WARM_UP:
+            call.try_out()
+        while (
+            rounds < runs if runs is not None else rounds < FEWEST or (spent < seconds * len(calls) and rounds < MOST)
+        ):
+            for call, row in zip(calls, times, strict=True):
+                _wait(call.device)
+                start = time.perf_counter()
+                call.run()
+                _wait(call.device)
+                elapsed = time.perf_counter() - start
+                spent += elapsed
+                row.append(1000 * elapsed)
+            rounds += 1
     return times
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _spread(times: list[float]) -> Spread:
+    twentieths = statistics.quantiles(times, n=20, method="inclusive") if len(times) > 1 else times
+    return Spread(median=statistics.median(times), low=twentieths[0], high=twentieths[-1], runs=len(times))
 
 
 class _StatedCosts(TorchFunctionMode):
@@ -228,7 +284,7 @@ _RULES: dict[Any, Callable[..., int]] = {
 
 
 def _torchvision_rules() -> dict[Any, Callable[..., int]]:
-    """Torchvision's operators exist only where a network has imported it."""
-    if "torchvision" not in sys.modules:
+    """Torchvision's operators exist only where something has imported it."""
+    if not hasattr(torch.ops.torchvision, "deform_conv2d"):
         return {}
     return {torch.ops.torchvision.deform_conv2d: _torchvision_deformable}

@@ -1,0 +1,149 @@
+"""``saccade measure``: what attention costs in one network."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from saccade import catalog
+from saccade.errors import UserError
+
+__all__ = ["command"]
+
+
+@click.command("measure")
+@click.argument("model")
+@click.option("--attention", default="none", metavar="LIST", help="Mechanisms, as none,se,das:alpha=0.1.")
+@click.option("--where", default="paper", show_default=True, help="Where they are plugged.")
+@click.option(
+    "--start",
+    type=click.Choice(["paper", "neutral"]),
+    default="paper",
+    show_default=True,
+    help="paper: as published; neutral: with the factor that lets a pretrained network start unchanged.",
+)
+@click.option("--input", "size", metavar="C,H,W", help="Size of a picture  [default: the network's own]")
+@click.option("--batch", default=8, show_default=True, type=click.IntRange(1), help="Pictures of the second latency.")
+@click.option("--json", "as_json", is_flag=True, help="The rows as JSON.")
+def command(model: str, attention: str, where: str, start: str, size: str | None, batch: int, as_json: bool) -> None:
+    """Parameters, true MACs and latency of MODEL, a network of timm's or ours, without and with attention.
+
+    Latency is that of a forward in eval mode on this machine: the median and where the middle 90 % of the runs lie.
+    """
+    names = catalog.split(attention)
+    mechanisms = {name: catalog.parse(name) for name in names if name != "none"}
+    wanted = _size(size)
+
+    rows = _rows(model, ["none", *mechanisms], mechanisms, where, start, wanted, batch)
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    _print_table(rows)
+    first = rows[0]
+    threads = f"{first['threads']} thread" + "s" * (first["threads"] != 1)
+    click.echo(
+        f"\n{model} on {'×'.join(map(str, first['input']))}, {first['device']}, {threads}; percentages are relative to "
+        "none.\nMACs of one picture: convolutions, linear layers, matrix products, attention, sampling; "
+        "not norms, pooling or elementwise work.\nLatency in ms: median [5 %–95 %]."
+    )
+    for row in rows[1:]:
+        click.echo(f"{row['attention']}: {row['sites']} sites, {', '.join(row['positions'])}")
+
+
+def _size(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = text.replace("x", ",").replace("×", ",").split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(f"--input {text!r} is no size; write channels,height,width, for example 3,224,224")
+    return tuple(int(part) for part in parts)
+
+
+def _rows(
+    model: str,
+    labels: Sequence[str],
+    mechanisms: dict[str, tuple[str, dict[str, Any]]],
+    where: str,
+    start: str,
+    size: tuple[int, ...] | None,
+    batch: int,
+) -> list[dict[str, Any]]:
+    """The costs of each network: those at batch 1, the latency at ``batch`` under ``batched``."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from saccade.cost import measure_all
+    from saccade.models import create_host
+    from saccade.probe import example_input
+    from saccade.recipe import Model
+    from saccade.surgery import plug, plugs
+
+    batches = sorted({1, batch})
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("building", total=len(labels) + len(batches) * len(labels))
+        hosts = []
+        for label in labels:
+            host = create_host(Model(name=model), classes=1000, channels=size[0] if size else 3)
+            if label in mechanisms:
+                name, options = mechanisms[label]
+                plug(host, name, where=where, start="neutral" if start == "neutral" else "paper", input=size, **options)
+            hosts.append(host)
+            progress.advance(task)
+        costs = {}
+        for count in batches:
+            progress.update(task, description=f"timing batch {count}")
+            costs[count] = measure_all(hosts, size, batch=count)
+            progress.advance(task, len(labels))
+    rows = []
+    for i, (label, host) in enumerate(zip(labels, hosts, strict=True)):
+        carried = plugs(host)
+        row = {
+            "attention": label,
+            "input": list(example_input(host, size)[0].shape[1:]),
+            "sites": len(carried),
+            "positions": sorted({each.position for each in carried}),
+            **asdict(costs[1][i]),
+        }
+        if batch > 1:
+            row["batched"] = {"batch": batch, "latency_ms": asdict(costs[batch][i].latency_ms)}
+        rows.append(row)
+    return rows
+
+
+def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+    columns: dict[str, list[str]] = {
+        "attention": [row["attention"] for row in rows],
+        "parameters": _amounts([row["parameters"] for row in rows], 1e6, "M"),
+        "MACs": _amounts([row["macs"] for row in rows], 1e9, "G"),
+        "batch 1": _latencies([row["latency_ms"] for row in rows]),
+    }
+    if "batched" in rows[0]:
+        columns[f"batch {rows[0]['batched']['batch']}"] = _latencies([row["batched"]["latency_ms"] for row in rows])
+    table = [list(columns), *zip(*columns.values(), strict=True)]
+    widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
+    for line in table:
+        cells = [
+            line[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+def _amounts(values: Sequence[int], unit: float, letter: str) -> list[str]:
+    digits = [f"{value / unit:.3f} {letter}" for value in values]
+    return [f"{text} {_relative(value, values[0])}" for text, value in zip(digits, values, strict=True)]
+
+
+def _latencies(spreads: Sequence[dict[str, float]]) -> list[str]:
+    first = spreads[0]["median"]
+    return [f"{s['median']:.2f} [{s['low']:.2f}–{s['high']:.2f}] {_relative(s['median'], first)}" for s in spreads]
+
+
+def _relative(value: float, base: float) -> str:
+    """The change in percent, right-aligned so that the numbers before it line up; none against itself."""
+    return "".rjust(7) if value == base else f"{100 * (value / base - 1):+.1f} %".rjust(7)
