@@ -474,7 +474,7 @@ class TestThin:
         assert "m2 at seed 14 fits the others badly" in " ".join(analysis.notes)
 
     def test_too_few_runs_name_no_outlier(self):
-        scores = {"none": [90, 90, 90], "a": [90, 90, 90.6]}
+        scores = {"none": [90.0, 90.0, 90.0], "a": [90.0, 90.0, 90.6]}
         assert "fits the others badly" not in " ".join(analyse(scores).notes)
 
 

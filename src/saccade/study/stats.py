@@ -345,8 +345,8 @@ def _notes_on_fit(rows: Sequence[Difference], sigma: float | None, outlier: tupl
     floored = [row.name for row in rows if row.se_from == "images"]
     if floored:
         notes.append(
-            f"For {', '.join(floored)} the standard error is that of the paired test images, which is larger than the one "
-            "the seeds give; more test images would narrow it."
+            f"For {', '.join(floored)} the standard error is that of the paired test images, which is larger than the "
+            "one the seeds give; more test images would narrow it."
         )
     if outlier is not None:
         notes.append(f"The score of {outlier[0]} at seed {outlier[1]} fits the others badly: look at that run.")
