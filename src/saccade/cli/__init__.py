@@ -44,6 +44,7 @@ def saccade() -> None:
 
 def main() -> NoReturn:
     """The console script: a user's mistake ends in one message and exit code 2, an interruption in 130."""
+    sys.path.append("")  # package.module:Class is found in the folder one works in
     try:
         code = saccade.main(prog_name="saccade", standalone_mode=False)
     except UserError as error:

@@ -1,0 +1,120 @@
+"""``saccade check``: one line a promise, and an exit code a script can use."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from saccade.cli import main
+from saccade.contract import PROMISES
+
+STRANGER = """
+import torch
+from torch import nn
+
+
+class Calm(nn.Module):
+    def __init__(self, channels, strength=0.5):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((channels, 1, 1), strength))
+
+    def forward(self, x):
+        return x * self.scale.to(x.dtype)
+
+
+class Hasty(Calm):
+    def forward(self, x):
+        self.last = super().forward(x).detach()
+        return super().forward(x)
+"""
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    (tmp_path / "stranger.py").write_text(STRANGER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop("stranger", None)
+
+
+def run(capsys, monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["saccade", "check", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    streams = capsys.readouterr()
+    return end.value.code, streams.out, streams.err
+
+
+def test_a_mechanism_that_keeps_all(capsys, monkeypatch):
+    code, out, _ = run(capsys, monkeypatch, "se")
+    assert code == 0
+    lines = out.splitlines()
+    assert [line.split("  ")[0] for line in lines[: len(PROMISES)]] == ["passed"] * len(PROMISES)
+    assert "treats images apart" in out
+    assert lines[-1] == f"se: {len(PROMISES)} passed, 0 failed, 0 skipped"
+
+
+def test_options_and_channels_reach_the_mechanism(capsys, monkeypatch):
+    code, out, _ = run(capsys, monkeypatch, "se:rd_ratio=0.5", "--channels", "6")
+    assert code == 0
+    assert out.endswith(f"se:rd_ratio=0.5: {len(PROMISES)} passed, 0 failed, 0 skipped\n")
+
+
+def test_as_json(capsys, monkeypatch):
+    code, out, _ = run(capsys, monkeypatch, "eca", "--json")
+    records = json.loads(out)
+    assert code == 0
+    assert [record["promise"] for record in records] == [promise.__name__ for promise in PROMISES]
+    assert records[0] == {"promise": "keeps_shape", "status": "passed", "reason": ""}
+
+
+@pytest.mark.usefixtures("desk")
+def test_a_strangers_class_without_facts(capsys, monkeypatch):
+    code, out, _ = run(capsys, monkeypatch, "stranger:Calm:strength=2.0")
+    assert code == 0
+    assert out.count("there is no SPEC") == 5
+    assert "0 failed, 5 skipped" in out
+
+
+@pytest.mark.usefixtures("desk")
+def test_a_broken_promise_is_exit_code_1(capsys, monkeypatch):
+    code, out, err = run(capsys, monkeypatch, "stranger:Hasty")
+    assert code == 1
+    (line,) = [line for line in out.splitlines() if line.startswith("failed")]
+    assert "keeps nothing between calls" in line
+    assert "leaves a tensor in last" in line
+    assert err == ""
+    code, out, _ = run(capsys, monkeypatch, "stranger:Hasty", "--json")
+    assert code == 1
+    assert [r["status"] for r in json.loads(out)].count("failed") == 1
+
+
+def test_a_strangers_class_is_found_in_the_working_folder(desk):
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.path.remove(''); sys.argv[1:] = ['check', 'stranger:Calm']; "
+         "from saccade.cli import main; main()"],
+        cwd=desk, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cbma",), "no mechanism is called 'cbma'. Did you mean 'cbam'"),
+        (("nowhere.at.all:Thing",), "nowhere.at.all"),
+        (("stranger:Clam",), "the module defines no class 'Clam'. Did you mean 'Calm'?"),
+        (("das:alpah=0.1",), "das has no option 'alpah'. Did you mean 'alpha'?"),
+        (("se", "--channels", "3"), "found channels = 3, rd_ratio = 0.0625"),
+        (("se", "--channels", "0"), "0 is not in the range"),
+    ],
+)
+@pytest.mark.usefixtures("desk")
+def test_wrong_uses_are_exit_code_2(capsys, monkeypatch, arguments, message):
+    code, out, err = run(capsys, monkeypatch, *arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert out == ""

@@ -1,0 +1,100 @@
+"""``saccade measure``: a row for each mechanism, the plain network first."""
+
+import json
+
+import pytest
+
+from saccade.cli import main
+from saccade.cost import count_macs
+
+SMALL = ("resnet10_small", "--input", "1,20,14", "--batch", "3")
+
+
+def run(capsys, monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["saccade", "measure", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    streams = capsys.readouterr()
+    return end.value.code, streams.out, streams.err
+
+
+@pytest.fixture(autouse=True)
+def in_a_hurry(monkeypatch):
+    """Times each network a few times only."""
+    monkeypatch.setattr("saccade.cost.FEWEST", 3)
+    monkeypatch.setattr("saccade.cost.MOST", 3)
+
+
+def test_the_table(capsys, monkeypatch):
+    code, out, err = run(capsys, monkeypatch, *SMALL, "--attention", "se:rd_ratio=0.25,das")
+    assert code == 0
+    assert err == ""
+    header, none, se, das, *rest = out.splitlines()
+    assert header.split()[:3] == ["attention", "parameters", "MACs"]
+    assert header.endswith("batch 3")
+    assert "%" not in none
+    assert none.startswith("none ")
+    assert se.startswith("se:rd_ratio=0.25 ")
+    assert das.count("%") == 4
+    text = "\n".join(rest)
+    assert "resnet10_small on 1×20×14, cpu" in text
+    assert "das: 4 sites, stage" in text
+    assert "not norms" in text
+
+
+def test_json_holds_what_the_library_says(capsys, monkeypatch):
+    import timm
+
+    import saccade
+
+    code, out, _ = run(capsys, monkeypatch, *SMALL, "--attention", "none,das", "--json")
+    assert code == 0
+    none, das = json.loads(out)
+    host = timm.create_model("resnet10_small", in_chans=1, num_classes=1000)
+    for row, sites in ((none, 0), (das, 4)):
+        if sites:
+            saccade.plug(host, "das", start="paper", input=(1, 20, 14))
+        assert row["sites"] == sites == len(saccade.plugs(host))
+        assert row["input"] == [1, 20, 14]
+        assert row["parameters"] == sum(p.numel() for p in host.parameters())
+        assert row["macs"] == count_macs(host, (1, 20, 14))
+        for timing in (row, row["batched"]):
+            spread = timing["latency_ms"]
+            assert 0 < spread["low"] <= spread["median"] <= spread["high"]
+            assert spread["runs"] == 3
+        assert (row["batch"], row["batched"]["batch"]) == (1, 3)
+
+
+def test_one_batch_and_the_neutral_start(capsys, monkeypatch):
+    small = ("resnet10_small", "--input", "1,20,14", "--batch", "1", "--json", "--attention", "se")
+    _, paper, _ = run(capsys, monkeypatch, *small)
+    _, neutral, _ = run(capsys, monkeypatch, *small, "--start", "neutral")
+    paper, neutral = json.loads(paper)[1], json.loads(neutral)[1]
+    assert "batched" not in paper
+    assert neutral["parameters"] - paper["parameters"] == neutral["sites"]  # the factor a of each
+
+
+def test_where(capsys, monkeypatch):
+    _, out, _ = run(capsys, monkeypatch, *SMALL, "--attention", "se", "--where", "stage[-1]", "--json")
+    assert json.loads(out)[1]["sites"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("resnet5",), "no network 'resnet5'. Did you mean"),
+        (("resnet10_small", "--attention", "sse"), "no mechanism is called 'sse'. Did you mean 'se'"),
+        (("resnet10_small", "--attention", "das:alpha=0.001", "--input", "1,8,8"), "alpha"),
+        (("resnet10_small", "--attention", "se", "--where", "nowhere"), "nowhere"),
+        (("resnet10_small", "--input", "3,32"), "--input '3,32' is no size; write channels,height,width"),
+        (("resnet10_small", "--input", "3,32,-1"), "is no size"),
+        (("resnet10_small", "--batch", "0"), "0 is not in the range"),
+        (("resnet10_small", "--start", "random"), "'random' is not one of"),
+    ],
+)
+def test_wrong_uses_are_exit_code_2(capsys, monkeypatch, arguments, message):
+    code, out, err = run(capsys, monkeypatch, *arguments)
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert out == ""
