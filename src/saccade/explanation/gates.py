@@ -1,20 +1,20 @@
 """What the gates of a plugged network let through, on given images.
 
 A gate g multiplies its map. Under a neutral start the plug mixes gated and untouched map,
-y = f + a (g f − f), which is f times the *effective* gate 1 + a (g − 1): that is the number this module reports. It is 1
-where the map passes unchanged, 0 where it is shut off; with a outside [0, 1] it may leave the range of g.
+y = f + a (g f − f), which is f times the *effective* gate 1 + a (g − 1): that is the number this module reports. It is
+1 where the map passes unchanged, 0 where it is shut off; with a outside [0, 1] it may leave the range of g.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.form import Gate
+from saccade.probe import undisturbed
 from saccade.surgery import Plug, plugs, record
 
 __all__ = ["effective", "gate_maps", "is_spatial", "per_channel", "site_to_show", "spatial"]
@@ -42,19 +42,19 @@ def effective(gate: Tensor, a: Tensor | None) -> Tensor:
 def gate_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """The effective gates of every site at which a multiplicative mechanism is plugged.
 
-    The network runs once, in eval mode and without gradients; its modes are put back.
+    The network runs once, in eval mode and without gradients, and is left as it was.
 
     Args:
         model: a plugged network.
         images: (B, C, H, W), normalised as the network expects; moved to its device.
 
     Returns:
-        Site to effective gate (B, c | 1, h | 1, w | 1), float32 on the CPU, in the order of the network's plugs. A carrier
-        that runs several times in one forward appears once a call: ``site (call 2)``. Mechanisms that add or transform
-        instead of gating do not appear.
+        Site to effective gate (B, c | 1, h | 1, w | 1), float32 on the CPU, in the order of the network's plugs. A
+        carrier that runs several times in one forward appears once a call: ``site (call 2)``. Mechanisms that add or
+        transform instead of gating do not appear.
     """
     device = next((p.device for p in model.parameters()), images.device)
-    with _evaluating(model), torch.no_grad(), record(model) as seen:
+    with undisturbed(model), torch.no_grad(), record(model) as seen:
         model(images.to(device))
     found: dict[str, Tensor] = {}
     for row in plugs(model):
@@ -67,18 +67,6 @@ def gate_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
             name = row.site if len(calls) == 1 else f"{row.site} (call {number})"
             found[name] = effective(gate, plug.a)
     return found
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every module's own mode again afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def is_spatial(gate: Tensor) -> bool:

@@ -10,8 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from saccade.data import open_data
 from saccade.errors import UserError
 from saccade.study.plan import Study, write_atomically
-from saccade.study.report.pictures import Examples, examples
 from saccade.study.report.page import contents
+from saccade.study.report.pictures import examples
 from saccade.study.report.table import markdown
 from saccade.study.results import measure_costs, write_results
 
@@ -21,8 +21,8 @@ __all__ = ["write_report"]
 def write_report(folder: str | Path, remeasure: bool = False) -> Path:
     """Make ``report.html``, ``table.md`` and ``results.json`` from the run folders of a study.
 
-    What an arm costs is measured once and kept; everything else is made anew, and comes out the same as long as the runs
-    are. Runs that are missing, failed or diverged are named.
+    What an arm costs is measured once and kept; everything else is made anew, and comes out the same as long as the
+    runs are. Runs that are missing, failed or diverged are named.
 
     Args:
         folder: a study.
@@ -36,7 +36,9 @@ def write_report(folder: str | Path, remeasure: bool = False) -> Path:
     """
     study = Study.open(folder)
     if not any(run.finished for run in study.runs()):
-        raise UserError(f"{folder}: no run of this study is finished ({len(study.runs())} planned); there is nothing to report")
+        raise UserError(
+            f"{folder}: no run of this study is finished ({len(study.runs())} planned); there is nothing to report"
+        )
     try:
         measure_costs(study.folder, again=remeasure)
         results = write_results(study.folder)

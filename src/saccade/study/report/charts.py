@@ -11,7 +11,7 @@ from statistics import fmean
 from markupsafe import Markup
 
 from saccade.study.report.svg import Scale, curve, element, extent, picture, ticks
-from saccade.study.report.typeset import count, interval, milliseconds, number, signed
+from saccade.study.report.typeset import interval, number, signed
 
 __all__ = [
     "Look",
@@ -70,7 +70,7 @@ def looks(arms: Sequence[Mapping[str, str | None]]) -> dict[str, Look]:
         elif arm["control"] is not None and mechanism in found:
             found[name] = Look(name, found[mechanism].colour, found[mechanism].shape, control=True)
         else:
-            shape = _SHAPES[(number_ + 1 + number_ // _COLOURS) % len(_SHAPES)]
+            shape = _SHAPES[(number_ % _COLOURS + 1 + number_ // _COLOURS) % len(_SHAPES)]
             found[name] = Look(name, f"c{number_ % _COLOURS + 1}", shape, control=arm["control"] is not None)
             number_ += 1
     return {str(arm["name"]): found[str(arm["name"])] for arm in arms}
@@ -109,7 +109,7 @@ def _ruled(scale: Scale, margin: float, height: float) -> list[Markup]:
     left, right = scale(-margin), scale(margin)
     lines = [
         element("line", x1=scale.percent(t), x2=scale.percent(t), y1=0, y2=height, class_="zero" if t == 0 else "grid")
-        for t in ticks(scale.low, scale.high)
+        for t in ticks(scale.low, scale.high, 7)
     ]
     band = element("rect", x=f"{left:.2f}%", width=f"{right - left:.2f}%", y=0, height=height, class_="band")
     return [band, *lines]
@@ -117,14 +117,15 @@ def _ruled(scale: Scale, margin: float, height: float) -> list[Markup]:
 
 def forest_row(row: Row, scale: Scale, margin: float) -> Markup:
     """Estimate and interval above, the raw differences as dots below."""
-    height, line, dots = 46, 17, 34
+    height, line, dots = 50, 17, 36
     parts: list[Markup] = _ruled(scale, margin, height)
     if row.low is not None and row.high is not None:
         ends = {"x1": scale.percent(row.low), "x2": scale.percent(row.high), "y1": line, "y2": line}
         parts.append(element("line", **ends, class_=f"interval {row.look.classes}"))
-    for seed, value in row.raw:
+    for order, (seed, value) in enumerate(row.raw):
         tip = element("title", f"{row.look.name}, seed {seed}: {signed(value)} points")
-        parts.append(element("circle", tip, cx=scale.percent(value), cy=dots, r=3.2, class_=f"dot {row.look.classes}"))
+        low = dots + 4 * (order % 3 - 1)  # at one height, equal differences would hide one another
+        parts.append(element("circle", tip, cx=scale.percent(value), cy=low, r=3.2, class_=f"dot {row.look.classes}"))
     words = "no pair of finished runs"
     if row.difference is not None:
         words = f"{signed(row.difference)} points, 95 % interval {interval(row.low, row.high)}"
@@ -137,7 +138,7 @@ def forest_axis(scale: Scale, margin: float) -> Markup:
     marks = [
         element("text", signed(t, 0 if t == int(t) else 1 if round(t, 1) == t else 2), x=scale.percent(t), y=16,
                 text_anchor="middle", class_="tick")
-        for t in ticks(scale.low, scale.high)
+        for t in ticks(scale.low, scale.high, 7)
     ]  # fmt: skip
     band = [
         element("line", x1=scale.percent(-margin), x2=scale.percent(margin), y1=1, y2=1, class_="bandline"),
@@ -159,15 +160,15 @@ class Point:
 
 
 def cost(points: Sequence[Point], unit: str) -> Markup:
-    """Top-1 against a cost with bars for both spreads; ``unit`` is "MACs" or "ms"."""
+    """Top-1 against a cost with bars for both spreads; ``unit`` is that of the cost, as "ms"."""
     height = 280.0
     largest = max(p.cost for p in points)
-    across = Scale(*extent([v for p in points for v in (p.cost_low, p.cost_high)], least=0.1 * largest, margin=0.12))
+    across = Scale(*extent([v for p in points for v in (p.cost_low, p.cost_high)], least=0.1 * largest, margin=0.16))
     down = Scale(*extent([v for p in points for v in (p.top1 - p.spread, p.top1 + p.spread)], least=0.5), height, 0.0)
-    say = count if unit == "MACs" else milliseconds
-    parts = [*_rows(down, height), element("line", x1=0, x2="100%", y1=height, y2=height, class_="axis")]
-    for t in ticks(across.low, across.high, 4):
-        parts.append(element("text", say(t), x=across.percent(t), y=height + 18, text_anchor="middle", class_="tick"))
+    parts = [*_rows(down, 5), element("line", x1=0, x2="100%", y1=height, y2=height, class_="axis")]
+    parts.append(element("text", "top-1, %", x=-30, y=-12, class_="tick"))
+    for t in ticks(across.low, across.high, 5):
+        parts.append(element("text", f"{t:g}", x=across.percent(t), y=height + 18, text_anchor="middle", class_="tick"))
         parts.append(
             element("line", x1=across.percent(t), x2=across.percent(t), y1=height, y2=height + 4, class_="axis")
         )
@@ -178,12 +179,11 @@ def cost(points: Sequence[Point], unit: str) -> Markup:
         ends = {"x1": across.percent(p.cost_low), "x2": across.percent(p.cost_high)}
         parts.append(element("line", **ends, y1=y, y2=y, class_=bar))
     for p in points:
-        tip = f"{p.look.name}: top-1 {number(p.top1)} ± {number(p.spread)} %, {say(p.cost)} {unit}"
+        tip = f"{p.look.name}: top-1 {number(p.top1)} ± {number(p.spread)} %, {p.cost:.3g} {unit}"
         parts.append(_marker(p.look, across.percent(p.cost), down(p.top1), tip))
-    for p, (x, y, anchor) in _labels(points, across, down).items():
-        parts.append(
-            element("text", p.look.name, x=f"{x:.2f}%", y=y, text_anchor=anchor, class_=f"name {p.look.classes}")
-        )
+    for p, (left, top, anchor) in _labels(points, across, down).items():
+        place = {"x": f"{left:.2f}%", "y": top, "text_anchor": anchor}
+        parts.append(element("text", p.look.name, **place, class_=f"name {p.look.classes}"))
     return picture(*parts, height=height + 24, label=f"top-1 in per cent against {unit}")
 
 
@@ -193,20 +193,23 @@ def _labels(points: Sequence[Point], across: Scale, down: Scale) -> dict[Point, 
     A name that finds no place is left out; the legend above the chart has it.
     """
     width, letter, tall = 280.0, 7.0, 15.0
-    taken: list[tuple[float, float, float, float]] = []
-    for p in points:
-        x, y = across(p.cost) * width / 100, down(p.top1)
-        taken.append((x - 6, y - 6, x + 6, y + 6))
+    places = {p: (across(p.cost) * width / 100, down(p.top1)) for p in points}
+    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places.values()]
+    bars = {p: (x - 2, down(p.top1 + p.spread), x + 2, down(p.top1 - p.spread)) for p, (x, _) in places.items()}
     found: dict[Point, tuple[float, float, str]] = {}
-    for p in points:
-        x, y, long = across(p.cost) * width / 100, down(p.top1), letter * len(p.look.name)
-        for dy, (dx, anchor) in product((-6, 16, -20, 30), ((9, "start"), (-9, "end"))):
+    for p in sorted(points, key=lambda p: p.cost):
+        x, y = places[p]
+        long = letter * len(p.look.name)
+        crowded = any(0 <= places[q][0] - x < 70 and abs(places[q][1] - y) < 30 for q in points if q is not p)
+        sides = ((-9, "end"), (9, "start")) if crowded else ((9, "start"), (-9, "end"))
+        others = [bar for q, bar in bars.items() if q is not p]
+        for obstacles, dy, (dx, anchor) in product(([*taken, *others], taken), (-7, 17, -21, 31), sides):
             left = x + dx if anchor == "start" else x + dx - long
             box = (left, y + dy - tall + 3, left + long, y + dy + 3)
             inside = box[0] >= 0 and box[2] <= width and box[1] >= 0 and box[3] <= down.start
-            if inside and not any(_overlap(box, other) for other in taken):
+            if inside and not any(_overlap(box, other) for other in obstacles):
                 taken.append(box)
-                # The offset in pixels as a part of this width; on a wider chart the gap grows a little.
+                # The gap in pixels as a part of this width; on a wider chart it grows a little.
                 found[p] = (across(p.cost) + 100 * dx / width, y + dy, anchor)
                 break
     return found
@@ -216,7 +219,7 @@ def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float,
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _rows(down: Scale, height: float, about: int = 4) -> list[Markup]:
+def _rows(down: Scale, about: int = 4) -> list[Markup]:
     """Horizontal lines with their numbers at the left."""
     marks = ticks(down.low, down.high, about)
     digits = 0 if all(t == int(t) for t in marks) else 1 if all(round(t, 1) == t for t in marks) else 2
@@ -246,9 +249,9 @@ def mean_curve(curves: Curves) -> list[tuple[int, float]]:
 
 
 def learning_range(curves: Sequence[Curves]) -> tuple[float, float]:
-    """The range of top-1 from a third of the epochs on: where the first, steep part is drawn no difference is seen."""
+    """The range of top-1 over the later half of the epochs: drawn with the first, steep part, no difference is seen."""
     points = [point for curve_ in curves for run in curve_.values() for point in run]
-    start = ceil(max((epoch for epoch, _ in points), default=0) / 3)
+    start = ceil(max((epoch for epoch, _ in points), default=0) / 2)
     return extent([value for epoch, value in points if epoch >= start], least=1.0)
 
 
@@ -265,7 +268,7 @@ def learning(look: Look, curves: Curves, baseline: Curves, bounds: tuple[float, 
         lines.append(curve([(across(e), plane(v)) for e, v in run if e], class_=f"seed {look.classes}"))
     mean = [(e, v) for e, v in mean_curve(curves) if e]
     lines.append(curve([(across(e), plane(v)) for e, v in mean], class_=f"mean {look.classes}"))
-    parts = [*_rows(down, height), element("line", x1=0, x2="100%", y1=height, y2=height, class_="axis")]
+    parts = [*_rows(down), element("line", x1=0, x2="100%", y1=height, y2=height, class_="axis")]
     for t in _epochs(epochs):
         parts.append(element("text", t, x=across.percent(t), y=height + 17, text_anchor="middle", class_="tick"))
     end = [_marker(look, across.percent(mean[-1][0]), down(mean[-1][1]))] if mean and down.holds(mean[-1][1]) else []
@@ -288,7 +291,7 @@ Movement = Mapping[int, Sequence[tuple[int, float, float]]]
 
 def gate(look: Look, movement: Movement, bounds: tuple[float, float], epochs: int, nothing: float) -> Markup:
     """One site's gate over the epochs: the mean of every seed, the spread as a band, a line at ``nothing`` done."""
-    height = 38.0
+    height = 42.0
     across, plane = Scale(0, max(epochs, 1)), Scale(*bounds, 100.0, 0.0)
     upper, lower = (
         mean_curve({seed: [(e, m + sign * s) for e, m, s in rows] for seed, rows in movement.items()})
@@ -300,7 +303,11 @@ def gate(look: Look, movement: Movement, bounds: tuple[float, float], epochs: in
     for rows in movement.values():
         lines.append(curve([(across(e), plane(m)) for e, m, _ in rows], class_=f"gateline {look.classes}"))
     one = Scale(*bounds, height, 0.0)
-    rule = [element("line", x1=0, x2="100%", y1=one(nothing), y2=one(nothing), class_="one")] if one.holds(nothing) else []
-    frame = element("line", x1=0, x2="100%", y1=height, y2=height, class_="grid")
+    rule = (
+        [element("line", x1=0, x2="100%", y1=one(nothing), y2=one(nothing), class_="one")] if one.holds(nothing) else []
+    )
+    ground = element("rect", x=0, y=0, width="100%", height=height, class_="ground")
+    start = fmean(rows[0][1] for rows in movement.values())
+    rule.append(element("line", x1=0, x2="100%", y1=one(start), y2=one(start), class_="from"))
     words = f"{look.name}: gate movement from epoch 0 to {epochs}"
-    return picture(frame, *rule, _stretched(*lines, height=height), height=height, label=words, class_="strip")
+    return picture(ground, *rule, _stretched(*lines, height=height), height=height, label=words, class_="strip")

@@ -1,10 +1,10 @@
-"""From the results of a study to what the page shows: words, numbers and charts in their order, nothing computed anew."""
+"""From the results of a study to what the page shows: words, numbers, charts; nothing is computed anew."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +20,17 @@ from saccade.study.report.charts import Look, Point, Row
 from saccade.study.report.pictures import COLOURS, Examples
 from saccade.study.report.svg import extent
 from saccade.study.report.typeset import (
-    count, duration, interval, milliseconds, number, p_value, prose, relative, signed,
+    count,
+    duration,
+    grouped,
+    interval,
+    magnitude,
+    milliseconds,
+    number,
+    p_value,
+    prose,
+    relative,
+    signed,
 )  # fmt: skip
 from saccade.study.stats import METHOD
 
@@ -28,6 +38,7 @@ __all__ = ["contents"]
 
 _VERDICTS = {"helps": "helps", "hurts": "hurts", "equal": "equal", "not decided": "open"}
 """Verdict to class of the style sheet."""
+_STATUSES = {"diverged": "diverged", "failed": "failed", "missing": "is not run yet"}
 SITES = 12
 """At most so many sites of an arm are drawn."""
 
@@ -47,7 +58,9 @@ def contents(
         reason: why there are no example images.
     """
     look = charts.looks(results["study"]["arms"])
-    metrics = {row["folder"]: _metrics(study.folder / row["folder"]) for row in results["runs"] if row["status"] == "done"}
+    metrics = {
+        row["folder"]: _metrics(study.folder / row["folder"]) for row in results["runs"] if row["status"] == "done"
+    }
     return {
         "title": f"Does attention help {study.base.model.name} on {_data_name(study)}?",
         "asked": _asked(study, results, split),
@@ -61,12 +74,12 @@ def contents(
         "examples": shown,
         "no_examples": reason,
         "arms": {name: (arm, charts.key(arm)) for name, arm in look.items()},
-        "css": Markup(files(__package__).joinpath("templates/report.css").read_text(encoding="utf-8")),  # noqa: S704
-        "ramp": Markup(", ".join(COLOURS)),  # noqa: S704
+        "css": Markup(files(__package__).joinpath("templates/report.css").read_text(encoding="utf-8")),
+        "ramp": Markup(", ".join(COLOURS)),
         "runs": _runs(results, look),
         "diagnostics": prose(results["analysis"]["diagnostics"]) if results["analysis"] else None,
-        "description": split.description if split else None,
-        "recipe": study.base.to_toml().strip(),
+        "description": f"{split.description.rstrip('.')}." if split else None,
+        "recipe": re.sub(r"(?m)^\[[\w.]+\]\n(?=\n|\Z)\n?", "", study.base.to_toml()).strip(),  # without empty tables
         "environment": _environment(study, results),
         "method": prose(METHOD),
     }
@@ -84,7 +97,8 @@ def _asked(study: Study, results: Json, split: Split | None) -> list[tuple[str, 
     done = sum(row["status"] == "done" for row in results["runs"])
     facts = [("Host", f"{model.name}, {start}")]
     if split is not None:
-        facts.append(("Images", f"{len(split.train)} to train, {len(split.test)} to test, {len(split.classes)} classes"))
+        sizes = f"{grouped(len(split.train))} to train, {grouped(len(split.test))} to test"
+        facts.append(("Images", f"{sizes}, {len(split.classes)} classes"))
     facts.append(("Mechanisms", ", ".join(mechanisms)))
     if controls:
         facts.append(("Controls", ", ".join(controls)))
@@ -99,24 +113,24 @@ def _asked(study: Study, results: Json, split: Split | None) -> list[tuple[str, 
 def _notices(study: Study, results: Json) -> list[tuple[str, str]]:
     """(class, sentence) of all a reader must know beside the verdicts."""
     found: list[tuple[str, str]] = []
-    if not results["study"]["complete"]:
-        found.append(("alarm", "This study is not complete; what follows rests on the runs that are finished."))
+    unscored = [row for row in results["runs"] if row["status"] != "done"]
+    if unscored:
+        named = [
+            f"{row['arm']} seed {row['seed']} {_STATUSES[row['status']]}"
+            + (f" ({row['reason']})" if row["reason"] else "")
+            for row in unscored
+        ]
+        found.append(("alarm", f"{len(unscored)} of {len(results['runs'])} runs have no score: {'; '.join(named)}."))
     if study.base.data.source == "digits":
         found.append(("", (
             "This is a smoke test. Its images are drawn handwritten digits, made so that it runs anywhere; "
             "these verdicts do not transfer to other data."
         )))  # fmt: skip
-    said = " ".join(results["notes"])
-    if results["analysis"] and results["analysis"]["first_look"] and "first look" not in said.lower():
+    first = results["analysis"] and results["analysis"]["first_look"]
+    if first and not any("first look" in note for note in results["notes"]):
         found.append(("", f"{len(study.seeds)} seeds are a first look; five or more make a study."))
-    broken = re.compile("diverged|failed|not run")
-    found += [("alarm" if broken.search(note) else "", prose(note)) for note in results["notes"]]
-    found += [
-        ("alarm", f"{row['arm']}, seed {row['seed']}, {row['status']}: {row['reason']}")
-        for row in results["runs"]
-        if row["reason"]
-    ]
-    return found
+    said_above = re.compile(r": \d+ of \d+ runs ")  # the runs without a score, which are named above with their reasons
+    return found + [("", prose(note)) for note in results["notes"] if not said_above.search(note)]
 
 
 def _verdicts(results: Json, look: Mapping[str, Look]) -> list[dict[str, Any]]:
@@ -124,17 +138,16 @@ def _verdicts(results: Json, look: Mapping[str, Look]) -> list[dict[str, Any]]:
         return []
     found = []
     for row in results["analysis"]["differences"]:
+        # "das: helps. +1.2 points (95 % interval …", or a reason where there is no interval
         head, colon, rest = row["sentence"].partition(". ")
+        figure, bracket, rest = rest.partition(" (") if rest[:1] in "+-0" else ("", "", rest)
         found.append({
             "look": look[row["name"]], "key": charts.key(look[row["name"]]), "verdict": row["verdict"],
-            "class": _VERDICTS[row["verdict"]], "head": f"{head}{colon}", "rest": prose(_capital(rest)),
-            "control": row["is_control"],
+            "class": _VERDICTS[row["verdict"]], "head": prose(f"{head}{colon}"), "figure": prose(figure),
+            "rest": prose(f"{bracket}{rest}"), "control": row["is_control"],
+            "badge": f"equal within ±{row['margin']:g}" if row["verdict"] == "equal" else row["verdict"],
         })  # fmt: skip
     return found
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _forest(results: Json, look: Mapping[str, Look], margin: float) -> dict[str, Any] | None:
@@ -165,19 +178,22 @@ def _forest(results: Json, look: Mapping[str, Look], margin: float) -> dict[str,
 
 
 def _cost_charts(results: Json, look: Mapping[str, Look]) -> list[dict[str, Any]]:
-    """Accuracy against MACs, and against the latency at batch 1; only where there is more than one arm to set beside."""
+    """Accuracy against multiply-adds, and against the latency at batch 1."""
     macs, latency = [], []
     for name, arm in results["arms"].items():
         if arm["mean"] is None or not arm["cost"]:
             continue
         value, time = arm["cost"]["macs"], arm["cost"]["latency_ms"]
-        macs.append(Point(look[name], value, value, value, arm["mean"], arm["sd"] or 0.0))
+        macs.append((look[name], value, arm["mean"], arm["sd"] or 0.0))
         latency.append(Point(look[name], time["median"], time["low"], time["high"], arm["mean"], arm["sd"] or 0.0))
     if not macs:
         return []
+    power, letter = magnitude(max(value for _, value, _, _ in macs))
+    unit = {"": "", "k": "thousand ", "M": "million ", "G": "billion ", "T": "trillion "}[letter] + "MACs"
+    counted = [Point(arm, v / power, v / power, v / power, top1, sd) for arm, v, top1, sd in macs]
     return [
-        {"title": "Multiply-adds of one image", "chart": charts.cost(macs, "MACs"), "under": "MACs"},
-        {"title": "Latency of one image", "chart": charts.cost(latency, "ms"), "under": "milliseconds, batch 1"},
+        {"title": "Multiply-adds of one image", "chart": charts.cost(counted, unit), "under": unit},
+        {"title": "Latency of one image", "chart": charts.cost(latency, "ms"), "under": "ms, batch 1"},
     ]
 
 
@@ -187,7 +203,7 @@ def _metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def _by_seed(results: Json, metrics: Mapping[str, Any], arm: str) -> dict[int, list[dict[str, Any]]]:
-    """seed -> the epochs of the finished runs of an arm."""
+    """For each seed, the epochs of the finished runs of an arm."""
     rows = [row for row in results["runs"] if row["arm"] == arm and row["status"] == "done"]
     return {row["seed"]: found for row in rows if (found := metrics[row["folder"]])}
 
@@ -259,7 +275,7 @@ def _gates(results: Json, look: Mapping[str, Look], metrics: Mapping[str, Any]) 
 
 
 def _movement(runs: Mapping[int, Sequence[Json]]) -> dict[str, dict[str, Any]]:
-    """site -> kind, last ``a`` (mean over seeds) and, by seed, (epoch, mean, std)."""
+    """For each site its kind, the last ``a`` (mean over seeds) and, by seed, (epoch, mean, std)."""
     sites: dict[str, dict[str, Any]] = {}
     for seed, rows in runs.items():
         for row in rows:
@@ -290,41 +306,42 @@ def _cost_table(results: Json, look: Mapping[str, Look]) -> dict[str, Any]:
         known = [row["seconds"] for row in results["runs"] if row["arm"] == name and row["seconds"] is not None]
         return median(known) if known else None
 
-    base = results["arms"][results["study"]["baseline"]]
-    base_cost, base_seconds = base["cost"] or {}, seconds(results["study"]["baseline"])
-    batch, rows = None, []
+    found: dict[str, dict[str, Any]] = {}
     for name, arm in results["arms"].items():
         cost = arm["cost"] or {}
-        first, many = cost.get("latency_ms"), (cost.get("batched") or {}).get("latency_ms")
-        batch = (cost.get("batched") or {}).get("batch", batch)
-        plain = name == results["study"]["baseline"]
-        latencies = [
-            (milliseconds(t["median"]) if t else "–", _spread(t),
-             "" if plain or not t else relative(t["median"], _of(base_cost, *path, "median")))
-            for t, path in ((first, ["latency_ms"]), (many, ["batched", "latency_ms"]))
-        ]  # fmt: skip
-        parameters = cost.get("parameters", arm["parameters"])
-        rows.append({
-            "look": look[name], "key": charts.key(look[name]),
-            "parameters": count(parameters),
-            "parameters_more": "" if plain else relative(parameters, base_cost.get("parameters", base["parameters"])),
-            "macs": count(cost.get("macs")), "macs_more": "" if plain else relative(cost.get("macs"), base_cost.get("macs")),
-            "latencies": latencies,
-            "seconds": duration(seconds(name)), "seconds_more": "" if plain else relative(seconds(name), base_seconds),
-        })  # fmt: skip
-    said = next((arm["cost"] for arm in results["arms"].values() if arm["cost"]), {})
-    where = f"{said['device']}, {said['threads']} thread{'s' * (said['threads'] > 1)}" if said else None
-    return {"rows": rows, "batch": batch, "where": where}
+        one, many = cost.get("latency_ms", {}), cost.get("batched", {}).get("latency_ms", {})
+        found[name] = {
+            "parameters": cost.get("parameters", arm["parameters"]), "macs": cost.get("macs"),
+            "one": one.get("median"), "many": many.get("median"), "seconds": seconds(name),
+            "one spread": _spread(one), "many spread": _spread(many),
+        }  # fmt: skip
+    plain = results["study"]["baseline"]
+
+    def cell(name: str, key: str, say: Callable[[float | None], str]) -> tuple[str, str]:
+        against = "" if name == plain else relative(found[name][key], found[plain][key])
+        return say(found[name][key]), " · ".join(filter(None, (against, found[name].get(f"{key} spread"))))
+
+    columns = (
+        ("parameters", count),
+        ("macs", count),
+        ("one", milliseconds),
+        ("many", milliseconds),
+        ("seconds", duration),
+    )
+    rows = [
+        {"look": arm, "key": charts.key(arm), "cells": [cell(name, key, say) for key, say in columns]}
+        for name, arm in look.items()
+    ]
+    measured = [arm["cost"] for arm in results["arms"].values() if arm["cost"]]
+    if not measured:
+        return {"rows": rows, "batch": None, "where": None}
+    threads = measured[0]["threads"]
+    where = f"{measured[0]['device']}, {threads} thread{'s' * (threads > 1)}"
+    return {"rows": rows, "batch": measured[0]["batched"]["batch"], "where": where}
 
 
-def _of(values: Any, *path: str) -> Any:
-    for key in path:
-        values = (values or {}).get(key)
-    return values
-
-
-def _spread(time: Json | None) -> str:
-    return f"{milliseconds(time['low'])} – {milliseconds(time['high'])}" if time else ""
+def _spread(time: Json) -> str:
+    return f"{milliseconds(time['low'])}–{milliseconds(time['high'])}" if time else ""
 
 
 def _runs(results: Json, look: Mapping[str, Look]) -> dict[str, Any]:
@@ -360,4 +377,3 @@ def _flat(values: Json) -> dict[str, str]:
         elif value is not None:
             found[key] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return found
-

@@ -7,7 +7,6 @@ import io
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,7 +21,7 @@ from saccade.explanation import gate_maps, per_channel, site_to_show, spatial
 from saccade.saving import load
 from saccade.study.plan import Arm, Run, Study
 from saccade.study.report.svg import element
-from saccade.study.report.typeset import number
+from saccade.study.report.typeset import NARROW, number
 
 __all__ = ["COLOURS", "Cell", "Column", "Examples", "examples"]
 
@@ -57,11 +56,9 @@ class Column:
 
     arm: Arm
     seed: int
-    shows: str
-    """``spatial``, ``channels`` or ``nothing``."""
     site: str | None
-    low: str | None
-    high: str | None
+    ends: tuple[str, str] | None
+    """Of the scale; None where there is no gate."""
     cells: tuple[Cell, ...]
 
 
@@ -93,8 +90,8 @@ def examples(study: Study, split: Split) -> Examples:
     images = torch.stack([split.test[i][0] for i in indices])
     truths = [split.test.labels[i] for i in indices]
     pictures = [split.test.picture(i) for i in indices]
-    definitions = element("svg", element("defs", *(_definition(k, p) for k, p in enumerate(pictures))), width=0, height=0,
-                          class_="hidden", aria_hidden="true")  # fmt: skip
+    once = element("defs", *(_definition(k, picture) for k, picture in enumerate(pictures)))
+    definitions = element("svg", once, width=0, height=0, class_="hidden", aria_hidden="true")
     return Examples(
         chosen=chosen,
         pictures=tuple((_plane(k, None, split.classes[truth]), split.classes[truth]) for k, truth in enumerate(truths)),
@@ -125,8 +122,8 @@ def _choice(total: int, runs: Mapping[Arm, Run]) -> tuple[list[int], str]:
         return plain, f"{len(plain)} test images, drawn at random."
     share = f"{100 * len(disputed) / total:.1f}"
     return plain + apart, (
-        f"{len(plain)} test images drawn at random, then {len(apart)} drawn from the {share} % of all test images on "
-        "which these networks do not agree."
+        f"{len(plain)} test images drawn at random, then {len(apart)} drawn from the {share}{NARROW}% of all test "
+        "images on which these networks do not agree."
     )
 
 
@@ -156,8 +153,8 @@ def _column(arm: Arm, run: Run, images: Tensor, truths: Sequence[int], classes: 
             sure=f"{100 * float(sure[k]):.0f}",
             plane=None if shows == "nothing" else _plane(k if shows == "spatial" else None, gate, label),
         ))  # fmt: skip
-    scale = (None, None) if shows == "nothing" else (number(low), number(high))
-    return Column(arm, run.seed, shows, site, *scale, tuple(cells))
+    ends = None if shows == "nothing" else (number(low), number(high))
+    return Column(arm, run.seed, site, ends, tuple(cells))
 
 
 def _strip(gate: Tensor) -> Tensor:

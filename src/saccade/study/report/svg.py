@@ -36,7 +36,7 @@ def element(name: str, *children: object, **attributes: object) -> Markup:
         if value is not None
     )
     inside = "".join(escape(child) for child in children)
-    return Markup(f"<{name}{head}>{inside}</{name}>")  # noqa: S704
+    return Markup(f"<{name}{head}>{inside}</{name}>")
 
 
 def picture(*children: object, height: float, label: str, class_: str = "chart") -> Markup:
@@ -80,16 +80,17 @@ def extent(values: Iterable[float | None], *, least: float, margin: float = 0.06
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers inside [low, high]: multiples of 1, 2 or 5 times a power of ten, near ``about`` of them.
+    """Round numbers inside [low, high]: multiples of 1, 2 or 5 times a power of ten, as near to ``about`` as can be.
 
     >>> ticks(-0.7, 1.3, 5)
     [-0.5, 0.0, 0.5, 1.0]
     """
-    raw = (high - low) / max(about, 1)
-    power: float = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(k * step, 10) + 0.0 for k in range(first, last + 1)]
+    power = 10.0 ** math.floor(math.log10((high - low) / about))
+    choices = []
+    for step in (m * power for m in (1, 2, 5, 10)):
+        first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+        choices.append([round(k * step, 10) + 0.0 for k in range(first, last + 1)])
+    return min(choices, key=lambda marks: abs(len(marks) - about))
 
 
 def curve(points: Sequence[tuple[float, float]], **attributes: object) -> Markup:

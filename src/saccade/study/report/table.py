@@ -9,7 +9,16 @@ from saccade.study.report.typeset import count, interval, milliseconds, number, 
 
 __all__ = ["markdown"]
 
-_HEAD = ("mechanism", "top-1, %", "difference to none [95 %]", "p (Holm)", "verdict", "parameters", "MACs", "latency, ms")
+_HEAD = (
+    "mechanism",
+    "top-1, %",
+    "difference to none [95 %]",
+    "p (Holm)",
+    "verdict",
+    "parameters",
+    "MACs",
+    "latency, ms",
+)
 
 
 def markdown(results: Mapping[str, Any]) -> str:

@@ -5,7 +5,20 @@ from __future__ import annotations
 import math
 import re
 
-__all__ = ["NARROW", "count", "duration", "interval", "milliseconds", "number", "p_value", "prose", "relative", "signed"]
+__all__ = [
+    "NARROW",
+    "count",
+    "duration",
+    "grouped",
+    "interval",
+    "magnitude",
+    "milliseconds",
+    "number",
+    "p_value",
+    "prose",
+    "relative",
+    "signed",
+]
 
 NARROW = "\u202f"
 """Narrow no-break space: between a number and its unit."""
@@ -46,12 +59,32 @@ def count(value: float | None) -> str:
     """
     if value is None:
         return _ABSENT
+    power, unit = magnitude(value)
+    if power == 1:
+        return f"{value:.0f}"
+    scaled = value / power
+    return f"{scaled:.{max(0, 3 - int(math.log10(max(abs(scaled), 1))))}f}{NARROW}{unit}"
+
+
+def magnitude(value: float) -> tuple[float, str]:
+    """The power of a thousand in which to say ``value``, and its letter.
+
+    >>> magnitude(12.1e6)
+    (1000000.0, 'M')
+    """
     for power, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        # 999.95 k would print as 1000 k.
-        if abs(value) >= 0.99995 * power:
-            scaled = value / power
-            return f"{scaled:.{max(0, 3 - int(math.log10(max(abs(scaled), 1))))}f}{NARROW}{unit}"
-    return f"{value:.0f}"
+        if abs(value) >= 0.99995 * power:  # 999.95 k would print as 1000 k
+            return power, unit
+    return 1.0, ""
+
+
+def grouped(value: int) -> str:
+    """A whole number with its thousands set apart.
+
+    >>> grouped(10000).replace(NARROW, "_")
+    '10_000'
+    """
+    return f"{value:,}".replace(",", NARROW)
 
 
 def milliseconds(value: float | None) -> str:

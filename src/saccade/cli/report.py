@@ -1,0 +1,25 @@
+"""``saccade report``: make a study's report again from its run folders."""
+
+from __future__ import annotations
+
+import click
+
+__all__ = ["command"]
+
+
+@click.command("report")
+@click.argument("study", metavar="STUDY_FOLDER")
+@click.option("--open/--no-open", "show", default=False, show_default=True, help="Show the page in the web browser.")
+@click.option("--remeasure", is_flag=True, help="Measure parameters, MACs and latency again, on this machine.")
+@click.option("--json", "as_json", is_flag=True, help="The results as JSON on stdout.")
+def command(study: str, show: bool, remeasure: bool, as_json: bool) -> None:
+    """Make report.html, table.md and results.json of STUDY_FOLDER again from its run folders.
+
+    A study that is not complete gets a report too; it names the runs that are missing.
+    """
+    from saccade.study.report import write_report
+
+    path = write_report(study, remeasure=remeasure)
+    click.echo((path.parent / "results.json").read_text(encoding="utf-8").rstrip() if as_json else path)
+    if show:
+        click.launch(path.resolve().as_uri())

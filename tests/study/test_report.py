@@ -1,0 +1,376 @@
+"""The report of a made-up study: whole run folders with real networks of random weights, and no training."""
+
+import json
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from functools import partial
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from markupsafe import escape
+from PIL import Image
+from safetensors.numpy import save_file
+
+import saccade
+from saccade.cli.report import command
+from saccade.cost import measure
+from saccade.errors import UserError
+from saccade.models import create_host
+from saccade.recipe import Recipe
+from saccade.saving import save
+from saccade.study.plan import Arm, Study
+from saccade.study.report import charts, write_report
+from saccade.study.report.svg import Scale, element, extent, ticks
+from saccade.study.report.typeset import NARROW, count, milliseconds, number, p_value, prose, relative, signed
+from saccade.surgery import plug_control
+
+ARMS = (Arm("none", "none"), Arm("se", "se"), Arm("das", "das"), Arm("extra for das", "das", "extra"))
+TOP1 = {"none": (70, 65, 75), "se": (72.5, 65, 72.5), "das": (85, 82.5, 87.5), "extra for das": (70, 67.5, 72.5)}
+CLASSES = ["<script>alert(1)", 'a"&b', "c"]  # in the order of the folders
+SIZE, TEST, EPOCHS = 17, 40, 4
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Three classes of noise, one of them named by someone who means harm."""
+    home = tmp_path_factory.mktemp("data") / "<photos>"
+    rng = np.random.default_rng(5)
+    for part, each in (("train", 4), ("test", 14)):
+        for name in CLASSES:
+            folder = home / part / name
+            folder.mkdir(parents=True)
+            for i in range(each - 2 * (part == "test" and name == "c")):
+                Image.fromarray(rng.integers(0, 256, (19, 23, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return home
+
+
+def _network(arm):
+    torch.manual_seed(3)
+    net = create_host(Recipe().model, classes=3, channels=3)
+    if arm.control is not None:
+        return plug_control(net, arm.control, arm.mechanism, input=(3, SIZE, SIZE))
+    return net if arm.name == "none" else saccade.plug(net, arm.mechanism, input=(3, SIZE, SIZE), start="paper")
+
+
+def _study(folder, source, arms=ARMS, top1=TOP1, seeds=(0, 1, 2), missing=(), failed=(), diverged=(), costs=True):
+    base = Recipe().having({"data.source": str(source), "data.size": SIZE, "training.epochs": EPOCHS})
+    study = Study(base, arms, seeds, folder)
+    study.write()
+    labels = np.repeat(np.arange(3), (14, 14, 12)).astype(np.int32)
+    for run in study.runs():
+        key = (run.arm.name, run.seed)
+        if key in missing:
+            continue
+        run.folder.mkdir(parents=True)
+        (run.folder / "recipe.toml").write_text(run.recipe.to_toml())
+        if key in failed:
+            (run.folder / "failed.json").write_text(json.dumps({"reason": "the process was ended by <signal 9>"}))
+            continue
+        score = top1[run.arm.name][run.seed]
+        net = _network(run.arm)
+        predicted = labels.copy()
+        wrong = np.random.default_rng(run.seed).permutation(TEST)[: round((100 - score) * TEST / 100)]
+        predicted[wrong] = (predicted[wrong] + 1) % 3
+        save_file({"predicted": predicted, "label": labels}, run.folder / "predictions.safetensors")
+        save(net, run.folder, input=(3, SIZE, SIZE), classes=CLASSES)
+        sites = {row.site: 0.1 * k for k, row in enumerate(saccade.plugs(net))} if run.arm.control is None else {}
+        rows = [
+            {
+                "epoch": e, "train_loss": 1.0, "train_top1": 50.0, "test_loss": 1.0,
+                "test_top1": 33.0 + (score - 33.0) * e / EPOCHS, "lr": 0.1, "seconds": 1.0, "memory_mb": None,
+                "gates": {s: {"kind": "gate", "mean": 0.5 + m * e / EPOCHS, "std": 0.05, "a": None}
+                          for s, m in sites.items()},
+            }
+            for e in range(EPOCHS + 1)
+        ]  # fmt: skip
+        (run.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (run.folder / "environment.json").write_text(json.dumps({"device": "cpu", "packages": {"torch": "2.x"}}))
+        done = {"top1": score, "test_loss": 1.0, "epochs": EPOCHS, "seconds": 12.5 + run.seed, "parameters": 1234,
+                "start": "paper", "diverged": {"epoch": 3, "where": "layer2"} if key in diverged else None}  # fmt: skip
+        (run.folder / "done.json").write_text(json.dumps(done))
+    if costs:
+        times = {"median": 2.0, "low": 1.9, "high": 2.3, "runs": 50}
+        facts = {"trainable": 1, "latency_ms": times, "batch": 1, "threads": 1, "device": "cpu",
+                 "batched": {"batch": 16, "latency_ms": times}}  # fmt: skip
+        costs_ = {a.name: {"parameters": 1000 * k, "macs": 10**6 * k, **facts} for k, a in enumerate(arms, 7)}
+        (folder / "costs.json").write_text(json.dumps(costs_))
+    return study
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, photos):
+    """A complete study with its report."""
+    folder = tmp_path_factory.mktemp("study") / "whole"
+    _study(folder, photos)
+    return write_report(folder)
+
+
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+
+
+class Reader(HTMLParser):
+    """Checks that every tag is closed in its order, and keeps the text of each section."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.sections, self.resources, self.here = [], {}, [], "head"
+        self.skip = 0
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.resources += [v for k, v in attrs if k in ("src", "href", "srcset", "data", "action") and v]
+        if tag == "section":
+            self.here = attributes["id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag, f"</{tag}> at {self.getpos()}"
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.sections[self.here] = self.sections.get(self.here, "") + data
+
+    @property
+    def text(self):
+        return re.sub(r"\s+", " ", " ".join(self.sections.values()))
+
+
+def test_the_page_is_whole_and_stands_alone(whole):
+    page = whole.read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    reader = Reader(page)
+    assert reader.open == []
+    assert len(page.encode()) < 1_000_000
+    assert all(link.startswith(("data:", "#")) for link in reader.resources)
+    assert "@import" not in page
+    assert "url(" not in page
+    assert "<script" not in page
+    assert "prefers-color-scheme: dark" in page
+    assert {link for link in reader.resources if link.startswith("#")} <= {
+        f"#{name}" for name in re.findall(r' id="([^"]+)"', page)
+    }
+
+
+def test_every_drawing_is_well_formed_and_finite(whole):
+    page = whole.read_text(encoding="utf-8")
+    starts = [m.start() for m in re.finditer(r'<svg class="(?:chart|strip|plane)', page)]
+    assert len(starts) > 20
+    for start in starts:
+        depth, end = 0, start
+        for tag in re.finditer(r"<(/?)svg\b[^>]*>", page[start:]):
+            depth += -1 if tag[1] else 1
+            if depth == 0:
+                end = start + tag.end()
+                break
+        ElementTree.fromstring(page[start:end].replace("&#8239;", " "))
+    assert not re.search(r'="[^"]*\b(?:nan|inf)\b', page)
+
+
+def test_every_verdict_stands_in_the_page(whole):
+    results = json.loads(whole.with_name("results.json").read_text())
+    text = Reader(whole.read_text(encoding="utf-8")).text
+    sentences = [row["sentence"] for row in results["analysis"]["differences"]]
+    assert len(sentences) == 3
+    for sentence in sentences:
+        assert re.sub(r"\s+", " ", prose(sentence)) in text
+    assert "das: helps." in text
+    assert "first look" in text
+
+
+def test_every_arm_is_in_every_section(whole):
+    sections = Reader(whole.read_text(encoding="utf-8")).sections
+    for section in ("difference", "accuracy-cost", "learning", "cost", "pictures", "runs"):
+        for arm in ARMS[1:] if section == "difference" else ARMS:
+            assert arm.name in sections[section], f"{arm.name} in {section}"
+    assert "se" in sections["gates"]
+    assert "das" in sections["gates"]
+    assert "extra" not in sections["gates"]  # it has none
+    assert list(sections)[-2:] == ["method", "origin"]
+
+
+def test_what_users_name_is_escaped(whole):
+    page = whole.read_text(encoding="utf-8")
+    for name in CLASSES[:2]:
+        assert escape(name) in page
+        assert name not in page
+    assert "&lt;photos&gt;" in page
+    assert "<photos>" not in page
+
+
+def test_rebuilt_it_is_the_same_file(whole):
+    before = {name: whole.with_name(name).read_bytes() for name in ("report.html", "table.md", "results.json")}
+    write_report(whole.parent)
+    assert {name: whole.with_name(name).read_bytes() for name in before} == before
+    assert not [p for p in whole.parent.iterdir() if p.name.startswith(".") and p.name != ".lock"]
+
+
+def test_other_scores_give_other_charts(whole, tmp_path, photos):
+    other = dict(TOP1, das=(87.5, 82.5, 87.5))
+    _study(tmp_path / "study", photos, top1=other)
+    pages = [path.read_text(encoding="utf-8") for path in (whole, write_report(tmp_path / "study"))]
+    for section in ("difference", "accuracy-cost", "learning"):
+        first, second = (
+            re.findall(
+                r"<svg.*", page[page.index(f'id="{section}"') : page.index("</section>", page.index(f'id="{section}"'))]
+            )
+            for page in pages
+        )
+        assert first != second, section
+    first, second = (page[page.index('id="gates"') : page.index('id="cost"')] for page in pages)
+    assert first == second  # the gates moved as before
+
+
+def test_runs_without_a_score_are_named(tmp_path, photos):
+    _study(tmp_path / "study", photos, missing=[("das", 2)], failed=[("se", 1)], diverged=[("se", 2)])
+    page = write_report(tmp_path / "study").read_text(encoding="utf-8")
+    text = Reader(page).text
+    assert "3 of 12 runs have no score" in text
+    assert "das seed 2 is not run yet" in text
+    assert "se seed 1 failed (the process was ended by <signal 9>)" in text
+    assert "<signal" not in page
+    assert "se seed 2 diverged" in text
+    assert "9 of 12 finished" in text
+
+
+def test_without_a_finished_plain_host_there_is_a_page_but_no_verdict(tmp_path, photos):
+    _study(tmp_path / "study", photos, arms=ARMS[:2], seeds=(0,), missing=[("none", 0)])
+    page = write_report(tmp_path / "study").read_text(encoding="utf-8")
+    assert "nothing to compare with" in page
+    assert 'id="difference"' not in page
+    assert Reader(page).open == []
+
+
+def test_no_finished_run_is_refused(tmp_path, photos):
+    _study(tmp_path / "study", photos, arms=ARMS[:2], seeds=(0,), missing=[("none", 0), ("se", 0)])
+    with pytest.raises(UserError, match=r"no run of this study is finished \(2 planned\)"):
+        write_report(tmp_path / "study")
+    assert sorted(p.name for p in (tmp_path / "study").iterdir() if p.is_file()) == ["costs.json", "study.toml"]
+    with pytest.raises(UserError, match=r"study\.toml"):
+        write_report(tmp_path)
+
+
+def test_images_that_are_gone_cost_the_page_its_pictures_only(tmp_path, photos):
+    _study(tmp_path / "study", tmp_path / "gone", arms=ARMS[:2], seeds=(0, 1))
+    text = Reader(write_report(tmp_path / "study").read_text(encoding="utf-8")).text
+    assert "No pictures:" in text
+    assert "gone" in text
+    assert "se" in text
+
+
+def test_costs_are_measured_once(tmp_path, photos, monkeypatch):
+    monkeypatch.setattr("saccade.cost.measure", partial(measure, seconds=0.01))
+    _study(tmp_path / "study", photos, arms=ARMS[:2], seeds=(0,), costs=False)
+    write_report(tmp_path / "study")
+    results = json.loads((tmp_path / "study" / "results.json").read_text())
+    for arm in ("none", "se"):
+        cost = results["arms"][arm]["cost"]
+        assert cost["parameters"] == sum(
+            p.numel() for p in _network(next(a for a in ARMS if a.name == arm)).parameters()
+        )
+        assert cost["batched"]["batch"] == 16
+    before = (tmp_path / "study" / "costs.json").read_bytes()
+    write_report(tmp_path / "study")
+    assert (tmp_path / "study" / "costs.json").read_bytes() == before
+    write_report(tmp_path / "study", remeasure=True)
+    assert (tmp_path / "study" / "costs.json").read_bytes() != before
+
+
+def test_the_table(whole):
+    lines = whole.with_name("table.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    assert [len(row) for row in rows] == [8] * 6
+    assert [row[0] for row in rows[2:]] == [arm.name for arm in ARMS]
+    assert rows[2][1:4] == ["70.00 ± 5.00", "", ""]
+    assert rows[4][1] == "85.00 ± 2.50"
+    assert rows[4][2].startswith("+15.00 [+")
+    assert rows[4][4] == "helps"
+    assert rows[5][4].endswith("(control)")
+    assert rows[4][5:] == [f"9.000{NARROW}k", f"9.000{NARROW}M", "2.00"]
+
+
+def test_the_verb(whole, tmp_path):
+    told = CliRunner().invoke(command, [str(whole.parent)])
+    assert told.exit_code == 0
+    assert told.output.strip() == str(whole)
+    told = CliRunner().invoke(command, [str(whole.parent), "--json"])
+    assert json.loads(told.output) == json.loads(whole.with_name("results.json").read_text())
+    assert isinstance(CliRunner().invoke(command, [str(tmp_path)]).exception, UserError)
+
+
+def test_the_smoke_test_says_that_it_is_one():
+    from saccade.study.report.page import _notices
+
+    def notices(source):
+        study = Study(Recipe().having({"data.source": source}), ARMS[:2], (0,), Path("x"))
+        return _notices(study, {"runs": [], "analysis": None, "notes": []})
+
+    assert any("do not transfer" in sentence for _, sentence in notices("digits"))
+    assert notices("photos") == []
+
+
+def test_numbers_as_they_are_printed():
+    assert [number(v) for v in (1.005, -0.004, -1.5, None, math.nan)] == ["1.00", "0.00", "−1.50", "–", "–"]
+    assert [signed(v, 1) for v in (0.04, 0.06, -0.06, None)] == ["0.0", "+0.1", "−0.1", "–"]
+    assert [count(v).replace(NARROW, " ") for v in (999, 999_949, 999_951, 26_900_000, 4.39e9, 512_000_000)] == [
+        "999", "999.9 k", "1.000 M", "26.90 M", "4.390 G", "512.0 M",
+    ]  # fmt: skip
+    assert [milliseconds(v) for v in (0.8434, 8.434, 84.34, 843.4, 8434.0)] == ["0.843", "8.43", "84.3", "843", "8434"]
+    assert [relative(v, 100).replace(NARROW, " ") for v in (100, 103.1, 100.04, 80, 200, 1234)] == [
+        "0.0 %", "+3.1 %", "+0.04 %", "−20.0 %", "×2.00", "×12.3",
+    ]  # fmt: skip
+    assert relative(3, 0) == relative(None, 3) == ""
+    assert [p_value(p).replace(NARROW, "") for p in (0.0004, 0.0432, 0.0996, 0.31, 1.0)] == [
+        "<0.001", "0.043", "0.10", "0.31", "1.00",
+    ]  # fmt: skip
+    assert prose("a-b -0.5 to -1 % x-2") == f"a-b −0.5 to −1{NARROW}% x-2"
+
+
+def test_scales_and_ticks():
+    scale = Scale(-2.0, 2.0)
+    assert (scale.percent(-2), scale.percent(0), scale.percent(1)) == ("0%", "50%", "75%")
+    assert extent([], least=1.0, margin=0.0) == (0.0, 1.0)
+    assert extent([5.0, None, math.nan], least=2.0, margin=0.0) == (4.0, 6.0)
+    assert ticks(-3.2, 3.9, 7) == [-3, -2, -1, 0, 1, 2, 3]
+    assert ticks(0.012, 0.0231, 5) == [0.012, 0.014, 0.016, 0.018, 0.02, 0.022]
+    assert all(0 < len(ticks(low, low + span, 5)) <= 12 for low in (-7.3, 0.0, 91.2) for span in (0.013, 0.7, 3.3, 88))
+    assert element("a", "<", x=1.0, class_='"') == '<a x="1" class="&#34;">&lt;</a>'
+
+
+def test_an_arm_has_one_look_and_a_control_its_mechanism_s():
+    arms = [{"name": a.name, "mechanism": a.mechanism, "control": a.control} for a in ARMS]
+    look = charts.looks(arms)
+    assert list(look) == [arm.name for arm in ARMS]
+    assert look["none"].colour == "c0"
+    assert look["extra for das"].colour == look["das"].colour != look["se"].colour
+    assert look["extra for das"].control
+    assert not look["das"].control
+    many = charts.looks([{"name": f"m{k}", "mechanism": f"m{k}", "control": None} for k in range(40)])
+    assert len({(arm.colour, arm.shape) for arm in many.values()}) == 40
+
+
+def test_names_in_the_cost_chart_do_not_collide():
+    crowd = [
+        charts.Point(charts.Look(f"arm {k}", "c1", "circle"), 10 + 0.01 * k, 10, 10.2, 90 + 0.05 * k, 0.4)
+        for k in range(6)
+    ]
+    drawn = charts.cost([*crowd, charts.Point(charts.Look("far", "c2", "square"), 20, 19, 21, 93, 0.2)], "ms")
+    places = [
+        (float(x) / 100 * 280, float(y), anchor, name)
+        for x, y, anchor, name in re.findall(
+            r'<text x="([\d.]+)%" y="([\d.-]+)" text-anchor="(start|end)" class="name[^>]*>([^<]+)<', drawn
+        )
+    ]
+    assert "far" in [name for *_, name in places]
+    boxes = [((x if a == "start" else x - 7 * len(n)), y, 7 * len(n)) for x, y, a, n in places]
+    for i, (x, y, w) in enumerate(boxes):
+        for x2, y2, w2 in boxes[:i]:
+            assert x + w <= x2 + 0.1 or x2 + w2 <= x + 0.1 or abs(y - y2) >= 12
