@@ -27,17 +27,16 @@ def deform_conv2d_definition(
     Arguments, result and errors are those of ``deform_conv2d``.
     """
     g = Geometry.of(input, offset, weight, bias, stride, padding, dilation, mask)
-    (height, width), n, device = g.size, g.positions, input.device
+    (height, width), device = g.size, input.device
     batch, depth = input.shape[0], input.shape[1] // g.offset_groups
     operand = operand_dtype(input)
     precise = torch.promote_types(operand, torch.float32)
 
-    # q = p·s − p₀ + k·d + Δ_k(p), each (B, D, K, N). Two pixels outside the map all is zero, as it is further out.
-    p_y = torch.arange(g.out[0], device=device).repeat_interleave(g.out[1])
-    p_x = torch.arange(g.out[1], device=device).repeat(g.out[0])
-    k_y = torch.arange(g.kernel[0], device=device).repeat_interleave(g.kernel[1])[:, None]
-    k_x = torch.arange(g.kernel[1], device=device).repeat(g.kernel[0])[:, None]
-    delta = offset.to(precise).reshape(batch, g.offset_groups, g.taps, 2, n)
+    # q = p·s − p₀ + k·d + Δ_k(p), each (B, D, K, Ho, Wo). Two pixels outside the map, as further out, all is zero.
+    p_y, p_x = torch.arange(g.out[0], device=device)[:, None], torch.arange(g.out[1], device=device)
+    k = torch.arange(g.taps, device=device)[:, None, None]
+    k_y, k_x = k // g.kernel[1], k % g.kernel[1]
+    delta = offset.to(precise).reshape(batch, g.offset_groups, g.taps, 2, *g.out)
     q_y = p_y * g.stride[0] - g.padding[0] + k_y * g.dilation[0] + delta[:, :, :, 0]
     q_x = p_x * g.stride[1] - g.padding[1] + k_x * g.dilation[1] + delta[:, :, :, 1]
     q_y, q_x = q_y.clamp(-2, height), q_x.clamp(-2, width)
@@ -53,14 +52,14 @@ def deform_conv2d_definition(
             r_y, r_x = floor_y.long() + down, floor_x.long() + right
             inside = (r_y >= 0) & (r_y < height) & (r_x >= 0) & (r_x < width)
             r = r_y.clamp(0, height - 1) * width + r_x.clamp(0, width - 1)
-            value = pixels.gather(3, r.reshape(batch, g.offset_groups, 1, g.taps * n).expand(-1, -1, depth, -1))
-            value = value.reshape(batch, g.offset_groups, depth, g.taps, n).where(inside[:, :, None], 0)
+            value = pixels.gather(3, r.flatten(2)[:, :, None].expand(-1, -1, depth, -1))
+            value = value.reshape(batch, g.offset_groups, depth, g.taps, *g.out).where(inside[:, :, None], 0)
             samples = samples + value * (nearness_y * nearness_x)[:, :, None]
     if mask is not None:
-        samples = samples * mask.to(precise).reshape(batch, g.offset_groups, 1, g.taps, n)
+        samples = samples * mask.to(precise).reshape(batch, g.offset_groups, 1, g.taps, *g.out)
 
     # y = Σ_k w_k · samples_k + b in every group of the convolution, with a group's channels and taps in one axis.
-    columns = samples.to(operand).reshape(batch, g.groups, input.shape[1] // g.groups * g.taps, n)
+    columns = samples.to(operand).reshape(batch, g.groups, input.shape[1] // g.groups * g.taps, g.positions)
     kernel = weight.to(operand).reshape(g.groups, weight.shape[0] // g.groups, -1)
     y = (kernel @ columns).reshape(batch, weight.shape[0], *g.out)
     return y if bias is None else y + bias.to(operand)[:, None, None]

@@ -128,7 +128,7 @@ def operand_dtype(input: Tensor) -> torch.dtype:
 
 def _pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
     """One number or (height, width), as a pair of whole numbers not below ``least``."""
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = value if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2 or not all(isinstance(number, int) and number >= least for number in pair):
         raise ValueError(f"{name} must be a whole number >= {least} or a pair of them, got {value!r}")
     return pair[0], pair[1]
