@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from saccade.recipe import Recipe as Recipe
     from saccade.saving import load as load
     from saccade.saving import save as save
-    from saccade.surgery import Plug as Plug
-    from saccade.surgery import parameter_groups as parameter_groups
-    from saccade.surgery import plug as plug
-    from saccade.surgery import plugs as plugs
-    from saccade.surgery import record as record
-    from saccade.surgery import sites as sites
-    from saccade.surgery import unplug as unplug
+    from saccade.surgery.carrying import Plug as Plug
+    from saccade.surgery.groups import parameter_groups as parameter_groups
+    from saccade.surgery.plug import plug as plug
+    from saccade.surgery.plug import plugs as plugs
+    from saccade.surgery.plug import unplug as unplug
+    from saccade.surgery.record import record as record
+    from saccade.surgery.sites import sites as sites
 
 __version__ = "0.1.0"
 

@@ -65,11 +65,12 @@ class ConvBlockAttention(Gate):
             raise ValueError(f"channels * rd_ratio must be at least 1, got {channels} * {rd_ratio}")
         if spatial_kernel_size % 2 == 0:
             raise ValueError(f"spatial_kernel_size must be odd, got {spatial_kernel_size}")
-        self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
+        squeeze, excite = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
+        self.mlp = nn.Sequential(squeeze, nn.ReLU(), excite)
         self.conv = nn.Conv2d(2, 1, spatial_kernel_size, padding=spatial_kernel_size // 2, bias=False)
         self.bn = BatchNorm2d(1, momentum=0.01)
-        for layer in (self.mlp[0], self.mlp[2]):
-            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(squeeze.bias)
+        nn.init.zeros_(excite.bias)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
         nn.init.zeros_(self.bn.weight)
 

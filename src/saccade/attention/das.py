@@ -75,8 +75,8 @@ class DeformableSalience(Gate):
         # A plain convolution holds the deformable kernel and its bias; only its numbers are used.
         self.deform = nn.Conv2d(compressed, channels, 3, padding=1)
         self.norm = nn.LayerNorm(channels)
-        nn.init.zeros_(self.offset.weight)
-        nn.init.zeros_(self.offset.bias)
+        for start in self.offset.parameters():
+            nn.init.zeros_(start)
 
     def gate(self, x: Tensor) -> Tensor:
         """X (B, C, H, W) -> (B, C, H, W)."""
