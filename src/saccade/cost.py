@@ -181,7 +181,7 @@ def _times(calls: Sequence[_Call], runs: int | None, seconds: float) -> list[lis
     times: list[list[float]] = [[] for _ in calls]
     spent, rounds = 0.0, 0
     with torch.inference_mode():
-        for call in calls * WARM_UP:
+        for call in [*calls] * WARM_UP:
             call.try_out()
         while (
             rounds < runs if runs is not None else rounds < FEWEST or (spent < seconds * len(calls) and rounds < MOST)

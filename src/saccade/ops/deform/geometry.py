@@ -112,9 +112,8 @@ class Geometry(NamedTuple):
 
 def macs(input: Tensor, offset: Tensor, weight: Tensor, *_: Any, **__: Any) -> int:
     """Multiply-adds of one call: one for each product of the kernel, four for each bilinear sample."""
-    batch, _, height, width = offset.shape
-    samples = input.shape[1] * weight.shape[2] * weight.shape[3]
-    return batch * height * width * (weight.numel() + 4 * samples)
+    places = offset.shape[0] * offset.shape[2] * offset.shape[3]
+    return places * (weight.numel() + 4 * input.shape[1] * weight.shape[2] * weight.shape[3])
 
 
 def operand_dtype(input: Tensor) -> torch.dtype:
