@@ -52,7 +52,7 @@ class Case:
 
     def drawn(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
         """A module in eval mode with random parameters and running statistics."""
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         module = self.built()
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():

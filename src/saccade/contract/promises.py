@@ -315,7 +315,7 @@ def keeps_its_gate_in_range(case: Case) -> None:
 def is_neutral_as_stated(case: Case) -> None:
     """With its own initialisation it is the identity, bit for bit in eval and train, if and only if SPEC says so."""
     stated = case.stated("neutral")
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     module, x = case.built(), case.maps(dtype=torch.float32)
     changed = [mode for mode in _modes(module) if not torch.equal(module(x), x)]
     if stated:
@@ -359,7 +359,7 @@ def is_drawn_by_the_seed(case: Case) -> None:
     """The same seed of torch's generator builds the same module."""
     states = []
     for _ in range(2):
-        torch.manual_seed(3)
+        torch.default_generator.manual_seed(3)
         states.append(case.built().state_dict())
     same = states[0].keys() == states[1].keys() and all(torch.equal(states[0][k], states[1][k]) for k in states[0])
     _expect(same, "built twice under one seed it starts with different values")
