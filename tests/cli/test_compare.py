@@ -12,7 +12,17 @@ import pytest
 from saccade.cli import main
 
 SETTINGS = ["training.epochs=2", "data.train_images=200", "data.test_images=100", "training.batch_size=50"]
-WORDS = ["--attention", "se", "--seeds", "2", "--device", "cpu", *(w for s in SETTINGS for w in ("--set", s))]
+WORDS = [
+    "--attention",
+    "se",
+    "--seeds",
+    "2",
+    "--device",
+    "cpu",
+    "--slots",
+    "1",
+    *(w for s in SETTINGS for w in ("--set", s)),
+]
 RUNS = [(arm, seed) for seed in (0, 1) for arm in ("none", "se")]
 
 
