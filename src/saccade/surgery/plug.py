@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from saccade import catalog
 from saccade.errors import UserError, did_you_mean
 from saccade.facts import Spec
+from saccade.probe import undisturbed
 from saccade.surgery.carrying import Plug, attach, carried, detach, hooked, missing
 from saccade.surgery.positions import select
 from saccade.surgery.sites import Site, survey
@@ -21,6 +23,8 @@ from saccade.surgery.trace import Arguments, run
 __all__ = ["Carried", "Mechanism", "install", "plug", "plugs", "unplug"]
 
 Builder = Callable[..., nn.Module]
+
+_DRAWS = 20
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,8 @@ def plug(
     """Put a mechanism into ``host``, in place, at every site of ``where``.
 
     No key of the host's state dict moves, and its own checkpoints load strictly before and after. The mechanisms are
-    drawn from the global random state, which stays as it is.
+    drawn from the global random state, which stays as it is; for a neutral start one whose ReLUs are all off, so that
+    it could not learn, is drawn again.
 
     Args:
         host: any network.
@@ -149,14 +154,21 @@ def install(
     chosen = select(seen, where, what.spec)
     each = _per_stage(what, options, chosen.sites)
     new: list[Plug] = []
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+
+    def check() -> None:
+        maps = _check(host, new, seen.arguments)
+        if neutral:
+            _rouse(what, new, maps)
+
+    with torch.random.fork_rng(devices=[]):
         for site, own in zip(chosen.sites, each, strict=True):
-            module = what.build(site, own)
-            name, taken, module = (what.name, own, module) if instead is None else instead(site, module)
+            with torch.device("cpu"):  # the same weights wherever the host is
+                module = what.build(site, own)
+                name, taken, module = (what.name, own, module) if instead is None else instead(site, module)
             made = Plug(module, site=site, name=name, options=taken, position=chosen.position, neutral=neutral)
             value = seen.structure.value(site.path)
             new.append(made.to(value.device, value.dtype))
-    return settle(host, new, lambda: _check(host, new, seen.arguments))
+        return settle(host, new, check)
 
 
 def settle(host: nn.Module, new: list[Plug], check: Callable[[], None]) -> nn.Module:
@@ -251,8 +263,13 @@ def _per_stage(what: Mechanism, options: dict[str, Any], sites: list[Site]) -> l
     ]
 
 
-def _check(host: nn.Module, new: list[Plug], arguments: Arguments) -> None:
-    """One forward that counts what each new plug and its carrier do."""
+def _check(host: nn.Module, new: list[Plug], arguments: Arguments) -> dict[int, torch.Tensor]:
+    """The map that entered each new plug (by its id) in one forward that counts what it and its carrier do.
+
+    Raises:
+        UserError: the forward fails, a plug did not run once per call of its carrier, or changed shape or dtype.
+    """
+    maps: dict[int, torch.Tensor] = {}
     runs = {id(made): 0 for made in new}
     carriers = {id(made): 0 for made in new}
     wrong: list[str] = []
@@ -261,7 +278,7 @@ def _check(host: nn.Module, new: list[Plug], arguments: Arguments) -> None:
     def watch(made: Plug) -> None:
         def plug_ran(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             runs[id(made)] += 1
-            f = args[0]
+            f = maps[id(made)] = args[0]
             if not isinstance(output, torch.Tensor) or output.shape != f.shape or output.dtype != f.dtype:
                 got = (tuple(output.shape), output.dtype) if isinstance(output, torch.Tensor) else type(output).__name__
                 wrong.append(f"{made.name} at {made.site.path} turned {(tuple(f.shape), f.dtype)} into {got}")
@@ -289,3 +306,41 @@ def _check(host: nn.Module, new: list[Plug], arguments: Arguments) -> None:
             wrong.append(f"the plug at {made.site.path} ran {ran} times for {wanted} calls of {made.site.carrier}")
     if wrong:
         raise UserError("; ".join(wrong[:3]) + ("" if len(wrong) < 4 else f" (and {len(wrong) - 3} more)"))
+    return maps
+
+
+def _rouse(what: Mechanism, new: list[Plug], maps: dict[int, torch.Tensor]) -> None:
+    """Draw those mechanisms again that could not learn: every ReLU of theirs is off all over the map they receive.
+
+    On thin maps it happens: a bottleneck of two units is off one time in four. While ``a`` is zero this changes nothing
+    else.
+    """
+    for made in new:
+        for _ in range(_DRAWS):
+            if _awake(made.mechanism, maps[id(made)]):
+                break
+            with torch.device("cpu"):
+                fresh = what.build(made.site, made.options)
+            f = maps[id(made)]
+            made.mechanism = fresh.to(f.device, f.dtype).train(made.training)
+
+
+def _awake(mechanism: nn.Module, f: torch.Tensor) -> bool:
+    """Does any ReLU of the mechanism let anything through? A mechanism without one is awake."""
+    with undisturbed(mechanism), torch.inference_mode(False), torch.no_grad(), _Rectified() as seen:
+        mechanism(f)
+    return not seen.on or any(seen.on)
+
+
+class _Rectified(TorchFunctionMode):
+    """Notes of each ReLU that runs whether it let anything through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on: list[bool] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in ("relu", "relu_"):
+            self.on.append(bool((output > 0).any()))
+        return output
