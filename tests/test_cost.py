@@ -216,18 +216,23 @@ def test_other_arguments_are_passed_as_they_are():
 
 
 class Forgetful(nn.Module):
-    """Batch norm, dropout, a buffer that moves in eval, a child whose mode differs from its parent's."""
+    """Batch norm, dropout, buffers that move in eval, a child whose mode differs from its parent's, a cache."""
+
+    grid = None
 
     def __init__(self):
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5))
         self.frozen = nn.BatchNorm2d(4)
         self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros(()))
 
     def forward(self, x):
         self.calls += 1
-        self.noise = torch.rand(())
-        return self.frozen(self.body(x))
+        self.seen = self.seen + len(x)
+        if self.grid is None:
+            self.grid = torch.rand(())
+        return self.frozen(self.body(x)) * self.grid
 
 
 def _state(network):

@@ -171,7 +171,7 @@ class _Call:
         """What the counter finds in one forward, with operators that state their own cost at that cost."""
         counter = FlopCounterMode(display=False, custom_mapping={**_RULES, **_torchvision_rules()})
         stated = _StatedCosts(counter)
-        with undisturbed(self.model), torch.inference_mode(), _separate_layers(), counter, stated:
+        with undisturbed(self.model), torch.no_grad(), _separate_layers(), counter, stated:
             self.try_out()
         return counter.get_total_flops() // 2 + stated.correction
 
@@ -180,7 +180,8 @@ def _times(calls: Sequence[_Call], runs: int | None, seconds: float) -> list[lis
     """Milliseconds of each timed forward of each call, in turn, after those that warm up."""
     times: list[list[float]] = [[] for _ in calls]
     spent, rounds = 0.0, 0
-    with torch.inference_mode():
+    # Not inference mode: what a network caches in a forward, such as anchors, must still serve it in training.
+    with torch.no_grad():
         for call in [*calls] * WARM_UP:
             call.try_out()
         while (
