@@ -116,7 +116,7 @@ class _State:
     def take(self, event: Mapping[str, Any]) -> None:
         match event:
             case {"event": "start", "epochs": epochs, "steps": steps}:
-                self.epochs, self.steps = epochs, steps
+                self.epochs, self.steps, self.epoch = epochs, steps, event.get("epoch", 0)
             case {"event": "step", "epoch": epoch, "step": step}:
                 self.epoch, self.step = epoch - 1, step
             case {"event": "epoch", "epoch": epoch}:

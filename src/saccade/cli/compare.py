@@ -74,7 +74,7 @@ def command(
         raise UserError(f"slots = {slots}: at least one run must be able to go at a time")
     study = _study(base, arms, numbers, margin, out)
     at_a_time = slots or slots_for(base.training.threads, device)
-    many = "one a device" if at_a_time is None else f"{min(at_a_time, len(study.runs()))} at a time"
+    many = "one per device" if at_a_time is None else f"{min(at_a_time, len(study.runs()))} at a time"
     names = ", ".join(arm.name for arm in arms)
     click.echo(
         f"{names} × {len(numbers)} seed{'s' * (len(numbers) > 1)} = {len(study.runs())} runs, {many} -> {study.folder}",

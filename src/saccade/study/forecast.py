@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.data import EpochSampler, ImageSet, open_data
+from saccade.data import EpochSampler, ImageSet, Split, open_data
 from saccade.errors import UserError
 from saccade.recipe import Recipe
 from saccade.study.blocks import MOST_SEEDS, planned_detectable
+from saccade.study.engine import slots_for
 from saccade.study.plan import Study
 from saccade.study.results import collect
 from saccade.training import build
@@ -88,7 +89,9 @@ class Forecast:
             lines.append(f"sees    differences, in points, with probability 0.8: {shown}; {self.sigma_from}")
         sigma = self.detectable[0][0]
         needed = f"more than {MOST_SEEDS}" if self.seeds_for_margin is None else str(self.seeds_for_margin)
-        lines.append(f"        {self.margin:g} points would take {needed} seeds (SD {sigma:g})")
+        lines.append(
+            f"        a difference as large as the margin, {self.margin:g}, would take {needed} seeds (SD {sigma:g})"
+        )
         return "\n".join(lines)
 
 
@@ -97,34 +100,21 @@ def forecast(study: Study, slots: int | None, device: str = "auto") -> Forecast:
 
     Args:
         study: the plan.
-        slots: runs at a time; None is one per accelerator.
+        slots: runs at a time; None is what ``saccade.study.engine.execute`` takes.
         device: as for ``saccade train``.
 
     Raises:
         UserError: the data, the host, a mechanism or the device is wrong.
     """
     where = choose_device(device)
-    if slots is None:
-        slots = torch.cuda.device_count() if where.type == "cuda" and device == "auto" else 1
-    split = open_data(study.base.data)
     training = study.base.training
+    if slots is None:
+        several = where.type == "cuda" and device == "auto"
+        slots = torch.cuda.device_count() if several else slots_for(training.threads, where.type) or 1
+    split = open_data(study.base.data)
     todo = [run for run in study.runs() if run.finished is None]
     slots = min(slots, max(1, len(todo)))
-    step_ms: dict[str, float] = {}
-    test_ms: dict[str, float] = {}
-    weights: dict[str, int] = {}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(training.threads)
-    try:
-        for arm in study.arms:
-            recipe = study.run(arm, study.seeds[0]).recipe
-            network = build(recipe, split)
-            weights[arm.name] = sum(t.numel() * t.element_size() for t in network.state_dict().values())
-            network.to(where)
-            step_ms[arm.name] = _middle(_training(network, split.train, recipe, where))
-            test_ms[arm.name] = _middle(_testing(network, split.test, recipe, where))
-    finally:
-        torch.set_num_threads(threads)
+    step_ms, test_ms, weights = _timed(study, split, where)
     steps = len(EpochSampler(split.train, 0, training.batch_size))
     tests = math.ceil(len(split.test) / training.batch_size)
     busy = sum(
@@ -153,6 +143,28 @@ def forecast(study: Study, slots: int | None, device: str = "auto") -> Forecast:
         seeds_for_margin=next(enough, None),
         margin=study.margin,
     )
+
+
+def _timed(
+    study: Study, split: Split, device: torch.device
+) -> tuple[dict[str, float], dict[str, float], dict[str, int]]:
+    """For each arm: a training step and a test step in milliseconds, and the bytes of its weights."""
+    step_ms: dict[str, float] = {}
+    test_ms: dict[str, float] = {}
+    weights: dict[str, int] = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(study.base.training.threads)
+    try:
+        for arm in study.arms:
+            recipe = study.run(arm, study.seeds[0]).recipe
+            network = build(recipe, split)
+            weights[arm.name] = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+            network.to(device)
+            step_ms[arm.name] = _middle(_training(network, split.train, recipe, device))
+            test_ms[arm.name] = _middle(_testing(network, split.test, recipe, device))
+    finally:
+        torch.set_num_threads(threads)
+    return step_ms, test_ms, weights
 
 
 def _training(network: nn.Module, images: ImageSet, recipe: Recipe, device: torch.device) -> Iterator[float]:

@@ -1,0 +1,74 @@
+"""What is said of a study before it is run; the timing itself is tested with the command."""
+
+import json
+
+import pytest
+
+from saccade import Recipe
+from saccade.study import forecast
+from saccade.study.blocks import planned_detectable
+from saccade.study.plan import Study, arms
+
+FACTS = {
+    "runs": 10, "finished": 2, "slots": 2, "minutes": 4.26, "disk_mb": 12.4, "step_ms": {"none": 31.4, "se": 40.0},
+    "test_ms": {"none": 9.0, "se": 9.5}, "detectable": ((0.5, 1.234),), "sigma_from": "measured", "seeds_for_margin": 7,
+    "margin": 1.0,
+}  # fmt: skip
+
+
+def test_one_known_spread():
+    assert forecast.Forecast(**FACTS).text().splitlines() == [
+        "time    about 4.3 minutes for 10 runs (2 are finished), 2 at a time; one training step in ms: none 31, se 40",
+        "disk    about 12 MB",
+        "sees    differences of 1.2 points with probability 0.8 (residual SD 0.50 points: measured)",
+        "        a difference as large as the margin, 1, would take 7 seeds (SD 0.5)",
+    ]
+    json.dumps(forecast.Forecast(**FACTS).to_json(), allow_nan=False)
+
+
+def test_an_unknown_spread_and_more_seeds_than_anyone_has():
+    facts = FACTS | {"detectable": ((0.3, 0.7), (1.0, 2.4)), "seeds_for_margin": None, "minutes": 3000}
+    said = forecast.Forecast(**facts).text()
+    assert "about 50 hours" in said
+    assert "0.7 (SD 0.3), 2.4 (SD 1); measured" in said
+    assert "more than 100 seeds (SD 0.3)" in said
+
+
+def test_one_seed_sees_nothing():
+    assert "one seed cannot tell" in forecast.Forecast(**FACTS | {"detectable": ((0.5, None),)}).text()
+
+
+def test_the_spread_is_measured_assumed_or_known_from_the_folder(tmp_path, monkeypatch):
+    def study(**data):
+        return Study(Recipe().having({f"data.{k}": v for k, v in data.items()}), arms(["se"]), (0, 1), tmp_path / "s")
+
+    assert forecast._sigmas(study())[0] == (forecast.DIGITS_SIGMA,)
+    assert forecast._sigmas(study(source=str(tmp_path)))[0] == forecast.ASSUMED
+    study().write()
+    assert forecast._sigmas(study())[0] == (forecast.DIGITS_SIGMA,), "a study without runs knows nothing"
+    monkeypatch.setattr(forecast, "collect", lambda folder: {"analysis": {"sigma": 0.77}})
+    assert forecast._sigmas(study()) == ((0.77,), "the runs finished in this folder")
+
+
+def test_it_counts_what_is_left(tmp_path, monkeypatch):
+    """4 arms, 3 of their 12 runs done; 10 ms a training step, 1 ms a test step."""
+    timed = ({}, {}, {})
+    images = {"data.train_images": 100, "data.test_images": 50}
+    recipe = Recipe().having({**images, "training.batch_size": 30, "training.epochs": 4})
+    plan = Study(recipe, arms(["se", "das"], ["extra:das"]), (0, 1, 2), tmp_path / "s")
+    for arm in plan.arms:
+        for values, value in zip(timed, (10.0, 1.0, 1_000_000), strict=True):
+            values[arm.name] = value
+    for run in plan.runs()[:3]:
+        run.folder.mkdir(parents=True)
+        (run.folder / "recipe.toml").write_text(run.recipe.to_toml())
+        (run.folder / "done.json").write_text("{}")
+    monkeypatch.setattr(forecast, "_timed", lambda *_: timed)
+    found = forecast.forecast(plan, 2, "cpu")
+    assert (found.runs, found.finished, found.slots) == (9, 3, 2)
+    # 100 images are 4 batches of 30 (the last one short), 50 are 2; the test is also done before training.
+    assert found.minutes == pytest.approx(9 * (4 * 4 * 10 + 5 * 2 * 1) / 2 / 60_000)
+    assert found.disk_mb == pytest.approx((12 * (1_000_000 + 16 * 50 + 50_000) + 2 * 4 * 1_000_000) / 1e6)
+    assert found.detectable == ((forecast.DIGITS_SIGMA, planned_detectable(forecast.DIGITS_SIGMA, 3, 4, 2)),)
+    sees = [planned_detectable(forecast.DIGITS_SIGMA, n, 4, 2) for n in range(2, 30)]
+    assert found.seeds_for_margin == next(n for n, points in enumerate(sees, 2) if points <= 1.0)
