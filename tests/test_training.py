@@ -27,6 +27,7 @@ from saccade.tasks.classify import rate
 from saccade.training import build, derived, train
 from saccade.training.environment import choose_device
 from saccade.training.gates import gate_movement
+from saccade.training.network import start_of
 
 # Everything that draws random numbers is in it: augmentation, dropout, a mechanism.
 TINY = Recipe().having(
@@ -367,6 +368,12 @@ def test_start_auto_is_neutral_for_trained_weights(straight, split, tmp_path):
     assert [plug.module.a is None for plug in saccade.plugs(build(TINY, split))] == [True] * 4
     network = build(TINY.having(checkpoint), split)
     assert [plug.module.a.item() for plug in saccade.plugs(network)] == [0.0] * 4
+    assert [start_of(TINY.having(s)) for s in ({}, checkpoint, {"attention.control": "extra"})] == [
+        "paper",
+        "neutral",
+        "neutral",
+    ]
+    assert start_of(Recipe()) is None
     assert all(torch.equal(network.state_dict()[key], value) for key, value in host.state_dict().items())
 
 

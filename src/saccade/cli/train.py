@@ -51,7 +51,8 @@ def command(
     from rich.console import Console
 
     console = Console(quiet=as_json, highlight=False, soft_wrap=True)
-    console.print(f"{folder}: {asked.model.name}, attention {_attention(asked)}, {asked.training.epochs} epochs")
+    length = _epochs(asked.training.epochs)
+    console.print(f"{folder}: {asked.model.name}, attention {_attention(asked)}, {length}")
     result = _run(asked, folder, device, console)
     if as_json:
         click.echo(json.dumps(result, indent=2))
@@ -90,7 +91,7 @@ def _run(recipe: Recipe, folder: Path, device: str, console: Console) -> dict[st
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("starting", total=None)
         steps = epochs = 0
 
@@ -114,6 +115,10 @@ def _run(recipe: Recipe, folder: Path, device: str, console: Console) -> dict[st
         return train(recipe, folder, device=device, notify=listen)
 
 
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'s' * (count != 1)}"
+
+
 def _line(row: dict[str, Any], epochs: int) -> str:
     """One epoch in words."""
     parts = [
@@ -134,6 +139,6 @@ def _sentence(result: dict[str, Any], folder: Path) -> str:
             "A lower training.lr or a longer training.warmup_epochs often helps."
         )
     return (
-        f"top-1 {result['top1']:.2f} % on the test images after {result['epochs']} epochs in "
+        f"top-1 {result['top1']:.2f} % on the test images after {_epochs(result['epochs'])} in "
         f"{result['seconds']:.0f} s; {result['parameters']:,} parameters; in {folder}"
     )

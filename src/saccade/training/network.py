@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Literal
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from saccade.recipe import Recipe
 from saccade.surgery import plug
 from saccade.surgery.controls import plug_control
 
-__all__ = ["build", "derived", "starts_neutral"]
+__all__ = ["build", "derived", "start_of"]
 
 
 def derived(seed: int, *words: object) -> int:
@@ -27,10 +28,19 @@ def derived(seed: int, *words: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
-def starts_neutral(recipe: Recipe) -> bool:
-    """Does the plugged network start as the host's own function? ``auto``: only if the host brings trained weights."""
-    trained = recipe.model.pretrained or recipe.model.checkpoint is not None
-    return recipe.attention.start == "neutral" or (recipe.attention.start == "auto" and trained)
+def start_of(recipe: Recipe) -> Literal["neutral", "paper"] | None:
+    """How the plugs start: ``neutral``, as the host's own function, or ``paper``; None where nothing is plugged.
+
+    ``auto`` means neutral if the host brings trained weights. A control is always neutral.
+    """
+    part, model = recipe.attention, recipe.model
+    if part.mechanism == "none":
+        return None
+    if part.control is not None:
+        return "neutral"
+    if part.start == "auto":
+        return "neutral" if model.pretrained or model.checkpoint is not None else "paper"
+    return part.start
 
 
 def build(recipe: Recipe, split: Split) -> nn.Module:
@@ -42,16 +52,16 @@ def build(recipe: Recipe, split: Split) -> nn.Module:
         UserError: unknown model, mechanism or option, no site, or channels outside the mechanism's limits.
     """
     part, seed = recipe.attention, recipe.training.seed
-    name, options = ("none", {}) if part.mechanism == "none" else catalog.parse(part.mechanism)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived(seed, "host"))
         host = create_host(recipe.model, len(split.classes), split.channels)
-        if name == "none":
+        start = start_of(recipe)
+        if start is None:
             return host
+        name, options = catalog.parse(part.mechanism)
         torch.manual_seed(derived(seed, "attention"))
         where = part.where if isinstance(part.where, str) else list(part.where)
         size = (split.channels, split.size, split.size)
         if part.control is not None:
             return plug_control(host, part.control, name, where=where, input=size, **options)
-        start = "neutral" if starts_neutral(recipe) else "paper"
         return plug(host, name, where=where, start=start, input=size, **options)

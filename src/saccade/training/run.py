@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors.torch import save
@@ -27,7 +27,7 @@ from saccade.tasks import Classify, DivergenceError
 from saccade.training.environment import choose_device, environment, peak_memory
 from saccade.training.folder import RunFolder
 from saccade.training.gates import gate_movement, probe_images
-from saccade.training.network import build, derived, starts_neutral
+from saccade.training.network import build, derived, start_of
 
 __all__ = ["train"]
 
@@ -170,7 +170,6 @@ class _Books(Callback):
         """After epoch 0."""
         if not self.rows:
             self._keep(trainer, pl_module)
-            self.sampler.set_epoch(1)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Before the loader of the first epoch is asked for its batches."""
@@ -205,7 +204,7 @@ class _Books(Callback):
 
     def _keep(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, Classify)
-        row = {"epoch": pl_module.epoch, **pl_module.row}
+        row: dict[str, Any] = {"epoch": pl_module.epoch, **pl_module.row}
         row["seconds"] = round(time.monotonic() - self._begun, 3)
         row["memory_mb"] = peak_memory(pl_module.device)
         row["gates"] = gate_movement(pl_module.network, self.probe.to(pl_module.device))
@@ -243,7 +242,7 @@ def _finish(
         "epochs": last["epoch"],
         "seconds": round(sum(row["seconds"] for row in rows), 3),
         "parameters": sum(p.numel() for p in network.parameters()),
-        "start": "neutral" if starts_neutral(recipe) else "paper",
+        "start": start_of(recipe),
         "diverged": diverged,
     }
     labels = torch.tensor(split.test.labels, dtype=torch.int32)

@@ -1,0 +1,158 @@
+"""What the training loop costs beyond PyTorch's own.
+
+    python benchmarks/training.py [--epochs N] [--json FILE]
+
+One process trains the same recipe twice, an epoch of ``saccade.training.train`` and an epoch of the plain loop below
+by turns, with the same loader, augmentation, network, optimiser, threads and figures (loss and top-1 of both parts).
+What ``train`` does besides (watching for losses that are no number, gates of sixteen images, metrics and a state to
+resume from on disk after each epoch) is counted against it. First the two must end in the same weights, bit for bit.
+Prints a Markdown table; the ratio is the median over epochs of one turn's two times, with its 95 % bootstrap interval.
+Exit code 1 if a ratio is above 1.15.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+
+from saccade.data import EpochSampler, Split, open_data
+from saccade.recipe import Recipe
+from saccade.surgery import parameter_groups
+from saccade.tasks.classify import rate
+from saccade.training import build, train
+from saccade.training.environment import environment
+
+GOAL = 1.15
+WARMUP = 1
+CASES: dict[str, dict[str, Any]] = {
+    "digits, none": {"attention.mechanism": "none"},
+    "digits, das": {"attention.mechanism": "das"},
+    "digits, none, tiny network": {"attention.mechanism": "none", "model.options": {"width": 4, "stem_stride": 2}},
+}
+
+
+class PlainLoop:
+    """The loop anybody would write for ``recipe``."""
+
+    def __init__(self, recipe: Recipe, split: Split) -> None:
+        part = recipe.training
+        self.part = part
+        self.network = build(recipe, split)
+        self.optimizer = torch.optim.AdamW(parameter_groups(self.network, part.lr, part.lr, part.weight_decay))
+        self.sampler = EpochSampler(split.train, part.seed, part.batch_size)
+        self.train_loader = DataLoader(split.train, batch_sampler=self.sampler)
+        self.test_loader = DataLoader(split.test, batch_size=part.batch_size)
+        self.steps = 0
+
+    def epoch(self, number: int) -> tuple[float, float, float, float]:
+        """One epoch and its test: losses and top-1 of both parts."""
+        part, steps = self.part, len(self.sampler)
+        self.sampler.set_epoch(number)
+        self.network.train()
+        train_loss = train_right = test_loss = test_right = 0.0
+        seen = scored = 0
+        for images, labels in self.train_loader:
+            factor = rate(self.steps, part.epochs * steps, part.warmup_epochs * steps, part.schedule)
+            for group in self.optimizer.param_groups:
+                group["lr"] = part.lr * factor
+            logits = self.network(images)
+            loss = F.cross_entropy(logits, labels)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.steps += 1
+            train_loss += loss.item() * len(labels)
+            train_right += (logits.argmax(1) == labels).sum().item()
+            seen += len(labels)
+        self.network.eval()
+        with torch.inference_mode():
+            for images, labels in self.test_loader:
+                logits = self.network(images)
+                test_loss += F.cross_entropy(logits, labels).item() * len(labels)
+                test_right += (logits.argmax(1) == labels).sum().item()
+                scored += len(labels)
+        return train_loss / seen, 100 * train_right / seen, test_loss / scored, 100 * test_right / scored
+
+
+def measure(recipe: Recipe) -> dict[str, Any]:
+    """Seconds of each epoch, of both loops by turns.
+
+    Raises:
+        SystemExit: the two do not end in the same network; times would mean nothing.
+    """
+    plain = PlainLoop(recipe, open_data(recipe.data))
+    ours: list[float] = []
+    bare: list[float] = []
+    end = time.perf_counter()
+
+    def turn(event: dict[str, Any]) -> None:
+        nonlocal end
+        if event["event"] != "epoch":
+            return
+        begun = time.perf_counter()
+        if event["epoch"] > 0:
+            ours.append(begun - end)
+            figures = plain.epoch(event["epoch"])
+            if abs(figures[3] - event["test_top1"]) > 1e-3:
+                raise SystemExit(f"epoch {event['epoch']}: the loops differ, {figures[3]} and {event['test_top1']}")
+            bare.append(time.perf_counter() - begun)
+        end = time.perf_counter()
+
+    with tempfile.TemporaryDirectory() as folder:
+        train(recipe, Path(folder) / "run", device="cpu", notify=turn)
+        learnt = load_file(Path(folder) / "run" / "model.safetensors")
+    different = [key for key, value in plain.network.state_dict().items() if not torch.equal(value, learnt[key])]
+    if different:
+        raise SystemExit(f"the loops end in different networks: {different[0]} and {len(different) - 1} more tensors")
+    return {"saccade": ours[WARMUP:], "plain": bare[WARMUP:]}
+
+
+def ratio(times: dict[str, list[float]]) -> tuple[float, float, float]:
+    """Median over epochs of saccade's time by the plain loop's, with its 95 % bootstrap interval."""
+    ratios = np.array(times["saccade"]) / np.array(times["plain"])
+    draws = np.random.default_rng(0).choice(ratios, (10_000, len(ratios)))
+    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+    return float(np.median(ratios)), float(low), float(high)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="epoch time of saccade's training over that of a plain PyTorch loop")
+    parser.add_argument("--epochs", type=int, default=9, help="measured epochs of each loop (default 9)")
+    parser.add_argument("--json", type=Path, help="write times and machine here")
+    arguments = parser.parse_args()
+    if arguments.epochs < 5:
+        parser.error(f"--epochs must be at least 5 for a median with an interval, got {arguments.epochs}")
+    base = Recipe.load(Path(__file__).parents[1] / "recipes" / "digits.toml").having(
+        {"data.train_images": 2000, "data.test_images": 500, "training.epochs": arguments.epochs + WARMUP}
+    )
+    results = {}
+    print("| recipe | plain loop (s/epoch) | saccade (s/epoch) | ratio | 95 % interval |")
+    print("|---|---|---|---|---|")
+    for name, settings in CASES.items():
+        times = measure(base.having(settings))
+        middle, low, high = ratio(times)
+        results[name] = {**times, "ratio": middle, "low": low, "high": high}
+        plain, ours = (statistics.median(times[loop]) for loop in ("plain", "saccade"))
+        print(f"| {name} | {plain:.3f} | {ours:.3f} | {middle:.3f} | {low:.3f} – {high:.3f} |", flush=True)
+    machine = environment(torch.device("cpu"), base.training.threads)
+    print(f"\n{arguments.epochs} epochs of each by turns, {machine['threads']} thread, {machine['cpu']}, ", end="")
+    print(f"PyTorch {machine['packages']['torch']}, Lightning {machine['packages']['lightning']}; goal ≤ {GOAL}.")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"machine": machine, "goal": GOAL, "results": results}, indent=2) + "\n")
+    return 1 if any(result["ratio"] > GOAL for result in results.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
