@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-import torchvision.transforms.v2.functional as F
+import torch.nn.functional as F
 from torch import Tensor
 
 from saccade.errors import UserError, did_you_mean
@@ -24,6 +24,9 @@ class Key(NamedTuple):
     index: int
 
 
+_LUMA = torch.tensor([0.2989, 0.587, 0.114])[:, None, None]
+
+
 def generator(*key: int) -> torch.Generator:
     """A generator whose state is a function of the integers of ``key``; near keys are as unlike as far ones."""
     digest = hashlib.blake2b(struct.pack(f"<{len(key)}q", *key), digest_size=8).digest()
@@ -32,23 +35,29 @@ def generator(*key: int) -> torch.Generator:
 
 def _flip(image: Tensor, chance: Sequence[float], fill: Tensor) -> Tensor:
     """Left to right, one time in two."""
-    return F.horizontal_flip(image) if chance[0] < 0.5 else image
+    return image.flip(-1) if chance[0] < 0.5 else image
 
 
 def _crop(image: Tensor, chance: Sequence[float], fill: Tensor) -> Tensor:
     """Shift by up to an eighth of each side; what comes in is the reflection."""
     height, width = image.shape[-2:]
     y, x = height // 8, width // 8
-    padded = F.pad(image, [x, y], padding_mode="reflect")
+    padded = F.pad(image, (x, x, y, y), mode="reflect")
     top, left = int(chance[0] * (2 * y + 1)), int(chance[1] * (2 * x + 1))
-    return padded[..., top : top + height, left : left + width]
+    return padded[:, top : top + height, left : left + width]
 
 
 def _color(image: Tensor, chance: Sequence[float], fill: Tensor) -> Tensor:
-    """Brightness, contrast and saturation, each times 0.6 to 1.4."""
-    image = F.adjust_brightness(image, 0.6 + 0.8 * chance[0])
-    image = F.adjust_contrast(image, 0.6 + 0.8 * chance[1])
-    return F.adjust_saturation(image, 0.6 + 0.8 * chance[2]) if len(image) == 3 else image
+    """Brightness, contrast and saturation, each times 0.6 to 1.4: torchvision's formulas, at half its overhead."""
+    brightness, contrast, saturation = (0.6 + 0.8 * c for c in chance)
+    image = (image * brightness).clamp_(max=1)
+    image = torch.lerp(_grey(image).mean(), image, contrast).clamp_(0, 1)
+    return torch.lerp(_grey(image), image, saturation).clamp_(0, 1)
+
+
+def _grey(image: Tensor) -> Tensor:
+    """Luma (1, H, W) of RGB (3, H, W) after ITU-R BT.601; of grey, itself."""
+    return image if len(image) == 1 else (image * _LUMA).sum(0, keepdim=True)
 
 
 def _erase(image: Tensor, chance: Sequence[float], fill: Tensor) -> Tensor:
@@ -64,7 +73,9 @@ def _erase(image: Tensor, chance: Sequence[float], fill: Tensor) -> Tensor:
     h = min(height, max(1, round((area * aspect) ** 0.5)))
     w = min(width, max(1, round((area / aspect) ** 0.5)))
     top, left = int(chance[3] * (height - h + 1)), int(chance[4] * (width - w + 1))
-    return F.erase(image, top, left, h, w, fill)
+    image = image.clone()
+    image[:, top : top + h, left : left + w] = fill
+    return image
 
 
 _Operation = Callable[[Tensor, Sequence[float], Tensor], Tensor]

@@ -3,27 +3,78 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from saccade.errors import UserError
 
-__all__ = ["Files", "Notify", "check", "common_size", "look"]
+__all__ = ["Files", "Look", "Notify", "check", "look"]
 
 _CHUNK = 256
+_TOLD_EVERY = 0.2  # seconds between two words on progress
 
 Notify = Callable[[dict[str, Any]], None]
 
 
+class Look(NamedTuple):
+    """What became of a file.
+
+    Attributes:
+        pixels: uint8 (3, size, size); None where it is broken.
+        size: width and height in the file; None where not even that could be read.
+        problem: what is wrong with it, as the rest of a sentence that begins with its name; empty if nothing is.
+    """
+
+    pixels: NDArray[np.uint8] | None
+    size: tuple[int, int] | None
+    problem: str
+
+
+def look(path: Path, size: int) -> Look:
+    """Read the image in ``path`` whole, as a square of side ``size``."""
+    found = None
+    try:
+        with Image.open(path) as image:
+            found = image.size
+            image.draft("RGB", (2 * size, 2 * size))  # lets a large JPEG be decoded at 1/2, 1/4 or 1/8
+            upright = image
+            if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+                upright = ImageOps.exif_transpose(image)
+            square = _to_rgb(upright)
+            if square.size != (size, size):
+                square = ImageOps.fit(square, (size, size), Image.Resampling.BILINEAR)
+            pixels = np.asarray(square).transpose(2, 0, 1)
+    except UnidentifiedImageError:
+        return Look(None, None, "is no image" if path.stat().st_size else "is an empty file")
+    except Exception as error:  # Pillow's readers raise whatever a broken file leads them into
+        return Look(None, found, f"cannot be read: {error}")
+    return Look(np.ascontiguousarray(pixels), found, "")
+
+
+def check(paths: Sequence[Path], size: int, notify: Notify | None = None) -> Iterator[Look]:
+    """A :class:`Look` at each file, in order, several at a time."""
+    told = 0.0
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(paths), _CHUNK):
+            chunk = paths[start : start + _CHUNK]
+            yield from pool.map(look, chunk, [size] * len(chunk))
+            done = start + len(chunk)
+            if notify and (done == len(paths) or time.monotonic() - told > _TOLD_EVERY):
+                told = time.monotonic()
+                notify({"event": "check", "done": done, "total": len(paths)})
+
+
 class Files:
-    """Pictures read from their files each time; a slice of it is one too.
+    """Pictures read from their files each time they are asked for; a slice of them is such a thing again.
 
     Args:
         paths: the files.
@@ -37,7 +88,11 @@ class Files:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, i: Any) -> Any:
+    @overload
+    def __getitem__(self, i: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, i: slice) -> Files: ...
+    def __getitem__(self, i: int | slice) -> Tensor | Files:
         """Picture ``i``, uint8 (3, size, size).
 
         Raises:
@@ -45,48 +100,10 @@ class Files:
         """
         if isinstance(i, slice):
             return Files(self.paths[i], self.size)
-        pixels = look(self.paths[i], self.size)
-        if isinstance(pixels, str):
-            raise UserError(f"{self.paths[i]} {pixels}")
-        return torch.from_numpy(pixels)
-
-
-def look(path: Path, size: int) -> NDArray[np.uint8] | str:
-    """The image in ``path`` as uint8 (3, size, size), or what is wrong with it, as the rest of a sentence."""
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (2 * size, 2 * size))  # lets a large JPEG be decoded at 1/2, 1/4 or 1/8
-            image = _to_rgb(ImageOps.exif_transpose(image))  # noqa: PLW2901
-            square = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-    except UnidentifiedImageError:
-        return "is no image" if path.stat().st_size else "is an empty file"
-    except Exception as error:  # Pillow's readers raise whatever a broken file leads them into
-        return f"cannot be read: {error}"
-    return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
-
-
-def common_size(paths: Sequence[Path]) -> int | None:
-    """The side of the images where all are squares of one size, else None; only headers are read."""
-    side = None
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                width, height = image.size
-        except Exception:  # what is broken is told by the check that follows
-            continue
-        if width != height or width != (side or width):
-            return None
-        side = width
-    return side
-
-
-def check(paths: Sequence[Path], size: int, notify: Notify | None = None) -> Iterator[NDArray[np.uint8] | str]:
-    """What :func:`look` says of each file, in order, several files at a time."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(paths), _CHUNK):
-            yield from pool.map(look, paths[start : start + _CHUNK], [size] * _CHUNK)
-            if notify:
-                notify({"event": "check", "done": min(start + _CHUNK, len(paths)), "total": len(paths)})
+        seen = look(self.paths[i], self.size)
+        if seen.pixels is None:
+            raise UserError(f"{self.paths[i]} {seen.problem}")
+        return torch.from_numpy(seen.pixels)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -104,4 +121,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         raise ValueError("its pixels are floating-point numbers; 8 or 16 bits are needed")
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # straight to RGB, Pillow warns
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

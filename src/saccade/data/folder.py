@@ -17,15 +17,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from zlib import crc32
 
 import torch
 import torchvision
+from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from saccade.data.augment import generator
-from saccade.data.files import Files, Notify, check, common_size
+from saccade.data.files import Files, Notify, check, look
 from saccade.data.split import ImageSet, Split, colours
 from saccade.errors import UserError, did_you_mean
 from saccade.recipe import Data
@@ -129,8 +129,7 @@ def open_folder(spec: Data, notify: Notify | None = None) -> Split:
     train = _subset(train, classes, spec.train_images, spec.split_seed, "train_images")
     test = _subset(test, classes, spec.test_images, spec.split_seed, "test_images")
     paths = [path for files in (*train, *test) for path in files]
-    size = spec.size or common_size(paths) or SIZE
-    pictures = _pictures(paths, size, notify)
+    size, pictures = _open(paths, spec.size, notify)
     count = sum(map(len, train))
     train_pictures, test_pictures = pictures[:count], pictures[count:]
     mean, std = colours(train_pictures)
@@ -149,23 +148,29 @@ def open_folder(spec: Data, notify: Notify | None = None) -> Split:
     )
 
 
-def _pictures(paths: list[Path], size: int, notify: Notify | None) -> Any:
-    """The checked pictures: a tensor (N, 3, size, size) where that fits, else their files.
+def _open(paths: list[Path], size: int | None, notify: Notify | None) -> tuple[int, Tensor | Files]:
+    """The side, and the checked pictures: a tensor (N, 3, side, side) where that fits, else their files.
+
+    Without ``size`` the side is that of the images, where all are squares of one size, else 224.
 
     Raises:
         UserError: some cannot be read; the first are named with the reason.
     """
-    fits = len(paths) * 3 * size * size <= CACHE
-    kept = torch.empty(len(paths) if fits else 0, 3, size, size, dtype=torch.uint8)
+    first = look(paths[0], SIZE).size
+    side = size or (first[0] if first and first[0] == first[1] else SIZE)
+    fits = len(paths) * 3 * side * side <= CACHE
+    kept = torch.empty(len(paths) if fits else 0, 3, side, side, dtype=torch.uint8)
     broken = []
-    for i, pixels in enumerate(check(paths, size, notify)):
-        if isinstance(pixels, str):
-            broken.append(f"{paths[i]} {pixels}")
+    for i, seen in enumerate(check(paths, side, notify)):
+        if size is None and side != SIZE and seen.size not in (None, (side, side)):
+            return _open(paths, SIZE, notify)  # the first did not speak for all
+        if seen.pixels is None:
+            broken.append(f"{paths[i]} {seen.problem}")
         elif fits:
-            kept[i] = torch.from_numpy(pixels)
+            kept[i] = torch.from_numpy(seen.pixels)
     if broken:
         raise UserError(_several(f"{len(broken)} of {len(paths)} images cannot be used", broken))
-    return kept if fits else Files(paths, size)
+    return side, kept if fits else Files(paths, side)
 
 
 def _hold_back(part: dict[str, list[Path]], test_part: float, seed: int) -> tuple[list[list[Path]], list[list[Path]]]:
