@@ -52,7 +52,7 @@ def command(model: str, attention: str, where: str, start: str, size: str | None
         "not norms, pooling or elementwise work.\nLatency in ms: median [5 %–95 %]."
     )
     for row in rows[1:]:
-        click.echo(f"{row['attention']}: {row['sites']} sites, {', '.join(row['positions'])}")
+        click.echo(f"{row['attention']}: {row['sites']} site{'s' * (row['sites'] != 1)}, {', '.join(row['positions'])}")
 
 
 def _size(text: str | None) -> tuple[int, ...] | None:
@@ -75,7 +75,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """The costs of each network: those at batch 1, the latency at ``batch`` under ``batched``."""
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
     from saccade.cost import measure_all
     from saccade.models import create_host
@@ -84,7 +84,9 @@ def _rows(
     from saccade.surgery import plug, plugs
 
     batches = sorted({1, batch})
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+    columns = (SpinnerColumn(), *Progress.get_default_columns()[:2], TimeElapsedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("building", total=len(labels) + len(batches) * len(labels))
         hosts = []
         for label in labels:
