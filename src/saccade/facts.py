@@ -9,13 +9,14 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from saccade.errors import UserError, did_you_mean
 
-__all__ = ["Paper", "Published", "Spec", "evaluate"]
+__all__ = ["Paper", "Published", "Spec", "evaluate", "in_words"]
 
 KINDS = ("gate", "context", "transform", "conv")
 EVIDENCE = ("oracle", "paper", "reading")
@@ -99,6 +100,15 @@ def evaluate(expression: str, values: Mapping[str, Any]) -> Any:
         raise ValueError(f"the expression {expression!r} holds {type(node).__name__}, which is not arithmetic")
 
     return of(ast.parse(expression, mode="eval"))
+
+
+def in_words(expression: str) -> str:
+    """An expression with ``C`` written out.
+
+    >>> in_words("C % groups == 0")
+    'channels % groups == 0'
+    """
+    return re.sub(r"\bC\b", "channels", expression)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,5 +212,5 @@ class Spec:
             if not evaluate(limit, values):
                 used = {n.id for n in ast.walk(ast.parse(limit)) if isinstance(n, ast.Name)} & set(values)
                 numbers = ", ".join(f"{'channels' if k == 'C' else k} = {values[k]}" for k in sorted(used))
-                return f"{self.title} needs {limit.replace('C', 'channels')}; found {numbers}"
+                return f"{self.title} needs {in_words(limit)}; found {numbers}"
         return None

@@ -8,6 +8,7 @@ from dataclasses import asdict
 import click
 
 from saccade import catalog
+from saccade.facts import in_words
 
 __all__ = ["command"]
 
@@ -29,7 +30,7 @@ def command(mechanism: str, as_json: bool) -> None:
         "position": ", ".join(f"{where}" + (f" ({host})" if host != "default" else "")
                               for host, where in spec.position.items()),
         "options": ", ".join(f"{key} = {value}" for key, value in catalog.options(name).items()) or "none",
-        "limits": "; ".join(limit.replace("C", "channels") for limit in spec.limits) or "none",
+        "limits": "; ".join(in_words(limit) for limit in spec.limits) or "none",
         "parameters": spec.params or "not stated",
         "gate in": f"({spec.gate[0]:g}, {spec.gate[1]:g})" if spec.gate else "no gate",
         "commutes with": ", ".join(spec.equivariant) or "nothing claimed",
