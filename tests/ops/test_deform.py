@@ -15,6 +15,7 @@ from torchvision.ops import deform_conv2d as torchvision_form
 from saccade.ops.deform import deform_conv2d, deform_conv2d_definition, fast
 from saccade.ops.deform.bags import Bags, regular_grid
 from saccade.ops.deform.geometry import Geometry
+from saccade.ops.deform.layout import Layout
 
 FORMS = pytest.mark.parametrize("form", [deform_conv2d, deform_conv2d_definition], ids=["fast", "definition"])
 
@@ -32,6 +33,9 @@ CONFIGS = {
     "1x1": (3, 4, (5, 7), 3, (1, 1), (1, 1), (0, 0), (1, 1), 1, 2, 1.5),
     "2x5": (2, 4, (6, 11), 6, (2, 5), (1, 2), (0, 3), (2, 1), 2, 2, 1.5),
     "far out": (2, 4, (5, 7), 3, (3, 3), (1, 1), (1, 1), (1, 1), 1, 1, 30.0),
+    "more outputs": (1, 15, (3, 2), 24, (3, 3), (1, 1), (1, 1), (1, 1), 1, 1, 1.5),
+    "more outputs, even": (1, 16, (3, 2), 24, (3, 3), (1, 1), (1, 1), (1, 1), 1, 2, 1.5),
+    "wide groups": (1, 30, (3, 2), 24, (3, 3), (1, 1), (1, 1), (1, 1), 2, 3, 1.5),
     "1x1 map": (2, 6, (1, 1), 3, (3, 3), (1, 1), (1, 1), (1, 1), 1, 2, 0.7),
     "one row": (2, 3, (1, 6), 3, (3, 3), (1, 1), (1, 1), (1, 1), 1, 1, 0.7),
 }
@@ -247,10 +251,11 @@ def test_second_derivatives_are_of_the_definition():
     "config",
     [
         (2, 51, (28, 27), 64, (3, 3), (1, 1), (1, 1), (1, 1), 1, 1, 1.5),
-        (2, 130, (7, 6), 96, (3, 3), (1, 1), (1, 1), (1, 1), 1, 1, 1.5),
+        (2, 130, (9, 6), 96, (3, 3), (1, 1), (1, 1), (1, 1), 1, 1, 1.5),
+        (1, 130, (7, 6), 96, (3, 3), (1, 1), (1, 1), (1, 1), 1, 1, 1.5),
         (2, 24, (9, 11), 18, (3, 3), (1, 1), (1, 1), (1, 1), 3, 2, 1.5),
     ],
-    ids=["large", "small", "groups"],
+    ids=["large", "small", "more outputs", "groups"],
 )
 def test_float32_errs_at_most_twice_as_much_as_the_definition(config):
     tensors, options, cotangent = operands(config)
@@ -416,7 +421,7 @@ def test_gradient_of_the_map_does_not_depend_on_threads():
     tensors, options, _ = operands((2, 8, (40, 40), 4, (3, 3), (1, 1), (1, 1), (1, 1), 1, 1, 9.0), torch.float32)
     g = Geometry.of(**tensors, **options)
     bags = Bags.of(tensors["offset"], tensors["mask"], regular_grid(g, tensors["offset"]), g)
-    grad = torch.randn(bags.index.shape[0], 8, generator=torch.Generator().manual_seed(0))
+    grad = torch.randn(bags.corners.shape[0], 8, generator=torch.Generator().manual_seed(0))
     threads = torch.get_num_threads()
     found = []
     try:
@@ -427,6 +432,26 @@ def test_gradient_of_the_map_does_not_depend_on_threads():
         torch.set_num_threads(threads)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
+
+
+def test_layouts_of_the_table():
+    """The table above holds every layout of the product, or the tests of equality would prove less than they say."""
+    seen = set()
+    for config in CONFIGS.values():
+        tensors, options, _ = operands(config)
+        g = Geometry.of(**tensors, **options)
+        layout = Layout.of(tensors["input"], tensors["weight"].shape[0], g)
+        used = tensors["input"].shape[1] // g.groups * g.taps
+        seen.add((layout.as_kernel, g.groups > 1, g.offset_groups > 1, layout.inner > used))
+    assert {
+        (True, False, False, True),
+        (True, False, True, False),
+        (True, True, True, True),
+        (True, True, True, False),
+        (True, True, False, False),
+        (False, False, False, True),
+        (False, False, True, True),
+    } <= seen
 
 
 # ----------------------------------------------------------------------------------------------- compile and export
@@ -468,6 +493,16 @@ def test_exports_with_any_size():
     for shape in ((2, 3, 5, 7), (3, 3, 11, 4)):
         x = torch.randn(shape).double()
         torch.testing.assert_close(exported(x), net(x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit:FutureWarning")
+def test_traces_with_any_size():
+    torch.manual_seed(0)
+    net = Pack(3, 4).double().eval()
+    traced = torch.jit.trace(net, (torch.randn(2, 3, 5, 7).double(),))
+    for shape in ((2, 3, 5, 7), (2, 3, 11, 4)):
+        x = torch.randn(shape).double()
+        torch.testing.assert_close(traced(x), net(x), rtol=1e-10, atol=1e-10)
 
 
 # --------------------------------------------------------------------------------------------------------- mistakes

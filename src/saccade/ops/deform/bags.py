@@ -20,7 +20,7 @@ class Bags(NamedTuple):
     stands for all that is outside the map.
     """
 
-    index: Tensor
+    corners: Tensor
     """(M, 4) rows: upper left, upper right, lower left, lower right."""
     weights: Tensor
     """(M, 4) bilinear weights times the mask."""
@@ -54,7 +54,7 @@ class Bags(NamedTuple):
         in_upper, in_lower = (r_y >= 0) & (r_y < height), (r_y >= -1) & (r_y < height - 1)
         in_left, in_right = (r_x >= 0) & (r_x < width), (r_x >= -1) & (r_x < width - 1)
         zeros = torch.full((), n * height * width * groups, device=offset.device, dtype=torch.int32)
-        index = torch.stack(
+        corners = torch.stack(
             (
                 row.where(in_upper & in_left, zeros),
                 (row + groups).where(in_upper & in_right, zeros),
@@ -63,17 +63,17 @@ class Bags(NamedTuple):
             ),
             -1,
         )
-        return cls(index.view(-1, 4), weights.view(-1, 4), upper, left, mask)
+        return cls(corners.view(-1, 4), weights.view(-1, 4), upper, left, mask)
 
     def sum(self, rows: Tensor) -> Tensor:
         """The samples (M, c) of rows (P, c)."""
-        return F.embedding_bag(self.index, rows, mode="sum", per_sample_weights=self.weights)
+        return F.embedding_bag(self.corners, rows, mode="sum", per_sample_weights=self.weights)
 
     def sum_and_products(self, rows: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
         """The samples (M, c), and for their gradient (M, c) the products <grad, row> with the four rows, (M, 4)."""
         with torch.enable_grad():
             weights = self.weights.detach().requires_grad_()
-            samples = F.embedding_bag(self.index, rows, mode="sum", per_sample_weights=weights)
+            samples = F.embedding_bag(self.corners, rows, mode="sum", per_sample_weights=weights)
         (products,) = torch.autograd.grad(samples, weights, grad)
         return samples.detach(), products
 
@@ -83,7 +83,7 @@ class Bags(NamedTuple):
         A row's gradient is itself a bag: of the samples the row served, which one stable sort brings together. So
         nothing is added in an order that depends on threads.
         """
-        index, order = self.index.view(-1).sort(stable=True)
+        index, order = self.corners.view(-1).sort(stable=True)
         starts = torch.searchsorted(index, torch.arange(pixels, device=index.device, dtype=index.dtype))
         weights = self.weights.view(-1).index_select(0, order)
         return F.embedding_bag(order >> 2, grad, starts, mode="sum", per_sample_weights=weights)

@@ -22,6 +22,7 @@ from saccade.ops.counted import counted
 from saccade.ops.deform.bags import Bags, regular_grid
 from saccade.ops.deform.definition import deform_conv2d_definition
 from saccade.ops.deform.geometry import Geometry, macs, operand_dtype
+from saccade.ops.deform.layout import Layout
 
 __all__ = ["deform_conv2d"]
 
@@ -62,13 +63,13 @@ def deform_conv2d(
         least, the products in the dtype of the operands, as in ``F.conv2d``; under autocast, as there, operands may
         have any dtype and the result has that of autocast.
 
-    Compiled or exported (``torch.compile``, ``torch.export``, ONNX) the call is ``deform_conv2d_definition``, plain
-    gathers that those tools can fuse and translate. Gradients of gradients: of the definition only.
+    Compiled, traced or exported (``torch.compile``, ``torch.export``, ONNX) the call is ``deform_conv2d_definition``,
+    plain gathers that those tools can fuse and translate. Gradients of gradients: of the definition only.
 
     Raises:
         ValueError: operands that do not belong together, with the numbers found and needed.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return deform_conv2d_definition(input, offset, weight, bias, stride, padding, dilation, mask)
     g = Geometry.of(input, offset, weight, bias, stride, padding, dilation, mask)
     operand = operand_dtype(input)
@@ -91,16 +92,17 @@ class _DeformConv2d(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None, g: Geometry
     ) -> Tensor:
-        outputs, width = weight.shape[0], _width(x, g)
-        kernel, grid = _fold_kernel(weight, width, g), regular_grid(g, offset)
+        outputs = weight.shape[0]
+        layout, grid = Layout.of(x, outputs, g), regular_grid(g, offset)
+        kernel = layout.kernel(weight)
         ctx.save_for_backward(x, offset, mask, kernel)
-        ctx.geometry, ctx.weight_shape = g, weight.shape
+        ctx.geometry, ctx.layout, ctx.weight_shape = g, layout, weight.shape
         shift = (weight.new_zeros(outputs) if bias is None else bias).view(g.groups, 1, -1)
         y = torch.empty((x.shape[0], outputs, *g.out), dtype=x.dtype, device=x.device, memory_format=_format(x))
         with torch.autocast(x.device.type, enabled=False):
             for images in _slices(x, g):
                 bags = Bags.of(offset[images], None if mask is None else mask[images], grid, g)
-                columns = _fold_columns(bags.sum(_rows(x[images], width, g)).to(x.dtype), x.shape[1], g)
+                columns = layout.columns(bags.sum(layout.rows(x[images])).to(x.dtype))
                 part = y[images]
                 if part.shape[0] == 1 and part.is_contiguous():
                     torch.baddbmm(shift.mT, kernel, columns.mT, out=part.view(g.groups, -1, g.positions))
@@ -114,8 +116,9 @@ class _DeformConv2d(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, offset, mask, kernel = ctx.saved_tensors
         g: Geometry = ctx.geometry
+        layout: Layout = ctx.layout
         need_x, need_offset, need_mask, need_weight, need_bias, _ = ctx.needs_input_grad
-        width, grid = _width(x, g), regular_grid(g, offset)
+        grid = regular_grid(g, offset)
         grad_x = torch.empty_like(x) if need_x else None
         grad_offset = torch.empty_like(offset, memory_format=torch.contiguous_format) if need_offset else None
         grad_mask = torch.empty_like(mask, memory_format=torch.contiguous_format) if need_mask else None
@@ -124,12 +127,12 @@ class _DeformConv2d(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             for images in _slices(x, g):
                 bags = Bags.of(offset[images], None if mask is None else mask[images], grid, g)
-                rows = _rows(x[images], width, g)
-                above = grad[images].permute(0, 2, 3, 1).reshape(-1, *kernel.shape[:2]).transpose(0, 1)
+                rows = layout.rows(x[images])
+                grad_y = grad[images].permute(0, 2, 3, 1).reshape(-1, *kernel.shape[:2]).transpose(0, 1)
                 if need_x or need_offset or need_mask:
-                    inner = _unfold_columns(torch.bmm(above, kernel).to(offset.dtype), x.shape[1], g)
+                    grad_samples = layout.samples(torch.bmm(grad_y, kernel).to(offset.dtype))
                 if need_offset or need_mask:
-                    samples, products = bags.sum_and_products(rows, inner)
+                    samples, products = bags.sum_and_products(rows, grad_samples)
                     d_y, d_x, d_mask = bags.gradients(products)
                     if grad_offset is not None:
                         part = grad_offset[images].view(-1, g.offset_groups, g.taps, 2, g.positions)
@@ -141,20 +144,20 @@ class _DeformConv2d(torch.autograd.Function):
                 elif need_weight:
                     samples = bags.sum(rows)
                 if need_weight:
-                    columns = _fold_columns(samples.to(x.dtype), x.shape[1], g)
+                    columns = layout.columns(samples.to(x.dtype))
                     if grad_kernel is None:
-                        grad_kernel = torch.bmm(above.mT, columns).to(offset.dtype)
+                        grad_kernel = torch.bmm(grad_y.mT, columns).to(offset.dtype)
                     elif grad_kernel.dtype == columns.dtype:
-                        grad_kernel.baddbmm_(above.mT, columns)
+                        grad_kernel.baddbmm_(grad_y.mT, columns)
                     else:
-                        grad_kernel += torch.bmm(above.mT, columns)
+                        grad_kernel += torch.bmm(grad_y.mT, columns)
                 if grad_x is not None:
-                    grad_x[images] = _unfold_rows(bags.gather_gradient(inner, rows.shape[0]), x.shape[1], g)
+                    grad_x[images] = layout.map(bags.gather_gradient(grad_samples, rows.shape[0]))
         grad_weight = None
         if need_weight:
             if grad_kernel is None:  # an empty batch
                 grad_kernel = torch.zeros_like(kernel)
-            grad_weight = _unfold_kernel(grad_kernel, ctx.weight_shape, g).to(x.dtype)
+            grad_weight = layout.weight(grad_kernel, ctx.weight_shape).to(x.dtype)
         return grad_x, grad_offset, grad_mask, grad_weight, grad.sum((0, 2, 3)) if need_bias else None, None
 
 
@@ -162,69 +165,6 @@ def _slices(x: Tensor, g: Geometry) -> Iterator[slice]:
     """The batch of x in slices of whole images."""
     step = max(1, _SLICE.get(x.device.type, _SLICE_ELSEWHERE) // g.positions)
     return (slice(start, start + step) for start in range(0, x.shape[0], step))
-
-
-def _width(x: Tensor, g: Geometry) -> int:
-    """Length of a row: the C/D channels of an offset group, filled up with zeros to what BLAS and dot products like.
-
-    DAS has 51, 102, 205 and 410 channels; with 52, 104, 208 and 416 the two passes take 10 to 15 % less time.
-    """
-    depth = x.shape[1] // g.offset_groups
-    if g.groups > 1:  # the columns are copied anyway
-        return depth
-    multiple = 4 if depth < 128 else 16
-    return -(-depth // multiple) * multiple
-
-
-def _rows(x: Tensor, width: int, g: Geometry) -> Tensor:
-    """Pixels as rows: x (n, C, H, W) -> (n·H·W·D + 1, width), the last row zeros."""
-    n, depth, pixels = x.shape[0], x.shape[1] // g.offset_groups, g.size[0] * g.size[1]
-    rows = x.new_zeros((n * pixels * g.offset_groups + 1, width), dtype=torch.promote_types(x.dtype, torch.float32))
-    filled = rows[:-1].view(n, pixels, g.offset_groups, width)[..., :depth]
-    filled.copy_(x.reshape(n, g.offset_groups, depth, pixels).permute(0, 3, 1, 2))
-    return rows
-
-
-def _unfold_rows(rows: Tensor, channels: int, g: Geometry) -> Tensor:
-    """The inverse of ``_rows``: (n, C, H, W)."""
-    depth = channels // g.offset_groups
-    rows = rows[:-1].view(-1, g.size[0] * g.size[1], g.offset_groups, rows.shape[1])[..., :depth]
-    return rows.permute(0, 2, 3, 1).reshape(-1, channels, *g.size)
-
-
-def _fold_kernel(weight: Tensor, width: int, g: Geometry) -> Tensor:
-    """Weight (O, C/G, kh, kw) -> (G, O/G, inner), its inner axis in the order of ``_fold_columns``."""
-    if g.groups > 1:
-        return weight.reshape(g.groups, weight.shape[0] // g.groups, -1)
-    depth = weight.shape[1] // g.offset_groups
-    kernel = weight.new_empty((weight.shape[0], g.offset_groups, g.taps, width))
-    kernel[..., :depth] = weight.reshape(-1, g.offset_groups, depth, g.taps).transpose(2, 3)
-    kernel[..., depth:] = 0
-    return kernel.view(1, weight.shape[0], -1)
-
-
-def _unfold_kernel(kernel: Tensor, shape: torch.Size, g: Geometry) -> Tensor:
-    """The inverse of ``_fold_kernel`` for a weight of this shape."""
-    if g.groups == 1:
-        depth = shape[1] // g.offset_groups
-        kernel = kernel.view(shape[0], g.offset_groups, g.taps, -1)[..., :depth].transpose(2, 3)
-    return kernel.reshape(shape)
-
-
-def _fold_columns(samples: Tensor, channels: int, g: Geometry) -> Tensor:
-    """Samples (n·N·D·K, width) -> (G, n·N, inner); inner is (D, K, width), or (C/G, K) where G > 1."""
-    if g.groups == 1:
-        return samples.view(1, -1, g.offset_groups * g.taps * samples.shape[1])
-    samples = samples.view(-1, g.offset_groups, g.taps, channels // g.offset_groups).transpose(2, 3)
-    return samples.reshape(-1, g.groups, channels // g.groups * g.taps).transpose(0, 1)
-
-
-def _unfold_columns(columns: Tensor, channels: int, g: Geometry) -> Tensor:
-    """The inverse of ``_fold_columns``."""
-    if g.groups == 1:
-        return columns.view(-1, columns.shape[2] // (g.offset_groups * g.taps))
-    columns = columns.transpose(0, 1).reshape(-1, g.offset_groups, channels // g.offset_groups, g.taps)
-    return columns.transpose(2, 3).reshape(-1, channels // g.offset_groups)
 
 
 def _format(x: Tensor) -> torch.memory_format:

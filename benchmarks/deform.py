@@ -1,0 +1,171 @@
+"""Deformable convolution, forward and backward, against torchvision's.
+
+    python benchmarks/deform.py [--rounds N] [--threads N] [--batch B] [--json FILE]
+
+The cases are the four stages of DAS-50, a 3×3 kernel with masks. One process runs ours, torchvision's and a plain
+3×3 convolution of the same sizes by turns. First values and all gradients of ours must be right: no further from the
+definition in float64 than twice torchvision's and one rounding, else nothing is timed. Prints a Markdown table of
+medians; a ratio is the median over rounds of one turn's two times, with its 95 % bootstrap interval. Exit code 1 if a
+goal is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import deform_conv2d as torchvision_form
+
+from saccade.ops.deform import deform_conv2d, deform_conv2d_definition
+from saccade.training.environment import environment
+
+GOAL_MEAN, GOAL_EACH = 3.0, 1.7
+WARMUP = 3
+EPSILON = torch.finfo(torch.float32).eps
+CASES = ((51, 256, 56), (102, 512, 28), (205, 1024, 14), (410, 2048, 7))
+"""Channels, output channels, height and width."""
+
+Operands = dict[str, Tensor]
+
+
+def operands(batch: int, channels: int, outputs: int, size: int) -> tuple[Operands, Tensor]:
+    """Operands as a trained network has them, and a cotangent; on a grid, so that positions are exact in float32."""
+    random = torch.Generator().manual_seed(channels)
+
+    def draw(*shape: int, scale: float = 1.0) -> Tensor:
+        return (torch.randn(shape, generator=random) * scale * 2**14).round() / 2**14
+
+    tensors = {
+        "input": draw(batch, channels, size, size),
+        "offset": draw(batch, 18, size, size, scale=2.0),
+        "weight": draw(outputs, channels, 3, 3, scale=(9 * channels) ** -0.5),
+        "bias": draw(outputs),
+        "mask": draw(batch, 9, size, size).sigmoid(),
+    }
+    return tensors, draw(batch, outputs, size, size)
+
+
+def plain(input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, mask: Tensor, padding: int) -> Tensor:
+    """The convolution without offsets and masks: what deforming it costs."""
+    return F.conv2d(input, weight, bias, padding=padding)
+
+
+FORMS: dict[str, Callable[..., Tensor]] = {"saccade": deform_conv2d, "torchvision": torchvision_form, "plain": plain}
+
+
+def run(form: Callable[..., Tensor], leaves: Operands, cotangent: Tensor) -> Tensor:
+    """Forward and backward, as a training step does it: gradients are made new."""
+    for leaf in leaves.values():
+        leaf.grad = None
+    y = form(**leaves, padding=1)
+    y.backward(cotangent)
+    return y
+
+
+def errors(form: Callable[..., Tensor], leaves: Operands, cotangent: Tensor, truth: Operands) -> dict[str, float]:
+    """Relative errors of the result and of all gradients."""
+    found = {"y": run(form, leaves, cotangent).detach()}
+    found |= {name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
+    return {name: ((found[name] - right).norm() / right.norm()).item() for name, right in truth.items()}
+
+
+def verify(leaves: Operands, cotangent: Tensor) -> dict[str, dict[str, float]]:
+    """Relative errors of ours and of torchvision's.
+
+    Raises:
+        SystemExit: ours errs more than twice as much; times would mean nothing.
+    """
+    exact = {name: leaf.detach().double().requires_grad_() for name, leaf in leaves.items()}
+    y = run(deform_conv2d_definition, exact, cotangent.double())
+    truth = {"y": y.detach()} | {name: leaf.grad for name, leaf in exact.items() if leaf.grad is not None}
+    found = {name: errors(FORMS[name], leaves, cotangent, truth) for name in ("saccade", "torchvision")}
+    for name, error in found["saccade"].items():
+        allowed = 2 * found["torchvision"][name] + EPSILON
+        if not error <= allowed:
+            raise SystemExit(f"{name} is wrong: relative error {error:.2e}, allowed {allowed:.2e}")
+    return found
+
+
+def measure(leaves: Operands, cotangent: Tensor, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each round, of all forms by turns."""
+    times: dict[str, list[float]] = {name: [] for name in FORMS}
+    for _ in range(WARMUP + rounds):
+        for name, form in FORMS.items():
+            begun = time.perf_counter()
+            run(form, leaves, cotangent)
+            times[name].append(time.perf_counter() - begun)
+    return {name: seconds[WARMUP:] for name, seconds in times.items()}
+
+
+def draws(times: dict[str, list[float]]) -> tuple[float, np.ndarray]:
+    """Median over rounds of torchvision's time by ours, and its bootstrap draws."""
+    ratios = np.array(times["torchvision"]) / np.array(times["saccade"])
+    again = np.random.default_rng(0).choice(ratios, (10_000, len(ratios)))
+    return float(np.median(ratios)), np.median(again, axis=1)
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95 % of the middle."""
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="deformable convolution against torchvision's, forward and backward")
+    parser.add_argument("--rounds", type=int, default=15, help="measured rounds of each form (default 15)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch (default 2)")
+    parser.add_argument("--batch", type=int, default=4, help="images (default 4)")
+    parser.add_argument("--json", type=Path, help="write times, errors and machine here")
+    arguments = parser.parse_args()
+    if arguments.rounds < 15:
+        parser.error(f"--rounds must be at least 15 for a median with an interval, got {arguments.rounds}")
+    torch.set_num_threads(arguments.threads)
+
+    results = []
+    spread = []
+    print(
+        "| channels | map | saccade (ms) | torchvision (ms) | plain 3×3 (ms) | torchvision / saccade | 95 % interval |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for channels, outputs, size in CASES:
+        tensors, cotangent = operands(arguments.batch, channels, outputs, size)
+        leaves = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
+        wrong = verify(leaves, cotangent)
+        times = measure(leaves, cotangent, arguments.rounds)
+        ratio, again = draws(times)
+        low, high = interval(again)
+        spread.append(np.log(again))
+        results.append(
+            {"channels": channels, "outputs": outputs, "size": size, "seconds": times, "relative_errors": wrong}
+            | {"ratio": ratio, "low": low, "high": high}
+        )
+        middle = " | ".join(f"{1000 * statistics.median(seconds):.1f}" for seconds in times.values())
+        print(f"| {channels} → {outputs} | {size}² | {middle} | {ratio:.2f} | {low:.2f} – {high:.2f} |", flush=True)
+    ratios = [float(result["ratio"]) for result in results]  # type: ignore[arg-type]
+    mean = statistics.geometric_mean(ratios)
+    low, high = interval(
+        np.exp(np.mean([np.random.default_rng(i).permutation(s) for i, s in enumerate(spread)], axis=0))
+    )
+    print(f"| geometric mean | | | | | {mean:.2f} | {low:.2f} – {high:.2f} |")
+    machine = environment(torch.device("cpu"), arguments.threads)
+    print(f"\nBatch {arguments.batch}, float32, forward and backward, {arguments.rounds} rounds by turns, ", end="")
+    print(f"{arguments.threads} threads, {machine['cpu']}, PyTorch {machine['packages']['torch']}, ", end="")
+    print(f"torchvision {machine['packages']['torchvision']}; goals ≥ {GOAL_MEAN} in the mean, ≥ {GOAL_EACH} each.")
+    if arguments.json:
+        report = {"machine": machine, "batch": arguments.batch, "goal_mean": GOAL_MEAN, "goal_each": GOAL_EACH}
+        report |= {"geometric_mean": {"ratio": mean, "low": low, "high": high}, "results": results}
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    return 0 if mean >= GOAL_MEAN and min(ratios) >= GOAL_EACH else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
