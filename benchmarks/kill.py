@@ -28,7 +28,7 @@ from typing import Any
 ARMS, SEEDS, EPOCHS = ("none", "das"), 2, 4
 MOMENTS, TIMES = 10, 5
 MAY_DIFFER = ("seconds", "memory_mb")
-SETTINGS = ("data.train_images=1000", "data.test_images=500", f"training.epochs={EPOCHS}")
+SETTINGS = ("data.train_images=600", "data.test_images=300", f"training.epochs={EPOCHS}")
 
 
 def command(folder: Path) -> list[str]:

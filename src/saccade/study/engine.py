@@ -48,7 +48,7 @@ class _Worker:
 
     slot: int
     threads: int
-    first: str
+    first: str | None = None
     run: Run | None = None
     attempt: int = 1
     pipe: Any = field(init=False)
@@ -129,12 +129,17 @@ def execute(
             say({"event": "study", "runs": len(outcomes), "finished": len(outcomes), "slots": 0})
             return [outcomes[run.folder] for run in study.runs()]
         threads = study.base.training.threads
-        workers: list[_Worker] = []
+        workers = [_Worker(0, threads)]
         stack.callback(_end, workers)
-        wanted = min(slots or slots_for(threads, device) or 1, len(todo))
-        workers.extend(_Worker(slot, threads, train) for slot in range(wanted))
+
+        def heard(event: dict[str, Any]) -> None:
+            say(event)
+            if event["event"] == "data":  # the others import while the networks are built, not for data that is wrong
+                wanted = min(slots or slots_for(threads, device) or 1, len(todo))
+                workers.extend(_Worker(slot, threads, train) for slot in range(len(workers), wanted))
+
         say({"event": "check"})
-        devices = _check(workers[0], study, device, check, say)
+        devices = _check(workers[0], study, device, check, heard)
         if not begun:
             study.write()
             stack.enter_context(hold(study.folder / ".lock"))

@@ -28,7 +28,7 @@ __all__ = ["check", "hold", "named", "run", "serve"]
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
-def serve(pipe: Connection, threads: int, first: str) -> None:
+def serve(pipe: Connection, threads: int, first: str | None) -> None:
     """Answer calls until the pipe is closed; ``first`` is the function whose module is imported while waiting.
 
     Messages sent: ``("event", dict)``, ``("result", value)`` and ``("error", dict)``.
@@ -37,8 +37,9 @@ def serve(pipe: Connection, threads: int, first: str) -> None:
     _die_with_parent()
     for name in _THREADS:  # read when the libraries are loaded, which is after this
         os.environ[name] = str(threads)
-    with suppress(Exception):  # what is wrong with it is said when it is called
-        named(first)
+    if first is not None:
+        with suppress(Exception):  # what is wrong with it is said when it is called
+            named(first)
     while True:
         try:
             function, arguments = pipe.recv()
@@ -74,35 +75,30 @@ def check(recipes: list[Mapping[str, Any]], device: str, notify: Callable[[dict[
     Reads every image once and builds the network of every arm.
 
     Returns:
-        ``devices`` to run on and what the ``data`` is.
+        ``devices``: those to run on.
 
     Raises:
         UserError: the data, a host, a mechanism, its place or the device is wrong, or a package is missing.
     """
     try:
         from saccade.data import open_data
+
+        split = open_data(Recipe.read(recipes[0]).data, notify)
+        notify({"event": "data", "description": split.description})
+
+        # Late: these bring all of training, which wrong data need not wait for.
         from saccade.training import build
+        from saccade.training.environment import choose_device
     except ModuleNotFoundError as error:
         raise UserError(f"{error.name} is not installed; a study needs it: pip install 'saccade[study]'") from error
-
-    devices = _devices(device)
-    arms = [Recipe.read(values) for values in recipes]
-    split = open_data(arms[0].data, notify)
-    notify({"event": "data", "description": split.description})
-    for arm in arms:
-        build(arm, split)
-    return {"devices": devices, "data": split.description, "train": len(split.train), "test": len(split.test)}
-
-
-def _devices(device: str) -> list[str]:
-    """What ``device`` means on this machine: every accelerator for ``auto``, else the one named."""
+    found = choose_device(device)
+    for recipe in recipes:
+        build(Recipe.read(recipe), split)
+    if device != "auto" or found.type != "cuda":
+        return {"devices": [str(found)]}
     import torch
 
-    from saccade.training.environment import choose_device
-
-    found = choose_device(device)
-    several = device == "auto" and found.type == "cuda"
-    return [f"cuda:{i}" for i in range(torch.cuda.device_count())] if several else [str(found)]
+    return {"devices": [f"cuda:{i}" for i in range(torch.cuda.device_count())]}
 
 
 @contextmanager
