@@ -37,10 +37,11 @@ from saccade.data.split import ImageSet, Pictures, Split, colours
 from saccade.errors import UserError, did_you_mean
 from saccade.recipe import Data
 
-__all__ = ["CLASSES", "Scene", "Scenes", "open_digits"]
+__all__ = ["CLASSES", "Scene", "Scenes", "open_digits", "scenes", "source_digits"]
 
 CLASSES = [str(digit) for digit in range(10)]
-SIZE, TRAIN_IMAGES, TEST_IMAGES = 40, 6000, 2000
+SIZE = 40
+IMAGES = {"train": 5000, "test": 2000}
 SMALLEST = 16
 """Side of the smallest scene: below it a target would have fewer pixels than its source."""
 
@@ -98,6 +99,11 @@ def _pool(part: str) -> tuple[NDArray[np.int64], ...]:
         held_back = len(members) // 3
         pools.append(members[:held_back] if part == "test" else members[held_back:])
     return tuple(pools)
+
+
+def source_digits(part: Literal["train", "test"]) -> list[int]:
+    """The numbers, in scikit-learn's table, of the digits a part draws from: two thirds of each class, or the rest."""
+    return sorted(int(number) for numbers in _pool(part) for number in numbers)
 
 
 @cache
@@ -255,11 +261,11 @@ def _merge(canvas: NDArray[np.float64], patch: NDArray[np.float64], top: int, le
     np.maximum(place, patch, out=place)
 
 
-def open_digits(spec: Data) -> Split:
-    """Scenes for training and testing, drawn with ``spec.split_seed``.
+def scenes(spec: Data, part: Literal["train", "test"]) -> Scenes:
+    """The scenes of a part as a recipe's ``data`` describes them, drawn with ``split_seed``.
 
-    The options are ``clutter`` and ``distractors``; the sizes default to 40 pixels, 6000 training and 2000 test
-    scenes. All scenes are drawn at once where they fit into a GiB, else each when it is asked for.
+    The options are ``clutter`` and ``distractors``. The size defaults to 40 pixels, the counts to 5000 training and
+    2000 test scenes.
 
     Raises:
         UserError: an unknown option, or a value out of its range.
@@ -271,10 +277,19 @@ def open_digits(spec: Data) -> Split:
                 f"data.options: digits have no option {name!r}.{did_you_mean(name, known)} "
                 f"They have {' and '.join(known)}."
             )
-    size = SIZE if spec.size is None else spec.size
-    options: dict[str, Any] = {"size": size, "seed": spec.split_seed, **spec.options}
-    train = Scenes("train", spec.train_images or TRAIN_IMAGES, **options)
-    test = Scenes("test", spec.test_images or TEST_IMAGES, **options)
+    options: dict[str, Any] = {"size": spec.size or SIZE, "seed": spec.split_seed, **spec.options}
+    asked = spec.train_images if part == "train" else spec.test_images
+    return Scenes(part, asked or IMAGES[part], **options)
+
+
+def open_digits(spec: Data) -> Split:
+    """Scenes to train and to test on; all are drawn at once where they fit into a GiB, else each when asked for.
+
+    Raises:
+        UserError: as :func:`scenes`.
+    """
+    train, test = scenes(spec, "train"), scenes(spec, "test")
+    size = train.size
     fits = (len(train) + len(test)) * size * size <= 2**30
     pictures: list[Pictures] = [part.images() if fits else part for part in (train, test)]
     mean, std = colours(pictures[0])
@@ -287,7 +302,7 @@ def open_digits(spec: Data) -> Split:
         mean=mean,
         std=std,
         description=(
-            f"digits: {len(train)} training and {len(test)} test scenes of {size}×{size} pixels, each with "
-            f"{train.clutter} cuttings and up to {train.distractors} distractors, drawn with seed {spec.split_seed}"
+            f"digits: {len(train)} training and {len(test)} test scenes of {size}×{size} pixels "
+            f"(clutter {train.clutter}, distractors {train.distractors}, seed {spec.split_seed})"
         ),
     )

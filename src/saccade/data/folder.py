@@ -30,7 +30,7 @@ from saccade.data.split import ImageSet, Split, colours
 from saccade.errors import UserError, did_you_mean
 from saccade.recipe import Data
 
-__all__ = ["Survey", "open_folder", "survey"]
+__all__ = ["SIZE", "Selection", "Survey", "open_folder", "select", "survey"]
 
 SIZE = 224
 """Side of the images where neither the recipe nor the images themselves say one."""
@@ -103,19 +103,31 @@ def survey(root: Path) -> Survey:
     return Survey(root, found, sorted(problems))
 
 
-def open_folder(spec: Data, notify: Notify | None = None) -> Split:
-    """Training and test images out of the folder ``spec.source``; see the top of this file.
+@dataclass(frozen=True)
+class Selection:
+    """The files a recipe takes.
 
-    Args:
-        spec: what to open.
-        notify: receives ``{"event": "check", "done": n, "total": N}`` while images are opened.
+    Attributes:
+        classes: their names, sorted.
+        train: files of each class, to learn from.
+        test: files of each class, to be judged by.
+        how: where the line between the two comes from.
+    """
+
+    classes: list[str]
+    train: list[list[Path]]
+    test: list[list[Path]]
+    how: str
+
+
+def select(spec: Data, seen: Survey) -> Selection:
+    """What is trained on and what is tested on, of all that was ``seen``.
 
     Raises:
-        UserError: the folder, its classes or an image cannot be used; the message names each.
+        UserError: the folder or its classes cannot be used; the message names each.
     """
     if spec.options:
         raise UserError(f"data.options: a folder understands none, got {', '.join(spec.options)}")
-    seen = survey(Path(spec.source).expanduser())
     if seen.problems:
         raise UserError(_several(f"{seen.root} cannot be used", seen.problems))
     classes = sorted(next(iter(seen.parts.values())))
@@ -126,24 +138,42 @@ def open_folder(spec: Data, notify: Notify | None = None) -> Split:
         (part,) = seen.parts.values()
         train, test = _hold_back({name: part[name] for name in classes}, spec.test_part, spec.split_seed)
         how = f"{spec.test_part:.0%} of each class held back with seed {spec.split_seed}"
-    train = _subset(train, classes, spec.train_images, spec.split_seed, "train_images")
-    test = _subset(test, classes, spec.test_images, spec.split_seed, "test_images")
-    paths = [path for files in (*train, *test) for path in files]
+    return Selection(
+        classes,
+        _subset(train, classes, spec.train_images, spec.split_seed, "train_images"),
+        _subset(test, classes, spec.test_images, spec.split_seed, "test_images"),
+        how,
+    )
+
+
+def open_folder(spec: Data, notify: Notify | None = None) -> Split:
+    """Training and test images out of the folder ``spec.source``; see the top of this file.
+
+    Args:
+        spec: what to open.
+        notify: receives ``{"event": "check", "done": n, "total": N}`` while images are opened.
+
+    Raises:
+        UserError: the folder, its classes or an image cannot be used; the message names each.
+    """
+    root = Path(spec.source).expanduser()
+    chosen = select(spec, survey(root))
+    paths = [path for files in (*chosen.train, *chosen.test) for path in files]
     size, pictures = _open(paths, spec.size, notify)
-    count = sum(map(len, train))
-    train_pictures, test_pictures = pictures[:count], pictures[count:]
-    mean, std = colours(train_pictures)
+    count = sum(map(len, chosen.train))
+    train, test = pictures[:count], pictures[count:]
+    mean, std = colours(train)
     return Split(
-        train=ImageSet(train_pictures, _labels(train), mean, std, spec.augment),
-        test=ImageSet(test_pictures, _labels(test), mean, std),
-        classes=classes,
+        train=ImageSet(train, _labels(chosen.train), mean, std, spec.augment),
+        test=ImageSet(test, _labels(chosen.test), mean, std),
+        classes=chosen.classes,
         channels=3,
         size=size,
         mean=mean,
         std=std,
         description=(
-            f"folder {seen.root}: {count} training and {len(paths) - count} test images of {len(classes)} classes, "
-            f"{size}×{size} pixels, {how}"
+            f"folder {root}: {count} training and {len(paths) - count} test images of {len(chosen.classes)} classes, "
+            f"{size}×{size} pixels, {chosen.how}"
         ),
     )
 

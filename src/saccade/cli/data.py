@@ -1,0 +1,108 @@
+"""``saccade data``: what a network would see, before it sees it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from saccade.errors import UserError
+
+if TYPE_CHECKING:
+    from saccade.recipe import Data
+
+__all__ = ["command"]
+
+_SHOWN = 10
+"""So many sizes and refusals are printed; ``--json`` holds all."""
+
+
+@click.command("data")
+@click.argument("source")
+@click.option("--show", metavar="FILE", help="Draw a contact sheet with labels and boxes: .png, .jpg or .webp.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="As in a recipe: data.size=64; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="All facts as JSON.")
+@click.pass_context
+def command(ctx: click.Context, source: str, show: str | None, settings: tuple[str, ...], as_json: bool) -> None:
+    """Classes, counts and sizes of SOURCE, the word digits or a folder of images, and what would be refused.
+
+    Every image is opened. The exit code is 1 where training would refuse something.
+    """
+    from saccade.data.describe import describe
+    from saccade.recipe import Recipe
+
+    if show is not None:
+        from saccade.data.sheet import check_path
+
+        check_path(Path(show))
+    for setting in settings:
+        if not setting.strip().startswith("data."):
+            raise UserError(f"{setting!r}: only data.… says what the images are; write data.key=value")
+    spec = Recipe().having(settings).having({"data.source": source}).data
+    with _progress() as notify:
+        facts = describe(spec, notify)
+    click.echo(json.dumps(facts, indent=2) if as_json else _page(facts))
+    if show is not None and not facts["refused"]:
+        _draw(spec, Path(show))
+        click.echo(f"wrote {show}", err=True)
+    ctx.exit(1 if facts["refused"] else 0)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[dict[str, Any]], None] | None]:
+    """A bar over the images on a terminal, silence elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("checking images")
+        yield lambda event: bar.update(task, completed=event["done"], total=event["total"])
+
+
+def _page(facts: dict[str, Any]) -> str:
+    parts = facts["parts"]
+    names = sorted({name for part in parts for name in part["classes"]})
+    rows = [["class", *(part["name"] or "images" for part in parts)]]
+    rows += [[name, *(str(part["classes"].get(name, "–")) for part in parts)] for name in names]
+    rows.append(["all", *(str(sum(part["classes"].values())) for part in parts)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(n) for cell, n in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    sizes = [f"{row['size'][0]}×{row['size'][1]} ({row['images']})" for row in facts["sizes"][:_SHOWN]]
+    more = len(facts["sizes"]) - len(sizes)
+    lines += ["", f"sizes    {', '.join(sizes)}{f' and {more} others' if more > 0 else ''}"]
+    lines.append(f"network  sees {facts['side']}×{facts['side']} pixels, {facts['channels']} channel(s)")
+    if facts["used"]:
+        lines.append(f"used     {facts['used']['train']} to train, {facts['used']['test']} to test")
+    lines += [f"note     {note}" for note in facts["notes"]]
+    refused = facts["refused"]
+    lines += [f"refused  {sentence}" for sentence in refused[:_SHOWN]]
+    if len(refused) > _SHOWN:
+        lines.append(f"         and {len(refused) - _SHOWN} more")
+    return "\n".join(lines)
+
+
+def _draw(spec: Data, path: Path) -> None:
+    from saccade.data import open_data, sheet
+
+    split = open_data(spec)
+    if spec.source == "digits":
+        from saccade.data.digits import scenes
+
+        rows = [(part, sheet.of_scenes(scenes(spec, part), 20)) for part in ("train", "test")]
+    else:
+        rows = [
+            (part, sheet.of_images(images, split.classes, 20))
+            for part, images in (("train", split.train), ("test", split.test))
+        ]
+    sheet.write(sheet.contact_sheet(rows, split.description), path)
