@@ -141,6 +141,29 @@ def test_what_the_check_finds_is_an_error_and_nothing_is_written(tmp_path):
     assert everything(tmp_path) == {}
 
 
+def test_a_folder_taken_while_the_check_ran_is_left_alone(tmp_path):
+    events = []
+
+    def another_is_quicker(event):
+        events.append(event)
+        if event["event"] == "data":
+            study(tmp_path / "s", (5,)).write()
+
+    with pytest.raises(UserError, match="seeds is 5 there and 0, 1 here"):
+        engine.execute(
+            study(tmp_path / "s"), 1, "cpu", another_is_quicker,
+            train="fake_training:train", check="fake_training:check",
+        )  # fmt: skip
+    assert Study.open(tmp_path / "s").seeds == (5,)
+    assert "begin" not in [event["event"] for event in events]
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
+    for place in ("/proc/nowhere/s", "/dev/null/s"):
+        with pytest.raises(UserError, match="cannot write to"):
+            execute(study(place))
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="looks for processes as POSIX does")
 class TestProcesses:
     """A study in a process of its own, which is then ended from outside."""

@@ -141,8 +141,9 @@ def execute(
         say({"event": "check"})
         devices = _check(workers[0], study, device, check, heard)
         if not begun:
-            study.write()
             stack.enter_context(hold(study.folder / ".lock"))
+            study.claim()  # once more: another process may have been as quick
+            study.write()
         wanted = slots or (len(devices) if devices != ["cpu"] else max(1, cores() // threads))
         workers.extend(_Worker(slot, threads, train) for slot in range(len(workers), min(wanted, len(todo))))
         say({"event": "study", "runs": len(study.runs()), "finished": len(outcomes), "slots": len(workers)})

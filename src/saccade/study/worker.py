@@ -13,7 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
@@ -106,9 +106,14 @@ def hold(path: Path) -> Iterator[None]:
     """The lock ``path``, held inside the ``with``; the system lets go of it when this process dies, however it dies.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or its folder cannot be made or written.
     """
-    with path.open("a") as file:
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.open("a"))
+        except OSError as error:
+            raise UserError(f"cannot write to {path.parent}: {error.strerror}") from None
         if not _locked(file):
             raise UserError(f"{path.parent} is in use by another process; wait until it has ended, or end it")
         yield
