@@ -165,7 +165,7 @@ def install(
             with torch.device("cpu"):  # the same weights wherever the host is
                 module = what.build(site, own)
                 name, taken, module = (what.name, own, module) if instead is None else instead(site, module)
-            made = Plug(module, site=site, name=name, options=taken, position=chosen.position, neutral=neutral)
+                made = Plug(module, site=site, name=name, options=taken, position=chosen.position, neutral=neutral)
             value = seen.structure.value(site.path)
             new.append(made.to(value.device, value.dtype))
         return settle(host, new, check)
@@ -293,10 +293,10 @@ def _check(host: nn.Module, new: list[Plug], arguments: Arguments) -> dict[int, 
         for made in new:
             watch(made)
         run(host, arguments)
-    except UserError:
-        raise
     except Exception as error:
-        raise UserError(f"the host does not run with {new[0].name} plugged: {type(error).__name__}: {error}") from error
+        if not wrong:
+            wrong.append(f"the host does not run with {new[0].name} plugged: {type(error).__name__}: {error}")
+        raise UserError("; ".join(wrong[:3])) from error
     finally:
         for handle in handles:
             handle.remove()

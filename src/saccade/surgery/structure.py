@@ -180,12 +180,17 @@ class Structure:
             call = call.parent
         return False
 
-    @staticmethod
-    def _owner(call: Call) -> Call:
+    def _owner(self, call: Call) -> Call:
         """The innermost module that holds parameters in its children: a module that only adds owns no branch."""
-        while call.parent is not None and not any(True for c in call.module.children() for _ in c.parameters()):
+        while call.parent is not None and not any(True for c in self._children(call.module) for _ in c.parameters()):
             call = call.parent
         return call
+
+    def _children(self, module: nn.Module) -> list[nn.Module]:
+        return [child for child in module.children() if not self.trace.hidden(child)]
+
+    def _convolutions(self, module: nn.Module) -> int:
+        return isinstance(module, _CONVOLUTIONS) + sum(map(self._convolutions, self._children(module)))
 
     def _made_of(self, key: Key, since: int) -> set[Key]:
         """``key`` and what it was made of since the tick ``since``; what is older is named but not entered."""
@@ -209,7 +214,7 @@ class Structure:
             return addition.right
         if not left & right:
             return None
-        weights = [len(self._layers(part - other)) for part, other in ((left, right), (right, left))]
+        weights = [len(self._layers(part - other) - {unit}) for part, other in ((left, right), (right, left))]
         if weights[0] == weights[1]:
             return None  # two branches of one depth: neither by-passes the other
         return addition.left if weights[0] > weights[1] else addition.right
@@ -247,18 +252,18 @@ class Structure:
             if path not in known | adding
             and not isinstance(module, _CONTAINERS)
             and not any(path.startswith(unit + ".") for unit in known)
-            and (type(module) in classes or (_row(path) in rows and _convolutions(module) >= 2))
+            and (type(module) in classes or (_row(path) in rows and self._convolutions(module) >= 2))
         ]
 
     def _repeated(self) -> set[str]:
         modules = {
             path: calls[0].module
             for path, calls in self.maps.items()
-            if type(calls[0].module) not in _CONTAINERS and any(True for _ in calls[0].module.children())
+            if type(calls[0].module) not in _CONTAINERS and self._children(calls[0].module)
         }
         counts = Counter(type(module) for module in modules.values())
         for least in (2, 1):
-            fit = {p for p, m in modules.items() if counts[type(m)] > 1 and _convolutions(m) >= least}
+            fit = {p for p, m in modules.items() if counts[type(m)] > 1 and self._convolutions(m) >= least}
             inner = {p for p in fit if not any(other.startswith(p + ".") for other in fit)}
             if inner:
                 return inner
@@ -285,7 +290,3 @@ class Structure:
 def _row(path: str) -> str:
     """The path with its numbers hidden: the modules of one row of blocks share it."""
     return re.sub(r"\d+", "#", path)
-
-
-def _convolutions(module: nn.Module) -> int:
-    return sum(isinstance(m, _CONVOLUTIONS) for m in module.modules())

@@ -84,7 +84,7 @@ class Trace:
         self.additions: list[Addition] = []
         self.picture: tuple[int, int] | None = None
         """Height and width of the largest picture given."""
-        self._hidden = hidden
+        self.hidden = hidden
         self._serials = WeakIdKeyDictionary()
         self._count = 0
         self._clock = 0
@@ -131,7 +131,7 @@ class Trace:
 
     def use(self, keys: Sequence[Key]) -> None:
         """``keys`` are read by a function."""
-        if self._stack and self._hidden(self._stack[-1].module):
+        if self._stack and self.hidden(self._stack[-1].module):
             return
         for key in keys:
             if key in self.values:
@@ -139,7 +139,7 @@ class Trace:
 
     def add(self, left: Key, right: Key) -> None:
         """Two maps are added."""
-        if not self._stack or self._hidden(self._stack[-1].module):
+        if not self._stack or self.hidden(self._stack[-1].module):
             return
         a, b = self.values.get(left), self.values.get(right)
         if a is not None and b is not None and left != right and a.shape == b.shape and len(a.shape) == 4:
@@ -161,7 +161,7 @@ class Trace:
             self.note(tensor, call.received, "")
         if isinstance(output, Tensor):
             call.returned = self.key(output)
-        if self._hidden(module) and call.returned is not None and call.first is not None:
+        if self.hidden(module) and call.returned is not None and call.first is not None:
             # What a plug returns stands for what it received: the host is seen as if it carried none.
             self._same[call.returned] = call.first
             return
@@ -307,7 +307,7 @@ def _watched(host: nn.Module, record: Trace) -> Iterator[None]:
         for path, module in host.named_modules():
             if not any(path.startswith(prefix) for prefix in inside):
                 watch(path, module)
-                if record._hidden(module):
+                if record.hidden(module):
                     inside.append(path + ".")
         yield
     finally:
