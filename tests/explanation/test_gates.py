@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import saccade
-from saccade.explanation import effective, gate_maps, is_spatial, per_channel, site_to_show, spatial
+from saccade.explanation import effective, gate_maps, is_spatial, passing, per_channel, site_to_show, spatial
 from saccade.form import Context, Gate
 
 
@@ -112,6 +112,42 @@ def test_a_carrier_that_runs_twice_has_two_gates():
 
     net = saccade.plug(Twice(), Ramp, where=["conv"], input=(3, 8, 6))
     assert list(gate_maps(net, torch.randn(1, 3, 8, 6))) == ["conv (call 1)", "conv (call 2)"]
+
+
+def test_what_passes_by_hand():
+    class Split(Gate):
+        """Channel 0 passes whole, the others by a quarter."""
+
+        def __init__(self, channels):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(channels))
+
+        def gate(self, x):
+            return torch.tensor([1.0, 0.25, 0.25]).view(1, 3, 1, 1).expand(len(x), 3, 1, 1)
+
+    net = saccade.plug(
+        nn.Sequential(nn.Identity(), nn.Conv2d(3, 2, 1)), Split, where=["0"], start="paper", input=(3, 1, 3)
+    )
+    # Three places: as much in channel 0 as in the others together, all in channel 2, nothing at all.
+    image = torch.tensor([[[[4.0, 0.0, 0.0]], [[-3.0, 0.0, 0.0]], [[1.0, -5.0, 0.0]]]])
+    (passed,) = passing(net, image).values()
+    assert torch.allclose(passed, torch.tensor([[[5 / 8, 1 / 4, 1.0]]]))
+
+
+def test_what_passes_is_told_of_every_plug_and_leaves_no_hook():
+    net = saccade.plug(_net(), Adds, where=["2"], input=(3, 8, 6))
+    images = torch.randn(2, 3, 8, 6)
+    (before,) = passing(net, images).values()
+    assert torch.equal(before, torch.ones(2, 8, 6))
+    plug = saccade.plugs(net)[0].module
+    hooks = len(plug._forward_hooks)
+    with torch.no_grad():
+        plug.a.fill_(1.0)
+    (after,) = passing(net, images).values()
+    assert (after >= 1).all()
+    assert (after > 1).any()
+    assert len(plug._forward_hooks) == hooks
+    assert passing(_net(), images) == {}
 
 
 def test_spatial_and_per_channel_by_hand():

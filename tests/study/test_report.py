@@ -57,8 +57,10 @@ def _network(arm):
     return net if arm.name == "none" else saccade.plug(net, arm.mechanism, input=(3, SIZE, SIZE), start="paper")
 
 
-def _study(folder, source, arms=ARMS, top1=TOP1, seeds=(0, 1, 2), missing=(), failed=(), diverged=(), costs=True):
-    base = Recipe().having({"data.source": str(source), "data.size": SIZE, "training.epochs": EPOCHS})
+def _study(
+    folder, source, arms=ARMS, top1=TOP1, seeds=(0, 1, 2), missing=(), failed=(), diverged=(), costs=True, epochs=EPOCHS
+):
+    base = Recipe().having({"data.source": str(source), "data.size": SIZE, "training.epochs": epochs})
     study = Study(base, arms, seeds, folder)
     study.write()
     labels = np.repeat(np.arange(3), (14, 14, 12)).astype(np.int32)
@@ -78,19 +80,20 @@ def _study(folder, source, arms=ARMS, top1=TOP1, seeds=(0, 1, 2), missing=(), fa
         predicted[wrong] = (predicted[wrong] + 1) % 3
         save_file({"predicted": predicted, "label": labels}, run.folder / "predictions.safetensors")
         save(net, run.folder, input=(3, SIZE, SIZE), classes=CLASSES)
-        sites = {row.site: 0.1 * k for k, row in enumerate(saccade.plugs(net))} if run.arm.control is None else {}
+        sites = {row.site: 0.1 * k for k, row in enumerate(saccade.plugs(net))}
+        kind, start = ("gate", 0.5) if run.arm.control is None else ("context", 0.0)
         rows = [
             {
                 "epoch": e, "train_loss": 1.0, "train_top1": 50.0, "test_loss": 1.0,
-                "test_top1": 33.0 + (score - 33.0) * e / EPOCHS, "lr": 0.1, "seconds": 1.0, "memory_mb": None,
-                "gates": {s: {"kind": "gate", "mean": 0.5 + m * e / EPOCHS, "std": 0.05, "a": None}
+                "test_top1": 33.0 + (score - 33.0) * e / epochs, "lr": 0.1, "seconds": 1.0, "memory_mb": None,
+                "gates": {s: {"kind": kind, "mean": start + m * e / epochs, "std": 0.05, "a": None}
                           for s, m in sites.items()},
             }
-            for e in range(EPOCHS + 1)
+            for e in range(epochs + 1)
         ]  # fmt: skip
         (run.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (run.folder / "environment.json").write_text(json.dumps({"device": "cpu", "packages": {"torch": "2.x"}}))
-        done = {"top1": score, "test_loss": 1.0, "epochs": EPOCHS, "seconds": 12.5 + run.seed, "parameters": 1234,
+        done = {"top1": score, "test_loss": 1.0, "epochs": epochs, "seconds": 12.5 + run.seed, "parameters": 1234,
                 "start": "paper", "diverged": {"epoch": 3, "where": "layer2"} if key in diverged else None}  # fmt: skip
         (run.folder / "done.json").write_text(json.dumps(done))
     if costs:
@@ -110,7 +113,7 @@ def whole(tmp_path_factory, photos):
     return write_report(folder)
 
 
-VOID = {"meta", "link", "br", "hr", "img", "input"}
+VOID = {"meta", "link", "br", "wbr", "hr", "img", "input"}
 
 
 class Reader(HTMLParser):
@@ -188,12 +191,9 @@ def test_every_verdict_stands_in_the_page(whole):
 
 def test_every_arm_is_in_every_section(whole):
     sections = Reader(whole.read_text(encoding="utf-8")).sections
-    for section in ("difference", "accuracy-cost", "learning", "cost", "pictures", "runs"):
-        for arm in ARMS[1:] if section == "difference" else ARMS:
+    for section in ("difference", "accuracy-cost", "learning", "gates", "cost", "pictures", "runs"):
+        for arm in ARMS[1:] if section in ("difference", "gates") else ARMS:
             assert arm.name in sections[section], f"{arm.name} in {section}"
-    assert "se" in sections["gates"]
-    assert "das" in sections["gates"]
-    assert "extra" not in sections["gates"]  # it has none
     assert list(sections)[-2:] == ["method", "origin"]
 
 
@@ -247,6 +247,25 @@ def test_without_a_finished_plain_host_there_is_a_page_but_no_verdict(tmp_path, 
     assert "nothing to compare with" in page
     assert 'id="difference"' not in page
     assert Reader(page).open == []
+
+
+def test_one_seed_or_nothing_but_divergence_still_makes_a_page(tmp_path, photos):
+    _study(tmp_path / "one", photos, arms=ARMS[:2], seeds=(0,))
+    page = write_report(tmp_path / "one").read_text(encoding="utf-8")
+    assert "no interval" in page
+    assert Reader(page).open == []
+    _study(tmp_path / "broken", photos, arms=ARMS[:2], seeds=(0,), diverged=[("none", 0), ("se", 0)])
+    reader = Reader(write_report(tmp_path / "broken").read_text(encoding="utf-8"))
+    assert reader.open == []
+    assert "none seed 0 diverged" in reader.text
+
+
+def test_a_long_training_makes_no_long_page(tmp_path, photos):
+    _study(tmp_path / "study", photos, epochs=300)
+    page = write_report(tmp_path / "study").read_text(encoding="utf-8")
+    assert len(page.encode()) < 1_000_000
+    assert charts.thinned(range(301), 4) == [0, 100, 200, 300]
+    assert charts.thinned([1, 2, 3], 3) == [1, 2, 3]
 
 
 def test_no_finished_run_is_refused(tmp_path, photos):

@@ -3,11 +3,15 @@
 A gate g multiplies its map. Under a neutral start the plug mixes gated and untouched map,
 y = f + a (g f − f), which is f times the *effective* gate 1 + a (g − 1): that is the number this module reports. It is
 1 where the map passes unchanged, 0 where it is shut off; with a outside [0, 1] it may leave the range of g.
+
+What passes at a place is not the plain mean of its gates: a gate that is normalised over the channels, as that of DAS,
+has nearly the same mean everywhere. It is Σ_c |y_c| / Σ_c |f_c|, the mean of the gates weighted by what there is to
+pass; and that is defined for mechanisms that add or transform as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +21,7 @@ from saccade.form import Gate
 from saccade.probe import undisturbed
 from saccade.surgery import Plug, plugs, record
 
-__all__ = ["effective", "gate_maps", "is_spatial", "per_channel", "site_to_show", "spatial"]
+__all__ = ["effective", "gate_maps", "is_spatial", "passing", "per_channel", "site_to_show", "spatial"]
 
 
 def effective(gate: Tensor, a: Tensor | None) -> Tensor:
@@ -62,11 +66,51 @@ def gate_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         if not isinstance(plug, Plug) or not isinstance(plug.mechanism, Gate) or row.site not in seen:
             continue
         values = seen[row.site]
-        calls = values if isinstance(values, list) else [values]
-        for number, gate in enumerate(calls, 1):
-            name = row.site if len(calls) == 1 else f"{row.site} (call {number})"
+        for name, gate in _named(row.site, values if isinstance(values, list) else [values]):
             found[name] = effective(gate, plug.a)
     return found
+
+
+def passing(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Which part of the map every plug lets pass, place by place.
+
+    The network runs once, in eval mode and without gradients, and is left as it was.
+
+    Args:
+        model: a plugged network.
+        images: (B, C, H, W), normalised as the network expects; moved to its device.
+
+    Returns:
+        Site to Σ_c |y_c| / Σ_c |f_c|, (B, h, w), float32 on the CPU, for a map f (B, c, h, w) that leaves the plug as
+        y; 1 where the map is zero. Of a multiplicative mechanism it is the mean of its effective gates, each channel
+        weighted by its magnitude; of one that adds it may exceed 1. Named as by :func:`gate_maps`.
+    """
+    seen: dict[str, list[Tensor]] = {}
+    handles = []
+
+    def watch(site: str, plug: nn.Module) -> None:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            before, after = (x.float().abs().sum(1) for x in (inputs[0], output))
+            seen.setdefault(site, []).append(torch.where(before > 0, after / before, 1.0).cpu())
+
+        handles.append(plug.register_forward_hook(hook))
+
+    device = next((p.device for p in model.parameters()), images.device)
+    try:
+        for row in plugs(model):
+            watch(row.site, row.module)
+        with undisturbed(model), torch.no_grad():
+            model(images.to(device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: x for site, calls in seen.items() for name, x in _named(site, calls)}
+
+
+def _named(site: str, calls: list[Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """A site's values with their names: its own, and the number of the call where there are several."""
+    for number, value in enumerate(calls, 1):
+        yield (site if len(calls) == 1 else f"{site} (call {number})"), value
 
 
 def is_spatial(gate: Tensor) -> bool:
@@ -97,10 +141,14 @@ def per_channel(gate: Tensor) -> Tensor:
 
 
 def site_to_show(maps: Mapping[str, Tensor], least: int = 4) -> str | None:
-    """The site whose gate says most about *where*: the last one that is at least ``least`` places high and wide.
+    """The site that says most about *where*: the last one that is at least ``least`` places high and wide.
 
-    Where no gate is that large, the spatial gate that differs most from place to place (largest mean standard
-    deviation of :func:`spatial`); None where no gate tells places apart.
+    Where none is that large, the one that differs most from place to place (largest mean standard deviation of
+    :func:`spatial`); None where none tells places apart.
+
+    Args:
+        maps: site to (B, C | 1, H | 1, W | 1).
+        least: places.
     """
     large = [site for site, gate in maps.items() if min(gate.shape[-2:]) >= least]
     if large:

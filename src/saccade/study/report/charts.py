@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import product
 from math import ceil
 from statistics import fmean
+from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from saccade.study.report.svg import Scale, curve, element, extent, picture, ticks
 from saccade.study.report.typeset import interval, number, signed
@@ -24,7 +25,9 @@ __all__ = [
     "gate",
     "key",
     "learning",
+    "learning_range",
     "looks",
+    "thinned",
 ]
 
 _SHAPES = ("circle", "square", "diamond", "triangle", "hexagon", "bar")
@@ -53,6 +56,11 @@ class Look:
     def classes(self) -> str:
         """The style sheet's classes for it."""
         return f"arm {self.colour}" + (" control" if self.control else "")
+
+    @property
+    def words(self) -> Markup:
+        """The name, escaped, which may be broken after a colon: it is followed by options."""
+        return escape(self.name).replace(":", Markup(":<wbr>"))
 
 
 def looks(arms: Sequence[Mapping[str, str | None]]) -> dict[str, Look]:
@@ -128,7 +136,7 @@ def forest_row(row: Row, scale: Scale, margin: float) -> Markup:
         parts.append(element("circle", tip, cx=scale.percent(value), cy=low, r=3.2, class_=f"dot {row.look.classes}"))
     words = "no pair of finished runs"
     if row.difference is not None:
-        words = f"{signed(row.difference)} points, 95 % interval {interval(row.low, row.high)}"
+        words = f"{signed(row.difference)} points, {interval(row.low, row.high)}"
         parts.append(_marker(row.look, scale.percent(row.difference), line, words))
     return picture(*parts, height=height, label=f"{row.look.name} against none: {words}", class_="strip")
 
@@ -246,6 +254,13 @@ def mean_curve(curves: Curves) -> list[tuple[int, float]]:
     by_seed = [dict(points) for points in curves.values()]
     epochs = sorted(set.intersection(*(set(points) for points in by_seed))) if by_seed else []
     return [(epoch, fmean(points[epoch] for points in by_seed)) for epoch in epochs]
+
+
+def thinned(epochs: Sequence[Any], most: int) -> list[Any]:
+    """At most ``most`` of ``epochs``, evenly chosen, the first and the last among them: more are not seen apart."""
+    if len(epochs) <= most:
+        return list(epochs)
+    return [epochs[round(i * (len(epochs) - 1) / (most - 1))] for i in range(most)]
 
 
 def learning_range(curves: Sequence[Curves]) -> tuple[float, float]:

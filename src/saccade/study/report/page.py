@@ -211,7 +211,9 @@ def _by_seed(results: Json, metrics: Mapping[str, Any], arm: str) -> dict[int, l
 def _learning(results: Json, look: Mapping[str, Look], metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     curves = {
         name: {
-            seed: [(row["epoch"], row["test_top1"]) for row in rows if row["test_top1"] is not None]
+            seed: [
+                (row["epoch"], row["test_top1"]) for row in charts.thinned(rows, 150) if row["test_top1"] is not None
+            ]
             for seed, rows in _by_seed(results, metrics, name).items()
         }
         for name in look
@@ -248,7 +250,7 @@ def _gates(results: Json, look: Mapping[str, Look], metrics: Mapping[str, Any]) 
     """A panel an arm, a line a site; all panels of one kind share their range."""
     epochs = results["study"]["recipe"]["training"]["epochs"]
     moved = {name: _movement(_by_seed(results, metrics, name)) for name in look}
-    ranges = {
+    spans = {
         kind: extent(
             [v for sites in moved.values() for site in sites.values() if site["kind"] == kind
              for rows in site["seeds"].values() for _, mean, std in rows for v in (mean - std, mean + std)],
@@ -256,6 +258,7 @@ def _gates(results: Json, look: Mapping[str, Look], metrics: Mapping[str, Any]) 
         )
         for kind in _KINDS
     }  # fmt: skip
+    ranges = {kind: (max(low, 0.0), high) for kind, (low, high) in spans.items()}
     panels = []
     for name, sites in moved.items():
         if not sites:
@@ -266,7 +269,7 @@ def _gates(results: Json, look: Mapping[str, Look], metrics: Mapping[str, Any]) 
         neutral = any(site["a"] is not None for site in sites.values())
         panels.append({
             "look": look[name], "key": charts.key(look[name]), "kind": _KINDS[kind].words,
-            "start": "neutral start" if neutral else "the paper's initialisation",
+            "start": "neutral start" if neutral else "starts at zero" if look[name].control else "the paper’s start",
             "range": f"{number(ranges[kind][0])} to {number(ranges[kind][1])}",
             "omitted": len(sites) - len(names), "total": len(sites),
             "sites": [_site(look[name], site, sites[site], ranges[kind], epochs) for site in names],
@@ -278,7 +281,7 @@ def _movement(runs: Mapping[int, Sequence[Json]]) -> dict[str, dict[str, Any]]:
     """For each site its kind, the last ``a`` (mean over seeds) and, by seed, (epoch, mean, std)."""
     sites: dict[str, dict[str, Any]] = {}
     for seed, rows in runs.items():
-        for row in rows:
+        for row in charts.thinned(rows, 60):
             for name, gate in row["gates"].items():
                 site = sites.setdefault(name, {"kind": gate.get("kind", "gate"), "seeds": {}, "a": None, "last": {}})
                 if gate["mean"] is not None and gate["std"] is not None:

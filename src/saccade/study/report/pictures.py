@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from saccade.data import Split
-from saccade.explanation import gate_maps, per_channel, site_to_show, spatial
+from saccade.explanation import gate_maps, is_spatial, passing, per_channel, site_to_show
 from saccade.saving import load
 from saccade.study.plan import Arm, Run, Study
 from saccade.study.report.svg import element
@@ -28,6 +28,8 @@ __all__ = ["COLOURS", "Cell", "Column", "Examples", "examples"]
 IMAGES = 6
 SIDE = 128
 """Longest side of an embedded picture, in pixels."""
+PLACES = 7
+"""A map is shown if it has so many places a side, where there is one."""
 COLUMNS = 64
 """Widest strip of channels; where a site has more, neighbours are averaged."""
 COLOURS = (
@@ -35,7 +37,7 @@ COLOURS = (
 )  # fmt: skip
 """Ten steps of viridis, dark where little passes."""
 NARROWEST = 0.05
-"""The scale of a gate spans at least this much, so that noise is not stretched into a pattern."""
+"""A scale spans at least this much, so that noise is not stretched into a pattern."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,18 @@ class Cell:
     sure: str
     """Probability of the answer, in per cent."""
     plane: Markup | None
-    """The image with the gate over it, or the strip of channels; None where there is no gate."""
+    """The image with what passes over it, or the strips of channels; None where nothing is plugged."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One arm: where its gates were taken, the scale of their colours, and a cell an image."""
+    """One arm: where its maps were taken, the scale of their colours, and a cell an image."""
 
     arm: Arm
     seed: int
     site: str | None
     ends: tuple[str, str] | None
-    """Of the scale; None where there is no gate."""
+    """Of the scale; None where nothing is plugged."""
     cells: tuple[Cell, ...]
 
 
@@ -67,6 +69,9 @@ class Examples:
     """The pictures with their true classes, and a column an arm."""
 
     chosen: str
+    """How the images were chosen, in words for the reader."""
+    common: bool
+    """Whether all networks are of one seed."""
     pictures: tuple[tuple[Markup, str], ...]
     columns: tuple[Column, ...]
     definitions: Markup
@@ -87,6 +92,8 @@ def examples(study: Study, split: Split) -> Examples:
     common = next((seed for seed in study.seeds if all(seed in seeds for seeds in done.values())), None)
     runs = {arm: study.run(arm, seeds[0] if common is None else common) for arm, seeds in done.items()}
     indices, chosen = _choice(len(split.test), runs)
+    if common is not None:
+        chosen = f"{chosen} All networks are those of seed {common}."
     images = torch.stack([split.test[i][0] for i in indices])
     truths = [split.test.labels[i] for i in indices]
     pictures = [split.test.picture(i) for i in indices]
@@ -95,6 +102,7 @@ def examples(study: Study, split: Split) -> Examples:
     return Examples(
         chosen=chosen,
         pictures=tuple((_plane(k, None, split.classes[truth]), split.classes[truth]) for k, truth in enumerate(truths)),
+        common=common is not None,
         columns=tuple(_column(arm, run, images, truths, split.classes) for arm, run in runs.items()),
         definitions=definitions,
         smooth=split.size > SIDE // 2,
@@ -131,30 +139,32 @@ def _column(arm: Arm, run: Run, images: Tensor, truths: Sequence[int], classes: 
     model = load(run.folder)
     with torch.no_grad():
         sure, answers = model(images).float().softmax(1).cpu().max(1)
-    maps = gate_maps(model, images)
-    site = site_to_show(maps)
+    gates, passed = gate_maps(model, images), passing(model, images)
+    # Of a gate that weighs channels alone, what passes differs from place to place as well, but not by its own doing.
+    places = {site: x[:, None] for site, x in passed.items() if site not in gates or is_spatial(gates[site])}
+    site = site_to_show(places, least=PLACES)
     if site is not None:
-        shows, heat = "spatial", spatial(maps[site])  # (B, h, w)
-    elif maps:
-        shows, heat = "channels", torch.stack([_strip(gate) for gate in maps.values()], 1)  # (B, sites, COLUMNS)
-        site = f"{len(maps)} sites" if len(maps) > 1 else next(iter(maps))
+        heat = passed[site]  # (B, h, w)
+    elif gates:
+        heat = torch.stack([_strip(gate) for gate in gates.values()], 1)  # (B, sites, COLUMNS)
     else:
-        shows, heat = "nothing", torch.zeros(len(images), 1, 1)
+        heat = torch.ones(len(images), 1, 1)
     low, high = float(heat.min()), float(heat.max())
     spare = max(0.0, NARROWEST - (high - low)) / 2
     low, high = low - spare, high + spare
     cells = []
     for k, answer in enumerate(answers.tolist()):
-        label = f"{arm.name}: gate on image {k + 1}, {number(float(heat[k].min()))} to {number(float(heat[k].max()))}"
+        label = f"{arm.name}, image {k + 1}: {number(float(heat[k].min()))} to {number(float(heat[k].max()))} passes"
         gate = _png(_coloured((heat[k] - low) / (high - low)))
         cells.append(Cell(
             answer=classes[answer],
             right=answer == truths[k],
             sure=f"{100 * float(sure[k]):.0f}",
-            plane=None if shows == "nothing" else _plane(k if shows == "spatial" else None, gate, label),
+            plane=_plane(None if site is None else k, gate, label) if passed else None,
         ))  # fmt: skip
-    ends = None if shows == "nothing" else (number(low), number(high))
-    return Column(arm, run.seed, site, ends, tuple(cells))
+    ends = (number(low), number(high)) if passed else None
+    where = site if site is not None or not gates else f"{len(gates)} sites" if len(gates) > 1 else next(iter(gates))
+    return Column(arm, run.seed, where, ends, tuple(cells))
 
 
 def _strip(gate: Tensor) -> Tensor:

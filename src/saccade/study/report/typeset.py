@@ -47,7 +47,9 @@ def signed(value: float | None, digits: int = 2) -> str:
 
 
 def interval(low: float | None, high: float | None, digits: int = 2) -> str:
-    """Both ends of an interval: ``[−0.10, +1.20]``."""
+    """Both ends of an interval, ``[−0.10, +1.20]``, or that there is none."""
+    if low is None or high is None:
+        return "no interval"
     return f"[{signed(low, digits)}, {signed(high, digits)}]"
 
 
