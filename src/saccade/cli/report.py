@@ -17,6 +17,9 @@ def command(study: str, show: bool, remeasure: bool, as_json: bool) -> None:
 
     A study that is not complete gets a report too; it names the runs that are missing.
     """
+    from saccade.study.plan import Study
+
+    Study.open(study)  # a mistaken folder is told before torch is imported
     from saccade.study.report import write_report
 
     path = write_report(study, remeasure=remeasure)
