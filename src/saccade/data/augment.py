@@ -21,7 +21,7 @@ class Key(NamedTuple):
 
     seed: int
     epoch: int
-    index: int
+    image: int
 
 
 _LUMA = torch.tensor([0.2989, 0.587, 0.114])[:, None, None]

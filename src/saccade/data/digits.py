@@ -33,7 +33,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saccade.data.split import ImageSet, Pictures, Split, colours
+from saccade.data.split import CACHE, ImageSet, Pictures, Split, colours
 from saccade.errors import UserError, did_you_mean
 from saccade.recipe import Data
 
@@ -283,14 +283,14 @@ def scenes(spec: Data, part: Literal["train", "test"]) -> Scenes:
 
 
 def open_digits(spec: Data) -> Split:
-    """Scenes to train and to test on; all are drawn at once where they fit into a GiB, else each when asked for.
+    """Scenes to train and to test on; all are drawn at once where they fit into memory, else each when asked for.
 
     Raises:
         UserError: as :func:`scenes`.
     """
     train, test = scenes(spec, "train"), scenes(spec, "test")
     size = train.size
-    fits = (len(train) + len(test)) * size * size <= 2**30
+    fits = (len(train) + len(test)) * size * size <= CACHE
     pictures: list[Pictures] = [part.images() if fits else part for part in (train, test)]
     mean, std = colours(pictures[0])
     return Split(

@@ -46,7 +46,7 @@ def look(path: Path, size: int) -> Look:
         with Image.open(path) as image:
             found = image.size
             image.draft("RGB", (2 * size, 2 * size))  # lets a large JPEG be decoded at 1/2, 1/4 or 1/8
-            upright = image
+            upright: Image.Image = image
             if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
                 upright = ImageOps.exif_transpose(image)
             square = _to_rgb(upright)

@@ -26,7 +26,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from saccade.data.augment import generator
 from saccade.data.files import Files, Notify, check, look
-from saccade.data.split import ImageSet, Split, colours
+from saccade.data.split import CACHE, ImageSet, Split, colours
 from saccade.errors import UserError, did_you_mean
 from saccade.recipe import Data
 
@@ -34,8 +34,6 @@ __all__ = ["SIZE", "Selection", "Survey", "open_folder", "select", "survey"]
 
 SIZE = 224
 """Side of the images where neither the recipe nor the images themselves say one."""
-CACHE = 2**30
-"""Bytes of decoded images that are kept; of a larger set each image is read when it is asked for."""
 
 _TRAIN = ("train", "training")
 _TEST = ("test", "val", "valid", "validation")

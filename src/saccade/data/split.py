@@ -12,7 +12,10 @@ from torch.utils.data import Dataset
 
 from saccade.data.augment import Key, augment
 
-__all__ = ["ImageSet", "Pictures", "Split", "colours"]
+__all__ = ["CACHE", "ImageSet", "Pictures", "Split", "colours"]
+
+CACHE = 2**30
+"""Bytes of pictures that are kept in memory; those of a larger source are made each time they are asked for."""
 
 
 class Pictures(Protocol):

@@ -62,8 +62,9 @@ def _reason(model: Model, error: Exception) -> str:
     module = sys.modules[model_entrypoint(name).__module__]
     if unknown := re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)):
         owner, option = unknown.groups()
-        options = inspect.signature(getattr(module, owner)).parameters if hasattr(module, owner) else ()
-        return f"{owner} has no option {option!r}.{did_you_mean(option, options)}"
+        family = [c for c in vars(module).values() if inspect.isclass(c) and owner in (b.__name__ for b in c.__mro__)]
+        known = {name for member in family for name in inspect.signature(member).parameters}
+        return f"{owner} has no option {option!r}.{did_you_mean(option, known)}"
     if tag and f"Invalid pretrained tag ({tag})" in str(error):
         tags = [full.partition(".")[2] for full in list_models(f"{name}.*", pretrained=True)]
         return f"there are no weights {tag!r}.{did_you_mean(tag, tags)} There are {', '.join(tags) or 'none'}."
@@ -83,28 +84,30 @@ def _start_from(host: nn.Module, path: Path) -> None:
     except (SafetensorError, OSError) as error:
         raise UserError(f"model.checkpoint: {path} is no readable safetensors file: {error}") from None
     own: dict[str, Tensor] = host.state_dict()
-    head = _head(host)
-    other = {
-        key: f"{key} {tuple(weights[key].shape)} for {tuple(own[key].shape)}"
-        for key in own
-        if key in weights and weights[key].shape != own[key].shape
-    }
-    left_out = [key for key in other if key.rpartition(".")[0] in head]
-    wrong = [other[key] for key in other if key not in left_out]
-    missing = [key for key in own if key not in weights]
+    in_head = {key for key in own if key.rpartition(".")[0] in _head(host)}
+    left_out: list[str] = []
+    wrong: list[str] = []
+    missing: list[str] = []
+    for key, value in own.items():
+        if key not in weights:
+            missing.append(key)
+        elif weights[key].shape != value.shape:
+            (left_out if key in in_head else wrong).append(
+                f"{key} {tuple(weights[key].shape)} for {tuple(value.shape)}"
+            )
+    headless = bool(missing) and set(missing) == in_head
     foreign = [key for key in weights if key not in own]
-    if missing or foreign or wrong:
+    if foreign or wrong or (missing and not headless):
         parts = (("missing", missing), ("unknown", foreign), ("of another shape", wrong))
-        found = "; ".join(
-            f"{len(keys)} {what}: {', '.join(keys[:4])}{' …' * (len(keys) > 4)}" for what, keys in parts if keys
-        )
+        found = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:4])}{' …' * (len(keys) > 4)}"
+                          for what, keys in parts if keys)  # fmt: skip
         raise UserError(f"model.checkpoint: {path} holds the weights of another network ({found})")
-    host.load_state_dict({key: own[key] if key in left_out else weights[key] for key in own})
-    if left_out:
-        _log.warning(
-            "%s: the head is of another size and is left out (%s); it starts at random",
-            path, "; ".join(other[key] for key in left_out),
-        )  # fmt: skip
+    if headless:
+        _log.warning("%s has no head; it starts at random", path)
+    elif left_out:
+        _log.warning("%s: the head is of another size and is left out (%s)", path, "; ".join(left_out))
+    fresh = in_head if headless or left_out else set()
+    host.load_state_dict({key: value if key in fresh else weights[key] for key, value in own.items()})
 
 
 def _head(host: nn.Module) -> set[str]:

@@ -51,7 +51,7 @@ class ResNetSmall(ResNet):
         **options: any other option of ``timm.models.resnet.ResNet``.
 
     Raises:
-        UserError: ``width`` is odd or below 2, or there are not four stages.
+        UserError: ``width`` is odd or below 2, ``stem_stride`` below 1, or there are not four stages.
     """
 
     def __init__(
@@ -65,22 +65,28 @@ class ResNetSmall(ResNet):
     ) -> None:
         if width < 2 or width % 2:
             raise UserError(f"width must be even and at least 2, got {width}")
+        if stem_stride < 1:
+            raise UserError(f"stem_stride must be at least 1, got {stem_stride}")
         if len(layers) != 4:
             raise UserError(f"layers must give the blocks of four stages, got {list(layers)}")
         channels = tuple(width * 2**k for k in range(4))
+        block: Any = BasicBlock  # which timm's annotation takes for an instance
         # timm's plain stem is 64 wide whatever follows; its deep one is twice ``stem_width``, and is replaced.
         super().__init__(
-            BasicBlock, tuple(layers), in_chans=in_chans, stem_type="deep", stem_width=width // 2, channels=channels,
+            block, tuple(layers), in_chans=in_chans, stem_type="deep", stem_width=width // 2, channels=channels,
             zero_init_last=zero_init_last, **options,
         )  # fmt: skip
-        factory = {"device": self.fc.weight.device, "dtype": self.fc.weight.dtype}
-        self.conv1 = nn.Conv2d(in_chans, width, 3, stride=stem_stride, padding=1, bias=False, **factory)
-        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.maxpool = nn.Identity()
+        scale = self.bn1.weight
+        stem = nn.Conv2d(
+            in_chans, width, 3, stride=stem_stride, padding=1, bias=False, device=scale.device, dtype=scale.dtype
+        )
+        nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+        self.add_module("conv1", stem)
+        self.add_module("maxpool", nn.Identity())
         # timm counts a stem of stride 2 and a pool of stride 2.
-        stem, *stages = self.feature_info
-        stem["reduction"] = stem_stride
-        for stage in stages:
+        info: list[dict[str, Any]] = list(self.feature_info)
+        info[0]["reduction"] = stem_stride
+        for stage in info[1:]:
             stage["reduction"] = stage["reduction"] // 4 * stem_stride
 
 

@@ -1,0 +1,125 @@
+"""``saccade data``: the page, the sheet, the exit codes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from saccade.cli.data import command
+from saccade.data import sheet
+from saccade.data.digits import Scenes
+from saccade.errors import UserError
+
+
+def run(*words):
+    return CliRunner().invoke(command, [str(word) for word in words])
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for part, count in (("train", 4), ("test", 2)):
+        for label in ("cat", "dog"):
+            (tmp_path / "photos" / part / label).mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (16, 16), (40 * i, 90, 10)).save(tmp_path / "photos" / part / label / f"{i}.png")
+    return tmp_path / "photos"
+
+
+SMALL = ("--set", "data.train_images=20", "--set", "data.test_images=10")
+
+
+def test_digits_are_described():
+    done = run("digits", *SMALL, "--json")
+    facts = json.loads(done.stdout)
+    assert done.exit_code == 0
+    assert facts["used"] == {"train": 20, "test": 10}
+    assert facts["side"] == 40
+    assert [part["classes"]["7"] for part in facts["parts"]] == [2, 1]
+    assert "1201 handwritten digits for training and 596 others" in run("digits", *SMALL).stdout
+
+
+def test_a_folder_is_described(photos):
+    done = run(photos)
+    assert done.exit_code == 0
+    assert [line.split() for line in done.stdout.splitlines()[:4]] == [
+        ["class", "train", "test"], ["cat", "4", "2"], ["dog", "4", "2"], ["all", "8", "4"]]  # fmt: skip
+    assert "16×16 (12)" in done.stdout
+    assert "8 to train, 4 to test" in done.stdout
+
+
+def test_everything_that_would_be_refused_is_said(photos):
+    (photos / "train" / "cat" / "0.png").write_bytes(b"no")
+    (photos / "test" / "emu").mkdir()
+    done = run(photos, "--json", "--show", photos.parent / "sheet.png")
+    facts = json.loads(done.stdout)
+    assert done.exit_code == 1
+    assert facts["used"] is None
+    text = " | ".join(facts["refused"])
+    assert "0.png is no image" in text
+    assert "class 'emu' in" in text
+    assert "is empty" in text
+    assert "but not in" in text
+    assert not (photos.parent / "sheet.png").exists()
+    assert "refused  " in run(photos).stdout
+
+
+def test_a_recipe_that_a_folder_cannot_fill(photos):
+    done = run(photos, "--set", "data.train_images=2", "--set", "data.options.clutter=1")
+    assert done.exit_code == 1
+    assert "a folder understands none" in done.stdout
+
+
+@pytest.mark.parametrize("source", ["digits", "folder"])
+def test_a_sheet_is_drawn_whole(tmp_path, photos, source):
+    path = tmp_path / "sheet.png"
+    done = run(photos if source == "folder" else "digits", *SMALL, "--show", path)
+    assert done.exit_code == 0, done.output
+    assert {p.name for p in tmp_path.iterdir()} == {"photos", "sheet.png"}
+    with Image.open(path) as page:
+        assert page.mode == "RGB"
+        assert page.size[0] > 1000
+        colours = {colour for _, colour in page.getcolors(2**20)}
+    assert (sheet._TARGET in colours) == (source == "digits")
+
+
+def test_boxes_lie_where_they_should():
+    scenes = Scenes("train", 1, 40, clutter=0, distractors=0)
+    (cell,) = sheet.of_scenes(scenes, 5)
+    picture = np.asarray(sheet._picture(cell))
+    x1, y1, x2, y2 = (scenes.scene(0).boxes[0] * 4).int().tolist()
+    frame = (picture == np.array(sheet._TARGET)).all(2)
+    assert frame[y1, x1:x2].all()
+    assert frame[y2 - 1, x1:x2].all()
+    assert frame[y1:y2, x1].all()
+    assert frame[y1:y2, x2 - 1].all()
+    assert not frame[y1 + 2 : y2 - 2, x1 + 2 : x2 - 2].any()
+
+
+def test_pictures_of_any_size_fit_their_cell():
+    for channels, height, width in ((1, 16, 16), (3, 97, 97), (3, 300, 500)):
+        cell = sheet.Cell(torch.zeros(channels, height, width, dtype=torch.uint8), "x" * 90)
+        assert sheet.contact_sheet([("train", [cell])], "a title " * 30).size[0] == 2 * 28 + 160
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("digits", "--show", "sheet.gif"), r"\.png, \.jpg or \.webp"),
+        (("digits", "--show", "nowhere/sheet.png"), "there is no folder nowhere"),
+        (("digits", "--set", "training.epochs=3"), "only data"),
+        (("digits", "--set", "data.siz=3"), "Did you mean 'size'"),
+        (("digits", "--set", "data.augment=('flop',)"), "Did you mean 'flip'"),
+        (("digit",), "Did you mean 'digits'"),
+    ],
+)
+def test_wrong_uses(tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    done = run(*words)
+    assert isinstance(done.exception, UserError)
+    assert done.exception.args
+    with pytest.raises(UserError, match=message):
+        raise done.exception
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,328 @@
+"""Folders: parts, classes, subsets; and every way a folder can be wrong, named before anything is trained."""
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from saccade.data import folder, open_data
+from saccade.data.files import Files, look
+from saccade.errors import UserError
+from saccade.recipe import Data
+
+
+def draw(path, size=(12, 12), value=None, mode="RGB", **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = np.random.default_rng(sum(path.name.encode())).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    if value is not None:
+        drawn[:] = value
+    Image.fromarray(drawn).convert(mode).save(path, **options)
+    return path
+
+
+def fill(root, counts, **options):
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            draw(root / name / f"{i:03}.png", **options)
+    return root
+
+
+def opened(root, **fields):
+    return open_data(Data(source=str(root), **fields))
+
+
+def files(split):
+    """The numbers of the files of each part, by pictures: each file's picture is its own."""
+    return [
+        {tuple(images.picture(i).flatten().tolist()) for i in range(len(images))}
+        for images in (split.train, split.test)
+    ]
+
+
+@pytest.mark.parametrize(("first", "second"), [("train", "test"), ("training", "val"), ("Train", "validation")])
+def test_two_parts(tmp_path, first, second):
+    fill(tmp_path / first, {"b": 3, "a": 2})
+    fill(tmp_path / second, {"a": 1, "b": 2})
+    (tmp_path / first / ".hidden").mkdir()
+    split = opened(tmp_path)
+    assert split.classes == ["a", "b"]
+    assert split.train.labels == [0, 0, 1, 1, 1]
+    assert split.test.labels == [0, 1, 1]
+    assert (split.size, split.channels) == (12, 3)
+    wanted = torch.from_numpy(np.array(Image.open(tmp_path / first / "b" / "002.png"))).permute(2, 0, 1)
+    assert torch.equal(split.train.picture(4), wanted)
+
+
+def test_test_is_scored_where_validation_is_there_too(tmp_path):
+    for part, count in (("train", 3), ("val", 5), ("test", 2)):
+        fill(tmp_path / part, {"a": count, "b": count})
+    assert len(opened(tmp_path).test) == 4
+
+
+def test_one_folder_is_split_once(tmp_path):
+    # One name for one picture, so that a picture tells its file.
+    for label, count in (("a", 10), ("b", 30), ("c", 2)):
+        for i in range(count):
+            draw(tmp_path / label / f"{label * 3}{i}.png", value=(ord(label), i, 7))
+    split = opened(tmp_path, test_part=0.2)
+    assert [split.test.labels.count(k) for k in range(3)] == [2, 6, 1]
+    assert [split.train.labels.count(k) for k in range(3)] == [8, 24, 1]
+    train, test = files(split)
+    assert not train & test
+    assert len(train | test) == 42
+    assert files(opened(tmp_path, test_part=0.2)) == [train, test]
+    assert files(opened(tmp_path, test_part=0.2, split_seed=1)) != [train, test]
+
+
+def test_a_train_folder_alone_is_split(tmp_path):
+    fill(tmp_path / "train", {"a": 10, "b": 10})
+    split = opened(tmp_path)
+    assert (len(split.train), len(split.test)) == (16, 4)
+
+
+@pytest.mark.parametrize(("asked", "shares"), [(9, [3, 3, 3]), (10, [2, 4, 4]), (21, [2, 4, 15]), (3, [1, 1, 1])])
+def test_subsets_take_the_same_number_of_each_class_as_far_as_it_reaches(tmp_path, asked, shares):
+    counts = {9: (3, 5, 20), 10: (2, 5, 20), 21: (2, 4, 40), 3: (2, 4, 40)}[asked]
+    for part in ("train", "test"):
+        for label, count in zip("abc", counts, strict=True):
+            for i in range(count):
+                draw(tmp_path / part / label / f"{i}.png", size=(8, 8), value=(ord(label), i, 7))
+    split = opened(tmp_path, train_images=asked, test_images=asked)
+    assert [split.train.labels.count(k) for k in range(3)] == shares
+    assert [split.test.labels.count(k) for k in range(3)] == shares
+    assert files(opened(tmp_path, train_images=asked))[0] == files(split)[0]
+    if asked == 10:
+        assert files(opened(tmp_path, train_images=asked, split_seed=1))[0] != files(split)[0]
+        assert files(opened(tmp_path, train_images=7))[0] < files(split)[0]
+
+
+def test_sizes(tmp_path):
+    fill(tmp_path, {"a": 4, "b": 4}, size=(20, 20))
+    assert opened(tmp_path).size == 20
+    assert opened(tmp_path, size=9).train[0][0].shape == (3, 9, 9)
+    draw(tmp_path / "b" / "wide.png", size=(20, 21))
+    split = opened(tmp_path)
+    assert split.size == 224
+    assert split.train[0][0].shape == (3, 224, 224)
+
+
+def test_resize_fits_the_short_side_and_cuts_the_middle(tmp_path):
+    pixels = np.zeros((10, 40, 3), np.uint8)
+    pixels[:, 15:25] = 200
+    Image.fromarray(pixels).save(tmp_path / "wide.png")
+    assert (look(tmp_path / "wide.png", 10).pixels == 200).all()
+    assert look(tmp_path / "wide.png", 10).size == (40, 10)
+    assert (look(tmp_path / "wide.png", 5).pixels[:, :, 1:-1] == 200).all()
+
+
+def test_modes_become_rgb(tmp_path):
+    for mode in ("L", "P", "RGBA", "1", "CMYK"):
+        ending = "tif" if mode == "CMYK" else "png"
+        assert look(draw(tmp_path / f"{mode}.{ending}", mode=mode), 12).pixels.shape == (3, 12, 12), mode
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    palette.save(tmp_path / "clear.png", transparency=bytes([0, 255]))
+    assert look(tmp_path / "clear.png", 4).pixels[:, 0, 0].tolist() == [10, 20, 30]
+    Image.fromarray(np.full((4, 4), 0x1234, np.uint16)).save(tmp_path / "deep.png")
+    assert (look(tmp_path / "deep.png", 4).pixels == 0x12).all()
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "float.tif")
+    assert "floating-point" in look(tmp_path / "float.tif", 4).problem
+
+
+def test_a_photograph_is_turned_as_its_exif_says(tmp_path):
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[:4] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its side: the first row is the right one
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    turned = look(tmp_path / "a.png", 8).pixels
+    assert (turned[:, :, 4:] == 255).all()
+    assert (turned[:, :, :4] == 0).all()
+
+
+def test_large_sets_stay_on_disk_and_give_the_same(tmp_path, monkeypatch):
+    fill(tmp_path, {"a": 5, "b": 5})
+    kept = opened(tmp_path)
+    monkeypatch.setattr(folder, "CACHE", 10 * 3 * 12 * 12 - 1)
+    read = opened(tmp_path)
+    assert isinstance(kept.train.pictures, torch.Tensor)
+    assert isinstance(read.train.pictures, Files)
+    assert read.mean == kept.mean
+    assert all(torch.equal(read.test[i][0], kept.test[i][0]) for i in range(len(kept.test)))
+    path = read.test.pictures.paths[0]
+    path.write_bytes(b"gone")
+    with pytest.raises(UserError, match=path.name):
+        read.test[0]
+
+
+def test_mean_and_deviation_are_those_of_the_training_part(tmp_path):
+    fill(tmp_path / "train", {"a": 2, "b": 2}, value=(0, 51, 102))
+    fill(tmp_path / "test", {"a": 2, "b": 2}, value=(255, 255, 255))
+    draw(tmp_path / "train" / "a" / "000.png", value=(255, 51, 102))
+    split = opened(tmp_path)
+    assert split.mean == pytest.approx((0.25, 0.2, 0.4), abs=1e-6)
+    assert split.std == pytest.approx((0.75**0.5 / 2, 1 / 255, 1 / 255), abs=1e-6)  # of one colour: the floor
+
+
+def test_progress_is_told(tmp_path):
+    events = []
+    open_data(Data(source=str(fill(tmp_path, {"a": 3, "b": 3}))), events.append)
+    assert events[-1] == {"event": "check", "done": 6, "total": 6}
+
+
+def broken(root):
+    (root / "a" / "cut.jpg").write_bytes(draw(root / "x.jpg", size=(64, 64)).read_bytes()[:900])
+    return "cut.jpg cannot be read: image file is truncated"
+
+
+def empty_file(root):
+    (root / "b" / "nothing.png").touch()
+    return "nothing.png is an empty file"
+
+
+def no_image(root):
+    (root / "b" / "text.png").write_text("words")
+    return "text.png is no image"
+
+
+def dangling(root):
+    (root / "b" / "lost.png").symlink_to(root / "nowhere.png")
+    return "lost.png cannot be read"
+
+
+def empty_class(root):
+    (root / "c").mkdir()
+    return "class 'c' in .* is empty"
+
+
+def one_class(root):
+    for path in (root / "b").iterdir():
+        path.unlink()
+    (root / "b").rmdir()
+    return "has 1 class folder"
+
+
+def single_image(root):
+    draw(root / "c" / "only.png")
+    return "class 'c' has 1 image"
+
+
+def options(root):
+    return "a folder understands none, got clutter"
+
+
+def few(root):
+    return r"data.train_images = 2 is less than one image for each of 3 classes"
+
+
+@pytest.mark.parametrize(
+    "wrong", [broken, empty_file, no_image, dangling, empty_class, one_class, single_image, options, few]
+)
+def test_a_folder_that_cannot_be_used_is_refused_by_name(tmp_path, wrong):
+    root = fill(tmp_path / "set", {"a": 4, "b": 4})
+    opened(root)
+    fields = {}
+    if wrong is options:
+        fields["options"] = {"clutter": 3}
+    if wrong is few:
+        fill(root, {"c": 4})
+        fields["train_images"] = 2
+    words = wrong(root)
+    with pytest.raises(UserError, match=words):
+        opened(root, **fields)
+
+
+def test_all_broken_images_are_counted(tmp_path):
+    fill(tmp_path, {"a": 9, "b": 9})
+    for i in range(7):
+        (tmp_path / "a" / f"{i:03}.png").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"7 of 18 images cannot be used: .*000\.png is no image; .*; and 2 more"):
+        opened(tmp_path)
+
+
+def test_a_class_in_one_part_only(tmp_path):
+    fill(tmp_path / "train", {"cat": 2, "dog": 2})
+    fill(tmp_path / "test", {"cat": 2, "dogs": 2})
+    with pytest.raises(UserError, match=r"class 'dog' is in .*train but not in .*test\. Did you mean 'dogs'\?"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(("first", "second", "words"), [("train", "tset", "Did you mean 'test'"),
+                                                       ("test", "tarin", "Did you mean 'train'")])  # fmt: skip
+def test_a_part_without_its_other(tmp_path, first, second, words):
+    fill(tmp_path / first, {"a": 2, "b": 2})
+    fill(tmp_path / second, {"a": 2, "b": 2})
+    with pytest.raises(UserError, match=words):
+        opened(tmp_path)
+
+
+def test_a_folder_around_the_folder_is_seen_through(tmp_path):
+    fill(tmp_path / "images", {"a": 2, "b": 2})
+    with pytest.raises(UserError, match=r"Did you mean .*images\?"):
+        opened(tmp_path)
+
+
+def test_missing_folders(tmp_path, monkeypatch):
+    fill(tmp_path / "photos", {"a": 2, "b": 2})
+    with pytest.raises(UserError, match="Did you mean 'photos'"):
+        opened(tmp_path / "photo")
+    with pytest.raises(UserError, match="there is no folder"):
+        opened(tmp_path / "nowhere" / "at" / "all")
+    with pytest.raises(UserError, match="is a file"):
+        opened(draw(tmp_path / "one.png"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="Did you mean 'digits'"):
+        opened("digit")
+    with pytest.raises(UserError, match=r"CIFAR10 is a data set of torchvision.*image\.save"):
+        opened("cifar10")
+
+
+def test_no_images(tmp_path):
+    with pytest.raises(UserError, match="no image ends in"):
+        opened(tmp_path)
+    draw(tmp_path / "loose.png")
+    with pytest.raises(UserError, match="1 images lie in it without a class"):
+        opened(tmp_path)
+
+
+class Trap:
+    """Unpickling this would leave a mark."""
+
+    def __reduce__(self):
+        return Path.touch, (Path(os.environ["MARK"]),)
+
+
+@pytest.mark.parametrize("name", ["data_batch_1", "cifar-10-batches-py/data_batch_1", "train.pkl", "images.npy"])
+def test_packed_sets_are_named_and_never_unpickled(tmp_path, name, monkeypatch):
+    mark = tmp_path / "mark"
+    monkeypatch.setenv("MARK", str(mark))
+    path = tmp_path / "set" / name
+    path.parent.mkdir(parents=True)
+    if name.endswith("npy"):
+        np.save(path, np.array([Trap()], dtype=object), allow_pickle=True)
+    else:
+        path.write_bytes(pickle.dumps({"data": Trap()}))
+    with pytest.raises(UserError, match=rf"holds {name}, a packed set.*image\.save"):
+        opened(tmp_path / "set")
+    assert not mark.exists()
+    pickle.loads(pickle.dumps(Trap()))
+    assert mark.exists()  # the twin: the trap works
+
+
+def test_real_photographs():
+    data = os.environ.get("SACCADE_DATA")
+    if not data:
+        pytest.skip("SACCADE_DATA is unset: no real images here")
+    split = opened(Path(data) / "cifar10", train_images=200, test_images=100)
+    assert split.size == 32
+    assert split.classes[0] == "airplane"
+    assert [split.train.labels.count(k) for k in range(10)] == [20] * 10
+    assert [split.test.labels.count(k) for k in range(10)] == [10] * 10
+    # Krizhevsky's whole set has mean (0.491, 0.482, 0.447), deviation (0.247, 0.243, 0.262).
+    assert split.mean == pytest.approx((0.491, 0.482, 0.447), abs=0.04)
+    assert split.std == pytest.approx((0.247, 0.243, 0.262), abs=0.04)

@@ -1,0 +1,124 @@
+"""Hosts by name: built, started from a file, and every mistake named."""
+
+import logging
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from saccade.errors import UserError
+from saccade.models import create_host, host
+from saccade.recipe import Model
+
+
+def test_classes_and_channels_come_from_the_data():
+    net = create_host(Model(), 7, 1)
+    assert net.conv1.weight.shape == (16, 1, 3, 3)
+    assert net(torch.randn(2, 1, 20, 20)).shape == (2, 7)
+    assert create_host(Model(name="resnet18", options={"drop_path_rate": 0.1}), 4, 3).fc.weight.shape == (4, 512)
+
+
+def test_the_global_generator_decides_the_weights():
+    def weights(seed):
+        torch.manual_seed(seed)
+        return create_host(Model(), 3, 1).state_dict()
+
+    one, two, other = weights(1), weights(1), weights(2)
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert not torch.equal(one["conv1.weight"], other["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"name": "resnet10_smal"}, "Did you mean 'resnet10_small'"),
+        ({"name": "resnet81"}, "Did you mean 'resnet18'"),
+        ({"name": "no such thing at all"}, "timm knows no network 'no such thing at all'"),
+        ({"name": "resnet18.a1_in2k", "pretrained": True}, "Did you mean 'a1_in1k'"),
+        ({"options": {"widht": 3}}, "no option 'widht'. Did you mean 'width'"),
+        ({"options": {"width": 7}}, "resnet10_small: width must be even and at least 2, got 7"),
+        ({"name": "resnet18", "options": {"drop_ratte": 0.1}}, "no option 'drop_ratte'. Did you mean 'drop_rate"),
+        ({"name": "convnext_atto", "options": {"depth": 3}}, "ConvNeXt has no option 'depth'. Did you mean 'depths'"),
+        ({"name": "resnet18", "options": {"layers": 3}}, r"could not build it with options \{'layers': 3\}"),
+        ({"options": {"num_classes": 3}}, "num_classes follows from the data"),
+        ({"pretrained": True, "checkpoint": "x"}, "exclude each other"),
+        ({"pretrained": True}, "pretrained weights could not be had: No pretrained weights exist"),
+    ],
+)  # fmt: skip
+def test_wrong_uses_are_named(model, words):
+    with pytest.raises(UserError, match=words):
+        create_host(Model(**model), 3, 1)
+
+
+def test_a_download_that_fails_is_the_users_to_mend(monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(host.timm, "create_model", offline)
+    with pytest.raises(UserError, match="pretrained weights could not be had: Name or service"):
+        create_host(Model(name="resnet18", pretrained=True), 3, 3)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    net = create_host(Model(), 5, 1)
+    for tensor in net.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.uniform_(0.1, 1)
+    save_file(net.state_dict(), tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors", net
+
+
+def test_a_checkpoint_is_loaded_whole(saved, caplog):
+    path, net = saved
+    again = create_host(Model(checkpoint=str(path)), 5, 1)
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
+    assert not caplog.records
+
+
+def test_a_head_of_another_size_is_left_out_and_said_so(saved, caplog):
+    path, net = saved
+    with caplog.at_level(logging.WARNING, "saccade"):
+        again = create_host(Model(checkpoint=str(path)), 3, 1)
+    assert "fc.weight (5, 128) for (3, 128)" in caplog.text
+    for key, value in again.state_dict().items():
+        assert key.startswith("fc.") or torch.equal(value, net.state_dict()[key]), key
+    assert again(torch.randn(1, 1, 16, 16)).shape == (1, 3)
+
+
+def test_a_checkpoint_without_a_head_starts_one(saved, caplog):
+    path, net = saved
+    save_file({k: v for k, v in load_file(path).items() if not k.startswith("fc.")}, path)
+    with caplog.at_level(logging.WARNING, "saccade"):
+        again = create_host(Model(checkpoint=str(path)), 3, 1)
+    assert "has no head" in caplog.text
+    assert torch.equal(again.layer4[0].conv2.weight, net.layer4[0].conv2.weight)
+
+
+@pytest.mark.parametrize("what", ["missing", "misspelt", "corrupt", "cut", "folder", "foreign", "half", "other stem"])
+def test_checkpoints_that_do_not_fit(saved, what):
+    path, _ = saved
+    weights, named, channels, words = load_file(path), path, 1, None
+    match what:
+        case "missing":
+            named, words = path.parent / "no" / "where.safetensors", "there is no file"
+        case "misspelt":
+            named, words = path.with_name("weight.safetensors"), "Did you mean 'weights.safetensors'"
+        case "corrupt":
+            path.write_bytes(b"nonsense" * 9)
+            words = "no readable safetensors file"
+        case "cut":
+            path.write_bytes(path.read_bytes()[:-100])
+            words = "no readable safetensors file"
+        case "folder":
+            named, words = path.parent, "no readable safetensors file"
+        case "foreign":
+            save_file({"blocks.0.weight": torch.ones(3)}, path)
+            words = "another network .*missing: conv1.weight.*1 unknown: blocks.0.weight"
+        case "half":
+            save_file({k: v for k, v in weights.items() if "layer3" not in k}, path)
+            words = "missing: layer3.0.conv1.weight"
+        case "other stem":
+            channels, words = 3, r"1 of another shape: conv1.weight \(16, 1, 3, 3\) for \(16, 3, 3, 3\)"
+    with pytest.raises(UserError, match=words):
+        create_host(Model(checkpoint=str(named)), 5, channels)
