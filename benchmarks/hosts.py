@@ -68,17 +68,16 @@ def _vgg(make: Make) -> Make:
     def small(**options: Any) -> nn.Module:
         with torch.device("meta"):
             host = make(**options)
-        if hasattr(host, "features"):
-            head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 5))
-            if hasattr(host, "pre_logits"):  # timm
-                host.pre_logits, host.head = nn.Identity(), head
-            else:
-                host.avgpool, host.classifier = nn.Identity(), head[2]
-                host.features.append(head[0])
+        head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 5))
+        if hasattr(host, "pre_logits"):  # timm
+            host.pre_logits, host.head = nn.Identity(), head
+        elif hasattr(host, "avgpool"):  # torchvision; features_only has no head at all
+            host.avgpool, host.classifier = head[0], head[2]
         host.to_empty(device="cpu")
         for module in host.modules():
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
+            reset: Any = getattr(module, "reset_parameters", None)
+            if reset is not None:
+                reset()
         return host
 
     return small
@@ -250,22 +249,24 @@ def pair(make: Make, mechanism: str) -> dict[str, str | None]:
     host = seasoned(make())
     plugged = plug(copy.deepcopy(host), mechanism)
     x = torch.randn(3, *SIZE, generator=torch.Generator().manual_seed(2))
-    nhwc = {"memory_format": torch.channels_last}
 
     def bf16() -> AbstractContextManager[Any]:
         return torch.autocast("cpu", torch.bfloat16)
 
+    def nhwc(network: nn.Module) -> nn.Module:
+        return copy.deepcopy(network).to(memory_format=torch.channels_last)
+
     found: dict[str, str | None] = {
         "f32": same(host, plugged, x, nullcontext),
         "bf16": same(host, plugged, x, bf16),
-        "nhwc": same(copy.deepcopy(host).to(**nhwc), copy.deepcopy(plugged).to(**nhwc), x.to(**nhwc), nullcontext),
+        "nhwc": same(nhwc(host), nhwc(plugged), x.to(memory_format=torch.channels_last), nullcontext),
     }
     other, target = seasoned(copy.deepcopy(host), 7), copy.deepcopy(plugged)
     target.load_state_dict(other.state_dict(), strict=True)
     found["loaded"] = same(other, target, x, nullcontext)
     found["ckpt"] = found["feats"] = None
     if hasattr(host, "set_grad_checkpointing"):
-        on = copy.deepcopy(host)
+        on: Any = copy.deepcopy(host)
         try:
             on.set_grad_checkpointing()
         except AssertionError:  # timm's VGG knows no checkpointing

@@ -63,13 +63,13 @@ class Plug(nn.Module):
 
 def _leaving(carrier: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
     """Forward hook: the carrier's output goes through the plug."""
-    changed: Tensor = carrier.saccade(output)
+    changed: Tensor = getattr(carrier, CHILD)(output)
     return changed
 
 
 def _entering(carrier: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Forward pre-hook: what enters the carrier goes through the plug."""
-    return (carrier.saccade(args[0]), *args[1:])
+    return (getattr(carrier, CHILD)(args[0]), *args[1:])
 
 
 def _loading(
@@ -106,10 +106,9 @@ def attach(host: nn.Module, plug: Plug) -> None:
         carrier = host.get_submodule(plug.site.carrier)
     except AttributeError:
         raise UserError(f"{type(host).__name__} has no module {plug.site.carrier!r} to carry a plug") from None
-    if isinstance(getattr(carrier, CHILD, None), Plug):
-        raise UserError(
-            f"the carrier {plug.site.carrier!r} carries {carrier.saccade.name} already; unplug the host first"
-        )
+    there = getattr(carrier, CHILD, None)
+    if isinstance(there, Plug):
+        raise UserError(f"the carrier {plug.site.carrier!r} carries {there.name} already; unplug the host first")
     if hasattr(carrier, CHILD):
         raise UserError(f"the module {plug.site.carrier!r} has something called {CHILD!r} that is no plug")
     carrier.add_module(CHILD, plug.train(carrier.training))

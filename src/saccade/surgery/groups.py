@@ -27,7 +27,7 @@ def parameter_groups(
         weight_decay: of all other parameters.
     """
     plugged = {id(p) for _, _, plug in carried(model) for p in plug.parameters()}
-    groups = {
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {
         (attention, decayed): {
             "name": ("attention" if attention else "host") + ("" if decayed else ", no decay"),
             "params": [],

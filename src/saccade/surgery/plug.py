@@ -177,14 +177,12 @@ def settle(host: nn.Module, new: list[Plug], check: Callable[[], None]) -> nn.Mo
     Raises:
         UserError: a carrier is missing or taken. Whatever is raised, here or by ``check``: the host is then as it was.
     """
-    attached: list[Plug] = []
     try:
         for made in new:
             attach(host, made)
-            attached.append(made)
         check()
     except BaseException:
-        detach(host, attached)
+        detach(host, new)
         raise
     return host
 

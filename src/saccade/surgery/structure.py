@@ -55,25 +55,25 @@ class Structure:
         nothing (a strided inverted residual) end in what they return.
         """
         branches: dict[str, tuple[str, set[Key | None]]] = {}
-        for unit, addition, branch in self._branches:
-            found = self._maker(branch, addition, unit)
+        for call, addition, branch in self._branches:
+            found = self._maker(branch, addition, call)
             if found is not None:
-                branches.setdefault(found.path, (unit.path, set()))[1].add(branch)
+                branches.setdefault(found.path, (call.path, set()))[1].add(branch)
         ends = [
             (unit, path)
             for path, (unit, keys) in branches.items()
             if {call.returned for call in self.maps[path]} <= keys  # a module also called elsewhere is no end
         ]
-        for unit in self._kin({unit for unit, _ in ends}):
-            returned = [call.returned for call in self.maps[unit]]
+        for kin in self._kin({unit for unit, _ in ends}):
+            returned = [call.returned for call in self.maps[kin]]
             inside = [
                 calls[-1]
                 for path, calls in self.maps.items()
-                if path.startswith(unit + ".")
+                if path.startswith(kin + ".")
                 and [call.returned for call in calls] == returned
                 and not self._passes(calls[-1])
             ]
-            ends.append((unit, max(inside, key=lambda call: call.left, default=self.maps[unit][-1]).path))
+            ends.append((kin, max(inside, key=lambda call: call.left, default=self.maps[kin][-1]).path))
         return sorted(ends, key=lambda end: self.maps[end[1]][0].left)
 
     @cached_property

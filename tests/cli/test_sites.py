@@ -1,0 +1,67 @@
+"""``saccade sites``: hosts by name or folder, positions, sizes; wrong words end in one message."""
+
+import json
+
+import pytest
+import timm
+
+import saccade.models  # noqa: F401 (registers resnet10_small)
+from saccade import plug, save
+from saccade.cli import main
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    def of(*arguments):
+        monkeypatch.setattr("sys.argv", ["saccade", "sites", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        streams = capsys.readouterr()
+        return end.value.code, streams.out, streams.err
+
+    return of
+
+
+def test_a_table(run):
+    code, out, _ = run("resnet10_small", "--where", "stage", "--input", "3,32,24")
+    lines = [line.split() for line in out.splitlines()]
+    assert code == 0
+    assert lines[0] == ["site", "carrier", "channels", "size", "stage", "calls", "module"]
+    assert lines[1] == ["layer1", "layer1.0", "16", "32×24", "0", "1", "Sequential"]
+    assert lines[4] == ["layer4", "layer4.0", "128", "4×3", "3", "1", "Sequential"]
+    assert out.splitlines()[-1] == "4 sites, seen on a picture of 3×32×24; stage: 4, block: 4, residual: 4"
+
+
+def test_as_json(run):
+    code, out, _ = run("torchvision:resnet18", "--where", "layer4.*.bn2", "--input", "3x64x48", "--json")
+    assert code == 0
+    assert [(row["path"], row["channels"], row["size"], row["calls"]) for row in json.loads(out)] == [
+        ("layer4.0.bn2", 512, [2, 2], 1),
+        ("layer4.1.bn2", 512, [2, 2], 1),
+    ]
+
+
+def test_a_saved_network(run, tmp_path):
+    save(plug(timm.create_model("resnet10_small", num_classes=3), "se", input=(3, 32, 24)), tmp_path)
+    code, out, _ = run(str(tmp_path), "--where", "residual", "--json")
+    assert code == 0
+    assert [row["path"] for row in json.loads(out)] == [f"layer{n}.0.bn2" for n in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("resnt10_small",), "neither a folder nor a network of timm's. Did you mean 'resnet10_small'"),
+        (("torchvision:resnet19",), "torchvision has no network 'resnet19'. Did you mean"),
+        (("resnet10_small", "--where", "stages"), "'stages' is neither a position nor a site. Did you mean 'stage'"),
+        (("resnet10_small", "--input", "3,32"), "--input is three positive integers"),
+        (("resnet10_small", "--input", "4,32,32"), "does not run on the input given"),
+    ],
+)
+def test_wrong_words(run, arguments, message):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.startswith("saccade: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
