@@ -244,7 +244,7 @@ def _skeleton(host):
         (Halves, {"width": 3}, "width"),
         (lambda channels: "gate", {}, "made a str, which is no torch.nn.Module"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_refusals_leave_the_host_as_it_was(make, mechanism, options, message):
     host = make("torchvision resnet")
