@@ -189,6 +189,13 @@ class Greedy(nn.Module):
         return x
 
 
+class Sly(Greedy):
+    """The same, where nobody sees it."""
+
+    def forward(self, x):
+        return super().forward(x)
+
+
 class Halves(nn.Module):
     def __init__(self, channels):
         super().__init__()
@@ -263,12 +270,17 @@ def test_an_interruption_does_too(make):
 
 
 def test_a_carrier_that_runs_its_plug_as_a_child_is_noticed():
-    host = nn.Sequential(Greedy(), nn.Conv2d(4, 4, 3))
+    host = nn.Sequential(Sly(), nn.Conv2d(4, 4, 3))
     before = _skeleton(host)
     with pytest.raises(UserError, match="the plug at 0 ran 2 times for 1 calls of 0"):
         plug(host, "eca", where="0", input=SIZE)
     assert _skeleton(host) == before
     assert len(plugs(plug(host, "eca", where="0.b", input=SIZE))) == 1
+
+
+def test_a_module_that_goes_through_its_children_is_no_carrier():
+    (row,) = plugs(plug(nn.Sequential(Greedy(), nn.Conv2d(4, 4, 3)), "eca", where="0", input=SIZE))
+    assert (row.site, row.carrier) == ("0", "0.b")
 
 
 def test_one_plug_a_carrier(make):

@@ -71,18 +71,41 @@ def test_a_site_returns_one_map_that_follows_the_picture():
     assert [site.path for site in sites(Strange(), (3, 64, 64))] == list(found)
 
 
-def test_an_attention_matrix_is_told_by_a_picture_that_is_not_square():
-    class Matrix(nn.Module):
+class Matrix(nn.Module):
+    """Attention of every place of a map to every other, and a map made by it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.soft = nn.Conv2d(3, 8, 32, stride=32), nn.Softmax(-1)
+        self.out = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        x = self.conv(x)
+        heads = x.flatten(2).unflatten(1, (2, 4))
+        attention = self.soft((heads.transpose(2, 3) @ heads) * 4**-0.5)
+        return self.out((heads @ attention).reshape(x.shape))
+
+
+@pytest.mark.parametrize("input", [None, (3, 32, 32), (3, 64, 32)])
+def test_an_attention_matrix_is_no_map(input):
+    assert [site.path for site in sites(Matrix(), input)] == ["conv", "out"]
+
+
+def test_pictures_written_into_a_batch_are_still_pictures():
+    class Batched(nn.Module):
+        """Pads its pictures as detectors do."""
+
         def __init__(self):
             super().__init__()
-            self.conv, self.soft = nn.Conv2d(3, 8, 32, stride=32), nn.Softmax(-1)
+            self.conv = nn.Conv2d(3, 8, 3)
 
-        def forward(self, x):
-            q = self.conv(x).flatten(2)
-            heads = q.unflatten(1, (2, 4))
-            return self.soft(heads.transpose(2, 3) @ heads)
+        def forward(self, pictures):
+            batch = pictures[0].new_zeros(len(pictures), 3, 32, 32)
+            for n, picture in enumerate(pictures):
+                batch[n, :, : picture.shape[1], : picture.shape[2]].copy_(picture)
+            return self.conv(batch)
 
-    assert [site.path for site in sites(Matrix())] == ["conv"]
+    assert [site.path for site in sites(Batched(), [torch.randn(3, 30, 28), torch.randn(3, 31, 32)])] == ["conv"]
 
 
 def test_by_default_the_picture_is_the_stated_one_made_narrow():

@@ -17,6 +17,7 @@ from saccade.surgery.trace import Addition, Call, Key, Trace, Value
 __all__ = ["Structure", "declared"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_CHILDREN = {"children", "named_children", "_modules"}
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
@@ -64,7 +65,7 @@ class Structure:
             for path, (unit, keys) in branches.items()
             if {call.returned for call in self.maps[path]} <= keys  # a module also called elsewhere is no end
         ]
-        for kin in self._kin({unit for unit, _ in ends}):
+        for kin in self._kin({call.path for call, _, _ in self._branches}):
             returned = [call.returned for call in self.maps[kin]]
             inside = [
                 calls[-1]
@@ -97,7 +98,8 @@ class Structure:
         """The repeated units, in order of execution: those with a residual branch and their kin, else the smallest
         modules of one class, met more than once, that hold two convolutions, else one.
         """
-        found = {unit for unit, _ in self.ends if unit in self.maps} or self._repeated()
+        adding = {call.path for call, _, _ in self._branches}
+        found = {path for path in (*adding, *self._kin(adding)) if path in self.maps} or self._repeated()
         return sorted(found, key=lambda path: self.maps[path][0].left)
 
     @cached_property
@@ -135,22 +137,24 @@ class Structure:
         the same tensor stands in for it, else the first module that receives it, if nothing else does.
         """
         calls = self.maps[path]
-        if not isinstance(calls[0].module, _CONTAINERS):
+        if not _runs_children(calls[0].module):
             return path, False
         wanted = [call.returned for call in calls]
         inside = [
-            other
+            others[-1]
             for name, others in self.maps.items()
-            if name.startswith(path + ".") and not isinstance(others[0].module, _CONTAINERS)
+            if name.startswith(path + ".")
+            and not _runs_children(others[0].module)
             and [c.returned for c in others] == wanted
-            for other in others[-1:]
-        ]  # fmt: skip
+        ]
         if inside:
             return max(inside, key=lambda c: c.left).path, False
+        if not isinstance(calls[0].module, _CONTAINERS):
+            return path, False
         for name, others in sorted(self.trace.by_path().items(), key=lambda item: item[1][0].entered):
             if (
                 name
-                and not isinstance(others[0].module, _CONTAINERS)
+                and not _runs_children(others[0].module)
                 and [c.first for c in others] == wanted
                 and others[0].entered > calls[0].left
                 and all(self._within(user, name) for key in wanted if key for user in self.trace.values[key].users)
@@ -160,7 +164,7 @@ class Structure:
 
     def _is_map(self, call: Call) -> bool:
         value = self.trace.values.get(call.returned) if call.returned is not None else None
-        if value is None or len(value.shape) != 4 or value.fixed or not value.dtype.is_floating_point:
+        if value is None or len(value.shape) != 4 or value.fixed or value.matrix or not value.dtype.is_floating_point:
             return False
         if self.trace.picture is None:
             return True
@@ -285,6 +289,12 @@ class Structure:
             return False
         convolutions = (p for p, calls in self.maps.items() if isinstance(calls[0].module, _CONVOLUTIONS))
         return any(self._level(p) == level for p in convolutions)
+
+
+def _runs_children(module: nn.Module) -> bool:
+    """Is it a container, or does its forward go through its children like one?"""
+    code = getattr(type(module).forward, "__code__", None)
+    return isinstance(module, _CONTAINERS) or (code is not None and not _CHILDREN.isdisjoint(code.co_names))
 
 
 def _row(path: str) -> str:

@@ -27,6 +27,7 @@ Key = tuple[int, int]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 """What a host is called with: positional, and by name."""
 
+_PRODUCTS = {"matmul", "__matmul__", "__rmatmul__", "bmm"}
 _ADDS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
 
 
@@ -59,6 +60,8 @@ class Value:
     parents: tuple[Key, ...]
     fixed: bool
     """Its height and width do not follow the picture's: it went through a global pooling, or no picture is in it."""
+    matrix: bool
+    """It is a product of matrices, perhaps scaled or masked: its last dimensions are no height and width."""
     users: list[Call | None] = field(default_factory=list)
     """The innermost modules that were running when it was used."""
 
@@ -90,6 +93,7 @@ class Trace:
         self._clock = 0
         self._stack: list[Call] = []
         self._same: dict[Key, Key] = {}
+        self._latest: dict[int, Key] = {}
 
     def by_path(self) -> dict[str, list[Call]]:
         """The calls of each module, in the order in which they returned."""
@@ -114,7 +118,9 @@ class Trace:
     def give(self, arguments: Any) -> None:
         """The pictures, which are made of nothing."""
         for tensor in _tensors(arguments):
-            self.values[self.key(tensor)] = _value(tensor, self.tick(), None, (), fixed=False)
+            key = self.key(tensor)
+            self.values[key] = _value(tensor, self.tick(), None, (), fixed=False, matrix=False)
+            self._latest[key[0]] = key
             if tensor.ndim in (3, 4):
                 height, width = tensor.shape[-2:]
                 if self.picture is None or height * width > self.picture[0] * self.picture[1]:
@@ -123,11 +129,15 @@ class Trace:
     def note(self, tensor: Tensor, parents: Sequence[Key], name: str) -> None:
         """``tensor`` has been made of ``parents`` by the function ``name``."""
         key = self.key(tensor)
-        known = tuple(dict.fromkeys(p for p in parents if p in self.values and p != key))
         if key in self.values:
             return
+        known = tuple(dict.fromkeys(p for p in map(self._known, parents) if p is not None and p != key))
         fixed = tensor.ndim < 3 or all(self.values[p].fixed for p in known) or self._pools(tensor, known, name)
-        self.values[key] = _value(tensor, self.tick(), self._stack[-1] if self._stack else None, known, fixed)
+        live = [self.values[p] for p in known if not self.values[p].fixed]
+        matrix = name in _PRODUCTS or (bool(live) and all(v.matrix and v.shape[-2:] == tensor.shape[-2:] for v in live))
+        call = self._stack[-1] if self._stack else None
+        self.values[key] = _value(tensor, self.tick(), call, known, fixed, matrix)
+        self._latest[key[0]] = key
 
     def use(self, keys: Sequence[Key]) -> None:
         """``keys`` are read by a function."""
@@ -168,6 +178,10 @@ class Trace:
         call.left = self.tick()
         self.calls.append(call)
 
+    def _known(self, key: Key) -> Key | None:
+        """The value itself, else the last one known of the object: it was changed through a view."""
+        return key if key in self.values else self._latest.get(key[0])
+
     def _pools(self, tensor: Tensor, parents: Sequence[Key], name: str) -> bool:
         if "adaptive" in name:
             return True
@@ -175,7 +189,7 @@ class Trace:
             return False
         before = [self.values[p].shape for p in parents if not self.values[p].fixed and len(self.values[p].shape) == 4]
         reduces = name in {"mean", "sum", "amax", "amin", "max", "min", "std", "var", "logsumexp"}
-        return any(reduces or min(shape[2:]) > 4 for shape in before if shape[2:] != (1, 1))
+        return any(reduces or ("pool" in name and min(shape[2:]) > 4) for shape in before if shape[2:] != (1, 1))
 
 
 class _Functions(TorchFunctionMode):
@@ -202,8 +216,8 @@ class _Functions(TorchFunctionMode):
         return output
 
 
-def _value(tensor: Tensor, tick: int, call: Call | None, parents: tuple[Key, ...], fixed: bool) -> Value:
-    return Value(tuple(tensor.shape), tensor.dtype, tensor.device, tick, call, parents, fixed)
+def _value(tensor: Tensor, tick: int, call: Call | None, parents: tuple[Key, ...], fixed: bool, matrix: bool) -> Value:
+    return Value(tuple(tensor.shape), tensor.dtype, tensor.device, tick, call, parents, fixed, matrix)
 
 
 def _tensors(thing: Any) -> Iterator[Tensor]:
