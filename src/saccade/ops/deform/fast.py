@@ -26,7 +26,7 @@ from saccade.ops.deform.layout import Layout
 
 __all__ = ["deform_conv2d"]
 
-_SLICE = {"cpu": 1024}
+_SLICE = {"cpu": 4096}
 """Output pixels of a slice; a single image may have more. On the CPU the slice's samples should stay in the cache."""
 
 _SLICE_ELSEWHERE = 1 << 17
