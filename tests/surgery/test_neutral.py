@@ -107,20 +107,16 @@ def _skeleton(host):
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
 def test_unplug_leaves_nothing(pair, copied):
-    plugged = copied(pair.plugged)
+    changed = _set(copy.deepcopy(pair.plugged), 1.0, 0.1).eval()
+    plugged = copied(changed)
     assert len(plugs(plugged)) == len(plugs(pair.plugged)) > 0
+    assert flat(plugged(pair.x))[-1].equal(flat(changed(pair.x))[-1])  # copies look where the original does
     assert _skeleton(plugged) != _skeleton(pair.host)
     assert unplug(plugged) is plugged
     assert _skeleton(plugged) == _skeleton(pair.host)
     assert list(plugged.state_dict()) == list(pair.host.state_dict())
     assert plugs(plugged) == []
     assert flat(plugged.eval()(pair.x))[-1].equal(flat(pair.host.eval()(pair.x))[-1])
-
-
-def test_copies_still_look(pair):
-    changed = _set(copy.deepcopy(pair.plugged), 1.0, 0.1).eval()
-    for copied in (copy.deepcopy(changed), pickle.loads(pickle.dumps(changed))):
-        assert flat(copied(pair.x))[-1].equal(flat(changed(pair.x))[-1])
 
 
 def _photographs(draw):
@@ -170,14 +166,14 @@ def test_five_steps_change_every_parameter_of_every_plug(pair, trained):
 
 @pytest.mark.parametrize("mechanism", ["se", "eca", "cbam", "das"])
 def test_five_steps_of_sgd_do_too(trained, mechanism):
-    network = plug(trained("torchvision resnet"), mechanism, input=SIZE)
+    network = plug(trained("timm resnet"), mechanism, input=SIZE)
     frozen = copy.deepcopy(network)
     plugs(frozen)[0].module.requires_grad_(False)
     assert _unmoved(network, torch.optim.SGD, 3.0) == []
     assert _unmoved(frozen, torch.optim.SGD, 3.0) != []
 
 
-@pytest.mark.parametrize("mechanism", ["se", "cbam", "das"])
+@pytest.mark.parametrize("mechanism", ["cbam", "das"])
 @pytest.mark.parametrize("name", ["timm resnet", "timm mobilenetv2", "timm densenet", "timm convnext"])
 def test_gradient_checkpointing(make, differing, name, mechanism):
     host = make(name)
@@ -241,9 +237,9 @@ def test_hosts_in_half_and_double(make, mechanism):
         assert torch.equal(host.eval()(x), plugged.eval()(x))
 
 
-@pytest.mark.parametrize(("name", "mechanism"), [("user's Sequential", "das"), ("timm densenet", "se")])
-def test_compiles_in_one_graph(make, name, mechanism):
-    plugged = _set(plug(make(name), mechanism, where="stage", input=SIZE), 0.5, 0.1).eval()
+def test_compiles_in_one_graph(make):
+    plugged = _set(plug(make("timm densenet"), "se", where="stage", input=SIZE), 0.5, 0.1).eval()
+    assert {row.module.site.entering for row in plugs(plugged)} == {True, False}
     x = torch.randn(2, *SIZE)
     torch._dynamo.reset()
     compiled = torch.compile(plugged, fullgraph=True, backend="aot_eager")
