@@ -172,8 +172,8 @@ def measure_costs(folder: str | Path, again: bool = False) -> None:
     """Measure what each arm costs on this machine and keep it as ``costs.json``.
 
     An entry is a :class:`saccade.cost.Cost` at batch 1, with ``batch`` and ``latency_ms`` of a larger batch under
-    ``batched``. Arms already there are not repeated, unless ``again``. Meant for when all runs have ended, since a
-    busy machine shows in the latency.
+    ``batched``. The arms take turns on the clock, so that what else the machine does hits them alike; where one has
+    no entry yet, or ``again`` is asked for, all are measured. Meant for when all runs have ended.
 
     Raises:
         UserError: ``folder`` holds no study.
@@ -182,27 +182,29 @@ def measure_costs(folder: str | Path, again: bool = False) -> None:
 
     import torch
 
-    from saccade.cost import measure
+    from saccade.cost import measure_all
     from saccade.saving import describe, load
 
     study = Study.open(folder)
-    costs = {} if again else _read(study.folder / "costs.json") or {}
+    saved: dict[str, Path] = {}
+    for run in study.runs():
+        if run.arm.name not in saved and run.finished and (run.folder / "model.safetensors").exists():
+            saved[run.arm.name] = run.folder
+    if not saved or (not again and saved.keys() <= (_read(study.folder / "costs.json") or {}).keys()):
+        return
+    models = [load(place) for place in saved.values()]
+    size = tuple(describe(next(iter(saved.values())))["input"])
     threads = torch.get_num_threads()
     torch.set_num_threads(study.base.training.threads)
     try:
-        for arm in study.arms:
-            runs = (study.run(arm, seed) for seed in study.seeds)
-            run = next((run for run in runs if run.finished and (run.folder / "model.safetensors").exists()), None)
-            if run is not None and arm.name not in costs:
-                model, size = load(run.folder), tuple(describe(run.folder)["input"])
-                many = asdict(measure(model, size, batch=BATCH))
-                costs[arm.name] = {
-                    **asdict(measure(model, size)),
-                    "batched": {key: many[key] for key in ("batch", "latency_ms")},
-                }
-                write_atomically(study.folder / "costs.json", json.dumps(costs, indent=1) + "\n")
+        one, many = (measure_all(models, size, batch=batch) for batch in (1, BATCH))
     finally:
         torch.set_num_threads(threads)
+    costs = {
+        name: asdict(single) | {"batched": {"batch": batch.batch, "latency_ms": asdict(batch.latency_ms)}}
+        for name, single, batch in zip(saved, one, many, strict=True)
+    }
+    write_atomically(study.folder / "costs.json", json.dumps(costs, indent=1) + "\n")
 
 
 def _read(path: Path) -> dict[str, Any] | None:
