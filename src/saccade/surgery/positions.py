@@ -79,8 +79,11 @@ def _paper(survey: Survey, spec: Spec) -> tuple[list[Site], str]:
     own = spec.position[_family(survey.structure.trace.host, spec)]
     word, suffix = _split(own)
     later = _FALLBACK[_FALLBACK.index(word) + 1 :] if word in _FALLBACK else _FALLBACK
-    position = next((w for w in (word, *later) if w in POSITIONS and _at(survey, w)), None)
-    if position is None:
+    for position in (word, *later):
+        sites = _at(survey, position) if position in POSITIONS else []
+        if sites:
+            break
+    else:
         raise UserError(
             f"{_host(survey)} has no site at {own!r}, where the paper of {spec.title} puts it, nor at "
             f"{', '.join(later)}; name sites by where=. Its sites: {_candidates(survey)}."
@@ -90,7 +93,7 @@ def _paper(survey: Survey, spec: Spec) -> tuple[list[Site], str]:
             "the paper of %s puts it at %r, which %s does not have: %r is taken",
             spec.title, own, _host(survey), position,
         )  # fmt: skip
-    return _cut(_at(survey, position), suffix, own), position + suffix
+    return _cut(sites, suffix, own), position + suffix
 
 
 def _split(where: str) -> tuple[str, str]:

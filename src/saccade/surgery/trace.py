@@ -277,10 +277,12 @@ def trace(host: nn.Module, input: Any, hidden: Callable[[nn.Module], bool]) -> t
         hidden: modules to be seen through, as if they returned what they receive; nothing inside them is recorded.
 
     Raises:
-        UserError: the host is compiled or has lazy modules, or its forward fails.
+        UserError: a part of the host is compiled or has no shape yet, or its forward fails.
     """
-    if isinstance(host, torch.jit.ScriptModule) or hasattr(host, "_orig_mod"):
-        raise UserError(f"{type(host).__name__} is compiled; plug the network first, then compile it")
+    for path, module in host.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod"):
+            what = f"the module {path!r}" if path else type(host).__name__
+            raise UserError(f"{what} is compiled: nobody sees what happens inside; plug the network first")
     lazy = next((name for name, p in host.named_parameters() if nn.parameter.is_lazy(p)), None)
     if lazy is not None:
         raise UserError(f"the parameter {lazy!r} has no shape yet; run the network once, then plug it")
