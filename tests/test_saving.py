@@ -177,6 +177,24 @@ def test_a_host_that_cannot_be_rebuilt_is_given(tmp_path):
     assert _equal(network, load(tmp_path, host=plugged))
 
 
+def test_a_mechanism_without_a_name_is_said(tmp_path, caplog):
+    class Local(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(channels, 1, 1))
+
+        def forward(self, x):
+            return x * self.scale
+
+    network = _learnt(plug(_small(), Local, input=SIZE))
+    with caplog.at_level(logging.WARNING, "saccade"):
+        save(network, tmp_path, host={"timm": "resnet10_small", "options": {"num_classes": 5}})
+    assert "load will need a host that carries its plugs already" in caplog.text
+    with pytest.raises(UserError, match="Local"):
+        load(tmp_path)
+    assert _equal(network, load(tmp_path, host=plug(_small(), Local, input=SIZE)))
+
+
 def _skeleton(host):
     return [(name, set(m.__dict__), list(m._modules), dict(m._forward_hooks)) for name, m in host.named_modules()]
 

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from saccade import catalog
 from saccade.errors import UserError
 from saccade.probe import example_input, undisturbed
 from saccade.surgery.carrying import Plug, carried
@@ -67,6 +68,11 @@ def save(
     rows = [_row(path, plug) for path, _, plug in carried(model)]
     if rows:
         plugs(model)  # refuses a network that has lost one
+    for name in sorted({row["mechanism"] for row in rows}):
+        try:
+            catalog.load(name)
+        except UserError as error:
+            _LOG.warning("load will need a host that carries its plugs already: %s", error)
     state = _state(model)
     if host is not None:
         made = rebuild(host)
