@@ -89,9 +89,9 @@ def evaluate(expression: str, values: Mapping[str, Any]) -> Any:
                 return of(body) if of(test) else of(orelse)
             case ast.Compare(left, ops, rights):
                 value = of(left)
-                for op, node_right in zip(ops, rights, strict=True):
+                for compare, node_right in zip(ops, rights, strict=True):
                     right = of(node_right)
-                    if not _OPERATORS[type(op)](value, right):
+                    if not _OPERATORS[type(compare)](value, right):
                         return False
                     value = right
                 return True
