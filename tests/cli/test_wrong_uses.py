@@ -71,7 +71,7 @@ WRONG = {
     "misspelt host": ("measure resnet5O", "Did you mean"),
     "half a checkpoint as host": ("train --set model.checkpoint=half.safetensors --out new", "half.safetensors"),
     "half a saved network": ("sites halfrun", "halfrun"),
-    "a model without sites": ("sites vit_tiny_patch16_224", "site"),
+    "a model without blocks of maps": ("sites vit_tiny_patch16_224 --where block", "no site at 'block'"),
     "a position that matches nothing": ("measure resnet10_small --attention se --where nothing.*", "nothing.*"),
     "a study that is not there": ("report nowhere", "nowhere"),
     "a folder that is no study": ("report photos", "photos"),

@@ -72,7 +72,7 @@ def _act(act, folder, attempt):
         os.kill(os.getpid(), signal.SIGKILL)
     if act == "leave a child":
         if os.fork() == 0:  # holds the worker's end of the pipe, as a data loader would
-            time.sleep(8)
+            time.sleep(40)
             os._exit(0)
         os._exit(3)
     if act == "wait":

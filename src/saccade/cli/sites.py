@@ -48,7 +48,10 @@ def command(model: str, where: str | None, size: str | None, as_json: bool) -> N
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     counts = [(word, len(paths)) for word, paths in _positions(seen)]
     shape = "×".join(map(str, seen.arguments[0][0].shape[1:]))
-    click.echo(f"\n{len(found)} sites, seen on a picture of {shape}; " + ", ".join(f"{w}: {n}" for w, n in counts))
+    click.echo(
+        f"\n{len(found)} site{'s' * (len(found) != 1)}, seen on a picture of {shape}; "
+        + ", ".join(f"{w}: {n}" for w, n in counts)
+    )
 
 
 def _positions(seen: object) -> list[tuple[str, list[str]]]:
