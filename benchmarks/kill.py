@@ -3,9 +3,9 @@
     python benchmarks/kill.py [--work FOLDER]
 
 One study (two mechanisms × two seeds × four short epochs) is run undisturbed; ten more are each killed once, at ten
-moments spread over the time the first one took; one more is killed five times. Killed means SIGKILL to every process of
-the study at once, the command and its workers. Then the same command is given again. Every run must end in the same
-``metrics.jsonl``, but for times and memory, and in the same bytes of ``model.safetensors`` and
+moments spread over the time the first one took; one more is killed five times in its midst. Killed means SIGKILL to
+every process of the study, the command and its workers. Then the same command is given again. Every run must end in
+the same ``metrics.jsonl``, but for times and memory, and in the same bytes of ``model.safetensors`` and
 ``predictions.safetensors``. Prints a Markdown table; exit code 1 if anything differs. Linux only: it looks for
 processes in ``/proc``.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import signal
@@ -28,6 +29,8 @@ from typing import Any
 
 ARMS, SEEDS, EPOCHS = ("none", "das"), 2, 4
 MOMENTS, TIMES = 10, 5
+Kill = tuple[float, int, list[int]]
+"""Seconds after the command, processes killed, finished epochs of each run."""
 MAY_DIFFER = ("seconds", "memory_mb")
 SETTINGS = ("data.train_images=600", "data.test_images=300", f"training.epochs={EPOCHS}")
 
@@ -48,46 +51,51 @@ def members(group: int) -> Iterator[int]:
                 yield int(entry.name)
 
 
-def run(folder: Path, after: float | None = None) -> tuple[float, int]:
-    """Give the command; with ``after``, kill all of it that many seconds later. Seconds, and processes killed."""
+def run(folder: Path, after: float = math.inf, rows: float = math.inf) -> tuple[float, int]:
+    """Give the command; kill all of it ``after`` seconds or when so many ``rows`` of metrics are there.
+
+    Returns:
+        seconds, and processes killed.
+    """
     begun = time.monotonic()
-    study = subprocess.Popen(
-        command(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    killed = 0
-    try:
-        said, _ = study.communicate(timeout=after)
-    except subprocess.TimeoutExpired:
-        killed = len(list(members(study.pid)))
-        os.killpg(study.pid, signal.SIGKILL)
-        said, _ = study.communicate()
-        end = time.monotonic() + 5
-        while list(members(study.pid)):
-            if time.monotonic() > end:
-                raise SystemExit(f"processes outlived SIGKILL: {list(members(study.pid))}") from None
+    with tempfile.TemporaryFile("w+") as said:
+        study = subprocess.Popen(command(folder), stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
+        killed = 0
+        while study.poll() is None:
+            if time.monotonic() - begun >= after or sum(n + 1 for n in epochs(folder)) >= rows:
+                killed = len(list(members(study.pid)))
+                os.killpg(study.pid, signal.SIGKILL)
+                break
             time.sleep(0.01)
-    seconds = time.monotonic() - begun
-    if killed == 0 and study.returncode != 0:
-        raise SystemExit(f"the study ended with exit code {study.returncode}:\n{said}")
+        study.wait()
+        seconds = time.monotonic() - begun
+        if killed == 0 and study.returncode != 0:
+            said.seek(0)
+            raise SystemExit(f"the study ended with exit code {study.returncode}:\n{said.read()}")
+    while list(members(study.pid)):
+        if time.monotonic() - begun - seconds > 5:
+            raise SystemExit(f"processes outlived their study: {list(members(study.pid))}")
+        time.sleep(0.01)
     return seconds, killed
 
 
-def kill(folder: Path, parts: list[float], whole: float) -> tuple[list[tuple[float, int, list[int]]], float]:
-    """Kill one study after each of ``parts`` of ``whole`` seconds; once more, with less, where it ended before that.
-
-    Returns:
-        for each kill the seconds, the processes killed and the epochs finished; and the seconds a whole study takes.
-    """
-    kills: list[tuple[float, int, list[int]]] = []
-    while len(kills) < len(parts):
-        seconds, count = run(folder, parts[len(kills)] * whole)
+def kill_once(folder: Path, part: float, whole: float) -> tuple[list[Kill], float]:
+    """Kill a study after ``part`` of ``whole`` seconds; once more, with less, where it had ended by then."""
+    while True:
+        seconds, count = run(folder, after=part * whole)
         if count:
-            kills.append((seconds, count, epochs(folder)))
-        else:  # the machine is faster than it was
-            whole *= 0.8
-            shutil.rmtree(folder)
-            kills.clear()
-    return kills, whole
+            return [(seconds, count, epochs(folder))], whole
+        whole *= 0.8
+        shutil.rmtree(folder)
+
+
+def kill_often(folder: Path) -> list[Kill]:
+    """Kill a study whenever three more epochs are finished, those before training among them."""
+    kills: list[Kill] = []
+    while len(kills) < TIMES:
+        seconds, count = run(folder, rows=3 * (len(kills) + 1))
+        kills.append((seconds, count, epochs(folder)))
+    return kills
 
 
 def epochs(folder: Path) -> list[int]:
@@ -132,10 +140,12 @@ def main() -> int:
     print("| study | killed after (s) | processes | epochs finished then | the rest took (s) | differs |")
     print("|---|---|---|---|---|---|")
     wrong = 0
-    once = [[(i + 0.5) / MOMENTS] for i in range(MOMENTS)]
-    for number, parts in enumerate([*once, [0.3 + 0.02 * i for i in range(TIMES)]], 1):
+    for number in range(1, MOMENTS + 2):
         folder = work / f"killed-{number}"
-        kills, whole = kill(folder, parts, whole)
+        if number <= MOMENTS:
+            kills, whole = kill_once(folder, (number - 0.5) / MOMENTS, whole)
+        else:
+            kills = kill_often(folder)
         rest, _ = run(folder)
         different = differences(reference, folder)
         wrong += bool(different)
