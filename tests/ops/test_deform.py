@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torchvision.ops import deform_conv2d as torchvision_form
 
 from saccade.ops.deform import deform_conv2d, deform_conv2d_definition, fast
@@ -452,94 +451,6 @@ def test_layouts_of_the_table():
         (False, False, False, True),
         (False, False, True, True),
     } <= seen
-
-
-# ----------------------------------------------------------------------------------------------- compile and export
-
-
-class Pack(nn.Module):
-    """DCN v2: a convolution makes offsets and masks."""
-
-    def __init__(self, channels, outputs):
-        super().__init__()
-        self.offset = nn.Conv2d(channels, 27, 3, padding=1)
-        self.deform = nn.Conv2d(channels, outputs, 3, padding=1)
-
-    def forward(self, x):
-        offset, mask = self.offset(x).split([18, 9], 1)
-        return deform_conv2d(x, offset * 3, self.deform.weight, self.deform.bias, padding=1, mask=mask.sigmoid())
-
-
-def test_compiles_as_one_graph():
-    torch.manual_seed(0)
-    net = Pack(3, 4).double()
-    x = torch.randn(2, 3, 5, 7).double()
-    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
-    grads = []
-    for module in (net, compiled):
-        net.zero_grad()
-        y = module(x)
-        y.square().sum().backward()
-        grads.append([y.detach(), *(p.grad.clone() for p in net.parameters())])
-    for found, expected in zip(*grads, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
-
-
-def test_exports_with_any_size():
-    torch.manual_seed(0)
-    net = Pack(3, 4).double().eval()
-    sizes = {axis: torch.export.Dim(name) for axis, name in ((0, "batch"), (2, "height"), (3, "width"))}
-    exported = torch.export.export(net, (torch.randn(2, 3, 5, 7).double(),), dynamic_shapes=(sizes,)).module()
-    for shape in ((2, 3, 5, 7), (3, 3, 11, 4)):
-        x = torch.randn(shape).double()
-        torch.testing.assert_close(exported(x), net(x), rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit:FutureWarning")
-def test_traces_with_any_size():
-    torch.manual_seed(0)
-    net = Pack(3, 4).double().eval()
-    traced = torch.jit.trace(net, (torch.randn(2, 3, 5, 7).double(),))
-    for shape in ((2, 3, 5, 7), (2, 3, 11, 4)):
-        x = torch.randn(shape).double()
-        torch.testing.assert_close(traced(x), net(x), rtol=1e-10, atol=1e-10)
-
-
-# --------------------------------------------------------------------------------------------------------- mistakes
-
-X, OFFSET, WEIGHT = torch.zeros(2, 6, 5, 7), torch.zeros(2, 18, 5, 7), torch.zeros(4, 6, 3, 3)
-
-
-@FORMS
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"input": X[0]}, r"input must have 4 dimensions, got shape \(6, 5, 7\)"),
-        ({"bias": torch.zeros(4, 1)}, r"bias must have 1 dimensions, got shape \(4, 1\)"),
-        ({"bias": torch.zeros(3)}, r"bias must have the shape \(4,\), got \(3,\)"),
-        ({"offset": OFFSET[:, :17]}, r"multiple of 2 \* 3 \* 3 = 18 channels, got 17"),
-        ({"offset": OFFSET[:, :0]}, r"multiple of 2 \* 3 \* 3 = 18 channels, got 0"),
-        ({"offset": OFFSET.repeat(1, 4, 1, 1)}, r"72 channels, 18 .* these 4 groups do not divide the 6 input"),
-        ({"offset": OFFSET[:, :, :4]}, r"offset must have the shape \(2, 18, 5, 7\), got \(2, 18, 4, 7\)"),
-        ({"offset": OFFSET[:1]}, r"offset must have the shape \(2, 18, 5, 7\), got \(1, 18, 5, 7\)"),
-        ({"stride": 2}, r"offset must have the shape \(2, 18, 3, 4\), got \(2, 18, 5, 7\)"),
-        ({"mask": torch.zeros(2, 18, 5, 7)}, r"mask must have the shape \(2, 9, 5, 7\), got \(2, 18, 5, 7\)"),
-        ({"weight": WEIGHT[:, :4]}, r"6 channels, not a multiple of the 4 that weight takes"),
-        ({"weight": WEIGHT[:3, :3]}, r"6 channels and weight takes 3: these 2 groups do not divide the 3 output"),
-        ({"weight": WEIGHT[:, :, :0]}, r"weight must have no empty dimension"),
-        ({"stride": 0}, r"stride must be a whole number >= 1 or a pair of them, got 0"),
-        ({"padding": (1, -1)}, r"padding must be a whole number >= 0 or a pair of them, got \(1, -1\)"),
-        ({"dilation": (1, 1, 1)}, r"dilation must be .* got \(1, 1, 1\)"),
-        ({"stride": 1.5}, r"stride must be .* got 1.5"),
-        ({"dilation": 4}, r"map of 5x7 with padding \(1, 1\) has no room for a 3x3 kernel with dilation \(4, 4\)"),
-        ({"offset": OFFSET.double()}, r"one dtype, got input float32, offset float64, weight float32"),
-        ({"input": X.long()}, r"floating point, got input int64"),
-        ({"offset": OFFSET.to("meta")}, r"one device, got input cpu, offset meta"),
-    ],
-)
-def test_what_does_not_fit_is_refused_with_its_numbers(form, change, message):
-    with pytest.raises(ValueError, match=message):
-        form(**({"input": X, "offset": OFFSET, "weight": WEIGHT, "padding": 1} | change))
 
 
 # ---------------------------------------------------------------------------------------------------------- oracles
