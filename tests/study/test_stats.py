@@ -13,6 +13,7 @@ from saccade.study.blocks import (
     Design,
     fit,
     holm,
+    image_floor,
     judge,
     paired_images,
     planned_detectable,
@@ -229,6 +230,32 @@ class TestImages:
         variance = (gained + lost - (gained - lost) ** 2 / 500) / 499 / 500
         assert paired_images(arm, none) == pytest.approx((1e4 * variance, 0))
 
+    def test_images_that_agree_leave_an_error(self):
+        # two pseudo images beside two: d = 0, 0, +1, -1, mean 0, variance 2/4 over 4 images
+        assert image_floor(2) == pytest.approx(1e4 * (2 / 4) / 4)
+        right = np.ones((5, 2), dtype=bool)
+        assert paired_images(right, right) == pytest.approx((1250, 0))
+        assert paired_images(right[:, :1], right[:, :1]) == pytest.approx((2e4 / 9, 0))
+
+    def test_the_floor_takes_the_place_of_what_the_seeds_average_away(self):
+        none = np.ones((2, 1000), dtype=bool)
+        arm = none.copy()
+        arm[0, 0] = arm[1, 1] = False  # observed: two means of 1/2, far below two pseudo images
+        assert paired_images(arm, none) == pytest.approx((2e4 / 1002**2, 0))
+        arm[0, :20] = False
+        lasting, passing = paired_images(arm, none)
+        assert lasting >= image_floor(1000)
+        assert passing > 0
+
+    @pytest.mark.parametrize(("images", "verdict"), [(2, "not decided"), (100, "not decided"), (2000, "equal")])
+    def test_a_handful_of_images_makes_nothing_equal(self, images, verdict):
+        """se = 100 √2 / (n + 2) points, t(0.975, 4) = 2.776: ±98, ±3.8 and ±0.20 points."""
+        right = np.ones((5, images), dtype=bool)
+        row = rows(analyse({"none": [100] * 5, "a": [100] * 5}, correct={"none": right, "a": right}))["a"]
+        assert row.verdict == verdict
+        assert row.se_from == "images"
+        assert row.high == -row.low == pytest.approx(2.776445 * 100 * math.sqrt(2) / (images + 2), rel=1e-6)
+
     def test_passing_scatter_never_exceeds_the_whole(self):
         none = np.array([[1, 0, 1, 0], [0, 1, 0, 1]], dtype=bool)
         lasting, passing = paired_images(~none, none)  # every image flips with the seed, none lastingly
@@ -323,6 +350,12 @@ class TestPower:
         assert planned_detectable(1.0, 3, 6, 5) > planned_detectable(1.0, 3, 6, 4)  # a larger family
         assert planned_detectable(1.0, 3, 6, 3) < planned_detectable(1.0, 3, 4, 3)  # more controls, more residual
         assert planned_detectable(1.0, 1, 4, 3) == math.inf
+
+    def test_planned_with_few_images(self):
+        free = planned_detectable(0.6, 3, 4, 3)
+        se = 0.6 * math.sqrt(2 / 3)
+        assert planned_detectable(0.6, 3, 4, 3, images=0.99 * se**2) == free
+        assert planned_detectable(0.6, 3, 4, 3, images=4 * se**2) == pytest.approx(2 * free)
 
     def test_stated_lies_below_planned_and_meets_it(self):
         for seeds in (2, 3, 5):

@@ -42,6 +42,7 @@ __all__ = [
     "Verdict",
     "fit",
     "holm",
+    "image_floor",
     "judge",
     "paired_images",
     "planned_detectable",
@@ -199,6 +200,7 @@ def paired_images(correct: NDArray[np.bool_], baseline: NDArray[np.bool_]) -> tu
 
     The McNemar idea over seeds: d[seed, image] = correct - baseline in {-1, 0, 1}; its mean over seeds varies between
     images, and that variance / images is what the choice of these test images costs, however many seeds are run.
+    Where few answers differ, or none, the variance says too little; it is held above ``image_floor``.
 
     Args:
         correct: (S, n) bool, one row per seed that both arms have.
@@ -206,16 +208,28 @@ def paired_images(correct: NDArray[np.bool_], baseline: NDArray[np.bool_]) -> tu
 
     Returns:
         ``(lasting, passing)``: at s seeds the squared error is ``lasting + passing / s``, which at S is the observed
-        one. The passing part is the scatter of one image over seeds, which more seeds average away.
+        one or the floor, whichever is larger. The passing part is the scatter of one image over seeds, which more
+        seeds average away; the floor lasts.
     """
     d = 100.0 * (correct.astype(np.float64) - baseline.astype(np.float64))
     seeds, images = d.shape
+    floor = image_floor(images)
     if images < 2:
-        return 0.0, 0.0
-    observed = float(d.mean(axis=0).var(ddof=1)) / images
+        return floor, 0.0
+    observed = max(float(d.mean(axis=0).var(ddof=1)) / images, floor)
     within = float(d.var(axis=0, ddof=1).mean()) / images if seeds > 1 else 0.0
-    passing = min(within, observed * seeds)
+    passing = min(within, (observed - floor) * seeds)
     return observed - passing / seeds, passing
+
+
+def image_floor(images: int) -> float:
+    """Squared standard error, points², that no agreement on ``images`` test images can undercut.
+
+    Two pseudo images, one gained and one lost, beside images that all answer alike: 2 / (n + 2) is the share that
+    differs and 2 / (n + 2)² the squared error of the difference (Bonett & Price 2012, J. Educ. Behav. Stat. 37:479;
+    Agresti & Min 2005, Stat. Med. 24:729, add half of each). Two images that agree thus prove nothing.
+    """
+    return 2 * 100.0**2 / (images + 2) ** 2
 
 
 def t_quantile(probability: float, df: ArrayLike) -> Floats:
@@ -232,7 +246,13 @@ def stated_detectable(df: int, mechanisms: int, alpha: float = 0.05, power: floa
 
 
 def planned_detectable(
-    sigma: float, seeds: int, arms: int, mechanisms: int, alpha: float = 0.05, power: float = 0.8
+    sigma: float,
+    seeds: int,
+    arms: int,
+    mechanisms: int,
+    alpha: float = 0.05,
+    power: float = 0.8,
+    images: float = 0.0,
 ) -> float:
     """Smallest true difference to ``none`` that a study still to be run will find with this power, in points.
 
@@ -243,6 +263,7 @@ def planned_detectable(
         mechanisms: size of the Holm family.
         alpha: error of the family, two-sided.
         power: probability of finding it at the first step of Holm.
+        images: squared standard error that the test images leave at any number of seeds, points².
 
     Returns:
         The difference; infinite where a study has one seed or one arm, since it cannot estimate its own error.
@@ -253,7 +274,7 @@ def planned_detectable(
     critical = float(t_quantile(1 - alpha / (2 * mechanisms), df))
     far = 2 * stated_detectable(df, mechanisms, alpha, power)  # the planned constant is at most 1.3 times the stated
     shift = brentq(lambda nc: 1 - nctdtr(df, nc, critical) - power, 0, far)
-    return float(shift) * sigma * math.sqrt(2 / seeds)
+    return float(shift) * max(sigma * math.sqrt(2 / seeds), math.sqrt(images))
 
 
 def seeds_needed(

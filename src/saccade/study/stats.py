@@ -8,12 +8,14 @@ Conventions:
 * The interval of a difference is at 1 - alpha and not corrected; p is corrected by Holm over the mechanisms. Controls
   are no part of that family: each stands alone, with p_holm = p.
 * The standard error is the larger of two: that of the pooled residual, and that which the paired test images alone give
-  (``blocks.paired_images``). Both are read against t with the pooled degrees of freedom.
+  (``blocks.paired_images``). Both are read against t with the pooled degrees of freedom. Images that all answer alike
+  still leave an error (``blocks.image_floor``): a handful of them can make nothing "equal".
 * *helps*, *hurts*: Holm's p < alpha. *equal*: not so, and the interval lies inside ±margin. *not decided*: all else.
 * A run without a score (NaN, None, infinite) is left out and nothing is put in its place. An arm without any score
   keeps its row, which says so. One seed measures no spread: no interval, no p, every verdict "not decided".
-* Where nothing varies at all (residuals and paired images both give exactly zero), arms with the same scores are
-  "equal", and any other difference is "not decided": its error is unknown, not zero.
+* Where the residuals are exactly zero and no ``correct`` is given, nothing is known to vary: arms with the same scores
+  are "equal" by convention, and any other difference is "not decided": its error is unknown, not zero. A study that
+  was run always has ``correct``, and so an error above zero.
 """
 
 from __future__ import annotations
@@ -48,12 +50,12 @@ FIRST_LOOK = 3
 METHOD = """\
 Every arm was trained with the same seeds; a seed fixes the host's first weights, the order of the data and the \
 augmentation. The last epoch is scored. One additive model, score = arm + seed, is fitted by least squares; the \
-residuals, pooled over all arms, give one standard deviation. Each difference has a 95 % t interval, not corrected for \
-the number of comparisons. "Helps" and "hurts" need p < 0.05 after Holm's correction over the mechanisms; controls \
-stand outside. "Equal" means that the interval lies inside the margin. The standard error is never below what the \
-paired test images alone give (as in McNemar's test). A true difference of the detectable size is found with \
-probability 0.8. Failed runs are left out, not filled in. All this speaks of these images, this host and this recipe \
-only."""
+residuals, pooled over all arms, give one standard deviation. Each difference has a 95 % t interval, not corrected \
+for the number of comparisons. "Helps" and "hurts" need p < 0.05 after Holm's correction over the mechanisms; \
+controls stand outside. "Equal" means that the interval lies inside the margin. The standard error is never below \
+what the paired test images alone give (as in McNemar's test, with one image more gained and one lost). A true \
+difference of the detectable size is found with probability 0.8. Failed runs are left out, not filled in. All this \
+speaks of these images, this host and this recipe only."""
 """How it was computed, for the reader of a report."""
 
 Floats = NDArray[np.float64]
