@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
@@ -279,6 +280,27 @@ def test_a_torn_state_means_starting_over_and_is_said(straight, tmp_path, caplog
     assert "resume.pt cannot be read" in caplog.text
     assert "starts over" in caplog.text
     assert same(folder, tmp_path)
+
+
+def test_a_run_does_not_go_on_with_other_images(tmp_path):
+    photos, place = tmp_path / "photos", tmp_path / "run"
+    for part, name, i in ((p, n, i) for p in ("train", "test") for n in "ab" for i in range(3)):
+        path = photos / part / name / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (24, 24), (40 * i, 90, 10)).save(path)
+    recipe = TINY.having({"data.source": str(photos), "data.train_images": None, "data.test_images": None})
+    _, listen = listener(until=lambda event: event["event"] == "epoch" and event["epoch"] == 1)
+    with pytest.raises(Killed):
+        train(recipe, place, device="cpu", notify=listen)
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    (photos / "test" / "a" / "0.png").rename(photos / "test" / "b" / "9.png")
+    with pytest.raises(UserError, match="the images changed since this run began") as refused:
+        train(recipe, place, device="cpu")
+    assert str(photos) in str(refused.value)
+    assert str(place) in str(refused.value)
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+    (photos / "test" / "b" / "9.png").rename(photos / "test" / "a" / "0.png")
+    assert train(recipe, place, device="cpu")["fingerprint"] == open_data(recipe.data).fingerprint
 
 
 def test_ctrl_c_passes_through_and_can_be_pressed_again(straight, tmp_path):

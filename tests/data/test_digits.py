@@ -179,3 +179,12 @@ def test_without_scikit_learn_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(digits.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"saccade\[study\]"):
         digits._sources.__wrapped__()
+
+
+def test_the_fingerprint_is_that_of_what_was_asked_for():
+    def fingerprint(**fields):
+        return open_data(Data(train_images=20, test_images=10, size=16).model_copy(update=fields)).fingerprint
+
+    assert fingerprint() == fingerprint()
+    others = [{"train_images": 21}, {"test_images": 11}, {"size": 17}, {"split_seed": 1}, {"options": {"clutter": 1}}]
+    assert len({fingerprint(**other) for other in [{}, *others]}) == 6

@@ -326,3 +326,42 @@ def test_real_photographs():
     # Krizhevsky's whole set has mean (0.491, 0.482, 0.447), deviation (0.247, 0.243, 0.262).
     assert split.mean == pytest.approx((0.491, 0.482, 0.447), abs=0.04)
     assert split.std == pytest.approx((0.247, 0.243, 0.262), abs=0.04)
+
+
+def test_the_fingerprint_tells_other_files_other_labels_and_nothing_else(tmp_path):
+    """The same below another root; another where a file is renamed, resized, added, or moved to a class or part."""
+
+    def changed(number, *change):
+        root = tmp_path / str(number)
+        fill(root / "train", {"a": 3, "b": 3})
+        fill(root / "test", {"a": 2, "b": 2})
+        for act in change:
+            act(root)
+        return opened(root).fingerprint
+
+    first = changed(0)
+    assert changed(1, lambda root: os.utime(root / "train" / "a" / "000.png", (1, 1))) == first
+    others = [
+        changed(2, lambda root: (root / "train/a/000.png").rename(root / "train/a/007.png")),
+        changed(3, lambda root: (root / "train/a/000.png").write_bytes((root / "train/a/000.png").read_bytes() + b"0")),
+        changed(4, lambda root: draw(root / "test/b/009.png")),
+        changed(5, lambda root: (root / "test/b/000.png").rename(root / "test/a/009.png")),
+        changed(6, lambda root: (root / "test/b/000.png").rename(root / "train/b/009.png")),
+    ]
+    assert len({first, *others}) == 6
+
+
+@pytest.mark.parametrize("closed", [".", "a"])
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch, closed):
+    fill(tmp_path, {"a": 2, "b": 2})
+    place = tmp_path / closed
+    for owner, name in ((os, "listdir"), (os, "scandir")):
+
+        def reads(path, real=getattr(owner, name)):
+            if Path(path) == place:
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path)
+
+        monkeypatch.setattr(owner, name, reads)
+    with pytest.raises(UserError, match=f"cannot read {place}: Permission denied"):
+        opened(tmp_path)

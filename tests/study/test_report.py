@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 import saccade
 from saccade.cli.report import command
 from saccade.cost import measure
+from saccade.data import open_data
 from saccade.errors import UserError
 from saccade.models import create_host
 from saccade.recipe import Recipe
@@ -283,6 +284,17 @@ def test_images_that_are_gone_cost_the_page_its_pictures_only(tmp_path, photos):
     assert "No pictures:" in text
     assert "gone" in text
     assert "se" in text
+
+
+def test_images_that_changed_cost_the_page_its_pictures_only(tmp_path, photos):
+    study = _study(tmp_path / "study", photos, arms=ARMS[:2], seeds=(0, 1))
+    now = open_data(study.base.data).fingerprint
+    for fingerprint, changed in ((now, False), ("0" * 16, True)):
+        for run in study.runs():
+            done = json.loads((run.folder / "done.json").read_text())
+            (run.folder / "done.json").write_text(json.dumps(done | {"fingerprint": fingerprint}))
+        text = Reader(write_report(tmp_path / "study").read_text(encoding="utf-8")).text
+        assert ("No pictures:" in text) == ("changed since the runs were made" in text) == changed
 
 
 def test_costs_are_measured_once(tmp_path, photos, monkeypatch):

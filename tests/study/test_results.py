@@ -121,6 +121,36 @@ def test_two_accelerators_of_one_kind_are_one_device(study):
     assert not [note for note in collect(study.folder)["notes"] if "same" in note]
 
 
+def _fingerprint(run, fingerprint):
+    done = json.loads((run.folder / "done.json").read_text())
+    (run.folder / "done.json").write_text(json.dumps(done | {"fingerprint": fingerprint}))
+
+
+def test_runs_of_other_images_are_not_compared(study):
+    first, second, third, *_ = study.runs()
+    for run in (first, third):
+        _fingerprint(run, "aa")
+    assert collect(study.folder)["analysis"]  # the others do not say
+    _fingerprint(third, "bb")
+    with pytest.raises(UserError, match="the images changed between them") as refused:
+        collect(study.folder)
+    assert f"{first.folder} and {third.folder} cannot be compared" in str(refused.value)
+    assert str(second.folder) not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [(LABELS[:90], "they have 100 and 90 test images"), (LABELS[::-1], "the labels of their test images differ")],
+)
+def test_predictions_for_other_images_are_not_compared(study, labels, words):
+    first, second, *_ = study.runs()
+    labels = np.ascontiguousarray(labels)
+    save_file({"predicted": labels, "label": labels}, second.folder / "predictions.safetensors")
+    with pytest.raises(UserError, match=words) as refused:
+        collect(study.folder)
+    assert f"{first.folder} and {second.folder}" in str(refused.value)
+
+
 def test_they_are_written_as_strict_json(study):
     found = write_results(study.folder)
     assert json.loads((study.folder / "results.json").read_text(), parse_constant=pytest.fail) == found

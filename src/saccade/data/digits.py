@@ -33,7 +33,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saccade.data.split import CACHE, ImageSet, Pictures, Split, colours
+from saccade.data.split import CACHE, ImageSet, Pictures, Split, colours, digest
 from saccade.errors import UserError, did_you_mean
 from saccade.recipe import Data
 
@@ -304,5 +304,9 @@ def open_digits(spec: Data) -> Split:
         description=(
             f"digits: {len(train)} training and {len(test)} test scenes of {size}×{size} pixels "
             f"(clutter {train.clutter}, distractors {train.distractors}, seed {spec.split_seed})"
+        ),
+        fingerprint=digest(
+            ["digits", part.part, part.count, part.size, part.clutter, part.distractors, part.seed]
+            for part in (train, test)
         ),
     )

@@ -26,7 +26,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from saccade.data.augment import generator
 from saccade.data.files import Files, Notify, check, look
-from saccade.data.split import CACHE, ImageSet, Split, colours
+from saccade.data.split import CACHE, ImageSet, Split, colours, digest
 from saccade.errors import UserError, did_you_mean
 from saccade.recipe import Data
 
@@ -172,6 +172,12 @@ def open_folder(spec: Data, notify: Notify | None = None) -> Split:
         description=(
             f"folder {root}: {count} training and {len(paths) - count} test images of {len(chosen.classes)} classes, "
             f"{size}×{size} pixels, {chosen.how}"
+        ),
+        fingerprint=digest(
+            [part, label, path.relative_to(root).as_posix(), path.stat().st_size]
+            for part, classes in (("train", chosen.train), ("test", chosen.test))
+            for label, files in enumerate(classes)
+            for path in files
         ),
     )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from torch.utils.data import Dataset
 
 from saccade.data.augment import Key, augment
 
-__all__ = ["CACHE", "ImageSet", "Pictures", "Split", "colours"]
+__all__ = ["CACHE", "ImageSet", "Pictures", "Split", "colours", "digest"]
 
 CACHE = 2**30
 """Bytes of pictures that are kept in memory; those of a larger source are made each time they are asked for."""
@@ -82,6 +84,9 @@ class Split:
         mean: of each channel over the training images, for pixels in [0, 1].
         std: of each channel.
         description: what this is, in one sentence for a report.
+        fingerprint: the same for the same images and labels in both parts, and hardly ever for others. Of files it
+            knows name, size in bytes and label, so that none is read again: it tells images that were added, removed,
+            replaced or moved between classes or parts.
     """
 
     train: ImageSet
@@ -92,6 +97,15 @@ class Split:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     description: str
+    fingerprint: str
+
+
+def digest(facts: Iterable[Any]) -> str:
+    """Sixteen hexadecimal digits that stand for ``facts``, which JSON can write, in their order."""
+    state = hashlib.sha256()
+    for fact in facts:
+        state.update(json.dumps(fact).encode("ascii") + b"\n")
+    return state.hexdigest()[:16]
 
 
 def colours(pictures: Pictures, at_most: int = 2000) -> tuple[tuple[float, ...], tuple[float, ...]]:

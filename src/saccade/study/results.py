@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from saccade.errors import UserError
 from saccade.study.plan import BASELINE, Run, Study, write_atomically
 from saccade.study.stats import analyse
 
@@ -37,9 +38,10 @@ def collect(folder: str | Path) -> dict[str, Any]:
     works. It is left out of the mean and named in the notes, because leaving it out flatters its arm.
 
     Raises:
-        UserError: ``folder`` holds no study.
+        UserError: ``folder`` holds no study, or its runs were not made with the same images.
     """
     study = Study.open(folder)
+    _check_images(study)
     rows = {(run.arm.name, run.seed): _row(study, run) for run in study.runs()}
     costs = _read(study.folder / "costs.json") or {}
     arms: dict[str, dict[str, Any]] = {}
@@ -125,13 +127,38 @@ def _diverged(what: Any) -> str:
     return str(what["message"]) if isinstance(what, dict) and "message" in what else str(what)
 
 
+def _check_images(study: Study) -> None:
+    """Runs that learnt from or were judged by other images than each other cannot be compared."""
+    known = [(run, done["fingerprint"]) for run in study.runs() if (done := run.finished) and "fingerprint" in done]
+    for run, fingerprint in known:
+        if fingerprint != known[0][1]:
+            raise _other_images(known[0][0], run, "the images changed between them")
+
+
+def _other_images(one: Run, other: Run, how: str) -> UserError:
+    return UserError(
+        f"{one.folder} and {other.folder} cannot be compared: {how}. Remove the run folders made with the images that "
+        "no longer count, and run the study again."
+    )
+
+
 def _correct(study: Study, rows: dict[tuple[str, int], dict[str, Any]]) -> dict[str, NDArray[np.bool_]] | None:
     """Arm -> (seeds, test images): which test images the last epoch got right; None without any predictions."""
     found: dict[tuple[str, int], NDArray[np.bool_]] = {}
+    first: tuple[Run, NDArray[np.integer]] | None = None
     for run in study.runs():
         path = run.folder / "predictions.safetensors"
         if rows[run.arm.name, run.seed]["status"] == "done" and path.exists():
             saved = load_file(path)
+            first = first or (run, saved["label"])
+            if not np.array_equal(first[1], saved["label"]):
+                counts = len(first[1]), len(saved["label"])
+                how = (
+                    f"they have {counts[0]} and {counts[1]} test images"
+                    if counts[0] != counts[1]
+                    else ("the labels of their test images differ")
+                )
+                raise _other_images(first[0], run, how)
             found[run.arm.name, run.seed] = saved["predicted"] == saved["label"]
     if not found:
         return None

@@ -144,7 +144,10 @@ class RunFolder:
         return state
 
     def keep(self, state: Mapping[str, Any]) -> None:
-        """Makes ``state`` the one to resume from: ``rows``, ``network``, ``optimizer``, ``predicted``."""
+        """Makes ``state`` the one to resume from.
+
+        It has ``rows``, ``network``, ``optimizer``, ``predicted``, and the ``fingerprint`` of the images.
+        """
         self._write(_RESUME, lambda file: torch.save(dict(state), file))
         self._write_rows(state["rows"])
 

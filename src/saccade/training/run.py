@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from saccade import saving
 from saccade.data import EpochSampler, ImageSet, Split, open_data
+from saccade.errors import UserError
 from saccade.recipe import Recipe
 from saccade.tasks import Classify, DivergenceError
 from saccade.training.environment import choose_device, environment, peak_memory
@@ -52,8 +53,8 @@ def train(recipe: Recipe, folder: str | Path, *, device: str = "auto", notify: N
             ``step``; at most five a second), ``epoch`` (a row of metrics.jsonl), ``done`` (the result).
 
     Raises:
-        UserError: the recipe, its data or the device is wrong, or the folder cannot hold the run; nothing has been
-            written then.
+        UserError: the recipe, its data or the device is wrong, the folder cannot hold the run, or the images are not
+            those that the run began with; nothing has been written then.
     """
     where = choose_device(device)
     tell = notify or _nobody
@@ -74,8 +75,13 @@ def _train(recipe: Recipe, run: RunFolder, device: torch.device, tell: Notify) -
     part = recipe.training
     split = open_data(recipe.data, tell)
     network = build(recipe, split)
-    run.begin(recipe, environment(device, part.threads))
     state = run.resume() or {"rows": [], "optimizer": None}
+    if state.get("fingerprint", split.fingerprint) != split.fingerprint:
+        raise UserError(
+            f"the images changed since this run began: {recipe.data.source} holds files of other names, sizes or "
+            f"classes than {run.path} was trained on so far. Put them back, or remove that run folder to start over."
+        )
+    run.begin(recipe, environment(device, part.threads))
     rows: list[dict[str, Any]] = state["rows"]
     if rows:
         network.load_state_dict(state["network"])
@@ -92,7 +98,7 @@ def _train(recipe: Recipe, run: RunFolder, device: torch.device, tell: Notify) -
         first_epoch=max(1, len(rows)),
         optimizer_state=state["optimizer"],
     )
-    books = _Books(run, rows, sampler, probe_images(split.test), tell)
+    books = _Books(run, rows, sampler, split.fingerprint, probe_images(split.test), tell)
     del state
     diverged = None
     if len(rows) <= part.epochs:
@@ -144,14 +150,22 @@ class _Books(Callback):
         run: where both are kept.
         rows: those of the epochs so far; grows.
         sampler: the training loader's, told the epoch.
+        fingerprint: of the images.
         probe: images for the gates.
         tell: the listener.
     """
 
     def __init__(
-        self, run: RunFolder, rows: list[dict[str, Any]], sampler: EpochSampler, probe: Tensor, tell: Notify
+        self,
+        run: RunFolder,
+        rows: list[dict[str, Any]],
+        sampler: EpochSampler,
+        fingerprint: str,
+        probe: Tensor,
+        tell: Notify,
     ) -> None:
         self.run, self.rows, self.sampler, self.probe, self.tell = run, rows, sampler, probe, tell
+        self.fingerprint = fingerprint
         self.interrupted = False
         self._seed = sampler.seed
         self._begun = self._told = time.monotonic()
@@ -212,6 +226,7 @@ class _Books(Callback):
         self.run.keep(
             {
                 "rows": self.rows,
+                "fingerprint": self.fingerprint,
                 "network": pl_module.network.state_dict(),
                 "optimizer": trainer.optimizers[0].state_dict() if trainer.optimizers else None,
                 "predicted": pl_module.predicted.to(torch.int32),
@@ -243,6 +258,7 @@ def _finish(
         "seconds": round(sum(row["seconds"] for row in rows), 3),
         "parameters": sum(p.numel() for p in network.parameters()),
         "start": start_of(recipe),
+        "fingerprint": split.fingerprint,
         "diverged": diverged,
     }
     labels = torch.tensor(split.test.labels, dtype=torch.int32)

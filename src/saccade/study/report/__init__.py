@@ -50,11 +50,14 @@ def write_report(folder: str | Path, remeasure: bool = False) -> Path:
 
 
 def _html(study: Study, results: dict[str, Any]) -> str:
-    """The page. Images that are no longer where the recipe says cost it its pictures, nothing else."""
+    """The page. Images that are no longer where the recipe says, or no longer the same, cost it its pictures only."""
     split, shown, reason = None, None, None
     try:
-        split = open_data(study.base.data)
-        shown = examples(study, split)
+        found = open_data(study.base.data)
+        of_runs = {done["fingerprint"] for run in study.runs() if (done := run.finished) and "fingerprint" in done}
+        if of_runs - {found.fingerprint}:
+            raise UserError(f"the images in {study.base.data.source} changed since the runs were made")
+        split, shown = found, examples(study, found)
     except UserError as error:
         reason = str(error)
     environment = Environment(
