@@ -11,8 +11,8 @@ from saccade.study.plan import Study, arms
 
 FACTS = {
     "runs": 10, "finished": 2, "slots": 2, "minutes": 4.26, "disk_mb": 12.4, "step_ms": {"none": 31.4, "se": 40.0},
-    "test_ms": {"none": 9.0, "se": 9.5}, "detectable": ((0.5, 1.234),), "sigma_from": "measured", "seeds_for_margin": 7,
-    "margin": 1.0,
+    "test_ms": {"none": 9.0, "se": 9.5}, "detectable": ((0.5, 1.234),), "sigma_from": "measured", "test_images": 400,
+    "set_by_images": (), "seeds_for_margin": 7, "margin": 1.0, "margin_needs_images": False,
 }  # fmt: skip
 
 
@@ -32,6 +32,22 @@ def test_an_unknown_spread_and_more_seeds_than_anyone_has():
     assert "about 50 hours" in said
     assert "0.7 (SD 0.3), 2.4 (SD 1); measured" in said
     assert "more than 100 seeds (SD 0.3)" in said
+
+
+def test_too_few_test_images_are_named():
+    said = forecast.Forecast(**FACTS | {"set_by_images": (0.5,), "margin_needs_images": True}).text().splitlines()
+    assert said[3:] == [
+        "        limited by the 400 test images, not the residual SD (assumed: two runs answer 15 % differently)",
+        "        a difference as large as the margin, 1, would take more test images, at any number of seeds (SD 0.5)",
+    ]
+    facts = FACTS | {"detectable": ((0.3, 0.7), (1.0, 2.4)), "set_by_images": (0.3,)}
+    assert "limited at SD 0.3 by the 400 test images" in forecast.Forecast(**facts).text()
+
+
+def test_what_test_images_are_reckoned_to_leave():
+    assert forecast._planned_images(2000, 3) == pytest.approx(1e4 * 0.05 / 2000)  # 15 % over three seeds
+    assert forecast._planned_images(2000, 6) == pytest.approx(1e4 * 0.025 / 2000)
+    assert forecast._planned_images(2, 3) == pytest.approx(1250)  # the two pseudo images
 
 
 def test_one_seed_sees_nothing():
@@ -69,6 +85,21 @@ def test_it_counts_what_is_left(tmp_path, monkeypatch):
     # 100 images are 4 batches of 30 (the last one short), 50 are 2; the test is also done before training.
     assert found.minutes == pytest.approx(9 * (4 * 4 * 10 + 5 * 2 * 1) / 2 / 60_000)
     assert found.disk_mb == pytest.approx((12 * (1_000_000 + 16 * 50 + 50_000) + 2 * 4 * 1_000_000) / 1e6)
+    # 50 test images, 15 % answered differently, over 3 seeds: squared error 10 points², against 0.24 from the SD.
+    assert found.detectable == (
+        (forecast.DIGITS_SIGMA, planned_detectable(forecast.DIGITS_SIGMA, 3, 4, 2, images=10.0)),
+    )
+    assert (found.test_images, found.set_by_images, found.margin_needs_images) == (50, (forecast.DIGITS_SIGMA,), True)
+    assert found.seeds_for_margin is None
+
+
+def test_with_enough_images_the_seeds_decide(tmp_path, monkeypatch):
+    images = {"data.train_images": 20, "data.test_images": 10_000, "data.size": 16}
+    plan = Study(Recipe().having(images), arms(["se", "das"], ["extra:das"]), (0, 1, 2), tmp_path / "s")
+    timed = tuple({arm.name: 1 for arm in plan.arms} for _ in range(3))
+    monkeypatch.setattr(forecast, "_timed", lambda *_: timed)
+    found = forecast.forecast(plan, 2, "cpu")
     assert found.detectable == ((forecast.DIGITS_SIGMA, planned_detectable(forecast.DIGITS_SIGMA, 3, 4, 2)),)
+    assert (found.set_by_images, found.margin_needs_images) == ((), False)
     sees = [planned_detectable(forecast.DIGITS_SIGMA, n, 4, 2) for n in range(2, 30)]
     assert found.seeds_for_margin == next(n for n, points in enumerate(sees, 2) if points <= 1.0)
