@@ -52,10 +52,10 @@ WIDE_MARGIN = 6.0  # sigma
 class Scale:
     """Size of things, in points: of the residual, of what a seed does to all arms, and the number of test images."""
 
-    sigma: float = 0.8
-    seed_sd: float = 0.8
-    images: int = 1000
-    measured: str = "assumed"
+    sigma: float = 0.736
+    seed_sd: float = 0.709
+    images: int = 2000
+    measured: str = "of ten seeds of none, se and eca on the digits"
 
 
 @dataclass(frozen=True)
