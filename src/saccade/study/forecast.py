@@ -25,7 +25,7 @@ from saccade.training.environment import choose_device
 __all__ = ["ASSUMED", "CHANGED", "DIGITS_SIGMA", "Forecast", "forecast"]
 
 DIGITS_SIGMA = 0.74
-"""Residual SD on the digits in points: ``saccade compare --attention none,se,eca --seeds 10``, 18 degrees of freedom."""
+"""Residual SD on the digits in points, of ``saccade compare --attention none,se,eca --seeds 10``."""
 ASSUMED = (0.3, 0.5, 1.0)
 """Residual SDs in points that are shown where none is known."""
 CHANGED = 0.15
