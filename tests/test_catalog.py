@@ -69,7 +69,10 @@ def test_create_passes_options():
         (lambda: saccade.create("se", 64, rd_ration=2), "se has no option 'rd_ration'. Did you mean 'rd_ratio'?"),
         (lambda: saccade.create("se", 8), "se: Squeeze-and-Excitation needs channels * rd_ratio >= 1; found"),
         (lambda: saccade.create("eca", 8, kernel_size=4), "kernel_size = 4"),
+        (lambda: saccade.create("eca", 64, gamma=0), "needs gamma > 0; found gamma = 0"),
+        (lambda: saccade.create("cbam", 64, spatial_kernel_size=-1), "spatial_kernel_size = -1"),
         (lambda: saccade.create("se", 64, rd_ratio="x"), "se"),
+        (lambda: saccade.spec("math:A"), "module 'math' has no Python source"),
         (lambda: saccade.spec("nowhere.at.all:Class"), "nowhere"),
         (lambda: saccade.spec("json:Decoder"), "the module defines no class 'Decoder'"),
         (lambda: catalog.parse("se:rd_ratio"), "no option; write name:option=value"),
@@ -98,3 +101,84 @@ def test_lists_split_outside_brackets_only():
     assert catalog.split(text) == ["none", "se:rd_ratio=0.25", "eca:kernel_size=[3,5,5,7]"]
     assert catalog.parse("eca:kernel_size=3:gamma=1.5") == ("eca", {"kernel_size": 3, "gamma": 1.5})
     assert catalog.split(" , ") == []
+
+
+HEAD = "import torch\nfrom torch import nn\n"
+BODY = "    def forward(self, x):\n        return x + 1\n"
+SPEC = 'SPEC = {"title": "H", "kind": "transform", "evidence": "reading", "neutral": True}\n'
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """written(text) -> the name of a new module that holds it."""
+    monkeypatch.syspath_prepend(tmp_path)
+    made = []
+
+    def of(text):
+        made.append(f"written_{len(made)}_{tmp_path.name}")
+        (tmp_path / f"{made[-1]}.py").write_text(text)
+        return made[-1]
+
+    yield of
+    for name in made:
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("class A(:\n", "cannot be read: invalid syntax"),
+        ("class A: ...\nSPEC = dict(title='A')\n", "SPEC must be a literal"),
+        ("class A: ...\nSPEC = {'title': 'A', 'kind': 'gate', 'evidence': 'paper', 'limits': 'C'}\n", "must be a list"),
+        ("class A: ...\n1 / 0\n", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_mistakes_in_a_strangers_file_are_told(written, text, message):
+    with pytest.raises(UserError) as caught:
+        saccade.create(f"{written(text)}:A", 8)
+    assert message in str(caught.value)
+
+
+def test_a_module_that_fails_when_its_parent_is_imported(tmp_path, written):
+    name = written("")
+    (tmp_path / f"{name}.py").unlink()
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_text("raise RuntimeError('no licence')\n")
+    with pytest.raises(UserError, match="no licence"):
+        saccade.spec(f"{name}.inner:A")
+
+
+def test_a_spec_speaks_of_one_class(written):
+    two = HEAD + f"class A(nn.Module):\n{BODY}\nclass B(nn.Module):\n{BODY}\n" + SPEC
+    assert catalog.stated(f"{written(two)}:A") is None
+    named = written(two + '__all__ = ["B", "A"]\n')
+    assert catalog.stated(f"{named}:A") is None
+    assert not saccade.spec(f"{named}:A").neutral
+    assert saccade.spec(f"{named}:B").neutral
+    assert saccade.spec(f"{written(HEAD + f'class A(nn.Module):{chr(10)}{BODY}' + SPEC)}:A").neutral
+    assert saccade.spec("saccade.surgery.controls:ExtraBottleneck").neutral
+
+
+def test_a_default_that_is_no_literal_is_its_text(written):
+    text = (
+        HEAD
+        + "class A(nn.Module):\n    def __init__(self, channels, norm=nn.BatchNorm2d, top=float('inf'), n=2 * 3):\n"
+    )
+    name = f"{written(text + '        super().__init__()' + chr(10) + BODY)}:A"
+    assert catalog.options(name) == {"norm": "nn.BatchNorm2d", "top": "float('inf')", "n": 6}
+    assert isinstance(saccade.create(name, 8), torch.nn.Module)
+
+
+def test_options_that_are_inherited_or_open_are_known(written):
+    base = "class Base(nn.Module):\n    def __init__(self, channels, width, depth=2):\n        super().__init__()\n"
+    opened = (
+        "class Open(Base):\n    def __init__(self, channels, **rest):\n        super().__init__(channels, **rest)\n"
+    )
+    name = written(HEAD + base + "class A(Base):\n" + BODY + opened + BODY)
+    assert catalog.options(f"{name}:A") == {"width": ..., "depth": 2}
+    assert isinstance(saccade.create(f"{name}:A", 8, width=3), torch.nn.Module)
+    assert isinstance(saccade.create(f"{name}:Open", 8, width=3), torch.nn.Module)
+    with pytest.raises(UserError, match=r"has no option 'widht'. Did you mean 'width'"):
+        saccade.create(f"{name}:A", 8, widht=3)
+    with pytest.raises(UserError, match="widht"):  # the class itself refuses it
+        saccade.create(f"{name}:Open", 8, widht=3)

@@ -18,6 +18,8 @@ FACTS = {"title": "T", "kind": "gate", "evidence": "paper"}
         ("0 < C <= 4 and C % 2 == 0", {"C": 4}, True),
         ("0 < C <= 4 and C % 2 == 0", {"C": 5}, False),
         ("k == None or k % 2 == 1", {"k": None}, True),
+        ("k is None or k > 2", {"k": None}, True),
+        ("k is not None and k > 2", {"k": 3}, True),
         ("-C + max(1, 2**3, ceil(2.1))", {"C": 3}, 5),
     ],
 )
@@ -26,7 +28,8 @@ def test_evaluate(expression, values, expected):
 
 
 @pytest.mark.parametrize(
-    "expression", ["__import__('os')", "C.real", "[C]", "open(C)", "D + 1", "lambda: 1", "max(*C)"]
+    "expression",
+    ["__import__('os')", "C.real", "[C]", "open(C)", "D + 1", "lambda: 1", "max(*C)", "C @ C", "C in C", "C <"],
 )
 def test_evaluate_refuses_what_is_not_arithmetic(expression):
     with pytest.raises(ValueError, match="expression"):
@@ -43,6 +46,11 @@ def test_evaluate_refuses_what_is_not_arithmetic(expression):
         (FACTS | {"needs": ["luck"]}, "needs = 'luck'"),
         (FACTS | {"position": {"resnet": "stage"}}, "lacks the key 'default'"),
         (FACTS | {"paper": {"authors": "A"}}, "missing"),
+        (FACTS | {"limits": "C > 1"}, "SPEC's limits must be a list, got 'C > 1'"),
+        (FACTS | {"limits": ["C > 1", "C <"]}, "SPEC's limits: the expression 'C <' cannot be read"),
+        (FACTS | {"limits": ["C in (1, 2)"]}, "SPEC's limits: the expression 'C in (1, 2)' holds"),
+        (FACTS | {"params": 3}, "SPEC's params: the expression 3"),
+        ("gate", "SPEC must be a dictionary, got 'gate'"),
         (FACTS | {"published": [{"net": "resnet50", "colour": 1}]}, "colour"),
     ],
 )

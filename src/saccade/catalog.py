@@ -9,18 +9,19 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saccade.errors import UserError, did_you_mean
-from saccade.facts import Spec
+from saccade.facts import Spec, evaluate
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["create", "list_mechanisms", "load", "options", "parse", "shape", "spec", "split", "summary"]
+__all__ = ["create", "list_mechanisms", "load", "options", "parse", "shape", "spec", "split", "stated", "summary"]
 
 _HOME = Path(__file__).with_name("attention")
 
@@ -35,18 +36,23 @@ def _source(name: str) -> ast.Module:
     """The parsed file that describes ``name``.
 
     Raises:
-        UserError: no such mechanism, or no such module.
+        UserError: no such mechanism, or no such module, or it is not written in Python, or wrongly.
 
     """
     if ":" in name:
         module, _, _ = name.partition(":")
         try:
             found = importlib.util.find_spec(module)
-        except (ImportError, ValueError) as error:
+        except Exception as error:  # looking for a.b imports a, which may raise anything
             raise UserError(f"{name}: module {module!r} cannot be imported: {error}") from None
         if found is None or found.origin is None:
             raise UserError(f"{name}: there is no module called {module!r} on the import path")
-        return ast.parse(Path(found.origin).read_text(encoding="utf-8"))
+        if not found.origin.endswith(".py"):
+            raise UserError(f"{name}: module {module!r} has no Python source to read (it is {found.origin})")
+        try:
+            return ast.parse(Path(found.origin).read_text(encoding="utf-8"))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise UserError(f"{name}: {found.origin} cannot be read: {error}") from None
     if name not in list_mechanisms():
         raise UserError(
             f"no mechanism is called {name!r}.{did_you_mean(name, list_mechanisms())} "
@@ -55,49 +61,85 @@ def _source(name: str) -> ast.Module:
     return ast.parse((_HOME / f"{name}.py").read_text(encoding="utf-8"))
 
 
-def _literal(tree: ast.Module, variable: str) -> Any:
-    for node in tree.body:
+def _assigned(name: str, variable: str) -> ast.expr | None:
+    """What the file that describes ``name`` assigns to ``variable``."""
+    for node in _source(name).body:
         match node:
             case ast.Assign([ast.Name(target)], value) if target == variable:
-                return ast.literal_eval(value)
+                return value
             case ast.AnnAssign(ast.Name(target), _, value) if target == variable and value is not None:
-                return ast.literal_eval(value)
+                return value
     return None
 
 
+def _leading(name: str) -> str | None:
+    """The first name of the file's ``__all__``; None where it has none that can be read."""
+    match _assigned(name, "__all__"):
+        case ast.List([ast.Constant(str(first)), *_]) | ast.Tuple([ast.Constant(str(first)), *_]):
+            return first
+    return None
+
+
+def _classes(name: str) -> dict[str, ast.ClassDef]:
+    return {node.name: node for node in _source(name).body if isinstance(node, ast.ClassDef)}
+
+
 def _class(name: str) -> ast.ClassDef:
-    wanted = name.partition(":")[2] or _literal(_source(name), "__all__")[0]
-    classes = {node.name: node for node in _source(name).body if isinstance(node, ast.ClassDef)}
+    wanted, classes = name.partition(":")[2] or _leading(name) or "", _classes(name)
     if wanted not in classes:
         raise UserError(f"{name}: the module defines no class {wanted!r}.{did_you_mean(wanted, classes)}")
     return classes[wanted]
 
 
+def stated(name: str) -> Spec | None:
+    """The facts that the file of a mechanism states about it; None where it states none.
+
+    A ``SPEC`` speaks of one class: the first of ``__all__``, or the only one of its module.
+
+    Raises:
+        UserError: there is no such mechanism, or its ``SPEC`` is wrong.
+
+    """
+    wanted, facts = _class(name).name, _assigned(name, "SPEC")
+    if facts is None or (wanted != _leading(name) and len(_classes(name)) > 1):
+        return None
+    try:
+        read = ast.literal_eval(facts)
+    except (ValueError, TypeError, SyntaxError) as error:
+        raise UserError(f"{name}: SPEC must be a literal, for it is read without running the file: {error}") from None
+    return Spec.read(read, name)
+
+
 def spec(name: str) -> Spec:
     """The facts of a mechanism.
 
-    A class from elsewhere whose module has no ``SPEC`` gets one that promises nothing: kind ``transform``,
+    A class from elsewhere of which no ``SPEC`` speaks gets one that promises nothing: kind ``transform``,
     position ``residual``, not neutral.
 
     Raises:
         UserError: there is no such mechanism, or its ``SPEC`` is wrong.
 
     """
-    facts = _literal(_source(name), "SPEC")
-    if facts is None:
-        if ":" not in name:
-            raise UserError(f"{name}: its file declares no SPEC")
-        facts = {"title": _class(name).name, "kind": "transform", "evidence": "reading"}
-    return Spec.read(facts, name)
+    found = stated(name)
+    if found is None and ":" not in name:
+        raise UserError(f"{name}: its file declares no SPEC")
+    return found or Spec(title=_class(name).name, kind="transform", evidence="reading")
 
 
 def options(name: str) -> dict[str, Any]:
     """The options of a mechanism with their defaults, in order; ``...`` where one has no default.
 
+    A class that inherits its ``__init__`` from one of its own is imported to be asked.
+
     Raises:
-        UserError: there is no such mechanism.
+        UserError: there is no such mechanism, or its module does not import.
 
     """
+    return _signature(name)[0]
+
+
+def _signature(name: str) -> tuple[dict[str, Any], bool]:
+    """The options of a mechanism, and whether it takes others besides (``**kwargs``)."""
     for node in _class(name).body:
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
             arguments = node.args.posonlyargs + node.args.args
@@ -105,18 +147,26 @@ def options(name: str) -> dict[str, Any]:
             values = [...] * required + [_default(d) for d in node.args.defaults]
             found = {a.arg: v for a, v in zip(arguments[2:], values[2:], strict=True)}
             keyword = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-            return found | {a.arg: ... if d is None else _default(d) for a, d in keyword}
-    return {}
+            found |= {a.arg: ... if d is None else _default(d) for a, d in keyword}
+            return found, node.args.kwarg is not None
+    if all(ast.unparse(base).rpartition(".")[2] in ("Module", "Gate", "Context") for base in _class(name).bases):
+        return {}, False
+    parameters = list(inspect.signature(load(name)).parameters.values())[1:]
+    own = {p.name: ... if p.default is p.empty else p.default
+           for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}  # fmt: skip
+    return own, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _default(node: ast.expr) -> Any:
-    """A default as a value: literals and arithmetic of literals (1 / 16)."""
-    from saccade.facts import evaluate
-
+    """A default as a value: literals and arithmetic of literals (1 / 16); of anything else its text, to be shown."""
     try:
         return ast.literal_eval(node)
-    except ValueError:
-        return evaluate(ast.unparse(node), {})
+    except (ValueError, TypeError):
+        text = ast.unparse(node)
+    try:
+        return evaluate(text, {})
+    except (ValueError, TypeError, ArithmeticError):
+        return text
 
 
 def summary(name: str) -> str:
@@ -131,9 +181,9 @@ def shape(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         UserError: ``given`` names an option the mechanism does not have.
 
     """
-    known = options(name)
+    known, others = _signature(name)
     for key in given:
-        if key not in known:
+        if key not in known and not others:
             raise UserError(
                 f"{name} has no option {key!r}.{did_you_mean(key, known)} "
                 f"Its options: {', '.join(known) if known else 'none'}."
@@ -152,8 +202,8 @@ def load(name: str) -> type[nn.Module]:
     module = name.partition(":")[0] if ":" in name else f"{__package__}.attention.{name}"
     try:
         loaded: type[nn.Module] = getattr(importlib.import_module(module), wanted)
-    except ImportError as error:
-        raise UserError(f"{name}: importing {module} failed: {error}") from error
+    except Exception as error:  # whatever a stranger's module raises
+        raise UserError(f"{name}: importing {module} failed: {type(error).__name__}: {error}") from error
     return loaded
 
 

@@ -40,6 +40,8 @@ _OPERATORS: dict[type, Callable[..., Any]] = {
     ast.LtE: operator.le,
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
+    ast.Is: operator.is_,
+    ast.IsNot: operator.is_not,
 }
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "int": int,
@@ -50,6 +52,10 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "log2": math.log2,
     "ceil": math.ceil,
 }
+_SYNTAX = (
+    ast.Expression, ast.Constant, ast.Name, ast.Load, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.And, ast.Or, ast.IfExp,
+    ast.Compare,
+)  # fmt: skip
 
 
 def evaluate(expression: str, values: Mapping[str, Any]) -> Any:
@@ -95,11 +101,33 @@ def evaluate(expression: str, values: Mapping[str, Any]) -> Any:
                         return False
                     value = right
                 return True
-            case ast.Call(ast.Name(name), arguments, []) if name in _FUNCTIONS:
+            case ast.Call(ast.Name(name), arguments):
                 return _FUNCTIONS[name](*map(of, arguments))
-        raise ValueError(f"the expression {expression!r} holds {type(node).__name__}, which is not arithmetic")
+        raise AssertionError(f"_arithmetic lets {type(node).__name__} through")
 
-    return of(ast.parse(expression, mode="eval"))
+    return of(_arithmetic(expression))
+
+
+def _arithmetic(expression: Any) -> ast.Expression:
+    """The parsed form of an expression that :func:`evaluate` understands.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        tree = ast.parse(expression, mode="eval")
+    except (TypeError, ValueError, SyntaxError) as error:
+        raise ValueError(f"the expression {expression!r} cannot be read: {error}") from None
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(ast.Name(name), _, []) if name in _FUNCTIONS:
+                continue
+            case ast.Call() | ast.Constant(bytes() | complex()):
+                pass
+            case _ if type(node) in _OPERATORS or isinstance(node, _SYNTAX):
+                continue
+        raise ValueError(f"the expression {expression!r} holds {type(node).__name__}, which is not arithmetic")
+    return tree
 
 
 def in_words(expression: str) -> str:
@@ -168,9 +196,11 @@ class Spec:
         """The checked form of a ``SPEC`` literal; ``owner`` names it in messages.
 
         Raises:
-            UserError: a key is unknown or missing, or a value lies outside its vocabulary.
+            UserError: a key is unknown or missing, a value lies outside its vocabulary, or a formula is no arithmetic.
 
         """
+        if not isinstance(facts, Mapping):
+            raise UserError(f"{owner}: SPEC must be a dictionary, got {facts!r}")
         known = {f.name for f in fields(cls)}
         for key in facts:
             if key not in known:
@@ -179,12 +209,23 @@ class Spec:
             if key not in facts:
                 raise UserError(f"{owner}: SPEC does not say {key!r}")
         values = dict(facts)
-        for key in ("limits", "equivariant", "needs"):
-            values[key] = tuple(values.get(key, ()))
+        for key in ("limits", "equivariant", "needs", "published"):
+            values[key] = values.get(key, ())
+            if not isinstance(values[key], (list, tuple)):
+                raise UserError(f"{owner}: SPEC's {key} must be a list, got {values[key]!r}")
+            values[key] = tuple(values[key])
+        formulas = [("limits", limit) for limit in values["limits"]]
+        if values.get("params") is not None:
+            formulas.append(("params", values["params"]))
+        for key, formula in formulas:
+            try:
+                _arithmetic(formula)
+            except ValueError as error:
+                raise UserError(f"{owner}: SPEC's {key}: {error}") from None
         try:
             if values.get("paper") is not None:
                 values["paper"] = Paper(**values["paper"])
-            values["published"] = tuple(Published(**row) for row in values.get("published", ()))
+            values["published"] = tuple(Published(**row) for row in values["published"])
         except TypeError as error:
             raise UserError(f"{owner}: SPEC: {error}") from None
         spec = cls(**values)

@@ -177,7 +177,7 @@ def _randomised(module):
 def _compressed(das, x):
     """z of equation 1, step by step."""
     z = F.conv2d(F.conv2d(x, das.depthwise.weight, padding=1, groups=x.shape[1]), das.pointwise.weight)
-    return F.gelu(F.instance_norm(z) + das.shift)
+    return F.gelu(F.instance_norm(z) + das.shift[:, None, None])
 
 
 def test_das_starts_on_the_regular_grid_at_half_strength():

@@ -54,3 +54,13 @@ def test_wrong_words_end_in_one_message(capsys, monkeypatch, arguments, message)
     assert message in err
     assert "Traceback" not in err
     assert out == ""
+
+
+def test_an_option_without_a_default_is_shown(capsys, monkeypatch):
+    name = "saccade.surgery.controls:ExtraBottleneck"
+    code, out, _ = run(capsys, monkeypatch, "show", name, "--json")
+    assert code == 0
+    assert (json.loads(out)["options"], json.loads(out)["required"]) == ({}, ["width"])
+    assert "width (required)" in run(capsys, monkeypatch, "show", name)[1]
+    told = json.loads(run(capsys, monkeypatch, "show", "das", "--json")[1])
+    assert (told["options"], told["required"]) == ({"alpha": 0.2}, [])

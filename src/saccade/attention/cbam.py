@@ -34,7 +34,7 @@ SPEC = {
     "evidence": "oracle",
     "position": {"default": "residual"},
     "params": "2*C*int(C*rd_ratio) + C + int(C*rd_ratio) + 2*spatial_kernel_size**2 + 2",
-    "limits": ["C * rd_ratio >= 1", "spatial_kernel_size % 2 == 1"],
+    "limits": ["C * rd_ratio >= 1", "spatial_kernel_size >= 1", "spatial_kernel_size % 2 == 1"],
     "gate": (0.0, 1.0),
     "published": [
         {"net": "resnet50", "params": 28.09, "macs": 4.139, "top1": 77.34, "source": "attention-module README"},
@@ -54,7 +54,7 @@ class ConvBlockAttention(Gate):
         spatial_kernel_size: side of the spatial convolution, odd.
 
     Raises:
-        ValueError: the bottleneck would have no unit, or the side is even.
+        ValueError: the bottleneck would have no unit, or the side is even or not positive.
 
     """
 
@@ -63,8 +63,8 @@ class ConvBlockAttention(Gate):
         hidden = int(channels * rd_ratio)
         if hidden < 1:
             raise ValueError(f"channels * rd_ratio must be at least 1, got {channels} * {rd_ratio}")
-        if spatial_kernel_size % 2 == 0:
-            raise ValueError(f"spatial_kernel_size must be odd, got {spatial_kernel_size}")
+        if spatial_kernel_size < 1 or spatial_kernel_size % 2 == 0:
+            raise ValueError(f"spatial_kernel_size must be odd and positive, got {spatial_kernel_size}")
         squeeze, excite = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
         self.mlp = nn.Sequential(squeeze, nn.ReLU(), excite)
         self.conv = nn.Conv2d(2, 1, spatial_kernel_size, padding=spatial_kernel_size // 2, bias=False)

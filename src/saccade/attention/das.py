@@ -70,7 +70,7 @@ class DeformableSalience(Gate):
             raise ValueError(f"channels * alpha must be at least 1, got {channels} * {alpha}")
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
         self.pointwise = nn.Conv2d(channels, compressed, 1, bias=False)
-        self.shift = nn.Parameter(torch.zeros(compressed, 1, 1))
+        self.shift = nn.Parameter(torch.zeros(compressed))
         self.offset = nn.Conv2d(compressed, 27, 3, padding=1)
         # A plain convolution holds the deformable kernel and its bias; only its numbers are used.
         self.deform = nn.Conv2d(compressed, channels, 3, padding=1)
@@ -82,7 +82,7 @@ class DeformableSalience(Gate):
         """X (B, C, H, W) -> (B, C, H, W)."""
         z = self.pointwise(self.depthwise(x))  # (B, c, H, W)
         var, mean = torch.var_mean(z, (2, 3), correction=0, keepdim=True)
-        z = F.gelu((z - mean) * (var + 1e-5).rsqrt() + self.shift)
+        z = F.gelu((z - mean) * (var + 1e-5).rsqrt() + self.shift[:, None, None])
         offset, mask = self.offset(z).split([18, 9], 1)
         d = deform_conv2d(z, offset, self.deform.weight, self.deform.bias, padding=1, mask=mask.sigmoid())
         return self.norm(d.permute(0, 2, 3, 1)).sigmoid().permute(0, 3, 1, 2)

@@ -35,7 +35,7 @@ SPEC = {
     "evidence": "oracle",
     "position": {"default": "residual"},
     "params": "kernel_size or int(abs((log2(C) + beta) / gamma)) | 1",
-    "limits": ["kernel_size == None or kernel_size % 2 == 1"],
+    "limits": ["kernel_size == None or kernel_size % 2 == 1", "gamma > 0"],
     "gate": (0.0, 1.0),
     "equivariant": ["permutation", "flip", "transpose"],
     "published": [
@@ -54,16 +54,18 @@ class EfficientChannelAttention(Gate):
     Args:
         channels: C of the map (B, C, H, W).
         kernel_size: k, odd; None takes it from equation 12.
-        gamma: γ of equation 12.
+        gamma: γ of equation 12, positive.
         beta: b of equation 12.
 
     Raises:
-        ValueError: ``kernel_size`` is even or not positive.
+        ValueError: ``kernel_size`` is even or not positive, or ``gamma`` is not positive.
 
     """
 
     def __init__(self, channels: int, kernel_size: int | None = None, gamma: float = 2, beta: float = 1) -> None:
         super().__init__()
+        if gamma <= 0:
+            raise ValueError(f"gamma must be positive, got {gamma}")
         k = int(abs((math.log2(channels) + beta) / gamma)) | 1 if kernel_size is None else kernel_size
         if k < 1 or k % 2 == 0:
             raise ValueError(f"kernel_size must be odd and positive, got {k}")

@@ -19,9 +19,11 @@ __all__ = ["command"]
 def command(mechanism: str, as_json: bool) -> None:
     """Equation, shapes, source, options, limits and published numbers of MECHANISM."""
     name, _ = catalog.parse(mechanism)
-    spec = catalog.spec(name)
+    spec, options = catalog.spec(name), catalog.options(name)
     if as_json:
-        click.echo(json.dumps({"name": name, "options": catalog.options(name), **asdict(spec)}, indent=2))
+        told = {"name": name, "options": {key: value for key, value in options.items() if value is not ...},
+                "required": [key for key, value in options.items() if value is ...], **asdict(spec)}  # fmt: skip
+        click.echo(json.dumps(told, indent=2, default=str))
         return
     click.echo(catalog.summary(name) + "\n")
     facts = {
@@ -29,7 +31,8 @@ def command(mechanism: str, as_json: bool) -> None:
         "evidence": spec.evidence,
         "position": ", ".join(f"{where}" + (f" ({host})" if host != "default" else "")
                               for host, where in spec.position.items()),
-        "options": ", ".join(f"{key} = {value}" for key, value in catalog.options(name).items()) or "none",
+        "options": ", ".join(f"{key} (required)" if value is ... else f"{key} = {value}"
+                             for key, value in options.items()) or "none",
         "limits": "; ".join(in_words(limit) for limit in spec.limits) or "none",
         "parameters": spec.params or "not stated",
         "gate in": f"({spec.gate[0]:g}, {spec.gate[1]:g})" if spec.gate else "no gate",
