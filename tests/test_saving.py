@@ -15,7 +15,7 @@ from torchvision.models.mobilenetv2 import MobileNetV2
 
 import saccade.models  # noqa: F401 (registers resnet10_small)
 from saccade import UserError, load, plug, plugs, save, unplug
-from saccade.saving import describe
+from saccade.saving import describe, rebuild
 from saccade.surgery import plug_control
 
 SIZE = (3, 32, 24)
@@ -321,3 +321,14 @@ def test_an_interrupted_write_leaves_the_old_files(saved, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         save(network, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_rebuilding_fetches_no_weights(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("no network here")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    name = "lraspp_mobilenet_v3_large"
+    assert isinstance(rebuild({"torchvision": name}), nn.Module)
+    with pytest.raises(UserError, match="no network here"):
+        rebuild({"torchvision": name, "options": {"weights_backbone": "DEFAULT"}})

@@ -13,6 +13,9 @@ from saccade.errors import UserError
 
 __all__ = ["example_input", "undisturbed"]
 
+_FOLDED = 16
+"""The fewest channels of a picture of three whose pixels were folded is 12, and 48 is usual; cameras have fewer."""
+
 
 def example_input(model: nn.Module, input: Any = None, *, batch: int = 1) -> tuple[Any, ...]:
     """The positional arguments of one forward of ``model``.
@@ -38,16 +41,18 @@ def example_input(model: nn.Module, input: Any = None, *, batch: int = 1) -> tup
     else:
         return input if isinstance(input, tuple) else (input,)
     weight = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    pixels = torch.randn((batch, *size), generator=torch.Generator().manual_seed(0))
+    pixels = torch.randn((batch, *size), generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     return (pixels.to(weight.device, weight.dtype),)
 
 
 def _stated_size(model: nn.Module) -> tuple[int, ...]:
     facts = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
-    size = tuple(facts["input_size"]) if isinstance(facts, dict) and "input_size" in facts else (3, 224, 224)
-    # The stated size is that of the pretrained weights; the network may have been built for other channels.
-    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    return (first.in_channels if first is not None else size[0], *size[1:])
+    stated = tuple(facts["input_size"]) if isinstance(facts, dict) and "input_size" in facts else None
+    size = stated or (3, 224, 224)
+    # The stated size is that of the pretrained weights; the network may have been built for other channels. A first
+    # convolution of many channels is no such sign: some networks fold the picture's pixels into channels before it.
+    first = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), size[0])
+    return (first if stated is None or first < _FOLDED else size[0], *size[1:])
 
 
 @contextmanager
@@ -69,6 +74,18 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             for module, training in modes:
                 module.training = training
             for module, name, buffer, before in buffers:
-                with torch.no_grad():
-                    buffer.copy_(before)
                 module._buffers[name] = buffer
+                if not _equal(buffer, before):
+                    try:
+                        with torch.inference_mode(buffer.is_inference()), torch.no_grad():
+                            buffer.copy_(before)
+                    except RuntimeError:  # it was resized, or its elements share memory
+                        module._buffers[name] = before
+
+
+def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Are both the same? False where nobody can tell, as of tensors without data."""
+    try:
+        return torch.equal(left, right)
+    except RuntimeError:
+        return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import json
 import logging
 import os
@@ -199,9 +200,12 @@ def _maker(host: Mapping[str, Any]) -> Callable[..., Any]:
 
             return lambda **options: timm.create_model(host["timm"], pretrained=False, **options)
         case ["torchvision"]:
-            from torchvision.models import get_model
+            from torchvision.models import get_model_builder
 
-            return lambda **options: get_model(host["torchvision"], **{"weights": None, **options})
+            builder = get_model_builder(host["torchvision"])
+            # The weights come from our file; torchvision would fetch those of a backbone unasked.
+            asked = {"weights", "weights_backbone"} & inspect.signature(builder).parameters.keys()
+            return lambda **options: builder(**{**dict.fromkeys(asked), **options})
         case ["call"]:
             module, _, name = str(host["call"]).partition(":")
             try:
@@ -217,8 +221,7 @@ def _guesses(model: nn.Module) -> list[dict[str, Any]]:
     guesses: list[dict[str, Any]] = []
     facts = getattr(model, "pretrained_cfg", None)
     if isinstance(facts, dict) and facts.get("architecture"):
-        first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-        options = {"num_classes": getattr(model, "num_classes", None), "in_chans": first and first.in_channels}
+        options = {"num_classes": getattr(model, "num_classes", None), "in_chans": example_input(model)[0].shape[1]}
         guesses.append({"timm": facts["architecture"], "options": {k: v for k, v in options.items() if v is not None}})
     kind = type(model)
     if kind.__module__ != "__main__" and "<" not in kind.__qualname__ and kind.__module__.partition(".")[0] != "torch":

@@ -1,8 +1,10 @@
 """What ``plug`` draws, refuses, rolls back, counts; what ``plugs`` notices."""
 
+import contextlib
 import copy
 import json
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,10 @@ from torch import nn
 from torchvision.models import mobilenet_v2, resnet18, resnet50
 
 from saccade import UserError
-from saccade.surgery import Plug, plug, plug_control, plugs, unplug
+from saccade.facts import Spec
+from saccade.surgery import Plug, parameter_groups, plug, plug_control, plugs, unplug
 from saccade.surgery.controls import ExtraBottleneck
+from saccade.surgery.plug import Mechanism
 
 SIZE = (3, 64, 48)
 
@@ -204,6 +208,11 @@ class Halves(nn.Module):
         return x[:, :, ::2]
 
 
+class OneChannel(Halves):
+    def forward(self, x):
+        return x.mean(1, keepdim=True)
+
+
 class Doubles(nn.Module):
     def __init__(self, channels):
         super().__init__()
@@ -244,7 +253,10 @@ def _skeleton(host):
         ("se", {"rd_ratio": 1 / 100}, "at layer1.0.bn2: se: .*channels = 64"),
         ("se", {"start": "warm"}, "start must be 'neutral' or 'paper', got 'warm'"),
         (3, {}, "got 3"),
-        (Halves, {}, "does not run with .*Halves plugged: RuntimeError: The size of tensor"),
+        (Halves, {}, r"turned \(\(1, 64, 16, 12\), torch.float32\) into \(\(1, 64, 8, 12\)"),
+        (OneChannel, {}, r"turned \(\(1, 64, 16, 12\), torch.float32\) into \(\(1, 1, 16, 12\)"),
+        ("se", {"where": None}, "where is a position.*got None"),
+        ("se", {"where": [1]}, r"where is a position.*got \[1\]"),
         (Halves, {"start": "paper"}, r"turned \(\(1, 64, 16, 12\), torch.float32\) into \(\(1, 64, 8, 12\)"),
         (Doubles, {"start": "paper"}, "torch.float64"),
         (Fails, {}, "does not run with .*Fails plugged: IndexError: no such place"),
@@ -419,3 +431,103 @@ def test_pretrained_names_of_timm_stay_where_they_are():
     plug(host, "se", input=SIZE)
     host.load_state_dict(timm.create_model("resnet18", layers=(1, 1, 1, 1), channels=(16, 16, 32, 32)).state_dict())
     assert [key for key in host.state_dict() if "saccade" not in key] == keys
+
+
+@pytest.fixture
+def parallel():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield nn.parallel.DistributedDataParallel
+    torch.distributed.destroy_process_group()
+
+
+def test_a_host_in_distributed_data_parallel_is_refused(parallel):
+    host = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU())
+    wrapped = parallel(host)
+    before = _skeleton(wrapped)
+    with pytest.raises(UserError, match="plug it first, wrap it afterwards"):
+        plug(wrapped, "se", where="module.0", input=SIZE)
+    assert _skeleton(wrapped) == before
+    wrapped = parallel(plug(nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU()), "se", where="0", input=SIZE))
+    assert len(plugs(wrapped)) == 1
+
+
+class Adds(nn.Module):
+    def __init__(self, channels, by=1.0):
+        super().__init__()
+        self.by = by
+
+    def forward(self, x):
+        return x + self.by
+
+
+def test_a_spec_that_says_neutral_is_not_believed(make, monkeypatch):
+    facts = Spec(title="Adds", kind="transform", evidence="reading", neutral=True)
+    monkeypatch.setattr(Mechanism, "of", lambda made: Mechanism("adds", facts, {"by": 1.0}, made))
+    host = make("torchvision resnet")
+    before = _skeleton(host)
+    with pytest.raises(UserError, match=r"adds at layer1.0.bn2: SPEC says neutral, and it changes the map"):
+        plug(host, Adds, input=SIZE)
+    assert _skeleton(host) == before
+    assert [row.module.a for row in plugs(plug(host, Adds, by=0.0, input=SIZE))] == [None] * 5
+    assert len(plugs(plug(unplug(host), Adds, start="paper", input=SIZE))) == 5
+
+
+def test_a_converted_carrier_does_not_drop_its_plug_silently(make):
+    host, x = plug(make("torchvision resnet"), "se", input=SIZE), torch.randn(2, *SIZE)
+    for copied in (copy.deepcopy(host), pickle.loads(pickle.dumps(host))):
+        assert torch.equal(copied.eval()(x), host.eval()(x))
+        converted = nn.SyncBatchNorm.convert_sync_batchnorm(copied)
+        with pytest.raises(UserError, match=r"the plug of layer1.0.bn2, .* is lost: .*converted"):
+            converted(x)
+    afterwards = plug(nn.SyncBatchNorm.convert_sync_batchnorm(make("torchvision resnet")), "se", input=SIZE)
+    assert torch.equal(afterwards.eval()(x), host.eval()(x))
+
+
+def test_a_plugged_host_exports(make):
+    host, x = plug(make("torchvision resnet"), "se", input=SIZE).eval(), torch.randn(2, *SIZE)
+    torch.testing.assert_close(torch.export.export(host, (x,)).module()(x), host(x))
+
+
+def test_a_part_that_was_unplugged_by_itself_is_told(make):
+    host, x = plug(make("torchvision resnet"), "se", input=SIZE), torch.randn(2, *SIZE)
+    unplug(host.layer1)
+    host(x)
+    with pytest.raises(UserError, match=r"layer1.0.bn2, .* a part of the network was unplugged by itself"):
+        plugs(host)
+    assert _skeleton(unplug(host)) == _skeleton(make("torchvision resnet"))
+
+
+def test_autocast_and_inference_mode_around_plug_do_not_matter(make):
+    def plugged(context):
+        torch.manual_seed(0)
+        with context:
+            return plug(make("torchvision resnet"), "cbam", start="paper", input=SIZE).train()
+
+    x = torch.randn(2, *SIZE)
+    wanted = plugged(contextlib.nullcontext())(x)
+    for context in (torch.autocast("cpu", torch.bfloat16), torch.inference_mode()):
+        host = plugged(context)
+        assert {p.dtype for p in host.parameters()} == {torch.float32}
+        assert not any(p.is_inference() for row in plugs(host) for p in row.module.parameters())
+        if not next(host.parameters()).is_inference():
+            host(x).sum().backward()
+            assert torch.equal(host(x), wanted)
+
+
+def test_a_host_made_outside_is_plugged_in_inference_mode(make):
+    host, x = make("torchvision resnet"), torch.randn(2, *SIZE)
+    with torch.inference_mode():
+        plug(host, "cbam", start="paper", input=torch.randn(1, *SIZE))
+    host(x).sum().backward()
+    assert all(p.grad is not None for row in plugs(host) for p in row.module.parameters())
+
+
+@pytest.mark.parametrize("mechanism", ["se", "eca", "cbam", "das"])
+def test_no_bias_of_a_mechanism_is_decayed(make, mechanism):
+    host = plug(make("torchvision resnet"), mechanism, input=SIZE)
+    names = {id(p): name for name, p in host.named_parameters()}
+    groups = parameter_groups(host, lr=0.1, weight_decay=0.01)
+    decayed = {names[id(p)] for group in groups if group["weight_decay"] for p in group["params"]}
+    own = {name for name in decayed if "saccade" in name}
+    assert own
+    assert all(name.endswith("weight") for name in own)

@@ -48,28 +48,30 @@ class Case:
 
     def built(self, channels: int | None = None, **options: Any) -> nn.Module:
         """A module with its own initialisation."""
-        return self.make(channels or self.channels, **{**self.options, **options})
+        with torch.device("cpu"):  # whatever the global default device is
+            return self.make(channels or self.channels, **{**self.options, **options})
 
     def drawn(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
         """A module in eval mode with random parameters and running statistics."""
         torch.default_generator.manual_seed(seed)
         module = self.built()
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
         with torch.no_grad():
             for p in module.parameters():
                 fan_in = p[0].numel() if p.dim() > 1 else 4
-                p.copy_(torch.randn(p.shape, generator=generator) / max(fan_in, 1) ** 0.5)
+                p.copy_(torch.randn(p.shape, generator=generator, device="cpu") / max(fan_in, 1) ** 0.5)
             for name, buffer in module.named_buffers():
                 if name.endswith("running_mean"):
-                    buffer.copy_(torch.randn(buffer.shape, generator=generator) / 2)
+                    buffer.copy_(torch.randn(buffer.shape, generator=generator, device="cpu") / 2)
                 elif name.endswith("running_var"):
-                    buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
+                    buffer.copy_(torch.rand(buffer.shape, generator=generator, device="cpu") + 0.5)
         return module.eval().to(dtype)
 
     def maps(self, *size: int, batch: int = 2, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
         """Random maps (batch, C, H, W)."""
         shape = (batch, self.channels, *(size or SIZES[0]))
-        return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+        generator = torch.Generator("cpu").manual_seed(seed)
+        return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(dtype)
 
     def stated(self, fact: str) -> Any:
         """A fact of the SPEC; without it the promise is not examined."""

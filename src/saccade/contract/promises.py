@@ -69,7 +69,9 @@ def _strays(module: nn.Module) -> dict[str, list[int]]:
 
 def _weighed(y: Tensor) -> Tensor:
     """The sum of all values under fixed random weights: what is differentiated."""
-    return (y * torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=y.dtype)).sum()
+    return (
+        y * torch.randn(y.shape, generator=torch.Generator("cpu").manual_seed(1), dtype=y.dtype, device="cpu")
+    ).sum()
 
 
 def _gradients(y: Tensor, module: nn.Module, x: Tensor) -> dict[str, Tensor | None]:
@@ -217,7 +219,9 @@ def has_true_gradients(case: Case) -> None:
     for mode in _modes(module):
         for name, gradient in _gradients(module(x), module, x).items():
             place = x if name == "input" else module.get_parameter(name)
-            direction = torch.randn(place.shape, generator=torch.Generator().manual_seed(2), dtype=place.dtype)
+            direction = torch.randn(
+                place.shape, generator=torch.Generator("cpu").manual_seed(2), dtype=place.dtype, device="cpu"
+            )
             step = 1e-6 * direction
             with torch.no_grad():
                 place.add_(step)
@@ -328,7 +332,7 @@ def commutes_as_stated(case: Case) -> None:
     """It commutes with exactly those of permuting pixels, flipping and transposing that SPEC lists."""
     stated = case.stated("equivariant")
     module, x = case.drawn(), case.maps()
-    order = torch.randperm(x[0, 0].numel(), generator=torch.Generator().manual_seed(2))
+    order = torch.randperm(x[0, 0].numel(), generator=torch.Generator("cpu").manual_seed(2), device="cpu")
     moves: dict[str, Callable[[Tensor], Tensor]] = {
         "permutation": lambda t: t.flatten(2)[..., order].view_as(t),
         "flip": lambda t: t.flip(-1),

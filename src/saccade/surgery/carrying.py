@@ -16,7 +16,7 @@ from saccade.errors import UserError
 if TYPE_CHECKING:
     from saccade.surgery.sites import Site
 
-__all__ = ["CHILD", "Plug", "attach", "carried", "detach", "hooked", "missing"]
+__all__ = ["CHILD", "Plug", "attach", "carried", "detach", "hooked", "missing", "said_lost"]
 
 CHILD = "saccade"
 """The name of a plug in its carrier."""
@@ -96,6 +96,34 @@ def _loading(
         state.update(own)
 
 
+def _guarding(host: nn.Module, args: tuple[Any, ...]) -> None:
+    """Forward pre-hook of the host: a plug that nobody runs any more is an error.
+
+    ``SyncBatchNorm.convert_sync_batchnorm``, for one, makes new modules that take the children of the old and not
+    their hooks.
+    """
+    if torch.compiler.is_compiling():
+        return
+    lost = []
+    for path in getattr(host, _CARRIERS):
+        module: nn.Module | None = host
+        for name in path.split(".") if path else ():
+            module = module and module._modules.get(name)
+        if module is not None and CHILD in module._modules and not hooked(module):
+            lost.append(path)
+    if lost:
+        raise UserError(said_lost(lost))
+
+
+def said_lost(paths: list[str]) -> str:
+    """What to say of carriers whose plugs do not run."""
+    return (
+        f"the plug of {', '.join(paths)} is lost: its module was fused, replaced, converted or stripped of its hooks, "
+        "or a part of the network was unplugged by itself; unplug the whole network before such a step, or plug it "
+        "afterwards"
+    )
+
+
 def attach(host: nn.Module, plug: Plug) -> None:
     """Put ``plug`` into the carrier of its site.
 
@@ -118,6 +146,7 @@ def attach(host: nn.Module, plug: Plug) -> None:
         carrier.register_forward_hook(_leaving)
     if not hasattr(host, _CARRIERS):
         host.register_load_state_dict_pre_hook(_loading)
+        host.register_forward_pre_hook(_guarding)
     setattr(host, _CARRIERS, (*getattr(host, _CARRIERS, ()), plug.site.carrier))
 
 
@@ -164,6 +193,7 @@ def detach(host: nn.Module, gone: list[Plug]) -> None:
             if not kept:
                 delattr(module, _CARRIERS)
                 _remove(module._load_state_dict_pre_hooks, _loading)
+                _remove(module._forward_pre_hooks, _guarding)
 
 
 def _remove(hooks: dict[int, Any], wanted: Any) -> None:

@@ -14,11 +14,10 @@ from torch.overrides import TorchFunctionMode
 from saccade import catalog
 from saccade.errors import UserError, did_you_mean
 from saccade.facts import Spec
-from saccade.probe import undisturbed
-from saccade.surgery.carrying import Plug, attach, carried, detach, hooked, missing
+from saccade.surgery.carrying import Plug, attach, carried, detach, hooked, missing, said_lost
 from saccade.surgery.positions import select
 from saccade.surgery.sites import Site, survey
-from saccade.surgery.trace import Arguments, run
+from saccade.surgery.trace import Arguments, plainly, run
 
 __all__ = ["Carried", "Mechanism", "install", "plug", "plugs", "unplug"]
 
@@ -124,19 +123,31 @@ def plug(
         ``host``.
 
     Raises:
-        UserError: unknown mechanism or option, no site, a carrier that has a plug already, or a host that does not run
-            each plug once per call of its carrier. The host is then as it was.
+        UserError: unknown mechanism or option, no site, a carrier that has a plug already, a host that does not run
+            each plug once per call of its carrier or is wrapped in DistributedDataParallel, or a mechanism that changes
+            the shape, the dtype, or, though its facts call it neutral, the map. The host is then as it was.
     """
     if start not in ("neutral", "paper"):
         raise UserError(f"start must be 'neutral' or 'paper', got {start!r}")
     what = Mechanism.of(mechanism)
+    if isinstance(mechanism, str):
+        catalog.shape(mechanism, options)
     for key in options:
-        if what.defaults and key not in what.defaults:
+        if not isinstance(mechanism, str) and what.defaults and key not in what.defaults:
             raise UserError(
                 f"{what.name} has no option {key!r}.{did_you_mean(key, what.defaults)} "
                 f"Its options: {', '.join(what.defaults)}."
             )
-    return install(host, what, where, input, options, neutral=start == "neutral" and not what.spec.neutral)
+    neutral = start == "neutral"
+    return install(
+        host,
+        what,
+        where,
+        input,
+        options,
+        neutral=neutral and not what.spec.neutral,
+        exact=neutral and what.spec.neutral,
+    )
 
 
 def install(
@@ -147,20 +158,30 @@ def install(
     options: dict[str, Any],
     *,
     neutral: bool,
+    exact: bool = False,
     instead: Callable[[Site, nn.Module], tuple[str, dict[str, Any], nn.Module]] | None = None,
 ) -> nn.Module:
-    """The work of ``plug``; ``instead`` turns each mechanism into the name, options and module to plug in its place."""
+    """The work of ``plug``.
+
+    ``neutral`` gives each plug its ``a``; ``exact`` is the promise that without one it changes nothing; ``instead``
+    turns each mechanism into the name, options and module to plug in its place.
+    """
+    if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in host.modules()):
+        raise UserError(
+            "the host is wrapped in DistributedDataParallel, which would not synchronise the new parameters: "
+            "plug it first, wrap it afterwards"
+        )
     seen = survey(host, input)
     chosen = select(seen, where, what.spec)
     each = _per_stage(what, options, chosen.sites)
     new: list[Plug] = []
 
     def check() -> None:
-        maps = _check(host, new, seen.arguments)
+        maps = _check(host, new, seen.arguments, exact)
         if neutral:
             _rouse(what, new, maps)
 
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         for site, own in zip(chosen.sites, each, strict=True):
             with torch.device("cpu"):  # the same weights wherever the host is
                 module = what.build(site, own)
@@ -221,10 +242,7 @@ def plugs(host: nn.Module) -> list[Carried]:
             )
         )
     if lost:
-        raise UserError(
-            f"the plug of {', '.join(lost)} is lost: its module was fused, replaced or stripped of its hooks; "
-            "unplug the network before such a step, or plug it afterwards"
-        )
+        raise UserError(said_lost(lost))
     return rows
 
 
@@ -261,11 +279,12 @@ def _per_stage(what: Mechanism, options: dict[str, Any], sites: list[Site]) -> l
     ]
 
 
-def _check(host: nn.Module, new: list[Plug], arguments: Arguments) -> dict[int, torch.Tensor]:
+def _check(host: nn.Module, new: list[Plug], arguments: Arguments, exact: bool) -> dict[int, torch.Tensor]:
     """The map that entered each new plug (by its id) in one forward that counts what it and its carrier do.
 
     Raises:
-        UserError: the forward fails, a plug did not run once per call of its carrier, or changed shape or dtype.
+        UserError: the forward fails, a plug did not run once per call of its carrier, its mechanism changed the shape,
+            or it changed the dtype, or, where ``exact``, the map at all.
     """
     maps: dict[int, torch.Tensor] = {}
     runs = {id(made): 0 for made in new}
@@ -277,14 +296,25 @@ def _check(host: nn.Module, new: list[Plug], arguments: Arguments) -> dict[int, 
         def plug_ran(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             runs[id(made)] += 1
             f = maps[id(made)] = args[0]
-            if not isinstance(output, torch.Tensor) or output.shape != f.shape or output.dtype != f.dtype:
-                got = (tuple(output.shape), output.dtype) if isinstance(output, torch.Tensor) else type(output).__name__
-                wrong.append(f"{made.name} at {made.site.path} turned {(tuple(f.shape), f.dtype)} into {got}")
+            if isinstance(output, torch.Tensor) and output.dtype != f.dtype:
+                turned(f, output)
+            elif exact and not torch.equal(output, f):
+                wrong.append(f"{made.name} at {made.site.path}: SPEC says neutral, and it changes the map")
+
+        def mechanism_ran(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            # Seen here, for f + a·(m(f) − f) would broadcast a wrong shape into the right one.
+            if not isinstance(output, torch.Tensor) or output.shape != args[0].shape:
+                turned(args[0], output)
+
+        def turned(f: torch.Tensor, output: Any) -> None:
+            got = (tuple(output.shape), output.dtype) if isinstance(output, torch.Tensor) else type(output).__name__
+            wrong.append(f"{made.name} at {made.site.path} turned {(tuple(f.shape), f.dtype)} into {got}")
 
         def carrier_ran(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             carriers[id(made)] += 1
 
         handles.append(made.register_forward_hook(plug_ran))
+        handles.append(made.mechanism.register_forward_hook(mechanism_ran))
         handles.append(host.get_submodule(made.site.carrier).register_forward_hook(carrier_ran))
 
     try:
@@ -325,7 +355,7 @@ def _rouse(what: Mechanism, new: list[Plug], maps: dict[int, torch.Tensor]) -> N
 
 def _awake(mechanism: nn.Module, f: torch.Tensor) -> bool:
     """Does any ReLU of the mechanism let anything through? A mechanism without one is awake."""
-    with undisturbed(mechanism), torch.inference_mode(False), torch.no_grad(), _Rectified() as seen:
+    with plainly(mechanism), _Rectified() as seen:
         mechanism(f)
     return not seen.on or any(seen.on)
 

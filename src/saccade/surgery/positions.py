@@ -46,6 +46,8 @@ def select(survey: Survey, where: str | Sequence[str], spec: Spec) -> Selection:
         raise UserError(
             f"{_host(survey)} has no site: no module of it returns one map (B, C, H, W) that follows the picture"
         )
+    if not isinstance(where, (str, Sequence)) or not all(isinstance(part, str) for part in where):
+        raise UserError(f"where is a position, a path or glob of modules, or a list of these; got {where!r}")
     parts = [where] if isinstance(where, str) else list(where)
     if not parts:
         raise UserError("where is an empty list; name at least one site")

@@ -7,7 +7,7 @@ Modules are watched by hooks, what happens between them by a ``TorchFunctionMode
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from saccade.errors import UserError
 from saccade.probe import example_input, undisturbed
 
-__all__ = ["Addition", "Arguments", "Call", "Key", "Trace", "Value", "run", "trace"]
+__all__ = ["Addition", "Arguments", "Call", "Key", "Trace", "Value", "plainly", "run", "trace"]
 
 Key = tuple[int, int]
 """A value: the serial number of its tensor object, and the object's version."""
@@ -107,7 +107,7 @@ class Trace:
         if tensor not in self._serials:
             self._count += 1
             self._serials[tensor] = self._count
-        key = (self._serials[tensor], tensor._version)
+        key = (self._serials[tensor], 0 if tensor.is_inference() else tensor._version)
         return self._same.get(key, key)
 
     def tick(self) -> int:
@@ -263,8 +263,21 @@ def run(host: nn.Module, arguments: Arguments, within: AbstractContextManager[ob
 
     ``within`` is entered around the forward alone.
     """
-    with undisturbed(host), torch.inference_mode(False), torch.no_grad(), within or nullcontext():
+    with plainly(host), within or nullcontext():
         return host(*arguments[0], **arguments[1])
+
+
+@contextmanager
+def plainly(model: nn.Module) -> Iterator[None]:
+    """``model`` undisturbed, without gradients, and outside any inference mode and autocast the caller may be in."""
+    devices = {"cpu", *(p.device.type for p in model.parameters())} - {"meta"}
+    with ExitStack() as off:
+        off.enter_context(torch.inference_mode(False))
+        off.enter_context(undisturbed(model))
+        off.enter_context(torch.no_grad())
+        for device in sorted(devices):
+            off.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 def trace(host: nn.Module, input: Any, hidden: Callable[[nn.Module], bool]) -> tuple[Trace, Arguments]:
@@ -287,7 +300,9 @@ def trace(host: nn.Module, input: Any, hidden: Callable[[nn.Module], bool]) -> t
     if lazy is not None:
         raise UserError(f"the parameter {lazy!r} has no shape yet; run the network once, then plug it")
     failure: Exception | None = None
-    for arguments in _attempts(host, input):
+    with torch.inference_mode(False):  # the pictures must count their versions
+        attempts = _attempts(host, input)
+    for arguments in attempts:
         record = Trace(host, hidden)
         try:
             with _watched(host, record), _without_checkpointing(host):
