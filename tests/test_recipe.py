@@ -66,6 +66,14 @@ def test_written_and_read_back_it_is_equal(written, text):
     assert "checkpoint" not in values["model"]  # TOML has no null
 
 
+def test_tuples_in_options_come_back_equal(written):
+    recipe = Recipe.read(
+        {"model": {"options": {"layers": (1, 2), "nested": {"k": (3,)}}}, "training": {"seed": 2**63 - 1}}
+    )
+    assert recipe.model.options == {"layers": [1, 2], "nested": {"k": [3]}}
+    assert Recipe.load(written(recipe.to_toml())) == recipe
+
+
 def test_a_recipe_cannot_be_changed_in_place():
     with pytest.raises(ValidationError):
         Recipe().training.epochs = 5
@@ -116,6 +124,13 @@ def test_later_settings_win_and_the_recipe_stays():
         (["training.precision=16"], ["training.precision = 16", "'bf16'"]),
         (["data.test_part=1"], ["data.test_part = 1", "less than 1"]),
         (["data.size=4"], ["data.size = 4", "greater than or equal to 8"]),
+        (["model.options.drop_rate=None"], ["drop_rate is None", "leave it out"]),
+        (["model.options.a={'b': [1, None]}"], ["a.b[1] is None"]),
+        (["data.options.clutter=None"], ["clutter is None"]),
+        (["model.options.a={1, 2}"], ["a is a set"]),
+        (["model.options.a={1: 2}"], ["a is a dict"]),
+        ([f"training.seed={2**63}"], ["training.seed", f"less than or equal to {2**63 - 1}"]),
+        ([f"data.split_seed={2**63}"], ["data.split_seed", f"less than or equal to {2**63 - 1}"]),
         (["training.seed=-1", "training.threads=0"], ["training.seed = -1", "training.threads = 0"]),
     ],
 )

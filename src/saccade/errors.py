@@ -1,11 +1,15 @@
-"""The one kind of exception that is the user's to mend, and the nearest right spelling."""
+"""The one kind of exception that is the user's to mend, the nearest right spelling, and a package that is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
-__all__ = ["UserError", "did_you_mean"]
+__all__ = ["UserError", "did_you_mean", "study_installed"]
+
+_STUDY = ("jinja2", "lightning", "scipy", "sklearn", "torchmetrics")
+"""What the extra ``study`` brings."""
 
 
 class UserError(ValueError):
@@ -28,3 +32,19 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     if not near:
         return ""
     return " Did you mean " + " or ".join(f"'{by_lower[n]}'" for n in near) + "?"
+
+
+@contextmanager
+def study_installed() -> Iterator[None]:
+    """Inside, a missing package of the extra ``study`` is the user's to install.
+
+    Raises:
+        UserError: one of its packages is imported inside and is not there.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if name not in _STUDY:
+            raise
+        raise UserError(f"{name} is not installed: pip install 'saccade[study]'") from error

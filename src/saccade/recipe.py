@@ -9,14 +9,32 @@ import ast
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from saccade.errors import UserError, did_you_mean
 
-__all__ = ["Attention", "Data", "Model", "Recipe", "Training"]
+__all__ = ["MAX_SEED", "Attention", "Data", "Model", "Recipe", "Training"]
+
+MAX_SEED = 2**63 - 1
+"""The largest seed that PyTorch and TOML both take."""
+
+
+def _plain(value: Any, key: str = "") -> Any:
+    """``value`` in the types TOML has, tuples as lists, so that a recipe read back equals the one written."""
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+        return {name: _plain(inner, f"{key}.{name}" if key else name) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner, f"{key}[{i}]") for i, inner in enumerate(value)]
+    if isinstance(value, bool | int | float | str):
+        return value
+    found = {"key": key or "it", "kind": type(value).__name__}
+    if value is None:
+        raise PydanticCustomError("none", "{key} is None, which TOML has no word for; leave it out", found)
+    raise PydanticCustomError("plain", "{key} is a {kind}; numbers, texts, lists and tables with names can be", found)
 
 
 class _Part(BaseModel):
@@ -35,11 +53,11 @@ class Data(_Part):
     test_images: int | None = Field(None, ge=2)
     test_part: float = Field(0.2, gt=0, lt=1)
     """What is held back for testing where the folder does not say."""
-    split_seed: int = Field(0, ge=0)
+    split_seed: int = Field(0, ge=0, le=MAX_SEED)
     """Draws the held-back part and the subset: one value for all runs of a study."""
     augment: tuple[str, ...] = ()
     """Any of ``flip`` (left to right), ``crop`` (shift by up to an eighth), ``color``, ``erase``; in this order."""
-    options: dict[str, int | float | bool | str] = Field(default_factory=dict)
+    options: Annotated[dict[str, int | float | bool | str], BeforeValidator(_plain)] = Field(default_factory=dict)
     """What the source itself understands, for digits ``clutter`` and ``distractors``."""
 
 
@@ -51,7 +69,7 @@ class Model(_Part):
     pretrained: bool = False
     checkpoint: str | None = None
     """A safetensors file to start from; a head of another size is left out and said so."""
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: Annotated[dict[str, Any], BeforeValidator(_plain)] = Field(default_factory=dict)
     """Passed to ``timm.create_model``."""
 
 
@@ -86,7 +104,7 @@ class Training(_Part):
     """CPU threads of the run; part of the recipe because sums depend on it."""
     workers: int = Field(0, ge=0)
     """Processes that prepare images; the result does not depend on it."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=MAX_SEED)
 
 
 class Recipe(_Part):

@@ -186,8 +186,10 @@ def test_the_default_folder_steps_aside_for_another_study(desk, monkeypatch):
     assert plan((0, 1, 2)).folder.name == "digits-2"
 
 
-@pytest.mark.parametrize(("side", "host"), [(48, "resnet10_small"), (100, "resnet18")])
-def test_the_host_suits_the_images(tmp_path, side, host):
+@pytest.mark.parametrize(
+    ("side", "host", "size"), [(10, "resnet10_small", 16), (48, "resnet10_small", 48), (100, "resnet18", 224)]
+)
+def test_the_host_and_the_size_suit_the_images(tmp_path, side, host, size):
     from PIL import Image
 
     from saccade.cli.compare import _recipe
@@ -199,4 +201,18 @@ def test_the_host_suits_the_images(tmp_path, side, host):
     recipe = _recipe(None, str(tmp_path), None, ())
     assert recipe.model.name == host
     assert recipe.data.source == str(tmp_path)
+    assert recipe.data.size == size
+    assert _recipe(None, str(tmp_path), None, ("data.size=40",)).data.size == 40
     assert _recipe(None, str(tmp_path), "vgg11", ("model.pretrained=true",)).model.name == "vgg11"
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    from saccade.cli.compare import _folder
+    from saccade.errors import UserError
+
+    def closed(path, *rest):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.is_dir", closed)
+    with pytest.raises(UserError, match=f"cannot read {tmp_path}: Permission denied"):
+        _folder(str(tmp_path))

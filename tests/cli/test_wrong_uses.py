@@ -1,11 +1,16 @@
 """Wrong uses: each ends in one clear message and exit code 2, without a traceback, with nothing written."""
 
 import shutil
+import struct
+import subprocess
+import sys
+import zlib
 
 import pytest
 from PIL import Image
 
 from saccade.cli import main
+from saccade.errors import UserError, study_installed
 
 
 def _photos(folder, classes=("cat", "dog"), parts=("train", "test"), count=3):
@@ -16,6 +21,13 @@ def _photos(folder, classes=("cat", "dog"), parts=("train", "test"), count=3):
             for i in range(count):
                 Image.new("RGB", (12, 12), (80 * k, 20 * i, 40)).save(place / f"{i}.png")
     return folder
+
+
+def _head(width, height):
+    """A PNG that claims this size and holds no pixels."""
+    chunks = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT")
+    packed = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
 @pytest.fixture
@@ -30,6 +42,8 @@ def desk(tmp_path, monkeypatch):
     _photos(tmp_path / "lopsided")
     shutil.rmtree(tmp_path / "lopsided/test/dog")
     _photos(tmp_path / "single", classes=("cat",))
+    _photos(tmp_path / "huge")
+    (tmp_path / "huge/train/cat/0.png").write_bytes(_head(40_000, 40_000))
     (tmp_path / "void").mkdir()
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled/data_batch_1").write_bytes(b"\x80\x04")
@@ -77,6 +91,37 @@ WRONG = {
     "a folder that is no study": ("report photos", "photos"),
     "a class that is not there": ("check json:Dekoder", "Dekoder"),
     "a part of a file name for data": ("data digitz --show x.png", "digitz"),
+    "a folder called as a recipe, train": ("train photos --set training.epoch=3", "no key 'training.epoch'"),
+    "a folder called as a recipe, compare": (
+        "compare --recipe photos --set training.epoch=3",
+        "no key 'training.epoch'",
+    ),
+    "a host for other sizes": (
+        "train --set model.name=vit_tiny_patch16_224 --set model.options={} --set data.size=40 --out new",
+        "vit_tiny_patch16_224 on images of 1×40×40",
+    ),
+    "a host too deep for small images": (
+        "train --set model.name=inception_v3 --set model.options={} --out new",
+        "inception_v3 on images of",
+    ),
+    "a host that does not classify": (
+        "train --set model.options.features_only=True --out new",
+        "gives a list for two of them; scores of shape (2, 10) are needed",
+    ),
+    "an endless margin": ("compare --margin inf --out new", "margin = inf"),
+    "a margin that is no number": ("compare --margin nan --out new", "margin = nan"),
+    "None as an option": ("train --set model.options.drop_rate=None --out new", "drop_rate is None"),
+    "an option TOML cannot hold": ("train --set model.options.layers={1,2} --out new", "layers is a set"),
+    "a seed beyond 64 bits": ("train --set training.seed=9223372036854775808 --out new", "training.seed = "),
+    "a seed beyond 64 bits, compare": (
+        "compare --seeds 9223372036854775808,1 --out new",
+        "at most 9223372036854775807",
+    ),
+    "more seeds than can be": ("compare --seeds 20231105 --out new", "write '20231105,'"),
+    "a picture too huge to open": (
+        "compare --data huge --attention se --seeds 2 --out new",
+        "train/cat/0.png cannot be read",
+    ),
 }
 
 
@@ -97,6 +142,25 @@ def test_a_wrong_use_ends_in_one_message(name, desk, capfd, monkeypatch):
     assert "Traceback" not in streams.err + streams.out
     assert len([line for line in streams.err.splitlines() if line.startswith(("saccade:", "Error:"))]) == 1
     assert _tree(desk) == before
+
+
+def test_a_package_of_the_study_that_is_missing_is_named(tmp_path):
+    code = (
+        "import sys; sys.modules['lightning'] = None; sys.argv = ['saccade', 'train']\n"
+        "from saccade.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "saccade: lightning is not installed: pip install 'saccade[study]'\n" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_of_somebody_else_is_not_hidden():
+    with pytest.raises(UserError, match="sklearn is not installed"), study_installed():
+        raise ModuleNotFoundError("No module named 'sklearn.base'", name="sklearn.base")
+    with pytest.raises(ModuleNotFoundError, match="theirs"), study_installed():
+        raise ModuleNotFoundError("theirs", name="theirs")
 
 
 def test_there_are_twenty_and_more():

@@ -355,13 +355,16 @@ def test_the_fingerprint_tells_other_files_other_labels_and_nothing_else(tmp_pat
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch, closed):
     fill(tmp_path, {"a": 2, "b": 2})
     place = tmp_path / closed
-    for owner, name in ((os, "listdir"), (os, "scandir")):
 
-        def reads(path, real=getattr(owner, name)):
+    def closing(real):
+        def reads(path):
             if Path(path) == place:
                 raise PermissionError(13, "Permission denied", str(path))
             return real(path)
 
-        monkeypatch.setattr(owner, name, reads)
+        return reads
+
+    monkeypatch.setattr(os, "listdir", closing(os.listdir))
+    monkeypatch.setattr(os, "scandir", closing(os.scandir))
     with pytest.raises(UserError, match=f"cannot read {place}: Permission denied"):
         opened(tmp_path)

@@ -134,7 +134,7 @@ def test_what_the_check_finds_is_an_error_and_nothing_is_written(tmp_path):
         execute(study(tmp_path / "s"), check="fake_training:refuse")
     with pytest.raises(RuntimeError, match="a bug of ours"):
         execute(study(tmp_path / "s"), check="fake_training:crash")
-    with pytest.raises(RuntimeError, match="killed by SIGKILL"):
+    with pytest.raises(UserError, match="killed by SIGKILL"):
         execute(study(tmp_path / "s"), check="fake_training:die")
     with pytest.raises(UserError, match="slots = 0"):
         execute(study(tmp_path / "s"), slots=0)

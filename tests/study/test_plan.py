@@ -92,6 +92,8 @@ def test_seeds(text, found):
         ("1,-2", "found -2"),
         ("4,0,4", "the seed 4 is given twice"),
         ("0,0", "the seed 0 is given twice"),
+        (f"{2**63},", f"at most {2**63 - 1}"),
+        ("10001", "at most 10000"),
     ],
 )
 def test_wrong_seeds(text, message):
@@ -126,7 +128,7 @@ def test_an_empty_or_crooked_design_is_refused():
         study(numbers=(0, 1, 0))
     with pytest.raises(UserError, match="first arm of a study is 'none'"):
         Study(Recipe(), (Arm("se", "se"),), (0,), Path("s"))
-    for margin in (0.0, -1.0, float("nan")):
+    for margin in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(UserError, match="margin"):
             study(margin=margin)
 
@@ -165,6 +167,15 @@ def test_another_study_in_the_folder_is_refused_with_the_key_that_differs(tmp_pa
     with pytest.raises(UserError, match=re.escape(key)):
         study(tmp_path, **change).claim()
     assert (tmp_path / "study.toml").read_bytes() == before
+
+
+def test_what_a_killed_write_leaves_does_not_stand_in_the_way(tmp_path):
+    (tmp_path / ".study.toml.x1y2").write_text("margin = ")
+    (tmp_path / ".lock").touch()
+    assert not study(tmp_path).claim()
+    study(tmp_path).write()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "study.toml"]
+    assert study(tmp_path).claim()
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path):

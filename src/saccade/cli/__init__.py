@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
-from saccade.errors import UserError, did_you_mean
+from saccade.errors import UserError, did_you_mean, study_installed
 
 __all__ = ["main"]
 
@@ -46,7 +46,8 @@ def main() -> NoReturn:
     """The console script: a user's mistake ends in one message and exit code 2, an interruption in 130."""
     sys.path.append("")  # package.module:Class is found in the folder one works in
     try:
-        code = saccade.main(prog_name="saccade", standalone_mode=False)
+        with study_installed():
+            code = saccade.main(prog_name="saccade", standalone_mode=False)
     except UserError as error:
         click.echo(f"saccade: {error}", err=True)
         code = 2

@@ -22,6 +22,8 @@ __all__ = ["command"]
 _DEFAULT = "none,se,cbam,das"
 _SMALL = 64
 """Images up to this many pixels a side get the small host."""
+_LEAST = 16
+"""Smaller images are enlarged to this: the small host halves them three times."""
 
 
 @click.command("compare")
@@ -123,10 +125,13 @@ def _recipe(file: str | None, data: str | None, model: str | None, settings: tup
 
     folder = None if data in (None, "digits") else _folder(str(data))
     if file is not None:
-        named = "/" not in file and "\\" not in file and not file.endswith(".toml") and not Path(file).exists()
+        named = "/" not in file and "\\" not in file and not file.endswith(".toml") and not Path(file).is_file()
         recipe = shipped(file) if named else Recipe.load(file)
     elif folder is not None:
-        recipe = shipped("small_images" if _side(folder) <= _SMALL else "photos")
+        side = _side(folder)
+        recipe = shipped("small_images" if side <= _SMALL else "photos")
+        if side <= _SMALL:  # said, because without it images that are not all squares of one size would be 224
+            recipe = recipe.having({"data.size": max(_LEAST, side)})
     else:
         recipe = shipped("digits")
     if data is not None:
@@ -143,14 +148,17 @@ def _folder(text: str) -> Path:
     """The folder ``text`` as a whole path.
 
     Raises:
-        UserError: it is not there.
+        UserError: it is not there or cannot be read.
     """
     path = Path(text).expanduser()
-    if path.is_dir():
-        return path.resolve()
-    if path.exists():
-        raise UserError(f"the data {text!r} is a file; a folder of images is needed")
-    near = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+    try:
+        if path.is_dir():
+            return path.resolve()
+        if path.exists():
+            raise UserError(f"the data {text!r} is a file; a folder of images is needed")
+        near = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
     raise UserError(f"there is no folder {text!r}.{did_you_mean(path.name, [*near, 'digits'])}")
 
 
@@ -165,7 +173,7 @@ def _side(folder: Path) -> int:
         try:
             with Image.open(path) as image:
                 sides.append(min(image.size))
-        except OSError:  # no image, or a broken one: the check of the data names it
+        except Exception:  # no image, a broken or a huge one, whatever Pillow raises: the check of the data names it
             continue
         if len(sides) == 20:
             break

@@ -67,7 +67,7 @@ def _recipe(name: str) -> Recipe:
     from saccade.study.plan import shipped
 
     path = Path(name)
-    return Recipe.load(path) if path.suffix or len(path.parts) > 1 or path.exists() else shipped(name)
+    return Recipe.load(path) if path.suffix or len(path.parts) > 1 or path.is_file() else shipped(name)
 
 
 def _attention(recipe: Recipe) -> str:

@@ -17,6 +17,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 from zlib import crc32
 
 import torch
@@ -59,9 +60,13 @@ def survey(root: Path) -> Survey:
     """The parts, classes and files of a folder.
 
     Raises:
-        UserError: there is no such folder, or nothing in it is a folder of images.
+        UserError: there is no such folder, a folder in it cannot be read, or nothing in it is a folder of images.
     """
-    if not root.is_dir():
+    try:
+        exists = root.is_dir()
+    except OSError as error:  # a folder above it is closed
+        _refuse(error)
+    if not exists:
         raise UserError(_missing(root))
     folders = {path.name: path for path in _subfolders(root)}
     parts = {
@@ -258,7 +263,14 @@ def _labels(part: list[list[Path]]) -> list[int]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
+    try:
+        return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
+    except OSError as error:
+        _refuse(error)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
 
 
 def _classes(part: Path) -> dict[str, list[Path]]:
@@ -266,7 +278,7 @@ def _classes(part: Path) -> dict[str, list[Path]]:
     return {
         folder.name: sorted(
             Path(where, name)
-            for where, _, names in os.walk(folder, followlinks=True)
+            for where, _, names in os.walk(folder, onerror=_refuse, followlinks=True)
             for name in names
             if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
         )

@@ -114,7 +114,8 @@ def execute(
         One outcome per run, in the order of ``study.runs()``.
 
     Raises:
-        UserError: the folder, the data, the host or a mechanism is wrong; nothing has been written.
+        UserError: the folder, the data, the host or a mechanism is wrong, or the process that checks them dies;
+            nothing has been written.
     """
     say: Notify = notify or (lambda event: None)
     if slots is not None and slots < 1:
@@ -167,12 +168,12 @@ def _check(worker: _Worker, study: Study, device: str, check: str, say: Notify) 
         elif kind == "result":
             devices: list[str] = content["devices"]
             return devices
-        elif kind == "error" and content["user"]:
+        elif kind == "died":
+            raise UserError(f"checking the study failed: the process {content}")
+        elif content["user"]:
             raise UserError(content["message"])
         else:
-            raise RuntimeError(
-                f"checking the study failed: {content['traceback'] if kind == 'error' else 'the process ' + content}"
-            )
+            raise RuntimeError(f"checking the study failed: {content['traceback']}")
     raise AssertionError("a worker neither answered nor died")
 
 

@@ -7,6 +7,7 @@ augmentation for every arm. Nothing here imports torch, so that a mistake costs 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import tempfile
@@ -20,7 +21,7 @@ import tomli_w
 
 from saccade import catalog
 from saccade.errors import UserError, did_you_mean
-from saccade.recipe import Recipe
+from saccade.recipe import MAX_SEED, Recipe
 
 __all__ = ["BASELINE", "CONTROLS", "Arm", "Run", "Study", "arms", "seeds", "shipped", "write_atomically"]
 
@@ -28,6 +29,7 @@ BASELINE = "none"
 """The arm without attention; first in every study."""
 CONTROLS = ("extra",)
 """What can stand at a mechanism's sites in its place."""
+_MAX_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class Study:
         """Refuses an empty or ambiguous design.
 
         Raises:
-            UserError: no seeds, a seed or an arm given twice, two arms of one folder name, a margin not above 0.
+            UserError: no seeds, a seed or an arm given twice, two arms of one folder name, a margin not above 0 or
+                not finite.
         """
         neutral = {"attention.mechanism": BASELINE, "attention.control": None, "training.seed": 0}
         object.__setattr__(self, "base", self.base.having(neutral))
@@ -102,8 +105,8 @@ class Study:
             raise UserError(f"the arms {both} would share the folder {twice[0]!r}; study them apart")
         if not self.arms or self.arms[0].name != BASELINE:
             raise UserError(f"the first arm of a study is {BASELINE!r}: it is what the others are compared with")
-        if not self.margin > 0:
-            raise UserError(f"margin = {self.margin:g}: it must be above 0 points of top-1")
+        if not 0 < self.margin < math.inf:
+            raise UserError(f"margin = {self.margin:g}: it must be a finite number of points of top-1 above 0")
 
     def runs(self) -> list[Run]:
         """Every run: seeds outermost, so that whole blocks are complete early; arms in their order within."""
@@ -171,7 +174,8 @@ class Study:
             raise UserError(f"cannot write to {self.folder}: {place} is a file, not a folder")
         if not os.access(place, os.W_OK | os.X_OK):
             raise UserError(f"cannot write to {self.folder}: no permission in {place}")
-        if place == self.folder and (things := sorted(p.name for p in place.iterdir() if p.name != ".lock")):
+        own = (".lock", ".study.toml.")  # what a process killed in write() leaves
+        if place == self.folder and (things := sorted(p.name for p in place.iterdir() if not p.name.startswith(own))):
             raise UserError(
                 f"{self.folder} is no study and not empty (it holds {things[0]!r}); name a new folder with --out"
             )
@@ -185,6 +189,8 @@ class Study:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            for torn in self.folder.glob(".study.toml.*"):
+                torn.unlink()
             write_atomically(self.folder / "study.toml", tomli_w.dumps(self.to_dict()))
         except OSError as error:
             raise UserError(f"cannot write to {self.folder}: {error.strerror}") from None
@@ -229,7 +235,7 @@ def seeds(text: str) -> tuple[int, ...]:
     """A number of seeds, ``3`` for 0, 1, 2, or the seeds themselves, ``3,7,9``.
 
     Raises:
-        UserError: no whole number, none at all, one below zero, or one twice.
+        UserError: no whole number, none at all, too many, one below zero or above 2⁶³ - 1, or one twice.
 
     >>> seeds("3"), seeds("3,7,9")
     ((0, 1, 2), (3, 7, 9))
@@ -239,11 +245,18 @@ def seeds(text: str) -> tuple[int, ...]:
     except ValueError:
         raise UserError(f"seeds = {text!r}: write their number (5) or the seeds themselves (3,7,9)") from None
     if "," not in text and numbers and numbers[0] > 0:
+        if numbers[0] > _MAX_SEEDS:
+            raise UserError(
+                f"seeds = {text!r} means that many seeds, at most {_MAX_SEEDS} can be; for the seed itself write "
+                f"'{numbers[0]},'"
+            )
         return tuple(range(numbers[0]))
     if not numbers or "," not in text:
         raise UserError(f"seeds = {text!r}: a study needs at least one seed")
     if min(numbers) < 0:
         raise UserError(f"seeds = {text!r}: a seed is 0 or above; found {min(numbers)}")
+    if max(numbers) > MAX_SEED:
+        raise UserError(f"seeds = {text!r}: a seed is at most {MAX_SEED}; found {max(numbers)}")
     if twice := _twice(numbers):
         raise UserError(f"seeds = {text!r}: the seed {twice[0]} is given twice")
     return tuple(numbers)

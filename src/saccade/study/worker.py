@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import IO, Any
 
-from saccade.errors import UserError
+from saccade.errors import UserError, study_installed
 from saccade.recipe import Recipe
 
 __all__ = ["check", "hold", "named", "run", "serve"]
@@ -80,7 +80,7 @@ def check(recipes: list[Mapping[str, Any]], device: str, notify: Callable[[dict[
     Raises:
         UserError: the data, a host, a mechanism, its place or the device is wrong, or a package is missing.
     """
-    try:
+    with study_installed():
         from saccade.data import open_data
 
         split = open_data(Recipe.read(recipes[0]).data, notify)
@@ -89,8 +89,6 @@ def check(recipes: list[Mapping[str, Any]], device: str, notify: Callable[[dict[
         # Late: these bring all of training, which wrong data need not wait for.
         from saccade.training import build
         from saccade.training.environment import choose_device
-    except ModuleNotFoundError as error:
-        raise UserError(f"{error.name} is not installed; a study needs it: pip install 'saccade[study]'") from error
     found = choose_device(device)
     for recipe in recipes:
         build(Recipe.read(recipe), split)

@@ -6,11 +6,13 @@ import hashlib
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from saccade import catalog
 from saccade.data import Split
+from saccade.errors import UserError
 from saccade.models import create_host
+from saccade.probe import example_input, undisturbed
 from saccade.recipe import Recipe
 from saccade.surgery import plug
 from saccade.surgery.controls import plug_control
@@ -49,19 +51,39 @@ def build(recipe: Recipe, split: Split) -> nn.Module:
     The host depends on the recipe's model and seed alone: it is the same under every mechanism.
 
     Raises:
-        UserError: unknown model, mechanism or option, no site, or channels outside the mechanism's limits.
+        UserError: unknown model, mechanism or option, a host that does not classify such images, no site, or channels
+            outside the mechanism's limits.
     """
     part, seed = recipe.attention, recipe.training.seed
+    size = (split.channels, split.size, split.size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived(seed, "host"))
         host = create_host(recipe.model, len(split.classes), split.channels)
+        _try(host, recipe.model.name, size, len(split.classes))
         start = start_of(recipe)
         if start is None:
             return host
         name, options = catalog.parse(part.mechanism)
         torch.manual_seed(derived(seed, "attention"))
         where = part.where if isinstance(part.where, str) else list(part.where)
-        size = (split.channels, split.size, split.size)
         if part.control is not None:
             return plug_control(host, part.control, name, where=where, input=size, **options)
         return plug(host, name, where=where, start=start, input=size, **options)
+
+
+def _try(host: nn.Module, name: str, size: tuple[int, int, int], classes: int) -> None:
+    """One forward of two pictures, which leaves no trace.
+
+    Raises:
+        UserError: it fails, or does not give a score for each class.
+    """
+    images = f"model {name} on images of {'×'.join(map(str, size))} (channels, height, width)"
+    try:
+        with undisturbed(host), torch.no_grad():
+            scores = host(*example_input(host, size, batch=2))
+    except Exception as error:  # a network may raise anything for a size it was not made for
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(f"{images}: {reason}") from error
+    found = tuple(scores.shape) if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+    if found != (2, classes):
+        raise UserError(f"{images} gives {found} for two of them; scores of shape {(2, classes)} are needed")
