@@ -69,7 +69,10 @@ def test_create_passes_options():
         (lambda: saccade.create("se", 64, rd_ration=2), "se has no option 'rd_ration'. Did you mean 'rd_ratio'?"),
         (lambda: saccade.create("se", 8), "se: Squeeze-and-Excitation needs channels * rd_ratio >= 1; found"),
         (lambda: saccade.create("eca", 8, kernel_size=4), "kernel_size = 4"),
-        (lambda: saccade.create("eca", 64, gamma=0), "needs gamma > 0; found gamma = 0"),
+        (
+            lambda: saccade.create("eca", 64, gamma=0),
+            "needs gamma > 0 and (kernel_size == None or kernel_size % 2 == 1); found gamma = 0",
+        ),
         (lambda: saccade.create("cbam", 64, spatial_kernel_size=-1), "spatial_kernel_size = -1"),
         (lambda: saccade.create("se", 64, rd_ratio="x"), "se"),
         (lambda: saccade.spec("math:A"), "module 'math' has no Python source"),

@@ -34,7 +34,7 @@ SPEC = {
     "evidence": "oracle",
     "position": {"default": "residual"},
     "params": "2*C*int(C*rd_ratio) + C + int(C*rd_ratio) + 2*spatial_kernel_size**2 + 2",
-    "limits": ["C * rd_ratio >= 1", "spatial_kernel_size >= 1", "spatial_kernel_size % 2 == 1"],
+    "limits": ["C * rd_ratio >= 1", "spatial_kernel_size >= 1 and spatial_kernel_size % 2 == 1"],
     "gate": (0.0, 1.0),
     "published": [
         {"net": "resnet50", "params": 28.09, "macs": 4.139, "top1": 77.34, "source": "attention-module README"},
