@@ -24,7 +24,7 @@ class BatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """X (B, C, H, W) -> (B, C, H, W)."""
+        """Map x (B, C, H, W) to (B, C, H, W)."""
         if self.training and x.numel() == x.shape[1]:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         return super().forward(x)
@@ -41,9 +41,9 @@ class Gate(nn.Module, ABC):
     def gate(self, x: Tensor) -> Tensor:
         """The multiplicative map for x (B, C, H, W): (B, C | 1, H | 1, W | 1)."""
 
-    @final
+    @final  # type: ignore[misc]  # torch declares forward as an attribute
     def forward(self, x: Tensor) -> Tensor:
-        """X (B, C, H, W) -> (B, C, H, W), in the dtype of x."""
+        """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
         gate: Tensor = self.tap(self.gate(x))
         return x * gate.to(x.dtype)
 
@@ -59,8 +59,8 @@ class Context(nn.Module, ABC):
     def context(self, x: Tensor) -> Tensor:
         """The additive map for x (B, C, H, W): (B, C | 1, H | 1, W | 1)."""
 
-    @final
+    @final  # type: ignore[misc]  # torch declares forward as an attribute
     def forward(self, x: Tensor) -> Tensor:
-        """X (B, C, H, W) -> (B, C, H, W), in the dtype of x."""
+        """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
         context: Tensor = self.tap(self.context(x))
         return x + context.to(x.dtype)

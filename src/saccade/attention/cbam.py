@@ -75,7 +75,7 @@ class ConvBlockAttention(Gate):
         nn.init.zeros_(self.bn.weight)
 
     def gate(self, x: Tensor) -> Tensor:
-        """X (B, C, H, W) -> (B, C, H, W), the product of the channel gate and the spatial one."""
+        """Map x (B, C, H, W) to (B, C, H, W), the product of the channel gate and the spatial one."""
         channel = (self.mlp(x.mean((2, 3))) + self.mlp(x.amax((2, 3)))).sigmoid()[:, :, None, None]  # (B, C, 1, 1)
         seen = x * channel.to(x.dtype)
         summary = torch.cat([seen.amax(1, keepdim=True), seen.mean(1, keepdim=True)], 1)  # (B, 2, H, W)

@@ -79,7 +79,7 @@ class DeformableSalience(Gate):
             nn.init.zeros_(start)
 
     def gate(self, x: Tensor) -> Tensor:
-        """X (B, C, H, W) -> (B, C, H, W)."""
+        """Map x (B, C, H, W) to (B, C, H, W)."""
         z = self.pointwise(self.depthwise(x))  # (B, c, H, W)
         var, mean = torch.var_mean(z, (2, 3), correction=0, keepdim=True)
         z = F.gelu((z - mean) * (var + 1e-5).rsqrt() + self.shift[:, None, None])

@@ -72,7 +72,7 @@ class EfficientChannelAttention(Gate):
         self.conv = nn.Conv1d(1, 1, k, padding=k // 2, bias=False)
 
     def gate(self, x: Tensor) -> Tensor:
-        """X (B, C, H, W) -> (B, C, 1, 1)."""
+        """Map x (B, C, H, W) to (B, C, 1, 1)."""
         z = x.mean((2, 3))  # (B, C)
         s = self.conv(z[:, None])[:, 0].sigmoid()  # (B, C)
         return s[:, :, None, None]

@@ -68,7 +68,7 @@ class SqueezeExcite(Gate):
         self.excite = nn.Linear(hidden, channels, bias=bias)
 
     def gate(self, x: Tensor) -> Tensor:
-        """X (B, C, H, W) -> (B, C, 1, 1)."""
+        """Map x (B, C, H, W) to (B, C, 1, 1)."""
         z = x.mean((2, 3))  # (B, C)
         s = self.excite(self.squeeze(z).relu()).sigmoid()  # (B, C)
         return s[:, :, None, None]
