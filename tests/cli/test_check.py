@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from saccade.cli import main
 from saccade.contract import PROMISES
 
 STRANGER = """
@@ -39,16 +38,8 @@ def desk(tmp_path, monkeypatch):
     sys.modules.pop("stranger", None)
 
 
-def run(capsys, monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["saccade", "check", *arguments])
-    with pytest.raises(SystemExit) as end:
-        main()
-    streams = capsys.readouterr()
-    return end.value.code, streams.out, streams.err
-
-
-def test_a_mechanism_that_keeps_all(capsys, monkeypatch):
-    code, out, _ = run(capsys, monkeypatch, "se")
+def test_a_mechanism_that_keeps_all(run):
+    code, out, _ = run("check", "se")
     assert code == 0
     lines = out.splitlines()
     assert [line.split("  ")[0] for line in lines[: len(PROMISES)]] == ["passed"] * len(PROMISES)
@@ -56,14 +47,14 @@ def test_a_mechanism_that_keeps_all(capsys, monkeypatch):
     assert lines[-1] == f"se: {len(PROMISES)} passed, 0 failed, 0 skipped"
 
 
-def test_options_and_channels_reach_the_mechanism(capsys, monkeypatch):
-    code, out, _ = run(capsys, monkeypatch, "se:rd_ratio=0.5", "--channels", "6")
+def test_options_and_channels_reach_the_mechanism(run):
+    code, out, _ = run("check", "se:rd_ratio=0.5", "--channels", "6")
     assert code == 0
     assert out.endswith(f"se:rd_ratio=0.5: {len(PROMISES)} passed, 0 failed, 0 skipped\n")
 
 
-def test_as_json(capsys, monkeypatch):
-    code, out, _ = run(capsys, monkeypatch, "eca", "--json")
+def test_as_json(run):
+    code, out, _ = run("check", "eca", "--json")
     records = json.loads(out)
     assert code == 0
     assert [record["promise"] for record in records] == [promise.__name__ for promise in PROMISES]
@@ -71,22 +62,22 @@ def test_as_json(capsys, monkeypatch):
 
 
 @pytest.mark.usefixtures("desk")
-def test_a_strangers_class_without_facts(capsys, monkeypatch):
-    code, out, _ = run(capsys, monkeypatch, "stranger:Calm:strength=2.0")
+def test_a_strangers_class_without_facts(run):
+    code, out, _ = run("check", "stranger:Calm:strength=2.0")
     assert code == 0
     assert out.count("there is no SPEC") == 5
     assert "0 failed, 5 skipped" in out
 
 
 @pytest.mark.usefixtures("desk")
-def test_a_broken_promise_is_exit_code_1(capsys, monkeypatch):
-    code, out, err = run(capsys, monkeypatch, "stranger:Hasty")
+def test_a_broken_promise_is_exit_code_1(run):
+    code, out, err = run("check", "stranger:Hasty")
     assert code == 1
     (line,) = [line for line in out.splitlines() if line.startswith("failed")]
     assert "keeps nothing between calls" in line
     assert "leaves a tensor in last" in line
     assert err == ""
-    code, out, _ = run(capsys, monkeypatch, "stranger:Hasty", "--json")
+    code, out, _ = run("check", "stranger:Hasty", "--json")
     assert code == 1
     assert [r["status"] for r in json.loads(out)].count("failed") == 1
 
@@ -112,8 +103,8 @@ def test_a_strangers_class_is_found_in_the_working_folder(desk):
     ],
 )
 @pytest.mark.usefixtures("desk")
-def test_wrong_uses_are_exit_code_2(capsys, monkeypatch, arguments, message):
-    code, out, err = run(capsys, monkeypatch, *arguments)
+def test_wrong_uses_are_exit_code_2(run, arguments, message):
+    code, out, err = run("check", *arguments)
     assert code == 2
     assert message in err
     assert "Traceback" not in err

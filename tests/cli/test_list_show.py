@@ -5,33 +5,24 @@ import json
 import pytest
 
 from saccade import catalog
-from saccade.cli import main
 
 
-def run(capsys, monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["saccade", *arguments])
-    with pytest.raises(SystemExit) as end:
-        main()
-    streams = capsys.readouterr()
-    return end.value.code, streams.out, streams.err
-
-
-def test_list_has_a_line_for_each(capsys, monkeypatch):
-    code, out, _ = run(capsys, monkeypatch, "list")
+def test_list_has_a_line_for_each(run):
+    code, out, _ = run("list")
     assert code == 0
     lines = out.splitlines()
     assert [line.split()[0] for line in lines[1 : 1 + len(catalog.list_mechanisms())]] == catalog.list_mechanisms()
     assert "2018" in next(line for line in lines if line.startswith("cbam"))
 
 
-def test_list_as_json(capsys, monkeypatch):
-    _, out, _ = run(capsys, monkeypatch, "list", "--json")
+def test_list_as_json(run):
+    _, out, _ = run("list", "--json")
     assert json.loads(out)["das"]["position"] == {"default": "stage"}
 
 
 @pytest.mark.parametrize("name", catalog.list_mechanisms())
-def test_show_tells_equation_source_and_options(capsys, monkeypatch, name):
-    code, out, _ = run(capsys, monkeypatch, "show", name)
+def test_show_tells_equation_source_and_options(run, name):
+    code, out, _ = run("show", name)
     assert code == 0
     assert "σ(" in out
     assert "arXiv:" in out
@@ -48,19 +39,19 @@ def test_show_tells_equation_source_and_options(capsys, monkeypatch, name):
         (("list", "--jsno"), "--jsno"),
     ],
 )
-def test_wrong_words_end_in_one_message(capsys, monkeypatch, arguments, message):
-    code, out, err = run(capsys, monkeypatch, *arguments)
+def test_wrong_words_end_in_one_message(run, arguments, message):
+    code, out, err = run(*arguments)
     assert code == 2
     assert message in err
     assert "Traceback" not in err
     assert out == ""
 
 
-def test_an_option_without_a_default_is_shown(capsys, monkeypatch):
+def test_an_option_without_a_default_is_shown(run):
     name = "saccade.surgery.controls:ExtraBottleneck"
-    code, out, _ = run(capsys, monkeypatch, "show", name, "--json")
+    code, out, _ = run("show", name, "--json")
     assert code == 0
     assert (json.loads(out)["options"], json.loads(out)["required"]) == ({}, ["width"])
-    assert "width (required)" in run(capsys, monkeypatch, "show", name)[1]
-    told = json.loads(run(capsys, monkeypatch, "show", "das", "--json")[1])
+    assert "width (required)" in run("show", name)[1]
+    told = json.loads(run("show", "das", "--json")[1])
     assert (told["options"], told["required"]) == ({"alpha": 0.2}, [])

@@ -4,18 +4,9 @@ import json
 
 import pytest
 
-from saccade.cli import main
 from saccade.cost import count_macs
 
 SMALL = ("resnet10_small", "--input", "1,20,14", "--batch", "3")
-
-
-def run(capsys, monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["saccade", "measure", *arguments])
-    with pytest.raises(SystemExit) as end:
-        main()
-    streams = capsys.readouterr()
-    return end.value.code, streams.out, streams.err
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +16,8 @@ def in_a_hurry(monkeypatch):
     monkeypatch.setattr("saccade.cost.MOST", 3)
 
 
-def test_the_table(capsys, monkeypatch):
-    code, out, err = run(capsys, monkeypatch, *SMALL, "--attention", "se:rd_ratio=0.25,das")
+def test_the_table(run):
+    code, out, err = run("measure", *SMALL, "--attention", "se:rd_ratio=0.25,das")
     assert code == 0
     assert err == ""
     header, none, se, das, *rest = out.splitlines()
@@ -42,12 +33,12 @@ def test_the_table(capsys, monkeypatch):
     assert "not norms" in text
 
 
-def test_json_holds_what_the_library_says(capsys, monkeypatch):
+def test_json_holds_what_the_library_says(run):
     import timm
 
     import saccade
 
-    code, out, _ = run(capsys, monkeypatch, *SMALL, "--attention", "none,das", "--json")
+    code, out, _ = run("measure", *SMALL, "--attention", "none,das", "--json")
     assert code == 0
     none, das = json.loads(out)
     host = timm.create_model("resnet10_small", in_chans=1, num_classes=1000)
@@ -65,17 +56,17 @@ def test_json_holds_what_the_library_says(capsys, monkeypatch):
         assert (row["batch"], row["batched"]["batch"]) == (1, 3)
 
 
-def test_one_batch_and_the_neutral_start(capsys, monkeypatch):
+def test_one_batch_and_the_neutral_start(run):
     small = ("resnet10_small", "--input", "1,20,14", "--batch", "1", "--json", "--attention", "se")
-    _, paper, _ = run(capsys, monkeypatch, *small)
-    _, neutral, _ = run(capsys, monkeypatch, *small, "--start", "neutral")
+    _, paper, _ = run("measure", *small)
+    _, neutral, _ = run("measure", *small, "--start", "neutral")
     paper, neutral = json.loads(paper)[1], json.loads(neutral)[1]
     assert "batched" not in paper
     assert neutral["parameters"] - paper["parameters"] == neutral["sites"]  # the factor a of each
 
 
-def test_where(capsys, monkeypatch):
-    _, out, _ = run(capsys, monkeypatch, *SMALL, "--attention", "se", "--where", "stage[-1]", "--json")
+def test_where(run):
+    _, out, _ = run("measure", *SMALL, "--attention", "se", "--where", "stage[-1]", "--json")
     assert json.loads(out)[1]["sites"] == 1
 
 
@@ -92,8 +83,8 @@ def test_where(capsys, monkeypatch):
         (("resnet10_small", "--start", "random"), "'random' is not one of"),
     ],
 )
-def test_wrong_uses_are_exit_code_2(capsys, monkeypatch, arguments, message):
-    code, out, err = run(capsys, monkeypatch, *arguments)
+def test_wrong_uses_are_exit_code_2(run, arguments, message):
+    code, out, err = run("measure", *arguments)
     assert code == 2
     assert message in err
     assert "Traceback" not in err
