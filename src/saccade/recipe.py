@@ -53,6 +53,8 @@ class Data(_Part):
     test_images: int | None = Field(None, ge=2)
     test_part: float = Field(0.2, gt=0, lt=1)
     """What is held back for testing where the folder does not say."""
+    skip_bad: bool = False
+    """Files that cannot be read are left out and counted; otherwise they are refused."""
     split_seed: int = Field(0, ge=0, le=MAX_SEED)
     """Draws the held-back part and the subset: one value for all runs of a study."""
     augment: tuple[str, ...] = ()

@@ -72,6 +72,22 @@ def test_a_recipe_that_a_folder_cannot_fill(photos):
     assert "a folder understands none" in done.stdout
 
 
+def test_bad_files_are_left_out_and_listed_and_strangers_counted(photos):
+    (photos / "train" / "cat" / "0.png").write_bytes(b"no")
+    for name in ("a.heic", "b.heic", "notes.txt"):
+        (photos / "train" / "cat" / name).write_bytes(b"0")
+    done = run(photos, "--skip-bad", "--json", "--show", photos.parent / "sheet.png")
+    facts = json.loads(done.stdout)
+    assert done.exit_code == 0
+    assert facts["used"] == {"train": 7, "test": 4}
+    assert facts["refused"] == []
+    assert [sentence.rpartition("/")[2] for sentence in facts["left_out"]] == ["0.png is no image"]
+    assert "3 files do not end like an image and are not read: .heic (2), .txt (1)" in facts["notes"]
+    assert (photos.parent / "sheet.png").exists()
+    assert "left out " in run(photos, "--skip-bad").stdout
+    assert run(photos).exit_code == 1  # the twin
+
+
 @pytest.mark.parametrize("source", ["digits", "folder"])
 def test_a_sheet_is_drawn_whole(tmp_path, photos, source):
     path = tmp_path / "sheet.png"

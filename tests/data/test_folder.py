@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from saccade.data import folder, open_data
-from saccade.data.files import Files, look
+from saccade.data.files import Files, check, look
 from saccade.errors import UserError
 from saccade.recipe import Data
 
@@ -134,6 +134,34 @@ def test_modes_become_rgb(tmp_path):
     assert "floating-point" in look(tmp_path / "float.tif", 4).problem
 
 
+def test_what_is_transparent_is_dropped_and_the_colour_kept(tmp_path):
+    for mode, pixel, seen in (("RGBA", (10, 20, 30, 0), [10, 20, 30]), ("LA", (40, 0), [40, 40, 40])):
+        Image.new(mode, (4, 4), pixel).save(tmp_path / f"{mode}.png")
+        assert look(tmp_path / f"{mode}.png", 4).pixels[:, 0, 0].tolist() == seen
+
+
+def test_cmyk_is_ink(tmp_path):
+    Image.new("CMYK", (4, 4), (255, 0, 0, 0)).save(tmp_path / "cyan.tif")
+    assert look(tmp_path / "cyan.tif", 4).pixels[:, 0, 0].tolist() == [0, 255, 255]
+
+
+def test_a_decompression_bomb_is_refused_unread(tmp_path, monkeypatch):
+    """A white PNG of 10,000 by 9,000 is 29 kB; Pillow itself stops at twice its own limit and warns before."""
+    Image.new("1", (10_000, 9_000), 1).save(tmp_path / "large.png")
+    Image.new("1", (20_000, 9_000), 1).save(tmp_path / "larger.png")
+    assert (tmp_path / "large.png").stat().st_size < 30_000
+
+    def load(image):
+        raise AssertionError(f"{image.size} is decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    large, larger = check([tmp_path / "large.png", tmp_path / "larger.png"], 8)
+    assert large.problem == "states 10000×9000 pixels; at most 89,478,485 are read"
+    assert larger.problem == "states more than 178,956,970 pixels; at most 89,478,485 are read"
+    Image.new("1", (3_000, 2_000), 1).save(tmp_path / "fair.png")
+    assert "is decoded" in look(tmp_path / "fair.png", 8).problem  # the twin
+
+
 def test_a_photograph_is_turned_as_its_exif_says(tmp_path):
     pixels = np.zeros((8, 8, 3), np.uint8)
     pixels[:4] = 255
@@ -243,6 +271,44 @@ def test_all_broken_images_are_counted(tmp_path):
         (tmp_path / "a" / f"{i:03}.png").write_bytes(b"no")
     with pytest.raises(UserError, match=r"7 of 18 images cannot be used: .*000\.png is no image; .*; and 2 more"):
         opened(tmp_path)
+
+
+def test_bad_files_are_left_out_on_request_and_the_others_stay_where_they_are(tmp_path):
+    for label in "ab":
+        for i in range(20):
+            draw(tmp_path / label / f"{label}{i:02}.png", value=(ord(label), i, 7))
+    whole = opened(tmp_path)
+    (tmp_path / "a" / "a00.png").write_bytes(b"no")
+    (tmp_path / "b" / "b07.png").write_bytes((tmp_path / "b" / "b07.png").read_bytes()[:45])
+    with pytest.raises(UserError, match=r"2 of 40 images cannot be used: .*a00\.png is no image.*--skip-bad"):
+        opened(tmp_path)
+    rest = opened(tmp_path, skip_bad=True)
+    gone = {tuple(v for v in colour for _ in range(144)) for colour in ((97, 0, 7), (98, 7, 7))}
+    assert [part - gone for part in files(whole)] == files(rest)
+    assert len(rest.train) + len(rest.test) == 38
+    assert len(rest.train.labels) == len(rest.train)
+    assert rest.description.endswith(", 2 bad files left out")
+    assert "left out" not in whole.description
+    assert rest.fingerprint != whole.fingerprint
+    assert rest.size == 12  # though the first file says nothing
+
+
+def test_bad_files_are_left_out_of_a_set_that_stays_on_disk(tmp_path, monkeypatch):
+    fill(tmp_path, {"a": 10, "b": 10})
+    (tmp_path / "a" / "001.png").write_bytes(b"no")
+    monkeypatch.setattr(folder, "CACHE", 0)
+    split = opened(tmp_path, skip_bad=True)
+    assert isinstance(split.train.pictures, Files)
+    pictures = [split.train[i] for i in range(len(split.train))] + [split.test[i] for i in range(len(split.test))]
+    assert [label for _, label in pictures].count(0) == 9
+
+
+def test_a_class_of_bad_files_is_refused(tmp_path):
+    fill(tmp_path / "train", {"a": 2, "b": 2})
+    fill(tmp_path / "test", {"a": 1, "b": 1})
+    (tmp_path / "test" / "b" / "000.png").write_bytes(b"no")
+    with pytest.raises(UserError, match="class 'b' has no image to test on that can be read"):
+        opened(tmp_path, skip_bad=True)
 
 
 def test_a_class_in_one_part_only(tmp_path):

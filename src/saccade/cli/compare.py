@@ -33,6 +33,7 @@ _LEAST = 16
 @click.option("--attention", metavar="LIST", help=f"Mechanisms, name:option=value each.  [default: {_DEFAULT}]")
 @click.option("--controls", metavar="LIST", default="", help="extra: for each mechanism; extra:das: for das.")
 @click.option("--seeds", metavar="N | LIST", help="How many, or which.  [default: 3 on digits, 5 on your images]")
+@click.option("--skip-bad", is_flag=True, help="Leave out image files that cannot be read, and count them.")
 @click.option("--margin", metavar="POINTS", type=float, default=1.0, show_default=True, help="What counts as equal.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Changes the recipe: training.epochs=5.")
 @click.option("--out", metavar="FOLDER", help="The study's folder; the same command goes on there.  [default: runs/…]")
@@ -49,6 +50,7 @@ def command(
     attention: str | None,
     controls: str,
     seeds: str | None,
+    skip_bad: bool,
     margin: float,
     settings: tuple[str, ...],
     out: str | None,
@@ -66,7 +68,7 @@ def command(
     from saccade.study import plan
     from saccade.study.engine import execute, slots_for
 
-    base = _recipe(recipe_file, data, model, settings)
+    base = _recipe(recipe_file, data, model, (*settings, *(["data.skip_bad=true"] if skip_bad else [])))
     if attention is None:
         asked = base.attention.mechanism
         attention = _DEFAULT if asked == plan.BASELINE else asked

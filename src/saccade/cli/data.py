@@ -26,9 +26,12 @@ _SHOWN = 10
 @click.argument("source")
 @click.option("--show", metavar="FILE", help="Draw a contact sheet with labels and boxes: .png, .jpg or .webp.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="As in a recipe: data.size=64; repeatable.")
+@click.option("--skip-bad", is_flag=True, help="Leave out files that cannot be read, and count them.")
 @click.option("--json", "as_json", is_flag=True, help="All facts as JSON.")
 @click.pass_context
-def command(ctx: click.Context, source: str, show: str | None, settings: tuple[str, ...], as_json: bool) -> None:
+def command(
+    ctx: click.Context, source: str, show: str | None, settings: tuple[str, ...], skip_bad: bool, as_json: bool
+) -> None:
     """Classes, counts and sizes of SOURCE, the word digits or a folder of images, and what would be refused.
 
     Every image is opened. The exit code is 1 where training would refuse something.
@@ -43,7 +46,9 @@ def command(ctx: click.Context, source: str, show: str | None, settings: tuple[s
     for setting in settings:
         if not setting.strip().startswith("data."):
             raise UserError(f"{setting!r}: only data.… says what the images are; write data.key=value")
-    spec = Recipe().having(settings).having({"data.source": source}).data
+    spec = (
+        Recipe().having(settings).having({"data.source": source} | ({"data.skip_bad": True} if skip_bad else {})).data
+    )
     with _progress() as notify:
         facts = describe(spec, notify)
     click.echo(json.dumps(facts, indent=2) if as_json else _page(facts))
@@ -85,10 +90,10 @@ def _page(facts: dict[str, Any]) -> str:
     if facts["used"]:
         lines.append(f"used     {facts['used']['train']} to train, {facts['used']['test']} to test")
     lines += [f"note     {note}" for note in facts["notes"]]
-    refused = facts["refused"]
-    lines += [f"refused  {sentence}" for sentence in refused[:_SHOWN]]
-    if len(refused) > _SHOWN:
-        lines.append(f"         and {len(refused) - _SHOWN} more")
+    for word, sentences in (("left out", facts["left_out"]), ("refused ", facts["refused"])):
+        lines += [f"{word} {sentence}" for sentence in sentences[:_SHOWN]]
+        if len(sentences) > _SHOWN:
+            lines.append(f"         and {len(sentences) - _SHOWN} more")
     return "\n".join(lines)
 
 

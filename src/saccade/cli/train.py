@@ -23,6 +23,7 @@ __all__ = ["command"]
 @click.argument("recipe", default="digits")
 @click.option("--attention", metavar="NAME", help="Plug this mechanism: none, das, das:alpha=0.1, my.module:Class.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change the recipe: training.epochs=3.")
+@click.option("--skip-bad", is_flag=True, help="Leave out image files that cannot be read, and count them.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the run.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/RECIPE-ATTENTION-seedN if not given.")
@@ -33,6 +34,7 @@ def command(
     recipe: str,
     attention: str | None,
     settings: tuple[str, ...],
+    skip_bad: bool,
     seed: int | None,
     device: str,
     out: Path | None,
@@ -42,7 +44,7 @@ def command(
 
     The same command again goes on where a killed run stopped. Exits with 1 if the loss became infinite or no number.
     """
-    given = {"attention.mechanism": attention, "training.seed": seed}
+    given = {"attention.mechanism": attention, "training.seed": seed, "data.skip_bad": skip_bad or None}
     asked = _recipe(recipe).having({key: value for key, value in given.items() if value is not None}).having(settings)
     if asked.attention.mechanism != "none":
         catalog.parse(asked.attention.mechanism)

@@ -22,7 +22,8 @@ def describe(spec: Data, notify: Notify | None = None) -> dict[str, Any]:
     Returns:
         ``source``; ``parts``, a list of {"name", "classes": {class: images}}; ``sizes``, a list of {"size": [width,
         height], "images"}, the most frequent first; ``used``, {"train", "test"} images the recipe takes, None where it
-        would be refused; ``side`` and ``channels`` of what a network sees; ``notes`` and ``refused``, sentences.
+        would be refused; ``side`` and ``channels`` of what a network sees; ``notes``, ``left_out`` and ``refused``,
+        sentences.
 
     Raises:
         UserError: there is no such source, or nothing in it can be described.
@@ -48,6 +49,7 @@ def _digits(spec: Data) -> dict[str, Any]:
             f"targets come from {len(source_digits('train'))} handwritten digits for training and "
             f"{len(source_digits('test'))} others for testing",
         ],
+        "left_out": [],
         "refused": [],
     }
 
@@ -56,21 +58,25 @@ def _folder(spec: Data, notify: Notify | None) -> dict[str, Any]:
     seen = survey(Path(spec.source).expanduser())
     paths = [path for part in seen.parts.values() for files in part.values() for path in files]
     sizes: Counter[tuple[int, int]] = Counter()
-    refused = list(seen.problems)
+    bad: dict[Path, str] = {}
     for path, look in zip(paths, check(paths, 8, notify), strict=True):
-        if look.size is not None:
-            sizes[look.size] += 1
         if look.pixels is None:
-            refused.append(f"{path} {look.problem}")
+            bad[path] = f"{path} {look.problem}"
+        elif look.size is not None:
+            sizes[look.size] += 1
+    refused = [*seen.problems, *(() if spec.skip_bad else bad.values())]
     used, notes = None, []
+    if seen.others:
+        endings = ", ".join(f"{ending or 'no ending'} ({n})" for ending, n in seen.others.most_common(5))
+        notes.append(f"{seen.others.total()} files do not end like an image and are not read: {endings}")
     if not seen.problems:
         try:
-            chosen = select(spec, seen)
+            chosen = select(spec, seen).without(bad if spec.skip_bad else ())
         except UserError as error:
             refused.append(str(error))
         else:
             used = {"train": sum(map(len, chosen.train)), "test": sum(map(len, chosen.test))}
-            notes.append(chosen.how)
+            notes.insert(0, chosen.how)
     (width, height), *others = sizes or [(0, 1)]
     return {
         "source": spec.source,
@@ -83,5 +89,6 @@ def _folder(spec: Data, notify: Notify | None) -> dict[str, Any]:
         "side": spec.size or (width if width == height and not others else SIZE),
         "channels": 3,
         "notes": notes,
+        "left_out": list(bad.values()) if spec.skip_bad else [],
         "refused": refused,
     }

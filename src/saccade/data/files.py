@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,10 @@ from torch import Tensor
 
 from saccade.errors import UserError
 
-__all__ = ["Files", "Look", "Notify", "check", "look"]
+__all__ = ["LARGEST", "Files", "Look", "Notify", "check", "look"]
+
+LARGEST = 89_478_485
+"""Pixels; a file that states more is refused unread, for a few of its bytes can unfold to any amount of memory."""
 
 _CHUNK = 256
 _TOLD_EVERY = 0.2  # seconds between two words on progress
@@ -45,6 +49,8 @@ def look(path: Path, size: int) -> Look:
     try:
         with Image.open(path) as image:
             found = image.size
+            if found[0] * found[1] > LARGEST:
+                return Look(None, found, f"states {found[0]}×{found[1]} pixels; at most {LARGEST:,} are read")
             image.draft("RGB", (2 * size, 2 * size))  # lets a large JPEG be decoded at 1/2, 1/4 or 1/8
             upright: Image.Image = image
             if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
@@ -55,6 +61,8 @@ def look(path: Path, size: int) -> Look:
             pixels = np.asarray(square).transpose(2, 0, 1)
     except UnidentifiedImageError:
         return Look(None, None, "is no image" if path.stat().st_size else "is an empty file")
+    except Image.DecompressionBombError:  # Pillow itself stops at twice as many and does not say how large
+        return Look(None, None, f"states more than {2 * LARGEST:,} pixels; at most {LARGEST:,} are read")
     except Exception as error:  # Pillow's readers raise whatever a broken file leads them into
         return Look(None, found, f"cannot be read: {error}")
     return Look(np.ascontiguousarray(pixels), found, "")
@@ -66,7 +74,10 @@ def check(paths: Sequence[Path], size: int, notify: Notify | None = None) -> Ite
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(paths), _CHUNK):
             chunk = paths[start : start + _CHUNK]
-            yield from pool.map(look, chunk, [size] * len(chunk))
+            with warnings.catch_warnings():  # files that large are refused: no need to warn of them
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                looks = list(pool.map(look, chunk, [size] * len(chunk)))
+            yield from looks
             done = start + len(chunk)
             if notify and (done == len(paths) or time.monotonic() - told > _TOLD_EVERY):
                 told = time.monotonic()

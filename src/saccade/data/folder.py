@@ -8,13 +8,17 @@ Understood are
 
 Images lie at any depth below their class, with the endings of torchvision's ``ImageFolder``. They are turned as their
 EXIF says, made RGB (grey ones too; 16-bit grey keeps its upper byte), resized so that the short side fits, and cut to
-the square in the middle. Nothing is unpickled.
+the square in the middle. Transparency is dropped. Nothing is unpickled.
+
+A file that is broken, no image or larger than ``files.LARGEST`` is refused by name; ``skip_bad`` leaves such files out
+instead. The parts are drawn before, so that the others stay where they are.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -48,11 +52,13 @@ class Survey:
     Attributes:
         root: the folder.
         parts: name of a part (its folder's; ``""`` where there are only class folders) to class to files.
+        others: files among the images that do not end like one, so that nothing reads them: ending to number.
         problems: sentences on what would be refused.
     """
 
     root: Path
     parts: dict[str, dict[str, list[Path]]]
+    others: Counter[str]
     problems: list[str]
 
 
@@ -76,7 +82,7 @@ def survey(root: Path) -> Survey:
     train, test = parts["train"], parts["test"]
     problems = []
     if train and test:
-        found = {path.name: _classes(path) for path in (train, test)}
+        every = {path.name: _classes(path) for path in (train, test)}
     elif (only := train or test) and (test or len(folders) > 1):
         wanted = _TEST if train else _TRAIN
         others = [name for name in folders if name != only.name]
@@ -87,7 +93,11 @@ def survey(root: Path) -> Survey:
             "Give both parts, or class folders alone."
         )
     else:
-        found = {train.name if train else "": _classes(train or root)}
+        every = {train.name if train else "": _classes(train or root)}
+    found = {part: {name: list(filter(_is_image, files)) for name, files in classes.items()}
+             for part, classes in every.items()}  # fmt: skip
+    unread = Counter(path.suffix.lower() for classes in every.values() for files in classes.values() for path in files
+                     if not _is_image(path))  # fmt: skip
     if not any(files for classes in found.values() for files in classes.values()):
         raise UserError(_no_images(root))
     for name, classes in found.items():
@@ -103,7 +113,7 @@ def survey(root: Path) -> Survey:
                 problems.append(
                     f"class {name!r} is in {root / here} but not in {root / there}.{did_you_mean(name, found[there])}"
                 )
-    return Survey(root, found, sorted(problems))
+    return Survey(root, found, unread, sorted(problems))
 
 
 @dataclass(frozen=True)
@@ -121,6 +131,19 @@ class Selection:
     train: list[list[Path]]
     test: list[list[Path]]
     how: str
+
+    def without(self, bad: Container[Path]) -> Selection:
+        """The same but for the files ``bad``.
+
+        Raises:
+            UserError: nothing is left of a class.
+        """
+        train, test = ([[p for p in files if p not in bad] for files in part] for part in (self.train, self.test))
+        for part, what in ((train, "train on"), (test, "test on")):
+            for name, files in zip(self.classes, part, strict=True):
+                if not files:
+                    raise UserError(f"class {name!r} has no image to {what} that can be read")
+        return Selection(self.classes, train, test, self.how)
 
 
 def select(spec: Data, seen: Survey) -> Selection:
@@ -162,7 +185,14 @@ def open_folder(spec: Data, notify: Notify | None = None) -> Split:
     root = Path(spec.source).expanduser()
     chosen = select(spec, survey(root))
     paths = [path for files in (*chosen.train, *chosen.test) for path in files]
-    size, pictures = _open(paths, spec.size, notify)
+    size, pictures, bad = _open(paths, spec.size, notify)
+    if bad and not spec.skip_bad:
+        sentences = [f"{path} {problem}" for path, problem in bad.items()]
+        raise UserError(
+            _several(f"{len(bad)} of {len(paths)} images cannot be used", sentences)
+            + ". Mend them, or leave them out: --skip-bad (data.skip_bad = true)."
+        )
+    chosen = chosen.without(bad)
     count = sum(map(len, chosen.train))
     train, test = pictures[:count], pictures[count:]
     mean, std = colours(train)
@@ -175,8 +205,8 @@ def open_folder(spec: Data, notify: Notify | None = None) -> Split:
         mean=mean,
         std=std,
         description=(
-            f"folder {root}: {count} training and {len(paths) - count} test images of {len(chosen.classes)} classes, "
-            f"{size}×{size} pixels, {chosen.how}"
+            f"folder {root}: {count} training and {len(test)} test images of {len(chosen.classes)} classes, "
+            f"{size}×{size} pixels, {chosen.how}{f', {len(bad)} bad files left out' if bad else ''}"
         ),
         fingerprint=digest(
             [part, label, path.relative_to(root).as_posix(), path.stat().st_size]
@@ -187,29 +217,27 @@ def open_folder(spec: Data, notify: Notify | None = None) -> Split:
     )
 
 
-def _open(paths: list[Path], size: int | None, notify: Notify | None) -> tuple[int, Tensor | Files]:
-    """The side, and the checked pictures: a tensor (N, 3, side, side) where that fits, else their files.
+def _open(paths: list[Path], size: int | None, notify: Notify | None) -> tuple[int, Tensor | Files, dict[Path, str]]:
+    """The side, the pictures that can be read, in order, and what is wrong with each of the others.
 
-    Without ``size`` the side is that of the images, where all are squares of one size, else 224.
-
-    Raises:
-        UserError: some cannot be read; the first are named with the reason.
+    The pictures are a tensor (N, 3, side, side) where that fits, else their files. Without ``size`` the side is that of
+    the images, where all are squares of one size, else 224.
     """
-    first = look(paths[0], SIZE).size
+    first = next((seen.size for path in paths if (seen := look(path, SIZE)).pixels is not None), None)
     side = size or (first[0] if first and first[0] == first[1] else SIZE)
     fits = len(paths) * 3 * side * side <= CACHE
     kept = torch.empty(len(paths) if fits else 0, 3, side, side, dtype=torch.uint8)
-    broken = []
-    for i, seen in enumerate(check(paths, side, notify)):
-        if size is None and side != SIZE and seen.size not in (None, (side, side)):
-            return _open(paths, SIZE, notify)  # the first did not speak for all
+    good, bad = list[Path](), dict[Path, str]()
+    for path, seen in zip(paths, check(paths, side, notify), strict=True):
         if seen.pixels is None:
-            broken.append(f"{paths[i]} {seen.problem}")
-        elif fits:
-            kept[i] = torch.from_numpy(seen.pixels)
-    if broken:
-        raise UserError(_several(f"{len(broken)} of {len(paths)} images cannot be used", broken))
-    return side, kept if fits else Files(paths, side)
+            bad[path] = seen.problem
+            continue
+        if size is None and side != SIZE and seen.size != (side, side):
+            return _open(paths, SIZE, notify)  # the first did not speak for all
+        if fits:
+            kept[len(good)] = torch.from_numpy(seen.pixels)
+        good.append(path)
+    return side, kept[: len(good)] if fits else Files(good, side), bad
 
 
 def _hold_back(part: dict[str, list[Path]], test_part: float, seed: int) -> tuple[list[list[Path]], list[list[Path]]]:
@@ -274,16 +302,20 @@ def _refuse(error: OSError) -> NoReturn:
 
 
 def _classes(part: Path) -> dict[str, list[Path]]:
-    """Class to its images, at any depth below it, in the order of their paths."""
+    """Class to its files, images or not, at any depth below it, in the order of their paths."""
     return {
         folder.name: sorted(
             Path(where, name)
             for where, _, names in os.walk(folder, onerror=_refuse, followlinks=True)
             for name in names
-            if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
+            if not name.startswith(".")
         )
         for folder in _subfolders(part)
     }
+
+
+def _is_image(path: Path) -> bool:
+    return path.name.lower().endswith(IMG_EXTENSIONS)
 
 
 def _missing(root: Path) -> str:
