@@ -26,10 +26,10 @@ def test_a_table(run):
     code, out, _ = run("resnet10_small", "--where", "stage", "--input", "3,32,24")
     lines = [line.split() for line in out.splitlines()]
     assert code == 0
-    assert lines[0] == ["site", "carrier", "channels", "size", "stage", "calls", "module"]
-    assert lines[1] == ["layer1", "layer1.0", "16", "32×24", "0", "1", "Sequential"]
-    assert lines[4] == ["layer4", "layer4.0", "128", "4×3", "3", "1", "Sequential"]
-    assert out.splitlines()[-1] == "4 sites, seen on a picture of 3×32×24; stage: 4, block: 4, residual: 4"
+    assert lines[0] == ["site", "carrier", "channels", "size", "stage", "calls", "module", "positions"]
+    assert lines[1] == ["layer1", "layer1.0", "16", "32×24", "0", "1", "Sequential", "stage"]
+    assert lines[4] == ["layer4", "layer4.0", "128", "4×3", "3", "1", "Sequential", "stage"]
+    assert out.splitlines()[-1] == "4 sites, seen on a picture of 3×32×24; stage: 4, block: 4, residual: 4, conv3x3: 4, expanded: 0"
 
 
 def test_as_json(run):

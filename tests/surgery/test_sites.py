@@ -460,7 +460,8 @@ def test_words_for_places(make, where, paths):
     ("where", "message"),
     [
         ("resdual", r"'resdual' is neither a position nor a site. Did you mean 'residual'"),
-        ("conv3x3", "is neither a position nor a site"),
+        ("conv3x4", r"'conv3x4' is neither a position nor a site. Did you mean 'conv3x3'"),
+        ("expanded", r"ResNet has no site at 'expanded'. Its sites: conv1, bn1, relu"),
         ("layer1.0.bn3", r"Did you mean 'layer1.0.bn2'"),
         ("fc", r"'fc' is a module that returns no map.*The sites: conv1, bn1, relu"),
         ("head.*", "is neither a position nor a site"),

@@ -19,7 +19,7 @@ __all__ = ["command"]
 
 @click.command("sites")
 @click.argument("model")
-@click.option("--where", help="Only those of a position (stage, block, residual, stage[:-1], …) or a glob of paths.")
+@click.option("--where", help="Only those of a position (stage, conv3x3, stage[:-1], …) or a glob of paths.")
 @click.option("--input", "size", help="Channels, height and width of the picture, such as 3,224,224.")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 def command(model: str, where: str | None, size: str | None, as_json: bool) -> None:
@@ -28,42 +28,31 @@ def command(model: str, where: str | None, size: str | None, as_json: bool) -> N
     host = _host(model)
 
     from saccade.facts import Spec
-    from saccade.surgery.positions import select
+    from saccade.surgery.positions import POSITIONS, paths_at, select
     from saccade.surgery.sites import survey
 
     seen = survey(host, picture)
     found = list(seen.sites.values())
     if where is not None:
         found = select(seen, where, Spec(title=model, kind="transform", evidence="reading")).sites
+    at = {word: paths_at(seen.structure, word) for word in POSITIONS if word != "paper"}
+    words = {site.path: [word for word, paths in at.items() if site.path in paths] for site in found}
     if as_json:
-        click.echo(json.dumps([asdict(site) for site in found], indent=2))
+        click.echo(json.dumps([asdict(site) | {"positions": words[site.path]} for site in found], indent=2))
         return
-    rows = [("site", "carrier", "channels", "size", "stage", "calls", "module")]
+    rows = [("site", "carrier", "channels", "size", "stage", "calls", "module", "positions")]
     for site in found:
         carrier = ("into " if site.entering else "") + ("=" if site.carrier == site.path else site.carrier)
         numbers = (str(site.channels), "×".join(map(str, site.size)), str(site.stage), str(site.calls))
-        rows.append((site.path, carrier, *numbers, site.kind))
+        rows.append((site.path, carrier, *numbers, site.kind, ", ".join(words[site.path])))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    counts = [(word, len(paths)) for word, paths in _positions(seen)]
     shape = "×".join(map(str, seen.arguments[0][0].shape[1:]))
     click.echo(
         f"\n{len(found)} site{'s' * (len(found) != 1)}, seen on a picture of {shape}; "
-        + ", ".join(f"{w}: {n}" for w, n in counts)
+        + ", ".join(f"{word}: {len(paths)}" for word, paths in at.items())
     )
-
-
-def _positions(seen: object) -> list[tuple[str, list[str]]]:
-    from saccade.surgery.sites import Survey
-
-    assert isinstance(seen, Survey)
-    structure = seen.structure
-    return [
-        ("stage", structure.stages),
-        ("block", structure.units),
-        ("residual", [path for _, path in structure.ends]),
-    ]
 
 
 def _size(text: str) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Words for places: ``paper``, ``stage``, ``block``, ``residual``, a glob of module paths, a list of them."""
+"""Words for places: ``paper``, ``stage``, ``residual`` and the like, a glob of module paths, a list of them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from torch import nn
 
 from saccade.errors import UserError, did_you_mean
 from saccade.facts import Spec
+from saccade.surgery.convolutions import expanded, last_spatial
 from saccade.surgery.sites import Site, Survey
+from saccade.surgery.structure import Structure
 
-__all__ = ["POSITIONS", "Selection", "select"]
+__all__ = ["POSITIONS", "Selection", "paths_at", "select"]
 
-POSITIONS = ("paper", "stage", "block", "residual")
+POSITIONS = ("paper", "stage", "block", "residual", "conv3x3", "expanded")
 _FALLBACK = ("residual", "block", "stage")
 _LOG = logging.getLogger("saccade")
 
@@ -34,8 +36,8 @@ def select(survey: Survey, where: str | Sequence[str], spec: Spec) -> Selection:
 
     Args:
         survey: of the host.
-        where: a position (``paper``, ``stage``, ``block``, ``residual``, each with a suffix such as ``[:-1]`` or
-            ``[-1]`` if wanted), a path of a module, a glob of paths, or a list of these.
+        where: a position (``paper``, ``stage``, ``block``, ``residual``, ``conv3x3``, ``expanded``, each with a
+            suffix such as ``[:-1]`` or ``[-1]`` if wanted), a path of a module, a glob of paths, or a list of these.
         spec: of the mechanism, which says what ``paper`` is. Where the host has no such place, the next of residual,
             block, stage is taken, the log says so, and so does the position returned.
 
@@ -118,21 +120,33 @@ def _cut(sites: list[Site], suffix: str, where: str) -> list[Site]:
     return left
 
 
-def _at(survey: Survey, word: str) -> list[Site]:
-    structure = survey.structure
+def paths_at(structure: Structure, word: str) -> list[str]:
+    """The modules whose maps are at the position ``word``, any but ``paper``, in order of execution.
+
+    ``stage``: the map that ends each stage; ``block``: what each repeated unit returns; ``residual``: what leaves the
+    residual branch of each, before the addition; ``conv3x3`` and ``expanded``: see :mod:`.convolutions`.
+    """
     match word:
         case "stage":
-            paths = structure.stages
+            return structure.stages
         case "block":
-            paths = structure.units
-        case _:
-            paths = [path for _, path in structure.ends]
-            if structure.unreached:
-                _LOG.warning(
-                    "no module of %s returns the residual branch: nothing can be plugged there",
-                    ", ".join(structure.unreached),
-                )
-    return [survey.sites[path] for path in paths if path in survey.sites]
+            return structure.units
+        case "residual":
+            return [path for _, path in structure.ends]
+        case "conv3x3":
+            return last_spatial(structure)
+        case "expanded":
+            return expanded(structure)
+    raise ValueError(f"{word!r} is no position")
+
+
+def _at(survey: Survey, word: str) -> list[Site]:
+    structure = survey.structure
+    if word == "residual" and structure.unreached:
+        _LOG.warning(
+            "no module of %s returns the residual branch: nothing can be plugged there", ", ".join(structure.unreached)
+        )
+    return [survey.sites[path] for path in paths_at(structure, word) if path in survey.sites]
 
 
 def _named(survey: Survey, where: str) -> list[Site]:

@@ -56,7 +56,7 @@ class Structure:
         nothing (a strided inverted residual) end in what they return.
         """
         branches: dict[str, tuple[str, set[Key | None]]] = {}
-        for call, addition, branch in self._branches:
+        for call, addition, branch in self.branches:
             found = self._maker(branch, addition, call)
             if found is not None:
                 branches.setdefault(found.path, (call.path, set()))[1].add(branch)
@@ -65,7 +65,7 @@ class Structure:
             for path, (unit, keys) in branches.items()
             if {call.returned for call in self.maps[path]} <= keys  # a module also called elsewhere is no end
         ]
-        for kin in self._kin({call.path for call, _, _ in self._branches}):
+        for kin in self._kin({call.path for call, _, _ in self.branches}):
             returned = [call.returned for call in self.maps[kin]]
             inside = [
                 calls[-1]
@@ -81,10 +81,11 @@ class Structure:
     def unreached(self) -> list[str]:
         """Units with a residual branch that ends in no module's output, so that nothing can hold a plug there."""
         reached = {unit for unit, _ in self.ends}
-        return list(dict.fromkeys(unit.path for unit, _, _ in self._branches if unit.path not in reached))
+        return list(dict.fromkeys(unit.path for unit, _, _ in self.branches if unit.path not in reached))
 
     @cached_property
-    def _branches(self) -> list[tuple[Call, Addition, Key]]:
+    def branches(self) -> list[tuple[Call, Addition, Key]]:
+        """The units that add a branch to what by-passes it, the addition, and the branch."""
         found = []
         for addition in self.trace.additions:
             unit = self._owner(addition.call)
@@ -96,11 +97,11 @@ class Structure:
     @cached_property
     def units(self) -> list[str]:
         """The repeated units, in order of execution: those with a residual branch and their kin, else the smallest
-        modules of one class, met more than once, that hold two convolutions, else one.
+        modules of one class, met more than once, that hold two convolutions of maps, else one.
         """
-        adding = {call.path for call, _, _ in self._branches}
+        adding = {call.path for call, _, _ in self.branches}
         found = {path for path in (*adding, *self._kin(adding)) if path in self.maps} or self._repeated()
-        return sorted(found, key=lambda path: self.maps[path][0].left)
+        return self.in_order(found)
 
     @cached_property
     def stages(self) -> list[str]:
@@ -113,10 +114,14 @@ class Structure:
         if named:
             return [path for path in named if self.maps[path][0].left >= first]
         last: dict[int, str] = {}
-        for path in sorted(self.maps, key=lambda path: self.maps[path][0].left):
+        for path in self.in_order(self.maps):
             if self._ends_stage(path):
                 last[self._level(path)] = path
-        return sorted(last.values(), key=lambda path: self.maps[path][0].left)
+        return self.in_order(last.values())
+
+    def in_order(self, paths: Iterable[str]) -> list[str]:
+        """The modules at ``paths``, each with a map, in order of execution."""
+        return sorted(paths, key=lambda path: self.maps[path][0].left)
 
     def value(self, path: str) -> Value:
         """The map that the module at ``path`` returned at its first call."""
@@ -267,11 +272,17 @@ class Structure:
         }
         counts = Counter(type(module) for module in modules.values())
         for least in (2, 1):
-            fit = {p for p, m in modules.items() if counts[type(m)] > 1 and self._convolutions(m) >= least}
+            fit = {p for p, m in modules.items() if counts[type(m)] > 1 and self._mapping(p) >= least}
             inner = {p for p in fit if not any(other.startswith(p + ".") for other in fit)}
             if inner:
                 return inner
         return set()
+
+    def _mapping(self, path: str) -> int:
+        """How many convolutions inside return maps; those of an SE return vectors."""
+        return sum(
+            p.startswith(path + ".") and isinstance(calls[0].module, _CONVOLUTIONS) for p, calls in self.maps.items()
+        )
 
     def _level(self, path: str) -> int:
         """How often the picture has been halved, to the nearest."""

@@ -19,7 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from saccade.errors import UserError
 from saccade.probe import example_input, undisturbed
 
-__all__ = ["Addition", "Arguments", "Call", "Key", "Trace", "Value", "plainly", "run", "trace"]
+__all__ = ["Addition", "Arguments", "Call", "Convolution", "Key", "Trace", "Value", "plainly", "run", "trace"]
 
 Key = tuple[int, int]
 """A value: the serial number of its tensor object, and the object's version."""
@@ -29,6 +29,7 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 _PRODUCTS = {"matmul", "__matmul__", "__rmatmul__", "bmm"}
 _ADDS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
+_CONVOLUTIONS = {"conv2d", "deform_conv2d"}
 
 
 @dataclass(eq=False)
@@ -76,6 +77,29 @@ class Addition:
     right: Key
 
 
+@dataclass(frozen=True)
+class Convolution:
+    """What made a map: a convolution of the map ``source`` with a kernel of ``kernel`` pixels."""
+
+    source: Key
+    inputs: int
+    outputs: int
+    groups: int
+    kernel: tuple[int, ...]
+    call: Call
+    """The innermost module that was running."""
+
+    @property
+    def spatial(self) -> bool:
+        """Does it look at more than one pixel?"""
+        return max(self.kernel) > 1
+
+    @property
+    def depthwise(self) -> bool:
+        """Does it keep each channel to itself?"""
+        return self.groups == self.inputs > 1
+
+
 class Trace:
     """The record of one forward."""
 
@@ -85,6 +109,8 @@ class Trace:
         """In the order in which they returned."""
         self.values: dict[Key, Value] = {}
         self.additions: list[Addition] = []
+        self.convolutions: dict[Key, Convolution] = {}
+        """By what they returned."""
         self.picture: tuple[int, int] | None = None
         """Height and width of the largest picture given."""
         self.hidden = hidden
@@ -155,6 +181,14 @@ class Trace:
         if a is not None and b is not None and left != right and a.shape == b.shape and len(a.shape) == 4:
             self.additions.append(Addition(self._stack[-1], self._clock, left, right))
 
+    def convolve(self, source: Tensor, weight: Tensor, output: Tensor) -> None:
+        """``output`` is the convolution of the map ``source`` with ``weight`` (outputs, inputs / groups, ...)."""
+        if self._stack and not self.hidden(self._stack[-1].module):
+            inputs, kernel = source.shape[-3], tuple(weight.shape[2:])
+            self.convolutions[self.key(output)] = Convolution(
+                self.key(source), inputs, weight.shape[0], inputs // weight.shape[1], kernel, self._stack[-1]
+            )
+
     def enter(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A module is called."""
         first = self.key(args[0]) if args and isinstance(args[0], Tensor) else None
@@ -211,6 +245,8 @@ class _Functions(TorchFunctionMode):
             self.trace.use(keys)
             if name in _ADDS and len(args) == 2 and isinstance(args[0], Tensor) and isinstance(args[1], Tensor):
                 self.trace.add(keys[0], keys[1])
+            if name in _CONVOLUTIONS and len(given) > 1 and isinstance(output, Tensor):
+                self.trace.convolve(given[0], given[1], output)
             for tensor in made:
                 self.trace.note(tensor, keys, name)
         return output
