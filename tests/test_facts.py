@@ -21,6 +21,7 @@ FACTS = {"title": "T", "kind": "gate", "evidence": "paper"}
         ("k is None or k > 2", {"k": None}, True),
         ("k is not None and k > 2", {"k": 3}, True),
         ("-C + max(1, 2**3, ceil(2.1))", {"C": 3}, 5),
+        ("3*C // (groups or gcd(64, C // 2))", {"C": 96, "groups": None}, 18),
     ],
 )
 def test_evaluate(expression, values, expected):
@@ -50,6 +51,8 @@ def test_evaluate_refuses_what_is_not_arithmetic(expression):
         (FACTS | {"limits": ["C > 1", "C <"]}, "SPEC's limits: the expression 'C <' cannot be read"),
         (FACTS | {"limits": ["C in (1, 2)"]}, "SPEC's limits: the expression 'C in (1, 2)' holds"),
         (FACTS | {"params": 3}, "SPEC's params: the expression 3"),
+        (FACTS | {"neutral": "not [fuse]"}, "SPEC's neutral: the expression 'not [fuse]' holds"),
+        (FACTS | {"neutral": None}, "SPEC's neutral: the expression None"),
         ("gate", "SPEC must be a dictionary, got 'gate'"),
         (FACTS | {"published": [{"net": "resnet50", "colour": 1}]}, "colour"),
     ],
@@ -65,6 +68,13 @@ def test_refusal_names_the_numbers():
     spec = Spec.read(FACTS | {"limits": ["C % groups == 0"]}, "mine")
     assert spec.refusal(12, {"groups": 4}) is None
     assert spec.refusal(10, {"groups": 4}) == "T needs channels % groups == 0; found channels = 10, groups = 4"
+
+
+def test_neutral_may_hang_on_an_option():
+    spec = Spec.read(FACTS | {"neutral": "not fuse"}, "mine")
+    assert (spec.is_neutral({"fuse": False}), spec.is_neutral({"fuse": True})) == (True, False)
+    assert Spec.read(FACTS | {"neutral": True}, "mine").is_neutral({})
+    assert not Spec.read(FACTS, "mine").is_neutral({})
 
 
 def test_near_spellings():

@@ -133,7 +133,7 @@ def test_the_block_blocks():
     assert "ModuleNotFoundError" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["list"], ["show", "das"], ["--help"], ["lsit"], ["show", "sa"]])
+@pytest.mark.parametrize("arguments", [["list"], ["show", "das"], ["--help"], ["lsit"], ["show", "sas"]])
 def test_light_verbs_import_nothing_heavy(arguments):
     code = (
         f"import sys\nsys.argv = ['saccade', *{arguments!r}]\nfrom saccade.cli import main\n"

@@ -51,6 +51,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "max": max,
     "log2": math.log2,
     "ceil": math.ceil,
+    "gcd": math.gcd,
 }
 _SYNTAX = (
     ast.Expression, ast.Constant, ast.Name, ast.Load, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.And, ast.Or, ast.IfExp,
@@ -63,7 +64,7 @@ def evaluate(expression: str, values: Mapping[str, Any]) -> Any:
 
     Raises:
         ValueError: the expression holds anything but arithmetic, comparisons and the functions int, round,
-            abs, min, max, log2, ceil; or a name that ``values`` lacks.
+            abs, min, max, log2, ceil, gcd; or a name that ``values`` lacks.
 
     >>> evaluate("2*C*int(C*rd_ratio)", {"C": 64, "rd_ratio": 1 / 16})
     512
@@ -179,8 +180,8 @@ class Spec:
     """Learnable parameters, a formula over ``C`` and the options."""
     limits: tuple[str, ...] = ()
     """Conditions over ``C`` and the options that must hold for the class to be built."""
-    neutral: bool = False
-    """Is it the identity, bit for bit, at its own initialisation?"""
+    neutral: bool | str = False
+    """Is it the identity, bit for bit, at its own initialisation? Yes, no, or a condition over the options."""
     gate: tuple[float, float] | None = None
     """The open range of the gate."""
     equivariant: tuple[str, ...] = ()
@@ -217,6 +218,8 @@ class Spec:
         formulas = [("limits", limit) for limit in values["limits"]]
         if values.get("params") is not None:
             formulas.append(("params", values["params"]))
+        if not isinstance(values.get("neutral", False), bool):
+            formulas.append(("neutral", values["neutral"]))
         for key, formula in formulas:
             try:
                 _arithmetic(formula)
@@ -245,6 +248,10 @@ class Spec:
     def parameters(self, channels: int, options: Mapping[str, Any]) -> int | None:
         """The learnable parameters that :attr:`params` gives at ``channels``, or None where it is silent."""
         return None if self.params is None else int(evaluate(self.params, {"C": channels, **options}))
+
+    def is_neutral(self, options: Mapping[str, Any]) -> bool:
+        """Whether the mechanism with all these ``options`` is the identity at its own initialisation."""
+        return self.neutral if isinstance(self.neutral, bool) else bool(evaluate(self.neutral, options))
 
     def refusal(self, channels: int, options: Mapping[str, Any]) -> str | None:
         """Why the mechanism cannot be built at ``channels`` with ``options``, with the numbers; None if it can."""

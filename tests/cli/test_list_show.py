@@ -25,7 +25,7 @@ def test_show_tells_equation_source_and_options(run, name):
     code, out, _ = run("show", name)
     assert code == 0
     assert "σ(" in out
-    assert "arXiv:" in out
+    assert "Source: " in out
     for option in catalog.options(name):
         assert f"{option} = " in out
 

@@ -112,8 +112,8 @@ def plug(
     Args:
         host: any network.
         mechanism: a name of the catalogue, ``package.module:Class``, or a callable channels -> module.
-        where: ``paper``, ``stage``, ``block``, ``residual``, each with a suffix such as ``[:-1]`` if wanted; a path or
-            glob of module paths; or a list of these.
+        where: ``paper``, ``stage``, ``block``, ``residual``, ``conv3x3``, ``expanded``, each with a suffix such as
+            ``[:-1]`` if wanted; a path or glob of module paths; or a list of these.
         start: ``neutral``: the network computes what it computed, bit for bit, until it is trained; ``paper``: the
             mechanism's own initialisation, without ``a``.
         input: what to look at the host with; see ``sites``.
@@ -138,16 +138,7 @@ def plug(
                 f"{what.name} has no option {key!r}.{did_you_mean(key, what.defaults)} "
                 f"Its options: {', '.join(what.defaults)}."
             )
-    neutral = start == "neutral"
-    return install(
-        host,
-        what,
-        where,
-        input,
-        options,
-        neutral=neutral and not what.spec.neutral,
-        exact=neutral and what.spec.neutral,
-    )
+    return install(host, what, where, input, options, neutral=start == "neutral")
 
 
 def install(
@@ -158,13 +149,12 @@ def install(
     options: dict[str, Any],
     *,
     neutral: bool,
-    exact: bool = False,
     instead: Callable[[Site, nn.Module], tuple[str, dict[str, Any], nn.Module]] | None = None,
 ) -> nn.Module:
     """The work of ``plug``.
 
-    ``neutral`` gives each plug its ``a``; ``exact`` is the promise that without one it changes nothing; ``instead``
-    turns each mechanism into the name, options and module to plug in its place.
+    ``neutral`` gives each plug its ``a``, but for those whose facts promise that they change nothing without one;
+    ``instead`` turns each mechanism into the name, options and module to plug in its place.
     """
     if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in host.modules()):
         raise UserError(
@@ -177,16 +167,16 @@ def install(
     new: list[Plug] = []
 
     def check() -> None:
-        maps = _check(host, new, seen.arguments, exact)
-        if neutral:
-            _rouse(what, new, maps)
+        maps = _check(host, new, seen.arguments, exact=neutral)
+        _rouse(what, [made for made in new if made.a is not None], maps)
 
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         for site, own in zip(chosen.sites, each, strict=True):
             with torch.device("cpu"):  # the same weights wherever the host is
                 module = what.build(site, own)
                 name, taken, module = (what.name, own, module) if instead is None else instead(site, module)
-                made = Plug(module, site=site, name=name, options=taken, position=chosen.position, neutral=neutral)
+                bare = not neutral or what.spec.is_neutral({**what.defaults, **own})
+                made = Plug(module, site=site, name=name, options=taken, position=chosen.position, neutral=not bare)
             value = seen.structure.value(site.path)
             new.append(made.to(value.device, value.dtype))
         return settle(host, new, check)
@@ -284,7 +274,7 @@ def _check(host: nn.Module, new: list[Plug], arguments: Arguments, exact: bool) 
 
     Raises:
         UserError: the forward fails, a plug did not run once per call of its carrier, its mechanism changed the shape,
-            or it changed the dtype, or, where ``exact``, the map at all.
+            or it changed the dtype, or, where ``exact`` and it has no ``a``, the map at all.
     """
     maps: dict[int, torch.Tensor] = {}
     runs = {id(made): 0 for made in new}
@@ -298,7 +288,7 @@ def _check(host: nn.Module, new: list[Plug], arguments: Arguments, exact: bool) 
             f = maps[id(made)] = args[0]
             if isinstance(output, torch.Tensor) and output.dtype != f.dtype:
                 turned(f, output)
-            elif exact and not torch.equal(output, f):
+            elif exact and made.a is None and not torch.equal(output, f):
                 wrong.append(f"{made.name} at {made.site.path}: SPEC says neutral, and it changes the map")
 
         def mechanism_ran(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

@@ -1,0 +1,72 @@
+r"""SimAM: a value matters as far as it stands out from its channel; nothing is learnt.
+
+    d = (x − mean_{h,w} x)²                         (B, C, H, W)
+    v = Σ_{h,w} d / (H·W − 1)                       (B, C, 1, 1)
+    E = d / (4 (v + λ)) + 1/2                       (B, C, H, W)          1/e of eq. 5: the inverse of the least energy
+    y = x ⊙ σ(E)                                    (B, C, H, W)
+
+E is never below 1/2, so no gate is below σ(1/2) = 0.622. λ is ``e_lambda``: 1e-4 is the default of the authors' code;
+the commands their README gives for ImageNet pass 0.1. A map of one pixel has no variance and the authors' code divides
+zero by zero there; here its v is 0, and its gate σ(1/2).
+
+Source: Yang, Zhang, Li, Xie, "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks",
+ICML 2021, PMLR 139:11863-11874.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from saccade.form import Gate
+
+__all__ = ["SimpleAttention"]
+
+SPEC = {
+    "title": "SimAM, a simple parameter-free attention module",
+    "paper": {
+        "authors": "Yang, Zhang, Li, Xie",
+        "title": "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks",
+        "venue": "ICML",
+        "year": 2021,
+    },
+    "kind": "gate",
+    "evidence": "oracle",
+    "position": {"default": "conv3x3"},
+    "params": "0",
+    "limits": ["e_lambda > 0"],
+    "gate": (0.622, 1.0),
+    "equivariant": ["permutation", "flip", "transpose"],
+    "published": [
+        {"net": "resnet50", "params": 25.56, "macs": 4.11, "top1": 77.45, "source": "SimAM README"},
+        {"net": "resnet18", "params": 11.69, "macs": 1.82, "top1": 71.31, "source": "SimAM README"},
+        {"net": "mobilenet_v2", "params": 3.50, "macs": 0.31, "top1": 72.36, "source": "SimAM README"},
+    ],
+}  # fmt: skip
+
+
+class SimpleAttention(Gate):
+    """Gate of each value by its squared distance from the mean of its channel.
+
+    Args:
+        channels: C of the map (B, C, H, W); nothing depends on it.
+        e_lambda: λ, in the unit of the variance, positive.
+
+    Raises:
+        ValueError: ``e_lambda`` is not positive: a channel that is constant would have no gate.
+
+    """
+
+    def __init__(self, channels: int, e_lambda: float = 1e-4) -> None:
+        super().__init__()
+        if e_lambda <= 0:
+            raise ValueError(f"e_lambda must be positive, got {e_lambda}")
+        self.e_lambda = e_lambda
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, H, W)."""
+        d = (x - x.mean((2, 3), keepdim=True)).square()
+        # sym_max: the maximum of two sizes that a graph can hold; max() would fix them when it is traced.
+        others = torch.sym_max(x.shape[2] * x.shape[3] - 1, 1)
+        v = d.sum((2, 3), keepdim=True) / others  # (B, C, 1, 1)
+        return (d / (4 * (v + self.e_lambda)) + 0.5).sigmoid()

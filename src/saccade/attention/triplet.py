@@ -1,0 +1,98 @@
+r"""Triplet Attention: three spatial gates, of the map as it lies and of the map turned to its other two sides.
+
+    Z_d(x) = [max_d x; mean_d x]                    the axis d is pooled away, two channels come instead
+    g_H = σ(BN(Conv_{k×k}(Z_H(x))))                 over (C, W), turned back: (B, C, 1, W)
+    g_W = σ(BN(Conv_{k×k}(Z_W(x))))                 over (H, C), turned back: (B, C, H, 1)
+    g_C = σ(BN(Conv_{k×k}(Z_C(x))))                 over (H, W):              (B, 1, H, W)
+    y   = x ⊙ (g_H + g_W + g_C)/3                   (B, C, H, W)
+
+Each convolution has two channels in, one out, no bias; k = 7, and 3 for the authors' best MobileNetV2. The batch norm
+(momentum 0.01) is the authors'; so is the start of g_C's scale at zero, which makes g_C 1/2 everywhere, in the networks
+they trained. ``no_spatial=True`` leaves g_C out: y = x ⊙ (g_H + g_W)/2. The paper averages three gated maps; here the
+gates are averaged, which is the same and multiplies the map once.
+
+Source: Misra, Nalamada, Arasanipalai, Hou, "Rotate to Attend: Convolutional Triplet Attention Module", WACV 2021,
+arXiv:2010.03045.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from saccade.form import BatchNorm2d, Gate
+
+__all__ = ["TripletAttention"]
+
+SPEC = {
+    "title": "Triplet Attention",
+    "paper": {
+        "authors": "Misra, Nalamada, Arasanipalai, Hou",
+        "title": "Rotate to Attend: Convolutional Triplet Attention Module",
+        "venue": "WACV",
+        "year": 2021,
+        "arxiv": "2010.03045",
+    },
+    "kind": "gate",
+    "evidence": "oracle",
+    "position": {"default": "residual"},
+    "params": "(2 if no_spatial else 3)*(2*kernel_size**2 + 2)",
+    "limits": ["kernel_size >= 1 and kernel_size % 2 == 1"],
+    "gate": (0.0, 1.0),
+    "published": [
+        {"net": "resnet50", "params": 25.56, "macs": 4.169, "top1": 77.48, "source": "triplet-attention README"},
+        {"net": "resnet18", "params": 11.69, "macs": 1.825, "top1": 71.09, "source": "triplet-attention README"},
+        {"net": "mobilenet_v2", "params": 3.506, "macs": 0.322, "top1": 72.62, "note": "kernel_size=3",
+         "source": "triplet-attention README"},
+    ],
+}  # fmt: skip
+
+
+class TripletAttention(Gate):
+    """Mean of the gates of three planes: channels by width, height by channels, height by width.
+
+    Args:
+        channels: C of the map (B, C, H, W); no parameter depends on it.
+        kernel_size: side of the convolutions, odd.
+        no_spatial: leaves out the gate over height and width.
+
+    Raises:
+        ValueError: ``kernel_size`` is even or not positive.
+
+    """
+
+    def __init__(self, channels: int, kernel_size: int = 7, no_spatial: bool = False) -> None:
+        super().__init__()
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
+        self.height = _Plane(kernel_size)
+        self.width = _Plane(kernel_size)
+        self.channel = None if no_spatial else _Plane(kernel_size)
+        if self.channel is not None:
+            nn.init.zeros_(self.channel.bn.weight)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, H, W), or with ``no_spatial`` the same."""
+        over_height = self.height(_pooled(x, 2)).transpose(1, 2)  # (B, 1, C, W) -> (B, C, 1, W)
+        over_width = self.width(_pooled(x, 3).transpose(2, 3))  # planes (H, C): (B, 1, H, C)
+        two: Tensor = over_height + over_width.permute(0, 3, 2, 1)
+        return two / 2 if self.channel is None else (two + self.channel(_pooled(x, 1))) / 3
+
+
+class _Plane(nn.Module):
+    """σ(BN(Conv)) of a plane: (B, 2, ·, ·) -> (B, 1, ·, ·)."""
+
+    def __init__(self, kernel_size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
+        self.bn = BatchNorm2d(1, momentum=0.01)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
+
+    def forward(self, z: Tensor) -> Tensor:
+        gate: Tensor = self.bn(self.conv(z)).sigmoid()
+        return gate
+
+
+def _pooled(x: Tensor, axis: int) -> Tensor:
+    """[max; mean] over ``axis``: (B, 2, the two axes that are left, in their order)."""
+    return torch.stack([x.amax(axis), x.mean(axis)], 1)
