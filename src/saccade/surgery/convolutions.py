@@ -32,12 +32,12 @@ def last_spatial(structure: Structure) -> list[str]:
     adding = {unit for unit, _, _ in structure.branches}
     for unit in structure.units:
         ways += [(call.returned, call.entered) for call in structure.maps[unit] if call not in adding and call.returned]
-    met = [_behind(trace, key, learned.keys(), since)[1] for key, since in ways]
-    found = set().union(*met) if ways else set(learned)
+    found = set(learned)
+    if ways:
+        found = {key for end, since in ways for key in _behind(trace, end, learned.keys(), since)[1]}
+    own = {(key, learned[key].call) for key in found}
     return structure.in_order(
-        path
-        for path, calls in structure.maps.items()
-        if all(call.returned in found and learned[call.returned].call is call for call in calls)
+        path for path, calls in structure.maps.items() if all((call.returned, call) in own for call in calls)
     )
 
 
@@ -55,7 +55,7 @@ def expanded(structure: Structure) -> list[str]:
     for narrowing in trace.convolutions.values():
         if narrowing.spatial or narrowing.depthwise or narrowing.outputs >= narrowing.inputs:
             continue
-        between, depthwise = _behind(trace, narrowing.source, trace.convolutions)
+        between, depthwise = _behind(trace, narrowing.source, trace.convolutions.keys())
         if depthwise and all(_expands(trace, trace.convolutions[key]) for key in depthwise):
             found |= _last_untouched(structure, between | depthwise)
     outermost: dict[Key | None, str] = {}
@@ -70,7 +70,7 @@ def _expands(trace: Trace, conv: Convolution) -> bool:
     """Is it depthwise and spatial, and is its map made by nothing but 1×1 convolutions that widen?"""
     if not (conv.depthwise and conv.spatial):
         return False
-    before = [trace.convolutions[key] for key in _behind(trace, conv.source, trace.convolutions)[1]]
+    before = [trace.convolutions[key] for key in _behind(trace, conv.source, trace.convolutions.keys())[1]]
     return bool(before) and all(not (c.spatial or c.depthwise) and c.outputs > c.inputs for c in before)
 
 
