@@ -1,0 +1,78 @@
+r"""Self-attention of SAGAN: every pixel adds what the pixels that match it have to say.
+
+    f = W_f x,  g = W_g x          (B, C, H, W) -> (B, c, N), c = ⌊C·rd_ratio⌋, N = H·W
+    h = W_h x                      (B, C, H, W) -> (B, C, N)
+    β_{j,i} = softmax_i(f_iᵀ g_j)  (B, N, N), for each pixel j a mean over all pixels i       eq. 1
+    o_j = Σ_i β_{j,i} h_i          (B, C, N)                                                  eq. 2
+    y = γ o + x                    (B, C, H, W), γ = 0 at the start                           eq. 3
+
+The logits are not scaled. The layers have no bias. With fastai's ``SelfAttention``, whose output and gradients this
+equals, h stands for the two 1×1 layers v and h of the paper, one of which could do nothing the other cannot; f is
+called query there, though softmax runs over its pixels and g asks: here query is g. Spectral normalisation, which
+belongs to the training of GANs, is left out. The authors' own code pools f and h by 2×2 and puts h through C/2
+channels: another layer.
+
+β is never formed: memory grows with N, not with N². Time does not, and the paper has one such layer in a network, in
+the middle of its generator and discriminator. Its place in a CNN is that of fastai's U-Net on a ResNet: one, where the
+map has an eighth of the picture's size, the third stage from the end.
+
+Source: Zhang, Goodfellow, Metaxas, Odena, "Self-Attention Generative Adversarial Networks", ICML 2019,
+arXiv:1805.08318; fastai, ``layers.SelfAttention`` and ``vision.models.unet.DynamicUnet``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from saccade.form import Context
+from saccade.ops.attention import attention
+
+__all__ = ["SelfAttention"]
+
+SPEC = {
+    "title": "Self-attention of SAGAN",
+    "paper": {
+        "authors": "Zhang, Goodfellow, Metaxas, Odena",
+        "title": "Self-Attention Generative Adversarial Networks",
+        "venue": "ICML",
+        "year": 2019,
+        "arxiv": "1805.08318",
+    },
+    "kind": "context",
+    "evidence": "oracle",
+    "position": {"default": "stage[-3]"},
+    "params": "2*C*int(C*rd_ratio) + C*C + 1",
+    "limits": ["C * rd_ratio >= 1"],
+    "neutral": True,
+    "equivariant": ["permutation", "flip", "transpose"],
+}  # fmt: skip
+
+
+class SelfAttention(Context):
+    """Weighted mean over all pixels, added with a learnt factor that starts at zero.
+
+    Args:
+        channels: C of the map (B, C, H, W).
+        rd_ratio: width of queries and keys as a part of C, rounded down.
+
+    Raises:
+        ValueError: queries and keys would have no channel.
+
+    """
+
+    def __init__(self, channels: int, rd_ratio: float = 1 / 8) -> None:
+        super().__init__()
+        hidden = int(channels * rd_ratio)
+        if hidden < 1:
+            raise ValueError(f"channels * rd_ratio must be at least 1, got {channels} * {rd_ratio}")
+        self.query = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.key = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.value = nn.Conv2d(channels, channels, 1, bias=False)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def context(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, H, W)."""
+        query, key, value = (layer(x).flatten(2).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        o = attention(query, key, value, scale=1.0)  # (B, N, C)
+        return self.gamma * o.transpose(1, 2).unflatten(2, x.shape[2:])
