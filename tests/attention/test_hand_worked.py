@@ -246,3 +246,232 @@ def test_das_on_one_pixel_knows_only_its_shift():
         before = _gates(das(x), x)
         das.shift.add_(1)
     assert (_gates(das(x), x) - before).abs().max() > 1e-3
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# BAM
+
+
+def _unmoved(module):
+    """``module`` with batch norms that change nothing in eval."""
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, torch.nn.BatchNorm2d):
+                part.weight.fill_(1)
+                part.running_var.fill_(1 - part.eps)
+    return module
+
+
+MIDDLE = [0, 0, 0, 0, 1, 0, 0, 0, 0]
+# C = 2, one unit. Channel branch: means (1, 2), unit 1 + 2 − 1 = 2. Spatial branch: channel 0 alone, (0, 2), through
+# the middle taps. Both are positive, so the ReLUs let them through.
+PAIR = _map([[0, 2]], [[1, 3]])
+
+
+def test_bam_multiplies_its_branches():
+    # M_c = (ln 3 / 2 · 2, −ln 3 / 2 · 2) = (ln 3, −ln 3); M_s = 0.5 · (0, 2) = (0, 1); the product is (0, ±ln 3), σ of
+    # it (1/2, 3/4) in channel 0 and (1/2, 1/4) in channel 1; y = x (1 + σ)
+    bam = _with(create("bam", 2, rd_ratio=0.5), channel__0__weight=[1, 1], channel__0__bias=[-1],
+                channel__3__weight=[LN3 / 2, -LN3 / 2], spatial__0__weight=[1, 0], spatial__3__weight=MIDDLE,
+                spatial__6__weight=MIDDLE, spatial__9__weight=[0.5])  # fmt: skip
+    _is(_unmoved(bam)(PAIR), [[[[0, 3.5]], [[1.5, 3.75]]]])
+
+
+def test_bam_of_the_paper_adds_them():
+    # The same branches, and behind each its batch norm, which takes 1 from M_s: M_c = (ln 3, −ln 3) and
+    # M_s = ln 3 / 2 · (0, 2) + 1 − 1 = (0, ln 3); sums (ln 3, ln 9), (−ln 3, 0), σ of them (3/4, 9/10), (1/4, 1/2)
+    bam = _with(create("bam", 2, rd_ratio=0.5, variant="paper"), channel__0__weight=[1, 1], channel__0__bias=[-1],
+                channel__2__weight=[LN3 / 2, -LN3 / 2], spatial__0__weight=[1, 0], spatial__2__weight=MIDDLE,
+                spatial__4__weight=MIDDLE, spatial__6__weight=[LN3 / 2], spatial__6__bias=[1])  # fmt: skip
+    bam.spatial[7].running_mean.fill_(1)
+    _is(_unmoved(bam)(PAIR), [[[[0, 3.8]], [[1.25, 4.5]]]])
+
+
+def test_bam_sees_four_pixels_away():
+    # The right tap of f₁ alone: at column 0 it reads column 4, where the map is ln 3; elsewhere it reads zeros outside.
+    # M_c = b₁ = 1. y = x (1 + σ(ln 3)) = 1.75 x at column 0, 1.5 x elsewhere.
+    bam = _with(create("bam", 1, rd_ratio=1.0), channel__3__bias=[1], spatial__0__weight=[1],
+                spatial__3__weight=[0, 0, 0, 0, 0, 1, 0, 0, 0], spatial__6__weight=MIDDLE,
+                spatial__9__weight=[1])  # fmt: skip
+    _is(_unmoved(bam)(_map([[4, 4, 4, 4, LN3]])), [[[[7, 6, 6, 6, 1.5 * LN3]]]])
+
+
+def test_bam_of_one_image_of_one_pixel_is_trained_with_the_running_statistics():
+    # (1, C, 1, 1) has no variance over the batch: train and eval agree there, and the statistics stay
+    torch.manual_seed(0)
+    bam = create("bam", 16)
+    x = torch.randn(1, 16, 1, 1)
+    expected = bam.eval()(x)
+    _is(bam.train()(x), expected.tolist(), within=1e-6)
+    assert {int(n) for name, n in bam.named_buffers() if name.endswith("tracked")} == {0}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# GC
+
+# Mask logits (0, ln 3): m = (1/4, 3/4). z = (3/4 ln 3, 1 + 6) = (3/4 ln 3, 7). W₁ z = (7, −7): mean 0, variance 49
+# against ε = 1e-5, LN gives (1, −1) but for 1e-7, and the ReLU (1, 0).
+LOOKED = _map([[0, LN3]], [[4, 8]])
+LOOK = {"mask__weight": [1, 0]}
+
+
+def _bottleneck(kind, **last):
+    return {f"{kind}__0__weight": [[0, 1], [0, -1]], f"{kind}__1__weight": [1, 1]} | {
+        f"{kind}__3__{name}": value for name, value in last.items()
+    }
+
+
+def test_gc_adds_what_it_saw_to_every_place():
+    # t = W₂ (1, 0) + b₂ = (2 + 0.5, 3 − 1) = (2.5, 2)
+    add = _bottleneck("add", weight=[[2, 5], [3, 5]], bias=[0.5, -1])
+    gc = _with(create("gc", 2, rd_ratio=1.0), **LOOK, **add)
+    _is(gc(LOOKED), [[[[2.5, LN3 + 2.5]], [[6, 10]]]], within=1e-6)
+
+
+def test_gc_scales_first_and_adds_then():
+    # t' = (ln 3, −ln 3): σ = (3/4, 1/4). y = x σ(t') + t
+    add = _bottleneck("add", weight=[[2, 5], [3, 5]], bias=[0.5, -1])
+    scale = _bottleneck("scale", weight=[[LN3, 9], [-LN3, 9]])
+    both = _with(create("gc", 2, rd_ratio=1.0, fuse_scale=True), **LOOK, **add, **scale)
+    _is(both(LOOKED), [[[[2.5, 0.75 * LN3 + 2.5]], [[3, 4]]]], within=1e-6)
+    alone = _with(create("gc", 2, rd_ratio=1.0, fuse_add=False, fuse_scale=True), **LOOK, **scale)
+    _is(alone(LOOKED), [[[[0, 0.75 * LN3]], [[1, 2]]]], within=1e-6)
+
+
+def test_gc_starts_as_the_identity_where_it_adds_and_as_a_half_where_it_scales():
+    x = torch.randn(2, 32, 5, 3)
+    assert torch.equal(create("gc", 32)(x), x)
+    _is(create("gc", 32, fuse_scale=True)(x), (x / 2).tolist(), within=1e-6)
+
+
+@pytest.mark.parametrize(("channels", "units"), [(8, 2), (16, 2), (32, 2), (47, 2), (48, 3), (256, 16)])
+def test_gc_keeps_two_units(channels, units):
+    assert create("gc", channels).add[0].out_features == units
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Coordinate attention
+
+
+def _coord(shift):
+    """C = 1: the first of the 8 units carries mean + ``shift``, the others are silent."""
+    first = [1, 0, 0, 0, 0, 0, 0, 0]
+    coord = _with(create("coord", 1), squeeze__weight=first, squeeze__bias=[shift * one for one in first],
+                  rows__weight=[LN3 / 4 * one for one in first], columns__weight=[LN2 / 2 * one for one in first],
+                  rows__bias=[-3 * LN3 / 4], columns__bias=[-2 * LN2])  # fmt: skip
+    return _unmoved(coord)
+
+
+def test_coord_gates_rows_and_columns():
+    # Means of the rows (2, 6), of the columns (3, 5); plus 1: (3, 7), (4, 6), from 3 on h-swish is the identity.
+    # g^h = σ((f − 3) ln 3 / 4) = σ(0, ln 3) = (1/2, 3/4); g^w = σ((f − 4) ln 2 / 2) = σ(0, ln 2) = (1/2, 2/3)
+    _is(_coord(1)(_map([[1, 3], [5, 7]])), [[[[0.25, 1], [1.875, 3.5]]]])
+
+
+def test_coord_bends_below_three():
+    # A map of one pixel, 1, shift 0: f = 1 · ReLU6(4)/6 = 2/3 for row and column
+    def sigmoid(z):
+        return 1 / (1 + exp(-z))
+
+    _is(_coord(0)(_map([[1]])), [[[[sigmoid((2 / 3 - 3) * LN3 / 4) * sigmoid((2 / 3 - 4) * LN2 / 2)]]]])
+
+
+@pytest.mark.parametrize(("channels", "width"), [(1, 8), (256, 8), (287, 8), (288, 9), (960, 30)])
+def test_coord_has_eight_units_or_more(channels, width):
+    assert create("coord", channels).squeeze.out_channels == width
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Triplet attention
+
+SIDES = {"height__conv__weight": [1, 0], "width__conv__weight": [0, 1]}
+# One row, 1×1 convolutions. g_H reads the maximum over the one row, x itself: σ = (3/4, 1/4), (2/3, 2/3). g_W reads the
+# mean over the columns, (0, ln 2): 1/2 in channel 0 and 2/3 in channel 1.
+TURNED = _map([[LN3, -LN3]], [[LN2, LN2]])
+
+
+def test_triplet_averages_three_gates():
+    # g_C reads the maximum over the channels, (ln 3, ln 2): (3/4, 2/3).
+    # Means of three: (3/4 + 1/2 + 3/4)/3 = 2/3, (1/4 + 1/2 + 2/3)/3 = 17/36; (2/3 + 2/3 + 3/4)/3 = 25/36, 2/3
+    triplet = _unmoved(_with(create("triplet", 2, kernel_size=1), **SIDES, channel__conv__weight=[1, 0]))
+    _is(_gates(triplet(TURNED), TURNED), [[2 / 3, 17 / 36], [25 / 36, 2 / 3]])
+
+
+def test_triplet_without_the_spatial_gate_averages_two():
+    triplet = _unmoved(_with(create("triplet", 2, kernel_size=1, no_spatial=True), **SIDES))
+    _is(_gates(triplet(TURNED), TURNED), [[5 / 8, 3 / 8], [2 / 3, 2 / 3]])
+
+
+def test_triplet_convolves_channels_with_columns_and_rows_with_channels():
+    # 3×3 kernels of one tap, on the maximum. Height: the plane is (C, W), the upper tap reads the channel before;
+    # width: the plane is (H, C), the left tap does. Both see 0 before channel 0 and ln 3 before channel 1.
+    upper, left = [0, 1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 0, 0]
+    triplet = _with(create("triplet", 2, kernel_size=3, no_spatial=True), height__conv__weight=upper + 9 * [0],
+                    width__conv__weight=left + 9 * [0])  # fmt: skip
+    x = _map([[LN3, LN3], [LN3, LN3]], [[5, 5], [5, 5]])
+    _is(_gates(_unmoved(triplet)(x), x), [[0.5] * 4, [0.75] * 4])
+
+
+def test_triplet_starts_with_a_spatial_gate_of_one_half():
+    triplet = create("triplet", 4)
+    assert triplet.channel.bn.weight.item() == 0
+    assert triplet.height.bn.weight.item() == triplet.width.bn.weight.item() == 1
+    assert {part.bn.momentum for part in (triplet.height, triplet.width, triplet.channel)} == {0.01}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# SimAM
+
+
+def test_simam_of_four_values():
+    # mean 1, d = (1, 1, 1, 9), v = 12/3 = 4; with λ = 2: E = d/24 + 1/2 = 13/24 three times, and 21/24
+    y = create("simam", 1, e_lambda=2.0)(_map([[0, 0], [0, 4]]))
+    _is(y, [[[[0, 0], [0, 4 / (1 + exp(-21 / 24))]]]])
+    shifted = _map([[1, 1], [1, 5]])
+    low, high = 1 / (1 + exp(-13 / 24)), 1 / (1 + exp(-21 / 24))
+    _is(_gates(create("simam", 1, e_lambda=2.0)(shifted), shifted), [[low, low, low, high]])
+
+
+def test_simam_of_a_constant_map_and_of_one_pixel_is_its_least_gate():
+    least = 1 / (1 + exp(-1 / 2))
+    for x in (_map([[3, 3], [3, 3]]), _map([[3]])):
+        _is(_gates(create("simam", 1)(x), x), [[least] * x.numel()])
+
+
+def test_simam_learns_nothing():
+    assert list(create("simam", 8).state_dict()) == []
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Shuffle attention
+
+
+def test_sa_of_one_group():
+    # a = channels 0, 1 with means (ln 3, 0): σ = (3/4, 1/2). b = channels 2, 3, normalised to (−1, 1), ε = 1e-5 against
+    # variance 1. Channel 2: 2 · (∓1) · ln 3 / 2, σ = (1/4, 3/4); channel 3: (0 · (∓1) + 2) · (−ln 3 / 2), σ = 1/4.
+    # Then channels 0, 1, 2, 3 go to 0, 2, 1, 3.
+    sa = _with(create("sa", 4, groups=1), channel_weight=[1, 1], norm_weight=[2, 0], norm_bias=[0, 2],
+               spatial_weight=[LN3 / 2, -LN3 / 2])  # fmt: skip
+    x = _map([[0, 2 * LN3]], [[1, -1]], [[5, 7]], [[8, 10]])
+    _is(sa(x), [[[[0, 1.5 * LN3]], [[1.25, 5.25]], [[0.5, -0.5]], [[2, 2.5]]]], within=1e-4)
+
+
+def test_sa_starts_even_and_shuffles_the_halves_into_each_other():
+    # every gate is σ(1); channels 0 … 5 come out as 0, 3, 1, 4, 2, 5
+    x = torch.rand(2, 6, 3, 5) + 1
+    _is(create("sa", 6)(x), (x[:, [0, 3, 1, 4, 2, 5]] / (1 + exp(-1))).tolist(), within=1e-6)
+
+
+def test_sa_halves_each_group():
+    # two groups of (channel half, spatial half): channels 0 and 2 have means (ln 3, −ln 3), 1 and 3 see u_b alone
+    sa = _with(create("sa", 4, groups=2), channel_weight=[1], spatial_bias=[LN2])
+    x = _map([[LN3]], [[1]], [[-LN3]], [[1]])
+    _is(sa(x), [[[[0.75 * LN3]], [[-0.25 * LN3]], [[2 / 3]], [[2 / 3]]]])
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups"),
+    [(2, 1), (24, 4), (64, 32), (94, 1), (96, 16), (128, 64), (192, 32), (256, 64), (320, 32), (2048, 64)],
+)
+def test_sa_takes_as_many_groups_as_divide(channels, groups):
+    assert create("sa", channels).groups == groups

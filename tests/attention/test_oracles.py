@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from saccade import create
+from saccade import create, list_mechanisms
 
 FOLDER = os.environ.get("SACCADE_ORACLES", "")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="SACCADE_ORACLES is not set")
@@ -24,13 +24,101 @@ CBAM = {
     "SpatialGate.spatial.conv": "conv",
     "SpatialGate.spatial.bn": "bn",
 }
-# Oracle: mechanism, its options, the official name of each layer and ours.
+BAM = {
+    "channel_att.gate_c.gate_c_fc_0": "channel.0",
+    "channel_att.gate_c.gate_c_bn_1": "channel.1",
+    "channel_att.gate_c.gate_c_fc_final": "channel.3",
+    "spatial_att.gate_s.gate_s_conv_reduce0": "spatial.0",
+    "spatial_att.gate_s.gate_s_bn_reduce0": "spatial.1",
+    "spatial_att.gate_s.gate_s_conv_di_0": "spatial.3",
+    "spatial_att.gate_s.gate_s_bn_di_0": "spatial.4",
+    "spatial_att.gate_s.gate_s_conv_di_1": "spatial.6",
+    "spatial_att.gate_s.gate_s_bn_di_1": "spatial.7",
+    "spatial_att.gate_s.gate_s_conv_final": "spatial.9",
+}
+COORD = {"conv1": "squeeze", "bn1": "bn", "conv_h": "rows", "conv_w": "columns"}
+GC = {"conv_mask.bias": None, "conv_mask": "mask"}  # a bias in front of a softmax; its gradient is zero
+GC |= {f"channel_add_conv.{n}": f"add.{n}" for n in (0, 1, 3)} | {
+    f"channel_mul_conv.{n}": f"scale.{n}" for n in (0, 1, 3)
+}
+TRIPLET = {
+    f"{theirs}.conv.{part}": f"{ours}.{part}"
+    for theirs, ours in {"cw": "height", "hc": "width", "hw": "channel"}.items()
+    for part in ("conv", "bn")
+}
+SA = {
+    "cweight": "channel_weight",
+    "cbias": "channel_bias",
+    "sweight": "spatial_weight",
+    "sbias": "spatial_bias",
+    "gn.weight": "norm_weight",
+    "gn.bias": "norm_bias",
+}
+SAGAN = {"gamma": "gamma", "query": "key", "key": "query", "value": "value"}  # the softmax runs over their query
+# Oracle: mechanism, its options, the official name of each layer (or parameter) and ours, None where we have none.
 ORACLES = {
     "se_nobias": ("se", {"bias": False}, SE),
     "se_bias": ("se", {}, SE),
     "eca": ("eca", {"kernel_size": 3}, {"conv": "conv"}),
     "cbam": ("cbam", {}, CBAM),
     "cbam_train": ("cbam", {}, CBAM),
+    "bam": ("bam", {}, BAM),
+    "bam_train": ("bam", {}, BAM),
+    "coord": ("coord", {}, COORD),
+    "coord_train": ("coord", {}, COORD),
+    "coord_mbv2": ("coord", {}, {"conv1": "squeeze", "bn1": "bn", "conv2": "rows", "conv3": "columns"}),
+    "gc": ("gc", {}, GC),
+    "gc_mul_add": ("gc", {"rd_ratio": 1 / 4, "fuse_scale": True}, GC),
+    "triplet": ("triplet", {}, TRIPLET),
+    "triplet_train": ("triplet", {}, TRIPLET),
+    "triplet_k3": ("triplet", {"kernel_size": 3}, TRIPLET),
+    "triplet_nospatial": ("triplet", {"no_spatial": True}, TRIPLET),
+    "sa": ("sa", {"groups": 8}, SA),
+    "sagan": ("self_attention", {}, SAGAN),
+    "simam": ("simam", {}, {}),
+}
+# What no module (B, C, H, W) -> (B, C, H, W) of one input can express.
+CANNOT = {
+    "a2_noreconstruct": "c_m channels come out, not C",
+    "dcn_v2_pack": "12 channels come out of 16",
+    "emca_eca": "reads the channel means of the previous stage, a second input",
+    "sk_bottleneck": "a whole block, with a stride and a projection",
+}
+# Operators; tests/ops holds them against these.
+OPERATORS = "deform_conv2d_"
+# Of mechanisms that are not here: oracle to the name the mechanism would have.
+ABSENT = {
+    "a2": "a2",
+    "cc_r1": "cc",
+    "cc_r2": "cc",
+    "danet_cam": "danet",
+    "danet_pam": "danet",
+    "dat": "dat",
+    "dat_logcpb": "dat",
+    "dat_nope": "dat",
+    "dat_range": "dat",
+    "dran_ccam": "dra",
+    "dran_ccam_train": "dra",
+    "dran_cpam": "dra",
+    "dran_cpam_train": "dra",
+    "emca_eca_firstblock": "emca",
+    "ge_theta_srmrepo": "ge",
+    "gsop": "gsop",
+    "gsop_pos": "gsop",
+    "gsop_train": "gsop",
+    "mpm": "mpm",
+    "mpm_train": "mpm",
+    "nonlocal": "nl",
+    "nonlocal_dot": "nl",
+    "nonlocal_pool": "nl",
+    "nonlocal_train": "nl",
+    "sge": "sge",
+    "sk_conv": "sk",
+    "sk_conv_train": "sk",
+    "spm": "spm",
+    "spm_train": "spm",
+    "srm": "srm",
+    "srm_train": "srm",
 }
 
 
@@ -41,6 +129,9 @@ def _tensors(oracle):
 
 
 def _ours(name, layers):
+    """Our name of the authors' ``name``; None where we have no such parameter."""
+    if name in layers:
+        return layers[name]
     layer, _, last = name.rpartition(".")
     return f"{layers[layer]}.{last}"
 
@@ -51,10 +142,13 @@ def _disagreement(oracle, change=lambda module: module, options=()):
     meta, found = _tensors(oracle)
     module = create(name, found["x"].shape[1], **{**own_options, **dict(options)}).double()
     parts = {key: key.partition(":") for key in found}
-    state = {_ours(n, layers): found[key] for key, (kind, _, n) in parts.items() if kind in ("param", "buffer")}
+    named = {key: _ours(n, layers) for key, (kind, _, n) in parts.items() if kind in ("param", "buffer")}
+    left_out = {parts[key][2] for key, ours in named.items() if ours is None}
+    assert left_out <= set(meta["zero_grad_params"])
+    state = {ours: found[key] for key, ours in named.items() if ours is not None}
     own = module.state_dict()
     assert {n for n in own if not n.endswith("num_batches_tracked")} <= set(state)
-    module.load_state_dict({n: state.get(n, value) for n, value in own.items()})
+    module.load_state_dict({n: state[n].reshape(value.shape) if n in state else value for n, value in own.items()})
     module = change(module.train(meta["mode"] == "train"))
 
     x = found["x"].clone().requires_grad_()
@@ -63,11 +157,25 @@ def _disagreement(oracle, change=lambda module: module, options=()):
     values = {"y": y, "grad_x": x.grad}
     values |= {f"grad:{n}": p.grad for n, p in module.named_parameters()}
     values |= {f"buffer_after:{n}": b for n, b in module.named_buffers()}
+    values |= {f"grad:{n}": torch.zeros(()) for n in left_out}
     expected = {"y": found["y"], "grad_x": found["grad_x"]}
     for key, (kind, _, n) in parts.items():
         if kind in ("grad", "buffer_after"):
-            expected[f"{kind}:{_ours(n, layers)}"] = found[key]
-    return {key: (values[key] - e).abs().max().item() if key in values else float("inf") for key, e in expected.items()}
+            expected[f"{kind}:{_ours(n, layers) or n}"] = found[key]
+    return {
+        key: (values[key].reshape(-1) - e.reshape(-1)).abs().max().item() if key in values else float("inf")
+        for key, e in expected.items()
+    }
+
+
+def test_every_oracle_is_expressed_or_has_its_reason():
+    found = {path.stem for path in Path(FOLDER).glob("*.npz")}
+    operators = {stem for stem in found if stem.startswith(OPERATORS)}
+    lists = [set(ORACLES), set(CANNOT), set(ABSENT), operators]
+    assert sorted(stem for each in lists for stem in each) == sorted(found)  # each of them once
+    assert len(operators) == 10
+    assert {name for name, _, _ in ORACLES.values()} <= set(list_mechanisms())
+    assert set(ABSENT.values()).isdisjoint(list_mechanisms())  # what comes must take its oracle along
 
 
 @pytest.mark.parametrize("oracle", ORACLES)
@@ -101,8 +209,68 @@ def _mean_alone(module):
     return module
 
 
+def _sum_of_branches(module):
+    module.product = False
+    return module
+
+
 def _reversed_kernel(module):
     module.conv.weight.data = module.conv.weight.data.flip(2)
+    return module
+
+
+def _rows_and_columns_swapped(module):
+    module.rows, module.columns = module.columns, module.rows
+    return module
+
+
+def _height_and_width_swapped(module):
+    module.height, module.width = module.width, module.height
+    return module
+
+
+def _uniform_mask(module):
+    torch.nn.init.zeros_(module.mask.weight)
+    return module
+
+
+def _no_norm(module):
+    module.add[1] = torch.nn.Identity()
+    return module
+
+
+def _halves_swapped(module):
+    module.channel_weight, module.spatial_weight = module.spatial_weight, module.channel_weight
+    module.channel_bias, module.spatial_bias = module.spatial_bias, module.channel_bias
+    return module
+
+
+def _unshuffled(module):
+    class Unshuffled(type(module)):
+        def forward(self, x):
+            return x * self.gate(x)
+
+    module.__class__ = Unshuffled
+    return module
+
+
+def _query_and_key_swapped(module):
+    module.query, module.key = module.key, module.query
+    return module
+
+
+def _scaled(module):
+    module.query.weight.data = module.query.weight.data * 8**-0.5
+    return module
+
+
+def _biased_variance(module):
+    class Biased(type(module)):
+        def gate(self, x):
+            d = (x - x.mean((2, 3), keepdim=True)).square()
+            return (d / (4 * (d.mean((2, 3), keepdim=True) + self.e_lambda)) + 0.5).sigmoid()
+
+    module.__class__ = Biased
     return module
 
 
@@ -116,6 +284,24 @@ def _reversed_kernel(module):
         ("cbam", lambda module: module.train(), {}, "y"),
         ("cbam_train", lambda module: module.eval(), {}, "y"),
         ("cbam_train", _common_momentum, {}, "buffer_after:bn.running_var"),
+        ("bam", _sum_of_branches, {}, "y"),
+        ("bam", lambda module: module, {"dilation": 2}, "y"),
+        ("bam_train", lambda module: module.eval(), {}, "buffer_after:channel.1.running_var"),
+        ("coord", _rows_and_columns_swapped, {}, "y"),
+        ("coord_mbv2", _rows_and_columns_swapped, {}, "y"),
+        ("coord_train", lambda module: module.eval(), {}, "y"),
+        ("gc", _uniform_mask, {}, "y"),
+        ("gc", _no_norm, {}, "y"),
+        ("gc_mul_add", lambda module: module, {"fuse_scale": False}, "y"),
+        ("gc_mul_add", lambda module: module, {"fuse_add": False}, "y"),
+        ("triplet", _height_and_width_swapped, {}, "y"),
+        ("triplet", lambda module: module, {"no_spatial": True}, "y"),
+        ("sa", _halves_swapped, {}, "y"),
+        ("sa", _unshuffled, {}, "y"),
+        ("sagan", _query_and_key_swapped, {}, "y"),
+        ("sagan", _scaled, {}, "y"),
+        ("simam", _biased_variance, {}, "y"),
+        ("simam", lambda module: module, {"e_lambda": 0.1}, "y"),
     ],
 )
 def test_a_near_miss_does_not_agree(oracle, change, options, tensor):
