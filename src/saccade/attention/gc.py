@@ -44,7 +44,7 @@ SPEC = {
     "published": [
         {"net": "resnet50", "params": 28.11, "macs": 4.13, "source": "DCANet README"},
         {"net": "resnet50", "params": 28.08, "macs": 3.87, "top1": 77.70, "unit": "10^6, 2^30",
-         "source": "ECA-Net paper, table 3"},
+         "note": "size without the three blocks of layer1", "source": "ECA-Net paper, table 3"},
     ],
     "timm": "gca",
 }  # fmt: skip
