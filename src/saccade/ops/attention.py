@@ -6,36 +6,37 @@ r"""Scaled-dot-product attention: every query takes the mean of the values, weig
 ``attention_definition`` writes this down and holds A, N·M numbers; ``attention`` is what networks call: its memory
 grows with N + M, forward and backward.
 
+On the CPU it is PyTorch's own fused kernel, which never forms A, made usable and exact. Usable: the kernel takes only
+rows of one common width whose numbers stand side by side, and for others ``F.scaled_dot_product_attention`` silently
+forms A; zeros at the end of the rows change no product, so all are filled up to the widest. Exact: backward, the kernel
+builds A again as exp(s·QKᵀ − l), l the logarithm of the sum of a row's exponentials. The rounding of l in float32 is a
+common factor of the whole row, and where logits are large ten times the error of the definition. Softmax does not
+change if a row is shifted, so the logits are shifted by −l, in one more column of the operands, and l is determined
+anew: it is then so close to zero that its rounding is nothing. That costs one more forward.
+
 Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, arXiv:1706.03762, eq. 1.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from saccade.ops.counted import counted
+from saccade.ops.deform.geometry import operand_dtype
 
 __all__ = ["attention", "attention_definition"]
+
+aten = torch.ops.aten
 
 
 def _macs(query: Tensor, key: Tensor, value: Tensor, scale: float) -> int:
     """Multiply-adds of both products of one call; the softmax is not counted."""
     return query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
-
-
-def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
-    """Refuse operands that do not belong together, with the numbers found and needed."""
-    shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
-    if not 3 <= query.ndim <= 4 or not query.ndim == key.ndim == value.ndim:
-        raise ValueError(f"all operands must have 3 or 4 dimensions, got {shapes}")
-    if not query.shape[:-2] == key.shape[:-2] == value.shape[:-2]:
-        raise ValueError(f"all operands must have the same leading dimensions, got {shapes}")
-    if query.shape[-1] != key.shape[-1]:
-        raise ValueError(f"query and key must have one width, got {shapes}")
-    if key.shape[-2] != value.shape[-2]:
-        raise ValueError(f"there must be one value for each key, got {shapes}")
 
 
 @counted(_macs)
@@ -45,6 +46,7 @@ def attention_definition(query: Tensor, key: Tensor, value: Tensor, scale: float
     Arguments, result and errors are those of ``attention``.
     """
     _check(query, key, value)
+    query, key, value = (t.to(operand_dtype(query)) for t in (query, key, value))
     return (query @ key.transpose(-2, -1) * scale).softmax(-1) @ value
 
 
@@ -59,16 +61,82 @@ def attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor
         scale: s, a factor of the logits; E^−½ in the paper.
 
     Returns:
-        (…, N, V), in the dtype of the operands, under autocast in that of autocast, as a matrix product has it.
+        (…, N, V) in the dtype of the operands; under autocast, as in a matrix product, operands may have any dtype and
+        the result has that of autocast.
+
+    On the CPU the matrix is formed all the same where it has no more numbers than the operands: that is faster. On
+    other devices, and compiled or exported (``torch.compile``, ``torch.export``, ONNX), the call is
+    ``F.scaled_dot_product_attention`` on operands of one width; whether memory is linear there depends on the kernels
+    PyTorch has for the device and the dtype. Gradients of gradients: of the definition only.
 
     Raises:
         ValueError: operands that do not belong together, with the numbers found and needed.
     """
     _check(query, key, value)
-    heads = [t.unsqueeze(1) if t.ndim == 3 else t for t in (query, key, value)]
-    width = max(t.shape[-1] for t in heads)
-    # PyTorch's kernel for the CPU takes rows of one common width whose numbers stand side by side; other operands it
-    # sends, silently, through the definition. Zeros add nothing to a product and make columns of zeros.
-    q, k, v = (F.pad(t, (0, width - t.shape[-1])).contiguous() for t in heads)
-    y = F.scaled_dot_product_attention(q, k, v, scale=scale)[..., : value.shape[-1]]
-    return y.squeeze(1) if query.ndim == 3 else y
+    rows, columns, dtype = query.shape[-2], key.shape[-2], operand_dtype(query)
+    compiled = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    fused = compiled or query.device.type != "cpu"
+    if not fused and rows * columns <= (rows + columns) * (query.shape[-1] + value.shape[-1]):
+        return attention_definition(query, key, value, scale)
+    q, k, v = (t.to(dtype) if t.ndim == 4 else t.to(dtype).unsqueeze(1) for t in (query, key, value))
+    y = _fused(q, k, v, scale) if fused else _Attention.apply(q, k, v, scale)
+    return y if query.ndim == 4 else y.squeeze(1)
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """PyTorch's own choice of a kernel, for operands (B, heads, …) that most of them take."""
+    width = -8 * (-max(query.shape[-1], value.shape[-1]) // 8)  # on GPUs some need a multiple of 8
+    q, k, v = (_filled(t, width) for t in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v, scale=scale)[..., : value.shape[-1]]
+
+
+class _Attention(torch.autograd.Function):
+    """The fast form on the CPU, of operands (B, heads, …) of one dtype."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        width = max(query.shape[-1], value.shape[-1])
+        y, total = aten._scaled_dot_product_flash_attention_for_cpu(
+            _filled(query, width), _filled(key, width), _filled(value, width), scale=scale
+        )
+        ctx.save_for_backward(query, key, value, total)
+        ctx.scale = scale
+        result: Tensor = y[..., : value.shape[-1]]
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, total = ctx.saved_tensors
+        narrow, wide = query.shape[-1], value.shape[-1]
+        width = max(narrow + 1, wide)
+        q, k, v, grad_y = (_filled(t, width) for t in (query * ctx.scale, key, value, grad))
+        q[..., narrow] = -total
+        k[..., narrow] = 1
+        y, total = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=1.0)
+        grad_q, grad_k, grad_v = aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            grad_y, q, k, v, y, total, 0.0, False, scale=1.0
+        )
+        return grad_q[..., :narrow] * ctx.scale, grad_k[..., :narrow], grad_v[..., :wide], None
+
+
+def _filled(rows: Tensor, width: int) -> Tensor:
+    """A copy of (…, n, m) with zeros at the end of each row, (…, n, width), in memory row by row."""
+    return F.pad(rows, (0, width - rows.shape[-1])).contiguous()
+
+
+def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
+    """Refuse operands that do not belong together, with the numbers found and needed."""
+    shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
+    if query.ndim not in (3, 4) or not query.ndim == key.ndim == value.ndim:
+        raise ValueError(f"all operands must have 3 or 4 dimensions, got {shapes}")
+    if not query.shape[:-2] == key.shape[:-2] == value.shape[:-2]:
+        raise ValueError(f"all operands must have the same leading dimensions, got {shapes}")
+    if query.shape[-1] != key.shape[-1]:
+        raise ValueError(f"query and key must have one width, got {shapes}")
+    if key.shape[-2] != value.shape[-2]:
+        raise ValueError(f"there must be one value for each key, got {shapes}")
+    if not query.dtype == key.dtype == value.dtype and not torch.is_autocast_enabled(query.device.type):
+        raise ValueError(
+            f"outside autocast all operands must have one dtype, got {query.dtype}, {key.dtype} and {value.dtype}"
+        )
