@@ -13,7 +13,15 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["BatchNorm2d", "Context", "Gate"]
+__all__ = ["BatchNorm2d", "Context", "Gate", "blended"]
+
+
+def blended(f: Tensor, changed: Tensor, a: Tensor) -> Tensor:
+    """The neutral start of a mechanism, f + (a·(changed − f)), in the dtype of f.
+
+    With a = 0 it is f, bit for bit on finite maps; with a = 1 it is ``changed``.
+    """
+    return f + (a * (changed - f)).to(f.dtype)
 
 
 class BatchNorm2d(nn.BatchNorm2d):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from saccade.contract.case import BrokenPromiseError, Case, UnexaminedError
+from saccade.contract.case import BrokenPromiseError, Case, UnexaminedError, in_one_line
 from saccade.contract.promises import PROMISES
 from saccade.errors import UserError, did_you_mean
 from saccade.facts import Spec
 
-__all__ = ["PROMISES", "Record", "check"]
+__all__ = ["PROMISES", "Record", "check", "examine"]
 
 
 @dataclass(frozen=True)
@@ -44,40 +44,55 @@ def check(
             (B, channels, H, W). Defaults of options are read from its signature.
         spec: the facts it states; promises about facts are skipped where None.
         channels: the channel count of most trials.
-        options: what to build it with.
+        options: what to build it with. Where ``spec`` says that it needs the map's size, ``size`` is (H, W).
         known_failures: promise to reason; such a promise is skipped with that reason, and fails where it holds.
 
     Returns:
-        One record a promise, in the order of :data:`PROMISES`. The random generators are left as they were.
+        One record a promise, in the order of :data:`PROMISES`. The random generators are left as they were; the caches
+        of ``torch.compile`` are emptied.
 
     Raises:
         UserError: ``spec`` itself refuses ``channels`` and ``options``, or ``known_failures`` names no promise.
+    """
+    return list(examine(make, spec, channels=channels, options=options, known_failures=known_failures))
+
+
+def examine(
+    make: Callable[..., nn.Module],
+    spec: Spec | None = None,
+    *,
+    channels: int = 64,
+    options: Mapping[str, Any] | None = None,
+    known_failures: Mapping[str, str] | None = None,
+    promises: Sequence[Callable[[Case], None]] = PROMISES,
+) -> Iterator[Record]:
+    """The records of :func:`check` one by one, each as soon as its promise has been tried; ``promises`` are tried.
+
+    Raises:
+        UserError: as :func:`check`, before the first record.
     """
     case = Case(make, spec, channels, dict(options or {}))
     known = dict(known_failures or {})
     for name in known:
         if name not in (names := [promise.__name__ for promise in PROMISES]):
             raise UserError(f"no promise is called {name!r}.{did_you_mean(name, names)}")
-    if spec is not None and case.names_of(*spec.limits) <= set(case.values):
-        refusal = spec.refusal(channels, case.values)
-        if refusal is not None:
-            raise UserError(refusal)
-    with torch.random.fork_rng([]), torch.enable_grad():
-        return [_tried(promise, case, known.get(promise.__name__)) for promise in PROMISES]
+    refusal = case.refusal(channels)
+    if refusal is not None:
+        raise UserError(refusal)
+    return (_tried(promise, case, known.get(promise.__name__)) for promise in promises)
 
 
 def _tried(promise: Callable[[Case], None], case: Case, known: str | None) -> Record:
     name = promise.__name__
     try:
-        promise(case)
+        with torch.random.fork_rng([]), torch.enable_grad():
+            promise(case)
     except UnexaminedError as error:
         return Record(name, "skipped", str(error))
     except Exception as error:  # whatever a stranger's module raises is its failure, not ours
         if known is not None:
             return Record(name, "skipped", f"known failure: {known}")
-        return Record(
-            name, "failed", str(error) if isinstance(error, BrokenPromiseError) else f"{type(error).__name__}: {error}"
-        )
+        return Record(name, "failed", str(error) if isinstance(error, BrokenPromiseError) else in_one_line(error))
     if known is not None:
         return Record(name, "failed", f"listed as a known failure ({known}), and it holds")
     return Record(name, "passed")

@@ -1,12 +1,15 @@
-"""The module on trial: how it is built, what it is fed, and the two ways a trial ends early."""
+"""The module on trial: how it is built, what it is fed, how what it does is measured, and how a trial ends early."""
 
 from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable
+import re
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +17,18 @@ from torch import Tensor, nn
 
 from saccade.facts import Spec
 
-__all__ = ["SIZES", "BrokenPromiseError", "Case", "UnexaminedError"]
+__all__ = [
+    "CLOSE", "DRAWS", "SIZES", "BrokenPromiseError", "Case", "UnexaminedError", "distance", "expect", "gradients",
+    "in_one_line", "modes", "weighed",
+]  # fmt: skip
 
-SIZES = ((7, 5), (1, 1), (4, 9), (8, 8))
+SIZES = ((7, 5), (1, 1), (4, 9), (33, 17), (1, 6), (8, 8))
+CLOSE = 1e-9
+"""Two float64 results of the same function differ by less, relative to their largest value."""
+DRAWS = 5
+"""Random parameters may leave a ReLU off all over the map; what must only be possible is tried with this many draws."""
+
+_NOT_THEIRS = (Path(torch.__file__).parent, Path(__file__).parent)
 
 
 class BrokenPromiseError(Exception):
@@ -29,7 +41,7 @@ class UnexaminedError(Exception):
 
 @dataclass(frozen=True)
 class Case:
-    """What is tried: how to build it, what it states, at which size."""
+    """What is tried: how to build it, what it states, at which number of channels."""
 
     make: Callable[..., nn.Module]
     spec: Spec | None
@@ -46,10 +58,25 @@ class Case:
         defaults = {a.name: a.default for a in arguments if a.default is not inspect.Parameter.empty}
         return {"C": self.channels, **defaults, **self.options}
 
+    @property
+    def only(self) -> tuple[int, int] | None:
+        """The one size (H, W) it takes, its option ``size``, where SPEC says that it needs one; else None."""
+        if self.spec is None or "size" not in self.spec.needs:
+            return None
+        height, width = self.values.get("size") or SIZES[0]
+        return height, width
+
+    def sizes(self, *wanted: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """``wanted``, or the one size it takes."""
+        return wanted if self.only is None else (self.only,)
+
     def built(self, channels: int | None = None, **options: Any) -> nn.Module:
         """A module with its own initialisation."""
+        if self.spec is not None and "previous stage" in self.spec.needs:
+            raise UnexaminedError("SPEC says it needs the previous stage, and here it stands alone")
+        given = {} if self.only is None else {"size": self.only}
         with torch.device("cpu"):  # whatever the global default device is
-            return self.make(channels or self.channels, **{**self.options, **options})
+            return self.make(channels or self.channels, **{**given, **self.options, **options})
 
     def drawn(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
         """A module in eval mode with random parameters and running statistics."""
@@ -69,7 +96,7 @@ class Case:
 
     def maps(self, *size: int, batch: int = 2, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
         """Random maps (batch, C, H, W)."""
-        shape = (batch, self.channels, *(size or SIZES[0]))
+        shape = (batch, self.channels, *(size or self.sizes(SIZES[0])[0]))
         generator = torch.Generator("cpu").manual_seed(seed)
         return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(dtype)
 
@@ -79,6 +106,20 @@ class Case:
         if value is None:
             raise UnexaminedError("there is no SPEC" if self.spec is None else f"SPEC states no {fact}")
         return value
+
+    def neutral(self) -> bool:
+        """Whether SPEC says that it is the identity at its own start, built with these options."""
+        stated = self.stated("neutral")
+        if isinstance(stated, str):
+            self.needs_values(stated)
+        assert self.spec is not None
+        return self.spec.is_neutral(self.values)
+
+    def refusal(self, channels: int) -> str | None:
+        """Why SPEC refuses ``channels``; None where it does not, or where its limits cannot be evaluated here."""
+        if self.spec is None or not self.names_of(*self.spec.limits) <= set(self.values):
+            return None
+        return self.spec.refusal(channels, {**self.values, "C": channels})
 
     def names_of(self, *expressions: str) -> set[str]:
         """The names that formulas use, apart from the functions they call."""
@@ -91,3 +132,56 @@ class Case:
         missing = sorted(self.names_of(*expressions) - set(self.values))
         if missing:
             raise UnexaminedError(f"SPEC uses {', '.join(missing)}, which is no option of {self.make!r}")
+
+
+def expect(holds: bool, otherwise: str) -> None:
+    """Raise :class:`BrokenPromiseError` with the words ``otherwise`` unless it ``holds``."""
+    if not holds:
+        raise BrokenPromiseError(otherwise)
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """The largest difference relative to the largest value; infinite where shapes differ or a value is not finite."""
+    if a.shape != b.shape:
+        return float("inf")
+    worst = ((a - b).abs().amax() / b.abs().amax().clamp(min=1e-300)).item()
+    return worst if worst == worst else float("inf")
+
+
+def modes(module: nn.Module) -> Iterator[str]:
+    """``module`` put into eval, then into train."""
+    for training in (False, True):
+        module.train(training)
+        yield "train" if training else "eval"
+
+
+def weighed(y: Tensor) -> Tensor:
+    """The sum of all values under fixed random weights, the same for every dtype: what is differentiated."""
+    weights = torch.randn(y.shape, generator=torch.Generator("cpu").manual_seed(1), dtype=torch.float64, device="cpu")
+    return (y * weights.to(y.dtype)).sum()
+
+
+def gradients(y: Tensor, module: nn.Module, x: Tensor) -> dict[str, Tensor | None]:
+    """The gradient of the weighed ``y`` by ``input`` and by the name of each parameter that takes one."""
+    wanted = {"input": x, **{name: p for name, p in module.named_parameters() if p.requires_grad}}
+    found = torch.autograd.grad(weighed(y), list(wanted.values()), allow_unused=True)
+    return dict(zip(wanted, found, strict=True))
+
+
+def in_one_line(error: Exception) -> str:
+    """What was raised, and the line of the mechanism that raised it: torch tells more than a record can hold."""
+    text = str(error)
+    words = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    place = ""
+    if named := re.findall(r'File "([^"]+)", line (\d+), in \w+\n\s*(\S.*)', text):  # torch.compile tells where itself
+        file, line, code = named[-1]
+        place = f" ({Path(file).name}, line {line}: {code})"
+    else:
+        theirs = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if not any(Path(frame.filename).is_relative_to(package) for package in _NOT_THEIRS)
+        ]
+        if theirs and theirs[-1].line:
+            place = f" ({Path(theirs[-1].filename).name}, line {theirs[-1].lineno}: {theirs[-1].line})"
+    return f"{type(error).__name__}{': ' if words else ''}{words}{place}"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import UserError
+from saccade.form import blended
 
 if TYPE_CHECKING:
     from saccade.surgery.sites import Site
@@ -54,7 +55,7 @@ class Plug(nn.Module):
         changed: Tensor = self.mechanism(f)
         if self.a is None:
             return changed
-        return f + (self.a * (changed - f)).to(f.dtype)
+        return blended(f, changed, self.a)
 
     def extra_repr(self) -> str:
         """The mechanism's name and the site."""
@@ -105,7 +106,7 @@ def _guarding(host: nn.Module, args: tuple[Any, ...]) -> None:
     if torch.compiler.is_compiling():
         return
     lost = []
-    for path in getattr(host, _CARRIERS):
+    for path in host.__dict__[_CARRIERS]:
         module: nn.Module | None = host
         for name in path.split(".") if path else ():
             module = module and module._modules.get(name)
@@ -134,7 +135,7 @@ def attach(host: nn.Module, plug: Plug) -> None:
         carrier = host.get_submodule(plug.site.carrier)
     except AttributeError:
         raise UserError(f"{type(host).__name__} has no module {plug.site.carrier!r} to carry a plug") from None
-    there = getattr(carrier, CHILD, None)
+    there = carrier._modules.get(CHILD)
     if isinstance(there, Plug):
         raise UserError(f"the carrier {plug.site.carrier!r} carries {there.name} already; unplug the host first")
     if hasattr(carrier, CHILD):
@@ -144,10 +145,11 @@ def attach(host: nn.Module, plug: Plug) -> None:
         carrier.register_forward_pre_hook(_entering)
     else:
         carrier.register_forward_hook(_leaving)
-    if not hasattr(host, _CARRIERS):
+    if _CARRIERS not in host.__dict__:
         host.register_load_state_dict_pre_hook(_loading)
         host.register_forward_pre_hook(_guarding)
-    setattr(host, _CARRIERS, (*getattr(host, _CARRIERS, ()), plug.site.carrier))
+    # Not by setattr: a host may refuse attributes, or answer with those of a network that it wraps.
+    host.__dict__[_CARRIERS] = (*host.__dict__.get(_CARRIERS, ()), plug.site.carrier)
 
 
 def carried(model: nn.Module) -> Iterator[tuple[str, nn.Module, Plug]]:
@@ -167,7 +169,7 @@ def missing(model: nn.Module) -> list[str]:
     """Paths of carriers that a host inside ``model`` was given and has no more."""
     lost = []
     for prefix, host in model.named_modules():
-        for carrier in getattr(host, _CARRIERS, ()):
+        for carrier in host.__dict__.get(_CARRIERS, ()):
             path = f"{prefix}.{carrier}".strip(".")
             try:
                 found = model.get_submodule(path)
@@ -188,10 +190,10 @@ def detach(host: nn.Module, gone: list[Plug]) -> None:
     for prefix, module in host.named_modules():
         if _CARRIERS in module.__dict__:
             left = {path for path, _, _ in carried(host)}
-            kept = tuple(c for c in getattr(module, _CARRIERS) if f"{prefix}.{c}".strip(".") in left)
-            setattr(module, _CARRIERS, kept)
+            kept = tuple(c for c in module.__dict__[_CARRIERS] if f"{prefix}.{c}".strip(".") in left)
+            module.__dict__[_CARRIERS] = kept
             if not kept:
-                delattr(module, _CARRIERS)
+                del module.__dict__[_CARRIERS]
                 _remove(module._load_state_dict_pre_hooks, _loading)
                 _remove(module._forward_pre_hooks, _guarding)
 

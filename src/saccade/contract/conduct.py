@@ -1,0 +1,142 @@
+"""Promises about conduct: what a forward leaves behind, and what copying, saving and seeding give back."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from saccade.contract.case import CLOSE, SIZES, BrokenPromiseError, Case, distance, expect, gradients, modes
+
+__all__ = [
+    "answers_the_same_twice",
+    "is_drawn_by_the_seed",
+    "keeps_nothing_between_calls",
+    "leaves_its_input_alone",
+    "leaves_the_generator_alone",
+    "lets_its_output_be_changed",
+    "registers_every_parameter",
+    "survives_copying",
+]
+
+
+def leaves_its_input_alone(case: Case) -> None:
+    """The map that goes in is not changed."""
+    module, x = case.drawn(), case.maps()
+    before = x.clone()
+    for mode in modes(module):
+        module(x)
+        expect(torch.equal(x, before), f"changes its input in {mode}")
+
+
+def lets_its_output_be_changed(case: Case) -> None:
+    """The host may change the output in place: the input stays as it is, and every gradient is still right."""
+    module, x = case.drawn(), case.maps().requires_grad_()
+    expected = gradients(F.relu(module(x * 1)), module, x)
+    entering = x * 1  # as in a host: not a leaf
+    y = F.relu(module(entering), inplace=True)
+    expect(torch.equal(entering, x), "its output is its input: what changes one changes the other")
+    for name, gradient in gradients(y, module, x).items():
+        known = expected[name]
+        if known is not None and (gradient is None or distance(gradient, known) > CLOSE):
+            raise BrokenPromiseError(f"the gradient of {name} is wrong after the output was changed in place")
+
+
+def keeps_nothing_between_calls(case: Case) -> None:
+    """After a forward the module holds no tensor it did not hold before, and its input can be freed."""
+    module = case.drawn()
+    for mode in modes(module):
+        before = _strays(module)
+        x = case.maps()
+        alive = weakref.ref(x)
+        module(x)
+        new = sorted(name for name, held in _strays(module).items() if held != before.get(name))
+        expect(not new, f"a forward in {mode} leaves a tensor in {', '.join(new)}")
+        del x
+        if alive() is not None:
+            gc.collect()  # a cycle is no keeping
+        expect(alive() is None, f"the input of a forward in {mode} is kept alive")
+
+
+def answers_the_same_twice(case: Case) -> None:
+    """In eval the same map gives the same output bit for bit, whatever came between, and no buffer moves."""
+    module, x = case.drawn(), case.maps()
+    state = copy.deepcopy(module.state_dict())
+    first = module(x)
+    module(case.maps(*case.sizes(SIZES[2])[0], seed=1))
+    expect(torch.equal(module(x), first), "the same map gives another output the second time")
+    moved = [name for name, value in module.state_dict().items() if not torch.equal(value, state[name])]
+    expect(not moved, f"a forward in eval changes {', '.join(moved)}")
+
+
+def leaves_the_generator_alone(case: Case) -> None:
+    """A forward in eval draws no random number."""
+    module, x = case.drawn(), case.maps()
+    before = torch.get_rng_state()
+    module(x)
+    expect(torch.equal(torch.get_rng_state(), before), "a forward in eval draws from the global generator")
+
+
+def registers_every_parameter(case: Case) -> None:
+    """What it learns and holds are parameters and buffers, all there before the first forward."""
+    module = case.drawn()
+    strays = sorted(_strays(module))
+    expect(not strays, f"{', '.join(strays)}: a tensor that is neither parameter nor buffer moves with no .to()")
+    before = set(module.state_dict())
+    module.requires_grad_(False)
+    for mode in modes(module):
+        y = module(case.maps())
+        new = sorted(set(module.state_dict()) - before)
+        expect(not new, f"a forward in {mode} adds {', '.join(new)}: an optimiser made before does not know it")
+        expect(not y.requires_grad, "something that is no registered parameter takes a gradient")
+
+
+def survives_copying(case: Case) -> None:
+    """A deep copy, a pickled copy, and a new module with the state loaded into it give the same output."""
+    module, x = case.drawn(), case.maps()
+    y = module(x)
+    expect(torch.equal(copy.deepcopy(module)(x), y), "a deep copy gives another output")
+    expect(torch.equal(pickle.loads(pickle.dumps(module))(x), y), "a pickled copy gives another output")
+    other = case.drawn(seed=1)
+    if any(True for _ in module.parameters()):
+        expect(not torch.equal(other(x), y), "two modules with different parameters give the same output")
+    other.load_state_dict(module.state_dict())
+    expect(torch.equal(other(x), y), "a new module with the state loaded gives another output")
+
+
+def is_drawn_by_the_seed(case: Case) -> None:
+    """The same seed of torch's generator builds the same module."""
+    states = []
+    for _ in range(2):
+        torch.default_generator.manual_seed(3)
+        states.append(case.built().state_dict())
+    same = states[0].keys() == states[1].keys() and all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+    expect(same, "built twice under one seed it starts with different values")
+
+
+def _strays(module: nn.Module) -> dict[str, list[int]]:
+    """Attribute to the tensors it holds, where it is neither a parameter nor a buffer nor a module."""
+    return {
+        f"{path}.{name}".lstrip("."): found
+        for path, part in module.named_modules()
+        for name, value in vars(part).items()
+        if name not in ("_parameters", "_buffers", "_modules") and (found := [id(t) for t in _tensors(value)])
+    }
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for part in value:
+            yield from _tensors(part)

@@ -1,0 +1,108 @@
+"""Promises about learning: every parameter has a gradient, it is the true one, and training moves it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from saccade.contract.case import DRAWS, Case, UnexaminedError, expect, gradients, modes, weighed
+from saccade.form import blended
+
+__all__ = ["has_true_gradients", "learns_from_a_neutral_start", "reaches_every_parameter"]
+
+STEPS = 5
+RATE = 0.01
+_PLUGS_OWN = "the plug's a"
+MOVED = 1e-9
+"""One step of Adam moves a value by about its rate where the gradient is real, by 1e-11 where it is rounding, 1e-17."""
+
+
+def reaches_every_parameter(case: Case) -> None:
+    """The input and every parameter get a gradient that is finite and not zero.
+
+    One draw of the parameters in a few is enough: in another the ReLU in front of some may be off all over the map.
+    """
+    silent: dict[str, str] = {}
+    for seed in range(DRAWS):
+        silent = {}
+        module, x = case.drawn(seed), case.maps(seed=seed).requires_grad_()
+        for name, gradient in gradients(module(x), module, x).items():
+            if gradient is None:
+                silent[name] = f"{name} takes no part in the output"
+                continue
+            expect(bool(gradient.isfinite().all()), f"the gradient of {name} is not finite")
+            largest = gradient.abs().amax().item() if gradient.numel() else 0.0
+            if largest <= 1e-12:
+                silent[name] = f"the gradient of {name} is zero ({largest:.1e}): it cannot learn"
+        if not silent:
+            return
+    expect(False, "; ".join(silent.values()))
+
+
+def has_true_gradients(case: Case) -> None:
+    """Gradients of the input and of all parameters are those of finite differences, in eval and train."""
+    module, x = case.drawn(), case.maps(*case.sizes((3, 2))[0]).requires_grad_()
+    for mode in modes(module):
+        for name, gradient in gradients(module(x), module, x).items():
+            place = x if name == "input" else module.get_parameter(name)
+            direction = torch.randn(
+                place.shape, generator=torch.Generator("cpu").manual_seed(2), dtype=place.dtype, device="cpu"
+            )
+            step = 1e-6 * direction
+            with torch.no_grad():
+                place.add_(step)
+                above = weighed(module(x))
+                place.sub_(2 * step)
+                below = weighed(module(x))
+                place.add_(step)
+            true = (above - below).item() / 2e-6
+            found = 0.0 if gradient is None else (gradient * direction).sum().item()
+            # Rounding of two sums of a few hundred values of order 1, over the step: about 1e-8.
+            expect(
+                abs(found - true) < 1e-5 * abs(true) + 1e-6,
+                f"along a random direction of {name} the gradient is {found:.6g} and differences {true:.6g} in {mode}",
+            )
+
+
+def learns_from_a_neutral_start(case: Case) -> None:
+    """Plugged neutrally, five steps of an optimiser move every parameter, the plug's own included.
+
+    The start is y = f + a·(m(f) − f) with a = 0, or the mechanism as it is where SPEC says neutral. A bias in front of
+    a batch norm, which the mean of the batch takes out again, need only move where running statistics norm. One draw
+    in a few is enough, for ``plug`` draws again a mechanism whose ReLUs are all off.
+    """
+    alone = case.spec is not None and case.neutral()
+    stuck: set[str] = set()
+    for seed in range(DRAWS):
+        stuck = set.intersection(*(_stuck(case, seed, training, alone) for training in (True, False)))
+        if not stuck:
+            return
+    names = ", ".join(sorted(stuck))
+    expect(
+        _PLUGS_OWN not in stuck,
+        f"not moved by {STEPS} steps: {names}; it starts as the identity, and a plug puts a second zero in front of it "
+        "unless SPEC says neutral",
+    )
+    expect(False, f"not moved by {STEPS} steps from a neutral start: {names}")
+
+
+def _stuck(case: Case, seed: int, training: bool, alone: bool) -> set[str]:
+    """The parameters that a few steps towards a random map leave where they are."""
+    torch.default_generator.manual_seed(seed)
+    module, f = case.built().double().train(training), case.maps(seed=seed)
+    target = case.maps(*f.shape[2:], seed=seed + 1)
+    learnt: dict[str, Tensor] = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    a = torch.zeros(1, dtype=f.dtype, device="cpu", requires_grad=True)
+    if not alone:
+        learnt[_PLUGS_OWN] = a
+    if not learnt:
+        raise UnexaminedError("it has no parameters, and as SPEC calls it neutral a plug adds none")
+    before = {name: p.detach().clone() for name, p in learnt.items()}
+    optimizer = torch.optim.Adam(learnt.values(), lr=RATE)
+    for _ in range(STEPS):
+        y = module(f) if alone else blended(f, module(f), a)
+        optimizer.zero_grad()
+        F.mse_loss(y, target).backward()
+        optimizer.step()
+    return {name for name, p in learnt.items() if not bool(((p.detach() - before[name]).abs() > MOVED).any())}

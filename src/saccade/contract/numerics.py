@@ -1,0 +1,102 @@
+"""Promises about numbers: dtypes, rounding, memory formats, and maps that hold nothing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from saccade.contract.case import CLOSE, SIZES, Case, distance, expect, gradients, modes
+
+__all__ = ["agrees_under_autocast", "keeps_dtype", "stays_finite", "takes_channels_last"]
+
+ROUNDED = 2.0**-5
+"""Sixteen roundings of bfloat16, 2⁻⁹ each, one behind the other and all the same way."""
+TURNED = 0.5
+"""A gradient with an error of half its length still points within 30° of where it should: where a maximum or a
+sampling point moves by a rounding, gradients jump."""
+LAYOUT = 1e-12
+"""Two orders of summation differ by less in float64, relative to the largest value."""
+
+
+def keeps_dtype(case: Case) -> None:
+    """The output has the dtype of the input: float64, float32, bfloat16, and either under bfloat16 autocast."""
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        _expect_dtype(case.drawn(dtype=dtype)(case.maps(dtype=dtype)), dtype, "")
+    module = case.drawn(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        for dtype in (torch.float32, torch.bfloat16):
+            _expect_dtype(module(case.maps(dtype=dtype)), dtype, " under autocast")
+
+
+def _expect_dtype(y: Tensor, dtype: torch.dtype, when: str) -> None:
+    expect(y.dtype == dtype, f"{dtype} comes out as {y.dtype}{when}")
+    expect(bool(y.isfinite().all()), f"{dtype} comes out with values that are not finite{when}")
+
+
+def agrees_under_autocast(case: Case) -> None:
+    """Under bfloat16 autocast values and gradients are finite, and float32's but for what bfloat16 rounds away."""
+    module = case.drawn(dtype=torch.float32)
+    for dtype in (torch.float32, torch.bfloat16):
+        x = case.maps(dtype=dtype)
+        plain, entering = x.float().requires_grad_(), x.clone().requires_grad_()
+        known = module(plain)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = module(entering)
+        _expect_near([found], [known], ROUNDED, f"the output for {dtype} maps")
+        true = gradients(known, module, plain)
+        pairs = {
+            name: (gradient, wanted)
+            for name, gradient in gradients(found, module, entering).items()
+            if gradient is not None and (wanted := true[name]) is not None
+        }
+        for what, names in (("input", pairs.keys() & {"input"}), ("parameters", pairs.keys() - {"input"})):
+            _expect_near(
+                [pairs[name][0] for name in names], [pairs[name][1] for name in names], TURNED,
+                f"the gradient of the {what} for {dtype} maps",
+            )  # fmt: skip
+
+
+def _expect_near(found: list[Tensor], known: list[Tensor], part: float, what: str) -> None:
+    """``found``, all as one vector, is finite and off by less than ``part`` of the length of ``known``."""
+    if known:
+        a, b = (torch.cat([each.detach().flatten().double() for each in side]) for side in (found, known))
+        expect(bool(a.isfinite().all()), f"{what} has values that are not finite under autocast")
+        off = ((a - b).norm() / b.norm().clamp(min=1e-300)).item()
+        expect(off < part, f"{what} differs from float32's by {off:.1%} under autocast, more than rounding explains")
+
+
+def takes_channels_last(case: Case) -> None:
+    """A map laid out with its channels last gives the same output, laid out likewise; any other keeps its layout."""
+    module, x = case.drawn(), case.maps().requires_grad_()
+    known = module(x)
+    expect(known.is_contiguous(), "the output of a contiguous map is not contiguous: .contiguous() mends it")
+    last = x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    found = module(last)
+    off = distance(found, known)
+    expect(off < LAYOUT, f"the output of a channels_last map differs by {off:.1e}")
+    expect(
+        found.is_contiguous(memory_format=torch.channels_last),
+        "the output of a channels_last map is not channels_last: every convolution behind it turns it round",
+    )
+    true = gradients(known, module, x)
+    for name, gradient in gradients(found, module, last).items():
+        wanted = true[name]
+        if gradient is not None and wanted is not None:
+            off = distance(gradient, wanted)
+            expect(off < CLOSE, f"the gradient of {name} for a channels_last map differs by {off:.1e}")
+
+
+def stays_finite(case: Case) -> None:
+    """Values and gradients are finite in float32, eval and train, where a map is 1×1, or zero, or the same all over."""
+    module = case.drawn(dtype=torch.float32)
+    (size,) = case.sizes(SIZES[0])
+    one = case.maps(*size, dtype=torch.float32)
+    maps = {"1×1": case.maps(*case.sizes((1, 1))[0], dtype=torch.float32), "zero": one * 0, "constant": one * 0 + 3}
+    for mode in modes(module):
+        for what, x in maps.items():
+            entering = x.requires_grad_()
+            y = module(entering)
+            expect(bool(y.isfinite().all()), f"values that are not finite for a {what} map in {mode}")
+            for name, gradient in gradients(y, module, entering).items():
+                finite = gradient is None or bool(gradient.isfinite().all())
+                expect(finite, f"the gradient of {name} is not finite for a {what} map in {mode}")

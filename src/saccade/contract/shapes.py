@@ -1,0 +1,98 @@
+"""Promises about shapes: any size, any number of images, any number of channels that the limits allow."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from saccade.contract.case import (
+    CLOSE,
+    SIZES,
+    BrokenPromiseError,
+    Case,
+    UnexaminedError,
+    distance,
+    expect,
+    gradients,
+    in_one_line,
+    modes,
+)
+
+__all__ = ["keeps_shape", "takes_any_channels", "takes_one_image", "treats_images_apart"]
+
+CHANNELS = (8, 16, 64, 257)
+
+
+def keeps_shape(case: Case) -> None:
+    """(B, C, H, W) comes out as (B, C, H, W) at any size, 1×1 included, whatever size came before."""
+    module, taken = case.drawn(), list[str]()
+    for size in case.sizes(*SIZES):
+        x = case.maps(*size)
+        shape = tuple(x.shape)
+        try:
+            y = module(x)
+        except Exception as error:
+            if not taken:
+                raise
+            raise BrokenPromiseError(
+                f"{shape} is refused, after {taken[-1]} was not: {in_one_line(error)}; "
+                "a mechanism takes maps of any size, or its SPEC says that it needs the size"
+            ) from error
+        expect(isinstance(y, Tensor), f"returns {type(y).__name__}, not one tensor")
+        expect(y.shape == x.shape, f"{shape} comes out as {tuple(y.shape)}")
+        expect(bool(y.isfinite().all()), f"{shape} comes out with values that are not finite")
+        taken.append(str(shape))
+
+
+def takes_one_image(case: Case) -> None:
+    """A batch of one image works in eval and train, also where its map is 1×1."""
+    module = case.drawn()
+    for mode in modes(module):
+        for size in case.sizes((1, 1), (5, 3)):
+            y = module(case.maps(*size, batch=1))
+            expect(bool(y.isfinite().all()), f"one image of {size[0]}×{size[1]} in {mode}: values that are not finite")
+
+
+def treats_images_apart(case: Case) -> None:
+    """In eval an image comes out the same whatever else is in the batch."""
+    module, x = case.drawn(), case.maps(batch=3)
+    apart = torch.cat([module(image[None]) for image in x])
+    off = distance(module(x), apart)
+    expect(off < CLOSE, f"an image alone and in a batch of 3 differ by {off:.1e}")
+
+
+def takes_any_channels(case: Case) -> None:
+    """8, 16, 64 and 257 channels, as far as the limits allow, keep their shape, with finite values and gradients.
+
+    Without a SPEC a ValueError of the constructor is taken for a limit.
+    """
+    allowed = [channels for channels in CHANNELS if case.refusal(channels) is None]
+    tried = 0
+    for channels in allowed:
+        each = replace(case, channels=channels)
+        try:
+            module = each.drawn()
+        except UnexaminedError:
+            raise
+        except Exception as error:
+            if case.spec is None and isinstance(error, ValueError):
+                continue
+            raise BrokenPromiseError(
+                f"it cannot be built for {channels} channels: {in_one_line(error)}; "
+                "a limit is stated in SPEC, and announced by a ValueError"
+            ) from error
+        tried += 1
+        x = each.maps().requires_grad_()
+        try:
+            y = module(x)
+        except Exception as error:
+            raise BrokenPromiseError(f"it fails at {channels} channels: {in_one_line(error)}") from error
+        expect(y.shape == x.shape, f"{tuple(x.shape)} comes out as {tuple(y.shape)}")
+        expect(bool(y.isfinite().all()), f"values that are not finite at {channels} channels")
+        for name, gradient in gradients(y, module, x).items():
+            finite = gradient is None or bool(gradient.isfinite().all())
+            expect(finite, f"the gradient of {name} is not finite at {channels} channels")
+    if not tried:
+        raise UnexaminedError(f"none of {', '.join(map(str, CHANNELS))} channels lies inside its limits")
