@@ -70,6 +70,8 @@ def _act(act, folder, attempt):
         raise ValueError("no luck")
     if act == "die" or (act == "die once" and attempt == 1):
         os.kill(os.getpid(), signal.SIGKILL)
+    if act == "exit":
+        raise SystemExit(3)
     if act == "leave a child":
         if os.fork() == 0:  # holds the worker's end of the pipe, as a data loader would
             time.sleep(40)

@@ -54,16 +54,18 @@ class Screen:
                 self._checked(done, total)
             case {"event": "check"}:
                 self.say("checking the images, building every network")
-            case {"event": "data", "description": description}:
+            case {"event": "engine" | "data", "description": description}:
                 self.say(description)
             case {"event": "study", "runs": runs, "finished": finished}:
                 self.runs, self.ended = runs, finished
                 if finished:
                     self.say(f"{finished} of {runs} runs are there already")
             case {"event": "begin", "slot": slot, "arm": arm, "seed": seed, "attempt": attempt}:
-                self.states[slot] = _State(arm, seed)
+                state = _State(arm, seed)
                 if attempt > 1:
-                    self.say(f"{arm}, seed {seed}: its process died; once more")
+                    self.say(f"{state.name}: its process died; once more")
+                    self.states = {place: other for place, other in self.states.items() if other.name != state.name}
+                self.states[slot] = state
             case {"event": "end", "slot": slot}:
                 self._ended(self.states.pop(slot), event)
             case {"slot": slot}:

@@ -31,13 +31,17 @@ _LEAST = 16
 @click.option("--data", metavar="FOLDER", help="Images: train/<class>/ and test/<class>/, or <class>/. Else digits.")
 @click.option("--model", metavar="NAME", help="The host: any name of timm's.")
 @click.option("--attention", metavar="LIST", help=f"Mechanisms, name:option=value each.  [default: {_DEFAULT}]")
-@click.option("--controls", metavar="LIST", default="", help="extra: for each mechanism; extra:das: for das.")
+@click.option("--controls", metavar="LIST", default="", help="extra, noise, shuffled: of each; noise:das: of das.")
 @click.option("--seeds", metavar="N | LIST", help="How many, or which.  [default: 3 on digits, 5 on your images]")
 @click.option("--skip-bad", is_flag=True, help="Leave out image files that cannot be read, and count them.")
 @click.option("--margin", metavar="POINTS", type=float, default=1.0, show_default=True, help="What counts as equal.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Changes the recipe: training.epochs=5.")
 @click.option("--out", metavar="FOLDER", help="The study's folder; the same command goes on there.  [default: runs/…]")
 @click.option("--slots", metavar="N", type=int, help="Runs at a time.  [default: what cores or accelerators allow]")
+@click.option("--engine", metavar="NAME", default="local", show_default=True, help="local, or ray: a Ray cluster.")
+@click.option(
+    "--address", metavar="HOST:PORT", help="Of the cluster, or auto.  [default: RAY_ADDRESS, or one is started]"
+)
 @click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--plan", "only_plan", is_flag=True, help="Say runs, minutes, disk and what could be seen; do nothing.")
 @click.option("--json", "as_json", is_flag=True, help="The results as JSON on stdout; all else on stderr.")
@@ -55,14 +59,19 @@ def command(
     settings: tuple[str, ...],
     out: str | None,
     slots: int | None,
+    engine: str,
+    address: str | None,
     device: str,
     only_plan: bool,
     as_json: bool,
 ) -> None:
     """Train mechanisms and the plain network with several seeds; say for each whether it helps.
 
-    Writes report.html, table.md and results.json. Without options: the embedded digits, minutes on two cores. Started
-    again, the same command goes on where it stopped. Exit code 1 if runs failed.
+    Controls stand at the sites of a mechanism in its place: extra is as many parameters without attention, noise a
+    random constant gate, shuffled the mechanism with the gate of another image.
+
+    Writes report.html, table.md, table.tex and results.json. Without options: the embedded digits, minutes on two
+    cores. Started again, the same command goes on where it stopped. Exit code 1 if runs failed.
     """
     from saccade import catalog
     from saccade.study import plan
@@ -79,12 +88,16 @@ def command(
     study = _study(base, arms, numbers, margin, out)
     at_a_time = slots or slots_for(base.training.threads, device)
     many = "one per device" if at_a_time is None else f"{min(at_a_time, len(study.runs()))} at a time"
+    if engine == "ray" and not slots:
+        many = "as many at a time as the cluster has room for"
     names = ", ".join(arm.name for arm in arms)
     click.echo(
         f"{names} × {len(numbers)} seed{'s' * (len(numbers) > 1)} = {len(study.runs())} runs, {many} -> {study.folder}",
         err=as_json,
     )
     if only_plan:
+        if engine == "ray" and not slots:
+            raise UserError("a plan does not ask the cluster for its size; say how many runs at a time: --slots")
         from saccade.study.forecast import forecast
 
         ahead = forecast(study, at_a_time, device)
@@ -95,7 +108,7 @@ def command(
 
     try:
         with Screen(err=as_json) as screen:
-            outcomes = execute(study, slots, device, screen)
+            outcomes = execute(study, slots, device, screen, engine=engine, address=address)
             report = None
             if any(outcome.status != "failed" for outcome in outcomes):
                 screen.say("measuring what each arm costs, writing the report")

@@ -1,4 +1,4 @@
-"""The far side of the local engine: a process that takes calls from a pipe, one at a time, and dies with its parent.
+"""The far side of an engine: a process that takes calls, one at a time; of the local one, through a pipe.
 
 A call is the dotted name of a function (``package.module:function``) and its arguments; the function gets ``notify``
 beside them, and everything it is told travels back as an event before the result.
@@ -18,40 +18,56 @@ from importlib import import_module
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from saccade.errors import UserError, study_installed
 from saccade.recipe import Recipe
 
-__all__ = ["check", "hold", "named", "run", "serve"]
+__all__ = ["answer", "check", "hold", "limit_threads", "named", "run", "serve", "warm"]
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 def serve(pipe: Connection, threads: int, first: str | None) -> None:
-    """Answer calls until the pipe is closed; ``first`` is the function whose module is imported while waiting.
+    """Answer calls until the pipe is closed, or until this process's parent ends.
 
-    Messages sent: ``("event", dict)``, ``("result", value)`` and ``("error", dict)``.
+    Messages sent: ``("event", dict)`` and what :func:`answer` returns.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     _die_with_parent()
-    for name in _THREADS:  # read when the libraries are loaded, which is after this
-        os.environ[name] = str(threads)
-    if first is not None:
-        with suppress(Exception):  # what is wrong with it is said when it is called
-            named(first)
+    limit_threads(threads)
+    warm(first)
     while True:
         try:
             function, arguments = pipe.recv()
         except (EOFError, OSError):
             return
-        try:
-            answer = ("result", named(function)(**arguments, notify=lambda event: pipe.send(("event", event))))
-        except Exception as error:
-            mended = isinstance(error, UserError)
-            message = str(error) if mended else f"{type(error).__name__}: {error}"
-            answer = ("error", {"message": message, "traceback": traceback.format_exc(), "user": mended})
-        pipe.send(answer)
+        pipe.send(answer(function, arguments, lambda event: pipe.send(("event", event))))
+
+
+def limit_threads(threads: int) -> None:
+    """What the numerical libraries will take; they read it when they are loaded, so this comes first."""
+    for name in _THREADS:
+        os.environ[name] = str(threads)
+
+
+def warm(first: str | None) -> None:
+    """Import what the function ``first`` needs while there is nothing else to do."""
+    if first is not None:
+        with suppress(Exception):  # what is wrong with it is said when it is called
+            named(first)
+
+
+def answer(
+    function: str, arguments: Mapping[str, Any], notify: Callable[[dict[str, Any]], None]
+) -> tuple[Literal["result", "error"], Any]:
+    """The value of a call, or what it raised: ``message``, ``traceback``, and ``user``: is it the user's to mend?"""
+    try:
+        return "result", named(function)(**arguments, notify=notify)
+    except Exception as error:
+        mended = isinstance(error, UserError)
+        message = str(error) if mended else f"{type(error).__name__}: {error}"
+        return "error", {"message": message, "traceback": traceback.format_exc(), "user": mended}
 
 
 def named(dotted: str) -> Callable[..., Any]:
@@ -81,9 +97,9 @@ def check(recipes: list[Mapping[str, Any]], device: str, notify: Callable[[dict[
         UserError: the data, a host, a mechanism, its place or the device is wrong, or a package is missing.
     """
     with study_installed():
-        from saccade.data import open_data
+        from saccade.study.images import open_once
 
-        split = open_data(Recipe.read(recipes[0]).data, notify)
+        split = open_once(Recipe.read(recipes[0]).data, notify)
         notify({"event": "data", "description": split.description})
 
         # Late: these bring all of training, which wrong data need not wait for.

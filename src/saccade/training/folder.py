@@ -48,8 +48,6 @@ _LOCK, _RECIPE, _ENVIRONMENT, _METRICS, _RESUME, _DONE = (
 )
 _RESULTS = (_ENVIRONMENT, _METRICS, _RESUME, _DONE, "predictions.safetensors", "model.safetensors", "config.json")
 _UNFINISHED = ".{}.part"
-_PATIENCE = 1.0
-"""Seconds."""
 
 
 class RunFolder:
@@ -60,10 +58,11 @@ class RunFolder:
 
     @classmethod
     @contextmanager
-    def hold(cls, path: Path, recipe: Recipe) -> Iterator[RunFolder]:
+    def hold(cls, path: Path, recipe: Recipe, patience: float = 1.0) -> Iterator[RunFolder]:
         """The folder for a run of ``recipe``, made if need be, locked until the block ends.
 
-        A folder made here and left empty is removed again. The lock goes with the process, however that ends.
+        Another process that has it locked is waited for, up to ``patience`` seconds. A folder made here and left
+        empty is removed again. The lock goes with the process, however that ends.
 
         Raises:
             UserError: the folder cannot be made or written, holds a run of another recipe or files of another
@@ -74,7 +73,7 @@ class RunFolder:
             try:
                 made += (p for p in (path, *path.parents) if not p.exists())
                 path.mkdir(parents=True, exist_ok=True)
-                lock = _locked(path / _LOCK)
+                lock = _locked(path / _LOCK, patience)
             except (FileExistsError, NotADirectoryError):
                 raise UserError(f"the run folder {path} is a file, or lies in one; a folder is needed") from None
             except OSError as error:
@@ -180,16 +179,17 @@ class RunFolder:
             raise
 
 
-def _locked(path: Path) -> IO[bytes]:
+def _locked(path: Path, patience: float) -> IO[bytes]:
     """The open file ``path``, locked for this process alone.
 
     The lock is the kernel's and ends with the process. It is not inherited: processes that prepare images and outlive
     a killed run for a moment do not hold it.
 
     Raises:
-        UserError: another process holds it, and still does after a moment: a killed one may be on its way out.
+        UserError: another process holds it, and still does after ``patience`` seconds: a killed one may be on its
+            way out.
     """
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + patience
     while True:
         file = path.open("ab")
         try:

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from saccade import saving
 from saccade.data import EpochSampler, ImageSet, Split, open_data
 from saccade.errors import UserError
-from saccade.recipe import Recipe
+from saccade.recipe import Data, Recipe
 from saccade.tasks import Classify, DivergenceError
 from saccade.training.environment import choose_device, environment, peak_memory
 from saccade.training.folder import RunFolder
@@ -37,7 +37,15 @@ _STEP_EVERY = 0.2
 """Seconds between two ``step`` events."""
 
 
-def train(recipe: Recipe, folder: str | Path, *, device: str = "auto", notify: Notify | None = None) -> dict[str, Any]:
+def train(
+    recipe: Recipe,
+    folder: str | Path,
+    *,
+    device: str = "auto",
+    notify: Notify | None = None,
+    images: Callable[[Data, Notify], Split] | None = None,
+    patience: float = 1.0,
+) -> dict[str, Any]:
     """Does the run that ``recipe`` describes and returns what done.json says.
 
     A run that is done is not done again; one that was interrupted, however hard, goes on after its last finished
@@ -51,6 +59,8 @@ def train(recipe: Recipe, folder: str | Path, *, device: str = "auto", notify: N
         notify: told what happens, as dictionaries with an ``event``: ``check`` (``done`` of ``total`` images looked
             at), ``start`` (``epochs``, ``steps`` of an epoch, the ``epoch`` it goes on after), ``step`` (``epoch``,
             ``step``; at most five a second), ``epoch`` (a row of metrics.jsonl), ``done`` (the result).
+        images: opens the data, for a caller who may have them open already; None is ``saccade.data.open_data``.
+        patience: seconds to wait for another process that works in the folder and may be on its way out.
 
     Raises:
         UserError: the recipe, its data or the device is wrong, the folder cannot hold the run, or the images are not
@@ -58,11 +68,11 @@ def train(recipe: Recipe, folder: str | Path, *, device: str = "auto", notify: N
     """
     where = choose_device(device)
     tell = notify or _nobody
-    with RunFolder.hold(Path(folder), recipe) as run:
+    with RunFolder.hold(Path(folder), recipe, patience) as run:
         result = run.result()
         if result is None:
             with _threads(recipe.training.threads), _own_random_state(where):
-                result = _train(recipe, run, where, tell)
+                result = _train(recipe, run, where, tell, (images or open_data)(recipe.data, tell))
         tell({"event": "done", **result})
         return result
 
@@ -71,9 +81,8 @@ def _nobody(event: dict[str, Any]) -> None:
     """Listens to nothing."""
 
 
-def _train(recipe: Recipe, run: RunFolder, device: torch.device, tell: Notify) -> dict[str, Any]:
+def _train(recipe: Recipe, run: RunFolder, device: torch.device, tell: Notify, split: Split) -> dict[str, Any]:
     part = recipe.training
-    split = open_data(recipe.data, tell)
     network = build(recipe, split)
     state = run.resume() or {"rows": [], "optimizer": None}
     if state.get("fingerprint", split.fingerprint) != split.fingerprint:
@@ -86,7 +95,11 @@ def _train(recipe: Recipe, run: RunFolder, device: torch.device, tell: Notify) -
     if rows:
         network.load_state_dict(state["network"])
     sampler = EpochSampler(split.train, part.seed, part.batch_size)
-    loaders = _loader(split.train, recipe, device, sampler), _loader(split.test, recipe, device)
+    order = _test_order(recipe, len(split.test))
+    loaders = (
+        _loader(split.train, recipe, device, batch_sampler=sampler),
+        _loader(split.test, recipe, device, batch_size=part.batch_size, sampler=order),
+    )
     tell({"event": "start", "epochs": part.epochs, "steps": len(sampler), "epoch": len(rows) - 1 if rows else 0})
 
     task = Classify(
@@ -262,7 +275,10 @@ def _finish(
         "diverged": diverged,
     }
     labels = torch.tensor(split.test.labels, dtype=torch.int32)
-    run.write("predictions.safetensors", save({"predicted": state["predicted"], "label": labels}))
+    order, predicted = _test_order(recipe, len(labels)), state["predicted"]
+    if order is not None:
+        predicted = predicted[torch.tensor(order).argsort()]
+    run.write("predictions.safetensors", save({"predicted": predicted, "label": labels}))
     options = {**recipe.model.options, "num_classes": len(split.classes), "in_chans": split.channels}
     saving.save(
         network,
@@ -279,12 +295,24 @@ def _finish(
     return result
 
 
-def _loader(images: ImageSet, recipe: Recipe, device: torch.device, sampler: EpochSampler | None = None) -> DataLoader:
-    """Batches of ``images`` in the order of ``sampler``, else as they lie; draws nothing from the global generator."""
+def _test_order(recipe: Recipe, count: int) -> list[int] | None:
+    """The order in which ``count`` test images are seen, where it matters; None for as they lie.
+
+    It matters where an image is weighed by what the mechanism sees in its neighbour: as they lie, most neighbours are
+    of one class. The order is the same for all runs.
+    """
+    if recipe.attention.control != "shuffled":
+        return None
+    order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
+    return order
+
+
+def _loader(images: ImageSet, recipe: Recipe, device: torch.device, **order: Any) -> DataLoader:
+    """Batches of ``images`` in the ``order`` of a sampler; draws nothing from the global generator."""
     workers = recipe.training.workers
     return DataLoader(
         images,
-        **({"batch_size": recipe.training.batch_size} if sampler is None else {"batch_sampler": sampler}),
+        **order,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",

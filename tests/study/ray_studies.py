@@ -1,0 +1,83 @@
+"""Studies through one Ray cluster of two CPUs, in a process of their own; what came of each is written as JSON.
+
+    python ray_studies.py FOLDER    writes FOLDER/told.json
+
+A process of its own, because Ray's threads do not bear the forks of other tests, and so that what it leaves is seen.
+"""
+
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+warnings.simplefilter("error")
+
+from saccade import Recipe, UserError  # noqa: E402
+from saccade.study.engine import execute  # noqa: E402
+from saccade.study.plan import Study, arms  # noqa: E402
+
+HOME = Path(sys.argv[1])
+DEADLY = "import os\nos._exit(3)\n"
+SMALL = {"training.epochs": 1, "data.train_images": 100, "data.test_images": 50, "training.batch_size": 50}
+
+
+def study(name, settings, mechanisms=("se", "das"), seeds=(0, 1), **more):
+    events, begun = [], time.monotonic()
+    plan = Study(Recipe().having(settings), arms(mechanisms), seeds, HOME / name)
+    more = {"slots": 2, "engine": "ray"} | more
+    try:
+        outcomes = execute(plan, device="cpu", notify=events.append, **more)
+    except UserError as error:
+        return {"error": str(error), "events": events, "seconds": time.monotonic() - begun}
+    ended = [(o.run.arm.name, o.run.seed, o.status, o.reason, o.result) for o in outcomes]
+    return {"outcomes": ended, "events": events, "seconds": time.monotonic() - begun}
+
+
+def fake(name, threads=1, **more):
+    how = {key: more.pop(key) for key in ("slots", "train", "check") if key in more}
+    how = {"train": "fake_training:train", "check": "fake_training:check"} | how
+    return study(name, {"data.options": more, "training.threads": threads}, **how)
+
+
+def main():
+    import ray
+
+    from saccade.study.engine import cluster
+
+    os.chdir(HOME)
+    sys.path.append(str(HOME))
+    Path("deadly.py").write_text(DEADLY)
+    short = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+    ray.init("local", num_cpus=2, object_store_memory=100 * 2**20, _temp_dir=short, **quiet)
+    told = {
+        "plain": fake("plain", slots=None),
+        "again": fake("plain"),
+        "raise": fake("raise", act="raise", arm="se", seed=0),
+        "die once": fake("die once", act="die once", arm="se", seed=0),
+        "die": fake("die", act="die", arm="das", seed=0),
+        "exit": fake("exit", act="exit", arm="se", seed=1),
+        "no room for the third": fake("third", slots=3),
+        "refuse": fake("refuse", check="fake_training:refuse"),
+        "too large": fake("large", threads=64, slots=None),
+        "stillborn": fake("stillborn", act="wait", train="deadly:train"),
+        "ray": study("ray", SMALL, ("se",), (0,), slots=1),
+        "local": study("local", SMALL, ("se",), (0,), slots=1, engine="local"),
+    }
+    ours, cluster.version = cluster.version, lambda name: "0.0.1"
+    told["another version"] = fake("version")
+    cluster.version = ours
+    written, Path.write_text = Path.write_text, lambda *_, **__: 0  # as if on the disk of this node alone
+    told["not shared"] = fake("not shared")
+    Path.write_text = written
+    told["still connected"] = ray.is_initialized()
+    ray.shutdown()
+    (HOME / "told.json").write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()

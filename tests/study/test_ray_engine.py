@@ -1,0 +1,234 @@
+"""The Ray engine: the promises of the local one, kept on a cluster."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from saccade import Recipe, UserError
+from saccade.study.engine import ATTEMPTS, execute
+from saccade.study.plan import Study, arms
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """What came of the studies in ray_studies.py, and their folder."""
+    pytest.importorskip("ray", reason="ray is not installed")
+    home = tmp_path_factory.mktemp("ray")
+    _python([str(HERE / "ray_studies.py"), str(home)])
+    return json.loads((home / "told.json").read_text()), home
+
+
+def _python(words):
+    paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, *words], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def ended(of, status):
+    return [(arm, seed) for arm, seed, how, *_ in of["outcomes"] if how == status]
+
+
+def results(of):
+    return [result for *_, result in of["outcomes"]]
+
+
+def test_every_run_is_done_in_two_actors_and_told(told):
+    plain = told[0]["plain"]
+    assert [result["top1"] for result in results(plain)] == [90, 90, 90, 91, 91, 91]
+    assert {result["threads"] for result in results(plain)} == {"1"}
+    assert {result["device"] for result in results(plain)} == {"cpu"}
+    events = plain["events"]
+    assert [e["event"] for e in events[:3]] == ["check", "data", "study"]
+    assert events[2] == {"event": "study", "runs": 6, "finished": 0, "slots": 2}
+    begun = [(e["seed"], e["arm"]) for e in events if e["event"] == "begin"]
+    assert begun == [(seed, arm) for seed in (0, 1) for arm in ("none", "se", "das")]
+    run = [e["event"] for e in events if (e.get("arm"), e.get("seed")) == ("das", 1)]
+    assert run == ["begin", "start", "epoch", "end"]
+    assert ended(told[0]["again"], "skipped") == ended(plain, "done")
+
+
+def test_the_results_are_the_local_ones_to_the_last_bit(told):
+    _, home = told
+    names = ("model.safetensors", "predictions.safetensors", "config.json", "recipe.toml")
+    for arm in ("none", "se"):
+        there, here = (home / engine / arm / "seed0" for engine in ("ray", "local"))
+        for name in names:
+            assert (there / name).read_bytes() == (here / name).read_bytes()
+        assert _rows(there) == _rows(here)
+    assert _rows(home / "ray/none/seed0") != _rows(home / "ray/se/seed0"), "the comparison can fail"
+
+
+def _rows(run):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 2
+    return [{key: value for key, value in row.items() if key not in ("seconds", "memory_mb")} for row in rows]
+
+
+def test_a_run_that_raises_is_recorded_and_the_others_go_on(told):
+    assert ended(told[0]["raise"], "failed") == [("se", 0)]
+    assert len(ended(told[0]["raise"], "done")) == 5
+    record = json.loads((told[1] / "raise/se/seed0/failed.json").read_text())
+    assert record["reason"] == "ValueError: no luck"
+    assert "fake_training.py" in record["traceback"]
+
+
+def test_a_killed_worker_is_replaced_and_its_run_done(told):
+    assert len(ended(told[0]["die once"], "done")) == 6
+    begun = [e for e in told[0]["die once"]["events"] if e["event"] == "begin"]
+    assert [e["attempt"] for e in begun if (e["arm"], e["seed"]) == ("se", 0)] == [1, 2]
+    assert not (told[1] / "die once/se/seed0/failed.json").exists()
+
+
+@pytest.mark.parametrize(("act", "run"), [("die", ("das", 0)), ("exit", ("se", 1))])
+def test_a_run_whose_worker_always_dies_is_recorded(told, act, run):
+    assert ended(told[0][act], "failed") == [run]
+    assert len(ended(told[0][act], "done")) == 5
+    folder = told[1] / act / run[0] / f"seed{run[1]}"
+    reason = json.loads((folder / "failed.json").read_text())["reason"]
+    assert reason.startswith("its process died (")
+    assert (folder / "attempts").read_text() == str(ATTEMPTS)
+
+
+def test_a_worker_the_cluster_has_no_room_for_holds_nobody_up(told):
+    third = told[0]["no room for the third"]
+    assert len(ended(third, "done")) == 6
+    assert [e["slots"] for e in third["events"] if e["event"] == "study"] == [3]
+    assert {e["slot"] for e in third["events"] if e["event"] == "begin"} <= {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    {
+        "refuse": "class 'dog' is empty",
+        "too large": "no node of the Ray cluster has the 64 CPUs that a run asks for",
+        "another version": "has saccade 0.1.0, the study was started with 0.0.1",
+        "not shared": "does not see the study folder",
+    }.items(),
+)
+def test_what_the_user_can_mend_is_said_and_nothing_written(told, name, message):
+    assert message in told[0][name]["error"]
+    assert "begin" not in [event["event"] for event in told[0][name]["events"]]
+    assert not (told[1] / name).exists()
+
+
+def test_workers_that_do_not_start_end_the_study(told):
+    assert "the workers of the Ray cluster do not start" in told[0]["stillborn"]["error"]
+
+
+def test_a_cluster_of_the_caller_stays_and_no_token_does(told):
+    assert told[0]["still connected"] is True
+    assert not list(told[1].rglob(".lock.*"))
+
+
+@pytest.fixture
+def study(tmp_path):
+    return Study(Recipe(), arms(["se"]), (0,), tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"address": "127.0.0.1:1"}, "no Ray cluster answers at 127.0.0.1:1"),
+        ({"address": "127.0.0.1"}, "HOST:PORT"),
+        ({"address": "127.0.0.1:99999"}, "no Ray cluster answers"),
+        ({"address": "ray://127.0.0.1:10001"}, "that of a Ray client"),
+        ({"device": "cuda:1"}, "Ray chooses the device"),
+        ({"device": "mps"}, "Ray chooses the device"),
+        ({"engine": "rya"}, "there is no engine 'rya'.*Did you mean 'ray'"),
+        ({"engine": "local", "address": "127.0.0.1:1"}, "the local engine has no address"),
+    ],
+)
+def test_wrong_words_are_refused_and_nothing_is_written(study, words, message):
+    pytest.importorskip("ray", reason="ray is not installed")
+    with pytest.raises(UserError, match=message):
+        execute(study, **{"engine": "ray"} | words)
+    assert not study.folder.exists()
+
+
+def test_the_address_is_that_of_the_environment(study, monkeypatch):
+    pytest.importorskip("ray", reason="ray is not installed")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(UserError, match=r"no Ray cluster answers at 127\.0\.0\.1:1"):
+        execute(study, engine="ray")
+
+
+def test_without_ray_the_extra_is_named(study, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "saccade.study.engine.cluster", raising=False)
+    with pytest.raises(UserError, match=r"ray is not installed: pip install 'saccade\[ray\]'"):
+        execute(study, engine="ray")
+    assert not study.folder.exists()
+
+
+def test_ray_is_imported_for_those_who_ask_for_it():
+    code = "import saccade.study.engine, saccade.cli.compare, sys; print('ray' in sys.modules)"
+    assert _python(["-c", code]) == "False\n"
+
+
+INTERRUPTED = """
+from saccade import Recipe
+from saccade.study.engine import execute
+from saccade.study.plan import Study, arms
+study = Study(Recipe().having({{"data.options": {{"act": "wait"}}}}), arms(["se"]), (0,), {folder!r})
+execute(study, 1, "cpu", engine="ray", train="fake_training:train", check="fake_training:check")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_an_interrupt_ends_the_cluster_that_was_started(tmp_path):
+    pytest.importorskip("ray", reason="ray is not installed")
+    code = INTERRUPTED.format(folder=str(tmp_path / "s"))
+    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    parent = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True,
+    )  # fmt: skip
+    try:
+        running = tmp_path / "s/none/seed0/process"
+        assert _within(60, lambda: running.exists() or parent.poll() is not None)
+        family = _session(parent.pid)
+        assert len(family) > 3, "Ray's own processes belong to the session"
+        os.killpg(parent.pid, signal.SIGINT)
+        said, complaint = parent.communicate(timeout=30)
+        assert complaint.count("Traceback") == 1, complaint
+        assert "KeyboardInterrupt" in complaint
+        assert said == ""
+        assert _within(5, lambda: not _session(parent.pid)), _session(parent.pid)
+        assert sorted(path.name for path in (tmp_path / "s").glob(".lock*")) == [".lock"]
+    finally:
+        for process in _session(parent.pid):
+            os.kill(process, signal.SIGKILL)
+    assert not list(Path("/tmp").glob(f"ray-*/session_*_{parent.pid}")), "its folder is gone"
+
+
+def _session(leader):
+    """The living processes of a session."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            state, _, _, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+        except (OSError, ValueError):
+            continue
+        if int(session) == leader and state not in "ZX":
+            found.append(int(entry.name))
+    return found
+
+
+def _within(seconds, condition):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
