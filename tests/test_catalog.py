@@ -9,7 +9,7 @@ import saccade
 from saccade import catalog
 from saccade.errors import UserError
 
-NAMES = ["bam", "cbam", "coord", "das", "eca", "gc", "sa", "se", "simam", "triplet"]
+NAMES = ["bam", "cbam", "coord", "das", "eca", "gc", "sa", "se", "self_attention", "simam", "triplet"]
 STRANGER = '''
 """A stranger's gate."""
 import torch
@@ -159,7 +159,7 @@ def test_a_spec_speaks_of_one_class(written):
     assert not saccade.spec(f"{named}:A").neutral
     assert saccade.spec(f"{named}:B").neutral
     assert saccade.spec(f"{written(HEAD + f'class A(nn.Module):{chr(10)}{BODY}' + SPEC)}:A").neutral
-    assert saccade.spec("saccade.surgery.controls:ExtraBottleneck").neutral
+    assert saccade.spec("saccade.surgery.controls.extra:ExtraBottleneck").neutral
 
 
 def test_a_default_that_is_no_literal_is_its_text(written):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from saccade import list_mechanisms
+
 HOME = Path(__file__).parents[1]
 DOCUMENTS = [HOME / "README.md", HOME / "CONTRIBUTING.md", *sorted((HOME / "docs").rglob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)[^)]*\)")
@@ -29,6 +31,11 @@ def test_a_broken_link_is_found(tmp_path):
     text = '[a](there.md) [b](there.md#part) [c](#here) [d](https://example.org/x) ![e](gone.png) [f](gone.md "title")'
     (tmp_path / "page.md").write_text(text)
     assert missing(tmp_path / "page.md") == ["gone.png", "gone.md"]
+
+
+def test_the_readme_lists_every_mechanism():
+    rows = re.findall(r"^\| `(\w+)` \|", (HOME / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(rows) == list_mechanisms()
 
 
 def test_the_python_of_the_readme_runs(tmp_path):

@@ -67,6 +67,6 @@ class SimpleAttention(Gate):
         """Map x (B, C, H, W) to (B, C, H, W)."""
         d = (x - x.mean((2, 3), keepdim=True)).square()
         # sym_max: the maximum of two sizes that a graph can hold; max() would fix them when it is traced.
-        others = torch.sym_max(x.shape[2] * x.shape[3] - 1, 1)
+        others: int = torch.sym_max(x.shape[2] * x.shape[3] - 1, 1)  # type: ignore[assignment]  # a SymInt when traced
         v = d.sum((2, 3), keepdim=True) / others  # (B, C, 1, 1)
         return (d / (4 * (v + self.e_lambda)) + 0.5).sigmoid()

@@ -26,7 +26,7 @@ def command(mechanism: str, as_json: bool) -> None:
         click.echo(json.dumps(told, indent=2, default=str))
         return
     click.echo(catalog.summary(name) + "\n")
-    neutral = {True: "yes", False: 'no (plugged neutrally unless start="paper")'}
+    neutral: dict[bool | str, str] = {True: "yes", False: 'no (plugged neutrally unless start="paper")'}
     facts = {
         "kind": spec.kind,
         "evidence": spec.evidence,
@@ -38,7 +38,7 @@ def command(mechanism: str, as_json: bool) -> None:
         "parameters": spec.params or "not stated",
         "gate in": f"({spec.gate[0]:g}, {spec.gate[1]:g})" if spec.gate else "no gate",
         "commutes with": ", ".join(spec.equivariant) or "nothing claimed",
-        "identity at its own start": neutral.get(spec.neutral, spec.neutral),
+        "identity at its own start": neutral.get(spec.neutral, str(spec.neutral)),
         "in timm": spec.timm or "no",
     }  # fmt: skip
     width = max(map(len, facts))
