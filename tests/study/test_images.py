@@ -1,0 +1,124 @@
+"""The images of a study: read once by a process, and read again when they have changed."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from saccade import Recipe, UserError
+from saccade.data import files
+from saccade.study import images, series
+
+SIDE = 17
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 4), ("test", 2)):
+        for name in ("cat", "dog"):
+            place = tmp_path / "pets" / part / name
+            place.mkdir(parents=True)
+            for i in range(count):
+                _draw(rng, place / f"{i}.bmp")  # no compression: images of one size are files of one size
+    return tmp_path / "pets"
+
+
+def _draw(rng, path):
+    Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(path)
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The files that were read, in order."""
+    monkeypatch.setattr(images, "_last", None)
+    paths, look = [], files.look
+    monkeypatch.setattr(files, "look", lambda path, size: paths.append(path.name) or look(path, size))
+    monkeypatch.setattr("saccade.data.folder.look", files.look)
+    return paths
+
+
+def _recipe(folder, **more):
+    settings = {"data.source": str(folder), "data.size": SIDE, "training.epochs": 1, "training.batch_size": 4}
+    return Recipe().having({**settings, "model.options": {"width": 4}, **more})
+
+
+def test_a_second_run_reads_no_image_again(folder, read, tmp_path):
+    told = []
+    first = series.train(_recipe(folder), tmp_path / "a", device="cpu", notify=told.append)
+    assert len(read) >= 12
+    read.clear()
+    other = _recipe(folder, **{"attention.mechanism": "se", "training.seed": 1})
+    second = series.train(other, tmp_path / "b", device="cpu", notify=told.append)
+    assert read == []
+    assert second["fingerprint"] == first["fingerprint"]
+    assert [event["event"] for event in told].count("done") == 2
+
+
+def test_the_check_of_a_study_and_its_first_run_share_what_was_read(folder, read, tmp_path):
+    from saccade.study.worker import check
+
+    check([_recipe(folder).model_dump(mode="json")], "cpu", lambda event: None)
+    assert len(read) >= 12
+    read.clear()
+    series.train(_recipe(folder), tmp_path / "a", device="cpu", notify=lambda event: None)
+    assert read == []
+
+
+def _replace(folder):
+    _draw(np.random.default_rng(1), folder / "train/cat/0.bmp")
+    os.utime(folder / "train/cat/0.bmp", (1, 1))
+
+
+def _remove(folder):
+    (folder / "train/cat/0.bmp").unlink()
+
+
+def _add(folder):
+    shutil.copy(folder / "train/cat/0.bmp", folder / "train/cat/9.bmp")
+
+
+def _move(folder):
+    (folder / "train/cat/0.bmp").rename(folder / "train/dog/x.bmp")
+
+
+@pytest.mark.parametrize("change", [_replace, _remove, _add, _move])
+def test_changed_images_are_noticed(folder, read, change):
+    spec = _recipe(folder).data
+    before = images.open_once(spec)
+    assert images.open_once(spec) is before
+    size = (folder / "train/cat/0.bmp").stat().st_size
+    change(folder)
+    after = images.open_once(spec)
+    assert after is not before
+    assert images.open_once(spec) is after
+    if change is _replace:
+        assert (folder / "train/cat/0.bmp").stat().st_size == size, "the time alone tells"
+        assert not after.train.picture(0).equal(before.train.picture(0))
+    else:
+        assert after.fingerprint != before.fingerprint
+
+
+def test_another_description_is_another_set_and_one_is_kept(folder, read):
+    one, two = _recipe(folder).data, _recipe(folder, **{"data.train_images": 4}).data
+    whole = images.open_once(one)
+    assert len(images.open_once(two).train) == 4
+    assert images.open_once(one) is not whole
+    digits = Recipe().having({"data.train_images": 20, "data.test_images": 10}).data
+    assert images.open_once(digits) is images.open_once(digits)
+
+
+def test_what_cannot_be_opened_is_not_kept(folder, read):
+    spec = _recipe(folder).data
+    images.open_once(spec)
+    (folder / "train/cat/0.bmp").write_bytes(b"BM")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"0\.bmp"):
+            images.open_once(spec)
+    (folder / "train/cat/0.bmp").unlink()
+    (folder / "train/cat/0.bmp").symlink_to("nowhere.bmp")
+    with pytest.raises((UserError, OSError), match=r"0\.bmp"):
+        images.open_once(spec)
+    assert images._last is None
