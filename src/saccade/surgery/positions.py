@@ -39,7 +39,8 @@ def select(survey: Survey, where: str | Sequence[str], spec: Spec) -> Selection:
         where: a position (``paper``, ``stage``, ``block``, ``residual``, ``conv3x3``, ``expanded``, each with a
             suffix such as ``[:-1]`` or ``[-1]`` if wanted), a path of a module, a glob of paths, or a list of these.
         spec: of the mechanism, which says what ``paper`` is. Where the host has no such place, the next of residual,
-            block, stage is taken, the log says so, and so does the position returned.
+            block, stage is taken, and all of them where a suffix leaves none; the log says so, and so does the
+            position returned.
 
     Raises:
         UserError: nothing is there; the message lists the candidates.
@@ -92,12 +93,16 @@ def _paper(survey: Survey, spec: Spec) -> tuple[list[Site], str]:
             f"{_host(survey)} has no site at {own!r}, where the paper of {spec.title} puts it, nor at "
             f"{', '.join(later)}; name sites by where=. Its sites: {_candidates(survey)}."
         )
-    if position != word:
+    try:
+        cut, position = _cut(sites, suffix, own), position + suffix
+    except UserError:  # fewer stages than the paper's network
+        cut = sites
+    if position != own:
         _LOG.warning(
             "the paper of %s puts it at %r, which %s does not have: %r is taken",
             spec.title, own, _host(survey), position,
         )  # fmt: skip
-    return _cut(sites, suffix, own), position + suffix
+    return cut, position
 
 
 def _split(where: str) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import nn
 
 from saccade.surgery.trace import Addition, Call, Key, Trace, Value
@@ -110,9 +111,9 @@ class Structure:
         Where the host has units, what comes before the first of them is its stem, and a stage is what holds a unit.
         """
         first = min((self.maps[unit][0].left for unit in self.units), default=0)
-        named = [path for path in declared(self.trace.host) if path in self.maps]
-        if named:
-            return [path for path in named if self.maps[path][0].left >= first]
+        named = [self._last(path) for path in declared(self.trace.host)]
+        if named and None not in named:
+            return [path for path in named if path is not None and self.maps[path][0].left >= first]
         last: dict[int, str] = {}
         for path in self.in_order(self.maps):
             if self._ends_stage(path):
@@ -128,6 +129,11 @@ class Structure:
         returned = self.maps[path][0].returned
         assert returned is not None, "a map is a tensor"
         return self.trace.values[returned]
+
+    def weights(self, path: str, carrier: str) -> torch.dtype:
+        """The dtype of weights that work on the map of ``path`` where ``carrier`` is called: float32 under autocast."""
+        narrow = any(call.autocast for call in self.trace.by_path()[carrier])
+        return torch.float32 if narrow else self.value(path).dtype
 
     def stage(self, path: str) -> int:
         """The stage that the module at ``path`` belongs to, counted from 0."""
@@ -283,6 +289,11 @@ class Structure:
         return sum(
             p.startswith(path + ".") and isinstance(calls[0].module, _CONVOLUTIONS) for p, calls in self.maps.items()
         )
+
+    def _last(self, path: str) -> str | None:
+        """``path`` if it is a map, else the last map inside, for a stage may return several."""
+        inside = (p for p in self.maps if p.startswith(path + "."))
+        return path if path in self.maps else max(inside, key=lambda p: self.maps[p][0].left, default=None)
 
     def _level(self, path: str) -> int:
         """How often the picture has been halved, to the nearest."""

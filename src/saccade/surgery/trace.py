@@ -43,6 +43,8 @@ class Call:
     first: Key | None
     """The first positional argument, where it is a tensor."""
     received: tuple[Key, ...]
+    autocast: bool
+    """Does the host, by itself, run it under autocast?"""
     left: int = -1
     returned: Key | None = None
     """The value returned, where it is one tensor."""
@@ -114,6 +116,7 @@ class Trace:
         self.picture: tuple[int, int] | None = None
         """Height and width of the largest picture given."""
         self.hidden = hidden
+        self._devices = devices(host)
         self._serials = WeakIdKeyDictionary()
         self._count = 0
         self._clock = 0
@@ -194,7 +197,8 @@ class Trace:
         first = self.key(args[0]) if args and isinstance(args[0], Tensor) else None
         received = tuple(self.key(t) for t in _tensors((args, kwargs)))
         parent = self._stack[-1] if self._stack else None
-        self._stack.append(Call(path, module, parent, self.tick(), first, received))
+        autocast = any(map(torch.is_autocast_enabled, self._devices))
+        self._stack.append(Call(path, module, parent, self.tick(), first, received, autocast))
 
     def leave(self, module: nn.Module, output: Any) -> None:
         """A module has returned; calls inside it that never did are forgotten."""
@@ -306,14 +310,18 @@ def run(host: nn.Module, arguments: Arguments, within: AbstractContextManager[ob
 @contextmanager
 def plainly(model: nn.Module) -> Iterator[None]:
     """``model`` undisturbed, without gradients, and outside any inference mode and autocast the caller may be in."""
-    devices = {"cpu", *(p.device.type for p in model.parameters())} - {"meta"}
     with ExitStack() as off:
         off.enter_context(torch.inference_mode(False))
         off.enter_context(undisturbed(model))
         off.enter_context(torch.no_grad())
-        for device in sorted(devices):
+        for device in devices(model):
             off.enter_context(torch.autocast(device, enabled=False))
         yield
+
+
+def devices(model: nn.Module) -> list[str]:
+    """The kinds of device that ``model`` computes on."""
+    return sorted({"cpu", *(p.device.type for p in model.parameters())} - {"meta"})
 
 
 def trace(host: nn.Module, input: Any, hidden: Callable[[nn.Module], bool]) -> tuple[Trace, Arguments]:
