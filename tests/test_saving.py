@@ -104,7 +104,7 @@ def test_sites_are_not_searched_again(tmp_path):
         ("layer1.0.conv1", "eca", {"kernel_size": 3}),
         ("layer2", "se", {"rd_ratio": 0.5}),
         ("layer3", "eca", {"kernel_size": 7}),
-        ("layer4", "saccade.surgery.controls:ExtraBottleneck", {"width": 9}),
+        ("layer4", "saccade.surgery.controls.extra:ExtraBottleneck", {"width": 9}),
     ]
 
 

@@ -6,6 +6,7 @@ Recipe + seed gives the same network to the last bit on the same kind of CPU.
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -80,8 +81,9 @@ class Attention(_Part):
 
     mechanism: str = "none"
     """``none`` or ``name:option=value``."""
-    control: Literal["extra"] | None = None
-    """Plug the control of this kind at the mechanism's sites instead of the mechanism."""
+    control: Literal["extra", "noise", "shuffled"] | None = None
+    """What is plugged at the mechanism's sites instead: ``extra``, a bottleneck of as many parameters; ``noise``, a
+    random constant gate; ``shuffled``, the mechanism with the gate or context of the next image."""
     where: str | tuple[str, ...] = "paper"
     start: Literal["auto", "neutral", "paper"] = "auto"
     """``auto``: neutral for a pretrained host, the paper's initialisation for a random one."""
@@ -190,4 +192,8 @@ def _sentence(error: Any) -> str:
         for part in error["loc"][:-1]:
             model = model.model_fields[part].annotation
         return f"there is no key {where!r}.{did_you_mean(str(error['loc'][-1]), model.model_fields)}"
-    return f"{where} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    told = f"{where} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    if error["type"] == "literal_error":
+        near = did_you_mean(str(error["input"]), re.findall(r"'([^']*)'", error["ctx"]["expected"]))
+        told += f".{near}" if near else ""
+    return told

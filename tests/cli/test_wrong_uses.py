@@ -60,13 +60,25 @@ def desk(tmp_path, monkeypatch):
 WRONG = {
     "misspelt verb": ("compair", "no verb 'compair'. Did you mean 'compare'?"),
     "misspelt mechanism, show": ("show cbma", "no mechanism is called 'cbma'. Did you mean 'cbam'"),
-    "misspelt mechanism, compare": ("compare --attention se,cbma --out new", "no mechanism is called 'cbma'"),
+    "misspelt mechanism, compare": (
+        "compare --attention se,cbma --out new",
+        "no mechanism is called 'cbma'. Did you mean 'cbam'",
+    ),
     "misspelt option of a mechanism": ("compare --attention das:alpah=0.1 --out new", "Did you mean 'alpha'"),
     "value of the wrong type": ("compare --attention se:rd_ratio=wide --out new", "rd_ratio"),
     "option out of its limits": ("compare --attention eca:kernel_size=4 --out new", "kernel_size"),
     "zero seeds": ("compare --seeds 0 --out new", "seed"),
     "seeds that are no number": ("compare --seeds many --out new", "many"),
-    "unknown control": ("compare --controls noize --out new", "noize"),
+    "misspelt control": ("compare --controls noize --out new", "no control 'noize'. Did you mean 'noise'?"),
+    "misspelt control of a mechanism": ("compare --controls shufled:das --out new", "Did you mean 'shuffled'?"),
+    "control of a misspelt mechanism": ("compare --controls noise:dsa --out new", "Did you mean 'das'"),
+    "control of what cannot have it": ("compare --attention sa --controls shuffled --out new", "'sa', a transform"),
+    "misspelt control, train": (
+        "train --set attention.mechanism=se --set attention.control=shufled --out new",
+        "attention.control = 'shufled': input should be 'extra', 'noise' or 'shuffled'. Did you mean 'shuffled'?",
+    ),
+    "misspelt mechanism, train": ("train --set attention.mechanism=cbma --out new", "Did you mean 'cbam'"),
+    "misspelt mechanism, measure": ("measure resnet10_small --attention cbma", "Did you mean 'cbam'"),
     "missing folder of images": ("compare --data photoz --out new", "photoz"),
     "a folder without images": ("compare --data void --out new", "void"),
     "a broken image": ("compare --data broken --attention se --seeds 2 --out new", "0.png"),
@@ -120,7 +132,7 @@ WRONG = {
     "more seeds than can be": ("compare --seeds 20231105 --out new", "write '20231105,'"),
     "a picture too huge to open": (
         "compare --data huge --attention se --seeds 2 --out new",
-        "train/cat/0.png cannot be read",
+        "train/cat/0.png",
     ),
 }
 

@@ -48,6 +48,18 @@ def test_a_control_for_each_mechanism_or_for_one():
         Arm("extra for das", "das", "extra"),
     )
     assert arms(["se", "das"], ["extra:se"])[3:] == (Arm("extra for se", "se", "extra"),)
+    assert arms(["se", "das"], ["shuffled:das", "noise"])[3:] == (
+        Arm("shuffled for das", "das", "shuffled"),
+        Arm("noise for se", "se", "noise"),
+        Arm("noise for das", "das", "noise"),
+    )
+    named = arms(["se:rd_ratio=0.5"], ["noise", "shuffled:se:rd_ratio=0.5"])[2:]
+    assert [arm.name for arm in named] == ["noise for se:rd_ratio=0.5", "shuffled for se:rd_ratio=0.5"]
+
+
+def test_a_class_that_states_nothing_may_have_a_gate_to_lend():
+    name = "saccade.surgery.controls.shuffled:ShuffledContext"
+    assert arms([name], [f"shuffled:{name}"])[2] == Arm(f"shuffled for {name}", name, "shuffled")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +122,10 @@ def test_wrong_seeds(text, message):
         (["none", "none", "se"], [], "the arm 'none' is given twice"),
         (["none"], [], "nothing to compare"),
         ([], [], "nothing to compare"),
-        (["se"], ["noize"], "no control 'noize'"),
+        (["se"], ["noize"], "no control 'noize'. Did you mean 'noise'? Known: extra, noise, shuffled."),
+        (["se"], ["shufled:se"], "Did you mean 'shuffled'"),
+        (["sa"], ["shuffled"], "the control 'shuffled' cannot be made for 'sa', a transform: only the gate or"),
+        (["se", "sa:groups=4"], ["noise", "shuffled"], "name the mechanisms it is meant for, as in shuffled:se"),
         (["se"], ["extr"], "Did you mean 'extra'"),
         (["se", "cbam"], ["extra:cbma"], "Did you mean 'cbam'"),
         (["se"], ["extra", "extra:se"], "the arm 'extra for se' is given twice"),

@@ -208,7 +208,9 @@ def test_what_users_name_is_escaped(whole):
 
 
 def test_rebuilt_it_is_the_same_file(whole):
-    before = {name: whole.with_name(name).read_bytes() for name in ("report.html", "table.md", "results.json")}
+    before = {
+        name: whole.with_name(name).read_bytes() for name in ("report.html", "table.md", "table.tex", "results.json")
+    }
     write_report(whole.parent)
     assert {name: whole.with_name(name).read_bytes() for name in before} == before
     assert not [p for p in whole.parent.iterdir() if p.name.startswith(".") and p.name != ".lock"]
@@ -326,6 +328,21 @@ def test_the_table(whole):
     assert rows[4][4] == "helps"
     assert rows[5][4].endswith("(control)")
     assert rows[4][5:] == [f"9.000{NARROW}k", f"9.000{NARROW}M", "2.00"]
+    typeset = whole.with_name("table.tex").read_text(encoding="utf-8")
+    assert r"  das & 85.00 $\pm$ 2.50 & +15.00 {[}+" in typeset
+    assert typeset.count(r" \\" + "\n") == 5
+
+
+def test_what_a_control_tells(tmp_path, photos):
+    arms = (*ARMS[:3], Arm("noise for das", "das", "noise"), Arm("shuffled for das", "das", "shuffled"))
+    top1 = TOP1 | {"noise for das": (70, 65, 75), "shuffled for das": (72.5, 70, 75)}
+    page = write_report(_study(tmp_path / "study", photos, arms=arms, top1=top1).folder).read_text(encoding="utf-8")
+    results = json.loads((tmp_path / "study" / "results.json").read_text())
+    assert list(results["study"]["controls"]) == ["noise", "shuffled"]
+    told = re.findall(r"<b>(\w+)</b>: ([^<]*)\.", re.findall(r'<p class="controls">(.*)</p>', page)[0])
+    assert dict(told) == results["study"]["controls"]
+    assert {row["name"] for row in results["analysis"]["differences"] if row["is_control"]} == set(top1) - set(TOP1)
+    assert "starts at zero" not in page
 
 
 def test_the_verb(whole, tmp_path):

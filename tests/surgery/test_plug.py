@@ -129,7 +129,7 @@ def test_mechanisms_take_the_mode_of_their_carrier(make):
 
 
 def test_a_mechanism_that_is_neutral_by_itself_gets_no_a(make):
-    host = plug(make("torchvision resnet"), "saccade.surgery.controls:ExtraBottleneck", width=3, input=SIZE)
+    host = plug(make("torchvision resnet"), "saccade.surgery.controls.extra:ExtraBottleneck", width=3, input=SIZE)
     x = torch.randn(2, *SIZE)
     assert all(row.module.a is None for row in plugs(host))
     assert torch.equal(host.eval()(x), make("torchvision resnet").eval()(x))

@@ -13,7 +13,7 @@ __all__ = ["command"]
 @click.option("--remeasure", is_flag=True, help="Measure parameters, MACs and latency again, on this machine.")
 @click.option("--json", "as_json", is_flag=True, help="The results as JSON on stdout.")
 def command(study: str, show: bool, remeasure: bool, as_json: bool) -> None:
-    """Make report.html, table.md and results.json of STUDY_FOLDER again from its run folders.
+    """Make report.html, table.md, table.tex and results.json of STUDY_FOLDER again from its run folders.
 
     A study that is not complete gets a report too; it names the runs that are missing.
     """

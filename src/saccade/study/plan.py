@@ -27,8 +27,12 @@ __all__ = ["BASELINE", "CONTROLS", "Arm", "Run", "Study", "arms", "seeds", "ship
 
 BASELINE = "none"
 """The arm without attention; first in every study."""
-CONTROLS = ("extra",)
-"""What can stand at a mechanism's sites in its place."""
+CONTROLS = {
+    "extra": "as many parameters without attention; a mechanism that does no better was helped by its parameters",
+    "noise": "a random gate that sees nothing; a mechanism that does no better was helped by rescaling channels",
+    "shuffled": "the mechanism with the gate of another image; if it does as well, it does not matter what is seen",
+}
+"""What can stand at a mechanism's sites in its place, and what that tells."""
 _MAX_SEEDS = 10_000
 
 
@@ -37,7 +41,7 @@ class Arm:
     """One thing that is compared: a mechanism, or a control at a mechanism's sites."""
 
     name: str
-    """``none``, ``se``, ``eca:kernel_size=5``, ``extra for das``."""
+    """``none``, ``se``, ``eca:kernel_size=5``, ``extra for das``, ``shuffled for das``."""
     mechanism: str
     control: str | None = None
 
@@ -199,11 +203,11 @@ class Study:
 def arms(attention: Iterable[str], controls: Iterable[str] = ()) -> tuple[Arm, ...]:
     """The arms for mechanisms and controls as the command line names them; ``none`` comes first, asked for or not.
 
-    A control is ``extra`` (for every mechanism) or ``extra:das`` (for that one).
+    A control is ``extra``, ``noise`` or ``shuffled`` (for every mechanism), or ``extra:das`` (for that one).
 
     Raises:
-        UserError: an unknown mechanism, option or control, a control for a mechanism that is not compared, or the
-            same arm twice.
+        UserError: an unknown mechanism, option or control, a control for a mechanism that is not compared, ``shuffled``
+            for one that is neither gate nor context, or the same arm twice.
     """
     asked = [text.strip() for text in attention if text.strip()]
     if twice := _twice(asked):
@@ -225,10 +229,25 @@ def arms(attention: Iterable[str], controls: Iterable[str] = ()) -> tuple[Arm, .
                 f"the control {text!r} needs {target!r} among the mechanisms compared."
                 f"{did_you_mean(target, mechanisms)}"
             )
-        found += [Arm(f"{kind} for {name}", name, kind) for name in ([target] if target else mechanisms)]
+        meant = [target] if target else mechanisms
+        if kind == "shuffled":
+            _check_lending(text, meant)
+        found += [Arm(f"{kind} for {name}", name, kind) for name in meant]
     if twice := _twice([arm.name for arm in found]):
         raise UserError(f"the arm {twice[0]!r} is given twice")
     return tuple(found)
+
+
+def _check_lending(control: str, mechanisms: Iterable[str]) -> None:
+    """Raises a UserError where one of ``mechanisms`` states that it is neither gate nor context."""
+    for text in mechanisms:
+        name, _ = catalog.parse(text)
+        facts = catalog.stated(name)
+        if facts is not None and facts.kind not in ("gate", "context"):
+            raise UserError(
+                f"the control {control!r} cannot be made for {name!r}, a {facts.kind}: only the gate or the context "
+                "of one image can be put on another; name the mechanisms it is meant for, as in shuffled:se"
+            )
 
 
 def seeds(text: str) -> tuple[int, ...]:

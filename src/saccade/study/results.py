@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from saccade.errors import UserError
-from saccade.study.plan import BASELINE, Run, Study, write_atomically
+from saccade.study.plan import BASELINE, CONTROLS, Run, Study, write_atomically
 from saccade.study.stats import analyse
 
 __all__ = ["collect", "measure_costs", "write_results"]
@@ -27,7 +27,7 @@ def collect(folder: str | Path) -> dict[str, Any]:
     """The results of the study in ``folder``, as plain dictionaries, lists, strings, numbers and None.
 
     * ``study``: name, margin, seeds, arms (each with its ``slug``), base recipe, the ``baseline``, whether it is
-      ``complete``.
+      ``complete``, and what each kind of ``controls`` in it tells.
     * ``arms``: name -> mechanism, control, one top-1 per seed (None without one), mean and sd, parameters, cost, and
       the seeds whose run ``diverged``, ``failed`` or is ``missing``.
     * ``analysis``: what :class:`saccade.study.stats.Analysis` says; None before any run of ``none`` is finished.
@@ -79,6 +79,7 @@ def collect(folder: str | Path) -> dict[str, Any]:
             "arms": [{"name": a.name, "mechanism": a.mechanism, "control": a.control, "slug": a.slug}
                      for a in study.arms],
             "complete": complete,
+            "controls": {kind: tells for kind, tells in CONTROLS.items() if kind in {a.control for a in study.arms}},
         },
         "arms": arms,
         "analysis": analysis,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -19,9 +20,11 @@ from saccade.surgery.positions import select
 from saccade.surgery.sites import Site, survey
 from saccade.surgery.trace import Arguments, plainly, run
 
-__all__ = ["Carried", "Mechanism", "install", "plug", "plugs", "unplug"]
+__all__ = ["Carried", "Mechanism", "StandIn", "install", "plug", "plugs", "unplug"]
 
 Builder = Callable[..., nn.Module]
+StandIn = tuple[str, dict[str, Any], nn.Module]
+"""What is plugged: the name and the options it can be made of again, and the module."""
 
 _DRAWS = 20
 
@@ -149,12 +152,12 @@ def install(
     options: dict[str, Any],
     *,
     neutral: bool,
-    instead: Callable[[Site, nn.Module], tuple[str, dict[str, Any], nn.Module]] | None = None,
+    instead: Callable[[Site, dict[str, Any], nn.Module], StandIn] | None = None,
 ) -> nn.Module:
     """The work of ``plug``.
 
     ``neutral`` gives each plug its ``a``, but for those whose facts promise that they change nothing without one;
-    ``instead`` turns each mechanism into the name, options and module to plug in its place.
+    ``instead`` turns each mechanism, given its site and options, into what is plugged in its place.
     """
     if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in host.modules()):
         raise UserError(
@@ -166,16 +169,22 @@ def install(
     each = _per_stage(what, options, chosen.sites)
     new: list[Plug] = []
 
+    def make(site: Site, own: dict[str, Any]) -> StandIn:
+        with torch.device("cpu"):  # the same weights wherever the host is
+            module = what.build(site, own)
+            return (what.name, own, module) if instead is None else instead(site, own, module)
+
     def check() -> None:
         maps = _check(host, new, seen.arguments, exact=neutral)
-        _rouse(what, [made for made in new if made.a is not None], maps)
+        for made, own in zip(new, each, strict=True):
+            if made.a is not None:
+                _rouse(made, maps[id(made)].to(made.a.dtype), partial(make, made.site, own))
 
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         for site, own in zip(chosen.sites, each, strict=True):
-            with torch.device("cpu"):  # the same weights wherever the host is
-                module = what.build(site, own)
-                name, taken, module = (what.name, own, module) if instead is None else instead(site, module)
-                bare = not neutral or what.spec.is_neutral({**what.defaults, **own})
+            name, taken, module = make(site, own)
+            bare = not neutral or what.spec.is_neutral({**what.defaults, **own})
+            with torch.device("cpu"):
                 made = Plug(module, site=site, name=name, options=taken, position=chosen.position, neutral=not bare)
             value = seen.structure.value(site.path)
             new.append(made.to(value.device, value.dtype))
@@ -327,20 +336,16 @@ def _check(host: nn.Module, new: list[Plug], arguments: Arguments, exact: bool) 
     return maps
 
 
-def _rouse(what: Mechanism, new: list[Plug], maps: dict[int, torch.Tensor]) -> None:
-    """Draw those mechanisms again that could not learn: every ReLU of theirs is off all over the map they receive.
+def _rouse(made: Plug, f: torch.Tensor, again: Callable[[], StandIn]) -> None:
+    """Draw a mechanism ``again`` that could not learn: every ReLU of it is off all over the map ``f`` it receives.
 
     On thin maps it happens: a bottleneck of two units is off one time in four. While ``a`` is zero this changes nothing
     else.
     """
-    for made in new:
-        for _ in range(_DRAWS):
-            if _awake(made.mechanism, maps[id(made)]):
-                break
-            with torch.device("cpu"):
-                fresh = what.build(made.site, made.options)
-            f = maps[id(made)]
-            made.mechanism = fresh.to(f.device, f.dtype).train(made.training)
+    for _ in range(_DRAWS):
+        if _awake(made.mechanism, f):
+            break
+        made.mechanism = again()[2].to(f.device, f.dtype).train(made.training)
 
 
 def _awake(mechanism: nn.Module, f: torch.Tensor) -> bool:

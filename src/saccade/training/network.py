@@ -33,12 +33,13 @@ def derived(seed: int, *words: object) -> int:
 def start_of(recipe: Recipe) -> Literal["neutral", "paper"] | None:
     """How the plugs start: ``neutral``, as the host's own function, or ``paper``; None where nothing is plugged.
 
-    ``auto`` means neutral if the host brings trained weights. A control is always neutral.
+    ``auto`` means neutral if the host brings trained weights. A control starts as its mechanism does, but ``extra``,
+    which is neutral by itself, always is.
     """
     part, model = recipe.attention, recipe.model
     if part.mechanism == "none":
         return None
-    if part.control is not None:
+    if part.control == "extra":
         return "neutral"
     if part.start == "auto":
         return "neutral" if model.pretrained or model.checkpoint is not None else "paper"
@@ -67,7 +68,7 @@ def build(recipe: Recipe, split: Split) -> nn.Module:
         torch.manual_seed(derived(seed, "attention"))
         where = part.where if isinstance(part.where, str) else list(part.where)
         if part.control is not None:
-            return plug_control(host, part.control, name, where=where, input=size, **options)
+            return plug_control(host, part.control, name, where=where, start=start, input=size, **options)
         return plug(host, name, where=where, start=start, input=size, **options)
 
 

@@ -1,4 +1,4 @@
-"""The report of a study: one page that stands alone, a Markdown table, and the numbers as JSON."""
+"""The report of a study: one page that stands alone, a table as Markdown and as LaTeX, and the numbers as JSON."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from saccade.errors import UserError
 from saccade.study.plan import Study, write_atomically
 from saccade.study.report.page import contents
 from saccade.study.report.pictures import examples
-from saccade.study.report.table import markdown
+from saccade.study.report.table import latex, markdown
 from saccade.study.results import measure_costs, write_results
 
 __all__ = ["write_report"]
 
 
 def write_report(folder: str | Path, remeasure: bool = False) -> Path:
-    """Make ``report.html``, ``table.md`` and ``results.json`` from the run folders of a study.
+    """Make ``report.html``, ``table.md``, ``table.tex`` and ``results.json`` from the run folders of a study.
 
     What an arm costs is measured once and kept; everything else is made anew, and comes out the same as long as the
     runs are. Runs that are missing, failed or diverged are named.
@@ -43,6 +43,7 @@ def write_report(folder: str | Path, remeasure: bool = False) -> Path:
         measure_costs(study.folder, again=remeasure)
         results = write_results(study.folder)
         write_atomically(study.folder / "table.md", markdown(results))
+        write_atomically(study.folder / "table.tex", latex(results))
         write_atomically(study.folder / "report.html", _html(study, results))
     except OSError as error:
         raise UserError(f"cannot write the report into {folder}: {error.strerror or error}") from None

@@ -172,6 +172,7 @@ def _forest(results: Json, look: Mapping[str, Look], margin: float) -> dict[str,
     return {
         "mechanisms": [row for row in rows if not row["control"]],
         "controls": [row for row in rows if row["control"]],
+        "tells": results["study"]["controls"],
         "axis": charts.forest_axis(scale, margin),
         "margin": f"{margin:g}",
     }
@@ -267,9 +268,10 @@ def _gates(results: Json, look: Mapping[str, Look], metrics: Mapping[str, Any]) 
         names = [list(sites)[int(i * step)] for i in range(min(SITES, len(sites)))]
         kind = next(iter(sites.values()))["kind"]
         neutral = any(site["a"] is not None for site in sites.values())
+        zero = results["arms"][name]["control"] == "extra"
         panels.append({
             "look": look[name], "key": charts.key(look[name]), "kind": _KINDS[kind].words,
-            "start": "neutral start" if neutral else "starts at zero" if look[name].control else "the paper’s start",
+            "start": "neutral start" if neutral else "starts at zero" if zero else "the paper’s start",
             "range": f"{number(ranges[kind][0])} to {number(ranges[kind][1])}",
             "omitted": len(sites) - len(names), "total": len(sites),
             "sites": [_site(look[name], site, sites[site], ranges[kind], epochs) for site in names],

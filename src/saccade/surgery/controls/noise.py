@@ -1,0 +1,43 @@
+r"""The control ``noise``: a gate that sees nothing.
+
+    y = u ⊙ x                        u ~ U(0, 1), one number a channel, (C, 1, 1), drawn once
+
+u is a buffer: it is never trained, the same for every image, in training and evaluation, and saved with the network.
+If a mechanism helps no more than this, rescaling the channels helped, not what the mechanism sees.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from saccade.form import Gate
+
+__all__ = ["NoiseGate"]
+
+SPEC = {
+    "title": "Noise gate",
+    "kind": "gate",
+    "evidence": "reading",
+    "params": "0",
+    "gate": (0.0, 1.0),
+    "equivariant": ["permutation", "flip", "transpose"],
+}
+
+
+class NoiseGate(Gate):
+    """A random constant for each channel.
+
+    Args:
+        channels: C of the map (B, C, H, W).
+    """
+
+    noise: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("noise", torch.rand(channels, 1, 1))
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, 1, 1)."""
+        return self.noise.expand(x.shape[0], -1, -1, -1)

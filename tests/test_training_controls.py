@@ -1,0 +1,112 @@
+"""Runs of the controls ``noise`` and ``shuffled``: their start, their own weights, the order of the test images."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import saccade
+from saccade.data import open_data
+from saccade.recipe import Recipe
+from saccade.training import build, train
+from saccade.training.network import start_of
+
+TINY = Recipe().having(
+    {
+        "data.size": 24,
+        "data.train_images": 60,
+        "data.test_images": 37,
+        "model.options": {"width": 4},
+        "attention.mechanism": "se:rd_ratio=0.5",
+        "attention.where": "stage",
+        "training.epochs": 2,
+        "training.batch_size": 9,  # the last of five test batches holds one image
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def split():
+    return open_data(TINY.data)
+
+
+def test_a_control_starts_as_its_mechanism():
+    starts = {}
+    for control in ("extra", "noise", "shuffled"):
+        for start in ("auto", "paper", "neutral"):
+            starts[control, start] = start_of(TINY.having({"attention.control": control, "attention.start": start}))
+    assert starts == {
+        ("extra", "auto"): "neutral", ("extra", "paper"): "neutral", ("extra", "neutral"): "neutral",
+        ("noise", "auto"): "paper", ("noise", "paper"): "paper", ("noise", "neutral"): "neutral",
+        ("shuffled", "auto"): "paper", ("shuffled", "paper"): "paper", ("shuffled", "neutral"): "neutral",
+    }  # fmt: skip
+    assert start_of(TINY.having({"attention.control": "noise", "model.pretrained": True})) == "neutral"
+
+
+@pytest.mark.parametrize("control", ["noise", "shuffled"])
+@pytest.mark.parametrize("start", ["neutral", "paper"])
+def test_the_host_under_a_control_is_that_of_its_block(split, control, start):
+    plain = build(TINY.having({"attention.mechanism": "none"}), split)
+    network = build(TINY.having({"attention.control": control, "attention.start": start}), split)
+    state = network.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in plain.state_dict().items())
+    x = torch.stack([split.test[n][0] for n in range(6)])
+    assert torch.equal(network.eval()(x), plain.eval()(x)) is (start == "neutral")
+
+
+def test_a_shuffled_mechanism_has_the_weights_of_the_arm_it_controls(split):
+    real, control = (build(TINY.having({"attention.control": which}), split) for which in (None, "shuffled"))
+    for one, other in zip(saccade.plugs(real), saccade.plugs(control), strict=True):
+        ours, theirs = one.module.mechanism.state_dict(), other.module.mechanism.mechanism.state_dict()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_noise_is_drawn_once_per_seed_and_stays(split, tmp_path):
+    recipe = TINY.having({"attention.control": "noise"})
+    before, again, other = (
+        [row.module.mechanism.noise for row in saccade.plugs(build(recipe.having({"training.seed": seed}), split))]
+        for seed in (0, 0, 1)
+    )
+    assert all(map(torch.equal, before, again))
+    assert not any(map(torch.equal, before, other))
+    result = train(recipe, tmp_path / "run", device="cpu")
+    after = [row.module.mechanism.noise for row in saccade.plugs(saccade.load(tmp_path / "run"))]
+    assert all(map(torch.equal, before, after))
+    assert result["start"] == "paper"
+
+
+def test_a_shuffled_run_sees_the_test_images_mixed_and_reports_them_in_their_order(split, tmp_path):
+    folder = tmp_path / "run"
+    result = train(TINY.having({"attention.control": "shuffled"}), folder, device="cpu")
+    network = saccade.load(folder)
+    saved = load_file(folder / "predictions.safetensors")
+    assert saved["label"].tolist() == split.test.labels
+    order = torch.randperm(37, generator=torch.Generator().manual_seed(0)).tolist()
+
+    def predicted(order):
+        found = {}
+        for start in range(0, 37, 9):
+            batch = order[start : start + 9]
+            with torch.no_grad():
+                scores = network(torch.stack([split.test[n][0] for n in batch]))
+            found |= dict(zip(batch, scores.argmax(1).tolist(), strict=True))
+        return [found[n] for n in range(37)]
+
+    assert saved["predicted"].tolist() == predicted(order)
+    assert result["top1"] == pytest.approx(
+        100 * (saved["predicted"] == saved["label"]).double().mean().item(), abs=1e-3
+    )
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert {site["kind"] for row in rows for site in row["gates"].values()} == {"gate"}
+
+
+def test_other_runs_see_them_as_they_lie():
+    from saccade.training.run import _test_order
+
+    for control in (None, "extra", "noise"):
+        assert _test_order(TINY.having({"attention.control": control}), 37) is None
+    order = _test_order(TINY.having({"attention.control": "shuffled"}), 37)
+    assert sorted(order) == list(range(37))
+    assert order != sorted(order)
+    assert order == _test_order(TINY.having({"attention.control": "shuffled", "training.seed": 5}), 37)
