@@ -1,6 +1,8 @@
-"""Multiply-adds against numbers worked out by hand, latency as a spread, and a network that is left as it was."""
+"""Multiply-adds and memory against numbers worked out by hand, the figures of thop, and a network left as it was."""
 
+import copy
 import time
+import warnings
 
 import pytest
 import timm
@@ -8,10 +10,15 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import nn
+from torch.utils.flop_counter import flop_registry
 
 import saccade
 from saccade.cost import count_macs, measure, measure_all
+from saccade.cost.call import Call
+from saccade.cost.macs import _RULES
+from saccade.cost.thop import thop_counts
 from saccade.errors import UserError
+from saccade.ops.attention import attention, attention_definition
 from saccade.ops.counted import counted
 from saccade.ops.deform import deform_conv2d, deform_conv2d_definition
 
@@ -83,6 +90,45 @@ def test_a_fused_transformer_layer_is_not_free():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+@pytest.mark.parametrize("shapes", [((1, 2, 7, 3), (1, 2, 5, 3), (1, 2, 5, 11)), ((4, 7, 3), (4, 5, 3), (4, 5, 9))])
+@pytest.mark.parametrize("form", [attention, attention_definition, F.scaled_dot_product_attention])
+def test_attention_costs_the_same_in_every_form(form, shapes):
+    # heads · queries · keys · (width of keys + width of values), whatever the fast form fills up with zeros
+    q, k, v = (_ones(*shape) for shape in shapes)
+    expected = q[..., 0, 0].numel() * 7 * 5 * (3 + v.shape[-1])
+    assert count_macs(Of(lambda q, k, v: form(q, k, v, scale=0.5)), (q, k, v)) == expected
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [
+        "flash_attention",
+        "efficient_attention",
+        "cudnn_attention",
+        "flash_attention_for_cpu",
+        "fused_attention_overrideable",
+        "attention_math_for_mps",
+    ],
+)
+def test_every_kernel_of_attention_has_a_rule(kernel):
+    # 2 · 3 heads, 7 queries, 5 keys of width 16, values of width 16; in operations, two a multiply-add
+    rule = {**flop_registry, **_RULES}[getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}")]
+    q, k, v = _ones(2, 3, 7, 16), _ones(2, 3, 5, 16), _ones(2, 3, 5, 16)
+    arguments = (q, k, v) if hasattr(rule, "_get_raw") else (q.shape, k.shape, v.shape)
+    assert rule(*arguments) == 2 * 6 * 7 * 5 * 32
+
+
+def test_self_attention_is_the_sum_of_its_parts():
+    # C = 16, c = 2, 5×7 pixels: query and key Cc each, value C², then 35 · (c + C) a pixel
+    assert count_macs(saccade.create("self_attention", 16), (16, 5, 7)) == 35 * (2 * 32 + 256 + 35 * 18)
+
+
+@pytest.mark.parametrize(("mode", "neighbours"), [("bilinear", 8), ("nearest", 0)])
+def test_grid_sample_of_a_volume_counts_neighbours(mode, neighbours):
+    sample = Of(lambda x, grid: F.grid_sample(x, grid, mode=mode, align_corners=False))
+    assert count_macs(sample, (_ones(1, 3, 4, 5, 6), _ones(1, 2, 7, 8, 3))) == 3 * 2 * 7 * 8 * neighbours
+
+
 @pytest.mark.parametrize(("mode", "neighbours"), [("bilinear", 4), ("nearest", 0), ("bicubic", 16)])
 def test_grid_sample_counts_neighbours(mode, neighbours):
     sample = Of(lambda x, grid: F.grid_sample(x, grid, mode=mode, align_corners=False))
@@ -140,12 +186,11 @@ def test_networks_cost_what_torchvision_states(name, weights):
 
 def test_das_in_resnet50():
     host = saccade.plug(timm.create_model("resnet50"), "das", start="paper")
-    cost = measure(host, runs=1)
-    assert cost.parameters == 36_908_204
+    assert sum(p.numel() for p in host.parameters()) == 36_908_204
     # Convolutions and the classifier of ResNet-50, and DAS after each stage: channels, compressed channels, side.
     stages = [(256, 51, 56), (512, 102, 28), (1024, 204, 14), (2048, 409, 7)]
     das = sum(s * s * (9 * C + C * c + 27 * 9 * c + 9 * c * C + 4 * 9 * c) for C, c, s in stages)
-    assert cost.macs == 4_089_184_256 + das == 5_825_160_127
+    assert count_macs(host) == 4_089_184_256 + das == 5_825_160_127
 
 
 def test_macs_are_those_of_one_picture_whatever_the_batch():
@@ -244,21 +289,198 @@ def _same(a, b):
     return a[0] == b[0] and all(torch.equal(a[1][key], b[1][key]) for key in a[1]) and torch.equal(a[2], b[2])
 
 
+@pytest.mark.parametrize("counter", ["true", "thop"])
 @pytest.mark.parametrize("size", [(3, 6, 5), (4, 6, 5)], ids=["measured", "refused"])
-def test_a_network_is_left_as_it_was(size):
+def test_a_network_is_left_as_it_was(size, counter):
     network = Forgetful().train()
     network.frozen.eval()
     before = _state(network)
     try:
-        measure(network, size, runs=3)
+        measure(network, size, runs=3, counter=counter)
     except UserError:
         assert size[0] == 4
     assert _same(_state(network), before)
     assert not torch.is_inference_mode_enabled()
-    assert all(p.requires_grad and not p.is_inference() for p in network.parameters())
+    assert all(p.requires_grad and p.grad is None and not p.is_inference() for p in network.parameters())
+    assert not any(module._forward_hooks for module in network.modules())
     assert not any(b.is_inference() for b in network.buffers())
     network(torch.rand(2, 3, 6, 5)).sum().backward()
     assert not _same(_state(network), before)  # what a plain forward does
+
+
+# --------------------------------------------------------------------------------------------------------- memory
+
+BYTES = 4  # of a float32
+
+
+def _memory(network, input):
+    cost = measure(network, input, runs=1)
+    return cost.memory, cost.step_memory
+
+
+def test_memory_of_a_chain_by_hand():
+    # 224 + 36 parameters, a 3×16×10 picture. At most live: the first map and its rectified copy.
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    own, picture, wide, narrow = 260, 3 * 160, 8 * 160, 4 * 160
+    # Step: the rectified map is kept, and the result; its cotangent and the gradients of the last layer (36) come in,
+    # then that of the rectified map, which stays while it becomes that of the first map.
+    forward = own + picture + 2 * wide
+    step = own + picture + wide + 2 * narrow + 36 + 2 * wide
+    assert _memory(network, (3, 16, 10)) == (forward * BYTES, step * BYTES)
+    network[1] = nn.ReLU(inplace=True)
+    assert _memory(network, (3, 16, 10))[0] == (own + picture + wide + narrow) * BYTES
+
+
+def test_memory_of_views_and_of_what_is_thrown_away():
+    def sums(x):
+        for _ in range(5):
+            y = (x + 1).flatten(1)[:, ::2]  # one new tensor, two views of it
+            del y
+        return x.mean((1, 2, 3))
+
+    assert _memory(Of(sums), _ones(2, 3, 5, 7)) == ((210 + 210) * BYTES, None)
+
+
+def test_memory_counts_shared_weights_and_buffers_once():
+    shared = nn.Linear(50, 50, bias=False)
+    network = nn.Sequential(nn.Flatten(), shared, shared)
+    network.register_buffer("table", torch.zeros(1000))
+    network.register_buffer("part", network.table[:10])
+    assert _memory(network, _ones(1, 2, 5, 5))[0] == (2500 + 1000 + 3 * 50) * BYTES
+
+
+def test_memory_of_a_step_holds_the_gradients_of_what_trains():
+    network = nn.Linear(300, 200, bias=False)
+    # weights, input, output, cotangent, gradient
+    assert _memory(network, (_ones(1, 300),)) == ((60_000 + 500) * BYTES, (120_000 + 700) * BYTES)
+    assert network.weight.grad is None
+    network.requires_grad_(False)
+    assert _memory(network, (_ones(1, 300),))[1] is None
+
+
+def test_memory_of_a_step_of_what_cannot_be_trained():
+    network = nn.Sequential(nn.Conv2d(3, 2, 1), Of(lambda x: x.argmax(1)))
+    assert _memory(network, (3, 4, 4))[1] is None
+    spoilt = nn.Sequential(nn.Conv2d(3, 2, 1), Of(lambda x: x.exp().mul_(x.exp().add_(0)) + x.sigmoid().zero_()))
+    assert _memory(spoilt, (3, 4, 4))[1] is None
+
+
+def test_memory_sees_tensors_inside_structures():
+    found = Of(lambda x: {"maps": [x + 1, (x + 2,)], "count": 3})
+    assert _memory(found, _ones(1, 1, 5, 7))[0] == 3 * 35 * BYTES
+
+
+def test_memory_is_what_the_profiler_sees():
+    network = timm.create_model("resnet18").eval()
+    x = torch.rand(2, 3, 64, 48)
+    live = [0]
+    with torch.profiler.profile(profile_memory=True) as profile, torch.no_grad():
+        network(x)
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        live.append(live[-1] + event.nbytes())
+    own = sum(t.nbytes for t in (*network.parameters(), *network.buffers(), x))
+    memory = measure(network, x, runs=1).memory
+    # The profiler also sees what kernels take and give back: copies of weights in another layout, 9.4 MB at most.
+    assert memory <= own + max(live) <= memory + 512 * 512 * 9 * BYTES + 1e6
+    assert memory - own == 2 * (2 * 64 * 32 * 24) * BYTES  # the first map before and after its norm
+
+
+# ----------------------------------------------------------------------------------------------------------- thop
+
+
+def _thop(network, x):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it uses distutils, and functions of its own that it calls deprecated
+        import thop
+
+        macs, parameters = thop.profile(network, (x,), verbose=False)
+    return parameters, macs
+
+
+def _ours(network, x):
+    cost = measure(network, x, runs=1, counter="thop")
+    assert cost.counter == "thop"
+    return cost.parameters, cost.macs
+
+
+@pytest.fixture(scope="module")
+def resnet50():
+    return timm.create_model("resnet50")
+
+
+@pytest.mark.parametrize("mechanism", ["none", *saccade.list_mechanisms()])
+def test_the_counter_thop_is_thop_on_resnet50(mechanism, resnet50):
+    host, x = copy.deepcopy(resnet50), torch.rand(1, 3, 64, 64)
+    if mechanism != "none":
+        saccade.plug(host, mechanism, start="paper", input=(3, 64, 64))
+    found = thop_counts(Call.of(host, x, 1))
+    assert found == _thop(host, x)
+    if mechanism in ("das", "self_attention"):
+        assert found[1] != count_macs(host, x)
+
+
+def test_the_printed_figures_of_das(resnet50):
+    # The paper prints 26.90 M and 4.39 G, without the deformable kernels.
+    host = saccade.plug(copy.deepcopy(resnet50), "das", start="paper")
+    parameters, macs = thop_counts(Call.of(host, (3, 224, 224), 1))
+    assert parameters == 26_897_326
+    assert f"{macs / 1e9:.2f}" == "4.39"
+
+
+class Odd(nn.Module):
+    """What thop counts by rules of its own: shared, uncalled and derived layers, layers called by keyword."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, (3, 1), groups=1)
+        self.norm = nn.BatchNorm2d(8, affine=False)
+        self.layers = nn.ModuleList([nn.PReLU(8), nn.LeakyReLU(), nn.ReLU6(), nn.GELU()])
+        self.up = nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), nn.AvgPool2d(3, 2), nn.ZeroPad2d(1))
+        self.back = nn.ConvTranspose2d(8, 6, 2, stride=2, groups=2)
+        self.shared = nn.Conv2d(6, 6, 1)
+        self.again = nn.Sequential(self.shared, nn.InstanceNorm2d(6, affine=True))
+        self.unused = nn.Linear(100, 100)
+        self.loose = nn.Parameter(torch.zeros(6, 1, 1))
+        self.derived = type("Derived", (nn.Conv2d,), {})(6, 4, 1)
+        self.pool = nn.AdaptiveAvgPool2d((2, 3))
+        self.head = nn.Sequential(nn.Flatten(), nn.LayerNorm(24), nn.Linear(24, 5), nn.Softmax(1), nn.Dropout())
+
+    def forward(self, x):
+        x = self.norm(self.first(x))
+        for layer in self.layers:
+            x = layer(x)
+        x = self.shared(self.again(self.back(self.up(x)))) * self.loose
+        return self.head(self.pool(self.derived(input=x)))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        (Odd(), (1, 3, 11, 9)),
+        (nn.Conv2d(3, 4, 3), (1, 3, 7, 5)),
+        (nn.Sequential(nn.Conv1d(3, 4, 3), nn.AdaptiveAvgPool1d(4), nn.Upsample(7)), (1, 3, 11)),
+        (nn.Sequential(nn.Conv3d(2, 4, 3), nn.BatchNorm3d(4), nn.AvgPool3d(2)), (1, 2, 7, 5, 6)),
+    ],
+)
+def test_the_counter_thop_has_its_rules(network, shape):
+    x = torch.rand(shape)
+    assert _ours(network, x) == _thop(network.eval(), x)
+
+
+def test_the_counter_thop_does_not_guess():
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell = nn.LSTM(4, 4)
+
+        def forward(self, x):
+            return self.cell(x)[0]
+
+    with pytest.raises(UserError, match="rules for LSTM that are not restated"):
+        measure(Last(), (_ones(3, 1, 4),), counter="thop")
+    with pytest.raises(UserError, match=r"no counter is called 'top'; there are true and thop\. Did you mean 'thop'"):
+        measure(Last(), (_ones(3, 1, 4),), counter="top")
 
 
 def test_latency_is_a_spread_in_milliseconds():

@@ -12,8 +12,8 @@ SMALL = ("resnet10_small", "--input", "1,20,14", "--batch", "3")
 @pytest.fixture(autouse=True)
 def in_a_hurry(monkeypatch):
     """Times each network a few times only."""
-    monkeypatch.setattr("saccade.cost.FEWEST", 3)
-    monkeypatch.setattr("saccade.cost.MOST", 3)
+    monkeypatch.setattr("saccade.cost.latency.FEWEST", 3)
+    monkeypatch.setattr("saccade.cost.latency.MOST", 3)
 
 
 def test_the_table(run):
@@ -21,16 +21,27 @@ def test_the_table(run):
     assert code == 0
     assert err == ""
     header, none, se, das, *rest = out.splitlines()
-    assert header.split()[:3] == ["attention", "parameters", "MACs"]
-    assert header.endswith("batch 3")
+    assert header.split() == ["attention", "parameters", "MACs", "batch", "1", "batch", "3", "memory", "step"]
     assert "%" not in none
     assert none.startswith("none ")
     assert se.startswith("se:rd_ratio=0.25 ")
-    assert das.count("%") == 4
+    assert das.count("%") == 6
     text = "\n".join(rest)
     assert "resnet10_small on 1×20×14, cpu" in text
     assert "das: 4 sites, stage" in text
     assert "not norms" in text
+    assert "thop" not in header + text
+
+
+def test_the_counter_is_named_in_the_heading(run):
+    code, out, _ = run("measure", *SMALL, "--attention", "das", "--counter", "thop")
+    assert code == 0
+    header, none, das, *_ = out.splitlines()
+    assert "parameters (thop)  " in header
+    assert "MACs (thop)  " in header
+    assert none.startswith("none ")
+    assert das.startswith("das ")
+    assert "as thop reports them" in out
 
 
 def test_json_holds_what_the_library_says(run):
@@ -49,11 +60,26 @@ def test_json_holds_what_the_library_says(run):
         assert row["input"] == [1, 20, 14]
         assert row["parameters"] == sum(p.numel() for p in host.parameters())
         assert row["macs"] == count_macs(host, (1, 20, 14))
+        assert row["counter"] == "true"
+        assert row["memory"] < row["batched"]["memory"] < row["batched"]["step_memory"]
         for timing in (row, row["batched"]):
             spread = timing["latency_ms"]
             assert 0 < spread["low"] <= spread["median"] <= spread["high"]
             assert spread["runs"] == 3
         assert (row["batch"], row["batched"]["batch"]) == (1, 3)
+
+
+def test_json_of_another_counter(run):
+    _, true, _ = run("measure", *SMALL, "--attention", "das", "--json")
+    _, thop, _ = run("measure", *SMALL, "--attention", "das", "--json", "--counter", "thop")
+    for ours, theirs in zip(json.loads(true), json.loads(thop), strict=True):
+        assert theirs["counter"] == "thop"
+        assert theirs["memory"] == ours["memory"]
+    # a map of 16 channels, 3 of them compressed, and so on: thop does not see the deformable kernels and the shifts
+    assert ours["parameters"] - theirs["parameters"] == sum(9 * c * C + C + c for C, c in PAIRS)
+
+
+PAIRS = [(16, 3), (32, 6), (64, 12), (128, 25)]
 
 
 def test_one_batch_and_the_neutral_start(run):

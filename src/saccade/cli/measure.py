@@ -29,27 +29,47 @@ __all__ = ["command"]
 )
 @click.option("--input", "size", metavar="C,H,W", help="Size of a picture  [default: the network's own]")
 @click.option("--batch", default=8, show_default=True, type=click.IntRange(1), help="Pictures of the second latency.")
+@click.option(
+    "--counter",
+    type=click.Choice(["true", "thop"]),
+    default="true",
+    show_default=True,
+    help="true: every parameter, and the MACs that are done; thop: the figures that thop reports and most papers "
+    "print, without functional operators such as attention and deformable convolution, and with four for each value "
+    "of a batch norm.",
+)
 @click.option("--json", "as_json", is_flag=True, help="The rows as JSON.")
-def command(model: str, attention: str, where: str, start: str, size: str | None, batch: int, as_json: bool) -> None:
-    """Parameters, true MACs and latency of MODEL, a network of timm's or ours, without and with attention.
+def command(
+    model: str, attention: str, where: str, start: str, size: str | None, batch: int, counter: str, as_json: bool
+) -> None:
+    """Parameters, MACs, latency and peak memory of MODEL, a network of timm's or ours, without and with attention.
 
     Latency is that of a forward in eval mode on this machine: the median and where the middle 90 % of the runs lie.
+    Memory is the most that was live at once, weights included: in a forward of one picture, and in the forward and
+    backward of a training step of --batch pictures, gradients included, the state of an optimiser not.
     """
     names = catalog.split(attention)
     mechanisms = {name: catalog.parse(name) for name in names if name != "none"}
     wanted = _size(size)
 
-    rows = _rows(model, ["none", *mechanisms], mechanisms, where, start, wanted, batch)
+    rows = _rows(model, ["none", *mechanisms], mechanisms, where, start, wanted, batch, counter)
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
     _print_table(rows)
     first = rows[0]
     threads = f"{first['threads']} thread" + "s" * (first["threads"] != 1)
+    counted = (
+        "MACs of one picture: convolutions, linear layers, matrix products, attention, sampling; "
+        "not norms, pooling or elementwise work."
+        if counter == "true"
+        else "Parameters and MACs of one picture as thop reports them: layers it knows, by their exact type, "
+        "batch\nnorm included; no functional operators such as attention and deformable convolution."
+    )
     click.echo(
         f"\n{model} on {'×'.join(map(str, first['input']))}, {first['device']}, {threads}; percentages are relative to "
-        "none.\nMACs of one picture: convolutions, linear layers, matrix products, attention, sampling; "
-        "not norms, pooling or elementwise work.\nLatency in ms: median [5 %–95 %]."
+        f"none.\n{counted}\nLatency in ms: median [5 %–95 %]. Memory: the most live at once, weights included, in a "
+        f"forward of one picture; step: in\nforward and backward of {batch}, gradients included, optimiser not."
     )
     for row in rows[1:]:
         click.echo(f"{row['attention']}: {row['sites']} site{'s' * (row['sites'] != 1)}, {', '.join(row['positions'])}")
@@ -72,6 +92,7 @@ def _rows(
     start: str,
     size: tuple[int, ...] | None,
     batch: int,
+    counter: str,
 ) -> list[dict[str, Any]]:
     """The costs of each network: those at batch 1, the latency at ``batch`` under ``batched``."""
     from rich.console import Console
@@ -99,7 +120,7 @@ def _rows(
         costs = {}
         for count in batches:
             progress.update(task, description=f"timing batch {count}")
-            costs[count] = measure_all(hosts, size, batch=count)
+            costs[count] = measure_all(hosts, size, batch=count, counter=counter)
             progress.advance(task, len(labels))
     rows = []
     for i, (label, host) in enumerate(zip(labels, hosts, strict=True)):
@@ -112,20 +133,26 @@ def _rows(
             **asdict(costs[1][i]),
         }
         if batch > 1:
-            row["batched"] = {"batch": batch, "latency_ms": asdict(costs[batch][i].latency_ms)}
+            kept = ("batch", "latency_ms", "memory", "step_memory")
+            row["batched"] = {key: value for key, value in asdict(costs[batch][i]).items() if key in kept}
         rows.append(row)
     return rows
 
 
 def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+    by = " (thop)" if rows[0]["counter"] == "thop" else ""
+    largest = [row.get("batched", row) for row in rows]
     columns: dict[str, list[str]] = {
         "attention": [row["attention"] for row in rows],
-        "parameters": _amounts([row["parameters"] for row in rows], 1e6, "M"),
-        "MACs": _amounts([row["macs"] for row in rows], 1e9, "G"),
+        f"parameters{by}": _amounts([row["parameters"] for row in rows], 1e6, "M"),
+        f"MACs{by}": _amounts([row["macs"] for row in rows], 1e9, "G"),
         "batch 1": _latencies([row["latency_ms"] for row in rows]),
     }
     if "batched" in rows[0]:
-        columns[f"batch {rows[0]['batched']['batch']}"] = _latencies([row["batched"]["latency_ms"] for row in rows])
+        columns[f"batch {rows[0]['batched']['batch']}"] = _latencies([row["latency_ms"] for row in largest])
+    columns["memory"] = _amounts([row["memory"] for row in rows], 1e6, "MB", 1)
+    steps = [row["step_memory"] for row in largest]
+    columns["step"] = ["-"] * len(steps) if None in steps else _amounts(steps, 1e6, "MB", 1)
     table = [list(columns), *zip(*columns.values(), strict=True)]
     widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
     for line in table:
@@ -136,8 +163,8 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
         click.echo("  ".join(cells).rstrip())
 
 
-def _amounts(values: Sequence[int], unit: float, letter: str) -> list[str]:
-    digits = [f"{value / unit:.3f} {letter}" for value in values]
+def _amounts(values: Sequence[int], unit: float, letter: str, places: int = 3) -> list[str]:
+    digits = [f"{value / unit:.{places}f} {letter}" for value in values]
     return [f"{text} {_relative(value, values[0])}" for text, value in zip(digits, values, strict=True)]
 
 

@@ -1,0 +1,65 @@
+"""A network and what one forward of it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saccade.errors import UserError
+from saccade.probe import example_input
+
+__all__ = ["Call"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A network and what one forward of it takes."""
+
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @classmethod
+    def of(cls, model: nn.Module, input: Any, batch: int) -> Call:
+        """The forward that ``input`` describes, as for :func:`saccade.measure`."""
+        if isinstance(input, Mapping):
+            return cls(model, (), dict(input))
+        return cls(model, example_input(model, input, batch=batch), {})
+
+    @property
+    def is_picture(self) -> bool:
+        """Is the input one batch (B, C, H, W)?"""
+        return len(self.args) == 1 and isinstance(self.args[0], Tensor) and self.args[0].dim() == 4
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first parameter is."""
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    def first(self) -> Call:
+        """The call on the first picture alone, where it is on pictures."""
+        return Call(self.model, (self.args[0][:1],), {}) if self.is_picture else self
+
+    def run(self) -> Any:
+        """One forward and its result."""
+        return self.model(*self.args, **self.kwargs)
+
+    def try_out(self) -> Any:
+        """One forward whose failure is the caller's to mend.
+
+        Raises:
+            UserError: it failed.
+        """
+        try:
+            return self.run()
+        except Exception as error:
+            given = [*self.args, *self.kwargs.values()]
+            found = ", ".join("×".join(map(str, g.shape)) if isinstance(g, Tensor) else type(g).__name__ for g in given)
+            raise UserError(
+                f"{type(self.model).__name__} does not run on the input {found}: {type(error).__name__}: {error}. "
+                "Say what it takes by input=: a size (C, H, W), a tensor, or a tuple or dict of its arguments."
+            ) from error

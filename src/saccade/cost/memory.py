@@ -1,0 +1,119 @@
+"""Peak memory: the most bytes that were live at once.
+
+On CUDA the allocator tells. Elsewhere the operators of a forward are watched: what one returns is live until nothing
+holds it any more, autograd included. That is exact but for what a kernel takes and gives back while it runs, and the
+same on every machine.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from saccade.cost.call import Call
+from saccade.probe import undisturbed
+
+__all__ = ["forward_memory", "step_memory"]
+
+
+def forward_memory(call: Call) -> int:
+    """Bytes live at once in one forward at most: parameters, buffers, input, and what the forward makes.
+
+    Args:
+        call: the network, run in eval mode, and its input.
+
+    Raises:
+        UserError: the network does not take the input.
+    """
+    with torch.no_grad():
+        return _peak(call, call.try_out)
+
+
+def step_memory(call: Call) -> int | None:
+    """As :func:`forward_memory`, of a forward in eval mode that keeps what the backward needs, and the backward.
+
+    The gradients of all parameters that take one count; the state of an optimiser does not. None where nothing takes
+    a gradient, or the output cannot be differentiated.
+    """
+    leaves = [p for p in call.model.parameters() if p.requires_grad]
+
+    def step() -> None:
+        outputs = [t for t in _tensors(call.run()) if t.requires_grad]
+        if not outputs:
+            raise RuntimeError("no output takes a gradient")
+        torch.autograd.grad(outputs, leaves, [torch.ones_like(t) for t in outputs], allow_unused=True)
+
+    try:
+        with torch.enable_grad():
+            return _peak(call, step) if leaves else None
+    except RuntimeError:  # as above, or an operator has no derivative, or a saved tensor was changed
+        return None
+
+
+def _peak(call: Call, run: Callable[[], object]) -> int:
+    own = [*call.model.parameters(), *call.model.buffers(), *_tensors((call.args, call.kwargs))]
+    with undisturbed(call.model):
+        if call.device.type != "cuda":
+            with (live := _Live(own)):
+                run()
+            return live.peak
+        gc.collect()  # what others left must not be freed now
+        torch.cuda.reset_peak_memory_stats(call.device)
+        before = torch.cuda.memory_allocated(call.device)
+        run()
+        return torch.cuda.max_memory_allocated(call.device) - before + _Live(own).peak
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and mappings; a dataclass is one by its attributes."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _tensors(tuple(value.values()))
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _tensors(part)
+    elif hasattr(value, "__dict__") and not isinstance(value, type):
+        yield from _tensors(tuple(t for t in vars(value).values() if isinstance(t, Tensor | tuple | list)))
+
+
+class _Live(TorchDispatchMode):
+    """Adds up the storages that are live; ``peak`` is the largest sum so far."""
+
+    def __init__(self, own: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.bytes = self.peak = 0
+        self.storages: dict[int, weakref.ref[Any]] = {}
+        for tensor in own:
+            self.hold(tensor)
+
+    def hold(self, tensor: Tensor) -> None:
+        try:
+            storage = tensor.untyped_storage()
+        except NotImplementedError:  # sparse and opaque tensors have none
+            return
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.storages:
+            return
+
+        def release(_: weakref.ref[Any]) -> None:
+            del self.storages[key]
+            self.bytes -= size
+
+        self.storages[key] = weakref.ref(storage, release)
+        self.bytes += size
+        self.peak = max(self.peak, self.bytes)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            self.hold(tensor)
+        return result

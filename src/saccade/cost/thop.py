@@ -1,0 +1,145 @@
+"""The parameters and multiply-adds that ``thop`` (pytorch-OpCounter) reports: figures as most papers print them.
+
+``thop.profile`` knows layers by their exact type and sees nothing else. So it leaves out functional operators (matrix
+products, attention, deformable convolution), parameters that belong to no layer it knows, layers that are never
+called, and every subclass of a layer; batch norm counts four operations a value. A layer it knows is a leaf to it: of
+what hangs below, an attention plugged behind a batch norm, say, it counts the parameters and not the work. Its rules
+are restated here as they are, so that the figures are its own to the unit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saccade.cost.call import Call
+from saccade.errors import UserError
+from saccade.probe import undisturbed
+
+__all__ = ["thop_counts"]
+
+_Rule = Callable[[Any, Tensor, Tensor], int]
+
+
+def thop_counts(call: Call) -> tuple[int, int]:
+    """Parameters and multiply-adds of one forward, as ``thop.profile`` gives them.
+
+    Raises:
+        UserError: the network does not take the input, or holds a recurrent layer, whose rules are not restated.
+    """
+    macs: Counter[nn.Module] = Counter()
+    visits = Counter(_visited(call.model))
+    for module in visits:
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            raise UserError(
+                f"the counter thop has rules for {type(module).__name__} that are not restated here; "
+                "use the counter true, or thop itself"
+            )
+    called = set()
+
+    def note(module: nn.Module, rule: _Rule, _: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+        called.add(module)
+        # A module with several parents is watched once for each of them.
+        macs[module] += visits[module] * rule(module, args[0] if args else next(iter(kwargs.values())), result)
+
+    with undisturbed(call.model), torch.no_grad(), ExitStack() as stack:
+        for module in visits:
+            if (rule := _RULES.get(type(module))) is not None:
+                hook = module.register_forward_hook(partial(note, module, rule), with_kwargs=True)
+                stack.callback(hook.remove)
+        call.try_out()
+
+    def totals(module: nn.Module) -> tuple[int, int]:
+        parameters, operations = 0, macs[module]
+        for child in module.children():
+            if type(child) in _RULES and not isinstance(child, nn.Sequential):
+                found = sum(p.numel() for p in child.parameters()) if child in called else 0, macs[child]
+            else:
+                found = totals(child)
+            parameters, operations = parameters + found[0], operations + found[1]
+        return parameters, operations
+
+    return totals(call.model)
+
+
+def _visited(module: nn.Module) -> Iterator[nn.Module]:
+    """Every module under each of its parents, as ``nn.Module.apply`` goes."""
+    for child in module.children():
+        yield from _visited(child)
+    yield module
+
+
+def _nothing(layer: nn.Module, x: Tensor, y: Tensor) -> int:
+    return 0
+
+
+def _outputs(layer: nn.Module, x: Tensor, y: Tensor) -> int:
+    return y.numel()
+
+
+def _convolution(layer: nn.Conv2d, x: Tensor, y: Tensor) -> int:
+    """For a transposed convolution too: of the output's size, not of the input's."""
+    return y.numel() * (x.shape[1] // layer.groups) * prod(layer.weight.shape[2:])
+
+
+def _norm(layer: nn.Module, x: Tensor, y: Tensor) -> int:
+    affine = getattr(layer, "affine", False) or getattr(layer, "elementwise_affine", False)
+    return (4 if affine else 2) * x.numel()
+
+
+def _prelu(layer: nn.Module, x: Tensor, y: Tensor) -> int:
+    return x.numel()
+
+
+def _softmax(layer: nn.Softmax, x: Tensor, y: Tensor) -> int:
+    """An exponential and a division a value, and the additions of each row."""
+    rows = x.shape[layer.dim if layer.dim is not None else -1]
+    return x.numel() // rows * (3 * rows - 1)
+
+
+def _adaptive_average(layer: nn.Module, x: Tensor, y: Tensor) -> int:
+    window = prod(before / after for before, after in zip(x.shape[2:], y.shape[2:], strict=True))
+    return int((window + 1) * y.numel())
+
+
+def _upsample(layer: nn.Upsample, x: Tensor, y: Tensor) -> int:
+    return {"nearest": 1, "linear": 5, "bilinear": 11, "bicubic": 224 + 35}.get(layer.mode, 0) * y.numel()
+
+
+def _linear(layer: nn.Linear, x: Tensor, y: Tensor) -> int:
+    return layer.in_features * y.numel()
+
+
+_RULES: dict[type[nn.Module], _Rule] = {
+    **dict.fromkeys(
+        (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), _convolution
+    ),
+    **dict.fromkeys(
+        (
+            nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.LayerNorm,
+            nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+        ),
+        _norm,
+    ),
+    **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), _outputs),
+    **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), _adaptive_average),
+    **dict.fromkeys((nn.Upsample, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d), _upsample),
+    nn.PReLU: _prelu,
+    nn.Softmax: _softmax,
+    nn.Linear: _linear,
+    **dict.fromkeys(
+        (
+            nn.ZeroPad2d, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d,
+            nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, nn.Dropout, nn.Sequential,
+            nn.PixelShuffle,
+        ),
+        _nothing,
+    ),
+}  # fmt: skip
