@@ -66,6 +66,21 @@ def test_a_pipe_hears_something_now_and_then(capsys, monkeypatch):
         assert capsys.readouterr().out == "checking images 3/9\n"
 
 
+def test_a_run_that_moved_to_another_worker_is_shown_once(capsys, monkeypatch):
+    monkeypatch.setattr(_screen, "_QUIET", 0.01)
+    lost, other = {"slot": 0, "arm": "das", "seed": 1}, {"slot": 1, "arm": "none", "seed": 0}
+    with Screen() as screen:
+        screen({"event": "engine", "description": "a cluster"})
+        for run in (lost, other):
+            screen({"event": "begin", **run, "attempt": 1})
+        screen({"event": "end", **other, "status": "done", "reason": None, "top1": 80.0})
+        screen({"event": "begin", **lost, "slot": 1, "attempt": 2})
+        capsys.readouterr()
+        time.sleep(0.02)
+        screen({"event": "start", **lost, "slot": 1, "epochs": 4, "steps": 10, "epoch": 2})
+        assert capsys.readouterr().out == "…  das, seed 1 epoch 3/4\n"
+
+
 def test_a_terminal_gets_bars(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "150")

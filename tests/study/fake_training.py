@@ -68,7 +68,7 @@ def _count(folder):
 def _act(act, folder, attempt):
     if act == "raise":
         raise ValueError("no luck")
-    if act == "die" or (act == "die once" and attempt == 1):
+    if act == "die" or (act in ("die once", "die, then wait") and attempt == 1):
         os.kill(os.getpid(), signal.SIGKILL)
     if act == "exit":
         raise SystemExit(3)
@@ -77,6 +77,6 @@ def _act(act, folder, attempt):
             time.sleep(40)
             os._exit(0)
         os._exit(3)
-    if act == "wait":
+    if act in ("wait", "die, then wait"):
         (folder / "process").write_text(str(os.getpid()))
         time.sleep(60)

@@ -50,7 +50,7 @@ def test_a_second_run_reads_no_image_again(folder, read, tmp_path):
     first = series.train(_recipe(folder), tmp_path / "a", device="cpu", notify=told.append)
     assert len(read) >= 12
     read.clear()
-    other = _recipe(folder, **{"attention.mechanism": "se", "training.seed": 1})
+    other = _recipe(folder, **{"attention.mechanism": "eca", "training.seed": 1})
     second = series.train(other, tmp_path / "b", device="cpu", notify=told.append)
     assert read == []
     assert second["fingerprint"] == first["fingerprint"]

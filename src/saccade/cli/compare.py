@@ -38,7 +38,13 @@ _LEAST = 16
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Changes the recipe: training.epochs=5.")
 @click.option("--out", metavar="FOLDER", help="The study's folder; the same command goes on there.  [default: runs/…]")
 @click.option("--slots", metavar="N", type=int, help="Runs at a time.  [default: what cores or accelerators allow]")
-@click.option("--engine", metavar="NAME", default="local", show_default=True, help="local, or ray: a Ray cluster.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where the runs are done: processes of this machine, or a Ray cluster.",
+)
 @click.option(
     "--address", metavar="HOST:PORT", help="Of the cluster, or auto.  [default: RAY_ADDRESS, or one is started]"
 )
@@ -85,6 +91,10 @@ def command(
     numbers = plan.seeds(seeds or ("3" if base.data.source == "digits" else "5"))
     if slots is not None and slots < 1:
         raise UserError(f"slots = {slots}: at least one run must be able to go at a time")
+    if address is not None and engine != "ray":
+        raise UserError(f"address {address!r}: only a Ray cluster has one; it takes --engine ray")
+    if only_plan and engine == "ray" and not slots:
+        raise UserError("a plan does not ask the cluster for its size; say how many runs at a time: --slots")
     study = _study(base, arms, numbers, margin, out)
     at_a_time = slots or slots_for(base.training.threads, device)
     many = "one per device" if at_a_time is None else f"{min(at_a_time, len(study.runs()))} at a time"
@@ -96,8 +106,6 @@ def command(
         err=as_json,
     )
     if only_plan:
-        if engine == "ray" and not slots:
-            raise UserError("a plan does not ask the cluster for its size; say how many runs at a time: --slots")
         from saccade.study.forecast import forecast
 
         ahead = forecast(study, at_a_time, device)
