@@ -331,6 +331,7 @@ def test_the_table(whole):
     typeset = whole.with_name("table.tex").read_text(encoding="utf-8")
     assert r"  das & 85.00 $\pm$ 2.50 & +15.00 {[}+" in typeset
     assert typeset.count(r" \\" + "\n") == 5
+    assert "A shuffled mechanism" not in whole.read_text(encoding="utf-8")
 
 
 def test_what_a_control_tells(tmp_path, photos):
@@ -343,6 +344,7 @@ def test_what_a_control_tells(tmp_path, photos):
     assert dict(told) == results["study"]["controls"]
     assert {row["name"] for row in results["analysis"]["differences"] if row["is_control"]} == set(top1) - set(TOP1)
     assert "starts at zero" not in page
+    assert "A shuffled mechanism sees the image of the next row, in the last row that of the first." in page
 
 
 def test_the_verb(whole, tmp_path):

@@ -94,6 +94,8 @@ def examples(study: Study, split: Split) -> Examples:
     indices, chosen = _choice(len(split.test), runs)
     if common is not None:
         chosen = f"{chosen} All networks are those of seed {common}."
+    if any(arm.control == "shuffled" for arm in runs):
+        chosen = f"{chosen} A shuffled mechanism sees the image of the next row, in the last row that of the first."
     images = torch.stack([split.test[i][0] for i in indices])
     truths = [split.test.labels[i] for i in indices]
     pictures = [split.test.picture(i) for i in indices]
