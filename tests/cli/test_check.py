@@ -1,5 +1,6 @@
 """``saccade check``: one line a promise, and an exit code a script can use."""
 
+import io
 import json
 import subprocess
 import sys
@@ -20,6 +21,11 @@ class Calm(nn.Module):
 
     def forward(self, x):
         return x * self.scale.to(x.dtype)
+
+
+class Absent(Calm):
+    def forward(self, x):
+        raise NotImplementedError("one day")
 
 
 class Hasty(Calm):
@@ -73,13 +79,37 @@ def test_a_strangers_class_without_facts(run):
 def test_a_broken_promise_is_exit_code_1(run):
     code, out, err = run("check", "stranger:Hasty")
     assert code == 1
-    (line,) = [line for line in out.splitlines() if line.startswith("failed")]
-    assert "keeps nothing between calls" in line
-    assert "leaves a tensor in last" in line
+    failed = [line for line in out.splitlines() if line.startswith("failed")]
+    assert "keeps nothing between calls" in failed[0]
+    assert "leaves a tensor in last" in failed[0]
     assert err == ""
     code, out, _ = run("check", "stranger:Hasty", "--json")
     assert code == 1
-    assert [r["status"] for r in json.loads(out)].count("failed") == 1
+    assert [r["status"] for r in json.loads(out)].count("failed") == len(failed)
+
+
+@pytest.mark.usefixtures("desk")
+def test_a_reason_is_told_once(run):
+    code, out, _ = run("check", "stranger:Absent")
+    assert code == 1
+    failed = [line for line in out.splitlines() if line.startswith("failed")]
+    assert "NotImplementedError: one day (stranger.py, line" in failed[0]
+    assert [line.split("  ")[-1].strip() for line in failed].count("as keeps shape") > 10
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_sees_which_promise_is_being_tried(run, monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    code, out, _ = run("check", "eca", "--json")
+    assert code == 0
+    assert len(json.loads(out)) == len(PROMISES)
+    assert "compiles whole" in screen.getvalue()
 
 
 def test_a_strangers_class_is_found_in_the_working_folder(desk):

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from saccade.contract.case import BrokenPromiseError, Case, UnexaminedError, in_one_line
+from saccade.contract.advice import in_one_line
+from saccade.contract.case import BrokenPromiseError, Case, UnexaminedError
 from saccade.contract.promises import PROMISES
 from saccade.errors import UserError, did_you_mean
 from saccade.facts import Spec

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +16,7 @@ from saccade.facts import Spec
 
 __all__ = [
     "CLOSE", "DRAWS", "SIZES", "BrokenPromiseError", "Case", "UnexaminedError", "distance", "expect", "gradients",
-    "in_one_line", "modes", "weighed",
+    "modes", "weighed",
 ]  # fmt: skip
 
 SIZES = ((7, 5), (1, 1), (4, 9), (33, 17), (1, 6), (8, 8))
@@ -27,8 +24,6 @@ CLOSE = 1e-9
 """Two float64 results of the same function differ by less, relative to their largest value."""
 DRAWS = 5
 """Random parameters may leave a ReLU off all over the map; what must only be possible is tried with this many draws."""
-
-_NOT_THEIRS = (Path(torch.__file__).parent, Path(__file__).parent)
 
 
 class BrokenPromiseError(Exception):
@@ -76,7 +71,15 @@ class Case:
             raise UnexaminedError("SPEC says it needs the previous stage, and here it stands alone")
         given = {} if self.only is None else {"size": self.only}
         with torch.device("cpu"):  # whatever the global default device is
-            return self.make(channels or self.channels, **{**given, **self.options, **options})
+            try:
+                made = self.make(channels or self.channels, **{**given, **self.options, **options})
+            except TypeError as error:
+                if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                    raise  # from inside
+                raise BrokenPromiseError(f"a mechanism is built as Class(channels, **options): {error}") from error
+        if not isinstance(made, nn.Module):
+            raise BrokenPromiseError(f"{type(made).__name__} is no torch.nn.Module")
+        return made
 
     def drawn(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
         """A module in eval mode with random parameters and running statistics."""
@@ -85,7 +88,7 @@ class Case:
         generator = torch.Generator("cpu").manual_seed(seed)
         with torch.no_grad():
             for p in module.parameters():
-                fan_in = p[0].numel() if p.dim() > 1 else 4
+                fan_in = p.numel() / max(len(p), 1) if p.dim() > 1 else 4
                 p.copy_(torch.randn(p.shape, generator=generator, device="cpu") / max(fan_in, 1) ** 0.5)
             for name, buffer in module.named_buffers():
                 if name.endswith("running_mean"):
@@ -166,22 +169,3 @@ def gradients(y: Tensor, module: nn.Module, x: Tensor) -> dict[str, Tensor | Non
     wanted = {"input": x, **{name: p for name, p in module.named_parameters() if p.requires_grad}}
     found = torch.autograd.grad(weighed(y), list(wanted.values()), allow_unused=True)
     return dict(zip(wanted, found, strict=True))
-
-
-def in_one_line(error: Exception) -> str:
-    """What was raised, and the line of the mechanism that raised it: torch tells more than a record can hold."""
-    text = str(error)
-    words = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    place = ""
-    if named := re.findall(r'File "([^"]+)", line (\d+), in \w+\n\s*(\S.*)', text):  # torch.compile tells where itself
-        file, line, code = named[-1]
-        place = f" ({Path(file).name}, line {line}: {code})"
-    else:
-        theirs = [
-            frame
-            for frame in traceback.extract_tb(error.__traceback__)
-            if not any(Path(frame.filename).is_relative_to(package) for package in _NOT_THEIRS)
-        ]
-        if theirs and theirs[-1].line:
-            place = f" ({Path(theirs[-1].filename).name}, line {theirs[-1].lineno}: {theirs[-1].line})"
-    return f"{type(error).__name__}{': ' if words else ''}{words}{place}"

@@ -7,11 +7,13 @@ import io
 import logging
 import re
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch.export import Dim, export
 
-from saccade.contract.case import CLOSE, SIZES, BrokenPromiseError, Case, distance, expect, gradients, in_one_line
+from saccade.contract.advice import in_one_line
+from saccade.contract.case import CLOSE, SIZES, BrokenPromiseError, Case, distance, expect, gradients
 
 __all__ = ["compiles_whole", "exports_for_any_size"]
 
@@ -29,7 +31,8 @@ def compiles_whole(case: Case) -> None:
     try:
         compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
         for batch, size in enumerate(case.sizes(SIZES[0], SIZES[2], SIZES[5]), 2):
-            shape, stance = f"{size[0]}×{size[1]}", "fail_on_recompile" if batch > 3 else "default"
+            shape = f"{size[0]}×{size[1]}"
+            stance: Literal["default", "fail_on_recompile"] = "default" if batch < 4 else "fail_on_recompile"
             x = case.maps(*size, batch=batch).requires_grad_()
             torch.default_generator.manual_seed(batch)
             known = module(x)
@@ -90,6 +93,4 @@ def _cause(error: Exception) -> str:
         return f"it is compiled anew for every size{why}: a loop, a branch or int() depends on it"
     if guard := re.search(r"Guard failed: (.+)", text):
         return f"it branches on the size, and the branch taken holds for {guard[1]} alone"
-    if "data-dependent" in text.lower():
-        return f"{in_one_line(error)}; a choice by value is written with torch.where, a number stays a tensor"
     return in_one_line(error)

@@ -61,7 +61,8 @@ def has_true_gradients(case: Case) -> None:
             # Rounding of two sums of a few hundred values of order 1, over the step: about 1e-8.
             expect(
                 abs(found - true) < 1e-5 * abs(true) + 1e-6,
-                f"along a random direction of {name} the gradient is {found:.6g} and differences {true:.6g} in {mode}",
+                f"along a random direction of {name} the gradient is {found:.6g} and differences {true:.6g} in {mode}: "
+                "a tensor is cut off (.detach(), .data, .item(), numpy) or a backward is wrong",
             )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from saccade.contract.advice import in_one_line
 from saccade.contract.case import (
     CLOSE,
     SIZES,
@@ -16,7 +18,6 @@ from saccade.contract.case import (
     distance,
     expect,
     gradients,
-    in_one_line,
     modes,
 )
 
@@ -34,10 +35,11 @@ def keeps_shape(case: Case) -> None:
         try:
             y = module(x)
         except Exception as error:
-            if not taken:
+            if not taken and not re.search("shape|size", str(error)):
                 raise
+            after = f", after {taken[-1]} was not" if taken else ""
             raise BrokenPromiseError(
-                f"{shape} is refused, after {taken[-1]} was not: {in_one_line(error)}; "
+                f"{shape} is refused{after}: {in_one_line(error)}; "
                 "a mechanism takes maps of any size, or its SPEC says that it needs the size"
             ) from error
         expect(isinstance(y, Tensor), f"returns {type(y).__name__}, not one tensor")
@@ -74,7 +76,7 @@ def takes_any_channels(case: Case) -> None:
         each = replace(case, channels=channels)
         try:
             module = each.drawn()
-        except UnexaminedError:
+        except (BrokenPromiseError, UnexaminedError):
             raise
         except Exception as error:
             if case.spec is None and isinstance(error, ValueError):
@@ -83,6 +85,12 @@ def takes_any_channels(case: Case) -> None:
                 f"it cannot be built for {channels} channels: {in_one_line(error)}; "
                 "a limit is stated in SPEC, and announced by a ValueError"
             ) from error
+        for name, p in module.named_parameters():
+            expect(
+                p.numel() > 0,
+                f"at {channels} channels {name} is {tuple(p.shape)}, a layer of no unit; "
+                "a limit is stated in SPEC, and announced by a ValueError",
+            )
         tried += 1
         x = each.maps().requires_grad_()
         try:
