@@ -38,7 +38,8 @@ def _set(plugged, a, noise):
     draw = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for row in plugs(plugged):
-            row.module.a.fill_(a)
+            if row.module.a is not None:  # else the mechanism starts as the identity, and the noise ends that
+                row.module.a.fill_(a)
             for parameter in row.module.mechanism.parameters():
                 parameter.add_(noise * torch.randn(parameter.shape, generator=draw))
     return plugged
