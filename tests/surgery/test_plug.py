@@ -135,6 +135,22 @@ def test_a_mechanism_that_is_neutral_by_itself_gets_no_a(make):
     assert torch.equal(host.eval()(x), make("torchvision resnet").eval()(x))
 
 
+def test_an_option_may_take_the_neutral_start_away(make):
+    # gc adds zero at its start; with fuse_scale it also halves the map, and then it needs its a
+    x = torch.randn(2, *SIZE)
+    plain = make("torchvision resnet").eval()(x)
+    added = plug(make("torchvision resnet"), "gc", input=SIZE)
+    assert all(row.module.a is None for row in plugs(added))
+    scaled = plug(make("torchvision resnet"), "gc", fuse_scale=True, input=SIZE)
+    assert all(row.module.a is not None for row in plugs(scaled))
+    mixed = plug(make("torchvision resnet"), "gc", where="stage", fuse_scale=[False, True, False, True], input=SIZE)
+    assert [row.module.a is not None for row in plugs(mixed)] == [False, True, False, True]
+    for host in (added, scaled, mixed):
+        assert torch.equal(host.eval()(x), plain)
+    halved = plug(make("torchvision resnet"), "gc", start="paper", fuse_scale=True, input=SIZE)
+    assert not torch.equal(halved.eval()(x), plain)
+
+
 def test_a_bottleneck_that_is_off_is_drawn_again():
     class Drawn(nn.Module):
         draws = 0
