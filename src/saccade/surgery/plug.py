@@ -187,7 +187,7 @@ def install(
             with torch.device("cpu"):
                 made = Plug(module, site=site, name=name, options=taken, position=chosen.position, neutral=not bare)
             value = seen.structure.value(site.path)
-            new.append(made.to(value.device, value.dtype))
+            new.append(made.to(value.device, seen.structure.weights(site.path, site.carrier)))
         return settle(host, new, check)
 
 
@@ -337,7 +337,7 @@ def _check(host: nn.Module, new: list[Plug], arguments: Arguments, exact: bool) 
 
 
 def _rouse(made: Plug, f: torch.Tensor, again: Callable[[], StandIn]) -> None:
-    """Draw a mechanism ``again`` that could not learn: every ReLU of it is off all over the map ``f`` it receives.
+    """Draw a mechanism ``again`` that could not learn: a ReLU of it is off all over maps like ``f``, which it receives.
 
     On thin maps it happens: a bottleneck of two units is off one time in four. While ``a`` is zero this changes nothing
     else.
@@ -349,10 +349,17 @@ def _rouse(made: Plug, f: torch.Tensor, again: Callable[[], StandIn]) -> None:
 
 
 def _awake(mechanism: nn.Module, f: torch.Tensor) -> bool:
-    """Does any ReLU of the mechanism let anything through? A mechanism without one is awake."""
+    """Does each ReLU of the mechanism let something through? A mechanism without one is awake.
+
+    Asked of ``f``, and of four maps with its channels at other strengths, as other pictures have them: one may be off.
+    """
+    draw = torch.Generator().manual_seed(0)
     with plainly(mechanism), _Rectified() as seen:
         mechanism(f)
-    return not seen.on or any(seen.on)
+        many = len(seen.on)
+        for _ in range(4 if many else 0):
+            mechanism(f * (2 * torch.rand(f.shape[1], 1, 1, generator=draw, device="cpu")).to(f))
+    return all(seen.on[n] and sum(seen.on[n::many]) >= 4 for n in range(many))
 
 
 class _Rectified(TorchFunctionMode):
