@@ -12,7 +12,8 @@ forms A; zeros at the end of the rows change no product, so all are filled up to
 builds A again as exp(s·QKᵀ − l), l the logarithm of the sum of a row's exponentials. The rounding of l in float32 is a
 common factor of the whole row, and where logits are large ten times the error of the definition. Softmax does not
 change if a row is shifted, so the logits are shifted by −l, in one more column of the operands, and l is determined
-anew: it is then so close to zero that its rounding is nothing. That costs one more forward.
+anew: it is then so close to zero that its rounding is nothing. That costs one more forward; Y is taken from it too,
+for gradients hold their digits only where A, l and Y are rounded alike.
 
 Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, arXiv:1706.03762, eq. 1.
 """
