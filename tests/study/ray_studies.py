@@ -43,7 +43,7 @@ def fake(name, threads=1, **more):
     return study(name, {"data.options": more, "training.threads": threads}, **how)
 
 
-def main():
+def main(short):
     import ray
 
     from saccade.study.engine import cluster
@@ -51,7 +51,6 @@ def main():
     os.chdir(HOME)
     sys.path.append(str(HOME))
     Path("deadly.py").write_text(DEADLY)
-    short = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
     ray.init("local", num_cpus=2, object_store_memory=100 * 2**20, _temp_dir=short, **quiet)
     told = {
@@ -80,4 +79,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as place:
+        main(place)
