@@ -19,9 +19,10 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -51,15 +52,9 @@ def pytorch(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
 FORMS: dict[str, Form] = {"saccade": attention, "matrix": attention_definition, "PyTorch": pytorch}
 
 
-@contextmanager
-def by(form: Form) -> Iterator[None]:
+def by(form: Form) -> AbstractContextManager[object]:
     """The layer computed by ``form`` inside."""
-    before = self_attention.attention
-    self_attention.attention = form  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        self_attention.attention = before
+    return patch.object(self_attention, "attention", form)
 
 
 def layer_and_map(batch: int, channels: int, size: int) -> tuple[nn.Module, Tensor, Tensor]:
