@@ -22,7 +22,8 @@ FLOORS = [
     ["surgery", "contract"],
     ["models", "data", "metrics"],
     ["tasks"],
-    ["saving", "exporting"],
+    ["saving"],
+    ["exporting"],
     ["training"],
     ["explanation"],
     ["study"],
@@ -92,8 +93,8 @@ def test_public_names_survive_the_import_of_every_submodule():
 
 def test_public_names_are_the_agreed_ones():
     assert saccade.__all__ == [
-        "Plug", "Recipe", "UserError", "check", "create", "list_mechanisms", "load", "measure", "parameter_groups",
-        "plug", "plugs", "record", "save", "sites", "spec", "unplug",
+        "Plug", "Recipe", "UserError", "check", "create", "export", "list_mechanisms", "load", "measure",
+        "parameter_groups", "plug", "plugs", "record", "save", "sites", "spec", "unplug",
     ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from saccade.contract import check as check
     from saccade.cost import measure as measure
     from saccade.errors import UserError as UserError
+    from saccade.exporting import export as export
     from saccade.recipe import Recipe as Recipe
     from saccade.saving import load as load
     from saccade.saving import save as save
@@ -34,6 +35,7 @@ _PUBLIC = {
     "UserError": "saccade.errors",
     "check": "saccade.contract",
     "create": "saccade.catalog",
+    "export": "saccade.exporting",
     "list_mechanisms": "saccade.catalog",
     "load": "saccade.saving",
     "measure": "saccade.cost",

@@ -1,0 +1,193 @@
+"""The formats: each writes a network, reads it back by the program that will run it, and compares."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saccade import saving
+from saccade.errors import UserError
+from saccade.exporting.subject import Comparison, Subject, flat
+from saccade.exporting.words import first_line, silently, sized, untranslated
+
+__all__ = ["FORMATS", "OPSET"]
+
+OPSET = 18
+"""Of ONNX: the one that PyTorch's exporter writes without converting it; onnxruntime reads it since 1.14 (2023)."""
+
+Say = Callable[[str], object]
+
+_FACTS = "saccade.json"
+"""The file inside a ``.pt2`` in which it says what it is."""
+
+
+def _onnx(subject: Subject, file: Path, say: Say) -> tuple[Comparison, ...]:
+    onnx, _, onnxruntime = _installed("onnx", "onnxscript", "onnxruntime")
+    say("tracing")
+    program = subject.traced()
+    pictures = subject.pictures()
+    say("translating")
+    try:
+        with silently():
+            translated = torch.onnx.export(
+                program, opset_version=OPSET, input_names=[subject.input], output_names=subject.outputs, verbose=False
+            )
+        assert translated is not None
+        proto = translated.model_proto
+    except Exception as error:
+        raise UserError(f"{subject.name} cannot be expressed in ONNX: {untranslated(error)}") from error
+    _tidy(proto, subject.axes)
+    onnx.helper.set_model_props(proto, {k: json.dumps(v, ensure_ascii=False) for k, v in subject.metadata.items()})
+    say("writing")
+    try:
+        onnx.save(proto, str(file))
+        onnx.checker.check_model(str(file), full_check=True)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # protobuf's, onnx's and onnxruntime's errors have no base of their own
+        raise UserError(f"{subject.name} as ONNX cannot be read back: {first_line(error)}") from error
+
+    def run(picture: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(array) for array in session.run(None, {subject.input: picture.numpy()})]
+
+    return _compared(subject, run, pictures, say, program)
+
+
+def _tidy(proto: Any, axes: Sequence[int | str]) -> None:
+    """Give the dynamic axes their names, and take out what tells of the exporter and the paths of this machine."""
+    dimensions = proto.graph.input[0].type.tensor_type.shape.dim
+    names = {found.dim_param: name for found, name in zip(dimensions, axes, strict=True) if isinstance(name, str)}
+    symbols = re.compile("|".join(rf"\b{re.escape(symbol)}\b" for symbol in names) or r"(?!)")
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param:
+                dimension.dim_param = symbols.sub(lambda found: names[found[0]], dimension.dim_param)
+    graph = proto.graph
+    for thing in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del thing.metadata_props[:]
+
+
+def _torch(subject: Subject, file: Path, say: Say) -> tuple[Comparison, ...]:
+    say("tracing")
+    program = subject.traced()
+    pictures = subject.pictures()
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine
+    say("writing")
+    with silently():
+        with file.open("wb") as stream, _without_example(program):
+            torch.export.save(program, stream, extra_files={_FACTS: json.dumps(subject.metadata)})
+        if _pickled(file):
+            raise UserError(f"{subject.name} has weights of a kind that torch.export can only pickle")
+        with file.open("rb") as stream:
+            again = torch.export.load(stream).module()
+    return _compared(subject, lambda x: flat(again(x)), pictures, say, program)
+
+
+@contextmanager
+def _without_example(program: torch.export.ExportedProgram) -> Iterator[None]:
+    """Without the inputs a program was traced with: the one thing in it that would be pickled.
+
+    A program read back without them no longer checks what it was traced for, no more than ONNX does.
+    """
+    example = program.example_inputs
+    program.example_inputs = None
+    try:
+        yield
+    finally:
+        program.example_inputs = example
+
+
+def _pickled(file: Path) -> bool:
+    """Does a ``.pt2`` hold anything that ``torch.export.load`` would unpickle?"""
+    with zipfile.ZipFile(file) as archive:
+        for part in archive.infolist():
+            if "/sample_inputs/" in part.filename and part.file_size:
+                return True
+            if part.filename.endswith("_config.json"):
+                rows = json.loads(archive.read(part))["config"].values()
+                if any(row["use_pickle"] for row in rows):
+                    return True
+    return False
+
+
+def _safetensors(subject: Subject, folder: Path, say: Say) -> tuple[Comparison, ...]:
+    say("writing")
+    stated = {key: subject.metadata[key] for key in ("input", "classes")}
+    facts = {key: value for key, value in subject.metadata.items() if key not in ("host", "plugs", *stated)}
+    config = saving.save(subject.model, folder, host=subject.host, **stated, **facts)
+    if config["host"] is None:
+        raise UserError(f"{subject.name} cannot be rebuilt from what it says of itself: say by host= how it is made")
+    again = saving.load(folder).to(torch.float32)
+    with suppress(UserError):  # a network of one size is saved as well as any
+        subject.find_other_sizes()
+
+    def run(picture: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            return flat(again(picture))
+
+    return _compared(subject, run, subject.pictures(), say)
+
+
+FORMATS: dict[str, Callable[[Subject, Path, Say], tuple[Comparison, ...]]] = {
+    "onnx": _onnx,
+    "torch": _torch,
+    "safetensors": _safetensors,
+}
+
+
+def _compared(
+    subject: Subject,
+    run: Callable[[Tensor], list[Tensor]],
+    pictures: Sequence[Tensor],
+    say: Say,
+    program: torch.export.ExportedProgram | None = None,
+) -> tuple[Comparison, ...]:
+    """Each of the pictures through file and network; where they differ, what ``program`` asks of a size is told.
+
+    Raises:
+        UserError: they differ, or the file fails.
+    """
+    rows = []
+    for picture in pictures:
+        say(f"comparing at {sized(picture)}")
+        try:
+            rows.append(subject.compare(run, picture))
+        except UserError as error:
+            raise UserError(f"{error}{_condition(program, picture)}") from error
+    return tuple(rows)
+
+
+def _condition(program: torch.export.ExportedProgram | None, picture: Tensor) -> str:
+    """What a traced program asks of the picture's size and does not find, in brackets; a file does not ask."""
+    try:
+        if program is not None:
+            program.module()(picture)
+    except Exception as error:
+        return f" (traced for certain sizes: {first_line(error)})"
+    return ""
+
+
+def _installed(*names: str) -> list[Any]:
+    """The modules of the extra ``onnx``.
+
+    Raises:
+        UserError: one is missing.
+    """
+    try:
+        return [import_module(name) for name in names]
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in names:
+            raise
+        raise UserError(f"{error.name} is not installed: pip install 'saccade[onnx]'") from error
