@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
 import zipfile
@@ -490,3 +491,13 @@ def test_nothing_of_this_machine_is_in_a_file(tmp_path):
     torch.export.save(torch.export.export(network.eval(), (_picture(2, *SIZE),)), buffer)
     with zipfile.ZipFile(buffer) as archive:
         assert [part for part in archive.namelist() if b"site-packages" in archive.read(part)]
+
+
+def test_the_python_of_the_documentation_runs(tmp_path):
+    page = (Path(__file__).parents[1] / "docs/export.md").read_text(encoding="utf-8")
+    write, read = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for code, said in ((write, "(1, 3, 64, 64) "), (read, ("cat\n", "dog\n"))):
+        command = [sys.executable, "-W", "error", "-c", code]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(said)

@@ -130,6 +130,22 @@ WRONG = {
         "at most 9223372036854775807",
     ),
     "more seeds than can be": ("compare --seeds 20231105 --out new", "write '20231105,'"),
+    "a run to export that is not there": ("export runs/absent", "'runs/absent' is neither a folder nor a network"),
+    "a folder to export that holds no run": ("export void", "void holds no saved network: config.json is missing"),
+    "half a run to export": ("export halfrun", "the weights are there: saving did not finish"),
+    "an unknown format of a file": ("export resnet10_small --format onxn", "onxn"),
+    "a file in a folder that is not there": (
+        "export resnet10_small --out new/net.onnx",
+        "there is no folder new to write net.onnx into",
+    ),
+    "a file inside a file": ("export resnet10_small --out a_file/net.onnx", "there is no folder a_file"),
+    "a file called as a folder": ("export resnet10_small --out void", "void is a folder; name the file"),
+    "misspelt mechanism, export": ("export resnet10_small --attention cbma", "no mechanism is called 'cbma'"),
+    "a size that is none, export": ("export resnet10_small --input 3,64", "--input is three positive integers"),
+    "a size the network does not take": (
+        "export resnet10_small --input 1,64,64 --out net.onnx",
+        "ResNetSmall does not run on 2×1×64×64",
+    ),
     "a picture too huge to open": (
         "compare --data huge --attention se --seeds 2 --out new",
         "train/cat/0.png",

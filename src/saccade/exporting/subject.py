@@ -223,15 +223,16 @@ def _named(output: Any) -> list[tuple[str, Tensor]]:
     """The tensors in what a network returned, in order, each with a name."""
     if isinstance(output, Tensor):
         return [("output", output)]
-    if isinstance(output, Mapping):
-        return [(str(key), value) for key, value in output.items() if isinstance(value, Tensor)]
+    if isinstance(output, Mapping) and all(isinstance(value, Tensor | None) for value in output.values()):
+        return [(str(key), value) for key, value in output.items() if value is not None]
     return [(f"output_{n}", value) for n, value in enumerate(_tensors(output))]
 
 
 def _tensors(output: Any) -> list[Tensor]:
     if isinstance(output, Tensor):
         return [output]
-    return [tensor for part in output for tensor in _tensors(part)] if isinstance(output, (list, tuple)) else []
+    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, (list, tuple)) else ()
+    return [tensor for part in parts for tensor in _tensors(part)]
 
 
 def _described(model: nn.Module) -> dict[str, Any]:
