@@ -77,8 +77,10 @@ class Subject:
         """The network once it has run; arguments are those of ``export``.
 
         Raises:
-            UserError: it lost a plug, does not run on the input, returns no tensors, or a fact is no JSON.
+            UserError: it is compiled, lost a plug, does not run on the input, returns no tensors, or a fact is no JSON.
         """
+        if any(isinstance(m, torch.jit.ScriptModule) or hasattr(m, "_orig_mod") for m in model.modules()):
+            raise UserError(f"{type(model).__name__} is compiled, all or in part: export the network as it was before")
         rows = [
             {"mechanism": row.mechanism, "options": row.module.options, "site": row.site, "position": row.position}
             for row in plugs(model)
