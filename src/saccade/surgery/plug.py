@@ -358,7 +358,7 @@ def _awake(mechanism: nn.Module, f: torch.Tensor) -> bool:
         mechanism(f)
         many = len(seen.on)
         for _ in range(4 if many else 0):
-            mechanism(f * (2 * torch.rand(f.shape[1], 1, 1, generator=draw, device="cpu")).to(f))
+            mechanism(f * (1 + torch.randn(f.shape[1], 1, 1, generator=draw, device="cpu")).to(f))
     return all(seen.on[n] and sum(seen.on[n::many]) >= 4 for n in range(many))
 
 
