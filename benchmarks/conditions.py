@@ -149,7 +149,7 @@ def checkpointing(case: Case, mechanism: str, plugged: nn.Module) -> str | None:
             network.set_grad_checkpointing()
         except AssertionError:  # timm's VGG knows no checkpointing
             return None
-        return network  # type: ignore[no-any-return]
+        return network
 
     network = case.keep("checkpointing host", make)
     if network is None:
