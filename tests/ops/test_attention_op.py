@@ -129,13 +129,56 @@ def test_gradients_are_true(form, name):
     assert torch.autograd.gradcheck(lambda *t: form(*t, scale), leaves, fast_mode=True)
 
 
-def test_second_derivatives_are_of_the_definition():
-    (q, k, v), scale, _ = operands(((1,), 13, 11, 1, 2, 1.0))
+@FORMS
+def test_second_derivatives_are_true(form):
+    (q, k, v), scale, _ = operands(((2,), 13, 11, 1, 2, 1.0))
     leaves = [t.requires_grad_() for t in (q, k, v)]
-    assert torch.autograd.gradgradcheck(lambda *t: attention_definition(*t, scale), leaves, fast_mode=True)
-    (d_query,) = torch.autograd.grad(attention(*leaves, scale).square().sum(), leaves[0], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        d_query.sum().backward()
+    assert torch.autograd.gradgradcheck(lambda *t: form(*t, scale), leaves, fast_mode=True)
+
+
+def test_a_gradient_penalty_whose_cotangent_takes_no_gradient():
+    """As of R1: the critic's sum is differentiated, and the gradient's length is a loss; operands share the map."""
+    found = {}
+    for form in (attention, attention_definition):
+        x = operands(CONFIGS["narrow queries"])[0][2].requires_grad_()
+        with Calls() as calls:
+            y = form(x[..., :3], x[..., 2:5], x, 0.7).sum()
+        assert calls.fused == (form is attention)
+        (slope,) = torch.autograd.grad(y, x, create_graph=True)
+        found[form] = torch.autograd.grad(slope.square().sum(), x)[0]
+    assert found[attention_definition].norm() > 1
+    torch.testing.assert_close(found[attention], found[attention_definition], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["narrow queries", "heads"])
+def test_function_transforms(name):
+    (q, k, v), scale, cotangent = operands(CONFIGS[name])
+
+    def many(t):
+        return torch.stack([t, 2 * t, t - 1], dim=1)
+
+    def call(form):
+        return lambda q, k, v: form(q, k, v, scale)
+
+    def slope(form):
+        return torch.func.grad(lambda *t: (form(*t, scale) * cotangent).sum(), argnums=(0, 1, 2))
+
+    for function in (call, slope):
+        for axes in ((1, None, None), (1, 1, None), (None, 1, 1)):
+            given = [t if axis is None else many(t) for t, axis in zip((q, k, v), axes, strict=True)]
+            found, known = (torch.vmap(function(form), axes)(*given) for form in (attention, attention_definition))
+            torch.testing.assert_close(found, known, rtol=0, atol=1e-11)
+    with Calls() as calls:
+        torch.vmap(call(attention), 1)(many(q), many(k), many(v))
+    assert calls.fused == 1
+
+
+@FORMS
+@pytest.mark.parametrize("name", ["heads", "wide"])
+def test_tensors_without_data_have_shapes(form, name):
+    tensors, scale, cotangent = operands((CONFIGS | SMALL)[name])
+    y = form(*(t.to("meta") for t in tensors), scale)
+    assert (y.shape, y.dtype, y.device.type) == (cotangent.shape, cotangent.dtype, "meta")
 
 
 # ------------------------------------------------------------------------------------------------------- precision

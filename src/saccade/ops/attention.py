@@ -20,15 +20,15 @@ Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, arXiv:1706.03
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from saccade.ops.counted import counted
-from saccade.ops.deform.geometry import operand_dtype
+from saccade.ops.deform.geometry import autocast_enabled, operand_dtype
 
 __all__ = ["attention", "attention_definition"]
 
@@ -68,7 +68,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor
     On the CPU the matrix is formed all the same where it has no more numbers than the operands: that is faster. On
     other devices, and compiled or exported (``torch.compile``, ``torch.export``, ONNX), the call is
     ``F.scaled_dot_product_attention`` on operands of one width; whether memory is linear there depends on the kernels
-    PyTorch has for the device and the dtype. Gradients of gradients: of the definition only.
+    PyTorch has for the device and the dtype. Gradients that are to be differentiated again (``create_graph=True``,
+    ``torch.func``) are those of the definition, and form the matrix; ``torch.vmap`` is one call of all. Forward-mode
+    derivatives (``torch.func.jvp``): of ``attention_definition`` only.
 
     Raises:
         ValueError: operands that do not belong together, with the numbers found and needed.
@@ -80,7 +82,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor
     if not fused and rows * columns <= (rows + columns) * (query.shape[-1] + value.shape[-1]):
         return attention_definition(query, key, value, scale)
     q, k, v = (t.to(dtype) if t.ndim == 4 else t.to(dtype).unsqueeze(1) for t in (query, key, value))
-    y = _fused(q, k, v, scale) if fused else _Attention.apply(q, k, v, scale)
+    y = _fused(q, k, v, scale) if fused else _Attention.apply(q, k, v, scale)[0]
     return y if query.ndim == 4 else y.squeeze(1)
 
 
@@ -92,23 +94,29 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
 
 
 class _Attention(torch.autograd.Function):
-    """The fast form on the CPU, of operands (B, heads, …) of one dtype."""
+    """The fast form on the CPU, of operands (B, heads, …) of one dtype: Y, and l for the backward."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         width = max(query.shape[-1], value.shape[-1])
         y, total = aten._scaled_dot_product_flash_attention_for_cpu(
             _filled(query, width), _filled(key, width), _filled(value, width), scale=scale
         )
-        ctx.save_for_backward(query, key, value, total)
-        ctx.scale = scale
-        result: Tensor = y[..., : value.shape[-1]]
-        return result
+        return y[..., : value.shape[-1]], total
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, float], output: tuple[Tensor, Tensor]) -> None:
+        *operands, ctx.scale = inputs
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*operands, output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, total = ctx.saved_tensors
+        if torch.is_grad_enabled():  # these gradients will be differentiated: the kernel's own could not be
+            with torch.autocast(query.device.type, enabled=False):
+                pull = torch.func.vjp(partial(attention_definition, scale=ctx.scale), query, key, value)[1]
+                return *pull(grad), None
         narrow, wide = query.shape[-1], value.shape[-1]
         width = max(narrow + 1, wide)
         q, k, v, grad_y = (_filled(t, width) for t in (query * ctx.scale, key, value, grad))
@@ -119,6 +127,18 @@ class _Attention(torch.autograd.Function):
             grad_y, q, k, v, y, total, 0.0, False, scale=1.0
         )
         return grad_q[..., :narrow] * ctx.scale, grad_k[..., :narrow], grad_v[..., :wide], None
+
+    @staticmethod
+    def vmap(info: Any, axes: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        """The mapped axis becomes part of the batch."""
+        *operands, scale = inputs
+        mapped = [
+            t.expand(info.batch_size, *t.shape) if axis is None else t.movedim(axis, 0)
+            for t, axis in zip(operands, axes[:3], strict=True)
+        ]
+        y, total = _Attention.apply(*(t.flatten(0, 1) for t in mapped), scale)
+        batch = mapped[0].shape[:2]
+        return (y.unflatten(0, batch), total.unflatten(0, batch)), (0, 0)
 
 
 def _filled(rows: Tensor, width: int) -> Tensor:
@@ -137,7 +157,7 @@ def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
         raise ValueError(f"query and key must have one width, got {shapes}")
     if key.shape[-2] != value.shape[-2]:
         raise ValueError(f"there must be one value for each key, got {shapes}")
-    if not query.dtype == key.dtype == value.dtype and not torch.is_autocast_enabled(query.device.type):
+    if not query.dtype == key.dtype == value.dtype and not autocast_enabled(query):
         raise ValueError(
             f"outside autocast all operands must have one dtype, got {query.dtype}, {key.dtype} and {value.dtype}"
         )

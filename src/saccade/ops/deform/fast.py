@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from saccade.ops.counted import counted
 from saccade.ops.deform.bags import Bags, regular_grid
@@ -64,7 +63,8 @@ def deform_conv2d(
         have any dtype and the result has that of autocast.
 
     Compiled, traced or exported (``torch.compile``, ``torch.export``, ONNX) the call is ``deform_conv2d_definition``,
-    plain gathers that those tools can fuse and translate. Gradients of gradients: of the definition only.
+    plain gathers that those tools can fuse and translate. Gradients that are to be differentiated again
+    (``create_graph=True``) are the definition's too. ``torch.func`` and ``torch.vmap``: on the definition only.
 
     Raises:
         ValueError: operands that do not belong together, with the numbers found and needed.
@@ -95,8 +95,8 @@ class _DeformConv2d(torch.autograd.Function):
         outputs = weight.shape[0]
         layout, grid = Layout.of(x, outputs, g), regular_grid(g, offset)
         kernel = layout.kernel(weight)
-        ctx.save_for_backward(x, offset, mask, kernel)
-        ctx.geometry, ctx.layout, ctx.weight_shape = g, layout, weight.shape
+        ctx.save_for_backward(x, offset, mask, weight)
+        ctx.geometry, ctx.layout = g, layout
         shift = (weight.new_zeros(outputs) if bias is None else bias).view(g.groups, 1, -1)
         y = torch.empty((x.shape[0], outputs, *g.out), dtype=x.dtype, device=x.device, memory_format=_format(x))
         with torch.autocast(x.device.type, enabled=False):
@@ -112,12 +112,15 @@ class _DeformConv2d(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, offset, mask, kernel = ctx.saved_tensors
+        x, offset, mask, weight = ctx.saved_tensors
         g: Geometry = ctx.geometry
-        layout: Layout = ctx.layout
         need_x, need_offset, need_mask, need_weight, need_bias, _ = ctx.needs_input_grad
+        grad_bias = grad.sum((0, 2, 3)) if need_bias else None
+        if torch.is_grad_enabled():  # these gradients will be differentiated: the bags' own could not be
+            return *_pulled_back(grad, x, offset, mask, weight, g), grad_bias, None
+        layout: Layout = ctx.layout
+        kernel = layout.kernel(weight)
         grid = regular_grid(g, offset)
         grad_x = torch.empty_like(x) if need_x else None
         grad_offset = torch.empty_like(offset, memory_format=torch.contiguous_format) if need_offset else None
@@ -157,8 +160,23 @@ class _DeformConv2d(torch.autograd.Function):
         if need_weight:
             if grad_kernel is None:  # an empty batch
                 grad_kernel = torch.zeros_like(kernel)
-            grad_weight = layout.weight(grad_kernel, ctx.weight_shape).to(x.dtype)
-        return grad_x, grad_offset, grad_mask, grad_weight, grad.sum((0, 2, 3)) if need_bias else None, None
+            grad_weight = layout.weight(grad_kernel, weight.shape).to(x.dtype)
+        return grad_x, grad_offset, grad_mask, grad_weight, grad_bias, None
+
+
+def _pulled_back(
+    grad: Tensor, x: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, g: Geometry
+) -> tuple[Tensor | None, ...]:
+    """The gradients of x, offset, mask and weight by the definition, in the dtype of positions throughout."""
+
+    def define(x: Tensor, offset: Tensor, weight: Tensor, *mask: Tensor) -> Tensor:
+        operands = x.to(offset.dtype), offset, weight.to(offset.dtype)
+        return deform_conv2d_definition(*operands, None, g.stride, g.padding, g.dilation, *mask).to(x.dtype)
+
+    with torch.autocast(x.device.type, enabled=False):
+        pull = torch.func.vjp(define, x, offset, weight, *(() if mask is None else (mask,)))[1]
+        grad_x, grad_offset, grad_weight, *grad_mask = pull(grad)
+    return grad_x, grad_offset, grad_mask[0] if grad_mask else None, grad_weight
 
 
 def _slices(x: Tensor, g: Geometry) -> Iterator[slice]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Geometry", "macs", "operand_dtype"]
+__all__ = ["Geometry", "autocast_enabled", "macs", "operand_dtype"]
 
 
 class Geometry(NamedTuple):
@@ -61,7 +61,7 @@ class Geometry(NamedTuple):
                 raise ValueError(f"{name} must have {dims} dimensions, got shape {tuple(tensor.shape)}")
         if not all(tensor.is_floating_point() for tensor in present.values()):
             raise ValueError(f"all operands must be floating point, got {_listed(present, 'dtype')}")
-        if len({t.dtype for t in present.values()}) > 1 and not torch.is_autocast_enabled(input.device.type):
+        if len({t.dtype for t in present.values()}) > 1 and not autocast_enabled(input):
             raise ValueError(f"outside autocast all operands must have one dtype, got {_listed(present, 'dtype')}")
         if len({t.device for t in present.values()}) > 1:
             raise ValueError(f"all operands must be on one device, got {_listed(present, 'device')}")
@@ -118,11 +118,16 @@ def macs(input: Tensor, offset: Tensor, weight: Tensor, *_: Any, **__: Any) -> i
 
 def operand_dtype(input: Tensor) -> torch.dtype:
     """The dtype of the products and the result: that of autocast where it is on, else the input's."""
-    device = input.device.type
     # Autocast leaves float64 alone everywhere.
-    if input.dtype != torch.float64 and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
+    if input.dtype != torch.float64 and autocast_enabled(input):
+        return torch.get_autocast_dtype(input.device.type)
     return input.dtype
+
+
+def autocast_enabled(input: Tensor) -> bool:
+    """Is autocast on for the input's device? Not on one that knows none, as ``meta``, where torch refuses to tell."""
+    device = input.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
