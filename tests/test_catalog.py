@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -74,7 +75,25 @@ def test_create_passes_options():
             "needs gamma > 0 and (kernel_size == None or kernel_size % 2 == 1); found gamma = 0",
         ),
         (lambda: saccade.create("cbam", 64, spatial_kernel_size=-1), "spatial_kernel_size = -1"),
-        (lambda: saccade.create("se", 64, rd_ratio="x"), "se"),
+        (
+            lambda: saccade.create("se", 64, rd_ratio="x"),
+            "se: the option rd_ratio needs a finite number, found 'x'; its default is 0.0625",
+        ),
+        (lambda: saccade.create("se", 64, rd_ratio=True), "rd_ratio needs a finite number, found True"),
+        (lambda: saccade.create("se", 64, bias=1), "bias needs True or False, found 1; its default is True"),
+        (lambda: catalog.parse("gc:fuse_scale=true"), "fuse_scale needs True or False, found 'true'"),
+        (lambda: saccade.create("gc", 64, rd_ratio=float("inf")), "rd_ratio needs a finite number, found inf"),
+        (lambda: catalog.parse("gc:rd_ratio=nan"), "rd_ratio needs a finite number, found 'nan'"),
+        (lambda: saccade.create("bam", 64, dilation=2.5), "dilation needs a whole number, found 2.5; its default is 4"),
+        (lambda: saccade.create("bam", 64, dilation=None), "dilation needs a whole number, found None"),
+        (lambda: saccade.create("triplet", 64, kernel_size=3.0), "kernel_size needs a whole number, found 3.0"),
+        (lambda: saccade.create("eca", 64, kernel_size=3.0), "a whole number, found 3.0; its default is None"),
+        (lambda: saccade.create("bam", 64, variant=1), "variant needs a word, found 1; its default is 'official'"),
+        (lambda: catalog.parse("eca:kernel_size=[3,'x']"), "kernel_size needs a whole number, found [3, 'x']"),
+        (
+            lambda: saccade.create("triplet", 64, kernel_size=[3, 5]),
+            "needs kernel_size >= 1 and kernel_size % 2 == 1, which cannot be told of kernel_size = [3, 5]",
+        ),
         (lambda: saccade.create("bam", 64, variant="papers"), "variant must be 'paper' or 'official', got 'papers'"),
         (lambda: saccade.create("bam", 64, dilation=0), "dilation = 0"),
         (lambda: saccade.create("gc", 64, fuse_add=False), "found fuse_add = False, fuse_scale = False"),
@@ -93,6 +112,32 @@ def test_wrong_words(call, message):
     with pytest.raises(UserError) as caught:
         call()
     assert message in str(caught.value)
+
+
+def test_values_of_the_right_kind_are_taken():
+    assert catalog.shape("eca", {"kernel_size": None, "gamma": 3, "beta": 1.5})["beta"] == 1.5
+    assert catalog.shape("eca", {"kernel_size": [3, 5, 5, 7]})["kernel_size"] == [3, 5, 5, 7]
+    assert catalog.shape("simam", {"e_lambda": 1}) == {"e_lambda": 1}
+    assert catalog.shape("se", {"rd_ratio": np.float32(0.25)})["rd_ratio"] == 0.25
+    assert saccade.create("bam", 64, dilation=np.int64(2)) is not None
+
+
+def test_a_stranger_who_annotates_nothing_may_mean_any_number(written):
+    head = HEAD + "class A(nn.Module):\n    def __init__(self, channels, "
+    name = written(head + "factor=1, norm=nn.BatchNorm2d, *, steps: int = 2):\n        super().__init__()\n" + BODY)
+    assert catalog.shape(f"{name}:A", {"factor": 0.5, "norm": torch.nn.Identity})["factor"] == 0.5
+    for wrong in ({"factor": "x"}, {"steps": 0.5}):
+        with pytest.raises(UserError, match="number, found"):
+            catalog.shape(f"{name}:A", wrong)
+
+
+def test_a_limit_that_cannot_be_told_is_a_refusal(written):
+    spec = 'SPEC = {"title": "G", "kind": "gate", "evidence": "reading", "limits": ["C % groups == 0"]}\n'
+    text = (
+        HEAD + "class A(nn.Module):\n    def __init__(self, channels, groups=2):\n        super().__init__()\n" + BODY
+    )
+    with pytest.raises(UserError, match=r"channels % groups == 0, which cannot be told of channels = 8, groups = 0"):
+        saccade.create(f"{written(text + spec)}:A", 8, groups=0)
 
 
 def test_a_stranger_needs_no_registration(stranger):

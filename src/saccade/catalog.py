@@ -10,8 +10,11 @@ import ast
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +27,49 @@ if TYPE_CHECKING:
 __all__ = ["create", "list_mechanisms", "load", "options", "parse", "shape", "spec", "split", "stated", "summary"]
 
 _HOME = Path(__file__).with_name("attention")
+
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "bool": ("True or False", lambda value: isinstance(value, bool)),
+    "int": ("a whole number", lambda value: isinstance(value, Integral) and not isinstance(value, bool)),
+    "float": (
+        "a finite number",
+        lambda value: isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value),
+    ),
+    "str": ("a word", lambda value: isinstance(value, str)),
+}
+"""What an option takes, by its annotation: in words, and as a test."""
+
+
+class _Source(str):
+    """A default that is no literal, as the source writes it."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class _Option:
+    """An option as ``__init__`` declares it."""
+
+    default: Any
+    """``...`` where there is none."""
+    annotation: str = ""
+
+    @property
+    def kind(self) -> str | None:
+        """The key of ``_KINDS``; None where any value may be meant."""
+        annotated = self.annotation.removesuffix(" | None")
+        if annotated in _KINDS:
+            return annotated
+        found = type(self.default).__name__
+        # Who annotates nothing may write 1 for 1.0.
+        return {"int": "float"}.get(found, found if found in _KINDS else None)
+
+    def takes(self, value: Any) -> bool:
+        """Is ``value`` of the option's kind, or the default, or a list of such, one for each stage?"""
+        if self.kind is None or value is self.default:
+            return True
+        values = value if isinstance(value, list) else [value]
+        return all(map(_KINDS[self.kind][1], values))
 
 
 def list_mechanisms() -> list[str]:
@@ -135,25 +181,32 @@ def options(name: str) -> dict[str, Any]:
         UserError: there is no such mechanism, or its module does not import.
 
     """
-    return _signature(name)[0]
+    return {key: option.default for key, option in _signature(name)[0].items()}
 
 
-def _signature(name: str) -> tuple[dict[str, Any], bool]:
+def _signature(name: str) -> tuple[dict[str, _Option], bool]:
     """The options of a mechanism, and whether it takes others besides (``**kwargs``)."""
     for node in _class(name).body:
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
             arguments = node.args.posonlyargs + node.args.args
-            required = len(arguments) - len(node.args.defaults)
-            values = [...] * required + [_default(d) for d in node.args.defaults]
-            found = {a.arg: v for a, v in zip(arguments[2:], values[2:], strict=True)}
-            keyword = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-            found |= {a.arg: ... if d is None else _default(d) for a, d in keyword}
+            defaults = [None] * (len(arguments) - len(node.args.defaults)) + node.args.defaults
+            declared = [*zip(arguments, defaults, strict=True)][2:]
+            declared += zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+            found = {
+                a.arg: _Option(... if d is None else _default(d), ast.unparse(a.annotation) if a.annotation else "")
+                for a, d in declared
+            }
             return found, node.args.kwarg is not None
     if all(ast.unparse(base).rpartition(".")[2] in ("Module", "Gate", "Context") for base in _class(name).bases):
         return {}, False
     parameters = list(inspect.signature(load(name)).parameters.values())[1:]
-    own = {p.name: ... if p.default is p.empty else p.default
-           for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}  # fmt: skip
+    own = {
+        p.name: _Option(
+            ... if p.default is p.empty else p.default, getattr(p.annotation, "__name__", str(p.annotation))
+        )
+        for p in parameters
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    }
     return own, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
@@ -166,7 +219,7 @@ def _default(node: ast.expr) -> Any:
     try:
         return evaluate(text, {})
     except (ValueError, TypeError, ArithmeticError):
-        return text
+        return _Source(text)
 
 
 def summary(name: str) -> str:
@@ -178,17 +231,21 @@ def shape(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """All options of a mechanism: its defaults with ``given`` put in.
 
     Raises:
-        UserError: ``given`` names an option the mechanism does not have.
+        UserError: ``given`` names an option the mechanism does not have, or a value that is not of the kind of its
+            annotation, or of its default. A list stands for one value per stage.
 
     """
     known, others = _signature(name)
-    for key in given:
+    for key, value in given.items():
         if key not in known and not others:
             raise UserError(
                 f"{name} has no option {key!r}.{did_you_mean(key, known)} "
                 f"Its options: {', '.join(known) if known else 'none'}."
             )
-    return known | dict(given)
+        if key in known and (kind := known[key].kind) is not None and not known[key].takes(value):
+            default = "" if known[key].default is ... else f"; its default is {known[key].default!r}"
+            raise UserError(f"{name}: the option {key} needs {_KINDS[kind][0]}, found {value!r}{default}")
+    return {key: option.default for key, option in known.items()} | dict(given)
 
 
 def load(name: str) -> type[nn.Module]:

@@ -255,10 +255,14 @@ class Spec:
 
     def refusal(self, channels: int, options: Mapping[str, Any]) -> str | None:
         """Why the mechanism cannot be built at ``channels`` with ``options``, with the numbers; None if it can."""
+        values = {"C": channels, **options}
         for limit in self.limits:
-            values = {"C": channels, **options}
-            if not evaluate(limit, values):
+            try:
+                why = None if evaluate(limit, values) else "found"
+            except (TypeError, ArithmeticError):  # a word where a number is meant, a division by zero
+                why = "which cannot be told of"
+            if why is not None:
                 used = {n.id for n in ast.walk(ast.parse(limit)) if isinstance(n, ast.Name)} & set(values)
-                numbers = ", ".join(f"{'channels' if k == 'C' else k} = {values[k]}" for k in sorted(used))
-                return f"{self.title} needs {in_words(limit)}; found {numbers}"
+                numbers = ", ".join(f"{'channels' if k == 'C' else k} = {values[k]!r}" for k in sorted(used))
+                return f"{self.title} needs {in_words(limit)}{';' if why == 'found' else ','} {why} {numbers}"
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from saccade.errors import UserError
 
-__all__ = ["example_input", "undisturbed"]
+__all__ = ["example_input", "out_of_memory", "undisturbed"]
 
 _FOLDED = 16
 """The fewest channels of a picture of three whose pixels were folded is 12, and 48 is usual; cameras have fewer."""
@@ -28,7 +29,8 @@ def example_input(model: nn.Module, input: Any = None, *, batch: int = 1) -> tup
         batch: how many pictures, where they are drawn.
 
     Raises:
-        UserError: a size is not three positive integers, or ``batch`` is not positive.
+        UserError: a size is not three positive integers, ``batch`` is not positive, or the pixels do not fit into
+            memory.
     """
     if batch < 1:
         raise UserError(f"batch must be at least 1, got {batch}")
@@ -41,8 +43,23 @@ def example_input(model: nn.Module, input: Any = None, *, batch: int = 1) -> tup
     else:
         return input if isinstance(input, tuple) else (input,)
     weight = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    pixels = torch.randn((batch, *size), generator=torch.Generator("cpu").manual_seed(0), device="cpu")
-    return (pixels.to(weight.device, weight.dtype),)
+    shape = (batch, *size)
+    try:
+        pixels = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+        return (pixels.to(weight.device, weight.dtype),)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise UserError(
+            f"{'×'.join(map(str, shape))} pixels, {4 * prod(shape) / 1e9:,.1f} GB, do not fit into the memory of "
+            f"{weight.device}"
+        ) from None
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Is it a device, or the machine, that has no memory left?"""
+    # The allocator of the CPU raises a RuntimeError like any other.
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error) or "enough memory" in str(error)
 
 
 def _stated_size(model: nn.Module) -> tuple[int, ...]:

@@ -66,6 +66,20 @@ WRONG = {
     ),
     "misspelt option of a mechanism": ("compare --attention das:alpah=0.1 --out new", "Did you mean 'alpha'"),
     "value of the wrong type": ("compare --attention se:rd_ratio=wide --out new", "rd_ratio"),
+    "a number that is none": ("check gc:rd_ratio=nan", "rd_ratio needs a finite number, found 'nan'"),
+    "an infinite number": (
+        "measure resnet10_small --attention gc:rd_ratio=1e999",
+        "gc: the option rd_ratio needs a finite number, found inf; its default is 0.0625",
+    ),
+    "a word for a whole number": ("check triplet:kernel_size=big", "kernel_size needs a whole number, found 'big'"),
+    "half a pixel": ("check bam:dilation=2.5", "bam: the option dilation needs a whole number, found 2.5"),
+    "a word where the default is none": ("check sa:groups=many", "groups needs a whole number, found 'many'"),
+    "one value per stage, and no stages": ("check sa:groups=[8,16]", "cannot be told of channels = 64, groups = [8"),
+    "more pixels than memory": (
+        "measure resnet10_small --attention se --input 3,999999,999999",
+        "1×3×999999×999999 pixels, 12,000.0 GB, do not fit into the memory of cpu",
+    ),
+    "an empty position": ("measure resnet10_small --attention se --where=", "where holds an empty word"),
     "option out of its limits": ("compare --attention eca:kernel_size=4 --out new", "kernel_size"),
     "zero seeds": ("compare --seeds 0 --out new", "seed"),
     "seeds that are no number": ("compare --seeds many --out new", "many"),
@@ -73,6 +87,19 @@ WRONG = {
     "misspelt control of a mechanism": ("compare --controls shufled:das --out new", "Did you mean 'shuffled'?"),
     "control of a misspelt mechanism": ("compare --controls noise:dsa --out new", "Did you mean 'das'"),
     "control of what cannot have it": ("compare --attention sa --controls shuffled --out new", "'sa', a transform"),
+    "control of nothing": (
+        "compare --set attention.control=noise --out new",
+        "attention.mechanism is 'none', name one",
+    ),
+    "control of nothing, train": ("train --set attention.control=noise --out new", "attention.mechanism is 'none'"),
+    "control as the base of a study": (
+        "compare --set attention.mechanism=se --set attention.control=noise --out new",
+        "in a study a control is an arm beside its mechanism: leave it out, and say --controls noise",
+    ),
+    "a gate of another image in batches of one": (
+        "compare --attention se --controls shuffled --set training.batch_size=1 --out new",
+        "training.batch_size is 1, at least 2 is needed",
+    ),
     "misspelt control, train": (
         "train --set attention.mechanism=se --set attention.control=shufled --out new",
         "attention.control = 'shufled': input should be 'extra', 'noise' or 'shuffled'. Did you mean 'shuffled'?",

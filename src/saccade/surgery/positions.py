@@ -67,6 +67,8 @@ def select(survey: Survey, where: str | Sequence[str], spec: Spec) -> Selection:
 
 def _part(survey: Survey, where: str, spec: Spec) -> tuple[list[Site], str]:
     """The sites of one word of ``where``, and the position they are at."""
+    if not where.strip():
+        raise UserError(f"where holds an empty word; name a position ({', '.join(POSITIONS)}) or a module")
     word, suffix = _split(where)
     if word not in POSITIONS:
         return _named(survey, where), where
