@@ -365,6 +365,21 @@ def test_memory_of_a_step_of_what_cannot_be_trained():
     assert _memory(spoilt, (3, 4, 4))[1] is None
 
 
+def test_a_step_that_does_not_fit_into_memory_is_not_one_that_cannot_be_trained():
+    class Hungry(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 1
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient.new_empty(2**58)
+
+    network = nn.Sequential(nn.Conv2d(3, 2, 1), Of(Hungry.apply))
+    with pytest.raises(UserError, match="a training step of Sequential on 1×3×5×4 does not fit into memory"):
+        measure(network, (3, 5, 4), runs=1)
+
+
 def test_memory_sees_tensors_inside_structures():
     found = Of(lambda x: {"maps": [x + 1, (x + 2,)], "count": 3})
     assert _memory(found, _ones(1, 1, 5, 7))[0] == 3 * 35 * BYTES
@@ -460,6 +475,7 @@ class Odd(nn.Module):
         (Odd(), (1, 3, 11, 9)),
         (nn.Conv2d(3, 4, 3), (1, 3, 7, 5)),
         (nn.Sequential(nn.Conv1d(3, 4, 3), nn.AdaptiveAvgPool1d(4), nn.Upsample(7)), (1, 3, 11)),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Upsample((5, 7), mode="bicubic")), (1, 3, 9, 6)),
         (nn.Sequential(nn.Conv3d(2, 4, 3), nn.BatchNorm3d(4), nn.AvgPool3d(2)), (1, 2, 7, 5, 6)),
     ],
 )

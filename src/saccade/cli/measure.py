@@ -46,7 +46,8 @@ def command(
 
     Latency is that of a forward in eval mode on this machine: the median and where the middle 90 % of the runs lie.
     Memory is the most that was live at once, weights included: in a forward of one picture, and in the forward and
-    backward of a training step of --batch pictures, gradients included, the state of an optimiser not.
+    backward of a training step of --batch pictures, gradients included, the state of an optimiser not. It is that of
+    live tensors: what kernels take and give back while they run is not in it, except on CUDA.
     """
     names = catalog.split(attention)
     mechanisms = {name: catalog.parse(name) for name in names if name != "none"}
@@ -69,7 +70,8 @@ def command(
     click.echo(
         f"\n{model} on {'×'.join(map(str, first['input']))}, {first['device']}, {threads}; percentages are relative to "
         f"none.\n{counted}\nLatency in ms: median [5 %–95 %]. Memory: the most live at once, weights included, in a "
-        f"forward of one picture; step: in\nforward and backward of {batch}, gradients included, optimiser not."
+        f"forward of one picture; step: in\nforward and backward of {batch}, gradients included, optimiser not. "
+        "Live tensors: what kernels take and give back while they\nrun is not in it, except on CUDA."
     )
     for row in rows[1:]:
         click.echo(f"{row['attention']}: {row['sites']} site{'s' * (row['sites'] != 1)}, {', '.join(row['positions'])}")

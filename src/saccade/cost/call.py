@@ -44,6 +44,12 @@ class Call:
         """The call on the first picture alone, where it is on pictures."""
         return Call(self.model, (self.args[0][:1],), {}) if self.is_picture else self
 
+    @property
+    def shapes(self) -> str:
+        """The input in words, such as ``2×3×224×224``."""
+        given = [*self.args, *self.kwargs.values()]
+        return ", ".join("×".join(map(str, g.shape)) if isinstance(g, Tensor) else type(g).__name__ for g in given)
+
     def run(self) -> Any:
         """One forward and its result."""
         return self.model(*self.args, **self.kwargs)
@@ -57,9 +63,8 @@ class Call:
         try:
             return self.run()
         except Exception as error:
-            given = [*self.args, *self.kwargs.values()]
-            found = ", ".join("×".join(map(str, g.shape)) if isinstance(g, Tensor) else type(g).__name__ for g in given)
             raise UserError(
-                f"{type(self.model).__name__} does not run on the input {found}: {type(error).__name__}: {error}. "
+                f"{type(self.model).__name__} does not run on the input {self.shapes}: "
+                f"{type(error).__name__}: {error}. "
                 "Say what it takes by input=: a size (C, H, W), a tensor, or a tuple or dict of its arguments."
             ) from error

@@ -36,7 +36,8 @@ class Cost:
     latency_ms: Spread
     """Of a forward of ``batch`` pictures."""
     memory: int
-    """Bytes live at once at most in a forward of ``batch`` pictures: parameters, buffers, input, activations."""
+    """Bytes live at once at most in a forward of ``batch`` pictures: parameters, buffers, input, activations. Except on
+    CUDA, what a kernel takes and gives back while it runs is not among them."""
     step_memory: int | None
     """The same of a training step: a forward that keeps what the backward needs, the backward, and the gradients of
     all parameters, without the state of an optimiser. None where nothing can be trained."""
@@ -68,7 +69,7 @@ def measure(
 
     Raises:
         UserError: the size, ``batch`` or ``runs`` is not positive, there is no such counter, or the network does not
-            take the input.
+            take the input, or has not the memory for it.
     """
     (cost,) = measure_all([model], input, batch=batch, runs=runs, seconds=seconds, counter=counter)
     return cost

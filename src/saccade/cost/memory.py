@@ -1,8 +1,9 @@
 """Peak memory: the most bytes that were live at once.
 
 On CUDA the allocator tells. Elsewhere the operators of a forward are watched: what one returns is live until nothing
-holds it any more, autograd included. That is exact but for what a kernel takes and gives back while it runs, and the
-same on every machine.
+holds it any more, autograd included. That is the same on every machine. What a kernel takes and gives back while it
+runs is not in it, and is no trifle where layouts are changed inside a convolution: the profiler's peak of a training
+step of ConvNeXt-Atto is a third higher.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from saccade.cost.call import Call
-from saccade.probe import undisturbed
+from saccade.errors import UserError
+from saccade.probe import out_of_memory, undisturbed
 
 __all__ = ["forward_memory", "step_memory"]
 
@@ -40,6 +42,9 @@ def step_memory(call: Call) -> int | None:
 
     The gradients of all parameters that take one count; the state of an optimiser does not. None where nothing takes
     a gradient, or the output cannot be differentiated.
+
+    Raises:
+        UserError: there is not enough memory for it.
     """
     leaves = [p for p in call.model.parameters() if p.requires_grad]
 
@@ -52,7 +57,10 @@ def step_memory(call: Call) -> int | None:
     try:
         with torch.enable_grad():
             return _peak(call, step) if leaves else None
-    except RuntimeError:  # as above, or an operator has no derivative, or a saved tensor was changed
+    except RuntimeError as error:  # as above, or an operator has no derivative, or a saved tensor was changed
+        if out_of_memory(error):
+            name = type(call.model).__name__
+            raise UserError(f"a training step of {name} on {call.shapes} does not fit into memory: {error}") from error
         return None
 
 
