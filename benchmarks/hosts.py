@@ -46,15 +46,19 @@ from zoo import HOSTS, ORIGINAL
 LIBRARIES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "transformers")
 HEAD = """# Hosts
 
-{good} of {total} pairs hold, {refused} are refused, {failed} fail: {hosts} hosts ({timm} of timm) and {columns}
-mechanisms, each where its paper puts it or at the next position that the host has.
+{good} of {total} pairs hold, {refused} are refused, {failed} fail: {hosts} hosts, {timm} of them of timm, and
+{columns} mechanisms, each where its paper puts it or at the next position that the host has. `timm` hosts are the
+smallest members of their families, some shortened; `own` are networks written to make it hard
+([fighters.py](../benchmarks/fighters.py)); how each is made stands in [zoo.py](../benchmarks/zoo.py).
 
 ```
 {command}
 ```
 
-made this page with {versions}. ✓ says that every condition holds: {conditions} (the head of
-[the benchmark](../benchmarks/hosts.py) defines them). A number is a refusal, whose reason stands below the table: the
+made this page with {versions}.
+
+✓: every condition that was tried holds. They are defined at the head of [hosts.py](../benchmarks/hosts.py); the number
+of hosts on which each was tried: {conditions}. A number in the table is a refusal: its reason stands below, and the
 host was left as it was.
 """
 
@@ -98,11 +102,15 @@ def page(rows: dict[tuple[str, str], dict[str, Any]], command: str) -> str:
         lines.append(f"| {host} | " + " | ".join(cells) + " |")
     failed = [(pair, row["wrong"]) for pair, row in rows.items() if row["wrong"]]
     refused = sum(bool(row["refused"]) for row in rows.values())
+    tried: dict[str, set[str]] = {}
+    for (host, _), row in rows.items():
+        for name in row["tried"]:
+            tried.setdefault(name, set()).add(host)
     head = HEAD.format(
         good=len(rows) - len(failed) - refused, total=len(rows), refused=refused, failed=len(failed),
         hosts=len(hosts), timm=sum(host.startswith("timm ") for host in hosts), columns=len(mechanisms),
         command=command, versions=", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES),
-        conditions=", ".join(dict.fromkeys(name for row in rows.values() for name in row["tried"])),
+        conditions=", ".join(f"{name} {len(tried[name])}" for name in DEEP if name in tried),
     )  # fmt: skip
     parts = [head, "\n".join(lines)]
     if notes:

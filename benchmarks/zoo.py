@@ -182,7 +182,14 @@ def _pyramid(levels: Any = None) -> nn.Module:
 
 def _faster() -> nn.Module:
     anchors = detection.anchor_utils.AnchorGenerator(_ANCHORS, ((0.5, 1.0, 2.0),) * 5)
-    return detection.FasterRCNN(_pyramid(), rpn_anchor_generator=anchors, box_score_thresh=0.0, **_SMALL)
+    few = dict.fromkeys(["rpn_pre_nms_top_n_train", "rpn_pre_nms_top_n_test", "rpn_post_nms_top_n_train"], 50)
+    few |= {"rpn_post_nms_top_n_test": 20, "box_batch_size_per_image": 16}
+    head = detection.faster_rcnn.TwoMLPHead(256 * 7**2, 64)
+    predictor = detection.faster_rcnn.FastRCNNPredictor(64, 3)
+    return detection.FasterRCNN(
+        _pyramid(), rpn_anchor_generator=anchors, box_head=head, box_predictor=predictor, box_score_thresh=0.0,
+        **_SMALL | {"num_classes": None}, **few,
+    )  # fmt: skip
 
 
 def _faster_mobile() -> nn.Module:
@@ -282,7 +289,7 @@ _TIMM: dict[str, dict[str, Any]] = {
     "edgenext_xx_small": {},
     "efficientvit_b0": {},
     "mobilevit_xxs": {},
-    "selecsls42": {},
+    "selecsls42": {"size": (3, 128, 96)},
     "starnet_s050": {},
     "mambaout_femto": {"size": (3, 64, 96)},
     "hgnetv2_b0": {},

@@ -1,4 +1,4 @@
-"""What the documents say is so: their links lead somewhere, and the code of the README runs."""
+"""What the documents say is so: their links lead somewhere, and the code of the README and of the pages runs."""
 
 import re
 import subprocess
@@ -38,10 +38,41 @@ def test_the_readme_lists_every_mechanism():
     assert sorted(rows) == list_mechanisms()
 
 
-def test_the_python_of_the_readme_runs(tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", (HOME / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+PRINTED = {
+    "README.md": ["layer4"],
+    "your-network.md": ["['up.8', 'down.16', 'down.32']", "['up.16.leave.2', 'up.8.leave.2'", "at heads.0: se: "],
+}
+
+
+def pages():
+    """The documents with Python in them."""
+    return [path for path in DOCUMENTS if "```python" in path.read_text(encoding="utf-8")]
+
+
+def run_page(text, folder):
+    """What the Python of a page printed: its blocks are one script, but for those that start with a file's name."""
+    script = []
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        name = re.match(r"# (\w+\.py)\n", block)
+        if name:
+            (folder / name[1]).write_text(block, encoding="utf-8")
+        else:
+            script.append(block)
+    (folder / "page.py").write_text("".join(script), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", "page.py"], cwd=folder, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "layer4" in done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize("document", pages(), ids=lambda path: str(path.relative_to(HOME)))
+def test_the_python_of_the_documents_runs(document, tmp_path):
+    printed = run_page(document.read_text(encoding="utf-8"), tmp_path)
+    assert [line for line in PRINTED.get(document.name, []) if line not in printed] == []
+
+
+def test_a_page_that_does_not_run_is_noticed(tmp_path):
+    assert run_page("```python\n# one.py\nx = 1\n```\n```python\nfrom one import x\nprint(x)\n```", tmp_path) == "1\n"
+    with pytest.raises(AssertionError, match="ZeroDivisionError"):
+        run_page("```python\nx = 0\n```\n```python\n1 / x\n```", tmp_path)
