@@ -16,7 +16,7 @@ from saccade.facts import Spec
 
 __all__ = [
     "CLOSE", "DRAWS", "SIZES", "BrokenPromiseError", "Case", "UnexaminedError", "distance", "expect", "gradients",
-    "modes", "weighed",
+    "modes", "rewinding", "weighed",
 ]  # fmt: skip
 
 SIZES = ((7, 5), (1, 1), (4, 9), (33, 17), (1, 6), (8, 8))
@@ -156,6 +156,22 @@ def modes(module: nn.Module) -> Iterator[str]:
     for training in (False, True):
         module.train(training)
         yield "train" if training else "eval"
+
+
+def rewinding(module: nn.Module) -> Callable[[], None]:
+    """What sets the generator to one seed and the buffers of ``module`` to what they hold now.
+
+    After it a forward that draws, as dropout does, or moves a buffer, as spectral normalisation does, can be repeated.
+    """
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+
+    def rewind() -> None:
+        torch.default_generator.manual_seed(0)
+        with torch.no_grad():
+            for name, buffer in module.named_buffers():
+                buffer.copy_(before[name])
+
+    return rewind
 
 
 def weighed(y: Tensor) -> Tensor:

@@ -12,8 +12,21 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from saccade.contract.case import CLOSE, SIZES, BrokenPromiseError, Case, distance, expect, gradients, modes
+from saccade.contract.case import (
+    CLOSE,
+    SIZES,
+    BrokenPromiseError,
+    Case,
+    UnexaminedError,
+    distance,
+    expect,
+    gradients,
+    modes,
+    rewinding,
+)
 
 __all__ = [
     "answers_the_same_twice",
@@ -37,16 +50,24 @@ def leaves_its_input_alone(case: Case) -> None:
 
 
 def lets_its_output_be_changed(case: Case) -> None:
-    """The host may change the output in place: the input stays as it is, and every gradient is still right."""
+    """The host may change the output in place: the input stays as it is, and every gradient is right, in any mode."""
     module, x = case.drawn(), case.maps().requires_grad_()
-    expected = gradients(F.relu(module(x * 1)), module, x)
-    entering = x * 1  # as in a host: not a leaf
-    y = F.relu(module(entering), inplace=True)
-    expect(torch.equal(entering, x), "its output is its input: what changes one changes the other")
-    for name, gradient in gradients(y, module, x).items():
-        known = expected[name]
-        if known is not None and (gradient is None or distance(gradient, known) > CLOSE):
-            raise BrokenPromiseError(f"the gradient of {name} is wrong after the output was changed in place")
+    rewind = rewinding(module)
+    for mode in modes(module):
+        rewind()
+        expected = gradients(F.relu(module(x * 1)), module, x)
+        rewind()
+        entering = x * 1  # as in a host: not a leaf
+        y = module(entering)
+        before = entering.detach().clone()
+        y = F.relu(y, inplace=True)
+        expect(torch.equal(entering, before), f"its output is its input in {mode}: what changes one changes the other")
+        for name, gradient in gradients(y, module, x).items():
+            known = expected[name]
+            if known is not None and (gradient is None or distance(gradient, known) > CLOSE):
+                raise BrokenPromiseError(
+                    f"the gradient of {name} in {mode} is wrong after the output was changed in place"
+                )
 
 
 def keeps_nothing_between_calls(case: Case) -> None:
@@ -77,11 +98,18 @@ def answers_the_same_twice(case: Case) -> None:
 
 
 def leaves_the_generator_alone(case: Case) -> None:
-    """A forward in eval draws no random number."""
+    """A forward in eval draws no random number, and none in train sets the seed of what is drawn after it."""
     module, x = case.drawn(), case.maps()
     before = torch.get_rng_state()
     module(x)
     expect(torch.equal(torch.get_rng_state(), before), "a forward in eval draws from the global generator")
+    module.train()
+    after = []
+    for seed in (1, 2):
+        torch.default_generator.manual_seed(seed)
+        module(x)
+        after.append(torch.get_rng_state())
+    expect(not torch.equal(*after), "a forward in train seeds the global generator: all else draws the same each step")
 
 
 def registers_every_parameter(case: Case) -> None:
@@ -99,26 +127,66 @@ def registers_every_parameter(case: Case) -> None:
 
 
 def survives_copying(case: Case) -> None:
-    """A deep copy, a pickled copy, and a new module with the state loaded into it give the same output."""
+    """A deep copy, a pickled copy, and a new module with the state loaded into it give the same output.
+
+    A module with parametrizations, which torch refuses to pickle, is not examined if the other two do.
+    """
     module, x = case.drawn(), case.maps()
     y = module(x)
     expect(torch.equal(copy.deepcopy(module)(x), y), "a deep copy gives another output")
-    expect(torch.equal(pickle.loads(pickle.dumps(module))(x), y), "a pickled copy gives another output")
+    parametrized = any(is_parametrized(part) for part in module.modules())
+    if not parametrized:
+        expect(torch.equal(pickle.loads(pickle.dumps(module))(x), y), "a pickled copy gives another output")
     other = case.drawn(seed=1)
     if any(True for _ in module.parameters()):
         expect(not torch.equal(other(x), y), "two modules with different parameters give the same output")
     other.load_state_dict(module.state_dict())
     expect(torch.equal(other(x), y), "a new module with the state loaded gives another output")
+    if parametrized:
+        raise UnexaminedError("torch pickles no parametrized module; a deep copy and a loaded state give its output")
 
 
 def is_drawn_by_the_seed(case: Case) -> None:
-    """The same seed of torch's generator builds the same module."""
-    states = []
-    for _ in range(2):
-        torch.default_generator.manual_seed(3)
-        states.append(case.built().state_dict())
+    """The same seed of torch's generator builds the same module; another draws every random value anew.
+
+    Values that are not drawn, as ones, zeros and filters that are worked out, may be the same under every seed.
+    """
+    states, draws, after = [], [], []
+    for seed in (3, 3, 4):
+        torch.default_generator.manual_seed(seed)
+        with _Draws() as seen:
+            states.append(case.built().state_dict())
+        draws.append(seen.values)
+        after.append(torch.get_rng_state())
     same = states[0].keys() == states[1].keys() and all(torch.equal(states[0][k], states[1][k]) for k in states[0])
     expect(same, "built twice under one seed it starts with different values")
+    expect(not torch.equal(after[1], after[2]), "building it seeds the global generator")
+    for one, other in zip(draws[1], draws[2], strict=False):
+        again = (
+            f"values of shape {tuple(one.shape)} are drawn the same under another seed: a generator is seeded inside"
+        )
+        expect(not torch.equal(one, other), again)
+
+
+class _Draws(TorchDispatchMode):
+    """Keeps a copy of all random numbers that are drawn, constants aside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: list[Tensor] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        # One whole number may well come twice.
+        if (
+            torch.Tag.nondeterministic_seeded in func.tags
+            and result.is_floating_point()
+            and result.unique().numel() > 1
+        ):
+            self.values.append(result.clone())
+        return result
 
 
 def _strays(module: nn.Module) -> dict[str, list[int]]:

@@ -13,7 +13,7 @@ import torch
 from torch.export import Dim, export
 
 from saccade.contract.advice import in_one_line
-from saccade.contract.case import CLOSE, SIZES, BrokenPromiseError, Case, distance, expect, gradients
+from saccade.contract.case import CLOSE, SIZES, BrokenPromiseError, Case, distance, expect, gradients, rewinding
 
 __all__ = ["compiles_whole", "exports_for_any_size"]
 
@@ -27,6 +27,7 @@ def compiles_whole(case: Case) -> None:
     what is tried is the graph, not the compiler behind it. The caches of ``torch.compile`` are emptied.
     """
     module = case.drawn().train()
+    rewind = rewinding(module)
     torch.compiler.reset()
     try:
         compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
@@ -34,10 +35,10 @@ def compiles_whole(case: Case) -> None:
             shape = f"{size[0]}×{size[1]}"
             stance: Literal["default", "fail_on_recompile"] = "default" if batch < 4 else "fail_on_recompile"
             x = case.maps(*size, batch=batch).requires_grad_()
-            torch.default_generator.manual_seed(batch)
+            rewind()
             known = module(x)
             wanted = gradients(known, module, x)
-            torch.default_generator.manual_seed(batch)
+            rewind()
             with _told(f"torch.compile at {shape}"), torch.compiler.set_stance(stance):
                 found = compiled(x)
                 got = gradients(found, module, x)

@@ -19,13 +19,19 @@ LAYOUT = 1e-12
 
 
 def keeps_dtype(case: Case) -> None:
-    """The output has the dtype of the input: float64, float32, bfloat16, and either under bfloat16 autocast."""
+    """The output has the input's dtype: float64, float32, bfloat16, and the latter two under bfloat16 autocast.
+
+    So it is in eval and train.
+    """
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        _expect_dtype(case.drawn(dtype=dtype)(case.maps(dtype=dtype)), dtype, "")
+        module = case.drawn(dtype=dtype)
+        for mode in modes(module):
+            _expect_dtype(module(case.maps(dtype=dtype)), dtype, f" in {mode}")
     module = case.drawn(dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        for dtype in (torch.float32, torch.bfloat16):
-            _expect_dtype(module(case.maps(dtype=dtype)), dtype, " under autocast")
+        for mode in modes(module):
+            for dtype in (torch.float32, torch.bfloat16):
+                _expect_dtype(module(case.maps(dtype=dtype)), dtype, f" under autocast in {mode}")
 
 
 def _expect_dtype(y: Tensor, dtype: torch.dtype, when: str) -> None:

@@ -27,25 +27,26 @@ CHANNELS = (8, 16, 64, 257)
 
 
 def keeps_shape(case: Case) -> None:
-    """(B, C, H, W) comes out as (B, C, H, W) at any size, 1×1 included, whatever size came before."""
+    """(B, C, H, W) comes out as (B, C, H, W) at any size, 1×1 included, whatever came before, in eval and train."""
     module, taken = case.drawn(), list[str]()
-    for size in case.sizes(*SIZES):
-        x = case.maps(*size)
-        shape = tuple(x.shape)
-        try:
-            y = module(x)
-        except Exception as error:
-            if not taken and not re.search("shape|size", str(error)):
-                raise
-            after = f", after {taken[-1]} was not" if taken else ""
-            raise BrokenPromiseError(
-                f"{shape} is refused{after}: {in_one_line(error)}; "
-                "a mechanism takes maps of any size, or its SPEC says that it needs the size"
-            ) from error
-        expect(isinstance(y, Tensor), f"returns {type(y).__name__}, not one tensor")
-        expect(y.shape == x.shape, f"{shape} comes out as {tuple(y.shape)}")
-        expect(bool(y.isfinite().all()), f"{shape} comes out with values that are not finite")
-        taken.append(str(shape))
+    for mode in modes(module):
+        for size in case.sizes(*SIZES):
+            x = case.maps(*size)
+            shape = tuple(x.shape)
+            try:
+                y = module(x)
+            except Exception as error:
+                if not taken and not re.search("shape|size", str(error)):
+                    raise
+                after = f", after {taken[-1]} was not" if taken else ""
+                raise BrokenPromiseError(
+                    f"{shape} is refused in {mode}{after}: {in_one_line(error)}; "
+                    "a mechanism takes maps of any size, or its SPEC says that it needs the size"
+                ) from error
+            expect(isinstance(y, Tensor), f"returns {type(y).__name__}, not one tensor, in {mode}")
+            expect(y.shape == x.shape, f"{shape} comes out as {tuple(y.shape)} in {mode}")
+            expect(bool(y.isfinite().all()), f"{shape} comes out with values that are not finite in {mode}")
+            taken.append(str(shape))
 
 
 def takes_one_image(case: Case) -> None:
