@@ -30,10 +30,10 @@ _HOME = Path(__file__).with_name("attention")
 
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "bool": ("True or False", lambda value: isinstance(value, bool)),
-    "int": ("a whole number", lambda value: isinstance(value, Integral) and not isinstance(value, bool)),
+    "int": ("a whole number", lambda value: not isinstance(value, bool) and isinstance(value, Integral)),
     "float": (
         "a finite number",
-        lambda value: isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value),
+        lambda value: not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value),
     ),
     "str": ("a word", lambda value: isinstance(value, str)),
 }
