@@ -15,7 +15,7 @@ SOURCE = Path(saccade.__file__).parent
 FLOORS = [
     ["errors"],
     ["facts"],
-    ["form", "ops", "recipe", "probe"],
+    ["form", "ops", "recipe", "probe", "imagefiles"],
     ["attention"],
     ["catalog"],
     ["cost"],

@@ -219,3 +219,40 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.is_dir", closed)
     with pytest.raises(UserError, match=f"cannot read {tmp_path}: Permission denied"):
         _folder(str(tmp_path))
+def test_the_side_is_seen_through_links_and_past_what_is_no_image(tmp_path):
+    """As the images are found when they are opened; and without a word of Pillow's on one that is refused."""
+    from PIL import Image
+
+    from saccade.cli.compare import _side
+
+    (tmp_path / "store").mkdir()
+    for number in range(3):
+        Image.new("RGB", (100, 90)).save(tmp_path / f"store/{number}.png")
+    Image.new("1", (10_000, 9_000)).save(tmp_path / "store/large.png")
+    os.mkfifo(tmp_path / "store/pipe.png")
+    (tmp_path / "photos/cat").mkdir(parents=True)
+    assert _side(tmp_path / "photos") == 65, "nothing there"
+    (tmp_path / "photos/cat/linked").symlink_to(tmp_path / "store")
+    assert _side(tmp_path / "photos") == 90
+
+
+def test_the_plan_describes_the_images(tmp_path, monkeypatch, capsys):
+    from PIL import Image
+
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "photos" / part / name).mkdir(parents=True)
+            for number in range(2):
+                Image.new("RGB", (16, 16), (99 * number, 9, 9)).save(tmp_path / f"photos/{part}/{name}/{number}.png")
+    (tmp_path / "photos/train/cat/bad.png").write_bytes(b"no")
+    monkeypatch.chdir(tmp_path)
+    words = ["--data", "photos", "--attention", "se", "--seeds", "2", "--skip-bad", "--plan", "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", ["saccade", "compare", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    said = capsys.readouterr().out
+    assert "data    folder" in said
+    assert "1 bad file left out (train: 1 of cat)" in said
+
+

@@ -11,7 +11,10 @@ from PIL import Image
 from saccade.cli.data import command
 from saccade.data import sheet
 from saccade.data.digits import Scenes
+from saccade.data.folder import select
+from saccade.data.survey import survey
 from saccade.errors import UserError
+from saccade.recipe import Data
 
 
 def run(*words):
@@ -81,11 +84,57 @@ def test_bad_files_are_left_out_and_listed_and_strangers_counted(photos):
     assert done.exit_code == 0
     assert facts["used"] == {"train": 7, "test": 4}
     assert facts["refused"] == []
-    assert [sentence.rpartition("/")[2] for sentence in facts["left_out"]] == ["0.png is no image"]
+    assert [sentence.rpartition("/")[2] for sentence in facts["left_out"]] == [
+        "0.png is no image in JPEG, PNG, BMP, PPM, TIFF or WEBP"
+    ]
+    assert facts["parts"][0] == {"name": "train", "classes": {"cat": 3, "dog": 4}}
     assert "3 files do not end like an image and are not read: .heic (2), .txt (1)" in facts["notes"]
     assert (photos.parent / "sheet.png").exists()
     assert "left out " in run(photos, "--skip-bad").stdout
     assert run(photos).exit_code == 1  # the twin
+
+
+def test_what_the_recipe_does_not_take_is_a_note(photos):
+    """Two of the files that it takes are 16 by 16; one that it does not take is broken, another is of another size."""
+    words = ("--set", "data.train_images=4", "--json")
+    taken = select(Data(source=str(photos), train_images=4), survey(photos)).train[0]
+    beside = sorted(set((photos / "train/cat").iterdir()) - set(taken))
+    beside[0].write_bytes(b"no")
+    Image.new("RGB", (40, 30)).save(beside[1])
+    done = run(photos, *words)
+    facts = json.loads(done.stdout)
+    assert done.exit_code == 0
+    assert facts["used"] == {"train": 4, "test": 4}
+    assert (facts["side"], facts["refused"]) == (16, [])
+    assert facts["sizes"] == [{"size": [16, 16], "images": 8}]
+    assert any(
+        note.startswith(f"1 bad files are not among the images that are taken: {beside[0]}") for note in facts["notes"]
+    )
+    whole = json.loads(run(photos, "--json").stdout)  # the twin
+    assert whole["side"] == 224
+    assert len(whole["refused"]) == 1
+
+
+def test_images_of_one_colour_are_a_note(tmp_path):
+    rng = np.random.default_rng(0)
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        for i in range(3):
+            values = rng.integers(0, 4096, (16, 16), dtype=np.uint16)  # 12 bits
+            Image.fromarray(16 * values).save(tmp_path / label / f"{i}.png")
+    assert not any("one colour" in note for note in json.loads(run(tmp_path, "--json").stdout)["notes"])
+    Image.fromarray(values).save(tmp_path / "b" / "2.png")
+    Image.new("RGB", (16, 16), (9, 99, 200)).save(tmp_path / "a" / "1.png")
+    said = run(tmp_path).stdout
+    assert "2 of 6 images are of one colour or nearly so" in said
+    assert "1 of them hold 16-bit grey" in said
+
+
+def test_links_within_a_class_are_a_note(photos):
+    (photos / "train/cat/9.png").symlink_to("0.png")
+    said = run(photos)
+    assert said.exit_code == 0
+    assert "1 files are links to others of their class, which are taken once" in said.stdout
 
 
 @pytest.mark.parametrize("source", ["digits", "folder"])

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFile
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from saccade import imagefiles
 from saccade.data import folder, open_data
 from saccade.data.files import Files, check, look
 from saccade.errors import UserError
@@ -146,7 +148,7 @@ def test_cmyk_is_ink(tmp_path):
 
 
 def test_a_decompression_bomb_is_refused_unread(tmp_path, monkeypatch):
-    """A white PNG of 10,000 by 9,000 is 29 kB; Pillow itself stops at twice its own limit and warns before."""
+    """A white PNG of 10,000 by 9,000 is 29 kB; Pillow itself warns of it, and stops at twice as many."""
     Image.new("1", (10_000, 9_000), 1).save(tmp_path / "large.png")
     Image.new("1", (20_000, 9_000), 1).save(tmp_path / "larger.png")
     assert (tmp_path / "large.png").stat().st_size < 30_000
@@ -157,7 +159,7 @@ def test_a_decompression_bomb_is_refused_unread(tmp_path, monkeypatch):
     monkeypatch.setattr(ImageFile.ImageFile, "load", load)
     large, larger = check([tmp_path / "large.png", tmp_path / "larger.png"], 8)
     assert large.problem == "states 10000×9000 pixels; at most 89,478,485 are read"
-    assert larger.problem == "states more than 178,956,970 pixels; at most 89,478,485 are read"
+    assert larger.problem == "states 20000×9000 pixels; at most 89,478,485 are read"
     Image.new("1", (3_000, 2_000), 1).save(tmp_path / "fair.png")
     assert "is decoded" in look(tmp_path / "fair.png", 8).problem  # the twin
 
@@ -223,6 +225,17 @@ def dangling(root):
     return "lost.png cannot be read"
 
 
+def pipe(root):
+    os.mkfifo(root / "b" / "pipe.png")
+    return "pipe.png is no regular file"
+
+
+def postscript(root):
+    """Pillow would hand it to Ghostscript, whatever its ending."""
+    Image.new("RGB", (12, 12)).save(root / "b" / "drawing.jpg", format="EPS")
+    return "drawing.jpg is no image in JPEG, PNG, BMP, PPM, TIFF or WEBP"
+
+
 def empty_class(root):
     (root / "c").mkdir()
     return "class 'c' in .* is empty"
@@ -249,7 +262,8 @@ def few(root):
 
 
 @pytest.mark.parametrize(
-    "wrong", [broken, empty_file, no_image, dangling, empty_class, one_class, single_image, options, few]
+    "wrong",
+    [broken, empty_file, no_image, dangling, pipe, postscript, empty_class, one_class, single_image, options, few],
 )
 def test_a_folder_that_cannot_be_used_is_refused_by_name(tmp_path, wrong):
     root = fill(tmp_path / "set", {"a": 4, "b": 4})
@@ -269,7 +283,9 @@ def test_all_broken_images_are_counted(tmp_path):
     fill(tmp_path, {"a": 9, "b": 9})
     for i in range(7):
         (tmp_path / "a" / f"{i:03}.png").write_bytes(b"no")
-    with pytest.raises(UserError, match=r"7 of 18 images cannot be used: .*000\.png is no image; .*; and 2 more"):
+    with pytest.raises(
+        UserError, match=r"7 of 18 images cannot be used: .*000\.png is no image in JPEG, .*; and 2 more"
+    ):
         opened(tmp_path)
 
 
@@ -287,7 +303,9 @@ def test_bad_files_are_left_out_on_request_and_the_others_stay_where_they_are(tm
     assert [part - gone for part in files(whole)] == files(rest)
     assert len(rest.train) + len(rest.test) == 38
     assert len(rest.train.labels) == len(rest.train)
-    assert rest.description.endswith(", 2 bad files left out")
+    assert rest.left_out == {"train": {"b": 1}, "test": {"a": 1}}
+    assert rest.description.endswith(", 2 bad files left out (train: 1 of b; test: 1 of a)")
+    assert whole.left_out == {}
     assert "left out" not in whole.description
     assert rest.fingerprint != whole.fingerprint
     assert rest.size == 12  # though the first file says nothing
@@ -392,6 +410,98 @@ def test_real_photographs():
     # Krizhevsky's whole set has mean (0.491, 0.482, 0.447), deviation (0.247, 0.243, 0.262).
     assert split.mean == pytest.approx((0.491, 0.482, 0.447), abs=0.04)
     assert split.std == pytest.approx((0.247, 0.243, 0.262), abs=0.04)
+
+
+def test_a_file_replaced_in_place_by_one_of_its_size_is_another(tmp_path):
+    fill(tmp_path / "one", {"a": 3, "b": 3})
+    for path in sorted((tmp_path / "one").rglob("*.png")):
+        with Image.open(path) as image:
+            image.save(path.with_suffix(".bmp"))
+        path.unlink()
+    before, path = opened(tmp_path / "one"), tmp_path / "one/a/001.bmp"
+    size = path.stat().st_size
+    assert opened(tmp_path / "one").fingerprint == before.fingerprint
+    draw(path, value=(1, 2, 3))
+    assert path.stat().st_size == size
+    assert opened(tmp_path / "one").fingerprint != before.fingerprint
+
+
+def test_a_telephones_photograph_is_read(tmp_path):
+    """Of the pictures in an MPO file the first is the photograph."""
+    pictures = [Image.new("RGB", (16, 16), colour) for colour in ((200, 0, 0), (0, 0, 200))]
+    pictures[0].save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=pictures[1:])
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.format == "MPO"
+    assert look(tmp_path / "a.jpg", 16).pixels[:, 8, 8].tolist() == pytest.approx([200, 0, 0], abs=3)
+
+
+def test_the_endings_are_those_of_image_folder_and_each_is_read(tmp_path):
+    assert set(imagefiles.ENDINGS) == set(IMG_EXTENSIONS)
+    for ending in imagefiles.ENDINGS:
+        assert look(draw(tmp_path / f"a{ending}", mode="L" if ending == ".pgm" else "RGB"), 12).problem == "", ending
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(24, "Too many open files")])
+def test_what_this_machine_lacks_is_no_fault_of_the_image(tmp_path, monkeypatch, error):
+    fill(tmp_path, {"a": 3, "b": 3})
+
+    def load(image):
+        raise error
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    with pytest.raises(UserError, match=r"(out of memory|Too many open files), which is no fault of the file"):
+        opened(tmp_path, skip_bad=True)
+    error = OSError("image file is truncated")  # the twin
+    with pytest.raises(UserError, match="cannot be read: image file is truncated"):
+        opened(tmp_path)
+
+
+def test_a_loop_of_links_is_walked_once(tmp_path):
+    fill(tmp_path, {"a": 4, "b": 4})
+    plain = opened(tmp_path)
+    (tmp_path / "a" / "again").symlink_to(".")
+    (tmp_path / "a" / "further").symlink_to(".", target_is_directory=True)
+    looped = opened(tmp_path)
+    assert (len(looped.train), len(looped.test)) == (len(plain.train), len(plain.test))
+    assert looped.fingerprint == plain.fingerprint
+    fill(tmp_path / ".elsewhere", {"c": 3})
+    (tmp_path / "b" / "more").symlink_to(tmp_path / ".elsewhere" / "c")  # the twin: links are followed
+    assert len(opened(tmp_path).train) > len(plain.train)
+
+
+@pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
+def test_a_file_with_several_names_is_taken_once_or_refused_by_both(tmp_path, link):
+    fill(tmp_path / "train", {"a": 3, "b": 3})
+    fill(tmp_path / "test", {"a": 2, "b": 2})
+    whole, file = opened(tmp_path), tmp_path / "train/a/000.png"
+    link(tmp_path / "train/a/900.png", file)
+    assert len(opened(tmp_path).train) == 6
+    assert opened(tmp_path).fingerprint == whole.fingerprint
+    link(tmp_path / "train/b/900.png", file)
+    with pytest.raises(UserError, match=r"train/a/000\.png and .*train/b/900\.png are one file in two classes$"):
+        opened(tmp_path)
+    (tmp_path / "train/b/900.png").unlink()
+    for name in ("900.png", "901.png"):
+        link(tmp_path / "test/b" / name, file)
+    with pytest.raises(
+        UserError, match=r"train/a/000\.png and .*test/b/900\.png are one file in both parts, as are 1 other pairs$"
+    ):
+        opened(tmp_path)
+
+
+def test_what_is_hidden_is_passed_over(tmp_path):
+    fill(tmp_path, {"a": 4, "b": 4})
+    draw(tmp_path / "a" / ".checkpoints" / "x.png")
+    draw(tmp_path / "a" / ".x.png")
+    assert sum(map(len, (opened(tmp_path).train, opened(tmp_path).test))) == 8
+
+
+def test_many_classes_of_bad_files_are_said_in_short():
+    assert imagefiles.left_out({}) == ""
+    counts = {"train": {"a": 1, "b": 3, "c": 1}, "test": {"b": 1}}
+    assert imagefiles.left_out(counts, 2) == (
+        "6 bad files left out (train: 3 of b, 1 of a, 1 of 1 other classes; test: 1 of b)"
+    )
 
 
 def test_the_fingerprint_tells_other_files_other_labels_and_nothing_else(tmp_path):

@@ -10,6 +10,7 @@ from saccade.study.blocks import planned_detectable
 from saccade.study.plan import Study, arms
 
 FACTS = {
+    "data": "a set of images",
     "runs": 10, "finished": 2, "slots": 2, "minutes": 4.26, "disk_mb": 12.4, "step_ms": {"none": 31.4, "se": 40.0},
     "test_ms": {"none": 9.0, "se": 9.5}, "detectable": ((0.5, 1.234),), "sigma_from": "measured", "test_images": 400,
     "set_by_images": (), "seeds_for_margin": 7, "margin": 1.0, "margin_needs_images": False,
@@ -18,6 +19,7 @@ FACTS = {
 
 def test_one_known_spread():
     assert forecast.Forecast(**FACTS).text().splitlines() == [
+        "data    a set of images",
         "time    about 4.3 minutes for 10 runs (2 are finished), 2 at a time; one training step in ms: none 31, se 40",
         "disk    about 12 MB",
         "sees    differences of 1.2 points with probability 0.8 (residual SD 0.50 points: measured)",
@@ -36,7 +38,7 @@ def test_an_unknown_spread_and_more_seeds_than_anyone_has():
 
 def test_too_few_test_images_are_named():
     said = forecast.Forecast(**FACTS | {"set_by_images": (0.5,), "margin_needs_images": True}).text().splitlines()
-    assert said[3:] == [
+    assert said[4:] == [
         "        limited by the 400 test images, not the residual SD (assumed: two runs answer 15 % differently)",
         "        a difference as large as the margin, 1, would take more test images, at any number of seeds (SD 0.5)",
     ]

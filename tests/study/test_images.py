@@ -1,5 +1,6 @@
 """The images of a study: read once by a process, and read again when they have changed."""
 
+import json
 import os
 import shutil
 
@@ -57,6 +58,14 @@ def test_a_second_run_reads_no_image_again(folder, read, tmp_path):
     assert [event["event"] for event in told].count("done") == 2
 
 
+@pytest.mark.parametrize(("skip_bad", "gone"), [(True, {"train": {"cat": 1}}), (False, {})])
+def test_a_run_keeps_what_was_left_out(folder, read, tmp_path, skip_bad, gone):
+    if skip_bad:
+        (folder / "train/cat/0.bmp").write_bytes(b"BM")
+    series.train(_recipe(folder, **{"data.skip_bad": skip_bad}), tmp_path / "a", device="cpu", notify=lambda event: 0)
+    assert json.loads((tmp_path / "a/done.json").read_text())["left_out"] == gone
+
+
 def test_the_check_of_a_study_and_its_first_run_share_what_was_read(folder, read, tmp_path):
     from saccade.study.worker import check
 
@@ -72,6 +81,13 @@ def _replace(folder):
     os.utime(folder / "train/cat/0.bmp", (1, 1))
 
 
+def _enlarge(folder):
+    path = folder / "train/cat/0.bmp"
+    before = path.stat()
+    path.write_bytes(path.read_bytes() + b"0")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as of a copy that keeps times: the size alone tells
+
+
 def _remove(folder):
     (folder / "train/cat/0.bmp").unlink()
 
@@ -84,7 +100,7 @@ def _move(folder):
     (folder / "train/cat/0.bmp").rename(folder / "train/dog/x.bmp")
 
 
-@pytest.mark.parametrize("change", [_replace, _remove, _add, _move])
+@pytest.mark.parametrize("change", [_replace, _enlarge, _remove, _add, _move])
 def test_changed_images_are_noticed(folder, read, change):
     spec = _recipe(folder).data
     before = images.open_once(spec)
@@ -97,8 +113,7 @@ def test_changed_images_are_noticed(folder, read, change):
     if change is _replace:
         assert (folder / "train/cat/0.bmp").stat().st_size == size, "the time alone tells"
         assert not after.train.picture(0).equal(before.train.picture(0))
-    else:
-        assert after.fingerprint != before.fingerprint
+    assert after.fingerprint != before.fingerprint
 
 
 def test_another_description_is_another_set_and_one_is_kept(folder, read):

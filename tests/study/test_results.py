@@ -160,3 +160,13 @@ def test_they_are_written_as_strict_json(study):
 def test_what_is_no_study(tmp_path):
     with pytest.raises(UserError, match="is no study"):
         collect(tmp_path)
+def test_images_that_were_left_out_are_said_though_they_be_gone(study):
+    said = "The images of all runs: 3 bad files left out (train: 2 of cat; test: 1 of dog)."
+    assert said not in collect(study.folder)["notes"]
+    for run in study.runs():
+        done = json.loads((run.folder / "done.json").read_text())
+        done["left_out"] = {"train": {"cat": 2}, "test": {"dog": 1}}
+        (run.folder / "done.json").write_text(json.dumps(done))
+    assert collect(study.folder)["notes"].count(said) == 1
+
+

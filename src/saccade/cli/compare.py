@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,8 +71,8 @@ def command(
 ) -> None:
     """Train mechanisms and the plain network with several seeds; say for each whether it helps.
 
-    Controls stand at the sites of a mechanism in its place: extra is as many parameters without attention, noise a
-    random constant gate, shuffled the mechanism with the gate of another image.
+    Controls stand at the sites of a mechanism in its place: extra is a plain bottleneck of about as many parameters,
+    noise a random constant gate, shuffled the mechanism with the gate of another image.
 
     Writes report.html, table.md, table.tex and results.json. Without options: the embedded digits, minutes on two
     cores. Started again, the same command goes on where it stopped. Exit code 1 if runs failed.
@@ -84,6 +82,11 @@ def command(
     from saccade.study.engine import execute, slots_for
 
     base = _recipe(recipe_file, data, model, (*settings, *(["data.skip_bad=true"] if skip_bad else [])))
+    if base.attention.control is not None:
+        raise UserError(
+            f"the recipe asks for attention.control = {base.attention.control!r}; in a study a control is an arm "
+            f"beside its mechanism: leave it out, and say --controls {base.attention.control}"
+        )
     if attention is None:
         asked = base.attention.mechanism
         attention = _DEFAULT if asked == plan.BASELINE else asked
@@ -187,27 +190,18 @@ def _folder(text: str) -> Path:
 
 def _side(folder: Path) -> int:
     """The shorter side of a typical image under ``folder`` in pixels, from the heads of a few files."""
-    from itertools import islice
-
-    from PIL import Image
+    from saccade.imagefiles import UnreadableError, is_image, opened, walk
 
     sides = []
-    for path in islice(_files(folder), 200):
+    for path in islice(filter(is_image, walk(folder)), 200):
         try:
-            with Image.open(path) as image:
+            with opened(path) as image:
                 sides.append(min(image.size))
-        except Exception:  # no image, a broken or a huge one, whatever Pillow raises: the check of the data names it
+        except UnreadableError:  # the check of the data names it
             continue
         if len(sides) == 20:
             break
     return sorted(sides)[len(sides) // 2] if sides else _SMALL + 1
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Files below ``folder`` in order, found one by one: a set of images can be large."""
-    for place, folders, files in os.walk(folder):
-        folders.sort()
-        yield from (Path(place, name) for name in sorted(files))
 
 
 def _study(base: Recipe, arms: Any, seeds: tuple[int, ...], margin: float, out: str | None) -> Study:

@@ -134,13 +134,16 @@ def _line(row: dict[str, Any], epochs: int) -> str:
 
 def _sentence(result: dict[str, Any], folder: Path) -> str:
     """How the run ended."""
+    from saccade.imagefiles import left_out
+
     if result["diverged"]:
         place = result["diverged"]["message"]
         return (
             f"{place}. Kept: the network after epoch {result['epochs']}, top-1 {result['top1']:.2f} %, in {folder}. "
             "A lower training.lr or a longer training.warmup_epochs often helps."
         )
+    words = left_out(result.get("left_out", {}))
     return (
         f"top-1 {result['top1']:.2f} % on the test images after {_epochs(result['epochs'])} in "
-        f"{result['seconds']:.0f} s; {result['parameters']:,} parameters; in {folder}"
+        f"{result['seconds']:.0f} s; {result['parameters']:,} parameters; in {folder}{f'; {words}' if words else ''}"
     )

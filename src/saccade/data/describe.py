@@ -3,27 +3,41 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from saccade.data.augment import check_names
 from saccade.data.digits import CLASSES, open_digits, source_digits
 from saccade.data.files import Notify, check
-from saccade.data.folder import SIZE, select, survey
+from saccade.data.folder import common_side, select
+from saccade.data.survey import survey
 from saccade.errors import UserError
+from saccade.imagefiles import UnreadableError, opened
 from saccade.recipe import Data
 
 __all__ = ["describe"]
+
+_LOOK = 64
+"""Side at which images are looked at."""
+_FLAT = 16
+"""Levels of 256: a picture that uses fewer in every channel is as good as of one colour. Values of 12 bits in a file
+that says 16 come out as 0 to 15."""
 
 
 def describe(spec: Data, notify: Notify | None = None) -> dict[str, Any]:
     """The facts of a source, every image of a folder opened.
 
+    What is said of sizes, of the side, and of files that are left out or refused is said of what the recipe takes
+    (``train_images``, ``test_images``); bad files beside that are a note.
+
     Returns:
-        ``source``; ``parts``, a list of {"name", "classes": {class: images}}; ``sizes``, a list of {"size": [width,
-        height], "images"}, the most frequent first; ``used``, {"train", "test"} images the recipe takes, None where it
-        would be refused; ``side`` and ``channels`` of what a network sees; ``notes``, ``left_out`` and ``refused``,
-        sentences.
+        ``source``; ``parts``, a list of {"name", "classes": {class: images that can be read}}; ``sizes``, a list of
+        {"size": [width, height], "images"}, the most frequent first; ``used``, {"train", "test"} images the recipe
+        takes, None where it would be refused; ``side`` and ``channels`` of what a network sees; ``notes``,
+        ``left_out`` and ``refused``, sentences.
 
     Raises:
         UserError: there is no such source, or nothing in it can be described.
@@ -57,38 +71,79 @@ def _digits(spec: Data) -> dict[str, Any]:
 def _folder(spec: Data, notify: Notify | None) -> dict[str, Any]:
     seen = survey(Path(spec.source).expanduser())
     paths = [path for part in seen.parts.values() for files in part.values() for path in files]
-    sizes: Counter[tuple[int, int]] = Counter()
+    good: dict[Path, tuple[int, int]] = {}
     bad: dict[Path, str] = {}
-    for path, look in zip(paths, check(paths, 8, notify), strict=True):
-        if look.pixels is None:
+    flat: list[Path] = []
+    for path, look in zip(paths, check(paths, _LOOK, notify), strict=True):
+        if look.pixels is None or look.size is None:
             bad[path] = f"{path} {look.problem}"
-        elif look.size is not None:
-            sizes[look.size] += 1
-    refused = [*seen.problems, *(() if spec.skip_bad else bad.values())]
-    used, notes = None, []
-    if seen.others:
-        endings = ", ".join(f"{ending or 'no ending'} ({n})" for ending, n in seen.others.most_common(5))
-        notes.append(f"{seen.others.total()} files do not end like an image and are not read: {endings}")
+            continue
+        good[path] = look.size
+        if np.ptp(look.pixels, axis=(1, 2)).max() < _FLAT:
+            flat.append(path)
+    refused, notes = list(seen.problems), []
+    taken, used = set(paths), None
     if not seen.problems:
         try:
-            chosen = select(spec, seen).without(bad if spec.skip_bad else ())
+            chosen = select(spec, seen)
+            taken = {path for part in chosen.parts.values() for files in part for path in files}
+            rest = chosen.without(bad if spec.skip_bad else ())
         except UserError as error:
             refused.append(str(error))
         else:
-            used = {"train": sum(map(len, chosen.train)), "test": sum(map(len, chosen.test))}
-            notes.insert(0, chosen.how)
-    (width, height), *others = sizes or [(0, 1)]
+            used = {part: sum(map(len, classes)) for part, classes in rest.parts.items()}
+            notes.append(chosen.how)
+    met = [sentence for path, sentence in bad.items() if path in taken]
+    if not spec.skip_bad:
+        refused += met
+    if beside := [sentence for path, sentence in bad.items() if path not in taken]:
+        notes.append(f"{len(beside)} bad files are not among the images that are taken: {_listed(beside)}")
+    if seen.others:
+        endings = ", ".join(f"{ending or 'no ending'} ({n})" for ending, n in seen.others.most_common(5))
+        notes.append(f"{seen.others.total()} files do not end like an image and are not read: {endings}")
+    if seen.again:
+        notes.append(f"{seen.again} files are links to others of their class, which are taken once")
+    if flat := [path for path in flat if path in taken]:
+        notes.append(_of_one_colour(flat, sum(path in taken for path in good)))
+    sizes = Counter(size for path, size in good.items() if path in taken)
     return {
         "source": spec.source,
         "parts": [
-            {"name": name, "classes": {label: len(files) for label, files in sorted(part.items())}}
+            {
+                "name": name,
+                "classes": {label: sum(path in good for path in files) for label, files in sorted(part.items())},
+            }
             for name, part in seen.parts.items()
         ],
         "sizes": [{"size": list(size), "images": images} for size, images in sizes.most_common()],
         "used": used if not refused else None,
-        "side": spec.size or (width if width == height and not others else SIZE),
+        "side": spec.size or common_side(sizes),
         "channels": 3,
         "notes": notes,
-        "left_out": list(bad.values()) if spec.skip_bad else [],
+        "left_out": met if spec.skip_bad else [],
         "refused": refused,
     }
+
+
+def _of_one_colour(flat: list[Path], of: int) -> str:
+    """A note on pictures that show nothing, and why 16-bit grey may."""
+    note = f"{len(flat)} of {of} images are of one colour or nearly so: {_listed(flat)}"
+    deep = sum(map(_is_deep, flat))
+    return note + (
+        f". {deep} of them hold 16-bit grey, of which the upper byte is kept: were their values of fewer bits, write "
+        "the files anew with values that reach 65535"
+        if deep
+        else ""
+    )
+
+
+def _is_deep(path: Path) -> bool:
+    try:
+        with opened(path) as image:
+            return image.mode.startswith("I")
+    except UnreadableError:  # gone meanwhile
+        return False
+
+
+def _listed(things: Sequence[object], shown: int = 3) -> str:
+    return ", ".join(map(str, things[:shown])) + (f" and {len(things) - shown} more" if len(things) > shown else "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,15 +12,13 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from saccade.errors import UserError
+from saccade.imagefiles import UnreadableError, checksum, opened
 
-__all__ = ["LARGEST", "Files", "Look", "Notify", "check", "look"]
-
-LARGEST = 89_478_485
-"""Pixels; a file that states more is refused unread, for a few of its bytes can unfold to any amount of memory."""
+__all__ = ["Files", "Look", "Notify", "check", "look"]
 
 _CHUNK = 256
 _TOLD_EVERY = 0.2  # seconds between two words on progress
@@ -34,23 +31,26 @@ class Look(NamedTuple):
 
     Attributes:
         pixels: uint8 (3, size, size); None where it is broken.
-        size: width and height in the file; None where not even that could be read.
+        size: width and height in the file; None where it is broken.
+        crc: CRC-32 of the file's bytes; None where it is broken.
         problem: what is wrong with it, as the rest of a sentence that begins with its name; empty if nothing is.
     """
 
     pixels: NDArray[np.uint8] | None
     size: tuple[int, int] | None
+    crc: int | None
     problem: str
 
 
 def look(path: Path, size: int) -> Look:
-    """Read the image in ``path`` whole, as a square of side ``size``."""
-    found = None
+    """Read the image in ``path`` whole, as a square of side ``size``.
+
+    Raises:
+        UserError: this machine, not the file, is why it cannot be read.
+    """
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             found = image.size
-            if found[0] * found[1] > LARGEST:
-                return Look(None, found, f"states {found[0]}×{found[1]} pixels; at most {LARGEST:,} are read")
             image.draft("RGB", (2 * size, 2 * size))  # lets a large JPEG be decoded at 1/2, 1/4 or 1/8
             upright: Image.Image = image
             if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
@@ -58,26 +58,23 @@ def look(path: Path, size: int) -> Look:
             square = _to_rgb(upright)
             if square.size != (size, size):
                 square = ImageOps.fit(square, (size, size), Image.Resampling.BILINEAR)
-            pixels = np.asarray(square).transpose(2, 0, 1)
-    except UnidentifiedImageError:
-        return Look(None, None, "is no image" if path.stat().st_size else "is an empty file")
-    except Image.DecompressionBombError:  # Pillow itself stops at twice as many and does not say how large
-        return Look(None, None, f"states more than {2 * LARGEST:,} pixels; at most {LARGEST:,} are read")
-    except Exception as error:  # Pillow's readers raise whatever a broken file leads them into
-        return Look(None, found, f"cannot be read: {error}")
-    return Look(np.ascontiguousarray(pixels), found, "")
+            pixels = np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
+            return Look(pixels, found, checksum(path), "")
+    except UnreadableError as problem:
+        return Look(None, None, None, str(problem))
 
 
 def check(paths: Sequence[Path], size: int, notify: Notify | None = None) -> Iterator[Look]:
-    """A :class:`Look` at each file, in order, several at a time."""
+    """A :class:`Look` at each file, in order, several at a time.
+
+    Raises:
+        UserError: as :func:`look`.
+    """
     told = 0.0
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(paths), _CHUNK):
             chunk = paths[start : start + _CHUNK]
-            with warnings.catch_warnings():  # files that large are refused: no need to warn of them
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                looks = list(pool.map(look, chunk, [size] * len(chunk)))
-            yield from looks
+            yield from pool.map(look, chunk, [size] * len(chunk))
             done = start + len(chunk)
             if notify and (done == len(paths) or time.monotonic() - told > _TOLD_EVERY):
                 told = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -85,8 +85,9 @@ class Split:
         std: of each channel.
         description: what this is, in one sentence for a report.
         fingerprint: the same for the same images and labels in both parts, and hardly ever for others. Of files it
-            knows name, size in bytes and label, so that none is read again: it tells images that were added, removed,
-            replaced or moved between classes or parts.
+            knows name, label and a checksum of their bytes: it tells images that were added, removed, replaced, also
+            in place, or moved between classes or parts.
+        left_out: part (train or test) -> class -> bad files that were left out, where there are any.
     """
 
     train: ImageSet
@@ -98,6 +99,7 @@ class Split:
     std: tuple[float, ...]
     description: str
     fingerprint: str
+    left_out: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 def digest(facts: Iterable[Any]) -> str:

@@ -39,6 +39,7 @@ class Forecast:
     """What lies ahead.
 
     Attributes:
+        data: the images in a sentence.
         runs: still to be done.
         finished: done already.
         slots: runs at a time.
@@ -56,6 +57,7 @@ class Forecast:
         margin_needs_images: the test images are too few to find such a difference at any number of seeds.
     """
 
+    data: str
     runs: int
     finished: int
     slots: int
@@ -80,6 +82,7 @@ class Forecast:
         steps = ", ".join(f"{name} {ms:.0f}" for name, ms in self.step_ms.items())
         done = f" ({self.finished} are finished)" if self.finished else ""
         lines = [
+            f"data    {self.data}",
             f"time    about {_minutes(self.minutes)} for {self.runs} runs{done}, {self.slots} at a time; "
             f"one training step in ms: {steps}",
             f"disk    about {self.disk_mb:.0f} MB",
@@ -148,6 +151,7 @@ def forecast(study: Study, slots: int | None, device: str = "auto") -> Forecast:
     seeds = len(study.seeds)
     found = [(sigma, sees(sigma, seeds)) for sigma in sigmas]
     return Forecast(
+        data=split.description,
         runs=len(todo),
         finished=len(study.runs()) - len(todo),
         slots=slots,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from saccade.data import Split, open_data
-from saccade.data.folder import survey
+from saccade.data.survey import survey
 from saccade.recipe import Data
 
 __all__ = ["open_once"]
@@ -21,7 +21,7 @@ def open_once(spec: Data, notify: Callable[[dict[str, Any]], None] | None = None
     """As :func:`saccade.data.open_data`; asked for the same images again, it reads no file a second time.
 
     The same are those of one description whose files have kept their names, sizes and times of change, which their
-    folders tell without an image being opened.
+    folders tell without an image being opened: the checksums of ``Split.fingerprint`` would take reading every byte.
 
     Raises:
         UserError: as ``open_data``.

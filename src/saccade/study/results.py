@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from saccade.errors import UserError
+from saccade.imagefiles import left_out
 from saccade.study.plan import BASELINE, CONTROLS, Run, Study, write_atomically
 from saccade.study.stats import analyse
 
@@ -210,6 +211,9 @@ def measure_costs(folder: str | Path, again: bool = False) -> None:
 
     import torch
 
+    told = (run.finished for run in study.runs())  # of the same images all: the first run that knows speaks for them
+    if words := left_out(next((done["left_out"] for done in told if done and "left_out" in done), {})):
+        notes.append(f"The images of all runs: {words}.")
     from saccade.cost import measure_all
     from saccade.saving import describe, load
 

@@ -87,8 +87,8 @@ def _train(recipe: Recipe, run: RunFolder, device: torch.device, tell: Notify, s
     state = run.resume() or {"rows": [], "optimizer": None}
     if state.get("fingerprint", split.fingerprint) != split.fingerprint:
         raise UserError(
-            f"the images changed since this run began: {recipe.data.source} holds files of other names, sizes or "
-            f"classes than {run.path} was trained on so far. Put them back, or remove that run folder to start over."
+            f"the images changed since this run began: {recipe.data.source} holds files of other names, contents "
+            f"or classes than {run.path} was trained on so far. Put them back, or remove that run folder to start over."
         )
     run.begin(recipe, environment(device, part.threads))
     rows: list[dict[str, Any]] = state["rows"]
@@ -272,6 +272,7 @@ def _finish(
         "parameters": sum(p.numel() for p in network.parameters()),
         "start": start_of(recipe),
         "fingerprint": split.fingerprint,
+        "left_out": split.left_out,
         "diverged": diverged,
     }
     labels = torch.tensor(split.test.labels, dtype=torch.int32)

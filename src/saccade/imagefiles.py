@@ -1,0 +1,172 @@
+"""Image files before anyone asks for their pixels: which lie below a folder, which is which, which may be opened.
+
+Light: what looks at files only, as ``saccade compare`` does before it plans, need not wait for torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NoReturn
+
+from PIL import Image, TiffImagePlugin, WebPImagePlugin
+from PIL.ImageFile import ImageFile
+
+from saccade.errors import UserError
+
+__all__ = [
+    "ENDINGS",
+    "LARGEST",
+    "UnreadableError",
+    "checksum",
+    "closed",
+    "identity",
+    "is_hidden",
+    "is_image",
+    "left_out",
+    "opened",
+    "walk",
+]
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Of image files, small or capital: those of torchvision's ``ImageFolder``."""
+
+LARGEST = 89_478_485
+"""Pixels; a file that states more is refused unread, for a few of its bytes can unfold to any amount of memory."""
+
+Image.preinit()  # with the two plugins imported above, all readers below are known to Pillow
+_FORMATS = ("JPEG", "PNG", "BMP", "PPM", TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format)
+"""What files of these endings hold (JPEG with it the MPO of telephones), and no other reader of Pillow's gets to see:
+that of EPS hands the file to Ghostscript."""
+
+_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+class UnreadableError(Exception):
+    """No image can be had from a file; the rest of a sentence that begins with its name."""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[ImageFile]:
+    """The image in ``path`` with its head read; within the ``with``, its pixels can be.
+
+    Nothing is warned of: Pillow's own opening warns of, or stops at, what is refused here by number of pixels.
+
+    Raises:
+        UnreadableError: it is none, is broken, or is larger than ``LARGEST``; also for whatever the body raises,
+            because a broken file leads Pillow's readers into errors of any kind.
+        UserError: this machine has no memory or no file handles left, which says nothing of the file.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a named pipe would be waited for
+            raise UnreadableError("is no regular file")
+        with path.open("rb") as file:
+            image = _head(file, str(path))
+            width, height = image.size
+            if width * height > LARGEST:
+                raise UnreadableError(f"states {width}×{height} pixels; at most {LARGEST:,} are read")
+            yield image
+    except UnreadableError:
+        raise
+    except Exception as error:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _OF_THE_MACHINE:
+            why = getattr(error, "strerror", None) or "out of memory"
+            raise UserError(f"cannot read {path}: {why}, which is no fault of the file") from error
+        raise UnreadableError(f"cannot be read: {error}") from None
+
+
+def _head(file: IO[bytes], name: str) -> ImageFile:
+    """As ``Image.open``, but that any number of pixels may be stated, without a warning."""
+    prefix = file.read(16)
+    if not prefix:
+        raise UnreadableError("is an empty file")
+    for kind in _FORMATS:
+        reader, accepts = Image.OPEN[kind]
+        if accepts is None or accepts(prefix) is True:  # a text would say why this build of Pillow cannot
+            file.seek(0)
+            try:
+                return reader(file, name)
+            except SyntaxError:  # how a reader says that the file is not its own
+                continue
+    raise UnreadableError(f"is no image in {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}")
+
+
+def checksum(path: Path) -> int:
+    """CRC-32 of the bytes of ``path``; a hundredth to a tenth of what it takes to decode them."""
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Files at any depth below ``folder``, in order, found one by one: a set of images can be large.
+
+    Links to folders are followed, and each folder is entered once, however many links lead to it. What is hidden, file
+    or folder, is passed over.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    entered = set()
+    for where, folders, names in os.walk(folder, onerror=closed, followlinks=True):
+        here = identity(Path(where))
+        if here in entered:
+            folders.clear()
+            continue
+        entered.add(here)
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        yield from (Path(where, name) for name in sorted(names) if not is_hidden(name))
+
+
+def identity(path: Path) -> tuple[int, int] | Path:
+    """The same for all names of one file or folder, by symbolic or hard links; a link to nowhere is its own."""
+    try:
+        found = path.stat()
+    except OSError:
+        return path
+    return found.st_dev, found.st_ino
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is there for a system or a program, not for its user."""
+    return name.startswith((".", "__MACOSX"))
+
+
+def is_image(path: Path) -> bool:
+    """Whether ``path`` ends like an image."""
+    return path.name.lower().endswith(ENDINGS)
+
+
+def closed(error: OSError) -> NoReturn:
+    """Refuse a folder that cannot be read.
+
+    Raises:
+        UserError: always.
+    """
+    raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
+
+
+def left_out(counts: Mapping[str, Mapping[str, int]], shown: int = 5) -> str:
+    """``3 bad files left out (train: 2 of cat, 1 of dog)``, the classes with most of them first; "" for none.
+
+    Args:
+        counts: part -> class -> files.
+        shown: so many classes of a part are named.
+    """
+    parts = []
+    for part, classes in counts.items():
+        by_size = sorted(classes.items(), key=lambda item: (-item[1], item[0]))
+        words = [f"{count} of {name}" for name, count in by_size[:shown]]
+        if rest := sum(count for _, count in by_size[shown:]):
+            words.append(f"{rest} of {len(by_size) - shown} other classes")
+        if words:
+            parts.append(f"{part}: {', '.join(words)}")
+    total = sum(sum(classes.values()) for classes in counts.values())
+    return f"{total} bad file{'s' * (total != 1)} left out ({'; '.join(parts)})" if total else ""
