@@ -89,6 +89,27 @@ def test_killed_and_begun_again_it_ends_in_the_same_bytes(finished, tmp_path):
     assert _rows(finished[0] / "none/seed0") != _rows(finished[0] / "none/seed1"), "the comparison can fail"
 
 
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_ended_by_a_batch_system_it_says_how_it_goes_on(tmp_path, engine):
+    """SIGTERM is taken as Ctrl-C is: no traceback, nor the stack that Ray would print."""
+    if engine == "ray":
+        pytest.importorskip("ray", reason="ray is not installed")
+    study = _start("--out", "s", "--engine", engine, "--set", "training.epochs=1000", cwd=tmp_path)
+    begun, end = tmp_path / "s/none/seed0/metrics.jsonl", time.monotonic() + 120
+    while not begun.exists():
+        assert time.monotonic() < end, study.communicate()
+        assert study.poll() is None, study.communicate()
+        time.sleep(0.02)
+    os.kill(study.pid, signal.SIGTERM)
+    said, complaint = study.communicate(timeout=30)
+    assert study.returncode == 130, complaint
+    assert complaint.split("\n", 1)[0].strip() == "stopped; the same command goes on in s"
+    assert complaint.strip().splitlines()[-1] == "saccade: interrupted"
+    assert "Traceback" not in complaint + said
+    assert len(complaint.split()) < 20, complaint
+    assert not (tmp_path / "s/none/seed0/done.json").exists()
+
+
 def _rows(run):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 3
@@ -209,16 +230,6 @@ def test_the_host_and_the_size_suit_the_images(tmp_path, side, host, size):
     assert _recipe(None, str(tmp_path), "vgg11", ("model.pretrained=true",)).model.name == "vgg11"
 
 
-def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
-    from saccade.cli.compare import _folder
-    from saccade.errors import UserError
-
-    def closed(path, *rest):
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr("pathlib.Path.is_dir", closed)
-    with pytest.raises(UserError, match=f"cannot read {tmp_path}: Permission denied"):
-        _folder(str(tmp_path))
 def test_the_side_is_seen_through_links_and_past_what_is_no_image(tmp_path):
     """As the images are found when they are opened; and without a word of Pillow's on one that is refused."""
     from PIL import Image
@@ -256,3 +267,13 @@ def test_the_plan_describes_the_images(tmp_path, monkeypatch, capsys):
     assert "1 bad file left out (train: 1 of cat)" in said
 
 
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    from saccade.cli.compare import _folder
+    from saccade.errors import UserError
+
+    def closed(path, *rest):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.is_dir", closed)
+    with pytest.raises(UserError, match=f"cannot read {tmp_path}: Permission denied"):
+        _folder(str(tmp_path))

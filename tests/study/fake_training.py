@@ -58,6 +58,22 @@ def train(recipe, folder, *, device, notify):
     return result
 
 
+def killed_once(recipe, folder, *, device, notify):
+    """The real training; its process is killed once, after the first epoch of se."""
+    from saccade.study import series
+
+    mark = Path(folder).parent / "killed"
+
+    def tell(event):
+        notify(event)
+        ended = event["event"] == "epoch" and event["epoch"] == 1
+        if ended and recipe.attention.mechanism == "se" and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return series.train(recipe, folder, device=device, notify=tell)
+
+
 def _count(folder):
     path = folder / "attempts"
     attempts = int(path.read_text()) + 1 if path.exists() else 1

@@ -22,15 +22,22 @@ from saccade.study.plan import Study, arms  # noqa: E402
 
 HOME = Path(sys.argv[1])
 DEADLY = "import os\nos._exit(3)\n"
-SMALL = {"training.epochs": 1, "data.train_images": 100, "data.test_images": 50, "training.batch_size": 50}
+SMALL = {"training.epochs": 2, "data.train_images": 100, "data.test_images": 50, "training.batch_size": 50}
 
 
-def study(name, settings, mechanisms=("se", "das"), seeds=(0, 1), **more):
+def study(name, settings, mechanisms=("se", "das"), seeds=(0, 1), during=None, **more):
+    """What came of a study; ``during`` it, once its data are known and nothing is written, something else is done."""
     events, begun = [], time.monotonic()
+
+    def heard(event):
+        events.append(event)
+        if event["event"] == "data" and during is not None:
+            during()
+
     plan = Study(Recipe().having(settings), arms(mechanisms), seeds, HOME / name)
     more = {"slots": 2, "engine": "ray"} | more
     try:
-        outcomes = execute(plan, device="cpu", notify=events.append, **more)
+        outcomes = execute(plan, device="cpu", notify=heard, **more)
     except UserError as error:
         return {"error": str(error), "events": events, "seconds": time.monotonic() - begun}
     ended = [(o.run.arm.name, o.run.seed, o.status, o.reason, o.result) for o in outcomes]
@@ -38,7 +45,7 @@ def study(name, settings, mechanisms=("se", "das"), seeds=(0, 1), **more):
 
 
 def fake(name, threads=1, **more):
-    how = {key: more.pop(key) for key in ("slots", "train", "check") if key in more}
+    how = {key: more.pop(key) for key in ("slots", "train", "check", "during") if key in more}
     how = {"train": "fake_training:train", "check": "fake_training:check"} | how
     return study(name, {"data.options": more, "training.threads": threads}, **how)
 
@@ -64,7 +71,8 @@ def main(short):
         "refuse": fake("refuse", check="fake_training:refuse"),
         "too large": fake("large", threads=64, slots=None),
         "stillborn": fake("stillborn", act="wait", train="deadly:train"),
-        "ray": study("ray", SMALL, ("se",), (0,), slots=1),
+        "two starts": fake("two", during=lambda: fake("two", slots=1)),
+        "ray": study("ray", SMALL, ("se",), (0,), slots=1, train="fake_training:killed_once"),
         "local": study("local", SMALL, ("se",), (0,), slots=1, engine="local"),
     }
     ours, cluster.version = cluster.version, lambda name: "0.0.1"
@@ -73,6 +81,7 @@ def main(short):
     written, Path.write_text = Path.write_text, lambda *_, **__: 0  # as if on the disk of this node alone
     told["not shared"] = fake("not shared")
     Path.write_text = written
+    cluster._reach(ray.get_runtime_context().gcs_address)  # a cluster is known as one
     told["still connected"] = ray.is_initialized()
     ray.shutdown()
     (HOME / "told.json").write_text(json.dumps(told))

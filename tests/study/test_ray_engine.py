@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -58,8 +59,11 @@ def test_every_run_is_done_in_two_actors_and_told(told):
     assert ended(told[0]["again"], "skipped") == ended(plain, "done")
 
 
-def test_the_results_are_the_local_ones_to_the_last_bit(told):
-    _, home = told
+def test_the_results_are_the_local_ones_to_the_last_bit_though_a_worker_was_killed(told):
+    said, home = told
+    events = [e for e in said["ray"]["events"] if e.get("arm") == "se"]
+    assert [e["attempt"] for e in events if e["event"] == "begin"] == [1, 2]
+    assert [e["epoch"] for e in events if e["event"] == "start"] == [0, 1], "it goes on after its last finished epoch"
     names = ("model.safetensors", "predictions.safetensors", "config.json", "recipe.toml")
     for arm in ("none", "se"):
         there, here = (home / engine / arm / "seed0" for engine in ("ray", "local"))
@@ -71,7 +75,7 @@ def test_the_results_are_the_local_ones_to_the_last_bit(told):
 
 def _rows(run):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert len(rows) == 2
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
     return [{key: value for key, value in row.items() if key not in ("seconds", "memory_mb")} for row in rows]
 
 
@@ -131,6 +135,23 @@ def test_a_cluster_of_the_caller_stays_and_no_token_does(told):
     assert not list(told[1].rglob(".lock.*"))
 
 
+def test_a_second_start_takes_nothing_from_the_first(told):
+    """Both are at work in the folder until one of them holds its lock."""
+    assert len(ended(told[0]["two starts"], "done")) == 6
+    assert [e["slots"] for e in told[0]["two starts"]["events"] if e["event"] == "study"] == [2]
+
+
+def test_a_start_proves_the_folder_with_a_file_of_its_own(tmp_path):
+    cluster = pytest.importorskip("saccade.study.engine.cluster", reason="ray is not installed")
+    study = Study(Recipe(), arms(["se"]), (0,), tmp_path / "a" / "s")
+    with cluster._token(study.folder, "first") as first:
+        with cluster._token(study.folder, "second") as second:
+            assert (first.read_text(), second.read_text()) == ("first", "second")
+            assert study.claim() is False, "the folder is free"
+        assert first.read_text() == "first"
+    assert not (tmp_path / "a").exists()
+
+
 @pytest.fixture
 def study(tmp_path):
     return Study(Recipe(), arms(["se"]), (0,), tmp_path / "s")
@@ -153,6 +174,18 @@ def test_wrong_words_are_refused_and_nothing_is_written(study, words, message):
     pytest.importorskip("ray", reason="ray is not installed")
     with pytest.raises(UserError, match=message):
         execute(study, **{"engine": "ray"} | words)
+    assert not study.folder.exists()
+
+
+def test_what_takes_connections_need_not_be_a_cluster(study, monkeypatch):
+    cluster = pytest.importorskip("saccade.study.engine.cluster", reason="ray is not installed")
+    monkeypatch.setattr(cluster, "_ANSWER", 3.0)
+    begun = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"no Ray cluster answers at {address}: something takes connections there"):
+            execute(study, engine="ray", address=address)
+    assert time.monotonic() - begun < 10
     assert not study.folder.exists()
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import click
@@ -43,7 +45,8 @@ def saccade() -> None:
 
 
 def main() -> NoReturn:
-    """The console script: a user's mistake ends in one message and exit code 2, an interruption in 130."""
+    """The console script: a user's mistake ends in one message and exit code 2, Ctrl-C and SIGTERM in 130."""
+    terminate = signal.signal(signal.SIGTERM, _interrupt)
     sys.path.append("")  # package.module:Class is found in the folder one works in
     try:
         with study_installed():
@@ -60,4 +63,11 @@ def main() -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()
         code = 0
+    finally:
+        signal.signal(signal.SIGTERM, terminate)
     sys.exit(code or 0)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """SIGTERM, as Ctrl-C: a batch system that ends a study hears how it goes on."""
+    raise KeyboardInterrupt

@@ -15,7 +15,9 @@ import os
 import platform
 import re
 import secrets
+import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -47,6 +49,10 @@ _PATIENCE = 15.0
 """Seconds without any actor after which the wait is explained."""
 _REACH = 5.0
 """Seconds for a cluster to accept a connection."""
+_ANSWER = 15.0
+"""Seconds in which a cluster says that it is one, Python's start included."""
+_ASK = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
+"""Returns at once from a cluster, in words or with an error; from anything else not for minutes."""
 _OBJECTS = 100 * 2**20
 """Bytes of Ray's object store where it is started here: what passes through it are words."""
 
@@ -201,6 +207,7 @@ class Cluster(Place[_Actor]):
         begun = time.monotonic()
         with ExitStack() as stack:
             stack.enter_context(_silent())
+            terminate = signal.getsignal(signal.SIGTERM)
             if self.address:
                 self.notify({"event": "engine", "description": f"connecting to the Ray cluster at {self.address}"})
                 _reach(self.address)
@@ -226,6 +233,9 @@ class Cluster(Place[_Actor]):
                     _temp_dir=home.name,
                     **quiet,
                 )
+            # Ray's handler would print a stack and end the process where it stands; the caller's, if any, knows better.
+            if callable(terminate) and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, terminate)
             took = time.monotonic() - begun
             self.notify({"event": "engine", "description": f"Ray {ray.__version__} is ready after {took:.0f} s"})
             yield
@@ -297,11 +307,13 @@ class Cluster(Place[_Actor]):
 def _token(folder: Path, secret: str) -> Iterator[Path]:
     """A file with ``secret`` in the study folder, which is made if need be, and removed again if it is left empty.
 
+    The name is of this start alone: until one of two starts in one folder holds its lock, both are at work there.
+
     Raises:
         UserError: the folder cannot be written.
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
-    path = folder / ".lock.ray"  # a name that does not make a free folder a taken one
+    path = folder / f".lock.ray.{secrets.token_hex(8)}"  # a name that does not make a free folder a taken one
     try:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -336,10 +348,10 @@ def _silent() -> Iterator[None]:
 
 
 def _reach(address: str) -> None:
-    """Is there anything at ``address``? Ray itself would try for minutes and then end this process.
+    """Is there a cluster at ``address``? Ray itself would try for minutes and then end this process.
 
     Raises:
-        UserError: nothing answers, or it is no address.
+        UserError: nothing answers, what answers is no cluster, or it is no address.
     """
     if address == "auto":
         return
@@ -350,6 +362,16 @@ def _reach(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH).close()
     except (OSError, OverflowError) as error:
         raise UserError(f"no Ray cluster answers at {address}: {error}") from None
+    try:  # in a process of its own: the call cannot be given up, and complains to stderr meanwhile
+        subprocess.run(
+            [sys.executable, "-c", _ASK, address],
+            stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_ANSWER,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"no Ray cluster answers at {address}: something takes connections there, but does not answer as Ray in "
+            f"{_ANSWER:.0f} s; the address is the one that `ray start --head` names, with port 6379 unless told another"
+        ) from None
 
 
 def _cause(error: RayError) -> str:
