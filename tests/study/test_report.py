@@ -6,7 +6,6 @@ import re
 import xml.etree.ElementTree as ElementTree
 from functools import partial
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -354,17 +353,6 @@ def test_the_verb(whole, tmp_path):
     told = CliRunner().invoke(command, [str(whole.parent), "--json"])
     assert json.loads(told.output) == json.loads(whole.with_name("results.json").read_text())
     assert isinstance(CliRunner().invoke(command, [str(tmp_path)]).exception, UserError)
-
-
-def test_the_smoke_test_says_that_it_is_one():
-    from saccade.study.report.page import _notices
-
-    def notices(source):
-        study = Study(Recipe().having({"data.source": source}), ARMS[:2], (0,), Path("x"))
-        return _notices(study, {"runs": [], "analysis": None, "notes": []})
-
-    assert any("do not transfer" in sentence for _, sentence in notices("digits"))
-    assert notices("photos") == []
 
 
 def test_numbers_as_they_are_printed():

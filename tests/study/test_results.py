@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 
 from saccade import Recipe, UserError
 from saccade.study.plan import Study, arms
+from saccade.study.report.table import latex, markdown
 from saccade.study.results import collect, write_results
 
 SCORES = {("none", 0): 90.0, ("none", 1): 91.0, ("none", 2): 92.0, ("se", 0): 91.0, ("se", 1): 93.0, ("se", 2): 92.0}
@@ -19,7 +20,7 @@ def _environment(run, **facts):
     (run.folder / "environment.json").write_text(json.dumps(told))
 
 
-def _finish(run, top1, diverged=None):
+def _finish(run, top1, diverged=None, parameters=None):
     run.folder.mkdir(parents=True)
     (run.folder / "recipe.toml").write_text(run.recipe.to_toml())
     _environment(run)
@@ -27,7 +28,13 @@ def _finish(run, top1, diverged=None):
     wrong = round(100 - top1)
     predicted[:wrong] = (predicted[:wrong] + 1) % 10
     save_file({"predicted": predicted, "label": LABELS}, run.folder / "predictions.safetensors")
-    done = {"top1": top1, "test_loss": 0.3, "seconds": 5.0, "parameters": 1000 + run.seed, "diverged": diverged}
+    done = {
+        "top1": top1,
+        "test_loss": 0.3,
+        "seconds": 5.0,
+        "parameters": parameters or 1000 + run.seed,
+        "diverged": diverged,
+    }
     (run.folder / "done.json").write_text(json.dumps(done))
 
 
@@ -83,6 +90,42 @@ def test_a_diverged_run_has_no_score_and_is_named(study):
     assert row["reason"] == "loss of epoch 3 is nan"
 
 
+@pytest.mark.parametrize(("source", "said"), [("digits", 1), ("photos", 0)])
+def test_the_smoke_test_says_that_it_is_one(tmp_path, source, said):
+    plan = Study(Recipe().having({"data.source": source}), arms(["se"]), (0, 1), tmp_path / "s")
+    plan.write()
+    for run in plan.runs():
+        _finish(run, 90.0 + run.seed)
+    found = collect(plan.folder)
+    assert len([note for note in found["notes"] if "smoke test" in note and "do not transfer" in note]) == said
+    for table in (markdown(found), latex(found)):
+        assert table.count("do not transfer") == said
+
+
+@pytest.mark.parametrize(
+    ("plain", "whole", "extra", "said"),
+    [
+        (1000, 1014, 1480, "it adds 480 parameters where eca adds 14;"),
+        (1000, 1000, 1480, "it adds 480 parameters where eca adds 0;"),
+        (1000, 11_000, 12_024, "it adds 11,024 parameters where eca adds 10,000;"),
+        (1000, 11_000, 12_000, None),  # a tenth more, and no word more
+        (1000, 11_000, 10_000, None),
+        (1000, 1000, 1000, None),
+        (None, 1014, 1480, None),  # not run yet
+    ],
+)
+def test_a_control_of_another_size_than_its_mechanism_is_named(tmp_path, plain, whole, extra, said):
+    plan = Study(Recipe(), arms(["eca"], ["extra", "noise"]), (0,), tmp_path / "s")
+    plan.write()
+    for run, parameters in zip(plan.runs(), (plain, whole, extra, 1000), strict=True):
+        if parameters is not None:
+            _finish(run, 90.0, parameters=parameters)
+    notes = [note for note in collect(plan.folder)["notes"] if "it adds" in note]
+    assert notes == ([] if said is None else [
+        f"extra for eca: {said} a plain bottleneck of at least one unit a site can have no nearer number."
+    ])  # fmt: skip
+
+
 def test_failed_and_missing_runs_are_named(study):
     for arm, seed in ((study.arms[1], 0), (study.arms[0], 2)):
         (study.run(arm, seed).folder / "done.json").unlink()
@@ -126,6 +169,16 @@ def _fingerprint(run, fingerprint):
     (run.folder / "done.json").write_text(json.dumps(done | {"fingerprint": fingerprint}))
 
 
+def test_images_that_were_left_out_are_said_though_they_be_gone(study):
+    said = "The images of all runs: 3 bad files left out (train: 2 of cat; test: 1 of dog)."
+    assert said not in collect(study.folder)["notes"]
+    for run in study.runs():
+        done = json.loads((run.folder / "done.json").read_text())
+        done["left_out"] = {"train": {"cat": 2}, "test": {"dog": 1}}
+        (run.folder / "done.json").write_text(json.dumps(done))
+    assert collect(study.folder)["notes"].count(said) == 1
+
+
 def test_runs_of_other_images_are_not_compared(study):
     first, second, third, *_ = study.runs()
     for run in (first, third):
@@ -160,13 +213,3 @@ def test_they_are_written_as_strict_json(study):
 def test_what_is_no_study(tmp_path):
     with pytest.raises(UserError, match="is no study"):
         collect(tmp_path)
-def test_images_that_were_left_out_are_said_though_they_be_gone(study):
-    said = "The images of all runs: 3 bad files left out (train: 2 of cat; test: 1 of dog)."
-    assert said not in collect(study.folder)["notes"]
-    for run in study.runs():
-        done = json.loads((run.folder / "done.json").read_text())
-        done["left_out"] = {"train": {"cat": 2}, "test": {"dog": 1}}
-        (run.folder / "done.json").write_text(json.dumps(done))
-    assert collect(study.folder)["notes"].count(said) == 1
-
-

@@ -28,7 +28,8 @@ __all__ = ["BASELINE", "CONTROLS", "Arm", "Run", "Study", "arms", "seeds", "ship
 BASELINE = "none"
 """The arm without attention; first in every study."""
 CONTROLS = {
-    "extra": "as many parameters without attention; a mechanism that does no better was helped by its parameters",
+    "extra": "a plain bottleneck without attention, of the number of parameters nearest to the mechanism's that one of "
+    "at least one unit can have; a mechanism that does no better was helped by its parameters",
     "noise": "a random gate that sees nothing; a mechanism that does no better was helped by rescaling channels",
     "shuffled": "the mechanism with the gate of another image; if it does as well, it does not matter what is seen",
 }

@@ -173,9 +173,36 @@ def _correct(study: Study, rows: dict[tuple[str, int], dict[str, Any]]) -> dict[
     }
 
 
+_SMOKE_TEST = (
+    "This is a smoke test. Its images are drawn handwritten digits, made so that it runs anywhere; "
+    "these verdicts do not transfer to other data."
+)
+_NEAR = 0.1
+"""Part of a mechanism's parameters by which those of its control ``extra`` may differ without a word."""
+
+
+def _mismatched(arms: dict[str, dict[str, Any]]) -> list[str]:
+    """The controls ``extra`` that could not be made as large, or as small, as their mechanism."""
+    notes = []
+    for name, arm in arms.items():
+        if arm["control"] != "extra" or arm["mechanism"] not in arms:
+            continue
+        plain, whole, instead = (arms[other]["parameters"] for other in (BASELINE, arm["mechanism"], name))
+        if None in (plain, whole, instead):
+            continue
+        own, extra = whole - plain, instead - plain
+        if abs(extra - own) > _NEAR * own:
+            notes.append(
+                f"{name}: it adds {extra:,} parameters where {arm['mechanism']} adds {own:,}; a plain bottleneck of at "
+                "least one unit a site can have no nearer number."
+            )
+    return notes
+
+
 def _notes(study: Study, arms: dict[str, dict[str, Any]]) -> list[str]:
     """What a reader of the verdicts must know about the runs behind them."""
-    notes = []
+    notes = [_SMOKE_TEST] if study.base.data.source == "digits" else []
+    notes += _mismatched(arms)
     for name, arm in arms.items():
         for status, words in (("diverged", "diverged"), ("failed", "failed"), ("missing", "not run yet")):
             if seeds := arm[status]:
@@ -184,6 +211,9 @@ def _notes(study: Study, arms: dict[str, dict[str, Any]]) -> list[str]:
                 if status == "diverged" and len(seeds) < len(study.seeds):
                     said += " They have no score and are left out, which flatters this arm."
                 notes.append(said)
+    told = (run.finished for run in study.runs())  # of the same images all: the first run that knows speaks for them
+    if words := left_out(next((done["left_out"] for done in told if done and "left_out" in done), {})):
+        notes.append(f"The images of all runs: {words}.")
     surroundings = [found for run in study.runs() if (found := _read(run.folder / "environment.json"))]
     for key in _SAME:
         values = {str(found.get(key)) if key != "device" else found[key].partition(":")[0] for found in surroundings}
@@ -211,9 +241,6 @@ def measure_costs(folder: str | Path, again: bool = False) -> None:
 
     import torch
 
-    told = (run.finished for run in study.runs())  # of the same images all: the first run that knows speaks for them
-    if words := left_out(next((done["left_out"] for done in told if done and "left_out" in done), {})):
-        notes.append(f"The images of all runs: {words}.")
     from saccade.cost import measure_all
     from saccade.saving import describe, load
 

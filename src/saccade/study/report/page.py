@@ -121,11 +121,6 @@ def _notices(study: Study, results: Json) -> list[tuple[str, str]]:
             for row in unscored
         ]
         found.append(("alarm", f"{len(unscored)} of {len(results['runs'])} runs have no score: {'; '.join(named)}."))
-    if study.base.data.source == "digits":
-        found.append(("", (
-            "This is a smoke test. Its images are drawn handwritten digits, made so that it runs anywhere; "
-            "these verdicts do not transfer to other data."
-        )))  # fmt: skip
     first = results["analysis"] and results["analysis"]["first_look"]
     if first and not any("first look" in note for note in results["notes"]):
         found.append(("", f"{len(study.seeds)} seeds are a first look; five or more make a study."))
