@@ -131,6 +131,14 @@ def test_later_settings_win_and_the_recipe_stays():
         (["model.options.a={1: 2}"], ["a is a dict"]),
         ([f"training.seed={2**63}"], ["training.seed", f"less than or equal to {2**63 - 1}"]),
         ([f"data.split_seed={2**63}"], ["data.split_seed", f"less than or equal to {2**63 - 1}"]),
+        (
+            ["attention.control=noise"],
+            ["attention.control = 'noise': a control stands in a mechanism's place", "'none'"],
+        ),
+        (
+            ["attention.control=shuffled", "attention.mechanism=se", "training.batch_size=1"],
+            ["attention.control = 'shuffled'", "training.batch_size is 1, at least 2 is needed"],
+        ),
         (["training.seed=-1", "training.threads=0"], ["training.seed = -1", "training.threads = 0"]),
     ],
 )
@@ -140,6 +148,13 @@ def test_wrong_settings_are_named(settings, words):
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_control_needs_it_may_have():
+    for control, size in (("shuffled", 2), ("noise", 1), ("extra", 1)):
+        asked = {"attention.control": control, "attention.mechanism": "se", "training.batch_size": size}
+        assert Recipe().having(asked).attention.control == control
+    assert Recipe().having({"training.batch_size": 1}).attention.control is None
 
 
 @pytest.mark.parametrize(

@@ -390,11 +390,7 @@ def test_start_auto_is_neutral_for_trained_weights(straight, split, tmp_path):
     assert [plug.module.a is None for plug in saccade.plugs(build(TINY, split))] == [True] * 4
     network = build(TINY.having(checkpoint), split)
     assert [plug.module.a.item() for plug in saccade.plugs(network)] == [0.0] * 4
-    assert [start_of(TINY.having(s)) for s in ({}, checkpoint, {"attention.control": "extra"})] == [
-        "paper",
-        "neutral",
-        "neutral",
-    ]
+    assert [start_of(TINY.having(s)) for s in ({}, checkpoint)] == ["paper", "neutral"]
     assert start_of(Recipe()) is None
     assert all(torch.equal(network.state_dict()[key], value) for key, value in host.state_dict().items())
 

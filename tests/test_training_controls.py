@@ -10,7 +10,7 @@ import saccade
 from saccade.data import open_data
 from saccade.recipe import Recipe
 from saccade.training import build, train
-from saccade.training.network import start_of
+from saccade.training.network import start_of, started
 
 TINY = Recipe().having(
     {
@@ -31,17 +31,82 @@ def split():
     return open_data(TINY.data)
 
 
-def test_a_control_starts_as_its_mechanism():
-    starts = {}
-    for control in ("extra", "noise", "shuffled"):
-        for start in ("auto", "paper", "neutral"):
-            starts[control, start] = start_of(TINY.having({"attention.control": control, "attention.start": start}))
-    assert starts == {
-        ("extra", "auto"): "neutral", ("extra", "paper"): "neutral", ("extra", "neutral"): "neutral",
-        ("noise", "auto"): "paper", ("noise", "paper"): "paper", ("noise", "neutral"): "neutral",
-        ("shuffled", "auto"): "paper", ("shuffled", "paper"): "paper", ("shuffled", "neutral"): "neutral",
-    }  # fmt: skip
-    assert start_of(TINY.having({"attention.control": "noise", "model.pretrained": True})) == "neutral"
+@pytest.mark.parametrize(
+    ("mechanism", "control", "starts"),
+    [
+        ("se:rd_ratio=0.5", None, ("paper", "paper", "neutral")),
+        ("se:rd_ratio=0.5", "extra", ("neutral", "neutral", "neutral")),
+        ("se:rd_ratio=0.5", "noise", ("paper", "paper", "neutral")),
+        ("se:rd_ratio=0.5", "shuffled", ("paper", "paper", "neutral")),
+        ("gc", None, ("neutral", "neutral", "neutral")),  # the identity by itself; what stands in its place is, too
+        ("gc", "extra", ("neutral", "neutral", "neutral")),
+        ("gc", "noise", ("neutral", "neutral", "neutral")),
+        ("gc", "shuffled", ("neutral", "neutral", "neutral")),
+    ],
+)
+def test_how_it_started_is_read_off_the_plugs(split, mechanism, control, starts):
+    """Not off the recipe: a network that starts as its host is said to, whatever was asked for."""
+    plain = build(TINY.having({"attention.mechanism": "none"}), split).eval()
+    x = torch.stack([split.test[n][0] for n in range(6)])
+    assert started(plain) is None
+    for start, said in zip(("auto", "paper", "neutral"), starts, strict=True):
+        asked = {"attention.mechanism": mechanism, "attention.control": control, "attention.start": start}
+        network = build(TINY.having(asked), split).eval()
+        assert started(network) == said
+        assert torch.equal(network(x), plain(x)) is (said == "neutral")
+
+
+def test_what_is_asked_of_a_control_is_asked_of_its_mechanism():
+    for control in (None, "extra", "noise", "shuffled"):
+        asked = TINY.having({"attention.control": control})
+        assert [start_of(asked.having({"attention.start": start})) for start in ("auto", "paper", "neutral")] == [
+            "paper", "paper", "neutral",
+        ]  # fmt: skip
+        assert start_of(asked.having({"model.pretrained": True})) == "neutral"
+
+
+@pytest.mark.parametrize("control", ["extra", "noise", "shuffled"])
+def test_over_a_checkpoint_a_control_starts_as_that_host(split, tmp_path, control):
+    host = build(TINY.having({"attention.mechanism": "none", "training.seed": 9}), split).eval()
+    saccade.save(host, tmp_path / "host", classes=split.classes)
+    recipe = TINY.having({
+        "model.checkpoint": str(tmp_path / "host" / "model.safetensors"), "attention.start": "neutral",
+        "attention.control": control, "training.epochs": 1,
+    })  # fmt: skip
+    network = build(recipe, split).eval()
+    assert all(torch.equal(network.state_dict()[key], value) for key, value in host.state_dict().items())
+    x = torch.stack([split.test[n][0] for n in range(6)])
+    assert torch.equal(network(x), host(x))
+    result = train(recipe, tmp_path / "run", device="cpu")
+    assert result["start"] == "neutral"
+    trained = saccade.load(tmp_path / "run").eval()
+    assert not torch.equal(trained(x), host(x))
+    # noise is fixed; what learns is its share, and the bottleneck, and the gate of the neighbour
+    moved = [row.module.a for row in saccade.plugs(trained)]
+    assert all(a is None if control == "extra" else a.item() != 0 for a in moved)
+
+
+@pytest.mark.parametrize("control", ["noise", "shuffled"])
+def test_a_killed_run_of_a_control_ends_as_one_that_was_not(tmp_path, control):
+    recipe = TINY.having({"attention.control": control, "attention.start": "neutral", "training.lr": 0.01})
+
+    class Killed(BaseException):
+        pass
+
+    def kill(event):
+        if event["event"] == "epoch" and event["epoch"] == 1:
+            raise Killed
+
+    train(recipe, tmp_path / "straight", device="cpu")
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "killed", device="cpu", notify=kill)
+    assert (tmp_path / "killed/resume.pt").exists()
+    train(recipe, tmp_path / "killed", device="cpu")
+    train(recipe.having({"training.seed": 1}), tmp_path / "other", device="cpu")
+    for name in ("model.safetensors", "predictions.safetensors"):
+        straight, killed, other = ((tmp_path / run / name).read_bytes() for run in ("straight", "killed", "other"))
+        assert straight == killed
+        assert straight != other
 
 
 @pytest.mark.parametrize("control", ["noise", "shuffled"])

@@ -10,10 +10,10 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from saccade.errors import UserError, did_you_mean
@@ -82,8 +82,8 @@ class Attention(_Part):
     mechanism: str = "none"
     """``none`` or ``name:option=value``."""
     control: Literal["extra", "noise", "shuffled"] | None = None
-    """What is plugged at the mechanism's sites instead: ``extra``, a bottleneck of as many parameters; ``noise``, a
-    random constant gate; ``shuffled``, the mechanism with the gate or context of the next image."""
+    """What is plugged at the mechanism's sites instead: ``extra``, a bottleneck of about as many parameters; ``noise``,
+    a random constant gate; ``shuffled``, the mechanism with the gate or context of the next image of its batch."""
     where: str | tuple[str, ...] = "paper"
     start: Literal["auto", "neutral", "paper"] = "auto"
     """``auto``: neutral for a pretrained host, the paper's initialisation for a random one."""
@@ -118,6 +118,20 @@ class Recipe(_Part):
     model: Model = Model()
     attention: Attention = Attention()
     training: Training = Training()
+
+    @model_validator(mode="after")
+    def _has_what_its_control_needs(self) -> Self:
+        """A control without a mechanism would be nothing, and ``shuffled`` in batches of one the mechanism itself."""
+        part, size = self.attention, self.training.batch_size
+        if part.control is not None and part.mechanism == "none":
+            needs = "a control stands in a mechanism's place; attention.mechanism is 'none', name one"
+        elif part.control == "shuffled" and size < 2:
+            needs = (
+                f"an image gets the gate of another of its batch; training.batch_size is {size}, at least 2 is needed"
+            )
+        else:
+            return self
+        raise PydanticCustomError("control", "{told}", {"told": f"attention.control = {part.control!r}: {needs}"})
 
     @classmethod
     def read(cls, values: Mapping[str, Any], owner: str = "recipe") -> Recipe:
@@ -187,6 +201,8 @@ def _setting(text: str) -> tuple[str, Any]:
 def _sentence(error: Any) -> str:
     """One pydantic error as words: where, what was found, what is needed."""
     where = ".".join(str(part) for part in error["loc"])
+    if not where:  # of the recipe as a whole: the message names the keys
+        return str(error["msg"])
     if error["type"] == "extra_forbidden":
         model: Any = Recipe
         for part in error["loc"][:-1]:

@@ -14,10 +14,12 @@ from saccade.errors import UserError
 from saccade.models import create_host
 from saccade.probe import example_input, undisturbed
 from saccade.recipe import Recipe
-from saccade.surgery import plug
-from saccade.surgery.controls import plug_control
+from saccade.surgery import plug, plugs
+from saccade.surgery.carrying import Plug
+from saccade.surgery.controls import ShuffledContext, ShuffledGate, plug_control
+from saccade.surgery.plug import Mechanism
 
-__all__ = ["build", "derived", "start_of"]
+__all__ = ["build", "derived", "start_of", "started"]
 
 
 def derived(seed: int, *words: object) -> int:
@@ -31,19 +33,36 @@ def derived(seed: int, *words: object) -> int:
 
 
 def start_of(recipe: Recipe) -> Literal["neutral", "paper"] | None:
-    """How the plugs start: ``neutral``, as the host's own function, or ``paper``; None where nothing is plugged.
+    """What the plugs are asked to start as: ``neutral``, the host's own function, or ``paper``; None without any.
 
-    ``auto`` means neutral if the host brings trained weights. A control starts as its mechanism does, but ``extra``,
-    which is neutral by itself, always is.
+    ``auto`` means neutral if the host brings trained weights.
     """
     part, model = recipe.attention, recipe.model
     if part.mechanism == "none":
         return None
-    if part.control == "extra":
-        return "neutral"
     if part.start == "auto":
         return "neutral" if model.pretrained or model.checkpoint is not None else "paper"
     return part.start
+
+
+def started(network: nn.Module) -> Literal["neutral", "paper"] | None:
+    """How the plugs in ``network`` started, trained or not: ``neutral`` if it computed the host's own function then.
+
+    That is more than was asked for where a mechanism, or what stands in its place, is neutral by itself.
+    """
+    found = plugs(network)
+    if not found:
+        return None
+    return "neutral" if all(_is_neutral(row.module) for row in found) else "paper"
+
+
+def _is_neutral(plug: Plug) -> bool:
+    """Does the plug, as it was made, return what it receives?"""
+    name, options = plug.name, plug.options
+    if isinstance(plug.mechanism, (ShuffledContext, ShuffledGate)):
+        name, options = options["mechanism"], options["options"]
+    what = Mechanism.of(name)
+    return plug.a is not None or what.spec.is_neutral({**what.defaults, **options})
 
 
 def build(recipe: Recipe, split: Split) -> nn.Module:

@@ -28,7 +28,7 @@ from saccade.tasks import Classify, DivergenceError
 from saccade.training.environment import choose_device, environment, peak_memory
 from saccade.training.folder import RunFolder
 from saccade.training.gates import gate_movement, probe_images
-from saccade.training.network import build, derived, start_of
+from saccade.training.network import build, derived, started
 
 __all__ = ["train"]
 
@@ -270,7 +270,7 @@ def _finish(
         "epochs": last["epoch"],
         "seconds": round(sum(row["seconds"] for row in rows), 3),
         "parameters": sum(p.numel() for p in network.parameters()),
-        "start": start_of(recipe),
+        "start": started(network),
         "fingerprint": split.fingerprint,
         "left_out": split.left_out,
         "diverged": diverged,
