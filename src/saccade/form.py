@@ -19,7 +19,8 @@ __all__ = ["BatchNorm2d", "Context", "Gate", "blended"]
 def blended(f: Tensor, changed: Tensor, a: Tensor) -> Tensor:
     """The neutral start of a mechanism, f + (a·(changed − f)), in the dtype of f.
 
-    With a = 0 it is f, bit for bit on finite maps; with a = 1 it is ``changed``.
+    With a = 0 it is f, bit for bit wherever ``changed`` − f is finite, and not a number elsewhere; with a = 1 it is
+    ``changed``.
     """
     return f + (a * (changed - f)).to(f.dtype)
 

@@ -9,6 +9,8 @@ import timm
 import torch
 from torch import nn
 
+import saccade
+from saccade.form import blended
 from saccade.surgery import parameter_groups, plug, plugs, unplug
 
 SIZE = (3, 64, 48)
@@ -60,6 +62,18 @@ def test_the_twin_with_a_of_one_differs(pair):
     for mode in (False, True):
         left, right = (flat(copy.deepcopy(m).train(mode)(pair.x)) for m in (pair.host, changed))
         assert not torch.equal(left[-1], right[-1])
+
+
+@pytest.mark.parametrize(("name", "finite"), [("simam", True), ("self_attention", False)])
+def test_large_maps_in_half_precision_stay_wherever_the_mechanism_is_finite(name, finite):
+    """SimAM squares in float32; the unscaled logits of self-attention overflow."""
+    f = (torch.randn(2, 16, 5, 7, generator=torch.Generator().manual_seed(0)) * 2e4).clamp(-6e4, 6e4).half()
+    changed = saccade.create(name, 16).half()(f)
+    kept = (changed - f).isfinite()
+    assert bool(kept.all()) == finite
+    started = blended(f, changed, torch.zeros(1).half())
+    assert torch.equal(started[kept], f[kept])
+    assert started[~kept].isnan().all()
 
 
 def test_keys_stay_and_states_load_strictly(pair, make):

@@ -165,6 +165,19 @@ class Silent(nn.Module):
         return F.conv2d(x, self.weight, padding=1).relu()
 
 
+class Blur(nn.Module):
+    """A spatial convolution with nothing to learn, as in front of a stride."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer(
+            "kernel", torch.tensor([1.0, 2, 1]).outer(torch.tensor([1.0, 2, 1])).repeat(8, 1, 1, 1) / 16
+        )
+
+    def forward(self, x):
+        return F.conv2d(x, self.kernel, padding=1, groups=8)
+
+
 class Unit(nn.Module):
     """A unit of two spatial convolutions, and something that may mislead."""
 
@@ -175,7 +188,7 @@ class Unit(nn.Module):
         self.norm, self.act = nn.BatchNorm2d(8), nn.ReLU(inplace=True)
         self.short = nn.Conv2d(8, 8, 3, padding=1)
         self.look = nn.Conv2d(2, 1, 7, padding=3)
-        self.deformable, self.silent = Deformable(), Silent()
+        self.deformable, self.silent, self.blur = Deformable(), Silent(), Blur()
 
     def forward(self, x):
         f = self.act(self.norm(self.conv2(self.act(self.conv1(x)))))
@@ -188,6 +201,8 @@ class Unit(nn.Module):
                 return f * self.look(torch.stack([f.mean(1), f.amax(1)], 1)).sigmoid() + x
             case "a deformable one":
                 return self.deformable(f) + x
+            case "a fixed blur":
+                return self.blur(f) + x
             case "one that no module returns":
                 return self.silent(f) + x
             case "one called twice":
@@ -203,6 +218,7 @@ class Unit(nn.Module):
         ("a spatial shortcut", ["conv2"]),
         ("a gate of the host's", ["conv2"]),
         ("a deformable one", ["deformable.conv"]),
+        ("a fixed blur", ["conv2"]),
         ("one that no module returns", []),
         ("one called twice", []),
         ("arms", ["conv2", "short"]),

@@ -5,18 +5,19 @@ r"""Bottleneck Attention Module: channels and places are judged side by side, an
     y   = x ⊙ (1 + σ(M_c ⊙ M_s))                                     (B, C, H, W)     eq. 1
 
 W₀: C -> C·rd_ratio, W₁: back. f₀: 1×1, C -> C·rd_ratio; f₁, f₂: 3×3 with ``dilation``, each of the three followed by
-BN and ReLU; f₃: 1×1 to one channel. That is the authors' code, ``variant="official"``, the default: the printed sizes
-and accuracies were made with it. The paper adds where the code multiplies, and has one batch norm a branch, at its end
+BN and ReLU; f₃: 1×1 to one channel. That is the authors' code, ``variant="official"``, the default; their checkpoint of
+ResNet-50 is of it. The rows of sizes and accuracies are not theirs: the README of PytorchInsight prints them, and the
+sizes are those of this variant. The paper adds where the code multiplies, and has one batch norm a branch, at its end
 (``variant="paper"``):
 
     M_c = BN(W₁ ReLU(W₀ mean_{h,w} x + b₀) + b₁)                     (B, C, 1, 1)     eq. 3
     M_s = BN(f₃(f₂(f₁(f₀(x)))))                                      (B, 1, H, W)     eq. 4
     y   = x ⊙ (1 + σ(M_c + M_s))                                     (B, C, H, W)     eq. 1, 2
 
-Equation 4 prints no activation; a ReLU follows f₀, f₁ and f₂ here as in the code. The authors' average pool takes the
-height for both sides and sees only part of a map that is not square; ours sees all of it. A bias in front of a batch
-norm is idle while batch statistics are used; the authors' layers have it, their counts contain it, and so do ours.
-A map thinner than 1/rd_ratio is refused.
+Equations 3 and 4 print no activation; a ReLU follows W₀, f₀, f₁ and f₂ here as in the code. The authors' average pool
+takes the height for both sides and sees only part of a map that is not square; ours sees all of it. A bias in front of
+a batch norm is idle while batch statistics are used; the authors' layers have it, their counts contain it, and so do
+ours. A map thinner than 1/rd_ratio is refused.
 
 Source: Park, Woo, Lee, Kweon, "BAM: Bottleneck Attention Module", BMVC 2018, arXiv:1807.06514.
 """
@@ -48,6 +49,7 @@ SPEC = {
     "limits": ["C * rd_ratio >= 1 and dilation >= 1"],
     "gate": (1.0, 2.0),
     "published": [
+        {"net": "resnet50", "top1": 76.86, "source": "README of the authors' code, its checkpoint"},
         {"net": "resnet50", "params": 25.92, "macs": 4.205, "top1": 76.90, "source": "PytorchInsight README"},
         {"net": "resnet101", "params": 44.91, "macs": 7.933, "top1": 78.22, "source": "PytorchInsight README"},
     ],

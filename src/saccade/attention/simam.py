@@ -7,7 +7,8 @@ r"""SimAM: a value matters as far as it stands out from its channel; nothing is 
 
 E is never below 1/2, so no gate is below σ(1/2) = 0.622. λ is ``e_lambda``: 1e-4 is the default of the authors' code;
 the commands their README gives for ImageNet pass 0.1. A map of one pixel has no variance and the authors' code divides
-zero by zero there; here its v is 0, and its gate σ(1/2).
+zero by zero there; here its v is 0, and its gate σ(1/2). For maps in half precision the gate is worked out in float32:
+squares of values above 256 overflow in float16. The accuracies that the authors' README prints belong to λ = 0.1.
 
 Source: Yang, Zhang, Li, Xie, "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks",
 ICML 2021, PMLR 139:11863-11874.
@@ -38,9 +39,12 @@ SPEC = {
     "gate": (0.622, 1.0),
     "equivariant": ["permutation", "flip", "transpose"],
     "published": [
-        {"net": "resnet50", "params": 25.56, "macs": 4.11, "top1": 77.45, "source": "SimAM README"},
-        {"net": "resnet18", "params": 11.69, "macs": 1.82, "top1": 71.31, "source": "SimAM README"},
-        {"net": "mobilenet_v2", "params": 3.50, "macs": 0.31, "top1": 72.36, "source": "SimAM README"},
+        {"net": "resnet50", "params": 25.56, "macs": 4.11, "top1": 77.45, "source": "SimAM README",
+         "note": "e_lambda=0.1"},
+        {"net": "resnet18", "params": 11.69, "macs": 1.82, "top1": 71.31, "source": "SimAM README",
+         "note": "e_lambda=0.1"},
+        {"net": "mobilenet_v2", "params": 3.50, "macs": 0.31, "top1": 72.36, "source": "SimAM README",
+         "note": "e_lambda=0.1"},
     ],
 }  # fmt: skip
 
@@ -65,6 +69,7 @@ class SimpleAttention(Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W)."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         d = (x - x.mean((2, 3), keepdim=True)).square()
         # sym_max: the maximum of two sizes that a graph can hold; max() would fix them when it is traced.
         others: int = torch.sym_max(x.shape[2] * x.shape[3] - 1, 1)  # type: ignore[assignment]  # a SymInt when traced

@@ -48,6 +48,7 @@ def command(mechanism: str, as_json: bool) -> None:
         click.echo("\npublished")
         for row in spec.published:
             numbers = [f"{row.params} params" if row.params else "", f"{row.macs} MACs" if row.macs else ""]
-            numbers = [*filter(None, numbers), f"in {row.unit}", f"top-1 {row.top1} %" if row.top1 else ""]
+            numbers = [*filter(None, numbers), *([f"in {row.unit}"] if any(numbers) else [])]
+            numbers.append(f"top-1 {row.top1} %" if row.top1 else "")
             note = f"; {row.note}" if row.note else ""
             click.echo(f"  {row.net}: {', '.join(filter(None, numbers))}{note} ({row.source})")

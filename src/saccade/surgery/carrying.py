@@ -29,7 +29,8 @@ _CARRIERS = "_saccade_carriers"
 class Plug(nn.Module):
     """A mechanism in a host: y = f + (a·(m(f) − f)).to(f.dtype), or y = m(f) where there is no ``a``.
 
-    With a = 0 it returns what it received, bit for bit on finite maps; with a = 1 it is the mechanism.
+    With a = 0 it returns what it received, bit for bit wherever the mechanism's own output is finite: a mechanism that
+    overflows, as one of squares or unscaled logits may in float16, is not hidden. With a = 1 it is the mechanism.
 
     Args:
         mechanism: m, maps (B, C, H, W) to the same shape.

@@ -53,7 +53,7 @@ def expanded(structure: Structure) -> list[str]:
     trace = structure.trace
     found: set[Key] = set()
     for narrowing in trace.convolutions.values():
-        if narrowing.spatial or narrowing.depthwise or narrowing.outputs >= narrowing.inputs:
+        if narrowing.spatial or narrowing.outputs >= narrowing.inputs:
             continue
         between, depthwise = _behind(trace, narrowing.source, trace.convolutions.keys())
         if depthwise and all(_expands(trace, trace.convolutions[key]) for key in depthwise):
