@@ -164,6 +164,16 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
             execute(study(place))
 
 
+def test_a_run_folder_that_cannot_be_written_ends_the_study_in_a_sentence(tmp_path):
+    plan = study(tmp_path / "s")
+    plan.write()
+    (tmp_path / "s/se").write_text("a file where the runs of se should be")
+    with pytest.raises(UserError, match=r"^se, seed 0 failed \(.*\), and .*/s/se/seed0 cannot be written: "):
+        execute(plan)
+    (tmp_path / "s/se").unlink()
+    assert len(names(execute(plan)[0], "skipped")) == 1, "what was done before stays"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="looks for processes as POSIX does")
 class TestProcesses:
     """A study in a process of its own, which is then ended from outside."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -69,7 +69,7 @@ def execute(
     Raises:
         UserError: the folder, the data, the host or a mechanism is wrong, or the process that checks them dies;
             nothing has been written. Ray is not installed, no cluster answers at ``address``, or its nodes cannot do
-            the runs.
+            the runs. The folder of a run that failed cannot be written, as on a full disk.
     """
     say: Notify = notify or (lambda event: None)
     if slots is not None and slots < 1:
@@ -164,7 +164,8 @@ def _do(
             if not queue or not worker.ready or worker.run is not None:
                 continue
             worker.run, worker.attempt = queue.popleft()
-            (worker.run.folder / "failed.json").unlink(missing_ok=True)
+            with suppress(OSError):  # where nothing can be written, the run says so
+                (worker.run.folder / "failed.json").unlink(missing_ok=True)
             say({"event": "begin", **_labels(worker, worker.run), "attempt": worker.attempt})
             worker.call(
                 "saccade.study.worker:run",
@@ -210,7 +211,12 @@ def _labels(worker: Worker, run: Run) -> dict[str, Any]:
 
 
 def _failed(run: Run, reason: str, trace: str | None) -> Outcome:
-    run.folder.mkdir(parents=True, exist_ok=True)
     record = {"reason": reason, "traceback": trace}
-    write_atomically(run.folder / "failed.json", json.dumps(record, indent=2) + "\n")
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(run.folder / "failed.json", json.dumps(record, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"{run.arm.name}, seed {run.seed} failed ({reason}), and {run.folder} cannot be written: {error.strerror}"
+        ) from None
     return Outcome(run, "failed", None, reason)
