@@ -460,7 +460,7 @@ def test_a_loop_of_links_is_walked_once(tmp_path):
     fill(tmp_path, {"a": 4, "b": 4})
     plain = opened(tmp_path)
     (tmp_path / "a" / "again").symlink_to(".")
-    (tmp_path / "a" / "further").symlink_to(".", target_is_directory=True)
+    assert len(list(imagefiles.walk(tmp_path / "a"))) == 4
     looped = opened(tmp_path)
     assert (len(looped.train), len(looped.test)) == (len(plain.train), len(plain.test))
     assert looped.fingerprint == plain.fingerprint
