@@ -357,6 +357,11 @@ class LeavesItsGateOutInTrain(Right):
         return x * 1 if self.training else super().forward(x)
 
 
+class ForgetsItsMapInTrain(Right):
+    def forward(self, x):
+        return super().forward(0 * x if self.training else x)
+
+
 class HasADeadParameter(Right):
     def __init__(self, channels, groups=2):
         super().__init__(channels, groups)
@@ -622,6 +627,7 @@ BROKEN = {
     MakesItsLayerLate: ("registers_every_parameter", "adds late.bias, late.weight"),
     LeavesAParameterOut: ("reaches_every_parameter", "scale takes no part"),
     LeavesItsGateOutInTrain: ("reaches_every_parameter", "linear.weight takes no part in the output in train"),
+    ForgetsItsMapInTrain: ("reaches_every_parameter", "the gradient of input is zero in train"),
     HasADeadParameter: ("reaches_every_parameter", "gradient of scale is zero"),
     LivesAtItsStartAlone: ("reaches_every_parameter", "gradient of scale is zero"),
     StopsTheGradientOfTheGate: ("has_true_gradients", "along a random direction of input"),

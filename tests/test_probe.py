@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import saccade
-from saccade.probe import example_input, undisturbed
+from saccade.probe import example_input, out_of_memory, undisturbed
 from saccade.surgery import plug
 
 
@@ -75,3 +75,19 @@ def test_plugging_a_network_with_a_shared_buffer():
     network = nn.Sequential(nn.Conv2d(3, 16, 3), Buffered())
     plug(network, "se", where="0", input=(3, 12, 10))
     assert network[1].count.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+            True,
+        ),
+        (RuntimeError("[enforce fail] . DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_a_lack_of_memory_is_told_from_other_errors(error, told):
+    assert out_of_memory(error) is told

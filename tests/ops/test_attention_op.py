@@ -150,6 +150,16 @@ def test_a_gradient_penalty_whose_cotangent_takes_no_gradient():
     torch.testing.assert_close(found[attention], found[attention_definition], rtol=0, atol=1e-10)
 
 
+def test_autocast_that_begins_after_the_forward_leaves_gradients_as_they_are():
+    tensors, scale, cotangent = operands(CONFIGS["heads"], torch.float32)
+    leaves = [t.requires_grad_() for t in tensors]
+    y = attention(*leaves, scale)
+    known = torch.autograd.grad(y, leaves, cotangent, create_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(y, leaves, cotangent, create_graph=True)
+    assert all(map(torch.equal, found, known))
+
+
 @pytest.mark.parametrize("name", ["narrow queries", "heads"])
 def test_function_transforms(name):
     (q, k, v), scale, cotangent = operands(CONFIGS[name])
@@ -176,7 +186,7 @@ def test_function_transforms(name):
 @FORMS
 @pytest.mark.parametrize("name", ["heads", "wide"])
 def test_tensors_without_data_have_shapes(form, name):
-    tensors, scale, cotangent = operands((CONFIGS | SMALL)[name])
+    tensors, scale, cotangent = operands((CONFIGS | SMALL)[name], torch.float32)
     y = form(*(t.to("meta") for t in tensors), scale)
     assert (y.shape, y.dtype, y.device.type) == (cotangent.shape, cotangent.dtype, "meta")
 

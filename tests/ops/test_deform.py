@@ -241,6 +241,20 @@ def test_second_derivatives_are_true(form, mask):
     )
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_with_a_graph_behind_them_are_those_without(dtype, autocast):
+    tensors, options, cotangent = operands(CONFIGS["groups"], dtype)
+    leaves = [t.requires_grad_() for t in tensors.values()]
+    y = deform_conv2d(**tensors, **options)
+    known = torch.autograd.grad(y, leaves, cotangent, retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):  # which begins after the forward
+        found = torch.autograd.grad(y, leaves, cotangent, create_graph=True)
+    for one, other in zip(found, known, strict=True):
+        assert one.dtype == dtype
+        assert (one - other).norm() < 4 * torch.finfo(dtype).eps * other.norm()
+
+
 def test_a_gradient_penalty_whose_cotangent_takes_no_gradient():
     found = {}
     for form in (deform_conv2d, deform_conv2d_definition):
