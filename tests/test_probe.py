@@ -1,5 +1,6 @@
 """The example picture is the one the network takes; a look at a network leaves no trace."""
 
+import pytest
 import torch
 from torch import nn
 
