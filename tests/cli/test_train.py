@@ -72,7 +72,7 @@ def test_divergence_is_said_and_exits_with_one(saccade):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--attention dsa", "no mechanism is called 'dsa'. Did you mean 'das'"),
+        ("--attention tripelt", "no mechanism is called 'tripelt'. Did you mean 'triplet'?"),
         ("--set training.epochs", "'training.epochs' is no setting"),
         ("--seed -1", "-1"),
         ("--device gpu", "no device 'gpu'"),
