@@ -23,7 +23,7 @@ from saccade.errors import UserError
 from saccade.models import create_host
 from saccade.recipe import Recipe
 from saccade.saving import save
-from saccade.study.plan import Arm, Study
+from saccade.study.plan import CONTROLS, Arm, Study
 from saccade.study.report import charts, write_report
 from saccade.study.report.svg import Scale, element, extent, ticks
 from saccade.study.report.typeset import NARROW, count, milliseconds, number, p_value, prose, relative, signed
@@ -389,8 +389,10 @@ def test_an_arm_has_one_look_and_a_control_its_mechanism_s():
     assert list(look) == [arm.name for arm in ARMS]
     assert look["none"].colour == "c0"
     assert look["extra for das"].colour == look["das"].colour != look["se"].colour
-    assert look["extra for das"].control
-    assert not look["das"].control
+    assert look["extra for das"].control == "extra"
+    assert look["das"].control is None
+    controls = charts.looks([{"name": f"{c} for se", "mechanism": "se", "control": c} for c in CONTROLS])
+    assert len({charts.key(look).split("class=", 2)[2] for look in controls.values()}) == 3
     many = charts.looks([{"name": f"m{k}", "mechanism": f"m{k}", "control": None} for k in range(40)])
     assert len({(arm.colour, arm.shape) for arm in many.values()}) == 40
 

@@ -39,18 +39,28 @@ _PATHS = {
     "hexagon": "M-5.6,0L-2.8,-4.9L2.8,-4.9L5.6,0L2.8,4.9L-2.8,4.9z",
     "bar": "M-2.2,-6h4.4v12h-4.4z",
 }
+_INSIDE = {
+    "extra": "",
+    "noise": "M-2,-2L2,2M-2,2L2,-2",
+    "shuffled": "M-0.7,0a0.7,0.7 0 1,0 1.4,0a0.7,0.7 0 1,0 -1.4,0z",
+}
+"""What a hollow marker holds, so that the controls of one mechanism can be told apart: nothing, a cross, a dot."""
 _COLOURS = 7
 """Hues of the style sheet, ``c1`` … ``c7``; ``c0`` is the plain host's grey."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """How an arm is drawn: the same colour and marker all over the report; a control is hollow and dashed."""
+    """How an arm is drawn: the same colour and marker all over the report; a control is hollow and dashed.
+
+    Attributes:
+        control: its name, None where the arm is a mechanism itself.
+    """
 
     name: str
     colour: str
     shape: str
-    control: bool = False
+    control: str | None = None
 
     @property
     def classes(self) -> str:
@@ -76,23 +86,29 @@ def looks(arms: Sequence[Mapping[str, str | None]]) -> dict[str, Look]:
         if name == "none":
             found[name] = Look(name, "c0", "circle")
         elif arm["control"] is not None and mechanism in found:
-            found[name] = Look(name, found[mechanism].colour, found[mechanism].shape, control=True)
+            found[name] = Look(name, found[mechanism].colour, found[mechanism].shape, arm["control"])
         else:
             shape = _SHAPES[(number_ % _COLOURS + 1 + number_ // _COLOURS) % len(_SHAPES)]
-            found[name] = Look(name, f"c{number_ % _COLOURS + 1}", shape, control=arm["control"] is not None)
+            found[name] = Look(name, f"c{number_ % _COLOURS + 1}", shape, arm["control"])
             number_ += 1
     return {str(arm["name"]): found[str(arm["name"])] for arm in arms}
 
 
 def _marker(look: Look, x: str, y: float, tip: str | None = None) -> Markup:
-    shape = element("path", element("title", tip) if tip else "", d=_PATHS[look.shape], class_="marker")
-    return element("svg", shape, x=x, y=y, overflow="visible", class_=look.classes)
+    shapes = _shapes(look, element("title", tip) if tip else "")
+    return element("svg", *shapes, x=x, y=y, overflow="visible", class_=look.classes)
+
+
+def _shapes(look: Look, *inside: object) -> list[Markup]:
+    shapes = [element("path", *inside, d=_PATHS[look.shape], class_="marker")]
+    if look.control is not None and _INSIDE[look.control]:
+        shapes.append(element("path", d=_INSIDE[look.control], class_="inside"))
+    return shapes
 
 
 def key(look: Look) -> Markup:
     """The little mark that stands before an arm's name in the text."""
-    shape = element("path", d=_PATHS[look.shape], class_="marker")
-    return element("svg", shape, class_=f"key {look.classes}", viewBox="-8 -8 16 16", aria_hidden="true")
+    return element("svg", *_shapes(look), class_=f"key {look.classes}", viewBox="-8 -8 16 16", aria_hidden="true")
 
 
 @dataclass(frozen=True)
