@@ -541,3 +541,8 @@ def test_networks_that_are_compared_take_turns():
 def test_wrong_uses_say_what_is_needed(arguments, message):
     with pytest.raises(UserError, match=message):
         measure(nn.Conv2d(3, 4, 3), **arguments)
+
+
+def test_what_is_no_network_is_refused():
+    with pytest.raises(UserError, match=r"the model must be a torch.nn.Module, got NoneType"):
+        measure(None, (3, 5, 6), runs=1)

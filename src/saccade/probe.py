@@ -12,10 +12,20 @@ from torch import nn
 
 from saccade.errors import UserError
 
-__all__ = ["example_input", "out_of_memory", "undisturbed"]
+__all__ = ["check_network", "example_input", "out_of_memory", "undisturbed"]
 
 _FOLDED = 16
 """The fewest channels of a picture of three whose pixels were folded is 12, and 48 is usual; cameras have fewer."""
+
+
+def check_network(host: object, what: str = "the host") -> None:
+    """Nothing, if ``host`` is a network.
+
+    Raises:
+        UserError: it is no ``torch.nn.Module``.
+    """
+    if not isinstance(host, nn.Module):
+        raise UserError(f"{what} must be a torch.nn.Module, got {type(host).__name__}")
 
 
 def example_input(model: nn.Module, input: Any = None, *, batch: int = 1) -> tuple[Any, ...]:

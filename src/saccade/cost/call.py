@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import UserError
-from saccade.probe import example_input
+from saccade.probe import check_network, example_input
 
 __all__ = ["Call"]
 
@@ -26,6 +26,7 @@ class Call:
     @classmethod
     def of(cls, model: nn.Module, input: Any, batch: int) -> Call:
         """The forward that ``input`` describes, as for :func:`saccade.measure`."""
+        check_network(model, "the model")
         if isinstance(input, Mapping):
             return cls(model, (), dict(input))
         return cls(model, example_input(model, input, batch=batch), {})

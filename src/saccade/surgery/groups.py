@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from saccade.probe import check_network
 from saccade.surgery.carrying import carried
 
 __all__ = ["parameter_groups"]
@@ -25,7 +26,11 @@ def parameter_groups(
         lr: learning rate of the host.
         attention_lr: learning rate of the plugs; None takes ``lr``.
         weight_decay: of all other parameters.
+
+    Raises:
+        UserError: ``model`` is no module.
     """
+    check_network(model, "the model")
     plugged = {id(p) for _, _, plug in carried(model) for p in plug.parameters()}
     groups: dict[tuple[bool, bool], dict[str, Any]] = {
         (attention, decayed): {

@@ -15,10 +15,12 @@ from torch.overrides import TorchFunctionMode
 from saccade import catalog
 from saccade.errors import UserError, did_you_mean
 from saccade.facts import Spec
+from saccade.probe import check_network
 from saccade.surgery.carrying import Plug, attach, carried, detach, hooked, missing, said_lost
+from saccade.surgery.checking import count, warn_of_eval_only
 from saccade.surgery.positions import select
 from saccade.surgery.sites import Site, survey
-from saccade.surgery.trace import Arguments, plainly, run
+from saccade.surgery.trace import plainly
 
 __all__ = ["Carried", "Mechanism", "StandIn", "install", "plug", "plugs", "unplug"]
 
@@ -110,15 +112,15 @@ def plug(
 
     No key of the host's state dict moves, and its own checkpoints load strictly before and after. The mechanisms are
     drawn from the global random state, which stays as it is; for a neutral start one whose ReLUs are all off, so that
-    it could not learn, is drawn again.
+    it could not learn, is drawn again. The log names the sites that the host reaches in eval mode only.
 
     Args:
         host: any network.
         mechanism: a name of the catalogue, ``package.module:Class``, or a callable channels -> module.
         where: ``paper``, ``stage``, ``block``, ``residual``, ``conv3x3``, ``expanded``, each with a suffix such as
             ``[:-1]`` if wanted; a path or glob of module paths; or a list of these.
-        start: ``neutral``: the network computes what it computed, bit for bit, until it is trained; ``paper``: the
-            mechanism's own initialisation, without ``a``.
+        start: ``neutral``: until it is trained, the network computes what it computed, bit for bit wherever the
+            mechanism's own output is finite; ``paper``: the mechanism's own initialisation, without ``a``.
         input: what to look at the host with; see ``sites``.
         options: of the mechanism. A list, where the option's default is none, gives one value per stage.
 
@@ -126,9 +128,10 @@ def plug(
         ``host``.
 
     Raises:
-        UserError: unknown mechanism or option, no site, a carrier that has a plug already, a host that does not run
-            each plug once per call of its carrier or is wrapped in DistributedDataParallel, or a mechanism that changes
-            the shape, the dtype, or, though its facts call it neutral, the map. The host is then as it was.
+        UserError: ``host`` is no module; unknown mechanism or option, no site, a carrier that has a plug already, a
+            host that does not run each plug once per call of its carrier, is wrapped in DistributedDataParallel,
+            compiled, or on the meta device, or a mechanism that changes the shape, the dtype, or, though its facts
+            call it neutral, the map. The host is then as it was.
     """
     if start not in ("neutral", "paper"):
         raise UserError(f"start must be 'neutral' or 'paper', got {start!r}")
@@ -159,6 +162,7 @@ def install(
     ``neutral`` gives each plug its ``a``, but for those whose facts promise that they change nothing without one;
     ``instead`` turns each mechanism, given its site and options, into what is plugged in its place.
     """
+    check_network(host)
     if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in host.modules()):
         raise UserError(
             "the host is wrapped in DistributedDataParallel, which would not synchronise the new parameters: "
@@ -175,10 +179,11 @@ def install(
             return (what.name, own, module) if instead is None else instead(site, own, module)
 
     def check() -> None:
-        maps = _check(host, new, seen.arguments, exact=neutral)
+        maps = count(host, new, seen.arguments, exact=neutral)
         for made, own in zip(new, each, strict=True):
             if made.a is not None:
                 _rouse(made, maps[id(made)].to(made.a.dtype), partial(make, made.site, own))
+        warn_of_eval_only(host, new, seen.arguments)
 
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         for site, own in zip(chosen.sites, each, strict=True):
@@ -208,7 +213,12 @@ def settle(host: nn.Module, new: list[Plug], check: Callable[[], None]) -> nn.Mo
 
 
 def unplug(host: nn.Module) -> nn.Module:
-    """Take every plug out of ``host``, in place: modules, hooks and keys are what they were before ``plug``."""
+    """Take every plug out of ``host``, in place: modules, hooks and keys are what they were before ``plug``.
+
+    Raises:
+        UserError: ``host`` is no module.
+    """
+    check_network(host)
     detach(host, [found for _, _, found in carried(host)])
     return host
 
@@ -217,9 +227,10 @@ def plugs(host: nn.Module) -> list[Carried]:
     """The plugs of ``host``, in the order of its modules; [] if it has none.
 
     Raises:
-        UserError: a carrier lost its plug or its hook, as fusing and re-parametrising do: the network would silently
-            compute something else.
+        UserError: ``host`` is no module, or a carrier lost its plug or its hook, as fusing and re-parametrising do: the
+            network would silently compute something else.
     """
+    check_network(host)
     lost = missing(host)
     rows = []
     for path, carrier, found in carried(host):
@@ -276,64 +287,6 @@ def _per_stage(what: Mechanism, options: dict[str, Any], sites: list[Site]) -> l
         {key: value[stages.index(site.stage)] if key in lists else value for key, value in options.items()}
         for site in sites
     ]
-
-
-def _check(host: nn.Module, new: list[Plug], arguments: Arguments, exact: bool) -> dict[int, torch.Tensor]:
-    """The map that entered each new plug (by its id) in one forward that counts what it and its carrier do.
-
-    Raises:
-        UserError: the forward fails, a plug did not run once per call of its carrier, its mechanism changed the shape,
-            or it changed the dtype, or, where ``exact`` and it has no ``a``, the map at all.
-    """
-    maps: dict[int, torch.Tensor] = {}
-    runs = {id(made): 0 for made in new}
-    carriers = {id(made): 0 for made in new}
-    wrong: list[str] = []
-    handles = []
-
-    def watch(made: Plug) -> None:
-        def plug_ran(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            runs[id(made)] += 1
-            f = maps[id(made)] = args[0]
-            if isinstance(output, torch.Tensor) and output.dtype != f.dtype:
-                turned(f, output)
-            elif exact and made.a is None and not torch.equal(output, f):
-                wrong.append(f"{made.name} at {made.site.path}: SPEC says neutral, and it changes the map")
-
-        def mechanism_ran(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            # Seen here, for f + a·(m(f) − f) would broadcast a wrong shape into the right one.
-            if not isinstance(output, torch.Tensor) or output.shape != args[0].shape:
-                turned(args[0], output)
-
-        def turned(f: torch.Tensor, output: Any) -> None:
-            got = (tuple(output.shape), output.dtype) if isinstance(output, torch.Tensor) else type(output).__name__
-            wrong.append(f"{made.name} at {made.site.path} turned {(tuple(f.shape), f.dtype)} into {got}")
-
-        def carrier_ran(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            carriers[id(made)] += 1
-
-        handles.append(made.register_forward_hook(plug_ran))
-        handles.append(made.mechanism.register_forward_hook(mechanism_ran))
-        handles.append(host.get_submodule(made.site.carrier).register_forward_hook(carrier_ran))
-
-    try:
-        for made in new:
-            watch(made)
-        run(host, arguments)
-    except Exception as error:
-        if not wrong:
-            wrong.append(f"the host does not run with {new[0].name} plugged: {type(error).__name__}: {error}")
-        raise UserError("; ".join(wrong[:3])) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-    for made in new:
-        ran, wanted = runs[id(made)], carriers[id(made)]
-        if ran != wanted or ran == 0:
-            wrong.append(f"the plug at {made.site.path} ran {ran} times for {wanted} calls of {made.site.carrier}")
-    if wrong:
-        raise UserError("; ".join(wrong[:3]) + ("" if len(wrong) < 4 else f" (and {len(wrong) - 3} more)"))
-    return maps
 
 
 def _rouse(made: Plug, f: torch.Tensor, again: Callable[[], StandIn]) -> None:

@@ -159,9 +159,12 @@ def _at(survey: Survey, word: str) -> list[Site]:
 def _named(survey: Survey, where: str) -> list[Site]:
     if where in survey.sites:
         return [survey.sites[where]]
-    found = [site for path, site in survey.sites.items() if fnmatchcase(path, where)]
+    modules = dict(survey.structure.trace.host.named_modules(remove_duplicate=False))
+    named = [where] if where in modules else [path for path in modules if fnmatchcase(path, where)]
+    # A module that hangs in the host under several names was seen under the first.
+    first = {id(survey.structure.maps[path][0].module): site for path, site in survey.sites.items()}
+    found = [first[id(modules[path])] for path in named if id(modules[path]) in first]
     if not found:
-        modules = dict(survey.structure.trace.host.named_modules())
         why = "is a module that returns no map (B, C, H, W)" if where in modules else "is neither a position nor a site"
         near = did_you_mean(where, [*POSITIONS, *survey.sites])
         raise UserError(

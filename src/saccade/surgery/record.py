@@ -46,9 +46,10 @@ def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
 
         handles.append(tap.register_forward_hook(seen))
 
+    rows = plugs(model)
     try:
         handles.append(model.register_forward_pre_hook(anew))
-        for row in plugs(model):
+        for row in rows:
             tap = getattr(row.module.mechanism, "tap", None)
             if isinstance(tap, nn.Module):
                 watch(row.site, tap)

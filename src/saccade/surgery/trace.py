@@ -18,6 +18,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from saccade.errors import UserError
 from saccade.probe import example_input, undisturbed
+from saccade.surgery.hosts import check_host
 
 __all__ = ["Addition", "Arguments", "Call", "Convolution", "Key", "Trace", "Value", "plainly", "run", "trace"]
 
@@ -334,15 +335,9 @@ def trace(host: nn.Module, input: Any, hidden: Callable[[nn.Module], bool]) -> t
         hidden: modules to be seen through, as if they returned what they receive; nothing inside them is recorded.
 
     Raises:
-        UserError: a part of the host is compiled or has no shape yet, or its forward fails.
+        UserError: the host cannot be looked at (see :func:`.hosts.check_host`), or its forward fails.
     """
-    for path, module in host.named_modules():
-        if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod"):
-            what = f"the module {path!r}" if path else type(host).__name__
-            raise UserError(f"{what} is compiled: nobody sees what happens inside; plug the network first")
-    lazy = next((name for name, p in host.named_parameters() if nn.parameter.is_lazy(p)), None)
-    if lazy is not None:
-        raise UserError(f"the parameter {lazy!r} has no shape yet; run the network once, then plug it")
+    check_host(host)
     failure: Exception | None = None
     with torch.inference_mode(False):  # the pictures must count their versions
         attempts = _attempts(host, input)

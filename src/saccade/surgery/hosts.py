@@ -1,0 +1,40 @@
+"""Networks that nobody can look into are refused by name, before anything is run."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import nn
+
+from saccade.errors import UserError
+from saccade.probe import check_network
+
+__all__ = ["check_host"]
+
+
+def check_host(host: nn.Module) -> None:
+    """Nothing, if one forward of ``host`` can be watched.
+
+    Raises:
+        UserError: it is no module, or a part of it is compiled, has no shape yet, or is on the meta device.
+    """
+    check_network(host)
+    for path, module in host.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod") or _compiles(module):
+            what = f"the module {path!r}" if path else type(host).__name__
+            raise UserError(f"{what} is compiled: nobody sees what happens inside; plug the network first")
+    for name, tensor in itertools.chain(host.named_parameters(), host.named_buffers()):
+        kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
+        if nn.parameter.is_lazy(tensor):
+            raise UserError(f"the {kind} {name!r} has no shape yet; run the network once, then plug it")
+        if tensor.is_meta:
+            raise UserError(
+                f"the {kind} {name!r} is on the meta device and has no values; plug the network once it has its "
+                "weights: after to_empty(device=...) and loading them"
+            )
+
+
+def _compiles(module: nn.Module) -> bool:
+    """Was ``module.compile()`` called, which wraps nothing and leaves no ``_orig_mod``?"""
+    return module._compiled_call_impl is not None
