@@ -23,7 +23,19 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ""}
-_RESERVED = {"model", "path", "format", "dynamic", "notify"}
+_RESERVED = {
+    "model",
+    "path",
+    "format",
+    "dynamic",
+    "notify",
+    "host",
+    "plugs",
+    "input",
+    "classes",
+    "smallest",
+    "multiple",
+}
 
 
 @click.command("export")
@@ -56,7 +68,7 @@ def command(
     timm's, or torchvision:NAME; its weights are then random, and the file is a rehearsal.
 
     The file is read back by onnxruntime or torch, and gets its name only if it computes what the network computes in
-    PyTorch, at two sizes and two batch sizes.
+    PyTorch, at several sizes and batch sizes.
     """
     picture = size_of(size) if size else None
     plugged = catalog.parse(attention) if attention else None
@@ -133,12 +145,14 @@ def _lines(done: Exported) -> list[str]:
     least = ", ".join(f"{side} from {n}" for side, n in zip(("height", "width"), done.smallest, strict=True) if n > 1)
     for name, shape in done.inputs.items():
         free = [axis for axis in shape if isinstance(axis, str)]
-        note = f", {least}" if least and "height" in free else ""
+        step = done.metadata.get("multiple")
+        told = [least] * bool(least) + [f"both multiples of {step}"] * (step is not None)
+        note = "".join(f", {words}" for words in told) if "height" in free else ""
         lines.append(f"input {name} float32 ({', '.join(map(str, shape))}){note}; output {', '.join(done.outputs)}")
     found = ", ".join(f"{row.difference:.1e} at {'×'.join(map(str, row.shape))}" for row in done.compared)
     lines.append(f"read back and compared with PyTorch: largest difference {found} (relative; 1e-04 is let pass)")
-    told = (_told(key, value) for key, value in done.metadata.items() if value not in (None, []))
-    lines.append(f"it says of itself: {', '.join(told)}")
+    facts = (_told(key, value) for key, value in done.metadata.items() if value not in (None, []))
+    lines.append(f"it says of itself: {', '.join(facts)}")
     return lines
 
 

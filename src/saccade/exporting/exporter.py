@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from saccade.errors import UserError, did_you_mean
@@ -78,9 +79,16 @@ def export(
             near = did_you_mean(value, known) if isinstance(value, str) else ""
             raise UserError(f"{word} is one of {', '.join(known)}; got {value!r}.{near}")
     path, write, folder = Path(path), FORMATS[format], format == "safetensors"
-    with _place(path, folder) as temporary:
-        subject = Subject.of(model, input, dynamic, host, classes, facts)
-        compared = write(subject, temporary, notify or (lambda text: None))
+    with _place(path, folder) as temporary, torch.random.fork_rng(devices=[]):
+        try:
+            subject = Subject.of(model, input, dynamic, host, classes, facts)
+            compared = write(subject, temporary, notify or (lambda text: None))
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+        except UserError as error:
+            if str(temporary) not in str(error):
+                raise
+            raise UserError(str(error).replace(str(temporary), str(path))) from error
         size = sum(part.stat().st_size for part in (temporary.iterdir() if folder else [temporary]))
     return Exported(
         path=str(path),

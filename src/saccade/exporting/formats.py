@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import zipfile
@@ -55,6 +56,8 @@ def _onnx(subject: Subject, file: Path, say: Say) -> tuple[Comparison, ...]:
         options.log_severity_level = 3  # errors
         options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except OSError:
+        raise
     except Exception as error:  # protobuf's, onnx's and onnxruntime's errors have no base of their own
         raise UserError(f"{subject.name} as ONNX cannot be read back: {first_line(error)}") from error
 
@@ -85,9 +88,11 @@ def _torch(subject: Subject, file: Path, say: Say) -> tuple[Comparison, ...]:
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
     say("writing")
+    buffer = io.BytesIO()  # written by torch itself, a disk that is full ends the process
     with silently():
-        with file.open("wb") as stream, _without_example(program):
-            torch.export.save(program, stream, extra_files={_FACTS: json.dumps(subject.metadata)})
+        with _without_example(program):
+            torch.export.save(program, buffer, extra_files={_FACTS: json.dumps(subject.metadata)})
+        file.write_bytes(buffer.getbuffer())
         if _pickled(file):
             raise UserError(f"{subject.name} has weights of a kind that torch.export can only pickle")
         with file.open("rb") as stream:

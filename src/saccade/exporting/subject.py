@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import UserError
+from saccade.exporting.arguments import check, check_number, size_of
+from saccade.exporting.differences import LIMIT, difference, same
+from saccade.exporting.guards import broken, common_multiple, upper_bounds
 from saccade.exporting.words import first_line, place, silently, sized, untraced
 from saccade.probe import example_input
 from saccade.surgery.plug import plugs
 
-__all__ = ["AXES", "LIMIT", "Comparison", "Subject", "flat"]
-
-LIMIT = 1e-4
-"""The largest difference that is let pass, as a part of the largest value."""
+__all__ = ["AXES", "Comparison", "Subject", "flat"]
 
 _ROOM = 64
 """Most networks divide a side by 32; of a picture this high and wide, no map is then 1×1."""
@@ -36,7 +35,8 @@ class Comparison:
     shape: tuple[int, ...]
     """Of the batch (B, C, H, W)."""
     difference: float
-    """The largest of an output tensor, as a part of the largest value of that tensor."""
+    """The largest in an output tensor, as a part of the largest value of its channel (axis 1) or of its place in the
+    last axis, whichever part is larger. A part of small values counts as a twentieth of the tensor at least."""
 
 
 class Subject:
@@ -51,7 +51,7 @@ class Subject:
         self.model = model
         """As it was given."""
         self.name = type(model).__name__
-        self.network = copy.deepcopy(model).to("cpu", torch.float32).eval()
+        self.network = _copied(model)
         self.picture = picture
         self.dynamic = dynamic
         self.host = host
@@ -62,7 +62,12 @@ class Subject:
         """The names of what it returns."""
         self.others: list[tuple[int, int]] = []
         """Other sizes that it takes."""
+        self.wide: tuple[int, int] | None = None
+        """Of these a larger one, wider than high."""
+        self.doubtful: list[tuple[int, int, int]] = []
+        """Pictures, height and width which the network takes, and which the program was not traced for."""
         self._draws = 0
+        self._bare = False
 
     @classmethod
     def of(
@@ -77,8 +82,11 @@ class Subject:
         """The network once it has run; arguments are those of ``export``.
 
         Raises:
-            UserError: it is compiled, lost a plug, does not run on the input, returns no tensors, or a fact is no JSON.
+            UserError: an argument is of another kind, a fact is no JSON or has a name of ours; the network is compiled,
+                wrapped, without data or cannot be copied, lost a plug, does not run on the input, returns no tensors,
+                or something else each time.
         """
+        check(model, host, classes, facts)
         if any(isinstance(m, torch.jit.ScriptModule) or hasattr(m, "_orig_mod") for m in model.modules()):
             raise UserError(f"{type(model).__name__} is compiled, all or in part: export the network as it was before")
         rows = [
@@ -86,7 +94,9 @@ class Subject:
             for row in plugs(model)
         ]
         # Two pictures: a batch of one would be traced as a constant.
-        (picture,) = example_input(model, None if input is None else tuple(input), batch=1 if dynamic == "none" else 2)
+        (picture,) = example_input(
+            model, None if input is None else size_of(input), batch=1 if dynamic == "none" else 2
+        )
         made = None if host is None else dict(host)
         metadata = {
             "host": made or _described(model),
@@ -96,21 +106,30 @@ class Subject:
             **facts,
         }
         try:
-            json.dumps(metadata)
+            json.dumps(metadata, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise UserError(f"a fact to be exported is no JSON: {error}") from None
         subject = cls(model, picture.to("cpu", torch.float32), dynamic, made, metadata)
         try:
             with torch.no_grad():
-                named = _named(subject.network(subject.picture))
+                output = subject.network(subject.picture)
+                again = flat(subject.network(subject.picture))
         except Exception as error:
             raise UserError(
                 f"{subject.name} does not run on {sized(picture)}: {type(error).__name__}: {first_line(error)}. "
                 "Its forward must take one batch of pictures; say their size by input=(C, H, W)"
             ) from error
+        named = _named(output)
         if not named:
             raise UserError(f"{subject.name} returns no tensor for {sized(picture)}")
+        if not same([tensor for _, tensor in named], again):
+            raise UserError(
+                f"{subject.name} computes something else each time it is given the same pictures: its forward draws at "
+                "random in eval mode, or changes what it computes with"
+            )
+        subject._bare = _has_other_parts(output)
         subject.outputs = tuple(name for name, _ in named)
+        check_number(classes, [tensor for _, tensor in named])
         return subject
 
     @property
@@ -134,6 +153,8 @@ class Subject:
         axes = dict.fromkeys(AXES[self.dynamic], torch.export.Dim.DYNAMIC)
         # A copy: what a network keeps of a forward it was traced in would not serve it afterwards.
         network, example = copy.deepcopy(self.network), self._example()
+        if self._bare:
+            network = _Tensors(network)
         try:
             with silently(), torch.no_grad():
                 program = torch.export.export(network, (example,), dynamic_shapes=(axes,) if axes else None)
@@ -144,7 +165,43 @@ class Subject:
             # A map of 1×1 in the picture the network is meant for is what programs refuse and ONNX may take.
             self.smallest = min(height, self.picture.shape[2]), min(width, self.picture.shape[3])
         self.metadata["smallest"] = list(self.smallest)
+        self._examine(program)
         return program
+
+    def _examine(self, program: torch.export.ExportedProgram) -> None:
+        """Find the sizes the network takes and the program was not traced for; multiples it asks for are told.
+
+        Raises:
+            UserError: the program states a greatest number of pictures, height or width.
+        """
+        for axis, most in upper_bounds(program).items():
+            advice = "number of pictures, dynamic='none'" if axis == 0 else "size, dynamic='batch'"
+            raise UserError(
+                f"{self.name} was traced for a {AXES['all'][axis]} of at most {most} only: its forward decides by it. "
+                f"Export it for one {advice}"
+            )
+        own = (self.picture.shape[2], self.picture.shape[3])
+        found = {} if self.dynamic == "none" else broken(program, own, self.smallest, self.dynamic == "batch")
+        asked: list[str] = []
+        doubtful: list[tuple[int, int, int]] = []
+        for text, sizes in found.items():
+            if any(size in doubtful for size in sizes):
+                continue
+            # A few tell: the cheapest, one larger than the network's own, and the one of most pixels.
+            larger = [size for size in sizes if size[1] > own[0] or size[2] > own[1]]
+            tried = dict.fromkeys((*sizes[:2], *larger[:1], *sizes[-1:]))
+            taken = next((size for size in tried if self._takes(size)), None)
+            if taken is None:
+                asked.append(text)
+            else:
+                doubtful.append(taken)
+        self.doubtful = doubtful
+        step = common_multiple(program, asked, self.smallest) if asked and self.dynamic == "all" else None
+        if step is not None:
+            self.metadata["multiple"] = step
+
+    def _takes(self, size: tuple[int, int, int]) -> bool:
+        return self._refusal(self._drawn(*size)) is None
 
     def find_other_sizes(self) -> None:
         """Find sizes that the network takes beside its own.
@@ -163,13 +220,24 @@ class Subject:
                 f"{refusals[-1]}. Export it for that size, dynamic='batch'"
             )
         self.others = [size for size, refusal in zip(sizes, refusals, strict=True) if refusal is None]
+        longer = max(tall, width)
+        wide = ((tall, (longer + longer // 5) | 1), (height + 32, max(height, width) + 64))
+        self.wide = next((size for size in wide if self._takes((1, *size))), None)
 
     def pictures(self) -> list[Tensor]:
-        """Two batches to compare with, of two sizes and two numbers of pictures as far as these are dynamic."""
+        """The batches to compare with, as far as sizes and numbers of pictures are dynamic.
+
+        The network's own size; another; a larger one that is wider than high; more pictures; then what is doubtful.
+        """
         height, width = self.picture.shape[2:]
         held = (size for size in self.others if size[0] >= self.smallest[0] and size[1] >= self.smallest[1])
         other = next(held, (height, width))
-        return [self._drawn(1, height, width), self._drawn(1 if self.dynamic == "none" else 3, *other)]
+        shapes = [(1, height, width), (1 if self.dynamic == "none" else 3, *other)]
+        if self.wide is not None:
+            shapes.append((1, *self.wide))
+        if self.dynamic != "none":
+            shapes.append((9, height, width))
+        return [self._drawn(*shape) for shape in (*shapes, *self.doubtful)]
 
     def compare(self, run: Callable[[Tensor], list[Tensor]], picture: Tensor) -> Comparison:
         """What the file, by ``run``, computes of a picture against what the network computes.
@@ -185,13 +253,13 @@ class Subject:
             raise UserError(
                 f"{where}: the file fails, where the network does not: {first_line(error)}{hint}"
             ) from error
-        difference = _difference(wanted, found, where)
-        if not difference <= LIMIT:
+        largest = difference(wanted, found, where)
+        if not largest <= LIMIT:
             raise UserError(
-                f"{where}: the file differs from the network by {difference:.1e} of the largest value; "
+                f"{where}: the file differs from the network by {largest:.1e} of the largest value of a channel; "
                 f"{LIMIT:.0e} is let pass{hint}"
             )
-        return Comparison(shape=tuple(picture.shape), difference=difference)
+        return Comparison(shape=tuple(picture.shape), difference=largest)
 
     def _example(self) -> Tensor:
         """What to trace with. A map of 1×1 would be traced as a constant: a small picture is taken larger."""
@@ -213,7 +281,7 @@ class Subject:
     def _drawn(self, *size: int) -> Tensor:
         self._draws += 1
         draw = torch.Generator().manual_seed(self._draws)
-        return torch.randn((size[0], self.picture.shape[1], *size[1:]), generator=draw)
+        return torch.randn((size[0], self.picture.shape[1], *size[1:]), generator=draw, dtype=torch.float32)
 
 
 def flat(output: Any) -> list[Tensor]:
@@ -221,13 +289,49 @@ def flat(output: Any) -> list[Tensor]:
     return [value for _, value in _named(output)]
 
 
+class _Tensors(nn.Module):
+    """A network whose forward returns its tensors and nothing else."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(flat(self.network(x)))
+
+
 def _named(output: Any) -> list[tuple[str, Tensor]]:
-    """The tensors in what a network returned, in order, each with a name."""
+    """The tensors in what a network returned, in order, each with a name, which is not that of the input."""
     if isinstance(output, Tensor):
         return [("output", output)]
-    if isinstance(output, Mapping) and all(isinstance(value, Tensor | None) for value in output.values()):
-        return [(str(key), value) for key, value in output.items() if value is not None]
+    if _is_plain(output):
+        names = {str(key) for key in output}
+        own = f"{Subject.input}_output"
+        while own in names:
+            own += "_"
+        return [
+            (own if str(key) == Subject.input else str(key), value)
+            for key, value in output.items()
+            if value is not None
+        ]
     return [(f"output_{n}", value) for n, value in enumerate(_tensors(output))]
+
+
+def _is_plain(output: Any) -> bool:
+    """Is it a mapping of tensors by names that can be told apart?"""
+    return (
+        isinstance(output, Mapping)
+        and all(isinstance(value, Tensor | None) for value in output.values())
+        and len({str(key) for key in output}) == len(output)
+    )
+
+
+def _has_other_parts(output: Any) -> bool:
+    """Are there parts in what a network returned that are no tensors?"""
+    if isinstance(output, Tensor) or _is_plain(output):
+        return False
+    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, (list, tuple)) else None
+    return parts is None or any(_has_other_parts(part) for part in parts)
 
 
 def _tensors(output: Any) -> list[Tensor]:
@@ -257,23 +361,17 @@ def _smallest(program: torch.export.ExportedProgram) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def _difference(wanted: Sequence[Tensor], found: Sequence[Tensor], where: str) -> float:
-    """The largest difference of two lists of tensors, each as a part of its largest value.
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy in float32, in eval mode, on the CPU.
 
     Raises:
-        UserError: their numbers or shapes differ, or what is wanted is not finite, so that nothing can be said.
+        UserError: it cannot be copied.
     """
-    shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (wanted, found)]
-    if shapes[0] != shapes[1]:
-        raise UserError(f"{where}: the network returns tensors of {shapes[0]}, the file of {shapes[1]}")
-    largest = 0.0
-    for left, right in zip(wanted, found, strict=True):
-        if not left.isfinite().all():
-            raise UserError(f"{where}: the network itself returns values that are not finite; nothing can be compared")
-        if not right.isfinite().all():
-            return math.inf
-        if left.numel():
-            scale = left.double().abs().max().item()
-            difference = (left.double() - right.double()).abs().max().item()
-            largest = max(largest, difference / scale if scale else difference)
-    return largest
+    try:
+        return copy.deepcopy(model).to("cpu", torch.float32).eval()
+    except Exception as error:  # a network may hold anything
+        raise UserError(
+            f"{type(model).__name__} cannot be copied: {first_line(error)}. A weight that is computed from others, as "
+            "by torch.nn.utils.weight_norm, is the usual cause: remove it (remove_weight_norm), or use "
+            "torch.nn.utils.parametrizations"
+        ) from error

@@ -1,0 +1,65 @@
+"""What ``export`` is called with, before anything is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Integral
+from typing import Any
+
+from torch import Tensor, nn
+
+from saccade.errors import UserError
+
+__all__ = ["RESERVED", "check", "check_number", "size_of"]
+
+RESERVED = ("host", "plugs", "input", "classes", "smallest", "multiple")
+"""What a file says of itself in any case."""
+
+
+def check(model: Any, host: Any, classes: Any, facts: Mapping[str, Any]) -> None:
+    """Are the arguments of ``export`` of their kinds?
+
+    Raises:
+        UserError: one is not, a fact has a name of ours, or the network is wrapped or without data.
+    """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model is a torch.nn.Module; got {type(model).__name__}")
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise UserError(f"{type(model).__name__} spreads a network over devices: export its .module")
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise UserError(f"{type(model).__name__} is on the meta device, without values: load its weights first")
+    if host is not None and not isinstance(host, Mapping):
+        raise UserError(f"host is a mapping such as {{'timm': 'resnet18'}}; got {host!r}")
+    if classes is not None and (
+        isinstance(classes, str) or not isinstance(classes, Sequence) or not all(isinstance(n, str) for n in classes)
+    ):
+        raise UserError(f"classes is a list of names; got {classes!r}")
+    taken = sorted(set(facts) & set(RESERVED))
+    if taken:
+        raise UserError(f"a fact cannot be called {', '.join(taken)}: a file says that of itself in any case")
+
+
+def check_number(classes: Sequence[str] | None, outputs: Sequence[Tensor]) -> None:
+    """Are there as many classes as logits? Of other outputs nobody can tell; one logit may stand for two classes.
+
+    Raises:
+        UserError: there are more or fewer.
+    """
+    if classes is None or len(outputs) != 1 or outputs[0].ndim != 2:
+        return
+    logits = outputs[0].shape[1]
+    if len(classes) != logits and (logits, len(classes)) != (1, 2):
+        raise UserError(f"there are {len(classes)} classes, and the network returns {logits} values for a picture")
+
+
+def size_of(input: Any) -> tuple[int, ...]:
+    """What was given as the size of a picture.
+
+    Raises:
+        UserError: it is not three positive integers.
+    """
+    given = tuple(input) if isinstance(input, Sequence) and not isinstance(input, str) else None
+    if given is None or len(given) != 3 or not all(isinstance(n, Integral) and int(n) > 0 for n in given):
+        shown = f"a tensor of {tuple(input.shape)}" if isinstance(input, Tensor) else given or repr(input)
+        raise UserError(f"an input size is three positive integers (C, H, W), got {shown}")
+    return tuple(int(n) for n in given)
