@@ -14,7 +14,7 @@ from saccade.ops.attention import attention, attention_definition
 FORMS = pytest.mark.parametrize("form", [attention, attention_definition], ids=["fast", "definition"])
 
 # leading dimensions, queries, keys, width of queries and keys, of values, scale
-CONFIGS = {
+CONFIGS: dict[str, tuple[tuple[int, ...], int, int, int, int, float]] = {
     "narrow queries": ((2,), 83, 83, 3, 11, 1.0),
     "equal widths": ((2,), 61, 53, 7, 7, 7**-0.5),
     "narrow values": ((3,), 71, 79, 13, 5, 13**-0.5),
@@ -27,11 +27,12 @@ CONFIGS = {
     "few keys": ((2,), 401, 6, 1, 2, 1.0),
 }
 # The matrix has no more numbers than the operands: the fast form is the definition.
-SMALL = {
+SMALL: dict[str, tuple[tuple[int, ...], int, int, int, int, float]] = {
     "one pixel": ((2,), 1, 1, 3, 5, 1.0),
     "wide": ((2,), 9, 8, 16, 64, 0.25),
     "one key": ((2,), 7, 1, 4, 4, 0.5),
 }
+ALL = CONFIGS | SMALL
 
 
 def operands(config, dtype=torch.float64):
@@ -81,9 +82,9 @@ def test_two_queries_by_hand(form):
     torch.testing.assert_close(form(q, k, v, 0.5), expected, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", CONFIGS | SMALL)
+@pytest.mark.parametrize("name", ALL)
 def test_definition_equals_pytorch(name):
-    tensors, scale, cotangent = operands((CONFIGS | SMALL)[name])
+    tensors, scale, cotangent = operands(ALL[name])
 
     def pytorch(q, k, v, scale):
         with nn.attention.sdpa_kernel(nn.attention.SDPBackend.MATH):
@@ -98,9 +99,9 @@ def test_definition_equals_pytorch(name):
         )
 
 
-@pytest.mark.parametrize("name", CONFIGS | SMALL)
+@pytest.mark.parametrize("name", ALL)
 def test_fast_form_equals_definition(name):
-    tensors, scale, cotangent = operands((CONFIGS | SMALL)[name])
+    tensors, scale, cotangent = operands(ALL[name])
     expected = run(attention_definition, tensors, scale, cotangent)
     with Calls() as calls:
         found = run(attention, tensors, scale, cotangent)
@@ -124,7 +125,7 @@ def test_mutants_differ():
 @FORMS
 @pytest.mark.parametrize("name", ["narrow queries", "heads", "narrow values", "wide"])
 def test_gradients_are_true(form, name):
-    (q, k, v), scale, _ = operands((CONFIGS | SMALL)[name])
+    (q, k, v), scale, _ = operands(ALL[name])
     leaves = [t.requires_grad_() for t in (q, k, v)]
     assert torch.autograd.gradcheck(lambda *t: form(*t, scale), leaves, fast_mode=True)
 
@@ -186,7 +187,7 @@ def test_function_transforms(name):
 @FORMS
 @pytest.mark.parametrize("name", ["heads", "wide"])
 def test_tensors_without_data_have_shapes(form, name):
-    tensors, scale, cotangent = operands((CONFIGS | SMALL)[name], torch.float32)
+    tensors, scale, cotangent = operands(ALL[name], torch.float32)
     y = form(*(t.to("meta") for t in tensors), scale)
     assert (y.shape, y.dtype, y.device.type) == (cotangent.shape, cotangent.dtype, "meta")
 
@@ -223,7 +224,7 @@ def test_the_bare_kernel_errs_more():
 @pytest.mark.parametrize("name", ["narrow queries", "heads", "wide"])
 @FORMS
 def test_half_precision_stays_close(form, name, dtype):
-    tensors, scale, cotangent = operands((CONFIGS | SMALL)[name], dtype)
+    tensors, scale, cotangent = operands(ALL[name], dtype)
     exact = run(attention_definition, [t.double() for t in tensors], scale, cotangent.double())
     found = run(form, tensors, scale, cotangent)
     for name, truth in exact.items():
@@ -266,7 +267,7 @@ def test_no_tensor_grows_with_the_product_of_queries_and_keys():
 
 @pytest.mark.parametrize("name", ["narrow queries", "heads", "narrow values", "one pixel"])
 def test_layouts_do_not_show(name):
-    tensors, scale, cotangent = operands((CONFIGS | SMALL)[name])
+    tensors, scale, cotangent = operands(ALL[name])
     expected = run(attention, tensors, scale, cotangent)
     with Calls() as calls:
         columns = [t.mT.contiguous().mT for t in tensors]  # as the pixels of a map (B, C, H, W) come

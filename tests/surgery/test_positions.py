@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers.blur_pool import BlurPool2d
 from torch import nn
 from torchvision.models import mobilenet_v2, resnet50
 from torchvision.models.efficientnet import EfficientNet, MBConvConfig
@@ -65,7 +66,7 @@ OTHERS = {
     "timm rexnet": lambda: timm.create_model("rexnet_100", width_mult=0.25, num_classes=5),
     "timm mixnet": lambda: timm.create_model("mixnet_s", num_classes=5),
     "timm antialiased": lambda: timm.create_model(
-        "resnet18", layers=(1, 1, 1, 1), channels=(8, 8, 8, 8), aa_layer=timm.layers.BlurPool2d
+        "resnet18", layers=(1, 1, 1, 1), channels=(8, 8, 8, 8), aa_layer=BlurPool2d
     ),
 }
 

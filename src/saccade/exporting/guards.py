@@ -78,8 +78,10 @@ def common_multiple(program: torch.export.ExportedProgram, texts: list[str], lea
 
 def _conditions(program: torch.export.ExportedProgram) -> list[tuple[str, Callable[[Size], bool]]]:
     """The conditions of a program: text and test."""
-    # torch states them as Python, by the size of its arguments, and checks them when the program itself is called.
-    return [(text, _test(text)) for text in dict.fromkeys(_AXIS.sub(r"size[\1]", row) for row in program._guards_code)]
+    # torch states them as Python, by the size of its arguments, and checks them when the program itself is called. They
+    # are not public: a torch without them leaves the bounds, and the comparison at other sizes.
+    rows = getattr(program, "_guards_code", None) or []
+    return [(text, _test(text)) for text in dict.fromkeys(_AXIS.sub(r"size[\1]", row) for row in rows)]
 
 
 def _test(text: str) -> Callable[[Size], bool]:
