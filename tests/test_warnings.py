@@ -34,7 +34,18 @@ data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(2, 
 Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, accelerator="cpu").fit(Task(), data)
 """
+HOST = """
+import warnings
+import torch
+class Host(torch.nn.Module):
+    def forward(self, x):
+        warnings.warn("of the host's own")
+        return x
+Host().train()(torch.ones(1))
+"""
 SILENCED = {
+    # One more forward than the host's owner asked for, of a copy: its warnings belong to the owner's own.
+    "of the host's own": ("src/saccade/surgery/checking.py", HOST),
     # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
     "`isinstance(treespec, LeafSpec)` is deprecated": ("src/saccade/training/run.py", FIT),
     # Lightning's advice on the number of workers: the recipe decides it.
