@@ -13,6 +13,7 @@ import pytest
 
 from saccade import Recipe, UserError
 from saccade.study.engine import ATTEMPTS, execute
+from saccade.study.engine.interrupts import heeded
 from saccade.study.plan import Study, arms
 
 HERE = Path(__file__).parent
@@ -207,6 +208,31 @@ def test_without_ray_the_extra_is_named(study, monkeypatch):
 def test_ray_is_imported_for_those_who_ask_for_it():
     code = "import saccade.study.engine, saccade.cli.compare, sys; print('ray' in sys.modules)"
     assert _python(["-c", code]) == "False\n"
+
+
+class Interrupted:
+    """Ctrl-C comes while this is deleted."""
+
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_interrupt_that_python_drops_is_heeded(study, monkeypatch):
+    cluster = pytest.importorskip("saccade.study.engine.cluster", reason="ray is not installed")
+    dropped = []
+    monkeypatch.setattr(sys, "unraisablehook", dropped.append)
+    handler = signal.getsignal(signal.SIGINT)
+    place = cluster.Cluster(study, 1, "cpu", None, print)
+    with heeded() as place._interrupted:
+        assert not place._interrupted.is_set()
+        Interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            next(place.answers([]))
+    assert [lost.exc_type for lost in dropped] == [KeyboardInterrupt]
+    assert signal.getsignal(signal.SIGINT) is handler
+    with heeded() as raised, pytest.raises(KeyboardInterrupt):  # and one that is not dropped goes its way
+        signal.raise_signal(signal.SIGINT)
+    assert raised.is_set()
 
 
 INTERRUPTED = """

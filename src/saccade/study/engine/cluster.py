@@ -36,6 +36,7 @@ import ray._private.worker
 from ray.exceptions import RayError
 
 from saccade.errors import UserError
+from saccade.study.engine.interrupts import heeded
 from saccade.study.engine.local import cores
 from saccade.study.engine.place import Message, Place, Worker
 from saccade.study.plan import Study
@@ -178,6 +179,7 @@ class Cluster(Place[_Actor]):
                 "study on a node of the cluster, with --address auto"
             )
         self._stack = ExitStack()
+        self._interrupted = threading.Event()
         self._token, self._secret = Path(), secrets.token_hex(16)
         self._room = self._unborn = 0
         self._waited = time.monotonic()
@@ -193,6 +195,7 @@ class Cluster(Place[_Actor]):
             self._token = stack.enter_context(_token(self.study.folder.absolute(), self._secret))
             if not ray.is_initialized() or self.address:
                 stack.enter_context(self._connected())
+            self._interrupted = stack.enter_context(heeded())
             self._measure()
             self._stack = stack.pop_all()
         return self
@@ -280,6 +283,8 @@ class Cluster(Place[_Actor]):
             UserError: a node cannot do the runs of this study, or actors do not come to life.
         """
         while True:
+            if self._interrupted.is_set():
+                raise KeyboardInterrupt
             waiting = {worker.calls[0]: worker for worker in workers if worker.calls}
             arrived, _ = ray.wait(list(waiting), timeout=1.0)
             for worker in map(waiting.__getitem__, arrived):

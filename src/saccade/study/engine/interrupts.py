@@ -1,0 +1,44 @@
+"""Ctrl-C that cannot be lost."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+__all__ = ["heeded"]
+
+
+@contextmanager
+def heeded() -> Iterator[threading.Event]:
+    """Set where SIGINT or SIGTERM raised a KeyboardInterrupt; afterwards their handlers are those from before.
+
+    Python drops what is raised while an object is deleted, and Ray's references do much when they are: without this, a
+    Ctrl-C at such a moment is lost.
+    """
+    raised = threading.Event()
+
+    def heeding(handler: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], None]:
+        def handle(number: int, frame: FrameType | None) -> None:
+            try:
+                handler(number, frame)
+            except KeyboardInterrupt:
+                raised.set()
+                raise
+
+        return handle
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                before[number] = signal.signal(number, heeding(handler))
+    try:
+        yield raised
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
