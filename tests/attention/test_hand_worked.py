@@ -10,35 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import tensor
 
+from by_hand import equals, gates, image, with_values
 from saccade import create
 
 LN2, LN3 = log(2), log(3)
-
-
-def _with(module, **values):
-    """``module`` in float64 and eval, all parameters zero but for ``values`` (dots written as two underscores)."""
-    module = module.double().eval()
-    with torch.no_grad():
-        for p in module.parameters():
-            p.zero_()
-        for name, value in values.items():
-            place = module.get_parameter(name.replace("__", "."))
-            place.copy_(tensor(value, dtype=torch.float64).reshape(place.shape))
-    return module
-
-
-def _map(*channels):
-    """One image (1, C, H, W) of rows of numbers."""
-    return tensor([channels], dtype=torch.float64)
-
-
-def _gates(y, x):
-    return (y / x)[0].flatten(1)
-
-
-def _is(found, expected, within=1e-12):
-    torch.testing.assert_close(found, tensor(expected, dtype=found.dtype), rtol=0, atol=within)
-
 
 # --------------------------------------------------------------------------------------------------------------------
 # SE
@@ -46,24 +21,24 @@ def _is(found, expected, within=1e-12):
 
 def test_se_with_nothing_but_biases():
     # z = (1, 3); W₁z + b₁ = 2·1 − 1·3 + 0.5 = −0.5, which the ReLU closes; s = σ(b₂) = σ(0, ln 3) = (1/2, 3/4)
-    se = _with(create("se", 2, rd_ratio=0.5), squeeze__weight=[2, -1], squeeze__bias=[0.5], excite__weight=[5, 7],
+    se = with_values(create("se", 2, rd_ratio=0.5), squeeze__weight=[2, -1], squeeze__bias=[0.5], excite__weight=[5, 7],
                excite__bias=[0, LN3])  # fmt: skip
-    x = _map([[0.5, 1.5]], [[2, 4]])
-    _is(se(x), [[[[0.25, 0.75]], [[1.5, 3]]]])
+    x = image([[0.5, 1.5]], [[2, 4]])
+    equals(se(x), [[[[0.25, 0.75]], [[1.5, 3]]]])
 
 
 def test_se_through_an_open_unit():
     # z = (1, 3); W₁z + b₁ = 1 + 3 − 1 = 3; logits 3 · (ln 2 / 3, −ln 4 / 3) = (ln 2, −ln 4); s = (2/3, 1/5)
-    se = _with(create("se", 2, rd_ratio=0.5), squeeze__weight=[1, 1], squeeze__bias=[-1],
+    se = with_values(create("se", 2, rd_ratio=0.5), squeeze__weight=[1, 1], squeeze__bias=[-1],
                excite__weight=[LN2 / 3, -2 * LN2 / 3])  # fmt: skip
-    x = _map([[0, 2], [3, -1]], [[3, 3], [5, 1]])
-    _is(se(x), [[[[0, 4 / 3], [2, -2 / 3]], [[0.6, 0.6], [1, 0.2]]]])
+    x = image([[0, 2], [3, -1]], [[3, 3], [5, 1]])
+    equals(se(x), [[[[0, 4 / 3], [2, -2 / 3]], [[0.6, 0.6], [1, 0.2]]]])
 
 
 def test_se_without_bias_at_zero_halves():
-    se = _with(create("se", 3, rd_ratio=1.0, bias=False))
+    se = with_values(create("se", 3, rd_ratio=1.0, bias=False))
     assert {name for name, _ in se.named_parameters()} == {"squeeze.weight", "excite.weight"}
-    _is(se(_map([[2]], [[-4]], [[6]])), [[[[1]], [[-2]], [[3]]]])
+    equals(se(image([[2]], [[-4]], [[6]])), [[[[1]], [[-2]], [[3]]]])
 
 
 def test_se_rounds_its_bottleneck_down():
@@ -87,22 +62,24 @@ def test_eca_kernel_of_equation_12(channels, kernel):
 def test_eca_of_three_channels():
     # z = (1, 2, 4), kernel ln 2 · (1, 0, −1), zeros outside, not flipped:
     # logits ln 2 · (0 − 2, 1 − 4, 2 − 0) = (−ln 4, −ln 8, ln 4); s = (1/5, 1/9, 4/5)
-    eca = _with(create("eca", 3, kernel_size=3), conv__weight=[LN2, 0, -LN2])
-    x = _map([[0, 2]], [[1, 3]], [[4, 4]])
-    _is(eca(x), [[[[0, 0.4]], [[1 / 9, 3 / 9]], [[3.2, 3.2]]]])
+    eca = with_values(create("eca", 3, kernel_size=3), conv__weight=[LN2, 0, -LN2])
+    x = image([[0, 2]], [[1, 3]], [[4, 4]])
+    equals(eca(x), [[[[0, 0.4]], [[1 / 9, 3 / 9]], [[3.2, 3.2]]]])
 
 
 def test_eca_with_the_middle_tap_alone_sees_its_own_channel():
     # z = (ln 3, −ln 3, 0); s = (3/4, 1/4, 1/2)
-    eca = _with(create("eca", 3, kernel_size=5), conv__weight=[0, 0, 1, 0, 0])
-    _is(_gates(eca(_map([[LN3]], [[-LN3]], [[1e-30]])), _map([[LN3]], [[-LN3]], [[1e-30]])), [[0.75], [0.25], [0.5]])
+    eca = with_values(create("eca", 3, kernel_size=5), conv__weight=[0, 0, 1, 0, 0])
+    equals(
+        gates(eca(image([[LN3]], [[-LN3]], [[1e-30]])), image([[LN3]], [[-LN3]], [[1e-30]])), [[0.75], [0.25], [0.5]]
+    )
 
 
 def test_eca_images_have_their_own_gates():
     # kernel of one tap, 1: s = σ(z), z = ln 3 in the first image and −ln 3 in the second
-    eca = _with(create("eca", 1, kernel_size=1), conv__weight=[1])
-    x = torch.cat([_map([[LN3, LN3]]), _map([[-LN3, -LN3]])])
-    _is(eca(x)[:, 0, 0, 0], [0.75 * LN3, -0.25 * LN3])
+    eca = with_values(create("eca", 1, kernel_size=1), conv__weight=[1])
+    x = torch.cat([image([[LN3, LN3]]), image([[-LN3, -LN3]])])
+    equals(eca(x)[:, 0, 0, 0], [0.75 * LN3, -0.25 * LN3])
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -111,7 +88,7 @@ def test_eca_images_have_their_own_gates():
 
 def _cbam(**values):
     """C = 2, one hidden unit, 1×1 spatial convolution, batch norm that changes nothing unless ``values`` say so."""
-    cbam = _with(create("cbam", 2, rd_ratio=0.5, spatial_kernel_size=1), **{"bn__weight": [1], **values})
+    cbam = with_values(create("cbam", 2, rd_ratio=0.5, spatial_kernel_size=1), **{"bn__weight": [1], **values})
     cbam.bn.running_var.fill_(1 - cbam.bn.eps)
     return cbam
 
@@ -119,27 +96,27 @@ def _cbam(**values):
 CHANNEL = {"mlp__0__weight": [1, 0], "mlp__2__weight": [1, 0], "mlp__2__bias": [0, LN3 / 2]}
 # With x below: channel 0 has mean ln 2 and maximum 2 ln 2. The MLP passes channel 0 through its unit to channel 0, so
 # the two branches add up to 3 ln 2 = ln 8: M_c = 8/9. Channel 1 has only its bias, counted in both branches: ln 3, 3/4.
-X = _map([[0, 2 * LN2]], [[4 / 3 * LN3, 0]])
-SEEN = _map([[0, 16 / 9 * LN2]], [[LN3, 0]])
+X = image([[0, 2 * LN2]], [[4 / 3 * LN3, 0]])
+SEEN = image([[0, 16 / 9 * LN2]], [[LN3, 0]])
 
 
 def test_cbam_channel_gate_adds_two_branches():
     # the spatial convolution is zero: M_s = 1/2
-    _is(_cbam(**CHANNEL)(X), (SEEN / 2).tolist())
+    equals(_cbam(**CHANNEL)(X), (SEEN / 2).tolist())
 
 
 def test_cbam_spatial_gate_reads_the_maximum_first():
     # max_c x' = (ln 3, 16/9 ln 2); M_s = (3/4, 2^(16/9) / (1 + 2^(16/9)))
     power = 2 ** (16 / 9)
     expected = SEEN * tensor([0.75, power / (1 + power)], dtype=torch.float64)
-    _is(_cbam(**CHANNEL, conv__weight=[1, 0])(X), expected.tolist())
+    equals(_cbam(**CHANNEL, conv__weight=[1, 0])(X), expected.tolist())
 
 
 def test_cbam_spatial_gate_reads_the_mean_second():
     # mean_c x' = (ln 3 / 2, 8/9 ln 2); M_s = (√3 / (1 + √3), 2^(8/9) / (1 + 2^(8/9)))
     power = 2 ** (8 / 9)
     expected = SEEN * tensor([sqrt(3) / (1 + sqrt(3)), power / (1 + power)], dtype=torch.float64)
-    _is(_cbam(**CHANNEL, conv__weight=[0, 1])(X), expected.tolist())
+    equals(_cbam(**CHANNEL, conv__weight=[0, 1])(X), expected.tolist())
 
 
 def test_cbam_with_its_own_start_has_a_spatial_gate_of_one_half():
@@ -148,19 +125,19 @@ def test_cbam_with_its_own_start_has_a_spatial_gate_of_one_half():
     for layer in (cbam.mlp[0], cbam.mlp[2]):
         torch.nn.init.zeros_(layer.weight)
     x = torch.randn(2, 16, 5, 3, dtype=torch.float64)
-    _is(cbam(x), (x / 4).tolist())
+    equals(cbam(x), (x / 4).tolist())
     assert cbam.conv.weight.abs().min() > 0
 
 
 def test_cbam_spatial_convolution_has_zeros_outside():
     # x = 2 everywhere, M_c = 1/2, x' = 1: both summaries are 1. With 98 weights of ln 3 / 98 the middle of a 7×7 map
     # sees 98 ones: ln 3, M_s = 3/4. A corner sees 2·16 of them: ln 3 · 32/98.
-    cbam = _with(create("cbam", 2, rd_ratio=0.5), conv__weight=[LN3 / 98] * 98, bn__weight=[1])
+    cbam = with_values(create("cbam", 2, rd_ratio=0.5), conv__weight=[LN3 / 98] * 98, bn__weight=[1])
     cbam.bn.running_var.fill_(1 - cbam.bn.eps)
     y = cbam(torch.full((1, 2, 7, 7), 2.0, dtype=torch.float64))
-    _is(y[0, :, 3, 3], [0.75, 0.75])
+    equals(y[0, :, 3, 3], [0.75, 0.75])
     corner = 3 ** (32 / 98)
-    _is(y[0, :, 0, 6], [corner / (1 + corner)] * 2)
+    equals(y[0, :, 0, 6], [corner / (1 + corner)] * 2)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -188,13 +165,13 @@ def test_das_starts_on_the_regular_grid_at_half_strength():
     x = torch.randn(2, 10, 5, 7, dtype=torch.float64)
     d = F.conv2d(_compressed(das, x), das.deform.weight, padding=1) / 2 + das.deform.bias[:, None, None]
     a = F.layer_norm(d.movedim(1, 3), (10,)).movedim(3, 1).sigmoid()
-    _is(das(x), (x * a).tolist(), within=1e-10)
+    equals(das(x), (x * a).tolist(), within=1e-10)
 
 
 def test_das_without_a_kernel_halves():
     # d = 0, LN(0) = 0, A = 1/2
-    das = _with(create("das", 5), norm__weight=[1] * 5)
-    _is(das(_map([[2, 4]], [[6, 8]], [[1, 3]], [[5, 7]], [[-2, 0]])),
+    das = with_values(create("das", 5), norm__weight=[1] * 5)
+    equals(das(image([[2, 4]], [[6, 8]], [[1, 3]], [[5, 7]], [[-2, 0]])),
         [[[[1, 2]], [[3, 4]], [[0.5, 1.5]], [[2.5, 3.5]], [[-1, 0]]]])  # fmt: skip
 
 
@@ -205,10 +182,10 @@ def test_das_number_by_number():
     # (2, −2, 0, 0, 0): times the modulation 1/2, d = (z, −z, 0, 0, 0). Over the channels: mean 0, variance 2z²/5, so
     # LN(d) = (±√2.5, ∓√2.5, 0, 0, 0), + where z > 0. A = σ of that.
     middle = [0, 0, 0, 0, 1, 0, 0, 0, 0]
-    das = _with(create("das", 5), depthwise__weight=middle * 5, pointwise__weight=[1, 0, 0, 0, 0],
+    das = with_values(create("das", 5), depthwise__weight=middle * 5, pointwise__weight=[1, 0, 0, 0, 0],
                 deform__weight=[[w * tap for tap in middle] for w in (2, -2, 0, 0, 0)],
                 norm__weight=[1] * 5)  # fmt: skip
-    x = _map([[1003, 997]], [[1, 1]], [[1, 1]], [[1, 1]], [[1, 1]])
+    x = image([[1003, 997]], [[1, 1]], [[1, 1]], [[1, 1]], [[1, 1]])
     phi = (1 + erf(1 / sqrt(2))) / 2
     assert phi == pytest.approx(0.8413447)
 
@@ -218,7 +195,7 @@ def test_das_number_by_number():
     high, low = gate(phi), gate(phi - 1)
     assert high == pytest.approx(1 / (1 + exp(-sqrt(2.5))), abs=1e-5)
     assert low == pytest.approx(1 - high, abs=2e-4)  # ε of the layer norm against a small z
-    _is(_gates(das(x), x), [[high, low], [1 - high, 1 - low], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5]], within=1e-6)
+    equals(gates(das(x), x), [[high, low], [1 - high, 1 - low], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5]], within=1e-6)
 
 
 def test_das_offsets_are_pixels_down_then_right():
@@ -233,7 +210,7 @@ def test_das_offsets_are_pixels_down_then_right():
     z = F.pad(_compressed(das, x), (0, 2, 1, 1))
     d = F.conv2d(z, das.deform.weight, das.deform.bias)
     a = F.layer_norm(d.movedim(1, 3), (10,), das.norm.weight, das.norm.bias).movedim(3, 1).sigmoid()
-    _is(das(x), (x * a).tolist(), within=1e-10)
+    equals(das(x), (x * a).tolist(), within=1e-10)
 
 
 def test_das_on_one_pixel_knows_only_its_shift():
@@ -241,11 +218,11 @@ def test_das_on_one_pixel_knows_only_its_shift():
     torch.manual_seed(2)
     das = _randomised(create("das", 10))
     x = torch.rand(1, 10, 1, 1, dtype=torch.float64) + 1
-    _is(_gates(das(x), x), _gates(das(3 * x), 3 * x).tolist())
+    equals(gates(das(x), x), gates(das(3 * x), 3 * x).tolist())
     with torch.no_grad():
-        before = _gates(das(x), x)
+        before = gates(das(x), x)
         das.shift.add_(1)
-    assert (_gates(das(x), x) - before).abs().max() > 1e-3
+    assert (gates(das(x), x) - before).abs().max() > 1e-3
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -265,35 +242,35 @@ def _unmoved(module):
 MIDDLE = [0, 0, 0, 0, 1, 0, 0, 0, 0]
 # C = 2, one unit. Channel branch: means (1, 2), unit 1 + 2 − 1 = 2. Spatial branch: channel 0 alone, (0, 2), through
 # the middle taps. Both are positive, so the ReLUs let them through.
-PAIR = _map([[0, 2]], [[1, 3]])
+PAIR = image([[0, 2]], [[1, 3]])
 
 
 def test_bam_multiplies_its_branches():
     # M_c = (ln 3 / 2 · 2, −ln 3 / 2 · 2) = (ln 3, −ln 3); M_s = 0.5 · (0, 2) = (0, 1); the product is (0, ±ln 3), σ of
     # it (1/2, 3/4) in channel 0 and (1/2, 1/4) in channel 1; y = x (1 + σ)
-    bam = _with(create("bam", 2, rd_ratio=0.5), channel__0__weight=[1, 1], channel__0__bias=[-1],
+    bam = with_values(create("bam", 2, rd_ratio=0.5), channel__0__weight=[1, 1], channel__0__bias=[-1],
                 channel__3__weight=[LN3 / 2, -LN3 / 2], spatial__0__weight=[1, 0], spatial__3__weight=MIDDLE,
                 spatial__6__weight=MIDDLE, spatial__9__weight=[0.5])  # fmt: skip
-    _is(_unmoved(bam)(PAIR), [[[[0, 3.5]], [[1.5, 3.75]]]])
+    equals(_unmoved(bam)(PAIR), [[[[0, 3.5]], [[1.5, 3.75]]]])
 
 
 def test_bam_of_the_paper_adds_them():
     # The same branches, and behind each its batch norm, which takes 1 from M_s: M_c = (ln 3, −ln 3) and
     # M_s = ln 3 / 2 · (0, 2) + 1 − 1 = (0, ln 3); sums (ln 3, ln 9), (−ln 3, 0), σ of them (3/4, 9/10), (1/4, 1/2)
-    bam = _with(create("bam", 2, rd_ratio=0.5, variant="paper"), channel__0__weight=[1, 1], channel__0__bias=[-1],
+    bam = with_values(create("bam", 2, rd_ratio=0.5, variant="paper"), channel__0__weight=[1, 1], channel__0__bias=[-1],
                 channel__2__weight=[LN3 / 2, -LN3 / 2], spatial__0__weight=[1, 0], spatial__2__weight=MIDDLE,
                 spatial__4__weight=MIDDLE, spatial__6__weight=[LN3 / 2], spatial__6__bias=[1])  # fmt: skip
     bam.spatial[7].running_mean.fill_(1)
-    _is(_unmoved(bam)(PAIR), [[[[0, 3.8]], [[1.25, 4.5]]]])
+    equals(_unmoved(bam)(PAIR), [[[[0, 3.8]], [[1.25, 4.5]]]])
 
 
 def test_bam_sees_four_pixels_away():
     # The right tap of f₁ alone: at column 0 it reads column 4, where the map is ln 3; elsewhere it reads zeros outside.
     # M_c = b₁ = 1. y = x (1 + σ(ln 3)) = 1.75 x at column 0, 1.5 x elsewhere.
-    bam = _with(create("bam", 1, rd_ratio=1.0), channel__3__bias=[1], spatial__0__weight=[1],
+    bam = with_values(create("bam", 1, rd_ratio=1.0), channel__3__bias=[1], spatial__0__weight=[1],
                 spatial__3__weight=[0, 0, 0, 0, 0, 1, 0, 0, 0], spatial__6__weight=MIDDLE,
                 spatial__9__weight=[1])  # fmt: skip
-    _is(_unmoved(bam)(_map([[4, 4, 4, 4, LN3]])), [[[[7, 6, 6, 6, 1.5 * LN3]]]])
+    equals(_unmoved(bam)(image([[4, 4, 4, 4, LN3]])), [[[[7, 6, 6, 6, 1.5 * LN3]]]])
 
 
 def test_bam_of_one_image_of_one_pixel_is_trained_with_the_running_statistics():
@@ -302,7 +279,7 @@ def test_bam_of_one_image_of_one_pixel_is_trained_with_the_running_statistics():
     bam = create("bam", 16)
     x = torch.randn(1, 16, 1, 1)
     expected = bam.eval()(x)
-    _is(bam.train()(x), expected.tolist(), within=1e-6)
+    equals(bam.train()(x), expected.tolist(), within=1e-6)
     assert {int(n) for name, n in bam.named_buffers() if name.endswith("tracked")} == {0}
 
 
@@ -311,7 +288,7 @@ def test_bam_of_one_image_of_one_pixel_is_trained_with_the_running_statistics():
 
 # Mask logits (0, ln 3): m = (1/4, 3/4). z = (3/4 ln 3, 1 + 6) = (3/4 ln 3, 7). W₁ z = (7, −7): mean 0, variance 49
 # against ε = 1e-5, LN gives (1, −1) but for 1e-7, and the ReLU (1, 0).
-LOOKED = _map([[0, LN3]], [[4, 8]])
+LOOKED = image([[0, LN3]], [[4, 8]])
 LOOK = {"mask__weight": [1, 0]}
 
 
@@ -324,24 +301,24 @@ def _bottleneck(kind, **last):
 def test_gc_adds_what_it_saw_to_every_place():
     # t = W₂ (1, 0) + b₂ = (2 + 0.5, 3 − 1) = (2.5, 2)
     add = _bottleneck("add", weight=[[2, 5], [3, 5]], bias=[0.5, -1])
-    gc = _with(create("gc", 2, rd_ratio=1.0), **LOOK, **add)
-    _is(gc(LOOKED), [[[[2.5, LN3 + 2.5]], [[6, 10]]]], within=1e-6)
+    gc = with_values(create("gc", 2, rd_ratio=1.0), **LOOK, **add)
+    equals(gc(LOOKED), [[[[2.5, LN3 + 2.5]], [[6, 10]]]], within=1e-6)
 
 
 def test_gc_scales_first_and_adds_then():
     # t' = (ln 3, −ln 3): σ = (3/4, 1/4). y = x σ(t') + t
     add = _bottleneck("add", weight=[[2, 5], [3, 5]], bias=[0.5, -1])
     scale = _bottleneck("scale", weight=[[LN3, 9], [-LN3, 9]])
-    both = _with(create("gc", 2, rd_ratio=1.0, fuse_scale=True), **LOOK, **add, **scale)
-    _is(both(LOOKED), [[[[2.5, 0.75 * LN3 + 2.5]], [[3, 4]]]], within=1e-6)
-    alone = _with(create("gc", 2, rd_ratio=1.0, fuse_add=False, fuse_scale=True), **LOOK, **scale)
-    _is(alone(LOOKED), [[[[0, 0.75 * LN3]], [[1, 2]]]], within=1e-6)
+    both = with_values(create("gc", 2, rd_ratio=1.0, fuse_scale=True), **LOOK, **add, **scale)
+    equals(both(LOOKED), [[[[2.5, 0.75 * LN3 + 2.5]], [[3, 4]]]], within=1e-6)
+    alone = with_values(create("gc", 2, rd_ratio=1.0, fuse_add=False, fuse_scale=True), **LOOK, **scale)
+    equals(alone(LOOKED), [[[[0, 0.75 * LN3]], [[1, 2]]]], within=1e-6)
 
 
 def test_gc_starts_as_the_identity_where_it_adds_and_as_a_half_where_it_scales():
     x = torch.randn(2, 32, 5, 3)
     assert torch.equal(create("gc", 32)(x), x)
-    _is(create("gc", 32, fuse_scale=True)(x), (x / 2).tolist(), within=1e-6)
+    equals(create("gc", 32, fuse_scale=True)(x), (x / 2).tolist(), within=1e-6)
 
 
 @pytest.mark.parametrize(("channels", "units"), [(8, 2), (16, 2), (32, 2), (47, 2), (48, 3), (256, 16)])
@@ -356,7 +333,7 @@ def test_gc_keeps_two_units(channels, units):
 def _coord(shift):
     """C = 1: the first of the 8 units carries mean + ``shift``, the others are silent."""
     first = [1, 0, 0, 0, 0, 0, 0, 0]
-    coord = _with(create("coord", 1), squeeze__weight=first, squeeze__bias=[shift * one for one in first],
+    coord = with_values(create("coord", 1), squeeze__weight=first, squeeze__bias=[shift * one for one in first],
                   rows__weight=[LN3 / 4 * one for one in first], columns__weight=[LN2 / 2 * one for one in first],
                   rows__bias=[-3 * LN3 / 4], columns__bias=[-2 * LN2])  # fmt: skip
     return _unmoved(coord)
@@ -365,7 +342,7 @@ def _coord(shift):
 def test_coord_gates_rows_and_columns():
     # Means of the rows (2, 6), of the columns (3, 5); plus 1: (3, 7), (4, 6), from 3 on h-swish is the identity.
     # g^h = σ((f − 3) ln 3 / 4) = σ(0, ln 3) = (1/2, 3/4); g^w = σ((f − 4) ln 2 / 2) = σ(0, ln 2) = (1/2, 2/3)
-    _is(_coord(1)(_map([[1, 3], [5, 7]])), [[[[0.25, 1], [1.875, 3.5]]]])
+    equals(_coord(1)(image([[1, 3], [5, 7]])), [[[[0.25, 1], [1.875, 3.5]]]])
 
 
 def test_coord_bends_below_three():
@@ -373,7 +350,7 @@ def test_coord_bends_below_three():
     def sigmoid(z):
         return 1 / (1 + exp(-z))
 
-    _is(_coord(0)(_map([[1]])), [[[[sigmoid((2 / 3 - 3) * LN3 / 4) * sigmoid((2 / 3 - 4) * LN2 / 2)]]]])
+    equals(_coord(0)(image([[1]])), [[[[sigmoid((2 / 3 - 3) * LN3 / 4) * sigmoid((2 / 3 - 4) * LN2 / 2)]]]])
 
 
 @pytest.mark.parametrize(("channels", "width"), [(1, 8), (256, 8), (287, 8), (288, 9), (960, 30)])
@@ -387,29 +364,29 @@ def test_coord_has_eight_units_or_more(channels, width):
 SIDES = {"height__conv__weight": [1, 0], "width__conv__weight": [0, 1]}
 # One row, 1×1 convolutions. g_H reads the maximum over the one row, x itself: σ = (3/4, 1/4), (2/3, 2/3). g_W reads the
 # mean over the columns, (0, ln 2): 1/2 in channel 0 and 2/3 in channel 1.
-TURNED = _map([[LN3, -LN3]], [[LN2, LN2]])
+TURNED = image([[LN3, -LN3]], [[LN2, LN2]])
 
 
 def test_triplet_averages_three_gates():
     # g_C reads the maximum over the channels, (ln 3, ln 2): (3/4, 2/3).
     # Means of three: (3/4 + 1/2 + 3/4)/3 = 2/3, (1/4 + 1/2 + 2/3)/3 = 17/36; (2/3 + 2/3 + 3/4)/3 = 25/36, 2/3
-    triplet = _unmoved(_with(create("triplet", 2, kernel_size=1), **SIDES, channel__conv__weight=[1, 0]))
-    _is(_gates(triplet(TURNED), TURNED), [[2 / 3, 17 / 36], [25 / 36, 2 / 3]])
+    triplet = _unmoved(with_values(create("triplet", 2, kernel_size=1), **SIDES, channel__conv__weight=[1, 0]))
+    equals(gates(triplet(TURNED), TURNED), [[2 / 3, 17 / 36], [25 / 36, 2 / 3]])
 
 
 def test_triplet_without_the_spatial_gate_averages_two():
-    triplet = _unmoved(_with(create("triplet", 2, kernel_size=1, no_spatial=True), **SIDES))
-    _is(_gates(triplet(TURNED), TURNED), [[5 / 8, 3 / 8], [2 / 3, 2 / 3]])
+    triplet = _unmoved(with_values(create("triplet", 2, kernel_size=1, no_spatial=True), **SIDES))
+    equals(gates(triplet(TURNED), TURNED), [[5 / 8, 3 / 8], [2 / 3, 2 / 3]])
 
 
 def test_triplet_convolves_channels_with_columns_and_rows_with_channels():
     # 3×3 kernels of one tap, on the maximum. Height: the plane is (C, W), the upper tap reads the channel before;
     # width: the plane is (H, C), the left tap does. Both see 0 before channel 0 and ln 3 before channel 1.
     upper, left = [0, 1, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 0, 0, 0]
-    triplet = _with(create("triplet", 2, kernel_size=3, no_spatial=True), height__conv__weight=upper + 9 * [0],
+    triplet = with_values(create("triplet", 2, kernel_size=3, no_spatial=True), height__conv__weight=upper + 9 * [0],
                     width__conv__weight=left + 9 * [0])  # fmt: skip
-    x = _map([[LN3, LN3], [LN3, LN3]], [[5, 5], [5, 5]])
-    _is(_gates(_unmoved(triplet)(x), x), [[0.5] * 4, [0.75] * 4])
+    x = image([[LN3, LN3], [LN3, LN3]], [[5, 5], [5, 5]])
+    equals(gates(_unmoved(triplet)(x), x), [[0.5] * 4, [0.75] * 4])
 
 
 def test_triplet_starts_with_a_spatial_gate_of_one_half():
@@ -425,17 +402,17 @@ def test_triplet_starts_with_a_spatial_gate_of_one_half():
 
 def test_simam_of_four_values():
     # mean 1, d = (1, 1, 1, 9), v = 12/3 = 4; with λ = 2: E = d/24 + 1/2 = 13/24 three times, and 21/24
-    y = create("simam", 1, e_lambda=2.0)(_map([[0, 0], [0, 4]]))
-    _is(y, [[[[0, 0], [0, 4 / (1 + exp(-21 / 24))]]]])
-    shifted = _map([[1, 1], [1, 5]])
+    y = create("simam", 1, e_lambda=2.0)(image([[0, 0], [0, 4]]))
+    equals(y, [[[[0, 0], [0, 4 / (1 + exp(-21 / 24))]]]])
+    shifted = image([[1, 1], [1, 5]])
     low, high = 1 / (1 + exp(-13 / 24)), 1 / (1 + exp(-21 / 24))
-    _is(_gates(create("simam", 1, e_lambda=2.0)(shifted), shifted), [[low, low, low, high]])
+    equals(gates(create("simam", 1, e_lambda=2.0)(shifted), shifted), [[low, low, low, high]])
 
 
 def test_simam_of_a_constant_map_and_of_one_pixel_is_its_least_gate():
     least = 1 / (1 + exp(-1 / 2))
-    for x in (_map([[3, 3], [3, 3]]), _map([[3]])):
-        _is(_gates(create("simam", 1)(x), x), [[least] * x.numel()])
+    for x in (image([[3, 3], [3, 3]]), image([[3]])):
+        equals(gates(create("simam", 1)(x), x), [[least] * x.numel()])
 
 
 def test_simam_learns_nothing():
@@ -450,23 +427,23 @@ def test_sa_of_one_group():
     # a = channels 0, 1 with means (ln 3, 0): σ = (3/4, 1/2). b = channels 2, 3, normalised to (−1, 1), ε = 1e-5 against
     # variance 1. Channel 2: 2 · (∓1) · ln 3 / 2, σ = (1/4, 3/4); channel 3: (0 · (∓1) + 2) · (−ln 3 / 2), σ = 1/4.
     # Then channels 0, 1, 2, 3 go to 0, 2, 1, 3.
-    sa = _with(create("sa", 4, groups=1), channel_weight=[1, 1], norm_weight=[2, 0], norm_bias=[0, 2],
+    sa = with_values(create("sa", 4, groups=1), channel_weight=[1, 1], norm_weight=[2, 0], norm_bias=[0, 2],
                spatial_weight=[LN3 / 2, -LN3 / 2])  # fmt: skip
-    x = _map([[0, 2 * LN3]], [[1, -1]], [[5, 7]], [[8, 10]])
-    _is(sa(x), [[[[0, 1.5 * LN3]], [[1.25, 5.25]], [[0.5, -0.5]], [[2, 2.5]]]], within=1e-4)
+    x = image([[0, 2 * LN3]], [[1, -1]], [[5, 7]], [[8, 10]])
+    equals(sa(x), [[[[0, 1.5 * LN3]], [[1.25, 5.25]], [[0.5, -0.5]], [[2, 2.5]]]], within=1e-4)
 
 
 def test_sa_starts_even_and_shuffles_the_halves_into_each_other():
     # every gate is σ(1); channels 0 … 5 come out as 0, 3, 1, 4, 2, 5
     x = torch.rand(2, 6, 3, 5) + 1
-    _is(create("sa", 6)(x), (x[:, [0, 3, 1, 4, 2, 5]] / (1 + exp(-1))).tolist(), within=1e-6)
+    equals(create("sa", 6)(x), (x[:, [0, 3, 1, 4, 2, 5]] / (1 + exp(-1))).tolist(), within=1e-6)
 
 
 def test_sa_halves_each_group():
     # two groups of (channel half, spatial half): channels 0 and 2 have means (ln 3, −ln 3), 1 and 3 see u_b alone
-    sa = _with(create("sa", 4, groups=2), channel_weight=[1], spatial_bias=[LN2])
-    x = _map([[LN3]], [[1]], [[-LN3]], [[1]])
-    _is(sa(x), [[[[0.75 * LN3]], [[-0.25 * LN3]], [[2 / 3]], [[2 / 3]]]])
+    sa = with_values(create("sa", 4, groups=2), channel_weight=[1], spatial_bias=[LN2])
+    x = image([[LN3]], [[1]], [[-LN3]], [[1]])
+    equals(sa(x), [[[[0.75 * LN3]], [[-0.25 * LN3]], [[2 / 3]], [[2 / 3]]]])
 
 
 @pytest.mark.parametrize(
@@ -485,12 +462,12 @@ def test_self_attention_of_two_pixels():
     # The query is channel 0, (1, 2); the key is channel 1, (ln 3, 0); the value is channel 2, (8, 16), into channel 2.
     # Logits of pixel 1: (ln 3, 0), weights (3/4, 1/4), o = 6 + 4 = 10. Of pixel 2: (ln 9, 0), weights (9/10, 1/10),
     # o = 7.2 + 1.6 = 8.8. With γ = 1/2, y = (8 + 5, 16 + 4.4).
-    layer = _with(create("self_attention", 3, rd_ratio=1 / 3), query__weight=[1, 0, 0], key__weight=[0, 1, 0],
+    layer = with_values(create("self_attention", 3, rd_ratio=1 / 3), query__weight=[1, 0, 0], key__weight=[0, 1, 0],
                   value__weight=[0, 0, 0, 0, 0, 0, 0, 0, 1], gamma=[0.5])  # fmt: skip
-    _is(layer(_map([[1, 2]], [[LN3, 0]], [[8, 16]])), [[[[1, 2]], [[LN3, 0]], [[13, 20.4]]]])
+    equals(layer(image([[1, 2]], [[LN3, 0]], [[8, 16]])), [[[[1, 2]], [[LN3, 0]], [[13, 20.4]]]])
 
 
 def test_self_attention_that_asks_nothing_adds_the_mean():
     # logits 0: every pixel takes the mean 3 of (1, 2, 6) twice (γ = 2)
-    layer = _with(create("self_attention", 1, rd_ratio=1.0), key__weight=[1], value__weight=[1], gamma=[2])
-    _is(layer(_map([[1], [2], [6]])), [[[[7], [8], [12]]]])
+    layer = with_values(create("self_attention", 1, rd_ratio=1.0), key__weight=[1], value__weight=[1], gamma=[2])
+    equals(layer(image([[1], [2], [6]])), [[[[7], [8], [12]]]])
