@@ -271,9 +271,11 @@ def create(name: str, channels: int, **given: Any) -> nn.Module:
         UserError: unknown name or option, or channels outside the mechanism's limits; the numbers are named.
 
     """
-    values = shape(name, given)
+    values, facts = shape(name, given), spec(name)
+    if "size" in facts.needs and isinstance(given.get("size"), list):
+        given["size"] = tuple(given["size"])  # out of a file: JSON knows no tuples
     try:
-        refusal = spec(name).refusal(channels, values)
+        refusal = facts.refusal(channels, values)
         if refusal is not None:
             raise UserError(f"{name}: {refusal}")
         return load(name)(channels, **given)

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from saccade import catalog
 from saccade.errors import UserError, did_you_mean
 from saccade.facts import Spec
-from saccade.probe import check_network
+from saccade.probe import check_network, example_input
 from saccade.surgery.carrying import Plug, attach, carried, detach, hooked, missing, said_lost
 from saccade.surgery.checking import count, warn_of_eval_only
 from saccade.surgery.positions import select
@@ -83,6 +83,11 @@ class Mechanism:
             spec = Spec(title=name.partition(":")[2], kind="transform", evidence="reading")
         return cls(name, spec, _defaults(mechanism), mechanism)
 
+    @property
+    def sized(self) -> bool:
+        """Does it take the size of the map, as its option ``size``?"""
+        return "size" in self.spec.needs
+
     def build(self, site: Site, options: dict[str, Any]) -> nn.Module:
         """A new module for the site.
 
@@ -122,7 +127,9 @@ def plug(
         start: ``neutral``: until it is trained, the network computes what it computed, bit for bit wherever the
             mechanism's own output is finite; ``paper``: the mechanism's own initialisation, without ``a``.
         input: what to look at the host with; see ``sites``.
-        options: of the mechanism. A list, where the option's default is none, gives one value per stage.
+        options: of the mechanism. A list, where the option's default is none, gives one value per stage. A mechanism
+            whose facts say that it needs the size of the map gets each site's as its option ``size`` (H, W), unless it
+            is given here: that of the map for ``input``, and no narrower picture is tried where there is none.
 
     Returns:
         ``host``.
@@ -168,6 +175,8 @@ def install(
             "the host is wrapped in DistributedDataParallel, which would not synchronise the new parameters: "
             "plug it first, wrap it afterwards"
         )
+    if input is None and what.sized:
+        input = example_input(host)  # the size of the pictures to come, where a survey by itself narrows them
     seen = survey(host, input)
     chosen = select(seen, where, what.spec)
     each = _per_stage(what, options, chosen.sites)
@@ -269,6 +278,8 @@ def _defaults(function: Builder) -> dict[str, Any]:
 def _per_stage(what: Mechanism, options: dict[str, Any], sites: list[Site]) -> list[dict[str, Any]]:
     """The options of each site: a list stands for one value per stage, unless the option itself is a list.
 
+    ``size``, where the mechanism takes it and nobody gave it, is the site's.
+
     Raises:
         UserError: a list is not as long as there are stages among the sites.
     """
@@ -283,9 +294,14 @@ def _per_stage(what: Mechanism, options: dict[str, Any], sites: list[Site]) -> l
                 f"{key}={options[key]} has {len(options[key])} values, one per stage; "
                 f"the {len(sites)} sites lie in {len(stages)} stages"
             )
-    return [
+    each = [
         {key: value[stages.index(site.stage)] if key in lists else value for key, value in options.items()}
         for site in sites
+    ]
+    if not what.sized:
+        return each
+    return [
+        own if own.get("size") is not None else own | {"size": site.size} for own, site in zip(each, sites, strict=True)
     ]
 
 
