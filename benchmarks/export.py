@@ -66,7 +66,7 @@ def row(host: str, mechanism: str, kind: Any, limit: float) -> tuple[str, bool]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--mechanisms", default=",".join(saccade.list_mechanisms()))
+    parser.add_argument("--mechanisms", default=",".join(saccade.list_mechanisms("plug")))
     parser.add_argument("--format", default="onnx", choices=["onnx", "torch"])
     parser.add_argument("--limit", default=1e-4, type=float)
     given = parser.parse_args()

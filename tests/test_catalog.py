@@ -237,3 +237,21 @@ def test_options_that_are_inherited_or_open_are_known(written):
         saccade.create(f"{name}:A", 8, widht=3)
     with pytest.raises(UserError, match="widht"):  # the class itself refuses it
         saccade.create(f"{name}:Open", 8, widht=3)
+
+
+def test_each_mechanism_is_taken_by_one_verb(tmp_path, monkeypatch):
+    assert sorted(saccade.list_mechanisms("plug") + saccade.list_mechanisms("replace")) == saccade.list_mechanisms()
+    assert {saccade.spec(name).kind for name in saccade.list_mechanisms("replace")} <= {"conv"}
+    assert "se" in saccade.list_mechanisms("plug")
+    with pytest.raises(UserError, match="'plug' or 'replace', got 'plugs'"):
+        saccade.list_mechanisms("plugs")
+    (tmp_path / "strange_conv.py").write_text(
+        "import torch\nclass Still(torch.nn.Conv2d):\n    def __init__(self, channels: int):\n"
+        "        super().__init__(channels, channels, 3, padding=1)\n"
+        'SPEC = {"title": "Still", "kind": "conv", "evidence": "reading"}\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    host = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3))
+    with pytest.raises(UserError, match=r"saccade\.replace\(host, 'strange_conv:Still'\)"):
+        saccade.plug(host, "strange_conv:Still", where="0", input=(3, 8, 9))
+    assert saccade.plugs(host) == []

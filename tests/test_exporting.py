@@ -103,7 +103,7 @@ def _distance(network, picture, found):
     return ((wanted - found).abs().max() / wanted.abs().max()).item()
 
 
-@pytest.mark.parametrize("mechanism", list_mechanisms())
+@pytest.mark.parametrize("mechanism", list_mechanisms("plug"))
 @pytest.mark.parametrize("host", HOSTS)
 def test_every_mechanism_in_onnx(host, mechanism, tmp_path):
     """The last site of each pair; benchmarks/export.py has all sites at full width."""

@@ -108,7 +108,7 @@ import torch, saccade
 net = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3))
 x = torch.randn(2, 3, 12, 10)
 before = net(x)
-for mechanism in saccade.list_mechanisms():
+for mechanism in saccade.list_mechanisms("plug"):
     saccade.plug(net, mechanism, where=["0", "2"], input=(3, 12, 10))
     assert torch.equal(net(x), before)
     assert len(saccade.plugs(net)) == 2

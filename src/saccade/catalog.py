@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from saccade.errors import UserError, did_you_mean
 from saccade.facts import Spec, evaluate
@@ -72,9 +72,20 @@ class _Option:
         return all(map(_KINDS[self.kind][1], values))
 
 
-def list_mechanisms() -> list[str]:
-    """The names of all mechanisms of this package, sorted."""
-    return sorted(path.stem for path in _HOME.glob("[!_]*.py"))
+def list_mechanisms(verb: Literal["plug", "replace"] | None = None) -> list[str]:
+    """The names of all mechanisms of this package, sorted; with a ``verb``, of those that it takes.
+
+    ``replace`` takes those of kind ``conv``, which stand in the place of a convolution, ``plug`` all others.
+
+    Raises:
+        UserError: ``verb`` is neither.
+    """
+    names = sorted(path.stem for path in _HOME.glob("[!_]*.py"))
+    if verb is None:
+        return names
+    if verb not in ("plug", "replace"):
+        raise UserError(f"mechanisms are put in by 'plug' or 'replace', got {verb!r}")
+    return [name for name in names if (spec(name).kind == "conv") == (verb == "replace")]
 
 
 @cache

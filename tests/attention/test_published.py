@@ -90,7 +90,7 @@ def test_networks_have_the_counted_size(name, net, options, millions):
     ("name", "row"),
     [
         pytest.param(name, row, id=f"{name} {row.net} {row.params}")
-        for name in catalog.list_mechanisms()
+        for name in catalog.list_mechanisms("plug")
         for row in catalog.spec(name).published
         if row.params is not None and "deformable kernels" not in row.note
     ],

@@ -108,7 +108,7 @@ def _quiet(caplog):
 PAIRS = [
     (host, mechanism)
     for host in HOSTS
-    for mechanism in list_mechanisms()
+    for mechanism in list_mechanisms("plug")
     if mechanism == "das"
     or (mechanism == "se" and host.startswith("timm"))
     or (host == "timm resnet" and mechanism != "simam")  # SimAM has no parameters to train

@@ -169,6 +169,11 @@ def install(
     ``neutral`` gives each plug its ``a``, but for those whose facts promise that they change nothing without one;
     ``instead`` turns each mechanism, given its site and options, into what is plugged in its place.
     """
+    if what.spec.kind == "conv":
+        raise UserError(
+            f"{what.name} stands in the place of a convolution and cannot be plugged behind a module: "
+            f"saccade.replace(host, {what.name!r}) puts it there"
+        )
     check_network(host)
     if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in host.modules()):
         raise UserError(
