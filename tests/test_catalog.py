@@ -10,7 +10,7 @@ import saccade
 from saccade import catalog
 from saccade.errors import UserError
 
-NAMES = ["bam", "cbam", "coord", "das", "eca", "gc", "sa", "se", "self_attention", "simam", "triplet"]
+NAMES = ["bam", "cbam", "coord", "das", "dcn1", "dcn2", "eca", "gc", "sa", "se", "self_attention", "simam", "triplet"]
 STRANGER = '''
 """A stranger's gate."""
 import torch

@@ -1,19 +1,22 @@
-"""The two shapes most mechanisms have: a gate multiplies the map, a context is added to it.
+"""The shapes mechanisms have: a gate multiplies the map, a context is added to it, a convolution keeps its kernel.
 
-Both are abstract classes with one method left open and a final ``forward``. What the open method returns
-passes through ``tap``, an ``nn.Identity``: whoever wants to see gates hooks that module, and nothing is
-kept between calls.
+They are abstract classes with one method left open and a final ``forward``. What the open method of a gate or a
+context returns passes through ``tap``, an ``nn.Identity``: whoever wants to see gates hooks that module, and nothing
+is kept between calls.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import final
+from collections.abc import Mapping
+from typing import Any, ClassVar, final
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["BatchNorm2d", "Context", "Gate", "blended"]
+__all__ = ["BatchNorm2d", "Context", "Convolution", "Gate", "blended"]
 
 
 def blended(f: Tensor, changed: Tensor, a: Tensor) -> Tensor:
@@ -73,3 +76,70 @@ class Context(nn.Module, ABC):
         """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
         context: Tensor = self.tap(self.context(x))
         return x + context.to(x.dtype)
+
+
+class Convolution(nn.Module, ABC):
+    """y = convolve(x, weight, bias): a convolution that attends, with the kernel of an ordinary one.
+
+    Its parameters ``weight`` (O, C/groups, k, k) and ``bias`` (O,) or None are those of an ``nn.Conv2d`` of the same
+    arguments. Where it replaces one in a host, that one's own are passed instead and stay the host's.
+
+    Args:
+        channels: C of the map (B, C, H, W).
+        out_channels: O; None is C.
+        kernel_size: k.
+        stride: of the output pixels.
+        padding: of zeros around the map; None is dilation·(k − 1)/2, which keeps the size at stride 1.
+        dilation: of the taps.
+        groups: of channels.
+        bias: whether there is one; it starts at zero.
+
+    Raises:
+        ValueError: a number is too small, ``groups`` does not divide the channels, or there is no padding that keeps
+            the size.
+    """
+
+    neutral: ClassVar[Mapping[str, Any]] = {}
+    """The options with which it is, at its own initialisation, the plain convolution with its kernel."""
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int | None,
+        kernel_size: int,
+        stride: int,
+        padding: int | None,
+        dilation: int,
+        groups: int,
+        bias: bool,
+    ) -> None:
+        super().__init__()
+        outputs = channels if out_channels is None else out_channels
+        least = min(channels, outputs, kernel_size, stride, dilation, groups)
+        if least < 1:
+            raise ValueError(f"channels, kernel_size, stride, dilation and groups must be at least 1, got {least}")
+        if channels % groups or outputs % groups:
+            raise ValueError(f"groups = {groups} must divide the channels, {channels} in and {outputs} out")
+        if padding is None:
+            if dilation * (kernel_size - 1) % 2:
+                raise ValueError(
+                    f"no padding keeps the size with kernel_size = {kernel_size} and dilation = {dilation}; give one"
+                )
+            padding = dilation * (kernel_size - 1) // 2
+        if padding < 0:
+            raise ValueError(f"padding must be at least 0, got {padding}")
+        self.channels, self.out_channels, self.kernel_size = channels, outputs, kernel_size
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.weight = nn.Parameter(torch.empty(outputs, channels // groups, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        bound = 1 / math.sqrt(self.weight[0].numel())
+        nn.init.uniform_(self.weight, -bound, bound)
+
+    @abstractmethod
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The map (B, O, Ho, Wo) for x (B, C, H, W), of the size a plain convolution gives it."""
+
+    @final  # type: ignore[misc]  # torch declares forward as an attribute
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, O, Ho, Wo), in the dtype of x."""
+        return self.convolve(x, self.weight, self.bias).to(x.dtype)

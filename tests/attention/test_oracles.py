@@ -55,6 +55,7 @@ SA = {
     "gn.bias": "norm_bias",
 }
 SAGAN = {"gamma": "gamma", "query": "key", "key": "query", "value": "value"}  # the softmax runs over their query
+DCN = {"weight": "weight", "bias": "bias", "conv_offset_mask": "offset"}
 # Oracle: mechanism, its options, the official name of each layer (or parameter) and ours, None where we have none.
 ORACLES = {
     "se_nobias": ("se", {"bias": False}, SE),
@@ -76,11 +77,11 @@ ORACLES = {
     "sa": ("sa", {"groups": 8}, SA),
     "sagan": ("self_attention", {}, SAGAN),
     "simam": ("simam", {}, {}),
+    "dcn_v2_pack": ("dcn2", {"out_channels": 12, "bias": True}, DCN),
 }
 # What no module (B, C, H, W) -> (B, C, H, W) of one input can express.
 CANNOT = {
     "a2_noreconstruct": "c_m channels come out, not C",
-    "dcn_v2_pack": "12 channels come out of 16",
     "emca_eca": "reads the channel means of the previous stage, a second input",
     "sk_bottleneck": "a whole block, with a stride and a projection",
 }
@@ -264,6 +265,13 @@ def _scaled(module):
     return module
 
 
+def _across_and_down_swapped(module):
+    order = [tap ^ 1 if tap < 18 else tap for tap in range(27)]
+    for parameter in module.offset.parameters():
+        parameter.data = parameter.data[order]
+    return module
+
+
 def _biased_variance(module):
     class Biased(type(module)):
         def gate(self, x):
@@ -302,6 +310,9 @@ def _biased_variance(module):
         ("sagan", _scaled, {}, "y"),
         ("simam", _biased_variance, {}, "y"),
         ("simam", lambda module: module, {"e_lambda": 0.1}, "y"),
+        ("dcn_v2_pack", _across_and_down_swapped, {}, "y"),
+        ("dcn_v2_pack", lambda module: module, {"scale": 2.0}, "y"),
+        ("dcn_v2_pack", lambda module: module, {"dilation": 2}, "y"),
     ],
 )
 def test_a_near_miss_does_not_agree(oracle, change, options, tensor):

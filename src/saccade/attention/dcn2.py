@@ -1,0 +1,97 @@
+r"""DCNv2, modulated deformable convolution: every tap looks where it chooses, and says how much that counts.
+
+    Δ, z  = Conv_{k×k}(x)                                       2Dk² and Dk² channels, started at zero
+    m     = s·σ(z)                                              (B, Dk², Ho, Wo)
+    y(p)  = Σ_j w_j · x(p + p_j + Δ_j(p)) · m_j(p) + b          (B, O, Ho, Wo)                       eq. 1
+
+p_j are the k² places of the regular grid, x between pixels is bilinear and zero outside, and each of the D groups of
+channels has offsets Δ and a modulation m of its own. The offset convolution has the stride, padding and dilation of
+the convolution itself; the authors' PyTorch code leaves the dilation out, so that theirs fits at dilation 1 only.
+
+The paper has s = 1: all m start at 1/2, and so does the output, at half a plain convolution's. With s = 2 it starts as
+the plain convolution with the same kernel; that is what ``saccade.replace`` makes of a trained network's convolutions.
+The paper replaces the 3×3 of the last three stages of a ResNet and multiplies the learning rate of the offsets by 0.1;
+here that is left to the optimiser.
+
+Source: Zhu, Hu, Lin, Dai, "Deformable ConvNets v2: More Deformable, Better Results", CVPR 2019, arXiv:1811.11168;
+github.com/chengdazhi/Deformable-Convolution-V2-PyTorch.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from saccade.form import Convolution
+from saccade.ops.deform import deform_conv2d
+
+__all__ = ["ModulatedDeformableConvolution"]
+
+SPEC = {
+    "title": "Deformable convolution v2",
+    "paper": {
+        "authors": "Zhu, Hu, Lin, Dai",
+        "title": "Deformable ConvNets v2: More Deformable, Better Results",
+        "venue": "CVPR",
+        "year": 2019,
+        "arxiv": "1811.11168",
+    },
+    "kind": "conv",
+    "evidence": "oracle",
+    "position": {"default": "conv3x3 in stage[-3:]"},
+    "params": "(out_channels or C) * (C//groups*kernel_size**2 + (1 if bias else 0))"
+    " + 3*offset_groups*kernel_size**2 * (C*kernel_size**2 + 1)",
+    "limits": ["C % groups == 0", "(out_channels or C) % groups == 0", "C % offset_groups == 0"],
+}
+
+
+class ModulatedDeformableConvolution(Convolution):
+    """Convolution whose taps are moved by offsets and scaled by a modulation, both computed from the map.
+
+    Args:
+        channels: C of the map (B, C, H, W).
+        out_channels: O; None is C.
+        kernel_size: k.
+        stride: of the output pixels.
+        padding: of zeros around the map; None is dilation·(k − 1)/2.
+        dilation: of the taps.
+        groups: of channels, each with a kernel of its own.
+        bias: whether the convolution has one.
+        offset_groups: D, groups of channels, each with offsets of its own.
+        scale: s, what no modulation exceeds.
+
+    Raises:
+        ValueError: ``groups`` or ``offset_groups`` does not divide the channels, or a number is too small.
+
+    """
+
+    neutral = {"scale": 2.0}  # noqa: RUF012 (declared as a class variable where it comes from)
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int | None = None,
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: int | None = None,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        offset_groups: int = 1,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__(channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+        if offset_groups < 1 or channels % offset_groups:
+            raise ValueError(f"offset_groups must divide the channels, got {offset_groups} and {channels}")
+        taps = offset_groups * kernel_size**2
+        self.parts, self.scale = [2 * taps, taps], scale
+        self.offset = nn.Conv2d(channels, 3 * taps, kernel_size, stride, self.padding, dilation)
+        for start in self.offset.parameters():
+            nn.init.zeros_(start)
+        self.tap = nn.Identity()
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Map x (B, C, H, W) to (B, O, Ho, Wo)."""
+        offset, z = self.offset(x).split(self.parts, 1)
+        modulation = self.tap(z.sigmoid() * self.scale)
+        geometry = (self.stride,) * 2, (self.padding,) * 2, (self.dilation,) * 2
+        return deform_conv2d(x, offset, weight, bias, *geometry, mask=modulation)
