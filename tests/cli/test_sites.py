@@ -29,8 +29,25 @@ def test_a_table(run):
     assert lines[0] == ["site", "carrier", "channels", "size", "stage", "calls", "module", "positions"]
     assert lines[1] == ["layer1", "layer1.0", "16", "32×24", "0", "1", "Sequential", "stage"]
     assert lines[4] == ["layer4", "layer4.0", "128", "4×3", "3", "1", "Sequential", "stage"]
-    found = "stage: 4, block: 4, residual: 4, conv3x3: 4, expanded: 0"
+    found = "stage: 4, block: 4, residual: 4, conv3x3: 4, activated: 4, expanded: 0"
     assert out.splitlines()[-1] == f"4 sites, seen on a picture of 3×32×24; {found}"
+
+
+def test_what_enters_a_module_is_a_row_of_its_own(run):
+    arguments = ("torchvision:resnet18", "--input", "3,64,48")
+    _, out, _ = run(*arguments)
+    rows = [line.split("  ") for line in out.splitlines() if line.startswith("layer2.0.conv2 ")]
+    assert [[cell.strip() for cell in row if cell][1:] for row in rows] == [
+        ["into =", "128", "8×6", "1", "1", "Conv2d", "activated"],
+        ["=", "128", "8×6", "1", "1", "Conv2d", "conv3x3"],
+    ]
+    assert "activated: 8, expanded: 0" in out.splitlines()[-1]
+    _, chosen, _ = run(*arguments, "--where", "activated[last]", "--json")
+    assert [(row["path"], row["entering"], row["positions"]) for row in json.loads(chosen)] == [
+        (f"layer{n}.1.conv2", True, ["activated"]) for n in (1, 2, 3, 4)
+    ]
+    _, everything, _ = run(*arguments, "--json")
+    assert len(json.loads(everything)) == len(out.splitlines()) - 3
 
 
 def test_as_json(run):

@@ -421,7 +421,7 @@ def test_where_the_host_has_it_the_paper_is_followed(make, caplog):
 def test_every_position_but_the_papers_is_a_list_of_paths(make):
     structure = survey(make("timm resnet"), SIZE).structure
     counts = {word: len(paths_at(structure, word)) for word in POSITIONS if word != "paper"}
-    assert counts == {"stage": 4, "block": 4, "residual": 4, "conv3x3": 4, "expanded": 0}
+    assert counts == {"stage": 4, "block": 4, "residual": 4, "conv3x3": 4, "activated": 4, "expanded": 0}
     with pytest.raises(ValueError, match="'paper' is no position"):
         paths_at(structure, "paper")
 

@@ -23,28 +23,30 @@ def command(model: str, where: str | None, size: str | None, as_json: bool) -> N
     host = network(model)
 
     from saccade.facts import Spec
-    from saccade.surgery.positions import POSITIONS, paths_at, select
+    from saccade.surgery.positions import POSITIONS, select, sites_at
     from saccade.surgery.sites import survey
 
     seen = survey(host, picture)
-    found = list(seen.sites.values())
+    at = {word: sites_at(seen, word) for word in POSITIONS if word != "paper"}
     if where is not None:
         found = select(seen, where, Spec(title=model, kind="transform", evidence="reading")).sites
-    at = {word: paths_at(seen.structure, word) for word in POSITIONS if word != "paper"}
-    words = {site.path: [word for word, paths in at.items() if site.path in paths] for site in found}
+    else:
+        entering = {site.path: site for site in at["activated"] if seen.sites[site.path] != site}
+        found = [each for path, site in seen.sites.items() for each in (entering.get(path), site) if each]
+    words = {site: [word for word, sites in at.items() if site in sites] for site in found}
     if as_json:
-        click.echo(json.dumps([asdict(site) | {"positions": words[site.path]} for site in found], indent=2))
+        click.echo(json.dumps([asdict(site) | {"positions": words[site]} for site in found], indent=2))
         return
     rows = [("site", "carrier", "channels", "size", "stage", "calls", "module", "positions")]
     for site in found:
         carrier = ("into " if site.entering else "") + ("=" if site.carrier == site.path else site.carrier)
         numbers = (str(site.channels), "×".join(map(str, site.size)), str(site.stage), str(site.calls))
-        rows.append((site.path, carrier, *numbers, site.kind, ", ".join(words[site.path])))
+        rows.append((site.path, carrier, *numbers, site.kind, ", ".join(words[site])))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     shape = "×".join(map(str, seen.arguments[0][0].shape[1:]))
     click.echo(
         f"\n{len(found)} site{'s' * (len(found) != 1)}, seen on a picture of {shape}; "
-        + ", ".join(f"{word}: {len(paths)}" for word, paths in at.items())
+        + ", ".join(f"{word}: {len(sites)}" for word, sites in at.items())
     )

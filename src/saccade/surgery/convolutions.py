@@ -1,13 +1,15 @@
-"""Positions beside convolutions, read off one forward: the last spatial one of each unit, the expanded map."""
+"""Positions beside convolutions, read off one forward: the last spatial one of each unit, what enters the one behind
+it, the expanded map.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Set
 
 from saccade.surgery.structure import Structure
-from saccade.surgery.trace import Convolution, Key, Trace
+from saccade.surgery.trace import Call, Convolution, Key, Trace
 
-__all__ = ["expanded", "last_spatial"]
+__all__ = ["activated", "expanded", "last_spatial"]
 
 
 def last_spatial(structure: Structure) -> list[str]:
@@ -23,15 +25,8 @@ def last_spatial(structure: Structure) -> list[str]:
     The map is the convolution's own output, before the norm, also where norm and activation are one module.
     """
     trace = structure.trace
-    learned = {
-        key: conv
-        for key, conv in trace.convolutions.items()
-        if conv.spatial and conv.outputs > 1 and any(True for _ in conv.call.module.parameters())
-    }
-    ways = [(branch, unit.entered) for unit, _, branch in structure.branches]
-    adding = {unit for unit, _, _ in structure.branches}
-    for unit in structure.units:
-        ways += [(call.returned, call.entered) for call in structure.maps[unit] if call not in adding and call.returned]
+    learned = {key: conv for key, conv in _learned(trace).items() if conv.spatial}
+    ways = _ways(structure)
     found = set(learned)
     if ways:
         found = {key for end, since in ways for key in _behind(trace, end, learned.keys(), since)[1]}
@@ -66,6 +61,87 @@ def expanded(structure: Structure) -> list[str]:
     return structure.in_order(outermost.values())
 
 
+def activated(structure: Structure) -> list[tuple[str, bool]]:
+    """The position ``activated``: what enters the last convolution of each unit that a spatial one precedes.
+
+    It is the map of a spatial convolution after the norm and the activation that follow it, whatever they are: in a
+    bottleneck what enters the last 1×1, in a ResNet's basic block, which ends in a spatial convolution, what passes
+    between the two, in an inverted residual without an SE of its own the position ``expanded``, and where the block
+    does not widen the same place. What the host has pooled from the picture does not touch it: where there is an SE, it
+    is what enters the SE. Ways and learned convolutions are those of :func:`last_spatial`; a convolution of any kernel
+    may be the last. A unit with one convolution on every way, and a network without units, have no such map.
+
+    Returns:
+        in order of execution, a module, and whether the map is what enters it: no module of its own returns the map
+        where one activation serves a unit at several places, or a function makes it.
+    """
+    trace = structure.trace
+    learned = _learned(trace)
+    found: dict[Key, Convolution] = {}
+    for end, since in _ways(structure):
+        waiting, seen = list(_behind(trace, end, learned.keys(), since)[1]), set[Key]()
+        while waiting:
+            conv = learned[key := waiting.pop()]
+            if key in seen:
+                continue
+            seen.add(key)
+            between, before = _behind(trace, conv.source, learned.keys(), since)
+            if any(learned[other].spatial for other in before):
+                found |= dict.fromkeys(_entering(structure, conv, between | before), conv)
+            else:
+                waiting += before
+    places: dict[Key | None, tuple[str, bool]] = {}
+    for path in structure.in_order(structure.maps):
+        calls = structure.maps[path]
+        if all(call.returned in found and call.returned not in call.received for call in calls):
+            places[calls[0].returned] = path, False
+    for key, conv in found.items():
+        if key not in places and _alone(structure, conv, found.keys()):
+            places[key] = conv.call.path, True
+    return sorted(set(places.values()), key=lambda place: structure.maps[place[0]][0].left)
+
+
+def _entering(structure: Structure, conv: Convolution, maps: set[Key]) -> set[Key]:
+    """The last of ``maps``, of which ``conv`` was made, that nothing pooled has touched; a module's, or its input."""
+    own = conv.call.first
+    if own is not None and own in maps - _touched(structure, maps):
+        return {own}
+    return _last_untouched(structure, maps)
+
+
+def _alone(structure: Structure, conv: Convolution, wanted: Set[Key]) -> bool:
+    """Does the module of ``conv`` receive nothing but maps of ``wanted``, and they nothing else?"""
+    path = conv.call.path
+    if path not in structure.maps:
+        return False
+    received = [call.first for call in structure.trace.by_path()[path]]
+    keys = [key for key in received if key is not None and key in wanted]
+    users = [user for key in keys for user in structure.trace.values[key].users]
+    return len(keys) == len(received) and all(_within(user, path) for user in users)
+
+
+def _within(call: Call | None, path: str) -> bool:
+    return call is not None and (call.path == path or _within(call.parent, path))
+
+
+def _learned(trace: Trace) -> dict[Key, Convolution]:
+    """The convolutions with something to learn that make more than one channel, and so are no part of a gate."""
+    return {
+        key: conv
+        for key, conv in trace.convolutions.items()
+        if conv.outputs > 1 and any(True for _ in conv.call.module.parameters())
+    }
+
+
+def _ways(structure: Structure) -> list[tuple[Key, int]]:
+    """From where the residual branch of each unit ends, or from what a unit that adds none returns, to its entry."""
+    ways = [(branch, unit.entered) for unit, _, branch in structure.branches]
+    adding = {unit for unit, _, _ in structure.branches}
+    for unit in structure.units:
+        ways += [(call.returned, call.entered) for call in structure.maps[unit] if call not in adding and call.returned]
+    return ways
+
+
 def _expands(trace: Trace, conv: Convolution) -> bool:
     """Is it depthwise and spatial, and is its map made by nothing but 1×1 convolutions that widen?"""
     if not (conv.depthwise and conv.spatial):
@@ -97,14 +173,19 @@ def _behind(trace: Trace, key: Key, stops: Set[Key], since: int = -1) -> tuple[s
 
 def _last_untouched(structure: Structure, maps: set[Key]) -> set[Key]:
     """The last of ``maps`` that a module returned and that was not made, among them, of something pooled."""
+    returned = {call.returned for calls in structure.maps.values() for call in calls}
+    left = (maps - _touched(structure, maps)) & returned
+    return {max(left, key=lambda key: structure.trace.values[key].born)} if left else set()
+
+
+def _touched(structure: Structure, maps: set[Key]) -> set[Key]:
+    """Those of ``maps`` that were made, among them, of something pooled."""
     values = structure.trace.values
     touched: set[Key] = set()
     for key in sorted(maps - structure.trace.convolutions.keys(), key=lambda key: values[key].born):
         if any(parent in touched or _pooled(structure.trace, parent) for parent in values[key].parents):
             touched.add(key)
-    returned = {call.returned for calls in structure.maps.values() for call in calls}
-    left = (maps - touched) & returned
-    return {max(left, key=lambda key: values[key].born)} if left else set()
+    return touched
 
 
 def _pooled(trace: Trace, key: Key) -> bool:

@@ -12,13 +12,13 @@ from torch import nn
 
 from saccade.errors import UserError, did_you_mean
 from saccade.facts import Spec
-from saccade.surgery.convolutions import expanded, last_spatial
+from saccade.surgery.convolutions import activated, expanded, last_spatial
 from saccade.surgery.sites import Site, Survey
 from saccade.surgery.structure import Structure
 
-__all__ = ["POSITIONS", "Selection", "paths_at", "select"]
+__all__ = ["POSITIONS", "Selection", "paths_at", "select", "sites_at"]
 
-POSITIONS = ("paper", "stage", "block", "residual", "conv3x3", "expanded")
+POSITIONS = ("paper", "stage", "block", "residual", "conv3x3", "activated", "expanded")
 _FALLBACK = ("residual", "block", "stage")
 _LOG = logging.getLogger("saccade")
 
@@ -36,8 +36,9 @@ def select(survey: Survey, where: str | Sequence[str], spec: Spec) -> Selection:
 
     Args:
         survey: of the host.
-        where: a position (``paper``, ``stage``, ``block``, ``residual``, ``conv3x3``, ``expanded``, each with a
-            suffix such as ``[:-1]`` or ``[-1]`` if wanted), a path of a module, a glob of paths, or a list of these.
+        where: a position (``paper``, ``stage``, ``block``, ``residual``, ``conv3x3``, ``activated``, ``expanded``, each
+            with a suffix if wanted: ``[:-1]``, ``[-1]`` or the like; ``[first]`` or ``[last]`` of each stage), a path
+            of a module, a glob of paths, or a list of these.
         spec: of the mechanism, which says what ``paper`` is. Where the host has no such place, the next of residual,
             block, stage is taken, and all of them where a suffix leaves none; the log says so, and so does the
             position returned.
@@ -75,7 +76,7 @@ def _part(survey: Survey, where: str, spec: Spec) -> tuple[list[Site], str]:
     if word == "paper":
         sites, position = _paper(survey, spec)
         return _cut(sites, suffix, where), position + suffix
-    sites = _at(survey, word)
+    sites = sites_at(survey, word)
     if not sites:
         raise UserError(f"{_host(survey)} has no site at {word!r}. Its sites: {_candidates(survey)}.")
     return _cut(sites, suffix, where), where
@@ -87,7 +88,7 @@ def _paper(survey: Survey, spec: Spec) -> tuple[list[Site], str]:
     word, suffix = _split(own)
     later = _FALLBACK[_FALLBACK.index(word) + 1 :] if word in _FALLBACK else _FALLBACK
     for position in (word, *later):
-        sites = _at(survey, position) if position in POSITIONS else []
+        sites = sites_at(survey, position) if position in POSITIONS else []
         if sites:
             break
     else:
@@ -109,14 +110,18 @@ def _paper(survey: Survey, spec: Spec) -> tuple[list[Site], str]:
 
 def _split(where: str) -> tuple[str, str]:
     """A position's word and its suffix in brackets."""
-    match = re.fullmatch(r"(\w+)(\[-?\d+\]|\[(?:-?\d+)?:(?:-?\d+)?\])?", where)
+    match = re.fullmatch(r"(\w+)(\[-?\d+\]|\[(?:-?\d+)?:(?:-?\d+)?\]|\[(?:first|last)\])?", where)
     return (match[1], match[2] or "") if match else (where, "")
 
 
 def _cut(sites: list[Site], suffix: str, where: str) -> list[Site]:
-    """``sites`` with the index or slice ``suffix`` applied."""
+    """``sites`` with the index or slice ``suffix`` applied, or the first or last of each stage."""
     if not suffix:
         return sites
+    if suffix in ("[first]", "[last]"):
+        inwards = sites if suffix == "[last]" else sites[::-1]
+        kept = {site.stage: site for site in inwards}
+        return [site for site in sites if kept[site.stage] is site]
     start, colon, stop = suffix[1:-1].partition(":")
     if colon:
         left = sites[int(start) if start else None : int(stop) if stop else None]
@@ -131,7 +136,8 @@ def paths_at(structure: Structure, word: str) -> list[str]:
     """The modules whose maps are at the position ``word``, any but ``paper``, in order of execution.
 
     ``stage``: the map that ends each stage; ``block``: what each repeated unit returns; ``residual``: what leaves the
-    residual branch of each, before the addition; ``conv3x3`` and ``expanded``: see :mod:`.convolutions`.
+    residual branch of each, before the addition; ``conv3x3``, ``activated`` (of which some enter the module named)
+    and ``expanded``: see :mod:`.convolutions`.
     """
     match word:
         case "stage":
@@ -142,17 +148,23 @@ def paths_at(structure: Structure, word: str) -> list[str]:
             return [path for _, path in structure.ends]
         case "conv3x3":
             return last_spatial(structure)
+        case "activated":
+            return [path for path, _ in activated(structure)]
         case "expanded":
             return expanded(structure)
     raise ValueError(f"{word!r} is no position")
 
 
-def _at(survey: Survey, word: str) -> list[Site]:
+def sites_at(survey: Survey, word: str) -> list[Site]:
+    """The sites at the position ``word``, any but ``paper``, in order of execution; [] where there are none."""
     structure = survey.structure
     if word == "residual" and structure.unreached:
         _LOG.warning(
             "no module of %s returns the residual branch: nothing can be plugged there", ", ".join(structure.unreached)
         )
+    if word == "activated":
+        places = [(path, into) for path, into in activated(structure) if path in survey.sites]
+        return [survey.entering(path) if into else survey.sites[path] for path, into in places]
     return [survey.sites[path] for path in paths_at(structure, word) if path in survey.sites]
 
 

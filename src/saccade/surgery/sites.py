@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -19,7 +19,7 @@ class Site:
     """A place in a host: a module whose output is one tensor (B, C, H, W)."""
 
     path: str
-    """The module that returns the map."""
+    """The module that returns the map; the carrier itself where no one module returns what enters it."""
     carrier: str
     """The module that would hold the plug."""
     entering: bool
@@ -42,6 +42,16 @@ class Survey:
     sites: dict[str, Site]
     structure: Structure
     arguments: Arguments
+
+    def entering(self, path: str) -> Site:
+        """The map that enters the module at ``path`` as a site, for a map that no one module returns."""
+        call = self.structure.maps[path][0]
+        assert call.first is not None, "a map is a tensor"
+        _, channels, *size = self.structure.trace.values[call.first].shape
+        return replace(
+            self.sites[path], carrier=path, entering=True, channels=channels, size=(size[0], size[1]),
+            calls=len(self.structure.maps[path]),
+        )  # fmt: skip
 
 
 def survey(host: nn.Module, input: Any = None) -> Survey:
