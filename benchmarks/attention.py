@@ -18,9 +18,9 @@ import copy
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -33,7 +33,7 @@ import saccade
 from saccade.attention import self_attention
 from saccade.cost import measure
 from saccade.ops.attention import attention, attention_definition
-from saccade.training.environment import environment
+from timing import by_turns, machine, middle, said
 
 GOAL_MEMORY, GOAL_TIME = 20.0, 1.0
 WARMUP = 1
@@ -113,25 +113,6 @@ def memory(form: Form, layer: nn.Module, x: Tensor) -> int:
     return peak - x.nbytes - sum(p.nbytes for p in layer.parameters())
 
 
-def measure_times(layer: nn.Module, x: Tensor, cotangent: Tensor, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each round, of all forms by turns."""
-    times: dict[str, list[float]] = {name: [] for name in FORMS}
-    for _ in range(WARMUP + rounds):
-        for name, form in FORMS.items():
-            begun = time.perf_counter()
-            run(form, layer, x, cotangent)
-            times[name].append(time.perf_counter() - begun)
-    return {name: seconds[WARMUP:] for name, seconds in times.items()}
-
-
-def ratio(times: list[float], ours: list[float]) -> tuple[float, float, float]:
-    """Median over rounds of a form's time by ours, and its 95 % bootstrap interval."""
-    ratios = np.array(times) / np.array(ours)
-    again = np.median(np.random.default_rng(0).choice(ratios, (10_000, len(ratios))), axis=1)
-    low, high = np.percentile(again, [2.5, 97.5])
-    return float(np.median(ratios)), float(low), float(high)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="memory and time of attention, forward and backward")
     parser.add_argument("--rounds", type=int, default=9, help="measured rounds of each form (default 9)")
@@ -148,29 +129,30 @@ def main() -> int:
     verify(arguments.batch, arguments.channels)
     layer, x, cotangent = layer_and_map(arguments.batch, arguments.channels, arguments.size)
     peaks = {name: memory(form, layer, x) for name, form in FORMS.items()}
-    times = measure_times(layer, x, cotangent, arguments.rounds)
-    ratios = {name: ratio(seconds, times["saccade"]) for name, seconds in times.items()}
+    forms = {name: partial(run, form, layer, x, cotangent) for name, form in FORMS.items()}
+    times = by_turns(forms, arguments.rounds, WARMUP)
+    ratios = {name: middle(np.divide(seconds, times["saccade"])) for name, seconds in times.items()}
 
     print("| form | peak memory (MB) | of ours | time (ms) | 5 %–95 % | time by ours | 95 % interval |")
     print("|---|---|---|---|---|---|---|")
     for name, seconds in times.items():
         low, high = (1000 * value for value in np.percentile(seconds, [5, 95]))
-        middle, least, most = ratios[name]
+        by_ours, least, most = ratios[name]
         print(
             f"| {name} | {peaks[name] / 1e6:.1f} | {peaks[name] / peaks['saccade']:.1f} | "
             f"{1000 * statistics.median(seconds):.0f} | {low:.0f} – {high:.0f} | "
-            f"{middle:.2f} | {least:.2f} – {most:.2f} |"
+            f"{by_ours:.2f} | {least:.2f} – {most:.2f} |"
         )
-    machine = environment(torch.device("cpu"), arguments.threads)
+    facts = machine(arguments.threads)
     print(
         f"\n`self_attention` on {arguments.batch}×{arguments.channels}×{arguments.size}×{arguments.size}, float32, ",
         end="",
     )
-    print(f"forward and backward, {arguments.rounds} rounds by turns, {arguments.threads} threads, ", end="")
-    print(f"{machine['cpu']}, PyTorch {machine['packages']['torch']}; goals of the matrix: memory ", end="")
+    print(f"forward and backward, {arguments.rounds} rounds by turns, {said(facts)}; ", end="")
+    print("goals of the matrix: memory ", end="")
     print(f"≥ {GOAL_MEMORY:.0f} times ours, time ≥ {GOAL_TIME:.0f}.")
     if arguments.json:
-        report = {"machine": machine, "batch": arguments.batch, "channels": arguments.channels, "size": arguments.size}
+        report = {"machine": facts, "batch": arguments.batch, "channels": arguments.channels, "size": arguments.size}
         report |= {"goal_memory": GOAL_MEMORY, "goal_time": GOAL_TIME}
         report |= {"memory": peaks, "seconds": times, "ratios": ratios}
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")

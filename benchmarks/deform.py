@@ -15,8 +15,8 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from torch import Tensor
 from torchvision.ops import deform_conv2d as torchvision_form
 
 from saccade.ops.deform import deform_conv2d, deform_conv2d_definition
-from saccade.training.environment import environment
+from timing import by_turns, draws, interval, machine, said
 
 GOAL_MEAN, GOAL_EACH = 3.0, 1.7
 WARMUP = 3
@@ -95,30 +95,6 @@ def verify(leaves: Operands, cotangent: Tensor) -> dict[str, dict[str, float]]:
     return found
 
 
-def measure(leaves: Operands, cotangent: Tensor, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each round, of all forms by turns."""
-    times: dict[str, list[float]] = {name: [] for name in FORMS}
-    for _ in range(WARMUP + rounds):
-        for name, form in FORMS.items():
-            begun = time.perf_counter()
-            run(form, leaves, cotangent)
-            times[name].append(time.perf_counter() - begun)
-    return {name: seconds[WARMUP:] for name, seconds in times.items()}
-
-
-def draws(times: dict[str, list[float]]) -> tuple[float, np.ndarray]:
-    """Median over rounds of torchvision's time by ours, and its bootstrap draws."""
-    ratios = np.array(times["torchvision"]) / np.array(times["saccade"])
-    again = np.random.default_rng(0).choice(ratios, (10_000, len(ratios)))
-    return float(np.median(ratios)), np.median(again, axis=1)
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95 % of the middle."""
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="deformable convolution against torchvision's, forward and backward")
     parser.add_argument("--rounds", type=int, default=15, help="measured rounds of each form (default 15)")
@@ -140,8 +116,10 @@ def main() -> int:
         tensors, cotangent = operands(arguments.batch, channels, outputs, size)
         leaves = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
         wrong = verify(leaves, cotangent)
-        times = measure(leaves, cotangent, arguments.rounds)
-        ratio, again = draws(times)
+        forms = {name: partial(run, form, leaves, cotangent) for name, form in FORMS.items()}
+        times = by_turns(forms, arguments.rounds, WARMUP)
+        by_ours = np.divide(times["torchvision"], times["saccade"])
+        ratio, again = float(np.median(by_ours)), draws(by_ours)
         low, high = interval(again)
         spread.append(np.log(again))
         results.append(
@@ -156,12 +134,11 @@ def main() -> int:
         np.exp(np.mean([np.random.default_rng(i).permutation(s) for i, s in enumerate(spread)], axis=0))
     )
     print(f"| geometric mean | | | | | {mean:.2f} | {low:.2f} – {high:.2f} |")
-    machine = environment(torch.device("cpu"), arguments.threads)
+    facts = machine(arguments.threads)
     print(f"\nBatch {arguments.batch}, float32, forward and backward, {arguments.rounds} rounds by turns, ", end="")
-    print(f"{arguments.threads} threads, {machine['cpu']}, PyTorch {machine['packages']['torch']}, ", end="")
-    print(f"torchvision {machine['packages']['torchvision']}; goals ≥ {GOAL_MEAN} in the mean, ≥ {GOAL_EACH} each.")
+    print(f"{said(facts, ('torch', 'torchvision'))}; goals ≥ {GOAL_MEAN} in the mean, ≥ {GOAL_EACH} each.")
     if arguments.json:
-        report = {"machine": machine, "batch": arguments.batch, "goal_mean": GOAL_MEAN, "goal_each": GOAL_EACH}
+        report = {"machine": facts, "batch": arguments.batch, "goal_mean": GOAL_MEAN, "goal_each": GOAL_EACH}
         report |= {"geometric_mean": {"ratio": mean, "low": low, "high": high}, "results": results}
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
     return 0 if mean >= GOAL_MEAN and min(ratios) >= GOAL_EACH else 1

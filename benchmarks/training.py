@@ -32,7 +32,7 @@ from saccade.recipe import Recipe
 from saccade.surgery import parameter_groups
 from saccade.tasks.classify import rate
 from saccade.training import build, train
-from saccade.training.environment import environment
+from timing import machine, middle, said
 
 GOAL = 1.15
 WARMUP = 1
@@ -124,13 +124,6 @@ def measure(recipe: Recipe) -> dict[str, np.ndarray]:
     return {"saccade": np.array(ours[WARMUP:]), "plain": np.array(bare[WARMUP:])}
 
 
-def middle(ratios: np.ndarray) -> tuple[float, float, float]:
-    """The median and its 95 % bootstrap interval."""
-    draws = np.random.default_rng(0).choice(ratios, (10_000, len(ratios)))
-    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
-    return float(np.median(ratios)), float(low), float(high)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="epoch time of saccade's training over that of a plain PyTorch loop")
     parser.add_argument("--epochs", type=int, default=9, help="measured epochs of each loop (default 9)")
@@ -151,11 +144,10 @@ def main() -> int:
         cells = [f"{np.median(times[loop][:, 0]):.3f}" for loop in ("plain", "saccade")]
         cells += [f"{ratio:.3f} ({low:.3f} – {high:.3f})" for ratio, low, high in (wall, cpu)]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
-    machine = environment(torch.device("cpu"), base.training.threads)
-    print(f"\n{arguments.epochs} epochs of each by turns, {machine['threads']} thread, {machine['cpu']}, ", end="")
-    print(f"PyTorch {machine['packages']['torch']}, Lightning {machine['packages']['lightning']}; goal ≤ {GOAL}.")
+    facts = machine(base.training.threads)
+    print(f"\n{arguments.epochs} epochs of each by turns, {said(facts, ('torch', 'lightning'))}; goal ≤ {GOAL}.")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine, "goal": GOAL, "results": results}, indent=2) + "\n")
+        arguments.json.write_text(json.dumps({"machine": facts, "goal": GOAL, "results": results}, indent=2) + "\n")
     return 1 if any(result["ratio"][0] > GOAL for result in results.values()) else 0
 
 

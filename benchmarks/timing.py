@@ -1,0 +1,59 @@
+"""What the benchmarks of time share: forms by turns in one process, medians, bootstrap intervals, the machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from saccade.training.environment import environment
+
+__all__ = ["by_turns", "draws", "interval", "machine", "middle", "said"]
+
+Floats = NDArray[np.float64]
+
+
+def by_turns(forms: Mapping[str, Callable[[], object]], rounds: int, warmup: int) -> dict[str, list[float]]:
+    """Seconds of each of ``rounds`` rounds after ``warmup`` more; a round runs every form once, one after another."""
+    times: dict[str, list[float]] = {name: [] for name in forms}
+    for _ in range(warmup + rounds):
+        for name, form in forms.items():
+            begun = time.perf_counter()
+            form()
+            times[name].append(time.perf_counter() - begun)
+    return {name: seconds[warmup:] for name, seconds in times.items()}
+
+
+def draws(ratios: ArrayLike) -> Floats:
+    """Ten thousand bootstrap draws of the median."""
+    values = np.asarray(ratios, dtype=np.float64)
+    medians: Floats = np.median(np.random.default_rng(0).choice(values, (10_000, len(values))), axis=1)
+    return medians
+
+
+def interval(values: ArrayLike) -> tuple[float, float]:
+    """The 95 % in the middle."""
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def middle(ratios: ArrayLike) -> tuple[float, float, float]:
+    """The median and its 95 % bootstrap interval."""
+    return float(np.median(ratios)), *interval(draws(ratios))
+
+
+def machine(threads: int, device: str = "cpu") -> dict[str, Any]:
+    """Versions and hardware of this process."""
+    return environment(torch.device(device), threads)
+
+
+def said(facts: Mapping[str, Any], packages: Iterable[str] = ("torch",)) -> str:
+    """One phrase of :func:`machine`: threads, processor, and the versions of ``packages``."""
+    names = {"torch": "PyTorch", "lightning": "Lightning"}
+    threads = f"{facts['threads']} thread{'s' * (facts['threads'] != 1)}"
+    versions = (f"{names.get(package, package)} {facts['packages'][package]}" for package in packages)
+    return ", ".join([threads, facts["cpu"], *versions])
