@@ -179,6 +179,18 @@ def written(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
+def test_a_function_stands_for_the_classes_it_makes(written):
+    classes = "class H(nn.Module):\n" + BODY + "class K(H): ...\n"
+    make = "def make(channels, *, kind: str = 'H', power: int = 2):\n    return {'H': H, 'K': K}[kind]()\n"
+    name = written(HEAD + SPEC + "__all__ = ['make']\n" + classes + make) + ":make"
+    assert catalog.options(name) == {"kind": "H", "power": 2}
+    assert saccade.spec(name).title == "H"
+    assert type(saccade.create(name, 8)).__name__ == "H"
+    assert type(saccade.create(name, 8, kind="K")).__name__ == "K"
+    with pytest.raises(UserError, match="power needs a whole number"):
+        saccade.create(name, 8, power=2.5)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

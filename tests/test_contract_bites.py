@@ -5,6 +5,7 @@ import itertools
 import math
 import time
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -447,6 +448,15 @@ class AcceptsAnything(Right):
         super().__init__(channels, 1)
 
 
+class AcceptsAnyWord(Right):
+    """Its limit speaks of two options at once, one of them a word."""
+
+    spec = replace(SPEC, limits=("mode != 'pairs' or C % 2 == 0",), params="C*C + C")
+
+    def __init__(self, channels, mode: Literal["single", "pairs"] = "single"):
+        super().__init__(channels, 1)
+
+
 class RefusesTooMuch(Right):
     def __init__(self, channels, groups=2):
         super().__init__(channels, groups)
@@ -638,6 +648,7 @@ BROKEN = {
     IsNeutralAndStuck: ("learns_from_a_neutral_start", "it starts as the identity"),
     HasOneParameterMore: ("has_the_parameters_it_states", "4161 parameters at 64 channels; SPEC's formula gives 4160"),
     AcceptsAnything: ("refuses_what_it_states", "channels = 1 lies outside 'C % groups == 0' and is accepted"),
+    AcceptsAnyWord: ("refuses_what_it_states", "channels = 1, mode = pairs lies outside"),
     RefusesTooMuch: ("refuses_what_it_states", "channels = 2 lies inside all limits and is refused"),
     GatesUpToTwo: ("keeps_its_gate_in_range", "not in (0.0, 1.0)"),
     ShowsNoGate: ("keeps_its_gate_in_range", "no module called `tap`"),

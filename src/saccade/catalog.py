@@ -1,7 +1,8 @@
 """Names of mechanisms, their facts, their classes. The folder ``attention/`` is the table.
 
 Facts are read from the source by ``ast``: neither listing nor a misspelt name imports torch. A class from anywhere
-else is called ``package.module:Class``; it needs no registration.
+else is called ``package.module:Class``; it needs no registration. Where the class depends on the options, a function
+of the same arguments stands in its place.
 """
 
 from __future__ import annotations
@@ -141,11 +142,13 @@ def _classes(name: str) -> dict[str, ast.ClassDef]:
     return {node.name: node for node in _source(name).body if isinstance(node, ast.ClassDef)}
 
 
-def _class(name: str) -> ast.ClassDef:
-    wanted, classes = name.partition(":")[2] or _leading(name) or "", _classes(name)
-    if wanted not in classes:
-        raise UserError(f"{name}: the module defines no class {wanted!r}.{did_you_mean(wanted, classes)}")
-    return classes[wanted]
+def _maker(name: str) -> ast.ClassDef | ast.FunctionDef:
+    """The class that ``name`` means, or the function that makes one of several."""
+    wanted = name.partition(":")[2] or _leading(name) or ""
+    for node in _source(name).body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == wanted:
+            return node
+    raise UserError(f"{name}: the module defines no class {wanted!r}.{did_you_mean(wanted, _classes(name))}")
 
 
 def stated(name: str) -> Spec | None:
@@ -157,7 +160,7 @@ def stated(name: str) -> Spec | None:
         UserError: there is no such mechanism, or its ``SPEC`` is wrong.
 
     """
-    wanted, facts = _class(name).name, _assigned(name, "SPEC")
+    wanted, facts = _maker(name).name, _assigned(name, "SPEC")
     if facts is None or (wanted != _leading(name) and len(_classes(name)) > 1):
         return None
     try:
@@ -180,7 +183,7 @@ def spec(name: str) -> Spec:
     found = stated(name)
     if found is None and ":" not in name:
         raise UserError(f"{name}: its file declares no SPEC")
-    return found or Spec(title=_class(name).name, kind="transform", evidence="reading")
+    return found or Spec(title=_maker(name).name, kind="transform", evidence="reading")
 
 
 def options(name: str) -> dict[str, Any]:
@@ -197,18 +200,13 @@ def options(name: str) -> dict[str, Any]:
 
 def _signature(name: str) -> tuple[dict[str, _Option], bool]:
     """The options of a mechanism, and whether it takes others besides (``**kwargs``)."""
-    for node in _class(name).body:
+    maker = _maker(name)
+    if isinstance(maker, ast.FunctionDef):
+        return _declared(maker.args, 1)
+    for node in maker.body:
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
-            arguments = node.args.posonlyargs + node.args.args
-            defaults = [None] * (len(arguments) - len(node.args.defaults)) + node.args.defaults
-            declared = [*zip(arguments, defaults, strict=True)][2:]
-            declared += zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-            found = {
-                a.arg: _Option(... if d is None else _default(d), ast.unparse(a.annotation) if a.annotation else "")
-                for a, d in declared
-            }
-            return found, node.args.kwarg is not None
-    if all(ast.unparse(base).rpartition(".")[2] in ("Module", "Gate", "Context") for base in _class(name).bases):
+            return _declared(node.args, 2)
+    if all(ast.unparse(base).rpartition(".")[2] in ("Module", "Gate", "Context") for base in maker.bases):
         return {}, False
     parameters = list(inspect.signature(load(name)).parameters.values())[1:]
     own = {
@@ -219,6 +217,19 @@ def _signature(name: str) -> tuple[dict[str, _Option], bool]:
         if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     }
     return own, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _declared(arguments: ast.arguments, skipped: int) -> tuple[dict[str, _Option], bool]:
+    """The options among ``arguments``, of which the first ``skipped`` are none, and whether there is a ``**kwargs``."""
+    positional = arguments.posonlyargs + arguments.args
+    defaults = [None] * (len(positional) - len(arguments.defaults)) + arguments.defaults
+    declared = [*zip(positional, defaults, strict=True)][skipped:]
+    declared += zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    found = {
+        a.arg: _Option(... if d is None else _default(d), ast.unparse(a.annotation) if a.annotation else "")
+        for a, d in declared
+    }
+    return found, arguments.kwarg is not None
 
 
 def _default(node: ast.expr) -> Any:
@@ -235,7 +246,7 @@ def _default(node: ast.expr) -> Any:
 
 def summary(name: str) -> str:
     """The docstring of the file that holds a mechanism: equation, shapes, source, deviations."""
-    return ast.get_docstring(_source(name)) or ast.get_docstring(_class(name)) or ""
+    return ast.get_docstring(_source(name)) or ast.get_docstring(_maker(name)) or ""
 
 
 def shape(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,17 +270,17 @@ def shape(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return {key: option.default for key, option in known.items()} | dict(given)
 
 
-def load(name: str) -> type[nn.Module]:
-    """The class of a mechanism; this is the call that imports torch.
+def load(name: str) -> Callable[..., nn.Module]:
+    """The class of a mechanism, or the function that makes it; this is the call that imports torch.
 
     Raises:
         UserError: there is no such mechanism, or its module does not import.
 
     """
-    wanted = _class(name).name
+    wanted = _maker(name).name
     module = name.partition(":")[0] if ":" in name else f"{__package__}.attention.{name}"
     try:
-        loaded: type[nn.Module] = getattr(importlib.import_module(module), wanted)
+        loaded: Callable[..., nn.Module] = getattr(importlib.import_module(module), wanted)
     except Exception as error:  # whatever a stranger's module raises
         raise UserError(f"{name}: importing {module} failed: {type(error).__name__}: {error}") from error
     return loaded

@@ -12,20 +12,36 @@ not say which layers have a bias: in front of the instance norm IN (no scale, me
 could never act, so the shift b stands behind it, and the deformable convolution has its own. The offset convolution
 starts at zero: a regular grid, m = 1/2.
 
+The designs of the article's Table 4 (accuracy on Stanford Dogs, printed there, in %); x(p + Δ) is the map at a place
+of its own for each pixel p, bilinear, zero outside:
+
+    a    y = Conv_{1×1, 2C→C}[x; x(p + Δ)], Δ = Conv_{3×3, C→2}(x); no gate                        65.00
+    b    d = Conv_{1×1, 2c→C}[z; z(p + Δ)], Δ = Conv_{3×3, c→2}(z)                                 65.21
+    c    the equations above                                                                       66.410
+    d    z = x: no compression                                                                     65.338
+    e    d = z with c = C: no deformable convolution                                               65.291
+    f    d = PW_{c→C}(DW_{3×3}(z)): a depthwise-separable convolution in place of the deformable   66.107
+
+Only their idea is described: the sizes of the kernels of a and b are ours. The two norms can be exchanged too, as in
+the article's Table 5; in front of the shift, or of the gate's own scale and shift, a bias is left out where it could
+never act. Gates after each block instead of each stage: ``where="block"``.
+
 Source: Salajegheh, Asadi, Saryazdi, Mudur, "DAS: A Deformable Attention to Capture Salient Information in CNNs",
 2023, arXiv:2311.12091.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.form import Gate
+from saccade.form import BatchNorm2d, Gate
 from saccade.ops.deform import deform_conv2d
 
-__all__ = ["DeformableSalience"]
+__all__ = ["das", "DeformableSalience", "FusedSample"]  # noqa: RUF022  # the first is the one the catalogue makes
 
 SPEC = {
     "title": "Deformable Attention to capture Salient information",
@@ -39,8 +55,19 @@ SPEC = {
     "kind": "gate",
     "evidence": "reading",
     "position": {"default": "stage"},
-    "params": "9*C + C*int(C*alpha) + int(C*alpha) + 27*(9*int(C*alpha) + 1) + 9*int(C*alpha)*C + C + 2*C",
-    "limits": ["C * alpha >= 1"],
+    "params": "18*C + 2 + 2*C*C + C if design == 'a' else "
+    # The layer in front of the second norm, that norm, what follows from z, what makes z.
+    "(C if design != 'e' and (gate_norm == 'layer' or gate_norm == 'none') else 0)"
+    " + (0 if gate_norm == 'none' else 2*C)"
+    " + (2*(9*int(C*alpha) + 1) + 2*int(C*alpha)*C if design == 'b' else"
+    " 27*(9*int(C*alpha) + 1) + 9*int(C*alpha)*C if design == 'c' else"
+    " 27*(9*C + 1) + 9*C*C if design == 'd' else 0 if design == 'e' else 9*int(C*alpha) + int(C*alpha)*C)"
+    " + (0 if design == 'd' else 9*C + C*C + C if design == 'e' else 9*C + C*int(C*alpha) + int(C*alpha))",
+    "limits": [
+        "design == 'a' or design == 'd' or design == 'e' or C * alpha >= 1",
+        "gate_norm != 'layer' or design == 'a' or C >= 2",
+        "norm != 'layer' or design == 'a' or design == 'd' or (C if design == 'e' else C * alpha) >= 2",
+    ],
     "gate": (0.0, 1.0),
     "published": [
         {"net": "resnet50", "params": 26.90, "macs": 4.39, "top1": 78.04, "note": "without the deformable kernels",
@@ -50,39 +77,153 @@ SPEC = {
     ],
 }  # fmt: skip
 
+_DESIGNS, _NORMS, _GATE_NORMS = "abcdef", ("instance", "batch", "layer", "none"), ("layer", "batch", "instance", "none")
 
-class DeformableSalience(Gate):
-    """Gate of a deformable convolution over compressed channels.
+
+def das(
+    channels: int,
+    alpha: float = 0.2,
+    design: Literal["a", "b", "c", "d", "e", "f"] = "c",
+    norm: Literal["instance", "batch", "layer", "none"] = "instance",
+    gate_norm: Literal["layer", "batch", "instance", "none"] = "layer",
+) -> nn.Module:
+    """The gate, or, for design a, which has none, the fusion.
 
     Args:
         channels: C of the map (B, C, H, W).
-        alpha: α, compressed channels as a part of C, rounded down.
+        alpha: α, compressed channels as a part of C, rounded down; designs a, d, e compress nothing.
+        design: a letter of the article's Table 4.
+        norm: in front of the GELU; designs a and d have none.
+        gate_norm: in front of the sigmoid; design a has none.
 
     Raises:
-        ValueError: no compressed channel would be left.
+        ValueError: no compressed channel would be left, a layer norm would see one channel and answer zero, or there is
+            no such design or norm.
+    """
+    if design not in tuple(_DESIGNS):
+        raise ValueError(f"design must be one of {', '.join(_DESIGNS)}, got {design!r}")
+    if norm not in _NORMS or gate_norm not in _GATE_NORMS:
+        raise ValueError(f"norm and gate_norm must be among {', '.join(_NORMS)}, got {norm!r} and {gate_norm!r}")
+    if design == "a":
+        return FusedSample(channels)
+    return DeformableSalience(channels, alpha, design, norm, gate_norm)
 
+
+class DeformableSalience(Gate):
+    """Gate of a deformable convolution over compressed channels, and its ablations.
+
+    Args and errors are those of :func:`das`, without design a.
     """
 
-    def __init__(self, channels: int, alpha: float = 0.2) -> None:
+    def __init__(
+        self,
+        channels: int,
+        alpha: float = 0.2,
+        design: Literal["b", "c", "d", "e", "f"] = "c",
+        norm: Literal["instance", "batch", "layer", "none"] = "instance",
+        gate_norm: Literal["layer", "batch", "instance", "none"] = "layer",
+    ) -> None:
         super().__init__()
-        compressed = int(channels * alpha)
+        compressed = channels if design in ("d", "e") else int(channels * alpha)
         if compressed < 1:
             raise ValueError(f"channels * alpha must be at least 1, got {channels} * {alpha}")
-        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
-        self.pointwise = nn.Conv2d(channels, compressed, 1, bias=False)
-        self.shift = nn.Parameter(torch.zeros(compressed))
-        self.offset = nn.Conv2d(compressed, 27, 3, padding=1)
-        # A plain convolution holds the deformable kernel and its bias; only its numbers are used.
-        self.deform = nn.Conv2d(compressed, channels, 3, padding=1)
-        self.norm = nn.LayerNorm(channels)
-        for start in self.offset.parameters():
-            nn.init.zeros_(start)
+        if gate_norm == "layer" and channels < 2:
+            raise ValueError(f"gate_norm='layer' needs at least 2 channels, got {channels}")
+        if norm == "layer" and design != "d" and compressed < 2:
+            raise ValueError(f"norm='layer' needs at least 2 compressed channels, got {compressed}")
+        self.design, self.before, self.after = design, norm, gate_norm
+        if design != "d":
+            self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+            self.pointwise = nn.Conv2d(channels, compressed, 1, bias=False)
+            self.shift = nn.Parameter(torch.zeros(compressed))
+            if norm == "batch":
+                self.batch_norm = BatchNorm2d(compressed, affine=False)
+        bias = gate_norm in ("layer", "none")  # the other norms take a channel's mean away
+        if design in ("c", "d"):
+            self.offset = _zero(nn.Conv2d(compressed, 27, 3, padding=1))
+            # A plain convolution holds the deformable kernel and its bias; only its numbers are used.
+            self.deform = nn.Conv2d(compressed, channels, 3, padding=1, bias=bias)
+        elif design == "b":
+            self.offset = _zero(nn.Conv2d(compressed, 2, 3, padding=1))
+            self.fuse = nn.Conv2d(2 * compressed, channels, 1, bias=bias)
+        elif design == "f":
+            self.spread = nn.Conv2d(compressed, compressed, 3, padding=1, groups=compressed, bias=False)
+            self.widen = nn.Conv2d(compressed, channels, 1, bias=bias)
+        if gate_norm == "layer":
+            self.norm: nn.Module = nn.LayerNorm(channels)
+        elif gate_norm == "batch":
+            self.norm = BatchNorm2d(channels)
+        elif gate_norm == "instance":
+            self.norm = _InstanceNorm(channels, channels)
 
     def gate(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W)."""
-        z = self.pointwise(self.depthwise(x))  # (B, c, H, W)
-        var, mean = torch.var_mean(z, (2, 3), correction=0, keepdim=True)
-        z = F.gelu((z - mean) * (var + 1e-5).rsqrt() + self.shift[:, None, None])
+        d = self._looked(x if self.design == "d" else self._compressed(x))
+        match self.after:
+            case "layer":
+                d = self.norm(d.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            case "batch" | "instance":
+                d = self.norm(d)
+        return d.sigmoid()
+
+    def _compressed(self, x: Tensor) -> Tensor:
+        """The map z (B, c, H, W) of eq. 1."""
+        z = self.pointwise(self.depthwise(x))
+        if self.before == "batch":
+            z = self.batch_norm(z)
+        elif self.before != "none":
+            over = (2, 3) if self.before == "instance" else (1,)
+            var, mean = torch.var_mean(z, over, correction=0, keepdim=True)
+            z = (z - mean) * (var + 1e-5).rsqrt()
+        return F.gelu(z + self.shift[:, None, None])
+
+    def _looked(self, z: Tensor) -> Tensor:
+        """The map d (B, C, H, W) of eq. 2, or what the design has in its place."""
+        match self.design:
+            case "b":
+                return self.fuse(torch.cat([z, _sampled(z, self.offset(z))], 1))
+            case "e":
+                return z
+            case "f":
+                return self.widen(self.spread(z))
         offset, mask = self.offset(z).split([18, 9], 1)
-        d = deform_conv2d(z, offset, self.deform.weight, self.deform.bias, padding=1, mask=mask.sigmoid())
-        return self.norm(d.permute(0, 2, 3, 1)).sigmoid().permute(0, 3, 1, 2)
+        return deform_conv2d(z, offset, self.deform.weight, self.deform.bias, padding=1, mask=mask.sigmoid())
+
+
+class _InstanceNorm(nn.GroupNorm):
+    """PyTorch's, which refuses a single pixel in training: here it is normalised to zero."""
+
+    def forward(self, d: Tensor) -> Tensor:
+        return torch.group_norm(d, self.num_groups, self.weight, self.bias, self.eps)
+
+
+class FusedSample(nn.Module):
+    """Design a: a convolution over the map and the map sampled elsewhere.
+
+    Args:
+        channels: C of the map (B, C, H, W).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.offset = _zero(nn.Conv2d(channels, 2, 3, padding=1))
+        self.fuse = nn.Conv2d(2 * channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, H, W)."""
+        y: Tensor = self.fuse(torch.cat([x, _sampled(x, self.offset(x))], 1))
+        return y.to(x.dtype)
+
+
+def _zero(layer: nn.Conv2d) -> nn.Conv2d:
+    for start in layer.parameters():
+        nn.init.zeros_(start)
+    return layer
+
+
+def _sampled(x: Tensor, offset: Tensor) -> Tensor:
+    """x(p + Δ) in the shape of x (B, C, H, W), for offsets (B, 2, H, W) down and to the right in pixels.
+
+    It is the depthwise deformable convolution whose kernels are a single 1.
+    """
+    return deform_conv2d(x, offset, x.new_ones(x.shape[1], 1, 1, 1))

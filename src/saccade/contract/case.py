@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,15 @@ class Case:
             arguments = []
         defaults = {a.name: a.default for a in arguments if a.default is not inspect.Parameter.empty}
         return {"C": self.channels, **defaults, **self.options}
+
+    def choices(self, name: str) -> list[Any]:
+        """The words that an option may be, by its annotation as a ``Literal``; [] where that says nothing."""
+        made = self.make.__init__ if isinstance(self.make, type) else self.make  # type: ignore[misc]
+        try:
+            annotation = get_type_hints(made).get(name)
+        except Exception:  # a stranger's annotation may be anything
+            return []
+        return list(get_args(annotation)) if get_origin(annotation) is Literal else []
 
     @property
     def only(self) -> tuple[int, int] | None:

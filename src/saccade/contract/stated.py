@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import combinations, product
 from typing import Any
 
 import torch
@@ -39,7 +40,8 @@ def refuses_what_it_states(case: Case) -> None:
         raise UnexaminedError("SPEC states no limits")
     case.needs_values(*limits)
     for limit in limits:
-        trials = [{name: value} for name in sorted(case.names_of(limit)) for value in _around(case.values[name])]
+        around = {name: case.choices(name) or _around(case.values[name]) for name in sorted(case.names_of(limit))}
+        trials = [dict(setting) for many in (1, 2, 3) for setting in _settings(around, many)]
         outside = next((t for t in trials if not evaluate(limit, case.values | t)), None)
         inside = next((t for t in trials if all(evaluate(each, case.values | t) for each in limits)), None)
         if outside is None or inside is None:
@@ -56,6 +58,12 @@ def refuses_what_it_states(case: Case) -> None:
             _build(case, inside)
         except Exception as error:
             raise BrokenPromiseError(f"{_said(inside)} lies inside all limits and is refused: {error}") from None
+
+
+def _settings(around: dict[str, list[Any]], many: int) -> Iterator[tuple[tuple[str, Any], ...]]:
+    """Every choice of ``many`` of the names, each with each of its values."""
+    for names in combinations(around, many):
+        yield from product(*([(name, value) for value in around[name]] for name in names))
 
 
 def _around(value: Any) -> list[Any]:

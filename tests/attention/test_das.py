@@ -1,0 +1,187 @@
+"""The designs of DAS and its norms, each against PyTorch's own functions in the order the docstring gives them."""
+
+from dataclasses import replace
+from math import exp
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torchvision.ops import deform_conv2d
+
+from by_hand import equals, gates, image, with_values
+from saccade import UserError, catalog, create
+from saccade.contract import PROMISES, check, examine
+from saccade.form import Gate
+
+C, ALPHA = 10, 0.3  # c = 3
+
+
+def _drawn(**options):
+    torch.manual_seed(3)
+    das = create("das", C, alpha=ALPHA, **options).double().eval()
+    with torch.no_grad():
+        for p in das.parameters():
+            p.normal_(0, 0.5)
+        for name, buffer in das.named_buffers():
+            if "running" in name:
+                buffer.uniform_(0.5, 2)
+    return das, torch.randn(2, C, 5, 7, dtype=torch.float64)
+
+
+def _compressed(das, x, norm):
+    z = F.conv2d(F.conv2d(x, das.depthwise.weight, padding=1, groups=C), das.pointwise.weight)
+    match norm:
+        case "instance":
+            z = F.instance_norm(z)
+        case "layer":
+            z = F.layer_norm(z.movedim(1, 3), z.shape[1:2]).movedim(3, 1)
+        case "batch":
+            z = F.batch_norm(z, das.batch_norm.running_mean, das.batch_norm.running_var)
+    return F.gelu(z + das.shift[:, None, None])
+
+
+def _normed(das, d, norm):
+    if norm == "none":
+        return d
+    weight, bias = das.norm.weight, das.norm.bias
+    match norm:
+        case "layer":
+            return F.layer_norm(d.movedim(1, 3), (C,), weight, bias).movedim(3, 1)
+        case "batch":
+            return F.batch_norm(d, das.norm.running_mean, das.norm.running_var, weight, bias)
+        case "instance":
+            return F.instance_norm(d, weight=weight, bias=bias)
+    raise AssertionError(norm)
+
+
+def _elsewhere(x, offset):
+    """x at p + Δ by PyTorch's grid_sample, in the grid's own units."""
+    h, w = x.shape[2:]
+    rows, columns = torch.meshgrid(torch.arange(h).double(), torch.arange(w).double(), indexing="ij")
+    place = torch.stack([(2 * (columns + offset[:, 1]) + 1) / w - 1, (2 * (rows + offset[:, 0]) + 1) / h - 1], -1)
+    return F.grid_sample(x, place, align_corners=False)
+
+
+def _looked(das, z, design):
+    match design:
+        case "b":
+            return F.conv2d(torch.cat([z, _elsewhere(z, das.offset(z))], 1), das.fuse.weight, das.fuse.bias)
+        case "c" | "d":
+            offset, mask = das.offset(z).split([18, 9], 1)
+            return deform_conv2d(z, offset, das.deform.weight, das.deform.bias, padding=1, mask=torch.sigmoid(mask))
+        case "e":
+            return z
+        case "f":
+            d = F.conv2d(z, das.spread.weight, padding=1, groups=3)
+            return F.conv2d(d, das.widen.weight, das.widen.bias)
+    raise AssertionError(design)
+
+
+@pytest.mark.parametrize("design", ["b", "c", "d", "e", "f"])
+def test_each_design_is_what_the_table_says(design):
+    das, x = _drawn(design=design)
+    z = x if design == "d" else _compressed(das, x, "instance")
+    a = _normed(das, _looked(das, z, design), "layer").sigmoid()
+    equals(das(x), (x * a).tolist(), within=1e-10)
+
+
+def test_design_a_fuses_the_map_with_itself_sampled_elsewhere():
+    das, x = _drawn(design="a")
+    assert not isinstance(das, Gate)
+    both = torch.cat([x, _elsewhere(x, das.offset(x))], 1)
+    equals(das(x), F.conv2d(both, das.fuse.weight, das.fuse.bias).tolist(), within=1e-10)
+
+
+def test_design_a_number_by_number():
+    # Offsets (0, 1/2) everywhere: half way to the pixel on the right, half of the last beyond the edge. With the kernel
+    # (1 | 2) and bias 3, y = x + 2·(mean of x and its right neighbour) + 3.
+    das = with_values(create("das", 1, design="a"), offset__bias=[0, 0.5], fuse__weight=[1, 2], fuse__bias=[3])
+    equals(das(image([[2, 4, 8]])), [[[[2 + 6 + 3, 4 + 12 + 3, 8 + 8 + 3]]]])
+
+
+def test_design_e_number_by_number():
+    # The depthwise kernels are their middle tap, the pointwise layer the identity; values 1003 and 997 are +1 and −1
+    # after the instance norm, and GELU(±1) = (0.8413, −0.1587). Without a second norm A = σ of that.
+    middle = [0, 0, 0, 0, 1, 0, 0, 0, 0]
+    das = with_values(
+        create("das", 2, design="e", gate_norm="none"), depthwise__weight=middle * 2, pointwise__weight=[1, 0, 0, 1]
+    )
+    x = image([[1003, 997]], [[997, 1003]])
+    high, low = 1 / (1 + exp(-0.8413447)), 1 / (1 + exp(0.1586553))
+    equals(gates(das(x), x), [[high, low], [low, high]], within=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["instance", "batch", "layer", "none"])
+@pytest.mark.parametrize("gate_norm", ["layer", "batch", "instance", "none"])
+def test_each_norm_is_pytorchs(norm, gate_norm):
+    das, x = _drawn(norm=norm, gate_norm=gate_norm)
+    a = _normed(das, _looked(das, _compressed(das, x, norm), "c"), gate_norm).sigmoid()
+    equals(das(x), (x * a).tolist(), within=1e-10)
+
+
+def test_batch_norms_follow_the_batch_in_training():
+    das, x = _drawn(norm="batch", gate_norm="batch")
+    still = das(x)
+    das.train()
+    assert (das(x) - still).abs().max() > 1e-3
+    assert (das.batch_norm.running_mean - das.batch_norm.running_mean[0]).abs().max() > 1e-3
+    torch.manual_seed(0)
+    one = das(torch.rand(1, C, 1, 1, dtype=torch.float64))
+    assert one.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "parameters"),
+    [
+        # C = 10, c = 3: front 90 + 30 + 3 = 123, 27 offset channels 27·28 = 756, deformable kernel 270 + 10, norm 20
+        ({}, 123 + 756 + 280 + 20),
+        ({"design": "a"}, 2 * 91 + 200 + 10),
+        ({"design": "b"}, 123 + 2 * 28 + 60 + 10 + 20),
+        ({"design": "d"}, 27 * 91 + 900 + 10 + 20),
+        ({"design": "e"}, 90 + 100 + 10 + 20),
+        ({"design": "f"}, 123 + 27 + 30 + 10 + 20),
+        ({"gate_norm": "batch"}, 123 + 756 + 270 + 20),
+        ({"gate_norm": "none"}, 123 + 756 + 280),
+        ({"norm": "batch"}, 123 + 756 + 280 + 20),
+    ],
+)
+def test_sizes_by_hand(options, parameters):
+    das, _ = _drawn(**options)
+    assert sum(p.numel() for p in das.parameters()) == parameters
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"design": "g"}, "design must be one of a, b, c, d, e, f, got 'g'"),
+        ({"norm": "group"}, "must be among instance, batch, layer, none, got 'group'"),
+        ({"design": "f", "alpha": 0.05}, "needs design == 'a' or .* or channels \\* alpha >= 1; found .*alpha = 0.05"),
+        ({"norm": "layer", "alpha": 0.1}, "norm != 'layer' .*found channels = 10, alpha = 0.1"),
+    ],
+)
+def test_what_cannot_be_is_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        create("das", 10, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"design": design} for design in "bdef"),
+        *({"norm": norm} for norm in ("batch", "layer", "none")),
+        *({"gate_norm": norm} for norm in ("batch", "instance", "none")),
+    ],
+    ids=str,
+)
+def test_every_form_keeps_every_promise(options):
+    slow = set() if "design" in options and options["design"] in "bf" else {"compiles_whole", "exports_for_any_size"}
+    tried = [promise for promise in PROMISES if promise.__name__ not in slow]
+    records = list(examine(catalog.load("das"), catalog.spec("das"), options=options, promises=tried))
+    assert len(records) == len(tried)
+    assert [r for r in records if r.status != "passed"] == []
+
+
+def test_design_a_keeps_every_promise_but_that_of_a_gate():
+    spec = replace(catalog.spec("das"), kind="transform", gate=None)
+    records = check(catalog.load("das"), spec, options={"design": "a"})
+    assert [r.promise for r in records if r.status != "passed"] == ["keeps_its_gate_in_range"]
