@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from saccade.surgery.plug import plugs as plugs
     from saccade.surgery.plug import unplug as unplug
     from saccade.surgery.record import record as record
+    from saccade.surgery.replace import replace as replace
+    from saccade.surgery.replace import replacements as replacements
     from saccade.surgery.sites import sites as sites
 
 __version__ = "0.1.0"
@@ -43,6 +45,8 @@ _PUBLIC = {
     "plug": "saccade.surgery",
     "plugs": "saccade.surgery",
     "record": "saccade.surgery",
+    "replace": "saccade.surgery",
+    "replacements": "saccade.surgery",
     "save": "saccade.saving",
     "sites": "saccade.surgery",
     "spec": "saccade.catalog",

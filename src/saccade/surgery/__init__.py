@@ -7,7 +7,13 @@ from saccade.surgery.plug import plug as plug
 from saccade.surgery.plug import plugs as plugs
 from saccade.surgery.plug import unplug as unplug
 from saccade.surgery.record import record as record
+from saccade.surgery.replace import Replacement as Replacement
+from saccade.surgery.replace import replace as replace
+from saccade.surgery.replace import replacements as replacements
 from saccade.surgery.sites import Site as Site
 from saccade.surgery.sites import sites as sites
 
-__all__ = ["Plug", "Site", "parameter_groups", "plug", "plug_control", "plugs", "record", "sites", "unplug"]
+__all__ = [
+    "Plug", "Replacement", "Site", "parameter_groups", "plug", "plug_control", "plugs", "record", "replace",
+    "replacements", "sites", "unplug",
+]  # fmt: skip

@@ -8,6 +8,7 @@ from torch import nn
 
 from saccade.probe import check_network
 from saccade.surgery.carrying import carried
+from saccade.surgery.replaced import CHILD, replaced
 
 __all__ = ["parameter_groups"]
 
@@ -16,6 +17,8 @@ def parameter_groups(
     model: nn.Module, lr: float, attention_lr: float | None = None, weight_decay: float = 0.0
 ) -> list[dict[str, Any]]:
     """Groups for any optimiser of ``torch.optim``: host and attention, each with and without weight decay.
+
+    A kernel that a replacement keeps is the host's; its other parameters are the attention's.
 
     Biases, parameters of one dimension (norms) and every ``a`` are not decayed: decay would pull a network that has
     learnt to look back to one that does not. Each trainable parameter is in exactly one group; a group also has a
@@ -32,6 +35,7 @@ def parameter_groups(
     """
     check_network(model, "the model")
     plugged = {id(p) for _, _, plug in carried(model) for p in plug.parameters()}
+    plugged |= {id(p) for _, module in replaced(model) for p in module.get_submodule(CHILD).parameters()}
     groups: dict[tuple[bool, bool], dict[str, Any]] = {
         (attention, decayed): {
             "name": ("attention" if attention else "host") + ("" if decayed else ", no decay"),

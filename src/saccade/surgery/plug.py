@@ -19,10 +19,11 @@ from saccade.probe import check_network, example_input
 from saccade.surgery.carrying import Plug, attach, carried, detach, hooked, missing, said_lost
 from saccade.surgery.checking import count, warn_of_eval_only
 from saccade.surgery.positions import select
+from saccade.surgery.replaced import restore
 from saccade.surgery.sites import Site, survey
 from saccade.surgery.trace import plainly
 
-__all__ = ["Carried", "Mechanism", "StandIn", "install", "plug", "plugs", "unplug"]
+__all__ = ["Carried", "Mechanism", "StandIn", "install", "per_stage", "plug", "plugs", "unplug"]
 
 Builder = Callable[..., nn.Module]
 StandIn = tuple[str, dict[str, Any], nn.Module]
@@ -185,7 +186,7 @@ def install(
         input = example_input(host)  # the size of the pictures to come, where a survey by itself narrows them
     seen = survey(host, input)
     chosen = select(seen, where, what.spec)
-    each = _per_stage(what, options, chosen.sites)
+    each = per_stage(what, options, chosen.sites)
     new: list[Plug] = []
 
     def make(site: Site, own: dict[str, Any]) -> StandIn:
@@ -228,12 +229,16 @@ def settle(host: nn.Module, new: list[Plug], check: Callable[[], None]) -> nn.Mo
 
 
 def unplug(host: nn.Module) -> nn.Module:
-    """Take every plug out of ``host``, in place: modules, hooks and keys are what they were before ``plug``.
+    """Take every plug and every replacement out of ``host``, in place: modules, hooks and keys are what they were.
+
+    A kernel that a replacement kept stays as it was trained; any other is the convolution's own again.
 
     Raises:
-        UserError: ``host`` is no module.
+        UserError: ``host`` is no module, or the kernel of a replaced convolution is not known or was re-parametrised;
+            nothing is taken out then.
     """
     check_network(host)
+    restore(host)
     detach(host, [found for _, _, found in carried(host)])
     return host
 
@@ -281,7 +286,7 @@ def _defaults(function: Builder) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is not p.VAR_POSITIONAL}
 
 
-def _per_stage(what: Mechanism, options: dict[str, Any], sites: list[Site]) -> list[dict[str, Any]]:
+def per_stage(what: Mechanism, options: dict[str, Any], sites: list[Site]) -> list[dict[str, Any]]:
     """The options of each site: a list stands for one value per stage, unless the option itself is a list.
 
     ``size``, where the mechanism takes it and nobody gave it, is the site's.

@@ -16,7 +16,7 @@ from saccade.surgery.convolutions import activated, expanded, last_spatial
 from saccade.surgery.sites import Site, Survey
 from saccade.surgery.structure import Structure
 
-__all__ = ["POSITIONS", "Selection", "paths_at", "select", "sites_at"]
+__all__ = ["POSITIONS", "Selection", "family", "paths_at", "select", "sites_at"]
 
 POSITIONS = ("paper", "stage", "block", "residual", "conv3x3", "activated", "expanded")
 _FALLBACK = ("residual", "block", "stage")
@@ -84,7 +84,7 @@ def _part(survey: Survey, where: str, spec: Spec) -> tuple[list[Site], str]:
 
 def _paper(survey: Survey, spec: Spec) -> tuple[list[Site], str]:
     """The sites where the paper puts it, else those of the next position that the host has."""
-    own = spec.position[_family(survey.structure.trace.host, spec)]
+    own = spec.position[family(survey.structure.trace.host, spec)]
     word, suffix = _split(own)
     later = _FALLBACK[_FALLBACK.index(word) + 1 :] if word in _FALLBACK else _FALLBACK
     for position in (word, *later):
@@ -195,7 +195,7 @@ def _host(survey: Survey) -> str:
     return type(survey.structure.trace.host).__name__
 
 
-def _family(host: nn.Module, spec: Spec) -> str:
+def family(host: nn.Module, spec: Spec) -> str:
     """The key of ``spec.position`` for this host: the longest that its architecture's or class's name holds."""
     facts = getattr(host, "pretrained_cfg", None)
     name = str(facts.get("architecture", "")) if isinstance(facts, dict) else ""

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from saccade.probe import check_network
 from saccade.surgery.carrying import Plug
+from saccade.surgery.replaced import originals
 from saccade.surgery.structure import Structure
 from saccade.surgery.trace import Arguments, trace
 
@@ -55,7 +57,13 @@ class Survey:
 
 
 def survey(host: nn.Module, input: Any = None) -> Survey:
-    """One look at ``host``: see :func:`sites`."""
+    """One look at ``host``, as if nothing in it were plugged or replaced: see :func:`sites`."""
+    check_network(host)
+    with originals(host):
+        return _survey(host, input)
+
+
+def _survey(host: nn.Module, input: Any) -> Survey:
     seen, arguments = trace(host, input, lambda module: isinstance(module, Plug))
     structure = Structure(seen)
     runs = {path: len(calls) for path, calls in seen.by_path().items()}
