@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import saccade
-from zoo import Host, flat, seasoned
+from seasoning import seasoned
+from zoo import Host, flat
 
 __all__ = ["CORE", "DEEP", "WIDE", "Case", "Condition"]
 

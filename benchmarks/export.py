@@ -20,30 +20,13 @@ from typing import Any
 
 import timm
 import torch
-from torch import nn
 from torchvision.models import mobilenet_v2
 
 import saccade
+from seasoning import learnt
 
 HOSTS = {"ResNet-18": lambda: timm.create_model("resnet18"), "MobileNetV2": mobilenet_v2}
 SIZE = (3, 224, 224)
-
-
-def learnt(network: nn.Module) -> nn.Module:
-    """As after training: no weight, statistic or ``a`` where it began."""
-    draw = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if name.endswith("saccade.a"):
-                parameter.fill_(0.7)
-            elif parameter.ndim < 2 or "saccade" in name:
-                parameter.add_(0.05 * torch.randn(parameter.shape, generator=draw))
-        for name, buffer in network.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.normal_(0, 0.1, generator=draw)
-            elif name.endswith("running_var"):
-                buffer.uniform_(0.5, 2.0, generator=draw)
-    return network
 
 
 def row(host: str, mechanism: str, kind: Any, limit: float) -> tuple[str, bool]:

@@ -35,7 +35,7 @@ def draws(ratios: ArrayLike) -> Floats:
     return medians
 
 
-def interval(values: ArrayLike) -> tuple[float, float]:
+def interval(values: Floats) -> tuple[float, float]:
     """The 95 % in the middle."""
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
@@ -43,7 +43,7 @@ def interval(values: ArrayLike) -> tuple[float, float]:
 
 def middle(ratios: ArrayLike) -> tuple[float, float, float]:
     """The median and its 95 % bootstrap interval."""
-    return float(np.median(ratios)), *interval(draws(ratios))
+    return float(np.median(np.asarray(ratios, dtype=np.float64))), *interval(draws(ratios))
 
 
 def machine(threads: int, device: str = "cpu") -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torchvision.models import detection
 
 import fighters
 
-__all__ = ["HOSTS", "Detector", "Host", "flat", "photographs", "seasoned"]
+__all__ = ["HOSTS", "Detector", "Host", "flat", "photographs"]
 
 Make = Callable[..., nn.Module]
 Size = tuple[int, int, int]
@@ -104,26 +104,6 @@ class Detector(Host):
     def loss(self, network: nn.Module, given: Any) -> Tensor:
         """The sum of the losses."""
         return torch.stack(self.outputs(network, given)).sum()
-
-
-def seasoned(host: nn.Module, seed: int = 1) -> nn.Module:
-    """The host with random norms, biases, scales and running statistics, as if it had been trained.
-
-    Whatever starts at one value throughout (layer scales, gains of skips, last norms at zero) is drawn as well.
-    """
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in host.named_parameters():
-            if name.endswith("bias"):
-                parameter.normal_(0, 0.2, generator=draw)
-            elif parameter.ndim < 2 or (parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all())):
-                parameter.uniform_(0.5, 1.5, generator=draw)
-        for name, buffer in host.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.normal_(0, 0.3, generator=draw)
-            elif name.endswith("running_var"):
-                buffer.uniform_(0.5, 2, generator=draw)
-    return host
 
 
 def _timm(name: str, size: Size = SIZE, *, tiny: Size | None = None, **own: Any) -> Host:

@@ -30,6 +30,7 @@ from saccade.exporting import LIMIT, OPSET
 from saccade.exporting.differences import difference
 from saccade.exporting.formats import _pickled
 from saccade.exporting.subject import flat
+from seasoning import learnt
 
 SIZE = (3, 64, 48)
 
@@ -53,23 +54,6 @@ def _quiet(caplog):
     caplog.set_level(logging.ERROR, "saccade")
 
 
-def _learnt(network, seed=3, a=0.7):
-    """As after training: no weight, statistic or ``a`` where it began."""
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if name.endswith("saccade.a"):
-                parameter.fill_(a)
-            else:
-                parameter.add_(0.05 * torch.randn(parameter.shape, generator=draw))
-        for name, buffer in network.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.normal_(0, 0.1, generator=draw)
-            elif name.endswith("running_var"):
-                buffer.uniform_(0.5, 2.0, generator=draw)
-    return network
-
-
 def _small(mechanism=None):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -81,11 +65,11 @@ def _small(mechanism=None):
             nn.Flatten(),
             nn.Linear(24, 5),
         )
-        return _learnt(host if mechanism is None else plug(host, mechanism, where=["0", "2"], input=SIZE))
+        return learnt(host if mechanism is None else plug(host, mechanism, where=["0", "2"], input=SIZE))
 
 
 def _resnet10(mechanism, **options):
-    return _learnt(plug(timm.create_model("resnet10_small", num_classes=5), mechanism, input=SIZE, **options))
+    return learnt(plug(timm.create_model("resnet10_small", num_classes=5), mechanism, input=SIZE, **options))
 
 
 def _picture(*shape, seed=7):
@@ -110,7 +94,7 @@ def test_every_mechanism_in_onnx(host, mechanism, tmp_path):
     start = "neutral" if host == "resnet18" else "paper"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        network = _learnt(plug(HOSTS[host](), mechanism, where="paper[-1]", start=start, input=SIZE))
+        network = learnt(plug(HOSTS[host](), mechanism, where="paper[-1]", start=start, input=SIZE))
     done = export(network, tmp_path / "net.onnx", input=SIZE)
     assert [row.shape for row in done.compared][:4] == [(1, 3, 64, 48), (3, 3, 75, 37), (1, 3, 75, 91), (9, 3, 64, 48)]
     assert all(row.difference <= LIMIT / 2 for row in done.compared)  # each channel by a scale of its own
@@ -268,7 +252,7 @@ def test_axes_that_are_fixed(format, dynamic, axes, shapes, tmp_path):
 def test_a_picture_so_small_that_a_map_is_one_pixel(tmp_path):
     host = nn.Sequential(*(nn.Conv2d(3 if n == 0 else 16, 16, 3, 2, 1) for n in range(5)), nn.Flatten(2))
     network = plug(host, "se", where="4", input=(3, 32, 32))
-    done = export(_learnt(network), tmp_path / "net.onnx", input=(3, 32, 32))
+    done = export(learnt(network), tmp_path / "net.onnx", input=(3, 32, 32))
     assert done.compared[0].shape == (1, 3, 32, 32)
     picture = _picture(4, 3, 32, 41)
     assert _distance(network, picture, _ran(tmp_path / "net.onnx", picture)[0]) <= 1e-5

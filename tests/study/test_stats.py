@@ -1,13 +1,12 @@
-import importlib
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
 
+import simulation
 from saccade.errors import UserError
 from saccade.study.blocks import (
     Design,
@@ -603,23 +602,16 @@ class TestWrongUse:
             analyse(change.pop("scores", BY_HAND), **change)
 
 
-@pytest.fixture(scope="module")
-def simulation():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-        yield importlib.import_module("simulation")
-
-
 class TestSimulation:
     """Of a thousand studies, a share of p per cent has a standard error of sqrt(p(100-p)/1000): 0.7 at 5, 1.3 at 80."""
 
-    def figures(self, simulation, kind="normal", seeds=3, **changes):
+    def figures(self, kind="normal", seeds=3, **changes):
         return simulation.simulate(kind, seeds, 1000, simulation.Scale(), np.random.default_rng(22), **changes)
 
     @pytest.mark.parametrize("seeds", [3, 5])
     @pytest.mark.parametrize("kind", ["normal", "t5", "skewed"])
-    def test_keeps_its_word(self, simulation, kind, seeds):
-        figures = self.figures(simulation, kind, seeds)
+    def test_keeps_its_word(self, kind, seeds):
+        figures = self.figures(kind, seeds)
         assert 1.5 < figures.any_false <= 7
         assert 93.5 <= figures.coverage <= 96.5
         assert 75 <= figures.found_planned <= 85
@@ -628,33 +620,33 @@ class TestSimulation:
         assert 1 <= figures.false_inside <= 4
 
     @pytest.mark.parametrize("seeds", [2, 3])
-    def test_controls_do_not_make_it_lie(self, simulation, seeds):
-        figures = self.figures(simulation, seeds=seeds, controls=2)
+    def test_controls_do_not_make_it_lie(self, seeds):
+        figures = self.figures(seeds=seeds, controls=2)
         assert figures.any_false <= 7
         assert 93.5 <= figures.coverage <= 96.5
         assert 75 <= figures.found_stated <= 85
 
-    def test_without_holm_it_would_lie(self, simulation):
+    def test_without_holm_it_would_lie(self):
         def uncorrected(*args, family, **rest):
             return judge(*args, family=np.zeros_like(family), **rest)
 
-        assert self.figures(simulation, judging=uncorrected).any_false > 9
+        assert self.figures(judging=uncorrected).any_false > 9
 
-    def test_with_the_normal_instead_of_t_it_would_lie(self, simulation):
+    def test_with_the_normal_instead_of_t_it_would_lie(self):
         def normal(differences, se, df, **rest):
             return judge(differences, se, 10**7, **rest)
 
-        figures = self.figures(simulation, judging=normal)
+        figures = self.figures(judging=normal)
         assert figures.coverage < 92
         assert figures.any_false > 8
 
-    def test_with_runs_counted_as_degrees_of_freedom_it_would_lie(self, simulation):
+    def test_with_runs_counted_as_degrees_of_freedom_it_would_lie(self):
         wrong = replace(Design.of(np.ones((4, 3))), df=4 * 3 - 1)
-        figures = self.figures(simulation, design=wrong)
+        figures = self.figures(design=wrong)
         assert figures.coverage < 90
         assert figures.any_false > 8
 
-    def test_the_seeds_named_would_decide(self, simulation):
+    def test_the_seeds_named_would_decide(self):
         """With the seeds asked for, four studies in five decide, by difference or by equality."""
         scale = simulation.Scale(sigma=0.8)
         for difference, ways in ((1.3, {"helps"}), (0.1, {"equal", "helps", "hurts"})):
@@ -668,14 +660,14 @@ class TestSimulation:
             )
             assert 0.76 <= np.isin(tests.verdict[:, 0], list(ways)).mean() <= 0.90
 
-    def test_images_alone_would_fool_a_study_without_the_floor(self, simulation):
+    def test_images_alone_would_fool_a_study_without_the_floor(self):
         figures = simulation.simulate_images(5, 200, 400, np.random.default_rng(24), taste=1.0, run_sd=0.0)
         assert figures["any false, no floor"] > 12
         assert figures["any false, floor"] < 6
         assert figures["coverage, floor"] > 94
         assert figures["floor binds"] > 80
 
-    def test_the_scale_of_a_measured_study(self, simulation, tmp_path):
+    def test_the_scale_of_a_measured_study(self, tmp_path):
         rng = np.random.default_rng(25)
         correct = {name: rng.random((10, 300)) < 0.9 for name in ("none", "m1", "m2", "m3")}
         analysis = analyse(draw(25, seeds=10, sigma=0.6), correct=correct)

@@ -16,6 +16,7 @@ from torchvision.models.vgg import VGG, make_layers
 
 from saccade import list_mechanisms
 from saccade.surgery import plug
+from seasoning import seasoned
 
 SIZE = (3, 64, 48)
 
@@ -64,23 +65,6 @@ HOSTS = {
 }
 
 
-def _seasoned(host, seed=1):
-    """The host with norms, biases, layer scales and running statistics drawn at random, as if it had been trained."""
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in host.named_parameters():
-            if name.endswith("bias"):
-                parameter.normal_(0, 0.2, generator=draw)
-            elif parameter.ndim < 2 or (parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all())):
-                parameter.uniform_(0.5, 1.5, generator=draw)  # norms, and what starts at one value throughout
-        for name, buffer in host.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.normal_(0, 0.3, generator=draw)
-            elif name.endswith("running_var"):
-                buffer.uniform_(0.5, 2, generator=draw)
-    return host
-
-
 @pytest.fixture(scope="session")
 def make():
     """make(name) -> a new host of the table, seasoned; the same at every call."""
@@ -88,14 +72,9 @@ def make():
     def of(name, seed=1):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return _seasoned(HOSTS[name](), seed)
+            return seasoned(HOSTS[name](), seed)
 
     return of
-
-
-@pytest.fixture(scope="session")
-def season():
-    return _seasoned
 
 
 @pytest.fixture(autouse=True)

@@ -5,14 +5,15 @@ holds.
 """
 
 import copy
-import importlib
-from pathlib import Path
 
 import pytest
 import timm
 import torch
 from torch import nn
 
+import conditions
+import fighters
+import zoo
 from saccade import UserError, list_mechanisms
 from saccade.facts import Spec
 from saccade.surgery import plug, plugs, sites, unplug
@@ -20,10 +21,6 @@ from saccade.surgery.positions import select
 from saccade.surgery.sites import survey
 
 SIZE = (3, 64, 48)
-
-with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-    zoo, conditions, fighters = (importlib.import_module(name) for name in ("zoo", "conditions", "fighters"))
 
 
 def _timm(name, size=SIZE, **options):

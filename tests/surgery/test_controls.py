@@ -16,13 +16,14 @@ from saccade.recipe import Attention
 from saccade.study import plan
 from saccade.surgery import parameter_groups, plug, plug_control, plugs, record
 from saccade.surgery.controls import CONTROLS, NoiseGate, ShuffledContext, ShuffledGate
+from seasoning import seasoned
 
 SIZE = (3, 32, 24)
 
 
 @pytest.fixture
-def host(season):
-    return season(timm.create_model("resnet10_small", num_classes=5)).eval()
+def host():
+    return seasoned(timm.create_model("resnet10_small", num_classes=5)).eval()
 
 
 def _images(count, seed=1):

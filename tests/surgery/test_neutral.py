@@ -12,6 +12,7 @@ from torch import nn
 import saccade
 from saccade.form import blended
 from saccade.surgery import parameter_groups, plug, plugs, unplug
+from seasoning import seasoned
 
 SIZE = (3, 64, 48)
 
@@ -220,8 +221,8 @@ def test_gradient_checkpointing(make, differing, name, mechanism):
         ("convnext_atto", {"depths": (1, 1, 2, 1), "dims": (32, 32, 48, 64)}),
     ],
 )
-def test_features_only(season, differing, name, options, mechanism):
-    host = season(timm.create_model(name, features_only=True, **options))
+def test_features_only(differing, name, options, mechanism):
+    host = seasoned(timm.create_model(name, features_only=True, **options))
     plugged = plug(copy.deepcopy(host), mechanism, input=SIZE)
     x = torch.randn(2, *SIZE, generator=torch.Generator().manual_seed(2))
     assert differing(host, plugged, x) == []
