@@ -78,6 +78,25 @@ def test_slugs_are_single_folder_names(name, slug):
     assert re.fullmatch(r"[A-Za-z0-9._=-]+", slug)
 
 
+def test_an_arm_names_a_position_of_its_own(tmp_path):
+    asked = ["das", "das:where=block", "das:where=stage[:-1]:alpha=0.1"]
+    found = arms(asked, ["extra:das:where=block", "shuffled"])
+    assert [arm.name for arm in found[1:5]] == [*asked, "extra for das:where=block"]
+    assert found[2] == Arm("das:where=block", "das", where="block")
+    assert found[3] == Arm(asked[2], "das:alpha=0.1", where="stage[:-1]")
+    assert found[4] == Arm("extra for das:where=block", "das", "extra", "block")
+    assert [(arm.control, arm.where) for arm in found[5:]] == [
+        ("shuffled", where) for where in (None, "block", "stage[:-1]")
+    ]
+    study = Study(Recipe().having({"attention.where": "residual"}), found, (0,), tmp_path / "s")
+    parts = [run.recipe.attention for run in study.runs()]
+    assert [(part.mechanism, part.where) for part in parts[:4]] == [
+        ("none", "residual"), ("das", "residual"), ("das", "block"), ("das:alpha=0.1", "stage[:-1]")
+    ]  # fmt: skip
+    study.write()
+    assert Study.open(study.folder) == study
+
+
 def test_arms_that_would_share_a_folder_are_refused():
     with pytest.raises(UserError, match="'se:rd_divisor=8' and 'se rd_divisor=8' would share"):
         Study(

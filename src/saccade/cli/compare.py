@@ -28,7 +28,9 @@ _LEAST = 16
 @click.option("--recipe", "recipe_file", metavar="FILE", help="A recipe, or the name of one that comes with saccade.")
 @click.option("--data", metavar="FOLDER", help="Images: train/<class>/ and test/<class>/, or <class>/. Else digits.")
 @click.option("--model", metavar="NAME", help="The host: any name of timm's.")
-@click.option("--attention", metavar="LIST", help=f"Mechanisms, name:option=value each.  [default: {_DEFAULT}]")
+@click.option(
+    "--attention", metavar="LIST", help=f"Mechanisms, name:option=value:where=position.  [default: {_DEFAULT}]"
+)
 @click.option("--controls", metavar="LIST", default="", help="extra, noise, shuffled: of each; noise:das: of das.")
 @click.option("--seeds", metavar="N | LIST", help="How many, or which.  [default: 3 on digits, 5 on your images]")
 @click.option("--skip-bad", is_flag=True, help="Leave out image files that cannot be read, and count them.")

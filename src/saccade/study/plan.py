@@ -42,9 +42,11 @@ class Arm:
     """One thing that is compared: a mechanism, or a control at a mechanism's sites."""
 
     name: str
-    """``none``, ``se``, ``eca:kernel_size=5``, ``extra for das``, ``shuffled for das``."""
+    """``none``, ``se``, ``eca:kernel_size=5``, ``das:where=block``, ``extra for das``, ``shuffled for das``."""
     mechanism: str
     control: str | None = None
+    where: str | None = None
+    """The position asked for by ``das:where=block``; None: the study's own."""
 
     @property
     def slug(self) -> str:
@@ -119,9 +121,8 @@ class Study:
 
     def run(self, arm: Arm, seed: int) -> Run:
         """The run of ``arm`` with ``seed``."""
-        recipe = self.base.having(
-            {"attention.mechanism": arm.mechanism, "attention.control": arm.control, "training.seed": seed}
-        )
+        what = {"attention.mechanism": arm.mechanism, "attention.control": arm.control, "training.seed": seed}
+        recipe = self.base.having(what if arm.where is None else {**what, "attention.where": arm.where})
         return Run(arm, seed, recipe, self.folder / arm.slug / f"seed{seed}")
 
     def to_dict(self) -> dict[str, Any]:
@@ -204,7 +205,8 @@ class Study:
 def arms(attention: Iterable[str], controls: Iterable[str] = ()) -> tuple[Arm, ...]:
     """The arms for mechanisms and controls as the command line names them; ``none`` comes first, asked for or not.
 
-    A control is ``extra``, ``noise`` or ``shuffled`` (for every mechanism), or ``extra:das`` (for that one).
+    ``das:where=block`` is the mechanism at a position of its own. A control is ``extra``, ``noise`` or ``shuffled``
+    (for every mechanism), or ``extra:das`` (for that one).
 
     Raises:
         UserError: an unknown mechanism, option or control, a control for a mechanism that is not compared, ``shuffled``
@@ -213,12 +215,14 @@ def arms(attention: Iterable[str], controls: Iterable[str] = ()) -> tuple[Arm, .
     asked = [text.strip() for text in attention if text.strip()]
     if twice := _twice(asked):
         raise UserError(f"the arm {twice[0]!r} is given twice")
-    mechanisms = [text for text in asked if text != BASELINE]
-    for text in mechanisms:
-        catalog.parse(text)
+    placed = {text: _placed(text) for text in asked if text != BASELINE}
+    mechanisms = list(placed)
+    for mechanism, _ in placed.values():
+        catalog.parse(mechanism)
     if not mechanisms:
         raise UserError(f"nothing to compare with {BASELINE!r}; name a mechanism, for example --attention se,das")
-    found = [Arm(BASELINE, BASELINE), *(Arm(text, text) for text in mechanisms)]
+    found = [Arm(BASELINE, BASELINE)]
+    found += [Arm(text, mechanism, where=where) for text, (mechanism, where) in placed.items()]
     for text in controls:
         kind, _, target = (part.strip() for part in text.partition(":"))
         if kind not in CONTROLS:
@@ -232,11 +236,21 @@ def arms(attention: Iterable[str], controls: Iterable[str] = ()) -> tuple[Arm, .
             )
         meant = [target] if target else mechanisms
         if kind == "shuffled":
-            _check_lending(text, meant)
-        found += [Arm(f"{kind} for {name}", name, kind) for name in meant]
+            _check_lending(text, [placed[name][0] for name in meant])
+        found += [Arm(f"{kind} for {name}", placed[name][0], kind, placed[name][1]) for name in meant]
     if twice := _twice([arm.name for arm in found]):
         raise UserError(f"the arm {twice[0]!r} is given twice")
     return tuple(found)
+
+
+def _placed(text: str) -> tuple[str, str | None]:
+    """The mechanism of an arm, and the position it names for itself.
+
+    >>> _placed("das:where=stage[:-1]:alpha=0.1")
+    ('das:alpha=0.1', 'stage[:-1]')
+    """
+    found = re.search(r":where=((?:\[[^\]]*\]|[^:\[])+)", text)
+    return (text, None) if found is None else (text[: found.start()] + text[found.end() :], found[1].strip())
 
 
 def _check_lending(control: str, mechanisms: Iterable[str]) -> None:
