@@ -1,8 +1,9 @@
 """A plugged network on disk, and back: ``model.safetensors`` and ``config.json``, which says how to rebuild it.
 
-``config.json`` holds ``host`` (how the host is made), ``plugs`` (which mechanism with which options in which carrier:
-loading repeats this and searches nothing), ``input``, ``classes``, ``facts`` and the digest of the weights, by which
-a half-written or mixed-up folder is told. It is written last.
+``config.json`` holds ``host`` (how the host is made), ``plugs`` and ``replacements`` (which mechanism with which
+options in which carrier, and in the place of which convolution: loading repeats this and searches nothing), ``input``,
+``classes``, ``facts`` and the digest of the weights, by which a half-written or mixed-up folder is told. It is written
+last.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from saccade.errors import UserError
 from saccade.probe import example_input, undisturbed
 from saccade.surgery.carrying import Plug, carried
 from saccade.surgery.plug import Mechanism, plugs, settle, unplug
+from saccade.surgery.replace import again, described
+from saccade.surgery.replaced import CHILD, note, originals, replaced
 from saccade.surgery.sites import Site
 
 __all__ = ["describe", "load", "rebuild", "save"]
@@ -69,7 +72,8 @@ def save(
     rows = [_row(path, plug) for path, _, plug in carried(model)]
     if rows:
         plugs(model)  # refuses a network that has lost one
-    for name in sorted({row["mechanism"] for row in rows}):
+    swaps = described(model)
+    for name in sorted({row["mechanism"] for row in rows + swaps}):
         try:
             catalog.load(name)
         except UserError as error:
@@ -79,11 +83,12 @@ def save(
         made = rebuild(host)
         _compare(_state_of_host(model), made.state_dict(), f"host={dict(host)} makes another network")
     else:
-        host = next((guess for guess in _guesses(model) if _same(model, guess, rows, state, input)), None)
+        host = next((guess for guess in _guesses(model) if _same(model, guess, (rows, swaps), state, input)), None)
     config: dict[str, Any] = {
         "format": _FORMAT,
         "host": None if host is None else dict(host),
         "plugs": rows,
+        "replacements": swaps,
         "input": None if input is None else list(input),
         "classes": None if classes is None else list(classes),
         "facts": facts,
@@ -130,10 +135,10 @@ def load(folder: str | Path, host: nn.Module | None = None) -> nn.Module:
                 f"{folder} does not say how its host is made; give it: saccade.load({str(folder)!r}, host=…)"
             )
         host = rebuild(config["host"])
-    bare = next(carried(host), None) is None
+    bare = next(carried(host), None) is None and next(replaced(host), None) is None
     try:
         if bare:
-            _replay(host, config["plugs"], str(folder))
+            _replay(host, config["plugs"], config["replacements"], str(folder))
         _compare(state, host.state_dict(), f"{folder} holds another network than {type(host).__name__}")
     except BaseException:
         if bare and not own:
@@ -142,11 +147,13 @@ def load(folder: str | Path, host: nn.Module | None = None) -> nn.Module:
     for key, value in host.state_dict(keep_vars=True).items():
         value.data = value.data.to(state[key].dtype)
     host.load_state_dict(state)
+    for _, convolution in replaced(host):
+        note(convolution).known = False
     return host.eval()
 
 
 def describe(folder: str | Path) -> dict[str, Any]:
-    """What ``config.json`` in ``folder`` says: ``host``, ``plugs``, ``input``, ``classes``, ``facts``.
+    """What ``config.json`` in ``folder`` says: ``host``, ``plugs``, ``replacements``, ``input``, ``classes`` and so on.
 
     Raises:
         UserError: it is missing, broken or not ours.
@@ -169,6 +176,7 @@ def describe(folder: str | Path) -> dict[str, Any]:
     lacking = [key for key in ("host", "plugs", "input", "classes", "facts", "sha256") if key not in config]
     if lacking:
         raise UserError(f"{path} lacks {', '.join(lacking)}")
+    config.setdefault("replacements", [])  # a folder of before there were any
     return config
 
 
@@ -232,7 +240,7 @@ def _guesses(model: nn.Module) -> list[dict[str, Any]]:
 def _same(
     model: nn.Module,
     guess: Mapping[str, Any],
-    rows: list[dict[str, Any]],
+    rows: tuple[list[dict[str, Any]], list[dict[str, Any]]],
     state: dict[str, Tensor],
     input: Sequence[int] | None,
 ) -> bool:
@@ -240,7 +248,7 @@ def _same(
     try:
         made = rebuild(guess)
         _compare(_state_of_host(model), made.state_dict(), "")
-        _replay(made, rows, "")
+        _replay(made, *rows, "")
     except UserError:
         return False
     like = next(model.parameters(), torch.zeros(()))
@@ -283,8 +291,8 @@ def _row(path: str, plug: Plug) -> dict[str, Any]:
     }
 
 
-def _replay(host: nn.Module, rows: list[dict[str, Any]], owner: str) -> None:
-    """Plug ``host`` as the rows of a ``config.json`` say."""
+def _replay(host: nn.Module, rows: list[dict[str, Any]], swaps: list[dict[str, Any]], owner: str) -> None:
+    """Plug ``host`` and replace in it as the rows of a ``config.json`` say."""
     like = next(host.parameters(), torch.zeros(()))
     new = []
     with torch.random.fork_rng(devices=[]):
@@ -297,7 +305,7 @@ def _replay(host: nn.Module, rows: list[dict[str, Any]], owner: str) -> None:
             module = Mechanism.of(name).build(site, options)
             plug = Plug(module, site=site, name=name, options=options, position=position, neutral=neutral)
             new.append(plug.to(like.device))
-    settle(host, new, lambda: None)
+        settle(host, new, lambda: again(host, swaps, owner))
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
@@ -315,10 +323,14 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _state_of_host(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict as it was before anything was plugged or replaced."""
     prefixes = tuple(f"{path}.{name}." for path, m in model.named_modules(remove_duplicate=False)
                      for name, child in m.named_children() if isinstance(child, Plug))  # fmt: skip
+    prefixes += tuple(f"{path}.{CHILD}." for path, _ in replaced(model))
     prefixes = tuple(prefix.removeprefix(".") for prefix in prefixes)
-    return {key: value for key, value in model.state_dict().items() if not (prefixes and key.startswith(prefixes))}
+    with originals(model):
+        state = model.state_dict()
+    return {key: value for key, value in state.items() if not (prefixes and key.startswith(prefixes))}
 
 
 def _compare(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], message: str) -> None:

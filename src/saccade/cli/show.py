@@ -26,7 +26,8 @@ def command(mechanism: str, as_json: bool) -> None:
         click.echo(json.dumps(told, indent=2, default=str))
         return
     click.echo(catalog.summary(name) + "\n")
-    neutral: dict[bool | str, str] = {True: "yes", False: 'no (plugged neutrally unless start="paper")'}
+    plain = "takes the place of a convolution" if spec.kind == "conv" else 'plugged neutrally unless start="paper"'
+    neutral: dict[bool | str, str] = {True: "yes", False: f"no ({plain})"}
     facts = {
         "kind": spec.kind,
         "evidence": spec.evidence,

@@ -18,6 +18,7 @@ from saccade.exporting.guards import broken, common_multiple, upper_bounds
 from saccade.exporting.words import first_line, place, silently, sized, untraced
 from saccade.probe import example_input
 from saccade.surgery.plug import plugs
+from saccade.surgery.replace import described
 
 __all__ = ["AXES", "Comparison", "Subject", "flat"]
 
@@ -101,6 +102,7 @@ class Subject:
         metadata = {
             "host": made or _described(model),
             "plugs": rows,
+            "replacements": described(model),
             "input": list(picture.shape[1:]),
             "classes": None if classes is None else list(classes),
             **facts,

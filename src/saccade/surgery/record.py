@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from saccade.surgery.plug import plugs
+from saccade.surgery.replace import replacements
+from saccade.surgery.replaced import CHILD
 
 __all__ = ["record"]
 
@@ -18,8 +20,9 @@ __all__ = ["record"]
 def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
     """The gates and contexts of the latest forward of ``model``, by site, detached.
 
-    A site whose carrier runs several times in one forward has a list, in order. Mechanisms that show neither gate nor
-    context (they have no ``tap``) are absent. The dictionary stays readable after the block.
+    A site whose carrier runs several times in one forward has a list, in order. A replacement shows what passes its
+    ``tap`` under the path of its convolution, or, where that is a site too, of the mechanism inside. Mechanisms that
+    show nothing (they have no ``tap``) are absent. The dictionary stays readable after the block.
 
     >>> with saccade.record(model) as maps:                                                     # doctest: +SKIP
     ...     model(images)
@@ -46,13 +49,16 @@ def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
 
         handles.append(tap.register_forward_hook(seen))
 
-    rows = plugs(model)
+    found = {row.site: row.module.mechanism for row in plugs(model)}
+    for row in replacements(model):
+        path = row.convolution
+        found[f"{path}.{CHILD}" if path in found else path] = row.module
     try:
         handles.append(model.register_forward_pre_hook(anew))
-        for row in rows:
-            tap = getattr(row.module.mechanism, "tap", None)
+        for site, mechanism in found.items():
+            tap = getattr(mechanism, "tap", None)
             if isinstance(tap, nn.Module):
-                watch(row.site, tap)
+                watch(site, tap)
         yield maps
     finally:
         for handle in handles:

@@ -22,7 +22,7 @@ from saccade.surgery.positions import POSITIONS, family, select
 from saccade.surgery.replaced import CHILD, Note, gone, note, replaced
 from saccade.surgery.sites import Site, Survey, survey
 
-__all__ = ["Replacement", "again", "replace", "replacements"]
+__all__ = ["Replacement", "again", "described", "replace", "replacements"]
 
 _OWN = ("out_channels", "stride", "padding", "dilation", "groups", "bias")
 """Arguments of a mechanism that the convolution decides."""
@@ -158,25 +158,47 @@ def replacements(host: nn.Module) -> list[Replacement]:
     return rows
 
 
-def again(host: nn.Module, rows: Sequence[tuple[str, Note]]) -> None:
-    """Replace as was noted of another network of the same kind, whose own kernels nobody knows.
+def described(model: nn.Module) -> list[dict[str, Any]]:
+    """The replacements of ``model`` as JSON holds them: what ``again`` takes.
 
     Raises:
-        UserError: a module of ``rows`` is missing or cannot be replaced so. The host is then as it was.
+        UserError: as ``replacements``.
+    """
+    return [
+        {
+            "mechanism": row.mechanism,
+            "options": note(model.get_submodule(row.convolution)).options,
+            "neutral": row.neutral,
+            "position": row.position,
+            "convolution": row.convolution,
+            "stage": row.stage,
+            "size": list(row.size),
+        }
+        for row in replacements(model)
+    ]
+
+
+def again(host: nn.Module, rows: Sequence[Mapping[str, Any]], owner: str) -> None:
+    """Replace convolutions of ``host`` as ``described`` says of another network of its kind.
+
+    Raises:
+        UserError: a row is broken, or names a module that is missing or cannot be replaced so; ``owner`` is told. The
+            host is then as it was.
     """
     new = {}
-    for path, known in rows:
+    for row in rows:
         try:
+            path, name, options, stage = (row[key] for key in ("convolution", "mechanism", "options", "stage"))
+            size, position, neutral = tuple(row["size"]), row["position"], row["neutral"]
             convolution = host.get_submodule(path)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{owner}: a row of replacements is broken: {error}") from None
         except AttributeError:
-            raise UserError(f"{type(host).__name__} has no module {path!r} to replace") from None
+            raise UserError(f"{owner}: {type(host).__name__} has no module {path!r} to replace") from None
         check(path, convolution)
-        what = Mechanism.of(known.name)
-        site = Site(
-            path=path, carrier=path, entering=False, channels=0, size=known.size, stage=known.stage, calls=1, kind=""
-        )
-        made, _ = fitted(host, what, site, known.position, known.options, known.neutral)
-        new[path] = made, changed(known, known=isinstance(made, Convolution))
+        options = options | ({"size": tuple(options["size"])} if options.get("size") is not None else {})
+        site = Site(path=path, carrier=path, entering=False, channels=0, size=size, stage=stage, calls=1, kind="")
+        new[path] = fitted(host, Mechanism.of(name), site, position, options, neutral)
     install(host, new, None)
 
 

@@ -47,7 +47,7 @@ class Note:
     kernel: dict[str, nn.Parameter | None] | None = None
     """The convolution's own parameters, put aside where the mechanism has no use for them."""
     known: bool = True
-    """Are those put aside the host's, and not of a host rebuilt without its weights?"""
+    """Are those put aside the network's own? Not after loading: the file of a replaced network has none."""
 
     @property
     def discarded(self) -> int:
@@ -171,7 +171,7 @@ def restore(host: nn.Module, only: set[str] | None = None) -> None:
         raise UserError(
             f"{', '.join(changed)}: a replaced convolution was re-parametrised since; undo that before unplug"
         )
-    unknown = [path for path, module in found.items() if not note(module).known]
+    unknown = [path for path, module in found.items() if note(module).kernel and not note(module).known]
     if unknown:
         raise UserError(
             f"the kernel of {', '.join(unknown[:4])}{' …' * (len(unknown) > 4)} is in no file: the network was saved "

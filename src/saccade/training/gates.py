@@ -1,4 +1,4 @@
-"""How far each plug has moved, in two numbers a site."""
+"""How far each plug and each replacement has moved, in two numbers a site."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from saccade.data import ImageSet
-from saccade.form import Context, Gate
-from saccade.surgery import plugs, record
+from saccade.form import Context, Convolution, Gate
+from saccade.surgery import plugs, record, replacements
+from saccade.surgery.replaced import CHILD
 
 __all__ = ["gate_movement", "probe_images"]
 
@@ -24,22 +25,34 @@ def probe_images(test: ImageSet) -> Tensor:
 
 
 def gate_movement(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any]]:
-    """What each plug of ``network`` does to ``images`` (B, C, H, W), by site, in eval mode; {} without plugs.
+    """What each plug of ``network`` does to ``images`` (B, C, H, W), by site, in eval mode; {} without any.
 
-    Each site has ``a`` (None where the plug has none), ``kind``, ``mean`` and ``std`` over all entries and images:
+    A replaced convolution whose kernel is kept is a site by its path, or, where a plug has that, by the path of the
+    mechanism inside. Each site has ``a`` (None where the plug has none), ``kind``, ``mean`` and ``std`` over all
+    entries and images:
 
     ``gate``     the effective gate 1 + a(g - 1): 1 is no attention
     ``context``  |a c|, what is added
-    ``change``   ‖y - f‖ / ‖f‖ of each image, for a mechanism that shows neither
+    ``change``   ‖y - f‖ / ‖f‖ of each image, for a mechanism that shows neither; for one in the place of a
+                 convolution f is what the convolution with its kernel makes
     """
     rows = plugs(network)
-    if not rows:
+    sites = {row.site for row in rows}
+    kept = {
+        f"{row.convolution}.{CHILD}" if row.convolution in sites else row.convolution: row
+        for row in replacements(network)
+        if isinstance(row.module, Convolution)
+    }
+    if not rows and not kept:
         return {}
-    changes: dict[str, list[Tensor]] = {row.site: [] for row in rows}
+    changes: dict[str, list[Tensor]] = {site: [] for site in (*sites, *kept)}
 
     def watch(site: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            before = inputs[0].float().flatten(1)
+            given = inputs[0]
+            if isinstance(module, nn.Conv2d):
+                given = module._conv_forward(given, module.weight, module.bias)
+            before = given.float().flatten(1)
             size = before.norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
             changes[site].append((output.float().flatten(1) - before).norm(dim=1) / size)
 
@@ -47,6 +60,10 @@ def gate_movement(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any
 
     shown = {row.site for row in rows if isinstance(row.module.mechanism, (Gate, Context))}
     handles = [row.module.register_forward_hook(watch(row.site)) for row in rows if row.site not in shown]
+    handles += [
+        network.get_submodule(row.convolution).register_forward_hook(watch(site), prepend=True)
+        for site, row in kept.items()
+    ]
     modes = [(module, module.training) for module in network.modules()]
     try:
         network.eval()
@@ -70,9 +87,13 @@ def gate_movement(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any
             kind = "gate" if gate else "context"
         else:
             values, kind = torch.cat(changes[row.site]), "change"
-        std, mean = torch.std_mean(values, correction=0)
-        movement[row.site] = {"kind": kind, "mean": _number(mean), "std": _number(std), "a": a}
-    return movement
+        movement[row.site] = _moved(kind, values, a)
+    return movement | {site: _moved("change", torch.cat(changes[site]), None) for site in kept}
+
+
+def _moved(kind: str, values: Tensor, a: float | None) -> dict[str, Any]:
+    std, mean = torch.std_mean(values, correction=0)
+    return {"kind": kind, "mean": _number(mean), "std": _number(std), "a": a}
 
 
 def _number(value: Tensor) -> float | None:

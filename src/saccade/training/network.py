@@ -14,7 +14,7 @@ from saccade.errors import UserError
 from saccade.models import create_host
 from saccade.probe import example_input, undisturbed
 from saccade.recipe import Recipe
-from saccade.surgery import plug, plugs
+from saccade.surgery import plug, plugs, replace, replacements
 from saccade.surgery.carrying import Plug
 from saccade.surgery.controls import ShuffledContext, ShuffledGate, plug_control
 from saccade.surgery.plug import Mechanism
@@ -46,14 +46,14 @@ def start_of(recipe: Recipe) -> Literal["neutral", "paper"] | None:
 
 
 def started(network: nn.Module) -> Literal["neutral", "paper"] | None:
-    """How the plugs in ``network`` started, trained or not: ``neutral`` if it computed the host's own function then.
+    """How what is in ``network`` started, trained or not: ``neutral`` if it computed the host's own function then.
 
     That is more than was asked for where a mechanism, or what stands in its place, is neutral by itself.
     """
-    found = plugs(network)
+    found = [_is_neutral(row.module) for row in plugs(network)] + [row.neutral for row in replacements(network)]
     if not found:
         return None
-    return "neutral" if all(_is_neutral(row.module) for row in found) else "paper"
+    return "neutral" if all(found) else "paper"
 
 
 def _is_neutral(plug: Plug) -> bool:
@@ -66,13 +66,14 @@ def _is_neutral(plug: Plug) -> bool:
 
 
 def build(recipe: Recipe, split: Split) -> nn.Module:
-    """The host with what is plugged into it, on the CPU; the global random state stays as it was.
+    """The host with its attention, plugged or in the place of convolutions, on the CPU.
 
-    The host depends on the recipe's model and seed alone: it is the same under every mechanism.
+    The global random state stays as it was. The host depends on the recipe's model and seed alone: it is the same
+    under every mechanism, but for the convolutions that one replaces.
 
     Raises:
-        UserError: unknown model, mechanism or option, a host that does not classify such images, no site, or channels
-            outside the mechanism's limits.
+        UserError: unknown model, mechanism or option, a host that does not classify such images, no site, channels or
+            a convolution outside the mechanism's limits, or a control of what replaces convolutions.
     """
     part, seed = recipe.attention, recipe.training.seed
     size = (split.channels, split.size, split.size)
@@ -86,6 +87,14 @@ def build(recipe: Recipe, split: Split) -> nn.Module:
         name, options = catalog.parse(part.mechanism)
         torch.manual_seed(derived(seed, "attention"))
         where = part.where if isinstance(part.where, str) else list(part.where)
+        if catalog.spec(name).kind == "conv":
+            if part.control is not None:
+                raise UserError(
+                    f"the control {part.control!r} stands where a mechanism is plugged, and {name} stands in the place "
+                    "of a convolution: what it does without is the convolution itself, which is the run without "
+                    "attention"
+                )
+            return replace(host, name, where=where, start=start, input=size, **options)
         if part.control is not None:
             return plug_control(host, part.control, name, where=where, start=start, input=size, **options)
         return plug(host, name, where=where, start=start, input=size, **options)
