@@ -63,6 +63,10 @@ def test_every_mechanism_keeps_every_promise(name):
         ("gc", {"fuse_scale": True, "fuse_add": False}),
         ("sa", {"groups": 4}),
         ("triplet", {"no_spatial": True}),
+        ("dat", {"position": "log"}),
+        ("dat", {"position": "none", "offset_range": 2.0}),
+        ("stn", {"transform": "attention"}),
+        ("vt", {"scaled": True}),
     ],
 )
 def test_every_variant_keeps_every_promise(name, options):
@@ -88,6 +92,13 @@ def test_every_variant_keeps_every_promise(name, options):
         ("self_attention", 16, {"rd_ratio": 0.5}),
         ("simam", 3, {"e_lambda": 0.01}),
         ("triplet", 5, {"kernel_size": 3}),
+        ("dat", 6, {"num_heads": 2, "groups": 1, "stride": 1, "kernel_size": 2, "size": (3, 4)}),
+        ("dat", 16, {"num_heads": 4, "groups": 4, "stride": 3, "kernel_size": 4, "offset_range": 1.5, "size": (1, 5)}),
+        ("gala", 5, {}),
+        ("lka", 3, {"kernel_size": 9, "dilation": 2}),
+        ("ofdet", 17, {"rd_ratio": 0.5, "kernel_size": 3}),
+        ("stn", 3, {"hidden": 5, "regions": 2}),
+        ("vt", 7, {"tokens": 3}),
     ],
 )
 def test_mechanisms_keep_their_promises_with_options_and_awkward_channels(name, channels, options):

@@ -177,7 +177,7 @@ class Spec:
     position: Mapping[str, str] = field(default_factory=lambda: {"default": "residual"})
     """Where the paper puts it: host family (``default``, ``mobilenetv2``, …) to a position of ``plug``."""
     params: str | None = None
-    """Learnable parameters, a formula over ``C`` and the options."""
+    """Learnable parameters, a formula over ``C`` and the options; over ``H`` and ``W`` too where it needs the size."""
     limits: tuple[str, ...] = ()
     """Conditions over ``C`` and the options that must hold for the class to be built."""
     neutral: bool | str = False
@@ -246,8 +246,16 @@ class Spec:
         return spec
 
     def parameters(self, channels: int, options: Mapping[str, Any]) -> int | None:
-        """The learnable parameters that :attr:`params` gives at ``channels``, or None where it is silent."""
-        return None if self.params is None else int(evaluate(self.params, {"C": channels, **options}))
+        """The learnable parameters that :attr:`params` gives at ``channels``.
+
+        None where it is silent, or needs a size that ``options`` lack.
+        """
+        values = {"C": channels, **options}
+        if "size" in self.needs:
+            if not options.get("size"):
+                return None
+            values["H"], values["W"] = options["size"]
+        return None if self.params is None else int(evaluate(self.params, values))
 
     def is_neutral(self, options: Mapping[str, Any]) -> bool:
         """Whether the mechanism with all these ``options`` is the identity at its own initialisation."""

@@ -56,6 +56,17 @@ SA = {
 }
 SAGAN = {"gamma": "gamma", "query": "key", "key": "query", "value": "value"}  # the softmax runs over their query
 DCN = {"weight": "weight", "bias": "bias", "conv_offset_mask": "offset"}
+DAT = {
+    "conv_offset.0": "near",
+    "conv_offset.1.norm": "norm",
+    "conv_offset.3": "move",
+    "proj_q": "query",
+    "proj_k.bias": None,  # the same number for all keys of a query; its gradient is zero
+    "proj_k": "key",
+    "proj_v": "value",
+    "proj_out": "project",
+}
+DAT_TABLE, DAT_LOG = {"rpe_table": "table"}, {"rpe_table.0": "distance.0", "rpe_table.2": "distance.2"}
 # Oracle: mechanism, its options, the official name of each layer (or parameter) and ours, None where we have none.
 ORACLES = {
     "se_nobias": ("se", {"bias": False}, SE),
@@ -78,6 +89,14 @@ ORACLES = {
     "sagan": ("self_attention", {}, SAGAN),
     "simam": ("simam", {}, {}),
     "dcn_v2_pack": ("dcn2", {"out_channels": 12, "bias": True}, DCN),
+    "dat": ("dat", {"num_heads": 4, "groups": 2, "size": (12, 10)}, DAT | DAT_TABLE),
+    "dat_range": ("dat", {"num_heads": 4, "groups": 2, "offset_range": 2.0, "size": (12, 10)}, DAT | DAT_TABLE),
+    "dat_logcpb": (
+        "dat",
+        {"num_heads": 4, "groups": 2, "stride": 1, "kernel_size": 3, "position": "log"},
+        DAT | DAT_LOG,
+    ),
+    "dat_nope": ("dat", {"num_heads": 4, "groups": 2, "kernel_size": 4, "position": "none"}, DAT),
 }
 # What no module (B, C, H, W) -> (B, C, H, W) of one input can express.
 CANNOT = {
@@ -94,10 +113,6 @@ ABSENT = {
     "cc_r2": "cc",
     "danet_cam": "danet",
     "danet_pam": "danet",
-    "dat": "dat",
-    "dat_logcpb": "dat",
-    "dat_nope": "dat",
-    "dat_range": "dat",
     "dran_ccam": "dra",
     "dran_ccam_train": "dra",
     "dran_cpam": "dra",
@@ -272,6 +287,21 @@ def _across_and_down_swapped(module):
     return module
 
 
+def _unclamped(module):
+    class Unclamped(type(module)):
+        def _places(self, query):
+            self.range = 0.0
+            return super()._places(query)
+
+    module.__class__ = Unclamped
+    return module
+
+
+def _columns_before_rows(module):
+    module.move.weight.data = module.move.weight.data.flip(0)
+    return module
+
+
 def _biased_variance(module):
     class Biased(type(module)):
         def gate(self, x):
@@ -308,6 +338,10 @@ def _biased_variance(module):
         ("sa", _unshuffled, {}, "y"),
         ("sagan", _query_and_key_swapped, {}, "y"),
         ("sagan", _scaled, {}, "y"),
+        ("dat", _unclamped, {}, "y"),
+        ("dat", _columns_before_rows, {}, "y"),
+        ("dat_range", lambda module: module, {"offset_range": 1.0}, "y"),
+        ("dat_range", lambda module: module, {"offset_range": -1.0}, "grad:near.weight"),
         ("simam", _biased_variance, {}, "y"),
         ("simam", lambda module: module, {"e_lambda": 0.1}, "y"),
         ("dcn_v2_pack", _across_and_down_swapped, {}, "y"),

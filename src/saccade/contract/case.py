@@ -45,13 +45,16 @@ class Case:
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """The options with their defaults and ``C``, as formulas of a SPEC use them."""
+        """What formulas of a SPEC use: ``C``, the options with their defaults, and ``H`` and ``W`` if it needs the size."""
         try:
             arguments = list(inspect.signature(self.make).parameters.values())[1:]
         except (TypeError, ValueError):
             arguments = []
         defaults = {a.name: a.default for a in arguments if a.default is not inspect.Parameter.empty}
-        return {"C": self.channels, **defaults, **self.options}
+        values = {"C": self.channels, **defaults, **self.options}
+        if self.spec is not None and "size" in self.spec.needs:
+            values["H"], values["W"] = values.get("size") or SIZES[0]
+        return values
 
     def choices(self, name: str) -> list[Any]:
         """The words that an option may be, by its annotation as a ``Literal``; [] where that says nothing."""

@@ -1,0 +1,107 @@
+r"""Global-and-Local Attention: what matters and where it is, added and multiplied, with a mixture for each channel.
+
+    g = W₂ ReLU(W₁ mean_{h,w} x + b₁) + b₂                           (B, C, 1, 1)     C -> C·rd_ratio -> C
+    l = Conv_{1×1}(ReLU(Conv_{1×1}(x)))                              (B, 1, H, W)     C -> C·rd_ratio -> 1
+    y = x ⊙ tanh(α ⊙ (g + l) + β ⊙ (g · l))                          (B, C, H, W)     α, β: (C,)
+
+That is the paper's module, ``variant="paper"``, in the form in which surveys print it. The code its authors released,
+``variant="official"``, the default, differs in three places:
+
+    g = ReLU(W₂ ReLU(W₁ mean_{h,w} x + b₁) + b₂)
+    l = Conv_{1×1}(ReLU(Conv_{5×5}(ReLU(Conv_{1×1}(x)))))
+    y = x ⊙ σ(α ⊙ (g + l) + β ⊙ (g · l))
+
+Its layer for g is TensorFlow's ``fully_connected``, whose activation is ReLU where none is named, so that the last
+layer has one too; the local branch has a 5×5 convolution C·rd_ratio -> C·rd_ratio between; the gate is σ. All
+convolutions have a bias, and there is no batch norm. All weights start as the code's do, normal with variance
+1/fan_in, cut at two standard deviations; for α and β that is variance 1. Biases start at zero.
+
+The released networks have it in a few places only: the older on what the first block of each stage returns, which is
+the position here; the newer, a pre-activation network, on what enters each block of its third stage. The authors also
+train the gate on maps of where people look; that loss is not part of a plug-in.
+
+Source: Linsley, Shiebler, Eberhardt, Serre, "Learning what and where to attend", ICLR 2019, arXiv:1805.08819; the
+authors' code, serre-lab/gala_tpu.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from saccade.form import Gate
+
+__all__ = ["GlobalAndLocalAttention"]
+
+SPEC = {
+    "title": "Global-and-Local Attention",
+    "paper": {
+        "authors": "Linsley, Shiebler, Eberhardt, Serre",
+        "title": "Learning what and where to attend",
+        "venue": "ICLR",
+        "year": 2019,
+        "arxiv": "1805.08819",
+    },
+    "kind": "gate",
+    "evidence": "paper",
+    "position": {"default": "block[first]"},
+    "params": "3*C*int(C*rd_ratio) + 3*C + 3*int(C*rd_ratio) + 1"
+    " + (25*int(C*rd_ratio)**2 + int(C*rd_ratio) if variant == 'official' else 0)",
+    "limits": ["C * rd_ratio >= 1"],
+    "gate": (-1.0, 1.0),
+}  # fmt: skip
+
+
+class GlobalAndLocalAttention(Gate):
+    """A gate for every value, of a channel branch and a spatial branch.
+
+    Args:
+        channels: C of the map (B, C, H, W).
+        rd_ratio: width of both bottlenecks as a part of C, rounded down.
+        variant: ``official``: σ, a 5×5 convolution in the local branch, ReLU behind every layer of the global one;
+            ``paper``: tanh, and neither.
+
+    Raises:
+        ValueError: the bottlenecks would have no unit, or there is no such variant.
+
+    """
+
+    def __init__(
+        self, channels: int, rd_ratio: float = 1 / 4, variant: Literal["official", "paper"] = "official"
+    ) -> None:
+        super().__init__()
+        hidden = int(channels * rd_ratio)
+        if hidden < 1:
+            raise ValueError(f"channels * rd_ratio must be at least 1, got {channels} * {rd_ratio}")
+        if variant not in ("official", "paper"):
+            raise ValueError(f"variant must be 'official' or 'paper', got {variant!r}")
+        self.released = variant == "official"
+        what: list[nn.Module] = [nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1)]
+        where: list[nn.Module] = [nn.Conv2d(channels, hidden, 1), nn.ReLU()]
+        if self.released:
+            what.append(nn.ReLU())
+            where += [nn.Conv2d(hidden, hidden, 5, padding=2), nn.ReLU()]
+        self.what = nn.Sequential(*what)
+        self.where = nn.Sequential(*where, nn.Conv2d(hidden, 1, 1))
+        self.alpha = nn.Parameter(torch.empty(channels))
+        self.beta = nn.Parameter(torch.empty(channels))
+        for weight in (self.alpha, self.beta):
+            nn.init.trunc_normal_(weight)
+        for part in self.modules():
+            if isinstance(part, nn.Conv2d):
+                std = 1 / math.sqrt(part.weight[0].numel())
+                nn.init.trunc_normal_(part.weight, std=std, a=-2 * std, b=2 * std)
+                assert part.bias is not None
+                nn.init.zeros_(part.bias)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, H, W), between 0 and 1, or -1 and 1 in the paper's variant."""
+        what = self.what(x.mean((2, 3), keepdim=True))  # (B, C, 1, 1)
+        where = self.where(x)  # (B, 1, H, W)
+        alpha, beta = self.alpha[:, None, None], self.beta[:, None, None]
+        # α(g + l) + βgl = αg + (α + βg)·l: one product and one sum of the map's size
+        logits: Tensor = alpha * what + (alpha + beta * what) * where
+        return logits.sigmoid() if self.released else logits.tanh()

@@ -1,0 +1,68 @@
+r"""The three attentions of OFDet at once: by channel, by place, and by channel and place together.
+
+    s_c = W₁ ReLU(W₀ mean_{h,w} x + b₀) + b₁                         (B, C, 1, 1)     C -> C·rd_ratio -> C
+    s_s = Conv_{k×k}([max_c x; mean_c x])                            (B, 1, H, W)     2 channels -> 1, k = 7
+    s_j = Conv_{3×3}(ReLU(Conv_{1×1}(x)))                            (B, C, H, W)     C -> C·rd_ratio -> C
+    y   = x ⊙ (σ(s_c) + σ(s_s) + σ(s_j))                             (B, C, H, W)
+
+This is a reading, not a copy. All that is known of OFDet is a clause in the related work of the DAS article, which says
+that it uses all three attentions, channel, spatial and channel-spatial, at the same time. No paper, code or figure of
+that name could be found; OFRDet, which can, has an attention over angles and channels, and does not fit. The three
+branches are therefore the plainest of the literature (SE's, CBAM's spatial one without its batch norm, a convolutional
+bottleneck), *at the same time* is read as a sum of gates, and the position is the most common one. A result of this
+module says nothing about OFDet.
+
+Source: the clause: Salajegheh, Asadi, Saryazdi, Mudur, "DAS: A Deformable Attention to Capture Salient Information in
+CNNs", 2023, arXiv:2311.12091, related work.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from saccade.form import Gate
+
+__all__ = ["ThreeAttentions"]
+
+SPEC = {
+    "title": "Channel, spatial and joint attention (a reading of OFDet)",
+    "kind": "gate",
+    "evidence": "reading",
+    "position": {"default": "residual"},
+    "params": "12*C*int(C*rd_ratio) + 2*C + 2*int(C*rd_ratio) + 2*kernel_size**2 + 1",
+    "limits": ["C * rd_ratio >= 1", "kernel_size >= 1 and kernel_size % 2 == 1"],
+    "gate": (0.0, 3.0),
+}  # fmt: skip
+
+
+class ThreeAttentions(Gate):
+    """Sum of a channel gate, a spatial gate and a gate for every value.
+
+    Args:
+        channels: C of the map (B, C, H, W).
+        rd_ratio: width of both bottlenecks as a part of C, rounded down.
+        kernel_size: side of the convolution of the spatial gate, odd.
+
+    Raises:
+        ValueError: the bottlenecks would have no unit, or ``kernel_size`` is even or not positive.
+
+    """
+
+    def __init__(self, channels: int, rd_ratio: float = 1 / 16, kernel_size: int = 7) -> None:
+        super().__init__()
+        hidden = int(channels * rd_ratio)
+        if hidden < 1:
+            raise ValueError(f"channels * rd_ratio must be at least 1, got {channels} * {rd_ratio}")
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
+        self.channel = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1))
+        self.spatial = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2)
+        self.joint = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 3, padding=1))
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, H, W), between 0 and 3."""
+        channel: Tensor = self.channel(x.mean((2, 3), keepdim=True))  # (B, C, 1, 1)
+        spatial: Tensor = self.spatial(torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1))  # (B, 1, H, W)
+        joint: Tensor = self.joint(x)  # (B, C, H, W)
+        return channel.sigmoid() + spatial.sigmoid() + joint.sigmoid()
