@@ -23,14 +23,15 @@ CONFIGS: dict[str, tuple[tuple[int, ...], int, int, int, int, float]] = {
     "negative scale": ((1,), 43, 41, 2, 3, -1.5),
     "no scale": ((1,), 43, 41, 2, 3, 0.0),
     "one value": ((1,), 37, 31, 1, 1, 2.0),
-    "few queries": ((2,), 5, 401, 1, 2, 1.0),
-    "few keys": ((2,), 401, 6, 1, 2, 1.0),
+    "few queries": ((2,), 8, 401, 1, 2, 1.0),
+    "few keys": ((2,), 401, 8, 1, 2, 1.0),
 }
-# The matrix has no more numbers than the operands: the fast form is the definition.
+# The matrix has no more than twice as many numbers as operands and result: it is kept.
 SMALL: dict[str, tuple[tuple[int, ...], int, int, int, int, float]] = {
     "one pixel": ((2,), 1, 1, 3, 5, 1.0),
     "wide": ((2,), 9, 8, 16, 64, 0.25),
     "one key": ((2,), 7, 1, 4, 4, 0.5),
+    "heads that are wide": ((2, 3), 13, 14, 5, 4, 0.5),
 }
 ALL = CONFIGS | SMALL
 
@@ -54,19 +55,32 @@ def run(form, tensors, scale, cotangent):
 
 
 class Calls(TorchDispatchMode):
-    """Counts calls of the fused kernel and remembers the largest tensor that any operator returned."""
+    """Counts blocks of weights that are formed and remembers the largest tensor that any operator returned."""
 
     def __init__(self):
         super().__init__()
-        self.fused, self.largest = 0, 0
+        self.blocks, self.largest = 0, 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        self.fused += "flash_attention_for_cpu" in str(func)
+        self.blocks += func is torch.ops.aten.softmax.int_out
         for tensor in result if isinstance(result, tuple) else (result,):
             if isinstance(tensor, torch.Tensor):
                 self.largest = max(self.largest, tensor.untyped_storage().nbytes())
         return result
+
+
+def blocks(name):
+    """Blocks of weights that one forward and backward forms."""
+    if name in SMALL:
+        return 1
+    lead, rows, columns, *_ = CONFIGS[name]
+    return 2 * math.prod(lead) * math.ceil(rows / max(1, module._BUFFER // columns))
+
+
+@pytest.fixture(params=[2**20, 700, 1], ids=["one block", "ragged blocks", "row by row"])
+def buffer(request, monkeypatch):
+    monkeypatch.setattr(module, "_BUFFER", request.param)
 
 
 # ------------------------------------------------------------------------------------------------- by hand, referee
@@ -99,6 +113,7 @@ def test_definition_equals_pytorch(name):
         )
 
 
+@pytest.mark.usefixtures("buffer")
 @pytest.mark.parametrize("name", ALL)
 def test_fast_form_equals_definition(name):
     tensors, scale, cotangent = operands(ALL[name])
@@ -106,7 +121,7 @@ def test_fast_form_equals_definition(name):
     with Calls() as calls:
         found = run(attention, tensors, scale, cotangent)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-    assert calls.fused == (3 if name in CONFIGS else 0)  # forward; forward again and backward
+    assert calls.blocks == blocks(name)
 
 
 def test_mutants_differ():
@@ -142,9 +157,7 @@ def test_a_gradient_penalty_whose_cotangent_takes_no_gradient():
     found = {}
     for form in (attention, attention_definition):
         x = operands(CONFIGS["narrow queries"])[0][2].requires_grad_()
-        with Calls() as calls:
-            y = form(x[..., :3], x[..., 2:5], x, 0.7).sum()
-        assert calls.fused == (form is attention)
+        y = form(x[..., :3], x[..., 2:5], x, 0.7).sum()
         (slope,) = torch.autograd.grad(y, x, create_graph=True)
         found[form] = torch.autograd.grad(slope.square().sum(), x)[0]
     assert found[attention_definition].norm() > 1
@@ -161,9 +174,9 @@ def test_autocast_that_begins_after_the_forward_leaves_gradients_as_they_are():
     assert all(map(torch.equal, found, known))
 
 
-@pytest.mark.parametrize("name", ["narrow queries", "heads"])
+@pytest.mark.parametrize("name", ["narrow queries", "heads", "heads that are wide"])
 def test_function_transforms(name):
-    (q, k, v), scale, cotangent = operands(CONFIGS[name])
+    (q, k, v), scale, cotangent = operands(ALL[name])
 
     def many(t):
         return torch.stack([t, 2 * t, t - 1], dim=1)
@@ -179,9 +192,6 @@ def test_function_transforms(name):
             given = [t if axis is None else many(t) for t, axis in zip((q, k, v), axes, strict=True)]
             found, known = (torch.vmap(function(form), axes)(*given) for form in (attention, attention_definition))
             torch.testing.assert_close(found, known, rtol=0, atol=1e-11)
-    with Calls() as calls:
-        torch.vmap(call(attention), 1)(many(q), many(k), many(v))
-    assert calls.fused == 1
 
 
 @FORMS
@@ -207,17 +217,17 @@ def test_float32_errs_at_most_twice_as_much_as_the_definition(name, factor):
         assert (ours[name] - truth).norm() <= 2 * (plain[name] - truth).norm(), name
 
 
-def test_the_bare_kernel_errs_more():
-    # Why l is determined anew: without it large logits cost the gradients digits.
+def test_the_kernel_of_pytorch_errs_more():
+    # Why it is not used: where logits are large, the logarithm of a row's sum that it keeps costs gradients digits.
     (q, k, v), scale, cotangent = operands(((1, 1), 301, 317, 24, 24, 10.0))
 
-    def bare(q, k, v, scale):
+    def kernel(q, k, v, scale):
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
 
     exact = run(attention_definition, (q, k, v), scale, cotangent)
     single = [t.float() for t in (q, k, v)]
-    error = {form: (run(form, single, scale, cotangent)["v"] - exact["v"]).norm() for form in (bare, attention)}
-    assert error[bare] > 4 * error[attention]
+    error = {form: (run(form, single, scale, cotangent)["v"] - exact["v"]).norm() for form in (kernel, attention)}
+    assert error[kernel] > 4 * error[attention]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -254,7 +264,8 @@ def test_autocast_mixes_dtypes_as_a_product_does(form):
 # ------------------------------------------------------------------------------------------------- memory, layouts
 
 
-def test_no_tensor_grows_with_the_product_of_queries_and_keys():
+def test_no_tensor_grows_with_the_product_of_queries_and_keys(monkeypatch):
+    monkeypatch.setattr(module, "_BUFFER", 5000)
     tensors, scale, cotangent = operands(((1,), 1500, 1400, 2, 4, 1.0), torch.float32)
     largest = {}
     for form in (attention, attention_definition):
@@ -262,7 +273,11 @@ def test_no_tensor_grows_with_the_product_of_queries_and_keys():
             run(form, tensors, scale, cotangent)
         largest[form] = calls.largest
     assert largest[attention_definition] == 1500 * 1400 * 4
-    assert largest[attention] <= 1500 * 4 * 4
+    assert largest[attention] <= 1500 * 4 * 4  # the values, or the buffer
+
+
+def test_the_buffer_is_a_few_megabytes():
+    assert module._BUFFER * 4 <= 4 * 2**20
 
 
 @pytest.mark.parametrize("name", ["narrow queries", "heads", "narrow values", "one pixel"])
@@ -274,8 +289,9 @@ def test_layouts_do_not_show(name):
         leaves = [t.requires_grad_() for t in columns]
         y = attention(*leaves, scale)
         grads = torch.autograd.grad(y, leaves, cotangent.mT.contiguous().mT)
-    assert calls.fused == 3 * (name in CONFIGS)
+    assert calls.blocks == blocks(name)
     for found, value in zip((y, *grads), expected.values(), strict=True):
+        assert found.mT.is_contiguous()
         torch.testing.assert_close(found, value, rtol=0, atol=1e-12)
 
 
