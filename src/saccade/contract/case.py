@@ -45,7 +45,7 @@ class Case:
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """What formulas of a SPEC use: ``C``, the options with their defaults, and ``H`` and ``W`` if it needs the size."""
+        """What formulas of a SPEC use: ``C``, the options with their defaults, and ``H``, ``W`` if it needs the size."""
         try:
             arguments = list(inspect.signature(self.make).parameters.values())[1:]
         except (TypeError, ValueError):
@@ -79,8 +79,6 @@ class Case:
 
     def built(self, channels: int | None = None, **options: Any) -> nn.Module:
         """A module with its own initialisation."""
-        if self.spec is not None and "previous stage" in self.spec.needs:
-            raise UnexaminedError("SPEC says it needs the previous stage, and here it stands alone")
         given = {} if self.only is None else {"size": self.only}
         with torch.device("cpu"):  # whatever the global default device is
             try:
