@@ -249,18 +249,18 @@ def _planes_definition(*operands: Tensor) -> Tensor:
 def _check(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> None:
     """Refuse operands that do not belong together, with the numbers found and needed."""
     operands = {"query": query, "key": key, "value": value, "rows": rows, "columns": columns}
-    shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in operands.items())
-    if any(t.ndim != 5 for t in operands.values()):
-        raise ValueError(f"all operands must have 5 dimensions (B, heads, channels, H, W), got {shapes}")
-    if any(t.shape[:2] != query.shape[:2] or t.shape[3:] != query.shape[3:] for t in operands.values()):
-        raise ValueError(f"all operands must have the same batch, heads, height and width, got {shapes}")
-    if query.shape[2] != key.shape[2]:
-        raise ValueError(f"query and key must have one width, got {shapes}")
-    if rows.shape[2] % 2 == 0 or columns.shape[2] % 2 == 0:
-        raise ValueError(
-            f"a window with a middle has an odd height and width, got {rows.shape[2]} rows and {columns.shape[2]} "
-            "columns"
-        )
-    if len({t.dtype for t in operands.values()}) > 1 and not autocast_enabled(query):
+    tensors = tuple(operands.values())
+    why = None
+    if any(t.ndim != 5 for t in tensors):
+        why = "all operands must have 5 dimensions (B, heads, channels, H, W)"
+    elif any(t.shape[:2] != query.shape[:2] or t.shape[3:] != query.shape[3:] for t in tensors):
+        why = "all operands must have the same batch, heads, height and width"
+    elif query.shape[2] != key.shape[2]:
+        why = "query and key must have one width"
+    elif rows.shape[2] % 2 == 0 or columns.shape[2] % 2 == 0:
+        why = "a window with a middle has an odd number of rows and of columns"
+    if why is not None:
+        raise ValueError(f"{why}, got {', '.join(f'{name} {tuple(t.shape)}' for name, t in operands.items())}")
+    if any(t.dtype != query.dtype for t in tensors) and not autocast_enabled(query):
         dtypes = ", ".join(f"{name} {t.dtype}" for name, t in operands.items()).replace("torch.", "")
         raise ValueError(f"outside autocast all operands must have one dtype, got {dtypes}")
