@@ -1,6 +1,8 @@
 """Multiply-adds and memory against numbers worked out by hand, the figures of thop, and a network left as it was."""
 
 import copy
+import gc
+import math
 import time
 import warnings
 
@@ -16,6 +18,7 @@ import saccade
 from saccade.cost import count_macs, measure, measure_all
 from saccade.cost.call import Call
 from saccade.cost.macs import _RULES
+from saccade.cost.memory import _Live
 from saccade.cost.thop import thop_counts
 from saccade.errors import UserError
 from saccade.ops.attention import attention, attention_definition
@@ -383,6 +386,48 @@ def test_a_step_that_does_not_fit_into_memory_is_not_one_that_cannot_be_trained(
 def test_memory_sees_tensors_inside_structures():
     found = Of(lambda x: {"maps": [x + 1, (x + 2,)], "count": 3})
     assert _memory(found, _ones(1, 1, 5, 7))[0] == 3 * 35 * BYTES
+
+
+@pytest.mark.parametrize("layout", ["coo", "csr", "csc", "bsr", "bsc"])
+def test_memory_of_a_sparse_tensor_is_its_indices_and_values(layout):
+    # Of 6×4 elements two are not zero, in two blocks of 3×2; a place takes 8 bytes.
+    places, block = {"coo": (2 * 2, ()), "csr": (7 + 2, ()), "csc": (5 + 2, ()), "bsr": (3 + 2, (3, 2)),
+                     "bsc": (3 + 2, (3, 2))}[layout]  # fmt: skip
+    heads = {"csr": [0, 1, 1, 1, 1, 2, 2], "csc": [0, 0, 1, 1, 2], "bsr": [0, 1, 2], "bsc": [0, 1, 2]}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse .* tensor support is in beta")
+        if layout == "coo":
+            where = torch.tensor([[0, 4], [3, 1]])
+            held = [torch.sparse_coo_tensor(where, torch.ones(2), (6, 4), check_invariants=True)]
+            del where
+        else:
+            kind, values = getattr(torch, f"sparse_{layout}"), torch.ones(2, *block)
+            rest = torch.tensor([1, 0] if layout != "csc" else [4, 0])
+            held = [torch.sparse_compressed_tensor(torch.tensor(heads[layout]), rest, values, (6, 4), layout=kind)]
+            del rest, values
+        live = _Live([*held, held[0].detach()])  # an alias is no more
+    assert live.peak == places * 8 + 2 * math.prod(block) * BYTES
+    held.clear()  # the twin: the bytes go when the tensor does
+    gc.collect()
+    assert live.bytes == 0
+
+
+def test_memory_of_a_sparse_weight_is_in_that_of_the_forward():
+    places = torch.tensor([[0, 4, 5], [3, 1, 2]])
+    network = Of(lambda x: x.flatten(1))
+    network.register_buffer("dense", torch.zeros(5))
+    bare = _memory(network, _ones(1, 1, 5, 7))[0]
+    network.register_buffer("table", torch.sparse_coo_tensor(places, torch.ones(3), (600, 400), check_invariants=True))
+    assert _memory(network, _ones(1, 1, 5, 7))[0] == bare + 6 * 8 + 3 * BYTES
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no MKL-DNN")
+def test_memory_of_an_opaque_tensor_is_that_of_its_elements():
+    held = [torch.ones(5, 7).to_mkldnn()]
+    live = _Live(held)
+    assert live.peak == 35 * BYTES
+    held.clear()
+    assert live.bytes == 0
 
 
 def test_memory_is_what_the_profiler_sees():
