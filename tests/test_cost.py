@@ -403,7 +403,11 @@ def test_memory_of_a_sparse_tensor_is_its_indices_and_values(layout):
         else:
             kind, values = getattr(torch, f"sparse_{layout}"), torch.ones(2, *block)
             rest = torch.tensor([1, 0] if layout != "csc" else [4, 0])
-            held = [torch.sparse_compressed_tensor(torch.tensor(heads[layout]), rest, values, (6, 4), layout=kind)]
+            held = [
+                torch.sparse_compressed_tensor(
+                    torch.tensor(heads[layout]), rest, values, (6, 4), layout=kind, check_invariants=True
+                )
+            ]
             del rest, values
         live = _Live([*held, held[0].detach()])  # an alias is no more
     assert live.peak == places * 8 + 2 * math.prod(block) * BYTES
