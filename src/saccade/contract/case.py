@@ -45,7 +45,7 @@ class Case:
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """What formulas of a SPEC use: ``C``, the options with their defaults, and ``H``, ``W`` if it needs the size."""
+        """What formulas of a SPEC use: ``C``, the options with their defaults, and ``H``, ``W`` if it needs a size."""
         try:
             arguments = list(inspect.signature(self.make).parameters.values())[1:]
         except (TypeError, ValueError):
