@@ -210,7 +210,8 @@ def arms(attention: Iterable[str], controls: Iterable[str] = ()) -> tuple[Arm, .
 
     Raises:
         UserError: an unknown mechanism, option or control, a control for a mechanism that is not compared, ``shuffled``
-            for one that is neither gate nor context, or the same arm twice.
+            for one that is neither gate nor context, any for one that takes the place of convolutions, or the same arm
+            twice.
     """
     asked = [text.strip() for text in attention if text.strip()]
     if twice := _twice(asked):
@@ -235,8 +236,7 @@ def arms(attention: Iterable[str], controls: Iterable[str] = ()) -> tuple[Arm, .
                 f"{did_you_mean(target, mechanisms)}"
             )
         meant = [target] if target else mechanisms
-        if kind == "shuffled":
-            _check_lending(text, [placed[name][0] for name in meant])
+        _check_lending(text, kind, [placed[name][0] for name in meant])
         found += [Arm(f"{kind} for {name}", placed[name][0], kind, placed[name][1]) for name in meant]
     if twice := _twice([arm.name for arm in found]):
         raise UserError(f"the arm {twice[0]!r} is given twice")
@@ -253,12 +253,18 @@ def _placed(text: str) -> tuple[str, str | None]:
     return (text, None) if found is None else (text[: found.start()] + text[found.end() :], found[1].strip())
 
 
-def _check_lending(control: str, mechanisms: Iterable[str]) -> None:
-    """Raises a UserError where one of ``mechanisms`` states that it is neither gate nor context."""
+def _check_lending(control: str, kind: str, mechanisms: Iterable[str]) -> None:
+    """Raises a UserError where one of ``mechanisms`` states that it has nothing a control could take the place of."""
     for text in mechanisms:
         name, _ = catalog.parse(text)
         facts = catalog.stated(name)
-        if facts is not None and facts.kind not in ("gate", "context"):
+        if facts is not None and facts.kind == "conv":
+            raise UserError(
+                f"the control {control!r} cannot be made for {name!r}, which takes the place of convolutions: what it "
+                f"is compared with are the convolutions, {BASELINE!r}; name the mechanisms it is meant for, as in "
+                f"{kind}:se"
+            )
+        if kind == "shuffled" and facts is not None and facts.kind not in ("gate", "context"):
             raise UserError(
                 f"the control {control!r} cannot be made for {name!r}, a {facts.kind}: only the gate or the context "
                 "of one image can be put on another; name the mechanisms it is meant for, as in shuffled:se"

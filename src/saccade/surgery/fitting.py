@@ -25,7 +25,7 @@ def check(path: str, module: nn.Module) -> None:
     """Nothing, if the module is a convolution that can be replaced.
 
     Raises:
-        UserError: it is none, or does more than its class says.
+        UserError: it is none, does more than its class says, or has numbers that no mechanism takes.
     """
     kind = type(module).__name__
     if isinstance(module, Replaced):
@@ -41,6 +41,7 @@ def check(path: str, module: nn.Module) -> None:
         why = f"pads with padding_mode={module.padding_mode!r}; mechanisms pad with 'zeros'"
     if why is not None:
         raise UserError(f"{path} {why}; replace takes torch.nn.Conv2d itself. Name others by where=")
+    _geometry(path, module)
 
 
 def _geometry(path: str, convolution: nn.Conv2d) -> dict[str, Any]:

@@ -264,12 +264,14 @@ def _part(host: nn.Module, seen: Survey, where: str, what: Mechanism) -> Iterato
         raise UserError(
             f"{where!r} is a place for a plug; convolutions are at 'paper', 'conv3x3', or named by a path or glob"
         )
+    modules = dict(host.named_modules())
+    if isinstance(modules.get(base), nn.Conv2d):
+        check(base, modules[base])
     sites = select(seen, base, what.spec).sites
     if within:
         stages = sorted({site.stage for site in seen.sites.values()})
         left = stages[_slice(within[2])]
         sites = [site for site in sites if site.stage in left]
-    modules = dict(host.named_modules())
     if name != "conv3x3" and base not in modules:  # a glob takes the convolutions among what it matches
         sites = [site for site in sites if isinstance(modules[site.carrier], nn.Conv2d) and not site.entering]
     if not sites:
