@@ -15,7 +15,8 @@ SOURCE = Path(saccade.__file__).parent
 FLOORS = [
     ["errors"],
     ["facts"],
-    ["form", "ops", "recipe", "probe", "imagefiles"],
+    ["ops", "recipe", "relay", "probe", "imagefiles"],
+    ["form"],
     ["attention"],
     ["catalog"],
     ["cost"],

@@ -288,6 +288,7 @@ def _row(path: str, plug: Plug) -> dict[str, Any]:
         "neutral": plug.a is not None,
         "position": plug.position,
         "site": site,
+        "reads": [prefix + carrier for carrier in plug.reads],
     }
 
 
@@ -303,7 +304,8 @@ def _replay(host: nn.Module, rows: list[dict[str, Any]], swaps: list[dict[str, A
             except (KeyError, TypeError) as error:
                 raise UserError(f"{owner}: a row of plugs in {_CONFIG} is broken: {error}") from None
             module = Mechanism.of(name).build(site, options)
-            plug = Plug(module, site=site, name=name, options=options, position=position, neutral=neutral)
+            reads = tuple(row.get("reads", ()))
+            plug = Plug(module, site=site, name=name, options=options, position=position, neutral=neutral, reads=reads)
             new.append(plug.to(like.device))
         settle(host, new, lambda: again(host, swaps, owner))
 

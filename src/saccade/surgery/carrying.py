@@ -13,14 +13,18 @@ from torch import Tensor, nn
 
 from saccade.errors import UserError
 from saccade.form import blended
+from saccade.relay import Previous, Relay
 
 if TYPE_CHECKING:
     from saccade.surgery.sites import Site
 
-__all__ = ["CHILD", "Plug", "attach", "carried", "detach", "hooked", "missing", "said_lost"]
+__all__ = ["CHILD", "Plug", "attach", "carried", "detach", "hooked", "join", "missing", "said_lost"]
 
 CHILD = "saccade"
 """The name of a plug in its carrier."""
+
+_RELAYS = "_saccade_relays"
+"""The host's own tuple of the relays that each call of it opens."""
 
 _CARRIERS = "_saccade_carriers"
 """The host's own list of its carriers: without it a carrier that was replaced would go unnoticed."""
@@ -39,17 +43,39 @@ class Plug(nn.Module):
         options: those it was made with.
         position: the position that chose the site.
         neutral: whether there is an ``a``, a parameter of shape (1,) that starts at zero.
+        reads: the carriers whose plugs' vectors a mechanism reads that needs the stage before its own.
     """
 
     a: nn.Parameter | None
 
     def __init__(
-        self, mechanism: nn.Module, *, site: Site, name: str, options: dict[str, Any], position: str, neutral: bool
+        self,
+        mechanism: nn.Module,
+        *,
+        site: Site,
+        name: str,
+        options: dict[str, Any],
+        position: str,
+        neutral: bool,
+        reads: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
         self.site, self.name, self.options, self.position = site, name, options, position
         self.mechanism = mechanism
         self.register_parameter("a", nn.Parameter(torch.zeros(1)) if neutral else None)
+        self.reads = reads if self.previous else ()
+        self.relay: Relay | None = None
+
+    @property
+    def previous(self) -> list[Previous]:
+        """Where the mechanism reads the stage before its own; [] of one that does not."""
+        return [module for module in self.mechanism.modules() if isinstance(module, Previous)]
+
+    def join(self, relay: Relay) -> None:
+        """The mechanism, also one put in its place since, tells and reads by ``relay``."""
+        self.relay = relay
+        for place in self.previous:
+            place.join(relay, self.site.carrier, self.reads)
 
     def forward(self, f: Tensor) -> Tensor:
         """Map f (B, C, H, W) to (B, C, H, W), in the dtype of f."""
@@ -117,6 +143,18 @@ def _guarding(host: nn.Module, args: tuple[Any, ...]) -> None:
         raise UserError(said_lost(lost))
 
 
+def _opening(host: nn.Module, args: tuple[Any, ...]) -> None:
+    """Forward pre-hook of the host: a call begins."""
+    for relay in host.__dict__[_RELAYS]:
+        relay.open()
+
+
+def _closing(host: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    """Forward hook of the host, after an exception too: the call has ended, and what was told in it is dropped."""
+    for relay in host.__dict__[_RELAYS]:
+        relay.close()
+
+
 def said_lost(paths: list[str]) -> str:
     """What to say of carriers whose plugs do not run."""
     return (
@@ -151,6 +189,19 @@ def attach(host: nn.Module, plug: Plug) -> None:
         host.register_forward_pre_hook(_guarding)
     # Not by setattr: a host may refuse attributes, or answer with those of a network that it wraps.
     host.__dict__[_CARRIERS] = (*host.__dict__.get(_CARRIERS, ()), plug.site.carrier)
+
+
+def join(host: nn.Module, plugs: list[Plug]) -> None:
+    """Let ``plugs`` of ``host`` read each other within each call of it, where they read any."""
+    if not any(plug.previous for plug in plugs):
+        return
+    relay = Relay()
+    for plug in plugs:
+        plug.join(relay)
+    if _RELAYS not in host.__dict__:
+        host.register_forward_pre_hook(_opening)
+        host.register_forward_hook(_closing, always_call=True)
+    host.__dict__[_RELAYS] = (*host.__dict__.get(_RELAYS, ()), relay)
 
 
 def carried(model: nn.Module) -> Iterator[tuple[str, nn.Module, Plug]]:
@@ -188,7 +239,16 @@ def detach(host: nn.Module, gone: list[Plug]) -> None:
             del carrier._modules[CHILD]
             _remove(carrier._forward_hooks, _leaving)
             _remove(carrier._forward_pre_hooks, _entering)
+    used = [plug.relay for _, _, plug in carried(host)]
     for prefix, module in host.named_modules():
+        if _RELAYS in module.__dict__:
+            joined = tuple(relay for relay in module.__dict__[_RELAYS] if any(relay is one for one in used))
+            module.__dict__[_RELAYS] = joined
+            if not joined:
+                del module.__dict__[_RELAYS]
+                _remove(module._forward_pre_hooks, _opening)
+                for key in _remove(module._forward_hooks, _closing):
+                    del module._forward_hooks_always_called[key]
         if _CARRIERS in module.__dict__:
             left = {path for path, _, _ in carried(host)}
             kept = tuple(c for c in module.__dict__[_CARRIERS] if f"{prefix}.{c}".strip(".") in left)
@@ -199,7 +259,9 @@ def detach(host: nn.Module, gone: list[Plug]) -> None:
                 _remove(module._forward_pre_hooks, _guarding)
 
 
-def _remove(hooks: dict[int, Any], wanted: Any) -> None:
-    for key, hook in list(hooks.items()):
-        if getattr(hook, "hook", hook) is wanted:
-            del hooks[key]
+def _remove(hooks: dict[int, Any], wanted: Any) -> list[int]:
+    """Remove the hooks that are ``wanted``; returns the keys they had."""
+    gone = [key for key, hook in hooks.items() if getattr(hook, "hook", hook) is wanted]
+    for key in gone:
+        del hooks[key]
+    return gone

@@ -26,14 +26,19 @@ _FORWARDS = 8
 """In training a host may leave out a block at random: one that stays four times in five is missed once in 400 000."""
 
 
-def count(host: nn.Module, new: list[Plug], arguments: Arguments, exact: bool) -> dict[int, torch.Tensor]:
+def count(
+    host: nn.Module, new: list[Plug], arguments: Arguments, exact: bool
+) -> tuple[dict[int, torch.Tensor], dict[int, dict[str, torch.Tensor]]]:
     """The map that entered each new plug (by its id) in one forward that counts what it and its carrier do.
+
+    The second dictionary holds what the sites before had handed on then, by site, where plugs read each other.
 
     Raises:
         UserError: the forward fails, a plug did not run once per call of its carrier, its mechanism changed the shape,
             or it changed the dtype, or, where ``exact`` and it has no ``a``, the map at all, be it by overflow.
     """
     maps: dict[int, torch.Tensor] = {}
+    told: dict[int, dict[str, torch.Tensor]] = {}
     runs = {id(made): 0 for made in new}
     carriers = {id(made): 0 for made in new}
     wrong: list[str] = []
@@ -43,6 +48,7 @@ def count(host: nn.Module, new: list[Plug], arguments: Arguments, exact: bool) -
         def plug_ran(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             runs[id(made)] += 1
             f = maps[id(made)] = args[0]
+            told[id(made)] = {} if made.relay is None else made.relay.told()
             if isinstance(output, torch.Tensor) and output.dtype != f.dtype:
                 turned(f, output)
             elif exact and made.a is None and not torch.equal(output, f):
@@ -91,7 +97,7 @@ def count(host: nn.Module, new: list[Plug], arguments: Arguments, exact: bool) -
             wrong.append(f"the plug at {made.site.path} ran {ran} times for {wanted} calls of {made.site.carrier}")
     if wrong:
         raise UserError("; ".join(wrong[:3]) + ("" if len(wrong) < 4 else f" (and {len(wrong) - 3} more)"))
-    return maps
+    return maps, told
 
 
 def warn_of_eval_only(host: nn.Module, new: list[Plug], arguments: Arguments) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from saccade import catalog
 from saccade.errors import UserError, did_you_mean
 from saccade.facts import Spec
 from saccade.probe import check_network, example_input
-from saccade.surgery.carrying import Plug, attach, carried, detach, hooked, missing, said_lost
+from saccade.surgery.carrying import Plug, attach, carried, detach, hooked, join, missing, said_lost
 from saccade.surgery.checking import count, warn_of_eval_only
 from saccade.surgery.positions import select
 from saccade.surgery.replaced import restore
@@ -89,6 +90,11 @@ class Mechanism:
         """Does it take the size of the map, as its option ``size``?"""
         return "size" in self.spec.needs
 
+    @property
+    def reads(self) -> bool:
+        """Does it read what the sites of the stage before its own squeezed?"""
+        return "previous stage" in self.spec.needs
+
     def build(self, site: Site, options: dict[str, Any]) -> nn.Module:
         """A new module for the site.
 
@@ -131,7 +137,9 @@ def plug(
         input: what to look at the host with; see ``sites``.
         options: of the mechanism. A list, where the option's default is none, gives one value per stage. A mechanism
             whose facts say that it needs the size of the map gets each site's as its option ``size`` (H, W), unless it
-            is given here: that of the map for ``input``, and no narrower picture is tried where there is none.
+            is given here: that of the map for ``input``, and no narrower picture is tried where there is none. One that
+            reads the stage before its own gets as its option ``previous`` how many sites are chosen there, which is the
+            nearest earlier stage that has some; a smaller number takes the last of them.
 
     Returns:
         ``host``.
@@ -187,6 +195,7 @@ def install(
     seen = survey(host, input)
     chosen = select(seen, where, what.spec)
     each = per_stage(what, options, chosen.sites)
+    reads = _before(what, chosen.sites, each)
     new: list[Plug] = []
 
     def make(site: Site, own: dict[str, Any]) -> StandIn:
@@ -195,18 +204,28 @@ def install(
             return (what.name, own, module) if instead is None else instead(site, own, module)
 
     def check() -> None:
-        maps = count(host, new, seen.arguments, exact=neutral)
+        maps, told = count(host, new, seen.arguments, exact=neutral)
         for made, own in zip(new, each, strict=True):
             if made.a is not None:
-                _rouse(made, maps[id(made)].to(made.a.dtype), partial(make, made.site, own))
+                _rouse(made, maps[id(made)].to(made.a.dtype), told[id(made)], partial(make, made.site, own))
         warn_of_eval_only(host, new, seen.arguments)
 
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-        for site, own in zip(chosen.sites, each, strict=True):
+        for site, own, before in zip(chosen.sites, each, reads, strict=True):
+            if what.reads and own.get("previous") is None:
+                own["previous"] = len(before)
             name, taken, module = make(site, own)
             bare = not neutral or what.spec.is_neutral({**what.defaults, **own})
             with torch.device("cpu"):
-                made = Plug(module, site=site, name=name, options=taken, position=chosen.position, neutral=not bare)
+                made = Plug(
+                    module,
+                    site=site,
+                    name=name,
+                    options=taken,
+                    position=chosen.position,
+                    neutral=not bare,
+                    reads=before,
+                )
             value = seen.structure.value(site.path)
             new.append(made.to(value.device, seen.structure.weights(site.path, site.carrier)))
         return settle(host, new, check)
@@ -221,6 +240,7 @@ def settle(host: nn.Module, new: list[Plug], check: Callable[[], None]) -> nn.Mo
     try:
         for made in new:
             attach(host, made)
+        join(host, new)
         check()
     except BaseException:
         detach(host, new)
@@ -316,16 +336,42 @@ def per_stage(what: Mechanism, options: dict[str, Any], sites: list[Site]) -> li
     ]
 
 
-def _rouse(made: Plug, f: torch.Tensor, again: Callable[[], StandIn]) -> None:
-    """Draw a mechanism ``again`` that could not learn: a ReLU of it is off all over maps like ``f``, which it receives.
+def _before(what: Mechanism, sites: list[Site], each: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """The carriers that each site reads: all sites of the stage before it, or as many as its option ``previous`` says.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    if not what.reads:
+        return [()] * len(sites)
+    found = []
+    for site, own in zip(sites, each, strict=True):
+        stage = max((other.stage for other in sites if other.stage < site.stage), default=None)
+        there = tuple(other.carrier for other in sites if other.stage == stage)
+        wanted = own.get("previous")
+        if wanted is not None and wanted > len(there):
+            raise UserError(
+                f"at {site.path}: previous={wanted} vectors of the stage before are to be read; "
+                f"{len(there)} of the sites lie there"
+            )
+        found.append(there if wanted is None else there[len(there) - wanted :])
+    return found
+
+
+def _rouse(made: Plug, f: torch.Tensor, told: dict[str, torch.Tensor], again: Callable[[], StandIn]) -> None:
+    """Draw a mechanism ``again`` that could not learn: a ReLU of it is off all over maps like ``f``, which it receives
+    in a call of the host in which ``told`` is handed on.
 
     On thin maps it happens: a bottleneck of two units is off one time in four. While ``a`` is zero this changes nothing
     else.
     """
     for _ in range(_DRAWS):
-        if _awake(made.mechanism, f):
-            break
+        with made.relay.call(told) if made.relay is not None else nullcontext():
+            if _awake(made.mechanism, f):
+                break
         made.mechanism = again()[2].to(f.device, f.dtype).train(made.training)
+        if made.relay is not None:
+            made.join(made.relay)
 
 
 def _awake(mechanism: nn.Module, f: torch.Tensor) -> bool:

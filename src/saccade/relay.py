@@ -1,0 +1,137 @@
+"""What the sites of a host hand on to each other within one call of it.
+
+A mechanism that reads the stage before its own, as its SPEC's ``needs`` then says, holds a :class:`Previous`: it gives
+the vector that it squeezed out of its map, and gets those of the stage before. ``plug`` joins the modules of one host
+by a :class:`Relay`, which hooks of the host open and always close: nothing is kept between calls.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from saccade.errors import UserError
+
+__all__ = ["Previous", "Relay"]
+
+
+class Relay:
+    """Vectors by site, of the running call alone.
+
+    A call inside a call has vectors of its own, and so has each thread, for replicas of a host run at the same time. A
+    copy of a relay holds nothing.
+    """
+
+    def __init__(self) -> None:
+        self._running: dict[int, list[dict[str, Tensor]]] = {}
+
+    def __reduce__(self) -> tuple[type[Relay], tuple[()]]:
+        return Relay, ()
+
+    def open(self, told: Mapping[str, Tensor] | None = None) -> None:
+        """A call begins; ``told`` has been told before it."""
+        self._running.setdefault(_thread(), []).append(dict(told or {}))
+
+    def close(self) -> None:
+        """The call has ended, be it by an exception; nothing, if none is running."""
+        calls = self._running.get(_thread(), [])
+        if calls:
+            calls.pop()
+        if not calls:
+            self._running.pop(_thread(), None)
+
+    @contextmanager
+    def call(self, told: Mapping[str, Tensor]) -> Iterator[None]:
+        """A call runs inside, in which ``told`` has been told."""
+        self.open(told)
+        try:
+            yield
+        finally:
+            self.close()
+
+    def told(self) -> dict[str, Tensor]:
+        """What the running call was told so far, by site; {} where none is running."""
+        calls = self._running.get(_thread())
+        return dict(calls[-1]) if calls else {}
+
+    def tell(self, site: str, vector: Tensor) -> None:
+        """Hand on what ``site`` squeezed, in the place of what it handed on before; nobody hears it between calls."""
+        calls = self._running.get(_thread())
+        if calls:
+            calls[-1][site] = vector
+
+    def read(self, site: str, wanted: tuple[str, ...]) -> list[Tensor]:
+        """What the sites ``wanted`` handed on, for ``site``.
+
+        Raises:
+            UserError: no call is running, or one of them did not run in it.
+        """
+        calls = self._running.get(_thread())
+        if not calls:
+            raise UserError(
+                f"the mechanism at {site} reads what {', '.join(wanted)} squeezed in the same call of the host, and "
+                "none is running: a part of the host was run by itself, or again, as gradient checkpointing does in "
+                "the backward pass; call the whole host, and switch gradient checkpointing off"
+            )
+        absent = [one for one in wanted if one not in calls[-1]]
+        if absent:
+            raise UserError(
+                f"the mechanism at {site} reads what {', '.join(absent)} squeezed, which did not run in this call of "
+                "the host; plug it where every forward comes by"
+            )
+        return [calls[-1][one] for one in wanted]
+
+
+class Previous(nn.Module):
+    """What a mechanism reads of the stage before its own; it has no parameters.
+
+    Args:
+        count: how many vectors are read, 0 where there is no stage before; ``plug`` tells it by the option
+            ``previous`` of the mechanism.
+
+    Raises:
+        ValueError: ``count`` is negative.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        if count < 0:
+            raise ValueError(f"previous must be at least 0, got {count}")
+        self.count = count
+        self.relay: Relay | None = None
+        self.site, self.sites = "", tuple[str, ...]()
+
+    def join(self, relay: Relay, site: str, sites: tuple[str, ...]) -> None:
+        """From now on ``site`` tells ``relay``, and reads what ``sites`` told it."""
+        self.relay, self.site, self.sites = relay, site, sites
+
+    def forward(self, vector: Tensor) -> list[Tensor]:
+        """Hand on ``vector`` (B, C); returns those of the stage before, each (B, channels of its site).
+
+        Raises:
+            ValueError: there are some to be read, and no host that would hand them on.
+            UserError: they were not handed on in this call of the host.
+        """
+        if self.relay is not None:
+            self.relay.tell(self.site, vector)
+        if not self.count:
+            return []
+        if self.relay is None:
+            raise ValueError(
+                f"previous = {self.count} vectors of the stage before are to be read, and nobody hands them on: plug "
+                "the mechanism into a host, or build it with previous=0"
+            )
+        return self.relay.read(self.site, self.sites)
+
+    def extra_repr(self) -> str:
+        """The sites that are read."""
+        return ", ".join(self.sites) or f"{self.count}"
+
+
+def _thread() -> int:
+    """The running thread; one number while a graph is made, in which there is no such thing."""
+    return 0 if torch.compiler.is_compiling() else threading.get_ident()
