@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saccade.ops.gating import gated
+
 __all__ = ["BatchNorm2d", "Context", "Convolution", "Gate", "blended"]
 
 
@@ -57,7 +59,7 @@ class Gate(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
         gate: Tensor = self.tap(self.gate(x))
-        return x * gate.to(x.dtype)
+        return gated(x, gate.to(x.dtype))
 
 
 class Context(nn.Module, ABC):

@@ -29,6 +29,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from saccade.form import BatchNorm2d, Gate
+from saccade.ops.gating import gated, pooled_mean
 
 __all__ = ["BottleneckAttention"]
 
@@ -106,7 +107,7 @@ class BottleneckAttention(Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W), between 1 and 2."""
-        channel = self.channel(x.mean((2, 3), keepdim=True))  # (B, C, 1, 1)
+        channel = self.channel(pooled_mean(x, keepdim=True))  # (B, C, 1, 1)
         spatial = self.spatial(x)  # (B, 1, H, W)
-        joint: Tensor = channel * spatial if self.product else channel + spatial
+        joint: Tensor = gated(channel, spatial) if self.product else channel + spatial
         return 1 + joint.sigmoid()

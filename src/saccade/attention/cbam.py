@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.form import BatchNorm2d, Gate
+from saccade.ops.gating import gated, max_and_mean, narrow_conv
 
 __all__ = ["ConvBlockAttention"]
 
@@ -76,8 +77,9 @@ class ConvBlockAttention(Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W), the product of the channel gate and the spatial one."""
-        channel = (self.mlp(x.mean((2, 3))) + self.mlp(x.amax((2, 3)))).sigmoid()[:, :, None, None]  # (B, C, 1, 1)
-        seen = x * channel.to(x.dtype)
-        summary = torch.cat([seen.amax(1, keepdim=True), seen.mean(1, keepdim=True)], 1)  # (B, 2, H, W)
-        spatial = self.bn(self.conv(summary)).sigmoid()  # (B, 1, H, W)
-        return channel * spatial
+        highest, mean = (z.flatten(1) for z in max_and_mean(x, (2, 3)))  # (B, C)
+        channel = (self.mlp(mean) + self.mlp(highest)).sigmoid()[:, :, None, None]  # (B, C, 1, 1)
+        seen = gated(x, channel.to(x.dtype))
+        summary = torch.cat(max_and_mean(seen, (1,)), 1)  # (B, 2, H, W)
+        spatial = self.bn(narrow_conv(self.conv, summary)).sigmoid()  # (B, 1, H, W)
+        return gated(channel, spatial)

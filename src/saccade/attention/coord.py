@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.form import BatchNorm2d, Gate
+from saccade.ops.gating import gated, pooled_mean
 
 __all__ = ["CoordinateAttention"]
 
@@ -72,8 +73,8 @@ class CoordinateAttention(Gate):
     def gate(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W)."""
         height = x.shape[2]
-        z = torch.cat([x.mean(3, keepdim=True), x.mean(2)[..., None]], 2)  # (B, C, H + W, 1)
+        z = torch.cat([pooled_mean(x, (3,), keepdim=True), pooled_mean(x, (2,))[..., None]], 2)  # (B, C, H + W, 1)
         f = F.hardswish(self.bn(self.squeeze(z)))  # (B, c, H + W, 1)
         rows: Tensor = self.rows(f[:, :, :height]).sigmoid()  # (B, C, H, 1)
         columns = self.columns(f[:, :, height:]).sigmoid()  # (B, C, W, 1)
-        return rows * columns.transpose(2, 3)
+        return gated(rows, columns.transpose(2, 3))

@@ -19,6 +19,7 @@ import math
 from torch import Tensor, nn
 
 from saccade.form import Gate
+from saccade.ops.gating import pooled_mean
 
 __all__ = ["EfficientChannelAttention"]
 
@@ -73,6 +74,6 @@ class EfficientChannelAttention(Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, 1, 1)."""
-        z = x.mean((2, 3))  # (B, C)
+        z = pooled_mean(x)  # (B, C)
         s = self.conv(z[:, None])[:, 0].sigmoid()  # (B, C)
         return s[:, :, None, None]

@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saccade.ops.gating import pooled_mean
+
 __all__ = ["ShuffleAttention"]
 
 SPEC = {
@@ -80,9 +82,12 @@ class ShuffleAttention(nn.Module):
     def gate(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W), in the order of its channels."""
         a, b = x.unflatten(1, (self.groups, 2, -1)).unbind(2)  # (B, G, c, H, W) each
-        var, mean = torch.var_mean(b, (3, 4), correction=0, keepdim=True)
-        b = _affine((b - mean) * (var + 1e-5).rsqrt(), self.norm_weight, self.norm_bias)
-        of_channel = _affine(a.mean((3, 4), keepdim=True), self.channel_weight, self.channel_bias)  # (B, G, c, 1, 1)
+        each = b.shape[1] * b.shape[2]
+        b = torch.group_norm(b.flatten(1, 2), each, eps=1e-5).view_as(b)  # F.group_norm refuses one image of one pixel
+        b = _affine(b, self.norm_weight, self.norm_bias)
+        of_channel = _affine(
+            pooled_mean(a, (3, 4), keepdim=True), self.channel_weight, self.channel_bias
+        )  # (B, G, c, 1, 1)
         of_place = _affine(b, self.spatial_weight, self.spatial_bias)  # (B, G, c, H, W)
         return torch.stack([of_channel.expand_as(of_place), of_place], 2).flatten(1, 3).sigmoid()
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from saccade.form import Gate
+from saccade.ops.gating import pooled_mean
 
 __all__ = ["SqueezeExcite"]
 
@@ -69,6 +70,6 @@ class SqueezeExcite(Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, 1, 1)."""
-        z = x.mean((2, 3))  # (B, C)
+        z = pooled_mean(x)  # (B, C)
         s = self.excite(self.squeeze(z).relu()).sigmoid()  # (B, C)
         return s[:, :, None, None]

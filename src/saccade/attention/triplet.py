@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.form import BatchNorm2d, Gate
+from saccade.ops.gating import max_and_mean, narrow_conv
 
 __all__ = ["TripletAttention"]
 
@@ -73,10 +74,13 @@ class TripletAttention(Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W), or with ``no_spatial`` the same."""
-        over_height = self.height(_pooled(x, 2)).transpose(1, 2)  # (B, 1, C, W) -> (B, C, 1, W)
-        over_width = self.width(_pooled(x, 3).transpose(2, 3))  # planes (H, C): (B, 1, H, C)
-        two: Tensor = over_height + over_width.permute(0, 3, 2, 1)
-        return two / 2 if self.channel is None else (two + self.channel(_pooled(x, 1))) / 3
+        axes = (2, 3) if self.channel is None else (2, 3, 1)
+        pooled = max_and_mean(x, *((axis,) for axis in axes))
+        planes = [torch.stack(pooled[2 * i : 2 * i + 2], 1).squeeze(axis + 1) for i, axis in enumerate(axes)]
+        over_height = self.height(planes[0]).transpose(1, 2)  # (B, 1, C, W) -> (B, C, 1, W)
+        over_width = self.width(planes[1].transpose(2, 3)).permute(0, 3, 2, 1)  # (B, 1, H, C) -> (B, C, H, 1)
+        gate: Tensor = over_height / len(axes) + over_width / len(axes)
+        return gate if self.channel is None else gate.add_(self.channel(planes[2]) / 3)
 
 
 class _Plane(nn.Module):
@@ -89,10 +93,5 @@ class _Plane(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
 
     def forward(self, z: Tensor) -> Tensor:
-        gate: Tensor = self.bn(self.conv(z)).sigmoid()
+        gate: Tensor = self.bn(narrow_conv(self.conv, z.contiguous())).sigmoid()
         return gate
-
-
-def _pooled(x: Tensor, axis: int) -> Tensor:
-    """[max; mean] over ``axis``: (B, 2, the two axes that are left, in their order)."""
-    return torch.stack([x.amax(axis), x.mean(axis)], 1)

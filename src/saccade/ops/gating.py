@@ -1,0 +1,233 @@
+r"""What gates are made of: a map times a gate that broadcasts, and the mean and the maximum over some of its axes.
+
+    gated         y = x · g                       x (B, C, H, W), g (B | 1, C | 1, H | 1, W | 1)
+    pooled_mean   z = mean x                      over the axes given
+    max_and_mean  m = max x,  z = mean x          over the axes given, one pass backward for both
+
+Forward they are PyTorch's own operators, bit for bit. Backward autograd would write a whole map for what it reduces or
+expands at once: x · dy before its sum over the axes along which g broadcasts, dz for every place before it is added to
+the gradient of x, the mask of the maxima and its products one after the other. Here the first and the last are worked
+out in pieces that stay in the cache, and the second is a view. ``gated_definition`` and ``max_and_mean_definition``
+write the functions down; where several values are the maximum they share its gradient evenly, as in ``amax``.
+
+The fast form is that of contiguous maps on the CPU; all else takes the definition: other devices and layouts, graphs
+(``torch.compile``, ``torch.export``, ONNX), ``torch.func``, forward-mode derivatives. A gradient that is to be
+differentiated again (``create_graph=True``) is the definition's too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.utils.parametrize import is_parametrized
+
+__all__ = [
+    "gated", "gated_definition", "is_eager", "max_and_mean", "max_and_mean_definition", "narrow_conv", "pieces",
+    "pooled_mean",
+]  # fmt: skip
+
+PIECE = 1 << 18
+"""Values of one piece: 1 MiB of float32, which stays in the caches of one core."""
+SHORT = 64
+"""Rows with fewer values than this have a maximum sooner by halves than by PyTorch's reduction."""
+
+
+def is_eager(*tensors: Tensor) -> bool:
+    """Whether a fast form of the CPU may run: contiguous operands, no graph being made, no ``torch.func``."""
+    return (
+        all(t.device.type == "cpu" and t.is_contiguous() and t.is_floating_point() for t in tensors)
+        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())  # type: ignore[attr-defined]
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+    )
+
+
+def pieces(x: Tensor, *whole: int) -> list[tuple[slice, ...]]:
+    """Where the pieces of x (B, C, H, W) lie: about ``PIECE`` values of one image each, uncut along axes ``whole``."""
+    axis = next((axis for axis in (1, 2) if axis not in whole), None)
+    if axis is None:
+        return [(slice(i, i + 1),) for i in range(len(x))]
+    length = x.shape[axis]
+    step = max(1, PIECE * length // max(1, x[0].numel()))
+    parts = [slice(start, start + step) for start in range(0, length, step)]
+    return [(slice(i, i + 1), *[slice(None)] * (axis - 1), part) for i in range(len(x)) for part in parts]
+
+
+def gated_definition(x: Tensor, gate: Tensor) -> Tensor:
+    """x · gate, differentiated by autograd: the referee of ``gated``."""
+    return x * gate
+
+
+def gated(x: Tensor, gate: Tensor) -> Tensor:
+    """A map times a gate, or a gate times another: either may broadcast.
+
+    Args:
+        x: (B, C | 1, H | 1, W | 1).
+        gate: (B, C | 1, H | 1, W | 1), in the dtype of x.
+
+    Returns:
+        (B, C, H, W), x · gate.
+    """
+    learns = torch.is_grad_enabled() and (x.requires_grad or gate.requires_grad)
+    # Sizes are asked last, and not of a graph: it would hold for the sizes that answer alike.
+    if learns and is_eager(x, gate) and x.shape != gate.shape and x.shape[0] == gate.shape[0] and x.dtype == gate.dtype:
+        product: Tensor = _Gated.apply(x, gate)
+        return product
+    return gated_definition(x, gate)
+
+
+class _Gated(torch.autograd.Function):
+    """The product of two operands of which one at least broadcasts."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate: Tensor) -> Tensor:
+        ctx.save_for_backward(x, gate)
+        return x * gate
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, gate = ctx.saved_tensors
+        if torch.is_grad_enabled():  # these gradients will be differentiated
+            return (grad * gate).sum_to_size(x.shape), (grad * x).sum_to_size(gate.shape)
+        pairs = [(x, gate), (gate, x)]
+        grads = [torch.empty_like(own) if ctx.needs_input_grad[i] else None for i, (own, _) in enumerate(pairs)]
+        broadcast = [[i for i in (1, 2, 3) if own.shape[i] < grad.shape[i]] for own, _ in pairs]
+        for at in pieces(grad, *broadcast[0], *broadcast[1]):
+            scratch = torch.empty_like(grad[at], memory_format=torch.contiguous_format)
+            for (own, other), into, axes in zip(pairs, grads, broadcast, strict=True):
+                if into is None:
+                    continue
+                if axes:
+                    torch.sum(torch.mul(grad[at], _part(other, at), out=scratch), axes, True, out=_part(into, at))
+                else:
+                    torch.mul(grad[at], _part(other, at), out=into[at])
+        return grads[0], grads[1]
+
+
+def _part(operand: Tensor, at: tuple[slice, ...]) -> Tensor:
+    """A piece of what may broadcast along the axes within it."""
+    return operand[tuple(slice(None) if operand.shape[i] == 1 else part for i, part in enumerate(at))]
+
+
+def pooled_mean(x: Tensor, axes: tuple[int, ...] = (2, 3), keepdim: bool = False) -> Tensor:
+    """The mean of x over ``axes``: the value of ``x.mean``, and a gradient that is a view, not a map."""
+    if x.dtype in (torch.float32, torch.float64) and is_eager(x):
+        count = 1
+        for axis in axes:
+            count *= x.shape[axis]
+        return x.sum(axes, keepdim) / count
+    return x.mean(axes, keepdim)
+
+
+def max_and_mean_definition(x: Tensor, *poolings: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Maximum and mean of x over the axes of each pooling, which stay with size 1: the referee of ``max_and_mean``."""
+    return tuple(pool(x, axes, keepdim=True) for axes in poolings for pool in (torch.amax, torch.mean))
+
+
+def max_and_mean(x: Tensor, *poolings: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Maximum and mean of a map over several choices of axes.
+
+    Args:
+        x: (B, C, H, W).
+        poolings: for each, the axes that are pooled away, of 1, 2 and 3, not all of them.
+
+    Returns:
+        For each of the poolings two tensors, max x and mean x, with size 1 at its axes.
+    """
+    if is_eager(x) and x.numel() > PIECE // 8:
+        return _MaxAndMean.apply(x, poolings)  # type: ignore[no-any-return]
+    return max_and_mean_definition(x, *poolings)
+
+
+class _MaxAndMean(torch.autograd.Function):
+    """All poolings, and their gradients in one pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, poolings: tuple[tuple[int, ...], ...]) -> tuple[Tensor, ...]:
+        highest = [_highest(x, axes) for axes in poolings]
+        ctx.poolings = poolings
+        ctx.save_for_backward(x, *highest)
+        means = [x.mean(axes, keepdim=True) for axes in poolings]
+        return tuple(each for pair in zip(highest, means, strict=True) for each in pair)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        x, *highest = ctx.saved_tensors
+        of_means = [grads[2 * i + 1] * (top.numel() / max(1, x.numel())) for i, top in enumerate(highest)]
+        if torch.is_grad_enabled():  # these gradients will be differentiated: where the maxima are is constant
+            grad_x = torch.zeros_like(x)
+            for i, (axes, top) in enumerate(zip(ctx.poolings, highest, strict=True)):
+                mask = (x == top).to(x.dtype)
+                grad_x = grad_x + mask * (grads[2 * i] / mask.sum(axes, keepdim=True)) + of_means[i]
+            return grad_x, None
+        grad_x = torch.empty_like(x)
+        for at in pieces(x, *(axis for axes in ctx.poolings for axis in axes)):
+            mask, total = torch.empty_like(x[at]), grad_x[at]
+            for i, (axes, top) in enumerate(zip(ctx.poolings, highest, strict=True)):
+                torch.eq(x[at], _part(top, at), out=mask)
+                share = _part(grads[2 * i], at) / mask.sum(axes, keepdim=True)
+                if i:
+                    total.add_(mask.mul_(share))
+                else:
+                    torch.mul(mask, share, out=total)
+                total.add_(_part(of_means[i], at))
+        return grad_x, None
+
+
+def _highest(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """``x.amax(axes, keepdim=True)``; over short rows or columns, where that is slow, halving takes its place."""
+    (axis, *others) = axes
+    if others or axis == 1 or not 1 < x.shape[axis] < SHORT:
+        return x.amax(axes, keepdim=True)
+    while (length := x.shape[axis]) > 1:
+        half = (length + 1) // 2  # of an odd length the middle is in both
+        x = torch.maximum(x.narrow(axis, 0, half), x.narrow(axis, length - half, half))
+    return x
+
+
+def narrow_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """``conv(x)`` for a convolution with one output channel, whose gradient for x is slow on the CPU as PyTorch has it.
+
+    That gradient is the convolution of the output's with the kernel turned round; a convolution forward takes a tenth
+    of the time of the backward kernel here. The layer is called as it is, with its hooks.
+
+    Args:
+        conv: (C -> 1), stride 1, an odd kernel, zeros outside that keep the size.
+        x: (B, C, H, W).
+
+    Returns:
+        (B, 1, H, W).
+    """
+    small = x.dtype == conv.weight.dtype and not torch.is_autocast_enabled("cpu") and not is_parametrized(conv)
+    if small and x.requires_grad and torch.is_grad_enabled() and is_eager(x, conv.weight):
+        y: Tensor = _NarrowConv.apply(x, conv.weight, conv)
+        return y
+    result: Tensor = conv(x)
+    return result
+
+
+class _NarrowConv(torch.autograd.Function):
+    """A convolution of stride 1 that keeps the size, with one output channel."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, conv: nn.Conv2d) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        y: Tensor = conv(x)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        padding = [side // 2 for side in weight.shape[2:]]
+        of_x, of_weight = ctx.needs_input_grad[:2]
+        by_kernel = of_x and torch.is_grad_enabled()  # this gradient will be differentiated
+        grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+            grad, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1, [by_kernel, of_weight, False]
+        )
+        if of_x and not by_kernel:
+            grad_x = F.conv2d(grad, weight.flip(2, 3).transpose(0, 1), padding=padding)
+        return grad_x, grad_weight, None
