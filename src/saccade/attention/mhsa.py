@@ -1,0 +1,160 @@
+r"""MHSA of BoTNet: attention between all pixels, with an embedding of how far apart they are.
+
+    q, k, v = W_q x, W_k x, W_v x                (B, C, H, W) -> (B, O, H, W) each, in heads of d channels
+    l_{p,u} = s · q_p · (k_u + r_{u−p})          p, u pixels, s = d^−½
+    r_{u−p} = height_{u_y − p_y} + width_{u_x − p_x}      2H − 1 and 2W − 1 embeddings of d numbers, for all heads
+    y_p = Σ_u softmax_u(l_p) v_u                 (B, O, H, W)
+    stride t: y is averaged over t×t pixels      (B, O, ⌈H/t⌉, ⌈W/t⌉)
+
+The embeddings go into the operands of an ordinary attention, so that its matrix is never formed: with one-hot vectors e
+for row and column of a key, q·r = [q·height_{· − p_y}, q·width_{· − p_x}] · [e_{u_y}, e_{u_x}], H + W more numbers for
+each query and key.
+
+The paper writes qkᵀ + qrᵀ and no factor; the authors' code scales the query, and so both terms. With
+``scale_pos_embed=False`` it is q·k alone, which is timm's default. The paper replaces the 3×3 convolutions of the last
+three bottlenecks of a ResNet; where one has a stride, the attention runs at full resolution and is averaged after.
+
+Source: Srinivas, Lin, Parmar, Shlens, Abbeel, Vaswani, "Bottleneck Transformers for Visual Recognition", CVPR 2021,
+arXiv:2101.11605, figure 4 and the code of its appendix.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from saccade.ops.attention import attention
+
+__all__ = ["MultiHeadSelfAttention"]
+
+SPEC = {
+    "title": "Multi-head self-attention of BoTNet",
+    "paper": {
+        "authors": "Srinivas, Lin, Parmar, Shlens, Abbeel, Vaswani",
+        "title": "Bottleneck Transformers for Visual Recognition",
+        "venue": "CVPR",
+        "year": 2021,
+        "arxiv": "2101.11605",
+    },
+    "kind": "conv",
+    "evidence": "paper",
+    "position": {"default": "conv3x3 in stage[-1:]"},
+    "params": "3*C*(out_channels or C) + (2*H + 2*W - 2)*((out_channels or C)//num_heads) + (out_channels or C)*bias",
+    "limits": [
+        "(out_channels or C) % num_heads == 0",
+        "dilation*(kernel_size - 1) % 2 == 0",
+        "padding is None or 2*padding == dilation*(kernel_size - 1)",
+        "groups == 1",
+    ],
+    "needs": ["size"],
+    "timm": "bottleneck",
+}  # fmt: skip
+
+
+class MultiHeadSelfAttention(nn.Module):
+    """Attention between all pixels of a map of one size, in the place of a convolution.
+
+    Args:
+        channels: C of the map (B, C, H, W).
+        out_channels: O; None is C.
+        kernel_size: of the convolution it stands in for.
+        stride: y is averaged over so many pixels each way.
+        padding: of the convolution; None is dilation·(kernel_size − 1)/2, and so must any other be.
+        dilation: of the convolution; it sees all pixels in any case.
+        groups: 1.
+        bias: whether one is added to y.
+        num_heads: heads, which divide O.
+        scale_pos_embed: whether the factor d^−½ is on q·r too.
+        size: (H, W) of the map, needed for the embeddings.
+
+    Raises:
+        ValueError: no size, heads that do not divide the channels, a padding that would change the size of the map, or
+            groups.
+
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int | None = None,
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: int | None = None,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        num_heads: int = 4,
+        scale_pos_embed: bool = True,
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        outputs = channels if out_channels is None else out_channels
+        if min(channels, outputs, kernel_size, stride, dilation, num_heads) < 1:
+            raise ValueError(
+                "channels, out_channels, kernel_size, stride, dilation and num_heads must be at least 1, got "
+                f"{channels}, {outputs}, {kernel_size}, {stride}, {dilation} and {num_heads}"
+            )
+        if outputs % num_heads:
+            raise ValueError(f"out_channels must be a multiple of num_heads, got {outputs} and {num_heads}")
+        total = dilation * (kernel_size - 1)
+        if total % 2 or (padding is not None and 2 * padding != total):
+            raise ValueError(
+                f"it keeps the size of the map: padding must be dilation * (kernel_size - 1) / 2 = {total / 2:g}, a "
+                f"whole number, got {padding}"
+            )
+        if groups != 1:
+            raise ValueError(f"its layers are dense: groups must be 1, got {groups}")
+        if size is None:
+            raise ValueError("the embeddings of relative positions need size=(height, width) of the map, got None")
+        height, width = size
+        if min(height, width) < 1:
+            raise ValueError(f"size must be at least (1, 1), got {(height, width)}")
+        d = outputs // num_heads
+        self.stride, self.num_heads, self.scale_pos_embed, self.size = (
+            stride,
+            num_heads,
+            scale_pos_embed,
+            (height, width),
+        )
+        self.qkv = nn.Conv2d(channels, 3 * outputs, 1, bias=False)
+        self.height = nn.Parameter(torch.randn(2 * height - 1, d) * d**-0.5)
+        self.width = nn.Parameter(torch.randn(2 * width - 1, d) * d**-0.5)
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, O, ⌈H/t⌉, ⌈W/t⌉), in the dtype of x."""
+        height, width = self.size
+        if x.shape[2] != height or x.shape[3] != width:
+            raise ValueError(
+                f"its embeddings are for maps of {height}×{width}, got {x.shape[2]}×{x.shape[3]}; another size is "
+                "another mechanism"
+            )
+        qkv = self.qkv(x).flatten(2).unflatten(1, (3, self.num_heads, -1)).transpose(3, 4)
+        q, k, v = qkv.unbind(1)  # (B, heads, H·W, d)
+        scale = q.shape[3] ** -0.5
+        at = (q if self.scale_pos_embed else q / scale).unflatten(2, self.size)
+        down = torch.einsum("nhyxd,yud->nhyxu", at, _offsets(self.height, height))
+        across = torch.einsum("nhyxd,xud->nhyxu", at, _offsets(self.width, width))
+        pixel = torch.arange(height * width, device=x.device)
+        one_hot = torch.cat([F.one_hot(pixel // width, height), F.one_hot(pixel % width, width)], 1).to(k.dtype)
+        query = torch.cat([q, down.flatten(2, 3), across.flatten(2, 3)], 3)
+        key = torch.cat([k, one_hot.expand(*k.shape[:2], -1, -1)], 3)
+        y = attention(query, key, v, scale).transpose(2, 3).flatten(1, 2).unflatten(2, self.size).to(x.dtype)
+        if self.stride > 1:
+            y = F.avg_pool2d(y, self.stride, ceil_mode=True)
+        if self.bias is not None:
+            y = y + self.bias[:, None, None].to(y.dtype)
+        return y if torch.compiler.is_compiling() else y.contiguous(memory_format=_layout(x))
+
+
+def _offsets(embedding: Tensor, length: int) -> Tensor:
+    """Of (2·length − 1, d), first the one of −(length − 1), those from each place p to each u: (length, length, d)."""
+    place = torch.arange(length, device=embedding.device)
+    return embedding[place - place[:, None] + length - 1]
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    """Channels last if that alone describes x."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
