@@ -55,6 +55,13 @@ SA = {
     "gn.bias": "norm_bias",
 }
 SAGAN = {"gamma": "gamma", "query": "key", "key": "query", "value": "value"}  # the softmax runs over their query
+EMCA = {
+    "ECA_excitation_local.0": "local.conv",
+    "ECA_excitation_global_stage.0": "stage.conv",
+    "stage_in_fusion.0": "take_in",
+    "out_fusion.0": "put_out",
+}
+EMCA_FIRST = {f"{theirs}.weight": None for theirs in EMCA} | {"ECA_excitation_local.0.weight": "local.conv.weight"}
 DCN = {"weight": "weight", "bias": "bias", "conv_offset_mask": "offset"}
 DAT = {
     "conv_offset.0": "near",
@@ -67,6 +74,14 @@ DAT = {
     "proj_out": "project",
 }
 DAT_TABLE, DAT_LOG = {"rpe_table": "table"}, {"rpe_table.0": "distance.0", "rpe_table.2": "distance.2"}
+NL = {"conv_phi.bias": None, "conv_theta": "theta", "conv_phi": "phi", "conv_g": "g", "conv_out": "out", "bn": "bn"}
+PAM = {"gamma": "position.gamma", "key_conv.bias": None}
+PAM |= {f"{part}_conv": f"position.{part}" for part in ("query", "key", "value")}
+CPAM = {"cpam_dec.scale": "position.scale", "cpam_dec.conv_key.bias": None}
+CPAM |= {f"cpam_dec.conv_{part}": f"position.{part}" for part in ("query", "key", "value")}
+CPAM |= {f"cpam_enc.conv{n + 1}.{i}": f"position.centers.{n}.{i}" for n in range(4) for i in range(2)}
+CCAM = {"ccam_dec.scale": "channel.scale", "ccam_enc.0": "channel.centers.0", "ccam_enc.1": "channel.centers.1"}
+A2 = {"convB.bias": None, "convA": "feature", "convB": "gather", "convV": "distribute", "conv_reconstruct": "out"}
 # Oracle: mechanism, its options, the official name of each layer (or parameter) and ours, None where we have none.
 ORACLES = {
     "se_nobias": ("se", {"bias": False}, SE),
@@ -88,6 +103,19 @@ ORACLES = {
     "sa": ("sa", {"groups": 8}, SA),
     "sagan": ("self_attention", {}, SAGAN),
     "simam": ("simam", {}, {}),
+    "nonlocal": ("nl", {}, NL),
+    "nonlocal_train": ("nl", {}, NL),
+    "nonlocal_pool": ("nl", {"pool": True}, NL),
+    "nonlocal_dot": ("nl", {"instantiation": "dot_product"}, NL | {"conv_phi.bias": "phi.bias"}),
+    "danet_pam": ("danet", {"channel": False}, PAM),
+    "danet_cam": ("danet", {"position": False}, {"gamma": "channel.gamma"}),
+    "dran_cpam": ("dra", {"channel": False}, CPAM),
+    "dran_cpam_train": ("dra", {"channel": False}, CPAM),
+    "dran_ccam": ("dra", {"position": False}, CCAM),
+    "dran_ccam_train": ("dra", {"position": False}, CCAM),
+    "a2": ("a2", {"descriptors": 12}, A2),
+    "emca_eca": ("emca", {"previous": 1}, EMCA),
+    "emca_eca_firstblock": ("emca", {}, EMCA_FIRST),
     "dcn_v2_pack": ("dcn2", {"out_channels": 12, "bias": True}, DCN),
     "dat": ("dat", {"num_heads": 4, "groups": 2, "size": (12, 10)}, DAT | DAT_TABLE),
     "dat_range": ("dat", {"num_heads": 4, "groups": 2, "offset_range": 2.0, "size": (12, 10)}, DAT | DAT_TABLE),
@@ -98,36 +126,25 @@ ORACLES = {
     ),
     "dat_nope": ("dat", {"num_heads": 4, "groups": 2, "kernel_size": 4, "position": "none"}, DAT),
 }
+# Of these the authors' y is without the x that the mechanism adds.
+WITHOUT_X = {"a2"}
 # What no module (B, C, H, W) -> (B, C, H, W) of one input can express.
 CANNOT = {
     "a2_noreconstruct": "c_m channels come out, not C",
-    "emca_eca": "reads the channel means of the previous stage, a second input",
     "sk_bottleneck": "a whole block, with a stride and a projection",
 }
 # Operators; tests/ops holds them against these.
 OPERATORS = "deform_conv2d_"
 # Of mechanisms that are not here: oracle to the name the mechanism would have.
 ABSENT = {
-    "a2": "a2",
     "cc_r1": "cc",
     "cc_r2": "cc",
-    "danet_cam": "danet",
-    "danet_pam": "danet",
-    "dran_ccam": "dra",
-    "dran_ccam_train": "dra",
-    "dran_cpam": "dra",
-    "dran_cpam_train": "dra",
-    "emca_eca_firstblock": "emca",
     "ge_theta_srmrepo": "ge",
     "gsop": "gsop",
     "gsop_pos": "gsop",
     "gsop_train": "gsop",
     "mpm": "mpm",
     "mpm_train": "mpm",
-    "nonlocal": "nl",
-    "nonlocal_dot": "nl",
-    "nonlocal_pool": "nl",
-    "nonlocal_train": "nl",
     "sge": "sge",
     "sk_conv": "sk",
     "sk_conv_train": "sk",
@@ -152,6 +169,11 @@ def _ours(name, layers):
     return f"{layers[layer]}.{last}"
 
 
+def _output(module, x, prev=None):
+    """What the module makes of x; ``prev`` is what a host would hand on to it."""
+    return module(x) if prev is None or not module.previous.count else x * module.gate(x, prev)
+
+
 def _disagreement(oracle, change=lambda module: module, options=()):
     """The largest absolute difference of each tensor, ours against the authors'; infinite where ours is missing."""
     name, own_options, layers = ORACLES[oracle]
@@ -168,9 +190,13 @@ def _disagreement(oracle, change=lambda module: module, options=()):
     module = change(module.train(meta["mode"] == "train"))
 
     x = found["x"].clone().requires_grad_()
-    y = module(x)
+    given = {n: found[key].clone().requires_grad_() for key, (kind, _, n) in parts.items() if kind == "input"}
+    y = _output(module, x, **given)
+    if oracle in WITHOUT_X:
+        y = y - x
     (y * found["cotangent"]).sum().backward()
     values = {"y": y, "grad_x": x.grad}
+    values |= {f"grad_input:{n}": torch.zeros_like(t) if t.grad is None else t.grad for n, t in given.items()}
     values |= {f"grad:{n}": p.grad for n, p in module.named_parameters()}
     values |= {f"buffer_after:{n}": b for n, b in module.named_buffers()}
     values |= {f"grad:{n}": torch.zeros(()) for n in left_out}
@@ -178,6 +204,8 @@ def _disagreement(oracle, change=lambda module: module, options=()):
     for key, (kind, _, n) in parts.items():
         if kind in ("grad", "buffer_after"):
             expected[f"{kind}:{_ours(n, layers) or n}"] = found[key]
+        elif kind == "grad_input":
+            expected[key] = found[key]
     return {
         key: (values[key].reshape(-1) - e.reshape(-1)).abs().max().item() if key in values else float("inf")
         for key, e in expected.items()
@@ -227,6 +255,21 @@ def _mean_alone(module):
 
 def _sum_of_branches(module):
     module.product = False
+    return module
+
+
+def _taps_swapped(module):
+    module.take_in.weight.data = module.take_in.weight.data.flip(1)  # own vector first
+    return module
+
+
+def _unfused(module):
+    module.put_out.weight.data[0, 1] = 0.0
+    return module
+
+
+def _local_kernel_reversed(module):
+    _reversed_kernel(module.local)
     return module
 
 
@@ -312,6 +355,42 @@ def _biased_variance(module):
     return module
 
 
+def _pixels_swapped(module):
+    query, key = module.position.query, module.position.key
+    query.weight, key.weight = key.weight, query.weight
+    return module
+
+
+def _unscaled(module):
+    for p in module.theta.parameters():
+        p.data = p.data * module.theta.out_channels**0.5
+    return module
+
+
+def _alike(module):
+    """Softmax of the products themselves, as the paper prints it."""
+    channel = module.channel
+
+    def forward(x):
+        rows = x.flatten(2)
+        centers = channel.centers(x).flatten(2) if hasattr(channel, "centers") else rows
+        factor = channel.scale if hasattr(channel, "centers") else channel.gamma
+        return factor * ((rows @ centers.mT).softmax(-1) @ centers).view_as(x)
+
+    channel.forward = forward
+    return module
+
+
+def _places_mixed_up(module):
+    module.position.centers = module.position.centers[::-1]
+    return module
+
+
+def _roles_swapped(module):
+    module.gather.weight, module.distribute.weight = module.distribute.weight, module.gather.weight
+    return module
+
+
 @pytest.mark.parametrize(
     ("oracle", "change", "options", "tensor"),
     [
@@ -342,8 +421,24 @@ def _biased_variance(module):
         ("dat", _columns_before_rows, {}, "y"),
         ("dat_range", lambda module: module, {"offset_range": 1.0}, "y"),
         ("dat_range", lambda module: module, {"offset_range": -1.0}, "grad:near.weight"),
+        ("emca_eca", _taps_swapped, {}, "y"),
+        ("emca_eca", lambda module: module, {"shared": True}, "y"),
+        ("emca_eca", _unfused, {}, "grad_input:prev"),
+        ("emca_eca_firstblock", _local_kernel_reversed, {}, "y"),
         ("simam", _biased_variance, {}, "y"),
         ("simam", lambda module: module, {"e_lambda": 0.1}, "y"),
+        ("nonlocal", _unscaled, {}, "y"),
+        ("nonlocal", lambda module: module, {"pool": True}, "y"),
+        ("nonlocal_train", lambda module: module.eval(), {}, "y"),
+        ("nonlocal_pool", lambda module: module, {"pool": False}, "y"),
+        ("nonlocal_dot", _unscaled, {}, "y"),
+        ("danet_pam", _pixels_swapped, {}, "y"),
+        ("danet_cam", _alike, {}, "y"),
+        ("dran_cpam", _places_mixed_up, {}, "y"),
+        ("dran_cpam_train", lambda module: module.eval(), {}, "y"),
+        ("dran_ccam", _alike, {}, "y"),
+        ("dran_ccam_train", lambda module: module.eval(), {}, "y"),
+        ("a2", _roles_swapped, {}, "y"),
         ("dcn_v2_pack", _across_and_down_swapped, {}, "y"),
         ("dcn_v2_pack", lambda module: module, {"scale": 2.0}, "y"),
         ("dcn_v2_pack", lambda module: module, {"dilation": 2}, "y"),

@@ -44,8 +44,12 @@ def compiles_whole(case: Case) -> None:
                 got = gradients(found, module, x)
             off = distance(found, known)
             expect(off < CLOSE, f"compiled it gives another output at {shape}, off by {off:.1e}")
+            # In front of a batch norm a bias has no gradient in train, but for rounding, which differs.
+            nothing = CLOSE * max(true.abs().max().item() for true in wanted.values() if true is not None)
             for name, true in wanted.items():
                 gradient = got[name]
+                if gradient is not None and true is not None and max(gradient.abs().max(), true.abs().max()) < nothing:
+                    continue
                 if true is not None:
                     off = float("inf") if gradient is None else distance(gradient, true)
                     expect(off < CLOSE, f"compiled the gradient of {name} is another at {shape}, off by {off:.1e}")

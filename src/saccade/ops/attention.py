@@ -91,7 +91,11 @@ def attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     """PyTorch's own choice of a kernel, for operands that most of them take."""
-    width = -8 * (-max(query.shape[-1], value.shape[-1]) // 8)  # on GPUs some need a multiple of 8
+    if scale < 0:  # some take the root of it
+        query, scale = -query, -scale
+    width = max(query.shape[-1], value.shape[-1])
+    if query.device.type != "cpu":  # where some need a multiple of 8
+        width = -8 * (-width // 8)
     q, k, v = (F.pad(t if t.ndim == 4 else t.unsqueeze(1), (0, width - t.shape[-1])) for t in (query, key, value))
     y = F.scaled_dot_product_attention(q.contiguous(), k.contiguous(), v.contiguous(), scale=scale)
     return (y if query.ndim == 4 else y.squeeze(1))[..., : value.shape[-1]]

@@ -1,0 +1,92 @@
+r"""Double attention: what there is in the image is gathered into a few descriptors, and each pixel takes its mixture.
+
+    A = W_A x + b_A                (B, C, H, W) -> (B, m, N), m = ⌊C·rd_ratio⌋, N = H·W    features
+    B = softmax_N(W_B x)           (B, C, H, W) -> (B, n, N), n = ⌊C·rd_ratio⌋             where each descriptor looks
+    G = A Bᵀ                       (B, m, n), n descriptors of m channels                  gather        eq. 4
+    V = softmax_n(W_V x + b_V)     (B, C, H, W) -> (B, n, N), each pixel sums to one       which each pixel wants
+    Z = W_Z G V + b_Z              (B, C, N)                                               distribute    eq. 6
+    y = x + Z                      (B, C, H, W)
+
+W_Z widens the m channels to C. Nothing grows with N². A softmax over the pixels does not notice a bias of W_B. The
+authors' code is not public. Copies that go round return Z without x, or leave out W_Z; Z and its gradients equal those
+of the best known. ``norm=True`` puts a batch norm behind W_Z, its scale zero at the start, as non-local blocks have
+one: the block is then the identity until it is trained.
+
+The paper has five blocks in a ResNet-50, two in the third stage and three in the fourth, each between two residual
+units; with m = n = C/2 its size is then the one that is printed for it. Here there is one at the end of either stage.
+
+Source: Chen, Kalantidis, Li, Yan, Feng, "A²-Nets: Double Attention Networks", NeurIPS 2018, arXiv:1810.11579.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from saccade.form import BatchNorm2d, Context
+
+__all__ = ["DoubleAttention"]
+
+SPEC = {
+    "title": "Double attention",
+    "paper": {
+        "authors": "Chen, Kalantidis, Li, Yan, Feng",
+        "title": "A²-Nets: Double Attention Networks",
+        "venue": "NeurIPS",
+        "year": 2018,
+        "arxiv": "1810.11579",
+    },
+    "kind": "context",
+    "evidence": "oracle",
+    "position": {"default": "stage[1:-1]"},
+    "params": "2*C*int(C*rd_ratio) + int(C*rd_ratio) + 2*C*(descriptors or int(C*rd_ratio))"
+    " + (descriptors or int(C*rd_ratio)) + C + 2*C*norm",
+    "limits": ["C * rd_ratio >= 1", "(int(C * rd_ratio) if descriptors == None else descriptors) >= 2"],
+    "neutral": "norm",
+    "equivariant": ["permutation", "flip", "transpose"],
+    "published": [
+        {"net": "resnet50", "top1": 77.0, "note": "five blocks, 33.00 million parameters",
+         "source": "ECA-Net paper, table 3"},
+    ],
+}  # fmt: skip
+
+
+class DoubleAttention(Context):
+    """Gather the map into descriptors, distribute them over the pixels, add.
+
+    Args:
+        channels: C of the map (B, C, H, W).
+        rd_ratio: m as a part of C, rounded down; n too, unless ``descriptors`` says.
+        descriptors: n, how many summaries of the map there are.
+        norm: whether a batch norm of scale zero ends the branch.
+
+    Raises:
+        ValueError: m would be less than 1, or n less than 2: of one descriptor each pixel wants all.
+
+    """
+
+    def __init__(
+        self, channels: int, rd_ratio: float = 1 / 2, descriptors: int | None = None, norm: bool = False
+    ) -> None:
+        super().__init__()
+        hidden = int(channels * rd_ratio)
+        if hidden < 1:
+            raise ValueError(f"channels * rd_ratio must be at least 1, got {channels} * {rd_ratio}")
+        summaries = hidden if descriptors is None else descriptors
+        if summaries < 2:
+            raise ValueError(f"there must be at least 2 descriptors, got {summaries}")
+        self.feature = nn.Conv2d(channels, hidden, 1)
+        self.gather = nn.Conv2d(channels, summaries, 1, bias=False)
+        self.distribute = nn.Conv2d(channels, summaries, 1)
+        self.out = nn.Conv2d(hidden, channels, 1)
+        self.bn = BatchNorm2d(channels) if norm else None
+        if self.bn is not None:
+            nn.init.zeros_(self.bn.weight)
+
+    def context(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, H, W)."""
+        feature = self.feature(x).flatten(2)  # (B, m, N)
+        where = self.gather(x).flatten(2).softmax(2)  # (B, n, N)
+        which = self.distribute(x).flatten(2).softmax(1)  # (B, n, N)
+        descriptors = feature @ where.to(feature.dtype).mT  # (B, m, n)
+        z: Tensor = self.out((descriptors @ which.to(feature.dtype)).unflatten(2, x.shape[2:]))
+        return z if self.bn is None else self.bn(z)
