@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from saccade.training.environment import environment
 
-__all__ = ["by_turns", "draws", "interval", "machine", "middle", "said"]
+__all__ = ["by_turns", "draws", "geometric_mean", "interval", "machine", "middle", "said"]
 
 Floats = NDArray[np.float64]
 
@@ -44,6 +44,14 @@ def interval(values: Floats) -> tuple[float, float]:
 def middle(ratios: ArrayLike) -> tuple[float, float, float]:
     """The median and its 95 % bootstrap interval."""
     return float(np.median(np.asarray(ratios, dtype=np.float64))), *interval(draws(ratios))
+
+
+def geometric_mean(cases: Iterable[ArrayLike]) -> tuple[float, float, float]:
+    """The geometric mean of the median ratios of independent cases, and its 95 % bootstrap interval."""
+    ratios = [np.asarray(case, dtype=np.float64) for case in cases]
+    drawn = [np.random.default_rng(i).permutation(np.log(draws(case))) for i, case in enumerate(ratios)]
+    mean = float(np.exp(np.mean([np.log(np.median(case)) for case in ratios])))
+    return mean, *interval(np.exp(np.mean(drawn, axis=0)))
 
 
 def machine(threads: int, device: str = "cpu") -> dict[str, Any]:

@@ -1,0 +1,261 @@
+"""Every mechanism of the catalogue against the fastest public implementation of the same function.
+
+    uv run --group benchmarks python benchmarks/mechanisms.py [--only se,das] [--rounds N] [--threads N] [--json FILE]
+
+``publics.py`` says which that is. First values and the gradient of the map of both, in float64 and train mode with
+weights that are not fresh, must agree to 1e-5: else there is no number, but "disagrees". Then forward
+alone and forward with backward run by turns in one process, on 8×256×28×28 and on 2×64×96×96. A ratio is the median
+over rounds of their time by ours, with its 95 % bootstrap interval; memory is the most that is live at once in a step,
+besides the parameters and the map. Where nothing public is right, ours runs against itself on the plain definitions of
+its operators: marked, and no part of the geometric mean. Prints a Markdown table, losses too. Exit code 1 if a goal is
+missed: geometric mean of forward and backward at least 1.5, no interval below 1, and for those that weigh every pixel
+by every pixel at most a tenth of the matrix's memory at 96².
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import saccade
+from publics import ROWS, Row, plain
+from saccade.cost import measure
+from saccade.errors import did_you_mean
+from seasoning import learnt, seasoned
+from timing import by_turns, geometric_mean, machine, middle, said
+
+GOAL_MEAN, GOAL_MEMORY = 1.5, 10.0
+AGREE = 1e-5
+WARMUP = 2
+SHAPES = ((8, 256, 28, 28), (2, 64, 96, 96))
+CHECKED = (3, 64, 14, 11)
+"""Of the map on which values and gradients are compared."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """One mechanism on one map: milliseconds of ours and theirs, ratios with interval, bytes of a step."""
+
+    shape: tuple[int, ...]
+    ours: dict[str, float]
+    theirs: dict[str, float]
+    ratios: dict[str, tuple[float, float, float]]
+    rounds: dict[str, list[float]]
+    memory: tuple[int | None, int | None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one mechanism: ``outcome`` is "public", "plain", "alone", "disagrees" or "not installed"."""
+
+    name: str
+    outcome: str
+    against: str
+    note: str
+    error: float | None = None
+    times: list[Times] = field(default_factory=list)
+
+
+def created(name: str, row: Row, shape: Sequence[int]) -> nn.Module:
+    """The mechanism for a map of this shape, its weights not fresh, in train mode."""
+    torch.manual_seed(0)
+    options = dict(row.options)
+    if "size" in saccade.spec(name).needs:
+        options["size"] = tuple(shape[2:])
+    return seasoned(learnt(saccade.create(name, shape[1], **options))).train()
+
+
+def opponent(row: Row, ours: nn.Module) -> tuple[str, nn.Module | None]:
+    """The outcome if all goes well, and what ours runs against.
+
+    Raises:
+        ImportError: the package is not installed.
+    """
+    if row.public is not None:
+        return "public" if row.source else "plain", row.public(copy.deepcopy(ours)).train()
+    definitions = plain(copy.deepcopy(ours))
+    return ("alone", None) if definitions is None else ("plain", definitions.train())
+
+
+def step(module: nn.Module, x: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+    """Output and gradient of the map; those of the parameters are made too."""
+    leaf = x.detach().requires_grad_()
+    y: Tensor = module(leaf)
+    leaves = [leaf, *(p for p in module.parameters() if p.requires_grad)]
+    return y.detach(), torch.autograd.grad(y, leaves, cotangent, allow_unused=True)[0]
+
+
+def forward(module: nn.Module, x: Tensor) -> Tensor:
+    """The output alone."""
+    with torch.no_grad():
+        y: Tensor = module(x)
+    return y
+
+
+def error(name: str, row: Row) -> float:
+    """Largest error of value and gradient between ours and the opponent, in float64.
+
+    Relative to the most that ours changes the map, or the cotangent: what stands beside x is not hidden by it.
+    """
+    ours = created(name, row, CHECKED).double()
+    theirs = opponent(row, ours)[1]
+    assert theirs is not None
+    draw = torch.Generator().manual_seed(1)
+    x, cotangent = (torch.randn(CHECKED, generator=draw, dtype=torch.float64) for _ in range(2))
+    pairs = zip(step(ours, x, cotangent), step(theirs.double(), x, cotangent), strict=True)
+    changes = []
+    for (ours_, theirs_), given in zip(pairs, (x, cotangent), strict=True):
+        if ours_.shape != theirs_.shape:
+            return float("inf")
+        changes.append(float((ours_ - theirs_).abs().max() / (ours_ - given).abs().max()))
+    return math.nan if any(map(math.isnan, changes)) else max(changes)
+
+
+class Alone(nn.Module):
+    """A module behind a parameter that takes the map's place, so that the map takes a gradient."""
+
+    def __init__(self, module: nn.Module, x: Tensor) -> None:
+        super().__init__()
+        self.module, self.x = module, nn.Parameter(x)
+
+    def forward(self, _: Tensor) -> Tensor:
+        """The output for the map it holds."""
+        y: Tensor = self.module(self.x)
+        return y
+
+
+def memory(module: nn.Module, x: Tensor) -> int | None:
+    """Bytes live at once at most in forward and backward, besides the parameters and the map."""
+    peak = measure(Alone(module, x), (torch.zeros(()),), runs=1).step_memory
+    return None if peak is None else peak - x.nbytes - sum(p.nbytes for p in module.parameters())
+
+
+def timed(ours: nn.Module, theirs: nn.Module, shape: tuple[int, ...], rounds: int) -> Times:
+    """Both by turns on one map."""
+    draw = torch.Generator().manual_seed(2)
+    x, cotangent = (torch.randn(shape, generator=draw) for _ in range(2))
+    both = {"ours": ours, "theirs": theirs}
+    forms = {f"{who} forward": partial(forward, module, x) for who, module in both.items()}
+    forms |= {f"{who} step": partial(step, module, x, cotangent) for who, module in both.items()}
+    seconds = by_turns(forms, rounds, WARMUP)
+    middles = {who: {w: 1000 * statistics.median(seconds[f"{who} {w}"]) for w in ("forward", "step")} for who in both}
+    rounds_ = {what: np.divide(seconds[f"theirs {what}"], seconds[f"ours {what}"]) for what in ("forward", "step")}
+    ratios = {what: middle(values) for what, values in rounds_.items()}
+    each = {what: values.tolist() for what, values in rounds_.items()}
+    return Times(shape, middles["ours"], middles["theirs"], ratios, each, (memory(ours, x), memory(theirs, x)))
+
+
+def compare(name: str, row: Row, rounds: int, shapes: Sequence[tuple[int, ...]] = SHAPES) -> Result:
+    """All about one mechanism; there are no times where the two compute something else."""
+    try:
+        outcome, theirs = opponent(row, created(name, row, CHECKED))
+    except ImportError as missing:
+        return Result(name, "not installed", row.source, f"{row.note} {missing}".strip())
+    against = row.source or ("its plain definition" if theirs is not None else "none public")
+    if theirs is None:
+        return Result(name, outcome, against, row.note)
+    wrong = error(name, row)
+    if not wrong <= AGREE:
+        return Result(name, "disagrees", against, row.note, wrong)
+    times = []
+    for shape in shapes:
+        ours = created(name, row, shape)
+        theirs = opponent(row, ours)[1]
+        assert theirs is not None
+        times.append(timed(ours, theirs, shape, rounds))
+    return Result(name, outcome, against, row.note, wrong, times)
+
+
+def lines(result: Result) -> Iterator[str]:
+    """The lines of the table."""
+    against = {"plain": f"{result.against} *"}.get(result.outcome, result.against)
+    if not result.times:
+        reason = {"alone": "none public"}.get(result.outcome, result.outcome)
+        shown = reason if result.error is None else f"{reason} ({result.error:.0e})"
+        yield f"| `{result.name}` | {against} | | {shown} | | | | {result.note} |"
+    for n, times in enumerate(result.times):
+        cells = []
+        for what in ("forward", "step"):
+            ratio, low, high = times.ratios[what]
+            bold = "**" if high < 1 else ""
+            cells.append(f"{times.ours[what]:.1f} / {times.theirs[what]:.1f}")
+            cells.append(f"{bold}{ratio:.2f}{bold} ({low:.2f} – {high:.2f})")
+        sizes = ["–" if size is None else f"{size / 1e6:.1f}" for size in times.memory]
+        head = f"`{result.name}` | {against}" if n == 0 else " | "
+        shape = "×".join(map(str, times.shape))
+        cells = [shape, *cells[2:], cells[1], " / ".join(sizes), result.note if n == 0 else ""]
+        yield f"| {head} | {' | '.join(cells)} |"
+
+
+def missed(results: Sequence[Result]) -> list[str]:
+    """The goals that do not hold, in words; what has no number for another reason than having no peer is one."""
+    words = [f"{r.name} {r.outcome}" for r in results if r.outcome in ("disagrees", "not installed")]
+    public = [(r.name, t) for r in results if r.outcome == "public" for t in r.times]
+    for name, times in public:
+        if times.ratios["step"][2] < 1:
+            words.append(f"{name} at {times.shape[2]}² is slower: {times.ratios['step'][0]:.2f}")
+    if public and (mean := geometric_mean([t.rounds["step"] for _, t in public])[0]) < GOAL_MEAN:
+        words.append(f"the geometric mean is {mean:.2f}, not {GOAL_MEAN}")
+    for result in results:
+        for times in result.times if ROWS[result.name].matrix else ():
+            ours, theirs = times.memory
+            if times.shape[2] == 96 and ours and theirs and theirs < GOAL_MEMORY * ours:
+                words.append(f"{result.name} takes 1/{theirs / ours:.1f} of the matrix's memory")
+    return words
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", default=",".join(saccade.list_mechanisms()), help="mechanisms, by commas")
+    parser.add_argument("--rounds", type=int, default=15, help="measured rounds of each (default 15)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default 1)")
+    parser.add_argument("--json", type=Path, help="write every ratio and the machine here")
+    arguments = parser.parse_args()
+    if arguments.rounds < 5:
+        parser.error(f"--rounds must be at least 5 for a median with an interval, got {arguments.rounds}")
+    names = arguments.only.split(",")
+    for name in names:
+        if name not in ROWS:
+            parser.error(f"there is no mechanism {name!r}.{did_you_mean(name, ROWS)}")
+    torch.set_num_threads(arguments.threads)
+
+    print("| mechanism | against | map | forward + backward, ours / theirs (ms) | ratio (95 % interval) |", end="")
+    print(" ratio of forward | memory of a step, ours / theirs (MB) | note |")
+    print("|---|---|---|---|---|---|---|---|")
+    results = []
+    for n, name in enumerate(names, 1):
+        print(f"{n}/{len(names)} {name}", file=sys.stderr, flush=True)
+        results.append(compare(name, ROWS[name], arguments.rounds))
+        print(*lines(results[-1]), sep="\n", flush=True)
+    public = [times.rounds["step"] for result in results if result.outcome == "public" for times in result.times]
+    total = geometric_mean(public) if public else None
+    if total:
+        print(f"| geometric mean | public ones | | | {total[0]:.2f} ({total[1]:.2f} – {total[2]:.2f}) | | | |")
+    facts, words = machine(arguments.threads), missed(results)
+    print(
+        f"\n\\* ours on the plain definitions of its operators. float32, train mode, {arguments.rounds} rounds by ",
+        end="",
+    )
+    print(f"turns, {said(facts, ('torch', 'torchvision', 'timm'))}. Bold: slower than the public one.", end="\n\n")
+    print(f"Missed: {'; '.join(words)}." if words else "Every goal holds.")
+    if arguments.json:
+        report = {"machine": facts, "rounds": arguments.rounds, "goal_mean": GOAL_MEAN, "goal_memory": GOAL_MEMORY}
+        report |= {"geometric_mean": total, "missed": words, "results": [asdict(result) for result in results]}
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    return 1 if words else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
