@@ -185,7 +185,10 @@ class Spec:
     gate: tuple[float, float] | None = None
     """The open range of the gate."""
     equivariant: tuple[str, ...] = ()
-    """What it commutes with: ``permutation`` of pixels, ``flip`` left to right, ``transpose`` of the axes."""
+    """What it commutes with: ``permutation`` of pixels, ``flip`` left to right, ``transpose`` of the axes.
+
+    ``flip if stride == 1`` holds for options that meet the condition.
+    """
     needs: tuple[str, ...] = ()
     """What it must be told besides the channels: the map's ``size``, the ``previous stage``."""
     published: tuple[Published, ...] = ()
@@ -218,6 +221,8 @@ class Spec:
         formulas = [("limits", limit) for limit in values["limits"]]
         if values.get("params") is not None:
             formulas.append(("params", values["params"]))
+        conditions = (str(word).partition(" if ")[2] for word in values["equivariant"])
+        formulas += [("equivariant", condition) for condition in conditions if condition]
         if not isinstance(values.get("neutral", False), bool):
             formulas.append(("neutral", values["neutral"]))
         for key, formula in formulas:
@@ -235,7 +240,7 @@ class Spec:
         for key, allowed, found in (
             ("kind", KINDS, (spec.kind,)),
             ("evidence", EVIDENCE, (spec.evidence,)),
-            ("equivariant", SYMMETRIES, spec.equivariant),
+            ("equivariant", SYMMETRIES, [str(word).partition(" if ")[0] for word in spec.equivariant]),
             ("needs", NEEDS, spec.needs),
         ):
             for value in found:
@@ -260,6 +265,11 @@ class Spec:
     def is_neutral(self, options: Mapping[str, Any]) -> bool:
         """Whether the mechanism with all these ``options`` is the identity at its own initialisation."""
         return self.neutral if isinstance(self.neutral, bool) else bool(evaluate(self.neutral, options))
+
+    def commutes(self, options: Mapping[str, Any]) -> set[str]:
+        """What the mechanism with all these ``options`` commutes with; ``C`` is among them."""
+        parts = [word.partition(" if ") for word in self.equivariant]
+        return {word for word, _, condition in parts if not condition or evaluate(condition, options)}
 
     def refusal(self, channels: int, options: Mapping[str, Any]) -> str | None:
         """Why the mechanism cannot be built at ``channels`` with ``options``, with the numbers; None if it can."""

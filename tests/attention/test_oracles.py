@@ -82,6 +82,20 @@ CPAM |= {f"cpam_dec.conv_{part}": f"position.{part}" for part in ("query", "key"
 CPAM |= {f"cpam_enc.conv{n + 1}.{i}": f"position.centers.{n}.{i}" for n in range(4) for i in range(2)}
 CCAM = {"ccam_dec.scale": "channel.scale", "ccam_enc.0": "channel.centers.0", "ccam_enc.1": "channel.centers.1"}
 A2 = {"convB.bias": None, "convA": "feature", "convB": "gather", "convV": "distribute", "conv_reconstruct": "out"}
+CC = {"key_conv.bias": None, "gamma": "gamma"} | {f"{part}_conv": part for part in ("query", "key", "value")}
+SPM = {"conv1": "rows", "bn1": "rows_bn", "conv2": "columns", "bn2": "columns_bn", "conv3": "mix"}
+MPM = {
+    f"{theirs}.{n}": f"{ours}.{n}"
+    for theirs, ours in {
+        "conv1_1": "near_in", "conv1_2": "far_in", "conv2_0": "near", "conv2_1": "fine", "conv2_2": "coarse",
+        "conv2_3": "columns", "conv2_4": "rows", "conv2_5": "near_out", "conv2_6": "far_out", "conv3": "join",
+    }.items()
+    for n in (0, 1)
+}  # fmt: skip
+GSOP = {"conv_for_DR": "reduce", "bn_for_DR": "reduce_bn", "row_bn": "row_bn", "row_conv_group": "row"}
+GSOP |= {"fc_adapt_channels": "expand"}
+GSOP_POS = {"conv_for_DR_spatial": "reduce", "bn_for_DR_spatial": "reduce_bn", "row_bn_for_spatial": "row_bn"}
+GSOP_POS |= {"row_conv_group_for_spatial": "row", "fc_adapt_channels_for_spatial": "expand"}
 # Oracle: mechanism, its options, the official name of each layer (or parameter) and ours, None where we have none.
 ORACLES = {
     "se_nobias": ("se", {"bias": False}, SE),
@@ -116,6 +130,15 @@ ORACLES = {
     "a2": ("a2", {"descriptors": 12}, A2),
     "emca_eca": ("emca", {"previous": 1}, EMCA),
     "emca_eca_firstblock": ("emca", {}, EMCA_FIRST),
+    "cc_r1": ("cc", {"recurrence": 1}, CC),
+    "cc_r2": ("cc", {}, CC),
+    "spm": ("spm", {}, SPM),
+    "spm_train": ("spm", {}, SPM),
+    "mpm": ("mpm", {}, MPM),
+    "mpm_train": ("mpm", {}, MPM),
+    "gsop": ("gsop", {}, GSOP),
+    "gsop_train": ("gsop", {}, GSOP),
+    "gsop_pos": ("gsop", {"variant": "position"}, GSOP_POS),
     "dcn_v2_pack": ("dcn2", {"out_channels": 12, "bias": True}, DCN),
     "dat": ("dat", {"num_heads": 4, "groups": 2, "size": (12, 10)}, DAT | DAT_TABLE),
     "dat_range": ("dat", {"num_heads": 4, "groups": 2, "offset_range": 2.0, "size": (12, 10)}, DAT | DAT_TABLE),
@@ -137,19 +160,10 @@ CANNOT = {
 OPERATORS = "deform_conv2d_"
 # Of mechanisms that are not here: oracle to the name the mechanism would have.
 ABSENT = {
-    "cc_r1": "cc",
-    "cc_r2": "cc",
     "ge_theta_srmrepo": "ge",
-    "gsop": "gsop",
-    "gsop_pos": "gsop",
-    "gsop_train": "gsop",
-    "mpm": "mpm",
-    "mpm_train": "mpm",
     "sge": "sge",
     "sk_conv": "sk",
     "sk_conv_train": "sk",
-    "spm": "spm",
-    "spm_train": "spm",
     "srm": "srm",
     "srm_train": "srm",
 }
@@ -391,9 +405,37 @@ def _roles_swapped(module):
     return module
 
 
+def _strips_swapped(module):
+    module.rows.weight.data, module.columns.weight.data = (
+        module.columns.weight.data.mT.contiguous(),
+        module.rows.weight.data.mT.contiguous(),
+    )
+    return module
+
+
+def _windows_swapped(module):
+    module.sizes = module.sizes[::-1]
+    return module
+
+
+def _uncentred(module):
+    module.reduce_bn.register_forward_hook(lambda _module, _args, z: z + 1)
+    return module
+
+
 @pytest.mark.parametrize(
     ("oracle", "change", "options", "tensor"),
     [
+        ("cc_r1", lambda module: module, {"recurrence": 2}, "y"),
+        ("cc_r2", lambda module: module, {"recurrence": 1}, "y"),
+        ("cc_r1", _query_and_key_swapped, {}, "y"),
+        ("spm", _strips_swapped, {}, "y"),
+        ("spm_train", lambda module: module.eval(), {}, "buffer_after:rows_bn.running_var"),
+        ("mpm", _windows_swapped, {}, "y"),
+        ("mpm_train", lambda module: module.eval(), {}, "buffer_after:fine.1.running_mean"),
+        ("gsop", lambda module: module, {"stride": 1}, "y"),
+        ("gsop_train", lambda module: module.eval(), {}, "y"),
+        ("gsop_pos", _uncentred, {}, "y"),
         ("se_bias", lambda module: module, {"bias": False}, "y"),
         ("eca", _reversed_kernel, {}, "y"),
         ("cbam", _swapped, {}, "y"),

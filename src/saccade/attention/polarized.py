@@ -1,0 +1,125 @@
+r"""Polarized self-attention: a gate of channels that saw every place, and one of places that saw every channel.
+
+    m = softmax_p(w · x_p)                        (B, H·W)             where to look
+    A = σ(LN(W_z Σ_p m_p W_v x_p))                (B, C, 1, 1)         C -> C/2 -> C                            eq. 2
+    t = softmax_c(mean_p W_q' x_p)                (B, C/2)             what to look for
+    B = σ(Σ_c t_c (W_v' x)_c)                     (B, 1, H, W)                                                  eq. 3
+    y = x ⊙ A + x ⊙ B                             ``layout="parallel"``                                         eq. 4
+    y = x' ⊙ B(x'),  x' = x ⊙ A(x)                ``layout="sequential"``                                       eq. 5
+
+That is the paper, ``variant="paper"``, the default. The authors' code, ``variant="official"``, is another layer: its
+parallel form has no LN, and the softmax of its second gate runs over the places of the result, σ(softmax_p(…)), so that
+the gate stays between 1/2 and σ(1); its sequential form replaces W_z by W₂ ReLU(LN(W₁ · + b₁)) + b₂ with C/8 units
+between, and takes the softmax of W_v' x over the places of each channel, with the means of W_q' x as they are for
+weights. No other layer has a bias, in either.
+
+Sums over pixels and layers of pixels change places: Σ_p m_p W_v x_p = W_v Σ_p m_p x_p, the mean of W_q' x is W_q' of
+the mean, and Σ_c t_c (W_v' x)_c = (W_v'ᵀ t)ᵀ x. So no map of C/2 channels is ever made, except by the official
+sequential form, whose softmax stands between.
+
+Source: Liu, Liu, Fan, Huang, "Polarized Self-Attention: Towards High-quality Pixel-wise Regression", 2021,
+arXiv:2107.00782. The paper puts it behind the first 3×3 convolution of each unit.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from saccade.form import Gate
+
+__all__ = ["PolarizedAttention"]
+
+SPEC = {
+    "title": "Polarized self-attention",
+    "paper": {
+        "authors": "Liu, Liu, Fan, Huang",
+        "title": "Polarized Self-Attention: Towards High-quality Pixel-wise Regression",
+        "venue": "arXiv",
+        "year": 2021,
+        "arxiv": "2107.00782",
+    },
+    "kind": "gate",
+    "evidence": "paper",
+    "position": {"default": "activated"},
+    "params": "C + 3*C*(C//2)"
+    " + (C*(C//2) + 2*C if variant == 'paper' else C*(C//2) if layout == 'parallel' else (C//8)*(C//2 + 3 + C) + C)",
+    "limits": ["C >= 4", "variant == 'paper' or layout == 'parallel' or C >= 8"],
+    "gate": (0.0, 2.0),
+    "equivariant": ["permutation", "flip", "transpose"],
+}  # fmt: skip
+
+
+class PolarizedAttention(Gate):
+    """Sum or product of a gate of channels and a gate of places.
+
+    Args:
+        channels: C of the map (B, C, H, W).
+        layout: ``parallel`` adds the gates, ``sequential`` reads the second off the map that the first has gated.
+        variant: ``paper``, or what the authors' code does instead: ``official``.
+
+    Raises:
+        ValueError: there is no such layout or variant, or a layer would have no unit.
+
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        layout: Literal["parallel", "sequential"] = "parallel",
+        variant: Literal["paper", "official"] = "paper",
+    ) -> None:
+        super().__init__()
+        if layout not in ("parallel", "sequential"):
+            raise ValueError(f"layout must be 'parallel' or 'sequential', got {layout!r}")
+        if variant not in ("paper", "official"):
+            raise ValueError(f"variant must be 'paper' or 'official', got {variant!r}")
+        self.parallel, self.official = layout == "parallel", variant == "official"
+        least = 8 if self.official and not self.parallel else 4  # a softmax over one unit is one, whatever the unit
+        if channels < least:
+            raise ValueError(f"channels must be at least {least} for {variant}, {layout}, got {channels}")
+        half = channels // 2
+        self.mask = nn.Linear(channels, 1, bias=False)
+        self.value = nn.Linear(channels, half, bias=False)
+        self.expand = self._expansion(half, channels)
+        self.query = nn.Linear(channels, half, bias=False)
+        self.key = nn.Linear(channels, half, bias=False)
+        for layer in (self.mask, self.value, self.query, self.key):
+            nn.init.kaiming_normal_(layer.weight)
+
+    def _expansion(self, half: int, channels: int) -> nn.Sequential:
+        if not self.official:
+            return nn.Sequential(nn.Linear(half, channels, bias=False), nn.LayerNorm(channels))
+        if self.parallel:
+            return nn.Sequential(nn.Linear(half, channels, bias=False))
+        units = half // 4
+        return nn.Sequential(nn.Linear(half, units), nn.LayerNorm(units), nn.ReLU(), nn.Linear(units, channels))
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, H, W)."""
+        pixels = x.flatten(2)  # (B, C, N)
+        mask = (self.mask.weight @ pixels).softmax(2)  # (B, 1, N)
+        seen = (pixels @ mask.to(x.dtype).mT)[:, :, 0]  # (B, C)
+        of_channel: Tensor = self.expand(self.value(seen)).sigmoid()  # (B, C)
+        mean = pixels.mean(2)
+        if self.parallel:
+            of_place = self._places(pixels, mean, None)
+            return of_channel[:, :, None, None] + of_place.unflatten(2, x.shape[2:])
+        of_place = self._places(pixels, mean * of_channel, of_channel)
+        return of_channel[:, :, None, None] * of_place.unflatten(2, x.shape[2:])
+
+    def _places(self, pixels: Tensor, mean: Tensor, scale: Tensor | None) -> Tensor:
+        """The gate of places (B, 1, N) of the pixels (B, C, N) times ``scale`` (B, C), whose mean is (B, C)."""
+        weight = self.query(mean)[:, None]  # (B, 1, C/2)
+        if not self.official:
+            weight = weight.softmax(2)
+        if self.official and not self.parallel:
+            assert scale is not None
+            place = (self.key.weight @ (pixels * scale.to(pixels.dtype)[:, :, None])).softmax(2)  # (B, C/2, N)
+            return (weight.to(place.dtype) @ place).sigmoid()
+        asked = weight.to(self.key.weight.dtype) @ self.key.weight  # (B, 1, C)
+        if scale is not None:
+            asked = asked * scale[:, None]
+        logits = asked.to(pixels.dtype) @ pixels
+        return (logits.softmax(2) if self.official else logits).sigmoid()

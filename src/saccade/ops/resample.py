@@ -1,0 +1,75 @@
+"""Maps of another size: means over windows, and bilinear interpolation, each as two products with small matrices.
+
+    means      p = A_h x A_wᵀ      A (n, N): row i is 1/(e − s) from s = ⌊i·N/n⌋ up to e = ⌈(i + 1)·N/n⌉
+    bilinear   u = L_h x L_wᵀ      L (n, N): L_{i,j} = max(0, 1 − |i·(N − 1)/(n − 1) − j|), corners on corners
+
+The definitions are PyTorch's ``adaptive_avg_pool2d`` and ``interpolate(align_corners=True)``. Their sizes are constants
+of an exported program, and their gradients cannot be differentiated again; the matrices are built from the sizes as a
+tensor, so that one program serves all, and products are differentiable as often as wanted.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["bilinear", "bilinear_definition", "window_means", "window_means_definition"]
+
+
+def window_means_definition(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """PyTorch's adaptive pooling: the referee of ``window_means``, with its arguments and result."""
+    return F.adaptive_avg_pool2d(x, size)
+
+
+def bilinear_definition(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """PyTorch's interpolation: the referee of ``bilinear``, with its arguments and result."""
+    return F.interpolate(x, size, mode="bilinear", align_corners=True)
+
+
+def window_means(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Means over windows that cover the map evenly, overlapping where the sizes do not divide.
+
+    Args:
+        x: (B, C, H, W).
+        size: of the result; larger than the map it repeats pixels.
+
+    Returns:
+        (B, C, size[0], size[1]).
+    """
+    return _resampled(x, size, _windows)
+
+
+def bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear interpolation that maps corner pixels to corner pixels.
+
+    Args:
+        x: (B, C, H, W).
+        size: of the result.
+
+    Returns:
+        (B, C, size[0], size[1]).
+    """
+    return _resampled(x, size, _hats)
+
+
+def _resampled(x: Tensor, size: tuple[int, int], matrix: object) -> Tensor:
+    assert callable(matrix)
+    height, width = (matrix(n, old, x) for n, old in zip(size, x.shape[2:], strict=True))
+    return height @ x @ width.mT
+
+
+def _windows(n: int, old: int, like: Tensor) -> Tensor:
+    i = torch.arange(n, device=like.device)[:, None]
+    place = torch.arange(old, device=like.device)
+    start, end = i * old // n, -(-(i + 1) * old // n)
+    return ((place >= start) & (place < end)).to(like.dtype) / (end - start).to(like.dtype)
+
+
+def _hats(n: int, old: int, like: Tensor) -> Tensor:
+    # In float32 at least: a place in bfloat16 would be off by pixels on a large map.
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    i = torch.arange(n, device=like.device, dtype=dtype)[:, None]
+    place = torch.arange(old, device=like.device, dtype=dtype)
+    last = (torch.ones((), device=like.device, dtype=dtype) * n - 1).clamp(min=1)
+    return (1 - (i * (old - 1) / last - place).abs()).clamp(min=0).to(like.dtype)
