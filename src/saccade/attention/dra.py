@@ -15,7 +15,7 @@ softmax does not notice a bias of k, which the authors' layer has. Nothing has m
 
 In the authors' network a 3×3 convolution to C/4 channels stands before each branch and another behind, their results
 are concatenated, and a decoder follows; here both branches read the map as it comes and are added to it.
-``position=False`` or ``channel=False`` leaves one out. That this is the "DRA-Net" of the DAS article is likely, not sure.
+``position=False`` or ``channel=False`` leaves one out. That the DAS article means this is likely, not sure.
 
 Source: Fu, Liu, Jiang, Li, Bao, Lu, "Scene Segmentation With Dual Relation-Aware Attention Network", TNNLS 2021 (IEEE
 Transactions on Neural Networks and Learning Systems 32); its code in the repository of DANet.
