@@ -114,12 +114,11 @@ def error(name: str, row: Row) -> float:
     assert theirs is not None
     draw = torch.Generator().manual_seed(1)
     x, cotangent = (torch.randn(CHECKED, generator=draw, dtype=torch.float64) for _ in range(2))
-    pairs = zip(step(ours, x, cotangent), step(theirs.double(), x, cotangent), strict=True)
-    changes = []
-    for (ours_, theirs_), given in zip(pairs, (x, cotangent), strict=True):
-        if ours_.shape != theirs_.shape:
-            return float("inf")
-        changes.append(float((ours_ - theirs_).abs().max() / (ours_ - given).abs().max()))
+    theirs = theirs.double()
+    if forward(theirs, x).shape != forward(ours, x).shape:
+        return math.inf
+    pairs = zip(step(ours, x, cotangent), step(theirs, x, cotangent), (x, cotangent), strict=True)
+    changes = [float((a - b).abs().max() / (a - given).abs().max()) for a, b, given in pairs]
     return math.nan if any(map(math.isnan, changes)) else max(changes)
 
 
@@ -147,14 +146,14 @@ def timed(ours: nn.Module, theirs: nn.Module, shape: tuple[int, ...], rounds: in
     draw = torch.Generator().manual_seed(2)
     x, cotangent = (torch.randn(shape, generator=draw) for _ in range(2))
     both = {"ours": ours, "theirs": theirs}
-    forms = {f"{who} forward": partial(forward, module, x) for who, module in both.items()}
-    forms |= {f"{who} step": partial(step, module, x, cotangent) for who, module in both.items()}
-    seconds = by_turns(forms, rounds, WARMUP)
-    middles = {who: {w: 1000 * statistics.median(seconds[f"{who} {w}"]) for w in ("forward", "step")} for who in both}
-    rounds_ = {what: np.divide(seconds[f"theirs {what}"], seconds[f"ours {what}"]) for what in ("forward", "step")}
-    ratios = {what: middle(values) for what, values in rounds_.items()}
-    each = {what: values.tolist() for what, values in rounds_.items()}
-    return Times(shape, middles["ours"], middles["theirs"], ratios, each, (memory(ours, x), memory(theirs, x)))
+    seconds = {
+        "forward": by_turns({who: partial(forward, module, x) for who, module in both.items()}, rounds, WARMUP),
+        "step": by_turns({who: partial(step, module, x, cotangent) for who, module in both.items()}, rounds, WARMUP),
+    }
+    medians = {who: {what: 1000 * statistics.median(times[who]) for what, times in seconds.items()} for who in both}
+    each = {what: np.divide(times["theirs"], times["ours"]).tolist() for what, times in seconds.items()}
+    ratios = {what: middle(values) for what, values in each.items()}
+    return Times(shape, medians["ours"], medians["theirs"], ratios, each, (memory(ours, x), memory(theirs, x)))
 
 
 def compare(name: str, row: Row, rounds: int, shapes: Sequence[tuple[int, ...]] = SHAPES) -> Result:

@@ -66,7 +66,10 @@ def taught(theirs: nn.Module, ours: nn.Module, names: Mapping[str, str], **given
             if name in fixed:
                 value = torch.as_tensor(fixed[name])
             else:
-                prefix = max((p for p in names if name == p or name.startswith(f"{p}.")), key=len)
+                prefixes = [p for p in names if name == p or name.startswith(f"{p}.")]
+                if not prefixes:
+                    raise KeyError(f"{name} has no name in ours")
+                prefix = max(prefixes, key=len)
                 value = own[names[prefix] + name[len(prefix) :]]
             tensor.copy_(value.reshape(tensor.shape) if value.numel() == tensor.numel() else value)
     return theirs
@@ -271,9 +274,9 @@ ROWS: dict[str, Row] = {
     "cbam": Row("timm CbamModule", _cbam, note="its two pooled planes come in the other order; the weights too"),
     "cc": Row("fightingcv CrissCrossAttention, twice", _cc),
     "coord": Row("timm CoordAttn", _coord),
-    "danet": Row(note="fightingcv DAModule is wrong: 512 channels for any input, other scores, no x added", matrix=True),
+    "danet": Row(note="fightingcv DAModule is wrong: always 512 channels, other scores, no x added", matrix=True),
     "das": DEFORM,
-    "dat": Row("", _dat, note="fightingcv DAttentionBaseline is another function: other reference points, tanh of the places"),
+    "dat": Row("", _dat, note="fightingcv DAttentionBaseline has other reference points, and tanh of the places"),
     "dcn1": DEFORM,
     "dcn2": DEFORM,
     "dra": Row(),
@@ -288,7 +291,7 @@ ROWS: dict[str, Row] = {
     "lka": Row(),
     "mhsa": Row("timm BottleneckAttn", _mhsa, matrix=True),
     "mpm": Row(),
-    "nl": Row("timm NonLocalAttn", _nl, note="it divides by √C, the code by √c; its weights make up for it", matrix=True),
+    "nl": Row("timm NonLocalAttn", _nl, note="it divides by √C, not by √c; its weights make up for it", matrix=True),
     "ofdet": Row(),
     "polarized": Row("fightingcv ParallelPolarizedSelfAttention", _polarized),
     "ran": Row(),

@@ -18,10 +18,13 @@ Floats = NDArray[np.float64]
 
 
 def by_turns(forms: Mapping[str, Callable[[], object]], rounds: int, warmup: int) -> dict[str, list[float]]:
-    """Seconds of each of ``rounds`` rounds after ``warmup`` more; a round runs every form once, one after another."""
+    """Seconds of each of ``rounds`` rounds after ``warmup`` more; a round runs every form once, one after another.
+
+    Every other round runs them in the opposite order: what one leaves behind, in caches and on the heap, falls to all.
+    """
     times: dict[str, list[float]] = {name: [] for name in forms}
-    for _ in range(warmup + rounds):
-        for name, form in forms.items():
+    for number in range(warmup + rounds):
+        for name, form in list(forms.items())[:: -1 if number % 2 else 1]:
             begun = time.perf_counter()
             form()
             times[name].append(time.perf_counter() - begun)
