@@ -4,7 +4,9 @@ import json
 import re
 
 import pytest
+import timm
 
+import saccade
 from saccade import catalog
 
 
@@ -21,11 +23,54 @@ def test_list_as_json(run):
     assert json.loads(out)["das"]["position"] == {"default": "stage"}
 
 
+@pytest.fixture
+def few(monkeypatch):
+    """Only some mechanisms: a gate, one that replaces, one that the host refuses."""
+    names = ["dcn2", "eca", "se"]
+    monkeypatch.setattr(catalog, "list_mechanisms", lambda verb=None: names)
+    return names
+
+
+def test_list_on_a_network_says_what_each_costs(run, few):
+    code, out, _ = run("list", "--on", "resnet10_small", "--input", "3,40,32", "--batch", "2")
+    lines = out.splitlines()
+    assert code == 0
+    host = saccade.measure(timm.create_model("resnet10_small", num_classes=1000), (3, 40, 32), runs=1)
+    assert lines[0].startswith(f"resnet10_small on 3×40×32, cpu, 1 thread: {host.parameters / 1e6:.3f} M parameters, ")
+    assert [line.split()[0] for line in lines[2:]] == ["name", *few]
+    cells = {line.split()[0]: line.split() for line in lines[3:]}
+    assert cells["se"][1:3] == ["4", "residual"]
+    plugged = saccade.plug(
+        timm.create_model("resnet10_small", num_classes=1000), "se", start="paper", input=(3, 40, 32)
+    )
+    added = sum(p.numel() for p in plugged.parameters()) - host.parameters
+    assert cells["se"][3] == f"+{added / 1e6:.3f}"
+    assert all(re.fullmatch(r"\d+\.\d\d×", cell) for name in few for cell in cells[name][-3:])
+    assert float(cells["dcn2"][-1][:-1]) > 1
+
+
+def test_list_on_a_network_as_json_with_what_is_refused(run, few):
+    _, out, _ = run("list", "--on", "mobilenetv2_035", "--input", "3,32,32", "--json")
+    rows = {row["mechanism"]: row for row in json.loads(out)}
+    assert list(rows) == few
+    assert "channels * rd_ratio >= 1; found channels = 8" in rows["se"]["refused"]
+    assert rows["eca"]["parameters"] - rows["eca"]["plain"]["parameters"] == 17 * 3
+    assert rows["eca"]["title"] == catalog.spec("eca").title
+    assert rows["eca"]["sites"] == 17
+
+
+@pytest.mark.parametrize("option", [("--input", "3,8,8"), ("--batch", "2")])
+def test_sizes_mean_nothing_without_a_network(run, option):
+    code, out, err = run("list", *option)
+    assert (code, out) == (2, "")
+    assert f"{option[0]} needs --on MODEL" in err
+
+
 @pytest.mark.parametrize("name", catalog.list_mechanisms())
 def test_show_tells_equation_source_and_options(run, name):
     code, out, _ = run("show", name)
     assert code == 0
-    assert re.search(r"^ +y += .+", out, re.MULTILINE)
+    assert re.search(r"^ +([yY]|y_\w+|y\(.+?\)) += .+", out, re.MULTILINE)
     assert "Source: " in out
     for option in catalog.options(name):
         assert f"{option} = " in out
@@ -55,4 +100,4 @@ def test_an_option_without_a_default_is_shown(run):
     assert (json.loads(out)["options"], json.loads(out)["required"]) == ({}, ["width"])
     assert "width (required)" in run("show", name)[1]
     told = json.loads(run("show", "das", "--json")[1])
-    assert (told["options"], told["required"]) == ({"alpha": 0.2}, [])
+    assert (told["options"]["alpha"], told["options"]["design"], told["required"]) == (0.2, "c", [])

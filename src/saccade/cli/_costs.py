@@ -1,0 +1,70 @@
+"""What each mechanism costs in one network, beside the plain network, timed by turns."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+from saccade import catalog
+from saccade.cost import measure_all
+from saccade.errors import UserError
+from saccade.models import create_host
+from saccade.probe import example_input
+from saccade.recipe import Model
+from saccade.surgery import plug, plugs, replace, replacements
+
+__all__ = ["costs"]
+
+
+def costs(
+    model: str,
+    mechanisms: Iterable[str],
+    size: tuple[int, ...] | None = None,
+    *,
+    batch: int = 1,
+    seconds: float = 0.5,
+) -> Iterator[dict[str, Any]]:
+    """Of each mechanism in turn, where its paper puts it and as it starts there: what it costs in ``model``.
+
+    Args:
+        model: a network of timm's or ours, with random weights.
+        mechanisms: names of the catalogue, with options if wanted, as ``das:alpha=0.1``.
+        size: of the picture, (C, H, W); None for the network's own.
+        batch: pictures of the training step whose memory is counted; latency and memory are those of one picture.
+        seconds: how long each network is timed.
+
+    Yields:
+        ``mechanism``, and either ``refused``, why it cannot be put in, or ``sites``, ``positions``, ``parameters`` and
+        ``macs`` of the whole network, ``latency``, ``memory``, ``step_memory`` as ratios to the plain network, and the
+        plain network's own costs under ``plain``.
+
+    Raises:
+        UserError: there is no such model or mechanism, or the model does not take such pictures.
+    """
+    asked = {text: catalog.parse(text) for text in mechanisms}
+    host = create_host(Model(name=model), classes=1000, channels=size[0] if size else 3)
+    picture = list(example_input(host, size)[0].shape[1:])
+    for text, (name, options) in asked.items():
+        changed = copy.deepcopy(host)
+        put = replace if catalog.spec(name).kind == "conv" else plug
+        try:
+            put(changed, name, start="paper", input=size, **options)
+        except UserError as error:
+            yield {"mechanism": text, "refused": str(error)}
+            continue
+        plain, own = measure_all([host, changed], size, seconds=seconds)
+        plain_step, own_step = (cost.step_memory for cost in measure_all([host, changed], size, batch=batch, runs=1))
+        positions = [row.position for row in plugs(changed)] + [row.position for row in replacements(changed)]
+        yield {
+            "mechanism": text,
+            "sites": len(positions),
+            "positions": sorted(set(positions)),
+            "parameters": own.parameters,
+            "macs": own.macs,
+            "latency": own.latency_ms.median / plain.latency_ms.median,
+            "memory": own.memory / plain.memory,
+            "step_memory": None if plain_step is None or own_step is None else own_step / plain_step,
+            "plain": {"input": picture, **asdict(plain)},
+        }
