@@ -21,7 +21,7 @@ from torchvision.ops import DeformConv2d, FrozenBatchNorm2d
 
 from saccade import UserError
 from saccade.facts import Spec
-from saccade.surgery import plug, plugs
+from saccade.surgery import plug, plugs, unplug
 from saccade.surgery.positions import POSITIONS, paths_at, select
 from saccade.surgery.sites import survey
 
@@ -458,3 +458,18 @@ def test_coordinate_attention_on_mobilenet_has_the_authors_size(make_host):
     assert {row.position for row in plugs(host)} == {"expanded"}
     assert [row.channels for row in plugs(host)] == [96, 144, 144, *[192] * 3, *[384] * 4, *[576] * 3, *[960] * 3]
     assert _counted(host) == 3_950_648
+
+
+def test_a_place_is_confined_to_stages(make):
+    host = make("torchvision resnet")
+    for where, chosen in {
+        "block in stage[0]": ["layer1.0", "layer1.1"],
+        "block in stage[1:3]": ["layer2.0", "layer3.0"],
+        "residual[first] in stage[0]": ["layer1.0.bn2"],
+        "block in stage[:2][-1]": ["layer2.0"],
+        "layer?.0.conv? in stage[-1]": ["layer4.0.conv1", "layer4.0.conv2"],
+    }.items():
+        assert [row.site for row in plugs(plug(unplug(host), "se", where=where, input=(3, 64, 48)))] == chosen
+    for where in ("block in stage[4]", "block in stage[9:]"):
+        with pytest.raises(UserError, match="leaves none of 4 sites"):
+            plug(unplug(host), "se", where=where, input=(3, 64, 48))

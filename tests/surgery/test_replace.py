@@ -163,6 +163,10 @@ def test_where_it_goes(make):
     for where, paths in {
         "conv3x3[1:3]": ["layer2.0.conv2", "layer3.0.conv2"],
         "conv3x3 in stage[0]": ["layer1.0.conv2"],
+        "paper[-1]": ["layer4.0.conv2"],
+        "paper in stage[:2]": ["layer2.0.conv2", "layer3.0.conv2"],
+        "conv3x3[1:] in stage[-1]": ["layer4.0.conv2"],
+        "layer*.conv? in stage[1:][0]": ["layer2.0.conv1"],
         "layer2.0.conv?": ["layer2.0.conv1", "layer2.0.conv2"],
         "layer2.*": ["layer2.0.conv1", "layer2.0.conv2", "layer2.0.downsample.0"],
     }.items():
@@ -192,7 +196,7 @@ def _twice(host):
         (lambda h: replace(h, "dcn2", where="layer1.0.bn1", input=SIZE), r"layer1\.0\.bn1 is a BatchNorm2d"),
         (lambda h: replace(h, "dcn2", where="stage", input=SIZE), "'stage' is a place for a plug"),
         (lambda h: replace(h, "dcn2", where="*.bn?", input=SIZE), "leaves no convolution of ResNet. Its convolutions"),
-        (lambda h: replace(h, "dcn2", where="conv3x3 in stage[9]", input=SIZE), "leaves no convolution"),
+        (lambda h: replace(h, "dcn2", where="conv3x3 in stage[9]", input=SIZE), "leaves none of 4 sites"),
         (lambda h: replace(h, "dcn2", where=[], input=SIZE), "empty list"),
         (lambda h: replace(h, "dcn2", where="layer9", input=SIZE), "neither a position nor a site"),
         (_twice, r"layer4\.0\.conv2 is replaced by dcn2 already"),

@@ -20,6 +20,9 @@ __all__ = ["POSITIONS", "Selection", "family", "paths_at", "select", "sites_at"]
 
 POSITIONS = ("paper", "stage", "block", "residual", "conv3x3", "activated", "expanded")
 _FALLBACK = ("residual", "block", "stage")
+_INDEX = r"\[-?\d+\]|\[(?:-?\d+)?:(?:-?\d+)?\]"
+"""An index or a slice in brackets, as an expression."""
+
 _LOG = logging.getLogger("saccade")
 
 
@@ -38,7 +41,8 @@ def select(survey: Survey, where: str | Sequence[str], spec: Spec) -> Selection:
         survey: of the host.
         where: a position (``paper``, ``stage``, ``block``, ``residual``, ``conv3x3``, ``activated``, ``expanded``, each
             with a suffix if wanted: ``[:-1]``, ``[-1]`` or the like; ``[first]`` or ``[last]`` of each stage), a path
-            of a module, a glob of paths, or a list of these.
+            of a module, a glob of paths, each confined to some of the stages that have it if wanted
+            (``conv3x3 in stage[-3:]``), or a list of these.
         spec: of the mechanism, which says what ``paper`` is. Where the host has no such place, the next of residual,
             block, stage is taken, and all of them where a suffix leaves none; the log says so, and so does the
             position returned.
@@ -70,6 +74,10 @@ def _part(survey: Survey, where: str, spec: Spec) -> tuple[list[Site], str]:
     """The sites of one word of ``where``, and the position they are at."""
     if not where.strip():
         raise UserError(f"where holds an empty word; name a position ({', '.join(POSITIONS)}) or a module")
+    word, within, suffix = _within(where)
+    if within:
+        sites, position = _part(survey, word, spec)
+        return _cut(_staged(sites, within, where), suffix, where), f"{position} in stage{within}{suffix}"
     word, suffix = _split(where)
     if word not in POSITIONS:
         return _named(survey, where), where
@@ -85,7 +93,8 @@ def _part(survey: Survey, where: str, spec: Spec) -> tuple[list[Site], str]:
 def _paper(survey: Survey, spec: Spec) -> tuple[list[Site], str]:
     """The sites where the paper puts it, else those of the next position that the host has."""
     own = spec.position[family(survey.structure.trace.host, spec)]
-    word, suffix = _split(own)
+    base, within, _ = _within(own)
+    word, suffix = _split(base)
     later = _FALLBACK[_FALLBACK.index(word) + 1 :] if word in _FALLBACK else _FALLBACK
     for position in (word, *later):
         sites = sites_at(survey, position) if position in POSITIONS else []
@@ -98,6 +107,8 @@ def _paper(survey: Survey, spec: Spec) -> tuple[list[Site], str]:
         )
     try:
         cut, position = _cut(sites, suffix, own), position + suffix
+        if within:
+            cut, position = _staged(cut, within, own), f"{position} in stage{within}"
     except UserError:  # fewer stages than the paper's network
         cut = sites
     if position != own:
@@ -108,9 +119,22 @@ def _paper(survey: Survey, spec: Spec) -> tuple[list[Site], str]:
     return cut, position
 
 
+def _within(where: str) -> tuple[str, str, str]:
+    """A place, the stages that it is confined to, and a suffix, as in ``conv3x3 in stage[-3:][-1]``; else ""."""
+    match = re.fullmatch(rf"(.+?) in stage({_INDEX})({_INDEX}|\[(?:first|last)\])?", where.strip())
+    return (match[1], match[2], match[3] or "") if match else (where, "", "")
+
+
+def _staged(sites: list[Site], within: str, where: str) -> list[Site]:
+    """Those of ``sites`` that lie in some of the stages that have any."""
+    each = {site.stage: site for site in sites}
+    left = _cut([each[stage] for stage in sorted(each)], within, where)
+    return [site for site in sites if any(site.stage == kept.stage for kept in left)]
+
+
 def _split(where: str) -> tuple[str, str]:
     """A position's word and its suffix in brackets."""
-    match = re.fullmatch(r"(\w+)(\[-?\d+\]|\[(?:-?\d+)?:(?:-?\d+)?\]|\[(?:first|last)\])?", where)
+    match = re.fullmatch(rf"(\w+)({_INDEX}|\[(?:first|last)\])?", where)
     return (match[1], match[2] or "") if match else (where, "")
 
 

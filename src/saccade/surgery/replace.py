@@ -254,11 +254,10 @@ def _chosen(host: nn.Module, seen: Survey, where: str | Sequence[str], what: Mec
 def _part(host: nn.Module, seen: Survey, where: str, what: Mechanism) -> Iterator[tuple[Site, str]]:
     """What one word of ``where`` names, and the position it is at."""
     word = where.strip()
-    if re.fullmatch(r"paper(\[.*\])?", word):
+    if re.match(r"paper\b", word):
         own = what.spec.position[family(host, what.spec)]
         word = (own if own.startswith("conv3x3") else "conv3x3") + word.removeprefix("paper")
-    within = re.fullmatch(r"(.+?) in stage(\[-?\d+\]|\[-?\d*:-?\d*\])(\[.*\])?", word)
-    base = (within[1] + (within[3] or "")) if within else word
+    base = word.partition(" in stage[")[0]
     name = base.partition("[")[0]
     if name in POSITIONS and name != "conv3x3":
         raise UserError(
@@ -267,11 +266,7 @@ def _part(host: nn.Module, seen: Survey, where: str, what: Mechanism) -> Iterato
     modules = dict(host.named_modules())
     if isinstance(modules.get(base), nn.Conv2d):
         check(base, modules[base])
-    sites = select(seen, base, what.spec).sites
-    if within:
-        stages = sorted({site.stage for site in seen.sites.values()})
-        left = stages[_slice(within[2])]
-        sites = [site for site in sites if site.stage in left]
+    sites = select(seen, word, what.spec).sites
     if name != "conv3x3" and base not in modules:  # a glob takes the convolutions among what it matches
         sites = [site for site in sites if isinstance(modules[site.carrier], nn.Conv2d) and not site.entering]
     if not sites:
@@ -285,10 +280,3 @@ def _part(host: nn.Module, seen: Survey, where: str, what: Mechanism) -> Iterato
         value = None if call.first is None else seen.structure.trace.values.get(call.first)
         size = site.size if value is None else (value.shape[2], value.shape[3])
         yield changed(site, path=site.path if site.entering else site.carrier, size=size), word
-
-
-def _slice(text: str) -> slice:
-    start, colon, stop = text[1:-1].partition(":")
-    if colon:
-        return slice(int(start) if start else None, int(stop) if stop else None)
-    return slice(int(start), int(start) + 1 or None)
