@@ -26,7 +26,12 @@ def _sites(net, where):
     stages = [(stage, 64 * 2**stage * WIDTH[net]) for stage in range(4)]
     if where == "residual":
         return [site for site, blocks in zip(stages, RESNET[net], strict=True) for _ in range(blocks)]
-    return {"stage": stages, "stage[:-1]": stages[:-1]}[where]
+    return {
+        "stage": stages,
+        "stage[:-1]": stages[:-1],
+        "residual[last]": stages,
+        "activated[last]": [(stage, channels // WIDTH[net]) for stage, channels in stages],
+    }[where]
 
 
 def _added(name, net, where, **options):
@@ -144,12 +149,27 @@ OFFICIAL = {
     "SRM/resnet50 se": ("se", "resnet50", {}),
     "SRM/resnet101 se": ("se", "resnet101", {}),
     "CoordAttention/mbv2_ca": ("coord", "mobilenet_v2", {}),
+    "GSoP/resnet50 GSoP-Net1 channel": ("gsop", "resnet50", {}),
+    "GSoP/resnet101 GSoP-Net1 channel": ("gsop", "resnet101", {}),
+    "GSoP/resnet50 GSoP-Net1 position": ("gsop", "resnet50", {"variant": "position"}),
 }
-ECA_MOBILENET = "ECANet/eca_mobilenet_v2"  # its kernel goes by channels, not by stage: a test of its own
+# Of these the bodies differ from plain networks, or go by other rules than the stage: each has a test of its own.
+# The same, of what stands in the place of the 3×3 convolutions: these networks have no norm behind it.
+REPLACED = {
+    "PytorchInsight/sk_resnet50": ("sk", "resnet50", {"variant": "fair"}),
+    "PytorchInsight/sk_resnet101": ("sk", "resnet101", {"variant": "fair"}),
+}
+ECA_MOBILENET = "ECANet/eca_mobilenet_v2"
+GSOP_NET2 = "GSoP/resnet50 GSoP-Net2 channel"
+SPNETS = {
+    f"SPNet/{net} deep_base=False spm_on={on} (no fc)": (net, on)
+    for net in ("resnet50", "resnet101")
+    for on in (False, True)
+}
 # Of networks whose mechanism is not here, or that could not be built.
 ABSENT = (
-    "EMCA/", "GSoP/", "PytorchInsight/sge_", "PytorchInsight/sk_resnet50", "PytorchInsight/sk_resnet101",
-    "SA-Net/sa_resnet101 (as shipped)", "SPNet/", "SRM/resnet18", "SRM/resnet50 srm", "SRM/resnet50 ge",
+    "EMCA/", "PytorchInsight/sge_",
+    "SA-Net/sa_resnet101 (as shipped)", "SRM/resnet18", "SRM/resnet50 srm", "SRM/resnet50 ge",
     "SRM/resnet101 srm", "SRM/resnet101 ge",
 )  # fmt: skip
 needs_oracles = pytest.mark.skipif(not os.environ.get("SACCADE_ORACLES"), reason="SACCADE_ORACLES is not set")
@@ -162,7 +182,7 @@ def _counts():
 @needs_oracles
 def test_every_network_of_the_authors_is_compared_or_absent():
     absent = {key for key in _counts() if key.startswith(ABSENT)}
-    assert sorted([*OFFICIAL, ECA_MOBILENET, *absent]) == sorted(_counts())
+    assert sorted([*OFFICIAL, ECA_MOBILENET, GSOP_NET2, *SPNETS, *absent]) == sorted(_counts())
 
 
 @needs_oracles
@@ -174,12 +194,43 @@ def test_networks_have_exactly_the_size_of_the_authors(official):
 
 
 @needs_oracles
+@pytest.mark.parametrize("official", REPLACED)
+def test_networks_with_replaced_convolutions_have_exactly_the_size_of_the_authors(official):
+    name, net, options = REPLACED[official]
+    size = PLAIN[net]
+    for stage, blocks in enumerate(RESNET[net]):
+        width = 64 * 2**stage
+        unit = catalog.spec(name).parameters(width, catalog.shape(name, options))
+        size += blocks * (unit - 9 * width**2 - 2 * width)
+    assert size == _counts()[official]["params"]
+
+
+@needs_oracles
 def test_eca_on_mobilenet_has_exactly_the_size_of_the_authors():
     eca = catalog.spec("eca")
     added = 0
     for channels in MOBILENET:  # the authors take kernel 1 below 96 channels, 3 from there on
         added += eca.parameters(channels, catalog.shape("eca", {"kernel_size": 1 if channels < 96 else 3}))
     assert PLAIN["mobilenet_v2"] + added == _counts()[ECA_MOBILENET]["params"]
+
+
+@needs_oracles
+def test_gsop_net2_has_exactly_the_size_of_the_authors():
+    # No attention in the last stage. In place of the classifier: 1×1 to 256 channels, a norm, the upper triangle of
+    # their 256×256 covariance, 32 896 numbers, and a classifier of those.
+    added = sum(catalog.spec("gsop").parameters(c, catalog.shape("gsop", {})) for c in (256, 512, 1024))
+    head = 2048 * 256 + 2 * 256 + (256 * 257 // 2 + 1) * 1000
+    assert PLAIN["resnet50"] - 2049 * 1000 + added + head == _counts()[GSOP_NET2]["params"]
+
+
+@needs_oracles
+@pytest.mark.parametrize("official", SPNETS)
+def test_spnets_have_exactly_the_size_of_the_authors(official):
+    # Without a classifier; the last unit of each stage and all three of the last, behind the 3×3 convolution.
+    net, on = SPNETS[official]
+    sites = [*_sites(net, "activated[last]"), (3, 512), (3, 512)] if on else []
+    added = sum(catalog.spec("spm").parameters(c, catalog.shape("spm", {})) for _, c in sites)
+    assert PLAIN[net] - 2049 * 1000 + added == _counts()[official]["params"]
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +258,9 @@ def bare():
         ("simam", "mobilenet_v2", 17, 3_504_872),
         ("coord", "mobilenet_v2", 16, 3_950_648),
         ("gc", "resnet50", 16, 28_105_032 - 16),
+        ("gsop", "resnet50", 4, 28_285_224),
+        # One unit in the last stage where the authors have three: 31 674 088 - 2·(7·512² + 5·512).
+        ("spm", "resnet50", 4, 27_998_952),
     ],
 )
 def test_plugged_networks_have_exactly_that_size(bare, name, net, sites, parameters):

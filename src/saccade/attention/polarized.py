@@ -45,7 +45,7 @@ SPEC = {
     "position": {"default": "activated"},
     "params": "C + 3*C*(C//2)"
     " + (C*(C//2) + 2*C if variant == 'paper' else C*(C//2) if layout == 'parallel' else (C//8)*(C//2 + 3 + C) + C)",
-    "limits": ["C >= 4", "variant == 'paper' or layout == 'parallel' or C >= 8"],
+    "limits": ["C >= 4", "variant == 'paper' or layout == 'parallel' or C >= 16"],
     "gate": (0.0, 2.0),
     "equivariant": ["permutation", "flip", "transpose"],
 }  # fmt: skip
@@ -76,7 +76,7 @@ class PolarizedAttention(Gate):
         if variant not in ("paper", "official"):
             raise ValueError(f"variant must be 'paper' or 'official', got {variant!r}")
         self.parallel, self.official = layout == "parallel", variant == "official"
-        least = 8 if self.official and not self.parallel else 4  # a softmax over one unit is one, whatever the unit
+        least = 16 if self.official and not self.parallel else 4  # softmax and norm of one unit do not look at it
         if channels < least:
             raise ValueError(f"channels must be at least {least} for {variant}, {layout}, got {channels}")
         half = channels // 2

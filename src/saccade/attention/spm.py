@@ -36,7 +36,7 @@ SPEC = {
     "evidence": "oracle",
     "position": {"default": "activated[last]"},
     "params": "(2*kernel_size + 1)*C*C + 5*C",
-    "limits": ["kernel_size >= 1 and kernel_size % 2 == 1"],
+    "limits": ["kernel_size >= 3 and kernel_size % 2 == 1"],
     "gate": (0.0, 1.0),
 }  # fmt: skip
 
@@ -46,17 +46,17 @@ class StripPooling(Gate):
 
     Args:
         channels: C of the map (B, C, H, W).
-        kernel_size: k, of the convolutions along the strips, odd.
+        kernel_size: k, of the convolutions along the strips, odd, at least 3.
 
     Raises:
-        ValueError: ``kernel_size`` is even or not positive.
+        ValueError: ``kernel_size`` is even or below 3.
 
     """
 
     def __init__(self, channels: int, kernel_size: int = 3) -> None:
         super().__init__()
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
+        if kernel_size < 3 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and at least 3, got {kernel_size}")
         half = kernel_size // 2
         self.rows = nn.Conv2d(channels, channels, (kernel_size, 1), padding=(half, 0), bias=False)
         self.rows_bn = BatchNorm2d(channels)
