@@ -17,10 +17,14 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from timm import layers
 from timm.layers.bottleneck_attn import BottleneckAttn
 from timm.layers.cbam import CbamModule
 from timm.layers.coord_attn import CoordAttn
+from timm.layers.eca import EcaModule
+from timm.layers.gather_excite import GatherExcite
+from timm.layers.global_context import GlobalContext
+from timm.layers.non_local_attn import NonLocalAttn
+from timm.layers.selective_kernel import SelectiveKernel
 from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation, deform_conv2d
 
@@ -140,7 +144,7 @@ def _se(ours: Any) -> nn.Module:
 
 
 def _eca(ours: Any) -> nn.Module:
-    return taught(layers.EcaModule(kernel_size=ours.conv.kernel_size[0]), ours, {"conv": "conv"})
+    return taught(EcaModule(kernel_size=ours.conv.kernel_size[0]), ours, {"conv": "conv"})
 
 
 def _cbam(ours: Any) -> nn.Module:
@@ -177,15 +181,25 @@ def _sa(ours: Any) -> nn.Module:
 
 def _gc(ours: Any) -> nn.Module:
     channels, hidden = ours.mask.in_channels, ours.add[0].out_features
-    theirs = layers.GlobalContext(channels, fuse_add=True, fuse_scale=False, rd_channels=hidden)
-    theirs.mlp_add.norm.eps = ours.add[1].eps  # type: ignore[union-attr]
+    theirs = GlobalContext(channels, fuse_add=True, fuse_scale=False, rd_channels=hidden)
+    theirs.mlp_add.norm.eps = ours.add[1].eps
     names = {"conv_attn": "mask", "mlp_add.fc1": "add.0", "mlp_add.norm": "add.1", "mlp_add.fc2": "add.3"}
     return taught(theirs, ours, names, conv_attn__bias=0.0)
 
 
+def _ge(ours: Any) -> nn.Module:
+    depthwise = ours.gather[0]
+    theirs = GatherExcite(depthwise.in_channels, use_mlp=False)
+    shape = (depthwise.in_channels, depthwise.out_channels, depthwise.kernel_size)
+    theirs.gather = nn.Sequential(
+        nn.Conv2d(*shape, groups=depthwise.groups, bias=False), nn.BatchNorm2d(depthwise.out_channels)
+    )
+    return taught(theirs, ours, {"gather": "gather"})
+
+
 def _nl(ours: Any) -> nn.Module:
     channels, hidden = ours.theta.in_channels, ours.theta.out_channels
-    theirs = layers.NonLocalAttn(channels, rd_channels=hidden)
+    theirs = NonLocalAttn(channels, rd_channels=hidden)
     sharper = (channels / hidden) ** 0.5  # theirs divides by √C, the authors' code by √c
     query = {"t__weight": sharper * ours.theta.weight, "t__bias": sharper * ours.theta.bias}
     return taught(theirs, ours, {"p": "phi", "g": "g", "z": "out", "norm": "bn"}, **query, p__bias=0.0)
@@ -228,7 +242,7 @@ def _polarized(ours: Any) -> nn.Module:
 def _sk(ours: Any) -> nn.Module:
     convolution, hidden = ours.near[0], ours.squeeze[0].out_channels
     channels, groups = convolution.in_channels, convolution.groups
-    theirs = layers.SelectiveKernel(channels, groups=groups, rd_channels=hidden, split_input=False)
+    theirs = SelectiveKernel(channels, groups=groups, rd_channels=hidden, split_input=False)
     names = {f"paths.{n}.{a}": f"{b}.{i}" for n, b in enumerate(("near", "far")) for i, a in enumerate(("conv", "bn"))}
     names |= {"attn.fc_reduce": "squeeze.0", "attn.bn": "squeeze.1", "attn.fc_select": "select"}
     return taught(theirs, ours, names)
@@ -286,7 +300,10 @@ ROWS: dict[str, Row] = {
     "gala": Row(),
     "gated_channel": Row(),
     "gc": Row("timm GlobalContext", _gc, note="ε of its layer norm set to 1e-5"),
-    "ge": Row(note="timm GatherExcite with parameters is wrong: it takes the names of its options for their values"),
+    "ge": Row(
+        "timm GatherExcite, repaired", _ge,
+        note="wrong: with parameters it raises, its options given as positions; here its two layers are made for it",
+    ),
     "gsop": Row(),
     "lka": Row(),
     "mhsa": Row("timm BottleneckAttn", _mhsa, matrix=True),
