@@ -96,6 +96,8 @@ GSOP = {"conv_for_DR": "reduce", "bn_for_DR": "reduce_bn", "row_bn": "row_bn", "
 GSOP |= {"fc_adapt_channels": "expand"}
 GSOP_POS = {"conv_for_DR_spatial": "reduce", "bn_for_DR_spatial": "reduce_bn", "row_bn_for_spatial": "row_bn"}
 GSOP_POS |= {"row_conv_group_for_spatial": "row", "fc_adapt_channels_for_spatial": "expand"}
+SK = {"conv2": "near.0", "bn2": "near.1", "conv2g": "far.0", "bn2g": "far.1"}
+SK |= {"conv_fc1": "squeeze.0", "bn_fc1": "squeeze.1", "conv_fc2": "select"}
 # Oracle: mechanism, its options, the official name of each layer (or parameter) and ours, None where we have none.
 ORACLES = {
     "se_nobias": ("se", {"bias": False}, SE),
@@ -117,6 +119,8 @@ ORACLES = {
     "sa": ("sa", {"groups": 8}, SA),
     "sagan": ("self_attention", {}, SAGAN),
     "simam": ("simam", {}, {}),
+    "sk_conv": ("sk", {"variant": "fair"}, SK),
+    "sk_conv_train": ("sk", {"variant": "fair"}, SK),
     "nonlocal": ("nl", {}, NL),
     "nonlocal_train": ("nl", {}, NL),
     "nonlocal_pool": ("nl", {"pool": True}, NL),
@@ -151,22 +155,21 @@ ORACLES = {
 }
 # Of these the authors' y is without the x that the mechanism adds.
 WITHOUT_X = {"a2"}
+ORACLES |= {
+    "srm": ("srm", {}, {"cfc": "weight", "bn": "bn"}),
+    "srm_train": ("srm", {}, {"cfc": "weight", "bn": "bn"}),
+    "sge": ("sge", {"groups": 8}, {"weight": "weight", "bias": "bias"}),
+    "ge_theta_srmrepo": ("ge", {"bias": True, "size": (7, 7)}, {"conv.0": "gather.0", "conv.1": "gather.1"}),
+}
 # What no module (B, C, H, W) -> (B, C, H, W) of one input can express.
 CANNOT = {
     "a2_noreconstruct": "c_m channels come out, not C",
-    "sk_bottleneck": "a whole block, with a stride and a projection",
+    "sk_bottleneck": "a whole block; test_sk.py builds it around the mechanism",
 }
 # Operators; tests/ops holds them against these.
 OPERATORS = "deform_conv2d_"
 # Of mechanisms that are not here: oracle to the name the mechanism would have.
-ABSENT = {
-    "ge_theta_srmrepo": "ge",
-    "sge": "sge",
-    "sk_conv": "sk",
-    "sk_conv_train": "sk",
-    "srm": "srm",
-    "srm_train": "srm",
-}
+ABSENT = {}
 
 
 def _tensors(oracle):
@@ -359,6 +362,16 @@ def _columns_before_rows(module):
     return module
 
 
+def _branches_swapped(module):
+    module.select.weight.data = module.select.weight.data.roll(32, 0)
+    return module
+
+
+def _bottleneck_without_relu(module):
+    module.squeeze[2] = torch.nn.Identity()
+    return module
+
+
 def _biased_variance(module):
     class Biased(type(module)):
         def gate(self, x):
@@ -423,6 +436,27 @@ def _uncentred(module):
     return module
 
 
+def _mean_and_spread_swapped(module):
+    module.weight.data = module.weight.data.flip(1)
+    return module
+
+
+def _biased_spread(module):
+    class Biased(type(module)):
+        def gate(self, x):
+            s = (x * x.mean((2, 3), keepdim=True)).unflatten(1, (self.groups, -1)).sum(2)
+            s = (s - s.mean((2, 3), keepdim=True)) / (s.std((2, 3), correction=0, keepdim=True) + 1e-5)
+            return (s * self.weight[:, None, None] + self.bias[:, None, None]).sigmoid()
+
+    module.__class__ = Biased
+    return module
+
+
+def _kernel_upside_down(module):
+    module.gather[0].weight.data = module.gather[0].weight.data.flip(2)
+    return module
+
+
 @pytest.mark.parametrize(
     ("oracle", "change", "options", "tensor"),
     [
@@ -467,7 +501,16 @@ def _uncentred(module):
         ("emca_eca", lambda module: module, {"shared": True}, "y"),
         ("emca_eca", _unfused, {}, "grad_input:prev"),
         ("emca_eca_firstblock", _local_kernel_reversed, {}, "y"),
+        ("srm", _mean_and_spread_swapped, {}, "y"),
+        ("srm", lambda module: module, {"eps": 1.0}, "y"),
+        ("srm_train", lambda module: module.eval(), {}, "buffer_after:bn.running_var"),
+        ("sge", _biased_spread, {}, "y"),
+        ("ge_theta_srmrepo", _kernel_upside_down, {}, "y"),
         ("simam", _biased_variance, {}, "y"),
+        ("sk_conv", _branches_swapped, {}, "y"),
+        ("sk_conv", _bottleneck_without_relu, {}, "y"),
+        ("sk_conv", lambda module: module, {"dilation": 2}, "y"),
+        ("sk_conv_train", lambda module: module.eval(), {}, "y"),
         ("simam", lambda module: module, {"e_lambda": 0.1}, "y"),
         ("nonlocal", _unscaled, {}, "y"),
         ("nonlocal", lambda module: module, {"pool": True}, "y"),

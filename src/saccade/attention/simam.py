@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from saccade.form import Gate
+from saccade.ops.gating import others
 
 __all__ = ["SimpleAttention"]
 
@@ -71,7 +72,5 @@ class SimpleAttention(Gate):
         """Map x (B, C, H, W) to (B, C, H, W)."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         d = (x - x.mean((2, 3), keepdim=True)).square()
-        # sym_max: the maximum of two sizes that a graph can hold; max() would fix them when it is traced.
-        others: int = torch.sym_max(x.shape[2] * x.shape[3] - 1, 1)  # type: ignore[assignment]  # a SymInt when traced
-        v = d.sum((2, 3), keepdim=True) / others  # (B, C, 1, 1)
+        v = d.sum((2, 3), keepdim=True) / others(x)  # (B, C, 1, 1)
         return (d / (4 * (v + self.e_lambda)) + 0.5).sigmoid()

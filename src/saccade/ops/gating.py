@@ -2,7 +2,9 @@ r"""What gates are made of: a map times a gate that broadcasts, and the mean and
 
     gated         y = x · g                       x (B, C, H, W), g (B | 1, C | 1, H | 1, W | 1)
     pooled_mean   z = mean x                      over the axes given
+    mean_and_variance     of each map of x                over H, W
     max_and_mean  m = max x,  z = mean x          over the axes given, one pass backward for both
+    narrow_conv   a convolution to one channel
 
 Forward they are PyTorch's own operators, bit for bit. Backward autograd would write a whole map for what it reduces or
 expands at once: x · dy before its sum over the axes along which g broadcasts, dz for every place before it is added to
@@ -26,8 +28,8 @@ from torch.autograd import forward_ad
 from torch.nn.utils.parametrize import is_parametrized
 
 __all__ = [
-    "gated", "gated_definition", "is_eager", "max_and_mean", "max_and_mean_definition", "narrow_conv", "pieces",
-    "pooled_mean",
+    "gated", "gated_definition", "is_eager", "max_and_mean", "max_and_mean_definition", "mean_and_variance",
+    "mean_and_variance_definition", "narrow_conv", "others", "pieces", "pooled_mean",
 ]  # fmt: skip
 
 PIECE = 1 << 18
@@ -58,7 +60,7 @@ def pieces(x: Tensor, *whole: int) -> list[tuple[slice, ...]]:
 
 
 def gated_definition(x: Tensor, gate: Tensor) -> Tensor:
-    """x · gate, differentiated by autograd: the referee of ``gated``."""
+    """The product x · gate, differentiated by autograd: the referee of ``gated``."""
     return x * gate
 
 
@@ -98,7 +100,7 @@ class _Gated(torch.autograd.Function):
         broadcast = [[i for i in (1, 2, 3) if own.shape[i] < grad.shape[i]] for own, _ in pairs]
         for at in pieces(grad, *broadcast[0], *broadcast[1]):
             scratch = torch.empty_like(grad[at], memory_format=torch.contiguous_format)
-            for (own, other), into, axes in zip(pairs, grads, broadcast, strict=True):
+            for (_, other), into, axes in zip(pairs, grads, broadcast, strict=True):
                 if into is None:
                     continue
                 if axes:
@@ -123,6 +125,58 @@ def pooled_mean(x: Tensor, axes: tuple[int, ...] = (2, 3), keepdim: bool = False
     return x.mean(axes, keepdim)
 
 
+def mean_and_variance_definition(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each map, differentiated by autograd: the referee of ``mean_and_variance``."""
+    mean = x.mean((2, 3))
+    return mean, (x - mean[:, :, None, None]).square().sum((2, 3)) / others(x)
+
+
+def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance of each map.
+
+    Args:
+        x: (B, C, H, W).
+
+    Returns:
+        Two tensors (B, C); the variance divides by H·W − 1, and is 0 where there is but one pixel.
+    """
+    if is_eager(x) and x.dtype in (torch.float32, torch.float64):
+        mean, variance = _MeanAndVariance.apply(x)
+        return mean, variance
+    mean, variance = mean_and_variance_definition(x.to(torch.promote_types(x.dtype, torch.float32)))
+    return mean.to(x.dtype), variance.to(x.dtype)
+
+
+def others(x: Tensor) -> int:
+    """H·W − 1, but at least 1; a graph can hold it, as it could not hold max()."""
+    return torch.sym_max(x.shape[2] * x.shape[3] - 1, 1)  # type: ignore[return-value]  # a SymInt when traced
+
+
+class _MeanAndVariance(torch.autograd.Function):
+    """Both in pieces, forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = x.mean((2, 3), keepdim=True)
+        variance = torch.empty_like(mean)
+        for at in pieces(x, 2, 3):
+            torch.sum((x[at] - mean[at]).square_(), (2, 3), True, out=variance[at])
+        ctx.save_for_backward(x, mean)
+        return mean.flatten(1), variance.div_(others(x)).flatten(1)
+
+    @staticmethod
+    def backward(ctx: Any, grad_mean: Tensor, grad_variance: Tensor) -> Tensor:
+        x, mean = ctx.saved_tensors
+        grad_mean = (grad_mean / max(1, x.shape[2] * x.shape[3]))[:, :, None, None]
+        slope = (grad_variance * (2 / others(x)))[:, :, None, None]
+        if torch.is_grad_enabled():  # this gradient will be differentiated
+            return (x - x.mean((2, 3), keepdim=True)) * slope + grad_mean
+        grad_x = torch.empty_like(x)
+        for at in pieces(x, 2, 3):
+            torch.sub(x[at], mean[at], out=grad_x[at]).mul_(slope[at]).add_(grad_mean[at])
+        return grad_x
+
+
 def max_and_mean_definition(x: Tensor, *poolings: tuple[int, ...]) -> tuple[Tensor, ...]:
     """Maximum and mean of x over the axes of each pooling, which stay with size 1: the referee of ``max_and_mean``."""
     return tuple(pool(x, axes, keepdim=True) for axes in poolings for pool in (torch.amax, torch.mean))
@@ -139,7 +193,7 @@ def max_and_mean(x: Tensor, *poolings: tuple[int, ...]) -> tuple[Tensor, ...]:
         For each of the poolings two tensors, max x and mean x, with size 1 at its axes.
     """
     if is_eager(x) and x.numel() > PIECE // 8:
-        return _MaxAndMean.apply(x, poolings)  # type: ignore[no-any-return]
+        return _MaxAndMean.apply(x, poolings)
     return max_and_mean_definition(x, *poolings)
 
 
@@ -204,7 +258,7 @@ def narrow_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """
     small = x.dtype == conv.weight.dtype and not torch.is_autocast_enabled("cpu") and not is_parametrized(conv)
     if small and x.requires_grad and torch.is_grad_enabled() and is_eager(x, conv.weight):
-        y: Tensor = _NarrowConv.apply(x, conv.weight, conv)
+        y: Tensor = _NarrowConv.apply(x, conv.weight, conv.bias, conv)
         return y
     result: Tensor = conv(x)
     return result
@@ -214,13 +268,13 @@ class _NarrowConv(torch.autograd.Function):
     """A convolution of stride 1 that keeps the size, with one output channel."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, conv: nn.Conv2d) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:
         ctx.save_for_backward(x, weight)
         y: Tensor = conv(x)
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         padding = [side // 2 for side in weight.shape[2:]]
         of_x, of_weight = ctx.needs_input_grad[:2]
@@ -230,4 +284,5 @@ class _NarrowConv(torch.autograd.Function):
         )
         if of_x and not by_kernel:
             grad_x = F.conv2d(grad, weight.flip(2, 3).transpose(0, 1), padding=padding)
-        return grad_x, grad_weight, None
+        grad_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+        return grad_x, grad_weight, grad_bias, None

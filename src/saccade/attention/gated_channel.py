@@ -1,0 +1,84 @@
+r"""Gated Channel Transformation: channels compete or cooperate by the energy of their maps.
+
+    s_c = α_c (Σ_{h,w} x_c² + ε)^½                   embedding       (B, C, H, W) -> (B, C)       eq. 2
+    ŝ_c = s_c/(mean_c s² + ε)^½                      normalisation   (B, C)                       eq. 3
+    y_c = x_c (1 + tanh(γ_c ŝ_c + β_c))              gating          (B, C, H, W)                 eq. 4
+
+α starts at 1, γ and β at 0, so that it starts as the identity. ``mode="l1"`` takes Σ|x_c| for the root of squares and
+mean_c |s| for theirs. Equation 3 writes √C s_c/(Σ_c s² + ε)^½; the authors' code, and ours, has the mean
+under the root, where ε weighs C times as much. A positive γ lets channels compete, a negative one lets them cooperate.
+
+The authors put it in front of every convolution. A plug stands behind a module, so the default position here is that
+of SE; ``where`` takes any other.
+
+Source: Yang, Zhu, Wu, Yang, "Gated Channel Transformation for Visual Recognition", CVPR 2020, arXiv:1909.11519.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from saccade.form import Gate
+
+__all__ = ["GatedChannelTransformation"]
+
+SPEC = {
+    "title": "Gated Channel Transformation",
+    "paper": {
+        "authors": "Yang, Zhu, Wu, Yang",
+        "title": "Gated Channel Transformation for Visual Recognition",
+        "venue": "CVPR",
+        "year": 2020,
+        "arxiv": "1909.11519",
+    },
+    "kind": "gate",
+    "evidence": "paper",
+    "position": {"default": "residual"},
+    "params": "3*C",
+    "limits": ["eps > 0"],
+    "neutral": True,
+    "gate": (0.0, 2.0),
+    "equivariant": ["permutation", "flip", "transpose"],
+}  # fmt: skip
+
+
+class GatedChannelTransformation(Gate):
+    """Channel gate by norms, with three numbers a channel.
+
+    Args:
+        channels: C of the map (B, C, H, W).
+        mode: ``l2`` or ``l1``, the norm of both steps.
+        eps: ε, positive.
+
+    Raises:
+        ValueError: there is no such mode, or ``eps`` is not positive.
+
+    """
+
+    def __init__(self, channels: int, mode: Literal["l1", "l2"] = "l2", eps: float = 1e-5) -> None:
+        super().__init__()
+        if mode not in ("l1", "l2"):
+            raise ValueError(f"mode must be 'l1' or 'l2', got {mode!r}")
+        if eps <= 0:
+            raise ValueError(f"eps must be positive, got {eps}")
+        self.eps = eps
+        self.squared = mode == "l2"
+        self.alpha = nn.Parameter(torch.ones(channels))
+        self.gamma = nn.Parameter(torch.zeros(channels))
+        self.beta = nn.Parameter(torch.zeros(channels))
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, 1, 1), between 0 and 2."""
+        wide = torch.promote_types(x.dtype, torch.float32)  # sums of float16 overflow
+        norm = torch.linalg.vector_norm(x, 2 if self.squared else 1, (2, 3), dtype=wide)  # (B, C)
+        if self.squared:
+            s = self.alpha * (norm.square() + self.eps).sqrt()
+            s = s * (s.square().mean(1, keepdim=True) + self.eps).rsqrt()
+        else:
+            s = self.alpha * norm
+            s = s / (s.abs().mean(1, keepdim=True) + self.eps)
+        gate = 1 + (self.gamma * s + self.beta).tanh()
+        return gate[:, :, None, None]
