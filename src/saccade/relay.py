@@ -19,6 +19,17 @@ from saccade.errors import UserError
 __all__ = ["Previous", "Relay"]
 
 
+class _Call:
+    """What was told in one call.
+
+    An object, so that who only opens and closes calls looks at no tensor: a compiler that makes a graph of a hook would
+    otherwise take them for its inputs.
+    """
+
+    def __init__(self, told: Mapping[str, Tensor]) -> None:
+        self.told = dict(told)
+
+
 class Relay:
     """Vectors by site, of the running call alone.
 
@@ -27,22 +38,26 @@ class Relay:
     """
 
     def __init__(self) -> None:
-        self._running: dict[int, list[dict[str, Tensor]]] = {}
+        self._running: dict[int, list[_Call]] = {}
 
     def __reduce__(self) -> tuple[type[Relay], tuple[()]]:
         return Relay, ()
 
+    def _thread(self) -> int:
+        """The running thread; while a graph is made, in which there are none, the one that has opened a call, or 0."""
+        return next(iter(self._running), 0) if torch.compiler.is_compiling() else threading.get_ident()
+
     def open(self, told: Mapping[str, Tensor] | None = None) -> None:
         """A call begins; ``told`` has been told before it."""
-        self._running.setdefault(_thread(), []).append(dict(told or {}))
+        self._running.setdefault(self._thread(), []).append(_Call(told or {}))
 
     def close(self) -> None:
         """The call has ended, be it by an exception; nothing, if none is running."""
-        calls = self._running.get(_thread(), [])
+        calls = self._running.get(self._thread(), [])
         if calls:
             calls.pop()
         if not calls:
-            self._running.pop(_thread(), None)
+            self._running.pop(self._thread(), None)
 
     @contextmanager
     def call(self, told: Mapping[str, Tensor]) -> Iterator[None]:
@@ -55,14 +70,14 @@ class Relay:
 
     def told(self) -> dict[str, Tensor]:
         """What the running call was told so far, by site; {} where none is running."""
-        calls = self._running.get(_thread())
-        return dict(calls[-1]) if calls else {}
+        calls = self._running.get(self._thread())
+        return dict(calls[-1].told) if calls else {}
 
     def tell(self, site: str, vector: Tensor) -> None:
         """Hand on what ``site`` squeezed, in the place of what it handed on before; nobody hears it between calls."""
-        calls = self._running.get(_thread())
+        calls = self._running.get(self._thread())
         if calls:
-            calls[-1][site] = vector
+            calls[-1].told[site] = vector
 
     def read(self, site: str, wanted: tuple[str, ...]) -> list[Tensor]:
         """What the sites ``wanted`` handed on, for ``site``.
@@ -70,20 +85,21 @@ class Relay:
         Raises:
             UserError: no call is running, or one of them did not run in it.
         """
-        calls = self._running.get(_thread())
+        calls = self._running.get(self._thread())
         if not calls:
             raise UserError(
                 f"the mechanism at {site} reads what {', '.join(wanted)} squeezed in the same call of the host, and "
                 "none is running: a part of the host was run by itself, or again, as gradient checkpointing does in "
                 "the backward pass; call the whole host, and switch gradient checkpointing off"
             )
-        absent = [one for one in wanted if one not in calls[-1]]
+        told = calls[-1].told
+        absent = [one for one in wanted if one not in told]
         if absent:
             raise UserError(
                 f"the mechanism at {site} reads what {', '.join(absent)} squeezed, which did not run in this call of "
                 "the host; plug it where every forward comes by"
             )
-        return [calls[-1][one] for one in wanted]
+        return [told[one] for one in wanted]
 
 
 class Previous(nn.Module):
@@ -130,8 +146,3 @@ class Previous(nn.Module):
     def extra_repr(self) -> str:
         """The sites that are read."""
         return ", ".join(self.sites) or f"{self.count}"
-
-
-def _thread() -> int:
-    """The running thread; one number while a graph is made, in which there is no such thing."""
-    return 0 if torch.compiler.is_compiling() else threading.get_ident()
