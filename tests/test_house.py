@@ -106,7 +106,7 @@ for name in {blocked!r}:
 """
 PLUG = """
 import torch, saccade
-net = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3))
+net = torch.nn.Sequential(*(torch.nn.Conv2d(c, 64, 3, padding=1) for c in (3, 64, 64)))
 x = torch.randn(2, 3, 12, 10)
 before = net(x)
 for mechanism in saccade.list_mechanisms("plug"):
@@ -115,6 +115,11 @@ for mechanism in saccade.list_mechanisms("plug"):
     assert len(saccade.plugs(net)) == 2
     saccade.measure(net, (3, 12, 10))
     saccade.unplug(net)
+for mechanism in saccade.list_mechanisms("replace"):
+    saccade.replace(net, mechanism, where="2", input=(3, 12, 10))
+    assert len(saccade.replacements(net)) == 1
+    saccade.unplug(net)
+assert torch.equal(net(x), before)
 saccade.check(lambda c: saccade.create("se", c), saccade.spec("se"))
 print("fine")
 """

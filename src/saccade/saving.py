@@ -327,8 +327,7 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 def _state_of_host(model: nn.Module) -> dict[str, Tensor]:
     """The state dict as it was before anything was plugged or replaced."""
     prefixes = tuple(f"{path}.{name}." for path, m in model.named_modules(remove_duplicate=False)
-                     for name, child in m.named_children() if isinstance(child, Plug))  # fmt: skip
-    prefixes += tuple(f"{path}.{CHILD}." for path, _ in replaced(model))
+                     for name, child in m.named_children() if isinstance(child, Plug) or name == CHILD)  # fmt: skip
     prefixes = tuple(prefix.removeprefix(".") for prefix in prefixes)
     with originals(model):
         state = model.state_dict()

@@ -101,3 +101,9 @@ def test_an_option_without_a_default_is_shown(run):
     assert "width (required)" in run("show", name)[1]
     told = json.loads(run("show", "das", "--json")[1])
     assert (told["options"]["alpha"], told["options"]["design"], told["required"]) == (0.2, "c", [])
+
+
+def test_show_says_what_replaces_a_convolution(run):
+    _, out, _ = run("show", "dcn2")
+    assert re.search(r"kind +conv\n", out)
+    assert re.search(r"identity at its own start +no \(takes the place of a convolution\)", out)

@@ -96,6 +96,15 @@ def test_where(run):
     assert json.loads(out)[1]["sites"] == 1
 
 
+def test_what_replaces_convolutions(run):
+    _, out, _ = run("measure", *SMALL, "--attention", "dcn2", "--json")
+    plain, dcn = json.loads(out)
+    assert (dcn["sites"], dcn["positions"]) == (3, ["conv3x3 in stage[-3:]"])
+    assert dcn["parameters"] - plain["parameters"] == sum(27 * (9 * c + 1) for c in (32, 64, 128))
+    _, out, _ = run("measure", *SMALL, "--attention", "dcn2", "--where", "conv3x3[0]", "--json")
+    assert json.loads(out)[1]["sites"] == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

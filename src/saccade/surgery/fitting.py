@@ -41,6 +41,7 @@ def check(path: str, module: nn.Module) -> None:
         why = f"pads with padding_mode={module.padding_mode!r}; mechanisms pad with 'zeros'"
     if why is not None:
         raise UserError(f"{path} {why}; replace takes torch.nn.Conv2d itself. Name others by where=")
+    assert isinstance(module, nn.Conv2d)
     _geometry(path, module)
 
 
