@@ -145,7 +145,7 @@ class MultiHeadSelfAttention(nn.Module):
             y = F.avg_pool2d(y, self.stride, ceil_mode=True)
         if self.bias is not None:
             y = y + self.bias[:, None, None].to(y.dtype)
-        return y if torch.compiler.is_compiling() else y.contiguous(memory_format=_layout(x))
+        return y if torch.compiler.is_compiling() else y.clone(memory_format=_layout(x))
 
 
 def _offsets(embedding: Tensor, length: int) -> Tensor:

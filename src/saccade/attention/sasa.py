@@ -47,7 +47,7 @@ SPEC = {
     "params": "3*C*(out_channels or C) + window*((out_channels or C)//num_heads) + (out_channels or C)*bias",
     "limits": [
         "(out_channels or C) % (2*num_heads) == 0",
-        "window % 2 == 1",
+        "window >= 3 and window % 2 == 1",
         "kernel_size % 2 == 1",
         "padding is None or 2*padding == kernel_size - 1",
         "dilation == 1",
@@ -73,11 +73,11 @@ class StandAloneSelfAttention(nn.Module):
         dilation: 1.
         groups: 1.
         bias: whether one is added to y.
-        window: height and width of the window, odd.
+        window: height and width of the window, odd and at least 3.
         num_heads: N, which divide O into heads of an even number of channels.
 
     Raises:
-        ValueError: an even window or kernel size, heads that do not divide the channels so, a padding that would change
+        ValueError: a window that is even or one pixel, an even kernel size, heads that do not divide the channels so, a padding that would change
             the size of the map, a dilation or groups.
 
     """
@@ -107,8 +107,8 @@ class StandAloneSelfAttention(nn.Module):
                 f"out_channels must be a multiple of 2 * num_heads, each head having half its channels for rows and "
                 f"half for columns, got {outputs} and {num_heads} heads"
             )
-        if window < 1 or window % 2 == 0:
-            raise ValueError(f"window must be odd, got {window}")
+        if window < 3 or window % 2 == 0:
+            raise ValueError(f"window must be odd and at least 3, got {window}")
         if kernel_size < 1 or kernel_size % 2 == 0 or (padding is not None and 2 * padding != kernel_size - 1):
             raise ValueError(
                 f"it keeps the size of the map: kernel_size must be odd and padding (kernel_size - 1) / 2, got "

@@ -11,7 +11,9 @@ A softmax over two is a sigmoid of the difference: a₁ = σ(A z − B z) is the
 
 The paper replaces the 3×3 convolution of every bottleneck of a ResNeXt-50 of 32 groups; both branches have G = 32.
 ``variant="fair"`` is what the first author trained in an ordinary ResNet against other mechanisms: U₁ is the host's own
-dense convolution, U₂ has 32 groups and no dilation, and d has no lower bound.
+dense convolution, U₂ has 32 groups and no dilation, and d has no lower bound. In the authors' blocks nothing stands
+between it and the next 1×1 convolution; put into a host, the norm and the ReLU behind the convolution remain there, and
+the sizes of networks are theirs but for the 2·O parameters of each of those norms.
 
 Source: Li, Wang, Hu, Yang, "Selective Kernel Networks", CVPR 2019, arXiv:1903.06586; the authors' Caffe code, and for
 ``fair`` PytorchInsight of the first author.
