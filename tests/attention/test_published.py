@@ -14,6 +14,7 @@ RESNET = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4,
 WIDTH = {"resnet18": 1, "resnet34": 1, "resnet50": 4, "resnet101": 4}  # of a stage's map over 64, 128, 256, 512
 PLAIN = {"resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032, "resnet101": 44_549_160}
 PLAIN["mobilenet_v2"] = 3_504_872
+MAPS = [(56, 56), (28, 28), (14, 14), (7, 7)]  # of the four stages, for pictures of 224×224
 # Channels that leave the 17 blocks of MobileNetV2. All but the first block expand what they receive six times.
 MOBILENET = [16, 24, 24, 32, 32, 32, *[64] * 4, *[96] * 3, *[160] * 3, 320]
 EXPANDED = [6 * channels for channels in MOBILENET[:-1]]
@@ -85,6 +86,14 @@ def _where(name, net):
         ("simam", "resnet50", {}, "25.557"),
         ("sa", "resnet50", {}, "25.558"),
         ("sa", "resnet101", {}, "44.551"),
+        ("srm", "resnet50", {}, "25.617"),
+        ("ge", "resnet50", {"extra_params": False, "size": MAPS}, "25.557"),
+        ("ge", "resnet50", {"size": MAPS}, "31.107"),
+        ("ge", "resnet50", {"use_mlp": True, "size": MAPS}, "33.638"),
+        ("ge", "resnet18", {"size": MAPS}, "12.446"),
+        ("ge", "resnet18", {"use_mlp": True, "size": MAPS}, "12.535"),
+        ("ge", "resnet101", {"size": MAPS}, "53.546"),
+        ("ge", "resnet101", {"use_mlp": True, "size": MAPS}, "58.323"),
         # Counted by us: printed are 11.148, 11.190 and 25.037 times 2^20.
         ("emca", "resnet18", {"previous": [0, 1, 1, 1]}, "11.690"),
         ("emca", "resnet18", {"previous": [0, 1, 1, 1], "att": "se", "shared": True}, "11.733"),
@@ -152,6 +161,9 @@ OFFICIAL = {
     "PytorchInsight/sk_resnet34": (None, "resnet34", {}),
     "SRM/resnet50 se": ("se", "resnet50", {}),
     "SRM/resnet101 se": ("se", "resnet101", {}),
+    **{f"PytorchInsight/sge_{net}": ("sge", net, {}) for net in RESNETS},
+    **{f"SRM/{net} srm": ("srm", net, {}) for net in ("resnet50", "resnet101")},
+    **{f"SRM/{net} ge": ("ge", net, {"bias": True, "size": MAPS}) for net in ("resnet50", "resnet101")},
     "CoordAttention/mbv2_ca": ("coord", "mobilenet_v2", {}),
     "GSoP/resnet50 GSoP-Net1 channel": ("gsop", "resnet50", {}),
     "GSoP/resnet101 GSoP-Net1 channel": ("gsop", "resnet101", {}),

@@ -77,8 +77,8 @@ class StandAloneSelfAttention(nn.Module):
         num_heads: N, which divide O into heads of an even number of channels.
 
     Raises:
-        ValueError: a window that is even or one pixel, an even kernel size, heads that do not divide the channels so, a padding that would change
-            the size of the map, a dilation or groups.
+        ValueError: a window that is even or one pixel, an even kernel size, heads that do not divide the channels so, a
+            padding that would change the size of the map, a dilation or groups.
 
     """
 
