@@ -261,6 +261,9 @@ def test_what_keeps_no_kernel_says_what_is_discarded(make, caplog):
     lost = sum(state[f"{row.convolution}.weight"].numel() for row in rows)
     assert f"{lost:,} weights of {len(rows)} convolutions of ResNet are discarded" in caplog.text
     assert sum(row.discarded for row in rows) == lost
+    caplog.clear()
+    replace(make("torchvision resnet"), Pointwise, where="conv3x3", start="paper", input=SIZE)
+    assert "discarded" not in caplog.text  # from scratch nothing is lost
     assert not any(row.neutral for row in rows)
     assert _sized(host) == count - lost + sum(row.parameters for row in rows)
     assert not torch.allclose(host(x), before)
@@ -401,6 +404,27 @@ def test_under_autocast_and_in_the_layout_of_the_host(make):
         assert _off(replace(host, "dcn2", input=SIZE)(x), before) < 0.1
     assert isinstance(host.layer4[0].conv2, Replaced)
     assert "by dcn2" in repr(host.layer4[0].conv2)
+
+
+def test_a_norm_is_folded_into_a_kernel_that_is_kept_and_into_no_other(make):
+    host, x = _moved(replace(make("torchvision resnet").eval(), "dcn2", input=SIZE)), _x()
+    wanted, block = host(x), host.layer4[0]
+    block.conv2 = nn.utils.fuse_conv_bn_eval(block.conv2, block.bn2)
+    block.bn2 = nn.Identity()
+    assert _off(host(x), wanted) < 1e-5
+    other = replace(make("torchvision resnet").eval(), Pointwise, where="conv3x3", input=SIZE).layer4[0]
+    with pytest.raises((AttributeError, TypeError)):
+        nn.utils.fuse_conv_bn_eval(other.conv2, other.bn2)
+
+
+def test_parameters_of_a_checkpoint_may_be_taken_over(make):
+    host = replace(make("torchvision resnet").eval(), "dcn2", input=SIZE)
+    state = make("torchvision resnet", seed=2).state_dict()
+    host.load_state_dict(state, assign=True)
+    assert host.layer4[0].conv2.weight.data_ptr() == state["layer4.0.conv2.weight"].data_ptr()
+    wanted = make("torchvision resnet", seed=2).eval()(_x())
+    assert _off(host(_x()), wanted) < 1e-5
+    assert torch.equal(unplug(host)(_x()), wanted)
 
 
 def test_the_facts_of_a_kept_kernel():

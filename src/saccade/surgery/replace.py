@@ -66,8 +66,8 @@ def replace(
     Each keeps the kernel size, stride, padding, dilation, groups and channels of its convolution. A
     :class:`saccade.form.Convolution` (``dcn1``, ``dcn2``) also keeps its weight and bias: the same parameters under
     the same keys, with those of the mechanism beside them, under ``saccade_conv``. Any other mechanism has no use for
-    them: the log says how many weights are discarded, and so does :func:`replacements`. They are put aside, outside the
-    parameters and the state dict, for ``unplug``.
+    them: the log says how many weights are discarded, as a warning where a neutral start was asked for, and so does
+    :func:`replacements`. They are put aside, outside the parameters and the state dict, for ``unplug``.
 
     The host's own checkpoints load strictly before and after. The mechanisms are drawn from the global random state,
     which stays as it is.
@@ -117,7 +117,8 @@ def replace(
         install(host, new, seen.arguments)
     lost = sum(known.discarded for _, known in new.values())
     if lost:
-        _LOG.warning(
+        _LOG.log(
+            logging.WARNING if start == "neutral" else logging.INFO,
             "%s keeps no kernel: %s weights of %d convolution%s of %s are discarded, and the network computes "
             "something else until it is trained",
             what.name, f"{lost:,}", len(new), "s" * (len(new) != 1), type(host).__name__,
