@@ -70,7 +70,8 @@ class SpatialGroupEnhance(nn.Module):
         """Map x (B, C, H, W) to (B, G, H, W)."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))  # products of float16 overflow
         z = pooled_mean(x, keepdim=True)  # (B, C, 1, 1)
-        s = gated(x, z).unflatten(1, (self.groups, -1)).sum(2)  # (B, G, H, W)
+        rows = z.unflatten(1, (self.groups, -1)).flatten(2)[:, :, None]  # (B, G, 1, c)
+        s = (rows @ x.unflatten(1, (self.groups, -1)).flatten(3)).view(-1, self.groups, *x.shape[2:])  # (B, G, H, W)
         s = s - pooled_mean(s, keepdim=True)
         std = torch.linalg.vector_norm(s, dim=(2, 3), keepdim=True) / others(s) ** 0.5  # its gradient at zero is zero
         return (s / (std + 1e-5) * self.weight[:, None, None] + self.bias[:, None, None]).sigmoid()

@@ -49,14 +49,16 @@ def is_eager(*tensors: Tensor) -> bool:
 
 
 def pieces(x: Tensor, *whole: int) -> list[tuple[slice, ...]]:
-    """Where the pieces of x (B, C, H, W) lie: about ``PIECE`` values of one image each, uncut along axes ``whole``."""
+    """Where the pieces of x (B, C, H, W) lie: of about ``PIECE`` values, one image or some, uncut along ``whole``."""
+    each = max(1, x[:1].numel())
+    images = max(1, PIECE // each)
+    several = [slice(start, start + images) for start in range(0, len(x), images)]
     axis = next((axis for axis in (1, 2) if axis not in whole), None)
-    if axis is None:
-        return [(slice(i, i + 1),) for i in range(len(x))]
-    length = x.shape[axis]
-    step = max(1, PIECE * length // max(1, x[0].numel()))
-    parts = [slice(start, start + step) for start in range(0, length, step)]
-    return [(slice(i, i + 1), *[slice(None)] * (axis - 1), part) for i in range(len(x)) for part in parts]
+    if axis is None or images > 1:
+        return [(some,) for some in several]
+    step = max(1, PIECE * x.shape[axis] // each)
+    parts = [slice(start, start + step) for start in range(0, x.shape[axis], step)]
+    return [(image, *[slice(None)] * (axis - 1), part) for image in several for part in parts]
 
 
 def gated_definition(x: Tensor, gate: Tensor) -> Tensor:
