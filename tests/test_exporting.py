@@ -25,7 +25,7 @@ from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.models.resnet import BasicBlock, ResNet
 
 import saccade.models
-from saccade import UserError, export, list_mechanisms, plug, plugs, unplug
+from saccade import UserError, export, list_mechanisms, plug, plugs, replace, unplug
 from saccade.exporting import LIMIT, OPSET
 from saccade.exporting.differences import difference
 from saccade.exporting.formats import _pickled
@@ -87,24 +87,39 @@ def _distance(network, picture, found):
     return ((wanted - found).abs().max() / wanted.abs().max()).item()
 
 
-PAIRS = [("resnet18", mechanism) for mechanism in list_mechanisms("plug")]
+PAIRS = [("resnet18", mechanism) for mechanism in list_mechanisms()]
 PAIRS += [("mobilenet_v2", mechanism) for mechanism in list_mechanisms("plug")[::3]]
+ONE_SIZE = {"ge": "kernel is made for maps of", "mhsa": "embeddings are for maps of"}
+"""Mechanisms whose weights are for maps of one size, and what is said of another."""
+
+
+def _with(host, mechanism):
+    """The host with the mechanism at the last site of its paper, as after training."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        if mechanism in list_mechanisms("replace"):
+            return learnt(replace(HOSTS[host](), mechanism, where="conv3x3[-1:]", start="paper", input=SIZE))
+        start = "neutral" if host == "resnet18" else "paper"
+        return learnt(plug(HOSTS[host](), mechanism, where="paper[-1]", start=start, input=SIZE))
 
 
 @pytest.mark.parametrize(("host", "mechanism"), PAIRS)
 def test_every_mechanism_in_onnx(host, mechanism, tmp_path):
     """The last site of each pair, every third in a second host; benchmarks/export.py has all sites at full width."""
-    start = "neutral" if host == "resnet18" else "paper"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        network = learnt(plug(HOSTS[host](), mechanism, where="paper[-1]", start=start, input=SIZE))
-    done = export(network, tmp_path / "net.onnx", input=SIZE)
-    assert [row.shape for row in done.compared][:4] == [(1, 3, 64, 48), (3, 3, 75, 37), (1, 3, 75, 91), (9, 3, 64, 48)]
-    assert all(row.difference <= LIMIT / 2 for row in done.compared)  # each channel by a scale of its own
+    network, dynamic = _with(host, mechanism), "all"
+    shapes = [(1, 3, 64, 48), (3, 3, 75, 37), (1, 3, 75, 91), (9, 3, 64, 48)]
     picture = _picture(2, 3, 50, 81)
+    if mechanism in ONE_SIZE:
+        with pytest.raises(UserError, match=f"3×64×48 only.*{ONE_SIZE[mechanism]}.*dynamic='batch'"):
+            export(network, tmp_path / "net.onnx", input=SIZE)
+        dynamic, shapes = "batch", [shape for shape in shapes if shape[2:] == SIZE[1:]]
+        picture = _picture(2, *SIZE)
+    done = export(network, tmp_path / "net.onnx", input=SIZE, dynamic=dynamic)
+    assert [row.shape for row in done.compared if dynamic == "all" or row.shape in shapes][:4] == shapes
+    assert all(row.difference <= LIMIT / 2 for row in done.compared)  # each channel by a scale of its own
     (found,) = _ran(tmp_path / "net.onnx", picture)
     assert _distance(network, picture, found) <= 1e-5
-    if (plugged := plugs(network)[0].module).a is not None:  # the twin: another a, another network
+    if plugs(network) and (plugged := plugs(network)[0].module).a is not None:  # the twin: another a, another network
         other = copy.deepcopy(network)
         with torch.no_grad():
             plugs(other)[0].module.a.copy_(plugged.a - 0.5)
