@@ -17,8 +17,10 @@ are the middles of H_k equal parts, 2(i + ½)/(H_k − 1) − 1: half a step too
 column fall outside, where they are clamped, or, with ``offset_range`` ≥ 0, partly read zeros. The table belongs to one
 size of map (``size``, which a plug fills in) and is stretched over any other. Not kept: where H_k = 1 the code divides
 by zero; here r = 0, the middle. Its keys have a bias, which no softmax over keys notices. Left out: dropout;
-convolutional and fixed biases; the block around it, with its norms, its sum with x and its MLP. The defaults are those
-of the third stage of DAT-T++, of 256 channels; the paper has this attention in the last two stages.
+convolutional and fixed biases; the block around it, with its norms, its sum with x and its MLP.
+
+The paper has this attention in the last two stages. The defaults, and the position, are those of the third stage of
+DAT-T++, of 256 channels; ``where="stage[-2:]"`` with ``stride=[2, 1]``, ``kernel_size=[5, 3]`` is both.
 
 On the CPU A is formed for a few rows of the map at a time, and again in the backward pass; compiled, exported and on
 other devices at once.
@@ -53,7 +55,7 @@ SPEC = {
     },
     "kind": "transform",
     "evidence": "oracle",
-    "position": {"default": "stage[-2:]"},
+    "position": {"default": "stage[-2]"},
     "params": "4*C*C + 3*C + C//groups*(kernel_size**2 + 5) + (num_heads*(2*H - 1)*(2*W - 1) if position == 'table'"
     " else 96 + 32*num_heads//groups if position == 'log' else 0)",
     "limits": ["num_heads >= 1 and C % num_heads == 0", "groups >= 1 and num_heads % max(1, groups) == 0",

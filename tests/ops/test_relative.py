@@ -1,0 +1,71 @@
+"""The bias by relative position: the fast form against the definition, and the definition against numbers."""
+
+import pytest
+import torch
+
+from saccade.ops.relative import coordinates, pixels, relative_bias, relative_bias_definition, windows
+
+
+def _case(heads=2, batch=3, keys=5, size=(4, 6), dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(heads, 2 * size[0] - 1, 2 * size[1] - 1, generator=generator, dtype=dtype, requires_grad=True)
+    places = torch.rand(batch, keys, 2, generator=generator, dtype=dtype) * 2 - 1
+    return table, places.requires_grad_()
+
+
+def _differentiated(bias, operands):
+    weights = torch.randn(bias.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return torch.autograd.grad((bias.double() * weights).sum(), operands)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (1, 5), (3, 1), (1, 1), (7, 2)])
+@pytest.mark.parametrize("rows", [slice(0, None), slice(1, 3)])
+def test_equals_its_definition(size, rows):
+    table, places = _case(size=size)
+    known, found = (
+        relative_bias_definition(table, places, size, rows),
+        relative_bias(windows(table), places, size, rows),
+    )
+    assert found.shape == known.shape == (3, 2, 5, len(range(size[0])[rows]) * size[1])
+    torch.testing.assert_close(found, known, rtol=1e-12, atol=1e-12)
+    if known.numel():
+        for a, b in zip(_differentiated(found, (table, places)), _differentiated(known, (table, places)), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_corners_are_inside():
+    table, _ = _case()
+    places = torch.tensor([[[-1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]], dtype=torch.float64)
+    known = relative_bias_definition(table, places, (4, 6), slice(0, None))
+    torch.testing.assert_close(relative_bias(windows(table), places, (4, 6), slice(0, None)), known)
+    assert torch.equal(known[0, 0, 1, 0], table[0, 0, 0])  # pixel (−1, −1), key (1, 1): the table's first corner
+
+
+def test_rounding_is_at_most_twice_the_definition_s():
+    exact_table, exact_places = _case(heads=4, keys=40, size=(11, 13))
+    table, places = exact_table.detach().float().requires_grad_(), exact_places.detach().float().requires_grad_()
+    every = slice(0, None)
+    exact = relative_bias_definition(table.double(), places.double(), (11, 13), every)
+    errors = [
+        (bias.double() - exact).abs().mean()
+        for bias in (
+            relative_bias(windows(table), places, (11, 13), every),
+            relative_bias_definition(table, places, (11, 13), every),
+        )
+    ]
+    assert errors[0] <= 2 * errors[1]
+
+
+def test_gradients_of_gradients_are_refused():
+    table, places = _case()
+    bias = relative_bias(windows(table), places, (4, 6), slice(0, None))
+    (first,) = torch.autograd.grad(bias.square().sum(), places, create_graph=True)
+    with pytest.raises(RuntimeError, match="not implemented"):
+        torch.autograd.grad(first.sum(), places)
+
+
+def test_coordinates_run_corner_on_corner():
+    like = torch.zeros((), dtype=torch.float64)
+    assert coordinates(3, like).tolist() == [-1, 0, 1]
+    assert coordinates(1, like).tolist() == [0]
+    assert pixels((3, 2), slice(1, 3), like).tolist() == [[0, -1], [0, 1], [1, -1], [1, 1]]
