@@ -58,7 +58,7 @@ def test_a_control_for_each_mechanism_or_for_one():
 
 
 def test_a_class_that_states_nothing_may_have_a_gate_to_lend():
-    name = "saccade.surgery.controls.shuffled:ShuffledContext"
+    name = "saccade.surgery.controls.shuffled:Shuffled"
     assert arms([name], [f"shuffled:{name}"])[2] == Arm(f"shuffled for {name}", name, "shuffled")
 
 

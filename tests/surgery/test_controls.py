@@ -15,7 +15,7 @@ from saccade.attention.se import SqueezeExcite
 from saccade.recipe import Attention
 from saccade.study import plan
 from saccade.surgery import parameter_groups, plug, plug_control, plugs, record
-from saccade.surgery.controls import CONTROLS, NoiseGate, ShuffledContext, ShuffledGate
+from saccade.surgery.controls import CONTROLS, NoiseGate, Shuffled
 from seasoning import seasoned
 
 SIZE = (3, 32, 24)
@@ -76,7 +76,7 @@ def test_noise_is_uniform():
 def test_a_shuffled_gate_is_that_of_the_next_image():
     torch.manual_seed(0)
     se, x = SqueezeExcite(16), torch.randn(3, 16, 5, 4)
-    shuffled = ShuffledGate(16, se)
+    shuffled = Shuffled(16, copy.deepcopy(se))
     expected = torch.stack([x[i] * se.gate(x)[(i + 1) % 3] for i in range(3)])
     for mode in (True, False):  # in training and in evaluation
         assert torch.equal(shuffled.train(mode)(x), expected)
@@ -91,7 +91,7 @@ def test_a_shuffled_context_is_that_of_the_next_image():
         for parameter in gc.parameters():
             parameter.normal_()
     expected = torch.stack([x[i] + gc.context(x)[(i + 1) % 3] for i in range(3)])
-    assert torch.equal(ShuffledContext(16, gc)(x), expected)
+    assert torch.equal(Shuffled(16, copy.deepcopy(gc))(x), expected)
     assert not torch.allclose(expected, gc(x), atol=1e-4)
 
 
@@ -201,7 +201,7 @@ def test_options_of_the_mechanism_by_stage_are_kept(host):
     rows = plugs(plug_control(host, "shuffled", "eca", kernel_size=[3, 5, 5, 7], input=SIZE))
     assert [row.module.mechanism.mechanism.conv.kernel_size[0] for row in rows] == [3, 5, 5, 7]
     assert rows[3].module.options == {"mechanism": "eca", "options": {"kernel_size": 7}}
-    assert rows[3].mechanism == "saccade.surgery.controls.shuffled:ShuffledGate"
+    assert rows[3].mechanism == "saccade.surgery.controls.shuffled:Shuffled"
 
 
 def test_a_dead_mechanism_is_drawn_again_as_its_control():
@@ -211,7 +211,7 @@ def test_a_dead_mechanism_is_drawn_again_as_its_control():
         network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU())
         _drawn(lambda n=network: plug_control(n, "shuffled", "se", where="0", rd_ratio=1 / 16, input=SIZE), seed)
         (row,) = plugs(network)
-        assert isinstance(row.module.mechanism, ShuffledGate)
+        assert isinstance(row.module.mechanism, Shuffled)
         first = _drawn(lambda: SqueezeExcite(16, 1 / 16), seed)
         kept.append(torch.equal(row.module.mechanism.mechanism.squeeze.weight, first.squeeze.weight))
     assert 0 < sum(kept) < 12
@@ -236,10 +236,21 @@ def test_shuffled_needs_something_to_lend(host):
         plug_control(host, "shuffled", "sa", groups=2, input=SIZE)
     assert plugs(host) == []
     assert len(plugs(plug_control(host, "noise", Flipped, where="stage", input=SIZE))) == 4
-    with pytest.raises(ValueError, match="SqueezeExcite is no Context"):
-        ShuffledContext(16, "se")
-    with pytest.raises(ValueError, match="GlobalContext is no Gate"):
-        ShuffledGate(16, "gc")
+    with pytest.raises(ValueError, match="Flipped is neither a Gate nor a Context"):
+        Shuffled(16, Flipped(16))
+    with pytest.raises(ValueError, match="ShuffleAttention is neither a Gate nor a Context"):
+        Shuffled(16, "sa", {"groups": 2})
+
+
+def test_shuffled_has_the_keys_of_its_mechanism_and_shows_what_it_applies():
+    torch.manual_seed(1)  # a bottleneck of one unit that is not off
+    shuffled = Shuffled(16, "se", {"bias": False, "rd_ratio": 0.5})
+    assert list(shuffled.state_dict()) == ["mechanism.squeeze.weight", "mechanism.excite.weight"]
+    shown, x = [], torch.randn(3, 16, 5, 4)
+    shuffled.tap.register_forward_hook(lambda module, args, gate: shown.append(gate))
+    assert torch.equal(shuffled(x), x * shown[0])
+    assert torch.equal(shown[0], shuffled.mechanism.gate(x).roll(-1, 0))
+    assert not torch.equal(shown[0], shuffled.mechanism.gate(x))
 
 
 def test_wrong_words(host):

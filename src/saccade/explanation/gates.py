@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from saccade.form import Gate
 from saccade.probe import undisturbed
 from saccade.surgery import Plug, plugs, record
+from saccade.surgery.controls import unshuffled
 
 __all__ = ["effective", "gate_maps", "is_spatial", "passing", "per_channel", "site_to_show", "spatial"]
 
@@ -63,7 +64,7 @@ def gate_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for row in plugs(model):
         plug = row.module
-        if not isinstance(plug, Plug) or not isinstance(plug.mechanism, Gate) or row.site not in seen:
+        if not isinstance(plug, Plug) or not isinstance(unshuffled(plug.mechanism), Gate) or row.site not in seen:
             continue
         values = seen[row.site]
         for name, gate in _named(row.site, values if isinstance(values, list) else [values]):

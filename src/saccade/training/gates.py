@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from saccade.data import ImageSet
 from saccade.form import Context, Convolution, Gate
 from saccade.surgery import plugs, record, replacements
+from saccade.surgery.controls import unshuffled
 from saccade.surgery.replaced import CHILD
 
 __all__ = ["gate_movement", "probe_images"]
@@ -58,7 +59,7 @@ def gate_movement(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any
 
         return hook
 
-    shown = {row.site for row in rows if isinstance(row.module.mechanism, (Gate, Context))}
+    shown = {row.site for row in rows if isinstance(unshuffled(row.module.mechanism), (Gate, Context))}
     handles = [row.module.register_forward_hook(watch(row.site)) for row in rows if row.site not in shown]
     handles += [
         network.get_submodule(row.convolution).register_forward_hook(watch(site), prepend=True)
@@ -82,7 +83,7 @@ def gate_movement(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any
             seen = maps[row.site]
             values = torch.cat([m.float().flatten() for m in (seen if isinstance(seen, list) else [seen])])
             strength = 1.0 if a is None else a
-            gate = isinstance(plug.mechanism, Gate)
+            gate = isinstance(unshuffled(plug.mechanism), Gate)
             values = 1.0 + strength * (values - 1.0) if gate else (strength * values).abs()
             kind = "gate" if gate else "context"
         else:

@@ -16,7 +16,7 @@ from saccade.probe import example_input, undisturbed
 from saccade.recipe import Recipe
 from saccade.surgery import plug, plugs, replace, replacements
 from saccade.surgery.carrying import Plug
-from saccade.surgery.controls import ShuffledContext, ShuffledGate, plug_control
+from saccade.surgery.controls import Shuffled, plug_control
 from saccade.surgery.plug import Mechanism
 
 __all__ = ["build", "derived", "start_of", "started"]
@@ -59,7 +59,7 @@ def started(network: nn.Module) -> Literal["neutral", "paper"] | None:
 def _is_neutral(plug: Plug) -> bool:
     """Does the plug, as it was made, return what it receives?"""
     name, options = plug.name, plug.options
-    if isinstance(plug.mechanism, (ShuffledContext, ShuffledGate)):
+    if isinstance(plug.mechanism, Shuffled):
         name, options = options["mechanism"], options["options"]
     what = Mechanism.of(name)
     return plug.a is not None or what.spec.is_neutral({**what.defaults, **options})

@@ -4,7 +4,7 @@ from saccade.surgery.controls.choice import CONTROLS as CONTROLS
 from saccade.surgery.controls.choice import plug_control as plug_control
 from saccade.surgery.controls.extra import ExtraBottleneck as ExtraBottleneck
 from saccade.surgery.controls.noise import NoiseGate as NoiseGate
-from saccade.surgery.controls.shuffled import ShuffledContext as ShuffledContext
-from saccade.surgery.controls.shuffled import ShuffledGate as ShuffledGate
+from saccade.surgery.controls.shuffled import Shuffled as Shuffled
+from saccade.surgery.controls.shuffled import unshuffled as unshuffled
 
-__all__ = ["CONTROLS", "ExtraBottleneck", "NoiseGate", "ShuffledContext", "ShuffledGate", "plug_control"]
+__all__ = ["CONTROLS", "ExtraBottleneck", "NoiseGate", "Shuffled", "plug_control", "unshuffled"]

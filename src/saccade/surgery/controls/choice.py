@@ -12,7 +12,7 @@ from saccade.errors import UserError, did_you_mean
 from saccade.form import Context, Gate
 from saccade.surgery.controls.extra import ExtraBottleneck
 from saccade.surgery.controls.noise import NoiseGate
-from saccade.surgery.controls.shuffled import ShuffledContext, ShuffledGate
+from saccade.surgery.controls.shuffled import Shuffled
 from saccade.surgery.plug import Mechanism, StandIn, install
 from saccade.surgery.sites import Site
 
@@ -69,13 +69,12 @@ def plug_control(
             return install(host, never, where, input, options, neutral=neutral, instead=_noise)
 
     def shuffled(site: Site, own: dict[str, Any], made: nn.Module) -> StandIn:
-        form = ShuffledGate if isinstance(made, Gate) else ShuffledContext if isinstance(made, Context) else None
-        if form is None:
+        if not isinstance(made, (Gate, Context)):
             raise UserError(
                 f"the control 'shuffled' needs a Gate or a Context, of which one image can lend its own to another; "
                 f"{what.name} makes a {type(made).__name__}, which is neither"
             )
-        return _name(form), {"mechanism": what.name, "options": own}, form(site.channels, made)
+        return _name(Shuffled), {"mechanism": what.name, "options": own}, Shuffled(site.channels, made)
 
     return install(host, what, where, input, options, neutral=neutral, instead=shuffled)
 

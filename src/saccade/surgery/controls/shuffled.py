@@ -24,58 +24,50 @@ from torch import Tensor, nn
 from saccade import catalog
 from saccade.form import Context, Gate
 
-__all__ = ["ShuffledContext", "ShuffledGate"]
+__all__ = ["Shuffled", "unshuffled"]
 
 
-class ShuffledGate(Gate):
-    """A gate that multiplies the image before the one it was computed from.
+class Shuffled(nn.Module):
+    """A gate or a context that works on the image before the one it was computed from.
+
+    What passes its ``tap`` is moved up by one image; all else is the mechanism's own forward.
 
     Args:
         channels: C of the map (B, C, H, W).
-        mechanism: the gate, or the name it has in the catalogue.
+        mechanism: the gate or context, which is changed, or the name it has in the catalogue.
         options: of the mechanism, where it is a name.
 
     Raises:
-        ValueError: the mechanism is no gate.
+        ValueError: the mechanism is neither gate nor context.
         UserError: there is no such mechanism, or it cannot be made with these options at this channel count.
     """
 
     def __init__(self, channels: int, mechanism: str | nn.Module, options: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        made = _made(channels, mechanism, options)
-        if not isinstance(made, Gate):
-            raise ValueError(f"{type(made).__name__} is no Gate")
+        made = catalog.create(mechanism, channels, **(options or {})) if isinstance(mechanism, str) else mechanism
+        if not isinstance(made, (Gate, Context)):
+            raise ValueError(f"{type(made).__name__} is neither a Gate nor a Context")
+        made.tap = _NextImage()
         self.mechanism = made
 
-    def gate(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C | 1, H | 1, W | 1), the gates of x moved up by one image."""
-        return self.mechanism.gate(x).roll(-1, 0)
+    @property
+    def tap(self) -> nn.Module:
+        """What shows the gate or context that was applied."""
+        return self.mechanism.tap
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
+        y: Tensor = self.mechanism(x)
+        return y
 
 
-class ShuffledContext(Context):
-    """A context that is added to the image before the one it was computed from.
-
-    Args:
-        channels: C of the map (B, C, H, W).
-        mechanism: the context, or the name it has in the catalogue.
-        options: of the mechanism, where it is a name.
-
-    Raises:
-        ValueError: the mechanism is no context.
-        UserError: there is no such mechanism, or it cannot be made with these options at this channel count.
-    """
-
-    def __init__(self, channels: int, mechanism: str | nn.Module, options: Mapping[str, Any] | None = None) -> None:
-        super().__init__()
-        made = _made(channels, mechanism, options)
-        if not isinstance(made, Context):
-            raise ValueError(f"{type(made).__name__} is no Context")
-        self.mechanism = made
-
-    def context(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C | 1, H | 1, W | 1), the contexts of x moved up by one image."""
-        return self.mechanism.context(x).roll(-1, 0)
+def unshuffled(mechanism: nn.Module) -> nn.Module:
+    """The gate or context that works in a ``Shuffled``; any other mechanism itself."""
+    return mechanism.mechanism if isinstance(mechanism, Shuffled) else mechanism
 
 
-def _made(channels: int, mechanism: str | nn.Module, options: Mapping[str, Any] | None) -> nn.Module:
-    return catalog.create(mechanism, channels, **(options or {})) if isinstance(mechanism, str) else mechanism
+class _NextImage(nn.Identity):
+    """The gates or contexts (B, C | 1, H | 1, W | 1), each that of the next image; the last one's is the first's."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.roll(-1, 0)
