@@ -380,6 +380,41 @@ def test_the_random_state_stays_and_decides(make):
     assert torch.equal(*drawn)
 
 
+class Shared(nn.Module):
+    """One convolution under two names, called three times, once by keyword, on maps of two sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.head = nn.Conv2d(8, 8, 3, padding=1)
+        self.alias = self.head
+
+    def forward(self, x):
+        x = self.head(self.stem(x).relu())
+        return x + self.alias(input=x) + F.interpolate(self.head(F.max_pool2d(x, 2)), x.shape[2:])
+
+
+@pytest.mark.parametrize("mechanism", ["dcn2", Pointwise])
+def test_a_convolution_of_two_names_that_runs_several_times(mechanism):
+    torch.manual_seed(0)
+    host, x = Shared(), _x()
+    before, state = host(x), {key: value.clone() for key, value in host.state_dict().items()}
+    replace(host, mechanism, where="alias", input=SIZE)
+    assert _paths(host) == ["head"]
+    kept = mechanism == "dcn2"
+    assert (_off(host(x), before) < 1e-5) is kept
+    host.load_state_dict(state)
+    assert {key.partition(".")[0] for key in host.state_dict() if CHILD in key} == {"head", "alias"}
+    with record(host) as maps:
+        host(x)
+    assert [m.shape[2:] for m in maps["head"]] == [(64, 48), (64, 48), (32, 24)]
+    wrapped = nn.Sequential(copy.deepcopy(host))
+    assert _paths(wrapped) == ["0.head"]
+    assert torch.equal(unplug(wrapped)(x), before)
+    assert torch.equal(unplug(host)(x), before)
+    assert list(host.state_dict()) == list(state)
+
+
 def test_a_replacement_that_was_exchanged_is_told(make):
     host = replace(make("timm resnet"), "dcn2", input=SIZE)
     host.layer2[0].conv2 = nn.Identity()

@@ -129,21 +129,20 @@ def _try(host: nn.Module, new: Mapping[str, tuple[nn.Module, Note]], arguments: 
     handles = []
 
     def watch(path: str, known: Note) -> None:
-        def ran(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        def ran(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
             runs[path] += 1
+            (x,) = (*args, *named.values())
             assert isinstance(module, nn.Conv2d)
-            # Of what the convolution makes of such a map, its numbers being known: the shape, and the values.
-            weight = module.weight if known.kernel is None else known.kernel["weight"]
-            bias = module.bias if known.kernel is None else known.kernel["bias"]
+            weight, bias = (known.kernel or module._parameters)["weight"], (known.kernel or module._parameters)["bias"]
             assert weight is not None
-            wanted = F.conv2d(args[0], weight, bias, module.stride, module.padding, module.dilation, module.groups)
+            wanted = F.conv2d(x, weight, bias, module.stride, module.padding, module.dilation, module.groups)
             if not isinstance(output, Tensor) or output.shape != wanted.shape:
                 got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                wrong.append(f"{known.name} at {path} makes {got} of {tuple(args[0].shape)}, not {tuple(wanted.shape)}")
+                wrong.append(f"{known.name} at {path} makes {got} of {tuple(x.shape)}, not {tuple(wanted.shape)}")
             elif known.neutral and not _near(output, wanted):
                 wrong.append(f"{known.name} at {path} does not start as the convolution with {known.options}")
 
-        handles.append(host.get_submodule(path).register_forward_hook(ran, prepend=True))
+        handles.append(host.get_submodule(path).register_forward_hook(ran, prepend=True, with_kwargs=True))
 
     try:
         for path, (_, known) in new.items():

@@ -49,8 +49,8 @@ def gate_movement(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any
     changes: dict[str, list[Tensor]] = {site: [] for site in (*sites, *kept)}
 
     def watch(site: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            given = inputs[0]
+        def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> None:
+            given: Tensor = (*inputs, *named.values())[0]
             if isinstance(module, nn.Conv2d):
                 given = module._conv_forward(given, module.weight, module.bias)
             before = given.float().flatten(1)
@@ -60,9 +60,11 @@ def gate_movement(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any
         return hook
 
     shown = {row.site for row in rows if isinstance(unshuffled(row.module.mechanism), (Gate, Context))}
-    handles = [row.module.register_forward_hook(watch(row.site)) for row in rows if row.site not in shown]
+    handles = [
+        row.module.register_forward_hook(watch(row.site), with_kwargs=True) for row in rows if row.site not in shown
+    ]
     handles += [
-        network.get_submodule(row.convolution).register_forward_hook(watch(site), prepend=True)
+        network.get_submodule(row.convolution).register_forward_hook(watch(site), prepend=True, with_kwargs=True)
         for site, row in kept.items()
     ]
     modes = [(module, module.training) for module in network.modules()]
