@@ -31,7 +31,8 @@ from torch import Tensor, nn
 
 import saccade
 from publics import ROWS, Row, plain
-from saccade.cost import measure
+from saccade.cost.call import Call
+from saccade.cost.memory import step_memory
 from saccade.errors import did_you_mean
 from seasoning import learnt, seasoned
 from timing import by_turns, geometric_mean, machine, middle, said
@@ -137,7 +138,7 @@ class Alone(nn.Module):
 
 def memory(module: nn.Module, x: Tensor) -> int | None:
     """Bytes live at once at most in forward and backward, besides the parameters and the map."""
-    peak = measure(Alone(module, x), (torch.zeros(()),), runs=1).step_memory
+    peak = step_memory(Call(Alone(module, x), (torch.zeros(()),), {}))
     return None if peak is None else peak - x.nbytes - sum(p.nbytes for p in module.parameters())
 
 
@@ -147,8 +148,8 @@ def timed(ours: nn.Module, theirs: nn.Module, shape: tuple[int, ...], rounds: in
     x, cotangent = (torch.randn(shape, generator=draw) for _ in range(2))
     both = {"ours": ours, "theirs": theirs}
     seconds = {
-        "forward": by_turns({who: partial(forward, module, x) for who, module in both.items()}, rounds, WARMUP),
-        "step": by_turns({who: partial(step, module, x, cotangent) for who, module in both.items()}, rounds, WARMUP),
+        what: by_turns({who: partial(run, module, *given) for who, module in both.items()}, rounds, WARMUP, settle=True)
+        for what, run, given in (("forward", forward, (x,)), ("step", step, (x, cotangent)))
     }
     medians = {who: {what: 1000 * statistics.median(times[who]) for what, times in seconds.items()} for who in both}
     each = {what: np.divide(times["theirs"], times["ours"]).tolist() for what, times in seconds.items()}

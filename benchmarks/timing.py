@@ -17,14 +17,20 @@ __all__ = ["by_turns", "draws", "geometric_mean", "interval", "machine", "middle
 Floats = NDArray[np.float64]
 
 
-def by_turns(forms: Mapping[str, Callable[[], object]], rounds: int, warmup: int) -> dict[str, list[float]]:
+def by_turns(
+    forms: Mapping[str, Callable[[], object]], rounds: int, warmup: int, *, settle: bool = False
+) -> dict[str, list[float]]:
     """Seconds of each of ``rounds`` rounds after ``warmup`` more; a round runs every form once, one after another.
 
     Every other round runs them in the opposite order: what one leaves behind, in caches and on the heap, falls to all.
+    With ``settle`` each runs once untimed before it is timed, and finds only what it left itself: where a form takes a
+    millisecond, the pages that the one before gave back to the system would decide.
     """
     times: dict[str, list[float]] = {name: [] for name in forms}
     for number in range(warmup + rounds):
         for name, form in list(forms.items())[:: -1 if number % 2 else 1]:
+            if settle:
+                form()
             begun = time.perf_counter()
             form()
             times[name].append(time.perf_counter() - begun)

@@ -131,6 +131,9 @@ def test_rounds_by_turns_and_their_ratio():
     order = []
     times = by_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3, 1)
     assert "".join(order) == "abbaabba"
+    order.clear()
+    by_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2, 0, settle=True)
+    assert "".join(order) == "aabbbbaa"
     assert {name: len(seconds) for name, seconds in times.items()} == {"a": 3, "b": 3}
     assert middle([2.0, 2.0, 2.0]) == (2.0, 2.0, 2.0)
     value, low, high = middle([1.0, 2.0, 4.0, 8.0, 3.0])
