@@ -121,7 +121,7 @@ def test_every_variant_keeps_every_promise(name, options):
         ("simam", 3, {"e_lambda": 0.01}),
         ("triplet", 5, {"kernel_size": 3}),
         ("srm", 1, {"eps": 0.1}),
-        ("sge", 10, {"groups": 5}),
+        ("sge", 12, {"groups": 4}),
         ("sge", 7, {}),
         ("scse", 17, {"rd_ratio": 0.5, "combine": "max"}),
         ("gated_channel", 3, {"mode": "l1", "eps": 0.1}),

@@ -1,0 +1,218 @@
+"""Products with gates, poolings and narrow convolutions: the fast forms against their definitions."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import forward_ad
+
+from saccade.ops import gating
+from saccade.ops.gating import (
+    gated,
+    gated_definition,
+    is_eager,
+    max_and_mean,
+    max_and_mean_definition,
+    mean_and_variance,
+    mean_and_variance_definition,
+    narrow_conv,
+    pieces,
+    pooled_mean,
+)
+
+SHAPE = (2, 3, 5, 4)
+GATES = [(3, 1, 1), (1, 5, 4), (3, 5, 1), (3, 1, 4), (1, 5, 1), (1, 1, 4), (1, 1, 1), (3, 5, 4)]
+POOLINGS = [[(2, 3)], [(1,)], [(2,)], [(3,)], [(2,), (3,)], [(2,), (3,), (1,)], [(1,), (2, 3)]]
+
+
+def _map(shape=SHAPE, seed=0, whole=False):
+    """Random values; ``whole`` ones have several maxima along every axis."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return (x.round() if whole else x).requires_grad_()
+
+
+@pytest.fixture(params=[7, 32, 1 << 18], ids=["rows", "channels", "at once"])
+def piece(request, monkeypatch):
+    """Pieces of a few values, of an image or two, of all."""
+    monkeypatch.setattr(gating, "PIECE", request.param)
+
+
+def _both(fast, definition, *operands):
+    """Values and gradients of both forms, one after the other."""
+    results = []
+    for form in (fast, definition):
+        found = form(*operands)
+        found = found if isinstance(found, tuple) else (found,)
+        weights = [_map(y.shape, seed).detach() for seed, y in enumerate(found, 1)]
+        results.append((found, torch.autograd.grad(found, operands, weights)))
+    return results
+
+
+def _agree(fast, definition, *operands):
+    (values, gradients), (known, true) = _both(fast, definition, *operands)
+    assert len(values) == len(known)
+    for y, wanted in zip(values, known, strict=True):
+        torch.testing.assert_close(y, wanted, rtol=1e-12, atol=1e-12)
+    for g, wanted in zip(gradients, true, strict=True):
+        torch.testing.assert_close(g, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.usefixtures("piece")
+@pytest.mark.parametrize("shape", GATES)
+def test_gated_is_its_definition(shape):
+    x, gate = _map(), _map((2, *shape), 1)
+    _agree(gated, gated_definition, x, gate)
+    _agree(gated, gated_definition, gate, x)
+    assert torch.equal(gated(x, gate), x * gate)
+    assert torch.autograd.gradgradcheck(gated, (x, gate))
+
+
+@pytest.mark.usefixtures("piece")
+def test_gated_of_two_that_broadcast():
+    rows, columns, channel, place = _map((2, 3, 5, 1)), _map((2, 3, 1, 4), 1), _map((2, 3, 1, 1), 2), _map((2, 1, 5, 4))
+    _agree(gated, gated_definition, rows, columns)
+    _agree(gated, gated_definition, channel, place)
+    assert torch.autograd.gradgradcheck(gated, (channel, place))
+
+
+@pytest.mark.usefixtures("piece")
+@pytest.mark.parametrize("poolings", POOLINGS, ids=str)
+@pytest.mark.parametrize("whole", [False, True], ids=["one maximum", "ties"])
+def test_max_and_mean_is_its_definition(poolings, whole):
+    x = _map(whole=whole)
+    _agree(lambda t: max_and_mean(t, *poolings), lambda t: max_and_mean_definition(t, *poolings), x)
+    for found, known in zip(max_and_mean(x, *poolings), max_and_mean_definition(x, *poolings), strict=True):
+        assert torch.equal(found, known)
+    assert torch.autograd.gradgradcheck(lambda t: max_and_mean(t, *poolings), (_map(),))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 28, 63, 64])
+def test_the_maximum_by_halves_is_the_maximum(length):
+    for axis, shape in ((2, (2, 3, length, 4)), (3, (2, 3, 4, length))):
+        x = _map(shape).detach()
+        assert torch.equal(gating._highest(x, (axis,)), x.amax(axis, keepdim=True))
+        x[1, 2, 0, 0] = torch.nan
+        assert gating._highest(x, (axis,)).isnan().sum() == 1
+
+
+def test_values_that_are_the_maximum_share_its_gradient():
+    x = torch.tensor([[[[5.0, 5.0, 1.0, 5.0]]]], requires_grad=True)
+    x = x.repeat(1, 1, 40_000, 1).detach().requires_grad_()  # past the size from which the fast form is taken
+    highest, _ = max_and_mean(x, (3,))
+    highest.sum().backward()
+    torch.testing.assert_close(x.grad[0, 0, 7], torch.tensor([1 / 3, 1 / 3, 0, 1 / 3]))
+
+
+@pytest.mark.usefixtures("piece")
+def test_mean_and_variance_is_its_definition():
+    x = _map()
+    _agree(mean_and_variance, mean_and_variance_definition, x)
+    torch.testing.assert_close(mean_and_variance(x)[1], x.var((2, 3)))
+    assert torch.autograd.gradgradcheck(mean_and_variance, (x,))
+
+
+def test_one_pixel_has_no_variance():
+    x = torch.randn(2, 3, 1, 1, requires_grad=True)
+    variance = mean_and_variance(x)[1]
+    variance.sum().backward()
+    assert torch.equal(variance, torch.zeros(2, 3))
+    assert torch.equal(x.grad, torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("axes", [(2, 3), (1,), (2,), (3,)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_pooled_mean_is_the_mean(axes, dtype):
+    x = _map().detach().to(dtype).requires_grad_()
+    assert torch.equal(pooled_mean(x, axes), x.mean(axes))
+    assert torch.equal(pooled_mean(x, axes, keepdim=True), x.mean(axes, keepdim=True))
+    large = torch.full((1, 2, 300, 300), 3.0, dtype=dtype)
+    assert torch.equal(pooled_mean(large, (2, 3)), torch.full((1, 2), 3.0, dtype=dtype))
+    pooled_mean(x.float(), axes).sum().backward()
+    torch.testing.assert_close(x.grad, torch.full_like(x, pooled_mean(x, axes).numel() / x.numel()))
+
+
+@pytest.mark.parametrize("side", [1, 3, 7])
+@pytest.mark.parametrize("bias", [False, True])
+def test_narrow_conv_is_the_layer(side, bias):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 1, side, padding=side // 2, bias=bias).double()
+    x = _map()
+    parameters = tuple(conv.parameters())
+    _agree(lambda x, *_: narrow_conv(conv, x), lambda x, *_: conv(x), x, *parameters)
+    assert torch.equal(narrow_conv(conv, x), conv(x))
+    assert torch.autograd.gradgradcheck(lambda x, *_: narrow_conv(conv, x), (x, *parameters))
+
+
+def test_narrow_conv_calls_the_layer_with_its_hooks():
+    conv, called = nn.Conv2d(2, 1, 3, padding=1), []
+    conv.register_forward_hook(lambda *_: called.append(1))
+    narrow_conv(conv, torch.randn(1, 2, 5, 4, requires_grad=True)).sum().backward()
+    assert called == [1]
+
+
+def test_narrow_conv_of_a_frozen_layer_and_of_a_parametrized_one():
+    torch.manual_seed(0)
+    frozen = nn.Conv2d(2, 1, 3, padding=1).requires_grad_(False)
+    x = torch.randn(1, 2, 5, 4, requires_grad=True)
+    narrow_conv(frozen, x).sum().backward()
+    assert frozen.weight.grad is None
+    torch.testing.assert_close(x.grad, torch.autograd.grad(frozen(x).sum(), x)[0])
+    normed = nn.utils.parametrizations.spectral_norm(nn.Conv2d(2, 1, 3, padding=1))
+    twin = copy.deepcopy(normed)
+    assert torch.equal(narrow_conv(normed, x), twin(x))  # one power iteration, not two
+
+
+def test_pieces_cover_a_map_once(monkeypatch):
+    x = torch.zeros(5, 6, 7, 3)
+    for size in (1, 10, 60, 126, 300, 10_000):
+        monkeypatch.setattr(gating, "PIECE", size)
+        for whole in ((), (1,), (2,), (1, 2), (2, 3)):
+            x.zero_()
+            parts = pieces(x, *whole)
+            for at in parts:
+                x[at] += 1
+                assert all(x[at].shape[axis] == x.shape[axis] for axis in whole)
+            assert torch.equal(x, torch.ones_like(x))
+            if size == 10_000:
+                assert len(parts) == 1
+
+
+def test_what_is_no_plain_map_takes_the_definition():
+    x = torch.randn(2, 3, 4, 5)
+    assert is_eager(x)
+    assert not is_eager(x.contiguous(memory_format=torch.channels_last))
+    assert not is_eager(torch.zeros(2, 3, 4, 5, device="meta"))
+    seen = []
+    torch.func.grad(lambda t: (seen.append(is_eager(t)), gated(t, t.mean((2, 3), keepdim=True)).sum())[1])(x)
+    assert seen == [False]
+
+
+def test_func_transforms_and_forward_mode_take_the_definition():
+    x, gate = _map(), _map((2, 3, 1, 1), 1).detach()
+
+    def loss(t):
+        highest, mean = max_and_mean(gated(t, gate), (2, 3))
+        return (highest * mean).sum() + mean_and_variance(t)[1].sum()
+
+    (known,) = torch.autograd.grad(loss(x), x)
+    torch.testing.assert_close(torch.func.grad(loss)(x.detach()), known)
+    with forward_ad.dual_level():
+        assert not is_eager(x)
+
+
+def test_rounding_is_no_worse_than_the_definitions():
+    x = torch.randn(2, 16, 40, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    gate = torch.rand(2, 16, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    grad = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+    def gradients(form, dtype):
+        operands = [t.to(dtype).requires_grad_() for t in (x, gate)]
+        return torch.autograd.grad(form(*operands), operands, grad.to(dtype))
+
+    truth = gradients(gated_definition, torch.float64)
+    for fast, plain, true in zip(
+        gradients(gated, torch.float32), gradients(gated_definition, torch.float32), truth, strict=True
+    ):
+        assert (fast - true).abs().max() <= 2 * (plain - true).abs().max() + torch.finfo(torch.float32).eps
