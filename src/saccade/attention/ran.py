@@ -139,7 +139,8 @@ def _halved_for_any_size(z: _Map) -> _Map:
     values = F.max_pool2d(F.pad(values, (1, 2, 1, 2), value=-torch.inf), 3, stride=2)
     size = ((z.size[0] + 1) // 2, (z.size[1] + 1) // 2)
     rows, columns = (torch.arange(values.shape[2 + n], device=values.device) < size[n] for n in (0, 1))
-    return _Map(values, size, rows[:, None] & columns)
+    inside = rows[:, None] & columns
+    return _Map(values.masked_fill(~inside, 0), size, inside)  # a window outside the map holds −∞ alone
 
 
 def _enlarged(z: _Map, like: _Map) -> Tensor:
