@@ -36,7 +36,7 @@ SPEC = {
         "arxiv": "1810.11579",
     },
     "kind": "context",
-    "evidence": "oracle",
+    "evidence": "paper",
     "position": {"default": "stage[1:-1]"},
     "params": "2*C*int(C*rd_ratio) + int(C*rd_ratio) + 2*C*(descriptors or int(C*rd_ratio))"
     " + (descriptors or int(C*rd_ratio)) + C + 2*C*norm",

@@ -40,7 +40,7 @@ SPEC = {
         "arxiv": "1810.12348",
     },
     "kind": "gate",
-    "evidence": "oracle",
+    "evidence": "paper",
     "position": {"default": "residual"},
     "params": "(extra_params and (C*(H*W + 2 + bias) if extent == 0 else int(log2(extent))*C*(11 + bias)) or 0)"
     " + (2*C*int(C*rd_ratio) + C + int(C*rd_ratio) if use_mlp else 0)",

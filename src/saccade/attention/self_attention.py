@@ -40,7 +40,7 @@ SPEC = {
         "arxiv": "1805.08318",
     },
     "kind": "context",
-    "evidence": "oracle",
+    "evidence": "paper",
     "position": {"default": "stage[-3]"},
     "params": "2*C*int(C*rd_ratio) + C*C + 1",
     "limits": ["C * rd_ratio >= 1"],
