@@ -5,8 +5,8 @@ r"""Covariance pooling: how the channels of a map vary together over its pixels.
 
 ``covariance_definition`` writes this down. ``covariance`` has the same forward, the map centred first: X Xᵀ/M − μμᵀ
 would be one product and no centring, and lose the digits that a mean larger than the deviation shares with it. Its
-backward is one product where autograd takes two, and no centring: with the map centred, the gradient is
-(G + Gᵀ)(x − μ)/M, whose pixels sum to zero of themselves.
+backward is one product where autograd takes two: the gradient is (G + Gᵀ)(x − μ)/M. Its pixels sum to zero as they are,
+but for the rounding of μ, which a large mean makes large; it is centred all the same.
 
 Source: Li, Xie, Wang, Zuo, "Is Second-order Information Helpful for Large-scale Visual Recognition?", ICCV 2017,
 arXiv:1703.08050, eq. 1.
@@ -80,7 +80,8 @@ class _Covariance(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return (grad + grad.mT) / x.shape[2] @ (x - x.mean(2, keepdim=True))
+        change = (grad + grad.mT) / x.shape[2] @ (x - x.mean(2, keepdim=True))
+        return change - change.mean(2, keepdim=True)
 
 
 def _check(x: Tensor) -> None:
