@@ -28,7 +28,10 @@ from torchvision.ops import deform_conv2d as torchvision_form
 from saccade.ops.deform import deform_conv2d, deform_conv2d_definition
 from timing import by_turns, draws, interval, machine, said
 
-GOAL_MEAN, GOAL_EACH = 3.0, 1.7
+GOAL_MEAN, GOAL_EACH = 4.0, 2.2
+"""Torchvision's time by ours, at least."""
+GOAL_PLAIN_MEAN, GOAL_PLAIN_EACH = 2.2, 3.0
+"""Our time by that of a plain convolution, at most."""
 WARMUP = 3
 EPSILON = torch.finfo(torch.float32).eps
 CASES = ((51, 256, 56), (102, 512, 28), (205, 1024, 14), (410, 2048, 7))
@@ -109,9 +112,10 @@ def main() -> int:
     results = []
     spread = []
     print(
-        "| channels | map | saccade (ms) | torchvision (ms) | plain 3×3 (ms) | torchvision / saccade | 95 % interval |"
+        "| channels | map | saccade (ms) | torchvision (ms) | plain 3×3 (ms) | torchvision / saccade | 95 % interval "
+        "| saccade / plain |"
     )
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|")
     for channels, outputs, size in CASES:
         tensors, cotangent = operands(arguments.batch, channels, outputs, size)
         leaves = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
@@ -122,26 +126,32 @@ def main() -> int:
         ratio, again = float(np.median(by_ours)), draws(by_ours)
         low, high = interval(again)
         spread.append(np.log(again))
+        dearer = float(np.median(np.divide(times["saccade"], times["plain"])))
         results.append(
             {"channels": channels, "outputs": outputs, "size": size, "seconds": times, "relative_errors": wrong}
-            | {"ratio": ratio, "low": low, "high": high}
+            | {"ratio": ratio, "low": low, "high": high, "by_plain": dearer}
         )
         middle = " | ".join(f"{1000 * statistics.median(seconds):.1f}" for seconds in times.values())
-        print(f"| {channels} → {outputs} | {size}² | {middle} | {ratio:.2f} | {low:.2f} – {high:.2f} |", flush=True)
+        row = f"| {channels} → {outputs} | {size}² | {middle} | {ratio:.2f} | {low:.2f} – {high:.2f} | {dearer:.2f} |"
+        print(row, flush=True)
     ratios = [float(result["ratio"]) for result in results]  # type: ignore[arg-type]
-    mean = statistics.geometric_mean(ratios)
+    by_plain = [float(result["by_plain"]) for result in results]  # type: ignore[arg-type]
+    mean, plain_mean = statistics.geometric_mean(ratios), statistics.geometric_mean(by_plain)
     low, high = interval(
         np.exp(np.mean([np.random.default_rng(i).permutation(s) for i, s in enumerate(spread)], axis=0))
     )
-    print(f"| geometric mean | | | | | {mean:.2f} | {low:.2f} – {high:.2f} |")
+    print(f"| geometric mean | | | | | {mean:.2f} | {low:.2f} – {high:.2f} | {plain_mean:.2f} |")
     facts = machine(arguments.threads)
     print(f"\nBatch {arguments.batch}, float32, forward and backward, {arguments.rounds} rounds by turns, ", end="")
-    print(f"{said(facts, ('torch', 'torchvision'))}; goals ≥ {GOAL_MEAN} in the mean, ≥ {GOAL_EACH} each.")
+    print(f"{said(facts, ('torch', 'torchvision'))}; goals ≥ {GOAL_MEAN} in the mean and ≥ {GOAL_EACH} each", end="")
+    print(f" against torchvision, ≤ {GOAL_PLAIN_MEAN} and ≤ {GOAL_PLAIN_EACH} against a plain convolution.")
     if arguments.json:
         report = {"machine": facts, "batch": arguments.batch, "goal_mean": GOAL_MEAN, "goal_each": GOAL_EACH}
+        report |= {"goal_plain_mean": GOAL_PLAIN_MEAN, "goal_plain_each": GOAL_PLAIN_EACH, "plain_mean": plain_mean}
         report |= {"geometric_mean": {"ratio": mean, "low": low, "high": high}, "results": results}
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
-    return 0 if mean >= GOAL_MEAN and min(ratios) >= GOAL_EACH else 1
+    faster = mean >= GOAL_MEAN and min(ratios) >= GOAL_EACH
+    return 0 if faster and plain_mean <= GOAL_PLAIN_MEAN and max(by_plain) <= GOAL_PLAIN_EACH else 1
 
 
 if __name__ == "__main__":

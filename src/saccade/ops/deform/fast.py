@@ -102,7 +102,7 @@ class _DeformConv2d(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             for images in _slices(x, g):
                 bags = Bags.of(offset[images], None if mask is None else mask[images], grid, g)
-                columns = layout.columns(bags.sum(layout.rows(x[images])).to(x.dtype))
+                columns = layout.columns(bags.sum(layout.rows(x[images])).to(x.dtype))[..., : kernel.shape[2]]
                 part = y[images]
                 if part.shape[0] == 1 and part.is_contiguous():
                     torch.baddbmm(shift.mT, kernel, columns.mT, out=part.view(g.groups, -1, g.positions))

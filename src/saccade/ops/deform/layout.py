@@ -20,7 +20,7 @@ class Layout(NamedTuple):
 
     Either way the axis is filled up with zeros: BLAS writes a matrix up to 1.7 times as fast when its rows start at
     multiples of 16 numbers, and the dot products of ``Bags`` like rows of multiples of 4. DAS has 51, 102, 205 and
-    410 channels.
+    410 channels. A kernel that is not rearranged is only read, and stays as it is: a copy would cost more.
     """
 
     g: Geometry
@@ -57,23 +57,17 @@ class Layout(NamedTuple):
         return rows[..., : self._depth].permute(0, 2, 3, 1).reshape(-1, self.channels, *self.g.size)
 
     def kernel(self, weight: Tensor) -> Tensor:
-        """Weight (O, C/G, kh, kw) -> (G, O/G, inner)."""
+        """Weight (O, C/G, kh, kw) -> (G, O/G, inner), without the zeros where nothing is rearranged."""
         g, depth = self.g, self._depth
         if self.as_kernel:
-            kernel = weight.reshape(g.groups, weight.shape[0] // g.groups, -1)
-            if kernel.shape[2] == self.inner:
-                return kernel
-            filled = weight.new_empty((*kernel.shape[:2], self.inner))
-            filled[..., : kernel.shape[2]] = kernel
-            filled[..., kernel.shape[2] :] = 0
-            return filled
+            return weight.reshape(g.groups, weight.shape[0] // g.groups, -1)
         filled = weight.new_empty((weight.shape[0], g.offset_groups, g.taps, self.width))
         filled[..., :depth] = weight.reshape(-1, g.offset_groups, depth, g.taps).transpose(2, 3)
         filled[..., depth:] = 0
         return filled.view(1, weight.shape[0], self.inner)
 
     def weight(self, kernel: Tensor, shape: torch.Size) -> Tensor:
-        """The inverse of ``kernel`` for a weight of this shape."""
+        """The inverse of ``kernel``, with the zeros or without them, for a weight of this shape."""
         g = self.g
         if self.as_kernel:
             kernel = kernel[..., : self.channels // g.groups * g.taps]
@@ -95,7 +89,7 @@ class Layout(NamedTuple):
         return columns.transpose(0, 1)
 
     def samples(self, columns: Tensor) -> Tensor:
-        """The inverse of ``columns``."""
+        """The inverse of ``columns``, with the zeros or without them."""
         g, depth = self.g, self._depth
         if not self.as_kernel:
             return columns.view(-1, self.width)
