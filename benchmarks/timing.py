@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -12,9 +13,26 @@ from numpy.typing import ArrayLike, NDArray
 
 from saccade.training.environment import environment
 
-__all__ = ["by_turns", "draws", "geometric_mean", "interval", "machine", "middle", "said"]
+__all__ = ["by_turns", "draws", "geometric_mean", "interval", "keep_memory", "machine", "middle", "said"]
 
 Floats = NDArray[np.float64]
+
+
+def keep_memory() -> bool:
+    """Let freed memory stay with the process from now on, so that no form pays for pages which another gave back.
+
+    Page faults of fresh maps cost more than many a mechanism, and whether they come is chance: glibc moves the bounds
+    at which it gives memory back with what was freed before.
+
+    Returns:
+        whether the C library has this (glibc has).
+    """
+    trim_threshold, mmap_max = -1, -4  # of malloc.h
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    return bool(mallopt(mmap_max, 0)) and bool(mallopt(trim_threshold, -1))
 
 
 def by_turns(
