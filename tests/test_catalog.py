@@ -10,7 +10,11 @@ import saccade
 from saccade import catalog
 from saccade.errors import UserError
 
-NAMES = ["bam", "cbam", "coord", "das", "dcn1", "dcn2", "eca", "gc", "sa", "se", "self_attention", "simam", "triplet"]
+NAMES = [
+    "a2", "bam", "cbam", "cc", "coord", "danet", "das", "dat", "dcn1", "dcn2", "dra", "eca", "emattn", "emca",
+    "gala", "gated_channel", "gc", "ge", "gsop", "lka", "mhsa", "mpm", "nl", "ofdet", "polarized", "ran", "sa",
+    "sasa", "scse", "se", "self_attention", "sge", "simam", "sk", "spm", "srm", "stn", "triplet", "vt",
+]  # fmt: skip
 STRANGER = '''
 """A stranger's gate."""
 import torch
