@@ -9,10 +9,16 @@ MLP: C -> C·rd_ratio -> C with bias and a ReLU between. The batch norm (momentu
 the start of its scale at zero, so that M_s is 1/2 everywhere, come from the authors' code; equation 3 prints none
 of them. A map thinner than 1/rd_ratio is refused; the authors' code builds layers of no unit there.
 
+The ablations of the paper are options: ``branches`` leaves one gate out, ``channel_pool`` and ``spatial_pool`` leave a
+gate the mean or the maximum alone, and ``order`` says which gate comes first; in ``parallel`` both look at x, and
+y = M_c ⊙ M_s ⊙ x.
+
 Source: Woo, Park, Lee, Kweon, "CBAM: Convolutional Block Attention Module", ECCV 2018, arXiv:1807.06521.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +40,12 @@ SPEC = {
     "kind": "gate",
     "evidence": "oracle",
     "position": {"default": "residual"},
-    "params": "2*C*int(C*rd_ratio) + C + int(C*rd_ratio) + 2*spatial_kernel_size**2 + 2",
-    "limits": ["C * rd_ratio >= 1", "spatial_kernel_size >= 1 and spatial_kernel_size % 2 == 1"],
+    "params": "(0 if branches == 'spatial' else 2*C*int(C*rd_ratio) + C + int(C*rd_ratio))"
+    " + (0 if branches == 'channel' else (2 if spatial_pool == 'both' else 1)*spatial_kernel_size**2 + 2)",
+    "limits": [
+        "C * rd_ratio >= 1",
+        "spatial_kernel_size >= 1 and spatial_kernel_size % 2 == 1",
+    ],
     "gate": (0.0, 1.0),
     "published": [
         {"net": "resnet50", "params": 28.09, "macs": 4.139, "top1": 77.34, "source": "attention-module README"},
@@ -46,6 +56,10 @@ SPEC = {
 }  # fmt: skip
 
 
+_POOLS = {"both": (0, 1), "max": (0,), "mean": (1,)}
+"""Which of [max; mean] a gate sees."""
+
+
 class ConvBlockAttention(Gate):
     """Channel gate, then spatial gate.
 
@@ -53,33 +67,75 @@ class ConvBlockAttention(Gate):
         channels: C of the map (B, C, H, W).
         rd_ratio: width of the bottleneck as a part of C, rounded down.
         spatial_kernel_size: side of the spatial convolution, odd.
+        branches: ``both`` gates, or the ``channel`` gate or the ``spatial`` one alone.
+        channel_pool: what the channel gate sees of a channel, ``both``, ``mean`` or ``max``.
+        spatial_pool: what the spatial gate sees of a place, likewise.
+        order: ``channel``: the channel gate comes first; ``spatial``: the spatial one; ``parallel``: both look at x.
 
     Raises:
-        ValueError: the bottleneck would have no unit, or the side is even or not positive.
+        ValueError: the bottleneck would have no unit, the side is even or not positive, or there is no such
+            branch, pool or order.
 
     """
 
-    def __init__(self, channels: int, rd_ratio: float = 1 / 16, spatial_kernel_size: int = 7) -> None:
+    def __init__(
+        self,
+        channels: int,
+        rd_ratio: float = 1 / 16,
+        spatial_kernel_size: int = 7,
+        branches: Literal["both", "channel", "spatial"] = "both",
+        channel_pool: Literal["both", "mean", "max"] = "both",
+        spatial_pool: Literal["both", "mean", "max"] = "both",
+        order: Literal["channel", "spatial", "parallel"] = "channel",
+    ) -> None:
         super().__init__()
         hidden = int(channels * rd_ratio)
         if hidden < 1:
             raise ValueError(f"channels * rd_ratio must be at least 1, got {channels} * {rd_ratio}")
         if spatial_kernel_size < 1 or spatial_kernel_size % 2 == 0:
             raise ValueError(f"spatial_kernel_size must be odd and positive, got {spatial_kernel_size}")
-        squeeze, excite = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
-        self.mlp = nn.Sequential(squeeze, nn.ReLU(), excite)
-        self.conv = nn.Conv2d(2, 1, spatial_kernel_size, padding=spatial_kernel_size // 2, bias=False)
-        self.bn = BatchNorm2d(1, momentum=0.01)
-        nn.init.zeros_(squeeze.bias)
-        nn.init.zeros_(excite.bias)
-        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
-        nn.init.zeros_(self.bn.weight)
+        if branches not in ("both", "channel", "spatial"):
+            raise ValueError(f"branches must be 'both', 'channel' or 'spatial', got {branches!r}")
+        for name, pool in (("channel_pool", channel_pool), ("spatial_pool", spatial_pool)):
+            if pool not in _POOLS:
+                raise ValueError(f"{name} must be 'both', 'mean' or 'max', got {pool!r}")
+        if order not in ("channel", "spatial", "parallel"):
+            raise ValueError(f"order must be 'channel', 'spatial' or 'parallel', got {order!r}")
+        self.branches, self.order = branches, order
+        self.of_channel, self.of_place = _POOLS[channel_pool], _POOLS[spatial_pool]
+        if branches != "spatial":
+            squeeze, excite = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
+            self.mlp = nn.Sequential(squeeze, nn.ReLU(), excite)
+            nn.init.zeros_(squeeze.bias)
+            nn.init.zeros_(excite.bias)
+        if branches != "channel":
+            summaries, side = len(self.of_place), spatial_kernel_size
+            self.conv = nn.Conv2d(summaries, 1, side, padding=side // 2, bias=False)
+            self.bn = BatchNorm2d(1, momentum=0.01)
+            nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
+            nn.init.zeros_(self.bn.weight)
 
     def gate(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W), the product of the channel gate and the spatial one."""
-        highest, mean = (z.flatten(1) for z in max_and_mean(x, (2, 3)))  # (B, C)
-        channel = (self.mlp(mean) + self.mlp(highest)).sigmoid()[:, :, None, None]  # (B, C, 1, 1)
-        seen = gated(x, channel.to(x.dtype))
-        summary = torch.cat(max_and_mean(seen, (1,)), 1)  # (B, 2, H, W)
-        spatial = self.bn(narrow_conv(self.conv, summary)).sigmoid()  # (B, 1, H, W)
-        return gated(channel, spatial)
+        """Map x (B, C, H, W) to (B, C, H, W), the product of the gates that are there."""
+        if self.branches == "channel":
+            return self._channel(x)
+        if self.branches == "spatial":
+            return self._spatial(x)
+        if self.order == "spatial":
+            spatial = self._spatial(x)
+            return gated(self._channel(gated(x, spatial.to(x.dtype))), spatial)
+        channel = self._channel(x)
+        return gated(channel, self._spatial(gated(x, channel.to(x.dtype)) if self.order == "channel" else x))
+
+    def _channel(self, x: Tensor) -> Tensor:
+        """M_c, (B, C, 1, 1)."""
+        pooled = max_and_mean(x, (2, 3))
+        logits = [self.mlp(pooled[which].flatten(1)) for which in reversed(self.of_channel)]
+        return sum(logits[1:], logits[0]).sigmoid()[:, :, None, None]
+
+    def _spatial(self, x: Tensor) -> Tensor:
+        """M_s, (B, 1, H, W)."""
+        pooled = max_and_mean(x, (1,))
+        summary = torch.cat([pooled[which] for which in self.of_place], 1)  # (B, 1 | 2, H, W)
+        spatial: Tensor = self.bn(narrow_conv(self.conv, summary)).sigmoid()
+        return spatial

@@ -8,15 +8,21 @@ W₁: C -> C·rd_ratio, W₂: back to C. Equation 3 prints no bias; the authors'
 both layers, and so have we (``bias=True``). The port most PyTorch code descends from has none
 (``bias=False``). The authors' code also rounds nothing: a map thinner than 1/rd_ratio is refused.
 
+The ablations of the journal paper (with Albanie and Wu, IEEE TPAMI 2020) are options: ``squeeze="max"`` takes the
+largest value of each channel in place of the mean, ``excitation="relu"`` or ``"tanh"`` stands for σ; their gates lie in
+[0, ∞) and (−1, 1), not in (0, 1).
+
 Source: Hu, Shen, Sun, "Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.01507.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from saccade.form import Gate
-from saccade.ops.gating import pooled_mean
+from saccade.ops.gating import max_and_mean, pooled_mean
 
 __all__ = ["SqueezeExcite"]
 
@@ -54,22 +60,38 @@ class SqueezeExcite(Gate):
         channels: C of the map (B, C, H, W).
         rd_ratio: width of the bottleneck as a part of C, rounded down.
         bias: whether both layers have a bias.
+        squeeze: what of a channel the excitation sees, its ``mean`` or its ``max``.
+        excitation: what the gate passes through, ``sigmoid``, ``relu`` or ``tanh``.
 
     Raises:
-        ValueError: the bottleneck would have no unit.
+        ValueError: the bottleneck would have no unit, or there is no such squeeze or excitation.
 
     """
 
-    def __init__(self, channels: int, rd_ratio: float = 1 / 16, bias: bool = True) -> None:
+    def __init__(
+        self,
+        channels: int,
+        rd_ratio: float = 1 / 16,
+        bias: bool = True,
+        squeeze: Literal["mean", "max"] = "mean",
+        excitation: Literal["sigmoid", "relu", "tanh"] = "sigmoid",
+    ) -> None:
         super().__init__()
         hidden = int(channels * rd_ratio)
         if hidden < 1:
             raise ValueError(f"channels * rd_ratio must be at least 1, got {channels} * {rd_ratio}")
+        if squeeze not in ("mean", "max"):
+            raise ValueError(f"squeeze must be 'mean' or 'max', got {squeeze!r}")
+        if excitation not in ("sigmoid", "relu", "tanh"):
+            raise ValueError(f"excitation must be 'sigmoid', 'relu' or 'tanh', got {excitation!r}")
+        self.largest = squeeze == "max"
+        self.excitation = excitation
         self.squeeze = nn.Linear(channels, hidden, bias=bias)
         self.excite = nn.Linear(hidden, channels, bias=bias)
 
     def gate(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, 1, 1)."""
-        z = pooled_mean(x)  # (B, C)
-        s = self.excite(self.squeeze(z).relu()).sigmoid()  # (B, C)
+        z = max_and_mean(x, (2, 3))[0].flatten(1) if self.largest else pooled_mean(x)  # (B, C)
+        s: Tensor = self.excite(self.squeeze(z).relu())  # (B, C)
+        s = {"sigmoid": s.sigmoid, "relu": s.relu, "tanh": s.tanh}[self.excitation]()
         return s[:, :, None, None]
