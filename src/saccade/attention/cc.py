@@ -86,5 +86,6 @@ class CrissCrossAttention(Context):
         pixels = x.contiguous(memory_format=torch.channels_last)
         mean = criss_cross(self.query(pixels), self.key(pixels), pixels)  # (B, C, H, W), Σ a x
         weight = (self.gamma * self.value.weight.flatten(1)).expand(x.shape[0], -1, -1)
+        assert self.value.bias is not None
         bias = (self.gamma * self.value.bias)[:, None]
         return torch.baddbmm(bias, weight, mean.flatten(2)).unflatten(2, x.shape[2:])

@@ -45,11 +45,12 @@ def criss_cross_definition(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     height = query.shape[2]
     place = torch.arange(height, device=query.device)
     own = (place[:, None] == place)[:, None]  # (H, 1, H)
-    column = torch.einsum("bchw,bcgw->bhwg", query, key).masked_fill(own, -torch.inf)
-    row = torch.einsum("bchw,bchg->bhwg", query, key)
-    weights = torch.cat([column, row], 3).softmax(3)
-    of_column = torch.einsum("bhwg,bcgw->bchw", weights[..., :height], value)
-    return of_column + torch.einsum("bhwg,bchg->bchw", weights[..., height:], value)
+    column = query.permute(0, 3, 2, 1) @ key.permute(0, 3, 1, 2)  # (B, W, H, H)
+    row = query.permute(0, 2, 3, 1) @ key.permute(0, 2, 1, 3)  # (B, H, W, W)
+    weights = torch.cat([column.transpose(1, 2).masked_fill(own, -torch.inf), row], 3).softmax(3)
+    of_column = weights[..., :height].transpose(1, 2) @ value.permute(0, 3, 2, 1)  # (B, W, H, V)
+    of_row = weights[..., height:] @ value.permute(0, 2, 3, 1)  # (B, H, W, V)
+    return (of_column.transpose(1, 2) + of_row).permute(0, 3, 1, 2)
 
 
 @counted(_macs)
