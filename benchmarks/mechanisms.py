@@ -35,11 +35,13 @@ from saccade.cost.call import Call
 from saccade.cost.memory import step_memory
 from saccade.errors import did_you_mean
 from seasoning import learnt, seasoned
-from timing import by_turns, geometric_mean, keep_memory, machine, middle, said
+from timing import by_turns, geometric_mean, give_back, keep_memory, machine, middle, said
 
 GOAL_MEAN, GOAL_MEMORY = 1.5, 10.0
 AGREE = 1e-5
 WARMUP = 2
+SHARE = 0.6
+"""Of the free memory, how much a step may take."""
 SHAPES = ((8, 256, 28, 28), (2, 64, 96, 96))
 CHECKED = (3, 64, 14, 11)
 """Of the map on which values and gradients are compared."""
@@ -47,7 +49,10 @@ CHECKED = (3, 64, 14, 11)
 
 @dataclass(frozen=True)
 class Times:
-    """One mechanism on one map: milliseconds of ours and theirs, ratios with interval, bytes of a step."""
+    """One mechanism on one map: milliseconds of ours and theirs, ratios with interval, bytes of a step.
+
+    Where theirs does not fit into memory there are the bytes alone.
+    """
 
     shape: tuple[int, ...]
     ours: dict[str, float]
@@ -136,6 +141,14 @@ class Alone(nn.Module):
         return y
 
 
+def available() -> float:
+    """Bytes of memory that are free, as far as Linux tells."""
+    facts = Path("/proc/meminfo")
+    if not facts.exists():
+        return math.inf
+    return 1024.0 * next(int(line.split()[1]) for line in facts.read_text().splitlines() if "MemAvailable" in line)
+
+
 def memory(module: nn.Module, x: Tensor) -> int | None:
     """Bytes live at once at most in forward and backward, besides the parameters and the map."""
     peak = step_memory(Call(Alone(module, x), (torch.zeros(()),), {}))
@@ -144,6 +157,9 @@ def memory(module: nn.Module, x: Tensor) -> int | None:
 
 def timed(ours: nn.Module, theirs: nn.Module, shape: tuple[int, ...], rounds: int) -> Times:
     """Both by turns on one map."""
+    needed = memory(copy.deepcopy(theirs).to("meta"), torch.empty(shape, device="meta"))
+    if needed is not None and needed > SHARE * available():
+        return Times(shape, {}, {}, {}, {}, (memory(ours, torch.zeros(shape)), needed))
     draw = torch.Generator().manual_seed(2)
     x, cotangent = (torch.randn(shape, generator=draw) for _ in range(2))
     both = {"ours": ours, "theirs": theirs}
@@ -186,8 +202,8 @@ def lines(result: Result) -> Iterator[str]:
         shown = reason if result.error is None else f"{reason} ({result.error:.0e})"
         yield f"| `{result.name}` | {against} | | {shown} | | | | {result.note} |"
     for n, times in enumerate(result.times):
-        cells = []
-        for what in ("forward", "step"):
+        cells = [] if times.ratios else ["does not fit", "", "does not fit", ""]
+        for what in times.ratios and ("forward", "step"):
             ratio, low, high = times.ratios[what]
             bold = "**" if high < 1 else ""
             cells.append(f"{times.ours[what]:.1f} / {times.theirs[what]:.1f}")
@@ -199,15 +215,21 @@ def lines(result: Result) -> Iterator[str]:
         yield f"| {head} | {' | '.join(cells)} |"
 
 
+def overall(results: Sequence[Result]) -> tuple[float, float, float] | None:
+    """The geometric mean of forward and backward against public ones, with its interval."""
+    rounds = [t.rounds["step"] for r in results if r.outcome == "public" for t in r.times if t.ratios]
+    return geometric_mean(rounds) if rounds else None
+
+
 def missed(results: Sequence[Result]) -> list[str]:
     """The goals that do not hold, in words; what has no number for another reason than having no peer is one."""
     words = [f"{r.name} {r.outcome}" for r in results if r.outcome in ("disagrees", "not installed")]
     public = [(r.name, t) for r in results if r.outcome == "public" for t in r.times]
     for name, times in public:
-        if times.ratios["step"][2] < 1:
+        if times.ratios and times.ratios["step"][2] < 1:
             words.append(f"{name} at {times.shape[2]}² is slower: {times.ratios['step'][0]:.2f}")
-    if public and (mean := geometric_mean([t.rounds["step"] for _, t in public])[0]) < GOAL_MEAN:
-        words.append(f"the geometric mean is {mean:.2f}, not {GOAL_MEAN}")
+    if (total := overall(results)) and total[0] < GOAL_MEAN:
+        words.append(f"the geometric mean is {total[0]:.2f}, not {GOAL_MEAN}")
     for result in results:
         for times in result.times if ROWS[result.name].matrix else ():
             ours, theirs = times.memory
@@ -240,9 +262,8 @@ def main() -> int:
         print(f"{n}/{len(names)} {name}", file=sys.stderr, flush=True)
         results.append(compare(name, ROWS[name], arguments.rounds))
         print(*lines(results[-1]), sep="\n", flush=True)
-    public = [times.rounds["step"] for result in results if result.outcome == "public" for times in result.times]
-    total = geometric_mean(public) if public else None
-    if total:
+        give_back()
+    if total := overall(results):
         print(f"| geometric mean | public ones | | | {total[0]:.2f} ({total[1]:.2f} – {total[2]:.2f}) | | | |")
     facts, words = machine(arguments.threads), missed(results)
     print(

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from saccade.training.environment import environment
 
-__all__ = ["by_turns", "draws", "geometric_mean", "interval", "keep_memory", "machine", "middle", "said"]
+__all__ = ["by_turns", "draws", "geometric_mean", "give_back", "interval", "keep_memory", "machine", "middle", "said"]
 
 Floats = NDArray[np.float64]
 
@@ -33,6 +33,13 @@ def keep_memory() -> bool:
     except (AttributeError, OSError):
         return False
     return bool(mallopt(mmap_max, 0)) and bool(mallopt(trim_threshold, -1))
+
+
+def give_back() -> None:
+    """Return to the system what is free, once, where the C library can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def by_turns(

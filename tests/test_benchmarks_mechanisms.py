@@ -72,6 +72,17 @@ def test_what_computes_something_else_gets_no_number(wrong, monkeypatch, tmp_pat
     assert (found["outcome"], found["times"]) == ("disagrees", [])
 
 
+def test_what_does_not_fit_into_memory_has_its_bytes_alone(monkeypatch):
+    monkeypatch.setattr(mechanisms, "available", lambda: 1000.0)
+    result = compare("se", row(), 5, SHAPES)
+    (times,) = result.times
+    assert times.ratios == {}
+    assert times.memory[1] > 1000
+    assert "| does not fit |" in "".join(lines(result))
+    assert missed([result]) == []
+    assert mechanisms.overall([result]) is None
+
+
 def test_a_package_that_is_not_installed_is_told():
     def make(_):
         raise ModuleNotFoundError("No module named 'fightingcv_attention'")
