@@ -22,7 +22,7 @@ definitions of networks, fwang91/residual-attention-network.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -156,5 +156,5 @@ def _enlarged(z: _Map, like: _Map) -> Tensor:
 def _hats(z: _Map, like: _Map, axis: int) -> Tensor:
     """The weights (rows of ``like``, rows of z) of the lines along one axis."""
     old, new = (torch.arange(m.values.shape[2 + axis], device=z.values.device, dtype=z.values.dtype) for m in (z, like))
-    step = (z.size[axis] - 1) / torch.sym_max(like.size[axis] - 1, 1)
-    return (1 - (new[:, None] * step - old).abs()).clamp(min=0)
+    steps: Any = torch.sym_max(like.size[axis] - 1, 1)
+    return (1 - (new[:, None] * ((z.size[axis] - 1) / steps) - old).abs()).clamp(min=0)

@@ -26,7 +26,7 @@ Source: Jaderberg, Simonyan, Zisserman, Kavukcuoglu, "Spatial Transformer Networ
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -133,7 +133,8 @@ def _grid(matrix: Tensor, like: Tensor) -> Tensor:
 def _coordinates(size: int, like: Tensor) -> Tensor:
     """From −1 to 1, corner on corner; 0 where there is one pixel."""
     place = torch.arange(size, device=like.device, dtype=like.dtype)
-    return (2 * place - (size - 1)) / torch.sym_max(size - 1, 1)
+    steps: Any = torch.sym_max(size - 1, 1)
+    return (2 * place - (size - 1)) / steps
 
 
 def _layout(x: Tensor) -> torch.memory_format:

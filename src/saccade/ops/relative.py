@@ -14,6 +14,8 @@ Source: Xia et al., "Vision Transformer with Deformable Attention", CVPR 2022, a
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,7 +26,8 @@ __all__ = ["coordinates", "pixels", "relative_bias", "relative_bias_definition",
 def coordinates(size: int, like: Tensor) -> Tensor:
     """The ``size`` middles of pixels from −1 to 1, corner on corner; 0 where there is one pixel."""
     place = torch.arange(size, device=like.device, dtype=like.dtype)
-    return (2 * place - (size - 1)) / torch.sym_max(size - 1, 1)
+    steps: Any = torch.sym_max(size - 1, 1)
+    return (2 * place - (size - 1)) / steps
 
 
 def pixels(size: tuple[int, int], rows: slice, like: Tensor) -> Tensor:
