@@ -82,21 +82,16 @@ class ShuffleAttention(nn.Module):
     def gate(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W), in the order of its channels."""
         a, b = x.unflatten(1, (self.groups, 2, -1)).unbind(2)  # (B, G, c, H, W) each
-        each = b.shape[1] * b.shape[2]
-        b = torch.group_norm(b.flatten(1, 2), each, eps=1e-5).view_as(b)  # F.group_norm refuses one image of one pixel
-        b = _affine(b, self.norm_weight, self.norm_bias)
-        of_channel = _affine(
-            pooled_mean(a, (3, 4), keepdim=True), self.channel_weight, self.channel_bias
-        )  # (B, G, c, 1, 1)
-        of_place = _affine(b, self.spatial_weight, self.spatial_bias)  # (B, G, c, H, W)
-        return torch.stack([of_channel.expand_as(of_place), of_place], 2).flatten(1, 3).sigmoid()
+        # σ(w_b (γ n + δ) + u_b), n the normalised map: one scale and one shift, which the norm applies
+        scale = (self.spatial_weight * self.norm_weight).repeat(self.groups)
+        shift = (self.spatial_weight * self.norm_bias + self.spatial_bias).repeat(self.groups)
+        maps = b.flatten(1, 2)  # (B, G·c, H, W); F.group_norm refuses one image of one pixel
+        of_place = torch.group_norm(maps, len(scale), scale, shift, 1e-5).sigmoid().view_as(b)  # (B, G, c, H, W)
+        mean = pooled_mean(a, (3, 4), keepdim=True)  # (B, G, c, 1, 1)
+        of_channel = (mean * self.channel_weight[:, None, None] + self.channel_bias[:, None, None]).sigmoid()
+        return torch.stack([of_channel.expand_as(of_place), of_place], 2).flatten(1, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
         gate: Tensor = self.tap(self.gate(x))
         return F.channel_shuffle(x * gate.to(x.dtype), 2)
-
-
-def _affine(z: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Scale and shift of z (B, G, c, ·, ·) by channel."""
-    return z * weight[:, None, None] + bias[:, None, None]
