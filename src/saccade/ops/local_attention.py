@@ -108,7 +108,7 @@ class _Tiling(NamedTuple):
 
     size: tuple[int, int]
     window: tuple[int, int]
-    count: tuple[int, int]
+    grid: tuple[int, int]
     """Tiles along the height and the width."""
     tile: tuple[int, int]
     """h, w."""
@@ -124,26 +124,26 @@ class _Tiling(NamedTuple):
 
     def slices(self, planes: Tensor) -> Iterator[slice]:
         """The planes some at a time."""
-        logits = self.count[0] * self.count[1] * self.tile[0] * self.tile[1] * self.keys[0] * self.keys[1]
+        logits = self.grid[0] * self.grid[1] * self.tile[0] * self.tile[1] * self.keys[0] * self.keys[1]
         step = max(1, _SLICE.get(planes.device.type, _SLICE_ELSEWHERE) // logits)
         return (slice(start, start + step) for start in range(0, planes.shape[0], step))
 
     def tiles(self, planes: Tensor) -> Tensor:
         """(n, c, H, W), with zeros where tiles reach further, -> (n·T, c, h·w)."""
-        (tall, wide), (h, w) = self.count, self.tile
+        (tall, wide), (h, w) = self.grid, self.tile
         planes = F.pad(planes, (0, wide * w - self.size[1], 0, tall * h - self.size[0]))
         cut = planes.reshape(*planes.shape[:2], tall, h, wide, w).permute(0, 2, 4, 1, 3, 5)
         return cut.reshape(-1, planes.shape[1], h * w)
 
     def planes(self, tiles: Tensor) -> Tensor:
         """The inverse of ``tiles``."""
-        (tall, wide), (h, w) = self.count, self.tile
+        (tall, wide), (h, w) = self.grid, self.tile
         joined = tiles.reshape(-1, tall, wide, tiles.shape[1], h, w).permute(0, 3, 1, 4, 2, 5)
         return joined.reshape(-1, tiles.shape[1], tall * h, wide * w)[..., : self.size[0], : self.size[1]]
 
     def windows(self, planes: Tensor) -> Tensor:
         """(n, c, H, W), with zeros around, -> (n·T, c, keys): what each tile sees."""
-        (tall, wide), (h, w), (above, before) = self.count, self.tile, self._middle
+        (tall, wide), (h, w), (above, before) = self.grid, self.tile, self._middle
         right, below = wide * w - self.size[1] + before, tall * h - self.size[0] + above
         planes = F.pad(planes, (before, right, above, below))
         seen = planes.unfold(2, self.keys[0], h).unfold(3, self.keys[1], w).permute(0, 2, 3, 1, 4, 5)
@@ -154,7 +154,7 @@ class _Tiling(NamedTuple):
 
         What a tile sees is cut into pieces of its own size, and pieces of one place are added to all tiles at once.
         """
-        (tall, wide), (h, w), (above, before) = self.count, self.tile, self._middle
+        (tall, wide), (h, w), (above, before) = self.grid, self.tile, self._middle
         seen = windows.reshape(-1, tall, wide, windows.shape[1], *self.keys).permute(0, 3, 1, 4, 2, 5)
         down, right = -(-self.keys[0] // h), -(-self.keys[1] // w)
         total = windows.new_zeros((seen.shape[0], seen.shape[1], tall + down - 1, h, wide + right - 1, w))
