@@ -10,6 +10,8 @@ from torch.autograd import forward_ad
 from saccade.ops import gating
 from saccade.ops.gating import (
     gated,
+    gated_and_shuffled,
+    gated_and_shuffled_definition,
     gated_definition,
     is_eager,
     max_and_mean,
@@ -75,6 +77,14 @@ def test_gated_of_two_that_broadcast():
     _agree(gated, gated_definition, rows, columns)
     _agree(gated, gated_definition, channel, place)
     assert torch.autograd.gradgradcheck(gated, (channel, place))
+
+
+def test_gated_and_shuffled_is_its_definition():
+    x, gate = _map((2, 6, 5, 4)), _map((2, 6, 5, 4), 1)
+    _agree(gated_and_shuffled, gated_and_shuffled_definition, x, gate)
+    assert torch.equal(gated_and_shuffled(x, gate), (x * gate)[:, [0, 3, 1, 4, 2, 5]])
+    small = (_map((2, 4, 2, 3)), _map((2, 4, 2, 3), 1))
+    assert torch.autograd.gradgradcheck(gated_and_shuffled, small)
 
 
 @pytest.mark.usefixtures("piece")

@@ -20,10 +20,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.ops.gating import pooled_mean
+from saccade.ops.gating import gated_and_shuffled, pooled_mean
 
 __all__ = ["ShuffleAttention"]
 
@@ -94,4 +93,4 @@ class ShuffleAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
         gate: Tensor = self.tap(self.gate(x))
-        return F.channel_shuffle(x * gate.to(x.dtype), 2)
+        return gated_and_shuffled(x, gate.to(x.dtype))

@@ -19,6 +19,7 @@ differentiated again (``create_graph=True``) is the definition's too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,8 +29,9 @@ from torch.autograd import forward_ad
 from torch.nn.utils.parametrize import is_parametrized
 
 __all__ = [
-    "gated", "gated_definition", "is_eager", "max_and_mean", "max_and_mean_definition", "mean_and_variance",
-    "mean_and_variance_definition", "narrow_conv", "others", "pieces", "pooled_mean",
+    "gated", "gated_and_shuffled", "gated_and_shuffled_definition", "gated_definition", "is_eager", "max_and_mean",
+    "max_and_mean_definition", "mean_and_variance", "mean_and_variance_definition", "narrow_conv", "others", "pieces",
+    "pooled_mean",
 ]  # fmt: skip
 
 PIECE = 1 << 18
@@ -115,6 +117,51 @@ class _Gated(torch.autograd.Function):
 def _part(operand: Tensor, at: tuple[slice, ...]) -> Tensor:
     """A piece of what may broadcast along the axes within it."""
     return operand[tuple(slice(None) if operand.shape[i] == 1 else part for i, part in enumerate(at))]
+
+
+def gated_and_shuffled_definition(x: Tensor, gate: Tensor) -> Tensor:
+    """The product of two maps, then a shuffle of their two halves of channels: the referee of its namesake."""
+    return F.channel_shuffle(x * gate, 2)
+
+
+def gated_and_shuffled(x: Tensor, gate: Tensor) -> Tensor:
+    """The product x · gate, its channels in another order: i of the first half goes to 2i, i of the second to 2i + 1.
+
+    Args:
+        x: (B, C, H, W), C even.
+        gate: (B, C, H, W), in the dtype of x.
+
+    Returns:
+        (B, C, H, W).
+    """
+    if is_eager(x, gate) and x.dtype == gate.dtype and x.numel():
+        y: Tensor = _GatedAndShuffled.apply(x, gate)
+        return y
+    return gated_and_shuffled_definition(x, gate)
+
+
+class _GatedAndShuffled(torch.autograd.Function):
+    """The product is written where the shuffle would put it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate: Tensor) -> Tensor:
+        ctx.save_for_backward(x, gate)
+        y = torch.empty_like(x)
+        halves = (2, x.shape[1] // 2)
+        torch.mul(x.unflatten(1, halves), gate.unflatten(1, halves), out=y.unflatten(1, halves[::-1]).transpose(1, 2))
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, gate = ctx.saved_tensors
+        halves = (2, x.shape[1] // 2)
+        back = grad.unflatten(1, halves[::-1]).transpose(1, 2)  # (B, 2, C/2, H, W)
+        if torch.is_grad_enabled():  # these gradients will be differentiated
+            return back.flatten(1, 2) * gate, back.flatten(1, 2) * x
+        grads = torch.empty_like(x), torch.empty_like(x)
+        for into, other in zip(grads, (gate, x), strict=True):
+            torch.mul(back, other.unflatten(1, halves), out=into.unflatten(1, halves))
+        return grads
 
 
 def pooled_mean(x: Tensor, axes: tuple[int, ...] = (2, 3), keepdim: bool = False) -> Tensor:
@@ -266,11 +313,21 @@ def narrow_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return result
 
 
+def narrow_conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``narrow_conv`` with a kernel (1, C, k, k) and a bias (1) that are no layer's own."""
+    half = [side // 2 for side in weight.shape[2:]]
+    small = x.dtype == weight.dtype and not torch.is_autocast_enabled("cpu")
+    if small and x.requires_grad and torch.is_grad_enabled() and is_eager(x, weight):
+        y: Tensor = _NarrowConv.apply(x, weight, bias, lambda x: F.conv2d(x, weight, bias, padding=half))
+        return y
+    return F.conv2d(x, weight, bias, padding=half)
+
+
 class _NarrowConv(torch.autograd.Function):
     """A convolution of stride 1 that keeps the size, with one output channel."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, conv: Callable[[Tensor], Tensor]) -> Tensor:
         ctx.save_for_backward(x, weight)
         y: Tensor = conv(x)
         return y
