@@ -26,6 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saccade.ops.gating import gated, narrow_conv2d, pooled_mean
+
 __all__ = ["EfficientMultiScaleAttention"]
 
 SPEC = {
@@ -76,13 +78,16 @@ class EfficientMultiScaleAttention(nn.Module):
         """Map x (B, C, H, W) to (B, G, H, W)."""
         height, width = x.shape[2:]
         x = x.unflatten(1, (self.groups, -1)).flatten(0, 1)  # (B·G, c, H, W)
-        rows, columns = x.mean(3, keepdim=True), x.mean(2, keepdim=True)  # (B·G, c, H, 1), (B·G, c, 1, W)
+        rows, columns = pooled_mean(x, (3,), keepdim=True), pooled_mean(x, (2,), keepdim=True)  # (…, H, 1), (…, 1, W)
         h, w = self.sides(torch.cat([rows, columns.mT], 2)).sigmoid().split([height, width], 2)
-        u = torch.group_norm(x * h * w.mT, x.shape[1], self.norm_weight, self.norm_bias)
+        h, w = h.contiguous(), w.mT.contiguous()
+        u = torch.group_norm(
+            gated(gated(x, h.to(x.dtype)), w.to(x.dtype)), x.shape[1], self.norm_weight, self.norm_bias
+        )
 
         first = self.norm_bias.softmax(0)  # the mean of u over the map is β
-        kernel = torch.einsum("o,oikl->ikl", first, self.near.weight)[None]
-        seen_by_u = F.conv2d(x, kernel, (first @ self.near.bias)[None], padding=1)  # (B·G, 1, H, W)
+        kernel = (first @ self.near.weight.flatten(1)).view_as(self.near.weight[:1])
+        seen_by_u = narrow_conv2d(x, kernel, (first @ self.near.bias)[None])  # (B·G, 1, H, W)
         second = F.linear(_window_means(x, columns).flatten(1), self.near.weight.flatten(1), self.near.bias).softmax(1)
         seen_by_v = (second[:, None] @ u.flatten(2)).unflatten(2, x.shape[2:])
         return (seen_by_u + seen_by_v).sigmoid().unflatten(0, (-1, self.groups))[:, :, 0]
@@ -90,7 +95,10 @@ class EfficientMultiScaleAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
         gate: Tensor = self.tap(self.gate(x)).to(x.dtype)
-        return (x.unflatten(1, (self.groups, -1)) * gate[:, :, None]).flatten(1, 2)
+        parts = x.unflatten(1, (self.groups, -1))
+        if x.is_contiguous():
+            return gated(parts.flatten(0, 1), gate.flatten(0, 1)[:, None]).view_as(x)
+        return (parts * gate[:, :, None]).flatten(1, 2)
 
 
 def _window_means(x: Tensor, columns: Tensor) -> Tensor:
