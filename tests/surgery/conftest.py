@@ -82,6 +82,9 @@ def _quiet(caplog):
     caplog.set_level(logging.ERROR, "saccade")
 
 
+NARROW = {"emattn": {"groups": 8}}
+"""Options of what by default divides more channels than the maps of these hosts have."""
+
 # Each host with one mechanism or two, two hosts with those of other kinds too; test_any_host.py has every mechanism in
 # many more, under the first conditions alone.
 PAIRS = [
@@ -102,9 +105,10 @@ def pair(request, make):
     host = make(name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        plugged = plug(copy.deepcopy(host), mechanism, input=SIZE)
+        plugged = plug(copy.deepcopy(host), mechanism, input=SIZE, **NARROW.get(mechanism, {}))
     x = torch.randn(2, *SIZE, generator=torch.Generator().manual_seed(2))
-    return SimpleNamespace(name=name, mechanism=mechanism, host=host, plugged=plugged, x=x)
+    options = NARROW.get(mechanism, {})
+    return SimpleNamespace(name=name, mechanism=mechanism, options=options, host=host, plugged=plugged, x=x)
 
 
 @pytest.fixture(scope="session")

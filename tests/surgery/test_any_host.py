@@ -14,7 +14,7 @@ from torch import nn
 import conditions
 import fighters
 import zoo
-from saccade import UserError, list_mechanisms
+from saccade import UserError, list_mechanisms, spec
 from saccade.facts import Spec
 from saccade.surgery import plug, plugs, sites, unplug
 from saccade.surgery.positions import select
@@ -55,6 +55,20 @@ LARGE = {
     "torchvision googlenet": "se",
 }
 HOSTS = FAMILIES | FIGHTERS | {name: zoo.HOSTS[name] for name in LARGE}
+EVERYWHERE = ("cbam", "das", "se", "self_attention")
+"""One mechanism of each kind meets every host; the others take turns."""
+
+
+def _in_turn(mechanisms):
+    """(host, mechanism): each of ``mechanisms`` with four families and three fighters, the next one with the next."""
+    found = {(host, mechanism) for host in (*FAMILIES, *FIGHTERS) for mechanism in EVERYWHERE}
+    for all_hosts, count in ((FAMILIES, 4), (FIGHTERS, 3)):
+        for n, mechanism in enumerate(sorted({*mechanisms} - {*EVERYWHERE})):
+            sized = "size" in spec(mechanism).needs  # a module shared by maps of several sizes can carry none of these
+            hosts = [host for host in all_hosts if not (sized and host == "own shared modules")]
+            found |= {(hosts[(count * n + k) % len(hosts)], mechanism) for k in range(count)}
+    order = [*FAMILIES, *FIGHTERS]
+    return sorted(found, key=lambda pair: (order.index(pair[0]), pair[1]))
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +87,26 @@ def case():
 
 
 def _wrong(case, mechanism, *names):
-    plugged = case.plug(copy.deepcopy(case.bare), mechanism)
+    torch.manual_seed(3)
+    options = {"groups": 8} if mechanism == "emattn" else {}  # some of these hosts have few channels
+    plugged = plug(copy.deepcopy(case.bare), mechanism, input=case.host.look(), **options)
     found = {name: conditions.DEEP[name](case, mechanism, plugged) for name in names}
     return {name: what for name, what in found.items() if what}
 
 
-@pytest.mark.parametrize("mechanism", list_mechanisms("plug"))
-@pytest.mark.parametrize("name", [*FAMILIES, *FIGHTERS])
+@pytest.mark.parametrize(("name", "mechanism"), _in_turn(list_mechanisms("plug")))
 def test_a_host_is_itself_until_it_learns_and_its_twin_differs(case, name, mechanism):
     assert _wrong(case(name), mechanism, "f32", "differs") == {}
+
+
+def test_every_mechanism_meets_some_of_each_and_every_family_many():
+    pairs = _in_turn(list_mechanisms("plug"))
+    assert len(set(pairs)) == len(pairs)
+    for mechanism in list_mechanisms("plug"):
+        met = {name for name, other in pairs if other == mechanism}
+        assert (len(met & {*FAMILIES}), len(met & {*FIGHTERS})) >= (4, 3)
+        assert met == {*FAMILIES, *FIGHTERS} or mechanism not in EVERYWHERE
+    assert min(sum(name == family for name, _ in pairs) for family in FAMILIES) >= 8
 
 
 @pytest.mark.parametrize("name", FIGHTERS)

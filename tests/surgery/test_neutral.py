@@ -177,7 +177,7 @@ def _unmoved(network, optimiser, attention_lr=1e-2):
 
 def test_five_steps_change_every_parameter_of_every_plug(pair, trained):
     torch.manual_seed(3)
-    assert _unmoved(plug(trained(pair.name), pair.mechanism, input=SIZE), torch.optim.AdamW) == []
+    assert _unmoved(plug(trained(pair.name), pair.mechanism, input=SIZE, **pair.options), torch.optim.AdamW) == []
 
 
 @pytest.mark.parametrize("mechanism", ["se", "eca", "cbam", "das"])
