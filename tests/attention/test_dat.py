@@ -48,10 +48,9 @@ def test_what_a_range_lets_a_place_move():
 
 
 def test_the_logits_are_products_over_the_root_of_the_width():
-    # One head of C = 4: q = k = (ln 3, 0, 0, 0) at the one place that is not zero; ln 3 · ln 3 / 2 is the logit.
-    # Columns (a, 0) with places at −½ + … : W = 2: 2(i + ½)/1 − 1 = (0, 2 -> 1): x̃ = (a/2, 0).
-    # q of the first pixel is a, of the second 0. With a = 2 ln 3 / … let a² / 2 / 2 = ln 3, a = 2 √ln 3:
-    # the first pixel weighs x̃ = (a/2, 0) by (3/4, 1/4), the second by (1/2, 1/2).
+    # C = 4 in one head, all layers the identity, and only the first channel is not zero: (a, 0) in two columns. Places
+    # at 0 and, clamped, at 1: the keys are (a/2, 0). The first pixel asks with a: logits (a · a/2 / √4, 0), which with
+    # a = 2 √ln 3 is (ln 3, 0) and weights (3/4, 1/4); the second asks with 0: (1/2, 1/2).
     eye = torch.eye(4).tolist()
     module = with_values(
         create("dat", 4, num_heads=1, groups=1, stride=1, kernel_size=3, position="none"),
