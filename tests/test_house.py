@@ -113,7 +113,8 @@ for mechanism in saccade.list_mechanisms("plug"):
     saccade.plug(net, mechanism, where=["0", "2"], input=(3, 12, 10))
     assert torch.equal(net(x), before)
     assert len(saccade.plugs(net)) == 2
-    saccade.measure(net, (3, 12, 10))
+    if mechanism in ("das", "se", "self_attention"):  # one of each way to count
+        saccade.measure(net, (3, 12, 10))
     saccade.unplug(net)
 for mechanism in saccade.list_mechanisms("replace"):
     saccade.replace(net, mechanism, where="2", input=(3, 12, 10))
