@@ -108,9 +108,9 @@ class _Positions(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         cells = _cells(x)
         centers = torch.cat([mix(z).flatten(2) for mix, z in zip(self.centers, cells, strict=True)], 2).mT
-        key, value = self.key(centers), self.value(centers)  # (B, 50, c), (B, 50, C)
-        p = attention(self.query(x).flatten(2).mT, key, value, scale=1.0)  # (B, N, C)
-        return self.scale * p.mT.unflatten(2, x.shape[2:])
+        key, value = self.key(centers), self.value(centers) * self.scale  # (B, 50, c), (B, 50, C)
+        value = value.to(key.dtype)
+        return attention(self.query(x).flatten(2).mT, key, value, scale=1.0).mT.unflatten(2, x.shape[2:])
 
 
 class _Channels(nn.Module):
@@ -126,8 +126,8 @@ class _Channels(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             if rows.dtype.itemsize < 4 or centers.dtype.itemsize < 4:
                 rows, centers = rows.float(), centers.float()
-            mixed = attention(rows, centers, centers, scale=-1.0)
-        return self.scale * mixed.unflatten(2, x.shape[2:]).to(x.dtype)
+            mixed = attention(rows, centers, (centers * self.scale).to(rows.dtype), scale=-1.0)
+        return mixed.unflatten(2, x.shape[2:]).to(x.dtype)
 
 
 def _mixed(channels: int, out: int) -> nn.Sequential:
