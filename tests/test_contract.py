@@ -58,6 +58,8 @@ def test_every_mechanism_keeps_every_promise(name):
     ("name", "options"),
     [
         ("se", {"bias": False}),
+        ("emca", {"att": "se"}),
+        ("emca", {"kernel_size": 7, "shared": True}),
         ("bam", {"variant": "paper"}),
         ("gc", {"fuse_scale": True}),
         ("gc", {"fuse_scale": True, "fuse_add": False}),
