@@ -1,12 +1,14 @@
 r"""What gates are made of: a map times a gate that broadcasts, and the mean and the maximum over some of its axes.
 
-    gated         y = x · g                       x (B, C, H, W), g (B | 1, C | 1, H | 1, W | 1)
-    pooled_mean   z = mean x                      over the axes given
-    mean_and_variance     of each map of x                over H, W
-    max_and_mean  m = max x,  z = mean x          over the axes given, one pass backward for both
-    narrow_conv   a convolution to one channel
+    gated                y = x · g                  x (B, C, H, W), g (B, C | 1, H | 1, W | 1)
+    gated_and_shuffled   the same, its two halves of channels shuffled into each other
+    pooled_mean          z = mean x                 over the axes given
+    max_and_mean         m = max x, z = mean x      over the axes given, for several choices at once
+    mean_and_variance    of each map                over H and W
+    narrow_conv          a convolution to one channel
 
-Forward they are PyTorch's own operators, bit for bit. Backward autograd would write a whole map for what it reduces or
+Forward they are PyTorch's own operators, bit for bit but for the variance.
+Backward, autograd would write a whole map for what it reduces or
 expands at once: x · dy before its sum over the axes along which g broadcasts, dz for every place before it is added to
 the gradient of x, the mask of the maxima and its products one after the other. Here the first and the last are worked
 out in pieces that stay in the cache, and the second is a view. ``gated_definition`` and ``max_and_mean_definition``
