@@ -86,6 +86,7 @@ class EfficientMultiScaleAttention(nn.Module):
         )
 
         first = self.norm_bias.softmax(0)  # the mean of u over the map is β
+        assert self.near.bias is not None
         kernel = (first @ self.near.weight.flatten(1)).view_as(self.near.weight[:1])
         seen_by_u = narrow_conv2d(x, kernel, (first @ self.near.bias)[None])  # (B·G, 1, H, W)
         second = F.linear(_window_means(x, columns).flatten(1), self.near.weight.flatten(1), self.near.bias).softmax(1)
