@@ -1,8 +1,8 @@
 r"""Criss-cross attention: every pixel asks its column and its row, twice, and so hears from the whole image.
 
     q = W_q x + b_q,  k = W_k x                   (B, C, H, W) -> (B, c, H, W), c = ⌊C·rd_ratio⌋
-    a_p = softmax_{p' ∈ cross(p)}(q_p · k_{p'})   over the H + W − 1 pixels of the column and the row of p      eq. 1
-    o_p = Σ_{p' ∈ cross(p)} a_{p,p'} (W_v x_{p'} + b_v)                                 (B, C, H, W)            eq. 2
+    a_p = softmax_{p' ∈ cross(p)}(q_p · k_{p'})   over the H + W − 1 pixels of the column and the row of p
+    o_p = Σ_{p' ∈ cross(p)} a_{p,p'} (W_v x_{p'} + b_v)                                 (B, C, H, W)
     y = x + γ o                                   (B, C, H, W), γ = 0 at the start
 
 All of it ``recurrence`` times, with the same weights: after two any pixel has heard from any other. That is the

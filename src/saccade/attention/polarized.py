@@ -1,11 +1,11 @@
 r"""Polarized self-attention: a gate of channels that saw every place, and one of places that saw every channel.
 
     m = softmax_p(w · x_p)                        (B, H·W)             where to look
-    A = σ(LN(W_z Σ_p m_p W_v x_p))                (B, C, 1, 1)         C -> C/2 -> C                            eq. 2
+    A = σ(LN(W_z Σ_p m_p W_v x_p))                (B, C, 1, 1)         C -> C/2 -> C
     t = softmax_c(mean_p W_q' x_p)                (B, C/2)             what to look for
-    B = σ(Σ_c t_c (W_v' x)_c)                     (B, 1, H, W)                                                  eq. 3
-    y = x ⊙ A + x ⊙ B                             ``layout="parallel"``                                         eq. 4
-    y = x' ⊙ B(x'),  x' = x ⊙ A(x)                ``layout="sequential"``                                       eq. 5
+    B = σ(Σ_c t_c (W_v' x)_c)                     (B, 1, H, W)
+    y = x ⊙ A + x ⊙ B                             ``layout="parallel"``
+    y = x' ⊙ B(x'),  x' = x ⊙ A(x)                ``layout="sequential"``
 
 That is the paper, ``variant="paper"``, the default. The authors' code, ``variant="official"``, is another layer: its
 parallel form has no LN, and the softmax of its second gate runs over the places of the result, σ(softmax_p(…)), so that

@@ -7,7 +7,7 @@ r"""Strip pooling module: a gate made of what each row and each column of the ma
 
 The convolutions of the strips have no bias, W has. The paper puts it behind the 3×3 convolution, its norm and its ReLU,
 in the last unit of each stage and in every unit of the last; its networks stand on a ResNet without strides in the last
-two stages. Here it is the last unit of each stage; ``where="activated"`` and ``unplug`` by hand give the rest.
+two stages. Here it is the last unit of each stage; a list of modules as ``where`` adds the others.
 
 Source: Hou, Zhang, Cheng, Feng, "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing", CVPR 2020,
 arXiv:2003.13328.

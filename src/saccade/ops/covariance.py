@@ -9,7 +9,7 @@ backward is one product where autograd takes two: the gradient is (G + Gᵀ)(x �
 but for the rounding of μ, which a large mean makes large; it is centred all the same.
 
 Source: Li, Xie, Wang, Zuo, "Is Second-order Information Helpful for Large-scale Visual Recognition?", ICCV 2017,
-arXiv:1703.08050, eq. 1.
+arXiv:1703.08050.
 """
 
 from __future__ import annotations

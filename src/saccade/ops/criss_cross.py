@@ -12,7 +12,7 @@ takes as well, and nothing is turned round or copied for either direction. Of th
 kept for the gradient and one more is made in it.
 
 Source: Huang, Wang, Huang, Huang, Wei, Liu, "CCNet: Criss-Cross Attention for Semantic Segmentation", ICCV 2019,
-arXiv:1811.11721, eq. 1 and 2.
+arXiv:1811.11721.
 """
 
 from __future__ import annotations
