@@ -16,8 +16,8 @@ from, for a host has its own trunk. The authors pool over what lies inside the m
 padding (which no maximum takes) gives the same sizes on every map, 1×1 included. One set of the network definitions
 they published ends in tanh where the other, and the paper, have σ.
 
-Source: Wang et al., "Residual Attention Network for Image Classification", CVPR 2017, arXiv:1704.06904; the authors'
-definitions of networks, fwang91/residual-attention-network.
+Source: Wang, Jiang, Qian, Yang, Li, Zhang, Wang, Tang, "Residual Attention Network for Image Classification", CVPR
+2017, arXiv:1704.06904; the authors' definitions of networks, fwang91/residual-attention-network.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["SoftMask"]
 SPEC = {
     "title": "Soft mask of the Residual Attention Network",
     "paper": {
-        "authors": "Wang et al.",
+        "authors": "Wang, Jiang, Qian, Yang, Li, Zhang, Wang, Tang",
         "title": "Residual Attention Network for Image Classification",
         "venue": "CVPR",
         "year": 2017,

@@ -18,8 +18,8 @@ one stays.
 
 (X W_Q)(T″ W_K)ᵀ is computed as X (T″ W_K W_Qᵀ)ᵀ: the product with W_Q is one of L tokens, not of H·W pixels.
 
-Source: Wu et al., "Visual Transformers: Where Do Transformers Really Belong in Vision Models?", ICCV 2021,
-arXiv:2006.03677.
+Source: Wu, Xu, Dai, Wan, Zhang, Yan, Tomizuka, Gonzalez, Keutzer, Vajda, "Visual Transformers: Where Do Transformers
+Really Belong in Vision Models?", ICCV 2021, arXiv:2006.03677.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["VisualTransformer"]
 SPEC = {
     "title": "Visual-transformer block",
     "paper": {
-        "authors": "Wu et al.",
+        "authors": "Wu, Xu, Dai, Wan, Zhang, Yan, Tomizuka, Gonzalez, Keutzer, Vajda",
         "title": "Visual Transformers: Where Do Transformers Really Belong in Vision Models?",
         "venue": "ICCV",
         "year": 2021,
