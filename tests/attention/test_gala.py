@@ -51,14 +51,18 @@ def test_the_two_variants_differ_in_size_by_the_5x5_layer():
     assert sizes[1] == 16 * 4 * 2 + 4 + 16 + 16 * 4 + 4 + 4 + 1 + 2 * 16
 
 
-def test_weights_start_with_the_variance_of_one_over_their_inputs_cut_at_two_deviations():
+def test_weights_start_as_in_the_released_code():
     torch.manual_seed(0)
     gala = create("gala", 1024)
     assert gala.alpha.abs().max() <= 2
     assert gala.alpha.std().item() == pytest.approx(0.88, abs=0.05)  # of a normal distribution cut there
-    assert gala.what[0].weight.std().item() == pytest.approx(0.88 / 32, rel=0.02)
+    # Of the local branch likewise, 1024 and 25·256 inputs; of the global one uniform, of variance 2/(1024 + 256).
+    assert gala.where[0].weight.std().item() == pytest.approx(0.88 / 32, rel=0.02)
+    assert gala.what[0].weight.std().item() == pytest.approx(40**-0.5 / 4, rel=0.01)
+    assert gala.what[2].weight.abs().max().item() == pytest.approx((6 / 1280) ** 0.5, rel=0.01)
     assert gala.where[2].weight.std().item() == pytest.approx(0.88 / 80, rel=0.02)
     assert not gala.where[2].bias.any()
+    assert not gala.what[0].bias.any()
 
 
 def test_the_paper_s_variant_keeps_every_promise_and_one_more():

@@ -13,8 +13,9 @@ That is the paper's module, ``variant="paper"``, in the form in which surveys pr
 
 Its layer for g is TensorFlow's ``fully_connected``, whose activation is ReLU where none is named, so that the last
 layer has one too; the local branch has a 5×5 convolution C·rd_ratio -> C·rd_ratio between; the gate is σ. All
-convolutions have a bias, and there is no batch norm. All weights start as the code's do, normal with variance
-1/fan_in, cut at two standard deviations; for α and β that is variance 1. Biases start at zero.
+convolutions have a bias, and there is no batch norm. All weights start as the code's do: those of the local branch, α
+and β normal with variance 1/fan_in, which is 1 for α and β, cut at two standard deviations; those of the global branch,
+by the default of ``fully_connected``, uniform with variance 2/(fan_in + fan_out). Biases start at zero.
 
 The released networks have it in a few places only: the older on what the first block of each stage returns, which is
 the position here; the newer, a pre-activation network, on what enters each block of its third stage. The authors also
@@ -90,12 +91,16 @@ class GlobalAndLocalAttention(Gate):
         self.beta = nn.Parameter(torch.empty(channels))
         for weight in (self.alpha, self.beta):
             nn.init.trunc_normal_(weight)
-        for part in self.modules():
-            if isinstance(part, nn.Conv2d):
-                std = 1 / math.sqrt(part.weight[0].numel())
-                nn.init.trunc_normal_(part.weight, std=std, a=-2 * std, b=2 * std)
-                assert part.bias is not None
-                nn.init.zeros_(part.bias)
+        for branch in (self.what, self.where):
+            for part in branch:
+                if isinstance(part, nn.Conv2d):
+                    if branch is self.what:
+                        nn.init.xavier_uniform_(part.weight)
+                    else:
+                        std = 1 / math.sqrt(part.weight[0].numel())
+                        nn.init.trunc_normal_(part.weight, std=std, a=-2 * std, b=2 * std)
+                    assert part.bias is not None
+                    nn.init.zeros_(part.bias)
 
     def gate(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W), between 0 and 1, or -1 and 1 in the paper's variant."""
