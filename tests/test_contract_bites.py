@@ -14,6 +14,7 @@ from torch import nn
 
 from saccade.contract import PROMISES, check, examine
 from saccade.facts import Spec
+from saccade.form import BatchNorm2d
 
 SPEC = Spec.read(
     {
@@ -588,6 +589,40 @@ class IsAnotherWhenCompiled(Right):
         return super().gate(x) / (2 if torch.compiler.is_compiling() else 1)
 
 
+class HasAnotherTinyGradientWhenCompiled(Right):
+    """The gradient of the scale is a trillionth of the others, and off by a millionth of itself."""
+
+    spec = replace(SPEC, params="C*C + C + 1")
+
+    def __init__(self, channels, groups=2):
+        super().__init__(channels, groups)
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        off = 1e-6 if torch.compiler.is_compiling() else 0
+        return super().forward(x) + (1 + off) * 1e-12 * (self.scale * x.mean((2, 3), keepdim=True)).to(x.dtype)
+
+
+class HasAGradientThatIsNoneWhenCompiled(Right):
+    """The bias in front of the norm has none but rounding; compiled it has a millionth."""
+
+    spec = replace(SPEC, params="C*C + 4*C")
+
+    def __init__(self, channels, groups=2):
+        super().__init__(channels, groups)
+        self.norm = BatchNorm2d(channels)
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def gate(self, x):
+        return self.norm(super().gate(x) + self.bias[:, None, None]).sigmoid()
+
+    def forward(self, x):
+        y = super().forward(x)
+        if torch.compiler.is_compiling():
+            y = y + (1e-6 * (self.bias - self.bias.detach())[:, None, None]).to(y.dtype)
+        return y
+
+
 class BranchesOnTheSize(Right):
     def gate(self, x):
         z = x.flatten(2).mean(2) if x.shape[2] * x.shape[3] > 100 else x.mean((2, 3))
@@ -650,7 +685,7 @@ BROKEN = {
     AcceptsAnything: ("refuses_what_it_states", "channels = 1 lies outside 'C % groups == 0' and is accepted"),
     AcceptsAnyWord: ("refuses_what_it_states", "channels = 1, mode = pairs lies outside"),
     RefusesTooMuch: ("refuses_what_it_states", "channels = 2 lies inside all limits and is refused"),
-    GatesUpToTwo: ("keeps_its_gate_in_range", "not in (0.0, 1.0)"),
+    GatesUpToTwo: ("keeps_its_gate_in_range", "not in (0, 1)"),
     ShowsNoGate: ("keeps_its_gate_in_range", "no module called `tap`"),
     SaysItIsNeutral: ("is_neutral_as_stated", "changes its input in eval and train"),
     IsNeutralInEvalAlone: ("is_neutral_as_stated", "changes its input in train"),
@@ -665,6 +700,11 @@ BROKEN = {
     ReadsTheClock: ("compiles_whole", "Call to a time function"),
     LoopsOverTheWidth: ("compiles_whole", "it is compiled anew for every size"),
     IsAnotherWhenCompiled: ("compiles_whole", "compiled it gives another output at 7×5"),
+    HasAnotherTinyGradientWhenCompiled: (
+        "compiles_whole",
+        "compiled the gradient of scale is another at 7×5, off by 1",
+    ),
+    HasAGradientThatIsNoneWhenCompiled: ("compiles_whole", "compiled the gradient of bias is another at 7×5, off by"),
     BranchesOnTheSize: ("exports_for_any_size", "it branches on the size"),
     HasItsOwnDice: ("is_drawn_by_the_seed", "starts with different values"),
     SeedsTheGenerator: ("is_drawn_by_the_seed", "building it seeds the global generator"),
