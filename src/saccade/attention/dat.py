@@ -20,7 +20,8 @@ by zero; here r = 0, the middle. Its keys have a bias, which no softmax over key
 convolutional and fixed biases; the block around it, with its norms, its sum with x and its MLP.
 
 The paper has this attention in the last two stages. The defaults, and the position, are those of the third stage of
-DAT-T++, of 256 channels; ``where="stage[-2:]"`` with ``stride=[2, 1]``, ``kernel_size=[5, 3]`` is both.
+DAT-T++, of 256 channels; ``where="stage[-2:]"`` with ``num_heads=[8, 16]``, ``groups=[4, 8]``, ``stride=[2, 1]`` and
+``kernel_size=[5, 3]`` is both.
 
 On the CPU A is formed for a few rows of the map at a time, and again in the backward pass; compiled, exported and on
 other devices at once.
@@ -40,7 +41,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from saccade.ops.relative import coordinates, pixels, relative_bias, relative_bias_definition, windows
+from saccade.ops.memory_format import memory_format
+from saccade.ops.relative import coordinates, pixels, relative_attention, relative_bias_definition
 
 __all__ = ["DeformableAttention"]
 
@@ -63,7 +65,7 @@ SPEC = {
     "needs": ["size"],
 }  # fmt: skip
 
-AT_ONCE = 2**22
+AT_ONCE = 2**20
 """Numbers of A that are formed at once."""
 KEPT = 2**24
 """Numbers of A that are kept for the backward pass; more are formed again."""
@@ -86,7 +88,8 @@ class DeformableAttention(nn.Module):
 
     Raises:
         ValueError: ``num_heads`` does not divide ``channels``, ``groups`` does not divide ``num_heads``,
-            ``kernel_size`` does not exceed ``stride``, there is no such ``position``, or a table without ``size``.
+            ``kernel_size`` does not exceed ``stride``, there is no such ``position``, a table without ``size``, or a
+            ``size`` below one pixel.
 
     """
 
@@ -112,6 +115,8 @@ class DeformableAttention(nn.Module):
             raise ValueError(f"position must be 'table', 'log' or 'none', got {position!r}")
         if position == "table" and size is None:
             raise ValueError("a table of relative positions needs size=(height, width) of the map, got None")
+        if size is not None and min(size) < 1:
+            raise ValueError(f"size must be at least (1, 1), got {size}")
         self.heads, self.groups, self.range = num_heads, groups, offset_range
         self.scale = (channels // num_heads) ** -0.5
         each = channels // groups
@@ -141,7 +146,7 @@ class DeformableAttention(nn.Module):
         q, k, v = (t.unflatten(2, (self.heads // self.groups, -1)) for t in parts)  # (B, G, heads/G, E, H·W or M)
         attended = self._attended(q, k, v, places, (x.shape[2], x.shape[3]))
         y: Tensor = self.project(attended.unflatten(2, x.shape[2:])).to(x.dtype)
-        return y if torch.compiler.is_compiling() else y.contiguous(memory_format=_layout(x))
+        return y if torch.compiler.is_compiling() else y.contiguous(memory_format=memory_format(x))
 
     def _places(self, query: Tensor) -> Tensor:
         """p, (B, G, M, 2), in float32 at least: where the map is sampled."""
@@ -180,7 +185,13 @@ class DeformableAttention(nn.Module):
         run = partial(checkpoint, use_reentrant=False, preserve_rng_state=False) if again else _called
         groups = []
         for g in range(self.groups):
-            part = partial(_part, bias=self._bias(g, size, whole), scale=self.scale)
+            table = None if self.table is None else self.table.unflatten(0, (self.groups, -1))[g]
+            own = table is not None and (2 * height - 1, 2 * width - 1) == table.shape[1:] and self.range < 0
+            if table is not None and own and not whole:
+                part_of = relative_attention(q[:, g], k[:, g], v[:, g], places[:, g], table, size, self.scale)
+                groups.append(part_of.flatten(1, 2))
+                continue
+            part = partial(_part, bias=self._bias(table, size), scale=self.scale)
             if whole:
                 groups.append(part(q[:, g], k[:, g], v[:, g], places[:, g], slice(0, height)))
                 continue
@@ -196,14 +207,10 @@ class DeformableAttention(nn.Module):
             groups.append(torch.cat(of_images))
         return torch.cat(groups, 1)
 
-    def _bias(self, group: int, size: tuple[int, int], whole: bool) -> Bias | None:
+    def _bias(self, table: Tensor | None, size: tuple[int, int]) -> Bias | None:
         """What gives the bias of a group's heads, (B, heads/G, M, Q), for its places (B, M, 2) and some rows."""
-        if self.table is not None:
-            table = self.table.unflatten(0, (self.groups, -1))[group]
-            own = (2 * size[0] - 1, 2 * size[1] - 1) == table.shape[1:]
-            if whole or not own or self.range >= 0:
-                return partial(relative_bias_definition, table, size=size)
-            return partial(relative_bias, windows(table), size=size)
+        if table is not None:
+            return partial(relative_bias_definition, table, size=size)
         return None if self.distance is None else partial(_logarithmic, self.distance, size=size)
 
 
@@ -237,9 +244,3 @@ def _logarithmic(network: nn.Module, places: Tensor, size: tuple[int, int], rows
 
 def _called(function: Callable[..., Tensor], *given: Any) -> Tensor:
     return function(*given)
-
-
-def _layout(x: Tensor) -> torch.memory_format:
-    """How x lies in memory."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format

@@ -23,7 +23,8 @@ windows of the grid.
 The authors' stride is 2 in units whose 3×3 convolution has at most 64 channels, in their ResNets those with C ≤ 256,
 else 1. A mechanism knows C alone: ``stride=None`` is 2 up to C = 256. Their units are the last of each stage, and their
 last stage has stride 1, which makes its map four times as large, and most of the 6.41·10⁹ multiply-adds they print; a
-plug leaves the strides of its host alone.
+plug leaves the strides of its host alone. The covariance of one pixel is zero, and the gate there a constant that
+nothing of the map changes: at a stride of 2 a map needs three rows or columns.
 
 Source: Gao, Xie, Wang, Li, "Global Second-order Pooling Convolutional Networks", CVPR 2019, arXiv:1811.12006.
 """
@@ -38,7 +39,7 @@ from torch import Tensor, nn
 
 from saccade.form import BatchNorm2d
 from saccade.ops.covariance import covariance
-from saccade.ops.resample import window_means
+from saccade.ops.resample import starts, window_means
 
 __all__ = ["SecondOrderPooling"]
 
@@ -142,6 +143,5 @@ def _every(x: Tensor, stride: int) -> Tensor:
         return x
     if not torch.compiler.is_exporting():
         return x[:, :, ::stride, ::stride]
-    # The size of a slice would be in the program, as a bound on the sizes that it takes: 1×1 would be refused.
-    height, width = ((torch.arange(n, device=x.device) % stride == 0).nonzero()[:, 0] for n in x.shape[2:])
+    height, width = (starts(side, stride, 1, x.device) for side in x.shape[2:])
     return x.index_select(2, height).index_select(3, width)

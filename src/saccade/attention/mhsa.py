@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.ops.attention import attention
+from saccade.ops.memory_format import memory_format
 
 __all__ = ["MultiHeadSelfAttention"]
 
@@ -42,7 +43,8 @@ SPEC = {
     "position": {"default": "conv3x3 in stage[-1:]"},
     "params": "3*C*(out_channels or C) + (2*H + 2*W - 2)*((out_channels or C)//num_heads) + (out_channels or C)*bias",
     "limits": [
-        "(out_channels or C) % num_heads == 0",
+        "min(kernel_size, stride, dilation) >= 1",
+        "num_heads >= 1 and (out_channels or C) % num_heads == 0",
         "dilation*(kernel_size - 1) % 2 == 0",
         "padding is None or 2*padding == dilation*(kernel_size - 1)",
         "groups == 1",
@@ -145,16 +147,10 @@ class MultiHeadSelfAttention(nn.Module):
             y = F.avg_pool2d(y, self.stride, ceil_mode=True)
         if self.bias is not None:
             y = y + self.bias[:, None, None].to(y.dtype)
-        return y if torch.compiler.is_compiling() else y.clone(memory_format=_layout(x))
+        return y if torch.compiler.is_compiling() else y.clone(memory_format=memory_format(x))
 
 
 def _offsets(embedding: Tensor, length: int) -> Tensor:
     """Of (2·length − 1, d), first the one of −(length − 1), those from each place p to each u: (length, length, d)."""
     place = torch.arange(length, device=embedding.device)
     return embedding[place - place[:, None] + length - 1]
-
-
-def _layout(x: Tensor) -> torch.memory_format:
-    """Channels last if that alone describes x."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.ops.local_attention import local_attention
+from saccade.ops.memory_format import memory_format
 
 __all__ = ["StandAloneSelfAttention"]
 
@@ -46,9 +47,10 @@ SPEC = {
     "position": {"default": "conv3x3"},
     "params": "3*C*(out_channels or C) + window*((out_channels or C)//num_heads) + (out_channels or C)*bias",
     "limits": [
-        "(out_channels or C) % (2*num_heads) == 0",
+        "stride >= 1",
+        "num_heads >= 1 and (out_channels or C) % (2*num_heads) == 0",
         "window >= 3 and window % 2 == 1",
-        "kernel_size % 2 == 1",
+        "kernel_size >= 1 and kernel_size % 2 == 1",
         "padding is None or 2*padding == kernel_size - 1",
         "dilation == 1",
         "groups == 1",
@@ -136,10 +138,4 @@ class StandAloneSelfAttention(nn.Module):
             y = F.avg_pool2d(y, self.stride, ceil_mode=True)
         if self.bias is not None:
             y = y + self.bias[:, None, None].to(y.dtype)
-        return y if torch.compiler.is_compiling() else y.contiguous(memory_format=_layout(x))
-
-
-def _layout(x: Tensor) -> torch.memory_format:
-    """Channels last if that alone describes x."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
+        return y if torch.compiler.is_compiling() else y.contiguous(memory_format=memory_format(x))

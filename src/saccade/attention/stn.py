@@ -32,6 +32,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saccade.ops.memory_format import memory_format
+
 __all__ = ["SpatialTransformer"]
 
 SPEC = {
@@ -100,7 +102,7 @@ class SpatialTransformer(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             matrix: Tensor = self.tap(self._matrix(precise))
             y = F.grid_sample(precise, _grid(matrix, precise), align_corners=True).to(x.dtype)
-        return y if torch.compiler.is_compiling() else y.contiguous(memory_format=_layout(x))
+        return y if torch.compiler.is_compiling() else y.contiguous(memory_format=memory_format(x))
 
     def _matrix(self, x: Tensor) -> Tensor:
         """A_θ, (B, 2, 3), in the dtype of x."""
@@ -135,9 +137,3 @@ def _coordinates(size: int, like: Tensor) -> Tensor:
     place = torch.arange(size, device=like.device, dtype=like.dtype)
     steps: Any = torch.sym_max(size - 1, 1)
     return (2 * place - (size - 1)) / steps
-
-
-def _layout(x: Tensor) -> torch.memory_format:
-    """How x lies in memory."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format

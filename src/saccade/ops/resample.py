@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["bilinear", "bilinear_definition", "window_means", "window_means_definition"]
+__all__ = ["bilinear", "bilinear_definition", "starts", "window_means", "window_means_definition"]
 
 
 def window_means_definition(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -51,6 +51,17 @@ def bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
         (B, C, size[0], size[1]).
     """
     return _resampled(x, size, _hats)
+
+
+def starts(side: int, stride: int, window: int, device: torch.device) -> Tensor:
+    """Where windows that fit into a row of ``side`` pixels start, a stride apart, for ``index_select``; at least 0.
+
+    In an exported program their number would be a bound on the sizes it takes, unless it is of the data.
+    """
+    if not torch.compiler.is_exporting():
+        return stride * torch.arange(torch.sym_max((side - window) // stride + 1, 1), device=device)
+    place = torch.arange(side, device=device)
+    return ((place % stride == 0) & ((place + window <= side) | (place == 0))).nonzero()[:, 0]
 
 
 def _resampled(x: Tensor, size: tuple[int, int], matrix: object) -> Tensor:

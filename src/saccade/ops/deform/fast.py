@@ -22,6 +22,7 @@ from saccade.ops.deform.bags import Bags, regular_grid
 from saccade.ops.deform.definition import deform_conv2d_definition
 from saccade.ops.deform.geometry import Geometry, macs, operand_dtype
 from saccade.ops.deform.layout import Layout
+from saccade.ops.memory_format import memory_format
 
 __all__ = ["deform_conv2d"]
 
@@ -98,7 +99,7 @@ class _DeformConv2d(torch.autograd.Function):
         ctx.save_for_backward(x, offset, mask, weight)
         ctx.geometry, ctx.layout = g, layout
         shift = (weight.new_zeros(outputs) if bias is None else bias).view(g.groups, 1, -1)
-        y = torch.empty((x.shape[0], outputs, *g.out), dtype=x.dtype, device=x.device, memory_format=_format(x))
+        y = torch.empty((x.shape[0], outputs, *g.out), dtype=x.dtype, device=x.device, memory_format=memory_format(x))
         with torch.autocast(x.device.type, enabled=False):
             for images in _slices(x, g):
                 bags = Bags.of(offset[images], None if mask is None else mask[images], grid, g)
@@ -183,9 +184,3 @@ def _slices(x: Tensor, g: Geometry) -> Iterator[slice]:
     """The batch of x in slices of whole images."""
     step = max(1, _SLICE.get(x.device.type, _SLICE_ELSEWHERE) // g.positions)
     return (slice(start, start + step) for start in range(0, x.shape[0], step))
-
-
-def _format(x: Tensor) -> torch.memory_format:
-    """Channels last if that alone describes x, as ``F.conv2d`` decides it."""
-    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if channels_last else torch.contiguous_format

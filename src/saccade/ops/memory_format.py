@@ -1,0 +1,14 @@
+"""How the values of a map lie in memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["memory_format"]
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """Channels last if that alone describes x (B, C, H, W), as ``F.conv2d`` decides it; else contiguous."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
