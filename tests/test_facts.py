@@ -3,7 +3,7 @@
 import pytest
 
 from saccade.errors import UserError, did_you_mean
-from saccade.facts import Spec, evaluate
+from saccade.facts import Spec, conditions, evaluate, within
 
 FACTS = {"title": "T", "kind": "gate", "evidence": "paper"}
 
@@ -44,6 +44,13 @@ def test_evaluate_refuses_what_is_not_arithmetic(expression):
         ({"title": "T", "kind": "gate"}, "does not say 'evidence'"),
         (FACTS | {"kind": "door"}, "kind = 'door'; it must be one of gate, context"),
         (FACTS | {"equivariant": ["rotation"]}, "equivariant = 'rotation'"),
+        (FACTS | {"equivariant": ["rotation if n == 4"]}, "equivariant = 'rotation'"),
+        (FACTS | {"equivariant": ["flip if n =="]}, "SPEC's equivariant: the expression 'n ==' cannot be read"),
+        (FACTS | {"gate": (0, 1, 2)}, "SPEC's gate must be (low, high) or a list of '[low, high) if condition'"),
+        (FACTS | {"gate": "(0, 1)"}, "SPEC's gate must be"),
+        (FACTS | {"gate": ["0, 1"]}, "SPEC's gate must be"),
+        (FACTS | {"gate": ["(0, 1) unless hard"]}, "got ['(0, 1) unless hard']"),
+        (FACTS | {"gate": ["(0, 1) if [hard]"]}, "SPEC's gate: the expression '[hard]' holds List"),
         (FACTS | {"needs": ["luck"]}, "needs = 'luck'"),
         (FACTS | {"position": {"resnet": "stage"}}, "lacks the key 'default'"),
         (FACTS | {"paper": {"authors": "A"}}, "missing"),
@@ -77,7 +84,40 @@ def test_neutral_may_hang_on_an_option():
     assert not Spec.read(FACTS, "mine").is_neutral({})
 
 
+def test_symmetries_may_hang_on_options():
+    spec = Spec.read(FACTS | {"equivariant": ["transpose", "flip if stride == 1", "permutation if C < stride"]}, "mine")
+    assert spec.commutes({"C": 8, "stride": 1}) == {"transpose", "flip"}
+    assert spec.commutes({"C": 8, "stride": 2}) == {"transpose"}
+    assert spec.commutes({"C": 8, "stride": 9}) == {"transpose", "permutation"}
+    assert conditions(spec.equivariant) == ["stride == 1", "C < stride"]
+
+
+def test_the_range_of_a_gate_may_hang_on_options():
+    spec = Spec.read(FACTS | {"gate": ["(-1, 1) if act == 'tanh'", "[0, inf) if act == 'relu'"]}, "mine")
+    assert [spec.gates({"act": act}) for act in ("tanh", "relu", "none")] == ["(-1, 1)", "[0, inf)", None]
+    always = Spec.read(FACTS | {"gate": ["(0, 0.5) if C < 8", "[-0.5, 2]"]}, "mine")
+    assert [always.gates({"C": channels}) for channels in (7, 8)] == ["(0, 0.5)", "[-0.5, 2]"]
+    assert Spec.read(FACTS | {"gate": (0.622, 1)}, "mine").gates({}) == "(0.622, 1)"
+    assert Spec.read(FACTS, "mine").gates({}) is None
+
+
+@pytest.mark.parametrize(
+    ("interval", "inside"),
+    [
+        ("(0, 1)", [0.5]),
+        ("[0, 1)", [0.0, 0.5]),
+        ("(0, 1]", [0.5, 1.0]),
+        ("[0, inf)", [0.0, 0.5, 1.0, 9.0]),
+        ("(-inf, 1)", [-2.0, 0.0, 0.5]),
+    ],
+)
+def test_ends_that_belong_to_an_interval(interval, inside):
+    assert [value for value in (-2.0, 0.0, 0.5, 1.0, 9.0, float("nan")) if within(value, interval)] == inside
+
+
 def test_near_spellings():
     assert did_you_mean("cmab", ["cbam", "das"]) == " Did you mean 'cbam'?"
     assert did_you_mean("SE", ["se"]) == " Did you mean 'se'?"
+    assert did_you_mean("rd_ration", ["excitation", "rd_ratio"]) == " Did you mean 'rd_ratio'?"
+    assert did_you_mean("ration", ["excitation", "rd_ratio"]) == " Did you mean 'rd_ratio' or 'excitation'?"
     assert did_you_mean("zzz", ["cbam", "das"]) == ""

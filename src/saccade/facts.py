@@ -10,13 +10,13 @@ import ast
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from saccade.errors import UserError, did_you_mean
 
-__all__ = ["Paper", "Published", "Spec", "evaluate", "in_words"]
+__all__ = ["Paper", "Published", "Spec", "conditions", "evaluate", "in_words", "within"]
 
 KINDS = ("gate", "context", "transform", "conv")
 EVIDENCE = ("oracle", "paper", "reading")
@@ -53,6 +53,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "ceil": math.ceil,
     "gcd": math.gcd,
 }
+_NUMBER = r"(-?inf|-?\d+(\.\d+)?)"
+_INTERVAL = rf"[\[(]{_NUMBER}, {_NUMBER}[\])]( if .|$)"
 _SYNTAX = (
     ast.Expression, ast.Constant, ast.Name, ast.Load, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.And, ast.Or, ast.IfExp,
     ast.Compare,
@@ -140,6 +142,32 @@ def in_words(expression: str) -> str:
     return re.sub(r"\bC\b", "channels", expression)
 
 
+def conditions(words: Iterable[str]) -> list[str]:
+    """What follows ``if`` in facts that hold for some options alone.
+
+    >>> conditions(["transpose", "flip if stride == 1"])
+    ['stride == 1']
+    """
+    return [condition for word in words if (condition := word.partition(" if ")[2])]
+
+
+def _holding(words: Iterable[str], options: Mapping[str, Any]) -> list[str]:
+    """The facts of ``words``, without their conditions, whose condition is met or that have none."""
+    parts = [word.partition(" if ") for word in words]
+    return [fact for fact, _, condition in parts if not condition or evaluate(condition, options)]
+
+
+def within(value: float, interval: str) -> bool:
+    """Whether ``value`` lies in an interval: ``(0, 1)`` without its ends, ``[0, inf)`` with the first of them.
+
+    >>> within(0, "(0, 1)"), within(0, "[0, inf)")
+    (False, True)
+    """
+    low, high = map(float, interval[1:-1].split(","))
+    above = low <= value if interval[0] == "[" else low < value
+    return above and (value <= high if interval[-1] == "]" else value < high)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Paper:
     """Where a mechanism was first described."""
@@ -182,8 +210,11 @@ class Spec:
     """Conditions over ``C`` and the options that must hold for the class to be built."""
     neutral: bool | str = False
     """Is it the identity, bit for bit, at its own initialisation? Yes, no, or a condition over the options."""
-    gate: tuple[float, float] | None = None
-    """The open range of the gate."""
+    gate: tuple[str, ...] = ()
+    """The range of the gate, written ``(0.0, 1.0)`` where it is open and holds for all options.
+
+    Else a list of intervals of which the first holds whose condition is met: ``[0, inf) if excitation == 'relu'``.
+    """
     equivariant: tuple[str, ...] = ()
     """What it commutes with: ``permutation`` of pixels, ``flip`` left to right, ``transpose`` of the axes.
 
@@ -218,11 +249,12 @@ class Spec:
             if not isinstance(values[key], (list, tuple)):
                 raise UserError(f"{owner}: SPEC's {key} must be a list, got {values[key]!r}")
             values[key] = tuple(values[key])
+        values["gate"] = _intervals(values.get("gate", ()), owner)
         formulas = [("limits", limit) for limit in values["limits"]]
         if values.get("params") is not None:
             formulas.append(("params", values["params"]))
-        conditions = (str(word).partition(" if ")[2] for word in values["equivariant"])
-        formulas += [("equivariant", condition) for condition in conditions if condition]
+        for key in ("gate", "equivariant"):
+            formulas += [(key, condition) for condition in conditions(map(str, values[key]))]
         if not isinstance(values.get("neutral", False), bool):
             formulas.append(("neutral", values["neutral"]))
         for key, formula in formulas:
@@ -268,8 +300,11 @@ class Spec:
 
     def commutes(self, options: Mapping[str, Any]) -> set[str]:
         """What the mechanism with all these ``options`` commutes with; ``C`` is among them."""
-        parts = [word.partition(" if ") for word in self.equivariant]
-        return {word for word, _, condition in parts if not condition or evaluate(condition, options)}
+        return set(_holding(self.equivariant, options))
+
+    def gates(self, options: Mapping[str, Any]) -> str | None:
+        """The interval that holds the gate of the mechanism with all these ``options``; ``C`` is among them."""
+        return next(iter(_holding(self.gate, options)), None)
 
     def refusal(self, channels: int, options: Mapping[str, Any]) -> str | None:
         """Why the mechanism cannot be built at ``channels`` with ``options``, with the numbers; None if it can."""
@@ -284,3 +319,13 @@ class Spec:
                 numbers = ", ".join(f"{'channels' if k == 'C' else k} = {values[k]!r}" for k in sorted(used))
                 return f"{self.title} needs {in_words(limit)}{';' if why == 'found' else ','} {why} {numbers}"
         return None
+
+
+def _intervals(gate: Any, owner: str) -> tuple[str, ...]:
+    """The ranges of a gate as they are kept: a pair of numbers is the open interval between them."""
+    match gate:
+        case (int() | float() as low, int() | float() as high):
+            return (f"({low:g}, {high:g})",)
+        case [*words] if all(isinstance(word, str) and re.match(_INTERVAL, word) for word in words):
+            return tuple(words)
+    raise UserError(f"{owner}: SPEC's gate must be (low, high) or a list of '[low, high) if condition', got {gate!r}")

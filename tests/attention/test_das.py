@@ -182,6 +182,6 @@ def test_every_form_keeps_every_promise(options):
 
 
 def test_design_a_keeps_every_promise_but_that_of_a_gate():
-    spec = replace(catalog.spec("das"), kind="transform", gate=None)
+    spec = replace(catalog.spec("das"), kind="transform", gate=())
     records = check(catalog.load("das"), spec, options={"design": "a"})
     assert [r.promise for r in records if r.status != "passed"] == ["keeps_its_gate_in_range"]

@@ -47,6 +47,9 @@ SPEC = {
         "spatial_kernel_size >= 1 and spatial_kernel_size % 2 == 1",
     ],
     "gate": (0.0, 1.0),
+    "equivariant": [
+        "permutation if branches == 'channel'", "flip if branches == 'channel'", "transpose if branches == 'channel'",
+    ],
     "published": [
         {"net": "resnet50", "params": 28.09, "macs": 4.139, "top1": 77.34, "source": "attention-module README"},
         {"net": "resnet18", "params": 11.234, "macs": 1.695, "top1": 70.73, "unit": "2^20, 2^30",

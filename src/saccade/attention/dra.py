@@ -46,7 +46,7 @@ SPEC = {
     " + ((C + 2)*int(C*center_ratio) + 1 if channel else 0)",
     "limits": ["C * rd_ratio >= 1 or not position", "C * center_ratio >= 1 or not channel", "position or channel"],
     "neutral": True,
-    "equivariant": ["flip", "transpose"],
+    "equivariant": ["permutation if not position", "flip", "transpose"],
 }  # fmt: skip
 
 _SIDES = (1, 2, 3, 6)

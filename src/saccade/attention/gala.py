@@ -52,7 +52,10 @@ SPEC = {
     "params": "3*C*int(C*rd_ratio) + 3*C + 3*int(C*rd_ratio) + 1"
     " + (25*int(C*rd_ratio)**2 + int(C*rd_ratio) if variant == 'official' else 0)",
     "limits": ["C * rd_ratio >= 1"],
-    "gate": (-1.0, 1.0),
+    "gate": ["(0, 1) if variant == 'official'", "(-1, 1)"],
+    "equivariant": [
+        "permutation if variant == 'paper'", "flip if variant == 'paper'", "transpose if variant == 'paper'",
+    ],
 }  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from saccade.form import BatchNorm2d, Gate
 from saccade.ops.gating import pooled_mean
+from saccade.ops.whole import whole_conv
 
 __all__ = ["GatherExcite"]
 
@@ -49,6 +50,10 @@ SPEC = {
         "not use_mlp or C * rd_ratio >= 1",
     ],
     "gate": (0.0, 1.0),
+    "equivariant": [
+        "permutation if not extra_params and extent == 0", "flip if not extra_params and extent == 0",
+        "transpose if not extra_params",
+    ],
     "needs": ["size"],
     "timm": "ge",
 }  # fmt: skip
@@ -99,8 +104,8 @@ class GatherExcite(Gate):
                 self.gather.append(nn.Conv2d(channels, channels, 3, 2, 1, groups=channels, bias=bias))
                 self.gather.append(BatchNorm2d(channels))
         elif extra_params:
-            if size is None:
-                raise ValueError("a kernel over the whole map needs size=(H, W), the size of the map; got None")
+            if size is None or min(size) < 1:
+                raise ValueError(f"a kernel over the whole map needs size=(H, W), the size of the map; got {size}")
             self.size = (size[0], size[1])
             self.gather = nn.Sequential(
                 nn.Conv2d(channels, channels, self.size, groups=channels, bias=bias), BatchNorm2d(channels)
@@ -121,7 +126,7 @@ class GatherExcite(Gate):
         if self.gather is not None:
             if self.size is not None and tuple(x.shape[2:]) != self.size:
                 raise ValueError(f"the kernel is made for maps of {self.size}, got {tuple(x.shape[2:])}")
-            z: Tensor = self.gather(x)
+            z: Tensor = self.gather[1](whole_conv(self.gather[0], x)) if self.size else self.gather(x)
             return z
         if not self.extent:
             return pooled_mean(x, keepdim=True)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from saccade.form import BatchNorm2d, Context
 from saccade.ops.attention import attention
+from saccade.ops.resample import starts
 
 __all__ = ["NonLocal"]
 
@@ -46,7 +47,7 @@ SPEC = {
     "params": "4*C*int(C*rd_ratio) + (2 + (instantiation == 'dot_product'))*int(C*rd_ratio) + 3*C",
     "limits": ["C * rd_ratio >= 1"],
     "neutral": True,
-    "equivariant": ["permutation", "flip", "transpose"],
+    "equivariant": ["permutation if not pool", "flip if not pool", "transpose"],
     "timm": "nl",
 }  # fmt: skip
 
@@ -108,6 +109,6 @@ def _halved(x: Tensor) -> Tensor:
     """The largest of each 2×2 pixels of x (B, C, H, W): (B, C, max(1, ⌊H/2⌋), max(1, ⌊W/2⌋))."""
     for axis in (2, 3):
         side = x.shape[axis]
-        first = 2 * torch.arange(torch.sym_max(side // 2, 1), device=x.device)
+        first = starts(side, 2, 2, x.device)
         x = torch.maximum(x.index_select(axis, first), x.index_select(axis, (first + 1).clamp(max=side - 1)))
     return x

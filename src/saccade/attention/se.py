@@ -40,7 +40,7 @@ SPEC = {
     "position": {"default": "residual"},
     "params": "2*C*int(C*rd_ratio) + (C + int(C*rd_ratio) if bias else 0)",
     "limits": ["C * rd_ratio >= 1"],
-    "gate": (0.0, 1.0),
+    "gate": ["(0, 1) if excitation == 'sigmoid'", "[0, inf) if excitation == 'relu'", "(-1, 1)"],
     "equivariant": ["permutation", "flip", "transpose"],
     "published": [
         {"net": "resnet50", "params": 28.09, "macs": 4.130, "top1": 77.18, "source": "PytorchInsight README"},

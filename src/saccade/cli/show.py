@@ -37,7 +37,7 @@ def command(mechanism: str, as_json: bool) -> None:
                              for key, value in options.items()) or "none",
         "limits": "; ".join(in_words(limit) for limit in spec.limits) or "none",
         "parameters": spec.params or "not stated",
-        "gate in": f"({spec.gate[0]:g}, {spec.gate[1]:g})" if spec.gate else "no gate",
+        "gate in": ", ".join(spec.gate) or "no gate",
         "commutes with": ", ".join(spec.equivariant) or "nothing claimed",
         "identity at its own start": neutral.get(spec.neutral, str(spec.neutral)),
         "in timm": spec.timm or "no",

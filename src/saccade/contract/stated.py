@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from saccade.contract.case import CLOSE, SIZES, BrokenPromiseError, Case, UnexaminedError, distance, expect, modes
-from saccade.facts import SYMMETRIES, evaluate
+from saccade.facts import SYMMETRIES, conditions, evaluate, within
 
 __all__ = [
     "commutes_as_stated",
@@ -90,8 +90,12 @@ def _said(setting: dict[str, Any]) -> str:
 
 
 def keeps_its_gate_in_range(case: Case) -> None:
-    """The values that pass through ``tap`` lie strictly inside the range SPEC states."""
-    low, high = case.stated("gate")
+    """The values that pass through ``tap`` lie inside the range SPEC states."""
+    case.needs_values(*conditions(case.stated("gate")))
+    assert case.spec is not None
+    interval = case.spec.gates(case.values)
+    if interval is None:
+        raise UnexaminedError("SPEC states no gate")
     for seed in range(3):
         module, seen = case.drawn(seed), list[Tensor]()
         taps = [part for name, part in module.named_modules() if name.rpartition(".")[2] == "tap"]
@@ -101,7 +105,8 @@ def keeps_its_gate_in_range(case: Case) -> None:
         module(case.maps(seed=seed))
         for gate in seen:
             least, most = gate.min().item(), gate.max().item()
-            expect(low < least and most < high, f"the gate runs from {least:.3g} to {most:.3g}, not in ({low}, {high})")
+            inside = within(least, interval) and within(most, interval)
+            expect(inside, f"the gate runs from {least:.3g} to {most:.3g}, not in {interval}")
 
 
 def is_neutral_as_stated(case: Case) -> None:
@@ -121,7 +126,7 @@ def commutes_as_stated(case: Case) -> None:
 
     On maps with odd and with even sides: every second pixel of an odd row, seen from its other end, is the same pixel.
     """
-    case.needs_values(*(condition for word in case.stated("equivariant") if (condition := word.partition(" if ")[2])))
+    case.needs_values(*conditions(case.stated("equivariant")))
     assert case.spec is not None
     stated, module = case.spec.commutes(case.values), case.drawn()
     maps = [case.maps(*size) for size in case.sizes(SIZES[0], (4, 6))]
