@@ -28,7 +28,9 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     ''
     """
     by_lower = {c.lower(): c for c in candidates}
-    near = get_close_matches(word.lower(), by_lower, n=3, cutoff=0.5)
+    near: list[str] = []
+    for cutoff in (0.8, 0.5):  # beside what is nearly the word, what is far from it is no help
+        near = near or get_close_matches(word.lower(), by_lower, n=3, cutoff=cutoff)
     if not near:
         return ""
     return " Did you mean " + " or ".join(f"'{by_lower[n]}'" for n in near) + "?"

@@ -1,6 +1,7 @@
 """The two modules of SPNet in cases small enough to be worked out on paper. σ(ln k) = k / (1 + k)."""
 
 from math import log
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def test_the_length_of_the_strip_convolutions(kernel_size, reached):
 
 
 CENTRE = [0, 0, 0, 0, 1, 0, 0, 0, 0]
-NEAR = {"near_in__0__weight": [1, 0, 0, 0], "near_in__1__weight": [1], "near_out__0__weight": CENTRE}
+NEAR: dict[str, Any] = {"near_in__0__weight": [1, 0, 0, 0], "near_in__1__weight": [1], "near_out__0__weight": CENTRE}
 NEAR |= {"near_out__1__weight": [1], "join__0__weight": [[1, 0], *[[0, 0]] * 3], "join__1__weight": [1] * 4}
 FOUR = image([[1, 3]], [[-1, 2]], [[0, 0]], [[5, -5]])
 

@@ -1,6 +1,7 @@
 """A mechanism that needs the size of the map is told the size of its site; one that does not is told nothing."""
 
 import copy
+import importlib
 import json
 import sys
 
@@ -73,9 +74,8 @@ def test_each_site_gives_its_size(make, stranger, start):
 
 
 def test_a_class_that_was_imported_is_told_too(make, stranger):
-    import placed
-
-    assert _shapes(plug(make("torchvision resnet"), placed.Placed, where="stage", input=SIZE)) == SIZES
+    imported = importlib.import_module("placed").Placed
+    assert _shapes(plug(make("torchvision resnet"), imported, where="stage", input=SIZE)) == SIZES
 
 
 def test_a_size_that_is_given_wins(make, stranger):

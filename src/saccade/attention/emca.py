@@ -21,7 +21,8 @@ is the published setting: the last block of each stage, hence S = 0 in the first
 live in one call of the host: see :mod:`saccade.relay`.
 
 Source: Bakr, El Sallab, Rashwan, "EMCA: Efficient Multi-Scale Channel Attention Module" (the first version is called
-"PKCAM"), code eslambakr/EMCA (equal to its ECA flavour, the only one of it that runs).
+"PKCAM"), code eslambakr/EMCA 2021 (equal to its ECA flavour, the only one of
+it that runs).
 
 Deviations. The code's default flags are not the published setting: a module in every block, of which the first of each
 stage is local and leaves what it has of the rest unused, and v_j = the last block of every earlier stage, with the map
@@ -58,7 +59,7 @@ SPEC = {
     "params": "(2*C*int(C*rd_ratio) if att == 'se' else kernel_size or int(abs((log2(C) + 1) / 2)) | 1)"
     " * (2 if previous and not shared else 1) + (previous + 3 if previous else 0)",
     "limits": [
-        "kernel_size == None or kernel_size % 2 == 1",
+        "kernel_size == None or kernel_size >= 1 and kernel_size % 2 == 1",
         "att == 'eca' or int(C*rd_ratio) >= 1",
         "previous >= 0",
     ],
