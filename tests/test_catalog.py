@@ -79,7 +79,7 @@ def test_create_passes_options():
         (lambda: saccade.create("eca", 8, kernel_size=4), "kernel_size = 4"),
         (
             lambda: saccade.create("eca", 64, gamma=0),
-            "needs gamma > 0 and (kernel_size == None or kernel_size % 2 == 1); found gamma = 0",
+            "or kernel_size >= 1 and kernel_size % 2 == 1); found gamma = 0",
         ),
         (lambda: saccade.create("cbam", 64, spatial_kernel_size=-1), "spatial_kernel_size = -1"),
         (
