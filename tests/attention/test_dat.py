@@ -142,6 +142,8 @@ def test_a_table_is_stretched_over_another_size():
 def test_a_table_without_a_size_is_refused():
     with pytest.raises(ValueError, match="needs size=\\(height, width\\) of the map, got None"):
         dat.DeformableAttention(16)
+    with pytest.raises(ValueError, match="at least \\(1, 1\\), got \\(0, 3\\)"):
+        dat.DeformableAttention(16, position="none", size=(0, 3))
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,13 @@ def test_gated_channel_by_energy():
     equals(gates(gct(X), X)[:, 1], [1.6, 0.4])
 
 
+def test_gated_channel_has_epsilon_under_both_roots():
+    # s = (1 + 4 + 1 + 1 + 2)^½ = 3, ŝ = 3/(9 + 2)^½; with γ = ln 2/ŝ the gate is 1 + 3/5
+    gct = with_values(create("gated_channel", 1, eps=2.0), alpha=[1], gamma=[LN2 * sqrt(11) / 3])
+    x = image([[1, 2], [-1, 1]])
+    equals(gates(gct(x), x), [[1.6] * 4])
+
+
 def test_gated_channel_weighs_what_it_embeds():
     # α = (√7, 1): both embeddings are 5√7, ŝ = 1 each
     gct = with_values(create("gated_channel", 2, eps=1e-20), alpha=[sqrt(7), 1], gamma=[LN2, -LN2])

@@ -36,7 +36,13 @@ SPEC = {
     "position": {"default": "conv3x3 in stage[-1:]"},
     "params": "(out_channels or C) * (C//groups*kernel_size**2 + (1 if bias else 0))"
     " + 2*offset_groups*kernel_size**2 * (C*kernel_size**2 + 1)",
-    "limits": ["C % groups == 0", "(out_channels or C) % groups == 0", "C % offset_groups == 0"],
+    "limits": [
+        "min(kernel_size, stride, dilation) >= 1",
+        "groups >= 1 and C % groups == 0",
+        "(out_channels or C) % groups == 0",
+        "offset_groups >= 1 and C % offset_groups == 0",
+        "padding is not None or dilation*(kernel_size - 1) % 2 == 0",
+    ],
 }
 
 

@@ -36,7 +36,7 @@ SPEC = {
     "evidence": "oracle",
     "position": {"default": "residual"},
     "params": "kernel_size or int(abs((log2(C) + beta) / gamma)) | 1",
-    "limits": ["gamma > 0 and (kernel_size == None or kernel_size % 2 == 1)"],
+    "limits": ["gamma > 0 and (kernel_size == None or kernel_size >= 1 and kernel_size % 2 == 1)"],
     "gate": (0.0, 1.0),
     "equivariant": ["permutation", "flip", "transpose"],
     "published": [

@@ -46,9 +46,10 @@ SPEC = {
     " + C//branch_groups*kernel_size**2 + 4 + bias)"
     " + max(int((out_channels or C)*rd_ratio), 32 if variant == 'paper' else 1) * (3*(out_channels or C) + 2)",
     "limits": [
-        "C % branch_groups == 0",
+        "min(kernel_size, stride, dilation) >= 1",
+        "branch_groups >= 1 and C % branch_groups == 0",
         "(out_channels or C) % branch_groups == 0",
-        "C % groups == 0",
+        "groups >= 1 and C % groups == 0",
         "(out_channels or C) % groups == 0",
         "variant == 'fair' or groups == 1 or groups == branch_groups",
         "dilation*(kernel_size - 1) % 2 == 0",
@@ -85,8 +86,8 @@ class SelectiveKernel(nn.Module):
         rd_ratio: d as a part of O, rounded down, but at least 32, in the variant ``fair`` at least 1.
 
     Raises:
-        ValueError: groups that do not divide the channels, a kernel for which no padding gives both branches one size,
-            a bottleneck of no channel, another variant.
+        ValueError: a number that is too small, groups that do not divide the channels, a kernel for which no padding
+            gives both branches one size, a bottleneck of no channel, another variant.
 
     """
 
@@ -108,6 +109,13 @@ class SelectiveKernel(nn.Module):
         outputs = channels if out_channels is None else out_channels
         if variant not in ("paper", "fair"):
             raise ValueError(f"variant must be 'paper' or 'fair', got {variant!r}")
+        if min(channels, outputs, kernel_size, stride, dilation) < 1:
+            raise ValueError(
+                "channels, out_channels, kernel_size, stride and dilation must be at least 1, got "
+                f"{channels}, {outputs}, {kernel_size}, {stride} and {dilation}"
+            )
+        if padding is not None and padding < 0:
+            raise ValueError(f"padding must be at least 0, got {padding}")
         for name, number in (("branch_groups", branch_groups), ("groups", groups)):
             if number < 1 or channels % number or outputs % number:
                 raise ValueError(f"{name} = {number} must divide the channels, {channels} in and {outputs} out")
