@@ -4,8 +4,10 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import fx, nn
 from torch.autograd import forward_ad
+from torch.nn.utils import prune
 
 from saccade.ops import gating
 from saccade.ops.gating import (
@@ -19,6 +21,7 @@ from saccade.ops.gating import (
     mean_and_variance,
     mean_and_variance_definition,
     narrow_conv,
+    narrow_conv2d,
     pieces,
     pooled_mean,
 )
@@ -155,11 +158,56 @@ def test_narrow_conv_is_the_layer(side, bias):
     assert torch.autograd.gradgradcheck(lambda x, *_: narrow_conv(conv, x), (x, *parameters))
 
 
+class _Adapted(nn.Conv2d):
+    """A layer with a branch beside its kernel, as LoRA has."""
+
+    def __init__(self):
+        super().__init__(2, 1, 3, padding=1)
+        self.branch = nn.Conv2d(2, 1, 1)
+
+    def forward(self, x):
+        return super().forward(x) + self.branch(x)
+
+
+def _with_own_forward():
+    conv = nn.Conv2d(2, 1, 3, padding=1)
+    conv.forward = lambda x: nn.Conv2d.forward(conv, x) * x.sum()
+    return conv
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    "make",
+    [
+        _Adapted,
+        _with_own_forward,
+        lambda: nn.utils.weight_norm(nn.Conv2d(2, 1, 3, padding=1)),
+        lambda: prune.l1_unstructured(nn.Conv2d(2, 1, 3, padding=1), "weight", 0.5),
+        lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 1, 3, padding=1)),
+        lambda: nn.Conv2d(2, 1, 3, padding=1, padding_mode="circular"),
+        lambda: nn.Conv2d(2, 1, 3, padding=1),
+    ],
+    ids=["adapted", "own forward", "weight norm", "pruned", "parametrized", "circular", "bare"],
+)
+def test_narrow_conv_of_a_layer_that_is_more_than_its_kernel(make):
+    torch.manual_seed(0)
+    conv = make()
+    x = torch.randn(1, 2, 5, 4, requires_grad=True)
+    for _ in range(2):  # an old kernel's graph is gone the second time
+        found = [torch.autograd.grad(y.sin().sum(), [x, *conv.parameters()]) for y in (narrow_conv(conv, x), conv(x))]
+        for gradient, wanted in zip(*found, strict=True):
+            torch.testing.assert_close(gradient, wanted)
+
+
 def test_narrow_conv_calls_the_layer_with_its_hooks():
     conv, called = nn.Conv2d(2, 1, 3, padding=1), []
-    conv.register_forward_hook(lambda *_: called.append(1))
-    narrow_conv(conv, torch.randn(1, 2, 5, 4, requires_grad=True)).sum().backward()
-    assert called == [1]
+    conv.register_forward_hook(lambda layer, given, y: called.append(y.requires_grad) or 2 * y)
+    conv.register_full_backward_hook(lambda *_: called.append("backward"))
+    x = torch.randn(1, 2, 5, 4, requires_grad=True)
+    y = narrow_conv(conv, x)
+    y.sum().backward()
+    assert called == [True, "backward"]
+    torch.testing.assert_close(y, 2 * F.conv2d(x, conv.weight, conv.bias, padding=1))
 
 
 def test_narrow_conv_of_a_frozen_layer_and_of_a_parametrized_one():
@@ -197,6 +245,32 @@ def test_what_is_no_plain_map_takes_the_definition():
     seen = []
     torch.func.grad(lambda t: (seen.append(is_eager(t)), gated(t, t.mean((2, 3), keepdim=True)).sum())[1])(x)
     assert seen == [False]
+
+
+def test_what_is_traced_by_fx_takes_the_definition():
+    def function(x):
+        return gated(x, pooled_mean(x, keepdim=True)) + narrow_conv2d(x, torch.ones(1, 3, 3, 3), torch.ones(1))
+
+    x = _map().detach().float()
+    torch.testing.assert_close(fx.symbolic_trace(function)(x), function(x))
+
+
+def test_the_gradient_of_a_variance_keeps_its_digits_beside_a_large_mean():
+    x = (_map((2, 4, 30, 31)).detach() + 1000).float().requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    weights = _map((2, 4)).detach()
+    (wanted,) = torch.autograd.grad(mean_and_variance_definition(exact)[1], exact, weights)
+    for create_graph in (False, True):
+        (found,) = torch.autograd.grad(mean_and_variance(x)[1], x, weights.float(), create_graph=create_graph)
+        assert (found - wanted).norm() < 1e-6 * wanted.norm()
+
+
+def test_what_comes_out_may_be_changed_in_place():
+    x = _map()
+    mean, variance = mean_and_variance(x)
+    wanted = (2 * mean + variance.square()).sum()
+    y = (mean.mul_(2) + variance.square()).sum()
+    torch.testing.assert_close(y, wanted)
 
 
 def test_func_transforms_and_forward_mode_take_the_definition():

@@ -21,31 +21,33 @@ differentiated again (``create_graph=True``) is the definition's too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.nn.utils.parametrize import is_parametrized
 
 __all__ = [
-    "gated", "gated_and_shuffled", "gated_and_shuffled_definition", "gated_definition", "is_eager", "max_and_mean",
-    "max_and_mean_definition", "mean_and_variance", "mean_and_variance_definition", "narrow_conv", "others", "pieces",
-    "pooled_mean",
+    "gated", "gated_and_shuffled", "gated_and_shuffled_definition", "gated_definition", "is_bare", "is_eager",
+    "max_and_mean", "max_and_mean_definition", "mean_and_variance", "mean_and_variance_definition", "narrow_conv",
+    "others", "part", "pieces", "pooled_mean",
 ]  # fmt: skip
 
-PIECE = 1 << 18
-"""Values of one piece: 1 MiB of float32, which stays in the caches of one core."""
+PIECE = 1 << 19
+"""Values of one piece: 2 MiB of float32, which stays in the caches; of smaller ones the calls would cost more."""
 SHORT = 64
 """Rows with fewer values than this have a maximum sooner by halves than by PyTorch's reduction."""
 
 
 def is_eager(*tensors: Tensor) -> bool:
-    """Whether a fast form of the CPU may run: contiguous operands, no graph being made, no ``torch.func``."""
+    """Whether a fast form of the CPU may run: contiguous operands, no graph being made, no ``torch.func``.
+
+    A stand-in for a tensor, such as what ``torch.fx`` traces with, has no fast form.
+    """
     return (
-        all(t.device.type == "cpu" and t.is_contiguous() and t.is_floating_point() for t in tensors)
+        all(isinstance(t, Tensor) for t in tensors)
+        and all(t.device.type == "cpu" and t.is_contiguous() and t.is_floating_point() for t in tensors)
         and not (torch.compiler.is_compiling() or torch.jit.is_tracing())  # type: ignore[attr-defined]
         and not torch._C._are_functorch_transforms_active()
         and forward_ad._current_level < 0
@@ -80,9 +82,9 @@ def gated(x: Tensor, gate: Tensor) -> Tensor:
     Returns:
         (B, C, H, W), x · gate.
     """
-    learns = torch.is_grad_enabled() and (x.requires_grad or gate.requires_grad)
     # Sizes are asked last, and not of a graph: it would hold for the sizes that answer alike.
-    if learns and is_eager(x, gate) and x.shape != gate.shape and x.shape[0] == gate.shape[0] and x.dtype == gate.dtype:
+    learns = torch.is_grad_enabled() and is_eager(x, gate) and (x.requires_grad or gate.requires_grad)
+    if learns and x.shape != gate.shape and x.shape[0] == gate.shape[0] and x.dtype == gate.dtype:
         product: Tensor = _Gated.apply(x, gate)
         return product
     return gated_definition(x, gate)
@@ -110,13 +112,13 @@ class _Gated(torch.autograd.Function):
                 if into is None:
                     continue
                 if axes:
-                    torch.sum(torch.mul(grad[at], _part(other, at), out=scratch), axes, True, out=_part(into, at))
+                    torch.sum(torch.mul(grad[at], part(other, at), out=scratch), axes, True, out=part(into, at))
                 else:
-                    torch.mul(grad[at], _part(other, at), out=into[at])
+                    torch.mul(grad[at], part(other, at), out=into[at])
         return grads[0], grads[1]
 
 
-def _part(operand: Tensor, at: tuple[slice, ...]) -> Tensor:
+def part(operand: Tensor, at: tuple[slice, ...]) -> Tensor:
     """A piece of what may broadcast along the axes within it."""
     return operand[tuple(slice(None) if operand.shape[i] == 1 else part for i, part in enumerate(at))]
 
@@ -168,7 +170,7 @@ class _GatedAndShuffled(torch.autograd.Function):
 
 def pooled_mean(x: Tensor, axes: tuple[int, ...] = (2, 3), keepdim: bool = False) -> Tensor:
     """The mean of x over ``axes``: the value of ``x.mean``, and a gradient that is a view, not a map."""
-    if x.dtype in (torch.float32, torch.float64) and is_eager(x):
+    if is_eager(x) and x.dtype in (torch.float32, torch.float64):
         count = 1
         for axis in axes:
             count *= x.shape[axis]
@@ -208,23 +210,27 @@ class _MeanAndVariance(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean = x.mean((2, 3), keepdim=True)
+        mean = x.mean((2, 3))
         variance = torch.empty_like(mean)
         for at in pieces(x, 2, 3):
-            torch.sum((x[at] - mean[at]).square_(), (2, 3), True, out=variance[at])
+            torch.sum((x[at] - mean[at][..., None, None]).square_(), (2, 3), out=variance[at])
         ctx.save_for_backward(x, mean)
-        return mean.flatten(1), variance.div_(others(x)).flatten(1)
+        return mean, variance.div_(others(x))
 
     @staticmethod
     def backward(ctx: Any, grad_mean: Tensor, grad_variance: Tensor) -> Tensor:
         x, mean = ctx.saved_tensors
         grad_mean = (grad_mean / max(1, x.shape[2] * x.shape[3]))[:, :, None, None]
         slope = (grad_variance * (2 / others(x)))[:, :, None, None]
+        # What is centred sums to zero but for the rounding of the mean, which a large mean makes large: centred again.
         if torch.is_grad_enabled():  # this gradient will be differentiated
-            return (x - x.mean((2, 3), keepdim=True)) * slope + grad_mean
+            centred = x - x.mean((2, 3), keepdim=True)
+            return (centred - centred.mean((2, 3), keepdim=True)) * slope + grad_mean
         grad_x = torch.empty_like(x)
         for at in pieces(x, 2, 3):
-            torch.sub(x[at], mean[at], out=grad_x[at]).mul_(slope[at]).add_(grad_mean[at])
+            centred = torch.sub(x[at], mean[at][..., None, None], out=grad_x[at])
+            rest = centred.mean((2, 3), keepdim=True)
+            centred.mul_(slope[at]).add_(grad_mean[at] - rest * slope[at])
         return grad_x
 
 
@@ -273,13 +279,13 @@ class _MaxAndMean(torch.autograd.Function):
         for at in pieces(x, *(axis for axes in ctx.poolings for axis in axes)):
             mask, total = torch.empty_like(x[at]), grad_x[at]
             for i, (axes, top) in enumerate(zip(ctx.poolings, highest, strict=True)):
-                torch.eq(x[at], _part(top, at), out=mask)
-                share = _part(grads[2 * i], at) / mask.sum(axes, keepdim=True)
+                torch.eq(x[at], part(top, at), out=mask)
+                share = part(grads[2 * i], at) / mask.sum(axes, keepdim=True)
                 if i:
                     total.add_(mask.mul_(share))
                 else:
                     torch.mul(mask, share, out=total)
-                total.add_(_part(of_means[i], at))
+                total.add_(part(of_means[i], at))
         return grad_x, None
 
 
@@ -298,7 +304,8 @@ def narrow_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """``conv(x)`` for a convolution with one output channel, whose gradient for x is slow on the CPU as PyTorch has it.
 
     That gradient is the convolution of the output's with the kernel turned round; a convolution forward takes a tenth
-    of the time of the backward kernel here. The layer is called as it is, with its hooks.
+    of the time of the backward kernel here. A layer that is more than its kernel and bias (hooks, weights that are
+    computed, a forward of its own) is called as it is.
 
     Args:
         conv: (C -> 1), stride 1, an odd kernel, zeros outside that keep the size.
@@ -307,20 +314,27 @@ def narrow_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
     Returns:
         (B, 1, H, W).
     """
-    small = x.dtype == conv.weight.dtype and not torch.is_autocast_enabled("cpu") and not is_parametrized(conv)
-    if small and x.requires_grad and torch.is_grad_enabled() and is_eager(x, conv.weight):
-        y: Tensor = _NarrowConv.apply(x, conv.weight, conv.bias, conv)
-        return y
+    if is_eager(x) and is_bare(conv):  # not asked of a graph
+        return narrow_conv2d(x, conv.weight, conv.bias)
     result: Tensor = conv(x)
     return result
 
 
-def narrow_conv2d(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def is_bare(conv: nn.Module) -> bool:
+    """Whether a call of the layer is the convolution with its kernel and its bias, and nobody looks on."""
+    hooks = (conv._forward_pre_hooks, conv._forward_hooks, conv._backward_pre_hooks, conv._backward_hooks)
+    everywhere = nn.modules.module._has_any_global_hook()
+    own = conv._parameters.get("weight") is not None and "forward" not in vars(conv)
+    zeros = type(conv) is nn.Conv2d and conv.padding_mode == "zeros"
+    return zeros and own and not any(hooks) and not everywhere
+
+
+def narrow_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``narrow_conv`` with a kernel (1, C, k, k) and a bias (1) that are no layer's own."""
     half = [side // 2 for side in weight.shape[2:]]
-    small = x.dtype == weight.dtype and not torch.is_autocast_enabled("cpu")
-    if small and x.requires_grad and torch.is_grad_enabled() and is_eager(x, weight):
-        y: Tensor = _NarrowConv.apply(x, weight, bias, lambda x: F.conv2d(x, weight, bias, padding=half))
+    learns = torch.is_grad_enabled() and is_eager(x, weight) and x.requires_grad
+    if learns and x.dtype == weight.dtype and not torch.is_autocast_enabled("cpu"):
+        y: Tensor = _NarrowConv.apply(x, weight, bias)
         return y
     return F.conv2d(x, weight, bias, padding=half)
 
@@ -329,13 +343,12 @@ class _NarrowConv(torch.autograd.Function):
     """A convolution of stride 1 that keeps the size, with one output channel."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, conv: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        y: Tensor = conv(x)
-        return y
+        return F.conv2d(x, weight, bias, padding=[side // 2 for side in weight.shape[2:]])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         padding = [side // 2 for side in weight.shape[2:]]
         of_x, of_weight = ctx.needs_input_grad[:2]
@@ -346,4 +359,4 @@ class _NarrowConv(torch.autograd.Function):
         if of_x and not by_kernel:
             grad_x = F.conv2d(grad, weight.flip(2, 3).transpose(0, 1), padding=padding)
         grad_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
-        return grad_x, grad_weight, grad_bias, None
+        return grad_x, grad_weight, grad_bias
