@@ -185,3 +185,12 @@ def test_design_a_keeps_every_promise_but_that_of_a_gate():
     spec = replace(catalog.spec("das"), kind="transform", gate=())
     records = check(catalog.load("das"), spec, options={"design": "a"})
     assert [r.promise for r in records if r.status != "passed"] == ["keeps_its_gate_in_range"]
+
+
+@pytest.mark.parametrize("norm", ["instance", "layer"])
+def test_the_norm_takes_maps_whose_variance_float16_cannot_hold(norm):
+    torch.manual_seed(0)
+    das, x = create("das", 20, alpha=0.5, norm=norm).eval(), (3000 * torch.randn(1, 20, 6, 7)).half()
+    with torch.no_grad():
+        found, known = das.half()(x).double() / x.double(), das.double()(x.double()) / x.double()
+    assert (found - known).abs().max() < 5e-3 < (known - 0.5).abs().max()

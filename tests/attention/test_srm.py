@@ -32,6 +32,13 @@ def test_srm_norms_each_channel_over_the_images():
     equals(srm(x)[:, 0, 0, 0], [1 / 3, 2], within=1e-5)
 
 
+def test_srm_knows_a_spread_whose_square_float16_does_not():
+    # deviations ∓300: a variance of 180 000, where float16 ends at 65 504; channel 0: z = ln 3, channel 1: 0
+    srm = _srm([[0, LN3 / sqrt(180_000)], [0, 0]]).half()
+    x = image([[-300, 300]], [[-300, 300]])
+    equals(gates(srm(x.half()).double(), x), [[0.75, 0.75], [0.5, 0.5]], within=2e-3)
+
+
 def test_srm_starts_at_one_half():
     x = torch.randn(2, 8, 5, 3)
     assert torch.equal(create("srm", 8)(x), x / 2)

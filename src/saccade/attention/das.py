@@ -173,8 +173,9 @@ class DeformableSalience(Gate):
             z = self.batch_norm(z)
         elif self.before != "none":
             over = (2, 3) if self.before == "instance" else (1,)
-            var, mean = torch.var_mean(z, over, correction=0, keepdim=True)
-            z = (z - mean) * (var + 1e-5).rsqrt()
+            wide = z.to(torch.promote_types(z.dtype, torch.float32))  # squares overflow float16
+            var, mean = torch.var_mean(wide, over, correction=0, keepdim=True)
+            z = ((wide - mean) * (var + 1e-5).rsqrt()).to(z.dtype)
         return F.gelu(z + self.shift[:, None, None])
 
     def _looked(self, z: Tensor) -> Tensor:

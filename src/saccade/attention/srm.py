@@ -69,8 +69,9 @@ class StyleRecalibration(Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, 1, 1)."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))  # squares of float16 overflow
         mean, variance = mean_and_variance(x)
         t = torch.stack([mean, (variance + self.eps).sqrt()], -1)  # (B, C, 2)
-        z = (t * self.weight).sum(-1)[:, :, None, None]  # (B, C, 1, 1)
+        z = (t * self.weight).sum(-1)[:, :, None, None].to(self.weight.dtype)  # (B, C, 1, 1)
         gate: Tensor = self.bn(z).sigmoid()
         return gate
