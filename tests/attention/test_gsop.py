@@ -39,6 +39,13 @@ def test_the_stride_goes_by_the_channels(channels, stride):
     assert create("gsop", channels, dim=2).stride == stride
 
 
+def test_the_layers_start_with_a_variance_that_goes_by_their_outputs():
+    torch.manual_seed(0)
+    gsop = create("gsop", 512, dim=32)
+    assert gsop.reduce.weight.std().item() == pytest.approx(1 / 4, rel=0.03)  # √(2/32)
+    assert gsop.expand.weight.std().item() == pytest.approx(1 / 16, rel=0.03)  # √(2/512)
+
+
 def test_the_position_variant_ends_in_a_relu():
     gsop = with_values(create("gsop", 2, variant="position"), expand__bias=[LN3] * 64)
     equals(gsop(image([[4, -4]], [[8, 0]])), [[[[3, 0]], [[6, 0]]]])

@@ -12,8 +12,9 @@ authors' code is not public. Copies that go round return Z without x, or leave o
 of the best known. ``norm=True`` puts a batch norm behind W_Z, its scale zero at the start, as non-local blocks have
 one: the block is then the identity until it is trained.
 
-The paper has five blocks in a ResNet-50, two in the third stage and three in the fourth, each between two residual
-units; with m = n = C/2 its size is then the one that is printed for it. Here there is one at the end of either stage.
+The paper has five blocks in a ResNet-50, two in the stage of 28×28 pixels and three in that of 14×14, each between two
+residual units; with m = n = C/2 its size is then near the one that is printed for it, 32.9 to 33.0 million. Here there
+is one at the end of either stage.
 
 Source: Chen, Kalantidis, Li, Yan, Feng, "A²-Nets: Double Attention Networks", NeurIPS 2018, arXiv:1810.11579.
 """

@@ -12,8 +12,8 @@ products, Σ_j φ_j g_jᵀ, a matrix c×c, is formed first, and cost and memory 
 either: memory grows with N, time with N·M. A softmax does not notice the bias of φ, which is there for the dot product
 alone. Pooling drops an odd border and leaves a map of one row or column as long as it is.
 
-The published networks have one block at the end of the fourth stage (the default here), or five: every second block
-of the third stage and of the fourth. timm's ``nl`` has c = C/8 and the scale C^−½.
+The published networks have one block in the last stage but one, res4 (the default here: at its end), or five: behind
+every second unit of res3 and of res4. timm's ``nl`` has c = C/8 and the scale C^−½.
 
 Source: Wang, Girshick, Gupta, He, "Non-local Neural Networks", CVPR 2018, arXiv:1711.07971; PySlowFast,
 ``nonlocal_helper.Nonlocal``.
