@@ -422,6 +422,49 @@ def test_a_replacement_that_was_exchanged_is_told(make):
         replacements(host)
 
 
+@pytest.mark.parametrize("mechanism", ["dcn2", Pointwise])
+def test_a_part_that_is_gone_does_not_keep_the_others_in(make, mechanism):
+    host, bare = make("timm resnet").eval(), make("timm resnet").eval()
+    bare.load_state_dict(host.state_dict())
+    replace(host, mechanism, where="conv3x3", input=SIZE)
+    assert (_off(_moved(host)(_x()), bare(_x()))) > 1e-3
+    for each in (host, bare):
+        each.layer4 = nn.Identity()
+        each.fc = nn.Identity()
+    assert torch.equal(unplug(host)(_x()), bare(_x()))
+    assert replacements(host) == []
+    assert list(host.state_dict()) == list(bare.state_dict())
+    assert host.__dict__.keys() == bare.__dict__.keys()
+    assert not host._load_state_dict_pre_hooks
+
+
+class Pooled(Pointwise):
+    """A mechanism with nothing to learn."""
+
+    def __init__(
+        self, channels: int, out_channels: int | None = None, kernel_size: int = 3, stride: int = 1,
+        padding: int | None = None, dilation: int = 1, groups: int = 1, bias: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__(channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+        self.mix = nn.AvgPool2d(1)
+
+
+def test_a_mechanism_with_nothing_to_save_loads_its_own_state_and_the_hosts():
+    host = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 5, 3, padding=1, bias=False)).eval()
+    bare = copy.deepcopy(host)
+    state = {key: value + 0.1 for key, value in host.state_dict().items()}
+    replace(host, Pooled, where="2", input=(3, 9, 7))
+    host.load_state_dict({key: value + 0.2 for key, value in host.state_dict().items()})
+    assert torch.equal(host[0].weight, bare[0].weight + 0.2)
+    host.load_state_dict(state)
+    bare.load_state_dict(state)
+    with pytest.raises(RuntimeError, match=r'Missing key.*"0\.weight"'):
+        host.load_state_dict({key: value for key, value in state.items() if key != "0.weight"})
+    x = torch.randn(2, 3, 9, 7)
+    assert not torch.equal(host(x), bare(x))
+    assert torch.equal(unplug(host)(x), bare(x))
+
+
 def test_compiled_and_exported_it_is_the_same(make):
     host, x = _moved(replace(make("torchvision resnet").eval(), "dcn2", input=SIZE)), _x()
     wanted = host(x)

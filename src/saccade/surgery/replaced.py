@@ -185,7 +185,8 @@ def restore(host: nn.Module, only: set[str] | None = None) -> None:
         _turn(module, nn.Conv2d)
     for _, each in host.named_modules():
         if _PATHS in each.__dict__:
-            left = tuple(path for path in each.__dict__[_PATHS] if _NOTE in each.get_submodule(path).__dict__)
+            still = {path for path, _ in replaced(each)}  # a module that was taken out of the host is not there at all
+            left = tuple(path for path in each.__dict__[_PATHS] if path in still)
             each.__dict__[_PATHS] = left
             if not left:
                 del each.__dict__[_PATHS]
@@ -219,7 +220,8 @@ def _loading(
         for path, module in found
         for key, value in getattr(module, CHILD).state_dict(keep_vars=True).items()
     }
-    if own.keys() & state.keys():
+    kernels = {f"{path}{name}" for path, module in found for name in note(module).kernel or {}}
+    if own.keys() & state.keys() or not (own or kernels & state.keys()):  # a mechanism may have nothing to save
         return
     state.update(own)
     for path, module in found:
