@@ -40,9 +40,9 @@ def select(survey: Survey, where: str | Sequence[str], spec: Spec) -> Selection:
     Args:
         survey: of the host.
         where: a position (``paper``, ``stage``, ``block``, ``residual``, ``conv3x3``, ``activated``, ``expanded``, each
-            with a suffix if wanted: ``[:-1]``, ``[-1]`` or the like; ``[first]`` or ``[last]`` of each stage), a path
-            of a module, a glob of paths, each confined to some of the stages that have it if wanted
-            (``conv3x3 in stage[-3:]``), or a list of these.
+            with a suffix if wanted: ``[:-1]``, ``[-1]`` or the like; ``[first]`` or ``[last]`` of each stage, which a
+            glob may have too), a path of a module, a glob of paths, each confined to some of the stages that have it if
+            wanted (``conv3x3 in stage[-3:]``), or a list of these.
         spec: of the mechanism, which says what ``paper`` is. Where the host has no such place, the next of residual,
             block, stage is taken, and all of them where a suffix leaves none; the log says so, and so does the
             position returned.
@@ -80,7 +80,9 @@ def _part(survey: Survey, where: str, spec: Spec) -> tuple[list[Site], str]:
         return _cut(_staged(sites, within, where), suffix, where), f"{position} in stage{within}{suffix}"
     word, suffix = _split(where)
     if word not in POSITIONS:
-        return _named(survey, where), where
+        # [last] of a glob is this suffix too; [0] is one of its characters.
+        named = re.fullmatch(r"(.+?)(\[(?:first|last)\])", where.strip())
+        return (_cut(_named(survey, named[1]), named[2], where) if named else _named(survey, where)), where
     if word == "paper":
         sites, position = _paper(survey, spec)
         return _cut(sites, suffix, where), position + suffix
