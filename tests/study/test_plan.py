@@ -71,6 +71,10 @@ def test_a_class_that_states_nothing_may_have_a_gate_to_lend():
         ("eca:kernel_size=[3,5,5,7]", "eca-kernel_size=-3-5-5-7"),
         ("my.module:Class", "my.module-Class"),
         ("../../etc:x", "..-..-etc-x"),
+        ("das:where=stage[-1]", "das-where=stage--1"),
+        ("das:where=stage[:-1]", "das-where=stage-_-1"),
+        ("das:where=stage[1]", "das-where=stage-1"),
+        ("das:where=stage[1:]:alpha=0.1", "das-where=stage-1_-alpha=0.1"),
     ],
 )
 def test_slugs_are_single_folder_names(name, slug):
@@ -95,6 +99,12 @@ def test_an_arm_names_a_position_of_its_own(tmp_path):
     ]  # fmt: skip
     study.write()
     assert Study.open(study.folder) == study
+
+
+@pytest.mark.parametrize("text", ["das:where=", "das:where= :alpha=0.1", "das:where=block:where=stage[:-1]"])
+def test_an_arm_names_one_position(text):
+    with pytest.raises(UserError, match=r"where= names one position, as in das:where=block; found [12]"):
+        arms([text])
 
 
 def test_arms_that_would_share_a_folder_are_refused():

@@ -55,7 +55,8 @@ class Arm:
         >>> Arm("extra for das", "das", "extra").slug
         'extra-for-das'
         """
-        return re.sub(r"[^A-Za-z0-9._=-]+", "-", self.name).strip("-")
+        sliced = re.sub(r":(?=[^\[\]]*\])", "_", self.name)  # else stage[:-1] would share a folder with stage[-1]
+        return re.sub(r"[^A-Za-z0-9._=-]+", "-", sliced).strip("-")
 
 
 @dataclass(frozen=True)
@@ -246,11 +247,18 @@ def arms(attention: Iterable[str], controls: Iterable[str] = ()) -> tuple[Arm, .
 def _placed(text: str) -> tuple[str, str | None]:
     """The mechanism of an arm, and the position it names for itself.
 
+    Raises:
+        UserError: it names an empty one, or several.
+
     >>> _placed("das:where=stage[:-1]:alpha=0.1")
     ('das:alpha=0.1', 'stage[:-1]')
     """
-    found = re.search(r":where=((?:\[[^\]]*\]|[^:\[])+)", text)
-    return (text, None) if found is None else (text[: found.start()] + text[found.end() :], found[1].strip())
+    found = re.findall(r":where=((?:\[[^\]]*\]|[^:\[])*)", text)
+    if not found:
+        return text, None
+    if len(found) > 1 or not found[0].strip():
+        raise UserError(f"{text!r}: where= names one position, as in das:where=block; found {len(found)}: {found}")
+    return text.replace(f":where={found[0]}", ""), found[0].strip()
 
 
 def _check_lending(control: str, kind: str, mechanisms: Iterable[str]) -> None:
