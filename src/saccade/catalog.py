@@ -148,7 +148,8 @@ def _maker(name: str) -> ast.ClassDef | ast.FunctionDef:
     for node in _source(name).body:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == wanted:
             return node
-    raise UserError(f"{name}: the module defines no class {wanted!r}.{did_you_mean(wanted, _classes(name))}")
+    makers = [n.name for n in _source(name).body if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and n.name[0] != "_"]
+    raise UserError(f"{name}: the module defines no class and no function {wanted!r}.{did_you_mean(wanted, makers)}")
 
 
 def stated(name: str) -> Spec | None:
@@ -297,6 +298,8 @@ def create(name: str, channels: int, **given: Any) -> nn.Module:
     if "size" in facts.needs and isinstance(given.get("size"), list):
         given["size"] = tuple(given["size"])  # out of a file: JSON knows no tuples
     try:
+        if "size" in facts.needs and (size := given.get("size")) is not None and not _is_size(size):
+            raise UserError(f"{name}: the option size needs the height and the width of the map, found {size!r}")
         refusal = facts.refusal(channels, values)
         if refusal is not None:
             raise UserError(f"{name}: {refusal}")
@@ -305,6 +308,10 @@ def create(name: str, channels: int, **given: Any) -> nn.Module:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{name} with channels={channels}, {given}: {error}") from error
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(map(_KINDS["int"][1], value))
 
 
 def split(text: str) -> list[str]:
