@@ -8,7 +8,7 @@ import timm
 import torch
 
 import saccade.models  # noqa: F401 (registers resnet10_small)
-from saccade import plug, save
+from saccade import load, plug, replacements, save
 
 
 @pytest.fixture
@@ -72,6 +72,13 @@ def test_a_network_that_is_named(run, tmp_path, monkeypatch):
     told = {entry.key: json.loads(entry.value) for entry in onnx.load("resnet10_small.onnx").metadata_props}
     assert {plug["mechanism"] for plug in told["plugs"]} == {"eca"}
     assert told["plugs"][0]["options"] == {"kernel_size": 3}
+
+
+def test_a_network_whose_convolutions_are_replaced(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = ("export", "resnet10_small", "--attention", "dcn2", "--input", "3,32,40", "--format", "safetensors")
+    assert run(*asked, "--out", "folder")[0] == 0
+    assert {row.mechanism for row in replacements(load("folder"))} == {"dcn2"}
 
 
 def test_a_study_is_told_from_a_run(run, run_folder, tmp_path):

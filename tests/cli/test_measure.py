@@ -109,7 +109,7 @@ def test_what_replaces_convolutions(run):
     ("arguments", "message"),
     [
         (("resnet5",), "no network 'resnet5'. Did you mean"),
-        (("resnet10_small", "--attention", "sse"), "no mechanism is called 'sse'. Did you mean 'se'"),
+        (("resnet10_small", "--attention", "sse"), "no mechanism is called 'sse'. Did you mean 'scse' or 'se'?"),
         (("resnet10_small", "--attention", "das:alpha=0.001", "--input", "1,8,8"), "alpha"),
         (("resnet10_small", "--attention", "se", "--where", "nowhere"), "nowhere"),
         (("resnet10_small", "--input", "3,32"), "--input '3,32' is no size; write channels,height,width"),

@@ -13,7 +13,7 @@ from saccade.errors import UserError
 from saccade.models import create_host
 from saccade.probe import example_input
 from saccade.recipe import Model
-from saccade.surgery import plug, plugs, replace, replacements
+from saccade.surgery.put import put, put_at
 
 __all__ = ["costs"]
 
@@ -48,7 +48,6 @@ def costs(
     picture = list(example_input(host, size)[0].shape[1:])
     for text, (name, options) in asked.items():
         changed = copy.deepcopy(host)
-        put = replace if catalog.spec(name).kind == "conv" else plug
         try:
             put(changed, name, start="paper", input=size, **options)
         except UserError as error:
@@ -56,7 +55,7 @@ def costs(
             continue
         plain, own = measure_all([host, changed], size, seconds=seconds)
         plain_step, own_step = (cost.step_memory for cost in measure_all([host, changed], size, batch=batch, runs=1))
-        positions = [row.position for row in plugs(changed)] + [row.position for row in replacements(changed)]
+        positions = put_at(changed)
         yield {
             "mechanism": text,
             "sites": len(positions),

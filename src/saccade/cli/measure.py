@@ -104,7 +104,7 @@ def _rows(
     from saccade.models import create_host
     from saccade.probe import example_input
     from saccade.recipe import Model
-    from saccade.surgery import plug, plugs, replace, replacements
+    from saccade.surgery.put import put, put_at
 
     batches = sorted({1, batch})
     columns = (SpinnerColumn(), *Progress.get_default_columns()[:2], TimeElapsedColumn())
@@ -116,7 +116,6 @@ def _rows(
             host = create_host(Model(name=model), classes=1000, channels=size[0] if size else 3)
             if label in mechanisms:
                 name, options = mechanisms[label]
-                put = replace if catalog.spec(name).kind == "conv" else plug
                 put(host, name, where=where, start="neutral" if start == "neutral" else "paper", input=size, **options)
             hosts.append(host)
             progress.advance(task)
@@ -127,7 +126,7 @@ def _rows(
             progress.advance(task, len(labels))
     rows = []
     for i, (label, host) in enumerate(zip(labels, hosts, strict=True)):
-        carried = [each.position for each in plugs(host)] + [each.position for each in replacements(host)]
+        carried = put_at(host)
         row = {
             "attention": label,
             "input": list(example_input(host, size)[0].shape[1:]),

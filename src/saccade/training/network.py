@@ -14,10 +14,11 @@ from saccade.errors import UserError
 from saccade.models import create_host
 from saccade.probe import example_input, undisturbed
 from saccade.recipe import Recipe
-from saccade.surgery import plug, plugs, replace, replacements
+from saccade.surgery import plugs, replacements
 from saccade.surgery.carrying import Plug
 from saccade.surgery.controls import Shuffled, plug_control
 from saccade.surgery.plug import Mechanism
+from saccade.surgery.put import put
 
 __all__ = ["build", "derived", "start_of", "started"]
 
@@ -87,17 +88,14 @@ def build(recipe: Recipe, split: Split) -> nn.Module:
         name, options = catalog.parse(part.mechanism)
         torch.manual_seed(derived(seed, "attention"))
         where = part.where if isinstance(part.where, str) else list(part.where)
+        if part.control is None:
+            return put(host, name, where=where, start=start, input=size, **options)
         if catalog.spec(name).kind == "conv":
-            if part.control is not None:
-                raise UserError(
-                    f"the control {part.control!r} stands where a mechanism is plugged, and {name} stands in the place "
-                    "of a convolution: what it does without is the convolution itself, which is the run without "
-                    "attention"
-                )
-            return replace(host, name, where=where, start=start, input=size, **options)
-        if part.control is not None:
-            return plug_control(host, part.control, name, where=where, start=start, input=size, **options)
-        return plug(host, name, where=where, start=start, input=size, **options)
+            raise UserError(
+                f"the control {part.control!r} stands where a mechanism is plugged, and {name} stands in the place of "
+                "a convolution: what it does without is the convolution itself, which is the run without attention"
+            )
+        return plug_control(host, part.control, name, where=where, start=start, input=size, **options)
 
 
 def _try(host: nn.Module, name: str, size: tuple[int, int, int], classes: int) -> None:

@@ -1,0 +1,36 @@
+"""A mechanism of the catalogue put where its kind belongs: behind a module, or in the place of a convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import nn
+
+from saccade import catalog
+from saccade.surgery.plug import plug, plugs
+from saccade.surgery.replace import replace, replacements
+
+__all__ = ["put", "put_at"]
+
+
+def put(
+    host: nn.Module,
+    mechanism: str,
+    where: str | Sequence[str] = "paper",
+    start: Literal["neutral", "paper"] = "neutral",
+    input: Any = None,
+    **options: Any,
+) -> nn.Module:
+    """:func:`replace` with a mechanism of kind ``conv``, :func:`plug` with any other: their arguments, result, errors.
+
+    Raises:
+        UserError: see there.
+    """
+    verb = replace if catalog.spec(mechanism).kind == "conv" else plug
+    return verb(host, mechanism, where=where, start=start, input=input, **options)
+
+
+def put_at(host: nn.Module) -> list[str]:
+    """The position of each plug of ``host``, then of each replaced convolution."""
+    return [row.position for row in plugs(host)] + [row.position for row in replacements(host)]
