@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from saccade.ops.relative import coordinates, pixels, relative_bias, relative_bias_definition, windows
+import saccade.ops.relative as relative
+from saccade.ops.relative import (
+    coordinates,
+    pixels,
+    relative_attention,
+    relative_attention_definition,
+    relative_bias,
+    relative_bias_definition,
+    windows,
+)
 
 
 def _case(heads=2, batch=3, keys=5, size=(4, 6), dtype=torch.float64):
@@ -62,6 +71,55 @@ def test_gradients_of_gradients_are_refused():
     (first,) = torch.autograd.grad(bias.square().sum(), places, create_graph=True)
     with pytest.raises(RuntimeError, match="not implemented"):
         torch.autograd.grad(first.sum(), places)
+
+
+def _operands(size, heads=2, batch=3, keys=5, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(2)
+    table, places = _case(heads, batch, keys, size, dtype)
+    shapes = (3, size[0] * size[1]), (3, keys), (4, keys)
+    some = [torch.randn(batch, heads, *shape, generator=generator, dtype=dtype, requires_grad=True) for shape in shapes]
+    return *some, places, table
+
+
+@pytest.mark.parametrize("size", [(4, 6), (1, 5), (3, 1), (1, 1), (7, 2)])
+@pytest.mark.parametrize(("at_once", "biased"), [(2**20, 2**23), (60, 200), (500, 500), (1, 1)])
+def test_attention_equals_its_definition_whatever_its_blocks(monkeypatch, size, at_once, biased):
+    monkeypatch.setattr(relative, "_AT_ONCE", at_once)
+    monkeypatch.setattr(relative, "_BIASED", biased)
+    operands = _operands(size)
+    found, known = (f(*operands, size, 0.7) for f in (relative_attention, relative_attention_definition))
+    torch.testing.assert_close(found, known, rtol=1e-12, atol=1e-12)
+    for a, b in zip(_differentiated(found, operands), _differentiated(known, operands), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    assert (relative_attention(*operands, size, 0.8) - known).abs().max() > 1e-4 or size == (1, 1)
+
+
+def test_attention_s_gradients_of_gradients_are_the_definition_s():
+    operands = _operands((3, 4))
+    seconds = []
+    for form in (relative_attention, relative_attention_definition):
+        first = torch.autograd.grad(form(*operands, (3, 4), 0.7).square().sum(), operands, create_graph=True)
+        seconds.append(torch.autograd.grad(sum(t.square().sum() for t in first), operands))
+    for a, b in zip(*seconds, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_s_rounding_is_at_most_twice_the_definition_s(dtype):
+    size = (11, 13)
+    operands = [t.detach().to(dtype).requires_grad_() for t in _operands(size, keys=40)]
+    exact = [t.detach().double().requires_grad_() for t in operands]
+    truth = relative_attention_definition(*exact, size, 0.7)
+    truth = [truth, *_differentiated(truth, exact)]
+    places = operands[3] if dtype == torch.float32 else operands[3].detach().float().requires_grad_()
+    operands[3] = places
+    errors = []
+    for form in (relative_attention, relative_attention_definition):
+        y = form(*operands, size, 0.7)
+        assert y.dtype == dtype
+        found = [y, *_differentiated(y, operands)]
+        errors.append([(a.double() - b).norm() / b.norm() for a, b in zip(found, truth, strict=True)])
+    assert all(ours <= 2 * plain for ours, plain in zip(*errors, strict=True))
 
 
 def test_coordinates_run_corner_on_corner():

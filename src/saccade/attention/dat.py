@@ -42,7 +42,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from saccade.ops.memory_format import memory_format
-from saccade.ops.relative import coordinates, pixels, relative_attention, relative_bias_definition
+from saccade.ops.relative import (
+    coordinates,
+    pixels,
+    relative_attention,
+    relative_bias,
+    relative_bias_definition,
+    windows,
+)
 
 __all__ = ["DeformableAttention"]
 
@@ -65,7 +72,7 @@ SPEC = {
     "needs": ["size"],
 }  # fmt: skip
 
-AT_ONCE = 2**20
+AT_ONCE = 2**22
 """Numbers of A that are formed at once."""
 KEPT = 2**24
 """Numbers of A that are kept for the backward pass; more are formed again."""
@@ -187,11 +194,11 @@ class DeformableAttention(nn.Module):
         for g in range(self.groups):
             table = None if self.table is None else self.table.unflatten(0, (self.groups, -1))[g]
             own = table is not None and (2 * height - 1, 2 * width - 1) == table.shape[1:] and self.range < 0
-            if table is not None and own and not whole:
+            if table is not None and own and again:
                 part_of = relative_attention(q[:, g], k[:, g], v[:, g], places[:, g], table, size, self.scale)
                 groups.append(part_of.flatten(1, 2))
                 continue
-            part = partial(_part, bias=self._bias(table, size), scale=self.scale)
+            part = partial(_part, bias=self._bias(table, size, own and not whole), scale=self.scale)
             if whole:
                 groups.append(part(q[:, g], k[:, g], v[:, g], places[:, g], slice(0, height)))
                 continue
@@ -207,9 +214,11 @@ class DeformableAttention(nn.Module):
             groups.append(torch.cat(of_images))
         return torch.cat(groups, 1)
 
-    def _bias(self, table: Tensor | None, size: tuple[int, int]) -> Bias | None:
+    def _bias(self, table: Tensor | None, size: tuple[int, int], by_rows: bool) -> Bias | None:
         """What gives the bias of a group's heads, (B, heads/G, M, Q), for its places (B, M, 2) and some rows."""
         if table is not None:
+            if by_rows:
+                return partial(relative_bias, windows(table), size=size)
             return partial(relative_bias_definition, table, size=size)
         return None if self.distance is None else partial(_logarithmic, self.distance, size=size)
 
