@@ -1,13 +1,15 @@
 """Every mechanism of the catalogue against the fastest public implementation of the same function.
 
-    uv run --group benchmarks python benchmarks/mechanisms.py [--only se,das] [--rounds N] [--threads N] [--json FILE]
+    uv run --group benchmarks python benchmarks/mechanisms.py [--only se,das] [--rounds N] [--seconds S] [--threads N]
+        [--json FILE]
 
 ``publics.py`` says which that is. First values and the gradient of the map of both, in float64 and train mode with
-weights that are not fresh, must agree to 1e-5: else there is no number, but "disagrees". Then forward
-alone and forward with backward run by turns in one process, on 8×256×28×28 and on 2×64×96×96. A ratio is the median
-over rounds of their time by ours, with its 95 % bootstrap interval; memory is the most that is live at once in a step,
-besides the parameters and the map. Where nothing public is right, ours runs against itself on the plain definitions of
-its operators: marked, and no part of the geometric mean. Prints a Markdown table, losses too. Exit code 1 if a goal is
+weights that are not fresh, must agree to 1e-5: else there is no number, but "disagrees". Then forward alone and forward
+with backward run by turns in one process, on 8×256×28×28 and on 2×64×96×96. A ratio is the median over rounds of their
+time by ours, with its 95 % bootstrap interval; where so many rounds would take longer than ``--seconds``, there are
+fewer, 5 at least, and the table says how many. Memory is the most that is live at once in a step, besides the
+parameters and the map. Where nothing public is right, ours runs against itself on the plain definitions of its
+operators: marked, and no part of the geometric mean. Prints a Markdown table, losses too. Exit code 1 if a goal is
 missed: geometric mean of forward and backward at least 1.5, no interval below 1, and for those that weigh every pixel
 by every pixel at most a tenth of the matrix's memory at 96².
 """
@@ -20,7 +22,8 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -39,7 +42,9 @@ from timing import by_turns, geometric_mean, give_back, keep_memory, machine, mi
 
 GOAL_MEAN, GOAL_MEMORY = 1.5, 10.0
 AGREE = 1e-5
-WARMUP = 2
+WARMUP, FEWEST = 2, 5
+SHORT = 0.5
+"""Seconds of one run of both."""
 SHARE = 0.6
 """Of the free memory, how much a step may take."""
 SHAPES = ((8, 256, 28, 28), (2, 64, 96, 96))
@@ -155,25 +160,46 @@ def memory(module: nn.Module, x: Tensor) -> int | None:
     return None if peak is None else peak - x.nbytes - sum(p.nbytes for p in module.parameters())
 
 
-def timed(ours: nn.Module, theirs: nn.Module, shape: tuple[int, ...], rounds: int) -> Times:
-    """Both by turns on one map."""
+def affordable(forms: Mapping[str, Callable[[], object]], rounds: int, seconds: float) -> tuple[int, bool]:
+    """How many rounds of forms by turns fit into so many seconds, and whether each is to run untimed before.
+
+    Never fewer than :data:`FEWEST`. What takes longer than :data:`SHORT` does not notice what another left behind.
+    """
+    each = math.inf
+    for _ in range(2):  # the first may be slow
+        begun = time.perf_counter()
+        for form in forms.values():
+            form()
+        each = min(each, time.perf_counter() - begun)
+        if each > SHORT:
+            break
+    settle = each <= SHORT
+    fitting = seconds / (each * (1 + settle)) - WARMUP
+    return rounds if fitting >= rounds else max(FEWEST, int(fitting)), settle
+
+
+def timed(ours: nn.Module, theirs: nn.Module, shape: tuple[int, ...], rounds: int, seconds: float = math.inf) -> Times:
+    """Both by turns on one map, forward alone and then forward and backward, at most about ``seconds`` each."""
     needed = memory(copy.deepcopy(theirs).to("meta"), torch.empty(shape, device="meta"))
     if needed is not None and needed > SHARE * available():
         return Times(shape, {}, {}, {}, {}, (memory(ours, torch.zeros(shape)), needed))
     draw = torch.Generator().manual_seed(2)
     x, cotangent = (torch.randn(shape, generator=draw) for _ in range(2))
     both = {"ours": ours, "theirs": theirs}
-    seconds = {
-        what: by_turns({who: partial(run, module, *given) for who, module in both.items()}, rounds, WARMUP, settle=True)
-        for what, run, given in (("forward", forward, (x,)), ("step", step, (x, cotangent)))
-    }
-    medians = {who: {what: 1000 * statistics.median(times[who]) for what, times in seconds.items()} for who in both}
-    each = {what: np.divide(times["theirs"], times["ours"]).tolist() for what, times in seconds.items()}
+    found = {}
+    for what, run, given in (("forward", forward, (x,)), ("step", step, (x, cotangent))):
+        forms = {who: partial(run, module, *given) for who, module in both.items()}
+        count, settle = affordable(forms, rounds, seconds)
+        found[what] = by_turns(forms, count, WARMUP, settle=settle)
+    medians = {who: {what: 1000 * statistics.median(times[who]) for what, times in found.items()} for who in both}
+    each = {what: np.divide(times["theirs"], times["ours"]).tolist() for what, times in found.items()}
     ratios = {what: middle(values) for what, values in each.items()}
     return Times(shape, medians["ours"], medians["theirs"], ratios, each, (memory(ours, x), memory(theirs, x)))
 
 
-def compare(name: str, row: Row, rounds: int, shapes: Sequence[tuple[int, ...]] = SHAPES) -> Result:
+def compare(
+    name: str, row: Row, rounds: int, shapes: Sequence[tuple[int, ...]] = SHAPES, seconds: float = math.inf
+) -> Result:
     """All about one mechanism; there are no times where the two compute something else."""
     try:
         outcome, theirs = opponent(row, created(name, row, CHECKED))
@@ -190,7 +216,7 @@ def compare(name: str, row: Row, rounds: int, shapes: Sequence[tuple[int, ...]] 
         ours = created(name, row, shape)
         theirs = opponent(row, ours)[1]
         assert theirs is not None
-        times.append(timed(ours, theirs, shape, rounds))
+        times.append(timed(ours, theirs, shape, rounds, seconds))
     return Result(name, outcome, against, row.note, wrong, times)
 
 
@@ -200,7 +226,7 @@ def lines(result: Result) -> Iterator[str]:
     if not result.times:
         reason = {"alone": "none public"}.get(result.outcome, result.outcome)
         shown = reason if result.error is None else f"{reason} ({result.error:.0e})"
-        yield f"| `{result.name}` | {against} | | {shown} | | | | {result.note} |"
+        yield f"| `{result.name}` | {against} | | {shown} | | | | | {result.note} |"
     for n, times in enumerate(result.times):
         cells = [] if times.ratios else ["does not fit", "", "does not fit", ""]
         for what in times.ratios and ("forward", "step"):
@@ -208,10 +234,11 @@ def lines(result: Result) -> Iterator[str]:
             bold = "**" if high < 1 else ""
             cells.append(f"{times.ours[what]:.1f} / {times.theirs[what]:.1f}")
             cells.append(f"{bold}{ratio:.2f}{bold} ({low:.2f} – {high:.2f})")
+        count = f"{len(times.rounds['step'])}" if times.ratios else ""
         sizes = ["–" if size is None else f"{size / 1e6:.1f}" for size in times.memory]
         head = f"`{result.name}` | {against}" if n == 0 else " | "
         shape = "×".join(map(str, times.shape))
-        cells = [shape, *cells[2:], cells[1], " / ".join(sizes), result.note if n == 0 else ""]
+        cells = [shape, *cells[2:], count, cells[1], " / ".join(sizes), result.note if n == 0 else ""]
         yield f"| {head} | {' | '.join(cells)} |"
 
 
@@ -242,11 +269,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", default=",".join(saccade.list_mechanisms()), help="mechanisms, by commas")
     parser.add_argument("--rounds", type=int, default=15, help="measured rounds of each (default 15)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="how long the rounds on one map may take, but 5 (default 60)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default 1)")
     parser.add_argument("--json", type=Path, help="write every ratio and the machine here")
     arguments = parser.parse_args()
-    if arguments.rounds < 5:
-        parser.error(f"--rounds must be at least 5 for a median with an interval, got {arguments.rounds}")
+    if arguments.rounds < FEWEST:
+        parser.error(f"--rounds must be at least {FEWEST} for a median with an interval, got {arguments.rounds}")
     names = arguments.only.split(",")
     for name in names:
         if name not in ROWS:
@@ -255,19 +285,19 @@ def main() -> int:
     kept = keep_memory()
 
     print("| mechanism | against | map | forward + backward, ours / theirs (ms) | ratio (95 % interval) |", end="")
-    print(" ratio of forward | memory of a step, ours / theirs (MB) | note |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(" rounds | ratio of forward | memory of a step, ours / theirs (MB) | note |")
+    print("|---|---|---|---|---|--:|---|---|---|")
     results = []
     for n, name in enumerate(names, 1):
         print(f"{n}/{len(names)} {name}", file=sys.stderr, flush=True)
-        results.append(compare(name, ROWS[name], arguments.rounds))
+        results.append(compare(name, ROWS[name], arguments.rounds, seconds=arguments.seconds))
         print(*lines(results[-1]), sep="\n", flush=True)
         give_back()
     if total := overall(results):
-        print(f"| geometric mean | public ones | | | {total[0]:.2f} ({total[1]:.2f} – {total[2]:.2f}) | | | |")
+        print(f"| geometric mean | public ones | | | {total[0]:.2f} ({total[1]:.2f} – {total[2]:.2f}) | | | | |")
     facts, words = machine(arguments.threads), missed(results)
     print(
-        f"\n\\* ours on the plain definitions of its operators. float32, train mode, {arguments.rounds} rounds by ",
+        "\n\\* ours on the plain definitions of its operators. float32, train mode, rounds by ",
         end="",
     )
     print("turns, freed memory kept by the process, " if kept else "turns, ", end="")
@@ -277,6 +307,7 @@ def main() -> int:
         report = {
             "machine": facts,
             "rounds": arguments.rounds,
+            "seconds": arguments.seconds,
             "memory_kept": kept,
             "goal_mean": GOAL_MEAN,
             "goal_memory": GOAL_MEMORY,

@@ -1,6 +1,7 @@
 """The benchmark of mechanisms gives no number to what computes something else, and says which goals are missed."""
 
 import json
+import math
 import sys
 
 import pytest
@@ -150,6 +151,21 @@ def test_rounds_by_turns_and_their_ratio():
     value, low, high = middle([1.0, 2.0, 4.0, 8.0, 3.0])
     assert (value, low, high) == (3.0, 1.0, 8.0)
     assert geometric_mean([[2.0] * 5, [8.0] * 5]) == pytest.approx((4.0, 4.0, 4.0))
+
+
+def test_slow_rounds_are_fewer_but_not_below_five(monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(mechanisms.time, "perf_counter", lambda: float(next(clock)))
+    forms = {"ours": lambda: None, "theirs": lambda: None}  # a second for one run of both
+    assert mechanisms.affordable(forms, 15, math.inf) == (15, False)
+    assert mechanisms.affordable(forms, 15, 12.0) == (10, False)  # 12 of one second, 2 of them to warm up
+    assert mechanisms.affordable(forms, 15, 1.0) == (5, False)
+    monkeypatch.setattr(mechanisms, "SHORT", 2.0)
+    assert mechanisms.affordable(forms, 15, 24.0) == (10, True)  # 12 of two seconds
+    monkeypatch.undo()
+    result = compare("se", row(), 9, SHAPES, seconds=0.0)
+    assert [len(rounds) for rounds in result.times[0].rounds.values()] == [5, 5]
+    assert "| 5 |" in "".join(lines(result))
 
 
 def test_a_misspelt_name_is_told(monkeypatch, capsys):
