@@ -123,6 +123,13 @@ def test_what_it_cannot_do_is_refused_with_numbers(options, words):
         MultiHeadSelfAttention(16, **{"size": (4, 4), **options})
 
 
+def test_embeddings_start_with_the_deviation_of_a_unit_key():
+    torch.manual_seed(0)
+    mhsa = create("mhsa", 1024, num_heads=2, size=(8, 5))  # d = 512
+    for embedding in (mhsa.height, mhsa.width):
+        assert embedding.std().item() == pytest.approx(512**-0.5, rel=0.05)
+
+
 def test_a_map_of_another_size_is_refused():
     with pytest.raises(ValueError, match="maps of 4×5, got 5×4"):
         create("mhsa", 8, size=(4, 5))(torch.zeros(1, 8, 5, 4))

@@ -56,6 +56,26 @@ def test_rows_and_columns_by_hand():
     assert sasa(x)[0, 0, 0, 1].item() == pytest.approx((32 + 16 + 64 + 48) / 16, abs=1e-12)
 
 
+def test_the_first_half_of_a_head_meets_rows_and_the_second_columns():
+    # As above with q = (1, 0), then (0, 1). At the lower left pixel the upper row counts twice, then the right column;
+    # twelve in all.
+    for query, above, right in (([[0, 1], [0, 0]], 2, 1), ([[0, 0], [0, 1]], 1, 2)):
+        sasa = with_values(
+            create("sasa", 2, window=3, num_heads=1), qkv__weight=qkv(query, [[0, 0]] * 2, [[1, 0], [0, 0]]),
+            row=[LN2, 0, 0], column=[0, 0, LN2],
+        )  # fmt: skip
+        x = image([[16, 32], [48, 64]], [[1, 1], [1, 1]])
+        expected = (48 + 64 * right + 16 * above + 32 * above * right) / 12
+        assert sasa(x)[0, 0, 1, 0].item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_embeddings_start_as_heavy_as_a_unit_key():
+    torch.manual_seed(0)
+    sasa = create("sasa", 1024, num_heads=2)  # E = 512
+    for embedding in (sasa.row, sasa.column):
+        assert embedding.std().item() == pytest.approx(512**-0.5, rel=0.05)
+
+
 def test_a_stride_averages_and_a_bias_is_added():
     # q = (1, 1), and e⁻⁹⁰⁰ for all rows and columns but the middle: the value itself. 3×3 pixels by 2×2, the last row
     # and column by what is left of them.
