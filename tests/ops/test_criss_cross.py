@@ -114,6 +114,21 @@ def test_layouts_do_not_show():
             torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
+def test_func_transforms_take_the_definition():
+    x = torch.randn(3, 2, 2, 4, 5, dtype=torch.float64)
+    found, wanted = (
+        torch.vmap(torch.func.grad(lambda t, form=form: form(t, t, t).sin().sum()))(x)
+        for form in (criss_cross, criss_cross_definition)
+    )
+    torch.testing.assert_close(found, wanted)
+
+
+def test_what_comes_out_may_be_changed_in_place():
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    found, wanted = (torch.autograd.grad(change(criss_cross(x, x, x)).sum(), x) for change in (torch.relu_, torch.relu))
+    torch.testing.assert_close(found, wanted)
+
+
 def test_compiles_and_exports_for_any_size():
     class Cross(nn.Module):
         def forward(self, x):

@@ -278,3 +278,12 @@ def test_mixed_dtypes_are_refused_outside_autocast(form):
     tensors, _ = operands(CONFIGS["7x7"], torch.float32)
     with pytest.raises(ValueError, match="one dtype, got query float64, key float32"):
         form(tensors[0].double(), *tensors[1:])
+
+
+def test_func_transforms_take_the_definition():
+    x = torch.randn(3, 2, 1, 3, 4, 5, dtype=torch.float64)
+    found, wanted = (
+        torch.vmap(torch.func.grad(lambda t, form=form: form(t, t, t, t, t).sin().sum()))(x)
+        for form in (local_attention, local_attention_definition)
+    )
+    torch.testing.assert_close(found, wanted)

@@ -84,6 +84,30 @@ def test_float32_errs_at_most_twice_as_much_as_the_definition(pair, shift):
         assert (ours - exact).norm() <= 2 * (plain - exact).norm() + noise
 
 
+@EACH
+def test_func_transforms_take_the_definition(pair):
+    form, definition, shape = PAIRS[pair]
+    x = draw(3, *shape)
+    each = torch.vmap(torch.func.grad(lambda t: form(t).sin().sum()))(x)
+    torch.testing.assert_close(each, torch.stack([run_of_sines(definition, t) for t in x]), rtol=0, atol=1e-12)
+
+
+def run_of_sines(form, x):
+    leaf = x.detach().clone().requires_grad_()
+    return torch.autograd.grad(form(leaf).sin().sum(), leaf)[0]
+
+
+@pytest.mark.parametrize("pair", ["windows", "bilinear"])
+def test_under_autocast_places_are_not_rounded(pair):
+    form, definition, shape = PAIRS[pair]
+    x = draw(*shape).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        y, wanted = form(x), definition(x)
+        half = form(x.bfloat16())
+    assert (y.dtype, half.dtype) == (wanted.dtype, torch.bfloat16)
+    torch.testing.assert_close(y, wanted)
+
+
 def test_without_centring_a_large_mean_costs_the_digits():
     x = draw(1, 3, 50) + 1000
     raw = x.float() @ x.float().mT / 50 - x.float().mean(2, keepdim=True) @ x.float().mean(2, keepdim=True).mT

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from saccade.ops.counted import counted
 from saccade.ops.deform.geometry import operand_dtype
+from saccade.ops.gating import is_transformed
 
 __all__ = ["covariance", "covariance_definition"]
 
@@ -53,12 +54,13 @@ def covariance(x: Tensor) -> Tensor:
     Returns:
         (B, C, C), in the dtype of x, or of autocast.
 
-    Compiled or exported (``torch.compile``, ``torch.export``, ONNX) the call is the definition.
+    Compiled or exported (``torch.compile``, ``torch.export``, ONNX), in ``torch.func`` and in forward mode the call is
+    the definition.
 
     Raises:
         ValueError: x does not have three dimensions.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed():  # type: ignore[attr-defined]
         return covariance_definition(x)
     _check(x)
     found: Tensor = _Covariance.apply(x.to(operand_dtype(x)))

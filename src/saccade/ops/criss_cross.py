@@ -24,6 +24,7 @@ from torch import Tensor
 
 from saccade.ops.counted import counted
 from saccade.ops.deform.geometry import autocast_enabled, operand_dtype
+from saccade.ops.gating import is_transformed
 
 __all__ = ["criss_cross", "criss_cross_definition"]
 
@@ -66,13 +67,13 @@ def criss_cross(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         (B, V, H, W) in the dtype of the operands, in memory ``channels_last``; under autocast, as in a matrix product,
         operands may have any dtype and the result has that of autocast.
 
-    Compiled or exported (``torch.compile``, ``torch.export``, ONNX) the call is the definition, whose gradients are
-    also those that are to be differentiated again (``create_graph=True``).
+    Compiled or exported (``torch.compile``, ``torch.export``, ONNX), in ``torch.func`` and in forward mode the call is
+    the definition, whose gradients are also those that are to be differentiated again (``create_graph=True``).
 
     Raises:
         ValueError: operands that do not belong together, with the numbers found and needed.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed():  # type: ignore[attr-defined]
         return criss_cross_definition(query, key, value)
     _check(query, key, value)
     pixels = (pixel_rows(t.to(operand_dtype(query))) for t in (query, key, value))
@@ -133,7 +134,8 @@ def _matched(a: Tensor, b: Tensor) -> Tensor:
 def _gathered(weights: Tensor, b: Tensor) -> Tensor:
     """Sums of the pixels of b (B, H, W, c) in the column and the row of each pixel: (B, H, W, c)."""
     height = b.shape[1]
-    y = torch.bmm(weights[..., height:].flatten(0, 1), b.flatten(0, 1)).view_as(b)
+    y = torch.empty_like(b, memory_format=torch.contiguous_format)  # not a view: it may be changed in place
+    torch.bmm(weights[..., height:].flatten(0, 1), b.flatten(0, 1), out=y.flatten(0, 1))
     return y.add_(_columns(weights[..., :height].transpose(1, 2), b.transpose(1, 2)).transpose(1, 2))
 
 

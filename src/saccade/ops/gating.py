@@ -30,8 +30,8 @@ from torch.autograd import forward_ad
 
 __all__ = [
     "gated", "gated_and_shuffled", "gated_and_shuffled_definition", "gated_definition", "is_bare", "is_eager",
-    "max_and_mean", "max_and_mean_definition", "mean_and_variance", "mean_and_variance_definition", "narrow_conv",
-    "others", "part", "pieces", "pooled_mean",
+    "is_transformed", "max_and_mean", "max_and_mean_definition", "mean_and_variance", "mean_and_variance_definition",
+    "narrow_conv", "others", "part", "pieces", "pooled_mean",
 ]  # fmt: skip
 
 PIECE = 1 << 19
@@ -49,9 +49,13 @@ def is_eager(*tensors: Tensor) -> bool:
         all(isinstance(t, Tensor) for t in tensors)
         and all(t.device.type == "cpu" and t.is_contiguous() and t.is_floating_point() for t in tensors)
         and not (torch.compiler.is_compiling() or torch.jit.is_tracing())  # type: ignore[attr-defined]
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
+        and not is_transformed()
     )
+
+
+def is_transformed() -> bool:
+    """Whether ``torch.func`` (``vmap``, ``grad``, ``jvp`` ...) or forward mode is at work."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def pieces(x: Tensor, *whole: int) -> list[tuple[slice, ...]]:

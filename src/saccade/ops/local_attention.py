@@ -20,7 +20,6 @@ Source: Ramachandran et al., "Stand-Alone Self-Attention in Vision Models", Neur
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saccade.ops.counted import counted
-from saccade.ops.deform.geometry import autocast_enabled, operand_dtype
+from saccade.ops.deform.geometry import autocast_enabled, operand_dtype, without_autocast
+from saccade.ops.gating import is_transformed
 
 __all__ = ["local_attention", "local_attention_definition"]
 
@@ -64,7 +64,7 @@ def local_attention_definition(query: Tensor, key: Tensor, value: Tensor, rows: 
         patches = F.unfold(t.flatten(1, 2), window, padding=(window[0] // 2, window[1] // 2))
         return patches.reshape(*t.shape[:3], *window, *size)
 
-    with _without_autocast(query):
+    with without_autocast(query):
         logits = torch.einsum("nhcyx,nhcabyx->nhabyx", query, windows(key)) + rows[:, :, :, None] + columns[:, :, None]
         weights = logits.flatten(2, 3).softmax(2).unflatten(2, window)
         return torch.einsum("nhabyx,nhcabyx->nhcyx", weights, windows(value)).to(operand)
@@ -85,20 +85,20 @@ def local_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, col
         (B, heads, V, H, W) in the dtype of the operands. Everything is computed in float32 at least; under autocast
         operands may have any dtype and the result has that of autocast.
 
-    Compiled, traced or exported (``torch.compile``, ``torch.export``, ONNX) the call is
-    ``local_attention_definition``. Gradients that are to be differentiated again (``create_graph=True``) are the
-    definition's too. ``torch.func`` and ``torch.vmap``: on the definition only.
+    Compiled, traced or exported (``torch.compile``, ``torch.export``, ONNX), in ``torch.func`` and in forward mode the
+    call is ``local_attention_definition``. Gradients that are to be differentiated again (``create_graph=True``) are
+    the definition's too.
 
     Raises:
         ValueError: operands that do not belong together, with the numbers found and needed.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed():  # type: ignore[attr-defined]
         return local_attention_definition(query, key, value, rows, columns)
     _check(query, key, value, rows, columns)
     operand = operand_dtype(query)
     precise = torch.promote_types(operand, torch.float32)
     operands = (t.to(precise).flatten(0, 1) for t in (query, key, value, rows, columns))
-    with _without_autocast(query):
+    with without_autocast(query):
         y: Tensor = _LocalAttention.apply(*operands)
     return y.unflatten(0, query.shape[:2]).to(operand)
 
@@ -213,7 +213,7 @@ class _LocalAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         operands = ctx.saved_tensors
-        with _without_autocast(grad):
+        with without_autocast(grad):
             if torch.is_grad_enabled():  # these gradients will be differentiated
                 pull = torch.func.vjp(_planes_definition, *operands)[1]
                 found: tuple[Tensor | None, ...] = pull(grad)
@@ -234,11 +234,6 @@ class _LocalAttention(torch.autograd.Function):
                 grads[3][part] = t.planes(row)
                 grads[4][part] = t.planes(column)
         return tuple(grads)
-
-
-def _without_autocast(like: Tensor) -> AbstractContextManager[Any]:
-    """Products in the dtype of their operands, on a device with autocast or without it."""
-    return torch.autocast(like.device.type, enabled=False) if autocast_enabled(like) else nullcontext()
 
 
 def _planes_definition(*operands: Tensor) -> Tensor:

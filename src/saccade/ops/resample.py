@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from saccade.ops.deform.geometry import without_autocast
+
 __all__ = ["bilinear", "bilinear_definition", "starts", "window_means", "window_means_definition"]
 
 
@@ -35,7 +37,7 @@ def window_means(x: Tensor, size: tuple[int, int]) -> Tensor:
         size: of the result; larger than the map it repeats pixels.
 
     Returns:
-        (B, C, size[0], size[1]).
+        (B, C, size[0], size[1]), in the dtype of x, under autocast too.
     """
     return _resampled(x, size, _windows)
 
@@ -48,7 +50,7 @@ def bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
         size: of the result.
 
     Returns:
-        (B, C, size[0], size[1]).
+        (B, C, size[0], size[1]), in the dtype of x, under autocast too.
     """
     return _resampled(x, size, _hats)
 
@@ -67,7 +69,9 @@ def starts(side: int, stride: int, window: int, device: torch.device) -> Tensor:
 def _resampled(x: Tensor, size: tuple[int, int], matrix: object) -> Tensor:
     assert callable(matrix)
     height, width = (matrix(n, old, x) for n, old in zip(size, x.shape[2:], strict=True))
-    return height @ x @ width.mT
+    with without_autocast(x):  # no place of a pixel in half precision
+        y: Tensor = height @ x @ width.mT
+    return y
 
 
 def _windows(n: int, old: int, like: Tensor) -> Tensor:

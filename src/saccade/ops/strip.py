@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saccade.ops.gating import is_transformed
+
 __all__ = ["strip_means", "strip_means_definition"]
 
 
@@ -38,12 +40,13 @@ def strip_means(x: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (B, C, H, 1) and (B, C, 1, W), in the dtype of x.
 
-    Compiled or exported (``torch.compile``, ``torch.export``, ONNX) the call is the definition.
+    Compiled or exported (``torch.compile``, ``torch.export``, ONNX), in ``torch.func`` and in forward mode the call is
+    the definition.
 
     Raises:
         ValueError: x is no map (B, C, H, W).
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed():  # type: ignore[attr-defined]
         return strip_means_definition(x)
     _check(x)
     rows, columns = _StripMeans.apply(x)

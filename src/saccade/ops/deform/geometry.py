@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Geometry", "autocast_enabled", "macs", "operand_dtype"]
+__all__ = ["Geometry", "autocast_enabled", "macs", "operand_dtype", "without_autocast"]
 
 
 class Geometry(NamedTuple):
@@ -128,6 +129,11 @@ def autocast_enabled(input: Tensor) -> bool:
     """Is autocast on for the input's device? Not on one that knows none, as ``meta``, where torch refuses to tell."""
     device = input.device.type
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def without_autocast(like: Tensor) -> AbstractContextManager[Any]:
+    """Products in the dtype of their operands, on a device with autocast or without it."""
+    return torch.autocast(like.device.type, enabled=False) if autocast_enabled(like) else nullcontext()
 
 
 def _pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
