@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.ops.gating import gated
+from saccade.ops.branch import gated_by
 
 __all__ = ["BatchNorm2d", "Context", "Convolution", "Gate", "blended"]
 
@@ -58,8 +58,11 @@ class Gate(nn.Module, ABC):
     @final  # type: ignore[misc]  # torch declares forward as an attribute
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
+        return gated_by(x, self._gate)
+
+    def _gate(self, x: Tensor) -> Tensor:
         gate: Tensor = self.tap(self.gate(x))
-        return gated(x, gate.to(x.dtype))
+        return gate.to(x.dtype)
 
 
 class Context(nn.Module, ABC):

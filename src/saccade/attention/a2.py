@@ -7,10 +7,11 @@ r"""Double attention: what there is in the image is gathered into a few descript
     Z = W_Z G V + b_Z              (B, C, N)                                               distribute    eq. 6
     y = x + Z                      (B, C, H, W)
 
-W_Z widens the m channels to C. Nothing grows with N². A softmax over the pixels does not notice a bias of W_B. The
-authors' code is not public. Copies that go round return Z without x, or leave out W_Z; Z and its gradients equal those
-of the best known. ``norm=True`` puts a batch norm behind W_Z, its scale zero at the start, as non-local blocks have
-one: the block is then the identity until it is trained.
+W_Z widens the m channels to C. Nothing grows with N². The products are taken as G = W_A (x Bᵀ) + b_A and Z = (W_Z G +
+b_Z) V, the layers of features and of Z on n columns in place of N: a third less work, two maps less. A softmax over the
+pixels does not notice a bias of W_B. The authors' code is not public. Copies that go round return Z without x, or leave
+out W_Z; Z and its gradients equal those of the best known. ``norm=True`` puts a batch norm behind W_Z, its scale zero
+at the start, as non-local blocks have one: the block is then the identity until it is trained.
 
 The paper has five blocks in a ResNet-50, two in the stage of 28×28 pixels and three in that of 14×14, each between two
 residual units; with m = n = C/2 its size is then near the one that is printed for it, 32.9 to 33.0 million. Here there
@@ -85,9 +86,15 @@ class DoubleAttention(Context):
 
     def context(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W)."""
-        feature = self.feature(x).flatten(2)  # (B, m, N)
-        where = self.gather(x).flatten(2).softmax(2)  # (B, n, N)
-        which = self.distribute(x).flatten(2).softmax(1)  # (B, n, N)
-        descriptors = feature @ where.to(feature.dtype).mT  # (B, m, n)
-        z: Tensor = self.out((descriptors @ which.to(feature.dtype)).unflatten(2, x.shape[2:]))
+        where = self.gather(x).flatten(2).softmax(2).to(x.dtype)  # (B, n, N)
+        which = self.distribute(x).flatten(2).softmax(1).to(x.dtype)  # (B, n, N)
+        # Both softmaxes sum to one, so that the biases of W_A and W_Z pass through them.
+        descriptors = _pointwise(self.feature, x.flatten(2) @ where.mT)  # (B, m, n)
+        z = (_pointwise(self.out, descriptors).to(x.dtype) @ which).unflatten(2, x.shape[2:])
         return z if self.bn is None else self.bn(z)
+
+
+def _pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A 1×1 convolution of the columns x (B, C, n)."""
+    assert conv.bias is not None
+    return conv.weight.flatten(1) @ x + conv.bias[:, None]

@@ -22,6 +22,8 @@ NeurIPS 2018, arXiv:1810.12348.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -126,7 +128,8 @@ class GatherExcite(Gate):
         if self.gather is not None:
             if self.size is not None and tuple(x.shape[2:]) != self.size:
                 raise ValueError(f"the kernel is made for maps of {self.size}, got {tuple(x.shape[2:])}")
-            z: Tensor = self.gather[1](whole_conv(self.gather[0], x)) if self.size else self.gather(x)
+            over_all = None if self.size is None else cast(nn.Conv2d, self.gather[0])
+            z: Tensor = self.gather(x) if over_all is None else self.gather[1](whole_conv(over_all, x))
             return z
         if not self.extent:
             return pooled_mean(x, keepdim=True)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from saccade.form import Gate
-from saccade.ops.gating import others
+from saccade.ops.energy import energy_gate
 
 __all__ = ["SimpleAttention"]
 
@@ -70,7 +70,4 @@ class SimpleAttention(Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W)."""
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        d = (x - x.mean((2, 3), keepdim=True)).square()
-        v = d.sum((2, 3), keepdim=True) / others(x)  # (B, C, 1, 1)
-        return (d / (4 * (v + self.e_lambda)) + 0.5).sigmoid()
+        return energy_gate(x.to(torch.promote_types(x.dtype, torch.float32)), self.e_lambda)
