@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import saccade.ops.relative as relative
+from saccade import create
 from saccade.ops.relative import (
     coordinates,
     pixels,
@@ -120,6 +121,22 @@ def test_attention_s_rounding_is_at_most_twice_the_definition_s(dtype):
         found = [y, *_differentiated(y, operands)]
         errors.append([(a.double() - b).norm() / b.norm() for a, b in zip(found, truth, strict=True)])
     assert all(ours <= 2 * plain for ours, plain in zip(*errors, strict=True))
+
+
+def test_a_place_that_is_no_number_makes_no_number_and_no_error():
+    table, places = _case(size=(9, 11))
+    with torch.no_grad():
+        places[1, 2, 0] = torch.nan
+    found = relative_bias(windows(table), places, (9, 11), slice(0, 9))
+    assert found[1, :, 2].isnan().all()
+    assert found.isnan().sum() == found[1, :, 2].numel()
+    torch.autograd.grad(found.sum(), (table, places))
+    module = create("dat", 16, num_heads=2, groups=1, size=(9, 11))
+    x = torch.randn(1, 16, 9, 11)
+    x[0, 3, 2, 2] = torch.inf
+    y = module(x.requires_grad_())
+    y.sum().backward()
+    assert y.isnan().any()
 
 
 def test_coordinates_run_corner_on_corner():
