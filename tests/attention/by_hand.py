@@ -6,11 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn, tensor
 
-__all__ = ["equals", "gates", "image", "with_values"]
+__all__ = ["equals", "gates", "image", "unmoved", "with_values"]
 
 
 def with_values(module: nn.Module, **values: Any) -> nn.Module:
-    """``module`` in float64 and eval, all parameters zero but for ``values`` (dots written as two underscores)."""
+    """``module`` in float64 and eval, all parameters zero but for ``values`` (dots written as two underscores).
+
+    Batch norms divide by one: what moves their input is their parameters.
+    """
     module = module.double().eval()
     with torch.no_grad():
         for p in module.parameters():
@@ -18,6 +21,18 @@ def with_values(module: nn.Module, **values: Any) -> nn.Module:
         for name, value in values.items():
             place = module.get_parameter(name.replace("__", "."))
             place.copy_(tensor(value, dtype=torch.float64).reshape(place.shape))
+        for part in module.modules():
+            if isinstance(part, nn.BatchNorm2d) and part.running_var is not None:
+                part.running_var.fill_(1 - part.eps)
+    return module
+
+
+def unmoved(module: nn.Module) -> nn.Module:
+    """``module`` of :func:`with_values` with batch norms that change nothing."""
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.weight.fill_(1)
     return module
 
 

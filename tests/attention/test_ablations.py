@@ -44,10 +44,7 @@ def _cbam(**options):
         values |= {"mlp__0__weight": [1, 0], "mlp__2__weight": [1, 0]}
     if branches != "channel":
         values |= {"conv__weight": [1] * (2 if options.get("spatial_pool", "both") == "both" else 1), "bn__weight": [1]}
-    cbam = with_values(create("cbam", 2, rd_ratio=0.5, spatial_kernel_size=1, **options), **values)
-    if branches != "channel":
-        cbam.bn.running_var.fill_(1 - cbam.bn.eps)
-    return cbam
+    return with_values(create("cbam", 2, rd_ratio=0.5, spatial_kernel_size=1, **options), **values)
 
 
 # Channel 0 has mean ln 2 and maximum 2 ln 2, channel 1 is 0 at both places.

@@ -87,8 +87,8 @@ def test_at_its_start_it_is_a_convolution_of_the_same_numbers(name, options):
         ({"groups": 3}, "8"),
         ({"out_channels": 9, "groups": 2}, "out_channels = 9"),
         ({"offset_groups": 3}, "offset_groups = 3"),
-        ({"kernel_size": 4}, "kernel_size = 4 and dilation = 1"),
-        ({"stride": 0}, "at least 1, got 0"),
+        ({"kernel_size": 4}, "found dilation = 1, kernel_size = 4"),
+        ({"stride": 0}, "stride = 0"),
         ({"padding": -1}, "padding must be at least 0, got -1"),
     ],
 )

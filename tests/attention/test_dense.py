@@ -9,22 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from by_hand import equals, gates, image, with_values
+from by_hand import equals, gates, image, unmoved, with_values
 from saccade import create
 from saccade.attention.dra import _cells
 from saccade.catalog import load
 
 LN3 = log(3)
-
-
-def _unmoved(module):
-    """``module`` with batch norms that change nothing in eval."""
-    with torch.no_grad():
-        for part in module.modules():
-            if isinstance(part, torch.nn.BatchNorm2d):
-                part.weight.fill_(1)
-                part.running_var.fill_(1 - part.eps)
-    return module
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -35,26 +25,26 @@ NARROW = {"theta__weight": [1, 0], "phi__weight": [0, 1], "g__weight": [4, 0], "
 
 def test_nl_of_two_pixels():
     # θ = (1, 0), φ = (ln 3, 0): rows (3/4, 1/4) and (1/2, 1/2); g = (4, 0); t = (3, 2), added as (t, 2t)
-    nl = _unmoved(with_values(create("nl", 2), **NARROW))
+    nl = unmoved(with_values(create("nl", 2), **NARROW))
     equals(nl(image([[1, 0]], [[LN3, 0]])), [[[[4, 2]], [[LN3 + 6, 4]]]])
 
 
 def test_nl_divides_by_the_root_of_its_width():
     # c = 4, all four the same: 4 · ln 3 / 2 · 1/√4 = ln 3
     values = {"theta__weight": [[1, 0]] * 4, "phi__weight": [[0, 1 / 2]] * 4, "g__weight": [[4, 0]] * 4}
-    nl = _unmoved(with_values(create("nl", 2, rd_ratio=2.0), **values, out__weight=[[1, 0, 0, 0], [0, 0, 0, 2]]))
+    nl = unmoved(with_values(create("nl", 2, rd_ratio=2.0), **values, out__weight=[[1, 0, 0, 0], [0, 0, 0, 2]]))
     equals(nl(image([[1, 0]], [[LN3, 0]])), [[[[4, 2]], [[LN3 + 6, 4]]]])
 
 
 def test_nl_of_dot_products_divides_by_their_number():
     # θ φ / 2 = 1 · 6 / 2 for the first pixel with itself, else 0: t = (12, 0)
-    nl = _unmoved(with_values(create("nl", 2, instantiation="dot_product"), **NARROW))
+    nl = unmoved(with_values(create("nl", 2, instantiation="dot_product"), **NARROW))
     equals(nl(image([[1, 0]], [[6, 0]])), [[[[13, 0]], [[30, 0]]]])
 
 
 def test_nl_that_pools_sees_the_largest_of_four():
     # one window, so one key, whose g is 4 · 7; the odd column does not count
-    nl = _unmoved(with_values(create("nl", 2, pool=True), **NARROW))
+    nl = unmoved(with_values(create("nl", 2, pool=True), **NARROW))
     x = image([[1, 7, 9], [0, 2, 9]], [[0, 0, 0], [0, 0, 0]])
     equals((nl(x) - x)[0, 0], [[28] * 3] * 2)
     equals((nl(x[..., 2:]) - x[..., 2:])[0, 1], [[72]] * 2)  # of one column every pixel is a window's
@@ -125,7 +115,7 @@ def test_dra_has_fifty_centers():
     # Nothing is asked for, so P is the mean value: of one centre 1·2, four 2·2, nine 3·2 and 36 4·2, 180/50 · 2 = 7.2
     eye = torch.eye(4, dtype=torch.float64)
     scaled = {f"position__centers__{n}__0__weight": ((n + 1) * eye).tolist() for n in range(4)}
-    dra = _unmoved(with_values(create("dra", 4, channel=False), **scaled, position__value__weight=eye.tolist(),
+    dra = unmoved(with_values(create("dra", 4, channel=False), **scaled, position__value__weight=eye.tolist(),
                                position__scale=[1]))  # fmt: skip
     equals(dra(torch.full((1, 4, 7, 5), 2.0, dtype=torch.float64)), [[[[9.2] * 5] * 7] * 4])
 
@@ -140,14 +130,14 @@ def test_cells_of_dra_are_those_of_adaptive_pooling(size):
 def test_dra_channels():
     # Y = x, which is positive: E = diag(ln 3), as in danet's case; two centres of two channels
     root = sqrt(LN3)
-    dra = _unmoved(with_values(create("dra", 2, position=False, center_ratio=1.0),
+    dra = unmoved(with_values(create("dra", 2, position=False, center_ratio=1.0),
                                channel__centers__0__weight=[[1, 0], [0, 1]], channel__scale=[2]))  # fmt: skip
     equals(dra(image([[root, 0]], [[0, root]])), [[[[1.5 * root, 1.5 * root]], [[1.5 * root, 1.5 * root]]]])
 
 
 def test_dra_of_one_center_of_channels_adds_it():
     # softmax of one is 1: y = x + ReLU(x₀ − x₁)
-    dra = _unmoved(with_values(create("dra", 2, position=False, center_ratio=0.5),
+    dra = unmoved(with_values(create("dra", 2, position=False, center_ratio=0.5),
                                channel__centers__0__weight=[1, -1], channel__scale=[1]))  # fmt: skip
     equals(dra(image([[3, 1]], [[1, 2]])), [[[[5, 1]], [[3, 2]]]])
 

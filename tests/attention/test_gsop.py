@@ -14,11 +14,8 @@ LN3 = log(3)
 def _of_two(**options):
     """C = d = 2, batch norms that change nothing; channel 0 is gated by σ of the covariance of both channels."""
     gsop = create("gsop", 2, dim=2, **options)
-    gsop = with_values(gsop, reduce__weight=[[1, 0], [0, 1]], reduce_bn__weight=[1, 1], row_bn__weight=[1, 1],
+    return with_values(gsop, reduce__weight=[[1, 0], [0, 1]], reduce_bn__weight=[1, 1], row_bn__weight=[1, 1],
                        row__weight=[[0, 1], *[[0, 0]] * 7], expand__weight=[[1, *[0] * 7], [0] * 8])  # fmt: skip
-    for bn in (gsop.reduce_bn, gsop.row_bn):
-        bn.running_var.fill_(1 - bn.eps)
-    return gsop
 
 
 def test_a_covariance_is_a_gate():

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import tensor
 
-from by_hand import equals, gates, image, with_values
+from by_hand import equals, gates, image, unmoved, with_values
 from saccade import create
 
 LN2, LN3 = log(2), log(3)
@@ -88,9 +88,7 @@ def test_eca_images_have_their_own_gates():
 
 def _cbam(**values):
     """C = 2, one hidden unit, 1×1 spatial convolution, batch norm that changes nothing unless ``values`` say so."""
-    cbam = with_values(create("cbam", 2, rd_ratio=0.5, spatial_kernel_size=1), **{"bn__weight": [1], **values})
-    cbam.bn.running_var.fill_(1 - cbam.bn.eps)
-    return cbam
+    return with_values(create("cbam", 2, rd_ratio=0.5, spatial_kernel_size=1), **{"bn__weight": [1], **values})
 
 
 CHANNEL = {"mlp__0__weight": [1, 0], "mlp__2__weight": [1, 0], "mlp__2__bias": [0, LN3 / 2]}
@@ -133,7 +131,6 @@ def test_cbam_spatial_convolution_has_zeros_outside():
     # x = 2 everywhere, M_c = 1/2, x' = 1: both summaries are 1. With 98 weights of ln 3 / 98 the middle of a 7×7 map
     # sees 98 ones: ln 3, M_s = 3/4. A corner sees 2·16 of them: ln 3 · 32/98.
     cbam = with_values(create("cbam", 2, rd_ratio=0.5), conv__weight=[LN3 / 98] * 98, bn__weight=[1])
-    cbam.bn.running_var.fill_(1 - cbam.bn.eps)
     y = cbam(torch.full((1, 2, 7, 7), 2.0, dtype=torch.float64))
     equals(y[0, :, 3, 3], [0.75, 0.75])
     corner = 3 ** (32 / 98)
@@ -229,16 +226,6 @@ def test_das_on_one_pixel_knows_only_its_shift():
 # BAM
 
 
-def _unmoved(module):
-    """``module`` with batch norms that change nothing in eval."""
-    with torch.no_grad():
-        for part in module.modules():
-            if isinstance(part, torch.nn.BatchNorm2d):
-                part.weight.fill_(1)
-                part.running_var.fill_(1 - part.eps)
-    return module
-
-
 MIDDLE = [0, 0, 0, 0, 1, 0, 0, 0, 0]
 # C = 2, one unit. Channel branch: means (1, 2), unit 1 + 2 − 1 = 2. Spatial branch: channel 0 alone, (0, 2), through
 # the middle taps. Both are positive, so the ReLUs let them through.
@@ -251,7 +238,7 @@ def test_bam_multiplies_its_branches():
     bam = with_values(create("bam", 2, rd_ratio=0.5), channel__0__weight=[1, 1], channel__0__bias=[-1],
                 channel__3__weight=[LN3 / 2, -LN3 / 2], spatial__0__weight=[1, 0], spatial__3__weight=MIDDLE,
                 spatial__6__weight=MIDDLE, spatial__9__weight=[0.5])  # fmt: skip
-    equals(_unmoved(bam)(PAIR), [[[[0, 3.5]], [[1.5, 3.75]]]])
+    equals(unmoved(bam)(PAIR), [[[[0, 3.5]], [[1.5, 3.75]]]])
 
 
 def test_bam_of_the_paper_adds_them():
@@ -261,7 +248,7 @@ def test_bam_of_the_paper_adds_them():
                 channel__2__weight=[LN3 / 2, -LN3 / 2], spatial__0__weight=[1, 0], spatial__2__weight=MIDDLE,
                 spatial__4__weight=MIDDLE, spatial__6__weight=[LN3 / 2], spatial__6__bias=[1])  # fmt: skip
     bam.spatial[7].running_mean.fill_(1)
-    equals(_unmoved(bam)(PAIR), [[[[0, 3.8]], [[1.25, 4.5]]]])
+    equals(unmoved(bam)(PAIR), [[[[0, 3.8]], [[1.25, 4.5]]]])
 
 
 def test_bam_sees_four_pixels_away():
@@ -270,7 +257,7 @@ def test_bam_sees_four_pixels_away():
     bam = with_values(create("bam", 1, rd_ratio=1.0), channel__3__bias=[1], spatial__0__weight=[1],
                 spatial__3__weight=[0, 0, 0, 0, 0, 1, 0, 0, 0], spatial__6__weight=MIDDLE,
                 spatial__9__weight=[1])  # fmt: skip
-    equals(_unmoved(bam)(image([[4, 4, 4, 4, LN3]])), [[[[7, 6, 6, 6, 1.5 * LN3]]]])
+    equals(unmoved(bam)(image([[4, 4, 4, 4, LN3]])), [[[[7, 6, 6, 6, 1.5 * LN3]]]])
 
 
 def test_bam_of_one_image_of_one_pixel_is_trained_with_the_running_statistics():
@@ -336,7 +323,7 @@ def _coord(shift):
     coord = with_values(create("coord", 1), squeeze__weight=first, squeeze__bias=[shift * one for one in first],
                   rows__weight=[LN3 / 4 * one for one in first], columns__weight=[LN2 / 2 * one for one in first],
                   rows__bias=[-3 * LN3 / 4], columns__bias=[-2 * LN2])  # fmt: skip
-    return _unmoved(coord)
+    return unmoved(coord)
 
 
 def test_coord_gates_rows_and_columns():
@@ -370,12 +357,12 @@ TURNED = image([[LN3, -LN3]], [[LN2, LN2]])
 def test_triplet_averages_three_gates():
     # g_C reads the maximum over the channels, (ln 3, ln 2): (3/4, 2/3).
     # Means of three: (3/4 + 1/2 + 3/4)/3 = 2/3, (1/4 + 1/2 + 2/3)/3 = 17/36; (2/3 + 2/3 + 3/4)/3 = 25/36, 2/3
-    triplet = _unmoved(with_values(create("triplet", 2, kernel_size=1), **SIDES, channel__conv__weight=[1, 0]))
+    triplet = unmoved(with_values(create("triplet", 2, kernel_size=1), **SIDES, channel__conv__weight=[1, 0]))
     equals(gates(triplet(TURNED), TURNED), [[2 / 3, 17 / 36], [25 / 36, 2 / 3]])
 
 
 def test_triplet_without_the_spatial_gate_averages_two():
-    triplet = _unmoved(with_values(create("triplet", 2, kernel_size=1, no_spatial=True), **SIDES))
+    triplet = unmoved(with_values(create("triplet", 2, kernel_size=1, no_spatial=True), **SIDES))
     equals(gates(triplet(TURNED), TURNED), [[5 / 8, 3 / 8], [2 / 3, 2 / 3]])
 
 
@@ -386,7 +373,7 @@ def test_triplet_convolves_channels_with_columns_and_rows_with_channels():
     triplet = with_values(create("triplet", 2, kernel_size=3, no_spatial=True), height__conv__weight=upper + 9 * [0],
                     width__conv__weight=left + 9 * [0])  # fmt: skip
     x = image([[LN3, LN3], [LN3, LN3]], [[5, 5], [5, 5]])
-    equals(gates(_unmoved(triplet)(x), x), [[0.5] * 4, [0.75] * 4])
+    equals(gates(unmoved(triplet)(x), x), [[0.5] * 4, [0.75] * 4])
 
 
 def test_triplet_starts_with_a_spatial_gate_of_one_half():

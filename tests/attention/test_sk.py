@@ -10,25 +10,16 @@ import torch
 import torchvision
 from torch import nn
 
-from by_hand import equals, image, with_values
+from by_hand import equals, image, unmoved, with_values
 from saccade import create, replace, replacements
 from saccade.attention.sk import SelectiveKernel
 
 SMALL = {"branch_groups": 1, "rd_ratio": 1.0, "variant": "fair"}
 
 
-def _plain(module):
-    """Batch norms that change nothing: weight 1 and an epsilon of zero."""
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            part.weight.data.fill_(1)
-            part.eps = 0.0
-    return module
-
-
 def test_an_open_gate_is_half_of_each():
     # select = 0: a = 1/2. The near branch is x, the far one 3 x; ReLU closes what is negative.
-    sk = _plain(with_values(create("sk", 1, kernel_size=1, **SMALL), near__0__weight=[1], far__0__weight=[3]))
+    sk = unmoved(with_values(create("sk", 1, kernel_size=1, **SMALL), near__0__weight=[1], far__0__weight=[3]))
     equals(sk(image([[2, -5], [0, 4]])), [[[[4, 0], [0, 8]]]])
 
 
@@ -36,7 +27,7 @@ def test_the_choice_by_hand():
     # near = x, far = 3 x, s = 4 · mean x = 8; z = ReLU(8 · ln 3 / 8) = ln 3; logits (1, 0) · ln 3: a = 3/4, 1/4.
     # y = (3/4) x + (1/4) 3 x = 1.5 x. With the logits the other way, (1/4) x + (3/4) 3 x = 2.5 x.
     for select, factor in (([1, 0], 1.5), ([0, 1], 2.5)):
-        sk = _plain(
+        sk = unmoved(
             with_values(
                 create("sk", 1, kernel_size=1, **SMALL), near__0__weight=[1], far__0__weight=[3],
                 squeeze__0__weight=[np.log(3) / 8], select__weight=select,
@@ -54,14 +45,14 @@ def test_the_far_branch_of_the_paper_reaches_twice_as_far():
             create("sk", 1, branch_groups=1, rd_ratio=1.0, variant=variant),
             near__0__weight=[0] * 9, far__0__weight=[1] * 9,
         )  # fmt: skip
-        y = _plain(sk)(x)[0, 0]
+        y = unmoved(sk)(x)[0, 0]
         assert {tuple(place) for place in y.nonzero().tolist()} == {
             (3 + dy * reach, 3 + dx * reach) for dy in (-1, 0, 1) for dx in (-1, 0, 1)
         }
 
 
 def test_the_gate_is_tapped_and_a_bias_is_added():
-    sk = _plain(with_values(create("sk", 2, kernel_size=1, bias=True, **SMALL), bias=[7, -1]))
+    sk = unmoved(with_values(create("sk", 2, kernel_size=1, bias=True, **SMALL), bias=[7, -1]))
     seen = []
     sk.tap.register_forward_hook(lambda module, args, gate: seen.append(gate))
     equals(sk(image([[1]], [[2]])), [[[[7]], [[-1]]]])

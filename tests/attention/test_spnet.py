@@ -12,19 +12,11 @@ from saccade import create
 LN2, LN3 = log(2), log(3)
 
 
-def plain(module):
-    """Batch norms that divide by one."""
-    for part in module.modules():
-        if isinstance(part, torch.nn.BatchNorm2d):
-            part.running_var.fill_(1 - part.eps)
-    return module
-
-
 def test_rows_and_columns_are_added():
     # means of rows (ln 2, −ln 9), of columns (0, ln 2 − ln 9) -> (0, −ln 4.5); sums (ln 2, ·; ·, ·) through the ReLU
     spm = create("spm", 1)
-    spm = plain(with_values(spm, rows__weight=[0, 1, 0], rows_bn__weight=[1], columns__weight=[0, 1, 0],
-                            columns_bn__weight=[1], mix__weight=[1]))  # fmt: skip
+    spm = with_values(spm, rows__weight=[0, 1, 0], rows_bn__weight=[1], columns__weight=[0, 1, 0],
+                      columns_bn__weight=[1], mix__weight=[1])  # fmt: skip
     x = image([[2 * LN2, 1e-30], [-2 * LN2, 2 * LN3]])
     # rows: (ln 2, ln 3 − ln 2); columns: (0, ln 3); sums: (ln 2, ln 6; ln 1.5, ln 4.5)
     equals(gates(spm(x), x), [[2 / 3, 6 / 7, 3 / 5, 9 / 11]])
@@ -37,7 +29,7 @@ def test_the_length_of_the_strip_convolutions(kernel_size, reached):
     spm = with_values(create("spm", 1, kernel_size=kernel_size), rows__weight=last, rows_bn__weight=[1],
                       mix__weight=[1])  # fmt: skip
     x = image([[LN3]] * 4)
-    equals(gates(plain(spm)(x), x), [[3 / 4] * (5 - reached) + [1 / 2] * (reached - 1)])
+    equals(gates(spm(x), x), [[3 / 4] * (5 - reached) + [1 / 2] * (reached - 1)])
 
 
 CENTRE = [0, 0, 0, 0, 1, 0, 0, 0, 0]
@@ -56,7 +48,7 @@ def test_mixed_pooling_that_adds_nothing_is_a_relu():
 def test_windows_of_mixed_pooling(pool, side, expected):
     # One window: the mean, 2, for both pixels. Two to a side: each pixel its own window, and back again.
     values = NEAR | {f"{pool}__0__weight": CENTRE, f"{pool}__1__weight": [1]}
-    mpm = plain(with_values(create("mpm", 4, **{pool: side}), **values))
+    mpm = with_values(create("mpm", 4, **{pool: side}), **values)
     equals(mpm(FOUR)[0, 0], [expected])
 
 
@@ -65,7 +57,7 @@ def test_strips_of_mixed_pooling():
     values = {"far_in__0__weight": [1, 0, 0, 0], "far_in__1__weight": [1], "far_out__0__weight": CENTRE}
     values |= {"rows__0__weight": [0, 1, 0], "rows__1__weight": [1], "columns__0__weight": [0, 1, 0]}
     values |= {"columns__1__weight": [1], "far_out__1__weight": [1], "join__1__weight": [1] * 4}
-    mpm = plain(with_values(create("mpm", 4), **values, join__0__weight=[[0, 1], *[[0, 0]] * 3]))
+    mpm = with_values(create("mpm", 4), **values, join__0__weight=[[0, 1], *[[0, 0]] * 3])
     x = image([[1, 1], [3, 3]], *[[[0, 0], [0, 0]]] * 3)
     equals(mpm(x)[0, 0], [[4, 4], [8, 8]])
 
