@@ -21,6 +21,8 @@ import torch
 class Halve(torch.nn.Module):
     def __init__(self, channels, factor=0.5, *, shift=1 / 4):
         super().__init__()
+        if channels == 7:
+            raise RuntimeError("seven will not do")
         self.factor = factor
     def forward(self, x):
         return x * self.factor
@@ -152,6 +154,12 @@ def test_a_limit_that_cannot_be_told_is_a_refusal(written):
     )
     with pytest.raises(UserError, match=r"channels % groups == 0, which cannot be told of channels = 8, groups = 0"):
         saccade.create(f"{written(text + spec)}:A", 8, groups=0)
+
+
+def test_whatever_a_strangers_class_raises_is_told(stranger):
+    with pytest.raises(UserError, match=r"strange_module:Halve with channels=7.*: RuntimeError: seven will not do"):
+        saccade.create(stranger, 7)
+    saccade.create(stranger, 8)
 
 
 def test_a_stranger_needs_no_registration(stranger):

@@ -291,7 +291,8 @@ def create(name: str, channels: int, **given: Any) -> nn.Module:
     """A new module of the mechanism for maps (B, ``channels``, H, W), with its own initialisation.
 
     Raises:
-        UserError: unknown name or option, or channels outside the mechanism's limits; the numbers are named.
+        UserError: unknown name or option, or channels outside the mechanism's limits; the numbers are named. Or
+            whatever else the class raises.
 
     """
     values, facts = shape(name, given), spec(name)
@@ -304,10 +305,11 @@ def create(name: str, channels: int, **given: Any) -> nn.Module:
         if refusal is not None:
             raise UserError(f"{name}: {refusal}")
         return load(name)(channels, **given)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{name} with channels={channels}, {given}: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # whatever a stranger's class raises
+        kind = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
+        raise UserError(f"{name} with channels={channels}, {given}: {kind}{error}") from error
 
 
 def _is_size(value: Any) -> bool:
