@@ -178,7 +178,10 @@ def main() -> int:
     torch.set_num_threads(given.threads)
     logging.getLogger("saccade").setLevel(logging.ERROR)
     names = given.only.split(",") if given.only else catalog.list_mechanisms()
-    specs = {name: catalog.spec(name) for name in names}
+    try:
+        specs = {name: catalog.spec(name) for name in names}
+    except UserError as error:
+        parser.error(str(error))
     found: dict[str, Any] = {"machine": machine(given.threads)}
 
     print(f"# The zoo\n\n{len(names)} mechanisms. `saccade show NAME` prints the equation, the shapes, the source and")
