@@ -169,7 +169,7 @@ def test_a_stranger_needs_no_registration(stranger):
     x = torch.randn(2, 3, 5, 4)
     assert torch.equal(saccade.create(stranger, 3, factor=0.25)(x), x * 0.25)
     assert catalog.parse(f"{stranger}:factor=2") == (stranger, {"factor": 2})
-    with pytest.raises(UserError, match="no class 'Halv'"):
+    with pytest.raises(UserError, match="no class and no function 'Halv'"):
         saccade.spec("strange_module:Halv")
 
 
