@@ -78,6 +78,7 @@ def test_it_starts_near_the_identity_and_not_at_it():
     off = (stn(x)[..., 1:-1, 1:-1] - x[..., 1:-1, 1:-1]).abs().mean()
     assert 1e-3 < off < 0.5
     assert 0 < (stn.place.bias - torch.tensor([1.0, 0, 0, 0, 1, 0])).abs().max() < 0.05
+    assert stn.place.weight.std().item() == pytest.approx(0.01 / 128**0.5, rel=0.1)
 
 
 @pytest.mark.parametrize("options", [{"transform": "thin plate"}, {"hidden": 0}, {"regions": -2}])
