@@ -80,9 +80,9 @@ def taught(theirs: nn.Module, ours: nn.Module, names: Mapping[str, str], **given
 
 
 class Swapped(nn.Module):
-    """A module of ours in whose file functions are others, as long as it runs."""
+    """A module of ours in whose file functions, or numbers, are others, as long as it runs."""
 
-    def __init__(self, ours: nn.Module, functions: Mapping[str, Callable[..., Any]]) -> None:
+    def __init__(self, ours: nn.Module, functions: Mapping[str, Callable[..., Any] | int]) -> None:
         super().__init__()
         self.ours = ours
         self.functions = dict(functions)
@@ -274,7 +274,8 @@ def _torchvision_deform(ours: Any) -> nn.Module:
 
 def _dat(ours: Any) -> nn.Module:
     whole = importlib.import_module("saccade.ops.relative").relative_bias_definition
-    return Swapped(ours, {"relative_bias": whole, "windows": lambda table: table})
+    unbounded = {"AT_ONCE": 2**62, "KEPT": 2**62}  # all weights at once, and kept
+    return Swapped(ours, {"relative_bias": whole, "windows": lambda table: table} | unbounded)
 
 
 DEFORM = Row("our layer on torchvision.ops.deform_conv2d", _torchvision_deform)
@@ -290,7 +291,9 @@ ROWS: dict[str, Row] = {
     "coord": Row("timm CoordAttn", _coord),
     "danet": Row(note="fightingcv DAModule is wrong: always 512 channels, other scores, no x added", matrix=True),
     "das": DEFORM,
-    "dat": Row("", _dat, note="fightingcv DAttentionBaseline has other reference points, and tanh of the places"),
+    "dat": Row(
+        "", _dat, note="fightingcv DAttentionBaseline has other reference points, and tanh of the places", matrix=True
+    ),
     "dcn1": DEFORM,
     "dcn2": DEFORM,
     "dra": Row(),
