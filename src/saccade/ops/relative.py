@@ -18,6 +18,7 @@ Source: Xia et al., "Vision Transformer with Deformable Attention", CVPR 2022, a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -191,7 +192,7 @@ class _RelativeAttention(torch.autograd.Function):
         size, scale = ctx.size, ctx.scale
         with torch.autocast(query.device.type, enabled=False):
             if torch.is_grad_enabled():  # these gradients will be differentiated: the bags' own could not be
-                pull = torch.func.vjp(lambda *t: relative_attention_definition(*t, size, scale), *operands)[1]
+                pull = torch.func.vjp(partial(relative_attention_definition, size=size, scale=scale), *operands)[1]
                 return *pull(grad), None, None
             with torch.enable_grad():
                 leaves = places.detach().requires_grad_(), table.detach().requires_grad_()
