@@ -190,7 +190,7 @@ def _twice(host):
         (lambda h: saccade.surgery.plug_control(h, "noise", "dcn2"), r"saccade\.replace"),
         (lambda h: replace(h, "dcn2", stride=2), "stride=2: the convolution that is replaced decides"),
         (lambda h: replace(h, "dcn2", sclae=2.0), "no option 'sclae'. Did you mean 'scale'"),
-        (lambda h: replace(h, "dcn2", start="cold"), "'neutral' or 'paper', got 'cold'"),
+        (lambda h: replace(h, "dcn2", start="cold"), "'neutral' or 'paper', got 'cold'"),  # type: ignore[arg-type]
         (lambda h: replace(h, "dcn2", offset_groups=5, input=SIZE), r"at layer2\.0\.conv2: .*channels = 48"),
         (lambda h: replace(h, "dcn2", kernel_size=5, input=SIZE), r"kernel of shape \(48, 48, 3, 3\)"),
         (lambda h: replace(h, "dcn2", where="layer1.0.bn1", input=SIZE), r"layer1\.0\.bn1 is a BatchNorm2d"),
@@ -200,7 +200,7 @@ def _twice(host):
         (lambda h: replace(h, "dcn2", where=[], input=SIZE), "empty list"),
         (lambda h: replace(h, "dcn2", where="layer9", input=SIZE), "neither a position nor a site"),
         (_twice, r"layer4\.0\.conv2 is replaced by dcn2 already"),
-        (lambda h: replace("resnet", "dcn2"), r"must be a torch\.nn\.Module, got str"),
+        (lambda h: replace("resnet", "dcn2"), r"must be a torch\.nn\.Module, got str"),  # type: ignore[arg-type]
     ],
 )
 def test_what_cannot_be_done_is_told_and_changes_nothing(make, do, message):
@@ -228,8 +228,8 @@ def _seq(conv, channels=6):
         (nn.ConvTranspose2d(6, 6, 3), "ConvTranspose2d"),
         (nn.utils.parametrizations.weight_norm(nn.Conv2d(6, 6, 3)), "ParametrizedConv2d, whose forward is its own"),
         (nn.utils.spectral_norm(nn.Conv2d(6, 6, 3)), "computes its weight"),
-        (timm.layers.StdConv2d(6, 6, 3), "StdConv2d, whose forward is its own"),
-        (timm.layers.Conv2dSame(6, 6, 3, stride=2), "Conv2dSame"),
+        (timm.layers.StdConv2d(6, 6, 3), "StdConv2d, whose forward is its own"),  # type: ignore[attr-defined]
+        (timm.layers.Conv2dSame(6, 6, 3, stride=2), "Conv2dSame"),  # type: ignore[attr-defined]
     ],
 )
 def test_a_convolution_that_is_something_else_is_refused_and_the_others_are_left(conv, message):
@@ -446,7 +446,7 @@ class Pooled(Pointwise):
         padding: int | None = None, dilation: int = 1, groups: int = 1, bias: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
-        self.mix = nn.AvgPool2d(1)
+        self.mix = nn.AvgPool2d(1)  # type: ignore[assignment]
 
 
 def test_a_mechanism_with_nothing_to_save_loads_its_own_state_and_the_hosts():
