@@ -9,6 +9,8 @@ from typing import Any
 
 from saccade import catalog
 from saccade.cost import measure_all
+from saccade.cost.call import Call
+from saccade.cost.memory import step_memory
 from saccade.errors import UserError
 from saccade.models import create_host
 from saccade.probe import example_input
@@ -46,6 +48,7 @@ def costs(
     asked = {text: catalog.parse(text) for text in mechanisms}
     host = create_host(Model(name=model), classes=1000, channels=size[0] if size else 3)
     picture = list(example_input(host, size)[0].shape[1:])
+    plain_step = step_memory(Call.of(host, size, batch))
     for text, (name, options) in asked.items():
         changed = copy.deepcopy(host)
         try:
@@ -54,7 +57,7 @@ def costs(
             yield {"mechanism": text, "refused": str(error)}
             continue
         plain, own = measure_all([host, changed], size, seconds=seconds)
-        plain_step, own_step = (cost.step_memory for cost in measure_all([host, changed], size, batch=batch, runs=1))
+        own_step = step_memory(Call.of(changed, size, batch))
         positions = put_at(changed)
         yield {
             "mechanism": text,
