@@ -89,12 +89,6 @@ class DoubleAttention(Context):
         where = self.gather(x).flatten(2).softmax(2).to(x.dtype)  # (B, n, N)
         which = self.distribute(x).flatten(2).softmax(1).to(x.dtype)  # (B, n, N)
         # Both softmaxes sum to one, so that the biases of W_A and W_Z pass through them.
-        descriptors = _pointwise(self.feature, x.flatten(2) @ where.mT)  # (B, m, n)
-        z = (_pointwise(self.out, descriptors).to(x.dtype) @ which).unflatten(2, x.shape[2:])
+        descriptors = self.feature((x.flatten(2) @ where.mT)[..., None])  # (B, m, n, 1)
+        z = (self.out(descriptors)[..., 0].to(x.dtype) @ which).unflatten(2, x.shape[2:])
         return z if self.bn is None else self.bn(z)
-
-
-def _pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A 1×1 convolution of the columns x (B, C, n)."""
-    assert conv.bias is not None
-    return conv.weight.flatten(1) @ x + conv.bias[:, None]
