@@ -31,6 +31,7 @@ _RESERVED = {
     "notify",
     "host",
     "plugs",
+    "replacements",
     "input",
     "classes",
     "smallest",

@@ -12,7 +12,7 @@ from saccade.errors import UserError
 
 __all__ = ["RESERVED", "check", "check_number", "size_of"]
 
-RESERVED = ("host", "plugs", "input", "classes", "smallest", "multiple")
+RESERVED = ("host", "plugs", "replacements", "input", "classes", "smallest", "multiple")
 """What a file says of itself in any case."""
 
 

@@ -130,7 +130,9 @@ def _pickled(file: Path) -> bool:
 def _safetensors(subject: Subject, folder: Path, say: Say) -> tuple[Comparison, ...]:
     say("writing")
     stated = {key: subject.metadata[key] for key in ("input", "classes")}
-    facts = {key: value for key, value in subject.metadata.items() if key not in ("host", "plugs", *stated)}
+    facts = {
+        key: value for key, value in subject.metadata.items() if key not in ("host", "plugs", "replacements", *stated)
+    }
     config = saving.save(subject.model, folder, host=subject.host, **stated, **facts)
     if config["host"] is None:
         raise UserError(f"{subject.name} cannot be rebuilt from what it says of itself: say by host= how it is made")
