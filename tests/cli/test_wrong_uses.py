@@ -114,7 +114,7 @@ WRONG = {
     "one class only": ("compare --data single --attention se --seeds 2 --out new", "class"),
     "a pickled data set": ("compare --data pickled --attention se --seeds 2 --out new", "pickle"),
     "zero epochs": ("train --set training.epochs=0 --out new", "training.epochs = 0"),
-    "misspelt key of a recipe": ("train --set training.epoch=3 --out new", "Did you mean 'epochs' or 'warmup_epochs'?"),
+    "misspelt key of a recipe": ("train --set training.epoch=3 --out new", "Did you mean 'epochs'?"),
     "a recipe that is no TOML": ("train bad.toml --out new", "bad.toml is not valid TOML"),
     "a recipe with an unknown part": ("train odd.toml --out new", "Did you mean 'training'?"),
     "a recipe that is not there": ("train absent.toml --out new", "absent.toml"),
