@@ -13,6 +13,7 @@ from saccade.contract.shapes import CHANNELS
 from saccade.errors import UserError
 from saccade.facts import Spec
 from saccade.form import BatchNorm2d
+from saccade.relay import Previous
 
 NAMES = [promise.__name__ for promise in PROMISES]
 ABOUT_FACTS = {
@@ -294,11 +295,26 @@ def test_what_needs_the_size_and_does_not_say_so_is_caught():
     assert records["keeps_shape"].status == "failed"
 
 
-def test_what_reads_another_stage_cannot_be_tried_alone():
-    records = check(Doubled, replace(BOUND, needs=("previous stage",)))
-    assert {(r.status, r.reason) for r in records if r.promise not in ABOUT_FACTS} == {
-        ("skipped", "SPEC says it needs the previous stage, and here it stands alone")
-    }
+class HearsOne(Doubled):
+    """It cannot do without a stage before."""
+
+    def __init__(self, channels, previous=1):
+        super().__init__(channels)
+        self.previous = Previous(previous)
+
+    def forward(self, x):
+        return x + sum(self.previous(x.mean((2, 3))), x.new_zeros(()))
+
+
+def test_what_reads_another_stage_is_tried_as_it_stands_alone():
+    facts = replace(BOUND, needs=("previous stage",))
+    assert check(Doubled, facts) == check(Doubled, replace(BOUND, needs=()))
+    tried = [promise for promise in PROMISES if promise.__name__ == "keeps_shape"]
+    (record,) = examine(HearsOne, facts, promises=tried)
+    assert record.status == "failed"
+    assert "nobody hands them on" in record.reason
+    (record,) = examine(HearsOne, facts, options={"previous": 0}, promises=tried)
+    assert record.status == "passed"
 
 
 class Frozen(Doubled):
