@@ -150,6 +150,7 @@ def test_what_is_said_of_a_file(tmp_path):
     assert told == {
         "host": {"timm": "resnet10_small"},
         "plugs": [{"mechanism": "se", "options": {"rd_ratio": 0.25}, "site": "layer4", "position": "stage[-1]"}],
+        "replacements": [],
         "input": list(SIZE),
         "smallest": [1, 1],
         **facts,
