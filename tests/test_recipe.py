@@ -112,7 +112,7 @@ def test_later_settings_win_and_the_recipe_stays():
     [
         (["training.epochs"], ["'training.epochs' is no setting", "part.key=value"]),
         (["=3"], ["'=3' is no setting"]),
-        (["training.epoch=3"], ["no key 'training.epoch'", "Did you mean 'epochs' or 'warmup_epochs'?"]),
+        (["training.epoch=3"], ["no key 'training.epoch'", "Did you mean 'epochs'?"]),
         (["trainig.epochs=3"], ["no part 'trainig'", "Did you mean 'training'?"]),
         (["training.lr.x=3"], ["no part 'lr'"]),
         (["modl=3"], ["no key 'modl'", "Did you mean 'model'?"]),
