@@ -18,21 +18,27 @@ __all__ = ["by_turns", "draws", "geometric_mean", "give_back", "interval", "keep
 Floats = NDArray[np.float64]
 
 
-def keep_memory() -> bool:
+def keep_memory(kept: bool = True) -> bool:
     """Let freed memory stay with the process from now on, so that no form pays for pages which another gave back.
 
     Page faults of fresh maps cost more than many a mechanism, and whether they come is chance: glibc moves the bounds
-    at which it gives memory back with what was freed before.
+    at which it gives memory back with what was freed before. Blocks of more than 32 MiB it always gives back; where a
+    form lives of such, that is part of its cost, and ``kept`` is false: then the bounds are where glibc's own end.
 
     Returns:
         whether the C library has this (glibc has).
     """
-    trim_threshold, mmap_max = -1, -4  # of malloc.h
+    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # of malloc.h
+    largest = 32 << 20
+    wanted = ((mmap_max, 0), (trim_threshold, -1)) if kept else (
+        (mmap_max, 65536), (mmap_threshold, largest), (trim_threshold, 2 * largest)
+    )  # fmt: skip
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    return bool(mallopt(mmap_max, 0)) and bool(mallopt(trim_threshold, -1))
+    done = [bool(mallopt(*each)) for each in wanted]  # all of them, whatever the first says
+    return all(done)
 
 
 def give_back() -> None:
