@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from saccade.ops.branch import gated_by
 
-__all__ = ["BatchNorm2d", "Context", "Convolution", "Gate", "blended"]
+__all__ = ["BatchNorm2d", "Context", "Convolution", "Gate", "blended", "zeroed"]
 
 
 def blended(f: Tensor, changed: Tensor, a: Tensor) -> Tensor:
@@ -140,6 +140,10 @@ class Convolution(nn.Module, ABC):
         bound = 1 / math.sqrt(self.weight[0].numel())
         nn.init.uniform_(self.weight, -bound, bound)
 
+    def beside(self, outputs: int) -> nn.Conv2d:
+        """A convolution (B, C, H, W) -> (B, outputs, Ho, Wo) that sees what this one sees, started at zero."""
+        return zeroed(nn.Conv2d(self.channels, outputs, self.kernel_size, self.stride, self.padding, self.dilation))
+
     @abstractmethod
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The map (B, O, Ho, Wo) for x (B, C, H, W), of the size a plain convolution gives it."""
@@ -148,3 +152,10 @@ class Convolution(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, O, Ho, Wo), in the dtype of x."""
         return self.convolve(x, self.weight, self.bias).to(x.dtype)
+
+
+def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer, whose result is zero until it has learnt."""
+    for start in layer.parameters():
+        nn.init.zeros_(start)
+    return layer

@@ -74,12 +74,9 @@ class DualAttention(Context):
 
     def context(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W)."""
-        if self.channel is None:
-            assert self.position is not None
-            positions: Tensor = self.position(x)
-            return positions
-        channels: Tensor = self.channel(x)
-        return channels if self.position is None else self.position(x) + channels
+        parts = [branch(x) for branch in (self.position, self.channel) if branch is not None]
+        context: Tensor = sum(parts[1:], parts[0])
+        return context
 
 
 class _Positions(nn.Module):

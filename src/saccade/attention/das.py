@@ -38,7 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d, Gate
+from saccade.form import BatchNorm2d, Gate, zeroed
 from saccade.ops.deform import deform_conv2d
 
 __all__ = ["das", "DeformableSalience", "FusedSample"]  # noqa: RUF022  # the first is the one the catalogue makes
@@ -140,11 +140,11 @@ class DeformableSalience(Gate):
                 self.batch_norm = BatchNorm2d(compressed, affine=False)
         bias = gate_norm in ("layer", "none")  # the other norms take a channel's mean away
         if design in ("c", "d"):
-            self.offset = _zero(nn.Conv2d(compressed, 27, 3, padding=1))
+            self.offset = zeroed(nn.Conv2d(compressed, 27, 3, padding=1))
             # A plain convolution holds the deformable kernel and its bias; only its numbers are used.
             self.deform = nn.Conv2d(compressed, channels, 3, padding=1, bias=bias)
         elif design == "b":
-            self.offset = _zero(nn.Conv2d(compressed, 2, 3, padding=1))
+            self.offset = zeroed(nn.Conv2d(compressed, 2, 3, padding=1))
             self.fuse = nn.Conv2d(2 * compressed, channels, 1, bias=bias)
         elif design == "f":
             self.spread = nn.Conv2d(compressed, compressed, 3, padding=1, groups=compressed, bias=False)
@@ -207,19 +207,13 @@ class FusedSample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.offset = _zero(nn.Conv2d(channels, 2, 3, padding=1))
+        self.offset = zeroed(nn.Conv2d(channels, 2, 3, padding=1))
         self.fuse = nn.Conv2d(2 * channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W)."""
         y: Tensor = self.fuse(torch.cat([x, _sampled(x, self.offset(x))], 1))
         return y.to(x.dtype)
-
-
-def _zero(layer: nn.Conv2d) -> nn.Conv2d:
-    for start in layer.parameters():
-        nn.init.zeros_(start)
-    return layer
 
 
 def _sampled(x: Tensor, offset: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from saccade.ops.memory_format import memory_format
+from saccade.ops.memory_format import laid_out
 from saccade.ops.relative import (
     coordinates,
     pixels,
@@ -153,7 +153,7 @@ class DeformableAttention(nn.Module):
         q, k, v = (t.unflatten(2, (self.heads // self.groups, -1)) for t in parts)  # (B, G, heads/G, E, H·W or M)
         attended = self._attended(q, k, v, places, (x.shape[2], x.shape[3]))
         y: Tensor = self.project(attended.unflatten(2, x.shape[2:])).to(x.dtype)
-        return y if torch.compiler.is_compiling() else y.contiguous(memory_format=memory_format(x))
+        return laid_out(y, x)
 
     def _places(self, query: Tensor) -> Tensor:
         """p, (B, G, M, 2), in float32 at least: where the map is sampled."""

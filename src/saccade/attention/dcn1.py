@@ -80,14 +80,10 @@ class DeformableConvolution(Convolution):
         super().__init__(channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
         if offset_groups < 1 or channels % offset_groups:
             raise ValueError(f"offset_groups must divide the channels, got {offset_groups} and {channels}")
-        taps = offset_groups * kernel_size**2
-        self.offset = nn.Conv2d(channels, 2 * taps, kernel_size, stride, self.padding, dilation)
-        for start in self.offset.parameters():
-            nn.init.zeros_(start)
+        self.offset = self.beside(2 * offset_groups * kernel_size**2)
         self.tap = nn.Identity()
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Map x (B, C, H, W) to (B, O, Ho, Wo)."""
         offset = self.tap(self.offset(x))
-        geometry = (self.stride,) * 2, (self.padding,) * 2, (self.dilation,) * 2
-        return deform_conv2d(x, offset, weight, bias, *geometry)
+        return deform_conv2d(x, offset, weight, bias, self.stride, self.padding, self.dilation)

@@ -90,14 +90,11 @@ class ModulatedDeformableConvolution(Convolution):
             raise ValueError(f"offset_groups must divide the channels, got {offset_groups} and {channels}")
         taps = offset_groups * kernel_size**2
         self.parts, self.scale = [2 * taps, taps], scale
-        self.offset = nn.Conv2d(channels, 3 * taps, kernel_size, stride, self.padding, dilation)
-        for start in self.offset.parameters():
-            nn.init.zeros_(start)
+        self.offset = self.beside(3 * taps)
         self.tap = nn.Identity()
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Map x (B, C, H, W) to (B, O, Ho, Wo)."""
         offset, z = self.offset(x).split(self.parts, 1)
         modulation = self.tap(z.sigmoid() * self.scale)
-        geometry = (self.stride,) * 2, (self.padding,) * 2, (self.dilation,) * 2
-        return deform_conv2d(x, offset, weight, bias, *geometry, mask=modulation)
+        return deform_conv2d(x, offset, weight, bias, self.stride, self.padding, self.dilation, mask=modulation)

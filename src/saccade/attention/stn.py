@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.ops.memory_format import memory_format
+from saccade.ops.memory_format import laid_out
 
 __all__ = ["SpatialTransformer"]
 
@@ -102,7 +102,7 @@ class SpatialTransformer(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             matrix: Tensor = self.tap(self._matrix(precise))
             y = F.grid_sample(precise, _grid(matrix, precise), align_corners=True).to(x.dtype)
-        return y if torch.compiler.is_compiling() else y.contiguous(memory_format=memory_format(x))
+        return laid_out(y, x)
 
     def _matrix(self, x: Tensor) -> Tensor:
         """A_θ, (B, 2, 3), in the dtype of x."""

@@ -5,10 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["memory_format"]
+__all__ = ["laid_out", "memory_format"]
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
     """Channels last if that alone describes x (B, C, H, W), as ``F.conv2d`` decides it; else contiguous."""
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
+
+
+def laid_out(y: Tensor, x: Tensor) -> Tensor:
+    """A map y as x lies in memory; a compiler decides for itself."""
+    return y if torch.compiler.is_compiling() else y.contiguous(memory_format=memory_format(x))
