@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from saccade.ops.branch import gated_by
 
-__all__ = ["BatchNorm2d", "Context", "Convolution", "Gate", "blended", "zeroed"]
+__all__ = ["BatchNorm2d", "Context", "Convolution", "Gate", "blended", "reduced", "zeroed"]
 
 
 def blended(f: Tensor, changed: Tensor, a: Tensor) -> Tensor:
@@ -159,3 +159,15 @@ def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
     for start in layer.parameters():
         nn.init.zeros_(start)
     return layer
+
+
+def reduced(channels: int, ratio: float, name: str = "rd_ratio") -> int:
+    """How many channels are left of so many, rounded down.
+
+    Raises:
+        ValueError: none; the message calls the ratio ``name``.
+    """
+    left = int(channels * ratio)
+    if left < 1:
+        raise ValueError(f"channels * {name} must be at least 1, got {channels} * {ratio}")
+    return left

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d, Context
+from saccade.form import BatchNorm2d, Context, reduced
 
 __all__ = ["DoubleAttention"]
 
@@ -70,9 +70,7 @@ class DoubleAttention(Context):
         self, channels: int, rd_ratio: float = 1 / 2, descriptors: int | None = None, norm: bool = False
     ) -> None:
         super().__init__()
-        hidden = int(channels * rd_ratio)
-        if hidden < 1:
-            raise ValueError(f"channels * rd_ratio must be at least 1, got {channels} * {rd_ratio}")
+        hidden = reduced(channels, rd_ratio)
         summaries = hidden if descriptors is None else descriptors
         if summaries < 2:
             raise ValueError(f"there must be at least 2 descriptors, got {summaries}")

@@ -28,7 +28,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d, Gate
+from saccade.form import BatchNorm2d, Gate, reduced
 from saccade.ops.gating import gated, pooled_mean
 
 __all__ = ["BottleneckAttention"]
@@ -80,9 +80,7 @@ class BottleneckAttention(Gate):
         variant: Literal["paper", "official"] = "official",
     ) -> None:
         super().__init__()
-        hidden = int(channels * rd_ratio)
-        if hidden < 1:
-            raise ValueError(f"channels * rd_ratio must be at least 1, got {channels} * {rd_ratio}")
+        hidden = reduced(channels, rd_ratio)
         if dilation < 1:
             raise ValueError(f"dilation must be at least 1, got {dilation}")
         if variant not in ("paper", "official"):

@@ -23,7 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d, Gate
+from saccade.form import BatchNorm2d, Gate, reduced
 from saccade.ops.gating import gated, max_and_mean, narrow_conv
 
 __all__ = ["ConvBlockAttention"]
@@ -92,9 +92,7 @@ class ConvBlockAttention(Gate):
         order: Literal["channel", "spatial", "parallel"] = "channel",
     ) -> None:
         super().__init__()
-        hidden = int(channels * rd_ratio)
-        if hidden < 1:
-            raise ValueError(f"channels * rd_ratio must be at least 1, got {channels} * {rd_ratio}")
+        hidden = reduced(channels, rd_ratio)
         if spatial_kernel_size < 1 or spatial_kernel_size % 2 == 0:
             raise ValueError(f"spatial_kernel_size must be odd and positive, got {spatial_kernel_size}")
         if branches not in ("both", "channel", "spatial"):

@@ -24,7 +24,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from saccade.form import Context
+from saccade.form import Context, reduced
 from saccade.ops.criss_cross import criss_cross
 
 __all__ = ["CrissCrossAttention"]
@@ -63,9 +63,7 @@ class CrissCrossAttention(Context):
 
     def __init__(self, channels: int, rd_ratio: float = 1 / 8, recurrence: int = 2) -> None:
         super().__init__()
-        hidden = int(channels * rd_ratio)
-        if hidden < 1:
-            raise ValueError(f"channels * rd_ratio must be at least 1, got {channels} * {rd_ratio}")
+        hidden = reduced(channels, rd_ratio)
         if recurrence < 1:
             raise ValueError(f"recurrence must be at least 1, got {recurrence}")
         self.recurrence = recurrence

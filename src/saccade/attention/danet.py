@@ -27,7 +27,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from saccade.form import Context
+from saccade.form import Context, reduced
 from saccade.ops.attention import attention
 
 __all__ = ["DualAttention"]
@@ -84,9 +84,7 @@ class _Positions(nn.Module):
 
     def __init__(self, channels: int, rd_ratio: float) -> None:
         super().__init__()
-        hidden = int(channels * rd_ratio)
-        if hidden < 1:
-            raise ValueError(f"channels * rd_ratio must be at least 1, got {channels} * {rd_ratio}")
+        hidden = reduced(channels, rd_ratio)
         self.query = nn.Conv2d(channels, hidden, 1)
         self.key = nn.Conv2d(channels, hidden, 1, bias=False)
         self.value = nn.Conv2d(channels, channels, 1)

@@ -38,7 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d, Gate, zeroed
+from saccade.form import BatchNorm2d, Gate, reduced, zeroed
 from saccade.ops.deform import deform_conv2d
 
 __all__ = ["das", "DeformableSalience", "FusedSample"]  # noqa: RUF022  # the first is the one the catalogue makes
@@ -124,9 +124,7 @@ class DeformableSalience(Gate):
         gate_norm: Literal["layer", "batch", "instance", "none"] = "layer",
     ) -> None:
         super().__init__()
-        compressed = channels if design in ("d", "e") else int(channels * alpha)
-        if compressed < 1:
-            raise ValueError(f"channels * alpha must be at least 1, got {channels} * {alpha}")
+        compressed = channels if design in ("d", "e") else reduced(channels, alpha, "alpha")
         if gate_norm == "layer" and channels < 2:
             raise ValueError(f"gate_norm='layer' needs at least 2 channels, got {channels}")
         if norm == "layer" and design != "d" and compressed < 2:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d, Context
+from saccade.form import BatchNorm2d, Context, reduced
 from saccade.ops.attention import attention
 
 __all__ = ["DualRelationAttention"]
@@ -78,11 +78,8 @@ class DualRelationAttention(Context):
         super().__init__()
         if not (position or channel):
             raise ValueError("one of position and channel must be true, got False for both")
-        for wanted, name, ratio in ((position, "rd_ratio", rd_ratio), (channel, "center_ratio", center_ratio)):
-            if wanted and int(channels * ratio) < 1:
-                raise ValueError(f"channels * {name} must be at least 1, got {channels} * {ratio}")
-        self.position = _Positions(channels, int(channels * rd_ratio)) if position else None
-        self.channel = _Channels(channels, int(channels * center_ratio)) if channel else None
+        self.position = _Positions(channels, reduced(channels, rd_ratio)) if position else None
+        self.channel = _Channels(channels, reduced(channels, center_ratio, "center_ratio")) if channel else None
 
     def context(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W)."""

@@ -33,7 +33,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.form import Gate
+from saccade.form import Gate, reduced
 
 __all__ = ["GlobalAndLocalAttention"]
 
@@ -77,9 +77,7 @@ class GlobalAndLocalAttention(Gate):
         self, channels: int, rd_ratio: float = 1 / 4, variant: Literal["official", "paper"] = "official"
     ) -> None:
         super().__init__()
-        hidden = int(channels * rd_ratio)
-        if hidden < 1:
-            raise ValueError(f"channels * rd_ratio must be at least 1, got {channels} * {rd_ratio}")
+        hidden = reduced(channels, rd_ratio)
         if variant not in ("official", "paper"):
             raise ValueError(f"variant must be 'official' or 'paper', got {variant!r}")
         self.released = variant == "official"

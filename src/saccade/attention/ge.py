@@ -27,7 +27,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d, Gate
+from saccade.form import BatchNorm2d, Gate, reduced
 from saccade.ops.gating import pooled_mean
 from saccade.ops.whole import whole_conv
 
@@ -92,9 +92,6 @@ class GatherExcite(Gate):
         super().__init__()
         if extent and (extent < 2 or extent.bit_count() > 1):
             raise ValueError(f"extent must be 0 or a power of two, got {extent}")
-        hidden = int(channels * rd_ratio)
-        if use_mlp and hidden < 1:
-            raise ValueError(f"channels * rd_ratio must be at least 1, got {channels} * {rd_ratio}")
         self.extent = extent
         self.size: tuple[int, int] | None = None
         self.gather: nn.Sequential | None = None
@@ -114,6 +111,7 @@ class GatherExcite(Gate):
             )
         self.mlp: nn.Sequential | None = None
         if use_mlp:
+            hidden = reduced(channels, rd_ratio)
             before = [nn.ReLU()] if extra_params else []
             last = [nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1)]
             self.mlp = nn.Sequential(*before, *last)

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d
+from saccade.form import BatchNorm2d, reduced
 from saccade.ops.resample import bilinear, window_means
 from saccade.ops.strip import strip_means
 
@@ -61,9 +61,7 @@ class MixedPooling(nn.Module):
 
     def __init__(self, channels: int, rd_ratio: float = 1 / 4, fine: int = 20, coarse: int = 12) -> None:
         super().__init__()
-        hidden = int(channels * rd_ratio)
-        if hidden < 1:
-            raise ValueError(f"channels * rd_ratio must be at least 1, got {channels} * {rd_ratio}")
+        hidden = reduced(channels, rd_ratio)
         if min(fine, coarse) < 1:
             raise ValueError(f"fine and coarse must be at least 1, got {fine} and {coarse}")
         self.sizes = fine, coarse

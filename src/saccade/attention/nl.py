@@ -26,7 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d, Context
+from saccade.form import BatchNorm2d, Context, reduced
 from saccade.ops.attention import attention
 from saccade.ops.resample import starts
 
@@ -74,9 +74,7 @@ class NonLocal(Context):
         pool: bool = False,
     ) -> None:
         super().__init__()
-        hidden = int(channels * rd_ratio)
-        if hidden < 1:
-            raise ValueError(f"channels * rd_ratio must be at least 1, got {channels} * {rd_ratio}")
+        hidden = reduced(channels, rd_ratio)
         if instantiation not in ("softmax", "dot_product"):
             raise ValueError(f"instantiation must be 'softmax' or 'dot_product', got {instantiation!r}")
         self.dot_product = instantiation == "dot_product"

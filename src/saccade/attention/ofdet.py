@@ -21,7 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from saccade.form import Gate
+from saccade.form import Gate, reduced
 
 __all__ = ["ThreeAttentions"]
 
@@ -51,9 +51,7 @@ class ThreeAttentions(Gate):
 
     def __init__(self, channels: int, rd_ratio: float = 1 / 16, kernel_size: int = 7) -> None:
         super().__init__()
-        hidden = int(channels * rd_ratio)
-        if hidden < 1:
-            raise ValueError(f"channels * rd_ratio must be at least 1, got {channels} * {rd_ratio}")
+        hidden = reduced(channels, rd_ratio)
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
         self.channel = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1))

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d, Gate
+from saccade.form import BatchNorm2d, Gate, reduced
 
 __all__ = ["SoftMask"]
 
@@ -65,9 +65,7 @@ class SoftMask(Gate):
 
     def __init__(self, channels: int, depth: int = 1, rd_ratio: float = 1 / 4) -> None:
         super().__init__()
-        hidden = int(channels * rd_ratio)
-        if hidden < 1:
-            raise ValueError(f"channels * rd_ratio must be at least 1, got {channels} * {rd_ratio}")
+        hidden = reduced(channels, rd_ratio)
         if depth < 1:
             raise ValueError(f"depth must be positive, got {depth}")
         self.down = nn.ModuleList(_Unit(channels, hidden) for _ in range(depth))

@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.form import Gate
+from saccade.form import Gate, reduced
 from saccade.ops.gating import narrow_conv, pooled_mean
 
 __all__ = ["ConcurrentSqueezeExcite"]
@@ -60,9 +60,7 @@ class ConcurrentSqueezeExcite(Gate):
 
     def __init__(self, channels: int, rd_ratio: float = 1 / 16, combine: Literal["add", "max"] = "add") -> None:
         super().__init__()
-        hidden = int(channels * rd_ratio)
-        if hidden < 1:
-            raise ValueError(f"channels * rd_ratio must be at least 1, got {channels} * {rd_ratio}")
+        hidden = reduced(channels, rd_ratio)
         if combine not in ("add", "max"):
             raise ValueError(f"combine must be 'add' or 'max', got {combine!r}")
         self.add = combine == "add"

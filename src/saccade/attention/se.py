@@ -21,7 +21,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from saccade.form import Gate
+from saccade.form import Gate, reduced
 from saccade.ops.gating import max_and_mean, pooled_mean
 
 __all__ = ["SqueezeExcite"]
@@ -77,9 +77,7 @@ class SqueezeExcite(Gate):
         excitation: Literal["sigmoid", "relu", "tanh"] = "sigmoid",
     ) -> None:
         super().__init__()
-        hidden = int(channels * rd_ratio)
-        if hidden < 1:
-            raise ValueError(f"channels * rd_ratio must be at least 1, got {channels} * {rd_ratio}")
+        hidden = reduced(channels, rd_ratio)
         if squeeze not in ("mean", "max"):
             raise ValueError(f"squeeze must be 'mean' or 'max', got {squeeze!r}")
         if excitation not in ("sigmoid", "relu", "tanh"):
