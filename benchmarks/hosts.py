@@ -2,9 +2,10 @@
 
     python benchmarks/hosts.py [--hosts GLOB] [--mechanisms se,das] [--core | --deep] [--keep rows.jsonl] > hosts.md
 
-Prints a Markdown page, one row a host and one column a mechanism; progress goes to stderr; exit code 1 if any pair
-fails. ``--keep`` names a file to which each pair is added as it is done and whose pairs are not done again. Hosts are
-not fresh: norms, biases, layer scales and running statistics are drawn at random. The conditions:
+Prints a Markdown page, one row a host and one row a mechanism, with the pairs that do not hold; progress goes to
+stderr; exit code 1 if any pair fails. ``--keep`` names a file to which each pair is added as it is done and whose pairs
+are not done again. Hosts are not fresh: norms, biases, layer scales and running statistics are drawn at random. The
+conditions:
 
     f32            outputs (eval and train), gradients and buffers of the host equal bit for bit in float32
     keys           no key of the host moved; host's and plugged states load strictly; half a plugged state does not
@@ -32,6 +33,7 @@ import copy
 import importlib.metadata
 import json
 import logging
+import re
 import sys
 import time
 import warnings
@@ -57,9 +59,11 @@ smallest members of their families, some shortened; `own` are networks written t
 
 made this page with {versions}.
 
-✓: every condition that was tried holds. They are defined at the head of [hosts.py](../benchmarks/hosts.py); the number
-of hosts on which each was tried: {conditions}. A number in the table is a refusal: its reason stands below, and the
-host was left as it was.
+A pair holds if every condition that was tried on it does. They are defined at the head of
+[hosts.py](../benchmarks/hosts.py); the number of hosts on which each was tried:
+{conditions}.
+A pair that is refused is refused with a message, and the host is left as it was; the number behind it is that of the
+[reason](#refusals).
 """
 
 
@@ -83,23 +87,12 @@ def pair(case: Case, mechanism: str, conditions: dict[str, Condition]) -> dict[s
 
 
 def page(rows: dict[tuple[str, str], dict[str, Any]], command: str) -> str:
-    """The Markdown of all rows."""
-    hosts = list(dict.fromkeys(host for host, _ in rows))
-    mechanisms = list(dict.fromkeys(mechanism for _, mechanism in rows))
-    notes: dict[str, int] = {}
-    lines = ["| host | " + " | ".join(mechanisms) + " |", "|---" * (len(mechanisms) + 1) + "|"]
-    for host in hosts:
-        cells = []
-        for mechanism in mechanisms:
-            row = rows.get((host, mechanism))
-            if row is None:
-                cells.append("")
-            elif row["refused"]:
-                number = notes.setdefault(f"{mechanism}: {row['refused']}", len(notes) + 1)
-                cells.append(f"[{number}](#refusals)")
-            else:
-                cells.append("✗" if row["wrong"] else "✓")
-        lines.append(f"| {host} | " + " | ".join(cells) + " |")
+    """The Markdown of all rows: a table of the hosts, one of the mechanisms, and the reasons behind their numbers."""
+    reasons: dict[str, int] = {}
+    for (_, mechanism), row in rows.items():
+        if row["refused"]:
+            reasons.setdefault(reason(mechanism, row["refused"]), len(reasons) + 1)
+    hosts, mechanisms = (list(dict.fromkeys(names)) for names in zip(*rows, strict=True))
     failed = [(pair, row["wrong"]) for pair, row in rows.items() if row["wrong"]]
     refused = sum(bool(row["refused"]) for row in rows.values())
     tried: dict[str, set[str]] = {}
@@ -112,15 +105,45 @@ def page(rows: dict[tuple[str, str], dict[str, Any]], command: str) -> str:
         command=command, versions=", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARIES),
         conditions=", ".join(f"{name} {len(tried[name])}" for name in DEEP if name in tried),
     )  # fmt: skip
-    parts = [head, "\n".join(lines)]
-    if notes:
-        parts.append("## Refusals\n\n" + "\n".join(f"{number}. {note}" for note, number in notes.items()))
+    parts = [head, "## By host", table(rows, reasons, 0), "## By mechanism", table(rows, reasons, 1)]
+    if reasons:
+        parts.append("## Refusals\n\n" + "\n".join(f"{number}. {why}" for why, number in reasons.items()))
     if failed:
         parts.append("## Failures\n\n" + "\n".join(
             f"- {host}, {mechanism}, {name}: {what}" for (host, mechanism), wrong in failed
             for name, what in wrong.items()
         ))  # fmt: skip
     return "\n\n".join(part.strip() for part in parts)
+
+
+def table(rows: dict[tuple[str, str], dict[str, Any]], reasons: dict[str, int], side: int) -> str:
+    """One line a host (``side`` 0) or a mechanism (1): with how many of the others it holds, and which it does not."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for names in rows:
+        groups.setdefault(names[side], []).append(names)
+    some = any(row["wrong"] for row in rows.values())
+    cells = [
+        [("host", "mechanism")[side], "holds", "refused", *["fails"] * some],
+        ["---", "--:", "---", *["---"] * some],
+    ]
+    for own, pairs in groups.items():
+        refused: dict[int, list[str]] = {}
+        for names in pairs:
+            if rows[names]["refused"]:
+                refused.setdefault(reasons[reason(names[1], rows[names]["refused"])], []).append(names[1 - side])
+        wrong = [names[1 - side] for names in pairs if rows[names]["wrong"]]
+        good = len(pairs) - len(wrong) - sum(map(len, refused.values()))
+        told = [
+            f"{', '.join(others) if side == 0 else f'{len(others)} host' + 's' * (len(others) > 1)} ({number})"
+            for number, others in refused.items()
+        ]
+        cells.append([own, f"{good} of {len(pairs)}", ", ".join(told), *[", ".join(wrong)] * some])
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def reason(mechanism: str, message: str) -> str:
+    """Why a mechanism was refused, without the site: the same for all hosts whose maps are as narrow."""
+    return f"{mechanism}: " + re.sub(rf"^at [^:]+: ({re.escape(mechanism)}: )?", "", message)
 
 
 def main() -> int:
@@ -157,9 +180,9 @@ def main() -> int:
     if not rows:
         print(f"no host is called {options.hosts!r}", file=sys.stderr)
         return 1
-    more = (
-        [f"--hosts '{options.hosts}'"] * (options.hosts != "*") + ["--core"] * options.core + ["--deep"] * options.deep
-    )
+    more = [f"--hosts '{options.hosts}'"] * (options.hosts != "*")
+    more += [f"--mechanisms {options.mechanisms}"] * (options.mechanisms != parser.get_default("mechanisms"))
+    more += ["--core"] * options.core + ["--deep"] * options.deep
     print(page(rows, " ".join(["python benchmarks/hosts.py", *more, "> docs/hosts.md"])))
     return 1 if any(row["wrong"] for row in rows.values()) else 0
 
