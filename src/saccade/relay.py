@@ -34,7 +34,7 @@ class Relay:
     """Vectors by site, of the running call alone.
 
     A call inside a call has vectors of its own, and so has each thread, for replicas of a host run at the same time. A
-    copy of a relay holds nothing.
+    copy of a relay holds nothing. What an interrupted call leaves is dropped when the next begins.
     """
 
     def __init__(self) -> None:
@@ -46,6 +46,15 @@ class Relay:
     def _thread(self) -> int:
         """The running thread; while a graph is made, in which there are none, the one that has opened a call, or 0."""
         return next(iter(self._running), 0) if torch.compiler.is_compiling() else threading.get_ident()
+
+    @property
+    def running(self) -> bool:
+        """Is a call open in this thread?"""
+        return self._thread() in self._running
+
+    def drop(self) -> None:
+        """The calls that are open in this thread are over."""
+        self._running.pop(self._thread(), None)
 
     def open(self, told: Mapping[str, Tensor] | None = None) -> None:
         """A call begins; ``told`` has been told before it."""

@@ -210,6 +210,26 @@ def test_an_exception_closes_the_call(host):
     assert torch.equal(host(x), wanted)
 
 
+def test_an_interrupt_leaves_nothing_for_the_next_call(host):
+    """Torch calls no hook of the host after Ctrl-C, and what was told holds the graph of the interrupted call."""
+    x, kept = _x(), []
+    wanted = host(x)
+
+    def interrupted(module, args):
+        kept.append(weakref.ref(next(iter(_relays(host)[0].told().values()))))
+        raise KeyboardInterrupt
+
+    handle = host.layer3.register_forward_pre_hook(interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        host(x)
+    handle.remove()
+    assert not _empty(host)
+    assert torch.equal(host(x), wanted)
+    assert _empty(host)
+    gc.collect()
+    assert kept[0]() is None
+
+
 def test_a_part_by_itself_is_told_apart_from_the_whole(host):
     with pytest.raises(
         UserError, match=r"at layer2.0.bn2 reads what layer1.0.bn2, layer1.1.bn2 squeezed .* none is runn"

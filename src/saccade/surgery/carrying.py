@@ -5,6 +5,7 @@ All hooks are functions of this module, so that copies and pickles of a host kee
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -144,9 +145,24 @@ def _guarding(host: nn.Module, args: tuple[Any, ...]) -> None:
 
 
 def _opening(host: nn.Module, args: tuple[Any, ...]) -> None:
-    """Forward pre-hook of the host: a call begins."""
+    """Forward pre-hook of the host: a call begins, and what an interrupted one left is dropped."""
     for relay in host.__dict__[_RELAYS]:
+        if not torch.compiler.is_compiling() and relay.running and _outermost(host):
+            relay.drop()
         relay.open()
+
+
+def _outermost(host: nn.Module) -> bool:
+    """Is this call of ``host`` inside no other?
+
+    The stack tells. After an exception torch calls ``_closing``, but not after Ctrl-C: what is open may be of a call
+    that is over.
+    """
+    frame, calls = inspect.currentframe(), 0
+    while frame is not None:
+        calls += frame.f_code is nn.Module._call_impl.__code__ and frame.f_locals.get("self") is host
+        frame = frame.f_back
+    return calls < 2
 
 
 def _closing(host: nn.Module, args: tuple[Any, ...], output: Any) -> None:
