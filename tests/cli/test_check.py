@@ -10,11 +10,15 @@ import pytest
 from saccade.contract import PROMISES
 
 STRANGER = """
+'A module of somebody who uses saccade: one class that keeps every promise, one not finished, one that breaks some.'
+
 import torch
 from torch import nn
 
 
 class Calm(nn.Module):
+    'Keeps every promise.'
+
     def __init__(self, channels, strength=0.5):
         super().__init__()
         self.scale = nn.Parameter(torch.full((channels, 1, 1), strength))
@@ -23,12 +27,16 @@ class Calm(nn.Module):
         return x * self.scale.to(x.dtype)
 
 
-class Absent(Calm):
+class Unfinished(Calm):
+    'Is not written yet, as what is checked often is: each promise fails for the one reason that it gives.'
+
     def forward(self, x):
         raise NotImplementedError("one day")
 
 
 class Hasty(Calm):
+    'Keeps a tensor between calls.'
+
     def forward(self, x):
         self.last = super().forward(x).detach()
         return super().forward(x)
@@ -90,7 +98,7 @@ def test_a_broken_promise_is_exit_code_1(run):
 
 @pytest.mark.usefixtures("desk")
 def test_a_reason_is_told_once(run):
-    code, out, _ = run("check", "stranger:Absent")
+    code, out, _ = run("check", "stranger:Unfinished")
     assert code == 1
     failed = [line for line in out.splitlines() if line.startswith("failed")]
     assert "NotImplementedError: one day (stranger.py, line" in failed[0]

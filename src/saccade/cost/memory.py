@@ -123,7 +123,9 @@ class _Live(TorchDispatchMode):
         for part in _parts(tensor):
             try:
                 storage = part.untyped_storage()
-            except NotImplementedError:  # an opaque layout
+            except NotImplementedError:
+                # A tensor of an opaque layout (MKL-DNN's) has memory and shows no storage. Its elements stand for that:
+                # left out it would cost nothing, and a network that runs is no error.
                 self.count(part, part._cdata, part.numel() * part.element_size())
             else:
                 self.count(storage, storage._cdata, storage.nbytes())
