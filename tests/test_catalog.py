@@ -13,7 +13,7 @@ from saccade.errors import UserError
 NAMES = [
     "a2", "bam", "cbam", "cc", "coord", "danet", "das", "dat", "dcn1", "dcn2", "dra", "eca", "emattn", "emca",
     "gala", "gated_channel", "gc", "ge", "gsop", "lka", "mhsa", "mpm", "nl", "ofdet", "polarized", "ran", "sa",
-    "sasa", "scse", "se", "self_attention", "sge", "simam", "sk", "spm", "srm", "stn", "triplet", "vt",
+    "sasa", "sasa_stem", "scse", "se", "self_attention", "sge", "simam", "sk", "spm", "srm", "stn", "triplet", "vt",
 ]  # fmt: skip
 STRANGER = '''
 """A stranger's gate."""
@@ -121,6 +121,11 @@ def test_create_passes_options():
         (lambda: saccade.create("mhsa", 64, size=(4,)), r"height and the width of the map, found (4,)"),
         (lambda: saccade.create("mhsa", 64, size=(4, 1.5)), r"height and the width of the map, found (4, 1.5)"),
         (lambda: catalog.parse("se:rd_ratio"), "no option; write name:option=value"),
+        (lambda: catalog.parse("das:where=block"), "das has no option 'where': a position is said so to `saccade comp"),
+        (
+            lambda: catalog.parse("none:where=block"),
+            "'none:where=block': none is the network without attention and has",
+        ),
         (lambda: catalog.parse("eca:kernel=3"), "eca has no option 'kernel'. Did you mean 'kernel_size'?"),
     ],
 )

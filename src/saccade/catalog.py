@@ -261,6 +261,11 @@ def shape(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     known, others = _signature(name)
     for key, value in given.items():
         if key not in known and not others:
+            if key == "where":
+                raise UserError(
+                    f"{name} has no option 'where': a position is said so to `saccade compare` alone, to "
+                    "`saccade measure` by --where, and in a recipe by attention.where"
+                )
             raise UserError(
                 f"{name} has no option {key!r}.{did_you_mean(key, known)} "
                 f"Its options: {', '.join(known) if known else 'none'}."
@@ -336,13 +341,15 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     """A mechanism and its options out of ``name:option=value:option=value``; values are literals, else words.
 
     Raises:
-        UserError: a part lacks its ``=``; unknown name or option.
+        UserError: a part lacks its ``=``; unknown name or option; options of ``none``.
 
     >>> parse("das:alpha=0.1")
     ('das', {'alpha': 0.1})
 
     """
     name, *rest = text.split(":")
+    if name == "none" and rest:
+        raise UserError(f"{text!r}: none is the network without attention and has no options")
     if rest and "=" not in rest[0] and name not in list_mechanisms():  # package.module:Class
         name = f"{name}:{rest.pop(0)}"
     given: dict[str, Any] = {}

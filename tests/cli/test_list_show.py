@@ -59,6 +59,13 @@ def test_list_on_a_network_as_json_with_what_is_refused(run, few):
     assert rows["eca"]["sites"] == 17
 
 
+@pytest.mark.usefixtures("few")
+def test_a_network_that_does_not_take_the_pictures_is_told_once(run):
+    code, out, err = run("list", "--on", "vit_tiny_patch16_224", "--input", "3,32,32")
+    assert (code, out) == (2, "")
+    assert "VisionTransformer does not run on the input 8×3×32×32: AssertionError: Input height (32)" in err
+
+
 @pytest.mark.parametrize("option", [("--input", "3,8,8"), ("--batch", "2")])
 def test_sizes_mean_nothing_without_a_network(run, option):
     code, out, err = run("list", *option)

@@ -101,10 +101,23 @@ def test_an_arm_names_a_position_of_its_own(tmp_path):
     assert Study.open(study.folder) == study
 
 
-@pytest.mark.parametrize("text", ["das:where=", "das:where= :alpha=0.1", "das:where=block:where=stage[:-1]"])
-def test_an_arm_names_one_position(text):
-    with pytest.raises(UserError, match=r"where= names one position, as in das:where=block; found [12]"):
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("das:where=", "''"),
+        ("das:where= :alpha=0.1", "''"),
+        ("das:where=block:where=stage[:-1]", "'block' and 'stage[:-1]'"),
+    ],
+)
+def test_an_arm_names_one_position(text, found):
+    with pytest.raises(UserError, match=re.escape(f"where= names one position, as in das:where=block; found {found}")):
         arms([text])
+
+
+def test_blanks_around_a_position_are_none_of_it():
+    assert arms(["das: where = block :alpha=0.1"])[1] == Arm(
+        "das: where = block :alpha=0.1", "das:alpha=0.1", None, "block"
+    )
 
 
 def test_arms_that_would_share_a_folder_are_refused():
@@ -157,6 +170,13 @@ def test_wrong_seeds(text, message):
         (["se", "sa:groups=4"], ["noise", "shuffled"], "name the mechanisms it is meant for, as in shuffled:se"),
         (["se"], ["extr"], "Did you mean 'extra'"),
         (["se", "cbam"], ["extra:cbma"], "Did you mean 'cbam'"),
+        (["se:where=stage"], ["extra:se"], "needs 'se' among the mechanisms compared, se:where=stage."),
+        (
+            ["none:where=block"],
+            [],
+            "'none:where=block': 'none' is the network without attention, which has no position",
+        ),
+        (["none:size=3"], [], "'none:size=3': none is the network without attention and has no options"),
         (["se"], ["extra", "extra:se"], "the arm 'extra for se' is given twice"),
     ],
 )

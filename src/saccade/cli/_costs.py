@@ -7,13 +7,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
+import torch
+
 from saccade import catalog
 from saccade.cost import measure_all
 from saccade.cost.call import Call
 from saccade.cost.memory import step_memory
 from saccade.errors import UserError
 from saccade.models import create_host
-from saccade.probe import example_input
+from saccade.probe import example_input, undisturbed
 from saccade.recipe import Model
 from saccade.surgery.put import put, put_at
 
@@ -48,6 +50,8 @@ def costs(
     asked = {text: catalog.parse(text) for text in mechanisms}
     host = create_host(Model(name=model), classes=1000, channels=size[0] if size else 3)
     picture = list(example_input(host, size)[0].shape[1:])
+    with torch.no_grad(), undisturbed(host):
+        Call.of(host, size, batch).try_out()  # what it does not take is said once, not by each mechanism
     plain_step = step_memory(Call.of(host, size, batch))
     for text, (name, options) in asked.items():
         changed = copy.deepcopy(host)

@@ -233,7 +233,7 @@ def arms(attention: Iterable[str], controls: Iterable[str] = ()) -> tuple[Arm, .
             )
         if target and target not in mechanisms:
             raise UserError(
-                f"the control {text!r} needs {target!r} among the mechanisms compared."
+                f"the control {text!r} needs {target!r} among the mechanisms compared, {', '.join(mechanisms)}."
                 f"{did_you_mean(target, mechanisms)}"
             )
         meant = [target] if target else mechanisms
@@ -248,17 +248,23 @@ def _placed(text: str) -> tuple[str, str | None]:
     """The mechanism of an arm, and the position it names for itself.
 
     Raises:
-        UserError: it names an empty one, or several.
+        UserError: it names an empty one, or several, or one for no mechanism.
 
     >>> _placed("das:where=stage[:-1]:alpha=0.1")
     ('das:alpha=0.1', 'stage[:-1]')
     """
-    found = re.findall(r":where=((?:\[[^\]]*\]|[^:\[])*)", text)
+    found = list(re.finditer(r":\s*where\s*=((?:\[[^\]]*\]|[^:\[])*)", text))
     if not found:
         return text, None
-    if len(found) > 1 or not found[0].strip():
-        raise UserError(f"{text!r}: where= names one position, as in das:where=block; found {len(found)}: {found}")
-    return text.replace(f":where={found[0]}", ""), found[0].strip()
+    places = [match[1].strip() for match in found]
+    if len(places) > 1 or not places[0]:
+        raise UserError(
+            f"{text!r}: where= names one position, as in das:where=block; found {' and '.join(map(repr, places))}"
+        )
+    mechanism = text[: found[0].start()] + text[found[0].end() :]
+    if mechanism == BASELINE:
+        raise UserError(f"{text!r}: {BASELINE!r} is the network without attention, which has no position")
+    return mechanism, places[0]
 
 
 def _check_lending(control: str, kind: str, mechanisms: Iterable[str]) -> None:
