@@ -584,7 +584,7 @@ def _normed():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: lambda x: x, "model is a torch.nn.Module; got function"),
+        (lambda: lambda x: x, "the model must be a torch.nn.Module, got function"),
         (lambda: nn.DataParallel(Pair()), "DataParallel spreads a network over devices: export its .module"),
         (lambda: Pair().to("meta"), "Pair is on the meta device, without values"),
         (_normed, "Sequential cannot be copied: .*remove_weight_norm"),

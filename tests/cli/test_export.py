@@ -63,6 +63,17 @@ def test_a_folder_becomes_another(run, run_folder, tmp_path):
         assert (tmp_path / "copy" / name).read_bytes() == (run_folder / name).read_bytes()
 
 
+def test_facts_of_the_names_of_our_own_are_left_out(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    facts = {"path": "elsewhere", "dynamic": "never", "smallest": [9, 9], "plugs": 3, "colour": "green"}
+    save(timm.create_model("resnet10_small", num_classes=2), "kept", input=(3, 32, 32), **facts)
+    code, out, err = run("export", "kept", "--format", "torch", "--dynamic", "none", "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out)["metadata"]
+    assert (told["colour"], told["smallest"], told["plugs"]) == ("green", [32, 32], [])
+    assert not {"path", "dynamic"} & told.keys()
+
+
 def test_a_network_that_is_named(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = run("export", "resnet10_small", "--attention", "eca:kernel_size=3", "--input", "3,32,40")
@@ -77,8 +88,11 @@ def test_a_network_that_is_named(run, tmp_path, monkeypatch):
 def test_a_network_whose_convolutions_are_replaced(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     asked = ("export", "resnet10_small", "--attention", "dcn2", "--input", "3,32,40", "--format", "safetensors")
-    assert run(*asked, "--out", "folder")[0] == 0
-    assert {row.mechanism for row in replacements(load("folder"))} == {"dcn2"}
+    code, out, _ = run(*asked, "--out", "folder")
+    assert code == 0
+    rows = replacements(load("folder"))
+    assert {row.mechanism for row in rows} == {"dcn2"}
+    assert f"it says of itself: host, {len(rows)} replacements, input" in out
 
 
 def test_a_study_is_told_from_a_run(run, run_folder, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
@@ -23,20 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ""}
-_RESERVED = {
-    "model",
-    "path",
-    "format",
-    "dynamic",
-    "notify",
-    "host",
-    "plugs",
-    "replacements",
-    "input",
-    "classes",
-    "smallest",
-    "multiple",
-}
 
 
 @click.command("export")
@@ -113,7 +100,9 @@ def _place(model: str, kind: str, is_folder: bool) -> Path:
 
 
 def _saved(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The network in a folder, and what the folder says of it."""
+    """The network in a folder, and what the folder says of it, but for what ``export`` would take for its own."""
+    from saccade.exporting import export
+    from saccade.exporting.arguments import RESERVED
     from saccade.saving import describe, load
 
     try:
@@ -124,7 +113,8 @@ def _saved(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
             raise
         raise UserError(f"{folder} is a study; export one of its {len(runs)} runs, such as {runs[0]}") from error
     stated = {key: config[key] for key in ("host", "input", "classes")}
-    return load(folder), {key: value for key, value in config["facts"].items() if key not in _RESERVED} | stated
+    taken = {*RESERVED, *inspect.signature(export).parameters}
+    return load(folder), {key: value for key, value in config["facts"].items() if key not in taken} | stated
 
 
 def _named(
@@ -158,4 +148,4 @@ def _lines(done: Exported) -> list[str]:
 
 
 def _told(key: str, value: Any) -> str:
-    return f"{len(value)} {key}" if key in ("plugs", "classes") else key
+    return f"{len(value)} {key}" if key in ("plugs", "replacements", "classes") else key

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from saccade.errors import UserError
+from saccade.probe import check_network
 
 __all__ = ["RESERVED", "check", "check_number", "size_of"]
 
@@ -22,8 +23,7 @@ def check(model: Any, host: Any, classes: Any, facts: Mapping[str, Any]) -> None
     Raises:
         UserError: one is not, a fact has a name of ours, or the network is wrapped or without data.
     """
-    if not isinstance(model, nn.Module):
-        raise UserError(f"model is a torch.nn.Module; got {type(model).__name__}")
+    check_network(model, "the model")
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise UserError(f"{type(model).__name__} spreads a network over devices: export its .module")
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
