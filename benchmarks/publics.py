@@ -317,6 +317,7 @@ ROWS: dict[str, Row] = {
     "ran": Row(),
     "sa": Row("fightingcv ShuffleAttention", _sa),
     "sasa": Row(),
+    "sasa_stem": Row(note="public copies are wrong: rows and columns apart, windows that slide, other places"),
     "scse": Row("segmentation_models_pytorch SCSEModule", _scse),
     "se": Row("torchvision SqueezeExcitation", _se),
     "self_attention": Row(matrix=True),

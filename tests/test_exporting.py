@@ -98,7 +98,7 @@ def _with(host, mechanism):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         if mechanism in list_mechanisms("replace"):
-            return learnt(replace(HOSTS[host](), mechanism, where="conv3x3[-1:]", start="paper", input=SIZE))
+            return learnt(replace(HOSTS[host](), mechanism, where="paper[-1:]", start="paper", input=SIZE))
         start = "neutral" if host == "resnet18" else "paper"
         return learnt(plug(HOSTS[host](), mechanism, where="paper[-1]", start=start, input=SIZE))
 

@@ -29,7 +29,7 @@ def test_a_table(run):
     assert lines[0] == ["site", "carrier", "channels", "size", "stage", "calls", "module", "positions"]
     assert lines[1] == ["layer1", "layer1.0", "16", "32×24", "0", "1", "Sequential", "stage"]
     assert lines[4] == ["layer4", "layer4.0", "128", "4×3", "3", "1", "Sequential", "stage"]
-    found = "stage: 4, block: 4, residual: 4, conv3x3: 4, activated: 4, expanded: 0"
+    found = "stage: 4, block: 4, residual: 4, conv3x3: 4, activated: 4, expanded: 0, conv_stem: 1"
     assert out.splitlines()[-1] == f"4 sites, seen on a picture of 3×32×24; {found}"
 
 
@@ -41,7 +41,7 @@ def test_what_enters_a_module_is_a_row_of_its_own(run):
         ["into =", "128", "8×6", "1", "1", "Conv2d", "activated"],
         ["=", "128", "8×6", "1", "1", "Conv2d", "conv3x3"],
     ]
-    assert "activated: 8, expanded: 0" in out.splitlines()[-1]
+    assert "activated: 8, expanded: 0, conv_stem: 1" in out.splitlines()[-1]
     _, chosen, _ = run(*arguments, "--where", "activated[last]", "--json")
     assert [(row["path"], row["entering"], row["positions"]) for row in json.loads(chosen)] == [
         (f"layer{n}.1.conv2", True, ["activated"]) for n in (1, 2, 3, 4)

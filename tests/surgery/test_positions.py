@@ -126,6 +126,48 @@ def test_the_widened_map_before_the_hosts_own_se(make, name, sites):
     assert {site.path: site.carrier for site in chosen} == sites
 
 
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("torchvision resnet", "conv1"),
+        ("torchvision mobilenet_v2", "features.0.0"),
+        ("torchvision convnext", "features.0.0"),
+        ("torchvision densenet", "features.conv0"),
+        ("torchvision vgg", "features.0"),
+        ("timm mobilenetv2", "conv_stem"),
+        ("timm convnext", "stem.0"),
+        ("user's Sequential", "0.0"),
+        ("timm res2net", "conv1"),
+    ],
+)
+def test_the_first_convolution_of_the_network(make, name, path):
+    host = OTHERS[name]() if name in OTHERS else make(name)
+    seen = survey(host, SIZE)
+    (site,) = select(seen, "conv_stem", _spec("stage")).sites
+    assert (site.path, site.carrier, site.entering) == (path, path, False)
+    assert isinstance(host.get_submodule(path), nn.Conv2d)
+    assert select(seen, "paper", _spec("conv_stem")).position == "conv_stem"
+
+
+class Late(nn.Module):
+    """The convolution that was written first runs last, and what runs first makes a gate, or a blur."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Conv2d(8, 8, 3, padding=1)
+        self.gate, self.second, self.third = nn.Conv2d(3, 1, 7, padding=3), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1)
+        self.register_buffer("blur", torch.full((3, 1, 3, 3), 1 / 9))
+
+    def forward(self, x):
+        x = nn.functional.conv2d(x, self.blur, padding=1, groups=3)
+        return self.last(self.third(self.second(x * self.gate(x).sigmoid())))
+
+
+def test_the_first_convolution_is_the_one_that_runs_first_and_makes_a_map():
+    assert paths_at(survey(Late(), SIZE).structure, "conv_stem") == ["second"]
+    assert paths_at(survey(nn.Sequential(nn.AvgPool2d(2), nn.ReLU()), SIZE).structure, "conv_stem") == []
+
+
 @pytest.mark.parametrize("name", ["torchvision mnasnet", "timm mnasnet"])
 def test_mnasnet_has_both(name):
     structure = survey(OTHERS[name](), SIZE).structure
@@ -421,7 +463,9 @@ def test_where_the_host_has_it_the_paper_is_followed(make, caplog):
 def test_every_position_but_the_papers_is_a_list_of_paths(make):
     structure = survey(make("timm resnet"), SIZE).structure
     counts = {word: len(paths_at(structure, word)) for word in POSITIONS if word != "paper"}
-    assert counts == {"stage": 4, "block": 4, "residual": 4, "conv3x3": 4, "activated": 4, "expanded": 0}
+    assert counts == {
+        "stage": 4, "block": 4, "residual": 4, "conv3x3": 4, "activated": 4, "expanded": 0, "conv_stem": 1,
+    }  # fmt: skip
     with pytest.raises(ValueError, match="'paper' is no position"):
         paths_at(structure, "paper")
 

@@ -16,7 +16,7 @@ of embeddings that the heads share: ResNet-50 is then 18.016. Averaging after at
 printed FLOPs, attention at the pooled resolution does not. Where its embeddings start is not said; here they are drawn
 with the deviation E^−½, so that they weigh as much as a unit key. No code was released, and widespread copies differ:
 they leave out the sum over channels in q·k, give half of the heads rows alone, or sum the logits of all heads. The
-attention stem of the paper, which replaces a 7×7 convolution and a pooling together, is no mechanism of this kind.
+attention stem of the paper, in the place of the first convolution, is ``sasa_stem``.
 
 Source: Ramachandran, Parmar, Vaswani, Bello, Levskaya, Shlens, "Stand-Alone Self-Attention in Vision Models", NeurIPS
 2019, arXiv:1906.05909.

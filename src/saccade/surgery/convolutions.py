@@ -1,5 +1,5 @@
-"""Positions beside convolutions, read off one forward: the last spatial one of each unit, what enters the one behind
-it, the expanded map.
+"""Positions beside convolutions, read off one forward: the network's first one, the last spatial one of each unit, what
+enters the one behind it, the expanded map.
 """
 
 from __future__ import annotations
@@ -9,7 +9,18 @@ from collections.abc import Set
 from saccade.surgery.structure import Structure
 from saccade.surgery.trace import Call, Convolution, Key, Trace
 
-__all__ = ["activated", "expanded", "last_spatial"]
+__all__ = ["activated", "expanded", "last_spatial", "stem"]
+
+
+def stem(structure: Structure) -> list[str]:
+    """The position ``conv_stem``: the first convolution of a map that runs, whatever its kernel; [] if there is none.
+
+    It learns its kernel and makes more than one channel; what a stem of several convolutions does behind the first is
+    not part of it. The map is the convolution's own output, before the norm.
+    """
+    learned = _learned(structure.trace)
+    own = {(key, conv.call) for key, conv in learned.items()}
+    return structure.in_order(_returning(structure, own))[:1]
 
 
 def last_spatial(structure: Structure) -> list[str]:
@@ -31,9 +42,7 @@ def last_spatial(structure: Structure) -> list[str]:
     if ways:
         found = {key for end, since in ways for key in _behind(trace, end, learned.keys(), since)[1]}
     own = {(key, learned[key].call) for key in found}
-    return structure.in_order(
-        path for path, calls in structure.maps.items() if all((call.returned, call) in own for call in calls)
-    )
+    return structure.in_order(_returning(structure, own))
 
 
 def expanded(structure: Structure) -> list[str]:
@@ -131,6 +140,11 @@ def _learned(trace: Trace) -> dict[Key, Convolution]:
         for key, conv in trace.convolutions.items()
         if conv.outputs > 1 and any(True for _ in conv.call.module.parameters())
     }
+
+
+def _returning(structure: Structure, own: Set[tuple[Key, Call]]) -> list[str]:
+    """The modules of which each call returned one of the maps that it is paired with."""
+    return [path for path, calls in structure.maps.items() if all((call.returned, call) in own for call in calls)]
 
 
 def _ways(structure: Structure) -> list[tuple[Key, int]]:

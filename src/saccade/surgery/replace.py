@@ -27,6 +27,9 @@ __all__ = ["Replacement", "again", "described", "replace", "replacements"]
 _OWN = ("out_channels", "stride", "padding", "dilation", "groups", "bias")
 """Arguments of a mechanism that the convolution decides."""
 
+_PLACES = ("conv3x3", "conv_stem")
+"""Positions that are convolutions."""
+
 _LOG = logging.getLogger("saccade")
 
 
@@ -76,9 +79,10 @@ def replace(
         host: any network.
         mechanism: a name of the catalogue, ``package.module:Class``, or a callable that takes the channels and, by
             name, ``out_channels``, ``kernel_size``, ``stride``, ``padding``, ``dilation``, ``groups`` and ``bias``.
-        where: ``paper``; ``conv3x3``, the last spatial convolution of each unit, with a suffix such as ``[1:]`` if
-            wanted; either followed by `` in stage[-3:]``, which leaves those of some stages; a path of a convolution,
-            a glob of paths, of which all convolutions that run are taken; or a list of these.
+        where: ``paper``; ``conv3x3``, the last spatial convolution of each unit; ``conv_stem``, the first convolution
+            of the network; each with a suffix such as ``[1:]`` if wanted, and followed by `` in stage[-3:]``, which
+            leaves those of some stages; a path of a convolution, a glob of paths, of which all convolutions that run
+            are taken; or a list of these.
         start: ``neutral``: a mechanism that keeps the kernel computes what the convolution computed, but for the order
             of summation; one that does not starts as it is. ``paper``: the mechanism's own start; a kernel that is
             kept is kept here too.
@@ -257,18 +261,19 @@ def _part(host: nn.Module, seen: Survey, where: str, what: Mechanism) -> Iterato
     word = where.strip()
     if re.match(r"paper\b", word):
         own = what.spec.position[family(host, what.spec)]
-        word = (own if own.startswith("conv3x3") else "conv3x3") + word.removeprefix("paper")
+        word = (own if own.startswith(_PLACES) else "conv3x3") + word.removeprefix("paper")
     base = word.partition(" in stage[")[0]
     name = base.partition("[")[0]
-    if name in POSITIONS and name != "conv3x3":
+    if name in POSITIONS and name not in _PLACES:
         raise UserError(
-            f"{where!r} is a place for a plug; convolutions are at 'paper', 'conv3x3', or named by a path or glob"
+            f"{where!r} is a place for a plug; convolutions are at 'paper', {', '.join(map(repr, _PLACES))}, or named "
+            "by a path or glob"
         )
     modules = dict(host.named_modules())
     if isinstance(modules.get(base), nn.Conv2d):
         check(base, modules[base])
     sites = select(seen, word, what.spec).sites
-    if name != "conv3x3" and base not in modules:  # a glob takes the convolutions among what it matches
+    if name not in _PLACES and base not in modules:  # a glob takes the convolutions among what it matches
         sites = [site for site in sites if isinstance(modules[site.carrier], nn.Conv2d) and not site.entering]
     if not sites:
         near = [path for path, module in modules.items() if isinstance(module, nn.Conv2d)]

@@ -1,0 +1,210 @@
+r"""The attention stem of SASA: attention within blocks of 4×4 pixels, in the place of a network's first convolution.
+
+    q, k = W_q x, W_k x                                  (B, C, H, W) -> (B, O, H, W) each, in N heads of E channels
+    p(a, b, m) = softmax_m((row_a + column_b) · ν_m)     (4, 4, M), a, b: row and column in the block    appendix
+    ṽ_ab = (Σ_m p(a, b, m) W_V^m) x_ab                   (B, O, H, W)                                     section 3.2
+    l_{ij}(a, b) = q_ij · k_ab + q_ij · r_{a−i,b−j}      i, j and a, b of one block, 16 pixels by 16      eq. 3
+    y_ij = Σ_{a,b} softmax_{a,b}(l_ij) ṽ_ab              (B, O, H, W)
+    stride t: the largest of t×t pixels                  (B, O, ⌈H/t⌉, ⌈W/t⌉)
+
+Colours say little of what is at a pixel and much of what is beside it, so queries and keys find no edges here; a value
+that depends on its place in the block does, as the weights of a kernel do. All heads share the mixture p and, as in
+``sasa``, the embeddings r, half of the E channels for rows and half for columns, with offsets from −3 to 3. Logits are
+not scaled. The last blocks of a map whose sides are no multiples of 4 are smaller: what is outside takes no part.
+
+The paper's network pools once, by 4×4, behind its batch norm. ResNets shrink the map twice, by the stride of the
+convolution and by a 3×3 pooling behind norm and ReLU, and ``replace`` leaves all of it but the convolution: the stride,
+2 there, becomes a pooling of 2×2 here, in front of the host's norm, and the host's own pooling stays. No second norm is
+put before the first pooling: where a norm's weights are positive, as they start, it changes places with a maximum, and
+only its statistics are other ones, those of the maxima. With a first convolution of stride 4 and no pooling behind it
+the host pools by 4×4 as the paper's does, still before its norm; with one of stride 1 and a pooling of 4×4 behind the
+norm it is the paper's network step by step::
+
+    net = torchvision.models.resnet50()
+    net.conv1.stride, net.maxpool = (1, 1), torch.nn.MaxPool2d(4)
+    saccade.replace(saccade.replace(net, "sasa_stem"), "sasa")
+
+Kernel size and padding are those of the convolution it stands in for and only decide which size the map gets: ⌈H/t⌉ or,
+as with a patch of t×t that is not padded, ⌊H/t⌋.
+
+What is read where the paper says nothing: M, 4 in widespread copies; the width of row, column and ν, here E; whether r
+is in the stem too, for which the printed FLOPs speak: 7.18, 5.94 and 4.70·10⁹ with it for ResNet-50, 38 and 26, where
+7.2, 6.0 and 4.7 are printed, and 0.1 less without; 7.10 with ``mixtures=1``, for which the paper's ablation has 7.1.
+Those count a sum of M maps of values and q·r for each of 16 neighbours; here p is on the M·C numbers that W_V takes,
+and q·r are those of 4 rows and 4 columns. Embeddings start so that the logits of p are of order 1. No code was
+released; the best-known copies take the softmax of rows and of columns apart, slide the window, or use the place in
+the whole image.
+
+Source: Ramachandran, Parmar, Vaswani, Bello, Levskaya, Shlens, "Stand-Alone Self-Attention in Vision Models", NeurIPS
+2019, arXiv:1906.05909, section 3.2 and appendix.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from saccade.ops.deform.geometry import without_autocast
+from saccade.ops.memory_format import laid_out
+
+__all__ = ["AttentionStem"]
+
+SPEC = {
+    "title": "Attention stem of SASA",
+    "paper": {
+        "authors": "Ramachandran, Parmar, Vaswani, Bello, Levskaya, Shlens",
+        "title": "Stand-Alone Self-Attention in Vision Models",
+        "venue": "NeurIPS",
+        "year": 2019,
+        "arxiv": "1906.05909",
+    },
+    "kind": "conv",
+    "evidence": "reading",
+    "position": {"default": "conv_stem"},
+    "params": "(mixtures + 2)*C*(out_channels or C) + (2*window - 1)*((out_channels or C)//num_heads)"
+              " + (mixtures > 1)*(2*window + mixtures)*((out_channels or C)//num_heads) + (out_channels or C)*bias",
+    "limits": [
+        "min(kernel_size, stride, window, mixtures) >= 1",
+        "num_heads >= 1 and (out_channels or C) % (2*num_heads) == 0",
+        "padding is not None or kernel_size % 2 == 1",
+        "padding is None or 2*padding == kernel_size - 1 or 2*padding == kernel_size - stride",
+        "dilation == 1",
+        "groups == 1",
+    ],
+    "published": [
+        {"net": "resnet50 with sasa", "params": 18.0, "macs": 3.6, "top1": 77.6, "source": "SASA paper, table 1",
+         "note": "the printed 7.2 10^9 FLOPs are two to a multiply-add"},
+    ],
+}  # fmt: skip
+
+
+class AttentionStem(nn.Module):
+    """Attention within blocks of pixels and a max pooling, in the place of a convolution.
+
+    Args:
+        channels: C of the map (B, C, H, W).
+        out_channels: O; None is C.
+        kernel_size: of the convolution it stands in for.
+        stride: t; the largest of t×t pixels is kept.
+        padding: of the convolution, (kernel_size − 1)/2, which None is, or (kernel_size − t)/2.
+        dilation: 1.
+        groups: 1.
+        bias: whether one is added to y.
+        window: height and width of a block.
+        num_heads: N, which divide O into heads of an even number of channels.
+        mixtures: M, the matrices of values; with 1 the place in the block has no part in them.
+
+    Raises:
+        ValueError: a number is too small, heads that do not divide the channels so, a padding with which a convolution
+            gives another size of map, a dilation or groups.
+
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int | None = None,
+        kernel_size: int = 7,
+        stride: int = 1,
+        padding: int | None = None,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        window: int = 4,
+        num_heads: int = 4,
+        mixtures: int = 4,
+    ) -> None:
+        super().__init__()
+        outputs = channels if out_channels is None else out_channels
+        if min(channels, outputs, kernel_size, stride, window, num_heads, mixtures) < 1:
+            raise ValueError(
+                "channels, out_channels, kernel_size, stride, window, num_heads and mixtures must be at least 1, got "
+                f"{channels}, {outputs}, {kernel_size}, {stride}, {window}, {num_heads} and {mixtures}"
+            )
+        if outputs % (2 * num_heads):
+            raise ValueError(
+                f"out_channels must be a multiple of 2 * num_heads, each head having half its channels for rows and "
+                f"half for columns, got {outputs} and {num_heads} heads"
+            )
+        twice = kernel_size - 1 if padding is None else 2 * padding
+        if twice % 2 or twice not in (kernel_size - 1, kernel_size - stride):
+            raise ValueError(
+                "its map is as large as that of a convolution whose padding is (kernel_size - 1) / 2 or (kernel_size - "
+                f"stride) / 2, a whole number, got kernel_size={kernel_size}, stride={stride} and padding={padding}"
+            )
+        if dilation != 1 or groups != 1:
+            raise ValueError(
+                f"its blocks have no holes and its layers are dense: dilation and groups must be 1, got {dilation} and "
+                f"{groups}"
+            )
+        width = outputs // num_heads
+        self.stride, self.window, self.num_heads = stride, window, num_heads
+        self.ceil = twice == kernel_size - 1
+        self.query, self.key = (nn.Parameter(torch.empty(outputs, channels)) for _ in range(2))
+        self.value = nn.Parameter(torch.empty(mixtures, outputs, channels))
+        for weight in (self.query, self.key, self.value):
+            nn.init.uniform_(weight, -(channels**-0.5), channels**-0.5)
+        if mixtures > 1:
+            self.row, self.column = (nn.Parameter(torch.randn(window, width)) for _ in range(2))
+            self.mixture = nn.Parameter(torch.randn(mixtures, width) * width**-0.5)
+        self.relative_row = nn.Parameter(torch.randn(2 * window - 1, width // 2) * width**-0.5)
+        self.relative_column = nn.Parameter(torch.randn(2 * window - 1, width // 2) * width**-0.5)
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, O, ⌈H/t⌉, ⌈W/t⌉), or ⌊·⌋, in the dtype of x."""
+        height, width, w = x.shape[2], x.shape[3], self.window
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+            # One block and more too many: whether there is but one, or they are as large as the map, is not asked then,
+            # which a graph for any size could not answer.
+            down, across, whole = height // w + 2, width // w + 2, False
+        else:
+            down, across = -(-height // w), -(-width // w)
+            whole = height % w == 0 and width % w == 0
+        # The map has few channels: it is cut into blocks first, and what is computed of it need not be.
+        x_cut = F.pad(x, (0, across * w - width, 0, down * w - height)).unflatten(3, (across, w))
+        x_cut = x_cut.unflatten(2, (down, w)).permute(0, 2, 4, 3, 5, 1).flatten(3, 4)  # (B, ⌈H/4⌉, ⌈W/4⌉, 16, C)
+        mixed = x_cut
+        if len(self.value) > 1:
+            p = ((self.row[:, None] + self.column) @ self.mixture.mT).softmax(2).flatten(0, 1)  # (16, M)
+            mixed = (x_cut[..., None, :] * p[..., None].to(x.dtype)).flatten(4)  # (B, ⌈H/4⌉, ⌈W/4⌉, 16, M·C)
+        query, key = self._heads(x_cut, self.query), self._heads(x_cut, self.key)
+        value = self._heads(mixed, self.value.transpose(0, 1).flatten(1))
+        with without_autocast(x):
+            y = self._attended(query, key, value, None if whole else (height, width))
+        y = y.permute(1, 0, 6, 2, 4, 3, 5).flatten(5).flatten(3, 4).flatten(1, 2)[..., :height, :width].to(x.dtype)
+        if self.stride > 1:
+            y = F.max_pool2d(y, self.stride, ceil_mode=self.ceil)
+        if self.bias is not None:
+            y = y + self.bias[:, None, None].to(y.dtype)
+        return laid_out(y, x)
+
+    def _heads(self, pixels: Tensor, weight: Tensor) -> Tensor:
+        """The products of pixels (B, R, S, 16, c) with (O, c), head by head: (N, B, R, S, 16, E), float32 at least."""
+        by_head = weight.unflatten(0, (self.num_heads, -1)).mT
+        made = torch.bmm(pixels.reshape(1, -1, weight.shape[1]).expand(self.num_heads, -1, -1), by_head)
+        return made.unflatten(1, pixels.shape[:-1]).to(torch.promote_types(made.dtype, torch.float32))
+
+    def _attended(self, query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int] | None) -> Tensor:
+        """What all blocks make, (N, B, ⌈H/4⌉, ⌈W/4⌉, 4, 4, E); ``size`` is that of the map where some are not full."""
+        w, shape = self.window, query.shape
+        at = query.unflatten(4, (w, w))
+        by_row, by_column = at.chunk(2, 6)
+        place = torch.arange(w, device=query.device)
+        offset = place - place[:, None] + w - 1
+        rows = torch.einsum("nbrsije,iae->nbrsija", by_row, self.relative_row.to(at.dtype)[offset])
+        columns = torch.einsum("nbrsije,jae->nbrsija", by_column, self.relative_column.to(at.dtype)[offset])
+        if size is not None:
+            rows = rows.masked_fill(_outside(size[0], shape[2], place)[:, None, None, None], -torch.inf)
+            columns = columns.masked_fill(_outside(size[1], shape[3], place)[:, None, None], -torch.inf)
+        position = (rows[..., None] + columns[..., None, :]).flatten(6).flatten(4, 5).flatten(0, 3)  # (·, 16, 16)
+        query, key, value = (t.flatten(0, 3) for t in (query, key, value))
+        weights = torch.baddbmm(position, query, key.mT).softmax(2)
+        return torch.bmm(weights, value).unflatten(0, shape[:4]).unflatten(4, (w, w))
+
+
+def _outside(length: int, blocks: int, place: Tensor) -> Tensor:
+    """Which pixels of a side of each block lie outside the map: (blocks, 4). All of a block's do, and then none is."""
+    first = torch.arange(blocks, device=place.device)[:, None] * len(place)
+    return (first < length) & (length <= first + place)
