@@ -15,7 +15,7 @@ from torchvision.models import mobilenet_v2, resnet18, resnet50
 
 from saccade import UserError
 from saccade.facts import Spec
-from saccade.surgery import Plug, parameter_groups, plug, plug_control, plugs, unplug
+from saccade.surgery import Plug, parameter_groups, plug, plug_control, plugs, replace, unplug
 from saccade.surgery.controls import ExtraBottleneck
 from saccade.surgery.plug import Mechanism
 
@@ -460,8 +460,9 @@ def test_a_host_in_distributed_data_parallel_is_refused(parallel):
     host = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU())
     wrapped = parallel(host)
     before = _skeleton(wrapped)
-    with pytest.raises(UserError, match="plug it first, wrap it afterwards"):
-        plug(wrapped, "se", where="module.0", input=SIZE)
+    for put, mechanism in ((plug, "se"), (replace, "dcn2")):
+        with pytest.raises(UserError, match="put mechanisms in first, wrap it afterwards"):
+            put(wrapped, mechanism, where="module.0", input=SIZE)
     assert _skeleton(wrapped) == before
     wrapped = parallel(plug(nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU()), "se", where="0", input=SIZE))
     assert len(plugs(wrapped)) == 1

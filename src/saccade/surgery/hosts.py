@@ -1,4 +1,4 @@
-"""Networks that nobody can look into are refused by name, before anything is run."""
+"""Networks that nobody can look into, or change, are refused by name, before anything is run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,21 @@ from torch import nn
 from saccade.errors import UserError
 from saccade.probe import check_network
 
-__all__ = ["check_host"]
+__all__ = ["check_changeable", "check_host"]
+
+
+def check_changeable(host: nn.Module) -> None:
+    """Nothing, if parameters that ``host`` is given would be trained with its own.
+
+    Raises:
+        UserError: it is no module, or a part of it is wrapped in DistributedDataParallel.
+    """
+    check_network(host)
+    if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in host.modules()):
+        raise UserError(
+            "the host is wrapped in DistributedDataParallel, which would not synchronise the new parameters: put "
+            "mechanisms in first, wrap it afterwards"
+        )
 
 
 def check_host(host: nn.Module) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from saccade import catalog
 from saccade.errors import UserError, did_you_mean
@@ -19,18 +17,17 @@ from saccade.facts import Spec
 from saccade.probe import check_network, example_input
 from saccade.surgery.carrying import Plug, attach, carried, detach, hooked, join, missing, said_lost
 from saccade.surgery.checking import count, warn_of_eval_only
+from saccade.surgery.hosts import check_changeable
 from saccade.surgery.positions import select
 from saccade.surgery.replaced import restore
+from saccade.surgery.rousing import rouse
 from saccade.surgery.sites import Site, survey
-from saccade.surgery.trace import plainly
 
 __all__ = ["Carried", "Mechanism", "StandIn", "install", "per_stage", "plug", "plugs", "unplug"]
 
 Builder = Callable[..., nn.Module]
 StandIn = tuple[str, dict[str, Any], nn.Module]
 """What is plugged: the name and the options it can be made of again, and the module."""
-
-_DRAWS = 20
 
 
 @dataclass(frozen=True)
@@ -61,6 +58,8 @@ class Mechanism:
     spec: Spec
     defaults: dict[str, Any]
     make: Builder
+    named: bool = False
+    """Was it asked for by name, so that the catalogue knows what each option takes?"""
 
     @classmethod
     def of(cls, mechanism: str | Builder) -> Mechanism:
@@ -75,7 +74,7 @@ class Mechanism:
             def make(channels: int, **options: Any) -> nn.Module:
                 return catalog.create(mechanism, channels, **options)
 
-            return cls(mechanism, spec, defaults, make)
+            return cls(mechanism, spec, defaults, make, named=True)
         if not callable(mechanism):
             raise UserError(f"a mechanism is a name or something that takes the channels, got {mechanism!r}")
         name = f"{getattr(mechanism, '__module__', '')}:{getattr(mechanism, '__qualname__', repr(mechanism))}"
@@ -94,6 +93,22 @@ class Mechanism:
     def reads(self) -> bool:
         """Does it read what the sites of the stage before its own squeezed?"""
         return "previous stage" in self.spec.needs
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Nothing, if it has these options.
+
+        Raises:
+            UserError: it has not, or, asked for by name, one takes no such value.
+        """
+        if self.named:
+            catalog.shape(self.name, options)
+            return
+        for key in options:
+            if self.defaults and key not in self.defaults:
+                raise UserError(
+                    f"{self.name} has no option {key!r}.{did_you_mean(key, self.defaults)} "
+                    f"Its options: {', '.join(self.defaults)}."
+                )
 
     def build(self, site: Site, options: dict[str, Any]) -> nn.Module:
         """A new module for the site.
@@ -152,16 +167,7 @@ def plug(
     """
     if start not in ("neutral", "paper"):
         raise UserError(f"start must be 'neutral' or 'paper', got {start!r}")
-    what = Mechanism.of(mechanism)
-    if isinstance(mechanism, str):
-        catalog.shape(mechanism, options)
-    for key in options:
-        if not isinstance(mechanism, str) and what.defaults and key not in what.defaults:
-            raise UserError(
-                f"{what.name} has no option {key!r}.{did_you_mean(key, what.defaults)} "
-                f"Its options: {', '.join(what.defaults)}."
-            )
-    return install(host, what, where, input, options, neutral=start == "neutral")
+    return install(host, Mechanism.of(mechanism), where, input, options, neutral=start == "neutral")
 
 
 def install(
@@ -184,12 +190,8 @@ def install(
             f"{what.name} stands in the place of a convolution and cannot be plugged behind a module: "
             f"saccade.replace(host, {what.name!r}) puts it there"
         )
-    check_network(host)
-    if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in host.modules()):
-        raise UserError(
-            "the host is wrapped in DistributedDataParallel, which would not synchronise the new parameters: "
-            "plug it first, wrap it afterwards"
-        )
+    what.check(options)
+    check_changeable(host)
     if input is None and what.sized:
         input = example_input(host)  # the size of the pictures to come, where a survey by itself narrows them
     seen = survey(host, input)
@@ -203,11 +205,14 @@ def install(
             module = what.build(site, own)
             return (what.name, own, module) if instead is None else instead(site, own, module)
 
+    def again(site: Site, own: dict[str, Any]) -> nn.Module:
+        return make(site, own)[2]
+
     def check() -> None:
         maps, told = count(host, new, seen.arguments, exact=neutral)
         for made, own in zip(new, each, strict=True):
             if made.a is not None:
-                _rouse(made, maps[id(made)].to(made.a.dtype), told[id(made)], partial(make, made.site, own))
+                rouse(made, maps[id(made)].to(made.a.dtype), told[id(made)], partial(again, made.site, own))
         warn_of_eval_only(host, new, seen.arguments)
 
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
@@ -356,47 +361,3 @@ def _before(what: Mechanism, sites: list[Site], each: list[dict[str, Any]]) -> l
             )
         found.append(there if wanted is None else there[len(there) - wanted :])
     return found
-
-
-def _rouse(made: Plug, f: torch.Tensor, told: dict[str, torch.Tensor], again: Callable[[], StandIn]) -> None:
-    """Draw a mechanism ``again`` that could not learn: a ReLU of it is off all over maps like ``f``, which it receives
-    in a call of the host in which ``told`` is handed on.
-
-    On thin maps it happens: a bottleneck of two units is off one time in four. While ``a`` is zero this changes nothing
-    else.
-    """
-    for _ in range(_DRAWS):
-        with made.relay.call(told) if made.relay is not None else nullcontext():
-            if _awake(made.mechanism, f):
-                break
-        made.mechanism = again()[2].to(f.device, f.dtype).train(made.training)
-        if made.relay is not None:
-            made.join(made.relay)
-
-
-def _awake(mechanism: nn.Module, f: torch.Tensor) -> bool:
-    """Does each ReLU of the mechanism let something through? A mechanism without one is awake.
-
-    Asked of ``f``, and of four maps with its channels at other strengths, as other pictures have them: one may be off.
-    """
-    draw = torch.Generator().manual_seed(0)
-    with plainly(mechanism), _Rectified() as seen:
-        mechanism(f)
-        many = len(seen.on)
-        for _ in range(4 if many else 0):
-            mechanism(f * (1 + torch.randn(f.shape[1], 1, 1, generator=draw, device="cpu")).to(f))
-    return all(seen.on[n] and sum(seen.on[n::many]) >= 4 for n in range(many))
-
-
-class _Rectified(TorchFunctionMode):
-    """Notes of each ReLU that runs whether it let anything through."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.on: list[bool] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        if getattr(func, "__name__", "") in ("relu", "relu_"):
-            self.on.append(bool((output > 0).any()))
-        return output

@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from saccade import catalog
-from saccade.errors import UserError, did_you_mean
+from saccade.errors import UserError
 from saccade.form import Convolution
 from saccade.probe import check_network, example_input
 from saccade.surgery.fitting import check, fitted, install
+from saccade.surgery.hosts import check_changeable
 from saccade.surgery.plug import Mechanism, per_stage
 from saccade.surgery.positions import POSITIONS, family, select
 from saccade.surgery.replaced import CHILD, Note, gone, note, replaced
@@ -102,13 +103,8 @@ def replace(
     if start not in ("neutral", "paper"):
         raise UserError(f"start must be 'neutral' or 'paper', got {start!r}")
     what = Mechanism.of(mechanism)
-    _check_options(what, isinstance(mechanism, str), options)
-    check_network(host)
-    if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in host.modules()):
-        raise UserError(
-            "the host is wrapped in DistributedDataParallel, which would not synchronise the new parameters: "
-            "replace first, wrap afterwards"
-        )
+    _check_options(what, options)
+    check_changeable(host)
     if input is None and what.sized:
         input = example_input(host)
     seen = survey(host, input)
@@ -140,8 +136,8 @@ def replacements(host: nn.Module) -> list[Replacement]:
     lost = gone(host)
     if lost:
         raise UserError(
-            f"the replacement of {', '.join(lost)} is lost: the module was fused, exchanged or re-parametrised; unplug "
-            "the whole network before such a step, or replace afterwards"
+            f"the replacement of {', '.join(lost)} is lost: the module was fused, exchanged or re-parametrised, or a part "
+            "of the network was unplugged by itself; unplug the whole network before such a step, or replace afterwards"
         )
     rows = []
     for path, module in replaced(host):
@@ -221,7 +217,7 @@ def _states(name: str) -> bool:
         return False
 
 
-def _check_options(what: Mechanism, named: bool, options: Mapping[str, Any]) -> None:
+def _check_options(what: Mechanism, options: Mapping[str, Any]) -> None:
     if what.spec.kind != "conv" and _states(what.name):
         raise UserError(
             f"{what.name} is a {what.spec.kind}, no convolution: saccade.plug(host, {what.name!r}) puts it behind a "
@@ -230,14 +226,7 @@ def _check_options(what: Mechanism, named: bool, options: Mapping[str, Any]) -> 
     for key in options:
         if key in _OWN:
             raise UserError(f"{key}={options[key]!r}: the convolution that is replaced decides its {key}")
-    if named:
-        catalog.shape(what.name, options)
-    for key in options:
-        if not named and what.defaults and key not in what.defaults:
-            raise UserError(
-                f"{what.name} has no option {key!r}.{did_you_mean(key, what.defaults)} "
-                f"Its options: {', '.join(what.defaults)}."
-            )
+    what.check(options)
 
 
 def _chosen(host: nn.Module, seen: Survey, where: str | Sequence[str], what: Mechanism) -> list[tuple[Site, str]]:
