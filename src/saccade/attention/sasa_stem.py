@@ -30,10 +30,9 @@ as with a patch of t×t that is not padded, ⌊H/t⌋.
 What is read where the paper says nothing: M, 4 in widespread copies; the width of row, column and ν, here E; whether r
 is in the stem too, for which the printed FLOPs speak: 7.18, 5.94 and 4.70·10⁹ with it for ResNet-50, 38 and 26, where
 7.2, 6.0 and 4.7 are printed, and 0.1 less without; 7.10 with ``mixtures=1``, for which the paper's ablation has 7.1.
-Those count a sum of M maps of values and q·r for each of 16 neighbours; here p is on the M·C numbers that W_V takes,
-and q·r are those of 4 rows and 4 columns. Embeddings start so that the logits of p are of order 1. No code was
-released; the best-known copies take the softmax of rows and of columns apart, slide the window, or use the place in
-the whole image.
+Those count a sum of M maps of values; here p is on the M·C numbers that W_V takes, and the sum is part of its product.
+Embeddings start so that the logits of p are of order 1. No code was released; the best-known copies take the softmax of
+rows and of columns apart, slide the window, or use the place in the whole image.
 
 Source: Ramachandran, Parmar, Vaswani, Bello, Levskaya, Shlens, "Stand-Alone Self-Attention in Vision Models", NeurIPS
 2019, arXiv:1906.05909, section 3.2 and appendix.
@@ -158,27 +157,34 @@ class AttentionStem(nn.Module):
         if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
             # One block and more too many: whether there is but one, or they are as large as the map, is not asked then,
             # which a graph for any size could not answer.
-            down, across, whole = height // w + 2, width // w + 2, False
+            blocks, full = (height // w + 2, width // w + 2), False
         else:
-            down, across = -(-height // w), -(-width // w)
-            whole = height % w == 0 and width % w == 0
-        # The map has few channels: it is cut into blocks first, and what is computed of it need not be.
-        x_cut = F.pad(x, (0, across * w - width, 0, down * w - height)).unflatten(3, (across, w))
-        x_cut = x_cut.unflatten(2, (down, w)).permute(0, 2, 4, 3, 5, 1).flatten(3, 4)  # (B, ⌈H/4⌉, ⌈W/4⌉, 16, C)
-        mixed = x_cut
-        if len(self.value) > 1:
-            p = ((self.row[:, None] + self.column) @ self.mixture.mT).softmax(2).flatten(0, 1)  # (16, M)
-            mixed = (x_cut[..., None, :] * p[..., None].to(x.dtype)).flatten(4)  # (B, ⌈H/4⌉, ⌈W/4⌉, 16, M·C)
-        query, key = self._heads(x_cut, self.query), self._heads(x_cut, self.key)
-        value = self._heads(mixed, self.value.transpose(0, 1).flatten(1))
+            blocks, full = (-(-height // w), -(-width // w)), height % w == 0 and width % w == 0
+        pixels = self._cut(x, *blocks)
+        query, key = self._heads(pixels, self.query), self._heads(pixels, self.key)
+        value = self._heads(self._placed(pixels), self.value.transpose(0, 1).flatten(1))
         with without_autocast(x):
-            y = self._attended(query, key, value, None if whole else (height, width))
-        y = y.permute(1, 0, 6, 2, 4, 3, 5).flatten(5).flatten(3, 4).flatten(1, 2)[..., :height, :width].to(x.dtype)
+            y = self._attended(query, key, value, None if full else (height, width))
+        y = y.unflatten(4, (w, w)).permute(1, 0, 6, 2, 4, 3, 5)  # (B, N, E, R, 4, S, 4)
+        y = y.flatten(5).flatten(3, 4).flatten(1, 2)[..., :height, :width].to(x.dtype)
         if self.stride > 1:
             y = F.max_pool2d(y, self.stride, ceil_mode=self.ceil)
         if self.bias is not None:
             y = y + self.bias[:, None, None].to(y.dtype)
         return laid_out(y, x)
+
+    def _cut(self, x: Tensor, down: int, across: int) -> Tensor:
+        """The map in R·S blocks, (B, R, S, 16, C); it has few channels, and what is made of it need not be cut."""
+        w = self.window
+        x = F.pad(x, (0, across * w - x.shape[3], 0, down * w - x.shape[2]))
+        return x.unflatten(3, (across, w)).unflatten(2, (down, w)).permute(0, 2, 4, 3, 5, 1).flatten(3, 4)
+
+    def _placed(self, pixels: Tensor) -> Tensor:
+        """The pixels M times, each time by p: (B, R, S, 16, M·C)."""
+        if len(self.value) == 1:
+            return pixels
+        p = ((self.row[:, None] + self.column) @ self.mixture.mT).softmax(2).flatten(0, 1).to(pixels.dtype)
+        return (pixels[..., None, :] * p[..., None]).flatten(4)
 
     def _heads(self, pixels: Tensor, weight: Tensor) -> Tensor:
         """The products of pixels (B, R, S, 16, c) with (O, c), head by head: (N, B, R, S, 16, E), float32 at least."""
@@ -187,21 +193,20 @@ class AttentionStem(nn.Module):
         return made.unflatten(1, pixels.shape[:-1]).to(torch.promote_types(made.dtype, torch.float32))
 
     def _attended(self, query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int] | None) -> Tensor:
-        """What all blocks make, (N, B, ⌈H/4⌉, ⌈W/4⌉, 4, 4, E); ``size`` is that of the map where some are not full."""
+        """What all blocks make, (N, B, R, S, 16, E); ``size`` is that of the map where some are not full."""
         w, shape = self.window, query.shape
-        at = query.unflatten(4, (w, w))
-        by_row, by_column = at.chunk(2, 6)
         place = torch.arange(w, device=query.device)
         offset = place - place[:, None] + w - 1
-        rows = torch.einsum("nbrsije,iae->nbrsija", by_row, self.relative_row.to(at.dtype)[offset])
-        columns = torch.einsum("nbrsije,jae->nbrsija", by_column, self.relative_column.to(at.dtype)[offset])
+        row, column = (table.to(query.dtype)[offset] for table in (self.relative_row, self.relative_column))
+        r = torch.cat([row[:, None, :, None].expand(w, w, w, w, -1), column[:, None].expand(w, w, w, w, -1)], 4)
+        query, key, value = (t.flatten(0, 3) for t in (query, key, value))  # (N·B·R·S, 16, E)
+        position = torch.bmm(query.transpose(0, 1), r.flatten(2, 3).flatten(0, 1).mT).transpose(0, 1)  # (·, 16, 16)
         if size is not None:
-            rows = rows.masked_fill(_outside(size[0], shape[2], place)[:, None, None, None], -torch.inf)
-            columns = columns.masked_fill(_outside(size[1], shape[3], place)[:, None, None], -torch.inf)
-        position = (rows[..., None] + columns[..., None, :]).flatten(6).flatten(4, 5).flatten(0, 3)  # (·, 16, 16)
-        query, key, value = (t.flatten(0, 3) for t in (query, key, value))
+            outside = _outside(size[0], shape[2], place)[:, None, :, None] | _outside(size[1], shape[3], place)[:, None]
+            outside = outside.flatten(2)[:, :, None]  # (R, S, 1, 16)
+            position = position.unflatten(0, shape[:4]).masked_fill(outside, -torch.inf).flatten(0, 3)
         weights = torch.baddbmm(position, query, key.mT).softmax(2)
-        return torch.bmm(weights, value).unflatten(0, shape[:4]).unflatten(4, (w, w))
+        return torch.bmm(weights, value).unflatten(0, shape[:4])
 
 
 def _outside(length: int, blocks: int, place: Tensor) -> Tensor:
