@@ -4,9 +4,10 @@ from math import log
 
 import pytest
 import torch
+import torchvision
 
 from by_hand import equals, gates, image, with_values
-from saccade import create
+from saccade import create, plug, plugs
 from saccade.attention.gala import GlobalAndLocalAttention
 
 LN2, LN3 = log(2), log(3)
@@ -62,6 +63,11 @@ def test_weights_start_as_in_the_released_code():
     assert gala.where[2].weight.std().item() == pytest.approx(0.88 / 80, rel=0.02)
     assert not gala.where[2].bias.any()
     assert not gala.what[0].bias.any()
+
+
+def test_it_stands_in_front_of_the_sum_of_the_first_block_of_each_stage():
+    host = plug(torchvision.models.resnet18(weights=None), "gala", input=(3, 32, 32))
+    assert [site.site for site in plugs(host)] == [f"layer{n}.0.bn2" for n in (1, 2, 3, 4)]
 
 
 @pytest.mark.parametrize("options", [{"rd_ratio": 0.05}, {"variant": "papre"}])

@@ -17,9 +17,9 @@ convolutions have a bias, and there is no batch norm. All weights start as the c
 and β normal with variance 1/fan_in, which is 1 for α and β, cut at two standard deviations; those of the global branch,
 by the default of ``fully_connected``, uniform with variance 2/(fan_in + fan_out). Biases start at zero.
 
-The released networks have it in a few places only: the older on what the first block of each stage returns, which is
-the position here; the newer, a pre-activation network, on what enters each block of its third stage. The authors also
-train the gate on maps of where people look; that loss is not part of a plug-in.
+The released networks have it in a few places only: the older at the end of the residual branch of the first block of
+each stage, which is the position here; the newer, a pre-activation network, on what enters each block of its third
+stage. The authors also train the gate on maps of where people look; that loss is not part of a plug-in.
 
 Source: Linsley, Shiebler, Eberhardt, Serre, "Learning what and where to attend", ICLR 2019, arXiv:1805.08819; the
 authors' code, serre-lab/gala_tpu.
@@ -34,6 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.form import Gate, reduced
+from saccade.ops.gating import pooled_mean
 
 __all__ = ["GlobalAndLocalAttention"]
 
@@ -48,7 +49,7 @@ SPEC = {
     },
     "kind": "gate",
     "evidence": "paper",
-    "position": {"default": "block[first]"},
+    "position": {"default": "residual[first]"},
     "params": "3*C*int(C*rd_ratio) + 3*C + 3*int(C*rd_ratio) + 1"
     " + (25*int(C*rd_ratio)**2 + int(C*rd_ratio) if variant == 'official' else 0)",
     "limits": ["C * rd_ratio >= 1"],
@@ -105,7 +106,7 @@ class GlobalAndLocalAttention(Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W), between 0 and 1, or -1 and 1 in the paper's variant."""
-        what = self.what(x.mean((2, 3), keepdim=True))  # (B, C, 1, 1)
+        what = self.what(pooled_mean(x, keepdim=True))  # (B, C, 1, 1)
         where = self.where(x)  # (B, 1, H, W)
         alpha, beta = self.alpha[:, None, None], self.beta[:, None, None]
         # α(g + l) + βgl = αg + (α + βg)·l: one product and one sum of the map's size
