@@ -24,10 +24,11 @@ from typing import Any
 import timm
 import torch
 
-from saccade import UserError, catalog, measure, plug, replace
+from saccade import UserError, catalog, measure
 from saccade.cli._costs import costs
 from saccade.cost import count_macs
 from saccade.facts import Published, Spec
+from saccade.surgery.put import put
 from timing import machine, said
 
 HOSTS = {"resnet18": "ResNet-18", "resnet50": "ResNet-50", "mobilenetv2_100": "MobileNetV2"}
@@ -63,11 +64,13 @@ def costly(model: str, names: list[str], seconds: float) -> tuple[list[str], lis
     for row in costs(model, names, (3, 224, 224), batch=8, seconds=seconds):
         rows.append(row)
         told(model, row["mechanism"], row.get("refused", f"{row.get('latency', 0):.2f}"))
-    plain = next(row["plain"] for row in rows if "plain" in row)
-    lines = [
+    plain = next((row["plain"] for row in rows if "plain" in row), None)  # none where all are refused
+    lines = [] if plain is None else [
         f"Plain: {plain['parameters'] / 1e6:.3f} M parameters, {plain['macs'] / 1e9:.3f} G MACs, "
         f"{plain['latency_ms']['median']:.0f} ms, {plain['memory'] / 1e6:.0f} MB.",
         "",
+    ]  # fmt: skip
+    lines += [
         "| mechanism | sites | position | parameters (M) | MACs (G) | latency | memory | training step |",
         "|---|--:|---|--:|--:|--:|--:|--:|",
     ]
@@ -125,7 +128,7 @@ def published(specs: dict[str, Spec]) -> tuple[list[str], list[dict[str, Any]]]:
     rows = []
     for name, spec in specs.items():
         for row in spec.published:
-            own = None if row.net not in PRINTED else _ours(name, spec, row)
+            own = None if row.net not in PRINTED else _ours(name, row)
             rows.append({"mechanism": name, **vars(row), "ours": own})
             told("printed", name, row.net, own)
             params, macs = own or (None, None)
@@ -138,7 +141,7 @@ def published(specs: dict[str, Spec]) -> tuple[list[str], list[dict[str, Any]]]:
     return lines, rows
 
 
-def _ours(name: str, spec: Spec, row: Published) -> tuple[int, int] | None:
+def _ours(name: str, row: Published) -> tuple[int, int] | None:
     """Parameters and MACs of the network that the row is about; None where it cannot be built so."""
     options: dict[str, Any] = {}
     with contextlib.suppress(UserError):  # a remark that is no setting
@@ -146,7 +149,6 @@ def _ours(name: str, spec: Spec, row: Published) -> tuple[int, int] | None:
             catalog.parse(f"{name}:{row.note}")[1] if "=" in row.note and "," not in row.note.split("[")[0] else {}
         )
     host = timm.create_model(PRINTED[row.net])
-    put = replace if spec.kind == "conv" else plug
     try:
         put(host, name, start="paper", input=(3, 224, 224), **options)
     except UserError as error:
@@ -186,7 +188,9 @@ def main() -> int:
 
     print(f"# The zoo\n\n{len(names)} mechanisms. `saccade show NAME` prints the equation, the shapes, the source and")
     print("every option of each; `saccade list --on MODEL` makes the tables of costs below for your network.\n")
-    print("```\npython benchmarks/catalogue.py > docs/zoo.md\n```\n\nmade this page on")
+    asked = {key: value for key, value in vars(given).items() if key != "json" and value != parser.get_default(key)}
+    words = " ".join(["python benchmarks/catalogue.py", *(f"--{key} {value}" for key, value in asked.items())])
+    print(f"```\n{words} > docs/zoo.md\n```\n\nmade this page on")
     print(f"{said(found['machine'], ('torch', 'timm'))}.\n\n## What they are\n")
     print("Evidence: *oracle*, output and gradients equal the authors' own code; *paper*, the printed equations;")
     print("*reading*, our reading of a description. timm's layer of that name may compute something else.\n")
