@@ -180,27 +180,6 @@ class Doubled(nn.Module):
         return self.tap(x) * self.factor
 
 
-@pytest.mark.parametrize("name", ["torchvision resnet", "timm resnet", "timm convnext"])
-def test_the_plugged_host_is_the_host(make, name):
-    host = make(name).train()
-    plugged = plug(copy.deepcopy(host), "se", where="activated", rd_ratio=0.5, input=SIZE)
-    x = torch.randn(2, *SIZE, generator=torch.Generator().manual_seed(0))
-
-    def outputs():
-        torch.manual_seed(0)
-        one = plugged(x)
-        torch.manual_seed(0)
-        return one, host(x)
-
-    assert torch.equal(*outputs())
-    with torch.no_grad():
-        plugs(plugged)[-1].module.a.fill_(0.5)
-    assert not torch.equal(*outputs())
-    assert [site.carrier for site in sites_at(survey(plugged, SIZE), "activated")] == [
-        row.carrier for row in plugs(plugged)
-    ]
-
-
 @pytest.mark.parametrize(
     ("name", "where", "carriers"),
     [

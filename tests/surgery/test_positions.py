@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import os
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -385,8 +386,13 @@ class Doubled(nn.Module):
         return x * 2
 
 
-@pytest.mark.parametrize("where", ["conv3x3", "expanded"])
-@pytest.mark.parametrize("name", ["torchvision mobilenet_v2", "timm mobilenetv2"])
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        *product(("torchvision mobilenet_v2", "timm mobilenetv2"), ("conv3x3", "expanded")),
+        *product(("torchvision resnet", "timm resnet", "timm convnext"), ("activated",)),
+    ],
+)
 def test_the_plugged_host_is_the_host(make, name, where):
     host = make(name).train()
     plugged = plug(copy.deepcopy(host), "se", where=where, rd_ratio=0.5, input=SIZE)
@@ -404,7 +410,9 @@ def test_the_plugged_host_is_the_host(make, name, where):
         plugs(plugged)[-1].module.a.fill_(0.5)
     assert not same()
     # What is plugged, a bottleneck of 1×1 convolutions too, is no part of the host that is looked at.
-    assert [site.path for site in select(survey(plugged, SIZE), where, _spec("stage")).sites] == _at(host, where)
+    found, wanted = (select(survey(network, SIZE), where, _spec("stage")).sites for network in (plugged, host))
+    assert found == wanted
+    assert [site.carrier for site in wanted] == [row.carrier for row in plugs(plugged)]
 
 
 @pytest.mark.parametrize(
