@@ -6,9 +6,8 @@ r"""MHSA of BoTNet: attention between all pixels, with an embedding of how far a
     y_p = Σ_u softmax_u(l_p) v_u                 (B, O, H, W)
     stride t: y is averaged over t×t pixels      (B, O, ⌈H/t⌉, ⌈W/t⌉)
 
-The embeddings go into the operands of an ordinary attention, so that its matrix is never formed: with one-hot vectors e
-for row and column of a key, q·r = [q·height_{· − p_y}, q·width_{· − p_x}] · [e_{u_y}, e_{u_x}], H + W more numbers for
-each query and key.
+q_p·r_{u−p} is the sum of a number for the row of u and one for its column, of H + W that each query has: they are added
+to the logits block by block in ``ops.attention``, and no matrix of H·W×H·W is ever whole.
 
 The paper writes qkᵀ + qrᵀ and no factor; the authors' code scales the query, and so both terms. With
 ``scale_pos_embed=False`` it is q·k alone, which is timm's default. The paper replaces the 3×3 convolutions of the last
@@ -135,14 +134,10 @@ class MultiHeadSelfAttention(nn.Module):
         qkv = self.qkv(x).flatten(2).unflatten(1, (3, self.num_heads, -1)).transpose(3, 4)
         q, k, v = qkv.unbind(1)  # (B, heads, H·W, d)
         scale = q.shape[3] ** -0.5
-        at = (q if self.scale_pos_embed else q / scale).unflatten(2, self.size)
-        down = torch.einsum("nhyxd,yud->nhyxu", at, _offsets(self.height, height))
-        across = torch.einsum("nhyxd,xud->nhyxu", at, _offsets(self.width, width))
-        pixel = torch.arange(height * width, device=x.device)
-        one_hot = torch.cat([F.one_hot(pixel // width, height), F.one_hot(pixel % width, width)], 1).to(k.dtype)
-        query = torch.cat([q, down.flatten(2, 3), across.flatten(2, 3)], 3)
-        key = torch.cat([k, one_hot.expand(*k.shape[:2], -1, -1)], 3)
-        y = attention(query, key, v, scale).transpose(2, 3).flatten(1, 2).unflatten(2, self.size).to(x.dtype)
+        at = (q * scale if self.scale_pos_embed else q).unflatten(2, self.size)
+        down = torch.einsum("nhyxd,yud->nhyxu", at, _offsets(self.height, height)).flatten(2, 3)
+        across = torch.einsum("nhyxd,xud->nhyxu", at, _offsets(self.width, width)).flatten(2, 3)
+        y = attention(q, k, v, scale, down, across).transpose(2, 3).flatten(1, 2).unflatten(2, self.size).to(x.dtype)
         if self.stride > 1:
             y = F.avg_pool2d(y, self.stride, ceil_mode=True)
         if self.bias is not None:

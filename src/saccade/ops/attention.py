@@ -1,25 +1,33 @@
 r"""Scaled-dot-product attention: every query takes the mean of the values, weighed by how well their keys match it.
 
-    A = softmax(s · Q Kᵀ)          (N, M), each row sums to one            s scale
+    A = softmax(s · Q Kᵀ + P)      (N, M), each row sums to one            s scale
     Y = A V                        (N, V)
+    P_{n, (y, x)} = down_{n, y} + across_{n, x}        where given: the keys are the pixels of an H×W map, M = H·W
 
 ``attention_definition`` writes this down and holds A, N·M numbers; ``attention`` is what networks call: its memory
 grows with N + M, forward and backward.
 
 On the CPU it is computed block by block: as many rows of A as fit into a buffer of fixed size are formed, used and
 forgotten, and formed again backward, whole rows each time, so that results and gradients are those of the definition
-to the same rounding. PyTorch's fused kernel, which works in blocks too, takes only operands of one common width, and
-backward builds A as exp(s·QKᵀ − l), l the logarithm of the sum of a row's exponentials, whose rounding in float32 is
-an error of the whole row; with queries of C/8 and values of C channels, the widths of SAGAN's and DANet's layers, it
-has half as much again to do forward and three times as much backward. Operands are read and results laid out as they
-come, rows or columns side by side: the pixels of a map (B, C, H, W) are not copied.
+to the same rounding. A row is exp2(l − max l) of logits l that carry a factor log₂e, for PyTorch's exp takes thrice
+the time of its exp2; its sum divides the narrow Y and not the row. Backward, with Z the gradient of Y, the gradient of
+the logits is A ∘ (Z Vᵀ − diag(Z Yᵀ)), which needs no sum over the row either. down and across meet the logits, and
+their gradients leave them, in the buffer.
 
-Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, arXiv:1706.03762, eq. 1.
+PyTorch's fused kernel, which works in blocks too, takes only operands of one common width, and backward builds A as
+exp(s·QKᵀ − l), l the logarithm of the sum of a row's exponentials, whose rounding in float32 is an error of the whole
+row; with queries of C/8 and values of C channels, the widths of SAGAN's and DANet's layers, it has half as much again
+to do forward and three times as much backward. Operands are read and results laid out as they come, rows or columns
+side by side: the pixels of a map (B, C, H, W) are not copied.
+
+Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, arXiv:1706.03762, eq. 1. Logits of a key's row and
+column: Srinivas et al., "Bottleneck Transformers for Visual Recognition", CVPR 2021, arXiv:2101.11605, figure 4.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterator, Sequence
+from math import e, log2, prod
 from typing import Any
 
 import torch
@@ -34,63 +42,78 @@ __all__ = ["attention", "attention_definition"]
 softmax_backward = torch.ops.aten._softmax_backward_data.out
 
 _BUFFER = 2**20
-"""Numbers of A that are held at a time, where it is not kept."""
+"""Numbers of A that are formed at a time."""
+_LOG2_E = log2(e)
 
 
-def _macs(query: Tensor, key: Tensor, value: Tensor, scale: float) -> int:
+def _macs(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
     """Multiply-adds of both products of one call; the softmax is not counted."""
     return query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
 
 
 @counted(_macs)
-def attention_definition(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+def attention_definition(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, down: Tensor | None = None, across: Tensor | None = None
+) -> Tensor:
     """The equations at the head of the module, differentiated by autograd: the referee of ``attention``.
 
     Arguments, result and errors are those of ``attention``.
     """
-    _check(query, key, value)
-    query, key, value = (t.to(operand_dtype(query)) for t in (query, key, value))
-    return (query @ key.transpose(-2, -1) * scale).softmax(-1) @ value
+    dtype, terms = operand_dtype(query), _check(query, key, value, down, across)
+    query, key, value, *terms = (t.to(dtype) for t in (query, key, value, *terms))
+    logits = query @ key.transpose(-2, -1) * scale
+    if terms:
+        logits = logits + (terms[0].unsqueeze(-1) + terms[1].unsqueeze(-2)).flatten(-2)
+    return logits.softmax(-1) @ value
 
 
 @counted(_macs)
-def attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, down: Tensor | None = None, across: Tensor | None = None
+) -> Tensor:
     """Scaled-dot-product attention without the matrix of weights in memory.
 
     Args:
         query: (B, N, E) or, with heads, (B, heads, N, E).
         key: (…, M, E), leading dimensions as of the query.
         value: (…, M, V).
-        scale: s, a factor of the logits; E^−½ in the paper.
+        scale: s, a factor of the products; E^−½ in the paper.
+        down: (…, N, H), added to the logits of all keys of a row of the map; together with ``across`` or not at all.
+        across: (…, N, W), likewise of a column; H·W = M.
 
     Returns:
         (…, N, V) in the dtype of the operands; under autocast, as in a matrix product, operands may have any dtype and
         the result has that of autocast.
 
     On the CPU the matrix is formed all the same, and kept for the backward, where it has no more than twice as many
-    numbers as operands and result: that is faster. Half precision is computed in float32 there. On other devices, and
-    compiled or exported (``torch.compile``, ``torch.export``, ONNX), the call is ``F.scaled_dot_product_attention`` on
-    operands of one width; whether memory is linear there depends on the kernels PyTorch has for the device and the
-    dtype. Gradients that are to be differentiated again (``create_graph=True``,
-    ``torch.func``) are those of the definition, and form the matrix; ``torch.vmap`` is one call of all. Forward-mode
-    derivatives (``torch.func.jvp``): of ``attention_definition`` only.
+    numbers as query, key, value and result: that is faster. Half precision is computed in float32 there. On other
+    devices, and compiled or exported (``torch.compile``, ``torch.export``, ONNX), the call is
+    ``F.scaled_dot_product_attention`` on operands of one width, of which down and across are H + W more columns;
+    whether memory is linear there depends on the kernels PyTorch has for the device and the dtype. Gradients that are
+    to be differentiated again (``create_graph=True``, ``torch.func``) are those of the definition, and form the matrix;
+    ``torch.vmap`` is one call of all. Forward-mode derivatives (``torch.func.jvp``): of ``attention_definition`` only.
 
     Raises:
         ValueError: operands that do not belong together, with the numbers found and needed.
     """
-    _check(query, key, value)
-    dtype = operand_dtype(query)
-    q, k, v = (t.to(dtype) for t in (query, key, value))
+    dtype, terms = operand_dtype(query), _check(query, key, value, down, across)
+    q, k, v, *terms = (t.to(dtype) for t in (query, key, value, *terms))
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or query.device.type != "cpu":  # type: ignore[attr-defined]
-        return _fused(q, k, v, scale)
-    if dtype.itemsize < 4:
-        q, k, v = (t.float() for t in (q, k, v))
-    y = _Attention.apply(*(t.flatten(0, -3) for t in (q, k, v)), scale)[0]
+        return _fused(q, k, v, scale, *terms)
+    precise = torch.promote_types(dtype, torch.float32)
+    q, k, v, *terms = (t.to(precise).flatten(0, -3) for t in (q, k, v, *terms))
+    y: Tensor = _Attention.apply(q, k, v, scale, *terms)[0]
     return y.unflatten(0, query.shape[:-2]).to(dtype)
 
 
-def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float, *terms: Tensor) -> Tensor:
     """PyTorch's own choice of a kernel, for operands that most of them take."""
+    if terms:  # columns of the query, which one-hot columns of the keys pick
+        height, width = (t.shape[-1] for t in terms)
+        pixel = torch.arange(key.shape[-2], device=key.device)
+        places = torch.cat([F.one_hot(pixel // width, height), F.one_hot(pixel % width, width)], 1).to(key.dtype)
+        query, scale = torch.cat([query * scale, *terms], -1), 1.0
+        key = torch.cat([key, places.expand(*key.shape[:-1], -1)], -1)
     if scale < 0:  # some take the root of it
         query, scale = -query, -scale
     width = max(query.shape[-1], value.shape[-1])
@@ -102,90 +125,105 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
 
 
 class _Attention(torch.autograd.Function):
-    """The fast form on the CPU, of operands (B, ·, ·) of one dtype: Y, and A where the backward shall find it."""
+    """The fast form on the CPU, of operands (B, ·, ·) of one dtype: Y, and ``_exponentials`` where they are kept."""
 
     @staticmethod
-    def forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        rows, columns = query.shape[1], key.shape[1]
+    def forward(query: Tensor, key: Tensor, value: Tensor, scale: float, *terms: Tensor) -> tuple[Tensor, Tensor]:
+        (batch, rows, width), columns = query.shape, key.shape[1]
+        kept = rows * columns <= 2 * (rows + columns) * (width + value.shape[2])
+        matrix = query.new_empty((batch, rows, columns) if kept else 0)
+        y = _zeros(value, rows, _by_columns(value))
         with torch.autocast("cpu", enabled=False):
-            if rows * columns <= 2 * (rows + columns) * (query.shape[2] + value.shape[2]):
-                weights = _weights(query, key, scale, query.new_empty(len(query), rows, columns))
-                return _product(weights, value, _by_columns(value)), weights
-            y = _like(value, rows)
-            step, buffer = _block(rows, columns, query)
-            for q, k, v, out in zip(query, key, value, y, strict=True):
-                for some, place in zip(q.split(step), out.split(step), strict=True):
-                    torch.mm(_weights(some, k, scale, buffer[: len(some)]), v, out=place)
-        return y, query.new_empty(0)
+            for at, buffers in _blocks(query, key, 0 if kept else 1):
+                some = _exponentials(query, key, scale, terms, at, matrix[at] if kept else buffers[0])
+                _multiply(some, value[at[0]], y[at])
+                y[at].div_(some.sum(2, keepdim=True))
+        return y, matrix
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, float], output: tuple[Tensor, Tensor]) -> None:
-        *operands, ctx.scale = inputs
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        query, key, value, ctx.scale, *terms = inputs
         ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*operands, output[1])
+        ctx.save_for_backward(*output, query, key, value, *terms)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, weights = ctx.saved_tensors
+        (y, matrix, *operands), scale = ctx.saved_tensors, ctx.scale
+        query, key, value, *terms = operands
         with torch.autocast("cpu", enabled=False):
             if torch.is_grad_enabled():  # these gradients will be differentiated: what follows could not be
-                pull = torch.func.vjp(partial(attention_definition, scale=ctx.scale), query, key, value)[1]
-                return *pull(grad), None
-            if weights.ndim == 3:
-                grad_v = _product(weights.mT, grad, _by_columns(value))
-                slope = _slope(weights, grad, value, torch.empty_like(weights))
-                grad_q = _product(slope, key * ctx.scale, _by_columns(query))
-                return grad_q, _product(slope.mT, query * ctx.scale, _by_columns(key)), grad_v, None
-            grad_q, grad_k, grad_v = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
-            step, first = _block(query.shape[1], key.shape[1], query)
-            second = torch.empty_like(first)
-            for q, k, v, g, to_q, to_k, to_v in zip(query, key, value, grad, grad_q, grad_k, grad_v, strict=True):
-                for some, of_some, place in zip(q.split(step), g.split(step), to_q.split(step), strict=True):
-                    weights = _weights(some, k, ctx.scale, first[: len(some)])
-                    to_v.addmm_(weights.mT, of_some)
-                    slope = _slope(weights, of_some, v, second[: len(some)])
-                    torch.addmm(place, slope, k, beta=0, alpha=ctx.scale, out=place)
-                    to_k.addmm_(slope.mT, some, alpha=ctx.scale)
-            return grad_q, grad_k, grad_v, None
+                pull = torch.func.vjp(lambda q, k, v, *t: attention_definition(q, k, v, scale, *t), *operands)[1]
+                grad_q, grad_k, grad_v, *grad_terms = pull(grad)
+                return grad_q, grad_k, grad_v, None, *grad_terms
+            grad_q = _zeros(query, query.shape[1], _by_columns(query))
+            # Sums over the rows of A: the product that adds to them is the faster by far if they lie by columns.
+            grad_k, grad_v = (_zeros(t, t.shape[1], True) for t in (key, value))
+            grad_terms = [torch.zeros_like(t) for t in terms]
+            kept = matrix.ndim == 3
+            for at, (slope, *buffers) in _blocks(query, key, 1 if kept else 2):
+                some = matrix[at] if kept else _exponentials(query, key, scale, terms, at, buffers[0])
+                g = grad[at] / some.sum(2, keepdim=True)
+                _multiply(some.mT, g, grad_v[at[0]], add=True)
+                slope.copy_((g * y[at]).sum(2, keepdim=True).neg_())
+                slope.baddbmm_(g, value[at[0]].mT).mul_(some)
+                _multiply(slope, key[at[0]], grad_q[at], scale)
+                _multiply(slope.mT, query[at], grad_k[at[0]], scale, add=True)
+                for of_term, axis in zip(grad_terms, (3, 2), strict=False):
+                    torch.sum(_map(slope, terms), axis, out=of_term[at])
+            return grad_q, grad_k, grad_v, None, *grad_terms
 
     @staticmethod
     def vmap(info: Any, axes: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, Any]]:
         """The mapped axis becomes part of the batch."""
-        *operands, scale = inputs
-        mapped = [
+        query, key, value, *terms = (
             t.expand(info.batch_size, *t.shape) if axis is None else t.movedim(axis, 0)
-            for t, axis in zip(operands, axes[:3], strict=True)
-        ]
-        y, weights = _Attention.apply(*(t.flatten(0, 1) for t in mapped), scale)
-        batch = mapped[0].shape[:2]
-        if weights.ndim == 3:
-            return (y.unflatten(0, batch), weights.unflatten(0, batch)), (0, 0)
-        return (y.unflatten(0, batch), weights), (0, None)
+            for n, (t, axis) in enumerate(zip(inputs, axes, strict=True))
+            if n != 3
+        )
+        q, k, v, *flat = (t.flatten(0, 1) for t in (query, key, value, *terms))
+        y, matrix = _Attention.apply(q, k, v, inputs[3], *flat)
+        batch = query.shape[:2]
+        if matrix.ndim == 3:
+            return (y.unflatten(0, batch), matrix.unflatten(0, batch)), (0, 0)
+        return (y.unflatten(0, batch), matrix), (0, None)
 
 
-def _block(rows: int, columns: int, like: Tensor) -> tuple[int, Tensor]:
-    """How many rows of A are formed at a time, and the place for them."""
-    step = min(rows, max(1, _BUFFER // columns))
-    return step, like.new_empty(step, columns)
+def _blocks(query: Tensor, key: Tensor, buffers: int) -> Iterator[tuple[tuple[slice, slice], list[Tensor]]]:
+    """Which of the batch and which rows of their A are formed at a time, and buffers for them."""
+    (batch, rows, _), columns = query.shape, key.shape[1]
+    if not columns:
+        return
+    step = max(1, min(rows, _BUFFER // columns))
+    several = max(1, min(batch, _BUFFER // (step * columns)))
+    places = [query.new_empty(several * step * columns) for _ in range(buffers)]
+    for first in range(0, batch, several):
+        for top in range(0, rows, step):
+            shape = (min(several, batch - first), min(step, rows - top), columns)
+            block = slice(first, first + several), slice(top, top + step)
+            yield block, [place[: prod(shape)].view(shape) for place in places]
 
 
-def _weights(query: Tensor, key: Tensor, scale: float, out: Tensor) -> Tensor:
-    """The rows of A of some queries, written to ``out``."""
-    add = torch.addmm if out.ndim == 2 else torch.baddbmm
-    add(out, query, key.mT, beta=0, alpha=scale, out=out)
-    return torch.softmax(out, -1, out=out)
+def _exponentials(
+    query: Tensor, key: Tensor, scale: float, terms: Sequence[Tensor], at: tuple[slice, slice], out: Tensor
+) -> Tensor:
+    """Rows of A without their divisors, the largest number of each being 1, written to ``out``."""
+    if terms:
+        down, across = (t[at] * _LOG2_E for t in terms)
+        torch.add(down.unsqueeze(3), across.unsqueeze(2), out=_map(out, terms))
+    out.baddbmm_(query[at], key[at[0]].mT, beta=1 if terms else 0, alpha=scale * _LOG2_E)
+    return out.sub_(out.amax(2, keepdim=True)).exp2_()
 
 
-def _slope(weights: Tensor, grad: Tensor, value: Tensor, out: Tensor) -> Tensor:
-    """The derivative by the logits of some queries, given that by their results, written to ``out``."""
-    torch.matmul(grad, value.mT, out=out)
-    softmax_backward(out, weights, -1, out.dtype, grad_input=out)
-    return out
+def _map(rows: Tensor, terms: Sequence[Tensor]) -> Tensor:
+    """Rows of numbers for each key as maps, (·, ·, H, W)."""
+    return rows.unflatten(2, (terms[0].shape[2], terms[1].shape[2]))
 
 
-def _product(a: Tensor, b: Tensor, by_columns: bool) -> Tensor:
-    """A B, in memory column by column or row by row."""
-    return (b.mT @ a.mT).mT if by_columns else a @ b
+def _multiply(a: Tensor, b: Tensor, out: Tensor, factor: float = 1.0, add: bool = False) -> None:
+    """Write factor·A B to ``out``, or add it, whether that lies row by row or column by column."""
+    if _by_columns(out):
+        a, b, out = b.mT, a.mT, out.mT
+    out.baddbmm_(a, b, beta=int(add), alpha=factor)
 
 
 def _by_columns(t: Tensor) -> bool:
@@ -193,14 +231,14 @@ def _by_columns(t: Tensor) -> bool:
     return t.stride(-2) == 1 and t.stride(-1) != 1
 
 
-def _like(value: Tensor, rows: int) -> Tensor:
-    """An empty result (B, rows, V), laid out as the values are."""
-    batch, _, width = value.shape
-    return value.new_empty(batch, width, rows).mT if _by_columns(value) else value.new_empty(batch, rows, width)
+def _zeros(like: Tensor, rows: int, by_columns: bool) -> Tensor:
+    """Zeros (B, rows, ·), as wide as ``like``."""
+    batch, _, width = like.shape
+    return like.new_zeros(batch, width, rows).mT if by_columns else like.new_zeros(batch, rows, width)
 
 
-def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
-    """Refuse operands that do not belong together, with the numbers found and needed."""
+def _check(query: Tensor, key: Tensor, value: Tensor, down: Tensor | None, across: Tensor | None) -> tuple[Tensor, ...]:
+    """Refuse operands that do not belong together, with the numbers found and needed; down and across, if given."""
     shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
     if query.ndim not in (3, 4) or not query.ndim == key.ndim == value.ndim:
         raise ValueError(f"all operands must have 3 or 4 dimensions, got {shapes}")
@@ -210,7 +248,16 @@ def _check(query: Tensor, key: Tensor, value: Tensor) -> None:
         raise ValueError(f"query and key must have one width, got {shapes}")
     if key.shape[-2] != value.shape[-2]:
         raise ValueError(f"there must be one value for each key, got {shapes}")
-    if not query.dtype == key.dtype == value.dtype and not autocast_enabled(query):
-        raise ValueError(
-            f"outside autocast all operands must have one dtype, got {query.dtype}, {key.dtype} and {value.dtype}"
-        )
+    terms = tuple(t for t in (down, across) if t is not None)
+    if len(terms) == 1:
+        raise ValueError(f"down and across go together, got {'down' if across is None else 'across'} alone")
+    if terms:
+        given = " and ".join(str(tuple(t.shape)) for t in terms)
+        if any(t.shape[:-1] != query.shape[:-1] for t in terms):
+            raise ValueError(f"down and across must have a row for each query, got {given}, {shapes}")
+        if terms[0].shape[-1] * terms[1].shape[-1] != key.shape[-2]:
+            raise ValueError(f"the widths of down and across must give the number of keys, got {given}, {shapes}")
+    *dtypes, last = (str(t.dtype) for t in (query, key, value, *terms))
+    if set(dtypes) != {last} and not autocast_enabled(query):
+        raise ValueError(f"outside autocast all operands must have one dtype, got {', '.join(dtypes)} and {last}")
+    return terms
