@@ -286,10 +286,11 @@ def test_it_replaces_the_first_convolution_alone(caplog):
     assert "9,408 weights of 1 convolution of ResNet are discarded" in caplog.text
 
 
-def test_pooling_changes_places_with_a_norm_whose_weights_are_positive():
+@pytest.mark.parametrize("stride", [2, 4])
+def test_pooling_changes_places_with_a_norm_whose_weights_are_positive(stride):
     torch.manual_seed(0)
     pooled, whole = (
-        replace(resnet(), "sasa_stem", input=(3, 64, 48)),
+        replace(resnet(stride), "sasa_stem", input=(3, 64, 48)),
         replace(resnet(1), "sasa_stem", input=(3, 64, 48)),
     )
     whole.conv1.load_state_dict(pooled.conv1.state_dict())
@@ -298,7 +299,7 @@ def test_pooling_changes_places_with_a_norm_whose_weights_are_positive():
         for net in (pooled, whole):
             with torch.no_grad():
                 net.bn1.weight.copy_(net.bn1.weight.abs() if positive else -net.bn1.weight.abs())
-        one, other = pooled.bn1(pooled.conv1(x)), F.max_pool2d(whole.bn1(whole.conv1(x)), 2)
+        one, other = pooled.bn1(pooled.conv1(x)), F.max_pool2d(whole.bn1(whole.conv1(x)), stride)
         assert ((one - other).abs().max().item() < 1e-5) is positive
 
 

@@ -18,7 +18,7 @@ convolution and by a 3×3 pooling behind norm and ReLU, and ``replace`` leaves a
 put before the first pooling: where a norm's weights are positive, as they start, it changes places with a maximum, and
 only its statistics are other ones, those of the maxima. With a first convolution of stride 4 and no pooling behind it
 the host pools by 4×4 as the paper's does, still before its norm; with one of stride 1 and a pooling of 4×4 behind the
-norm it is the paper's network step by step::
+norm it is the paper's network step by step, but for a ReLU in between, of which the paper does not speak::
 
     net = torchvision.models.resnet50()
     net.conv1.stride, net.maxpool = (1, 1), torch.nn.MaxPool2d(4)
@@ -138,7 +138,7 @@ class AttentionStem(nn.Module):
                 f"{groups}"
             )
         width = outputs // num_heads
-        self.stride, self.window, self.num_heads = stride, window, num_heads
+        self.stride, self.window, self.num_heads, self.mixtures = stride, window, num_heads, mixtures
         self.ceil = twice == kernel_size - 1
         self.query, self.key = (nn.Parameter(torch.empty(outputs, channels)) for _ in range(2))
         self.value = nn.Parameter(torch.empty(mixtures, outputs, channels))
@@ -181,7 +181,7 @@ class AttentionStem(nn.Module):
 
     def _placed(self, pixels: Tensor) -> Tensor:
         """The pixels M times, each time by p: (B, R, S, 16, M·C)."""
-        if len(self.value) == 1:
+        if self.mixtures == 1:
             return pixels
         p = ((self.row[:, None] + self.column) @ self.mixture.mT).softmax(2).flatten(0, 1).to(pixels.dtype)
         return (pixels[..., None, :] * p[..., None]).flatten(4)
@@ -202,14 +202,14 @@ class AttentionStem(nn.Module):
         query, key, value = (t.flatten(0, 3) for t in (query, key, value))  # (N·B·R·S, 16, E)
         position = torch.bmm(query.transpose(0, 1), r.flatten(2, 3).flatten(0, 1).mT).transpose(0, 1)  # (·, 16, 16)
         if size is not None:
-            outside = _outside(size[0], shape[2], place)[:, None, :, None] | _outside(size[1], shape[3], place)[:, None]
-            outside = outside.flatten(2)[:, :, None]  # (R, S, 1, 16)
+            below, right = (_outside(side, blocks, w, place) for side, blocks in zip(size, shape[2:4], strict=True))
+            outside = (below[:, None, :, None] | right[:, None]).flatten(2)[:, :, None]  # (R, S, 1, 16)
             position = position.unflatten(0, shape[:4]).masked_fill(outside, -torch.inf).flatten(0, 3)
         weights = torch.baddbmm(position, query, key.mT).softmax(2)
         return torch.bmm(weights, value).unflatten(0, shape[:4])
 
 
-def _outside(length: int, blocks: int, place: Tensor) -> Tensor:
+def _outside(length: int, blocks: int, w: int, place: Tensor) -> Tensor:
     """Which pixels of a side of each block lie outside the map: (blocks, 4). All of a block's do, and then none is."""
-    first = torch.arange(blocks, device=place.device)[:, None] * len(place)
+    first = torch.arange(blocks, device=place.device)[:, None] * w
     return (first < length) & (length <= first + place)
