@@ -102,6 +102,22 @@ def test_kernels_that_no_file_holds_are_not_made_up(tmp_path):
     assert torch.equal(unplug(again)(_x()), host(_x()))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"size": [8]}, {"size": ["a", 3]}, {"size": None}, {"options": [1]}, {"options": None}, {"convolution": "fc.0"}],
+    ids=str,
+)
+def test_a_broken_row_is_told_and_the_host_is_left_as_it_was(both, tmp_path, change):
+    save(both, tmp_path / "net", input=SIZE)
+    path, host = tmp_path / "net/config.json", _small()
+    keys, config = list(host.state_dict()), json.loads(path.read_text())
+    config["replacements"][1] |= change
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"net: (a row of replacements is broken|ResNetSmall has no module 'fc\.0')"):
+        load(tmp_path / "net", host=host)
+    assert list(host.state_dict()) == keys
+
+
 def test_a_host_that_is_given_is_left_as_it_was_where_the_file_does_not_fit(both, tmp_path):
     save(both, tmp_path / "net", input=SIZE)
     other = timm.create_model("resnet10_small", num_classes=4, width=16)

@@ -244,6 +244,8 @@ def test_half_and_broken_folders(saved, harm, message):
         ({"host": {"call": "builtins:dict"}}, "is a dict, no torch.nn.Module"),
         ({"host": {"name": "x"}}, "one of the keys timm, torchvision, call"),
         ({"plugs": [{"mechanism": "se"}]}, "a row of plugs in config.json is broken"),
+        ({"plugs": None}, "config.json: plugs is a list of rows, found None"),
+        ({"replacements": 3}, "config.json: replacements is a list of rows, found 3"),
         ({"plugs": []}, r"another network than ResNetSmall: the network has no layer1.0.bn2.saccade"),
     ],
 )

@@ -177,6 +177,9 @@ def describe(folder: str | Path) -> dict[str, Any]:
     if lacking:
         raise UserError(f"{path} lacks {', '.join(lacking)}")
     config.setdefault("replacements", [])  # a folder of before there were any
+    for key in ("plugs", "replacements"):
+        if not isinstance(config[key], list):
+            raise UserError(f"{path}: {key} is a list of rows, found {config[key]!r}")
     return config
 
 
@@ -301,10 +304,10 @@ def _replay(host: nn.Module, rows: list[dict[str, Any]], swaps: list[dict[str, A
             try:
                 site = Site(**{**row["site"], "size": tuple(row["site"]["size"])})
                 name, options, neutral, position = (row[key] for key in ("mechanism", "options", "neutral", "position"))
+                reads = tuple(row.get("reads", ()))
             except (KeyError, TypeError) as error:
                 raise UserError(f"{owner}: a row of plugs in {_CONFIG} is broken: {error}") from None
             module = Mechanism.of(name).build(site, options)
-            reads = tuple(row.get("reads", ()))
             plug = Plug(module, site=site, name=name, options=options, position=position, neutral=neutral, reads=reads)
             new.append(plug.to(like.device))
         settle(host, new, lambda: again(host, swaps, owner))

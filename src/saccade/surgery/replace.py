@@ -136,8 +136,9 @@ def replacements(host: nn.Module) -> list[Replacement]:
     lost = gone(host)
     if lost:
         raise UserError(
-            f"the replacement of {', '.join(lost)} is lost: the module was fused, exchanged or re-parametrised, or a part "
-            "of the network was unplugged by itself; unplug the whole network before such a step, or replace afterwards"
+            f"the replacement of {', '.join(lost)} is lost: the module was fused, exchanged or re-parametrised, or a "
+            "part of the network was unplugged by itself; unplug the whole network before such a step, or replace "
+            "afterwards"
         )
     rows = []
     for path, module in replaced(host):
@@ -189,16 +190,18 @@ def again(host: nn.Module, rows: Sequence[Mapping[str, Any]], owner: str) -> Non
     new = {}
     for row in rows:
         try:
-            path, name, options, stage = (row[key] for key in ("convolution", "mechanism", "options", "stage"))
-            size, position, neutral = tuple(row["size"]), row["position"], row["neutral"]
+            path, name, stage = (row[key] for key in ("convolution", "mechanism", "stage"))
+            (height, width), position, neutral = map(int, row["size"]), row["position"], row["neutral"]
+            options = dict(row["options"])
             convolution = host.get_submodule(path)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{owner}: a row of replacements is broken: {error}") from None
         except AttributeError:
             raise UserError(f"{owner}: {type(host).__name__} has no module {path!r} to replace") from None
         check(path, convolution)
-        options = options | ({"size": tuple(options["size"])} if options.get("size") is not None else {})
-        site = Site(path=path, carrier=path, entering=False, channels=0, size=size, stage=stage, calls=1, kind="")
+        site = Site(
+            path=path, carrier=path, entering=False, channels=0, size=(height, width), stage=stage, calls=1, kind=""
+        )
         new[path] = fitted(host, Mechanism.of(name), site, position, options, neutral)
     install(host, new, None)
 
