@@ -131,8 +131,8 @@ class MultiHeadSelfAttention(nn.Module):
                 f"its embeddings are for maps of {height}×{width}, got {x.shape[2]}×{x.shape[3]}; another size is "
                 "another mechanism"
             )
-        qkv = self.qkv(x).flatten(2).unflatten(1, (3, self.num_heads, -1)).transpose(3, 4)
-        q, k, v = qkv.unbind(1)  # (B, heads, H·W, d)
+        qkv = self.qkv(x).flatten(2).unflatten(1, (3, self.num_heads, -1))
+        q, k, v = (t.mT for t in qkv.unbind(1))  # (B, heads, H·W, d)
         scale = q.shape[3] ** -0.5
         at = (q * scale if self.scale_pos_embed else q).unflatten(2, self.size)
         down = torch.einsum("nhyxd,yud->nhyxu", at, _offsets(self.height, height)).flatten(2, 3)

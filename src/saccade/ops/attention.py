@@ -43,6 +43,8 @@ softmax_backward = torch.ops.aten._softmax_backward_data.out
 
 _BUFFER = 2**20
 """Numbers of A that are formed at a time."""
+_KEPT = 4
+"""How many times the numbers of operands and result A may have to be kept."""
 _LOG2_E = log2(e)
 
 
@@ -85,8 +87,8 @@ def attention(
         (…, N, V) in the dtype of the operands; under autocast, as in a matrix product, operands may have any dtype and
         the result has that of autocast.
 
-    On the CPU the matrix is formed all the same, and kept for the backward, where it has no more than twice as many
-    numbers as query, key, value and result: that is faster. Half precision is computed in float32 there. On other
+    On the CPU the matrix is formed all the same, and kept for the backward, where it has no more than four times as
+    many numbers as query, key, value and result: that is faster. Half precision is computed in float32 there. On other
     devices, and compiled or exported (``torch.compile``, ``torch.export``, ONNX), the call is
     ``F.scaled_dot_product_attention`` on operands of one width, of which down and across are H + W more columns;
     whether memory is linear there depends on the kernels PyTorch has for the device and the dtype. Gradients that are
@@ -101,7 +103,7 @@ def attention(
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or query.device.type != "cpu":  # type: ignore[attr-defined]
         return _fused(q, k, v, scale, *terms)
     precise = torch.promote_types(dtype, torch.float32)
-    q, k, v, *terms = (t.to(precise).flatten(0, -3) for t in (q, k, v, *terms))
+    q, k, v, *terms = (_flat(t.to(precise)) for t in (q, k, v, *terms))
     y: Tensor = _Attention.apply(q, k, v, scale, *terms)[0]
     return y.unflatten(0, query.shape[:-2]).to(dtype)
 
@@ -130,14 +132,13 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(query: Tensor, key: Tensor, value: Tensor, scale: float, *terms: Tensor) -> tuple[Tensor, Tensor]:
         (batch, rows, width), columns = query.shape, key.shape[1]
-        kept = rows * columns <= 2 * (rows + columns) * (width + value.shape[2])
+        kept = rows * columns <= _KEPT * (rows + columns) * (width + value.shape[2])
         matrix = query.new_empty((batch, rows, columns) if kept else 0)
-        y = _zeros(value, rows, _by_columns(value))
+        y = _zeros(value, rows)
         with torch.autocast("cpu", enabled=False):
             for at, buffers in _blocks(query, key, 0 if kept else 1):
                 some = _exponentials(query, key, scale, terms, at, matrix[at] if kept else buffers[0])
-                _multiply(some, value[at[0]], y[at])
-                y[at].div_(some.sum(2, keepdim=True))
+                torch.div(some @ value[at[0]], some.sum(2, keepdim=True), out=y[at])
         return y, matrix
 
     @staticmethod
@@ -155,22 +156,22 @@ class _Attention(torch.autograd.Function):
                 pull = torch.func.vjp(lambda q, k, v, *t: attention_definition(q, k, v, scale, *t), *operands)[1]
                 grad_q, grad_k, grad_v, *grad_terms = pull(grad)
                 return grad_q, grad_k, grad_v, None, *grad_terms
-            grad_q = _zeros(query, query.shape[1], _by_columns(query))
-            # Sums over the rows of A: the product that adds to them is the faster by far if they lie by columns.
-            grad_k, grad_v = (_zeros(t, t.shape[1], True) for t in (key, value))
+            grad_q = _zeros(query, query.shape[1])
+            # By columns whatever the operands: a product adds to narrow rows at a third of its speed.
+            grad_k, grad_v = (torch.zeros_like(t.mT, memory_format=torch.contiguous_format) for t in (key, value))
             grad_terms = [torch.zeros_like(t) for t in terms]
             kept = matrix.ndim == 3
             for at, (slope, *buffers) in _blocks(query, key, 1 if kept else 2):
                 some = matrix[at] if kept else _exponentials(query, key, scale, terms, at, buffers[0])
                 g = grad[at] / some.sum(2, keepdim=True)
-                _multiply(some.mT, g, grad_v[at[0]], add=True)
+                grad_v[at[0]].baddbmm_(g.mT, some)
                 slope.copy_((g * y[at]).sum(2, keepdim=True).neg_())
                 slope.baddbmm_(g, value[at[0]].mT).mul_(some)
-                _multiply(slope, key[at[0]], grad_q[at], scale)
-                _multiply(slope.mT, query[at], grad_k[at[0]], scale, add=True)
+                torch.mul(slope @ key[at[0]], scale, out=grad_q[at])
+                grad_k[at[0]].baddbmm_(query[at].mT, slope, alpha=scale)
                 for of_term, axis in zip(grad_terms, (3, 2), strict=False):
                     torch.sum(_map(slope, terms), axis, out=of_term[at])
-            return grad_q, grad_k, grad_v, None, *grad_terms
+            return grad_q, grad_k.mT, grad_v.mT, None, *grad_terms
 
     @staticmethod
     def vmap(info: Any, axes: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, Any]]:
@@ -219,22 +220,20 @@ def _map(rows: Tensor, terms: Sequence[Tensor]) -> Tensor:
     return rows.unflatten(2, (terms[0].shape[2], terms[1].shape[2]))
 
 
-def _multiply(a: Tensor, b: Tensor, out: Tensor, factor: float = 1.0, add: bool = False) -> None:
-    """Write factor·A B to ``out``, or add it, whether that lies row by row or column by column."""
-    if _by_columns(out):
-        a, b, out = b.mT, a.mT, out.mT
-    out.baddbmm_(a, b, beta=int(add), alpha=factor)
-
-
 def _by_columns(t: Tensor) -> bool:
     """Whether the numbers of a column stand side by side, as the pixels of a map (B, C, H, W) do."""
     return t.stride(-2) == 1 and t.stride(-1) != 1
 
 
-def _zeros(like: Tensor, rows: int, by_columns: bool) -> Tensor:
-    """Zeros (B, rows, ·), as wide as ``like``."""
+def _flat(t: Tensor) -> Tensor:
+    """(B, ·, ·) of (B, heads, ·, ·), laid out as that is."""
+    return t.mT.flatten(0, -3).mT if _by_columns(t) else t.flatten(0, -3)
+
+
+def _zeros(like: Tensor, rows: int) -> Tensor:
+    """Zeros (B, rows, ·), as wide as ``like`` and laid out as it is."""
     batch, _, width = like.shape
-    return like.new_zeros(batch, width, rows).mT if by_columns else like.new_zeros(batch, rows, width)
+    return like.new_zeros(batch, width, rows).mT if _by_columns(like) else like.new_zeros(batch, rows, width)
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, down: Tensor | None, across: Tensor | None) -> tuple[Tensor, ...]:
