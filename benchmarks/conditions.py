@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import saccade
+from saccade.attention.gsop import SecondOrderPooling
+from saccade.surgery.plug import Carried
 from seasoning import seasoned
 from zoo import Host, flat
 
@@ -262,15 +264,25 @@ def differs(case: Case, mechanism: str, plugged: nn.Module) -> str | None:
 
 
 def _still(case: Case, mechanism: str, training: bool) -> tuple[list[str], int]:
-    """The parameters of plugs that five steps leave where they are, and how many there are."""
+    """The parameters of plugs that five steps leave where they are, and how many there are.
+
+    Without ``training`` batch norms keep to their running statistics: the host's are those of these pictures.
+    """
     network, given = case.trained()
     case.plug(network, mechanism, given)  # these pictures, for a bottleneck that is off on all of them is drawn again
     for name, parameter in network.named_parameters():
         parameter.requires_grad_("saccade." in name)  # the host's own gradients take most of the time
-    before = {name: p.detach().clone() for name, p in network.named_parameters() if "saccade." in name}
+    blind = tuple(f"{plug.carrier}.saccade.mechanism." for plug in saccade.plugs(network) if _sees_one_pixel(plug))
+    before = {
+        name: p.detach().clone()
+        for name, p in network.named_parameters()
+        if "saccade." in name and not name.startswith(blind)
+    }
     optimiser = torch.optim.AdamW(saccade.parameter_groups(network.train(), lr=1e-3))
-    for row in saccade.plugs(network):
-        row.module.train(training)
+    if not training:
+        for module in network.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
     for _ in range(5):
         optimiser.zero_grad()
         case.host.loss(network, given).backward()
@@ -279,9 +291,16 @@ def _still(case: Case, mechanism: str, training: bool) -> tuple[list[str], int]:
     return [name for name, value in before.items() if torch.equal(value, after[name])], len(before)
 
 
+def _sees_one_pixel(plug: Carried) -> bool:
+    """Is its gate that of a covariance over one pixel? That is zero, whatever the parameters."""
+    return isinstance(plug.module.mechanism, SecondOrderPooling) and max(plug.size) <= plug.module.mechanism.stride
+
+
 def learns(case: Case, mechanism: str, plugged: nn.Module) -> str | None:
     still, count = _still(case, mechanism, training=True)
-    if still:  # the mean of a batch takes out a bias in front of its norm: that need only move where statistics norm
+    # The mean of a batch takes out a bias in front of its norm: that need only move where running statistics norm. And
+    # a host that norms by the batch is not quite the one whose maps the mechanisms were fitted to.
+    if still:
         still = sorted(set(still) & set(_still(case, mechanism, training=False)[0]))
     return f"{len(still)} of {count}: {', '.join(still[:3])}" if still else ""
 

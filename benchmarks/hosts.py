@@ -12,8 +12,9 @@ conditions:
     calls          each plug ran once per call of its carrier
     unplug         modules, hooks, keys and outputs as before, from a deepcopy and from a pickle
     differs        with a = 1 and random weights the output is another
-    learns         five steps of AdamW, the host frozen, change every parameter of every plug; a bias in front of a
-                   batch norm, whose mean takes it out, need only move where running statistics norm
+    learns         five steps of AdamW, the host frozen, change every parameter of every plug, where batches norm or
+                   where running statistics do (a bias in front of a batch norm moves there only); not asked of gsop
+                   where it takes the covariance of one pixel, which is zero
 
 for the first hosts and for our own, and with ``--core`` for all:
 
