@@ -89,10 +89,12 @@ def pair(case: Case, mechanism: str, conditions: dict[str, Condition]) -> dict[s
 
 def page(rows: dict[tuple[str, str], dict[str, Any]], command: str) -> str:
     """The Markdown of all rows: a table of the hosts, one of the mechanisms, and the reasons behind their numbers."""
-    reasons: dict[str, int] = {}
+    found: dict[str, dict[str, None]] = {}
     for (_, mechanism), row in rows.items():
         if row["refused"]:
-            reasons.setdefault(reason(mechanism, row["refused"]), len(reasons) + 1)
+            why, numbers = reason(mechanism, row["refused"])
+            found.setdefault(why, {})[numbers] = None
+    reasons = {why: number for number, why in enumerate(found, 1)}
     hosts, mechanisms = (list(dict.fromkeys(names)) for names in zip(*rows, strict=True))
     failed = [(pair, row["wrong"]) for pair, row in rows.items() if row["wrong"]]
     refused = sum(bool(row["refused"]) for row in rows.values())
@@ -108,7 +110,8 @@ def page(rows: dict[tuple[str, str], dict[str, Any]], command: str) -> str:
     )  # fmt: skip
     parts = [head, "## By host", table(rows, reasons, 0), "## By mechanism", table(rows, reasons, 1)]
     if reasons:
-        parts.append("## Refusals\n\n" + "\n".join(f"{number}. {why}" for why, number in reasons.items()))
+        told = [f"{reasons[why]}. {why}{'; or '.join(numbers)}" for why, numbers in found.items()]
+        parts.append("## Refusals\n\n" + "\n".join(told))
     if failed:
         parts.append("## Failures\n\n" + "\n".join(
             f"- {host}, {mechanism}, {name}: {what}" for (host, mechanism), wrong in failed
@@ -131,7 +134,7 @@ def table(rows: dict[tuple[str, str], dict[str, Any]], reasons: dict[str, int], 
         refused: dict[int, list[str]] = {}
         for names in pairs:
             if rows[names]["refused"]:
-                refused.setdefault(reasons[reason(names[1], rows[names]["refused"])], []).append(names[1 - side])
+                refused.setdefault(reasons[reason(names[1], rows[names]["refused"])[0]], []).append(names[1 - side])
         wrong = [names[1 - side] for names in pairs if rows[names]["wrong"]]
         good = len(pairs) - len(wrong) - sum(map(len, refused.values()))
         told = [
@@ -142,9 +145,10 @@ def table(rows: dict[tuple[str, str], dict[str, Any]], reasons: dict[str, int], 
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
-def reason(mechanism: str, message: str) -> str:
-    """Why a mechanism was refused, without the site: the same for all hosts whose maps are as narrow."""
-    return f"{mechanism}: " + re.sub(rf"^at [^:]+: ({re.escape(mechanism)}: )?", "", message)
+def reason(mechanism: str, message: str) -> tuple[str, str]:
+    """Why a mechanism was refused, without the site: what is needed, the same for all hosts, and the numbers found."""
+    needed, found, numbers = re.sub(rf"^at [^:]+: ({re.escape(mechanism)}: )?", "", message).partition("; found ")
+    return f"{mechanism}: {needed}{found}", numbers
 
 
 def main() -> int:

@@ -51,8 +51,14 @@ def test_one_reason_of_two_hosts_stands_there_once():
     assert reasons == ["1. se: Squeeze-and-Excitation needs channels * rd_ratio >= 1; found channels = 8"]
     others = [*ROWS, row("own knife", "se", NARROW.format("a").replace("= 8", "= 4"))]
     text = page(others)
-    assert "| own knife | 0 of 1 | se (2) |" in text
-    assert "| se | 1 of 4 | 2 hosts (1), 1 host (2) |" in text
+    assert "| own knife | 0 of 1 | se (1) |" in text
+    assert "| se | 1 of 4 | 3 hosts (1) |" in text
+    assert text.endswith(
+        "1. se: Squeeze-and-Excitation needs channels * rd_ratio >= 1; found channels = 8; or channels = 4"
+    )
+    text = page([*others, row("own ladle", "se", "the host does not run")])
+    assert "| se | 1 of 5 | 3 hosts (1), 1 host (2) |" in text
+    assert text.endswith("\n2. se: the host does not run")
 
 
 def test_what_fails_is_named_three_times():
