@@ -264,7 +264,7 @@ def shape(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
             if key == "where":
                 raise UserError(
                     f"{name} has no option 'where': a position is said so to `saccade compare` alone, to "
-                    "`saccade measure` by --where, and in a recipe by attention.where"
+                    f"`saccade measure` by --where, to `saccade train` by --set attention.where={value}"
                 )
             raise UserError(
                 f"{name} has no option {key!r}.{did_you_mean(key, known)} "
