@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from saccade.form import Gate
-from saccade.ops import gating
+from saccade.ops import eager
 from saccade.ops.branch import gated_by, gated_by_definition
 
 SHAPES = [(2, 3, 5, 4), (3, 2, 7, 3), (1, 4, 1, 1)]
@@ -32,7 +32,7 @@ GATES = {
 @pytest.fixture(params=[7, 32, 1 << 18], ids=["rows", "channels", "at once"])
 def piece(request, monkeypatch):
     """Pieces of a few values, of an image or two, of all."""
-    monkeypatch.setattr(gating, "PIECE", request.param)
+    monkeypatch.setattr(eager, "PIECE", request.param)
 
 
 @pytest.mark.usefixtures("piece")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saccade.ops import gating
+from saccade.ops import eager
 from saccade.ops.energy import energy_gate, energy_gate_definition
 
 SHAPES = [(2, 3, 5, 4), (3, 2, 7, 3), (2, 3, 1, 1), (1, 1, 1, 2)]
@@ -16,7 +16,7 @@ def _map(shape, seed=0, dtype=torch.float64):
 @pytest.fixture(params=[7, 32, 1 << 18], ids=["maps", "some maps", "at once"])
 def piece(request, monkeypatch):
     """Pieces of one map, of some, of all."""
-    monkeypatch.setattr(gating, "PIECE", request.param)
+    monkeypatch.setattr(eager, "PIECE", request.param)
 
 
 @pytest.mark.usefixtures("piece")

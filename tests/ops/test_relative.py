@@ -105,6 +105,16 @@ def test_attention_s_gradients_of_gradients_are_the_definition_s():
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
+def test_attention_s_gradients_of_many_results_at_once_are_the_definition_s():
+    operands = _operands((3, 4))
+    cotangents = torch.randn(3, *operands[2].shape[:3], 12, dtype=torch.float64)
+    results = [form(*operands, (3, 4), 0.7) for form in (relative_attention, relative_attention_definition)]
+    found, known = (
+        torch.vmap(lambda c, y=y: torch.autograd.grad(y, operands, c, retain_graph=True))(cotangents) for y in results
+    )
+    torch.testing.assert_close(found, known, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attention_s_rounding_is_at_most_twice_the_definition_s(dtype):
     size = (11, 13)

@@ -41,6 +41,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from saccade.ops.eager import is_captured
 from saccade.ops.memory_format import laid_out
 from saccade.ops.relative import (
     coordinates,
@@ -183,7 +184,7 @@ class DeformableAttention(nn.Module):
 
     def _attended(self, q: Tensor, k: Tensor, v: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
         """A v, (B, C, H·W): of each group, formed at once or a few images and rows at a time."""
-        whole = torch.compiler.is_compiling() or torch.jit.is_tracing() or q.device.type != "cpu"  # type: ignore[attr-defined]
+        whole = is_captured() or q.device.type != "cpu"
         batch, (height, width) = q.shape[0], size
         row = q.shape[2] * k.shape[-1] * width  # numbers of A for a row of one image
         rows = height if whole else max(1, min(height, AT_ONCE // row))

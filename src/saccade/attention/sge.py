@@ -22,7 +22,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from saccade.ops.gating import gated, is_eager, others, pooled_mean
+from saccade.ops.eager import is_eager
+from saccade.ops.gating import gated, others, pooled_mean
 
 __all__ = ["SpatialGroupEnhance"]
 

@@ -4,7 +4,7 @@ Autograd writes dy · g, and then adds to that map what comes back through g. He
 what the product hands back to the fork is dy as it came: the fork has both parts then and writes their sum in one pass.
 Nobody else sees that gradient, for the branch of the product ends where it begins.
 
-The fast form is that of contiguous maps on the CPU, as in ``saccade.ops.gating``; where a gradient is to be
+The fast form is that of contiguous maps on the CPU, as ``saccade.ops.eager`` says; where a gradient is to be
 differentiated again (``create_graph=True``), the product hands back its own.
 """
 
@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.ops.gating import gated, is_eager, part, pieces
+from saccade.ops.eager import is_composed, is_eager, part, pieces
+from saccade.ops.gating import gated
 
 __all__ = ["gated_by", "gated_by_definition"]
 
@@ -64,7 +65,7 @@ class _Fork(torch.autograd.Function):
     def backward(ctx: Any, kept: Tensor | None, seen: Tensor | None) -> tuple[Tensor | None, None]:
         if kept is None:
             return seen, None
-        gate = None if torch.is_grad_enabled() else ctx.handed.pop(get_ident(), None)
+        gate = None if is_composed() else ctx.handed.pop(get_ident(), None)
         if gate is None:  # kept is a gradient like any other
             return kept if seen is None else kept + seen, None
         if seen is None:
@@ -89,7 +90,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, gate = ctx.saved_tensors
-        if torch.is_grad_enabled():  # these gradients will be differentiated
+        if is_composed():
             return grad * gate, (grad * x).sum_to_size(gate.shape), None
         of_x, of_gate = ctx.needs_input_grad[:2]
         if of_x:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from saccade.ops.counted import counted
 from saccade.ops.deform.geometry import operand_dtype
-from saccade.ops.gating import is_transformed
+from saccade.ops.eager import is_captured, is_transformed
 
 __all__ = ["covariance", "covariance_definition"]
 
@@ -60,7 +60,7 @@ def covariance(x: Tensor) -> Tensor:
     Raises:
         ValueError: x does not have three dimensions.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed():  # type: ignore[attr-defined]
+    if is_captured() or is_transformed():
         return covariance_definition(x)
     _check(x)
     found: Tensor = _Covariance.apply(x.to(operand_dtype(x)))

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from saccade.ops.counted import counted
 from saccade.ops.deform.geometry import autocast_enabled, operand_dtype
-from saccade.ops.gating import is_transformed
+from saccade.ops.eager import is_captured, is_composed, is_transformed
 
 __all__ = ["criss_cross", "criss_cross_definition"]
 
@@ -73,7 +73,7 @@ def criss_cross(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Raises:
         ValueError: operands that do not belong together, with the numbers found and needed.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed():  # type: ignore[attr-defined]
+    if is_captured() or is_transformed():
         return criss_cross_definition(query, key, value)
     _check(query, key, value)
     pixels = (pixel_rows(t.to(operand_dtype(query))) for t in (query, key, value))
@@ -108,7 +108,7 @@ class _CrissCross(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, ...]:
         query, key, value, weights = ctx.saved_tensors
-        if torch.is_grad_enabled():  # these gradients will be differentiated
+        if is_composed():
             with torch.autocast(query.device.type, enabled=False):
                 pull = torch.func.vjp(_definition_of_pixels, query, key, value)[1]
                 return tuple(pull(grad))

@@ -8,7 +8,7 @@ Backward, with e = dg · g (1 − g) and q = e · c, N = H·W:
     a = 2/s · q − c · 8 Σ(q · c) / (s² (N − 1)),  dx = a − Σ a / N
 
 Autograd needs some fifteen passes over the map for that; here both directions go map by map through the cache. The fast
-form is that of contiguous maps of float32 and float64 on the CPU, as in ``saccade.ops.gating``.
+form is that of contiguous maps of float32 and float64 on the CPU, as ``saccade.ops.eager`` says.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.ops.gating import is_eager, others, pieces
+from saccade.ops.eager import is_composed, is_eager, pieces
+from saccade.ops.gating import others
 
 __all__ = ["energy_gate", "energy_gate_definition"]
 
@@ -64,9 +65,10 @@ class _EnergyGate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         x, mean, scale, gate = ctx.saved_tensors
-        if torch.is_grad_enabled():  # this gradient will be differentiated
-            again = energy_gate_definition(x, ctx.e_lambda)
-            return torch.autograd.grad(again, x, grad, create_graph=True)[0], None
+        if is_composed():
+            with torch.enable_grad():
+                again = energy_gate_definition(x, ctx.e_lambda)
+            return torch.autograd.grad(again, x, grad, create_graph=torch.is_grad_enabled())[0], None
         grad_x = torch.empty_like(x)
         for at in pieces(x, 2, 3):
             c = x[at] - mean[at]

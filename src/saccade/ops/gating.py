@@ -7,16 +7,13 @@ r"""What gates are made of: a map times a gate that broadcasts, and the mean and
     mean_and_variance    of each map                over H and W
     narrow_conv          a convolution to one channel
 
-Forward they are PyTorch's own operators, bit for bit but for the variance.
-Backward, autograd would write a whole map for what it reduces or
-expands at once: x · dy before its sum over the axes along which g broadcasts, dz for every place before it is added to
-the gradient of x, the mask of the maxima and its products one after the other. Here the first and the last are worked
-out in pieces that stay in the cache, and the second is a view. ``gated_definition`` and ``max_and_mean_definition``
-write the functions down; where several values are the maximum they share its gradient evenly, as in ``amax``.
+Forward they are PyTorch's own operators, bit for bit but for the variance. Backward, autograd would write a whole map
+for what it reduces or expands at once: x · dy before its sum over the axes along which g broadcasts, dz for every place
+before it is added to the gradient of x, the mask of the maxima and its products one after the other. Here the first and
+the last are worked out in pieces that stay in the cache, and the second is a view. Functions named ``…_definition``
+write the others down; where several values are the maximum they share its gradient evenly, as in ``amax``.
 
-The fast form is that of contiguous maps on the CPU; all else takes the definition: other devices and layouts, graphs
-(``torch.compile``, ``torch.export``, ONNX), ``torch.func``, forward-mode derivatives. A gradient that is to be
-differentiated again (``create_graph=True``) is the definition's too.
+When the fast forms run, ``saccade.ops.eager`` says; all else takes the definition.
 """
 
 from __future__ import annotations
@@ -26,49 +23,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
+
+from saccade.ops.eager import is_bare, is_composed, is_eager, part, pieces
 
 __all__ = [
-    "gated", "gated_and_shuffled", "gated_and_shuffled_definition", "gated_definition", "is_bare", "is_eager",
-    "is_transformed", "max_and_mean", "max_and_mean_definition", "mean_and_variance", "mean_and_variance_definition",
-    "narrow_conv", "others", "part", "pieces", "pooled_mean",
+    "gated", "gated_and_shuffled", "gated_and_shuffled_definition", "gated_definition", "max_and_mean",
+    "max_and_mean_definition", "mean_and_variance", "mean_and_variance_definition", "narrow_conv", "narrow_conv2d",
+    "others", "pooled_mean",
 ]  # fmt: skip
 
-PIECE = 1 << 19
-"""Values of one piece: 2 MiB of float32, which stays in the caches; of smaller ones the calls would cost more."""
+SMALL = 1 << 16
+"""Maps with no more values than this have their maxima and means as soon by PyTorch's own operators."""
 SHORT = 64
 """Rows with fewer values than this have a maximum sooner by halves than by PyTorch's reduction."""
-
-
-def is_eager(*tensors: Tensor) -> bool:
-    """Whether a fast form of the CPU may run: contiguous operands, no graph being made, no ``torch.func``.
-
-    A stand-in for a tensor, such as what ``torch.fx`` traces with, has no fast form.
-    """
-    return (
-        all(isinstance(t, Tensor) for t in tensors)
-        and all(t.device.type == "cpu" and t.is_contiguous() and t.is_floating_point() for t in tensors)
-        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())  # type: ignore[attr-defined]
-        and not is_transformed()
-    )
-
-
-def is_transformed() -> bool:
-    """Whether ``torch.func`` (``vmap``, ``grad``, ``jvp`` ...) or forward mode is at work."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-
-
-def pieces(x: Tensor, *whole: int) -> list[tuple[slice, ...]]:
-    """Where the pieces of x (B, C, H, W) lie: of about ``PIECE`` values, one image or some, uncut along ``whole``."""
-    each = max(1, x[:1].numel())
-    images = max(1, PIECE // each)
-    several = [slice(start, start + images) for start in range(0, len(x), images)]
-    axis = next((axis for axis in (1, 2) if axis not in whole), None)
-    if axis is None or images > 1:
-        return [(some,) for some in several]
-    step = max(1, PIECE * x.shape[axis] // each)
-    parts = [slice(start, start + step) for start in range(0, x.shape[axis], step)]
-    return [(image, *[slice(None)] * (axis - 1), part) for image in several for part in parts]
 
 
 def gated_definition(x: Tensor, gate: Tensor) -> Tensor:
@@ -105,7 +72,7 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, gate = ctx.saved_tensors
-        if torch.is_grad_enabled():  # these gradients will be differentiated
+        if is_composed():
             return (grad * gate).sum_to_size(x.shape), (grad * x).sum_to_size(gate.shape)
         pairs = [(x, gate), (gate, x)]
         grads = [torch.empty_like(own) if ctx.needs_input_grad[i] else None for i, (own, _) in enumerate(pairs)]
@@ -120,11 +87,6 @@ class _Gated(torch.autograd.Function):
                 else:
                     torch.mul(grad[at], part(other, at), out=into[at])
         return grads[0], grads[1]
-
-
-def part(operand: Tensor, at: tuple[slice, ...]) -> Tensor:
-    """A piece of what may broadcast along the axes within it."""
-    return operand[tuple(slice(None) if operand.shape[i] == 1 else part for i, part in enumerate(at))]
 
 
 def gated_and_shuffled_definition(x: Tensor, gate: Tensor) -> Tensor:
@@ -164,7 +126,7 @@ class _GatedAndShuffled(torch.autograd.Function):
         x, gate = ctx.saved_tensors
         halves = (2, x.shape[1] // 2)
         back = grad.unflatten(1, halves[::-1]).transpose(1, 2)  # (B, 2, C/2, H, W)
-        if torch.is_grad_enabled():  # these gradients will be differentiated
+        if is_composed():
             return back.flatten(1, 2) * gate, back.flatten(1, 2) * x
         grads = torch.empty_like(x), torch.empty_like(x)
         for into, other in zip(grads, (gate, x), strict=True):
@@ -227,7 +189,7 @@ class _MeanAndVariance(torch.autograd.Function):
         grad_mean = (grad_mean / max(1, x.shape[2] * x.shape[3]))[:, :, None, None]
         slope = (grad_variance * (2 / others(x)))[:, :, None, None]
         # What is centred sums to zero but for the rounding of the mean, which a large mean makes large: centred again.
-        if torch.is_grad_enabled():  # this gradient will be differentiated
+        if is_composed():
             centred = x - x.mean((2, 3), keepdim=True)
             return (centred - centred.mean((2, 3), keepdim=True)) * slope + grad_mean
         grad_x = torch.empty_like(x)
@@ -253,7 +215,7 @@ def max_and_mean(x: Tensor, *poolings: tuple[int, ...]) -> tuple[Tensor, ...]:
     Returns:
         For each of the poolings two tensors, max x and mean x, with size 1 at its axes.
     """
-    if is_eager(x) and x.numel() > PIECE // 8:
+    if is_eager(x) and x.numel() > SMALL:
         return _MaxAndMean.apply(x, poolings)
     return max_and_mean_definition(x, *poolings)
 
@@ -273,7 +235,7 @@ class _MaxAndMean(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         x, *highest = ctx.saved_tensors
         of_means = [grads[2 * i + 1] * (top.numel() / max(1, x.numel())) for i, top in enumerate(highest)]
-        if torch.is_grad_enabled():  # these gradients will be differentiated: where the maxima are is constant
+        if is_composed():  # where the maxima are is constant
             grad_x = torch.zeros_like(x)
             for i, (axes, top) in enumerate(zip(ctx.poolings, highest, strict=True)):
                 mask = (x == top).to(x.dtype)
@@ -324,15 +286,6 @@ def narrow_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return result
 
 
-def is_bare(conv: nn.Module) -> bool:
-    """Whether a call of the layer is the convolution with its kernel and its bias, and nobody looks on."""
-    hooks = (conv._forward_pre_hooks, conv._forward_hooks, conv._backward_pre_hooks, conv._backward_hooks)
-    everywhere = nn.modules.module._has_any_global_hook()
-    own = conv._parameters.get("weight") is not None and "forward" not in vars(conv)
-    zeros = type(conv) is nn.Conv2d and conv.padding_mode == "zeros"
-    return zeros and own and not any(hooks) and not everywhere
-
-
 def narrow_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``narrow_conv`` with a kernel (1, C, k, k) and a bias (1) that are no layer's own."""
     half = [side // 2 for side in weight.shape[2:]]
@@ -356,7 +309,7 @@ class _NarrowConv(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         padding = [side // 2 for side in weight.shape[2:]]
         of_x, of_weight = ctx.needs_input_grad[:2]
-        by_kernel = of_x and torch.is_grad_enabled()  # this gradient will be differentiated
+        by_kernel = of_x and is_composed()
         grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
             grad, x, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1, [by_kernel, of_weight, False]
         )

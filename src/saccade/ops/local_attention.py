@@ -28,7 +28,7 @@ from torch import Tensor
 
 from saccade.ops.counted import counted
 from saccade.ops.deform.geometry import autocast_enabled, operand_dtype, without_autocast
-from saccade.ops.gating import is_transformed
+from saccade.ops.eager import is_captured, is_composed, is_transformed
 
 __all__ = ["local_attention", "local_attention_definition"]
 
@@ -92,7 +92,7 @@ def local_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, col
     Raises:
         ValueError: operands that do not belong together, with the numbers found and needed.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed():  # type: ignore[attr-defined]
+    if is_captured() or is_transformed():
         return local_attention_definition(query, key, value, rows, columns)
     _check(query, key, value, rows, columns)
     operand = operand_dtype(query)
@@ -214,7 +214,7 @@ class _LocalAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         operands = ctx.saved_tensors
         with without_autocast(grad):
-            if torch.is_grad_enabled():  # these gradients will be differentiated
+            if is_composed():
                 pull = torch.func.vjp(_planes_definition, *operands)[1]
                 found: tuple[Tensor | None, ...] = pull(grad)
                 return found

@@ -28,6 +28,7 @@ from torch import Tensor
 from saccade.ops.attention import softmax_backward
 from saccade.ops.counted import counted
 from saccade.ops.deform.geometry import operand_dtype
+from saccade.ops.eager import is_composed
 
 __all__ = [
     "coordinates",
@@ -191,7 +192,7 @@ class _RelativeAttention(torch.autograd.Function):
         query, key, value, places, table = operands = ctx.saved_tensors
         size, scale = ctx.size, ctx.scale
         with torch.autocast(query.device.type, enabled=False):
-            if torch.is_grad_enabled():  # these gradients will be differentiated: the bags' own could not be
+            if is_composed():  # the bags' own gradients cannot be differentiated
                 pull = torch.func.vjp(partial(relative_attention_definition, size=size, scale=scale), *operands)[1]
                 return *pull(grad), None, None
             with torch.enable_grad():

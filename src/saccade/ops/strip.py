@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.ops.gating import is_transformed
+from saccade.ops.eager import is_captured, is_transformed
 
 __all__ = ["strip_means", "strip_means_definition"]
 
@@ -46,7 +46,7 @@ def strip_means(x: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: x is no map (B, C, H, W).
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed():  # type: ignore[attr-defined]
+    if is_captured() or is_transformed():
         return strip_means_definition(x)
     _check(x)
     rows, columns = _StripMeans.apply(x)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.ops.gating import is_bare, is_eager
+from saccade.ops.eager import is_bare, is_composed, is_eager
 
 __all__ = ["whole_conv"]
 
@@ -51,7 +51,7 @@ class _WholeConv(torch.autograd.Function):
         of_x, of_weight, of_bias = ctx.needs_input_grad[:3]
         grad_x = grad * weight[:, 0] if of_x else None
         grad_weight = None
-        if of_weight and torch.is_grad_enabled():  # this gradient will be differentiated
+        if of_weight and is_composed():
             grad_weight = (grad * x).sum(0)[:, None]
         elif of_weight:
             grad_weight = torch.zeros_like(weight)

@@ -1,0 +1,75 @@
+"""When the fast forms of operators run, and the pieces in which they go over a map.
+
+They are for contiguous maps on the CPU. Other devices and layouts, graphs (``torch.compile``, ``torch.export``, ONNX),
+``torch.func`` and forward-mode derivatives take the definitions, and so does a gradient that is to be differentiated
+again (``create_graph=True``) or is one of many that ``torch.vmap`` works out at once.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+__all__ = ["is_bare", "is_captured", "is_composed", "is_eager", "is_transformed", "part", "pieces"]
+
+PIECE = 1 << 19
+"""Values of one piece: 2 MiB of float32, which stays in the caches; of smaller ones the calls would cost more."""
+
+
+def is_eager(*tensors: Tensor) -> bool:
+    """Whether a fast form of the CPU may run: contiguous operands, no graph being made, no ``torch.func``.
+
+    A stand-in for a tensor, such as what ``torch.fx`` traces with, has no fast form.
+    """
+    return (
+        all(isinstance(t, Tensor) for t in tensors)
+        and all(t.device.type == "cpu" and t.is_contiguous() and t.is_floating_point() for t in tensors)
+        and not (is_captured() or is_transformed())
+    )
+
+
+def is_transformed() -> bool:
+    """Whether ``torch.func`` (``vmap``, ``grad``, ``jvp`` ...) or forward mode is at work."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def is_captured() -> bool:
+    """Whether a graph is being made of the call: ``torch.compile``, ``torch.export``, ONNX, ``torch.jit.trace``."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+
+
+def is_composed() -> bool:
+    """Whether a backward is to be composed of PyTorch's own operators.
+
+    Either its gradients will be differentiated (``create_graph=True``), or ``torch.func`` works on it, such as
+    ``torch.vmap`` over the gradients of many results.
+    """
+    return torch.is_grad_enabled() or is_transformed()
+
+
+def pieces(x: Tensor, *whole: int) -> list[tuple[slice, ...]]:
+    """Where the pieces of x (B, C, H, W) lie: of about ``PIECE`` values, one image or some, uncut along ``whole``."""
+    each = max(1, x[:1].numel())
+    images = max(1, PIECE // each)
+    several = [slice(start, start + images) for start in range(0, len(x), images)]
+    axis = next((axis for axis in (1, 2) if axis not in whole), None)
+    if axis is None or images > 1:
+        return [(some,) for some in several]
+    step = max(1, PIECE * x.shape[axis] // each)
+    parts = [slice(start, start + step) for start in range(0, x.shape[axis], step)]
+    return [(image, *[slice(None)] * (axis - 1), part) for image in several for part in parts]
+
+
+def part(operand: Tensor, at: tuple[slice, ...]) -> Tensor:
+    """A piece of what may broadcast along the axes within it."""
+    return operand[tuple(slice(None) if operand.shape[i] == 1 else part for i, part in enumerate(at))]
+
+
+def is_bare(conv: nn.Module) -> bool:
+    """Whether a call of the layer is the convolution with its kernel and its bias, and nobody looks on."""
+    hooks = (conv._forward_pre_hooks, conv._forward_hooks, conv._backward_pre_hooks, conv._backward_hooks)
+    everywhere = nn.modules.module._has_any_global_hook()
+    own = conv._parameters.get("weight") is not None and "forward" not in vars(conv)
+    zeros = type(conv) is nn.Conv2d and conv.padding_mode == "zeros"
+    return zeros and own and not any(hooks) and not everywhere

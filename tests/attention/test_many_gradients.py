@@ -1,0 +1,34 @@
+"""Gradients of many results at once: ``torch.vmap`` over the backward, as ``torch.autograd.grad`` documents it."""
+
+import pytest
+import torch
+
+from saccade import create, list_mechanisms, spec
+
+# The operators of these have a backward of their own that takes one gradient at a time.
+ONE_BY_ONE = {"danet", "das", "dcn1", "dcn2", "dra", "mhsa", "nl", "self_attention"}
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # vmap runs what it does not know in turn
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.xfail(raises=RuntimeError) if name in ONE_BY_ONE else ())
+    for name in list_mechanisms()
+])  # fmt: skip
+def test_gradients_at_once_are_those_one_by_one(name):
+    torch.manual_seed(0)
+    module = create(name, 64, **({"size": (5, 4)} if "size" in spec(name).needs else {})).double()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    x = torch.randn(2, 64, 5, 4, dtype=torch.float64, requires_grad=True)
+    y = module(x)
+    leaves = [x, *module.parameters()]
+
+    def gradients(cotangent):
+        return torch.autograd.grad(y, leaves, cotangent, retain_graph=True)
+
+    cotangents = torch.randn(3, *y.shape, dtype=torch.float64)
+    at_once = torch.vmap(gradients)(cotangents)
+    for found, *wanted in zip(at_once, *map(gradients, cotangents), strict=True):
+        torch.testing.assert_close(found, torch.stack(wanted), rtol=1e-10, atol=1e-10)
+    assert at_once[0].abs().amax((1, 2, 3, 4)).min() > 1e-6
