@@ -29,7 +29,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from saccade.form import BatchNorm2d, Gate, reduced
-from saccade.ops.gating import gated, pooled_mean
+from saccade.ops.gating import pooled_mean
 
 __all__ = ["BottleneckAttention"]
 
@@ -107,5 +107,5 @@ class BottleneckAttention(Gate):
         """Map x (B, C, H, W) to (B, C, H, W), between 1 and 2."""
         channel = self.channel(pooled_mean(x, keepdim=True))  # (B, C, 1, 1)
         spatial = self.spatial(x)  # (B, 1, H, W)
-        joint: Tensor = gated(channel, spatial) if self.product else channel + spatial
+        joint: Tensor = channel * spatial if self.product else channel + spatial
         return 1 + joint.sigmoid()

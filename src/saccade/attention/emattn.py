@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.ops.gating import gated, narrow_conv2d, pooled_mean
+from saccade.ops.gating import narrow_conv2d, pooled_mean
 
 __all__ = ["EfficientMultiScaleAttention"]
 
@@ -80,10 +80,7 @@ class EfficientMultiScaleAttention(nn.Module):
         x = x.unflatten(1, (self.groups, -1)).flatten(0, 1)  # (B·G, c, H, W)
         rows, columns = pooled_mean(x, (3,), keepdim=True), pooled_mean(x, (2,), keepdim=True)  # (…, H, 1), (…, 1, W)
         h, w = self.sides(torch.cat([rows, columns.mT], 2)).sigmoid().split([height, width], 2)
-        h, w = h.contiguous(), w.mT.contiguous()
-        u = torch.group_norm(
-            gated(gated(x, h.to(x.dtype)), w.to(x.dtype)), x.shape[1], self.norm_weight, self.norm_bias
-        )
+        u = torch.group_norm(x * h.to(x.dtype) * w.mT.to(x.dtype), x.shape[1], self.norm_weight, self.norm_bias)
 
         first = self.norm_bias.softmax(0)  # the mean of u over the map is β
         assert self.near.bias is not None
@@ -96,10 +93,7 @@ class EfficientMultiScaleAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
         gate: Tensor = self.tap(self.gate(x)).to(x.dtype)
-        parts = x.unflatten(1, (self.groups, -1))
-        if x.is_contiguous():
-            return gated(parts.flatten(0, 1), gate.flatten(0, 1)[:, None]).view_as(x)
-        return (parts * gate[:, :, None]).flatten(1, 2)
+        return (x.unflatten(1, (self.groups, -1)) * gate[:, :, None]).flatten(1, 2)
 
 
 def _window_means(x: Tensor, columns: Tensor) -> Tensor:

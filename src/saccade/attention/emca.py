@@ -21,8 +21,7 @@ is the published setting: the last block of each stage, hence S = 0 in the first
 live in one call of the host: see :mod:`saccade.relay`.
 
 Source: Bakr, El Sallab, Rashwan, "EMCA: Efficient Multi-Scale Channel Attention Module" (the first version is called
-"PKCAM"), code eslambakr/EMCA 2021 (equal to its ECA flavour, the only one of
-it that runs).
+"PKCAM"), code eslambakr/EMCA 2021; equal to its ECA flavour, the only one that runs.
 
 Deviations. The code's default flags are not the published setting: a module in every block, of which the first of each
 stage is local and leaves what it has of the rest unused, and v_j = the last block of every earlier stage, with the map
@@ -41,6 +40,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.form import Gate
+from saccade.ops.gating import pooled_mean
 from saccade.relay import Previous
 
 __all__ = ["EfficientMultiScaleChannelAttention"]
@@ -135,7 +135,7 @@ class EfficientMultiScaleChannelAttention(Gate):
             ValueError: they are not S.
             UserError: the host did not hand them on.
         """
-        z = x.mean((2, 3))  # (B, C)
+        z = pooled_mean(x)  # (B, C)
         vectors = self.previous(z) if previous is None else previous
         if len(vectors) != self.previous.count:
             raise ValueError(f"previous = {self.previous.count} vectors are read, got {len(vectors)}")

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.form import Gate, reduced
+from saccade.ops.gating import max_and_mean, narrow_conv, pooled_mean
 
 __all__ = ["ThreeAttentions"]
 
@@ -60,7 +61,7 @@ class ThreeAttentions(Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W), between 0 and 3."""
-        channel: Tensor = self.channel(x.mean((2, 3), keepdim=True))  # (B, C, 1, 1)
-        spatial: Tensor = self.spatial(torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1))  # (B, 1, H, W)
+        channel: Tensor = self.channel(pooled_mean(x, keepdim=True))  # (B, C, 1, 1)
+        spatial = narrow_conv(self.spatial, torch.cat(max_and_mean(x, (1,)), 1))  # (B, 1, H, W)
         joint: Tensor = self.joint(x)  # (B, C, H, W)
         return channel.sigmoid() + spatial.sigmoid() + joint.sigmoid()

@@ -28,6 +28,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from saccade.form import Gate
+from saccade.ops.gating import pooled_mean
 
 __all__ = ["PolarizedAttention"]
 
@@ -102,7 +103,7 @@ class PolarizedAttention(Gate):
         mask = (self.mask.weight @ pixels).softmax(2)  # (B, 1, N)
         seen = (pixels @ mask.to(x.dtype).mT)[:, :, 0]  # (B, C)
         of_channel: Tensor = self.expand(self.value(seen)).sigmoid()  # (B, C)
-        mean = pixels.mean(2)
+        mean = pooled_mean(x)
         if self.parallel:
             of_place = self._places(pixels, mean, None)
             return of_channel[:, :, None, None] + of_place.unflatten(2, x.shape[2:])

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.form import BatchNorm2d
+from saccade.ops.gating import pooled_mean
 
 __all__ = ["SelectiveKernel"]
 
@@ -154,7 +155,7 @@ class SelectiveKernel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, O, Ho, Wo), in the dtype of x."""
         near, far = self.near(x), self.far(x)
-        s = near.mean((2, 3), keepdim=True) + far.mean((2, 3), keepdim=True)
+        s = pooled_mean(near, keepdim=True) + pooled_mean(far, keepdim=True)
         first, second = self.select(self.squeeze(s)).chunk(2, 1)
         gate = self.tap((first - second).sigmoid())  # (B, O, 1, 1)
         y = torch.lerp(far, near, gate.to(far.dtype)).to(x.dtype)
