@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import saccade
+from alone import Alone
 from saccade.attention import self_attention
 from saccade.cost import measure
 from saccade.ops.attention import attention, attention_definition
@@ -89,19 +90,6 @@ def verify(batch: int, channels: int) -> None:
         error, allowed = (((t - right).norm() / right.norm()).item() for t in (found, other))
         if not error <= 2 * allowed + EPSILON:
             raise SystemExit(f"{name} is wrong: relative error {error:.2e}, the matrix has {allowed:.2e}")
-
-
-class Alone(nn.Module):
-    """The layer behind a parameter that takes the map's place, so that the map takes a gradient."""
-
-    def __init__(self, layer: nn.Module, x: Tensor) -> None:
-        super().__init__()
-        self.layer, self.x = layer, nn.Parameter(x)
-
-    def forward(self, _: Tensor) -> Tensor:
-        """The layer's output for the map it holds."""
-        y: Tensor = self.layer(self.x)
-        return y
 
 
 def memory(form: Form, layer: nn.Module, x: Tensor) -> int:

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor, nn
 
 import saccade
+from alone import Alone
 from publics import ROWS, Row, plain
 from saccade.cost.call import Call
 from saccade.cost.memory import step_memory
@@ -134,19 +135,6 @@ def error(name: str, row: Row) -> float:
     pairs = zip(step(ours, x, cotangent), step(theirs, x, cotangent), (x, cotangent), strict=True)
     changes = [float((a - b).abs().max() / (a - given).abs().max()) for a, b, given in pairs]
     return math.nan if any(map(math.isnan, changes)) else max(changes)
-
-
-class Alone(nn.Module):
-    """A module behind a parameter that takes the map's place, so that the map takes a gradient."""
-
-    def __init__(self, module: nn.Module, x: Tensor) -> None:
-        super().__init__()
-        self.module, self.x = module, nn.Parameter(x)
-
-    def forward(self, _: Tensor) -> Tensor:
-        """The output for the map it holds."""
-        y: Tensor = self.module(self.x)
-        return y
 
 
 def available() -> float:
