@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.ops.local_attention import local_attention
-from saccade.ops.memory_format import memory_format
+from saccade.ops.memory_format import laid_out
 
 __all__ = ["StandAloneSelfAttention"]
 
@@ -138,4 +138,4 @@ class StandAloneSelfAttention(nn.Module):
             y = F.avg_pool2d(y, self.stride, ceil_mode=True)
         if self.bias is not None:
             y = y + self.bias[:, None, None].to(y.dtype)
-        return y if torch.compiler.is_compiling() else y.contiguous(memory_format=memory_format(x))
+        return laid_out(y, x)
