@@ -145,11 +145,14 @@ class _Attention(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         query, key, value, ctx.scale, *terms = inputs
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # else zeros would be, as large as A
         ctx.save_for_backward(*output, query, key, value, *terms)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         (y, matrix, *operands), scale = ctx.saved_tensors, ctx.scale
+        if grad is None:
+            return (None,) * (len(operands) + 1)
         query, key, value, *terms = operands
         with torch.autocast("cpu", enabled=False):
             if torch.is_grad_enabled():  # these gradients will be differentiated: what follows could not be
