@@ -10,7 +10,7 @@ __all__ = ["laid_out", "memory_format"]
 
 def memory_format(x: Tensor) -> torch.memory_format:
     """Channels last if that alone describes x (B, C, H, W), as ``F.conv2d`` decides it; else contiguous."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    last = not x.is_contiguous() and x.permute(0, 2, 3, 1).is_contiguous()  # ``vmap`` has no answer for channels last
     return torch.channels_last if last else torch.contiguous_format
 
 

@@ -1,0 +1,38 @@
+"""How a result is laid out follows the map: ``F.conv2d`` decides it so, and under ``torch.vmap`` it is asked too."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from saccade.ops.memory_format import laid_out, memory_format
+
+LAST, FIRST = torch.channels_last, torch.contiguous_format
+
+
+MAPS = [
+    ((2, 3, 4, 5), lambda x: x, FIRST),
+    ((2, 3, 4, 5), lambda x: x.contiguous(memory_format=LAST), LAST),
+    ((2, 3, 4, 5), lambda x: x.mT.contiguous().mT, FIRST),  # neither
+    ((2, 3, 4, 5), lambda x: x.repeat_interleave(2, 3)[..., ::2], FIRST),
+    ((2, 1, 4, 5), lambda x: x.contiguous(memory_format=LAST), FIRST),  # both
+    ((2, 3, 1, 1), lambda x: x.contiguous(memory_format=LAST), FIRST),  # both
+    ((2, 3, 1, 5), lambda x: x.contiguous(memory_format=LAST), LAST),
+    ((1, 3, 4, 5), lambda x: x.contiguous(memory_format=LAST), LAST),
+    ((0, 3, 4, 5), lambda x: x, FIRST),
+]
+
+
+@pytest.mark.parametrize(("shape", "turned", "wanted"), MAPS)
+def test_it_is_what_a_convolution_decides(shape, turned, wanted):
+    x = turned(torch.randn(shape))
+    assert memory_format(x) == wanted
+    if 1 not in shape[1:]:
+        assert F.conv2d(x, torch.randn(3, shape[1], 1, 1)).is_contiguous(memory_format=wanted)
+    y = torch.randn(shape)
+    assert laid_out(y, x).is_contiguous(memory_format=wanted)
+    assert torch.equal(laid_out(y, x), y)
+
+
+def test_it_is_asked_of_each_of_many_maps_at_once():
+    many = torch.randn(3, 2, 4, 5, 6)
+    assert torch.equal(torch.vmap(lambda x: laid_out(2 * x, x))(many), 2 * many)
