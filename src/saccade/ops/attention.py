@@ -9,10 +9,7 @@ grows with N + M, forward and backward.
 
 On the CPU it is computed block by block: as many rows of A as fit into a buffer of fixed size are formed, used and
 forgotten, and formed again backward, whole rows each time, so that results and gradients are those of the definition
-to the same rounding. A row is exp2(l − max l) of logits l that carry a factor log₂e, for PyTorch's exp takes thrice
-the time of its exp2; its sum divides the narrow Y and not the row. Backward, with Z the gradient of Y, the gradient of
-the logits is A ∘ (Z Vᵀ − diag(Z Yᵀ)), which needs no sum over the row either. down and across meet the logits, and
-their gradients leave them, in the buffer.
+to the same rounding. down and across meet the products, and their gradients leave those of the logits, in the buffer.
 
 PyTorch's fused kernel, which works in blocks too, takes only operands of one common width, and backward builds A as
 exp(s·QKᵀ − l), l the logarithm of the sum of a row's exponentials, whose rounding in float32 is an error of the whole
@@ -27,7 +24,7 @@ column: Srinivas et al., "Bottleneck Transformers for Visual Recognition", CVPR 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import e, log2, prod
+from math import prod
 from typing import Any
 
 import torch
@@ -45,7 +42,6 @@ _BUFFER = 2**20
 """Numbers of A that are formed at a time."""
 _KEPT = 4
 """How many times the numbers of operands and result A may have to be kept."""
-_LOG2_E = log2(e)
 
 
 def _macs(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
@@ -127,7 +123,7 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float, *terms: Tens
 
 
 class _Attention(torch.autograd.Function):
-    """The fast form on the CPU, of operands (B, ·, ·) of one dtype: Y, and ``_exponentials`` where they are kept."""
+    """The fast form on the CPU, of operands (B, ·, ·) of one dtype: Y, and A where it is kept."""
 
     @staticmethod
     def forward(query: Tensor, key: Tensor, value: Tensor, scale: float, *terms: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,8 +133,8 @@ class _Attention(torch.autograd.Function):
         y = _zeros(value, rows)
         with torch.autocast("cpu", enabled=False):
             for at, buffers in _blocks(query, key, 0 if kept else 1):
-                some = _exponentials(query, key, scale, terms, at, matrix[at] if kept else buffers[0])
-                torch.div(some @ value[at[0]], some.sum(2, keepdim=True), out=y[at])
+                weights = _weights(query, key, scale, terms, at, matrix[at] if kept else buffers[0])
+                y[at] = weights @ value[at[0]]
         return y, matrix
 
     @staticmethod
@@ -146,11 +142,11 @@ class _Attention(torch.autograd.Function):
         query, key, value, ctx.scale, *terms = inputs
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)  # else zeros would be, as large as A
-        ctx.save_for_backward(*output, query, key, value, *terms)
+        ctx.save_for_backward(output[1], query, key, value, *terms)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        (y, matrix, *operands), scale = ctx.saved_tensors, ctx.scale
+        (matrix, *operands), scale = ctx.saved_tensors, ctx.scale
         if grad is None:
             return (None,) * (len(operands) + 1)
         query, key, value, *terms = operands
@@ -165,11 +161,10 @@ class _Attention(torch.autograd.Function):
             grad_terms = [torch.zeros_like(t) for t in terms]
             kept = matrix.ndim == 3
             for at, (slope, *buffers) in _blocks(query, key, 1 if kept else 2):
-                some = matrix[at] if kept else _exponentials(query, key, scale, terms, at, buffers[0])
-                g = grad[at] / some.sum(2, keepdim=True)
-                grad_v[at[0]].baddbmm_(g.mT, some)
-                slope.copy_((g * y[at]).sum(2, keepdim=True).neg_())
-                slope.baddbmm_(g, value[at[0]].mT).mul_(some)
+                weights = matrix[at] if kept else _weights(query, key, scale, terms, at, buffers[0])
+                grad_v[at[0]].baddbmm_(grad[at].mT, weights)
+                torch.bmm(grad[at], value[at[0]].mT, out=slope)
+                softmax_backward(slope, weights, 2, slope.dtype, grad_input=slope)
                 torch.mul(slope @ key[at[0]], scale, out=grad_q[at])
                 grad_k[at[0]].baddbmm_(query[at].mT, slope, alpha=scale)
                 for of_term, axis in zip(grad_terms, (3, 2), strict=False):
@@ -207,15 +202,15 @@ def _blocks(query: Tensor, key: Tensor, buffers: int) -> Iterator[tuple[tuple[sl
             yield block, [place[: prod(shape)].view(shape) for place in places]
 
 
-def _exponentials(
+def _weights(
     query: Tensor, key: Tensor, scale: float, terms: Sequence[Tensor], at: tuple[slice, slice], out: Tensor
 ) -> Tensor:
-    """Rows of A without their divisors, the largest number of each being 1, written to ``out``."""
+    """Rows of A, written to ``out``."""
     if terms:
-        down, across = (t[at] * _LOG2_E for t in terms)
+        down, across = (t[at] for t in terms)
         torch.add(down.unsqueeze(3), across.unsqueeze(2), out=_map(out, terms))
-    out.baddbmm_(query[at], key[at[0]].mT, beta=1 if terms else 0, alpha=scale * _LOG2_E)
-    return out.sub_(out.amax(2, keepdim=True)).exp2_()
+    out.baddbmm_(query[at], key[at[0]].mT, beta=1 if terms else 0, alpha=scale)
+    return torch.softmax(out, 2, out=out)
 
 
 def _map(rows: Tensor, terms: Sequence[Tensor]) -> Tensor:
