@@ -129,14 +129,19 @@ def test_parts_formed_one_after_the_other_are_the_whole(monkeypatch, options, si
 
 
 def test_a_table_is_stretched_over_another_size():
+    """A table that rises evenly is the same after it: one of 9×7 numbers serves a map of 9×11 as one of 17×21 does."""
     torch.manual_seed(0)
-    module = create("dat", 8, num_heads=2, groups=1, size=(5, 4)).double()
-    nn.init.normal_(module.table)
+    fitting, other = (create("dat", 8, num_heads=2, groups=1, size=size).double() for size in ((9, 11), (5, 4)))
+    other.load_state_dict({**fitting.state_dict(), "table": other.table})
+    for module in (fitting, other):
+        _, rows, columns = module.table.shape
+        down, across = (torch.linspace(-1, 1, n, dtype=torch.float64) for n in (rows, columns))
+        with torch.no_grad():
+            module.table.copy_(torch.stack([2 * down[:, None] + across, down[:, None] - 3 * across]))
     x = torch.randn(1, 8, 9, 11, dtype=torch.float64)
-    before = module(x)
-    nn.init.normal_(module.table)
-    assert before.shape == x.shape
-    assert (module(x) - before).abs().max() > 1e-3
+    equals(other(x), fitting(x).tolist())
+    nn.init.zeros_(other.table)
+    assert (other(x) - fitting(x)).abs().max() > 1e-3
 
 
 def test_a_table_without_a_size_is_refused():

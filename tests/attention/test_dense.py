@@ -50,9 +50,15 @@ def test_nl_that_pools_sees_the_largest_of_four():
     equals((nl(x[..., 2:]) - x[..., 2:])[0, 1], [[72]] * 2)  # of one column every pixel is a window's
 
 
-@pytest.mark.parametrize("options", [{"rd_ratio": 0.1}, {"instantiation": "concatenation"}])
-def test_nl_refuses(options):
-    with pytest.raises(ValueError, match="must be"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rd_ratio": 0.1}, r"channels \* rd_ratio must be at least 1, got 4 \* 0.1"),
+        ({"instantiation": "concatenation"}, "'softmax' or 'dot_product', got 'concatenation'"),
+    ],
+)
+def test_nl_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
         load("nl")(4, **options)
 
 
@@ -77,6 +83,7 @@ def test_danet_channels_take_the_least_alike():
 
 
 def test_danet_adds_its_branches_to_one_map():
+    torch.manual_seed(0)
     x = torch.randn(2, 4, 3, 5, dtype=torch.float64)
     both = with_values(create("danet", 4, rd_ratio=0.5))
     with torch.no_grad():
@@ -142,9 +149,16 @@ def test_dra_of_one_center_of_channels_adds_it():
     equals(dra(image([[3, 1]], [[1, 2]])), [[[[5, 1]], [[3, 2]]]])
 
 
-@pytest.mark.parametrize("options", [{"rd_ratio": 0.1}, {"center_ratio": 0.1}, {"position": False, "channel": False}])
-def test_dra_refuses(options):
-    with pytest.raises(ValueError, match="must be"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rd_ratio": 0.1}, r"channels \* rd_ratio must be at least 1, got 8 \* 0.1"),
+        ({"center_ratio": 0.1}, r"channels \* center_ratio must be at least 1, got 8 \* 0.1"),
+        ({"position": False, "channel": False}, "one of position and channel must be true"),
+    ],
+)
+def test_dra_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
         load("dra")(8, **{"center_ratio": 0.5, **options})
 
 
@@ -174,9 +188,16 @@ def test_a2_with_a_norm_starts_as_the_identity():
     assert not torch.equal(create("a2", 8)(x), x)
 
 
-@pytest.mark.parametrize("options", [{"rd_ratio": 0.1}, {"descriptors": 1}, {"rd_ratio": 0.2}])
-def test_a2_refuses(options):
-    with pytest.raises(ValueError, match="at least"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rd_ratio": 0.1}, r"channels \* rd_ratio must be at least 1, got 8 \* 0.1"),
+        ({"rd_ratio": 0.2}, "at least 2 descriptors, got 1"),
+        ({"descriptors": 1}, "at least 2 descriptors, got 1"),
+    ],
+)
+def test_a2_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
         load("a2")(8, **options)
 
 

@@ -112,7 +112,7 @@ def das(
 class DeformableSalience(Gate):
     """Gate of a deformable convolution over compressed channels, and its ablations.
 
-    Args and errors are those of :func:`das`, without design a.
+    Args and errors are those of :func:`das`, which checks the words; design a is another class.
     """
 
     def __init__(

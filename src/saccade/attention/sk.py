@@ -48,6 +48,8 @@ SPEC = {
     " + max(int((out_channels or C)*rd_ratio), 32 if variant == 'paper' else 1) * (3*(out_channels or C) + 2)",
     "limits": [
         "min(kernel_size, stride, dilation) >= 1",
+        "out_channels is None or out_channels >= 1",
+        "padding is None or padding >= 0",
         "branch_groups >= 1 and C % branch_groups == 0",
         "(out_channels or C) % branch_groups == 0",
         "groups >= 1 and C % groups == 0",

@@ -26,13 +26,14 @@ Source: Jaderberg, Simonyan, Zisserman, Kavukcuoglu, "Spatial Transformer Networ
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.ops.memory_format import laid_out
+from saccade.ops.relative import coordinates
 
 __all__ = ["SpatialTransformer"]
 
@@ -127,13 +128,6 @@ def _means(size: int, parts: int, like: Tensor) -> Tensor:
 
 def _grid(matrix: Tensor, like: Tensor) -> Tensor:
     """Where each pixel of the result is taken from, (B, H, W, 2), x then y."""
-    x, y = (_coordinates(like.shape[axis], like) for axis in (3, 2))
+    x, y = (coordinates(like.shape[axis], like) for axis in (3, 2))
     across, down, shift = matrix[:, None, None].unbind(-1)  # (B, 1, 1, 2) each
     return across * x[:, None] + (down * y[:, None, None] + shift)
-
-
-def _coordinates(size: int, like: Tensor) -> Tensor:
-    """From −1 to 1, corner on corner; 0 where there is one pixel."""
-    place = torch.arange(size, device=like.device, dtype=like.dtype)
-    steps: Any = torch.sym_max(size - 1, 1)
-    return (2 * place - (size - 1)) / steps

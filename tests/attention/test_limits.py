@@ -1,0 +1,47 @@
+"""What SPEC's limits say is what the constructors do, and its count is theirs: one option after another."""
+
+import inspect
+
+import pytest
+
+from saccade import catalog, list_mechanisms, spec
+
+NUMBERS, RATIOS = (-1, 0, 1, 2, 3, 5, 8), (-0.5, 0.0, 0.01, 0.1, 0.5, 2.0)
+# Their constructors refuse a padding or a number of outputs that their limits let pass.
+SILENT = {"dcn1", "dcn2", "mhsa", "sasa", "sasa_stem"}
+
+
+def _values(default):
+    """Other values for an option of this default."""
+    if isinstance(default, bool):
+        return (not default,)
+    if isinstance(default, int) or default is None:
+        return NUMBERS
+    return RATIOS if isinstance(default, float) else ()
+
+
+def _outcome(name, channels, options):
+    """The number of parameters, or None where the constructor refuses."""
+    try:
+        return sum(p.numel() for p in catalog.load(name)(channels, **options).parameters())
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.xfail(raises=AssertionError) if name in SILENT else ())
+    for name in list_mechanisms()
+])  # fmt: skip
+def test_limits_and_counts_are_those_of_the_constructor(name):
+    facts, outcomes = spec(name), []
+    size = {"size": (5, 4)} if "size" in facts.needs else {}
+    parameters = list(inspect.signature(catalog.load(name)).parameters.values())[1:]
+    given = [{p.name: value} for p in parameters if p.name != "size" for value in _values(p.default)]
+    for channels in (1, 6, 64):
+        for options in ({}, *given):
+            told = catalog.shape(name, options | size)
+            refused = facts.refusal(channels, told) is not None
+            expected = None if refused else facts.parameters(channels, told)
+            outcomes.append(_outcome(name, channels, options | size))
+            assert outcomes[-1] == expected, (channels, options)
+    assert any(outcome is not None for outcome in outcomes)
