@@ -6,7 +6,7 @@ import torch
 from saccade import create, list_mechanisms, spec
 
 # The operators of these have a backward of their own that takes one gradient at a time.
-ONE_BY_ONE = {"danet", "das", "dcn1", "dcn2", "dra", "mhsa", "nl", "self_attention"}
+ONE_BY_ONE = {"danet", "dra", "mhsa", "nl", "self_attention"}
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # vmap runs what it does not know in turn

@@ -39,9 +39,11 @@ SPEC = {
     "limits": [
         "min(kernel_size, stride, dilation) >= 1",
         "groups >= 1 and C % groups == 0",
+        "out_channels is None or out_channels >= 1",
         "(out_channels or C) % groups == 0",
         "offset_groups >= 1 and C % offset_groups == 0",
         "padding is not None or dilation*(kernel_size - 1) % 2 == 0",
+        "padding is None or padding >= 0",
     ],
 }
 

@@ -48,6 +48,7 @@ SPEC = {
     "params": "3*C*(out_channels or C) + window*((out_channels or C)//num_heads) + (out_channels or C)*bias",
     "limits": [
         "stride >= 1",
+        "out_channels is None or out_channels >= 1",
         "num_heads >= 1 and (out_channels or C) % (2*num_heads) == 0",
         "window >= 3 and window % 2 == 1",
         "kernel_size >= 1 and kernel_size % 2 == 1",

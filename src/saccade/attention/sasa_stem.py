@@ -45,6 +45,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.ops.deform.geometry import without_autocast
+from saccade.ops.eager import is_captured
 from saccade.ops.memory_format import laid_out
 
 __all__ = ["AttentionStem"]
@@ -65,6 +66,7 @@ SPEC = {
               " + (mixtures > 1)*(2*window + mixtures)*((out_channels or C)//num_heads) + (out_channels or C)*bias",
     "limits": [
         "min(kernel_size, stride, window, mixtures) >= 1",
+        "out_channels is None or out_channels >= 1",
         "num_heads >= 1 and (out_channels or C) % (2*num_heads) == 0",
         "padding is not None or kernel_size % 2 == 1",
         "padding is None or 2*padding == kernel_size - 1 or 2*padding == kernel_size - stride",
@@ -154,7 +156,7 @@ class AttentionStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, O, ⌈H/t⌉, ⌈W/t⌉), or ⌊·⌋, in the dtype of x."""
         height, width, w = x.shape[2], x.shape[3], self.window
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        if is_captured():
             # One block and more too many: whether there is but one, or they are as large as the map, is not asked then,
             # which a graph for any size could not answer.
             blocks, full = (height // w + 2, width // w + 2), False

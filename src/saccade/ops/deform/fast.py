@@ -22,6 +22,7 @@ from saccade.ops.deform.bags import Bags, regular_grid
 from saccade.ops.deform.definition import deform_conv2d_definition
 from saccade.ops.deform.geometry import Geometry, macs, operand_dtype
 from saccade.ops.deform.layout import Layout
+from saccade.ops.eager import is_captured, is_composed
 from saccade.ops.memory_format import memory_format
 
 __all__ = ["deform_conv2d"]
@@ -70,7 +71,7 @@ def deform_conv2d(
     Raises:
         ValueError: operands that do not belong together, with the numbers found and needed.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+    if is_captured():
         return deform_conv2d_definition(input, offset, weight, bias, stride, padding, dilation, mask)
     g = Geometry.of(input, offset, weight, bias, stride, padding, dilation, mask)
     operand = operand_dtype(input)
@@ -118,7 +119,7 @@ class _DeformConv2d(torch.autograd.Function):
         g: Geometry = ctx.geometry
         need_x, need_offset, need_mask, need_weight, need_bias, _ = ctx.needs_input_grad
         grad_bias = grad.sum((0, 2, 3)) if need_bias else None
-        if torch.is_grad_enabled():  # these gradients will be differentiated: the bags' own could not be
+        if is_composed():  # the bags' own gradients could not be differentiated
             return *_pulled_back(grad, x, offset, mask, weight, g), grad_bias, None
         layout: Layout = ctx.layout
         kernel = layout.kernel(weight)
