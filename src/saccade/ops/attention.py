@@ -15,7 +15,8 @@ PyTorch's fused kernel, which works in blocks too, takes only operands of one co
 exp(s·QKᵀ − l), l the logarithm of the sum of a row's exponentials, whose rounding in float32 is an error of the whole
 row; with queries of C/8 and values of C channels, the widths of SAGAN's and DANet's layers, it has half as much again
 to do forward and three times as much backward. Operands are read and results laid out as they come, rows or columns
-side by side: the pixels of a map (B, C, H, W) are not copied.
+side by side, so that the pixels of a map (B, C, H, W) are not copied; gradients of keys and values, sums over the rows
+of A, always by columns.
 
 Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, arXiv:1706.03762, eq. 1. Logits of a key's row and
 column: Srinivas et al., "Bottleneck Transformers for Visual Recognition", CVPR 2021, arXiv:2101.11605, figure 4.
@@ -156,7 +157,7 @@ class _Attention(torch.autograd.Function):
                 grad_q, grad_k, grad_v, *grad_terms = pull(grad)
                 return grad_q, grad_k, grad_v, None, *grad_terms
             grad_q = _zeros(query, query.shape[1])
-            # By columns whatever the operands: a product adds to narrow rows at a third of its speed.
+            # By columns whatever the operands: products add to narrow rows at half their speed and less.
             grad_k, grad_v = (torch.zeros_like(t.mT, memory_format=torch.contiguous_format) for t in (key, value))
             grad_terms = [torch.zeros_like(t) for t in terms]
             kept = matrix.ndim == 3
@@ -234,7 +235,7 @@ def _zeros(like: Tensor, rows: int) -> Tensor:
     return like.new_zeros(batch, width, rows).mT if _by_columns(like) else like.new_zeros(batch, rows, width)
 
 
-def _check(query: Tensor, key: Tensor, value: Tensor, down: Tensor | None, across: Tensor | None) -> tuple[Tensor, ...]:
+def _check(query: Tensor, key: Tensor, value: Tensor, down: Tensor | None, across: Tensor | None) -> list[Tensor]:
     """Refuse operands that do not belong together, with the numbers found and needed; down and across, if given."""
     shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
     if query.ndim not in (3, 4) or not query.ndim == key.ndim == value.ndim:
@@ -245,7 +246,7 @@ def _check(query: Tensor, key: Tensor, value: Tensor, down: Tensor | None, acros
         raise ValueError(f"query and key must have one width, got {shapes}")
     if key.shape[-2] != value.shape[-2]:
         raise ValueError(f"there must be one value for each key, got {shapes}")
-    terms = tuple(t for t in (down, across) if t is not None)
+    terms = [t for t in (down, across) if t is not None]
     if len(terms) == 1:
         raise ValueError(f"down and across go together, got {'down' if across is None else 'across'} alone")
     if terms:
