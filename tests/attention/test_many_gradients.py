@@ -5,15 +5,9 @@ import torch
 
 from saccade import create, list_mechanisms, spec
 
-# The operators of these have a backward of their own that takes one gradient at a time.
-ONE_BY_ONE = {"danet", "dra", "mhsa", "nl", "self_attention"}
-
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # vmap runs what it does not know in turn
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.xfail(raises=RuntimeError) if name in ONE_BY_ONE else ())
-    for name in list_mechanisms()
-])  # fmt: skip
+@pytest.mark.parametrize("name", list_mechanisms())
 def test_gradients_at_once_are_those_one_by_one(name):
     torch.manual_seed(0)
     module = create(name, 64, **({"size": (5, 4)} if "size" in spec(name).needs else {})).double()

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from saccade.ops.counted import counted
 from saccade.ops.deform.geometry import autocast_enabled, operand_dtype
+from saccade.ops.eager import is_captured, is_composed
 
 __all__ = ["attention", "attention_definition"]
 
@@ -97,7 +98,7 @@ def attention(
     """
     dtype, terms = operand_dtype(query), _check(query, key, value, down, across)
     q, k, v, *terms = (t.to(dtype) for t in (query, key, value, *terms))
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or query.device.type != "cpu":  # type: ignore[attr-defined]
+    if is_captured() or query.device.type != "cpu":
         return _fused(q, k, v, scale, *terms)
     precise = torch.promote_types(dtype, torch.float32)
     q, k, v, *terms = (_flat(t.to(precise)) for t in (q, k, v, *terms))
@@ -152,7 +153,7 @@ class _Attention(torch.autograd.Function):
             return (None,) * (len(operands) + 1)
         query, key, value, *terms = operands
         with torch.autocast("cpu", enabled=False):
-            if torch.is_grad_enabled():  # these gradients will be differentiated: what follows could not be
+            if is_composed():  # what follows could be neither differentiated nor batched
                 pull = torch.func.vjp(lambda q, k, v, *t: attention_definition(q, k, v, scale, *t), *operands)[1]
                 grad_q, grad_k, grad_v, *grad_terms = pull(grad)
                 return grad_q, grad_k, grad_v, None, *grad_terms
