@@ -7,8 +7,6 @@ import pytest
 from saccade import catalog, list_mechanisms, spec
 
 NUMBERS, RATIOS = (-1, 0, 1, 2, 3, 5, 8), (-0.5, 0.0, 0.01, 0.1, 0.5, 2.0)
-# Their constructors refuse a padding or a number of outputs that their limits let pass.
-SILENT = {"mhsa"}
 
 
 def _values(default):
@@ -28,10 +26,7 @@ def _outcome(name, channels, options):
         return None
 
 
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.xfail(raises=AssertionError) if name in SILENT else ())
-    for name in list_mechanisms()
-])  # fmt: skip
+@pytest.mark.parametrize("name", list_mechanisms())
 def test_limits_and_counts_are_those_of_the_constructor(name):
     facts, outcomes = spec(name), []
     size = {"size": (5, 4)} if "size" in facts.needs else {}

@@ -43,6 +43,7 @@ SPEC = {
     "params": "3*C*(out_channels or C) + (2*H + 2*W - 2)*((out_channels or C)//num_heads) + (out_channels or C)*bias",
     "limits": [
         "min(kernel_size, stride, dilation) >= 1",
+        "out_channels is None or out_channels >= 1",
         "num_heads >= 1 and (out_channels or C) % num_heads == 0",
         "dilation*(kernel_size - 1) % 2 == 0",
         "padding is None or 2*padding == dilation*(kernel_size - 1)",
@@ -142,6 +143,7 @@ class MultiHeadSelfAttention(nn.Module):
             y = F.avg_pool2d(y, self.stride, ceil_mode=True)
         if self.bias is not None:
             y = y + self.bias[:, None, None].to(y.dtype)
+        # A copy: y may be a view of what a Function returned, which is not to be changed in place.
         return y if torch.compiler.is_compiling() else y.clone(memory_format=memory_format(x))
 
 
