@@ -108,6 +108,9 @@ class _DeformConv2d(torch.autograd.Function):
                 part = y[images]
                 if part.shape[0] == 1 and part.is_contiguous():
                     torch.baddbmm(shift.mT, kernel, columns.mT, out=part.view(g.groups, -1, g.positions))
+                elif layout.as_kernel:
+                    product = torch.baddbmm(shift.mT, kernel, columns.mT)
+                    part.copy_(product.view(outputs, -1, *g.out).transpose(0, 1))
                 else:
                     product = torch.baddbmm(shift, columns, kernel.mT).transpose(0, 1)
                     part.copy_(product.reshape(-1, *g.out, outputs).permute(0, 3, 1, 2))
@@ -135,7 +138,8 @@ class _DeformConv2d(torch.autograd.Function):
                 rows = layout.rows(x[images])
                 grad_y = grad[images].permute(0, 2, 3, 1).reshape(-1, *kernel.shape[:2]).transpose(0, 1)
                 if need_x or need_offset or need_mask:
-                    grad_samples = layout.samples(torch.bmm(grad_y, kernel).to(offset.dtype))
+                    product = torch.bmm(kernel.mT, grad_y.mT).mT if layout.as_kernel else torch.bmm(grad_y, kernel)
+                    grad_samples = layout.samples(product.to(offset.dtype))
                 if need_offset or need_mask:
                     samples, products = bags.sum_and_products(rows, grad_samples)
                     d_y, d_x, d_mask = bags.gradients(products)

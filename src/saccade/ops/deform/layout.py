@@ -20,7 +20,8 @@ class Layout(NamedTuple):
 
     Either way the axis is filled up with zeros: BLAS writes a matrix up to 1.7 times as fast when its rows start at
     multiples of 16 numbers, and the dot products of ``Bags`` like rows of multiples of 4. DAS has 51, 102, 205 and
-    410 channels. A kernel that is not rearranged is only read, and stays as it is: a copy would cost more.
+    410 channels. A kernel that is not rearranged is only read, and stays as it is: a copy would cost more. It stands on
+    the left of the products then, which is up to 1.4 times as fast.
     """
 
     g: Geometry
