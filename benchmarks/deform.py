@@ -26,7 +26,7 @@ from torch import Tensor
 from torchvision.ops import deform_conv2d as torchvision_form
 
 from saccade.ops.deform import deform_conv2d, deform_conv2d_definition
-from timing import by_turns, draws, interval, machine, said
+from timing import by_turns, draws, interval, keep_memory, machine, said
 
 GOAL_MEAN, GOAL_EACH = 4.0, 2.2
 """Torchvision's time by ours, at least."""
@@ -108,6 +108,7 @@ def main() -> int:
     if arguments.rounds < 15:
         parser.error(f"--rounds must be at least 15 for a median with an interval, got {arguments.rounds}")
     torch.set_num_threads(arguments.threads)
+    turns = "turns, freed memory kept by the process" if keep_memory() else "turns"
 
     results = []
     spread = []
@@ -142,7 +143,7 @@ def main() -> int:
     )
     print(f"| geometric mean | | | | | {mean:.2f} | {low:.2f} – {high:.2f} | {plain_mean:.2f} |")
     facts = machine(arguments.threads)
-    print(f"\nBatch {arguments.batch}, float32, forward and backward, {arguments.rounds} rounds by turns, ", end="")
+    print(f"\nBatch {arguments.batch}, float32, forward and backward, {arguments.rounds} rounds by {turns}, ", end="")
     print(f"{said(facts, ('torch', 'torchvision'))}; goals ≥ {GOAL_MEAN} in the mean and ≥ {GOAL_EACH} each", end="")
     print(f" against torchvision, ≤ {GOAL_PLAIN_MEAN} and ≤ {GOAL_PLAIN_EACH} against a plain convolution.")
     if arguments.json:
