@@ -5,13 +5,15 @@ from math import log
 import pytest
 import torch
 import torchvision
+from largest import Largest
 from timm.layers.bottleneck_attn import BottleneckAttn
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from by_hand import equals, image, with_values
 from saccade import create, replace, replacements
+from saccade.attention import mhsa
 from saccade.attention.mhsa import MultiHeadSelfAttention
+from saccade.ops.attention import attention, attention_definition
 
 LN2, LN3 = log(2), log(3)
 
@@ -84,26 +86,17 @@ def test_equals_timm(scaled):
     assert (ours(x) - timm(x)).abs().max() > 1e-3
 
 
-class Largest(TorchDispatchMode):
-    """Remembers the numbers of the largest tensor that any operator returned."""
-
-    def __init__(self):
-        super().__init__()
-        self.numbers = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple) else (result,):
-            if isinstance(tensor, torch.Tensor):
-                self.numbers = max(self.numbers, tensor.numel())
-        return result
-
-
-def test_the_matrix_is_not_formed():
+def test_the_matrix_is_not_formed(monkeypatch):
     x = torch.randn(1, 8, 48, 48, requires_grad=True)
-    with Largest() as largest:
-        create("mhsa", 8, size=(48, 48))(x).sum().backward()
-    assert largest.numbers <= 4 * 48**4 / 8
+    sizes = []
+    for form in (attention, attention_definition):
+        monkeypatch.setattr(mhsa, "attention", form)
+        with Largest() as largest:
+            create("mhsa", 8, size=(48, 48))(x).sum().backward()
+        sizes.append(largest.bytes)
+    matrices = 4 * 48**4 * x.element_size()
+    assert sizes[0] <= matrices / 8
+    assert sizes[1] >= matrices
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from largest import Largest
 
 from saccade.ops import local_attention as module
 from saccade.ops.local_attention import local_attention, local_attention_definition
@@ -43,21 +43,6 @@ def run(form, tensors, cotangent):
     y = form(*leaves)
     grads = torch.autograd.grad(y, leaves, cotangent.to(y.dtype))
     return dict(zip(("y", *NAMES), (y.detach(), *grads), strict=True))
-
-
-class Largest(TorchDispatchMode):
-    """Remembers the bytes of the largest tensor that any operator returned."""
-
-    def __init__(self):
-        super().__init__()
-        self.bytes = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple) else (result,):
-            if isinstance(tensor, torch.Tensor):
-                self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
-        return result
 
 
 def planes(*values):

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from saccade.form import Context, reduced
 from saccade.ops.attention import attention
+from saccade.ops.autocast import without_autocast
 
 __all__ = ["DualAttention"]
 
@@ -104,7 +105,7 @@ class _Channels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(2)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             rows = rows.float() if rows.dtype.itemsize < 4 else rows
             mixed = attention(rows, rows, rows, scale=-1.0)
         return self.gamma * mixed.unflatten(2, x.shape[2:]).to(x.dtype)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from saccade.form import BatchNorm2d, Context, reduced
 from saccade.ops.attention import attention
+from saccade.ops.autocast import without_autocast
 
 __all__ = ["DualRelationAttention"]
 
@@ -117,7 +118,7 @@ class _Channels(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows, centers = x.flatten(2), self.centers(x).flatten(2)
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             if rows.dtype.itemsize < 4 or centers.dtype.itemsize < 4:
                 rows, centers = rows.float(), centers.float()
             mixed = attention(rows, centers, (centers * self.scale).to(rows.dtype), scale=-1.0)

@@ -44,7 +44,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.ops.deform.geometry import without_autocast
+from saccade.ops.autocast import without_autocast
 from saccade.ops.eager import is_captured
 from saccade.ops.memory_format import laid_out
 

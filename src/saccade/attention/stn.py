@@ -32,6 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saccade.ops.autocast import without_autocast
 from saccade.ops.memory_format import laid_out
 from saccade.ops.relative import coordinates
 
@@ -100,7 +101,7 @@ class SpatialTransformer(nn.Module):
         """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
         # Places need the digits of float32: eight bits leave an error of half a pixel on a map of 224².
         precise = x if x.dtype == torch.float64 else x.float()
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             matrix: Tensor = self.tap(self._matrix(precise))
             y = F.grid_sample(precise, _grid(matrix, precise), align_corners=True).to(x.dtype)
         return laid_out(y, x)

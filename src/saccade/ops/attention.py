@@ -32,8 +32,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from saccade.ops.autocast import autocast_enabled, operand_dtype
 from saccade.ops.counted import counted
-from saccade.ops.deform.geometry import autocast_enabled, operand_dtype
 from saccade.ops.eager import is_captured, is_composed
 
 __all__ = ["attention", "attention_definition"]

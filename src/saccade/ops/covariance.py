@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saccade.ops.autocast import operand_dtype
 from saccade.ops.counted import counted
-from saccade.ops.deform.geometry import operand_dtype
 from saccade.ops.eager import is_captured, is_transformed
 
 __all__ = ["covariance", "covariance_definition"]

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saccade.ops.autocast import autocast_enabled, operand_dtype
 from saccade.ops.counted import counted
-from saccade.ops.deform.geometry import autocast_enabled, operand_dtype
 from saccade.ops.eager import is_captured, is_composed, is_transformed
 
 __all__ = ["criss_cross", "criss_cross_definition"]

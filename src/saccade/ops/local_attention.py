@@ -26,8 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from saccade.ops.autocast import autocast_enabled, operand_dtype, without_autocast
 from saccade.ops.counted import counted
-from saccade.ops.deform.geometry import autocast_enabled, operand_dtype, without_autocast
 from saccade.ops.eager import is_captured, is_composed, is_transformed
 
 __all__ = ["local_attention", "local_attention_definition"]

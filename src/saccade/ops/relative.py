@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saccade.ops.attention import softmax_backward
+from saccade.ops.autocast import operand_dtype
 from saccade.ops.counted import counted
-from saccade.ops.deform.geometry import operand_dtype
 from saccade.ops.eager import is_composed
 
 __all__ = [

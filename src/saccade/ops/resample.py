@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from saccade.ops.deform.geometry import without_autocast
+from saccade.ops.autocast import without_autocast
 
 __all__ = ["bilinear", "bilinear_definition", "starts", "window_means", "window_means_definition"]
 

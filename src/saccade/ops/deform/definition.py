@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from saccade.ops.autocast import operand_dtype
 from saccade.ops.counted import counted
-from saccade.ops.deform.geometry import Geometry, macs, operand_dtype
+from saccade.ops.deform.geometry import Geometry, macs
 
 __all__ = ["deform_conv2d_definition"]
 

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saccade.ops.autocast import operand_dtype
 from saccade.ops.counted import counted
 from saccade.ops.deform.bags import Bags, regular_grid
 from saccade.ops.deform.definition import deform_conv2d_definition
-from saccade.ops.deform.geometry import Geometry, macs, operand_dtype
+from saccade.ops.deform.geometry import Geometry, macs
 from saccade.ops.deform.layout import Layout
 from saccade.ops.eager import is_captured, is_composed
 from saccade.ops.memory_format import memory_format

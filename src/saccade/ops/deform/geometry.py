@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
-__all__ = ["Geometry", "autocast_enabled", "macs", "operand_dtype", "without_autocast"]
+from saccade.ops.autocast import autocast_enabled
+
+__all__ = ["Geometry", "macs"]
 
 
 class Geometry(NamedTuple):
@@ -115,25 +115,6 @@ def macs(input: Tensor, offset: Tensor, weight: Tensor, *_: Any, **__: Any) -> i
     """Multiply-adds of one call: one for each product of the kernel, four for each bilinear sample."""
     places = offset.shape[0] * offset.shape[2] * offset.shape[3]
     return places * (weight.numel() + 4 * input.shape[1] * weight.shape[2] * weight.shape[3])
-
-
-def operand_dtype(input: Tensor) -> torch.dtype:
-    """The dtype of the products and the result: that of autocast where it is on, else the input's."""
-    # Autocast leaves float64 alone everywhere.
-    if input.dtype != torch.float64 and autocast_enabled(input):
-        return torch.get_autocast_dtype(input.device.type)
-    return input.dtype
-
-
-def autocast_enabled(input: Tensor) -> bool:
-    """Is autocast on for the input's device? Not on one that knows none, as ``meta``, where torch refuses to tell."""
-    device = input.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-
-
-def without_autocast(like: Tensor) -> AbstractContextManager[Any]:
-    """Products in the dtype of their operands, on a device with autocast or without it."""
-    return torch.autocast(like.device.type, enabled=False) if autocast_enabled(like) else nullcontext()
 
 
 def _pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
