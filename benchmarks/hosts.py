@@ -47,6 +47,7 @@ from conditions import CORE, DEEP, WIDE, Case, Condition
 from zoo import HOSTS, ORIGINAL
 
 LIBRARIES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "transformers")
+ONE_SIZE = "it is for maps of one size, refuses all others when they come, and the host is shown several sizes"
 HEAD = """# Hosts
 
 {good} of {total} pairs hold, {refused} are refused, {failed} fail: {hosts} hosts, {timm} of them of timm, and
@@ -74,6 +75,8 @@ def pair(case: Case, mechanism: str, conditions: dict[str, Condition]) -> dict[s
         plugged = case.plug(copy.deepcopy(case.bare), mechanism)
     except saccade.UserError as error:
         return {"tried": [], "wrong": {}, "refused": str(error)}
+    if "size" in saccade.spec(mechanism).needs and not case.host.one_size:
+        return {"tried": [], "wrong": {}, "refused": ONE_SIZE}
     tried, wrong = [], {}
     for name, condition in conditions.items():
         try:

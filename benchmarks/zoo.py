@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import segmentation_models_pytorch as smp
 import timm
@@ -51,6 +51,9 @@ class Host:
         tiny: the same for maps of one pixel at the end, where it allows that.
     """
 
+    one_size: ClassVar[bool] = True
+    """Are all pictures it is shown of one size?"""
+
     make: Make
     size: Size = SIZE
     tiny: Size | None = None
@@ -83,6 +86,8 @@ class Detector(Host):
     It is compared on the maps of its backbone and on what it finds in eval mode, and on its losses in training.
     """
 
+    one_size: ClassVar[bool] = False
+
     def example(self, count: int, draw: torch.Generator) -> Any:
         """``count`` pictures of two sizes."""
         _, height, width = self.size
@@ -96,7 +101,13 @@ class Detector(Host):
     def outputs(self, network: Any, given: Any) -> list[Tensor]:
         """The maps of the backbone, boxes, scores and labels; in train mode the losses."""
         if not network.training:
-            return [*flat(network.backbone(network.transform(given)[0].tensors)), *flat(network(given))]
+            maps: list[Tensor] = []
+            hook = network.backbone.register_forward_hook(lambda _, __, output: maps.extend(flat(output)))
+            try:
+                found = flat(network(given))
+            finally:
+                hook.remove()
+            return [*maps, *found]
         boxes = torch.tensor([[4.0, 6, 30, 40], [12, 3, 25, 20]])
         targets = [{"boxes": boxes + 2 * n, "labels": torch.tensor([1, 2])} for n in range(len(given))]
         return flat(network(given, targets))
