@@ -165,7 +165,7 @@ def reduced(channels: int, ratio: float, name: str = "rd_ratio") -> int:
     """How many channels are left of so many, rounded down.
 
     Raises:
-        ValueError: none; the message calls the ratio ``name``.
+        ValueError: not one channel is left; the message calls the ratio ``name``.
     """
     left = int(channels * ratio)
     if left < 1:

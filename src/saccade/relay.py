@@ -2,7 +2,7 @@
 
 A mechanism that reads the stage before its own, as its SPEC's ``needs`` then says, holds a :class:`Previous`: it gives
 the vector that it squeezed out of its map, and gets those of the stage before. ``plug`` joins the modules of one host
-by a :class:`Relay`, which hooks of the host open and always close: nothing is kept between calls.
+by a :class:`Relay`, which hooks of the host open and close; what an interrupted call leaves is dropped by the next.
 """
 
 from __future__ import annotations

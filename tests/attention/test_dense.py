@@ -254,6 +254,12 @@ def test_emattn_layers_serve_every_group():
     equals(halves(x), torch.cat([one(part) for part in x.chunk(2, 1)], 1).tolist())
 
 
+def test_emattn_takes_as_many_groups_as_fit():
+    assert [create("emattn", channels).groups for channels in (7, 24, 64, 112)] == [1, 8, 32, 16]
+    with pytest.raises(ValueError, match="channels = 24, groups = 32"):
+        create("emattn", 24, groups=32)
+
+
 def _plain(module, x):
     """The equations as they stand, with the map v."""
     batch, _, height, width = x.shape

@@ -4,11 +4,16 @@ import pytest
 import torch
 
 from saccade import create, list_mechanisms, spec
+from saccade.ops import attention, gating
 
 
+@pytest.mark.parametrize("large", [False, True], ids=["small", "as if large"])
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # vmap runs what it does not know in turn
 @pytest.mark.parametrize("name", list_mechanisms())
-def test_gradients_at_once_are_those_one_by_one(name):
+def test_gradients_at_once_are_those_one_by_one(name, large, monkeypatch):
+    if large:  # forms that small maps do not take
+        monkeypatch.setattr(gating, "SMALL", 0)
+        monkeypatch.setattr(attention, "_KEPT", 0)
     torch.manual_seed(0)
     module = create(name, 64, **({"size": (5, 4)} if "size" in spec(name).needs else {})).double()
     with torch.no_grad():

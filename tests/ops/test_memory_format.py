@@ -35,4 +35,5 @@ def test_it_is_what_a_convolution_decides(shape, turned, wanted):
 
 def test_it_is_asked_of_each_of_many_maps_at_once():
     many = torch.randn(3, 2, 4, 5, 6)
-    assert torch.equal(torch.vmap(lambda x: laid_out(2 * x, x))(many), 2 * many)
+    for maps in (many, many.movedim(2, 4).contiguous().movedim(4, 2)):
+        assert torch.equal(torch.vmap(lambda x: laid_out(2 * x, x))(maps), 2 * maps)

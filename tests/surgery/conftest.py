@@ -82,11 +82,11 @@ def _quiet(caplog):
     caplog.set_level(logging.ERROR, "saccade")
 
 
-NARROW = {"emattn": {"groups": 8}, "gsop": {"stride": 1}}
+NARROW = {"gsop": {"stride": 1}}
 """Options of what is made for larger maps.
 
-By default emattn divides more channels than these hosts have, and gsop sees every second pixel, which of a map of 2×2
-is one: the covariance of one pixel is zero, and nothing in front of it learns.
+By default gsop sees every second pixel, which of a map of 2×2 is one: the covariance of one pixel is zero, and nothing
+in front of it learns.
 """
 
 # Each host with one mechanism or two, two hosts with those of other kinds too; test_any_host.py has every mechanism in

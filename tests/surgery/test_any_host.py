@@ -88,8 +88,7 @@ def case():
 
 def _wrong(case, mechanism, *names):
     torch.manual_seed(3)
-    options = {"groups": 8} if mechanism == "emattn" else {}  # some of these hosts have few channels
-    plugged = plug(copy.deepcopy(case.bare), mechanism, input=case.host.look(), **options)
+    plugged = plug(copy.deepcopy(case.bare), mechanism, input=case.host.look())
     found = {name: conditions.DEEP[name](case, mechanism, plugged) for name in names}
     return {name: what for name, what in found.items() if what}
 

@@ -20,6 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.form import BatchNorm2d, Gate
+from saccade.ops.branch import gated_by
+from saccade.ops.cross import cross_gated
+from saccade.ops.eager import is_watched
 from saccade.ops.gating import gated, pooled_mean
 
 __all__ = ["CoordinateAttention"]
@@ -48,8 +51,11 @@ SPEC = {
 }  # fmt: skip
 
 
-class CoordinateAttention(Gate):
+@Gate.register
+class CoordinateAttention(nn.Module):
     """Product of a gate of each channel's rows and one of its columns.
+
+    The product passes through ``tap``, (B, C, H, W), and is a tensor of its own only where somebody looks there.
 
     Args:
         channels: C of the map (B, C, H, W).
@@ -69,12 +75,23 @@ class CoordinateAttention(Gate):
         self.bn = BatchNorm2d(hidden)
         self.rows = nn.Conv2d(hidden, channels, 1)
         self.columns = nn.Conv2d(hidden, channels, 1)
+        self.tap = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
+        if type(self.tap) is nn.Identity and not is_watched(self.tap):
+            return cross_gated(x, self._gates).to(x.dtype)
+        return gated_by(x, lambda seen: self.tap(self.gate(seen)).to(seen.dtype))
 
     def gate(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W)."""
-        height = x.shape[2]
-        z = torch.cat([pooled_mean(x, (3,), keepdim=True), pooled_mean(x, (2,))[..., None]], 2)  # (B, C, H + W, 1)
+        return gated(*self._gates(pooled_mean(x, (3,), keepdim=True), pooled_mean(x, (2,), keepdim=True)))
+
+    def _gates(self, by_row: Tensor, by_column: Tensor) -> tuple[Tensor, Tensor]:
+        """The gates of rows (B, C, H, 1) and of columns (B, C, 1, W), of the means that have these shapes."""
+        height = by_row.shape[2]
+        z = torch.cat([by_row, by_column.transpose(2, 3)], 2)  # (B, C, H + W, 1)
         f = F.hardswish(self.bn(self.squeeze(z)))  # (B, c, H + W, 1)
-        rows: Tensor = self.rows(f[:, :, :height]).sigmoid()  # (B, C, H, 1)
-        columns = self.columns(f[:, :, height:]).sigmoid()  # (B, C, W, 1)
-        return gated(rows, columns.transpose(2, 3))
+        rows: Tensor = self.rows(f[:, :, :height]).sigmoid()
+        columns: Tensor = self.columns(f[:, :, height:]).sigmoid().transpose(2, 3)
+        return rows, columns

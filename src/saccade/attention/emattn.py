@@ -13,7 +13,8 @@ product is one convolution with a single output, Σ_c softmax(β)_c (W₃)_c, an
 that of a convolution with zeros outside: sums of x over all rows but the first or the last, and all columns but the
 first or the last. The map v, (C/G)² · 9 multiply-adds a pixel, is never formed; values and gradients are the same.
 
-G is ``groups``, which the authors call factor, 32 as in their listing; copies for detectors take 8. With c = 1 both
+G is ``groups``, which the authors call factor, 32 as in their listing, which fails where that does not divide C;
+``groups=None`` takes the largest part of 32 that does (8 for 24 channels). Copies for detectors take 8. With c = 1 both
 softmaxes are 1. The name avoids that of the moving average.
 
 Source: Ouyang, He, Zhang, Luo, Guo, Zhan, Huang, "Efficient Multi-Scale Attention Module with Cross-Spatial Learning",
@@ -21,6 +22,8 @@ ICASSP 2023, arXiv:2305.13563.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -42,8 +45,8 @@ SPEC = {
     "kind": "gate",
     "evidence": "paper",
     "position": {"default": "residual"},
-    "params": "10*(C // groups)**2 + 4*(C // groups)",
-    "limits": ["groups >= 1 and C % groups == 0"],
+    "params": "10*(C // (groups or gcd(32, C)))**2 + 4*(C // (groups or gcd(32, C)))",
+    "limits": ["groups == None or groups >= 1 and C % groups == 0"],
     "gate": (0.0, 1.0),
 }  # fmt: skip
 
@@ -55,19 +58,19 @@ class EfficientMultiScaleAttention(nn.Module):
 
     Args:
         channels: C of the map (B, C, H, W).
-        groups: G.
+        groups: G; None takes 32, or the largest part of 32 that divides C.
 
     Raises:
         ValueError: ``channels`` does not divide by ``groups``.
 
     """
 
-    def __init__(self, channels: int, groups: int = 32) -> None:
+    def __init__(self, channels: int, groups: int | None = None) -> None:
         super().__init__()
-        if groups < 1 or channels % groups:
+        self.groups = math.gcd(32, channels) if groups is None else groups
+        if self.groups < 1 or channels % self.groups:
             raise ValueError(f"channels must divide by groups, got {channels} and {groups}")
-        self.groups = groups
-        each = channels // groups
+        each = channels // self.groups
         self.sides = nn.Conv2d(each, each, 1)
         self.near = nn.Conv2d(each, each, 3, padding=1)
         self.norm_weight = nn.Parameter(torch.ones(each))

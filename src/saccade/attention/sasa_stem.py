@@ -69,6 +69,7 @@ SPEC = {
         "out_channels is None or out_channels >= 1",
         "num_heads >= 1 and (out_channels or C) % (2*num_heads) == 0",
         "padding is not None or kernel_size % 2 == 1",
+        "padding is None or padding >= 0",
         "padding is None or 2*padding == kernel_size - 1 or 2*padding == kernel_size - stride",
         "dilation == 1",
         "groups == 1",
@@ -129,7 +130,7 @@ class AttentionStem(nn.Module):
                 f"half for columns, got {outputs} and {num_heads} heads"
             )
         twice = kernel_size - 1 if padding is None else 2 * padding
-        if twice % 2 or twice not in (kernel_size - 1, kernel_size - stride):
+        if twice < 0 or twice % 2 or twice not in (kernel_size - 1, kernel_size - stride):
             raise ValueError(
                 "its map is as large as that of a convolution whose padding is (kernel_size - 1) / 2 or (kernel_size - "
                 f"stride) / 2, a whole number, got kernel_size={kernel_size}, stride={stride} and padding={padding}"

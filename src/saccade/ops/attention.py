@@ -13,10 +13,10 @@ to the same rounding. down and across meet the products, and their gradients lea
 
 PyTorch's fused kernel, which works in blocks too, takes only operands of one common width, and backward builds A as
 exp(s·QKᵀ − l), l the logarithm of the sum of a row's exponentials, whose rounding in float32 is an error of the whole
-row; with queries of C/8 and values of C channels, the widths of SAGAN's and DANet's layers, it has half as much again
-to do forward and three times as much backward. Operands are read and results laid out as they come, rows or columns
-side by side, so that the pixels of a map (B, C, H, W) are not copied; gradients of keys and values, sums over the rows
-of A, always by columns.
+row; with queries of C/8 and values of C channels, the widths of SAGAN's and DANet's layers, which it takes padded to C,
+it has 1.8 times as much to do forward and twice as much backward. Operands are read and results laid out as they come,
+rows or columns side by side, so that the pixels of a map (B, C, H, W) are not copied; gradients of keys and values,
+sums over the rows of A, always by columns.
 
 Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, arXiv:1706.03762, eq. 1. Logits of a key's row and
 column: Srinivas et al., "Bottleneck Transformers for Visual Recognition", CVPR 2021, arXiv:2101.11605, figure 4.

@@ -1,8 +1,9 @@
 """When the fast forms of operators run, and the pieces in which they go over a map.
 
-They are for contiguous maps on the CPU. Other devices and layouts, graphs (``torch.compile``, ``torch.export``, ONNX),
-``torch.func`` and forward-mode derivatives take the definitions, and so does a gradient that is to be differentiated
-again (``create_graph=True``) or is one of many that ``torch.vmap`` works out at once.
+Those that ask ``is_eager`` are for contiguous maps on the CPU: other devices and layouts, graphs (``torch.compile``,
+``torch.export``, ONNX), ``torch.func`` and forward-mode derivatives take the definitions; the others say themselves
+what they take. In all of them so does a gradient that is to be differentiated again (``create_graph=True``) or is one
+of many that ``torch.vmap`` works out at once: they ask ``is_composed``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-__all__ = ["is_bare", "is_captured", "is_composed", "is_eager", "is_transformed", "part", "pieces"]
+__all__ = ["is_bare", "is_captured", "is_composed", "is_eager", "is_transformed", "is_watched", "part", "pieces"]
 
 PIECE = 1 << 19
 """Values of one piece: 2 MiB of float32, which stays in the caches; of smaller ones the calls would cost more."""
@@ -68,8 +69,12 @@ def part(operand: Tensor, at: tuple[slice, ...]) -> Tensor:
 
 def is_bare(conv: nn.Module) -> bool:
     """Whether a call of the layer is the convolution with its kernel and its bias, and nobody looks on."""
-    hooks = (conv._forward_pre_hooks, conv._forward_hooks, conv._backward_pre_hooks, conv._backward_hooks)
-    everywhere = nn.modules.module._has_any_global_hook()
     own = conv._parameters.get("weight") is not None and "forward" not in vars(conv)
     zeros = type(conv) is nn.Conv2d and conv.padding_mode == "zeros"
-    return zeros and own and not any(hooks) and not everywhere
+    return zeros and own and not is_watched(conv)
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether a hook would see a call of the module."""
+    hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
+    return any(hooks) or nn.modules.module._has_any_global_hook()

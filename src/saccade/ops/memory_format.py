@@ -16,4 +16,8 @@ def memory_format(x: Tensor) -> torch.memory_format:
 
 def laid_out(y: Tensor, x: Tensor) -> Tensor:
     """A map y as x lies in memory; a compiler decides for itself."""
-    return y if torch.compiler.is_compiling() else y.contiguous(memory_format=memory_format(x))
+    if torch.compiler.is_compiling():
+        return y
+    if memory_format(x) == torch.contiguous_format:
+        return y.contiguous()
+    return y.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)

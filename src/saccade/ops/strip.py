@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.ops.eager import is_captured, is_transformed
+from saccade.ops.eager import is_captured, is_composed, is_transformed
 
 __all__ = ["strip_means", "strip_means_definition"]
 
@@ -69,7 +69,7 @@ class _StripMeans(torch.autograd.Function):
     def backward(ctx: Any, of_rows: Tensor, of_columns: Tensor) -> Tensor:
         height, width = ctx.size
         rows, columns = of_rows / width, of_columns / height
-        if not ctx.flat:  # the sum takes the layout of its operands
+        if not (ctx.flat or is_composed()):  # the sum takes the layout of its operands
             rows, columns = (t.contiguous(memory_format=torch.channels_last) for t in (rows, columns))
         return rows + columns
 

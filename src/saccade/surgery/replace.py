@@ -193,6 +193,8 @@ def again(host: nn.Module, rows: Sequence[Mapping[str, Any]], owner: str) -> Non
             path, name, stage = (row[key] for key in ("convolution", "mechanism", "stage"))
             (height, width), position, neutral = map(int, row["size"]), row["position"], row["neutral"]
             options = dict(row["options"])
+            if options.get("size") is not None:
+                options["size"] = tuple(options["size"])
             convolution = host.get_submodule(path)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{owner}: a row of replacements is broken: {error}") from None
