@@ -81,6 +81,7 @@ def blocks(name):
 @pytest.fixture(params=[2**20, 700, 1], ids=["one block", "ragged blocks", "row by row"])
 def buffer(request, monkeypatch):
     monkeypatch.setattr(module, "_BUFFER", request.param)
+    monkeypatch.setattr(module, "_AT_ONCE", request.param)
 
 
 # ------------------------------------------------------------------------------------------------- by hand, referee
@@ -278,6 +279,7 @@ def test_no_tensor_grows_with_the_product_of_queries_and_keys(monkeypatch):
 
 def test_the_buffer_is_a_few_megabytes():
     assert module._BUFFER * 4 <= 4 * 2**20
+    assert module._AT_ONCE * 4 <= 32 * 2**20
 
 
 @pytest.mark.parametrize("name", ["narrow queries", "heads", "narrow values", "one pixel"])

@@ -54,6 +54,7 @@ def run(form, tensors, scale, cotangent):
 @pytest.fixture(params=[2**20, 700, 1], ids=["one block", "ragged blocks", "row by row"])
 def buffer(request, monkeypatch):
     monkeypatch.setattr(module, "_BUFFER", request.param)
+    monkeypatch.setattr(module, "_AT_ONCE", request.param)
 
 
 @FORMS

@@ -41,7 +41,9 @@ __all__ = ["attention", "attention_definition"]
 softmax_backward = torch.ops.aten._softmax_backward_data.out
 
 _BUFFER = 2**20
-"""Numbers of A that are formed at a time."""
+"""Numbers of A that are formed at a time, where it is not kept."""
+_AT_ONCE = 2**23
+"""Numbers of A that are formed at a time where it is: products of few images are slower."""
 _KEPT = 4
 """How many times the numbers of operands and result A may have to be kept."""
 
@@ -134,7 +136,7 @@ class _Attention(torch.autograd.Function):
         matrix = query.new_empty((batch, rows, columns) if kept else 0)
         y = _zeros(value, rows)
         with torch.autocast("cpu", enabled=False):
-            for at, buffers in _blocks(query, key, 0 if kept else 1):
+            for at, buffers in _blocks(query, key, 0 if kept else 1, kept):
                 weights = _weights(query, key, scale, terms, at, matrix[at] if kept else buffers[0])
                 y[at] = weights @ value[at[0]]
         return y, matrix
@@ -162,7 +164,7 @@ class _Attention(torch.autograd.Function):
             grad_k, grad_v = (torch.zeros_like(t.mT, memory_format=torch.contiguous_format) for t in (key, value))
             grad_terms = [torch.zeros_like(t) for t in terms]
             kept = matrix.ndim == 3
-            for at, (slope, *buffers) in _blocks(query, key, 1 if kept else 2):
+            for at, (slope, *buffers) in _blocks(query, key, 1 if kept else 2, kept):
                 weights = matrix[at] if kept else _weights(query, key, scale, terms, at, buffers[0])
                 grad_v[at[0]].baddbmm_(grad[at].mT, weights)
                 torch.bmm(grad[at], value[at[0]].mT, out=slope)
@@ -189,13 +191,14 @@ class _Attention(torch.autograd.Function):
         return (y.unflatten(0, batch), matrix), (0, None)
 
 
-def _blocks(query: Tensor, key: Tensor, buffers: int) -> Iterator[tuple[tuple[slice, slice], list[Tensor]]]:
+def _blocks(query: Tensor, key: Tensor, buffers: int, kept: bool) -> Iterator[tuple[tuple[slice, slice], list[Tensor]]]:
     """Which of the batch and which rows of their A are formed at a time, and buffers for them."""
     (batch, rows, _), columns = query.shape, key.shape[1]
     if not columns:
         return
-    step = max(1, min(rows, _BUFFER // columns))
-    several = max(1, min(batch, _BUFFER // (step * columns)))
+    numbers = _AT_ONCE if kept else _BUFFER
+    step = max(1, min(rows, numbers // columns))
+    several = max(1, min(batch, numbers // (step * columns)))
     places = [query.new_empty(several * step * columns) for _ in range(buffers)]
     for first in range(0, batch, several):
         for top in range(0, rows, step):
