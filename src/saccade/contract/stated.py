@@ -76,7 +76,7 @@ def _around(value: Any) -> list[Any]:
         case float():
             return [-value, 0.0, *(value * factor for factor in (0.001, 0.1, 0.5, 2, 10, 1000))]
         case None:
-            return list(range(1, 9))
+            return [None, *range(1, 9), 0, -1]
     return []
 
 
