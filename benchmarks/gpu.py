@@ -16,20 +16,24 @@ The parts, each of which goes on where something fails:
 
 Units run in processes of their own, some at a time but where time is measured: one that breaks the CUDA context, dies
 or hangs is named, and the rest goes on in a new process. ``--out`` gets rows.jsonl (a line a unit, as it ends),
-gpu.json, gpu.md and gpu.log. ``--minutes`` are shared by the parts; what is not reached is counted. ``--small`` is
-for trying the script itself, on the CPU too. Needs no network. Exit code 1 if anything is off, 0 else.
+gpu.json, gpu.md, gpu.log, compare-results.json and compare-table.md. ``--minutes`` are shared by the parts; what is not
+reached is counted. ``--small`` is for trying the script itself, on the CPU too. Needs no network. Exit code 1 if
+anything is off or not reached, 0 else.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import queue
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -40,7 +44,8 @@ from typing import IO, Any, NamedTuple
 
 __all__ = ["PARTS", "Runner", "main", "units"]
 
-ROOT = Path(__file__).parents[1]
+SCRIPT = Path(__file__).resolve()
+ROOT = SCRIPT.parents[1]
 SHARES = {"values": 3.0, "speed": 5.0, "neutral": 4.0, "compile": 2.0, "compare": 3.0, "tests": 1.0}
 """Of the time that is left, the part of each."""
 PARTS = tuple(SHARES)
@@ -205,7 +210,7 @@ class Runner:
         options = self.options
         given = {"units": pending, "device": options.device, "small": options.small, "threads": threads}
         child = subprocess.Popen(
-            [sys.executable, __file__, "--work"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
+            [sys.executable, str(SCRIPT), "--work"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
             text=True, encoding="utf-8", cwd=ROOT, env=self.environment(threads), start_new_session=True,
         )  # fmt: skip
         assert child.stdin is not None
@@ -232,6 +237,7 @@ class Runner:
                 came += 1
         _stop(child)
         reader.join(5)
+        child.stdout.close()
         return came, how
 
     def command(self, part: str, command: Sequence[str], deadline: float) -> None:
@@ -262,25 +268,23 @@ def _read(stream: IO[str], lines: queue.Queue[str | None]) -> None:
 
 def _stop(child: subprocess.Popen[str]) -> None:
     """End a process and all that it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     child.wait()
 
 
 # -- the whole ----------------------------------------------------------------------------------------------------
 
 
-def _commands(part: str, runner: Runner) -> list[str]:
-    options = runner.options
+def _command(part: str, options: argparse.Namespace, study: str) -> list[str]:
+    """The command that is the part "compare" or "tests"."""
     if part == "tests":
-        return [sys.executable, "-m", "pytest", "tests/gpu", "-q", "-n", "0", "-rs", "-p", "no:cacheprovider"]
+        return [sys.executable, "-m", "pytest", "tests/gpu", "-q", "-n", "0", "-rs", "-W", "default"]
     small = ["training.epochs=1", "data.train_images=200", "data.test_images=100"]
     settings = small if options.small else ["training.epochs=2"]
     return [
         sys.executable, "-m", "saccade", "compare", "--attention", "none,se" if options.small else "none,se,das",
-        "--seeds", "1" if options.small else "2", "--device", options.device, "--out", str(runner.out / "study"),
+        "--seeds", "1" if options.small else "2", "--device", options.device, "--out", study,
         *(word for setting in settings for word in ("--set", setting)),
     ]  # fmt: skip
 
@@ -314,7 +318,11 @@ def run(options: argparse.Namespace, command: str) -> list[Row]:
             before = len(runner.rows)
             try:
                 if part in ("compare", "tests"):
-                    runner.command(part, _commands(part, runner), deadline)
+                    with tempfile.TemporaryDirectory() as study:
+                        runner.command(part, _command(part, options, f"{study}/digits"), deadline)
+                        for result in ("results.json", "table.md"):
+                            if (Path(study) / "digits" / result).exists():
+                                shutil.copy(Path(study) / "digits" / result, options.out / f"compare-{result}")
                 else:
                     groups = units(part, options.only, options.small)
                     together = 1 if part == "speed" else options.workers

@@ -139,7 +139,7 @@ def _attention(small: bool) -> Row:
 
 def _local(small: bool) -> Row:
     b, c, h, w = _size(small)
-    shapes = {name: (b, 2, c // 2, h, w) for name in ("query", "key", "value")}
+    shapes = dict.fromkeys(("query", "key", "value"), (b, 2, c // 2, h, w))
     leaves = _draw(**shapes, rows=(b, 2, 3, h, w), columns=(b, 2, 5, h, w))
     return local_attention, local_attention_definition, leaves
 
@@ -207,7 +207,7 @@ def _whole(small: bool) -> Row:
     def fast(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         conv = nn.Conv2d(c, c, (h, w), groups=c, device="meta")
         del conv.weight, conv.bias
-        conv.weight, conv.bias = weight, bias  # type: ignore[assignment]  # leaves, which are to take the gradient
+        conv.weight, conv.bias = weight, bias  # leaves, which are to take the gradient
         return whole_conv(conv, x)
 
     def plain(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -20,14 +20,14 @@ MEANING = {
         "error by what it may be. Autocast: error of the result; every gradient is finite."
     ),
     "speed": (
-        "Medians of rounds by turns between CUDA events (on a CPU: of the wall clock), 5 % to 95 % in brackets; launches "
-        "are included, and the maps stay in the cache. A ratio is theirs by ours, with its 95 % bootstrap interval. "
-        "Peak memory: live at once in a step, besides parameters and map. No TF32, cuDNN deterministic."
+        "Medians of rounds by turns between CUDA events (on a CPU: of the wall clock), 5 % to 95 % in brackets; "
+        "launches are included, and the maps stay in the cache. A ratio is theirs by ours, with its 95 % bootstrap "
+        "interval. Peak memory: live at once in a step, besides parameters and map. No TF32, cuDNN deterministic."
     ),
     "neutral": (
         "A plugged host against the same host bare, none of them fresh: outputs in eval and train mode, gradients and "
         "buffers bit for bit. What a host itself does not repeat bit for bit on the device is compared to rounding "
-        "and named. With a = 1 each differs."
+        "and named. With a = 1 each must differ."
     ),
     "compile": "One graph of each mechanism (`fullgraph=True`), forward and backward, against eager on the device.",
     "compare": "`saccade compare` through the command line.",
@@ -64,8 +64,8 @@ def page(facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
             parts += [f"## {name.capitalize()}", meaning, *SECTIONS[name](own)]
     wrong = [row for row in rows if row["status"] in ("off", "error")]
     if wrong:
-        told = [f"- {row['part']}, {row['name']} {row['detail']}: {row['status']}. {row['note']}" for row in wrong]
-        parts += ["## What does not hold", "\n".join(told)]
+        lines = [f"- {row['part']}, {row['name']} {row['detail']}: {row['status']}. {row['note']}" for row in wrong]
+        parts += ["## What does not hold", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
 
 
