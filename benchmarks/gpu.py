@@ -54,8 +54,8 @@ STALL = 150.0
 BROKEN = 3
 """Exit code of a process whose CUDA context is broken."""
 SMALL = ("se", "cbam", "das", "self_attention", "sk", "gsop")
-GROUP = 6
-"""Mechanisms and operators that share a process."""
+GROUP = 12
+"""Units of values that share a process."""
 
 Row = dict[str, Any]
 
@@ -81,7 +81,8 @@ def units(part: str, only: Sequence[str], small: bool) -> list[list[Unit]]:
     if part == "values":
         found = [Unit(part, name, "operator") for name in OPERATORS]
         found += [Unit(part, name, mode) for name in names for mode in ("eval", "train")]
-        return [found[start : start + 2 * GROUP] for start in range(0, len(found), 2 * GROUP)]
+        each = len(found) if small else GROUP
+        return [found[start : start + each] for start in range(0, len(found), each)]
     if part == "speed":
         shapes = (SMALL_MAP,) if small else SHAPES
         found = [Unit(part, name, shape) for name in names for shape in shapes]
