@@ -44,7 +44,7 @@ def learnt(network: Network, seed: int = 3, *, by: float = 0.05, a: float = 0.7)
                 parameter.fill_(a)
             else:
                 spread = float(parameter.std()) if parameter.ndim > 1 and parameter.numel() > 1 else 0.0
-                parameter.add_(by * (spread or 1.0) * torch.randn(parameter.shape, generator=draw))
+                parameter.add_((by * (spread or 1.0) * torch.randn(parameter.shape, generator=draw)).to(parameter))
     _see(network, 0.1, draw)
     return network
 

@@ -22,7 +22,9 @@ def operand_dtype(input: Tensor) -> torch.dtype:
 def autocast_enabled(input: Tensor) -> bool:
     """Is autocast on for the input's device? Not on one that knows none, as ``meta``, where torch refuses to tell."""
     device = input.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    # A compiler, which asks for devices that it has code for, cannot trace the first question in every version.
+    known = not input.is_meta and (torch.compiler.is_compiling() or torch.amp.is_autocast_available(device))
+    return known and torch.is_autocast_enabled(device)
 
 
 def without_autocast(like: Tensor) -> AbstractContextManager[Any]:
