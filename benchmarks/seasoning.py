@@ -53,6 +53,6 @@ def _see(network: nn.Module, scale: float, draw: torch.Generator) -> None:
     """Draw the running statistics."""
     for name, buffer in network.named_buffers():
         if name.endswith("running_mean"):
-            buffer.normal_(0, scale, generator=draw)
+            buffer.copy_(torch.empty(buffer.shape).normal_(0, scale, generator=draw))
         elif name.endswith("running_var"):
-            buffer.uniform_(0.5, 2.0, generator=draw)
+            buffer.copy_(torch.empty(buffer.shape).uniform_(0.5, 2.0, generator=draw))
