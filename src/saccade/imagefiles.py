@@ -80,8 +80,6 @@ def opened(path: Path) -> Iterator[ImageFile]:
         with path.open("rb") as file:
             image = _head(file, str(path))
             width, height = image.size
-            if not width * height:
-                raise UnreadableError(f"states {width}×{height} pixels, which is no picture")
             if width * height > LARGEST:
                 raise UnreadableError(f"states {width}×{height} pixels; at most {LARGEST:,} are read")
             yield image
