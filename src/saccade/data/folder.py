@@ -14,9 +14,14 @@ Transparency is dropped. Nothing is unpickled.
 own range, which would make brightness mean something else in each; so values of 12 bits in such a file come out nearly
 black, and are to be written times 16 instead. ``saccade data`` names images that come out like that.
 
+What a system or a program leaves in a folder (``@eaDir``, ``$RECYCLE.BIN``, ``Thumbs.db`` and their like, all names
+with a dot first) is no data. Class names that differ only in how their accents are stored are one class, named in
+composed letters; its files are opened where they lie.
+
 A file that is broken, no image or larger than ``imagefiles.LARGEST`` is refused by name; ``skip_bad`` leaves such files
 out instead. The parts are drawn before, so that the others stay where they are. A file that links put into both parts,
-or into two classes, is refused by both its names; within a class it is taken once.
+or into two classes, is refused by both its names; within a class it is taken once. Copies, files with the same bytes in
+both parts or in two classes, are taken and counted in ``Split.cautions``: published sets hold some.
 """
 
 from __future__ import annotations
