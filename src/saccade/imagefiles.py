@@ -29,6 +29,7 @@ __all__ = [
     "identity",
     "is_hidden",
     "is_image",
+    "is_unicode",
     "left_out",
     "located",
     "opened",
@@ -112,8 +113,10 @@ def located(source: str) -> Path:
     """The path that ``source`` names, a home folder (``~``) written out.
 
     Raises:
-        UserError: there is no such home folder.
+        UserError: there is no such home folder, or the name is not UTF-8 and so stands in no recipe.
     """
+    if not is_unicode(source):
+        raise UserError(f"the name {printable(source)} is not UTF-8, which a recipe is written in; rename the folder")
     try:
         return Path(source).expanduser()
     except RuntimeError:
@@ -198,6 +201,11 @@ def identity(path: Path) -> tuple[int, int] | Path:
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is there for a system or a program, not for its user."""
     return name.startswith((".", "__MACOSX")) or name.lower() in _OF_SYSTEMS
+
+
+def is_unicode(name: str) -> bool:
+    """Whether ``name`` can be written as UTF-8: Python keeps bytes that cannot be read so as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def is_image(path: Path) -> bool:

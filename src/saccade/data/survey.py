@@ -11,7 +11,7 @@ from pathlib import Path
 import torchvision
 
 from saccade.errors import UserError, did_you_mean, printable
-from saccade.imagefiles import ENDINGS, closed, identity, is_hidden, is_image, visible, walk
+from saccade.imagefiles import ENDINGS, closed, identity, is_hidden, is_image, is_unicode, visible, walk
 
 __all__ = ["Survey", "survey"]
 
@@ -51,8 +51,6 @@ def survey(root: Path) -> Survey:
     Raises:
         UserError: there is no such folder, a folder in it cannot be read, or nothing in it is a folder of images.
     """
-    if not _is_unicode(str(root)):
-        raise UserError(f"the name {printable(root)} is not UTF-8, which a recipe is written in; rename the folder")
     try:
         exists = root.is_dir()
     except OSError as error:  # a folder above it is closed
@@ -100,7 +98,7 @@ def survey(root: Path) -> Survey:
         problems += [
             f"the class folder {printable(label)} in {place} is not named in UTF-8, as results must be; rename it"
             for label in classes
-            if not _is_unicode(label)
+            if not is_unicode(label)
         ]
     if len(found) == 2:
         for here, there in (tuple(found), tuple(found)[::-1]):
@@ -110,11 +108,6 @@ def survey(root: Path) -> Survey:
                     f"{did_you_mean(name, found[there])}"
                 )
     return Survey(root, found, unread, hidden, again, _alike(sources), sorted(problems))
-
-
-def _is_unicode(name: str) -> bool:
-    """Whether ``name`` can be written as UTF-8; bytes that cannot be read so are kept as lone surrogates."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _subfolders(folder: Path, hidden: Counter[str] | None = None) -> list[Path]:
