@@ -9,7 +9,8 @@ import errno
 import os
 import stat
 import zlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NoReturn
@@ -17,7 +18,7 @@ from typing import IO, NoReturn
 from PIL import Image, TiffImagePlugin, WebPImagePlugin
 from PIL.ImageFile import ImageFile
 
-from saccade.errors import UserError
+from saccade.errors import UserError, printable
 
 __all__ = [
     "ENDINGS",
@@ -28,8 +29,11 @@ __all__ = [
     "identity",
     "is_hidden",
     "is_image",
+    "is_unicode",
     "left_out",
+    "located",
     "opened",
+    "visible",
     "walk",
 ]
 
@@ -43,6 +47,15 @@ Image.preinit()  # with the two plugins imported above, all readers below are kn
 _FORMATS = ("JPEG", "PNG", "BMP", "PPM", TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format)
 """What files of these endings hold (JPEG with it the MPO of telephones), and no other reader of Pillow's gets to see:
 that of EPS hands the file to Ghostscript."""
+
+_OF_SYSTEMS = frozenset(
+    (
+        *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),  # Synology and QNAP
+        *("$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini"),  # Windows
+        *("icon\r", "lost+found", "__pycache__"),  # macOS, ext4, Python
+    )
+)
+"""Names, in small letters, of what a system or a program leaves among a user's files."""
 
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
@@ -76,8 +89,8 @@ def opened(path: Path) -> Iterator[ImageFile]:
     except Exception as error:
         if isinstance(error, MemoryError) or getattr(error, "errno", None) in _OF_THE_MACHINE:
             why = getattr(error, "strerror", None) or "out of memory"
-            raise UserError(f"cannot read {path}: {why}, which is no fault of the file") from error
-        raise UnreadableError(f"cannot be read: {error}") from None
+            raise UserError(f"cannot read {printable(path)}: {why}, which is no fault of the file") from error
+        raise UnreadableError(f"cannot be read: {printable(getattr(error, 'strerror', None) or error)}") from None
 
 
 def _head(file: IO[bytes], name: str) -> ImageFile:
@@ -96,33 +109,84 @@ def _head(file: IO[bytes], name: str) -> ImageFile:
     raise UnreadableError(f"is no image in {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}")
 
 
-def checksum(path: Path) -> int:
-    """CRC-32 of the bytes of ``path``; a hundredth to a tenth of what it takes to decode them."""
-    value = 0
+def located(source: str) -> Path:
+    """The path that ``source`` names, a home folder (``~``) written out.
+
+    Raises:
+        UserError: there is no such home folder, or the name is not UTF-8 and so stands in no recipe.
+    """
+    if not is_unicode(source):
+        raise UserError(f"the name {printable(source)} is not UTF-8, which a recipe is written in; rename the folder")
+    try:
+        return Path(source).expanduser()
+    except RuntimeError:
+        raise UserError(f"cannot read {printable(source)}: the home folder it begins with is unknown") from None
+
+
+def checksum(path: Path) -> tuple[int, int]:
+    """Number and CRC-32 of the bytes of ``path``; takes a hundredth to a tenth of what it takes to decode them."""
+    length = value = 0
     with path.open("rb") as file:
         while block := file.read(2**20):
+            length += len(block)
             value = zlib.crc32(block, value)
-    return value
+    return length, value
 
 
-def walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path, hidden: Counter[str] | None = None) -> Iterator[Path]:
     """Files at any depth below ``folder``, in order, found one by one: a set of images can be large.
 
     Links to folders are followed, and each folder is entered once, however many links lead to it. What is hidden, file
     or folder, is passed over.
 
+    Args:
+        folder: where to begin.
+        hidden: counts what is passed over, by name.
+
     Raises:
         UserError: a folder cannot be read.
     """
     entered = set()
-    for where, folders, names in os.walk(folder, onerror=closed, followlinks=True):
-        here = identity(Path(where))
+    ahead = [folder]  # a list, since os.walk of Python 3.11 calls itself for each level
+    while ahead:
+        where = ahead.pop()
+        here = identity(where)
         if here in entered:
-            folders.clear()
             continue
         entered.add(here)
-        folders[:] = sorted(name for name in folders if not is_hidden(name))
-        yield from (Path(where, name) for name in sorted(names) if not is_hidden(name))
+        folders, names = _entries(where)
+        yield from (where / name for name in visible(sorted(names), hidden))
+        ahead += (where / name for name in reversed(visible(sorted(folders), hidden)))
+
+
+def _entries(folder: Path) -> tuple[list[str], list[str]]:
+    """The names of the folders, and of all else, that lie in ``folder``."""
+    folders, others = list[str](), list[str]()
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                (folders if _is_folder(entry) else others).append(entry.name)
+    except OSError as error:
+        closed(error)
+    return folders, others
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def visible(names: Iterable[str], hidden: Counter[str] | None = None) -> list[str]:
+    """The names that are not hidden, in their order; ``hidden`` counts the others, resource forks under one name."""
+    kept = []
+    for name in names:
+        if not is_hidden(name):
+            kept.append(name)
+        elif hidden is not None:
+            hidden["._*" if name.startswith("._") else name] += 1
+    return kept
 
 
 def identity(path: Path) -> tuple[int, int] | Path:
@@ -136,7 +200,12 @@ def identity(path: Path) -> tuple[int, int] | Path:
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is there for a system or a program, not for its user."""
-    return name.startswith((".", "__MACOSX"))
+    return name.startswith((".", "__MACOSX")) or name.lower() in _OF_SYSTEMS
+
+
+def is_unicode(name: str) -> bool:
+    """Whether ``name`` can be written as UTF-8: Python keeps bytes that cannot be read so as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def is_image(path: Path) -> bool:
@@ -150,7 +219,7 @@ def closed(error: OSError) -> NoReturn:
     Raises:
         UserError: always.
     """
-    raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
+    raise UserError(f"cannot read {printable(error.filename)}: {error.strerror}") from None
 
 
 def left_out(counts: Mapping[str, Mapping[str, int]], shown: int = 5) -> str:
@@ -163,7 +232,7 @@ def left_out(counts: Mapping[str, Mapping[str, int]], shown: int = 5) -> str:
     parts = []
     for part, classes in counts.items():
         by_size = sorted(classes.items(), key=lambda item: (-item[1], item[0]))
-        words = [f"{count} of {name}" for name, count in by_size[:shown]]
+        words = [f"{count} of {printable(name)}" for name, count in by_size[:shown]]
         if rest := sum(count for _, count in by_size[shown:]):
             words.append(f"{rest} of {len(by_size) - shown} other classes")
         if words:

@@ -11,7 +11,7 @@ RUN = {"slot": 0, "arm": "eca:kernel_size=[3,5]", "seed": 1}
 EVENTS = [
     {"event": "check"},
     {"event": "check", "done": 3, "total": 9},
-    {"event": "data", "description": "nine images"},
+    {"event": "data", "description": "nine images", "cautions": ["[2] of 4 are trained on"]},
     {"event": "study", "runs": 6, "finished": 2, "slots": 1},
     {"event": "begin", **RUN, "attempt": 1},
     {"event": "begin", **RUN, "attempt": 2},
@@ -45,6 +45,7 @@ def test_a_pipe_gets_plain_lines(capsys):
     assert said == [
         "checking the images, building every network",
         "nine images",
+        "caution: [2] of 4 are trained on",
         "2 of 6 runs are there already",
         "eca:kernel_size=[3,5], seed 1: its process died; once more",
         "3/6  eca:kernel_size=[3,5], seed 1  80.00 %  0 s",

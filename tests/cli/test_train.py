@@ -1,8 +1,12 @@
 """``saccade train``: one run, its lines, its folder, its exit codes."""
 
+import itertools
 import json
+import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from saccade.cli import main
 from saccade.cli.train import _slug
@@ -54,6 +58,20 @@ def test_a_run_and_the_same_again(saccade, tmp_path):
     assert again.splitlines()[-1] == lines[-1]
     assert "epoch 1/1" not in again
     assert (folder / "done.json").stat().st_mtime_ns == before
+
+
+def test_images_that_spoil_the_score_are_said_before_the_first_epoch(saccade, tmp_path):
+    rng = np.random.default_rng(0)
+    for part, label in itertools.product(("train", "test"), "ab"):
+        (tmp_path / "set" / part / label).mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).save(tmp_path / "set" / part / label / "[b].png")
+    words = "train tiny.toml --device cpu --set data.source='set' --set training.epochs=1 --out"
+    assert "caution" not in saccade(f"{words} one")[1]
+    shutil.copy(tmp_path / "set/train/a/[b].png", tmp_path / "set/test/a/[c].png")
+    lines = saccade(f"{words} two")[1].splitlines()
+    (said,) = (n for n, line in enumerate(lines) if line.startswith("caution: 1 of 3 test images are trained on too"))
+    assert "train/a/[b].png and test/a/[c].png" in lines[said]
+    assert lines[said + 1].startswith("epoch 0/1")
 
 
 def test_json_is_the_result_and_nothing_else(saccade, tmp_path):

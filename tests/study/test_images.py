@@ -66,6 +66,25 @@ def test_a_run_keeps_what_was_left_out(folder, read, tmp_path, skip_bad, gone):
     assert json.loads((tmp_path / "a/done.json").read_text())["left_out"] == gone
 
 
+@pytest.mark.parametrize("leaks", [True, False])
+def test_images_that_are_trained_and_tested_on_are_said_before_training_and_kept(folder, read, tmp_path, leaks):
+    from saccade.study.worker import check
+
+    if leaks:
+        shutil.copy(folder / "train/cat/0.bmp", folder / "test/cat/x.bmp")
+    checked, told = [], []
+    check([_recipe(folder).model_dump(mode="json")], "cpu", checked.append)
+    series.train(_recipe(folder), tmp_path / "a", device="cpu", notify=told.append)
+    (data,) = (event for event in checked if event["event"] == "data")
+    kinds = [event["event"] for event in told if event["event"] in ("caution", "start", "epoch")]
+    assert kinds == ["caution"] * leaks + ["start", "epoch", "epoch"]
+    kept = json.loads((tmp_path / "a/done.json").read_text())["cautions"]
+    assert kept == data["cautions"] == [event["text"] for event in told if event["event"] == "caution"]
+    assert [caution.partition(".bmp")[0] for caution in kept] == [
+        "1 of 5 test images are trained on too, byte for byte: train/cat/0"
+    ] * leaks
+
+
 def test_the_check_of_a_study_and_its_first_run_share_what_was_read(folder, read, tmp_path):
     from saccade.study.worker import check
 

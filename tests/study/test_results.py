@@ -179,6 +179,15 @@ def test_images_that_were_left_out_are_said_though_they_be_gone(study):
     assert collect(study.folder)["notes"].count(said) == 1
 
 
+def test_images_that_spoil_the_score_are_said(study):
+    said = "2 of 9 test images are trained on too."
+    assert said not in collect(study.folder)["notes"]
+    for run in study.runs():
+        done = json.loads((run.folder / "done.json").read_text())
+        (run.folder / "done.json").write_text(json.dumps(done | {"cautions": [said]}))
+    assert collect(study.folder)["notes"].count(said) == 1
+
+
 def test_runs_of_other_images_are_not_compared(study):
     first, second, third, *_ = study.runs()
     for run in (first, third):

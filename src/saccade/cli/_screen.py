@@ -56,6 +56,8 @@ class Screen:
                 self.say("checking the images, building every network")
             case {"event": "engine" | "data", "description": description}:
                 self.say(description)
+                for caution in event.get("cautions", ()):
+                    self.say(f"caution: {caution}")
             case {"event": "study", "runs": runs, "finished": finished}:
                 self.runs, self.ended = runs, finished
                 if finished:

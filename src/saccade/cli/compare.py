@@ -178,7 +178,9 @@ def _folder(text: str) -> Path:
     Raises:
         UserError: it is not there or cannot be read.
     """
-    path = Path(text).expanduser()
+    from saccade.imagefiles import located
+
+    path = located(text)
     try:
         if path.is_dir():
             return path.resolve()

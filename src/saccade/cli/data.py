@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from saccade.errors import UserError
+from saccade.errors import UserError, printable
 
 if TYPE_CHECKING:
     from saccade.recipe import Data
@@ -76,7 +76,7 @@ def _page(facts: dict[str, Any]) -> str:
     parts = facts["parts"]
     names = sorted({name for part in parts for name in part["classes"]})
     rows = [["class", *(part["name"] or "images" for part in parts)]]
-    rows += [[name, *(str(part["classes"].get(name, "–")) for part in parts)] for name in names]
+    rows += [[printable(name), *(str(part["classes"].get(name, "–")) for part in parts)] for name in names]
     rows.append(["all", *(str(sum(part["classes"].values())) for part in parts)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [

@@ -102,6 +102,8 @@ def _run(recipe: Recipe, folder: Path, device: str, console: Console) -> dict[st
             match event:
                 case {"event": "check", "done": done, "total": total}:
                     progress.update(bar, total=total, completed=done, description="looking at the images")
+                case {"event": "caution", "text": text}:
+                    console.print(f"caution: {text}", markup=False)
                 case {"event": "start"}:
                     steps, epochs = event["steps"], event["epochs"]
                     progress.update(bar, total=steps * epochs, completed=steps * event["epoch"], description="epoch 0")

@@ -11,11 +11,12 @@ import numpy as np
 
 from saccade.data.augment import check_names
 from saccade.data.digits import CLASSES, open_digits, source_digits
+from saccade.data.duplicates import Duplicates, find_duplicates
 from saccade.data.files import Notify, check
 from saccade.data.folder import common_side, select
 from saccade.data.survey import survey
-from saccade.errors import UserError
-from saccade.imagefiles import UnreadableError, opened
+from saccade.errors import UserError, printable
+from saccade.imagefiles import UnreadableError, located, opened
 from saccade.recipe import Data
 
 __all__ = ["describe"]
@@ -36,8 +37,9 @@ def describe(spec: Data, notify: Notify | None = None) -> dict[str, Any]:
     Returns:
         ``source``; ``parts``, a list of {"name", "classes": {class: images that can be read}}; ``sizes``, a list of
         {"size": [width, height], "images"}, the most frequent first; ``used``, {"train", "test"} images the recipe
-        takes, None where it would be refused; ``side`` and ``channels`` of what a network sees; ``notes``,
-        ``left_out`` and ``refused``, sentences.
+        takes, None where it would be refused; ``side`` and ``channels`` of what a network sees; ``same_bytes``,
+        {"test_images_trained_on", "images_of_two_classes"} of these, by their bytes; ``notes``, ``left_out`` and
+        ``refused``, sentences.
 
     Raises:
         UserError: there is no such source, or nothing in it can be described.
@@ -59,6 +61,7 @@ def _digits(spec: Data) -> dict[str, Any]:
         "used": {name: len(images) for name, images in sets.items()},
         "side": split.size,
         "channels": split.channels,
+        "same_bytes": _numbers(Duplicates()),
         "notes": [
             f"targets come from {len(source_digits('train'))} handwritten digits for training and "
             f"{len(source_digits('test'))} others for testing",
@@ -69,38 +72,46 @@ def _digits(spec: Data) -> dict[str, Any]:
 
 
 def _folder(spec: Data, notify: Notify | None) -> dict[str, Any]:
-    seen = survey(Path(spec.source).expanduser())
+    seen = survey(located(spec.source))
     paths = [path for part in seen.parts.values() for files in part.values() for path in files]
     good: dict[Path, tuple[int, int]] = {}
+    contents: dict[Path, tuple[int, int]] = {}
     bad: dict[Path, str] = {}
     flat: list[Path] = []
     for path, look in zip(paths, check(paths, _LOOK, notify), strict=True):
-        if look.pixels is None or look.size is None:
-            bad[path] = f"{path} {look.problem}"
+        if look.pixels is None or look.size is None or look.content is None:
+            bad[path] = f"{printable(path)} {look.problem}"
             continue
         good[path] = look.size
+        contents[path] = look.content
         if np.ptp(look.pixels, axis=(1, 2)).max() < _FLAT:
             flat.append(path)
-    refused, notes = list(seen.problems), []
-    taken, used = set(paths), None
+    refused, notes = list(seen.problems), list(seen.notes)
+    taken, used, twice = set(paths), None, Duplicates()
     if not seen.problems:
         try:
             chosen = select(spec, seen)
             taken = {path for part in chosen.parts.values() for files in part for path in files}
+            twice = find_duplicates(chosen.parts, contents)
             rest = chosen.without(bad if spec.skip_bad else ())
         except UserError as error:
             refused.append(str(error))
         else:
             used = {part: sum(map(len, classes)) for part, classes in rest.parts.items()}
             notes.append(chosen.how)
+    notes += twice.sentences(seen.root)
     met = [sentence for path, sentence in bad.items() if path in taken]
     if not spec.skip_bad:
         refused += met
     if beside := [sentence for path, sentence in bad.items() if path not in taken]:
         notes.append(f"{len(beside)} bad files are not among the images that are taken: {_listed(beside)}")
+    if seen.hidden:
+        notes.append(
+            f"{seen.hidden.total()} folders and files of systems and programs, or with a dot first, are no data and "
+            f"are passed over: {_counted(seen.hidden)}"
+        )
     if seen.others:
-        endings = ", ".join(f"{ending or 'no ending'} ({n})" for ending, n in seen.others.most_common(5))
-        notes.append(f"{seen.others.total()} files do not end like an image and are not read: {endings}")
+        notes.append(f"{seen.others.total()} files do not end like an image and are not read: {_counted(seen.others)}")
     if seen.again:
         notes.append(f"{seen.again} files are links to others of their class, which are taken once")
     if flat := [path for path in flat if path in taken]:
@@ -119,10 +130,15 @@ def _folder(spec: Data, notify: Notify | None) -> dict[str, Any]:
         "used": used if not refused else None,
         "side": spec.size or common_side(sizes),
         "channels": 3,
+        "same_bytes": _numbers(twice),
         "notes": notes,
         "left_out": met if spec.skip_bad else [],
         "refused": refused,
     }
+
+
+def _numbers(twice: Duplicates) -> dict[str, int]:
+    return {"test_images_trained_on": len(twice.leaked), "images_of_two_classes": len(twice.relabelled)}
 
 
 def _of_one_colour(flat: list[Path], of: int) -> str:
@@ -145,5 +161,11 @@ def _is_deep(path: Path) -> bool:
         return False
 
 
+def _counted(names: Counter[str], shown: int = 5) -> str:
+    return _listed([f"{name or 'no ending'} ({n})" for name, n in names.most_common()], shown)
+
+
 def _listed(things: Sequence[object], shown: int = 3) -> str:
-    return ", ".join(map(str, things[:shown])) + (f" and {len(things) - shown} more" if len(things) > shown else "")
+    return ", ".join(map(printable, things[:shown])) + (
+        f" and {len(things) - shown} more" if len(things) > shown else ""
+    )

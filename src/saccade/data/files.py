@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
-from saccade.errors import UserError
+from saccade.errors import UserError, printable
 from saccade.imagefiles import UnreadableError, checksum, opened
 
 __all__ = ["Files", "Look", "Notify", "check", "look"]
@@ -32,13 +32,13 @@ class Look(NamedTuple):
     Attributes:
         pixels: uint8 (3, size, size); None where it is broken.
         size: width and height in the file; None where it is broken.
-        crc: CRC-32 of the file's bytes; None where it is broken.
+        content: number and CRC-32 of the file's bytes; None where it is broken.
         problem: what is wrong with it, as the rest of a sentence that begins with its name; empty if nothing is.
     """
 
     pixels: NDArray[np.uint8] | None
     size: tuple[int, int] | None
-    crc: int | None
+    content: tuple[int, int] | None
     problem: str
 
 
@@ -110,7 +110,7 @@ class Files:
             return Files(self.paths[i], self.size)
         seen = look(self.paths[i], self.size)
         if seen.pixels is None:
-            raise UserError(f"{self.paths[i]} {seen.problem}")
+            raise UserError(f"{printable(self.paths[i])} {seen.problem}")
         return torch.from_numpy(seen.pixels)
 
 

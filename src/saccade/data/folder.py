@@ -14,9 +14,14 @@ Transparency is dropped. Nothing is unpickled.
 own range, which would make brightness mean something else in each; so values of 12 bits in such a file come out nearly
 black, and are to be written times 16 instead. ``saccade data`` names images that come out like that.
 
+What a system or a program leaves in a folder (``@eaDir``, ``$RECYCLE.BIN``, ``Thumbs.db`` and their like, all names
+with a dot first) is no data. Class names that differ only in how their accents are stored are one class, named in
+composed letters; its files are opened where they lie.
+
 A file that is broken, no image or larger than ``imagefiles.LARGEST`` is refused by name; ``skip_bad`` leaves such files
 out instead. The parts are drawn before, so that the others stay where they are. A file that links put into both parts,
-or into two classes, is refused by both its names; within a class it is taken once.
+or into two classes, is refused by both its names; within a class it is taken once. Copies, files with the same bytes in
+both parts or in two classes, are taken and counted in ``Split.cautions``: published sets hold some.
 """
 
 from __future__ import annotations
@@ -31,11 +36,12 @@ import torch
 from torch import Tensor
 
 from saccade.data.augment import generator
+from saccade.data.duplicates import find_duplicates
 from saccade.data.files import Files, Notify, check, look
 from saccade.data.split import CACHE, ImageSet, Split, colours, digest
 from saccade.data.survey import Survey, survey
-from saccade.errors import UserError
-from saccade.imagefiles import left_out
+from saccade.errors import UserError, printable
+from saccade.imagefiles import left_out, located
 from saccade.recipe import Data
 
 __all__ = ["SIZE", "Selection", "common_side", "open_folder", "select"]
@@ -96,7 +102,7 @@ def select(spec: Data, seen: Survey) -> Selection:
     if spec.options:
         raise UserError(f"data.options: a folder understands none, got {', '.join(spec.options)}")
     if seen.problems:
-        raise UserError(_several(f"{seen.root} cannot be used", seen.problems))
+        raise UserError(_several(f"{printable(seen.root)} cannot be used", seen.problems))
     classes = sorted(next(iter(seen.parts.values())))
     if len(seen.parts) == 2:
         train, test = ([part[name] for name in classes] for part in seen.parts.values())
@@ -123,12 +129,12 @@ def open_folder(spec: Data, notify: Notify | None = None) -> Split:
     Raises:
         UserError: the folder, its classes or an image cannot be used; the message names each.
     """
-    root = Path(spec.source).expanduser()
+    root = located(spec.source)
     chosen = select(spec, survey(root))
     paths = [path for files in (*chosen.train, *chosen.test) for path in files]
-    size, pictures, crcs, bad = _open(paths, spec.size, notify)
+    size, pictures, contents, bad = _open(paths, spec.size, notify)
     if bad and not spec.skip_bad:
-        sentences = [f"{path} {problem}" for path, problem in bad.items()]
+        sentences = [f"{printable(path)} {problem}" for path, problem in bad.items()]
         raise UserError(
             _several(f"{len(bad)} of {len(paths)} images cannot be used", sentences)
             + ". Mend them, or leave them out: --skip-bad (data.skip_bad = true)."
@@ -147,23 +153,24 @@ def open_folder(spec: Data, notify: Notify | None = None) -> Split:
         mean=mean,
         std=std,
         description=(
-            f"folder {root}: {count} training and {len(test)} test images of {len(chosen.classes)} classes, "
+            f"folder {printable(root)}: {count} training and {len(test)} test images of {len(chosen.classes)} classes, "
             f"{size}×{size} pixels, {chosen.how}{f', {left_out(gone)}' if gone else ''}"
         ),
         fingerprint=digest(
-            [part, label, path.relative_to(root).as_posix(), crcs[path]]
+            [part, label, path.relative_to(root).as_posix(), contents[path][1]]
             for part, classes in chosen.parts.items()
             for label, files in enumerate(classes)
             for path in files
         ),
         left_out=gone,
+        cautions=find_duplicates(chosen.parts, contents).sentences(root),
     )
 
 
 def _open(
     paths: list[Path], size: int | None, notify: Notify | None
-) -> tuple[int, Tensor | Files, dict[Path, int], dict[Path, str]]:
-    """The side, the pictures that can be read, in order, the CRC-32 of their files, and what is wrong with the others.
+) -> tuple[int, Tensor | Files, dict[Path, tuple[int, int]], dict[Path, str]]:
+    """The side, the pictures that can be read, in order, what is in their files, and what is wrong with the others.
 
     The pictures are a tensor (N, 3, side, side) where that fits, else their files.
     """
@@ -171,16 +178,16 @@ def _open(
     side = size or common_side({first} if first else ())
     fits = len(paths) * 3 * side * side <= CACHE
     kept = torch.empty(len(paths) if fits else 0, 3, side, side, dtype=torch.uint8)
-    good, bad = dict[Path, int](), dict[Path, str]()
+    good, bad = dict[Path, tuple[int, int]](), dict[Path, str]()
     for path, seen in zip(paths, check(paths, side, notify), strict=True):
-        if seen.pixels is None or seen.crc is None:
+        if seen.pixels is None or seen.content is None:
             bad[path] = seen.problem
             continue
         if size is None and side != SIZE and seen.size != (side, side):
             return _open(paths, SIZE, notify)  # the first did not speak for all
         if fits:
             kept[len(good)] = torch.from_numpy(seen.pixels)
-        good[path] = seen.crc
+        good[path] = seen.content
     return side, kept[: len(good)] if fits else Files(list(good), side), good, bad
 
 
@@ -231,7 +238,9 @@ def _subset(
 
 def _draw(files: list[Path], count: int, seed: int, name: str, purpose: str) -> tuple[list[Path], list[Path]]:
     """``count`` of the files and the rest, each in the order of names; more holds fewer."""
-    order = torch.randperm(len(files), generator=generator(seed, crc32(name.encode()), crc32(purpose.encode())))
+    order = torch.randperm(
+        len(files), generator=generator(seed, crc32(name.encode("utf-8", "surrogatepass")), crc32(purpose.encode()))
+    )
     drawn = set(order[:count].tolist())
     return [f for i, f in enumerate(files) if i in drawn], [f for i, f in enumerate(files) if i not in drawn]
 

@@ -88,6 +88,7 @@ class Split:
             knows name, label and a checksum of their bytes: it tells images that were added, removed, replaced, also
             in place, or moved between classes or parts.
         left_out: part (train or test) -> class -> bad files that were left out, where there are any.
+        cautions: sentences on images that spoil the score: those that are trained on and tested on.
     """
 
     train: ImageSet
@@ -100,6 +101,7 @@ class Split:
     description: str
     fingerprint: str
     left_out: dict[str, dict[str, int]] = field(default_factory=dict)
+    cautions: list[str] = field(default_factory=list)
 
 
 def digest(facts: Iterable[Any]) -> str:

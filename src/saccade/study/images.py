@@ -8,6 +8,7 @@ from typing import Any
 
 from saccade.data import Split, open_data
 from saccade.data.survey import survey
+from saccade.imagefiles import located
 from saccade.recipe import Data
 
 __all__ = ["open_once"]
@@ -38,7 +39,7 @@ def _stamp(spec: Data) -> _Stamp:
     """What changes when a file of ``spec`` does; nothing where they are drawn."""
     if spec.source == "digits":
         return ()
-    seen = survey(Path(spec.source).expanduser())
+    seen = survey(located(spec.source))
     return tuple(_facts(path) for classes in seen.parts.values() for paths in classes.values() for path in paths)
 
 

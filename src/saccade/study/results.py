@@ -214,6 +214,7 @@ def _notes(study: Study, arms: dict[str, dict[str, Any]]) -> list[str]:
     told = (run.finished for run in study.runs())  # of the same images all: the first run that knows speaks for them
     if words := left_out(next((done["left_out"] for done in told if done and "left_out" in done), {})):
         notes.append(f"The images of all runs: {words}.")
+    notes += next((done["cautions"] for run in study.runs() if (done := run.finished) and "cautions" in done), [])
     surroundings = [found for run in study.runs() if (found := _read(run.folder / "environment.json"))]
     for key in _SAME:
         values = {str(found.get(key)) if key != "device" else found[key].partition(":")[0] for found in surroundings}

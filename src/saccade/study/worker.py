@@ -100,7 +100,7 @@ def check(recipes: list[Mapping[str, Any]], device: str, notify: Callable[[dict[
         from saccade.study.images import open_once
 
         split = open_once(Recipe.read(recipes[0]).data, notify)
-        notify({"event": "data", "description": split.description})
+        notify({"event": "data", "description": split.description, "cautions": split.cautions})
 
         # Late: these bring all of training, which wrong data need not wait for.
         from saccade.training import build

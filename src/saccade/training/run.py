@@ -57,8 +57,9 @@ def train(
         folder: where its files go; made if need be.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         notify: told what happens, as dictionaries with an ``event``: ``check`` (``done`` of ``total`` images looked
-            at), ``start`` (``epochs``, ``steps`` of an epoch, the ``epoch`` it goes on after), ``step`` (``epoch``,
-            ``step``; at most five a second), ``epoch`` (a row of metrics.jsonl), ``done`` (the result).
+            at), ``caution`` (``text`` on images that spoil the score), ``start`` (``epochs``, ``steps`` of an epoch,
+            the ``epoch`` it goes on after), ``step`` (``epoch``, ``step``; at most five a second), ``epoch`` (a row of
+            metrics.jsonl), ``done`` (the result).
         images: opens the data, for a caller who may have them open already; None is ``saccade.data.open_data``.
         patience: seconds to wait for another process that works in the folder and may be on its way out.
 
@@ -83,6 +84,8 @@ def _nobody(event: dict[str, Any]) -> None:
 
 def _train(recipe: Recipe, run: RunFolder, device: torch.device, tell: Notify, split: Split) -> dict[str, Any]:
     part = recipe.training
+    for caution in split.cautions:
+        tell({"event": "caution", "text": caution})
     network = build(recipe, split)
     state = run.resume() or {"rows": [], "optimizer": None}
     if state.get("fingerprint", split.fingerprint) != split.fingerprint:
@@ -273,6 +276,7 @@ def _finish(
         "start": started(network),
         "fingerprint": split.fingerprint,
         "left_out": split.left_out,
+        "cautions": split.cautions,
         "diverged": diverged,
     }
     labels = torch.tensor(split.test.labels, dtype=torch.int32)
