@@ -109,7 +109,8 @@ class SpatialTransformer(nn.Module):
     def _matrix(self, x: Tensor) -> Tensor:
         """A_θ, (B, 2, 3), in the dtype of x."""
         rows, columns = (_means(x.shape[axis], self.regions, x) for axis in (2, 3))
-        p = (rows @ (x @ columns.transpose(0, 1))).to(self.reduce.weight.dtype)
+        learnt = (p.dtype for p in self.reduce.parameters() if p.is_floating_point())
+        p = (rows @ (x @ columns.transpose(0, 1))).to(next(learnt, x.dtype))
         z = self.look(self.reduce(p).relu().flatten(1)).relu()
         theta = self.place(z).to(x.dtype)
         if self.free:
