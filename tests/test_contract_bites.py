@@ -150,6 +150,49 @@ class NormalisesOverTheBatch(Right):
         return self.bn(self.linear(x.mean((2, 3)))).sigmoid()[:, :, None, None]
 
 
+class StacksItsImages(Right):
+    def gate(self, x):
+        return torch.stack([super(StacksItsImages, self).gate(image[None])[0] for image in x])
+
+
+class CountsAnEmptyBatch(Right):
+    """The mean over no image is not a number."""
+
+    def __init__(self, channels, groups=2):
+        super().__init__(channels, groups)
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x):
+        if self.training:
+            self.mean = x.detach().mean().to(self.mean.dtype)
+        return super().forward(x)
+
+
+class MakesItsScaleOnTheCPU(Right):
+    def forward(self, x):
+        return super().forward(x) * torch.ones(x.shape[-1], dtype=x.dtype, device="cpu")
+
+
+class ReadsItsWeight(Right):
+    def gate(self, x):
+        return F.linear(x.mean((2, 3)), self.linear.weight, self.linear.bias).sigmoid()[:, :, None, None]
+
+
+class ReadsItsWeightInTrain(ReadsItsWeight):
+    def gate(self, x):
+        return super().gate(x) if self.training else Right.gate(self, x)
+
+
+class AsksForTheDtypeOfItsWeight(Right):
+    def gate(self, x):
+        return super().gate(x.to(self.linear.weight.dtype))
+
+
+class IsAnotherWithoutAWeight(Right):
+    def gate(self, x):
+        return super().gate(x if isinstance(self.linear, nn.Linear) else x + 1e-6)
+
+
 class MixesImages(Right):
     def gate(self, x):
         return super().gate(x).mean(0, keepdim=True)
@@ -263,7 +306,7 @@ class PromotesInTrain(Right):
 
 class PromotesToFloat32(Right):
     def forward(self, x):
-        return super().forward(x) * torch.ones(x.shape[-1], dtype=torch.float32)
+        return super().forward(x) * torch.ones(x.shape[-1], dtype=torch.float32, device=x.device)
 
 
 class FollowsAutocast(Right):
@@ -640,6 +683,13 @@ BROKEN = {
     NeedsSixteenChannels: ("takes_any_channels", "it fails at 8 channels"),
     AssertsItsLimit: ("takes_any_channels", "it cannot be built for 8 channels: AssertionError"),
     NormalisesOverTheBatch: ("takes_one_image", "Expected more than 1 value per channel"),
+    StacksItsImages: ("takes_an_empty_batch", "an empty batch (0, 64, 7, 5) in eval: RuntimeError: stack expects"),
+    CountsAnEmptyBatch: ("takes_an_empty_batch", "an empty batch in train leaves mean not finite"),
+    MakesItsScaleOnTheCPU: ("runs_on_meta", "on the meta device in eval: "),
+    ReadsItsWeight: ("calls_its_layers", "a forward in eval does not call linear; call the layer"),
+    ReadsItsWeightInTrain: ("calls_its_layers", "a forward in train does not call linear"),
+    AsksForTheDtypeOfItsWeight: ("calls_its_layers", "with a wrapper around each of linear a forward in eval fails"),
+    IsAnotherWithoutAWeight: ("calls_its_layers", "with a wrapper around each layer the output in eval differs by"),
     MixesImages: ("treats_images_apart", "an image alone and in a batch of 3 differ"),
     ChangesItsInput: ("leaves_its_input_alone", "changes its input in eval"),
     ClipsItsInputInTrain: ("leaves_its_input_alone", "changes its input in train"),
@@ -718,7 +768,7 @@ ALONE = (
     BindsItsInput, MovesABufferInEval, DrawsForNothing, PromotesToFloat32, CancelsDigits, TurnsMapsRound,
     TakesTheRootOfTheSpread, HoldsAPlainTensor, LivesAtItsStartAlone, HasAWrongBackward, StartsWithTwoZeros,
     HasOneParameterMore, AcceptsAnything, GatesUpToTwo, SaysItIsNeutral, LooksAtNeighbours, KeepsItsDrawOutOfTheState,
-    HasItsOwnDice, ReadsTheClock, BranchesOnTheSize,
+    HasItsOwnDice, ReadsTheClock, BranchesOnTheSize, StacksItsImages, MakesItsScaleOnTheCPU, ReadsItsWeight,
 )  # fmt: skip
 """Breakers that keep every other promise: one a promise, so that none is a shadow of another."""
 SLOW = {"compiles_whole", "exports_for_any_size"}

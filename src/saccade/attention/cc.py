@@ -11,7 +11,8 @@ in the column, so that it counts once. Their layer of the keys has a bias, which
 a softmax does not notice one, so there is none here.
 
 As the weights of a pixel sum to one, o = W_v (Σ a x) + b_v: here the map itself is gathered and the layer of the values
-comes after, which gives the same and spares a tensor. The paper puts one such head behind the last stage of a
+comes after, which gives the same and spares a tensor; γ is folded into that layer's weight unless something acts on its
+call. The paper puts one such head behind the last stage of a
 segmentation network, between convolutions that narrow the map to 512 channels; here it stands alone, on the map as it
 is.
 
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from saccade.form import Context, reduced
 from saccade.ops.criss_cross import criss_cross
+from saccade.ops.eager import is_bare
 
 __all__ = ["CrissCrossAttention"]
 
@@ -81,8 +83,11 @@ class CrissCrossAttention(Context):
 
     def _heard(self, x: Tensor) -> Tensor:
         """γ o, in the layout of x."""
-        pixels = x.contiguous(memory_format=torch.channels_last)
+        pixels = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last, which vmap cannot ask for
         mean = criss_cross(self.query(pixels), self.key(pixels), pixels)  # (B, C, H, W), Σ a x
+        if not is_bare(self.value):
+            added: Tensor = self.gamma * self.value(mean)
+            return added
         weight = (self.gamma * self.value.weight.flatten(1)).expand(x.shape[0], -1, -1)
         assert self.value.bias is not None
         bias = (self.gamma * self.value.bias)[:, None]

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 from saccade.form import BatchNorm2d, Gate, reduced, zeroed
 from saccade.ops.deform import deform_conv2d
+from saccade.ops.eager import is_bare
 
 __all__ = ["das", "DeformableSalience", "FusedSample"]  # noqa: RUF022  # the first is the one the catalogue makes
 
@@ -139,8 +140,8 @@ class DeformableSalience(Gate):
         bias = gate_norm in ("layer", "none")  # the other norms take a channel's mean away
         if design in ("c", "d"):
             self.offset = zeroed(nn.Conv2d(compressed, 27, 3, padding=1))
-            # A plain convolution holds the deformable kernel and its bias; only its numbers are used.
-            self.deform = nn.Conv2d(compressed, channels, 3, padding=1, bias=bias)
+            # Samples of the nine taps, laid out as 3×3 blocks, make the deformable convolution one of stride 3.
+            self.deform = nn.Conv2d(compressed, channels, 3, stride=3, bias=bias)
         elif design == "b":
             self.offset = zeroed(nn.Conv2d(compressed, 2, 3, padding=1))
             self.fuse = nn.Conv2d(2 * compressed, channels, 1, bias=bias)
@@ -186,7 +187,11 @@ class DeformableSalience(Gate):
             case "f":
                 return self.widen(self.spread(z))
         offset, mask = self.offset(z).split([18, 9], 1)
-        return deform_conv2d(z, offset, self.deform.weight, self.deform.bias, padding=1, mask=mask.sigmoid())
+        if is_bare(self.deform):
+            return deform_conv2d(z, offset, self.deform.weight, self.deform.bias, padding=1, mask=mask.sigmoid())
+        taps = torch.eye(9, dtype=z.dtype, device=z.device).view(9, 1, 3, 3).repeat(z.shape[1], 1, 1, 1)
+        samples = deform_conv2d(z, offset, taps, padding=1, mask=mask.sigmoid())  # (B, 9c, H, W)
+        return self.deform(F.pixel_shuffle(samples, 3))
 
 
 class _InstanceNorm(nn.GroupNorm):

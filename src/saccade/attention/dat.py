@@ -184,8 +184,8 @@ class DeformableAttention(nn.Module):
 
     def _attended(self, q: Tensor, k: Tensor, v: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
         """A v, (B, C, H·W): of each group, formed at once or a few images and rows at a time."""
-        whole = is_captured() or q.device.type != "cpu"
         batch, (height, width) = q.shape[0], size
+        whole = is_captured() or q.device.type != "cpu" or batch == 0
         row = q.shape[2] * k.shape[-1] * width  # numbers of A for a row of one image
         rows = height if whole else max(1, min(height, AT_ONCE // row))
         images = batch if whole else max(1, AT_ONCE // (row * rows))
@@ -233,14 +233,14 @@ class Bias(Protocol):
 
 def _part(q: Tensor, k: Tensor, v: Tensor, places: Tensor, rows: slice, bias: Bias | None, scale: float) -> Tensor:
     """(B, heads·E, Q) of queries (B, heads, E, Q), and keys and values (B, heads, E, M)."""
-    batch, dtype = q.shape[0], v.dtype
+    heads, dtype = q.shape[1], v.dtype
     q, k, v = (t.flatten(0, 1) for t in (q, k, v))
     if bias is None:
         logits = k.transpose(1, 2) @ (q * scale)
     else:
         added = bias(places, rows=rows).flatten(0, 1).to(q.dtype)
         logits = torch.baddbmm(added, k.transpose(1, 2), q, alpha=scale)  # (B·heads, M, Q)
-    return (v @ logits.softmax(1).to(dtype)).unflatten(0, (batch, -1)).flatten(1, 2)
+    return (v @ logits.softmax(1).to(dtype)).unflatten(0, (-1, heads)).flatten(1, 2)
 
 
 def _logarithmic(network: nn.Module, places: Tensor, size: tuple[int, int], rows: slice) -> Tensor:

@@ -11,7 +11,8 @@ norm is the authors' group norm with as many groups as channels: each map to mea
 mean of u over the map is β whatever the image is, and the first softmax is a constant. Both facts save work: the first
 product is one convolution with a single output, Σ_c softmax(β)_c (W₃)_c, and what is left of v is its mean, which is
 that of a convolution with zeros outside: sums of x over all rows but the first or the last, and all columns but the
-first or the last. The map v, (C/G)² · 9 multiply-adds a pixel, is never formed; values and gradients are the same.
+first or the last. The map v, (C/G)² · 9 multiply-adds a pixel, is formed only where something acts on the call of its
+layer (a hook, a wrapper); values and gradients are the same.
 
 G is ``groups``, which the authors call factor, 32 as in their listing, which fails where that does not divide C;
 ``groups=None`` takes the largest part of 32 that does (8 for 24 channels). Copies for detectors take 8. With c = 1 both
@@ -29,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saccade.ops.eager import is_bare
 from saccade.ops.gating import narrow_conv2d, pooled_mean
 
 __all__ = ["EfficientMultiScaleAttention"]
@@ -86,10 +88,17 @@ class EfficientMultiScaleAttention(nn.Module):
         u = torch.group_norm(x * h.to(x.dtype) * w.mT.to(x.dtype), x.shape[1], self.norm_weight, self.norm_bias)
 
         first = self.norm_bias.softmax(0)  # the mean of u over the map is β
-        assert self.near.bias is not None
-        kernel = (first @ self.near.weight.flatten(1)).view_as(self.near.weight[:1])
-        seen_by_u = narrow_conv2d(x, kernel, (first @ self.near.bias)[None])  # (B·G, 1, H, W)
-        second = F.linear(_window_means(x, columns).flatten(1), self.near.weight.flatten(1), self.near.bias).softmax(1)
+        if is_bare(self.near):
+            assert self.near.bias is not None
+            flat = self.near.weight.flatten(1)
+            kernel = (first @ flat).view_as(self.near.weight[:1])
+            seen_by_u = narrow_conv2d(x, kernel, (first @ self.near.bias)[None])  # (B·G, 1, H, W)
+            mean_v = F.linear(_window_means(x, columns).flatten(1), flat, self.near.bias)
+        else:
+            v = self.near(x)
+            seen_by_u = (first[:, None, None] * v).sum(1, keepdim=True)
+            mean_v = v.mean((2, 3))
+        second = mean_v.softmax(1)
         seen_by_v = (second[:, None] @ u.flatten(2)).unflatten(2, x.shape[2:])
         return (seen_by_u + seen_by_v).sigmoid().unflatten(0, (-1, self.groups))[:, :, 0]
 

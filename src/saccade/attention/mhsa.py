@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.ops.attention import attention
-from saccade.ops.memory_format import memory_format
+from saccade.ops.memory_format import copied
 
 __all__ = ["MultiHeadSelfAttention"]
 
@@ -144,7 +144,7 @@ class MultiHeadSelfAttention(nn.Module):
         if self.bias is not None:
             y = y + self.bias[:, None, None].to(y.dtype)
         # A copy: y may be a view of what a Function returned, which is not to be changed in place.
-        return y if torch.compiler.is_compiling() else y.clone(memory_format=memory_format(x))
+        return copied(y, x)
 
 
 def _offsets(embedding: Tensor, length: int) -> Tensor:

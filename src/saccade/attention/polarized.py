@@ -15,7 +15,7 @@ weights. No other layer has a bias, in either.
 
 Sums over pixels and layers of pixels change places: Σ_p m_p W_v x_p = W_v Σ_p m_p x_p, the mean of W_q' x is W_q' of
 the mean, and Σ_c t_c (W_v' x)_c = (W_v'ᵀ t)ᵀ x. So no map of C/2 channels is ever made, except by the official
-sequential form, whose softmax stands between.
+sequential form, whose softmax stands between, and where something acts on the call of W_v' (a hook, a wrapper).
 
 Source: Liu, Liu, Fan, Huang, "Polarized Self-Attention: Towards High-quality Pixel-wise Regression", 2021,
 arXiv:2107.00782. The paper puts it behind the first 3×3 convolution of each unit.
@@ -28,6 +28,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from saccade.form import Gate
+from saccade.ops.eager import is_bare
 from saccade.ops.gating import pooled_mean
 
 __all__ = ["PolarizedAttention"]
@@ -100,7 +101,7 @@ class PolarizedAttention(Gate):
     def gate(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W)."""
         pixels = x.flatten(2)  # (B, C, N)
-        mask = (self.mask.weight @ pixels).softmax(2)  # (B, 1, N)
+        mask = self.mask(pixels.mT).mT.softmax(2)  # (B, 1, N)
         seen = (pixels @ mask.to(x.dtype).mT)[:, :, 0]  # (B, C)
         of_channel: Tensor = self.expand(self.value(seen)).sigmoid()  # (B, C)
         mean = pooled_mean(x)
@@ -117,10 +118,20 @@ class PolarizedAttention(Gate):
             weight = weight.softmax(2)
         if self.official and not self.parallel:
             assert scale is not None
-            place = (self.key.weight @ (pixels * scale.to(pixels.dtype)[:, :, None])).softmax(2)  # (B, C/2, N)
+            place = self._keys(pixels, scale).softmax(2)  # (B, C/2, N)
             return (weight.to(place.dtype) @ place).sigmoid()
-        asked = weight.to(self.key.weight.dtype) @ self.key.weight  # (B, 1, C)
-        if scale is not None:
-            asked = asked * scale[:, None]
-        logits = asked.to(pixels.dtype) @ pixels
+        if is_bare(self.key):
+            asked = weight.to(self.key.weight.dtype) @ self.key.weight  # (B, 1, C)
+            if scale is not None:
+                asked = asked * scale[:, None]
+            logits = asked.to(pixels.dtype) @ pixels
+        else:
+            keys = self._keys(pixels, scale)
+            logits = weight.to(keys.dtype) @ keys
         return (logits.softmax(2) if self.official else logits).sigmoid()
+
+    def _keys(self, pixels: Tensor, scale: Tensor | None) -> Tensor:
+        """W_v' x (B, C/2, N) of the pixels (B, C, N) times ``scale`` (B, C)."""
+        scaled = pixels if scale is None else pixels * scale.to(pixels.dtype)[:, :, None]
+        keys: Tensor = self.key(scaled.mT)
+        return keys.mT

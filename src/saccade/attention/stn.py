@@ -91,7 +91,7 @@ class SpatialTransformer(nn.Module):
         self.reduce = nn.Conv2d(channels, hidden, 1)
         self.look = nn.Linear(regions * regions * hidden, hidden)
         identity = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0] if self.free else [1.0, 0.0, 0.0]
-        self.place = nn.Linear(hidden, len(identity))
+        self.place = _PreciseLinear(hidden, len(identity))
         self.tap = nn.Identity()
         nn.init.normal_(self.place.weight, std=START * hidden**-0.5)
         with torch.no_grad():
@@ -109,14 +109,23 @@ class SpatialTransformer(nn.Module):
     def _matrix(self, x: Tensor) -> Tensor:
         """A_θ, (B, 2, 3), in the dtype of x."""
         rows, columns = (_means(x.shape[axis], self.regions, x) for axis in (2, 3))
-        p = (rows @ (x @ columns.transpose(0, 1))).to(self.reduce.weight.dtype)
+        learnt = (p.dtype for p in self.reduce.parameters() if p.is_floating_point())
+        p = (rows @ (x @ columns.transpose(0, 1))).to(next(learnt, x.dtype))
         z = self.look(self.reduce(p).relu().flatten(1)).relu()
-        theta = F.linear(z.to(x.dtype), self.place.weight.to(x.dtype), self.place.bias.to(x.dtype))
+        theta = self.place(z).to(x.dtype)
         if self.free:
             return theta.view(-1, 2, 3)
         scale, across, down = theta.unbind(1)
         zero = torch.zeros_like(scale)
         return torch.stack([scale, zero, across, zero, scale, down], 1).view(-1, 2, 3)
+
+
+class _PreciseLinear(nn.Linear):
+    """A linear layer computed in float32 at least, whatever the dtype of its parameters."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        dtype = torch.promote_types(z.dtype, torch.float32)
+        return F.linear(z.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
 
 
 def _means(size: int, parts: int, like: Tensor) -> Tensor:

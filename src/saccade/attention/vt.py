@@ -16,7 +16,8 @@ of the module before: a second input, which a plug-in does not have. In the pape
 stage, behind the stage whose map has 1/16 of the picture's size; here a module stands behind that stage, and the last
 one stays.
 
-(X W_Q)(T″ W_K)ᵀ is computed as X (T″ W_K W_Qᵀ)ᵀ: the product with W_Q is one of L tokens, not of H·W pixels.
+(X W_Q)(T″ W_K)ᵀ is computed as X (T″ W_K W_Qᵀ)ᵀ: the product with W_Q is one of L tokens, not of H·W pixels. Where
+something acts on the call of that layer (a hook, a wrapper), it is called on the pixels.
 
 Source: Wu, Xu, Dai, Wan, Zhang, Yan, Tomizuka, Gonzalez, Keutzer, Vajda, "Visual Transformers: Where Do Transformers
 Really Belong in Vision Models?", ICCV 2021, arXiv:2006.03677.
@@ -27,6 +28,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from saccade.form import Context
+from saccade.ops.eager import is_bare
 
 __all__ = ["VisualTransformer"]
 
@@ -77,11 +79,15 @@ class VisualTransformer(Context):
     def context(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to what is added, (B, C, H, W)."""
         pixels = x.flatten(2)  # (B, C, N)
-        weights = (self.tokenize.weight @ pixels * self.scale).softmax(2)  # (B, L, N)
+        weights = (self.tokenize(pixels.mT).mT * self.scale).softmax(2)  # (B, L, N)
         t = weights.to(x.dtype) @ pixels.transpose(1, 2)  # (B, L, C)
         told = (self.key(t) @ self.query(t).transpose(1, 2) * self.scale).softmax(2)  # (B, L, L)
         t = t + told.to(t.dtype) @ t
         t = t + self.narrow(self.widen(t).relu())
-        keys = self.token_key(t) @ self.pixel_query.weight  # (B, L, C), with W_Q taken over from the pixels
-        answers = (keys @ pixels * self.scale).softmax(1)  # (B, L, N)
+        keys = self.token_key(t)  # (B, L, C)
+        if is_bare(self.pixel_query):
+            logits = keys @ self.pixel_query.weight @ pixels  # W_Q taken over from the pixels
+        else:
+            logits = keys @ self.pixel_query(pixels.mT).mT
+        answers = (logits * self.scale).softmax(1)  # (B, L, N)
         return (t.transpose(1, 2) @ answers.to(t.dtype)).unflatten(2, x.shape[2:])

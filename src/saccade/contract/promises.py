@@ -21,9 +21,17 @@ from saccade.contract.conduct import (
     survives_copying,
 )
 from saccade.contract.graphs import compiles_whole, exports_for_any_size
+from saccade.contract.layers import calls_its_layers
 from saccade.contract.learning import has_true_gradients, learns_from_a_neutral_start, reaches_every_parameter
 from saccade.contract.numerics import agrees_under_autocast, keeps_dtype, stays_finite, takes_channels_last
-from saccade.contract.shapes import keeps_shape, takes_any_channels, takes_one_image, treats_images_apart
+from saccade.contract.shapes import (
+    keeps_shape,
+    runs_on_meta,
+    takes_an_empty_batch,
+    takes_any_channels,
+    takes_one_image,
+    treats_images_apart,
+)
 from saccade.contract.stated import (
     commutes_as_stated,
     has_the_parameters_it_states,
@@ -37,8 +45,10 @@ __all__ = ["PROMISES"]
 PROMISES: tuple[Callable[[Case], None], ...] = (
     keeps_shape,
     takes_one_image,
+    takes_an_empty_batch,
     takes_any_channels,
     treats_images_apart,
+    runs_on_meta,
     leaves_its_input_alone,
     lets_its_output_be_changed,
     keeps_nothing_between_calls,
@@ -49,6 +59,7 @@ PROMISES: tuple[Callable[[Case], None], ...] = (
     takes_channels_last,
     stays_finite,
     registers_every_parameter,
+    calls_its_layers,
     reaches_every_parameter,
     has_true_gradients,
     learns_from_a_neutral_start,

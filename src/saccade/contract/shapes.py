@@ -1,4 +1,4 @@
-"""Promises about shapes: any size, any number of images, any number of channels that the limits allow."""
+"""Promises about shapes: any size, number of images and number of channels in the limits, and shapes without values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from saccade.contract.case import (
     modes,
 )
 
-__all__ = ["keeps_shape", "takes_any_channels", "takes_one_image", "treats_images_apart"]
+__all__ = [
+    "keeps_shape", "runs_on_meta", "takes_an_empty_batch", "takes_any_channels", "takes_one_image",
+    "treats_images_apart",
+]  # fmt: skip
 
 CHANNELS = (8, 16, 64, 257)
 
@@ -56,6 +59,38 @@ def takes_one_image(case: Case) -> None:
         for size in case.sizes((1, 1), (5, 3)):
             y = module(case.maps(*size, batch=1))
             expect(bool(y.isfinite().all()), f"one image of {size[0]}×{size[1]} in {mode}: values that are not finite")
+
+
+def takes_an_empty_batch(case: Case) -> None:
+    """A batch of no image keeps its shape and has gradients of zero, in eval and train, and leaves buffers finite."""
+    module, x = case.drawn(), case.maps(batch=0).requires_grad_()
+    for mode in modes(module):
+        try:
+            y = module(x)
+            found = gradients(y, module, x)
+        except Exception as error:
+            raise BrokenPromiseError(f"an empty batch {tuple(x.shape)} in {mode}: {in_one_line(error)}") from error
+        expect(y.shape == x.shape, f"an empty batch {tuple(x.shape)} comes out as {tuple(y.shape)} in {mode}")
+        for name, gradient in found.items():
+            zero = gradient is None or not bool(gradient.any())
+            expect(zero, f"the gradient of {name} for an empty batch in {mode} is not zero")
+        broken = [name for name, buffer in module.named_buffers() if not bool(buffer.isfinite().all())]
+        expect(not broken, f"an empty batch in {mode} leaves {', '.join(broken)} not finite")
+
+
+def runs_on_meta(case: Case) -> None:
+    """On the ``meta`` device, which has shapes and no values, forward and backward give their shapes, in both modes."""
+    module = case.drawn().to("meta")
+    x = case.maps().to("meta").requires_grad_()
+    for mode in modes(module):
+        try:
+            y = module(x)
+            on_meta = y.is_meta
+            (gradient,) = torch.autograd.grad(y.sum(), x, allow_unused=True)
+        except Exception as error:
+            raise BrokenPromiseError(f"on the meta device in {mode}: {in_one_line(error)}") from error
+        expect(on_meta and y.shape == x.shape, f"{tuple(x.shape)} on meta comes out as {tuple(y.shape)} on {y.device}")
+        expect(gradient is None or gradient.is_meta, f"the gradient of a map on meta in {mode} is on another device")
 
 
 def treats_images_apart(case: Case) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.ops.autocast import autocast_enabled, operand_dtype
+from saccade.ops.autocast import autocast_enabled, operand_dtype, without_autocast
 from saccade.ops.counted import counted
 from saccade.ops.eager import is_captured, is_composed, is_transformed
 
@@ -109,7 +109,7 @@ class _CrissCross(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, ...]:
         query, key, value, weights = ctx.saved_tensors
         if is_composed():
-            with torch.autocast(query.device.type, enabled=False):
+            with without_autocast(query):
                 pull = torch.func.vjp(_definition_of_pixels, query, key, value)[1]
                 return tuple(pull(grad))
         grad = grad.contiguous()

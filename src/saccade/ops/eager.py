@@ -67,11 +67,16 @@ def part(operand: Tensor, at: tuple[slice, ...]) -> Tensor:
     return operand[tuple(slice(None) if operand.shape[i] == 1 else part for i, part in enumerate(at))]
 
 
-def is_bare(conv: nn.Module) -> bool:
-    """Whether a call of the layer is the convolution with its kernel and its bias, and nobody looks on."""
-    own = conv._parameters.get("weight") is not None and "forward" not in vars(conv)
-    zeros = type(conv) is nn.Conv2d and conv.padding_mode == "zeros"
-    return zeros and own and not is_watched(conv)
+def is_bare(layer: nn.Module) -> bool:
+    """Whether a call of the layer is the product with its own weight and bias, and nothing else acts on the call.
+
+    A hook, a wrapper, a parametrization, a ``forward`` of its own or a weight of a tensor subclass (quantised, sharded)
+    acts on it: then the layer must be called. Otherwise an algebraic form may read its weight instead.
+    """
+    plain = type(layer) is nn.Linear or (type(layer) is nn.Conv2d and layer.padding_mode == "zeros")
+    weight = layer._parameters.get("weight")
+    own = type(weight) in (Tensor, nn.Parameter) or (weight is not None and is_captured())
+    return plain and own and "forward" not in vars(layer) and not is_watched(layer)
 
 
 def is_watched(module: nn.Module) -> bool:

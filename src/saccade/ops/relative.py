@@ -26,9 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saccade.ops.attention import softmax_backward
-from saccade.ops.autocast import operand_dtype
+from saccade.ops.autocast import operand_dtype, without_autocast
 from saccade.ops.counted import counted
-from saccade.ops.eager import is_composed
+from saccade.ops.eager import is_composed, is_transformed
 
 __all__ = [
     "coordinates",
@@ -85,14 +85,49 @@ def relative_bias(runs: Tensor, places: Tensor, size: tuple[int, int], rows: sli
     """``relative_bias_definition`` of a table that has the map's size, and of places within −1 and 1.
 
     ``runs`` are the ``windows`` of the table, the same for all calls; the other arguments and the result are the
-    definition's. Gradients of gradients are not to be had: torch has none of a bag's weights.
+    definition's. Gradients that are to be differentiated again are those of a gather.
     """
     runs = runs.to(places.dtype)
     plane = 4 * size[0] * size[1]
     run = _runs(places, size, range(size[0])[rows], -(-len(runs) // plane), plane)
     weights = _shares(places, size)[:, None, :, None].expand(run.shape)
-    bags = F.embedding_bag(run.view(-1, 4), runs, mode="sum", per_sample_weights=weights.reshape(-1, 4))
+    bagged = _weighted_rows if is_transformed() else _Bags.apply
+    bags: Tensor = bagged(runs, weights.reshape(-1, 4), run.view(-1, 4))
     return bags.view(*run.shape[:3], -1)
+
+
+def _weighted_rows(runs: Tensor, weights: Tensor, run: Tensor) -> Tensor:
+    """The sum (N, W) of the four rows ``run`` (N, 4) of ``runs`` (·, W) times their ``weights`` (N, 4)."""
+    return (F.embedding(run, runs) * weights[..., None]).sum(1)
+
+
+class _Bags(torch.autograd.Function):
+    """``_weighted_rows`` as an embedding bag, whose gradients torch cannot differentiate."""
+
+    @staticmethod
+    def forward(runs: Tensor, weights: Tensor, run: Tensor) -> Tensor:
+        return F.embedding_bag(run, runs, mode="sum", per_sample_weights=weights)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        runs, weights, run = ctx.saved_tensors
+        if is_composed():
+            return *torch.func.vjp(partial(_weighted_rows, run=run), runs, weights)[1](grad), None
+        bags = torch.arange(len(run), dtype=run.dtype, device=run.device)
+        index, of = run.view(-1), bags.repeat_interleave(4)
+        grad_runs = grad_weights = None
+        if ctx.needs_input_grad[0]:
+            grad_runs = torch.ops.aten._embedding_bag_dense_backward(
+                grad, index, of, of, of, len(runs), False, 0, weights.view(-1)
+            )
+        if ctx.needs_input_grad[1]:
+            products = torch.ops.aten._embedding_bag_per_sample_weights_backward(grad, runs, index, bags * 4, of, 0)
+            grad_weights = products.view(run.shape)
+        return grad_runs, grad_weights, None
 
 
 def _starts(places: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -175,7 +210,7 @@ class _RelativeAttention(torch.autograd.Function):
     ) -> Tensor:
         y = query.new_empty(*value.shape[:3], query.shape[3])
         runs = windows(table)
-        with torch.autocast(query.device.type, enabled=False):
+        with without_autocast(query):
             for images, rows in _blocks(query, key, size, _AT_ONCE):
                 at = slice(rows.start * size[1], rows.stop * size[1])
                 weights = _weights(query[images, ..., at], key[images], places[images], runs, size, rows, scale)
@@ -191,7 +226,7 @@ class _RelativeAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, places, table = operands = ctx.saved_tensors
         size, scale = ctx.size, ctx.scale
-        with torch.autocast(query.device.type, enabled=False):
+        with without_autocast(query):
             if is_composed():  # the bags' own gradients cannot be differentiated
                 pull = torch.func.vjp(partial(relative_attention_definition, size=size, scale=scale), *operands)[1]
                 return *pull(grad), None, None

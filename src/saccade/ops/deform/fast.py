@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.ops.autocast import operand_dtype
+from saccade.ops.autocast import operand_dtype, without_autocast
 from saccade.ops.counted import counted
 from saccade.ops.deform.bags import Bags, regular_grid
 from saccade.ops.deform.definition import deform_conv2d_definition
 from saccade.ops.deform.geometry import Geometry, macs
 from saccade.ops.deform.layout import Layout
-from saccade.ops.eager import is_captured, is_composed
+from saccade.ops.eager import is_captured, is_composed, is_transformed
 from saccade.ops.memory_format import memory_format
 
 __all__ = ["deform_conv2d"]
@@ -65,14 +65,14 @@ def deform_conv2d(
         least, the products in the dtype of the operands, as in ``F.conv2d``; under autocast, as there, operands may
         have any dtype and the result has that of autocast.
 
-    Compiled, traced or exported (``torch.compile``, ``torch.export``, ONNX) the call is ``deform_conv2d_definition``,
-    plain gathers that those tools can fuse and translate. Gradients that are to be differentiated again
-    (``create_graph=True``) are the definition's too. ``torch.func`` and ``torch.vmap``: on the definition only.
+    Compiled, traced or exported (``torch.compile``, ``torch.export``, ONNX), in ``torch.func`` and in forward mode the
+    call is ``deform_conv2d_definition``, plain gathers that those tools can fuse, translate and transform. Gradients
+    that are to be differentiated again (``create_graph=True``) are the definition's too.
 
     Raises:
         ValueError: operands that do not belong together, with the numbers found and needed.
     """
-    if is_captured():
+    if is_captured() or is_transformed():
         return deform_conv2d_definition(input, offset, weight, bias, stride, padding, dilation, mask)
     g = Geometry.of(input, offset, weight, bias, stride, padding, dilation, mask)
     operand = operand_dtype(input)
@@ -102,7 +102,7 @@ class _DeformConv2d(torch.autograd.Function):
         ctx.geometry, ctx.layout = g, layout
         shift = (weight.new_zeros(outputs) if bias is None else bias).view(g.groups, 1, -1)
         y = torch.empty((x.shape[0], outputs, *g.out), dtype=x.dtype, device=x.device, memory_format=memory_format(x))
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             for images in _slices(x, g):
                 bags = Bags.of(offset[images], None if mask is None else mask[images], grid, g)
                 columns = layout.columns(bags.sum(layout.rows(x[images])).to(x.dtype))[..., : kernel.shape[2]]
@@ -133,7 +133,7 @@ class _DeformConv2d(torch.autograd.Function):
         grad_mask = torch.empty_like(mask, memory_format=torch.contiguous_format) if need_mask else None
         # Summed over the slices in the dtype of positions: many slices of bfloat16 would lose digits.
         grad_kernel: Tensor | None = None
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x):
             for images in _slices(x, g):
                 bags = Bags.of(offset[images], None if mask is None else mask[images], grid, g)
                 rows = layout.rows(x[images])
@@ -180,7 +180,7 @@ def _pulled_back(
         operands = x.to(offset.dtype), offset, weight.to(offset.dtype)
         return deform_conv2d_definition(*operands, None, g.stride, g.padding, g.dilation, *mask).to(x.dtype)
 
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         pull = torch.func.vjp(define, x, offset, weight, *(() if mask is None else (mask,)))[1]
         grad_x, grad_offset, grad_weight, *grad_mask = pull(grad)
     return grad_x, grad_offset, grad_mask[0] if grad_mask else None, grad_weight
