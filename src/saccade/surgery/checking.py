@@ -16,6 +16,7 @@ from torch import nn
 
 from saccade.errors import UserError
 from saccade.surgery.plug_module import Plug
+from saccade.surgery.threads import of_this_thread
 from saccade.surgery.trace import Arguments, plainly, run
 
 __all__ = ["count", "warn_of_eval_only"]
@@ -85,10 +86,10 @@ def count(
         def carrier_ran(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             carriers[id(made)] += 1
 
-        handles.append(made.register_forward_hook(plug_ran))
-        handles.append(made.mechanism.register_forward_pre_hook(mechanism_starts))
-        handles.append(made.mechanism.register_forward_hook(mechanism_ran))
-        handles.append(host.get_submodule(made.site.carrier).register_forward_hook(carrier_ran))
+        handles.append(made.register_forward_hook(of_this_thread(plug_ran)))
+        handles.append(made.mechanism.register_forward_pre_hook(of_this_thread(mechanism_starts)))
+        handles.append(made.mechanism.register_forward_hook(of_this_thread(mechanism_ran)))
+        handles.append(host.get_submodule(made.site.carrier).register_forward_hook(of_this_thread(carrier_ran)))
 
     try:
         for made in new:

@@ -16,6 +16,7 @@ from saccade.form import Convolution
 from saccade.surgery.plug import Mechanism
 from saccade.surgery.replaced import Note, Replaced, Stand, alone, note, original, put, restore
 from saccade.surgery.sites import Site
+from saccade.surgery.threads import of_this_thread
 from saccade.surgery.trace import Arguments, run
 
 __all__ = ["check", "fitted", "install"]
@@ -139,7 +140,9 @@ def _try(host: nn.Module, new: Mapping[str, tuple[nn.Module, Note]], arguments: 
             elif known.neutral and not _near(output, wanted):
                 wrong.append(f"{known.name} at {path} does not start as the convolution with {known.options}")
 
-        handles.append(host.get_submodule(path).register_forward_hook(ran, prepend=True, with_kwargs=True))
+        handles.append(
+            host.get_submodule(path).register_forward_hook(of_this_thread(ran), prepend=True, with_kwargs=True)
+        )
 
     try:
         for path, (_, known) in new.items():

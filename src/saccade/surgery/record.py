@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ from saccade.errors import UserError
 from saccade.surgery.plug import plugs
 from saccade.surgery.replace import replacements
 from saccade.surgery.replaced import CHILD
+from saccade.surgery.threads import of_this_thread
 
 __all__ = ["record"]
 
@@ -41,18 +41,14 @@ def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
         raise UserError("DataParallel runs the network on several threads; record the network inside: model.module")
     maps: dict[str, Tensor | list[Tensor]] = {}
     handles = []
-    thread = threading.get_ident()
 
     def anew(module: nn.Module, args: tuple[Any, ...]) -> None:
-        if threading.get_ident() == thread:
-            maps.clear()
+        maps.clear()
 
     def watch(site: str, tap: nn.Module) -> None:
         def seen(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             if torch._C._current_graph_task_id() != -1:
                 return  # gradient checkpointing runs the forward again during the backward
-            if threading.get_ident() != thread:
-                return
             before = maps.get(site)
             if before is None:
                 maps[site] = output.detach()
@@ -61,14 +57,14 @@ def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
             else:
                 maps[site] = [before, output.detach()]
 
-        handles.append(tap.register_forward_hook(seen))
+        handles.append(tap.register_forward_hook(of_this_thread(seen)))
 
     found = {row.site: row.module.mechanism for row in plugs(model)}
     for row in replacements(model):
         path = row.convolution
         found[f"{path}.{CHILD}" if path in found else path] = row.module
     try:
-        handles.append(model.register_forward_pre_hook(anew))
+        handles.append(model.register_forward_pre_hook(of_this_thread(anew)))
         for site, mechanism in found.items():
             tap = getattr(mechanism, "tap", None)
             if isinstance(tap, nn.Module):

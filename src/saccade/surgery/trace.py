@@ -19,6 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from saccade.errors import UserError
 from saccade.probe import example_input, undisturbed
 from saccade.surgery.hosts import check_host
+from saccade.surgery.threads import of_this_thread
 
 __all__ = ["Addition", "Arguments", "Call", "Convolution", "Key", "Trace", "Value", "plainly", "run", "trace"]
 
@@ -369,8 +370,8 @@ def _watched(host: nn.Module, record: Trace) -> Iterator[None]:
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             record.leave(module, output)
 
-        handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-        handles.append(module.register_forward_hook(after))
+        handles.append(module.register_forward_pre_hook(of_this_thread(before), with_kwargs=True))
+        handles.append(module.register_forward_hook(of_this_thread(after)))
 
     inside: list[str] = []
     try:
