@@ -76,8 +76,9 @@ def criss_cross(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     if is_captured() or is_transformed():
         return criss_cross_definition(query, key, value)
     _check(query, key, value)
-    pixels = (pixel_rows(t.to(operand_dtype(query))) for t in (query, key, value))
-    y, _ = _CrissCross.apply(*pixels)
+    pixels = [pixel_rows(t.to(operand_dtype(query))) for t in (query, key, value)]
+    with without_autocast(query):  # on CUDA it would turn the softmax into float32
+        y, _ = _CrissCross.apply(*pixels)
     return y.permute(0, 3, 1, 2)
 
 

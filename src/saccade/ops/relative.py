@@ -289,7 +289,7 @@ def _weights(
 def _to_shares(grad: Tensor, places: Tensor, runs: Tensor, size: tuple[int, int], rows: range, heads: int) -> Tensor:
     """The gradient of the shares, (B, M, 4), from that of the bias of some rows, (B·heads, M, Q)."""
     read = _runs(places, size, rows, heads, 4 * size[0] * size[1])
-    bags = torch.arange(read.numel() // 4, dtype=torch.int32)
+    bags = torch.arange(read.numel() // 4, dtype=torch.int32, device=grad.device)
     products: Tensor = torch.ops.aten._embedding_bag_per_sample_weights_backward(
         grad.view(-1, size[1]), runs, read.view(-1), bags * 4, bags.repeat_interleave(4), 0
     )
@@ -305,7 +305,7 @@ def _to_runs(
     reach = size[0] + parts[-1].stop - first
     runs = [_runs(places, size, range(p.start - first, p.stop - first), heads, reach * 2 * size[1]) for p in parts]
     weights = torch.cat([shares[:, None, :, None].expand(r.shape).flatten() for r in runs])
-    of = torch.arange(len(weights) // 4, dtype=torch.int32).repeat_interleave(4)
+    of = torch.arange(len(weights) // 4, dtype=torch.int32, device=grad.device).repeat_interleave(4)
     run = torch.cat([r.flatten() for r in runs])
     grad_runs[:, first : first + reach] += torch.ops.aten._embedding_bag_dense_backward(
         grad.view(-1, size[1]), run, of, of, of, heads * reach * 2 * size[1], False, 0, weights
