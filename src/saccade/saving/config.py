@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from saccade.errors import UserError
@@ -23,6 +23,17 @@ CONFIG, WEIGHTS, FORMAT = "config.json", "model.safetensors", 1
 _MOST_BYTES = 64 * 2**20
 """Of a ``config.json``: the largest network of timm's with a plug at every module takes less than one MiB."""
 
+_LONGEST = 500
+
+
+def _shown(name: str) -> str:
+    """``name``, which messages and tables show."""
+    if len(name) > _LONGEST or not name.isprintable():
+        raise PydanticCustomError("name", "a name has at most {most} characters, all printable", {"most": _LONGEST})
+    return name
+
+
+_Name = Annotated[str, AfterValidator(_shown)]
 _Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _Side = Annotated[int, Field(ge=1, le=2**31 - 1)]
 _Size = Annotated[list[_Side], Field(min_length=2, max_length=2)]
@@ -34,9 +45,9 @@ class _Part(BaseModel):
 
 
 class _Host(_Part):
-    timm: str | None = None
-    torchvision: str | None = None
-    call: str | None = None
+    timm: _Name | None = None
+    torchvision: _Name | None = None
+    call: _Name | None = None
     options: _Options | None = None
 
     @model_validator(mode="after")
@@ -47,31 +58,31 @@ class _Host(_Part):
 
 
 class _SavedSite(_Part):
-    path: str
-    carrier: str
+    path: _Name
+    carrier: _Name
     entering: bool
     channels: _Count
     size: _Size
     stage: _Count
     calls: _Count
-    kind: str
+    kind: _Name
 
 
 class _Plugged(_Part):
-    mechanism: str
+    mechanism: _Name
     options: _Options
     neutral: bool
-    position: str
+    position: _Name
     site: _SavedSite
-    reads: list[str] = []
+    reads: list[_Name] = []
 
 
 class _ReplacedConvolution(_Part):
-    mechanism: str
+    mechanism: _Name
     options: _Options
     neutral: bool
-    position: str
-    convolution: str
+    position: _Name
+    convolution: _Name
     stage: _Count
     size: _Size
 

@@ -16,9 +16,9 @@ from saccade.errors import UserError
 
 __all__ = ["Limits", "TooLargeError", "clone", "sketched"]
 
-_RANGES = (torch.arange, torch.linspace)
+_RANGES = (torch.arange, torch.linspace, torch.tensor)
 _LONGEST = 2**20
-"""Values of a range that is made for real."""
+"""Values of a range, or of a list, that is made for real."""
 
 
 class TooLargeError(UserError):
@@ -40,7 +40,7 @@ class Limits:
         self.largest = max(1_000_000, *(side for shape in shapes.values() for side in shape), 0)
         """The largest whole number that an option can mean."""
         self.values = 16 * held + 2**26
-        self.modules = 64 * len(shapes) + 20_000
+        self.modules = 8 * len(shapes) + 10_000
         self.held = held
 
 
