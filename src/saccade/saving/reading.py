@@ -46,18 +46,21 @@ def load(folder: str | Path, host: nn.Module | None = None, trust: Trust = False
     config = describe(folder)
     path = str(folder / CONFIG)
     given = host
+    shapes = header(folder, config)
+    limits = Limits(shapes)
     bare = host is None or (next(carried(host), None) is None and next(replaced(host), None) is None)
     if bare:
         for row in config["plugs"] + config["replacements"]:
             check_mechanism(row["mechanism"], row["options"], path, trust)
+            if not trusted(row["mechanism"], trust):
+                numbers = row["options"] | {"channels": row.get("site", {}).get("channels", 0)}
+                check_numbers(numbers, path, limits.largest)
     if host is None:
         if config["host"] is None:
             raise UserError(
                 f"{folder} does not say how its host is made; give it: saccade.load({str(folder)!r}, host=…)"
             )
         check_named(config["host"], path, trust)
-    shapes = header(folder, config)
-    limits = Limits(shapes)
     drawing = sketch(config["host"], limits, path, trust) if host is None else clone(host) if bare else host
     if drawing is not None:
         message = f"{folder} holds another network than {type(drawing).__name__}"
@@ -87,21 +90,14 @@ def _fits(drawing: nn.Module, config: Mapping[str, Any], limits: Limits, owner: 
     Raises:
         UserError: a row does not fit, or describes more than the weights account for.
     """
-    vouched = False
-    for row in config["plugs"] + config["replacements"]:
-        if trusted(row["mechanism"], trust):
-            vouched = True
-            continue
-        check_numbers(row["options"], owner, limits.largest)
-        check_numbers({"channels": row.get("site", {}).get("channels", 0)}, owner, limits.largest)
     try:
         sketched(lambda: replay(drawing, config, owner), limits, owner)
     except TooLargeError:
         raise
     except UserError:
-        if not vouched:
-            raise
-        return False
+        if any(trusted(row["mechanism"], trust) for row in config["plugs"] + config["replacements"]):
+            return False
+        raise
     return True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -84,9 +85,12 @@ def sketched(make: Callable[[], nn.Module], limits: Limits, owner: str) -> nn.Mo
 @contextmanager
 def _bounded(limits: Limits, owner: str) -> Iterator[None]:
     values = modules = 0
+    thread = threading.get_ident()  # the hooks are called for the networks of all threads
 
     def count(module: nn.Module, name: str, new: Tensor | None) -> None:
         nonlocal values
+        if threading.get_ident() != thread:
+            return
         values += new.numel() if new is not None and not nn.parameter.is_lazy(new) else 0
         if values > limits.values:
             raise TooLargeError(
@@ -96,7 +100,7 @@ def _bounded(limits: Limits, owner: str) -> Iterator[None]:
 
     def count_modules(module: nn.Module, name: str, new: nn.Module | None) -> None:
         nonlocal modules
-        modules += 1
+        modules += threading.get_ident() == thread
         if modules > limits.modules:
             raise TooLargeError(
                 f"{owner} describes a network of more than {limits.modules:,} modules, too many for the tensors of "
@@ -115,13 +119,16 @@ def _bounded(limits: Limits, owner: str) -> Iterator[None]:
             handle.remove()
 
 
-def clone(network: nn.Module) -> nn.Module:
-    """A copy of ``network`` on the meta device; its memory is not copied."""
+def clone(network: nn.Module) -> nn.Module | None:
+    """A copy of ``network`` on the meta device, without its memory; None where it cannot be copied."""
     memo: dict[int, Any] = {}
     for tensor in (*network.parameters(), *network.buffers()):
         empty = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-    return copy.deepcopy(network, memo)
+    try:
+        return copy.deepcopy(network, memo)
+    except Exception:  # a network may hold anything, such as a weight that is computed from others
+        return None
 
 
 def _product(shape: tuple[int, ...]) -> int:
