@@ -15,6 +15,7 @@ import timm
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
+from timm.utils import ModelEmaV3
 from torch import nn
 from torchvision.models import get_model_builder
 
@@ -414,9 +415,9 @@ def _small():
     [
         nn.DataParallel,
         torch.optim.swa_utils.AveragedModel,
-        timm.utils.ModelEmaV3,
+        ModelEmaV3,
         lambda net: torch.compile(net, backend="eager"),
-        lambda net: nn.DataParallel(torch.compile(torch.optim.swa_utils.AveragedModel(net), backend="eager")),
+        lambda net: nn.DataParallel(torch.compile(torch.optim.swa_utils.AveragedModel(net), backend="eager")),  # type: ignore[type-var]
     ],
     ids=["DataParallel", "AveragedModel", "ModelEma", "compile", "all"],
 )

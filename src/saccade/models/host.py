@@ -42,9 +42,9 @@ def create_host(model: Model, classes: int, channels: int) -> nn.Module:
     for key in ("num_classes", "in_chans"):
         if key in model.options:
             raise UserError(f"model.options: {key} follows from the data; leave it out")
-    if key := fetching(model.options, "model.options"):
+    if fetched := fetching(model.options, "model.options"):
         raise UserError(
-            f"model.options: {printable(key)} fetches weights or opens a file; model.pretrained = true and "
+            f"model.options: {printable(fetched)} fetches weights or opens a file; model.pretrained = true and "
             "model.checkpoint say where the weights come from"
         )
     if model.pretrained and model.checkpoint:
