@@ -15,7 +15,7 @@ import timm
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
-from timm.utils import ModelEmaV3
+from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from torchvision.models import get_model_builder
 
