@@ -635,7 +635,7 @@ def test_a_full_disk_is_told_by_the_path_that_was_given(format, tmp_path, monkey
 
     monkeypatch.setattr(onnx, "save", fail)
     monkeypatch.setattr(Path, "write_bytes", fail)
-    monkeypatch.setattr(saccade.saving, "save_file", fail)
+    monkeypatch.setattr("saccade.saving.writing.save_file", fail)
     network = Pair() if format != "safetensors" else _resnet10("eca")
     with pytest.raises(UserError, match=f"{re.escape(str(tmp_path / 'net'))}: .*No space left on device") as told:
         export(network, tmp_path / "net", format, (3, 32, 32), dynamic="batch")

@@ -19,6 +19,7 @@ FLOORS = [
     ["form"],
     ["attention"],
     ["catalog"],
+    ["trust"],
     ["cost"],
     ["surgery", "contract"],
     ["models", "data", "metrics"],

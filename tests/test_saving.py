@@ -239,13 +239,19 @@ def test_half_and_broken_folders(saved, harm, message):
     ("change", "message"),
     [
         ({"format": 9}, "format 9; this version reads format 1"),
-        ({"host": {"timm": "resnt10_small"}}, "the host .*resnt10_small.* cannot be made"),
-        ({"host": {"call": "nowhere:Net"}}, "'nowhere:Net' cannot be imported"),
-        ({"host": {"call": "builtins:dict"}}, "is a dict, no torch.nn.Module"),
-        ({"host": {"name": "x"}}, "one of the keys timm, torchvision, call"),
-        ({"plugs": [{"mechanism": "se"}]}, "a row of plugs in config.json is broken"),
-        ({"plugs": None}, "config.json: plugs is a list of rows, found None"),
-        ({"replacements": 3}, "config.json: replacements is a list of rows, found 3"),
+        (
+            {"host": {"timm": "resnt10_small"}},
+            "config.json: timm has no network 'resnt10_small'. Did you mean 'resnet10_small'",
+        ),
+        (
+            {"host": {"call": "nowhere:Net"}},
+            "would import and run the module 'nowhere'. If you trust the file, say trust=True",
+        ),
+        ({"host": {"call": "builtins:dict"}}, "names the host 'builtins:dict', which is not one of Saccade's"),
+        ({"host": {"name": "x"}}, "host = .*one of the keys timm, torchvision, call"),
+        ({"plugs": [{"mechanism": "se"}]}, "config.json: plugs.0.options is missing; plugs.0.neutral is missing"),
+        ({"plugs": None}, "config.json: plugs = None: input should be a valid list"),
+        ({"replacements": 3}, "config.json: replacements = 3: input should be a valid list"),
         ({"plugs": []}, r"another network than ResNetSmall: the network has no layer1.0.bn2.saccade"),
     ],
 )
@@ -309,7 +315,7 @@ def test_an_interrupted_write_leaves_the_old_files(saved, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("saccade.saving.save_file", stop)
+    monkeypatch.setattr("saccade.saving.writing.save_file", stop)
     with pytest.raises(KeyboardInterrupt):
         save(network, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -25,7 +25,9 @@ from saccade.facts import Spec, evaluate
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["create", "list_mechanisms", "load", "options", "parse", "shape", "spec", "split", "stated", "summary"]
+__all__ = [
+    "create", "list_mechanisms", "load", "named", "options", "parse", "shape", "spec", "split", "stated", "summary",
+]  # fmt: skip
 
 _HOME = Path(__file__).with_name("attention")
 
@@ -280,7 +282,8 @@ def load(name: str) -> Callable[..., nn.Module]:
     """The class of a mechanism, or the function that makes it; this is the call that imports torch.
 
     Raises:
-        UserError: there is no such mechanism, or its module does not import.
+        UserError: there is no such mechanism, its module does not import, or it is a function of which no ``SPEC``
+            speaks: nothing says that it makes a module, and calling it may do anything.
 
     """
     wanted = _maker(name).name
@@ -289,6 +292,14 @@ def load(name: str) -> Callable[..., nn.Module]:
         loaded: Callable[..., nn.Module] = getattr(importlib.import_module(module), wanted)
     except Exception as error:  # whatever a stranger's module raises
         raise UserError(f"{name}: importing {module} failed: {type(error).__name__}: {error}") from error
+    from torch import nn
+
+    is_module = isinstance(loaded, type) and issubclass(loaded, nn.Module)
+    if not is_module and (isinstance(loaded, type) or stated(name) is None):
+        raise UserError(
+            f"{name} is a {'class' if isinstance(loaded, type) else 'function'}, no subclass of torch.nn.Module"
+            + ("" if isinstance(loaded, type) else ", and its module declares no SPEC: declare one, or name the class")
+        )
     return loaded
 
 
@@ -337,6 +348,16 @@ def split(text: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
+def named(text: str) -> str:
+    """The name in ``name:option=value``, without looking for it.
+
+    >>> named("das:alpha=0.1"), named("my.module:Class:width=3")
+    ('das', 'my.module:Class')
+    """
+    name, *rest = text.split(":")
+    return f"{name}:{rest[0]}" if rest and "=" not in rest[0] and name not in list_mechanisms() else name
+
+
 def parse(text: str) -> tuple[str, dict[str, Any]]:
     """A mechanism and its options out of ``name:option=value:option=value``; values are literals, else words.
 
@@ -347,11 +368,10 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     ('das', {'alpha': 0.1})
 
     """
-    name, *rest = text.split(":")
-    if name == "none" and rest:
+    name = named(text)
+    _, *rest = text.removeprefix(name).split(":")
+    if text.partition(":")[0] == "none" and ":" in text:
         raise UserError(f"{text!r}: none is the network without attention and has no options")
-    if rest and "=" not in rest[0] and name not in list_mechanisms():  # package.module:Class
-        name = f"{name}:{rest.pop(0)}"
     given: dict[str, Any] = {}
     for part in rest:
         key, equals, value = part.partition("=")

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 __all__ = ["network", "origin", "size_of"]
 
 
-def network(name: str) -> nn.Module:
-    """The network that ``name`` says, with weights only where it is a folder.
+def network(name: str, trust: bool = False) -> nn.Module:
+    """The network that ``name`` says, with weights only where it is a folder; see ``load`` for ``trust``.
 
     Raises:
         UserError: there is none of that name, or the folder holds none.
     """
     from saccade.saving import load, rebuild
 
-    return load(name) if Path(name).is_dir() else rebuild(origin(name))
+    return load(name, trust=trust) if Path(name).is_dir() else rebuild(origin(name))
 
 
 def origin(name: str) -> dict[str, str]:

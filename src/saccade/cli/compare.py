@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from saccade.cli import _trust
 from saccade.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ _LEAST = 16
 )
 @click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--plan", "only_plan", is_flag=True, help="Say runs, minutes, disk and what could be seen; do nothing.")
+@_trust.option
 @click.option("--json", "as_json", is_flag=True, help="The results as JSON on stdout; all else on stderr.")
 @click.pass_context
 def command(
@@ -69,6 +71,7 @@ def command(
     address: str | None,
     device: str,
     only_plan: bool,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Train mechanisms and the plain network with several seeds; say for each whether it helps.
@@ -84,6 +87,8 @@ def command(
     from saccade.study.engine import execute, slots_for
 
     base = _recipe(recipe_file, data, model, (*settings, *(["data.skip_bad=true"] if skip_bad else [])))
+    if recipe_file is not None:
+        _trust.check_recipe(base, recipe_file, attention, settings, trust)
     if base.attention.control is not None:
         raise UserError(
             f"the recipe asks for attention.control = {base.attention.control!r}; in a study a control is an arm "
@@ -127,7 +132,8 @@ def command(
                 screen.say("measuring what each arm costs, writing the report")
                 from saccade.study.report import write_report  # imports torch: not before the runs
 
-                report = write_report(study.folder)
+                named = {catalog.named(arm.mechanism) for arm in arms}  # by this command line: its own are trusted
+                report = write_report(study.folder, trust=named)
     except KeyboardInterrupt:
         click.echo(f"stopped; the same command goes on in {study.folder}", err=True)
         raise

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from saccade import catalog
+from saccade.cli import _trust
 from saccade.cli._network import network, origin, size_of
 from saccade.errors import UserError
 
@@ -46,9 +47,17 @@ _SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ""}
     help="What may vary: batch, height and width; the batch alone; nothing.",
 )
 @click.option("--attention", metavar="NAME", help="Plug this into a network of timm's: das, das:alpha=0.1.")
+@_trust.option
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON and nothing else.")
 def command(
-    model: str, kind: str, out: Path | None, size: str | None, dynamic: str, attention: str | None, as_json: bool
+    model: str,
+    kind: str,
+    out: Path | None,
+    size: str | None,
+    dynamic: str,
+    attention: str | None,
+    trust: bool,
+    as_json: bool,
 ) -> None:
     """Write MODEL as a file that runs without saccade.
 
@@ -73,7 +82,7 @@ def command(
     console, shown = Console(file=sys.stderr), sys.stderr.isatty()
     with Progress(*columns, console=console, transient=True, disable=not shown, redirect_stderr=False) as progress:
         task = progress.add_task("building the network")
-        given, facts = _saved(Path(model)) if is_folder else _named(model, plugged, picture)
+        given, facts = _saved(Path(model), trust) if is_folder else _named(model, plugged, picture)
         if picture:
             facts["input"] = picture
 
@@ -99,7 +108,7 @@ def _place(model: str, kind: str, is_folder: bool) -> Path:
     return Path(re.sub(r"[^\w.=]+", "-", model).strip("-") + _SUFFIXES[kind])
 
 
-def _saved(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+def _saved(folder: Path, trust: bool) -> tuple[nn.Module, dict[str, Any]]:
     """The network in a folder, and what the folder says of it, but for what ``export`` would take for its own."""
     from saccade.exporting import export
     from saccade.exporting.arguments import RESERVED
@@ -114,7 +123,9 @@ def _saved(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
         raise UserError(f"{folder} is a study; export one of its {len(runs)} runs, such as {runs[0]}") from error
     stated = {key: config[key] for key in ("host", "input", "classes")}
     taken = {*RESERVED, *inspect.signature(export).parameters}
-    return load(folder), {key: value for key, value in config["facts"].items() if key not in taken} | stated
+    return load(folder, trust=trust), {
+        key: value for key, value in config["facts"].items() if key not in taken
+    } | stated
 
 
 def _named(

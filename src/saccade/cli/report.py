@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from saccade.cli import _trust
+
 __all__ = ["command"]
 
 
@@ -11,8 +13,9 @@ __all__ = ["command"]
 @click.argument("study", metavar="STUDY_FOLDER")
 @click.option("--open/--no-open", "show", default=False, show_default=True, help="Show the page in the web browser.")
 @click.option("--remeasure", is_flag=True, help="Measure parameters, MACs and latency again, on this machine.")
+@_trust.option
 @click.option("--json", "as_json", is_flag=True, help="The results as JSON on stdout.")
-def command(study: str, show: bool, remeasure: bool, as_json: bool) -> None:
+def command(study: str, show: bool, remeasure: bool, trust: bool, as_json: bool) -> None:
     """Make report.html, table.md, table.tex and results.json of STUDY_FOLDER again from its run folders.
 
     A study that is not complete gets a report too; it names the runs that are missing.
@@ -22,7 +25,7 @@ def command(study: str, show: bool, remeasure: bool, as_json: bool) -> None:
     Study.open(study)  # a mistaken folder is told before torch is imported
     from saccade.study.report import write_report
 
-    path = write_report(study, remeasure=remeasure)
+    path = write_report(study, remeasure=remeasure, trust=trust)
     click.echo((path.parent / "results.json").read_text(encoding="utf-8").rstrip() if as_json else path)
     if show:
         click.launch(path.resolve().as_uri())

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 
+from saccade.cli import _trust
 from saccade.cli._network import network, size_of
 
 __all__ = ["command"]
@@ -16,11 +17,12 @@ __all__ = ["command"]
 @click.argument("model")
 @click.option("--where", help="Only those of a position (stage, conv3x3, stage[:-1], …) or a glob of paths.")
 @click.option("--input", "size", help="Channels, height and width of the picture, such as 3,224,224.")
+@_trust.option
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
-def command(model: str, where: str | None, size: str | None, as_json: bool) -> None:
+def command(model: str, where: str | None, size: str | None, trust: bool, as_json: bool) -> None:
     """The sites of MODEL: a name of timm's, torchvision:NAME, or a folder that saccade saved."""
     picture = size_of(size) if size else None
-    host = network(model)
+    host = network(model, trust)
 
     from saccade.facts import Spec
     from saccade.surgery.positions import POSITIONS, select, sites_at

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from saccade import catalog
+from saccade.cli import _trust
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,6 +28,7 @@ __all__ = ["command"]
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of the run.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/RECIPE-ATTENTION-seedN if not given.")
+@_trust.option
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON and nothing else.")
 @click.pass_context
 def command(
@@ -38,6 +40,7 @@ def command(
     seed: int | None,
     device: str,
     out: Path | None,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Train as RECIPE says: a TOML file, or the name of a recipe that comes with saccade.
@@ -45,7 +48,9 @@ def command(
     The same command again goes on where a killed run stopped. Exits with 1 if the loss became infinite or no number.
     """
     given = {"attention.mechanism": attention, "training.seed": seed, "data.skip_bad": skip_bad or None}
-    asked = _recipe(recipe).having({key: value for key, value in given.items() if value is not None}).having(settings)
+    read = _recipe(recipe)
+    _trust.check_recipe(read, recipe, attention, settings, trust)
+    asked = read.having({key: value for key, value in given.items() if value is not None}).having(settings)
     if asked.attention.mechanism != "none":
         catalog.parse(asked.attention.mechanism)
     folder = out or Path("runs") / _slug(Path(recipe).stem, asked)

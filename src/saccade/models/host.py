@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from saccade.errors import UserError, did_you_mean
 from saccade.recipe import Model
+from saccade.trust import fetching, printable
 
 __all__ = ["create_host"]
 
@@ -41,6 +42,11 @@ def create_host(model: Model, classes: int, channels: int) -> nn.Module:
     for key in ("num_classes", "in_chans"):
         if key in model.options:
             raise UserError(f"model.options: {key} follows from the data; leave it out")
+    if fetched := fetching(model.options, "model.options"):
+        raise UserError(
+            f"model.options: {printable(fetched)} fetches weights or opens a file; model.pretrained = true and "
+            "model.checkpoint say where the weights come from"
+        )
     if model.pretrained and model.checkpoint:
         raise UserError("model.pretrained and model.checkpoint exclude each other; give one of them")
     try:

@@ -17,6 +17,7 @@ from saccade.errors import UserError
 from saccade.imagefiles import left_out
 from saccade.study.plan import BASELINE, CONTROLS, Run, Study, write_atomically
 from saccade.study.stats import analyse
+from saccade.trust import Trust
 
 __all__ = ["collect", "measure_costs", "write_results"]
 
@@ -228,12 +229,13 @@ BATCH = 16
 """Images of the second latency: what a network costs when it is not fed one by one."""
 
 
-def measure_costs(folder: str | Path, again: bool = False) -> None:
+def measure_costs(folder: str | Path, again: bool = False, trust: Trust = False) -> None:
     """Measure what each arm costs on this machine and keep it as ``costs.json``.
 
     An entry is a :class:`saccade.cost.Cost` at batch 1, with ``batch`` and ``latency_ms`` of a larger batch under
     ``batched``. The arms take turns on the clock, so that what else the machine does hits them alike; where one has
-    no entry yet, or ``again`` is asked for, all are measured. Meant for when all runs have ended.
+    no entry yet, or ``again`` is asked for, all are measured. Meant for when all runs have ended. ``trust`` is that of
+    ``saccade.load``.
 
     Raises:
         UserError: ``folder`` holds no study.
@@ -252,7 +254,7 @@ def measure_costs(folder: str | Path, again: bool = False) -> None:
             saved[run.arm.name] = run.folder
     if not saved or (not again and saved.keys() <= (_read(study.folder / "costs.json") or {}).keys()):
         return
-    models = [load(place) for place in saved.values()]
+    models = [load(place, trust=trust) for place in saved.values()]
     size = tuple(describe(next(iter(saved.values())))["input"])
     threads = torch.get_num_threads()
     torch.set_num_threads(study.base.training.threads)

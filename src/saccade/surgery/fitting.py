@@ -92,7 +92,7 @@ def fitted(
                 f"keeps the size: its kernel_size cannot become {options['kernel_size']}"
             )
         numbers["padding"] = None
-    with torch.device("cpu"):  # the same weights wherever the host is
+    with torch.device("meta" if convolution.weight.is_meta else "cpu"):  # the same weights wherever the host is
         made = what.build(changed(site, path=path, channels=convolution.in_channels), numbers | options)
     keeps = isinstance(made, Convolution)
     if isinstance(made, Convolution):

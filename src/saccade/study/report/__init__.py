@@ -14,11 +14,12 @@ from saccade.study.report.page import contents
 from saccade.study.report.pictures import examples
 from saccade.study.report.table import latex, markdown
 from saccade.study.results import measure_costs, write_results
+from saccade.trust import Trust
 
 __all__ = ["write_report"]
 
 
-def write_report(folder: str | Path, remeasure: bool = False) -> Path:
+def write_report(folder: str | Path, remeasure: bool = False, trust: Trust = False) -> Path:
     """Make ``report.html``, ``table.md``, ``table.tex`` and ``results.json`` from the run folders of a study.
 
     What an arm costs is measured once and kept; everything else is made anew, and comes out the same as long as the
@@ -27,6 +28,7 @@ def write_report(folder: str | Path, remeasure: bool = False) -> Path:
     Args:
         folder: a study.
         remeasure: measure all costs again.
+        trust: what the saved networks may name besides the catalogue; see ``saccade.load``.
 
     Returns:
         The path of ``report.html``.
@@ -40,17 +42,17 @@ def write_report(folder: str | Path, remeasure: bool = False) -> Path:
             f"{folder}: no run of this study is finished ({len(study.runs())} planned); there is nothing to report"
         )
     try:
-        measure_costs(study.folder, again=remeasure)
+        measure_costs(study.folder, again=remeasure, trust=trust)
         results = write_results(study.folder)
         write_atomically(study.folder / "table.md", markdown(results))
         write_atomically(study.folder / "table.tex", latex(results))
-        write_atomically(study.folder / "report.html", _html(study, results))
+        write_atomically(study.folder / "report.html", _html(study, results, trust))
     except OSError as error:
         raise UserError(f"cannot write the report into {folder}: {error.strerror or error}") from None
     return study.folder / "report.html"
 
 
-def _html(study: Study, results: dict[str, Any]) -> str:
+def _html(study: Study, results: dict[str, Any], trust: Trust) -> str:
     """The page. Images that are no longer where the recipe says, or no longer the same, cost it its pictures only."""
     split, shown, reason = None, None, None
     try:
@@ -58,7 +60,7 @@ def _html(study: Study, results: dict[str, Any]) -> str:
         of_runs = {done["fingerprint"] for run in study.runs() if (done := run.finished) and "fingerprint" in done}
         if of_runs - {found.fingerprint}:
             raise UserError(f"the images in {study.base.data.source} changed since the runs were made")
-        split, shown = found, examples(study, found)
+        split, shown = found, examples(study, found, trust)
     except UserError as error:
         reason = str(error)
     environment = Environment(

@@ -22,6 +22,7 @@ from saccade.saving import load
 from saccade.study.plan import Arm, Run, Study
 from saccade.study.report.svg import element
 from saccade.study.report.typeset import NARROW, number
+from saccade.trust import Trust
 
 __all__ = ["COLOURS", "Cell", "Column", "Examples", "examples"]
 
@@ -80,12 +81,13 @@ class Examples:
     """Whether the pictures have more pixels than the page shows."""
 
 
-def examples(study: Study, split: Split) -> Examples:
+def examples(study: Study, split: Split, trust: Trust) -> Examples:
     """Six test images under every arm that has a finished run, all of one seed where there is one.
 
     Args:
         study: its runs hold the trained networks.
         split: the images the runs were tested on.
+        trust: what the saved networks may name besides the catalogue.
     """
     done = {arm: [seed for seed in study.seeds if _scored(study.run(arm, seed))] for arm in study.arms}
     done = {arm: seeds for arm, seeds in done.items() if seeds}
@@ -105,7 +107,7 @@ def examples(study: Study, split: Split) -> Examples:
         chosen=chosen,
         pictures=tuple((_plane(k, None, split.classes[truth]), split.classes[truth]) for k, truth in enumerate(truths)),
         common=common is not None,
-        columns=tuple(_column(arm, run, images, truths, split.classes) for arm, run in runs.items()),
+        columns=tuple(_column(arm, run, images, truths, split.classes, trust) for arm, run in runs.items()),
         definitions=definitions,
         smooth=split.size > SIDE // 2,
     )
@@ -137,8 +139,8 @@ def _choice(total: int, runs: Mapping[Arm, Run]) -> tuple[list[int], str]:
     )
 
 
-def _column(arm: Arm, run: Run, images: Tensor, truths: Sequence[int], classes: Sequence[str]) -> Column:
-    model = load(run.folder)
+def _column(arm: Arm, run: Run, images: Tensor, truths: Sequence[int], classes: Sequence[str], trust: Trust) -> Column:
+    model = load(run.folder, trust=trust)
     with torch.no_grad():
         sure, answers = model(images).float().softmax(1).cpu().max(1)
     gates, passed = gate_maps(model, images), passing(model, images)
