@@ -22,6 +22,7 @@ from typing import IO, Any, Literal
 
 from saccade.errors import UserError, study_installed
 from saccade.recipe import Recipe
+from saccade.runfiles import make_folders
 
 __all__ = ["answer", "check", "hold", "limit_threads", "named", "run", "serve", "warm"]
 
@@ -124,7 +125,7 @@ def hold(path: Path) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folders(path.parent)
             file = stack.enter_context(path.open("a"))
         except OSError as error:
             raise UserError(f"cannot write to {path.parent}: {error.strerror}") from None

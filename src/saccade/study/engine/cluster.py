@@ -36,6 +36,7 @@ import ray._private.worker
 from ray.exceptions import RayError
 
 from saccade.errors import UserError
+from saccade.runfiles import make_folders
 from saccade.study.engine.interrupts import heeded
 from saccade.study.engine.local import cores
 from saccade.study.engine.place import Message, Place, Worker
@@ -317,11 +318,11 @@ def _token(folder: Path, secret: str) -> Iterator[Path]:
     Raises:
         UserError: the folder cannot be written.
     """
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    made: list[Path] = []
     path = folder / f".lock.ray.{secrets.token_hex(8)}"  # a name that does not make a free folder a taken one
     try:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            made += make_folders(folder)
             path.write_text(secret, encoding="ascii")
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror}") from None
