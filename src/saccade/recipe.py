@@ -33,7 +33,8 @@ _MAX_THREADS = 1024
 """More than the threads of the largest machines of two sockets; far above it the process is killed."""
 _MAX_WORKERS = 256
 """Each is a process of a few hundred megabytes."""
-_MAX_RATE = 1e6
+_MAX_RATE = 1e38
+"""What float32 holds."""
 _MAX_DEPTH = 16
 _SHOWN = 80
 """Characters of a wrong value that a message repeats."""

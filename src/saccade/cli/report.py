@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from saccade.escaping import printable
+
 __all__ = ["command"]
 
 
@@ -23,6 +25,6 @@ def command(study: str, show: bool, remeasure: bool, as_json: bool) -> None:
     from saccade.study.report import write_report
 
     path = write_report(study, remeasure=remeasure)
-    click.echo((path.parent / "results.json").read_text(encoding="utf-8").rstrip() if as_json else path)
+    click.echo((path.parent / "results.json").read_text(encoding="utf-8").rstrip() if as_json else printable(path))
     if show:
         click.launch(path.resolve().as_uri())

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from saccade.errors import UserError, study_installed
+from saccade.errors import UserError, of_the_machine, study_installed
 from saccade.recipe import Recipe
 from saccade.runfiles import make_folders
 
@@ -66,8 +66,9 @@ def answer(
     try:
         return "result", named(function)(**arguments, notify=notify)
     except Exception as error:
-        mended = isinstance(error, UserError)
-        message = str(error) if mended else f"{type(error).__name__}: {error}"
+        words = str(error) if isinstance(error, UserError) else of_the_machine(error)
+        mended = words is not None
+        message = words if mended else f"{type(error).__name__}: {error}"
         return "error", {"message": message, "traceback": traceback.format_exc(), "user": mended}
 
 
