@@ -40,8 +40,17 @@ _SETTINGS = {"data.train_images": 40, "data.test_images": 20, "training.batch_si
 NETWORK = ("config.json", "model.safetensors")
 """The files of a saved network; the others are those of the run and of the study."""
 
+_watching = False
 _seen: list[str] | None = None
 """Audit events while a command runs."""
+
+
+def watch() -> None:
+    """Have commands and network calls counted; a hook cannot be taken away again, and sees nothing between attacks."""
+    global _watching
+    if not _watching:
+        _watching = True
+        sys.addaudithook(_audit)
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
@@ -78,6 +87,7 @@ def attack(folder: Path, *words: str) -> Outcome:
     global _seen
     from saccade.cli import main
 
+    watch()
     outcome, before, home = Outcome(), _files(folder), os.getcwd()
     arguments, sys.argv = sys.argv, ["saccade", *words]
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
@@ -292,8 +302,8 @@ def names(rng: random.Random, count: int) -> Iterator[str]:
 
 def named(template: Path, name: str, number: int) -> tuple[str, ...]:
     """Use ``name`` in one of several ways in the folder that holds the study ``s``; the command to run."""
-    folder, use = template / "s", number % 8
-    as_file = name.replace("/", "_").replace("\0", "_")
+    folder, use = template / "s", number % 9
+    as_file = name.replace("/", "_")
     if use == 0:
         folder.rename(template / f"x{as_file}")
         return ("report", f"x{as_file}")
@@ -318,6 +328,16 @@ def named(template: Path, name: str, number: int) -> tuple[str, ...]:
         return ("compare", f"--attention={name}", f"--model={name}", "--out", "new")
     if use == 6:
         return ("train", f"--set=data.source={name!r}", f"--set=model.name={name!r}", "--out", "new")
+    if use == 7:
+        from PIL import Image
+
+        for part in ("train", "test"):
+            for k in range(2):
+                path = template / "photos" / part / f"x{as_file}" / f"{k}{as_file}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("L", (16, 16), 90 * k).save(path.with_name(f"{k}.png"))
+            (template / "photos" / part / f"x{as_file}" / f"bad{as_file}.png").write_bytes(b"no image")
+        return ("data", "photos")
     return (name, name) if not name.startswith("-") else ("train", name)
 
 
@@ -366,7 +386,6 @@ def main() -> int:
     import torch
 
     torch.set_num_threads(1)
-    sys.addaudithook(_audit)
     total: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as place:
         template = Path(place, "template")

@@ -90,10 +90,13 @@ def _act(act, folder, attempt):
     if act == "exit":
         raise SystemExit(3)
     if act == "leave a child":
-        if os.fork() == 0:  # holds the worker's end of the pipe, as a data loader would
-            time.sleep(40)
+        child = os.fork()
+        if child == 0:  # holds the worker's end of the pipe, as a data loader would
+            time.sleep(900)
             os._exit(0)
+        with (folder / "children").open("a") as file:
+            file.write(f"{child}\n")
         os._exit(3)
     if act in ("wait", "die, then wait"):
         (folder / "process").write_text(str(os.getpid()))
-        time.sleep(60)
+        time.sleep(900)

@@ -1,5 +1,6 @@
 """The table in both forms: the same figures, and no word of the user's that ends a cell or becomes a command."""
 
+import html
 import re
 
 import pytest
@@ -42,7 +43,7 @@ def _results(names=NAMES, notes=(), controls=("extra",), seeds=(0, 1, 2), model=
 def _rows_of_markdown(text):
     lines = text.partition("\n\n")[0].splitlines()
     rows = [re.split(r"(?<!\\)\|", line.strip("|")) for line in lines]
-    return [[cell.strip().replace("\\|", "|") for cell in row] for row in rows if "---" not in row[0]]
+    return [[html.unescape(cell.strip().replace("\\|", "|")) for cell in row] for row in rows if "---" not in row[0]]
 
 
 _PLAIN = {

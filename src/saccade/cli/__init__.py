@@ -19,6 +19,8 @@ from saccade.escaping import printable
 
 __all__ = ["main"]
 
+_LONGEST = 2000
+"""Characters of a message, which may repeat what was typed."""
 _VERBS = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
 
 
@@ -101,7 +103,8 @@ def _complain(sentence: str) -> int:
 
 def _line(text: str) -> str:
     """``text`` as one line that a terminal shows as it is: it may hold names of files, or words of a library."""
-    return printable(re.sub(r"\s*\n\s*", " ", text))
+    line = printable(re.sub(r"\s*\n\s*", " ", text))
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} … ({len(line) - _LONGEST} more characters)"
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

@@ -178,7 +178,7 @@ def _check_saved(run: Run, classes: Sequence[str], size: tuple[int, ...]) -> Non
     """Raise UserError unless the network saved in the folder of ``run`` is for images of these classes and size."""
     saved = describe(run.folder)
     for key, found, needed in (("classes", saved["classes"], list(classes)), ("input", saved["input"], list(size))):
-        if list(found) != needed:
+        if found != needed:
             raise UserError(
                 f"{run.folder}/config.json: {key} is {described(found)}; that of the images is {described(needed)}"
             )
