@@ -13,9 +13,10 @@ import pytest
 from hostile_runs import COUNTS, attack, mutated, named, names, settings, study
 from safetensors.numpy import save_file
 
-from saccade import UserError, cost
+from saccade import Recipe, UserError, cost
 from saccade.escaping import printable
-from saccade.study.plan import Study
+from saccade.runfiles import make_folders
+from saccade.study.plan import Arm, Study, arms
 from saccade.study.report import write_report
 
 HARMLESS = {name: 0 for name in COUNTS}
@@ -116,6 +117,57 @@ def test_a_damaged_run_is_done_anew_once_its_folder_is_deleted(copy):
     shutil.rmtree(run)
     assert attack(copy, *words).code == 0
     assert json.loads((run / "done.json").read_text())["top1"] == whole["top1"]
+
+
+def test_a_study_does_not_go_on_over_a_damaged_run(copy):
+    words = ("compare", "--recipe", "none0.toml", "--attention", "se", "--seeds", "2", "--out", "s", "--device", "cpu")
+    (copy / "s/se/seed0/done.json").write_text('{"top1": "9"}')
+    outcome = attack(copy, *words)
+    assert (outcome.code, harmless(outcome)) == (2, True), outcome
+    assert "s/se/seed0/done.json is damaged: top1 = '9': input should be a valid number" in outcome.printed
+
+
+def test_a_folder_may_lie_deeper_than_python_can_call(tmp_path):
+    deep = tmp_path.joinpath(*["d"] * 1500)
+    plan = Study(Recipe(), arms(["se"]), (0,), deep)
+    try:
+        assert plan.claim() is False
+        plan.write()
+        assert plan.claim() is True
+        assert Study.open(deep) == plan
+    finally:
+        (deep / "study.toml").unlink(missing_ok=True)
+        for folder in (deep, *deep.parents):
+            if folder == tmp_path:
+                break
+            folder.rmdir()
+
+
+def test_folders_made_in_vain_are_gone_again(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        make_folders(tmp_path / "file/in/it")
+    with pytest.raises(OSError):
+        make_folders(tmp_path / "a/b" / ("x" * 300))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert make_folders(tmp_path / "a/b") == [tmp_path / "a/b", tmp_path / "a"]
+
+
+@pytest.mark.parametrize(
+    ("design", "words"),
+    [
+        ({"arms": (Arm("none", "none"), Arm("se\x1b[2J", "se"))}, "a name with control characters"),
+        ({"arms": (Arm("none", "none"), Arm("..", "se"))}, "gives no folder name"),
+        ({"arms": (Arm("none", "none"), Arm("x" * 300, "se"))}, "it has 300 letters, .* 1 to 200 are needed"),
+        ({"seeds": tuple(range(5001))}, "2 arms with 5001 seeds are 10002 runs; a study has at most 10000"),
+        ({"margin": 101.0}, "margin = 101: it is at most 100 points"),
+    ],
+)
+def test_a_design_has_limits(tmp_path, design, words):
+    plain = {"base": Recipe(), "arms": arms(["se"]), "seeds": (0,), "folder": tmp_path}
+    with pytest.raises(UserError, match=words):
+        Study(**plain | design)
+    Study(**plain)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 5, 7, 8, 9, 12, 13, 20, 24, 28, 29, 31, 38, 40])
