@@ -107,7 +107,7 @@ def attack(folder: Path, *words: str) -> Outcome:
         sys.argv = arguments
     for stream in (out, err):
         stream.flush()
-        outcome.printed += stream.buffer.getvalue().decode("utf-8")  # type: ignore[attr-defined]
+        outcome.printed += stream.buffer.getvalue().decode("utf-8")
     outcome.counts["commands run"] += sum(event in _RUN for event in events)
     outcome.counts["network calls"] += sum(event in _CALLED for event in events)
     outcome.counts["control characters"] += _controls(outcome.printed)
@@ -286,7 +286,8 @@ _KINDS: dict[str, Callable[[Path, random.Random, list[Path]], None]] = {
 }  # fmt: skip
 
 _PARTS = (
-    "\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "two\nlines", "carriage\rreturn", "tab\tbed", "\u202ereversed", "\u2066iso\u2069",
+    "\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "two\nlines", "carriage\rreturn", "tab\tbed", "\u202ereversed",
+    "\u2066iso\u2069",
     "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "a|b|c", "=cmd|' !A0", "+1+1", "-2+3", "@SUM(1)",
     "{{7*7}}", "{% raw %}", "{0.__class__}", "%s%n", "\\input{secret}", "\\write18{true}", "$x^2_3$", "#hash~", "`id`",
     "$(true)", "; true", "[/red]", "[bold]", "[x](javascript:alert(1))", "&amp;&#x41;", "'quote\"", "--help", "-x",
@@ -323,7 +324,9 @@ def named(template: Path, name: str, number: int) -> tuple[str, ...]:
         path.write_text(json.dumps(json.loads(path.read_text()) | left))
         return ("report", "s")
     if use == 4:
-        return ("compare", "--data", name, "--out", "new") if not name.startswith("-") else ("compare", f"--data={name}")
+        return (
+            ("compare", "--data", name, "--out", "new") if not name.startswith("-") else ("compare", f"--data={name}")
+        )
     if use == 5:
         return ("compare", f"--attention={name}", f"--model={name}", "--out", "new")
     if use == 6:
@@ -343,10 +346,14 @@ def named(template: Path, name: str, number: int) -> tuple[str, ...]:
 
 def settings(rng: random.Random, count: int) -> Iterator[tuple[str, ...]]:
     """Commands with absurd settings."""
-    numbers = ("0", "-1", "1e9", "10**9", "1000000000000", "9" * 5000, "nan", "inf", "-inf", "1e400", "None", "'x'", "[]", "{}", "0x" + "f" * 5000)
+    numbers = (
+        "0", "-1", "1e9", "10**9", "1000000000000", "9" * 5000, "nan", "inf", "-inf", "1e400", "None", "'x'", "[]", "{}",
+        "0x" + "f" * 5000,
+    )  # fmt: skip
     keys = (
-        "training.threads", "training.workers", "training.batch_size", "training.epochs", "training.lr", "training.momentum",
-        "training.weight_decay", "training.warmup_epochs", "training.label_smoothing", "training.seed", "data.train_images",
+        "training.threads", "training.workers", "training.batch_size", "training.epochs", "training.lr",
+        "training.momentum", "training.weight_decay", "training.warmup_epochs", "training.label_smoothing", "training.seed",
+        "data.train_images",
         "data.test_images", "data.size", "data.test_part", "data.split_seed", "data.options.distractors",
         "data.options.clutter", "attention.lr_factor", "attention.where", "model.options.drop_rate",
     )  # fmt: skip
@@ -411,7 +418,10 @@ def main() -> int:
             one(number, lambda copy, name=name, number=number: (repr(name), named(copy, name, number)))  # type: ignore[misc]
         for number, words in enumerate(settings(random.Random(asked.seed), asked.settings)):
             one(number, lambda copy, words=words: ("setting", words))  # type: ignore[misc]
-    print(f"{asked.mutations} mutations, {asked.names} names, {asked.settings} settings in {time.monotonic() - begun:.0f} s")
+    print(
+        f"{asked.mutations} mutations, {asked.names} names, {asked.settings} settings "
+        f"in {time.monotonic() - begun:.0f} s"
+    )
     for name in COUNTS:
         print(f"{name:20} {total[name]}")
     print(", ".join(f"{name}: {count}" for name, count in sorted(total.items()) if name.startswith("exit")))

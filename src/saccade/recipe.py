@@ -73,9 +73,13 @@ Text = Annotated[str, AfterValidator(_text)]
 def _plain(value: Any, key: str = "", depth: int = 0) -> Any:
     """``value`` in the types TOML has, tuples as lists, so that a recipe read back equals the one written."""
     if depth > _MAX_DEPTH:
-        raise PydanticCustomError("deep", "values nested in at most {depth} tables and lists are needed", {"depth": _MAX_DEPTH})
+        raise PydanticCustomError(
+            "deep", "values nested in at most {depth} tables and lists are needed", {"depth": _MAX_DEPTH}
+        )
     if isinstance(value, dict) and all(isinstance(name, str) for name in value):
-        return {_text(name): _plain(inner, f"{key}.{name}" if key else name, depth + 1) for name, inner in value.items()}
+        return {
+            _text(name): _plain(inner, f"{key}.{name}" if key else name, depth + 1) for name, inner in value.items()
+        }
     if isinstance(value, list | tuple):
         return [_plain(inner, f"{key}[{i}]", depth + 1) for i, inner in enumerate(value)]
     limit = 2**63 if isinstance(value, int) else math.inf

@@ -10,16 +10,16 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hostile_runs import COUNTS, attack, mutated, named, names, settings, study
 from safetensors.numpy import save_file
 
+from hostile_runs import COUNTS, attack, mutated, named, names, settings, study
 from saccade import Recipe, UserError, cost
 from saccade.escaping import printable
 from saccade.runfiles import make_folders
 from saccade.study.plan import Arm, Study, arms
 from saccade.study.report import write_report
 
-HARMLESS = {name: 0 for name in COUNTS}
+HARMLESS = dict.fromkeys(COUNTS, 0)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,11 @@ DAMAGE = {
     "none/seed0/predictions.safetensors": ["", "x" * 100],
     "se/seed1/failed.json": ["[]", '{"reason": 3}'],
     "costs.json": ["[]", '{"none": {}}', '{"none": {"parameters": 1e999}}'],
-    "study.toml": ["", "margin = 'x'", "seeds = [0]\nmargin = 1.0\nrecipe = {}\narms = [{name = '\\u001b', mechanism = 'a'}]"],
+    "study.toml": [
+        "",
+        "margin = 'x'",
+        "seeds = [0]\nmargin = 1.0\nrecipe = {}\narms = [{name = '\\u001b', mechanism = 'a'}]",
+    ],
 }
 
 

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from saccade.study.plan import CONTROLS
 from saccade.escaping import printable
+from saccade.study.plan import CONTROLS
 from saccade.study.report.table import latex, markdown
 from saccade.study.report.typeset import NARROW
 

@@ -68,7 +68,7 @@ def main() -> NoReturn:
     except UserError as error:
         code = _complain(str(error))
     except click.ClickException as error:
-        error.message = _line(error.message)
+        vars(error)["message"] = _line(error.message)  # it repeats what was typed
         error.show()
         code = 2
     except (click.Abort, KeyboardInterrupt):

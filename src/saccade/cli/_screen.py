@@ -102,7 +102,9 @@ class Screen:
         """The table of a study, its verdicts and its notes."""
         self.console.print(_table(results))
         for row in (results["analysis"] or {"differences": []})["differences"]:
-            self.console.print(Text(printable(row["sentence"]), style=_STYLE.get(row["verdict"], "")), soft_wrap=not self.bars)
+            self.console.print(
+                Text(printable(row["sentence"]), style=_STYLE.get(row["verdict"], "")), soft_wrap=not self.bars
+            )
         for note in results["notes"]:
             self.console.print(Text(printable(f"note: {note}")), soft_wrap=not self.bars)
 

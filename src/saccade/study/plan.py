@@ -98,8 +98,8 @@ class Study:
         """Refuses an empty or ambiguous design.
 
         Raises:
-            UserError: no seeds, too many runs, a seed or an arm given twice, a name that no folder can have, two arms of
-                one folder name, a margin not above 0 or above 100.
+            UserError: no seeds, too many runs, a seed or an arm given twice, a name that no folder can have, two arms
+                of one folder name, a margin not above 0 or above 100.
         """
         neutral = {"attention.mechanism": BASELINE, "attention.control": None, "training.seed": 0}
         object.__setattr__(self, "base", self.base.having(neutral))

@@ -126,7 +126,7 @@ def _row(study: Study, run: Run) -> dict[str, Any]:
 
 def _diverged(what: dict[str, Any]) -> str:
     """Where a training broke, in words."""
-    return str(what["message"] if "message" in what else what)
+    return str(what.get("message", what))
 
 
 def _check_images(study: Study) -> None:
