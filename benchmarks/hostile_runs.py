@@ -347,15 +347,15 @@ def named(template: Path, name: str, number: int) -> tuple[str, ...]:
 def settings(rng: random.Random, count: int) -> Iterator[tuple[str, ...]]:
     """Commands with absurd settings."""
     numbers = (
-        "0", "-1", "1e9", "10**9", "1000000000000", "9" * 5000, "nan", "inf", "-inf", "1e400", "None", "'x'", "[]", "{}",
-        "0x" + "f" * 5000,
+        "0", "-1", "1e9", "10**9", "1000000000000", "9" * 5000, "nan", "inf", "-inf", "1e400", "None", "'x'", "[]",
+        "{}", "0x" + "f" * 5000,
     )  # fmt: skip
     keys = (
         "training.threads", "training.workers", "training.batch_size", "training.epochs", "training.lr",
-        "training.momentum", "training.weight_decay", "training.warmup_epochs", "training.label_smoothing", "training.seed",
-        "data.train_images",
-        "data.test_images", "data.size", "data.test_part", "data.split_seed", "data.options.distractors",
-        "data.options.clutter", "attention.lr_factor", "attention.where", "model.options.drop_rate",
+        "training.momentum", "training.weight_decay", "training.warmup_epochs", "training.label_smoothing",
+        "training.seed", "data.train_images", "data.test_images", "data.size", "data.test_part", "data.split_seed",
+        "data.options.distractors", "data.options.clutter", "attention.lr_factor", "attention.where",
+        "model.options.drop_rate",
     )  # fmt: skip
     fixed = [
         ("compare", "--seeds", "1" + "0" * 5000), ("compare", "--seeds", "10001"), ("compare", "--seeds", "9999"),
