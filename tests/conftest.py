@@ -5,7 +5,33 @@ A shell that starts the tests in the background has SIGINT ignored, which every 
 
 import os
 import signal
+import subprocess
+from contextlib import ExitStack, suppress
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def start():
+    """``start(command, **how)`` -> a process in a session of its own.
+
+    It is killed with its session and its pipes are closed when the test ends, however that ends: a pipe that a failed
+    test left open would be reported in whatever test runs next.
+    """
+    with ExitStack() as stack:
+
+        def call(command, **how):
+            process = stack.enter_context(subprocess.Popen(command, start_new_session=True, **how))
+            stack.callback(_kill, process)
+            return process
+
+        yield call
+
+
+def _kill(process):
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)

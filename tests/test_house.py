@@ -13,10 +13,10 @@ import saccade
 
 SOURCE = Path(saccade.__file__).parent
 FLOORS = [
-    ["errors"],
+    ["errors", "escaping"],
     ["facts"],
     ["attachment", "ops", "recipe", "relay", "probe", "imagefiles"],
-    ["form"],
+    ["form", "runfiles"],
     ["attention"],
     ["catalog"],
     ["trust"],

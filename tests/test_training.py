@@ -268,7 +268,8 @@ def test_a_killed_process_leaves_a_folder_that_goes_on(straight, tmp_path):
 
 def test_a_torn_state_means_starting_over_and_is_said(straight, tmp_path, caplog):
     folder, _, _ = straight
-    for damage in (lambda b: b[:-100], lambda b: b"", lambda b: b"\x80\x02garbage"):
+    flipped = lambda b: b[: len(b) // 2] + bytes([b[len(b) // 2] ^ 1]) + b[len(b) // 2 + 1 :]  # noqa: E731
+    for damage in (flipped, lambda b: b[:-100], lambda b: b"", lambda b: b"\x80\x02garbage"):
         _, listen = listener(until=lambda event: event["event"] == "epoch" and event["epoch"] == 1)
         with pytest.raises(Killed):
             train(TINY, tmp_path, device="cpu", notify=listen)
@@ -277,9 +278,38 @@ def test_a_torn_state_means_starting_over_and_is_said(straight, tmp_path, caplog
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="saccade"):
         train(TINY, tmp_path, device="cpu")
-    assert "resume.pt cannot be read" in caplog.text
+    assert "resume.pt cannot be used" in caplog.text
     assert "starts over" in caplog.text
     assert same(folder, tmp_path)
+
+
+STRANGE = {
+    "rows": lambda state: state["rows"].append({"epoch": "two"}),
+    "more rows than epochs": lambda state: state["rows"].extend(
+        {**state["rows"][-1], "epoch": n} for n in range(len(state["rows"]), 9)
+    ),
+    "no optimiser": lambda state: state.update(optimizer=None),
+    "another optimiser": lambda state: state["optimizer"]["param_groups"][0].update(weight_decay="much"),
+    "a moment of another shape": lambda state: state["optimizer"]["state"][0].update(momentum_buffer=torch.ones(3)),
+    "a weight of another shape": lambda state: state["network"].update({next(iter(state["network"])): torch.ones(3)}),
+    "no weights": lambda state: state.update(network={}),
+    "too few answers": lambda state: state.update(predicted=state["predicted"][:-1]),
+    "answers that are no numbers": lambda state: state.update(predicted="yes"),
+}
+
+
+@pytest.mark.parametrize("strange", [None, *STRANGE])
+def test_a_state_of_another_run_is_not_gone_on_with(straight, tmp_path, caplog, strange):
+    _, listen = listener(until=lambda event: event["event"] == "epoch" and event["epoch"] == 1)
+    with pytest.raises(Killed):
+        train(TINY, tmp_path, device="cpu", notify=listen)
+    state = torch.load(tmp_path / "resume.pt", weights_only=True)
+    STRANGE.get(strange, lambda state: None)(state)
+    torch.save(state, tmp_path / "resume.pt")
+    with caplog.at_level(logging.WARNING, logger="saccade"):
+        train(TINY, tmp_path, device="cpu")
+    assert ("starts over" in caplog.text) == (strange is not None)
+    assert same(straight[0], tmp_path)
 
 
 def test_a_run_does_not_go_on_with_other_images(tmp_path):

@@ -23,13 +23,14 @@ from hostile import HOSTS, OPTIONS, SIZE, _sign, mutate, sample, trial, watched
 from saccade import UserError, catalog, load, plug, plugs, save
 from saccade.cli import export as export_verb
 from saccade.cli import sites as sites_verb
+from saccade.escaping import brief
 from saccade.models import create_host
 from saccade.recipe import Model
 from saccade.saving import describe, rebuild
 from saccade.saving.sketch import Limits, TooLargeError, clone, sketched
 from saccade.saving.weights import shapes_of
 from saccade.surgery import controls
-from saccade.trust import CONTROLS, check_mechanism, check_options, printable
+from saccade.trust import CONTROLS, check_mechanism, check_options
 
 EVIL = """
 import pathlib
@@ -348,8 +349,8 @@ def test_nested_too_deep(folder):
 
 
 def test_printable_is_printable():
-    assert printable("a\x1b\ud800\n") == "a\\x1b\\ud800\\n"
-    assert len(printable("x" * 999)) == 120
+    assert brief("a\x1b\ud800\n") == "a\\x1b\\ud800\\n"
+    assert len(brief("x" * 999)) == 120
 
 
 def test_three_hundred_mutations_are_refused_or_harmless(source, tmp_path):

@@ -1,15 +1,23 @@
-"""The one kind of exception that is the user's to mend, and what its messages are made of."""
+"""The one kind of exception that is the user's to mend, and words for what the machine refuses."""
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
-__all__ = ["UserError", "did_you_mean", "printable", "study_installed"]
+from saccade.escaping import brief
+
+__all__ = ["UserError", "did_you_mean", "of_the_machine", "study_installed"]
 
 _STUDY = ("jinja2", "lightning", "scipy", "sklearn", "torchmetrics")
 """What the extra ``study`` brings."""
+_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+_NAMELESS = (errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG)
+"""Errors of the system that are no bug of a program, even where they name no file."""
 
 
 class UserError(ValueError):
@@ -17,6 +25,30 @@ class UserError(ValueError):
 
     The command line prints the message alone and exits with 2; from Python it is a ``ValueError``.
     """
+
+
+def of_the_machine(error: BaseException) -> str | None:
+    """A sentence on a full disk, a file that cannot be used or too little memory; None for any other error.
+
+    >>> of_the_machine(PermissionError(13, "Permission denied", "runs"))
+    'cannot use runs: Permission denied'
+    >>> of_the_machine(KeyError("a bug")) is None
+    True
+    """
+    texts = ("can't allocate memory", "not enough memory", "out of memory")
+    lacking = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    if lacking or (isinstance(error, RuntimeError) and any(text in str(error) for text in texts)):
+        return "there is not enough memory; smaller images, smaller batches or fewer runs at a time take less"
+    if not isinstance(error, OSError):
+        found = re.search(r"\(os error (\d+)\)", str(error))  # of a library in Rust, such as safetensors
+        error = OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError()
+    name = None if error.filename is None or isinstance(error.filename, int) else os.fsdecode(error.filename)
+    if error.errno in _FULL:
+        where = "a file" if name is None else name
+        return f"cannot write {where}: {error.strerror}. Free some space and give the same command again"
+    if name is not None:
+        return f"cannot use {name}: {error.strerror}"
+    return error.strerror if error.errno in _NAMELESS else None
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:
@@ -33,37 +65,7 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
         near = near or get_close_matches(word.lower(), by_lower, n=3, cutoff=cutoff)
     if not near:
         return ""
-    return " Did you mean " + " or ".join(f"'{printable(by_lower[n])}'" for n in near) + "?"
-
-
-_JOINERS = "\u200c\u200d"
-"""Unprintable to Python, but letters of Persian and of Indian scripts are spelt with them."""
-
-
-def printable(text: object, most: int = 300) -> str:
-    r"""Return ``text`` for a terminal or a page: one line of at most ``most`` characters, what is longer cut inside.
-
-    Control characters, marks that turn the direction of writing, and bytes of a file name that are not UTF-8 are
-    escaped.
-
-    >>> printable("a\x1b[31m\nb\udce9")
-    'a\\x1b[31m\\nb\\xe9'
-    >>> printable("/a/very/long/path/to/a/file.png", most=15)
-    '/a/very…ile.png'
-    """
-    words = str(text)
-    if len(words) > most:
-        half = (most - 1) // 2
-        words = f"{words[:half]}…{words[-half:]}"
-    return words if words.isprintable() else "".join(map(_escaped, words))
-
-
-def _escaped(character: str) -> str:
-    if character.isprintable() or character in _JOINERS:
-        return character
-    if "\udc80" <= character <= "\udcff":  # how Python keeps a byte that is not UTF-8
-        return f"\\x{ord(character) - 0xDC00:02x}"
-    return repr(character)[1:-1]
+    return " Did you mean " + " or ".join(f"'{brief(by_lower[n])}'" for n in near) + "?"
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from typing import IO, NoReturn
 from PIL import Image, TiffImagePlugin, WebPImagePlugin
 from PIL.ImageFile import ImageFile
 
-from saccade.errors import UserError, printable
+from saccade.errors import UserError
+from saccade.escaping import brief
 
 __all__ = [
     "ENDINGS",
@@ -89,8 +90,8 @@ def opened(path: Path) -> Iterator[ImageFile]:
     except Exception as error:
         if isinstance(error, MemoryError) or getattr(error, "errno", None) in _OF_THE_MACHINE:
             why = getattr(error, "strerror", None) or "out of memory"
-            raise UserError(f"cannot read {printable(path)}: {why}, which is no fault of the file") from error
-        raise UnreadableError(f"cannot be read: {printable(getattr(error, 'strerror', None) or error)}") from None
+            raise UserError(f"cannot read {brief(path)}: {why}, which is no fault of the file") from error
+        raise UnreadableError(f"cannot be read: {brief(getattr(error, 'strerror', None) or error)}") from None
 
 
 def _head(file: IO[bytes], name: str) -> ImageFile:
@@ -116,11 +117,11 @@ def located(source: str) -> Path:
         UserError: there is no such home folder, or the name is not UTF-8 and so stands in no recipe.
     """
     if not is_unicode(source):
-        raise UserError(f"the name {printable(source)} is not UTF-8, which a recipe is written in; rename the folder")
+        raise UserError(f"the name {brief(source)} is not UTF-8, which a recipe is written in; rename the folder")
     try:
         return Path(source).expanduser()
     except RuntimeError:
-        raise UserError(f"cannot read {printable(source)}: the home folder it begins with is unknown") from None
+        raise UserError(f"cannot read {brief(source)}: the home folder it begins with is unknown") from None
 
 
 def checksum(path: Path) -> tuple[int, int]:
@@ -219,7 +220,7 @@ def closed(error: OSError) -> NoReturn:
     Raises:
         UserError: always.
     """
-    raise UserError(f"cannot read {printable(error.filename)}: {error.strerror}") from None
+    raise UserError(f"cannot read {brief(error.filename)}: {error.strerror}") from None
 
 
 def left_out(counts: Mapping[str, Mapping[str, int]], shown: int = 5) -> str:
@@ -232,7 +233,7 @@ def left_out(counts: Mapping[str, Mapping[str, int]], shown: int = 5) -> str:
     parts = []
     for part, classes in counts.items():
         by_size = sorted(classes.items(), key=lambda item: (-item[1], item[0]))
-        words = [f"{count} of {printable(name)}" for name, count in by_size[:shown]]
+        words = [f"{count} of {brief(name)}" for name, count in by_size[:shown]]
         if rest := sum(count for _, count in by_size[shown:]):
             words.append(f"{rest} of {len(by_size) - shown} other classes")
         if words:

@@ -6,6 +6,7 @@ Recipe + seed gives the same network to the last bit on the same kind of CPU.
 from __future__ import annotations
 
 import ast
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -13,24 +14,81 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from saccade.errors import UserError, did_you_mean
 
-__all__ = ["MAX_SEED", "Attention", "Data", "Model", "Recipe", "Training"]
+__all__ = ["MAX_EPOCHS", "MAX_SEED", "Attention", "Data", "Model", "Recipe", "Training", "described"]
 
 MAX_SEED = 2**63 - 1
 """The largest seed that PyTorch and TOML both take."""
+MAX_EPOCHS = 100_000
+"""Over a hundred times the longest trainings from scratch that are published, of about 800 epochs."""
+_MAX_IMAGES = 1_000_000_000
+"""Three times JFT-300M, the largest set of labelled images that is published."""
+_MAX_BATCH = 131_072
+"""Four times the largest batches that ImageNet is trained with, of 32,768."""
+_MAX_THREADS = 1024
+"""More than the threads of the largest machines of two sockets; far above it the process is killed."""
+_MAX_WORKERS = 256
+"""Each is a process of a few hundred megabytes."""
+_MAX_RATE = 1e38
+"""What float32 holds."""
+_MAX_DEPTH = 16
+_SHOWN = 80
+"""Characters of a wrong value that a message repeats."""
 
 
-def _plain(value: Any, key: str = "") -> Any:
+def described(value: object) -> str:
+    """``repr(value)`` on one line, cut where it is long.
+
+    >>> described([0] * 1000)[-20:]
+    ', 0, 0, 0, 0, 0, 0 …'
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python prints no integer of over 4300 digits
+        return f"a {type(value).__name__} too long to print"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} …"
+
+
+def _text(value: str) -> str:
+    """``value``, found to be text that every file and every path can hold."""
+    if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
+        found = {"found": described(value)}
+        raise PydanticCustomError("text", "{found} holds NUL or bytes that are not UTF-8; plain text is needed", found)
+    return value
+
+
+def _texts(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    for text in (value,) if isinstance(value, str) else value:
+        _text(text)
+    return value
+
+
+Text = Annotated[str, AfterValidator(_text)]
+
+
+def _plain(value: Any, key: str = "", depth: int = 0) -> Any:
     """``value`` in the types TOML has, tuples as lists, so that a recipe read back equals the one written."""
+    if depth > _MAX_DEPTH:
+        raise PydanticCustomError(
+            "deep", "values nested in at most {depth} tables and lists are needed", {"depth": _MAX_DEPTH}
+        )
     if isinstance(value, dict) and all(isinstance(name, str) for name in value):
-        return {name: _plain(inner, f"{key}.{name}" if key else name) for name, inner in value.items()}
+        return {
+            _text(name): _plain(inner, f"{key}.{name}" if key else name, depth + 1) for name, inner in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_plain(inner, f"{key}[{i}]") for i, inner in enumerate(value)]
-    if isinstance(value, bool | int | float | str):
+        return [_plain(inner, f"{key}[{i}]", depth + 1) for i, inner in enumerate(value)]
+    limit = 2**63 if isinstance(value, int) else math.inf
+    if isinstance(value, int | float) and not abs(value) < limit:  # NaN is not, either
+        told = {"key": key or "it", "found": described(value)}
+        raise PydanticCustomError("number", "{key} is {found}; a finite number of 64 bits is needed", told)
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, bool | int | float):
         return value
     found = {"key": key or "it", "kind": type(value).__name__}
     if value is None:
@@ -39,26 +97,28 @@ def _plain(value: Any, key: str = "") -> Any:
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class Data(_Part):
     """The images: what they are, how many, what is done to them."""
 
-    source: str = "digits"
+    source: Text = "digits"
     """``digits`` (drawn, nothing to download) or a folder of images: ``train``/``val`` or ``test`` parts, else one."""
     size: int | None = Field(None, ge=8, le=2048)
     """Side of the square a network sees, in pixels; None takes the source's own."""
-    train_images: int | None = Field(None, ge=2)
+    train_images: int | None = Field(None, ge=2, le=_MAX_IMAGES)
     """At most so many training images, the same number for each class as far as possible; None takes all."""
-    test_images: int | None = Field(None, ge=2)
+    test_images: int | None = Field(None, ge=2, le=_MAX_IMAGES)
     test_part: float = Field(0.2, gt=0, lt=1)
     """What is held back for testing where the folder does not say."""
     skip_bad: bool = False
     """Files that cannot be read are left out and counted; otherwise they are refused."""
     split_seed: int = Field(0, ge=0, le=MAX_SEED)
     """Draws the held-back part and the subset: one value for all runs of a study."""
-    augment: tuple[str, ...] = ()
+    augment: tuple[Text, ...] = ()
     """Any of ``flip`` (left to right), ``crop`` (shift by up to an eighth), ``color``, ``erase``; in this order."""
     options: Annotated[dict[str, int | float | bool | str], BeforeValidator(_plain)] = Field(default_factory=dict)
     """What the source itself understands, for digits ``clutter`` and ``distractors``."""
@@ -67,10 +127,10 @@ class Data(_Part):
 class Model(_Part):
     """The host."""
 
-    name: str = "resnet10_small"
+    name: Text = "resnet10_small"
     """Any name of timm's, ours among them."""
     pretrained: bool = False
-    checkpoint: str | None = None
+    checkpoint: Text | None = None
     """A safetensors file to start from; a head of another size is left out and said so."""
     options: Annotated[dict[str, Any], BeforeValidator(_plain)] = Field(default_factory=dict)
     """Passed to ``timm.create_model``."""
@@ -79,34 +139,34 @@ class Model(_Part):
 class Attention(_Part):
     """What is plugged, and where."""
 
-    mechanism: str = "none"
+    mechanism: Text = "none"
     """``none`` or ``name:option=value``."""
     control: Literal["extra", "noise", "shuffled"] | None = None
     """What is plugged at the mechanism's sites instead: ``extra``, a bottleneck of about as many parameters; ``noise``,
     a random constant gate; ``shuffled``, the mechanism with the gate or context of the next image of its batch."""
-    where: str | tuple[str, ...] = "paper"
+    where: Annotated[str | tuple[str, ...], AfterValidator(_texts)] = "paper"
     start: Literal["auto", "neutral", "paper"] = "auto"
     """``auto``: neutral for a pretrained host, the paper's initialisation for a random one."""
-    lr_factor: float = Field(1.0, gt=0)
+    lr_factor: float = Field(1.0, gt=0, le=_MAX_RATE)
     """The learning rate of the plugs over that of the host."""
 
 
 class Training(_Part):
     """How it is learnt."""
 
-    epochs: int = Field(10, ge=1)
-    batch_size: int = Field(64, ge=1)
+    epochs: int = Field(10, ge=1, le=MAX_EPOCHS)
+    batch_size: int = Field(64, ge=1, le=_MAX_BATCH)
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(0.05, gt=0)
+    lr: float = Field(0.05, gt=0, le=_MAX_RATE)
     momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
+    weight_decay: float = Field(5e-4, ge=0, le=_MAX_RATE)
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_epochs: float = Field(0.0, ge=0)
+    warmup_epochs: float = Field(0.0, ge=0, le=MAX_EPOCHS)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     precision: Literal["32", "bf16"] = "32"
-    threads: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1, le=_MAX_THREADS)
     """CPU threads of the run; part of the recipe because sums depend on it."""
-    workers: int = Field(0, ge=0)
+    workers: int = Field(0, ge=0, le=_MAX_WORKERS)
     """Processes that prepare images; the result does not depend on it."""
     seed: int = Field(0, ge=0, le=MAX_SEED)
 
@@ -156,10 +216,16 @@ class Recipe(_Part):
         """
         path = Path(path)
         try:
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise UserError(f"cannot read the recipe {path}: it is no regular file")  # a pipe has no end
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"cannot read the recipe {path}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except RecursionError:
+            raise UserError(f"{path} is not valid TOML: its values are nested too deeply") from None
+        except UserError:
+            raise
+        except ValueError as error:  # of TOML, of UTF-8, or a number too long for Python
             raise UserError(f"{path} is not valid TOML: {error}") from None
         return cls.read(values, str(path))
 
@@ -194,7 +260,7 @@ def _setting(text: str) -> tuple[str, Any]:
         raise UserError(f"{text!r} is no setting; write part.key=value, for example training.epochs=3")
     try:
         return key.strip(), ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return key.strip(), {"true": True, "false": False}.get(value.strip(), value.strip())
 
 
@@ -208,7 +274,7 @@ def _sentence(error: Any) -> str:
         for part in error["loc"][:-1]:
             model = model.model_fields[part].annotation
         return f"there is no key {where!r}.{did_you_mean(str(error['loc'][-1]), model.model_fields)}"
-    told = f"{where} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    told = f"{where} = {described(error['input'])}: {error['msg'][0].lower()}{error['msg'][1:]}"
     if error["type"] == "literal_error":
         near = did_you_mean(str(error["input"]), re.findall(r"'([^']*)'", error["ctx"]["expected"]))
         told += f".{near}" if near else ""

@@ -13,6 +13,7 @@ from typing import Any
 
 from saccade import catalog
 from saccade.errors import UserError, did_you_mean
+from saccade.escaping import brief
 
 __all__ = [
     "CONTROLS",
@@ -21,7 +22,6 @@ __all__ = [
     "check_numbers",
     "check_options",
     "fetching",
-    "printable",
     "refusal",
     "trusted",
 ]
@@ -47,23 +47,12 @@ def trusted(name: str, trust: Trust) -> bool:
     return trust if isinstance(trust, bool) else name in ([trust] if isinstance(trust, str) else trust)
 
 
-def printable(text: object, most: int = 120) -> str:
-    r"""``text`` as it can stand in a message: control characters escaped, cut after ``most`` characters.
-
-    >>> printable("a\x1b[31mb")
-    'a\\x1b[31mb'
-    """
-    words = str(text)
-    words = words if len(words) <= most else words[: most - 1] + "…"
-    return words if words.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in words)
-
-
 def refusal(what: str, name: str, owner: str) -> UserError:
     """The error for a name that is on no list: what would have been imported, and how to allow it."""
     module = name.partition(":")[0]
     return UserError(
-        f"{owner} names the {what} {printable(name)!r}, which is not one of Saccade's: it would import and run the "
-        f"module {printable(module)!r}. If you trust the file, say trust=True, or --trust on the command line"
+        f"{owner} names the {what} {brief(name)!r}, which is not one of Saccade's: it would import and run the "
+        f"module {brief(module)!r}. If you trust the file, say trust=True, or --trust on the command line"
     )
 
 
@@ -87,7 +76,7 @@ def check_mechanism(name: str, options: Mapping[str, Any], owner: str, trust: Tr
         known = catalog.list_mechanisms()
         if each not in known:
             raise UserError(
-                f"{owner}: no mechanism is called {printable(each)!r}.{did_you_mean(each[:60], known)} "
+                f"{owner}: no mechanism is called {brief(each)!r}.{did_you_mean(each[:60], known)} "
                 f"`saccade list` shows all {len(known)}."
             )
 
@@ -100,7 +89,7 @@ def _nested(name: str, options: Mapping[str, Any], owner: str) -> Iterator[str]:
             return
         name, options = options["mechanism"], options.get("options") or {}
         if not isinstance(name, str) or not isinstance(options, Mapping):
-            raise UserError(f"{owner}: the option mechanism needs a name and options, found {printable(name)!r}")
+            raise UserError(f"{owner}: the option mechanism needs a name and options, found {brief(name)!r}")
     raise UserError(f"{owner}: mechanisms are nested more than {_DEPTH} deep")
 
 
@@ -122,12 +111,12 @@ def check_options(options: Mapping[str, Any], owner: str, largest: int) -> None:
     for key, value in _values(options, owner):
         if key == fetched:
             raise UserError(
-                f"{owner}: the option {printable(key)!r} = {printable(value, 60)!r} fetches weights or opens a file; "
+                f"{owner}: the option {brief(key)!r} = {brief(value, 60)!r} fetches weights or opens a file; "
                 "the weights are those of model.safetensors. If you trust the file, say trust=True, or --trust"
             )
         if isinstance(value, str) and re.search(r"[:/\\]", value):
             raise UserError(
-                f"{owner}: the option {printable(key)!r} = {printable(value, 60)!r} holds an address or a path (':' or "
+                f"{owner}: the option {brief(key)!r} = {brief(value, 60)!r} holds an address or a path (':' or "
                 "'/'). If you trust the file, say trust=True, or --trust"
             )
 
@@ -150,7 +139,7 @@ def check_numbers(options: Mapping[str, Any], owner: str, largest: int) -> None:
     for key, value in _values(options, owner):
         if isinstance(value, (int, float)) and not -largest <= value <= largest:
             raise UserError(
-                f"{owner}: the option {printable(key)!r} = {printable(value, 60)} is beyond {largest:,}, the largest "
+                f"{owner}: the option {brief(key)!r} = {brief(value, 60)} is beyond {largest:,}, the largest "
                 "number that the weights leave room for"
             )
 
@@ -161,7 +150,7 @@ def _values(options: Mapping[str, Any], owner: str) -> Iterator[tuple[str, Any]]
     while stack:
         key, value, depth = stack.pop()
         if depth > _DEPTH:
-            raise UserError(f"{owner}: the option {printable(key)!r} is nested more than {_DEPTH} deep")
+            raise UserError(f"{owner}: the option {brief(key)!r} is nested more than {_DEPTH} deep")
         yield key, value
         if isinstance(value, Mapping):
             stack += [(f"{key}.{inner}", each, depth + 1) for inner, each in value.items()]

@@ -26,20 +26,21 @@ WORDS = [
 RUNS = [(arm, seed) for seed in (0, 1) for arm in ("none", "se")]
 
 
-def _start(*words, **how):
-    command = [sys.executable, "-m", "saccade", "compare", *WORDS, *words]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **how
-    )
+STUCK = 600.0
+"""Seconds that no machine takes, however loaded it is."""
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+
+
+def _command(*words):
+    return [sys.executable, "-m", "saccade", "compare", *WORDS, *words]
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A study that ran undisturbed: its folder, what it said, its exit code."""
     home = tmp_path_factory.mktemp("compare")
-    study = _start(cwd=home)
-    said, complaint = study.communicate(timeout=300)
-    return home / "runs/digits", said, complaint, study.returncode
+    study = subprocess.run(_command(), cwd=home, check=False, **PIPES)
+    return home / "runs/digits", study.stdout, study.stderr, study.returncode
 
 
 def test_a_study_ends_in_verdicts_and_files(finished):
@@ -67,18 +68,18 @@ def test_a_pipe_hears_of_every_run_once(finished):
     assert complaint == ""
 
 
-def test_killed_and_begun_again_it_ends_in_the_same_bytes(finished, tmp_path):
-    study = _start("--out", "s", cwd=tmp_path)
+def test_killed_and_begun_again_it_ends_in_the_same_bytes(finished, tmp_path, start):
+    study = start(_command("--out", "s"), cwd=tmp_path, **PIPES)
     rows = [tmp_path / f"s/{arm}/seed{seed}/metrics.jsonl" for arm, seed in RUNS]
-    end = time.monotonic() + 120
+    end = time.monotonic() + STUCK
     while not any(path.exists() and len(path.read_text().splitlines()) == 2 for path in rows):
         assert time.monotonic() < end, study.communicate()
         time.sleep(0.02)
     os.killpg(study.pid, signal.SIGKILL)
     study.communicate()
     assert not all((path.parent / "done.json").exists() for path in rows)
-    again = _start("--out", "s", "--json", cwd=tmp_path)
-    said, complaint = again.communicate(timeout=300)
+    again = start(_command("--out", "s", "--json"), cwd=tmp_path, **PIPES)
+    said, complaint = again.communicate(timeout=STUCK)
     assert again.returncode == 0, complaint
     assert json.loads(said)["study"]["complete"] is True
     for arm, seed in RUNS:
@@ -90,18 +91,19 @@ def test_killed_and_begun_again_it_ends_in_the_same_bytes(finished, tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["local", "ray"])
-def test_ended_by_a_batch_system_it_says_how_it_goes_on(tmp_path, engine):
+def test_ended_by_a_batch_system_it_says_how_it_goes_on(tmp_path, engine, start):
     """SIGTERM is taken as Ctrl-C is: no traceback, nor the stack that Ray would print."""
     if engine == "ray":
         pytest.importorskip("ray", reason="ray is not installed")
-    study = _start("--out", "s", "--engine", engine, "--set", "training.epochs=1000", cwd=tmp_path)
-    begun, end = tmp_path / "s/none/seed0/metrics.jsonl", time.monotonic() + 120
+    command = _command("--out", "s", "--engine", engine, "--set", "training.epochs=1000")
+    study = start(command, cwd=tmp_path, **PIPES)
+    begun, end = tmp_path / "s/none/seed0/metrics.jsonl", time.monotonic() + STUCK
     while not begun.exists():
         assert time.monotonic() < end, study.communicate()
         assert study.poll() is None, study.communicate()
         time.sleep(0.02)
     os.kill(study.pid, signal.SIGTERM)
-    said, complaint = study.communicate(timeout=30)
+    said, complaint = study.communicate(timeout=STUCK)
     assert study.returncode == 130, complaint
     assert complaint.split("\n", 1)[0].strip() == "stopped; the same command goes on in s"
     assert complaint.strip().splitlines()[-1] == "saccade: interrupted"

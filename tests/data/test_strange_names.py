@@ -13,7 +13,8 @@ from PIL import Image
 
 from saccade.cli.data import command
 from saccade.data import open_data
-from saccade.errors import UserError, printable
+from saccade.errors import UserError
+from saccade.escaping import brief
 from saccade.recipe import Data
 
 
@@ -72,7 +73,7 @@ def test_a_file_that_a_system_keeps_is_neither_image_nor_stranger(tmp_path, name
     assert notes(tmp_path) == ["20% of each class held back with seed 0"]
     (tmp_path / "a" / name).write_bytes(b"0")
     (note,) = notes(tmp_path)[1:]
-    shown = "._*" if name.startswith("._") else printable(name)
+    shown = "._*" if name.startswith("._") else brief(name)
     assert note.startswith("1 folders and files of systems")
     assert note.endswith(f": {shown} (1)")
 
@@ -183,7 +184,7 @@ def test_control_characters_reach_no_terminal(tmp_path):
     ],
 )
 def test_printable(text, shown):
-    assert printable(text) == shown
+    assert brief(text) == shown
 
 
 @contextmanager

@@ -115,11 +115,16 @@ def test_a_run_whose_process_always_dies_is_recorded(tmp_path):
 
 
 def test_a_death_is_noticed_though_a_child_holds_the_pipe(tmp_path):
-    begun = time.monotonic()
     outcomes, _ = execute(study(tmp_path / "s", (0,), act="leave a child", arm="se"))
     assert names(outcomes, "failed") == [("se", 0)]
     assert "exit code 3" in outcomes[1].reason
-    assert time.monotonic() - begun < 35, "waited for the child"
+    children = [int(pid) for pid in (tmp_path / "s/se/seed0/children").read_text().split()]
+    try:
+        assert len(children) == engine.ATTEMPTS
+        assert all(map(_alive, children)), "waited for the child"
+    finally:
+        for child in filter(_alive, children):
+            os.kill(child, signal.SIGKILL)
 
 
 def test_a_diverged_run_is_done_but_said_so(tmp_path):
@@ -189,27 +194,25 @@ execute(Study(recipe, arms(["se"]), (0,), {folder!r}), 1, train="fake_training:t
 """
 
     @pytest.fixture
-    def running(self, tmp_path):
+    def running(self, tmp_path, start):
         """The folder of a study in the midst of its first run, its process, and the id of its worker."""
         code = self.CODE.format(here=str(HERE), folder=str(tmp_path / "s"))
-        parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, start_new_session=True)
+        parent = start([sys.executable, "-c", code], stderr=subprocess.PIPE)
         told = tmp_path / "s/none/seed0/process"
-        assert _within(20, lambda: told.exists() and told.read_text() != ""), parent.stderr.read1()
-        yield tmp_path / "s", parent, int(told.read_text())
-        parent.kill()
-        parent.communicate()
+        assert _within(lambda: parent.poll() is not None or (told.exists() and told.read_text() != ""))
+        assert parent.poll() is None, parent.stderr.read().decode()
+        return tmp_path / "s", parent, int(told.read_text())
 
     def test_workers_die_with_a_killed_parent(self, running):
         _, parent, worker = running
         assert _alive(worker)
         os.kill(parent.pid, signal.SIGKILL)
-        assert _within(5, lambda: not _alive(worker))
+        assert _within(lambda: not _alive(worker))
 
     def test_an_interrupt_ends_workers_at_once(self, running):
         _, parent, worker = running
         os.killpg(parent.pid, signal.SIGINT)  # as a terminal sends it, to the worker too
-        # The run would sleep for a minute; on a machine whose cores are taken, to end at once takes seconds.
-        assert _within(15, lambda: parent.poll() is not None)
+        assert _within(lambda: parent.poll() is not None)  # the run itself would sleep for longer
         assert not _alive(worker)
         said = parent.stderr.read().decode()
         assert said.count("Traceback") == 1, said
@@ -229,8 +232,9 @@ execute(Study(recipe, arms(["se"]), (0,), {folder!r}), 1, train="fake_training:t
         )
 
 
-def _within(seconds, condition):
-    end = time.monotonic() + seconds
+def _within(condition):
+    """Does ``condition`` come true before a machine, however loaded, must be called stuck?"""
+    end = time.monotonic() + 600
     while time.monotonic() < end:
         if condition():
             return True

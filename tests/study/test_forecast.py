@@ -80,7 +80,9 @@ def test_it_counts_what_is_left(tmp_path, monkeypatch):
     for run in plan.runs()[:3]:
         run.folder.mkdir(parents=True)
         (run.folder / "recipe.toml").write_text(run.recipe.to_toml())
-        (run.folder / "done.json").write_text("{}")
+        (run.folder / "done.json").write_text(
+            '{"top1": 9.0, "test_loss": 1.0, "epochs": 4, "seconds": 1.0, "parameters": 1, "diverged": null}'
+        )
     monkeypatch.setattr(forecast, "_timed", lambda *_: timed)
     found = forecast.forecast(plan, 2, "cpu")
     assert (found.runs, found.finished, found.slots) == (9, 3, 2)

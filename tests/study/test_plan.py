@@ -1,5 +1,6 @@
 """The plan of a study: arms, seeds, folders, and the file that holds it."""
 
+import json
 import re
 import subprocess
 import sys
@@ -255,9 +256,10 @@ def test_a_folder_with_other_things_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("seeds = [", "not valid TOML"),
-        ("seeds = [0]", "damaged: KeyError"),
-        ("seeds = [0]\nmargin = 1\narms = [{colour = 1}]\n[recipe]", "damaged: TypeError"),
+        ("seeds = [", r"study\.toml is damaged: it is no TOML"),
+        ("seeds = [0]", r"study\.toml is damaged: margin is missing\. Put the file back"),
+        ("seeds = [0]\nmargin = 1\narms = [{colour = 1}]\n[recipe]", r"damaged: arms\.0\.name is missing"),
+        ("seeds = ['0']\nmargin = 1\narms = []\n[recipe]", r"damaged: seeds\.0 = '0': input should be a valid int"),
         ("seeds = [0]\nmargin = 1\narms = []\n[recipe.data]\nsze = 3", "Did you mean 'size'"),
     ],
 )
@@ -280,9 +282,11 @@ def test_a_run_is_finished_only_with_a_whole_result_of_the_same_recipe(tmp_path)
     assert run.finished is None
     (run.folder / "done.json").write_text('{"top1": 9')
     (run.folder / "recipe.toml").write_text(run.recipe.to_toml())
-    assert run.finished is None
-    (run.folder / "done.json").write_text('{"top1": 91.5}')
-    assert run.finished == {"top1": 91.5}
+    with pytest.raises(UserError, match=rf"done\.json is damaged: it is no JSON.* Delete the folder {run.folder} and"):
+        assert run.finished
+    done = {"top1": 91.5, "test_loss": 1.0, "epochs": 1, "seconds": 1.0, "parameters": 1, "diverged": None}
+    (run.folder / "done.json").write_text(json.dumps(done))
+    assert run.finished == done
     (run.folder / "recipe.toml").write_text(run.recipe.having(["training.epochs=11"]).to_toml())
     assert run.finished is None
 

@@ -17,6 +17,8 @@ from saccade.study.engine.interrupts import heeded
 from saccade.study.plan import Study, arms
 
 HERE = Path(__file__).parent
+STUCK = 600.0
+"""Seconds that no machine takes, however loaded it is."""
 
 
 @pytest.fixture(scope="module")
@@ -180,13 +182,11 @@ def test_wrong_words_are_refused_and_nothing_is_written(study, words, message):
 
 def test_what_takes_connections_need_not_be_a_cluster(study, monkeypatch):
     cluster = pytest.importorskip("saccade.study.engine.cluster", reason="ray is not installed")
-    monkeypatch.setattr(cluster, "_ANSWER", 3.0)
-    begun = time.monotonic()
+    monkeypatch.setattr(cluster, "_ANSWER", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(UserError, match=f"no Ray cluster answers at {address}: something takes connections there"):
             execute(study, engine="ray", address=address)
-    assert time.monotonic() - begun < 10
     assert not study.folder.exists()
 
 
@@ -245,25 +245,25 @@ execute(study, 1, "cpu", engine="ray", train="fake_training:train", check="fake_
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_an_interrupt_ends_the_cluster_that_was_started_and_it_was_quiet(tmp_path):
+def test_an_interrupt_ends_the_cluster_that_was_started_and_it_was_quiet(tmp_path, start):
     pytest.importorskip("ray", reason="ray is not installed")
     code = INTERRUPTED.format(folder=str(tmp_path / "s"))
     environment = {**os.environ, "PYTHONPATH": str(HERE)}
-    parent = subprocess.Popen(
+    parent = start(
         [sys.executable, "-W", "error", "-c", code],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
     try:
         running = tmp_path / "s/none/seed0/process"
-        assert _within(60, lambda: running.exists() or parent.poll() is not None)
+        assert _within(STUCK, lambda: running.exists() or parent.poll() is not None)
         family = _session(parent.pid)
         assert len(family) > 3, "Ray's own processes belong to the session"
         os.killpg(parent.pid, signal.SIGINT)
-        said, complaint = parent.communicate(timeout=30)
+        said, complaint = parent.communicate(timeout=STUCK)
         assert complaint.count("Traceback") == 1, complaint
         assert "KeyboardInterrupt" in complaint
         assert said == "", "Ray itself says nothing, not even of the worker that died"
-        assert _within(5, lambda: not _session(parent.pid)), _session(parent.pid)
+        assert _within(STUCK, lambda: not _session(parent.pid)), _session(parent.pid)
         assert sorted(path.name for path in (tmp_path / "s").glob(".lock*")) == [".lock"]
     finally:
         for process in _session(parent.pid):

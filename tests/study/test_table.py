@@ -1,9 +1,11 @@
 """The table in both forms: the same figures, and no word of the user's that ends a cell or becomes a command."""
 
+import html
 import re
 
 import pytest
 
+from saccade.escaping import printable
 from saccade.study.plan import CONTROLS
 from saccade.study.report.table import latex, markdown
 from saccade.study.report.typeset import NARROW
@@ -42,7 +44,7 @@ def _results(names=NAMES, notes=(), controls=("extra",), seeds=(0, 1, 2), model=
 def _rows_of_markdown(text):
     lines = text.partition("\n\n")[0].splitlines()
     rows = [re.split(r"(?<!\\)\|", line.strip("|")) for line in lines]
-    return [[cell.strip().replace("\\|", "|") for cell in row] for row in rows if "---" not in row[0]]
+    return [[html.unescape(cell.strip().replace("\\|", "|")) for cell in row] for row in rows if "---" not in row[0]]
 
 
 _PLAIN = {
@@ -142,3 +144,14 @@ def test_a_study_without_verdicts_has_a_table():
 
 def test_places_of_data_are_named_by_their_folder():
     assert "resnet50 on my\\_photos: top-1" in latex(_results(model="resnet50", source="/home/somebody/my_photos"))
+
+
+def test_hostile_words_are_harmless_in_every_table():
+    word = "se\x1b[31m\n<script>a</script>|\u202e[x](y)"
+    results = _results(names=("none", word, f"extra for {word}"), notes=[f"{word} seed 0 failed."], model=word)
+    for text in (markdown(results), latex(results)):
+        assert printable(text, keep="\n") == text
+        assert text.count("\\u202e") + text.count("textbackslash{}u202e") >= 3
+    assert "<script" not in markdown(results)
+    assert "](" not in markdown(results)
+    assert len(_rows_of_markdown(markdown(results))) == 4

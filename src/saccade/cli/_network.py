@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
 __all__ = ["network", "origin", "size_of"]
 
+_MAX_CHANNELS = 1024
+"""Over twice the bands of hyperspectral sensors."""
+_MAX_SIDE = 8192
+"""Four times the largest side of training images; maps of larger ones do not fit into memory."""
+
 
 def network(name: str, trust: bool = False) -> nn.Module:
     """The network that ``name`` says, with weights only where it is a folder; see ``load`` for ``trust``.
@@ -59,4 +64,6 @@ def size_of(text: str) -> tuple[int, ...]:
         size = ()
     if len(size) != 3 or min(size) < 1:
         raise UserError(f"--input is three positive integers: channels, height, width, such as 3,224,224; got {text!r}")
+    if size[0] > _MAX_CHANNELS or max(size[1:]) > _MAX_SIDE:
+        raise UserError(f"--input {text}: at most {_MAX_CHANNELS} channels and {_MAX_SIDE} pixels a side can be")
     return size

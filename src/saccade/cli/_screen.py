@@ -12,6 +12,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
+from saccade.escaping import printable
+
 __all__ = ["Screen"]
 
 _QUIET = 10.0
@@ -44,7 +46,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """One line, above the bars where there are any."""
-        self.console.print(Text(text))
+        self.console.print(Text(printable(text)))
         self.last = time.monotonic()
 
     def __call__(self, event: Mapping[str, Any]) -> None:
@@ -102,16 +104,18 @@ class Screen:
         """The table of a study, its verdicts and its notes."""
         self.console.print(_table(results))
         for row in (results["analysis"] or {"differences": []})["differences"]:
-            self.console.print(Text(row["sentence"], style=_STYLE.get(row["verdict"], "")), soft_wrap=not self.bars)
+            self.console.print(
+                Text(printable(row["sentence"]), style=_STYLE.get(row["verdict"], "")), soft_wrap=not self.bars
+            )
         for note in results["notes"]:
-            self.console.print(Text(f"note: {note}"), soft_wrap=not self.bars)
+            self.console.print(Text(printable(f"note: {note}")), soft_wrap=not self.bars)
 
 
 class _State:
     """How far one slot is with its run."""
 
     def __init__(self, arm: str, seed: int) -> None:
-        self.name = f"{arm}, seed {seed}"
+        self.name = printable(f"{arm}, seed {seed}")
         self.begun = time.monotonic()
         self.epoch = self.step = 0
         self.epochs = self.steps = 1
@@ -179,7 +183,7 @@ def _table(results: Mapping[str, Any]) -> Table:
         verdict = row["verdict"] if row else ""
         cost = arm["cost"] or {}
         table.add_row(
-            Text(name),
+            Text(printable(name)),
             _spread(arm),
             "" if row is None or row["difference"] is None else f"{row['difference']:+.2f}",
             "" if row is None or row["low"] is None else f"{row['low']:+.2f} to {row['high']:+.2f}",

@@ -11,6 +11,7 @@ import click
 
 from saccade.cli import _trust
 from saccade.errors import UserError, did_you_mean
+from saccade.escaping import printable
 
 if TYPE_CHECKING:
     from saccade.recipe import Recipe
@@ -21,6 +22,8 @@ __all__ = ["command"]
 _DEFAULT = "none,se,cbam,das"
 _SMALL = 64
 """Images up to this many pixels a side get the small host."""
+_MAX_SLOTS = 1024
+"""Each is a process, here or on a node of the cluster."""
 _LEAST = 16
 """Smaller images are enlarged to this: the small host halves them three times."""
 
@@ -99,8 +102,8 @@ def command(
         attention = _DEFAULT if asked == plan.BASELINE else asked
     arms = plan.arms(catalog.split(attention), catalog.split(controls))
     numbers = plan.seeds(seeds or ("3" if base.data.source == "digits" else "5"))
-    if slots is not None and slots < 1:
-        raise UserError(f"slots = {slots}: at least one run must be able to go at a time")
+    if slots is not None and not 1 <= slots <= _MAX_SLOTS:
+        raise UserError(f"slots = {slots}: 1 to {_MAX_SLOTS} runs can go at a time")
     if address is not None and engine != "ray":
         raise UserError(f"address {address!r}: only a Ray cluster has one; it takes --engine ray")
     if only_plan and engine == "ray" and not slots:
@@ -112,14 +115,15 @@ def command(
         many = "as many at a time as the cluster has room for"
     names = ", ".join(arm.name for arm in arms)
     click.echo(
-        f"{names} × {len(numbers)} seed{'s' * (len(numbers) > 1)} = {len(study.runs())} runs, {many} -> {study.folder}",
+        printable(f"{names} × {len(numbers)} seed{'s' * (len(numbers) > 1)} = {len(study.runs())} runs, {many} -> ")
+        + printable(study.folder),
         err=as_json,
     )
     if only_plan:
         from saccade.study.forecast import forecast
 
         ahead = forecast(study, at_a_time, device)
-        click.echo(json.dumps(ahead.to_json(), indent=2) if as_json else ahead.text())
+        click.echo(json.dumps(ahead.to_json(), indent=2) if as_json else printable(ahead.text(), keep="\n"))
         return
 
     from saccade.cli._screen import Screen
@@ -135,11 +139,11 @@ def command(
                 named = {catalog.named(arm.mechanism) for arm in arms}  # by this command line: its own are trusted
                 report = write_report(study.folder, trust=named)
     except KeyboardInterrupt:
-        click.echo(f"stopped; the same command goes on in {study.folder}", err=True)
+        click.echo(f"stopped; the same command goes on in {printable(study.folder)}", err=True)
         raise
     if report is not None and not as_json:
         screen.show(json.loads((study.folder / "results.json").read_text(encoding="utf-8")))
-        click.echo(f"\n{report}")
+        click.echo(f"\n{printable(report)}")
     elif report is not None:
         click.echo((study.folder / "results.json").read_text(encoding="utf-8"), nl=False)
     failed = sum(outcome.status == "failed" for outcome in outcomes)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from saccade.errors import UserError, printable
+from saccade.errors import UserError
+from saccade.escaping import printable
 
 if TYPE_CHECKING:
     from saccade.recipe import Data
@@ -54,7 +55,7 @@ def command(
     click.echo(json.dumps(facts, indent=2) if as_json else _page(facts))
     if show is not None and not facts["refused"]:
         _draw(spec, Path(show))
-        click.echo(f"wrote {show}", err=True)
+        click.echo(f"wrote {printable(show)}", err=True)
     ctx.exit(1 if facts["refused"] else 0)
 
 
@@ -89,9 +90,9 @@ def _page(facts: dict[str, Any]) -> str:
     lines.append(f"network  sees {facts['side']}×{facts['side']} pixels, {facts['channels']} channel(s)")
     if facts["used"]:
         lines.append(f"used     {facts['used']['train']} to train, {facts['used']['test']} to test")
-    lines += [f"note     {note}" for note in facts["notes"]]
+    lines += [f"note     {printable(note)}" for note in facts["notes"]]
     for word, sentences in (("left out", facts["left_out"]), ("refused ", facts["refused"])):
-        lines += [f"{word} {sentence}" for sentence in sentences[:_SHOWN]]
+        lines += [f"{word} {printable(sentence)}" for sentence in sentences[:_SHOWN]]
         if len(sentences) > _SHOWN:
             lines.append(f"         and {len(sentences) - _SHOWN} more")
     return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from saccade.cli import _trust
+from saccade.escaping import printable
 
 __all__ = ["command"]
 
@@ -26,6 +27,6 @@ def command(study: str, show: bool, remeasure: bool, trust: bool, as_json: bool)
     from saccade.study.report import write_report
 
     path = write_report(study, remeasure=remeasure, trust=trust)
-    click.echo((path.parent / "results.json").read_text(encoding="utf-8").rstrip() if as_json else path)
+    click.echo((path.parent / "results.json").read_text(encoding="utf-8").rstrip() if as_json else printable(path))
     if show:
         click.launch(path.resolve().as_uri())

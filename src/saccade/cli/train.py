@@ -11,6 +11,7 @@ import click
 
 from saccade import catalog
 from saccade.cli import _trust
+from saccade.escaping import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +26,7 @@ __all__ = ["command"]
 @click.option("--attention", metavar="NAME", help="Plug this mechanism: none, das, das:alpha=0.1, my.module:Class.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change the recipe: training.epochs=3.")
 @click.option("--skip-bad", is_flag=True, help="Leave out image files that cannot be read, and count them.")
-@click.option("--seed", type=click.IntRange(min=0), help="Seed of the run.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the run.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder; runs/RECIPE-ATTENTION-seedN if not given.")
 @_trust.option
@@ -56,15 +57,16 @@ def command(
     folder = out or Path("runs") / _slug(Path(recipe).stem, asked)
 
     from rich.console import Console
+    from rich.text import Text
 
     console = Console(quiet=as_json, highlight=False, soft_wrap=True)
     length = _epochs(asked.training.epochs)
-    console.print(f"{folder}: {asked.model.name}, attention {_attention(asked)}, {length}")
+    console.print(Text(printable(f"{folder}: {asked.model.name}, attention {_attention(asked)}, {length}")))
     result = _run(asked, folder, device, console)
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
-        console.print(_sentence(result, folder))
+        console.print(Text(printable(_sentence(result, folder))))
     context.exit(1 if result["diverged"] else 0)
 
 

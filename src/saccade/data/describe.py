@@ -15,7 +15,8 @@ from saccade.data.duplicates import Duplicates, find_duplicates
 from saccade.data.files import Notify, check
 from saccade.data.folder import common_side, select
 from saccade.data.survey import survey
-from saccade.errors import UserError, printable
+from saccade.errors import UserError
+from saccade.escaping import brief
 from saccade.imagefiles import UnreadableError, located, opened
 from saccade.recipe import Data
 
@@ -80,7 +81,7 @@ def _folder(spec: Data, notify: Notify | None) -> dict[str, Any]:
     flat: list[Path] = []
     for path, look in zip(paths, check(paths, _LOOK, notify), strict=True):
         if look.pixels is None or look.size is None or look.content is None:
-            bad[path] = f"{printable(path)} {look.problem}"
+            bad[path] = f"{brief(path)} {look.problem}"
             continue
         good[path] = look.size
         contents[path] = look.content
@@ -166,6 +167,4 @@ def _counted(names: Counter[str], shown: int = 5) -> str:
 
 
 def _listed(things: Sequence[object], shown: int = 3) -> str:
-    return ", ".join(map(printable, things[:shown])) + (
-        f" and {len(things) - shown} more" if len(things) > shown else ""
-    )
+    return ", ".join(map(brief, things[:shown])) + (f" and {len(things) - shown} more" if len(things) > shown else "")

@@ -35,13 +35,15 @@ from torch import Tensor
 
 from saccade.data.split import CACHE, ImageSet, Pictures, Split, colours, digest
 from saccade.errors import UserError, did_you_mean
-from saccade.recipe import Data
+from saccade.recipe import MAX_SEED, Data
 
 __all__ = ["CLASSES", "Scene", "Scenes", "open_digits", "scenes", "source_digits"]
 
 CLASSES = [str(digit) for digit in range(10)]
 SIZE = 40
 IMAGES = {"train": 5000, "test": 2000}
+MOST = {"images": 10_000_000, "size": 2048, "pieces": 1000}
+"""Far more than a scene of digits has room for, or than 1797 digits can give."""
 SMALLEST = 16
 """Side of the smallest scene: below it a target would have fewer pixels than its source."""
 
@@ -139,12 +141,15 @@ class Scenes:
     ) -> None:
         if part not in _PARTS:
             raise UserError(f"digits have the parts {' and '.join(_PARTS)}, not {part!r}")
-        for name, value, least in (
-            ("count", count, 1), ("size", size, SMALLEST), ("clutter", clutter, 0), ("distractors", distractors, 0),
-            ("seed", seed, 0),
+        for name, value, least, most in (
+            ("count", count, 1, MOST["images"]), ("size", size, SMALLEST, MOST["size"]),
+            ("clutter", clutter, 0, MOST["pieces"]), ("distractors", distractors, 0, MOST["pieces"]),
+            ("seed", seed, 0, MAX_SEED),
         ):  # fmt: skip
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise UserError(f"digits: {name} must be an integer of at least {least}, got {value!r}")
+            if value > most:
+                raise UserError(f"digits: {name} is at most {most}, got {value}")
         self.part = part
         self.count = count
         self.size = size

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from saccade.errors import printable
+from saccade.escaping import brief
 
 __all__ = ["Duplicates", "find_duplicates"]
 
@@ -92,4 +92,4 @@ def _same_bytes(members: Iterable[_Member]) -> list[list[_Member]]:
 
 
 def _examples(pairs: Sequence[tuple[Path, Path]], root: Path) -> str:
-    return "; ".join(" and ".join(printable(path.relative_to(root), 120) for path in pair) for pair in pairs[:2])
+    return "; ".join(" and ".join(brief(path.relative_to(root), 120) for path in pair) for pair in pairs[:2])

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
-from saccade.errors import UserError, printable
+from saccade.errors import UserError
+from saccade.escaping import brief
 from saccade.imagefiles import UnreadableError, checksum, opened
 
 __all__ = ["Files", "Look", "Notify", "check", "look"]
@@ -110,7 +111,7 @@ class Files:
             return Files(self.paths[i], self.size)
         seen = look(self.paths[i], self.size)
         if seen.pixels is None:
-            raise UserError(f"{printable(self.paths[i])} {seen.problem}")
+            raise UserError(f"{brief(self.paths[i])} {seen.problem}")
         return torch.from_numpy(seen.pixels)
 
 

@@ -40,7 +40,8 @@ from saccade.data.duplicates import find_duplicates
 from saccade.data.files import Files, Notify, check, look
 from saccade.data.split import CACHE, ImageSet, Split, colours, digest
 from saccade.data.survey import Survey, survey
-from saccade.errors import UserError, printable
+from saccade.errors import UserError
+from saccade.escaping import brief
 from saccade.imagefiles import left_out, located
 from saccade.recipe import Data
 
@@ -102,7 +103,7 @@ def select(spec: Data, seen: Survey) -> Selection:
     if spec.options:
         raise UserError(f"data.options: a folder understands none, got {', '.join(spec.options)}")
     if seen.problems:
-        raise UserError(_several(f"{printable(seen.root)} cannot be used", seen.problems))
+        raise UserError(_several(f"{brief(seen.root)} cannot be used", seen.problems))
     classes = sorted(next(iter(seen.parts.values())))
     if len(seen.parts) == 2:
         train, test = ([part[name] for name in classes] for part in seen.parts.values())
@@ -134,7 +135,7 @@ def open_folder(spec: Data, notify: Notify | None = None) -> Split:
     paths = [path for files in (*chosen.train, *chosen.test) for path in files]
     size, pictures, contents, bad = _open(paths, spec.size, notify)
     if bad and not spec.skip_bad:
-        sentences = [f"{printable(path)} {problem}" for path, problem in bad.items()]
+        sentences = [f"{brief(path)} {problem}" for path, problem in bad.items()]
         raise UserError(
             _several(f"{len(bad)} of {len(paths)} images cannot be used", sentences)
             + ". Mend them, or leave them out: --skip-bad (data.skip_bad = true)."
@@ -153,7 +154,7 @@ def open_folder(spec: Data, notify: Notify | None = None) -> Split:
         mean=mean,
         std=std,
         description=(
-            f"folder {printable(root)}: {count} training and {len(test)} test images of {len(chosen.classes)} classes, "
+            f"folder {brief(root)}: {count} training and {len(test)} test images of {len(chosen.classes)} classes, "
             f"{size}×{size} pixels, {chosen.how}{f', {left_out(gone)}' if gone else ''}"
         ),
         fingerprint=digest(

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from saccade.data.digits import CLASSES, Scenes
 from saccade.data.split import ImageSet
-from saccade.errors import UserError, printable
+from saccade.errors import UserError
+from saccade.escaping import brief
 
 __all__ = ["Cell", "check_path", "contact_sheet", "of_images", "of_scenes", "write"]
 
@@ -55,7 +56,7 @@ def of_images(images: ImageSet, classes: Sequence[str], count: int) -> list[Cell
     """``count`` images, evenly spaced over the set and so over its classes, as cells."""
     shown = min(count, len(images))
     places = [n * len(images) // shown for n in range(shown)]
-    return [Cell(images.picture(i), printable(classes[images.labels[i]])) for i in places]
+    return [Cell(images.picture(i), brief(classes[images.labels[i]])) for i in places]
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Cell]]], title: str, columns: int = 10) -> Image.Image:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torchvision
 
-from saccade.errors import UserError, did_you_mean, printable
+from saccade.errors import UserError, did_you_mean
+from saccade.escaping import brief
 from saccade.imagefiles import ENDINGS, closed, identity, is_hidden, is_image, is_unicode, visible, walk
 
 __all__ = ["Survey", "survey"]
@@ -70,9 +71,9 @@ def survey(root: Path) -> Survey:
         wanted = _TEST if train else _TRAIN
         others = [name for name in folders if name != only.name]
         near = next(filter(None, (did_you_mean(name, wanted) for name in others)), "")
-        beside = f"; beside it are {', '.join(map(printable, others[:5]))}.{near}" if others else "."
+        beside = f"; beside it are {', '.join(map(brief, others[:5]))}.{near}" if others else "."
         raise UserError(
-            f"{printable(root)} has a part {only.name!r} and none called {' or '.join(wanted)}{beside} "
+            f"{brief(root)} has a part {only.name!r} and none called {' or '.join(wanted)}{beside} "
             "Give both parts, or class folders alone."
         )
     else:
@@ -88,15 +89,15 @@ def survey(root: Path) -> Survey:
     if not any(files for classes in found.values() for files in classes.values()):
         raise UserError(_no_images(root))
     for name, classes in found.items():
-        place = printable(root / name)
+        place = brief(root / name)
         if len(classes) < 2:
             only_folder = next((of[0] for of in sources[name].values()), None)
             inside = _subfolders(only_folder) if only_folder else []
-            hint = f" Did you mean {printable(only_folder)}?" if len(inside) > 1 else ""
+            hint = f" Did you mean {brief(only_folder)}?" if len(inside) > 1 else ""
             problems.append(f"{place} has {len(classes)} class folder(s), at least 2 are needed.{hint}")
         problems += [f"class {label!r} in {place} is empty" for label, files in classes.items() if not files]
         problems += [
-            f"the class folder {printable(label)} in {place} is not named in UTF-8, as results must be; rename it"
+            f"the class folder {brief(label)} in {place} is not named in UTF-8, as results must be; rename it"
             for label in classes
             if not is_unicode(label)
         ]
@@ -104,7 +105,7 @@ def survey(root: Path) -> Survey:
         for here, there in (tuple(found), tuple(found)[::-1]):
             for name in found[here].keys() - found[there].keys():
                 problems.append(
-                    f"class {name!r} is in {printable(root / here)} but not in {printable(root / there)}."
+                    f"class {name!r} is in {brief(root / here)} but not in {brief(root / there)}."
                     f"{did_you_mean(name, found[there])}"
                 )
     return Survey(root, found, unread, hidden, again, _alike(sources), sorted(problems))
@@ -174,7 +175,7 @@ def _once(found: dict[str, dict[str, list[Path]]]) -> tuple[dict[str, dict[str, 
                 else:
                     again += 1
     problems = [
-        f"{printable(one)} and {printable(other)} are one file in {where}"
+        f"{brief(one)} and {brief(other)} are one file in {where}"
         + (f", as are {len(pairs) - 1} other pairs" if pairs[1:] else "")
         for pairs, where in ((parts, "both parts"), (labels, "two classes"))
         for one, other in pairs[:1]
@@ -185,17 +186,17 @@ def _once(found: dict[str, dict[str, list[Path]]]) -> tuple[dict[str, dict[str, 
 def _missing(root: Path) -> str:
     """Why ``root`` is no folder, and what may have been meant."""
     if root.exists():
-        return f"{printable(root)} is a file; a folder with one folder of images for each class is needed"
+        return f"{brief(root)} is a file; a folder with one folder of images for each class is needed"
 
     name = next((n for n in torchvision.datasets.__all__ if n.lower() == root.name.lower()), None)
     if name:
         return (
-            f"there is no folder {printable(root)}. {name} is a data set of torchvision: nothing is downloaded or "
+            f"there is no folder {brief(root)}. {name} is a data set of torchvision: nothing is downloaded or "
             f"unpickled here; {_CONVERT}"
         )
     siblings = [path.name for path in _subfolders(root.parent)] if root.parent.is_dir() else []
     near = did_you_mean(root.name, [*siblings, "digits"])
-    return f"there is no folder {printable(root)}.{near} data.source is digits or a folder."
+    return f"there is no folder {brief(root)}.{near} data.source is digits or a folder."
 
 
 _CONVERT = (
@@ -211,9 +212,8 @@ def _no_images(root: Path) -> str:
         if path.is_file() and (packed or path.name.startswith(("data_batch", "test_batch", "batches.meta"))):
             inside = path.relative_to(root)
             return (
-                f"{printable(root)} holds {printable(inside)}, a packed set: nothing is unpacked or unpickled here; "
-                f"{_CONVERT}"
+                f"{brief(root)} holds {brief(inside)}, a packed set: nothing is unpacked or unpickled here; {_CONVERT}"
             )
     loose = sum(is_image(path) and not is_hidden(path.name) for path in root.glob("*"))
     found = f"{loose} images lie in it without a class" if loose else f"no image ends in {', '.join(ENDINGS)}"
-    return f"{printable(root)} has no class folders with images in them: {found}. One folder for each class is needed."
+    return f"{brief(root)} has no class folders with images in them: {found}. One folder for each class is needed."

@@ -15,8 +15,9 @@ from timm.models import is_model, list_models, model_entrypoint
 from torch import Tensor, nn
 
 from saccade.errors import UserError, did_you_mean
+from saccade.escaping import brief
 from saccade.recipe import Model
-from saccade.trust import fetching, printable
+from saccade.trust import fetching
 
 __all__ = ["create_host"]
 
@@ -44,7 +45,7 @@ def create_host(model: Model, classes: int, channels: int) -> nn.Module:
             raise UserError(f"model.options: {key} follows from the data; leave it out")
     if fetched := fetching(model.options, "model.options"):
         raise UserError(
-            f"model.options: {printable(fetched)} fetches weights or opens a file; model.pretrained = true and "
+            f"model.options: {brief(fetched)} fetches weights or opens a file; model.pretrained = true and "
             "model.checkpoint say where the weights come from"
         )
     if model.pretrained and model.checkpoint:

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from saccade.errors import UserError
-from saccade.trust import printable
+from saccade.escaping import brief
 
 __all__ = ["CONFIG", "FORMAT", "WEIGHTS", "check", "describe"]
 
@@ -119,11 +119,11 @@ def describe(folder: str | Path) -> dict[str, Any]:
     except UserError:
         raise
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {printable(error)}") from None
+        raise UserError(f"{path} cannot be read: {brief(error)}") from None
     if not isinstance(config, dict) or "format" not in config:
         raise UserError(f"{path} was not written by saccade")
     if config["format"] != FORMAT:
-        raise UserError(f"{path} has format {printable(config['format'])}; this version reads format {FORMAT}")
+        raise UserError(f"{path} has format {brief(config['format'])}; this version reads format {FORMAT}")
     config.setdefault("replacements", [])  # a folder of before there were any
     check(config, str(path))
     return config
@@ -151,5 +151,5 @@ def _sentence(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
     what = f"{error['msg'][0].lower()}{error['msg'][1:]}"
     if error["type"] == "missing":
-        return f"{printable(where)} is missing"
-    return f"{printable(where)} = {printable(repr(error['input']), 80)}: {printable(what)}"
+        return f"{brief(where)} is missing"
+    return f"{brief(where)} = {brief(repr(error['input']), 80)}: {brief(what)}"

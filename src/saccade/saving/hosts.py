@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from saccade.errors import UserError, did_you_mean
+from saccade.escaping import brief
 from saccade.saving.sketch import Limits, TooLargeError, sketched
-from saccade.trust import Trust, check_options, printable, refusal, trusted
+from saccade.trust import Trust, check_options, refusal, trusted
 
 __all__ = ["check_named", "of_library", "rebuild", "sketch"]
 
@@ -83,10 +84,10 @@ def _made(host: Host, make: Callable[[], Any]) -> nn.Module:
         except UserError:
             raise
         except Exception as error:  # whatever the constructor of a network raises
-            reason = f"{type(error).__name__}: {printable(error, 400)}"
-            raise UserError(f"the host {printable(dict(host), 400)} cannot be made: {reason}") from error
+            reason = f"{type(error).__name__}: {brief(error, 400)}"
+            raise UserError(f"the host {brief(dict(host), 400)} cannot be made: {reason}") from error
     if not isinstance(made, nn.Module):
-        raise UserError(f"the host {printable(dict(host))} is a {type(made).__name__}, no torch.nn.Module")
+        raise UserError(f"the host {brief(dict(host))} is a {type(made).__name__}, no torch.nn.Module")
     return made
 
 
@@ -107,7 +108,7 @@ def _maker(host: Host, trust: Trust, owner: str) -> Callable[..., Any]:
     """
     kinds = [key for key in ("timm", "torchvision", "call") if host.get(key) is not None]
     if len(kinds) != 1:
-        raise UserError(f"a host is named by one of the keys timm, torchvision, call; got {printable(dict(host))}")
+        raise UserError(f"a host is named by one of the keys timm, torchvision, call; got {brief(dict(host))}")
     (kind,) = kinds
     name, own = str(host[kind]), _vouched(host, trust)
     if kind == "timm":
@@ -124,9 +125,7 @@ def _of_timm(name: str, owner: str, vouched: bool) -> Callable[..., Any]:
 
     # A name with a colon is an address, such as hf-hub:owner/name.
     if not (vouched and ":" in name) and not timm.is_model(name.partition(".")[0]):
-        raise UserError(
-            f"{owner}: timm has no network {printable(name)!r}.{did_you_mean(name[:60], timm.list_models())}"
-        )
+        raise UserError(f"{owner}: timm has no network {brief(name)!r}.{did_you_mean(name[:60], timm.list_models())}")
     return lambda **options: timm.create_model(name, **{**options, "pretrained": False})
 
 
@@ -134,9 +133,7 @@ def _of_torchvision(name: str, owner: str) -> Callable[..., Any]:
     from torchvision.models import get_model_builder, list_models
 
     if name not in list_models():
-        raise UserError(
-            f"{owner}: torchvision has no network {printable(name)!r}.{did_you_mean(name[:60], list_models())}"
-        )
+        raise UserError(f"{owner}: torchvision has no network {brief(name)!r}.{did_you_mean(name[:60], list_models())}")
     return _without_weights(get_model_builder(name))
 
 
@@ -183,7 +180,7 @@ def _imported(name: str) -> Callable[..., Any]:
     try:
         found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever a stranger's module raises
-        raise UserError(f"the host {printable(name)!r} cannot be imported: {printable(error)}") from None
+        raise UserError(f"the host {brief(name)!r} cannot be imported: {brief(error)}") from None
     if not callable(found):
-        raise UserError(f"the host {printable(name)!r} is a {type(found).__name__}, which makes no network")
+        raise UserError(f"the host {brief(name)!r} is a {type(found).__name__}, which makes no network")
     return found

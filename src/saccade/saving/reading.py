@@ -14,8 +14,8 @@ from saccade.saving.config import CONFIG, WEIGHTS, describe
 from saccade.saving.hosts import check_named, rebuild, sketch
 from saccade.saving.sketch import Limits, TooLargeError, clone, sketched
 from saccade.saving.weights import check_values, compare, header, shapes_of, tensors
-from saccade.surgery.plug_module import Plug, carried
 from saccade.surgery.plug import Mechanism, settle, unplug
+from saccade.surgery.plug_module import Plug, carried
 from saccade.surgery.replace import again
 from saccade.surgery.replaced import note, replaced
 from saccade.surgery.sites import Site

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from saccade.errors import UserError
+from saccade.escaping import brief
 from saccade.saving.config import CONFIG, WEIGHTS
 from saccade.saving.wrappers import prefix
-from saccade.trust import printable
 
 __all__ = ["check_values", "compare", "digest", "header", "shapes_of", "state_of", "tensors"]
 
@@ -42,7 +42,7 @@ def header(folder: Path, config: Mapping[str, Any]) -> Shapes:
         with safe_open(path, "pt") as file:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read: {printable(error)}") from None
+        raise UserError(f"{path} cannot be read: {brief(error)}") from None
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
@@ -55,7 +55,7 @@ def tensors(folder: Path) -> dict[str, Tensor]:
         return load_file(folder / WEIGHTS)
     except (OSError, SafetensorError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         # Beside its own error, safetensors raises what torch raises for a dtype or a size it does not have.
-        raise UserError(f"{folder / WEIGHTS} cannot be read: {printable(error)}") from None
+        raise UserError(f"{folder / WEIGHTS} cannot be read: {brief(error)}") from None
 
 
 def digest(path: Path) -> str:
@@ -90,9 +90,9 @@ def compare(wanted: Shapes, found: Shapes, message: str) -> None:
         UserError: they differ; where the keys of the file have a prefix more, that is said.
     """
     parts = (
-        ("the network has no", [printable(key) for key in wanted if key not in found]),
-        ("the file has no", [printable(key) for key in found if key not in wanted]),
-        ("of another shape", [f"{printable(key)} {wanted[key]} for {found[key]}" for key in wanted
+        ("the network has no", [brief(key) for key in wanted if key not in found]),
+        ("the file has no", [brief(key) for key in found if key not in wanted]),
+        ("of another shape", [f"{brief(key)} {wanted[key]} for {found[key]}" for key in wanted
                               if key in found and wanted[key] != found[key]]),
     )  # fmt: skip
     told = [f"{what} {', '.join(keys[:4])}{' …' * (len(keys) > 4)}" for what, keys in parts if keys]
@@ -101,8 +101,8 @@ def compare(wanted: Shapes, found: Shapes, message: str) -> None:
     outer = prefix(wanted, found)
     if outer is not None:
         told.append(
-            f"every key of the file begins with {printable(outer)!r}, which no key of the network does: it was saved "
-            f"from a wrapper; save the network inside, saccade.save(model.{printable(outer.rstrip('.'))}, …)"
+            f"every key of the file begins with {brief(outer)!r}, which no key of the network does: it was saved "
+            f"from a wrapper; save the network inside, saccade.save(model.{brief(outer.rstrip('.'))}, …)"
         )
     raise UserError(f"{message}: {'; '.join(told)}")
 
@@ -128,7 +128,7 @@ def check_values(state: Mapping[str, Tensor], network: nn.Module, owner: str) ->
         family = next((name for name, dtypes in _FAMILIES.items() if own.dtype in dtypes), None)
         if tensor.dtype != own.dtype and tensor.dtype not in _FAMILIES.get(family or "", ()):
             dtypes = _spoken(own.dtype) if family is None else f"a {family} dtype such as {_spoken(own.dtype)}"
-            raise UserError(f"{owner}: {printable(key)} is of dtype {_spoken(tensor.dtype)}; {dtypes} is needed")
+            raise UserError(f"{owner}: {brief(key)} is of dtype {_spoken(tensor.dtype)}; {dtypes} is needed")
         if family not in ("floating", "complex"):
             continue
         wrong = ~torch.isfinite(tensor)
@@ -136,7 +136,7 @@ def check_values(state: Mapping[str, Tensor], network: nn.Module, owner: str) ->
             wrong &= torch.isfinite(own).to(wrong.device)
         if count := int(wrong.sum()):
             raise UserError(
-                f"{owner}: {printable(key)} holds {count:,} values of {tensor.numel():,} that are infinite or no "
+                f"{owner}: {brief(key)} holds {count:,} values of {tensor.numel():,} that are infinite or no "
                 "number; all weights must be finite"
             )
 

@@ -23,8 +23,8 @@ from saccade.saving.hosts import of_library, rebuild
 from saccade.saving.reading import fill, replay
 from saccade.saving.weights import Shapes, compare, digest, shapes_of, state_of
 from saccade.saving.wrappers import unwrapped
-from saccade.surgery.plug_module import Plug, carried
 from saccade.surgery.plug import plugs
+from saccade.surgery.plug_module import Plug, carried
 from saccade.surgery.replace import described
 from saccade.surgery.replaced import CHILD, originals
 

@@ -6,12 +6,10 @@ augmentation for every arm. Nothing here imports torch, so that a mistake costs 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
 import tempfile
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,9 @@ import tomli_w
 
 from saccade import catalog
 from saccade.errors import UserError, did_you_mean
-from saccade.recipe import MAX_SEED, Recipe
+from saccade.escaping import printable
+from saccade.recipe import MAX_SEED, Recipe, described
+from saccade.runfiles import Done, StudyFile, make_folders, read, read_recipe
 
 __all__ = ["BASELINE", "CONTROLS", "Arm", "Run", "Study", "arms", "seeds", "shipped", "write_atomically"]
 
@@ -35,6 +35,11 @@ CONTROLS = {
 }
 """What can stand at a mechanism's sites in its place, and what that tells."""
 _MAX_SEEDS = 10_000
+_MAX_RUNS = 10_000
+"""The least squares of a study hold a square of its runs in memory: 800 MB at so many."""
+_MAX_MARGIN = 100.0
+_LONGEST = 200
+"""Bytes of a folder name; file systems take 255, and temporary names are longer."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +75,13 @@ class Run:
 
     @property
     def finished(self) -> dict[str, Any] | None:
-        """The content of ``done.json`` if the run ended and was of this very recipe, else None."""
-        try:
-            done: dict[str, Any] = json.loads((self.folder / "done.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        try:
-            return done if Recipe.load(self.folder / "recipe.toml") == self.recipe else None
-        except UserError:
-            return None
+        """The content of ``done.json`` if the run ended and was of this very recipe, else None.
+
+        Raises:
+            UserError: it or ``recipe.toml`` is damaged.
+        """
+        done = read(self.folder / "done.json", Done)
+        return done if done is not None and read_recipe(self.folder / "recipe.toml") == self.recipe else None
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,8 @@ class Study:
         """Refuses an empty or ambiguous design.
 
         Raises:
-            UserError: no seeds, a seed or an arm given twice, two arms of one folder name, a margin not above 0 or
-                not finite.
+            UserError: no seeds, too many runs, a seed or an arm given twice, a name that no folder can have, two arms
+                of one folder name, a margin not above 0 or above 100.
         """
         neutral = {"attention.mechanism": BASELINE, "attention.control": None, "training.seed": 0}
         object.__setattr__(self, "base", self.base.having(neutral))
@@ -105,6 +108,18 @@ class Study:
         object.__setattr__(self, "folder", Path(self.folder))
         if not self.seeds:
             raise UserError("a study needs at least one seed; found 0")
+        if (count := len(self.arms) * len(self.seeds)) > _MAX_RUNS:
+            raise UserError(
+                f"{len(self.arms)} arms with {len(self.seeds)} seeds are {count} runs; a study has at most {_MAX_RUNS}"
+            )
+        for arm in self.arms:
+            if printable(arm.name) != arm.name:
+                raise UserError(f"the arm {arm.name!r} has a name with control characters; plain text is needed")
+            if not 0 < len(arm.slug) <= _LONGEST or not arm.slug.strip("."):
+                raise UserError(
+                    f"the arm {described(arm.name)} gives no folder name: it has {len(arm.slug)} letters, digits and "
+                    f"signs that a folder takes; 1 to {_LONGEST} are needed, and not dots alone"
+                )
         for what, values in (("seed", self.seeds), ("arm", [arm.name for arm in self.arms])):
             if twice := _twice(values):
                 raise UserError(f"the {what} {twice[0]!r} is given twice")
@@ -115,6 +130,8 @@ class Study:
             raise UserError(f"the first arm of a study is {BASELINE!r}: it is what the others are compared with")
         if not 0 < self.margin < math.inf:
             raise UserError(f"margin = {self.margin:g}: it must be a finite number of points of top-1 above 0")
+        if self.margin > _MAX_MARGIN:
+            raise UserError(f"margin = {self.margin:g}: it is at most {_MAX_MARGIN:g} points of top-1")
 
     def runs(self) -> list[Run]:
         """Every run: seeds outermost, so that whole blocks are complete early; arms in their order within."""
@@ -140,22 +157,16 @@ class Study:
             UserError: there is no ``study.toml``, or it is damaged.
         """
         path = Path(folder) / "study.toml"
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError:
+        values = read(path, StudyFile)
+        if values is None:
             what = "is no folder" if not Path(folder).is_dir() else "is no study: it holds no study.toml"
-            raise UserError(f"{folder} {what}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} is not valid TOML: {error}") from None
+            raise UserError(f"{folder} {what}")
+        found = tuple(Arm(**arm) for arm in values["arms"])
+        recipe, margin = Recipe.read(values["recipe"], str(path)), float(values["margin"])
         try:
-            found = [Arm(**arm) for arm in values["arms"]]
-            numbers = [int(seed) for seed in values["seeds"]]
-            recipe, margin = Recipe.read(values["recipe"], str(path)), float(values["margin"])
-        except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(f"{path} is damaged: {error!r}") from None
-        return cls(recipe, tuple(found), tuple(numbers), Path(folder), margin)
+            return cls(recipe, found, tuple(values["seeds"]), Path(folder), margin)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
 
     def claim(self) -> bool:
         """May this study live in its folder? True if it is there already, False if the folder is free.
@@ -164,6 +175,12 @@ class Study:
             UserError: the folder holds another study (the first differing keys are named) or other things, is a file,
                 or cannot be written.
         """
+        try:
+            return self._claim()
+        except OSError as error:
+            raise UserError(f"cannot write to {self.folder}: {error.strerror}") from None
+
+    def _claim(self) -> bool:
         if (self.folder / "study.toml").exists():
             theirs, ours = (dict(_flat(s.to_dict())) for s in (Study.open(self.folder), self))
             other = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
@@ -195,7 +212,7 @@ class Study:
             UserError: the folder cannot be written.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folders(self.folder)
             for torn in self.folder.glob(".study.toml.*"):
                 torn.unlink()
             write_atomically(self.folder / "study.toml", tomli_w.dumps(self.to_dict()))

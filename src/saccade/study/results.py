@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
 
 from saccade.errors import UserError
 from saccade.imagefiles import left_out
+from saccade.runfiles import Costs, Environment, Failed, predictions, read
 from saccade.study.plan import BASELINE, CONTROLS, Run, Study, write_atomically
 from saccade.study.stats import analyse
 from saccade.trust import Trust
@@ -40,12 +40,12 @@ def collect(folder: str | Path) -> dict[str, Any]:
     works. It is left out of the mean and named in the notes, because leaving it out flatters its arm.
 
     Raises:
-        UserError: ``folder`` holds no study, or its runs were not made with the same images.
+        UserError: ``folder`` holds no study, a file of it is damaged, or its runs were not made with the same images.
     """
     study = Study.open(folder)
     _check_images(study)
     rows = {(run.arm.name, run.seed): _row(study, run) for run in study.runs()}
-    costs = _read(study.folder / "costs.json") or {}
+    costs = read(study.folder / "costs.json", Costs) or {}
     arms: dict[str, dict[str, Any]] = {}
     for arm in study.arms:
         of = [rows[arm.name, seed] for seed in study.seeds]
@@ -106,7 +106,7 @@ _UNSCORED = ("diverged", "failed", "missing")
 
 def _row(study: Study, run: Run) -> dict[str, Any]:
     """One run as it stands on disk."""
-    done, failed = run.finished, _read(run.folder / "failed.json")
+    done, failed = run.finished, read(run.folder / "failed.json", Failed)
     row = {
         "arm": run.arm.name,
         "seed": run.seed,
@@ -125,9 +125,9 @@ def _row(study: Study, run: Run) -> dict[str, Any]:
     return row
 
 
-def _diverged(what: Any) -> str:
+def _diverged(what: dict[str, Any]) -> str:
     """Where a training broke, in words."""
-    return str(what["message"]) if isinstance(what, dict) and "message" in what else str(what)
+    return str(what.get("message", what))
 
 
 def _check_images(study: Study) -> None:
@@ -150,9 +150,9 @@ def _correct(study: Study, rows: dict[tuple[str, int], dict[str, Any]]) -> dict[
     found: dict[tuple[str, int], NDArray[np.bool_]] = {}
     first: tuple[Run, NDArray[np.integer]] | None = None
     for run in study.runs():
-        path = run.folder / "predictions.safetensors"
-        if rows[run.arm.name, run.seed]["status"] == "done" and path.exists():
-            saved = load_file(path)
+        if rows[run.arm.name, run.seed]["status"] != "done":
+            continue
+        if saved := predictions(run.folder / "predictions.safetensors"):
             first = first or (run, saved["label"])
             if not np.array_equal(first[1], saved["label"]):
                 counts = len(first[1]), len(saved["label"])
@@ -216,7 +216,7 @@ def _notes(study: Study, arms: dict[str, dict[str, Any]]) -> list[str]:
     if words := left_out(next((done["left_out"] for done in told if done and "left_out" in done), {})):
         notes.append(f"The images of all runs: {words}.")
     notes += next((done["cautions"] for run in study.runs() if (done := run.finished) and "cautions" in done), [])
-    surroundings = [found for run in study.runs() if (found := _read(run.folder / "environment.json"))]
+    surroundings = [found for run in study.runs() if (found := read(run.folder / "environment.json", Environment))]
     for key in _SAME:
         values = {str(found.get(key)) if key != "device" else found[key].partition(":")[0] for found in surroundings}
         if len(values) > 1:
@@ -252,10 +252,18 @@ def measure_costs(folder: str | Path, again: bool = False, trust: Trust = False)
     for run in study.runs():
         if run.arm.name not in saved and run.finished and (run.folder / "model.safetensors").exists():
             saved[run.arm.name] = run.folder
-    if not saved or (not again and saved.keys() <= (_read(study.folder / "costs.json") or {}).keys()):
+    # Of costs that are made anew, the old ones are not looked at: they may be damaged.
+    if not saved or (not again and saved.keys() <= (read(study.folder / "costs.json", Costs) or {}).keys()):
         return
     models = [load(place, trust=trust) for place in saved.values()]
-    size = tuple(describe(next(iter(saved.values())))["input"])
+    inputs = {place: tuple(describe(place)["input"]) for place in saved.values()}
+    size = next(iter(inputs.values()))
+    for place, other in inputs.items():
+        if other != size:
+            raise UserError(
+                f"{place}/config.json is damaged: input is {list(other)}, the other arms have {list(size)}. Delete the "
+                f"folder {place} and give the same command again: that run is done anew."
+            )
     threads = torch.get_num_threads()
     torch.set_num_threads(study.base.training.threads)
     try:
@@ -267,12 +275,3 @@ def measure_costs(folder: str | Path, again: bool = False, trust: Trust = False)
         for name, single, batch in zip(saved, one, many, strict=True)
     }
     write_atomically(study.folder / "costs.json", json.dumps(costs, indent=1) + "\n")
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where there is none or half of one."""
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found

@@ -20,8 +20,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from saccade.errors import UserError, study_installed
+from saccade.errors import UserError, of_the_machine, study_installed
 from saccade.recipe import Recipe
+from saccade.runfiles import make_folders
 
 __all__ = ["answer", "check", "hold", "limit_threads", "named", "run", "serve", "warm"]
 
@@ -65,8 +66,9 @@ def answer(
     try:
         return "result", named(function)(**arguments, notify=notify)
     except Exception as error:
-        mended = isinstance(error, UserError)
-        message = str(error) if mended else f"{type(error).__name__}: {error}"
+        words = str(error) if isinstance(error, UserError) else of_the_machine(error)
+        mended = words is not None
+        message = words if mended else f"{type(error).__name__}: {error}"
         return "error", {"message": message, "traceback": traceback.format_exc(), "user": mended}
 
 
@@ -124,7 +126,7 @@ def hold(path: Path) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folders(path.parent)
             file = stack.enter_context(path.open("a"))
         except OSError as error:
             raise UserError(f"cannot write to {path.parent}: {error.strerror}") from None

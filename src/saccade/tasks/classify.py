@@ -16,7 +16,7 @@ from saccade.recipe import Training
 from saccade.surgery import parameter_groups
 from saccade.tasks.divergence import DivergenceError, locate
 
-__all__ = ["Classify", "rate"]
+__all__ = ["Classify", "optimizer_of", "rate"]
 
 
 def rate(step: int, steps: int, warmup: float, schedule: str) -> float:
@@ -32,6 +32,14 @@ def rate(step: int, steps: int, warmup: float, schedule: str) -> float:
     if schedule == "constant":
         return 1.0
     return 0.5 * (1.0 + math.cos(math.pi * max(0.0, step - warmup) / max(1.0, steps - warmup)))
+
+
+def optimizer_of(network: nn.Module, training: Training, lr_factor: float = 1.0) -> torch.optim.Optimizer:
+    """SGD with momentum or AdamW over the groups of the host and of the plugs; see :class:`Classify`."""
+    groups = parameter_groups(network, training.lr, training.lr * lr_factor, training.weight_decay)
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=training.lr, momentum=training.momentum)
+    return torch.optim.AdamW(groups, lr=training.lr)
 
 
 class _Tally:
@@ -95,14 +103,8 @@ class Classify(LightningModule):
         return self.first_epoch + self.current_epoch if self.trainer.state.fn == TrainerFn.FITTING else 0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """SGD with momentum or AdamW over the host's and the plugs' groups, in the state given."""
-        part = self.training_part
-        groups = parameter_groups(self.network, part.lr, part.lr * self.lr_factor, part.weight_decay)
-        optimizer: torch.optim.Optimizer
-        if part.optimizer == "sgd":
-            optimizer = torch.optim.SGD(groups, lr=part.lr, momentum=part.momentum)
-        else:
-            optimizer = torch.optim.AdamW(groups, lr=part.lr)
+        """:func:`optimizer_of` the network, in the state given."""
+        optimizer = optimizer_of(self.network, self.training_part, self.lr_factor)
         self._rates = [group["lr"] for group in optimizer.param_groups]
         if self.optimizer_state is not None:
             optimizer.load_state_dict(self.optimizer_state)

@@ -17,9 +17,9 @@ import errno
 import json
 import logging
 import os
-import pickle
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,7 +28,9 @@ from typing import IO, Any
 import torch
 
 from saccade.errors import UserError
+from saccade.escaping import printable
 from saccade.recipe import Recipe
+from saccade.runfiles import Done, make_folders, read, read_recipe, rows
 
 if sys.platform == "win32":
     import msvcrt
@@ -71,8 +73,7 @@ class RunFolder:
         made: list[Path] = []
         try:
             try:
-                made += (p for p in (path, *path.parents) if not p.exists())
-                path.mkdir(parents=True, exist_ok=True)
+                made += make_folders(path)
                 lock = _locked(path / _LOCK, patience)
             except (FileExistsError, NotADirectoryError):
                 raise UserError(f"the run folder {path} is a file, or lies in one; a folder is needed") from None
@@ -101,7 +102,8 @@ class RunFolder:
                     f"{self.path} holds {foreign[0]} but no {_RECIPE}: it is no run folder, and is not written over"
                 )
             return
-        found, asked = (_flat(r.model_dump(mode="json")) for r in (Recipe.load(self.path / _RECIPE), recipe))
+        there = read_recipe(self.path / _RECIPE) or recipe
+        found, asked = (_flat(r.model_dump(mode="json")) for r in (there, recipe))
         for key in {**asked, **found}:
             if found.get(key) != asked.get(key):
                 raise UserError(
@@ -110,10 +112,13 @@ class RunFolder:
                 )
 
     def result(self) -> dict[str, Any] | None:
-        """What done.json says, or None while the run is not done."""
-        try:
-            found: dict[str, Any] = json.loads((self.path / _DONE).read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        """What done.json says, or None while the run is not done.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        found = read(self.path / _DONE, Done)
+        if found is None:
             return None
         (self.path / _RESUME).unlink(missing_ok=True)  # the run was killed between its last two steps
         return found
@@ -132,15 +137,22 @@ class RunFolder:
         if not path.exists():
             return None
         try:
+            with zipfile.ZipFile(path) as archive:
+                if torn := archive.testzip():  # PyTorch does not compare checksums
+                    raise zipfile.BadZipFile(torn)
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            rows = state["rows"]
-            if not isinstance(rows, list) or not {"network", "optimizer", "predicted"} <= state.keys():
-                raise KeyError("rows")
-        except (RuntimeError, EOFError, KeyError, ValueError, TypeError, pickle.UnpicklingError) as error:
-            _LOG.warning("%s cannot be read (%s); the run starts over", path, type(error).__name__)
+            found = rows(path, state["rows"])
+            if not {"network", "optimizer", "predicted"} <= state.keys():
+                raise KeyError("network")
+        except Exception as error:  # an unpickler raises whatever damaged bytes lead it to
+            self.disown(type(error).__name__)
             return None
-        self._write_rows(rows)
+        self._write_rows(found)
         return state
+
+    def disown(self, why: str) -> None:
+        """Warn that the run starts over, because its saved state cannot be gone on with."""
+        _LOG.warning("%s cannot be used (%s); the run starts over", printable(self.path / _RESUME), why)
 
     def keep(self, state: Mapping[str, Any]) -> None:
         """Makes ``state`` the one to resume from.
@@ -174,8 +186,10 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, self.path / name)
-        except BaseException:
+        except BaseException as error:
             temporary.unlink(missing_ok=True)
+            if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+                raise error.__context__ from None  # torch.save tells of a full disk by a position in the file
             raise
 
 

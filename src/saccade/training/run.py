@@ -25,10 +25,12 @@ from saccade.data import EpochSampler, ImageSet, Split, open_data
 from saccade.errors import UserError
 from saccade.recipe import Data, Recipe
 from saccade.tasks import Classify, DivergenceError
+from saccade.tasks.classify import optimizer_of
 from saccade.training.environment import choose_device, environment, peak_memory
 from saccade.training.folder import RunFolder
 from saccade.training.gates import gate_movement, probe_images
 from saccade.training.network import build, derived, started
+from saccade.training.resuming import misfit
 
 __all__ = ["train"]
 
@@ -87,12 +89,18 @@ def _train(recipe: Recipe, run: RunFolder, device: torch.device, tell: Notify, s
     for caution in split.cautions:
         tell({"event": "caution", "text": caution})
     network = build(recipe, split)
-    state = run.resume() or {"rows": [], "optimizer": None}
+    new: dict[str, Any] = {"rows": [], "optimizer": None}
+    state = run.resume() or new
     if state.get("fingerprint", split.fingerprint) != split.fingerprint:
         raise UserError(
             f"the images changed since this run began: {recipe.data.source} holds files of other names, contents "
             f"or classes than {run.path} was trained on so far. Put them back, or remove that run folder to start over."
         )
+    if state is not new:
+        optimizer = optimizer_of(network, part, recipe.attention.lr_factor)
+        if what := misfit(state, network, optimizer, epochs=part.epochs, images=len(split.test)):
+            run.disown(f"{what} is not of this run")
+            state = new
     run.begin(recipe, environment(device, part.threads))
     rows: list[dict[str, Any]] = state["rows"]
     if rows:

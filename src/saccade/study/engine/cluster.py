@@ -36,6 +36,7 @@ import ray._private.worker
 from ray.exceptions import RayError
 
 from saccade.errors import UserError
+from saccade.runfiles import make_folders
 from saccade.study.engine.interrupts import heeded
 from saccade.study.engine.local import cores
 from saccade.study.engine.place import Message, Place, Worker
@@ -51,8 +52,8 @@ _PATIENCE = 15.0
 _REACH = 5.0
 """Seconds for a cluster to accept a connection."""
 _ANSWER = 15.0
-"""Seconds in which a cluster says that it is one, Python's start included."""
-_ASK = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
+"""Seconds in which a cluster says that it is one, once the process that asks is up."""
+_ASK = "import sys; from ray._raylet import GcsClient; print(flush=True); GcsClient(address=sys.argv[1])"
 """Returns at once from a cluster, in words or with an error; from anything else not for minutes."""
 _OBJECTS = 100 * 2**20
 """Bytes of Ray's object store where it is started here: what passes through it are words."""
@@ -317,11 +318,11 @@ def _token(folder: Path, secret: str) -> Iterator[Path]:
     Raises:
         UserError: the folder cannot be written.
     """
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    made: list[Path] = []
     path = folder / f".lock.ray.{secrets.token_hex(8)}"  # a name that does not make a free folder a taken one
     try:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            made += make_folders(folder)
             path.write_text(secret, encoding="ascii")
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror}") from None
@@ -367,16 +368,24 @@ def _reach(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH).close()
     except (OSError, OverflowError) as error:
         raise UserError(f"no Ray cluster answers at {address}: {error}") from None
-    try:  # in a process of its own: the call cannot be given up, and complains to stderr meanwhile
-        subprocess.run(
-            [sys.executable, "-c", _ASK, address],
-            stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_ANSWER,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise UserError(
-            f"no Ray cluster answers at {address}: something takes connections there, but does not answer as Ray in "
-            f"{_ANSWER:.0f} s; the address is the one that `ray start --head` names, with port 6379 unless told another"
-        ) from None
+    # In a process of its own: the call cannot be given up, and complains to stderr meanwhile.
+    with subprocess.Popen(
+        [sys.executable, "-c", _ASK, address],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    ) as asking:  # fmt: skip
+        assert asking.stdout is not None
+        try:
+            asking.stdout.readline()  # it is up: on a loaded machine that takes longer than the answer
+            asking.wait(_ANSWER)
+            return
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            asking.kill()
+    raise UserError(
+        f"no Ray cluster answers at {address}: something takes connections there, but does not answer as Ray in "
+        f"{_ANSWER:.0f} s; the address is the one that `ray start --head` names, with port 6379 unless told another"
+    )
 
 
 def _cause(error: RayError) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from saccade.errors import UserError, did_you_mean
+from saccade.runfiles import make_folders
 from saccade.study.engine.local import Local
 from saccade.study.engine.place import Place, Worker
 from saccade.study.plan import Run, Study, write_atomically
@@ -213,7 +214,7 @@ def _labels(worker: Worker, run: Run) -> dict[str, Any]:
 def _failed(run: Run, reason: str, trace: str | None) -> Outcome:
     record = {"reason": reason, "traceback": trace}
     try:
-        run.folder.mkdir(parents=True, exist_ok=True)
+        make_folders(run.folder)
         write_atomically(run.folder / "failed.json", json.dumps(record, indent=2) + "\n")
     except OSError as error:
         raise UserError(

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from saccade.data import open_data
 from saccade.errors import UserError
+from saccade.escaping import printable
 from saccade.study.plan import Study, write_atomically
 from saccade.study.report.page import contents
 from saccade.study.report.pictures import examples
@@ -52,6 +54,11 @@ def write_report(folder: str | Path, remeasure: bool = False, trust: Trust = Fal
     return study.folder / "report.html"
 
 
+def _shown(value: Any) -> Any:
+    """What a page shows for a value of its template: text without control characters."""
+    return printable(value, keep="\n") if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _html(study: Study, results: dict[str, Any], trust: Trust) -> str:
     """The page. Images that are no longer where the recipe says, or no longer the same, cost it its pictures only."""
     split, shown, reason = None, None, None
@@ -64,6 +71,10 @@ def _html(study: Study, results: dict[str, Any], trust: Trust) -> str:
     except UserError as error:
         reason = str(error)
     environment = Environment(
-        loader=PackageLoader("saccade.study.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=False
+        loader=PackageLoader("saccade.study.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=False,
+        finalize=_shown,
     )
     return environment.get_template("report.html.j2").render(contents(study, results, split, shown, reason))

@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from saccade.escaping import printable
 from saccade.study.report.svg import Scale, curve, element, extent, picture, ticks
 from saccade.study.report.typeset import interval, number, signed
 
@@ -70,7 +71,7 @@ class Look:
     @property
     def words(self) -> Markup:
         """The name, escaped, which may be broken after a colon: it is followed by options."""
-        return escape(self.name).replace(":", Markup(":<wbr>"))
+        return escape(printable(self.name)).replace(":", Markup(":<wbr>"))
 
 
 def looks(arms: Sequence[Mapping[str, str | None]]) -> dict[str, Look]:

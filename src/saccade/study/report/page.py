@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from saccade.data import Split
+from saccade.runfiles import Environment, read, read_rows
 from saccade.study.plan import Study
 from saccade.study.report import charts
 from saccade.study.report.charts import Look, Point, Row
@@ -59,7 +59,9 @@ def contents(
     """
     look = charts.looks(results["study"]["arms"])
     metrics = {
-        row["folder"]: _metrics(study.folder / row["folder"]) for row in results["runs"] if row["status"] == "done"
+        row["folder"]: read_rows(study.folder / row["folder"] / "metrics.jsonl")
+        for row in results["runs"]
+        if row["status"] == "done"
     }
     return {
         "title": f"Does attention help {study.base.model.name} on {_data_name(study)}?",
@@ -191,11 +193,6 @@ def _cost_charts(results: Json, look: Mapping[str, Look]) -> list[dict[str, Any]
         {"title": "Multiply-adds of one image", "chart": charts.cost(counted, unit), "under": unit},
         {"title": "Latency of one image", "chart": charts.cost(latency, "ms"), "under": "ms, batch 1"},
     ]
-
-
-def _metrics(run: Path) -> list[dict[str, Any]]:
-    path = run / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def _by_seed(results: Json, metrics: Mapping[str, Any], arm: str) -> dict[int, list[dict[str, Any]]]:
@@ -371,9 +368,10 @@ def _runs(results: Json, look: Mapping[str, Look]) -> dict[str, Any]:
 def _environment(study: Study, results: Json) -> list[tuple[str, str]]:
     """Of the first finished run; where runs differ, a note says so."""
     for row in results["runs"]:
-        path = study.folder / row["folder"] / "environment.json"
-        if row["status"] == "done" and path.exists():
-            return list(_flat(json.loads(path.read_text(encoding="utf-8"))).items())
+        if row["status"] != "done":
+            continue
+        if found := read(study.folder / row["folder"] / "environment.json", Environment):
+            return list(_flat(found).items())
     return []
 
 

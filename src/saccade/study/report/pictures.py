@@ -13,12 +13,14 @@ import torch
 import torch.nn.functional as F
 from markupsafe import Markup
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
 from saccade.data import Split
+from saccade.errors import UserError
 from saccade.explanation import gate_maps, is_spatial, passing, per_channel, site_to_show
-from saccade.saving import load
+from saccade.recipe import described
+from saccade.runfiles import predictions
+from saccade.saving import describe, load
 from saccade.study.plan import Arm, Run, Study
 from saccade.study.report.svg import element
 from saccade.study.report.typeset import NARROW, number
@@ -122,11 +124,13 @@ def _choice(total: int, runs: Mapping[Arm, Run]) -> tuple[list[int], str]:
     """Half at random, half where the networks shown disagree most; the draw depends on the number of images alone."""
     order = list(range(total))
     random.Random(total).shuffle(order)
-    predicted = [
-        load_file(path)["predicted"].tolist()
-        for run in runs.values()
-        if (path := run.folder / "predictions.safetensors").exists()
-    ]
+    predicted = []
+    for run in runs.values():
+        path = run.folder / "predictions.safetensors"
+        if saved := predictions(path):
+            if len(saved["label"]) != total:
+                raise UserError(f"{path} is of {len(saved['label'])} test images; there are {total} now")
+            predicted.append(saved["predicted"].tolist())
     disputed = [i for i in order if len({answers[i] for answers in predicted}) > 1] if predicted else []
     apart = disputed[: IMAGES // 2]
     plain = [i for i in order if i not in apart][: IMAGES - len(apart)]
@@ -140,6 +144,7 @@ def _choice(total: int, runs: Mapping[Arm, Run]) -> tuple[list[int], str]:
 
 
 def _column(arm: Arm, run: Run, images: Tensor, truths: Sequence[int], classes: Sequence[str], trust: Trust) -> Column:
+    _check_saved(run, classes, tuple(images.shape[1:]))
     model = load(run.folder, trust=trust)
     with torch.no_grad():
         sure, answers = model(images).float().softmax(1).cpu().max(1)
@@ -169,6 +174,16 @@ def _column(arm: Arm, run: Run, images: Tensor, truths: Sequence[int], classes: 
     ends = (number(low), number(high)) if passed else None
     where = site if site is not None or not gates else f"{len(gates)} sites" if len(gates) > 1 else next(iter(gates))
     return Column(arm, run.seed, where, ends, tuple(cells))
+
+
+def _check_saved(run: Run, classes: Sequence[str], size: tuple[int, ...]) -> None:
+    """Raise UserError unless the network saved in the folder of ``run`` is for images of these classes and size."""
+    saved = describe(run.folder)
+    for key, found, needed in (("classes", saved["classes"], list(classes)), ("input", saved["input"], list(size))):
+        if found != needed:
+            raise UserError(
+                f"{run.folder}/config.json: {key} is {described(found)}; that of the images is {described(needed)}"
+            )
 
 
 def _strip(gate: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from saccade.escaping import printable
+
 __all__ = ["Scale", "curve", "element", "extent", "picture", "ticks"]
 
 
@@ -31,11 +33,11 @@ def element(name: str, *children: object, **attributes: object) -> Markup:
     Markup('<text class="label" text-anchor="end" x="1">a &lt; b</text>')
     """
     head = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(_attribute(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{escape(printable(_attribute(value)))}"'
         for key, value in attributes.items()
         if value is not None
     )
-    inside = "".join(escape(child) for child in children)
+    inside = "".join(child if isinstance(child, Markup) else escape(printable(child)) for child in children)
     return Markup(f"<{name}{head}>{inside}</{name}>")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from saccade import escaping
 from saccade.study.report.typeset import NARROW, count, interval, milliseconds, number, p_value, signed
 
 __all__ = ["latex", "markdown"]
@@ -52,11 +53,11 @@ def markdown(results: Mapping[str, Any]) -> str:
     Args:
         results: what :func:`saccade.study.results.collect` gives.
     """
-    # A name is a word of the user's: it must not end the cell.
-    rows = [tuple(cell.replace("|", "\\|") for cell in row) for row in _rows(results)]
+    # A name is a word of the user's: it must not end the cell, nor be taken for a tag.
+    rows = [tuple(map(escaping.markdown, row)) for row in _rows(results)]
     rule = tuple("---" if n in _WORDS else "--:" for n in range(len(_HEAD)))
     lines = ["| " + " | ".join(cells) + " |" for cells in (rows[0], rule, *rows[1:])]
-    return "\n".join(lines) + "\n" + "".join(f"\n{note}\n" for note in _notes(results))
+    return "\n".join(lines) + "\n" + "".join(f"\n{escaping.markdown(note)}\n" for note in _notes(results))
 
 
 def latex(results: Mapping[str, Any]) -> str:
@@ -123,5 +124,5 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    """``text`` for LaTeX: what it would take for a command stands for itself."""
-    return re.sub("|".join(map(re.escape, _LATEX)), lambda found: _LATEX[found[0]], text)
+    """``text`` for LaTeX: what it would take for a command, or for the end of a paragraph, stands for itself."""
+    return re.sub("|".join(map(re.escape, _LATEX)), lambda found: _LATEX[found[0]], escaping.printable(text))

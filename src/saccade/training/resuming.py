@@ -1,0 +1,69 @@
+"""Is a saved state one of this very run?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+__all__ = ["misfit"]
+
+
+def misfit(
+    state: Mapping[str, Any], network: nn.Module, optimizer: Optimizer, *, epochs: int, images: int
+) -> str | None:
+    """What in ``state`` cannot be of a run of ``network``; None where all of it can.
+
+    Args:
+        state: as ``RunFolder.keep`` takes it, out of a file that anything may have happened to.
+        network: as it starts.
+        optimizer: as it starts, over the parameters of ``network``.
+        epochs: of the whole run.
+        images: test images.
+    """
+    rows, predicted = state["rows"], state["predicted"]
+    if not 1 <= len(rows) <= epochs + 1:
+        return "rows"
+    if not isinstance(predicted, Tensor) or predicted.shape != (images,) or predicted.is_floating_point():
+        return "predicted"
+    own, saved = network.state_dict(), state["network"]
+    if not isinstance(saved, Mapping) or saved.keys() != own.keys():
+        return "network"
+    for name, tensor in own.items():
+        if not _alike(saved[name], tensor):
+            return f"network.{name}"
+    begun = len(rows) > 1  # epoch 0 is the test before there is an optimiser
+    if state["optimizer"] is None:
+        return "optimizer" if begun else None
+    return None if _of(optimizer, state["optimizer"]) else "optimizer"
+
+
+def _alike(found: object, tensor: Tensor) -> bool:
+    return isinstance(found, Tensor) and found.shape == tensor.shape and found.dtype == tensor.dtype
+
+
+def _of(optimizer: Optimizer, saved: object) -> bool:
+    """Is ``saved`` a state of ``optimizer`` after some steps?"""
+    if not isinstance(saved, Mapping) or not {"state", "param_groups"} <= saved.keys():
+        return False
+    own, groups = optimizer.state_dict()["param_groups"], saved["param_groups"]
+    if not isinstance(groups, list) or len(groups) != len(own):
+        return False
+    for mine, theirs in zip(own, groups, strict=True):
+        if not isinstance(theirs, Mapping) or not {"params", "lr"} <= theirs.keys():
+            return False
+        # The rate is set anew at every step; another version of PyTorch may have other keys.
+        if any(theirs[key] != mine[key] for key in mine.keys() & theirs.keys() - {"lr"}):
+            return False
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if not isinstance(saved["state"], Mapping):
+        return False
+    for number, values in saved["state"].items():
+        if number not in range(len(parameters)) or not isinstance(values, Mapping):
+            return False
+        tensors = [value for value in values.values() if value is not None]
+        if not all(isinstance(t, Tensor) and t.shape in ((), parameters[number].shape) for t in tensors):
+            return False
+    return True

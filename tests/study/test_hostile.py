@@ -1,0 +1,262 @@
+"""Damaged files, hostile names and absurd settings end in a sentence; ``benchmarks/hostile_runs.py`` does many more."""
+
+import json
+import os
+import random
+import resource
+import shutil
+import sys
+from functools import partial
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from hostile_runs import COUNTS, attack, mutated, named, names, settings, study
+from saccade import Recipe, UserError, cost
+from saccade.escaping import printable
+from saccade.runfiles import make_folders
+from saccade.study.plan import Arm, Study, arms
+from saccade.study.report import write_report
+
+HARMLESS = dict.fromkeys(COUNTS, 0)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A folder that holds the study ``s``, three of its four runs finished."""
+    home = tmp_path_factory.mktemp("hostile")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cost, "measure_all", partial(cost.measure_all, runs=3))
+        study(home)
+    return home
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def harmless(outcome):
+    return {name: outcome.counts[name] for name in COUNTS} == HARMLESS
+
+
+def test_a_whole_study_is_reported(copy):
+    before = (copy / "s/report.html").read_bytes()
+    outcome = attack(copy, "report", "s")
+    assert (outcome.code, outcome.printed) == (0, "s/report.html\n")
+    assert (copy / "s/report.html").read_bytes() == before
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_a_damaged_file_ends_in_a_sentence(copy, number):
+    what = mutated(copy, random.Random(f"1/{number}"), network=False)
+    outcome = attack(copy, "report", "s")
+    assert harmless(outcome), (what, outcome)
+    assert outcome.code in (0, 2)
+
+
+DAMAGE = {
+    "none/seed0/done.json": ['{"top1": 9', "[]", "{}", '{"top1": 101}', "[" * 100_000, '{"top1": ' + "9" * 5000 + "}"],
+    "none/seed0/recipe.toml": ["a = [", "[data]\nsze = 3", "a = " + "[" * 10_000],
+    "none/seed0/environment.json": ["{}", '{"device": 3}', '{"device": "\\ud800"}'],
+    "none/seed0/metrics.jsonl": ["{\n", '{"epoch": 5, "test_top1": 3.0, "gates": {}}\n', '{"epoch": NaN}'],
+    "none/seed0/predictions.safetensors": ["", "x" * 100],
+    "se/seed1/failed.json": ["[]", '{"reason": 3}'],
+    "costs.json": ["[]", '{"none": {}}', '{"none": {"parameters": 1e999}}'],
+    "study.toml": [
+        "",
+        "margin = 'x'",
+        "seeds = [0]\nmargin = 1.0\nrecipe = {}\narms = [{name = '\\u001b', mechanism = 'a'}]",
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "text"), [(name, text) for name, texts in DAMAGE.items() for text in texts])
+def test_the_message_names_the_file(copy, name, text):
+    (copy / "s" / name).write_text(text)
+    with pytest.raises(UserError) as refused:
+        write_report(copy / "s")
+    assert str(copy / "s" / name) in str(refused.value)
+    assert len(str(refused.value)) < 700
+    assert printable(refused.value) == str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link to itself"])
+def test_what_is_no_file_is_refused_and_not_waited_for(copy, kind):
+    path = copy / "s/none/seed0/done.json"
+    path.unlink()
+    {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "link to itself": lambda: path.symlink_to(path)}[kind]()
+    with pytest.raises(UserError, match=r"none/seed0/done\.json"):
+        write_report(copy / "s")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"predicted": [1], "other": [1]}, "it holds other, predicted; 'label' is needed"),
+        ({"predicted": [1], "label": [1, 2]}, "1 predictions for 2 labels"),
+        ({"predicted": [[1]], "label": [[1]]}, r"'predicted' is I64 of shape \(1, 1\)"),
+        ({"predicted": [0.5], "label": [1]}, "'predicted' is F64 of shape"),
+        ({"predicted": [-1], "label": [1]}, "'predicted' holds -1; classes are counted from 0"),
+    ],
+)
+def test_predictions_have_a_shape_a_type_and_a_range(copy, tensors, words):
+    path = copy / "s/none/seed0/predictions.safetensors"
+    save_file({name: np.array(values) for name, values in tensors.items()}, path)
+    with pytest.raises(UserError, match=words) as refused:
+        write_report(copy / "s")
+    assert "Delete the folder" in str(refused.value)
+
+
+def test_a_damaged_run_is_done_anew_once_its_folder_is_deleted(copy):
+    run = copy / "s/none/seed0"
+    whole = json.loads((run / "done.json").read_text())
+    (run / "done.json").write_text('{"top1": 9')
+    words = ("train", "none0.toml", "--device", "cpu", "--out", "s/none/seed0")
+    outcome = attack(copy, *words)
+    assert outcome.code == 2
+    assert "Delete the folder s/none/seed0 and give the same command again" in outcome.printed
+    shutil.rmtree(run)
+    assert attack(copy, *words).code == 0
+    assert json.loads((run / "done.json").read_text())["top1"] == whole["top1"]
+
+
+def test_a_study_does_not_go_on_over_a_damaged_run(copy):
+    words = ("compare", "--recipe", "none0.toml", "--attention", "se", "--seeds", "2", "--out", "s", "--device", "cpu")
+    (copy / "s/se/seed0/done.json").write_text('{"top1": "9"}')
+    outcome = attack(copy, *words)
+    assert (outcome.code, harmless(outcome)) == (2, True), outcome
+    assert "s/se/seed0/done.json is damaged: top1 = '9': input should be a valid number" in outcome.printed
+
+
+def test_a_folder_may_lie_deeper_than_python_can_call(tmp_path):
+    deep = tmp_path.joinpath(*["d"] * 1500)
+    plan = Study(Recipe(), arms(["se"]), (0,), deep)
+    try:
+        assert plan.claim() is False
+        plan.write()
+        assert plan.claim() is True
+        assert Study.open(deep) == plan
+    finally:
+        (deep / "study.toml").unlink(missing_ok=True)
+        for folder in (deep, *deep.parents):
+            if folder == tmp_path:
+                break
+            folder.rmdir()
+
+
+def test_folders_made_in_vain_are_gone_again(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        make_folders(tmp_path / "file/in/it")
+    with pytest.raises(OSError):
+        make_folders(tmp_path / "a/b" / ("x" * 300))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert make_folders(tmp_path / "a/b") == [tmp_path / "a/b", tmp_path / "a"]
+
+
+@pytest.mark.parametrize(
+    ("design", "words"),
+    [
+        ({"arms": (Arm("none", "none"), Arm("se\x1b[2J", "se"))}, "a name with control characters"),
+        ({"arms": (Arm("none", "none"), Arm("..", "se"))}, "gives no folder name"),
+        ({"arms": (Arm("none", "none"), Arm("x" * 300, "se"))}, "it has 300 letters, .* 1 to 200 are needed"),
+        ({"seeds": tuple(range(5001))}, "2 arms with 5001 seeds are 10002 runs; a study has at most 10000"),
+        ({"margin": 101.0}, "margin = 101: it is at most 100 points"),
+    ],
+)
+def test_a_design_has_limits(tmp_path, design, words):
+    plain = {"base": Recipe(), "arms": arms(["se"]), "seeds": (0,), "folder": tmp_path}
+    with pytest.raises(UserError, match=words):
+        Study(**plain | design)
+    Study(**plain)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 5, 7, 8, 9, 12, 13, 20, 24, 28, 29, 31, 38, 40])
+def test_a_hostile_name_ends_in_a_sentence(copy, number):
+    name = list(names(random.Random(0), number + 1))[number]
+    outcome = attack(copy, *named(copy, name, number))
+    assert harmless(outcome), (name, outcome)
+
+
+ABSURD = [words for words in settings(random.Random(0), 60) if words[0] != "measure"]
+
+
+@pytest.mark.parametrize("number", range(0, len(ABSURD), 4))
+def test_an_absurd_setting_ends_in_a_sentence(tmp_path, number):
+    outcome = attack(tmp_path, *ABSURD[number])
+    assert harmless(outcome), outcome
+    assert outcome.code == 2
+    assert len(outcome.printed) < 2500
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("setting", "limit"),
+    [
+        ("training.threads=100000", 1024), ("training.workers=5000", 256), ("training.batch_size=10000000", 131072),
+        ("training.epochs=1000000", 100000), ("data.train_images=10000000000", 1000000000), ("data.size=4096", 2048),
+        ("training.lr=inf", "finite"), ("training.momentum=nan", "finite"), ("attention.lr_factor=1e400", "finite"),
+        ("data.options.distractors=1000000", 1000),
+    ],
+)  # fmt: skip
+def test_the_limit_is_said_beside_what_was_found(tmp_path, setting, limit):
+    outcome = attack(tmp_path, "train", "--set", setting, "--out", "new")
+    assert outcome.code == 2
+    assert setting.partition("=")[0].rpartition(".")[2] in outcome.printed
+    assert str(limit) in outcome.printed
+
+
+def test_a_full_disk_is_a_sentence(copy):
+    """As on a full disk, no file may grow beyond a few bytes."""
+    shutil.rmtree(copy / "s/none/seed0")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for words in (("report", "s"), ("train", "none0.toml", "--device", "cpu", "--out", "s/none/seed0")):
+        before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+        try:
+            outcome = attack(copy, *words)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert harmless(outcome), outcome
+        assert outcome.code == 2
+        assert "File too large" in outcome.printed
+        after = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+        assert {path: after[path] for path in before if path.suffix != ".md"} == {
+            path: content for path, content in before.items() if path.suffix != ".md"
+        }
+
+
+def test_a_lost_working_directory_is_a_sentence(tmp_path, monkeypatch, capsys):
+    from saccade.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    monkeypatch.setattr(sys, "argv", ["saccade", "list"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert "the working directory cannot be used" in capsys.readouterr().err
+
+
+def test_a_bug_still_shows_its_traceback(monkeypatch, tmp_path):
+    monkeypatch.setattr(Study, "open", lambda folder: 1 / 0)
+    assert "ZeroDivisionError" in attack(tmp_path, "report", "s").trace
+
+
+def test_what_is_counted_is_seen(copy):
+    """The counts are 0 because nothing happens, not because nobody looks."""
+    (copy / "s/table.md").write_text("<script>\x1b")
+    (copy / "s/report.html").write_text("<html>")
+    counts = attack(copy, "list").counts
+    assert (counts["tags"], counts["control characters"], counts["half-written files"]) == (1, 1, 1)
+
+
+def test_commands_and_calls_are_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(Study, "open", lambda folder: os.system("true"))
+    assert attack(tmp_path, "report", "s").counts["commands run"] > 0
