@@ -38,7 +38,7 @@ class Limits:
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         held = sum(_product(shape) for shape in shapes.values())
-        self.largest = max(1_000_000, *(side for shape in shapes.values() for side in shape), 0)
+        self.largest = max(65_536, *(side for shape in shapes.values() for side in shape), 0)
         """The largest whole number that an option can mean."""
         self.values = 16 * held + 2**26
         self.modules = 8 * len(shapes) + 10_000
