@@ -13,7 +13,8 @@ import saccade
 
 SOURCE = Path(saccade.__file__).parent
 FLOORS = [
-    ["errors", "escaping"],
+    ["escaping"],
+    ["errors"],
     ["facts"],
     ["attachment", "ops", "recipe", "relay", "probe", "imagefiles"],
     ["form", "runfiles"],
