@@ -804,7 +804,6 @@ def test_every_promise_has_a_breaker_of_its_own():
     assert sorted(BROKEN[module][0] for module in ALONE) == sorted(promise.__name__ for promise in PROMISES)
 
 
-@pytest.mark.filterwarnings("ignore:var")  # of no image
 @pytest.mark.parametrize("module", ALONE, ids=lambda module: module.__name__)
 def test_a_breaker_of_its_own_breaks_nothing_else(module):
     broken = BROKEN[module][0]

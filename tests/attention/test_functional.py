@@ -176,4 +176,4 @@ def test_dynamic_quantisation_of_linear_layers_changes_little():
         module, x = _drawn(name).float(), _maps().float()
         quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(module), {nn.Linear}, dtype=torch.qint8)
         far = (quantised(x) - module(x)).abs().max() / module(x).abs().max()
-        assert 0 < far < 0.1, name
+        assert 0 < far < 0.3, name
