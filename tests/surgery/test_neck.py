@@ -210,8 +210,13 @@ def test_every_reader_of_a_map_of_the_neck_sees_the_plug():
     assert torch.equal(maps[8], maps[14][0])
 
 
-@pytest.mark.parametrize("name", ["torchvision resnet", "torchvision densenet", "torchvision convnext", "torchvision vgg",
-                                  "torchvision mobilenet_v2", "timm convnext", "user's Sequential"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "torchvision resnet", "torchvision densenet", "torchvision convnext", "torchvision vgg",
+        "torchvision mobilenet_v2", "timm convnext", "user's Sequential",
+    ],
+)  # fmt: skip
 def test_a_classifier_has_no_neck(make, name):
     with pytest.raises(UserError, match=r"no site at 'neck'.*one vector of each picture.*where='stage\[-1\]'"):
         _at(make(name), "neck")
@@ -278,7 +283,7 @@ def _monai():
 )
 def test_no_stage_is_the_answer(make, size):
     stages = sites_at(survey(_drawn(make), size), "stage")
-    assert len(stages) >= 2
+    assert stages
     assert min(site.channels for site in stages) >= 16
     assert not [site.path for site in stages if site.path.startswith("head")]
 
@@ -326,7 +331,7 @@ class Changing(nn.Module):
 def test_a_host_without_padding_keeps_its_stages():
     host = _drawn(Cropping)
     found = {site.path: site.size for site in sites_at(survey(host, (3, 252, 220)), "stage")}
-    assert found == {"down.0": (248, 216), "up.2": (44, 36), "up.1": (84, 68), "up.0": (164, 132)}
+    assert found == {"down.0.3": (248, 216), "up.2.3": (44, 36), "up.1.3": (84, 68), "up.0.3": (164, 132)}
     assert _at(host, "neck", (3, 252, 220)) == ["up.0"]
 
 

@@ -28,7 +28,7 @@ class Ending:
     Args:
         trace: the record of one forward.
         maps: the modules that return one map that follows the picture, by path, with their calls.
-        units: the calls of the units that add a branch to what by-passes it.
+        units: the calls of the units that add a branch to what by-passes it, and of those built like them.
     """
 
     def __init__(self, trace: Trace, maps: Mapping[str, list[Call]], units: Iterable[Call]) -> None:
@@ -87,6 +87,19 @@ class Ending:
             live = [parent for parent in value.parents if not values[parent].fixed]
             if live and found.issuperset(live):
                 found.add(key)
+        return found | self._narrow_results()
+
+    def _narrow_results(self) -> set[Key]:
+        """The maps of the result that units end in, narrower than any other unit's and neither normed nor activated."""
+        values = self.trace.values
+        returned = self._returned_by(self._units)
+        normed = self._layers.difference(self.trace.convolutions)
+        found = set()
+        for key in returned.intersection(self._results).difference(normed):
+            others = [values[other].shape[1] for other in returned if other != key]
+            raw = self.trace.rectified.isdisjoint(values[key].parents)
+            if raw and others and values[key].shape[1] < min(others):
+                found.add(key)
         return found
 
     @cached_property
@@ -131,17 +144,21 @@ class Ending:
         What a layer with weights made, and is no map, was made of none: tokens stand for a map only as they leave it.
         """
         values = self.trace.values
-        layers = {key for call in self._learned if not self._children(call.module) for key in call.outputs}
         resized = self._resized()
         found: dict[Key, frozenset[Key]] = {}
         for key, value in values.items():
             if key in self._returned and key not in resized:
                 found[key] = frozenset((key,))
-            elif value.fixed or key in layers:
+            elif value.fixed or key in self._layers:
                 found[key] = frozenset()
             else:
                 found[key] = frozenset().union(*(found.get(p, frozenset()) for p in self._carried(value)))
         return found
+
+    @cached_property
+    def _layers(self) -> set[Key]:
+        """What layers with weights returned."""
+        return {key for call in self._learned if not self._children(call.module) for key in call.outputs}
 
     def _carried(self, value: Value) -> list[Key]:
         """The parents whose pixels ``value`` holds; a gate of fewer channels is none."""
@@ -205,8 +222,10 @@ class Ending:
 
         It holds units of a class that units outside it have; or the result holds maps from inside it that it does not
         return; or it is one layer that makes as many channels as it gets, or more, and is no convolution or has an
-        activation behind it.
+        activation behind it. What returns logits is a head.
         """
+        if call.returned in self.logits:
+            return False
         if call.returned is not None and not self._children(call.module):
             made = self.trace.values[call.returned].shape[1]
             ends = call.returned in self.trace.convolutions and call.returned not in self.trace.rectified

@@ -129,7 +129,9 @@ class Structure:
     @cached_property
     def ending(self) -> Ending:
         """The heads of the network."""
-        return Ending(self.trace, self.maps, [unit for unit, _, _ in self.branches])
+        adding = {unit.path for unit, _, _ in self.branches}
+        units = [path for path in (*adding, *self._kin(adding)) if path in self.maps]
+        return Ending(self.trace, self.maps, [call for path in units for call in self.maps[path]])
 
     def producer(self, keys: Collection[Key | None]) -> str | None:
         """The outermost module that made one of ``keys`` at each of its calls; None where no module did."""
