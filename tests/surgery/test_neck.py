@@ -277,7 +277,7 @@ def _monai():
         (_gan, SIZE),
         (_monai, SIZE),
         (ROWS["SSD300"][0], None),
-        (lambda: nn.Sequential(Part(3, 16), Part(16, 16, 2), nn.Conv2d(16, 12, 1)), SIZE),
+        (lambda: nn.Sequential(*Part(3, 16), *Part(16, 16, 2), nn.Conv2d(16, 12, 1)), SIZE),
     ],
     ids=["discriminator", "MONAI's U-Net", "SSD300", "a convolution"],
 )

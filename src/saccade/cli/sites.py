@@ -18,7 +18,7 @@ __all__ = ["command"]
 @click.option("--input", "size", help="Channels, height and width of the picture, such as 3,224,224.")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 def command(model: str, where: str | None, size: str | None, as_json: bool) -> None:
-    r"""The sites of MODEL: a name of timm's, torchvision:NAME, a folder that saccade saved, or package.module:function,
+    """The sites of MODEL: a name of timm's, torchvision:NAME, a folder that saccade saved, or package.module:function,
     a function of yours without arguments that builds the network.
 
     \b
@@ -31,7 +31,7 @@ def command(model: str, where: str | None, size: str | None, as_json: bool) -> N
       activated  what enters the convolution behind it
       expanded   the widened map of each inverted residual
       conv_stem  what leaves the first convolution
-    """
+    """  # noqa: D301 (click reads the backspace)
     picture = size_of(size) if size else None
     host = network(model)
 

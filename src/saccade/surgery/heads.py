@@ -14,7 +14,7 @@ __all__ = ["Ending", "within"]
 
 
 def within(call: Call | None, path: str) -> bool:
-    """Did ``call`` run as a call of the module at ``path``, or inside one?"""
+    """Return whether ``call`` is a call of the module at ``path``, or ran inside one."""
     while call is not None:
         if call.path == path:
             return True
@@ -23,7 +23,7 @@ def within(call: Call | None, path: str) -> bool:
 
 
 class Ending:
-    """The heads of a traced network.
+    """The heads of a traced network, and the maps that are its answer.
 
     Args:
         trace: the record of one forward.
@@ -36,7 +36,7 @@ class Ending:
         self._maps = maps
         self._returned = self._returned_by(call for calls in maps.values() for call in calls)
         self._units = list(units)
-        self._learned = [call for call in trace.calls if self._has_weights(call.module)]
+        self._learned = dict.fromkeys(call for call in trace.calls if self._has_weights(call.module))
         self._results = next((call.outputs for call in trace.calls if not call.path), ())
 
     @cached_property
@@ -45,8 +45,8 @@ class Ending:
 
         They are sought among the children that the network calls; where none of these reads a map, as in a network
         that only wraps another one, among the children of the last of them. Several heads may stand side by side, as
-        those of a detector that has one for each of its levels. What gives one vector a picture, as a classifier's
-        head does, is none, and neither is the last stage of a backbone: it holds units of a class used before it.
+        those of a detector that has one for each of its levels. A classifier's head, which makes one vector of a
+        picture, is left out, and so is the last stage of a backbone, which holds units of a class used before it.
         """
         level = next((call for call in self.trace.calls if not call.path), None)
         while level is not None:
@@ -126,7 +126,7 @@ class Ending:
 
     @cached_property
     def classifies(self) -> bool:
-        """Is the result nothing but vectors, one a picture?"""
+        """True if the result consists of vectors, one a picture."""
         values = [self.trace.values[key] for key in self._results if key in self.trace.values]
         return bool(values) and all(len(value.shape) == 2 for value in values)
 
@@ -141,7 +141,7 @@ class Ending:
     def _sources(self) -> dict[Key, frozenset[Key]]:
         """The maps of modules that each value was made of by functions, views and modules that only pool or resize.
 
-        What a layer with weights made, and is no map, was made of none: tokens stand for a map only as they leave it.
+        The tokens that a layer with weights made stand for no map; tokens that are a view of a map stand for it.
         """
         values = self.trace.values
         resized = self._resized()
@@ -161,7 +161,7 @@ class Ending:
         return {key for call in self._learned if not self._children(call.module) for key in call.outputs}
 
     def _carried(self, value: Value) -> list[Key]:
-        """The parents whose pixels ``value`` holds; a gate of fewer channels is none."""
+        """The parents whose pixels ``value`` holds: of a product with a gate of fewer channels, the map."""
         values = self.trace.values
         live = [key for key in value.parents if not values[key].fixed]
         if len(value.shape) != 4:
@@ -201,7 +201,7 @@ class Ending:
         return {call.returned for call in calls if call.returned is not None}
 
     def _is_last(self, call: Call) -> bool:
-        """Does the result hold something of what it returned, which no other module with weights read as a map?"""
+        """Return whether what it returned reaches the result, and no other module with weights reads it as a map."""
         unread = all(self._read_until.get(key, -1) < call.left for key in call.outputs)
         return unread and not (self._behind_result and self._behind_result.isdisjoint(call.outputs))
 
@@ -218,7 +218,7 @@ class Ending:
         return any(within(other, call.path) for calls in self._maps.values() for other in calls)
 
     def _is_body(self, call: Call) -> bool:
-        """Is it a part of a backbone rather than a head?
+        """Return whether it is a part of a backbone rather than a head.
 
         It holds units of a class that units outside it have; or the result holds maps from inside it that it does not
         return; or it is one layer that makes as many channels as it gets, or more, and is no convolution or has an
@@ -226,7 +226,7 @@ class Ending:
         """
         if call.returned in self.logits:
             return False
-        if call.returned is not None and not self._children(call.module):
+        if call.returned in self._returned and not self._children(call.module):
             made = self.trace.values[call.returned].shape[1]
             ends = call.returned in self.trace.convolutions and call.returned not in self.trace.rectified
             return not ends and all(made >= self.trace.values[key].shape[1] for key in self.read(call))
@@ -237,11 +237,11 @@ class Ending:
         return any(within(self.trace.values[key].call, call.path) for key in collected)
 
     def _is_stage(self, call: Call) -> bool:
-        """Does it return one map that is no logits, as one more stage of a backbone that returns the map before too?"""
+        """Return whether it makes one map that is not logits, as a stage of a backbone does."""
         return call.returned in self._returned and call.returned not in self.logits
 
     def _has_weights(self, module: nn.Module) -> bool:
-        """Has it parameters, plugs left out?"""
+        """Return whether it has parameters other than those of plugs."""
         own = any(True for _ in module.parameters(recurse=False))
         return own or any(self._has_weights(child) for child in self._children(module))
 
@@ -252,24 +252,24 @@ class Ending:
         return not set(self._results).isdisjoint(keys)
 
     def _gives_vectors(self, call: Call) -> bool:
-        """Does what it makes of its maps reach the result as one vector a picture and in no other way?"""
+        """Return whether what it makes of its maps reaches the result only as one vector a picture."""
         values = self.trace.values
-        maps = self.read(call)
-        pictures = {values[key].shape[0] for key in maps}
-        all_of, dense = set(call.received), set(call.received)
+        given = {key for key in call.received if self._sources.get(key)}
+        pictures = {values[key].shape[0] for key in self._behind(given)}
+        reached, dense = set(given), set(given)
         for key, value in values.items():
             if value.born <= call.entered:
                 continue
-            given = () if within(value.call, call.path) else call.received
-            parents = set(value.parents).difference(given)
-            if not parents.isdisjoint(all_of):
-                all_of.add(key)
+            # Others may read the maps that the head was given too.
+            parents = set(value.parents).difference(() if within(value.call, call.path) else given)
+            if not parents.isdisjoint(reached):
+                reached.add(key)
             if not parents.isdisjoint(dense) and not _is_vector(value, pictures):
                 dense.add(key)
-        return self._in_results(all_of) and not self._in_results(dense)
+        return self._in_results(reached) and not self._in_results(dense)
 
 
 def _is_vector(value: Value, pictures: Collection[int]) -> bool:
-    """Is it one vector for each picture: (B, N), or pooled to (B, N, 1, 1)?"""
+    """Return whether it is one vector for each picture: (B, N), or pooled to (B, N, 1, 1)."""
     pooled = len(value.shape) == 4 and value.fixed
     return pooled or (len(value.shape) == 2 and value.shape[0] in pictures)

@@ -44,14 +44,14 @@ def following(trace: Trace, pictures: Collection[tuple[int, int]]) -> set[Key]:
 
 
 def _scaled(size: tuple[int, int], picture: tuple[int, int]) -> bool:
-    """Has ``size`` the proportions of ``picture``?"""
+    """Return whether ``size`` has the proportions of ``picture``."""
     (h, w), (height, width) = size, picture
     # One pixel of rounding on either side, at the scale of whichever of the two is larger.
     return abs(h * width - w * height) <= (height + width) * max(1.0, h / height)
 
 
 def _trimmed(size: tuple[int, int], before: tuple[int, int]) -> bool:
-    """Is ``size`` that of ``before``, or a half or quarter of it, less one number of pixels on both sides?"""
+    """Return whether ``size`` is ``before``, its half or its quarter, less as many pixels in height as in width."""
     (h, w), (height, width) = size, before
     steps = (step for step in (1, 2, 4) if h * step <= height and w * step <= width)
     return any(abs((height - step * h) - (width - step * w)) < step for step in steps)
