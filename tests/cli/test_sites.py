@@ -8,6 +8,7 @@ import timm
 import saccade.models  # noqa: F401 (registers resnet10_small)
 from saccade import plug, save
 from saccade.cli import main
+from saccade.surgery.positions import POSITIONS
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def test_a_table(run):
     assert lines[0] == ["site", "carrier", "channels", "size", "stage", "calls", "module", "positions"]
     assert lines[1] == ["layer1", "layer1.0", "16", "32×24", "0", "1", "Sequential", "stage"]
     assert lines[4] == ["layer4", "layer4.0", "128", "4×3", "3", "1", "Sequential", "stage"]
-    found = "stage: 4, block: 4, residual: 4, conv3x3: 4, activated: 4, expanded: 0, conv_stem: 1"
+    found = "stage: 4, neck: 0, block: 4, residual: 4, conv3x3: 4, activated: 4, expanded: 0, conv_stem: 1"
     assert out.splitlines()[-1] == f"4 sites, seen on a picture of 3×32×24; {found}"
 
 
@@ -83,3 +84,38 @@ def test_wrong_words(run, arguments, message):
     assert err.startswith("saccade: ")
     assert err.count("\n") == 1
     assert "Traceback" not in err
+
+
+def test_a_network_of_ones_own_by_the_function_that_makes_it(run, tmp_path, monkeypatch):
+    (tmp_path / "own_network_of_sites.py").write_text(
+        "import torch\nfrom torch import nn\n\n"
+        "def make():\n    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 1))\n\n"
+        "def number():\n    return 3\n\n"
+        "def fails():\n    raise KeyError('weights')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    code, out, _ = run("own_network_of_sites:make", "--where", "neck", "--input", "3,32,24", "--json")
+    assert code == 0
+    assert [(row["path"], row["channels"], row["positions"]) for row in json.loads(out)] == [
+        ("1", 8, ["stage", "neck"])
+    ]
+    for name, said in {
+        "own_network_of_sites:number": "is a int; needed is a torch.nn.Module",
+        "own_network_of_sites:fails": "KeyError: 'weights'",
+        "own_network_of_sites:mak": "has no attribute 'mak'",
+        "no_such_package_of_sites:make": "No module named 'no_such_package_of_sites'",
+    }.items():
+        code, out, err = run(name)
+        assert (code, out) == (2, "")
+        assert said in err
+        assert "Traceback" not in err
+
+
+def test_the_help_and_the_refusal_name_every_position(run):
+    _, out, _ = run("--help")
+    for word in POSITIONS[1:]:
+        assert f"  {word}  " in out
+    code, _, err = run("resnet10_small", "--input", "3,32,24", "--where", "neck")
+    assert code == 2
+    assert "no site at 'neck'" in err
+    assert "stage[-1]" in err
