@@ -8,9 +8,9 @@ import warnings
 
 import pytest
 import timm
+import timm.layers
+import timm.utils
 import torch
-from timm.layers import freeze_batch_norm_2d
-from timm.utils import freeze, reparameterize_model
 from torch import nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn.utils import parametrize, prune
@@ -107,7 +107,7 @@ def test_networks_that_collect_features_by_hooks_learn_at_every_stage(kind):
     assert len(plugs(host)) == 4
 
 
-@pytest.mark.parametrize("tool", [lambda m: freeze(m, ["layer1"]) or m, freeze_batch_norm_2d])
+@pytest.mark.parametrize("tool", [lambda m: timm.utils.freeze(m, ["layer1"]) or m, timm.layers.freeze_batch_norm_2d])
 def test_freezing_that_exchanges_norms_is_noticed(tool):
     host = tool(_plugged(timm.create_model("resnet10t", num_classes=5)))
     for call in (host, host.forward_features, plugs):
@@ -132,7 +132,7 @@ def test_reparameterisation():
     wanted = host(X)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        small = reparameterize_model(host)
+        small = timm.utils.reparameterize_model(host)
     try:
         torch.testing.assert_close(small(X), wanted, rtol=1e-3, atol=1e-3)
     except UserError as error:
