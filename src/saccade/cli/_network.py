@@ -22,7 +22,8 @@ _MAX_SIDE = 8192
 def network(name: str, trust: bool = False) -> nn.Module:
     """The network that ``name`` says, with weights only where it is a folder or a function that loads them.
 
-    See ``load`` for ``trust``, which a folder may need. A name ``package.module:function`` is imported and called, for it was typed by the user: no file may be its source.
+    A name ``package.module:function`` is imported and called, for it was typed by the user: no file may be its source.
+    What a folder names may need ``trust``: see ``load``.
 
     Raises:
         UserError: there is none of that name, the folder holds none, or the function cannot be imported or makes none.
