@@ -108,11 +108,11 @@ def test_networks_that_collect_features_by_hooks_learn_at_every_stage(kind):
 
 
 def _frozen(host):
-    timm.utils.freeze(host, ["layer1"])  # type: ignore[attr-defined]
+    timm.utils.freeze(host, ["layer1"])
     return host
 
 
-@pytest.mark.parametrize("tool", [_frozen, lambda m: timm.layers.freeze_batch_norm_2d(m)])  # type: ignore[attr-defined]
+@pytest.mark.parametrize("tool", [_frozen, timm.layers.freeze_batch_norm_2d])  # type: ignore[attr-defined]
 def test_freezing_that_exchanges_norms_is_noticed(tool):
     host = tool(_plugged(timm.create_model("resnet10t", num_classes=5)))
     for call in (host, host.forward_features, plugs):
