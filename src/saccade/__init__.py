@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from saccade.surgery.replace import replace as replace
     from saccade.surgery.replace import replacements as replacements
     from saccade.surgery.sites import sites as sites
+    from saccade.surgery.trainers import plugged_trainer as plugged_trainer
 
 __version__ = "0.1.0"
 
@@ -43,6 +44,7 @@ _PUBLIC = {
     "measure": "saccade.cost",
     "parameter_groups": "saccade.surgery",
     "plug": "saccade.surgery",
+    "plugged_trainer": "saccade.surgery",
     "plugs": "saccade.surgery",
     "record": "saccade.surgery",
     "replace": "saccade.surgery",
