@@ -124,8 +124,8 @@ def plugged_trainer(
         raise UserError(f"plugged_trainer takes the class of a trainer, got an object of {type(trainer).__name__}")
     if not callable(getattr(trainer, "get_model", None)):
         raise UserError(
-            f"{trainer.__name__} has no method get_model(cfg, weights, verbose): it does not build a network that could "
-            "be plugged there; use saccade.plug on the network that you give it"
+            f"{trainer.__name__} has no method get_model(cfg, weights, verbose), whose network could be plugged: give "
+            "it a network that saccade.plug has plugged"
         )
     if start not in ("neutral", "paper"):
         raise UserError(f"start must be 'neutral' or 'paper', got {start!r}")
