@@ -13,7 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from saccade.training.environment import environment
 
-__all__ = ["by_turns", "draws", "geometric_mean", "give_back", "interval", "keep_memory", "machine", "middle", "said"]
+__all__ = [
+    "by_turns", "cuda_clock", "draws", "geometric_mean", "give_back", "interval", "keep_memory", "machine", "middle",
+    "said", "wall_clock",
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
 
@@ -48,8 +51,31 @@ def give_back() -> None:
         trim(0)
 
 
+def wall_clock(form: Callable[[], object]) -> float:
+    """Seconds that ``form`` takes on the host."""
+    begun = time.perf_counter()
+    form()
+    return time.perf_counter() - begun
+
+
+def cuda_clock(form: Callable[[], object]) -> float:
+    """Seconds between two CUDA events around ``form``, on a device that is idle before; launches are included."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    form()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
 def by_turns(
-    forms: Mapping[str, Callable[[], object]], rounds: int, warmup: int, *, settle: bool = False
+    forms: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warmup: int,
+    *,
+    settle: bool = False,
+    clock: Callable[[Callable[[], object]], float] = wall_clock,
 ) -> dict[str, list[float]]:
     """Seconds of each of ``rounds`` rounds after ``warmup`` more; a round runs every form once, one after another.
 
@@ -62,9 +88,7 @@ def by_turns(
         for name, form in list(forms.items())[:: -1 if number % 2 else 1]:
             if settle:
                 form()
-            begun = time.perf_counter()
-            form()
-            times[name].append(time.perf_counter() - begun)
+            times[name].append(clock(form))
     return {name: seconds[warmup:] for name, seconds in times.items()}
 
 

@@ -15,7 +15,7 @@ SOURCE = Path(saccade.__file__).parent
 FLOORS = [
     ["errors"],
     ["facts"],
-    ["ops", "recipe", "relay", "probe", "imagefiles"],
+    ["attachment", "ops", "recipe", "relay", "probe", "imagefiles"],
     ["form"],
     ["attention"],
     ["catalog"],
@@ -95,8 +95,8 @@ def test_public_names_survive_the_import_of_every_submodule():
 def test_public_names_are_the_agreed_ones():
     assert saccade.__all__ == [
         "Plug", "Recipe", "UserError", "check", "create", "export", "list_mechanisms", "load", "measure",
-        "parameter_groups", "plug", "plugged_trainer", "plugs", "record", "replace", "replacements", "save", "sites",
-        "spec", "unplug",
+        "one_call", "parameter_groups", "plug", "plugged_trainer", "plugs", "record", "replace", "replacements", "save",
+        "sites", "spec", "unplug",
     ]  # fmt: skip
 
 

@@ -297,7 +297,7 @@ def test_an_unwritable_folder(tmp_path):
 def test_a_network_that_lost_a_plug_is_not_saved(tmp_path):
     network = plug(_small(), "se", input=SIZE)
     network.layer2[0].bn2._forward_hooks.clear()
-    with pytest.raises(UserError, match=r"the plug of layer2.0.bn2 is lost"):
+    with pytest.raises(UserError, match=r"at layer2.0.bn2, the plug is lost"):
         save(network, tmp_path / "net")
     assert list(tmp_path.iterdir()) == []
 

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.ops.branch import gated_by
+from saccade.ops.eager import is_captured, is_transformed
 
-__all__ = ["BatchNorm2d", "Context", "Convolution", "Gate", "blended", "reduced", "zeroed"]
+__all__ = ["BatchNorm2d", "Context", "Convolution", "Gate", "as_laid_out", "blended", "reduced", "zeroed"]
 
 
 def blended(f: Tensor, changed: Tensor, a: Tensor) -> Tensor:
@@ -28,6 +29,29 @@ def blended(f: Tensor, changed: Tensor, a: Tensor) -> Tensor:
     ``changed``.
     """
     return f + (a * (changed - f)).to(f.dtype)
+
+
+def as_laid_out(f: Tensor, y: Tensor) -> Tensor:
+    """Return y with the strides of f, a map without gaps: by its strides a convolution chooses how it sums.
+
+    In a batch of one, sums drop strides that no element tells, such as those of tokens turned back into a map.
+    """
+    if not isinstance(f, Tensor) or is_captured() or is_transformed() or y.shape != f.shape:
+        return y
+    if y.stride() == f.stride() or not _is_dense(f):
+        return y
+    return torch.empty_strided(f.shape, f.stride(), dtype=y.dtype, device=y.device).copy_(y)
+
+
+def _is_dense(f: Tensor) -> bool:
+    """Return whether the elements of f fill their memory without gaps and without sharing."""
+    step = 1
+    for stride, size in sorted(zip(f.stride(), f.shape, strict=True)):
+        if size != 1:
+            if stride != step:
+                return False
+            step *= size
+    return True
 
 
 class BatchNorm2d(nn.BatchNorm2d):

@@ -98,8 +98,9 @@ class Relay:
         if not calls:
             raise UserError(
                 f"the mechanism at {site} reads what {', '.join(wanted)} squeezed in the same call of the host, and "
-                "none is running: a part of the host was run by itself, or again, as gradient checkpointing does in "
-                "the backward pass; call the whole host, and switch gradient checkpointing off"
+                "none is running: a part of the host was run by itself, as `forward_features` and feature extractors "
+                "do, or again, as gradient checkpointing does in the backward pass. Call the whole host, run its "
+                "parts inside `with saccade.one_call(host):`, and switch gradient checkpointing off"
             )
         told = calls[-1].told
         absent = [one for one in wanted if one not in told]

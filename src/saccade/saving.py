@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from saccade import catalog
 from saccade.errors import UserError
 from saccade.probe import example_input, undisturbed
-from saccade.surgery.carrying import Plug, carried
 from saccade.surgery.plug import Mechanism, plugs, settle, unplug
+from saccade.surgery.plug_module import Plug, carried
 from saccade.surgery.replace import again, described
 from saccade.surgery.replaced import CHILD, note, originals, replaced
 from saccade.surgery.sites import Site

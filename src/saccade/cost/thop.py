@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saccade.attachment import base_class
 from saccade.cost.call import Call
 from saccade.errors import UserError
 from saccade.probe import undisturbed
@@ -51,7 +52,7 @@ def thop_counts(call: Call) -> tuple[int, int]:
 
     with undisturbed(call.model), torch.no_grad(), ExitStack() as stack:
         for module in visits:
-            if (rule := _RULES.get(type(module))) is not None:
+            if (rule := _RULES.get(base_class(module))) is not None:
                 hook = module.register_forward_hook(partial(note, module, rule), with_kwargs=True)
                 stack.callback(hook.remove)
         call.try_out()
@@ -59,7 +60,7 @@ def thop_counts(call: Call) -> tuple[int, int]:
     def totals(module: nn.Module) -> tuple[int, int]:
         parameters, operations = 0, macs[module]
         for child in module.children():
-            if type(child) in _RULES and not isinstance(child, nn.Sequential):
+            if base_class(child) in _RULES and not isinstance(child, nn.Sequential):
                 found = sum(p.numel() for p in child.parameters()) if child in called else 0, macs[child]
             else:
                 found = totals(child)

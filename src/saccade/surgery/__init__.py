@@ -1,11 +1,12 @@
 """Attention into any network, and out again."""
 
-from saccade.surgery.carrying import Plug as Plug
+from saccade.surgery.carrying import one_call as one_call
 from saccade.surgery.controls import plug_control as plug_control
 from saccade.surgery.groups import parameter_groups as parameter_groups
 from saccade.surgery.plug import plug as plug
 from saccade.surgery.plug import plugs as plugs
 from saccade.surgery.plug import unplug as unplug
+from saccade.surgery.plug_module import Plug as Plug
 from saccade.surgery.record import record as record
 from saccade.surgery.replace import Replacement as Replacement
 from saccade.surgery.replace import replace as replace
@@ -15,6 +16,6 @@ from saccade.surgery.sites import sites as sites
 from saccade.surgery.trainers import plugged_trainer as plugged_trainer
 
 __all__ = [
-    "Plug", "Replacement", "Site", "parameter_groups", "plug", "plug_control", "plugged_trainer", "plugs",
+    "Plug", "Replacement", "Site", "one_call", "parameter_groups", "plug", "plug_control", "plugged_trainer", "plugs",
     "record", "replace", "replacements", "sites", "unplug",
 ]  # fmt: skip

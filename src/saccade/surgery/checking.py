@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from saccade.errors import UserError
-from saccade.surgery.carrying import Plug
+from saccade.surgery.plug_module import Plug
 from saccade.surgery.trace import Arguments, plainly, run
 
 __all__ = ["count", "warn_of_eval_only"]
@@ -42,6 +42,7 @@ def count(
     runs = {id(made): 0 for made in new}
     carriers = {id(made): 0 for made in new}
     wrong: list[str] = []
+    kept: dict[int, torch.Tensor] = {}
     handles = []
 
     def watch(made: Plug) -> None:
@@ -64,7 +65,15 @@ def count(
                 )
             return f"{made.name} at {made.site.path}: SPEC says neutral, and it changes the map"
 
+        def mechanism_starts(module: nn.Module, args: tuple[Any, ...]) -> None:
+            kept[id(made)] = args[0].clone()
+
         def mechanism_ran(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if not torch.equal(args[0].nan_to_num(), kept.pop(id(made)).nan_to_num()):
+                wrong.append(
+                    f"{made.name} at {made.site.path} writes into the map it receives, which the host goes on using: "
+                    "it must return a new one (x + 1 instead of x.add_(1))"
+                )
             # Seen here, for f + a·(m(f) − f) would broadcast a wrong shape into the right one.
             if not isinstance(output, torch.Tensor) or output.shape != args[0].shape:
                 turned(args[0], output)
@@ -77,6 +86,7 @@ def count(
             carriers[id(made)] += 1
 
         handles.append(made.register_forward_hook(plug_ran))
+        handles.append(made.mechanism.register_forward_pre_hook(mechanism_starts))
         handles.append(made.mechanism.register_forward_hook(mechanism_ran))
         handles.append(host.get_submodule(made.site.carrier).register_forward_hook(carrier_ran))
 

@@ -8,13 +8,13 @@ from dataclasses import replace as changed
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saccade.attachment import base_class
 from saccade.errors import UserError
 from saccade.form import Convolution
 from saccade.surgery.plug import Mechanism
-from saccade.surgery.replaced import Note, Replaced, note, put, restore
+from saccade.surgery.replaced import Note, Replaced, Stand, alone, note, original, put, restore
 from saccade.surgery.sites import Site
 from saccade.surgery.trace import Arguments, run
 
@@ -27,12 +27,12 @@ def check(path: str, module: nn.Module) -> None:
     Raises:
         UserError: it is none, does more than its class says, or has numbers that no mechanism takes.
     """
-    kind = type(module).__name__
-    if isinstance(module, Replaced):
+    kind = base_class(module)
+    if kind in (Replaced, Stand):
         raise UserError(f"{path} is replaced by {note(module).name} already; unplug the host first")
     why = None
-    if type(module) is not nn.Conv2d:
-        why = f"is a {kind}" + (", whose forward is its own" if isinstance(module, nn.Conv2d) else "")
+    if kind is not nn.Conv2d:
+        why = f"is a {kind.__name__}" + (", whose forward is its own" if isinstance(module, nn.Conv2d) else "")
     elif "forward" in module.__dict__:
         why = "has a forward of its own"
     elif module._parameters.get("weight") is None:
@@ -132,10 +132,7 @@ def _try(host: nn.Module, new: Mapping[str, tuple[nn.Module, Note]], arguments: 
         def ran(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
             runs[path] += 1
             (x,) = (*args, *named.values())
-            assert isinstance(module, nn.Conv2d)
-            weight, bias = (known.kernel or module._parameters)["weight"], (known.kernel or module._parameters)["bias"]
-            assert weight is not None
-            wanted = F.conv2d(x, weight, bias, module.stride, module.padding, module.dilation, module.groups)
+            output, wanted = alone(module, x, output), original(module, x)
             if not isinstance(output, Tensor) or output.shape != wanted.shape:
                 got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 wrong.append(f"{known.name} at {path} makes {got} of {tuple(x.shape)}, not {tuple(wanted.shape)}")

@@ -6,9 +6,11 @@ from typing import Any
 
 from torch import nn
 
+from saccade.attachment import CHILD
 from saccade.probe import check_network
-from saccade.surgery.carrying import carried
-from saccade.surgery.replaced import CHILD, replaced
+from saccade.surgery.plug_module import carried
+from saccade.surgery.replaced import CHILD as CONVOLUTION
+from saccade.surgery.replaced import replaced
 
 __all__ = ["parameter_groups"]
 
@@ -34,8 +36,8 @@ def parameter_groups(
         UserError: ``model`` is no module.
     """
     check_network(model, "the model")
-    plugged = {id(p) for _, _, plug in carried(model) for p in plug.parameters()}
-    plugged |= {id(p) for _, module in replaced(model) for p in module.get_submodule(CHILD).parameters()}
+    plugged = {id(p) for _, parent, _ in carried(model) for p in parent.get_submodule(CHILD).parameters()}
+    plugged |= {id(p) for _, module in replaced(model) for p in module.get_submodule(CONVOLUTION).parameters()}
     groups: dict[tuple[bool, bool], dict[str, Any]] = {
         (attention, decayed): {
             "name": ("attention" if attention else "host") + ("" if decayed else ", no decay"),

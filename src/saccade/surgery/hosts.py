@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import sys
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,17 +16,32 @@ __all__ = ["check_changeable", "check_host"]
 
 
 def check_changeable(host: nn.Module) -> None:
-    """Nothing, if parameters that ``host`` is given would be trained with its own.
+    """Raise UserError unless parameters that ``host`` is given would be trained with its own.
 
     Raises:
-        UserError: it is no module, or a part of it is wrapped in DistributedDataParallel.
+        UserError: it is no module, or a part of it is wrapped in DistributedDataParallel or was given to
+            ``fully_shard`` or ``replicate``.
     """
     check_network(host)
-    if any(isinstance(module, nn.parallel.DistributedDataParallel) for module in host.modules()):
-        raise UserError(
-            "the host is wrapped in DistributedDataParallel, which would not synchronise the new parameters: put "
-            "mechanisms in first, wrap it afterwards"
-        )
+    for module in host.modules():
+        wrapper = _distributed(module)
+        if wrapper is not None:
+            raise UserError(
+                f"the host is wrapped in {wrapper}, which would not synchronise the new parameters: put mechanisms in "
+                "first, wrap it afterwards"
+            )
+
+
+def _distributed(module: nn.Module) -> str | None:
+    """Return what synchronises the parameters of ``module`` between processes, None if it is of one process."""
+    if isinstance(module, nn.parallel.DistributedDataParallel):
+        return "DistributedDataParallel"
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")  # a module of these was made by importing them
+    if fsdp is not None and isinstance(module, (fsdp.FSDPModule, fsdp.FullyShardedDataParallel)):
+        return "FSDP"
+    composable: Any = sys.modules.get("torch.distributed._composable")
+    applied = composable._get_registry(module) if composable is not None else None
+    return next((name for name in ("replicate", "fully_shard") if name in (applied or ())), None)
 
 
 def check_host(host: nn.Module) -> None:

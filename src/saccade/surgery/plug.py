@@ -12,12 +12,15 @@ import torch
 from torch import nn
 
 from saccade import catalog
+from saccade.attachment import CHILD, runs_plug
 from saccade.errors import UserError, did_you_mean
 from saccade.facts import Spec
 from saccade.probe import check_network, example_input
-from saccade.surgery.carrying import Plug, attach, carried, detach, hooked, join, missing, said_lost
+from saccade.surgery.carrying import attach, detach, join
 from saccade.surgery.checking import count, warn_of_eval_only
+from saccade.surgery.guard import NOT_RUN, lost, raise_if_lost
 from saccade.surgery.hosts import check_changeable
+from saccade.surgery.plug_module import Plug, carried
 from saccade.surgery.positions import select
 from saccade.surgery.rebuilt import warn_of_rebuilding
 from saccade.surgery.replaced import restore
@@ -280,11 +283,11 @@ def plugs(host: nn.Module) -> list[Carried]:
             network would silently compute something else.
     """
     check_network(host)
-    lost = missing(host)
+    gone = lost(host)
     rows = []
-    for path, carrier, found in carried(host):
-        if not hooked(carrier):
-            lost.append(path)
+    for path, parent, found in carried(host):
+        if not (runs_plug(parent) or _in_graph(host, path)):
+            gone.setdefault(path, NOT_RUN)
         site = found.site
         prefix = path.removesuffix(site.carrier) if path.endswith(site.carrier) else ""
         rows.append(
@@ -300,9 +303,18 @@ def plugs(host: nn.Module) -> list[Carried]:
                 module=found,
             )
         )
-    if lost:
-        raise UserError(said_lost(lost))
+    raise_if_lost(gone)
     return rows
+
+
+def _in_graph(host: nn.Module, path: str) -> bool:
+    """Return whether a graph that ``torch.fx`` made calls the plug of the module at ``path``."""
+    for prefix, module in host.named_modules():
+        if isinstance(module, torch.fx.GraphModule):
+            plug = f"{path}.{CHILD}".removeprefix(f"{prefix}." if prefix else "")
+            if any(node.op == "call_module" and node.target == plug for node in module.graph.nodes):
+                return True
+    return False
 
 
 def _defaults(function: Builder) -> dict[str, Any]:

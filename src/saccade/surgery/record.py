@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saccade.errors import UserError
 from saccade.surgery.plug import plugs
 from saccade.surgery.replace import replacements
 from saccade.surgery.replaced import CHILD
@@ -24,21 +26,33 @@ def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
     ``tap`` under the path of its convolution, or, where that is a site too, of the mechanism inside. Mechanisms that
     show nothing (they have no ``tap``) are absent. The dictionary stays readable after the block.
 
+    Inside the block a compiled network runs uncompiled, for its graph knows of no hooks. Only forwards of the thread
+    that opened the block are recorded.
+
+    Raises:
+        UserError: ``model`` is no module, has lost a plug, or is a DataParallel that runs on threads of its own.
+
     >>> with saccade.record(model) as maps:                                                     # doctest: +SKIP
     ...     model(images)
     >>> maps["layer1.0.bn2"].shape                                                              # doctest: +SKIP
     torch.Size([8, 64, 1, 1])
     """
+    if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
+        raise UserError("DataParallel runs the network on several threads; record the network inside: model.module")
     maps: dict[str, Tensor | list[Tensor]] = {}
     handles = []
+    thread = threading.get_ident()
 
     def anew(module: nn.Module, args: tuple[Any, ...]) -> None:
-        maps.clear()
+        if threading.get_ident() == thread:
+            maps.clear()
 
     def watch(site: str, tap: nn.Module) -> None:
         def seen(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             if torch._C._current_graph_task_id() != -1:
                 return  # gradient checkpointing runs the forward again during the backward
+            if threading.get_ident() != thread:
+                return
             before = maps.get(site)
             if before is None:
                 maps[site] = output.detach()
@@ -59,7 +73,8 @@ def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
             tap = getattr(mechanism, "tap", None)
             if isinstance(tap, nn.Module):
                 watch(site, tap)
-        yield maps
+        with torch.compiler.set_stance("force_eager"):
+            yield maps
     finally:
         for handle in handles:
             handle.remove()

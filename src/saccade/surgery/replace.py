@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as changed
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ from saccade.surgery.hosts import check_changeable
 from saccade.surgery.plug import Mechanism, per_stage
 from saccade.surgery.positions import POSITIONS, family, select
 from saccade.surgery.rebuilt import warn_of_rebuilding
-from saccade.surgery.replaced import CHILD, Note, gone, note, replaced
+from saccade.surgery.replaced import CHILD, Note, Stand, gone, note, replaced
 from saccade.surgery.sites import Site, Survey, survey
 
 __all__ = ["Replacement", "again", "described", "replace", "replacements"]
@@ -148,7 +148,7 @@ def replacements(host: nn.Module) -> list[Replacement]:
         rows.append(
             Replacement(
                 convolution=path,
-                channels=module.in_channels,
+                channels=cast(int, module.in_channels),
                 size=known.size,
                 stage=known.stage,
                 position=known.position,
@@ -266,11 +266,11 @@ def _part(host: nn.Module, seen: Survey, where: str, what: Mechanism) -> Iterato
             "by a path or glob"
         )
     modules = dict(host.named_modules())
-    if isinstance(modules.get(base), nn.Conv2d):
+    if isinstance(modules.get(base), (nn.Conv2d, Stand)):
         check(base, modules[base])
     sites = select(seen, word, what.spec).sites
     if name not in _PLACES and base not in modules:  # a glob takes the convolutions among what it matches
-        sites = [site for site in sites if isinstance(modules[site.carrier], nn.Conv2d) and not site.entering]
+        sites = [site for site in sites if isinstance(modules[site.carrier], (nn.Conv2d, Stand)) and not site.entering]
     if not sites:
         near = [path for path, module in modules.items() if isinstance(module, nn.Conv2d)]
         more = f" and {len(near) - 40} more" if len(near) > 40 else ""

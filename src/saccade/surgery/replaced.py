@@ -13,20 +13,33 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saccade.attachment import base_class, set_class
 from saccade.errors import UserError
 from saccade.form import Convolution
+from saccade.surgery.guard import NOTE, REPLACED, paths, unwatch, watch
+from saccade.surgery.plug_module import held
 
-__all__ = ["CHILD", "Note", "Replaced", "gone", "note", "originals", "put", "replaced", "restore"]
+__all__ = [
+    "CHILD",
+    "Note",
+    "Replaced",
+    "Stand",
+    "alone",
+    "gone",
+    "note",
+    "original",
+    "originals",
+    "put",
+    "replaced",
+    "restore",
+]
 
 CHILD = "saccade_conv"
 """The name of a mechanism in the convolution that runs it."""
 
-_PATHS = "_saccade_replaced"
-"""The host's own list of its replaced convolutions: without it one that was exchanged would go unnoticed."""
-
-_NOTE = "_saccade_note"
 _KERNEL = ("weight", "bias")
 
 
@@ -56,35 +69,62 @@ class Note:
 
 
 class Replaced(nn.Conv2d):
-    """An ``nn.Conv2d`` of a host whose place a mechanism takes.
-
-    A :class:`Convolution` works with the weight and bias of this module, any other with its own parameters; these here
-    are then None.
-    """
+    """An ``nn.Conv2d`` of a host that computes as a :class:`Convolution`, with its own weight and bias."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, O, Ho, Wo), of the size that the convolution would give it."""
         mechanism = getattr(self, CHILD)
         if isinstance(mechanism, Convolution):
             return mechanism.convolve(input, self.weight, self.bias)
-        y: Tensor = mechanism(input)
+        y: Tensor = mechanism(input)  # networks pickled by earlier versions have this class for every mechanism
         return y
 
     def extra_repr(self) -> str:
         """What the convolution says of itself, and what runs in its place."""
-        return f"{super().extra_repr()}, by {note(self).name}"
+        return f"{nn.Conv2d.extra_repr(self)}, by {note(self).name}"
 
     def _apply(self, fn: Any, recurse: bool = True) -> Replaced:
         """What is put aside goes where the network goes."""
         with _whole(self):
-            super()._apply(fn, recurse)
+            nn.Module._apply(self, fn, recurse)
         return self
+
+
+class Stand(nn.Module):
+    """What an ``nn.Conv2d`` of a host is while a mechanism without a use for its kernel runs in its place.
+
+    It has the attributes of the convolution (``stride``, ``out_channels``). It is no ``nn.Conv2d``: whoever asks for
+    those, to initialise, prune or count them, expects a weight.
+    """
+
+    weight: None
+    bias: None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, O, Ho, Wo), of the size that the convolution would give it."""
+        y: Tensor = getattr(self, CHILD)(input)
+        return y
+
+    extra_repr = Replaced.extra_repr
+    _apply = Replaced._apply
 
 
 def note(convolution: nn.Module) -> Note:
     """What is known of the replacement that ``convolution`` runs."""
-    found: Note = convolution.__dict__[_NOTE]
+    found: Note = convolution.__dict__[NOTE]
     return found
+
+
+def original(convolution: nn.Module, x: Tensor) -> Tensor:
+    """Return what the convolution itself makes of x (B, C, H, W): (B, O, Ho, Wo)."""
+    kernel: Any = note(convolution).kernel or convolution._parameters
+    c: Any = convolution
+    return F.conv2d(x, kernel["weight"], kernel["bias"], c.stride, c.padding, c.dilation, c.groups)
+
+
+def alone(convolution: nn.Module, x: Tensor, output: Tensor) -> Tensor:
+    """Return what the replacement made of x (B, C, H, W), given what the module returned: its plug not counted."""
+    return output if held(convolution) is None else base_class(convolution).forward(convolution, x)
 
 
 @contextmanager
@@ -102,61 +142,57 @@ def _whole(convolution: nn.Module) -> Iterator[None]:
         convolution._parameters.update(dict.fromkeys(_KERNEL))
 
 
-def _turn(convolution: nn.Module, into: type[nn.Module]) -> None:
-    """Change the class of a convolution, as ``parametrize`` does."""
-    convolution.__class__ = into
-
-
 @contextmanager
 def originals(host: nn.Module) -> Iterator[None]:
     """``host`` as if nothing in it were replaced."""
-    found = [module for _, module in replaced(host) if type(module) is Replaced]
+    found = [(module, base_class(module)) for _, module in replaced(host)]
+    found = [(module, kind) for module, kind in found if kind in (Replaced, Stand)]
     with ExitStack() as stack:
-        for module in found:
+        for module, _ in found:
             stack.enter_context(_whole(module))
         try:
-            for module in found:
-                _turn(module, nn.Conv2d)
+            for module, _ in found:
+                set_class(module, nn.Conv2d)
             yield
         finally:
-            for module in found:
-                _turn(module, Replaced)
+            for module, kind in found:
+                set_class(module, kind)
 
 
 def put(host: nn.Module, path: str, mechanism: nn.Module, known: Note) -> None:
     """Let the convolution at ``path`` run ``mechanism``; where that keeps the kernel, its own is dropped."""
     convolution = host.get_submodule(path)
-    if isinstance(mechanism, Convolution):
+    keeps = isinstance(mechanism, Convolution)
+    if keeps:
         mechanism._parameters.update(dict.fromkeys(_KERNEL))
     else:
         known.kernel = {name: convolution._parameters[name] for name in _KERNEL}
         convolution._parameters.update(dict.fromkeys(_KERNEL))
     convolution.add_module(CHILD, mechanism.train(convolution.training))
-    convolution.__dict__[_NOTE] = known
-    _turn(convolution, Replaced)
-    if _PATHS not in host.__dict__:
+    convolution.__dict__[NOTE] = known
+    # torch.fx and what is built on it keep a module of torch.nn whole.
+    convolution.__dict__["__module__"] = "torch.nn"
+    set_class(convolution, Replaced if keeps else Stand)
+    if REPLACED not in vars(host):
         host.register_load_state_dict_pre_hook(_loading)
-    host.__dict__[_PATHS] = (*host.__dict__.get(_PATHS, ()), path)
+    watch(host, path, REPLACED)
 
 
-def replaced(model: nn.Module) -> Iterator[tuple[str, nn.Conv2d]]:
+def replaced(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """The path of each replaced convolution in ``model``, and the convolution."""
     for path, module in model.named_modules():
-        if _NOTE in module.__dict__ and isinstance(module, nn.Conv2d):
+        if NOTE in module.__dict__:
             yield path, module
 
 
 def gone(model: nn.Module) -> list[str]:
     """Paths of convolutions that a host inside ``model`` had replaced and that are something else now."""
-    lost = []
-    for prefix, host in model.named_modules():
-        for path in host.__dict__.get(_PATHS, ()):
-            module: nn.Module | None = host
-            for name in path.split("."):
-                module = module and module._modules.get(name)
-            if module is None or type(module) is not Replaced:
-                lost.append(f"{prefix}.{path}".strip("."))
-    return lost
+    modules = dict(model.named_modules())
+    return [path for path in paths(model, REPLACED) if _kind(modules.get(path)) not in (Replaced, Stand)]
+
+
+def _kind(module: nn.Module | None) -> type[nn.Module] | None:
+    return None if module is None else base_class(module)
 
 
 def restore(host: nn.Module, only: set[str] | None = None) -> None:
@@ -166,7 +202,10 @@ def restore(host: nn.Module, only: set[str] | None = None) -> None:
         UserError: one has become something else, or its own kernel is not known; nothing is restored then.
     """
     found = {path: module for path, module in replaced(host) if only is None or path in only}
-    changed = [f"{path} is a {type(module).__name__}" for path, module in found.items() if type(module) is not Replaced]
+    changed = [
+        f"{path} is a {type(module).__name__}" for path, module in found.items()
+        if base_class(module) not in (Replaced, Stand)
+    ]  # fmt: skip
     if changed:
         raise UserError(
             f"{', '.join(changed)}: a replaced convolution was re-parametrised since; undo that before unplug"
@@ -181,18 +220,15 @@ def restore(host: nn.Module, only: set[str] | None = None) -> None:
         known = note(module)
         if known.kernel is not None:
             module._parameters.update(known.kernel)
-        del module._modules[CHILD], module.__dict__[_NOTE]
-        _turn(module, nn.Conv2d)
+        del module._modules[CHILD], module.__dict__[NOTE]
+        module.__dict__.pop("__module__", None)
+        set_class(module, nn.Conv2d)
+    unwatch(host, REPLACED, {path for path, _ in replaced(host)})
     for _, each in host.named_modules():
-        if _PATHS in each.__dict__:
-            still = {path for path, _ in replaced(each)}  # a module that was taken out of the host is not there at all
-            left = tuple(path for path in each.__dict__[_PATHS] if path in still)
-            each.__dict__[_PATHS] = left
-            if not left:
-                del each.__dict__[_PATHS]
-                for key, hook in list(each._load_state_dict_pre_hooks.items()):
-                    if getattr(hook, "hook", hook) is _loading:
-                        del each._load_state_dict_pre_hooks[key]
+        if REPLACED not in vars(each):
+            for key, hook in list(each._load_state_dict_pre_hooks.items()):
+                if getattr(hook, "hook", hook) is _loading:
+                    del each._load_state_dict_pre_hooks[key]
 
 
 def _loading(
@@ -213,7 +249,7 @@ def _loading(
     found = [
         (f"{prefix}{path}.", module)
         for path, module in host.named_modules(remove_duplicate=False)
-        if type(module) is Replaced
+        if base_class(module) in (Replaced, Stand)
     ]
     own = {
         f"{path}{CHILD}.{key}": value

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from saccade.surgery.carrying import Plug
+from saccade.surgery.plug_module import Plug
 from saccade.surgery.trace import plainly
 
 __all__ = ["rouse"]

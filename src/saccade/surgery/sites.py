@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from saccade.probe import check_network
-from saccade.surgery.carrying import Plug
+from saccade.surgery.plug_module import Plug
 from saccade.surgery.replaced import originals
 from saccade.surgery.structure import Structure
 from saccade.surgery.trace import Arguments, trace

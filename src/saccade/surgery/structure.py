@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from saccade.attachment import base_class
 from saccade.surgery.trace import Addition, Call, Key, Trace, Value
 
 __all__ = ["Structure", "declared"]
@@ -259,7 +260,7 @@ class Structure:
         modules = {path: calls[0].module for path, calls in self.maps.items()}
         adding = {self._owner(addition.call).path for addition in self.trace.additions}
         known = {path for path in units if path in modules}
-        classes = {type(modules[path]) for path in known}
+        classes = {base_class(modules[path]) for path in known}
         rows = {_row(path) for path in known}
         return [
             path
@@ -267,7 +268,7 @@ class Structure:
             if path not in known | adding
             and not isinstance(module, _CONTAINERS)
             and not any(path.startswith(unit + ".") for unit in known)
-            and (type(module) in classes or (_row(path) in rows and self._convolutions(module) >= 2))
+            and (base_class(module) in classes or (_row(path) in rows and self._convolutions(module) >= 2))
         ]
 
     def _repeated(self) -> set[str]:
@@ -276,9 +277,9 @@ class Structure:
             for path, calls in self.maps.items()
             if type(calls[0].module) not in _CONTAINERS and self._children(calls[0].module)
         }
-        counts = Counter(type(module) for module in modules.values())
+        counts = Counter(map(base_class, modules.values()))
         for least in (2, 1):
-            fit = {p for p, m in modules.items() if counts[type(m)] > 1 and self._mapping(p) >= least}
+            fit = {p for p, m in modules.items() if counts[base_class(m)] > 1 and self._mapping(p) >= least}
             inner = {p for p in fit if not any(other.startswith(p + ".") for other in fit)}
             if inner:
                 return inner
@@ -315,7 +316,7 @@ class Structure:
 
 def _runs_children(module: nn.Module) -> bool:
     """Is it a container, or does its forward go through its children like one?"""
-    code = getattr(type(module).forward, "__code__", None)
+    code = getattr(base_class(module).forward, "__code__", None)
     return isinstance(module, _CONTAINERS) or (code is not None and not _CHILDREN.isdisjoint(code.co_names))
 
 

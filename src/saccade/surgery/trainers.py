@@ -15,8 +15,8 @@ from typing import Any, Literal
 from torch import nn
 
 from saccade.errors import UserError
-from saccade.surgery.carrying import Plug, carried
 from saccade.surgery.plug import Builder, Mechanism, install, unplug
+from saccade.surgery.plug_module import Plug, carried
 from saccade.surgery.replaced import replaced
 
 __all__ = ["plugged_trainer"]

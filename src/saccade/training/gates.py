@@ -11,7 +11,7 @@ from saccade.data import ImageSet
 from saccade.form import Context, Convolution, Gate
 from saccade.surgery import plugs, record, replacements
 from saccade.surgery.controls import unshuffled
-from saccade.surgery.replaced import CHILD
+from saccade.surgery.replaced import CHILD, Replaced, alone, original
 
 __all__ = ["gate_movement", "probe_images"]
 
@@ -51,8 +51,8 @@ def gate_movement(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any
     def watch(site: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> None:
             given: Tensor = (*inputs, *named.values())[0]
-            if isinstance(module, nn.Conv2d):
-                given = module._conv_forward(given, module.weight, module.bias)
+            if isinstance(module, Replaced):
+                output, given = alone(module, given, output), original(module, given)
             before = given.float().flatten(1)
             size = before.norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
             changes[site].append((output.float().flatten(1) - before).norm(dim=1) / size)

@@ -15,9 +15,9 @@ from saccade.models import create_host
 from saccade.probe import example_input, undisturbed
 from saccade.recipe import Recipe
 from saccade.surgery import plugs, replacements
-from saccade.surgery.carrying import Plug
 from saccade.surgery.controls import Shuffled, plug_control
 from saccade.surgery.plug import Mechanism
+from saccade.surgery.plug_module import Plug
 from saccade.surgery.put import put
 
 __all__ = ["build", "derived", "start_of", "started"]

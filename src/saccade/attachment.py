@@ -1,0 +1,180 @@
+"""How a parent module runs the plug it holds: its class becomes a subclass of itself whose forward ends in the plug.
+
+``torch.nn.utils.parametrize`` changes classes the same way. Whoever looks at the module sees the plugged map: forward
+hooks, older or newer, ``torch.fx``, ``torch.export``, ``torch.jit.trace``. Tools that look for an exact class, as the
+fusing of convolutions and norms does, leave the module alone. Where no subclass can be made, a forward hook that
+stands before all others runs the plug. A plug on what the module *receives* is run by such a pre-hook, for other
+pre-hooks are to see the plugged map too; the subclass only keeps tools away.
+
+Hooks alone were tried first: hooks that were older saw the map without the plug, ``torch.fx`` and fusing lost them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from types import FunctionType, MethodType
+from typing import Any
+from weakref import WeakValueDictionary
+
+from torch import Tensor, nn
+
+__all__ = ["CHILD", "base_class", "entering_hook", "hold", "leaving_hook", "release", "runs_plug", "set_class"]
+
+CHILD = "saccade"
+"""The name of a plug in its parent module."""
+
+_BASE = "_saccade_base"
+"""Attribute of the classes made here: the class of the module without its plug."""
+
+_CLASSES: WeakValueDictionary[tuple[type[nn.Module], bool], type[nn.Module]] = WeakValueDictionary()
+
+
+def leaving_hook(parent: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    """Forward hook: pass what ``parent`` returns through its plug."""
+    changed: Tensor = getattr(parent, CHILD)(output)
+    return changed
+
+
+def entering_hook(parent: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Forward pre-hook: pass the first thing that ``parent`` receives through its plug."""
+    return (getattr(parent, CHILD)(args[0]), *args[1:])
+
+
+def hold(parent: nn.Module, plug: nn.Module, *, entering: bool) -> None:
+    """Make ``plug`` a child of ``parent``, which runs it on what it receives (``entering``) or returns from now on."""
+    parent.add_module(CHILD, plug)
+    base = type(parent)
+    made = False
+    if "forward" not in vars(parent) and not _registers(base):
+        try:
+            parent.__class__ = _plugged(base, entering)
+            made = True
+        except TypeError:  # a final class, one with slots, or a metaclass that wants more
+            pass
+    if entering:
+        parent.register_forward_pre_hook(entering_hook, prepend=True)
+    elif not made:
+        parent.register_forward_hook(leaving_hook, prepend=True)
+
+
+def release(parent: nn.Module) -> None:
+    """Undo ``hold``: class, hooks and children of ``parent`` are what they were."""
+    del parent._modules[CHILD]
+    parent.__class__ = base_class(parent)
+    for hooks, ours in ((parent._forward_hooks, leaving_hook), (parent._forward_pre_hooks, entering_hook)):
+        for key in [key for key, hook in hooks.items() if hook is ours]:
+            del hooks[key]
+
+
+def runs_plug(parent: nn.Module) -> bool:
+    """Return whether a call of ``parent`` runs its plug.
+
+    A ``forward`` set on the module itself, as some tools fuse, goes past the class. Unless it calls that of the class,
+    a hook takes over here.
+    """
+    if leaving_hook in parent._forward_hooks.values() or entering_hook in parent._forward_pre_hooks.values():
+        return True
+    cls = type(parent)
+    if getattr(cls, _BASE, None) is None or cls._saccade_entering:  # type: ignore[attr-defined]
+        return False
+    own = vars(parent).get("forward")
+    if own is not None and not _calls_plugged(own):
+        parent.__class__ = _without(cls)
+        parent.register_forward_hook(leaving_hook, prepend=True)
+    return True
+
+
+def base_class(module: nn.Module) -> type[nn.Module]:
+    """Return the class of ``module`` as it is without a plug."""
+    return _without(type(module))
+
+
+def set_class(module: nn.Module, into: type[nn.Module]) -> None:
+    """Change the class of ``module``, which goes on running its plug if it has one."""
+    entering = getattr(type(module), "_saccade_entering", None)
+    module.__class__ = into if entering is None else _plugged(into, entering)
+
+
+def _plugged(base: type[nn.Module], entering: bool) -> type[nn.Module]:
+    """Return the subclass of ``base`` for modules that hold a plug; one class per base, so that copies share it."""
+    made = _CLASSES.get((base, entering))
+    if made is not None:
+        return made
+
+    @functools.wraps(base.forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        y = base.forward(self, *args, **kwargs)
+        plug = self._modules.get(CHILD)  # absent where somebody made a new module of the class, as peft does
+        return y if plug is None else plug(y)
+
+    def reduce(self: nn.Module, protocol: Any) -> Any:
+        # The class has no name to be pickled by; it is made again of its base.
+        reduced: Any = base.__reduce_ex__(self, protocol)
+        function, args, *rest = reduced
+        return (_rebuild, (entering, function, tuple(base if arg is made else arg for arg in args)), *rest)
+
+    forward._saccade_plugged = True  # type: ignore[attr-defined]
+    members: dict[str, Any] = {
+        "__doc__": base.__doc__,
+        "__module__": base.__module__,  # by which torch.fx knows the modules of torch.nn, which it keeps whole
+        "__qualname__": f"{base.__qualname__} with a saccade plug",  # shown where a tool refuses the class
+        "__reduce_ex__": reduce,
+        _BASE: base,
+        "_saccade_entering": entering,
+    }
+    if not entering:
+        members["forward"] = forward
+    metaclass: Any = type(base)
+    made = metaclass(base.__name__, (base,), members)
+    _CLASSES[base, entering] = made
+    return made
+
+
+def _rebuild(entering: bool, function: Callable[..., nn.Module], args: tuple[Any, ...]) -> nn.Module:
+    """Make a module without its state, as copying and unpickling do first."""
+    module = function(*args)
+    module.__class__ = _plugged(type(module), entering)
+    return module
+
+
+def _without(cls: type[nn.Module]) -> type[nn.Module]:
+    """Return ``cls`` with no class of this module in its ancestry; tools may have derived a class of their own."""
+    if _BASE in vars(cls):
+        base: type[nn.Module] = vars(cls)[_BASE]
+        return base
+    if not hasattr(cls, _BASE):
+        return cls
+    members = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
+    metaclass: Any = type(cls)
+    bare: type[nn.Module] = metaclass(cls.__name__, tuple(map(_without, cls.__bases__)), members)
+    return bare
+
+
+def _registers(base: type) -> bool:
+    """Return whether making a subclass runs its author's code, such as entering the class into a registry."""
+    return any("__init_subclass__" in vars(c) for c in base.__mro__ if c.__module__ not in ("builtins", "typing"))
+
+
+def _calls_plugged(function: Any) -> bool:
+    """Return whether ``function`` leads to a forward of a class made here: bound, wrapped, closed over or global."""
+    found, seen = [function], set[int]()
+    for _ in range(4):
+        found = [part for part in found if callable(part) and not isinstance(part, nn.Module) and id(part) not in seen]
+        if any(hasattr(part, "_saccade_plugged") for part in found):
+            return True
+        seen |= {id(part) for part in found}
+        found = [inner for part in found for inner in _parts(part)]
+    return False
+
+
+def _parts(function: Any) -> Iterator[Any]:
+    """Yield what ``function`` may call itself."""
+    yield getattr(function, "__wrapped__", None)
+    if isinstance(function, functools.partial):
+        yield from (function.func, *function.args, *function.keywords.values())
+    elif isinstance(function, MethodType):
+        yield function.__func__
+    elif isinstance(function, FunctionType):
+        yield from (cell.cell_contents for cell in function.__closure__ or ())
+        yield from (function.__globals__.get(name) for name in function.__code__.co_names)

@@ -1,0 +1,109 @@
+"""The module that is put into a network, and where a network holds such modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from saccade.attachment import CHILD
+from saccade.form import as_laid_out, blended
+from saccade.relay import Previous, Relay
+
+if TYPE_CHECKING:
+    from saccade.surgery.sites import Site
+
+__all__ = ["Plug", "Seen", "carried", "held"]
+
+
+@dataclass
+class Seen:
+    """What a convolution that holds a plug looked like when it got it, so that a norm folded into it is noticed."""
+
+    bias: bool = True
+    """Whether the convolution had a bias."""
+    norm: str | None = None
+    """The name of the norm that stands behind it in the same module."""
+
+
+class Plug(nn.Module):
+    """A mechanism in a host: y = f + (a·(m(f) − f)).to(f.dtype), or y = m(f) where there is no ``a``.
+
+    With a = 0 it returns what it received, bit for bit wherever the mechanism's own output is finite: a mechanism that
+    overflows, as one of squares or unscaled logits may in float16, is not hidden. With a = 1 it is the mechanism.
+
+    Args:
+        mechanism: m, maps (B, C, H, W) to the same shape.
+        site: where it is plugged.
+        name: what the mechanism is called: a name of the catalogue or ``package.module:Class``.
+        options: those it was made with.
+        position: the position that chose the site.
+        neutral: whether there is an ``a``, a parameter of shape (1,) that starts at zero.
+        reads: the carriers whose plugs' vectors a mechanism reads that needs the stage before its own.
+    """
+
+    a: nn.Parameter | None
+
+    def __init__(
+        self,
+        mechanism: nn.Module,
+        *,
+        site: Site,
+        name: str,
+        options: dict[str, Any],
+        position: str,
+        neutral: bool,
+        reads: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__()
+        self.site, self.name, self.options, self.position = site, name, options, position
+        self.mechanism = mechanism
+        self.register_parameter("a", nn.Parameter(torch.zeros(1)) if neutral else None)
+        self.reads = reads if self.previous else ()
+        self.relay: Relay | None = None
+        self.seen = Seen()
+        # torch.fx and what is built on it (feature extractors, quantisation) keep a module of torch.nn whole.
+        self.__module__ = "torch.nn"
+
+    @property
+    def previous(self) -> list[Previous]:
+        """Where the mechanism reads the stage before its own; [] of one that does not."""
+        return [module for module in self.mechanism.modules() if isinstance(module, Previous)]
+
+    def join(self, relay: Relay) -> None:
+        """The mechanism, also one put in its place since, tells and reads by ``relay``."""
+        self.relay = relay
+        for place in self.previous:
+            place.join(relay, self.site.carrier, self.reads)
+
+    def forward(self, f: Tensor) -> Tensor:
+        """Map f (B, C, H, W) to (B, C, H, W), in the dtype of f."""
+        changed: Tensor = self.mechanism(f)
+        return as_laid_out(f, changed if self.a is None else blended(f, changed, self.a))
+
+    def extra_repr(self) -> str:
+        """The mechanism's name and the site."""
+        return f"{self.name} at {self.site.path}"
+
+
+def held(parent: nn.Module) -> Plug | None:
+    """Return the plug that ``parent`` holds; where a library wrapped it, the one that runs inside the wrapper."""
+    child = parent._modules.get(CHILD)
+    if child is None or isinstance(child, Plug):
+        return child
+    adapters = getattr(child, "modules_to_save", None)  # peft keeps the original beside a copy for each adapter
+    active = getattr(child, "active_adapters", None) or [getattr(child, "active_adapter", None)]
+    if isinstance(adapters, nn.ModuleDict) and active[0] in adapters:
+        child = adapters[active[0]]
+    return next((module for module in child.modules() if isinstance(module, Plug)), None)
+
+
+def carried(model: nn.Module) -> Iterator[tuple[str, nn.Module, Plug]]:
+    """Yield the path of each parent in ``model`` that holds a plug, the parent, and the plug."""
+    for path, module in model.named_modules():
+        plug = held(module)
+        if plug is not None:
+            yield path, module, plug
