@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from saccade.errors import UserError
 from saccade.probe import check_network
 
-__all__ = ["check_changeable", "check_host"]
+__all__ = ["check_changeable", "check_host", "check_maps"]
+
+_SHAPES = {3: "(B, C, L)", 5: "(B, C, D, H, W)"}
 
 
 def check_changeable(host: nn.Module) -> None:
@@ -64,6 +67,18 @@ def check_host(host: nn.Module) -> None:
                 f"the {kind} {name!r} is on the meta device and has no values; plug the network once it has its "
                 "weights: after to_empty(device=...) and loading them"
             )
+
+
+def check_maps(host: nn.Module) -> None:
+    """Raise UserError if ``host`` has convolutions and none of them is one of maps (B, C, H, W)."""
+    weights = [getattr(module, "weight", None) for module in host.modules() if isinstance(module, _ConvNd)]
+    ranks = {weight.ndim for weight in weights if isinstance(weight, torch.Tensor)}
+    if ranks and 4 not in ranks:
+        shapes = " and ".join(f"{_SHAPES[rank]}, of rank {rank}" for rank in sorted(ranks))
+        raise UserError(
+            f"{type(host).__name__} is a {'- and '.join(str(rank - 2) for rank in sorted(ranks))}-D network, which is "
+            f"not supported: its convolutions make maps {shapes}; a mechanism needs maps (B, C, H, W), of rank 4"
+        )
 
 
 def _compiles(module: nn.Module) -> bool:

@@ -149,9 +149,9 @@ def plug(
     Args:
         host: any network.
         mechanism: a name of the catalogue, ``package.module:Class``, or a callable channels -> module.
-        where: ``paper``, ``stage``, ``block``, ``residual``, ``conv3x3``, ``activated``, ``expanded``, ``conv_stem``,
-            each with a suffix if wanted: ``[:-1]`` or the like, ``[first]`` or ``[last]`` of each stage; a path or glob
-            of module paths; or a list of these.
+        where: ``paper``, ``stage``, ``neck``, ``block``, ``residual``, ``conv3x3``, ``activated``, ``expanded``,
+            ``conv_stem``, each with a suffix if wanted: ``[:-1]`` or the like, ``[first]`` or ``[last]`` of each stage;
+            a path or glob of module paths; or a list of these.
         start: ``neutral``: until it is trained, the network computes what it computed, bit for bit wherever the
             mechanism's own output is finite; ``paper``: the mechanism's own initialisation, without ``a``.
         input: what to look at the host with; see ``sites``.

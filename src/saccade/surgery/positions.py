@@ -13,12 +13,13 @@ from torch import nn
 from saccade.errors import UserError, did_you_mean
 from saccade.facts import Spec
 from saccade.surgery.convolutions import activated, expanded, last_spatial, stem
+from saccade.surgery.neck import neck, without_neck
 from saccade.surgery.sites import Site, Survey
 from saccade.surgery.structure import Structure
 
 __all__ = ["POSITIONS", "Selection", "family", "paths_at", "select", "sites_at"]
 
-POSITIONS = ("paper", "stage", "block", "residual", "conv3x3", "activated", "expanded", "conv_stem")
+POSITIONS = ("paper", "stage", "neck", "block", "residual", "conv3x3", "activated", "expanded", "conv_stem")
 _FALLBACK = ("residual", "block", "stage")
 _INDEX = r"\[-?\d+\]|\[(?:-?\d+)?:(?:-?\d+)?\]"
 """An index or a slice in brackets, as an expression."""
@@ -39,10 +40,10 @@ def select(survey: Survey, where: str | Sequence[str], spec: Spec) -> Selection:
 
     Args:
         survey: of the host.
-        where: a position (``paper``, ``stage``, ``block``, ``residual``, ``conv3x3``, ``activated``, ``expanded``,
-            ``conv_stem``, each with a suffix if wanted: ``[:-1]``, ``[-1]`` or the like; ``[first]`` or ``[last]`` of
-            each stage, which a glob may have too), a path of a module, a glob of paths, each confined to some of the
-            stages that have it if wanted (``conv3x3 in stage[-3:]``), or a list of these.
+        where: a position (``paper``, ``stage``, ``neck``, ``block``, ``residual``, ``conv3x3``, ``activated``,
+            ``expanded``, ``conv_stem``, each with a suffix if wanted: ``[:-1]``, ``[-1]`` or the like; ``[first]`` or
+            ``[last]`` of each stage, which a glob may have too), a path of a module, a glob of paths, each confined to
+            some of the stages that have it if wanted (``conv3x3 in stage[-3:]``), or a list of these.
         spec: of the mechanism, which says what ``paper`` is. Where the host has no such place, the next of residual,
             block, stage is taken, and all of them where a suffix leaves none; the log says so, and so does the
             position returned.
@@ -87,6 +88,8 @@ def _part(survey: Survey, where: str, spec: Spec) -> tuple[list[Site], str]:
         sites, position = _paper(survey, spec)
         return _cut(sites, suffix, where), position + suffix
     sites = sites_at(survey, word)
+    if not sites and word == "neck":
+        raise UserError(f"{_host(survey)} has no site at {word!r}: {without_neck(survey.structure)}")
     if not sites:
         raise UserError(f"{_host(survey)} has no site at {word!r}. Its sites: {_candidates(survey)}.")
     return _cut(sites, suffix, where), where
@@ -161,13 +164,15 @@ def _cut(sites: list[Site], suffix: str, where: str) -> list[Site]:
 def paths_at(structure: Structure, word: str) -> list[str]:
     """The modules whose maps are at the position ``word``, any but ``paper``, in order of execution.
 
-    ``stage``: the map that ends each stage; ``block``: what each repeated unit returns; ``residual``: what leaves the
-    residual branch of each, before the addition; ``conv3x3``, ``activated`` (of which some enter the module named),
-    ``expanded`` and ``conv_stem``: see :mod:`.convolutions`.
+    ``stage``: the map that ends each stage; ``neck``: each map that a head reads, see :mod:`.neck`; ``block``: what
+    each repeated unit returns; ``residual``: what leaves the residual branch of each, before the addition; ``conv3x3``,
+    ``activated`` (of which some enter the module named), ``expanded`` and ``conv_stem``: see :mod:`.convolutions`.
     """
     match word:
         case "stage":
             return structure.stages
+        case "neck":
+            return neck(structure)
         case "block":
             return structure.units
         case "residual":

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from saccade.probe import check_network
+from saccade.surgery.hosts import check_maps
 from saccade.surgery.plug_module import Plug
 from saccade.surgery.replaced import originals
 from saccade.surgery.structure import Structure
@@ -81,6 +82,8 @@ def _survey(host: nn.Module, input: Any) -> Survey:
                 calls=runs[carrier[0]],
                 kind=type(calls[0].module).__name__,
             )
+    if not found:
+        check_maps(host)
     return Survey(found, structure, arguments)
 
 
@@ -100,6 +103,6 @@ def sites(host: nn.Module, input: Any = None) -> list[Site]:
         the sites in order of execution.
 
     Raises:
-        UserError: the host does not run on the input.
+        UserError: the host does not run on the input, or is a network of one or three dimensions.
     """
     return list(survey(host, input).sites.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 from saccade.attachment import base_class
+from saccade.surgery.heads import Ending, within
+from saccade.surgery.proportions import following, pictures
 from saccade.surgery.trace import Addition, Call, Key, Trace, Value
 
 __all__ = ["Structure", "declared"]
@@ -23,16 +25,19 @@ _CHILDREN = {"children", "named_children", "_modules"}
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
-def declared(host: nn.Module) -> list[str]:
-    """The modules whose maps the host declares in timm's ``feature_info``, in order; [] where it declares none."""
+def declared(host: nn.Module) -> list[tuple[str, bool]]:
+    """The modules whose maps the host declares in timm's ``feature_info``, in order; [] where it declares none.
+
+    With each, whether its map is what enters it: so timm names the widened maps of inverted residuals.
+    """
     info: Any = getattr(host, "feature_info", None)
     rows = getattr(info, "info", info)
     if not isinstance(rows, (list, tuple)):
         return []
-    names = [row.get("module", "") for row in rows if isinstance(row, dict)]
+    named = [(row.get("module", ""), row.get("hook_type") == "forward_pre") for row in rows if isinstance(row, dict)]
     modules = {name for name, _ in host.named_modules()}
     # features_only flattens the names of what it takes out of a Sequential.
-    return [n if n in modules else n.replace(".", "_") for n in names if n]
+    return [(n if n in modules else n.replace(".", "_"), enters) for n, enters in named if n]
 
 
 @dataclass
@@ -110,16 +115,31 @@ class Structure:
         """The map that ends each stage, in order: those the host declares, else the last map before each halving.
 
         Where the host has units, what comes before the first of them is its stem, and a stage is what holds a unit.
+        The network's answer ends no stage, and neither does a map inside a head, unless the head changes its size.
         """
         first = min((self.maps[unit][0].left for unit in self.units), default=0)
-        named = [self._last(path) for path in declared(self.trace.host)]
+        named = [self._entering(path) if enters else self._last(path) for path, enters in declared(self.trace.host)]
         if named and None not in named:
             return [path for path in named if path is not None and self.maps[path][0].left >= first]
         last: dict[int, str] = {}
         for path in self.in_order(self.maps):
-            if self._ends_stage(path):
+            if self._ends_stage(path) and not self.ending.answer.issuperset(self._returned(path)):
                 last[self._level(path)] = path
         return self.in_order(last.values())
+
+    @cached_property
+    def ending(self) -> Ending:
+        """The heads of the network."""
+        return Ending(self.trace, self.maps, [unit for unit, _, _ in self.branches])
+
+    def producer(self, keys: Collection[Key | None]) -> str | None:
+        """The outermost module that made one of ``keys`` at each of its calls; None where no module did."""
+        found = [
+            path
+            for path, calls in self.maps.items()
+            if all(call.returned in keys and not self._passes(call) for call in calls)
+        ]
+        return max(found, key=lambda path: self.maps[path][0].left, default=None)
 
     def in_order(self, paths: Iterable[str]) -> list[str]:
         """The modules at ``paths``, each with a map, in order of execution."""
@@ -169,32 +189,28 @@ class Structure:
                 and not _runs_children(others[0].module)
                 and [c.first for c in others] == wanted
                 and others[0].entered > calls[0].left
-                and all(self._within(user, name) for key in wanted if key for user in self.trace.values[key].users)
+                and all(within(user, name) for key in wanted if key for user in self.trace.values[key].users)
             ):
                 return name, True
         return None
 
     def _is_map(self, call: Call) -> bool:
         value = self.trace.values.get(call.returned) if call.returned is not None else None
-        if value is None or len(value.shape) != 4 or value.fixed or value.matrix or not value.dtype.is_floating_point:
+        if value is None or call.returned is None or value.fixed or value.matrix or not value.dtype.is_floating_point:
             return False
-        if self.trace.picture is None:
-            return True
-        (height, width), (h, w) = self.trace.picture, value.shape[2:]
-        # One pixel of rounding on either side, at the scale of whichever of the two is larger.
-        return abs(h * width - w * height) <= (height + width) * max(1.0, h / height)
+        return len(value.shape) == 4 and (not self._pictures or call.returned in self._following)
+
+    @cached_property
+    def _pictures(self) -> set[tuple[int, int]]:
+        return pictures(self.trace)
+
+    @cached_property
+    def _following(self) -> set[Key]:
+        return following(self.trace, self._pictures)
 
     def _passes(self, call: Call) -> bool:
         """Did the module return what it received, as an Identity or a resting DropPath does?"""
         return call.returned in call.received
-
-    @staticmethod
-    def _within(call: Call | None, path: str) -> bool:
-        while call is not None:
-            if call.path == path:
-                return True
-            call = call.parent
-        return False
 
     def _owner(self, call: Call) -> Call:
         """The innermost module that holds parameters in its children: a module that only adds owns no branch."""
@@ -250,7 +266,7 @@ class Structure:
             for path, calls in self.maps.items()
             for call in calls
             if call.returned == key and unit.entered < call.left <= addition.tick and call is not unit
-            and self._within(call, unit.path)
+            and within(call, unit.path)
         ]  # fmt: skip
         computed = [call for call in inside if not self._passes(call)]
         return max(computed or inside, key=lambda call: call.left, default=None)
@@ -296,11 +312,17 @@ class Structure:
         inside = (p for p in self.maps if p.startswith(path + "."))
         return path if path in self.maps else max(inside, key=lambda p: self.maps[p][0].left, default=None)
 
+    def _entering(self, path: str) -> str | None:
+        """The module that made the map which enters the module at ``path``."""
+        return self.producer([call.first for call in self.trace.by_path().get(path, [])])
+
+    def _returned(self, path: str) -> set[Key | None]:
+        return {call.returned for call in self.maps[path]}
+
     def _level(self, path: str) -> int:
         """How often the picture has been halved, to the nearest."""
         height = max(self.value(p).shape[2] for p in self.maps)
-        if self.trace.picture is not None:
-            height = max(height, self.trace.picture[0])
+        height = max([height, *(size[0] for size in self._pictures)])
         return round(math.log2(height / self.value(path).shape[2]))
 
     def _ends_stage(self, path: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -18,12 +18,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from saccade.errors import UserError
 from saccade.probe import example_input, undisturbed
-from saccade.surgery.hosts import check_host
+from saccade.surgery.hosts import check_host, check_maps
+from saccade.surgery.values import Addition, Call, Convolution, Key, Value
 
 __all__ = ["Addition", "Arguments", "Call", "Convolution", "Key", "Trace", "Value", "plainly", "run", "trace"]
-
-Key = tuple[int, int]
-"""A value: the serial number of its tensor object, and the object's version."""
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 """What a host is called with: positional, and by name."""
@@ -31,76 +29,8 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 _PRODUCTS = {"matmul", "__matmul__", "__rmatmul__", "bmm"}
 _ADDS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
 _CONVOLUTIONS = {"conv2d", "deform_conv2d"}
-
-
-@dataclass(eq=False)
-class Call:
-    """One call of one module; ``entered`` and ``left`` are ticks of the trace's clock."""
-
-    path: str
-    module: nn.Module
-    parent: Call | None
-    entered: int
-    first: Key | None
-    """The first positional argument, where it is a tensor."""
-    received: tuple[Key, ...]
-    autocast: bool
-    """Does the host, by itself, run it under autocast?"""
-    left: int = -1
-    returned: Key | None = None
-    """The value returned, where it is one tensor."""
-
-
-@dataclass(eq=False)
-class Value:
-    """What is known of one value."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    device: torch.device
-    born: int
-    call: Call | None
-    """The innermost module that was running."""
-    parents: tuple[Key, ...]
-    fixed: bool
-    """Its height and width do not follow the picture's: it went through a global pooling, or no picture is in it."""
-    matrix: bool
-    """It is a product of matrices, perhaps scaled or masked: its last dimensions are no height and width."""
-    users: list[Call | None] = field(default_factory=list)
-    """The innermost modules that were running when it was used."""
-
-
-@dataclass(eq=False)
-class Addition:
-    """``left + right`` of two maps of one shape."""
-
-    call: Call
-    tick: int
-    left: Key
-    right: Key
-
-
-@dataclass(frozen=True)
-class Convolution:
-    """What made a map: a convolution of the map ``source`` with a kernel of ``kernel`` pixels."""
-
-    source: Key
-    inputs: int
-    outputs: int
-    groups: int
-    kernel: tuple[int, ...]
-    call: Call
-    """The innermost module that was running."""
-
-    @property
-    def spatial(self) -> bool:
-        """Does it look at more than one pixel?"""
-        return max(self.kernel) > 1
-
-    @property
-    def depthwise(self) -> bool:
-        """Does it keep each channel to itself?"""
-        return self.groups == self.inputs > 1
+_RECTIFIERS = ("elu", "silu", "mish", "swish")
+"""Parts of the names of the activations that stand inside a network; a sigmoid, tanh or softmax may also end one."""
 
 
 class Trace:
@@ -114,6 +44,8 @@ class Trace:
         self.additions: list[Addition] = []
         self.convolutions: dict[Key, Convolution] = {}
         """By what they returned."""
+        self.rectified: set[Key] = set()
+        """The values that entered an activation such as a ReLU."""
         self.picture: tuple[int, int] | None = None
         """Height and width of the largest picture given."""
         self.hidden = hidden
@@ -177,6 +109,11 @@ class Trace:
             if key in self.values:
                 self.values[key].users.append(self._stack[-1] if self._stack else None)
 
+    def rectify(self, keys: Sequence[Key]) -> None:
+        """``keys`` enter an activation."""
+        if not (self._stack and self.hidden(self._stack[-1].module)):
+            self.rectified.update(keys)
+
     def add(self, left: Key, right: Key) -> None:
         """Two maps are added."""
         if not self._stack or self.hidden(self._stack[-1].module):
@@ -196,7 +133,11 @@ class Trace:
     def enter(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A module is called."""
         first = self.key(args[0]) if args and isinstance(args[0], Tensor) else None
-        received = tuple(self.key(t) for t in _tensors((args, kwargs)))
+        given = list(_tensors((args, kwargs)))
+        received = tuple(self.key(t) for t in given)
+        for tensor, key in zip(given, received, strict=True):
+            if key[0] in self._latest:  # changed through a view since, or known already
+                self.note(tensor, (key,), "")
         parent = self._stack[-1] if self._stack else None
         autocast = any(map(torch.is_autocast_enabled, self._devices))
         self._stack.append(Call(path, module, parent, self.tick(), first, received, autocast))
@@ -208,6 +149,7 @@ class Trace:
         call = self._stack.pop()
         for tensor in _tensors(output):
             self.note(tensor, call.received, "")
+        call.outputs = tuple(self.key(t) for t in _tensors(output))
         if isinstance(output, Tensor):
             call.returned = self.key(output)
         if self.hidden(module) and call.returned is not None and call.first is not None:
@@ -252,6 +194,8 @@ class _Functions(TorchFunctionMode):
                 self.trace.add(keys[0], keys[1])
             if name in _CONVOLUTIONS and len(given) > 1 and isinstance(output, Tensor):
                 self.trace.convolve(given[0], given[1], output)
+            if any(part in name for part in _RECTIFIERS):
+                self.trace.rectify(keys)
             for tensor in made:
                 self.trace.note(tensor, keys, name)
         return output
@@ -262,7 +206,7 @@ def _value(tensor: Tensor, tick: int, call: Call | None, parents: tuple[Key, ...
 
 
 def _tensors(thing: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and mappings, in order."""
+    """The tensors in nested tuples, lists, mappings and dataclasses, in order."""
     if isinstance(thing, Tensor):
         yield thing
     elif isinstance(thing, Mapping):
@@ -271,6 +215,9 @@ def _tensors(thing: Any) -> Iterator[Tensor]:
     elif isinstance(thing, (list, tuple)):
         for part in thing:
             yield from _tensors(part)
+    elif is_dataclass(thing) and not isinstance(thing, type):
+        for entry in fields(thing):
+            yield from _tensors(getattr(thing, entry.name, None))
 
 
 def _attempts(host: nn.Module, input: Any) -> list[Arguments]:
@@ -335,7 +282,8 @@ def trace(host: nn.Module, input: Any, hidden: Callable[[nn.Module], bool]) -> t
         hidden: modules to be seen through, as if they returned what they receive; nothing inside them is recorded.
 
     Raises:
-        UserError: the host cannot be looked at (see :func:`.hosts.check_host`), or its forward fails.
+        UserError: the host cannot be looked at (see :func:`.hosts.check_host`), or its forward fails; of a network of
+            one or three dimensions the message says that it is not supported.
     """
     check_host(host)
     failure: Exception | None = None
@@ -351,6 +299,7 @@ def trace(host: nn.Module, input: Any, hidden: Callable[[nn.Module], bool]) -> t
             failure = error
         else:
             return record, arguments
+    check_maps(host)
     size = "the input given" if input is not None else f"a picture of {'×'.join(map(str, arguments[0][0].shape[1:]))}"
     raise UserError(
         f"{type(host).__name__} does not run on {size}: {type(failure).__name__}: {failure}. "

@@ -1,0 +1,254 @@
+"""Where a network ends: the modules that read its last maps, and the maps that are its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
+from math import prod
+
+from torch import nn
+
+from saccade.surgery.trace import Call, Key, Trace, Value
+
+__all__ = ["Ending", "within"]
+
+
+def within(call: Call | None, path: str) -> bool:
+    """Did ``call`` run as a call of the module at ``path``, or inside one?"""
+    while call is not None:
+        if call.path == path:
+            return True
+        call = call.parent
+    return False
+
+
+class Ending:
+    """The heads of a traced network.
+
+    Args:
+        trace: the record of one forward.
+        maps: the modules that return one map that follows the picture, by path, with their calls.
+        units: the calls of the units that add a branch to what by-passes it.
+    """
+
+    def __init__(self, trace: Trace, maps: Mapping[str, list[Call]], units: Iterable[Call]) -> None:
+        self.trace = trace
+        self._returned = {call.returned for calls in maps.values() for call in calls}
+        self._maps = maps
+        self._units = list(units)
+        self._learned = [call for call in trace.calls if self._has_weights(call.module)]
+        self._results = next((call.outputs for call in trace.calls if not call.path), ())
+
+    @cached_property
+    def heads(self) -> list[Call]:
+        """The calls of the modules that read maps, and whose outputs reach the result past no other reader of maps.
+
+        They are sought among the children that the network calls; where none of these reads a map, as in a network
+        that only wraps another one, among the children of the last of them. Several heads may stand side by side, as
+        those of a detector that has one for each of its levels. What gives one vector a picture, as a classifier's
+        head does, is none, and neither is the last stage of a backbone: it holds units of a class used before it.
+        """
+        level = next((call for call in self.trace.calls if not call.path), None)
+        while level is not None:
+            last = [call for call in self._learned if call.parent is level and self._is_last(call)]
+            reading = [call for call in last if self.read(call)]
+            bodies = [call for call in reading if self._is_body(call)]
+            found = [call for call in reading if call not in bodies and not self._gives_vectors(call)]
+            if found:
+                return [call for call in found if not (self._in_results(self.read(call)) and self._is_stage(call))]
+            holding = [call for call in last if call not in reading and self._holds_maps(call)]
+            inner = holding or [call for call in bodies if call not in self._units]
+            if (reading and not bodies) or not inner:
+                return []
+            level = max(inner, key=lambda call: call.left)
+        return []
+
+    @cached_property
+    def logits(self) -> set[Key]:
+        """The maps that are an answer: made by a convolution that no activation and no layer with weights follows.
+
+        The convolution makes another number of channels than it gets; one that keeps it, as the last of a feature
+        pyramid does, may make a map for others to read.
+        """
+        values = self.trace.values
+        read_until = self._last_moments(values)
+        rectified = set(self.trace.rectified)
+        for key in reversed(values):
+            if key in rectified:
+                rectified.update(values[key].parents)
+        found: set[Key] = set()
+        for key, value in values.items():
+            conv = self.trace.convolutions.get(key)
+            if conv is not None:
+                learns = self._has_weights(conv.call.module)
+                if learns and conv.inputs != conv.outputs and read_until[key] < value.born and key not in rectified:
+                    found.add(key)
+                continue
+            live = [parent for parent in value.parents if not values[parent].fixed]
+            if live and found.issuperset(live):
+                found.add(key)
+        return found
+
+    @cached_property
+    def answer(self) -> set[Key]:
+        """The maps that are no features: the logits, and those that heads return or, where they keep the size, make.
+
+        A head that returns as many channels as a map that it reads has, as the last layer of a feature pyramid does,
+        may make features; it has an answer only where there are logits among its maps.
+        """
+        values = self.trace.values
+        found = set(self.logits)
+        for head in self.heads:
+            maps = self.read(head)
+            widths = {values[key].shape[1] for key in maps}
+            found |= {key for key in head.outputs if len(values[key].shape) == 4 and values[key].shape[1] not in widths}
+            inside = {
+                call.returned
+                for calls in self._maps.values()
+                for call in calls
+                if call.returned is not None and within(call, head.path)
+            }
+            sizes = {values[key].shape[2:] for key in maps}
+            if not inside.isdisjoint(self.logits) and all(values[key].shape[2:] in sizes for key in inside):
+                found |= inside
+        return found
+
+    @cached_property
+    def classifies(self) -> bool:
+        """Is the result nothing but vectors, one a picture?"""
+        values = [self.trace.values[key] for key in self._results if key in self.trace.values]
+        return bool(values) and all(len(value.shape) == 2 for value in values)
+
+    def read(self, call: Call) -> set[Key]:
+        """The maps, as their producers returned them, that ``call`` received."""
+        return self._behind(call.received)
+
+    def _behind(self, keys: Iterable[Key]) -> set[Key]:
+        return {source for key in keys for source in self._sources.get(key, ())}
+
+    @cached_property
+    def _sources(self) -> dict[Key, frozenset[Key]]:
+        """The maps of modules that each value was made of by functions, views and modules that only pool or resize.
+
+        What a layer with weights made, and is no map, was made of none: tokens stand for a map only as they leave it.
+        """
+        values = self.trace.values
+        layers = {key for call in self._learned if not self._children(call.module) for key in call.outputs}
+        resized = self._resized()
+        found: dict[Key, frozenset[Key]] = {}
+        for key, value in values.items():
+            if key in self._returned and key not in resized:
+                found[key] = frozenset((key,))
+            elif value.fixed or key in layers:
+                found[key] = frozenset()
+            else:
+                found[key] = frozenset().union(*(found.get(p, frozenset()) for p in self._carried(value)))
+        return found
+
+    def _carried(self, value: Value) -> list[Key]:
+        """The parents whose pixels ``value`` holds; a gate of fewer channels is none."""
+        values = self.trace.values
+        live = [key for key in value.parents if not values[key].fixed]
+        if len(value.shape) != 4:
+            return live if prod(value.shape) == sum(prod(values[key].shape) for key in live) else []
+        same = [key for key in live if values[key].shape[1:2] == value.shape[1:2]]
+        return same or live
+
+    def _resized(self) -> set[Key]:
+        """The maps that a module without weights made of one map of another size: it pools or resizes."""
+        found = set()
+        for call in self.trace.calls:
+            if call.returned in self._returned and call not in self._learned and call.first is not None:
+                before = self.trace.values.get(call.first)
+                if before is not None and before.shape[2:] != self.trace.values[call.returned].shape[2:]:
+                    found.add(call.returned)
+        return found
+
+    @cached_property
+    def _read_until(self) -> dict[Key, int]:
+        """When each value, or a value made of it, was last read as a map by a module with weights; -1: never."""
+        return self._last_moments({key for key, sources in self._sources.items() if sources})
+
+    def _last_moments(self, keys: Collection[Key]) -> dict[Key, int]:
+        """When each value, or one made of it, was last given as one of ``keys`` to a module with weights; -1: never."""
+        moments = dict.fromkeys(self.trace.values, -1)
+        for call in self._learned:
+            for key in call.received:
+                if key in keys:
+                    moments[key] = max(moments[key], call.entered)
+        for key in reversed(self.trace.values):
+            for parent in self.trace.values[key].parents:
+                moments[parent] = max(moments[parent], moments[key])
+        return moments
+
+    def _is_last(self, call: Call) -> bool:
+        """Does the result hold something of what it returned, which no other module with weights read as a map?"""
+        unread = all(self._read_until.get(key, -1) < call.left for key in call.outputs)
+        return unread and not (self._behind_result and self._behind_result.isdisjoint(call.outputs))
+
+    @cached_property
+    def _behind_result(self) -> set[Key]:
+        """What the result was made of; empty where none of it is known to be made of a map, as of one out of NumPy."""
+        found = set(self._results)
+        for key in reversed(self.trace.values):
+            if key in found:
+                found.update(self.trace.values[key].parents)
+        return found if not found.isdisjoint(self._returned) else set()
+
+    def _holds_maps(self, call: Call) -> bool:
+        return any(within(other, call.path) for calls in self._maps.values() for other in calls)
+
+    def _is_body(self, call: Call) -> bool:
+        """Is it a part of a backbone rather than a head?
+
+        It holds units of a class that units outside it have; or the result holds maps from inside it that it does not
+        return; or it is one layer that makes as many channels as it gets, or more, and is no convolution or has an
+        activation behind it.
+        """
+        if call.returned is not None and not self._children(call.module):
+            made = self.trace.values[call.returned].shape[1]
+            ends = call.returned in self.trace.convolutions and call.returned not in self.trace.rectified
+            return not ends and all(made >= self.trace.values[key].shape[1] for key in self.read(call))
+        inside = {type(unit.module) for unit in self._units if within(unit, call.path)}
+        if any(type(unit.module) in inside for unit in self._units if not within(unit, call.path)):
+            return True
+        collected = set(self._results).intersection(self._returned).difference(call.outputs)
+        return any(within(self.trace.values[key].call, call.path) for key in collected)
+
+    def _is_stage(self, call: Call) -> bool:
+        """Is it, behind a map that is a result itself, one more stage of a backbone? A head ends in its logits."""
+        return self.logits.isdisjoint(call.outputs)
+
+    def _has_weights(self, module: nn.Module) -> bool:
+        """Has it parameters, plugs left out?"""
+        own = any(True for _ in module.parameters(recurse=False))
+        return own or any(self._has_weights(child) for child in self._children(module))
+
+    def _children(self, module: nn.Module) -> list[nn.Module]:
+        return [child for child in module.children() if not self.trace.hidden(child)]
+
+    def _in_results(self, keys: Collection[Key]) -> bool:
+        return not set(self._results).isdisjoint(keys)
+
+    def _gives_vectors(self, call: Call) -> bool:
+        """Does what it makes of its maps reach the result as one vector a picture and in no other way?"""
+        values = self.trace.values
+        maps = self.read(call)
+        pictures = {values[key].shape[0] for key in maps}
+        all_of, dense = set(call.received), set(call.received)
+        for key, value in values.items():
+            if value.born <= call.entered:
+                continue
+            given = () if within(value.call, call.path) else call.received
+            parents = set(value.parents).difference(given)
+            if not parents.isdisjoint(all_of):
+                all_of.add(key)
+            if not parents.isdisjoint(dense) and not _is_vector(value, pictures):
+                dense.add(key)
+        return self._in_results(all_of) and not self._in_results(dense)
+
+
+def _is_vector(value: Value, pictures: Collection[int]) -> bool:
+    """Is it one vector for each picture: (B, N), or pooled to (B, N, 1, 1)?"""
+    pooled = len(value.shape) == 4 and value.fixed
+    return pooled or (len(value.shape) == 2 and value.shape[0] in pictures)

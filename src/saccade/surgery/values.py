@@ -1,0 +1,85 @@
+"""What is written down of one forward: the calls of modules, the values that tensors held, sums and convolutions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+__all__ = ["Addition", "Call", "Convolution", "Key", "Value"]
+
+Key = tuple[int, int]
+"""A value: the serial number of its tensor object, and the object's version."""
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of one module; ``entered`` and ``left`` are ticks of the trace's clock."""
+
+    path: str
+    module: nn.Module
+    parent: Call | None
+    entered: int
+    first: Key | None
+    """The first positional argument, where it is a tensor."""
+    received: tuple[Key, ...]
+    autocast: bool
+    """Does the host, by itself, run it under autocast?"""
+    left: int = -1
+    returned: Key | None = None
+    """The value returned, where it is one tensor."""
+    outputs: tuple[Key, ...] = ()
+    """Every value returned, in nested tuples, lists, mappings and dataclasses too."""
+
+
+@dataclass(eq=False)
+class Value:
+    """What is known of one value."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    born: int
+    call: Call | None
+    """The innermost module that was running."""
+    parents: tuple[Key, ...]
+    fixed: bool
+    """Its height and width do not follow the picture's: it went through a global pooling, or no picture is in it."""
+    matrix: bool
+    """It is a product of matrices, perhaps scaled or masked: its last dimensions are no height and width."""
+    users: list[Call | None] = field(default_factory=list)
+    """The innermost modules that were running when it was used."""
+
+
+@dataclass(eq=False)
+class Addition:
+    """``left + right`` of two maps of one shape."""
+
+    call: Call
+    tick: int
+    left: Key
+    right: Key
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """What made a map: a convolution of the map ``source`` with a kernel of ``kernel`` pixels."""
+
+    source: Key
+    inputs: int
+    outputs: int
+    groups: int
+    kernel: tuple[int, ...]
+    call: Call
+    """The innermost module that was running."""
+
+    @property
+    def spatial(self) -> bool:
+        """Does it look at more than one pixel?"""
+        return max(self.kernel) > 1
+
+    @property
+    def depthwise(self) -> bool:
+        """Does it keep each channel to itself?"""
+        return self.groups == self.inputs > 1
