@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,14 +15,35 @@ __all__ = ["network", "origin", "size_of"]
 
 
 def network(name: str) -> nn.Module:
-    """The network that ``name`` says, with weights only where it is a folder.
+    """The network that ``name`` says, with weights only where it is a folder or a function that loads them.
+
+    A name ``package.module:function`` is imported and called, for it was typed by the user: no file may be its source.
 
     Raises:
-        UserError: there is none of that name, or the folder holds none.
+        UserError: there is none of that name, the folder holds none, or the function cannot be imported or makes none.
     """
     from saccade.saving import load, rebuild
 
-    return load(name) if Path(name).is_dir() else rebuild(origin(name))
+    if Path(name).is_dir():
+        return load(name)
+    module, _, function = name.partition(":")
+    if function.isidentifier() and module != "torchvision" and all(map(str.isidentifier, module.split("."))):
+        return _made(name, module, function)
+    return rebuild(origin(name))
+
+
+def _made(name: str, module: str, function: str) -> nn.Module:
+    """What the user's own ``function`` builds; the global random state stays as it is."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        try:
+            made = getattr(import_module(module), function)()
+        except Exception as error:  # whatever a user's module raises
+            raise UserError(f"the network {name!r} cannot be made: {type(error).__name__}: {error}") from error
+    if not isinstance(made, torch.nn.Module):
+        raise UserError(f"the network {name!r} is a {type(made).__name__}; needed is a torch.nn.Module")
+    return made
 
 
 def origin(name: str) -> dict[str, str]:

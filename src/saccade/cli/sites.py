@@ -14,11 +14,24 @@ __all__ = ["command"]
 
 @click.command("sites")
 @click.argument("model")
-@click.option("--where", help="Only those of a position (stage, conv3x3, stage[:-1], …) or a glob of paths.")
+@click.option("--where", help="Only those of a position, as stage[:-1] or neck, or of a glob of paths.")
 @click.option("--input", "size", help="Channels, height and width of the picture, such as 3,224,224.")
 @click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
 def command(model: str, where: str | None, size: str | None, as_json: bool) -> None:
-    """The sites of MODEL: a name of timm's, torchvision:NAME, or a folder that saccade saved."""
+    """The sites of MODEL: a name of timm's, torchvision:NAME, a folder that saccade saved, or package.module:function,
+    a function of yours without arguments that builds the network.
+
+    \b
+    The positions for --where:
+      stage      the map that ends each stage
+      neck       each map that a head reads
+      block      what each repeated unit returns
+      residual   what leaves the residual branch of each unit
+      conv3x3    what leaves the last spatial convolution of each unit
+      activated  what enters the convolution behind it
+      expanded   the widened map of each inverted residual
+      conv_stem  what leaves the first convolution
+    """
     picture = size_of(size) if size else None
     host = network(model)
 

@@ -33,8 +33,8 @@ class Ending:
 
     def __init__(self, trace: Trace, maps: Mapping[str, list[Call]], units: Iterable[Call]) -> None:
         self.trace = trace
-        self._returned = {call.returned for calls in maps.values() for call in calls}
         self._maps = maps
+        self._returned = self._returned_by(call for calls in maps.values() for call in calls)
         self._units = list(units)
         self._learned = [call for call in trace.calls if self._has_weights(call.module)]
         self._results = next((call.outputs for call in trace.calls if not call.path), ())
@@ -91,25 +91,23 @@ class Ending:
 
     @cached_property
     def answer(self) -> set[Key]:
-        """The maps that are no features: the logits, and those that heads return or, where they keep the size, make.
+        """The maps that are no features: the logits, what heads return, and what heads make of maps at their sizes.
 
-        A head that returns as many channels as a map that it reads has, as the last layer of a feature pyramid does,
-        may make features; it has an answer only where there are logits among its maps.
+        A head that returns one map of as many channels as one that it reads may make features, as the last layer of a
+        feature pyramid does; of it, the logits alone are meant.
         """
         values = self.trace.values
         found = set(self.logits)
         for head in self.heads:
             maps = self.read(head)
             widths = {values[key].shape[1] for key in maps}
-            found |= {key for key in head.outputs if len(values[key].shape) == 4 and values[key].shape[1] not in widths}
-            inside = {
-                call.returned
-                for calls in self._maps.values()
-                for call in calls
-                if call.returned is not None and within(call, head.path)
-            }
-            sizes = {values[key].shape[2:] for key in maps}
-            if not inside.isdisjoint(self.logits) and all(values[key].shape[2:] in sizes for key in inside):
+            if head.returned in self._returned and all(values[key].shape[1] in widths for key in head.outputs):
+                continue
+            found.update(set(head.outputs).difference(head.received))
+            inside = self._returned_by(
+                call for calls in self._maps.values() for call in calls if within(call, head.path)
+            )
+            if {values[key].shape[2:] for key in inside} <= {values[key].shape[2:] for key in maps}:
                 found |= inside
         return found
 
@@ -181,6 +179,10 @@ class Ending:
                 moments[parent] = max(moments[parent], moments[key])
         return moments
 
+    @staticmethod
+    def _returned_by(calls: Iterable[Call]) -> set[Key]:
+        return {call.returned for call in calls if call.returned is not None}
+
     def _is_last(self, call: Call) -> bool:
         """Does the result hold something of what it returned, which no other module with weights read as a map?"""
         unread = all(self._read_until.get(key, -1) < call.left for key in call.outputs)
@@ -216,8 +218,8 @@ class Ending:
         return any(within(self.trace.values[key].call, call.path) for key in collected)
 
     def _is_stage(self, call: Call) -> bool:
-        """Is it, behind a map that is a result itself, one more stage of a backbone? A head ends in its logits."""
-        return self.logits.isdisjoint(call.outputs)
+        """Does it return one map that is no logits, as one more stage of a backbone that returns the map before too?"""
+        return call.returned in self._returned and call.returned not in self.logits
 
     def _has_weights(self, module: nn.Module) -> bool:
         """Has it parameters, plugs left out?"""
