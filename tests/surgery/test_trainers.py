@@ -78,8 +78,7 @@ class YamlNet(nn.Module):
     def forward(self, x):
         made = []
         for layer in self.model:
-            x = layer(([x, *made][0] if j == -1 and not made else made[j]) if isinstance(j := layer.f, int)
-                      else [made[j] for j in layer.f])  # fmt: skip
+            x = layer(x if layer.f == -1 else [made[j] for j in layer.f])
             made.append(x)
         return x
 
@@ -184,6 +183,11 @@ def test_the_bare_trainer_loses_the_plugs_and_the_bridge_keeps_them(trained, tmp
     assert saccade.plugs(Trainer(trained / "best.pt", tmp_path).train()) == []
     assert carriers(plugged()(host.yaml, tmp_path).train()) == WHERE
     assert carriers(plugged()(trained / "best.pt", tmp_path).train()) == WHERE
+
+
+def test_the_default_is_the_neck():
+    trainer = saccade.plugged_trainer(Trainer, "se", input=(3, 32, 32))
+    assert carriers(trainer(YAML, None).get_model(YAML)) == WHERE
 
 
 def test_what_is_built_computes_what_the_plain_network_does(tmp_path):
