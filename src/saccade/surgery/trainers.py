@@ -52,7 +52,7 @@ class _Plugging:
         """
         trained = _network(weights)
         plugs = {} if trained is None else {path: plug for path, _, plug in carried(trained)}
-        if plugs:  # loading is the trainer's own, and its network has no plugs yet
+        if trained is not None and plugs:  # loading is the trainer's own, and its network has no plugs yet
             weights = unplug(deepcopy(trained))
         network: nn.Module = super().get_model(cfg=cfg, weights=weights, verbose=verbose)  # type: ignore[misc]
         for request in self.saccade_requests:
@@ -84,7 +84,7 @@ def _reduce(made: type) -> Any:
     return made.__qualname__
 
 
-copyreg.pickle(_PluggedType, _reduce)  # type: ignore[arg-type]
+copyreg.pickle(_PluggedType, _reduce)
 
 
 def plugged_trainer(
