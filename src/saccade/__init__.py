@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from saccade.surgery.replace import replace as replace
     from saccade.surgery.replace import replacements as replacements
     from saccade.surgery.sites import sites as sites
+    from saccade.surgery.trainers import plugged_trainer as plugged_trainer
 
 __version__ = "0.1.0"
 
@@ -45,6 +46,7 @@ _PUBLIC = {
     "one_call": "saccade.surgery",
     "parameter_groups": "saccade.surgery",
     "plug": "saccade.surgery",
+    "plugged_trainer": "saccade.surgery",
     "plugs": "saccade.surgery",
     "record": "saccade.surgery",
     "replace": "saccade.surgery",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from math import prod
 from typing import Any
 
@@ -19,13 +20,29 @@ _FOLDED = 16
 
 
 def check_network(host: object, what: str = "the host") -> None:
-    """Nothing, if ``host`` is a network.
+    """Raise UserError unless ``host`` is a network.
 
     Raises:
-        UserError: it is no ``torch.nn.Module``.
+        UserError: it is no ``torch.nn.Module``, or one whose ``train()`` trains, as the ``YOLO`` object's does.
     """
     if not isinstance(host, nn.Module):
         raise UserError(f"{what} must be a torch.nn.Module, got {type(host).__name__}")
+    if _trains(host):
+        inside = next((name for name, _ in host.named_children()), None)
+        give = "" if inside is None else f": give the network inside it, its .{inside}"
+        raise UserError(
+            f"{what} is a {type(host).__name__}, whose train() trains instead of setting the training mode{give}. If "
+            "its training builds the network anew, as YOLO.train() does, hand it a trainer of saccade.plugged_trainer"
+        )
+
+
+def _trains(host: nn.Module) -> bool:
+    """Does ``host.train`` take something else than a mode, so that ``host.train(False)`` would start it?"""
+    taken = list(signature(type(host).train).parameters.values())[1:]
+    if not taken or taken[0].name == "mode" or taken[0].kind is not taken[0].POSITIONAL_OR_KEYWORD:
+        return False
+    default = taken[0].default
+    return not isinstance(default, bool) and (default is not taken[0].empty or len(taken) > 1)
 
 
 def example_input(model: nn.Module, input: Any = None, *, batch: int = 1) -> tuple[Any, ...]:

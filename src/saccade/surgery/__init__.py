@@ -13,8 +13,9 @@ from saccade.surgery.replace import replace as replace
 from saccade.surgery.replace import replacements as replacements
 from saccade.surgery.sites import Site as Site
 from saccade.surgery.sites import sites as sites
+from saccade.surgery.trainers import plugged_trainer as plugged_trainer
 
 __all__ = [
-    "Plug", "Replacement", "Site", "one_call", "parameter_groups", "plug", "plug_control", "plugs", "record", "replace",
-    "replacements", "sites", "unplug",
+    "Plug", "Replacement", "Site", "one_call", "parameter_groups", "plug", "plug_control", "plugged_trainer", "plugs",
+    "record", "replace", "replacements", "sites", "unplug",
 ]  # fmt: skip

@@ -22,6 +22,7 @@ from saccade.surgery.guard import NOT_RUN, lost, raise_if_lost
 from saccade.surgery.hosts import check_changeable
 from saccade.surgery.plug_module import Plug, carried
 from saccade.surgery.positions import select
+from saccade.surgery.rebuilt import warn_of_rebuilding
 from saccade.surgery.replaced import restore
 from saccade.surgery.rousing import rouse
 from saccade.surgery.sites import Site, survey
@@ -142,7 +143,8 @@ def plug(
 
     No key of the host's state dict moves, and its own checkpoints load strictly before and after. The mechanisms are
     drawn from the global random state, which stays as it is; for a neutral start one whose ReLUs are all off, so that
-    it could not learn, is drawn again. The log names the sites that the host reaches in eval mode only.
+    it could not learn, is drawn again. The log names the sites that the host reaches in eval mode only, and warns of a
+    host that its trainer builds anew: see ``plugged_trainer``.
 
     Args:
         host: any network.
@@ -170,7 +172,9 @@ def plug(
     """
     if start not in ("neutral", "paper"):
         raise UserError(f"start must be 'neutral' or 'paper', got {start!r}")
-    return install(host, Mechanism.of(mechanism), where, input, options, neutral=start == "neutral")
+    install(host, Mechanism.of(mechanism), where, input, options, neutral=start == "neutral")
+    warn_of_rebuilding(host)
+    return host
 
 
 def install(

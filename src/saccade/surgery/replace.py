@@ -20,6 +20,7 @@ from saccade.surgery.fitting import check, fitted, install
 from saccade.surgery.hosts import check_changeable
 from saccade.surgery.plug import Mechanism, per_stage
 from saccade.surgery.positions import POSITIONS, family, select
+from saccade.surgery.rebuilt import warn_of_rebuilding
 from saccade.surgery.replaced import CHILD, Note, Stand, gone, note, replaced
 from saccade.surgery.sites import Site, Survey, survey
 
@@ -123,6 +124,7 @@ def replace(
             "something else until it is trained",
             what.name, f"{lost:,}", len(new), "s" * (len(new) != 1), type(host).__name__,
         )  # fmt: skip
+    warn_of_rebuilding(host)
     return host
 
 
