@@ -48,7 +48,8 @@ def write(out: Path, facts: Mapping[str, Any], rows: Sequence[Row]) -> None:
 
 
 def page(facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
-    """The Markdown page of all rows so far."""
+    """Return the Markdown page of all rows so far, in the order of their names."""
+    rows = sorted(rows, key=lambda row: (str(row.get("name")), str(row.get("detail"))))
     card = facts.get("driver") or facts.get("accelerator") or facts["cpu"]
     versions = ", ".join(f"{name} {version}" for name, version in facts["packages"].items() if version)
     parts = [
