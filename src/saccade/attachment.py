@@ -96,6 +96,24 @@ def set_class(module: nn.Module, into: type[nn.Module]) -> None:
     module.__class__ = into if entering is None else _plugged(into, entering)
 
 
+@functools.cache
+def _alike(metaclass: type) -> type:
+    """Return a metaclass, derived from ``metaclass``, whose classes equal the class they were made of.
+
+    Tools look a module's class up in tables: thop and ptflops count operations so, and would leave parents out. Those
+    that ask ``type(module) is nn.Conv2d``, as ``torch.fx`` does before it fuses, get the true answer.
+    """
+
+    def equal(cls: Any, other: object) -> bool:
+        return other is cls or other is vars(cls).get(_BASE, cls)
+
+    def hashed(cls: Any) -> int:
+        # A class that a tool derived from one of these is equal to nothing but itself.
+        return hash(vars(cls)[_BASE]) if _BASE in vars(cls) else metaclass.__hash__(cls)
+
+    return type(f"Alike{metaclass.__name__}", (metaclass,), {"__eq__": equal, "__hash__": hashed})
+
+
 def _plugged(base: type[nn.Module], entering: bool) -> type[nn.Module]:
     """Return the subclass of ``base`` for modules that hold a plug; one class per base, so that copies share it."""
     made = _CLASSES.get((base, entering))
@@ -125,7 +143,7 @@ def _plugged(base: type[nn.Module], entering: bool) -> type[nn.Module]:
     }
     if not entering:
         members["forward"] = forward
-    metaclass: Any = type(base)
+    metaclass: Any = _alike(type(base))
     made = metaclass(base.__name__, (base,), members)
     _CLASSES[base, entering] = made
     return made

@@ -73,7 +73,12 @@ def is_bare(layer: nn.Module) -> bool:
     A hook, a wrapper, a parametrization, a ``forward`` of its own or a weight of a tensor subclass (quantised, sharded)
     acts on it: then the layer must be called. Otherwise an algebraic form may read its weight instead.
     """
-    plain = type(layer) is nn.Linear or (type(layer) is nn.Conv2d and layer.padding_mode == "zeros")
+    kind = type(layer)
+    plain = kind.forward is nn.Linear.forward or (
+        kind.forward is nn.Conv2d.forward
+        and kind._conv_forward is nn.Conv2d._conv_forward  # type: ignore[attr-defined]
+        and layer.padding_mode == "zeros"
+    )
     weight = layer._parameters.get("weight")
     own = type(weight) in (Tensor, nn.Parameter) or (weight is not None and is_captured())
     return plain and own and "forward" not in vars(layer) and not is_watched(layer)
