@@ -168,7 +168,10 @@ def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def others(x: Tensor) -> int:
     """H·W − 1, but at least 1; a graph can hold it, as it could not hold max()."""
-    return torch.sym_max(x.shape[2] * x.shape[3] - 1, 1)  # type: ignore[return-value]  # a SymInt when traced
+    count: Any = x.shape[2] * x.shape[3] - 1
+    if isinstance(count, Tensor):  # torch.jit.trace
+        return count.clamp_min(1)  # type: ignore[return-value]
+    return torch.sym_max(count, 1)  # type: ignore[return-value]  # a SymInt when torch.export traces
 
 
 class _MeanAndVariance(torch.autograd.Function):
