@@ -37,7 +37,7 @@ from torch import Tensor, nn
 import saccade
 from saccade.surgery.plug_module import Plug
 from seasoning import learnt, seasoned
-from tools_of_others import PLUGS_OF_ORACLE, TOOLS, NotApplicable, Tool, Yolo, noted
+from tools_of_others import TOOLS, NotApplicable, Tool, Yolo, noted
 from zoo import HOSTS as ZOO
 from zoo import Host, flat
 
@@ -79,7 +79,9 @@ def oracle(plugged: nn.Module) -> nn.Module:
     network = copy.deepcopy(plugged)
     rows = saccade.plugs(network)
     saccade.unplug(network)
-    network.add_module(PLUGS_OF_ORACLE, nn.ModuleList([row.module for row in rows]))
+    # Tools find the plugs inside a convolution, which runs no child; a Sequential would.
+    holder = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    holder.add_module("plugs_of_oracle", nn.ModuleList([row.module for row in rows]))
     for row in rows:
         parent = network.get_submodule(row.carrier)
         parent.forward = _wrapped(parent.forward, row.module)
@@ -92,6 +94,11 @@ def _wrapped(inner: Callable[..., Any], plug: Plug) -> Callable[..., Any]:
     return lambda *args, **kwargs: plug(inner(*args, **kwargs))
 
 
+@cache
+def _seasoned(host: Host) -> nn.Module:
+    return seasoned(host.make()).eval()
+
+
 class Pair:
     """A host with a mechanism in it, as if trained, and the same host without.
 
@@ -102,7 +109,7 @@ class Pair:
     def __init__(self, host: Host, mechanism: str, where: str, *, hooked: bool = False) -> None:
         torch.manual_seed(0)
         self.x = host.example(1, torch.Generator().manual_seed(2))
-        network = seasoned(host.make()).eval()
+        network = copy.deepcopy(_seasoned(host))
         if hooked:
             for module in network.modules():
                 module.register_forward_hook(noted)
@@ -223,8 +230,8 @@ class Row:
 
 def rows(hosts: list[str], mechanisms: list[str], tools: list[str]) -> Iterator[Row]:
     """Yield the result of each tool on each pair that fits."""
-    for host in hosts:
-        for mechanism in mechanisms:
+    for mechanism in mechanisms:  # outside: a run that was stopped has seen all hosts
+        for host in hosts:
 
             @cache
             def made(hooked: bool, host: str = host, mechanism: str = mechanism) -> Pair:

@@ -28,11 +28,9 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from saccade.surgery.plug_module import Plug
 
-__all__ = ["PLUGS_OF_ORACLE", "TOOLS", "NotApplicable", "Tool", "Yolo", "noted"]
+__all__ = ["TOOLS", "NotApplicable", "Tool", "Yolo", "noted"]
 
 Run = Callable[[Tensor], Any]
-PLUGS_OF_ORACLE = "plugs_of_oracle"
-"""The child of an oracle that holds its plugs."""
 
 
 class NotApplicable(Exception):
@@ -161,7 +159,7 @@ def _reparameterize(network: nn.Module, x: Tensor) -> Run:
 
 def _prune(network: nn.Module, x: Tensor) -> Run:
     for module in list(network.modules()):
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and 8 < module.weight.numel() < 40_000:
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and 8 < module.weight.numel() < 10_000:
             prune.l1_unstructured(module, "weight", amount=0.3)
     return network
 
@@ -277,7 +275,7 @@ def _hooks(network: nn.Module, x: Tensor) -> Run:
 
 
 def _children(network: nn.Module) -> list[tuple[str, nn.Module]]:
-    return [(name, child) for name, child in network.named_children() if name not in ("saccade", PLUGS_OF_ORACLE)]
+    return [(name, child) for name, child in network.named_children() if name != "saccade"]
 
 
 def _layer_getter(network: nn.Module, x: Tensor) -> Run:
@@ -313,7 +311,7 @@ TOOLS: dict[str, Tool] = {
     "weight_norm of the plugs": Tool(_weight_norm, alike=True),
     "spectral_norm of the plugs": Tool(_spectral_norm, alike=True),
     "SyncBatchNorm": Tool(_sync),
-    "hooks registered before": Tool(_hooks, alike=True, exact=True, hooked=True),
+    "hooks registered before": Tool(_hooks, alike=True, exact=True, slow=True, hooked=True),
     "IntermediateLayerGetter": Tool(_layer_getter, alike=True, exact=True),
     "Sequential of the children": Tool(_body, alike=True, exact=True),
 }
