@@ -1,4 +1,4 @@
-"""What is left of a plugged network after other libraries' tools: does it compute with its plugs, or say that it cannot?
+"""A plugged network after other libraries' tools: it computes with its plugs, or an error says that it cannot.
 
     python benchmarks/third_tools.py [--hosts GLOB] [--mechanisms se,das] [--tools GLOB] [--out rows.jsonl] > page.md
 
@@ -37,7 +37,7 @@ from torch import Tensor, nn
 import saccade
 from saccade.surgery.plug_module import Plug
 from seasoning import learnt, seasoned
-from tools_of_others import TOOLS, NotApplicable, Tool, Yolo, noted
+from tools_of_others import TOOLS, NotApplicableError, Tool, Yolo, noted
 from zoo import HOSTS as ZOO
 from zoo import Host, flat
 
@@ -181,7 +181,7 @@ def judged(pair: Pair, tool: Tool) -> tuple[str, str]:
         ours: Any = _after(tool, copy.deepcopy(pair.plugged), x)
     except Exception as error:  # whatever a tool raises
         ours = error
-    if isinstance(ours, NotApplicable):
+    if isinstance(ours, NotApplicableError):
         return "not applicable", str(ours)
     if isinstance(ours, Exception) and _says_so(ours):
         return "raises", f"{type(ours).__name__}: {ours}"[:300]
@@ -210,7 +210,7 @@ def _twin(pair: Pair, tool: Tool, wanted: list[Tensor]) -> tuple[str, str]:
     """Return ``equal``, unless the network without plugs computes the same: then equality would show nothing."""
     try:
         without = _after(tool, pair.bare(), pair.x) if tool.alike else pair.without
-    except NotApplicable:  # it works on plugs alone
+    except NotApplicableError:  # it works on plugs alone
         without = pair.without
     far = distance(without, wanted)
     return ("equal", "") if far > 10 * ROUNDING else ("fails", f"without plugs it differs by only {far:.1e}")
@@ -261,14 +261,14 @@ def page(found: list[Row], command: str) -> str:
     lines = [
         "# Tools of other libraries",
         "",
-        f"{total['equal']} of {len(fits)} results are equal to the oracle's, {total['raises']} are errors that name the "
-        f"lost plugs or the plugged class, {total['not applicable']} tools do not apply, {total['fails']} fail: "
+        f"{total['equal']} of {len(fits)} results are equal to the oracle's, {total['raises']} are errors that name "
+        f"the lost plugs or the plugged class, {total['not applicable']} tools do not apply, {total['fails']} fail: "
         f"{len({h for h, _ in pairs})} hosts, {len({m for _, m in pairs})} mechanisms, {len(pairs)} pairs.",
         "",
         "The oracle is the same network, unplugged, whose modules' `forward` calls the plugs by hand. After a tool the "
         "plugged network computes what the oracle computes (equal), or an error says that it cannot (raises). A tool "
         "does not apply where it raises the same error on the network without plugs, changes what that computes, has "
-        "nothing to work on, or is not installed. Anything else is wrong in silence (fails). No network is fresh; every "
+        "nothing to work on, or is not installed. Anything else is wrong (fails). No network is fresh; every "
         "`a` is 0.5. Equality means bit for bit for copies, and 1e-4 of the largest value elsewhere.",
         "",
         "```",
@@ -329,7 +329,10 @@ def main() -> int:
     found = []
     for row in rows(hosts, mechanisms, tools):
         found.append(row)
-        print(f"{row.host} | {row.mechanism} | {row.tool} | {row.status} {row.note[:150]} | {row.seconds} s", file=sys.stderr)
+        print(
+            f"{row.host} | {row.mechanism} | {row.tool} | {row.status} {row.note[:150]} | {row.seconds} s",
+            file=sys.stderr,
+        )
         if options.out is not None:
             with options.out.open("a") as file:
                 file.write(json.dumps(vars(row)) + "\n")

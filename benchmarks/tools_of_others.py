@@ -16,7 +16,6 @@ from typing import Any
 
 import timm.utils
 import torch
-from timm.utils.model import freeze_batch_norm_2d
 from torch import Tensor, nn
 from torch.ao.quantization import fuse_modules, quantize_dynamic
 from torch.fx.experimental.optimization import fuse as fx_fuse
@@ -28,12 +27,13 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from saccade.surgery.plug_module import Plug
 
-__all__ = ["TOOLS", "NotApplicable", "Tool", "Yolo", "noted"]
+__all__ = ["TOOLS", "NotApplicableError", "Tool", "Yolo", "noted"]
 
 Run = Callable[[Tensor], Any]
+_TIMM: Any = timm.utils  # it does not say what it exports
 
 
-class NotApplicable(Exception):
+class NotApplicableError(Exception):
     """There is nothing in this network that the tool works on, or the tool is not installed."""
 
 
@@ -110,17 +110,17 @@ def _found(things: Any) -> list[Any]:
     """The things, of which there must be some."""
     found = list(things)
     if not found:
-        raise NotApplicable("the network has nothing for it")
+        raise NotApplicableError("the network has nothing for it")
     return found
 
 
 def _freeze(network: nn.Module, x: Tensor) -> Run:
-    timm.utils.freeze(network)
+    _TIMM.freeze(network)
     return network
 
 
 def _freeze_norms(network: nn.Module, x: Tensor) -> Run:
-    frozen: Run = freeze_batch_norm_2d(network)
+    frozen: Run = _TIMM.model.freeze_batch_norm_2d(network)
     return frozen
 
 
@@ -128,13 +128,12 @@ def _fx_fuse(network: nn.Module, x: Tensor) -> Run:
     return fx_fuse(network)
 
 
-def _fuse_modules(network: Any, x: Tensor) -> Run:
+def _fuse_modules(network: Any, x: Tensor) -> Any:
     if hasattr(network, "fuse_model"):
         network.fuse_model(is_qat=False)
-        return network  # type: ignore[no-any-return]
+        return network
     names = [[f"{path}.{name}".strip(".") for name in pair] for _, path, *pair in _found(_pairs(network))]
-    fused: Run = fuse_modules(network, names, inplace=True)
-    return fused
+    return fuse_modules(network, names, inplace=True)
 
 
 def _fuse_by_hand(network: nn.Module, x: Tensor) -> Run:
@@ -153,7 +152,7 @@ def _fuse_yolo(network: nn.Module, x: Tensor) -> Run:
 
 
 def _reparameterize(network: nn.Module, x: Tensor) -> Run:
-    changed: Run = timm.utils.reparameterize_model(network, inplace=True)
+    changed: Run = _TIMM.reparameterize_model(network, inplace=True)
     return changed
 
 
@@ -171,7 +170,8 @@ def _averaged(network: nn.Module, x: Tensor) -> Run:
 
 
 def _ema(network: nn.Module, x: Tensor) -> Run:
-    return timm.utils.ModelEmaV3(network).module.eval()  # type: ignore[no-any-return]
+    averaged: Run = _TIMM.ModelEmaV3(network).module.eval()
+    return averaged
 
 
 def _compile(network: nn.Module, x: Tensor) -> Run:
@@ -204,24 +204,24 @@ def _layers(network: nn.Module) -> list[str]:
 
 def _adapted(network: nn.Module, layers: list[str], **options: Any) -> Run:
     try:
-        import peft
+        import peft  # type: ignore[import-untyped,import-not-found,unused-ignore]
     except ImportError:
-        raise NotApplicable("peft is not installed") from None
+        raise NotApplicableError("peft is not installed") from None
     adapted: Run = peft.get_peft_model(network, peft.LoraConfig(r=2, target_modules=layers, **options)).eval()
     return adapted
 
 
 def _offload(network: nn.Module, x: Tensor) -> Run:
     try:
-        import accelerate
+        import accelerate  # type: ignore[import-untyped,import-not-found,unused-ignore]
     except ImportError:
-        raise NotApplicable("accelerate is not installed") from None
+        raise NotApplicableError("accelerate is not installed") from None
     offloaded: Run = accelerate.cpu_offload(network, execution_device=torch.device("cpu"))
     return offloaded
 
 
 def _pickle(network: nn.Module, x: Tensor) -> Run:
-    again: Run = pickle.loads(pickle.dumps(network))  # noqa: S301
+    again: Run = pickle.loads(pickle.dumps(network))
     return again
 
 
