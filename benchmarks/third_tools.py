@@ -168,7 +168,8 @@ def _after(tool: Tool, network: nn.Module, x: Tensor) -> list[Tensor]:
 def _says_so(error: BaseException | None) -> bool:
     """Return whether the error, or one that led to it, is ours or names the class of a plugged module."""
     while error is not None:
-        if isinstance(error, saccade.UserError) or "saccade" in str(error):
+        said = str(error)  # not just "saccade": errors of compilers quote paths of files
+        if isinstance(error, saccade.UserError) or "with a saccade plug" in said or "<class 'saccade." in said:
             return True
         error = error.__cause__ or error.__context__
     return False
@@ -271,6 +272,8 @@ def page(found: list[Row], command: str) -> str:
         "nothing to work on, or is not installed. Anything else is wrong (fails). No network is fresh; every "
         "`a` is 0.5. Equality means bit for bit for copies, and 1e-4 of the largest value elsewhere.",
         "",
+        f"Not tried in this run: {', '.join(left)}." if (left := _left(fits)) else "Every host was tried.",
+        "",
         "```",
         command,
         "```",
@@ -293,6 +296,14 @@ def page(found: list[Row], command: str) -> str:
     places = ", ".join(f"{name} ({MECHANISMS[name][1]})" for name in dict.fromkeys(row.mechanism for row in fits))
     lines += [f"Mechanisms and positions (the paper's where a host lacks the position): {places}.", ""]
     return "\n".join(lines)
+
+
+def _left(found: list[Row]) -> list[str]:
+    """Return the hosts, and mechanisms in how many hosts, that ``found`` lacks."""
+    hosts = {row.host for row in found}
+    few = [(name, len({row.host for row in found if row.mechanism == name})) for name in MECHANISMS]
+    missing = [f"{name} in {len(HOSTS) - count} hosts" for name, count in few if count < len(HOSTS)]
+    return [*(f"the host {name}" for name in HOSTS if name not in hosts), *missing]
 
 
 def _version(name: str) -> str:
