@@ -37,7 +37,7 @@ class Doubled(nn.Module):
 
 class Widening(Doubled):
     def forward(self, x):
-        return 2 * x * torch.ones(x.shape[-1], dtype=torch.float32)
+        return 2 * x * torch.ones(x.shape[-1], dtype=torch.float32, device=x.device)
 
 
 def _fallen(records, spec):

@@ -23,7 +23,6 @@ from hostile import HOSTS, OPTIONS, SIZE, _sign, mutate, sample, trial, watched
 from saccade import UserError, catalog, load, plug, plugs, save
 from saccade.cli import export as export_verb
 from saccade.cli import sites as sites_verb
-from saccade.escaping import brief
 from saccade.models import create_host
 from saccade.recipe import Model
 from saccade.saving import describe, rebuild
@@ -346,11 +345,6 @@ def test_wrong_types_are_named(folder, change, message):
 def test_nested_too_deep(folder):
     (folder / "config.json").write_text("[" * 200_000)
     assert "nested too deep" in _refused(folder)
-
-
-def test_printable_is_printable():
-    assert brief("a\x1b\ud800\n") == "a\\x1b\\ud800\\n"
-    assert len(brief("x" * 999)) == 120
 
 
 def test_three_hundred_mutations_are_refused_or_harmless(source, tmp_path):

@@ -141,7 +141,7 @@ def test_a_class_that_is_not_named_in_utf8_is_refused(tmp_path):
 
 def test_a_root_that_is_not_named_in_utf8_is_refused(tmp_path):
     root = fill(not_utf8(tmp_path), "a", "b")
-    with pytest.raises(UserError, match=r"caf\\xe9 is not UTF-8"):
+    with pytest.raises(ValueError, match=r"bytes that are not UTF-8"):
         open_data(Data(source=str(root)))
 
 

@@ -40,10 +40,10 @@ CONFIGS = {
 }
 
 
-def operands(config, dtype=torch.float64, mask=True, bias=True, whole=False):
+def operands(config, dtype=torch.float64, mask=True, bias=True, whole=False, draws=0):
     """Random operands, on a grid that float32 holds exactly, and a cotangent."""
     batch, channels, size, outputs, kernel, stride, padding, dilation, groups, offset_groups, spread = config
-    random = torch.Generator().manual_seed(hash((batch, channels, size)) % 1000)
+    random = torch.Generator().manual_seed(hash((batch, channels, size)) % 1000 + draws)
     out = [
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, p, d, k, s in zip(size, padding, dilation, kernel, stride, strict=True)
@@ -283,14 +283,19 @@ def test_a_gradient_penalty_whose_cotangent_takes_no_gradient():
     ids=["large", "small", "more outputs", "groups"],
 )
 def test_float32_errs_at_most_twice_as_much_as_the_definition(config):
-    tensors, options, cotangent = operands(config)
-    exact = run(deform_conv2d_definition, tensors, options, cotangent)
-    tensors = {name: t.float() for name, t in tensors.items()}
-    ours = run(deform_conv2d, tensors, options, cotangent)
-    plain = run(deform_conv2d_definition, tensors, options, cotangent)
-    for name, truth in exact.items():
+    # Over several draws: the largest error of one alone is a matter of the processor's order of summation.
+    errors = {}
+    for draws in range(6):
+        tensors, options, cotangent = operands(config, draws=draws)
+        exact = run(deform_conv2d_definition, tensors, options, cotangent)
+        tensors = {name: t.float() for name, t in tensors.items()}
+        for form in (deform_conv2d, deform_conv2d_definition):
+            for name, found in run(form, tensors, options, cotangent).items():
+                errors.setdefault(name, {}).setdefault(form, []).append(found.double() - exact[name])
+    for name, found in errors.items():
+        ours, plain = (torch.stack(found[form]) for form in (deform_conv2d, deform_conv2d_definition))
         for size in (torch.linalg.vector_norm, lambda e: e.abs().max()):
-            assert size(ours[name] - truth) <= 2 * size(plain[name] - truth) + 1e-12, name
+            assert size(ours) <= 2 * size(plain) + 1e-12, name
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

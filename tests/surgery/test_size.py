@@ -136,7 +136,7 @@ def test_saved_networks_and_controls_know_the_size(make, stranger, tmp_path, con
         assert stated == [{"size": size} for size in sizes]
     if control == "shuffled":
         assert stated == [{"mechanism": "placed:Placed", "options": {"size": size}} for size in sizes]
-    again = load(tmp_path, host=bare)
+    again = load(tmp_path, host=bare, trust="placed:Placed")
     assert torch.equal(again(x), host(x))
     with torch.no_grad():  # the twin: another network
         again.fc.weight.mul_(1.01)

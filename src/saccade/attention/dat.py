@@ -51,6 +51,7 @@ from saccade.ops.relative import (
     relative_bias_definition,
     windows,
 )
+from saccade.ops.sizes import at_least_one
 
 __all__ = ["DeformableAttention"]
 
@@ -162,7 +163,7 @@ class DeformableAttention(nn.Module):
         offset = self.move(F.gelu(self.norm(near)).movedim(3, 1).to(near.dtype))  # (B·G, 2, H_k, W_k)
         offset = offset if offset.dtype == torch.float64 else offset.float()
         height, width = offset.shape[2:]
-        halves = [1 / torch.sym_max(n - 1, 1) for n in (height, width)]  # of a step of the grid
+        halves = [1 / at_least_one(n - 1) for n in (height, width)]  # of a step of the grid
         y, x = offset.unbind(1)
         if self.range >= 0:
             y, x = (self.range * half * moved.tanh() for half, moved in zip(halves, (y, x), strict=True))

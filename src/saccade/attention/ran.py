@@ -22,13 +22,14 @@ Source: Wang, Jiang, Qian, Yang, Li, Zhang, Wang, Tang, "Residual Attention Netw
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.form import BatchNorm2d, Gate, reduced
+from saccade.ops.sizes import at_least_one
 
 __all__ = ["SoftMask"]
 
@@ -154,5 +155,5 @@ def _enlarged(z: _Map, like: _Map) -> Tensor:
 def _hats(z: _Map, like: _Map, axis: int) -> Tensor:
     """The weights (rows of ``like``, rows of z) of the lines along one axis."""
     old, new = (torch.arange(m.values.shape[2 + axis], device=z.values.device, dtype=z.values.dtype) for m in (z, like))
-    steps: Any = torch.sym_max(like.size[axis] - 1, 1)
+    steps = at_least_one(like.size[axis] - 1)
     return (1 - (new[:, None] * ((z.size[axis] - 1) / steps) - old).abs()).clamp(min=0)

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.ops.eager import is_bare, is_composed, is_eager, part, pieces
+from saccade.ops.sizes import at_least_one
 
 __all__ = [
     "gated", "gated_and_shuffled", "gated_and_shuffled_definition", "gated_definition", "max_and_mean",
@@ -168,7 +169,7 @@ def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def others(x: Tensor) -> int:
     """H·W − 1, but at least 1; a graph can hold it, as it could not hold max()."""
-    return torch.sym_max(x.shape[2] * x.shape[3] - 1, 1)  # type: ignore[return-value]  # a SymInt when traced
+    return at_least_one(x.shape[2] * x.shape[3] - 1)
 
 
 class _MeanAndVariance(torch.autograd.Function):

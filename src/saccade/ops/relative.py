@@ -29,6 +29,7 @@ from saccade.ops.attention import softmax_backward
 from saccade.ops.autocast import operand_dtype, without_autocast
 from saccade.ops.counted import counted
 from saccade.ops.eager import is_composed, is_transformed
+from saccade.ops.sizes import at_least_one
 
 __all__ = [
     "coordinates",
@@ -49,7 +50,7 @@ _BIASED = 2**23
 def coordinates(size: int, like: Tensor) -> Tensor:
     """The ``size`` middles of pixels from −1 to 1, corner on corner; 0 where there is one pixel."""
     place = torch.arange(size, device=like.device, dtype=like.dtype)
-    steps: Any = torch.sym_max(size - 1, 1)
+    steps = at_least_one(size - 1)
     return (2 * place - (size - 1)) / steps
 
 

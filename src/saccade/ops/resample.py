@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saccade.ops.autocast import without_autocast
+from saccade.ops.sizes import at_least_one
 
 __all__ = ["bilinear", "bilinear_definition", "starts", "window_means", "window_means_definition"]
 
@@ -61,7 +62,7 @@ def starts(side: int, stride: int, window: int, device: torch.device) -> Tensor:
     In an exported program their number would be a bound on the sizes it takes, unless it is of the data.
     """
     if not torch.compiler.is_exporting():
-        return stride * torch.arange(torch.sym_max((side - window) // stride + 1, 1), device=device)
+        return stride * torch.arange(at_least_one((side - window) // stride + 1), device=device)
     place = torch.arange(side, device=device)
     return ((place % stride == 0) & ((place + window <= side) | (place == 0))).nonzero()[:, 0]
 
