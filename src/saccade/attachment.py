@@ -103,13 +103,14 @@ def _alike(metaclass: type) -> type:
     Tools look a module's class up in tables: thop and ptflops count operations so, and would leave parents out. Those
     that ask ``type(module) is nn.Conv2d``, as ``torch.fx`` does before it fuses, get the true answer.
     """
+    unbound: Any = metaclass.__hash__
 
     def equal(cls: Any, other: object) -> bool:
         return other is cls or other is vars(cls).get(_BASE, cls)
 
     def hashed(cls: Any) -> int:
         # A class that a tool derived from one of these is equal to nothing but itself.
-        return hash(vars(cls)[_BASE]) if _BASE in vars(cls) else metaclass.__hash__(cls)
+        return hash(vars(cls)[_BASE]) if _BASE in vars(cls) else int(unbound(cls))
 
     return type(f"Alike{metaclass.__name__}", (metaclass,), {"__eq__": equal, "__hash__": hashed})
 
@@ -143,7 +144,8 @@ def _plugged(base: type[nn.Module], entering: bool) -> type[nn.Module]:
     }
     if not entering:
         members["forward"] = forward
-    metaclass: Any = _alike(type(base))
+    kind: Any = type(base)
+    metaclass: Any = _alike(kind)
     made = metaclass(base.__name__, (base,), members)
     _CLASSES[base, entering] = made
     return made
