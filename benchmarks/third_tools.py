@@ -46,6 +46,8 @@ __all__ = ["HOSTS", "MECHANISMS", "Pair", "judged", "oracle"]
 LIBRARIES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "transformers", "peft", "accelerate")
 ROUNDING = 1e-4
 """Of the largest value: what folding and re-ordering of float32 may change."""
+ROUNDING_64 = 1e-9
+"""The same of float64."""
 
 _NAMES = """torchvision resnet18|torchvision mobilenet_v2|torchvision densenet121|torchvision vgg11_bn
 torchvision squeezenet1_1|torchvision shufflenet_v2_x0_5|torchvision mnasnet0_5|torchvision mobilenet_v3_small
@@ -131,6 +133,14 @@ class Pair:
         model = self.bare()
         return outputs(model, self.x, model)
 
+    def in_float64(self) -> Pair:
+        """Return the same pair, of float64 weights and pictures."""
+        other = copy.copy(self)
+        for name in ("wanted", "without"):
+            vars(other).pop(name, None)
+        other.plugged, other.x = copy.deepcopy(self.plugged).double(), self.x.double()
+        return other
+
     def bare(self) -> nn.Module:
         """Return the network without plugs."""
         return saccade.unplug(copy.deepcopy(self.plugged))
@@ -176,7 +186,22 @@ def _says_so(error: BaseException | None) -> bool:
 
 
 def judged(pair: Pair, tool: Tool) -> tuple[str, str]:
-    """Return ``equal``, ``raises``, ``not applicable`` or ``fails``, and why."""
+    """Return ``equal``, ``raises``, ``not applicable`` or ``fails``, and why.
+
+    What fails in float32 is judged again in float64: a network drawn at random can make much of rounding, or so little
+    of its plugs that float32 does not show them.
+    """
+    status, note = _judged(pair, tool, ROUNDING)
+    if status != "fails" or pair.x.dtype == torch.float64:
+        return status, note
+    try:
+        again, why = _judged(pair.in_float64(), tool, ROUNDING_64)
+    except Exception as error:  # a tool or a host that knows no float64
+        return status, f"{note} (in float64 {type(error).__name__})"
+    return (again, f"in float64; in float32 {note}") if again == "equal" else (status, f"{note} (in float64 {why})")
+
+
+def _judged(pair: Pair, tool: Tool, rounding: float) -> tuple[str, str]:
     x = pair.x
     try:
         ours: Any = _after(tool, copy.deepcopy(pair.plugged), x)
@@ -191,10 +216,10 @@ def judged(pair: Pair, tool: Tool) -> tuple[str, str]:
             wanted = _after(tool, oracle(pair.plugged), x) if tool.alike else pair.wanted
         except Exception as error:
             wanted, ours = [], error
-        allowed = 0.0 if tool.exact else ROUNDING
+        allowed = 0.0 if tool.exact else rounding
         found = float("inf") if isinstance(ours, Exception) else distance(ours, wanted)
         if found <= allowed:
-            return _twin(pair, tool, wanted)
+            return _twin(pair, tool, wanted, rounding)
     try:
         after = _after(tool, pair.bare(), x)
     except Exception as error:
@@ -207,14 +232,14 @@ def judged(pair: Pair, tool: Tool) -> tuple[str, str]:
     return "fails", f"differs by {found:.1e} of the largest value"
 
 
-def _twin(pair: Pair, tool: Tool, wanted: list[Tensor]) -> tuple[str, str]:
+def _twin(pair: Pair, tool: Tool, wanted: list[Tensor], rounding: float) -> tuple[str, str]:
     """Return ``equal``, unless the network without plugs computes the same: then equality would show nothing."""
     try:
         without = _after(tool, pair.bare(), pair.x) if tool.alike else pair.without
     except NotApplicableError:  # it works on plugs alone
         without = pair.without
     far = distance(without, wanted)
-    return ("equal", "") if far > 10 * ROUNDING else ("fails", f"without plugs it differs by only {far:.1e}")
+    return ("equal", "") if far > 10 * rounding else ("fails", f"without plugs it differs by only {far:.1e}")
 
 
 @dataclass(frozen=True)
