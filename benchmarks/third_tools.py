@@ -176,10 +176,11 @@ def _after(tool: Tool, network: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 def _says_so(error: BaseException | None) -> bool:
-    """Return whether the error, or one that led to it, is ours or names the class of a plugged module."""
+    """Return whether the error, or one that led to it, is ours or names a plug or the class of a plugged module."""
+    named = ("with a saccade plug", "<class 'saccade.", "no attribute 'saccade'")
     while error is not None:
-        said = str(error)  # not just "saccade": errors of compilers quote paths of files
-        if isinstance(error, saccade.UserError) or "with a saccade plug" in said or "<class 'saccade." in said:
+        # Not just "saccade": errors of compilers quote paths of files.
+        if isinstance(error, saccade.UserError) or any(words in str(error) for words in named):
             return True
         error = error.__cause__ or error.__context__
     return False

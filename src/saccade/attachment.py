@@ -71,9 +71,9 @@ def runs_plug(parent: nn.Module) -> bool:
     """Return whether a call of ``parent`` runs its plug.
 
     A ``forward`` set on the module itself, as some tools fuse, goes past the class. Unless it calls that of the class,
-    a hook takes over here.
+    a hook takes over here. A hook that a tool copied and moved as well, as eager fusing does, is there once again.
     """
-    if leaving_hook in parent._forward_hooks.values() or entering_hook in parent._forward_pre_hooks.values():
+    if _once(parent._forward_hooks, leaving_hook) or _once(parent._forward_pre_hooks, entering_hook):
         return True
     cls = type(parent)
     if getattr(cls, _BASE, None) is None or cls._saccade_entering:  # type: ignore[attr-defined]
@@ -83,6 +83,14 @@ def runs_plug(parent: nn.Module) -> bool:
         parent.__class__ = _without(cls)
         parent.register_forward_hook(leaving_hook, prepend=True)
     return True
+
+
+def _once(hooks: dict[int, Any], ours: Callable[..., Any]) -> bool:
+    """Return whether ``ours`` is among ``hooks``, and leave no second one there."""
+    keys = [key for key, hook in hooks.items() if hook is ours]
+    for key in keys[1:]:
+        del hooks[key]
+    return bool(keys)
 
 
 def base_class(module: nn.Module) -> type[nn.Module]:

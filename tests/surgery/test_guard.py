@@ -165,6 +165,25 @@ def test_eager_fusing_keeps_plugs_in_their_places_or_is_noticed(mechanism, qat):
         host(X)
 
 
+def test_eager_fusing_of_three_folds_the_norm_in_front_of_the_plug():
+    host = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    _plugged(host, "simam", where="0")
+    fused = torch.ao.quantization.fuse_modules(host, ["0", "1", "2"])
+    with pytest.raises(UserError, match=r"at 0, the plug is in the wrong place"):
+        fused(X)
+
+
+def test_a_hook_that_fusing_copies_and_moves_runs_its_plug_once(make):
+    host = _plugged(make("torchvision densenet"), "eca", where="features.denseblock1")
+    wanted = host(X)
+    rows = [row for row in plugs(host) if row.module.site.entering]
+    assert rows
+    for row in rows:
+        parent = host.get_submodule(row.carrier)
+        parent.register_forward_pre_hook(next(iter(parent._forward_pre_hooks.values())))
+    assert torch.equal(host(X), wanted)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_norm_folded_by_hand_in_front_of_a_plug_is_noticed(bias):
     host = nn.Sequential(nn.Conv2d(3, 8, 3, bias=bias), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.ReLU())

@@ -126,13 +126,12 @@ _LOST_REPLACEMENT = (
 def _lost_of(module: nn.Module) -> Iterator[tuple[str, str]]:
     for path in vars(module).get(PLUGS, ()):
         *above, last = chain = _chain(module, path)
-        plug = held(last) if len(chain) == 1 + _steps(path) else None
-        if plug is None:
-            if not _runs_below(last, path):
-                yield path, NOT_RUN
-        elif not runs_plug(last):
+        whole = len(chain) == 1 + _steps(path)
+        parent = last if whole and held(last) is not None else _wrapped_parent(last, path)
+        plug = None if parent is None else held(parent)
+        if parent is None or plug is None or not runs_plug(parent):
             yield path, NOT_RUN
-        elif _folded(plug, above[-1] if above else None, last):
+        elif _folded(plug, above[-1] if whole and above else None, parent, last):
             yield path, _FOLDED
     for path in vars(module).get(REPLACED, ()):
         chain = _chain(module, path)
@@ -155,13 +154,13 @@ def _chain(module: nn.Module, path: str) -> list[nn.Module]:
     return chain
 
 
-def _runs_below(wrapper: nn.Module, path: str) -> bool:
-    """Return whether a wrapper stands where the parent was, and the parent runs its plug inside it."""
+def _wrapped_parent(wrapper: nn.Module, path: str) -> nn.Module | None:
+    """Return the parent of the plug at ``path`` where a wrapper, which holds it, stands in its place."""
     for module in wrapper.modules():
         plug = held(module)
-        if plug is not None and f".{plug.site.carrier}".endswith(f".{path}") and runs_plug(module):
-            return True
-    return False
+        if plug is not None and f".{plug.site.carrier}".endswith(f".{path}"):
+            return module
+    return None
 
 
 def _norm_behind(container: nn.Module | None, convolution: nn.Module) -> str | None:
@@ -177,7 +176,8 @@ def _is_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._NormBase) or "norm" in type(module).__name__.lower()
 
 
-def _folded(plug: Plug, container: nn.Module | None, parent: nn.Module) -> bool:
+def _folded(plug: Plug, container: nn.Module | None, parent: nn.Module, last: nn.Module) -> bool:
+    """Return whether the norm behind ``parent`` is gone from ``container`` and from ``last``, which may wrap both."""
     seen = vars(plug).get("seen")  # plugs that were pickled by earlier versions have none
     if seen is None:
         return False
@@ -186,4 +186,5 @@ def _folded(plug: Plug, container: nn.Module | None, parent: nn.Module) -> bool:
     if seen.norm is None or container is None:
         return False
     norm = container._modules.get(seen.norm)
-    return norm is None or not _is_norm(norm)
+    there = norm is not None and _is_norm(norm)
+    return not there and all(_norm_behind(module, parent) is None for module in last.modules())
