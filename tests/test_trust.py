@@ -4,6 +4,7 @@ Each hostile folder is loaded while Python's audit events are watched: no comman
 """
 
 import json
+import os
 import random
 import shutil
 import sys
@@ -21,8 +22,10 @@ from torchvision.models import get_model_builder
 
 from hostile import HOSTS, OPTIONS, SIZE, _sign, mutate, sample, trial, watched
 from saccade import UserError, catalog, load, plug, plugs, save
+from saccade.cli import compare as compare_verb
 from saccade.cli import export as export_verb
 from saccade.cli import sites as sites_verb
+from saccade.cli import train as train_verb
 from saccade.models import create_host
 from saccade.recipe import Model
 from saccade.saving import describe, rebuild
@@ -442,3 +445,49 @@ def test_a_wrapper_in_the_midst_is_named(tmp_path):
     with pytest.raises(UserError, match="the module 'layer2' is wrapped in OptimizedModule"):
         save(network, tmp_path / "net")
     assert not (tmp_path / "net").exists()
+
+
+@pytest.mark.parametrize(
+    "mechanism",
+    [
+        "evil_package.inner:Scale",
+        "se:rd_ratio=0.25,evil_package.inner:Scale",
+        "evil_package.inner:where=block:Scale",
+        "se,eca:where=block,evil_package.inner:Scale:channels=3",
+    ],
+)
+@pytest.mark.parametrize("verb", [compare_verb, train_verb], ids=["compare", "train"])
+def test_a_recipe_imports_no_mechanism_however_it_is_written(evil, tmp_path, verb, mechanism):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(f'[attention]\nmechanism = "{mechanism}"\n')
+    where = ["--recipe", str(recipe), "--plan"] if verb is compare_verb else [str(recipe)]
+    done = CliRunner().invoke(verb.command, [*where, "--out", str(tmp_path / "out")])
+    assert isinstance(done.exception, UserError), done.output
+    assert "evil_package" in str(done.exception)
+    assert not evil.exists()
+
+
+def test_a_misspelt_mechanism_is_no_matter_of_trust():
+    with pytest.raises(UserError, match=r"no mechanism is called 'c-bam'. Did you mean 'cbam'") as refused:
+        check_mechanism("c-bam", {}, "config.json", trust=False)
+    assert "trust" not in str(refused.value)
+
+
+def test_defaults_of_a_library_fetch_nothing(folder):
+    encoder = "segmentation_models_pytorch.encoders.timm_universal:TimmUniversalEncoder"
+    _change(folder, host={"call": encoder, "options": {"name": "resnet18"}}, plugs=[], replacements=[])
+    outcome = trial("", lambda: load(folder))
+    assert (outcome.kind, outcome.acts) == ("refused", ())
+
+
+@pytest.mark.parametrize("key", ["pretrained_window_sizes", "pretrained_window_size", "bbox_reg_weights"])
+def test_numbers_that_sound_like_weights_are_none(key):
+    check_options({key: [8, 8, 8, 8]}, "config.json", 1000)
+    with pytest.raises(UserError, match="fetches weights"):
+        check_options({key.replace("_", "") + "_weights": [8]}, "config.json", 1000)
+
+
+def test_a_pipe_in_the_place_of_a_file_is_refused(folder):
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    assert "is no regular file" in _refused(folder)

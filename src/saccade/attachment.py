@@ -12,12 +12,14 @@ Hooks alone were tried first: hooks that were older saw the map without the plug
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from types import FunctionType, MethodType
+from abc import ABCMeta
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
 from torch import Tensor, nn
+
+from saccade.errors import UserError
 
 __all__ = ["CHILD", "base_class", "entering_hook", "hold", "leaving_hook", "release", "runs_plug", "set_class"]
 
@@ -30,6 +32,10 @@ _BASE = "_saccade_base"
 _CLASSES: WeakValueDictionary[tuple[type[nn.Module], bool], type[nn.Module]] = WeakValueDictionary()
 
 
+_RAN = "_saccade_ran"
+"""Attribute of a parent with a forward of its own: whether the class's forward has run the plug in this call."""
+
+
 def leaving_hook(parent: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
     """Forward hook: pass what ``parent`` returns through its plug."""
     changed: Tensor = getattr(parent, CHILD)(output)
@@ -37,16 +43,34 @@ def leaving_hook(parent: nn.Module, args: tuple[Any, ...], output: Tensor) -> Te
 
 
 def entering_hook(parent: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Forward pre-hook: pass the first thing that ``parent`` receives through its plug."""
+    """Forward pre-hook: pass the first thing that ``parent`` receives through its plug.
+
+    Raises:
+        UserError: ``parent`` is called by keyword only.
+    """
+    if not args:
+        raise UserError(
+            f"a {type(parent).__name__} with a plug on what it receives is called by keyword; name the map first"
+        )
     return (getattr(parent, CHILD)(args[0]), *args[1:])
+
+
+def beginning_hook(parent: nn.Module, args: tuple[Any, ...]) -> None:
+    """Forward pre-hook of a parent with a forward of its own: a call begins, the plug has not run."""
+    vars(parent)[_RAN] = False
+
+
+def catching_hook(parent: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    """Forward hook of a parent with a forward of its own: run the plug unless that forward led to it."""
+    return output if vars(parent).get(_RAN) else leaving_hook(parent, args, output)
 
 
 def hold(parent: nn.Module, plug: nn.Module, *, entering: bool) -> None:
     """Make ``plug`` a child of ``parent``, which runs it on what it receives (``entering``) or returns from now on."""
     parent.add_module(CHILD, plug)
-    base = type(parent)
+    base = base_class(parent)
     made = False
-    if "forward" not in vars(parent) and not _registers(base):
+    if not _registers(base):
         try:
             parent.__class__ = _plugged(base, entering)
             made = True
@@ -56,32 +80,41 @@ def hold(parent: nn.Module, plug: nn.Module, *, entering: bool) -> None:
         parent.register_forward_pre_hook(entering_hook, prepend=True)
     elif not made:
         parent.register_forward_hook(leaving_hook, prepend=True)
+    else:
+        _catch(parent)
+
+
+def _catch(parent: nn.Module) -> None:
+    """Let hooks run the plug where a ``forward`` set on the module itself, as some tools fuse, goes past the class."""
+    if "forward" in vars(parent) and catching_hook not in parent._forward_hooks.values():
+        parent.register_forward_pre_hook(beginning_hook, prepend=True)
+        parent.register_forward_hook(catching_hook, prepend=True)
 
 
 def release(parent: nn.Module) -> None:
     """Undo ``hold``: class, hooks and children of ``parent`` are what they were."""
     del parent._modules[CHILD]
     parent.__class__ = base_class(parent)
-    for hooks, ours in ((parent._forward_hooks, leaving_hook), (parent._forward_pre_hooks, entering_hook)):
-        for key in [key for key, hook in hooks.items() if hook is ours]:
+    vars(parent).pop(_RAN, None)
+    ours = (leaving_hook, catching_hook, entering_hook, beginning_hook)
+    for hooks in (parent._forward_hooks, parent._forward_pre_hooks):
+        for key in [key for key, hook in hooks.items() if hook in ours]:
             del hooks[key]
 
 
 def runs_plug(parent: nn.Module) -> bool:
     """Return whether a call of ``parent`` runs its plug.
 
-    A ``forward`` set on the module itself, as some tools fuse, goes past the class. Unless it calls that of the class,
-    a hook takes over here. A hook that a tool copied and moved as well, as eager fusing does, is there once again.
+    Where a ``forward`` was set on the module itself since, hooks see to it from here on. A hook that a tool copied and
+    moved as well, as eager fusing does, is there once again.
     """
     if _once(parent._forward_hooks, leaving_hook) or _once(parent._forward_pre_hooks, entering_hook):
         return True
-    cls = type(parent)
-    if getattr(cls, _BASE, None) is None or cls._saccade_entering:  # type: ignore[attr-defined]
+    entering = getattr(type(parent), "_saccade_entering", None)
+    if entering is not False:
         return False
-    own = vars(parent).get("forward")
-    if own is not None and not _calls_plugged(own):
-        parent.__class__ = _without(cls)
-        parent.register_forward_hook(leaving_hook, prepend=True)
+    _once(parent._forward_hooks, catching_hook)
+    _catch(parent)
     return True
 
 
@@ -132,16 +165,20 @@ def _plugged(base: type[nn.Module], entering: bool) -> type[nn.Module]:
     @functools.wraps(base.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         y = base.forward(self, *args, **kwargs)
-        plug = self._modules.get(CHILD)  # absent where somebody made a new module of the class, as peft does
-        return y if plug is None else plug(y)
+        plug = self._modules.get(CHILD)
+        if plug is None:  # somebody made a new module of the class, as peft does
+            return y
+        if _RAN in vars(self):
+            vars(self)[_RAN] = True
+        return plug(y)
 
     def reduce(self: nn.Module, protocol: Any) -> Any:
         # The class has no name to be pickled by; it is made again of its base.
         reduced: Any = base.__reduce_ex__(self, protocol)
         function, args, *rest = reduced
-        return (_rebuild, (entering, function, tuple(base if arg is made else arg for arg in args)), *rest)
+        function, *args = (base if part is made else part for part in (function, *args))
+        return (_rebuild, (entering, function, tuple(args)), *rest)
 
-    forward._saccade_plugged = True  # type: ignore[attr-defined]
     members: dict[str, Any] = {
         "__doc__": base.__doc__,
         "__module__": base.__module__,  # by which torch.fx knows the modules of torch.nn, which it keeps whole
@@ -162,7 +199,7 @@ def _plugged(base: type[nn.Module], entering: bool) -> type[nn.Module]:
 def _rebuild(entering: bool, function: Callable[..., nn.Module], args: tuple[Any, ...]) -> nn.Module:
     """Make a module without its state, as copying and unpickling do first."""
     module = function(*args)
-    module.__class__ = _plugged(type(module), entering)
+    module.__class__ = _plugged(base_class(module), entering)
     return module
 
 
@@ -181,28 +218,8 @@ def _without(cls: type[nn.Module]) -> type[nn.Module]:
 
 def _registers(base: type) -> bool:
     """Return whether making a subclass runs its author's code, such as entering the class into a registry."""
-    return any("__init_subclass__" in vars(c) for c in base.__mro__ if c.__module__ not in ("builtins", "typing"))
-
-
-def _calls_plugged(function: Any) -> bool:
-    """Return whether ``function`` leads to a forward of a class made here: bound, wrapped, closed over or global."""
-    found, seen = [function], set[int]()
-    for _ in range(4):
-        found = [part for part in found if callable(part) and not isinstance(part, nn.Module) and id(part) not in seen]
-        if any(hasattr(part, "_saccade_plugged") for part in found):
-            return True
-        seen |= {id(part) for part in found}
-        found = [inner for part in found for inner in _parts(part)]
-    return False
-
-
-def _parts(function: Any) -> Iterator[Any]:
-    """Yield what ``function`` may call itself."""
-    yield getattr(function, "__wrapped__", None)
-    if isinstance(function, functools.partial):
-        yield from (function.func, *function.args, *function.keywords.values())
-    elif isinstance(function, MethodType):
-        yield function.__func__
-    elif isinstance(function, FunctionType):
-        yield from (cell.cell_contents for cell in function.__closure__ or ())
-        yield from (function.__globals__.get(name) for name in function.__code__.co_names)
+    metaclass: Any = type(base)
+    kinds = [c for c in metaclass.__mro__ if c not in (type, ABCMeta, object)]
+    return any("__new__" in vars(kind) or "__init__" in vars(kind) for kind in kinds) or any(
+        "__init_subclass__" in vars(c) for c in base.__mro__ if c.__module__ not in ("builtins", "typing")
+    )

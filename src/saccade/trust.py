@@ -38,6 +38,8 @@ CONTROLS = {
 
 _FORBIDDEN = re.compile(r"pretrained|(?<!init)weights|checkpointpath|cachedir|trustremotecode|automap|hfhub")
 """Parts of the options that make a library fetch or open something, without case and punctuation."""
+_HARMLESS = frozenset({"pretrainedwindowsize", "pretrainedwindowsizes", "bboxregweights"})
+"""Options that only sound like those: numbers of the network itself."""
 _DEPTH = 20
 """Levels of nested options; a library's own have at most four."""
 
@@ -71,7 +73,7 @@ def check_mechanism(name: str, options: Mapping[str, Any], owner: str, trust: Tr
     for each in _nested(name, options, owner):
         if trusted(each, trust) or each in CONTROLS:
             continue
-        if not re.fullmatch(r"\w+", each):
+        if ":" in each:
             raise refusal("mechanism", each, owner)
         known = catalog.list_mechanisms()
         if each not in known:
@@ -125,7 +127,7 @@ def fetching(options: Mapping[str, Any], owner: str) -> str | None:
     """The dotted key of the first option that makes a library fetch weights or open a file; None without one."""
     for key, value in _values(options, owner):
         last = re.sub(r"[\W_]+", "", key.rpartition(".")[2].lower())
-        if _FORBIDDEN.search(last) and value is not None and value is not False:
+        if _FORBIDDEN.search(last) and last not in _HARMLESS and value is not None and value is not False:
             return key
     return None
 

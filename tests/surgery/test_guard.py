@@ -158,7 +158,7 @@ def test_eager_fusing_keeps_plugs_in_their_places_or_is_noticed(mechanism, qat):
     host = _plugged(quantizable_resnet18(weights=None, num_classes=5), mechanism).train(qat)
     wanted = copy.deepcopy(host)(X)
     host.fuse_model(is_qat=qat)
-    if qat and mechanism == "simam":  # convolution, plug and norm stand in a Sequential now, in this order
+    if qat:  # convolution, norm and plug stand in a Sequential now, in their order
         torch.testing.assert_close(host(X), wanted)
         return
     with pytest.raises(UserError, match=r"the plug is (lost|in the wrong place)"):
@@ -227,6 +227,95 @@ def test_a_forward_that_wraps_the_old_one_runs_the_plug_once():
     host[0].forward = wrapped(host[0].forward)
     host[1].forward = functools.update_wrapper(functools.partial(host[1].forward), host[1].forward)
     assert torch.equal(host(X), wanted)
+
+
+class Kept:
+    """A tool that keeps the old forward in an object and stands in its place."""
+
+    def __init__(self, module):
+        self.old, module.forward = module.forward, self
+
+    def __call__(self, *args):
+        return self.old(*args)
+
+
+def test_a_forward_kept_anywhere_runs_the_plug_once_and_one_that_is_not_called_too():
+    host = _plugged(_layers(), "eca", where=["0", "1"])
+    wanted, block = host(X), host[0]
+    old, table = block.forward, {"old": block.forward}
+    fast = functools.wraps(old)(lambda x: block.bn(block.conv(x)).relu())  # looks like the old one, does not call it
+    for forward in (Kept(block), table["old"], fast):
+        block.forward = forward
+        assert torch.equal(host(X), wanted)
+        del block.forward
+        assert torch.equal(host(X), wanted)
+    block.forward = old
+    unplug(host)
+    bare = host(X)
+    _awake(plug(host, "eca", where=["0"], input=SIZE))
+    assert (host(X) - bare).abs().max() > 1e-4
+    assert not vars(unplug(host)[0]).keys() & {"_saccade_ran"}
+
+
+def test_one_plug_is_given_up_and_the_others_stay():
+    host = _plugged(_layers(), "eca", where=["0", "1", "2"])
+    host[1] = ConvNormAct(8, 16).eval()
+    with pytest.raises(UserError, match=r"saccade.unplug\(network, only=\['1'\]\)"):
+        host(X)
+    unplug(host, only=["1"])
+    host(X)
+    assert [row.carrier for row in plugs(host)] == ["0", "2"]
+    with pytest.raises(UserError, match=r"'3' names no plug.*There are: 0, 2"):
+        unplug(host, only="3")
+    unplug(host, only="0")
+    assert [row.carrier for row in plugs(host)] == ["2"]
+    assert not plugs(unplug(host))
+
+
+def test_plugs_in_a_traced_graph_are_not_taken_out():
+    host = _plugged(_layers(), "eca", where=["0", "1"])
+    traced = torch.fx.symbolic_trace(host)
+    wanted = traced(X)
+    with pytest.raises(UserError, match=r"called by a graph of torch\.fx"):
+        unplug(traced)
+    assert torch.equal(traced(X), wanted)
+
+
+def test_a_renumbered_sequential_is_no_loss():
+    host = _plugged(nn.Sequential(_layers(), nn.Flatten()), "eca", where=["0.0", "0.1"])
+    wanted = host(X)
+    host[0].insert(0, nn.Identity())
+    assert torch.equal(host(X), wanted)
+
+
+class Registry(type):
+    """A metaclass that keeps the classes it makes by name."""
+
+    kinds: dict[str, type] = {}  # noqa: RUF012
+
+    def __new__(cls, name, bases, members):
+        made = super().__new__(cls, name, bases, members)
+        cls.kinds[name] = made
+        return made
+
+
+class Known(ConvNormAct, metaclass=Registry):
+    pass
+
+
+class Reduced(ConvNormAct):
+    def __reduce__(self):
+        return type(self), (3, 8), self.__dict__
+
+
+@pytest.mark.parametrize("kind", [Known, Reduced])
+def test_registries_and_ways_of_pickling_of_the_class_stay(kind):
+    host = _plugged(nn.Sequential(kind(3, 8), nn.ReLU()), "eca", where="0")
+    assert Registry.kinds == {"Known": Known}
+    wanted = host(X)
+    for other in (copy.deepcopy(host), pickle.loads(pickle.dumps(host))):
+        assert torch.equal(other(X), wanted)
+        assert type(unplug(other)[0]) is kind
 
 
 def test_a_module_with_a_forward_of_its_own_and_a_class_that_registers_its_kinds():

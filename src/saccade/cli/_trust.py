@@ -37,10 +37,13 @@ def check_recipe(recipe: Recipe, owner: str, typed: str | None, settings: Sequen
     Raises:
         UserError: the mechanism comes from the file and is not in the catalogue.
     """
-    name = catalog.named(recipe.attention.mechanism)
-    if (
-        typed is None
-        and ":" in name
-        and not any(s.partition("=")[0].strip() == "attention.mechanism" for s in settings)
-    ):
-        check_mechanism(name, {}, owner, trust)
+    keys = {setting.partition("=")[0].strip() for setting in settings}
+    if typed is not None or keys & {"attention", "attention.mechanism"}:
+        return
+    from saccade.study.plan import placed
+
+    for text in catalog.split(recipe.attention.mechanism):
+        # As a study reads it: a list, each with a position of its own. What runs is what must be checked.
+        for name in {catalog.named(text), catalog.named(placed(text)[0])}:
+            if ":" in name:
+                check_mechanism(name, {}, owner, trust)

@@ -108,6 +108,8 @@ def describe(folder: str | Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}")
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is no regular file; one is needed")
         if path.stat().st_size > _MOST_BYTES:
             raise UserError(f"{path} has {path.stat().st_size:,} bytes; at most {_MOST_BYTES:,} are read")
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -20,9 +20,9 @@ __all__ = ["check_named", "of_library", "rebuild", "sketch"]
 Host = Mapping[str, Any]
 
 _LIBRARIES = ("saccade.models.", "segmentation_models_pytorch.", "timm.models.", "torchvision.models.")
-"""Packages whose network classes a file may name: building one runs nothing but their own code."""
-_WEIGHTS = ("encoder_weights", "weights", "weights_backbone")
-"""Arguments whose default would fetch weights; these come from the file."""
+"""Packages whose network classes a file may name: building one runs nothing but their own code, and fetches nothing."""
+_WEIGHTS = {"encoder_weights": None, "weights": None, "weights_backbone": None, "pretrained": False}
+"""Arguments whose default would fetch weights, and what keeps them from it; the weights come from the file."""
 
 
 def rebuild(host: Host, trust: Trust = True) -> nn.Module:
@@ -171,8 +171,8 @@ def _home(name: str) -> str | None:
 
 def _without_weights(maker: Callable[..., Any]) -> Callable[..., Any]:
     """``maker`` that fetches no weights unless its options say so."""
-    asked = set(_WEIGHTS) & inspect.signature(maker).parameters.keys()
-    return lambda **options: maker(**{**dict.fromkeys(asked), **options})
+    asked = {name: without for name, without in _WEIGHTS.items() if name in inspect.signature(maker).parameters}
+    return lambda **options: maker(**{**asked, **options})
 
 
 def _imported(name: str) -> Callable[..., Any]:

@@ -234,7 +234,7 @@ def arms(attention: Iterable[str], controls: Iterable[str] = ()) -> tuple[Arm, .
     asked = [text.strip() for text in attention if text.strip()]
     if twice := _twice(asked):
         raise UserError(f"the arm {twice[0]!r} is given twice")
-    placed = {text: _placed(text) for text in asked if text != BASELINE}
+    placed = {text: placed(text) for text in asked if text != BASELINE}
     mechanisms = list(placed)
     for mechanism, _ in placed.values():
         catalog.parse(mechanism)
@@ -261,13 +261,13 @@ def arms(attention: Iterable[str], controls: Iterable[str] = ()) -> tuple[Arm, .
     return tuple(found)
 
 
-def _placed(text: str) -> tuple[str, str | None]:
+def placed(text: str) -> tuple[str, str | None]:
     """The mechanism of an arm, and the position it names for itself.
 
     Raises:
         UserError: it names an empty one, or several, or one for no mechanism.
 
-    >>> _placed("das:where=stage[:-1]:alpha=0.1")
+    >>> placed("das:where=stage[:-1]:alpha=0.1")
     ('das:alpha=0.1', 'stage[:-1]')
     """
     found = list(re.finditer(r":\s*where\s*=((?:\[[^\]]*\]|[^:\[])*)", text))

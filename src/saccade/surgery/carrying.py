@@ -16,7 +16,7 @@ from torch import nn
 from saccade.attachment import CHILD, entering_hook, hold, leaving_hook, release
 from saccade.errors import UserError
 from saccade.relay import Relay
-from saccade.surgery.guard import PLUGS, guarding_hook, look_at, unwatch, watch
+from saccade.surgery.guard import PLUGS, guarding_hook, look_at, paths, unwatch, watch
 from saccade.surgery.plug_module import Plug, carried
 
 __all__ = ["attach", "detach", "join", "one_call"]
@@ -117,9 +117,11 @@ def join(host: nn.Module, plugs: list[Plug]) -> None:
 
 def detach(host: nn.Module, gone: list[Plug]) -> None:
     """Take the plugs ``gone`` out of ``host``; once the last is out, no hook or mark of ours is left."""
-    for _, parent, plug in list(carried(host)):
+    before = list(carried(host))
+    for _, parent, plug in before:
         if any(plug is one for one in gone):
             release(parent)
+    released = {path for path, _, plug in before if any(plug is one for one in gone)}
     left = [(path, plug) for path, _, plug in carried(host)]
     for _, module in host.named_modules():
         if _RELAYS in vars(module):
@@ -130,7 +132,7 @@ def detach(host: nn.Module, gone: list[Plug]) -> None:
                 _remove(module._forward_pre_hooks, _opening)
                 for key in _remove(module._forward_hooks, _closing):
                     del module._forward_hooks_always_called[key]
-    unwatch(host, PLUGS, {path for path, _ in left})
+    unwatch(host, PLUGS, set(paths(host, PLUGS)) - released)
     for _, module in host.named_modules():
         if PLUGS not in vars(module):
             _remove(module._load_state_dict_pre_hooks, _loading)

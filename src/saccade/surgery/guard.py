@@ -68,7 +68,10 @@ def paths(root: nn.Module, kind: str) -> list[str]:
 
 
 def look_at(plug: Plug, container: nn.Module | None, parent: nn.Module) -> None:
-    """Note on ``plug`` what would change if a norm were folded into ``parent``, a child of ``container``."""
+    """Note on ``plug`` what would change if a norm were folded into ``parent``, a child of ``container``.
+
+    A norm that is not the next child is not known; then a bias that appears is the only sign.
+    """
     plug.seen = Seen()
     if isinstance(parent, nn.modules.conv._ConvNd) and not plug.site.entering:
         plug.seen = Seen(bias=parent.bias is not None, norm=_norm_behind(container, parent))
@@ -94,7 +97,8 @@ def raise_if_lost(found: Mapping[str, str]) -> None:
         said.append(f"at {', '.join(where[:6])}{more}, {why}")
     raise UserError(
         f"{'; '.join(said)}. Unplug the whole network (saccade.unplug) before a step that fuses, exchanges or converts "
-        "modules, or plug it afterwards"
+        "modules, or plug it afterwards. To do without these plugs and keep the others: "
+        f"saccade.unplug(network, only=[{', '.join(map(repr, list(found)[:2]))}{', …' * (len(found) > 2)}])"
     )
 
 
@@ -116,7 +120,10 @@ NOT_RUN = (
     "the plug is lost: its module was fused, replaced, converted or stripped of what runs the plug, or a part of the "
     "network was unplugged by itself"
 )
-_FOLDED = "the plug is in the wrong place: the norm behind the convolution was folded into it, in front of the plug"
+_FOLDED = (
+    "the plug is in the wrong place: the norm behind the convolution is gone, or the convolution has gained a bias, as "
+    "after folding the norm into it, in front of the plug"
+)
 _LOST_REPLACEMENT = (
     "the replacement is lost: the convolution was fused, exchanged or re-parametrised, or a part of the network was "
     "unplugged by itself"
@@ -127,7 +134,7 @@ def _lost_of(module: nn.Module) -> Iterator[tuple[str, str]]:
     for path in vars(module).get(PLUGS, ()):
         *above, last = chain = _chain(module, path)
         whole = len(chain) == 1 + _steps(path)
-        parent = last if whole and held(last) is not None else _wrapped_parent(last, path)
+        parent = last if whole and held(last) is not None else _parent_elsewhere(module, path)
         plug = None if parent is None else held(parent)
         if parent is None or plug is None or not runs_plug(parent):
             yield path, NOT_RUN
@@ -154,12 +161,15 @@ def _chain(module: nn.Module, path: str) -> list[nn.Module]:
     return chain
 
 
-def _wrapped_parent(wrapper: nn.Module, path: str) -> nn.Module | None:
-    """Return the parent of the plug at ``path`` where a wrapper, which holds it, stands in its place."""
-    for module in wrapper.modules():
-        plug = held(module)
+def _parent_elsewhere(module: nn.Module, path: str) -> nn.Module | None:
+    """Return the parent of the plug of ``path`` where it lies elsewhere: inside a wrapper, or under a new name.
+
+    Whether a wrapper calls what it holds is not known.
+    """
+    for parent in module.modules():
+        plug = held(parent)
         if plug is not None and f".{plug.site.carrier}".endswith(f".{path}"):
-            return module
+            return parent
     return None
 
 

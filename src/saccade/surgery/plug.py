@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from saccade.facts import Spec
 from saccade.probe import check_network, example_input
 from saccade.surgery.carrying import attach, detach, join
 from saccade.surgery.checking import count, warn_of_eval_only
-from saccade.surgery.guard import NOT_RUN, lost, raise_if_lost
+from saccade.surgery.guard import NOT_RUN, PLUGS, REPLACED, lost, paths, raise_if_lost, unwatch
 from saccade.surgery.hosts import check_changeable
 from saccade.surgery.plug_module import Plug, carried
 from saccade.surgery.positions import select
@@ -260,18 +261,42 @@ def settle(host: nn.Module, new: list[Plug], check: Callable[[], None]) -> nn.Mo
     return host
 
 
-def unplug(host: nn.Module) -> nn.Module:
-    """Take every plug and every replacement out of ``host``, in place: modules, hooks and keys are what they were.
+def unplug(host: nn.Module, only: str | Sequence[str] | None = None) -> nn.Module:
+    """Take plugs and replacements out of ``host``, in place: modules, hooks and keys are what they were.
 
     A kernel that a replacement kept stays as it was trained; any other is the convolution's own again.
 
+    Args:
+        host: the network.
+        only: paths or globs of parents or convolutions, or of modules that hold them; None is all. Plugs that were
+            lost are then no longer missed.
+
     Raises:
-        UserError: ``host`` is no module, or the kernel of a replaced convolution is not known or was re-parametrised;
-            nothing is taken out then.
+        UserError: ``host`` is no module, ``only`` names nothing, the plugs are in a graph of ``torch.fx``, or the
+            kernel of a replaced convolution is not known or was re-parametrised; nothing is taken out then.
     """
     check_network(host)
-    restore(host)
-    detach(host, [found for _, _, found in carried(host)])
+    found = {path: plug for path, _, plug in carried(host)}
+    marked = {kind: set(paths(host, kind)) for kind in (PLUGS, REPLACED)}
+    chosen = {*found, *marked[PLUGS], *marked[REPLACED]}
+    if only is not None:
+        wanted = [only] if isinstance(only, str) else list(only)
+        named = {word: {p for p in chosen if fnmatchcase(p, word) or p.startswith(f"{word}.")} for word in wanted}
+        for word in wanted:
+            if not named[word]:
+                raise UserError(
+                    f"{word!r} names no plug.{did_you_mean(word, chosen)} There are: {', '.join(sorted(chosen))}"
+                )
+        chosen = set[str]().union(*named.values())
+    traced = [path for path in found if path in chosen and _in_graph(host, path)]
+    if traced:
+        raise UserError(
+            f"the plugs of {', '.join(traced[:4])} are called by a graph of torch.fx; unplug the network before it is "
+            "traced"
+        )
+    restore(host, None if only is None else chosen)
+    detach(host, [plug for path, plug in found.items() if path in chosen])
+    unwatch(host, PLUGS, set(paths(host, PLUGS)) - chosen)
     return host
 
 
