@@ -37,7 +37,7 @@ def check_network(host: object, what: str = "the host") -> None:
 
 
 def _trains(host: nn.Module) -> bool:
-    """Does ``host.train`` take something else than a mode, so that ``host.train(False)`` would start it?"""
+    """Return whether ``host.train`` takes something else than a mode: ``host.train(False)`` would start training."""
     taken = list(signature(type(host).train).parameters.values())[1:]
     if not taken or taken[0].name == "mode" or taken[0].kind is not taken[0].POSITIONAL_OR_KEYWORD:
         return False

@@ -270,7 +270,7 @@ def make_folders(path: Path) -> list[Path]:
 
 
 def _bytes(path: Path, form: type[BaseModel]) -> bytes | None:
-    """All of a regular file; None where there is none."""
+    """Return the whole content of a regular file, None if there is no such file."""
     try:
         facts = os.stat(path)
         if not stat.S_ISREG(facts.st_mode):  # reading a pipe would wait without end

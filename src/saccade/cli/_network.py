@@ -26,7 +26,8 @@ def network(name: str, trust: bool = False) -> nn.Module:
     What a folder names may need ``trust``: see ``load``.
 
     Raises:
-        UserError: there is none of that name, the folder holds none, or the function cannot be imported or makes none.
+        UserError: no network has that name, the folder holds no network, or the function cannot be imported or makes
+            something else.
     """
     from saccade.saving import load, rebuild
 

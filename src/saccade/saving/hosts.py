@@ -67,7 +67,7 @@ def check_named(host: Host, owner: str, trust: Trust) -> None:
     """Raise UserError unless a file may name this host.
 
     Raises:
-        UserError: it is none of the libraries' networks, and not trusted. Nothing of it was imported.
+        UserError: the libraries have no such network, and the name is not trusted. It was not imported.
     """
     _maker(host, trust, owner)
 
@@ -141,7 +141,7 @@ def _of_library(name: str, owner: str) -> Callable[..., Any]:
     """The class or registered function ``name`` of a library, which makes a network.
 
     Raises:
-        UserError: it is not one; where its package is none of the libraries, nothing was imported.
+        UserError: it makes no network. A package that does not belong to the libraries is not imported.
     """
     module, _, attribute = name.partition(":")
     home = _home(name)

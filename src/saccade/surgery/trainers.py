@@ -145,7 +145,7 @@ def _network(weights: Any) -> nn.Module | None:
     """Return the network of a checkpoint, from which the plugs are taken.
 
     Raises:
-        UserError: there is none to be seen, so that its plugs would be lost, or it has replaced convolutions.
+        UserError: the checkpoint holds no network, so that its plugs would be lost, or one with replaced convolutions.
     """
     if weights is None:
         return None
