@@ -296,8 +296,8 @@ def page(found: list[Row], command: str) -> str:
         "plugged network computes what the oracle computes (equal), or an error says that it cannot (raises). A tool "
         "does not apply where it raises the same error on the network without plugs, changes what that computes, has "
         "nothing to work on, or is not installed. Anything else is wrong (fails). No network is fresh; every "
-        "`a` is 0.5. Equality means bit for bit for copies, and 1e-4 of the largest value elsewhere; what differs more in "
-        "float32 is judged again in float64, to 1e-9.",
+        "`a` is 0.5. Equality means bit for bit for copies, and 1e-4 of the largest value elsewhere; what differs "
+        "more in float32 is judged again in float64, to 1e-9.",
         "",
         f"Not tried in this run: {', '.join(left)}." if (left := _left(fits)) else "Every host was tried.",
         "",
