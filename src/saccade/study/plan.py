@@ -234,14 +234,14 @@ def arms(attention: Iterable[str], controls: Iterable[str] = ()) -> tuple[Arm, .
     asked = [text.strip() for text in attention if text.strip()]
     if twice := _twice(asked):
         raise UserError(f"the arm {twice[0]!r} is given twice")
-    placed = {text: placed(text) for text in asked if text != BASELINE}
-    mechanisms = list(placed)
-    for mechanism, _ in placed.values():
+    at = {text: placed(text) for text in asked if text != BASELINE}
+    mechanisms = list(at)
+    for mechanism, _ in at.values():
         catalog.parse(mechanism)
     if not mechanisms:
         raise UserError(f"nothing to compare with {BASELINE!r}; name a mechanism, for example --attention se,das")
     found = [Arm(BASELINE, BASELINE)]
-    found += [Arm(text, mechanism, where=where) for text, (mechanism, where) in placed.items()]
+    found += [Arm(text, mechanism, where=where) for text, (mechanism, where) in at.items()]
     for text in controls:
         kind, _, target = (part.strip() for part in text.partition(":"))
         if kind not in CONTROLS:
@@ -254,8 +254,8 @@ def arms(attention: Iterable[str], controls: Iterable[str] = ()) -> tuple[Arm, .
                 f"{did_you_mean(target, mechanisms)}"
             )
         meant = [target] if target else mechanisms
-        _check_lending(text, kind, [placed[name][0] for name in meant])
-        found += [Arm(f"{kind} for {name}", placed[name][0], kind, placed[name][1]) for name in meant]
+        _check_lending(text, kind, [at[name][0] for name in meant])
+        found += [Arm(f"{kind} for {name}", at[name][0], kind, at[name][1]) for name in meant]
     if twice := _twice([arm.name for arm in found]):
         raise UserError(f"the arm {twice[0]!r} is given twice")
     return tuple(found)
