@@ -25,7 +25,7 @@ class Call:
     """The first positional argument, where it is a tensor."""
     received: tuple[Key, ...]
     autocast: bool
-    """Does the host, by itself, run it under autocast?"""
+    """Whether the host, by itself, runs it under autocast."""
     left: int = -1
     returned: Key | None = None
     """The value returned, where it is one tensor."""
@@ -76,10 +76,10 @@ class Convolution:
 
     @property
     def spatial(self) -> bool:
-        """Does it look at more than one pixel?"""
+        """Whether it looks at more than one pixel."""
         return max(self.kernel) > 1
 
     @property
     def depthwise(self) -> bool:
-        """Does it keep each channel to itself?"""
+        """Whether it keeps each channel to itself."""
         return self.groups == self.inputs > 1

@@ -1,4 +1,4 @@
-"""Is a saved state one of this very run?"""
+"""Tell whether a saved state is of this very run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _alike(found: object, tensor: Tensor) -> bool:
 
 
 def _of(optimizer: Optimizer, saved: object) -> bool:
-    """Is ``saved`` a state of ``optimizer`` after some steps?"""
+    """Return whether ``saved`` is a state of ``optimizer`` after some steps."""
     if not isinstance(saved, Mapping) or not {"state", "param_groups"} <= saved.keys():
         return False
     own, groups = optimizer.state_dict()["param_groups"], saved["param_groups"]
