@@ -295,8 +295,8 @@ def unplug(host: nn.Module, only: str | Sequence[str] | None = None) -> nn.Modul
             "traced"
         )
     restore(host, None if only is None else chosen)
-    detach(host, [plug for path, plug in found.items() if path in chosen])
     unwatch(host, PLUGS, set(paths(host, PLUGS)) - chosen)
+    detach(host, [plug for path, plug in found.items() if path in chosen])
     return host
 
 
