@@ -181,13 +181,32 @@ def test_wrong_words_are_refused_and_nothing_is_written(study, words, message):
 
 
 def test_what_takes_connections_need_not_be_a_cluster(study, monkeypatch):
-    cluster = pytest.importorskip("saccade.study.engine.cluster", reason="ray is not installed")
-    monkeypatch.setattr(cluster, "_ANSWER", 1.0)
+    joining = pytest.importorskip("saccade.study.engine.joining", reason="ray is not installed")
+    monkeypatch.setattr(joining, "_ANSWER", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(UserError, match=f"no Ray cluster answers at {address}: something takes connections there"):
             execute(study, engine="ray", address=address)
     assert not study.folder.exists()
+
+
+@pytest.mark.parametrize(("failures", "starts"), [(0, 1), (2, 3), (3, 3)])
+def test_a_start_that_took_too_long_is_tried_again(study, monkeypatch, failures, starts):
+    joining = pytest.importorskip("saccade.study.engine.joining", reason="ray is not installed")
+    begun = []
+
+    def init(address, **options):
+        begun.append((address, options))
+        if len(begun) <= failures:
+            raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(joining.ray, "init", init)
+    if failures < 3:
+        joining.start(num_cpus=1)
+    else:
+        with pytest.raises(UserError, match=r"in 3 tries \(The current node timed out.*--engine local needs no Ray"):
+            joining.start(num_cpus=1)
+    assert begun == [("local", {"num_cpus": 1})] * starts
 
 
 def test_the_address_is_that_of_the_environment(study, monkeypatch):
@@ -256,6 +275,7 @@ def test_an_interrupt_ends_the_cluster_that_was_started_and_it_was_quiet(tmp_pat
     try:
         running = tmp_path / "s/none/seed0/process"
         assert _within(STUCK, lambda: running.exists() or parent.poll() is not None)
+        assert parent.poll() is None, parent.communicate()
         family = _session(parent.pid)
         assert len(family) > 3, "Ray's own processes belong to the session"
         os.killpg(parent.pid, signal.SIGINT)

@@ -5,7 +5,7 @@ the working folder must lie where every node sees them under the same path; each
 before it gets a run. What an actor does is what a process of the local engine does, so the results are the same; where
 a node is lost, its run goes on elsewhere after its last finished epoch.
 
-This module imports Ray; nothing else does.
+This module and ``joining`` import Ray; nothing else does.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import platform
 import re
 import secrets
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -32,12 +30,12 @@ from types import TracebackType
 from typing import Any
 
 import ray
-import ray._private.worker
 from ray.exceptions import RayError
 
 from saccade.errors import UserError
 from saccade.runfiles import make_folders
 from saccade.study.engine.interrupts import heeded
+from saccade.study.engine.joining import reach, silent, start
 from saccade.study.engine.local import cores
 from saccade.study.engine.place import Message, Place, Worker
 from saccade.study.plan import Study
@@ -49,12 +47,6 @@ _BIRTHS = 3
 """Actors that may die one after another before they are ready."""
 _PATIENCE = 15.0
 """Seconds without any actor after which the wait is explained."""
-_REACH = 5.0
-"""Seconds for a cluster to accept a connection."""
-_ANSWER = 15.0
-"""Seconds in which a cluster says that it is one, once the process that asks is up."""
-_ASK = "import sys; from ray._raylet import GcsClient; print(flush=True); GcsClient(address=sys.argv[1])"
-"""Returns at once from a cluster, in words or with an error; from anything else not for minutes."""
 _OBJECTS = 100 * 2**20
 """Bytes of Ray's object store where it is started here: what passes through it are words."""
 
@@ -210,11 +202,11 @@ class Cluster(Place[_Actor]):
         quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         begun = time.monotonic()
         with ExitStack() as stack:
-            stack.enter_context(_silent())
+            stack.enter_context(silent())
             terminate = signal.getsignal(signal.SIGTERM)
             if self.address:
                 self.notify({"event": "engine", "description": f"connecting to the Ray cluster at {self.address}"})
-                _reach(self.address)
+                reach(self.address)
                 try:
                     ray.init(self.address, **quiet)
                 except (RayError, ConnectionError, RuntimeError, ValueError) as error:
@@ -228,8 +220,7 @@ class Cluster(Place[_Actor]):
                 )
                 stack.enter_context(home)
                 stack.callback(ray.shutdown)
-                ray.init(
-                    "local",
+                start(
                     num_cpus=max(cores(), self.threads * (self.asked or 1)),
                     num_gpus=0 if self.device == "cpu" else None,
                     object_store_memory=_OBJECTS,
@@ -332,60 +323,6 @@ def _token(folder: Path, secret: str) -> Iterator[Path]:
             path.unlink(missing_ok=True)
             for place in made:
                 place.rmdir()
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """No statistics sent by a cluster started inside, and no report of a dead actor in the midst of our own output.
-
-    Ray prints the latter to stdout whatever ``log_to_driver`` says, through a function that is not public.
-    """
-    statistics = os.environ.get("RAY_USAGE_STATS_ENABLED")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    printing = getattr(ray._private.worker, "print_to_stdstream", None)
-    ray._private.worker.print_to_stdstream = lambda *_, **__: None
-    try:
-        yield
-    finally:
-        if printing is not None:
-            ray._private.worker.print_to_stdstream = printing
-        if statistics is None:
-            os.environ.pop("RAY_USAGE_STATS_ENABLED", None)
-
-
-def _reach(address: str) -> None:
-    """Is there a cluster at ``address``? Ray itself would try for minutes and then end this process.
-
-    Raises:
-        UserError: nothing answers, what answers is no cluster, or it is no address.
-    """
-    if address == "auto":
-        return
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdecimal():
-        raise UserError(f"address {address!r}: HOST:PORT of a Ray cluster is needed, or auto")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH).close()
-    except (OSError, OverflowError) as error:
-        raise UserError(f"no Ray cluster answers at {address}: {error}") from None
-    # In a process of its own: the call cannot be given up, and complains to stderr meanwhile.
-    with subprocess.Popen(
-        [sys.executable, "-c", _ASK, address],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    ) as asking:  # fmt: skip
-        assert asking.stdout is not None
-        try:
-            asking.stdout.readline()  # it is up: on a loaded machine that takes longer than the answer
-            asking.wait(_ANSWER)
-            return
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            asking.kill()
-    raise UserError(
-        f"no Ray cluster answers at {address}: something takes connections there, but does not answer as Ray in "
-        f"{_ANSWER:.0f} s; the address is the one that `ray start --head` names, with port 6379 unless told another"
-    )
 
 
 def _cause(error: RayError) -> str:
