@@ -663,7 +663,7 @@ def test_there_are_as_many_classes_as_logits(tmp_path):
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_missing_package_is_named(package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=rf"{package} is not installed: pip install 'saccade\[onnx\]'"):
+    with pytest.raises(UserError, match=rf"{package} is not installed: pip install 'saccade-attention\[onnx\]'"):
         export(Pair(), tmp_path / "net.onnx", input=(3, 20, 24))
     assert list(tmp_path.iterdir()) == []
 

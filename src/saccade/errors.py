@@ -81,4 +81,4 @@ def study_installed() -> Iterator[None]:
         name = (error.name or "").partition(".")[0]
         if name not in _STUDY:
             raise
-        raise UserError(f"{name} is not installed: pip install 'saccade[study]'") from error
+        raise UserError(f"{name} is not installed: pip install 'saccade-attention[study]'") from error

@@ -206,7 +206,7 @@ def test_a_package_of_the_study_that_is_missing_is_named(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "saccade: lightning is not installed: pip install 'saccade[study]'\n" in done.stderr
+    assert "saccade: lightning is not installed: pip install 'saccade-attention[study]'\n" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 

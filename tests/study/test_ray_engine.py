@@ -219,7 +219,7 @@ def test_the_address_is_that_of_the_environment(study, monkeypatch):
 def test_without_ray_the_extra_is_named(study, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "saccade.study.engine.cluster", raising=False)
-    with pytest.raises(UserError, match=r"ray is not installed: pip install 'saccade\[ray\]'"):
+    with pytest.raises(UserError, match=r"ray is not installed: pip install 'saccade-attention\[ray\]'"):
         execute(study, engine="ray")
     assert not study.folder.exists()
 

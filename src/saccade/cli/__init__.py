@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
+from saccade import __version__
 from saccade.errors import UserError, did_you_mean, of_the_machine, study_installed
 from saccade.escaping import printable
 
@@ -45,7 +46,7 @@ class _Verbs(click.Group):
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="saccade")
+@click.version_option(__version__)
 def saccade() -> None:
     """Put visual attention into a CNN, train it on your images, and learn whether it helped."""
 

@@ -84,7 +84,9 @@ def _sources() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Ink (1797, 8, 8) in [0, 1] and classes (1797,), read out of the scikit-learn package without importing it."""
     found = importlib.util.find_spec("sklearn")
     if found is None or found.origin is None:
-        raise UserError("the digits come from scikit-learn, which is not installed: pip install 'saccade[study]'")
+        raise UserError(
+            "the digits come from scikit-learn, which is not installed: pip install 'saccade-attention[study]'"
+        )
     with gzip.open(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", "rt") as file:
         table = np.loadtxt(file, delimiter=",", dtype=np.int64)
     return table[:, :64].reshape(-1, 8, 8) / 16.0, table[:, 64]

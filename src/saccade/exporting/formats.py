@@ -197,4 +197,4 @@ def _installed(*names: str) -> list[Any]:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in names:
             raise
-        raise UserError(f"{error.name} is not installed: pip install 'saccade[onnx]'") from error
+        raise UserError(f"{error.name} is not installed: pip install 'saccade-attention[onnx]'") from error

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
+from saccade import __version__
 from saccade.errors import UserError, did_you_mean
 
 __all__ = ["choose_device", "environment", "peak_memory"]
 
-_PACKAGES = ("saccade", "torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy")
+_PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy")
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -50,7 +51,7 @@ def environment(device: torch.device, threads: int) -> dict[str, Any]:
     """Versions and hardware; nothing that names a person, a machine or a folder."""
     return {
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {"saccade": __version__} | {name: _version(name) for name in _PACKAGES},
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
         "cores": os.cpu_count(),

@@ -23,7 +23,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
@@ -32,6 +31,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from saccade import __version__
 from saccade.errors import UserError
 from saccade.runfiles import make_folders
 from saccade.study.engine.interrupts import heeded
@@ -101,7 +101,7 @@ def meet(ours: str, token: str, secret: str, first: str | None, notify: Notify) 
     Raises:
         UserError: this node has another version, or does not see the study folder.
     """
-    node, here = platform.node(), version("saccade")
+    node, here = platform.node(), __version__
     if here != ours:
         raise UserError(
             f"the node {node} of the cluster has saccade {here}, the study was started with {ours}; "
@@ -264,7 +264,7 @@ class Cluster(Place[_Actor]):
         needs = {"num_cpus": self.threads, "num_gpus": 1 if self.device == "cuda" else 0}
         far = ray.remote(_StudyWorker).options(max_restarts=0, max_task_retries=0, **needs)
         actor = _Actor(slot, far.remote(self.threads, os.getcwd(), [place or os.getcwd() for place in sys.path]))
-        token = {"ours": version("saccade"), "token": str(self._token), "secret": self._secret}
+        token = {"ours": __version__, "token": str(self._token), "secret": self._secret}
         actor.call("saccade.study.engine.cluster:meet", **token, first=first)
         return actor
 

@@ -126,7 +126,7 @@ def _place(engine: str, study: Study, slots: int | None, device: str, address: s
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "ray":
             raise
-        raise UserError("ray is not installed: pip install 'saccade[ray]'") from error
+        raise UserError("ray is not installed: pip install 'saccade-attention[ray]'") from error
     return Cluster(study, slots, device, address, say)
 
 
