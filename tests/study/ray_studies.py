@@ -53,7 +53,7 @@ def fake(name, threads=1, **more):
 def main(short):
     import ray
 
-    from saccade.study.engine import cluster
+    from saccade.study.engine import cluster, joining
 
     os.chdir(HOME)
     sys.path.append(str(HOME))
@@ -75,13 +75,13 @@ def main(short):
         "ray": study("ray", SMALL, ("se",), (0,), slots=1, train="fake_training:killed_once"),
         "local": study("local", SMALL, ("se",), (0,), slots=1, engine="local"),
     }
-    ours, cluster.version = cluster.version, lambda name: "0.0.1"
+    ours, cluster.__version__ = cluster.__version__, "0.0.1"
     told["another version"] = fake("version")
-    cluster.version = ours
+    cluster.__version__ = ours
     written, Path.write_text = Path.write_text, lambda *_, **__: 0  # as if on the disk of this node alone
     told["not shared"] = fake("not shared")
     Path.write_text = written
-    cluster._reach(ray.get_runtime_context().gcs_address)  # a cluster is known as one
+    joining.reach(ray.get_runtime_context().gcs_address)  # a cluster is known as one
     told["still connected"] = ray.is_initialized()
     ray.shutdown()
     (HOME / "told.json").write_text(json.dumps(told))
