@@ -39,6 +39,7 @@ SPEC = {
     },
     "kind": "context",
     "evidence": "paper",
+    "code": ["nguyenvo09/Double-Attention-Network if not norm"],
     "position": {"default": "stage[1:-1]"},
     "params": "2*C*int(C*rd_ratio) + int(C*rd_ratio) + 2*C*(descriptors or int(C*rd_ratio))"
     " + (descriptors or int(C*rd_ratio)) + C + 2*C*norm",

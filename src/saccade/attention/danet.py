@@ -44,6 +44,7 @@ SPEC = {
     },
     "kind": "context",
     "evidence": "oracle",
+    "code": ["junfu1115/DANet"],
     "position": {"default": "stage[-1]"},
     "params": "(2*C*int(C*rd_ratio) + int(C*rd_ratio) + C*C + C + 1 if position else 0) + channel",
     "limits": ["C * rd_ratio >= 1 or not position", "position or channel"],

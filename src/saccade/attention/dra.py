@@ -42,6 +42,7 @@ SPEC = {
     },
     "kind": "context",
     "evidence": "oracle",
+    "code": ["junfu1115/DANet"],
     "position": {"default": "stage[-1]"},
     "params": "(5*C*C + 2*C*int(C*rd_ratio) + int(C*rd_ratio) + 9*C + 1 if position else 0)"
     " + ((C + 2)*int(C*center_ratio) + 1 if channel else 0)",

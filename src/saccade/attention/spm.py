@@ -34,6 +34,7 @@ SPEC = {
     },
     "kind": "gate",
     "evidence": "oracle",
+    "code": ["houqb/SPNet"],
     "position": {"default": "activated[last]"},
     "params": "(2*kernel_size + 1)*C*C + 5*C",
     "limits": ["kernel_size >= 3 and kernel_size % 2 == 1"],

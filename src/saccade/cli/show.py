@@ -31,6 +31,7 @@ def command(mechanism: str, as_json: bool) -> None:
     facts = {
         "kind": spec.kind,
         "evidence": spec.evidence,
+        "equal to code of": "; ".join(spec.code) or "none compared",
         "position": ", ".join(f"{where}" + (f" ({host})" if host != "default" else "")
                               for host, where in spec.position.items()),
         "options": ", ".join(f"{key} (required)" if value is ... else f"{key} = {value}"
