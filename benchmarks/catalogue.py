@@ -227,12 +227,12 @@ def main() -> int:
     print("\n".join(lines))
     lines, found["published"] = published(specs)
     print(
-        "\n## Printed and counted\n\nSizes that papers and repositories print, beside those of our networks in the same"
+        "\n## Printed and counted\n\nSizes that papers and repositories print, or that the authors' networks have, beside"
     )
     print(
-        "unit (10^6 parameters and 10^9 multiply-adds where none is named; some print 2^20 and 2^30). Ours count every"
+        "those of our networks in the same unit (10^6 parameters and 10^9 multiply-adds where none is named; some print"
     )
-    print("multiply-add and no elementwise work; their counters differ in that.\n")
+    print("2^20 and 2^30). Ours count every multiply-add and no elementwise work; their counters differ in that.\n")
     print("\n".join(lines))
     if given.json:
         given.json.write_text(json.dumps(found, indent=2, default=str) + "\n")
