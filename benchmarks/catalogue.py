@@ -226,13 +226,10 @@ def main() -> int:
     print("of their number that time or memory grows with, 1 for whatever is linear.\n")
     print("\n".join(lines))
     lines, found["published"] = published(specs)
-    print(
-        "\n## Printed and counted\n\nSizes that papers and repositories print, or that the authors' networks have, beside"
-    )
-    print(
-        "those of our networks in the same unit (10^6 parameters and 10^9 multiply-adds where none is named; some print"
-    )
-    print("2^20 and 2^30). Ours count every multiply-add and no elementwise work; their counters differ in that.\n")
+    print("\n## Printed and counted\n\nSizes that papers and repositories print, or that the authors' networks have,")
+    print("beside those of our networks in the same unit (10^6 parameters and 10^9 multiply-adds where none is named;")
+    print("some print 2^20 and 2^30). Ours count every multiply-add and no elementwise work; their counters differ in")
+    print("that.\n")
     print("\n".join(lines))
     if given.json:
         given.json.write_text(json.dumps(found, indent=2, default=str) + "\n")
