@@ -205,8 +205,9 @@ class Spec:
     evidence: str
     """What it equals with its default options.
 
-    ``oracle``: the authors' code; ``port``: code by others, where theirs is not public or not in PyTorch; ``paper``:
-    the printed equations; ``reading``: our reading of a description.
+    ``oracle``: the authors' code, each branch alone where their network keeps the branches apart; ``port``: code by
+    others, where the authors' is not public or not in PyTorch; ``paper``: the printed equations; ``reading``: our
+    reading of a description.
     """
     code: tuple[str, ...] = ()
     """Repositories whose output and gradients it equals in the tests.

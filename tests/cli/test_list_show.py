@@ -91,6 +91,11 @@ def test_the_evidence_is_said_with_the_code_that_it_rests_on(run):
     assert re.search(r"^equal to code of +none compared$", run("show", "das")[1], re.MULTILINE)
 
 
+def test_published_numbers_for_other_places_name_the_places(run):
+    assert "six places; where = activated[last] in stage[:-1], activated in stage[-1] (" in run("show", "spm")[1]
+    assert "where" not in run("show", "das")[1].rpartition("published")[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -29,9 +29,10 @@ has none. The figures of g and h were not at hand, only the words of the article
 too, as in the article's Table 5; in front of the shift, or of the last norm's own scale and shift, a bias is left out
 where it could never act. Gates after each block instead of each stage: ``where="block"``.
 
-The counter ``thop`` gives the published sizes to the last digit. For MobileNetV2 the article says "after the skip
-connection of each main block", and not which: the five stages of the default give 0.349 G, the ends of all seven groups
-of blocks 0.351, where 0.35 is printed.
+The counter ``thop`` gives the published sizes to the last digit; those of ResNet-101 are quoted from memory and were
+not seen in the article's table. For MobileNetV2 the article says "after the skip connection of each main block", and
+not which: the five stages of the default give 0.349 G, the ends of all seven groups of blocks 0.351, where 0.35 is
+printed.
 
 Source: Salajegheh, Asadi, Saryazdi, Mudur, "DAS: A Deformable Attention to Capture Salient Information in CNNs",
 2023, arXiv:2311.12091.
