@@ -44,8 +44,8 @@ def told(*words: object) -> None:
 
 def facts(specs: dict[str, Spec]) -> Iterator[str]:
     """Which mechanism is which."""
-    yield "| mechanism | in timm | paper | kind | evidence | where its paper puts it |"
-    yield "|---|---|---|---|---|---|"
+    yield "| mechanism | in timm | paper | kind | evidence | equal to the code of | where its paper puts it |"
+    yield "|---|---|---|---|---|---|---|"
     for name, spec in specs.items():
         paper = "–"
         if spec.paper is not None:
@@ -55,7 +55,14 @@ def facts(specs: dict[str, Spec]) -> Iterator[str]:
         position = ", ".join(
             f"`{where}`" + ("" if host == "default" else f" ({host})") for host, where in spec.position.items()
         )
-        yield f"| `{name}` | {timm_name} | {paper} | {spec.kind} | {spec.evidence} | {position} |"
+        code = ", ".join(_repository(entry) for entry in spec.code) or "–"
+        yield f"| `{name}` | {timm_name} | {paper} | {spec.kind} | {spec.evidence} | {code} | {position} |"
+
+
+def _repository(entry: str) -> str:
+    """A link to the repository that an entry of ``Spec.code`` names, and the options that it holds for."""
+    name, _, condition = entry.partition(" if ")
+    return f"[{name}](https://github.com/{name})" + (f" (`{condition}`)" if condition else "")
 
 
 def costly(model: str, names: list[str], seconds: float) -> tuple[list[str], list[dict[str, Any]]]:
@@ -150,7 +157,7 @@ def _ours(name: str, row: Published) -> tuple[int, int] | None:
         )
     host = timm.create_model(PRINTED[row.net])
     try:
-        put(host, name, start="paper", input=(3, 224, 224), **options)
+        put(host, name, where=row.where, start="paper", input=(3, 224, 224), **options)
     except UserError as error:
         told(error)
         return None
@@ -192,8 +199,10 @@ def main() -> int:
     words = " ".join(["python benchmarks/catalogue.py", *(f"--{key} {value}" for key, value in asked.items())])
     print(f"```\n{words} > docs/zoo.md\n```\n\nmade this page on")
     print(f"{said(found['machine'], ('torch', 'timm'))}.\n\n## What they are\n")
-    print("Evidence: *oracle*, output and gradients equal the authors' own code; *paper*, the printed equations;")
-    print("*reading*, our reading of a description. timm's layer of that name may compute something else.\n")
+    print("Evidence, for the default options: *oracle*, output and gradients equal the authors' own code; *port*,")
+    print("code by others; *paper*, the printed equations; *reading*, our reading of a description. A condition")
+    print("beside a repository names the options that were compared with it. timm's layer of that name may compute")
+    print("something else.\n")
     print("\n".join(facts(specs)))
     print("\n## What they cost\n\nEach where its paper puts it, or at the next position that the network has, as it")
     print(
@@ -217,13 +226,10 @@ def main() -> int:
     print("of their number that time or memory grows with, 1 for whatever is linear.\n")
     print("\n".join(lines))
     lines, found["published"] = published(specs)
-    print(
-        "\n## Printed and counted\n\nSizes that papers and repositories print, beside those of our networks in the same"
-    )
-    print(
-        "unit (10^6 parameters and 10^9 multiply-adds where none is named; some print 2^20 and 2^30). Ours count every"
-    )
-    print("multiply-add and no elementwise work; their counters differ in that.\n")
+    print("\n## Printed and counted\n\nSizes that papers and repositories print, or that the authors' networks have,")
+    print("beside those of our networks in the same unit (10^6 parameters and 10^9 multiply-adds where none is named;")
+    print("some print 2^20 and 2^30). Ours count every multiply-add and no elementwise work; their counters differ in")
+    print("that.\n")
     print("\n".join(lines))
     if given.json:
         given.json.write_text(json.dumps(found, indent=2, default=str) + "\n")

@@ -62,6 +62,9 @@ def test_evaluate_refuses_what_is_not_arithmetic(expression):
         (FACTS | {"neutral": None}, "SPEC's neutral: the expression None"),
         ("gate", "SPEC must be a dictionary, got 'gate'"),
         (FACTS | {"published": [{"net": "resnet50", "colour": 1}]}, "colour"),
+        (FACTS | {"code": "a/b"}, "SPEC's code must be a list"),
+        (FACTS | {"code": ["PytorchInsight"]}, "got 'PytorchInsight'"),
+        (FACTS | {"code": ["a/b if [x]"]}, "SPEC's code: the expression '[x]' holds List"),
     ],
 )
 def test_wrong_facts_are_refused(facts, message):
@@ -90,6 +93,12 @@ def test_symmetries_may_hang_on_options():
     assert spec.commutes({"C": 8, "stride": 2}) == {"transpose"}
     assert spec.commutes({"C": 8, "stride": 9}) == {"transpose", "permutation"}
     assert conditions(spec.equivariant) == ["stride == 1", "C < stride"]
+
+
+def test_the_code_that_it_equals_may_hang_on_options():
+    spec = Spec.read(FACTS | {"code": ["a/b", "c/d if bias", "e/f.g if not bias"]}, "mine")
+    assert [spec.equals({"bias": bias}) for bias in (True, False)] == [["a/b", "c/d"], ["a/b", "e/f.g"]]
+    assert Spec.read(FACTS, "mine").equals({}) == []
 
 
 def test_the_range_of_a_gate_may_hang_on_options():

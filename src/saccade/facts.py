@@ -19,7 +19,7 @@ from saccade.errors import UserError, did_you_mean
 __all__ = ["Paper", "Published", "Spec", "conditions", "evaluate", "in_words", "within"]
 
 KINDS = ("gate", "context", "transform", "conv")
-EVIDENCE = ("oracle", "paper", "reading")
+EVIDENCE = ("oracle", "port", "paper", "reading")
 SYMMETRIES = ("permutation", "flip", "transpose")
 NEEDS = ("size", "previous stage")
 
@@ -55,6 +55,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 _NUMBER = r"(-?inf|-?\d+(\.\d+)?)"
 _INTERVAL = rf"[\[(]{_NUMBER}, {_NUMBER}[\])]( if .|$)"
+_REPOSITORY = r"[\w.-]+/[\w.-]+( if .|$)"
 _SYNTAX = (
     ast.Expression, ast.Constant, ast.Name, ast.Load, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.And, ast.Or, ast.IfExp,
     ast.Compare,
@@ -190,6 +191,8 @@ class Published:
     top1: float | None = None
     unit: str = "10^6, 10^9"
     note: str = ""
+    where: str | tuple[str, ...] = "paper"
+    """The positions the mechanism has in that network, as ``plug`` takes them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +203,17 @@ class Spec:
     kind: str
     """``gate`` x·g(x), ``context`` x + c(x), ``transform`` anything else of the same shape, ``conv`` a convolution."""
     evidence: str
-    """``oracle``: equal to the authors' code; ``paper``: to the printed equations; ``reading``: to our reading."""
+    """What it equals with its default options.
+
+    ``oracle``: the authors' code, each branch alone where their network keeps the branches apart; ``port``: code by
+    others, where the authors' is not public or not in PyTorch; ``paper``: the printed equations; ``reading``: our
+    reading of a description.
+    """
+    code: tuple[str, ...] = ()
+    """Repositories whose output and gradients it equals in the tests.
+
+    ``owner/name if variant == 'fair'`` holds for options that meet the condition.
+    """
     paper: Paper | None = None
     position: Mapping[str, str] = field(default_factory=lambda: {"default": "residual"})
     """Where the paper puts it: host family (``default``, ``mobilenetv2``, …) to a position of ``plug``."""
@@ -244,16 +257,19 @@ class Spec:
             if key not in facts:
                 raise UserError(f"{owner}: SPEC does not say {key!r}")
         values = dict(facts)
-        for key in ("limits", "equivariant", "needs", "published"):
+        for key in ("code", "limits", "equivariant", "needs", "published"):
             values[key] = values.get(key, ())
             if not isinstance(values[key], (list, tuple)):
                 raise UserError(f"{owner}: SPEC's {key} must be a list, got {values[key]!r}")
             values[key] = tuple(values[key])
+        for entry in values["code"]:
+            if not isinstance(entry, str) or not re.match(_REPOSITORY, entry):
+                raise UserError(f"{owner}: SPEC's code must list 'owner/name' or 'owner/name if …', got {entry!r}")
         values["gate"] = _intervals(values.get("gate", ()), owner)
         formulas = [("limits", limit) for limit in values["limits"]]
         if values.get("params") is not None:
             formulas.append(("params", values["params"]))
-        for key in ("gate", "equivariant"):
+        for key in ("code", "gate", "equivariant"):
             formulas += [(key, condition) for condition in conditions(map(str, values[key]))]
         if not isinstance(values.get("neutral", False), bool):
             formulas.append(("neutral", values["neutral"]))
@@ -301,6 +317,10 @@ class Spec:
     def commutes(self, options: Mapping[str, Any]) -> set[str]:
         """What the mechanism with all these ``options`` commutes with; ``C`` is among them."""
         return set(_holding(self.equivariant, options))
+
+    def equals(self, options: Mapping[str, Any]) -> list[str]:
+        """The repositories whose output and gradients the mechanism with all these ``options`` equals in the tests."""
+        return _holding(self.code, options)
 
     def gates(self, options: Mapping[str, Any]) -> str | None:
         """The interval that holds the gate of the mechanism with all these ``options``; ``C`` is among them."""

@@ -13,6 +13,7 @@ from by_hand import equals, gates, image, unmoved, with_values
 from saccade import create
 from saccade.attention.dra import _cells
 from saccade.catalog import load
+from saccade.cost import count_macs
 
 LN3 = log(3)
 
@@ -180,6 +181,20 @@ def test_a2_number_of_descriptors():
     more = GATHER | {"gather__weight": [[0, 1], [0, 0], [0, 0]], "distribute__bias": [LN3, 0, 0]}
     a2 = with_values(create("a2", 2, rd_ratio=1.0, descriptors=3), **more)
     equals(a2(image([[4, 0]], [[LN3, 0]])), [[[[6.6, 2.6]], [[LN3 + 7, 7]]]])
+
+
+@pytest.mark.parametrize(("pixels", "multiply_adds"), [((2, 2), 2 * 3 * 4 * 10), ((5, 4), 2 * 6 * 4 * 23)])
+def test_a2_takes_the_order_with_fewer_products_and_either_is_the_equations(pixels, multiply_adds):
+    # C = 6, m = 3, n = 4: both layers on N pixels are 2mN(C + n) products, on descriptors 2Cn(N + m).
+    c, n, size = 6, 4, pixels[0] * pixels[1]
+    torch.manual_seed(0)
+    a2, x = create("a2", c, descriptors=n).double(), torch.randn(2, c, *pixels, dtype=torch.float64)
+    for p in a2.parameters():
+        torch.nn.init.normal_(p)
+    where, which = a2.gather(x).flatten(2).softmax(2), a2.distribute(x).flatten(2).softmax(1)
+    z = a2.out((a2.feature(x).flatten(2) @ where.mT @ which).unflatten(2, pixels))
+    equals(a2(x), (x + z).tolist(), within=1e-10)
+    assert count_macs(a2, x) == 2 * c * n * size + multiply_adds
 
 
 def test_a2_with_a_norm_starts_as_the_identity():

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from saccade import create, list_mechanisms, spec
+from saccade.catalog import shape
 
 FOLDER = os.environ.get("SACCADE_ORACLES", "")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="SACCADE_ORACLES is not set")
@@ -159,8 +160,8 @@ ORACLES = {
 }
 # Of these the authors' y is without the x that the mechanism adds.
 WITHOUT_X = {"a2"}
-# The best known code, by others than the mechanism's authors: equality with it is no equality with theirs.
-BY_OTHERS = {"a2", "ge_theta_srmrepo", "sagan"}
+# Mechanisms compared with code by others than their authors: equality with it is no equality with theirs.
+BY_OTHERS = {"a2", "dcn2", "ge", "nl", "se", "self_attention"}
 # What no module (B, C, H, W) -> (B, C, H, W) of one input can express.
 CANNOT = {
     "a2_noreconstruct": "c_m channels come out, not C",
@@ -235,9 +236,21 @@ def test_every_oracle_is_expressed_or_has_its_reason():
     assert len(operators) == 10
 
 
-def test_the_facts_say_oracle_of_those_that_equal_their_authors_code_and_of_no_other():
-    equal = {ORACLES[oracle][0] for oracle in set(ORACLES) - BY_OTHERS}
-    assert equal == {name for name in list_mechanisms() if spec(name).evidence == "oracle"}
+def test_the_facts_name_the_repository_of_each_oracle_and_no_other():
+    stated = {name: {entry.partition(" if ")[0] for entry in spec(name).code} for name in list_mechanisms()}
+    compared = {}
+    for oracle, (name, options, _) in ORACLES.items():
+        repository = _tensors(oracle)[0]["repo"].partition(" ")[0]
+        assert spec(name).equals(shape(name, options)) == [repository], oracle
+        compared.setdefault(name, set()).add(repository)
+    assert compared == {name: repositories for name, repositories in stated.items() if repositories}
+
+
+def test_the_evidence_is_that_of_the_code_which_the_default_options_equal():
+    evidence = {name: spec(name).evidence for name in list_mechanisms()}
+    equal = {name for name in evidence if spec(name).equals(shape(name, {}))}
+    assert {name for name, word in evidence.items() if word == "oracle"} == equal - BY_OTHERS
+    assert {name for name, word in evidence.items() if word == "port"} <= equal & BY_OTHERS
 
 
 @pytest.mark.parametrize("oracle", ORACLES)

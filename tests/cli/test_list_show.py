@@ -83,6 +83,19 @@ def test_show_tells_equation_source_and_options(run, name):
         assert f"{option} = " in out
 
 
+def test_the_evidence_is_said_with_the_code_that_it_rests_on(run):
+    words = {line.split()[0]: line.split()[3] for line in run("list")[1].splitlines() if line.strip()}
+    assert (words["eca"], words["se"], words["sk"], words["das"]) == ("oracle", "port", "paper", "reading")
+    assert re.search(r"^equal to code of +BangguWu/ECANet$", run("show", "eca")[1], re.MULTILINE)
+    assert "implus/PytorchInsight if variant == 'fair'" in run("show", "sk")[1]
+    assert re.search(r"^equal to code of +none compared$", run("show", "das")[1], re.MULTILINE)
+
+
+def test_published_numbers_for_other_places_name_the_places(run):
+    assert "six places; where = activated[last] in stage[:-1], activated in stage[-1] (" in run("show", "spm")[1]
+    assert "where" not in run("show", "das")[1].rpartition("published")[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -44,6 +44,7 @@ SPEC = {
     },
     "kind": "gate",
     "evidence": "oracle",
+    "code": ["Jongchan/attention-module if variant == 'official'"],
     "position": {"default": "stage[:-1]"},
     "params": "3*C*int(C*rd_ratio) + 18*int(C*rd_ratio)**2"
     " + (C + 13*int(C*rd_ratio) + 1 if variant == 'official' else 3*C + 5*int(C*rd_ratio) + 3)",

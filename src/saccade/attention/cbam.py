@@ -39,6 +39,10 @@ SPEC = {
     },
     "kind": "gate",
     "evidence": "oracle",
+    "code": [
+        "Jongchan/attention-module if branches == 'both' and channel_pool == 'both' and spatial_pool == 'both'"
+        " and order == 'channel'"
+    ],
     "position": {"default": "residual"},
     "params": "(0 if branches == 'spatial' else 2*C*int(C*rd_ratio) + C + int(C*rd_ratio))"
     " + (0 if branches == 'channel' else (2 if spatial_pool == 'both' else 1)*spatial_kernel_size**2 + 2)",

@@ -42,6 +42,7 @@ SPEC = {
     },
     "kind": "context",
     "evidence": "oracle",
+    "code": ["speedinghzl/CCNet"],
     "position": {"default": "stage[-1]"},
     "params": "(2*C + 1)*int(C*rd_ratio) + (C + 1)*C + 1",
     "limits": ["C * rd_ratio >= 1 and recurrence >= 1"],

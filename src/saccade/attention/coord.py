@@ -38,6 +38,7 @@ SPEC = {
     },
     "kind": "gate",
     "evidence": "oracle",
+    "code": ["houqb/CoordAttention"],
     "position": {"default": "residual", "mobilenetv2": "expanded"},
     "params": "3*C*max(8, int(C*rd_ratio)) + 2*C + 3*max(8, int(C*rd_ratio))",
     "limits": ["rd_ratio > 0"],

@@ -10,14 +10,14 @@ r"""Dual attention: every pixel adds what similar pixels hold, every channel add
     y = x + α(…) + β(…)            both added once to the map
 
 The paper prints X without its sign: a softmax of G itself, similar channels. The authors' code subtracts G from the
-maximum of the row, so that the *least* similar channels weigh most; so does this, and its output and gradients equal
-theirs. Neither logits are scaled. Those of the channels are sums over all pixels: unless a map is small in number and
-value their softmax is close to choosing one channel, and they are formed in float32 whatever the map's dtype is. A
-softmax does not notice a bias of k; the authors' layer has one.
+maximum of the row, so that the *least* similar channels weigh most; so does this, and output and gradients of each
+branch equal theirs. Neither logits are scaled. Those of the channels are sums over all pixels: unless a map is small in
+number and value their softmax is close to choosing one channel, and they are formed in float32 whatever the map's dtype
+is. A softmax does not notice a bias of k; the authors' layer has one.
 
 In the authors' head a 3×3 convolution to C/4 channels stands before each branch and another behind, and their results
-are added; here both read the map as it comes, y = E + F − x. Neither S nor its gradient is ever formed: memory grows
-with N. ``position=False`` or ``channel=False`` leaves a branch out.
+are added; here both read the map as it comes, y = E + F − x, a sum of our own. Neither S nor its gradient is ever
+formed: memory grows with N. ``position=False`` or ``channel=False`` leaves a branch out.
 
 Source: Fu, Liu, Tian, Li, Bao, Fang, Lu, "Dual Attention Network for Scene Segmentation", CVPR 2019, arXiv:1809.02983.
 """
@@ -44,6 +44,7 @@ SPEC = {
     },
     "kind": "context",
     "evidence": "oracle",
+    "code": ["junfu1115/DANet"],
     "position": {"default": "stage[-1]"},
     "params": "(2*C*int(C*rd_ratio) + int(C*rd_ratio) + C*C + C + 1 if position else 0) + channel",
     "limits": ["C * rd_ratio >= 1 or not position", "position or channel"],

@@ -12,8 +12,8 @@ not say which layers have a bias: in front of the instance norm IN (no scale, me
 could never act, so the shift b stands behind it, and the deformable convolution has its own. The offset convolution
 starts at zero: a regular grid, m = 1/2.
 
-The designs of the article's Table 4 (accuracy on Stanford Dogs, printed there, in %); x(p + Δ) is the map at a place
-of its own for each pixel p, bilinear, zero outside:
+The eight designs of the article's Table 4 (accuracy on Stanford Dogs, printed there, in %); x(p + Δ) is the map at a
+place of its own for each pixel p, bilinear, zero outside:
 
     a    y = Conv_{1×1, 2C→C}[x; x(p + Δ)], Δ = Conv_{3×3, C→2}(x); no gate                        65.00
     b    d = Conv_{1×1, 2c→C}[z; z(p + Δ)], Δ = Conv_{3×3, c→2}(z)                                 65.21
@@ -21,10 +21,18 @@ of its own for each pixel p, bilinear, zero outside:
     d    z = x: no compression                                                                     65.338
     e    d = z with c = C: no deformable convolution                                               65.291
     f    d = PW_{c→C}(DW_{3×3}(z)): a depthwise-separable convolution in place of the deformable   66.107
+    g    y = d of design d, the deformable convolution as a layer; no gate                         "much lower"
+    h    y = LN_C(d), the layers of c; no gate                                                     "low"
 
-Only their idea is described: the sizes of the kernels of a and b are ours. The two norms can be exchanged too, as in
-the article's Table 5; in front of the shift, or of the gate's own scale and shift, a bias is left out where it could
-never act. Gates after each block instead of each stage: ``where="block"``.
+Only their idea is described: the sizes of the kernels of a and b are ours, and so is that h keeps its last norm and g
+has none. The figures of g and h were not at hand, only the words of the article's text. The two norms can be exchanged
+too, as in the article's Table 5; in front of the shift, or of the last norm's own scale and shift, a bias is left out
+where it could never act. Gates after each block instead of each stage: ``where="block"``.
+
+The counter ``thop`` gives the published sizes to the last digit; those of ResNet-101 are quoted from memory and were
+not seen in the article's table. For MobileNetV2 the article says "after the skip connection of each main block", and
+not which: the five stages of the default give 0.349 G, the ends of all seven groups of blocks 0.351, where 0.35 is
+printed.
 
 Source: Salajegheh, Asadi, Saryazdi, Mudur, "DAS: A Deformable Attention to Capture Salient Information in CNNs",
 2023, arXiv:2311.12091.
@@ -42,8 +50,9 @@ from saccade.form import BatchNorm2d, Gate, reduced, zeroed
 from saccade.ops.counted import counted
 from saccade.ops.deform import deform_conv2d
 from saccade.ops.eager import is_bare
+from saccade.ops.memory_format import laid_out
 
-__all__ = ["das", "DeformableSalience", "FusedSample"]  # noqa: RUF022  # the first is the one the catalogue makes
+__all__ = ["das", "DeformableSalience", "FusedSample", "UngatedSalience"]  # noqa: RUF022  # the first is the one the catalogue makes
 
 SPEC = {
     "title": "Deformable Attention to capture Salient information",
@@ -57,46 +66,53 @@ SPEC = {
     "kind": "gate",
     "evidence": "reading",
     "position": {"default": "stage"},
-    "params": "18*C + 2 + 2*C*C + C if design == 'a' else "
+    "params": "18*C + 2 + 2*C*C + C if design == 'a' else 27*(9*C + 1) + 9*C*C + C if design == 'g' else "
     # The layer in front of the second norm, that norm, what follows from z, what makes z.
     "(C if design != 'e' and (gate_norm == 'layer' or gate_norm == 'none') else 0)"
     " + (0 if gate_norm == 'none' else 2*C)"
     " + (2*(9*int(C*alpha) + 1) + 2*int(C*alpha)*C if design == 'b' else"
-    " 27*(9*int(C*alpha) + 1) + 9*int(C*alpha)*C if design == 'c' else"
+    " 27*(9*int(C*alpha) + 1) + 9*int(C*alpha)*C if design == 'c' or design == 'h' else"
     " 27*(9*C + 1) + 9*C*C if design == 'd' else 0 if design == 'e' else 9*int(C*alpha) + int(C*alpha)*C)"
     " + (0 if design == 'd' else 9*C + C*C + C if design == 'e' else 9*C + C*int(C*alpha) + int(C*alpha))",
     "limits": [
-        "design == 'a' or design == 'd' or design == 'e' or C * alpha >= 1",
-        "gate_norm != 'layer' or design == 'a' or C >= 2",
-        "norm != 'layer' or design == 'a' or design == 'd' or (C if design == 'e' else C * alpha) >= 2",
+        "design == 'a' or design == 'd' or design == 'e' or design == 'g' or C * alpha >= 1",
+        "gate_norm != 'layer' or design == 'a' or design == 'g' or C >= 2",
+        "norm != 'layer' or design == 'a' or design == 'd' or design == 'g' or (C if design == 'e' else C*alpha) >= 2",
     ],
-    "gate": (0.0, 1.0),
+    "gate": ["(0, 1) if design != 'a' and design != 'g' and design != 'h'"],
     "published": [
-        {"net": "resnet50", "params": 26.90, "macs": 4.39, "top1": 78.04, "note": "without the deformable kernels",
+        {"net": "resnet50", "params": 26.90, "macs": 4.39, "top1": 78.04,
+         "note": "without the deformable kernels; thop gives 26.897 and 4.390",
          "source": "DAS paper; sizes derived from its differences to GSoP"},
-        {"net": "resnet18", "params": 11.82, "macs": 1.86, "top1": 72.03, "note": "without the deformable kernels",
+        {"net": "resnet18", "params": 11.82, "macs": 1.86, "top1": 72.03,
+         "note": "without the deformable kernels; thop gives 11.816 and 1.857",
          "source": "DAS paper; sizes derived from its differences to ResNet-50"},
+        {"net": "resnet101", "params": 45.89, "macs": 8.12, "top1": 78.62,
+         "note": "without the deformable kernels; thop gives 45.889 and 8.123",
+         "source": "DAS paper; sizes quoted from memory, not confirmed in its table"},
+        {"net": "mobilenet_v2", "macs": 0.35, "top1": 72.79,
+         "note": "without the deformable kernels; thop gives 3.556 and 0.349", "source": "DAS paper"},
     ],
 }  # fmt: skip
 
-_DESIGNS, _NORMS, _GATE_NORMS = "abcdef", ("instance", "batch", "layer", "none"), ("layer", "batch", "instance", "none")
+_DESIGNS, _NORMS = "abcdefgh", ("instance", "batch", "layer", "none")
 
 
 def das(
     channels: int,
     alpha: float = 0.2,
-    design: Literal["a", "b", "c", "d", "e", "f"] = "c",
+    design: Literal["a", "b", "c", "d", "e", "f", "g", "h"] = "c",
     norm: Literal["instance", "batch", "layer", "none"] = "instance",
     gate_norm: Literal["layer", "batch", "instance", "none"] = "layer",
 ) -> nn.Module:
-    """The gate, or, for design a, which has none, the fusion.
+    """Build the gate, or, for the designs a, g and h, which have none, the layers.
 
     Args:
         channels: C of the map (B, C, H, W).
-        alpha: α, compressed channels as a part of C, rounded down; designs a, d, e compress nothing.
+        alpha: α, compressed channels as a part of C, rounded down; designs a, d, e, g compress nothing.
         design: a letter of the article's Table 4.
-        norm: in front of the GELU; designs a and d have none.
-        gate_norm: in front of the sigmoid; design a has none.
+        norm: in front of the GELU; designs a, d and g have none.
+        gate_norm: in front of the sigmoid, in design h the last layer; designs a and g have none.
 
     Raises:
         ValueError: no compressed channel would be left, a layer norm would see one channel and answer zero, or there is
@@ -104,42 +120,46 @@ def das(
     """
     if design not in tuple(_DESIGNS):
         raise ValueError(f"design must be one of {', '.join(_DESIGNS)}, got {design!r}")
-    if norm not in _NORMS or gate_norm not in _GATE_NORMS:
+    if norm not in _NORMS or gate_norm not in _NORMS:
         raise ValueError(f"norm and gate_norm must be among {', '.join(_NORMS)}, got {norm!r} and {gate_norm!r}")
     if design == "a":
         return FusedSample(channels)
-    return DeformableSalience(channels, alpha, design, norm, gate_norm)
+    made = UngatedSalience if design in ("g", "h") else DeformableSalience
+    return made(channels, alpha, design, norm, gate_norm)
 
 
-class DeformableSalience(Gate):
-    """Gate of a deformable convolution over compressed channels, and its ablations.
+class _Salience(nn.Module):
+    """The layers of every design but a, up to the last norm.
 
-    Args and errors are those of :func:`das`, which checks the words; design a is another class.
+    Args and errors are those of :func:`das`, which checks the words.
     """
 
     def __init__(
         self,
         channels: int,
         alpha: float = 0.2,
-        design: Literal["b", "c", "d", "e", "f"] = "c",
+        design: Literal["b", "c", "d", "e", "f", "g", "h"] = "c",
         norm: Literal["instance", "batch", "layer", "none"] = "instance",
         gate_norm: Literal["layer", "batch", "instance", "none"] = "layer",
     ) -> None:
         super().__init__()
-        compressed = channels if design in ("d", "e") else reduced(channels, alpha, "alpha")
+        if design == "g":
+            gate_norm = "none"
+        compressed = channels if design in ("d", "e", "g") else reduced(channels, alpha, "alpha")
         if gate_norm == "layer" and channels < 2:
             raise ValueError(f"gate_norm='layer' needs at least 2 channels, got {channels}")
-        if norm == "layer" and design != "d" and compressed < 2:
+        self.compresses = design not in ("d", "g")
+        if norm == "layer" and self.compresses and compressed < 2:
             raise ValueError(f"norm='layer' needs at least 2 compressed channels, got {compressed}")
         self.design, self.before, self.after = design, norm, gate_norm
-        if design != "d":
+        if self.compresses:
             self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
             self.pointwise = nn.Conv2d(channels, compressed, 1, bias=False)
             self.shift = nn.Parameter(torch.zeros(compressed))
             if norm == "batch":
                 self.batch_norm = BatchNorm2d(compressed, affine=False)
         bias = gate_norm in ("layer", "none")  # the other norms take a channel's mean away
-        if design in ("c", "d"):
+        if design in ("c", "d", "g", "h"):
             self.offset = zeroed(nn.Conv2d(compressed, 27, 3, padding=1))
             # Samples of the nine taps, laid out as 3×3 blocks, make the deformable convolution one of stride 3.
             self.deform = _Kernel(compressed, channels, 3, stride=3, bias=bias)
@@ -156,15 +176,15 @@ class DeformableSalience(Gate):
         elif gate_norm == "instance":
             self.norm = _InstanceNorm(channels, channels)
 
-    def gate(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W)."""
-        d = self._looked(x if self.design == "d" else self._compressed(x))
+    def layers(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to the normalised d (B, C, H, W), the argument of the sigmoid in eq. 3."""
+        d = self._looked(self._compressed(x) if self.compresses else x)
         match self.after:
             case "layer":
                 d = self.norm(d.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
             case "batch" | "instance":
                 d = self.norm(d)
-        return d.sigmoid()
+        return d
 
     def _compressed(self, x: Tensor) -> Tensor:
         """The map z (B, c, H, W) of eq. 1."""
@@ -191,6 +211,28 @@ class DeformableSalience(Gate):
         if is_bare(self.deform):
             return deform_conv2d(z, offset, self.deform.weight, self.deform.bias, padding=1, mask=mask.sigmoid())
         return self.deform(F.pixel_shuffle(_taps(z, offset, mask.sigmoid()), 3))
+
+
+class DeformableSalience(_Salience, Gate):
+    """Gate of a deformable convolution over compressed channels, and its ablations b, d, e, f.
+
+    Args and errors are those of :func:`das`, which checks the words.
+    """
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, H, W)."""
+        return self.layers(x).sigmoid()
+
+
+class UngatedSalience(_Salience):
+    """Designs g and h: the layers in the place of the map.
+
+    Args and errors are those of :func:`das`, which checks the words.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, H, W)."""
+        return laid_out(self.layers(x).to(x.dtype), x)
 
 
 class _Kernel(nn.Conv2d):

@@ -66,6 +66,7 @@ SPEC = {
     },
     "kind": "transform",
     "evidence": "oracle",
+    "code": ["LeapLabTHU/DAT"],
     "position": {"default": "stage[-2]"},
     "params": "4*C*C + 3*C + C//groups*(kernel_size**2 + 5) + (num_heads*(2*H - 1)*(2*W - 1) if position == 'table'"
     " else 96 + 32*num_heads//groups if position == 'log' else 0)",

@@ -6,7 +6,7 @@ r"""DCNv2, modulated deformable convolution: every tap looks where it chooses, a
 
 p_j are the k² places of the regular grid, x between pixels is bilinear and zero outside, and each of the D groups of
 channels has offsets Δ and a modulation m of its own. The offset convolution has the stride, padding and dilation of
-the convolution itself; the authors' PyTorch code leaves the dilation out, so that theirs fits at dilation 1 only.
+the convolution itself; the PyTorch port leaves the dilation out, so that it fits at dilation 1 only.
 
 The paper has s = 1: all m start at 1/2, and so does the output, at half a plain convolution's. With s = 2 it starts as
 the plain convolution with the same kernel; that is what ``saccade.replace`` makes of a trained network's convolutions.
@@ -14,7 +14,8 @@ The paper replaces the 3×3 of the last three stages of a ResNet and multiplies 
 here that is left to the optimiser.
 
 Source: Zhu, Hu, Lin, Dai, "Deformable ConvNets v2: More Deformable, Better Results", CVPR 2019, arXiv:1811.11168;
-github.com/chengdazhi/Deformable-Convolution-V2-PyTorch.
+github.com/chengdazhi/Deformable-Convolution-V2-PyTorch, a port of the authors' MXNet code, whose output and gradients
+this equals.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ SPEC = {
         "arxiv": "1811.11168",
     },
     "kind": "conv",
-    "evidence": "oracle",
+    "evidence": "port",
+    "code": ["chengdazhi/Deformable-Convolution-V2-PyTorch"],
     "position": {"default": "conv3x3 in stage[-3:]"},
     "params": "(out_channels or C) * (C//groups*kernel_size**2 + (1 if bias else 0))"
     " + 3*offset_groups*kernel_size**2 * (C*kernel_size**2 + 1)",

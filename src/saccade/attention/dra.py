@@ -14,7 +14,8 @@ scaled; the second ones are sums over the whole map, formed in float32, and as i
 softmax does not notice a bias of k, which the authors' layer has. Nothing has more than 50 numbers a pixel.
 
 In the authors' network a 3×3 convolution to C/4 channels stands before each branch and another behind, their results
-are concatenated, and a decoder follows; here both branches read the map as it comes and are added to it.
+are concatenated, and a decoder follows; here both branches read the map as it comes and are added to it. Output and
+gradients of each branch equal theirs; the sum is our own.
 ``position=False`` or ``channel=False`` leaves one out. That the DAS article means this is likely, not sure.
 
 Source: Fu, Liu, Jiang, Li, Bao, Lu, "Scene Segmentation With Dual Relation-Aware Attention Network", TNNLS 2021 (IEEE
@@ -42,6 +43,7 @@ SPEC = {
     },
     "kind": "context",
     "evidence": "oracle",
+    "code": ["junfu1115/DANet"],
     "position": {"default": "stage[-1]"},
     "params": "(5*C*C + 2*C*int(C*rd_ratio) + int(C*rd_ratio) + 9*C + 1 if position else 0)"
     " + ((C + 2)*int(C*center_ratio) + 1 if channel else 0)",

@@ -34,6 +34,7 @@ SPEC = {
     },
     "kind": "gate",
     "evidence": "oracle",
+    "code": ["BangguWu/ECANet"],
     "position": {"default": "residual"},
     "params": "kernel_size or int(abs((log2(C) + beta) / gamma)) | 1",
     "limits": ["gamma > 0 and (kernel_size == None or kernel_size >= 1 and kernel_size % 2 == 1)"],

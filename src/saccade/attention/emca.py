@@ -55,6 +55,7 @@ SPEC = {
     },
     "kind": "gate",
     "evidence": "oracle",
+    "code": ["eslambakr/EMCA if att == 'eca'"],
     "position": {"default": "residual[last]"},
     "params": "(2*C*int(C*rd_ratio) if att == 'se' else kernel_size or int(abs((log2(C) + 1) / 2)) | 1)"
     " * (2 if previous and not shared else 1) + (previous + 3 if previous else 0)",

@@ -36,6 +36,7 @@ SPEC = {
     },
     "kind": "context",
     "evidence": "oracle",
+    "code": ["xvjiarui/GCNet"],
     "position": {"default": "residual"},
     "params": "C + (fuse_add + fuse_scale)*(2*C*max(2, int(C*rd_ratio)) + C + 3*max(2, int(C*rd_ratio)))",
     "limits": ["rd_ratio > 0 and (fuse_add or fuse_scale)"],

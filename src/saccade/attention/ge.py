@@ -44,6 +44,7 @@ SPEC = {
     },
     "kind": "gate",
     "evidence": "paper",
+    "code": ["hyunjaelee410/style-based-recalibration-module if extra_params and extent == 0 and bias and not use_mlp"],
     "position": {"default": "residual"},
     "params": "(extra_params and (C*(H*W + 2 + bias) if extent == 0 else int(log2(extent))*C*(11 + bias)) or 0)"
     " + (2*C*int(C*rd_ratio) + C + int(C*rd_ratio) if use_mlp else 0)",

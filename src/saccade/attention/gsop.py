@@ -54,6 +54,7 @@ SPEC = {
     },
     "kind": "transform",
     "evidence": "oracle",
+    "code": ["ZilinGao/Global-Second-order-Pooling-Convolutional-Networks"],
     "position": {"default": "residual[last]"},
     "params": "dim*(C + 3) + (2*dim + 4*dim*(dim + 1) + C*(4*dim + 1) if variant == 'channel' else 33216)",
     "limits": ["dim >= 2 and (stride == None or stride >= 1)"],

@@ -39,6 +39,7 @@ SPEC = {
     },
     "kind": "transform",
     "evidence": "oracle",
+    "code": ["houqb/SPNet"],
     "position": {"default": "stage[-1]"},
     "params": "4*C*int(C*rd_ratio) + 51*int(C*rd_ratio)**2 + 18*int(C*rd_ratio) + 2*C",
     "limits": ["C * rd_ratio >= 1", "min(fine, coarse) >= 1"],

@@ -6,7 +6,8 @@ r"""Non-local block: every pixel adds a weighted mean of all pixels, seen throug
     t_i = Σ_j A_{ij} g_j           (B, c, N)                                                       eq. 1
     y = x + BN(W_t t + b_t)        (B, C, H, W), the scale of BN is 0 at the start                 eq. 6
 
-That is the embedded Gaussian of the authors' code, which scales the logits where the paper's does not. With
+That is the embedded Gaussian of the authors' code, which scales the logits where the paper's does not. Theirs is
+Caffe2 and was not run; output and gradients equal PySlowFast, the PyTorch code of others at the same laboratory. With
 ``instantiation="dot_product"`` A = θᵀφ / M, with no softmax and no other scale; as nothing stands between the two
 products, Σ_j φ_j g_jᵀ, a matrix c×c, is formed first, and cost and memory grow with N. The other A is never formed
 either: memory grows with N, time with N·M. A softmax does not notice the bias of φ, which is there for the dot product
@@ -42,7 +43,8 @@ SPEC = {
         "arxiv": "1711.07971",
     },
     "kind": "context",
-    "evidence": "oracle",
+    "evidence": "port",
+    "code": ["facebookresearch/SlowFast"],
     "position": {"default": "stage[-2]"},
     "params": "4*C*int(C*rd_ratio) + (2 + (instantiation == 'dot_product'))*int(C*rd_ratio) + 3*C",
     "limits": ["C * rd_ratio >= 1"],

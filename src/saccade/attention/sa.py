@@ -37,6 +37,7 @@ SPEC = {
     },
     "kind": "transform",
     "evidence": "oracle",
+    "code": ["wofmanaf/SA-Net"],
     "position": {"default": "residual"},
     "params": "3*C // (groups or gcd(64, C // 2))",
     "limits": ["C % 2 == 0 and (groups == None or groups >= 1 and C % (2*groups) == 0)"],

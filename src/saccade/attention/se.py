@@ -6,7 +6,8 @@ r"""Squeeze-and-Excitation: weigh each channel by what the whole image says of i
 
 W₁: C -> C·rd_ratio, W₂: back to C. Equation 3 prints no bias; the authors' Caffe networks have one in
 both layers, and so have we (``bias=True``). The port most PyTorch code descends from has none
-(``bias=False``). The authors' code also rounds nothing: a map thinner than 1/rd_ratio is refused.
+(``bias=False``). The authors' code also rounds nothing: a map thinner than 1/rd_ratio is refused. Output and gradients
+equal those of two ports, PytorchInsight with biases and senet.pytorch without; the Caffe code itself was not run.
 
 The ablations of the journal paper (with Albanie and Wu, IEEE TPAMI 2020) are options: ``squeeze="max"`` takes the
 largest value of each channel in place of the mean, ``excitation="relu"`` or ``"tanh"`` stands for σ; their gates lie in
@@ -36,7 +37,11 @@ SPEC = {
         "arxiv": "1709.01507",
     },
     "kind": "gate",
-    "evidence": "oracle",
+    "evidence": "port",
+    "code": [
+        "implus/PytorchInsight if bias and squeeze == 'mean' and excitation == 'sigmoid'",
+        "moskomule/senet.pytorch if not bias and squeeze == 'mean' and excitation == 'sigmoid'",
+    ],
     "position": {"default": "residual"},
     "params": "2*C*int(C*rd_ratio) + (C + int(C*rd_ratio) if bias else 0)",
     "limits": ["C * rd_ratio >= 1"],

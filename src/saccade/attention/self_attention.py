@@ -41,6 +41,7 @@ SPEC = {
     },
     "kind": "context",
     "evidence": "paper",
+    "code": ["fastai/fastai"],
     "position": {"default": "stage[-3]"},
     "params": "2*C*int(C*rd_ratio) + C*C + 1",
     "limits": ["C * rd_ratio >= 1"],

@@ -38,6 +38,7 @@ SPEC = {
     },
     "kind": "gate",
     "evidence": "oracle",
+    "code": ["implus/PytorchInsight"],
     "position": {"default": "residual"},
     "params": "2*(groups or gcd(64, C))",
     "limits": ["groups == None or groups >= 1 and C % groups == 0"],

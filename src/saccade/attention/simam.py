@@ -34,6 +34,7 @@ SPEC = {
     },
     "kind": "gate",
     "evidence": "oracle",
+    "code": ["ZjjConan/SimAM"],
     "position": {"default": "conv3x3"},
     "params": "0",
     "limits": ["e_lambda > 0"],

@@ -15,6 +15,9 @@ dense convolution, U₂ has 32 groups and no dilation, and d has no lower bound.
 between it and the next 1×1 convolution; put into a host, the norm and the ReLU behind the convolution remain there, and
 the sizes of networks are theirs but for the 2·O parameters of each of those norms.
 
+Output and gradients of ``fair`` equal the first author's PyTorch code, PytorchInsight. The authors' code of the
+default variant is Caffe and was not run: that variant follows the equations and the layers of their files.
+
 Source: Li, Wang, Hu, Yang, "Selective Kernel Networks", CVPR 2019, arXiv:1903.06586; the authors' Caffe code, and for
 ``fair`` PytorchInsight of the first author.
 """
@@ -41,7 +44,8 @@ SPEC = {
         "arxiv": "1903.06586",
     },
     "kind": "conv",
-    "evidence": "oracle",
+    "evidence": "paper",
+    "code": ["implus/PytorchInsight if variant == 'fair'"],
     "position": {"default": "conv3x3"},
     "params": "(out_channels or C) * (C//(branch_groups if variant == 'paper' else groups)*kernel_size**2"
     " + C//branch_groups*kernel_size**2 + 4 + bias)"

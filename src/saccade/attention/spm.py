@@ -7,7 +7,8 @@ r"""Strip pooling module: a gate made of what each row and each column of the ma
 
 The convolutions of the strips have no bias, W has. The paper puts it behind the 3×3 convolution, its norm and its ReLU,
 in the last unit of each stage and in every unit of the last; its networks stand on a ResNet without strides in the last
-two stages. Here it is the last unit of each stage; a list of modules as ``where`` adds the others.
+two stages. Here it is the last unit of each stage. The paper's places, six in a ResNet-50, are
+``where=["activated[last] in stage[:-1]", "activated in stage[-1]"]``.
 
 Source: Hou, Zhang, Cheng, Feng, "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing", CVPR 2020,
 arXiv:2003.13328.
@@ -34,10 +35,15 @@ SPEC = {
     },
     "kind": "gate",
     "evidence": "oracle",
+    "code": ["houqb/SPNet"],
     "position": {"default": "activated[last]"},
     "params": "(2*kernel_size + 1)*C*C + 5*C",
     "limits": ["kernel_size >= 3 and kernel_size % 2 == 1"],
     "gate": (0.0, 1.0),
+    "published": [
+        {"net": "resnet50", "params": 31.674, "source": "the authors' network and a classifier, counted",
+         "where": ("activated[last] in stage[:-1]", "activated in stage[-1]"), "note": "six places"},
+    ],
 }  # fmt: skip
 
 

@@ -35,6 +35,7 @@ SPEC = {
     },
     "kind": "gate",
     "evidence": "oracle",
+    "code": ["hyunjaelee410/style-based-recalibration-module"],
     "position": {"default": "residual"},
     "params": "4*C",
     "limits": ["eps > 0"],

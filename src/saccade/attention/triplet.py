@@ -36,6 +36,7 @@ SPEC = {
     },
     "kind": "gate",
     "evidence": "oracle",
+    "code": ["LandskapeAI/triplet-attention"],
     "position": {"default": "residual"},
     "params": "(2 if no_spatial else 3)*(2*kernel_size**2 + 2)",
     "limits": ["kernel_size >= 1 and kernel_size % 2 == 1"],

@@ -44,7 +44,10 @@ def command(ctx: click.Context, model: str | None, size: str | None, batch: int,
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    click.echo("\nevidence: oracle = equal to the authors' code, paper = to the printed equations, reading = to ours")
+    click.echo(
+        "\nevidence: oracle = equal to the authors' code, port = to code by others, paper = to the printed equations, "
+        "reading = to our reading"
+    )
 
 
 def _on(specs: dict[str, Spec], model: str, size: str | None, batch: int, as_json: bool) -> None:

@@ -31,6 +31,7 @@ def command(mechanism: str, as_json: bool) -> None:
     facts = {
         "kind": spec.kind,
         "evidence": spec.evidence,
+        "equal to code of": "; ".join(spec.code) or "none compared",
         "position": ", ".join(f"{where}" + (f" ({host})" if host != "default" else "")
                               for host, where in spec.position.items()),
         "options": ", ".join(f"{key} (required)" if value is ... else f"{key} = {value}"
@@ -52,4 +53,6 @@ def command(mechanism: str, as_json: bool) -> None:
             numbers = [*filter(None, numbers), *([f"in {row.unit}"] if any(numbers) else [])]
             numbers.append(f"top-1 {row.top1} %" if row.top1 else "")
             note = f"; {row.note}" if row.note else ""
-            click.echo(f"  {row.net}: {', '.join(filter(None, numbers))}{note} ({row.source})")
+            places = [row.where] if isinstance(row.where, str) else row.where
+            where = "" if row.where == "paper" else f"; where = {', '.join(places)}"
+            click.echo(f"  {row.net}: {', '.join(filter(None, numbers))}{note}{where} ({row.source})")
