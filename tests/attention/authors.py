@@ -96,7 +96,7 @@ GSOP_POS |= {"row_conv_group_for_spatial": "row", "fc_adapt_channels_for_spatial
 SK = {"conv2": "near.0", "bn2": "near.1", "conv2g": "far.0", "bn2g": "far.1"}
 SK |= {"conv_fc1": "squeeze.0", "bn_fc1": "squeeze.1", "conv_fc2": "select"}
 # Oracle: mechanism, its options, the official name of each layer (or parameter) and ours, None where we have none.
-MODULES: dict[str, tuple[str, dict[str, Any], dict[str, str | None]]] = {
+MODULES: dict[str, tuple[str, dict[str, Any], Any]] = {
     "se_nobias": ("se", {"bias": False}, SE),
     "se_bias": ("se", {}, SE),
     "eca": ("eca", {"kernel_size": 3}, {"conv": "conv"}),
@@ -179,7 +179,7 @@ def options_of(oracle: Oracle) -> dict[str, Any]:
     return {**MODULES[oracle.name][1], **oracle.meta.get("saccade_options", {}), **sized}
 
 
-def _places(module: nn.Module, x: Tensor) -> dict[str, Tensor]:
+def _places(module: Any, x: Tensor) -> dict[str, Tensor]:
     """Return where deformable attention samples the map, and the grid that it moves those places from."""
     seen: list[Tensor] = []
     own_range = module.range
@@ -210,7 +210,7 @@ def reproduce(
     """
     name, _, layers = MODULES[oracle.name]
     x = oracle.arrays["x"].clone().requires_grad_()
-    module = create(name, x.shape[1], **options).double()
+    module: Any = create(name, x.shape[1], **options).double()
     if oracle.name in WITHOUT_LAST:
         module.out = nn.Identity()
     ours = {theirs: _ours(theirs, layers) for theirs in (*oracle.of("param"), *oracle.of("buffer"))}
