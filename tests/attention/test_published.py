@@ -1,12 +1,9 @@
 """Parameter formulas against printed sizes and against the authors' own networks, counted."""
 
-import json
-import os
-from pathlib import Path
-
 import pytest
 import torchvision
 
+from oracles import counts
 from saccade import catalog
 from saccade.cost.call import Call
 from saccade.cost.thop import thop_counts
@@ -203,28 +200,20 @@ SPNETS = {
 ABSENT = (
     "SA-Net/sa_resnet101 (as shipped)", "SRM/resnet18",
 )  # fmt: skip
-needs_oracles = pytest.mark.skipif(not os.environ.get("SACCADE_ORACLES"), reason="SACCADE_ORACLES is not set")
 
 
-def _counts():
-    return json.loads(Path(os.environ["SACCADE_ORACLES"], "counts_official.json").read_text())["nets"]
-
-
-@needs_oracles
 def test_every_network_of_the_authors_is_compared_or_absent():
-    absent = {key for key in _counts() if key.startswith(ABSENT)}
-    assert sorted([*OFFICIAL, *REPLACED, ECA_MOBILENET, GSOP_NET2, *SPNETS, *EMCA, *absent]) == sorted(_counts())
+    absent = {key for key in counts() if key.startswith(ABSENT)}
+    assert sorted([*OFFICIAL, *REPLACED, ECA_MOBILENET, GSOP_NET2, *SPNETS, *EMCA, *absent]) == sorted(counts())
 
 
-@needs_oracles
 @pytest.mark.parametrize("official", OFFICIAL)
 def test_networks_have_exactly_the_size_of_the_authors(official):
     name, net, options = OFFICIAL[official]
     added = 0 if name is None else _added(name, net, _where(name, net), **options)
-    assert PLAIN[net] + added == _counts()[official]["params"]
+    assert PLAIN[net] + added == counts()[official]["params"]
 
 
-@needs_oracles
 @pytest.mark.parametrize("official", REPLACED)
 def test_networks_with_replaced_convolutions_have_exactly_the_size_of_the_authors(official):
     name, net, options = REPLACED[official]
@@ -233,43 +222,39 @@ def test_networks_with_replaced_convolutions_have_exactly_the_size_of_the_author
         width = 64 * 2**stage
         unit = catalog.spec(name).parameters(width, catalog.shape(name, options))
         size += blocks * (unit - 9 * width**2 - 2 * width)
-    assert size == _counts()[official]["params"]
+    assert size == counts()[official]["params"]
 
 
-@needs_oracles
 @pytest.mark.parametrize("official", EMCA)
 def test_emca_in_every_block_has_exactly_the_size_of_the_authors(official):
     net = EMCA[official]
     added = _added("emca", net, "residual", previous=[1, 2, 3, 4])
-    assert PLAIN[net] + added == _counts()[official]["params"]
+    assert PLAIN[net] + added == counts()[official]["params"]
 
 
-@needs_oracles
 def test_eca_on_mobilenet_has_exactly_the_size_of_the_authors():
     eca = catalog.spec("eca")
     added = 0
     for channels in MOBILENET:  # the authors take kernel 1 below 96 channels, 3 from there on
         added += eca.parameters(channels, catalog.shape("eca", {"kernel_size": 1 if channels < 96 else 3}))
-    assert PLAIN["mobilenet_v2"] + added == _counts()[ECA_MOBILENET]["params"]
+    assert PLAIN["mobilenet_v2"] + added == counts()[ECA_MOBILENET]["params"]
 
 
-@needs_oracles
 def test_gsop_net2_has_exactly_the_size_of_the_authors():
     # No attention in the last stage. In place of the classifier: 1×1 to 256 channels, a norm, the upper triangle of
     # their 256×256 covariance, 32 896 numbers, and a classifier of those.
     added = sum(catalog.spec("gsop").parameters(c, catalog.shape("gsop", {})) for c in (256, 512, 1024))
     head = 2048 * 256 + 2 * 256 + (256 * 257 // 2 + 1) * 1000
-    assert PLAIN["resnet50"] - 2049 * 1000 + added + head == _counts()[GSOP_NET2]["params"]
+    assert PLAIN["resnet50"] - 2049 * 1000 + added + head == counts()[GSOP_NET2]["params"]
 
 
-@needs_oracles
 @pytest.mark.parametrize("official", SPNETS)
 def test_spnets_have_exactly_the_size_of_the_authors(official):
     # Without a classifier; the last unit of each stage and all three of the last, behind the 3×3 convolution.
     net, on = SPNETS[official]
     sites = [*_sites(net, "activated[last]"), (3, 512), (3, 512)] if on else []
     added = sum(catalog.spec("spm").parameters(c, catalog.shape("spm", {})) for _, c in sites)
-    assert PLAIN[net] - 2049 * 1000 + added == _counts()[official]["params"]
+    assert PLAIN[net] - 2049 * 1000 + added == counts()[official]["params"]
 
 
 @pytest.fixture(scope="module")

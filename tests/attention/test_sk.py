@@ -1,16 +1,15 @@
 """Selective kernel: cases worked out on paper, the authors' bottleneck, and networks of their sizes."""
 
-import json
-import os
-from pathlib import Path
+import math
 
-import numpy as np
 import pytest
 import torch
 import torchvision
 from torch import nn
 
+from authors import SK
 from by_hand import equals, image, unmoved, with_values
+from oracles import EACH_SET, disagreement, read
 from saccade import create, replace, replacements
 from saccade.attention.sk import SelectiveKernel
 
@@ -30,7 +29,7 @@ def test_the_choice_by_hand():
         sk = unmoved(
             with_values(
                 create("sk", 1, kernel_size=1, **SMALL), near__0__weight=[1], far__0__weight=[3],
-                squeeze__0__weight=[np.log(3) / 8], select__weight=select,
+                squeeze__0__weight=[math.log(3) / 8], select__weight=select,
             )
         )  # fmt: skip
         equals(sk(image([[1, 3]])), [[[[factor, 3 * factor]]]])
@@ -103,32 +102,30 @@ def test_maps_have_the_size_a_convolution_gives_them(variant, geometry):
     assert sk(x).shape == nn.Conv2d(4, 8, *geometry)(x).shape
 
 
-@pytest.mark.skipif(not os.environ.get("SACCADE_ORACLES"), reason="SACCADE_ORACLES is not set")
-def test_a_bottleneck_around_it_equals_the_authors():
-    with np.load(Path(os.environ["SACCADE_ORACLES"], "sk_bottleneck.npz")) as archive:
-        assert json.loads(str(archive["meta"]))["mode"] == "eval"
-        found = {key: torch.from_numpy(archive[key]) for key in archive.files if key != "meta"}
-    layers = {"conv2": "near.0", "bn2": "near.1", "conv2g": "far.0", "bn2g": "far.1", "conv_fc1": "squeeze.0",
-              "bn_fc1": "squeeze.1", "conv_fc2": "select"}  # fmt: skip
+@EACH_SET
+def test_a_bottleneck_around_it_equals_the_authors(folder):
+    oracle = read(folder, "sk_bottleneck")
+    assert oracle.meta["mode"] == "eval"
     block = nn.ModuleDict({
         "conv1": nn.Conv2d(128, 32, 1, bias=False), "bn1": nn.BatchNorm2d(32), "sk": create("sk", 32, variant="fair"),
         "conv3": nn.Conv2d(32, 128, 1, bias=False), "bn3": nn.BatchNorm2d(128),
     }).double().eval()  # fmt: skip
-    state = {}
-    for key, value in found.items():
-        kind, _, name = key.partition(":")
-        layer, _, last = name.rpartition(".")
-        if kind in ("param", "buffer"):
-            state[(f"sk.{layers[layer]}" if layer in layers else layer) + f".{last}"] = value
+
+    def ours(theirs):
+        layer, _, last = theirs.rpartition(".")
+        return (f"sk.{SK[layer]}" if layer in SK else layer) + f".{last}"
+
+    state = {ours(theirs): value for theirs, value in (oracle.of("param") | oracle.of("buffer")).items()}
     missing = block.load_state_dict(state, strict=False)
     assert all(name.endswith("num_batches_tracked") for name in missing.missing_keys)
     assert not missing.unexpected_keys
-    x = found["x"].requires_grad_()
+    x = oracle.arrays["x"].requires_grad_()
     hidden = block["sk"](block["bn1"](block["conv1"](x)).relu())
     y = (block["bn3"](block["conv3"](hidden)) + x).relu()
-    (grad,) = torch.autograd.grad(y, x, found["cotangent"])
-    torch.testing.assert_close(y, found["y"], rtol=0, atol=1e-9)
-    torch.testing.assert_close(grad, found["grad_x"], rtol=0, atol=1e-9)
+    y.backward(oracle.arrays["cotangent"])
+    found = {"y": y, "grad_x": x.grad}
+    found |= {f"grad:{theirs}": block.get_parameter(ours(theirs)).grad for theirs in oracle.of("grad")}
+    assert max(disagreement(oracle, found).values()) <= 1
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,13 @@
 
 import json
 import math
-import os
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torchvision.ops import deform_conv2d as torchvision_form
 
+from oracles import EACH_SET, HERE, disagreement, names, read
 from saccade.ops.deform import deform_conv2d, deform_conv2d_definition, fast
 from saccade.ops.deform.bags import Bags, regular_grid
 from saccade.ops.deform.geometry import Geometry
@@ -486,63 +484,60 @@ def test_layouts_of_the_table():
 
 # ---------------------------------------------------------------------------------------------------------- oracles
 
-ORACLES = Path(os.environ.get("SACCADE_ORACLES", "/nonexistent"))
-NAMES = ["basic", "dil2", "groups2", "integer", "k1", "mixed", "offgroups2", "oob", "stride2", "v1_nomask"]
-needs_oracles = pytest.mark.skipif(not ORACLES.is_dir(), reason="SACCADE_ORACLES is not set")
+CASES = [name for name in names(HERE) if name.startswith("deform_conv2d_")]
 
 
-def read(name):
-    with np.load(ORACLES / f"{name}.npz") as archive:
-        meta = json.loads(str(archive["meta"]))
-        return {k: torch.from_numpy(archive[k]) for k in archive.files if k != "meta"}, meta
+def test_ten_cases_are_read():
+    assert len(CASES) == 10
 
 
-@needs_oracles
-def test_every_oracle_is_read():
-    assert sorted(path.stem.removeprefix("deform_conv2d_") for path in ORACLES.glob("deform_conv2d_*.npz")) == NAMES
+def geometry(meta):
+    """The arguments of a case, which its file gives in words."""
+    if meta["mechanism"] == "deform_conv2d_integer":
+        return {"padding": (1, 1)}
+    words = dict(part.split("=") for part in meta["args"].replace(", ", ",").split(" "))
+    return {key: tuple(json.loads(f"[{words[key][1:-1]}]")) for key in ("stride", "padding", "dilation")}
 
 
-@needs_oracles
+def operands_of(oracle):
+    """The tensors of a case, by the operator's argument; None where it has none."""
+    keys = {"input": "x", "weight": "param:weight", "bias": "param:bias"}
+    keys |= {argument: f"input:{argument}" for argument in ("offset", "mask")}
+    return {argument: oracle.arrays.get(key) for argument, key in keys.items()}
+
+
+@EACH_SET
 @FORMS
-@pytest.mark.parametrize("name", NAMES)
-def test_oracle(form, name):
-    values, meta = read(f"deform_conv2d_{name}")
-    if name == "integer":  # the one whose arguments are told in words
-        options = {"padding": (1, 1)}
-    else:
-        words = dict(part.split("=") for part in meta["args"].replace(", ", ",").split(" "))
-        options = {key: tuple(json.loads(f"[{words[key][1:-1]}]")) for key in ("stride", "padding", "dilation")}
-    tensors = {
-        "input": values["x"],
-        "offset": values["input:offset"],
-        "weight": values["param:weight"],
-        "bias": values.get("param:bias"),
-        "mask": values.get("input:mask"),
-    }
-    expected = {
-        "y": values["y"],
-        "d input": values["grad_x"],
-        "d offset": values["grad_input:offset"],
-        "d weight": values["grad:weight"],
-        "d bias": values.get("grad:bias"),
-        "d mask": values.get("grad_input:mask"),
-    }
-    expected = {key: value for key, value in expected.items() if value is not None}
-    assert_same(run(form, tensors, options, values["cotangent"]), expected, 1e-9)
+@pytest.mark.parametrize("name", CASES)
+def test_oracle(folder, form, name):
+    oracle = read(folder, name)
+    results = run(form, operands_of(oracle), geometry(oracle.meta), oracle.arrays["cotangent"])
+    theirs = {"y": "y", "d input": "grad_x", "d weight": "grad:weight", "d bias": "grad:bias"}
+    theirs |= {f"d {ours}": f"grad_input:{ours}" for ours in ("offset", "mask")}
+    found = {theirs[name]: value for name, value in results.items()}
+    assert found.keys() == oracle.results.keys()
+    assert max(disagreement(oracle, found).values()) <= 1
 
 
-@needs_oracles
 @FORMS
-def test_oracle_of_the_dcn_v2_pack(form):
-    values, _ = read("dcn_v2_pack")
-    leaves = {k: v.requires_grad_() for k, v in values.items() if k == "x" or k.startswith("param:")}
-    made = F.conv2d(
-        leaves["x"], leaves["param:conv_offset_mask.weight"], leaves["param:conv_offset_mask.bias"], padding=1
-    )
+@pytest.mark.parametrize("name", CASES)
+def test_rows_and_columns_of_the_offsets_swapped_do_not_agree(form, name):
+    oracle = read(HERE, name)
+    tensors = operands_of(oracle)
+    tensors["offset"] = tensors["offset"].flip(1)
+    swapped = run(form, tensors, geometry(oracle.meta), oracle.arrays["cotangent"])
+    assert disagreement(oracle, swapped)["y"] > 1e6
+
+
+@EACH_SET
+@FORMS
+def test_oracle_of_the_dcn_v2_pack(folder, form):
+    oracle = read(folder, "dcn_v2_pack")
+    x, cotangent = oracle.arrays["x"].requires_grad_(), oracle.arrays["cotangent"]
+    given = {name: value.requires_grad_() for name, value in oracle.of("param").items()}
+    made = F.conv2d(x, given["conv_offset_mask.weight"], given["conv_offset_mask.bias"], padding=1)
     offset, mask = made.split([18, 9], 1)
-    y = form(leaves["x"], offset, leaves["param:weight"], leaves["param:bias"], padding=1, mask=mask.sigmoid())
-    y.backward(values["cotangent"])
-    torch.testing.assert_close(y, values["y"], rtol=0, atol=1e-9)
-    for name, leaf in leaves.items():
-        expected = values["grad_x" if name == "x" else name.replace("param:", "grad:")]
-        torch.testing.assert_close(leaf.grad, expected, rtol=0, atol=1e-9)
+    y = form(x, offset, given["weight"], given["bias"], padding=1, mask=mask.sigmoid())
+    y.backward(cotangent)
+    found = {"y": y, "grad_x": x.grad} | {f"grad:{name}": value.grad for name, value in given.items()}
+    assert max(disagreement(oracle, found).values()) <= 1

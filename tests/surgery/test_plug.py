@@ -2,10 +2,7 @@
 
 import contextlib
 import copy
-import json
-import os
 import pickle
-from pathlib import Path
 
 import pytest
 import timm
@@ -13,6 +10,7 @@ import torch
 from torch import nn
 from torchvision.models import mobilenet_v2, resnet18, resnet50
 
+from oracles import counts
 from saccade import UserError
 from saccade.facts import Spec
 from saccade.surgery import Plug, parameter_groups, plug, plug_control, plugs, replace, unplug
@@ -55,7 +53,6 @@ def test_networks_of_the_papers_have_their_size(bare, make, mechanism, options, 
     assert all(row.module.a is None for row in plugs(host))
 
 
-@pytest.mark.skipif("SACCADE_ORACLES" not in os.environ, reason="SACCADE_ORACLES names no folder of oracles")
 @pytest.mark.parametrize(
     ("official", "make", "mechanism", "options"),
     [
@@ -66,9 +63,8 @@ def test_networks_of_the_papers_have_their_size(bare, make, mechanism, options, 
     ],
 )
 def test_the_authors_networks_have_that_size_to_the_last_parameter(bare, official, make, mechanism, options):
-    nets = json.loads((Path(os.environ["SACCADE_ORACLES"]) / "counts_official.json").read_text())["nets"]
     host = plug(bare(make), mechanism, start="paper", input=SIZE, **options)
-    assert sum(p.numel() for p in host.parameters()) == nets[official]["params"]
+    assert sum(p.numel() for p in host.parameters()) == counts()[official]["params"]
 
 
 def test_rows_tell_what_is_where(make):
