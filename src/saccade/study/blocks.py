@@ -12,7 +12,7 @@ The variance behind one difference is that pooled variance moderated by the diff
 both arms have give with m - 1 degrees of freedom (a moderated t test: Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3:3):
 
     own[a]²    = ½ var over seeds(score[a] - score[0])
-    spread[a]² = (1 - w) s² + w own[a]²,       w = (m - 1) / (12 + m - 1)
+    spread[a]² = (1 - w) s² + w own[a]²,       w = (m - 1) / (10 + m - 1)
     se[a]      = spread[a] √unit[a],           unit from the normal equations    (2/S when all runs are there)
 
 Under the model both estimates are unbiased and cov(s², own²) = var(s²), so spread² has the degrees of freedom
@@ -55,10 +55,10 @@ __all__ = [
 Floats = NDArray[np.float64]
 Verdict = Literal["helps", "hurts", "equal", "not decided"]
 
-PRIOR_DF = 12
+PRIOR_DF = 10
 """Degrees of freedom that the pooled variance counts for beside a difference's own.
 
-It says how far the spreads of arms may differ before their own runs speak: as twelve degrees of freedom scatter, by a
+It says how far the spreads of arms may differ before their own runs speak: as ten degrees of freedom scatter, by a
 fifth. Fixed, because 3 to 45 arms of 3 to 5 seeds cannot estimate it: an estimate costs a fifth of the power where all
 arms are alike."""
 

@@ -58,12 +58,11 @@ METHOD = """\
 Every arm was trained with the same seeds; a seed fixes the host's first weights, the order of the data and the \
 augmentation. The last epoch is scored. One additive model, score = arm + seed, is fitted by least squares; the \
 residuals, pooled over all arms and moderated by each difference's own runs, give the error of the seeds. To its \
-square is added that of the test images: how far the answers of two arms differ from image to image, beyond the chance \
-of single runs. Each difference has a 95 % t interval, not corrected for the number of comparisons, with \
-Satterthwaite's degrees of freedom. "Helps" and "hurts" need p < 0.05 after Holm's correction over the mechanisms; \
-controls stand outside. "Equal" means that the interval lies inside the margin. A true difference of the detectable \
-size is found with probability 0.8. Failed runs are left out, not filled in. All this speaks of this host, this recipe \
-and images like these only."""
+square is added what the test images leave at any number of seeds. Each difference has a 95 % t interval with \
+Satterthwaite's degrees of freedom, not corrected for the number of comparisons. "Helps" and "hurts" need p < 0.05 \
+after Holm's correction over the mechanisms; controls stand outside. "Equal" means that the interval lies inside the \
+margin. A true difference of the detectable size is found with probability 0.8. Failed runs are left out. All this \
+speaks of this host, this recipe and images like these only."""
 """How it was computed, for the reader of a report."""
 
 Floats = NDArray[np.float64]
