@@ -22,14 +22,13 @@ Six figures are taken, in per cent:
 
 * any false: studies with at least one "helps" or "hurts" where all arms are the same.
 * coverage: intervals that hold the true difference, over all arms; then the arm with the lowest.
-* found, planned: studies that find one mechanism whose true gain is ``planned_detectable`` at the known variances, the
-  others being like none. Of the uneven design it is an arm whose spread is nearly the pooled one.
-* found, stated: the same where its true gain is the detectable difference which that very study states.
+* found, planned: studies that find one mechanism, at the first step of Holm, whose true gain or loss is
+  ``planned_detectable`` at the known variances, the others being like none; half of them gains, half losses. Of the
+  uneven design it is an arm whose spread is nearly the pooled one.
+* found, stated: the same where it is the detectable difference which that very study states.
 * false equal: studies that call "equal" a mechanism which differs by exactly the margin.
 
-A second table draws whole test sets: images of different difficulty, each arm with its own strong and weak images, and
-runs that differ as a whole. It shows that the image variance which ``image_variances`` reads from right and wrong
-answers is the true one, and that the same figures hold. All arms are equally good on the population of images.
+A second table draws whole test sets; see ``simulated_images``.
 
 The exit status is 1 where a figure is not as asked.
 """
@@ -46,16 +45,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from saccade.study.blocks import Design, Judgement, fit, judge
-from saccade.study.precision import (
-    image_variances,
-    lasting_error,
-    planned_detectable,
-    standard_error,
-    stated_detectable,
-)
+from saccade.study.precision import lasting_error, planned_detectable, standard_error, stated_detectable
+from simulated_images import all_test_sets, line, share, show
 
 Floats = NDArray[np.float64]
 
@@ -197,18 +191,23 @@ def simulate(
         tests = judging(fitted.differences[:, 1:], se, df, family=family, margin=margin, alpha=alpha)
         return se, df, tests
 
+    def found(size: float | Floats) -> float:
+        gains, losses = study(size)[2], study(-size)[2]
+        first = [tests.p[:, 0] < alpha / mechanisms for tests in (gains, losses)]
+        return share([first[0] & (gains.low[:, 0] > 0), first[1] & (losses.high[:, 0] < 0)])
+
     se, df, null = study()
     false = np.isin(null.verdict[:, family], ["helps", "hurts"])
     covered = ((null.low <= 0) & (null.high >= 0)).mean(axis=0)
     planned = planned_detectable(scale.sigma, seeds, arms, mechanisms, alpha, lasting=lasts, images=scale.images)
     stated = stated_detectable(df, mechanisms, alpha) * se
     return Figures(
-        any_false=_share(false.any(axis=1)),
-        coverage=_share(covered),
-        lowest_coverage=_share(covered.min()),
-        found_planned=_share(study(planned)[2].verdict[:, 0] == "helps"),
-        found_stated=_share(study(stated[:, 0])[2].verdict[:, 0] == "helps"),
-        false_equal=_share(study(margin)[2].verdict[:, 0] == "equal"),
+        any_false=share(false.any(axis=1)),
+        coverage=share(covered),
+        lowest_coverage=share(covered.min()),
+        found_planned=found(planned),
+        found_stated=found(stated[:, 0]),
+        false_equal=share(study(margin)[2].verdict[:, 0] == "equal"),
     )
 
 
@@ -216,89 +215,6 @@ def _image_df(images: int, seeds: int) -> Iterator[int]:
     """Degrees of freedom of the mean squares between and within images."""
     yield images - 1
     yield (images - 1) * (seeds - 1)
-
-
-def _share(hits: ArrayLike) -> float:
-    return 100 * float(np.asarray(hits, dtype=np.float64).mean())
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Figures of studies whose test sets are drawn, per cent but the first.
-
-    Attributes:
-        image_variance: mean of what the images were read to leave, in units of what the seeds leave.
-        read: mean squared standard error by the variance of the estimates.
-        any_false: as in ``Figures``.
-        coverage: as in ``Figures``.
-        coverage_larger: the same with the larger of the two errors alone, as it was.
-        coverage_seeds: the same with the error of the seeds alone.
-    """
-
-    image_variance: float
-    read: float
-    any_false: float
-    coverage: float
-    coverage_larger: float
-    coverage_seeds: float
-
-
-def simulate_images(
-    seeds: int,
-    studies: int,
-    images: int,
-    rng: np.random.Generator,
-    *,
-    taste: float,
-    run_sd: float,
-    mechanisms: int = 3,
-    alpha: float = 0.05,
-) -> Drawn:
-    """Draw whole test sets, read them as ``analyse`` does, and count.
-
-    An image is right when difficulty + taste of the arm + scatter of the run + the run as a whole exceeds zero.
-
-    Args:
-        seeds: runs of each arm.
-        studies: how many.
-        images: test images of a study, drawn anew for each.
-        rng: where all comes from.
-        taste: SD of what an arm lastingly makes of an image; the same for all arms, ``none`` too.
-        run_sd: SD of a whole run, in the same unit as the run's scatter on one image (1).
-        mechanisms: arms beside none.
-        alpha: as in a study.
-    """
-    design = Design.of(np.ones((1 + mechanisms, seeds), dtype=bool))
-    estimates, from_seeds, lasting = [], [], []
-    for _ in range(studies):
-        arm = 3.2 + 2.2 * rng.standard_normal(images) + taste * rng.standard_normal((1 + mechanisms, 1, images))
-        run = run_sd * rng.standard_normal((1 + mechanisms, seeds, 1))
-        right = arm + run + rng.standard_normal((1 + mechanisms, seeds, images)) > 0
-        fitted = fit(100 * right.mean(axis=2), design)
-        variances = [image_variances(mechanism, right[0]) for mechanism in right[1:]]
-        estimates.append(fitted.differences[1:])
-        from_seeds.append(fitted.se[1:])
-        lasting.append([lasting_error(between, within, seeds, images) for between, within in variances])
-    d, from_seeds, lasts = np.array(estimates), np.array(from_seeds), np.array(lasting)
-    df = design.difference_df[1:]
-    se, whole_df, lasting_se = standard_error(from_seeds, df, lasts, images)
-    family = np.ones(mechanisms, dtype=bool)
-
-    def tests(se: Floats, df: Floats) -> Judgement:
-        return judge(d, se, df, family=family, margin=1.0, alpha=alpha)
-
-    def coverage(found: Judgement) -> float:
-        return _share((found.low <= 0) & (found.high >= 0))
-
-    whole = tests(se, whole_df)
-    return Drawn(
-        image_variance=float(np.square(lasting_se).mean() / np.square(from_seeds).mean()),
-        read=100 * float(np.square(se).mean() / np.square(d).mean()),
-        any_false=_share(np.isin(whole.verdict, ["helps", "hurts"]).any(axis=1)),
-        coverage=coverage(whole),
-        coverage_larger=coverage(tests(np.maximum(from_seeds, lasting_se), df)),
-        coverage_seeds=coverage(tests(from_seeds, df)),
-    )
 
 
 def measured(path: Path, images: int | None) -> Scale:
@@ -314,19 +230,9 @@ def measured(path: Path, images: int | None) -> Scale:
     return Scale(sigma, seed_sd, images, f"measured from {seeds} seeds with {analysis['df']} degrees of freedom")
 
 
-def line(*cells: object) -> str:
-    """One line of a Markdown table."""
-    return f"| {' | '.join(str(cell) for cell in cells)} |"
-
-
 def missed(figures: dict[str, float], bounds: dict[str, tuple[float, float]]) -> list[str]:
     """The names of the figures that are not as asked."""
     return [name for name, (low, high) in bounds.items() if not low <= figures[name] <= high]
-
-
-def show(figures: dict[str, float], wrong: list[str]) -> list[str]:
-    """The cells of a table line, with a mark at what is not as asked."""
-    return [f"{value:.1f}{' !' if name in wrong else ''}" for name, value in figures.items()]
 
 
 def all_scores(args: argparse.Namespace, scale: Scale) -> list[dict[str, object]]:
@@ -342,37 +248,17 @@ def all_scores(args: argparse.Namespace, scale: Scale) -> list[dict[str, object]
         for layout in [*layouts, *([] if args.no_uneven else [Layout.uneven(seeds)])]:
             for kind in args.noise:
                 for ratio in args.image_variance:
-                    rng = np.random.default_rng([args.rng, len(rows), seeds])
+                    # Each cell draws from its own numbers, so that it comes out the same among others or alone.
+                    cell = [NOISES.index(kind), len(layout.spread), "uneven" in layout.name, seeds, round(100 * ratio)]
+                    rng = np.random.default_rng([args.rng, *map(int, cell)])
                     studies = args.studies * MORE.get(layout.name, 1)
                     figures = asdict(
                         simulate(kind, layout, studies, scale, rng, image_variance=ratio, margin=args.margin)
                     )
                     wrong = missed(figures, bounds)
                     print(line(kind, layout.name, seeds, f"{ratio:g}", *show(figures, wrong)), flush=True)
-                    cell = {
-                        "noise": kind,
-                        "arms": layout.name,
-                        "seeds": seeds,
-                        "image_variance": ratio,
-                        "studies": studies,
-                    }
-                    rows.append({**cell, **figures, "missed": wrong})
-    return rows
-
-
-def all_test_sets(args: argparse.Namespace, images: int) -> list[dict[str, object]]:
-    """The second table: whole test sets."""
-    names = list(Drawn.__dataclass_fields__)
-    print(line("taste", "run SD", "seeds", *(name.replace("_", " ") for name in names)))
-    print(line(*["---"] * (len(names) + 3)))
-    rows: list[dict[str, object]] = []
-    for taste, run_sd in ((0.0, 0.05), (0.5, 0.05), (1.0, 0.05), (1.5, 0.05)):
-        for seeds in args.seeds:
-            rng = np.random.default_rng([args.rng, seeds])
-            studies = max(args.studies // 5, 1)
-            figures = asdict(simulate_images(seeds, studies, images, rng, taste=taste, run_sd=run_sd))
-            print(line(taste, run_sd, seeds, *show(figures, [])), flush=True)
-            rows.append({"taste": taste, "run_sd": run_sd, "seeds": seeds, **figures})
+                    where = {"noise": kind, "arms": layout.name, "seeds": seeds, "image_variance": ratio}
+                    rows.append({**where, "studies": studies, **figures, "missed": wrong})
     return rows
 
 
@@ -411,13 +297,11 @@ def main() -> int:
         f"({scale.measured}), {scale.images} test images\n"
     )
     scores = all_scores(args, scale)
-    print(
-        f"\nWhole test sets of {scale.images} images, none and 3 mechanisms; taste and run SD are in units of a run's"
-    )
-    print("scatter on one image, image variance in units of the seeds':\n")
-    sets = all_test_sets(args, scale.images)
-    count = sum(len(row["missed"]) for row in scores)  # type: ignore[arg-type]
-    print(f"\n{f'{count} figures are not as asked (!)' if count else 'Every figure is as asked'}; ", end="")
+    print(f"\nWhole test sets of {scale.images} images, none and 3 mechanisms; taste and run SD are in units of a")
+    print("run's scatter on one image, image variance in units of the seeds':\n")
+    sets = all_test_sets(args.seeds, max(args.studies // 5, 1), scale.images, args.rng)
+    count = sum(bool(row["missed"]) for row in scores)
+    print(f"\n{f'{count} cells are not as asked (!)' if count else 'Every cell is as asked'}; ", end="")
     print(f"{time.monotonic() - begun:.0f} s.")
     if args.json:
         report = {"scale": asdict(scale), "studies": args.studies, "scores": scores, "test sets": sets}

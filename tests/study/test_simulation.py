@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from example_studies import draw
 
+import simulated_images
 import simulation
 from saccade.study.blocks import Design, fit, judge
 from saccade.study.precision import seeds_needed, standard_error
@@ -116,7 +117,7 @@ class TestSimulation:
             assert 0.76 <= np.isin(tests.verdict[:, 0], list(ways)).mean() <= 0.90
 
     def test_whole_test_sets_are_read_as_they_are(self):
-        figures = simulation.simulate_images(5, 300, 400, np.random.default_rng(24), taste=1.0, run_sd=0.05)
+        figures = simulated_images.simulate_images(5, 300, 400, np.random.default_rng(24), taste=1.0, run_sd=0.05)
         assert 1 < figures.image_variance < 3
         assert 90 < figures.read < 115
         assert figures.any_false < 8

@@ -274,7 +274,7 @@ def _known(study: Study, images: int) -> _Known:
     if analysis.get("sigma"):
         return _Known((analysis["sigma"],), "the runs finished in this folder", lasting, lasting_from)
     digits = study.base.data.source == "digits"
-    sigmas = (DIGITS_SIGMA,) if digits else ASSUMED
+    sigmas: tuple[float, ...] = (DIGITS_SIGMA,) if digits else ASSUMED
     sigma_from = "measured on the digits" if digits else "the SD of your images is known after a first study"
     chance = 100.0 * math.sqrt(CHANGED / (2 * images))  # SD of a run's score from the chance of single answers
     if chance > min(sigmas):
