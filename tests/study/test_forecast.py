@@ -8,7 +8,7 @@ import pytest
 from saccade import Recipe
 from saccade.study import forecast
 from saccade.study.plan import Study, arms
-from saccade.study.precision import image_floor, planned_detectable
+from saccade.study.precision import planned_detectable
 
 FACTS = {
     "data": "a set of images",
@@ -57,7 +57,6 @@ def test_what_test_images_are_reckoned_to_leave(tmp_path):
 
     assert known(2000).lasting == pytest.approx(1e4 * 0.005 / 2000)
     assert known(2000).lasting_from == "assumed: two arms answer 0.5 % differently"
-    assert known(20).lasting == image_floor(20)  # the two pseudo images
     assert known(2000).sigmas == (forecast.DIGITS_SIGMA,)
     assert "so few test images" not in known(2000).sigma_from
     # 15 % answered differently by two runs: an SD of 100 √(0.075 / 500) of one run's score
@@ -110,12 +109,12 @@ def test_it_counts_what_is_left(tmp_path, monkeypatch):
     # 100 images are 4 batches of 30 (the last one short), 50 are 2; the test is also done before training.
     assert found.minutes == pytest.approx(9 * (4 * 4 * 10 + 5 * 2 * 1) / 2 / 60_000)
     assert found.disk_mb == pytest.approx((12 * (1_000_000 + 16 * 50 + 50_000) + 2 * 4 * 1_000_000) / 1e6)
-    # 50 test images, 15 % answered differently: a score's SD is 100 √(0.075 / 50); two pseudo images last.
+    # 50 test images, 15 % answered differently by two runs: a score's SD is 100 √(0.075 / 50); 0.5 % lastingly.
     sigma = 100 * math.sqrt(0.075 / 50)
-    sees = planned_detectable(sigma, 3, 4, 2, lasting=image_floor(50), images=50)
+    sees = planned_detectable(sigma, 3, 4, 2, lasting=1.0, images=50)
     assert found.detectable == ((pytest.approx(sigma), pytest.approx(sees)),)
     assert (found.test_images, found.set_by_images, found.margin_needs_images) == (50, (), True)
-    assert found.lasting_se == pytest.approx(math.sqrt(image_floor(50)))
+    assert found.lasting_se == pytest.approx(1.0)
     assert found.seeds_for_margin is None
 
 

@@ -17,7 +17,7 @@ from saccade.errors import UserError
 from saccade.recipe import Recipe
 from saccade.study.engine import slots_for
 from saccade.study.plan import Study
-from saccade.study.precision import MOST_SEEDS, image_floor, planned_detectable
+from saccade.study.precision import MOST_SEEDS, planned_detectable
 from saccade.study.results import collect
 from saccade.training import build
 from saccade.training.environment import choose_device
@@ -248,9 +248,7 @@ def _middle(steps: Iterator[Any]) -> float:
 
 @dataclass(frozen=True)
 class _Known:
-    """What is known or assumed of the errors of a study: residual SDs in points, the lasting squared error in points²,
-    and where each comes from.
-    """
+    """Errors of a study as known or assumed: residual SDs in points, the lasting squared error in points²."""
 
     sigmas: tuple[float, ...]
     sigma_from: str
@@ -260,16 +258,15 @@ class _Known:
 
 def _known(study: Study, images: int) -> _Known:
     """The errors to reckon with on so many test images."""
-    floor = image_floor(images)
     try:
         analysis = collect(study.folder)["analysis"] or {}
     except UserError:  # no study there yet
         analysis = {}
     measured = [row["se_images"] ** 2 for row in analysis.get("differences", ()) if row["se_images"]]
     if measured:
-        lasting, lasting_from = max(math.fsum(measured) / len(measured), floor), "measured in this folder"
+        lasting, lasting_from = math.fsum(measured) / len(measured), "measured in this folder"
     else:
-        lasting = max(100.0**2 * LASTING / images, floor)
+        lasting = 100.0**2 * LASTING / images
         lasting_from = f"assumed: two arms answer {100 * LASTING:g} % differently"
     if analysis.get("sigma"):
         return _Known((analysis["sigma"],), "the runs finished in this folder", lasting, lasting_from)

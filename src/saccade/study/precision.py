@@ -6,8 +6,8 @@ Two things would come out otherwise if the study were done again: the runs and t
     df  = (sum of v)² / (sum of v² / its df),   v = part · (1 + 2 / its df),   the lasting part's df being images - 1
 
 Plain Satterthwaite has v = part. A seeds' part that came out small by luck then makes se small and df large at once: at
-3 arms and 3 seeds 5.8 % of the studies had a false verdict. The factor is E[part²] / E[part]², which is 1 but for very
-few degrees of freedom; with it they are 4.9 %.
+3 arms and 3 seeds, with a quarter as much from the images, 5.8 % of the studies had a false verdict. The factor is
+E[part²] / E[part]², which is 1 but for very few degrees of freedom; with it they are 4.9 %.
 
 *From the seeds* (``blocks.fit``) is how much runs on these very images differ. It holds the chance that one run answers
 an image and the next does not, so that chance must not be counted again. *Lasting* is what remains when the runs on
