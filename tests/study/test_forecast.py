@@ -58,11 +58,14 @@ def test_what_test_images_are_reckoned_to_leave(tmp_path):
     assert known(2000).lasting == pytest.approx(1e4 * 0.005 / 2000)
     assert known(2000).lasting_from == "assumed: two arms answer 0.5 % differently"
     assert known(2000).sigmas == (forecast.DIGITS_SIGMA,)
-    assert "so few test images" not in known(2000).sigma_from
+    assert known(2000).sigma_from == "measured on the digits"
     # 15 % answered differently by two runs: an SD of 100 √(0.075 / 500) of one run's score
     assert known(500).sigmas == pytest.approx((1.2247,), abs=1e-4)
-    assert "so few test images give 1.22 (assumed: two runs answer 15 % differently)" in known(500).sigma_from
+    assert known(500).sigma_from == "assumed, as two runs answer 15 % of 500 test images differently"
     assert known(2000, source=str(tmp_path)).sigmas == pytest.approx((0.6124, 1.0), abs=1e-4)
+    assert known(2000, source=str(tmp_path)).sigma_from.endswith(
+        "known after a first study; the smallest is assumed, as two runs answer 15 % of 2000 test images differently"
+    )
     assert known(100_000, source=str(tmp_path)).sigmas == forecast.ASSUMED
 
 

@@ -112,7 +112,7 @@ class TestImages:
         none = rng.random((3, 100_000)) < 0.9
         scores = {"none": [88, 92, 90], "a": [92, 88, 91]}
         assert analyse(scores, correct={"none": none, "a": none}).differences == analyse(scores).differences
-        lasting = {"none": np.stack([none[0]] * 3), "a": ~none & False}  # the twin: the same tenth at every seed
+        lasting = {"none": np.stack([none[0]] * 3), "a": np.zeros_like(none)}  # the twin: the same tenth at every seed
         assert analyse(scores, correct=lasting).differences != analyse(scores).differences
 
     def test_an_arm_without_answers_keeps_the_error_of_its_seeds(self):

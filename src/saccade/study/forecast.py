@@ -275,10 +275,9 @@ def _known(study: Study, images: int) -> _Known:
     sigma_from = "measured on the digits" if digits else "the SD of your images is known after a first study"
     chance = 100.0 * math.sqrt(CHANGED / (2 * images))  # SD of a run's score from the chance of single answers
     if chance > min(sigmas):
+        assumed = f"assumed, as two runs answer {100 * CHANGED:g} % of {images} test images differently"
         sigmas = tuple(dict.fromkeys(max(sigma, chance) for sigma in sigmas))
-        sigma_from += (
-            f"; so few test images give {chance:.2f} (assumed: two runs answer {100 * CHANGED:g} % differently)"
-        )
+        sigma_from = assumed if sigmas == (chance,) else f"{sigma_from}; the smallest is {assumed}"
     return _Known(sigmas, sigma_from, lasting, lasting_from)
 
 
