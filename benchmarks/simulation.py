@@ -1,4 +1,4 @@
-"""Do the statistics of a study keep their word? Thousands of simulated studies whose truth is known.
+"""Hold the verdicts and intervals of a study against thousands of simulated studies whose truth is known.
 
     python benchmarks/simulation.py                                # 10,000 studies a cell or more, some minutes
     python benchmarks/simulation.py --arms 4 --seeds 3             # some cells only
@@ -15,8 +15,8 @@ variance 2 sigma² / seeds from the runs and twice as much from the images. What
 exact distribution: the mean squares between and within images of a normal sample of ``test images``, all arms sharing
 the images and the baseline.
 
-The uneven design has 45 arms whose standard deviations lie evenly, in logarithm, between 0.71 and 1.41 sigma, a factor
-of two, and three arms lack a run.
+The uneven design has 45 arms whose standard deviations rise evenly, in logarithm, by a factor of two from the steadiest
+to the widest, with sigma as the root of their mean square; none lies in the middle, and three arms lack a run.
 
 Six figures are taken, in per cent:
 
