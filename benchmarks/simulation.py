@@ -59,7 +59,8 @@ CHANCE = 0.4  # share of sigma² that is the chance of single answers, as on the
 ASKED = {"any_false": (0.0, 5.5), "coverage": (94.0, 96.0), "found_planned": (78.0, 82.0)}
 ALSO = {"found_stated": (75.0, 85.0), "false_equal": (0.0, 3.0)}
 UNEVEN_ARMS = 45
-MORE = {"3": 4, "4": 4, "6": 4}  # times as many studies of small designs, which cost less
+MORE = {"3": 4, "4": 4, "6": 4, f"{UNEVEN_ARMS} uneven": 2}
+"""Times as many studies: small designs cost less, and the uneven one with t noise lies near a bound."""
 TRIED = 4  # mechanisms of a study whose gains and losses are looked for
 
 
@@ -272,7 +273,7 @@ def main() -> int:
         "--studies",
         type=int,
         default=10_000,
-        help="simulated studies of each cell of 45 arms; small designs get up to four times as many",
+        help="simulated studies of each cell; some get up to four times as many",
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 5], help="seeds of a study")
     parser.add_argument("--noise", nargs="+", default=list(NOISES), choices=NOISES)
