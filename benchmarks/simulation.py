@@ -1,6 +1,6 @@
 """Hold the verdicts and intervals of a study against thousands of simulated studies whose truth is known.
 
-    python benchmarks/simulation.py                                # 10,000 studies a cell or more, some minutes
+    python benchmarks/simulation.py                                # 10,000 studies a cell or more, about five minutes
     python benchmarks/simulation.py --arms 4 --seeds 3             # some cells only
     python benchmarks/simulation.py --scale-from runs/digits-10/results.json
 
