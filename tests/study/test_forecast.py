@@ -1,18 +1,20 @@
 """What is said of a study before it is run; the timing itself is tested with the command."""
 
 import json
+import math
 
 import pytest
 
 from saccade import Recipe
 from saccade.study import forecast
-from saccade.study.blocks import planned_detectable
 from saccade.study.plan import Study, arms
+from saccade.study.precision import planned_detectable
 
 FACTS = {
     "data": "a set of images",
     "runs": 10, "finished": 2, "slots": 2, "minutes": 4.26, "disk_mb": 12.4, "step_ms": {"none": 31.4, "se": 40.0},
     "test_ms": {"none": 9.0, "se": 9.5}, "detectable": ((0.5, 1.234),), "sigma_from": "measured", "test_images": 400,
+    "lasting_se": 0.05, "lasting_from": "measured",
     "set_by_images": (), "seeds_for_margin": 7, "margin": 1.0, "margin_needs_images": False,
 }  # fmt: skip
 
@@ -37,19 +39,34 @@ def test_an_unknown_spread_and_more_seeds_than_anyone_has():
 
 
 def test_too_few_test_images_are_named():
-    said = forecast.Forecast(**FACTS | {"set_by_images": (0.5,), "margin_needs_images": True}).text().splitlines()
+    few = {"set_by_images": (0.5,), "lasting_se": 0.71, "lasting_from": "assumed: so many", "margin_needs_images": True}
+    said = forecast.Forecast(**FACTS | few).text().splitlines()
     assert said[4:] == [
-        "        limited by the 400 test images, not the residual SD (assumed: two runs answer 15 % differently)",
-        "        a difference as large as the margin, 1, would take more test images, at any number of seeds (SD 0.5)",
+        "        the 400 test images leave the larger part of the error: 0.71 points at any number of seeds "
+        "(assumed: so many)",
+        "        no number of seeds would find a difference as large as the margin, 1: more test images would",
     ]
     facts = FACTS | {"detectable": ((0.3, 0.7), (1.0, 2.4)), "set_by_images": (0.3,)}
-    assert "limited at SD 0.3 by the 400 test images" in forecast.Forecast(**facts).text()
+    assert "400 test images leave the larger part of the error at SD 0.3: 0.05" in forecast.Forecast(**facts).text()
 
 
-def test_what_test_images_are_reckoned_to_leave():
-    assert forecast._planned_images(2000, 3) == pytest.approx(1e4 * 0.05 / 2000)  # 15 % over three seeds
-    assert forecast._planned_images(2000, 6) == pytest.approx(1e4 * 0.025 / 2000)
-    assert forecast._planned_images(2, 3) == pytest.approx(1250)  # the two pseudo images
+def test_what_test_images_are_reckoned_to_leave(tmp_path):
+    def known(images, **data):
+        recipe = Recipe().having({f"data.{key}": value for key, value in data.items()})
+        return forecast._known(Study(recipe, arms(["se"]), (0, 1), tmp_path / "s"), images)
+
+    assert known(2000).lasting == pytest.approx(1e4 * 0.005 / 2000)
+    assert known(2000).lasting_from == "assumed: two arms answer 0.5 % differently"
+    assert known(2000).sigmas == (forecast.DIGITS_SIGMA,)
+    assert known(2000).sigma_from == "measured on the digits"
+    # 15 % answered differently by two runs: an SD of 100 √(0.075 / 500) of one run's score
+    assert known(500).sigmas == pytest.approx((1.2247,), abs=1e-4)
+    assert known(500).sigma_from == "assumed, as two runs answer 15 % of 500 test images differently"
+    assert known(2000, source=str(tmp_path)).sigmas == pytest.approx((0.6124, 1.0), abs=1e-4)
+    assert known(2000, source=str(tmp_path)).sigma_from.endswith(
+        "known after a first study; the smallest is assumed, as two runs answer 15 % of 2000 test images differently"
+    )
+    assert known(100_000, source=str(tmp_path)).sigmas == forecast.ASSUMED
 
 
 def test_one_seed_sees_nothing():
@@ -60,12 +77,18 @@ def test_the_spread_is_measured_assumed_or_known_from_the_folder(tmp_path, monke
     def study(**data):
         return Study(Recipe().having({f"data.{k}": v for k, v in data.items()}), arms(["se"]), (0, 1), tmp_path / "s")
 
-    assert forecast._sigmas(study())[0] == (forecast.DIGITS_SIGMA,)
-    assert forecast._sigmas(study(source=str(tmp_path)))[0] == forecast.ASSUMED
+    def known(plan):
+        return forecast._known(plan, 20_000)
+
+    assert known(study()).sigmas == (forecast.DIGITS_SIGMA,)
+    assert known(study(source=str(tmp_path))).sigmas == forecast.ASSUMED
     study().write()
-    assert forecast._sigmas(study())[0] == (forecast.DIGITS_SIGMA,), "a study without runs knows nothing"
-    monkeypatch.setattr(forecast, "collect", lambda folder: {"analysis": {"sigma": 0.77}})
-    assert forecast._sigmas(study()) == ((0.77,), "the runs finished in this folder")
+    assert known(study()).sigmas == (forecast.DIGITS_SIGMA,), "a study without runs knows nothing"
+    rows = [{"se_images": 0.3}, {"se_images": None}, {"se_images": 0.4}]
+    monkeypatch.setattr(forecast, "collect", lambda folder: {"analysis": {"sigma": 0.77, "differences": rows}})
+    found = known(study())
+    assert (found.sigmas, found.sigma_from) == ((0.77,), "the runs finished in this folder")
+    assert (found.lasting, found.lasting_from) == (pytest.approx(0.125), "measured in this folder")
 
 
 def test_it_counts_what_is_left(tmp_path, monkeypatch):
@@ -89,11 +112,12 @@ def test_it_counts_what_is_left(tmp_path, monkeypatch):
     # 100 images are 4 batches of 30 (the last one short), 50 are 2; the test is also done before training.
     assert found.minutes == pytest.approx(9 * (4 * 4 * 10 + 5 * 2 * 1) / 2 / 60_000)
     assert found.disk_mb == pytest.approx((12 * (1_000_000 + 16 * 50 + 50_000) + 2 * 4 * 1_000_000) / 1e6)
-    # 50 test images, 15 % answered differently, over 3 seeds: squared error 10 points², against 0.24 from the SD.
-    assert found.detectable == (
-        (forecast.DIGITS_SIGMA, planned_detectable(forecast.DIGITS_SIGMA, 3, 4, 2, images=10.0)),
-    )
-    assert (found.test_images, found.set_by_images, found.margin_needs_images) == (50, (forecast.DIGITS_SIGMA,), True)
+    # 50 test images, 15 % answered differently by two runs: a score's SD is 100 √(0.075 / 50); 0.5 % lastingly.
+    sigma = 100 * math.sqrt(0.075 / 50)
+    sees = planned_detectable(sigma, 3, 4, 2, lasting=1.0, images=50)
+    assert found.detectable == ((pytest.approx(sigma), pytest.approx(sees)),)
+    assert (found.test_images, found.set_by_images, found.margin_needs_images) == (50, (), True)
+    assert found.lasting_se == pytest.approx(1.0)
     assert found.seeds_for_margin is None
 
 
@@ -103,7 +127,8 @@ def test_with_enough_images_the_seeds_decide(tmp_path, monkeypatch):
     timed = tuple({arm.name: 1 for arm in plan.arms} for _ in range(3))
     monkeypatch.setattr(forecast, "_timed", lambda *_: timed)
     found = forecast.forecast(plan, 2, "cpu")
-    assert found.detectable == ((forecast.DIGITS_SIGMA, planned_detectable(forecast.DIGITS_SIGMA, 3, 4, 2)),)
+    images = {"lasting": 1e4 * 0.005 / 10_000, "images": 10_000}
+    sees = [planned_detectable(forecast.DIGITS_SIGMA, n, 4, 2, **images) for n in range(2, 30)]
+    assert found.detectable == ((forecast.DIGITS_SIGMA, sees[1]),)
     assert (found.set_by_images, found.margin_needs_images) == ((), False)
-    sees = [planned_detectable(forecast.DIGITS_SIGMA, n, 4, 2) for n in range(2, 30)]
     assert found.seeds_for_margin == next(n for n, points in enumerate(sees, 2) if points <= 1.0)

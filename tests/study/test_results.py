@@ -68,13 +68,15 @@ def test_scores_means_and_differences(study):
     }  # fmt: skip
 
 
-def test_images_bound_the_error_from_below(study):
-    rows = [row for row in collect(study.folder)["analysis"]["differences"] if row["name"] == "se"]
+def test_the_error_of_the_images_is_added(study):
+    (row,) = (row for row in collect(study.folder)["analysis"]["differences"] if row["name"] == "se")
     for path in study.folder.rglob("predictions.safetensors"):
         path.unlink()
     (free,) = collect(study.folder)["analysis"]["differences"]
-    assert free["se_from"] == "seeds"
-    assert rows[0]["se"] >= free["se"]
+    assert (free["se_from"], free["se_images"]) == ("seeds", 0)
+    assert row["se_images"] > 0
+    assert row["se"] == pytest.approx((free["se"] ** 2 + row["se_images"] ** 2) ** 0.5)
+    assert row["df"] > free["df"]
 
 
 def test_a_diverged_run_has_no_score_and_is_named(study):

@@ -1,42 +1,14 @@
 import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import scipy.stats
+from example_studies import BY_HAND, draw, rows
 
-import simulation
 from saccade.errors import UserError
-from saccade.study.blocks import (
-    Design,
-    fit,
-    holm,
-    image_floor,
-    judge,
-    paired_images,
-    planned_detectable,
-    seeds_needed,
-    stated_detectable,
-)
-from saccade.study.stats import METHOD, analyse
-
-# Worked by hand. Arm means 91, 93, 91; residuals six times 1/3 in size and three times 2/3, so their squares sum to 2
-# with (3-1)(3-1) = 4 degrees of freedom: s² = 1/2, se = sqrt(2/3 · 1/2) = 0.57735, t of a = 3.4641.
-BY_HAND = {"none": [90, 92, 91], "a": [92, 93, 94], "b": [89, 92, 92]}
-
-
-def rows(analysis):
-    return {row.name: row for row in analysis.differences}
-
-
-def draw(seed, arms=4, seeds=3, sigma=0.8, gains=()):
-    """Scores of a study of arms none, m1, m2, …; the last gains are zero."""
-    rng = np.random.default_rng(seed)
-    gain = np.zeros(arms)
-    gain[: len(gains)] = gains
-    table = 90 + gain[:, None] + rng.normal(0, 1.3, seeds) + rng.normal(0, sigma, (arms, seeds))
-    return {"none" if a == 0 else f"m{a}": row for a, row in enumerate(table)}
+from saccade.study.blocks import PRIOR_DF, Design, fit, holm, judge, moderated_df
+from saccade.study.stats import analyse
 
 
 class TestByHand:
@@ -56,19 +28,60 @@ class TestByHand:
         assert a.difference == pytest.approx(2)
         assert a.raw == (2, 1, 3)
         assert a.se == pytest.approx(math.sqrt(1 / 3))
-        # t with 4 degrees of freedom in closed form: P(|T| < t) = sin θ (1 + cos² θ / 2) with tan θ = t / 2
-        assert a.p == pytest.approx(1 - math.sqrt(3) / 2 * 1.125)
+        # Half the variance of its own differences 2, 1, 3 is 1/2, as is the pooled one. With 2 degrees of freedom they
+        # weigh 2 / 12, which leaves 1 / ((1 - 1/36) / 4 + 1/36 / 2) = 144 / 37.
+        assert a.df == pytest.approx(144 / 37)
+        t = scipy.stats.t(144 / 37)
+        assert a.p == pytest.approx(2 * t.sf(math.sqrt(12)))
         assert a.p_holm == pytest.approx(2 * a.p)
-        # t tables: 2.7764 (0.975), 3.4954 (0.9875), 0.9410 (0.8), all with 4 degrees of freedom
-        assert a.low == pytest.approx(2 - 2.7764 * 0.57735, abs=1e-3)
-        assert a.high == pytest.approx(2 + 2.7764 * 0.57735, abs=1e-3)
-        assert a.detectable == pytest.approx((3.4954 + 0.9410) * 0.57735, abs=1e-3)
-        assert a.verdict == "not decided"  # p = 0.0257, but 0.051 for two mechanisms
+        assert (a.low, a.high) == pytest.approx((2 - t.isf(0.025) / math.sqrt(3), 2 + t.isf(0.025) / math.sqrt(3)))
+        assert a.detectable == pytest.approx((t.isf(0.0125) + t.isf(0.2)) / math.sqrt(3))
+        assert a.verdict == "not decided"  # p = 0.0267, but 0.053 for two mechanisms
+
+    def test_its_own_runs_weigh_in(self):
+        """Pooled: b's residuals are 0, ∓1, ±1 of which none and a take half each back. By hand, S = 3, A = 3."""
+        scores = {"none": [90, 90, 90], "a": [91, 91, 91], "b": [89, 90, 94]}
+        # b deviates from its mean by -2, -1, 3 (squares 14); two thirds of it are residual: s² = 14 · 2/3 / 4 = 7/3.
+        analysis = analyse(scores)
+        assert analysis.sigma == pytest.approx(math.sqrt(7 / 3))
+        # a minus none never varies; b minus none has half its variance at 14 / 2 / 2 = 7/2.
+        assert rows(analysis)["a"].se == pytest.approx(math.sqrt(2 / 3 * (10 / 12 * 7 / 3)))
+        assert rows(analysis)["b"].se == pytest.approx(math.sqrt(2 / 3 * (10 / 12 * 7 / 3 + 2 / 12 * 7 / 2)))
 
     def test_alone_the_same_difference_is_decided(self):
         a = rows(analyse(BY_HAND, controls={"b"}))["a"]
-        assert a.p_holm == a.p == pytest.approx(1 - math.sqrt(3) / 2 * 1.125)
+        assert a.p_holm == a.p == pytest.approx(2 * scipy.stats.t.sf(math.sqrt(12), 144 / 37))
         assert a.verdict == "helps"
+
+
+class TestModerated:
+    def test_degrees_of_freedom_by_hand(self):
+        # own 10 beside the pooled variance's ten: half and half
+        assert moderated_df(40, 10) == pytest.approx(1 / (0.75 / 40 + 0.25 / 10))
+        assert moderated_df(88, 2) == pytest.approx(1 / ((1 - 1 / 36) / 88 + 1 / 36 / 2))
+
+    def test_nothing_to_moderate_with_leaves_the_pooled(self):
+        assert moderated_df([7, 4, 0], [0, 4, 0]).tolist() == [7, 4, 0]
+
+    def test_degrees_of_freedom_are_those_of_the_variance(self):
+        """2 E[v]² / var(v), over studies drawn under the model; runs are missing."""
+        present = np.ones((5, 4), dtype=bool)
+        present[[2, 4], [0, 3]] = False
+        design = Design.of(present)
+        fitted = fit(np.random.default_rng(30).normal(0, 1.5, (200_000, 5, 4)), design)
+        variances = np.square(fitted.spread)
+        assert variances.mean(axis=0) == pytest.approx(2.25, rel=0.01)
+        drawn = 2 * variances.mean(axis=0) ** 2 / variances.var(axis=0)
+        assert drawn == pytest.approx(design.difference_df, rel=0.02)
+        assert design.difference_df[0] == design.df
+        assert (design.difference_df[1:] < design.df).all()
+
+    def test_an_arm_that_shares_no_two_seeds_has_the_pooled(self):
+        scores = {"none": [90.0, 91, 90, 92], "a": [91.0, 90, 92, 92], "b": [93.0, None, None, None]}
+        analysis = analyse(scores)
+        assert rows(analysis)["b"].df == analysis.df
+        assert rows(analysis)["a"].df == analysis.df  # its own pairs are all there is
+        assert rows(analysis)["a"].se == pytest.approx(analysis.sigma * math.sqrt(2 / 4))
 
 
 def least_squares(scores, baseline):
@@ -100,11 +113,16 @@ class TestAgainstLeastSquares:
         assert df == 16 - len(missing)
         for name, row in rows(analysis).items():
             difference, se = expected[name]
+            pairs = scores[name] - scores["none"]
+            own = np.nanvar(pairs, ddof=1) / 2
+            weight = (row.seeds - 1) / (PRIOR_DF + row.seeds - 1)
+            se *= math.sqrt(1 - weight + weight * own / analysis.sigma**2)
+            expected_df = 1 / ((1 - weight**2) / df + weight**2 / (row.seeds - 1))
             assert row.difference == pytest.approx(difference)
-            assert row.se == pytest.approx(se)
-            assert row.se_from == "seeds"
-            assert row.p == pytest.approx(2 * scipy.stats.t.sf(abs(difference) / se, df))
-            assert (row.low, row.high) == pytest.approx(scipy.stats.t.interval(0.95, df, difference, se))
+            assert (row.se, row.df) == pytest.approx((se, expected_df))
+            assert (row.se_from, row.se_images) == ("seeds", 0)
+            assert row.p == pytest.approx(2 * scipy.stats.t.sf(abs(difference) / se, expected_df))
+            assert (row.low, row.high) == pytest.approx(scipy.stats.t.interval(0.95, expected_df, difference, se))
 
     def test_a_missing_run_still_speaks_through_the_other_arms(self):
         scores = draw(6, arms=3, seeds=4)
@@ -123,7 +141,8 @@ class TestAgainstLeastSquares:
         design = Design.of(np.ones((5, 3)))
         fitted = fit(table, design)
         family = [True, True, True, False]
-        tests = judge(fitted.differences[:, 1:], fitted.se[:, 1:], design.df, family=family, margin=1.0, alpha=0.05)
+        df = design.difference_df[1:]
+        tests = judge(fitted.differences[:, 1:], fitted.se[:, 1:], df, family=family, margin=1.0, alpha=0.05)
         for i, study in enumerate(studies):
             analysis = analyse(study, controls={"m4"})
             assert analysis.sigma == pytest.approx(fitted.sigma[i])
@@ -137,6 +156,7 @@ class TestAgainstLeastSquares:
         scores = draw(7, arms=2, seeds=6)
         paired = scipy.stats.ttest_rel(scores["m1"], scores["none"])
         assert rows(analyse(scores))["m1"].p == pytest.approx(paired.pvalue)
+        assert rows(analyse(scores))["m1"].df == analyse(scores).df == 5
 
 
 class TestInvariance:
@@ -210,93 +230,6 @@ class TestHolm:
         assert rows(outside)["m4"].detectable < rows(outside)["m1"].detectable
 
 
-class TestImages:
-    """Standard error from the paired test images."""
-
-    def test_by_hand(self):
-        none = np.array([[1, 1, 0, 0], [1, 0, 0, 1]], dtype=bool)
-        arm = np.array([[1, 1, 1, 0], [1, 1, 1, 0]], dtype=bool)
-        # means over seeds 0, 1/2, 1, -1/2: variance 1.25/3; variances over seeds 0, 1/2, 0, 2/4... of d = (0,0), (0,1),
-        # (1,1), (0,-1): 0, 1/2, 0, 1/2. In points² and over 4 images:
-        lasting, passing = paired_images(arm, none)
-        assert lasting + passing / 2 == pytest.approx(1e4 * 1.25 / 3 / 4)
-        assert passing == pytest.approx(1e4 * 0.25 / 4)
-
-    def test_one_seed_is_mcnemar(self):
-        rng = np.random.default_rng(13)
-        none, arm = rng.random((2, 1, 500)) < 0.85
-        gained, lost = (arm & ~none).sum(), (none & ~arm).sum()
-        variance = (gained + lost - (gained - lost) ** 2 / 500) / 499 / 500
-        assert paired_images(arm, none) == pytest.approx((1e4 * variance, 0))
-
-    def test_images_that_agree_leave_an_error(self):
-        # two pseudo images beside two: d = 0, 0, +1, -1, mean 0, variance 2/4 over 4 images
-        assert image_floor(2) == pytest.approx(1e4 * (2 / 4) / 4)
-        right = np.ones((5, 2), dtype=bool)
-        assert paired_images(right, right) == pytest.approx((1250, 0))
-        assert paired_images(right[:, :1], right[:, :1]) == pytest.approx((2e4 / 9, 0))
-
-    def test_the_floor_takes_the_place_of_what_the_seeds_average_away(self):
-        none = np.ones((2, 1000), dtype=bool)
-        arm = none.copy()
-        arm[0, 0] = arm[1, 1] = False  # observed: two means of 1/2, far below two pseudo images
-        assert paired_images(arm, none) == pytest.approx((2e4 / 1002**2, 0))
-        arm[0, :20] = False
-        lasting, passing = paired_images(arm, none)
-        assert lasting >= image_floor(1000)
-        assert passing > 0
-
-    @pytest.mark.parametrize(("images", "verdict"), [(2, "not decided"), (100, "not decided"), (2000, "equal")])
-    def test_a_handful_of_images_makes_nothing_equal(self, images, verdict):
-        """se = 100 √2 / (n + 2) points, t(0.975, 4) = 2.776: ±98, ±3.8 and ±0.20 points."""
-        right = np.ones((5, images), dtype=bool)
-        row = rows(analyse({"none": [100] * 5, "a": [100] * 5}, correct={"none": right, "a": right}))["a"]
-        assert row.verdict == verdict
-        assert row.se_from == "images"
-        assert row.high == -row.low == pytest.approx(2.776445 * 100 * math.sqrt(2) / (images + 2), rel=1e-6)
-
-    def test_passing_scatter_never_exceeds_the_whole(self):
-        none = np.array([[1, 0, 1, 0], [0, 1, 0, 1]], dtype=bool)
-        lasting, passing = paired_images(~none, none)  # every image flips with the seed, none lastingly
-        assert lasting >= 0
-        assert passing >= 0
-
-    def test_the_error_is_never_below(self):
-        rng = np.random.default_rng(14)
-        correct = {name: rng.random((3, 400)) < 0.9 for name in ("none", "a", "b")}
-        scores = {"none": [90, 90.5, 91], "a": [90.5, 91, 91.5], "b": [90.6, 91, 91.4]}  # nearly no residual
-        with_images, without = analyse(scores, correct=correct), analyse(scores)
-        for name, guarded in rows(with_images).items():
-            free = rows(without)[name]
-            lasting, passing = paired_images(correct[name], correct["none"])
-            assert guarded.se == pytest.approx(math.sqrt(lasting + passing / 3))
-            assert guarded.se_from == "images"
-            assert free.se_from == "seeds"
-            assert guarded.low < free.low < free.high < guarded.high
-            assert guarded.detectable > free.detectable
-        assert (rows(with_images)["a"].verdict, rows(without)["a"].verdict) == ("not decided", "helps")
-        assert with_images.images == 400
-        assert without.images is None
-        assert "more test images" in " ".join(with_images.notes)
-
-    def test_a_larger_error_of_the_seeds_stands(self):
-        rng = np.random.default_rng(15)
-        none = rng.random((3, 100_000)) < 0.9
-        scores = {"none": [88, 92, 90], "a": [92, 88, 91]}
-        guarded = rows(analyse(scores, correct={"none": none, "a": none}))["a"]
-        assert guarded == rows(analyse(scores))["a"]
-
-    def test_rows_of_absent_runs_are_not_read(self):
-        rng = np.random.default_rng(16)
-        correct = {name: rng.random((3, 50)) < 0.7 for name in ("none", "a", "b")}
-        scores = {"none": [70.0, 70, 71], "a": [70.0, 70, math.nan], "b": [71.0, 70, 71]}
-        first = analyse(scores, correct=correct)
-        correct["a"] = correct["a"] & np.array([[True], [True], [False]])
-        assert analyse(scores, correct=correct) == first
-        correct["a"] = correct["a"] & np.array([[True], [False], [True]])
-        assert analyse(scores, correct=correct) != first
-
-
 class TestVerdict:
     def verdict(self, difference, se=0.5, df=10, margin=1.0, others=()):
         d = np.array([difference, *others])
@@ -321,6 +254,19 @@ class TestVerdict:
     def test_significant_is_never_equal(self):
         assert self.verdict(0.4, se=0.1, margin=1.0) == "helps"
 
+    def test_each_difference_has_its_own_degrees_of_freedom(self):
+        tests = judge(
+            np.array([2.0, 2.0, 2.0]),
+            np.ones(3),
+            np.array([2.5, 40.0, 0.0]),
+            family=np.zeros(3),
+            margin=1.0,
+            alpha=0.05,
+        )
+        assert tests.p[:2] == pytest.approx(2 * scipy.stats.t.sf(2, [2.5, 40]))
+        assert tests.high[:2] - 2 == pytest.approx(scipy.stats.t.isf(0.025, [2.5, 40]))
+        assert np.isnan(tests.p[2])  # no degrees of freedom, no test
+
     def test_alpha_moves_interval_and_verdict_together(self):
         scores = draw(17, arms=2, seeds=8, gains=(0, 1.2))
         for alpha in (0.3, 0.1, 0.01, 0.0001):
@@ -328,88 +274,6 @@ class TestVerdict:
             assert (row.verdict == "helps") == (row.low > 0)
         assert rows(analyse(scores, alpha=0.3))["m1"].verdict == "helps"
         assert rows(analyse(scores, alpha=0.0001))["m1"].verdict == "not decided"
-
-
-class TestPower:
-    @pytest.mark.parametrize(("seeds", "arms", "mechanisms"), [(2, 2, 1), (3, 4, 3), (5, 5, 3), (20, 9, 7)])
-    def test_planned_is_the_noncentral_t(self, seeds, arms, mechanisms):
-        df = (arms - 1) * (seeds - 1)
-        shift = planned_detectable(0.7, seeds, arms, mechanisms) / (0.7 * math.sqrt(2 / seeds))
-        critical = scipy.stats.t.isf(0.05 / (2 * mechanisms), df)
-        assert scipy.stats.nct.sf(critical, df, shift) == pytest.approx(0.8, abs=1e-6)
-
-    def test_planned_by_table(self):
-        # two arms, many seeds: z 1.95996 + 0.84162, known from every table of sample sizes
-        assert planned_detectable(1.0, 20_000, 2, 1) == pytest.approx(2.80158 * math.sqrt(2 / 20_000), rel=1e-4)
-
-    def test_planned_grows_and_shrinks_as_it_must(self):
-        by_seeds = [planned_detectable(1.0, seeds, 4, 3) for seeds in range(2, 12)]
-        assert by_seeds == sorted(by_seeds, reverse=True)
-        assert planned_detectable(2.0, 3, 4, 3) == pytest.approx(2 * planned_detectable(1.0, 3, 4, 3))
-        assert planned_detectable(1.0, 3, 6, 5) > planned_detectable(1.0, 3, 6, 4)  # a larger family
-        assert planned_detectable(1.0, 3, 6, 3) < planned_detectable(1.0, 3, 4, 3)  # more controls, more residual
-        assert planned_detectable(1.0, 1, 4, 3) == math.inf
-
-    def test_planned_with_few_images(self):
-        free = planned_detectable(0.6, 3, 4, 3)
-        se = 0.6 * math.sqrt(2 / 3)
-        assert planned_detectable(0.6, 3, 4, 3, images=0.99 * se**2) == free
-        assert planned_detectable(0.6, 3, 4, 3, images=4 * se**2) == pytest.approx(2 * free)
-
-    def test_stated_lies_below_planned_and_meets_it(self):
-        for seeds in (2, 3, 5):
-            assert stated_detectable(3 * (seeds - 1), 3) * math.sqrt(2 / seeds) < planned_detectable(1, seeds, 4, 3)
-        assert stated_detectable(30_000, 3) * math.sqrt(2 / 10_001) == pytest.approx(
-            planned_detectable(1, 10_001, 4, 3), rel=1e-4
-        )
-
-    def power(self, difference, seeds, sigma, arms, mechanisms, margin):
-        """Either way of deciding, from scipy.stats."""
-        se, df = sigma * math.sqrt(2 / seeds), (arms - 1) * (seeds - 1)
-        t = scipy.stats.t.isf(0.025, df)
-        found = scipy.stats.nct.sf(scipy.stats.t.isf(0.025 / mechanisms, df), df, difference / se)
-        inside = scipy.stats.nct.cdf(-t, df, (difference - margin) / se) - scipy.stats.nct.cdf(
-            t, df, (difference + margin) / se
-        )
-        return max(found, inside)
-
-    @pytest.mark.parametrize(("difference", "sigma"), [(0.0, 0.9), (0.3, 0.8), (1.0, 1.0), (1.4, 1.2), (-2.0, 2.5)])
-    def test_seeds_needed_is_the_smallest_that_decides(self, difference, sigma):
-        needed = seeds_needed(difference, sigma=sigma, seeds=2, arms=4, mechanisms=3, margin=1.0)
-        assert needed is not None
-        assert needed > 3
-        assert self.power(abs(difference), needed, sigma, 4, 3, 1.0) >= 0.8
-        assert self.power(abs(difference), needed - 1, sigma, 4, 3, 1.0) < 0.8
-
-    def test_seeds_needed_is_monotone(self):
-        def needed(difference, sigma):
-            return seeds_needed(difference, sigma=sigma, seeds=2, arms=4, mechanisms=3, margin=1.0) or math.inf
-
-        by_noise = [needed(0.4, sigma) for sigma in np.linspace(0.3, 3, 12)]
-        assert by_noise == sorted(by_noise)
-        assert by_noise[0] < by_noise[-1] == math.inf
-        by_size = [needed(difference, 1.5) for difference in np.linspace(1, 5, 12)]
-        assert by_size == sorted(by_size, reverse=True)
-        assert needed(-0.4, 1.0) == needed(0.4, 1.0)
-
-    def test_seeds_do_not_replace_images(self):
-        def needed(images):
-            return seeds_needed(1.0, sigma=0.5, images=images, seeds=3, arms=4, mechanisms=3, margin=1.0)
-
-        assert needed((0.0, 1.0)) > needed((0.0, 0.0)) > 3
-        assert needed((0.3, 0.0)) is None  # 0.55 points remain at any number of seeds
-
-    def test_an_undecided_study_asks_for_more_seeds_and_could_not_have_seen_its_difference(self):
-        undecided = [
-            row
-            for seed in range(300)
-            for row in rows(analyse(draw(seed, sigma=0.6, gains=(0, 1.5, 0.7)))).values()
-            if row.verdict == "not decided"
-        ]
-        assert len(undecided) > 100
-        assert all(abs(row.difference) < row.detectable for row in undecided)
-        assert all(row.seeds_needed is None or row.seeds_needed > 3 for row in undecided)
-        assert any(row.seeds_needed is not None for row in undecided)
 
 
 class TestThin:
@@ -510,77 +374,6 @@ class TestThin:
         assert "fits the others badly" not in " ".join(analyse(scores).notes)
 
 
-class TestSentence:
-    def sentence(self, **changes):
-        return replace(rows(analyse(BY_HAND))["b"], **changes).sentence()
-
-    def test_as_analysed(self):
-        a, b = analyse(BY_HAND).differences
-        assert a.sentence() == (
-            "a: not decided. +2.0 points (95 % interval +0.4 to +3.6, 3 seeds); zero is outside, but not after "
-            "correction for 2 comparisons; this study could have seen differences of 2.6 points; "
-            "about 4 seeds would decide."
-        )
-        assert b.sentence() == (
-            "b: not decided. +0.0 points (95 % interval -1.6 to +1.6, 3 seeds); this study could have seen "
-            "differences of 2.6 points; about 12 seeds would decide."
-        )
-
-    def test_each_verdict(self):
-        decided = {"detectable": 1.0, "seeds_needed": None}
-        assert self.sentence(verdict="helps", difference=1.9, low=1.1, high=2.7, p_holm=0.0021, **decided) == (
-            "b: helps. +1.9 points (95 % interval +1.1 to +2.7, 3 seeds, Holm p = 0.002)."
-        )
-        assert self.sentence(verdict="hurts", difference=-0.5, low=-0.8, high=-0.2, p_holm=1e-5, **decided) == (
-            "b: hurts. -0.5 points (95 % interval -0.8 to -0.2, 3 seeds, Holm p < 0.001); "
-            "the loss is real but lies within ±1.0 points."
-        )
-        assert self.sentence(verdict="equal", difference=0.1, low=-0.6, high=0.8, **decided) == (
-            "b: equal to none within ±1.0 points. "
-            "+0.1 points (95 % interval -0.6 to +0.8, 3 seeds): it can be left out."
-        )
-        assert self.sentence(difference=0.4, low=-0.7, high=1.5, detectable=1.6, seeds_needed=9) == (
-            "b: not decided. +0.4 points (95 % interval -0.7 to +1.5, 3 seeds); "
-            "this study could have seen differences of 1.6 points; about 9 seeds would decide."
-        )
-        assert self.sentence(seeds_needed=None).endswith("more than 100 seeds would be needed to decide.")
-        assert self.sentence(seeds_needed=None, se_from="images").endswith(
-            "more than 100 seeds or more test images would be needed to decide."
-        )
-
-    def test_a_control(self):
-        said = self.sentence(is_control=True, comparisons=1, verdict="equal", difference=0.1, low=-0.6, high=0.8)
-        assert said.startswith("b (control): equal to none")
-        assert "left out" not in said
-        said = self.sentence(
-            is_control=True, comparisons=1, verdict="helps", difference=2.0, low=1.5, high=2.5, p_holm=0.01
-        )
-        assert ", p = 0.010)" in said
-
-    def test_rounding_never_contradicts_the_verdict(self):
-        assert "+0.04 to +2.00" in self.sentence(verdict="helps", difference=1.02, low=0.04, high=2.0)
-        assert "-0.96 to +0.97" in self.sentence(verdict="equal", difference=0.005, low=-0.96, high=0.97)
-        assert "-0.0 " not in self.sentence(difference=-0.001)
-
-    def test_the_line_of_the_fit(self):
-        line = analyse(BY_HAND).diagnostics()
-        assert line.startswith("Residual SD 0.71 points with 4 degrees of freedom; SD between seeds 1.08; ")
-        assert "largest standardised residual 1.4 (" in line
-        assert analyse({"none": [1], "a": [2]}).diagnostics().startswith("No residual")
-
-    def test_json_is_plain_and_holds_the_sentences(self):
-        analysis = analyse({**BY_HAND, "c": [None, 91, 92], "d": [None] * 3}, seeds=[1, 2, 3])
-        plain = analysis.to_json()
-        assert json.loads(json.dumps(plain, allow_nan=False)) == plain
-        assert [row["sentence"] for row in plain["differences"]] == [row.sentence() for row in analysis.differences]
-        assert plain["diagnostics"] == analysis.diagnostics()
-        assert plain["arms"][3]["scores"] == [None, 91, 92]
-
-    def test_the_method_is_short(self):
-        assert 90 <= len(METHOD.split()) <= 150
-        assert "\n" not in METHOD
-
-
 class TestWrongUse:
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -600,83 +393,3 @@ class TestWrongUse:
     def test_says_what_is_wrong(self, change, message):
         with pytest.raises(UserError, match=message):
             analyse(change.pop("scores", BY_HAND), **change)
-
-
-class TestSimulation:
-    """Of a thousand studies, a share of p per cent has a standard error of sqrt(p(100-p)/1000): 0.7 at 5, 1.3 at 80."""
-
-    def figures(self, kind="normal", seeds=3, **changes):
-        return simulation.simulate(kind, seeds, 1000, simulation.Scale(), np.random.default_rng(22), **changes)
-
-    @pytest.mark.parametrize("seeds", [3, 5])
-    @pytest.mark.parametrize("kind", ["normal", "t5", "skewed"])
-    def test_keeps_its_word(self, kind, seeds):
-        figures = self.figures(kind, seeds)
-        assert 1.5 < figures.any_false <= 7
-        assert 93.5 <= figures.coverage <= 96.5
-        assert 75 <= figures.found_planned <= 85
-        assert 75 <= figures.found_stated <= 85
-        assert figures.false_equal <= 4
-        assert 1 <= figures.false_inside <= 4
-
-    @pytest.mark.parametrize("seeds", [2, 3])
-    def test_controls_do_not_make_it_lie(self, seeds):
-        figures = self.figures(seeds=seeds, controls=2)
-        assert figures.any_false <= 7
-        assert 93.5 <= figures.coverage <= 96.5
-        assert 75 <= figures.found_stated <= 85
-
-    def test_without_holm_it_would_lie(self):
-        def uncorrected(*args, family, **rest):
-            return judge(*args, family=np.zeros_like(family), **rest)
-
-        assert self.figures(judging=uncorrected).any_false > 9
-
-    def test_with_the_normal_instead_of_t_it_would_lie(self):
-        def normal(differences, se, df, **rest):
-            return judge(differences, se, 10**7, **rest)
-
-        figures = self.figures(judging=normal)
-        assert figures.coverage < 92
-        assert figures.any_false > 8
-
-    def test_with_runs_counted_as_degrees_of_freedom_it_would_lie(self):
-        wrong = replace(Design.of(np.ones((4, 3))), df=4 * 3 - 1)
-        figures = self.figures(design=wrong)
-        assert figures.coverage < 90
-        assert figures.any_false > 8
-
-    def test_the_seeds_named_would_decide(self):
-        """With the seeds asked for, four studies in five decide, by difference or by equality."""
-        scale = simulation.Scale(sigma=0.8)
-        for difference, ways in ((1.3, {"helps"}), (0.1, {"equal", "helps", "hurts"})):
-            seeds = seeds_needed(difference, sigma=scale.sigma, seeds=3, arms=4, mechanisms=3, margin=1.0)
-            design = Design.of(np.ones((4, seeds)))
-            noise = scale.sigma * simulation.noise("normal", (1000, 4, seeds), np.random.default_rng(23))
-            noise[:, 1] += difference
-            fitted = fit(noise, design)
-            tests = judge(
-                fitted.differences[:, 1:], fitted.se[:, 1:], design.df, family=np.ones(3), margin=1.0, alpha=0.05
-            )
-            assert 0.76 <= np.isin(tests.verdict[:, 0], list(ways)).mean() <= 0.90
-
-    def test_images_alone_would_fool_a_study_without_the_floor(self):
-        figures = simulation.simulate_images(5, 200, 400, np.random.default_rng(24), taste=1.0, run_sd=0.0)
-        assert figures["any false, no floor"] > 12
-        assert figures["any false, floor"] < 6
-        assert figures["coverage, floor"] > 94
-        assert figures["floor binds"] > 80
-
-    def test_the_scale_of_a_measured_study(self, tmp_path):
-        rng = np.random.default_rng(25)
-        correct = {name: rng.random((10, 300)) < 0.9 for name in ("none", "m1", "m2", "m3")}
-        analysis = analyse(draw(25, seeds=10, sigma=0.6), correct=correct)
-        path = tmp_path / "results.json"
-        path.write_text(json.dumps({"analysis": analysis.to_json()}))
-        scale = simulation.measured(path, None)
-        assert (scale.sigma, scale.seed_sd, scale.images) == (analysis.sigma, analysis.seed_sd, 300)
-        path.write_text(json.dumps({"analysis": analyse(draw(25, seeds=9)).to_json()}))
-        with pytest.raises(SystemExit, match="9 seeds"):
-            simulation.measured(path, 300)
-        with pytest.raises(SystemExit, match="gives no scale"):
-            simulation.measured(tmp_path / "nowhere.json", None)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from saccade.study.blocks import MOST_SEEDS, Verdict
+from saccade.study.blocks import Verdict
+from saccade.study.precision import MOST_SEEDS
 
 __all__ = ["Analysis", "Arm", "Difference"]
 
@@ -24,12 +25,15 @@ class Difference:
         low: lower end of the interval at 1 - alpha.
         high: upper end.
         se: standard error of the difference.
-        se_from: "seeds" (pooled residual) or "images" (paired test images), whichever was the larger.
+        se_images: the part of it that the test images leave at any number of seeds; 0 where they are unknown.
+        se_from: "seeds" or "images", whichever gives the larger part.
+        df: Satterthwaite's degrees of freedom of ``se``.
         p: two-sided, uncorrected.
         p_holm: corrected over the mechanisms; for a control the same as ``p``.
         verdict: "helps", "hurts", "equal" or "not decided".
         detectable: smallest true difference this study would have found with 80 % power.
         seeds_needed: for "not decided", seeds that would probably decide; None if over 100, or for another verdict.
+        images_needed: for "not decided", whether no number of seeds would decide on so few test images.
         raw: per-seed differences, in the order of seeds, where both arms have a score.
         seeds: how many those are.
         is_control: outside the Holm family.
@@ -45,12 +49,15 @@ class Difference:
     low: float | None
     high: float | None
     se: float | None
+    se_images: float | None
     se_from: Literal["seeds", "images"] | None
+    df: float | None
     p: float | None
     p_holm: float | None
     verdict: Verdict
     detectable: float | None
     seeds_needed: int | None
+    images_needed: bool
     raw: tuple[float, ...]
     seeds: int
     is_control: bool
@@ -95,8 +102,9 @@ class Difference:
             said += f"; this study could have seen differences of {self.detectable:.{digits}f} points"
         if self.seeds_needed is not None:
             return f"{said}; about {self.seeds_needed} seeds would decide."
-        more = " or more test images" if self.se_from == "images" else ""
-        return f"{said}; more than {MOST_SEEDS} seeds{more} would be needed to decide."
+        if self.images_needed:
+            return f"{said}; no number of seeds would decide, more test images would."
+        return f"{said}; more than {MOST_SEEDS} seeds would be needed to decide."
 
     def _digits(self, low: float, high: float) -> int:
         """Decimals, 1 to 3, at which the rounded interval still lies on the true side of zero and of the margin."""

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from saccade.data import EpochSampler, ImageSet, Split, open_data
 from saccade.errors import UserError
 from saccade.recipe import Recipe
-from saccade.study.blocks import MOST_SEEDS, image_floor, planned_detectable
 from saccade.study.engine import slots_for
 from saccade.study.plan import Study
+from saccade.study.precision import MOST_SEEDS, planned_detectable
 from saccade.study.results import collect
 from saccade.training import build
 from saccade.training.environment import choose_device
@@ -29,8 +29,10 @@ DIGITS_SIGMA = 0.74
 ASSUMED = (0.3, 0.5, 1.0)
 """Residual SDs in points that are shown where none is known."""
 CHANGED = 0.15
-"""Share of the test images that one run of each of two arms is assumed to answer differently: 16 to 20 % were measured
-on digits and on CIFAR-10, nearly all of it scatter of the runs, which more seeds average away."""
+"""Share of the test images that one run is assumed to get right and a run of another arm wrong: 8 to 20 % were measured
+on digits and on CIFAR-10. Nearly all of it is the chance of single runs, and so part of the residual SD."""
+LASTING = 0.005
+"""The same share at any number of seeds: 0 to 0.2 % were measured on the digits with ``se`` and ``eca``."""
 _TIMED = 3
 
 
@@ -51,7 +53,9 @@ class Forecast:
             difference is None where the study could not estimate its own error.
         sigma_from: where the residual SD comes from.
         test_images: how many.
-        set_by_images: the residual SDs at which the number of test images, not the SD, sets the detectable difference.
+        lasting_se: standard error that the test images are reckoned to leave at any number of seeds, points.
+        lasting_from: where that comes from.
+        set_by_images: the residual SDs at which it is larger than the error of the seeds.
         seeds_for_margin: seeds that would find a difference as large as the margin, for the first SD; None above 100.
         margin: in points.
         margin_needs_images: the test images are too few to find such a difference at any number of seeds.
@@ -68,6 +72,8 @@ class Forecast:
     detectable: tuple[tuple[float, float | None], ...]
     sigma_from: str
     test_images: int
+    lasting_se: float
+    lasting_from: str
     set_by_images: tuple[float, ...]
     seeds_for_margin: int | None
     margin: float
@@ -97,18 +103,21 @@ class Forecast:
                 f"(residual SD {sigma:.2f} points: {self.sigma_from})"
             )
         else:
-            shown = ", ".join(f"{difference:.1f} (SD {sigma:g})" for sigma, difference in self.detectable)
+            shown = ", ".join(f"{difference:.1f} (SD {sigma:.3g})" for sigma, difference in self.detectable)
             lines.append(f"sees    differences, in points, with probability 0.8: {shown}; {self.sigma_from}")
         if self.set_by_images:
-            where = f" at SD {', '.join(f'{sd:g}' for sd in self.set_by_images)}" if len(self.detectable) > 1 else ""
+            where = f" at SD {', '.join(f'{sd:.2g}' for sd in self.set_by_images)}" if len(self.detectable) > 1 else ""
             lines.append(
-                f"        limited{where} by the {self.test_images} test images, not the residual SD "
-                f"(assumed: two runs answer {100 * CHANGED:g} % differently)"
+                f"        the {self.test_images} test images leave the larger part of the error{where}: "
+                f"{self.lasting_se:.2f} points at any number of seeds ({self.lasting_from})"
             )
         sigma = self.detectable[0][0]
         needed = f"more than {MOST_SEEDS}" if self.seeds_for_margin is None else str(self.seeds_for_margin)
-        what = "more test images, at any number of seeds" if self.margin_needs_images else f"{needed} seeds"
-        lines.append(f"        a difference as large as the margin, {self.margin:g}, would take {what} (SD {sigma:g})")
+        margin = f"a difference as large as the margin, {self.margin:g}"
+        if self.margin_needs_images:
+            lines.append(f"        no number of seeds would find {margin}: more test images would")
+        else:
+            lines.append(f"        {margin}, would take {needed} seeds (SD {sigma:.3g})")
         return "\n".join(lines)
 
 
@@ -139,14 +148,14 @@ def forecast(study: Study, slots: int | None, device: str = "auto") -> Forecast:
         for run in todo
     )
     kept = sum(weights[run.arm.name] + 16 * len(split.test) + 50_000 for run in study.runs())
-    sigmas, source = _sigmas(study)
+    count = len(split.test)
+    known = _known(study, count)
     arms, family = len(study.arms), sum(arm.control is None for arm in study.arms[1:])
 
-    count = len(split.test)
-
     def sees(sigma: float, seeds: int) -> float:
-        return planned_detectable(sigma, seeds, arms, family, images=_planned_images(count, seeds))
+        return planned_detectable(sigma, seeds, arms, family, lasting=known.lasting, images=count)
 
+    sigmas = known.sigmas
     enough = (n for n in range(2, MOST_SEEDS + 1) if sees(sigmas[0], n) <= study.margin)
     seeds = len(study.seeds)
     found = [(sigma, sees(sigma, seeds)) for sigma in sigmas]
@@ -160,9 +169,11 @@ def forecast(study: Study, slots: int | None, device: str = "auto") -> Forecast:
         step_ms=step_ms,
         test_ms=test_ms,
         detectable=tuple((sigma, points if math.isfinite(points) else None) for sigma, points in found),
-        sigma_from=source,
+        sigma_from=known.sigma_from,
         test_images=count,
-        set_by_images=tuple(sigma for sigma in sigmas if _planned_images(count, seeds) > 2 * sigma**2 / seeds),
+        lasting_se=math.sqrt(known.lasting),
+        lasting_from=known.lasting_from,
+        set_by_images=tuple(sigma for sigma in sigmas if known.lasting > 2 * sigma**2 / seeds),
         seeds_for_margin=next(enough, None),
         margin=study.margin,
         margin_needs_images=sees(0.0, MOST_SEEDS) > study.margin,
@@ -235,22 +246,39 @@ def _middle(steps: Iterator[Any]) -> float:
     return sorted(times)[_TIMED // 2]
 
 
-def _planned_images(count: int, seeds: int) -> float:
-    """Squared standard error of a difference that ``count`` test images are reckoned to leave, in points²."""
-    return max(100.0**2 * CHANGED / (count * seeds), image_floor(count))
+@dataclass(frozen=True)
+class _Known:
+    """Errors of a study as known or assumed: residual SDs in points, the lasting squared error in points²."""
+
+    sigmas: tuple[float, ...]
+    sigma_from: str
+    lasting: float
+    lasting_from: str
 
 
-def _sigmas(study: Study) -> tuple[tuple[float, ...], str]:
-    """Residual SDs to reckon with, and where they come from."""
+def _known(study: Study, images: int) -> _Known:
+    """The errors to reckon with on so many test images."""
     try:
-        sigma = (collect(study.folder)["analysis"] or {}).get("sigma")
+        analysis = collect(study.folder)["analysis"] or {}
     except UserError:  # no study there yet
-        sigma = None
-    if sigma:
-        return (sigma,), "the runs finished in this folder"
-    if study.base.data.source == "digits":
-        return (DIGITS_SIGMA,), "measured on the digits"
-    return ASSUMED, "the SD of your images is known after a first study"
+        analysis = {}
+    measured = [row["se_images"] ** 2 for row in analysis.get("differences", ()) if row["se_images"]]
+    if measured:
+        lasting, lasting_from = math.fsum(measured) / len(measured), "measured in this folder"
+    else:
+        lasting = 100.0**2 * LASTING / images
+        lasting_from = f"assumed: two arms answer {100 * LASTING:g} % differently"
+    if analysis.get("sigma"):
+        return _Known((analysis["sigma"],), "the runs finished in this folder", lasting, lasting_from)
+    digits = study.base.data.source == "digits"
+    sigmas: tuple[float, ...] = (DIGITS_SIGMA,) if digits else ASSUMED
+    sigma_from = "measured on the digits" if digits else "the SD of your images is known after a first study"
+    chance = 100.0 * math.sqrt(CHANGED / (2 * images))  # SD of a run's score from the chance of single answers
+    if chance > min(sigmas):
+        assumed = f"assumed, as two runs answer {100 * CHANGED:g} % of {images} test images differently"
+        sigmas = tuple(dict.fromkeys(max(sigma, chance) for sigma in sigmas))
+        sigma_from = assumed if sigmas == (chance,) else f"{sigma_from}; the smallest is {assumed}"
+    return _Known(sigmas, sigma_from, lasting, lasting_from)
 
 
 def _minutes(value: float) -> str:

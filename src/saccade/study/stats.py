@@ -1,15 +1,17 @@
 """What a study may say: each mechanism against ``none``, with its interval and its verdict.
 
-``analyse`` takes the scores of all arms at all seeds and returns an ``Analysis``. The model, its tests and its
-constants are in ``blocks``; the findings and their sentences in ``findings``. Scores are in percentage points.
+``analyse`` takes the scores of all arms at all seeds and returns an ``Analysis``. The model and its tests are in
+``blocks``, the error of the test images and the power in ``precision``, the findings and their sentences in
+``findings``. Scores are in percentage points.
 
 Conventions:
 
 * The interval of a difference is at 1 - alpha and not corrected; p is corrected by Holm over the mechanisms. Controls
   are no part of that family: each stands alone, with p_holm = p.
-* The standard error is the larger of two: that of the pooled residual, and that which the paired test images alone give
-  (``blocks.paired_images``). Both are read against t with the pooled degrees of freedom. Images that all answer alike
-  still leave an error (``blocks.image_floor``): a handful of them can make nothing "equal".
+* The squared standard error is the sum of two: what the runs leave (``blocks.fit``) and what the test images leave at
+  any number of seeds (``precision.lasting_error``). It is read against t with Satterthwaite's degrees of freedom, which
+  differ from row to row. Images that all answer alike still leave an error (``precision.image_floor``): a handful of
+  them can make nothing "equal".
 * *helps*, *hurts*: Holm's p < alpha. *equal*: not so, and the interval lies inside ±margin. *not decided*: all else.
 * A run without a score (NaN, None, infinite) is left out and nothing is put in its place. An arm without any score
   keeps its row, which says so. One seed measures no spread: no interval, no p, every verdict "not decided".
@@ -23,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,14 +38,18 @@ from saccade.study.blocks import (
     Verdict,
     fit,
     judge,
-    paired_images,
-    planned_detectable,
-    seeds_needed,
-    stated_detectable,
 )
 from saccade.study.findings import Analysis, Arm, Difference
+from saccade.study.precision import (
+    image_variances,
+    images_needed,
+    lasting_error,
+    seeds_needed,
+    standard_error,
+    stated_detectable,
+)
 
-__all__ = ["FIRST_LOOK", "METHOD", "Analysis", "Arm", "Difference", "analyse", "planned_detectable"]
+__all__ = ["FIRST_LOOK", "METHOD", "Analysis", "Arm", "Difference", "analyse"]
 
 FIRST_LOOK = 3
 """A study of so many seeds or fewer is called a first look."""
@@ -50,12 +57,12 @@ FIRST_LOOK = 3
 METHOD = """\
 Every arm was trained with the same seeds; a seed fixes the host's first weights, the order of the data and the \
 augmentation. The last epoch is scored. One additive model, score = arm + seed, is fitted by least squares; the \
-residuals, pooled over all arms, give one standard deviation. Each difference has a 95 % t interval, not corrected \
-for the number of comparisons. "Helps" and "hurts" need p < 0.05 after Holm's correction over the mechanisms; \
-controls stand outside. "Equal" means that the interval lies inside the margin. The standard error is never below \
-what the paired test images alone give (as in McNemar's test, with one image more gained and one lost). A true \
-difference of the detectable size is found with probability 0.8. Failed runs are left out, not filled in. All this \
-speaks of these images, this host and this recipe only."""
+residuals, pooled over all arms and moderated by each difference's own runs, give the error of the seeds. To its \
+square is added what the test images leave at any number of seeds. Each difference has a 95 % t interval with \
+Satterthwaite's degrees of freedom, not corrected for the number of comparisons. "Helps" and "hurts" need p < 0.05 \
+after Holm's correction over the mechanisms; controls stand outside. "Equal" means that the interval lies inside the \
+margin. A true difference of the detectable size is found with probability 0.8. Failed runs are left out. All this \
+speaks of this host, this recipe and images like these only."""
 """How it was computed, for the reader of a report."""
 
 Floats = NDArray[np.float64]
@@ -81,7 +88,7 @@ def analyse(
         controls: arms outside the Holm family. To compare a mechanism with its control, make the control the baseline
             and name all other arms here.
         correct: arm -> (seeds, test images) bool, whether each test image was right; rows of absent runs are not read.
-            Without it, or where an arm is not in it, the test images set no floor.
+            Without it, or where an arm is not in it, the error is that of the seeds alone.
         margin: half-width of "equal", points.
         alpha: error of the family; intervals are at 1 - alpha.
         seeds: the seeds themselves, for messages; by default 0, 1, …
@@ -126,8 +133,9 @@ def analyse(
     arms = np.flatnonzero(present.any(axis=1))  # the baseline is the first
     design = Design.of(present[np.ix_(arms, used)])
     fitted = fit(table[np.ix_(arms, used)], design)
-    floors = [_floor(right, names[a], baseline, present[a] & present[0]) for a in arms[1:]]
-    for a, row in zip(arms[1:], _judged([rows[a] for a in arms[1:]], design, fitted, floors), strict=True):
+    lasting = np.array([_lasting(right, names[a], baseline, present[a] & present[0]) for a in arms[1:]])
+    judged = _judged([rows[a] for a in arms[1:]], design, fitted, lasting, analysis.images)
+    for a, row in zip(arms[1:], judged, strict=True):
         rows[a] = row
     sigma = _number(fitted.sigma)
     largest, place, stands_out = _largest_residual(fitted, design)
@@ -175,11 +183,12 @@ def _right(correct: Mapping[str, Bools], seeds: int) -> dict[str, Bools]:
     return right
 
 
-def _floor(right: Mapping[str, Bools], name: str, baseline: str, shared: Bools) -> tuple[float, float]:
-    """``paired_images`` over the seeds both arms have; no floor where there are no pairs."""
+def _lasting(right: Mapping[str, Bools], name: str, baseline: str, shared: Bools) -> float:
+    """``lasting_error`` over the seeds that both arms have; NaN where there are no pairs of answers."""
     if name not in right or baseline not in right or not shared.any():
-        return 0.0, 0.0
-    return paired_images(right[name][shared], right[baseline][shared])
+        return math.nan
+    between, within = image_variances(right[name][shared], right[baseline][shared])
+    return float(lasting_error(between, within, int(shared.sum()), right[name].shape[1]))
 
 
 def _unjudged(name: str, baseline: str, raw: Floats, is_control: bool, margin: float, alpha: float) -> Difference:
@@ -192,12 +201,15 @@ def _unjudged(name: str, baseline: str, raw: Floats, is_control: bool, margin: f
         low=None,
         high=None,
         se=None,
+        se_images=None,
         se_from=None,
+        df=None,
         p=None,
         p_holm=None,
         verdict="not decided",
         detectable=None,
         seeds_needed=None,
+        images_needed=False,
         raw=tuple(pairs.tolist()),
         seeds=len(pairs),
         is_control=is_control,
@@ -209,19 +221,16 @@ def _unjudged(name: str, baseline: str, raw: Floats, is_control: bool, margin: f
 
 
 def _judged(
-    rows: Sequence[Difference], design: Design, fitted: Fit, floors: Sequence[tuple[float, float]]
+    rows: Sequence[Difference], design: Design, fitted: Fit, lasting: Floats, images: int | None
 ) -> list[Difference]:
-    """The rows of the arms that have scores, with their tests; ``floors`` as of ``paired_images``."""
+    """The rows of the arms that have scores, with their tests; ``lasting`` (rows,) as of ``_lasting``."""
     if not rows:
         return []
     margin, alpha = rows[0].margin, rows[0].alpha
     estimates, from_seeds = fitted.differences[1:], fitted.se[1:]
-    from_images = np.array(
-        [math.sqrt(lasting + passing / max(row.seeds, 1)) for row, (lasting, passing) in zip(rows, floors, strict=True)]
-    )
-    se = np.maximum(from_seeds, from_images)  # stays NaN where the seeds give no error
+    se, df, lasting_se = standard_error(from_seeds, design.difference_df[1:], lasting, images)
     family = np.array([not row.is_control for row in rows])
-    tests = judge(estimates, se, design.df, family=family, margin=margin, alpha=alpha)
+    tests = judge(estimates, se, df, family=family, margin=margin, alpha=alpha)
     mechanisms = int((family & ~np.isnan(tests.p)).sum())
     arms, seeds = design.present.shape
     verdicts: list[Verdict] = tests.verdict.tolist()
@@ -232,18 +241,19 @@ def _judged(
             judged.append(replace(row, difference=estimate, reason=_why_untested(row, estimate, design)))
             continue
         comparisons = 1 if row.is_control else mechanisms
-        needed = None
+        needed, too_few_images = None, False
         if verdicts[i] == "not decided":
+            known: dict[str, Any] = {
+                "lasting": float(lasting[i]),
+                "images": None if math.isnan(lasting[i]) else images,
+                "mechanisms": comparisons,
+                "margin": margin,
+                "alpha": alpha,
+            }
             needed = seeds_needed(
-                float(estimates[i]),
-                sigma=float(fitted.sigma),
-                images=floors[i],
-                seeds=seeds,
-                arms=arms,
-                mechanisms=comparisons,
-                margin=margin,
-                alpha=alpha,
+                float(estimates[i]), sigma=float(fitted.spread[1 + i]), seeds=seeds, arms=arms, **known
             )
+            too_few_images = needed is None and images_needed(float(estimates[i]), **known)
         judged.append(
             replace(
                 row,
@@ -251,12 +261,15 @@ def _judged(
                 low=float(tests.low[i]),
                 high=float(tests.high[i]),
                 se=float(se[i]),
-                se_from="images" if from_images[i] > from_seeds[i] else "seeds",
+                se_images=float(lasting_se[i]),
+                se_from="images" if lasting_se[i] > from_seeds[i] else "seeds",
+                df=float(df[i]),
                 p=float(tests.p[i]),
                 p_holm=float(tests.p_holm[i]),
                 verdict=verdicts[i],
-                detectable=float(se[i]) * stated_detectable(design.df, comparisons, alpha),
+                detectable=float(se[i] * stated_detectable(df[i], comparisons, alpha)),
                 seeds_needed=needed,
+                images_needed=too_few_images,
                 comparisons=comparisons,
                 reason=None,
             )
@@ -344,11 +357,11 @@ def _notes_on_fit(rows: Sequence[Difference], sigma: float | None, outlier: tupl
         notes.append(
             "The scores leave no residual at all: check that seeds change the runs and that the network learns."
         )
-    floored = [row.name for row in rows if row.se_from == "images"]
-    if floored:
+    by_images = [row.name for row in rows if row.se_from == "images"]
+    if by_images:
         notes.append(
-            f"For {', '.join(floored)} the standard error is that of the paired test images, which is larger than the "
-            "one the seeds give; more test images would narrow it."
+            f"For {', '.join(by_images)} the larger part of the standard error comes from the test images; more test "
+            "images narrow it, more seeds do not."
         )
     if outlier is not None:
         notes.append(f"The score of {outlier[0]} at seed {outlier[1]} fits the others badly: look at that run.")
