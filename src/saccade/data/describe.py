@@ -108,8 +108,8 @@ def _folder(spec: Data, notify: Notify | None) -> dict[str, Any]:
         notes.append(f"{len(beside)} bad files are not among the images that are taken: {_listed(beside)}")
     if seen.hidden:
         notes.append(
-            f"{seen.hidden.total()} folders and files of systems and programs, or with a dot first, are no data and "
-            f"are passed over: {_counted(seen.hidden)}"
+            f"passed over, because systems and programs make them or a dot comes first: {_counted(seen.hidden)} "
+            f"({seen.hidden.total()} in all)"
         )
     if seen.others:
         notes.append(f"{seen.others.total()} files do not end like an image and are not read: {_counted(seen.others)}")
