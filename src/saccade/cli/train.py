@@ -152,7 +152,9 @@ def _sentence(result: dict[str, Any], folder: Path) -> str:
             "A lower training.lr or a longer training.warmup_epochs often helps."
         )
     words = left_out(result.get("left_out", {}))
+    constant = ", ".join(result.get("constant", {}))
     return (
         f"top-1 {result['top1']:.2f} % on the test images after {_epochs(result['epochs'])} in "
         f"{result['seconds']:.0f} s; {result['parameters']:,} parameters; in {folder}{f'; {words}' if words else ''}"
+        + (f"\nnote: at {constant} the plug does the same for every test image" if constant else "")
     )
