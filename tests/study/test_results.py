@@ -91,7 +91,7 @@ def test_a_diverged_run_has_no_score_and_is_named(study):
     assert row["reason"] == "loss of epoch 3 is nan"
 
 
-def test_a_plug_that_looks_at_nothing_is_named(study):
+def test_a_plug_that_ignores_the_image_is_named(study):
     """Folders of earlier versions say nothing of it."""
     assert not any("same for every test image" in note for note in collect(study.folder)["notes"])
 
@@ -105,16 +105,16 @@ def test_a_plug_that_looks_at_nothing_is_named(study):
     found = collect(study.folder)
     assert [row["constant"] for row in found["runs"] if row["seed"] == 0] == [{}, {"layer1.0.bn2": "gate"}]
     said = [
-        "se: the gate is the same for every test image at layer1.0.bn2 (seeds 0, 2) and layer2.0.bn2 (seed 2); there the "
-        "plug looks at nothing.",
-        "se: what is added is the same for every test image at layer4 (seed 2); there the plug looks at nothing.",
+        "se: the gate is the same for every test image at layer1.0.bn2 (seeds 0, 2) and layer2.0.bn2 (seed 2); the "
+        "plug ignores the image there.",
+        "se: what is added is the same for every test image at layer4 (seed 2); the plug ignores the image there.",
     ]
     assert [note for note in found["notes"] if "same for every" in note] == said
     assert all(note in markdown(found).replace("\\", "") for note in said)
     write(2, constant={f"layer{n}": "gate" for n in range(1, 10)})
     (note,) = (note for note in collect(study.folder)["notes"] if "same for every" in note)
     assert note.count("(seed 2)") == 5
-    assert "layer5 (seed 2) and 4 more sites; there" in note
+    assert "layer5 (seed 2) and 4 more sites; the plug" in note
     write(2, diverged={"message": "loss of epoch 3 is nan"})  # what a broken run ended with has no score, and no note
     (note,) = (note for note in collect(study.folder)["notes"] if "same for every" in note)
     assert "seed 2" not in note

@@ -67,6 +67,9 @@ def command(
         click.echo(json.dumps(result, indent=2))
     else:
         console.print(Text(printable(_sentence(result, folder))))
+        if (constant := result.get("constant")) and not result["diverged"]:
+            same = f"note: for every test image the plug does the same at {', '.join(constant)}"
+            console.print(Text(printable(same)))
     context.exit(1 if result["diverged"] else 0)
 
 
@@ -152,9 +155,7 @@ def _sentence(result: dict[str, Any], folder: Path) -> str:
             "A lower training.lr or a longer training.warmup_epochs often helps."
         )
     words = left_out(result.get("left_out", {}))
-    constant = ", ".join(result.get("constant", {}))
     return (
         f"top-1 {result['top1']:.2f} % on the test images after {_epochs(result['epochs'])} in "
         f"{result['seconds']:.0f} s; {result['parameters']:,} parameters; in {folder}{f'; {words}' if words else ''}"
-        + (f"\nnote: at {constant} the plug does the same for every test image" if constant else "")
     )

@@ -109,7 +109,7 @@ _UNSCORED = ("diverged", "failed", "missing")
 def _row(study: Study, run: Run) -> dict[str, Any]:
     """One run as it stands on disk."""
     done, failed = run.finished, read(run.folder / "failed.json", Failed)
-    row = {
+    row: dict[str, Any] = {
         "arm": run.arm.name,
         "seed": run.seed,
         "status": "missing",
@@ -221,7 +221,7 @@ def _constant(name: str, runs: Collection[dict[str, Any]]) -> list[str]:
                 where.append(f"{more} more site{'s' * (more > 1)}")
             *before, last = where
             places = f"{', '.join(before)} and {last}" if before else last
-            notes.append(f"{name}: {what} the same for every test image at {places}; there the plug looks at nothing.")
+            notes.append(f"{name}: {what} the same for every test image at {places}; the plug ignores the image there.")
     return notes
 
 
