@@ -27,7 +27,7 @@ from saccade.recipe import Recipe
 from saccade.tasks.classify import rate
 from saccade.training import build, derived, train
 from saccade.training.environment import choose_device
-from saccade.training.gates import gate_movement
+from saccade.training.gates import constant_plugs, gate_movement, probe_images
 from saccade.training.network import start_of
 
 # Everything that draws random numbers is in it: augmentation, dropout, a mechanism.
@@ -484,6 +484,79 @@ def test_gates_are_summed_up_by_hand():
     (found,) = gate_movement(host, images).values()
     assert (found["kind"], found["mean"], found["std"]) == ("change", pytest.approx(0.25), pytest.approx(0, abs=1e-6))
     assert host.training
+
+
+class Lit(saccade.form.Context):
+    """Adds how bright each image is, times a parameter."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def context(self, x):
+        return self.weight * x.mean((1, 2, 3), keepdim=True)
+
+
+def test_a_gate_that_is_the_same_for_every_image_is_found():
+    draw = torch.Generator().manual_seed(3)
+    host = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU())
+    batches = [torch.randn(4, 3, 8, 8, generator=draw) for _ in range(3)]
+    assert constant_plugs(host, batches) == {}
+    saccade.plug(host, "se", where="1", start="paper", input=batches[0])
+    saccade.plug(host, Lit, where="3", start="paper", input=batches[0])
+    assert constant_plugs(host, batches) == {"3": "context"}
+    one, other = (row.module.mechanism for row in saccade.plugs(host))
+    other.weight.data.fill_(1.0)
+    read = iter(batches)
+    assert constant_plugs(host, read) == {}
+    assert len(list(read)) == 2  # the first batch was enough
+    one.squeeze.bias.data.fill_(-1e4)  # off for every image: the gates still differ between channels
+    assert constant_plugs(host, batches) == {"1": "gate"}
+    assert gate_movement(host, batches[0])["1"]["std"] > 0
+    # One image of the last batch is enough to differ, where all others are alike.
+    other.weight.data.zero_()
+    one.squeeze.bias.data.fill_(-10.0)
+    one.squeeze.weight.data.fill_(1.0)
+    batches[2][3] += 1e4
+    assert constant_plugs(host, batches[:2]) == {"1": "gate", "3": "context"}
+    assert constant_plugs(host, batches) == {"3": "context"}
+    assert host.training
+
+
+def test_what_is_constant_by_design_is_no_fault():
+    host = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU())
+    saccade.surgery.plug_control(host, "noise", "se", where="1", start="paper", input=(3, 8, 8))
+    assert constant_plugs(host, [torch.randn(4, 3, 8, 8)]) == {}
+
+
+def test_a_plug_that_ignores_the_image_is_named_at_the_end(straight, tmp_path, monkeypatch):
+    def dead(recipe, split):
+        network = build(recipe, split)
+        saccade.plugs(network)[1].module.mechanism.squeeze.bias.data.fill_(-1e4)
+        return network
+
+    assert straight[1]["constant"] == {}
+    monkeypatch.setattr("saccade.training.run.build", dead)
+    result = train(TINY, tmp_path / "run", device="cpu")
+    assert result["constant"] == {"layer2": "gate"}
+    assert json.loads((tmp_path / "run" / "done.json").read_text())["constant"] == {"layer2": "gate"}
+
+
+def test_no_gate_is_dead_on_the_images_that_it_will_get(split):
+    """One unit a site, which its initialisation leaves off every other time."""
+    recipe = TINY.having({"attention.mechanism": "se:rd_ratio=0.25", "model.options": {"width": 4}})
+    images = probe_images(split.train)
+    for seed in range(3):
+        network, shares = build(recipe.having({"training.seed": seed}), split), []
+        for row in saccade.plugs(network)[:2]:
+            row.module.mechanism.squeeze.register_forward_hook(
+                lambda module, args, units, shares=shares: shares.append((units > 0).float().mean(0).max().item())
+            )
+        network.train()(images)
+        assert min(shares) >= 0.75
+        plain = build(recipe.having({"training.seed": seed, "attention.mechanism": "none"}), split).state_dict()
+        own = build(recipe.having({"training.seed": seed}), split).state_dict()
+        assert all(torch.equal(own[key], value) for key, value in plain.items())
 
 
 @pytest.mark.parametrize(

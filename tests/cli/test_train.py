@@ -60,6 +60,15 @@ def test_a_run_and_the_same_again(saccade, tmp_path):
     assert (folder / "done.json").stat().st_mtime_ns == before
 
 
+def test_a_plug_that_ignores_the_image_is_named(saccade, tmp_path):
+    words = "train tiny.toml --attention se:rd_ratio=0.5 --set training.epochs=1 --device cpu --out run"
+    assert "note:" not in saccade(words)[1]
+    path = tmp_path / "run" / "done.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"constant": {"layer1": "gate", "layer2": "gate"}}))
+    said = "note: for every test image the plug does the same at layer1, layer2"
+    assert saccade(words)[1].splitlines()[-1] == said
+
+
 def test_images_that_spoil_the_score_are_said_before_the_first_epoch(saccade, tmp_path):
     rng = np.random.default_rng(0)
     for part, label in itertools.product(("train", "test"), "ab"):

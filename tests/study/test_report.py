@@ -243,6 +243,16 @@ def test_runs_without_a_score_are_named(tmp_path, photos):
     assert "9 of 12 finished" in text
 
 
+def test_a_plug_that_ignores_the_image_is_named(tmp_path, photos, whole):
+    said = "se: the gate is the same for every test image at layer1.0.bn2 (seed 1); the plug ignores the image there."
+    assert "same for every test image" not in whole.read_text(encoding="utf-8")
+    study = _study(tmp_path / "s", photos, arms=ARMS[:2], seeds=(0, 1))
+    path = study.run(study.arms[1], 1).folder / "done.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"constant": {"layer1.0.bn2": "gate"}}))
+    assert f"<li>{said}</li>" in write_report(study.folder).read_text(encoding="utf-8")
+    assert said in (study.folder / "table.md").read_text(encoding="utf-8").replace("\\", "")
+
+
 def test_without_a_finished_plain_host_there_is_a_page_but_no_verdict(tmp_path, photos):
     _study(tmp_path / "study", photos, arms=ARMS[:2], seeds=(0,), missing=[("none", 0)])
     page = write_report(tmp_path / "study").read_text(encoding="utf-8")

@@ -64,7 +64,7 @@ def test_scores_means_and_differences(study):
     assert [row["folder"] for row in found["runs"]][:2] == ["none/seed0", "se/seed0"]
     assert found["runs"][0] | {"folder": ""} == {
         "arm": "none", "seed": 0, "status": "done", "top1": 90.0, "test_loss": 0.3, "seconds": 5.0, "parameters": 1000,
-        "reason": None, "folder": "",
+        "reason": None, "constant": {}, "folder": "",
     }  # fmt: skip
 
 
@@ -91,6 +91,38 @@ def test_a_diverged_run_has_no_score_and_is_named(study):
     (row,) = (row for row in found["runs"] if row["status"] == "diverged")
     assert (row["arm"], row["seed"], row["top1"]) == ("se", 1, None)
     assert row["reason"] == "loss of epoch 3 is nan"
+
+
+def test_a_plug_that_ignores_the_image_is_named(study):
+    """Folders of earlier versions say nothing of it."""
+    assert not any("same for every test image" in note for note in collect(study.folder)["notes"])
+
+    def write(seed, **facts):
+        path = study.run(study.arms[1], seed).folder / "done.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+
+    write(0, constant={"layer1.0.bn2": "gate"})
+    write(1, constant={})
+    write(2, constant={"layer1.0.bn2": "gate", "layer2.0.bn2": "gate", "layer4": "context"})
+    found = collect(study.folder)
+    assert [row["constant"] for row in found["runs"] if row["seed"] == 0] == [{}, {"layer1.0.bn2": "gate"}]
+    said = [
+        "se: the gate is the same for every test image at layer1.0.bn2 (seeds 0, 2) and layer2.0.bn2 (seed 2); the "
+        "plug ignores the image there.",
+        "se: what is added is the same for every test image at layer4 (seed 2); the plug ignores the image there.",
+    ]
+    assert [note for note in found["notes"] if "same for every" in note] == said
+    assert all(note in markdown(found).replace("\\", "") for note in said)
+    write(2, constant={f"layer{n}": "gate" for n in range(1, 10)})
+    (note,) = (note for note in collect(study.folder)["notes"] if "same for every" in note)
+    assert note.count("(seed 2)") == 5
+    assert "layer5 (seed 2) and 4 more sites; the plug" in note
+    write(2, diverged={"message": "loss of epoch 3 is nan"})  # what a broken run ended with has no score, and no note
+    (note,) = (note for note in collect(study.folder)["notes"] if "same for every" in note)
+    assert "seed 2" not in note
+    write(0, constant={"layer1": "nothing"})
+    with pytest.raises(UserError, match=r"constant.layer1 = 'nothing': input should be 'gate' or 'context'"):
+        collect(study.folder)
 
 
 @pytest.mark.parametrize(("source", "said"), [("digits", 1), ("photos", 0)])

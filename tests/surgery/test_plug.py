@@ -147,28 +147,6 @@ def test_an_option_may_take_the_neutral_start_away(make):
     assert not torch.equal(halved.eval()(x), plain)
 
 
-def test_a_bottleneck_that_is_off_is_drawn_again():
-    class Drawn(nn.Module):
-        draws = 0
-
-        def __init__(self, channels):
-            super().__init__()
-            Drawn.draws += 1
-            self.bias = nn.Parameter(torch.full((channels, 1, 1), 1e4 if Drawn.draws > 3 else -1e4))
-
-        def forward(self, x):
-            return x * (x + self.bias).relu()
-
-    host = nn.Sequential(nn.Conv2d(3, 4, 3))
-    plug(host, Drawn, where="0", input=SIZE)
-    assert Drawn.draws == 4
-    assert host[0].saccade.mechanism.bias[0].item() == 1e4
-    unplug(host)
-    Drawn.draws = 0
-    plug(host, Drawn, where="0", start="paper", input=SIZE)
-    assert Drawn.draws == 1  # the paper's own initialisation stays what it is
-
-
 def test_a_list_is_one_value_per_stage(make):
     host = plug(make("torchvision resnet"), "eca", kernel_size=[3, 5, 5, 7], input=SIZE)
     kernels = {row.carrier: row.module.mechanism.conv.kernel_size[0] for row in plugs(host)}

@@ -434,7 +434,8 @@ def test_controls(make, control):
     assert [len(row.module.reads) for row in plugs(host)] == ([0, 1, 1, 1] if control == "shuffled" else [0] * 4)
 
 
-def test_what_could_not_learn_is_drawn_again_in_a_call_like_the_hosts(make, monkeypatch):
+@pytest.mark.parametrize("start", ["neutral", "paper"])
+def test_what_could_not_learn_is_drawn_again_in_a_call_like_the_hosts(make, monkeypatch, start):
     """Maps behind a ReLU have positive means: with two negative weights nothing would ever be taken in."""
     drawn, init = [], emca.EfficientMultiScaleChannelAttention.__init__
 
@@ -446,7 +447,7 @@ def test_what_could_not_learn_is_drawn_again_in_a_call_like_the_hosts(make, monk
                 self.take_in.weight.fill_(-0.1 if len(drawn) <= 6 else 0.1)
 
     monkeypatch.setattr(emca.EfficientMultiScaleChannelAttention, "__init__", built)
-    host = plug(make("torchvision resnet"), "emca", where="stage", input=SIZE)
+    host = plug(make("torchvision resnet"), "emca", where="stage", start=start, input=SIZE)
     rows = plugs(host)
     assert len(drawn) > 6
     assert all(bool((row.module.mechanism.take_in.weight > 0).all()) for row in rows[1:])

@@ -67,6 +67,9 @@ def command(
         click.echo(json.dumps(result, indent=2))
     else:
         console.print(Text(printable(_sentence(result, folder))))
+        if (constant := result.get("constant")) and not result["diverged"]:
+            same = f"note: for every test image the plug does the same at {', '.join(constant)}"
+            console.print(Text(printable(same)))
     context.exit(1 if result["diverged"] else 0)
 
 

@@ -6,6 +6,7 @@ The run folders are the only truth; everything here can be made again from them.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def collect(folder: str | Path) -> dict[str, Any]:
     * ``arms``: name -> mechanism, control, one top-1 per seed (None without one), mean and sd, parameters, cost, and
       the seeds whose run ``diverged``, ``failed`` or is ``missing``.
     * ``analysis``: what :class:`saccade.study.stats.Analysis` says; None before any run of ``none`` is finished.
-    * ``runs``: one row each: arm, seed, status, top1, test_loss, seconds, parameters, reason, folder (relative).
+    * ``runs``: one row each: arm, seed, status, top1, test_loss, seconds, parameters, reason, folder (relative), and
+      ``constant``, the plugs whose gate or context is the same for every test image: site -> ``gate`` or ``context``.
     * ``notes``: sentences that belong beside the verdicts.
 
     A run that diverged has no score: the accuracy at which a training broke says nothing of the mechanism when it
@@ -85,7 +87,7 @@ def collect(folder: str | Path) -> dict[str, Any]:
         },
         "arms": arms,
         "analysis": analysis,
-        "notes": [*_notes(study, arms), *(analysis["notes"] if analysis else [])],
+        "notes": [*_notes(study, arms, rows.values()), *(analysis["notes"] if analysis else [])],
         "runs": list(rows.values()),
     }  # fmt: skip
 
@@ -107,17 +109,19 @@ _UNSCORED = ("diverged", "failed", "missing")
 def _row(study: Study, run: Run) -> dict[str, Any]:
     """One run as it stands on disk."""
     done, failed = run.finished, read(run.folder / "failed.json", Failed)
-    row = {
+    row: dict[str, Any] = {
         "arm": run.arm.name,
         "seed": run.seed,
         "status": "missing",
         **dict.fromkeys(("top1", "test_loss", "seconds", "parameters", "reason")),
+        "constant": {},
         "folder": run.folder.relative_to(study.folder).as_posix(),
     }
     if done is not None:
         row |= {key: done.get(key) for key in ("top1", "test_loss", "seconds", "parameters")}
         row["status"] = "diverged" if done.get("diverged") else "done"
         row["reason"] = _diverged(done["diverged"]) if done.get("diverged") else None
+        row["constant"] = done.get("constant", {}) if row["status"] == "done" else {}
         if row["status"] == "diverged":
             row["top1"] = row["test_loss"] = None
     elif failed is not None:
@@ -178,6 +182,8 @@ _SMOKE_TEST = (
     "This is a smoke test. Its images are drawn handwritten digits, made so that it runs anywhere; "
     "these verdicts do not transfer to other data."
 )
+_SITES = 6
+"""At most so many sites are named in a note."""
 _NEAR = 0.1
 """Part of a mechanism's parameters by which those of its control ``extra`` may differ without a word."""
 
@@ -200,18 +206,41 @@ def _mismatched(arms: dict[str, dict[str, Any]]) -> list[str]:
     return notes
 
 
-def _notes(study: Study, arms: dict[str, dict[str, Any]]) -> list[str]:
+def _constant(name: str, runs: Collection[dict[str, Any]]) -> list[str]:
+    """A sentence on the gates, and one on the contexts, of arm ``name`` that are the same for every test image."""
+    notes = []
+    for kind, what in (("gate", "the gate is"), ("context", "what is added is")):
+        seeds: dict[str, list[int]] = {}
+        for run in runs:
+            for site, found in run["constant"].items():
+                if run["arm"] == name and found == kind:
+                    seeds.setdefault(site, []).append(run["seed"])
+        if seeds:
+            where = [f"{site} ({_seeds(of)})" for site, of in list(seeds.items())[:_SITES]]
+            if more := len(seeds) - len(where):
+                where.append(f"{more} more site{'s' * (more > 1)}")
+            *before, last = where
+            places = f"{', '.join(before)} and {last}" if before else last
+            notes.append(f"{name}: {what} the same for every test image at {places}; the plug ignores the image there.")
+    return notes
+
+
+def _seeds(seeds: list[int]) -> str:
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
+
+
+def _notes(study: Study, arms: dict[str, dict[str, Any]], runs: Collection[dict[str, Any]]) -> list[str]:
     """What a reader of the verdicts must know about the runs behind them."""
     notes = [_SMOKE_TEST] if study.base.data.source == "digits" else []
     notes += _mismatched(arms)
     for name, arm in arms.items():
         for status, words in (("diverged", "diverged"), ("failed", "failed"), ("missing", "not run yet")):
             if seeds := arm[status]:
-                which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
-                said = f"{name}: {len(seeds)} of {len(study.seeds)} runs {words} ({which})."
+                said = f"{name}: {len(seeds)} of {len(study.seeds)} runs {words} ({_seeds(seeds)})."
                 if status == "diverged" and len(seeds) < len(study.seeds):
                     said += " They have no score and are left out, which flatters this arm."
                 notes.append(said)
+        notes += _constant(name, runs)
     told = (run.finished for run in study.runs())  # of the same images all: the first run that knows speaks for them
     if words := left_out(next((done["left_out"] for done in told if done and "left_out" in done), {})):
         notes.append(f"The images of all runs: {words}.")

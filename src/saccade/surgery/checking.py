@@ -1,4 +1,4 @@
-"""Does the host run what was plugged? Counted in eval mode, where it must, and in training mode, where it should."""
+"""Does the host run what was plugged? Checked in eval mode, where it must, and in training mode, where it should."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from saccade.surgery.plug_module import Plug
 from saccade.surgery.threads import of_this_thread
 from saccade.surgery.trace import Arguments, plainly, run
 
-__all__ = ["count", "warn_of_eval_only"]
+__all__ = ["training_twin", "verify_forward", "warn_of_eval_only"]
 
 _LOG = logging.getLogger("saccade")
 
@@ -27,19 +27,13 @@ _FORWARDS = 8
 """In training a host may leave out a block at random: one that stays four times in five is missed once in 400 000."""
 
 
-def count(
-    host: nn.Module, new: list[Plug], arguments: Arguments, exact: bool
-) -> tuple[dict[int, torch.Tensor], dict[int, dict[str, torch.Tensor]]]:
-    """The map that entered each new plug (by its id) in one forward that counts what it and its carrier do.
-
-    The second dictionary holds what the sites before had handed on then, by site, where plugs read each other.
+def verify_forward(host: nn.Module, new: list[Plug], arguments: Arguments, exact: bool) -> None:
+    """Run one forward and check what each new plug and its carrier do in it.
 
     Raises:
         UserError: the forward fails, a plug did not run once per call of its carrier, its mechanism changed the shape,
             or it changed the dtype, or, where ``exact`` and it has no ``a``, the map at all, be it by overflow.
     """
-    maps: dict[int, torch.Tensor] = {}
-    told: dict[int, dict[str, torch.Tensor]] = {}
     runs = {id(made): 0 for made in new}
     carriers = {id(made): 0 for made in new}
     wrong: list[str] = []
@@ -49,8 +43,7 @@ def count(
     def watch(made: Plug) -> None:
         def plug_ran(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             runs[id(made)] += 1
-            f = maps[id(made)] = args[0]
-            told[id(made)] = {} if made.relay is None else made.relay.told()
+            f = args[0]
             if isinstance(output, torch.Tensor) and output.dtype != f.dtype:
                 turned(f, output)
             elif exact and made.a is None and not torch.equal(output, f):
@@ -108,7 +101,6 @@ def count(
             wrong.append(f"the plug at {made.site.path} ran {ran} times for {wanted} calls of {made.site.carrier}")
     if wrong:
         raise UserError("; ".join(wrong[:3]) + ("" if len(wrong) < 4 else f" (and {len(wrong) - 3} more)"))
-    return maps, told
 
 
 def warn_of_eval_only(host: nn.Module, new: list[Plug], arguments: Arguments) -> None:
@@ -128,11 +120,9 @@ def warn_of_eval_only(host: nn.Module, new: list[Plug], arguments: Arguments) ->
 
     wanted = {made.site.carrier for made in new}
     try:
-        with _quietly(), plainly(host):
-            twin = copy.deepcopy(host)
+        with training_twin(host) as twin:
             for carrier in wanted:
                 watch(twin, carrier)
-            twin.train()
             for _ in range(_FORWARDS):
                 twin(*arguments[0], **arguments[1])
                 if ran == wanted:
@@ -148,6 +138,16 @@ def warn_of_eval_only(host: nn.Module, new: list[Plug], arguments: Arguments) ->
         "%s runs %s%s in eval mode only: in training the plug never runs, and never learns",
         type(host).__name__, ", ".join(idle[:10]), f" and {len(idle) - 10} more" if len(idle) > 10 else "",
     )  # fmt: skip
+
+
+@contextmanager
+def training_twin(host: nn.Module) -> Iterator[nn.Module]:
+    """Yield a copy of ``host`` in training mode, to be run without gradients; ``host`` stays as it is.
+
+    A copy, because a forward in training mode may change anything of a network, parameters included.
+    """
+    with _quietly(), plainly(host):
+        yield copy.deepcopy(host).train()
 
 
 @contextmanager

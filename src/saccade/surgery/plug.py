@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -18,14 +17,14 @@ from saccade.errors import UserError, did_you_mean
 from saccade.facts import Spec
 from saccade.probe import check_network, example_input
 from saccade.surgery.carrying import attach, detach, join
-from saccade.surgery.checking import count, warn_of_eval_only
+from saccade.surgery.checking import verify_forward, warn_of_eval_only
 from saccade.surgery.guard import NOT_RUN, PLUGS, REPLACED, lost, paths, raise_if_lost, unwatch
 from saccade.surgery.hosts import check_changeable
 from saccade.surgery.plug_module import Plug, carried
 from saccade.surgery.positions import select
 from saccade.surgery.rebuilt import warn_of_rebuilding
+from saccade.surgery.redraw import redraw_dead_relus
 from saccade.surgery.replaced import restore
-from saccade.surgery.rousing import rouse
 from saccade.surgery.sites import Site, survey
 
 __all__ = ["Carried", "Mechanism", "StandIn", "install", "per_stage", "plug", "plugs", "unplug"]
@@ -143,9 +142,9 @@ def plug(
     """Put a mechanism into ``host``, in place, at every site of ``where``.
 
     No key of the host's state dict moves, and its own checkpoints load strictly before and after. The mechanisms are
-    drawn from the global random state, which stays as it is; for a neutral start one whose ReLUs are all off, so that
-    it could not learn, is drawn again. The log names the sites that the host reaches in eval mode only, and warns of a
-    host that its trainer builds anew: see ``plugged_trainer``.
+    drawn from the global random state, which stays as it is. One that could not learn, because all units of a ReLU are
+    off on ``input``, is drawn again from the same initialisation. The log names the sites that the host reaches in eval
+    mode only, and warns of a host that its trainer builds anew: see ``plugged_trainer``.
 
     Args:
         host: any network.
@@ -213,14 +212,9 @@ def install(
             module = what.build(site, own)
             return (what.name, own, module) if instead is None else instead(site, own, module)
 
-    def again(site: Site, own: dict[str, Any]) -> nn.Module:
-        return make(site, own)[2]
-
     def check() -> None:
-        maps, told = count(host, new, seen.arguments, exact=neutral)
-        for made, own in zip(new, each, strict=True):
-            if made.a is not None:
-                rouse(made, maps[id(made)].to(made.a.dtype), told[id(made)], partial(again, made.site, own))
+        verify_forward(host, new, seen.arguments, exact=neutral)
+        redraw_dead_relus(host, new, seen.arguments, lambda n: make(chosen.sites[n], each[n])[2])
         warn_of_eval_only(host, new, seen.arguments)
 
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):

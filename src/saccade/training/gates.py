@@ -1,7 +1,9 @@
-"""How far each plug and each replacement has moved, in two numbers a site."""
+"""How far each plug and each replacement has moved, in two numbers a site, and which plugs see no difference."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,19 +12,21 @@ from torch import Tensor, nn
 from saccade.data import ImageSet
 from saccade.form import Context, Convolution, Gate
 from saccade.surgery import plugs, record, replacements
-from saccade.surgery.controls import unshuffled
+from saccade.surgery.controls import NoiseGate, unshuffled
 from saccade.surgery.replaced import CHILD, Replaced, alone, original
 
-__all__ = ["gate_movement", "probe_images"]
+__all__ = ["constant_plugs", "gate_movement", "probe_images"]
 
 PROBE = 16
-"""Test images looked at."""
+"""Images looked at."""
+_ROUNDING = 1e-6
+"""Relative difference of two sums of the same numbers in float32."""
 
 
-def probe_images(test: ImageSet) -> Tensor:
-    """Up to 16 test images (B, C, H, W), evenly spaced: the same for every epoch and mechanism."""
-    count = min(PROBE, len(test))
-    return torch.stack([test[n * len(test) // count][0] for n in range(count)])
+def probe_images(images: ImageSet) -> Tensor:
+    """Up to 16 of the images (B, C, H, W), evenly spaced: the same for every epoch and mechanism."""
+    count = min(PROBE, len(images))
+    return torch.stack([images[n * len(images) // count][0] for n in range(count)])
 
 
 def gate_movement(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any]]:
@@ -67,14 +71,10 @@ def gate_movement(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any
         network.get_submodule(row.convolution).register_forward_hook(watch(site), prepend=True, with_kwargs=True)
         for site, row in kept.items()
     ]
-    modes = [(module, module.training) for module in network.modules()]
     try:
-        network.eval()
-        with torch.no_grad(), record(network) as maps:
+        with _evaluated(network), record(network) as maps:
             network(images)
     finally:
-        for module, mode in modes:
-            module.training = mode
         for handle in handles:
             handle.remove()
     movement = {}
@@ -92,6 +92,54 @@ def gate_movement(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any
             values, kind = torch.cat(changes[row.site]), "change"
         movement[row.site] = _moved(kind, values, a)
     return movement | {site: _moved("change", torch.cat(changes[site]), None) for site in kept}
+
+
+def constant_plugs(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, str]:
+    """The plugs of ``network`` whose gate or context is the same for every image, in eval mode: site -> its kind.
+
+    The kind is ``gate`` or ``context``. Batches are read for as long as a plug may be one of these. The control
+    ``noise``, which is constant by design, and mechanisms that show neither gate nor context are left out.
+
+    Args:
+        network: the network.
+        batches: images (B, C, H, W), all of one size.
+    """
+    found = {
+        row.site: "gate" if isinstance(mechanism, Gate) else "context"
+        for row in plugs(network)
+        if isinstance(mechanism := unshuffled(row.module.mechanism), (Gate, Context))
+        and not isinstance(mechanism, NoiseGate)
+    }
+    if not found:
+        return {}
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {}  # the least and the largest of each entry, by call of the carrier
+    with _evaluated(network):
+        for images in batches:
+            with record(network) as maps:
+                network(images)
+            for site in list(found):
+                shown = maps[site]
+                now = [(values.amin(0), values.amax(0)) for values in (shown if isinstance(shown, list) else [shown])]
+                pairs = zip(now, seen.get(site, now), strict=True)
+                seen[site] = [(a.minimum(c), b.maximum(d)) for (a, b), (c, d) in pairs]
+                if not all(torch.allclose(low, high, rtol=_ROUNDING, atol=0) for low, high in seen[site]):
+                    del found[site]
+            if not found:
+                break
+    return found
+
+
+@contextmanager
+def _evaluated(network: nn.Module) -> Iterator[None]:
+    """``network`` in eval mode, without gradients; afterwards each module is in the mode it was in."""
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        with torch.no_grad():
+            network.eval()
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _moved(kind: str, values: Tensor, a: float | None) -> dict[str, Any]:

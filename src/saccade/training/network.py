@@ -19,6 +19,7 @@ from saccade.surgery.controls import Shuffled, plug_control
 from saccade.surgery.plug import Mechanism
 from saccade.surgery.plug_module import Plug
 from saccade.surgery.put import put
+from saccade.training.gates import probe_images
 
 __all__ = ["build", "derived", "start_of", "started"]
 
@@ -88,14 +89,15 @@ def build(recipe: Recipe, split: Split) -> nn.Module:
         name, options = catalog.parse(part.mechanism)
         torch.manual_seed(derived(seed, "attention"))
         where = part.where if isinstance(part.where, str) else list(part.where)
+        images = probe_images(split.train)  # a mechanism whose ReLUs are off for them is drawn again
         if part.control is None:
-            return put(host, name, where=where, start=start, input=size, **options)
+            return put(host, name, where=where, start=start, input=images, **options)
         if catalog.spec(name).kind == "conv":
             raise UserError(
                 f"the control {part.control!r} stands where a mechanism is plugged, and {name} stands in the place of "
                 "a convolution: what it does without is the convolution itself, which is the run without attention"
             )
-        return plug_control(host, part.control, name, where=where, start=start, input=size, **options)
+        return plug_control(host, part.control, name, where=where, start=start, input=images, **options)
 
 
 def _try(host: nn.Module, name: str, size: tuple[int, int, int], classes: int) -> None:

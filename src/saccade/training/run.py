@@ -28,7 +28,7 @@ from saccade.tasks import Classify, DivergenceError
 from saccade.tasks.classify import optimizer_of
 from saccade.training.environment import choose_device, environment, peak_memory
 from saccade.training.folder import RunFolder
-from saccade.training.gates import gate_movement, probe_images
+from saccade.training.gates import constant_plugs, gate_movement, probe_images
 from saccade.training.network import build, derived, started
 from saccade.training.resuming import misfit
 
@@ -131,7 +131,7 @@ def _train(recipe: Recipe, run: RunFolder, device: torch.device, tell: Notify, s
         except DivergenceError as place:
             diverged = {"epoch": place.epoch, "step": place.step, "what": place.what, "where": place.where}
             diverged["message"] = str(place)
-    return _finish(recipe, run, split, network, diverged)
+    return _finish(recipe, run, split, network, diverged, loaders[1], device)
 
 
 def _fit(
@@ -266,13 +266,21 @@ def _handle(number: signal.Signals, handler: Any) -> None:
 
 
 def _finish(
-    recipe: Recipe, run: RunFolder, split: Split, network: nn.Module, diverged: dict[str, Any] | None
+    recipe: Recipe,
+    run: RunFolder,
+    split: Split,
+    network: nn.Module,
+    diverged: dict[str, Any] | None,
+    test: DataLoader,
+    device: torch.device,
 ) -> dict[str, Any]:
     """All files that are made from the state after the last finished epoch, and the result."""
     state = run.resume()
     assert state is not None
     network.load_state_dict(state["network"])
-    network.eval()
+    network.to(device).eval()
+    constant = constant_plugs(network, (images.to(device) for images, _ in test))
+    network.cpu()
     rows = state["rows"]
     last = rows[-1]
     result = {
@@ -285,6 +293,7 @@ def _finish(
         "fingerprint": split.fingerprint,
         "left_out": split.left_out,
         "cautions": split.cautions,
+        "constant": constant,
         "diverged": diverged,
     }
     labels = torch.tensor(split.test.labels, dtype=torch.int32)
