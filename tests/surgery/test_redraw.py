@@ -202,9 +202,16 @@ def test_a_host_that_does_not_train_on_the_input_is_judged_in_eval_mode(drawn):
 
 
 @pytest.mark.parametrize(
-    ("on", "kept", "draws"), [([8], 1, 1), ([1, 7], 2, 2), ([4, 6], 2, 2), ([1, 2, 5, 3], 3, 1 + redraw._DRAWS)]
+    ("on", "kept", "draws"),
+    [
+        ([8], 1, 1),
+        ([1, 7], 2, 2),
+        ([4, 6], 2, 2),
+        ([1, 2, 5, 3], 1, 1 + redraw._DRAWS),  # the best of many would be no draw of the initialisation
+        ([0, 0, 2, 5], 3, 1 + redraw._DRAWS),
+    ],
 )
-def test_a_unit_must_be_on_for_most_images_or_the_best_draw_is_kept(on, kept, draws):
+def test_a_unit_must_be_on_for_most_images_or_the_first_that_is_on_at_all_is_kept(on, kept, draws):
     """``on``: of 8 images those that the first draws let through; what comes after lets one through."""
     made = []
 
@@ -222,6 +229,32 @@ def test_a_unit_must_be_on_for_most_images_or_the_best_draw_is_kept(on, kept, dr
 
     host = plug(_two(), Counted, where="2", start="paper", input=torch.randn(8, *SIZE))
     assert plugs(host)[0].module.mechanism.number == kept
+    assert len(made) == draws
+
+
+@pytest.mark.parametrize(("layers", "draws"), [(1, 1), (2, 1 + redraw._DRAWS)])
+def test_the_units_behind_a_layer_that_runs_twice_are_one_relu(layers, draws):
+    made = []
+
+    class Twice(nn.Module):
+        """One call lets each image through, the other none: two layers have a dead one, one layer learns."""
+
+        def __init__(self, channels):
+            super().__init__()
+            made.append(self)
+            self.layers = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(layers))
+            self.relu = nn.ReLU()
+
+        def forward(self, x):
+            for layer in self.layers:
+                nn.init.zeros_(layer.weight)
+            nn.init.constant_(self.layers[0].bias, 1.0)
+            nn.init.constant_(self.layers[-1].bias, -1.0 if layers == 2 else 1.0)
+            on = self.relu(self.layers[0](x))
+            off = self.relu(-1.0 * self.layers[-1](x) if layers == 1 else self.layers[-1](x))
+            return x + on + off
+
+    plug(_two(), Twice, where="2", input=torch.randn(8, *SIZE))
     assert len(made) == draws
 
 

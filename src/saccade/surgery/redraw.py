@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ In 46 runs of ``se`` on the digits, a bottleneck of one unit that began on for m
 the end in 1 of 30 cases; on for 0.25 to 0.75 in 3 of 5; on for less in 5 of 11.
 """
 _DRAWS = 20
-"""Draws after which the best so far is kept: behind a norm, a single unit is on for half of the images in any draw."""
+"""Draws after which one that is on at all is kept: behind a norm, a single unit is on for half of the images."""
 _FEW = 8
 """Images that are too few to stand for others."""
 
@@ -64,7 +64,7 @@ def redraw_dead_relus(
         def starts(module: nn.Module, args: tuple[Any, ...]) -> None:
             if n in pending:
                 pending.remove(n)
-                fresh = _best_draw(running, args[0], partial(again, n), streams[n])
+                fresh = _draw(running, args[0], partial(again, n), streams[n])
                 if fresh is not None:
                     _put(new[n], fresh.train(modes[n]))
 
@@ -88,28 +88,32 @@ def redraw_dead_relus(
                 handle.remove()
 
 
-def _best_draw(running: Plug, f: Tensor, again: Callable[[], nn.Module], stream: torch.Generator) -> nn.Module | None:
-    """Return the first draw that is on often enough for f (B, C, H, W), else the best; None for the one in ``running``.
+def _draw(running: Plug, f: Tensor, again: Callable[[], nn.Module], stream: torch.Generator) -> nn.Module | None:
+    """Return the first draw that is on often enough for f (B, C, H, W), else the first that is on at all.
 
-    ``running`` gets a copy of it.
+    None for the one in ``running``, which gets a copy of what is returned. The best of many draws would be no draw of
+    the paper's initialisation any more.
     """
     like = next((tensor for tensor in chain(running.parameters(), [f]) if tensor.is_floating_point()), f)
-    best, share = None, _share(running.mechanism, f)
-    for _ in range(_DRAWS):
+    first: tuple[nn.Module | None, nn.Module] = (None, running.mechanism)
+    fresh, some = first, None
+    for left in reversed(range(_DRAWS + 1)):
+        share = _share(running.mechanism, f)
         if share >= _SHARE:
+            return fresh[0]
+        if share > 0 and some is None:
+            some = fresh
+        if not left:
             break
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(stream.get_state())
-            fresh = again().to(like.device, like.dtype)
+            drawn = again().to(like.device, like.dtype)
             stream.set_state(torch.get_rng_state())
-        kept = running.mechanism
-        _put(running, copy.deepcopy(fresh).train(running.training))
-        found = _share(running.mechanism, f)
-        if found > share:
-            best, share = fresh, found
-        else:
-            _put(running, kept)
-    return best
+        fresh = drawn, copy.deepcopy(drawn).train(running.training)
+        _put(running, fresh[1])
+    kept, copied = some or first
+    _put(running, copied)
+    return kept
 
 
 def _put(plug: Plug, mechanism: nn.Module) -> None:
@@ -131,21 +135,44 @@ def _share(mechanism: nn.Module, f: Tensor) -> float:
         views += [f * strength.to(f) for strength in strengths]
     found = []  # by view, then by ReLU
     for view in views:
-        with _Rectified() as seen:
+        with _Rectified(mechanism) as seen:
             mechanism(view)
-        found.append(seen.shares)
+        found.append(seen.shares())
     return min((min(of[0], sorted(of)[len(of) > 1]) for of in zip(*found, strict=False)), default=1.0)
 
 
 class _Rectified(TorchFunctionMode):
-    """Record of each ReLU that runs for which share of the images a unit is on.
+    """Record of each ReLU that runs for which of the images a unit is on.
 
-    1 where it receives zeros alone, which say nothing of the draw: a norm whose weight starts at zero makes such maps.
+    Units behind one layer that runs several times, as that of ``cbam`` for means and maxima, are one ReLU: the layer
+    learns from each call. A ReLU that receives zeros alone counts as on: they say nothing of the draw, and a norm whose
+    weight starts at zero makes such maps.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mechanism: nn.Module) -> None:
         super().__init__()
-        self.shares: list[float] = []
+        self._layers = [module for module in mechanism.modules() if module._parameters]
+        self._on: dict[object, Tensor] = {}
+        self._last: object = None
+        """The layer that ran since the last ReLU."""
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def shares(self) -> list[float]:
+        """The share of the images, by ReLU in the order of the first calls."""
+        return [float(on.float().mean()) for on in self._on.values()]
+
+    def __enter__(self) -> Self:
+        def ran(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            self._last = module
+
+        self._handles = [layer.register_forward_hook(ran) for layer in self._layers]
+        super().__enter__()
+        return self
+
+    def __exit__(self, kind: Any, error: Any, at: Any) -> None:
+        super().__exit__(kind, error, at)
+        for handle in self._handles:
+            handle.remove()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         rectifies = getattr(func, "__name__", "") in ("relu", "relu_")
@@ -153,5 +180,9 @@ class _Rectified(TorchFunctionMode):
         output = func(*args, **(kwargs or {}))
         if rectifies:
             on = (output > 0).flatten(1).any(1) if output.ndim > 1 else (output > 0).any()
-            self.shares.append(1.0 if silent else float(on.float().mean()))
+            if silent:
+                on = torch.ones_like(on)
+            behind = (object() if self._last is None else self._last, on.shape)
+            self._on[behind] = on | self._on.get(behind, on)
+            self._last = None
         return output
