@@ -520,6 +520,8 @@ def test_a_gate_that_is_the_same_for_every_image_is_found():
     batches[2][3] += 1e4
     assert constant_plugs(host, batches[:2]) == {"1": "gate", "3": "context"}
     assert constant_plugs(host, batches) == {"3": "context"}
+    assert constant_plugs(host, [batches[0][:1]]) == {}
+    assert constant_plugs(host, [batches[0][:1], batches[0][1:2]]) == {"1": "gate", "3": "context"}
     assert host.training
 
 

@@ -84,11 +84,16 @@ def test_the_spread_is_measured_assumed_or_known_from_the_folder(tmp_path, monke
     assert known(study(source=str(tmp_path))).sigmas == forecast.ASSUMED
     study().write()
     assert known(study()).sigmas == (forecast.DIGITS_SIGMA,), "a study without runs knows nothing"
-    rows = [{"se_images": 0.3}, {"se_images": None}, {"se_images": 0.4}]
-    monkeypatch.setattr(forecast, "collect", lambda folder: {"analysis": {"sigma": 0.77, "differences": rows}})
+    rows = [{"se_images": 0.3}, {"se_images": None}, {"se_images": 0.4}, {"se_images": 0.0}]
+    analysis = {"sigma": 0.77, "differences": rows, "images": 20_000}
+    monkeypatch.setattr(forecast, "collect", lambda folder: {"analysis": analysis})
     found = known(study())
     assert (found.sigmas, found.sigma_from) == ((0.77,), "the runs finished in this folder")
-    assert (found.lasting, found.lasting_from) == (pytest.approx(0.125), "measured in this folder")
+    assert (found.lasting, found.lasting_from) == (pytest.approx(0.25 / 3), "measured in this folder")
+    analysis |= {"differences": rows[3:]}
+    assert (known(study()).lasting, known(study()).lasting_from) == (0.0, "measured in this folder")
+    analysis |= {"images": None}
+    assert known(study()).lasting_from.startswith("assumed")
 
 
 def test_it_counts_what_is_left(tmp_path, monkeypatch):

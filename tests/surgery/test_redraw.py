@@ -201,6 +201,69 @@ def test_a_host_that_does_not_train_on_the_input_is_judged_in_eval_mode(drawn):
     assert all(module.training for module in host.modules())
 
 
+class Pooled(Drawn):
+    """With a norm of one value a channel where there is one image: PyTorch raises there in training."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        return x * (self.norm(x.mean((2, 3), keepdim=True)) + self.bias).relu()
+
+
+@STARTS
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("where", [["2"], ["2", "4"]])
+def test_a_mechanism_that_does_not_train_on_the_input_is_judged_in_eval_mode(drawn, start, training, where):
+    mechanism, host = drawn(2), _two().train(training)
+    pooled = drawn(2, Pooled)
+    plug(host, pooled, where=where, start=start, input=SIZE)
+    assert all(row.module.mechanism.bias[0].item() > 0 for row in plugs(host))
+    assert pooled.draws == 2 + len(where)  # the first two of all are off
+    assert {module.training for module in host.modules()} == {training}
+    plug(unplug(host), mechanism, where=where, start=start, input=SIZE)
+    assert mechanism.draws == pooled.draws
+
+
+class Counting(Drawn):
+    """With a norm whose output the ReLU does not see."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        return self.norm(x) * (x + self.bias).relu()
+
+
+@STARTS
+@pytest.mark.parametrize("training", [True, False])
+def test_what_is_redrawn_in_eval_mode_keeps_its_statistics(drawn, start, training):
+    class Supervised(nn.Sequential):
+        def forward(self, x):
+            if self.training:
+                raise ValueError("targets are missing")
+            return super().forward(x)
+
+    host, statistics = Supervised(*_two()).train(training), {}
+    for dead in (0, 2):
+        mechanism = drawn(dead, Counting)
+        plug(unplug(host), mechanism, where="2", start=start, input=torch.randn(4, *SIZE))
+        assert mechanism.draws == dead + 1
+        statistics[dead] = [buffer.tolist() for buffer in plugs(host)[0].module.mechanism.buffers()]
+        assert {module.training for module in host.modules()} == {training}
+    assert statistics[0] == statistics[2] == [[0.0] * 4, [1.0] * 4, 0]
+
+
+@pytest.mark.parametrize(("mechanism", "calls"), [(nn.ReLU, 5), (nn.Softplus, 1)])
+def test_other_views_of_one_image_are_tried_where_there_is_a_relu(mechanism, calls):
+    made, called = mechanism(), []
+    made.register_forward_hook(lambda *_: called.append(1))
+    redraw._share(made, torch.rand(1, 4, 8, 8))
+    assert len(called) == calls
+
+
 @pytest.mark.parametrize(
     ("on", "kept", "draws"),
     [

@@ -20,8 +20,8 @@ Under the model both estimates are unbiased and cov(s², own²) = var(s²), so s
     1 / ((1 - w²) / df + w² / (m - 1))
 
 which is df itself for two arms, and less by little for more. The pooled variance alone is not enough: over 45 arms with
-t₅ noise it gives a false verdict in 6 to 7 % of the studies, and in 7 to 8 % where the arms' standard deviations differ
-by a factor of two, because it cannot see that a far-off mean comes from runs that lie far apart.
+t₅ noise it gives a false verdict in 6 to 7 % of the studies, and in 8 to 10 % where the arms' standard deviations
+differ by a factor of two, because it cannot see that a far-off mean comes from runs that lie far apart.
 
 The error that the test images add, and the power of a study, are in ``precision``. Differences are tested by t,
 two-sided, and a family of them is corrected by Holm's step-down (Holm 1979, Scand. J. Stat. 6:65). Everything that

@@ -262,7 +262,8 @@ def _known(study: Study, images: int) -> _Known:
         analysis = collect(study.folder)["analysis"] or {}
     except UserError:  # no study there yet
         analysis = {}
-    measured = [row["se_images"] ** 2 for row in analysis.get("differences", ()) if row["se_images"]]
+    rows = analysis["differences"] if analysis.get("images") else ()  # without images all of them say 0
+    measured = [row["se_images"] ** 2 for row in rows if row["se_images"] is not None]
     if measured:
         lasting, lasting_from = math.fsum(measured) / len(measured), "measured in this folder"
     else:

@@ -44,9 +44,9 @@ def redraw_dead_relus(
     """Replace the mechanisms in ``new`` by fresh draws until each of their ReLUs has a unit on for most images.
 
     A mechanism is judged on the map that it receives in a forward of a copy of ``host`` in training mode; where that
-    forward fails or does not reach the plug, in a forward of ``host`` in eval mode. The plugs are judged in the order
-    in which they run, so that each receives what the redrawn ones before it make. The host, the running statistics of
-    the mechanisms that are kept, and the global random state stay as they are.
+    forward or the mechanism in it fails, or the forward does not reach the plug, in a forward of ``host`` in eval mode.
+    The plugs are judged in the order in which they run, so that each receives what the redrawn ones before it make. The
+    host, all running statistics, and the global random state stay as they are.
 
     Args:
         host: the network that carries ``new``.
@@ -59,14 +59,16 @@ def redraw_dead_relus(
     streams = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
     modes = [made.training for made in new]
     pending = set(range(len(new)))
+    redrawn: set[int] = set()
 
     def judge(n: int, running: Plug) -> torch.utils.hooks.RemovableHandle:
         def starts(module: nn.Module, args: tuple[Any, ...]) -> None:
             if n in pending:
-                pending.remove(n)
                 fresh = _draw(running, args[0], partial(again, n), streams[n])
-                if fresh is not None:
-                    _put(new[n], fresh.train(modes[n]))
+                pending.remove(n)
+                if fresh is not None:  # in the mode of this forward: it may be part of it
+                    _put(new[n], fresh.train(running.training))
+                    redrawn.add(n)
 
         return running.register_forward_pre_hook(of_this_thread(starts))
 
@@ -86,6 +88,8 @@ def redraw_dead_relus(
         finally:
             for handle in handles:
                 handle.remove()
+    for n in redrawn:
+        new[n].mechanism.train(modes[n])
 
 
 def _draw(running: Plug, f: Tensor, again: Callable[[], nn.Module], stream: torch.Generator) -> nn.Module | None:
@@ -128,17 +132,19 @@ def _share(mechanism: nn.Module, f: Tensor) -> float:
     Few images in f (B, C, H, W) say little of those to come. The share then has to hold for f and for three of four
     maps that are f with its channels at other strengths, as other images have them.
     """
-    views = [f]
-    if len(f) < _FEW:
+    found = [_shares(mechanism, f)]  # by view, then by ReLU
+    if found[0] and len(f) < _FEW:
         draw = torch.Generator("cpu").manual_seed(0)
         strengths = [1 + torch.randn(f.shape[1], 1, 1, generator=draw, device="cpu") for _ in range(4)]
-        views += [f * strength.to(f) for strength in strengths]
-    found = []  # by view, then by ReLU
-    for view in views:
-        with _Rectified(mechanism) as seen:
-            mechanism(view)
-        found.append(seen.shares())
+        found += [_shares(mechanism, f * strength.to(f)) for strength in strengths]
     return min((min(of[0], sorted(of)[len(of) > 1]) for of in zip(*found, strict=False)), default=1.0)
+
+
+def _shares(mechanism: nn.Module, f: Tensor) -> list[float]:
+    """Return the share of the images in f (B, C, H, W) for which a unit is on, of each ReLU in the order they run."""
+    with _Rectified(mechanism) as seen:
+        mechanism(f)
+    return seen.shares()
 
 
 class _Rectified(TorchFunctionMode):

@@ -97,8 +97,9 @@ def gate_movement(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any
 def constant_plugs(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, str]:
     """The plugs of ``network`` whose gate or context is the same for every image, in eval mode: site -> its kind.
 
-    The kind is ``gate`` or ``context``. Batches are read for as long as a plug may be one of these. The control
-    ``noise``, which is constant by design, and mechanisms that show neither gate nor context are left out.
+    The kind is ``gate`` or ``context``; a single image tells of none. Batches are read for as long as a plug may be one
+    of these. The control ``noise``, which is constant by design, and mechanisms that show neither gate nor context are
+    left out.
 
     Args:
         network: the network.
@@ -112,9 +113,11 @@ def constant_plugs(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, s
     }
     if not found:
         return {}
+    count = 0
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {}  # the least and the largest of each entry, by call of the carrier
     with _evaluated(network):
         for images in batches:
+            count += len(images)
             with record(network) as maps:
                 network(images)
             for site in list(found):
@@ -126,7 +129,7 @@ def constant_plugs(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, s
                     del found[site]
             if not found:
                 break
-    return found
+    return found if count > 1 else {}
 
 
 @contextmanager
