@@ -40,7 +40,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -180,9 +180,10 @@ def simulate(
     # Mean squares of the images: what one answer's chance leaves is part of sigma already.
     pairs = (layout.present & layout.present[0]).sum(axis=1)[1:]
     chance = CHANCE * 2 * scale.sigma**2 * scale.images
-    draws = (variances_of_differences(studies, arms, df, rng) for df in _image_df(scale.images, seeds))
-    between = (lasts * scale.images + chance / pairs) * next(draws)
-    lasting = lasting_error(between, chance * next(draws), pairs, scale.images)
+    of_between = variances_of_differences(studies, arms, scale.images - 1, rng)
+    of_within = variances_of_differences(studies, arms, (scale.images - 1) * (seeds - 1), rng)
+    between = (lasts * scale.images + chance / pairs) * of_between
+    lasting = lasting_error(between, chance * of_within, pairs, scale.images)
 
     def study(gain: float | Floats = 0.0) -> tuple[Floats, Floats, Judgement]:
         """Standard errors, their degrees of freedom and the judgement; ``gain`` (studies, k) is that of the first k."""
@@ -214,12 +215,6 @@ def simulate(
         found_stated=found(stated[:, :tried]),
         false_equal=share(study(margin)[2].verdict[:, 0] == "equal"),
     )
-
-
-def _image_df(images: int, seeds: int) -> Iterator[int]:
-    """Degrees of freedom of the mean squares between and within images."""
-    yield images - 1
-    yield (images - 1) * (seeds - 1)
 
 
 def measured(path: Path, images: int | None) -> Scale:

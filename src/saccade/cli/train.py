@@ -11,7 +11,7 @@ import click
 
 from saccade import catalog
 from saccade.cli import _trust
-from saccade.escaping import printable
+from saccade.escaping import brief, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,7 +68,7 @@ def command(
     else:
         console.print(Text(printable(_sentence(result, folder))))
         if (constant := result.get("constant")) and not result["diverged"]:
-            same = f"note: for every test image the plug does the same at {', '.join(constant)}"
+            same = f"note: for every test image the plug does the same at {', '.join(map(brief, constant))}"
             console.print(Text(printable(same)))
     context.exit(1 if result["diverged"] else 0)
 

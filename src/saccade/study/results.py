@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saccade.errors import UserError
+from saccade.escaping import brief
 from saccade.imagefiles import left_out
 from saccade.runfiles import Costs, Environment, Failed, predictions, read
 from saccade.study.plan import BASELINE, CONTROLS, Run, Study, write_atomically
@@ -216,7 +217,7 @@ def _constant(name: str, runs: Collection[dict[str, Any]]) -> list[str]:
                 if run["arm"] == name and found == kind:
                     seeds.setdefault(site, []).append(run["seed"])
         if seeds:
-            where = [f"{site} ({_seeds(of)})" for site, of in list(seeds.items())[:_SITES]]
+            where = [f"{brief(site)} ({_seeds(of)})" for site, of in list(seeds.items())[:_SITES]]
             if more := len(seeds) - len(where):
                 where.append(f"{more} more site{'s' * (more > 1)}")
             *before, last = where

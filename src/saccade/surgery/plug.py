@@ -143,8 +143,9 @@ def plug(
 
     No key of the host's state dict moves, and its own checkpoints load strictly before and after. The mechanisms are
     drawn from the global random state, which stays as it is. One that could not learn, because all units of a ReLU are
-    off on ``input``, is drawn again from the same initialisation. The log names the sites that the host reaches in eval
-    mode only, and warns of a host that its trainer builds anew: see ``plugged_trainer``.
+    off on ``input``, is drawn again from the same initialisation; on a map that is zero at the start, as behind a norm
+    whose weight is, only biases can tell. The log names the sites that the host reaches in eval mode only, and warns of
+    a host that its trainer builds anew: see ``plugged_trainer``.
 
     Args:
         host: any network.

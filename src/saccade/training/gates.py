@@ -121,9 +121,13 @@ def constant_plugs(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, s
             with record(network) as maps:
                 network(images)
             for site in list(found):
-                shown = maps[site]
+                shown = maps.get(site, [])
                 now = [(values.amin(0), values.amax(0)) for values in (shown if isinstance(shown, list) else [shown])]
-                pairs = zip(now, seen.get(site, now), strict=True)
+                before = seen.get(site, now)
+                if not now or len(now) != len(before):  # a host that calls its parts as the images are
+                    del found[site]
+                    continue
+                pairs = zip(now, before, strict=True)
                 seen[site] = [(a.minimum(c), b.maximum(d)) for (a, b), (c, d) in pairs]
                 if not all(torch.allclose(low, high, rtol=_ROUNDING, atol=0) for low, high in seen[site]):
                     del found[site]

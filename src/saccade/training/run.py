@@ -279,7 +279,7 @@ def _finish(
     assert state is not None
     network.load_state_dict(state["network"])
     network.to(device).eval()
-    constant = constant_plugs(network, (images.to(device) for images, _ in test))
+    constant = {} if diverged else constant_plugs(network, (images.to(device) for images, _ in test))
     network.cpu()
     rows = state["rows"]
     last = rows[-1]
