@@ -61,8 +61,8 @@ residuals, pooled over all arms and moderated by each difference's own runs, giv
 square is added what the test images leave at any number of seeds. Each difference has a 95 % t interval with \
 Satterthwaite's degrees of freedom, not corrected for the number of comparisons. "Helps" and "hurts" need p < 0.05 \
 after Holm's correction over the mechanisms; controls stand outside. "Equal" means that the interval lies inside the \
-margin. A true difference of the detectable size is found with probability 0.8. Known limits, from \
-simulated studies: up to 6 % false verdicts with one mechanism at three seeds; an arm that scatters twice as much as \
+margin. A true difference of the detectable size is found with probability 0.8. Known limits, \
+simulated: up to 6 % false verdicts with one mechanism at three seeds; an arm that scatters twice as much as \
 the others has too narrow an interval. Failed runs are left out. All this \
 speaks of this host, this recipe and images like these only."""
 """How it was computed, for the reader of a report."""
