@@ -37,7 +37,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtr, stdtrit
+from scipy.special import fdtrc, stdtr, stdtrit
 
 __all__ = [
     "PRIOR_DF",
@@ -50,6 +50,7 @@ __all__ = [
     "judge",
     "moderated_df",
     "t_quantile",
+    "widest_arm",
 ]
 
 Floats = NDArray[np.float64]
@@ -172,6 +173,31 @@ def fit(scores: Floats, design: Design) -> Fit:
         variances[..., a] = (1 - weight) * pooled + weight * own
     spread = _snap(np.sqrt(variances))
     return Fit(differences, residuals, sigma, spread, spread * np.sqrt(design.unit))
+
+
+def widest_arm(scores: Floats, design: Design, alpha: float = 0.05) -> tuple[int, float] | None:
+    """Return the arm whose runs scatter more than those of the others, and σ without it; None where no arm does.
+
+    It adds more to the squared residuals of scores (A, S) than its degrees of freedom explain: an F test against the
+    fit to all other runs, Bonferroni over the arms. Arm 0 is not asked, because every difference needs it. No arm is
+    named where fewer than four degrees of freedom would be left.
+    """
+    squares = float(np.square(fit(scores, design).residuals).sum())
+    found: tuple[float, int, float] | None = None
+    for a in range(1, len(scores)):
+        present = np.delete(design.present, a, axis=0)
+        seeds = present.any(axis=0)
+        rest = Design.of(present[:, seeds])
+        added = design.df - rest.df
+        if added < 1 or rest.df < 4:
+            continue
+        sigma = float(fit(np.delete(scores, a, axis=0)[:, seeds], rest).sigma)
+        if sigma > 0:
+            ratio = (squares - rest.df * sigma**2) / added / sigma**2
+            found = min(found or (1.0, 0, 0.0), (float(fdtrc(added, rest.df, max(ratio, 0.0))), a, sigma))
+    if found is None or found[0] * (len(scores) - 1) >= alpha:
+        return None
+    return found[1:]
 
 
 def _snap(points: Floats) -> Floats:

@@ -38,6 +38,7 @@ from saccade.study.blocks import (
     Verdict,
     fit,
     judge,
+    widest_arm,
 )
 from saccade.study.findings import Analysis, Arm, Difference
 from saccade.study.precision import (
@@ -142,6 +143,8 @@ def analyse(
     sigma = _number(fitted.sigma)
     largest, place, stands_out = _largest_residual(fitted, design)
     at = None if place is None else (names[arms[place[0]]], labels[used[place[1]]])
+    widest = widest_arm(table[np.ix_(arms, used)], design)
+    wide = [] if widest is None or sigma is None else [_note_on_width(names[arms[widest[0]]], widest[1], sigma)]
     return replace(
         analysis,
         differences=tuple(rows[1:]),
@@ -150,7 +153,7 @@ def analyse(
         seed_sd=_seed_sd(table[np.ix_(arms, used)], design, sigma),
         largest_residual=largest,
         largest_residual_at=at,
-        notes=(*notes, *_notes_on_fit(rows[1:], sigma, at if stands_out else None)),
+        notes=(*notes, *_notes_on_fit(rows[1:], sigma, at if stands_out else None), *wide),
     )
 
 
@@ -368,3 +371,10 @@ def _notes_on_fit(rows: Sequence[Difference], sigma: float | None, outlier: tupl
     if outlier is not None:
         notes.append(f"The score of {outlier[0]} at seed {outlier[1]} fits the others badly: look at that run.")
     return tuple(notes)
+
+
+def _note_on_width(name: str, without: float, sigma: float) -> str:
+    return (
+        f"The runs of {name} scatter more than those of the other arms, which widens every interval: the pooled "
+        f"standard deviation is {sigma:.2f} points, and {without:.2f} without {name}. A study without {name} sees more."
+    )
