@@ -177,7 +177,7 @@ def test_an_unknown_part_and_a_scene_beyond_the_last():
 
 def test_without_scikit_learn_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(digits.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"saccade\[study\]"):
+    with pytest.raises(UserError, match=r"saccade-attention\[study\]"):
         digits._sources.__wrapped__()
 
 

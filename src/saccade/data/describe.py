@@ -108,8 +108,8 @@ def _folder(spec: Data, notify: Notify | None) -> dict[str, Any]:
         notes.append(f"{len(beside)} bad files are not among the images that are taken: {_listed(beside)}")
     if seen.hidden:
         notes.append(
-            f"passed over, because systems and programs make them or a dot comes first: {_counted(seen.hidden)} "
-            f"({seen.hidden.total()} in all)"
+            f"passed over {seen.hidden.total()} of what systems and programs leave or what begins with a dot: "
+            f"{_counted(seen.hidden)}"
         )
     if seen.others:
         notes.append(f"{seen.others.total()} files do not end like an image and are not read: {_counted(seen.others)}")
