@@ -8,7 +8,7 @@ by a :class:`Relay`, which hooks of the host open and close; what an interrupted
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -26,8 +26,8 @@ class _Call:
     otherwise take them for its inputs.
     """
 
-    def __init__(self, told: Mapping[str, Tensor]) -> None:
-        self.told = dict(told)
+    def __init__(self) -> None:
+        self.told: dict[str, Tensor] = {}
 
 
 class Relay:
@@ -56,9 +56,9 @@ class Relay:
         """The calls that are open in this thread are over."""
         self._running.pop(self._thread(), None)
 
-    def open(self, told: Mapping[str, Tensor] | None = None) -> None:
-        """A call begins; ``told`` has been told before it."""
-        self._running.setdefault(self._thread(), []).append(_Call(told or {}))
+    def open(self) -> None:
+        """Begin a call."""
+        self._running.setdefault(self._thread(), []).append(_Call())
 
     def close(self) -> None:
         """The call has ended, be it by an exception; nothing, if none is running."""
@@ -69,9 +69,9 @@ class Relay:
             self._running.pop(self._thread(), None)
 
     @contextmanager
-    def call(self, told: Mapping[str, Tensor]) -> Iterator[None]:
-        """A call runs inside, in which ``told`` has been told."""
-        self.open(told)
+    def call(self) -> Iterator[None]:
+        """Hold a call open inside the block."""
+        self.open()
         try:
             yield
         finally:

@@ -466,7 +466,8 @@ def test_a_relay_by_itself():
     place.join(relay, "here", ())
     assert place(z) == []
     assert relay.told() == {}
-    with relay.call({"there": z}):
+    with relay.call():
+        relay.tell("there", z)
         assert place(z) == []
         assert list(relay.told()) == ["there", "here"]
         assert relay.read("here", ("there",)) == [z]

@@ -160,5 +160,5 @@ def one_call(model: nn.Module) -> Iterator[None]:
     relays = {id(plug.relay): plug.relay for _, _, plug in carried(model) if plug.relay is not None}
     with ExitStack() as calls:
         for relay in relays.values():
-            calls.enter_context(relay.call({}))
+            calls.enter_context(relay.call())
         yield
