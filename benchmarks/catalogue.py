@@ -27,7 +27,7 @@ import torch
 from saccade import UserError, catalog, measure
 from saccade.cli._costs import costs
 from saccade.cost import count_macs
-from saccade.facts import Published, Spec
+from saccade.specs import Published, Spec
 from saccade.surgery.put import put
 from timing import machine, said
 

@@ -11,8 +11,8 @@ from saccade import catalog
 from saccade.contract import PROMISES, Record, check, examine
 from saccade.contract.shapes import CHANNELS
 from saccade.errors import UserError
-from saccade.facts import Spec
-from saccade.form import BatchNorm2d
+from saccade.specs import Spec
+from saccade.bases import BatchNorm2d
 from saccade.relay import Previous
 
 NAMES = [promise.__name__ for promise in PROMISES]

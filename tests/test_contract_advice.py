@@ -102,7 +102,7 @@ class FailsInside(nn.Module):
     ("stranger", "promise", "words"),
     [
         (Flattens, "keeps_shape", ["(2, 64, 7, 5) is refused", "self.all(x.flatten(1))", "takes maps of any size"]),
-        (BatchNorm1d, "takes_one_image", ["more than 1 value per channel", "saccade.form.BatchNorm2d"]),
+        (BatchNorm1d, "takes_one_image", ["more than 1 value per channel", "saccade.bases.BatchNorm2d"]),
         (Float32Alone, "keeps_shape", ["test_contract_advice.py, line", "takes dtype=x.dtype"]),
         (CallsNumpy, "reaches_every_parameter", ["x.numpy()", "write it with torch"]),
         (ReadsData, "has_true_gradients", ["input", "a tensor is cut off (.detach(), .data, .item(), numpy)"]),

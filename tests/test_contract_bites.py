@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from saccade.contract import PROMISES, check, examine
-from saccade.facts import Spec
-from saccade.form import BatchNorm2d
+from saccade.specs import Spec
+from saccade.bases import BatchNorm2d
 
 SPEC = Spec.read(
     {

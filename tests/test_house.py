@@ -15,9 +15,9 @@ SOURCE = Path(saccade.__file__).parent
 FLOORS = [
     ["escaping"],
     ["errors"],
-    ["facts"],
+    ["specs"],
     ["attachment", "ops", "recipe", "relay", "probe", "imagefiles"],
-    ["form", "runfiles"],
+    ["bases", "runfiles"],
     ["attention"],
     ["catalog"],
     ["trust"],

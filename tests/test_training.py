@@ -453,7 +453,7 @@ def test_a_run_that_diverges_says_where_and_keeps_what_it_had(tmp_path, split):
 
 
 def test_gates_are_summed_up_by_hand():
-    class Third(saccade.form.Gate):
+    class Third(saccade.bases.Gate):
         def __init__(self, channels):
             super().__init__()
             self.weight = nn.Parameter(torch.zeros(1))
@@ -486,7 +486,7 @@ def test_gates_are_summed_up_by_hand():
     assert host.training
 
 
-class Lit(saccade.form.Context):
+class Lit(saccade.bases.Context):
     """Adds how bright each image is, times a parameter."""
 
     def __init__(self, channels):

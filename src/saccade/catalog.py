@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from saccade.errors import UserError, did_you_mean
-from saccade.facts import Spec, evaluate
+from saccade.specs import Spec, evaluate
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,7 +10,7 @@ from torchvision.ops import deform_conv2d
 from by_hand import equals, gates, image, with_values
 from saccade import UserError, catalog, create
 from saccade.contract import PROMISES, examine
-from saccade.form import Gate
+from saccade.bases import Gate
 
 C, ALPHA = 10, 0.3  # c = 3
 

@@ -6,7 +6,7 @@ from torch import nn
 
 import saccade
 from saccade.explanation import effective, gate_maps, is_spatial, passing, per_channel, site_to_show, spatial
-from saccade.form import Context, Gate
+from saccade.bases import Context, Gate
 
 
 class Ramp(Gate):

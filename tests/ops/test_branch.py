@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from saccade.form import Gate
+from saccade.bases import Gate
 from saccade.ops import eager
 from saccade.ops.branch import gated_by, gated_by_definition
 

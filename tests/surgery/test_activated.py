@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from saccade import UserError, record
-from saccade.facts import Spec
+from saccade.specs import Spec
 from saccade.surgery import plug, plugs, sites, unplug
 from saccade.surgery.positions import paths_at, select, sites_at
 from saccade.surgery.sites import survey

@@ -15,7 +15,7 @@ import conditions
 import fighters
 import zoo
 from saccade import UserError, list_mechanisms, spec
-from saccade.facts import Spec
+from saccade.specs import Spec
 from saccade.surgery import plug, plugs, sites, unplug
 from saccade.surgery.positions import select
 from saccade.surgery.sites import survey

@@ -16,7 +16,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from saccade import UserError
-from saccade.facts import Spec
+from saccade.specs import Spec
 from saccade.surgery import plug, plugs, sites
 from saccade.surgery.positions import POSITIONS, select, sites_at
 from saccade.surgery.sites import survey

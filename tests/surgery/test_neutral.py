@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import saccade
-from saccade.form import blended
+from saccade.bases import blended
 from saccade.surgery import parameter_groups, plug, plugs, unplug
 from seasoning import seasoned
 

@@ -12,7 +12,7 @@ from torchvision.models import mobilenet_v2, resnet18, resnet50
 
 from oracles import counts
 from saccade import UserError
-from saccade.facts import Spec
+from saccade.specs import Spec
 from saccade.surgery import Plug, parameter_groups, plug, plug_control, plugs, replace, unplug
 from saccade.surgery.controls import ExtraBottleneck
 from saccade.surgery.plug import Mechanism

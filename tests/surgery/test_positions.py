@@ -19,7 +19,7 @@ from torchvision.ops import DeformConv2d, FrozenBatchNorm2d
 
 from oracles import counts
 from saccade import UserError
-from saccade.facts import Spec
+from saccade.specs import Spec
 from saccade.surgery import plug, plugs, unplug
 from saccade.surgery.positions import POSITIONS, paths_at, select
 from saccade.surgery.sites import survey

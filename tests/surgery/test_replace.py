@@ -14,7 +14,7 @@ from torch import nn
 
 import saccade
 from saccade import UserError, parameter_groups, plug, plugs, record, replace, replacements, unplug
-from saccade.form import Convolution
+from saccade.bases import Convolution
 from saccade.surgery.replaced import CHILD, Replaced
 
 SIZE = (3, 64, 48)

@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.models import mobilenet_v2, resnet50
 
 from saccade import UserError
-from saccade.facts import Spec
+from saccade.specs import Spec
 from saccade.surgery import plug, plugs, sites
 from saccade.surgery.positions import select
 from saccade.surgery.sites import survey

@@ -20,7 +20,7 @@ MODULE = '''
 import torch
 from torch import nn
 
-from saccade.form import Gate
+from saccade.bases import Gate
 
 __all__ = ["{name}"]
 

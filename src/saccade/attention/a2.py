@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d, Context, reduced
+from saccade.bases import BatchNorm2d, Context, reduced
 from saccade.ops.eager import is_captured
 
 __all__ = ["DoubleAttention"]

@@ -28,7 +28,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d, Gate, reduced
+from saccade.bases import BatchNorm2d, Gate, reduced
 from saccade.ops.gating import pooled_mean
 
 __all__ = ["BottleneckAttention"]

@@ -23,7 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d, Gate, reduced
+from saccade.bases import BatchNorm2d, Gate, reduced
 from saccade.ops.gating import gated, max_and_mean, narrow_conv
 
 __all__ = ["ConvBlockAttention"]

@@ -25,7 +25,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from saccade.form import Context, reduced
+from saccade.bases import Context, reduced
 from saccade.ops.criss_cross import criss_cross
 from saccade.ops.eager import is_bare
 

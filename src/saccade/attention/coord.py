@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d, Gate
+from saccade.bases import BatchNorm2d, Gate
 from saccade.ops.branch import gated_by
 from saccade.ops.cross import cross_gated
 from saccade.ops.eager import is_watched

@@ -27,7 +27,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from saccade.form import Context, reduced
+from saccade.bases import Context, reduced
 from saccade.ops.attention import attention
 from saccade.ops.autocast import without_autocast
 

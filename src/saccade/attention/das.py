@@ -46,7 +46,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d, Gate, reduced, zeroed
+from saccade.bases import BatchNorm2d, Gate, reduced, zeroed
 from saccade.ops.counted import counted
 from saccade.ops.deform import deform_conv2d
 from saccade.ops.eager import is_bare

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from saccade.form import Convolution
+from saccade.bases import Convolution
 from saccade.ops.deform import deform_conv2d
 
 __all__ = ["ModulatedDeformableConvolution"]

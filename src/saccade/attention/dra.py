@@ -27,7 +27,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d, Context, reduced
+from saccade.bases import BatchNorm2d, Context, reduced
 from saccade.ops.attention import attention
 from saccade.ops.autocast import without_autocast
 

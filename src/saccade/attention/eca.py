@@ -18,7 +18,7 @@ import math
 
 from torch import Tensor, nn
 
-from saccade.form import Gate
+from saccade.bases import Gate
 from saccade.ops.gating import pooled_mean
 
 __all__ = ["EfficientChannelAttention"]

@@ -39,7 +39,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.form import Gate
+from saccade.bases import Gate
 from saccade.ops.gating import pooled_mean
 from saccade.relay import Previous
 

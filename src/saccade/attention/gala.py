@@ -33,7 +33,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.form import Gate, reduced
+from saccade.bases import Gate, reduced
 from saccade.ops.gating import pooled_mean
 
 __all__ = ["GlobalAndLocalAttention"]

@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.form import Gate
+from saccade.bases import Gate
 
 __all__ = ["GatedChannelTransformation"]
 

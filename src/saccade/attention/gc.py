@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from saccade.form import Context
+from saccade.bases import Context
 
 __all__ = ["GlobalContext"]
 

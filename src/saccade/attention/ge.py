@@ -27,7 +27,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d, Gate, reduced
+from saccade.bases import BatchNorm2d, Gate, reduced
 from saccade.ops.gating import pooled_mean
 from saccade.ops.whole import whole_conv
 

@@ -37,7 +37,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d
+from saccade.bases import BatchNorm2d
 from saccade.ops.covariance import covariance
 from saccade.ops.resample import starts, window_means
 

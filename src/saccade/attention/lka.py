@@ -22,7 +22,7 @@ import math
 
 from torch import Tensor, nn
 
-from saccade.form import Gate
+from saccade.bases import Gate
 
 __all__ = ["LargeKernelAttention"]
 

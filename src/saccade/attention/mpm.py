@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d, reduced
+from saccade.bases import BatchNorm2d, reduced
 from saccade.ops.resample import bilinear, window_means
 from saccade.ops.strip import strip_means
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from saccade.form import Gate, reduced
+from saccade.bases import Gate, reduced
 from saccade.ops.gating import max_and_mean, narrow_conv, pooled_mean
 
 __all__ = ["ThreeAttentions"]

@@ -27,7 +27,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from saccade.form import Gate
+from saccade.bases import Gate
 from saccade.ops.eager import is_bare
 from saccade.ops.gating import pooled_mean
 

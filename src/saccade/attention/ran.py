@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d, Gate, reduced
+from saccade.bases import BatchNorm2d, Gate, reduced
 from saccade.ops.sizes import at_least_one
 
 __all__ = ["SoftMask"]

@@ -22,7 +22,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from saccade.form import Gate, reduced
+from saccade.bases import Gate, reduced
 from saccade.ops.gating import max_and_mean, pooled_mean
 
 __all__ = ["SqueezeExcite"]

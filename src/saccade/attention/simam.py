@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saccade.form import Gate
+from saccade.bases import Gate
 from saccade.ops.energy import energy_gate
 
 __all__ = ["SimpleAttention"]

@@ -29,7 +29,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d
+from saccade.bases import BatchNorm2d
 from saccade.ops.gating import pooled_mean
 
 __all__ = ["SelectiveKernel"]

@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d, Gate
+from saccade.bases import BatchNorm2d, Gate
 from saccade.ops.strip import strip_means
 
 __all__ = ["StripPooling"]

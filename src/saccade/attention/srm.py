@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d, Gate
+from saccade.bases import BatchNorm2d, Gate
 from saccade.ops.gating import mean_and_variance
 
 __all__ = ["StyleRecalibration"]

@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from saccade.form import BatchNorm2d, Gate
+from saccade.bases import BatchNorm2d, Gate
 from saccade.ops.gating import max_and_mean, narrow_conv
 
 __all__ = ["TripletAttention"]

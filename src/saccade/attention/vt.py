@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from saccade.form import Context
+from saccade.bases import Context
 from saccade.ops.eager import is_bare
 
 __all__ = ["VisualTransformer"]

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from saccade import catalog
-from saccade.facts import Spec
+from saccade.specs import Spec
 
 __all__ = ["command"]
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 
 from saccade import catalog
-from saccade.facts import in_words
+from saccade.specs import in_words
 
 __all__ = ["command"]
 

@@ -37,7 +37,7 @@ def command(model: str, where: str | None, size: str | None, trust: bool, as_jso
     picture = size_of(size) if size else None
     host = network(model, trust)
 
-    from saccade.facts import Spec
+    from saccade.specs import Spec
     from saccade.surgery.positions import POSITIONS, select, sites_at
     from saccade.surgery.sites import survey
 

@@ -13,7 +13,7 @@ from saccade.contract.advice import in_one_line
 from saccade.contract.case import BrokenPromiseError, Case, UnexaminedError
 from saccade.contract.promises import PROMISES
 from saccade.errors import UserError, did_you_mean
-from saccade.facts import Spec
+from saccade.specs import Spec
 
 __all__ = ["PROMISES", "Record", "check", "examine"]
 

@@ -15,7 +15,7 @@ _MADE = "what the forward makes takes dtype=x.dtype and device=x.device; what is
 
 ADVICE = {
     r"numpy|unsupported ScalarType": "numpy knows neither gradients nor graphs: write it with torch",
-    r"more than 1 value per channel": "saccade.form.BatchNorm2d, on (B, C, 1, 1), takes one image too",
+    r"more than 1 value per channel": "saccade.bases.BatchNorm2d, on (B, C, 1, 1), takes one image too",
     r"NVIDIA|same device|expected device|same dtype|scalar type": _MADE,
     r"data-dependent": "a choice by value is written with torch.where, and a number stays a tensor",
     r"fake tensor in the exported program": "a tensor is cut out of the graph, as .data does",

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from saccade.facts import Spec
+from saccade.specs import Spec
 
 __all__ = [
     "CLOSE", "DRAWS", "SIZES", "BrokenPromiseError", "Case", "UnexaminedError", "distance", "expect", "gradients",

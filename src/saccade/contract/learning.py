@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.contract.case import DRAWS, Case, UnexaminedError, distance, expect, gradients, modes, rewinding, weighed
-from saccade.form import blended
+from saccade.bases import blended
 
 __all__ = ["has_true_gradients", "learns_from_a_neutral_start", "reaches_every_parameter"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from saccade.contract.case import CLOSE, SIZES, BrokenPromiseError, Case, UnexaminedError, distance, expect, modes
-from saccade.facts import SYMMETRIES, conditions, evaluate, within
+from saccade.specs import SYMMETRIES, conditions, evaluate, within
 
 __all__ = [
     "commutes_as_stated",

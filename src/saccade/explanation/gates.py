@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.form import Gate
+from saccade.bases import Gate
 from saccade.probe import undisturbed
 from saccade.surgery import Plug, plugs, record
 from saccade.surgery.controls import unshuffled

@@ -14,7 +14,7 @@ from torch import nn
 from saccade import catalog
 from saccade.attachment import CHILD, runs_plug
 from saccade.errors import UserError, did_you_mean
-from saccade.facts import Spec
+from saccade.specs import Spec
 from saccade.probe import check_network, example_input
 from saccade.surgery.carrying import attach, detach, join
 from saccade.surgery.checking import verify_forward, warn_of_eval_only

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.attachment import CHILD
-from saccade.form import as_laid_out, blended
+from saccade.bases import as_laid_out, blended
 from saccade.relay import Previous, Relay
 
 if TYPE_CHECKING:

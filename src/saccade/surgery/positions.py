@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from saccade.errors import UserError, did_you_mean
-from saccade.facts import Spec
+from saccade.specs import Spec
 from saccade.surgery.convolutions import activated, expanded, last_spatial, stem
 from saccade.surgery.neck import neck, without_neck
 from saccade.surgery.sites import Site, Survey

@@ -14,7 +14,7 @@ from torch import nn
 
 from saccade import catalog
 from saccade.errors import UserError
-from saccade.form import Convolution
+from saccade.bases import Convolution
 from saccade.probe import check_network, example_input
 from saccade.surgery.fitting import check, fitted, install
 from saccade.surgery.hosts import check_changeable
@@ -69,7 +69,7 @@ def replace(
     """Put a mechanism of kind ``conv`` in the place of convolutions of ``host``, in place, all of them or none.
 
     Each keeps the kernel size, stride, padding, dilation, groups and channels of its convolution. A
-    :class:`saccade.form.Convolution` (``dcn1``, ``dcn2``) also keeps its weight and bias: the same parameters under
+    :class:`saccade.bases.Convolution` (``dcn1``, ``dcn2``) also keeps its weight and bias: the same parameters under
     the same keys, with those of the mechanism beside them, under ``saccade_conv``. Any other mechanism has no use for
     them: the log says how many weights are discarded, as a warning where a neutral start was asked for, and so does
     :func:`replacements`. They are put aside, outside the parameters and the state dict, for ``unplug``.

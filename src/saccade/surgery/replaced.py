@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from saccade.attachment import base_class, set_class
 from saccade.errors import UserError
-from saccade.form import Convolution
+from saccade.bases import Convolution
 from saccade.surgery.guard import NOTE, REPLACED, paths, unwatch, watch
 from saccade.surgery.plug_module import held
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.data import ImageSet
-from saccade.form import Context, Convolution, Gate
+from saccade.bases import Context, Convolution, Gate
 from saccade.surgery import plugs, record, replacements
 from saccade.surgery.controls import NoiseGate, unshuffled
 from saccade.surgery.replaced import CHILD, Replaced, alone, original

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saccade.form import Gate
+from saccade.bases import Gate
 
 __all__ = ["NoiseGate"]
 

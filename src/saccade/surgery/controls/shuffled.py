@@ -22,7 +22,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from saccade import catalog
-from saccade.form import Context, Gate
+from saccade.bases import Context, Gate
 
 __all__ = ["Shuffled", "unshuffled"]
 

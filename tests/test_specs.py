@@ -3,7 +3,7 @@
 import pytest
 
 from saccade.errors import UserError, did_you_mean
-from saccade.facts import Spec, conditions, evaluate, within
+from saccade.specs import Spec, conditions, evaluate, within
 
 FACTS = {"title": "T", "kind": "gate", "evidence": "paper"}
 
