@@ -152,7 +152,7 @@ def study(folder: Path) -> Path:
         if event["event"] == "epoch":
             raise StopError
 
-    plan = Study(Recipe().having(_SETTINGS), arms(["se"]), (0, 1), folder / "s")
+    plan = Study(Recipe().with_overrides(_SETTINGS), arms(["se"]), (0, 1), folder / "s")
     plan.write()
     *runs, last = plan.runs()
     for run in plan.runs():

@@ -138,7 +138,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="where the studies go; a temporary folder by default")
     arguments = parser.parse_args()
     work = arguments.work or Path(tempfile.mkdtemp(prefix="ray-study-"))
-    recipe = Recipe.load(Path(__file__).parents[1] / "recipes" / "digits.toml").having(
+    recipe = Recipe.load(Path(__file__).parents[1] / "recipes" / "digits.toml").with_overrides(
         {"data.train_images": 1000, "data.test_images": 500, "training.epochs": arguments.epochs, "training.threads": 1}
     )
 

@@ -131,14 +131,14 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.epochs < 5:
         parser.error(f"--epochs must be at least 5 for a median with an interval, got {arguments.epochs}")
-    base = Recipe.load(Path(__file__).parents[1] / "recipes" / "digits.toml").having(
+    base = Recipe.load(Path(__file__).parents[1] / "recipes" / "digits.toml").with_overrides(
         {"data.train_images": 2000, "data.test_images": 500, "training.epochs": arguments.epochs + WARMUP}
     )
     results = {}
     print("| recipe | plain loop (s/epoch) | saccade (s/epoch) | ratio (95 % interval) | of processor times |")
     print("|---|---|---|---|---|")
     for name, settings in CASES.items():
-        times = measure(base.having(settings))
+        times = measure(base.with_overrides(settings))
         wall, cpu = (middle(ratios) for ratios in (times["saccade"] / times["plain"]).T)
         results[name] = {"ratio": wall, "ratio_cpu": cpu, **{loop: seconds.tolist() for loop, seconds in times.items()}}
         cells = [f"{np.median(times[loop][:, 0]):.3f}" for loop in ("plain", "saccade")]

@@ -60,7 +60,7 @@ def test_written_and_read_back_it_is_equal(written, text):
     recipe = Recipe.load(written(text))
     again = Recipe.load(written(recipe.to_toml()))
     assert again == recipe
-    assert again != recipe.having({"training.seed": 7})
+    assert again != recipe.with_overrides({"training.seed": 7})
     values = tomllib.loads(recipe.to_toml())
     assert values["training"]["epochs"] == recipe.training.epochs  # defaults are written too
     assert "checkpoint" not in values["model"]  # TOML has no null
@@ -95,16 +95,16 @@ def test_a_recipe_cannot_be_changed_in_place():
     ],
 )
 def test_settings(setting, part, key, value):
-    changed = Recipe().having([setting])
+    changed = Recipe().with_overrides([setting])
     assert getattr(getattr(changed, part), key) == value
-    assert Recipe().having({f"{part}.{key}": value}) == changed
+    assert Recipe().with_overrides({f"{part}.{key}": value}) == changed
 
 
 def test_later_settings_win_and_the_recipe_stays():
     recipe = Recipe()
-    assert recipe.having(["training.seed=1", "training.seed=2"]).training.seed == 2
+    assert recipe.with_overrides(["training.seed=1", "training.seed=2"]).training.seed == 2
     assert recipe == Recipe()
-    assert recipe.having([]) == recipe
+    assert recipe.with_overrides([]) == recipe
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_later_settings_win_and_the_recipe_stays():
 )
 def test_wrong_settings_are_named(settings, words):
     with pytest.raises(UserError) as caught:
-        Recipe().having(settings)
+        Recipe().with_overrides(settings)
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -153,8 +153,8 @@ def test_wrong_settings_are_named(settings, words):
 def test_what_a_control_needs_it_may_have():
     for control, size in (("shuffled", 2), ("noise", 1), ("extra", 1)):
         asked = {"attention.control": control, "attention.mechanism": "se", "training.batch_size": size}
-        assert Recipe().having(asked).attention.control == control
-    assert Recipe().having({"training.batch_size": 1}).attention.control is None
+        assert Recipe().with_overrides(asked).attention.control == control
+    assert Recipe().with_overrides({"training.batch_size": 1}).attention.control is None
 
 
 @pytest.mark.parametrize(

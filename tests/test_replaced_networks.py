@@ -25,7 +25,7 @@ from saccade.training.network import started
 from seasoning import learnt
 
 SIZE = (3, 32, 24)
-TINY = Recipe().having(
+TINY = Recipe().with_overrides(
     {
         "data.size": 24,
         "data.train_images": 40,
@@ -164,19 +164,19 @@ def split():
 
 def test_a_recipe_replaces(split):
     x = torch.stack([split.test[n][0] for n in range(6)])
-    plain = build(TINY.having({"attention.mechanism": "none"}), split).eval()
+    plain = build(TINY.with_overrides({"attention.mechanism": "none"}), split).eval()
     for start, said in (("auto", "paper"), ("neutral", "neutral")):
-        network = build(TINY.having({"attention.start": start}), split).eval()
+        network = build(TINY.with_overrides({"attention.start": start}), split).eval()
         assert started(network) == said
         assert len(replacements(network)) == 3
         off = ((network(x) - plain(x)).abs().max() / plain(x).abs().max()).item()
         assert (off < 1e-5) is (said == "neutral")
     with pytest.raises(UserError, match="dcn2 stands in the place of a convolution"):
-        build(TINY.having({"attention.control": "noise"}), split)
+        build(TINY.with_overrides({"attention.control": "noise"}), split)
 
 
 def test_a_run_of_it(split, tmp_path):
-    done = train(TINY.having({"attention.start": "neutral"}), tmp_path)
+    done = train(TINY.with_overrides({"attention.start": "neutral"}), tmp_path)
     assert done["start"] == "neutral"
     before, after = [json.loads(line)["gates"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert list(before) == list(after) == [row.convolution for row in replacements(load(tmp_path))]

@@ -31,7 +31,7 @@ from saccade.training.gates import constant_plugs, gate_movement, probe_images
 from saccade.training.network import start_of
 
 # Everything that draws random numbers is in it: augmentation, dropout, a mechanism.
-TINY = Recipe().having(
+TINY = Recipe().with_overrides(
     {
         "data.size": 24,
         "data.train_images": 90,
@@ -128,7 +128,7 @@ def test_the_score_is_that_of_the_network_it_saved(straight, split):
 
 def test_it_is_the_loop_anybody_would_write(tmp_path, split):
     """The referee: the same two epochs in plain PyTorch end in the same bits."""
-    recipe = TINY.having({"model.options": {"width": 4}, "training.label_smoothing": 0.1, "attention.lr_factor": 3.0})
+    recipe = TINY.with_overrides({"model.options": {"width": 4}, "training.label_smoothing": 0.1, "attention.lr_factor": 3.0})
     result = train(recipe, tmp_path / "run", device="cpu")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -170,13 +170,13 @@ def test_the_same_recipe_gives_the_same_bits_and_another_seed_does_not(straight,
     folder, _, _ = straight
     train(TINY, tmp_path / "again", device="cpu")
     assert same(folder, tmp_path / "again")
-    train(TINY.having({"training.seed": 1}), tmp_path / "other", device="cpu")
+    train(TINY.with_overrides({"training.seed": 1}), tmp_path / "other", device="cpu")
     assert not same(folder, tmp_path / "other")
 
 
 def test_the_result_does_not_depend_on_the_workers(straight, tmp_path):
     folder, _, _ = straight
-    train(TINY.having({"training.workers": 2}), tmp_path / "run", device="cpu")
+    train(TINY.with_overrides({"training.workers": 2}), tmp_path / "run", device="cpu")
     assert same(folder, tmp_path / "run")
 
 
@@ -213,7 +213,7 @@ def test_a_run_ended_after_an_epoch_goes_on_there(straight, tmp_path, epoch):
 
 
 def test_a_run_killed_before_any_of_its_writes_goes_on(tmp_path, monkeypatch):
-    recipe, move = TINY.having({"training.epochs": 1}), os.replace
+    recipe, move = TINY.with_overrides({"training.epochs": 1}), os.replace
     train(recipe, tmp_path / "straight", device="cpu")
     for survived in range(10):  # two writes at the start, two an epoch, four at the end
         place, left = tmp_path / str(survived), survived
@@ -318,7 +318,7 @@ def test_a_run_does_not_go_on_with_other_images(tmp_path):
         path = photos / part / name / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (24, 24), (40 * i, 90, 10)).save(path)
-    recipe = TINY.having({"data.source": str(photos), "data.train_images": None, "data.test_images": None})
+    recipe = TINY.with_overrides({"data.source": str(photos), "data.train_images": None, "data.test_images": None})
     _, listen = listener(until=lambda event: event["event"] == "epoch" and event["epoch"] == 1)
     with pytest.raises(Killed):
         train(recipe, place, device="cpu", notify=listen)
@@ -360,7 +360,7 @@ def test_nothing_else_is_written_said_or_changed(tmp_path, monkeypatch, capfd):
     torch.manual_seed(5)
     filters, level, threads = warnings.filters[:], logging.getLogger("lightning.pytorch").level, torch.get_num_threads()
     torch.set_num_threads(2)
-    train(TINY.having({"training.epochs": 1}), Path("run"), device="cpu")
+    train(TINY.with_overrides({"training.epochs": 1}), Path("run"), device="cpu")
     assert torch.get_num_threads() == 2
     torch.set_num_threads(threads)
     assert torch.equal(torch.rand(3), expected)
@@ -381,20 +381,20 @@ def test_the_environment_names_versions_and_nobody(straight):
 
 
 def test_the_host_is_the_same_under_every_mechanism(split):
-    plain = build(TINY.having({"attention.mechanism": "none"}), split).state_dict()
+    plain = build(TINY.with_overrides({"attention.mechanism": "none"}), split).state_dict()
     for mechanism in ("se:rd_ratio=0.5", "das:alpha=0.5"):
-        state = build(TINY.having({"attention.mechanism": mechanism}), split).state_dict()
+        state = build(TINY.with_overrides({"attention.mechanism": mechanism}), split).state_dict()
         assert len(state) > len(plain)
         assert all(torch.equal(state[key], value) for key, value in plain.items())
-    control = build(TINY.having({"attention.control": "extra"}), split).state_dict()
+    control = build(TINY.with_overrides({"attention.control": "extra"}), split).state_dict()
     assert all(torch.equal(control[key], value) for key, value in plain.items())
-    other = build(TINY.having({"attention.mechanism": "none", "training.seed": 1}), split).state_dict()
+    other = build(TINY.with_overrides({"attention.mechanism": "none", "training.seed": 1}), split).state_dict()
     assert not torch.equal(other["conv1.weight"], plain["conv1.weight"])
 
 
 def test_a_mechanism_draws_its_own_weights(split):
     one, again, other = (
-        saccade.plugs(build(TINY.having({"training.seed": seed}), split))[0].module.state_dict() for seed in (0, 0, 1)
+        saccade.plugs(build(TINY.with_overrides({"training.seed": seed}), split))[0].module.state_dict() for seed in (0, 0, 1)
     )
     assert all(torch.equal(one[key], again[key]) for key in one)
     assert any(not torch.equal(one[key], other[key]) for key in one)
@@ -405,7 +405,7 @@ def test_a_mechanism_draws_its_own_weights(split):
 def test_a_neutral_start_scores_as_the_host(tmp_path, start):
     first = []
     for mechanism in ("none", "das:alpha=0.5"):
-        recipe = TINY.having({"attention.mechanism": mechanism, "attention.start": start})
+        recipe = TINY.with_overrides({"attention.mechanism": mechanism, "attention.start": start})
         _, listen = listener(until=lambda event: event["event"] == "epoch")
         with pytest.raises(Killed):
             train(recipe, tmp_path / mechanism[:3], device="cpu", notify=listen)
@@ -414,19 +414,19 @@ def test_a_neutral_start_scores_as_the_host(tmp_path, start):
 
 
 def test_start_auto_is_neutral_for_trained_weights(straight, split, tmp_path):
-    host = build(TINY.having({"attention.mechanism": "none", "training.seed": 9}), split)
+    host = build(TINY.with_overrides({"attention.mechanism": "none", "training.seed": 9}), split)
     saccade.save(host, tmp_path / "host", classes=split.classes)
     checkpoint = {"model.checkpoint": str(tmp_path / "host" / "model.safetensors")}
     assert [plug.module.a is None for plug in saccade.plugs(build(TINY, split))] == [True] * 4
-    network = build(TINY.having(checkpoint), split)
+    network = build(TINY.with_overrides(checkpoint), split)
     assert [plug.module.a.item() for plug in saccade.plugs(network)] == [0.0] * 4
-    assert [start_of(TINY.having(s)) for s in ({}, checkpoint)] == ["paper", "neutral"]
+    assert [start_of(TINY.with_overrides(s)) for s in ({}, checkpoint)] == ["paper", "neutral"]
     assert start_of(Recipe()) is None
     assert all(torch.equal(network.state_dict()[key], value) for key, value in host.state_dict().items())
 
 
 def test_bf16_and_adamw_run(straight, tmp_path):
-    recipe = TINY.having({"training.precision": "bf16", "training.optimizer": "adamw", "training.lr": 0.002})
+    recipe = TINY.with_overrides({"training.precision": "bf16", "training.optimizer": "adamw", "training.lr": 0.002})
     result = train(recipe, tmp_path, device="cpu")
     assert result["diverged"] is None
     assert not same(straight[0], tmp_path)
@@ -436,7 +436,7 @@ def test_bf16_and_adamw_run(straight, tmp_path):
 
 
 def test_a_run_that_diverges_says_where_and_keeps_what_it_had(tmp_path, split):
-    recipe = TINY.having({"training.lr": 1e30, "training.warmup_epochs": 0})
+    recipe = TINY.with_overrides({"training.lr": 1e30, "training.warmup_epochs": 0})
     heard, listen = listener()
     result = train(recipe, tmp_path, device="cpu", notify=listen)
     place = result["diverged"]
@@ -546,18 +546,18 @@ def test_a_plug_that_ignores_the_image_is_named_at_the_end(straight, tmp_path, m
 
 def test_no_gate_is_dead_on_the_images_that_it_will_get(split):
     """One unit a site, which its initialisation leaves off every other time."""
-    recipe = TINY.having({"attention.mechanism": "se:rd_ratio=0.25", "model.options": {"width": 4}})
+    recipe = TINY.with_overrides({"attention.mechanism": "se:rd_ratio=0.25", "model.options": {"width": 4}})
     images = probe_images(split.train)
     for seed in range(3):
-        network, shares = build(recipe.having({"training.seed": seed}), split), []
+        network, shares = build(recipe.with_overrides({"training.seed": seed}), split), []
         for row in saccade.plugs(network)[:2]:
             row.module.mechanism.squeeze.register_forward_hook(
                 lambda module, args, units, shares=shares: shares.append((units > 0).float().mean(0).max().item())
             )
         network.train()(images)
         assert min(shares) >= 0.75
-        plain = build(recipe.having({"training.seed": seed, "attention.mechanism": "none"}), split).state_dict()
-        own = build(recipe.having({"training.seed": seed}), split).state_dict()
+        plain = build(recipe.with_overrides({"training.seed": seed, "attention.mechanism": "none"}), split).state_dict()
+        own = build(recipe.with_overrides({"training.seed": seed}), split).state_dict()
         assert all(torch.equal(own[key], value) for key, value in plain.items())
 
 
@@ -573,7 +573,7 @@ def test_a_folder_with_another_recipe_is_refused(straight, change, words):
     folder, _, _ = straight
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(UserError) as caught:
-        train(TINY.having(change), folder, device="cpu")
+        train(TINY.with_overrides(change), folder, device="cpu")
     assert words in str(caught.value)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -597,7 +597,7 @@ def test_folders_that_cannot_hold_a_run(tmp_path, monkeypatch):
 
 def test_a_mistake_leaves_no_folder(tmp_path):
     with pytest.raises(UserError, match="nonet"):
-        train(TINY.having({"model.name": "nonet"}), tmp_path / "a" / "b", device="cpu")
+        train(TINY.with_overrides({"model.name": "nonet"}), tmp_path / "a" / "b", device="cpu")
     with pytest.raises(UserError, match="cuda:97"):
         train(TINY, tmp_path / "a" / "b", device="cuda:97")
     assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ from saccade.recipe import Recipe
 from saccade.training import build, train
 from saccade.training.network import start_of, started
 
-TINY = Recipe().having(
+TINY = Recipe().with_overrides(
     {
         "data.size": 24,
         "data.train_images": 60,
@@ -46,30 +46,30 @@ def split():
 )
 def test_how_it_started_is_read_off_the_plugs(split, mechanism, control, starts):
     """Not off the recipe: a network that starts as its host is said to, whatever was asked for."""
-    plain = build(TINY.having({"attention.mechanism": "none"}), split).eval()
+    plain = build(TINY.with_overrides({"attention.mechanism": "none"}), split).eval()
     x = torch.stack([split.test[n][0] for n in range(6)])
     assert started(plain) is None
     for start, said in zip(("auto", "paper", "neutral"), starts, strict=True):
         asked = {"attention.mechanism": mechanism, "attention.control": control, "attention.start": start}
-        network = build(TINY.having(asked), split).eval()
+        network = build(TINY.with_overrides(asked), split).eval()
         assert started(network) == said
         assert torch.equal(network(x), plain(x)) is (said == "neutral")
 
 
 def test_what_is_asked_of_a_control_is_asked_of_its_mechanism():
     for control in (None, "extra", "noise", "shuffled"):
-        asked = TINY.having({"attention.control": control})
-        assert [start_of(asked.having({"attention.start": start})) for start in ("auto", "paper", "neutral")] == [
+        asked = TINY.with_overrides({"attention.control": control})
+        assert [start_of(asked.with_overrides({"attention.start": start})) for start in ("auto", "paper", "neutral")] == [
             "paper", "paper", "neutral",
         ]  # fmt: skip
-        assert start_of(asked.having({"model.pretrained": True})) == "neutral"
+        assert start_of(asked.with_overrides({"model.pretrained": True})) == "neutral"
 
 
 @pytest.mark.parametrize("control", ["extra", "noise", "shuffled"])
 def test_over_a_checkpoint_a_control_starts_as_that_host(split, tmp_path, control):
-    host = build(TINY.having({"attention.mechanism": "none", "training.seed": 9}), split).eval()
+    host = build(TINY.with_overrides({"attention.mechanism": "none", "training.seed": 9}), split).eval()
     saccade.save(host, tmp_path / "host", classes=split.classes)
-    recipe = TINY.having({
+    recipe = TINY.with_overrides({
         "model.checkpoint": str(tmp_path / "host" / "model.safetensors"), "attention.start": "neutral",
         "attention.control": control, "training.epochs": 1,
     })  # fmt: skip
@@ -88,7 +88,7 @@ def test_over_a_checkpoint_a_control_starts_as_that_host(split, tmp_path, contro
 
 @pytest.mark.parametrize("control", ["noise", "shuffled"])
 def test_a_killed_run_of_a_control_ends_as_one_that_was_not(tmp_path, control):
-    recipe = TINY.having({"attention.control": control, "attention.start": "neutral", "training.lr": 0.01})
+    recipe = TINY.with_overrides({"attention.control": control, "attention.start": "neutral", "training.lr": 0.01})
 
     class Killed(BaseException):
         pass
@@ -102,7 +102,7 @@ def test_a_killed_run_of_a_control_ends_as_one_that_was_not(tmp_path, control):
         train(recipe, tmp_path / "killed", device="cpu", notify=kill)
     assert (tmp_path / "killed/resume.pt").exists()
     train(recipe, tmp_path / "killed", device="cpu")
-    train(recipe.having({"training.seed": 1}), tmp_path / "other", device="cpu")
+    train(recipe.with_overrides({"training.seed": 1}), tmp_path / "other", device="cpu")
     for name in ("model.safetensors", "predictions.safetensors"):
         straight, killed, other = ((tmp_path / run / name).read_bytes() for run in ("straight", "killed", "other"))
         assert straight == killed
@@ -112,8 +112,8 @@ def test_a_killed_run_of_a_control_ends_as_one_that_was_not(tmp_path, control):
 @pytest.mark.parametrize("control", ["noise", "shuffled"])
 @pytest.mark.parametrize("start", ["neutral", "paper"])
 def test_the_host_under_a_control_is_that_of_its_block(split, control, start):
-    plain = build(TINY.having({"attention.mechanism": "none"}), split)
-    network = build(TINY.having({"attention.control": control, "attention.start": start}), split)
+    plain = build(TINY.with_overrides({"attention.mechanism": "none"}), split)
+    network = build(TINY.with_overrides({"attention.control": control, "attention.start": start}), split)
     state = network.state_dict()
     assert all(torch.equal(state[key], value) for key, value in plain.state_dict().items())
     x = torch.stack([split.test[n][0] for n in range(6)])
@@ -121,16 +121,16 @@ def test_the_host_under_a_control_is_that_of_its_block(split, control, start):
 
 
 def test_a_shuffled_mechanism_has_the_weights_of_the_arm_it_controls(split):
-    real, control = (build(TINY.having({"attention.control": which}), split) for which in (None, "shuffled"))
+    real, control = (build(TINY.with_overrides({"attention.control": which}), split) for which in (None, "shuffled"))
     for one, other in zip(saccade.plugs(real), saccade.plugs(control), strict=True):
         ours, theirs = one.module.mechanism.state_dict(), other.module.mechanism.mechanism.state_dict()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def test_noise_is_drawn_once_per_seed_and_stays(split, tmp_path):
-    recipe = TINY.having({"attention.control": "noise"})
+    recipe = TINY.with_overrides({"attention.control": "noise"})
     before, again, other = (
-        [row.module.mechanism.noise for row in saccade.plugs(build(recipe.having({"training.seed": seed}), split))]
+        [row.module.mechanism.noise for row in saccade.plugs(build(recipe.with_overrides({"training.seed": seed}), split))]
         for seed in (0, 0, 1)
     )
     assert all(map(torch.equal, before, again))
@@ -143,7 +143,7 @@ def test_noise_is_drawn_once_per_seed_and_stays(split, tmp_path):
 
 def test_a_shuffled_run_sees_the_test_images_mixed_and_reports_them_in_their_order(split, tmp_path):
     folder = tmp_path / "run"
-    result = train(TINY.having({"attention.control": "shuffled"}), folder, device="cpu")
+    result = train(TINY.with_overrides({"attention.control": "shuffled"}), folder, device="cpu")
     network = saccade.load(folder)
     saved = load_file(folder / "predictions.safetensors")
     assert saved["label"].tolist() == split.test.labels
@@ -170,8 +170,8 @@ def test_other_runs_see_them_as_they_lie():
     from saccade.training.run import _test_order
 
     for control in (None, "extra", "noise"):
-        assert _test_order(TINY.having({"attention.control": control}), 37) is None
-    order = _test_order(TINY.having({"attention.control": "shuffled"}), 37)
+        assert _test_order(TINY.with_overrides({"attention.control": control}), 37) is None
+    order = _test_order(TINY.with_overrides({"attention.control": "shuffled"}), 37)
     assert sorted(order) == list(range(37))
     assert order != sorted(order)
-    assert order == _test_order(TINY.having({"attention.control": "shuffled", "training.seed": 5}), 37)
+    assert order == _test_order(TINY.with_overrides({"attention.control": "shuffled", "training.seed": 5}), 37)

@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from saccade.errors import UserError, did_you_mean
 
-__all__ = ["MAX_EPOCHS", "MAX_SEED", "Attention", "Data", "Model", "Recipe", "Training", "described"]
+__all__ = ["MAX_EPOCHS", "MAX_SEED", "Attention", "Data", "Model", "Recipe", "Task", "Training", "described"]
 
 MAX_SEED = 2**63 - 1
 """The largest seed that PyTorch and TOML both take."""
@@ -124,6 +124,15 @@ class Data(_Part):
     """What the source itself understands, for digits ``clutter`` and ``distractors``."""
 
 
+class Task(_Part):
+    """What is learnt and how it is scored."""
+
+    name: Text = "auto"
+    """``auto``: the task that the targets of the data are for."""
+    metric: Text | None = None
+    """The metric that verdicts are given by; None is the task's first."""
+
+
 class Model(_Part):
     """The host."""
 
@@ -175,6 +184,7 @@ class Recipe(_Part):
     """One run, whole."""
 
     data: Data = Data()
+    task: Task = Task()
     model: Model = Model()
     attention: Attention = Attention()
     training: Training = Training()
@@ -229,7 +239,7 @@ class Recipe(_Part):
             raise UserError(f"{path} is not valid TOML: {error}") from None
         return cls.read(values, str(path))
 
-    def having(self, settings: Iterable[str] | Mapping[str, Any]) -> Recipe:
+    def with_overrides(self, settings: Iterable[str] | Mapping[str, Any]) -> Recipe:
         """A copy with ``settings`` put in: ``["training.epochs=3"]`` or ``{"training.epochs": 3}``.
 
         Raises:

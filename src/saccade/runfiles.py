@@ -13,7 +13,6 @@ import os
 import stat
 import tomllib
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -23,8 +22,7 @@ from saccade.errors import UserError
 from saccade.recipe import MAX_EPOCHS, Recipe, described
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from saccade.metrics.rows import Rows
 
 __all__ = [
     "Costs",
@@ -32,19 +30,18 @@ __all__ = [
     "Environment",
     "Failed",
     "StudyFile",
-    "make_folders",
-    "predictions",
+    "epochs",
     "read",
+    "read_done",
+    "read_epochs",
     "read_recipe",
     "read_rows",
-    "rows",
 ]
 
 _MAX_BYTES = 2**30
-"""A larger file is not read: the predictions of a hundred million images fit."""
+"""A larger file is not read."""
 _MAX_DEPTH = 32
 _MAX_INT = 2**63
-_INTEGERS = {"I32": "<i4", "I64": "<i8"}
 _AGAIN = "Delete the folder {folder} and give the same command again: that run is done anew."
 
 Count = Annotated[int, Field(ge=0, lt=_MAX_INT)]
@@ -65,11 +62,19 @@ class _Divergence(_File):
     message: str = ""
 
 
+class _Trivial(_File):
+    answer: str
+    scores: dict[str, Figure | None]
+
+
 class Done(_File):
     """``done.json`` of a run."""
 
-    top1: Percent
-    test_loss: Figure | None
+    task: str
+    metric: str
+    scores: dict[str, Figure | None]
+    by_class: dict[str, list[Figure | None]] = Field(default_factory=dict)
+    trivial: _Trivial | None = None
     epochs: Annotated[int, Field(ge=0, le=MAX_EPOCHS)]
     seconds: Duration
     parameters: Count
@@ -79,6 +84,13 @@ class Done(_File):
     left_out: dict[str, dict[str, Count]] = Field(default_factory=dict)
     cautions: list[str] = Field(default_factory=list)
     constant: dict[str, Literal["gate", "context"]] = Field(default_factory=dict)
+
+
+class _OldDone(_File):
+    """What ``done.json`` of 0.x said where it now has ``scores``: one task, classification."""
+
+    top1: Percent
+    test_loss: Figure | None
 
 
 class Failed(_File):
@@ -110,18 +122,25 @@ class _Movement(_File):
     a: Figure | None
 
 
-class Row(_File):
+class Epoch(_File):
     """A line of ``metrics.jsonl``: the figures of one epoch."""
 
     epoch: Annotated[int, Field(ge=0, le=MAX_EPOCHS)]
-    train_loss: Figure | None = None
-    train_top1: Percent | None = None
-    test_loss: Figure | None = None
-    test_top1: Percent | None
+    losses: dict[str, Figure] = Field(default_factory=dict)
+    scores: dict[str, Figure | None]
+    val: dict[str, Figure | None] | None = None
     lr: Figure | None = None
     seconds: Duration = 0.0
     memory_mb: Figure | None = None
     gates: dict[str, _Movement]
+
+
+class _OldEpoch(_File):
+    """What a line of ``metrics.jsonl`` of 0.x said where it now has ``losses`` and ``scores``."""
+
+    train_loss: Figure | None = None
+    test_loss: Figure | None = None
+    test_top1: Percent | None
 
 
 class _Latency(_File):
@@ -193,81 +212,81 @@ def read_recipe(path: Path) -> Recipe | None:
         raise UserError(f"{str(error).rstrip('.')}. {_AGAIN.format(folder=path.parent)}") from None
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_done(path: Path) -> dict[str, Any] | None:
+    """The values of ``done.json``; None without the file. Those of earlier versions are given as today's.
+
+    Raises:
+        UserError: as :func:`read`.
+    """
+    text = _text(path, Done)
+    if text is None:
+        return None
+    values = _parsed(path, Done, json.loads, "JSON", text)
+    if isinstance(values, dict) and "scores" not in values and "top1" in values:
+        old = _checked(path, _OldDone, values, "")
+        scores = {"top-1": old["top1"], "NLL": old["test_loss"]}
+        values = {"task": "classify", "metric": "top-1", "scores": scores, **values}
+    found: dict[str, Any] = _checked(path, Done, values, "")
+    return found
+
+
+def read_epochs(path: Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl``, epochs in their order; [] without the file.
 
     Raises:
         UserError: as :func:`read`.
     """
-    lines = (_text(path, Row) or "").splitlines()
-    return rows(path, [_parsed(path, Row, json.loads, f"JSON in line {n}", line) for n, line in enumerate(lines, 1)])
+    lines = (_text(path, Epoch) or "").splitlines()
+    return epochs(path, [_parsed(path, Epoch, json.loads, f"JSON in line {n}", line) for n, line in enumerate(lines, 1)])
 
 
-def rows(path: Path, values: list[Any]) -> list[dict[str, Any]]:
-    """``values`` that stand in ``path``, found to be the rows of epochs 0, 1, 2, …
+def epochs(path: Path, values: list[Any]) -> list[dict[str, Any]]:
+    """``values`` that stand in ``path``, found to be those of epochs 0, 1, 2, …, in today's form.
 
     Raises:
         UserError: one is not.
     """
-    found = [_checked(path, Row, value, f"line {n}: ") for n, value in enumerate(values, 1)]
+    found = []
+    for n, value in enumerate(values, 1):
+        if isinstance(value, dict) and "scores" not in value and "test_top1" in value:
+            old = _checked(path, _OldEpoch, value, f"line {n}: ")
+            losses = {} if old.get("train_loss") is None else {"cross-entropy": old["train_loss"]}
+            scores = {"top-1": old["test_top1"], "NLL": old.get("test_loss")}
+            value = {"losses": losses, "scores": scores, **value}
+        found.append(_checked(path, Epoch, value, f"line {n}: "))
     for n, row in enumerate(found):
         if row["epoch"] != n:
-            raise _damaged(path, Row, f"line {n + 1} is of epoch {row['epoch']}; epoch {n} is needed there")
+            raise _damaged(path, Epoch, f"line {n + 1} is of epoch {row['epoch']}; epoch {n} is needed there")
     return found
 
 
-def predictions(path: Path) -> dict[str, NDArray[np.integer]] | None:
-    """``predicted`` and ``label`` of each test image, (N,) integers of at least 0; None without the file.
+def read_rows(folder: Path) -> Rows | None:
+    """The rows of the test images of the run in ``folder``; None without them.
+
+    Of earlier versions, ``predictions.safetensors`` gives the keys ``predicted`` and ``label``.
 
     Raises:
-        UserError: it is no safetensors file, or holds tensors of another name, shape, type or range.
+        UserError: the file is no safetensors file, or its tensors disagree on the number of images.
     """
-    content = _bytes(path, Done)
-    if content is None:
-        return None
-    import numpy as np
-    from safetensors import SafetensorError, deserialize
+    for path in (folder / "rows.safetensors", folder / "predictions.safetensors"):
+        content = _bytes(path, Done)
+        if content is None:
+            continue
+        from safetensors import SafetensorError
+        from safetensors.torch import load
 
-    try:
-        tensors = dict(deserialize(content))
-    except (SafetensorError, ValueError) as error:
-        raise _damaged(path, Done, f"it is no safetensors file: {error}") from None
-    found: dict[str, NDArray[np.integer]] = {}
-    for name in ("predicted", "label"):
-        if name not in tensors:
-            raise _damaged(path, Done, f"it holds {', '.join(sorted(tensors)) or 'nothing'}; {name!r} is needed")
-        kind, shape = tensors[name]["dtype"], tuple(tensors[name]["shape"])
-        if kind not in _INTEGERS or len(shape) != 1 or shape[0] < 1:
-            what = f"{name!r} is {kind} of shape {shape}"
-            raise _damaged(path, Done, f"{what}; whole numbers (I32 or I64), one for each test image, are needed")
-        found[name] = np.frombuffer(tensors[name]["data"], dtype=_INTEGERS[kind])
-        if (least := int(found[name].min())) < 0:
-            raise _damaged(path, Done, f"{name!r} holds {least}; classes are counted from 0")
-    counts = len(found["predicted"]), len(found["label"])
-    if counts[0] != counts[1]:
-        raise _damaged(path, Done, f"it has {counts[0]} predictions for {counts[1]} labels; as many are needed")
-    return found
+        from saccade.metrics.rows import check
 
-
-def make_folders(path: Path) -> list[Path]:
-    """Make ``path`` and the folders above it that are missing; return those made, the innermost first.
-
-    ``Path.mkdir(parents=True)`` calls itself for every level, and fails a thousand levels down.
-
-    Raises:
-        OSError: one cannot be made; those made before it are gone again.
-    """
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    try:
-        for folder in reversed(missing):
-            folder.mkdir(exist_ok=True)
-        path.mkdir(exist_ok=True)  # FileExistsError where it is a file
-    except OSError:
-        for folder in missing:
-            with suppress(OSError):  # never made
-                folder.rmdir()
-        raise
-    return missing
+        try:
+            found: Rows = load(content)
+        except (SafetensorError, ValueError, KeyError) as error:
+            raise _damaged(path, Done, f"it is no safetensors file: {error}") from None
+        try:
+            check(found)
+        except UserError as error:
+            raise _damaged(path, Done, str(error)) from None
+        return found
+    return None
 
 
 def _bytes(path: Path, form: type[BaseModel]) -> bytes | None:

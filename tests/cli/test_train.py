@@ -122,7 +122,7 @@ def test_names_of_recipes(saccade):
 
 
 def test_folder_names_are_plain():
-    recipe = Recipe().having({"attention.mechanism": "my.pkg:Cls:alpha=0.1:sizes=[3, 5]", "training.seed": 2})
+    recipe = Recipe().with_overrides({"attention.mechanism": "my.pkg:Cls:alpha=0.1:sizes=[3, 5]", "training.seed": 2})
     assert _slug("digits", recipe) == "digits-my.pkg-Cls-alpha=0.1-sizes=-3-5-seed2"
-    control = Recipe().having({"attention.mechanism": "das", "attention.control": "extra"})
+    control = Recipe().with_overrides({"attention.mechanism": "das", "attention.control": "extra"})
     assert _slug("a b", control) == "a-b-extra-for-das-seed0"

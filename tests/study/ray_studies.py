@@ -34,7 +34,7 @@ def study(name, settings, mechanisms=("se", "das"), seeds=(0, 1), during=None, *
         if event["event"] == "data" and during is not None:
             during()
 
-    plan = Study(Recipe().having(settings), arms(mechanisms), seeds, HOME / name)
+    plan = Study(Recipe().with_overrides(settings), arms(mechanisms), seeds, HOME / name)
     more = {"slots": 2, "engine": "ray"} | more
     try:
         outcomes = execute(plan, device="cpu", notify=heard, **more)

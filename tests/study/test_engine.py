@@ -23,7 +23,7 @@ def _importable(monkeypatch):
 
 
 def study(folder, seeds=(0, 1), threads=1, **options):
-    recipe = Recipe().having({"data.options": options, "training.threads": threads})
+    recipe = Recipe().with_overrides({"data.options": options, "training.threads": threads})
     return Study(recipe, arms(["se", "das"]), seeds, folder)
 
 
@@ -189,7 +189,7 @@ sys.path.insert(0, {here!r})
 from saccade import Recipe
 from saccade.study.engine import execute
 from saccade.study.plan import Study, arms
-recipe = Recipe().having({{"data.options": {{"act": "wait"}}}})
+recipe = Recipe().with_overrides({{"data.options": {{"act": "wait"}}}})
 execute(Study(recipe, arms(["se"]), (0,), {folder!r}), 1, train="fake_training:train", check="fake_training:check")
 """
 
@@ -220,7 +220,7 @@ execute(Study(recipe, arms(["se"]), (0,), {folder!r}), 1, train="fake_training:t
 
     def test_two_processes_never_run_one_study(self, running):
         folder, _, _ = running
-        plan = Study(Recipe().having({"data.options": {"act": "wait"}}), arms(["se"]), (0,), folder)
+        plan = Study(Recipe().with_overrides({"data.options": {"act": "wait"}}), arms(["se"]), (0,), folder)
         with pytest.raises(UserError, match="in use by another process"):
             execute(plan)
 

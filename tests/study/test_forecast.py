@@ -52,7 +52,7 @@ def test_too_few_test_images_are_named():
 
 def test_what_test_images_are_reckoned_to_leave(tmp_path):
     def known(images, **data):
-        recipe = Recipe().having({f"data.{key}": value for key, value in data.items()})
+        recipe = Recipe().with_overrides({f"data.{key}": value for key, value in data.items()})
         return forecast._known(Study(recipe, arms(["se"]), (0, 1), tmp_path / "s"), images)
 
     assert known(2000).lasting == pytest.approx(1e4 * 0.005 / 2000)
@@ -75,7 +75,7 @@ def test_one_seed_sees_nothing():
 
 def test_the_spread_is_measured_assumed_or_known_from_the_folder(tmp_path, monkeypatch):
     def study(**data):
-        return Study(Recipe().having({f"data.{k}": v for k, v in data.items()}), arms(["se"]), (0, 1), tmp_path / "s")
+        return Study(Recipe().with_overrides({f"data.{k}": v for k, v in data.items()}), arms(["se"]), (0, 1), tmp_path / "s")
 
     def known(plan):
         return forecast._known(plan, 20_000)
@@ -100,7 +100,7 @@ def test_it_counts_what_is_left(tmp_path, monkeypatch):
     """4 arms, 3 of their 12 runs done; 10 ms a training step, 1 ms a test step."""
     timed = ({}, {}, {})
     images = {"data.train_images": 100, "data.test_images": 50}
-    recipe = Recipe().having({**images, "training.batch_size": 30, "training.epochs": 4})
+    recipe = Recipe().with_overrides({**images, "training.batch_size": 30, "training.epochs": 4})
     plan = Study(recipe, arms(["se", "das"], ["extra:das"]), (0, 1, 2), tmp_path / "s")
     for arm in plan.arms:
         for values, value in zip(timed, (10.0, 1.0, 1_000_000), strict=True):
@@ -128,7 +128,7 @@ def test_it_counts_what_is_left(tmp_path, monkeypatch):
 
 def test_with_enough_images_the_seeds_decide(tmp_path, monkeypatch):
     images = {"data.train_images": 20, "data.test_images": 10_000, "data.size": 16}
-    plan = Study(Recipe().having(images), arms(["se", "das"], ["extra:das"]), (0, 1, 2), tmp_path / "s")
+    plan = Study(Recipe().with_overrides(images), arms(["se", "das"], ["extra:das"]), (0, 1, 2), tmp_path / "s")
     timed = tuple({arm.name: 1 for arm in plan.arms} for _ in range(3))
     monkeypatch.setattr(forecast, "_timed", lambda *_: timed)
     found = forecast.forecast(plan, 2, "cpu")

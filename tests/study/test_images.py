@@ -43,7 +43,7 @@ def read(monkeypatch):
 
 def _recipe(folder, **more):
     settings = {"data.source": str(folder), "data.size": SIDE, "training.epochs": 1, "training.batch_size": 4}
-    return Recipe().having({**settings, "model.options": {"width": 4}, **more})
+    return Recipe().with_overrides({**settings, "model.options": {"width": 4}, **more})
 
 
 def test_a_second_run_reads_no_image_again(folder, read, tmp_path):
@@ -140,7 +140,7 @@ def test_another_description_is_another_set_and_one_is_kept(folder, read):
     whole = images.open_once(one)
     assert len(images.open_once(two).train) == 4
     assert images.open_once(one) is not whole
-    digits = Recipe().having({"data.train_images": 20, "data.test_images": 10}).data
+    digits = Recipe().with_overrides({"data.train_images": 20, "data.test_images": 10}).data
     assert images.open_once(digits) is images.open_once(digits)
 
 

@@ -13,7 +13,7 @@ from saccade.study.plan import Arm, Study, arms, seeds, shipped, write_atomicall
 
 
 def study(folder="runs/s", attention=("se", "das"), controls=(), numbers=(0, 1), margin=1.0, **settings):
-    recipe = Recipe().having({key.replace("__", "."): value for key, value in settings.items()})
+    recipe = Recipe().with_overrides({key.replace("__", "."): value for key, value in settings.items()})
     return Study(recipe, arms(attention, controls), numbers, folder, margin)
 
 
@@ -35,7 +35,7 @@ def test_runs_differ_in_mechanism_and_seed_alone():
     for run in others:
         changes = {"attention.mechanism": "none", "attention.control": None, "training.seed": 0}
         assert run.recipe != first.recipe
-        assert run.recipe.having(changes) == first.recipe
+        assert run.recipe.with_overrides(changes) == first.recipe
 
 
 def test_the_plain_network_comes_first_wherever_it_was_asked_for():
@@ -93,7 +93,7 @@ def test_an_arm_names_a_position_of_its_own(tmp_path):
     assert [(arm.control, arm.where) for arm in found[5:]] == [
         ("shuffled", where) for where in (None, "block", "stage[:-1]")
     ]
-    study = Study(Recipe().having({"attention.where": "residual"}), found, (0,), tmp_path / "s")
+    study = Study(Recipe().with_overrides({"attention.where": "residual"}), found, (0,), tmp_path / "s")
     parts = [run.recipe.attention for run in study.runs()]
     assert [(part.mechanism, part.where) for part in parts[:4]] == [
         ("none", "residual"), ("das", "residual"), ("das", "block"), ("das:alpha=0.1", "stage[:-1]")
@@ -287,7 +287,7 @@ def test_a_run_is_finished_only_with_a_whole_result_of_the_same_recipe(tmp_path)
     done = {"top1": 91.5, "test_loss": 1.0, "epochs": 1, "seconds": 1.0, "parameters": 1, "diverged": None}
     (run.folder / "done.json").write_text(json.dumps(done))
     assert run.finished == done
-    (run.folder / "recipe.toml").write_text(run.recipe.having(["training.epochs=11"]).to_toml())
+    (run.folder / "recipe.toml").write_text(run.recipe.with_overrides(["training.epochs=11"]).to_toml())
     assert run.finished is None
 
 

@@ -258,7 +258,7 @@ INTERRUPTED = """
 from saccade import Recipe
 from saccade.study.engine import execute
 from saccade.study.plan import Study, arms
-study = Study(Recipe().having({{"data.options": {{"act": "die, then wait"}}}}), arms(["se"]), (0,), {folder!r})
+study = Study(Recipe().with_overrides({{"data.options": {{"act": "die, then wait"}}}}), arms(["se"]), (0,), {folder!r})
 execute(study, 1, "cpu", engine="ray", train="fake_training:train", check="fake_training:check")
 """
 

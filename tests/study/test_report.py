@@ -60,7 +60,7 @@ def _network(arm):
 def _study(
     folder, source, arms=ARMS, top1=TOP1, seeds=(0, 1, 2), missing=(), failed=(), diverged=(), costs=True, epochs=EPOCHS
 ):
-    base = Recipe().having({"data.source": str(source), "data.size": SIZE, "training.epochs": epochs})
+    base = Recipe().with_overrides({"data.source": str(source), "data.size": SIZE, "training.epochs": epochs})
     study = Study(base, arms, seeds, folder)
     study.write()
     labels = np.repeat(np.arange(3), (14, 14, 12)).astype(np.int32)

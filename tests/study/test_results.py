@@ -127,7 +127,7 @@ def test_a_plug_that_ignores_the_image_is_named(study):
 
 @pytest.mark.parametrize(("source", "said"), [("digits", 1), ("photos", 0)])
 def test_the_smoke_test_says_that_it_is_one(tmp_path, source, said):
-    plan = Study(Recipe().having({"data.source": source}), arms(["se"]), (0, 1), tmp_path / "s")
+    plan = Study(Recipe().with_overrides({"data.source": source}), arms(["se"]), (0, 1), tmp_path / "s")
     plan.write()
     for run in plan.runs():
         _finish(run, 90.0 + run.seed)

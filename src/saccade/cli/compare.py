@@ -169,16 +169,16 @@ def _recipe(file: str | None, data: str | None, model: str | None, settings: tup
         side = _side(folder)
         recipe = shipped("small_images" if side <= _SMALL else "photos")
         if side <= _SMALL:  # said, because without it images that are not all squares of one size would be 224
-            recipe = recipe.having({"data.size": max(_LEAST, side)})
+            recipe = recipe.with_overrides({"data.size": max(_LEAST, side)})
     else:
         recipe = shipped("digits")
     if data is not None:
-        recipe = recipe.having({"data.source": data if folder is None else str(folder)})
+        recipe = recipe.with_overrides({"data.source": data if folder is None else str(folder)})
     if model is not None:
-        recipe = recipe.having({"model.name": model})
-    recipe = recipe.having(settings)
+        recipe = recipe.with_overrides({"model.name": model})
+    recipe = recipe.with_overrides(settings)
     if recipe.data.source != "digits":  # whole, so that a study goes on from any folder
-        recipe = recipe.having({"data.source": str(_folder(recipe.data.source))})
+        recipe = recipe.with_overrides({"data.source": str(_folder(recipe.data.source))})
     return recipe
 
 

@@ -51,7 +51,7 @@ def command(
     given = {"attention.mechanism": attention, "training.seed": seed, "data.skip_bad": skip_bad or None}
     read = _recipe(recipe)
     _trust.check_recipe(read, recipe, attention, settings, trust)
-    asked = read.having({key: value for key, value in given.items() if value is not None}).having(settings)
+    asked = read.with_overrides({key: value for key, value in given.items() if value is not None}).with_overrides(settings)
     if asked.attention.mechanism != "none":
         catalog.parse(asked.attention.mechanism)
     folder = out or Path("runs") / _slug(Path(recipe).stem, asked)

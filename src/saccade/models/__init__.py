@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from saccade.models.fcn import FCN
 from saccade.models.host import create_host
 from saccade.models.resnet_small import ResNetSmall
 
-__all__ = ["ResNetSmall", "create_host"]
+__all__ = ["FCN", "ResNetSmall", "create_host"]

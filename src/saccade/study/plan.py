@@ -102,7 +102,7 @@ class Study:
                 of one folder name, a margin not above 0 or above 100.
         """
         neutral = {"attention.mechanism": BASELINE, "attention.control": None, "training.seed": 0}
-        object.__setattr__(self, "base", self.base.having(neutral))
+        object.__setattr__(self, "base", self.base.with_overrides(neutral))
         object.__setattr__(self, "arms", tuple(self.arms))
         object.__setattr__(self, "seeds", tuple(self.seeds))
         object.__setattr__(self, "folder", Path(self.folder))
@@ -140,7 +140,7 @@ class Study:
     def run(self, arm: Arm, seed: int) -> Run:
         """The run of ``arm`` with ``seed``."""
         what = {"attention.mechanism": arm.mechanism, "attention.control": arm.control, "training.seed": seed}
-        recipe = self.base.having(what if arm.where is None else {**what, "attention.where": arm.where})
+        recipe = self.base.with_overrides(what if arm.where is None else {**what, "attention.where": arm.where})
         return Run(arm, seed, recipe, self.folder / arm.slug / f"seed{seed}")
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,6 +1,52 @@
-"""What is learnt: a task is a ``LightningModule`` around a network, with its loss, its score and its optimiser."""
+"""What is learnt and how it is scored: one task, one file; the folder is the table."""
 
-from saccade.tasks.classify import Classify
-from saccade.tasks.divergence import DivergenceError
+from __future__ import annotations
 
-__all__ = ["Classify", "DivergenceError"]
+from typing import TYPE_CHECKING
+
+from saccade.errors import UserError
+from saccade.tables import Table
+
+if TYPE_CHECKING:
+    from saccade.recipe import Recipe
+    from saccade.tasks.base import Task
+
+__all__ = ["choose", "get", "names"]
+
+_TABLE: Table[Task] = Table(__name__, "task")
+names = _TABLE.names
+
+
+def get(name: str) -> type[Task]:
+    """The task called ``name``.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    from saccade.tasks.base import Task
+
+    return _TABLE.get(name, Task)
+
+
+def choose(recipe: Recipe) -> str:
+    """The name of the task of ``recipe``: the one it names, else the one for the targets its data has.
+
+    Raises:
+        UserError: there is no such task, or the data has no targets for it.
+    """
+    from saccade.data import layout_of
+
+    layout = layout_of(recipe.data)
+    asked = recipe.task.name
+    if asked != "auto":
+        needed = get(asked).target
+        if needed not in (*layout.targets, "none"):
+            raise UserError(
+                f"the task {asked} learns from targets of the kind {needed!r}; {recipe.data.source}, read as "
+                f"{layout.name}, has {' and '.join(map(repr, layout.targets))}"
+            )
+        return asked
+    for name in names():
+        if get(name).target == layout.targets[0]:
+            return name
+    raise UserError(f"no task learns from targets of the kind {layout.targets[0]!r}, which {layout.name} gives")

@@ -1,178 +1,109 @@
-"""One label an image: cross-entropy is learnt, top-1 is scored."""
+"""One label an image: cross-entropy is learnt; top-1, top-5 and the negative log-likelihood are reported."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 
-from saccade.recipe import Training
-from saccade.surgery import parameter_groups
-from saccade.tasks.divergence import DivergenceError, locate
+from saccade.metrics.metric import Metric
+from saccade.models import create_host
+from saccade.tasks.base import Drawing, Task
 
-__all__ = ["Classify", "optimizer_of", "rate"]
+if TYPE_CHECKING:
+    from saccade.metrics.rows import Rows
+    from saccade.recipe import Model
 
-
-def rate(step: int, steps: int, warmup: float, schedule: str) -> float:
-    """The learning rate of step ``step`` (from 0) of ``steps``, over the recipe's.
-
-    Rises linearly over ``warmup`` steps, then stays (``constant``) or falls along half a cosine to 0 (``cosine``).
-
-    >>> [round(rate(step, 6, 2, "cosine"), 3) for step in range(6)]
-    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
-    """
-    if step + 1 < warmup:
-        return (step + 1) / warmup
-    if schedule == "constant":
-        return 1.0
-    return 0.5 * (1.0 + math.cos(math.pi * max(0.0, step - warmup) / max(1.0, steps - warmup)))
+__all__ = ["Classify"]
 
 
-def optimizer_of(network: nn.Module, training: Training, lr_factor: float = 1.0) -> torch.optim.Optimizer:
-    """SGD with momentum or AdamW over the groups of the host and of the plugs; see :class:`Classify`."""
-    groups = parameter_groups(network, training.lr, training.lr * lr_factor, training.weight_decay)
-    if training.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=training.lr, momentum=training.momentum)
-    return torch.optim.AdamW(groups, lr=training.lr)
+def _per_class(values: Tensor, rows: Rows) -> Tensor:
+    """The mean of ``values`` (N,) over the images of each label; NaN for a label without images."""
+    labels = rows["label"].long()
+    sums = torch.zeros(int(labels.max()) + 1, dtype=torch.float64).index_add_(0, labels, values)
+    return sums / labels.bincount()
 
 
-class _Tally:
-    """Losses and answers of one pass over a part; ``score`` empties it."""
-
-    def __init__(self) -> None:
-        self.loss = 0.0
-        self.predicted: list[Tensor] = []
-        self.labels: list[Tensor] = []
-
-    def add(self, loss: float, logits: Tensor, labels: Tensor) -> None:
-        """One batch: ``loss`` is its mean, ``logits`` (B, K), ``labels`` (B,)."""
-        self.loss += loss * len(labels)
-        self.predicted.append(logits.detach().argmax(1))
-        self.labels.append(labels)
+def _top1(rows: Rows) -> Tensor:
+    return 100.0 * (rows["predicted"] == rows["label"]).double()
 
 
-class Classify(LightningModule):
-    """Trains ``network``, images (B, C, H, W) -> logits (B, ``classes``), as a recipe says.
+def _top5(rows: Rows) -> Tensor:
+    return 100.0 * (rows["rank"] < 5).double()
 
-    Its epochs are counted from 1; epoch 0 is the test before any training. After each test ``row`` holds the figures
-    of the epoch and ``predicted`` its answers.
 
-    Args:
-        network: the host with whatever is plugged into it.
-        classes: how many labels there are.
-        training: the recipe's part.
-        steps: optimiser steps in one epoch.
-        lr_factor: the learning rate of the plugs over that of the host.
-        first_epoch: the epoch that Lightning's first is.
-        optimizer_state: the optimiser's state after the epoch before.
+@final
+class Classify(Task):
+    """Images (B, C, H, W) -> logits (B, K).
+
+    Rows: ``predicted`` and ``label``, ``rank`` of the label among the classes (0 where it is the answer), and ``nll``,
+    its negative log-likelihood in nats.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        *,
-        classes: int,
-        training: Training,
-        steps: int,
-        lr_factor: float = 1.0,
-        first_epoch: int = 1,
-        optimizer_state: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.training_part = training
-        self.steps = steps
-        self.lr_factor = lr_factor
-        self.first_epoch = first_epoch
-        self.optimizer_state = optimizer_state
-        self.row: dict[str, float | None] = {}
-        self.predicted = torch.empty(0, dtype=torch.int64)
-        self._accuracy = MulticlassAccuracy(classes, average="micro")
-        self._lr: float | None = None
-        self._train, self._test = _Tally(), _Tally()
+    target = "label"
+    metrics = (
+        Metric(
+            name="top-1", unit="%", margin=1.0, low=0.0, high=100.0, values=_top1,
+            by_class=lambda rows: _per_class(_top1(rows), rows),
+        ),
+        Metric(name="top-5", unit="%", margin=1.0, low=0.0, high=100.0, values=_top5),
+        Metric(
+            name="NLL", unit="nats", margin=0.05, low=0.0, higher_is_better=False, digits=3,
+            values=lambda rows: rows["nll"].double(),
+        ),
+    )  # fmt: skip
+    truth = ("label",)
 
-    @property
-    def epoch(self) -> int:
-        """The epoch under way, from 1; 0 while the untrained network is tested."""
-        return self.first_epoch + self.current_epoch if self.trainer.state.fn == TrainerFn.FITTING else 0
+    def build(self, model: Model) -> nn.Module:
+        return create_host(model, len(self.data.classes), self.data.channels)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """:func:`optimizer_of` the network, in the state given."""
-        optimizer = optimizer_of(self.network, self.training_part, self.lr_factor)
-        self._rates = [group["lr"] for group in optimizer.param_groups]
-        if self.optimizer_state is not None:
-            optimizer.load_state_dict(self.optimizer_state)
-        self._optimizer = optimizer
-        return optimizer
+    def host(self, model: Model) -> Mapping[str, Any]:
+        options = {**model.options, "num_classes": len(self.data.classes), "in_chans": self.data.channels}
+        return {"timm": model.name, "options": options}
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Sets the rate of the step: a function of its number alone, so that nothing of it need be saved."""
-        part = self.training_part
-        step = (self.epoch - 1) * self.steps + batch_idx
-        factor = rate(step, part.epochs * self.steps, part.warmup_epochs * self.steps, part.schedule)
-        for group, base in zip(self._optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = base * factor
-        self._lr = part.lr * factor
+    def misfit(self, output: Any, images: Tensor) -> str | None:
+        needed = (len(images), len(self.data.classes))
+        found = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        return None if found == needed else f"gives {found} for two of them; scores of shape {needed} are needed"
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The loss of one batch.
+    def loss(self, network: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
+        smoothing = self.recipe.training.label_smoothing
+        return {"cross-entropy": F.cross_entropy(network(images).float(), targets, label_smoothing=smoothing)}
 
-        Raises:
-            DivergenceError: it is not finite.
-        """
-        images, labels = batch
+    def rows(self, network: nn.Module, images: Tensor, targets: Any) -> Rows:
+        return _rows(network(images).float(), targets)
 
-        def loss_of(logits: Tensor) -> Tensor:
-            return F.cross_entropy(logits.float(), labels, label_smoothing=self.training_part.label_smoothing)
+    def trivial(self) -> tuple[str, Rows]:
+        train, test = (
+            torch.tensor([part.target(i) for i in range(len(part))]) for part in (self.data.train, self.data.test)
+        )
+        logits = train.bincount(minlength=len(self.data.classes)).float().log()
+        return "the most frequent class", _rows(logits.expand(len(test), -1), test)
 
-        logits = self.network(images)
-        loss = loss_of(logits)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise DivergenceError(self.epoch, batch_idx + 1, *locate(self.network, images, loss_of))
-        self._train.add(value, logits, labels)
-        return loss
+    def reported(self) -> tuple[Metric, ...]:
+        return tuple(metric for metric in self.metrics if metric.name != "top-5" or len(self.data.classes) > 5)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Scores one batch; the loss is without label smoothing.
+    def draw(self, indices: Sequence[int], network: nn.Module | None) -> list[Drawing]:
+        classes, labels = self.data.classes, [self.data.test.target(i) for i in indices]
+        if network is None:
+            return [Drawing(classes[label]) for label in labels]
+        sure, answers = network(self.images(indices)).float().softmax(1).max(1)
+        return [
+            Drawing(f"{classes[answer]} {100 * part:.0f}\u202f%", answer == label)
+            for answer, part, label in zip(answers.tolist(), sure.tolist(), labels, strict=True)
+        ]
 
-        Raises:
-            DivergenceError: its loss is not finite, though the network has been trained.
-        """
-        images, labels = batch
-        logits = self.network(images)
-        value = F.cross_entropy(logits.float(), labels).item()
-        if not math.isfinite(value) and self.epoch:
-            raise DivergenceError(
-                self.epoch, 0, *locate(self.network, images, lambda z: F.cross_entropy(z.float(), labels))
-            )
-        self._test.add(value, logits, labels)
 
-    def on_validation_epoch_end(self) -> None:
-        """Puts the figures of the epoch into ``row``; top-1 is in percent, what is not finite or not there is None."""
-        train_loss, train_top1, _ = self._score(self._train)
-        test_loss, test_top1, self.predicted = self._score(self._test)
-        self._train, self._test = _Tally(), _Tally()
-        self.row = {
-            "train_loss": train_loss,
-            "train_top1": train_top1,
-            "test_loss": test_loss,
-            "test_top1": test_top1,
-            "lr": self._lr,
-        }
-
-    def _score(self, tally: _Tally) -> tuple[float | None, float | None, Tensor]:
-        if not tally.labels:
-            return None, None, torch.empty(0, dtype=torch.int64)
-        predicted, labels = torch.cat(tally.predicted), torch.cat(tally.labels)
-        self._accuracy.reset()
-        self._accuracy.update(predicted, labels)
-        loss = tally.loss / len(labels)
-        top1 = round(100.0 * float(self._accuracy.compute()), 4)  # float32 holds no more
-        return loss if math.isfinite(loss) else None, top1, predicted.cpu()
+def _rows(logits: Tensor, labels: Tensor) -> Rows:
+    own = logits.gather(1, labels[:, None])
+    # Of equal logits the first wins, as in argmax.
+    before = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
+    return {
+        "predicted": logits.argmax(1).int(),
+        "label": labels.int(),
+        "rank": ((logits > own) | ((logits == own) & before)).sum(1).int(),
+        "nll": F.cross_entropy(logits, labels, reduction="none"),
+    }

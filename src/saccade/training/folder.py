@@ -4,7 +4,7 @@
     environment.json     on what it ran
     metrics.jsonl        one row an epoch, epoch 0 before training; a copy of the rows in resume.pt
     resume.pt            the run after its last finished epoch; gone when the run is done
-    predictions.safetensors, model.safetensors, config.json
+    rows.safetensors, model.safetensors, config.json
     done.json            the result; written last, so that a folder with it is whole
 
 Every file is written beside its place and moved there: at any moment each is absent, old or new. ``resume.pt`` alone
@@ -13,29 +13,21 @@ decides where a killed run goes on; everything after it can be made again from i
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
-import os
-import sys
-import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from saccade.errors import UserError
 from saccade.escaping import printable
+from saccade.files import lock, make_folders, remove_unfinished, replacing, write_atomically
 from saccade.recipe import Recipe
-from saccade.runfiles import Done, make_folders, read, read_recipe, rows
-
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
+from saccade.runfiles import epochs, read_done, read_recipe
 
 __all__ = ["RunFolder"]
 
@@ -48,8 +40,7 @@ _LOCK, _RECIPE, _ENVIRONMENT, _METRICS, _RESUME, _DONE = (
     "resume.pt",
     "done.json",
 )
-_RESULTS = (_ENVIRONMENT, _METRICS, _RESUME, _DONE, "predictions.safetensors", "model.safetensors", "config.json")
-_UNFINISHED = ".{}.part"
+_RESULTS = (_ENVIRONMENT, _METRICS, _RESUME, _DONE, "rows.safetensors", "model.safetensors", "config.json")
 
 
 class RunFolder:
@@ -72,23 +63,18 @@ class RunFolder:
         """
         made: list[Path] = []
         try:
-            try:
-                made += make_folders(path)
-                lock = _locked(path / _LOCK, patience)
-            except (FileExistsError, NotADirectoryError):
-                raise UserError(f"the run folder {path} is a file, or lies in one; a folder is needed") from None
-            except OSError as error:
-                raise UserError(f"cannot write into the run folder {path}: {error.strerror}") from None
-            try:
+            with ExitStack() as stack:
+                try:
+                    made += make_folders(path)
+                    stack.enter_context(lock(path / _LOCK, patience))
+                except (FileExistsError, NotADirectoryError):
+                    raise UserError(f"the run folder {path} is a file, or lies in one; a folder is needed") from None
+                except OSError as error:
+                    raise UserError(f"cannot write into the run folder {path}: {error.strerror}") from None
                 run = cls(path)
                 run._check(recipe)
-                for leftover in path.glob(_UNFINISHED.format("*")):
-                    leftover.unlink(missing_ok=True)
+                remove_unfinished(path)
                 yield run
-            finally:
-                with suppress(PermissionError):  # Windows keeps an open file
-                    (path / _LOCK).unlink(missing_ok=True)
-                lock.close()
         finally:
             with suppress(OSError):  # not empty
                 for folder in made:
@@ -117,7 +103,7 @@ class RunFolder:
         Raises:
             UserError: it is damaged.
         """
-        found = read(self.path / _DONE, Done)
+        found = read_done(self.path / _DONE)
         if found is None:
             return None
         (self.path / _RESUME).unlink(missing_ok=True)  # the run was killed between its last two steps
@@ -141,8 +127,8 @@ class RunFolder:
                 if torn := archive.testzip():  # PyTorch does not compare checksums
                     raise zipfile.BadZipFile(torn)
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            found = rows(path, state["rows"])
-            if not {"network", "optimizer", "predicted"} <= state.keys():
+            found = epochs(path, state["rows"])
+            if not {"network", "optimizer", "test"} <= state.keys():
                 raise KeyError("network")
         except Exception as error:  # an unpickler raises whatever damaged bytes lead it to
             self.disown(type(error).__name__)
@@ -157,9 +143,16 @@ class RunFolder:
     def keep(self, state: Mapping[str, Any]) -> None:
         """Makes ``state`` the one to resume from.
 
-        It has ``rows``, ``network``, ``optimizer``, ``predicted``, and the ``fingerprint`` of the images.
+        It has ``rows`` (of metrics.jsonl), ``network``, ``optimizer``, ``test`` (the rows of the test part), the
+        ``fingerprint`` of the images, and ``best``, the chosen epoch of the phase, or None.
         """
-        self._write(_RESUME, lambda file: torch.save(dict(state), file))
+        try:
+            with replacing(self.path / _RESUME) as file:
+                torch.save(dict(state), file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None  # torch.save reports a full disk by a position in the file
+            raise
         self._write_rows(state["rows"])
 
     def finish(self, result: Mapping[str, Any]) -> None:
@@ -172,56 +165,10 @@ class RunFolder:
 
     def write(self, name: str, content: bytes) -> None:
         """The file ``name``, whole."""
-        self._write(name, lambda file: file.write(content))
+        write_atomically(self.path / name, content)
 
     def _write_text(self, name: str, text: str) -> None:
         self.write(name, text.encode("utf-8"))
-
-    def _write(self, name: str, write: Callable[[IO[bytes]], Any]) -> None:
-        """The file ``name`` as ``write`` fills it: whole, or as it was before."""
-        temporary = self.path / _UNFINISHED.format(name)
-        try:
-            with temporary.open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path / name)
-        except BaseException as error:
-            temporary.unlink(missing_ok=True)
-            if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
-                raise error.__context__ from None  # torch.save tells of a full disk by a position in the file
-            raise
-
-
-def _locked(path: Path, patience: float) -> IO[bytes]:
-    """The open file ``path``, locked for this process alone.
-
-    The lock is the kernel's and ends with the process. It is not inherited: processes that prepare images and outlive
-    a killed run for a moment do not hold it.
-
-    Raises:
-        UserError: another process holds it, and still does after ``patience`` seconds: a killed one may be on its
-            way out.
-    """
-    end = time.monotonic() + patience
-    while True:
-        file = path.open("ab")
-        try:
-            if sys.platform == "win32":
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        except OSError as error:
-            file.close()
-            if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-                raise
-            if time.monotonic() >= end:
-                raise UserError(f"another process is working in the run folder {path.parent}") from None
-            time.sleep(0.05)
-            continue
-        file.close()  # its last holder removed the file after this process had opened it
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

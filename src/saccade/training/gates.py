@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saccade.data import ImageSet
+from saccade.data.samples import ImageSet
 from saccade.bases import Context, Convolution, Gate
 from saccade.surgery import plugs, record, replacements
 from saccade.surgery.controls import NoiseGate, unshuffled

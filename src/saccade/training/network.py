@@ -6,12 +6,10 @@ import hashlib
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from saccade import catalog
-from saccade.data import Split
 from saccade.errors import UserError
-from saccade.models import create_host
 from saccade.probe import example_input, undisturbed
 from saccade.recipe import Recipe
 from saccade.surgery import plugs, replacements
@@ -19,6 +17,7 @@ from saccade.surgery.controls import Shuffled, plug_control
 from saccade.surgery.plug import Mechanism
 from saccade.surgery.plug_module import Plug
 from saccade.surgery.put import put
+from saccade.tasks.base import Task
 from saccade.training.gates import probe_images
 
 __all__ = ["build", "derived", "start_of", "started"]
@@ -67,22 +66,22 @@ def _is_neutral(plug: Plug) -> bool:
     return plug.a is not None or what.spec.is_neutral({**what.defaults, **options})
 
 
-def build(recipe: Recipe, split: Split) -> nn.Module:
-    """The host with its attention, plugged or in the place of convolutions, on the CPU.
+def build(task: Task) -> nn.Module:
+    """The host of ``task`` with its attention, plugged or in the place of convolutions, on the CPU.
 
     The global random state stays as it was. The host depends on the recipe's model and seed alone: it is the same
     under every mechanism, but for the convolutions that one replaces.
 
     Raises:
-        UserError: unknown model, mechanism or option, a host that does not classify such images, no site, channels or
-            a convolution outside the mechanism's limits, or a control of what replaces convolutions.
+        UserError: unknown model, mechanism or option, a host that does not answer such images as the task needs, no
+            site, channels or a convolution outside the mechanism's limits, or a control of what replaces convolutions.
     """
+    recipe, split = task.recipe, task.data
     part, seed = recipe.attention, recipe.training.seed
-    size = (split.channels, split.size, split.size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived(seed, "host"))
-        host = create_host(recipe.model, len(split.classes), split.channels)
-        _try(host, recipe.model.name, size, len(split.classes))
+        host = task.build(recipe.model)
+        _try(host, task)
         start = start_of(recipe)
         if start is None:
             return host
@@ -100,19 +99,20 @@ def build(recipe: Recipe, split: Split) -> nn.Module:
         return plug_control(host, part.control, name, where=where, start=start, input=images, **options)
 
 
-def _try(host: nn.Module, name: str, size: tuple[int, int, int], classes: int) -> None:
-    """One forward of two pictures, which leaves no trace.
+def _try(host: nn.Module, task: Task) -> None:
+    """Run one forward of two pictures, which leaves no trace.
 
     Raises:
-        UserError: it fails, or does not give a score for each class.
+        UserError: it fails, or its output does not meet the contract of the task.
     """
-    images = f"model {name} on images of {'×'.join(map(str, size))} (channels, height, width)"
+    size = (task.data.channels, *task.data.size)
+    words = f"model {task.recipe.model.name} on images of {'×'.join(map(str, size))} (channels, height, width)"
     try:
         with undisturbed(host), torch.no_grad():
-            scores = host(*example_input(host, size, batch=2))
+            images = example_input(host, size, batch=2)
+            output = host(*images)
     except Exception as error:  # a network may raise anything for a size it was not made for
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"{images}: {reason}") from error
-    found = tuple(scores.shape) if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
-    if found != (2, classes):
-        raise UserError(f"{images} gives {found} for two of them; scores of shape {(2, classes)} are needed")
+        raise UserError(f"{words}: {reason}") from error
+    if wrong := task.misfit(output, images[0]):
+        raise UserError(f"{words} {wrong}")

@@ -8,6 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from saccade.errors import UserError
+from saccade.metrics.rows import count
+
 __all__ = ["misfit"]
 
 
@@ -23,21 +26,34 @@ def misfit(
         epochs: of the whole run.
         images: test images.
     """
-    rows, predicted = state["rows"], state["predicted"]
+    rows, test = state["rows"], state["test"]
     if not 1 <= len(rows) <= epochs + 1:
         return "rows"
-    if not isinstance(predicted, Tensor) or predicted.shape != (images,) or predicted.is_floating_point():
-        return "predicted"
-    own, saved = network.state_dict(), state["network"]
-    if not isinstance(saved, Mapping) or saved.keys() != own.keys():
-        return "network"
-    for name, tensor in own.items():
-        if not _alike(saved[name], tensor):
-            return f"network.{name}"
+    if not _are_rows(test, images):
+        return "test"
+    best = state.get("best")
+    if best is not None and not (isinstance(best, Mapping) and {"score", "epoch", "network", "test"} <= best.keys()):
+        return "best"
+    own = network.state_dict()
+    for saved in (state["network"], *([best["network"]] if best else [])):
+        if not isinstance(saved, Mapping) or saved.keys() != own.keys():
+            return "network"
+        for name, tensor in own.items():
+            if not _alike(saved[name], tensor):
+                return f"network.{name}"
     begun = len(rows) > 1  # epoch 0 is the test before there is an optimiser
     if state["optimizer"] is None:
         return "optimizer" if begun else None
     return None if _of(optimizer, state["optimizer"]) else "optimizer"
+
+
+def _are_rows(found: object, images: int) -> bool:
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        return False
+    try:
+        return count(dict(found)) == images
+    except UserError:
+        return False
 
 
 def _alike(found: object, tensor: Tensor) -> bool:

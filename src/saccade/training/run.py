@@ -1,42 +1,46 @@
-"""One run, from recipe to done.json; Lightning drives the epochs, this file keeps the books."""
+"""One run, from recipe to done.json; Lightning drives the epochs."""
 
 from __future__ import annotations
 
 import logging
 import signal
-import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.warnings import PossibleUserWarning
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
-from saccade import saving
-from saccade.data import EpochSampler, ImageSet, Split, open_data
+from saccade import saving, tasks
+from saccade.data import Split, open_data
+from saccade.data.samples import ImageSet, collate
+from saccade.data.sampling import EpochSampler
 from saccade.errors import UserError
+from saccade.events import Caution, Notify, TrainingBegan, ignore
+from saccade.metrics.metric import Metric
+from saccade.metrics.rows import Rows, select
 from saccade.recipe import Data, Recipe
-from saccade.tasks import Classify, DivergenceError
-from saccade.tasks.classify import optimizer_of
-from saccade.training.environment import choose_device, environment, peak_memory
+from saccade.tasks.base import Phase, Task, metric_named
+from saccade.training.checkpointer import Checkpointer, restore_handler
+from saccade.training.divergence import DivergenceError
+from saccade.training.environment import choose_device, environment
 from saccade.training.folder import RunFolder
-from saccade.training.gates import constant_plugs, gate_movement, probe_images
-from saccade.training.network import build, derived, started
+from saccade.training.gates import constant_plugs, probe_images
+from saccade.training.module import TaskModule, only_trainable, optimizer_of
+from saccade.training.network import build, started
 from saccade.training.resuming import misfit
 
-__all__ = ["train"]
+__all__ = ["Opener", "train"]
 
-Notify = Callable[[dict[str, Any]], None]
-_STEP_EVERY = 0.2
-"""Seconds between two ``step`` events."""
+Opener = Callable[[Data, str, Notify], Split]
 
 
 def train(
@@ -45,24 +49,21 @@ def train(
     *,
     device: str = "auto",
     notify: Notify | None = None,
-    images: Callable[[Data, Notify], Split] | None = None,
+    images: Opener = open_data,
     patience: float = 1.0,
 ) -> dict[str, Any]:
-    """Does the run that ``recipe`` describes and returns what done.json says.
+    """Do the run that ``recipe`` describes and return what done.json says.
 
     A run that is done is not done again; one that was interrupted, however hard, goes on after its last finished
     epoch and, on the CPU, ends in the same network to the last bit. A loss that is not finite ends the run early:
-    ``diverged`` in the result names the place, and the score is that of the last finished epoch.
+    ``diverged`` in the result names the place, and the scores are those of the last finished epoch.
 
     Args:
         recipe: all that decides the run.
         folder: where its files go; made if need be.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        notify: told what happens, as dictionaries with an ``event``: ``check`` (``done`` of ``total`` images looked
-            at), ``caution`` (``text`` on images that spoil the score), ``start`` (``epochs``, ``steps`` of an epoch,
-            the ``epoch`` it goes on after), ``step`` (``epoch``, ``step``; at most five a second), ``epoch`` (a row of
-            metrics.jsonl), ``done`` (the result).
-        images: opens the data, for a caller who may have them open already; None is ``saccade.data.open_data``.
+        notify: receives ``FilesChecked``, ``Caution``, ``TrainingBegan``, ``StepTaken`` and ``EpochEnded``.
+        images: opens the data, for a caller who may have them open already.
         patience: seconds to wait for another process that works in the folder and may be on its way out.
 
     Raises:
@@ -70,26 +71,29 @@ def train(
             those that the run began with; nothing has been written then.
     """
     where = choose_device(device)
-    tell = notify or _nobody
+    notify = notify or ignore
     with RunFolder.hold(Path(folder), recipe, patience) as run:
         result = run.result()
         if result is None:
+            name = tasks.choose(recipe)
+            kind = tasks.get(name)
+            metric = metric_named(kind, recipe.task.metric)
             with _threads(recipe.training.threads), _own_random_state(where):
-                result = _train(recipe, run, where, tell, (images or open_data)(recipe.data, tell))
-        tell({"event": "done", **result})
+                task = kind(recipe, images(recipe.data, kind.target, notify))
+                result = _train(name, task, metric, run, where, notify)
         return result
 
 
-def _nobody(event: dict[str, Any]) -> None:
-    """Listens to nothing."""
-
-
-def _train(recipe: Recipe, run: RunFolder, device: torch.device, tell: Notify, split: Split) -> dict[str, Any]:
-    part = recipe.training
+def _train(
+    name: str, task: Task, metric: Metric, run: RunFolder, device: torch.device, notify: Notify
+) -> dict[str, Any]:
+    recipe, split, part = task.recipe, task.data, task.recipe.training
     for caution in split.cautions:
-        tell({"event": "caution", "text": caution})
-    network = build(recipe, split)
-    new: dict[str, Any] = {"rows": [], "optimizer": None}
+        notify(Caution(caution))
+    network = build(task)
+    phases = task.phases(network)
+    ends = list(accumulate(phase.epochs for phase in phases))
+    new: dict[str, Any] = {"rows": [], "optimizer": None, "best": None}
     state = run.resume() or new
     if state.get("fingerprint", split.fingerprint) != split.fingerprint:
         raise UserError(
@@ -97,8 +101,8 @@ def _train(recipe: Recipe, run: RunFolder, device: torch.device, tell: Notify, s
             f"or classes than {run.path} was trained on so far. Put them back, or remove that run folder to start over."
         )
     if state is not new:
-        optimizer = optimizer_of(network, part, recipe.attention.lr_factor)
-        if what := misfit(state, network, optimizer, epochs=part.epochs, images=len(split.test)):
+        optimizer = _optimizer_at(task, network, phases, len(state["rows"]) - 1)
+        if what := misfit(state, network, optimizer, epochs=ends[-1], images=len(split.test)):
             run.disown(f"{what} is not of this run")
             state = new
     run.begin(recipe, environment(device, part.threads))
@@ -107,47 +111,76 @@ def _train(recipe: Recipe, run: RunFolder, device: torch.device, tell: Notify, s
         network.load_state_dict(state["network"])
     sampler = EpochSampler(split.train, part.seed, part.batch_size)
     order = _test_order(recipe, len(split.test))
-    loaders = (
-        _loader(split.train, recipe, device, batch_sampler=sampler),
-        _loader(split.test, recipe, device, batch_size=part.batch_size, sampler=order),
+    train = _loader(split.train, recipe, device, batch_sampler=sampler)
+    test = _loader(split.test, recipe, device, batch_size=part.batch_size, sampler=order)
+    val = None
+    if any(phase.choose for phase in phases):
+        if split.val is None:
+            raise UserError(f"{recipe.model.name} chooses its best epoch on the part 'val'; the images have none")
+        val = _loader(split.val, recipe, device, batch_size=part.batch_size)
+    notify(TrainingBegan(ends[-1], len(sampler), len(rows) - 1 if rows else 0))
+    keeper = Checkpointer(
+        run, rows, sampler, split.fingerprint, probe_images(split.test), notify, metric, state["best"]
     )
-    tell({"event": "start", "epochs": part.epochs, "steps": len(sampler), "epoch": len(rows) - 1 if rows else 0})
-
-    task = Classify(
-        network,
-        classes=len(split.classes),
-        training=part,
-        steps=len(sampler),
-        lr_factor=recipe.attention.lr_factor,
-        first_epoch=max(1, len(rows)),
-        optimizer_state=state["optimizer"],
-    )
-    books = _Books(run, rows, sampler, split.fingerprint, probe_images(split.test), tell)
+    optimizer_state = state["optimizer"]
     del state
     diverged = None
-    if len(rows) <= part.epochs:
-        try:
-            _fit(task, loaders, books, device, part.epochs)
-        except DivergenceError as place:
-            diverged = {"epoch": place.epoch, "step": place.step, "what": place.what, "where": place.where}
-            diverged["message"] = str(place)
-    return _finish(recipe, run, split, network, diverged, loaders[1], device)
+    for phase, before, end in zip(phases, [0, *ends], ends, strict=False):
+        if len(rows) > end:
+            continue
+        if len(rows) == before + 1:  # no epoch of this phase is finished
+            optimizer_state = None if before else optimizer_state
+            keeper.best = None
+        with only_trainable(network, phase) as frozen:
+            module = TaskModule(
+                network,
+                task,
+                phase,
+                steps=len(sampler),
+                frozen=frozen,
+                before=before,
+                first_epoch=max(1, len(rows)),
+                optimizer_state=optimizer_state,
+            )
+            tests = [test, val] if phase.choose and val is not None else [test]
+            try:
+                _fit(module, train, tests, keeper, device, end)
+            except DivergenceError as place:
+                diverged = {"epoch": place.epoch, "step": place.step, "what": place.what, "where": place.where}
+                diverged["message"] = str(place)
+                break
+        if phase.choose and keeper.best is not None:
+            network.load_state_dict(keeper.best["network"])
+        optimizer_state = None
+    return _finish(name, task, metric, run, network, phases[-1], diverged, test, device)
+
+
+def _optimizer_at(task: Task, network: nn.Module, phases: tuple[Phase, ...], epoch: int) -> torch.optim.Optimizer:
+    """The optimiser of the phase of epoch ``epoch``, at its start."""
+    ends = accumulate(phase.epochs for phase in phases)
+    phase = next((phase for phase, end in zip(phases, ends, strict=True) if epoch <= end), phases[-1])
+    with only_trainable(network, phase):
+        return optimizer_of(network, task.recipe.training, task.recipe.attention.lr_factor)
 
 
 def _fit(
-    task: Classify, loaders: tuple[DataLoader, DataLoader], books: _Books, device: torch.device, epochs: int
+    module: TaskModule,
+    train: DataLoader,
+    tests: list[DataLoader],
+    keeper: Checkpointer,
+    device: torch.device,
+    end: int,
 ) -> None:
-    """Trains from the epoch after the last row to epoch ``epochs``; the untrained network is tested first."""
-    train, test = loaders
+    """Train from the epoch after the last row to epoch ``end``; the untrained network is tested first."""
     interrupt = signal.getsignal(signal.SIGINT)
     with _silent_lightning():
         trainer = Trainer(
             accelerator={"cuda": "gpu"}.get(device.type, device.type),
             devices=[device.index or 0] if device.type == "cuda" else 1,
-            precision="bf16-mixed" if task.training_part.precision == "bf16" else "32-true",
+            precision="bf16-mixed" if module.task.recipe.training.precision == "bf16" else "32-true",
             plugins=[LightningEnvironment()],  # one process, also as a step of a Slurm or MPI job
-            max_epochs=epochs - task.first_epoch + 1,
-            callbacks=[books],
+            max_epochs=end - module.first_epoch + 1,
+            callbacks=[keeper],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -156,137 +189,49 @@ def _fit(
             use_distributed_sampler=False,
         )
         try:
-            if not books.rows:
-                trainer.validate(task, test, verbose=False)
-            task.train()
-            trainer.fit(task, train, test)
+            if not keeper.rows:
+                trainer.validate(module, tests[0], verbose=False)
+            module.train()
+            trainer.fit(module, train, tests)
         except SystemExit:  # what Lightning makes of Ctrl-C, with further ones ignored
-            if not books.interrupted:
+            if not keeper.interrupted:
                 raise
-            _handle(signal.SIGINT, interrupt)
+            restore_handler(signal.SIGINT, interrupt)
             raise KeyboardInterrupt from None
 
 
-class _Books(Callback):
-    """After each epoch: a row, a state to resume from, an event.
-
-    Args:
-        run: where both are kept.
-        rows: those of the epochs so far; grows.
-        sampler: the training loader's, told the epoch.
-        fingerprint: of the images.
-        probe: images for the gates.
-        tell: the listener.
-    """
-
-    def __init__(
-        self,
-        run: RunFolder,
-        rows: list[dict[str, Any]],
-        sampler: EpochSampler,
-        fingerprint: str,
-        probe: Tensor,
-        tell: Notify,
-    ) -> None:
-        self.run, self.rows, self.sampler, self.probe, self.tell = run, rows, sampler, probe, tell
-        self.fingerprint = fingerprint
-        self.interrupted = False
-        self._seed = sampler.seed
-        self._begun = self._told = time.monotonic()
-        self._terminate = signal.getsignal(signal.SIGTERM)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Remembers whether it was the user who ended the run."""
-        self.interrupted = isinstance(exception, KeyboardInterrupt)
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before epoch 0."""
-        if not self.rows:
-            self._begin(0)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After epoch 0."""
-        if not self.rows:
-            self._keep(trainer, pl_module)
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before the loader of the first epoch is asked for its batches."""
-        self.sampler.set_epoch(max(1, len(self.rows)))
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before an epoch."""
-        assert isinstance(pl_module, Classify)
-        self._begin(pl_module.epoch)
-
-    def _begin(self, epoch: int) -> None:
-        # Lightning would put SIGTERM off to the end of the epoch; the folder can be resumed at any moment.
-        _handle(signal.SIGTERM, self._terminate)
-        # What an epoch draws (dropout, stochastic depth) depends on nothing before it: no generator need be saved.
-        torch.manual_seed(derived(self._seed, "epoch", epoch))
-        self.sampler.set_epoch(epoch)
-        self._begun = time.monotonic()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Tells of the step, now and then."""
-        now = time.monotonic()
-        if now - self._told >= _STEP_EVERY:
-            assert isinstance(pl_module, Classify)
-            self._told = now
-            self.tell({"event": "step", "epoch": pl_module.epoch, "step": batch_idx + 1})
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After an epoch and its test."""
-        self._keep(trainer, pl_module)
-
-    def _keep(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, Classify)
-        row: dict[str, Any] = {"epoch": pl_module.epoch, **pl_module.row}
-        row["seconds"] = round(time.monotonic() - self._begun, 3)
-        row["memory_mb"] = peak_memory(pl_module.device)
-        row["gates"] = gate_movement(pl_module.network, self.probe.to(pl_module.device))
-        self.rows.append(row)
-        self.run.keep(
-            {
-                "rows": self.rows,
-                "fingerprint": self.fingerprint,
-                "network": pl_module.network.state_dict(),
-                "optimizer": trainer.optimizers[0].state_dict() if trainer.optimizers else None,
-                "predicted": pl_module.predicted.to(torch.int32),
-            }
-        )
-        self.tell({"event": "epoch", **row})
-
-
-def _handle(number: signal.Signals, handler: Any) -> None:
-    """Puts a signal handler back; only the main thread can, and only one that Python installed."""
-    if handler is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(number, handler)
-
-
 def _finish(
-    recipe: Recipe,
+    name: str,
+    task: Task,
+    metric: Metric,
     run: RunFolder,
-    split: Split,
     network: nn.Module,
+    last_phase: Phase,
     diverged: dict[str, Any] | None,
     test: DataLoader,
     device: torch.device,
 ) -> dict[str, Any]:
-    """All files that are made from the state after the last finished epoch, and the result."""
+    """Write all files that are made from the state after the last finished epoch, and the result."""
+    recipe, split = task.recipe, task.data
     state = run.resume()
     assert state is not None
-    network.load_state_dict(state["network"])
+    rows = state["rows"]
+    kept = state["best"] if last_phase.choose and state["best"] and not diverged else state
+    network.load_state_dict(kept["network"])
     network.to(device).eval()
     constant = {} if diverged else constant_plugs(network, (images.to(device) for images, _ in test))
     network.cpu()
-    rows = state["rows"]
-    last = rows[-1]
+    found: Rows = kept["test"]
+    if (order := _test_order(recipe, len(split.test))) is not None:
+        found = select(found, torch.tensor(order).argsort())
+    words, constant_answer = task.trivial()
     result = {
-        "top1": last["test_top1"],
-        "test_loss": last["test_loss"],
-        "epochs": last["epoch"],
+        "task": name,
+        "metric": metric.name,
+        "scores": task.scores(found),
+        "by_class": _by_class(task, found),
+        "trivial": {"answer": words, "scores": task.scores(constant_answer)},
+        "epochs": kept.get("epoch", rows[-1]["epoch"]),
         "seconds": round(sum(row["seconds"] for row in rows), 3),
         "parameters": sum(p.numel() for p in network.parameters()),
         "start": started(network),
@@ -296,25 +241,32 @@ def _finish(
         "constant": constant,
         "diverged": diverged,
     }
-    labels = torch.tensor(split.test.labels, dtype=torch.int32)
-    order, predicted = _test_order(recipe, len(labels)), state["predicted"]
-    if order is not None:
-        predicted = predicted[torch.tensor(order).argsort()]
-    run.write("predictions.safetensors", save({"predicted": predicted, "label": labels}))
-    options = {**recipe.model.options, "num_classes": len(split.classes), "in_chans": split.channels}
+    run.write("rows.safetensors", save({key: value.contiguous() for key, value in found.items()}))
     saving.save(
         network,
         run.path,
-        host={"timm": recipe.model.name, "options": options},
-        input=(split.channels, split.size, split.size),
+        host=task.host(recipe.model),
+        input=(split.channels, *split.size),
         classes=split.classes,
         mean=list(split.mean),
         std=list(split.std),
-        epochs=last["epoch"],
-        top1=last["test_top1"],
+        epochs=result["epochs"],
+        task=name,
+        scores=result["scores"],
     )
     run.finish(result)
     return result
+
+
+def _by_class(task: Task, rows: Rows) -> dict[str, list[float | None]]:
+    """The score of each class under every metric that has one, in the order of the classes."""
+    found = {}
+    for metric in task.reported():
+        if metric.by_class is not None:
+            values = metric.by_class(rows).tolist()
+            values += [float("nan")] * (len(task.data.classes) - len(values))
+            found[metric.name] = [None if value != value else value for value in values]
+    return found
 
 
 def _test_order(recipe: Recipe, count: int) -> list[int] | None:
@@ -335,6 +287,7 @@ def _loader(images: ImageSet, recipe: Recipe, device: torch.device, **order: Any
     return DataLoader(
         images,
         **order,
+        collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",

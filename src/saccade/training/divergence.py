@@ -32,17 +32,16 @@ class DivergenceError(ArithmeticError):
         return f"diverged in epoch {self.epoch}, at {at}: {thing} is not finite"
 
 
-def locate(network: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[str, str]:
-    """What in ``network`` first stops being finite on ``images``, and its path.
+def locate(network: nn.Module, forward: Callable[[], object]) -> tuple[str, str]:
+    """What in ``network`` first stops being finite, and its path.
 
     Looked for in the order of cause: the last step's gradients (they are still in place; of several the one nearest
     to the loss, where they arose), a parameter or buffer that the last update spoilt, the output of the innermost
-    module in the order of the forward, the loss. The forward is run once more; gradients are not touched.
+    module in the order of the forward, the loss. Gradients are not touched.
 
     Args:
         network: in the mode and under the precision in which it failed.
-        images: the batch (B, C, H, W) on which it failed.
-        loss: logits -> scalar.
+        forward: the forward that failed; it is run once more.
     """
     for path, parameter in reversed(list(network.named_parameters())):
         if parameter.grad is not None and not _finite(parameter.grad):
@@ -65,7 +64,7 @@ def locate(network: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor])
         for path, module in network.named_modules():
             handle = module.register_forward_hook(watch(path))
             stack.callback(handle.remove)
-        loss(network(images))
+        forward()
     return ("output", found[0] or "the network") if found else ("loss", "")
 
 

@@ -1,0 +1,155 @@
+"""One class a pixel: cross-entropy is learnt; mean intersection over union, Dice and pixel accuracy are reported.
+
+Tables of one image, tp, fp and fn by class, are summed over the images; a class counts where the test part has it.
+Pixels of the void index count nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from saccade.metrics.metric import Metric
+from saccade.models import create_host
+from saccade.recipe import Model
+from saccade.tasks.base import Drawing, Task
+
+if TYPE_CHECKING:
+    from saccade.metrics.rows import Rows
+
+__all__ = ["VOID", "Segment"]
+
+VOID = 255
+"""The index of pixels that count nowhere."""
+_COLOURS = (
+    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
+)  # fmt: skip
+"""Okabe and Ito's, told apart by every kind of colour vision."""
+
+
+def _overlap(rows: Rows, weight: int) -> Tensor:
+    """weight·tp / (weight·tp + fp + fn) of each class in per cent; NaN for a class that no image has."""
+    tp, fp, fn = (rows[key].double().sum(0) for key in ("tp", "fp", "fn"))
+    return torch.where(tp + fn > 0, 100.0 * weight * tp / (weight * tp + fp + fn), torch.nan)
+
+
+def _iou(rows: Rows) -> Tensor:
+    return _overlap(rows, 1)
+
+
+def _dice(rows: Rows) -> Tensor:
+    return _overlap(rows, 2)
+
+
+def _accuracy(rows: Rows) -> float:
+    tp, fn = rows["tp"].sum(), rows["fn"].sum()
+    return float(100.0 * tp.double() / (tp + fn))
+
+
+_PERCENT: dict[str, Any] = {"unit": "%", "margin": 1.0, "low": 0.0, "high": 100.0}
+
+
+@final
+class Segment(Task):
+    """Images (B, C, H, W) -> logits (B, K, H, W).
+
+    Rows: ``tp``, ``fp`` and ``fn``, pixels of each class (N, K).
+    """
+
+    target = "mask"
+    metrics = (
+        Metric(name="mIoU", score=lambda rows: float(_iou(rows).nanmean()), by_class=_iou, **_PERCENT),
+        Metric(name="Dice", score=lambda rows: float(_dice(rows).nanmean()), by_class=_dice, **_PERCENT),
+        Metric(name="pixel accuracy", score=_accuracy, **_PERCENT),
+    )
+
+    def _dense(self, model: Model) -> Model:
+        """``model`` itself where it is a dense network of ours, else the one that has it as its encoder."""
+        if model.name.startswith("fcn"):
+            return model
+        options = {"encoder": model.name, "encoder_options": model.options}
+        return model.model_copy(update={"name": "fcn", "options": options})
+
+    def build(self, model: Model) -> nn.Module:
+        return create_host(self._dense(model), len(self.data.classes), self.data.channels)
+
+    def host(self, model: Model) -> Mapping[str, Any]:
+        dense = self._dense(model)
+        options = {**dense.options, "num_classes": len(self.data.classes), "in_chans": self.data.channels}
+        return {"timm": dense.name, "options": options}
+
+    def misfit(self, output: Any, images: Tensor) -> str | None:
+        needed = (len(images), len(self.data.classes), *images.shape[2:])
+        found = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        return None if found == needed else f"gives {found} for two of them; logits of shape {needed} are needed"
+
+    def loss(self, network: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
+        smoothing = self.recipe.training.label_smoothing
+        logits = network(images).float()
+        return {"cross-entropy": F.cross_entropy(logits, targets, ignore_index=VOID, label_smoothing=smoothing)}
+
+    def rows(self, network: nn.Module, images: Tensor, targets: Any) -> Rows:
+        logits = network(images)
+        if not bool(torch.isfinite(logits).all()):
+            return {key: torch.full((len(images), logits.shape[1]), torch.nan) for key in ("tp", "fp", "fn")}
+        return _tables(logits.argmax(1), targets, logits.shape[1])
+
+    def trivial(self) -> tuple[str, Rows]:
+        masks = (self.data.train.target(i) for i in range(len(self.data.train)))
+        counts = sum((_histogram(mask) for mask in masks), torch.zeros(VOID + 1, dtype=torch.int64))
+        most = int(counts[:VOID].argmax())
+        test = self.data.test
+        rows = [_of_constant(_histogram(test.target(i)), most, len(self.data.classes)) for i in range(len(test))]
+        return f"{self.data.classes[most]} everywhere", {
+            key: torch.stack([row[key] for row in rows]) for key in ("tp", "fp", "fn")
+        }
+
+    def draw(self, indices: Sequence[int], network: nn.Module | None) -> list[Drawing]:
+        truth = torch.stack([torch.as_tensor(self.data.test.target(i)).long() for i in indices])
+        if network is None:
+            names = [", ".join(self.data.classes[c] for c in mask.unique().tolist() if 0 < c < VOID) for mask in truth]
+            return [Drawing(name, None, _painted(mask)) for name, mask in zip(names, truth, strict=True)]
+        answers = network(self.images(indices)).argmax(1)
+        tables = _tables(answers, truth, len(self.data.classes))
+        found = []
+        for k, answer in enumerate(answers):
+            row = {key: table[k : k + 1] for key, table in tables.items()}
+            found.append(Drawing(f"mIoU {float(_iou(row).nanmean()):.0f}\u202f%", None, _painted(answer)))
+        return found
+
+
+def _tables(answers: Tensor, truth: Tensor, classes: int) -> Rows:
+    """Pixels of each class (N, K) that both maps (N, H, W) have, that the answer alone has, that the truth alone has."""
+    counted = (truth != VOID).flatten(1)
+    answered = F.one_hot(answers.flatten(1).clamp(max=classes - 1), classes) * counted[..., None]
+    true = F.one_hot(truth.flatten(1).clamp(max=classes - 1), classes) * counted[..., None]
+    tp = (answered * true).sum(1)
+    return {"tp": tp, "fp": answered.sum(1) - tp, "fn": true.sum(1) - tp}
+
+
+def _histogram(mask: Any) -> Tensor:
+    return torch.as_tensor(mask).flatten().long().bincount(minlength=VOID + 1)
+
+
+def _of_constant(counts: Tensor, answer: int, classes: int) -> Rows:
+    """The tables of one image whose pixels all get ``answer``; ``counts`` (256,) are those of its truth."""
+    there = counts[:classes]
+    tp = torch.zeros_like(there)
+    tp[answer] = there[answer]
+    fp = torch.zeros_like(there)
+    fp[answer] = there.sum() - there[answer]
+    return {"tp": tp, "fp": fp, "fn": there - tp}
+
+
+def _painted(mask: Tensor) -> Image.Image:
+    """A map (H, W) in colours: class 0 black, void grey."""
+    palette = np.zeros((VOID + 1, 3), dtype=np.uint8)
+    palette[1:] = [_COLOURS[(c - 1) % len(_COLOURS)] for c in range(1, VOID + 1)]
+    palette[VOID] = 128
+    return Image.fromarray(palette[mask.numpy()])
