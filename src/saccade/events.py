@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 __all__ = [
@@ -70,10 +70,11 @@ class StepTaken(Event):
 
 @dataclass(frozen=True)
 class EpochEnded(Event):
-    """An epoch ended; ``row`` is its line of metrics.jsonl."""
+    """An epoch ended; ``row`` is its line of metrics.jsonl, ``score`` that of the verdicts as a person reads it."""
 
     epoch: int
     row: Mapping[str, Any]
+    score: str
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class RunEvent(Event):
 
 @dataclass(frozen=True)
 class RunEnded(Event):
-    """A run ended; ``scores`` is empty unless it is done."""
+    """A run ended; ``score`` is that of the verdicts as a person reads it."""
 
     slot: int
     arm: str
@@ -135,5 +136,3 @@ class RunEnded(Event):
     status: Literal["done", "diverged", "failed"]
     reason: str | None = None
     score: str = ""
-    """The score as a person reads it, such as "92.80 %"."""
-    scores: Mapping[str, float] = field(default_factory=dict)

@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from saccade.errors import UserError, did_you_mean
 
-__all__ = ["MAX_EPOCHS", "MAX_SEED", "Attention", "Data", "Model", "Recipe", "Task", "Training", "described"]
+__all__ = ["MAX_EPOCHS", "MAX_SEED", "Attention", "Data", "Model", "Recipe", "Task", "Training", "builtin_recipe", "described", "setting"]
 
 MAX_SEED = 2**63 - 1
 """The largest seed that PyTorch and TOML both take."""
@@ -247,7 +247,7 @@ class Recipe(_Part):
 
         """
         if not isinstance(settings, Mapping):
-            settings = dict(_setting(text) for text in settings)
+            settings = dict(setting(text) for text in settings)
         values = self.model_dump(mode="json")
         for key, value in settings.items():
             *parents, last = key.split(".")
@@ -264,7 +264,12 @@ class Recipe(_Part):
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def setting(text: str) -> tuple[str, Any]:
+    """Key and value of ``part.key=value``; a value that is no Python literal is text.
+
+    Raises:
+        UserError: there is no ``=``.
+    """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UserError(f"{text!r} is no setting; write part.key=value, for example training.epochs=3")
@@ -272,6 +277,22 @@ def _setting(text: str) -> tuple[str, Any]:
         return key.strip(), ast.literal_eval(value.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return key.strip(), {"true": True, "false": False}.get(value.strip(), value.strip())
+
+
+def builtin_recipe(name: str) -> Recipe:
+    """A recipe that comes with the package: ``digits``, ``cifar10``, …
+
+    An installed package holds the folder ``recipes`` itself; in a checkout it stands beside ``src``.
+
+    Raises:
+        UserError: there is no such recipe.
+    """
+    package = Path(__file__).parent
+    home = next(place for place in (package / "recipes", package.parents[1] / "recipes") if place.is_dir())
+    known = sorted(path.stem for path in home.glob("*.toml"))
+    if name not in known:
+        raise UserError(f"no recipe is called {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+    return Recipe.load(home / f"{name}.toml")
 
 
 def _sentence(error: Any) -> str:

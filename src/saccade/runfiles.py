@@ -72,6 +72,7 @@ class Done(_File):
 
     task: str
     metric: str
+    score: str = ""
     scores: dict[str, Figure | None]
     by_class: dict[str, list[Figure | None]] = Field(default_factory=dict)
     trivial: _Trivial | None = None
@@ -171,7 +172,8 @@ class Costs(RootModel[dict[str, _Cost]]):
 class _Arm(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     name: str
-    mechanism: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    mechanism: str | None = None
     control: Literal["extra", "noise", "shuffled"] | None = None
     where: str | None = None
 
@@ -180,7 +182,7 @@ class StudyFile(_File):
     """``study.toml`` of a study; the recipe in it has a reader of its own."""
 
     mend: ClassVar[str] = "Put the file back as it was, or give the study a new folder with --out."
-    margin: float
+    margin: float | None = None
     seeds: list[int]
     arms: list[_Arm]
     recipe: dict[str, Any]
@@ -225,7 +227,8 @@ def read_done(path: Path) -> dict[str, Any] | None:
     if isinstance(values, dict) and "scores" not in values and "top1" in values:
         old = _checked(path, _OldDone, values, "")
         scores = {"top-1": old["top1"], "NLL": old["test_loss"]}
-        values = {"task": "classify", "metric": "top-1", "scores": scores, **values}
+        score = f"{old['top1']:.2f} %"
+        values = {"task": "classify", "metric": "top-1", "score": score, "scores": scores, **values}
     found: dict[str, Any] = _checked(path, Done, values, "")
     return found
 

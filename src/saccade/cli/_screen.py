@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -13,6 +13,23 @@ from rich.table import Table
 from rich.text import Text
 
 from saccade.escaping import printable
+from saccade.events import (
+    Checking,
+    DataOpened,
+    EngineChanged,
+    EpochEnded,
+    Event,
+    FilesChecked,
+    RunBegan,
+    RunEnded,
+    RunEvent,
+    StepTaken,
+    StudyBegan,
+    TrainingBegan,
+)
+
+if TYPE_CHECKING:
+    from saccade.study.results import ArmResult, StudyResults
 
 __all__ = ["Screen"]
 
@@ -49,31 +66,33 @@ class Screen:
         self.console.print(Text(printable(text)))
         self.last = time.monotonic()
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
+    def __call__(self, event: Event) -> None:
         """Show one event."""
         match event:
-            case {"event": "check", "done": done, "total": total}:
+            case FilesChecked(done, total):
                 self._checked(done, total)
-            case {"event": "check"}:
+            case Checking():
                 self.say("checking the images, building every network")
-            case {"event": "engine" | "data", "description": description}:
+            case EngineChanged(description):
                 self.say(description)
-                for caution in event.get("cautions", ()):
+            case DataOpened(description, cautions):
+                self.say(description)
+                for caution in cautions:
                     self.say(f"caution: {caution}")
-            case {"event": "study", "runs": runs, "finished": finished}:
+            case StudyBegan(runs, finished):
                 self.runs, self.ended = runs, finished
                 if finished:
                     self.say(f"{finished} of {runs} runs are there already")
-            case {"event": "begin", "slot": slot, "arm": arm, "seed": seed, "attempt": attempt}:
+            case RunBegan(slot, arm, seed, attempt):
                 state = _State(arm, seed)
                 if attempt > 1:
                     self.say(f"{state.name}: its process died; once more")
                     self.states = {place: other for place, other in self.states.items() if other.name != state.name}
                 self.states[slot] = state
-            case {"event": "end", "slot": slot}:
+            case RunEnded(slot):
                 self._ended(self.states.pop(slot), event)
-            case {"slot": slot}:
-                self.states[slot].take(event)
+            case RunEvent(slot, event=inner):
+                self.states[slot].take(inner)
         self._refresh()
 
     def _checked(self, done: int, total: int) -> None:
@@ -82,14 +101,14 @@ class Screen:
         elif time.monotonic() - self.last > _QUIET:
             self.say(f"checking images {done}/{total}")
 
-    def _ended(self, state: _State, event: Mapping[str, Any]) -> None:
+    def _ended(self, state: _State, event: RunEnded) -> None:
         self.ended += 1
-        if event["status"] in ("failed", "diverged"):
-            why = f" ({event['reason']})" if event["reason"] else ""
-            self.say(f"{self.ended}/{self.runs}  {state.name}  {event['status']}{why}")
+        if event.status in ("failed", "diverged"):
+            why = f" ({event.reason})" if event.reason else ""
+            self.say(f"{self.ended}/{self.runs}  {state.name}  {event.status}{why}")
         elif self.bars is None:
             seconds = time.monotonic() - state.begun
-            self.say(f"{self.ended}/{self.runs}  {state.name}  {event['top1']:.2f} %  {seconds:.0f} s")
+            self.say(f"{self.ended}/{self.runs}  {state.name}  {event.score}  {seconds:.0f} s")
 
     def _refresh(self) -> None:
         if self.bars is not None:
@@ -100,15 +119,15 @@ class Screen:
         elif self.states and time.monotonic() - self.last > _QUIET:
             self.say("…  " + "; ".join(f"{state.name} {state.words}" for state in self.states.values()))
 
-    def show(self, results: Mapping[str, Any]) -> None:
+    def show(self, results: StudyResults) -> None:
         """The table of a study, its verdicts and its notes."""
         self.console.print(_table(results))
-        for row in (results["analysis"] or {"differences": []})["differences"]:
+        for row in results.analysis.differences if results.analysis else ():
             self.console.print(
-                Text(printable(row["sentence"]), style=_STYLE.get(row["verdict"], "")), soft_wrap=not self.bars
+                Text(printable(row.sentence()), style=_STYLE.get(row.verdict, "")), soft_wrap=not self.bars
             )
-        for note in results["notes"]:
-            self.console.print(Text(printable(f"note: {note}")), soft_wrap=not self.bars)
+        for note in results.notes:
+            self.console.print(Text(printable(f"note: {note.text}")), soft_wrap=not self.bars)
 
 
 class _State:
@@ -119,17 +138,16 @@ class _State:
         self.begun = time.monotonic()
         self.epoch = self.step = 0
         self.epochs = self.steps = 1
-        self.top1: float | None = None
+        self.score = ""
 
-    def take(self, event: Mapping[str, Any]) -> None:
+    def take(self, event: Event) -> None:
         match event:
-            case {"event": "start", "epochs": epochs, "steps": steps}:
-                self.epochs, self.steps, self.epoch = epochs, steps, event.get("epoch", 0)
-            case {"event": "step", "epoch": epoch, "step": step}:
+            case TrainingBegan(epochs, steps, epoch):
+                self.epochs, self.steps, self.epoch = epochs, steps, epoch
+            case StepTaken(epoch, step):
                 self.epoch, self.step = epoch - 1, step
-            case {"event": "epoch", "epoch": epoch}:
-                self.epoch, self.step = epoch, 0
-                self.top1 = event.get("test_top1")
+            case EpochEnded(epoch, score=score):
+                self.epoch, self.step, self.score = epoch, 0, score
 
     @property
     def part(self) -> float:
@@ -138,8 +156,7 @@ class _State:
 
     @property
     def words(self) -> str:
-        top1 = "" if self.top1 is None else f"  {self.top1:5.2f} %"
-        return f"epoch {min(self.epoch + 1, self.epochs)}/{self.epochs}{top1}"
+        return f"epoch {min(self.epoch + 1, self.epochs)}/{self.epochs}{f'  {self.score:>7}' if self.score else ''}"
 
 
 class _Bars:
@@ -172,30 +189,32 @@ class _Bars:
             self.progress.update(self.lines[slot], visible=False)
 
 
-def _table(results: Mapping[str, Any]) -> Table:
+def _table(results: StudyResults) -> Table:
+    metric = results.metric
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("arm")
-    for heading in ("top-1 %", "difference", "95 % interval", "verdict", "parameters", "MACs", "latency"):
+    score = f"{metric.name} {metric.unit}".strip()
+    for heading in (score, "difference", "95 % interval", "verdict", "parameters", "MACs", "latency"):
         table.add_column(heading, justify="right")
-    found = {row["name"]: row for row in (results["analysis"] or {"differences": []})["differences"]}
-    for name, arm in results["arms"].items():
-        row = found.get(name)
-        verdict = row["verdict"] if row else ""
-        cost = arm["cost"] or {}
+    found = {row.name: row for row in results.analysis.differences} if results.analysis else {}
+    digits = metric.digits
+    for arm in results.arms:
+        row, cost = found.get(arm.arm.name), arm.cost
+        verdict = row.verdict if row else ""
         table.add_row(
-            Text(printable(name)),
-            _spread(arm),
-            "" if row is None or row["difference"] is None else f"{row['difference']:+.2f}",
-            "" if row is None or row["low"] is None else f"{row['low']:+.2f} to {row['high']:+.2f}",
+            Text(printable(arm.arm.name)),
+            _spread(arm, digits),
+            "" if row is None or row.difference is None else f"{row.difference:+.{digits}f}",
+            "" if row is None or row.low is None else f"{row.low:+.{digits}f} to {row.high:+.{digits}f}",
             Text(verdict, style=_STYLE.get(verdict, "")),
-            "" if arm["parameters"] is None else f"{arm['parameters']:,}",
-            f"{cost['macs'] / 1e6:.1f} M" if cost else "",
-            f"{cost['latency_ms']['median']:.2f} ms" if cost else "",
+            "" if arm.parameters is None else f"{arm.parameters:,}",
+            f"{cost.macs / 1e6:.1f} M" if cost else "",
+            f"{cost.latency.median:.2f} ms" if cost else "",
         )
     return table
 
 
-def _spread(arm: Mapping[str, Any]) -> str:
-    if arm["mean"] is None:
+def _spread(arm: ArmResult, digits: int) -> str:
+    if arm.mean is None:
         return "–"
-    return f"{arm['mean']:.2f}" + ("" if arm["sd"] is None else f" ± {arm['sd']:.2f}")
+    return f"{arm.mean:.{digits}f}" + ("" if arm.sd is None else f" ± {arm.sd:.{digits}f}")

@@ -40,7 +40,7 @@ def check_recipe(recipe: Recipe, owner: str, typed: str | None, settings: Sequen
     keys = {setting.partition("=")[0].strip() for setting in settings}
     if typed is not None or keys & {"attention", "attention.mechanism"}:
         return
-    from saccade.study.plan import placed
+    from saccade.study.arms import placed
 
     for text in catalog.split(recipe.attention.mechanism):
         # As a study reads it: a list, each with a position of its own. What runs is what must be checked.

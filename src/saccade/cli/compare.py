@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from saccade.cli import _trust
-from saccade.errors import UserError, did_you_mean
+from saccade.errors import UserError
 from saccade.escaping import printable
 
 if TYPE_CHECKING:
@@ -20,12 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _DEFAULT = "none,se,cbam,das"
-_SMALL = 64
-"""Images up to this many pixels a side get the small host."""
 _MAX_SLOTS = 1024
 """Each is a process, here or on a node of the cluster."""
-_LEAST = 16
-"""Smaller images are enlarged to this: the small host halves them three times."""
 
 
 @click.command("compare")
@@ -35,10 +31,18 @@ _LEAST = 16
 @click.option(
     "--attention", metavar="LIST", help=f"Mechanisms, name:option=value:where=position.  [default: {_DEFAULT}]"
 )
+@click.option(
+    "--arm",
+    "others",
+    metavar="TEXT",
+    multiple=True,
+    help="Any difference of recipe: 'wide: model=resnet50 attention=se training.lr=0.01'; repeatable.",
+)
+@click.option("--task", metavar="NAME", help="What is learnt.  [default: what the labels are for]")
 @click.option("--controls", metavar="LIST", default="", help="extra, noise, shuffled: of each; noise:das: of das.")
 @click.option("--seeds", metavar="N | LIST", help="How many, or which.  [default: 3 on digits, 5 on your images]")
 @click.option("--skip-bad", is_flag=True, help="Leave out image files that cannot be read, and count them.")
-@click.option("--margin", metavar="POINTS", type=float, default=1.0, show_default=True, help="What counts as equal.")
+@click.option("--margin", metavar="NUMBER", type=float, help="What counts as equal.  [default: the metric's, 1 point of top-1]")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Changes the recipe: training.epochs=5.")
 @click.option("--out", metavar="FOLDER", help="The study's folder; the same command goes on there.  [default: runs/…]")
 @click.option("--slots", metavar="N", type=int, help="Runs at a time.  [default: what cores or accelerators allow]")
@@ -63,10 +67,12 @@ def command(
     data: str | None,
     model: str | None,
     attention: str | None,
+    others: tuple[str, ...],
+    task: str | None,
     controls: str,
     seeds: str | None,
     skip_bad: bool,
-    margin: float,
+    margin: float | None,
     settings: tuple[str, ...],
     out: str | None,
     slots: int | None,
@@ -86,10 +92,14 @@ def command(
     cores. Started again, the same command goes on where it stopped. Exit code 1 if runs failed.
     """
     from saccade import catalog
-    from saccade.study import plan
+    from saccade.data import layout_of
+    from saccade.study.arms import BASELINE
+    from saccade.study.arms import arms as arms_of
     from saccade.study.engine import execute, slots_for
+    from saccade.study.plan import seeds as seeds_of
 
-    base = _recipe(recipe_file, data, model, (*settings, *(["data.skip_bad=true"] if skip_bad else [])))
+    given = [*(["data.skip_bad=true"] if skip_bad else []), *([f"task.name={task}"] if task else [])]
+    base = _recipe(recipe_file, data, model, (*settings, *given))
     if recipe_file is not None:
         _trust.check_recipe(base, recipe_file, attention, settings, trust)
     if base.attention.control is not None:
@@ -99,9 +109,9 @@ def command(
         )
     if attention is None:
         asked = base.attention.mechanism
-        attention = _DEFAULT if asked == plan.BASELINE else asked
-    arms = plan.arms(catalog.split(attention), catalog.split(controls))
-    numbers = plan.seeds(seeds or ("3" if base.data.source == "digits" else "5"))
+        attention = asked if asked != BASELINE else "" if others else _DEFAULT
+    arms = arms_of(catalog.split(attention), catalog.split(controls), others)
+    numbers = seeds_of(seeds or str(layout_of(base.data).seeds))
     if slots is not None and not 1 <= slots <= _MAX_SLOTS:
         raise UserError(f"slots = {slots}: 1 to {_MAX_SLOTS} runs can go at a time")
     if address is not None and engine != "ray":
@@ -131,20 +141,20 @@ def command(
     try:
         with Screen(err=as_json) as screen:
             outcomes = execute(study, slots, device, screen, engine=engine, address=address)
-            report = None
+            results = None
             if any(outcome.status != "failed" for outcome in outcomes):
                 screen.say("measuring what each arm costs, writing the report")
                 from saccade.study.report import write_report  # imports torch: not before the runs
 
                 named = {catalog.named(arm.mechanism) for arm in arms}  # by this command line: its own are trusted
-                report = write_report(study.folder, trust=named)
+                results = write_report(study.folder, trust=named)
     except KeyboardInterrupt:
         click.echo(f"stopped; the same command goes on in {printable(study.folder)}", err=True)
         raise
-    if report is not None and not as_json:
-        screen.show(json.loads((study.folder / "results.json").read_text(encoding="utf-8")))
-        click.echo(f"\n{printable(report)}")
-    elif report is not None:
+    if results is not None and not as_json:
+        screen.show(results)
+        click.echo(f"\n{printable(study.folder / 'report.html')}")
+    elif results is not None:
         click.echo((study.folder / "results.json").read_text(encoding="utf-8"), nl=False)
     failed = sum(outcome.status == "failed" for outcome in outcomes)
     if failed:
@@ -158,67 +168,26 @@ def _recipe(file: str | None, data: str | None, model: str | None, settings: tup
     Raises:
         UserError: a file, folder or setting is wrong.
     """
-    from saccade.recipe import Recipe
-    from saccade.study.plan import shipped
+    from saccade.data import layout_of
+    from saccade.recipe import Recipe, builtin_recipe
 
-    folder = None if data in (None, "digits") else _folder(str(data))
     if file is not None:
         named = "/" not in file and "\\" not in file and not file.endswith(".toml") and not Path(file).is_file()
-        recipe = shipped(file) if named else Recipe.load(file)
-    elif folder is not None:
-        side = _side(folder)
-        recipe = shipped("small_images" if side <= _SMALL else "photos")
-        if side <= _SMALL:  # said, because without it images that are not all squares of one size would be 224
-            recipe = recipe.with_overrides({"data.size": max(_LEAST, side)})
+        recipe = builtin_recipe(file) if named else Recipe.load(file)
     else:
-        recipe = shipped("digits")
+        spec = Recipe().with_overrides({"data.source": data or "digits"}).data
+        name, suited = layout_of(spec).suited(spec.source)
+        recipe = builtin_recipe(name).with_overrides(suited)
     if data is not None:
-        recipe = recipe.with_overrides({"data.source": data if folder is None else str(folder)})
+        recipe = recipe.with_overrides({"data.source": data})
     if model is not None:
         recipe = recipe.with_overrides({"model.name": model})
     recipe = recipe.with_overrides(settings)
-    if recipe.data.source != "digits":  # whole, so that a study goes on from any folder
-        recipe = recipe.with_overrides({"data.source": str(_folder(recipe.data.source))})
-    return recipe
+    # Whole, so that a study goes on from any folder.
+    return recipe.with_overrides({"data.source": layout_of(recipe.data).located(recipe.data.source)})
 
 
-def _folder(text: str) -> Path:
-    """The folder ``text`` as a whole path.
-
-    Raises:
-        UserError: it is not there or cannot be read.
-    """
-    from saccade.imagefiles import located
-
-    path = located(text)
-    try:
-        if path.is_dir():
-            return path.resolve()
-        if path.exists():
-            raise UserError(f"the data {text!r} is a file; a folder of images is needed")
-        near = [p.name for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
-    raise UserError(f"there is no folder {text!r}.{did_you_mean(path.name, [*near, 'digits'])}")
-
-
-def _side(folder: Path) -> int:
-    """The shorter side of a typical image under ``folder`` in pixels, from the heads of a few files."""
-    from saccade.imagefiles import UnreadableError, is_image, opened, walk
-
-    sides = []
-    for path in islice(filter(is_image, walk(folder)), 200):
-        try:
-            with opened(path) as image:
-                sides.append(min(image.size))
-        except UnreadableError:  # the check of the data names it
-            continue
-        if len(sides) == 20:
-            break
-    return sorted(sides)[len(sides) // 2] if sides else _SMALL + 1
-
-
-def _study(base: Recipe, arms: Any, seeds: tuple[int, ...], margin: float, out: str | None) -> Study:
+def _study(base: Recipe, arms: Any, seeds: tuple[int, ...], margin: float | None, out: str | None) -> Study:
     """The study in its folder: ``out``, or ``runs/<data>`` with a number after it where others stand there.
 
     Raises:
@@ -231,16 +200,14 @@ def _study(base: Recipe, arms: Any, seeds: tuple[int, ...], margin: float, out: 
 
     if out is not None:
         study = at(Path(out))
-        study.claim()
-        return study
+        return Study.open(out) if study.claim() else study
     home = Path("runs") / Path(base.data.source).name
     for number in count(1):
         study = at(home if number == 1 else home.with_name(f"{home.name}-{number}"))
         try:
-            study.claim()
+            return Study.open(study.folder) if study.claim() else study
         except UserError:
             if (study.folder / "study.toml").exists():
                 continue
             raise
-        return study
     raise AssertionError("count(1) has no end")

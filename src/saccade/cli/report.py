@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from saccade.cli import _trust
@@ -26,7 +28,8 @@ def command(study: str, show: bool, remeasure: bool, trust: bool, as_json: bool)
     Study.open(study)  # a mistaken folder is told before torch is imported
     from saccade.study.report import write_report
 
-    path = write_report(study, remeasure=remeasure, trust=trust)
+    write_report(study, remeasure=remeasure, trust=trust)
+    path = Path(study) / "report.html"
     click.echo((path.parent / "results.json").read_text(encoding="utf-8").rstrip() if as_json else printable(path))
     if show:
         click.launch(path.resolve().as_uri())

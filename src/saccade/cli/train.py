@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ import click
 from saccade import catalog
 from saccade.cli import _trust
 from saccade.escaping import brief, printable
+from saccade.events import Caution, EpochEnded, Event, FilesChecked, StepTaken, TrainingBegan
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,11 +78,10 @@ def command(
 
 def _recipe(name: str) -> Recipe:
     """The file ``name``, or the recipe of that name that comes with the package."""
-    from saccade.recipe import Recipe
-    from saccade.study.plan import shipped
+    from saccade.recipe import Recipe, builtin_recipe
 
     path = Path(name)
-    return Recipe.load(path) if path.suffix or len(path.parts) > 1 or path.is_file() else shipped(name)
+    return Recipe.load(path) if path.suffix or len(path.parts) > 1 or path.is_file() else builtin_recipe(name)
 
 
 def _attention(recipe: Recipe) -> str:
@@ -107,22 +109,21 @@ def _run(recipe: Recipe, folder: Path, device: str, console: Console) -> dict[st
         bar = progress.add_task("starting", total=None)
         steps = epochs = 0
 
-        def listen(event: dict[str, Any]) -> None:
+        def listen(event: Event) -> None:
             nonlocal steps, epochs
             match event:
-                case {"event": "check", "done": done, "total": total}:
+                case FilesChecked(done, total):
                     progress.update(bar, total=total, completed=done, description="looking at the images")
-                case {"event": "caution", "text": text}:
+                case Caution(text):
                     console.print(f"caution: {text}", markup=False)
-                case {"event": "start"}:
-                    steps, epochs = event["steps"], event["epochs"]
-                    progress.update(bar, total=steps * epochs, completed=steps * event["epoch"], description="epoch 0")
-                case {"event": "step", "epoch": epoch, "step": step}:
+                case TrainingBegan(epochs, steps, epoch):
+                    progress.update(bar, total=steps * epochs, completed=steps * epoch, description="epoch 0")
+                case StepTaken(epoch, step):
                     done = steps * (epoch - 1) + step
                     progress.update(bar, completed=done, description=f"epoch {epoch}/{epochs}")
-                case {"event": "epoch", "epoch": epoch}:
+                case EpochEnded(epoch, row):
                     progress.update(bar, completed=steps * epoch)
-                    console.print(_line(event, epochs))
+                    console.print(_line(row, epochs), markup=False)
 
         from saccade.training import train
 
@@ -133,13 +134,10 @@ def _epochs(count: int) -> str:
     return f"{count} epoch{'s' * (count != 1)}"
 
 
-def _line(row: dict[str, Any], epochs: int) -> str:
+def _line(row: Mapping[str, Any], epochs: int) -> str:
     """One epoch in words."""
-    parts = [
-        f"{part} loss {row[f'{part}_loss']:.3f}, top-1 {row[f'{part}_top1']:5.1f} %"
-        for part in ("train", "test")
-        if row[f"{part}_loss"] is not None
-    ]
+    parts = [f"loss {math.fsum(row['losses'].values()):.3f}"] if row["losses"] else []
+    parts += [f"{name} {score:.2f}" for name, score in row["scores"].items() if score is not None]
     number = f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}"
     return "   ".join([number, *parts, f"{row['seconds']:.1f} s"])
 
@@ -151,11 +149,11 @@ def _sentence(result: dict[str, Any], folder: Path) -> str:
     if result["diverged"]:
         place = result["diverged"]["message"]
         return (
-            f"{place}. Kept: the network after epoch {result['epochs']}, top-1 {result['top1']:.2f} %, in {folder}. "
+            f"{place}. Kept: the network after epoch {result['epochs']}, {result['metric']} {result['score']}, in {folder}. "
             "A lower training.lr or a longer training.warmup_epochs often helps."
         )
     words = left_out(result.get("left_out", {}))
     return (
-        f"top-1 {result['top1']:.2f} % on the test images after {_epochs(result['epochs'])} in "
+        f"{result['metric']} {result['score']} on the test images after {_epochs(result['epochs'])} in "
         f"{result['seconds']:.0f} s; {result['parameters']:,} parameters; in {folder}{f'; {words}' if words else ''}"
     )

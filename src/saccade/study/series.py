@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from saccade import training
+from saccade.events import Notify
 from saccade.recipe import Recipe
 from saccade.study.images import open_once
 
@@ -17,9 +17,7 @@ _PATIENCE = 120.0
 was lost, which is longer than Ray takes to notice the loss."""
 
 
-def train(
-    recipe: Recipe, folder: str | Path, *, device: str, notify: Callable[[dict[str, Any]], None]
-) -> dict[str, Any]:
+def train(recipe: Recipe, folder: str | Path, *, device: str, notify: Notify) -> dict[str, Any]:
     """As :func:`saccade.training.train`; the images of the last run are at hand for the next.
 
     Raises:

@@ -1,7 +1,7 @@
 """The far side of an engine: a process that takes calls, one at a time; of the local one, through a pipe.
 
 A call is the dotted name of a function (``package.module:function``) and its arguments; the function gets ``notify``
-beside them, and everything it is told travels back as an event before the result.
+beside them, and every event travels back before the result.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from saccade.errors import UserError, of_the_machine, study_installed
+from saccade.events import DataOpened, Notify
 from saccade.recipe import Recipe
-from saccade.runfiles import make_folders
 
-__all__ = ["answer", "check", "hold", "limit_threads", "named", "run", "serve", "warm"]
+__all__ = ["answer", "check", "limit_threads", "named", "run", "serve", "warm"]
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -32,7 +32,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEX
 def serve(pipe: Connection, threads: int, first: str | None) -> None:
     """Answer calls until the pipe is closed, or until this process's parent ends.
 
-    Messages sent: ``("event", dict)`` and what :func:`answer` returns.
+    Messages sent: ``("event", Event)`` and what :func:`answer` returns.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     _die_with_parent()
@@ -60,7 +60,7 @@ def warm(first: str | None) -> None:
 
 
 def answer(
-    function: str, arguments: Mapping[str, Any], notify: Callable[[dict[str, Any]], None]
+    function: str, arguments: Mapping[str, Any], notify: Notify
 ) -> tuple[Literal["result", "error"], Any]:
     """The value of a call, or what it raised: ``message``, ``traceback``, and ``user``: is it the user's to mend?"""
     try:
@@ -79,76 +79,51 @@ def named(dotted: str) -> Callable[..., Any]:
     return function
 
 
-def run(
-    train: str, recipe: Mapping[str, Any], folder: str, device: str, notify: Callable[[dict[str, Any]], None]
-) -> dict[str, Any]:
+def run(train: str, recipe: Mapping[str, Any], folder: str, device: str, notify: Notify) -> dict[str, Any]:
     """One run of a study: ``train`` with its arguments as they came through the pipe."""
     result: dict[str, Any] = named(train)(Recipe.read(recipe), Path(folder), device=device, notify=notify)
     return result
 
 
-def check(recipes: list[Mapping[str, Any]], device: str, notify: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Everything a user can have got wrong about data, host and mechanisms, found before any training.
+def check(
+    recipes: list[Mapping[str, Any]], margin: float | None, device: str, notify: Notify
+) -> dict[str, Any]:
+    """Find everything a user can have got wrong about data, host and mechanisms before any training.
 
-    Reads every image once and builds the network of every arm.
+    Read every image once and build the network of every arm.
 
     Returns:
         ``devices``: those to run on.
 
     Raises:
-        UserError: the data, a host, a mechanism, its place or the device is wrong, or a package is missing.
+        UserError: the data, the task, a host, a mechanism, its place, the margin or the device is wrong, or a package
+            is missing.
     """
     with study_installed():
+        from saccade import tasks
         from saccade.study.images import open_once
 
-        split = open_once(Recipe.read(recipes[0]).data, notify)
-        notify({"event": "data", "description": split.description, "cautions": split.cautions})
+        arms = [Recipe.read(recipe) for recipe in recipes]
+        name = tasks.choose(arms[0])
+        kind = tasks.get(name)
+        split = open_once(arms[0].data, kind.target, notify)
+        notify(DataOpened(split.description, tuple(split.cautions)))
 
         # Late: these bring all of training, which wrong data need not wait for.
+        from saccade.tasks.base import metric_named
         from saccade.training import build
         from saccade.training.environment import choose_device
+    metric = metric_named(kind, arms[0].task.metric)
+    if margin is not None:
+        metric.check_margin(margin)
     found = choose_device(device)
-    for recipe in recipes:
-        build(Recipe.read(recipe), split)
+    for recipe in sorted(arms, key=lambda recipe: recipe.data != arms[0].data):  # each set of images is opened once
+        build(kind(recipe, open_once(recipe.data, kind.target, notify)))
     if device != "auto" or found.type != "cuda":
         return {"devices": [str(found)]}
     import torch
 
     return {"devices": [f"cuda:{i}" for i in range(torch.cuda.device_count())]}
-
-
-@contextmanager
-def hold(path: Path) -> Iterator[None]:
-    """The lock ``path``, held inside the ``with``; the system lets go of it when this process dies, however it dies.
-
-    Raises:
-        UserError: another process holds it, or its folder cannot be made or written.
-    """
-    with ExitStack() as stack:
-        try:
-            make_folders(path.parent)
-            file = stack.enter_context(path.open("a"))
-        except OSError as error:
-            raise UserError(f"cannot write to {path.parent}: {error.strerror}") from None
-        if not _locked(file):
-            raise UserError(f"{path.parent} is in use by another process; wait until it has ended, or end it")
-        yield
-
-
-def _locked(file: IO[str]) -> bool:
-    """Try to lock; a record lock, because a forked child does not inherit it."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _die_with_parent() -> None:

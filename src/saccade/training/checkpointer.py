@@ -127,7 +127,7 @@ class Checkpointer(Callback):
                 "best": self.best,
             }
         )
-        self.notify(EpochEnded(epoch, row))
+        self.notify(EpochEnded(epoch, row, self.metric.text(row["scores"][self.metric.name])))
 
     def _choose(self, epoch: int, score: float | None, state: dict[str, Tensor], test: dict[str, Tensor]) -> None:
         """Keep ``state`` if no epoch of the phase scored better on the validation part."""

@@ -225,10 +225,12 @@ def _finish(
     if (order := _test_order(recipe, len(split.test))) is not None:
         found = select(found, torch.tensor(order).argsort())
     words, constant_answer = task.trivial()
+    scores = task.scores(found)
     result = {
         "task": name,
         "metric": metric.name,
-        "scores": task.scores(found),
+        "score": metric.text(scores[metric.name]),
+        "scores": scores,
         "by_class": _by_class(task, found),
         "trivial": {"answer": words, "scores": task.scores(constant_answer)},
         "epochs": kept.get("epoch", rows[-1]["epoch"]),
@@ -252,7 +254,7 @@ def _finish(
         std=list(split.std),
         epochs=result["epochs"],
         task=name,
-        scores=result["scores"],
+        scores=scores,
     )
     run.finish(result)
     return result

@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -33,11 +33,12 @@ from ray.exceptions import RayError
 
 from saccade import __version__
 from saccade.errors import UserError
-from saccade.runfiles import make_folders
-from saccade.study.engine.interrupts import heeded
+from saccade.events import EngineChanged, Notify
+from saccade.files import make_folders
+from saccade.study.engine.interrupts import track_interrupts
 from saccade.study.engine.joining import reach, silent, start
 from saccade.study.engine.local import cores
-from saccade.study.engine.place import Message, Place, Worker
+from saccade.study.engine.executor import Message, Executor, Worker
 from saccade.study.plan import Study
 from saccade.study.worker import answer, limit_threads, warm
 
@@ -50,7 +51,6 @@ _PATIENCE = 15.0
 _OBJECTS = 100 * 2**20
 """Bytes of Ray's object store where it is started here: what passes through it are words."""
 
-Notify = Callable[[dict[str, Any]], None]
 
 
 class _StudyWorker:
@@ -145,7 +145,7 @@ class _Actor(Worker):
             ray.kill(self.actor)
 
 
-class Cluster(Place[_Actor]):
+class Cluster(Executor[_Actor]):
     """A Ray cluster.
 
     Args:
@@ -154,7 +154,7 @@ class Cluster(Place[_Actor]):
         device: ``auto``, ``cpu`` or ``cuda``.
         address: of the cluster; None is the one this process is connected to, else ``RAY_ADDRESS``, else one that is
             started here and ended with the ``with``.
-        notify: is told of the cluster, as ``{"event": "engine", "description": …}``.
+        notify: receives ``EngineChanged``.
 
     Raises:
         UserError: a device that Ray does not hand out, or an address of another kind.
@@ -188,7 +188,7 @@ class Cluster(Place[_Actor]):
             self._token = stack.enter_context(_token(self.study.folder.absolute(), self._secret))
             if not ray.is_initialized() or self.address:
                 stack.enter_context(self._connected())
-            self._interrupted = stack.enter_context(heeded())
+            self._interrupted = stack.enter_context(track_interrupts())
             self._measure()
             self._stack = stack.pop_all()
         return self
@@ -205,7 +205,7 @@ class Cluster(Place[_Actor]):
             stack.enter_context(silent())
             terminate = signal.getsignal(signal.SIGTERM)
             if self.address:
-                self.notify({"event": "engine", "description": f"connecting to the Ray cluster at {self.address}"})
+                self.notify(EngineChanged(f"connecting to the Ray cluster at {self.address}"))
                 reach(self.address)
                 try:
                     ray.init(self.address, **quiet)
@@ -213,7 +213,7 @@ class Cluster(Place[_Actor]):
                     raise UserError(f"no Ray cluster can be used at {self.address}: {error}") from error
                 stack.callback(ray.shutdown)
             else:
-                self.notify({"event": "engine", "description": "starting Ray on this machine"})
+                self.notify(EngineChanged("starting Ray on this machine"))
                 # Of its own, so that nothing is left of it; short, because the names of sockets are.
                 home = tempfile.TemporaryDirectory(
                     prefix="ray-", dir="/tmp" if os.name == "posix" else None, ignore_cleanup_errors=True
@@ -232,7 +232,7 @@ class Cluster(Place[_Actor]):
             if callable(terminate) and threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, terminate)
             took = time.monotonic() - begun
-            self.notify({"event": "engine", "description": f"Ray {ray.__version__} is ready after {took:.0f} s"})
+            self.notify(EngineChanged(f"Ray {ray.__version__} is ready after {took:.0f} s"))
             yield
 
     def _measure(self) -> None:
@@ -269,7 +269,7 @@ class Cluster(Place[_Actor]):
         return actor
 
     def answers(self, workers: list[_Actor]) -> Iterator[Message[_Actor]]:
-        """As :meth:`Place.answers`.
+        """As :meth:`Executor.answers`.
 
         Raises:
             UserError: a node cannot do the runs of this study, or actors do not come to life.
@@ -297,7 +297,7 @@ class Cluster(Place[_Actor]):
                 self._waited = time.monotonic()
             elif time.monotonic() - self._waited > _PATIENCE:
                 self._waited = float("inf")
-                self.notify({"event": "engine", "description": "waiting for a worker of the Ray cluster to be free"})
+                self.notify(EngineChanged("waiting for a worker of the Ray cluster to be free"))
 
 
 @contextmanager

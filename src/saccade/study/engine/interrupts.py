@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["heeded"]
+__all__ = ["track_interrupts"]
 
 
 @contextmanager
-def heeded() -> Iterator[threading.Event]:
+def track_interrupts() -> Iterator[threading.Event]:
     """Set where SIGINT or SIGTERM raised a KeyboardInterrupt; afterwards their handlers are those from before.
 
     Python drops what is raised while an object is deleted, and Ray's references do much when they are: without this, a

@@ -11,7 +11,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from saccade.study.engine.place import Message, Place, Worker
+from saccade.study.engine.executor import Message, Executor, Worker
 from saccade.study.worker import serve
 
 __all__ = ["Local", "cores", "slots_for"]
@@ -55,7 +55,7 @@ class _Process(Worker):
         self.pipe.close()
 
 
-class Local(Place[_Process]):
+class Local(Executor[_Process]):
     """The machine one works on.
 
     Args:

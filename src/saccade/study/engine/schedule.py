@@ -1,6 +1,6 @@
 """The schedule of a study: checked first, then one run after another handed to whichever worker is free.
 
-A worker that dies (``kill -9``, a segmentation fault, out of memory, a lost node) is replaced and its run tried once
+A worker that dies (``kill -9``, a segmentation fault, out of memory, a lost node) is reexecutord and its run tried once
 more; a run that raises is recorded in ``failed.json`` of its folder; either way the study goes on.
 """
 
@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from saccade.errors import UserError, did_you_mean
-from saccade.runfiles import make_folders
+from saccade.events import Checking, DataOpened, Event, Notify, RunBegan, RunEnded, RunEvent, StudyBegan, ignore
+from saccade.files import lock, make_folders, write_atomically
+from saccade.study.engine.executor import Executor, Worker
 from saccade.study.engine.local import Local
-from saccade.study.engine.place import Place, Worker
-from saccade.study.plan import Run, Study, write_atomically
-from saccade.study.worker import hold
+from saccade.study.plan import Run, Study
 
 __all__ = ["ATTEMPTS", "ENGINES", "Outcome", "execute"]
 
 ATTEMPTS = 2
 """How often a run whose process dies is tried."""
 ENGINES = ("local", "ray")
-
-Notify = Callable[[dict[str, Any]], None]
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -56,13 +53,14 @@ def execute(
         study: the plan; its folder is made, or found with the same plan in it.
         slots: runs at a time; None is one per accelerator, or the cores divided by the threads of the recipe.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; on a Ray cluster ``auto``, ``cpu`` or ``cuda``.
-        notify: is told everything that happens, as dictionaries with the key ``event``: ``engine``, ``check``,
-            ``data``, ``study``, ``begin``, the events of a run (with ``slot``, ``arm``, ``seed``), ``end``.
+        notify: receives ``EngineChanged``, ``Checking``, ``FilesChecked``, ``DataOpened``, ``StudyBegan``, and for each
+            run ``RunBegan``, its own events in a ``RunEvent``, and ``RunEnded``.
         engine: ``local``, processes of this machine, or ``ray``; see :mod:`saccade.study.engine.cluster`.
         address: of a Ray cluster; None is ``RAY_ADDRESS`` where that is set, else one that is started here.
         train: the function that does a run, ``package.module:function``, called as
             ``(recipe, folder, device=..., notify=...)``.
-        check: the function that checks, called as ``(recipes=..., device=..., notify=...)`` in a worker.
+        check: the function that checks, called as ``(recipes=..., margin=..., device=..., notify=...)`` in a
+            worker.
 
     Returns:
         One outcome per run, in the order of ``study.runs()``.
@@ -72,44 +70,60 @@ def execute(
             nothing has been written. Ray is not installed, no cluster answers at ``address``, or its nodes cannot do
             the runs. The folder of a run that failed cannot be written, as on a full disk.
     """
-    say: Notify = notify or (lambda event: None)
+    say: Notify = notify or ignore
     if slots is not None and slots < 1:
         raise UserError(f"slots = {slots}: at least one run must be able to go at a time")
     begun = study.claim()
     with ExitStack() as stack:
         if begun:
-            stack.enter_context(hold(study.folder / ".lock"))
+            stack.enter_context(_alone(study))
         outcomes = {run.folder: Outcome(run, "skipped", done) for run in study.runs() if (done := run.finished)}
         todo = [run for run in study.runs() if run.folder not in outcomes]
         if not todo:
-            say({"event": "study", "runs": len(outcomes), "finished": len(outcomes), "slots": 0})
+            say(StudyBegan(len(outcomes), len(outcomes), 0))
             return [outcomes[run.folder] for run in study.runs()]
-        place = stack.enter_context(_place(engine, study, slots, device, address, say))
-        workers = [place.worker(0)]
+        executor = stack.enter_context(_executor(engine, study, slots, device, address, say))
+        workers = [executor.worker(0)]
         stack.callback(_end, workers)
 
         def enlist(wanted: int) -> None:
-            workers.extend(place.worker(slot, train) for slot in range(len(workers), min(wanted, len(todo))))
+            workers.extend(executor.worker(slot, train) for slot in range(len(workers), min(wanted, len(todo))))
 
-        def heard(event: dict[str, Any]) -> None:
+        def hear(event: Event) -> None:
             say(event)
-            if event["event"] == "data":  # the others import while the networks are built, not for data that is wrong
-                enlist(place.slots())
+            if isinstance(event, DataOpened):  # the others import while the networks are built, not for data that is wrong
+                enlist(executor.slots())
 
-        say({"event": "check"})
-        devices = _check(place, workers[0], study, check, heard)
+        say(Checking())
+        devices = _check(executor, workers[0], study, check, hear)
         if not begun:
-            stack.enter_context(hold(study.folder / ".lock"))
+            stack.enter_context(_alone(study))
             study.claim()  # once more: another process may have been as quick
             study.write()
-        enlist(place.slots(devices))
-        say({"event": "study", "runs": len(study.runs()), "finished": len(outcomes), "slots": len(workers)})
-        for outcome in _do(todo, place, workers, devices, train, say):
+        enlist(executor.slots(devices))
+        say(StudyBegan(len(study.runs()), len(outcomes), len(workers)))
+        for outcome in _do(todo, executor, workers, devices, train, say):
             outcomes[outcome.run.folder] = outcome
     return [outcomes[run.folder] for run in study.runs()]
 
 
-def _place(engine: str, study: Study, slots: int | None, device: str, address: str | None, say: Notify) -> Place[Any]:
+@contextmanager
+def _alone(study: Study) -> Iterator[None]:
+    """Hold the study's lock.
+
+    Raises:
+        UserError: another process holds it, or the folder cannot be made or written.
+    """
+    with ExitStack() as stack:
+        try:
+            make_folders(study.folder)
+            stack.enter_context(lock(study.folder / ".lock"))
+        except OSError as error:
+            raise UserError(f"cannot write to {study.folder}: {error.strerror}") from None
+        yield
+
+
+def _executor(engine: str, study: Study, slots: int | None, device: str, address: str | None, say: Notify) -> Executor[Any]:
     """The engine called so.
 
     Raises:
@@ -135,11 +149,11 @@ def _end(workers: list[Worker]) -> None:
         worker.end()
 
 
-def _check(place: Place[Any], worker: Worker, study: Study, check: str, say: Notify) -> list[str]:
+def _check(executor: Executor[Any], worker: Worker, study: Study, check: str, say: Notify) -> list[str]:
     """The devices to run on, after data, host and every mechanism were found right."""
     recipes = [study.run(arm, study.seeds[0]).recipe.model_dump(mode="json") for arm in study.arms]
-    worker.call(check, recipes=recipes, device=place.device)
-    for _, kind, content in place.answers([worker]):
+    worker.call(check, recipes=recipes, margin=study.margin, device=executor.device)
+    for _, kind, content in executor.answers([worker]):
         if kind == "event":
             say(content)
         elif kind == "result":
@@ -155,7 +169,7 @@ def _check(place: Place[Any], worker: Worker, study: Study, check: str, say: Not
 
 
 def _do(
-    runs: list[Run], place: Place[Any], workers: list[Worker], devices: list[str], train: str, say: Notify
+    runs: list[Run], executor: Executor[Any], workers: list[Worker], devices: list[str], train: str, say: Notify
 ) -> Iterator[Outcome]:
     """Hand out ``runs`` and yield each outcome; ``workers`` is changed in place as they die."""
     queue = deque((run, 1) for run in runs)
@@ -167,7 +181,7 @@ def _do(
             worker.run, worker.attempt = queue.popleft()
             with suppress(OSError):  # where nothing can be written, the run says so
                 (worker.run.folder / "failed.json").unlink(missing_ok=True)
-            say({"event": "begin", **_labels(worker, worker.run), "attempt": worker.attempt})
+            say(RunBegan(*_labels(worker, worker.run), worker.attempt))
             worker.call(
                 "saccade.study.worker:run",
                 train=train,
@@ -177,14 +191,14 @@ def _do(
             )
 
     hand_out()
-    for worker, kind, content in place.answers(workers):
+    for worker, kind, content in executor.answers(workers):
         run, outcome = worker.run, None
         if kind == "event":
             assert run is not None
-            say({**content, **_labels(worker, run)})
+            say(RunEvent(*_labels(worker, run), content))
             continue
         if kind == "died":
-            workers[workers.index(worker)] = place.worker(worker.slot, train)
+            workers[workers.index(worker)] = executor.worker(worker.slot, train)
             worker.end()
             if run is not None and worker.attempt < ATTEMPTS:
                 queue.appendleft((run, worker.attempt + 1))
@@ -198,17 +212,17 @@ def _do(
             else:
                 outcome = Outcome(run, "diverged" if content.get("diverged") else "done", content)
         if outcome is not None:
-            top1 = (outcome.result or {}).get("top1")
-            end = {"status": outcome.status, "reason": outcome.reason, "top1": top1}
-            say({"event": "end", **_labels(worker, outcome.run), **end})
+            assert outcome.status != "skipped"
+            score = (outcome.result or {}).get("score", "")
+            say(RunEnded(*_labels(worker, outcome.run), outcome.status, outcome.reason, score))
             yield outcome
         hand_out()
         if all(worker.run is None for worker in workers) and not queue:
             return
 
 
-def _labels(worker: Worker, run: Run) -> dict[str, Any]:
-    return {"slot": worker.slot, "arm": run.arm.name, "seed": run.seed}
+def _labels(worker: Worker, run: Run) -> tuple[int, str, int]:
+    return worker.slot, run.arm.name, run.seed
 
 
 def _failed(run: Run, reason: str, trace: str | None) -> Outcome:

@@ -1,4 +1,4 @@
-"""What the schedule needs of an engine: a place with workers that take one call at a time."""
+"""What the schedule needs of an engine: an executor with workers that take one call at a time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from saccade.study.plan import Run
 
-__all__ = ["Message", "Place", "Worker"]
+__all__ = ["Message", "Executor", "Worker"]
 
 
 class Worker(ABC):
@@ -19,7 +19,7 @@ class Worker(ABC):
         slot: its number in the study; the worker that replaces a dead one takes over the slot.
         ready: a run can be handed to it.
         run: the one it does, or None.
-        attempt: the how many-eth at that run.
+        attempt: attempt number, from 1.
     """
 
     def __init__(self, slot: int) -> None:
@@ -30,7 +30,7 @@ class Worker(ABC):
 
     @abstractmethod
     def call(self, function: str, **arguments: Any) -> None:
-        """Ask for one call of ``package.module:function``; the answer comes through :meth:`Place.answers`."""
+        """Ask for one call of ``package.module:function``; the answer comes through :meth:`Executor.answers`."""
 
     @abstractmethod
     def end(self) -> None:
@@ -44,7 +44,7 @@ Message = tuple[W, str, Any]
 with "the process", ``ready`` with None."""
 
 
-class Place(ABC, Generic[W]):
+class Executor(ABC, Generic[W]):
     """Where workers live; they are made and heard inside a ``with``.
 
     Attributes:

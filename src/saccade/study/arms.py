@@ -1,0 +1,212 @@
+"""The arms of a study: what is compared, each a difference of recipe."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from saccade import catalog
+from saccade.errors import UserError, did_you_mean
+from saccade.recipe import Recipe, setting
+
+__all__ = ["BASELINE", "CONTROLS", "Arm", "arms", "placed", "repeated"]
+
+BASELINE = "none"
+"""The arm without attention; first in every study."""
+CONTROLS = {
+    "extra": "a plain bottleneck without attention, of the number of parameters nearest to the mechanism's that one of "
+    "at least one unit can have; a mechanism that does no better was helped by its parameters",
+    "noise": "a random gate that sees nothing; a mechanism that does no better was helped by rescaling channels",
+    "shuffled": "the mechanism with the gate of another image; if it does as well, it does not matter what is seen",
+}
+"""What can stand at a mechanism's sites in its place, and what that tells."""
+_SHORT = {
+    "model": "model.name",
+    "pretrained": "model.pretrained",
+    "checkpoint": "model.checkpoint",
+    "attention": "attention.mechanism",
+    "where": "attention.where",
+    "start": "attention.start",
+    "control": "attention.control",
+}
+"""Short words of ``--arm`` for keys of a recipe."""
+_OF_THE_STUDY = (
+    "training.seed", "training.threads", "data.source", "data.layout", "data.split_seed", "data.test_images",
+    "data.test_part", "data.skip_bad",
+)  # fmt: skip
+"""Keys that are one for all arms: with others the runs would be scored on other images."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One thing that is compared.
+
+    Attributes:
+        name: ``none``, ``se``, ``eca:kernel_size=5``, ``das:where=block``, ``extra for das``, or any other.
+        settings: what its recipe has and the study's has not, dotted keys to values.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def mechanism(self) -> str:
+        """The mechanism, ``none`` without one."""
+        return str(self.settings.get("attention.mechanism", BASELINE))
+
+    @property
+    def control(self) -> str | None:
+        """The control that stands in the mechanism's place."""
+        return self.settings.get("attention.control")
+
+    @property
+    def slug(self) -> str:
+        """The name as a folder name: letters, digits, ``.``, ``_``, ``=``, ``-``.
+
+        >>> Arm("extra for das").slug
+        'extra-for-das'
+        """
+        sliced = re.sub(r":(?=[^\[\]]*\])", "_", self.name)  # else stage[:-1] would share a folder with stage[-1]
+        return re.sub(r"[^A-Za-z0-9._=-]+", "-", sliced).strip("-")
+
+    def recipe(self, base: Recipe, seed: int) -> Recipe:
+        """The recipe of its run with ``seed``."""
+        return base.with_overrides({**self.settings, "training.seed": seed})
+
+    def shares_host(self, base: Recipe) -> bool:
+        """Whether its host is that of ``base``, so that runs of one seed start from the same host weights."""
+        recipe = self.recipe(base, 0)
+        return (recipe.model, recipe.data.size) == (base.model, base.data.size)
+
+
+def arms(attention: Iterable[str], controls: Iterable[str] = (), others: Iterable[str] = ()) -> tuple[Arm, ...]:
+    """The arms as the command line names them; ``none`` comes first, asked for or not.
+
+    Args:
+        attention: mechanisms; ``das:where=block`` is one at a position of its own.
+        controls: ``extra``, ``noise`` or ``shuffled`` (for every mechanism), or ``extra:das`` (for that one).
+        others: any difference of recipe, ``"NAME: key=value key=value"``; ``model``, ``attention``, ``where``,
+            ``start``, ``control``, ``pretrained`` and ``checkpoint`` are short for the keys of a recipe.
+
+    Raises:
+        UserError: an unknown mechanism, option, control or key, a control for a mechanism that is not compared,
+            ``shuffled`` for one that is neither gate nor context, any for one that takes the place of convolutions, a
+            key that is one for all arms, or the same arm twice.
+    """
+    asked = [text.strip() for text in attention if text.strip()]
+    if twice := repeated(asked):
+        raise UserError(f"the arm {twice[0]!r} is given twice")
+    at = {text: placed(text) for text in asked if text != BASELINE}
+    mechanisms = list(at)
+    for mechanism, _ in at.values():
+        catalog.parse(mechanism)
+    own = [_parsed(text) for text in others]
+    if not mechanisms and not own:
+        raise UserError(f"nothing to compare with {BASELINE!r}; name a mechanism, for example --attention se,das")
+    found = [Arm(BASELINE)]
+    found += [_at(text, mechanism, where) for text, (mechanism, where) in at.items()]
+    found += own
+    for text in controls:
+        kind, _, target = (part.strip() for part in text.partition(":"))
+        if kind not in CONTROLS:
+            raise UserError(
+                f"there is no control {kind!r}.{did_you_mean(kind, CONTROLS)} Known: {', '.join(CONTROLS)}."
+            )
+        if target and target not in mechanisms:
+            raise UserError(
+                f"the control {text!r} needs {target!r} among the mechanisms compared, {', '.join(mechanisms)}."
+                f"{did_you_mean(target, mechanisms)}"
+            )
+        meant = [target] if target else mechanisms
+        _check_lending(text, kind, [at[name][0] for name in meant])
+        found += [_at(f"{kind} for {name}", *at[name], control=kind) for name in meant]
+    if twice := repeated([arm.name for arm in found]):
+        raise UserError(f"the arm {twice[0]!r} is given twice")
+    return tuple(found)
+
+
+def _at(name: str, mechanism: str, where: str | None, control: str | None = None) -> Arm:
+    settings = {"attention.mechanism": mechanism, "attention.where": where, "attention.control": control}
+    return Arm(name, {key: value for key, value in settings.items() if value is not None})
+
+
+def _parsed(text: str) -> Arm:
+    """The arm ``NAME: key=value key=value``.
+
+    Raises:
+        UserError: it is written otherwise, or a key is unknown, is one for all arms, or has a wrong value.
+    """
+    name, colon, rest = (part.strip() for part in text.partition(":"))
+    if not colon or not name or not rest:
+        raise UserError(
+            f"--arm {text!r}: write a name and what differs, as in --arm 'wide: model.options.width=32 attention=se'"
+        )
+    settings: dict[str, Any] = {}
+    for part in re.split(r"[\s,]+(?=[\w.]+\s*=)", rest):
+        key, value = setting(part)
+        key = _SHORT.get(key, key)
+        if key in settings:
+            raise UserError(f"--arm {name}: {key} is given twice")
+        if key in _OF_THE_STUDY or key.startswith("task."):
+            raise UserError(f"--arm {name}: {key} is one for all arms of a study; set it with --set")
+        settings[key] = value
+    if "attention.mechanism" in settings:
+        mechanism, where = placed(str(settings["attention.mechanism"]))
+        if mechanism != BASELINE:
+            catalog.parse(mechanism)
+        settings["attention.mechanism"] = mechanism
+        if where is not None:
+            settings.setdefault("attention.where", where)
+    try:
+        Recipe().with_overrides(settings)
+    except UserError as error:
+        raise UserError(f"--arm {name}: {str(error).removeprefix('settings: ')}") from None
+    return Arm(name, settings)
+
+
+def placed(text: str) -> tuple[str, str | None]:
+    """The mechanism of an arm, and the position it names for itself.
+
+    Raises:
+        UserError: it names an empty one, or several, or one for no mechanism.
+
+    >>> placed("das:where=stage[:-1]:alpha=0.1")
+    ('das:alpha=0.1', 'stage[:-1]')
+    """
+    found = list(re.finditer(r":\s*where\s*=((?:\[[^\]]*\]|[^:\[])*)", text))
+    if not found:
+        return text, None
+    places = [match[1].strip() for match in found]
+    if len(places) > 1 or not places[0]:
+        raise UserError(
+            f"{text!r}: where= names one position, as in das:where=block; found {' and '.join(map(repr, places))}"
+        )
+    mechanism = text[: found[0].start()] + text[found[0].end() :]
+    if mechanism == BASELINE:
+        raise UserError(f"{text!r}: {BASELINE!r} is the network without attention, which has no position")
+    return mechanism, places[0]
+
+
+def _check_lending(control: str, kind: str, mechanisms: Iterable[str]) -> None:
+    """Raise UserError where one of ``mechanisms`` states that it has nothing a control could take the place of."""
+    for text in mechanisms:
+        name, _ = catalog.parse(text)
+        facts = catalog.stated(name)
+        if facts is not None and facts.kind == "conv":
+            raise UserError(
+                f"the control {control!r} cannot be made for {name!r}, which takes the place of convolutions: what it "
+                f"is compared with are the convolutions, {BASELINE!r}; name the mechanisms it is meant for, as in "
+                f"{kind}:se"
+            )
+        if kind == "shuffled" and facts is not None and facts.kind not in ("gate", "context"):
+            raise UserError(
+                f"the control {control!r} cannot be made for {name!r}, a {facts.kind}: only the gate or the context "
+                "of one image can be put on another; name the mechanisms it is meant for, as in shuffled:se"
+            )
+
+
+def repeated(values: Sequence[Any]) -> list[Any]:
+    """The values that stand there more than once."""
+    return [value for i, value in enumerate(values) if value in values[:i]]
