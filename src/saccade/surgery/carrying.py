@@ -5,12 +5,10 @@ All hooks are functions of modules, so that copies and pickles of a host keep th
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
 from saccade.attachment import CHILD, entering_hook, hold, leaving_hook, release
@@ -53,28 +51,13 @@ def _loading(
 
 
 def _opening(host: nn.Module, args: tuple[Any, ...]) -> None:
-    """Forward pre-hook of the host: a call begins, and what an interrupted one left is dropped."""
+    """Open the relays of the host; forward pre-hook."""
     for relay in host.__dict__[_RELAYS]:
-        if not torch.compiler.is_compiling() and relay.running and _outermost(host):
-            relay.drop()
         relay.open()
 
 
-def _outermost(host: nn.Module) -> bool:
-    """Is this call of ``host`` inside no other?
-
-    The stack tells. After an exception torch calls ``_closing``, but not after Ctrl-C: what is open may be of a call
-    that is over.
-    """
-    frame, calls = inspect.currentframe(), 0
-    while frame is not None:
-        calls += frame.f_code is nn.Module._call_impl.__code__ and frame.f_locals.get("self") is host
-        frame = frame.f_back
-    return calls < 2
-
-
 def _closing(host: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    """Forward hook of the host, after an exception too: the call has ended, and what was told in it is dropped."""
+    """Close the relays of the host, after an exception too; forward hook."""
     for relay in host.__dict__[_RELAYS]:
         relay.close()
 
