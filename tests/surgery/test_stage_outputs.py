@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from saccade import UserError, load, save
 from saccade.attention import emca
 from saccade.stage_outputs import PreviousStage, StageOutputs
-from saccade.surgery import plug, plug_control, plugs, record, sites, unplug
+from saccade.surgery import one_call, plug, plug_control, plugs, record, sites, unplug
 
 SIZE = (3, 64, 48)
 
@@ -40,7 +40,7 @@ def _relays(host):
 
 
 def _empty(host):
-    return all(not relay._running for relay in _relays(host))
+    return all(relay._current is None for relay in _relays(host))
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def test_an_exception_closes_the_call(host):
 
 
 def test_an_interrupt_leaves_nothing_for_the_next_call(host):
-    """Torch calls no hook of the host after Ctrl-C, and what was told holds the graph of the interrupted call."""
+    """Torch calls no hook of the host after Ctrl-C, and the vectors hold the graph of the interrupted call."""
     x, kept = _x(), []
     wanted = host(x)
 
@@ -308,20 +308,35 @@ def test_hosts_inside_hosts(host):
     assert _empty(outer)
 
 
-def test_a_call_inside_a_call_is_another(host):
-    """The host is called again on another picture in the middle of its forward."""
+def test_a_call_inside_a_call_ends_the_outer_one(host):
+    """The inner call is right; the outer one reads no vector of another picture, but says what is wrong."""
     x, other = _x(), _x(7)
-    wanted, seen = (host(x), host(other)), []
+    wanted, seen = host(other), []
 
     def again(module, args, output):
         if not seen:
             seen.append(None)
             seen.append(host(other))
 
-    host.layer1.register_forward_hook(again)
-    assert torch.equal(host(x), wanted[0])
-    assert torch.equal(seen[1], wanted[1])
-    assert not torch.equal(*wanted)
+    handle = host.layer1.register_forward_hook(again)
+    with pytest.raises(UserError, match=r"at layer2\.0\.bn2 reads .* the host was called inside its own call"):
+        host(x)
+    handle.remove()
+    assert torch.equal(seen[1], wanted)
+    assert not torch.equal(host(x), wanted)
+    assert _empty(host)
+
+
+def test_a_call_inside_a_block_leaves_the_vectors_of_the_block(host):
+    x = _x()
+    wanted = host(x)
+    with one_call(host):
+        y = host.maxpool(host.relu(host.bn1(host.conv1(x))))
+        y = host.layer1(y)
+        host(_x(7))
+        y = host.layer4(host.layer3(host.layer2(y)))
+    assert torch.equal(host.fc(host.avgpool(y).flatten(1)), wanted)
+    assert _empty(host)
 
 
 def test_a_carrier_that_runs_several_times_is_read_as_it_ran_last():
