@@ -1,4 +1,4 @@
-"""The rates of a schedule, and the place where a loss stopped being a number."""
+"""The place where a loss stopped being a number."""
 
 import math
 
@@ -6,20 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from saccade.tasks.classify import rate
-from saccade.tasks.divergence import DivergenceError, locate
-
-
-def test_rates():
-    shape = [rate(step, 10, 4, "cosine") for step in range(10)]
-    assert shape[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert shape[4] == 1.0
-    assert shape[7] == pytest.approx(0.5)
-    assert shape == sorted(shape[:4]) + sorted(shape[4:], reverse=True)
-    assert 0 < shape[9] < 0.1
-    assert [rate(step, 4, 0, "constant") for step in range(4)] == [1.0] * 4
-    assert rate(0, 4, 2, "constant") == 0.5
-    assert rate(0, 2, 8, "cosine") == 0.125  # a warm-up longer than the run
+from saccade.training.divergence import DivergenceError, locate
 
 
 class Chain(nn.Module):
@@ -47,7 +34,7 @@ def test_the_first_thing_that_is_no_number_is_found(what):
     elif what == "output":
         network.body[1].register_forward_hook(lambda module, inputs, output: output / 0)
         network.body[0].running_mean[:] = -9.0  # all above 0, so that all become infinite
-    found = locate(network, images, lambda logits: logits.sum() * scale)
+    found = locate(network, lambda: network(images).sum() * scale)
     assert found == (what, path.get(what, "body.1"))
     assert not any(module._forward_hooks for module in (network, network.stem, network.body[0]))
 
