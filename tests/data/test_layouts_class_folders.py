@@ -254,7 +254,7 @@ def one_class(root):
     for path in (root / "b").iterdir():
         path.unlink()
     (root / "b").rmdir()
-    return r"has 1 class\(es\), at least 2"
+    return r"images lie in 1 class folder\(s\) of 1; at least 2 are needed"
 
 
 def single_image(root):
@@ -356,7 +356,7 @@ def test_a_part_without_its_other(tmp_path, first, second, words):
 
 def test_a_folder_around_the_folder_is_seen_through(tmp_path):
     fill(tmp_path / "images", {"a": 2, "b": 2})
-    with pytest.raises(UserError, match=r"Did you mean .*images\?"):
+    with pytest.raises(UserError, match=r"; is it .*images\?"):
         opened(tmp_path)
 
 

@@ -114,5 +114,5 @@ def augment(image: Tensor, target: Any, names: Sequence[str], key: Key, mean: Se
 def _inside(boxes: Tensor, labels: Tensor, masks: Tensor) -> dict[str, Tensor]:
     """The objects whose boxes, cut to the image, are at least one pixel wide and high."""
     kept = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
-    corners = BoundingBoxes(boxes.as_subclass(Tensor)[kept], format="XYXY", canvas_size=masks.shape[-2:])
+    corners = BoundingBoxes(boxes.as_subclass(Tensor)[kept], format="XYXY", canvas_size=tuple(masks.shape[-2:]))
     return {"boxes": corners, "labels": labels[kept], "masks": Mask(masks.as_subclass(Tensor)[kept])}

@@ -30,6 +30,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import final
 
@@ -55,7 +56,7 @@ class ClassFolders(FolderLayout):
     targets = ("label",)
 
     def reason(self, root: Path) -> str | None:
-        """Look for parts, and for one image in a class folder."""
+        """Look for parts, and for images in two class folders."""
         folders = {path.name: path for path in subfolders(root)}
         roles = assigned(folders)
         if roles and ("train" not in roles or len(roles) == 1 < len(folders)):
@@ -68,11 +69,16 @@ class ClassFolders(FolderLayout):
                 f"it has a part {only!r} and none called {' or '.join(wanted)}{beside} "
                 "Give both parts, or class folders alone."
             )
-        roots = [folders[name] for name in roles.values()] or [root]
-        classes = (of for place in roots for of in subfolders(place))
-        if any(is_image(path) for of in classes for path in walk(of)):
-            return None
-        return _no_images(root)
+        place = folders[roles["train"]] if roles else root
+        classes = subfolders(place)
+        filled = list(islice((of for of in classes if any(map(is_image, walk(of)))), 2))
+        if not filled:
+            return _no_images(root)
+        inside = subfolders(filled[0])
+        hint = f"; is it {brief(filled[0])}?" if len(inside) > 1 else ""
+        where = f"in {place.name!r} " if roles else ""
+        few = f"{where}images lie in {len(filled)} class folder(s) of {len(classes)}; at least 2 are needed{hint}"
+        return None if len(filled) > 1 else few
 
     def survey(self, root: Path) -> Survey:
         """Every file below each class folder."""
@@ -89,10 +95,7 @@ class ClassFolders(FolderLayout):
             )
             for role, (name, of) in found.items()
         }
-        seen = surveyed(root, *images_of(parts), hidden, _alike(dict(found.values())))
-        if len(seen.classes) == 1:
-            _hint(seen, found["train"][1])
-        return seen
+        return surveyed(root, *images_of(parts), hidden, _alike(dict(found.values())))
 
     def label(self, seen: Survey, sizes: object, notify: Notify | None) -> Classes:
         """The class of each file."""
@@ -130,13 +133,6 @@ def _alike(sources: dict[str, dict[str, list[Path]]]) -> list[str]:
             if len(names) > 1
         ]
     return notes
-
-
-def _hint(seen: Survey, folders: dict[str, list[Path]]) -> None:
-    """Point at a folder that holds the class folders."""
-    ((only, *_),) = folders.values()
-    if len(subfolders(only)) > 1:
-        seen.problems.append(f"Did you mean {brief(only)}?")
 
 
 def _no_images(root: Path) -> str:
