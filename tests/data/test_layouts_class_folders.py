@@ -11,8 +11,9 @@ from PIL import Image, ImageFile
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from saccade import imagefiles
-from saccade.data import folder, open_data
-from saccade.data.files import Files, check, look
+from saccade.data import open_data, opening
+from saccade.data.opening import Files, check
+from saccade.data.resizing import Frame
 from saccade.errors import UserError
 from saccade.recipe import Data
 
@@ -35,7 +36,15 @@ def fill(root, counts, **options):
 
 
 def opened(root, **fields):
-    return open_data(Data(source=str(root), **fields))
+    return open_data(Data(source=str(root), **fields), "label")
+
+
+def look(path, side):
+    return opening.look(path, Frame(side, side))
+
+
+def labels(images):
+    return [images.target(i) for i in range(len(images))]
 
 
 def files(split):
@@ -53,9 +62,9 @@ def test_two_parts(tmp_path, first, second):
     (tmp_path / first / ".hidden").mkdir()
     split = opened(tmp_path)
     assert split.classes == ["a", "b"]
-    assert split.train.labels == [0, 0, 1, 1, 1]
-    assert split.test.labels == [0, 1, 1]
-    assert (split.size, split.channels) == (12, 3)
+    assert labels(split.train) == [0, 0, 1, 1, 1]
+    assert labels(split.test) == [0, 1, 1]
+    assert (split.size, split.channels) == ((12, 12), 3)
     wanted = torch.from_numpy(np.array(Image.open(tmp_path / first / "b" / "002.png"))).permute(2, 0, 1)
     assert torch.equal(split.train.picture(4), wanted)
 
@@ -72,8 +81,8 @@ def test_one_folder_is_split_once(tmp_path):
         for i in range(count):
             draw(tmp_path / label / f"{label * 3}{i}.png", value=(ord(label), i, 7))
     split = opened(tmp_path, test_part=0.2)
-    assert [split.test.labels.count(k) for k in range(3)] == [2, 6, 1]
-    assert [split.train.labels.count(k) for k in range(3)] == [8, 24, 1]
+    assert [labels(split.test).count(k) for k in range(3)] == [2, 6, 1]
+    assert [labels(split.train).count(k) for k in range(3)] == [8, 24, 1]
     train, test = files(split)
     assert not train & test
     assert len(train | test) == 42
@@ -95,8 +104,8 @@ def test_subsets_take_the_same_number_of_each_class_as_far_as_it_reaches(tmp_pat
             for i in range(count):
                 draw(tmp_path / part / label / f"{i}.png", size=(8, 8), value=(ord(label), i, 7))
     split = opened(tmp_path, train_images=asked, test_images=asked)
-    assert [split.train.labels.count(k) for k in range(3)] == shares
-    assert [split.test.labels.count(k) for k in range(3)] == shares
+    assert [labels(split.train).count(k) for k in range(3)] == shares
+    assert [labels(split.test).count(k) for k in range(3)] == shares
     assert files(opened(tmp_path, train_images=asked))[0] == files(split)[0]
     if asked == 10:
         assert files(opened(tmp_path, train_images=asked, split_seed=1))[0] != files(split)[0]
@@ -105,11 +114,11 @@ def test_subsets_take_the_same_number_of_each_class_as_far_as_it_reaches(tmp_pat
 
 def test_sizes(tmp_path):
     fill(tmp_path, {"a": 4, "b": 4}, size=(20, 20))
-    assert opened(tmp_path).size == 20
+    assert opened(tmp_path).size == (20, 20)
     assert opened(tmp_path, size=9).train[0][0].shape == (3, 9, 9)
     draw(tmp_path / "b" / "wide.png", size=(20, 21))
     split = opened(tmp_path)
-    assert split.size == 224
+    assert split.size == (224, 224)
     assert split.train[0][0].shape == (3, 224, 224)
 
 
@@ -157,7 +166,7 @@ def test_a_decompression_bomb_is_refused_unread(tmp_path, monkeypatch):
         raise AssertionError(f"{image.size} is decoded")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", load)
-    large, larger = check([tmp_path / "large.png", tmp_path / "larger.png"], 8)
+    large, larger = check([tmp_path / "large.png", tmp_path / "larger.png"], Frame(8, 8))
     assert large.problem == "states 10000×9000 pixels; at most 89,478,485 are read"
     assert larger.problem == "states 20000×9000 pixels; at most 89,478,485 are read"
     Image.new("1", (3_000, 2_000), 1).save(tmp_path / "fair.png")
@@ -178,7 +187,7 @@ def test_a_photograph_is_turned_as_its_exif_says(tmp_path):
 def test_large_sets_stay_on_disk_and_give_the_same(tmp_path, monkeypatch):
     fill(tmp_path, {"a": 5, "b": 5})
     kept = opened(tmp_path)
-    monkeypatch.setattr(folder, "CACHE", 10 * 3 * 12 * 12 - 1)
+    monkeypatch.setattr(opening, "CACHE", 10 * 3 * 12 * 12 - 1)
     read = opened(tmp_path)
     assert isinstance(kept.train.pictures, torch.Tensor)
     assert isinstance(read.train.pictures, Files)
@@ -201,7 +210,7 @@ def test_mean_and_deviation_are_those_of_the_training_part(tmp_path):
 
 def test_progress_is_told(tmp_path):
     events = []
-    open_data(Data(source=str(fill(tmp_path, {"a": 3, "b": 3}))), events.append)
+    open_data(Data(source=str(fill(tmp_path, {"a": 3, "b": 3}))), "label", events.append)
     assert events[-1] == {"event": "check", "done": 6, "total": 6}
 
 
@@ -245,7 +254,7 @@ def one_class(root):
     for path in (root / "b").iterdir():
         path.unlink()
     (root / "b").rmdir()
-    return "has 1 class folder"
+    return r"images lie in 1 class folder\(s\) of 1; at least 2 are needed"
 
 
 def single_image(root):
@@ -302,19 +311,19 @@ def test_bad_files_are_left_out_on_request_and_the_others_stay_where_they_are(tm
     gone = {tuple(v for v in colour for _ in range(144)) for colour in ((97, 0, 7), (98, 7, 7))}
     assert [part - gone for part in files(whole)] == files(rest)
     assert len(rest.train) + len(rest.test) == 38
-    assert len(rest.train.labels) == len(rest.train)
+    assert len(labels(rest.train)) == len(rest.train)
     assert rest.left_out == {"train": {"b": 1}, "test": {"a": 1}}
     assert rest.description.endswith(", 2 bad files left out (train: 1 of b; test: 1 of a)")
     assert whole.left_out == {}
     assert "left out" not in whole.description
     assert rest.fingerprint != whole.fingerprint
-    assert rest.size == 12  # though the first file says nothing
+    assert rest.size == (12, 12)  # though the first file says nothing
 
 
 def test_bad_files_are_left_out_of_a_set_that_stays_on_disk(tmp_path, monkeypatch):
     fill(tmp_path, {"a": 10, "b": 10})
     (tmp_path / "a" / "001.png").write_bytes(b"no")
-    monkeypatch.setattr(folder, "CACHE", 0)
+    monkeypatch.setattr(opening, "CACHE", 0)
     split = opened(tmp_path, skip_bad=True)
     assert isinstance(split.train.pictures, Files)
     pictures = [split.train[i] for i in range(len(split.train))] + [split.test[i] for i in range(len(split.test))]
@@ -347,7 +356,7 @@ def test_a_part_without_its_other(tmp_path, first, second, words):
 
 def test_a_folder_around_the_folder_is_seen_through(tmp_path):
     fill(tmp_path / "images", {"a": 2, "b": 2})
-    with pytest.raises(UserError, match=r"Did you mean .*images\?"):
+    with pytest.raises(UserError, match=r"; is it .*images\?"):
         opened(tmp_path)
 
 
@@ -403,10 +412,10 @@ def test_real_photographs():
     if not data:
         pytest.skip("SACCADE_DATA is unset: no real images here")
     split = opened(Path(data) / "cifar10", train_images=200, test_images=100)
-    assert split.size == 32
+    assert split.size == (32, 32)
     assert split.classes[0] == "airplane"
-    assert [split.train.labels.count(k) for k in range(10)] == [20] * 10
-    assert [split.test.labels.count(k) for k in range(10)] == [10] * 10
+    assert [labels(split.train).count(k) for k in range(10)] == [20] * 10
+    assert [labels(split.test).count(k) for k in range(10)] == [10] * 10
     # Krizhevsky's whole set has mean (0.491, 0.482, 0.447), deviation (0.247, 0.243, 0.262).
     assert split.mean == pytest.approx((0.491, 0.482, 0.447), abs=0.04)
     assert split.std == pytest.approx((0.247, 0.243, 0.262), abs=0.04)
@@ -484,7 +493,7 @@ def test_a_file_with_several_names_is_taken_once_or_refused_by_both(tmp_path, li
     for name in ("900.png", "901.png"):
         link(tmp_path / "test/b" / name, file)
     with pytest.raises(
-        UserError, match=r"train/a/000\.png and .*test/b/900\.png are one file in both parts, as are 1 other pairs$"
+        UserError, match=r"train/a/000\.png and .*test/b/900\.png are one file in two parts, as are 1 other pairs$"
     ):
         opened(tmp_path)
 

@@ -5,12 +5,13 @@ import torch
 import torchvision.transforms.v2.functional as tv
 from torch.utils.data import DataLoader
 
-from saccade.data import EpochSampler, ImageSet
-from saccade.data.augment import Key, augment, generator
+from saccade.data import EpochSampler, ImageSet, Key, collate
+from saccade.data.sampling import generator
+from saccade.data.transforms import augment
 from saccade.errors import UserError
 
 ALL = ("flip", "crop", "color", "erase")
-FILL = torch.full((3, 1, 1), 0.5)
+MEAN = (0.5, 0.5, 0.5)
 
 
 def images(count=41, augment=ALL, size=(19, 23)):
@@ -53,7 +54,7 @@ def test_an_integer_asks_for_the_image_as_it_is():
 
 def test_flip_mirrors_about_half():
     ramp = torch.arange(5.0).expand(3, 4, 5) / 5
-    flipped = [augment(ramp, ("flip",), Key(0, 0, i), FILL) for i in range(400)]
+    flipped = [augment(ramp, 0, ("flip",), Key(0, 0, i), MEAN)[0] for i in range(400)]
     mirrored = [torch.equal(image, ramp.flip(-1)) for image in flipped]
     assert all(one or torch.equal(image, ramp) for one, image in zip(mirrored, flipped, strict=True))
     assert 160 < sum(mirrored) < 240
@@ -63,7 +64,7 @@ def test_crop_shifts_by_up_to_an_eighth():
     place = torch.arange(16.0 * 24).view(1, 16, 24)
     seen = set()
     for i in range(600):
-        middle = augment(place, ("crop",), Key(0, 0, i), FILL[:1])[0, 8, 12].item()
+        middle = augment(place, 0, ("crop",), Key(0, 0, i), MEAN[:1])[0][0, 8, 12].item()
         seen.add((int(middle) // 24 - 8, int(middle) % 24 - 12))
     assert seen == {(y, x) for y in range(-2, 3) for x in range(-3, 4)}
 
@@ -72,7 +73,7 @@ def test_crop_reflects_what_comes_in():
     place = torch.arange(16.0 * 24).view(1, 16, 24)
     padded = tv.pad(place, [3, 2], padding_mode="reflect")
     for i in range(30):
-        image = augment(place, ("crop",), Key(0, 0, i), FILL[:1])
+        image = augment(place, 0, ("crop",), Key(0, 0, i), MEAN[:1])[0]
         top, left = divmod(int(image[0, 8, 12]), 24)
         assert torch.equal(image, tv.crop(padded, top - 8 + 2, left - 12 + 3, 16, 24))
 
@@ -82,17 +83,17 @@ def test_color_is_torchvisions():
     for i in range(30):
         b, c, s = (0.6 + 0.8 * torch.rand(3, generator=generator(4, 5, i))).tolist()
         wanted = tv.adjust_saturation(tv.adjust_contrast(tv.adjust_brightness(image, b), c), s)
-        assert torch.allclose(augment(image, ("color",), Key(4, 5, i), FILL), wanted, atol=2e-4)
+        assert torch.allclose(augment(image, 0, ("color",), Key(4, 5, i), MEAN)[0], wanted, atol=2e-4)
         grey = image[:1]
         wanted = tv.adjust_contrast(tv.adjust_brightness(grey, b), c)
-        assert torch.allclose(augment(grey, ("color",), Key(4, 5, i), FILL[:1]), wanted, atol=2e-4)
+        assert torch.allclose(augment(grey, 0, ("color",), Key(4, 5, i), MEAN[:1])[0], wanted, atol=2e-4)
 
 
 def test_erase_puts_the_mean_into_one_rectangle():
     image = torch.ones(3, 31, 37)
     sizes = []
     for i in range(300):
-        hole = augment(image, ("erase",), Key(0, 0, i), FILL)[0] != 1
+        hole = augment(image, 0, ("erase",), Key(0, 0, i), MEAN)[0][0] != 1
         if hole.any():
             rows, columns = hole.any(1).nonzero(), hole.any(0).nonzero()
             h, w = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
@@ -108,13 +109,13 @@ def test_erase_puts_the_mean_into_one_rectangle():
 def test_tiny_images_stay_what_they_are_in_shape(size):
     image = torch.rand(3, *size)
     for i in range(20):
-        assert augment(image, ALL, Key(0, 0, i), FILL).shape == image.shape
+        assert augment(image, 0, ALL, Key(0, 0, i), MEAN)[0].shape == image.shape
 
 
 def test_the_order_of_the_names_is_the_order_of_the_operations():
     image = torch.rand(3, 16, 16)
-    one = [augment(image, ("crop", "erase"), Key(0, 0, i), FILL) for i in range(20)]
-    two = [augment(image, ("erase", "crop"), Key(0, 0, i), FILL) for i in range(20)]
+    one = [augment(image, 0, ("crop", "erase"), Key(0, 0, i), MEAN)[0] for i in range(20)]
+    two = [augment(image, 0, ("erase", "crop"), Key(0, 0, i), MEAN)[0] for i in range(20)]
     assert not all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
@@ -162,7 +163,9 @@ def test_batches_do_not_depend_on_the_number_of_workers():
 
     def epochs(workers):
         sampler = EpochSampler(data, 3, 8)
-        loader = DataLoader(data, batch_sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
+        loader = DataLoader(
+            data, batch_sampler=sampler, num_workers=workers, collate_fn=collate, persistent_workers=workers > 0
+        )
         for epoch in range(2):
             sampler.set_epoch(epoch)
             yield from loader

@@ -1,16 +1,32 @@
-"""The order of an epoch as a function of the seed and the epoch, and nothing else."""
+"""The order of an epoch and the chance of an image, as functions of (seed, epoch, index) alone."""
 
 from __future__ import annotations
 
+import hashlib
+import struct
 from collections.abc import Iterator, Sized
+from typing import NamedTuple
 
 import torch
 from torch.utils.data import Sampler
 
-from saccade.data.augment import Key, generator
 from saccade.errors import UserError
 
-__all__ = ["EpochSampler"]
+__all__ = ["EpochSampler", "Key", "generator"]
+
+
+class Key(NamedTuple):
+    """What decides the augmentation of one image: the seed of the run, the epoch, the index of the image."""
+
+    seed: int
+    epoch: int
+    image: int
+
+
+def generator(*key: int) -> torch.Generator:
+    """A generator whose state is a function of the integers of ``key``; near keys are as unlike as far ones."""
+    digest = hashlib.blake2b(struct.pack(f"<{len(key)}q", *key), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
 
 
 class EpochSampler(Sampler[list[Key]]):
@@ -34,7 +50,7 @@ class EpochSampler(Sampler[list[Key]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch the next iteration is."""
+        """Choose the epoch that the next iteration goes through."""
         self.epoch = epoch
 
     def __len__(self) -> int:

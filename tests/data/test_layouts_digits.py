@@ -6,6 +6,7 @@ import torch
 from torchvision.ops import masks_to_boxes
 
 from saccade.data import digits, open_data
+from saccade.data.layouts import digits as layout
 from saccade.data.digits import Scenes, source_digits
 from saccade.errors import UserError
 from saccade.recipe import Data
@@ -127,8 +128,8 @@ def test_labels_are_right_by_their_ink():
 
 def test_open_data_takes_the_recipe():
     spec = Data(size=33, train_images=25, test_images=12, split_seed=2, options={"clutter": 1, "distractors": 0})
-    split = open_data(spec)
-    assert (len(split.train), len(split.test), split.size, split.channels) == (25, 12, 33, 1)
+    split = open_data(spec, "label")
+    assert (len(split.train), len(split.test), split.size, split.channels) == (25, 12, (33, 33), 1)
     assert split.classes == list("0123456789")
     image, label = split.test[11]
     assert image.shape == (1, 33, 33)
@@ -144,9 +145,9 @@ def test_open_data_takes_the_recipe():
 
 def test_scenes_too_many_for_memory_are_drawn_when_asked_for(monkeypatch):
     spec = Data(size=40, train_images=6, test_images=4)
-    kept = open_data(spec)
-    monkeypatch.setattr(digits, "CACHE", 10 * 40 * 40 - 1)
-    drawn = open_data(spec)
+    kept = open_data(spec, "label")
+    monkeypatch.setattr(layout, "CACHE", 10 * 40 * 40 - 1)
+    drawn = open_data(spec, "label")
     assert isinstance(kept.test.pictures, torch.Tensor)
     assert isinstance(drawn.test.pictures, Scenes)
     assert torch.equal(drawn.test[1][0], kept.test[1][0])
@@ -165,7 +166,7 @@ def test_scenes_too_many_for_memory_are_drawn_when_asked_for(monkeypatch):
 )
 def test_wrong_uses_are_named(fields, words):
     with pytest.raises(UserError, match=words):
-        open_data(Data(**fields))
+        open_data(Data(**fields), "label")
 
 
 def test_an_unknown_part_and_a_scene_beyond_the_last():
@@ -183,7 +184,7 @@ def test_without_scikit_learn_the_message_says_what_to_install(monkeypatch):
 
 def test_the_fingerprint_is_that_of_what_was_asked_for():
     def fingerprint(**fields):
-        return open_data(Data(train_images=20, test_images=10, size=16).model_copy(update=fields)).fingerprint
+        return open_data(Data(train_images=20, test_images=10, size=16).model_copy(update=fields), "label").fingerprint
 
     assert fingerprint() == fingerprint()
     others = [{"train_images": 21}, {"test_images": 11}, {"size": 17}, {"split_seed": 1}, {"options": {"clutter": 1}}]
