@@ -28,7 +28,8 @@ Six figures are taken, in per cent:
 * found, stated: the same where it is the detectable difference which that very study states.
 * false equal: studies that call "equal" a mechanism which differs by exactly the margin.
 
-A second table draws whole test sets; see ``simulated_images``.
+A second table draws whole test sets; see ``simulated_images``. Scores that are no mean over images are simulated by
+``simulated_scores``.
 
 The exit status is 1 where a figure is not as asked.
 """
@@ -48,7 +49,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saccade.study.blocks import Design, Judgement, fit, judge
-from saccade.study.precision import lasting_error, planned_detectable, standard_error, stated_detectable
+from saccade.study.precision import image_floor, lasting_error, planned_detectable, standard_error, stated_detectable
 from simulated_images import all_test_sets, line, share, show
 
 Floats = NDArray[np.float64]
@@ -171,7 +172,7 @@ def simulate(
     design = Design.of(layout.present)
     family = np.arange(1, arms) < arms - controls
     mechanisms = int(family.sum())
-    step = 100 / scale.images
+    step, floor = 100 / scale.images, image_floor(scale.images, 100.0)
     lasts = image_variance * 2 * scale.sigma**2 / seeds  # points², of a difference
     of_images = math.sqrt(lasts / 2) * rng.standard_normal((studies, arms, 1))
     of_seeds = scale.seed_sd * rng.standard_normal((studies, 1, seeds))
@@ -191,7 +192,7 @@ def simulate(
         gains = np.broadcast_to(np.atleast_2d(gain), (studies, np.atleast_2d(gain).shape[1]))
         scores[:, 1 : 1 + gains.shape[1]] += gains[..., None]
         fitted = fit(np.round(scores / step) * step, design)
-        se, df, _ = error(fitted.se[:, 1:], design.difference_df[1:], lasting, scale.images)
+        se, df, _ = error(fitted.se[:, 1:], design.difference_df[1:], lasting, scale.images - 1, floor)
         tests = judging(fitted.differences[:, 1:], se, df, family=family, margin=margin, alpha=alpha)
         return se, df, tests
 
@@ -205,7 +206,8 @@ def simulate(
     se, df, null = study()
     false = np.isin(null.verdict[:, family], ["helps", "hurts"])
     covered = ((null.low <= 0) & (null.high >= 0)).mean(axis=0)
-    planned = planned_detectable(scale.sigma, seeds, arms, mechanisms, alpha, lasting=lasts, images=scale.images)
+    images = {"lasting": lasts, "lasting_df": scale.images - 1, "floor": floor}
+    planned = planned_detectable(scale.sigma, seeds, arms, mechanisms, alpha, **images)
     stated = stated_detectable(df, mechanisms, alpha) * se
     return Figures(
         any_false=share(false.any(axis=1)),

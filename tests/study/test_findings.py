@@ -3,9 +3,9 @@
 import json
 from dataclasses import replace
 
-from example_studies import BY_HAND, rows
+from example_studies import BY_HAND, analyse, rows
 
-from saccade.study.stats import METHOD, analyse
+from saccade.study.stats import METHOD
 
 
 class TestSentence:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,16 @@ __all__ = ["collect", "measure_costs", "write_results"]
 
 _SAME = ("device", "accelerator", "cpu", "python", "packages")
 """What of its surroundings should be one for all runs of a study; a difference is said."""
+
+
+@dataclass(frozen=True)
+class _Top1:
+    unit: str = "%"
+    digits: int = 1
+    low: float | None = 0.0
+    high: float | None = 100.0
+    higher_is_better: bool = True
+    margin: float = 1.0
 
 
 def collect(folder: str | Path) -> dict[str, Any]:
@@ -71,7 +82,8 @@ def collect(folder: str | Path) -> dict[str, Any]:
             {name: arm["top1"] for name, arm in arms.items()},
             baseline=BASELINE,
             controls=frozenset(name for name, arm in arms.items() if arm["control"]),
-            correct=_correct(study, rows),
+            metric=_Top1(),
+            values={name: 100.0 * right for name, right in (_correct(study, rows) or {}).items()},
             margin=study.margin,
             seeds=study.seeds,
         ).to_json()
