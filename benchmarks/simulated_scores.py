@@ -112,18 +112,27 @@ def tukey(whole: Floats, without: Floats) -> Floats:
 
 
 def miou(sets: Sets) -> tuple[Floats, Floats]:
-    """Scores (studies, arms, seeds) and pseudo-values (studies, arms, seeds, units), per cent."""
+    """Draw and score; as ``miou_of``."""
     often = np.array([1.0, 0.6, 0.3, 0.15])
-    area = (sets.rng.random((sets.studies, 1, 1, sets.images, 4)) < often) * sets.rng.gamma(
-        1.0, 1.0, (sets.studies, 1, 1, sets.images, 4)
-    )
-    area /= area.sum(axis=-1, keepdims=True)
-    area = area.astype(np.float32)
+    shape = (sets.studies, 1, 1, sets.images, 4)
+    drawn = (sets.rng.random(shape) < often) * sets.rng.gamma(1.0, 1.0, shape)
+    area = np.asarray(drawn / drawn.sum(axis=-1, keepdims=True), dtype=np.float32)
     missed = sets.skill(4)
     missed += np.float32(1.0)
     np.exp(missed, out=missed)
     missed += 1
     np.divide(area, missed, out=missed)
+    return miou_of(area, missed, sets)
+
+
+def miou_of(area: Singles, missed: Singles, sets: Sets) -> tuple[Floats, Floats]:
+    """Scores (studies, arms, seeds) and pseudo-values (studies, arms, seeds, units), per cent.
+
+    Args:
+        area: (studies, 1, 1, images, classes), share of the picture.
+        missed: (studies, arms, seeds, images, classes), the part of it that is taken for the next class.
+        sets: the units.
+    """
     areas, misses = sets.sums(area, 3), sets.sums(missed, 3)  # (..., units, classes)
 
     def iou(areas: Floats, misses: Floats) -> Floats:
@@ -148,11 +157,15 @@ def below(scores: Singles, positive: NDArray[np.bool_]) -> NDArray[np.int32]:
 
 
 def auroc(sets: Sets) -> tuple[Floats, Floats]:
-    """As ``miou``."""
+    """Draw and score; as ``auroc_of``."""
     positive = sets.rng.random((sets.studies, 1, 1, sets.images)) < 0.2
     positive[..., 0], positive[..., -1] = True, False  # both classes are there
     skill = sets.skill(1)[..., 0]
-    scores = np.where(positive, skill + np.float32(2.5), np.float32(-1) * skill)
+    return auroc_of(np.where(positive, skill + np.float32(2.5), -skill), positive, sets)
+
+
+def auroc_of(scores: Singles, positive: NDArray[np.bool_], sets: Sets) -> tuple[Floats, Floats]:
+    """As ``miou_of``, from scores (studies, arms, seeds, images) and labels (studies, 1, 1, images)."""
     right = below(scores, positive)
     pairs = np.where(positive, right, 0).sum(axis=-1).astype(np.float64)
     ends = [*sets.starts[1:], sets.images]
@@ -170,7 +183,7 @@ def auroc(sets: Sets) -> tuple[Floats, Floats]:
 
 
 def ap(sets: Sets) -> tuple[Floats, Floats]:
-    """As ``miou``; a unit's removal is taken to first order."""
+    """Draw and score; as ``ap_of``."""
     objects = np.minimum(sets.rng.poisson(1.5, (sets.studies, 1, 1, sets.images)), 3)
     slots = np.arange(5)
     tp = np.broadcast_to(slots < objects[..., None], (sets.studies, 1, 1, sets.images, 5)).copy()
@@ -179,8 +192,22 @@ def ap(sets: Sets) -> tuple[Floats, Floats]:
     there[..., 3:] = sets.rng.random((sets.studies, 1, 1, sets.images, 2)) < 0.5
     skill = sets.skill(5)
     confidence = np.where(tp, skill + np.float32(1.5), -skill - np.float32(0.5))
-    seen = there & (confidence > -2)
-    confidence[~seen] = -np.inf
+    return ap_of(confidence, there & (confidence > -2), tp, objects, sets)
+
+
+def ap_of(
+    confidence: Singles, seen: NDArray[np.bool_], tp: NDArray[np.bool_], objects: NDArray[np.int64], sets: Sets
+) -> tuple[Floats, Floats]:
+    """As ``miou_of``; a unit's removal is taken to first order.
+
+    Args:
+        confidence: (studies, arms, seeds, images, slots).
+        seen: (studies, arms, seeds, images, slots), whether there is such a detection.
+        tp: (studies, 1, 1, images, slots), whether it would be right.
+        objects: (studies, 1, 1, images).
+        sets: the units.
+    """
+    confidence = np.where(seen, confidence, -np.inf)
     shape = confidence.shape
     flat = (*shape[:3], -1)
     order = np.argsort(-confidence.reshape(flat), axis=-1)

@@ -75,25 +75,29 @@ class Difference:
 
     def sentence(self) -> str:
         """The verdict in one or two plain sentences with its numbers."""
-        head = f"{self.name}{' (control)' if self.is_control else ''}"
+        head, figure, rest = self.parts()
+        return f"{head}. {figure} {rest}" if figure else f"{head}. {rest}"
+
+    def parts(self) -> tuple[str, str, str]:
+        """The sentence as its verdict, the difference with its unit ("" without one), and the rest."""
+        head = f"{self.name}{' (control)' if self.is_control else ''}: {self.verdict}"
         if self.difference is None:
-            return f"{head}: not decided. {self.reason}"
+            return head, "", str(self.reason)
         if self.low is None or self.high is None:
-            return f"{head}: {self.verdict}. {_estimate(self, self.digits)} against {self.baseline}. {self.reason}"
+            return head, _estimate(self, self.digits), f"against {self.baseline}. {self.reason}"
         digits = _digits(self, self.margin)
-        found = _found(self, digits)
+        figure, interval = _estimate(self, digits), _interval(self, digits)
         within = f"±{measure(float(self.margin), self.unit)}"
         if self.verdict == "equal":
             leave = "" if self.is_control else ": it can be left out"
-            return f"{head}: equal to {self.baseline} within {within}. {found}){leave}."
+            return f"{head} to {self.baseline} within {within}", figure, f"({interval}){leave}."
         if self.verdict == "not decided":
-            return f"{head}: not decided. {found}){self._outlook(digits)}"
+            return head, figure, f"({interval}){self._outlook(digits)}"
         corrected = "Holm p" if self.comparisons > 1 else "p"
         small = -self.margin < self.low and self.high < self.margin
         effect = {"helps": "gain", "hurts": "loss"}[self.verdict]
-        return f"{head}: {self.verdict}. {found}, {corrected} {_p(self.p_holm)})" + (
-            f"; the {effect} is real but lies within {within}." if small else "."
-        )
+        rest = f"; the {effect} is real but lies within {within}." if small else "."
+        return head, figure, f"({interval}, {corrected} {_p(self.p_holm)}){rest}"
 
     def _outlook(self, digits: int) -> str:
         """What an undecided study could have seen, and what would decide."""
@@ -135,7 +139,8 @@ class Interval:
             return f"{self.name}: {self.reason}"
         if self.low is None or self.high is None:
             return f"{self.name}: {_estimate(self, self.digits)} against {self.baseline}. {self.reason}"
-        return f"{self.name}: {_found(self, _digits(self))})."
+        digits = _digits(self)
+        return f"{self.name}: {_estimate(self, digits)} ({_interval(self, digits)})."
 
 
 @dataclass(frozen=True)
@@ -217,14 +222,14 @@ class Analysis:
         return _lists(plain)
 
 
-def _found(row: Difference | Interval, digits: int) -> str:
-    """The estimate with its interval; the bracket is left open."""
+def _interval(row: Difference | Interval, digits: int) -> str:
+    """The interval and the seeds behind it."""
     assert row.low is not None
     assert row.high is not None
     better = "" if row.higher_is_better else "+ is better, "
     return (
-        f"{_estimate(row, digits)} ({100 * (1 - row.alpha):g} % interval "
-        f"{_signed(row.low, digits)} to {_signed(row.high, digits)}, {better}{_seeds(row.seeds)}"
+        f"{100 * (1 - row.alpha):g} % interval {_signed(row.low, digits)} to {_signed(row.high, digits)}, "
+        f"{better}{_seeds(row.seeds)}"
     )
 
 

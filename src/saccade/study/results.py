@@ -83,7 +83,7 @@ def collect(folder: str | Path) -> dict[str, Any]:
             baseline=BASELINE,
             controls=frozenset(name for name, arm in arms.items() if arm["control"]),
             metric=_Top1(),
-            values={name: 100.0 * right for name, right in (_correct(study, rows) or {}).items()},
+            values={name: 100.0 * right.astype(np.float64) for name, right in (_correct(study, rows) or {}).items()},
             margin=study.margin,
             seeds=study.seeds,
         ).to_json()

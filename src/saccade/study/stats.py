@@ -128,10 +128,8 @@ def analyse(
         raise UserError(f"{len(labels)} seeds are named, but every arm has {table.shape[1]} scores")
     for name in sorted({*controls, *(values or {})} - set(names)):
         raise UserError(f"'{name}' is no arm of this study.{did_you_mean(name, names)}")
-    parts = _pseudo_values(values or {}, table.shape[1], sizes)
-    if sizes is None and parts:
-        sizes = [1] * next(iter(parts.values())).shape[1]
-    images = int(np.sum(sizes)) if parts else None
+    parts, images_in = _pseudo_values(values or {}, table.shape[1], sizes)
+    images = int(images_in.sum()) if parts else None
     present = np.isfinite(table)
     used = np.flatnonzero(present.any(axis=0))
     rows = [
@@ -167,7 +165,7 @@ def analyse(
     pairs = [_pairs(parts, names[a], baseline, present[a] & present[0]) for a in arms[1:]]
     own = parts.get(baseline, np.empty((len(labels), 0)))[present[0]]
     lasting = np.array([lasting_of(d) for d in pairs])
-    error = _ImageError(lasting, image_df(sizes) if images else None, _floor(own, images, metric))
+    error = _ImageError(lasting, image_df(images_in) if parts else None, _floor(own, images, metric))
     for a, row in zip(arms[1:], _judged([rows[a] for a in arms[1:]], design, fitted, error), strict=True):
         rows[a] = row
     size, place, stands_out = largest_residual(fitted, design)
@@ -208,14 +206,16 @@ def _table(scores: Scores, baseline: str, margin: float, alpha: float, unit: str
     return names, np.where(np.isfinite(table), table, np.nan)
 
 
-def _pseudo_values(values: Mapping[str, Floats], seeds: int, sizes: Sequence[int] | None) -> dict[str, Floats]:
-    """The pseudo-values (S, units) as given, once their sizes agree."""
+def _pseudo_values(
+    values: Mapping[str, Floats], seeds: int, sizes: Sequence[int] | None
+) -> tuple[dict[str, Floats], NDArray[np.int64]]:
+    """The pseudo-values (S, units) as given and the images in each unit (units,), once their sizes agree."""
     parts = {name: np.asarray(rows, dtype=np.float64) for name, rows in values.items()}
     units = {rows.shape[-1] for rows in parts.values()} | (set() if sizes is None else {len(sizes)})
     for name, rows in parts.items():
         if rows.ndim != 2 or len(rows) != seeds or len(units) > 1:
             raise UserError(f"values['{name}'] is {rows.shape}; every arm needs ({seeds} seeds, the same test images)")
-    return parts
+    return parts, np.ones(max(units, default=0), dtype=np.int64) if sizes is None else np.asarray(sizes)
 
 
 def _pairs(parts: Mapping[str, Floats], name: str, baseline: str, shared: Bools) -> Floats:
