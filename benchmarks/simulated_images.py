@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from saccade.study.blocks import Design, Judgement, fit, judge
-from saccade.study.precision import image_floor, image_variances, lasting_error, standard_error
+from saccade.study.precision import ImageError, image_floor, image_variances, lasting_error, standard_error
 
 Floats = NDArray[np.float64]
 
@@ -78,7 +78,9 @@ def simulate_images(
         parts.append(lasting_error(between, within, seeds, images))
     d, from_seeds, lasting = np.array(estimates), np.array(errors), np.array(parts)
     df = design.difference_df[1:]
-    se, whole_df, lasting_se = standard_error(from_seeds, df, lasting, images - 1, image_floor(images, 100.0))
+    se, whole_df, lasting_se = standard_error(
+        from_seeds, df, ImageError(lasting, images - 1, image_floor(images, 100.0))
+    )
     family = np.ones(mechanisms, dtype=bool)
 
     def tests(se: Floats, df: Floats) -> Judgement:

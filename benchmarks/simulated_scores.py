@@ -43,7 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saccade.study.blocks import Design, fit, judge
-from saccade.study.precision import image_df, image_floor, image_variances, lasting_error, standard_error
+from saccade.study.precision import ImageError, image_df, image_floor, image_variances, lasting_error, standard_error
 from saccade.study.pseudovalues import BLOCKS, MOST
 from simulated_images import line, share, show
 
@@ -253,8 +253,8 @@ class Tally:
         design = Design.of(np.ones((arms, seeds), dtype=bool))
         fitted = fit(scores, design)
         lasting = lasting_error(*image_variances(values[:, 1:] - values[:, :1]), seeds, units)
-        floor = image_floor(int(sizes.sum()), 100.0)
-        se, df, lasts = standard_error(fitted.se[:, 1:], design.difference_df[1:], lasting, image_df(sizes), floor)
+        images = ImageError(lasting, image_df(sizes), image_floor(int(sizes.sum()), 100.0))
+        se, df, lasts = standard_error(fitted.se[:, 1:], design.difference_df[1:], images)
         family = np.ones(arms - 1, dtype=bool)
         tests = judge(fitted.differences[:, 1:], se, df, family=family, margin=1.0, alpha=0.05)
         self.difference.append(fitted.differences[:, 1:])

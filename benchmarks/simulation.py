@@ -42,14 +42,21 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from saccade.study.blocks import Design, Judgement, fit, judge
-from saccade.study.precision import image_floor, lasting_error, planned_detectable, standard_error, stated_detectable
+from saccade.study.precision import (
+    ImageError,
+    image_floor,
+    lasting_error,
+    planned_detectable,
+    standard_error,
+    stated_detectable,
+)
 from simulated_images import all_test_sets, line, share, show
 
 Floats = NDArray[np.float64]
@@ -172,7 +179,7 @@ def simulate(
     design = Design.of(layout.present)
     family = np.arange(1, arms) < arms - controls
     mechanisms = int(family.sum())
-    step, floor = 100 / scale.images, image_floor(scale.images, 100.0)
+    step = 100 / scale.images
     lasts = image_variance * 2 * scale.sigma**2 / seeds  # points², of a difference
     of_images = math.sqrt(lasts / 2) * rng.standard_normal((studies, arms, 1))
     of_seeds = scale.seed_sd * rng.standard_normal((studies, 1, seeds))
@@ -185,6 +192,7 @@ def simulate(
     of_within = variances_of_differences(studies, arms, (scale.images - 1) * (seeds - 1), rng)
     between = (lasts * scale.images + chance / pairs) * of_between
     lasting = lasting_error(between, chance * of_within, pairs, scale.images)
+    images = ImageError(lasting, scale.images - 1, image_floor(scale.images, 100.0))
 
     def study(gain: float | Floats = 0.0) -> tuple[Floats, Floats, Judgement]:
         """Standard errors, their degrees of freedom and the judgement; ``gain`` (studies, k) is that of the first k."""
@@ -192,7 +200,7 @@ def simulate(
         gains = np.broadcast_to(np.atleast_2d(gain), (studies, np.atleast_2d(gain).shape[1]))
         scores[:, 1 : 1 + gains.shape[1]] += gains[..., None]
         fitted = fit(np.round(scores / step) * step, design)
-        se, df, _ = error(fitted.se[:, 1:], design.difference_df[1:], lasting, scale.images - 1, floor)
+        se, df, _ = error(fitted.se[:, 1:], design.difference_df[1:], images)
         tests = judging(fitted.differences[:, 1:], se, df, family=family, margin=margin, alpha=alpha)
         return se, df, tests
 
@@ -206,8 +214,8 @@ def simulate(
     se, df, null = study()
     false = np.isin(null.verdict[:, family], ["helps", "hurts"])
     covered = ((null.low <= 0) & (null.high >= 0)).mean(axis=0)
-    images = {"lasting": lasts, "lasting_df": scale.images - 1, "floor": floor}
-    planned = planned_detectable(scale.sigma, seeds, arms, mechanisms, alpha, **images)
+    known = replace(images, squared=lasts)
+    planned = planned_detectable(scale.sigma, seeds, arms, mechanisms, alpha, images=known)
     stated = stated_detectable(df, mechanisms, alpha) * se
     return Figures(
         any_false=share(false.any(axis=1)),

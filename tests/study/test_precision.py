@@ -10,6 +10,7 @@ from example_studies import analyse, draw, rows
 
 from saccade.study.blocks import moderated_df
 from saccade.study.precision import (
+    ImageError,
     image_floor,
     image_variances,
     images_needed,
@@ -160,16 +161,16 @@ class TestStandardError:
 
     def test_without_a_lasting_part_it_is_the_seeds_alone(self):
         seeds, df = np.array([0.5, 0.7, np.nan]), np.array([4.0, 3.9, 0.0])
-        for lasting_df in (None, 100_000):
-            se, whole_df, lasts = standard_error(seeds, df, 0.0, lasting_df)
+        for images in (None, ImageError(0.0, 99_999)):
+            se, whole_df, lasts = standard_error(seeds, df, images)
             assert se == pytest.approx(seeds, nan_ok=True)
             assert whole_df[:2].tolist() == df[:2].tolist()
             assert lasts[:2].tolist() == [0, 0]
 
     def test_the_floor_is_a_guard_and_no_third_part(self):
         low = math.sqrt(image_floor(1000, 100))
-        assert standard_error(2 * low, 4, 0.0, 999, low**2)[0] == pytest.approx(2 * low)
-        se, df, lasts = standard_error(0.6 * low, 4, 0.0, 999, low**2)
+        assert standard_error(2 * low, 4, ImageError(0.0, 999, low**2))[0] == pytest.approx(2 * low)
+        se, df, lasts = standard_error(0.6 * low, 4, ImageError(0.0, 999, low**2))
         assert (se, lasts) == (pytest.approx(low), pytest.approx(0.8 * low))
         assert 4 < df < 999
 
@@ -197,16 +198,15 @@ class TestPower:
     def test_planned_with_images(self):
         free = planned_detectable(0.6, 3, 4, 3)
         seeds = 0.6**2 * 2 / 3
-        assert planned_detectable(0.6, 3, 4, 3, lasting=0.0, lasting_df=9999) == free
+        assert planned_detectable(0.6, 3, 4, 3, images=ImageError(0.0, 9999)) == free
         df = float(satterthwaite(seeds, moderated_df(6, 2), 3 * seeds, 999))
-        shift = planned_detectable(0.6, 3, 4, 3, lasting=3 * seeds, lasting_df=999) / math.sqrt(4 * seeds)
+        shift = planned_detectable(0.6, 3, 4, 3, images=ImageError(3 * seeds, 999)) / math.sqrt(4 * seeds)
         assert scipy.stats.nct.sf(scipy.stats.t.isf(0.025 / 3, df), df, shift) == pytest.approx(0.8, abs=1e-6)
         # so many seeds leave the images alone, with 999 degrees of freedom
-        alone = planned_detectable(0.6, 10**7, 2, 1, lasting=0.04, lasting_df=999)
+        alone = planned_detectable(0.6, 10**7, 2, 1, images=ImageError(0.04, 999))
         assert alone == pytest.approx(0.2 * (1.9623 + 0.8420), rel=1e-3)
-        assert planned_detectable(0.0, 3, 4, 3, lasting_df=99, floor=image_floor(100, 100)) > 2.8 * math.sqrt(
-            image_floor(100, 100)
-        )
+        floor = image_floor(100, 100)
+        assert planned_detectable(0.0, 3, 4, 3, images=ImageError(0.0, 99, floor)) > 2.8 * math.sqrt(floor)
 
     def test_stated_lies_below_planned_and_meets_it(self):
         for seeds in (2, 3, 5):
@@ -246,23 +246,28 @@ class TestPower:
         assert needed(-0.4, 1.0) == needed(0.4, 1.0)
 
     def test_seeds_do_not_replace_images(self):
-        known = {"lasting_df": 1999, "mechanisms": 3, "margin": 1.0}
+        known = {"mechanisms": 3, "margin": 1.0}
+
+        def error(lasting):
+            return ImageError(lasting, 1999, image_floor(2000, 100))
 
         def needed(lasting):
-            return seeds_needed(1.0, sigma=0.5, lasting=lasting, seeds=3, arms=4, **known)
+            return seeds_needed(1.0, sigma=0.5, images=error(lasting), seeds=3, arms=4, **known)
 
         assert needed(0.05) > needed(0.0) > 3
         assert needed(0.3) is None  # 0.55 points remain at any number of seeds
-        assert images_needed(1.0, lasting=0.3, **known)
-        assert not images_needed(1.0, lasting=0.05, **known)
-        assert not images_needed(1.0, lasting=math.nan, **(known | {"lasting_df": None}))
-        assert seeds_needed(1.0, sigma=9.0, lasting=0.05, seeds=3, arms=4, **known) is None  # the seeds' own fault
+        assert images_needed(1.0, images=error(0.3), **known)
+        assert not images_needed(1.0, images=error(0.05), **known)
+        assert not images_needed(1.0, images=None, **known)
+        assert (
+            seeds_needed(1.0, sigma=9.0, images=error(0.05), seeds=3, arms=4, **known) is None
+        )  # the seeds' own fault
 
     def test_the_edge_of_what_seeds_can_do(self):
         """At any number of seeds the images leave a normal error: 2.394 + 0.842 of it are needed for 3 mechanisms."""
-        known = {"lasting_df": 10**6, "mechanisms": 3, "margin": 0.01}
-        assert not images_needed(1.0, lasting=(0.999 / 3.2356) ** 2, **known)
-        assert images_needed(1.0, lasting=(1.001 / 3.2356) ** 2, **known)
+        known = {"mechanisms": 3, "margin": 0.01}
+        assert not images_needed(1.0, images=ImageError((0.999 / 3.2356) ** 2, 10**6), **known)
+        assert images_needed(1.0, images=ImageError((1.001 / 3.2356) ** 2, 10**6), **known)
 
     def test_a_study_of_few_images_says_that_more_are_needed(self):
         rng = np.random.default_rng(33)

@@ -1,31 +1,23 @@
 """Randomised blocks: the least squares and the tests of a study, for one study or for thousands at once.
 
-Arms are the treatments, seeds are the blocks, and the model is
+Arms are the treatments, seeds are the blocks. The model is fitted to the runs that have a score; nothing is imputed:
 
     score[arm, seed] = mu[arm] + b[seed] + e[arm, seed],    e independent, mean 0, variance σ²
-
-fitted by least squares to the runs that have a score; nothing is imputed. σ² is pooled over all arms:
-
     s² = Σ residual² / df,              df = runs - rank              ((A-1)(S-1) when all A·S runs are there)
 
-The variance behind one difference is that pooled variance moderated by the difference's own, which the m seeds that
-both arms have give with m - 1 degrees of freedom (a moderated t test: Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3:3):
+The variance behind one difference is that pooled s² moderated by the difference's own, which the m seeds that both arms
+have give with m - 1 degrees of freedom (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3:3):
 
     own[a]²    = ½ var over seeds(score[a] - score[0])
     spread[a]² = (1 - w) s² + w own[a]²,       w = (m - 1) / (10 + m - 1)
     se[a]      = spread[a] √unit[a],           unit from the normal equations    (2/S when all runs are there)
 
 Under the model both estimates are unbiased and cov(s², own²) = var(s²), so spread² has the degrees of freedom
+1 / ((1 - w²) / df + w² / (m - 1)). The pooled variance alone does not see that a far-off mean comes from runs that lie
+far apart: over 45 arms it gives 6 to 7 % false verdicts with t₅ noise, 8 to 10 % where SDs differ by a factor of two.
 
-    1 / ((1 - w²) / df + w² / (m - 1))
-
-which is df itself for two arms, and less by little for more. The pooled variance alone is not enough: over 45 arms with
-t₅ noise it gives a false verdict in 6 to 7 % of the studies, and in 8 to 10 % where the arms' standard deviations
-differ by a factor of two, because it cannot see that a far-off mean comes from runs that lie far apart.
-
-The error that the test images add, and the power of a study, are in ``precision``. Differences are tested by t,
-two-sided, and a family of them is corrected by Holm's step-down (Holm 1979, Scand. J. Stat. 6:65). What
-depends on scores takes leading axes ``(..., arm, seed)``: ``analyse`` and the 10,000 studies of
+Differences are tested by t, two-sided; a family of them is corrected by Holm's step-down (Holm 1979, Scand. J. Stat.
+6:65). Scores take leading axes ``(..., arm, seed)``, so that ``analyse`` and the studies of
 ``benchmarks/simulation.py`` go through the same lines.
 """
 
@@ -58,9 +50,8 @@ Verdict = Literal["helps", "hurts", "equal", "not decided"]
 PRIOR_DF = 10
 """Degrees of freedom that the pooled variance counts for beside a difference's own.
 
-It says how far the spreads of arms may differ before their own runs speak: as ten degrees of freedom scatter, by a
-fifth. Fixed, because 3 to 45 arms of 3 to 5 seeds cannot estimate it: an estimate costs a fifth of the power where all
-arms are alike."""
+Fixed: 3 to 45 arms of 3 to 5 seeds cannot estimate it, and an estimate costs a fifth of the power where all are
+alike."""
 
 ZERO = 1e-11
 """In units of the largest score. What float64 leaves of an exactly zero difference or spread lies far below this."""
@@ -125,10 +116,7 @@ class Design:
 
 
 def moderated_df(pooled: ArrayLike, own: ArrayLike) -> Floats:
-    """Degrees of freedom of a moderated variance, from those of the pooled variance and of the difference's own.
-
-    They are ``pooled`` where ``own`` is zero: there is nothing to moderate with.
-    """
+    """Degrees of freedom of a moderated variance; ``pooled`` where ``own`` is zero."""
     pooled, own = np.broadcast_arrays(np.asarray(pooled, dtype=np.float64), np.asarray(own, dtype=np.float64))
     weight = own / (PRIOR_DF + own)
     mixed = 1 / ((1 - weight**2) / np.maximum(pooled, 1) + weight**2 / np.maximum(own, 1))
@@ -137,7 +125,7 @@ def moderated_df(pooled: ArrayLike, own: ArrayLike) -> Floats:
 
 @dataclass(frozen=True)
 class Fit:
-    """What least squares makes of scores, all in the unit of the scores.
+    """Least squares of scores, in their unit.
 
     Attributes:
         differences: (..., A), arm minus arm 0; NaN where it cannot be estimated.

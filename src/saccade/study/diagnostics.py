@@ -47,9 +47,8 @@ def largest_residual(fitted: Fit, design: Design) -> tuple[float | None, tuple[i
 def widest_arm(scores: Floats, design: Design, alpha: float = 0.05) -> tuple[int, float] | None:
     """Return the arm whose runs scatter more than those of the others, and σ without it; None where no arm does.
 
-    It adds more to the squared residuals of scores (A, S) than its degrees of freedom explain: an F test against the
-    fit to all other runs, Bonferroni over the arms. Arm 0 is not asked, because every difference needs it. No arm is
-    named where fewer than four degrees of freedom would be left.
+    An F test of what it adds to the squared residuals of scores (A, S) against the fit to all other runs, Bonferroni
+    over the arms but the baseline. No arm is named where fewer than four degrees of freedom would be left.
     """
     squares = float(np.square(fit(scores, design).residuals).sum())
     found: tuple[float, int, float] | None = None

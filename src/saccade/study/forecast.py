@@ -17,7 +17,7 @@ from saccade.errors import UserError
 from saccade.recipe import Recipe
 from saccade.study.engine import slots_for
 from saccade.study.plan import Study
-from saccade.study.precision import MOST_SEEDS, image_floor, planned_detectable
+from saccade.study.precision import MOST_SEEDS, ImageError, image_floor, planned_detectable
 from saccade.study.results import collect
 from saccade.training import build
 from saccade.training.environment import choose_device
@@ -153,8 +153,8 @@ def forecast(study: Study, slots: int | None, device: str = "auto") -> Forecast:
     arms, family = len(study.arms), sum(arm.control is None for arm in study.arms[1:])
 
     def sees(sigma: float, seeds: int) -> float:
-        images = {"lasting": known.lasting, "lasting_df": max(count - 1, 1), "floor": image_floor(count, 100.0)}
-        return planned_detectable(sigma, seeds, arms, family, **images)
+        images = ImageError(known.lasting, max(count - 1, 1), image_floor(count, 100.0))
+        return planned_detectable(sigma, seeds, arms, family, images=images)
 
     sigmas = known.sigmas
     enough = (n for n in range(2, MOST_SEEDS + 1) if sees(sigmas[0], n) <= study.margin)

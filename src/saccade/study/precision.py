@@ -5,33 +5,26 @@ A study done again would differ in its runs and in its test images. With S seeds
     se² = from the seeds + lasting                                    (Satterthwaite 1946, Biometrics Bull. 2:110)
     df  = (sum of v)² / (sum of v² / its df),   v = part · (1 + 2 / its df),   the lasting part's df from image_df
 
-Plain Satterthwaite has v = part. A seeds' part that came out small by luck then makes se small and df large at once: at
-3 arms and 3 seeds, with a quarter as much from the images, 5.8 % of the studies had a false verdict. The factor is
-E[part²] / E[part]²; with it they are 4.9 %.
+The factor is E[part²] / E[part]². Without it a seeds' part that came out small by luck makes se small and df large at
+once: 5.8 % false verdicts for 4.9 % at 3 arms, 3 seeds and a quarter as much from the images.
 
 *From the seeds* (``blocks.fit``) is how much runs on these very images differ, the chance of single answers included.
-*Lasting* is what remains if the runs on these images were repeated for ever: some images suit one arm, others suit
-another. It is read from pseudo-values (``pseudovalues``), one per unit: an image, or a group or block of images. More
-seeds shrink the first part only; more test images shrink the second.
-
-The larger of the two parts alone is too small: where both are alike its 95 % intervals cover 90 %. Their sum read
-against t with the degrees of freedom of the seeds is too wide.
+*Lasting* is what remains if these runs were repeated for ever: some images suit one arm, others another. It is read
+from ``pseudovalues``, one per unit: an image, or a group or block of images. More seeds shrink the first part, more
+images the second. The larger part alone is too small: where both are alike its intervals cover 90 %.
 
 Errors and differences are in the metric's unit.
 
-Two constants turn a standard error into a detectable difference, and they are not the same number.
-
-*Planned*: σ is known, the study is still to be run and will estimate s. Its T is noncentral t, and the constant is the
-noncentrality at which P(T > t_crit) = power.
-
-*Stated*: the study has been run and speaks in its own s. A true difference of c·se is found when
-(d - c·se)/se + c > t_crit, where d is the estimate; the fraction is central t, so c = t_crit + t_power. It is the
-smaller of the two: a study whose s came out large by luck, and so finds less, also states a larger difference.
+Two constants turn a standard error into a detectable difference. *Planned*: σ is known, the study will estimate s; its
+T is noncentral t, and the constant is the noncentrality at which P(T > t_crit) = power. *Stated*: the study was run and
+speaks in its own s; a true difference of c·se is found when (d - c·se)/se + c > t_crit, where the fraction is
+central t, so c = t_crit + t_power. It is the smaller: a study whose s came out large also states a larger difference.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,6 +35,7 @@ from saccade.study.blocks import moderated_df, t_quantile
 
 __all__ = [
     "MOST_SEEDS",
+    "ImageError",
     "image_df",
     "image_floor",
     "image_variances",
@@ -69,9 +63,9 @@ def image_variances(d: Floats) -> tuple[Floats, Floats]:
         d: (..., S, units), pseudo-values of an arm less those of the baseline, one row per seed that both have.
 
     Returns:
-        ``(between, within)``, each (...): the variance between units of their mean over seeds, and the variance of one
-        unit over seeds once what a run does to all units is taken out. ``between`` is expected to be the lasting
-        variance plus ``within / S``. One seed cannot tell them apart and leaves ``within`` at 0; one unit has neither.
+        ``(between, within)``, each (...): the variance between units of their mean over seeds, expected to be the
+        lasting variance plus ``within / S``, and the variance of one unit over seeds once what a run does to all units
+        is taken out. One seed leaves ``within`` at 0; one unit has neither.
     """
     seeds, units = d.shape[-2:]
     if units < 2:
@@ -145,35 +139,43 @@ def spread(values: Floats, images: int) -> float:
     return math.sqrt(float(known.var(axis=1, ddof=1).mean()) * images / units) if known.shape[1] > 1 else 0.0
 
 
+@dataclass(frozen=True)
+class ImageError:
+    """What the test images leave at any number of seeds.
+
+    Attributes:
+        squared: (...), squared standard error (``lasting_error``); NaN where the images of a difference are unknown.
+        df: its degrees of freedom (``image_df``).
+        floor: the whole squared error is held above it by what lasts (``image_floor``).
+    """
+
+    squared: ArrayLike
+    df: float
+    floor: float = 0.0
+
+
 def standard_error(
-    from_seeds: ArrayLike, df: ArrayLike, lasting: ArrayLike = 0.0, lasting_df: float | None = None, floor: float = 0.0
+    from_seeds: ArrayLike, df: ArrayLike, images: ImageError | None = None
 ) -> tuple[Floats, Floats, Floats]:
     """Standard error of differences from both parts, with its degrees of freedom.
 
     Args:
         from_seeds: (...), standard error from the runs; NaN where the runs give none.
         df: (...), its degrees of freedom.
-        lasting: (...), squared error that lasts; NaN where the images of a difference are unknown.
-        lasting_df: its degrees of freedom; None where no images are known, which leaves the seeds' error and df.
-        floor: as from ``image_floor``; the whole squared error is held above it by what lasts.
+        images: the other part; None where it is unknown, which leaves the seeds' error and degrees of freedom.
 
     Returns:
         ``(se, df, lasting_se)``, each (...): the whole, its degrees of freedom, and the part that lasts.
     """
     seeds = np.square(np.asarray(from_seeds, dtype=np.float64))
-    if lasting_df is None:
-        lasts = np.zeros_like(seeds)
-    else:
-        lasts = np.where(np.isnan(lasting), 0.0, np.maximum(lasting, floor - seeds))
-    whole_df = satterthwaite(seeds, df, lasts, lasting_df or 1.0)
-    return np.sqrt(seeds + lasts), whole_df, np.sqrt(lasts)
+    if images is None:
+        return np.sqrt(seeds), np.asarray(df, dtype=np.float64), np.zeros_like(seeds)
+    lasts = np.where(np.isnan(images.squared), 0.0, np.maximum(images.squared, images.floor - seeds))
+    return np.sqrt(seeds + lasts), satterthwaite(seeds, df, lasts, images.df), np.sqrt(lasts)
 
 
 def satterthwaite(first: ArrayLike, first_df: ArrayLike, second: ArrayLike, second_df: ArrayLike) -> Floats:
-    """Degrees of freedom of the sum of two independent variance estimates, each weighed as in this module's docstring.
-
-    They are those of the first where both estimates are zero.
-    """
+    """Degrees of freedom of the sum of two independent variance estimates; those of the first where both are zero."""
     a_df, b_df = np.asarray(first_df, dtype=np.float64), np.asarray(second_df, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         a, b = np.asarray(first) * (1 + 2 / a_df), np.asarray(second) * (1 + 2 / b_df)
@@ -182,20 +184,18 @@ def satterthwaite(first: ArrayLike, first_df: ArrayLike, second: ArrayLike, seco
 
 
 def stated_detectable(df: ArrayLike, mechanisms: int, alpha: float = 0.05, power: float = 0.8) -> Floats:
-    """The constant c of a study that was run: it finds a true difference of c·(its own se) with this power.
+    """The constant c of a study that was run: it finds a true difference of c·se with this power.
 
     Found means significant in the right direction at the first step of Holm, alpha / mechanisms, two-sided.
     """
     return t_quantile(1 - alpha / (2 * mechanisms), df) + t_quantile(power, df)
 
 
-def _complete(
-    sigma: float, seeds: ArrayLike, arms: int, lasting: float, lasting_df: float | None, floor: float
-) -> tuple[Floats, Floats, Floats]:
+def _complete(sigma: float, seeds: ArrayLike, arms: int, images: ImageError | None) -> tuple[Floats, Floats, Floats]:
     """``standard_error`` of a study in which no run is missing and σ is known."""
     s = np.asarray(seeds)
     df = moderated_df((arms - 1) * (s - 1), s - 1)
-    return standard_error(sigma * np.sqrt(2 / s), df, lasting, lasting_df, floor)
+    return standard_error(sigma * np.sqrt(2 / s), df, images)
 
 
 def planned_detectable(
@@ -206,9 +206,7 @@ def planned_detectable(
     alpha: float = 0.05,
     power: float = 0.8,
     *,
-    lasting: float = 0.0,
-    lasting_df: float | None = None,
-    floor: float = 0.0,
+    images: ImageError | None = None,
 ) -> float:
     """Smallest true difference to the baseline that a study still to be run will find with this power.
 
@@ -219,16 +217,14 @@ def planned_detectable(
         mechanisms: size of the Holm family.
         alpha: error of the family, two-sided.
         power: probability of finding it at the first step of Holm.
-        lasting: squared standard error that the test images leave at any number of seeds.
-        lasting_df: as for ``standard_error``.
-        floor: as for ``standard_error``.
+        images: what the test images leave; None leaves them out.
 
     Returns:
         The difference; infinite where a study has one seed or one arm, since it cannot estimate its own error.
     """
     if (arms - 1) * (seeds - 1) < 1:
         return math.inf
-    se, df, _ = (float(value) for value in _complete(sigma, seeds, arms, lasting, lasting_df, floor))
+    se, df, _ = (float(value) for value in _complete(sigma, seeds, arms, images))
     critical = float(t_quantile(1 - alpha / (2 * mechanisms), df))
     far = 2 * float(stated_detectable(df, mechanisms, alpha, power))  # planned is at most 1.3 times the stated
     return float(brentq(lambda nc: 1 - nctdtr(df, nc, critical) - power, 0, far)) * se
@@ -238,9 +234,7 @@ def seeds_needed(
     difference: float,
     *,
     sigma: float,
-    lasting: float = 0.0,
-    lasting_df: float | None = None,
-    floor: float = 0.0,
+    images: ImageError | None = None,
     seeds: int,
     arms: int,
     mechanisms: int,
@@ -256,9 +250,7 @@ def seeds_needed(
     Args:
         difference: the difference as estimated.
         sigma: SD behind the difference as estimated, taken as known.
-        lasting: as for ``planned_detectable``, as estimated.
-        lasting_df: as for ``standard_error``.
-        floor: as for ``standard_error``.
+        images: what the test images leave, as estimated.
         seeds: seeds the study has.
         arms: all arms with a score.
         mechanisms: size of the Holm family; 1 for a control.
@@ -267,7 +259,7 @@ def seeds_needed(
         power: as in the study.
     """
     s = np.arange(max(seeds + 1, 2), MOST_SEEDS + 1)
-    se, df, _ = _complete(sigma, s, arms, lasting, lasting_df, floor)
+    se, df, _ = _complete(sigma, s, arms, images)
     enough = np.flatnonzero(_decides(difference, se, df, mechanisms, margin, alpha) >= power)
     return int(s[enough[0]]) if len(enough) else None
 
@@ -275,18 +267,16 @@ def seeds_needed(
 def images_needed(
     difference: float,
     *,
-    lasting: float,
-    lasting_df: float | None,
-    floor: float = 0.0,
+    images: ImageError | None,
     mechanisms: int,
     margin: float,
     alpha: float = 0.05,
     power: float = 0.8,
 ) -> bool:
-    """Whether no number of seeds would probably decide, because of what the test images leave; as ``seeds_needed``."""
-    if lasting_df is None:
+    """Whether the test images keep any number of seeds from deciding; arguments as ``seeds_needed``."""
+    if images is None:
         return False
-    se, df, _ = standard_error(0.0, math.inf, lasting, lasting_df, floor)
+    se, df, _ = standard_error(0.0, math.inf, images)
     return bool(_decides(difference, se, df, mechanisms, margin, alpha) < power)
 
 

@@ -10,22 +10,21 @@ Conventions:
   metric's unit, "points" for "%". Means and scores keep the metric's own direction.
 * The interval of a difference is at 1 - alpha and not corrected; p is corrected by Holm over the mechanisms. Controls
   are no part of that family: each stands alone, with p_holm = p.
-* The squared standard error is the sum of two: what the runs leave (``blocks.fit``) and what the test images leave at
-  any number of seeds (``precision.lasting_error``). It is read against t with Satterthwaite's degrees of freedom, which
-  differ from row to row. Images that all answer alike still leave an error (``precision.image_floor``).
+* The squared standard error is what the runs leave (``blocks.fit``) and what the test images leave at any number of
+  seeds (``precision.lasting_error``, at least ``image_floor``), read against t with Satterthwaite's degrees of freedom.
 * *helps*, *hurts*: Holm's p < alpha. *equal*: not so, and the interval lies inside ±margin. *not decided*: all else,
   and every arm where the baseline is within noise of the trivial answer.
 * A run without a score (NaN, None, infinite) is left out. An arm without any score keeps its row, which says so. One
   seed measures no spread: no interval, no p, every verdict "not decided".
-* Where the residuals are exactly zero and no ``values`` are given, nothing is known to vary: arms with the same scores
-  are "equal" by convention, and any other difference is "not decided": its error is unknown, not zero.
+* Where the residuals are exactly zero and no ``values`` are given, arms with the same scores are "equal" by
+  convention, and any other difference is "not decided": its error is unknown, not zero.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +37,7 @@ from saccade.study.diagnostics import largest_residual, seed_sd, widest_arm
 from saccade.study.findings import Analysis, Arm, Difference, Interval, measure
 from saccade.study.metric import Metric, difference_unit, span
 from saccade.study.precision import (
+    ImageError,
     image_df,
     image_floor,
     images_needed,
@@ -165,7 +165,7 @@ def analyse(
     pairs = [_pairs(parts, names[a], baseline, present[a] & present[0]) for a in arms[1:]]
     own = parts.get(baseline, np.empty((len(labels), 0)))[present[0]]
     lasting = np.array([lasting_of(d) for d in pairs])
-    error = _ImageError(lasting, image_df(images_in) if parts else None, _floor(own, images, metric))
+    error = ImageError(lasting, image_df(images_in), _floor(own, images, metric)) if images else None
     for a, row in zip(arms[1:], _judged([rows[a] for a in arms[1:]], design, fitted, error), strict=True):
         rows[a] = row
     size, place, stands_out = largest_residual(fitted, design)
@@ -225,10 +225,8 @@ def _pairs(parts: Mapping[str, Floats], name: str, baseline: str, shared: Bools)
     return parts[name][shared] - parts[baseline][shared]
 
 
-def _floor(own: Floats, images: int | None, metric: Metric) -> float:
+def _floor(own: Floats, images: int, metric: Metric) -> float:
     """``image_floor`` for this metric; ``own`` (S, units) are the baseline's pseudo-values."""
-    if images is None:
-        return 0.0
     width = span(metric)
     return image_floor(images, spread(own, images) if width is None else width)
 
@@ -290,22 +288,13 @@ def _unjudged(
     )
 
 
-@dataclass(frozen=True)
-class _ImageError:
-    """What the test images leave: squared errors (rows,), their df, and the floor under the whole squared error."""
-
-    lasting: Floats
-    df: float | None
-    floor: float
-
-
-def _judged(rows: Sequence[Difference], design: Design, fitted: Fit, images: _ImageError) -> list[Difference]:
+def _judged(rows: Sequence[Difference], design: Design, fitted: Fit, images: ImageError | None) -> list[Difference]:
     """The rows of the arms that have scores, with their tests."""
     if not rows:
         return []
     margin, alpha = rows[0].margin, rows[0].alpha
     estimates, from_seeds = fitted.differences[1:], fitted.se[1:]
-    se, df, lasting_se = standard_error(from_seeds, design.difference_df[1:], images.lasting, images.df, images.floor)
+    se, df, lasting_se = standard_error(from_seeds, design.difference_df[1:], images)
     family = np.array([not row.is_control for row in rows])
     tests = judge(estimates, se, df, family=family, margin=margin, alpha=alpha)
     mechanisms = int((family & ~np.isnan(tests.p)).sum())
@@ -321,9 +310,7 @@ def _judged(rows: Sequence[Difference], design: Design, fitted: Fit, images: _Im
         needed, too_few_images = None, False
         if verdicts[i] == "not decided":
             known: dict[str, Any] = {
-                "lasting": float(images.lasting[i]),
-                "lasting_df": None if math.isnan(images.lasting[i]) else images.df,
-                "floor": images.floor,
+                "images": _of_row(images, i),
                 "mechanisms": comparisons,
                 "margin": margin,
                 "alpha": alpha,
@@ -353,6 +340,12 @@ def _judged(rows: Sequence[Difference], design: Design, fitted: Fit, images: _Im
             )
         )
     return judged
+
+
+def _of_row(images: ImageError | None, row: int) -> ImageError | None:
+    """The images' error of one difference; None where it is unknown."""
+    squared = math.nan if images is None else np.asarray(images.squared)[row]
+    return None if images is None or math.isnan(squared) else replace(images, squared=squared)
 
 
 def _why_untested(row: Difference, estimate: float | None, design: Design) -> str:
