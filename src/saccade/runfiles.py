@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
+from saccade.controls import ControlName
 from saccade.errors import UserError
 from saccade.recipe import MAX_EPOCHS, Recipe, described
 
@@ -153,7 +154,7 @@ class _Arm(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     name: str
     mechanism: str
-    control: Literal["extra", "noise", "shuffled"] | None = None
+    control: ControlName | None = None
     where: str | None = None
 
 

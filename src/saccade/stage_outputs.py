@@ -1,8 +1,8 @@
-"""What the sites of a host hand on to the next stage within one call of the host.
+"""Vectors that sites of a host hand on to later sites within one call of it.
 
-A mechanism whose SPEC ``needs`` the "previous stage" holds a :class:`PreviousStage`: it gives the vector squeezed out
-of its own map and gets those of the stage before. ``plug`` joins the mechanisms of one host by a
-:class:`StageOutputs`, which hooks of the host open and close.
+A mechanism whose SPEC ``needs`` the ``previous stage`` holds a :class:`PreviousStage`: it hands on the vector squeezed
+from its map and reads those of the stage before. ``plug`` joins such modules of one host by a :class:`StageOutputs`,
+which hooks of the host open and close.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from saccade.errors import UserError
@@ -21,89 +20,71 @@ __all__ = ["PreviousStage", "StageOutputs"]
 
 
 class _OpenCall:
-    """The vectors given in one call, by site.
-
-    Wrapped so that hooks which open and close calls touch no tensor: torch.compile would treat those tensors as graph
-    inputs.
-    """
+    """The vectors of one call, by site. Wrapped, as torch.compile would take tensors in a dict for graph inputs."""
 
     def __init__(self) -> None:
         self.vectors: dict[str, Tensor] = {}
 
 
 class StageOutputs:
-    """Vectors by site, of the running call alone.
+    """Vectors by site, for the duration of one call of the host; each thread has its own.
 
-    A call inside a call has vectors of its own, and so has each thread, for replicas of a host run at the same time. A
-    copy holds nothing. What an interrupted call leaves is dropped when the next begins.
+    The next call replaces one that is still open: after Ctrl-C torch runs no hook that would close it. A host that
+    is called again inside its own call can hence not read on in the outer one, and says so. A copy holds nothing.
     """
 
     def __init__(self) -> None:
-        self._running: dict[int, list[_OpenCall]] = {}
+        self._state = threading.local()  # its ``call`` is opened by hooks, its ``block`` by a with statement
 
     def __reduce__(self) -> tuple[type[StageOutputs], tuple[()]]:
         return StageOutputs, ()
 
-    def _thread(self) -> int:
-        """Return the running thread; torch.compile has none, and gets the one that has opened a call, or 0."""
-        return next(iter(self._running), 0) if torch.compiler.is_compiling() else threading.get_ident()
-
     @property
-    def running(self) -> bool:
-        """Whether a call is open in this thread."""
-        return self._thread() in self._running
-
-    def drop(self) -> None:
-        """Forget the calls that are open in this thread."""
-        self._running.pop(self._thread(), None)
+    def _current(self) -> _OpenCall | None:
+        return getattr(self._state, "call", None) or getattr(self._state, "block", None)
 
     def open(self) -> None:
-        """Begin a call."""
-        self._running.setdefault(self._thread(), []).append(_OpenCall())
+        """Begin a call of the host."""
+        self._state.call = _OpenCall()
 
     def close(self) -> None:
-        """End the innermost call, if one is open."""
-        calls = self._running.get(self._thread(), [])
-        if calls:
-            calls.pop()
-        if not calls:
-            self._running.pop(self._thread(), None)
+        """End the call of the host, if one is open."""
+        self._state.call = None
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """Hold a call open inside the block."""
-        self.open()
+        """Treat the block as one call; calls of the host inside it have vectors of their own."""
+        outer = getattr(self._state, "block", None)
+        self._state.call, self._state.block = None, _OpenCall()
         try:
             yield
         finally:
-            self.close()
+            self._state.block = outer
 
-    def given(self) -> dict[str, Tensor]:
-        """Return the vectors of the running call so far, by site; {} outside a call."""
-        calls = self._running.get(self._thread())
-        return dict(calls[-1].vectors) if calls else {}
+    def vectors(self) -> dict[str, Tensor]:
+        """Return the vectors handed on so far, by site; {} outside a call."""
+        return {} if self._current is None else dict(self._current.vectors)
 
-    def give(self, site: str, vector: Tensor) -> None:
-        """Set the vector of ``site`` in the running call; outside a call do nothing."""
-        calls = self._running.get(self._thread())
-        if calls:
-            calls[-1].vectors[site] = vector
+    def write(self, site: str, vector: Tensor) -> None:
+        """Hand on the vector of ``site``, replacing its last; outside a call, do nothing."""
+        if self._current is not None:
+            self._current.vectors[site] = vector
 
     def read(self, site: str, wanted: tuple[str, ...]) -> list[Tensor]:
         """Return the vectors of the sites ``wanted``, for ``site``.
 
         Raises:
-            UserError: no call is running, or one of them did not run in it.
+            UserError: no call is open, or one of them did not run in it.
         """
-        calls = self._running.get(self._thread())
-        if not calls:
+        if self._current is None:
             raise UserError(
                 f"the mechanism at {site} reads what {', '.join(wanted)} squeezed in the same call of the host, and "
                 "none is running: a part of the host was run by itself, as `forward_features` and feature extractors "
-                "do, or again, as gradient checkpointing does in the backward pass. Call the whole host, run its "
-                "parts inside `with saccade.one_call(host):`, and switch gradient checkpointing off"
+                "do, or again, as gradient checkpointing does in the backward pass, or the host was called inside its "
+                "own call. Call the whole host, run its parts inside `with saccade.one_call(host):`, and switch "
+                "gradient checkpointing off"
             )
-        vectors = calls[-1].vectors
+        vectors = self._current.vectors
         absent = [one for one in wanted if one not in vectors]
         if absent:
             raise UserError(
@@ -114,10 +95,11 @@ class StageOutputs:
 
 
 class PreviousStage(nn.Module):
-    """What a mechanism reads of the stage before its own; it has no parameters.
+    """Reads the vectors of the stage before; it has no parameters.
 
     Args:
-        count: how many vectors are read, 0 where there is no stage before: the option ``previous`` of the mechanism.
+        count: how many vectors are read, 0 where there is no stage before; ``plug`` sets it by the option ``previous``
+            of the mechanism.
 
     Raises:
         ValueError: ``count`` is negative.
@@ -136,18 +118,18 @@ class PreviousStage(nn.Module):
         super().__setstate__({"outputs" if key == "relay" else key: value for key, value in state.items()})
 
     def join(self, outputs: StageOutputs, site: str, sites: tuple[str, ...]) -> None:
-        """Let ``site`` give its vectors to ``outputs``, and read those of ``sites`` there."""
+        """Hand on by ``outputs`` as ``site``, and read ``sites`` from it."""
         self.outputs, self.site, self.sites = outputs, site, sites
 
     def forward(self, vector: Tensor) -> list[Tensor]:
-        """Give ``vector`` (B, C); return those of the stage before, each (B, channels of its site).
+        """Hand on ``vector`` (B, C) and return those of the stage before, each (B, channels of its site).
 
         Raises:
-            ValueError: there are some to be read, and the mechanism is in no host.
-            UserError: they were not given in this call of the host.
+            ValueError: vectors are to be read, and no host hands them on.
+            UserError: they were not handed on in this call of the host.
         """
         if self.outputs is not None:
-            self.outputs.give(self.site, vector)
+            self.outputs.write(self.site, vector)
         if not self.count:
             return []
         if self.outputs is None:
@@ -158,5 +140,5 @@ class PreviousStage(nn.Module):
         return self.outputs.read(self.site, self.sites)
 
     def extra_repr(self) -> str:
-        """Return the sites that are read."""
+        """The sites that are read."""
         return ", ".join(self.sites) or f"{self.count}"

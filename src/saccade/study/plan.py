@@ -18,22 +18,16 @@ from typing import Any
 import tomli_w
 
 from saccade import catalog
+from saccade.controls import CONTROLS
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import printable
 from saccade.recipe import MAX_SEED, Recipe, described
 from saccade.runfiles import Done, StudyFile, make_folders, read, read_recipe
 
-__all__ = ["BASELINE", "CONTROLS", "Arm", "Run", "Study", "arms", "seeds", "shipped", "write_atomically"]
+__all__ = ["BASELINE", "Arm", "Run", "Study", "arms", "seeds", "shipped", "write_atomically"]
 
 BASELINE = "none"
 """The arm without attention; first in every study."""
-CONTROLS = {
-    "extra": "a plain bottleneck without attention, of the number of parameters nearest to the mechanism's that one of "
-    "at least one unit can have; a mechanism that does no better was helped by its parameters",
-    "noise": "a random gate that sees nothing; a mechanism that does no better was helped by rescaling channels",
-    "shuffled": "the mechanism with the gate of another image; if it does as well, it does not matter what is seen",
-}
-"""What can stand at a mechanism's sites in its place, and what that tells."""
 _MAX_SEEDS = 10_000
 _MAX_RUNS = 10_000
 """The least squares of a study hold a square of its runs in memory: 800 MB at so many."""

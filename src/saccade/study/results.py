@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from saccade.controls import CONTROLS
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.imagefiles import left_out
 from saccade.runfiles import Costs, Environment, Failed, predictions, read
-from saccade.study.plan import BASELINE, CONTROLS, Run, Study, write_atomically
+from saccade.study.plan import BASELINE, Run, Study, write_atomically
 from saccade.study.stats import analyse
 from saccade.trust import Trust
 
@@ -84,7 +85,7 @@ def collect(folder: str | Path) -> dict[str, Any]:
             "arms": [{"name": a.name, "mechanism": a.mechanism, "control": a.control, "slug": a.slug}
                      for a in study.arms],
             "complete": complete,
-            "controls": {kind: tells for kind, tells in CONTROLS.items() if kind in {a.control for a in study.arms}},
+            "controls": {kind: c.shows for kind, c in CONTROLS.items() if kind in {a.control for a in study.arms}},
         },
         "arms": arms,
         "analysis": analysis,

@@ -5,12 +5,10 @@ All hooks are functions of modules, so that copies and pickles of a host keep th
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import nn
 
 from saccade.errors import UserError
@@ -50,27 +48,13 @@ def keep_plugs(
 
 
 def open_call(host: nn.Module, args: tuple[Any, ...]) -> None:
-    """Forward pre-hook of the host: open a call, after dropping what an interrupted one left."""
+    """Open a call of each StageOutputs of the host; forward pre-hook."""
     for outputs in host.__dict__[_OUTPUTS]:
-        if not torch.compiler.is_compiling() and outputs.running and _outermost(host):
-            outputs.drop()
         outputs.open()
 
 
-def _outermost(host: nn.Module) -> bool:
-    """Detect re-entrant calls of ``host`` by walking the stack; after Ctrl-C an open call may be stale.
-
-    After an exception torch runs ``close_call``; after a KeyboardInterrupt it runs no hook.
-    """
-    frame, calls = inspect.currentframe(), 0
-    while frame is not None:
-        calls += frame.f_code is nn.Module._call_impl.__code__ and frame.f_locals.get("self") is host
-        frame = frame.f_back
-    return calls < 2
-
-
 def close_call(host: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    """Forward hook of the host, after an exception too: close the call."""
+    """Close the call of each StageOutputs of the host, after an exception too; forward hook."""
     for outputs in host.__dict__[_OUTPUTS]:
         outputs.close()
 

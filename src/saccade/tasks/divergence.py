@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from saccade.hooks import temporary_hooks
+from saccade.tensors import tensors_in
 
 __all__ = ["DivergenceError", "locate"]
 
@@ -55,16 +57,13 @@ def locate(network: nn.Module, images: Tensor, loss: Callable[[Tensor], Tensor])
 
     def watch(path: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            outputs = output if isinstance(output, (tuple, list)) else (output,)
-            if not found and any(isinstance(o, Tensor) and not _finite(o) for o in outputs):
+            if not found and not all(map(_finite, tensors_in(output))):
                 found.append(path)
 
         return hook
 
-    with ExitStack() as stack, torch.no_grad():
-        for path, module in network.named_modules():
-            handle = module.register_forward_hook(watch(path))
-            stack.callback(handle.remove)
+    with temporary_hooks() as handles, torch.no_grad():
+        handles += [module.register_forward_hook(watch(path)) for path, module in network.named_modules()]
         loss(network(images))
     return ("output", found[0] or "the network") if found else ("loss", "")
 
