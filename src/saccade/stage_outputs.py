@@ -1,8 +1,7 @@
-"""Vectors that sites of a host hand on to later sites within one call of it.
+"""Vectors that sites of a host hand on to the next stage within one call of the host.
 
-A mechanism whose SPEC ``needs`` the ``previous stage`` holds a :class:`PreviousStage`: it hands on the vector squeezed
-from its map and reads those of the stage before. ``plug`` joins such modules of one host by a :class:`StageOutputs`,
-which hooks of the host open and close.
+``plug`` joins the :class:`PreviousStage` modules of one host by a :class:`StageOutputs`, which hooks of the host open
+and close.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ class _OpenCall:
 class StageOutputs:
     """Vectors by site, for the duration of one call of the host; each thread has its own.
 
-    The next call replaces one that is still open: after Ctrl-C torch runs no hook that would close it. A host that
-    is called again inside its own call can hence not read on in the outer one, and says so. A copy holds nothing.
+    The next call replaces one that is still open: after Ctrl-C torch runs no hook that would close it. So a host that
+    is called inside its own call cannot read on in the outer one, and says so. A copy holds nothing.
     """
 
     def __init__(self) -> None:
