@@ -17,6 +17,7 @@ import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from saccade.controls import ControlName
 from saccade.errors import UserError, did_you_mean
 
 __all__ = [
@@ -175,7 +176,7 @@ class Attention(_Part):
 
     mechanism: Text = "none"
     """``none`` or ``name:option=value``."""
-    control: Literal["extra", "noise", "shuffled"] | None = None
+    control: ControlName | None = None
     """What is plugged at the mechanism's sites instead: ``extra``, a bottleneck of about as many parameters; ``noise``,
     a random constant gate; ``shuffled``, the mechanism with the gate or context of the next image of its batch."""
     where: Annotated[str | tuple[str, ...], AfterValidator(_texts)] = "paper"

@@ -17,13 +17,14 @@ from safetensors.numpy import save_file
 
 import saccade
 from saccade.cli.report import command
+from saccade.controls import CONTROLS
 from saccade.cost import measure
 from saccade.data import open_data
 from saccade.errors import UserError
 from saccade.models import create_host
 from saccade.recipe import Recipe
 from saccade.saving import save
-from saccade.study.plan import CONTROLS, Arm, Study
+from saccade.study.plan import Arm, Study
 from saccade.study.report import charts, write_report
 from saccade.study.report.svg import Scale, element, extent, ticks
 from saccade.study.report.typeset import NARROW, count, milliseconds, number, p_value, prose, relative, signed

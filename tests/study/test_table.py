@@ -5,8 +5,8 @@ import re
 
 import pytest
 
+from saccade.controls import CONTROLS
 from saccade.escaping import printable
-from saccade.study.plan import CONTROLS
 from saccade.study.report.table import latex, markdown
 from saccade.study.report.typeset import NARROW
 
@@ -27,7 +27,7 @@ def _results(names=NAMES, notes=(), controls=("extra",), seeds=(0, 1, 2), model=
     return {
         "study": {
             "name": "s", "baseline": "none", "seeds": list(seeds),
-            "controls": {kind: CONTROLS[kind] for kind in controls},
+            "controls": {kind: CONTROLS[kind].shows for kind in controls},
             "recipe": {"model": {"name": model}, "data": {"source": source}},
         },
         "arms": {names[0]: _arm(70.0, 5.0), names[1]: _arm(85.125, None), names[2]: _arm(None, None, "extra", False)},

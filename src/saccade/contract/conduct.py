@@ -6,7 +6,7 @@ import copy
 import gc
 import pickle
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from saccade.contract.case import (
     modes,
     rewinding,
 )
+from saccade.tensors import tensors_in
 
 __all__ = [
     "answers_the_same_twice",
@@ -195,16 +196,5 @@ def _strays(module: nn.Module) -> dict[str, list[int]]:
         f"{path}.{name}".lstrip("."): found
         for path, part in module.named_modules()
         for name, value in vars(part).items()
-        if name not in ("_parameters", "_buffers", "_modules") and (found := [id(t) for t in _tensors(value)])
+        if name not in ("_parameters", "_buffers", "_modules") and (found := [id(t) for t in tensors_in(value)])
     }
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _tensors(part)
-    elif isinstance(value, list | tuple | set | frozenset):
-        for part in value:
-            yield from _tensors(part)

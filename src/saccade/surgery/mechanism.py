@@ -10,11 +10,12 @@ from typing import Any
 from torch import nn
 
 from saccade import catalog
+from saccade.bases import Convolution
 from saccade.errors import UserError, did_you_mean
 from saccade.graph.sites import Site
 from saccade.specs import Spec
 
-__all__ = ["Builder", "Mechanism", "StandIn", "per_stage", "previous_sites"]
+__all__ = ["Builder", "Mechanism", "StandIn", "kernel_keeper", "per_stage", "previous_sites"]
 
 Builder = Callable[..., nn.Module]
 StandIn = tuple[str, dict[str, Any], nn.Module]
@@ -106,6 +107,12 @@ def _defaults(function: Builder) -> dict[str, Any]:
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return {}
     return {p.name: p.default for p in parameters if p.kind is not p.VAR_POSITIONAL}
+
+
+def kernel_keeper(mechanism: str | Builder) -> type[Convolution] | None:
+    """Return the class of a mechanism that keeps the kernel of the convolution it replaces; None of any other."""
+    maker = catalog.load(mechanism) if isinstance(mechanism, str) else mechanism
+    return maker if isinstance(maker, type) and issubclass(maker, Convolution) else None
 
 
 def per_stage(what: Mechanism, options: dict[str, Any], sites: list[Site]) -> list[dict[str, Any]]:
