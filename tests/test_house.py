@@ -15,7 +15,7 @@ SOURCE = Path(saccade.__file__).parent
 FLOORS = [
     ["escaping"],
     ["errors"],
-    ["specs"],
+    ["source", "specs"],
     ["attachment", "ops", "recipe", "relay", "probe", "imagefiles"],
     ["bases", "runfiles"],
     ["attention"],

@@ -10,8 +10,8 @@ from torch import nn
 
 import saccade.models
 from saccade import UserError, load, save
-from saccade.attention.gc import GlobalContext
-from saccade.attention.se import SqueezeExcite
+from saccade.attention.global_context import GlobalContext
+from saccade.attention.squeeze_excite import SqueezeExcite
 from saccade.recipe import Attention
 from saccade.study import plan
 from saccade.surgery import parameter_groups, plug, plug_control, plugs, record

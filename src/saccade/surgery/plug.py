@@ -14,8 +14,8 @@ from torch import nn
 from saccade import catalog
 from saccade.attachment import CHILD, runs_plug
 from saccade.errors import UserError, did_you_mean
-from saccade.specs import Spec
 from saccade.probe import check_network, example_input
+from saccade.specs import Spec
 from saccade.surgery.carrying import attach, detach, join
 from saccade.surgery.checking import verify_forward, warn_of_eval_only
 from saccade.surgery.guard import NOT_RUN, PLUGS, REPLACED, lost, paths, raise_if_lost, unwatch
@@ -73,6 +73,7 @@ class Mechanism:
             UserError: no such mechanism.
         """
         if isinstance(mechanism, str):
+            mechanism = catalog.canonical(mechanism)
             spec, defaults = catalog.spec(mechanism), catalog.options(mechanism)
 
             def make(channels: int, **options: Any) -> nn.Module:
@@ -83,6 +84,7 @@ class Mechanism:
             raise UserError(f"a mechanism is a name or something that takes the channels, got {mechanism!r}")
         name = f"{getattr(mechanism, '__module__', '')}:{getattr(mechanism, '__qualname__', repr(mechanism))}"
         try:
+            name = catalog.canonical(name)
             spec = catalog.spec(name)
         except UserError:
             spec = Spec(title=name.partition(":")[2], kind="transform", evidence="reading")
@@ -105,7 +107,7 @@ class Mechanism:
             UserError: it has not, or, asked for by name, one takes no such value.
         """
         if self.named:
-            catalog.shape(self.name, options)
+            catalog.resolve_options(self.name, options)
             return
         for key in options:
             if self.defaults and key not in self.defaults:
