@@ -111,7 +111,7 @@ def test_create_passes_options():
         (lambda: saccade.create("se", 64, rd_ration=2), "se has no option 'rd_ration'. Did you mean 'rd_ratio'?"),
         (
             lambda: saccade.create("se", 8),
-            "se with channels=8, {}: channels * rd_ratio must be at least 1, got 8 * 0.0625",
+            "se: channels * rd_ratio must be at least 1, got 8 * 0.0625",
         ),
         (lambda: saccade.create("eca", 8, kernel_size=4), "kernel_size must be odd and positive, got 4"),
         (lambda: saccade.create("eca", 64, gamma=0), "gamma must be positive, got 0"),

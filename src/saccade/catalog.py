@@ -246,7 +246,8 @@ def create(name: str, channels: int, **given: Any) -> nn.Module:
         UserError: unknown name or option, or whatever the class raises; outside its limits, with the numbers.
     """
     resolve_options(name, given)
-    sized = "size" in spec(name).needs
+    facts = spec(name)
+    sized = "size" in facts.needs
     if sized and isinstance(given.get("size"), list):
         given["size"] = tuple(given["size"])  # out of a file: JSON knows no tuples
     if sized and (size := given.get("size")) is not None and not _is_size(size):
@@ -257,6 +258,8 @@ def create(name: str, channels: int, **given: Any) -> nn.Module:
     except UserError:
         raise
     except Exception as error:  # whatever a stranger's class raises
+        if isinstance(error, ValueError) and str(error).startswith(facts.limits):
+            raise UserError(f"{name}: {error}") from error
         kind = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
         raise UserError(f"{name} with channels={channels}, {given}: {kind}{error}") from error
 
