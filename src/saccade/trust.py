@@ -71,11 +71,11 @@ def check_mechanism(name: str, options: Mapping[str, Any], owner: str, trust: Tr
             continue
         if ":" in each:
             raise refusal("mechanism", each, owner)
-        known = catalog.list_mechanisms()
+        known = catalog.spellings()
         if each not in known:
             raise UserError(
                 f"{owner}: no mechanism is called {brief(each)!r}.{did_you_mean(each[:60], known)} "
-                f"`saccade list` shows all {len(known)}."
+                f"`saccade list` shows all {len(set(known.values()))}."
             )
 
 

@@ -10,8 +10,8 @@ from torch import nn
 import saccade.models
 from randomize import randomized
 from saccade import UserError, load, save
-from saccade.attention.gc import GlobalContext
-from saccade.attention.se import SqueezeExcite
+from saccade.attention.global_context import GlobalContext
+from saccade.attention.squeeze_excite import SqueezeExcite
 from saccade.controls import CONTROLS
 from saccade.surgery import parameter_groups, plug, plug_control, plugs, record
 from saccade.surgery.controls import NoiseGate, Shuffled

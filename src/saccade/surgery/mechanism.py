@@ -41,6 +41,7 @@ class Mechanism:
             UserError: no such mechanism.
         """
         if isinstance(mechanism, str):
+            mechanism = catalog.canonical(mechanism)
             spec, defaults = catalog.spec(mechanism), catalog.options(mechanism)
 
             def make(channels: int, **options: Any) -> nn.Module:
@@ -51,6 +52,7 @@ class Mechanism:
             raise UserError(f"a mechanism is a name or something that takes the channels, got {mechanism!r}")
         name = f"{getattr(mechanism, '__module__', '')}:{getattr(mechanism, '__qualname__', repr(mechanism))}"
         try:
+            name = catalog.canonical(name)
             spec = catalog.spec(name)
         except UserError:
             spec = Spec(title=name.partition(":")[2], kind="transform", evidence="reading")
@@ -73,7 +75,7 @@ class Mechanism:
             UserError: it has not, or they do not.
         """
         if self.named:
-            catalog.shape(self.name, options)
+            catalog.resolve_options(self.name, options)
             return
         for key in options:
             if self.defaults and key not in self.defaults:

@@ -32,6 +32,7 @@ from saccade.ops.eager import is_bare
 __all__ = ["CrissCrossAttention"]
 
 SPEC = {
+    "name": "cc",
     "title": "Criss-cross attention",
     "paper": {
         "authors": "Huang, Wang, Huang, Huang, Wei, Liu",
@@ -44,11 +45,15 @@ SPEC = {
     "evidence": "oracle",
     "code": ["speedinghzl/CCNet"],
     "position": {"default": "stage[-1]"},
-    "params": "(2*C + 1)*int(C*rd_ratio) + (C + 1)*C + 1",
-    "limits": ["C * rd_ratio >= 1 and recurrence >= 1"],
+    "limits": ["channels * rd_ratio must be at least 1", "recurrence must be at least 1"],
     "neutral": True,
     "equivariant": ["flip", "transpose"],
 }  # fmt: skip
+
+
+def parameters(channels: int, rd_ratio: float) -> int:
+    hidden = int(channels * rd_ratio)
+    return (2 * channels + 1) * hidden + (channels + 1) * channels + 1
 
 
 class CrissCrossAttention(Context):

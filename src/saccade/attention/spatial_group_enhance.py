@@ -28,6 +28,7 @@ from saccade.ops.gating import gated, others, pooled_mean
 __all__ = ["SpatialGroupEnhance"]
 
 SPEC = {
+    "name": "sge",
     "title": "Spatial Group-wise Enhance",
     "paper": {
         "authors": "Li, Hu, Yang",
@@ -40,11 +41,14 @@ SPEC = {
     "evidence": "oracle",
     "code": ["implus/PytorchInsight"],
     "position": {"default": "residual"},
-    "params": "2*(groups or gcd(64, C))",
-    "limits": ["groups == None or groups >= 1 and C % groups == 0"],
+    "limits": ["groups must divide channels"],
     "gate": (0.0, 1.0),
     "equivariant": ["permutation", "flip", "transpose"],
 }  # fmt: skip
+
+
+def parameters(channels: int, groups: int | None) -> int:
+    return 2 * (groups or math.gcd(64, channels))
 
 
 class SpatialGroupEnhance(nn.Module):
@@ -63,7 +67,7 @@ class SpatialGroupEnhance(nn.Module):
         super().__init__()
         self.groups = math.gcd(64, channels) if groups is None else groups
         if self.groups < 1 or channels % self.groups:
-            raise ValueError(f"channels must divide by groups, got {channels} and {groups}")
+            raise ValueError(f"groups must divide channels, got {groups} and {channels}")
         self.weight = nn.Parameter(torch.zeros(self.groups))
         self.bias = nn.Parameter(torch.ones(self.groups))
         self.tap = nn.Identity()

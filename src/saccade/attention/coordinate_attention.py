@@ -28,6 +28,7 @@ from saccade.ops.gating import gated, pooled_mean
 __all__ = ["CoordinateAttention"]
 
 SPEC = {
+    "name": "coord",
     "title": "Coordinate Attention",
     "paper": {
         "authors": "Hou, Zhou, Feng",
@@ -40,8 +41,7 @@ SPEC = {
     "evidence": "oracle",
     "code": ["houqb/CoordAttention"],
     "position": {"default": "residual", "mobilenetv2": "expanded"},
-    "params": "3*C*max(8, int(C*rd_ratio)) + 2*C + 3*max(8, int(C*rd_ratio))",
-    "limits": ["rd_ratio > 0"],
+    "limits": ["rd_ratio must be positive"],
     "gate": (0.0, 1.0),
     "equivariant": ["flip"],
     "published": [
@@ -50,6 +50,11 @@ SPEC = {
     ],
     "timm": "coord",
 }  # fmt: skip
+
+
+def parameters(channels: int, rd_ratio: float) -> int:
+    hidden = max(8, int(channels * rd_ratio))
+    return 3 * channels * hidden + 2 * channels + 3 * hidden
 
 
 @Gate.register

@@ -27,6 +27,7 @@ from saccade.bases import Gate
 __all__ = ["LargeKernelAttention"]
 
 SPEC = {
+    "name": "lka",
     "title": "Large Kernel Attention",
     "paper": {
         "authors": "Guo, Lu, Liu, Cheng, Hu",
@@ -38,9 +39,12 @@ SPEC = {
     "kind": "transform",
     "evidence": "paper",
     "position": {"default": "residual"},
-    "params": "C*((2*dilation - 1)**2 + ceil(kernel_size/dilation)**2 + C + 3)",
-    "limits": ["dilation >= 1", "kernel_size >= 1 and ceil(kernel_size/max(1, dilation)) % 2 == 1"],
+    "limits": ["dilation must be positive", "kernel_size / dilation must be odd and positive, rounded up"],
 }  # fmt: skip
+
+
+def parameters(channels: int, kernel_size: int, dilation: int) -> int:
+    return channels * ((2 * dilation - 1) ** 2 + math.ceil(kernel_size / dilation) ** 2 + channels + 3)
 
 
 class LargeKernelAttention(Gate):

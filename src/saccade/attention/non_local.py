@@ -34,6 +34,7 @@ from saccade.ops.resample import starts
 __all__ = ["NonLocal"]
 
 SPEC = {
+    "name": "nl",
     "title": "Non-local block",
     "paper": {
         "authors": "Wang, Girshick, Gupta, He",
@@ -46,12 +47,20 @@ SPEC = {
     "evidence": "port",
     "code": ["facebookresearch/SlowFast"],
     "position": {"default": "stage[-2]"},
-    "params": "4*C*int(C*rd_ratio) + (2 + (instantiation == 'dot_product'))*int(C*rd_ratio) + 3*C",
-    "limits": ["C * rd_ratio >= 1"],
+    "limits": ["channels * rd_ratio must be at least 1"],
     "neutral": True,
-    "equivariant": ["permutation if not pool", "flip if not pool", "transpose"],
+    "equivariant": "permutation, flip, transpose; with pool=True transpose alone",
     "timm": "nl",
 }  # fmt: skip
+
+
+def parameters(channels: int, rd_ratio: float, instantiation: str) -> int:
+    hidden = int(channels * rd_ratio)
+    return 4 * channels * hidden + (2 + (instantiation == "dot_product")) * hidden + 3 * channels
+
+
+def equivariant(pool: bool) -> tuple[str, ...]:
+    return ("transpose",) if pool else ("permutation", "flip", "transpose")
 
 
 class NonLocal(Context):

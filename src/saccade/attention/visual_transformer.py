@@ -33,6 +33,7 @@ from saccade.ops.eager import is_bare
 __all__ = ["VisualTransformer"]
 
 SPEC = {
+    "name": "vt",
     "title": "Visual-transformer block",
     "paper": {
         "authors": "Wu, Xu, Dai, Wan, Zhang, Yan, Tomizuka, Gonzalez, Keutzer, Vajda",
@@ -44,10 +45,13 @@ SPEC = {
     "kind": "context",
     "evidence": "paper",
     "position": {"default": "stage[-2]"},
-    "params": "tokens*C + 6*C*C",
-    "limits": ["tokens >= 2"],
+    "limits": ["tokens must be at least 2"],
     "equivariant": ["permutation", "flip", "transpose"],
 }  # fmt: skip
+
+
+def parameters(channels: int, tokens: int) -> int:
+    return tokens * channels + 6 * channels**2
 
 
 class VisualTransformer(Context):

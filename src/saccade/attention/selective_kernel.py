@@ -35,6 +35,7 @@ from saccade.ops.gating import pooled_mean
 __all__ = ["SelectiveKernel"]
 
 SPEC = {
+    "name": "sk",
     "title": "Selective kernel",
     "paper": {
         "authors": "Li, Wang, Hu, Yang",
@@ -45,22 +46,16 @@ SPEC = {
     },
     "kind": "conv",
     "evidence": "paper",
-    "code": ["implus/PytorchInsight if variant == 'fair'"],
+    "code": ["implus/PytorchInsight (variant='fair')"],
     "position": {"default": "conv3x3"},
-    "params": "(out_channels or C) * (C//(branch_groups if variant == 'paper' else groups)*kernel_size**2"
-    " + C//branch_groups*kernel_size**2 + 4 + bias)"
-    " + max(int((out_channels or C)*rd_ratio), 32 if variant == 'paper' else 1) * (3*(out_channels or C) + 2)",
     "limits": [
-        "min(kernel_size, stride, dilation) >= 1",
-        "out_channels is None or out_channels >= 1",
-        "padding is None or padding >= 0",
-        "branch_groups >= 1 and C % branch_groups == 0",
-        "(out_channels or C) % branch_groups == 0",
-        "groups >= 1 and C % groups == 0",
-        "(out_channels or C) % groups == 0",
-        "variant == 'fair' or groups == 1 or groups == branch_groups",
-        "dilation*(kernel_size - 1) % 2 == 0",
-        "variant == 'paper' or (out_channels or C) * rd_ratio >= 1",
+        "channels, out_channels, kernel_size, stride and dilation must be at least 1",
+        "padding must be at least 0",
+        "branch_groups must divide the channels",
+        "groups must divide the channels",
+        "groups must be 1 or branch_groups",
+        "dilation * (kernel_size - 1) must be even",
+        "out_channels * rd_ratio must be at least 1",
     ],
     "gate": (0, 1),
     "published": [
@@ -72,6 +67,23 @@ SPEC = {
     ],
     "timm": "sk",
 }  # fmt: skip
+
+
+def parameters(
+    channels: int,
+    out_channels: int | None,
+    kernel_size: int,
+    groups: int,
+    bias: bool,
+    variant: str,
+    branch_groups: int,
+    rd_ratio: float,
+) -> int:
+    outputs = channels if out_channels is None else out_channels
+    near = channels // (branch_groups if variant == "paper" else groups)
+    far = channels // branch_groups
+    hidden = max(int(outputs * rd_ratio), 32 if variant == "paper" else 1)
+    return outputs * ((near + far) * kernel_size**2 + 4 + bias) + hidden * (3 * outputs + 2)
 
 
 class SelectiveKernel(nn.Module):
@@ -125,14 +137,11 @@ class SelectiveKernel(nn.Module):
             raise ValueError(f"padding must be at least 0, got {padding}")
         for name, number in (("branch_groups", branch_groups), ("groups", groups)):
             if number < 1 or channels % number or outputs % number:
-                raise ValueError(f"{name} = {number} must divide the channels, {channels} in and {outputs} out")
+                raise ValueError(f"{name} must divide the channels, got {number} for {channels} in and {outputs} out")
         if variant == "paper" and groups not in (1, branch_groups):
-            raise ValueError(f"both branches have {branch_groups} groups: groups must be 1 or as many, got {groups}")
+            raise ValueError(f"groups must be 1 or branch_groups, got {groups} and {branch_groups}")
         if dilation * (kernel_size - 1) % 2:
-            raise ValueError(
-                f"both branches must give maps of one size: dilation * (kernel_size - 1) must be even, got {dilation} "
-                f"and {kernel_size}"
-            )
+            raise ValueError(f"dilation * (kernel_size - 1) must be even, got {dilation} * ({kernel_size} - 1)")
         hidden = max(int(outputs * rd_ratio), 32 if variant == "paper" else 0)
         if hidden < 1:
             raise ValueError(f"out_channels * rd_ratio must be at least 1, got {outputs} * {rd_ratio}")

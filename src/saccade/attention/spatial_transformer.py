@@ -39,6 +39,7 @@ from saccade.ops.relative import coordinates
 __all__ = ["SpatialTransformer"]
 
 SPEC = {
+    "name": "stn",
     "title": "Spatial transformer",
     "paper": {
         "authors": "Jaderberg, Simonyan, Zisserman, Kavukcuoglu",
@@ -50,9 +51,14 @@ SPEC = {
     "kind": "transform",
     "evidence": "paper",
     "position": {"default": "stage[:-1]"},
-    "params": "C*hidden + hidden + (regions*hidden)**2 + hidden + (hidden + 1)*(6 if transform == 'affine' else 3)",
-    "limits": ["hidden >= 1", "regions >= 1"],
+    "limits": ["hidden and regions must be positive"],
 }  # fmt: skip
+
+
+def parameters(channels: int, transform: str, hidden: int, regions: int) -> int:
+    numbers = 6 if transform == "affine" else 3
+    return channels * hidden + 2 * hidden + (regions * hidden) ** 2 + (hidden + 1) * numbers
+
 
 START = 0.01
 """How far θ starts from the identity, in the map's half sides."""

@@ -34,6 +34,7 @@ from saccade.ops.autocast import without_autocast
 __all__ = ["DualRelationAttention"]
 
 SPEC = {
+    "name": "dra",
     "title": "Dual relation-aware attention",
     "paper": {
         "authors": "Fu, Liu, Jiang, Li, Bao, Lu",
@@ -45,12 +46,25 @@ SPEC = {
     "evidence": "oracle",
     "code": ["junfu1115/DANet"],
     "position": {"default": "stage[-1]"},
-    "params": "(5*C*C + 2*C*int(C*rd_ratio) + int(C*rd_ratio) + 9*C + 1 if position else 0)"
-    " + ((C + 2)*int(C*center_ratio) + 1 if channel else 0)",
-    "limits": ["C * rd_ratio >= 1 or not position", "C * center_ratio >= 1 or not channel", "position or channel"],
+    "limits": [
+        "channels * rd_ratio must be at least 1",
+        "channels * center_ratio must be at least 1",
+        "one of position and channel must be true",
+    ],
     "neutral": True,
-    "equivariant": ["permutation if not position", "flip", "transpose"],
+    "equivariant": "flip, transpose; permutation with position=False alone",
 }  # fmt: skip
+
+
+def parameters(channels: int, rd_ratio: float, center_ratio: float, position: bool, channel: bool) -> int:
+    hidden = int(channels * rd_ratio)
+    of_places = 5 * channels**2 + 2 * channels * hidden + hidden + 9 * channels + 1
+    return position * of_places + channel * ((channels + 2) * int(channels * center_ratio) + 1)
+
+
+def equivariant(position: bool) -> tuple[str, ...]:
+    return ("flip", "transpose") if position else ("permutation", "flip", "transpose")
+
 
 _SIDES = (1, 2, 3, 6)
 

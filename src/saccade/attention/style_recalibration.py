@@ -25,6 +25,7 @@ from saccade.ops.gating import mean_and_variance
 __all__ = ["StyleRecalibration"]
 
 SPEC = {
+    "name": "srm",
     "title": "Style-based Recalibration Module",
     "paper": {
         "authors": "Lee, Kim, Nam",
@@ -37,8 +38,7 @@ SPEC = {
     "evidence": "oracle",
     "code": ["hyunjaelee410/style-based-recalibration-module"],
     "position": {"default": "residual"},
-    "params": "4*C",
-    "limits": ["eps > 0"],
+    "limits": ["eps must be positive"],
     "gate": (0.0, 1.0),
     "equivariant": ["permutation", "flip", "transpose"],
     "published": [
@@ -46,6 +46,10 @@ SPEC = {
         {"net": "resnet18", "top1": 70.96, "source": "EMCA README"},
     ],
 }  # fmt: skip
+
+
+def parameters(channels: int) -> int:
+    return 4 * channels
 
 
 class StyleRecalibration(Gate):

@@ -34,6 +34,7 @@ from saccade.ops.gating import pooled_mean
 __all__ = ["BottleneckAttention"]
 
 SPEC = {
+    "name": "bam",
     "title": "Bottleneck Attention Module",
     "paper": {
         "authors": "Park, Woo, Lee, Kweon",
@@ -44,11 +45,9 @@ SPEC = {
     },
     "kind": "gate",
     "evidence": "oracle",
-    "code": ["Jongchan/attention-module if variant == 'official'"],
+    "code": ["Jongchan/attention-module (variant='official')"],
     "position": {"default": "stage[:-1]"},
-    "params": "3*C*int(C*rd_ratio) + 18*int(C*rd_ratio)**2"
-    " + (C + 13*int(C*rd_ratio) + 1 if variant == 'official' else 3*C + 5*int(C*rd_ratio) + 3)",
-    "limits": ["C * rd_ratio >= 1 and dilation >= 1"],
+    "limits": ["channels * rd_ratio must be at least 1", "dilation must be at least 1"],
     "gate": (1.0, 2.0),
     "published": [
         {"net": "resnet50", "top1": 76.86, "source": "README of the authors' code, its checkpoint"},
@@ -56,6 +55,12 @@ SPEC = {
         {"net": "resnet101", "params": 44.91, "macs": 7.933, "top1": 78.22, "source": "PytorchInsight README"},
     ],
 }  # fmt: skip
+
+
+def parameters(channels: int, rd_ratio: float, variant: str) -> int:
+    hidden = int(channels * rd_ratio)
+    norms = channels + 13 * hidden + 1 if variant == "official" else 3 * channels + 5 * hidden + 3
+    return 3 * channels * hidden + 18 * hidden**2 + norms
 
 
 class BottleneckAttention(Gate):

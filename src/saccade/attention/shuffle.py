@@ -27,6 +27,7 @@ from saccade.ops.gating import gated_and_shuffled, pooled_mean
 __all__ = ["ShuffleAttention"]
 
 SPEC = {
+    "name": "sa",
     "title": "Shuffle Attention",
     "paper": {
         "authors": "Zhang, Yang",
@@ -39,14 +40,17 @@ SPEC = {
     "evidence": "oracle",
     "code": ["wofmanaf/SA-Net"],
     "position": {"default": "residual"},
-    "params": "3*C // (groups or gcd(64, C // 2))",
-    "limits": ["C % 2 == 0 and (groups == None or groups >= 1 and C % (2*groups) == 0)"],
+    "limits": ["channels must be even", "2 * groups must divide channels"],
     "gate": (0.0, 1.0),
     "equivariant": ["permutation", "flip", "transpose"],
     "published": [
         {"net": "resnet50", "params": 25.56, "top1": 77.88, "source": "SA-Net README"},
     ],
 }  # fmt: skip
+
+
+def parameters(channels: int, groups: int | None) -> int:
+    return 3 * channels // (groups or math.gcd(64, channels // 2))
 
 
 class ShuffleAttention(nn.Module):
@@ -69,7 +73,7 @@ class ShuffleAttention(nn.Module):
             raise ValueError(f"channels must be even, got {channels}")
         self.groups = math.gcd(64, channels // 2) if groups is None else groups
         if self.groups < 1 or channels % (2 * self.groups):
-            raise ValueError(f"channels must divide by 2 * groups, got channels={channels}, groups={groups}")
+            raise ValueError(f"2 * groups must divide channels, got 2 * {groups} and {channels}")
         each = channels // (2 * self.groups)
         self.channel_weight = nn.Parameter(torch.zeros(each))
         self.channel_bias = nn.Parameter(torch.ones(each))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from saccade.contract.case import (
+from saccade.contract.harness import (
     CLOSE,
     SIZES,
     BrokenPromiseError,
@@ -25,7 +25,7 @@ from saccade.contract.case import (
     expect,
     gradients,
     modes,
-    rewinding,
+    rewinder,
 )
 from saccade.tensors import tensors_in
 
@@ -43,7 +43,7 @@ __all__ = [
 
 def leaves_its_input_alone(case: Case) -> None:
     """The map that goes in is not changed."""
-    module, x = case.drawn(), case.maps()
+    module, x = case.randomized(), case.maps()
     before = x.clone()
     for mode in modes(module):
         module(x)
@@ -52,8 +52,8 @@ def leaves_its_input_alone(case: Case) -> None:
 
 def lets_its_output_be_changed(case: Case) -> None:
     """The host may change the output in place: the input stays as it is, and every gradient is right, in any mode."""
-    module, x = case.drawn(), case.maps().requires_grad_()
-    rewind = rewinding(module)
+    module, x = case.randomized(), case.maps().requires_grad_()
+    rewind = rewinder(module)
     for mode in modes(module):
         rewind()
         expected = gradients(F.relu(module(x * 1)), module, x)
@@ -73,7 +73,7 @@ def lets_its_output_be_changed(case: Case) -> None:
 
 def keeps_nothing_between_calls(case: Case) -> None:
     """After a forward the module holds no tensor it did not hold before, and its input can be freed."""
-    module = case.drawn()
+    module = case.randomized()
     for mode in modes(module):
         before = _strays(module)
         x = case.maps()
@@ -89,7 +89,7 @@ def keeps_nothing_between_calls(case: Case) -> None:
 
 def answers_the_same_twice(case: Case) -> None:
     """In eval the same map gives the same output bit for bit, whatever came between, and no buffer moves."""
-    module, x = case.drawn(), case.maps()
+    module, x = case.randomized(), case.maps()
     state = copy.deepcopy(module.state_dict())
     first = module(x)
     module(case.maps(*case.sizes(SIZES[2])[0], seed=1))
@@ -100,7 +100,7 @@ def answers_the_same_twice(case: Case) -> None:
 
 def leaves_the_generator_alone(case: Case) -> None:
     """A forward in eval draws no random number, and none in train sets the seed of what is drawn after it."""
-    module, x = case.drawn(), case.maps()
+    module, x = case.randomized(), case.maps()
     before = torch.get_rng_state()
     module(x)
     expect(torch.equal(torch.get_rng_state(), before), "a forward in eval draws from the global generator")
@@ -115,7 +115,7 @@ def leaves_the_generator_alone(case: Case) -> None:
 
 def registers_every_parameter(case: Case) -> None:
     """What it learns and holds are parameters and buffers, all there before the first forward."""
-    module = case.drawn()
+    module = case.randomized()
     strays = sorted(_strays(module))
     expect(not strays, f"{', '.join(strays)}: a tensor that is neither parameter nor buffer moves with no .to()")
     before = set(module.state_dict())
@@ -132,13 +132,13 @@ def survives_copying(case: Case) -> None:
 
     A module with parametrizations, which torch refuses to pickle, is not examined if the other two do.
     """
-    module, x = case.drawn(), case.maps()
+    module, x = case.randomized(), case.maps()
     y = module(x)
     expect(torch.equal(copy.deepcopy(module)(x), y), "a deep copy gives another output")
     parametrized = any(is_parametrized(part) for part in module.modules())
     if not parametrized:
         expect(torch.equal(pickle.loads(pickle.dumps(module))(x), y), "a pickled copy gives another output")
-    other = case.drawn(seed=1)
+    other = case.randomized(seed=1)
     if any(True for _ in module.parameters()):
         expect(not torch.equal(other(x), y), "two modules with different parameters give the same output")
     other.load_state_dict(module.state_dict())
@@ -156,7 +156,7 @@ def is_drawn_by_the_seed(case: Case) -> None:
     for seed in (3, 3, 4):
         torch.default_generator.manual_seed(seed)
         with _Draws() as seen:
-            states.append(case.built().state_dict())
+            states.append(case.build().state_dict())
         draws.append(seen.values)
         after.append(torch.get_rng_state())
     same = states[0].keys() == states[1].keys() and all(torch.equal(states[0][k], states[1][k]) for k in states[0])

@@ -25,6 +25,7 @@ from saccade.ops.strip import strip_means
 __all__ = ["StripPooling"]
 
 SPEC = {
+    "name": "spm",
     "title": "Strip pooling module",
     "paper": {
         "authors": "Hou, Zhang, Cheng, Feng",
@@ -37,14 +38,17 @@ SPEC = {
     "evidence": "oracle",
     "code": ["houqb/SPNet"],
     "position": {"default": "activated[last]"},
-    "params": "(2*kernel_size + 1)*C*C + 5*C",
-    "limits": ["kernel_size >= 3 and kernel_size % 2 == 1"],
+    "limits": ["kernel_size must be odd and at least 3"],
     "gate": (0.0, 1.0),
     "published": [
         {"net": "resnet50", "params": 31.674, "source": "the authors' network and a classifier, counted",
          "where": ("activated[last] in stage[:-1]", "activated in stage[-1]"), "note": "six places"},
     ],
 }  # fmt: skip
+
+
+def parameters(channels: int, kernel_size: int) -> int:
+    return (2 * kernel_size + 1) * channels**2 + 5 * channels
 
 
 class StripPooling(Gate):

@@ -18,16 +18,19 @@ Source: Hu, Shen, Sun, "Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from torch import Tensor, nn
 
 from saccade.bases import Gate, reduced
 from saccade.ops.gating import max_and_mean, pooled_mean
+from saccade.specs import Interval
 
 __all__ = ["SqueezeExcite"]
 
 SPEC = {
+    "name": "se",
     "title": "Squeeze-and-Excitation",
     "paper": {
         "authors": "Hu, Shen, Sun",
@@ -38,14 +41,10 @@ SPEC = {
     },
     "kind": "gate",
     "evidence": "port",
-    "code": [
-        "implus/PytorchInsight if bias and squeeze == 'mean' and excitation == 'sigmoid'",
-        "moskomule/senet.pytorch if not bias and squeeze == 'mean' and excitation == 'sigmoid'",
-    ],
+    "code": ["implus/PytorchInsight (bias=True)", "moskomule/senet.pytorch (bias=False)"],
     "position": {"default": "residual"},
-    "params": "2*C*int(C*rd_ratio) + (C + int(C*rd_ratio) if bias else 0)",
-    "limits": ["C * rd_ratio >= 1"],
-    "gate": ["(0, 1) if excitation == 'sigmoid'", "[0, inf) if excitation == 'relu'", "(-1, 1)"],
+    "limits": ["channels * rd_ratio must be at least 1"],
+    "gate": "(0, 1); with excitation='relu' [0, inf), with 'tanh' (-1, 1)",
     "equivariant": ["permutation", "flip", "transpose"],
     "published": [
         {"net": "resnet50", "params": 28.09, "macs": 4.130, "top1": 77.18, "source": "PytorchInsight README"},
@@ -56,6 +55,15 @@ SPEC = {
     ],
     "timm": "se",
 }  # fmt: skip
+
+
+def parameters(channels: int, rd_ratio: float, bias: bool) -> int:
+    hidden = int(channels * rd_ratio)
+    return 2 * channels * hidden + bias * (channels + hidden)
+
+
+def gate(excitation: str) -> Interval:
+    return {"sigmoid": Interval(0, 1), "relu": Interval(0, math.inf, closed=True), "tanh": Interval(-1, 1)}[excitation]
 
 
 class SqueezeExcite(Gate):

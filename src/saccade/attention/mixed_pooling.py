@@ -29,6 +29,7 @@ from saccade.ops.strip import strip_means
 __all__ = ["MixedPooling"]
 
 SPEC = {
+    "name": "mpm",
     "title": "Mixed pooling module",
     "paper": {
         "authors": "Hou, Zhang, Cheng, Feng",
@@ -41,9 +42,13 @@ SPEC = {
     "evidence": "oracle",
     "code": ["houqb/SPNet"],
     "position": {"default": "stage[-1]"},
-    "params": "4*C*int(C*rd_ratio) + 51*int(C*rd_ratio)**2 + 18*int(C*rd_ratio) + 2*C",
-    "limits": ["C * rd_ratio >= 1", "min(fine, coarse) >= 1"],
+    "limits": ["channels * rd_ratio must be at least 1", "fine and coarse must be at least 1"],
 }  # fmt: skip
+
+
+def parameters(channels: int, rd_ratio: float) -> int:
+    hidden = int(channels * rd_ratio)
+    return 4 * channels * hidden + 51 * hidden**2 + 18 * hidden + 2 * channels
 
 
 class MixedPooling(nn.Module):

@@ -34,6 +34,7 @@ from saccade.ops.whole import whole_conv
 __all__ = ["GatherExcite"]
 
 SPEC = {
+    "name": "ge",
     "title": "Gather-Excite",
     "paper": {
         "authors": "Hu, Shen, Albanie, Sun, Vedaldi",
@@ -44,22 +45,30 @@ SPEC = {
     },
     "kind": "gate",
     "evidence": "paper",
-    "code": ["hyunjaelee410/style-based-recalibration-module if extra_params and extent == 0 and bias and not use_mlp"],
+    "code": ["hyunjaelee410/style-based-recalibration-module (bias=True, the kernel over the whole map)"],
     "position": {"default": "residual"},
-    "params": "(extra_params and (C*(H*W + 2 + bias) if extent == 0 else int(log2(extent))*C*(11 + bias)) or 0)"
-    " + (2*C*int(C*rd_ratio) + C + int(C*rd_ratio) if use_mlp else 0)",
-    "limits": [
-        "extent == 0 or extent >= 2 and 2**int(log2(extent)) == extent",
-        "not use_mlp or C * rd_ratio >= 1",
-    ],
+    "limits": ["extent must be 0 or a power of two", "channels * rd_ratio must be at least 1"],
     "gate": (0.0, 1.0),
-    "equivariant": [
-        "permutation if not extra_params and extent == 0", "flip if not extra_params and extent == 0",
-        "transpose if not extra_params",
-    ],
+    "equivariant": "extra_params=False: transpose, with extent=0 also permutation and flip",
     "needs": ["size"],
     "timm": "ge",
 }  # fmt: skip
+
+
+def parameters(
+    channels: int, extra_params: bool, extent: int, use_mlp: bool, rd_ratio: float, bias: bool, size: tuple[int, int]
+) -> int:
+    gathered = extra_params * channels * (extent.bit_length() - 1) * (11 + bias)
+    if extra_params and not extent:
+        gathered = channels * (size[0] * size[1] + 2 + bias)
+    hidden = int(channels * rd_ratio)
+    return gathered + use_mlp * (2 * channels * hidden + channels + hidden)
+
+
+def equivariant(extra_params: bool, extent: int) -> tuple[str, ...]:
+    if extra_params:
+        return ()
+    return ("transpose",) if extent else ("permutation", "flip", "transpose")
 
 
 class GatherExcite(Gate):

@@ -34,6 +34,7 @@ from saccade.ops.sizes import at_least_one
 __all__ = ["SoftMask"]
 
 SPEC = {
+    "name": "ran",
     "title": "Soft mask of the Residual Attention Network",
     "paper": {
         "authors": "Wang, Jiang, Qian, Yang, Li, Zhang, Wang, Tang",
@@ -45,10 +46,15 @@ SPEC = {
     "kind": "gate",
     "evidence": "paper",
     "position": {"default": "stage[:-1]"},
-    "params": "(3*depth - 1)*(2*C + 2*C*int(C*rd_ratio) + 4*int(C*rd_ratio) + 9*int(C*rd_ratio)**2) + 4*C + 2*C*C",
-    "limits": ["C * rd_ratio >= 1", "depth >= 1"],
+    "limits": ["channels * rd_ratio must be at least 1", "depth must be positive"],
     "gate": (1.0, 2.0),
 }  # fmt: skip
+
+
+def parameters(channels: int, depth: int, rd_ratio: float) -> int:
+    hidden = int(channels * rd_ratio)
+    unit = 2 * channels + 2 * channels * hidden + 4 * hidden + 9 * hidden**2
+    return (3 * depth - 1) * unit + 4 * channels + 2 * channels**2
 
 
 class SoftMask(Gate):

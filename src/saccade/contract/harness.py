@@ -1,8 +1,7 @@
-"""The module on trial: how it is built, what it is fed, how what it does is measured, and how a trial ends early."""
+"""The module under test: building it, random inputs, distances, and the two ways a test ends early."""
 
 from __future__ import annotations
 
-import ast
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,11 +11,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
+from saccade.contract.advice import in_one_line
 from saccade.specs import Spec
 
 __all__ = [
     "CLOSE", "DRAWS", "SIZES", "BrokenPromiseError", "Case", "UnexaminedError", "distance", "expect", "gradients",
-    "modes", "rewinding", "weighed",
+    "modes", "rewinder", "weighted_sum",
 ]  # fmt: skip
 
 SIZES = ((7, 5), (1, 1), (4, 9), (33, 17), (1, 6), (8, 8))
@@ -45,19 +45,16 @@ class Case:
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """What formulas of a SPEC use: ``C``, the options with their defaults, and ``H``, ``W`` if it needs a size."""
+        """The options, defaults included; with a ``size`` if SPEC needs one."""
         try:
             arguments = list(inspect.signature(self.make).parameters.values())[1:]
         except (TypeError, ValueError):
             arguments = []
         defaults = {a.name: a.default for a in arguments if a.default is not inspect.Parameter.empty}
-        values = {"C": self.channels, **defaults, **self.options}
-        if self.spec is not None and "size" in self.spec.needs:
-            values["H"], values["W"] = values.get("size") or SIZES[0]
-        return values
+        return defaults | self.options | ({} if self.fixed_size is None else {"size": self.fixed_size})
 
     def choices(self, name: str) -> list[Any]:
-        """The words that an option may be, by its annotation as a ``Literal``; [] where that says nothing."""
+        """The values of an option's ``Literal`` annotation; [] without one."""
         made = self.make.__init__ if isinstance(self.make, type) else self.make  # type: ignore[misc]
         try:
             annotation = get_type_hints(made).get(name)
@@ -66,20 +63,20 @@ class Case:
         return list(get_args(annotation)) if get_origin(annotation) is Literal else []
 
     @property
-    def only(self) -> tuple[int, int] | None:
-        """The one size (H, W) it takes, its option ``size``, where SPEC says that it needs one; else None."""
+    def fixed_size(self) -> tuple[int, int] | None:
+        """The one size (H, W) it takes, its option ``size``, where SPEC needs one; else None."""
         if self.spec is None or "size" not in self.spec.needs:
             return None
-        height, width = self.values.get("size") or SIZES[0]
+        height, width = self.options.get("size") or SIZES[0]
         return height, width
 
     def sizes(self, *wanted: tuple[int, int]) -> tuple[tuple[int, int], ...]:
         """``wanted``, or the one size it takes."""
-        return wanted if self.only is None else (self.only,)
+        return wanted if self.fixed_size is None else (self.fixed_size,)
 
-    def built(self, channels: int | None = None, **options: Any) -> nn.Module:
-        """A module with its own initialisation."""
-        given = {} if self.only is None else {"size": self.only}
+    def build(self, channels: int | None = None, **options: Any) -> nn.Module:
+        """Build a module with its own initialisation."""
+        given = {} if self.fixed_size is None else {"size": self.fixed_size}
         with torch.device("cpu"):  # whatever the global default device is
             try:
                 made = self.make(channels or self.channels, **{**given, **self.options, **options})
@@ -91,10 +88,10 @@ class Case:
             raise BrokenPromiseError(f"{type(made).__name__} is no torch.nn.Module")
         return made
 
-    def drawn(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
-        """A module in eval mode with random parameters and running statistics."""
+    def randomized(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
+        """Build a module in eval mode with random parameters and running statistics."""
         torch.default_generator.manual_seed(seed)
-        module = self.built()
+        module = self.build()
         generator = torch.Generator("cpu").manual_seed(seed)
         with torch.no_grad():
             for p in module.parameters():
@@ -113,38 +110,40 @@ class Case:
         generator = torch.Generator("cpu").manual_seed(seed)
         return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(dtype)
 
-    def stated(self, fact: str) -> Any:
-        """A fact of the SPEC; without it the promise is not examined."""
-        value = getattr(self.spec, fact) if self.spec is not None else None
-        if value is None:
-            raise UnexaminedError("there is no SPEC" if self.spec is None else f"SPEC states no {fact}")
-        return value
+    def stated(self, fact: str) -> Spec:
+        """Return the SPEC if it states ``fact`` for these options.
 
-    def neutral(self) -> bool:
-        """Whether SPEC says that it is the identity at its own start, built with these options."""
-        stated = self.stated("neutral")
-        if isinstance(stated, str):
-            self.needs_values(stated)
-        assert self.spec is not None
-        return self.spec.is_neutral(self.values)
+        Raises:
+            UnexaminedError: there is no SPEC, or no function beside it that can be called for the fact.
+        """
+        if self.spec is None:
+            raise UnexaminedError("there is no SPEC")
+        by_function = fact == "parameters" or isinstance(getattr(self.spec, fact), str)
+        if by_function and (why := self.spec.unanswered(fact, self.values)) is not None:
+            raise UnexaminedError(why)
+        return self.spec
 
-    def refusal(self, channels: int) -> str | None:
-        """Why SPEC refuses ``channels``; None where it does not, or where its limits cannot be evaluated here."""
-        if self.spec is None or not self.names_of(*self.spec.limits) <= set(self.values):
-            return None
-        return self.spec.refusal(channels, {**self.values, "C": channels})
+    def refusal(self, channels: int | None = None, **options: Any) -> str | None:
+        """Why it is not built, a ValueError that begins with a limit of SPEC; None if it is built.
 
-    def names_of(self, *expressions: str) -> set[str]:
-        """The names that formulas use, apart from the functions they call."""
-        nodes = [node for e in expressions for node in ast.walk(ast.parse(e, mode="eval"))]
-        called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
-        return {node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in called}
+        Without a SPEC any ValueError counts.
 
-    def needs_values(self, *expressions: str) -> None:
-        """Without a value for each name of ``expressions`` the promise is not examined."""
-        missing = sorted(self.names_of(*expressions) - set(self.values))
-        if missing:
-            raise UnexaminedError(f"SPEC uses {', '.join(missing)}, which is no option of {self.make!r}")
+        Raises:
+            BrokenPromiseError: it raises anything else.
+        """
+        try:
+            self.build(channels, **options)
+        except BrokenPromiseError:
+            raise
+        except Exception as error:
+            if isinstance(error, ValueError) and (self.spec is None or str(error).startswith(self.spec.limits)):
+                return str(error)
+            given = {"channels": channels or self.channels, **options}
+            raise BrokenPromiseError(
+                f"it cannot be built with {', '.join(f'{name} = {value}' for name, value in given.items())}: "
+                f"{in_one_line(error)}; a limit is stated in SPEC, and a ValueError begins with its words"
+            ) from error
+        return None
 
 
 def expect(holds: bool, otherwise: str) -> None:
@@ -168,11 +167,8 @@ def modes(module: nn.Module) -> Iterator[str]:
         yield "train" if training else "eval"
 
 
-def rewinding(module: nn.Module) -> Callable[[], None]:
-    """What sets the generator to one seed and the buffers of ``module`` to what they hold now.
-
-    After it a forward that draws, as dropout does, or moves a buffer, as spectral normalisation does, can be repeated.
-    """
+def rewinder(module: nn.Module) -> Callable[[], None]:
+    """Return a function that resets the generator's seed and the buffers of ``module``, so that a forward repeats."""
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
 
     def rewind() -> None:
@@ -184,14 +180,14 @@ def rewinding(module: nn.Module) -> Callable[[], None]:
     return rewind
 
 
-def weighed(y: Tensor) -> Tensor:
-    """The sum of all values under fixed random weights, the same for every dtype: what is differentiated."""
+def weighted_sum(y: Tensor) -> Tensor:
+    """Return the sum of all values under fixed random weights, the same for every dtype."""
     weights = torch.randn(y.shape, generator=torch.Generator("cpu").manual_seed(1), dtype=torch.float64, device="cpu")
     return (y * weights.to(y.dtype)).sum()
 
 
 def gradients(y: Tensor, module: nn.Module, x: Tensor) -> dict[str, Tensor | None]:
-    """The gradient of the weighed ``y`` by ``input`` and by the name of each parameter that takes one."""
+    """The gradient of the weighted_sum ``y`` by ``input`` and by the name of each parameter that takes one."""
     wanted = {"input": x, **{name: p for name, p in module.named_parameters() if p.requires_grad}}
-    found = torch.autograd.grad(weighed(y), list(wanted.values()), allow_unused=True)
+    found = torch.autograd.grad(weighted_sum(y), list(wanted.values()), allow_unused=True)
     return dict(zip(wanted, found, strict=True))

@@ -34,6 +34,7 @@ from saccade.ops.eager import is_captured
 __all__ = ["DoubleAttention"]
 
 SPEC = {
+    "name": "a2",
     "title": "Double attention",
     "paper": {
         "authors": "Chen, Kalantidis, Li, Yan, Feng",
@@ -44,12 +45,10 @@ SPEC = {
     },
     "kind": "context",
     "evidence": "paper",
-    "code": ["nguyenvo09/Double-Attention-Network if not norm"],
+    "code": ["nguyenvo09/Double-Attention-Network (norm=False)"],
     "position": {"default": "stage[1:-1]"},
-    "params": "2*C*int(C*rd_ratio) + int(C*rd_ratio) + 2*C*(descriptors or int(C*rd_ratio))"
-    " + (descriptors or int(C*rd_ratio)) + C + 2*C*norm",
-    "limits": ["C * rd_ratio >= 1", "(int(C * rd_ratio) if descriptors == None else descriptors) >= 2"],
-    "neutral": "norm",
+    "limits": ["channels * rd_ratio must be at least 1", "there must be at least 2 descriptors"],
+    "neutral": "only with norm=True",
     "equivariant": ["permutation", "flip", "transpose"],
     "published": [
         {"net": "resnet50", "params": 33.00, "macs": 6.50, "top1": 77.0, "source": "ECA-Net paper, table 3",
@@ -57,6 +56,16 @@ SPEC = {
          "note": "five blocks; not reproduced: 29.23 with C/4 for C/2, 32.96 with the host's running statistics"},
     ],
 }  # fmt: skip
+
+
+def parameters(channels: int, rd_ratio: float, descriptors: int | None, norm: bool) -> int:
+    hidden = int(channels * rd_ratio)
+    summaries = descriptors or hidden
+    return channels * (2 * hidden + 2 * summaries + 1 + 2 * norm) + hidden + summaries
+
+
+def neutral(norm: bool) -> bool:
+    return norm
 
 
 class DoubleAttention(Context):

@@ -36,6 +36,7 @@ from saccade.ops.gating import narrow_conv2d, pooled_mean
 __all__ = ["EfficientMultiScaleAttention"]
 
 SPEC = {
+    "name": "emattn",
     "title": "Efficient Multi-scale Attention",
     "paper": {
         "authors": "Ouyang, He, Zhang, Luo, Guo, Zhan, Huang",
@@ -47,10 +48,14 @@ SPEC = {
     "kind": "gate",
     "evidence": "paper",
     "position": {"default": "residual"},
-    "params": "10*(C // (groups or gcd(32, C)))**2 + 4*(C // (groups or gcd(32, C)))",
-    "limits": ["groups == None or groups >= 1 and C % groups == 0"],
+    "limits": ["groups must divide channels"],
     "gate": (0.0, 1.0),
 }  # fmt: skip
+
+
+def parameters(channels: int, groups: int | None) -> int:
+    each = channels // (groups or math.gcd(32, channels))
+    return 10 * each**2 + 4 * each
 
 
 class EfficientMultiScaleAttention(nn.Module):
@@ -71,7 +76,7 @@ class EfficientMultiScaleAttention(nn.Module):
         super().__init__()
         self.groups = math.gcd(32, channels) if groups is None else groups
         if self.groups < 1 or channels % self.groups:
-            raise ValueError(f"channels must divide by groups, got {channels} and {groups}")
+            raise ValueError(f"groups must divide channels, got {groups} and {channels}")
         each = channels // self.groups
         self.sides = nn.Conv2d(each, each, 1)
         self.near = nn.Conv2d(each, each, 3, padding=1)

@@ -26,6 +26,8 @@ from saccade.bases import Context
 __all__ = ["GlobalContext"]
 
 SPEC = {
+    "name": "gc",
+    "aliases": ["gca"],
     "title": "Global Context block",
     "paper": {
         "authors": "Cao, Xu, Lin, Wei, Hu",
@@ -38,9 +40,8 @@ SPEC = {
     "evidence": "oracle",
     "code": ["xvjiarui/GCNet"],
     "position": {"default": "residual"},
-    "params": "C + (fuse_add + fuse_scale)*(2*C*max(2, int(C*rd_ratio)) + C + 3*max(2, int(C*rd_ratio)))",
-    "limits": ["rd_ratio > 0 and (fuse_add or fuse_scale)"],
-    "neutral": "not fuse_scale",
+    "limits": ["rd_ratio must be positive", "one of fuse_add and fuse_scale must be true"],
+    "neutral": "only with fuse_scale=False",
     "equivariant": ["permutation", "flip", "transpose"],
     "published": [
         {"net": "resnet50", "params": 28.11, "macs": 4.13, "source": "DCANet README"},
@@ -49,6 +50,15 @@ SPEC = {
     ],
     "timm": "gca",
 }  # fmt: skip
+
+
+def parameters(channels: int, rd_ratio: float, fuse_add: bool, fuse_scale: bool) -> int:
+    hidden = max(2, int(channels * rd_ratio))
+    return channels + (fuse_add + fuse_scale) * (2 * channels * hidden + channels + 3 * hidden)
+
+
+def neutral(fuse_scale: bool) -> bool:
+    return not fuse_scale
 
 
 class GlobalContext(Context):

@@ -34,6 +34,7 @@ from saccade.ops.autocast import without_autocast
 __all__ = ["DualAttention"]
 
 SPEC = {
+    "name": "danet",
     "title": "Dual attention",
     "paper": {
         "authors": "Fu, Liu, Tian, Li, Bao, Fang, Lu",
@@ -46,11 +47,15 @@ SPEC = {
     "evidence": "oracle",
     "code": ["junfu1115/DANet"],
     "position": {"default": "stage[-1]"},
-    "params": "(2*C*int(C*rd_ratio) + int(C*rd_ratio) + C*C + C + 1 if position else 0) + channel",
-    "limits": ["C * rd_ratio >= 1 or not position", "position or channel"],
+    "limits": ["channels * rd_ratio must be at least 1", "one of position and channel must be true"],
     "neutral": True,
     "equivariant": ["permutation", "flip", "transpose"],
 }  # fmt: skip
+
+
+def parameters(channels: int, rd_ratio: float, position: bool, channel: bool) -> int:
+    hidden = int(channels * rd_ratio)
+    return position * ((2 * channels + 1) * hidden + channels**2 + channels + 1) + channel
 
 
 class DualAttention(Context):
