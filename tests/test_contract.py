@@ -13,8 +13,8 @@ from saccade.contract import PROMISES, Record, check, examine
 from saccade.contract.harness import Case
 from saccade.contract.shapes import CHANNELS
 from saccade.errors import UserError
-from saccade.stage_outputs import PreviousStage as Previous
 from saccade.specs import Spec
+from saccade.stage_outputs import PreviousStage as Previous
 
 NAMES = [promise.__name__ for promise in PROMISES]
 ABOUT_FACTS = {

@@ -29,7 +29,9 @@ def test_what_a_killed_process_leaves_is_removed(tmp_path):
 
 
 def test_one_process_at_a_time(tmp_path):
-    code = f"from pathlib import Path\nfrom saccade.files import lock\nwith lock(Path({str(tmp_path / '.lock')!r})): pass"
+    code = (
+        f"from pathlib import Path\nfrom saccade.files import lock\nwith lock(Path({str(tmp_path / '.lock')!r})): pass"
+    )
 
     def other():
         return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)

@@ -6,8 +6,8 @@ import torch
 from torchvision.ops import masks_to_boxes
 
 from saccade.data import digits, open_data
-from saccade.data.layouts import digits as layout
 from saccade.data.digits import Scenes, source_digits
+from saccade.data.layouts import digits as layout
 from saccade.errors import UserError
 from saccade.recipe import Data
 

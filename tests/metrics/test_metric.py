@@ -7,7 +7,9 @@ from saccade import UserError
 from saccade.metrics.metric import Metric
 
 TOP1 = Metric(name="top-1", unit="%", margin=1.0, low=0.0, high=100.0, values=lambda rows: rows["right"].double() * 100)
-ERROR = Metric(name="error", unit="px", margin=0.5, low=0.0, higher_is_better=False, score=lambda rows: rows["e"].item())
+ERROR = Metric(
+    name="error", unit="px", margin=0.5, low=0.0, higher_is_better=False, score=lambda rows: rows["e"].item()
+)
 
 
 def test_a_score_is_the_mean_of_its_values():

@@ -75,7 +75,9 @@ def test_one_seed_sees_nothing():
 
 def test_the_spread_is_measured_assumed_or_known_from_the_folder(tmp_path, monkeypatch):
     def study(**data):
-        return Study(Recipe().with_overrides({f"data.{k}": v for k, v in data.items()}), arms(["se"]), (0, 1), tmp_path / "s")
+        return Study(
+            Recipe().with_overrides({f"data.{k}": v for k, v in data.items()}), arms(["se"]), (0, 1), tmp_path / "s"
+        )
 
     def known(plan):
         return forecast._known(plan, 20_000)

@@ -33,8 +33,9 @@ def test_a_phase_trains_what_it_names_and_nothing_that_was_frozen():
     assert learning() == before
     with only_trainable(network, Phase("all", 1)) as frozen:
         assert (learning(), frozen) == (before, [])
-    with pytest.raises(ValueError, match="'neck' trains neck.\\*: no parameter"), only_trainable(
-        network, Phase("neck", 1, ("neck.*",))
+    with (
+        pytest.raises(ValueError, match="'neck' trains neck.\\*: no parameter"),
+        only_trainable(network, Phase("neck", 1, ("neck.*",))),
     ):
         pass
     assert learning() == before

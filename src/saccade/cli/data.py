@@ -50,7 +50,10 @@ def command(
         if not setting.strip().startswith("data."):
             raise UserError(f"{setting!r}: only data.… says what the images are; write data.key=value")
     spec = (
-        Recipe().with_overrides(settings).with_overrides({"data.source": source} | ({"data.skip_bad": True} if skip_bad else {})).data
+        Recipe()
+        .with_overrides(settings)
+        .with_overrides({"data.source": source} | ({"data.skip_bad": True} if skip_bad else {}))
+        .data
     )
     check_names(spec.augment)
     layout = layout_of(spec)

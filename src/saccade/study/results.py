@@ -32,6 +32,7 @@ from saccade.tasks.base import Task
 
 __all__ = ["ArmResult", "RunResult", "StudyResults", "collect", "write_results"]
 
+
 @dataclass(frozen=True)
 class ArmResult:
     """One arm over all seeds.

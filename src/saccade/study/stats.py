@@ -31,11 +31,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saccade.errors import UserError, did_you_mean
+from saccade.metrics.metric import Metric
 from saccade.study import notes
 from saccade.study.blocks import Design, Fit, Verdict, fit, judge
 from saccade.study.diagnostics import largest_residual, seed_sd, widest_arm
 from saccade.study.findings import Analysis, Arm, Difference, Interval, measure
-from saccade.metrics.metric import Metric
 from saccade.study.precision import (
     ImageError,
     image_df,
