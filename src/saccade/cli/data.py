@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import click
 
 from saccade.errors import UserError
 from saccade.escaping import printable
+from saccade.events import Event, FilesChecked, Notify
 
 if TYPE_CHECKING:
     from saccade.data.layouts import Layout
@@ -67,7 +68,7 @@ def command(
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[dict[str, Any]], None] | None]:
+def _progress() -> Iterator[Notify | None]:
     """A bar over the images on a terminal, silence elsewhere."""
     if not sys.stderr.isatty():
         yield None
@@ -77,7 +78,12 @@ def _progress() -> Iterator[Callable[[dict[str, Any]], None] | None]:
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("checking images")
-        yield lambda event: bar.update(task, completed=event["done"], total=event["total"])
+
+        def show(event: Event) -> None:
+            if isinstance(event, FilesChecked):
+                bar.update(task, completed=event.done, total=event.total)
+
+        yield show
 
 
 def _page(facts: dict[str, Any]) -> str:

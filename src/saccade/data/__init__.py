@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from saccade.data.layouts import layout_of
-from saccade.data.opening import Notify
 from saccade.data.samples import ImageSet, Key, Split, collate
 from saccade.data.sampling import EpochSampler
 from saccade.data.transforms import check_names
 from saccade.errors import UserError
+from saccade.events import Notify
 from saccade.recipe import Data
 
 __all__ = ["EpochSampler", "ImageSet", "Key", "Split", "collate", "layout_of", "open_data"]

@@ -15,12 +15,13 @@ from torch import Tensor
 from torchvision.tv_tensors import Mask
 
 from saccade.data.labels import Labels
-from saccade.data.opening import Notify, each, upright
+from saccade.data.opening import each, upright
 from saccade.data.resizing import Frame
 from saccade.data.samples import CACHE, VOID, Target, Targets
 from saccade.data.sheet import Cell
 from saccade.errors import UserError
 from saccade.escaping import brief
+from saccade.events import Notify
 from saccade.imagefiles import UnreadableError, checksum, opened
 
 __all__ = ["BINARY", "VOID_NAME", "MaskFiles", "Masks"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
@@ -20,17 +20,17 @@ from saccade.data.resizing import DEFAULT, Frame
 from saccade.data.samples import CACHE
 from saccade.errors import UserError
 from saccade.escaping import brief
+from saccade.events import FilesChecked, Notify
 from saccade.imagefiles import UnreadableError, checksum, opened
 from saccade.recipe import Data
 
-__all__ = ["Files", "Look", "Notify", "Opened", "check", "each", "look", "open_pictures", "upright"]
+__all__ = ["Files", "Look", "Opened", "check", "each", "look", "open_pictures", "upright"]
 
 _CHUNK = 256
 _LYING = 5
 """The EXIF orientations from this one on exchange width and height."""
 _NOTIFY_EVERY = 0.2  # seconds between two events of progress
 
-Notify = Callable[[dict[str, Any]], None]
 _Result = TypeVar("_Result")
 
 
@@ -101,7 +101,7 @@ def each(function: Callable[[Path], _Result], paths: Sequence[Path], notify: Not
             done = start + len(chunk)
             if notify and (done == len(paths) or time.monotonic() - last > _NOTIFY_EVERY):
                 last = time.monotonic()
-                notify({"event": "check", "done": done, "total": len(paths)})
+                notify(FilesChecked(done, len(paths)))
 
 
 class Files:

@@ -56,13 +56,14 @@ class FCN(nn.Module):
             raise UserError(f"timm knows no network {encoder!r}.{did_you_mean(encoder, list_models())}")
         options = dict(encoder_options or {})
         try:
-            self.encoder = timm.create_model(
+            encoder_net: Any = timm.create_model(
                 encoder, pretrained=pretrained_encoder, features_only=True, in_chans=in_chans, **options
             )
         except (AttributeError, RuntimeError, TypeError) as error:
             raise UserError(f"the encoder {encoder} gives no maps with options {options}: {error}") from error
         self.num_classes = num_classes
-        widths = self.encoder.feature_info.channels()[-levels:]
+        self.encoder: nn.Module = encoder_net
+        widths = encoder_net.feature_info.channels()[-levels:]
         self.score = nn.ModuleList(nn.Conv2d(width, num_classes, 1) for width in widths)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from saccade.study.engine import slots_for
 from saccade.study.findings import measure
 from saccade.study.images import open_once
 from saccade.study.plan import Study
-from saccade.study.precision import MOST_SEEDS, image_floor, planned_detectable
+from saccade.study.precision import MOST_SEEDS, ImageError, image_floor, planned_detectable
 from saccade.study.results import collect
 from saccade.tasks.base import Task, metric_named
 from saccade.training import build
@@ -167,9 +167,10 @@ def forecast(study: Study, slots: int | None, device: str = "auto") -> Forecast:
     known = _known(study, metric, count)
     arms, family = len(study.arms), sum(arm.control is None for arm in study.arms[1:])
     floor = 0.0 if metric.span is None else image_floor(count, metric.span)
+    images = ImageError(known.lasting, max(count - 1, 1), floor)
 
     def sees(sigma: float, seeds: int) -> float:
-        return planned_detectable(sigma, seeds, arms, family, lasting=known.lasting, units=count, floor=floor)
+        return planned_detectable(sigma, seeds, arms, family, images=images)
 
     sigmas, seeds = known.sigmas, len(study.seeds)
     enough = (n for n in range(2, MOST_SEEDS + 1) if sigmas and sees(sigmas[0], n) <= margin)

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from saccade.metrics.metric import Metric
 from saccade.metrics.rows import Rows, count, select
 
-__all__ = ["BLOCKS", "MOST", "from_values", "jackknife", "unit_sizes"]
+__all__ = ["BLOCKS", "MOST", "from_values", "jackknife", "of", "sizes_of", "unit_sizes"]
 
 Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -98,9 +98,17 @@ def of(metric: Metric, rows: Rows) -> Floats:
     Raises:
         KeyError: the rows lack something the metric needs.
     """
-    groups = rows["group"].numpy() if "group" in rows else None
     if metric.values is not None:
-        return from_values(metric.values(rows).numpy(), groups)
+        return from_values(metric.values(rows).numpy(), _groups(rows))
     score = metric.score
     assert score is not None
-    return jackknife(lambda index: score(select(rows, torch.from_numpy(index))), count(rows), groups)
+    return jackknife(lambda index: score(select(rows, torch.from_numpy(index))), count(rows), _groups(rows))
+
+
+def sizes_of(metric: Metric, rows: Rows) -> Index:
+    """Images in each unit of :func:`of`."""
+    return unit_sizes(count(rows), _groups(rows), jackknifed=metric.values is None)
+
+
+def _groups(rows: Rows) -> Index | None:
+    return rows["group"].numpy() if "group" in rows else None

@@ -198,7 +198,7 @@ def collect(folder: str | Path) -> StudyResults:
             reference=None if trivial is None or trivial[1] is None else (trivial[0], trivial[1]),
             margin=study.margin,
             seeds=study.seeds,
-            images=_independent(rows),
+            sizes=_sizes(rows, metric),
         )
         there = {name for run in runs for name in run.scores}
         for other in kind.metrics:
@@ -208,7 +208,7 @@ def collect(folder: str | Path) -> StudyResults:
             if any(score is not None for score in own[BASELINE]):
                 found = intervals(
                     own, metric=other, values=_values(study, rows, other), baseline=BASELINE,
-                    images=_independent(rows),
+                    sizes=_sizes(rows, other),
                 )  # fmt: skip
                 others.append(OtherMetric(other, own, found))
     notes = on_study(study, {row.arm.name: row.parameters for row in arms}, runs, finished)
@@ -333,10 +333,10 @@ def _rows(study: Study, runs: tuple[RunResult, ...], kind: type[Task]) -> dict[t
     return found
 
 
-def _independent(rows: Mapping[tuple[str, int], Rows]) -> int | None:
-    """Test images, or groups of them, that are drawn independently; None without any rows."""
+def _sizes(rows: Mapping[tuple[str, int], Rows], metric: Metric) -> list[int] | None:
+    """Images in each unit of the pseudo-values; None where the rows do not hold what they need."""
     for each in rows.values():
-        return len(each["group"].unique()) if "group" in each else count(each)
+        return [int(size) for size in pseudovalues.sizes_of(metric, each)]
     return None
 
 

@@ -161,7 +161,7 @@ def _constant(name: str, runs: Sequence[RunResult]) -> list[str]:
 
 
 def _surroundings(study: Study) -> list[str]:
-    found = [values for run in study.runs() if (values := read(run.folder / "environment.json", Environment))]
+    found = [each for run in study.runs() if (each := read(run.folder / "environment.json", Environment))]
     notes = []
     for key in _SAME:
         values = {str(each.get(key)) if key != "device" else each[key].partition(":")[0] for each in found}

@@ -25,7 +25,7 @@ def get(name: str) -> type[Task]:
     """
     from saccade.tasks.base import Task
 
-    return _TABLE.get(name, Task)
+    return _TABLE.get(name, Task)  # type: ignore[type-abstract]
 
 
 def choose(recipe: Recipe) -> str:

@@ -15,7 +15,7 @@ import torch
 from saccade.data.duplicates import Duplicates, find_duplicates
 from saccade.data.labels import Labels, Unlabelled
 from saccade.data.layouts.base import Layout
-from saccade.data.opening import Notify, check, look, open_pictures
+from saccade.data.opening import check, look, open_pictures
 from saccade.data.resizing import DEFAULT, Frame, common_square
 from saccade.data.samples import ImageSet, Split, colours, digest
 from saccade.data.selection import Selection, select, several
@@ -23,6 +23,7 @@ from saccade.data.sheet import Cell, spread
 from saccade.data.survey import Survey, folder_of, missing
 from saccade.errors import UserError
 from saccade.escaping import brief
+from saccade.events import Notify
 from saccade.imagefiles import UnreadableError, is_image, left_out, opened, walk
 from saccade.recipe import Data
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from saccade.data.opening import Notify
 from saccade.data.samples import Split
 from saccade.data.sheet import Cell
+from saccade.events import Notify
 from saccade.recipe import Data
 
 __all__ = ["Layout"]

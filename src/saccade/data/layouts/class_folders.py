@@ -36,10 +36,10 @@ from typing import final
 
 from saccade.data.labels import Classes
 from saccade.data.layouts._folder import FolderLayout
-from saccade.data.opening import Notify
 from saccade.data.survey import CONVERT, Part, Survey, assigned, images_of, subfolders, surveyed
 from saccade.errors import did_you_mean
 from saccade.escaping import brief
+from saccade.events import Notify
 from saccade.imagefiles import ENDINGS, is_hidden, is_image, walk
 
 __all__ = ["ClassFolders"]

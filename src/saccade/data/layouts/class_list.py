@@ -22,10 +22,10 @@ from typing import final
 
 from saccade.data.labels import Classes
 from saccade.data.layouts._folder import FolderLayout
-from saccade.data.opening import Notify
 from saccade.data.survey import Part, Survey, assigned, lines, surveyed
 from saccade.errors import UserError
 from saccade.escaping import brief
+from saccade.events import Notify
 from saccade.imagefiles import ENDINGS, inside, is_image
 
 __all__ = ["ClassList"]

@@ -18,10 +18,10 @@ from saccade.data import digits
 from saccade.data.digits import CLASSES, Scenes, source_digits
 from saccade.data.duplicates import Duplicates
 from saccade.data.layouts.base import Layout
-from saccade.data.opening import Notify
 from saccade.data.samples import CACHE, ImageSet, Pictures, Split, Target, Targets, colours, digest
 from saccade.data.sheet import Cell
 from saccade.errors import UserError, did_you_mean
+from saccade.events import Notify
 from saccade.recipe import Data
 
 __all__ = ["Digits"]

@@ -21,10 +21,10 @@ from typing import NamedTuple, final
 
 from saccade.data.layouts._folder import FolderLayout
 from saccade.data.masks import Masks
-from saccade.data.opening import Notify
 from saccade.data.resizing import common_size
 from saccade.data.survey import Part, Survey, assigned, images_of, lines, subfolders, surveyed
 from saccade.escaping import brief
+from saccade.events import Notify
 from saccade.imagefiles import is_image, walk
 
 __all__ = ["ImageMasks"]
