@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import saccade
-from alone import Alone
+from isolated import Isolated
 from saccade.attention import self_attention
 from saccade.cost import measure
 from saccade.ops.attention import attention, attention_definition
@@ -95,7 +95,7 @@ def verify(batch: int, channels: int) -> None:
 def memory(form: Form, layer: nn.Module, x: Tensor) -> int:
     """Bytes live at once at most in forward and backward, besides the parameters and the map."""
     with by(form):
-        peak = measure(Alone(layer, x), (torch.zeros(()),), runs=1).step_memory
+        peak = measure(Isolated(layer, x), (torch.zeros(()),), runs=1).step_memory
     if peak is None:
         raise SystemExit("the layer takes no gradient")
     return peak - x.nbytes - sum(p.nbytes for p in layer.parameters())

@@ -28,7 +28,7 @@ from saccade import UserError, catalog, measure
 from saccade.cli._costs import costs
 from saccade.cost import count_macs
 from saccade.specs import Published, Spec
-from saccade.surgery.put import put
+from saccade.surgery.insert import insert
 from timing import machine, said
 
 HOSTS = {"resnet18": "ResNet-18", "resnet50": "ResNet-50", "mobilenetv2_100": "MobileNetV2"}
@@ -157,7 +157,7 @@ def _ours(name: str, row: Published) -> tuple[int, int] | None:
         )
     host = timm.create_model(PRINTED[row.net])
     try:
-        put(host, name, where=row.where, start="paper", input=(3, 224, 224), **options)
+        insert(host, name, where=row.where, start="paper", input=(3, 224, 224), **options)
     except UserError as error:
         told(error)
         return None

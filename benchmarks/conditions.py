@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import saccade
+from host_zoo import Host, flat
+from randomize import randomized
 from saccade.attention.gsop import SecondOrderPooling
-from saccade.surgery.plug import Carried
-from seasoning import seasoned
-from zoo import Host, flat
+from saccade.surgery.plugs import PlugInfo
 
 __all__ = ["CORE", "DEEP", "WIDE", "Case", "Condition"]
 
@@ -47,7 +47,7 @@ class Case:
     def __init__(self, host: Host) -> None:
         self.host = host
         torch.manual_seed(0)
-        self.bare = seasoned(host.make())
+        self.bare = randomized(host.make())
         self.given = host.example(2, _draw(2))
         self._kept: dict[str, Any] = {}
 
@@ -137,7 +137,7 @@ def nhwc(case: Case, mechanism: str, plugged: nn.Module) -> str | None:
 
 
 def loaded(case: Case, mechanism: str, plugged: nn.Module) -> str | None:
-    other = case.keep("other", lambda: seasoned(copy.deepcopy(case.bare), 7))
+    other = case.keep("other", lambda: randomized(copy.deepcopy(case.bare), 7))
     target = copy.deepcopy(plugged)
     target.load_state_dict(other.state_dict(), strict=True)
     return case.same("loaded", other, target, case.given)
@@ -163,7 +163,7 @@ def checkpointing(case: Case, mechanism: str, plugged: nn.Module) -> str | None:
 def features(case: Case, mechanism: str, plugged: nn.Module) -> str | None:
     if not hasattr(case.bare, "feature_info"):
         return None
-    network = case.keep("maps host", lambda: seasoned(case.host.make(features_only=True, num_classes=0)))
+    network = case.keep("maps host", lambda: randomized(case.host.make(features_only=True, num_classes=0)))
     return case.same("maps", network, case.plug(copy.deepcopy(network), mechanism), case.given)
 
 
@@ -197,8 +197,8 @@ def calls(case: Case, mechanism: str, plugged: nn.Module) -> str | None:
     counts: dict[str, list[int]] = {}
     handles = []
     for row in saccade.plugs(plugged):
-        for n, module in enumerate((row.module, plugged.get_submodule(row.carrier))):
-            pair = counts.setdefault(row.carrier, [0, 0])
+        for n, module in enumerate((row.module, plugged.get_submodule(row.parent))):
+            pair = counts.setdefault(row.parent, [0, 0])
 
             def count(*_: Any, pair: list[int] = pair, n: int = n) -> None:
                 pair[n] += 1
@@ -208,7 +208,7 @@ def calls(case: Case, mechanism: str, plugged: nn.Module) -> str | None:
         case.host.outputs(plugged.eval(), case.given)
     for handle in handles:
         handle.remove()
-    return ", ".join(carrier for carrier, (ran, wanted) in counts.items() if ran != wanted or ran == 0)
+    return ", ".join(parent for parent, (ran, wanted) in counts.items() if ran != wanted or ran == 0)
 
 
 def _skeleton(network: nn.Module) -> list[Any]:
@@ -272,7 +272,7 @@ def _still(case: Case, mechanism: str, training: bool) -> tuple[list[str], int]:
     case.plug(network, mechanism, given)  # these pictures, for a bottleneck that is off on all of them is drawn again
     for name, parameter in network.named_parameters():
         parameter.requires_grad_("saccade." in name)  # the host's own gradients take most of the time
-    blind = tuple(f"{plug.carrier}.saccade.mechanism." for plug in saccade.plugs(network) if _sees_one_pixel(plug))
+    blind = tuple(f"{plug.parent}.saccade.mechanism." for plug in saccade.plugs(network) if _sees_one_pixel(plug))
     before = {
         name: p.detach().clone()
         for name, p in network.named_parameters()
@@ -291,7 +291,7 @@ def _still(case: Case, mechanism: str, training: bool) -> tuple[list[str], int]:
     return [name for name, value in before.items() if torch.equal(value, after[name])], len(before)
 
 
-def _sees_one_pixel(plug: Carried) -> bool:
+def _sees_one_pixel(plug: PlugInfo) -> bool:
     """Is its gate that of a covariance over one pixel? That is zero, whatever the parameters."""
     return isinstance(plug.module.mechanism, SecondOrderPooling) and max(plug.size) <= plug.module.mechanism.stride
 

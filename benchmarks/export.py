@@ -26,9 +26,9 @@ import torch
 from torchvision.models import mobilenet_v2
 
 import saccade
+from randomize import learnt
 from saccade.exporting import Exported
-from saccade.surgery.put import put, put_at
-from seasoning import learnt
+from saccade.surgery.insert import insert, positions_of
 
 HOSTS = {"ResNet-18": lambda: timm.create_model("resnet18"), "MobileNetV2": mobilenet_v2}
 SIZE = (3, 224, 224)
@@ -42,10 +42,10 @@ def pair(host: str, mechanism: str, kind: Any, limit: float) -> tuple[list[str],
     torch.manual_seed(0)
     start = "neutral" if host == "ResNet-18" else "paper"
     try:
-        network = learnt(put(HOSTS[host](), mechanism, start=start, input=SIZE))  # type: ignore[arg-type]
+        network = learnt(insert(HOSTS[host](), mechanism, start=start, input=SIZE))  # type: ignore[arg-type]
     except saccade.UserError as error:
         return [f"refused: {error}", "", ""], None
-    positions = put_at(network)
+    positions = positions_of(network)
     place = f"{len(positions)} × {', '.join(sorted(set(positions)))}"
     with TemporaryDirectory() as folder:
         try:

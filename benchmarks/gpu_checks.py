@@ -19,9 +19,9 @@ from torch import Tensor, nn
 import conditions
 import saccade
 from gpu_operators import Subject, mechanism, operator
+from host_zoo import HOSTS
 from mechanisms import CHECKED, created
-from publics import ROWS
-from zoo import HOSTS
+from reference_implementations import ROWS
 
 __all__ = ["COMPILED", "NEUTRAL_HOSTS", "Row", "compiled", "exact_arithmetic", "neutral", "values"]
 

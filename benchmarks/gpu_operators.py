@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mechanisms import created
-from publics import ROWS
+from reference_implementations import ROWS
 from saccade.ops.attention import attention, attention_definition
 from saccade.ops.branch import gated_by, gated_by_definition
 from saccade.ops.covariance import covariance, covariance_definition

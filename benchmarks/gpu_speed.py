@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import attention as attention_forms
 import deform
 from mechanisms import FEWEST, created, forward, memory, opponent, step
-from publics import ROWS
+from reference_implementations import ROWS
 from timing import by_turns, cuda_clock, middle, wall_clock
 
 __all__ = ["OPERATOR_CASES", "SHAPES", "mechanism_speed", "operator_speed", "shape_of"]

@@ -9,7 +9,7 @@ conditions:
 
     f32            outputs (eval and train), gradients and buffers of the host equal bit for bit in float32
     keys           no key of the host moved; host's and plugged states load strictly; half a plugged state does not
-    calls          each plug ran once per call of its carrier
+    calls          each plug ran once per call of its parent
     unplug         modules, hooks, keys and outputs as before, from a deepcopy and from a pickle
     differs        with a = 1 and random weights the output is another
     learns         five steps of AdamW, the host frozen, change every parameter of every plug, where batches norm or
@@ -44,7 +44,7 @@ from typing import Any
 
 import saccade
 from conditions import CORE, DEEP, WIDE, Case, Condition
-from zoo import HOSTS, ORIGINAL
+from host_zoo import HOSTS, ORIGINAL
 
 LIBRARIES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "transformers")
 ONE_SIZE = "it needs maps of one size, and this host is called with pictures of several"
@@ -53,7 +53,8 @@ HEAD = """# Hosts
 {good} of {total} pairs hold, {refused} are refused, {failed} fail: {hosts} hosts, {timm} of them of timm, and
 {columns} mechanisms, each where its paper puts it or at the next position that the host has. `timm` hosts are the
 smallest members of their families, some shortened; `own` are networks written to make it hard
-([fighters.py](../benchmarks/fighters.py)); how each is made stands in [zoo.py](../benchmarks/zoo.py).
+([adversarial_hosts.py](../benchmarks/adversarial_hosts.py)); how each is made stands in
+[host_zoo.py](../benchmarks/host_zoo.py).
 
 ```
 {command}

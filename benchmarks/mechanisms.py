@@ -34,12 +34,12 @@ import torch
 from torch import Tensor, nn
 
 import saccade
-from alone import Alone
-from publics import ROWS, Row, plain
-from saccade.cost.call import Call
+from isolated import Isolated
+from randomize import learnt, randomized
+from reference_implementations import ROWS, Row, plain
+from saccade.cost.call import ForwardCall
 from saccade.cost.memory import step_memory
 from saccade.errors import did_you_mean
-from seasoning import learnt, seasoned
 from timing import by_turns, geometric_mean, give_back, keep_memory, machine, middle, said
 
 GOAL_MEAN, GOAL_MEMORY = 1.5, 10.0
@@ -89,7 +89,7 @@ def created(name: str, row: Row, shape: Sequence[int]) -> nn.Module:
     options = dict(row.options)
     if "size" in saccade.spec(name).needs:
         options["size"] = tuple(shape[2:])
-    return seasoned(learnt(saccade.create(name, shape[1], **options))).train()
+    return randomized(learnt(saccade.create(name, shape[1], **options))).train()
 
 
 def opponent(row: Row, ours: nn.Module) -> tuple[str, nn.Module | None]:
@@ -147,7 +147,7 @@ def available() -> float:
 
 def memory(module: nn.Module, x: Tensor) -> int | None:
     """Bytes live at once at most in forward and backward, besides the parameters and the map."""
-    peak = step_memory(Call(Alone(module, x), (torch.zeros(()),), {}))
+    peak = step_memory(ForwardCall(Isolated(module, x), (torch.zeros(()),), {}))
     return None if peak is None else peak - x.nbytes - sum(p.nbytes for p in module.parameters())
 
 

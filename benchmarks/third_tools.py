@@ -35,11 +35,11 @@ import torchvision
 from torch import Tensor, nn
 
 import saccade
+from host_zoo import HOSTS as ZOO
+from host_zoo import Host, flat
+from randomize import learnt, randomized
 from saccade.surgery.plug_module import Plug
-from seasoning import learnt, seasoned
 from tools_of_others import TOOLS, NotApplicableError, Tool, Yolo, noted
-from zoo import HOSTS as ZOO
-from zoo import Host, flat
 
 __all__ = ["HOSTS", "MECHANISMS", "Pair", "judged", "oracle"]
 
@@ -85,7 +85,7 @@ def oracle(plugged: nn.Module) -> nn.Module:
     holder = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
     holder.add_module("plugs_of_oracle", nn.ModuleList([row.module for row in rows]))
     for row in rows:
-        parent = network.get_submodule(row.carrier)
+        parent = network.get_submodule(row.parent)
         parent.forward = _wrapped(parent.forward, row.module)
     return network
 
@@ -98,7 +98,7 @@ def _wrapped(inner: Callable[..., Any], plug: Plug) -> Callable[..., Any]:
 
 @cache
 def _seasoned(host: Host) -> nn.Module:
-    return seasoned(host.make()).eval()
+    return randomized(host.make()).eval()
 
 
 class Pair:
@@ -149,7 +149,7 @@ class Pair:
 def outputs(run: Callable[[Tensor], Any], x: Tensor, network: nn.Module) -> list[Tensor]:
     """Return all that ``run`` computes of ``x``, as one call of ``network``, of which it was made."""
     inside = [*network.modules(), *(run.modules() if isinstance(run, nn.Module) else ())]
-    relays = {id(m.relay): m.relay for m in inside if isinstance(m, Plug) and m.relay is not None}
+    relays = {id(m.outputs): m.outputs for m in inside if isinstance(m, Plug) and m.outputs is not None}
     with ExitStack() as calls, torch.no_grad():
         for relay in relays.values():
             calls.enter_context(relay.call())

@@ -10,7 +10,7 @@ from torch import nn
 
 import mechanisms
 from mechanisms import Result, Times, compare, lines, missed
-from publics import ROWS, Row, Swapped, plain, taught
+from reference_implementations import ROWS, Row, Swapped, plain, taught
 from saccade import list_mechanisms
 from timing import by_turns, geometric_mean, middle
 

@@ -4,7 +4,7 @@ import pytest
 
 import saccade
 import third_tools
-from saccade.attachment import base_class
+from saccade.parent_class import base_class
 from saccade.surgery.guard import guarding_hook
 from tools_of_others import TOOLS, Tool
 

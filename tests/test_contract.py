@@ -8,12 +8,12 @@ from torch import nn
 
 import saccade
 from saccade import catalog
+from saccade.bases import BatchNorm2d
 from saccade.contract import PROMISES, Record, check, examine
 from saccade.contract.shapes import CHANNELS
 from saccade.errors import UserError
 from saccade.specs import Spec
-from saccade.bases import BatchNorm2d
-from saccade.relay import Previous
+from saccade.stage_outputs import PreviousStage
 
 NAMES = [promise.__name__ for promise in PROMISES]
 ABOUT_FACTS = {
@@ -302,7 +302,7 @@ class HearsOne(Doubled):
 
     def __init__(self, channels, previous=1):
         super().__init__(channels)
-        self.previous = Previous(previous)
+        self.previous = PreviousStage(previous)
 
     def forward(self, x):
         return x + sum(self.previous(x.mean((2, 3))), x.new_zeros(()))

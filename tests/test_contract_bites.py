@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from saccade.bases import BatchNorm2d
 from saccade.contract import PROMISES, check, examine
 from saccade.specs import Spec
-from saccade.bases import BatchNorm2d
 
 SPEC = Spec.read(
     {

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import flop_registry
 
 import saccade
 from saccade.cost import count_macs, measure, measure_all
-from saccade.cost.call import Call
+from saccade.cost.call import ForwardCall
 from saccade.cost.macs import _RULES
 from saccade.cost.memory import _Live
 from saccade.cost.thop import thop_counts
@@ -478,7 +478,7 @@ def test_the_counter_thop_is_thop_on_resnet50(mechanism, resnet50):
     host, x = copy.deepcopy(resnet50), torch.rand(1, 3, 64, 64)
     if mechanism != "none":
         saccade.plug(host, mechanism, start="paper", input=(3, 64, 64))
-    found = thop_counts(Call.of(host, x, 1))
+    found = thop_counts(ForwardCall.of(host, x, 1))
     assert found == _thop(host, x)
     if mechanism in ("das", "self_attention"):
         assert found[1] != count_macs(host, x)
@@ -487,7 +487,7 @@ def test_the_counter_thop_is_thop_on_resnet50(mechanism, resnet50):
 def test_the_printed_figures_of_das(resnet50):
     # The paper prints 26.90 M and 4.39 G, without the deformable kernels.
     host = saccade.plug(copy.deepcopy(resnet50), "das", start="paper")
-    parameters, macs = thop_counts(Call.of(host, (3, 224, 224), 1))
+    parameters, macs = thop_counts(ForwardCall.of(host, (3, 224, 224), 1))
     assert parameters == 26_897_326
     assert f"{macs / 1e9:.2f}" == "4.39"
 

@@ -25,13 +25,13 @@ from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.models.resnet import BasicBlock, ResNet
 
 import saccade.models
+from randomize import learnt
 from saccade import UserError, export, list_mechanisms, plug, plugs, replace, unplug
-from saccade.attachment import base_class
 from saccade.exporting import LIMIT, OPSET
 from saccade.exporting.differences import difference
 from saccade.exporting.formats import _pickled
 from saccade.exporting.subject import flat
-from seasoning import learnt
+from saccade.parent_class import base_class
 
 SIZE = (3, 64, 48)
 
@@ -671,7 +671,7 @@ def test_a_missing_package_is_named(package, tmp_path, monkeypatch):
 def test_a_network_that_lost_a_plug_is_not_exported(tmp_path):
     network = _small("se")
     plugs(network)
-    parent = network.get_submodule(plugs(network)[0].carrier)
+    parent = network.get_submodule(plugs(network)[0].parent)
     parent.__class__ = base_class(parent)
     with pytest.raises(UserError, match="is lost"):
         export(network, tmp_path / "net.onnx", input=SIZE)

@@ -16,11 +16,12 @@ FLOORS = [
     ["escaping"],
     ["errors"],
     ["specs"],
-    ["attachment", "ops", "recipe", "relay", "probe", "imagefiles"],
-    ["bases", "runfiles"],
+    ["hooks", "imagefiles", "ops", "parent_class", "picture_size", "recipe", "stage_outputs", "tensors"],
+    ["attachment", "bases", "relay", "runfiles"],
     ["attention"],
     ["catalog"],
     ["trust"],
+    ["graph"],
     ["cost"],
     ["surgery", "contract"],
     ["models", "data", "metrics"],
@@ -73,6 +74,64 @@ def test_the_import_reader_sees_an_upward_import(tmp_path):
     tree = "from saccade.study import plan\nfrom ..cli import main\nimport saccade.web\n"
     reader = type("P", (), {"relative_to": file.relative_to, "read_text": lambda self: tree})()
     assert list(_imported(reader)) == ["study", "cli", "web"]
+
+
+def _files_imported(path, tree, names):
+    """The files of saccade, by module name, that a file imports: at its head and inside functions, not for types."""
+    for node in ast.walk(tree):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                child.body = []
+    package = ["saccade", *path.relative_to(SOURCE).parent.parts]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = [*base, *(node.module or "").split(".")] if node.module else base
+            inside = [".".join([*base, alias.name]) for alias in node.names]
+            yield from (name if name in names else ".".join(base) for name in inside)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def _circles(trees):
+    """The circles among files, given their syntax trees by path: each a sorted list of module names."""
+    names = {}
+    for path in trees:
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        names[".".join(["saccade", *(parts[:-1] if parts[-1] == "__init__" else parts)])] = path
+    edges = {
+        name: {there for there in _files_imported(path, trees[path], names) if there in names and there != name}
+        for name, path in names.items()
+    }
+    reached = {}
+    for name in names:
+        seen, waiting = set(), list(edges[name])
+        while waiting:
+            here = waiting.pop()
+            if here not in seen:
+                seen.add(here)
+                waiting += edges[here]
+        reached[name] = seen
+    return sorted(
+        {tuple(sorted({n for n in names if n in reached[name] and name in reached[n]})) for name in names} - {()}
+    )
+
+
+def test_no_circle_of_files():
+    assert _circles({path: ast.parse(path.read_text()) for path in FILES}) == []
+
+
+def test_a_circle_of_files_is_found():
+    """One closed at the head of a file, one inside a function; an import for types alone closes none."""
+    texts = {
+        "a.py": "from saccade.b import f",
+        "b.py": "def f():\n    import saccade.c",
+        "c.py": "from saccade import a",
+        "d.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from saccade.e import g",
+        "e.py": "from saccade.d import g",
+    }
+    trees = {SOURCE / name: ast.parse(text) for name, text in texts.items()}
+    assert _circles(trees) == [("saccade.a", "saccade.b", "saccade.c")]
 
 
 def test_no_drawer_of_odds_and_ends():

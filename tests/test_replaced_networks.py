@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import saccade
 import saccade.models  # resnet10_small
+from randomize import learnt
 from saccade import UserError, load, plug, plugs, replace, replacements, save, unplug
 from saccade.cost import measure
 from saccade.data import open_data
@@ -22,7 +23,6 @@ from saccade.surgery.replaced import CHILD
 from saccade.training import build, train
 from saccade.training.gates import gate_movement
 from saccade.training.network import started
-from seasoning import learnt
 
 SIZE = (3, 32, 24)
 TINY = Recipe().with_overrides(

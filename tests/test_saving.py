@@ -14,10 +14,10 @@ from torchvision.models import resnet18
 from torchvision.models.mobilenetv2 import MobileNetV2
 
 import saccade.models  # noqa: F401 (registers resnet10_small)
+from randomize import learnt
 from saccade import UserError, load, plug, plugs, save, unplug
 from saccade.saving import describe, rebuild
 from saccade.surgery import plug_control
-from seasoning import learnt
 
 SIZE = (3, 32, 24)
 
@@ -49,8 +49,8 @@ def test_there_and_back(saved):
     assert torch.equal(torch.get_rng_state(), state)
     assert not any(m.training for m in again.modules())
     assert _equal(network, again, (1, 32, 24))
-    assert [(r.site, r.carrier, r.mechanism, r.position) for r in plugs(again)] == [
-        (r.site, r.carrier, r.mechanism, r.position) for r in plugs(network)
+    assert [(r.site, r.parent, r.mechanism, r.position) for r in plugs(again)] == [
+        (r.site, r.parent, r.mechanism, r.position) for r in plugs(network)
     ]
     bare = _small(in_chans=1)
     assert list(unplug(again).state_dict()) == list(bare.state_dict())

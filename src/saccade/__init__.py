@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from saccade.recipe import Recipe as Recipe
     from saccade.saving import load as load
     from saccade.saving import save as save
-    from saccade.surgery.carrying import one_call as one_call
+    from saccade.surgery.attachment import one_call as one_call
     from saccade.surgery.groups import parameter_groups as parameter_groups
     from saccade.surgery.plug import plug as plug
-    from saccade.surgery.plug import plugs as plugs
-    from saccade.surgery.plug import unplug as unplug
     from saccade.surgery.plug_module import Plug as Plug
+    from saccade.surgery.plugs import plugs as plugs
+    from saccade.surgery.plugs import unplug as unplug
     from saccade.surgery.record import record as record
     from saccade.surgery.replace import replace as replace
     from saccade.surgery.replace import replacements as replacements

@@ -19,7 +19,10 @@ from pydantic_core import PydanticCustomError
 
 from saccade.errors import UserError, did_you_mean
 
-__all__ = ["MAX_EPOCHS", "MAX_SEED", "Attention", "Data", "Model", "Recipe", "Task", "Training", "builtin_recipe", "described", "setting"]
+__all__ = [
+    "MAX_EPOCHS", "MAX_SEED", "Attention", "Data", "Model", "Recipe", "Task", "Training", "builtin_recipe", "described",
+    "setting",
+]  # fmt: skip
 
 MAX_SEED = 2**63 - 1
 """The largest seed that PyTorch and TOML both take."""

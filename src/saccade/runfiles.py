@@ -239,8 +239,8 @@ def read_epochs(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: as :func:`read`.
     """
-    lines = (_text(path, Epoch) or "").splitlines()
-    return epochs(path, [_parsed(path, Epoch, json.loads, f"JSON in line {n}", line) for n, line in enumerate(lines, 1)])
+    lines = enumerate((_text(path, Epoch) or "").splitlines(), 1)
+    return epochs(path, [_parsed(path, Epoch, json.loads, f"JSON in line {n}", line) for n, line in lines])
 
 
 def epochs(path: Path, values: list[Any]) -> list[dict[str, Any]]:
@@ -250,7 +250,8 @@ def epochs(path: Path, values: list[Any]) -> list[dict[str, Any]]:
         UserError: one is not.
     """
     found = []
-    for n, value in enumerate(values, 1):
+    for n, given in enumerate(values, 1):
+        value = given
         if isinstance(value, dict) and "scores" not in value and "test_top1" in value:
             old = _checked(path, _OldEpoch, value, f"line {n}: ")
             losses = {} if old.get("train_loss") is None else {"cross-entropy": old["train_loss"]}

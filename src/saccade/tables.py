@@ -24,11 +24,11 @@ class Table(Generic[T]):
 
     def __init__(self, package: str, what: str) -> None:
         self.package, self.what = package, what
+        self.home = Path(__file__).parent.joinpath(*package.split(".")[1:])
 
     def names(self) -> list[str]:
-        """The names of all entries, sorted; nothing is imported but the package."""
-        home = Path(str(importlib.import_module(self.package).__file__)).parent
-        return sorted(path.stem for path in home.glob("[!_]*.py") if path.stem != "base")
+        """The names of all entries, sorted; no file of the folder is imported."""
+        return sorted(path.stem for path in self.home.glob("[!_]*.py") if path.stem != "base")
 
     def get(self, name: str, kind: type[T]) -> type[T]:
         """The subclass of ``kind`` that the file ``name`` defines.

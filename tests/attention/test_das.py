@@ -9,8 +9,8 @@ from torchvision.ops import deform_conv2d
 
 from by_hand import equals, gates, image, with_values
 from saccade import UserError, catalog, create
-from saccade.contract import PROMISES, examine
 from saccade.bases import Gate
+from saccade.contract import PROMISES, examine
 
 C, ALPHA = 10, 0.3  # c = 3
 

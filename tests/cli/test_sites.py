@@ -8,7 +8,7 @@ import timm
 import saccade.models  # noqa: F401 (registers resnet10_small)
 from saccade import plug, save
 from saccade.cli import main
-from saccade.surgery.positions import POSITIONS
+from saccade.graph.positions import POSITIONS
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_a_table(run):
     code, out, _ = run("resnet10_small", "--where", "stage", "--input", "3,32,24")
     lines = [line.split() for line in out.splitlines()]
     assert code == 0
-    assert lines[0] == ["site", "carrier", "channels", "size", "stage", "calls", "module", "positions"]
+    assert lines[0] == ["site", "parent", "channels", "size", "stage", "calls", "module", "positions"]
     assert lines[1] == ["layer1", "layer1.0", "16", "32×24", "0", "1", "Sequential", "stage"]
     assert lines[4] == ["layer4", "layer4.0", "128", "4×3", "3", "1", "Sequential", "stage"]
     found = "stage: 4, neck: 0, block: 4, residual: 4, conv3x3: 4, activated: 4, expanded: 0, conv_stem: 1"

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import saccade
-from saccade.explanation import effective, gate_maps, is_spatial, passing, per_channel, site_to_show, spatial
 from saccade.bases import Context, Gate
+from saccade.explanation import effective, gate_maps, is_spatial, passing, per_channel, site_to_show, spatial
 
 
 class Ramp(Gate):

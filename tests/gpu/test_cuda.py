@@ -10,7 +10,7 @@ from torch import nn
 import gpu_checks
 import saccade
 from gpu_operators import OPERATORS
-from seasoning import learnt, seasoned
+from randomize import learnt, randomized
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(
@@ -27,7 +27,7 @@ def _host():
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU()]
     layers += [nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.BatchNorm2d(64), nn.ReLU()]
-    return seasoned(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5))).to(DEVICE)
+    return randomized(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5))).to(DEVICE)
 
 
 def _pictures():
@@ -87,7 +87,7 @@ def test_record_sees_the_gates_of_cuda():
 def test_what_cuda_saved_loads_on_the_cpu_and_back(tmp_path):
     options = {"num_classes": 5}
     torch.manual_seed(0)
-    network = seasoned(timm.create_model("resnet10t", **options)).to(DEVICE)
+    network = randomized(timm.create_model("resnet10t", **options)).to(DEVICE)
     saccade.plug(network, "das", input=(3, 32, 32)).eval()
     learnt(network)
     pictures = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)).to(DEVICE)

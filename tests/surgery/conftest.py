@@ -14,9 +14,9 @@ from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.models.vgg import VGG, make_layers
 
+from randomize import randomized
 from saccade import list_mechanisms
 from saccade.surgery import plug
-from seasoning import seasoned
 
 SIZE = (3, 64, 48)
 
@@ -67,12 +67,12 @@ HOSTS = {
 
 @pytest.fixture(scope="session")
 def make():
-    """make(name) -> a new host of the table, seasoned; the same at every call."""
+    """make(name) -> a new host of the table, randomized; the same at every call."""
 
     def of(name, seed=1):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return seasoned(HOSTS[name](), seed)
+            return randomized(HOSTS[name](), seed)
 
     return of
 

@@ -11,17 +11,17 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from saccade import UserError, record
+from saccade.graph.positions import paths_at, select, sites_at
 from saccade.specs import Spec
 from saccade.surgery import plug, plugs, sites, unplug
-from saccade.surgery.positions import paths_at, select, sites_at
-from saccade.surgery.sites import survey
+from saccade.surgery.sites import inspect_unplugged
 
 SIZE = (3, 64, 48)
 SPEC = Spec(title="Somebody's", kind="gate", evidence="reading", position={"default": "activated"})
 
 
 def _chosen(host, where):
-    return [("> " if s.entering else "") + s.carrier for s in select(survey(host, SIZE), where, SPEC).sites]
+    return [("> " if s.entering else "") + s.parent for s in select(inspect_unplugged(host, SIZE), where, SPEC).sites]
 
 
 OTHERS = {
@@ -44,7 +44,7 @@ def _blocks(depths):
 
 
 @pytest.mark.parametrize(
-    ("name", "carriers"),
+    ("name", "parents"),
     [
         # One ReLU serves the unit: what enters the last convolution is no one module's own.
         ("torchvision resnet18", [f"> {unit}.conv2" for unit in _blocks(DEPTHS["18"])]),
@@ -64,8 +64,8 @@ def _blocks(depths):
         ("timm res2net", [f"> layer{n}.0.conv3" for n in (1, 2, 3, 4)]),
     ],
 )  # fmt: skip
-def test_after_the_spatial_convolution_its_norm_and_its_activation(make, name, carriers):
-    assert _chosen(OTHERS[name]() if name in OTHERS else make(name), "activated") == carriers
+def test_after_the_spatial_convolution_its_norm_and_its_activation(make, name, parents):
+    assert _chosen(OTHERS[name]() if name in OTHERS else make(name), "activated") == parents
 
 
 @pytest.mark.parametrize("name", ["torchvision densenet", "torchvision vgg", "user's Sequential"])
@@ -78,7 +78,7 @@ def test_units_that_end_in_their_only_spatial_convolution_and_no_units_are_refus
 
 @pytest.mark.parametrize("name", ["torchvision mobilenet_v2", "timm mobilenetv2"])
 def test_of_an_inverted_residual_it_is_the_expanded_map(make, name):
-    seen = survey(make(name), SIZE)
+    seen = inspect_unplugged(make(name), SIZE)
     assert sites_at(seen, "activated")[1:] == sites_at(seen, "expanded")  # the first block does not widen
 
 
@@ -119,7 +119,7 @@ class Unit(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("way", "carrier"),
+    ("way", "parent"),
     [
         ("one activation", "> {}.conv3"),
         ("reflected", "> {}.conv3"),
@@ -131,19 +131,19 @@ class Unit(nn.Module):
         ("read twice", None),
     ],
 )
-def test_the_map_is_found_by_what_is_computed(way, carrier):
+def test_the_map_is_found_by_what_is_computed(way, parent):
     host = nn.Sequential(nn.Conv2d(3, 8, 3), Unit(way), Unit(way))
-    seen = survey(host, SIZE)
+    seen = inspect_unplugged(host, SIZE)
     assert seen.structure.units == ["1", "2"]
     places = sites_at(seen, "activated")
-    assert [("> " if s.entering else "") + s.carrier for s in places] == (
-        [carrier.format(n) for n in (1, 2)] if carrier else []
+    assert [("> " if s.entering else "") + s.parent for s in places] == (
+        [parent.format(n) for n in (1, 2)] if parent else []
     )
     assert paths_at(seen.structure, "activated") == [site.path for site in places]
 
 
 def test_what_enters_is_what_is_changed(make):
-    """The site has the channels and the size of the map that enters, not of what its carrier returns."""
+    """The site has the channels and the size of the map that enters, not of what its parent returns."""
     host = ResNet(Bottleneck, [1, 1, 1, 1], num_classes=5).eval()
     before = sites(host, SIZE)
     bare, x, got = copy.deepcopy(host), torch.randn(2, *SIZE), {}
@@ -181,7 +181,7 @@ class Doubled(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("name", "where", "carriers"),
+    ("name", "where", "parents"),
     [
         ("torchvision resnet", "residual[first]", ["layer1.0.bn2", "layer2.0.bn2", "layer3.0.bn2", "layer4.0.bn2"]),
         ("torchvision resnet", "residual[last]", ["layer1.1.bn2", "layer2.0.bn2", "layer3.0.bn2", "layer4.0.bn2"]),
@@ -200,13 +200,13 @@ class Doubled(nn.Module):
          [*(f"blocks.{n}.bn2" for n in ("1.0", "2.0", "3.0", "5.0")), "blocks.6.0"]),
     ],
 )  # fmt: skip
-def test_one_of_each_stage(make, name, where, carriers):
-    assert _chosen(OTHERS[name]() if name in OTHERS else make(name), where) == carriers
+def test_one_of_each_stage(make, name, where, parents):
+    assert _chosen(OTHERS[name]() if name in OTHERS else make(name), where) == parents
 
 
 def test_a_paper_may_say_so(make):
     spec = Spec(title="T", kind="gate", evidence="paper", position={"default": "residual[last]"})
-    chosen = select(survey(make("torchvision resnet"), SIZE), "paper", spec)
+    chosen = select(inspect_unplugged(make("torchvision resnet"), SIZE), "paper", spec)
     assert (chosen.position, len(chosen.sites)) == ("residual[last]", 4)
     with pytest.raises(UserError, match=r"'residual\[lst\]' is neither a position nor a site"):
         plug(make("torchvision resnet"), "se", where="residual[lst]", input=SIZE)

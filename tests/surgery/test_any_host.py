@@ -11,20 +11,20 @@ import timm
 import torch
 from torch import nn
 
+import adversarial_hosts
 import conditions
-import fighters
-import zoo
+import host_zoo
 from saccade import UserError, list_mechanisms, spec
+from saccade.graph.positions import select
 from saccade.specs import Spec
 from saccade.surgery import plug, plugs, sites, unplug
-from saccade.surgery.positions import select
-from saccade.surgery.sites import survey
+from saccade.surgery.sites import inspect_unplugged
 
 SIZE = (3, 64, 48)
 
 
 def _timm(name, size=SIZE, **options):
-    return zoo.Host(lambda: timm.create_model(name, num_classes=5, **options), size)
+    return host_zoo.Host(lambda: timm.create_model(name, num_classes=5, **options), size)
 
 
 FAMILIES = {
@@ -39,13 +39,13 @@ FAMILIES = {
     "nfnet": _timm("test_nfnet"),
     "mambaout": _timm("test_mambaout", (3, 64, 96)),
     "starnet": _timm("starnet_s050"),
-    "convmixer": zoo.HOSTS["timm convmixer"],
-    "shufflenet": zoo.HOSTS["torchvision shufflenet_v2_x0_5"],
-    "squeezenet": zoo.HOSTS["torchvision squeezenet1_1"],
-    "resnet of transformers": zoo.HOSTS["transformers ResNet"],
-    "convnext of transformers": zoo.HOSTS["transformers ConvNeXt"],
+    "convmixer": host_zoo.HOSTS["timm convmixer"],
+    "shufflenet": host_zoo.HOSTS["torchvision shufflenet_v2_x0_5"],
+    "squeezenet": host_zoo.HOSTS["torchvision squeezenet1_1"],
+    "resnet of transformers": host_zoo.HOSTS["transformers ResNet"],
+    "convnext of transformers": host_zoo.HOSTS["transformers ConvNeXt"],
 }
-FIGHTERS = {name: host for name, host in zoo.HOSTS.items() if name.startswith("own ")}
+ADVERSARIAL = {name: host for name, host in host_zoo.HOSTS.items() if name.startswith("own ")}
 LARGE = {
     "torchvision Faster R-CNN, MobileNetV3": "se",
     "torchvision RetinaNet, ResNet-18": "das",
@@ -54,20 +54,20 @@ LARGE = {
     "smp FPN, tu-convnext_atto": "cbam",
     "torchvision googlenet": "se",
 }
-HOSTS = FAMILIES | FIGHTERS | {name: zoo.HOSTS[name] for name in LARGE}
+HOSTS = FAMILIES | ADVERSARIAL | {name: host_zoo.HOSTS[name] for name in LARGE}
 EVERYWHERE = ("cbam", "das", "se", "self_attention")
 """One mechanism of each kind meets every host; the others take turns."""
 
 
 def _in_turn(mechanisms):
-    """(host, mechanism): each of ``mechanisms`` with four families and three fighters, the next one with the next."""
-    found = {(host, mechanism) for host in (*FAMILIES, *FIGHTERS) for mechanism in EVERYWHERE}
-    for all_hosts, count in ((FAMILIES, 4), (FIGHTERS, 3)):
+    """(host, mechanism): each of ``mechanisms`` with four families and three own hosts, the next one with the next."""
+    found = {(host, mechanism) for host in (*FAMILIES, *ADVERSARIAL) for mechanism in EVERYWHERE}
+    for all_hosts, count in ((FAMILIES, 4), (ADVERSARIAL, 3)):
         for n, mechanism in enumerate(sorted({*mechanisms} - {*EVERYWHERE})):
             sized = "size" in spec(mechanism).needs  # a module shared by maps of several sizes can carry none of these
             hosts = [host for host in all_hosts if not (sized and host == "own shared modules")]
             found |= {(hosts[(count * n + k) % len(hosts)], mechanism) for k in range(count)}
-    order = [*FAMILIES, *FIGHTERS]
+    order = [*FAMILIES, *ADVERSARIAL]
     return sorted(found, key=lambda pair: (order.index(pair[0]), pair[1]))
 
 
@@ -103,12 +103,12 @@ def test_every_mechanism_meets_some_of_each_and_every_family_many():
     assert len(set(pairs)) == len(pairs)
     for mechanism in list_mechanisms("plug"):
         met = {name for name, other in pairs if other == mechanism}
-        assert (len(met & {*FAMILIES}), len(met & {*FIGHTERS})) >= (4, 3)
-        assert met == {*FAMILIES, *FIGHTERS} or mechanism not in EVERYWHERE
+        assert (len(met & {*FAMILIES}), len(met & {*ADVERSARIAL})) >= (4, 3)
+        assert met == {*FAMILIES, *ADVERSARIAL} or mechanism not in EVERYWHERE
     assert min(sum(name == family for name, _ in pairs) for family in FAMILIES) >= 8
 
 
-@pytest.mark.parametrize("name", FIGHTERS)
+@pytest.mark.parametrize("name", ADVERSARIAL)
 def test_networks_that_fight_back_keep_every_promise(case, name):
     assert _wrong(case(name), "cbam", *conditions.CORE) == {}
 
@@ -153,19 +153,19 @@ def test_a_dead_plug_is_not_said_to_learn(case, monkeypatch):
 
 
 def test_a_region_of_autocast_keeps_wide_weights():
-    host = fighters.Narrow()
+    host = adversarial_hosts.Narrow()
     plug(host, "se", where=["cast.0", "narrow"], input=SIZE)
-    dtypes = {row.carrier: {p.dtype for p in row.module.parameters()} for row in plugs(host)}
+    dtypes = {row.parent: {p.dtype for p in row.module.parameters()} for row in plugs(host)}
     assert dtypes == {"cast.0": {torch.float32}, "narrow": {torch.bfloat16}}
     assert not torch.is_autocast_enabled("cpu")
 
 
 def test_a_host_may_answer_for_another_and_refuse_attributes():
-    inner = fighters.Branching()
+    inner = adversarial_hosts.Branching()
     plug(inner, "se", where="stem.0", input=SIZE)
-    outer = fighters.Delegating()
+    outer = adversarial_hosts.Delegating()
     outer._modules["net"] = inner
-    assert [row.carrier for row in plugs(outer)] == ["net.stem.0"]
+    assert [row.parent for row in plugs(outer)] == ["net.stem.0"]
     plug(outer, "se", where="net.bright.0", input=SIZE)
     assert len(plugs(outer)) == 2
     assert plugs(unplug(outer)) == []
@@ -195,7 +195,7 @@ class Stages(nn.Module):
 
 
 def test_a_declared_stage_that_returns_several_ends_in_its_last_map():
-    seen = survey(Stages(), SIZE)
+    seen = inspect_unplugged(Stages(), SIZE)
     assert seen.structure.stages == ["a.1", "b.1"]
     assert [seen.sites[path].stage for path in seen.sites] == [0, 0, 1, 1]
 
@@ -203,11 +203,11 @@ def test_a_declared_stage_that_returns_several_ends_in_its_last_map():
 def test_a_paper_with_more_stages_than_the_host_takes_all_and_says_so(caplog):
     spec = Spec(title="T", kind="gate", evidence="paper", position={"default": "stage[-3]"})
     with caplog.at_level("WARNING", "saccade"):
-        chosen = select(survey(Stages(), SIZE), "paper", spec)
+        chosen = select(inspect_unplugged(Stages(), SIZE), "paper", spec)
     assert (chosen.position, [site.path for site in chosen.sites]) == ("stage", ["a.1", "b.1"])
     assert "puts it at 'stage[-3]', which Stages does not have: 'stage' is taken" in caplog.text
     with pytest.raises(UserError, match=r"'stage\[-3\]' leaves none of 2 sites: a.1, b.1"):
-        select(survey(Stages(), SIZE), "stage[-3]", spec)
+        select(inspect_unplugged(Stages(), SIZE), "stage[-3]", spec)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import saccade.models
+from randomize import randomized
 from saccade import UserError, load, save
 from saccade.attention.gc import GlobalContext
 from saccade.attention.se import SqueezeExcite
@@ -16,14 +17,13 @@ from saccade.recipe import Attention
 from saccade.study import plan
 from saccade.surgery import parameter_groups, plug, plug_control, plugs, record
 from saccade.surgery.controls import CONTROLS, NoiseGate, Shuffled
-from seasoning import seasoned
 
 SIZE = (3, 32, 24)
 
 
 @pytest.fixture
 def host():
-    return seasoned(timm.create_model("resnet10_small", num_classes=5)).eval()
+    return randomized(timm.create_model("resnet10_small", num_classes=5)).eval()
 
 
 def _images(count, seed=1):
@@ -114,7 +114,7 @@ def test_shuffled_starts_with_the_weights_the_mechanism_would_have(host):
         ours, theirs = one.module.mechanism.state_dict(), other.module.mechanism.mechanism.state_dict()
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-        assert (one.site, one.carrier, one.parameters) == (other.site, other.carrier, other.parameters)
+        assert (one.site, one.parent, one.parameters) == (other.site, other.parent, other.parameters)
     x = _images(1)
     assert torch.equal(real(x), shuffled(x))
     assert not torch.equal(real(_images(2)), shuffled(_images(2)))
@@ -157,7 +157,7 @@ def test_every_control_sits_where_its_mechanism_would_and_leaves_no_trace(host, 
     state = torch.get_rng_state()
     rows = plugs(plug_control(host, control, mechanism, input=SIZE))
     assert torch.equal(torch.get_rng_state(), state)
-    assert [(r.site, r.carrier, r.position) for r in rows] == [(r.site, r.carrier, r.position) for r in real]
+    assert [(r.site, r.parent, r.position) for r in rows] == [(r.site, r.parent, r.position) for r in real]
     assert [key for key in host.state_dict() if ".saccade." not in key] == keys
     saccade.unplug(host)
     assert list(host.state_dict()) == keys

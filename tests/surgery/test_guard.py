@@ -18,11 +18,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.quantization import resnet18 as quantizable_resnet18
 
+from randomize import randomized
 from saccade import UserError
-from saccade.attachment import CHILD, base_class
+from saccade.parent_class import CHILD, base_class
 from saccade.surgery import one_call, parameter_groups, plug, plugs, record, replace, unplug
 from saccade.surgery.carrying import _entering, _guarding, _leaving
-from seasoning import seasoned
 
 SIZE = (3, 64, 48)
 X = torch.randn(2, *SIZE, generator=torch.Generator().manual_seed(0))
@@ -60,7 +60,7 @@ def _awake(host, a=0.5):
 
 
 def _plugged(host, mechanism="se", **options):
-    host = seasoned(host).eval()
+    host = randomized(host).eval()
     before = host(X)
     _awake(plug(host, mechanism, input=SIZE, **options))
     assert (host(X) - before).abs().max() > 1e-3  # what follows would otherwise hold without any plug
@@ -149,7 +149,7 @@ def test_fx_fusing_keeps_plugs_in_their_places(mechanism, where):
     host = _plugged(timm.create_model("resnet10t", num_classes=5), mechanism, where=where)
     fused = fuse(host)
     torch.testing.assert_close(fused(X), host(X), rtol=1e-3, atol=1e-3)
-    assert [row.carrier for row in plugs(fused)] == [row.carrier for row in plugs(host)]
+    assert [row.parent for row in plugs(fused)] == [row.parent for row in plugs(host)]
 
 
 @pytest.mark.parametrize("mechanism", ["se", "simam"])
@@ -179,7 +179,7 @@ def test_a_hook_that_fusing_copies_and_moves_runs_its_plug_once(make):
     rows = [row for row in plugs(host) if row.module.site.entering]
     assert rows
     for row in rows:
-        parent = host.get_submodule(row.carrier)
+        parent = host.get_submodule(row.parent)
         parent.register_forward_pre_hook(next(iter(parent._forward_pre_hooks.values())))
     assert torch.equal(host(X), wanted)
 
@@ -264,11 +264,11 @@ def test_one_plug_is_given_up_and_the_others_stay():
         host(X)
     unplug(host, only=["1"])
     host(X)
-    assert [row.carrier for row in plugs(host)] == ["0", "2"]
+    assert [row.parent for row in plugs(host)] == ["0", "2"]
     with pytest.raises(UserError, match=r"'3' names no plug.*There are: 0, 2"):
         unplug(host, only="3")
     unplug(host, only="0")
-    assert [row.carrier for row in plugs(host)] == ["2"]
+    assert [row.parent for row in plugs(host)] == ["2"]
     assert not plugs(unplug(host))
 
 
@@ -325,7 +325,7 @@ def test_a_module_with_a_forward_of_its_own_and_a_class_that_registers_its_kinds
         def __init_subclass__(cls):
             kinds.append(cls)
 
-    host = seasoned(nn.Sequential(nn.Conv2d(3, 8, 3), Registered(8, 8, 3), nn.ReLU())).eval()
+    host = randomized(nn.Sequential(nn.Conv2d(3, 8, 3), Registered(8, 8, 3), nn.ReLU())).eval()
     inner = host[0].forward
     host[0].forward = lambda x: 2 * inner(x)
     bare = copy.deepcopy(host)
@@ -343,9 +343,9 @@ def test_parametrising_pruning_and_what_derives_from_the_class(make):
     before, kinds = host(X), [type(m) for m in host.modules()]
     _awake(plug(host, "eca", where="conv3x3", input=SIZE))
     wanted = host(X)
-    convolution = host.get_submodule(plugs(host)[0].carrier)
+    convolution = host.get_submodule(plugs(host)[0].parent)
     parametrize.register_parametrization(convolution, "weight", nn.Identity())
-    prune.l1_unstructured(host.get_submodule(plugs(host)[1].carrier), "weight", amount=0.0)
+    prune.l1_unstructured(host.get_submodule(plugs(host)[1].parent), "weight", amount=0.0)
     assert torch.equal(host(X), wanted)
     assert len(plugs(host)) > 1
     assert torch.equal(unplug(host)(X), before)
@@ -385,7 +385,7 @@ def test_networks_that_earlier_versions_pickled_run_and_unplug(make):
     _awake(plug(host, "eca", input=SIZE))
     wanted = host(X)
     for row in plugs(host):  # as it was attached: hooks alone, and a guard of the host alone
-        parent = host.get_submodule(row.carrier)
+        parent = host.get_submodule(row.parent)
         parent.__class__ = base_class(parent)
         parent.register_forward_hook(_leaving)
         for name in ("seen", "__module__"):
@@ -491,7 +491,7 @@ class Tokens(nn.Module):
 
 @pytest.mark.parametrize("mechanism", ["se", "cbam", "gc", "self_attention"])
 def test_maps_of_unusual_strides_come_out_the_same_to_the_last_bit(mechanism):
-    host = seasoned(Tokens()).eval()
+    host = randomized(Tokens()).eval()
     pictures = [torch.randn(n, *SIZE, generator=torch.Generator().manual_seed(n)) for n in (1, 1, 2)]
     before = [host(x) for x in pictures]
     strides = []
@@ -520,7 +520,7 @@ def test_a_part_of_the_host_is_a_call_by_request():
 
 @pytest.mark.parametrize("mechanism", ["bam", "das", "stn", "dcn2", "sasa", "mhsa"])
 def test_feature_extraction_keeps_mechanisms_whole(mechanism):
-    host = seasoned(timm.create_model("resnet10t", num_classes=5)).eval()
+    host = randomized(timm.create_model("resnet10t", num_classes=5)).eval()
     change = replace if mechanism in ("dcn2", "sasa", "mhsa") else plug
     change(host, mechanism, input=SIZE)
     _awake(host)
@@ -581,7 +581,7 @@ class Saved(nn.Module):
 
 def test_wrapped_parents_and_wrapped_plugs_are_found(make):
     host = _plugged(make("torchvision resnet"), "se")
-    wanted, paths = host(X), [row.carrier for row in plugs(host)]
+    wanted, paths = host(X), [row.parent for row in plugs(host)]
     block = host.layer2[0]
     block.bn2 = Wrapper(block.bn2)
     norm = host.layer3[0].bn2

@@ -15,12 +15,12 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from randomize import randomized
 from saccade import UserError
+from saccade.graph.positions import POSITIONS, select, sites_at
 from saccade.specs import Spec
 from saccade.surgery import plug, plugs, sites
-from saccade.surgery.positions import POSITIONS, select, sites_at
-from saccade.surgery.sites import survey
-from seasoning import seasoned
+from saccade.surgery.sites import inspect_unplugged
 
 SIZE = (3, 64, 48)
 SPEC = Spec(title="Somebody's", kind="gate", evidence="reading")
@@ -35,11 +35,11 @@ def _quiet(caplog):
 def _drawn(make):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return seasoned(make(), 1)
+        return randomized(make(), 1)
 
 
 def _at(host, where, size=SIZE):
-    return [site.path for site in select(survey(host, size), where, SPEC).sites]
+    return [site.path for site in select(inspect_unplugged(host, size), where, SPEC).sites]
 
 
 def _pyramid(extra=None):
@@ -188,7 +188,8 @@ def test_the_neck_of_a_detector_that_saves_its_maps(levels):
     host = _drawn(lambda: Yolo(levels))
     assert _at(host, "neck") == sorted((f"model.{n}" for n in host.read), key=lambda path: int(path[6:]))
     assert not any(
-        site.path.startswith(f"model.{len(host.model) - 1}") for site in sites_at(survey(host, SIZE), "stage")
+        site.path.startswith(f"model.{len(host.model) - 1}")
+        for site in sites_at(inspect_unplugged(host, SIZE), "stage")
     )
 
 
@@ -282,7 +283,7 @@ def _monai():
     ids=["discriminator", "MONAI's U-Net", "SSD300", "a convolution"],
 )
 def test_no_stage_is_the_answer(make, size):
-    stages = sites_at(survey(_drawn(make), size), "stage")
+    stages = sites_at(inspect_unplugged(_drawn(make), size), "stage")
     assert stages
     assert min(site.channels for site in stages) >= 16
     assert not [site.path for site in stages if site.path.startswith("head")]
@@ -330,7 +331,7 @@ class Changing(nn.Module):
 
 def test_a_host_without_padding_keeps_its_stages():
     host = _drawn(Cropping)
-    found = {site.path: site.size for site in sites_at(survey(host, (3, 252, 220)), "stage")}
+    found = {site.path: site.size for site in sites_at(inspect_unplugged(host, (3, 252, 220)), "stage")}
     assert found == {"down.0.3": (248, 216), "up.2.3": (44, 36), "up.1.3": (84, 68), "up.0.3": (164, 132)}
     assert _at(host, "neck", (3, 252, 220)) == ["up.0"]
 
@@ -355,7 +356,7 @@ def test_a_detector_keeps_its_stages_whatever_its_transform_makes_of_the_picture
 def test_the_widened_maps_that_timm_declares_are_stages():
     host = _drawn(lambda: timm.create_model("mobilenetv2_100", features_only=True, feature_location="expansion"))
     x = torch.randn(1, *SIZE)
-    stages = sites_at(survey(host, SIZE), "stage")
+    stages = sites_at(inspect_unplugged(host, SIZE), "stage")
     assert [(site.path, site.channels) for site in stages] == [
         ("blocks.1.1.bn2", 144), ("blocks.2.2.bn2", 192), ("blocks.4.2.bn2", 576), ("blocks.6.0.bn2", 960),
     ]  # fmt: skip

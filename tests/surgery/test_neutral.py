@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import saccade
+from randomize import randomized
 from saccade.bases import blended
 from saccade.surgery import parameter_groups, plug, plugs, unplug
-from seasoning import seasoned
 
 SIZE = (3, 64, 48)
 
@@ -101,13 +101,13 @@ def test_every_plug_runs_once_per_call_of_its_carrier(pair):
     ran, called = {}, {}
     plugged = copy.deepcopy(pair.plugged)
     for row in plugs(plugged):
-        ran[row.carrier] = called[row.carrier] = 0
+        ran[row.parent] = called[row.parent] = 0
 
         def count(counts, path):
             return lambda *_: counts.__setitem__(path, counts[path] + 1)
 
-        row.module.register_forward_hook(count(ran, row.carrier))
-        plugged.get_submodule(row.carrier).register_forward_hook(count(called, row.carrier))
+        row.module.register_forward_hook(count(ran, row.parent))
+        plugged.get_submodule(row.parent).register_forward_hook(count(called, row.parent))
     plugged(pair.x)
     assert ran == called
     assert set(ran.values()) == {1}
@@ -222,7 +222,7 @@ def test_gradient_checkpointing(make, differing, name, mechanism):
     ],
 )
 def test_features_only(differing, name, options, mechanism):
-    host = seasoned(timm.create_model(name, features_only=True, **options))
+    host = randomized(timm.create_model(name, features_only=True, **options))
     plugged = plug(copy.deepcopy(host), mechanism, input=SIZE)
     x = torch.randn(2, *SIZE, generator=torch.Generator().manual_seed(2))
     assert differing(host, plugged, x) == []

@@ -15,7 +15,7 @@ from saccade import UserError
 from saccade.specs import Spec
 from saccade.surgery import Plug, parameter_groups, plug, plug_control, plugs, replace, unplug
 from saccade.surgery.controls import ExtraBottleneck
-from saccade.surgery.plug import Mechanism
+from saccade.surgery.mechanism import Mechanism
 
 SIZE = (3, 64, 48)
 
@@ -70,7 +70,7 @@ def test_the_authors_networks_have_that_size_to_the_last_parameter(bare, officia
 def test_rows_tell_what_is_where(make):
     host = plug(make("torchvision resnet"), "se", where="stage", rd_ratio=0.25, input=SIZE)
     rows = plugs(host)
-    assert [(r.site, r.carrier, r.channels, r.size, r.stage) for r in rows] == [
+    assert [(r.site, r.parent, r.channels, r.size, r.stage) for r in rows] == [
         ("layer1", "layer1.1", 64, (16, 12), 0),
         ("layer2", "layer2.0", 128, (8, 6), 1),
         ("layer3", "layer3.0", 256, (4, 3), 2),
@@ -78,9 +78,9 @@ def test_rows_tell_what_is_where(make):
     ]
     assert [r.parameters for r in rows] == [2 * c * c // 4 + c + c // 4 + 1 for c in (64, 128, 256, 512)]
     assert {(r.mechanism, r.position) for r in rows} == {("se", "stage")}
-    assert all(r.module is host.get_submodule(r.carrier).saccade for r in rows)
+    assert all(r.module is host.get_submodule(r.parent).saccade for r in rows)
     wrapped = nn.ModuleDict({"net": host})
-    assert [(r.site, r.carrier) for r in plugs(wrapped)][:1] == [("net.layer1", "net.layer1.1")]
+    assert [(r.site, r.parent) for r in plugs(wrapped)][:1] == [("net.layer1", "net.layer1.1")]
     assert plugs(make("torchvision resnet")) == []
 
 
@@ -120,7 +120,7 @@ def test_the_mechanism_is_drawn_from_the_global_state_and_leaves_it(make):
 def test_mechanisms_take_the_mode_of_their_carrier(make):
     host = make("torchvision resnet").train()
     host.layer2.eval()
-    modes = {row.carrier: row.module.mechanism.training for row in plugs(plug(host, "cbam", input=SIZE))}
+    modes = {row.parent: row.module.mechanism.training for row in plugs(plug(host, "cbam", input=SIZE))}
     assert modes == {path: not path.startswith("layer2") for path in modes}
 
 
@@ -149,7 +149,7 @@ def test_an_option_may_take_the_neutral_start_away(make):
 
 def test_a_list_is_one_value_per_stage(make):
     host = plug(make("torchvision resnet"), "eca", kernel_size=[3, 5, 5, 7], input=SIZE)
-    kernels = {row.carrier: row.module.mechanism.conv.kernel_size[0] for row in plugs(host)}
+    kernels = {row.parent: row.module.mechanism.conv.kernel_size[0] for row in plugs(host)}
     assert list(kernels.values()) == [3, 3, 5, 5, 7]
     assert [row.module.options for row in plugs(host)][-1] == {"kernel_size": 7}
     with pytest.raises(UserError, match=r"kernel_size=\[3, 5\] has 2 values.*the 5 sites lie in 4 stages"):
@@ -282,7 +282,7 @@ def test_a_carrier_that_runs_its_plug_as_a_child_is_noticed():
 
 def test_a_module_that_goes_through_its_children_is_no_carrier():
     (row,) = plugs(plug(nn.Sequential(Greedy(), nn.Conv2d(4, 4, 3)), "eca", where="0", input=SIZE))
-    assert (row.site, row.carrier) == ("0", "0.b")
+    assert (row.site, row.parent) == ("0", "0.b")
 
 
 def test_one_plug_a_carrier(make):
@@ -387,7 +387,7 @@ def test_the_control_costs_about_the_same_at_the_same_sites(make, mechanism):
     rows = plugs(plug_control(host, "extra", mechanism, input=SIZE))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(host.eval()(x), plain)
-    assert [(r.site, r.carrier, r.channels) for r in rows] == [(r.site, r.carrier, r.channels) for r in real]
+    assert [(r.site, r.parent, r.channels) for r in rows] == [(r.site, r.parent, r.channels) for r in real]
     for row, wanted in zip(rows, real, strict=True):
         extra = row.module.mechanism
         assert isinstance(extra, ExtraBottleneck)
@@ -436,9 +436,9 @@ def test_a_host_in_distributed_data_parallel_is_refused(parallel):
     host = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU())
     wrapped = parallel(host)
     before = _skeleton(wrapped)
-    for put, mechanism in ((plug, "se"), (replace, "dcn2")):
+    for insert, mechanism in ((plug, "se"), (replace, "dcn2")):
         with pytest.raises(UserError, match="put mechanisms in first, wrap it afterwards"):
-            put(wrapped, mechanism, where="module.0", input=SIZE)
+            insert(wrapped, mechanism, where="module.0", input=SIZE)
     assert _skeleton(wrapped) == before
     wrapped = parallel(plug(nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU()), "se", where="0", input=SIZE))
     assert len(plugs(wrapped)) == 1

@@ -19,10 +19,10 @@ from torchvision.ops import DeformConv2d, FrozenBatchNorm2d
 
 from oracles import counts
 from saccade import UserError
+from saccade.graph.positions import POSITIONS, paths_at, select
 from saccade.specs import Spec
 from saccade.surgery import plug, plugs, unplug
-from saccade.surgery.positions import POSITIONS, paths_at, select
-from saccade.surgery.sites import survey
+from saccade.surgery.sites import inspect_unplugged
 
 SIZE = (3, 64, 48)
 
@@ -32,7 +32,7 @@ def _spec(position):
 
 
 def _at(host, where, input=SIZE):
-    return [site.path for site in select(survey(host, input), where, _spec("stage")).sites]
+    return [site.path for site in select(inspect_unplugged(host, input), where, _spec("stage")).sites]
 
 
 def _counted(host):
@@ -93,9 +93,9 @@ OTHERS = {
 )  # fmt: skip
 def test_after_the_spatial_convolution_before_its_norm(make, name, paths):
     host = OTHERS[name]() if name in OTHERS else make(name)
-    chosen = select(survey(host, SIZE), "conv3x3", _spec("stage")).sites
+    chosen = select(inspect_unplugged(host, SIZE), "conv3x3", _spec("stage")).sites
     assert [site.path for site in chosen] == paths
-    assert [site.carrier for site in chosen] == paths
+    assert [site.parent for site in chosen] == paths
     assert all(isinstance(host.get_submodule(path), nn.Conv2d) for path in paths)
 
 
@@ -121,8 +121,8 @@ def test_after_the_spatial_convolution_before_its_norm(make, name, paths):
 )  # fmt: skip
 def test_the_widened_map_before_the_hosts_own_se(make, name, sites):
     host = OTHERS[name]() if name in OTHERS else make(name)
-    chosen = select(survey(host, SIZE), "expanded", _spec("stage")).sites
-    assert {site.path: site.carrier for site in chosen} == sites
+    chosen = select(inspect_unplugged(host, SIZE), "expanded", _spec("stage")).sites
+    assert {site.path: site.parent for site in chosen} == sites
 
 
 @pytest.mark.parametrize(
@@ -141,9 +141,9 @@ def test_the_widened_map_before_the_hosts_own_se(make, name, sites):
 )
 def test_the_first_convolution_of_the_network(make, name, path):
     host = OTHERS[name]() if name in OTHERS else make(name)
-    seen = survey(host, SIZE)
+    seen = inspect_unplugged(host, SIZE)
     (site,) = select(seen, "conv_stem", _spec("stage")).sites
-    assert (site.path, site.carrier, site.entering) == (path, path, False)
+    assert (site.path, site.parent, site.entering) == (path, path, False)
     assert isinstance(host.get_submodule(path), nn.Conv2d)
     assert select(seen, "paper", _spec("conv_stem")).position == "conv_stem"
 
@@ -163,13 +163,13 @@ class Late(nn.Module):
 
 
 def test_the_first_convolution_is_the_one_that_runs_first_and_makes_a_map():
-    assert paths_at(survey(Late(), SIZE).structure, "conv_stem") == ["second"]
-    assert paths_at(survey(nn.Sequential(nn.AvgPool2d(2), nn.ReLU()), SIZE).structure, "conv_stem") == []
+    assert paths_at(inspect_unplugged(Late(), SIZE).structure, "conv_stem") == ["second"]
+    assert paths_at(inspect_unplugged(nn.Sequential(nn.AvgPool2d(2), nn.ReLU()), SIZE).structure, "conv_stem") == []
 
 
 @pytest.mark.parametrize("name", ["torchvision mnasnet", "timm mnasnet"])
 def test_mnasnet_has_both(name):
-    structure = survey(OTHERS[name](), SIZE).structure
+    structure = inspect_unplugged(OTHERS[name](), SIZE).structure
     spatial, wide = paths_at(structure, "conv3x3"), paths_at(structure, "expanded")
     assert (len(spatial), len(wide)) == ((16, 16) if name == "torchvision mnasnet" else (15, 14))
     ends = (".layers.3", ".layers.5") if name == "torchvision mnasnet" else (".conv_dw", ".bn2")
@@ -180,7 +180,7 @@ def test_mnasnet_has_both(name):
 
 def test_an_se_before_the_activation_is_still_behind_the_position():
     """RexNet squeezes what the norm returns and activates later: the map is the one that enters its SE."""
-    structure = survey(OTHERS["timm rexnet"](), SIZE).structure
+    structure = inspect_unplugged(OTHERS["timm rexnet"](), SIZE).structure
     wide = ["features.1.act_dw", "features.2.act_dw", *(f"features.{n}.conv_dw" for n in range(3, 16))]
     assert paths_at(structure, "expanded") == wide
     # Its units are its blocks: an SE, though met more often and of two convolutions, returns no map.
@@ -268,7 +268,7 @@ class Unit(nn.Module):
 )
 def test_the_last_on_every_way_through_a_unit(way, last):
     host = nn.Sequential(nn.Conv2d(3, 8, 3), Unit(way), Unit(way), nn.Conv2d(8, 8, 3))
-    seen = survey(host, SIZE)
+    seen = inspect_unplugged(host, SIZE)
     assert seen.structure.units == ["1", "2"]
     assert paths_at(seen.structure, "conv3x3") == [f"{n}.{path}" for n in (1, 2) for path in last]
 
@@ -347,7 +347,9 @@ class Inverted(nn.Module):
 )
 def test_the_expanded_map_is_found_by_what_is_computed(way, last):
     host = nn.Sequential(nn.Conv2d(3, 8, 3), Inverted(way), Inverted(way))
-    assert paths_at(survey(host, SIZE).structure, "expanded") == ([f"{n}.{last}" for n in (1, 2)] if last else [])
+    assert paths_at(inspect_unplugged(host, SIZE).structure, "expanded") == (
+        [f"{n}.{last}" for n in (1, 2)] if last else []
+    )
 
 
 @pytest.mark.parametrize("wide", [8, 4])
@@ -408,9 +410,11 @@ def test_the_plugged_host_is_the_host(make, name, where):
         plugs(plugged)[-1].module.a.fill_(0.5)
     assert not same()
     # What is plugged, a bottleneck of 1×1 convolutions too, is no part of the host that is looked at.
-    found, wanted = (select(survey(network, SIZE), where, _spec("stage")).sites for network in (plugged, host))
+    found, wanted = (
+        select(inspect_unplugged(network, SIZE), where, _spec("stage")).sites for network in (plugged, host)
+    )
     assert found == wanted
-    assert [site.carrier for site in wanted] == [row.carrier for row in plugs(plugged)]
+    assert [site.parent for site in wanted] == [row.parent for row in plugs(plugged)]
 
 
 @pytest.mark.parametrize(
@@ -452,7 +456,7 @@ def test_a_host_without_falls_back_and_says_so(word, taken, caplog):
     with pytest.raises(UserError, match=rf"Sequential has no site at '{word}'. Its sites: 0, 1"):
         _at(NARROW[taken](), word)
     with caplog.at_level(logging.WARNING, "saccade"):
-        chosen = select(survey(NARROW[taken](), SIZE), "paper", _spec(word + "[:1]"))
+        chosen = select(inspect_unplugged(NARROW[taken](), SIZE), "paper", _spec(word + "[:1]"))
     assert chosen.position == f"{taken}[:1]"
     assert len(chosen.sites) == 1
     assert f"puts it at '{word}[:1]', which Sequential does not have: '{taken}[:1]' is taken" in caplog.text
@@ -462,12 +466,12 @@ def test_where_the_host_has_it_the_paper_is_followed(make, caplog):
     spec = Spec(title="T", kind="gate", evidence="paper", position={"default": "conv3x3", "mobilenetv2": "expanded"})
     with caplog.at_level(logging.WARNING, "saccade"):
         for name, position in (("torchvision resnet", "conv3x3"), ("timm mobilenetv2", "expanded")):
-            assert select(survey(make(name), SIZE), "paper", spec).position == position
+            assert select(inspect_unplugged(make(name), SIZE), "paper", spec).position == position
     assert caplog.text == ""
 
 
 def test_every_position_but_the_papers_is_a_list_of_paths(make):
-    structure = survey(make("timm resnet"), SIZE).structure
+    structure = inspect_unplugged(make("timm resnet"), SIZE).structure
     sites = {word: len(paths_at(structure, word)) for word in POSITIONS if word != "paper"}
     assert sites == {
         "stage": 4, "neck": 0, "block": 4, "residual": 4, "conv3x3": 4, "activated": 4, "expanded": 0,

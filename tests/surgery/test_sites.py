@@ -11,17 +11,17 @@ from torch import nn
 from torchvision.models import mobilenet_v2, resnet50
 
 from saccade import UserError
+from saccade.graph.positions import select
 from saccade.specs import Spec
 from saccade.surgery import plug, plugs, sites
-from saccade.surgery.positions import select
-from saccade.surgery.sites import survey
+from saccade.surgery.sites import inspect_unplugged
 
 SIZE = (3, 64, 48)
 SPEC = Spec(title="Somebody's", kind="gate", evidence="reading", position={"default": "residual"})
 
 
 def _at(host, where, input=SIZE):
-    return [site.path for site in select(survey(host, input), where, SPEC).sites]
+    return [site.path for site in select(inspect_unplugged(host, input), where, SPEC).sites]
 
 
 class Strange(nn.Module):
@@ -110,7 +110,7 @@ def test_pictures_written_into_a_batch_are_still_pictures():
 
 def test_by_default_the_picture_is_the_stated_one_made_narrow():
     host = timm.create_model("resnet18", layers=(1, 1, 1, 1), channels=(8, 8, 8, 8), in_chans=1)
-    seen = survey(host)
+    seen = inspect_unplugged(host)
     assert host.pretrained_cfg["input_size"] == (3, 224, 224)
     assert seen.arguments[0][0].shape == (1, 1, 224, 192)
     assert seen.sites["layer4"].size == (7, 6)
@@ -123,7 +123,7 @@ def test_a_host_of_one_size_gets_it_square():
                 raise ValueError("224×224 only")
             return super().forward(x)
 
-    seen = survey(Square(nn.Conv2d(3, 8, 3, stride=4), nn.ReLU()))
+    seen = inspect_unplugged(Square(nn.Conv2d(3, 8, 3, stride=4), nn.ReLU()))
     assert seen.arguments[0][0].shape == (1, 3, 224, 224)
     assert list(seen.sites) == ["0", "1"]
 
@@ -245,7 +245,7 @@ POSITIONS = {
 
 @pytest.mark.parametrize("name", POSITIONS)
 def test_positions_of_the_hosts(make, name):
-    seen = survey(make(name), SIZE)
+    seen = inspect_unplugged(make(name), SIZE)
     structure = seen.structure
     assert (len(structure.stages), len(structure.units), len(structure.ends)) == POSITIONS[name]
     assert set(structure.stages) | set(structure.units) <= set(seen.sites)
@@ -254,7 +254,7 @@ def test_positions_of_the_hosts(make, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "where", "carriers"),
+    ("name", "where", "parents"),
     [
         ("torchvision resnet", "stage", ["layer1.1", "layer2.0", "layer3.0", "layer4.0"]),
         ("torchvision resnet", "residual", [f"layer{n}.bn2" for n in ("1.0", "1.1", "2.0", "3.0", "4.0")]),
@@ -273,16 +273,16 @@ def test_positions_of_the_hosts(make, name):
         ("user's Sequential", "stage", ["0.2", "2.3"]),
     ],
 )  # fmt: skip
-def test_carriers(make, name, where, carriers):
-    chosen = select(survey(make(name), SIZE), where, SPEC).sites
-    assert [("> " if site.entering else "") + site.carrier for site in chosen] == carriers
+def test_carriers(make, name, where, parents):
+    chosen = select(inspect_unplugged(make(name), SIZE), where, SPEC).sites
+    assert [("> " if site.entering else "") + site.parent for site in chosen] == parents
 
 
 def test_no_carrier_runs_its_own_children(make):
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
     for name in POSITIONS:
         host = make(name)
-        assert not any(isinstance(host.get_submodule(site.carrier), containers) for site in sites(host, SIZE))
+        assert not any(isinstance(host.get_submodule(site.parent), containers) for site in sites(host, SIZE))
 
 
 def test_stage_numbers_count_the_stages_and_the_stem_belongs_to_the_first(make):
@@ -294,7 +294,7 @@ def test_stage_numbers_count_the_stages_and_the_stem_belongs_to_the_first(make):
 
 def test_a_dilated_host_keeps_its_declared_stages():
     host = timm.create_model("resnet18", layers=(1, 1, 1, 1), channels=(8, 8, 16, 16), output_stride=8)
-    seen = survey(host, SIZE)
+    seen = inspect_unplugged(host, SIZE)
     assert seen.structure.stages == ["layer1", "layer2", "layer3", "layer4"]
     assert [seen.sites[f"layer{n}"].size for n in (2, 3, 4)] == [(8, 6)] * 3
 
@@ -352,7 +352,7 @@ def _blocks(way):
 )  # fmt: skip
 def test_the_branch_is_found_by_its_addition(way, last):
     host = _blocks(way)
-    seen = survey(host, SIZE)
+    seen = inspect_unplugged(host, SIZE)
     found = [site for _, site in seen.structure.ends]
     assert found == ([f"1.{last}", f"2.{last}"] if last else [])
     assert seen.structure.unreached == (["1", "2"] if way == "scaled by no module" else [])
@@ -360,7 +360,7 @@ def test_the_branch_is_found_by_its_addition(way, last):
 
 def test_a_branch_that_no_module_returns_is_reported(caplog):
     with caplog.at_level(logging.WARNING, "saccade"):
-        chosen = select(survey(_blocks("scaled by no module"), SIZE), "paper", SPEC)
+        chosen = select(inspect_unplugged(_blocks("scaled by no module"), SIZE), "paper", SPEC)
     assert chosen.position == "block"
     assert [site.path for site in chosen.sites] == ["1", "2"]
     assert caplog.text.count("no module of 1, 2 returns the residual branch") == 1
@@ -404,7 +404,7 @@ def test_a_module_used_elsewhere_too_is_no_end():
         def forward(self, x):
             return x + self.act(self.conv(self.act(x)))
 
-    seen = survey(nn.Sequential(nn.Conv2d(3, 8, 3), Shared(), Shared()), SIZE)
+    seen = inspect_unplugged(nn.Sequential(nn.Conv2d(3, 8, 3), Shared(), Shared()), SIZE)
     assert seen.structure.ends == []
     assert seen.structure.unreached == ["1", "2"]
 
@@ -430,7 +430,7 @@ class Fork(nn.Module):
 
 def test_a_map_that_a_container_makes_is_met_where_it_enters():
     (site,) = [site for site in sites(Fork(past=False), SIZE) if site.path == "row"]
-    assert (site.carrier, site.entering) == ("conv", True)
+    assert (site.parent, site.entering) == ("conv", True)
     # Where something else reads it as well, a plug in front of the convolution would miss that.
     assert "row" not in [site.path for site in sites(Fork(past=True), SIZE)]
 
@@ -494,7 +494,7 @@ def test_a_fallback_is_said_and_kept(make, caplog):
 @pytest.mark.parametrize(("name", "where"), [("torchvision mobilenet_v2", "block"), ("torchvision resnet", "stage")])
 def test_the_paper_may_differ_by_family(make, name, where):
     spec = Spec(title="T", kind="gate", evidence="paper", position={"default": "stage", "mobilenetv2": "block[:1]"})
-    chosen = select(survey(make(name), SIZE), "paper", spec)
+    chosen = select(inspect_unplugged(make(name), SIZE), "paper", spec)
     assert chosen.position == where + ("[:1]" if where == "block" else "")
 
 

@@ -163,8 +163,8 @@ def plugged(mechanism="se", where=WHERE, **options):
     return saccade.plugged_trainer(Trainer, mechanism, where=where, input=(3, 32, 32), **options)
 
 
-def carriers(model):
-    return [row.carrier for row in saccade.plugs(model)]
+def parents(model):
+    return [row.parent for row in saccade.plugs(model)]
 
 
 @pytest.fixture(scope="module")
@@ -183,13 +183,13 @@ def test_the_bare_trainer_loses_the_plugs_and_the_bridge_keeps_them(trained, tmp
     saccade.plug(host, "se", where=WHERE, input=(3, 32, 32))
     assert saccade.plugs(Trainer(host.yaml, tmp_path).train()) == []
     assert saccade.plugs(Trainer(trained / "best.pt", tmp_path).train()) == []
-    assert carriers(plugged()(host.yaml, tmp_path).train()) == WHERE
-    assert carriers(plugged()(trained / "best.pt", tmp_path).train()) == WHERE
+    assert parents(plugged()(host.yaml, tmp_path).train()) == WHERE
+    assert parents(plugged()(trained / "best.pt", tmp_path).train()) == WHERE
 
 
 def test_the_default_is_the_neck():
     trainer = saccade.plugged_trainer(Trainer, "se", input=(3, 32, 32))
-    assert carriers(trainer(YAML, None).get_model(YAML)) == WHERE
+    assert parents(trainer(YAML, None).get_model(YAML)) == WHERE
 
 
 def test_what_is_built_computes_what_the_plain_network_does(tmp_path):
@@ -197,7 +197,7 @@ def test_what_is_built_computes_what_the_plain_network_does(tmp_path):
     trainer = plugged()(YAML, tmp_path)
     x = torch.randn(2, 3, 32, 32)
     plain, made = Trainer(YAML, tmp_path).get_model(YAML, weights), trainer.get_model(YAML, weights)
-    assert carriers(made) == WHERE
+    assert parents(made) == WHERE
     assert torch.equal(made.eval()(x)[0], plain.eval()(x)[0])
     assert not torch.equal(made(x)[0], YamlNet(YAML).eval()(x)[0])
 
@@ -215,13 +215,13 @@ def test_training_is_resumed(trained, tmp_path):
     trainer = plugged()(trained / "last.pt", tmp_path, epochs=3, resume=True)
     model = trainer.train()
     assert torch.load(tmp_path / "last.pt", weights_only=False)["epoch"] == 2
-    assert all(row.module.a != trainer.begun[f"{row.carrier}.saccade.a"] for row in saccade.plugs(model))
+    assert all(row.module.a != trainer.begun[f"{row.parent}.saccade.a"] for row in saccade.plugs(model))
 
 
 def test_a_checkpoint_is_not_changed_by_being_loaded(trained):
     weights, _ = load_checkpoint(trained / "best.pt")
     plugged()(YAML, None).get_model(YAML, {"model": weights})
-    assert carriers(weights) == WHERE
+    assert parents(weights) == WHERE
 
 
 def test_other_classes_leave_the_plugs_whole(trained, tmp_path):
@@ -276,7 +276,7 @@ def test_the_trained_network_fuses_and_exports_with_its_plugs(trained):
         wanted = model(x)[0]
         assert (bare(x)[0] - wanted).abs().max() > 1e-3
         fused = copy.deepcopy(model).fuse()
-        assert carriers(fused) == WHERE
+        assert parents(fused) == WHERE
         for other in (fused, torch.export.export(fused, (x,)).module()):
             torch.testing.assert_close(other(x)[0], wanted, rtol=1e-4, atol=1e-5)
 

@@ -18,7 +18,7 @@ Where there is no stage before (S = 0, ``previous=0``) only the local part is le
 and w, A' and m are not built. ``plug`` counts S: the sites in the stage before, of those it plugs in the same call, so
 that the size of a network depends on where the mechanism stands; ``previous=n`` takes the last n of them. The default
 is the published setting: the last block of each stage, hence S = 0 in the first stage and 1 in the others. The vectors
-live in one call of the host: see :mod:`saccade.relay`.
+live in one call of the host: see :mod:`saccade.stage_outputs`.
 
 Source: Bakr, El Sallab, Rashwan, "EMCA: Efficient Multi-Scale Channel Attention Module" (the first version is called
 "PKCAM"), code eslambakr/EMCA 2021; equal to its ECA flavour, the only one that runs.
@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from saccade.bases import Gate
 from saccade.ops.gating import pooled_mean
-from saccade.relay import Previous
+from saccade.stage_outputs import PreviousStage
 
 __all__ = ["EfficientMultiScaleChannelAttention"]
 
@@ -118,7 +118,7 @@ class EfficientMultiScaleChannelAttention(Gate):
         def attention() -> nn.Module:
             return _ECA(k) if att == "eca" else _SE(channels, units)
 
-        self.previous = Previous(previous)
+        self.previous = PreviousStage(previous)
         self.local = attention()
         if previous:
             self.take_in = nn.Linear(previous + 1, 1, bias=False)

@@ -11,13 +11,14 @@ import torch
 
 from saccade import catalog
 from saccade.cost import measure_all
-from saccade.cost.call import Call
+from saccade.cost.call import ForwardCall
 from saccade.cost.memory import step_memory
 from saccade.errors import UserError
+from saccade.graph.inputs import example_input
+from saccade.graph.states import preserve_state
 from saccade.models import create_host
-from saccade.probe import example_input, undisturbed
 from saccade.recipe import Model
-from saccade.surgery.put import put, put_at
+from saccade.surgery.insert import insert, positions_of
 
 __all__ = ["costs"]
 
@@ -50,19 +51,19 @@ def costs(
     asked = {text: catalog.parse(text) for text in mechanisms}
     host = create_host(Model(name=model), classes=1000, channels=size[0] if size else 3)
     picture = list(example_input(host, size)[0].shape[1:])
-    with torch.no_grad(), undisturbed(host):
-        Call.of(host, size, batch).try_out()  # what it does not take is said once, not by each mechanism
-    plain_step = step_memory(Call.of(host, size, batch))
+    with torch.no_grad(), preserve_state(host):
+        ForwardCall.of(host, size, batch).try_out()  # what it does not take is said once, not by each mechanism
+    plain_step = step_memory(ForwardCall.of(host, size, batch))
     for text, (name, options) in asked.items():
         changed = copy.deepcopy(host)
         try:
-            put(changed, name, start="paper", input=size, **options)
+            insert(changed, name, start="paper", input=size, **options)
         except UserError as error:
             yield {"mechanism": text, "refused": str(error)}
             continue
         plain, own = measure_all([host, changed], size, seconds=seconds)
-        own_step = step_memory(Call.of(changed, size, batch))
-        positions = put_at(changed)
+        own_step = step_memory(ForwardCall.of(changed, size, batch))
+        positions = positions_of(changed)
         yield {
             "mechanism": text,
             "sites": len(positions),

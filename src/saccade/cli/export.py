@@ -132,11 +132,11 @@ def _named(
     name: str, plugged: tuple[str, dict[str, Any]] | None, picture: tuple[int, ...] | None
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The network of that name with random weights, and how it is made."""
-    from saccade.surgery.put import put
+    from saccade.surgery.insert import insert
 
     made = network(name)
     if plugged:
-        put(made, plugged[0], start="paper", input=picture, **plugged[1])
+        insert(made, plugged[0], start="paper", input=picture, **plugged[1])
     return made, {"host": origin(name)}
 
 

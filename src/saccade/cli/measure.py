@@ -101,10 +101,10 @@ def _rows(
     from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
     from saccade.cost import measure_all
+    from saccade.graph.inputs import example_input
     from saccade.models import create_host
-    from saccade.probe import example_input
     from saccade.recipe import Model
-    from saccade.surgery.put import put, put_at
+    from saccade.surgery.insert import insert, positions_of
 
     batches = sorted({1, batch})
     columns = (SpinnerColumn(), *Progress.get_default_columns()[:2], TimeElapsedColumn())
@@ -116,7 +116,9 @@ def _rows(
             host = create_host(Model(name=model), classes=1000, channels=size[0] if size else 3)
             if label in mechanisms:
                 name, options = mechanisms[label]
-                put(host, name, where=where, start="neutral" if start == "neutral" else "paper", input=size, **options)
+                insert(
+                    host, name, where=where, start="neutral" if start == "neutral" else "paper", input=size, **options
+                )
             hosts.append(host)
             progress.advance(task)
         costs = {}
@@ -126,7 +128,7 @@ def _rows(
             progress.advance(task, len(labels))
     rows = []
     for i, (label, host) in enumerate(zip(labels, hosts, strict=True)):
-        carried = put_at(host)
+        carried = positions_of(host)
         row = {
             "attention": label,
             "input": list(example_input(host, size)[0].shape[1:]),

@@ -37,11 +37,11 @@ def command(model: str, where: str | None, size: str | None, trust: bool, as_jso
     picture = size_of(size) if size else None
     host = network(model, trust)
 
+    from saccade.graph.positions import POSITIONS, select, sites_at
     from saccade.specs import Spec
-    from saccade.surgery.positions import POSITIONS, select, sites_at
-    from saccade.surgery.sites import survey
+    from saccade.surgery.sites import inspect_unplugged
 
-    seen = survey(host, picture)
+    seen = inspect_unplugged(host, picture)
     at = {word: sites_at(seen, word) for word in POSITIONS if word != "paper"}
     if where is not None:
         found = select(seen, where, Spec(title=model, kind="transform", evidence="reading")).sites
@@ -52,11 +52,11 @@ def command(model: str, where: str | None, size: str | None, trust: bool, as_jso
     if as_json:
         click.echo(json.dumps([asdict(site) | {"positions": words[site]} for site in found], indent=2))
         return
-    rows = [("site", "carrier", "channels", "size", "stage", "calls", "module", "positions")]
+    rows = [("site", "parent", "channels", "size", "stage", "calls", "module", "positions")]
     for site in found:
-        carrier = ("into " if site.entering else "") + ("=" if site.carrier == site.path else site.carrier)
+        parent = ("into " if site.entering else "") + ("=" if site.parent == site.path else site.parent)
         numbers = (str(site.channels), "×".join(map(str, site.size)), str(site.stage), str(site.calls))
-        rows.append((site.path, carrier, *numbers, site.kind, ", ".join(words[site])))
+        rows.append((site.path, parent, *numbers, site.kind, ", ".join(words[site])))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -27,6 +27,7 @@ __all__ = ["command"]
 @click.command("train")
 @click.argument("recipe", default="digits")
 @click.option("--attention", metavar="NAME", help="Plug this mechanism: none, das, das:alpha=0.1, my.module:Class.")
+@click.option("--task", metavar="NAME", help="What is learnt.  [default: what the labels are for]")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change the recipe: training.epochs=3.")
 @click.option("--skip-bad", is_flag=True, help="Leave out image files that cannot be read, and count them.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the run.")
@@ -39,6 +40,7 @@ def command(
     context: click.Context,
     recipe: str,
     attention: str | None,
+    task: str | None,
     settings: tuple[str, ...],
     skip_bad: bool,
     seed: int | None,
@@ -51,10 +53,16 @@ def command(
 
     The same command again goes on where a killed run stopped. Exits with 1 if the loss became infinite or no number.
     """
-    given = {"attention.mechanism": attention, "training.seed": seed, "data.skip_bad": skip_bad or None}
+    given = {
+        "attention.mechanism": attention,
+        "training.seed": seed,
+        "data.skip_bad": skip_bad or None,
+        "task.name": task,
+    }
     read = _recipe(recipe)
     _trust.check_recipe(read, recipe, attention, settings, trust)
-    asked = read.with_overrides({key: value for key, value in given.items() if value is not None}).with_overrides(settings)
+    asked = read.with_overrides({key: value for key, value in given.items() if value is not None})
+    asked = asked.with_overrides(settings)
     if asked.attention.mechanism != "none":
         catalog.parse(asked.attention.mechanism)
     folder = out or Path("runs") / _slug(Path(recipe).stem, asked)
@@ -149,8 +157,8 @@ def _sentence(result: dict[str, Any], folder: Path) -> str:
     if result["diverged"]:
         place = result["diverged"]["message"]
         return (
-            f"{place}. Kept: the network after epoch {result['epochs']}, {result['metric']} {result['score']}, in {folder}. "
-            "A lower training.lr or a longer training.warmup_epochs often helps."
+            f"{place}. Kept: the network after epoch {result['epochs']}, {result['metric']} {result['score']}, in "
+            f"{folder}. A lower training.lr or a longer training.warmup_epochs often helps."
         )
     words = left_out(result.get("left_out", {}))
     return (

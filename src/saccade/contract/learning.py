@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.contract.case import DRAWS, Case, UnexaminedError, distance, expect, gradients, modes, rewinding, weighed
 from saccade.bases import blended
+from saccade.contract.case import DRAWS, Case, UnexaminedError, distance, expect, gradients, modes, rewinding, weighed
 
 __all__ = ["has_true_gradients", "learns_from_a_neutral_start", "reaches_every_parameter"]
 

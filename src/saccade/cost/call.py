@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import UserError
-from saccade.probe import check_network, example_input
+from saccade.graph.hosts import check_network
+from saccade.graph.inputs import example_input
 
-__all__ = ["Call"]
+__all__ = ["ForwardCall"]
 
 
 @dataclass(frozen=True)
-class Call:
+class ForwardCall:
     """A network and what one forward of it takes."""
 
     model: nn.Module
@@ -24,7 +25,7 @@ class Call:
     kwargs: dict[str, Any]
 
     @classmethod
-    def of(cls, model: nn.Module, input: Any, batch: int) -> Call:
+    def of(cls, model: nn.Module, input: Any, batch: int) -> ForwardCall:
         """The forward that ``input`` describes, as for :func:`saccade.measure`."""
         check_network(model, "the model")
         if isinstance(input, Mapping):
@@ -41,9 +42,9 @@ class Call:
         """Where the first parameter is."""
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
-    def first(self) -> Call:
+    def first(self) -> ForwardCall:
         """The call on the first picture alone, where it is on pictures."""
-        return Call(self.model, (self.args[0][:1],), {}) if self.is_picture else self
+        return ForwardCall(self.model, (self.args[0][:1],), {}) if self.is_picture else self
 
     @property
     def shapes(self) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from saccade.cost.call import Call
+from saccade.cost.call import ForwardCall
 
 __all__ = ["Spread", "spread", "times"]
 
@@ -28,7 +28,7 @@ class Spread:
     runs: int
 
 
-def times(calls: Sequence[Call], runs: int | None, seconds: float) -> list[list[float]]:
+def times(calls: Sequence[ForwardCall], runs: int | None, seconds: float) -> list[list[float]]:
     """Milliseconds of each timed forward of each call, in turn, after those that warm up."""
     found: list[list[float]] = [[] for _ in calls]
     spent, rounds = 0.0, 0

@@ -11,15 +11,15 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from saccade.cost.call import Call
-from saccade.probe import undisturbed
+from saccade.cost.call import ForwardCall
+from saccade.graph.states import preserve_state
 
 __all__ = ["true_macs"]
 
 aten = torch.ops.aten
 
 
-def true_macs(call: Call) -> int:
+def true_macs(call: ForwardCall) -> int:
     """What PyTorch's counter finds in one forward, with operators that state their own cost at that cost.
 
     Raises:
@@ -27,7 +27,7 @@ def true_macs(call: Call) -> int:
     """
     counter = FlopCounterMode(display=False, custom_mapping={**_RULES, **_torchvision_rules()})
     stated = _StatedCosts(counter)
-    with undisturbed(call.model), torch.no_grad(), _separate_layers(), counter, stated:
+    with preserve_state(call.model), torch.no_grad(), _separate_layers(), counter, stated:
         call.try_out()
     return counter.get_total_flops() // 2 + stated.correction
 

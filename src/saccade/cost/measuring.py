@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from saccade.cost.call import Call
+from saccade.cost.call import ForwardCall
 from saccade.cost.latency import Spread, spread, times
 from saccade.cost.macs import true_macs
 from saccade.cost.memory import forward_memory, step_memory
 from saccade.cost.thop import thop_counts
 from saccade.errors import UserError, did_you_mean
-from saccade.probe import undisturbed
+from saccade.graph.states import preserve_state
 
 __all__ = ["COUNTERS", "Cost", "count_macs", "measure", "measure_all"]
 
@@ -95,12 +95,12 @@ def measure_all(
         raise UserError(
             f"no counter is called {counter!r}; there are {' and '.join(COUNTERS)}.{did_you_mean(counter, COUNTERS)}"
         )
-    calls = [Call.of(model, input, batch) for model in models]
+    calls = [ForwardCall.of(model, input, batch) for model in models]
     counts = [_counts(call, counter) for call in calls]
     peaks = [(forward_memory(call), step_memory(call)) for call in calls]
     with ExitStack() as stack:
         for model in models:
-            stack.enter_context(undisturbed(model))
+            stack.enter_context(preserve_state(model))
         rows = times(calls, runs, seconds)
     return [
         Cost(
@@ -119,7 +119,7 @@ def measure_all(
     ]
 
 
-def _counts(call: Call, counter: str) -> tuple[int, int]:
+def _counts(call: ForwardCall, counter: str) -> tuple[int, int]:
     """Parameters, and multiply-adds of one picture."""
     if counter == "thop":
         return thop_counts(call.first())
@@ -136,4 +136,4 @@ def count_macs(model: nn.Module, input: Any = None) -> int:
     Raises:
         UserError: the network does not take the input.
     """
-    return true_macs(Call.of(model, input, 1).first())
+    return true_macs(ForwardCall.of(model, input, 1).first())

@@ -18,14 +18,15 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from saccade.cost.call import Call
+from saccade.cost.call import ForwardCall
 from saccade.errors import UserError
-from saccade.probe import out_of_memory, undisturbed
+from saccade.graph.inputs import out_of_memory
+from saccade.graph.states import preserve_state
 
 __all__ = ["forward_memory", "step_memory"]
 
 
-def forward_memory(call: Call) -> int:
+def forward_memory(call: ForwardCall) -> int:
     """Bytes live at once in one forward at most: parameters, buffers, input, and what the forward makes.
 
     Args:
@@ -38,7 +39,7 @@ def forward_memory(call: Call) -> int:
         return _peak(call, call.try_out)
 
 
-def step_memory(call: Call) -> int | None:
+def step_memory(call: ForwardCall) -> int | None:
     """As :func:`forward_memory`, of a forward in eval mode that keeps what the backward needs, and the backward.
 
     The gradients of all parameters that take one count; the state of an optimiser does not. None where nothing takes
@@ -65,9 +66,9 @@ def step_memory(call: Call) -> int | None:
         return None
 
 
-def _peak(call: Call, run: Callable[[], object]) -> int:
+def _peak(call: ForwardCall, run: Callable[[], object]) -> int:
     own = [*call.model.parameters(), *call.model.buffers(), *_tensors((call.args, call.kwargs))]
-    with undisturbed(call.model):
+    with preserve_state(call.model):
         if call.device.type != "cuda":
             with (live := _Live(own)):
                 run()

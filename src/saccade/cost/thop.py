@@ -19,17 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saccade.attachment import base_class
-from saccade.cost.call import Call
+from saccade.cost.call import ForwardCall
 from saccade.errors import UserError
-from saccade.probe import undisturbed
+from saccade.graph.states import preserve_state
+from saccade.parent_class import base_class
 
 __all__ = ["thop_counts"]
 
 _Rule = Callable[[Any, Tensor, Tensor], int]
 
 
-def thop_counts(call: Call) -> tuple[int, int]:
+def thop_counts(call: ForwardCall) -> tuple[int, int]:
     """Parameters and multiply-adds of one forward, as ``thop.profile`` gives them.
 
     Raises:
@@ -50,7 +50,7 @@ def thop_counts(call: Call) -> tuple[int, int]:
         # A module with several parents is watched once for each of them.
         macs[module] += visits[module] * rule(module, args[0] if args else next(iter(kwargs.values())), result)
 
-    with undisturbed(call.model), torch.no_grad(), ExitStack() as stack:
+    with preserve_state(call.model), torch.no_grad(), ExitStack() as stack:
         for module in visits:
             if (rule := _RULES.get(base_class(module))) is not None:
                 hook = module.register_forward_hook(partial(note, module, rule), with_kwargs=True)

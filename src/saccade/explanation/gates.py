@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.bases import Gate
-from saccade.probe import undisturbed
+from saccade.graph.states import preserve_state
 from saccade.surgery import Plug, plugs, record
 from saccade.surgery.controls import unshuffled
 
@@ -55,11 +55,11 @@ def gate_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
     Returns:
         Site to effective gate (B, c | 1, h | 1, w | 1), float32 on the CPU, in the order of the network's plugs. A
-        carrier that runs several times in one forward appears once a call: ``site (call 2)``. Mechanisms that add or
+        parent that runs several times in one forward appears once a call: ``site (call 2)``. Mechanisms that add or
         transform instead of gating do not appear.
     """
     device = next((p.device for p in model.parameters()), images.device)
-    with undisturbed(model), torch.no_grad(), record(model) as seen:
+    with preserve_state(model), torch.no_grad(), record(model) as seen:
         model(images.to(device))
     found: dict[str, Tensor] = {}
     for row in plugs(model):
@@ -100,7 +100,7 @@ def passing(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     try:
         for row in plugs(model):
             watch(row.site, row.module)
-        with undisturbed(model), torch.no_grad():
+        with preserve_state(model), torch.no_grad():
             model(images.to(device))
     finally:
         for handle in handles:

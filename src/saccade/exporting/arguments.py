@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from saccade.errors import UserError
-from saccade.probe import check_network
+from saccade.graph.hosts import check_network
 
 __all__ = ["RESERVED", "check", "check_number", "size_of"]
 

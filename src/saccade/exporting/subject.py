@@ -16,8 +16,8 @@ from saccade.exporting.arguments import check, check_number, size_of
 from saccade.exporting.differences import LIMIT, difference, same
 from saccade.exporting.guards import broken, common_multiple, upper_bounds
 from saccade.exporting.words import first_line, place, silently, sized, untraced
-from saccade.probe import example_input
-from saccade.surgery.plug import plugs
+from saccade.graph.inputs import example_input
+from saccade.surgery.plugs import plugs
 from saccade.surgery.replace import described
 
 __all__ = ["AXES", "Comparison", "Subject", "flat"]

@@ -1,7 +1,7 @@
 """Rows: what a task keeps of each test image, sufficient for its scores.
 
 A dictionary of tensors whose first dimension is the images. Ragged values are flat: the keys ``found/boxes`` and
-``found/scores`` of one group share ``found/offsets`` (N + 1,), and image i has the entries offsets[i] to offsets[i + 1].
+``found/scores`` of one group share ``found/offsets`` (N + 1,); image i has the entries offsets[i] to offsets[i + 1].
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OFFSETS = "offsets"
 
 def _group(key: str) -> str | None:
     """The offsets that belong to ``key``; None for a tensor with one entry an image."""
-    group, slash, name = key.rpartition("/")
+    group, slash, _ = key.rpartition("/")
     return f"{group}/{OFFSETS}" if slash else None
 
 

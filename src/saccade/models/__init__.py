@@ -1,9 +1,15 @@
-"""Architectures of this package, registered with timm when this is imported, and hosts by name."""
+"""Architectures of this package, one a file, registered with timm when this is imported, and hosts by name."""
 
 from __future__ import annotations
 
-from saccade.models.fcn import FCN
-from saccade.models.host import create_host
-from saccade.models.resnet_small import ResNetSmall
+from importlib import import_module
 
-__all__ = ["FCN", "ResNetSmall", "create_host"]
+from saccade.models._host import create_host
+from saccade.tables import Table
+
+__all__ = ["create_host", "names"]
+
+names = Table[object](__name__, "architecture").names
+
+for _name in names():
+    import_module(f"{__name__}.{_name}")

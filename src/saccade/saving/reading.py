@@ -10,15 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import UserError
+from saccade.graph.sites import Site
 from saccade.saving.config import CONFIG, WEIGHTS, describe
 from saccade.saving.hosts import check_named, rebuild, sketch
 from saccade.saving.sketch import Limits, TooLargeError, clone, sketched
 from saccade.saving.weights import check_values, compare, header, shapes_of, tensors
-from saccade.surgery.plug import Mechanism, settle, unplug
-from saccade.surgery.plug_module import Plug, carried
+from saccade.surgery.mechanism import Mechanism
+from saccade.surgery.plug import attach_all
+from saccade.surgery.plug_module import Plug, plugs_in
+from saccade.surgery.plugs import unplug
 from saccade.surgery.replace import again
 from saccade.surgery.replaced import note, replaced
-from saccade.surgery.sites import Site
 from saccade.trust import Trust, check_mechanism, check_numbers, trusted
 
 __all__ = ["fill", "load", "replay"]
@@ -48,7 +50,7 @@ def load(folder: str | Path, host: nn.Module | None = None, trust: Trust = False
     given = host
     shapes = header(folder, config)
     limits = Limits(shapes)
-    bare = host is None or (next(carried(host), None) is None and next(replaced(host), None) is None)
+    bare = host is None or (next(plugs_in(host), None) is None and next(replaced(host), None) is None)
     if bare:
         for row in config["plugs"] + config["replacements"]:
             check_mechanism(row["mechanism"], row["options"], path, trust)
@@ -126,10 +128,12 @@ def replay(host: nn.Module, config: Mapping[str, Any], owner: str) -> nn.Module:
     new = []
     with torch.random.fork_rng(devices=[]):
         for row in config["plugs"]:
-            site = Site(**{**row["site"], "size": tuple(row["site"]["size"])})
+            place = dict(row["site"])
+            place["parent"] = place.pop("carrier")  # the file's word for it
+            site = Site(**place | {"size": tuple(place["size"])})
             name, options, position = row["mechanism"], row["options"], row["position"]
             module = Mechanism.of(name).build(site, options)
             reads, neutral = tuple(row.get("reads", ())), row["neutral"]
             plug = Plug(module, site=site, name=name, options=options, position=position, neutral=neutral, reads=reads)
             new.append(plug.to(like.device))
-        return settle(host, new, lambda: again(host, config["replacements"], owner))
+        return attach_all(host, new, lambda: again(host, config["replacements"], owner))

@@ -17,14 +17,15 @@ from torch import Tensor, nn
 
 from saccade import catalog
 from saccade.errors import UserError
-from saccade.probe import example_input, undisturbed
+from saccade.graph.inputs import example_input
+from saccade.graph.states import preserve_state
 from saccade.saving.config import CONFIG, FORMAT, WEIGHTS, check
 from saccade.saving.hosts import of_library, rebuild
 from saccade.saving.reading import fill, replay
 from saccade.saving.weights import Shapes, compare, digest, shapes_of, state_of
 from saccade.saving.wrappers import unwrapped
-from saccade.surgery.plug import plugs
-from saccade.surgery.plug_module import Plug, carried
+from saccade.surgery.plug_module import Plug, plugs_in
+from saccade.surgery.plugs import plugs
 from saccade.surgery.replace import described
 from saccade.surgery.replaced import CHILD, originals
 
@@ -69,7 +70,7 @@ def save(
     """
     folder = Path(folder)
     model = unwrapped(model)
-    rows = [_row(path, plug) for path, _, plug in carried(model)]
+    rows = [_row(path, plug) for path, _, plug in plugs_in(model)]
     if rows:
         plugs(model)  # refuses a network that has lost one
     swaps = described(model)
@@ -157,7 +158,7 @@ def _same(
         arguments = example_input(model, None if input is None else tuple(input))
         outputs = []
         for network in (model, made):
-            with undisturbed(network):
+            with preserve_state(network):
                 try:
                     outputs.append(network(*arguments))
                 except Exception:  # it takes something else: the keys and shapes must do
@@ -177,15 +178,15 @@ def _close(a: Any, b: Any) -> bool:
 
 def _row(path: str, plug: Plug) -> dict[str, Any]:
     site = asdict(plug.site)
-    prefix = path.removesuffix(site["carrier"]) if path.endswith(site["carrier"]) else ""
-    site |= {"path": prefix + site["path"], "carrier": path}
+    parent = site.pop("parent")
+    prefix = path.removesuffix(parent) if path.endswith(parent) else ""
     return {
         "mechanism": plug.name,
         "options": plug.options,
         "neutral": plug.a is not None,
         "position": plug.position,
-        "site": site,
-        "reads": [prefix + carrier for carrier in plug.reads],
+        "site": site | {"path": prefix + site["path"], "carrier": path},
+        "reads": [prefix + read for read in plug.reads],
     }
 
 

@@ -9,25 +9,28 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from saccade.data import EpochSampler, ImageSet, Split, open_data
+from saccade import tasks
+from saccade.data import layout_of
+from saccade.data.samples import ImageSet, collate
+from saccade.data.sampling import EpochSampler
 from saccade.errors import UserError
-from saccade.recipe import Recipe
+from saccade.metrics.metric import Metric
 from saccade.study.engine import slots_for
+from saccade.study.findings import measure
+from saccade.study.images import open_once
 from saccade.study.plan import Study
-from saccade.study.precision import MOST_SEEDS, planned_detectable
+from saccade.study.precision import MOST_SEEDS, image_floor, planned_detectable
 from saccade.study.results import collect
+from saccade.tasks.base import Task, metric_named
 from saccade.training import build
 from saccade.training.environment import choose_device
 
-__all__ = ["ASSUMED", "CHANGED", "DIGITS_SIGMA", "Forecast", "forecast"]
+__all__ = ["ASSUMED", "CHANGED", "Forecast", "forecast"]
 
-DIGITS_SIGMA = 0.74
-"""Residual SD on the digits in points, of ``saccade compare --attention none,se,eca --seeds 10``."""
 ASSUMED = (0.3, 0.5, 1.0)
-"""Residual SDs in points that are shown where none is known."""
+"""Residual SDs in per cent of the metric's span that are shown where none is known."""
 CHANGED = 0.15
 """Share of the test images that one run is assumed to get right and a run of another arm wrong: 8 to 20 % were measured
 on digits and on CIFAR-10. Nearly all of it is the chance of single runs, and so part of the residual SD."""
@@ -49,15 +52,17 @@ class Forecast:
         disk_mb: what the folder will hold at most.
         step_ms: arm -> one training step, its batch drawn and augmented; the median of three.
         test_ms: arm -> one batch of test images.
-        detectable: (residual SD, smallest difference to ``none`` found with probability 0.8), in points of top-1; the
-            difference is None where the study could not estimate its own error.
+        metric: its name.
+        unit: of differences and SDs.
+        detectable: (residual SD, smallest difference to ``none`` found with probability 0.8); the difference is None
+            where the study could not estimate its own error. Empty where no SD is known, as of a metric without bound.
         sigma_from: where the residual SD comes from.
         test_images: how many.
-        lasting_se: standard error that the test images are reckoned to leave at any number of seeds, points.
+        lasting_se: standard error that the test images are reckoned to leave at any number of seeds.
         lasting_from: where that comes from.
         set_by_images: the residual SDs at which it is larger than the error of the seeds.
         seeds_for_margin: seeds that would find a difference as large as the margin, for the first SD; None above 100.
-        margin: in points.
+        margin: half-width of "equal".
         margin_needs_images: the test images are too few to find such a difference at any number of seeds.
     """
 
@@ -69,6 +74,8 @@ class Forecast:
     disk_mb: float
     step_ms: dict[str, float]
     test_ms: dict[str, float]
+    metric: str
+    unit: str
     detectable: tuple[tuple[float, float | None], ...]
     sigma_from: str
     test_images: int
@@ -93,23 +100,27 @@ class Forecast:
             f"one training step in ms: {steps}",
             f"disk    about {self.disk_mb:.0f} MB",
         ]
+        if not self.detectable:
+            lines.append(f"sees    unknown: how far runs differ in {self.metric} is known after a first study")
+            return "\n".join(lines)
         if all(difference is None for _, difference in self.detectable):
             lines.append("sees    nothing: one seed cannot tell a difference from chance")
             return "\n".join(lines)
         if len(self.detectable) == 1:
             ((sigma, difference),) = self.detectable
             lines.append(
-                f"sees    differences of {difference:.1f} points with probability 0.8 "
-                f"(residual SD {sigma:.2f} points: {self.sigma_from})"
+                f"sees    differences of {measure(f'{difference:.1f}', self.unit)} with probability 0.8 "
+                f"(residual SD {measure(f'{sigma:.2f}', self.unit)}: {self.sigma_from})"
             )
         else:
             shown = ", ".join(f"{difference:.1f} (SD {sigma:.3g})" for sigma, difference in self.detectable)
-            lines.append(f"sees    differences, in points, with probability 0.8: {shown}; {self.sigma_from}")
+            unit = f", in {self.unit}" if self.unit else ""
+            lines.append(f"sees    differences{unit}, with probability 0.8: {shown}; {self.sigma_from}")
         if self.set_by_images:
             where = f" at SD {', '.join(f'{sd:.2g}' for sd in self.set_by_images)}" if len(self.detectable) > 1 else ""
             lines.append(
                 f"        the {self.test_images} test images leave the larger part of the error{where}: "
-                f"{self.lasting_se:.2f} points at any number of seeds ({self.lasting_from})"
+                f"{measure(f'{self.lasting_se:.2f}', self.unit)} at any number of seeds ({self.lasting_from})"
             )
         sigma = self.detectable[0][0]
         needed = f"more than {MOST_SEEDS}" if self.seeds_for_margin is None else str(self.seeds_for_margin)
@@ -137,27 +148,31 @@ def forecast(study: Study, slots: int | None, device: str = "auto") -> Forecast:
     if slots is None:
         several = where.type == "cuda" and device == "auto"
         slots = torch.cuda.device_count() if several else slots_for(training.threads, where.type) or 1
-    split = open_data(study.base.data)
+    kind = tasks.get(tasks.choose(study.base))
+    metric = metric_named(kind, study.base.task.metric)
+    margin = metric.margin if study.margin is None else study.margin
+    metric.check_margin(margin)
+    split = open_once(study.base.data, kind.target)
     todo = [run for run in study.runs() if run.finished is None]
     slots = min(slots, max(1, len(todo)))
-    step_ms, test_ms, weights = _timed(study, split, where)
+    step_ms, test_ms, weights = _timed(study, kind, where)
     steps = len(EpochSampler(split.train, 0, training.batch_size))
-    tests = math.ceil(len(split.test) / training.batch_size)
+    count = len(split.test)
+    tests = math.ceil(count / training.batch_size)
     busy = sum(
         training.epochs * steps * step_ms[run.arm.name] + (training.epochs + 1) * tests * test_ms[run.arm.name]
         for run in todo
     )
-    kept = sum(weights[run.arm.name] + 16 * len(split.test) + 50_000 for run in study.runs())
-    count = len(split.test)
-    known = _known(study, count)
+    kept = sum(weights[run.arm.name] + 32 * count + 50_000 for run in study.runs())
+    known = _known(study, metric, count)
     arms, family = len(study.arms), sum(arm.control is None for arm in study.arms[1:])
+    floor = 0.0 if metric.span is None else image_floor(count, metric.span)
 
     def sees(sigma: float, seeds: int) -> float:
-        return planned_detectable(sigma, seeds, arms, family, lasting=known.lasting, images=count)
+        return planned_detectable(sigma, seeds, arms, family, lasting=known.lasting, units=count, floor=floor)
 
-    sigmas = known.sigmas
-    enough = (n for n in range(2, MOST_SEEDS + 1) if sees(sigmas[0], n) <= study.margin)
-    seeds = len(study.seeds)
+    sigmas, seeds = known.sigmas, len(study.seeds)
+    enough = (n for n in range(2, MOST_SEEDS + 1) if sigmas and sees(sigmas[0], n) <= margin)
     found = [(sigma, sees(sigma, seeds)) for sigma in sigmas]
     return Forecast(
         data=split.description,
@@ -168,6 +183,8 @@ def forecast(study: Study, slots: int | None, device: str = "auto") -> Forecast:
         disk_mb=(kept + slots * 4 * max(weights.values())) / 1e6,
         step_ms=step_ms,
         test_ms=test_ms,
+        metric=metric.name,
+        unit=metric.points,
         detectable=tuple((sigma, points if math.isfinite(points) else None) for sigma, points in found),
         sigma_from=known.sigma_from,
         test_images=count,
@@ -175,13 +192,13 @@ def forecast(study: Study, slots: int | None, device: str = "auto") -> Forecast:
         lasting_from=known.lasting_from,
         set_by_images=tuple(sigma for sigma in sigmas if known.lasting > 2 * sigma**2 / seeds),
         seeds_for_margin=next(enough, None),
-        margin=study.margin,
-        margin_needs_images=sees(0.0, MOST_SEEDS) > study.margin,
+        margin=margin,
+        margin_needs_images=bool(sigmas) and sees(0.0, MOST_SEEDS) > margin,
     )
 
 
 def _timed(
-    study: Study, split: Split, device: torch.device
+    study: Study, kind: type[Task], device: torch.device
 ) -> tuple[dict[str, float], dict[str, float], dict[str, int]]:
     """For each arm: a training step and a test step in milliseconds, and the bytes of its weights."""
     step_ms: dict[str, float] = {}
@@ -192,19 +209,20 @@ def _timed(
     try:
         for arm in study.arms:
             recipe = study.run(arm, study.seeds[0]).recipe
-            network = build(recipe, split)
+            task = kind(recipe, open_once(recipe.data, kind.target))
+            network = build(task)
             weights[arm.name] = sum(t.numel() * t.element_size() for t in network.state_dict().values())
             network.to(device)
-            step_ms[arm.name] = _middle(_training(network, split.train, recipe, device))
-            test_ms[arm.name] = _middle(_testing(network, split.test, recipe, device))
+            step_ms[arm.name] = _middle(_training(network, task, device))
+            test_ms[arm.name] = _middle(_testing(network, task, device))
     finally:
         torch.set_num_threads(threads)
     return step_ms, test_ms, weights
 
 
-def _training(network: nn.Module, images: ImageSet, recipe: Recipe, device: torch.device) -> Iterator[float]:
+def _training(network: nn.Module, task: Task, device: torch.device) -> Iterator[float]:
     """Training steps without end, as a run does them."""
-    training = recipe.training
+    training, images = task.recipe.training, task.data.train
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9)
     network.train()
     sampler = EpochSampler(images, training.seed, training.batch_size)
@@ -212,27 +230,38 @@ def _training(network: nn.Module, images: ImageSet, recipe: Recipe, device: torc
         for keys in sampler:
             x, y = _batch(images, keys, device)
             with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-                loss = F.cross_entropy(network(x), y)
+                first, *others = task.loss(network, x, y).values()
+            loss = sum(others, first)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             yield loss.item()  # waits for an accelerator
 
 
-def _testing(network: nn.Module, images: ImageSet, recipe: Recipe, device: torch.device) -> Iterator[float]:
+def _testing(network: nn.Module, task: Task, device: torch.device) -> Iterator[float]:
     """Test steps without end."""
-    training = recipe.training
+    training, images = task.recipe.training, task.data.test
     network.eval()
     keys = list(range(min(training.batch_size, len(images))))
     while True:
-        x, _ = _batch(images, keys, device)
+        x, y = _batch(images, keys, device)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-            yield network(x).sum().item()
+            rows = task.rows(network, x, y)
+        yield float(next(iter(rows.values())).sum())
 
 
-def _batch(images: ImageSet, keys: list[Any], device: torch.device) -> tuple[Tensor, Tensor]:
-    pairs = [images[key] for key in keys]
-    return torch.stack([image for image, _ in pairs]).to(device), torch.tensor([label for _, label in pairs]).to(device)
+def _batch(images: ImageSet, keys: list[Any], device: torch.device) -> tuple[Any, Any]:
+    x, y = collate([images[key] for key in keys])
+    return x.to(device), _moved(y, device)
+
+
+def _moved(target: Any, device: torch.device) -> Any:
+    """A target with its tensors on ``device``."""
+    if isinstance(target, torch.Tensor):
+        return target.to(device)
+    if isinstance(target, list):
+        return [_moved(each, device) for each in target]
+    return {key: _moved(value, device) for key, value in target.items()} if isinstance(target, dict) else target
 
 
 def _middle(steps: Iterator[Any]) -> float:
@@ -248,7 +277,7 @@ def _middle(steps: Iterator[Any]) -> float:
 
 @dataclass(frozen=True)
 class _Known:
-    """Errors of a study as known or assumed: residual SDs in points, the lasting squared error in points²."""
+    """Errors of a study as known or assumed, in the unit of the metric; the lasting one is squared."""
 
     sigmas: tuple[float, ...]
     sigma_from: str
@@ -256,25 +285,32 @@ class _Known:
     lasting_from: str
 
 
-def _known(study: Study, images: int) -> _Known:
+def _known(study: Study, metric: Metric, images: int) -> _Known:
     """The errors to reckon with on so many test images."""
     try:
-        analysis = collect(study.folder)["analysis"] or {}
+        analysis = collect(study.folder).analysis
     except UserError:  # no study there yet
-        analysis = {}
-    rows = analysis["differences"] if analysis.get("images") else ()  # without images all of them say 0
-    measured = [row["se_images"] ** 2 for row in rows if row["se_images"] is not None]
+        analysis = None
+    span = 0.0 if metric.span is None else metric.span
+    rows = analysis.differences if analysis and analysis.images else ()  # without images all of them say 0
+    measured = [row.se_images**2 for row in rows if row.se_images is not None]
     if measured:
         lasting, lasting_from = math.fsum(measured) / len(measured), "measured in this folder"
     else:
-        lasting = 100.0**2 * LASTING / images
+        lasting = span**2 * LASTING / images
         lasting_from = f"assumed: two arms answer {100 * LASTING:g} % differently"
-    if analysis.get("sigma"):
-        return _Known((analysis["sigma"],), "the runs finished in this folder", lasting, lasting_from)
-    digits = study.base.data.source == "digits"
-    sigmas: tuple[float, ...] = (DIGITS_SIGMA,) if digits else ASSUMED
-    sigma_from = "measured on the digits" if digits else "the SD of your images is known after a first study"
-    chance = 100.0 * math.sqrt(CHANGED / (2 * images))  # SD of a run's score from the chance of single answers
+    if analysis and analysis.sigma:
+        return _Known((analysis.sigma,), "the runs finished in this folder", lasting, lasting_from)
+    layout = layout_of(study.base.data)
+    if (known := layout.residual_sd.get(metric.name)) is not None:
+        sigmas: tuple[float, ...] = (known,)
+        sigma_from = f"measured on the {layout.name}"
+    elif metric.span is None:
+        return _Known((), "", lasting, lasting_from)
+    else:
+        sigmas = tuple(sd * span / 100 for sd in ASSUMED)
+        sigma_from = "the SD of your images is known after a first study"
+    chance = span * math.sqrt(CHANGED / (2 * images))  # SD of a run's score from the chance of single answers
     if chance > min(sigmas):
         assumed = f"assumed, as two runs answer {100 * CHANGED:g} % of {images} test images differently"
         sigmas = tuple(dict.fromkeys(max(sigma, chance) for sigma in sigmas))

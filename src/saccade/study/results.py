@@ -234,7 +234,9 @@ def _run(study: Study, run: Run, done: Mapping[str, Any] | None) -> RunResult:
     place = run.folder.relative_to(study.folder).as_posix()
     if done is None:
         failed = read(run.folder / "failed.json", Failed)
-        return RunResult(run.arm.name, run.seed, "missing" if failed is None else "failed", place, reason=failed and failed.get("reason"))
+        if failed is None:
+            return RunResult(run.arm.name, run.seed, "missing", place)
+        return RunResult(run.arm.name, run.seed, "failed", place, reason=failed.get("reason"))
     known: dict[str, Any] = {"seconds": done["seconds"], "parameters": done["parameters"]}
     if done["diverged"]:
         reason = str(done["diverged"].get("message", done["diverged"]))

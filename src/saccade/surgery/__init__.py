@@ -1,17 +1,17 @@
 """Attention into any network, and out again."""
 
-from saccade.surgery.carrying import one_call as one_call
+from saccade.graph.sites import Site as Site
+from saccade.surgery.attachment import one_call as one_call
 from saccade.surgery.controls import plug_control as plug_control
 from saccade.surgery.groups import parameter_groups as parameter_groups
 from saccade.surgery.plug import plug as plug
-from saccade.surgery.plug import plugs as plugs
-from saccade.surgery.plug import unplug as unplug
 from saccade.surgery.plug_module import Plug as Plug
+from saccade.surgery.plugs import plugs as plugs
+from saccade.surgery.plugs import unplug as unplug
 from saccade.surgery.record import record as record
 from saccade.surgery.replace import Replacement as Replacement
 from saccade.surgery.replace import replace as replace
 from saccade.surgery.replace import replacements as replacements
-from saccade.surgery.sites import Site as Site
 from saccade.surgery.sites import sites as sites
 from saccade.surgery.trainers import plugged_trainer as plugged_trainer
 

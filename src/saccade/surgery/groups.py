@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from saccade.attachment import CHILD
-from saccade.probe import check_network
-from saccade.surgery.plug_module import carried
+from saccade.graph.hosts import check_network
+from saccade.parent_class import CHILD
+from saccade.surgery.plug_module import plugs_in
 from saccade.surgery.replaced import CHILD as CONVOLUTION
 from saccade.surgery.replaced import replaced
 
@@ -36,7 +36,7 @@ def parameter_groups(
         UserError: ``model`` is no module.
     """
     check_network(model, "the model")
-    plugged = {id(p) for _, parent, _ in carried(model) for p in parent.get_submodule(CHILD).parameters()}
+    plugged = {id(p) for _, parent, _ in plugs_in(model) for p in parent.get_submodule(CHILD).parameters()}
     plugged |= {id(p) for _, module in replaced(model) for p in module.get_submodule(CONVOLUTION).parameters()}
     groups: dict[tuple[bool, bool], dict[str, Any]] = {
         (attention, decayed): {

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import nn
 
-from saccade.attachment import runs_plug
 from saccade.errors import UserError
-from saccade.surgery.plug_module import Plug, Seen, held
+from saccade.parent_class import runs_plug
+from saccade.surgery.plug_module import Plug, Seen, plug_of
 
 __all__ = [
     "NOTE", "NOT_RUN", "PLUGS", "REPLACED", "guarding_hook", "look_at", "lost", "paths", "raise_if_lost", "unwatch",
@@ -134,8 +134,8 @@ def _lost_of(module: nn.Module) -> Iterator[tuple[str, str]]:
     for path in vars(module).get(PLUGS, ()):
         *above, last = chain = _chain(module, path)
         whole = len(chain) == 1 + _steps(path)
-        parent = last if whole and held(last) is not None else _parent_elsewhere(module, path)
-        plug = None if parent is None else held(parent)
+        parent = last if whole and plug_of(last) is not None else _parent_elsewhere(module, path)
+        plug = None if parent is None else plug_of(parent)
         if parent is None or plug is None or not runs_plug(parent):
             yield path, NOT_RUN
         elif _folded(plug, above[-1] if whole and above else None, parent, last):
@@ -167,8 +167,8 @@ def _parent_elsewhere(module: nn.Module, path: str) -> nn.Module | None:
     Whether a wrapper calls what it holds is not known.
     """
     for parent in module.modules():
-        plug = held(parent)
-        if plug is not None and f".{plug.site.carrier}".endswith(f".{path}"):
+        plug = plug_of(parent)
+        if plug is not None and f".{plug.site.parent}".endswith(f".{path}"):
             return parent
     return None
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from saccade.attachment import CHILD
 from saccade.bases import as_laid_out, blended
-from saccade.relay import Previous, Relay
+from saccade.parent_class import CHILD
+from saccade.stage_outputs import PreviousStage, StageOutputs
 
 if TYPE_CHECKING:
-    from saccade.surgery.sites import Site
+    from saccade.graph.sites import Site
 
-__all__ = ["Plug", "Seen", "carried", "held"]
+__all__ = ["Plug", "Seen", "plug_of", "plugs_in"]
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Plug(nn.Module):
         options: those it was made with.
         position: the position that chose the site.
         neutral: whether there is an ``a``, a parameter of shape (1,) that starts at zero.
-        reads: the carriers whose plugs' vectors a mechanism reads that needs the stage before its own.
+        reads: the parents whose plugs' vectors a mechanism reads that needs the stage before its own.
     """
 
     a: nn.Parameter | None
@@ -63,21 +63,25 @@ class Plug(nn.Module):
         self.mechanism = mechanism
         self.register_parameter("a", nn.Parameter(torch.zeros(1)) if neutral else None)
         self.reads = reads if self.previous else ()
-        self.relay: Relay | None = None
+        self.outputs: StageOutputs | None = None
         self.seen = Seen()
         # torch.fx and what is built on it (feature extractors, quantisation) keep a module of torch.nn whole.
         self.__module__ = "torch.nn"
 
-    @property
-    def previous(self) -> list[Previous]:
-        """Where the mechanism reads the stage before its own; [] of one that does not."""
-        return [module for module in self.mechanism.modules() if isinstance(module, Previous)]
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Networks that were pickled by earlier versions call the outputs the relay.
+        super().__setstate__({"outputs" if key == "relay" else key: value for key, value in state.items()})
 
-    def join(self, relay: Relay) -> None:
-        """The mechanism, also one put in its place since, tells and reads by ``relay``."""
-        self.relay = relay
+    @property
+    def previous(self) -> list[PreviousStage]:
+        """Where the mechanism reads the stage before its own; [] of one that does not."""
+        return [module for module in self.mechanism.modules() if isinstance(module, PreviousStage)]
+
+    def join(self, outputs: StageOutputs) -> None:
+        """Let the mechanism, also one put in its place since, give and read by ``outputs``."""
+        self.outputs = outputs
         for place in self.previous:
-            place.join(relay, self.site.carrier, self.reads)
+            place.join(outputs, self.site.parent, self.reads)
 
     def forward(self, f: Tensor) -> Tensor:
         """Map f (B, C, H, W) to (B, C, H, W), in the dtype of f."""
@@ -89,7 +93,7 @@ class Plug(nn.Module):
         return f"{self.name} at {self.site.path}"
 
 
-def held(parent: nn.Module) -> Plug | None:
+def plug_of(parent: nn.Module) -> Plug | None:
     """Return the plug that ``parent`` holds; where a library wrapped it, the one that runs inside the wrapper."""
     child = parent._modules.get(CHILD)
     if child is None or isinstance(child, Plug):
@@ -101,9 +105,9 @@ def held(parent: nn.Module) -> Plug | None:
     return next((module for module in child.modules() if isinstance(module, Plug)), None)
 
 
-def carried(model: nn.Module) -> Iterator[tuple[str, nn.Module, Plug]]:
+def plugs_in(model: nn.Module) -> Iterator[tuple[str, nn.Module, Plug]]:
     """Yield the path of each parent in ``model`` that holds a plug, the parent, and the plug."""
     for path, module in model.named_modules():
-        plug = held(module)
+        plug = plug_of(module)
         if plug is not None:
             yield path, module, plug

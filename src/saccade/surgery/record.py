@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import UserError
-from saccade.surgery.plug import plugs
+from saccade.hooks import of_this_thread, temporary_hooks
+from saccade.surgery.plugs import plugs
 from saccade.surgery.replace import replacements
 from saccade.surgery.replaced import CHILD
-from saccade.surgery.threads import of_this_thread
 
 __all__ = ["record"]
 
@@ -22,7 +22,7 @@ __all__ = ["record"]
 def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
     """The gates and contexts of the latest forward of ``model``, by site, detached.
 
-    A site whose carrier runs several times in one forward has a list, in order. A replacement shows what passes its
+    A site whose parent runs several times in one forward has a list, in order. A replacement shows what passes its
     ``tap`` under the path of its convolution, or, where that is a site too, of the mechanism inside. Mechanisms that
     show nothing (they have no ``tap``) are absent. The dictionary stays readable after the block.
 
@@ -40,7 +40,6 @@ def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
     if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
         raise UserError("DataParallel runs the network on several threads; record the network inside: model.module")
     maps: dict[str, Tensor | list[Tensor]] = {}
-    handles = []
 
     def anew(module: nn.Module, args: tuple[Any, ...]) -> None:
         maps.clear()
@@ -63,7 +62,7 @@ def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
     for row in replacements(model):
         path = row.convolution
         found[f"{path}.{CHILD}" if path in found else path] = row.module
-    try:
+    with temporary_hooks() as handles:
         handles.append(model.register_forward_pre_hook(of_this_thread(anew)))
         for site, mechanism in found.items():
             tap = getattr(mechanism, "tap", None)
@@ -71,6 +70,3 @@ def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
                 watch(site, tap)
         with torch.compiler.set_stance("force_eager"):
             yield maps
-    finally:
-        for handle in handles:
-            handle.remove()

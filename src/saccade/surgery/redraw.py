@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from saccade.surgery.checking import training_twin
-from saccade.surgery.plug_module import Plug, held
-from saccade.surgery.threads import of_this_thread
-from saccade.surgery.trace import Arguments, run
+from saccade.graph.states import training_twin
+from saccade.graph.trace import Arguments, run
+from saccade.hooks import of_this_thread, temporary_hooks
+from saccade.surgery.plug_module import Plug, plug_of
 
 __all__ = ["redraw_dead_relus"]
 
@@ -75,19 +75,16 @@ def redraw_dead_relus(
     try:
         with training_twin(host) as twin:
             for n, made in enumerate(new):
-                copied = held(twin.get_submodule(made.site.carrier))
+                copied = plug_of(twin.get_submodule(made.site.parent))
                 assert copied is not None
                 judge(n, copied)
             twin(*arguments[0], **arguments[1])
     except Exception as error:  # a network may raise anything where it is not given what it is trained on
         _LOG.debug("%s was not tried in training mode: %s: %s", type(host).__name__, type(error).__name__, error)
     if pending:
-        handles = [judge(n, new[n]) for n in pending]
-        try:
+        with temporary_hooks() as handles:
+            handles += [judge(n, new[n]) for n in pending]
             run(host, arguments)
-        finally:
-            for handle in handles:
-                handle.remove()
     for n in redrawn:
         new[n].mechanism.train(modes[n])
 
@@ -122,8 +119,8 @@ def _draw(running: Plug, f: Tensor, again: Callable[[], nn.Module], stream: torc
 
 def _put(plug: Plug, mechanism: nn.Module) -> None:
     plug.mechanism = mechanism
-    if plug.relay is not None:
-        plug.join(plug.relay)
+    if plug.outputs is not None:
+        plug.join(plug.outputs)
 
 
 def _share(mechanism: nn.Module, f: Tensor) -> float:

@@ -13,16 +13,17 @@ import torch
 from torch import nn
 
 from saccade import catalog
-from saccade.errors import UserError
 from saccade.bases import Convolution
-from saccade.probe import check_network, example_input
-from saccade.surgery.fitting import check, fitted, install
-from saccade.surgery.hosts import check_changeable
-from saccade.surgery.plug import Mechanism, per_stage
-from saccade.surgery.positions import POSITIONS, family, select
+from saccade.errors import UserError
+from saccade.graph.hosts import check_changeable, check_network
+from saccade.graph.inputs import example_input
+from saccade.graph.positions import POSITIONS, family, select
+from saccade.graph.sites import Inspection, Site
+from saccade.surgery.mechanism import Mechanism, per_stage
 from saccade.surgery.rebuilt import warn_of_rebuilding
+from saccade.surgery.replaceable import check_replaceable, fitted, insert_replacements
 from saccade.surgery.replaced import CHILD, Note, Stand, gone, note, replaced
-from saccade.surgery.sites import Site, Survey, survey
+from saccade.surgery.sites import inspect_unplugged
 
 __all__ = ["Replacement", "again", "described", "replace", "replacements"]
 
@@ -108,14 +109,14 @@ def replace(
     check_changeable(host)
     if input is None and what.sized:
         input = example_input(host)
-    seen = survey(host, input)
+    seen = inspect_unplugged(host, input)
     chosen = _chosen(host, seen, where, what)
     known = _neutral(mechanism) if start == "neutral" else {}
     new: dict[str, tuple[nn.Module, Note]] = {}
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         for (site, position), own in zip(chosen, per_stage(what, options, [site for site, _ in chosen]), strict=True):
-            new[site.carrier] = fitted(host, what, site, position, known | own, start == "neutral")
-        install(host, new, seen.arguments)
+            new[site.parent] = fitted(host, what, site, position, known | own, start == "neutral")
+        insert_replacements(host, new, seen.arguments)
     lost = sum(known.discarded for _, known in new.values())
     if lost:
         _LOG.log(
@@ -202,12 +203,12 @@ def again(host: nn.Module, rows: Sequence[Mapping[str, Any]], owner: str) -> Non
             raise UserError(f"{owner}: a row of replacements is broken: {error}") from None
         except AttributeError:
             raise UserError(f"{owner}: {type(host).__name__} has no module {path!r} to replace") from None
-        check(path, convolution)
+        check_replaceable(path, convolution)
         site = Site(
-            path=path, carrier=path, entering=False, channels=0, size=(height, width), stage=stage, calls=1, kind=""
+            path=path, parent=path, entering=False, channels=0, size=(height, width), stage=stage, calls=1, kind=""
         )
         new[path] = fitted(host, Mechanism.of(name), site, position, options, neutral)
-    install(host, new, None)
+    insert_replacements(host, new, None)
 
 
 def _neutral(mechanism: str | Callable[..., nn.Module]) -> dict[str, Any]:
@@ -236,7 +237,7 @@ def _check_options(what: Mechanism, options: Mapping[str, Any]) -> None:
     what.check(options)
 
 
-def _chosen(host: nn.Module, seen: Survey, where: str | Sequence[str], what: Mechanism) -> list[tuple[Site, str]]:
+def _chosen(host: nn.Module, seen: Inspection, where: str | Sequence[str], what: Mechanism) -> list[tuple[Site, str]]:
     """The convolutions that ``where`` names, as sites that say what they receive, in order of execution."""
     if not isinstance(where, (str, Sequence)) or not all(isinstance(part, str) for part in where):
         raise UserError(f"where is a position, a path or glob of modules, or a list of these; got {where!r}")
@@ -246,13 +247,13 @@ def _chosen(host: nn.Module, seen: Survey, where: str | Sequence[str], what: Mec
     found: dict[str, tuple[Site, str]] = {}
     for part in parts:
         for site, position in _part(host, seen, part, what):
-            check(site.path, host.get_submodule(site.carrier))
-            found.setdefault(site.carrier, (site, position))
+            check_replaceable(site.path, host.get_submodule(site.parent))
+            found.setdefault(site.parent, (site, position))
     order = {path: n for n, path in enumerate(seen.structure.in_order(found))}
     return [found[path] for path in sorted(found, key=order.__getitem__)]
 
 
-def _part(host: nn.Module, seen: Survey, where: str, what: Mechanism) -> Iterator[tuple[Site, str]]:
+def _part(host: nn.Module, seen: Inspection, where: str, what: Mechanism) -> Iterator[tuple[Site, str]]:
     """What one word of ``where`` names, and the position it is at."""
     word = where.strip()
     if re.match(r"paper\b", word):
@@ -267,10 +268,10 @@ def _part(host: nn.Module, seen: Survey, where: str, what: Mechanism) -> Iterato
         )
     modules = dict(host.named_modules())
     if isinstance(modules.get(base), (nn.Conv2d, Stand)):
-        check(base, modules[base])
+        check_replaceable(base, modules[base])
     sites = select(seen, word, what.spec).sites
     if name not in _PLACES and base not in modules:  # a glob takes the convolutions among what it matches
-        sites = [site for site in sites if isinstance(modules[site.carrier], (nn.Conv2d, Stand)) and not site.entering]
+        sites = [site for site in sites if isinstance(modules[site.parent], (nn.Conv2d, Stand)) and not site.entering]
     if not sites:
         near = [path for path, module in modules.items() if isinstance(module, nn.Conv2d)]
         more = f" and {len(near) - 40} more" if len(near) > 40 else ""
@@ -278,7 +279,7 @@ def _part(host: nn.Module, seen: Survey, where: str, what: Mechanism) -> Iterato
             f"{where!r} leaves no convolution of {type(host).__name__}. Its convolutions: {', '.join(near[:40])}{more}."
         )
     for site in sites:
-        call = seen.structure.trace.by_path()[site.carrier][0]
+        call = seen.structure.trace.by_path()[site.parent][0]
         value = None if call.first is None else seen.structure.trace.values.get(call.first)
         size = site.size if value is None else (value.shape[2], value.shape[3])
-        yield changed(site, path=site.path if site.entering else site.carrier, size=size), word
+        yield changed(site, path=site.path if site.entering else site.parent, size=size), word

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.attachment import base_class, set_class
-from saccade.errors import UserError
 from saccade.bases import Convolution
+from saccade.errors import UserError
+from saccade.parent_class import base_class, set_class
 from saccade.surgery.guard import NOTE, REPLACED, paths, unwatch, watch
-from saccade.surgery.plug_module import held
+from saccade.surgery.plug_module import plug_of
 
 __all__ = [
     "CHILD",
@@ -29,10 +29,10 @@ __all__ = [
     "Stand",
     "alone",
     "gone",
+    "insert_at",
     "note",
     "original",
     "originals",
-    "put",
     "replaced",
     "restore",
 ]
@@ -124,7 +124,7 @@ def original(convolution: nn.Module, x: Tensor) -> Tensor:
 
 def alone(convolution: nn.Module, x: Tensor, output: Tensor) -> Tensor:
     """Return what the replacement made of x (B, C, H, W), given what the module returned: its plug not counted."""
-    return output if held(convolution) is None else base_class(convolution).forward(convolution, x)
+    return output if plug_of(convolution) is None else base_class(convolution).forward(convolution, x)
 
 
 @contextmanager
@@ -159,7 +159,7 @@ def originals(host: nn.Module) -> Iterator[None]:
                 set_class(module, kind)
 
 
-def put(host: nn.Module, path: str, mechanism: nn.Module, known: Note) -> None:
+def insert_at(host: nn.Module, path: str, mechanism: nn.Module, known: Note) -> None:
     """Let the convolution at ``path`` run ``mechanism``; where that keeps the kernel, its own is dropped."""
     convolution = host.get_submodule(path)
     keeps = isinstance(mechanism, Convolution)

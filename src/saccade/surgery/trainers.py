@@ -15,8 +15,10 @@ from typing import Any, Literal
 from torch import nn
 
 from saccade.errors import UserError
-from saccade.surgery.plug import Builder, Mechanism, install, unplug
-from saccade.surgery.plug_module import Plug, carried
+from saccade.surgery.mechanism import Builder, Mechanism
+from saccade.surgery.plug import insert_plugs
+from saccade.surgery.plug_module import Plug, plugs_in
+from saccade.surgery.plugs import unplug
 from saccade.surgery.replaced import replaced
 
 __all__ = ["plugged_trainer"]
@@ -51,13 +53,13 @@ class _Plugging:
             UserError: ``weights`` holds other plugs than were asked for, or replaced convolutions.
         """
         trained = _network(weights)
-        plugs = {} if trained is None else {path: plug for path, _, plug in carried(trained)}
+        plugs = {} if trained is None else {path: plug for path, _, plug in plugs_in(trained)}
         if trained is not None and plugs:  # loading is the trainer's own, and its network has no plugs yet
             weights = unplug(deepcopy(trained))
         network: nn.Module = super().get_model(cfg=cfg, weights=weights, verbose=verbose)  # type: ignore[misc]
         for request in self.saccade_requests:
             where = request.where if isinstance(request.where, str) else list(request.where)
-            install(
+            insert_plugs(
                 network,
                 Mechanism.of(request.mechanism),
                 where,
@@ -66,7 +68,7 @@ class _Plugging:
                 neutral=request.start == "neutral",
             )
         if plugs:
-            new = {path: plug for path, _, plug in carried(network)}
+            new = {path: plug for path, _, plug in plugs_in(network)}
             _check_same(plugs, new)
             for path, plug in new.items():
                 plug.load_state_dict(plugs[path].state_dict())

@@ -125,7 +125,7 @@ class Segment(Task):
 
 
 def _tables(answers: Tensor, truth: Tensor, classes: int) -> Rows:
-    """Pixels of each class (N, K) that both maps (N, H, W) have, that the answer alone has, that the truth alone has."""
+    """Pixels of each class (N, K) that both maps (N, H, W) have, that only the answer has, that only the truth has."""
     counted = (truth != VOID).flatten(1)
     answered = F.one_hot(answers.flatten(1).clamp(max=classes - 1), classes) * counted[..., None]
     true = F.one_hot(truth.flatten(1).clamp(max=classes - 1), classes) * counted[..., None]

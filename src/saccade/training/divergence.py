@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from saccade.hooks import temporary_hooks
 
 __all__ = ["DivergenceError", "locate"]
 
@@ -60,10 +61,9 @@ def locate(network: nn.Module, forward: Callable[[], object]) -> tuple[str, str]
 
         return hook
 
-    with ExitStack() as stack, torch.no_grad():
+    with temporary_hooks() as handles, torch.no_grad():
         for path, module in network.named_modules():
-            handle = module.register_forward_hook(watch(path))
-            stack.callback(handle.remove)
+            handles.append(module.register_forward_hook(watch(path)))
         forward()
     return ("output", found[0] or "the network") if found else ("loss", "")
 

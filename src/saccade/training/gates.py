@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saccade.data.samples import ImageSet
 from saccade.bases import Context, Convolution, Gate
+from saccade.data.samples import ImageSet
 from saccade.surgery import plugs, record, replacements
 from saccade.surgery.controls import NoiseGate, unshuffled
 from saccade.surgery.replaced import CHILD, Replaced, alone, original
@@ -114,7 +114,7 @@ def constant_plugs(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, s
     if not found:
         return {}
     count = 0
-    seen: dict[str, list[tuple[Tensor, Tensor]]] = {}  # the least and the largest of each entry, by call of the carrier
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {}  # the least and the largest of each entry, by call of the parent
     with _evaluated(network):
         for images in batches:
             count += len(images)

@@ -10,13 +10,14 @@ from torch import nn
 
 from saccade import catalog
 from saccade.errors import UserError
-from saccade.probe import example_input, undisturbed
+from saccade.graph.inputs import example_input
+from saccade.graph.states import preserve_state
 from saccade.recipe import Recipe
 from saccade.surgery import plugs, replacements
 from saccade.surgery.controls import Shuffled, plug_control
-from saccade.surgery.plug import Mechanism
+from saccade.surgery.insert import insert
+from saccade.surgery.mechanism import Mechanism
 from saccade.surgery.plug_module import Plug
-from saccade.surgery.put import put
 from saccade.tasks.base import Task
 from saccade.training.gates import probe_images
 
@@ -90,7 +91,7 @@ def build(task: Task) -> nn.Module:
         where = part.where if isinstance(part.where, str) else list(part.where)
         images = probe_images(split.train)  # a mechanism whose ReLUs are off for them is drawn again
         if part.control is None:
-            return put(host, name, where=where, start=start, input=images, **options)
+            return insert(host, name, where=where, start=start, input=images, **options)
         if catalog.spec(name).kind == "conv":
             raise UserError(
                 f"the control {part.control!r} stands where a mechanism is plugged, and {name} stands in the place of "
@@ -108,7 +109,7 @@ def _try(host: nn.Module, task: Task) -> None:
     size = (task.data.channels, *task.data.size)
     words = f"model {task.recipe.model.name} on images of {'×'.join(map(str, size))} (channels, height, width)"
     try:
-        with undisturbed(host), torch.no_grad():
+        with preserve_state(host), torch.no_grad():
             images = example_input(host, size, batch=2)
             output = host(*images)
     except Exception as error:  # a network may raise anything for a size it was not made for

@@ -35,10 +35,10 @@ from saccade import __version__
 from saccade.errors import UserError
 from saccade.events import EngineChanged, Notify
 from saccade.files import make_folders
+from saccade.study.engine.executor import Executor, Message, Worker
 from saccade.study.engine.interrupts import track_interrupts
 from saccade.study.engine.joining import reach, silent, start
 from saccade.study.engine.local import cores
-from saccade.study.engine.executor import Message, Executor, Worker
 from saccade.study.plan import Study
 from saccade.study.worker import answer, limit_threads, warm
 

@@ -9,7 +9,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from saccade.study.plan import Run
 
-__all__ = ["Message", "Executor", "Worker"]
+__all__ = ["Executor", "Message", "Worker"]
 
 
 class Worker(ABC):

@@ -11,7 +11,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from saccade.study.engine.executor import Message, Executor, Worker
+from saccade.study.engine.executor import Executor, Message, Worker
 from saccade.study.worker import serve
 
 __all__ = ["Local", "cores", "slots_for"]

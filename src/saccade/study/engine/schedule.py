@@ -91,7 +91,7 @@ def execute(
 
         def hear(event: Event) -> None:
             say(event)
-            if isinstance(event, DataOpened):  # the others import while the networks are built, not for data that is wrong
+            if isinstance(event, DataOpened):  # the others import while the networks are built
                 enlist(executor.slots())
 
         say(Checking())
@@ -123,7 +123,9 @@ def _alone(study: Study) -> Iterator[None]:
         yield
 
 
-def _executor(engine: str, study: Study, slots: int | None, device: str, address: str | None, say: Notify) -> Executor[Any]:
+def _executor(
+    engine: str, study: Study, slots: int | None, device: str, address: str | None, say: Notify
+) -> Executor[Any]:
     """The engine called so.
 
     Raises:

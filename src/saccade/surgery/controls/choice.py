@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 from torch import nn
 
-from saccade.errors import UserError, did_you_mean
 from saccade.bases import Context, Gate
+from saccade.errors import UserError, did_you_mean
+from saccade.graph.sites import Site
 from saccade.surgery.controls.extra import ExtraBottleneck
 from saccade.surgery.controls.noise import NoiseGate
 from saccade.surgery.controls.shuffled import Shuffled
-from saccade.surgery.plug import Mechanism, StandIn, install
-from saccade.surgery.sites import Site
+from saccade.surgery.mechanism import Mechanism, StandIn
+from saccade.surgery.plug import insert_plugs
 
 __all__ = ["CONTROLS", "plug_control"]
 
@@ -62,11 +63,11 @@ def plug_control(
     what, neutral = Mechanism.of(mechanism), start == "neutral"
     match control:
         case "extra":
-            return install(host, what, where, input, options, neutral=False, instead=_extra)
+            return insert_plugs(host, what, where, input, options, neutral=False, instead=_extra)
         case "noise":
             neutral = neutral or what.spec.is_neutral({**what.defaults, **options})
             never = replace(what, spec=replace(what.spec, neutral=False))
-            return install(host, never, where, input, options, neutral=neutral, instead=_noise)
+            return insert_plugs(host, never, where, input, options, neutral=neutral, instead=_noise)
 
     def shuffled(site: Site, own: dict[str, Any], made: nn.Module) -> StandIn:
         if not isinstance(made, (Gate, Context)):
@@ -76,7 +77,7 @@ def plug_control(
             )
         return _name(Shuffled), {"mechanism": what.name, "options": own}, Shuffled(site.channels, made)
 
-    return install(host, what, where, input, options, neutral=neutral, instead=shuffled)
+    return insert_plugs(host, what, where, input, options, neutral=neutral, instead=shuffled)
 
 
 def _extra(site: Site, own: dict[str, Any], made: nn.Module) -> StandIn:

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from saccade.attachment import base_class
-from saccade.surgery.heads import Ending, within
-from saccade.surgery.proportions import following, pictures
-from saccade.surgery.trace import Addition, Call, Key, Trace, Value
+from saccade.graph.heads import Ending, within
+from saccade.graph.proportions import following, pictures
+from saccade.graph.trace import Trace
+from saccade.graph.values import Addition, Key, ModuleCall, Value
+from saccade.parent_class import base_class
 
 __all__ = ["Structure", "declared"]
 
@@ -47,7 +48,7 @@ class Structure:
     trace: Trace
 
     @cached_property
-    def maps(self) -> dict[str, list[Call]]:
+    def maps(self) -> dict[str, list[ModuleCall]]:
         """The modules each of whose calls returned one map that follows the picture, with one channel count."""
         return {
             path: calls
@@ -91,7 +92,7 @@ class Structure:
         return list(dict.fromkeys(unit.path for unit, _, _ in self.branches if unit.path not in reached))
 
     @cached_property
-    def branches(self) -> list[tuple[Call, Addition, Key]]:
+    def branches(self) -> list[tuple[ModuleCall, Addition, Key]]:
         """The units that add a branch to what by-passes it, the addition, and the branch."""
         found = []
         for addition in self.trace.additions:
@@ -153,9 +154,9 @@ class Structure:
         assert returned is not None, "a map is a tensor"
         return self.trace.values[returned]
 
-    def weights(self, path: str, carrier: str) -> torch.dtype:
-        """The dtype of weights that work on the map of ``path`` where ``carrier`` is called: float32 under autocast."""
-        narrow = any(call.autocast for call in self.trace.by_path()[carrier])
+    def weights(self, path: str, parent: str) -> torch.dtype:
+        """The dtype of weights that work on the map of ``path`` where ``parent`` is called: float32 under autocast."""
+        narrow = any(call.autocast for call in self.trace.by_path()[parent])
         return torch.float32 if narrow else self.value(path).dtype
 
     def stage(self, path: str) -> int:
@@ -164,7 +165,7 @@ class Structure:
         before = sum(self.maps[stage][0].left < moment for stage in self.stages)
         return min(before, max(len(self.stages) - 1, 0))
 
-    def carrier(self, path: str) -> tuple[str, bool] | None:
+    def parent_of(self, path: str) -> tuple[str, bool] | None:
         """The module that can hold a plug for the map of ``path``, and whether it is what enters that module.
 
         A module that runs its own children would run the plug as one of them: the last module inside that returns
@@ -196,7 +197,7 @@ class Structure:
                 return name, True
         return None
 
-    def _is_map(self, call: Call) -> bool:
+    def _is_map(self, call: ModuleCall) -> bool:
         value = self.trace.values.get(call.returned) if call.returned is not None else None
         if value is None or call.returned is None or value.fixed or value.matrix or not value.dtype.is_floating_point:
             return False
@@ -210,11 +211,11 @@ class Structure:
     def _following(self) -> set[Key]:
         return following(self.trace, self._pictures)
 
-    def _passes(self, call: Call) -> bool:
+    def _passes(self, call: ModuleCall) -> bool:
         """Did the module return what it received, as an Identity or a resting DropPath does?"""
         return call.returned in call.received
 
-    def _owner(self, call: Call) -> Call:
+    def _owner(self, call: ModuleCall) -> ModuleCall:
         """The innermost module that holds parameters in its children: a module that only adds owns no branch."""
         while call.parent is not None and not any(True for c in self._children(call.module) for _ in c.parameters()):
             call = call.parent
@@ -237,7 +238,7 @@ class Structure:
                 waiting += new
         return found
 
-    def _branch(self, addition: Addition, unit: Call) -> Key | None:
+    def _branch(self, addition: Addition, unit: ModuleCall) -> Key | None:
         """Which of two summands left a branch that the other by-passes; None if neither did."""
         if unit.path in self.maps and self.value(unit.path).shape[1] != self._channels(addition.left):
             return None  # a sum of parts of the map, as in Res2Net
@@ -256,12 +257,12 @@ class Structure:
     def _channels(self, key: Key | None) -> int:
         return self.trace.values[key].shape[1] if key is not None else 0
 
-    def _layers(self, keys: Iterable[Key]) -> set[Call]:
+    def _layers(self, keys: Iterable[Key]) -> set[ModuleCall]:
         """The module calls with parameters of their own that made ``keys``."""
         calls = {self.trace.values[key].call for key in keys}
         return {call for call in calls if call is not None and any(True for _ in call.module.parameters(recurse=False))}
 
-    def _maker(self, key: Key, addition: Addition, unit: Call) -> Call | None:
+    def _maker(self, key: Key, addition: Addition, unit: ModuleCall) -> ModuleCall | None:
         """The module inside ``unit`` that returned the branch: the outermost that computed it, else one it passed."""
         inside = [
             call

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from saccade.surgery.structure import Structure
+from saccade.graph.structure import Structure
 
 __all__ = ["neck", "without_neck"]
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["FIGHTERS", "Plain"]
+__all__ = ["ADVERSARIAL", "Plain"]
 
 WIDTH = 32
 
@@ -283,7 +283,7 @@ class Siamese(nn.Module):
         return self.head(torch.cat([m.mean((2, 3)) for m in maps], 1))
 
 
-FIGHTERS: dict[str, Callable[[], nn.Module]] = {
+ADVERSARIAL: dict[str, Callable[[], nn.Module]] = {
     "tuples and dictionaries": Pairs,
     "shared modules": Twice,
     "Linear of a fixed size": FixedSize,

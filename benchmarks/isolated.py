@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-__all__ = ["Alone"]
+__all__ = ["Isolated"]
 
 
-class Alone(nn.Module):
+class Isolated(nn.Module):
     """A module behind a parameter that takes the map's place, so that the map takes a gradient."""
 
     def __init__(self, module: nn.Module, x: Tensor) -> None:

@@ -7,12 +7,12 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-__all__ = ["learnt", "seasoned"]
+__all__ = ["learnt", "randomized"]
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def seasoned(host: Network, seed: int = 1) -> Network:
+def randomized(host: Network, seed: int = 1) -> Network:
     """The host with random norms, biases, scales and running statistics, as if it had been trained.
 
     Whatever starts at one value throughout (layer scales, gains of skips, last norms at zero) is drawn as well.

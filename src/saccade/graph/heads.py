@@ -8,13 +8,14 @@ from math import prod
 
 from torch import nn
 
-from saccade.attachment import base_class
-from saccade.surgery.trace import Call, Key, Trace, Value
+from saccade.graph.trace import Trace
+from saccade.graph.values import Key, ModuleCall, Value
+from saccade.parent_class import base_class
 
 __all__ = ["Ending", "within"]
 
 
-def within(call: Call | None, path: str) -> bool:
+def within(call: ModuleCall | None, path: str) -> bool:
     """Return whether ``call`` is a call of the module at ``path``, or ran inside one."""
     while call is not None:
         if call.path == path:
@@ -32,7 +33,7 @@ class Ending:
         units: the calls of the units that add a branch to what by-passes it, and of those built like them.
     """
 
-    def __init__(self, trace: Trace, maps: Mapping[str, list[Call]], units: Iterable[Call]) -> None:
+    def __init__(self, trace: Trace, maps: Mapping[str, list[ModuleCall]], units: Iterable[ModuleCall]) -> None:
         self.trace = trace
         self._maps = maps
         self._returned = self._returned_by(call for calls in maps.values() for call in calls)
@@ -41,7 +42,7 @@ class Ending:
         self._results = next((call.outputs for call in trace.calls if not call.path), ())
 
     @cached_property
-    def heads(self) -> list[Call]:
+    def heads(self) -> list[ModuleCall]:
         """The calls of the modules that read maps, and whose outputs reach the result past no other reader of maps.
 
         They are sought among the children that the network calls; where none of these reads a map, as in a network
@@ -131,7 +132,7 @@ class Ending:
         values = [self.trace.values[key] for key in self._results if key in self.trace.values]
         return bool(values) and all(len(value.shape) == 2 for value in values)
 
-    def read(self, call: Call) -> set[Key]:
+    def read(self, call: ModuleCall) -> set[Key]:
         """The maps, as their producers returned them, that ``call`` received."""
         return self._behind(call.received)
 
@@ -198,10 +199,10 @@ class Ending:
         return moments
 
     @staticmethod
-    def _returned_by(calls: Iterable[Call]) -> set[Key]:
+    def _returned_by(calls: Iterable[ModuleCall]) -> set[Key]:
         return {call.returned for call in calls if call.returned is not None}
 
-    def _is_last(self, call: Call) -> bool:
+    def _is_last(self, call: ModuleCall) -> bool:
         """Return whether what it returned reaches the result, and no other module with weights reads it as a map."""
         unread = all(self._read_until.get(key, -1) < call.left for key in call.outputs)
         return unread and not (self._behind_result and self._behind_result.isdisjoint(call.outputs))
@@ -215,10 +216,10 @@ class Ending:
                 found.update(self.trace.values[key].parents)
         return found if not found.isdisjoint(self._returned) else set()
 
-    def _holds_maps(self, call: Call) -> bool:
+    def _holds_maps(self, call: ModuleCall) -> bool:
         return any(within(other, call.path) for calls in self._maps.values() for other in calls)
 
-    def _is_body(self, call: Call) -> bool:
+    def _is_body(self, call: ModuleCall) -> bool:
         """Return whether it is a part of a backbone rather than a head.
 
         It holds units of a class that units outside it have; or the result holds maps from inside it that it does not
@@ -237,7 +238,7 @@ class Ending:
         collected = set(self._results).intersection(self._returned).difference(call.outputs)
         return any(within(self.trace.values[key].call, call.path) for key in collected)
 
-    def _is_stage(self, call: Call) -> bool:
+    def _is_stage(self, call: ModuleCall) -> bool:
         """Return whether it makes one map that is not logits, as a stage of a backbone does."""
         return call.returned in self._returned and call.returned not in self.logits
 
@@ -252,7 +253,7 @@ class Ending:
     def _in_results(self, keys: Collection[Key]) -> bool:
         return not set(self._results).isdisjoint(keys)
 
-    def _gives_vectors(self, call: Call) -> bool:
+    def _gives_vectors(self, call: ModuleCall) -> bool:
         """Return whether what it makes of its maps reaches the result only as one vector a picture."""
         values = self.trace.values
         given = {key for key in call.received if self._sources.get(key)}

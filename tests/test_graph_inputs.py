@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 import saccade
-from saccade.probe import example_input, out_of_memory, undisturbed
+from saccade.graph.inputs import example_input, out_of_memory
+from saccade.graph.states import preserve_state
 from saccade.surgery import plug
 
 
@@ -52,7 +53,7 @@ class Buffered(nn.Module):
 def test_buffers_are_put_back_and_the_others_not_written():
     network = Buffered().train()
     written = network.shared._version
-    with undisturbed(network):
+    with preserve_state(network):
         network(torch.zeros(1))
         assert not network.training
         assert network.count.tolist() == [1, 1]
@@ -65,7 +66,7 @@ def test_buffers_are_put_back_and_the_others_not_written():
 
 def test_a_buffer_that_is_replaced_or_resized_is_put_back():
     network = Buffered()
-    with undisturbed(network):
+    with preserve_state(network):
         network.shared = torch.zeros(3)
         network.count.resize_(5)
     assert network.shared.tolist() == [1, 1, 1]

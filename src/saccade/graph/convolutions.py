@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Set
 
-from saccade.surgery.structure import Structure
-from saccade.surgery.trace import Call, Convolution, Key, Trace
+from saccade.graph.structure import Structure
+from saccade.graph.trace import Trace
+from saccade.graph.values import ConvolutionCall, Key, ModuleCall
 
 __all__ = ["activated", "expanded", "last_spatial", "stem"]
 
@@ -86,7 +87,7 @@ def activated(structure: Structure) -> list[tuple[str, bool]]:
     """
     trace = structure.trace
     learned = _learned(trace)
-    found: dict[Key, Convolution] = {}
+    found: dict[Key, ConvolutionCall] = {}
     for end, since in _ways(structure):
         waiting, seen = list(_behind(trace, end, learned.keys(), since)[1]), set[Key]()
         while waiting:
@@ -110,7 +111,7 @@ def activated(structure: Structure) -> list[tuple[str, bool]]:
     return sorted(set(places.values()), key=lambda place: structure.maps[place[0]][0].left)
 
 
-def _entering(structure: Structure, conv: Convolution, maps: set[Key]) -> set[Key]:
+def _entering(structure: Structure, conv: ConvolutionCall, maps: set[Key]) -> set[Key]:
     """The last of ``maps``, of which ``conv`` was made, that nothing pooled has touched; a module's, or its input."""
     own = conv.call.first
     if own is not None and own in maps - _touched(structure, maps):
@@ -118,7 +119,7 @@ def _entering(structure: Structure, conv: Convolution, maps: set[Key]) -> set[Ke
     return _last_untouched(structure, maps)
 
 
-def _alone(structure: Structure, conv: Convolution, wanted: Set[Key]) -> bool:
+def _alone(structure: Structure, conv: ConvolutionCall, wanted: Set[Key]) -> bool:
     """Does the module of ``conv`` receive nothing but maps of ``wanted``, and they nothing else?"""
     path = conv.call.path
     if path not in structure.maps:
@@ -129,11 +130,11 @@ def _alone(structure: Structure, conv: Convolution, wanted: Set[Key]) -> bool:
     return len(keys) == len(received) and all(_within(user, path) for user in users)
 
 
-def _within(call: Call | None, path: str) -> bool:
+def _within(call: ModuleCall | None, path: str) -> bool:
     return call is not None and (call.path == path or _within(call.parent, path))
 
 
-def _learned(trace: Trace) -> dict[Key, Convolution]:
+def _learned(trace: Trace) -> dict[Key, ConvolutionCall]:
     """The convolutions with something to learn that make more than one channel, and so are no part of a gate."""
     return {
         key: conv
@@ -142,7 +143,7 @@ def _learned(trace: Trace) -> dict[Key, Convolution]:
     }
 
 
-def _returning(structure: Structure, own: Set[tuple[Key, Call]]) -> list[str]:
+def _returning(structure: Structure, own: Set[tuple[Key, ModuleCall]]) -> list[str]:
     """The modules of which each call returned one of the maps that it is paired with."""
     return [path for path, calls in structure.maps.items() if all((call.returned, call) in own for call in calls)]
 
@@ -156,7 +157,7 @@ def _ways(structure: Structure) -> list[tuple[Key, int]]:
     return ways
 
 
-def _expands(trace: Trace, conv: Convolution) -> bool:
+def _expands(trace: Trace, conv: ConvolutionCall) -> bool:
     """Is it depthwise and spatial, and is its map made by nothing but 1×1 convolutions that widen?"""
     if not (conv.depthwise and conv.spatial):
         return False

@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-__all__ = ["Addition", "Call", "Convolution", "Key", "Value"]
+__all__ = ["Addition", "ConvolutionCall", "Key", "ModuleCall", "Value"]
 
 Key = tuple[int, int]
 """A value: the serial number of its tensor object, and the object's version."""
 
 
 @dataclass(eq=False)
-class Call:
+class ModuleCall:
     """One call of one module; ``entered`` and ``left`` are ticks of the trace's clock."""
 
     path: str
     module: nn.Module
-    parent: Call | None
+    parent: ModuleCall | None
     entered: int
     first: Key | None
     """The first positional argument, where it is a tensor."""
@@ -41,14 +41,14 @@ class Value:
     dtype: torch.dtype
     device: torch.device
     born: int
-    call: Call | None
+    call: ModuleCall | None
     """The innermost module that was running."""
     parents: tuple[Key, ...]
     fixed: bool
     """Its height and width do not follow the picture's: it went through a global pooling, or no picture is in it."""
     matrix: bool
     """It is a product of matrices, perhaps scaled or masked: its last dimensions are no height and width."""
-    users: list[Call | None] = field(default_factory=list)
+    users: list[ModuleCall | None] = field(default_factory=list)
     """The innermost modules that were running when it was used."""
 
 
@@ -56,14 +56,14 @@ class Value:
 class Addition:
     """``left + right`` of two maps of one shape."""
 
-    call: Call
+    call: ModuleCall
     tick: int
     left: Key
     right: Key
 
 
 @dataclass(frozen=True)
-class Convolution:
+class ConvolutionCall:
     """What made a map: a convolution of the map ``source`` with a kernel of ``kernel`` pixels."""
 
     source: Key
@@ -71,7 +71,7 @@ class Convolution:
     outputs: int
     groups: int
     kernel: tuple[int, ...]
-    call: Call
+    call: ModuleCall
     """The innermost module that was running."""
 
     @property

@@ -1,9 +1,10 @@
-"""Networks that nobody can look into, or change, are refused by name, before anything is run."""
+"""Refuse networks that cannot be read, or changed, before anything is run."""
 
 from __future__ import annotations
 
 import itertools
 import sys
+from inspect import signature
 from typing import Any
 
 import torch
@@ -11,11 +12,36 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from saccade.errors import UserError
-from saccade.probe import check_network
 
-__all__ = ["check_changeable", "check_host", "check_maps"]
+__all__ = ["check_changeable", "check_host", "check_maps", "check_network"]
 
 _SHAPES = {3: "(B, C, L)", 5: "(B, C, D, H, W)"}
+
+
+def check_network(host: object, what: str = "the host") -> None:
+    """Raise UserError unless ``host`` is a network.
+
+    Raises:
+        UserError: it is no ``torch.nn.Module``, or one whose ``train()`` trains, as the ``YOLO`` object's does.
+    """
+    if not isinstance(host, nn.Module):
+        raise UserError(f"{what} must be a torch.nn.Module, got {type(host).__name__}")
+    if _trains(host):
+        inside = next((name for name, _ in host.named_children()), None)
+        give = "" if inside is None else f": give the network inside it, its .{inside}"
+        raise UserError(
+            f"{what} is a {type(host).__name__}, whose train() trains instead of setting the training mode{give}. If "
+            "its training builds the network anew, as YOLO.train() does, hand it a trainer of saccade.plugged_trainer"
+        )
+
+
+def _trains(host: nn.Module) -> bool:
+    """Return whether ``host.train`` takes something else than a mode: ``host.train(False)`` would start training."""
+    taken = list(signature(type(host).train).parameters.values())[1:]
+    if not taken or taken[0].name == "mode" or taken[0].kind is not taken[0].POSITIONAL_OR_KEYWORD:
+        return False
+    default = taken[0].default
+    return not isinstance(default, bool) and (default is not taken[0].empty or len(taken) > 1)
 
 
 def check_changeable(host: nn.Module) -> None:
@@ -48,7 +74,7 @@ def _distributed(module: nn.Module) -> str | None:
 
 
 def check_host(host: nn.Module) -> None:
-    """Nothing, if one forward of ``host`` can be watched.
+    """Raise UserError unless one forward of ``host`` can be watched.
 
     Raises:
         UserError: it is no module, or a part of it is compiled, has no shape yet, or is on the meta device.
@@ -82,5 +108,5 @@ def check_maps(host: nn.Module) -> None:
 
 
 def _compiles(module: nn.Module) -> bool:
-    """Was ``module.compile()`` called, which wraps nothing and leaves no ``_orig_mod``?"""
+    """Return whether ``module.compile()`` was called, which wraps nothing and leaves no ``_orig_mod``."""
     return module._compiled_call_impl is not None

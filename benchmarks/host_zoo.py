@@ -18,7 +18,7 @@ import transformers
 from torch import Tensor, nn
 from torchvision.models import detection
 
-import fighters
+import adversarial_hosts
 
 __all__ = ["HOSTS", "Detector", "Host", "flat", "photographs"]
 
@@ -230,7 +230,7 @@ ORIGINAL: dict[str, Host] = {
     "timm convnext_atto": _timm("convnext_atto", tiny=(3, 32, 32)),
     "timm vgg11": _headless(_timm("vgg11", tiny=(3, 32, 32)), _vgg_head),
     "timm vgg11_bn": _headless(_timm("vgg11_bn", tiny=(3, 32, 32)), _vgg_head),
-    "user's Sequential": Host(fighters.Plain, tiny=(3, 32, 32)),
+    "user's Sequential": Host(adversarial_hosts.Plain, tiny=(3, 32, 32)),
 }
 """The hosts that ``--deep`` tries under every condition."""
 
@@ -317,4 +317,4 @@ HOSTS |= {
     ),
     "transformers MobileNetV2": _hugging_face("MobileNetV2", depth_multiplier=0.35),
 }
-HOSTS |= {f"own {name}": host for name, host in ((n, Host(m)) for n, m in fighters.FIGHTERS.items())}
+HOSTS |= {f"own {name}": host for name, host in ((n, Host(m)) for n, m in adversarial_hosts.ADVERSARIAL.items())}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from saccade.surgery.trace import Key, Trace
+from saccade.graph.trace import Trace
+from saccade.graph.values import Key
 
 __all__ = ["following", "pictures"]
 

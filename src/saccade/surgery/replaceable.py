@@ -10,23 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saccade.attachment import base_class
-from saccade.errors import UserError
 from saccade.bases import Convolution
-from saccade.surgery.plug import Mechanism
-from saccade.surgery.replaced import Note, Replaced, Stand, alone, note, original, put, restore
-from saccade.surgery.sites import Site
-from saccade.surgery.threads import of_this_thread
-from saccade.surgery.trace import Arguments, run
+from saccade.errors import UserError
+from saccade.graph.sites import Site
+from saccade.graph.trace import Arguments, run
+from saccade.hooks import of_this_thread, temporary_hooks
+from saccade.parent_class import base_class
+from saccade.surgery.mechanism import Mechanism
+from saccade.surgery.replaced import Note, Replaced, Stand, alone, insert_at, note, original, restore
 
-__all__ = ["check", "fitted", "install"]
+__all__ = ["check_replaceable", "fitted", "insert_replacements"]
 
 
-def check(path: str, module: nn.Module) -> None:
-    """Nothing, if the module is a convolution that can be replaced.
+def check_replaceable(path: str, module: nn.Module) -> None:
+    """Raise UserError unless ``module`` is a convolution that can be replaced.
 
     Raises:
-        UserError: it is none, does more than its class says, or has numbers that no mechanism takes.
+        UserError: it is no convolution, does more than its class says, or has numbers that no mechanism takes.
     """
     kind = base_class(module)
     if kind in (Replaced, Stand):
@@ -80,7 +80,7 @@ def fitted(
     host: nn.Module, what: Mechanism, site: Site, position: str, options: dict[str, Any], neutral: bool
 ) -> tuple[nn.Module, Note]:
     """A new mechanism for one convolution, on its device and of its dtype."""
-    path = site.carrier
+    path = site.parent
     convolution = host.get_submodule(path)
     assert isinstance(convolution, nn.Conv2d)
     numbers = _geometry(path, convolution)
@@ -106,7 +106,9 @@ def fitted(
     return made.to(convolution.weight.device, convolution.weight.dtype), known
 
 
-def install(host: nn.Module, new: Mapping[str, tuple[nn.Module, Note]], arguments: Arguments | None) -> None:
+def insert_replacements(
+    host: nn.Module, new: Mapping[str, tuple[nn.Module, Note]], arguments: Arguments | None
+) -> None:
     """Put ``new`` into their places, and, given what to call the host with, see that they do the convolutions' work.
 
     Raises:
@@ -115,19 +117,18 @@ def install(host: nn.Module, new: Mapping[str, tuple[nn.Module, Note]], argument
     done: set[str] = set()
     try:
         for path, (made, known) in new.items():
-            put(host, path, made, known)
+            insert_at(host, path, made, known)
             done.add(path)
         if arguments is not None:
-            _try(host, new, arguments)
+            _verify(host, new, arguments)
     except BaseException:
         restore(host, done)
         raise
 
 
-def _try(host: nn.Module, new: Mapping[str, tuple[nn.Module, Note]], arguments: Arguments) -> None:
+def _verify(host: nn.Module, new: Mapping[str, tuple[nn.Module, Note]], arguments: Arguments) -> None:
     wrong: list[str] = []
     runs = dict.fromkeys(new, 0)
-    handles = []
 
     def watch(path: str, known: Note) -> None:
         def ran(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
@@ -144,18 +145,16 @@ def _try(host: nn.Module, new: Mapping[str, tuple[nn.Module, Note]], arguments: 
             host.get_submodule(path).register_forward_hook(of_this_thread(ran), prepend=True, with_kwargs=True)
         )
 
-    try:
+    with temporary_hooks() as handles:
         for path, (_, known) in new.items():
             watch(path, known)
-        run(host, arguments)
-    except Exception as error:
-        if not wrong:
-            name = next(iter(new.values()))[1].name
-            wrong.append(f"the host does not run with {name} in it: {type(error).__name__}: {error}")
-        raise UserError("; ".join(wrong[:3])) from error
-    finally:
-        for handle in handles:
-            handle.remove()
+        try:
+            run(host, arguments)
+        except Exception as error:
+            if not wrong:
+                name = next(iter(new.values()))[1].name
+                wrong.append(f"the host does not run with {name} in it: {type(error).__name__}: {error}")
+            raise UserError("; ".join(wrong[:3])) from error
     wrong += [f"{path} is not called as a module: its replacement would not run" for path, n in runs.items() if not n]
     if wrong:
         raise UserError("; ".join(wrong[:3]) + ("" if len(wrong) < 4 else f" (and {len(wrong) - 3} more)"))

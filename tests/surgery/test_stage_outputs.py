@@ -15,8 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from saccade import UserError, load, save
 from saccade.attention import emca
-from saccade.relay import Previous, Relay
-from saccade.surgery import plug, plug_control, plugs, record, sites, unplug
+from saccade.stage_outputs import PreviousStage, StageOutputs
+from saccade.surgery import one_call, plug, plug_control, plugs, record, sites, unplug
 
 SIZE = (3, 64, 48)
 
@@ -40,7 +40,7 @@ def _relays(host):
 
 
 def _empty(host):
-    return all(not relay._running for relay in _relays(host))
+    return all(relay._current is None for relay in _relays(host))
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def _expected(host, x):
             z = args[0].mean((2, 3))
             before = [told[path] for path in row.module.reads]
             gates[row.site] = row.module.mechanism.gate(args[0], before).detach()
-            told[row.carrier] = z
+            told[row.parent] = z
 
         row.module.register_forward_hook(by_hand)
     twin = copy.deepcopy(host)
@@ -97,7 +97,7 @@ def test_the_vectors_carry_gradients(host):
     x = _x()
     relay = _relays(host)[0]
     kept = {}
-    host.layer3[0].register_forward_hook(lambda m, a, out: kept.update(relay.told()))
+    host.layer3[0].register_forward_hook(lambda m, a, out: kept.update(relay.given()))
     y = host(x)
     assert sorted(kept) == ["layer1.0.bn2", "layer1.1.bn2", "layer2.0.bn2", "layer3.0.bn2"]
     found = torch.autograd.grad(y.sum(), [kept["layer1.0.bn2"], kept["layer2.0.bn2"]])
@@ -147,13 +147,13 @@ def test_copies_and_pickles_have_relays_of_their_own(host):
     for other in (copy.deepcopy(host), pickle.loads(pickle.dumps(host))):
         (relay,) = _relays(other)
         assert relay is not _relays(host)[0]
-        assert {row.module.relay for row in plugs(other)} == {relay}
-        assert {place.relay for row in plugs(other) for place in row.module.previous} == {relay}
+        assert {row.module.outputs for row in plugs(other)} == {relay}
+        assert {place.outputs for row in plugs(other) for place in row.module.previous} == {relay}
         assert torch.equal(other(x), wanted)
     host.layer2[0].register_forward_hook(lambda m, a, out: copies.append(copy.deepcopy(_relays(host)[0])))
     copies = []
     host(x)  # a copy made within a call does not hold its vectors
-    assert copies[0].told() == {}
+    assert copies[0].given() == {}
 
 
 def test_eval_and_train_differ_as_the_host_does(host):
@@ -211,12 +211,12 @@ def test_an_exception_closes_the_call(host):
 
 
 def test_an_interrupt_leaves_nothing_for_the_next_call(host):
-    """Torch calls no hook of the host after Ctrl-C, and what was told holds the graph of the interrupted call."""
+    """Torch calls no hook of the host after Ctrl-C, and the vectors hold the graph of the interrupted call."""
     x, kept = _x(), []
     wanted = host(x)
 
     def interrupted(module, args):
-        kept.append(weakref.ref(next(iter(_relays(host)[0].told().values()))))
+        kept.append(weakref.ref(next(iter(_relays(host)[0].given().values()))))
         raise KeyboardInterrupt
 
     handle = host.layer3.register_forward_pre_hook(interrupted)
@@ -302,26 +302,41 @@ def test_hosts_inside_hosts(host):
     assert torch.equal(outer(x), wanted)
     plug(outer, "emca", where=["norm", "net.layer2.0.relu"], start="paper", input=SIZE)
     assert len(_relays(outer)) == 2
-    reads = {row.carrier: row.module.reads for row in plugs(outer)}
+    reads = {row.parent: row.module.reads for row in plugs(outer)}
     assert reads["net.layer2.0.relu"] in [("norm",), ()]
     assert not torch.equal(outer(x), wanted)
     assert _empty(outer)
 
 
-def test_a_call_inside_a_call_is_another(host):
-    """The host is called again on another picture in the middle of its forward."""
+def test_a_call_inside_a_call_ends_the_outer_one(host):
+    """The inner call is right; the outer one reads no vector of another picture, but says what is wrong."""
     x, other = _x(), _x(7)
-    wanted, seen = (host(x), host(other)), []
+    wanted, seen = host(other), []
 
     def again(module, args, output):
         if not seen:
             seen.append(None)
             seen.append(host(other))
 
-    host.layer1.register_forward_hook(again)
-    assert torch.equal(host(x), wanted[0])
-    assert torch.equal(seen[1], wanted[1])
-    assert not torch.equal(*wanted)
+    handle = host.layer1.register_forward_hook(again)
+    with pytest.raises(UserError, match=r"at layer2\.0\.bn2 reads .* the host was called inside its own call"):
+        host(x)
+    handle.remove()
+    assert torch.equal(seen[1], wanted)
+    assert not torch.equal(host(x), wanted)
+    assert _empty(host)
+
+
+def test_a_call_inside_a_block_leaves_the_vectors_of_the_block(host):
+    x = _x()
+    wanted = host(x)
+    with one_call(host):
+        y = host.maxpool(host.relu(host.bn1(host.conv1(x))))
+        y = host.layer1(y)
+        host(_x(7))
+        y = host.layer4(host.layer3(host.layer2(y)))
+    assert torch.equal(host.fc(host.avgpool(y).flatten(1)), wanted)
+    assert _empty(host)
 
 
 def test_a_carrier_that_runs_several_times_is_read_as_it_ran_last():
@@ -397,14 +412,14 @@ def test_two_plugs_do_not_read_each_other_also_when_loaded(make, tmp_path):
     plug(host, "emca", where=["layer1.0.bn2", "layer2.0.bn2"], input=SIZE)
     plug(host, "emca", where=["layer1.1.bn2", "layer3.0.bn2", "layer4"], start="paper", input=SIZE)
     host = _stirred(host).eval()
-    reads = {row.carrier: row.module.reads for row in plugs(host)}
+    reads = {row.parent: row.module.reads for row in plugs(host)}
     assert reads == {
         "layer1.0.bn2": (), "layer1.1.bn2": (), "layer2.0.bn2": ("layer1.0.bn2",), "layer3.0.bn2": ("layer1.1.bn2",),
         "layer4.0": ("layer3.0.bn2",),
     }  # fmt: skip
     save(host, tmp_path, input=SIZE)
     again = load(tmp_path, host=make("torchvision resnet"))
-    assert {row.carrier: row.module.reads for row in plugs(again)} == reads
+    assert {row.parent: row.module.reads for row in plugs(again)} == reads
     assert torch.equal(again(_x()), host(_x()))
     with torch.no_grad():  # the twin
         again.layer3[0].bn2.saccade.mechanism.take_in.weight.mul_(-1)
@@ -427,7 +442,7 @@ def test_controls(make, control):
     host = make("torchvision resnet").eval()
     x, bare = _x(), host(_x())
     plug_control(host, control, "emca", input=SIZE)
-    assert [row.carrier for row in plugs(host)] == ["layer1.1.bn2", "layer2.0.bn2", "layer3.0.bn2", "layer4.0.bn2"]
+    assert [row.parent for row in plugs(host)] == ["layer1.1.bn2", "layer2.0.bn2", "layer3.0.bn2", "layer4.0.bn2"]
     assert torch.equal(host(x), bare)
     assert not torch.equal(_stirred(host)(x), bare)
     assert len(_relays(host)) == (control == "shuffled")
@@ -451,7 +466,7 @@ def test_what_could_not_learn_is_drawn_again_in_a_call_like_the_hosts(make, monk
     rows = plugs(host)
     assert len(drawn) > 6
     assert all(bool((row.module.mechanism.take_in.weight > 0).all()) for row in rows[1:])
-    assert all(row.module.mechanism.previous.relay is _relays(host)[0] for row in rows)
+    assert all(row.module.mechanism.previous.outputs is _relays(host)[0] for row in rows)
     optimiser = torch.optim.Adam(host.parameters(), lr=0.01)
     before = [p.detach().clone() for row in rows for p in row.module.parameters()]
     for _ in range(3):
@@ -461,17 +476,17 @@ def test_what_could_not_learn_is_drawn_again_in_a_call_like_the_hosts(make, monk
 
 
 def test_a_relay_by_itself():
-    relay, place, z = Relay(), Previous(0), torch.zeros(1, 2)
+    relay, place, z = StageOutputs(), PreviousStage(0), torch.zeros(1, 2)
     assert place(z) == []
     place.join(relay, "here", ())
     assert place(z) == []
-    assert relay.told() == {}
+    assert relay.given() == {}
     with relay.call():
-        relay.tell("there", z)
+        relay.give("there", z)
         assert place(z) == []
-        assert list(relay.told()) == ["there", "here"]
+        assert list(relay.given()) == ["there", "here"]
         assert relay.read("here", ("there",)) == [z]
     relay.close()  # nothing is running any more
-    assert relay.told() == {}
+    assert relay.given() == {}
     with pytest.raises(ValueError, match="previous must be at least 0, got -1"):
-        Previous(-1)
+        PreviousStage(-1)

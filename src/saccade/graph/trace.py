@@ -7,8 +7,7 @@ Modules are watched by hooks, what happens between them by a ``TorchFunctionMode
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import fields, is_dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,12 +16,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from saccade.errors import UserError
-from saccade.probe import example_input, undisturbed
-from saccade.surgery.hosts import check_host, check_maps
-from saccade.surgery.threads import of_this_thread
-from saccade.surgery.values import Addition, Call, Convolution, Key, Value
+from saccade.graph.hosts import check_host, check_maps
+from saccade.graph.inputs import example_input
+from saccade.graph.states import devices, inference_only
+from saccade.graph.values import Addition, ConvolutionCall, Key, ModuleCall, Value
+from saccade.hooks import of_this_thread, temporary_hooks
+from saccade.tensors import tensors_in
 
-__all__ = ["Addition", "Arguments", "Call", "Convolution", "Key", "Trace", "Value", "plainly", "run", "trace"]
+__all__ = ["Arguments", "Trace", "run", "trace"]
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 """What a host is called with: positional, and by name."""
@@ -39,11 +40,11 @@ class Trace:
 
     def __init__(self, host: nn.Module, hidden: Callable[[nn.Module], bool]) -> None:
         self.host = host
-        self.calls: list[Call] = []
+        self.calls: list[ModuleCall] = []
         """In the order in which they returned."""
         self.values: dict[Key, Value] = {}
         self.additions: list[Addition] = []
-        self.convolutions: dict[Key, Convolution] = {}
+        self.convolutions: dict[Key, ConvolutionCall] = {}
         """By what they returned."""
         self.rectified: set[Key] = set()
         """The values that entered an activation such as a ReLU."""
@@ -54,13 +55,13 @@ class Trace:
         self._serials = WeakIdKeyDictionary()
         self._count = 0
         self._clock = 0
-        self._stack: list[Call] = []
+        self._stack: list[ModuleCall] = []
         self._same: dict[Key, Key] = {}
         self._latest: dict[int, Key] = {}
 
-    def by_path(self) -> dict[str, list[Call]]:
+    def by_path(self) -> dict[str, list[ModuleCall]]:
         """The calls of each module, in the order in which they returned."""
-        found: dict[str, list[Call]] = {}
+        found: dict[str, list[ModuleCall]] = {}
         for call in self.calls:
             found.setdefault(call.path, []).append(call)
         return found
@@ -80,7 +81,7 @@ class Trace:
 
     def give(self, arguments: Any) -> None:
         """The pictures, which are made of nothing."""
-        for tensor in _tensors(arguments):
+        for tensor in tensors_in(arguments):
             key = self.key(tensor)
             self.values[key] = _value(tensor, self.tick(), None, (), fixed=False, matrix=False)
             self._latest[key[0]] = key
@@ -127,30 +128,30 @@ class Trace:
         """``output`` is the convolution of the map ``source`` with ``weight`` (outputs, inputs / groups, ...)."""
         if self._stack and not self.hidden(self._stack[-1].module):
             inputs, kernel = source.shape[-3], tuple(weight.shape[2:])
-            self.convolutions[self.key(output)] = Convolution(
+            self.convolutions[self.key(output)] = ConvolutionCall(
                 self.key(source), inputs, weight.shape[0], inputs // weight.shape[1], kernel, self._stack[-1]
             )
 
     def enter(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A module is called."""
         first = self.key(args[0]) if args and isinstance(args[0], Tensor) else None
-        given = list(_tensors((args, kwargs)))
+        given = list(tensors_in((args, kwargs)))
         received = tuple(self.key(t) for t in given)
         for tensor, key in zip(given, received, strict=True):
             if key[0] in self._latest:  # changed through a view since, or known already
                 self.note(tensor, (key,), "")
         parent = self._stack[-1] if self._stack else None
         autocast = any(map(torch.is_autocast_enabled, self._devices))
-        self._stack.append(Call(path, module, parent, self.tick(), first, received, autocast))
+        self._stack.append(ModuleCall(path, module, parent, self.tick(), first, received, autocast))
 
     def leave(self, module: nn.Module, output: Any) -> None:
         """A module has returned; calls inside it that never did are forgotten."""
         while self._stack and self._stack[-1].module is not module:
             self._stack.pop()
         call = self._stack.pop()
-        for tensor in _tensors(output):
+        for tensor in tensors_in(output):
             self.note(tensor, call.received, "")
-        call.outputs = tuple(self.key(t) for t in _tensors(output))
+        call.outputs = tuple(self.key(t) for t in tensors_in(output))
         if isinstance(output, Tensor):
             call.returned = self.key(output)
         if self.hidden(module) and call.returned is not None and call.first is not None:
@@ -184,10 +185,10 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        given = list(_tensors((args, kwargs)))
+        given = list(tensors_in((args, kwargs)))
         keys = [self.trace.key(t) for t in given]
         output = func(*args, **kwargs)
-        made = list(_tensors(output))
+        made = list(tensors_in(output))
         made += [t for t, key in zip(given, keys, strict=True) if self.trace.key(t) != key]  # changed in place
         if made:  # asking for a shape is no use
             self.trace.use(keys)
@@ -202,23 +203,10 @@ class _Functions(TorchFunctionMode):
         return output
 
 
-def _value(tensor: Tensor, tick: int, call: Call | None, parents: tuple[Key, ...], fixed: bool, matrix: bool) -> Value:
+def _value(
+    tensor: Tensor, tick: int, call: ModuleCall | None, parents: tuple[Key, ...], fixed: bool, matrix: bool
+) -> Value:
     return Value(tuple(tensor.shape), tensor.dtype, tensor.device, tick, call, parents, fixed, matrix)
-
-
-def _tensors(thing: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists, mappings and dataclasses, in order."""
-    if isinstance(thing, Tensor):
-        yield thing
-    elif isinstance(thing, Mapping):
-        for part in thing.values():
-            yield from _tensors(part)
-    elif isinstance(thing, (list, tuple)):
-        for part in thing:
-            yield from _tensors(part)
-    elif is_dataclass(thing) and not isinstance(thing, type):
-        for entry in fields(thing):
-            yield from _tensors(getattr(thing, entry.name, None))
 
 
 def _attempts(host: nn.Module, input: Any) -> list[Arguments]:
@@ -252,25 +240,8 @@ def run(host: nn.Module, arguments: Arguments, within: AbstractContextManager[ob
 
     ``within`` is entered around the forward alone.
     """
-    with plainly(host), within or nullcontext():
+    with inference_only(host), within or nullcontext():
         return host(*arguments[0], **arguments[1])
-
-
-@contextmanager
-def plainly(model: nn.Module) -> Iterator[None]:
-    """``model`` undisturbed, without gradients, and outside any inference mode and autocast the caller may be in."""
-    with ExitStack() as off:
-        off.enter_context(torch.inference_mode(False))
-        off.enter_context(undisturbed(model))
-        off.enter_context(torch.no_grad())
-        for device in devices(model):
-            off.enter_context(torch.autocast(device, enabled=False))
-        yield
-
-
-def devices(model: nn.Module) -> list[str]:
-    """The kinds of device that ``model`` computes on."""
-    return sorted({"cpu", *(p.device.type for p in model.parameters())} - {"meta"})
 
 
 def trace(host: nn.Module, input: Any, hidden: Callable[[nn.Module], bool]) -> tuple[Trace, Arguments]:
@@ -310,7 +281,7 @@ def trace(host: nn.Module, input: Any, hidden: Callable[[nn.Module], bool]) -> t
 
 @contextmanager
 def _watched(host: nn.Module, record: Trace) -> Iterator[None]:
-    handles = []
+    """Record every call of a module of ``host`` in this thread."""
 
     def watch(path: str, module: nn.Module) -> None:
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -323,13 +294,10 @@ def _watched(host: nn.Module, record: Trace) -> Iterator[None]:
         handles.append(module.register_forward_hook(of_this_thread(after)))
 
     inside: list[str] = []
-    try:
+    with temporary_hooks() as handles:
         for path, module in host.named_modules():
             if not any(path.startswith(prefix) for prefix in inside):
                 watch(path, module)
                 if record.hidden(module):
                     inside.append(path + ".")
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -8,13 +8,14 @@ from typing import Any, Literal
 from torch import nn
 
 from saccade import catalog
-from saccade.surgery.plug import plug, plugs
+from saccade.surgery.plug import plug
+from saccade.surgery.plugs import plugs
 from saccade.surgery.replace import replace, replacements
 
-__all__ = ["put", "put_at"]
+__all__ = ["insert", "positions_of"]
 
 
-def put(
+def insert(
     host: nn.Module,
     mechanism: str,
     where: str | Sequence[str] = "paper",
@@ -31,6 +32,6 @@ def put(
     return verb(host, mechanism, where=where, start=start, input=input, **options)
 
 
-def put_at(host: nn.Module) -> list[str]:
+def positions_of(host: nn.Module) -> list[str]:
     """The position of each plug of ``host``, then of each replaced convolution."""
     return [row.position for row in plugs(host)] + [row.position for row in replacements(host)]

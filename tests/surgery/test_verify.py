@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from saccade import UserError
 from saccade.surgery import parameter_groups, plug, plugs, record, sites, unplug
-from saccade.surgery.checking import _FORWARDS
+from saccade.surgery.verify import _FORWARDS
 
 SIZE = (3, 20, 14)
 
@@ -214,7 +214,7 @@ class Aliased(nn.Module):
 @pytest.mark.parametrize("where", ["b", "c", ["b", "c"], "c.1", "c.?", "?"])
 def test_another_name_of_a_site_is_the_site(where):
     host = plug(Aliased(), "se", where=where, input=SIZE)
-    assert [row.carrier for row in plugs(host)] == (["b.0", "b.1"] if where == "c.?" else ["b.1"])
+    assert [row.parent for row in plugs(host)] == (["b.0", "b.1"] if where == "c.?" else ["b.1"])
     with pytest.raises(UserError, match="'d' is neither a position nor a site"):
         plug(Aliased(), "se", where="d", input=SIZE)
 

@@ -11,13 +11,13 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from saccade.errors import UserError, did_you_mean
+from saccade.graph.convolutions import activated, expanded, last_spatial, stem
+from saccade.graph.neck import neck, without_neck
+from saccade.graph.sites import Inspection, Site
+from saccade.graph.structure import Structure
 from saccade.specs import Spec
-from saccade.surgery.convolutions import activated, expanded, last_spatial, stem
-from saccade.surgery.neck import neck, without_neck
-from saccade.surgery.sites import Site, Survey
-from saccade.surgery.structure import Structure
 
-__all__ = ["POSITIONS", "Selection", "family", "paths_at", "select", "sites_at"]
+__all__ = ["POSITIONS", "ChosenSites", "family", "paths_at", "select", "sites_at"]
 
 POSITIONS = ("paper", "stage", "neck", "block", "residual", "conv3x3", "activated", "expanded", "conv_stem")
 _FALLBACK = ("residual", "block", "stage")
@@ -28,18 +28,18 @@ _LOG = logging.getLogger("saccade")
 
 
 @dataclass(frozen=True)
-class Selection:
+class ChosenSites:
     """The sites chosen, in order of execution, and the position that chose them."""
 
     sites: list[Site]
     position: str
 
 
-def select(survey: Survey, where: str | Sequence[str], spec: Spec) -> Selection:
+def select(seen: Inspection, where: str | Sequence[str], spec: Spec) -> ChosenSites:
     """The sites that ``where`` names.
 
     Args:
-        survey: of the host.
+        seen: what :func:`.sites.inspect_network` returned of the host.
         where: a position (``paper``, ``stage``, ``neck``, ``block``, ``residual``, ``conv3x3``, ``activated``,
             ``expanded``, ``conv_stem``, each with a suffix if wanted: ``[:-1]``, ``[-1]`` or the like; ``[first]`` or
             ``[last]`` of each stage, which a glob may have too), a path of a module, a glob of paths, each confined to
@@ -51,9 +51,9 @@ def select(survey: Survey, where: str | Sequence[str], spec: Spec) -> Selection:
     Raises:
         UserError: nothing is there; the message lists the candidates.
     """
-    if not survey.sites:
+    if not seen.sites:
         raise UserError(
-            f"{_host(survey)} has no site: no module of it returns one map (B, C, H, W) that follows the picture"
+            f"{_host(seen)} has no site: no module of it returns one map (B, C, H, W) that follows the picture"
         )
     if not isinstance(where, (str, Sequence)) or not all(isinstance(part, str) for part in where):
         raise UserError(f"where is a position, a path or glob of modules, or a list of these; got {where!r}")
@@ -63,52 +63,52 @@ def select(survey: Survey, where: str | Sequence[str], spec: Spec) -> Selection:
     chosen: dict[tuple[str, bool], Site] = {}
     said = []
     for part in parts:
-        sites, position = _part(survey, part, spec)
+        sites, position = _part(seen, part, spec)
         said.append(position)
         for site in sites:
-            chosen.setdefault((site.carrier, site.entering), site)
-    order = {path: n for n, path in enumerate(survey.sites)}
-    return Selection(sorted(chosen.values(), key=lambda site: order[site.path]), ", ".join(said))
+            chosen.setdefault((site.parent, site.entering), site)
+    order = {path: n for n, path in enumerate(seen.sites)}
+    return ChosenSites(sorted(chosen.values(), key=lambda site: order[site.path]), ", ".join(said))
 
 
-def _part(survey: Survey, where: str, spec: Spec) -> tuple[list[Site], str]:
+def _part(seen: Inspection, where: str, spec: Spec) -> tuple[list[Site], str]:
     """The sites of one word of ``where``, and the position they are at."""
     if not where.strip():
         raise UserError(f"where holds an empty word; name a position ({', '.join(POSITIONS)}) or a module")
     word, within, suffix = _within(where)
     if within:
-        sites, position = _part(survey, word, spec)
+        sites, position = _part(seen, word, spec)
         return _cut(_staged(sites, within, where), suffix, where), f"{position} in stage{within}{suffix}"
     word, suffix = _split(where)
     if word not in POSITIONS:
         # [last] of a glob is this suffix too; [0] is one of its characters.
         named = re.fullmatch(r"(.+?)(\[(?:first|last)\])", where.strip())
-        return (_cut(_named(survey, named[1]), named[2], where) if named else _named(survey, where)), where
+        return (_cut(_named(seen, named[1]), named[2], where) if named else _named(seen, where)), where
     if word == "paper":
-        sites, position = _paper(survey, spec)
+        sites, position = _paper(seen, spec)
         return _cut(sites, suffix, where), position + suffix
-    sites = sites_at(survey, word)
+    sites = sites_at(seen, word)
     if not sites and word == "neck":
-        raise UserError(f"{_host(survey)} has no site at {word!r}: {without_neck(survey.structure)}")
+        raise UserError(f"{_host(seen)} has no site at {word!r}: {without_neck(seen.structure)}")
     if not sites:
-        raise UserError(f"{_host(survey)} has no site at {word!r}. Its sites: {_candidates(survey)}.")
+        raise UserError(f"{_host(seen)} has no site at {word!r}. Its sites: {_candidates(seen)}.")
     return _cut(sites, suffix, where), where
 
 
-def _paper(survey: Survey, spec: Spec) -> tuple[list[Site], str]:
+def _paper(seen: Inspection, spec: Spec) -> tuple[list[Site], str]:
     """The sites where the paper puts it, else those of the next position that the host has."""
-    own = spec.position[family(survey.structure.trace.host, spec)]
+    own = spec.position[family(seen.structure.trace.host, spec)]
     base, within, _ = _within(own)
     word, suffix = _split(base)
     later = _FALLBACK[_FALLBACK.index(word) + 1 :] if word in _FALLBACK else _FALLBACK
     for position in (word, *later):
-        sites = sites_at(survey, position) if position in POSITIONS else []
+        sites = sites_at(seen, position) if position in POSITIONS else []
         if sites:
             break
     else:
         raise UserError(
-            f"{_host(survey)} has no site at {own!r}, where the paper of {spec.title} puts it, nor at "
-            f"{', '.join(later)}; name sites by where=. Its sites: {_candidates(survey)}."
+            f"{_host(seen)} has no site at {own!r}, where the paper of {spec.title} puts it, nor at "
+            f"{', '.join(later)}; name sites by where=. Its sites: {_candidates(seen)}."
         )
     try:
         cut, position = _cut(sites, suffix, own), position + suffix
@@ -119,7 +119,7 @@ def _paper(survey: Survey, spec: Spec) -> tuple[list[Site], str]:
     if position != own:
         _LOG.warning(
             "the paper of %s puts it at %r, which %s does not have: %r is taken",
-            spec.title, own, _host(survey), position,
+            spec.title, own, _host(seen), position,
         )  # fmt: skip
     return cut, position
 
@@ -188,44 +188,44 @@ def paths_at(structure: Structure, word: str) -> list[str]:
     raise ValueError(f"{word!r} is no position")
 
 
-def sites_at(survey: Survey, word: str) -> list[Site]:
+def sites_at(seen: Inspection, word: str) -> list[Site]:
     """The sites at the position ``word``, any but ``paper``, in order of execution; [] where there are none."""
-    structure = survey.structure
+    structure = seen.structure
     if word == "residual" and structure.unreached:
         _LOG.warning(
             "no module of %s returns the residual branch: nothing can be plugged there", ", ".join(structure.unreached)
         )
     if word == "activated":
-        places = [(path, into) for path, into in activated(structure) if path in survey.sites]
-        return [survey.entering(path) if into else survey.sites[path] for path, into in places]
-    return [survey.sites[path] for path in paths_at(structure, word) if path in survey.sites]
+        places = [(path, into) for path, into in activated(structure) if path in seen.sites]
+        return [seen.entering(path) if into else seen.sites[path] for path, into in places]
+    return [seen.sites[path] for path in paths_at(structure, word) if path in seen.sites]
 
 
-def _named(survey: Survey, where: str) -> list[Site]:
-    if where in survey.sites:
-        return [survey.sites[where]]
-    modules = dict(survey.structure.trace.host.named_modules(remove_duplicate=False))
+def _named(seen: Inspection, where: str) -> list[Site]:
+    if where in seen.sites:
+        return [seen.sites[where]]
+    modules = dict(seen.structure.trace.host.named_modules(remove_duplicate=False))
     named = [where] if where in modules else [path for path in modules if fnmatchcase(path, where)]
     # A module that hangs in the host under several names was seen under the first.
-    first = {id(survey.structure.maps[path][0].module): site for path, site in survey.sites.items()}
+    first = {id(seen.structure.maps[path][0].module): site for path, site in seen.sites.items()}
     found = [first[id(modules[path])] for path in named if id(modules[path]) in first]
     if not found:
         why = "is a module that returns no map (B, C, H, W)" if where in modules else "is neither a position nor a site"
-        near = did_you_mean(where, [*POSITIONS, *survey.sites])
+        near = did_you_mean(where, [*POSITIONS, *seen.sites])
         raise UserError(
-            f"{where!r} {why}.{near} The positions: {', '.join(POSITIONS)}. The sites: {_candidates(survey)}."
+            f"{where!r} {why}.{near} The positions: {', '.join(POSITIONS)}. The sites: {_candidates(seen)}."
         )
     return found
 
 
-def _candidates(survey: Survey) -> str:
-    paths = list(survey.sites)
+def _candidates(seen: Inspection) -> str:
+    paths = list(seen.sites)
     more = f" and {len(paths) - 40} more" if len(paths) > 40 else ""
     return ", ".join(paths[:40]) + more
 
 
-def _host(survey: Survey) -> str:
-    return type(survey.structure.trace.host).__name__
+def _host(seen: Inspection) -> str:
+    return type(seen.structure.trace.host).__name__
 
 
 def family(host: nn.Module, spec: Spec) -> str:

@@ -1,0 +1,61 @@
+"""Names that saved networks hold: a network that was pickled or saved by an earlier version still loads."""
+
+import importlib
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import saccade
+from saccade.graph.sites import Site
+
+PICKLED = {
+    "saccade.attachment": ("_rebuild", "beginning_hook", "catching_hook", "entering_hook", "leaving_hook"),
+    "saccade.relay": ("Previous", "Relay"),
+    "saccade.surgery.carrying": ("_closing", "_entering", "_guarding", "_leaving", "_loading", "_opening"),
+    "saccade.surgery.guard": ("guarding_hook",),
+    "saccade.surgery.plug_module": ("Plug", "Seen"),
+    "saccade.surgery.replaced": ("Note", "Replaced", "Stand", "_loading"),
+    "saccade.surgery.sites": ("Site",),
+}
+SAVED = (
+    "saccade.surgery.controls.extra:ExtraBottleneck",
+    "saccade.surgery.controls.noise:NoiseGate",
+    "saccade.surgery.controls.shuffled:Shuffled",
+)
+
+
+@pytest.mark.parametrize(("module", "name"), [(module, name) for module in PICKLED for name in PICKLED[module]])
+def test_pickled_names_resolve(module, name):
+    assert callable(pickle.loads(f"c{module}\n{name}\n.".encode()))
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_saved_names_resolve(name):
+    module, _, kind = name.partition(":")
+    assert issubclass(getattr(importlib.import_module(module), kind), nn.Module)
+
+
+def _aged(thing, names):
+    """``thing`` unpickled from the state that earlier versions wrote, whose attributes had the old ``names``."""
+    made = type(thing).__new__(type(thing))
+    made.__setstate__({names.get(key, key): value for key, value in vars(thing).items()})
+    return made
+
+
+def test_attributes_with_old_names_are_taken_over():
+    host = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1))
+    saccade.plug(host, "emca", where=["0", "1"], input=(3, 16, 12))
+    first, last = saccade.plugs(host)
+    site = _aged(last.module.site, {"parent": "carrier"})
+    assert isinstance(site, Site)
+    assert site == last.module.site
+    assert site.parent == "1"
+    plug = _aged(last.module, {"outputs": "relay"})
+    assert plug.outputs is first.module.outputs is not None
+    place = _aged(last.module.previous[0], {"outputs": "relay"})
+    assert place.outputs is first.module.outputs
+    with place.outputs.call():
+        first.module.previous[0](torch.ones(1, 8))
+        assert [v.shape for v in place(torch.zeros(1, 8))] == [(1, 8)]
