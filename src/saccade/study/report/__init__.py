@@ -9,12 +9,12 @@ from saccade.data import open_data
 from saccade.errors import UserError
 from saccade.files import write_atomically
 from saccade.runfiles import read_epochs
+from saccade.study.costs import measure_costs
 from saccade.study.plan import Study
 from saccade.study.report.charts import styles
 from saccade.study.report.page import page
 from saccade.study.report.sections.base import Context
 from saccade.study.report.table import latex, markdown
-from saccade.study.costs import measure_costs
 from saccade.study.results import StudyResults, write_results
 from saccade.tasks.base import Task
 from saccade.trust import Trust

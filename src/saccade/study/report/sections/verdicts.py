@@ -34,8 +34,8 @@ class Verdicts(Section):
 <li{% if card.row.is_control %} class="aside"{% endif %}>
   <div class="who">{{ named(card.style) }}<span class="badge {{ card.row.verdict }}">{{ sign(card.row.verdict) }}
   {{- card.badge }}</span></div>
-  <p class="lead"><span class="hidden">{{ card.head }}</span>{% if card.figure %}<b>{{ card.figure }}</b>{% endif %}
-  {{- card.rest }}{% if not card.shares_host %}<span class="second">Another host: it shares seed, data order and
+  <p class="lead"><span class="hidden">{{ card.head }}. </span>
+  {%- if card.figure %}<b>{{ card.figure }}</b> {% endif %}{{ card.rest }}{% if not card.shares_host %}<span class="second">Another host: it shares seed, data order and
   augmentation with none, not the first weights.</span>{% endif %}</p>
 </li>
 {%- else %}
