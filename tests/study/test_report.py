@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from made_results import arm
 from markupsafe import escape
 from PIL import Image
 from safetensors.numpy import save_file
@@ -23,25 +24,17 @@ from saccade.errors import UserError
 from saccade.models import create_host
 from saccade.recipe import Recipe
 from saccade.saving import save
-from saccade.study.arms import CONTROLS, Arm
+from saccade.study.arms import CONTROLS
 from saccade.study.plan import Study
 from saccade.study.report import charts, write_report
 from saccade.study.report.sections.tradeoff import Point, cost_chart
-from saccade.study.report.svg import Scale, decimals, element, extent, ticks
-from saccade.study.report.typeset import (
-    NARROW, capital, count, heading, milliseconds, number, p_value, prose, relative, signed,
-)  # fmt: skip
+from saccade.study.report.svg import Scale, element, extent, ticks
+from saccade.study.report.typeset import NARROW, count, milliseconds, number, p_value, prose, relative, signed
 from saccade.surgery import plug_control
+from saccade.tasks.base import Drawing
 from saccade.tasks.classify import Classify
 
-
-
-def _arm(mechanism, control=None):
-    settings = {"attention.mechanism": mechanism} | ({"attention.control": control} if control else {})
-    return Arm(f"{control} for {mechanism}" if control else mechanism, settings)
-
-
-ARMS = (Arm("none"), _arm("se"), _arm("das"), _arm("das", "extra"))
+ARMS = (arm("none"), arm("se"), arm("das"), arm("das", "extra"))
 TOP1 = {"none": (70, 65, 75), "se": (72.5, 65, 72.5), "das": (85, 82.5, 87.5), "extra for das": (70, 67.5, 72.5)}
 CLASSES = ["<script>alert(1)", 'a"&b', "c"]  # in the order of the folders
 SIZE, TEST, EPOCHS = 17, 40, 4
@@ -61,18 +54,19 @@ def photos(tmp_path_factory):
     return home
 
 
-def _network(arm):
+def _network(arm, size=(SIZE, SIZE)):
     torch.manual_seed(3)
     net = create_host(Recipe().model, classes=3, channels=3)
     if arm.control is not None:
-        return plug_control(net, arm.control, arm.mechanism, input=(3, SIZE, SIZE))
-    return net if arm.name == "none" else saccade.plug(net, arm.mechanism, input=(3, SIZE, SIZE), start="paper")
+        return plug_control(net, arm.control, arm.mechanism, input=(3, *size))
+    return net if arm.name == "none" else saccade.plug(net, arm.mechanism, input=(3, *size), start="paper")
 
 
 def _study(
-    folder, source, arms=ARMS, top1=TOP1, seeds=(0, 1, 2), missing=(), failed=(), diverged=(), costs=True, epochs=EPOCHS
-):
-    base = Recipe().with_overrides({"data.source": str(source), "data.size": SIZE, "training.epochs": epochs})
+    folder, source, arms=ARMS, top1=TOP1, seeds=(0, 1, 2), missing=(), failed=(), diverged=(), costs=True, epochs=EPOCHS,
+    size=(SIZE, SIZE),
+):  # fmt: skip
+    base = Recipe().with_overrides({"data.source": str(source), "data.size": size, "training.epochs": epochs})
     study = Study(base, arms, seeds, folder)
     study.write()
     labels = np.repeat(np.arange(3), (14, 14, 12)).astype(np.int32)
@@ -86,14 +80,14 @@ def _study(
             (run.folder / "failed.json").write_text(json.dumps({"reason": "the process was ended by <signal 9>"}))
             continue
         score = top1[run.arm.name][run.seed]
-        net = _network(run.arm)
+        net = _network(run.arm, size)
         predicted = labels.copy()
         wrong = np.random.default_rng(run.seed).permutation(TEST)[: round((100 - score) * TEST / 100)]
         predicted[wrong] = (predicted[wrong] + 1) % 3
         nll = np.where(predicted == labels, 0.1, 2.0 + run.seed).astype(np.float32)
         rows = {"predicted": predicted, "label": labels, "rank": (predicted != labels).astype(np.int32), "nll": nll}
         save_file(rows, run.folder / "rows.safetensors")
-        save(net, run.folder, input=(3, SIZE, SIZE), classes=CLASSES)
+        save(net, run.folder, input=(3, *size), classes=CLASSES)
         sites = {row.site: 0.1 * k for k, row in enumerate(saccade.plugs(net))}
         kind, start = ("gate", 0.5) if run.arm.control is None else ("context", 0.0)
         rows = [
@@ -372,7 +366,7 @@ def test_the_table(whole):
 
 
 def test_what_a_control_tells(tmp_path, photos):
-    arms = (*ARMS[:3], _arm("das", "noise"), _arm("das", "shuffled"))
+    arms = (*ARMS[:3], arm("das", "noise"), arm("das", "shuffled"))
     top1 = TOP1 | {"noise for das": (70, 65, 75), "shuffled for das": (72.5, 70, 75)}
     page = _page(_study(tmp_path / "study", photos, arms=arms, top1=top1).folder)
     results = json.loads((tmp_path / "study" / "results.json").read_text())
@@ -428,17 +422,16 @@ def test_an_arm_has_one_style_and_a_control_its_mechanism_s():
     assert found["extra for das"].colour == found["das"].colour != found["se"].colour
     assert found["extra for das"].control == "extra"
     assert found["das"].control is None
-    controls = charts.styles([_arm("se"), *(_arm("se", control) for control in CONTROLS)])
+    controls = charts.styles([arm("se"), *(arm("se", control) for control in CONTROLS)])
     assert len({style.colour for style in controls.values()}) == 1
     assert len(set(map(charts.key, controls.values()))) == 4
-    many = charts.styles([_arm(f"m{k}") for k in range(40)])
+    many = charts.styles([arm(f"m{k}") for k in range(40)])
     assert len({(arm.colour, arm.shape) for arm in many.values()}) == 40
 
 
 def test_names_in_the_cost_chart_do_not_collide():
     crowd = [
-        Point(charts.Style(f"arm {k}", "c1", "circle"), 10 + 0.01 * k, 10, 10.2, 90 + 0.05 * k, 0.4)
-        for k in range(6)
+        Point(charts.Style(f"arm {k}", "c1", "circle"), 10 + 0.01 * k, 10, 10.2, 90 + 0.05 * k, 0.4) for k in range(6)
     ]
     far = Point(charts.Style("far", "c2", "square"), 20, 19, 21, 93, 0.2)
     drawn = cost_chart([*crowd, far], "ms", Classify.metrics[0])
@@ -453,3 +446,24 @@ def test_names_in_the_cost_chart_do_not_collide():
     for i, (x, y, w) in enumerate(boxes):
         for x2, y2, w2 in boxes[:i]:
             assert x + w <= x2 + 0.1 or x2 + w2 <= x + 0.1 or abs(y - y2) >= 12
+
+
+def test_answers_that_are_pictures_stand_beneath_the_images_at_their_aspect(tmp_path, photos, whole, monkeypatch):
+    def draw(self, indices, network):
+        colour = 0 if network is None else 200
+        return [Drawing("a mask", None, Image.new("L", (23, 17), colour + k)) for k, _ in enumerate(indices)]
+
+    study = _study(tmp_path / "s", photos, arms=ARMS[:2], seeds=(0, 1), size=(17, 23))
+    monkeypatch.setattr(Classify, "draw", draw)
+    painted, plain = (
+        page[page.index('<section id="pictures"') :].partition("</section>")[0]
+        for page in (_page(study.folder), whole.read_text(encoding="utf-8"))
+    )
+    assert painted.count('class="plane answered"') == 6 * 3
+    assert len(set(re.findall(r'class="plane answered".*?href="([^"]+)"', painted))) == 12
+    assert "--aspect: 1.353;" in painted
+    assert "Beneath: the answer of each network, and the truth in the first column." in painted
+    assert not re.search(r"\b(right|wrong): ", painted)
+    assert "--aspect: 1.000;" in plain
+    assert "answered" not in plain
+    assert re.search(r"\b(right|wrong): ", plain)

@@ -12,6 +12,7 @@ __all__ = [
     "duration",
     "grouped",
     "heading",
+    "in_unit",
     "interval",
     "magnitude",
     "measure",
@@ -57,6 +58,11 @@ def measure(value: str, unit: str) -> str:
 def heading(name: str, unit: str) -> str:
     """The name of a metric with its unit, over a column or an axis: ``top-1, %``."""
     return f"{name}, {unit}" if unit else name
+
+
+def in_unit(unit: str) -> str:
+    """The unit of a metric in a sentence: `` in per cent``; empty without one."""
+    return f" in {'per cent' if unit == '%' else unit}" if unit else ""
 
 
 def capital(name: str) -> str:

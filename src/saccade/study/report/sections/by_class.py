@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any, final
 
 from saccade.study.report.sections.base import Context, Section
-from saccade.study.report.typeset import capital, heading, number, signed
+from saccade.study.report.typeset import capital, in_unit, number, signed
 from saccade.study.results import StudyResults
 
 __all__ = ["ByClass"]
@@ -54,7 +54,7 @@ in which the arms differ most. Of many classes some differ by chance: no verdict
             cells = list(zip([number(score, metric.digits) for score in scores[k]], beneath, strict=True))
             rows.append((names[k] if k < len(names) else f"class {k}", cells))
         return {
-            "name": heading(capital(metric.name), metric.unit),
+            "name": capital(metric.name) + in_unit(metric.unit),
             "which": f"{len(rows)} of {total} classes" if len(rows) < total else "All classes",
             "styles": context.styles.values(),
             "rows": rows,

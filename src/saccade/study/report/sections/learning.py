@@ -13,7 +13,7 @@ from saccade.study.arms import BASELINE
 from saccade.study.report.charts import Curves, Style, marker, mean_curve, rules, stretched, thinned
 from saccade.study.report.sections.base import Context, Section
 from saccade.study.report.svg import Scale, curve, element, extent, picture, ticks
-from saccade.study.report.typeset import measure, number
+from saccade.study.report.typeset import in_unit, measure, number
 
 __all__ = ["Learning"]
 
@@ -53,7 +53,7 @@ panels share one range; the first, steep epochs may lie outside. The last epoch 
             mean = measure(number(row.mean, metric.digits), metric.unit)
             chart = learning(style, curves[name], curves[BASELINE], bounds, epochs, metric)
             panels.append((style, mean if curves[name] else "no finished run", chart))
-        return {"name": metric.name + (" in per cent" if metric.unit == "%" else ""), "panels": panels}
+        return {"name": metric.name + in_unit(metric.unit), "panels": panels}
 
 
 def learning_range(curves: Sequence[Curves], least: float) -> tuple[float, float]:

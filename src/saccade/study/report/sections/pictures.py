@@ -54,7 +54,7 @@ NARROWEST = 0.05
 class Pictures(Section):
     """A row an image, a column an arm: the image under its plug, the answer, and the answer's own picture."""
 
-    title = "The same images under every mechanism"
+    title = "The same images under every arm"
     order = 60
     template = """
 {%- macro answer(drawing, picture) -%}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, final
 
 from saccade.study.report.sections.base import Context, Section
-from saccade.study.report.typeset import capital, number, prose
+from saccade.study.report.typeset import capital, in_unit, number, prose
 
 __all__ = ["Runs"]
 
@@ -52,7 +52,7 @@ taken within a column.{% if diagnostics %} {{ diagnostics }}{% endif %}</p>
             })  # fmt: skip
         return {
             "name": capital(metric.name),
-            "unit": " in per cent" if metric.unit == "%" else f" in {metric.unit}" if metric.unit else "",
+            "unit": in_unit(metric.unit),
             "seeds": results.study.seeds,
             "rows": rows,
             "trivial": results.trivial and (results.trivial[0], number(results.trivial[1], metric.digits)),
