@@ -63,8 +63,8 @@ def _network(arm, size=(SIZE, SIZE)):
 
 
 def _study(
-    folder, source, arms=ARMS, top1=TOP1, seeds=(0, 1, 2), missing=(), failed=(), diverged=(), costs=True, epochs=EPOCHS,
-    size=(SIZE, SIZE),
+    folder, source, arms=ARMS, top1=TOP1, seeds=(0, 1, 2), missing=(), failed=(), diverged=(), costs=True,
+    epochs=EPOCHS, size=(SIZE, SIZE),
 ):  # fmt: skip
     base = Recipe().with_overrides({"data.source": str(source), "data.size": size, "training.epochs": epochs})
     study = Study(base, arms, seeds, folder)
@@ -214,8 +214,8 @@ def test_every_arm_is_in_every_section(whole):
         "verdicts", "difference", "tradeoff", "other_metrics", "by_class", "learning", "gates", "cost", "pictures",
         "runs",
     ):  # fmt: skip
-        for arm in ARMS[1:] if section in ("verdicts", "difference", "gates") else ARMS:
-            assert arm.name in sections[section], f"{arm.name} in {section}"
+        for each in ARMS[1:] if section in ("verdicts", "difference", "gates") else ARMS:
+            assert each.name in sections[section], f"{each.name} in {section}"
     assert list(sections)[-2:] == ["method", "origin"]
 
 
@@ -335,10 +335,10 @@ def test_costs_are_measured_once(tmp_path, photos, monkeypatch):
     _study(tmp_path / "study", photos, arms=ARMS[:2], seeds=(0,), costs=False)
     write_report(tmp_path / "study")
     results = json.loads((tmp_path / "study" / "results.json").read_text())
-    for arm in ("none", "se"):
-        cost = results["arms"][arm]["cost"]
+    for name in ("none", "se"):
+        cost = results["arms"][name]["cost"]
         assert cost["parameters"] == sum(
-            p.numel() for p in _network(next(a for a in ARMS if a.name == arm)).parameters()
+            p.numel() for p in _network(next(a for a in ARMS if a.name == name)).parameters()
         )
         assert cost["batch"] == 16
     before = (tmp_path / "study" / "costs.json").read_bytes()

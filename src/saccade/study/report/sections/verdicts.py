@@ -35,8 +35,9 @@ class Verdicts(Section):
   <div class="who">{{ named(card.style) }}<span class="badge {{ card.row.verdict }}">{{ sign(card.row.verdict) }}
   {{- card.badge }}</span></div>
   <p class="lead"><span class="hidden">{{ card.head }}. </span>
-  {%- if card.figure %}<b>{{ card.figure }}</b> {% endif %}{{ card.rest }}{% if not card.shares_host %}<span class="second">Another host: it shares seed, data order and
-  augmentation with none, not the first weights.</span>{% endif %}</p>
+  {%- if card.figure %}<b>{{ card.figure }}</b> {% endif %}{{ card.rest }}
+  {%- if not card.shares_host %}<span class="second">Another host: it shares seed, data order and augmentation with
+  none, not the first weights.</span>{% endif %}</p>
 </li>
 {%- else %}
 <li><div class="who"><span class="badge">{{ sign("not decided") }}not decided</span></div>
