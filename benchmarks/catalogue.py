@@ -61,8 +61,8 @@ def facts(specs: dict[str, Spec]) -> Iterator[str]:
 
 def _repository(entry: str) -> str:
     """A link to the repository that an entry of ``Spec.code`` names, and the options that it holds for."""
-    name, _, condition = entry.partition(" if ")
-    return f"[{name}](https://github.com/{name})" + (f" (`{condition}`)" if condition else "")
+    name, _, options = entry.partition(" ")
+    return f"[{name}](https://github.com/{name})" + (f" {options}" if options else "")
 
 
 def costly(model: str, names: list[str], seconds: float) -> tuple[list[str], list[dict[str, Any]]]:

@@ -82,7 +82,7 @@ def pair(case: Case, mechanism: str, conditions: dict[str, Condition]) -> dict[s
             found = condition(case, mechanism, plugged)
         except Exception as error:
             if not case.host.one_size and "made for maps of" in str(error):  # its own words, when another size comes
-                return {"tried": [], "wrong": {}, "refused": f"{ONE_SIZE}; found {error}"}
+                return {"tried": [], "wrong": {}, "refused": f"{ONE_SIZE}, got {error}"}
             found = f"{type(error).__name__}: {error}"
         if found is not None:
             tried.append(name)
@@ -151,7 +151,7 @@ def table(rows: dict[tuple[str, str], dict[str, Any]], reasons: dict[str, int], 
 
 def reason(mechanism: str, message: str) -> tuple[str, str]:
     """Why a mechanism was refused, without the site: what is needed, the same for all hosts, and the numbers found."""
-    needed, found, numbers = re.sub(rf"^at [^:]+: ({re.escape(mechanism)}: )?", "", message).partition("; found ")
+    needed, found, numbers = re.sub(rf"^at [^:]+: ({re.escape(mechanism)}: )?", "", message).partition(", got ")
     return f"{mechanism}: {needed}{found}", numbers
 
 

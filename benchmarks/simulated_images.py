@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from saccade.study.blocks import Design, Judgement, fit, judge
-from saccade.study.precision import image_variances, lasting_error, standard_error
+from saccade.study.precision import ImageError, image_floor, image_variances, lasting_error, standard_error
 
 Floats = NDArray[np.float64]
 
@@ -72,13 +72,15 @@ def simulate_images(
         run = run_sd * rng.standard_normal((1 + mechanisms, seeds, 1))
         right = arm + run + rng.standard_normal((1 + mechanisms, seeds, images)) > 0
         fitted = fit(100 * right.mean(axis=2), design)
-        variances = [image_variances(mechanism, right[0]) for mechanism in right[1:]]
+        between, within = image_variances(100.0 * right[1:] - 100.0 * right[0])
         estimates.append(fitted.differences[1:])
         errors.append(fitted.se[1:])
-        parts.append([lasting_error(between, within, seeds, images) for between, within in variances])
+        parts.append(lasting_error(between, within, seeds, images))
     d, from_seeds, lasting = np.array(estimates), np.array(errors), np.array(parts)
     df = design.difference_df[1:]
-    se, whole_df, lasting_se = standard_error(from_seeds, df, lasting, images)
+    se, whole_df, lasting_se = standard_error(
+        from_seeds, df, ImageError(lasting, images - 1, image_floor(images, 100.0))
+    )
     family = np.ones(mechanisms, dtype=bool)
 
     def tests(se: Floats, df: Floats) -> Judgement:

@@ -28,7 +28,8 @@ Six figures are taken, in per cent:
 * found, stated: the same where it is the detectable difference which that very study states.
 * false equal: studies that call "equal" a mechanism which differs by exactly the margin.
 
-A second table draws whole test sets; see ``simulated_images``.
+A second table draws whole test sets; see ``simulated_images``. Scores that are no mean over images are simulated by
+``simulated_scores``.
 
 The exit status is 1 where a figure is not as asked.
 """
@@ -41,14 +42,21 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from saccade.study.blocks import Design, Judgement, fit, judge
-from saccade.study.precision import lasting_error, planned_detectable, standard_error, stated_detectable
+from saccade.study.precision import (
+    ImageError,
+    image_floor,
+    lasting_error,
+    planned_detectable,
+    standard_error,
+    stated_detectable,
+)
 from simulated_images import all_test_sets, line, share, show
 
 Floats = NDArray[np.float64]
@@ -184,6 +192,7 @@ def simulate(
     of_within = variances_of_differences(studies, arms, (scale.images - 1) * (seeds - 1), rng)
     between = (lasts * scale.images + chance / pairs) * of_between
     lasting = lasting_error(between, chance * of_within, pairs, scale.images)
+    images = ImageError(lasting, scale.images - 1, image_floor(scale.images, 100.0))
 
     def study(gain: float | Floats = 0.0) -> tuple[Floats, Floats, Judgement]:
         """Standard errors, their degrees of freedom and the judgement; ``gain`` (studies, k) is that of the first k."""
@@ -191,7 +200,7 @@ def simulate(
         gains = np.broadcast_to(np.atleast_2d(gain), (studies, np.atleast_2d(gain).shape[1]))
         scores[:, 1 : 1 + gains.shape[1]] += gains[..., None]
         fitted = fit(np.round(scores / step) * step, design)
-        se, df, _ = error(fitted.se[:, 1:], design.difference_df[1:], lasting, scale.images)
+        se, df, _ = error(fitted.se[:, 1:], design.difference_df[1:], images)
         tests = judging(fitted.differences[:, 1:], se, df, family=family, margin=margin, alpha=alpha)
         return se, df, tests
 
@@ -205,7 +214,8 @@ def simulate(
     se, df, null = study()
     false = np.isin(null.verdict[:, family], ["helps", "hurts"])
     covered = ((null.low <= 0) & (null.high >= 0)).mean(axis=0)
-    planned = planned_detectable(scale.sigma, seeds, arms, mechanisms, alpha, lasting=lasts, images=scale.images)
+    known = replace(images, squared=lasts)
+    planned = planned_detectable(scale.sigma, seeds, arms, mechanisms, alpha, images=known)
     stated = stated_detectable(df, mechanisms, alpha) * se
     return Figures(
         any_false=share(false.any(axis=1)),

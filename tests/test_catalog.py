@@ -1,6 +1,7 @@
 """The folder is the table; wrong names and options name their neighbours."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +34,8 @@ class Halve(torch.nn.Module):
 def stranger(tmp_path, monkeypatch):
     (tmp_path / "strange_module.py").write_text(STRANGER)
     (tmp_path / "strange_specced.py").write_text(
-        STRANGER + 'SPEC = {"title": "H", "kind": "transform", "evidence": "reading", "params": "0"}\n'
+        STRANGER
+        + 'SPEC = {"title": "H", "kind": "transform", "evidence": "reading"}\ndef parameters():\n    return 0\n'
     )
     monkeypatch.syspath_prepend(tmp_path)
     yield "strange_module:Halve"
@@ -67,6 +69,36 @@ def test_options_read_from_source_are_those_of_the_class(name):
     assert catalog.options(name) == {k: p.default for k, p in list(signature.parameters.items())[1:]}
 
 
+def test_every_spelling_means_one_mechanism():
+    spellings = catalog.spellings()
+    files = [path.stem for path in Path(catalog.__file__).with_name("attention").glob("[!_]*.py")]
+    assert set(files) <= set(spellings)
+    assert sum(len({name, *spec.aliases}) for name in NAMES for spec in [saccade.spec(name)]) == len(
+        set(spellings) - (set(files) - set(NAMES))
+    )
+    for spelt, name in spellings.items():
+        assert name in NAMES
+        assert catalog.canonical(spelt) == saccade.spec(spelt).name == name
+        assert catalog.load(spelt) is catalog.load(name)
+        made = catalog.load(name)
+        assert catalog.canonical(f"saccade.attention.{spelt}:{made.__name__}") == name
+
+
+@pytest.mark.parametrize("spelt", ["se", "squeeze_excite", "saccade.attention.se:SqueezeExcite"])
+def test_what_is_saved_keeps_the_short_name(spelt):
+    assert catalog.parse(f"{spelt}:rd_ratio=0.5") == ("se", {"rd_ratio": 0.5})
+    host = saccade.plug(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3)), spelt, where="0", input=(3, 8, 9), rd_ratio=0.5)
+    assert [row.mechanism for row in saccade.plugs(host)] == ["se"]
+    twin = saccade.plug(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3)), torch.nn.Identity, where="0", input=(3, 8, 9))
+    assert [row.mechanism for row in saccade.plugs(twin)] != ["se"]
+
+
+def test_a_class_of_ours_that_is_no_mechanism_keeps_its_name():
+    assert catalog.canonical("saccade.attention.das:FusedSample") == "saccade.attention.das:FusedSample"
+    with pytest.raises(UserError, match=r"no mechanism is called 'squeeze_exite'. Did you mean 'squeeze_excite'"):
+        catalog.canonical("squeeze_exite")
+
+
 def test_create_passes_options():
     assert saccade.create("se", 32, rd_ratio=0.25, bias=False).squeeze.weight.shape == (8, 32)
     assert saccade.create("eca", 256).conv.kernel_size == (5,)
@@ -77,13 +109,16 @@ def test_create_passes_options():
     [
         (lambda: saccade.create("cmab", 64), "no mechanism is called 'cmab'. Did you mean"),
         (lambda: saccade.create("se", 64, rd_ration=2), "se has no option 'rd_ration'. Did you mean 'rd_ratio'?"),
-        (lambda: saccade.create("se", 8), "se: Squeeze-and-Excitation needs channels * rd_ratio >= 1; found"),
-        (lambda: saccade.create("eca", 8, kernel_size=4), "kernel_size = 4"),
         (
-            lambda: saccade.create("eca", 64, gamma=0),
-            "or kernel_size >= 1 and kernel_size % 2 == 1); found gamma = 0",
+            lambda: saccade.create("se", 8),
+            "se: channels * rd_ratio must be at least 1, got 8 * 0.0625",
         ),
-        (lambda: saccade.create("cbam", 64, spatial_kernel_size=-1), "spatial_kernel_size = -1"),
+        (lambda: saccade.create("eca", 8, kernel_size=4), "kernel_size must be odd and positive, got 4"),
+        (lambda: saccade.create("eca", 64, gamma=0), "gamma must be positive, got 0"),
+        (
+            lambda: saccade.create("cbam", 64, spatial_kernel_size=-1),
+            "spatial_kernel_size must be odd and positive, got -1",
+        ),
         (
             lambda: saccade.create("se", 64, rd_ratio="x"),
             "se: the option rd_ratio needs a finite number, found 'x'; its default is 0.0625",
@@ -101,15 +136,15 @@ def test_create_passes_options():
         (lambda: catalog.parse("eca:kernel_size=[3,'x']"), "kernel_size needs a whole number, found [3, 'x']"),
         (
             lambda: saccade.create("triplet", 64, kernel_size=[3, 5]),
-            "needs kernel_size >= 1 and kernel_size % 2 == 1, which cannot be told of kernel_size = [3, 5]",
+            "triplet with channels=64, {'kernel_size': [3, 5]}: '<' not supported between instances of 'list'",
         ),
         (lambda: saccade.create("bam", 64, variant="papers"), "variant must be 'paper' or 'official', got 'papers'"),
-        (lambda: saccade.create("bam", 64, dilation=0), "dilation = 0"),
-        (lambda: saccade.create("gc", 64, fuse_add=False), "found fuse_add = False, fuse_scale = False"),
-        (lambda: saccade.create("sa", 65), "needs channels % 2 == 0"),
-        (lambda: saccade.create("sa", 64, groups=0), "found channels = 64, groups = 0"),
-        (lambda: saccade.create("sa", 192, groups=64), "found channels = 192, groups = 64"),
-        (lambda: saccade.create("simam", 64, e_lambda=0.0), "needs e_lambda > 0; found e_lambda = 0.0"),
+        (lambda: saccade.create("bam", 64, dilation=0), "dilation must be at least 1, got 0"),
+        (lambda: saccade.create("gc", 64, fuse_add=False), "one of fuse_add and fuse_scale must be true"),
+        (lambda: saccade.create("sa", 65), "channels must be even, got 65"),
+        (lambda: saccade.create("sa", 64, groups=0), "2 * groups must divide channels, got 2 * 0 and 64"),
+        (lambda: saccade.create("sa", 192, groups=64), "2 * groups must divide channels, got 2 * 64 and 192"),
+        (lambda: saccade.create("simam", 64, e_lambda=0.0), "e_lambda must be positive, got 0.0"),
         (lambda: saccade.spec("math:A"), "module 'math' has no Python source"),
         (lambda: saccade.spec("nowhere.at.all:Class"), "nowhere"),
         (lambda: saccade.spec("json:Decoder"), "the module defines no class and no function 'Decoder'"),
@@ -136,29 +171,20 @@ def test_wrong_words(call, message):
 
 
 def test_values_of_the_right_kind_are_taken():
-    assert catalog.shape("eca", {"kernel_size": None, "gamma": 3, "beta": 1.5})["beta"] == 1.5
-    assert catalog.shape("eca", {"kernel_size": [3, 5, 5, 7]})["kernel_size"] == [3, 5, 5, 7]
-    assert catalog.shape("simam", {"e_lambda": 1}) == {"e_lambda": 1}
-    assert catalog.shape("se", {"rd_ratio": np.float32(0.25)})["rd_ratio"] == 0.25
+    assert catalog.resolve_options("eca", {"kernel_size": None, "gamma": 3, "beta": 1.5})["beta"] == 1.5
+    assert catalog.resolve_options("eca", {"kernel_size": [3, 5, 5, 7]})["kernel_size"] == [3, 5, 5, 7]
+    assert catalog.resolve_options("simam", {"e_lambda": 1}) == {"e_lambda": 1}
+    assert catalog.resolve_options("se", {"rd_ratio": np.float32(0.25)})["rd_ratio"] == 0.25
     assert saccade.create("bam", 64, dilation=np.int64(2)) is not None
 
 
 def test_a_stranger_who_annotates_nothing_may_mean_any_number(written):
     head = HEAD + "class A(nn.Module):\n    def __init__(self, channels, "
     name = written(head + "factor=1, norm=nn.BatchNorm2d, *, steps: int = 2):\n        super().__init__()\n" + BODY)
-    assert catalog.shape(f"{name}:A", {"factor": 0.5, "norm": torch.nn.Identity})["factor"] == 0.5
+    assert catalog.resolve_options(f"{name}:A", {"factor": 0.5, "norm": torch.nn.Identity})["factor"] == 0.5
     for wrong in ({"factor": "x"}, {"steps": 0.5}):
         with pytest.raises(UserError, match="number, found"):
-            catalog.shape(f"{name}:A", wrong)
-
-
-def test_a_limit_that_cannot_be_told_is_a_refusal(written):
-    spec = 'SPEC = {"title": "G", "kind": "gate", "evidence": "reading", "limits": ["C % groups == 0"]}\n'
-    text = (
-        HEAD + "class A(nn.Module):\n    def __init__(self, channels, groups=2):\n        super().__init__()\n" + BODY
-    )
-    with pytest.raises(UserError, match=r"channels % groups == 0, which cannot be told of channels = 8, groups = 0"):
-        saccade.create(f"{written(text + spec)}:A", 8, groups=0)
+            catalog.resolve_options(f"{name}:A", wrong)
 
 
 def test_whatever_a_strangers_class_raises_is_told(stranger):
@@ -170,7 +196,8 @@ def test_whatever_a_strangers_class_raises_is_told(stranger):
 def test_a_stranger_needs_no_registration(stranger):
     assert saccade.spec(stranger).kind == "transform"
     assert catalog.options(stranger) == {"factor": 0.5, "shift": 0.25}
-    assert saccade.spec("strange_specced:Halve").params == "0"
+    assert saccade.spec("strange_specced:Halve").parameters(8, {}) == 0
+    assert saccade.spec(stranger).parameters(8, {}) is None
     x = torch.randn(2, 3, 5, 4)
     assert torch.equal(saccade.create(stranger, 3, factor=0.25)(x), x * 0.25)
     assert catalog.parse(f"{stranger}:factor=2") == (stranger, {"factor": 2})

@@ -10,10 +10,11 @@ import saccade
 from saccade import catalog
 from saccade.bases import BatchNorm2d
 from saccade.contract import PROMISES, Record, check, examine
+from saccade.contract.harness import Case
 from saccade.contract.shapes import CHANNELS
 from saccade.errors import UserError
 from saccade.specs import Spec
-from saccade.stage_outputs import PreviousStage
+from saccade.stage_outputs import PreviousStage as Previous
 
 NAMES = [promise.__name__ for promise in PROMISES]
 ABOUT_FACTS = {
@@ -175,8 +176,8 @@ def test_mechanisms_keep_their_promises_with_options_and_awkward_channels(name, 
 
 def test_both_sides_of_the_limits_are_among_the_channels_that_are_tried():
     """257 is prime, 8 is thinner than a sixteenth allows: mechanisms refuse some of the sweep, and all take some."""
-    specs = {name: (catalog.spec(name), catalog.options(name)) for name in catalog.list_mechanisms()}
-    taken = {name: [c for c in CHANNELS if spec.refusal(c, options) is None] for name, (spec, options) in specs.items()}
+    cases = {name: Case(catalog.load(name), catalog.spec(name), 64) for name in catalog.list_mechanisms()}
+    taken = {name: [c for c in CHANNELS if case.refusal(c) is None] for name, case in cases.items()}
     assert taken["se"] == [16, 64, 257]
     assert taken["sa"] == [8, 16, 64]
     assert taken["eca"] == list(CHANNELS)
@@ -194,12 +195,28 @@ def test_make_may_be_any_callable():
     assert {r.status for r in check(lambda channels: catalog.create("se", channels))} == {"passed", "skipped"}
 
 
-def test_a_formula_over_options_that_make_does_not_show_is_not_examined():
-    records = {r.promise: r for r in check(lambda channels: catalog.create("se", channels), catalog.spec("se"))}
-    assert records["has_the_parameters_it_states"].status == "skipped"
-    assert "SPEC uses bias, rd_ratio" in records["has_the_parameters_it_states"].reason
-    assert records["refuses_what_it_states"].status == "skipped"
+def test_a_fact_over_options_that_make_does_not_show_is_not_examined():
+    def silent(channels):
+        return catalog.load("se")(channels)
+
+    records = {r.promise: r for r in check(silent, catalog.spec("se"))}
+    for promise, reason in (
+        ("has_the_parameters_it_states", "parameters needs bias, rd_ratio"),
+        ("keeps_its_gate_in_range", "gate needs excitation"),
+    ):
+        assert (records[promise].status, records[promise].reason) == ("skipped", reason)
+    assert records["refuses_what_it_states"].status == "passed"
     assert records["commutes_as_stated"].status == "passed"
+
+
+def test_a_fact_in_words_without_a_function_is_not_examined():
+    facts = replace(BOUND, needs=(), neutral="with luck", gate="(0, 1) with luck", equivariant="with luck")
+    records = {r.promise: r for r in check(Doubled, facts)}
+    for promise, fact in (
+        ("is_neutral_as_stated", "neutral"), ("learns_from_a_neutral_start", "neutral"),
+        ("keeps_its_gate_in_range", "gate"), ("commutes_as_stated", "equivariant"),
+    ):  # fmt: skip
+        assert records[promise] == Record(promise, "skipped", f"no function {fact} stands beside SPEC")
 
 
 def test_a_known_failure_is_skipped_with_its_reason():
@@ -222,7 +239,7 @@ def test_a_known_failure_of_no_promise_is_refused():
 
 
 def test_channels_that_spec_refuses_are_refused_with_numbers():
-    with pytest.raises(UserError, match=r"needs channels \* rd_ratio >= 1; found channels = 3, rd_ratio = 0.0625"):
+    with pytest.raises(UserError, match=r"channels \* rd_ratio must be at least 1, got 3 \* 0.0625"):
         check(catalog.load("se"), catalog.spec("se"), channels=3)
 
 
@@ -302,7 +319,7 @@ class HearsOne(Doubled):
 
     def __init__(self, channels, previous=1):
         super().__init__(channels)
-        self.previous = PreviousStage(previous)
+        self.previous = Previous(previous)
 
     def forward(self, x):
         return x + sum(self.previous(x.mean((2, 3))), x.new_zeros(()))

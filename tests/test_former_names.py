@@ -2,12 +2,14 @@
 
 import importlib
 import pickle
+from typing import get_args
 
 import pytest
 import torch
 from torch import nn
 
 import saccade
+from saccade.controls import CONTROLS, ControlName
 from saccade.graph.sites import Site
 
 PICKLED = {
@@ -19,11 +21,11 @@ PICKLED = {
     "saccade.surgery.replaced": ("Note", "Replaced", "Stand", "_loading"),
     "saccade.surgery.sites": ("Site",),
 }
-SAVED = (
-    "saccade.surgery.controls.extra:ExtraBottleneck",
-    "saccade.surgery.controls.noise:NoiseGate",
-    "saccade.surgery.controls.shuffled:Shuffled",
-)
+SAVED = {
+    "extra": "saccade.surgery.controls.extra:ExtraBottleneck",
+    "noise": "saccade.surgery.controls.noise:NoiseGate",
+    "shuffled": "saccade.surgery.controls.shuffled:Shuffled",
+}
 
 
 @pytest.mark.parametrize(("module", "name"), [(module, name) for module in PICKLED for name in PICKLED[module]])
@@ -31,10 +33,12 @@ def test_pickled_names_resolve(module, name):
     assert callable(pickle.loads(f"c{module}\n{name}\n.".encode()))
 
 
-@pytest.mark.parametrize("name", SAVED)
-def test_saved_names_resolve(name):
-    module, _, kind = name.partition(":")
-    assert issubclass(getattr(importlib.import_module(module), kind), nn.Module)
+def test_saved_names_resolve():
+    assert {name: control.path for name, control in CONTROLS.items()} == SAVED
+    assert get_args(ControlName) == tuple(SAVED)
+    for path in SAVED.values():
+        module, _, kind = path.partition(":")
+        assert issubclass(getattr(importlib.import_module(module), kind), nn.Module)
 
 
 def _aged(thing, names):

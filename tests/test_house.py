@@ -15,7 +15,7 @@ SOURCE = Path(saccade.__file__).parent
 FLOORS = [
     ["escaping"],
     ["errors"],
-    ["specs"],
+    ["controls", "events", "files", "source", "specs", "tables"],
     ["hooks", "imagefiles", "ops", "parent_class", "picture_size", "recipe", "stage_outputs", "tensors"],
     ["attachment", "bases", "relay", "runfiles"],
     ["attention"],
@@ -24,7 +24,8 @@ FLOORS = [
     ["graph"],
     ["cost"],
     ["surgery", "contract"],
-    ["models", "data", "metrics"],
+    ["metrics"],
+    ["models", "data"],
     ["tasks"],
     ["saving"],
     ["exporting"],

@@ -13,7 +13,7 @@ def test_three_positive_integers(given):
 
 
 @pytest.mark.parametrize(
-    "given", [(3, 8), (3, 8, 0), (3, 8.0, 6), (True, 8, 6), 3, None, "3,8", "3,8,-1", "3,a,8", "", torch.zeros(3, 8, 6)]
+    "given", [(3, 8), (3, 8, 0), (3, 8.0, 6), 3, None, "3,8", "3,8,-1", "3,a,8", "", torch.zeros(3, 8, 6)]
 )
 def test_anything_else_is_refused(given):
     with pytest.raises(UserError, match=r"^it is three positive integers \(C, H, W\), got .*; for example 3,224,224$"):

@@ -128,7 +128,9 @@ def test_the_score_is_that_of_the_network_it_saved(straight, split):
 
 def test_it_is_the_loop_anybody_would_write(tmp_path, split):
     """The referee: the same two epochs in plain PyTorch end in the same bits."""
-    recipe = TINY.with_overrides({"model.options": {"width": 4}, "training.label_smoothing": 0.1, "attention.lr_factor": 3.0})
+    recipe = TINY.with_overrides(
+        {"model.options": {"width": 4}, "training.label_smoothing": 0.1, "attention.lr_factor": 3.0}
+    )
     result = train(recipe, tmp_path / "run", device="cpu")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -394,7 +396,8 @@ def test_the_host_is_the_same_under_every_mechanism(split):
 
 def test_a_mechanism_draws_its_own_weights(split):
     one, again, other = (
-        saccade.plugs(build(TINY.with_overrides({"training.seed": seed}), split))[0].module.state_dict() for seed in (0, 0, 1)
+        saccade.plugs(build(TINY.with_overrides({"training.seed": seed}), split))[0].module.state_dict()
+        for seed in (0, 0, 1)
     )
     assert all(torch.equal(one[key], again[key]) for key in one)
     assert any(not torch.equal(one[key], other[key]) for key in one)

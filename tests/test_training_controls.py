@@ -130,7 +130,10 @@ def test_a_shuffled_mechanism_has_the_weights_of_the_arm_it_controls(split):
 def test_noise_is_drawn_once_per_seed_and_stays(split, tmp_path):
     recipe = TINY.with_overrides({"attention.control": "noise"})
     before, again, other = (
-        [row.module.mechanism.noise for row in saccade.plugs(build(recipe.with_overrides({"training.seed": seed}), split))]
+        [
+            row.module.mechanism.noise
+            for row in saccade.plugs(build(recipe.with_overrides({"training.seed": seed}), split))
+        ]
         for seed in (0, 0, 1)
     )
     assert all(map(torch.equal, before, again))

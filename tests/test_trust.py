@@ -26,13 +26,14 @@ from saccade.cli import compare as compare_verb
 from saccade.cli import export as export_verb
 from saccade.cli import sites as sites_verb
 from saccade.cli import train as train_verb
+from saccade.controls import CONTROLS
 from saccade.models import create_host
 from saccade.recipe import Model
 from saccade.saving import describe, rebuild
 from saccade.saving.sketch import Limits, TooLargeError, clone, sketched
 from saccade.saving.weights import shapes_of
 from saccade.surgery import controls
-from saccade.trust import CONTROLS, check_mechanism, check_options
+from saccade.trust import check_mechanism, check_options
 
 EVIL = """
 import pathlib
@@ -183,7 +184,7 @@ def test_what_is_trusted_is_called_only_if_it_makes_a_module(folder, evil, name,
 
 def test_the_controls_are_listed():
     kinds = (controls.ExtraBottleneck, controls.NoiseGate, controls.Shuffled)
-    assert {f"{kind.__module__}:{kind.__qualname__}" for kind in kinds} == CONTROLS
+    assert {f"{kind.__module__}:{kind.__qualname__}" for kind in kinds} == {c.path for c in CONTROLS.values()}
 
 
 def test_networks_of_the_libraries_need_no_trust(tmp_path):

@@ -146,13 +146,16 @@ class Convolution(nn.Module, ABC):
         outputs = channels if out_channels is None else out_channels
         least = min(channels, outputs, kernel_size, stride, dilation, groups)
         if least < 1:
-            raise ValueError(f"channels, kernel_size, stride, dilation and groups must be at least 1, got {least}")
+            raise ValueError(
+                f"channels, out_channels, kernel_size, stride, dilation and groups must be at least 1, got {least}"
+            )
         if channels % groups or outputs % groups:
-            raise ValueError(f"groups = {groups} must divide the channels, {channels} in and {outputs} out")
+            raise ValueError(f"groups must divide the channels, got {groups} for {channels} in and {outputs} out")
         if padding is None:
             if dilation * (kernel_size - 1) % 2:
                 raise ValueError(
-                    f"no padding keeps the size with kernel_size = {kernel_size} and dilation = {dilation}; give one"
+                    "dilation * (kernel_size - 1) must be even without padding, which then keeps the size, got "
+                    f"{dilation} * ({kernel_size} - 1)"
                 )
             padding = dilation * (kernel_size - 1) // 2
         if padding < 0:

@@ -1,35 +1,38 @@
-"""Names of mechanisms, their facts, their classes. The folder ``attention/`` is the table.
+"""Mechanisms by name: their facts, their options, their classes.
 
-Facts are read from the source by ``ast``: neither listing nor a misspelt name imports torch. A class from anywhere
-else is called ``package.module:Class``; it needs no registration. Where the class depends on the options, a function
-of the same arguments stands in its place.
+Neither listing nor a misspelt name imports torch: :mod:`saccade.source` reads the files. A class from anywhere else is
+called ``package.module:Class``; it needs no registration. A function of the same arguments may stand for a class.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import inspect
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from numbers import Integral, Real
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from saccade import source
 from saccade.errors import UserError, did_you_mean
-from saccade.specs import Spec, evaluate
+from saccade.source import canonical, spellings, summary
+from saccade.specs import Spec
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "create", "list_mechanisms", "load", "named", "options", "parse", "shape", "spec", "split", "stated", "summary",
+    "canonical", "create", "list_mechanisms", "load", "named", "options", "parse", "resolve_options", "spec",
+    "spellings", "split", "stated", "summary",
 ]  # fmt: skip
 
-_HOME = Path(__file__).with_name("attention")
+_ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+}  # fmt: skip
 
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "bool": ("True or False", lambda value: isinstance(value, bool)),
@@ -64,11 +67,11 @@ class _Option:
         if annotated in _KINDS:
             return annotated
         found = type(self.default).__name__
-        # Who annotates nothing may write 1 for 1.0.
+        # Without an annotation 1 may stand for 1.0.
         return {"int": "float"}.get(found, found if found in _KINDS else None)
 
     def takes(self, value: Any) -> bool:
-        """Is ``value`` of the option's kind, or the default, or a list of such, one for each stage?"""
+        """Whether ``value`` is of the option's kind, or the default, or a list of such, one for each stage."""
         if self.kind is None or value is self.default:
             return True
         values = value if isinstance(value, list) else [value]
@@ -76,121 +79,53 @@ class _Option:
 
 
 def list_mechanisms(verb: Literal["plug", "replace"] | None = None) -> list[str]:
-    """The names of all mechanisms of this package, sorted; with a ``verb``, of those that it takes.
+    """Return the short names of all mechanisms of this package, sorted; with a ``verb``, of those that it takes.
 
     ``replace`` takes those of kind ``conv``, which stand in the place of a convolution, ``plug`` all others.
 
     Raises:
         UserError: ``verb`` is neither.
     """
-    names = sorted(path.stem for path in _HOME.glob("[!_]*.py"))
     if verb is None:
-        return names
+        return list(source.table())
     if verb not in ("plug", "replace"):
         raise UserError(f"mechanisms are put in by 'plug' or 'replace', got {verb!r}")
-    return [name for name in names if (spec(name).kind == "conv") == (verb == "replace")]
-
-
-@cache
-def _source(name: str) -> ast.Module:
-    """The parsed file that describes ``name``.
-
-    Raises:
-        UserError: no such mechanism, or no such module, or it is not written in Python, or wrongly.
-
-    """
-    if ":" in name:
-        module, _, _ = name.partition(":")
-        try:
-            found = importlib.util.find_spec(module)
-        except Exception as error:  # looking for a.b imports a, which may raise anything
-            raise UserError(f"{name}: module {module!r} cannot be imported: {error}") from None
-        if found is None or found.origin is None:
-            raise UserError(f"{name}: there is no module called {module!r} on the import path")
-        if not found.origin.endswith(".py"):
-            raise UserError(f"{name}: module {module!r} has no Python source to read (it is {found.origin})")
-        try:
-            return ast.parse(Path(found.origin).read_text(encoding="utf-8"))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise UserError(f"{name}: {found.origin} cannot be read: {error}") from None
-    if name not in list_mechanisms():
-        raise UserError(
-            f"no mechanism is called {name!r}.{did_you_mean(name, list_mechanisms())} "
-            f"`saccade list` shows all {len(list_mechanisms())}; your own is called package.module:Class."
-        )
-    return ast.parse((_HOME / f"{name}.py").read_text(encoding="utf-8"))
-
-
-def _assigned(name: str, variable: str) -> ast.expr | None:
-    """What the file that describes ``name`` assigns to ``variable``."""
-    for node in _source(name).body:
-        match node:
-            case ast.Assign([ast.Name(target)], value) if target == variable:
-                return value
-            case ast.AnnAssign(ast.Name(target), _, value) if target == variable and value is not None:
-                return value
-    return None
-
-
-def _leading(name: str) -> str | None:
-    """The first name of the file's ``__all__``; None where it has none that can be read."""
-    match _assigned(name, "__all__"):
-        case ast.List([ast.Constant(str(first)), *_]) | ast.Tuple([ast.Constant(str(first)), *_]):
-            return first
-    return None
-
-
-def _classes(name: str) -> dict[str, ast.ClassDef]:
-    return {node.name: node for node in _source(name).body if isinstance(node, ast.ClassDef)}
-
-
-def _maker(name: str) -> ast.ClassDef | ast.FunctionDef:
-    """The class that ``name`` means, or the function that makes one of several."""
-    wanted = name.partition(":")[2] or _leading(name) or ""
-    for node in _source(name).body:
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == wanted:
-            return node
-    makers = [n.name for n in _source(name).body if isinstance(n, (ast.ClassDef, ast.FunctionDef)) and n.name[0] != "_"]
-    raise UserError(f"{name}: the module defines no class and no function {wanted!r}.{did_you_mean(wanted, makers)}")
+    return [name for name in source.table() if (spec(name).kind == "conv") == (verb == "replace")]
 
 
 def stated(name: str) -> Spec | None:
-    """The facts that the file of a mechanism states about it; None where it states none.
-
-    A ``SPEC`` speaks of one class: the first of ``__all__``, or the only one of its module.
+    """Return the facts that the file of a mechanism states about it; None where it states none.
 
     Raises:
         UserError: there is no such mechanism, or its ``SPEC`` is wrong.
-
     """
-    wanted, facts = _maker(name).name, _assigned(name, "SPEC")
-    if facts is None or (wanted != _leading(name) and len(_classes(name)) > 1):
-        return None
-    try:
-        read = ast.literal_eval(facts)
-    except (ValueError, TypeError, SyntaxError) as error:
-        raise UserError(f"{name}: SPEC must be a literal, for it is read without running the file: {error}") from None
-    return Spec.read(read, name)
+    facts = source.facts(name)
+    return None if facts is None else Spec.read(facts, name, partial(_beside, source.module(name)))
+
+
+def _beside(module: str, fact: str) -> Callable[..., Any] | None:
+    """The function called ``fact`` of a module, which is imported."""
+    found = getattr(importlib.import_module(module), fact, None)
+    return found if inspect.isfunction(found) else None
 
 
 def spec(name: str) -> Spec:
-    """The facts of a mechanism.
+    """Return the facts of a mechanism.
 
     A class from elsewhere of which no ``SPEC`` speaks gets one that promises nothing: kind ``transform``,
     position ``residual``, not neutral.
 
     Raises:
         UserError: there is no such mechanism, or its ``SPEC`` is wrong.
-
     """
     found = stated(name)
     if found is None and ":" not in name:
         raise UserError(f"{name}: its file declares no SPEC")
-    return found or Spec(title=_maker(name).name, kind="transform", evidence="reading")
+    return found or Spec(title=source.maker(name).name, kind="transform", evidence="reading")
 
 
 def options(name: str) -> dict[str, Any]:
-    """The options of a mechanism with their defaults, in order; ``...`` where one has no default.
+    """Return the options of a mechanism with their defaults, in order; ``...`` where one has no default.
 
     A class that inherits its ``__init__`` from one of its own is imported to be asked.
 
@@ -203,7 +138,7 @@ def options(name: str) -> dict[str, Any]:
 
 def _signature(name: str) -> tuple[dict[str, _Option], bool]:
     """The options of a mechanism, and whether it takes others besides (``**kwargs``)."""
-    maker = _maker(name)
+    maker = source.maker(name)
     if isinstance(maker, ast.FunctionDef):
         return _declared(maker.args, 1)
     for node in maker.body:
@@ -242,23 +177,26 @@ def _default(node: ast.expr) -> Any:
     except (ValueError, TypeError):
         text = ast.unparse(node)
     try:
-        return evaluate(text, {})
+        return _number(node)
     except (ValueError, TypeError, ArithmeticError):
         return _Source(text)
 
 
-def summary(name: str) -> str:
-    """The docstring of the file that holds a mechanism: equation, shapes, source, deviations."""
-    return ast.get_docstring(_source(name)) or ast.get_docstring(_maker(name)) or ""
+def _number(node: ast.expr) -> Any:
+    match node:
+        case ast.Constant(int() | float() as value):
+            return value
+        case ast.BinOp(left, op, right) if type(op) in _ARITHMETIC:
+            return _ARITHMETIC[type(op)](_number(left), _number(right))
+    raise ValueError(f"{ast.unparse(node)} is no arithmetic of numbers")
 
 
-def shape(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of a mechanism: its defaults with ``given`` put in.
+def resolve_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all options of a mechanism: its defaults, and in their place those ``given``.
 
     Raises:
         UserError: ``given`` names an option the mechanism does not have, or a value that is not of the kind of its
             annotation, or of its default. A list stands for one value per stage.
-
     """
     known, others = _signature(name)
     for key, value in given.items():
@@ -279,15 +217,13 @@ def shape(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load(name: str) -> Callable[..., nn.Module]:
-    """The class of a mechanism, or the function that makes it; this is the call that imports torch.
+    """Return the class of a mechanism, or the function that makes it; this is the call that imports torch.
 
     Raises:
         UserError: there is no such mechanism, its module does not import, or it is a function of which no ``SPEC``
             speaks: nothing says that it makes a module, and calling it may do anything.
-
     """
-    wanted = _maker(name).name
-    module = name.partition(":")[0] if ":" in name else f"{__package__}.attention.{name}"
+    wanted, module = source.maker(name).name, source.module(name)
     try:
         loaded: Callable[..., nn.Module] = getattr(importlib.import_module(module), wanted)
     except Exception as error:  # whatever a stranger's module raises
@@ -304,26 +240,26 @@ def load(name: str) -> Callable[..., nn.Module]:
 
 
 def create(name: str, channels: int, **given: Any) -> nn.Module:
-    """A new module of the mechanism for maps (B, ``channels``, H, W), with its own initialisation.
+    """Make a module of the mechanism for maps (B, ``channels``, H, W), with its own initialisation.
 
     Raises:
-        UserError: unknown name or option, or channels outside the mechanism's limits; the numbers are named. Or
-            whatever else the class raises.
-
+        UserError: unknown name or option, or whatever the class raises; outside its limits, with the numbers.
     """
-    values, facts = shape(name, given), spec(name)
-    if "size" in facts.needs and isinstance(given.get("size"), list):
+    resolve_options(name, given)
+    facts = spec(name)
+    sized = "size" in facts.needs
+    if sized and isinstance(given.get("size"), list):
         given["size"] = tuple(given["size"])  # out of a file: JSON knows no tuples
+    if sized and (size := given.get("size")) is not None and not _is_size(size):
+        raise UserError(f"{name}: the option size needs the height and the width of the map, found {size!r}")
+    made = load(name)
     try:
-        if "size" in facts.needs and (size := given.get("size")) is not None and not _is_size(size):
-            raise UserError(f"{name}: the option size needs the height and the width of the map, found {size!r}")
-        refusal = facts.refusal(channels, values)
-        if refusal is not None:
-            raise UserError(f"{name}: {refusal}")
-        return load(name)(channels, **given)
+        return made(channels, **given)
     except UserError:
         raise
     except Exception as error:  # whatever a stranger's class raises
+        if isinstance(error, ValueError) and str(error).startswith(facts.limits):
+            raise UserError(f"{name}: {error}") from error
         kind = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
         raise UserError(f"{name} with channels={channels}, {given}: {kind}{error}") from error
 
@@ -333,7 +269,7 @@ def _is_size(value: Any) -> bool:
 
 
 def split(text: str) -> list[str]:
-    """The parts of a comma-separated list; commas inside brackets belong to their part.
+    """Return the parts of a comma-separated list; commas inside brackets belong to their part.
 
     >>> split("none,se:rd_ratio=0.25,eca:kernel_size=[3,5,5,7]")
     ['none', 'se:rd_ratio=0.25', 'eca:kernel_size=[3,5,5,7]']
@@ -349,24 +285,23 @@ def split(text: str) -> list[str]:
 
 
 def named(text: str) -> str:
-    """The name in ``name:option=value``, without looking for it.
+    """Return the name in ``name:option=value``, as it is spelt there.
 
     >>> named("das:alpha=0.1"), named("my.module:Class:width=3")
     ('das', 'my.module:Class')
     """
     name, *rest = text.split(":")
-    return f"{name}:{rest[0]}" if rest and "=" not in rest[0] and name not in list_mechanisms() else name
+    return f"{name}:{rest[0]}" if rest and "=" not in rest[0] and name not in spellings() else name
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
-    """A mechanism and its options out of ``name:option=value:option=value``; values are literals, else words.
+    """Read ``name:option=value:option=value``: the mechanism's short name, and its options, literals or else words.
 
     Raises:
         UserError: a part lacks its ``=``; unknown name or option; options of ``none``.
 
     >>> parse("das:alpha=0.1")
     ('das', {'alpha': 0.1})
-
     """
     name = named(text)
     _, *rest = text.removeprefix(name).split(":")
@@ -381,5 +316,5 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
             given[key.strip()] = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError):
             given[key.strip()] = value.strip()
-    shape(name, given)
-    return name, given
+    resolve_options(name, given)
+    return canonical(name), given

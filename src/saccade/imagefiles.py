@@ -12,7 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, NoReturn
 
 from PIL import Image, TiffImagePlugin, WebPImagePlugin
@@ -28,6 +28,7 @@ __all__ = [
     "checksum",
     "closed",
     "identity",
+    "inside",
     "is_hidden",
     "is_image",
     "is_unicode",
@@ -122,6 +123,32 @@ def located(source: str) -> Path:
         return Path(source).expanduser()
     except RuntimeError:
         raise UserError(f"cannot read {brief(source)}: the home folder it begins with is unknown") from None
+
+
+def inside(root: Path, text: str, owner: str) -> Path:
+    r"""The path that a file names by ``text``, below ``root``; the file it names need not exist.
+
+    Args:
+        root: the folder that no path leaves.
+        text: a relative path; ``\`` separates like ``/``.
+        owner: what names it, for the message.
+
+    Raises:
+        UserError: ``text`` is absolute, goes up by ``..``, or leads out of ``root`` by a link.
+    """
+    plain = text.replace("\\", "/")
+    path = root / plain
+    if plain.startswith(("/", "~")) or PureWindowsPath(plain).drive:
+        wrong = "is absolute; paths from the data folder are read"
+    elif ".." in PurePosixPath(plain).parts:
+        wrong = "leaves its folder by '..'"
+    elif "\0" in plain:
+        wrong = "holds NUL"
+    elif not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+        wrong = f"is a link out of {brief(root)}"
+    else:
+        return path
+    raise UserError(f"{brief(owner)} names {brief(text)!r}, which {wrong}")
 
 
 def checksum(path: Path) -> tuple[int, int]:

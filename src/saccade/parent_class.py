@@ -1,12 +1,11 @@
-"""How a parent module runs the plug it holds: its class becomes a subclass of itself whose forward ends in the plug.
+"""How a parent module runs its plug: its class becomes a subclass of itself whose forward ends in the plug.
 
-``torch.nn.utils.parametrize`` changes classes the same way. Whoever looks at the module sees the plugged map: forward
-hooks, older or newer, ``torch.fx``, ``torch.export``, ``torch.jit.trace``. Tools that look for an exact class, as the
-fusing of convolutions and norms does, leave the module alone. Where no subclass can be made, a forward hook that
-stands before all others runs the plug. A plug on what the module *receives* is run by such a pre-hook, for other
-pre-hooks are to see the plugged map too; the subclass only keeps tools away.
+``torch.nn.utils.parametrize`` changes classes the same way. Forward hooks, ``torch.fx``, ``torch.export`` and
+``torch.jit.trace`` see the plugged map; tools that look for an exact class, as fusing does, leave the module alone.
+Where no subclass can be made, a forward hook before all others runs the plug. A plug on what the module *receives* is
+run by a pre-hook.
 
-Hooks alone were tried first: hooks that were older saw the map without the plug, ``torch.fx`` and fusing lost them.
+Hooks alone do not do: older hooks see the map without the plug, and ``torch.fx`` and fusing lose them.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ CHILD = "saccade"
 """The name of a plug in its parent module."""
 
 _BASE = "_saccade_base"
-"""Attribute of the classes made here: the class of the module without its plug."""
+"""Attribute of the classes made here: the class without a plug."""
 
 _CLASSES: WeakValueDictionary[tuple[type[nn.Module], bool], type[nn.Module]] = WeakValueDictionary()
 
 
 _RAN = "_saccade_ran"
-"""Attribute of a parent with a forward of its own: whether the class's forward has run the plug in this call."""
+"""Attribute of a parent with a forward of its own: whether the class's forward ran the plug in this call."""
 
 
 def leaving_hook(parent: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -59,17 +58,17 @@ def entering_hook(parent: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def beginning_hook(parent: nn.Module, args: tuple[Any, ...]) -> None:
-    """Forward pre-hook of a parent with a forward of its own: a call begins, the plug has not run."""
+    """Forward pre-hook of a parent with a forward of its own: the plug has not run in this call."""
     vars(parent)[_RAN] = False
 
 
 def catching_hook(parent: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    """Forward hook of a parent with a forward of its own: run the plug unless that forward led to it."""
+    """Forward hook of a parent with a forward of its own: run the plug unless it ran in this call."""
     return output if vars(parent).get(_RAN) else leaving_hook(parent, args, output)
 
 
 def hold(parent: nn.Module, plug: nn.Module, *, entering: bool) -> None:
-    """Make ``plug`` a child of ``parent``, which runs it on what it receives (``entering``) or returns from now on."""
+    """Make ``plug`` a child of ``parent``, run on what it returns from now on, or receives if ``entering``."""
     parent.add_module(CHILD, plug)
     base = base_class(parent)
     made = False
@@ -88,14 +87,14 @@ def hold(parent: nn.Module, plug: nn.Module, *, entering: bool) -> None:
 
 
 def _catch(parent: nn.Module) -> None:
-    """Let hooks run the plug where a ``forward`` set on the module itself, as some tools fuse, goes past the class."""
+    """Let hooks run the plug if a ``forward`` set on the module itself, as some tools do, bypasses the class."""
     if "forward" in vars(parent) and catching_hook not in parent._forward_hooks.values():
         parent.register_forward_pre_hook(beginning_hook, prepend=True)
         parent.register_forward_hook(catching_hook, prepend=True)
 
 
 def release(parent: nn.Module) -> None:
-    """Undo ``hold``: class, hooks and children of ``parent`` are what they were."""
+    """Undo ``hold``."""
     del parent._modules[CHILD]
     parent.__class__ = base_class(parent)
     vars(parent).pop(_RAN, None)
@@ -108,8 +107,7 @@ def release(parent: nn.Module) -> None:
 def runs_plug(parent: nn.Module) -> bool:
     """Return whether a call of ``parent`` runs its plug.
 
-    Where a ``forward`` was set on the module itself since, hooks see to it from here on. A hook that a tool copied and
-    moved as well, as eager fusing does, is there once again.
+    Repair what tools leave: a ``forward`` set on the module gets hooks, a hook that was copied goes.
     """
     if _once(parent._forward_hooks, leaving_hook) or _once(parent._forward_pre_hooks, entering_hook):
         return True
@@ -122,7 +120,7 @@ def runs_plug(parent: nn.Module) -> bool:
 
 
 def _once(hooks: dict[int, Any], ours: Callable[..., Any]) -> bool:
-    """Return whether ``ours`` is among ``hooks``, and leave no second one there."""
+    """Return whether ``ours`` is among ``hooks``, and remove duplicates."""
     keys = [key for key, hook in hooks.items() if hook is ours]
     for key in keys[1:]:
         del hooks[key]
@@ -135,17 +133,17 @@ def base_class(module: nn.Module) -> type[nn.Module]:
 
 
 def set_class(module: nn.Module, into: type[nn.Module]) -> None:
-    """Change the class of ``module``, which goes on running its plug if it has one."""
+    """Change the class of ``module``, which goes on running its plug, if any."""
     entering = getattr(type(module), "_saccade_entering", None)
     module.__class__ = into if entering is None else _plugged(into, entering)
 
 
 @functools.cache
 def _alike(metaclass: type) -> type:
-    """Return a metaclass, derived from ``metaclass``, whose classes equal the class they were made of.
+    """Return a subclass of ``metaclass`` whose classes equal the class they were made of.
 
-    Tools look a module's class up in tables: thop and ptflops count operations so, and would leave parents out. Those
-    that ask ``type(module) is nn.Conv2d``, as ``torch.fx`` does before it fuses, get the true answer.
+    thop and ptflops look a module's class up in tables; ``torch.fx`` asks ``type(module) is nn.Conv2d`` and gets the
+    truth.
     """
     unbound: Any = metaclass.__hash__
 
@@ -160,7 +158,7 @@ def _alike(metaclass: type) -> type:
 
 
 def _plugged(base: type[nn.Module], entering: bool) -> type[nn.Module]:
-    """Return the subclass of ``base`` for modules that hold a plug; one class per base, so that copies share it."""
+    """Return the subclass of ``base`` for modules that hold a plug; copies share it."""
     made = _CLASSES.get((base, entering))
     if made is not None:
         return made
@@ -207,7 +205,7 @@ def rebuild(entering: bool, function: Callable[..., nn.Module], args: tuple[Any,
 
 
 def _without(cls: type[nn.Module]) -> type[nn.Module]:
-    """Return ``cls`` with no class of this module in its ancestry; tools may have derived a class of their own."""
+    """Return ``cls`` without the classes made here; tools may have derived one of their own."""
     if _BASE in vars(cls):
         base: type[nn.Module] = vars(cls)[_BASE]
         return base
@@ -220,7 +218,7 @@ def _without(cls: type[nn.Module]) -> type[nn.Module]:
 
 
 def _registers(base: type) -> bool:
-    """Return whether making a subclass runs its author's code, such as entering the class into a registry."""
+    """Return whether making a subclass runs its author's code, such as a registry."""
     metaclass: Any = type(base)
     kinds = [c for c in metaclass.__mro__ if c not in (type, ABCMeta, object)]
     return any("__new__" in vars(kind) or "__init__" in vars(kind) for kind in kinds) or any(

@@ -24,7 +24,7 @@ def parse_size(given: Any, name: str = "an input size") -> tuple[int, int, int]:
     parts: Any = given.replace("x", ",").split(",") if isinstance(given, str) else given
     if isinstance(parts, Sequence) and len(parts) == 3:
         try:
-            size = [int(n) for n in parts if isinstance(n, str | Integral) and type(n) is not bool]
+            size = [int(n) for n in parts if isinstance(n, str | Integral)]
         except ValueError:
             size = []
         if len(size) == 3 and min(size) > 0:

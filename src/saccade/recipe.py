@@ -17,6 +17,7 @@ import tomli_w
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from saccade.controls import ControlName
 from saccade.errors import UserError, did_you_mean
 
 __all__ = [
@@ -28,6 +29,8 @@ MAX_SEED = 2**63 - 1
 """The largest seed that PyTorch and TOML both take."""
 MAX_EPOCHS = 100_000
 """Over a hundred times the longest trainings from scratch that are published, of about 800 epochs."""
+_SIDES = (8, 2048)
+"""Pixels of the smallest and the largest side of an image."""
 _MAX_IMAGES = 1_000_000_000
 """Three times JFT-300M, the largest set of labelled images that is published."""
 _MAX_BATCH = 131_072
@@ -99,6 +102,15 @@ def _plain(value: Any, key: str = "", depth: int = 0) -> Any:
     raise PydanticCustomError("plain", "{key} is a {kind}; numbers, texts, lists and tables with names can be", found)
 
 
+def _size(value: Any) -> Any:
+    """``value``, found to be one side or two; both kinds in one message, where a union would give three."""
+    sides = value if isinstance(value, list | tuple) and len(value) == 2 else [value]
+    if value is None or all(isinstance(side, int) and _SIDES[0] <= side <= _SIDES[1] for side in sides):
+        return value
+    needed = "one number of {} to {} or two of them, [height, width], are needed".format(*_SIDES)
+    raise PydanticCustomError("size", "{needed}", {"needed": needed})
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
@@ -109,9 +121,14 @@ class Data(_Part):
     """The images: what they are, how many, what is done to them."""
 
     source: Text = "digits"
-    """``digits`` (drawn, nothing to download) or a folder of images: ``train``/``val`` or ``test`` parts, else one."""
-    size: int | None = Field(None, ge=8, le=2048)
-    """Side of the square a network sees, in pixels; None takes the source's own."""
+    """``digits`` (drawn, nothing to download) or a folder of images."""
+    layout: Text = "auto"
+    """How images and targets lie in ``source``, a name of ``saccade.data.layouts``; ``auto`` recognises it."""
+    size: Annotated[int | tuple[int, int] | None, BeforeValidator(_size)] = None
+    """What a network sees in pixels: the side of a square, or (height, width); None takes the source's own."""
+    resize: Literal["crop", "pad", "stretch"] = "crop"
+    """``crop``: the short side fits, the middle is cut out; ``pad``: the long side fits, the mean colour fills the
+    rest; ``stretch``: both sides fit."""
     train_images: int | None = Field(None, ge=2, le=_MAX_IMAGES)
     """At most so many training images, the same number for each class as far as possible; None takes all."""
     test_images: int | None = Field(None, ge=2, le=_MAX_IMAGES)
@@ -122,9 +139,15 @@ class Data(_Part):
     split_seed: int = Field(0, ge=0, le=MAX_SEED)
     """Draws the held-back part and the subset: one value for all runs of a study."""
     augment: tuple[Text, ...] = ()
-    """Any of ``flip`` (left to right), ``crop`` (shift by up to an eighth), ``color``, ``erase``; in this order."""
+    """Any of ``flip`` (left to right), ``crop`` (shift by up to an eighth), ``color``, ``erase``; done in the order
+    given, by torchvision.transforms.v2."""
     options: Annotated[dict[str, int | float | bool | str], BeforeValidator(_plain)] = Field(default_factory=dict)
     """What the source itself understands, for digits ``clutter`` and ``distractors``."""
+
+    @property
+    def height_width(self) -> tuple[int, int] | None:
+        """``size`` as (height, width)."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
 class Task(_Part):
@@ -153,7 +176,7 @@ class Attention(_Part):
 
     mechanism: Text = "none"
     """``none`` or ``name:option=value``."""
-    control: Literal["extra", "noise", "shuffled"] | None = None
+    control: ControlName | None = None
     """What is plugged at the mechanism's sites instead: ``extra``, a bottleneck of about as many parameters; ``noise``,
     a random constant gate; ``shuffled``, the mechanism with the gate or context of the next image of its batch."""
     where: Annotated[str | tuple[str, ...], AfterValidator(_texts)] = "paper"

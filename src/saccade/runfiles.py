@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError
 
+from saccade.controls import ControlName
 from saccade.errors import UserError
 from saccade.recipe import MAX_EPOCHS, Recipe, described
 
@@ -174,7 +175,7 @@ class _Arm(BaseModel):
     name: str
     settings: dict[str, Any] = Field(default_factory=dict)
     mechanism: str | None = None
-    control: Literal["extra", "noise", "shuffled"] | None = None
+    control: ControlName | None = None
     where: str | None = None
 
 

@@ -1,8 +1,7 @@
-"""What the sites of a host hand on to the next stage within one call of the host.
+"""Vectors that sites of a host hand on to the next stage within one call of the host.
 
-A mechanism whose SPEC ``needs`` the "previous stage" holds a :class:`PreviousStage`: it gives the vector squeezed out
-of its own map and gets those of the stage before. ``plug`` joins the mechanisms of one host by a
-:class:`StageOutputs`, which hooks of the host open and close.
+``plug`` joins the :class:`PreviousStage` modules of one host by a :class:`StageOutputs`, which hooks of the host open
+and close.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ class _OpenCall:
 class StageOutputs:
     """Vectors by site, for the duration of one call of the host; each thread has its own.
 
-    The next call replaces one that is still open: after Ctrl-C torch runs no hook that would close it. A host that
-    is called again inside its own call can hence not read on in the outer one, and says so. A copy holds nothing.
+    The next call replaces one that is still open: after Ctrl-C torch runs no hook that would close it. So a host that
+    is called inside its own call cannot read on in the outer one, and says so. A copy holds nothing.
     """
 
     def __init__(self) -> None:
@@ -61,11 +60,11 @@ class StageOutputs:
         finally:
             self._state.block = outer
 
-    def given(self) -> dict[str, Tensor]:
-        """Return the vectors given so far, by site; {} outside a call."""
+    def vectors(self) -> dict[str, Tensor]:
+        """Return the vectors handed on so far, by site; {} outside a call."""
         return {} if self._current is None else dict(self._current.vectors)
 
-    def give(self, site: str, vector: Tensor) -> None:
+    def write(self, site: str, vector: Tensor) -> None:
         """Hand on the vector of ``site``, replacing its last; outside a call, do nothing."""
         if self._current is not None:
             self._current.vectors[site] = vector
@@ -95,10 +94,11 @@ class StageOutputs:
 
 
 class PreviousStage(nn.Module):
-    """What a mechanism reads of the stage before its own; it has no parameters.
+    """Reads the vectors of the stage before; it has no parameters.
 
     Args:
-        count: how many vectors are read, 0 where there is no stage before: the option ``previous`` of the mechanism.
+        count: how many vectors are read, 0 where there is no stage before; ``plug`` sets it by the option ``previous``
+            of the mechanism.
 
     Raises:
         ValueError: ``count`` is negative.
@@ -117,18 +117,18 @@ class PreviousStage(nn.Module):
         super().__setstate__({"outputs" if key == "relay" else key: value for key, value in state.items()})
 
     def join(self, outputs: StageOutputs, site: str, sites: tuple[str, ...]) -> None:
-        """Let ``site`` give its vectors to ``outputs``, and read those of ``sites`` there."""
+        """Hand on by ``outputs`` as ``site``, and read ``sites`` from it."""
         self.outputs, self.site, self.sites = outputs, site, sites
 
     def forward(self, vector: Tensor) -> list[Tensor]:
-        """Give ``vector`` (B, C); return those of the stage before, each (B, channels of its site).
+        """Hand on ``vector`` (B, C) and return those of the stage before, each (B, channels of its site).
 
         Raises:
-            ValueError: there are some to be read, and the mechanism is in no host.
-            UserError: they were not given in this call of the host.
+            ValueError: vectors are to be read, and no host hands them on.
+            UserError: they were not handed on in this call of the host.
         """
         if self.outputs is not None:
-            self.outputs.give(self.site, vector)
+            self.outputs.write(self.site, vector)
         if not self.count:
             return []
         if self.outputs is None:
@@ -139,5 +139,5 @@ class PreviousStage(nn.Module):
         return self.outputs.read(self.site, self.sites)
 
     def extra_repr(self) -> str:
-        """Return the sites that are read."""
+        """The sites that are read."""
         return ", ".join(self.sites) or f"{self.count}"

@@ -12,11 +12,11 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from saccade import catalog
+from saccade.controls import CONTROLS
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 
 __all__ = [
-    "CONTROLS",
     "Trust",
     "check_mechanism",
     "check_numbers",
@@ -29,12 +29,8 @@ __all__ = [
 Trust = bool | Collection[str]
 """True: all that a file names may run. Names, ``{"my.module:Class"}``: these may. False: only what is listed."""
 
-CONTROLS = {
-    "saccade.surgery.controls.extra:ExtraBottleneck",
-    "saccade.surgery.controls.noise:NoiseGate",
-    "saccade.surgery.controls.shuffled:Shuffled",
-}
-"""The controls, which are plugged like mechanisms and are in no catalogue."""
+_CONTROLS = {control.path for control in CONTROLS.values()}
+"""The controls are plugged like mechanisms and are in no catalogue."""
 
 _FORBIDDEN = re.compile(r"pretrained|(?<!init)weights|checkpointpath|cachedir|trustremotecode|automap|hfhub")
 """Parts of the options that make a library fetch or open something, without case and punctuation."""
@@ -71,15 +67,15 @@ def check_mechanism(name: str, options: Mapping[str, Any], owner: str, trust: Tr
         UserError: the name is neither in the catalogue nor trusted.
     """
     for each in _nested(name, options, owner):
-        if trusted(each, trust) or each in CONTROLS:
+        if trusted(each, trust) or each in _CONTROLS:
             continue
         if ":" in each:
             raise refusal("mechanism", each, owner)
-        known = catalog.list_mechanisms()
+        known = catalog.spellings()
         if each not in known:
             raise UserError(
                 f"{owner}: no mechanism is called {brief(each)!r}.{did_you_mean(each[:60], known)} "
-                f"`saccade list` shows all {len(known)}."
+                f"`saccade list` shows all {len(set(known.values()))}."
             )
 
 

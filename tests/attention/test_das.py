@@ -172,8 +172,8 @@ def test_sizes_by_hand(options, parameters):
     [
         ({"design": "i"}, "design must be one of a, b, c, d, e, f, g, h, got 'i'"),
         ({"norm": "group"}, "must be among instance, batch, layer, none, got 'group'"),
-        ({"design": "f", "alpha": 0.05}, "needs design == 'a' or .* or channels \\* alpha >= 1; found .*alpha = 0.05"),
-        ({"norm": "layer", "alpha": 0.1}, "norm != 'layer' .*found channels = 10, alpha = 0.1"),
+        ({"design": "f", "alpha": 0.05}, r"das: channels \* alpha must be at least 1, got 10 \* 0\.05"),
+        ({"norm": "layer", "alpha": 0.1}, "das: norm='layer' needs at least 2 compressed channels, got 1"),
     ],
 )
 def test_what_cannot_be_is_refused(options, message):

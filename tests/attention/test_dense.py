@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from by_hand import equals, gates, image, unmoved, with_values
 from saccade import create
-from saccade.attention.dra import _cells
+from saccade.attention.dual_relation import _cells
 from saccade.catalog import load
 from saccade.cost import count_macs
 

@@ -5,7 +5,7 @@ import torch
 
 from by_hand import equals, gates, image, with_values
 from saccade import create
-from saccade.attention.lka import LargeKernelAttention
+from saccade.attention.large_kernel import LargeKernelAttention
 
 
 def _taps(side, *ones):

@@ -87,8 +87,8 @@ def test_official_sequential_has_its_softmax_in_each_channel():
 @pytest.mark.parametrize(
     ("channels", "options", "message"),
     [
-        (3, {}, "channels >= 4; found channels = 3"),
-        (15, {"layout": "sequential", "variant": "official"}, "channels >= 16; found channels = 15"),
+        (3, {}, "polarized: channels must be at least 4 with .* got 3"),
+        (15, {"layout": "sequential", "variant": "official"}, "polarized: channels must be at least 16 with .* got 15"),
         (64, {"layout": "both"}, "layout must be 'parallel' or 'sequential', got 'both'"),
         (64, {"variant": "code"}, "variant must be 'paper' or 'official', got 'code'"),
     ],

@@ -40,7 +40,7 @@ def _added(name, net, where, **options):
     total = 0
     for stage, channels in _sites(net, where):
         here = {key: value[stage] if isinstance(value, list) else value for key, value in options.items()}
-        total += catalog.spec(name).parameters(channels, catalog.shape(name, here))
+        total += catalog.spec(name).parameters(channels, catalog.resolve_options(name, here))
     return total
 
 
@@ -119,7 +119,7 @@ def test_a_size_that_spec_quotes_is_ours(name, row):
     options = catalog.parse(f"{name}:{row.note}")[1] if "=" in row.note else {}
     size = PLAIN[row.net] + _added(name, row.net, _where(name, row.net), **options)
     if row.note == "size without the three blocks of layer1":
-        size -= 3 * catalog.spec(name).parameters(256, catalog.shape(name, options))
+        size -= 3 * catalog.spec(name).parameters(256, catalog.resolve_options(name, options))
     found = size / (2**20 if row.unit.startswith("2^20") else 10**6)
     assert abs(found - row.params) < 0.00501  # half a unit of the second decimal, where no more are printed
 
@@ -220,7 +220,7 @@ def test_networks_with_replaced_convolutions_have_exactly_the_size_of_the_author
     size = PLAIN[net]
     for stage, blocks in enumerate(RESNET[net]):
         width = 64 * 2**stage
-        unit = catalog.spec(name).parameters(width, catalog.shape(name, options))
+        unit = catalog.spec(name).parameters(width, catalog.resolve_options(name, options))
         size += blocks * (unit - 9 * width**2 - 2 * width)
     assert size == counts()[official]["params"]
 
@@ -236,14 +236,14 @@ def test_eca_on_mobilenet_has_exactly_the_size_of_the_authors():
     eca = catalog.spec("eca")
     added = 0
     for channels in MOBILENET:  # the authors take kernel 1 below 96 channels, 3 from there on
-        added += eca.parameters(channels, catalog.shape("eca", {"kernel_size": 1 if channels < 96 else 3}))
+        added += eca.parameters(channels, catalog.resolve_options("eca", {"kernel_size": 1 if channels < 96 else 3}))
     assert PLAIN["mobilenet_v2"] + added == counts()[ECA_MOBILENET]["params"]
 
 
 def test_gsop_net2_has_exactly_the_size_of_the_authors():
     # No attention in the last stage. In place of the classifier: 1×1 to 256 channels, a norm, the upper triangle of
     # their 256×256 covariance, 32 896 numbers, and a classifier of those.
-    added = sum(catalog.spec("gsop").parameters(c, catalog.shape("gsop", {})) for c in (256, 512, 1024))
+    added = sum(catalog.spec("gsop").parameters(c, catalog.resolve_options("gsop", {})) for c in (256, 512, 1024))
     head = 2048 * 256 + 2 * 256 + (256 * 257 // 2 + 1) * 1000
     assert PLAIN["resnet50"] - 2049 * 1000 + added + head == counts()[GSOP_NET2]["params"]
 
@@ -253,7 +253,7 @@ def test_spnets_have_exactly_the_size_of_the_authors(official):
     # Without a classifier; the last unit of each stage and all three of the last, behind the 3×3 convolution.
     net, on = SPNETS[official]
     sites = [*_sites(net, "activated[last]"), (3, 512), (3, 512)] if on else []
-    added = sum(catalog.spec("spm").parameters(c, catalog.shape("spm", {})) for _, c in sites)
+    added = sum(catalog.spec("spm").parameters(c, catalog.resolve_options("spm", {})) for _, c in sites)
     assert PLAIN[net] - 2049 * 1000 + added == counts()[official]["params"]
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from by_hand import equals, gates, image, with_values
 from saccade import catalog, create
-from saccade.attention.ran import SoftMask
+from saccade.attention.residual_attention import SoftMask
 from saccade.contract import PROMISES, examine
 
 LN3 = log(3)

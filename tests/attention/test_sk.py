@@ -11,7 +11,7 @@ from authors import SK
 from by_hand import equals, image, unmoved, with_values
 from oracles import EACH_SET, disagreement, read
 from saccade import create, replace, replacements
-from saccade.attention.sk import SelectiveKernel
+from saccade.attention.selective_kernel import SelectiveKernel
 
 SMALL = {"branch_groups": 1, "rd_ratio": 1.0, "variant": "fair"}
 

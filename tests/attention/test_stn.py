@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from by_hand import equals, image, with_values
 from saccade import create
-from saccade.attention.stn import SpatialTransformer
+from saccade.attention.spatial_transformer import SpatialTransformer
 
 X = image([[1, 2, 4], [8, 16, 32]])
 

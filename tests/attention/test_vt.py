@@ -7,7 +7,7 @@ import torch
 
 from by_hand import equals, image, with_values
 from saccade import create
-from saccade.attention.vt import VisualTransformer
+from saccade.attention.visual_transformer import VisualTransformer
 
 LN3 = log(3)
 

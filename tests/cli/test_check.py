@@ -136,7 +136,7 @@ def test_a_strangers_class_is_found_in_the_working_folder(desk):
         (("nowhere.at.all:Thing",), "nowhere.at.all"),
         (("stranger:Clam",), "the module defines no class and no function 'Clam'. Did you mean 'Calm'?"),
         (("das:alpah=0.1",), "das has no option 'alpah'. Did you mean 'alpha'?"),
-        (("se", "--channels", "3"), "found channels = 3, rd_ratio = 0.0625"),
+        (("se", "--channels", "3"), "channels * rd_ratio must be at least 1, got 3 * 0.0625"),
         (("se", "--channels", "0"), "0 is not in the range"),
     ],
 )

@@ -53,7 +53,7 @@ def test_list_on_a_network_as_json_with_what_is_refused(run, few):
     _, out, _ = run("list", "--on", "mobilenetv2_035", "--input", "3,32,32", "--json")
     rows = {row["mechanism"]: row for row in json.loads(out)}
     assert list(rows) == few
-    assert "channels * rd_ratio >= 1; found channels = 8" in rows["se"]["refused"]
+    assert "channels * rd_ratio must be at least 1, got 8 * 0.0625" in rows["se"]["refused"]
     assert rows["eca"]["parameters"] - rows["eca"]["plain"]["parameters"] == 17 * 3
     assert rows["eca"]["title"] == catalog.spec("eca").title
     assert rows["eca"]["sites"] == 17
@@ -87,7 +87,7 @@ def test_the_evidence_is_said_with_the_code_that_it_rests_on(run):
     words = {line.split()[0]: line.split()[3] for line in run("list")[1].splitlines() if line.strip()}
     assert (words["eca"], words["se"], words["sk"], words["das"]) == ("oracle", "port", "paper", "reading")
     assert re.search(r"^equal to code of +BangguWu/ECANet$", run("show", "eca")[1], re.MULTILINE)
-    assert "implus/PytorchInsight if variant == 'fair'" in run("show", "sk")[1]
+    assert "implus/PytorchInsight (variant='fair')" in run("show", "sk")[1]
     assert re.search(r"^equal to code of +none compared$", run("show", "das")[1], re.MULTILINE)
 
 

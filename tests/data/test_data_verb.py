@@ -11,8 +11,9 @@ from PIL import Image
 from saccade.cli.data import command
 from saccade.data import sheet
 from saccade.data.digits import Scenes
-from saccade.data.folder import select
-from saccade.data.survey import survey
+from saccade.data.layouts.class_folders import ClassFolders
+from saccade.data.layouts.digits import Digits
+from saccade.data.selection import select
 from saccade.errors import UserError
 from saccade.recipe import Data
 
@@ -39,7 +40,7 @@ def test_digits_are_described():
     facts = json.loads(done.stdout)
     assert done.exit_code == 0
     assert facts["used"] == {"train": 20, "test": 10}
-    assert facts["side"] == 40
+    assert (facts["height"], facts["width"]) == (40, 40)
     assert [part["classes"]["7"] for part in facts["parts"]] == [2, 1]
     assert "1201 handwritten digits for training and 596 others" in run("digits", *SMALL).stdout
 
@@ -87,7 +88,7 @@ def test_bad_files_are_left_out_and_listed_and_strangers_counted(photos):
     assert [sentence.rpartition("/")[2] for sentence in facts["left_out"]] == [
         "0.png is no image in JPEG, PNG, BMP, PPM, TIFF or WEBP"
     ]
-    assert facts["parts"][0] == {"name": "train", "classes": {"cat": 3, "dog": 4}}
+    assert facts["parts"][0] == {"name": "train", "images": 7, "classes": {"cat": 3, "dog": 4}}
     assert "3 files do not end like an image and are not read: .heic (2), .txt (1)" in facts["notes"]
     assert (photos.parent / "sheet.png").exists()
     assert "left out " in run(photos, "--skip-bad").stdout
@@ -97,7 +98,7 @@ def test_bad_files_are_left_out_and_listed_and_strangers_counted(photos):
 def test_what_the_recipe_does_not_take_is_a_note(photos):
     """Two of the files that it takes are 16 by 16; one that it does not take is broken, another is of another size."""
     words = ("--set", "data.train_images=4", "--json")
-    taken = select(Data(source=str(photos), train_images=4), survey(photos)).train[0]
+    taken = select(Data(source=str(photos), train_images=4), ClassFolders().survey(photos)).parts["train"][0]
     beside = sorted(set((photos / "train/cat").iterdir()) - set(taken))
     beside[0].write_bytes(b"no")
     Image.new("RGB", (40, 30)).save(beside[1])
@@ -105,13 +106,13 @@ def test_what_the_recipe_does_not_take_is_a_note(photos):
     facts = json.loads(done.stdout)
     assert done.exit_code == 0
     assert facts["used"] == {"train": 4, "test": 4}
-    assert (facts["side"], facts["refused"]) == (16, [])
+    assert (facts["height"], facts["refused"]) == (16, [])
     assert facts["sizes"] == [{"size": [16, 16], "images": 8}]
     assert any(
         note.startswith(f"1 bad files are not among the images that are taken: {beside[0]}") for note in facts["notes"]
     )
     whole = json.loads(run(photos, "--json").stdout)  # the twin
-    assert whole["side"] == 224
+    assert whole["height"] == 224
     assert len(whole["refused"]) == 1
 
 
@@ -152,7 +153,8 @@ def test_a_sheet_is_drawn_whole(tmp_path, photos, source):
 
 def test_boxes_lie_where_they_should():
     scenes = Scenes("train", 1, 40, clutter=0, distractors=0)
-    (cell,) = sheet.of_scenes(scenes, 5)
+    spec = Data(train_images=2, options={"clutter": 0, "distractors": 0})
+    cell = Digits().cells(spec, "train", 5)[0]
     picture = np.asarray(sheet._picture(cell))
     x1, y1, x2, y2 = (scenes.scene(0).boxes[0] * 4).int().tolist()
     frame = (picture == np.array(sheet._TARGET)).all(2)

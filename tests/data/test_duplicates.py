@@ -30,7 +30,7 @@ def facts(root, *words):
 
 
 def test_a_set_without_duplicates_has_no_caution(photos):
-    assert open_data(Data(source=str(photos))).cautions == []
+    assert open_data(Data(source=str(photos)), "label").cautions == []
     assert facts(photos)["same_bytes"] == {"test_images_trained_on": 0, "images_of_two_classes": 0}
 
 
@@ -41,7 +41,7 @@ def test_test_images_that_are_trained_on_are_counted_with_two_examples(photos):
         "3 of 9 test images are trained on too, byte for byte: train/cat/0.bmp and test/cat/again0.bmp; "
         "train/cat/1.bmp and test/cat/again1.bmp. The score counts what was memorised; remove them from one part."
     )
-    assert open_data(Data(source=str(photos))).cautions == [said]
+    assert open_data(Data(source=str(photos)), "label").cautions == [said]
     found = facts(photos)
     assert found["same_bytes"] == {"test_images_trained_on": 3, "images_of_two_classes": 0}
     assert said in found["notes"]
@@ -50,7 +50,7 @@ def test_test_images_that_are_trained_on_are_counted_with_two_examples(photos):
 
 def test_images_with_two_labels_are_counted(photos):
     shutil.copy(photos / "train/cat/0.bmp", photos / "train/dog/x.bmp")
-    (caution,) = open_data(Data(source=str(photos))).cautions
+    (caution,) = open_data(Data(source=str(photos)), "label").cautions
     assert caution == (
         "1 images have the bytes of an image of another class: train/cat/0.bmp and train/dog/x.bmp. "
         "At most one label is right."
@@ -60,7 +60,7 @@ def test_images_with_two_labels_are_counted(photos):
 
 def test_duplicates_within_a_class_of_one_part_are_no_matter(photos):
     shutil.copy(photos / "train/cat/0.bmp", photos / "train/cat/x.bmp")
-    assert open_data(Data(source=str(photos))).cautions == []
+    assert open_data(Data(source=str(photos)), "label").cautions == []
 
 
 def test_what_the_recipe_does_not_take_is_not_counted(photos):
@@ -68,7 +68,7 @@ def test_what_the_recipe_does_not_take_is_not_counted(photos):
         shutil.copy(photos / f"train/cat/{i}.bmp", photos / f"test/cat/again{i}.bmp")
     counts = set()
     for seed in range(8):  # of seven cats to test on one is taken; which one, the seed says
-        split = open_data(Data(source=str(photos), test_images=2, split_seed=seed))
+        split = open_data(Data(source=str(photos), test_images=2, split_seed=seed), "label")
         trained = {split.train.picture(i).numpy().tobytes() for i in range(len(split.train))}
         both = sum(split.test.picture(i).numpy().tobytes() in trained for i in range(2))
         assert [caution.split()[:3] for caution in split.cautions] == [[str(both), "of", "2"]] * bool(both)
@@ -81,7 +81,7 @@ def test_a_part_held_back_from_one_folder_is_looked_at_too(photos):
     for i in range(4):
         for n in range(9):
             shutil.copy(photos / f"train/dog/{i}.bmp", photos / f"train/dog/{i}-{n}.bmp")
-    split = open_data(Data(source=str(photos)))
+    split = open_data(Data(source=str(photos)), "label")
     assert [caution.split()[:3] for caution in split.cautions] == [["8", "of", "9"]]
 
 
@@ -101,8 +101,8 @@ def test_only_files_that_may_be_the_same_are_read_again(photos, monkeypatch):
     monkeypatch.setattr(
         duplicates.hashlib, "file_digest", lambda file, kind: read.append(file.name) or digest(file, kind)
     )
-    open_data(Data(source=str(photos)))
+    open_data(Data(source=str(photos)), "label")
     assert read == []
     shutil.copy(photos / "train/cat/0.bmp", photos / "test/cat/x.bmp")
-    open_data(Data(source=str(photos)))
+    open_data(Data(source=str(photos)), "label")
     assert len(read) == 2

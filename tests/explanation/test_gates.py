@@ -6,7 +6,8 @@ from torch import nn
 
 import saccade
 from saccade.bases import Context, Gate
-from saccade.explanation import effective, gate_maps, is_spatial, passing, per_channel, site_to_show, spatial
+from saccade.explanation import gate_maps, is_spatial, passing, per_channel, site_to_show, spatial
+from saccade.surgery.record import effective_gate
 
 
 class Ramp(Gate):
@@ -38,12 +39,12 @@ def _net():
 
 def test_effective_by_hand():
     gate = torch.tensor([0.0, 0.25, 1.0])
-    assert torch.equal(effective(gate, None), gate)
-    assert torch.allclose(effective(gate, torch.tensor([0.4])), torch.tensor([0.6, 0.7, 1.0]))
-    assert torch.equal(effective(gate, torch.tensor([0.0])), torch.ones(3))
-    assert torch.allclose(effective(gate, torch.tensor([-2.0])), torch.tensor([3.0, 2.5, 1.0]))
-    assert effective(gate.bfloat16().requires_grad_(), None).dtype == torch.float32
-    assert not effective(gate.requires_grad_(), None).requires_grad
+    assert torch.equal(effective_gate(gate, None), gate)
+    assert torch.allclose(effective_gate(gate, torch.tensor([0.4])), torch.tensor([0.6, 0.7, 1.0]))
+    assert torch.equal(effective_gate(gate, torch.tensor([0.0])), torch.ones(3))
+    assert torch.allclose(effective_gate(gate, torch.tensor([-2.0])), torch.tensor([3.0, 2.5, 1.0]))
+    assert effective_gate(gate.bfloat16().requires_grad_(), None).dtype == torch.float32
+    assert not effective_gate(gate.requires_grad_(), None).requires_grad
 
 
 def test_a_neutral_start_passes_everything_and_a_moved_one_does_not():

@@ -3,9 +3,9 @@
 import json
 from dataclasses import replace
 
-from example_studies import BY_HAND, rows
+from example_studies import BY_HAND, analyse, rows
 
-from saccade.study.stats import METHOD, analyse
+from saccade.study.stats import METHOD
 
 
 class TestSentence:
@@ -45,6 +45,13 @@ class TestSentence:
         assert self.sentence(seeds_needed=None, images_needed=True).endswith(
             "no number of seeds would decide, more test images would."
         )
+
+    def test_its_parts_make_the_sentence(self):
+        for changes in ({}, {"verdict": "equal", "low": -0.6, "high": 0.8}, {"low": None}, {"difference": None}):
+            row = replace(rows(analyse(BY_HAND))["b"], **changes)
+            head, figure, rest = row.parts()
+            assert " ".join(part for part in (f"{head}.", figure, rest) if part) == row.sentence()
+            assert figure == ("" if row.difference is None else "+0.0 points")
 
     def test_a_control(self):
         said = self.sentence(is_control=True, comparisons=1, verdict="equal", difference=0.1, low=-0.6, high=0.8)

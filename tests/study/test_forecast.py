@@ -8,7 +8,7 @@ import pytest
 from saccade import Recipe
 from saccade.study import forecast
 from saccade.study.plan import Study, arms
-from saccade.study.precision import planned_detectable
+from saccade.study.precision import ImageError, image_floor, planned_detectable
 
 FACTS = {
     "data": "a set of images",
@@ -75,7 +75,9 @@ def test_one_seed_sees_nothing():
 
 def test_the_spread_is_measured_assumed_or_known_from_the_folder(tmp_path, monkeypatch):
     def study(**data):
-        return Study(Recipe().with_overrides({f"data.{k}": v for k, v in data.items()}), arms(["se"]), (0, 1), tmp_path / "s")
+        return Study(
+            Recipe().with_overrides({f"data.{k}": v for k, v in data.items()}), arms(["se"]), (0, 1), tmp_path / "s"
+        )
 
     def known(plan):
         return forecast._known(plan, 20_000)
@@ -119,7 +121,7 @@ def test_it_counts_what_is_left(tmp_path, monkeypatch):
     assert found.disk_mb == pytest.approx((12 * (1_000_000 + 16 * 50 + 50_000) + 2 * 4 * 1_000_000) / 1e6)
     # 50 test images, 15 % answered differently by two runs: a score's SD is 100 √(0.075 / 50); 0.5 % lastingly.
     sigma = 100 * math.sqrt(0.075 / 50)
-    sees = planned_detectable(sigma, 3, 4, 2, lasting=1.0, images=50)
+    sees = planned_detectable(sigma, 3, 4, 2, images=ImageError(1.0, 49, image_floor(50, 100.0)))
     assert found.detectable == ((pytest.approx(sigma), pytest.approx(sees)),)
     assert (found.test_images, found.set_by_images, found.margin_needs_images) == (50, (), True)
     assert found.lasting_se == pytest.approx(1.0)
@@ -132,8 +134,8 @@ def test_with_enough_images_the_seeds_decide(tmp_path, monkeypatch):
     timed = tuple({arm.name: 1 for arm in plan.arms} for _ in range(3))
     monkeypatch.setattr(forecast, "_timed", lambda *_: timed)
     found = forecast.forecast(plan, 2, "cpu")
-    images = {"lasting": 1e4 * 0.005 / 10_000, "images": 10_000}
-    sees = [planned_detectable(forecast.DIGITS_SIGMA, n, 4, 2, **images) for n in range(2, 30)]
+    images = ImageError(1e4 * 0.005 / 10_000, 9999, image_floor(10_000, 100.0))
+    sees = [planned_detectable(forecast.DIGITS_SIGMA, n, 4, 2, images=images) for n in range(2, 30)]
     assert found.detectable == ((forecast.DIGITS_SIGMA, sees[1]),)
     assert (found.set_by_images, found.margin_needs_images) == ((), False)
     assert found.seeds_for_margin == next(n for n, points in enumerate(sees, 2) if points <= 1.0)

@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.stats
-from example_studies import draw, rows
+from example_studies import analyse, draw, rows
 
 from saccade.study.blocks import moderated_df
 from saccade.study.precision import (
+    ImageError,
     image_floor,
     image_variances,
     images_needed,
@@ -20,7 +21,11 @@ from saccade.study.precision import (
     standard_error,
     stated_detectable,
 )
-from saccade.study.stats import analyse
+
+
+def difference(arm, none):
+    """Of right answers, in points."""
+    return 100.0 * arm - 100.0 * none
 
 
 class TestImages:
@@ -31,7 +36,7 @@ class TestImages:
         arm = np.array([[1, 1, 1, 0], [1, 1, 1, 0]], dtype=bool)
         # d is 0, 0, 1, 0 and 0, 1, 1, -1: means over seeds 0, 1/2, 1, -1/2 with squares of deviations 1.25, over 3;
         # both seeds have the mean 1/4, so what is left are four halves, whose squares are 1, over 3 · 1.
-        between, within = image_variances(arm, none)
+        between, within = image_variances(difference(arm, none))
         assert (between, within) == pytest.approx((1e4 * 1.25 / 3, 1e4 / 3))
         assert lasting_error(between, within, 2, 4) == pytest.approx(1e4 * (1.25 / 3 - 1 / 6) / 4)
 
@@ -40,15 +45,15 @@ class TestImages:
         none, arm = rng.random((2, 1, 500)) < 0.85
         gained, lost = (arm & ~none).sum(), (none & ~arm).sum()
         variance = (gained + lost - (gained - lost) ** 2 / 500) / 499
-        assert image_variances(arm, none) == pytest.approx((1e4 * variance, 0))
+        assert image_variances(difference(arm, none)) == pytest.approx((1e4 * variance, 0))
 
     def test_what_a_run_does_to_all_images_is_not_of_the_images(self):
         none = np.ones((2, 30), dtype=bool)
         arm = none.copy()
         arm[1] = False
-        assert image_variances(arm, none) == (0, 0)
+        assert image_variances(difference(arm, none)) == (0, 0)
         arm[1, 0] = True  # the twin: one image that does not follow
-        assert min(image_variances(arm, none)) > 0
+        assert min(image_variances(difference(arm, none))) > 0
 
     @pytest.mark.parametrize("apart", [True, False])
     def test_the_lasting_error_is_right_on_average(self, apart):
@@ -58,21 +63,21 @@ class TestImages:
         for _ in range(400):
             of_none = rng.random(200)
             of_arm = rng.random(200) if apart else of_none
-            between, within = image_variances(rng.random((3, 200)) < of_arm, rng.random((3, 200)) < of_none)
+            between, within = image_variances(difference(rng.random((3, 200)) < of_arm, rng.random((3, 200)) < of_none))
             found.append(between - within / 3)
         assert np.mean(found) == pytest.approx(1e4 / 6 if apart else 0, abs=1e4 * 0.006)  # four standard errors
 
     def test_it_is_never_negative(self):
         none = np.array([[1, 0, 1, 0], [0, 1, 0, 1]], dtype=bool)
-        between, within = image_variances(~none, none)  # every image flips with the seed, none lastingly
+        between, within = image_variances(difference(~none, none))  # every image flips with the seed, none lastingly
         assert between - within / 2 < 0
         assert lasting_error(between, within, 2, 4) == 0
 
     def test_images_that_agree_leave_an_error(self):
         # two pseudo images beside two: d = 0, 0, +1, -1, mean 0, variance 2/4 over 4 images
-        assert image_floor(2) == pytest.approx(1e4 * (2 / 4) / 4)
+        assert image_floor(2, 100) == pytest.approx(1e4 * (2 / 4) / 4)
         right = np.ones((5, 1), dtype=bool)
-        assert image_variances(right, right) == (0, 0)
+        assert image_variances(difference(right, right)) == (0, 0)
         row = rows(analyse({"none": [100] * 5, "a": [100] * 5}, correct={"none": right, "a": right}))["a"]
         assert row.se == pytest.approx(math.sqrt(2e4) / 3)
 
@@ -94,7 +99,7 @@ class TestImages:
         with_images, without = analyse(scores, correct=correct), analyse(scores)
         for name, row in rows(with_images).items():
             free = rows(without)[name]
-            lasting = lasting_error(*image_variances(correct[name], correct["none"]), 3, 400)
+            lasting = lasting_error(*image_variances(difference(correct[name], correct["none"])), 3, 400)
             assert row.se == pytest.approx(math.sqrt(free.se**2 + lasting))
             assert row.se_images == pytest.approx(math.sqrt(lasting))
             assert row.df == pytest.approx(float(satterthwaite(free.se**2, free.df, lasting, 399)))
@@ -156,16 +161,16 @@ class TestStandardError:
 
     def test_without_a_lasting_part_it_is_the_seeds_alone(self):
         seeds, df = np.array([0.5, 0.7, np.nan]), np.array([4.0, 3.9, 0.0])
-        for images in (None, 100_000):
-            se, whole_df, lasts = standard_error(seeds, df, 0.0, images)
+        for images in (None, ImageError(0.0, 99_999)):
+            se, whole_df, lasts = standard_error(seeds, df, images)
             assert se == pytest.approx(seeds, nan_ok=True)
             assert whole_df[:2].tolist() == df[:2].tolist()
             assert lasts[:2].tolist() == [0, 0]
 
     def test_the_floor_is_a_guard_and_no_third_part(self):
-        low = math.sqrt(image_floor(1000))
-        assert standard_error(2 * low, 4, 0.0, 1000)[0] == pytest.approx(2 * low)
-        se, df, lasts = standard_error(0.6 * low, 4, 0.0, 1000)
+        low = math.sqrt(image_floor(1000, 100))
+        assert standard_error(2 * low, 4, ImageError(0.0, 999, low**2))[0] == pytest.approx(2 * low)
+        se, df, lasts = standard_error(0.6 * low, 4, ImageError(0.0, 999, low**2))
         assert (se, lasts) == (pytest.approx(low), pytest.approx(0.8 * low))
         assert 4 < df < 999
 
@@ -193,14 +198,15 @@ class TestPower:
     def test_planned_with_images(self):
         free = planned_detectable(0.6, 3, 4, 3)
         seeds = 0.6**2 * 2 / 3
-        assert planned_detectable(0.6, 3, 4, 3, lasting=0.0, images=10_000) == free
+        assert planned_detectable(0.6, 3, 4, 3, images=ImageError(0.0, 9999)) == free
         df = float(satterthwaite(seeds, moderated_df(6, 2), 3 * seeds, 999))
-        shift = planned_detectable(0.6, 3, 4, 3, lasting=3 * seeds, images=1000) / math.sqrt(4 * seeds)
+        shift = planned_detectable(0.6, 3, 4, 3, images=ImageError(3 * seeds, 999)) / math.sqrt(4 * seeds)
         assert scipy.stats.nct.sf(scipy.stats.t.isf(0.025 / 3, df), df, shift) == pytest.approx(0.8, abs=1e-6)
         # so many seeds leave the images alone, with 999 degrees of freedom
-        alone = planned_detectable(0.6, 10**7, 2, 1, lasting=0.04, images=1000)
+        alone = planned_detectable(0.6, 10**7, 2, 1, images=ImageError(0.04, 999))
         assert alone == pytest.approx(0.2 * (1.9623 + 0.8420), rel=1e-3)
-        assert planned_detectable(0.0, 3, 4, 3, images=100) > 2.8 * math.sqrt(image_floor(100))
+        floor = image_floor(100, 100)
+        assert planned_detectable(0.0, 3, 4, 3, images=ImageError(0.0, 99, floor)) > 2.8 * math.sqrt(floor)
 
     def test_stated_lies_below_planned_and_meets_it(self):
         for seeds in (2, 3, 5):
@@ -240,23 +246,28 @@ class TestPower:
         assert needed(-0.4, 1.0) == needed(0.4, 1.0)
 
     def test_seeds_do_not_replace_images(self):
-        known = {"images": 2000, "mechanisms": 3, "margin": 1.0}
+        known = {"mechanisms": 3, "margin": 1.0}
+
+        def error(lasting):
+            return ImageError(lasting, 1999, image_floor(2000, 100))
 
         def needed(lasting):
-            return seeds_needed(1.0, sigma=0.5, lasting=lasting, seeds=3, arms=4, **known)
+            return seeds_needed(1.0, sigma=0.5, images=error(lasting), seeds=3, arms=4, **known)
 
         assert needed(0.05) > needed(0.0) > 3
         assert needed(0.3) is None  # 0.55 points remain at any number of seeds
-        assert images_needed(1.0, lasting=0.3, **known)
-        assert not images_needed(1.0, lasting=0.05, **known)
-        assert not images_needed(1.0, lasting=math.nan, **(known | {"images": None}))
-        assert seeds_needed(1.0, sigma=9.0, lasting=0.05, seeds=3, arms=4, **known) is None  # the seeds' own fault
+        assert images_needed(1.0, images=error(0.3), **known)
+        assert not images_needed(1.0, images=error(0.05), **known)
+        assert not images_needed(1.0, images=None, **known)
+        assert (
+            seeds_needed(1.0, sigma=9.0, images=error(0.05), seeds=3, arms=4, **known) is None
+        )  # the seeds' own fault
 
     def test_the_edge_of_what_seeds_can_do(self):
         """At any number of seeds the images leave a normal error: 2.394 + 0.842 of it are needed for 3 mechanisms."""
-        known = {"images": 10**6, "mechanisms": 3, "margin": 0.01}
-        assert not images_needed(1.0, lasting=(0.999 / 3.2356) ** 2, **known)
-        assert images_needed(1.0, lasting=(1.001 / 3.2356) ** 2, **known)
+        known = {"mechanisms": 3, "margin": 0.01}
+        assert not images_needed(1.0, images=ImageError((0.999 / 3.2356) ** 2, 10**6), **known)
+        assert images_needed(1.0, images=ImageError((1.001 / 3.2356) ** 2, 10**6), **known)
 
     def test_a_study_of_few_images_says_that_more_are_needed(self):
         rng = np.random.default_rng(33)

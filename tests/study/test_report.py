@@ -18,13 +18,13 @@ from safetensors.numpy import save_file
 
 import saccade
 from saccade.cli.report import command
+from saccade.controls import CONTROLS
 from saccade.cost import measure
 from saccade.data import open_data
 from saccade.errors import UserError
 from saccade.models import create_host
 from saccade.recipe import Recipe
 from saccade.saving import save
-from saccade.study.arms import CONTROLS
 from saccade.study.plan import Study
 from saccade.study.report import charts, write_report
 from saccade.study.report.sections.tradeoff import Point, cost_chart

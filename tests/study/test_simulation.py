@@ -4,13 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from example_studies import draw
+from example_studies import analyse, draw
 
 import simulated_images
 import simulation
 from saccade.study.blocks import Design, fit, judge
 from saccade.study.precision import seeds_needed, standard_error
-from saccade.study.stats import analyse
 
 
 class TestSimulation:
@@ -52,25 +51,25 @@ class TestSimulation:
         assert figures.any_false > 8
 
     def test_with_runs_counted_as_degrees_of_freedom_it_would_lie(self):
-        def runs(from_seeds, df, lasting, images):
-            return standard_error(from_seeds * np.sqrt(6 / 11), np.full_like(df, 11), lasting, images)
+        def runs(from_seeds, df, images):
+            return standard_error(from_seeds * np.sqrt(6 / 11), np.full_like(df, 11), images)
 
         figures = self.figures(error=runs)
         assert figures.coverage < 90
         assert figures.any_false > 8
 
     def test_with_the_larger_error_alone_it_would_lie(self):
-        def larger(from_seeds, df, lasting, images):
-            se = np.maximum(from_seeds, np.sqrt(lasting))
-            return se, np.broadcast_to(df, se.shape), np.sqrt(lasting)
+        def larger(from_seeds, df, images):
+            se = np.maximum(from_seeds, np.sqrt(images.squared))
+            return se, np.broadcast_to(df, se.shape), np.sqrt(images.squared)
 
         figures = self.figures(seeds=5, image_variance=1.0, error=larger)
         assert figures.coverage < 92
         assert figures.any_false > 7.5
 
     def test_with_the_degrees_of_freedom_of_the_seeds_it_would_be_too_wide(self):
-        def sums(from_seeds, df, lasting, images):
-            se, _, lasts = standard_error(from_seeds, df, lasting, images)
+        def sums(from_seeds, df, images):
+            se, _, lasts = standard_error(from_seeds, df, images)
             return se, np.broadcast_to(df, se.shape), lasts
 
         assert self.figures(arms=3, image_variance=2.0, error=sums).coverage > 97

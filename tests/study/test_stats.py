@@ -4,11 +4,10 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from example_studies import BY_HAND, draw, rows
+from example_studies import BY_HAND, analyse, draw, rows
 
 from saccade.errors import UserError
 from saccade.study.blocks import PRIOR_DF, Design, fit, holm, judge, moderated_df
-from saccade.study.stats import analyse
 
 
 class TestByHand:
@@ -381,7 +380,7 @@ class TestWrongUse:
             ({"baseline": "nome"}, "'nome' is no arm of this study: none, a, b. Did you mean 'none'"),
             ({"controls": {"c"}}, "'c' is no arm of this study"),
             ({"correct": {"x": np.ones((3, 5))}}, "'x' is no arm of this study"),
-            ({"correct": {"a": np.ones((2, 5))}}, r"correct\['a'\] is \(2, 5\); every arm needs \(3 seeds"),
+            ({"correct": {"a": np.ones((2, 5))}}, r"values\['a'\] is \(2, 5\); every arm needs \(3 seeds"),
             ({"correct": {"a": np.ones((3, 5)), "b": np.ones((3, 6))}}, "the same test images"),
             ({"margin": 0}, "margin must be a positive number of points, got 0"),
             ({"margin": math.nan}, "margin must be a positive number of points, got nan"),

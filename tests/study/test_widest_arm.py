@@ -1,9 +1,10 @@
 """An arm whose runs scatter more than those of the others widens every interval, and is named."""
 
 import numpy as np
+from example_studies import analyse
 
-from saccade.study.blocks import Design, widest_arm
-from saccade.study.stats import analyse
+from saccade.study.blocks import Design
+from saccade.study.diagnostics import widest_arm
 
 
 def test_an_arm_that_scatters_more_is_named():

@@ -1,7 +1,6 @@
 """``extra``, ``noise``, ``shuffled``: what each computes, how it starts, what it keeps, whom it refuses."""
 
 import copy
-from typing import get_args
 
 import pytest
 import timm
@@ -11,12 +10,11 @@ from torch import nn
 import saccade.models
 from randomize import randomized
 from saccade import UserError, load, save
-from saccade.attention.gc import GlobalContext
-from saccade.attention.se import SqueezeExcite
-from saccade.recipe import Attention
-from saccade.study import plan
+from saccade.attention.global_context import GlobalContext
+from saccade.attention.squeeze_excite import SqueezeExcite
+from saccade.controls import CONTROLS
 from saccade.surgery import parameter_groups, plug, plug_control, plugs, record
-from saccade.surgery.controls import CONTROLS, NoiseGate, Shuffled
+from saccade.surgery.controls import NoiseGate, Shuffled
 
 SIZE = (3, 32, 24)
 
@@ -45,11 +43,6 @@ def _trained(network):
             for parameter in row.module.parameters():
                 parameter.add_(torch.randn(parameter.shape, generator=draw) * 0.3)
     return network
-
-
-def test_the_names_are_the_same_everywhere():
-    (literal, _) = get_args(Attention.model_fields["control"].annotation)
-    assert get_args(literal) == CONTROLS == tuple(plan.CONTROLS)
 
 
 def test_noise_multiplies_each_channel_by_a_constant():

@@ -96,6 +96,44 @@ def test_a_kept_kernel_computes_the_same_function_under_the_same_keys(make, name
     assert not host._load_state_dict_pre_hooks
 
 
+@pytest.mark.parametrize("mechanism", ["dcn1", "dcn2"])
+def test_plug_replaces_where_the_kernel_is_kept(make, mechanism, tmp_path):
+    """The same network, bit for bit, as of ``replace``: the host until it is trained, another after a step."""
+    host, x = make("torchvision resnet").eval(), _x()
+    before, state = host(x), copy.deepcopy(host.state_dict())
+    torch.manual_seed(4)
+    other = replace(copy.deepcopy(host), mechanism, input=SIZE)
+    torch.manual_seed(4)
+    assert plug(host, mechanism, input=SIZE) is host
+    assert plugs(host) == []
+    assert [(r.convolution, r.position, r.neutral, r.discarded) for r in replacements(host)] == [
+        (r.convolution, r.position, True, 0) for r in replacements(other)
+    ]
+    assert torch.equal(host(x), other(x))
+    assert _off(host(x), before) <= 1e-5  # another order of summation
+    assert [key for key in host.state_dict() if f".{CHILD}." not in key] == list(state)
+    host.load_state_dict(state, strict=True)
+    assert _off(host(x), before) <= 1e-5
+    optimizer = torch.optim.SGD(parameter_groups(host, lr=0.0, attention_lr=1.0))
+    for _ in range(2):  # of dcn2, offsets and modulation take a gradient from the first step on
+        optimizer.zero_grad()
+        F.cross_entropy(host(x), torch.arange(len(x))).backward()
+        optimizer.step()
+    moved = host(x).detach()
+    assert _off(moved, before) > 1e-3
+    saccade.save(host, tmp_path)
+    assert torch.equal(saccade.load(tmp_path, host=make("torchvision resnet"))(x), moved)
+    unplug(host)
+    assert torch.equal(host(x), before)
+    assert list(host.state_dict()) == list(state)
+
+
+def test_plug_of_a_kept_kernel_takes_the_places_of_convolutions(make):
+    host = plug(make("torchvision resnet"), "dcn2", where=["layer3.0.conv1", "conv3x3[0]"], start="paper", input=SIZE)
+    assert sorted(_paths(host)) == ["layer1.0.conv2", "layer3.0.conv1"]
+    assert not any(row.neutral for row in replacements(host))
+
+
 def test_a_kept_kernel_and_its_mechanism_learn(make):
     host, x = make("torchvision resnet").train(), _x(4)
     replace(host, "dcn2", input=SIZE)
@@ -186,7 +224,11 @@ def _twice(host):
     ("do", "message"),
     [
         (lambda h: replace(h, "se"), r"se is a gate, no convolution: saccade\.plug\(host, 'se'\)"),
-        (lambda h: plug(h, "dcn2"), r"saccade\.replace\(host, 'dcn2'\)"),
+        (
+            lambda h: plug(h, "sasa"),
+            r"saccade\.replace\(host, 'sasa'\) puts it there, and says which pretrained weights",
+        ),
+        (lambda h: plug(h, "dcn2", where="stage", input=SIZE), "'stage' is a place for a plug; convolutions are at"),
         (lambda h: saccade.surgery.plug_control(h, "noise", "dcn2"), r"saccade\.replace"),
         (lambda h: replace(h, "dcn2", stride=2), "stride=2: the convolution that is replaced decides"),
         (lambda h: replace(h, "dcn2", sclae=2.0), "no option 'sclae'. Did you mean 'scale'"),

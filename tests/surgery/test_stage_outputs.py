@@ -35,12 +35,12 @@ def _stirred(host):
     return host
 
 
-def _relays(host):
-    return [relay for module in host.modules() for relay in module.__dict__.get("_saccade_relays", ())]
+def _outputs(host):
+    return [outputs for module in host.modules() for outputs in module.__dict__.get("_saccade_relays", ())]
 
 
 def _empty(host):
-    return all(relay._current is None for relay in _relays(host))
+    return all(outputs._current is None for outputs in _outputs(host))
 
 
 @pytest.fixture
@@ -95,9 +95,9 @@ def test_each_site_reads_the_sites_of_the_stage_before(host):
 
 def test_the_vectors_carry_gradients(host):
     x = _x()
-    relay = _relays(host)[0]
+    outputs = _outputs(host)[0]
     kept = {}
-    host.layer3[0].register_forward_hook(lambda m, a, out: kept.update(relay.given()))
+    host.layer3[0].register_forward_hook(lambda m, a, out: kept.update(outputs.vectors()))
     y = host(x)
     assert sorted(kept) == ["layer1.0.bn2", "layer1.1.bn2", "layer2.0.bn2", "layer3.0.bn2"]
     found = torch.autograd.grad(y.sum(), [kept["layer1.0.bn2"], kept["layer2.0.bn2"]])
@@ -141,19 +141,19 @@ def test_other_hosts(make, name):
     assert not torch.equal(_stirred(plugged)(x), bare)
 
 
-def test_copies_and_pickles_have_relays_of_their_own(host):
+def test_copies_and_pickles_have_outputs_of_their_own(host):
     x = _x()
     wanted = host(x)
     for other in (copy.deepcopy(host), pickle.loads(pickle.dumps(host))):
-        (relay,) = _relays(other)
-        assert relay is not _relays(host)[0]
-        assert {row.module.outputs for row in plugs(other)} == {relay}
-        assert {place.outputs for row in plugs(other) for place in row.module.previous} == {relay}
+        (outputs,) = _outputs(other)
+        assert outputs is not _outputs(host)[0]
+        assert {row.module.outputs for row in plugs(other)} == {outputs}
+        assert {place.outputs for row in plugs(other) for place in row.module.previous} == {outputs}
         assert torch.equal(other(x), wanted)
-    host.layer2[0].register_forward_hook(lambda m, a, out: copies.append(copy.deepcopy(_relays(host)[0])))
+    host.layer2[0].register_forward_hook(lambda m, a, out: copies.append(copy.deepcopy(_outputs(host)[0])))
     copies = []
     host(x)  # a copy made within a call does not hold its vectors
-    assert copies[0].given() == {}
+    assert copies[0].vectors() == {}
 
 
 def test_eval_and_train_differ_as_the_host_does(host):
@@ -216,7 +216,7 @@ def test_an_interrupt_leaves_nothing_for_the_next_call(host):
     wanted = host(x)
 
     def interrupted(module, args):
-        kept.append(weakref.ref(next(iter(_relays(host)[0].given().values()))))
+        kept.append(weakref.ref(next(iter(_outputs(host)[0].vectors().values()))))
         raise KeyboardInterrupt
 
     handle = host.layer3.register_forward_pre_hook(interrupted)
@@ -301,7 +301,7 @@ def test_hosts_inside_hosts(host):
     wanted = net(y) + net(y.flip(2))
     assert torch.equal(outer(x), wanted)
     plug(outer, "emca", where=["norm", "net.layer2.0.relu"], start="paper", input=SIZE)
-    assert len(_relays(outer)) == 2
+    assert len(_outputs(outer)) == 2
     reads = {row.parent: row.module.reads for row in plugs(outer)}
     assert reads["net.layer2.0.relu"] in [("norm",), ()]
     assert not torch.equal(outer(x), wanted)
@@ -339,7 +339,7 @@ def test_a_call_inside_a_block_leaves_the_vectors_of_the_block(host):
     assert _empty(host)
 
 
-def test_a_carrier_that_runs_several_times_is_read_as_it_ran_last():
+def test_a_parent_that_runs_several_times_is_read_as_it_ran_last():
     class Loop(nn.Module):
         def __init__(self):
             super().__init__()
@@ -397,13 +397,13 @@ def test_unplug_leaves_nothing(make):
 
     plug(host, "emca", input=SIZE)
     plug(host, "emca", where="stage", input=SIZE)
-    assert len(_relays(host)) == 2
+    assert len(_outputs(host)) == 2
     assert sites(host, SIZE) == before
     assert skeleton(host) != skeleton(bare)
     assert skeleton(unplug(host)) == skeleton(bare)
-    with pytest.raises(UserError, match="carries emca already"):  # a refusal rolls back its own relay alone
+    with pytest.raises(UserError, match="carries emca already"):  # a refusal rolls back its own outputs alone
         plug(plug(host, "emca", input=SIZE), "emca", where=["layer1", "layer2.0.bn2"], input=SIZE)
-    assert len(_relays(host)) == 1
+    assert len(_outputs(host)) == 1
     assert host(_x()).shape == (2, 5)
 
 
@@ -445,7 +445,7 @@ def test_controls(make, control):
     assert [row.parent for row in plugs(host)] == ["layer1.1.bn2", "layer2.0.bn2", "layer3.0.bn2", "layer4.0.bn2"]
     assert torch.equal(host(x), bare)
     assert not torch.equal(_stirred(host)(x), bare)
-    assert len(_relays(host)) == (control == "shuffled")
+    assert len(_outputs(host)) == (control == "shuffled")
     assert [len(row.module.reads) for row in plugs(host)] == ([0, 1, 1, 1] if control == "shuffled" else [0] * 4)
 
 
@@ -466,7 +466,7 @@ def test_what_could_not_learn_is_drawn_again_in_a_call_like_the_hosts(make, monk
     rows = plugs(host)
     assert len(drawn) > 6
     assert all(bool((row.module.mechanism.take_in.weight > 0).all()) for row in rows[1:])
-    assert all(row.module.mechanism.previous.outputs is _relays(host)[0] for row in rows)
+    assert all(row.module.mechanism.previous.outputs is _outputs(host)[0] for row in rows)
     optimiser = torch.optim.Adam(host.parameters(), lr=0.01)
     before = [p.detach().clone() for row in rows for p in row.module.parameters()]
     for _ in range(3):
@@ -475,18 +475,18 @@ def test_what_could_not_learn_is_drawn_again_in_a_call_like_the_hosts(make, monk
     assert not any(map(torch.equal, before, [p for row in rows for p in row.module.parameters()]))
 
 
-def test_a_relay_by_itself():
-    relay, place, z = StageOutputs(), PreviousStage(0), torch.zeros(1, 2)
+def test_stage_outputs_by_themselves():
+    outputs, place, z = StageOutputs(), PreviousStage(0), torch.zeros(1, 2)
     assert place(z) == []
-    place.join(relay, "here", ())
+    place.join(outputs, "here", ())
     assert place(z) == []
-    assert relay.given() == {}
-    with relay.call():
-        relay.give("there", z)
+    assert outputs.vectors() == {}
+    with outputs.call():
+        outputs.write("there", z)
         assert place(z) == []
-        assert list(relay.given()) == ["there", "here"]
-        assert relay.read("here", ("there",)) == [z]
-    relay.close()  # nothing is running any more
-    assert relay.given() == {}
+        assert list(outputs.vectors()) == ["there", "here"]
+        assert outputs.read("here", ("there",)) == [z]
+    outputs.close()  # nothing is running any more
+    assert outputs.vectors() == {}
     with pytest.raises(ValueError, match="previous must be at least 0, got -1"):
         PreviousStage(-1)

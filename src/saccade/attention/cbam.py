@@ -29,6 +29,7 @@ from saccade.ops.gating import gated, max_and_mean, narrow_conv
 __all__ = ["ConvBlockAttention"]
 
 SPEC = {
+    "name": "cbam",
     "title": "Convolutional Block Attention Module",
     "paper": {
         "authors": "Woo, Park, Lee, Kweon",
@@ -39,21 +40,11 @@ SPEC = {
     },
     "kind": "gate",
     "evidence": "oracle",
-    "code": [
-        "Jongchan/attention-module if branches == 'both' and channel_pool == 'both' and spatial_pool == 'both'"
-        " and order == 'channel'"
-    ],
+    "code": ["Jongchan/attention-module (default branches, pools and order)"],
     "position": {"default": "residual"},
-    "params": "(0 if branches == 'spatial' else 2*C*int(C*rd_ratio) + C + int(C*rd_ratio))"
-    " + (0 if branches == 'channel' else (2 if spatial_pool == 'both' else 1)*spatial_kernel_size**2 + 2)",
-    "limits": [
-        "C * rd_ratio >= 1",
-        "spatial_kernel_size >= 1 and spatial_kernel_size % 2 == 1",
-    ],
+    "limits": ["channels * rd_ratio must be at least 1", "spatial_kernel_size must be odd and positive"],
     "gate": (0.0, 1.0),
-    "equivariant": [
-        "permutation if branches == 'channel'", "flip if branches == 'channel'", "transpose if branches == 'channel'",
-    ],
+    "equivariant": "permutation, flip, transpose with branches='channel' alone",
     "published": [
         {"net": "resnet50", "params": 28.09, "macs": 4.139, "top1": 77.34, "source": "attention-module README"},
         {"net": "resnet18", "params": 11.234, "macs": 1.695, "top1": 70.73, "unit": "2^20, 2^30",
@@ -61,6 +52,17 @@ SPEC = {
     ],
     "timm": "cbam",
 }  # fmt: skip
+
+
+def parameters(channels: int, rd_ratio: float, spatial_kernel_size: int, branches: str, spatial_pool: str) -> int:
+    hidden = int(channels * rd_ratio)
+    of_channel = 2 * channels * hidden + channels + hidden
+    of_place = (2 if spatial_pool == "both" else 1) * spatial_kernel_size**2 + 2
+    return of_channel * (branches != "spatial") + of_place * (branches != "channel")
+
+
+def equivariant(branches: str) -> tuple[str, ...]:
+    return ("permutation", "flip", "transpose") if branches == "channel" else ()
 
 
 _POOLS = {"both": (0, 1), "max": (0,), "mean": (1,)}

@@ -51,10 +51,12 @@ from saccade.ops.counted import counted
 from saccade.ops.deform import deform_conv2d
 from saccade.ops.eager import is_bare
 from saccade.ops.memory_format import laid_out
+from saccade.specs import Interval
 
 __all__ = ["das", "DeformableSalience", "FusedSample", "UngatedSalience"]  # noqa: RUF022  # the first is the one the catalogue makes
 
 SPEC = {
+    "name": "das",
     "title": "Deformable Attention to capture Salient information",
     "paper": {
         "authors": "Salajegheh, Asadi, Saryazdi, Mudur",
@@ -66,20 +68,12 @@ SPEC = {
     "kind": "gate",
     "evidence": "reading",
     "position": {"default": "stage"},
-    "params": "18*C + 2 + 2*C*C + C if design == 'a' else 27*(9*C + 1) + 9*C*C + C if design == 'g' else "
-    # The layer in front of the second norm, that norm, what follows from z, what makes z.
-    "(C if design != 'e' and (gate_norm == 'layer' or gate_norm == 'none') else 0)"
-    " + (0 if gate_norm == 'none' else 2*C)"
-    " + (2*(9*int(C*alpha) + 1) + 2*int(C*alpha)*C if design == 'b' else"
-    " 27*(9*int(C*alpha) + 1) + 9*int(C*alpha)*C if design == 'c' or design == 'h' else"
-    " 27*(9*C + 1) + 9*C*C if design == 'd' else 0 if design == 'e' else 9*int(C*alpha) + int(C*alpha)*C)"
-    " + (0 if design == 'd' else 9*C + C*C + C if design == 'e' else 9*C + C*int(C*alpha) + int(C*alpha))",
     "limits": [
-        "design == 'a' or design == 'd' or design == 'e' or design == 'g' or C * alpha >= 1",
-        "gate_norm != 'layer' or design == 'a' or design == 'g' or C >= 2",
-        "norm != 'layer' or design == 'a' or design == 'd' or design == 'g' or (C if design == 'e' else C*alpha) >= 2",
+        "channels * alpha must be at least 1",
+        "gate_norm='layer' needs at least 2 channels",
+        "norm='layer' needs at least 2 compressed channels",
     ],
-    "gate": ["(0, 1) if design != 'a' and design != 'g' and design != 'h'"],
+    "gate": "(0, 1); designs a, g and h have no gate",
     "published": [
         {"net": "resnet50", "params": 26.90, "macs": 4.39, "top1": 78.04,
          "note": "without the deformable kernels; thop gives 26.897 and 4.390",
@@ -94,6 +88,32 @@ SPEC = {
          "note": "without the deformable kernels; thop gives 3.556 and 0.349", "source": "DAS paper"},
     ],
 }  # fmt: skip
+
+
+def parameters(channels: int, alpha: float, design: str, gate_norm: str) -> int:
+    c, width = channels, channels if design in ("d", "e", "g") else int(channels * alpha)
+    deformable = 27 * (9 * width + 1) + 9 * c * width
+    match design:
+        case "a":
+            return 18 * c + 2 + 2 * c**2 + c
+        case "g":
+            return deformable + c
+        case "b":
+            looked = 2 * (9 * width + 1) + 2 * width * c
+        case "c" | "d" | "h":
+            looked = deformable
+        case "e":
+            looked = 0
+        case _:
+            looked = 9 * width + width * c
+    compressed = 0 if design == "d" else 9 * c + c * width + width
+    bias = c if design != "e" and gate_norm in ("layer", "none") else 0
+    return compressed + looked + bias + (0 if gate_norm == "none" else 2 * c)
+
+
+def gate(design: str) -> Interval | None:
+    return None if design in ("a", "g", "h") else Interval(0, 1)
+
 
 _DESIGNS, _NORMS = "abcdefgh", ("instance", "batch", "layer", "none")
 

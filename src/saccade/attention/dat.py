@@ -56,6 +56,7 @@ from saccade.ops.sizes import at_least_one
 __all__ = ["DeformableAttention"]
 
 SPEC = {
+    "name": "dat",
     "title": "Deformable attention",
     "paper": {
         "authors": "Xia, Pan, Song, Li, Huang",
@@ -68,12 +69,22 @@ SPEC = {
     "evidence": "oracle",
     "code": ["LeapLabTHU/DAT"],
     "position": {"default": "stage[-2]"},
-    "params": "4*C*C + 3*C + C//groups*(kernel_size**2 + 5) + (num_heads*(2*H - 1)*(2*W - 1) if position == 'table'"
-    " else 96 + 32*num_heads//groups if position == 'log' else 0)",
-    "limits": ["num_heads >= 1 and C % num_heads == 0", "groups >= 1 and num_heads % max(1, groups) == 0",
-               "stride >= 1 and kernel_size > stride"],
+    "limits": [
+        "num_heads must divide channels",
+        "groups must divide num_heads",
+        "kernel_size must exceed stride, and stride be positive",
+    ],
     "needs": ["size"],
 }  # fmt: skip
+
+
+def parameters(
+    channels: int, num_heads: int, groups: int, kernel_size: int, position: str, size: tuple[int, int]
+) -> int:
+    height, width = size
+    biases = {"table": num_heads * (2 * height - 1) * (2 * width - 1), "log": 96 + 32 * num_heads // groups, "none": 0}
+    return 4 * channels**2 + 3 * channels + channels // groups * (kernel_size**2 + 5) + biases[position]
+
 
 AT_ONCE = 2**22
 """Numbers of A that are formed at once."""

@@ -23,6 +23,7 @@ from saccade.ops.deform import deform_conv2d
 __all__ = ["DeformableConvolution"]
 
 SPEC = {
+    "name": "dcn1",
     "title": "Deformable convolution",
     "paper": {
         "authors": "Dai, Qi, Xiong, Li, Zhang, Hu, Wei",
@@ -34,18 +35,23 @@ SPEC = {
     "kind": "conv",
     "evidence": "paper",
     "position": {"default": "conv3x3 in stage[-1:]"},
-    "params": "(out_channels or C) * (C//groups*kernel_size**2 + (1 if bias else 0))"
-    " + 2*offset_groups*kernel_size**2 * (C*kernel_size**2 + 1)",
     "limits": [
-        "min(kernel_size, stride, dilation) >= 1",
-        "groups >= 1 and C % groups == 0",
-        "out_channels is None or out_channels >= 1",
-        "(out_channels or C) % groups == 0",
-        "offset_groups >= 1 and C % offset_groups == 0",
-        "padding is not None or dilation*(kernel_size - 1) % 2 == 0",
-        "padding is None or padding >= 0",
+        "channels, out_channels, kernel_size, stride, dilation and groups must be at least 1",
+        "groups must divide the channels",
+        "dilation * (kernel_size - 1) must be even without padding",
+        "padding must be at least 0",
+        "offset_groups must divide the channels",
     ],
 }
+
+
+def parameters(
+    channels: int, out_channels: int | None, kernel_size: int, groups: int, bias: bool, offset_groups: int
+) -> int:
+    outputs = channels if out_channels is None else out_channels
+    taps = kernel_size**2
+    offsets = 2 * offset_groups * taps * (channels * taps + 1)
+    return outputs * (channels // groups * taps + bias) + offsets
 
 
 class DeformableConvolution(Convolution):

@@ -28,6 +28,7 @@ from saccade.ops.deform import deform_conv2d
 __all__ = ["ModulatedDeformableConvolution"]
 
 SPEC = {
+    "name": "dcn2",
     "title": "Deformable convolution v2",
     "paper": {
         "authors": "Zhu, Hu, Lin, Dai",
@@ -40,18 +41,23 @@ SPEC = {
     "evidence": "port",
     "code": ["chengdazhi/Deformable-Convolution-V2-PyTorch"],
     "position": {"default": "conv3x3 in stage[-3:]"},
-    "params": "(out_channels or C) * (C//groups*kernel_size**2 + (1 if bias else 0))"
-    " + 3*offset_groups*kernel_size**2 * (C*kernel_size**2 + 1)",
     "limits": [
-        "min(kernel_size, stride, dilation) >= 1",
-        "groups >= 1 and C % groups == 0",
-        "out_channels is None or out_channels >= 1",
-        "(out_channels or C) % groups == 0",
-        "offset_groups >= 1 and C % offset_groups == 0",
-        "padding is not None or dilation*(kernel_size - 1) % 2 == 0",
-        "padding is None or padding >= 0",
+        "channels, out_channels, kernel_size, stride, dilation and groups must be at least 1",
+        "groups must divide the channels",
+        "dilation * (kernel_size - 1) must be even without padding",
+        "padding must be at least 0",
+        "offset_groups must divide the channels",
     ],
 }
+
+
+def parameters(
+    channels: int, out_channels: int | None, kernel_size: int, groups: int, bias: bool, offset_groups: int
+) -> int:
+    outputs = channels if out_channels is None else out_channels
+    taps = kernel_size**2
+    offsets = 3 * offset_groups * taps * (channels * taps + 1)
+    return outputs * (channels // groups * taps + bias) + offsets
 
 
 class ModulatedDeformableConvolution(Convolution):

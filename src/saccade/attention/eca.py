@@ -24,6 +24,7 @@ from saccade.ops.gating import pooled_mean
 __all__ = ["EfficientChannelAttention"]
 
 SPEC = {
+    "name": "eca",
     "title": "Efficient Channel Attention",
     "paper": {
         "authors": "Wang, Wu, Zhu, Li, Zuo, Hu",
@@ -36,8 +37,7 @@ SPEC = {
     "evidence": "oracle",
     "code": ["BangguWu/ECANet"],
     "position": {"default": "residual"},
-    "params": "kernel_size or int(abs((log2(C) + beta) / gamma)) | 1",
-    "limits": ["gamma > 0 and (kernel_size == None or kernel_size >= 1 and kernel_size % 2 == 1)"],
+    "limits": ["gamma must be positive", "kernel_size must be odd and positive"],
     "gate": (0.0, 1.0),
     "equivariant": ["permutation", "flip", "transpose"],
     "published": [
@@ -48,6 +48,10 @@ SPEC = {
     ],
     "timm": "eca",
 }  # fmt: skip
+
+
+def parameters(channels: int, kernel_size: int | None, gamma: float, beta: float) -> int:
+    return kernel_size or int(abs((math.log2(channels) + beta) / gamma)) | 1
 
 
 class EfficientChannelAttention(Gate):

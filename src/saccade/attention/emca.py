@@ -39,13 +39,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.bases import Gate
+from saccade.bases import Gate, reduced
 from saccade.ops.gating import pooled_mean
 from saccade.stage_outputs import PreviousStage
 
 __all__ = ["EfficientMultiScaleChannelAttention"]
 
 SPEC = {
+    "name": "emca",
     "title": "Efficient Multi-scale Channel Attention",
     "paper": {
         "authors": "Bakr, El Sallab, Rashwan",
@@ -55,14 +56,12 @@ SPEC = {
     },
     "kind": "gate",
     "evidence": "oracle",
-    "code": ["eslambakr/EMCA if att == 'eca'"],
+    "code": ["eslambakr/EMCA (att='eca')"],
     "position": {"default": "residual[last]"},
-    "params": "(2*C*int(C*rd_ratio) if att == 'se' else kernel_size or int(abs((log2(C) + 1) / 2)) | 1)"
-    " * (2 if previous and not shared else 1) + (previous + 3 if previous else 0)",
     "limits": [
-        "kernel_size == None or kernel_size >= 1 and kernel_size % 2 == 1",
-        "att == 'eca' or int(C*rd_ratio) >= 1",
-        "previous >= 0",
+        "kernel_size must be odd and positive",
+        "channels * rd_ratio must be at least 1",
+        "previous must be at least 0",
     ],
     "gate": (1.0, 2.0),
     "equivariant": ["permutation", "flip", "transpose"],
@@ -78,6 +77,14 @@ SPEC = {
          "note": "att=se:shared=True:previous=[0, 1, 1, 1]", "source": "EMCA README"},
     ],
 }  # fmt: skip
+
+
+def parameters(channels: int, att: str, kernel_size: int | None, rd_ratio: float, shared: bool, previous: int) -> int:
+    if att == "se":
+        each = 2 * channels * int(channels * rd_ratio)
+    else:
+        each = kernel_size or int(abs((math.log2(channels) + 1) / 2)) | 1
+    return (each if shared else 2 * each) + previous + 3 if previous else each
 
 
 class EfficientMultiScaleChannelAttention(Gate):
@@ -111,9 +118,7 @@ class EfficientMultiScaleChannelAttention(Gate):
         k = int(abs((math.log2(channels) + 1) / 2)) | 1 if kernel_size is None else kernel_size
         if k < 1 or k % 2 == 0:
             raise ValueError(f"kernel_size must be odd and positive, got {k}")
-        units = int(channels * rd_ratio)
-        if att == "se" and units < 1:
-            raise ValueError(f"rd_ratio = {rd_ratio} leaves {units} of {channels} channels; at least 1 is needed")
+        units = reduced(channels, rd_ratio) if att == "se" else 0
 
         def attention() -> nn.Module:
             return _ECA(k) if att == "eca" else _SE(channels, units)

@@ -35,10 +35,12 @@ from torch import Tensor, nn
 
 from saccade.bases import Gate, reduced
 from saccade.ops.gating import pooled_mean
+from saccade.specs import Interval
 
 __all__ = ["GlobalAndLocalAttention"]
 
 SPEC = {
+    "name": "gala",
     "title": "Global-and-Local Attention",
     "paper": {
         "authors": "Linsley, Shiebler, Eberhardt, Serre",
@@ -50,14 +52,24 @@ SPEC = {
     "kind": "gate",
     "evidence": "paper",
     "position": {"default": "residual[first]"},
-    "params": "3*C*int(C*rd_ratio) + 3*C + 3*int(C*rd_ratio) + 1"
-    " + (25*int(C*rd_ratio)**2 + int(C*rd_ratio) if variant == 'official' else 0)",
-    "limits": ["C * rd_ratio >= 1"],
-    "gate": ["(0, 1) if variant == 'official'", "(-1, 1)"],
-    "equivariant": [
-        "permutation if variant == 'paper'", "flip if variant == 'paper'", "transpose if variant == 'paper'",
-    ],
+    "limits": ["channels * rd_ratio must be at least 1"],
+    "gate": "(0, 1); (-1, 1) with variant='paper'",
+    "equivariant": "permutation, flip, transpose with variant='paper' alone",
 }  # fmt: skip
+
+
+def parameters(channels: int, rd_ratio: float, variant: str) -> int:
+    hidden = int(channels * rd_ratio)
+    near = 25 * hidden**2 + hidden if variant == "official" else 0
+    return 3 * channels * hidden + 3 * channels + 3 * hidden + 1 + near
+
+
+def gate(variant: str) -> Interval:
+    return Interval(0, 1) if variant == "official" else Interval(-1, 1)
+
+
+def equivariant(variant: str) -> tuple[str, ...]:
+    return ("permutation", "flip", "transpose") if variant == "paper" else ()
 
 
 class GlobalAndLocalAttention(Gate):

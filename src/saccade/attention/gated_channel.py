@@ -26,6 +26,7 @@ from saccade.bases import Gate
 __all__ = ["GatedChannelTransformation"]
 
 SPEC = {
+    "name": "gated_channel",
     "title": "Gated Channel Transformation",
     "paper": {
         "authors": "Yang, Zhu, Wu, Yang",
@@ -37,12 +38,15 @@ SPEC = {
     "kind": "gate",
     "evidence": "paper",
     "position": {"default": "residual"},
-    "params": "3*C",
-    "limits": ["eps > 0"],
+    "limits": ["eps must be positive"],
     "neutral": True,
     "gate": (0.0, 2.0),
     "equivariant": ["permutation", "flip", "transpose"],
 }  # fmt: skip
+
+
+def parameters(channels: int) -> int:
+    return 3 * channels
 
 
 class GatedChannelTransformation(Gate):

@@ -44,6 +44,7 @@ from saccade.ops.resample import starts, window_means
 __all__ = ["SecondOrderPooling"]
 
 SPEC = {
+    "name": "gsop",
     "title": "Global second-order pooling",
     "paper": {
         "authors": "Gao, Xie, Wang, Li",
@@ -56,18 +57,32 @@ SPEC = {
     "evidence": "oracle",
     "code": ["ZilinGao/Global-Second-order-Pooling-Convolutional-Networks"],
     "position": {"default": "residual[last]"},
-    "params": "dim*(C + 3) + (2*dim + 4*dim*(dim + 1) + C*(4*dim + 1) if variant == 'channel' else 33216)",
-    "limits": ["dim >= 2 and (stride == None or stride >= 1)"],
+    "limits": ["dim must be at least 2", "stride must be at least 1"],
     "gate": (0.0, 1.0),
-    "equivariant": [
-        "permutation if variant == 'channel' and (stride or (2 if C <= 256 else 1)) == 1",
-        "flip if variant == 'channel' and (stride or (2 if C <= 256 else 1)) == 1",
-        "transpose if variant == 'channel'",
-    ],
+    "equivariant": "variant='channel': transpose, with a stride of 1 also permutation and flip",
     "published": [
         {"net": "resnet50", "top1": 77.98, "note": "last stage with stride 1", "source": "GSoP README"},
     ],
 }  # fmt: skip
+
+
+def parameters(channels: int, dim: int, variant: str) -> int:
+    first = dim * (channels + 3)
+    if variant == "position":
+        return first + 33216
+    return first + 2 * dim + 4 * dim * (dim + 1) + channels * (4 * dim + 1)
+
+
+def equivariant(channels: int, variant: str, stride: int | None) -> tuple[str, ...]:
+    if variant == "position":
+        return ()
+    return ("permutation", "flip", "transpose") if _step(channels, stride) == 1 else ("transpose",)
+
+
+def _step(channels: int, stride: int | None) -> int:
+    """The stride of the channel variant."""
+    return stride or (2 if channels <= 256 else 1)
+
 
 _GRID = 8
 """Side of the grid of the position variant."""
@@ -104,7 +119,7 @@ class SecondOrderPooling(nn.Module):
         if variant not in ("channel", "position"):
             raise ValueError(f"variant must be 'channel' or 'position', got {variant!r}")
         self.of_channels = variant == "channel"
-        self.stride = 1 if not self.of_channels else stride or (2 if channels <= 256 else 1)
+        self.stride = _step(channels, stride) if self.of_channels else 1
         rows, outputs = (dim, channels) if self.of_channels else (_GRID**2, _GRID**2)
         self.reduce = nn.Conv2d(channels, dim, 1)
         self.reduce_bn = BatchNorm2d(dim)

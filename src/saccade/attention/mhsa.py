@@ -29,6 +29,7 @@ from saccade.ops.memory_format import copied
 __all__ = ["MultiHeadSelfAttention"]
 
 SPEC = {
+    "name": "mhsa",
     "title": "Multi-head self-attention of BoTNet",
     "paper": {
         "authors": "Srinivas, Lin, Parmar, Shlens, Abbeel, Vaswani",
@@ -40,18 +41,20 @@ SPEC = {
     "kind": "conv",
     "evidence": "paper",
     "position": {"default": "conv3x3 in stage[-1:]"},
-    "params": "3*C*(out_channels or C) + (2*H + 2*W - 2)*((out_channels or C)//num_heads) + (out_channels or C)*bias",
     "limits": [
-        "min(kernel_size, stride, dilation) >= 1",
-        "out_channels is None or out_channels >= 1",
-        "num_heads >= 1 and (out_channels or C) % num_heads == 0",
-        "dilation*(kernel_size - 1) % 2 == 0",
-        "padding is None or 2*padding == dilation*(kernel_size - 1)",
-        "groups == 1",
+        "channels, out_channels, kernel_size, stride, dilation and num_heads must be at least 1",
+        "out_channels must be a multiple of num_heads",
+        "padding must be dilation * (kernel_size - 1) / 2, a whole number",
+        "groups must be 1",
     ],
     "needs": ["size"],
     "timm": "bottleneck",
 }  # fmt: skip
+
+
+def parameters(channels: int, out_channels: int | None, bias: bool, num_heads: int, size: tuple[int, int]) -> int:
+    outputs = channels if out_channels is None else out_channels
+    return outputs * (3 * channels + bias) + 2 * (sum(size) - 1) * (outputs // num_heads)
 
 
 class MultiHeadSelfAttention(nn.Module):
@@ -102,11 +105,11 @@ class MultiHeadSelfAttention(nn.Module):
         total = dilation * (kernel_size - 1)
         if total % 2 or (padding is not None and 2 * padding != total):
             raise ValueError(
-                f"it keeps the size of the map: padding must be dilation * (kernel_size - 1) / 2 = {total / 2:g}, a "
-                f"whole number, got {padding}"
+                f"padding must be dilation * (kernel_size - 1) / 2, a whole number, as the size is kept, got {padding} "
+                f"for {total / 2:g}"
             )
         if groups != 1:
-            raise ValueError(f"its layers are dense: groups must be 1, got {groups}")
+            raise ValueError(f"groups must be 1, got {groups}")
         if size is None:
             raise ValueError("the embeddings of relative positions need size=(height, width) of the map, got None")
         height, width = size

@@ -27,14 +27,19 @@ from saccade.ops.gating import max_and_mean, narrow_conv, pooled_mean
 __all__ = ["ThreeAttentions"]
 
 SPEC = {
+    "name": "ofdet",
     "title": "Channel, spatial and joint attention (a reading of OFDet)",
     "kind": "gate",
     "evidence": "reading",
     "position": {"default": "residual"},
-    "params": "12*C*int(C*rd_ratio) + 2*C + 2*int(C*rd_ratio) + 2*kernel_size**2 + 1",
-    "limits": ["C * rd_ratio >= 1", "kernel_size >= 1 and kernel_size % 2 == 1"],
+    "limits": ["channels * rd_ratio must be at least 1", "kernel_size must be odd and positive"],
     "gate": (0.0, 3.0),
 }  # fmt: skip
+
+
+def parameters(channels: int, rd_ratio: float, kernel_size: int) -> int:
+    hidden = int(channels * rd_ratio)
+    return 12 * channels * hidden + 2 * channels + 2 * hidden + 2 * kernel_size**2 + 1
 
 
 class ThreeAttentions(Gate):

@@ -34,6 +34,7 @@ from saccade.ops.gating import pooled_mean
 __all__ = ["PolarizedAttention"]
 
 SPEC = {
+    "name": "polarized",
     "title": "Polarized self-attention",
     "paper": {
         "authors": "Liu, Liu, Fan, Huang",
@@ -45,12 +46,21 @@ SPEC = {
     "kind": "gate",
     "evidence": "paper",
     "position": {"default": "activated"},
-    "params": "C + 3*C*(C//2)"
-    " + (C*(C//2) + 2*C if variant == 'paper' else C*(C//2) if layout == 'parallel' else (C//8)*(C//2 + 3 + C) + C)",
-    "limits": ["C >= 4", "variant == 'paper' or layout == 'parallel' or C >= 16"],
+    "limits": ["channels must be at least 4", "channels must be at least 16"],
     "gate": (0.0, 2.0),
     "equivariant": ["permutation", "flip", "transpose"],
 }  # fmt: skip
+
+
+def parameters(channels: int, layout: str, variant: str) -> int:
+    half = channels // 2
+    if variant == "paper":
+        last = channels * half + 2 * channels
+    elif layout == "parallel":
+        last = channels * half
+    else:
+        last = (channels // 8) * (half + 3 + channels) + channels
+    return channels + 3 * channels * half + last
 
 
 class PolarizedAttention(Gate):
@@ -80,7 +90,7 @@ class PolarizedAttention(Gate):
         self.parallel, self.official = layout == "parallel", variant == "official"
         least = 16 if self.official and not self.parallel else 4  # softmax and norm of one unit do not look at it
         if channels < least:
-            raise ValueError(f"channels must be at least {least} for {variant}, {layout}, got {channels}")
+            raise ValueError(f"channels must be at least {least} with {variant=} and {layout=}, got {channels}")
         half = channels // 2
         self.mask = nn.Linear(channels, 1, bias=False)
         self.value = nn.Linear(channels, half, bias=False)

@@ -34,6 +34,7 @@ from saccade.ops.memory_format import laid_out
 __all__ = ["StandAloneSelfAttention"]
 
 SPEC = {
+    "name": "sasa",
     "title": "Stand-alone self-attention",
     "paper": {
         "authors": "Ramachandran, Parmar, Vaswani, Bello, Levskaya, Shlens",
@@ -45,16 +46,12 @@ SPEC = {
     "kind": "conv",
     "evidence": "paper",
     "position": {"default": "conv3x3"},
-    "params": "3*C*(out_channels or C) + window*((out_channels or C)//num_heads) + (out_channels or C)*bias",
     "limits": [
-        "stride >= 1",
-        "out_channels is None or out_channels >= 1",
-        "num_heads >= 1 and (out_channels or C) % (2*num_heads) == 0",
-        "window >= 3 and window % 2 == 1",
-        "kernel_size >= 1 and kernel_size % 2 == 1",
-        "padding is None or 2*padding == kernel_size - 1",
-        "dilation == 1",
-        "groups == 1",
+        "channels, out_channels, stride and num_heads must be at least 1",
+        "out_channels must be a multiple of 2 * num_heads",
+        "window must be odd and at least 3",
+        "kernel_size must be odd and padding (kernel_size - 1) / 2",
+        "dilation and groups must be 1",
     ],
     "published": [
         {"net": "resnet50", "params": 18.0, "macs": 3.5, "top1": 77.4, "source": "SASA paper, table 1",
@@ -62,6 +59,11 @@ SPEC = {
     ],
     "timm": "halo",
 }  # fmt: skip
+
+
+def parameters(channels: int, out_channels: int | None, bias: bool, window: int, num_heads: int) -> int:
+    outputs = channels if out_channels is None else out_channels
+    return outputs * (3 * channels + bias) + window * (outputs // num_heads)
 
 
 class StandAloneSelfAttention(nn.Module):
@@ -114,14 +116,11 @@ class StandAloneSelfAttention(nn.Module):
             raise ValueError(f"window must be odd and at least 3, got {window}")
         if kernel_size < 1 or kernel_size % 2 == 0 or (padding is not None and 2 * padding != kernel_size - 1):
             raise ValueError(
-                f"it keeps the size of the map: kernel_size must be odd and padding (kernel_size - 1) / 2, got "
-                f"{kernel_size} and {padding}"
+                f"kernel_size must be odd and padding (kernel_size - 1) / 2, as the size is kept, got {kernel_size} "
+                f"and {padding}"
             )
         if dilation != 1 or groups != 1:
-            raise ValueError(
-                f"its window has no holes and its layers are dense: dilation and groups must be 1, got {dilation} and "
-                f"{groups}"
-            )
+            raise ValueError(f"dilation and groups must be 1, got {dilation} and {groups}")
         width = outputs // num_heads
         self.stride, self.num_heads = stride, num_heads
         self.qkv = nn.Conv2d(channels, 3 * outputs, 1, bias=False)

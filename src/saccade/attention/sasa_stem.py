@@ -51,6 +51,7 @@ from saccade.ops.memory_format import laid_out
 __all__ = ["AttentionStem"]
 
 SPEC = {
+    "name": "sasa_stem",
     "title": "Attention stem of SASA",
     "paper": {
         "authors": "Ramachandran, Parmar, Vaswani, Bello, Levskaya, Shlens",
@@ -62,23 +63,24 @@ SPEC = {
     "kind": "conv",
     "evidence": "reading",
     "position": {"default": "conv_stem"},
-    "params": "(mixtures + 2)*C*(out_channels or C) + (2*window - 1)*((out_channels or C)//num_heads)"
-              " + (mixtures > 1)*(2*window + mixtures)*((out_channels or C)//num_heads) + (out_channels or C)*bias",
     "limits": [
-        "min(kernel_size, stride, window, mixtures) >= 1",
-        "out_channels is None or out_channels >= 1",
-        "num_heads >= 1 and (out_channels or C) % (2*num_heads) == 0",
-        "padding is not None or kernel_size % 2 == 1",
-        "padding is None or padding >= 0",
-        "padding is None or 2*padding == kernel_size - 1 or 2*padding == kernel_size - stride",
-        "dilation == 1",
-        "groups == 1",
+        "channels, out_channels, kernel_size, stride, window, num_heads and mixtures must be at least 1",
+        "out_channels must be a multiple of 2 * num_heads",
+        "padding must be (kernel_size - 1) / 2 or (kernel_size - stride) / 2, a whole number",
+        "dilation and groups must be 1",
     ],
     "published": [
         {"net": "resnet50 with sasa", "params": 18.0, "macs": 3.6, "top1": 77.6, "source": "SASA paper, table 1",
          "note": "the printed 7.2 10^9 FLOPs are two to a multiply-add"},
     ],
 }  # fmt: skip
+
+
+def parameters(channels: int, out_channels: int | None, bias: bool, window: int, num_heads: int, mixtures: int) -> int:
+    outputs = channels if out_channels is None else out_channels
+    each = outputs // num_heads
+    places = (2 * window + mixtures) * each if mixtures > 1 else 0
+    return outputs * ((mixtures + 2) * channels + bias) + (2 * window - 1) * each + places
 
 
 class AttentionStem(nn.Module):
@@ -132,14 +134,11 @@ class AttentionStem(nn.Module):
         twice = kernel_size - 1 if padding is None else 2 * padding
         if twice < 0 or twice % 2 or twice not in (kernel_size - 1, kernel_size - stride):
             raise ValueError(
-                "its map is as large as that of a convolution whose padding is (kernel_size - 1) / 2 or (kernel_size - "
-                f"stride) / 2, a whole number, got kernel_size={kernel_size}, stride={stride} and padding={padding}"
+                "padding must be (kernel_size - 1) / 2 or (kernel_size - stride) / 2, a whole number, got "
+                f"{kernel_size=}, {stride=} and {padding=}"
             )
         if dilation != 1 or groups != 1:
-            raise ValueError(
-                f"its blocks have no holes and its layers are dense: dilation and groups must be 1, got {dilation} and "
-                f"{groups}"
-            )
+            raise ValueError(f"dilation and groups must be 1, got {dilation} and {groups}")
         width = outputs // num_heads
         self.stride, self.window, self.num_heads, self.mixtures = stride, window, num_heads, mixtures
         self.ceil = twice == kernel_size - 1

@@ -27,6 +27,7 @@ from saccade.ops.gating import narrow_conv, pooled_mean
 __all__ = ["ConcurrentSqueezeExcite"]
 
 SPEC = {
+    "name": "scse",
     "title": "Concurrent spatial and channel squeeze and excitation",
     "paper": {
         "authors": "Roy, Navab, Wachinger",
@@ -38,11 +39,15 @@ SPEC = {
     "kind": "gate",
     "evidence": "paper",
     "position": {"default": "stage"},
-    "params": "2*C*int(C*rd_ratio) + int(C*rd_ratio) + 2*C + 1",
-    "limits": ["C * rd_ratio >= 1"],
+    "limits": ["channels * rd_ratio must be at least 1"],
     "gate": (0.0, 2.0),
     "equivariant": ["permutation", "flip", "transpose"],
 }  # fmt: skip
+
+
+def parameters(channels: int, rd_ratio: float) -> int:
+    hidden = int(channels * rd_ratio)
+    return 2 * channels * hidden + hidden + 2 * channels + 1
 
 
 class ConcurrentSqueezeExcite(Gate):

@@ -31,6 +31,7 @@ from saccade.ops.attention import attention
 __all__ = ["SelfAttention"]
 
 SPEC = {
+    "name": "self_attention",
     "title": "Self-attention of SAGAN",
     "paper": {
         "authors": "Zhang, Goodfellow, Metaxas, Odena",
@@ -43,11 +44,14 @@ SPEC = {
     "evidence": "paper",
     "code": ["fastai/fastai"],
     "position": {"default": "stage[-3]"},
-    "params": "2*C*int(C*rd_ratio) + C*C + 1",
-    "limits": ["C * rd_ratio >= 1"],
+    "limits": ["channels * rd_ratio must be at least 1"],
     "neutral": True,
     "equivariant": ["permutation", "flip", "transpose"],
 }  # fmt: skip
+
+
+def parameters(channels: int, rd_ratio: float) -> int:
+    return 2 * channels * int(channels * rd_ratio) + channels**2 + 1
 
 
 class SelfAttention(Context):

@@ -25,6 +25,7 @@ from saccade.ops.energy import energy_gate
 __all__ = ["SimpleAttention"]
 
 SPEC = {
+    "name": "simam",
     "title": "SimAM, a simple parameter-free attention module",
     "paper": {
         "authors": "Yang, Zhang, Li, Xie",
@@ -36,8 +37,7 @@ SPEC = {
     "evidence": "oracle",
     "code": ["ZjjConan/SimAM"],
     "position": {"default": "conv3x3"},
-    "params": "0",
-    "limits": ["e_lambda > 0"],
+    "limits": ["e_lambda must be positive"],
     "gate": (0.622, 1.0),
     "equivariant": ["permutation", "flip", "transpose"],
     "published": [
@@ -49,6 +49,10 @@ SPEC = {
          "note": "e_lambda=0.1"},
     ],
 }  # fmt: skip
+
+
+def parameters() -> int:
+    return 0
 
 
 class SimpleAttention(Gate):

@@ -26,6 +26,7 @@ from saccade.ops.gating import max_and_mean, narrow_conv
 __all__ = ["TripletAttention"]
 
 SPEC = {
+    "name": "triplet",
     "title": "Triplet Attention",
     "paper": {
         "authors": "Misra, Nalamada, Arasanipalai, Hou",
@@ -38,8 +39,7 @@ SPEC = {
     "evidence": "oracle",
     "code": ["LandskapeAI/triplet-attention"],
     "position": {"default": "residual"},
-    "params": "(2 if no_spatial else 3)*(2*kernel_size**2 + 2)",
-    "limits": ["kernel_size >= 1 and kernel_size % 2 == 1"],
+    "limits": ["kernel_size must be odd and positive"],
     "gate": (0.0, 1.0),
     "published": [
         {"net": "resnet50", "params": 25.56, "macs": 4.169, "top1": 77.48, "source": "triplet-attention README"},
@@ -48,6 +48,10 @@ SPEC = {
          "source": "triplet-attention README"},
     ],
 }  # fmt: skip
+
+
+def parameters(kernel_size: int, no_spatial: bool) -> int:
+    return (2 if no_spatial else 3) * (2 * kernel_size**2 + 2)
 
 
 class TripletAttention(Gate):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saccade.errors import UserError, did_you_mean
+from saccade.picture_size import parse_size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,12 +83,7 @@ def size_of(text: str) -> tuple[int, ...]:
     Raises:
         UserError: it is no such text.
     """
-    try:
-        size = tuple(int(part) for part in text.replace("x", ",").split(","))
-    except ValueError:
-        size = ()
-    if len(size) != 3 or min(size) < 1:
-        raise UserError(f"--input is three positive integers: channels, height, width, such as 3,224,224; got {text!r}")
+    size = parse_size(text, "--input")
     if size[0] > _MAX_CHANNELS or max(size[1:]) > _MAX_SIDE:
         raise UserError(f"--input {text}: at most {_MAX_CHANNELS} channels and {_MAX_SIDE} pixels a side can be")
     return size

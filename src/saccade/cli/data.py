@@ -15,6 +15,7 @@ from saccade.errors import UserError
 from saccade.escaping import printable
 
 if TYPE_CHECKING:
+    from saccade.data.layouts import Layout
     from saccade.recipe import Data
 
 __all__ = ["command"]
@@ -37,7 +38,8 @@ def command(
 
     Every image is opened. The exit code is 1 where training would refuse something.
     """
-    from saccade.data.describe import describe
+    from saccade.data import layout_of
+    from saccade.data.transforms import check_names
     from saccade.recipe import Recipe
 
     if show is not None:
@@ -48,13 +50,18 @@ def command(
         if not setting.strip().startswith("data."):
             raise UserError(f"{setting!r}: only data.… says what the images are; write data.key=value")
     spec = (
-        Recipe().with_overrides(settings).with_overrides({"data.source": source} | ({"data.skip_bad": True} if skip_bad else {})).data
+        Recipe()
+        .with_overrides(settings)
+        .with_overrides({"data.source": source} | ({"data.skip_bad": True} if skip_bad else {}))
+        .data
     )
+    check_names(spec.augment)
+    layout = layout_of(spec)
     with _progress() as notify:
-        facts = describe(spec, notify)
+        facts = layout.describe(spec, notify)
     click.echo(json.dumps(facts, indent=2) if as_json else _page(facts))
     if show is not None and not facts["refused"]:
-        _draw(spec, Path(show))
+        _draw(layout, spec, facts, Path(show))
         click.echo(f"wrote {printable(show)}", err=True)
     ctx.exit(1 if facts["refused"] else 0)
 
@@ -75,10 +82,10 @@ def _progress() -> Iterator[Callable[[dict[str, Any]], None] | None]:
 
 def _page(facts: dict[str, Any]) -> str:
     parts = facts["parts"]
-    names = sorted({name for part in parts for name in part["classes"]})
+    names = list(dict.fromkeys(name for part in parts for name in part["classes"]))
     rows = [["class", *(part["name"] or "images" for part in parts)]]
     rows += [[printable(name), *(str(part["classes"].get(name, "–")) for part in parts)] for name in names]
-    rows.append(["all", *(str(sum(part["classes"].values())) for part in parts)])
+    rows.append(["all", *(str(part["images"]) for part in parts)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(n) for cell, n in zip(row[1:], widths[1:], strict=True))])
@@ -87,9 +94,10 @@ def _page(facts: dict[str, Any]) -> str:
     sizes = [f"{row['size'][0]}×{row['size'][1]} ({row['images']})" for row in facts["sizes"][:_SHOWN]]
     more = len(facts["sizes"]) - len(sizes)
     lines += ["", f"sizes    {', '.join(sizes)}{f' and {more} others' if more > 0 else ''}"]
-    lines.append(f"network  sees {facts['side']}×{facts['side']} pixels, {facts['channels']} channel(s)")
-    if facts["used"]:
-        lines.append(f"used     {facts['used']['train']} to train, {facts['used']['test']} to test")
+    lines.append(f"network  sees {facts['height']}×{facts['width']} pixels, {facts['channels']} channel(s)")
+    if used := facts["used"]:
+        beside = f", {used['val']} to validate" if "val" in used else ""
+        lines.append(f"used     {used['train']} to train, {used['test']} to test{beside}")
     lines += [f"note     {printable(note)}" for note in facts["notes"]]
     for word, sentences in (("left out", facts["left_out"]), ("refused ", facts["refused"])):
         lines += [f"{word} {printable(sentence)}" for sentence in sentences[:_SHOWN]]
@@ -98,17 +106,11 @@ def _page(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _draw(spec: Data, path: Path) -> None:
-    from saccade.data import open_data, sheet
+def _draw(layout: Layout, spec: Data, facts: dict[str, Any], path: Path) -> None:
+    from saccade.data import sheet
 
-    split = open_data(spec)
-    if spec.source == "digits":
-        from saccade.data.digits import scenes
-
-        rows = [(part, sheet.of_scenes(scenes(spec, part), 20)) for part in ("train", "test")]
-    else:
-        rows = [
-            (part, sheet.of_images(images, split.classes, 20))
-            for part, images in (("train", split.train), ("test", split.test))
-        ]
-    sheet.write(sheet.contact_sheet(rows, split.description), path)
+    shown = spec.model_copy(update={"size": (facts["height"], facts["width"])})
+    rows = [(part, layout.cells(shown, part, 20)) for part in facts["used"]]
+    counts = ", ".join(f"{count} {part}" for part, count in facts["used"].items())
+    title = f"{facts['source']}: {counts} images, {facts['height']}×{facts['width']} pixels"
+    sheet.write(sheet.contact_sheet(rows, printable(title)), path)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 
 import click
 
-from saccade import catalog
-from saccade.specs import in_words
+from saccade import catalog, source
 
 __all__ = ["command"]
 
@@ -21,14 +19,18 @@ def command(mechanism: str, as_json: bool) -> None:
     name, _ = catalog.parse(mechanism)
     spec, options = catalog.spec(name), catalog.options(name)
     if as_json:
-        told = {"name": name, "options": {key: value for key, value in options.items() if value is not ...},
-                "required": [key for key, value in options.items() if value is ...], **asdict(spec)}  # fmt: skip
-        click.echo(json.dumps(told, indent=2, default=str))
+        facts = {**spec.plain(), "name": name, "parameters": source.function_text(name, "parameters"),
+                 "options": {key: value for key, value in options.items() if value is not ...},
+                 "required": [key for key, value in options.items() if value is ...]}  # fmt: skip
+        click.echo(json.dumps(facts, indent=2, default=str))
         return
     click.echo(catalog.summary(name) + "\n")
     plain = "takes the place of a convolution" if spec.kind == "conv" else 'plugged neutrally unless start="paper"'
+    symmetries = spec.equivariant if isinstance(spec.equivariant, str) else ", ".join(spec.equivariant)
     neutral: dict[bool | str, str] = {True: "yes", False: f"no ({plain})"}
+    others = [other for other, short in catalog.spellings().items() if short == name != other]
     facts = {
+        "also called": ", ".join(others) or "nothing else",
         "kind": spec.kind,
         "evidence": spec.evidence,
         "equal to code of": "; ".join(spec.code) or "none compared",
@@ -36,16 +38,16 @@ def command(mechanism: str, as_json: bool) -> None:
                               for host, where in spec.position.items()),
         "options": ", ".join(f"{key} (required)" if value is ... else f"{key} = {value}"
                              for key, value in options.items()) or "none",
-        "limits": "; ".join(in_words(limit) for limit in spec.limits) or "none",
-        "parameters": spec.params or "not stated",
-        "gate in": ", ".join(spec.gate) or "no gate",
-        "commutes with": ", ".join(spec.equivariant) or "nothing claimed",
+        "limits": "; ".join(spec.limits) or "none",
+        "parameters": source.function_text(name, "parameters") or "not stated",
+        "gate in": "no gate" if spec.gate is None else str(spec.gate),
+        "commutes with": symmetries or "nothing claimed",
         "identity at its own start": neutral.get(spec.neutral, str(spec.neutral)),
         "in timm": spec.timm or "no",
     }  # fmt: skip
     width = max(map(len, facts))
     for key, value in facts.items():
-        click.echo(f"{key.ljust(width)}  {value}")
+        click.echo(f"{key.ljust(width)}  " + value.replace("\n", "\n".ljust(width + 3)))
     if spec.published:
         click.echo("\npublished")
         for row in spec.published:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from saccade.contract.advice import in_one_line
-from saccade.contract.case import BrokenPromiseError, Case, UnexaminedError
+from saccade.contract.harness import BrokenPromiseError, Case, UnexaminedError
 from saccade.contract.promises import PROMISES
 from saccade.errors import UserError, did_you_mean
 from saccade.specs import Spec
@@ -77,9 +78,10 @@ def examine(
     for name in known:
         if name not in (names := [promise.__name__ for promise in PROMISES]):
             raise UserError(f"no promise is called {name!r}.{did_you_mean(name, names)}")
-    refusal = case.refusal(channels)
-    if refusal is not None:
-        raise UserError(refusal)
+    if spec is not None and spec.limits:
+        with torch.random.fork_rng([]), contextlib.suppress(BrokenPromiseError):
+            if (why := case.refusal()) is not None:
+                raise UserError(why)
     return (_tried(promise, case, known.get(promise.__name__)) for promise in promises)
 
 

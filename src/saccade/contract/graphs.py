@@ -15,7 +15,7 @@ from torch.export import Dim, export
 from torch.func import functional_call
 
 from saccade.contract.advice import in_one_line
-from saccade.contract.case import (
+from saccade.contract.harness import (
     CLOSE,
     SIZES,
     BrokenPromiseError,
@@ -23,8 +23,8 @@ from saccade.contract.case import (
     distance,
     expect,
     gradients,
-    rewinding,
-    weighed,
+    rewinder,
+    weighted_sum,
 )  # fmt: skip
 
 __all__ = ["compiles_whole", "exports_for_any_size"]
@@ -40,8 +40,8 @@ def compiles_whole(case: Case) -> None:
     The second size compiles once more, for any size; the third must not compile again. The backend is ``aot_eager``:
     what is tried is the graph, not the compiler behind it. The caches of ``torch.compile`` are emptied.
     """
-    module = case.drawn().train()
-    rewind = rewinding(module)
+    module = case.randomized().train()
+    rewind = rewinder(module)
     torch.compiler.reset()
     try:
         compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
@@ -53,7 +53,7 @@ def compiles_whole(case: Case) -> None:
             known = module(x)
             wanted = gradients(known, module, x)
             rewind()
-            with _told(f"torch.compile at {shape}"), torch.compiler.set_stance(stance):
+            with _reporting(f"torch.compile at {shape}"), torch.compiler.set_stance(stance):
                 found = compiled(x)
                 got = gradients(found, module, x)
             off = distance(found, known)
@@ -85,27 +85,27 @@ def _rounding(module: nn.Module, x: Tensor, name: str, true: Tensor, rewind: Cal
             moved[key] = (value.detach() * (1 + torch.finfo(value.dtype).eps * sign)).requires_grad_()
         rewind()
         y = functional_call(module, {key: value for key, value in moved.items() if key != "input"}, moved["input"])
-        farthest = max(farthest, (torch.autograd.grad(weighed(y), moved[name])[0] - true).abs().max().item())
+        farthest = max(farthest, (torch.autograd.grad(weighted_sum(y), moved[name])[0] - true).abs().max().item())
     return farthest
 
 
 def exports_for_any_size(case: Case) -> None:
     """``torch.export`` with a batch, height and width that are dynamic is the same function at three other sizes."""
-    module, x = case.drawn(), case.maps()
-    axes = AXES if case.only is None else {0: AXES[0]}
-    with _told("torch.export"):
+    module, x = case.randomized(), case.maps()
+    axes = AXES if case.fixed_size is None else {0: AXES[0]}
+    with _reporting("torch.export"):
         exported = export(module, (x,), dynamic_shapes=(dict.fromkeys(axes, Dim.DYNAMIC),)).module()
     for size, batch in zip(case.sizes(SIZES[1], SIZES[2], SIZES[3]), (1, 3, 5), strict=False):
         other = case.maps(*size, batch=batch)
         shape = f"{batch} × {size[0]}×{size[1]}"
-        with _told(f"the exported module at {shape}, though exported for any size"):
+        with _reporting(f"the exported module at {shape}, though exported for any size"):
             found = exported(other)
         off = distance(found, module(other))
         expect(off < CLOSE, f"the exported module gives another output at {shape}, off by {off:.1e}")
 
 
 @contextlib.contextmanager
-def _told(where: str) -> Iterator[None]:
+def _reporting(where: str) -> Iterator[None]:
     """What is raised inside is a broken promise, told in one line; what torch logs and prints besides is not shown."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

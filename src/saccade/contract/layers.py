@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from saccade.contract.advice import in_one_line
-from saccade.contract.case import CLOSE, BrokenPromiseError, Case, distance, expect, modes, weighed
+from saccade.contract.harness import CLOSE, BrokenPromiseError, Case, distance, expect, modes, weighted_sum
 
 __all__ = ["calls_its_layers"]
 
@@ -23,7 +23,7 @@ def calls_its_layers(case: Case) -> None:
     Called: a forward hook on it fires, in eval and train. A wrapper: with each linear and convolutional layer inside a
     module that only forwards the call and has no weight, values in both modes and gradients in eval are the same.
     """
-    module, called = case.drawn(), set[nn.Module]()
+    module, called = case.randomized(), set[nn.Module]()
     owners = {name: part for name, part in module.named_modules() if name and _owns_parameters(part)}
     hooks = [part.register_forward_hook(lambda part, *_: called.add(part)) for part in owners.values()]
     for mode in modes(module):
@@ -34,7 +34,7 @@ def calls_its_layers(case: Case) -> None:
     for hook in hooks:
         hook.remove()
 
-    module, wrapped = case.drawn(), case.drawn()
+    module, wrapped = case.randomized(), case.randomized()
     names = _wrap(wrapped)
     for mode in modes(wrapped):
         module.train(wrapped.training)
@@ -55,8 +55,8 @@ def calls_its_layers(case: Case) -> None:
             continue  # a bias in front of a batch norm has no gradient there but rounding
         own = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         inner = [p for p in wrapped.parameters() if p.requires_grad]
-        wanted = torch.autograd.grad(weighed(known), [x, *(p for _, p in own)], allow_unused=True)
-        gradients = torch.autograd.grad(weighed(found), [x, *inner], allow_unused=True)
+        wanted = torch.autograd.grad(weighted_sum(known), [x, *(p for _, p in own)], allow_unused=True)
+        gradients = torch.autograd.grad(weighted_sum(found), [x, *inner], allow_unused=True)
         for name, true, gradient in zip(["input", *(name for name, _ in own)], wanted, gradients, strict=True):
             if true is not None:
                 off = float("inf") if gradient is None else distance(gradient, true)

@@ -9,7 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.bases import blended
-from saccade.contract.case import DRAWS, Case, UnexaminedError, distance, expect, gradients, modes, rewinding, weighed
+from saccade.contract.harness import (
+    DRAWS,
+    Case,
+    UnexaminedError,
+    distance,
+    expect,
+    gradients,
+    modes,
+    rewinder,
+    weighted_sum,
+)
 
 __all__ = ["has_true_gradients", "learns_from_a_neutral_start", "reaches_every_parameter"]
 
@@ -31,7 +41,7 @@ def reaches_every_parameter(case: Case) -> None:
     silent: dict[str, str] = {}
     for seed in range(DRAWS):
         silent = {}
-        module, x = case.drawn(seed), case.maps(seed=seed).requires_grad_()
+        module, x = case.randomized(seed), case.maps(seed=seed).requires_grad_()
         for mode in modes(module):
             for name, gradient in gradients(module(x), module, x).items():
                 if gradient is None:
@@ -54,7 +64,7 @@ def has_true_gradients(case: Case) -> None:
     All forwards draw the same random numbers and begin with the same buffers, and with buffers that have settled:
     the power iteration of spectral normalisation takes no gradient, and leaves a true one only where it has converged.
     """
-    module, x = case.drawn(), case.maps(*case.sizes((3, 2))[0]).requires_grad_()
+    module, x = case.randomized(), case.maps(*case.sizes((3, 2))[0]).requires_grad_()
     for mode in modes(module):
         _settle(module, x)
         forward = _repeated(module, x)
@@ -66,9 +76,9 @@ def has_true_gradients(case: Case) -> None:
             step = 1e-6 * direction
             with torch.no_grad():
                 place.add_(step)
-                above = weighed(forward())
+                above = weighted_sum(forward())
                 place.sub_(2 * step)
-                below = weighed(forward())
+                below = weighted_sum(forward())
                 place.add_(step)
             true = (above - below).item() / 2e-6
             found = 0.0 if gradient is None else (gradient * direction).sum().item()
@@ -94,7 +104,7 @@ def _settle(module: nn.Module, x: Tensor) -> None:
 
 def _repeated(module: nn.Module, x: Tensor) -> Callable[[], Tensor]:
     """The forward on ``x``, which does the same each time it is called."""
-    rewind = rewinding(module)
+    rewind = rewinder(module)
 
     def forward() -> Tensor:
         rewind()
@@ -111,7 +121,7 @@ def learns_from_a_neutral_start(case: Case) -> None:
     a batch norm, which the mean of the batch takes out again, need only move where running statistics norm. One draw
     in a few is enough, for ``plug`` draws again a mechanism whose ReLUs are all off.
     """
-    alone = case.spec is not None and case.neutral()
+    alone = case.spec is not None and case.stated("neutral").is_neutral(case.values)
     stuck: set[str] = set()
     for seed in range(DRAWS):
         stuck = set.intersection(*(_stuck(case, seed, training, alone) for training in (True, False)))
@@ -129,7 +139,7 @@ def learns_from_a_neutral_start(case: Case) -> None:
 def _stuck(case: Case, seed: int, training: bool, alone: bool) -> set[str]:
     """The parameters that a few steps towards a random map leave where they are."""
     torch.default_generator.manual_seed(seed)
-    module, f = case.built().double().train(training), case.maps(seed=seed)
+    module, f = case.build().double().train(training), case.maps(seed=seed)
     target = case.maps(*f.shape[2:], seed=seed + 1)
     learnt: dict[str, Tensor] = {name: p for name, p in module.named_parameters() if p.requires_grad}
     a = torch.zeros(1, dtype=f.dtype, device="cpu", requires_grad=True)

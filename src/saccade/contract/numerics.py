@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saccade.contract.case import CLOSE, SIZES, Case, distance, expect, gradients, modes
+from saccade.contract.harness import CLOSE, SIZES, Case, distance, expect, gradients, modes
 
 __all__ = ["agrees_under_autocast", "keeps_dtype", "stays_finite", "takes_channels_last"]
 
@@ -24,10 +24,10 @@ def keeps_dtype(case: Case) -> None:
     So it is in eval and train.
     """
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        module = case.drawn(dtype=dtype)
+        module = case.randomized(dtype=dtype)
         for mode in modes(module):
             _expect_dtype(module(case.maps(dtype=dtype)), dtype, f" in {mode}")
-    module = case.drawn(dtype=torch.float32)
+    module = case.randomized(dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         for mode in modes(module):
             for dtype in (torch.float32, torch.bfloat16):
@@ -41,7 +41,7 @@ def _expect_dtype(y: Tensor, dtype: torch.dtype, when: str) -> None:
 
 def agrees_under_autocast(case: Case) -> None:
     """Under bfloat16 autocast values and gradients are finite, and float32's but for what bfloat16 rounds away."""
-    module = case.drawn(dtype=torch.float32)
+    module = case.randomized(dtype=torch.float32)
     for dtype in (torch.float32, torch.bfloat16):
         x = case.maps(dtype=dtype)
         plain, entering = x.float().requires_grad_(), x.clone().requires_grad_()
@@ -73,7 +73,7 @@ def _expect_near(found: list[Tensor], known: list[Tensor], part: float, what: st
 
 def takes_channels_last(case: Case) -> None:
     """A map laid out with its channels last gives the same output, laid out likewise; any other keeps its layout."""
-    module, x = case.drawn(), case.maps().requires_grad_()
+    module, x = case.randomized(), case.maps().requires_grad_()
     known = module(x)
     expect(known.is_contiguous(), "the output of a contiguous map is not contiguous: .contiguous() mends it")
     last = x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -94,7 +94,7 @@ def takes_channels_last(case: Case) -> None:
 
 def stays_finite(case: Case) -> None:
     """Values and gradients are finite in float32, eval and train, where a map is 1×1, or zero, or the same all over."""
-    module = case.drawn(dtype=torch.float32)
+    module = case.randomized(dtype=torch.float32)
     (size,) = case.sizes(SIZES[0])
     one = case.maps(*size, dtype=torch.float32)
     maps = {"1×1": case.maps(*case.sizes((1, 1))[0], dtype=torch.float32), "zero": one * 0, "constant": one * 0 + 3}

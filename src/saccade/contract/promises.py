@@ -1,6 +1,6 @@
 """The promises, in the order they are tried: functions that say in their docstring what holds and raise where not.
 
-Each is a function of a :class:`~saccade.contract.case.Case`. A module is never tried as it was built, where its own
+Each is a function of a :class:`~saccade.contract.harness.Case`. A module is never tried as it was built, where its own
 start is not the point: its parameters and running statistics are drawn at random first, because a zero at the start
 hides what follows it. What a promise needs to know and nobody states is not examined, and said so.
 """
@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from saccade.contract.case import Case
-from saccade.contract.conduct import (
-    answers_the_same_twice,
-    is_drawn_by_the_seed,
-    keeps_nothing_between_calls,
-    leaves_its_input_alone,
-    leaves_the_generator_alone,
-    lets_its_output_be_changed,
-    registers_every_parameter,
-    survives_copying,
+from saccade.contract.declared import (
+    commutes_as_stated,
+    has_the_parameters_it_states,
+    is_neutral_as_stated,
+    keeps_its_gate_in_range,
+    refuses_what_it_states,
 )
 from saccade.contract.graphs import compiles_whole, exports_for_any_size
+from saccade.contract.harness import Case
 from saccade.contract.layers import calls_its_layers
 from saccade.contract.learning import has_true_gradients, learns_from_a_neutral_start, reaches_every_parameter
 from saccade.contract.numerics import agrees_under_autocast, keeps_dtype, stays_finite, takes_channels_last
@@ -32,12 +29,15 @@ from saccade.contract.shapes import (
     takes_one_image,
     treats_images_apart,
 )
-from saccade.contract.stated import (
-    commutes_as_stated,
-    has_the_parameters_it_states,
-    is_neutral_as_stated,
-    keeps_its_gate_in_range,
-    refuses_what_it_states,
+from saccade.contract.side_effects import (
+    answers_the_same_twice,
+    is_drawn_by_the_seed,
+    keeps_nothing_between_calls,
+    leaves_its_input_alone,
+    leaves_the_generator_alone,
+    lets_its_output_be_changed,
+    registers_every_parameter,
+    survives_copying,
 )
 
 __all__ = ["PROMISES"]

@@ -1,17 +1,16 @@
 """Peak memory: the most bytes that were live at once.
 
-On CUDA the allocator tells. Elsewhere the operators of a forward are watched: what one returns is live until nothing
-holds it any more, autograd included. That is the same on every machine. What a kernel takes and gives back while it
-runs is not in it, and is no trifle where layouts are changed inside a convolution: the profiler's peak of a training
-step of ConvNeXt-Atto is a third higher. A sparse tensor is its indices and its values. What a tensor of an opaque
-layout (MKL-DNN's) holds is not to be seen: it counts as its elements do in a dense one, and again for each alias.
+On CUDA the allocator counts. Elsewhere the operators of a forward are watched: what one returns is live until nothing
+holds it any more, autograd included; that is the same on every machine. Kernel workspace is not counted; it can add a
+third. A sparse tensor is its indices and its values. A tensor of an opaque layout (MKL-DNN's) counts as a dense one of
+its elements, and again for each alias.
 """
 
 from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from saccade.cost.call import ForwardCall
 from saccade.errors import UserError
 from saccade.graph.inputs import out_of_memory
 from saccade.graph.states import preserve_state
+from saccade.tensors import tensors_in
 
 __all__ = ["forward_memory", "step_memory"]
 
@@ -51,7 +51,7 @@ def step_memory(call: ForwardCall) -> int | None:
     leaves = [p for p in call.model.parameters() if p.requires_grad]
 
     def step() -> None:
-        outputs = [t for t in _tensors(call.run()) if t.requires_grad]
+        outputs = [t for t in tensors_in(call.run()) if t.requires_grad]
         if not outputs:
             raise RuntimeError("no output takes a gradient")
         torch.autograd.grad(outputs, leaves, [torch.ones_like(t) for t in outputs], allow_unused=True)
@@ -67,7 +67,7 @@ def step_memory(call: ForwardCall) -> int | None:
 
 
 def _peak(call: ForwardCall, run: Callable[[], object]) -> int:
-    own = [*call.model.parameters(), *call.model.buffers(), *_tensors((call.args, call.kwargs))]
+    own = [*call.model.parameters(), *call.model.buffers(), *tensors_in((call.args, call.kwargs))]
     with preserve_state(call.model):
         if call.device.type != "cuda":
             with (live := _Live(own)):
@@ -78,19 +78,6 @@ def _peak(call: ForwardCall, run: Callable[[], object]) -> int:
         before = torch.cuda.memory_allocated(call.device)
         run()
         return torch.cuda.max_memory_allocated(call.device) - before + _Live(own).peak
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and mappings; a dataclass is one by its attributes."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        yield from _tensors(tuple(value.values()))
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _tensors(part)
-    elif hasattr(value, "__dict__") and not isinstance(value, type):
-        yield from _tensors(tuple(t for t in vars(value).values() if isinstance(t, Tensor | tuple | list)))
 
 
 _COMPRESSED = {
@@ -148,6 +135,6 @@ class _Live(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        for tensor in _tensors(result):
+        for tensor in tensors_in(result):
             self.hold(tensor)
         return result

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from functools import partial
 from math import prod
 from typing import Any
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from saccade.cost.call import ForwardCall
 from saccade.errors import UserError
 from saccade.graph.states import preserve_state
+from saccade.hooks import temporary_hooks
 from saccade.parent_class import base_class
 
 __all__ = ["thop_counts"]
@@ -50,11 +50,10 @@ def thop_counts(call: ForwardCall) -> tuple[int, int]:
         # A module with several parents is watched once for each of them.
         macs[module] += visits[module] * rule(module, args[0] if args else next(iter(kwargs.values())), result)
 
-    with preserve_state(call.model), torch.no_grad(), ExitStack() as stack:
+    with preserve_state(call.model), torch.no_grad(), temporary_hooks() as handles:
         for module in visits:
             if (rule := _RULES.get(base_class(module))) is not None:
-                hook = module.register_forward_hook(partial(note, module, rule), with_kwargs=True)
-                stack.callback(hook.remove)
+                handles.append(module.register_forward_hook(partial(note, module, rule), with_kwargs=True))
         call.try_out()
 
     def totals(module: nn.Module) -> tuple[int, int]:

@@ -1,30 +1,32 @@
-"""Image sets: the embedded digits and folders of images, opened, checked and split before anything is trained."""
+"""Images and their targets: recognised in the layout they have, opened, checked and split before any training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from saccade.data.augment import check_names
-from saccade.data.digits import open_digits
-from saccade.data.folder import open_folder
-from saccade.data.sampler import EpochSampler
-from saccade.data.split import ImageSet, Split
+from saccade.data.layouts import layout_of
+from saccade.data.opening import Notify
+from saccade.data.samples import ImageSet, Key, Split, collate
+from saccade.data.sampling import EpochSampler
+from saccade.data.transforms import check_names
+from saccade.errors import UserError
 from saccade.recipe import Data
 
-__all__ = ["EpochSampler", "ImageSet", "Split", "open_data"]
+__all__ = ["EpochSampler", "ImageSet", "Key", "Split", "collate", "layout_of", "open_data"]
 
 
-def open_data(spec: Data, notify: Callable[[dict[str, Any]], None] | None = None) -> Split:
-    """The images a recipe's ``data`` part describes, every one of them looked at.
+def open_data(spec: Data, target: str, notify: Notify | None = None) -> Split:
+    """The images a recipe's ``data`` part describes, every one of them looked at, with their targets.
 
     Args:
         spec: what to open.
-        notify: receives ``{"event": "check", "done": n, "total": N}`` while images are looked at.
+        target: ``label``, ``mask``, ``objects`` or ``none``.
+        notify: receives ``{"event": "check", "done": n, "total": N}`` while files are looked at.
 
     Raises:
-        UserError: there is no such source, option or augmentation; a class is empty or in one part only; an image is
-            broken. The message names it.
+        UserError: there is no such source, layout, option or augmentation; the layout gives no such target; a class is
+            empty or in one part only; an image or a target is broken. The message names it.
     """
     check_names(spec.augment)
-    return open_digits(spec) if spec.source == "digits" else open_folder(spec, notify)
+    layout = layout_of(spec)
+    if target != "none" and target not in layout.targets:
+        raise UserError(f"data.source: {layout.name} gives {' or '.join(layout.targets)}; {target} is needed")
+    return layout.read(spec, target, notify)

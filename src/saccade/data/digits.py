@@ -7,7 +7,7 @@ Digits", UCI, 1998).
 
 A scene holds
 
-* the **target**, one digit 0.5 to 0.7 of the scene's side high, at a random place; its class is the label;
+* the **target**, one digit 0.5 to 0.7 of the scene's shorter side high, at a random place; its class is the label;
 * **distractors**, whole digits of any class, at most 0.7 of the target's side and 0.7 of its brightness, that overlap
   neither the target's frame nor one another's (one that finds no room in sixteen tries is left out). The label stays
   well defined: it is the class of the largest and brightest digit, mirrored or not;
@@ -26,42 +26,39 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saccade.data.split import CACHE, ImageSet, Pictures, Split, colours, digest
-from saccade.errors import UserError, did_you_mean
-from saccade.recipe import MAX_SEED, Data
+from saccade.errors import UserError
+from saccade.recipe import MAX_SEED
 
-__all__ = ["CLASSES", "Scene", "Scenes", "open_digits", "scenes", "source_digits"]
+__all__ = ["CLASSES", "PARTS", "Scene", "Scenes", "source_digits"]
 
 CLASSES = [str(digit) for digit in range(10)]
-SIZE = 40
-IMAGES = {"train": 5000, "test": 2000}
 MOST = {"images": 10_000_000, "size": 2048, "pieces": 1000}
 """Far more than a scene of digits has room for, or than 1797 digits can give."""
 SMALLEST = 16
 """Side of the smallest scene: below it a target would have fewer pixels than its source."""
 
-_PARTS = ("train", "test")
+PARTS: tuple[Literal["train", "test"], ...] = ("train", "test")
 _TRIES = 16
 _INK = 0.3  # what counts as the digit in masks, as a part of full ink
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene of side S with n digits, the target first.
+    """One scene (H, W) with n digits, the target first.
 
     Attributes:
-        image: uint8 (1, S, S).
+        image: uint8 (1, H, W).
         label: class of the target, 0 to 9.
         boxes: float32 (n, 4), x1 y1 x2 y2 in pixel edges, tight around the masks.
         box_labels: int64 (n,), the class of each digit.
-        masks: bool (n, S, S), where each digit has ink of its own.
+        masks: bool (n, H, W), where each digit has ink of its own.
     """
 
     image: Tensor
@@ -123,7 +120,7 @@ class Scenes:
     Args:
         part: ``train`` or ``test``; decides which source digits are drawn from.
         count: how many scenes.
-        size: side S of a scene in pixels, at least 16.
+        size: side of a square scene in pixels, or (H, W); at least 16.
         clutter: cuttings in each scene.
         distractors: smaller, dimmer digits in each scene.
         seed: another seed, other scenes.
@@ -136,15 +133,17 @@ class Scenes:
         self,
         part: Literal["train", "test"] = "train",
         count: int = 1000,
-        size: int = 40,
+        size: int | tuple[int, int] = 40,
         clutter: int = 4,
         distractors: int = 1,
         seed: int = 0,
     ) -> None:
-        if part not in _PARTS:
-            raise UserError(f"digits have the parts {' and '.join(_PARTS)}, not {part!r}")
+        if part not in PARTS:
+            raise UserError(f"digits have the parts {' and '.join(PARTS)}, not {part!r}")
+        height, width = size if isinstance(size, tuple) else (size, size)
         for name, value, least, most in (
-            ("count", count, 1, MOST["images"]), ("size", size, SMALLEST, MOST["size"]),
+            ("count", count, 1, MOST["images"]),
+            ("size", height, SMALLEST, MOST["size"]), ("size", width, SMALLEST, MOST["size"]),
             ("clutter", clutter, 0, MOST["pieces"]), ("distractors", distractors, 0, MOST["pieces"]),
             ("seed", seed, 0, MAX_SEED),
         ):  # fmt: skip
@@ -154,7 +153,7 @@ class Scenes:
                 raise UserError(f"digits: {name} is at most {most}, got {value}")
         self.part = part
         self.count = count
-        self.size = size
+        self.size = height, width
         self.clutter = clutter
         self.distractors = distractors
         self.seed = seed
@@ -166,7 +165,7 @@ class Scenes:
         return self.count
 
     def __getitem__(self, i: int) -> Tensor:
-        """Picture ``i``, uint8 (1, S, S)."""
+        """Picture ``i``, uint8 (1, H, W)."""
         return torch.from_numpy(self._draw(i)[0])[None]
 
     @property
@@ -175,13 +174,13 @@ class Scenes:
         return [i % 10 for i in range(self.count)]
 
     def images(self) -> Tensor:
-        """All pictures at once, uint8 (count, 1, S, S)."""
+        """All pictures at once, uint8 (count, 1, H, W)."""
         return torch.from_numpy(np.stack([self._draw(i)[0] for i in range(self.count)]))[:, None]
 
     def scene(self, i: int) -> Scene:
         """Scene ``i`` with all that is known of it."""
         image, digits = self._draw(i)
-        masks = np.zeros((len(digits), self.size, self.size), dtype=bool)
+        masks = np.zeros((len(digits), *self.size), dtype=bool)
         boxes = np.empty((len(digits), 4), dtype=np.float32)
         for mask, box, digit in zip(masks, boxes, digits, strict=True):
             height, width = digit.ink.shape
@@ -197,17 +196,17 @@ class Scenes:
         )
 
     def _draw(self, i: int) -> tuple[NDArray[np.uint8], list[_Digit]]:
-        """The picture (S, S) and its digits, the target first."""
+        """The picture (H, W) and its digits, the target first."""
         if not 0 <= i < self.count:
             raise IndexError(f"scene {i} of {self.count}")
         # All chance of a scene in one go; the target's comes first, so that it stays whatever else is asked for.
         amount = 6 + self.distractors * (4 + 2 * _TRIES) + self.clutter * 6
-        chance = iter(np.random.default_rng([self.seed, _PARTS.index(self.part), i]).random(amount).tolist())
+        chance = iter(np.random.default_rng([self.seed, PARTS.index(self.part), i]).random(amount).tolist())
         target = self._target(i % 10, chance)
         digits = [target]
         for _ in range(self.distractors):
             digits += self._distractor(digits, chance)
-        canvas = np.zeros((self.size, self.size))
+        canvas = np.zeros(self.size)
         for digit in digits:
             _merge(canvas, digit.level * digit.ink, digit.top, digit.left)
         for _ in range(self.clutter):
@@ -221,7 +220,7 @@ class Scenes:
         width = int(height * (0.75 + 0.25 * next(chance)))
         ink = _stretch(height) @ self._ink[source] @ _stretch(width).T
         level = 0.8 + 0.2 * next(chance)
-        return _Digit(ink, level, self._place(height, next(chance)), self._place(width, next(chance)), label)
+        return _Digit(ink, level, *self._place(height, width, chance), label)
 
     def _distractor(self, digits: list[_Digit], chance: Iterator[float]) -> list[_Digit]:
         """One digit that overlaps none of ``digits``, or none."""
@@ -232,7 +231,7 @@ class Scenes:
         level = target.level * (0.4 + 0.3 * next(chance))
         found = None
         for _ in range(_TRIES):  # uses up its chance in any case: what follows does not depend on the outcome
-            top, left = self._place(height, next(chance)), self._place(width, next(chance))
+            top, left = self._place(height, width, chance)
             if found is None and not any(
                 top < d.top + d.ink.shape[0] and d.top < top + height
                 and left < d.left + d.ink.shape[1] and d.left < left + width
@@ -253,67 +252,19 @@ class Scenes:
         top, left = (int(next(chance) * (side - part + 1)) for _ in range(2))
         ink = stretch[top : top + part] @ self._ink[source] @ stretch[left : left + part].T
         level = target.level * (0.7 + 0.3 * next(chance))
-        _merge(canvas, level * ink, self._place(part, next(chance)), self._place(part, next(chance)))
+        _merge(canvas, level * ink, *self._place(part, part, chance))
 
     def _side(self, part: float) -> int:
-        return max(8, round(part * self.size))
+        return max(8, round(part * min(self.size)))
 
-    def _place(self, side: int, chance: float) -> int:
-        """The first row or column of something ``side`` pixels long that lies wholly in the scene."""
-        return int(chance * (self.size - side + 1))
+    def _place(self, height: int, width: int, chance: Iterator[float]) -> tuple[int, int]:
+        """Top and left of something of that size that lies wholly in the scene."""
+        top, left = (
+            int(next(chance) * (most - side + 1)) for most, side in zip(self.size, (height, width), strict=True)
+        )
+        return top, left
 
 
 def _merge(canvas: NDArray[np.float64], patch: NDArray[np.float64], top: int, left: int) -> None:
     place = canvas[top : top + patch.shape[0], left : left + patch.shape[1]]
     np.maximum(place, patch, out=place)
-
-
-def scenes(spec: Data, part: Literal["train", "test"]) -> Scenes:
-    """The scenes of a part as a recipe's ``data`` describes them, drawn with ``split_seed``.
-
-    The options are ``clutter`` and ``distractors``. The size defaults to 40 pixels, the counts to 5000 training and
-    2000 test scenes.
-
-    Raises:
-        UserError: an unknown option, or a value out of its range.
-    """
-    known = ("clutter", "distractors")
-    for name in spec.options:
-        if name not in known:
-            raise UserError(
-                f"data.options: digits have no option {name!r}.{did_you_mean(name, known)} "
-                f"They have {' and '.join(known)}."
-            )
-    options: dict[str, Any] = {"size": spec.size or SIZE, "seed": spec.split_seed, **spec.options}
-    asked = spec.train_images if part == "train" else spec.test_images
-    return Scenes(part, asked or IMAGES[part], **options)
-
-
-def open_digits(spec: Data) -> Split:
-    """Scenes to train and to test on; all are drawn at once where they fit into memory, else each when asked for.
-
-    Raises:
-        UserError: as :func:`scenes`.
-    """
-    train, test = scenes(spec, "train"), scenes(spec, "test")
-    size = train.size
-    fits = (len(train) + len(test)) * size * size <= CACHE
-    pictures: list[Pictures] = [part.images() if fits else part for part in (train, test)]
-    mean, std = colours(pictures[0])
-    return Split(
-        train=ImageSet(pictures[0], train.labels, mean, std, spec.augment),
-        test=ImageSet(pictures[1], test.labels, mean, std),
-        classes=list(CLASSES),
-        channels=1,
-        size=size,
-        mean=mean,
-        std=std,
-        description=(
-            f"digits: {len(train)} training and {len(test)} test scenes of {size}×{size} pixels "
-            f"(clutter {train.clutter}, distractors {train.distractors}, seed {spec.split_seed})"
-        ),
-        fingerprint=digest(
-            ["digits", part.part, part.count, part.size, part.clutter, part.distractors, part.seed]
-            for part in (train, test)
-        ),
-    )

@@ -29,6 +29,10 @@ class Duplicates:
     relabelled: list[tuple[Path, Path]] = field(default_factory=list)
     tested: int = 0
 
+    def counts(self) -> dict[str, int]:
+        """How many of each kind."""
+        return {"test_images_trained_on": len(self.leaked), "images_of_two_classes": len(self.relabelled)}
+
     def sentences(self, root: Path) -> list[str]:
         """One sentence for each kind that was found, with two pairs as examples, named from ``root``."""
         found = []

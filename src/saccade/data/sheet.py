@@ -6,21 +6,25 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from saccade.data.digits import CLASSES, Scenes
-from saccade.data.split import ImageSet
 from saccade.errors import UserError
-from saccade.escaping import brief
 
-__all__ = ["Cell", "check_path", "contact_sheet", "of_images", "of_scenes", "write"]
+T = TypeVar("T")
+
+__all__ = ["Cell", "check_path", "contact_sheet", "spread", "write"]
 
 _PAPER, _INK, _FAINT = (250, 250, 248), (32, 33, 36), (110, 112, 118)
-_TARGET, _OTHER = (255, 176, 0), (86, 180, 233)  # told apart by every kind of colour vision (Okabe and Ito)
+_TARGET, _OTHER = (255, 176, 0), (86, 180, 233)
+_TINTS = (
+    _TARGET, _OTHER, (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167), (0, 0, 0)
+)  # fmt: skip
+"""Told apart by every kind of colour vision (Okabe and Ito)."""
 _CELL, _GAP, _MARGIN, _LINE = 160, 12, 28, 24
 
 
@@ -32,31 +36,21 @@ class Cell:
         picture: uint8 (C, H, W).
         caption: written below it.
         boxes: (x1, y1, x2, y2, label), the first drawn as the target.
-        masks: bool (n, H, W), tinted like the boxes.
+        masks: bool (n, H, W), tinted.
+        tints: for each mask, which colour; those of ``masks`` without tints are tinted like the boxes.
     """
 
     picture: Tensor
     caption: str
     boxes: Sequence[tuple[float, float, float, float, str]] = ()
     masks: NDArray[np.bool_] | None = field(default=None, compare=False)
+    tints: Sequence[int] | None = None
 
 
-def of_scenes(scenes: Scenes, count: int) -> list[Cell]:
-    """The first ``count`` scenes as cells."""
-    cells = []
-    for i in range(min(count, len(scenes))):
-        scene = scenes.scene(i)
-        names = [CLASSES[label] for label in scene.box_labels.tolist()]
-        boxes = [(*box, name) for box, name in zip(scene.boxes.tolist(), names, strict=True)]
-        cells.append(Cell(scene.image, f"label {scene.label}", boxes, scene.masks.numpy()))
-    return cells
-
-
-def of_images(images: ImageSet, classes: Sequence[str], count: int) -> list[Cell]:
-    """``count`` images, evenly spaced over the set and so over its classes, as cells."""
-    shown = min(count, len(images))
-    places = [n * len(images) // shown for n in range(shown)]
-    return [Cell(images.picture(i), brief(classes[images.labels[i]])) for i in places]
+def spread(things: Sequence[T], count: int) -> list[T]:
+    """Up to ``count`` of ``things``, evenly spaced, so that sorted ones show each kind."""
+    shown = min(count, len(things))
+    return [things[n * len(things) // shown] for n in range(shown)]
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Cell]]], title: str, columns: int = 10) -> Image.Image:
@@ -124,7 +118,8 @@ def _picture(cell: Cell) -> Image.Image:
     height, width = cell.picture.shape[1:]
     pixels = cell.picture.expand(3, height, width).permute(1, 2, 0).numpy().astype(np.float64)
     for n, mask in enumerate(() if cell.masks is None else cell.masks):
-        pixels[mask] = 0.72 * pixels[mask] + 0.28 * np.array(_OTHER if n else _TARGET)
+        tint = min(n, 1) if cell.tints is None else cell.tints[n] % len(_TINTS)
+        pixels[mask] = 0.72 * pixels[mask] + 0.28 * np.array(_TINTS[tint])
     image = Image.fromarray(np.rint(pixels).astype(np.uint8))
     scale = _CELL / max(height, width)
     near = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS

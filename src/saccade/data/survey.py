@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torchvision
 
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
-from saccade.imagefiles import ENDINGS, closed, identity, is_hidden, is_image, is_unicode, visible, walk
+from saccade.imagefiles import closed, identity, is_image, is_unicode, located, visible
 
-__all__ = ["Survey", "survey"]
+__all__ = ["Part", "Survey", "assigned", "folder_of", "images_of", "lines", "missing", "subfolders", "surveyed"]
 
-_TRAIN = ("train", "training")
-_TEST = ("test", "val", "valid", "validation")
-_PACKED = (".pkl", ".pickle", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".parquet", ".pt", ".tar", ".gz", ".zip")
+_ROLES = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("val", "valid", "validation")}
+
+
+def assigned(names: Iterable[str]) -> dict[str, str]:
+    """Which of the ``names`` are the parts ``train``, ``test`` and ``val``: role -> name.
+
+    Where there is no test part the validation part is it.
+    """
+    by_lower = {name.lower(): name for name in names}
+    found = {role: next((by_lower[word] for word in words if word in by_lower), "") for role, words in _ROLES.items()}
+    if not found["test"]:
+        found |= {"test": found["val"], "val": ""}
+    return {role: name for role, name in found.items() if name}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images that lie together.
+
+    Attributes:
+        name: of their folder or list; empty where all images of a source lie together.
+        classes: class to files, each of them once, however many names it has there. Of images in no class folders, one
+            class without a name.
+    """
+
+    name: str
+    classes: dict[str, list[Path]]
+
+    @property
+    def files(self) -> list[Path]:
+        """All its files."""
+        return [path for files in self.classes.values() for path in files]
 
 
 @dataclass(frozen=True)
@@ -27,92 +55,127 @@ class Survey:
 
     Attributes:
         root: the folder.
-        parts: name of a part (its folder's; ``""`` where there are only class folders) to class to files, each of them
-            once, however many names it has there. A class is named in composed letters (NFC), however its folders are.
+        classes: the names of the classes of the training part, in the order of their labels.
+        parts: ``train``, ``test`` and ``val`` as far as there are any; ``train`` alone is divided later.
         others: files among the images that do not end like one, so that nothing reads them: ending to number.
         hidden: folders and files that a system or a program keeps among the images, not entered and not read: name to
             number.
         again: further names, within their class, of files in ``parts``: links, for the most part.
         notes: sentences on names that look alike.
         problems: sentences on what would be refused.
+        masks: image to mask.
+        deciding: files that are neither image nor mask and yet decide what is taken: lists, names of classes.
     """
 
     root: Path
-    parts: dict[str, dict[str, list[Path]]]
+    classes: list[str]
+    parts: dict[str, Part]
     others: Counter[str]
     hidden: Counter[str]
     again: int
     notes: list[str]
     problems: list[str]
+    masks: dict[Path, Path] = field(default_factory=dict)
+    deciding: list[Path] = field(default_factory=list)
+
+    @property
+    def files(self) -> list[Path]:
+        """All images."""
+        return [path for part in self.parts.values() for path in part.files]
+
+    def named_parts(self) -> str:
+        """The parts in words, and which of two is the test part where its name does not say so."""
+        *names, last = [repr(part.name) for part in self.parts.values()]
+        test = self.parts["test"].name
+        said = "" if "test" in test.lower() else f", {test!r} is the test part"
+        return f"the parts {', '.join(names)} and {last}{said}"
 
 
-def survey(root: Path) -> Survey:
-    """The parts, classes and files of a folder.
-
-    Raises:
-        UserError: there is no such folder, a folder in it cannot be read, or nothing in it is a folder of images.
-    """
-    try:
-        exists = root.is_dir()
-    except OSError as error:  # a folder above it is closed
-        closed(error)
-    if not exists:
-        raise UserError(_missing(root))
-    hidden = Counter[str]()
-    folders = {path.name: path for path in _subfolders(root, hidden)}
-    parts = {
-        kind: next((folders[n] for name in names for n in folders if n.lower() == name), None)
-        for kind, names in (("train", _TRAIN), ("test", _TEST))
+def images_of(parts: dict[str, Part]) -> tuple[dict[str, Part], Counter[str]]:
+    """The parts with the files that end like an image, and the endings of the others."""
+    kept = {
+        role: Part(part.name, {name: list(filter(is_image, files)) for name, files in part.classes.items()})
+        for role, part in parts.items()
     }
-    train, test = parts["train"], parts["test"]
-    if train and test:
-        sources = {path.name: _classes(_subfolders(path, hidden)) for path in (train, test)}
-    elif (only := train or test) and (test or len(folders) > 1):
-        wanted = _TEST if train else _TRAIN
-        others = [name for name in folders if name != only.name]
-        near = next(filter(None, (did_you_mean(name, wanted) for name in others)), "")
-        beside = f"; beside it are {', '.join(map(brief, others[:5]))}.{near}" if others else "."
-        raise UserError(
-            f"{brief(root)} has a part {only.name!r} and none called {' or '.join(wanted)}{beside} "
-            "Give both parts, or class folders alone."
-        )
-    else:
-        sources = {train.name: _classes(_subfolders(train, hidden))} if train else {"": _classes(folders.values())}
-    every = {
-        part: {name: sorted(path for folder in of for path in walk(folder, hidden)) for name, of in classes.items()}
-        for part, classes in sources.items()
-    }
-    found, again, problems = _once({part: {name: list(filter(is_image, files)) for name, files in classes.items()}
-                                    for part, classes in every.items()})  # fmt: skip
-    unread = Counter(path.suffix.lower() for classes in every.values() for files in classes.values() for path in files
-                     if not is_image(path))  # fmt: skip
-    if not any(files for classes in found.values() for files in classes.values()):
-        raise UserError(_no_images(root))
-    for name, classes in found.items():
-        place = brief(root / name)
-        if len(classes) < 2:
-            only_folder = next((of[0] for of in sources[name].values()), None)
-            inside = _subfolders(only_folder) if only_folder else []
-            hint = f" Did you mean {brief(only_folder)}?" if len(inside) > 1 else ""
-            problems.append(f"{place} has {len(classes)} class folder(s), at least 2 are needed.{hint}")
-        problems += [f"class {label!r} in {place} is empty" for label, files in classes.items() if not files]
+    return kept, Counter(path.suffix.lower() for part in parts.values() for path in part.files if not is_image(path))
+
+
+def surveyed(
+    root: Path,
+    parts: dict[str, Part],
+    others: Counter[str] | None = None,
+    hidden: Counter[str] | None = None,
+    notes: Sequence[str] = (),
+) -> Survey:
+    """The survey of ``parts``, each file kept under its first name, with what is wrong with names and classes."""
+    found, again, problems = _once(parts)
+    classes = sorted(found["train"].classes)
+    if classes != [""]:
+        problems += _class_problems(root, found)
+    return Survey(root, classes, found, others or Counter(), hidden or Counter(), again, list(notes), sorted(problems))
+
+
+def _class_problems(root: Path, parts: dict[str, Part]) -> list[str]:
+    """What is wrong with classes: too few, empty, not named in UTF-8, or in one part only."""
+    problems = []
+    for role, part in parts.items():
+        place = brief(root / part.name)
+        if len(part.classes) < 2:
+            problems.append(f"{place} has {len(part.classes)} class(es), at least 2 are needed")
+        if role != "val":
+            problems += [f"class {label!r} in {place} is empty" for label, files in part.classes.items() if not files]
         problems += [
-            f"the class folder {brief(label)} in {place} is not named in UTF-8, as results must be; rename it"
-            for label in classes
+            f"the class {brief(label)} in {place} is not named in UTF-8, as results must be; rename it"
+            for label in part.classes
             if not is_unicode(label)
         ]
-    if len(found) == 2:
-        for here, there in (tuple(found), tuple(found)[::-1]):
-            for name in found[here].keys() - found[there].keys():
-                problems.append(
-                    f"class {name!r} is in {brief(root / here)} but not in {brief(root / there)}."
-                    f"{did_you_mean(name, found[there])}"
-                )
-    return Survey(root, found, unread, hidden, again, _alike(sources), sorted(problems))
+    train = parts["train"]
+    for other in (part for role, part in parts.items() if role != "train"):
+        for here, there in ((train, other), (other, train)):
+            problems += [
+                f"class {name!r} is in {brief(root / here.name)} but not in {brief(root / there.name)}."
+                f"{did_you_mean(name, there.classes)}"
+                for name in here.classes.keys() - there.classes.keys()
+            ]
+    return problems
 
 
-def _subfolders(folder: Path, hidden: Counter[str] | None = None) -> list[Path]:
-    """The folders in ``folder``, in order; ``hidden`` counts what is passed over, files too."""
+def _once(parts: dict[str, Part]) -> tuple[dict[str, Part], int, list[str]]:
+    """Each file of a class under its first name, how many other names were dropped, and what else is wrong with names.
+
+    A file that has names in two parts or in two classes, by links or as one folder reached by two ways, would be
+    judged by what was learnt from it, or be right and wrong at once.
+    """
+    first: dict[object, tuple[str, str, Path]] = {}
+    kept = {role: Part(part.name, {label: [] for label in part.classes}) for role, part in parts.items()}
+    again, between_parts, between_classes = 0, [], []
+    for role, part in parts.items():
+        for label, files in part.classes.items():
+            for path in files:
+                before = first.setdefault(identity(path), (role, label, path))
+                if before[2] is path:
+                    kept[role].classes[label].append(path)
+                elif before[0] != role:
+                    between_parts.append((before[2], path))
+                elif before[1] != label:
+                    between_classes.append((before[2], path))
+                else:
+                    again += 1
+    problems = [
+        f"{brief(one)} and {brief(other)} are one file in {where}"
+        + (f", as are {len(pairs) - 1} other pairs" if pairs[1:] else "")
+        for pairs, where in ((between_parts, "two parts"), (between_classes, "two classes"))
+        for one, other in pairs[:1]
+    ]
+    return kept, again, problems
+
+
+def subfolders(folder: Path, hidden: Counter[str] | None = None) -> list[Path]:
+    """The folders in ``folder``, in order; ``hidden`` counts what is passed over, files too.
+
+    Raises:
+        UserError: ``folder`` cannot be read.
+    """
     try:
         paths = {path.name: path for path in sorted(folder.iterdir())}
         return [paths[name] for name in visible(paths, hidden) if paths[name].is_dir()]
@@ -120,100 +183,51 @@ def _subfolders(folder: Path, hidden: Counter[str] | None = None) -> list[Path]:
         closed(error)
 
 
-def _classes(folders: Iterable[Path]) -> dict[str, list[Path]]:
-    """Class to those of the ``folders`` that are its own.
+def lines(path: Path) -> list[str]:
+    """The lines of a text file that are not blank, without blanks around them.
 
-    One and the same name is written in composed letters by Linux and Windows and in decomposed ones by macOS. Folders
-    whose names differ by that alone are one class: nobody can see which is which, so nobody meant two.
+    Raises:
+        UserError: it cannot be read or is not UTF-8.
     """
-    classes = defaultdict[str, list[Path]](list)
-    for folder in folders:
-        classes[unicodedata.normalize("NFC", folder.name)].append(folder)
-    return dict(classes)
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {brief(path)}: {getattr(error, 'strerror', None) or 'it is not UTF-8'}") from None
 
 
-def _alike(sources: dict[str, dict[str, list[Path]]]) -> list[str]:
-    """Notes on folders that are one class, and on classes that may be meant as one."""
-    notes = []
-    for part, classes in sources.items():
-        where = f" in {part}" if part else ""
-        notes += [
-            f"{len(folders)} folders{where} are the class {name!r}: their names differ in how accents are stored"
-            for name, folders in classes.items()
-            if len(folders) > 1
-        ]
-        by_letters = defaultdict[str, list[str]](list)
-        for name in classes:
-            by_letters[name.casefold()].append(name)
-        notes += [
-            f"the classes {' and '.join(map(repr, names))}{where} differ in capital letters only and are kept apart"
-            for names in by_letters.values()
-            if len(names) > 1
-        ]
-    return notes
+def folder_of(source: str) -> Path | None:
+    """The folder that ``source`` names; None where there is no such folder.
 
-
-def _once(found: dict[str, dict[str, list[Path]]]) -> tuple[dict[str, dict[str, list[Path]]], int, list[str]]:
-    """Each file of a class under its first name, how many other names were dropped, and what else is wrong with names.
-
-    A file that has names in both parts or in two classes, by links or as one folder reached by two ways, would be
-    judged by what was learnt from it, or be right and wrong at once.
+    Raises:
+        UserError: a folder above it cannot be read.
     """
-    first: dict[object, tuple[str, str, Path]] = {}
-    kept: dict[str, dict[str, list[Path]]] = {part: {label: [] for label in classes} for part, classes in found.items()}
-    again, parts, labels = 0, [], []
-    for part, classes in found.items():
-        for label, files in classes.items():
-            for path in files:
-                before = first.setdefault(identity(path), (part, label, path))
-                if before[2] is path:
-                    kept[part][label].append(path)
-                elif before[0] != part:
-                    parts.append((before[2], path))
-                elif before[1] != label:
-                    labels.append((before[2], path))
-                else:
-                    again += 1
-    problems = [
-        f"{brief(one)} and {brief(other)} are one file in {where}"
-        + (f", as are {len(pairs) - 1} other pairs" if pairs[1:] else "")
-        for pairs, where in ((parts, "both parts"), (labels, "two classes"))
-        for one, other in pairs[:1]
-    ]
-    return kept, again, problems
+    path = located(source)
+    try:
+        return path if path.is_dir() else None
+    except OSError as error:
+        closed(error)
 
 
-def _missing(root: Path) -> str:
-    """Why ``root`` is no folder, and what may have been meant."""
+def missing(source: str, drawn: Sequence[str] = ()) -> UserError:
+    """The error on a ``source`` that is no folder, with what may have been meant; ``drawn`` are sources without one."""
+    root = located(source)
     if root.exists():
-        return f"{brief(root)} is a file; a folder with one folder of images for each class is needed"
-
+        return UserError(f"{brief(root)} is a file; a folder of images is needed")
     name = next((n for n in torchvision.datasets.__all__ if n.lower() == root.name.lower()), None)
     if name:
-        return (
+        return UserError(
             f"there is no folder {brief(root)}. {name} is a data set of torchvision: nothing is downloaded or "
-            f"unpickled here; {_CONVERT}"
+            f"unpickled here; {CONVERT}"
         )
-    siblings = [path.name for path in _subfolders(root.parent)] if root.parent.is_dir() else []
-    near = did_you_mean(root.name, [*siblings, "digits"])
-    return f"there is no folder {brief(root)}.{near} data.source is digits or a folder."
+    siblings = [path.name for path in subfolders(root.parent)] if root.parent.is_dir() else []
+    return UserError(
+        f"there is no folder {brief(root)}.{did_you_mean(root.name, [*siblings, *drawn])} "
+        f"data.source is {', '.join(drawn)} or a folder."
+    )
 
 
-_CONVERT = (
+CONVERT = (
     "write its images as FOLDER/train/CLASS/NAME.png and FOLDER/test/CLASS/NAME.png, in Python: "
     "for i, (image, label) in enumerate(dataset): image.save(folder / dataset.classes[label] / f'{i}.png')"
 )
-
-
-def _no_images(root: Path) -> str:
-    """Why ``root`` holds nothing to learn from, and what to do about it."""
-    for path in sorted(root.glob("*")) + sorted(root.glob("*/*")):
-        packed = path.suffix.lower() in _PACKED or path.name.endswith("-ubyte")
-        if path.is_file() and (packed or path.name.startswith(("data_batch", "test_batch", "batches.meta"))):
-            inside = path.relative_to(root)
-            return (
-                f"{brief(root)} holds {brief(inside)}, a packed set: nothing is unpacked or unpickled here; {_CONVERT}"
-            )
-    loose = sum(is_image(path) and not is_hidden(path.name) for path in root.glob("*"))
-    found = f"{loose} images lie in it without a class" if loose else f"no image ends in {', '.join(ENDINGS)}"
-    return f"{brief(root)} has no class folders with images in them: {found}. One folder for each class is needed."
+"""How a packed set becomes a folder."""

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from saccade.explanation.gates import effective, gate_maps, is_spatial, passing, per_channel, site_to_show, spatial
+from saccade.explanation.gates import gate_maps, is_spatial, passing, per_channel, site_to_show, spatial
 
-__all__ = ["effective", "gate_maps", "is_spatial", "passing", "per_channel", "site_to_show", "spatial"]
+__all__ = ["gate_maps", "is_spatial", "passing", "per_channel", "site_to_show", "spatial"]

@@ -19,29 +19,12 @@ from torch import Tensor, nn
 
 from saccade.bases import Gate
 from saccade.graph.states import preserve_state
+from saccade.hooks import temporary_hooks
 from saccade.surgery import Plug, plugs, record
 from saccade.surgery.controls import unshuffled
+from saccade.surgery.record import effective_gate
 
-__all__ = ["effective", "gate_maps", "is_spatial", "passing", "per_channel", "site_to_show", "spatial"]
-
-
-def effective(gate: Tensor, a: Tensor | None) -> Tensor:
-    """The factor by which a plug multiplies its map.
-
-    Args:
-        gate: g, what the mechanism's gate returned, of any shape.
-        a: the plug's own scale, shape (1,); None for a plug without one, whose effective gate is g itself.
-
-    Returns:
-        1 + a (g − 1) in float32, in the shape of ``gate``, detached and on the CPU.
-
-    >>> effective(torch.tensor([0.5, 0.75]), torch.tensor([0.4]))
-    tensor([0.8000, 0.9000])
-    """
-    gate = gate.detach().float()
-    if a is not None:
-        gate = 1 + a.detach().float() * (gate - 1)
-    return gate.cpu()
+__all__ = ["gate_maps", "is_spatial", "passing", "per_channel", "site_to_show", "spatial"]
 
 
 def gate_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
@@ -68,7 +51,7 @@ def gate_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
             continue
         values = seen[row.site]
         for name, gate in _named(row.site, values if isinstance(values, list) else [values]):
-            found[name] = effective(gate, plug.a)
+            found[name] = effective_gate(gate, plug.a).cpu()
     return found
 
 
@@ -87,7 +70,6 @@ def passing(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         weighted by its magnitude; of one that adds it may exceed 1. Named as by :func:`gate_maps`.
     """
     seen: dict[str, list[Tensor]] = {}
-    handles = []
 
     def watch(site: str, plug: nn.Module) -> None:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -97,14 +79,10 @@ def passing(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         handles.append(plug.register_forward_hook(hook))
 
     device = next((p.device for p in model.parameters()), images.device)
-    try:
+    with temporary_hooks() as handles, preserve_state(model), torch.no_grad():
         for row in plugs(model):
             watch(row.site, row.module)
-        with preserve_state(model), torch.no_grad():
-            model(images.to(device))
-    finally:
-        for handle in handles:
-            handle.remove()
+        model(images.to(device))
     return {name: x for site, calls in seen.items() for name, x in _named(site, calls)}
 
 

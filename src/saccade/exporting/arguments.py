@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from saccade.errors import UserError
 from saccade.graph.hosts import check_network
 
-__all__ = ["RESERVED", "check", "check_number", "size_of"]
+__all__ = ["RESERVED", "check", "check_number"]
 
 RESERVED = ("host", "plugs", "replacements", "input", "classes", "smallest", "multiple")
 """What a file says of itself in any case."""
@@ -50,16 +49,3 @@ def check_number(classes: Sequence[str] | None, outputs: Sequence[Tensor]) -> No
     logits = outputs[0].shape[1]
     if len(classes) != logits and (logits, len(classes)) != (1, 2):
         raise UserError(f"there are {len(classes)} classes, and the network returns {logits} values for a picture")
-
-
-def size_of(input: Any) -> tuple[int, ...]:
-    """What was given as the size of a picture.
-
-    Raises:
-        UserError: it is not three positive integers.
-    """
-    given = tuple(input) if isinstance(input, Sequence) and not isinstance(input, str) else None
-    if given is None or len(given) != 3 or not all(isinstance(n, Integral) and int(n) > 0 for n in given):
-        shown = f"a tensor of {tuple(input.shape)}" if isinstance(input, Tensor) else given or repr(input)
-        raise UserError(f"an input size is three positive integers (C, H, W), got {shown}")
-    return tuple(int(n) for n in given)

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from saccade import saving
 from saccade.errors import UserError
-from saccade.exporting.subject import Comparison, Subject, flat
+from saccade.exporting.subject import Comparison, Subject
 from saccade.exporting.words import first_line, silently, sized, untranslated
+from saccade.tensors import tensors_in
 
 __all__ = ["FORMATS", "OPSET"]
 
@@ -97,7 +98,7 @@ def _torch(subject: Subject, file: Path, say: Say) -> tuple[Comparison, ...]:
             raise UserError(f"{subject.name} has weights of a kind that torch.export can only pickle")
         with file.open("rb") as stream:
             again = torch.export.load(stream).module()
-    return _compared(subject, lambda x: flat(again(x)), pictures, say, program)
+    return _compared(subject, lambda x: list(tensors_in(again(x))), pictures, say, program)
 
 
 @contextmanager
@@ -142,7 +143,7 @@ def _safetensors(subject: Subject, folder: Path, say: Say) -> tuple[Comparison, 
 
     def run(picture: Tensor) -> list[Tensor]:
         with torch.no_grad():
-            return flat(again(picture))
+            return list(tensors_in(again(picture)))
 
     return _compared(subject, run, subject.pictures(), say)
 

@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import UserError
-from saccade.exporting.arguments import check, check_number, size_of
+from saccade.exporting.arguments import check, check_number
 from saccade.exporting.differences import LIMIT, difference, same
 from saccade.exporting.guards import broken, common_multiple, upper_bounds
 from saccade.exporting.words import first_line, place, silently, sized, untraced
 from saccade.graph.inputs import example_input
+from saccade.picture_size import parse_size
 from saccade.surgery.plugs import plugs
 from saccade.surgery.replace import described
+from saccade.tensors import tensors_in
 
-__all__ = ["AXES", "Comparison", "Subject", "flat"]
+__all__ = ["AXES", "Comparison", "Subject"]
 
 _ROOM = 64
 """Most networks divide a side by 32; of a picture this high and wide, no map is then 1×1."""
@@ -96,7 +98,7 @@ class Subject:
         ]
         # Two pictures: a batch of one would be traced as a constant.
         (picture,) = example_input(
-            model, None if input is None else size_of(input), batch=1 if dynamic == "none" else 2
+            model, None if input is None else parse_size(input), batch=1 if dynamic == "none" else 2
         )
         made = None if host is None else dict(host)
         metadata = {
@@ -115,7 +117,7 @@ class Subject:
         try:
             with torch.no_grad():
                 output = subject.network(subject.picture)
-                again = flat(subject.network(subject.picture))
+                again = list(tensors_in(subject.network(subject.picture)))
         except Exception as error:
             raise UserError(
                 f"{subject.name} does not run on {sized(picture)}: {type(error).__name__}: {first_line(error)}. "
@@ -142,7 +144,7 @@ class Subject:
     def run(self, picture: Tensor) -> list[Tensor]:
         """What the network computes in PyTorch."""
         with torch.no_grad():
-            return flat(self.network(picture))
+            return list(tensors_in(self.network(picture)))
 
     def traced(self) -> torch.export.ExportedProgram:
         """The network as a program of plain operators; the smallest size it holds for is then known.
@@ -286,11 +288,6 @@ class Subject:
         return torch.randn((size[0], self.picture.shape[1], *size[1:]), generator=draw, dtype=torch.float32)
 
 
-def flat(output: Any) -> list[Tensor]:
-    """The tensors in what a network returned, in order."""
-    return [value for _, value in _named(output)]
-
-
 class _Tensors(nn.Module):
     """A network whose forward returns its tensors and nothing else."""
 
@@ -299,7 +296,7 @@ class _Tensors(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        return tuple(flat(self.network(x)))
+        return tuple(tensors_in(self.network(x)))
 
 
 def _named(output: Any) -> list[tuple[str, Tensor]]:
@@ -316,7 +313,7 @@ def _named(output: Any) -> list[tuple[str, Tensor]]:
             for key, value in output.items()
             if value is not None
         ]
-    return [(f"output_{n}", value) for n, value in enumerate(_tensors(output))]
+    return [(f"output_{n}", value) for n, value in enumerate(tensors_in(output))]
 
 
 def _is_plain(output: Any) -> bool:
@@ -334,13 +331,6 @@ def _has_other_parts(output: Any) -> bool:
         return False
     parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, (list, tuple)) else None
     return parts is None or any(_has_other_parts(part) for part in parts)
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, (list, tuple)) else ()
-    return [tensor for part in parts for tensor in _tensors(part)]
 
 
 def _described(model: nn.Module) -> dict[str, Any]:

@@ -1,6 +1,4 @@
-"""Positions beside convolutions, read off one forward: the network's first one, the last spatial one of each unit, what
-enters the one behind it, the expanded map.
-"""
+"""Positions beside convolutions: ``conv_stem``, ``conv3x3``, ``expanded``, ``activated``."""
 
 from __future__ import annotations
 
@@ -14,27 +12,22 @@ __all__ = ["activated", "expanded", "last_spatial", "stem"]
 
 
 def stem(structure: Structure) -> list[str]:
-    """The position ``conv_stem``: the first convolution of a map that runs, whatever its kernel; [] if there is none.
-
-    It learns its kernel and makes more than one channel; what a stem of several convolutions does behind the first is
-    not part of it. The map is the convolution's own output, before the norm.
-    """
+    """Return ``conv_stem``: the first convolution of a map that learns a kernel, before its norm; [] without one."""
     learned = _learned(structure.trace)
     own = {(key, conv.call) for key, conv in learned.items()}
     return structure.in_order(_returning(structure, own))[:1]
 
 
 def last_spatial(structure: Structure) -> list[str]:
-    """The position ``conv3x3``: the last spatial convolution on every way through each unit, in order of execution.
+    """Return ``conv3x3``: the last spatial convolution on every path through each unit, in order of execution.
 
-    A spatial convolution has a kernel of more than one pixel, whatever its size, groups and dilation, and learns it;
-    one that makes a single channel is part of a gate. The ways lead from where the residual branch ends, in a unit
-    that adds none from what it returns, back to what entered the unit; a shortcut is none of them. So it is the second
-    3×3 of a ResNet's basic block, the 3×3 of its bottleneck, the depthwise convolution of MobileNetV2, the 7×7 of
-    ConvNeXt, the 3×3 of a DenseNet's layer, the last of each arm of an Inception block, and each of those a
-    Res2Net splits the map into. In a network without units it is every spatial convolution: all of VGG's.
+    A spatial convolution learns a kernel of more than one pixel and makes more than one channel. Paths lead back from
+    the end of the residual branch, or from what a unit without one returns, to the unit's input; a shortcut is no path.
+    So: the second 3×3 of a basic block, the 3×3 of a bottleneck, the depthwise convolution of MobileNetV2, the 7×7 of
+    ConvNeXt, the last of each arm of an Inception block. A network without units has all its spatial convolutions
+    (VGG).
 
-    The map is the convolution's own output, before the norm, also where norm and activation are one module.
+    The map is the convolution's own output, before the norm.
     """
     trace = structure.trace
     learned = {key: conv for key, conv in _learned(trace).items() if conv.spatial}
@@ -47,13 +40,11 @@ def last_spatial(structure: Structure) -> list[str]:
 
 
 def expanded(structure: Structure) -> list[str]:
-    """The position ``expanded``: the widened map of each inverted residual, in order of execution.
+    """Return ``expanded``: the widened map of each inverted residual, in order of execution.
 
-    An inverted residual is a 1×1 convolution that widens, a depthwise spatial convolution, and a 1×1 convolution that
-    narrows, with no other convolution of the map between them, whatever the modules are called. The position is the
-    last map before the narrowing one that nothing pooled from the picture has touched: what leaves the norm and the
-    activation that follow the depthwise convolution. Where the host has an SE of its own there, that is what
-    enters the SE. A block that does not widen (t = 1) has none.
+    An inverted residual is a 1×1 convolution that widens, a depthwise spatial one, and a 1×1 that narrows, with no
+    other convolution between them. The position is the last map before the narrowing one that is not scaled by anything
+    pooled: what leaves norm and activation, or enters the host's own SE. A block that does not widen has no such map.
     """
     trace = structure.trace
     found: set[Key] = set()
@@ -72,18 +63,16 @@ def expanded(structure: Structure) -> list[str]:
 
 
 def activated(structure: Structure) -> list[tuple[str, bool]]:
-    """The position ``activated``: what enters the last convolution of each unit that a spatial one precedes.
+    """Return ``activated``: what enters the last convolution of each unit that a spatial one precedes.
 
-    It is the map of a spatial convolution after the norm and the activation that follow it, whatever they are: in a
-    bottleneck what enters the last 1×1, in a ResNet's basic block, which ends in a spatial convolution, what passes
-    between the two, in an inverted residual without an SE of its own the position ``expanded``, and where the block
-    does not widen the same place. What the host has pooled from the picture does not touch it: where there is an SE, it
-    is what enters the SE. Ways and learned convolutions are those of :func:`last_spatial`; a convolution of any kernel
-    may be the last. A unit with one convolution on every way, and a network without units, have no such map.
+    It has passed norm and activation: in a bottleneck it enters the last 1×1, in a basic block it lies between the two
+    3×3, in an inverted residual it is ``expanded``; where the host has an SE, it enters the SE. Paths and convolutions
+    are those of :func:`last_spatial`, but the last convolution may have any kernel. Units with one convolution a path,
+    and networks without units, have none.
 
     Returns:
-        in order of execution, a module, and whether the map is what enters it: no module of its own returns the map
-        where one activation serves a unit at several places, or a function makes it.
+        in order of execution, a module, and whether the map enters it: no module returns the map where a function makes
+        it or one activation serves several places.
     """
     trace = structure.trace
     learned = _learned(trace)
@@ -112,7 +101,7 @@ def activated(structure: Structure) -> list[tuple[str, bool]]:
 
 
 def _entering(structure: Structure, conv: ConvolutionCall, maps: set[Key]) -> set[Key]:
-    """The last of ``maps``, of which ``conv`` was made, that nothing pooled has touched; a module's, or its input."""
+    """Return the last of ``maps`` before ``conv`` that nothing pooled has touched: a module's output, or its input."""
     own = conv.call.first
     if own is not None and own in maps - _touched(structure, maps):
         return {own}
@@ -120,7 +109,7 @@ def _entering(structure: Structure, conv: ConvolutionCall, maps: set[Key]) -> se
 
 
 def _alone(structure: Structure, conv: ConvolutionCall, wanted: Set[Key]) -> bool:
-    """Does the module of ``conv`` receive nothing but maps of ``wanted``, and they nothing else?"""
+    """Return whether the module of ``conv`` receives only maps of ``wanted``, and no other module does."""
     path = conv.call.path
     if path not in structure.maps:
         return False
@@ -135,7 +124,7 @@ def _within(call: ModuleCall | None, path: str) -> bool:
 
 
 def _learned(trace: Trace) -> dict[Key, ConvolutionCall]:
-    """The convolutions with something to learn that make more than one channel, and so are no part of a gate."""
+    """Return the convolutions that learn and make more than one channel; those of one channel are part of a gate."""
     return {
         key: conv
         for key, conv in trace.convolutions.items()
@@ -144,12 +133,12 @@ def _learned(trace: Trace) -> dict[Key, ConvolutionCall]:
 
 
 def _returning(structure: Structure, own: Set[tuple[Key, ModuleCall]]) -> list[str]:
-    """The modules of which each call returned one of the maps that it is paired with."""
+    """Return the modules of which each call returned the map that it is paired with."""
     return [path for path, calls in structure.maps.items() if all((call.returned, call) in own for call in calls)]
 
 
 def _ways(structure: Structure) -> list[tuple[Key, int]]:
-    """From where the residual branch of each unit ends, or from what a unit that adds none returns, to its entry."""
+    """Return the end of each path through a unit, and the tick at which the unit was entered."""
     ways = [(branch, unit.entered) for unit, _, branch in structure.branches]
     adding = {unit for unit, _, _ in structure.branches}
     for unit in structure.units:
@@ -158,7 +147,7 @@ def _ways(structure: Structure) -> list[tuple[Key, int]]:
 
 
 def _expands(trace: Trace, conv: ConvolutionCall) -> bool:
-    """Is it depthwise and spatial, and is its map made by nothing but 1×1 convolutions that widen?"""
+    """Return whether it is depthwise and spatial, and reads only from 1×1 convolutions that widen."""
     if not (conv.depthwise and conv.spatial):
         return False
     before = [trace.convolutions[key] for key in _behind(trace, conv.source, trace.convolutions.keys())[1]]
@@ -166,9 +155,9 @@ def _expands(trace: Trace, conv: ConvolutionCall) -> bool:
 
 
 def _behind(trace: Trace, key: Key, stops: Set[Key], since: int = -1) -> tuple[set[Key], set[Key]]:
-    """The maps that ``key`` was made of, itself among them, back to ``stops`` and no further, and the stops met.
+    """Return the maps that ``key`` was made of, itself included, back to ``stops``, and the stops that were met.
 
-    What is no younger than the tick ``since`` is left out, and so is what does not follow the picture any more.
+    Values born at the tick ``since`` or before, and those that do not follow the picture, are left out.
     """
     seen: set[Key] = set()
     met: set[Key] = set()
@@ -187,14 +176,14 @@ def _behind(trace: Trace, key: Key, stops: Set[Key], since: int = -1) -> tuple[s
 
 
 def _last_untouched(structure: Structure, maps: set[Key]) -> set[Key]:
-    """The last of ``maps`` that a module returned and that was not made, among them, of something pooled."""
+    """Return the last of ``maps`` that a module returned and that nothing pooled has touched."""
     returned = {call.returned for calls in structure.maps.values() for call in calls}
     left = (maps - _touched(structure, maps)) & returned
     return {max(left, key=lambda key: structure.trace.values[key].born)} if left else set()
 
 
 def _touched(structure: Structure, maps: set[Key]) -> set[Key]:
-    """Those of ``maps`` that were made, among them, of something pooled."""
+    """Return those of ``maps`` that were made, among them, of something pooled."""
     values = structure.trace.values
     touched: set[Key] = set()
     for key in sorted(maps - structure.trace.convolutions.keys(), key=lambda key: values[key].born):
@@ -204,6 +193,6 @@ def _touched(structure: Structure, maps: set[Key]) -> set[Key]:
 
 
 def _pooled(trace: Trace, key: Key) -> bool:
-    """Was it made of a map, and follows the picture no more? A constant, as a frozen norm's scale, was not."""
+    """Return whether it was made of a map and no longer follows the picture; a constant was not made of one."""
     value = trace.values[key]
     return value.fixed and any(not trace.values[p].fixed or _pooled(trace, p) for p in value.parents)

@@ -1,4 +1,4 @@
-"""Where a network ends: the modules that read its last maps, and the maps that are its answer."""
+"""The end of a network: the modules that read its last maps, and the maps that are its answer."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Ending:
 
     Args:
         trace: the record of one forward.
-        maps: the modules that return one map that follows the picture, by path, with their calls.
-        units: the calls of the units that add a branch to what by-passes it, and of those built like them.
+        maps: the calls of the modules that return one map that follows the picture, by path.
+        units: the calls of the repeated units.
     """
 
     def __init__(self, trace: Trace, maps: Mapping[str, list[ModuleCall]], units: Iterable[ModuleCall]) -> None:
@@ -43,12 +43,11 @@ class Ending:
 
     @cached_property
     def heads(self) -> list[ModuleCall]:
-        """The calls of the modules that read maps, and whose outputs reach the result past no other reader of maps.
+        """The calls of the modules that read maps and whose outputs reach the result through no other reader of maps.
 
-        They are sought among the children that the network calls; where none of these reads a map, as in a network
-        that only wraps another one, among the children of the last of them. Several heads may stand side by side, as
-        those of a detector that has one for each of its levels. A classifier's head, which makes one vector of a
-        picture, is left out, and so is the last stage of a backbone, which holds units of a class used before it.
+        They are sought among the children that the network calls; where none reads a map, among the children of the
+        last of them. A detector may have one for each level. A classifier's head and the last stage of a backbone are
+        left out.
         """
         level = next((call for call in self.trace.calls if not call.path), None)
         while level is not None:
@@ -67,11 +66,7 @@ class Ending:
 
     @cached_property
     def logits(self) -> set[Key]:
-        """The maps that are an answer: made by a convolution that no activation and no layer with weights follows.
-
-        The convolution makes another number of channels than it gets; one that keeps it, as the last of a feature
-        pyramid does, may make a map for others to read.
-        """
+        """The maps of convolutions that change the number of channels, followed by no layer or activation."""
         values = self.trace.values
         read_until = self._last_moments(values)
         rectified = set(self.trace.rectified)
@@ -92,7 +87,7 @@ class Ending:
         return found | self._narrow_results()
 
     def _narrow_results(self) -> set[Key]:
-        """The maps of the result that units end in, narrower than any other unit's and neither normed nor activated."""
+        """The results of units that have fewer channels than any other unit's, and neither norm nor activation."""
         values = self.trace.values
         returned = self._returned_by(self._units)
         normed = self._layers.difference(self.trace.convolutions)
@@ -108,8 +103,8 @@ class Ending:
     def answer(self) -> set[Key]:
         """The maps that are no features: the logits, what heads return, and what heads make of maps at their sizes.
 
-        A head that returns one map of as many channels as one that it reads may make features, as the last layer of a
-        feature pyramid does; of it, the logits alone are meant.
+        A head that keeps the number of channels may make features, as a feature pyramid does: of it, logits alone
+        count.
         """
         values = self.trace.values
         found = set(self.logits)
@@ -128,12 +123,12 @@ class Ending:
 
     @cached_property
     def classifies(self) -> bool:
-        """True if the result consists of vectors, one a picture."""
+        """Whether the result consists of vectors, one a picture."""
         values = [self.trace.values[key] for key in self._results if key in self.trace.values]
         return bool(values) and all(len(value.shape) == 2 for value in values)
 
     def read(self, call: ModuleCall) -> set[Key]:
-        """The maps, as their producers returned them, that ``call`` received."""
+        """Return the maps, as their producers returned them, that ``call`` received."""
         return self._behind(call.received)
 
     def _behind(self, keys: Iterable[Key]) -> set[Key]:
@@ -141,9 +136,9 @@ class Ending:
 
     @cached_property
     def _sources(self) -> dict[Key, frozenset[Key]]:
-        """The maps of modules that each value was made of by functions, views and modules that only pool or resize.
+        """The maps that each value was made of by functions, views and modules that only pool or resize.
 
-        The tokens that a layer with weights made stand for no map; tokens that are a view of a map stand for it.
+        Tokens made by a layer with weights stand for no map; tokens that are a view of a map stand for it.
         """
         values = self.trace.values
         resized = self._resized()
@@ -163,7 +158,7 @@ class Ending:
         return {key for call in self._learned if not self._children(call.module) for key in call.outputs}
 
     def _carried(self, value: Value) -> list[Key]:
-        """The parents whose pixels ``value`` holds: of a product with a gate of fewer channels, the map."""
+        """Return the parents whose pixels ``value`` holds; of a map and its gate, the map."""
         values = self.trace.values
         live = [key for key in value.parents if not values[key].fixed]
         if len(value.shape) != 4:
@@ -172,7 +167,7 @@ class Ending:
         return same or live
 
     def _resized(self) -> set[Key]:
-        """The maps that a module without weights made of one map of another size: it pools or resizes."""
+        """Return the maps that a module without weights pooled or resized."""
         found = set()
         for call in self.trace.calls:
             if call.returned in self._returned and call not in self._learned and call.first is not None:
@@ -183,11 +178,11 @@ class Ending:
 
     @cached_property
     def _read_until(self) -> dict[Key, int]:
-        """When each value, or a value made of it, was last read as a map by a module with weights; -1: never."""
+        """When each value, or one made of it, was last read as a map by a module with weights; -1: never."""
         return self._last_moments({key for key, sources in self._sources.items() if sources})
 
     def _last_moments(self, keys: Collection[Key]) -> dict[Key, int]:
-        """When each value, or one made of it, was last given as one of ``keys`` to a module with weights; -1: never."""
+        """Return when each value, or one made of it, last entered a layer as one of ``keys``; -1: never."""
         moments = dict.fromkeys(self.trace.values, -1)
         for call in self._learned:
             for key in call.received:
@@ -203,13 +198,13 @@ class Ending:
         return {call.returned for call in calls if call.returned is not None}
 
     def _is_last(self, call: ModuleCall) -> bool:
-        """Return whether what it returned reaches the result, and no other module with weights reads it as a map."""
+        """Return whether its output reaches the result and no other module with weights reads it as a map."""
         unread = all(self._read_until.get(key, -1) < call.left for key in call.outputs)
         return unread and not (self._behind_result and self._behind_result.isdisjoint(call.outputs))
 
     @cached_property
     def _behind_result(self) -> set[Key]:
-        """What the result was made of; empty where none of it is known to be made of a map, as of one out of NumPy."""
+        """What the result was made of; empty where no map in it is known, as after a detour through NumPy."""
         found = set(self._results)
         for key in reversed(self.trace.values):
             if key in found:
@@ -223,8 +218,8 @@ class Ending:
         """Return whether it is a part of a backbone rather than a head.
 
         It holds units of a class that units outside it have; or the result holds maps from inside it that it does not
-        return; or it is one layer that makes as many channels as it gets, or more, and is no convolution or has an
-        activation behind it. What returns logits is a head.
+        return; or it is one layer that does not narrow and is no convolution or is activated. What returns logits is a
+        head.
         """
         if call.returned in self.logits:
             return False
@@ -239,7 +234,7 @@ class Ending:
         return any(within(self.trace.values[key].call, call.path) for key in collected)
 
     def _is_stage(self, call: ModuleCall) -> bool:
-        """Return whether it makes one map that is not logits, as a stage of a backbone does."""
+        """Return whether it makes one map that is not logits."""
         return call.returned in self._returned and call.returned not in self.logits
 
     def _has_weights(self, module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Refuse networks that cannot be read, or changed, before anything is run."""
+"""Checks of a network, before anything is run or changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_network(host: object, what: str = "the host") -> None:
     """Raise UserError unless ``host`` is a network.
 
     Raises:
-        UserError: it is no ``torch.nn.Module``, or one whose ``train()`` trains, as the ``YOLO`` object's does.
+        UserError: it is no ``torch.nn.Module``, or its ``train()`` trains, as that of ultralytics' ``YOLO`` does.
     """
     if not isinstance(host, nn.Module):
         raise UserError(f"{what} must be a torch.nn.Module, got {type(host).__name__}")
@@ -36,7 +36,7 @@ def check_network(host: object, what: str = "the host") -> None:
 
 
 def _trains(host: nn.Module) -> bool:
-    """Return whether ``host.train`` takes something else than a mode: ``host.train(False)`` would start training."""
+    """Return whether ``host.train`` takes something other than a mode: calling it would start training."""
     taken = list(signature(type(host).train).parameters.values())[1:]
     if not taken or taken[0].name == "mode" or taken[0].kind is not taken[0].POSITIONAL_OR_KEYWORD:
         return False
@@ -45,11 +45,10 @@ def _trains(host: nn.Module) -> bool:
 
 
 def check_changeable(host: nn.Module) -> None:
-    """Raise UserError unless parameters that ``host`` is given would be trained with its own.
+    """Raise UserError unless new parameters in ``host`` would be trained with its own.
 
     Raises:
-        UserError: it is no module, or a part of it is wrapped in DistributedDataParallel or was given to
-            ``fully_shard`` or ``replicate``.
+        UserError: it is no module, or a part of it is in DistributedDataParallel, ``fully_shard`` or ``replicate``.
     """
     check_network(host)
     for module in host.modules():
@@ -62,7 +61,7 @@ def check_changeable(host: nn.Module) -> None:
 
 
 def _distributed(module: nn.Module) -> str | None:
-    """Return what synchronises the parameters of ``module`` between processes, None if it is of one process."""
+    """Return what synchronises the parameters of ``module`` between processes, or None."""
     if isinstance(module, nn.parallel.DistributedDataParallel):
         return "DistributedDataParallel"
     fsdp: Any = sys.modules.get("torch.distributed.fsdp")  # a module of these was made by importing them
@@ -96,7 +95,7 @@ def check_host(host: nn.Module) -> None:
 
 
 def check_maps(host: nn.Module) -> None:
-    """Raise UserError if ``host`` has convolutions and none of them is one of maps (B, C, H, W)."""
+    """Raise UserError if ``host`` has convolutions and none of maps (B, C, H, W)."""
     weights = [getattr(module, "weight", None) for module in host.modules() if isinstance(module, _ConvNd)]
     ranks = {weight.ndim for weight in weights if isinstance(weight, torch.Tensor)}
     if ranks and 4 not in ranks:

@@ -15,22 +15,21 @@ from saccade.picture_size import parse_size
 __all__ = ["example_input", "out_of_memory"]
 
 _FOLDED = 16
-"""The fewest channels of a picture of three whose pixels were folded is 12, and 48 is usual; cameras have fewer."""
+"""Folding pixels into channels makes at least 12, usually 48; cameras have fewer."""
 
 
 def example_input(model: nn.Module, input: Any = None, *, batch: int = 1) -> tuple[Any, ...]:
     """Return the positional arguments of one forward of ``model``.
 
     Args:
-        model: the network; its first floating-point parameter gives device and dtype.
-        input: a size (C, H, W), for which standard normal pixels are drawn, always the same; None for the size the
-            network states (timm's ``pretrained_cfg`` or ``default_cfg``), else 3×224×224, with the channels its first
-            convolution takes; a tuple of several arguments; or the one argument itself, passed as it is.
-        batch: how many pictures, where they are drawn.
+        model: its first floating-point parameter gives device and dtype.
+        input: a size (C, H, W), for which the same standard normal pixels are drawn each time; None for the size the
+            network states (timm's ``pretrained_cfg``), else 3×224×224, with the channels of its first convolution; a
+            tuple of several arguments; or the one argument itself.
+        batch: how many pictures are drawn.
 
     Raises:
-        UserError: a size is not three positive integers, ``batch`` is not positive, or the pixels do not fit into
-            memory.
+        UserError: a size is not three positive integers, ``batch`` is not positive, or there is not enough memory.
     """
     if batch < 1:
         raise UserError(f"batch must be at least 1, got {batch}")

@@ -1,4 +1,4 @@
-"""Words for places: ``paper``, ``stage``, ``residual`` and the like, a glob of module paths, a list of them."""
+"""The words for places: positions such as ``paper`` or ``stage``, globs of module paths, lists of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["POSITIONS", "ChosenSites", "family", "paths_at", "select", "sites_at
 POSITIONS = ("paper", "stage", "neck", "block", "residual", "conv3x3", "activated", "expanded", "conv_stem")
 _FALLBACK = ("residual", "block", "stage")
 _INDEX = r"\[-?\d+\]|\[(?:-?\d+)?:(?:-?\d+)?\]"
-"""An index or a slice in brackets, as an expression."""
+"""Regular expression of an index or slice in brackets."""
 
 _LOG = logging.getLogger("saccade")
 
@@ -36,17 +36,15 @@ class ChosenSites:
 
 
 def select(seen: Inspection, where: str | Sequence[str], spec: Spec) -> ChosenSites:
-    """The sites that ``where`` names.
+    """Return the sites that ``where`` names.
 
     Args:
-        seen: what :func:`.sites.inspect_network` returned of the host.
-        where: a position (``paper``, ``stage``, ``neck``, ``block``, ``residual``, ``conv3x3``, ``activated``,
-            ``expanded``, ``conv_stem``, each with a suffix if wanted: ``[:-1]``, ``[-1]`` or the like; ``[first]`` or
-            ``[last]`` of each stage, which a glob may have too), a path of a module, a glob of paths, each confined to
-            some of the stages that have it if wanted (``conv3x3 in stage[-3:]``), or a list of these.
-        spec: of the mechanism, which says what ``paper`` is. Where the host has no such place, the next of residual,
-            block, stage is taken, and all of them where a suffix leaves none; the log says so, and so does the
-            position returned.
+        seen: the host, inspected.
+        where: a position (``POSITIONS``), with a suffix if wanted: an index or slice, or ``[first]`` or ``[last]`` of
+            each stage; a path or glob of modules; each confined to some stages if wanted (``conv3x3 in stage[-3:]``);
+            or a list of these.
+        spec: says what ``paper`` is. If the host has no such place, fall back to residual, block, then stage; if the
+            suffix selects nothing, use every match. The log and the position returned say so.
 
     Raises:
         UserError: nothing is there; the message lists the candidates.
@@ -72,7 +70,7 @@ def select(seen: Inspection, where: str | Sequence[str], spec: Spec) -> ChosenSi
 
 
 def _part(seen: Inspection, where: str, spec: Spec) -> tuple[list[Site], str]:
-    """The sites of one word of ``where``, and the position they are at."""
+    """Return the sites of one word of ``where``, and their position."""
     if not where.strip():
         raise UserError(f"where holds an empty word; name a position ({', '.join(POSITIONS)}) or a module")
     word, within, suffix = _within(where)
@@ -96,7 +94,7 @@ def _part(seen: Inspection, where: str, spec: Spec) -> tuple[list[Site], str]:
 
 
 def _paper(seen: Inspection, spec: Spec) -> tuple[list[Site], str]:
-    """The sites where the paper puts it, else those of the next position that the host has."""
+    """Return the sites where the paper puts it, else those of the next position that the host has."""
     own = spec.position[family(seen.structure.trace.host, spec)]
     base, within, _ = _within(own)
     word, suffix = _split(base)
@@ -125,26 +123,26 @@ def _paper(seen: Inspection, spec: Spec) -> tuple[list[Site], str]:
 
 
 def _within(where: str) -> tuple[str, str, str]:
-    """A place, the stages that it is confined to, and a suffix, as in ``conv3x3 in stage[-3:][-1]``; else ""."""
+    """Split ``conv3x3 in stage[-3:][-1]`` into the place, the stages and the suffix; "" for those that are missing."""
     match = re.fullmatch(rf"(.+?) in stage({_INDEX})({_INDEX}|\[(?:first|last)\])?", where.strip())
     return (match[1], match[2], match[3] or "") if match else (where, "", "")
 
 
 def _staged(sites: list[Site], within: str, where: str) -> list[Site]:
-    """Those of ``sites`` that lie in some of the stages that have any."""
+    """Return those of ``sites`` that lie in the stages ``within``, counted among the stages that have any."""
     each = {site.stage: site for site in sites}
     left = _cut([each[stage] for stage in sorted(each)], within, where)
     return [site for site in sites if any(site.stage == kept.stage for kept in left)]
 
 
 def _split(where: str) -> tuple[str, str]:
-    """A position's word and its suffix in brackets."""
+    """Split a position into its word and its suffix."""
     match = re.fullmatch(rf"(\w+)({_INDEX}|\[(?:first|last)\])?", where)
     return (match[1], match[2] or "") if match else (where, "")
 
 
 def _cut(sites: list[Site], suffix: str, where: str) -> list[Site]:
-    """``sites`` with the index or slice ``suffix`` applied, or the first or last of each stage."""
+    """Apply the index or slice ``suffix``, or take the first or last site of each stage."""
     if not suffix:
         return sites
     if suffix in ("[first]", "[last]"):
@@ -162,11 +160,10 @@ def _cut(sites: list[Site], suffix: str, where: str) -> list[Site]:
 
 
 def paths_at(structure: Structure, word: str) -> list[str]:
-    """The modules whose maps are at the position ``word``, any but ``paper``, in order of execution.
+    """Return the modules whose maps are at the position ``word``, any but ``paper``, in order of execution.
 
-    ``stage``: the map that ends each stage; ``neck``: each map that a head reads, see :mod:`.neck`; ``block``: what
-    each repeated unit returns; ``residual``: what leaves the residual branch of each, before the addition; ``conv3x3``,
-    ``activated`` (of which some enter the module named), ``expanded`` and ``conv_stem``: see :mod:`.convolutions`.
+    ``stage``: the map that ends each stage; ``neck``: see :mod:`.neck`; ``block``: the output of each repeated unit;
+    ``residual``: the end of its residual branch, before the addition; for the others see :mod:`.convolutions`.
     """
     match word:
         case "stage":
@@ -189,7 +186,7 @@ def paths_at(structure: Structure, word: str) -> list[str]:
 
 
 def sites_at(seen: Inspection, word: str) -> list[Site]:
-    """The sites at the position ``word``, any but ``paper``, in order of execution; [] where there are none."""
+    """Return the sites at the position ``word``, any but ``paper``, in order of execution."""
     structure = seen.structure
     if word == "residual" and structure.unreached:
         _LOG.warning(
@@ -229,7 +226,7 @@ def _host(seen: Inspection) -> str:
 
 
 def family(host: nn.Module, spec: Spec) -> str:
-    """The key of ``spec.position`` for this host: the longest that its architecture's or class's name holds."""
+    """Return the longest key of ``spec.position`` that the name of the host's architecture or class holds."""
     facts = getattr(host, "pretrained_cfg", None)
     name = str(facts.get("architecture", "")) if isinstance(facts, dict) else ""
     names = f"{name} {type(host).__name__}".lower().replace("_", "")

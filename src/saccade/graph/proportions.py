@@ -1,4 +1,4 @@
-"""Which values of a traced forward follow the picture in height and width, whatever the host makes of its input."""
+"""The values of a traced forward that follow the picture in height and width."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ __all__ = ["following", "pictures"]
 
 
 def pictures(trace: Trace) -> set[tuple[int, int]]:
-    """Heights and widths of the picture given, and of what the host makes of it before its first convolution.
-
-    Empty where the host is given no picture.
-    """
+    """Return the sizes of the picture given, and of what the host makes of it before its first convolution."""
     if trace.picture is None:
         return set()
     values = trace.values
@@ -27,9 +24,9 @@ def pictures(trace: Trace) -> set[tuple[int, int]]:
 
 
 def following(trace: Trace, pictures: Collection[tuple[int, int]]) -> set[Key]:
-    """The values (B, C, H, W) of the proportions of one of ``pictures``, or made of such a value as a map is.
+    """Return the values (B, C, H, W) of the proportions of one of ``pictures``, or made of such a value as a map is.
 
-    A convolution without padding and a crop take as many pixels of the height as of the width.
+    Convolutions without padding and crops take as many pixels of the height as of the width.
     """
     found = set[Key]()
     for key, value in trace.values.items():
@@ -52,7 +49,7 @@ def _scaled(size: tuple[int, int], picture: tuple[int, int]) -> bool:
 
 
 def _trimmed(size: tuple[int, int], before: tuple[int, int]) -> bool:
-    """Return whether ``size`` is ``before``, its half or its quarter, less as many pixels in height as in width."""
+    """Return whether ``size`` is ``before``, its half or its quarter, less equally many pixels of height and width."""
     (h, w), (height, width) = size, before
     steps = (step for step in (1, 2, 4) if h * step <= height and w * step <= width)
     return any(abs((height - step * h) - (width - step * w)) < step for step in steps)

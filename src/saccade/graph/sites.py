@@ -1,4 +1,4 @@
-"""Where a mechanism can be put into a network: the modules that return one map which follows the picture."""
+"""The places for a mechanism in a network: modules that return one map that follows the picture."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ __all__ = ["Inspection", "Site", "inspect_network"]
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """A place in a host: a module whose output is one tensor (B, C, H, W)."""
+    """A module whose output is one tensor (B, C, H, W)."""
 
     path: str
-    """The module that returns the map; the parent itself where no one module returns what enters it."""
+    """The module that returns the map, or, where none does, the parent."""
     parent: str
     """The module that would hold the plug."""
     entering: bool
-    """Is the map what enters the parent, rather than what leaves it?"""
+    """Whether the map enters the parent instead of leaving it."""
     channels: int
     size: tuple[int, int]
-    """Height and width for the picture the host was looked at with, at the first call."""
+    """Height and width at the first call, for the picture of the inspection."""
     stage: int
     """The stage it belongs to, counted from 0."""
     calls: int
-    """How often the host runs the parent in one forward."""
+    """Calls of the parent in one forward."""
     kind: str
     """The class of the module."""
 
@@ -42,14 +42,14 @@ class Site:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The sites of a host by path, in order of execution, how it is built, and what it was called with."""
+    """The sites of a host by path, in order of execution, its structure, and the arguments it was called with."""
 
     sites: dict[str, Site]
     structure: Structure
     arguments: Arguments
 
     def entering(self, path: str) -> Site:
-        """The map that enters the module at ``path`` as a site, for a map that no one module returns."""
+        """Return the map that enters the module at ``path`` as a site."""
         call = self.structure.maps[path][0]
         assert call.first is not None, "a map is a tensor"
         _, channels, *size = self.structure.trace.values[call.first].shape
@@ -64,8 +64,8 @@ def inspect_network(host: nn.Module, input: Any, hidden: Callable[[nn.Module], b
 
     Args:
         host: any network.
-        input: see :func:`saccade.surgery.sites.sites`.
-        hidden: modules that count as if they returned what they receive.
+        input: see :func:`saccade.sites`.
+        hidden: whether a module counts as if it returned what it receives.
 
     Raises:
         UserError: the host does not run on the input, or is a network of one or three dimensions.

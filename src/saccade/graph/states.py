@@ -1,4 +1,4 @@
-"""Running a network that stays as it is: its modes, buffers and random generators are restored."""
+"""Running a network without changing its modes, buffers and random generators."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:
 
 @contextmanager
 def inference_only(model: nn.Module) -> Iterator[None]:
-    """Preserve the state of ``model``, without gradients, and outside the caller's inference mode and autocast."""
+    """Preserve the state of ``model``, without gradients, outside the caller's inference mode and autocast."""
     with ExitStack() as off:
         off.enter_context(torch.inference_mode(False))
         off.enter_context(preserve_state(model))
@@ -71,10 +71,7 @@ def devices(model: nn.Module) -> list[str]:
 
 @contextmanager
 def training_twin(host: nn.Module) -> Iterator[nn.Module]:
-    """Yield a copy of ``host`` in training mode, to be run without gradients.
-
-    A copy, because a forward in training mode may change anything of a network, parameters included.
-    """
+    """Yield a copy of ``host`` in training mode, for forwards without gradients, which may change its parameters."""
     with _quietly(), inference_only(host):
         yield copy.deepcopy(host).train()
 

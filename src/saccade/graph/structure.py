@@ -1,4 +1,4 @@
-"""How a host is built, read off one forward: its maps, its repeated units, its residual branches, its stages."""
+"""How a host is built, read off one forward: maps, repeated units, residual branches, stages."""
 
 from __future__ import annotations
 
@@ -27,10 +27,7 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 def declared(host: nn.Module) -> list[tuple[str, bool]]:
-    """The modules whose maps the host declares in timm's ``feature_info``, in order; [] where it declares none.
-
-    With each, whether its map is what enters it: so timm names the widened maps of inverted residuals.
-    """
+    """Return the modules of timm's ``feature_info`` in order, and of each whether its map is what enters it."""
     info: Any = getattr(host, "feature_info", None)
     rows = getattr(info, "info", info)
     if not isinstance(rows, (list, tuple)):
@@ -49,7 +46,7 @@ class Structure:
 
     @cached_property
     def maps(self) -> dict[str, list[ModuleCall]]:
-        """The modules each of whose calls returned one map that follows the picture, with one channel count."""
+        """The calls of each module that always returned one map that follows the picture, with one channel count."""
         return {
             path: calls
             for path, calls in self.trace.by_path().items()
@@ -58,10 +55,10 @@ class Structure:
 
     @cached_property
     def ends(self) -> list[tuple[str, str]]:
-        """Each unit and the map that leaves its residual branch, as paths, in order of execution.
+        """Each unit and the module at the end of its residual branch, in order of execution.
 
-        A unit is the innermost module that adds a branch to what by-passes it. Units of the same kind that add
-        nothing (a strided inverted residual) end in what they return.
+        A unit is the innermost module that adds a branch to what by-passes it. Units of the same kind that add nothing
+        end in what they return.
         """
         branches: dict[str, tuple[str, set[Key | None]]] = {}
         for call, addition, branch in self.branches:
@@ -87,7 +84,7 @@ class Structure:
 
     @cached_property
     def unreached(self) -> list[str]:
-        """Units with a residual branch that ends in no module's output, so that nothing can hold a plug there."""
+        """Units whose residual branch ends in no module's output."""
         reached = {unit for unit, _ in self.ends}
         return list(dict.fromkeys(unit.path for unit, _, _ in self.branches if unit.path not in reached))
 
@@ -104,8 +101,10 @@ class Structure:
 
     @cached_property
     def units(self) -> list[str]:
-        """The repeated units, in order of execution: those with a residual branch and their kin, else the smallest
-        modules of one class, met more than once, that hold two convolutions of maps, else one.
+        """The repeated units, in order of execution.
+
+        Those with a residual branch and their kin, else the smallest modules of one class, met more than once, that
+        hold two convolutions of maps, else one.
         """
         adding = {call.path for call, _, _ in self.branches}
         found = {path for path in (*adding, *self._kin(adding)) if path in self.maps} or self._repeated()
@@ -113,10 +112,10 @@ class Structure:
 
     @cached_property
     def stages(self) -> list[str]:
-        """The map that ends each stage, in order: those the host declares, else the last map before each halving.
+        """The map that ends each stage, in order: as the host declares, else the last map before each halving.
 
-        Where the host has units, what comes before the first of them is its stem, and a stage is what holds a unit.
-        The network's answer ends no stage, and neither does a map inside a head, unless the head changes its size.
+        What comes before the first unit is the stem; where there are units, a stage holds one. The network's answer,
+        and a map inside a head that keeps its size, end no stage.
         """
         first = min((self.maps[unit][0].left for unit in self.units), default=0)
         named = [self._entering(path) if enters else self._last(path) for path, enters in declared(self.trace.host)]
@@ -136,7 +135,7 @@ class Structure:
         return Ending(self.trace, self.maps, [call for path in units for call in self.maps[path]])
 
     def producer(self, keys: Collection[Key | None]) -> str | None:
-        """The outermost module that made one of ``keys`` at each of its calls; None where no module did."""
+        """Return the outermost module whose every call made one of ``keys``, or None."""
         found = [
             path
             for path, calls in self.maps.items()
@@ -145,31 +144,31 @@ class Structure:
         return max(found, key=lambda path: self.maps[path][0].left, default=None)
 
     def in_order(self, paths: Iterable[str]) -> list[str]:
-        """The modules at ``paths``, each with a map, in order of execution."""
+        """Sort modules that return maps by execution."""
         return sorted(paths, key=lambda path: self.maps[path][0].left)
 
     def value(self, path: str) -> Value:
-        """The map that the module at ``path`` returned at its first call."""
+        """Return the map of the first call of the module at ``path``."""
         returned = self.maps[path][0].returned
         assert returned is not None, "a map is a tensor"
         return self.trace.values[returned]
 
     def weights(self, path: str, parent: str) -> torch.dtype:
-        """The dtype of weights that work on the map of ``path`` where ``parent`` is called: float32 under autocast."""
+        """Return the dtype of weights for the map of ``path`` where ``parent`` is called: float32 under autocast."""
         narrow = any(call.autocast for call in self.trace.by_path()[parent])
         return torch.float32 if narrow else self.value(path).dtype
 
     def stage(self, path: str) -> int:
-        """The stage that the module at ``path`` belongs to, counted from 0."""
+        """Return the stage of the module at ``path``, counted from 0."""
         moment = self.maps[path][0].left
         before = sum(self.maps[stage][0].left < moment for stage in self.stages)
         return min(before, max(len(self.stages) - 1, 0))
 
     def parent_of(self, path: str) -> tuple[str, bool] | None:
-        """The module that can hold a plug for the map of ``path``, and whether it is what enters that module.
+        """Return the module that can hold a plug for the map of ``path``, and whether the map enters that module.
 
-        A module that runs its own children would run the plug as one of them: the last module inside that returns
-        the same tensor stands in for it, else the first module that receives it, if nothing else does.
+        A module that runs its own children would run the plug as one of them: the last module inside that returns the
+        same tensor takes its place, else the first module that receives it, if no other does.
         """
         calls = self.maps[path]
         if not _runs_children(calls[0].module):
@@ -212,11 +211,11 @@ class Structure:
         return following(self.trace, self._pictures)
 
     def _passes(self, call: ModuleCall) -> bool:
-        """Did the module return what it received, as an Identity or a resting DropPath does?"""
+        """Return whether the module returned what it received, as an Identity does."""
         return call.returned in call.received
 
     def _owner(self, call: ModuleCall) -> ModuleCall:
-        """The innermost module that holds parameters in its children: a module that only adds owns no branch."""
+        """Return the innermost module that holds parameters in its children: a module that only adds owns no branch."""
         while call.parent is not None and not any(True for c in self._children(call.module) for _ in c.parameters()):
             call = call.parent
         return call
@@ -228,7 +227,7 @@ class Structure:
         return isinstance(module, _CONVOLUTIONS) + sum(map(self._convolutions, self._children(module)))
 
     def _made_of(self, key: Key, since: int) -> set[Key]:
-        """``key`` and what it was made of since the tick ``since``; what is older is named but not entered."""
+        """Return ``key`` and its ancestors born after the tick ``since``, and their parents."""
         found, waiting = {key}, [key]
         while waiting:
             value = self.trace.values[waiting.pop()]
@@ -239,7 +238,7 @@ class Structure:
         return found
 
     def _branch(self, addition: Addition, unit: ModuleCall) -> Key | None:
-        """Which of two summands left a branch that the other by-passes; None if neither did."""
+        """Return which summand left a branch that the other by-passes, or None."""
         if unit.path in self.maps and self.value(unit.path).shape[1] != self._channels(addition.left):
             return None  # a sum of parts of the map, as in Res2Net
         left, right = (self._made_of(key, unit.entered) for key in (addition.left, addition.right))
@@ -258,12 +257,12 @@ class Structure:
         return self.trace.values[key].shape[1] if key is not None else 0
 
     def _layers(self, keys: Iterable[Key]) -> set[ModuleCall]:
-        """The module calls with parameters of their own that made ``keys``."""
+        """Return the calls of modules with parameters of their own that made ``keys``."""
         calls = {self.trace.values[key].call for key in keys}
         return {call for call in calls if call is not None and any(True for _ in call.module.parameters(recurse=False))}
 
     def _maker(self, key: Key, addition: Addition, unit: ModuleCall) -> ModuleCall | None:
-        """The module inside ``unit`` that returned the branch: the outermost that computed it, else one it passed."""
+        """Return the call inside ``unit`` that returned the branch: the outermost that computed it, else passed it."""
         inside = [
             call
             for path, calls in self.maps.items()
@@ -275,7 +274,7 @@ class Structure:
         return max(computed or inside, key=lambda call: call.left, default=None)
 
     def _kin(self, units: set[str]) -> list[str]:
-        """Modules built like ``units`` that add nothing: of their class, or in their row with two convolutions."""
+        """Return modules that add nothing: of the class of ``units``, or with two convolutions in their row."""
         modules = {path: calls[0].module for path, calls in self.maps.items()}
         adding = {self._owner(addition.call).path for addition in self.trace.additions}
         known = {path for path in units if path in modules}
@@ -305,25 +304,25 @@ class Structure:
         return set()
 
     def _mapping(self, path: str) -> int:
-        """How many convolutions inside return maps; those of an SE return vectors."""
+        """Count the convolutions inside that return maps; those of an SE return vectors."""
         return sum(
             p.startswith(path + ".") and isinstance(calls[0].module, _CONVOLUTIONS) for p, calls in self.maps.items()
         )
 
     def _last(self, path: str) -> str | None:
-        """``path`` if it is a map, else the last map inside, for a stage may return several."""
+        """Return ``path`` if it is a map, else the last map inside, for a stage may return several."""
         inside = (p for p in self.maps if p.startswith(path + "."))
         return path if path in self.maps else max(inside, key=lambda p: self.maps[p][0].left, default=None)
 
     def _entering(self, path: str) -> str | None:
-        """The module that made the map which enters the module at ``path``."""
+        """Return the module that made the map that enters the module at ``path``."""
         return self.producer([call.first for call in self.trace.by_path().get(path, [])])
 
     def _returned(self, path: str) -> set[Key | None]:
         return {call.returned for call in self.maps[path]}
 
     def _level(self, path: str) -> int:
-        """How often the picture has been halved, to the nearest."""
+        """Return how often the picture has been halved, rounded."""
         height = max(self.value(p).shape[2] for p in self.maps)
         height = max([height, *(size[0] for size in self._pictures)])
         return round(math.log2(height / self.value(path).shape[2]))
@@ -340,11 +339,11 @@ class Structure:
 
 
 def _runs_children(module: nn.Module) -> bool:
-    """Is it a container, or does its forward go through its children like one?"""
+    """Return whether it is a container, or its forward iterates over its children like one."""
     code = getattr(base_class(module).forward, "__code__", None)
     return isinstance(module, _CONTAINERS) or (code is not None and not _CHILDREN.isdisjoint(code.co_names))
 
 
 def _row(path: str) -> str:
-    """The path with its numbers hidden: the modules of one row of blocks share it."""
+    """Hide the numbers of a path: the modules of one row of blocks share the rest."""
     return re.sub(r"\d+", "#", path)

@@ -1,7 +1,7 @@
-"""One forward of a network, watched: which module returned which tensor, and what each tensor was made of.
+"""One forward, recorded: which module returned which tensor, and what each tensor was made of.
 
 A tensor changed in place is another value of the same object, so a value is named by its object and its version.
-Modules are watched by hooks, what happens between them by a ``TorchFunctionMode``; both are gone afterwards.
+Hooks record the modules, a ``TorchFunctionMode`` what happens between them.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from saccade.tensors import tensors_in
 __all__ = ["Arguments", "Trace", "run", "trace"]
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-"""What a host is called with: positional, and by name."""
+"""Positional and named arguments of a forward."""
 
 _PRODUCTS = {"matmul", "__matmul__", "__rmatmul__", "bmm"}
 _ADDS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
 _CONVOLUTIONS = {"conv2d", "deform_conv2d"}
 _RECTIFIERS = ("elu", "silu", "mish", "swish")
-"""Parts of the names of the activations that stand inside a network; a sigmoid, tanh or softmax may also end one."""
+"""Parts of the names of activations inside networks; sigmoid, tanh and softmax may also end one."""
 
 
 class Trace:
@@ -60,14 +60,14 @@ class Trace:
         self._latest: dict[int, Key] = {}
 
     def by_path(self) -> dict[str, list[ModuleCall]]:
-        """The calls of each module, in the order in which they returned."""
+        """Return the calls of each module, in the order in which they returned."""
         found: dict[str, list[ModuleCall]] = {}
         for call in self.calls:
             found.setdefault(call.path, []).append(call)
         return found
 
     def key(self, tensor: Tensor) -> Key:
-        """The name of what ``tensor`` holds now."""
+        """Return the name of the value that ``tensor`` holds now."""
         if tensor not in self._serials:
             self._count += 1
             self._serials[tensor] = self._count
@@ -75,12 +75,12 @@ class Trace:
         return self._same.get(key, key)
 
     def tick(self) -> int:
-        """The next moment."""
+        """Advance the clock."""
         self._clock += 1
         return self._clock
 
     def give(self, arguments: Any) -> None:
-        """The pictures, which are made of nothing."""
+        """Record the pictures, which have no parents."""
         for tensor in tensors_in(arguments):
             key = self.key(tensor)
             self.values[key] = _value(tensor, self.tick(), None, (), fixed=False, matrix=False)
@@ -91,7 +91,7 @@ class Trace:
                     self.picture = (height, width)
 
     def note(self, tensor: Tensor, parents: Sequence[Key], name: str) -> None:
-        """``tensor`` has been made of ``parents`` by the function ``name``."""
+        """Record that the function ``name`` made ``tensor`` of ``parents``."""
         key = self.key(tensor)
         if key in self.values:
             return
@@ -104,7 +104,7 @@ class Trace:
         self._latest[key[0]] = key
 
     def use(self, keys: Sequence[Key]) -> None:
-        """``keys`` are read by a function."""
+        """Record that a function reads ``keys``."""
         if self._stack and self.hidden(self._stack[-1].module):
             return
         for key in keys:
@@ -112,12 +112,12 @@ class Trace:
                 self.values[key].users.append(self._stack[-1] if self._stack else None)
 
     def rectify(self, keys: Sequence[Key]) -> None:
-        """``keys`` enter an activation."""
+        """Record that ``keys`` enter an activation."""
         if not (self._stack and self.hidden(self._stack[-1].module)):
             self.rectified.update(keys)
 
     def add(self, left: Key, right: Key) -> None:
-        """Two maps are added."""
+        """Record the sum of two maps."""
         if not self._stack or self.hidden(self._stack[-1].module):
             return
         a, b = self.values.get(left), self.values.get(right)
@@ -125,7 +125,7 @@ class Trace:
             self.additions.append(Addition(self._stack[-1], self._clock, left, right))
 
     def convolve(self, source: Tensor, weight: Tensor, output: Tensor) -> None:
-        """``output`` is the convolution of the map ``source`` with ``weight`` (outputs, inputs / groups, ...)."""
+        """Record the convolution of the map ``source`` with ``weight`` (outputs, inputs / groups, ...)."""
         if self._stack and not self.hidden(self._stack[-1].module):
             inputs, kernel = source.shape[-3], tuple(weight.shape[2:])
             self.convolutions[self.key(output)] = ConvolutionCall(
@@ -133,7 +133,7 @@ class Trace:
             )
 
     def enter(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """A module is called."""
+        """Record that a module is called."""
         first = self.key(args[0]) if args and isinstance(args[0], Tensor) else None
         given = list(tensors_in((args, kwargs)))
         received = tuple(self.key(t) for t in given)
@@ -145,7 +145,7 @@ class Trace:
         self._stack.append(ModuleCall(path, module, parent, self.tick(), first, received, autocast))
 
     def leave(self, module: nn.Module, output: Any) -> None:
-        """A module has returned; calls inside it that never did are forgotten."""
+        """Record that a module has returned; forget calls inside it that never did."""
         while self._stack and self._stack[-1].module is not module:
             self._stack.pop()
         call = self._stack.pop()
@@ -162,7 +162,7 @@ class Trace:
         self.calls.append(call)
 
     def _known(self, key: Key) -> Key | None:
-        """The value itself, else the last one known of the object: it was changed through a view."""
+        """Return the value itself, else the last known of the object, which was then changed through a view."""
         return key if key in self.values else self._latest.get(key[0])
 
     def _pools(self, tensor: Tensor, parents: Sequence[Key], name: str) -> bool:
@@ -176,7 +176,7 @@ class Trace:
 
 
 class _Functions(TorchFunctionMode):
-    """Tells a trace of every function of torch that Python calls."""
+    """Report to a trace every torch function that Python calls."""
 
     def __init__(self, trace: Trace) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ def _value(
 
 
 def _attempts(host: nn.Module, input: Any) -> list[Arguments]:
-    """What to call ``host`` with; where nothing is said, a picture that is not square comes first."""
+    """Return the arguments to try in turn; by default a picture that is not square comes first."""
     if isinstance(input, Mapping):
         return [((), dict(input))]
     arguments = example_input(host, input)
@@ -224,7 +224,7 @@ def _attempts(host: nn.Module, input: Any) -> list[Arguments]:
 
 @contextmanager
 def _without_checkpointing(host: nn.Module) -> Iterator[None]:
-    """Gradient checkpointing in timm calls the children of a stage in its place: switched off inside."""
+    """Switch off timm's gradient checkpointing, which calls the children of a stage in its place."""
     on = [module for module in host.modules() if getattr(module, "grad_checkpointing", None) is True]
     for module in on:
         module.grad_checkpointing = False  # type: ignore[assignment]
@@ -236,26 +236,21 @@ def _without_checkpointing(host: nn.Module) -> Iterator[None]:
 
 
 def run(host: nn.Module, arguments: Arguments, within: AbstractContextManager[object] | None = None) -> Any:
-    """What one forward returns, in eval mode, without gradients; modes, buffers and random generators stay as they are.
-
-    ``within`` is entered around the forward alone.
-    """
+    """Run one forward in eval mode, without gradients and side effects, inside ``within``; return its result."""
     with inference_only(host), within or nullcontext():
         return host(*arguments[0], **arguments[1])
 
 
 def trace(host: nn.Module, input: Any, hidden: Callable[[nn.Module], bool]) -> tuple[Trace, Arguments]:
-    """One forward of ``host``, watched, and the arguments it was called with.
+    """Record one forward of ``host``; return the record and the arguments.
 
     Args:
         host: the network.
-        input: a tensor, a size (C, H, W), a tuple or mapping of arguments, one argument of any other kind; None for
-            the size the network states, with its last side shortened where the network allows.
-        hidden: modules to be seen through, as if they returned what they receive; nothing inside them is recorded.
+        input: see :func:`saccade.sites`.
+        hidden: whether a module counts as if it returned what it receives; nothing inside it is recorded.
 
     Raises:
-        UserError: the host cannot be looked at (see :func:`.hosts.check_host`), or its forward fails; of a network of
-            one or three dimensions the message says that it is not supported.
+        UserError: the host fails :func:`.hosts.check_host`, or its forward fails.
     """
     check_host(host)
     failure: Exception | None = None

@@ -1,4 +1,4 @@
-"""What is written down of one forward: the calls of modules, the values that tensors held, sums and convolutions."""
+"""What a trace records: calls of modules, values of tensors, sums and convolutions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 __all__ = ["Addition", "ConvolutionCall", "Key", "ModuleCall", "Value"]
 
 Key = tuple[int, int]
-"""A value: the serial number of its tensor object, and the object's version."""
+"""The serial number of a tensor object, and the object's version."""
 
 
 @dataclass(eq=False)
@@ -42,14 +42,14 @@ class Value:
     device: torch.device
     born: int
     call: ModuleCall | None
-    """The innermost module that was running."""
+    """The innermost running module."""
     parents: tuple[Key, ...]
     fixed: bool
-    """Its height and width do not follow the picture's: it went through a global pooling, or no picture is in it."""
+    """Height and width do not follow the picture's: it was pooled globally, or holds no picture."""
     matrix: bool
-    """It is a product of matrices, perhaps scaled or masked: its last dimensions are no height and width."""
+    """It is a product of matrices, so that its last dimensions are no height and width."""
     users: list[ModuleCall | None] = field(default_factory=list)
-    """The innermost modules that were running when it was used."""
+    """The innermost running modules when it was used."""
 
 
 @dataclass(eq=False)
@@ -64,7 +64,7 @@ class Addition:
 
 @dataclass(frozen=True)
 class ConvolutionCall:
-    """What made a map: a convolution of the map ``source`` with a kernel of ``kernel`` pixels."""
+    """A convolution of the map ``source``."""
 
     source: Key
     inputs: int
@@ -72,7 +72,7 @@ class ConvolutionCall:
     groups: int
     kernel: tuple[int, ...]
     call: ModuleCall
-    """The innermost module that was running."""
+    """The innermost running module."""
 
     @property
     def spatial(self) -> bool:

@@ -8,20 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from saccade import catalog
+from saccade.controls import CONTROLS
 from saccade.errors import UserError, did_you_mean
 from saccade.recipe import Recipe, setting
 
-__all__ = ["BASELINE", "CONTROLS", "Arm", "arms", "placed", "repeated"]
+__all__ = ["BASELINE", "Arm", "arms", "placed", "repeated"]
 
 BASELINE = "none"
 """The arm without attention; first in every study."""
-CONTROLS = {
-    "extra": "a plain bottleneck without attention, of the number of parameters nearest to the mechanism's that one of "
-    "at least one unit can have; a mechanism that does no better was helped by its parameters",
-    "noise": "a random gate that sees nothing; a mechanism that does no better was helped by rescaling channels",
-    "shuffled": "the mechanism with the gate of another image; if it does as well, it does not matter what is seen",
-}
-"""What can stand at a mechanism's sites in its place, and what that tells."""
 _SHORT = {
     "model": "model.name",
     "pretrained": "model.pretrained",

@@ -103,9 +103,7 @@ def measure_costs(folder: str | Path, again: bool = False, trust: Trust = False)
                 costs[name] = asdict(single) | {"batched": batched}
     finally:
         torch.set_num_threads(threads)
-    write_atomically(
-        study.folder / "costs.json", json.dumps({name: costs[name] for name in saved}, indent=1) + "\n"
-    )
+    write_atomically(study.folder / "costs.json", json.dumps({name: costs[name] for name in saved}, indent=1) + "\n")
 
 
 def _by_size(study: Study, saved: Mapping[str, Path], describe: Any) -> dict[tuple[int, ...], list[str]]:

@@ -1,6 +1,7 @@
 """The findings of a study as data, and as sentences: what the terminal, the report and ``results.json`` all say.
 
-Differences, intervals and standard deviations are in percentage points; None stands where nothing can be said.
+Differences are oriented so that + is better. They, their errors and margins are in ``unit``: "points" of a percentage,
+else the metric's own unit, "" for none. None stands where nothing can be said.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from typing import Any, Literal
 from saccade.study.blocks import Verdict
 from saccade.study.precision import MOST_SEEDS
 
-__all__ = ["Analysis", "Arm", "Difference"]
+__all__ = ["Analysis", "Arm", "Difference", "Interval", "measure"]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One arm against the baseline. All but counts and p in percentage points; None where it cannot be said.
+    """One arm against the baseline; None where it cannot be said.
 
     Attributes:
         name: the arm.
@@ -40,7 +41,10 @@ class Difference:
         comparisons: size of the family the p is corrected over.
         margin: half-width of "equal".
         alpha: error of the family.
-        reason: why there is no interval; None where there is one.
+        unit: of the differences.
+        digits: decimals at least.
+        higher_is_better: of the scores; differences are oriented already.
+        reason: why there is no interval, or no verdict beside it; None where there are both.
     """
 
     name: str
@@ -64,58 +68,79 @@ class Difference:
     comparisons: int
     margin: float
     alpha: float
+    unit: str
+    digits: int
+    higher_is_better: bool
     reason: str | None
 
     def sentence(self) -> str:
         """The verdict in one or two plain sentences with its numbers."""
-        head = f"{self.name}{' (control)' if self.is_control else ''}"
+        head, figure, rest = self.parts()
+        return f"{head}. {figure} {rest}" if figure else f"{head}. {rest}"
+
+    def parts(self) -> tuple[str, str, str]:
+        """The sentence as its verdict, the difference with its unit ("" without one), and the rest."""
+        head = f"{self.name}{' (control)' if self.is_control else ''}: {self.verdict}"
         if self.difference is None:
-            return f"{head}: not decided. {self.reason}"
+            return head, "", str(self.reason)
         if self.low is None or self.high is None:
-            return (
-                f"{head}: {self.verdict}. {_signed(self.difference, 1)} points against {self.baseline}. {self.reason}"
-            )
-        digits = self._digits(self.low, self.high)
-        found = (
-            f"{_signed(self.difference, digits)} points ({100 * (1 - self.alpha):g} % interval "
-            f"{_signed(self.low, digits)} to {_signed(self.high, digits)}, {_seeds(self.seeds)}"
-        )
-        within = f"±{float(self.margin)} points"
+            return head, _estimate(self, self.digits), f"against {self.baseline}. {self.reason}"
+        digits = _digits(self, self.margin)
+        figure, interval = _estimate(self, digits), _interval(self, digits)
+        within = f"±{measure(float(self.margin), self.unit)}"
         if self.verdict == "equal":
             leave = "" if self.is_control else ": it can be left out"
-            return f"{head}: equal to {self.baseline} within {within}. {found}){leave}."
+            return f"{head} to {self.baseline} within {within}", figure, f"({interval}){leave}."
         if self.verdict == "not decided":
-            return f"{head}: not decided. {found}){self._outlook(digits)}"
+            return head, figure, f"({interval}){self._outlook(digits)}"
         corrected = "Holm p" if self.comparisons > 1 else "p"
         small = -self.margin < self.low and self.high < self.margin
         effect = {"helps": "gain", "hurts": "loss"}[self.verdict]
-        return f"{head}: {self.verdict}. {found}, {corrected} {_p(self.p_holm)})" + (
-            f"; the {effect} is real but lies within {within}." if small else "."
-        )
+        rest = f"; the {effect} is real but lies within {within}." if small else "."
+        return head, figure, f"({interval}, {corrected} {_p(self.p_holm)}){rest}"
 
     def _outlook(self, digits: int) -> str:
         """What an undecided study could have seen, and what would decide."""
+        if self.reason is not None:
+            return f". {self.reason}"
         said = ""
         if self.p is not None and self.p < self.alpha:
             said += f"; zero is outside, but not after correction for {self.comparisons} comparisons"
         if self.detectable is not None:
-            said += f"; this study could have seen differences of {self.detectable:.{digits}f} points"
+            seen = measure(f"{self.detectable:.{digits}f}", self.unit)
+            said += f"; this study could have seen differences of {seen}"
         if self.seeds_needed is not None:
             return f"{said}; about {self.seeds_needed} seeds would decide."
         if self.images_needed:
             return f"{said}; no number of seeds would decide, more test images would."
         return f"{said}; more than {MOST_SEEDS} seeds would be needed to decide."
 
-    def _digits(self, low: float, high: float) -> int:
-        """Decimals, 1 to 3, at which the rounded interval still lies on the true side of zero and of the margin."""
-        for digits in (1, 2):
-            if all(
-                (value < line) == (round(value, digits) < line) and (value > line) == (round(value, digits) > line)
-                for value in (low, high)
-                for line in (-self.margin, 0.0, self.margin)
-            ):
-                return digits
-        return 3
+
+@dataclass(frozen=True)
+class Interval:
+    """One arm against the baseline by a metric that is reported but not judged; attributes as of ``Difference``."""
+
+    name: str
+    baseline: str
+    difference: float | None
+    low: float | None
+    high: float | None
+    raw: tuple[float, ...]
+    seeds: int
+    alpha: float
+    unit: str
+    digits: int
+    higher_is_better: bool
+    reason: str | None
+
+    def sentence(self) -> str:
+        """The difference and its interval, without a verdict."""
+        if self.difference is None:
+            return f"{self.name}: {self.reason}"
+        if self.low is None or self.high is None:
+            return f"{self.name}: {_estimate(self, self.digits)} against {self.baseline}. {self.reason}"
+        digits = _digits(self)
+        return f"{self.name}: {_estimate(self, digits)} ({_interval(self, digits)})."
 
 
 @dataclass(frozen=True)
@@ -124,8 +149,8 @@ class Arm:
 
     Attributes:
         name: the arm.
-        mean: mean score over the seeds that have one, points; None without any.
-        sd: standard deviation over seeds (the seeds' own effect included), points; None below two.
+        mean: mean score over the seeds that have one, in the metric's unit and direction; None without any.
+        sd: standard deviation over seeds (the seeds' own effect included); None below two.
         scores: one per seed of the study, None where the run has none.
     """
 
@@ -141,13 +166,15 @@ class Analysis:
 
     Attributes:
         baseline: the arm all others are compared with.
-        margin: half-width of "equal", points.
+        margin: half-width of "equal".
         alpha: error of the Holm family.
+        unit: of the differences.
+        digits: decimals at least.
         arms: mean and spread of every arm, in the order given.
         differences: one per arm but the baseline, in the order given.
-        sigma: pooled residual SD, points; None without degrees of freedom.
+        sigma: pooled residual SD; None without degrees of freedom.
         df: residual degrees of freedom.
-        seed_sd: SD between seeds that all arms share (variance component, 0 where sigma explains it all), points.
+        seed_sd: SD between seeds that all arms share (variance component, 0 where sigma explains it all).
         largest_residual: largest residual in units of its own standard error (internally studentised).
         largest_residual_at: (arm, seed) of that residual.
         seeds: the seeds.
@@ -159,6 +186,8 @@ class Analysis:
     baseline: str
     margin: float
     alpha: float
+    unit: str
+    digits: int
     arms: tuple[Arm, ...]
     differences: tuple[Difference, ...]
     sigma: float | None
@@ -175,9 +204,10 @@ class Analysis:
         """The fit in one line."""
         if self.sigma is None:
             return "No residual: the runs leave no degrees of freedom to measure the spread with."
-        line = f"Residual SD {self.sigma:.2f} points with {self.df} degrees of freedom"
+        sigma = measure(f"{self.sigma:.{self.digits + 1}f}", self.unit)
+        line = f"Residual SD {sigma} with {self.df} degrees of freedom"
         if self.seed_sd is not None:
-            line += f"; SD between seeds {self.seed_sd:.2f}"
+            line += f"; SD between seeds {self.seed_sd:.{self.digits + 1}f}"
         if self.largest_residual is not None and self.largest_residual_at is not None:
             arm, seed = self.largest_residual_at
             line += f"; largest standardised residual {self.largest_residual:.1f} ({arm}, seed {seed})"
@@ -192,9 +222,47 @@ class Analysis:
         return _lists(plain)
 
 
-def _signed(points: float, digits: int) -> str:
+def _interval(row: Difference | Interval, digits: int) -> str:
+    """The interval and the seeds behind it."""
+    assert row.low is not None
+    assert row.high is not None
+    better = "" if row.higher_is_better else "+ is better, "
+    return (
+        f"{100 * (1 - row.alpha):g} % interval {_signed(row.low, digits)} to {_signed(row.high, digits)}, "
+        f"{better}{_seeds(row.seeds)}"
+    )
+
+
+def _estimate(row: Difference | Interval, digits: int) -> str:
+    """The difference with its unit; where lower scores are better, "better" or "worse" takes the place of the sign."""
+    assert row.difference is not None
+    if row.higher_is_better:
+        return measure(_signed(row.difference, digits), row.unit)
+    side = "worse" if row.difference < 0 else "better"
+    return f"{measure(f'{abs(row.difference):.{digits}f}', row.unit)} {side}"
+
+
+def _digits(row: Difference | Interval, margin: float = 0.0) -> int:
+    """Decimals at which the rounded interval still lies on the true side of zero and of ±margin: two more at most."""
+    for digits in (row.digits, row.digits + 1):
+        if all(
+            (value < line) == (round(value, digits) < line) and (value > line) == (round(value, digits) > line)
+            for value in (row.low, row.high)
+            if value is not None
+            for line in (-margin, 0.0, margin)
+        ):
+            return digits
+    return row.digits + 2
+
+
+def measure(value: float | str, unit: str) -> str:
+    """The value with its unit."""
+    return f"{value} {unit}".rstrip()
+
+
+def _signed(value: float, digits: int) -> str:
     """With its sign, and zero without a minus."""
-    return f"{round(points, digits) + 0.0:+.{digits}f}"
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
 
 
 def _seeds(count: int) -> str:

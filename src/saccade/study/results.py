@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saccade import tasks
+from saccade.controls import CONTROLS
 from saccade.errors import UserError
 from saccade.files import write_atomically
 from saccade.metrics.metric import Metric
 from saccade.metrics.rows import Rows, count
 from saccade.runfiles import Failed, read, read_rows
 from saccade.study import pseudovalues
-from saccade.study.arms import BASELINE, CONTROLS, Arm
+from saccade.study.arms import BASELINE, Arm
 from saccade.study.costs import ArmCost, read_costs
 from saccade.study.findings import Analysis, Interval
 from saccade.study.plan import Run, Study
@@ -30,6 +31,7 @@ from saccade.study.stats import analyse, intervals
 from saccade.tasks.base import Task
 
 __all__ = ["ArmResult", "RunResult", "StudyResults", "collect", "write_results"]
+
 
 @dataclass(frozen=True)
 class ArmResult:
@@ -99,7 +101,7 @@ class StudyResults:
     def controls(self) -> dict[str, str]:
         """The kinds of control in the study, and what each tells."""
         kinds = {arm.control for arm in self.study.arms}
-        return {kind: tells for kind, tells in CONTROLS.items() if kind in kinds}
+        return {kind: control.shows for kind, control in CONTROLS.items() if kind in kinds}
 
     def of(self, arm: str) -> list[RunResult]:
         """The runs of an arm, in the order of the seeds."""

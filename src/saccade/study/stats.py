@@ -1,59 +1,54 @@
-"""What a study may say: each mechanism against ``none``, with its interval and its verdict.
+"""What a study may say: each arm against the baseline, with its interval and its verdict.
 
-``analyse`` takes the scores of all arms at all seeds and returns an ``Analysis``. The model and its tests are in
-``blocks``, the error of the test images and the power in ``precision``, the findings and their sentences in
-``findings``. Scores are in percentage points.
+``analyse`` takes the scores of all arms at all seeds, by any metric, and returns an ``Analysis``. The model and its
+tests are in ``blocks``, the error of the test images and the power in ``precision``, the findings and their sentences
+in ``findings``, the notes in ``notes``.
 
 Conventions:
 
+* Differences are oriented so that + is better: baseline less arm where lower scores are better. They are in the
+  metric's unit, "points" for "%". Means and scores keep the metric's own direction.
 * The interval of a difference is at 1 - alpha and not corrected; p is corrected by Holm over the mechanisms. Controls
   are no part of that family: each stands alone, with p_holm = p.
-* The squared standard error is the sum of two: what the runs leave (``blocks.fit``) and what the test images leave at
-  any number of seeds (``precision.lasting_error``). It is read against t with Satterthwaite's degrees of freedom, which
-  differ from row to row. Images that all answer alike still leave an error (``precision.image_floor``): a handful of
-  them can make nothing "equal".
-* *helps*, *hurts*: Holm's p < alpha. *equal*: not so, and the interval lies inside ±margin. *not decided*: all else.
-* A run without a score (NaN, None, infinite) is left out and nothing is put in its place. An arm without any score
-  keeps its row, which says so. One seed measures no spread: no interval, no p, every verdict "not decided".
-* Where the residuals are exactly zero and no ``correct`` is given, nothing is known to vary: arms with the same scores
-  are "equal" by convention, and any other difference is "not decided": its error is unknown, not zero. A study that
-  was run always has ``correct``, and so an error above zero.
+* The squared standard error is what the runs leave (``blocks.fit``) and what the test images leave at any number of
+  seeds (``precision.lasting_error``, at least ``image_floor``), read against t with Satterthwaite's degrees of freedom.
+* *helps*, *hurts*: Holm's p < alpha. *equal*: not so, and the interval lies inside ±margin. *not decided*: all else,
+  and every arm where the baseline is within noise of the trivial answer.
+* A run without a score (NaN, None, infinite) is left out. An arm without any score keeps its row, which says so. One
+  seed measures no spread: no interval, no p, every verdict "not decided".
+* Where the residuals are exactly zero and no ``values`` are given, arms with the same scores are "equal" by
+  convention, and any other difference is "not decided": its error is unknown, not zero.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr
 
 from saccade.errors import UserError, did_you_mean
-from saccade.study.blocks import (
-    Design,
-    Fit,
-    Verdict,
-    fit,
-    judge,
-    widest_arm,
-)
-from saccade.study.findings import Analysis, Arm, Difference
+from saccade.metrics.metric import Metric
+from saccade.study import notes
+from saccade.study.blocks import Design, Fit, Verdict, fit, judge
+from saccade.study.diagnostics import largest_residual, seed_sd, widest_arm
+from saccade.study.findings import Analysis, Arm, Difference, Interval, measure
 from saccade.study.precision import (
-    image_variances,
+    ImageError,
+    image_df,
+    image_floor,
     images_needed,
-    lasting_error,
+    lasting_of,
     seeds_needed,
+    spread,
     standard_error,
     stated_detectable,
 )
 
-__all__ = ["FIRST_LOOK", "METHOD", "Analysis", "Arm", "Difference", "analyse"]
-
-FIRST_LOOK = 3
-"""A study of so many seeds or fewer is called a first look."""
+__all__ = ["METHOD", "Analysis", "Arm", "Difference", "Interval", "analyse", "intervals"]
 
 METHOD = """\
 Every arm was trained with the same seeds; a seed fixes the host's first weights, the order of the data and the \
@@ -70,54 +65,84 @@ speaks of this host, this recipe and images like these only."""
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Scores = Mapping[str, Sequence[float | None] | Floats]
+
+
+def intervals(
+    scores: Scores,
+    *,
+    metric: Metric,
+    values: Mapping[str, Floats] | None = None,
+    baseline: str = "none",
+    sizes: Sequence[int] | None = None,
+    alpha: float = 0.05,
+) -> tuple[Interval, ...]:
+    """Differences of every arm to the baseline by a metric that is not judged; arguments and errors as ``analyse``."""
+    found = analyse(scores, metric=metric, values=values, baseline=baseline, sizes=sizes, alpha=alpha)
+    names = [field.name for field in fields(Interval)]
+    return tuple(Interval(**{name: getattr(row, name) for name in names}) for row in found.differences)
 
 
 def analyse(
-    scores: Mapping[str, Sequence[float | None] | Floats],
+    scores: Scores,
     *,
+    metric: Metric,
+    values: Mapping[str, Floats] | None = None,
     baseline: str = "none",
     controls: Collection[str] = frozenset(),
-    correct: Mapping[str, Bools] | None = None,
-    margin: float = 1.0,
+    reference: tuple[str, float] | None = None,
+    margin: float | None = None,
     alpha: float = 0.05,
     seeds: Sequence[int] | None = None,
+    sizes: Sequence[int] | None = None,
 ) -> Analysis:
     """Compare every arm with the baseline as one block design.
 
     Args:
-        scores: arm -> one score per seed, percentage points, the same seeds in the same order for all; NaN, None or
+        scores: arm -> one score per seed, in the metric's unit, the same seeds in the same order for all; NaN, None or
             infinite where a run has none.
+        metric: what the scores are.
+        values: arm -> (seeds, units) pseudo-values of the score (``pseudovalues``), the same units for all; rows of
+            absent runs are not read. Without it, or where an arm is not in it, the error is that of the seeds alone.
+            Units that are NaN in one of the two arms are left out of their difference, and a note says so.
         baseline: the arm the others are compared with.
         controls: arms outside the Holm family. To compare a mechanism with its control, make the control the baseline
             and name all other arms here.
-        correct: arm -> (seeds, test images) bool, whether each test image was right; rows of absent runs are not read.
-            Without it, or where an arm is not in it, the error is that of the seeds alone.
-        margin: half-width of "equal", points.
+        reference: name and score of the trivial answer on this data. No arm is judged where the baseline is better
+            than it by at most 2 √(s²/S + v): s² the variance of the baseline's S scores, v the ``lasting_error`` of its
+            own pseudo-values.
+        margin: half-width of "equal"; None is the metric's own.
         alpha: error of the family; intervals are at 1 - alpha.
         seeds: the seeds themselves, for messages; by default 0, 1, …
+        sizes: (units,), the images in each unit (``pseudovalues.unit_sizes``); None where each unit is one image.
 
     Raises:
-        UserError: an unknown arm, a margin or alpha out of range, arms that disagree on the number of seeds or images.
+        UserError: an unknown arm, a margin or alpha out of range, arms that disagree on the number of seeds or units.
     """
-    names, table = _table(scores, baseline, margin, alpha)
+    margin = metric.margin if margin is None else margin
+    unit = metric.points
+    names, scored = _table(scores, baseline, margin, alpha, unit)
+    table = scored if metric.higher_is_better else -scored
     labels = tuple(range(table.shape[1])) if seeds is None else tuple(int(seed) for seed in seeds)
     if len(labels) != table.shape[1]:
         raise UserError(f"{len(labels)} seeds are named, but every arm has {table.shape[1]} scores")
-    for name in sorted({*controls, *(correct or {})} - set(names)):
+    for name in sorted({*controls, *(values or {})} - set(names)):
         raise UserError(f"'{name}' is no arm of this study.{did_you_mean(name, names)}")
-    right = _right(correct or {}, table.shape[1])
+    parts, images_in = _pseudo_values(values or {}, table.shape[1], sizes)
+    images = int(images_in.sum()) if parts else None
     present = np.isfinite(table)
     used = np.flatnonzero(present.any(axis=0))
     rows = [
-        _unjudged(name, names[0], row - table[0], name in controls, margin, alpha)
+        _unjudged(name, baseline, row - table[0], name in controls, margin, alpha, metric)
         for name, row in zip(names, table, strict=True)
     ]
-    notes = _notes_on_runs(names, present, labels)
     analysis = Analysis(
         baseline=baseline,
         margin=margin,
         alpha=alpha,
-        arms=tuple(_arm(name, row) for name, row in zip(names, table, strict=True)),
+        unit=unit,
+        digits=metric.digits,
+        arms=tuple(_arm(name, row) for name, row in zip(names, scored, strict=True)),
         differences=tuple(rows[1:]),
         sigma=None,
         df=0,
@@ -125,46 +150,49 @@ def analyse(
         largest_residual=None,
         largest_residual_at=None,
         seeds=labels,
-        images=next((rows.shape[1] for rows in right.values()), None),
-        first_look=len(used) <= FIRST_LOOK,
-        notes=notes,
+        images=images,
+        first_look=len(used) <= notes.FIRST_LOOK,
+        notes=tuple(notes.on_runs(names, present, labels)),
     )
     if not present[0].any():
         why = f"No run of {baseline} has a score."
         return replace(analysis, differences=tuple(replace(row, reason=why) for row in rows[1:]))
 
     arms = np.flatnonzero(present.any(axis=1))  # the baseline is the first
+    there = table[np.ix_(arms, used)]
     design = Design.of(present[np.ix_(arms, used)])
-    fitted = fit(table[np.ix_(arms, used)], design)
-    lasting = np.array([_lasting(right, names[a], baseline, present[a] & present[0]) for a in arms[1:]])
-    judged = _judged([rows[a] for a in arms[1:]], design, fitted, lasting, analysis.images)
-    for a, row in zip(arms[1:], judged, strict=True):
+    fitted = fit(there, design)
+    pairs = [_pairs(parts, names[a], baseline, present[a] & present[0]) for a in arms[1:]]
+    own = parts.get(baseline, np.empty((len(labels), 0)))[present[0]]
+    lasting = np.array([lasting_of(d) for d in pairs])
+    error = ImageError(lasting, image_df(images_in), _floor(own, images, metric)) if images else None
+    for a, row in zip(arms[1:], _judged([rows[a] for a in arms[1:]], design, fitted, error), strict=True):
         rows[a] = row
-    sigma = _number(fitted.sigma)
-    largest, place, stands_out = _largest_residual(fitted, design)
-    at = None if place is None else (names[arms[place[0]]], labels[used[place[1]]])
-    widest = widest_arm(table[np.ix_(arms, used)], design)
-    wide = [] if widest is None or sigma is None else [_note_on_width(names[arms[widest[0]]], widest[1], sigma)]
-    return replace(
+    size, place, stands_out = largest_residual(fitted, design)
+    analysis = replace(
         analysis,
         differences=tuple(rows[1:]),
-        sigma=sigma,
+        sigma=_number(fitted.sigma),
         df=design.df,
-        seed_sd=_seed_sd(table[np.ix_(arms, used)], design, sigma),
-        largest_residual=largest,
-        largest_residual_at=at,
-        notes=(*notes, *_notes_on_fit(rows[1:], sigma, at if stands_out else None), *wide),
+        seed_sd=seed_sd(there, design, _number(fitted.sigma)),
+        largest_residual=size,
+        largest_residual_at=None if place is None else (names[arms[place[0]]], labels[used[place[1]]]),
     )
+    said = notes.on_fit(analysis, stands_out)
+    if unknown := max((int((~np.isfinite(d)).any(axis=0).sum()) for d in pairs), default=0):
+        said.append(notes.on_units(unknown, pairs[0].shape[1]))
+    if (widest := widest_arm(there, design)) is not None:
+        said.append(notes.on_width(analysis, names[arms[widest[0]]], widest[1]))
+    analysis = replace(analysis, notes=(*analysis.notes, *said))
+    return analysis if reference is None else _beside_reference(analysis, table[0], own, reference, metric)
 
 
-def _table(
-    scores: Mapping[str, Sequence[float | None] | Floats], baseline: str, margin: float, alpha: float
-) -> tuple[list[str], Floats]:
+def _table(scores: Scores, baseline: str, margin: float, alpha: float, unit: str) -> tuple[list[str], Floats]:
     """Names and scores (A, S), the baseline first; NaN where a run has no score."""
     if baseline not in scores:
         raise UserError(f"'{baseline}' is no arm of this study: {', '.join(scores)}.{did_you_mean(baseline, scores)}")
     if not (math.isfinite(margin) and margin > 0):
-        raise UserError(f"margin must be a positive number of points, got {margin}")
+        raise UserError(f"margin must be a positive number{f' of {unit}' if unit else ''}, got {margin}")
     if not 0 < alpha < 0.5:
         raise UserError(f"alpha must lie between 0 and 0.5, got {alpha}")
     names = [baseline, *(name for name in scores if name != baseline)]
@@ -178,25 +206,57 @@ def _table(
     return names, np.where(np.isfinite(table), table, np.nan)
 
 
-def _right(correct: Mapping[str, Bools], seeds: int) -> dict[str, Bools]:
-    """The right answers (S, n) as given, once their sizes agree."""
-    right = {name: np.asarray(rows, dtype=bool) for name, rows in correct.items()}
-    images = {rows.shape[-1] for rows in right.values()}
-    for name, rows in right.items():
-        if rows.ndim != 2 or len(rows) != seeds or len(images) > 1:
-            raise UserError(f"correct['{name}'] is {rows.shape}; every arm needs ({seeds} seeds, the same test images)")
-    return right
+def _pseudo_values(
+    values: Mapping[str, Floats], seeds: int, sizes: Sequence[int] | None
+) -> tuple[dict[str, Floats], NDArray[np.int64]]:
+    """The pseudo-values (S, units) as given and the images in each unit (units,), once their sizes agree."""
+    parts = {name: np.asarray(rows, dtype=np.float64) for name, rows in values.items()}
+    units = {rows.shape[-1] for rows in parts.values()} | (set() if sizes is None else {len(sizes)})
+    for name, rows in parts.items():
+        if rows.ndim != 2 or len(rows) != seeds or len(units) > 1:
+            raise UserError(f"values['{name}'] is {rows.shape}; every arm needs ({seeds} seeds, the same test images)")
+    return parts, np.ones(max(units, default=0), dtype=np.int64) if sizes is None else np.asarray(sizes)
 
 
-def _lasting(right: Mapping[str, Bools], name: str, baseline: str, shared: Bools) -> float:
-    """``lasting_error`` over the seeds that both arms have; NaN where there are no pairs of answers."""
-    if name not in right or baseline not in right or not shared.any():
-        return math.nan
-    between, within = image_variances(right[name][shared], right[baseline][shared])
-    return float(lasting_error(between, within, int(shared.sum()), right[name].shape[1]))
+def _pairs(parts: Mapping[str, Floats], name: str, baseline: str, shared: Bools) -> Floats:
+    """Pseudo-values of an arm less the baseline's, (seeds that both have, units); (seeds, 0) where one has none."""
+    if name not in parts or baseline not in parts:
+        return np.empty((int(shared.sum()), 0))
+    return parts[name][shared] - parts[baseline][shared]
 
 
-def _unjudged(name: str, baseline: str, raw: Floats, is_control: bool, margin: float, alpha: float) -> Difference:
+def _floor(own: Floats, images: int, metric: Metric) -> float:
+    """``image_floor`` for this metric; ``own`` (S, units) are the baseline's pseudo-values."""
+    width = metric.span
+    return image_floor(images, spread(own, images) if width is None else width)
+
+
+def _beside_reference(
+    analysis: Analysis, scores: Floats, own: Floats, reference: tuple[str, float], metric: Metric
+) -> Analysis:
+    """Withhold the verdicts where the baseline's oriented ``scores`` are within noise of the trivial answer."""
+    name, trivial = reference
+    there = scores[np.isfinite(scores)]
+    sign = 1 if metric.higher_is_better else -1
+    from_seeds = there.var(ddof=1) / len(there) if len(there) > 1 else 0.0
+    noise = 2 * math.sqrt(from_seeds + np.nan_to_num(lasting_of(own)))
+    if there.mean() - sign * trivial > noise:
+        return analysis
+    why = f"{analysis.baseline} is not better than {name} by more than noise."
+    rows = tuple(
+        replace(row, verdict="not decided", seeds_needed=None, images_needed=False, reason=row.reason or why)
+        for row in analysis.differences
+    )
+    mean, answer, error = (
+        measure(f"{value:.{metric.digits}f}", metric.unit) for value in (sign * there.mean(), trivial, noise)
+    )
+    said = notes.on_reference(analysis.baseline, mean, name, answer, error)
+    return replace(analysis, differences=rows, notes=(said, *analysis.notes))
+
+
+def _unjudged(
+    name: str, baseline: str, raw: Floats, is_control: bool, margin: float, alpha: float, metric: Metric
+) -> Difference:
     """The row of an arm before anything is known but its raw differences."""
     pairs = raw[np.isfinite(raw)]
     return Difference(
@@ -221,19 +281,20 @@ def _unjudged(name: str, baseline: str, raw: Floats, is_control: bool, margin: f
         comparisons=1,
         margin=margin,
         alpha=alpha,
+        unit=metric.points,
+        digits=metric.digits,
+        higher_is_better=metric.higher_is_better,
         reason=f"No run of {name} has a score.",
     )
 
 
-def _judged(
-    rows: Sequence[Difference], design: Design, fitted: Fit, lasting: Floats, images: int | None
-) -> list[Difference]:
-    """The rows of the arms that have scores, with their tests; ``lasting`` (rows,) as of ``_lasting``."""
+def _judged(rows: Sequence[Difference], design: Design, fitted: Fit, images: ImageError | None) -> list[Difference]:
+    """The rows of the arms that have scores, with their tests."""
     if not rows:
         return []
     margin, alpha = rows[0].margin, rows[0].alpha
     estimates, from_seeds = fitted.differences[1:], fitted.se[1:]
-    se, df, lasting_se = standard_error(from_seeds, design.difference_df[1:], lasting, images)
+    se, df, lasting_se = standard_error(from_seeds, design.difference_df[1:], images)
     family = np.array([not row.is_control for row in rows])
     tests = judge(estimates, se, df, family=family, margin=margin, alpha=alpha)
     mechanisms = int((family & ~np.isnan(tests.p)).sum())
@@ -249,8 +310,7 @@ def _judged(
         needed, too_few_images = None, False
         if verdicts[i] == "not decided":
             known: dict[str, Any] = {
-                "lasting": float(lasting[i]),
-                "images": None if math.isnan(lasting[i]) else images,
+                "images": _of_row(images, i),
                 "mechanisms": comparisons,
                 "margin": margin,
                 "alpha": alpha,
@@ -282,6 +342,12 @@ def _judged(
     return judged
 
 
+def _of_row(images: ImageError | None, row: int) -> ImageError | None:
+    """The images' error of one difference; None where it is unknown."""
+    squared = math.nan if images is None else np.asarray(images.squared)[row]
+    return None if images is None or math.isnan(squared) else replace(images, squared=squared)
+
+
 def _why_untested(row: Difference, estimate: float | None, design: Design) -> str:
     if estimate is None:
         return f"It shares no seed with {row.baseline}, not even through other arms."
@@ -290,35 +356,6 @@ def _why_untested(row: Difference, estimate: float | None, design: Design) -> st
     if design.df == 0:
         return "The runs that have a score leave no degrees of freedom to measure the spread with."
     return "No score varies between seeds, so the error of this difference is unknown."
-
-
-def _seed_sd(table: Floats, design: Design, sigma: float | None) -> float | None:
-    """Variance component of the seeds as an SD: what is left of their spread when σ has had its share."""
-    if sigma is None or math.isnan(design.seed_unit):
-        return None
-    effects = design.seed_weights @ table[design.present]
-    return math.sqrt(max(float(effects.var(ddof=1)) - design.seed_unit * sigma**2, 0.0))
-
-
-def _largest_residual(fitted: Fit, design: Design) -> tuple[float | None, tuple[int, int] | None, bool]:
-    """Size and place (arm, seed) of the largest internally studentised residual, and whether it is an outlier.
-
-    Outlier: its externally studentised form has Bonferroni's p < 0.05 over all runs. Below six degrees of freedom none
-    is named: scores are rounded, and where few others are left they may agree by chance to the last digit.
-    """
-    free = np.diag(design.residuals)
-    if design.df == 0 or not fitted.sigma > 0:
-        return None, None, False
-    with np.errstate(divide="ignore", invalid="ignore"):
-        size = np.where(free > 1e-8, np.abs(fitted.residuals) / (fitted.sigma * np.sqrt(free)), 0.0)
-    worst = int(size.argmax())
-    place = np.argwhere(design.present)[worst]
-    squared, df = float(size[worst]) ** 2, design.df
-    outlier = False
-    if df >= 6:
-        deleted = math.sqrt(squared * (df - 1) / max(df - squared, 1e-12))
-        outlier = 2 * float(stdtr(df - 1, -deleted)) * len(size) < 0.05
-    return float(size[worst]), (int(place[0]), int(place[1])), outlier
 
 
 def _arm(name: str, row: Floats) -> Arm:
@@ -333,48 +370,3 @@ def _arm(name: str, row: Floats) -> Arm:
 
 def _number(value: float | Floats) -> float | None:
     return None if np.isnan(value) else float(value)
-
-
-def _notes_on_runs(names: Sequence[str], present: Bools, seeds: Sequence[int]) -> tuple[str, ...]:
-    """What the reader must know of the runs before any verdict."""
-    notes = []
-    used = int(present.any(axis=0).sum())
-    if 1 < used <= FIRST_LOOK:
-        notes.append(f"{used} seeds are a first look: intervals are wide, and verdicts may change with more seeds.")
-    elif used == 1:
-        notes.append("One seed measures no spread between runs, so nothing is decided.")
-    lost = []
-    for name, row in zip(names, present, strict=True):
-        absent = [str(seed) for seed, there in zip(seeds, row, strict=True) if not there]
-        if absent:
-            lost.append(f"{name} at {'every seed' if len(absent) == len(row) else 'seed ' + ', '.join(absent)}")
-    if lost:
-        notes.append(
-            f"Without a score: {'; '.join(lost)}. The model is fitted to the other runs; nothing is filled in."
-        )
-    return tuple(notes)
-
-
-def _notes_on_fit(rows: Sequence[Difference], sigma: float | None, outlier: tuple[str, int] | None) -> tuple[str, ...]:
-    """What the reader must know of the fit."""
-    notes = []
-    if sigma == 0:
-        notes.append(
-            "The scores leave no residual at all: check that seeds change the runs and that the network learns."
-        )
-    by_images = [row.name for row in rows if row.se_from == "images"]
-    if by_images:
-        notes.append(
-            f"For {', '.join(by_images)} the larger part of the standard error comes from the test images; more test "
-            "images narrow it, more seeds do not."
-        )
-    if outlier is not None:
-        notes.append(f"The score of {outlier[0]} at seed {outlier[1]} fits the others badly: look at that run.")
-    return tuple(notes)
-
-
-def _note_on_width(name: str, without: float, sigma: float) -> str:
-    return (
-        f"The runs of {name} scatter more than those of the other arms, which widens every interval: the pooled "
-        f"standard deviation is {sigma:.2f} points, and {without:.2f} without {name}. A study without {name} sees more."
-    )

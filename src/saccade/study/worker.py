@@ -59,9 +59,7 @@ def warm(first: str | None) -> None:
             named(first)
 
 
-def answer(
-    function: str, arguments: Mapping[str, Any], notify: Notify
-) -> tuple[Literal["result", "error"], Any]:
+def answer(function: str, arguments: Mapping[str, Any], notify: Notify) -> tuple[Literal["result", "error"], Any]:
     """The value of a call, or what it raised: ``message``, ``traceback``, and ``user``: is it the user's to mend?"""
     try:
         return "result", named(function)(**arguments, notify=notify)
@@ -85,9 +83,7 @@ def run(train: str, recipe: Mapping[str, Any], folder: str, device: str, notify:
     return result
 
 
-def check(
-    recipes: list[Mapping[str, Any]], margin: float | None, device: str, notify: Notify
-) -> dict[str, Any]:
+def check(recipes: list[Mapping[str, Any]], margin: float | None, device: str, notify: Notify) -> dict[str, Any]:
     """Find everything a user can have got wrong about data, host and mechanisms before any training.
 
     Read every image once and build the network of every arm.

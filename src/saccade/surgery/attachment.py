@@ -48,13 +48,13 @@ def keep_plugs(
 
 
 def open_call(host: nn.Module, args: tuple[Any, ...]) -> None:
-    """Open a call of the host; forward pre-hook."""
+    """Open a call of each StageOutputs of the host; forward pre-hook."""
     for outputs in host.__dict__[_OUTPUTS]:
         outputs.open()
 
 
 def close_call(host: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    """Forward hook of the host, after an exception too: close the call."""
+    """Close the call of each StageOutputs of the host, after an exception too; forward hook."""
     for outputs in host.__dict__[_OUTPUTS]:
         outputs.close()
 

@@ -10,11 +10,12 @@ from typing import Any
 from torch import nn
 
 from saccade import catalog
+from saccade.bases import Convolution
 from saccade.errors import UserError, did_you_mean
 from saccade.graph.sites import Site
 from saccade.specs import Spec
 
-__all__ = ["Builder", "Mechanism", "StandIn", "per_stage", "previous_sites"]
+__all__ = ["Builder", "Mechanism", "StandIn", "kernel_keeper", "per_stage", "previous_sites"]
 
 Builder = Callable[..., nn.Module]
 StandIn = tuple[str, dict[str, Any], nn.Module]
@@ -40,6 +41,7 @@ class Mechanism:
             UserError: no such mechanism.
         """
         if isinstance(mechanism, str):
+            mechanism = catalog.canonical(mechanism)
             spec, defaults = catalog.spec(mechanism), catalog.options(mechanism)
 
             def make(channels: int, **options: Any) -> nn.Module:
@@ -50,6 +52,7 @@ class Mechanism:
             raise UserError(f"a mechanism is a name or something that takes the channels, got {mechanism!r}")
         name = f"{getattr(mechanism, '__module__', '')}:{getattr(mechanism, '__qualname__', repr(mechanism))}"
         try:
+            name = catalog.canonical(name)
             spec = catalog.spec(name)
         except UserError:
             spec = Spec(title=name.partition(":")[2], kind="transform", evidence="reading")
@@ -72,7 +75,7 @@ class Mechanism:
             UserError: it has not, or they do not.
         """
         if self.named:
-            catalog.shape(self.name, options)
+            catalog.resolve_options(self.name, options)
             return
         for key in options:
             if self.defaults and key not in self.defaults:
@@ -106,6 +109,12 @@ def _defaults(function: Builder) -> dict[str, Any]:
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return {}
     return {p.name: p.default for p in parameters if p.kind is not p.VAR_POSITIONAL}
+
+
+def kernel_keeper(mechanism: str | Builder) -> type[Convolution] | None:
+    """Return the class of a mechanism that keeps the kernel of the convolution it replaces; None of any other."""
+    maker = catalog.load(mechanism) if isinstance(mechanism, str) else mechanism
+    return maker if isinstance(maker, type) and issubclass(maker, Convolution) else None
 
 
 def per_stage(what: Mechanism, options: dict[str, Any], sites: list[Site]) -> list[dict[str, Any]]:

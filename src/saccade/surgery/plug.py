@@ -14,10 +14,11 @@ from saccade.graph.inputs import example_input
 from saccade.graph.positions import select
 from saccade.graph.sites import Site
 from saccade.surgery.attachment import attach, detach, join
-from saccade.surgery.mechanism import Builder, Mechanism, StandIn, per_stage, previous_sites
+from saccade.surgery.mechanism import Builder, Mechanism, StandIn, kernel_keeper, per_stage, previous_sites
 from saccade.surgery.plug_module import Plug
 from saccade.surgery.rebuilt import warn_of_rebuilding
 from saccade.surgery.redraw import redraw_dead_relus
+from saccade.surgery.replace import replace
 from saccade.surgery.sites import inspect_unplugged
 from saccade.surgery.verify import verify_forward, warn_of_eval_only
 
@@ -39,6 +40,9 @@ def plug(
     off on ``input``, is drawn again from the same initialisation; on a map that is zero at the start, as behind a norm
     whose weight is, only biases can tell. The log names the sites that the host reaches in eval mode only, and warns of
     a host that its trainer builds anew: see ``plugged_trainer``.
+
+    A mechanism that keeps the kernel of a convolution (``dcn1``, ``dcn2``) is put in the place of convolutions, as by
+    ``replace``, whose ``where`` it then takes; any other of kind ``conv`` discards weights and is refused.
 
     Args:
         host: any network.
@@ -66,7 +70,10 @@ def plug(
     """
     if start not in ("neutral", "paper"):
         raise UserError(f"start must be 'neutral' or 'paper', got {start!r}")
-    insert_plugs(host, Mechanism.of(mechanism), where, input, options, neutral=start == "neutral")
+    what = Mechanism.of(mechanism)
+    if what.spec.kind == "conv" and kernel_keeper(mechanism) is not None:
+        return replace(host, mechanism, where, start, input, **options)
+    insert_plugs(host, what, where, input, options, neutral=start == "neutral")
     warn_of_rebuilding(host)
     return host
 
@@ -89,7 +96,7 @@ def insert_plugs(
     if what.spec.kind == "conv":
         raise UserError(
             f"{what.name} stands in the place of a convolution and cannot be plugged behind a module: "
-            f"saccade.replace(host, {what.name!r}) puts it there"
+            f"saccade.replace(host, {what.name!r}) puts it there, and says which pretrained weights that discards"
         )
     what.check(options)
     check_changeable(host)

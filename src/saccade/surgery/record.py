@@ -15,7 +15,24 @@ from saccade.surgery.plugs import plugs
 from saccade.surgery.replace import replacements
 from saccade.surgery.replaced import CHILD
 
-__all__ = ["record"]
+__all__ = ["effective_gate", "record"]
+
+
+def effective_gate(gate: Tensor, a: Tensor | None) -> Tensor:
+    """Return 1 + a (g − 1), the factor by which a plug multiplies its map; g itself for a plug without an ``a``.
+
+    Args:
+        gate: g, of any shape.
+        a: (1,), or None.
+
+    Returns:
+        The shape of ``gate``, float32, detached.
+
+    >>> effective_gate(torch.tensor([0.5, 0.75]), torch.tensor([0.4]))
+    tensor([0.8000, 0.9000])
+    """
+    gate = gate.detach().float()
+    return gate if a is None else 1 + a.detach().float() * (gate - 1)
 
 
 @contextmanager

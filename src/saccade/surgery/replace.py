@@ -13,13 +13,12 @@ import torch
 from torch import nn
 
 from saccade import catalog
-from saccade.bases import Convolution
 from saccade.errors import UserError
 from saccade.graph.hosts import check_changeable, check_network
 from saccade.graph.inputs import example_input
 from saccade.graph.positions import POSITIONS, family, select
 from saccade.graph.sites import Inspection, Site
-from saccade.surgery.mechanism import Mechanism, per_stage
+from saccade.surgery.mechanism import Mechanism, kernel_keeper, per_stage
 from saccade.surgery.rebuilt import warn_of_rebuilding
 from saccade.surgery.replaceable import check_replaceable, fitted, insert_replacements
 from saccade.surgery.replaced import CHILD, Note, Stand, gone, note, replaced
@@ -111,7 +110,8 @@ def replace(
         input = example_input(host)
     seen = inspect_unplugged(host, input)
     chosen = _chosen(host, seen, where, what)
-    known = _neutral(mechanism) if start == "neutral" else {}
+    keeper = kernel_keeper(mechanism)
+    known = dict(keeper.neutral) if keeper is not None and start == "neutral" else {}
     new: dict[str, tuple[nn.Module, Note]] = {}
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         for (site, position), own in zip(chosen, per_stage(what, options, [site for site, _ in chosen]), strict=True):
@@ -209,12 +209,6 @@ def again(host: nn.Module, rows: Sequence[Mapping[str, Any]], owner: str) -> Non
         )
         new[path] = fitted(host, Mechanism.of(name), site, position, options, neutral)
     insert_replacements(host, new, None)
-
-
-def _neutral(mechanism: str | Callable[..., nn.Module]) -> dict[str, Any]:
-    """The options with which a mechanism that keeps the kernel starts as the convolution."""
-    maker = catalog.load(mechanism) if isinstance(mechanism, str) else mechanism
-    return dict(maker.neutral) if isinstance(maker, type) and issubclass(maker, Convolution) else {}
 
 
 def _states(name: str) -> bool:

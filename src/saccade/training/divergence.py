@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.hooks import temporary_hooks
+from saccade.tensors import tensors_in
 
 __all__ = ["DivergenceError", "locate"]
 
@@ -55,8 +56,7 @@ def locate(network: nn.Module, forward: Callable[[], object]) -> tuple[str, str]
 
     def watch(path: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            outputs = output if isinstance(output, (tuple, list)) else (output,)
-            if not found and any(isinstance(o, Tensor) and not _finite(o) for o in outputs):
+            if not found and not all(map(_finite, tensors_in(output))):
                 found.append(path)
 
         return hook

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from saccade.bases import Context, Convolution, Gate
 from saccade.data.samples import ImageSet
+from saccade.hooks import temporary_hooks
 from saccade.surgery import plugs, record, replacements
 from saccade.surgery.controls import NoiseGate, unshuffled
+from saccade.surgery.record import effective_gate
 from saccade.surgery.replaced import CHILD, Replaced, alone, original
 
 __all__ = ["constant_plugs", "gate_movement", "probe_images"]
@@ -64,19 +66,15 @@ def gate_movement(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any
         return hook
 
     shown = {row.site for row in rows if isinstance(unshuffled(row.module.mechanism), (Gate, Context))}
-    handles = [
-        row.module.register_forward_hook(watch(row.site), with_kwargs=True) for row in rows if row.site not in shown
-    ]
-    handles += [
-        network.get_submodule(row.convolution).register_forward_hook(watch(site), prepend=True, with_kwargs=True)
-        for site, row in kept.items()
-    ]
-    try:
-        with _evaluated(network), record(network) as maps:
-            network(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with temporary_hooks() as handles, _evaluated(network), record(network) as maps:
+        handles += [
+            row.module.register_forward_hook(watch(row.site), with_kwargs=True) for row in rows if row.site not in shown
+        ]
+        handles += [
+            network.get_submodule(row.convolution).register_forward_hook(watch(site), prepend=True, with_kwargs=True)
+            for site, row in kept.items()
+        ]
+        network(images)
     movement = {}
     for row in rows:
         plug = row.module
@@ -84,9 +82,8 @@ def gate_movement(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any
         if row.site in shown:
             seen = maps[row.site]
             values = torch.cat([m.float().flatten() for m in (seen if isinstance(seen, list) else [seen])])
-            strength = 1.0 if a is None else a
             gate = isinstance(unshuffled(plug.mechanism), Gate)
-            values = 1.0 + strength * (values - 1.0) if gate else (strength * values).abs()
+            values = effective_gate(values, plug.a) if gate else ((1.0 if a is None else a) * values).abs()
             kind = "gate" if gate else "context"
         else:
             values, kind = torch.cat(changes[row.site]), "change"

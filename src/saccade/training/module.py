@@ -175,9 +175,7 @@ class TaskModule(LightningModule):
         """
         rows = self.task.rows(self.network, *batch)
         if self.epoch and not is_finite(rows):
-            raise DivergenceError(
-                self.epoch, 0, *locate(self.network, lambda: self.task.rows(self.network, *batch))
-            )
+            raise DivergenceError(self.epoch, 0, *locate(self.network, lambda: self.task.rows(self.network, *batch)))
         self._rows[dataloader_idx].append({name: values.detach().cpu() for name, values in rows.items()})
 
     def take(self) -> tuple[dict[str, float], Rows, Rows | None]:

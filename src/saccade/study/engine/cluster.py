@@ -52,7 +52,6 @@ _OBJECTS = 100 * 2**20
 """Bytes of Ray's object store where it is started here: what passes through it are words."""
 
 
-
 class _StudyWorker:
     """The far side, as an actor.
 

@@ -26,6 +26,7 @@ ATTEMPTS = 2
 """How often a run whose process dies is tried."""
 ENGINES = ("local", "ray")
 
+
 @dataclass(frozen=True)
 class Outcome:
     """How a run ended: ``skipped`` was finished before, ``diverged`` ended early on a value that is no number."""

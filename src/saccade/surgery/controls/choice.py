@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from saccade.bases import Context, Gate
+from saccade.controls import CONTROLS
 from saccade.errors import UserError, did_you_mean
 from saccade.graph.sites import Site
 from saccade.surgery.controls.extra import ExtraBottleneck
@@ -17,9 +18,7 @@ from saccade.surgery.controls.shuffled import Shuffled
 from saccade.surgery.mechanism import Mechanism, StandIn
 from saccade.surgery.plug import insert_plugs
 
-__all__ = ["CONTROLS", "plug_control"]
-
-CONTROLS = ("extra", "noise", "shuffled")
+__all__ = ["plug_control"]
 
 
 def plug_control(
@@ -75,7 +74,7 @@ def plug_control(
                 f"the control 'shuffled' needs a Gate or a Context, of which one image can lend its own to another; "
                 f"{what.name} makes a {type(made).__name__}, which is neither"
             )
-        return _name(Shuffled), {"mechanism": what.name, "options": own}, Shuffled(site.channels, made)
+        return CONTROLS["shuffled"].path, {"mechanism": what.name, "options": own}, Shuffled(site.channels, made)
 
     return insert_plugs(host, what, where, input, options, neutral=neutral, instead=shuffled)
 
@@ -83,12 +82,8 @@ def plug_control(
 def _extra(site: Site, own: dict[str, Any], made: nn.Module) -> StandIn:
     parameters = sum(p.numel() for p in made.parameters())
     width = max(1, round(parameters / (2 * site.channels)))
-    return _name(ExtraBottleneck), {"width": width}, ExtraBottleneck(site.channels, width)
+    return CONTROLS["extra"].path, {"width": width}, ExtraBottleneck(site.channels, width)
 
 
 def _noise(site: Site, own: dict[str, Any], made: nn.Module) -> StandIn:
-    return _name(NoiseGate), {}, NoiseGate(site.channels)
-
-
-def _name(kind: type[nn.Module]) -> str:
-    return f"{kind.__module__}:{kind.__qualname__}"
+    return CONTROLS["noise"].path, {}, NoiseGate(site.channels)

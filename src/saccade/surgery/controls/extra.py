@@ -17,11 +17,14 @@ SPEC = {
     "title": "Extra bottleneck",
     "kind": "context",
     "evidence": "reading",
-    "params": "2*C*width",
-    "limits": ["width >= 1"],
+    "limits": ["width must be at least 1"],
     "neutral": True,
     "equivariant": ["permutation", "flip", "transpose"],
 }
+
+
+def parameters(channels: int, width: int) -> int:
+    return 2 * channels * width
 
 
 class ExtraBottleneck(Context):

@@ -19,10 +19,13 @@ SPEC = {
     "title": "Noise gate",
     "kind": "gate",
     "evidence": "reading",
-    "params": "0",
     "gate": (0.0, 1.0),
     "equivariant": ["permutation", "flip", "transpose"],
 }
+
+
+def parameters() -> int:
+    return 0
 
 
 class NoiseGate(Gate):

@@ -1,0 +1,117 @@
+r"""Bottleneck Attention Module: channels and places are judged side by side, and the map is strengthened, never cut.
+
+    M_c = W₁ ReLU(BN(W₀ mean_{h,w} x + b₀)) + b₁                     (B, C, 1, 1)
+    M_s = f₃(f₂(f₁(f₀(x))))                                          (B, 1, H, W)
+    y   = x ⊙ (1 + σ(M_c ⊙ M_s))                                     (B, C, H, W)     eq. 1
+
+W₀: C -> C·rd_ratio, W₁: back. f₀: 1×1, C -> C·rd_ratio; f₁, f₂: 3×3 with ``dilation``, each of the three followed by
+BN and ReLU; f₃: 1×1 to one channel. That is the authors' code, ``variant="official"``, the default; their checkpoint of
+ResNet-50 is of it. The rows of sizes and accuracies are not theirs: the README of PytorchInsight prints them, and the
+sizes are those of this variant. The paper adds where the code multiplies, and has one batch norm a branch, at its end
+(``variant="paper"``):
+
+    M_c = BN(W₁ ReLU(W₀ mean_{h,w} x + b₀) + b₁)                     (B, C, 1, 1)     eq. 3
+    M_s = BN(f₃(f₂(f₁(f₀(x)))))                                      (B, 1, H, W)     eq. 4
+    y   = x ⊙ (1 + σ(M_c + M_s))                                     (B, C, H, W)     eq. 1, 2
+
+Equations 3 and 4 print no activation; a ReLU follows W₀, f₀, f₁ and f₂ here as in the code. The authors' average pool
+takes the height for both sides and sees only part of a map that is not square; ours sees all of it. A bias in front of
+a batch norm is idle while batch statistics are used; the authors' layers have it, their counts contain it, and so do
+ours. A map thinner than 1/rd_ratio is refused.
+
+Source: Park, Woo, Lee, Kweon, "BAM: Bottleneck Attention Module", BMVC 2018, arXiv:1807.06514.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from saccade.bases import BatchNorm2d, Gate, reduced
+from saccade.ops.gating import pooled_mean
+
+__all__ = ["BottleneckAttention"]
+
+SPEC = {
+    "name": "bam",
+    "title": "Bottleneck Attention Module",
+    "paper": {
+        "authors": "Park, Woo, Lee, Kweon",
+        "title": "BAM: Bottleneck Attention Module",
+        "venue": "BMVC",
+        "year": 2018,
+        "arxiv": "1807.06514",
+    },
+    "kind": "gate",
+    "evidence": "oracle",
+    "code": ["Jongchan/attention-module (variant='official')"],
+    "position": {"default": "stage[:-1]"},
+    "limits": ["channels * rd_ratio must be at least 1", "dilation must be at least 1"],
+    "gate": (1.0, 2.0),
+    "published": [
+        {"net": "resnet50", "top1": 76.86, "source": "README of the authors' code, its checkpoint"},
+        {"net": "resnet50", "params": 25.92, "macs": 4.205, "top1": 76.90, "source": "PytorchInsight README"},
+        {"net": "resnet101", "params": 44.91, "macs": 7.933, "top1": 78.22, "source": "PytorchInsight README"},
+    ],
+}  # fmt: skip
+
+
+def parameters(channels: int, rd_ratio: float, variant: str) -> int:
+    hidden = int(channels * rd_ratio)
+    norms = channels + 13 * hidden + 1 if variant == "official" else 3 * channels + 5 * hidden + 3
+    return 3 * channels * hidden + 18 * hidden**2 + norms
+
+
+class BottleneckAttention(Gate):
+    """1 + σ of a channel branch and a spatial branch.
+
+    Args:
+        channels: C of the map (B, C, H, W).
+        rd_ratio: width of both bottlenecks as a part of C, rounded down.
+        dilation: of the two 3×3 convolutions, in pixels.
+        variant: ``official``: the branches are multiplied, a batch norm follows every hidden layer; ``paper``: they
+            are added, a batch norm ends each branch.
+
+    Raises:
+        ValueError: the bottlenecks would have no unit, ``dilation`` is not positive, or there is no such variant.
+
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        rd_ratio: float = 1 / 16,
+        dilation: int = 4,
+        variant: Literal["paper", "official"] = "official",
+    ) -> None:
+        super().__init__()
+        hidden = reduced(channels, rd_ratio)
+        if dilation < 1:
+            raise ValueError(f"dilation must be at least 1, got {dilation}")
+        if variant not in ("paper", "official"):
+            raise ValueError(f"variant must be 'paper' or 'official', got {variant!r}")
+        self.product = variant == "official"
+        self.channel = nn.Sequential(
+            *self._hidden(nn.Conv2d(channels, hidden, 1)),
+            *self._last(nn.Conv2d(hidden, channels, 1)),
+        )
+        self.spatial = nn.Sequential(
+            *self._hidden(nn.Conv2d(channels, hidden, 1)),
+            *self._hidden(nn.Conv2d(hidden, hidden, 3, padding=dilation, dilation=dilation)),
+            *self._hidden(nn.Conv2d(hidden, hidden, 3, padding=dilation, dilation=dilation)),
+            *self._last(nn.Conv2d(hidden, 1, 1)),
+        )
+
+    def _hidden(self, conv: nn.Conv2d) -> list[nn.Module]:
+        return [conv, BatchNorm2d(conv.out_channels), nn.ReLU()] if self.product else [conv, nn.ReLU()]
+
+    def _last(self, conv: nn.Conv2d) -> list[nn.Module]:
+        return [conv] if self.product else [conv, BatchNorm2d(conv.out_channels)]
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, H, W), between 1 and 2."""
+        channel = self.channel(pooled_mean(x, keepdim=True))  # (B, C, 1, 1)
+        spatial = self.spatial(x)  # (B, 1, H, W)
+        joint: Tensor = channel * spatial if self.product else channel + spatial
+        return 1 + joint.sigmoid()

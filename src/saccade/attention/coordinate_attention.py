@@ -1,0 +1,103 @@
+r"""Coordinate Attention: a channel gate that knows the row and the column.
+
+    z^h = mean_w x,  z^w = mean_h x                 (B, C, H, 1), (B, C, 1, W)                  eq. 4, 5
+    f   = δ(BN(F₁[z^h, z^w]))                       (B, c, H + W), c = max(8, ⌊C·rd_ratio⌋)     eq. 6
+    g^h = σ(F_h f^h),  g^w = σ(F_w f^w)             (B, C, H, 1), (B, C, 1, W)                  eq. 7, 8
+    y   = x ⊙ g^h ⊙ g^w                             (B, C, H, W)                                eq. 9
+
+F₁, F_h, F_w: 1×1 with bias; rows and columns pass F₁ and the batch norm side by side, then f is split again. δ is the
+h-swish z · ReLU6(z + 3)/6, and rd_ratio 1/32 with no fewer than 8 channels, as in the authors' code. The bias of F₁ is
+idle while the batch norm behind it uses batch statistics; the authors' layer has it, their counts contain it, and so
+do ours. In MobileNetV2 the gate acts on the expanded map of each block, after the depthwise convolution.
+
+Source: Hou, Zhou, Feng, "Coordinate Attention for Efficient Mobile Network Design", CVPR 2021, arXiv:2103.02907.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from saccade.bases import BatchNorm2d, Gate
+from saccade.ops.branch import gated_by
+from saccade.ops.cross import cross_gated
+from saccade.ops.eager import is_watched
+from saccade.ops.gating import gated, pooled_mean
+
+__all__ = ["CoordinateAttention"]
+
+SPEC = {
+    "name": "coord",
+    "title": "Coordinate Attention",
+    "paper": {
+        "authors": "Hou, Zhou, Feng",
+        "title": "Coordinate Attention for Efficient Mobile Network Design",
+        "venue": "CVPR",
+        "year": 2021,
+        "arxiv": "2103.02907",
+    },
+    "kind": "gate",
+    "evidence": "oracle",
+    "code": ["houqb/CoordAttention"],
+    "position": {"default": "residual", "mobilenetv2": "expanded"},
+    "limits": ["rd_ratio must be positive"],
+    "gate": (0.0, 1.0),
+    "equivariant": ["flip"],
+    "published": [
+        {"net": "mobilenet_v2", "params": 3.95, "macs": 0.310, "top1": 74.3, "note": "200 epochs, cosine",
+         "source": "CoordAttention README"},
+    ],
+    "timm": "coord",
+}  # fmt: skip
+
+
+def parameters(channels: int, rd_ratio: float) -> int:
+    hidden = max(8, int(channels * rd_ratio))
+    return 3 * channels * hidden + 2 * channels + 3 * hidden
+
+
+@Gate.register
+class CoordinateAttention(nn.Module):
+    """Product of a gate of each channel's rows and one of its columns.
+
+    The product passes through ``tap``, (B, C, H, W), and is a tensor of its own only where somebody looks there.
+
+    Args:
+        channels: C of the map (B, C, H, W).
+        rd_ratio: width of the bottleneck as a part of C, rounded down, but at least 8.
+
+    Raises:
+        ValueError: ``rd_ratio`` is not positive.
+
+    """
+
+    def __init__(self, channels: int, rd_ratio: float = 1 / 32) -> None:
+        super().__init__()
+        if rd_ratio <= 0:
+            raise ValueError(f"rd_ratio must be positive, got {rd_ratio}")
+        hidden = max(8, int(channels * rd_ratio))
+        self.squeeze = nn.Conv2d(channels, hidden, 1)
+        self.bn = BatchNorm2d(hidden)
+        self.rows = nn.Conv2d(hidden, channels, 1)
+        self.columns = nn.Conv2d(hidden, channels, 1)
+        self.tap = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
+        if type(self.tap) is nn.Identity and not is_watched(self.tap):
+            return cross_gated(x, self._gates).to(x.dtype)
+        return gated_by(x, lambda seen: self.tap(self.gate(seen)).to(seen.dtype))
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, H, W)."""
+        return gated(*self._gates(pooled_mean(x, (3,), keepdim=True), pooled_mean(x, (2,), keepdim=True)))
+
+    def _gates(self, by_row: Tensor, by_column: Tensor) -> tuple[Tensor, Tensor]:
+        """The gates of rows (B, C, H, 1) and of columns (B, C, 1, W), of the means that have these shapes."""
+        height = by_row.shape[2]
+        z = torch.cat([by_row, by_column.transpose(2, 3)], 2)  # (B, C, H + W, 1)
+        f = F.hardswish(self.bn(self.squeeze(z)))  # (B, c, H + W, 1)
+        rows: Tensor = self.rows(f[:, :, :height]).sigmoid()
+        columns: Tensor = self.columns(f[:, :, height:]).sigmoid().transpose(2, 3)
+        return rows, columns

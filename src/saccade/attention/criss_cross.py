@@ -1,0 +1,100 @@
+r"""Criss-cross attention: every pixel asks its column and its row, twice, and so hears from the whole image.
+
+    q = W_q x + b_q,  k = W_k x                   (B, C, H, W) -> (B, c, H, W), c = ⌊C·rd_ratio⌋
+    a_p = softmax_{p' ∈ cross(p)}(q_p · k_{p'})   over the H + W − 1 pixels of the column and the row of p
+    o_p = Σ_{p' ∈ cross(p)} a_{p,p'} (W_v x_{p'} + b_v)                                 (B, C, H, W)
+    y = x + γ o                                   (B, C, H, W), γ = 0 at the start
+
+All of it ``recurrence`` times, with the same weights: after two any pixel has heard from any other. That is the
+paper's head; one is the bare attention. The logits are not scaled. The authors' code adds −∞ to the pixel's own place
+in the column, so that it counts once. Their layer of the keys has a bias, which adds the same to all logits of a pixel:
+a softmax does not notice one, so there is none here.
+
+As the weights of a pixel sum to one, o = W_v (Σ a x) + b_v: here the map itself is gathered and the layer of the values
+comes after, which gives the same and spares a tensor; γ is folded into that layer's weight unless something acts on its
+call. The paper puts one such head behind the last stage of a
+segmentation network, between convolutions that narrow the map to 512 channels; here it stands alone, on the map as it
+is.
+
+Source: Huang, Wang, Huang, Huang, Wei, Liu, "CCNet: Criss-Cross Attention for Semantic Segmentation", ICCV 2019,
+arXiv:1811.11721.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from saccade.bases import Context, reduced
+from saccade.ops.criss_cross import criss_cross
+from saccade.ops.eager import is_bare
+
+__all__ = ["CrissCrossAttention"]
+
+SPEC = {
+    "name": "cc",
+    "title": "Criss-cross attention",
+    "paper": {
+        "authors": "Huang, Wang, Huang, Huang, Wei, Liu",
+        "title": "CCNet: Criss-Cross Attention for Semantic Segmentation",
+        "venue": "ICCV",
+        "year": 2019,
+        "arxiv": "1811.11721",
+    },
+    "kind": "context",
+    "evidence": "oracle",
+    "code": ["speedinghzl/CCNet"],
+    "position": {"default": "stage[-1]"},
+    "limits": ["channels * rd_ratio must be at least 1", "recurrence must be at least 1"],
+    "neutral": True,
+    "equivariant": ["flip", "transpose"],
+}  # fmt: skip
+
+
+def parameters(channels: int, rd_ratio: float) -> int:
+    hidden = int(channels * rd_ratio)
+    return (2 * channels + 1) * hidden + (channels + 1) * channels + 1
+
+
+class CrissCrossAttention(Context):
+    """Weighted mean over the pixels of column and row, added with a learnt factor that starts at zero.
+
+    Args:
+        channels: C of the map (B, C, H, W).
+        rd_ratio: width of queries and keys as a part of C, rounded down.
+        recurrence: how often the attention is applied, with one set of weights.
+
+    Raises:
+        ValueError: queries and keys would have no channel, or ``recurrence`` is not positive.
+
+    """
+
+    def __init__(self, channels: int, rd_ratio: float = 1 / 8, recurrence: int = 2) -> None:
+        super().__init__()
+        hidden = reduced(channels, rd_ratio)
+        if recurrence < 1:
+            raise ValueError(f"recurrence must be at least 1, got {recurrence}")
+        self.recurrence = recurrence
+        self.query = nn.Conv2d(channels, hidden, 1)
+        self.key = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.value = nn.Conv2d(channels, channels, 1)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def context(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, H, W): all that the recurrences add."""
+        context = self._heard(x)
+        for _ in range(self.recurrence - 1):
+            context = context + self._heard(x + context.to(x.dtype))
+        return context
+
+    def _heard(self, x: Tensor) -> Tensor:
+        """γ o, in the layout of x."""
+        pixels = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last, which vmap cannot ask for
+        mean = criss_cross(self.query(pixels), self.key(pixels), pixels)  # (B, C, H, W), Σ a x
+        if not is_bare(self.value):
+            added: Tensor = self.gamma * self.value(mean)
+            return added
+        weight = (self.gamma * self.value.weight.flatten(1)).expand(x.shape[0], -1, -1)
+        assert self.value.bias is not None
+        bias = (self.gamma * self.value.bias)[:, None]
+        return torch.baddbmm(bias, weight, mean.flatten(2)).unflatten(2, x.shape[2:])

@@ -1,0 +1,103 @@
+r"""Mixed pooling module: windows of two sizes for what lies near, strips of rows and columns for what lies far.
+
+    u = ReLU(BN(W_u x)),  v = ReLU(BN(W_v x))                       (B, C, H, W) -> (B, c, H, W), c = ⌊C·rd_ratio⌋
+    near = f₀(u) + up(f₁(pool_{20×20} u)) + up(f₂(pool_{12×12} u))  (B, c, H, W)     fᵢ = BN(Conv_{3×3})
+    far  = BN(Conv_{1×3}(mean_h v)) + BN(Conv_{3×1}(mean_w v))      (B, c, H, W)     spread over the map
+    z = [ReLU(BN(Conv_{3×3}(ReLU(near)))); ReLU(BN(Conv_{3×3}(ReLU(far))))]          (B, 2c, H, W)
+    y = ReLU(x + BN(W_z z))                                         (B, C, H, W)
+
+No convolution has a bias. pool takes means over windows that cover the map evenly, ``up`` is bilinear with corners on
+corners. On a map smaller than its grid a pool repeats pixels, as in the authors' code. The paper has two such modules,
+one behind the other, in the head of a segmentation network, behind a layer that narrows its last map to 1024 channels;
+here one stands behind the last stage. Its ReLU sets to zero what is negative in the host's map: from a neutral start
+the host is unchanged, but with ``start="paper"`` the module belongs where the map has been through a ReLU.
+
+Source: Hou, Zhang, Cheng, Feng, "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing", CVPR 2020,
+arXiv:2003.13328.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from saccade.bases import BatchNorm2d, reduced
+from saccade.ops.resample import bilinear, window_means
+from saccade.ops.strip import strip_means
+
+__all__ = ["MixedPooling"]
+
+SPEC = {
+    "name": "mpm",
+    "title": "Mixed pooling module",
+    "paper": {
+        "authors": "Hou, Zhang, Cheng, Feng",
+        "title": "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing",
+        "venue": "CVPR",
+        "year": 2020,
+        "arxiv": "2003.13328",
+    },
+    "kind": "transform",
+    "evidence": "oracle",
+    "code": ["houqb/SPNet"],
+    "position": {"default": "stage[-1]"},
+    "limits": ["channels * rd_ratio must be at least 1", "fine and coarse must be at least 1"],
+}  # fmt: skip
+
+
+def parameters(channels: int, rd_ratio: float) -> int:
+    hidden = int(channels * rd_ratio)
+    return 4 * channels * hidden + 51 * hidden**2 + 18 * hidden + 2 * channels
+
+
+class MixedPooling(nn.Module):
+    """Pools of windows and of strips, side by side, added to the map.
+
+    Args:
+        channels: C of the map (B, C, H, W).
+        rd_ratio: width of both branches as a part of C, rounded down.
+        fine: windows to a side of the finer pool.
+        coarse: windows to a side of the coarser one.
+
+    Raises:
+        ValueError: the branches would have no channel, or a pool no window.
+
+    """
+
+    def __init__(self, channels: int, rd_ratio: float = 1 / 4, fine: int = 20, coarse: int = 12) -> None:
+        super().__init__()
+        hidden = reduced(channels, rd_ratio)
+        if min(fine, coarse) < 1:
+            raise ValueError(f"fine and coarse must be at least 1, got {fine} and {coarse}")
+        self.sizes = fine, coarse
+        self.near_in = _layer(channels, hidden, 1)
+        self.far_in = _layer(channels, hidden, 1)
+        self.near = _layer(hidden, hidden, 3)
+        self.fine = _layer(hidden, hidden, 3)
+        self.coarse = _layer(hidden, hidden, 3)
+        self.columns = _layer(hidden, hidden, (1, 3))
+        self.rows = _layer(hidden, hidden, (3, 1))
+        self.near_out = _layer(hidden, hidden, 3)
+        self.far_out = _layer(hidden, hidden, 3)
+        self.join = _layer(2 * hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
+        height, width = x.shape[2:]
+        u, v = F.relu(self.near_in(x)), F.relu(self.far_in(x))
+        near = self.near(u)
+        for pool, side in zip((self.fine, self.coarse), self.sizes, strict=True):
+            near = near + bilinear(pool(window_means(u, (side, side))), (height, width)).to(near.dtype)
+        rows, columns = strip_means(v)
+        far = self.rows(rows) + self.columns(columns)
+        z = torch.cat([self.near_out(F.relu(near)), self.far_out(F.relu(far))], 1)
+        joined: Tensor = self.join(F.relu(z))
+        return F.threshold(x + joined.to(x.dtype), 0, 0)  # a ReLU that does not keep what it returns
+
+
+def _layer(inputs: int, outputs: int, kernel: int | tuple[int, int]) -> nn.Sequential:
+    """A convolution that keeps the size, and a batch norm."""
+    sides = (kernel, kernel) if isinstance(kernel, int) else kernel
+    padding = (sides[0] // 2, sides[1] // 2)
+    return nn.Sequential(nn.Conv2d(inputs, outputs, sides, padding=padding, bias=False), BatchNorm2d(outputs))

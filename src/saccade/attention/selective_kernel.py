@@ -1,0 +1,177 @@
+r"""SK, selective kernel: two convolutions of different reach, and for each channel a choice between them.
+
+    U₁ = ReLU(BN(Conv_{k×k, G}(x)))                         (B, O, Ho, Wo)     near
+    U₂ = ReLU(BN(Conv_{k×k, G, dilation 2}(x)))             (B, O, Ho, Wo)     far: 3×3 taps of a 5×5 window
+    s = mean_{h,w}(U₁ + U₂)                                 (B, O)             eq. 1, 2
+    z = ReLU(BN(W s))                                       (B, d), d = max(⌊O·rd_ratio⌋, 32)    eq. 3
+    a₁, a₂ = softmax over the two of (A z, B z)             (B, O) each        eq. 5
+    y = a₁ ⊙ U₁ + a₂ ⊙ U₂                                   (B, O, Ho, Wo)     eq. 6
+
+A softmax over two is a sigmoid of the difference: a₁ = σ(A z − B z) is the gate that is shown. No layer has a bias.
+
+The paper replaces the 3×3 convolution of every bottleneck of a ResNeXt-50 of 32 groups; both branches have G = 32.
+``variant="fair"`` is what the first author trained in an ordinary ResNet against other mechanisms: U₁ is the host's own
+dense convolution, U₂ has 32 groups and no dilation, and d has no lower bound. In the authors' blocks nothing stands
+between it and the next 1×1 convolution; put into a host, the norm and the ReLU behind the convolution remain there, and
+the sizes of networks are theirs but for the 2·O parameters of each of those norms.
+
+Output and gradients of ``fair`` equal the first author's PyTorch code, PytorchInsight. The authors' code of the
+default variant is Caffe and was not run: that variant follows the equations and the layers of their files.
+
+Source: Li, Wang, Hu, Yang, "Selective Kernel Networks", CVPR 2019, arXiv:1903.06586; the authors' Caffe code, and for
+``fair`` PytorchInsight of the first author.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from saccade.bases import BatchNorm2d
+from saccade.ops.gating import pooled_mean
+
+__all__ = ["SelectiveKernel"]
+
+SPEC = {
+    "name": "sk",
+    "title": "Selective kernel",
+    "paper": {
+        "authors": "Li, Wang, Hu, Yang",
+        "title": "Selective Kernel Networks",
+        "venue": "CVPR",
+        "year": 2019,
+        "arxiv": "1903.06586",
+    },
+    "kind": "conv",
+    "evidence": "paper",
+    "code": ["implus/PytorchInsight (variant='fair')"],
+    "position": {"default": "conv3x3"},
+    "limits": [
+        "channels, out_channels, kernel_size, stride and dilation must be at least 1",
+        "padding must be at least 0",
+        "branch_groups must divide the channels",
+        "groups must divide the channels",
+        "groups must be 1 or branch_groups",
+        "dilation * (kernel_size - 1) must be even",
+        "out_channels * rd_ratio must be at least 1",
+    ],
+    "gate": (0, 1),
+    "published": [
+        {"net": "resnext50_32x4d", "params": 27.5, "macs": 4.47, "top1": 79.21, "source": "SKNet README"},
+        {"net": "resnet50", "params": 26.15, "macs": 4.185, "top1": 77.54, "source": "PytorchInsight README",
+         "note": "variant fair"},
+        {"net": "resnet101", "params": 45.68, "macs": 7.978, "top1": 78.79, "source": "PytorchInsight README",
+         "note": "variant fair"},
+    ],
+    "timm": "sk",
+}  # fmt: skip
+
+
+def parameters(
+    channels: int,
+    out_channels: int | None,
+    kernel_size: int,
+    groups: int,
+    bias: bool,
+    variant: str,
+    branch_groups: int,
+    rd_ratio: float,
+) -> int:
+    outputs = channels if out_channels is None else out_channels
+    near = channels // (branch_groups if variant == "paper" else groups)
+    far = channels // branch_groups
+    hidden = max(int(outputs * rd_ratio), 32 if variant == "paper" else 1)
+    return outputs * ((near + far) * kernel_size**2 + 4 + bias) + hidden * (3 * outputs + 2)
+
+
+class SelectiveKernel(nn.Module):
+    """Two convolutions in the place of one, and a gate for each channel that mixes them.
+
+    Args:
+        channels: C of the map (B, C, H, W).
+        out_channels: O; None is C.
+        kernel_size: k.
+        stride: of the output pixels.
+        padding: of zeros around the map; None is dilation·(k − 1)/2. The second branch has as much more as it reaches
+            further.
+        dilation: of the first branch; the second has twice that, in the variant ``fair`` the same.
+        groups: of the convolution it stands in for, 1 or ``branch_groups``; in the variant ``fair`` any, and those of
+            the first branch.
+        bias: whether one is added to y.
+        variant: ``paper`` or ``fair``.
+        branch_groups: G, groups of both branches, in the variant ``fair`` of the second.
+        rd_ratio: d as a part of O, rounded down, but at least 32, in the variant ``fair`` at least 1.
+
+    Raises:
+        ValueError: a number that is too small, groups that do not divide the channels, a kernel for which no padding
+            gives both branches one size, a bottleneck of no channel, another variant.
+
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int | None = None,
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: int | None = None,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        variant: Literal["paper", "fair"] = "paper",
+        branch_groups: int = 32,
+        rd_ratio: float = 1 / 16,
+    ) -> None:
+        super().__init__()
+        outputs = channels if out_channels is None else out_channels
+        if variant not in ("paper", "fair"):
+            raise ValueError(f"variant must be 'paper' or 'fair', got {variant!r}")
+        if min(channels, outputs, kernel_size, stride, dilation) < 1:
+            raise ValueError(
+                "channels, out_channels, kernel_size, stride and dilation must be at least 1, got "
+                f"{channels}, {outputs}, {kernel_size}, {stride} and {dilation}"
+            )
+        if padding is not None and padding < 0:
+            raise ValueError(f"padding must be at least 0, got {padding}")
+        for name, number in (("branch_groups", branch_groups), ("groups", groups)):
+            if number < 1 or channels % number or outputs % number:
+                raise ValueError(f"{name} must divide the channels, got {number} for {channels} in and {outputs} out")
+        if variant == "paper" and groups not in (1, branch_groups):
+            raise ValueError(f"groups must be 1 or branch_groups, got {groups} and {branch_groups}")
+        if dilation * (kernel_size - 1) % 2:
+            raise ValueError(f"dilation * (kernel_size - 1) must be even, got {dilation} * ({kernel_size} - 1)")
+        hidden = max(int(outputs * rd_ratio), 32 if variant == "paper" else 0)
+        if hidden < 1:
+            raise ValueError(f"out_channels * rd_ratio must be at least 1, got {outputs} * {rd_ratio}")
+        reach = dilation * (kernel_size - 1) // 2
+        near = reach if padding is None else padding
+        far = 1 if variant == "fair" else 2
+
+        def branch(groups: int, times: int) -> nn.Sequential:
+            return nn.Sequential(
+                nn.Conv2d(
+                    channels, outputs, kernel_size, stride, near + (times - 1) * reach, times * dilation, groups, False
+                ),
+                BatchNorm2d(outputs),
+                nn.ReLU(inplace=True),
+            )
+
+        self.near = branch(groups if variant == "fair" else branch_groups, 1)
+        self.far = branch(branch_groups, far)
+        self.squeeze = nn.Sequential(
+            nn.Conv2d(outputs, hidden, 1, bias=False), BatchNorm2d(hidden), nn.ReLU(inplace=True)
+        )
+        self.select = nn.Conv2d(hidden, 2 * outputs, 1, bias=False)
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.tap = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, O, Ho, Wo), in the dtype of x."""
+        near, far = self.near(x), self.far(x)
+        s = pooled_mean(near, keepdim=True) + pooled_mean(far, keepdim=True)
+        first, second = self.select(self.squeeze(s)).chunk(2, 1)
+        gate = self.tap((first - second).sigmoid())  # (B, O, 1, 1)
+        y = torch.lerp(far, near, gate.to(far.dtype)).to(x.dtype)
+        return y if self.bias is None else y + self.bias[:, None, None].to(y.dtype)

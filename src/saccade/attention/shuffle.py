@@ -1,0 +1,101 @@
+r"""Shuffle Attention: in each group of channels one half is gated by channel, one by place; then all are shuffled.
+
+    x = [x_1, …, x_G], x_k = [a_k; b_k]                      a_k, b_k: (B, c, H, W), c = C/2G
+    a_k' = a_k ⊙ σ(w_a ⊙ mean_{h,w} a_k + u_a)               gate (B, c, 1, 1)                     eq. 2
+    b_k' = b_k ⊙ σ(w_b ⊙ GN(b_k) + u_b)                      gate (B, c, H, W)                     eq. 3
+    y    = shuffle₂[a_1'; b_1'; …; a_G'; b_G']               channel g·C/2 + i goes to 2i + g, g = 0, 1
+
+GN has as many groups as channels: mean and variance of each map, then a scale and a shift. All six parameter vectors
+have c values and serve every group; w start at 0 and u at 1, so that every gate starts at σ(1) = 0.731.
+
+G is ``groups``, 64 in the paper. The authors' layer fails on maps of fewer than 128 channels, and cuts groups unevenly
+where 128 does not divide C; with ``groups=None`` the largest part of 64 is taken that divides C/2 (64 for 128, 256, …;
+32 for 64 and 192). C must be even.
+
+Source: Zhang, Yang, "SA-Net: Shuffle Attention for Deep Convolutional Neural Networks", ICASSP 2021, arXiv:2102.00240.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from saccade.ops.gating import gated_and_shuffled, pooled_mean
+
+__all__ = ["ShuffleAttention"]
+
+SPEC = {
+    "name": "sa",
+    "title": "Shuffle Attention",
+    "paper": {
+        "authors": "Zhang, Yang",
+        "title": "SA-Net: Shuffle Attention for Deep Convolutional Neural Networks",
+        "venue": "ICASSP",
+        "year": 2021,
+        "arxiv": "2102.00240",
+    },
+    "kind": "transform",
+    "evidence": "oracle",
+    "code": ["wofmanaf/SA-Net"],
+    "position": {"default": "residual"},
+    "limits": ["channels must be even", "2 * groups must divide channels"],
+    "gate": (0.0, 1.0),
+    "equivariant": ["permutation", "flip", "transpose"],
+    "published": [
+        {"net": "resnet50", "params": 25.56, "top1": 77.88, "source": "SA-Net README"},
+    ],
+}  # fmt: skip
+
+
+def parameters(channels: int, groups: int | None) -> int:
+    return 3 * channels // (groups or math.gcd(64, channels // 2))
+
+
+class ShuffleAttention(nn.Module):
+    """Channel gates and spatial gates on alternating parts of the channels, and a shuffle of two.
+
+    The gate passes through ``tap``, (B, C, H, W), in the order of the channels before the shuffle.
+
+    Args:
+        channels: C of the map (B, C, H, W), even.
+        groups: G; None takes 64, or the largest part of 64 that divides C/2.
+
+    Raises:
+        ValueError: ``channels`` is odd or does not divide by 2 · ``groups``.
+
+    """
+
+    def __init__(self, channels: int, groups: int | None = None) -> None:
+        super().__init__()
+        if channels % 2:
+            raise ValueError(f"channels must be even, got {channels}")
+        self.groups = math.gcd(64, channels // 2) if groups is None else groups
+        if self.groups < 1 or channels % (2 * self.groups):
+            raise ValueError(f"2 * groups must divide channels, got 2 * {groups} and {channels}")
+        each = channels // (2 * self.groups)
+        self.channel_weight = nn.Parameter(torch.zeros(each))
+        self.channel_bias = nn.Parameter(torch.ones(each))
+        self.spatial_weight = nn.Parameter(torch.zeros(each))
+        self.spatial_bias = nn.Parameter(torch.ones(each))
+        self.norm_weight = nn.Parameter(torch.ones(each))
+        self.norm_bias = nn.Parameter(torch.zeros(each))
+        self.tap = nn.Identity()
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, H, W), in the order of its channels."""
+        a, b = x.unflatten(1, (self.groups, 2, -1)).unbind(2)  # (B, G, c, H, W) each
+        # σ(w_b (γ n + δ) + u_b), n the normalised map: one scale and one shift, which the norm applies
+        scale = (self.spatial_weight * self.norm_weight).repeat(self.groups)
+        shift = (self.spatial_weight * self.norm_bias + self.spatial_bias).repeat(self.groups)
+        maps = b.flatten(1, 2)  # (B, G·c, H, W); F.group_norm refuses one image of one pixel
+        of_place = torch.group_norm(maps, len(scale), scale, shift, 1e-5).sigmoid().view_as(b)  # (B, G, c, H, W)
+        mean = pooled_mean(a, (3, 4), keepdim=True)  # (B, G, c, 1, 1)
+        of_channel = (mean * self.channel_weight[:, None, None] + self.channel_bias[:, None, None]).sigmoid()
+        return torch.stack([of_channel.expand_as(of_place), of_place], 2).flatten(1, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
+        gate: Tensor = self.tap(self.gate(x))
+        return gated_and_shuffled(x, gate.to(x.dtype))

@@ -1,0 +1,108 @@
+r"""Squeeze-and-Excitation: weigh each channel by what the whole image says of it.
+
+    z = mean_{h,w} x                 squeeze   (B, C, H, W) -> (B, C)      eq. 2
+    s = σ(W₂ ReLU(W₁ z))             excite    (B, C)       -> (B, C)      eq. 3
+    y = s ⊙ x                        scale     (B, C, H, W)                eq. 4
+
+W₁: C -> C·rd_ratio, W₂: back to C. Equation 3 prints no bias; the authors' Caffe networks have one in
+both layers, and so have we (``bias=True``). The port most PyTorch code descends from has none
+(``bias=False``). The authors' code also rounds nothing: a map thinner than 1/rd_ratio is refused. Output and gradients
+equal those of two ports, PytorchInsight with biases and senet.pytorch without; the Caffe code itself was not run.
+
+The ablations of the journal paper (with Albanie and Wu, IEEE TPAMI 2020) are options: ``squeeze="max"`` takes the
+largest value of each channel in place of the mean, ``excitation="relu"`` or ``"tanh"`` stands for σ; their gates lie in
+[0, ∞) and (−1, 1), not in (0, 1).
+
+Source: Hu, Shen, Sun, "Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.01507.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from torch import Tensor, nn
+
+from saccade.bases import Gate, reduced
+from saccade.ops.gating import max_and_mean, pooled_mean
+from saccade.specs import Interval
+
+__all__ = ["SqueezeExcite"]
+
+SPEC = {
+    "name": "se",
+    "title": "Squeeze-and-Excitation",
+    "paper": {
+        "authors": "Hu, Shen, Sun",
+        "title": "Squeeze-and-Excitation Networks",
+        "venue": "CVPR",
+        "year": 2018,
+        "arxiv": "1709.01507",
+    },
+    "kind": "gate",
+    "evidence": "port",
+    "code": ["implus/PytorchInsight (bias=True)", "moskomule/senet.pytorch (bias=False)"],
+    "position": {"default": "residual"},
+    "limits": ["channels * rd_ratio must be at least 1"],
+    "gate": "(0, 1); with excitation='relu' [0, inf), with 'tanh' (-1, 1)",
+    "equivariant": ["permutation", "flip", "transpose"],
+    "published": [
+        {"net": "resnet50", "params": 28.09, "macs": 4.130, "top1": 77.18, "source": "PytorchInsight README"},
+        {"net": "resnet50", "params": 26.77, "macs": 3.87, "top1": 76.71, "unit": "2^20, 2^30", "note": "bias=False",
+         "source": "ECA-Net paper, table 3"},
+        {"net": "resnet18", "params": 11.231, "macs": 1.695, "top1": 70.59, "unit": "2^20, 2^30", "note": "bias=False",
+         "source": "EMCA README"},
+    ],
+    "timm": "se",
+}  # fmt: skip
+
+
+def parameters(channels: int, rd_ratio: float, bias: bool) -> int:
+    hidden = int(channels * rd_ratio)
+    return 2 * channels * hidden + bias * (channels + hidden)
+
+
+def gate(excitation: str) -> Interval:
+    return {"sigmoid": Interval(0, 1), "relu": Interval(0, math.inf, closed=True), "tanh": Interval(-1, 1)}[excitation]
+
+
+class SqueezeExcite(Gate):
+    """Channel gate with one bottleneck.
+
+    Args:
+        channels: C of the map (B, C, H, W).
+        rd_ratio: width of the bottleneck as a part of C, rounded down.
+        bias: whether both layers have a bias.
+        squeeze: what of a channel the excitation sees, its ``mean`` or its ``max``.
+        excitation: what the gate passes through, ``sigmoid``, ``relu`` or ``tanh``.
+
+    Raises:
+        ValueError: the bottleneck would have no unit, or there is no such squeeze or excitation.
+
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        rd_ratio: float = 1 / 16,
+        bias: bool = True,
+        squeeze: Literal["mean", "max"] = "mean",
+        excitation: Literal["sigmoid", "relu", "tanh"] = "sigmoid",
+    ) -> None:
+        super().__init__()
+        hidden = reduced(channels, rd_ratio)
+        if squeeze not in ("mean", "max"):
+            raise ValueError(f"squeeze must be 'mean' or 'max', got {squeeze!r}")
+        if excitation not in ("sigmoid", "relu", "tanh"):
+            raise ValueError(f"excitation must be 'sigmoid', 'relu' or 'tanh', got {excitation!r}")
+        self.largest = squeeze == "max"
+        self.excitation = excitation
+        self.squeeze = nn.Linear(channels, hidden, bias=bias)
+        self.excite = nn.Linear(hidden, channels, bias=bias)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Map x (B, C, H, W) to (B, C, 1, 1)."""
+        z = max_and_mean(x, (2, 3))[0].flatten(1) if self.largest else pooled_mean(x)  # (B, C)
+        s: Tensor = self.excite(self.squeeze(z).relu())  # (B, C)
+        s = {"sigmoid": s.sigmoid, "relu": s.relu, "tanh": s.tanh}[self.excitation]()
+        return s[:, :, None, None]

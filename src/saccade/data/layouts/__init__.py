@@ -1,0 +1,75 @@
+"""Data layouts, one a file; this folder is the table. ``saccade data SOURCE`` says which one reads a source."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+
+from saccade.data.layouts.base import Layout
+from saccade.data.survey import folder_of, missing
+from saccade.errors import UserError, did_you_mean
+from saccade.escaping import brief
+from saccade.recipe import Data
+
+_SHOWN = 8
+
+__all__ = ["Layout", "get", "layout_of", "names"]
+
+
+def names() -> list[str]:
+    """The layouts there are, the one that requires most first."""
+    return [layout.name for layout in _layouts()]
+
+
+def get(name: str) -> Layout:
+    """The layout called ``name``.
+
+    Raises:
+        UserError: there is none; names its neighbours.
+    """
+    found = {layout.name: layout for layout in _layouts()}
+    if name not in found:
+        raise UserError(
+            f"data.layout: there is no layout {name!r}.{did_you_mean(name, found)} There are {', '.join(found)}."
+        )
+    return found[name]
+
+
+def layout_of(spec: Data) -> Layout:
+    """The layout that ``spec`` names, or the first that recognises its source.
+
+    Raises:
+        UserError: there is no such layout or source, or nothing recognises it; says for each layout why not.
+    """
+    if spec.layout != "auto":
+        return get(spec.layout)
+    reasons = {}
+    for layout in _layouts():
+        reason = layout.recognise(spec.source)
+        if reason is None:
+            return layout
+        reasons[layout.name] = reason
+    root = folder_of(spec.source)
+    if root is None:
+        raise missing(spec.source, [source for layout in _layouts() for source in layout.sources])
+    lie = ", ".join(brief(path.name, 40) for path in sorted(root.iterdir())[:_SHOWN]) or "nothing"
+    why = "; ".join(f"not {name}, for {reason}" for name, reason in reasons.items())
+    raise UserError(f"no layout reads {brief(root)}, which holds {lie}: {why}")
+
+
+def _layouts() -> list[Layout]:
+    return _by_rank(*__path__)
+
+
+@cache
+def _by_rank(*folders: str) -> list[Layout]:
+    """One of each: the class in each file that bears the file's name."""
+    found = [
+        member()
+        for file in iter_modules(folders)
+        if not file.name.startswith("_") and file.name != "base"
+        for member in vars(import_module(f"{__name__}.{file.name}")).values()
+        if isinstance(member, type) and issubclass(member, Layout) and getattr(member, "name", None) == file.name
+    ]
+    return sorted(found, key=lambda layout: layout.rank)

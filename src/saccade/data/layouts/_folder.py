@@ -1,0 +1,315 @@
+"""What all layouts of image files share: files are surveyed by name, a selection is opened, checked and split."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Collection, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import numpy as np
+import torch
+
+from saccade.data.duplicates import Duplicates, find_duplicates
+from saccade.data.labels import Labels, Unlabelled
+from saccade.data.layouts.base import Layout
+from saccade.data.opening import Notify, check, look, open_pictures
+from saccade.data.resizing import DEFAULT, Frame, common_square
+from saccade.data.samples import ImageSet, Split, colours, digest
+from saccade.data.selection import Selection, select, several
+from saccade.data.sheet import Cell, spread
+from saccade.data.survey import Survey, folder_of, missing
+from saccade.errors import UserError
+from saccade.escaping import brief
+from saccade.imagefiles import UnreadableError, is_image, left_out, opened, walk
+from saccade.recipe import Data
+
+__all__ = ["FolderLayout"]
+
+_SMALL = 64
+"""Images up to this many pixels a side get the small host."""
+_LEAST = 16
+"""Smaller images are enlarged to this: the small host halves them three times."""
+_LOOK = 64
+"""Side at which images are looked at."""
+_FLAT = 16
+"""Levels of 256: a picture that uses fewer in every channel is as good as of one colour. Values of 12 bits in a file
+that says 16 come out as 0 to 15."""
+
+
+class FolderLayout(Layout):
+    """A layout of image files below one folder.
+
+    Attributes:
+        exact: whether images are decoded at full size, as a target in the image's plane needs.
+    """
+
+    exact: ClassVar[bool] = False
+
+    @abstractmethod
+    def survey(self, root: Path) -> Survey:
+        """The parts and files of a folder that is of this layout."""
+
+    @abstractmethod
+    def reason(self, root: Path) -> str | None:
+        """None where the folder is of this layout, else why not."""
+
+    @abstractmethod
+    def label(self, seen: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Labels:
+        """The natural targets of files.
+
+        Args:
+            seen: what lies in the folder.
+            sizes: width and height of each image that can be read and is asked about.
+            notify: as of :meth:`read`.
+        """
+
+    def own_size(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
+        """(H, W) for images of these sizes (width, height), where no recipe says one."""
+        return common_square(sizes)
+
+    @final
+    def recognise(self, source: str) -> str | None:
+        root = folder_of(source)
+        return "there is no such folder" if root is None else self.reason(root)
+
+    @final
+    def located(self, source: str) -> str:
+        return str(self._root(source).resolve())
+
+    def _root(self, source: str) -> Path:
+        root = folder_of(source)
+        if root is None:
+            raise missing(source)
+        return root
+
+    @final
+    def _survey(self, spec: Data) -> Survey:
+        """What lies in the source.
+
+        Raises:
+            UserError: there is no such folder, or it is not of this layout.
+        """
+        root = self._root(spec.source)
+        reason = self.reason(root)
+        if reason is not None:
+            raise UserError(f"{brief(root)} is not read as {self.name}: {reason}")
+        return self.survey(root)
+
+    @final
+    def stamp(self, spec: Data) -> tuple[Any, ...]:
+        seen = self._survey(spec)
+        return tuple(map(_facts, (*seen.files, *seen.masks.values(), *seen.deciding)))
+
+    @final
+    def suited(self, source: str) -> tuple[str, dict[str, Any]]:
+        side = _typical_side(self._root(source))
+        # The size is said, because without it images that are not all squares of one size would be 224.
+        return ("small_images", {"data.size": max(_LEAST, side)}) if side <= _SMALL else ("photos", {})
+
+    @final
+    def read(self, spec: Data, target: str, notify: Notify | None = None) -> Split:
+        seen = self._survey(spec)
+        chosen = select(spec, seen)
+        paths = chosen.every
+        found = open_pictures(paths, spec, self.own_size, notify, self.exact)
+        labels = Unlabelled() if target == "none" else self.label(seen, found.sizes, notify)
+        bad = found.bad | labels.problems
+        if bad and not spec.skip_bad:
+            sentences = [f"{brief(path)} {problem}" for path, problem in bad.items()]
+            raise UserError(
+                several(f"{len(bad)} of {len(paths)} images cannot be used", sentences)
+                + ". Mend them, or leave them out: --skip-bad (data.skip_bad = true)."
+            )
+        gone = chosen.counts(bad)
+        chosen, found = chosen.without(bad), found.without(labels.problems)
+        count = len(chosen.files("train"))
+        mean, std = colours(found.pictures[:count], found.areas()[:count] if spec.resize == "pad" else None)
+        if spec.resize == "pad":
+            red, green, blue = (round(255 * value) for value in mean)
+            found = found.padded((red, green, blue))
+        sets, start = {}, 0
+        for part in chosen.parts:
+            files = chosen.files(part)
+            pictures = found.pictures[start : start + len(files)]
+            augment = spec.augment if part == "train" else ()
+            sets[part] = ImageSet(pictures, labels.targets(files, found.frame), mean, std, augment)
+            start += len(files)
+        size = found.frame.height, found.frame.width
+        return Split(
+            train=sets["train"],
+            test=sets["test"],
+            val=sets.get("val"),
+            target=target,
+            classes=list(labels.classes),
+            channels=3,
+            size=size,
+            mean=mean,
+            std=std,
+            description=_described(seen.root, chosen, labels, size, gone),
+            fingerprint=digest(
+                [part, labels.fact(path), path.relative_to(seen.root).as_posix(), found.contents[path][1]]
+                for part in ("train", "test")
+                for path in chosen.files(part)
+            ),
+            left_out=gone,
+            cautions=_duplicates(chosen, found.contents).sentences(seen.root),
+        )
+
+    @final
+    def describe(self, spec: Data, notify: Notify | None = None) -> dict[str, Any]:
+        seen = self._survey(spec)
+        paths = seen.files
+        good: dict[Path, tuple[int, int]] = {}
+        contents: dict[Path, tuple[int, int]] = {}
+        bad: dict[Path, str] = {}
+        flat: list[Path] = []
+        for path, found in zip(paths, check(paths, Frame(_LOOK, _LOOK), notify), strict=True):
+            if found.pixels is None or found.size is None or found.content is None:
+                bad[path] = f"{brief(path)} {found.problem}"
+                continue
+            good[path], contents[path] = found.size, found.content
+            if np.ptp(found.pixels, axis=(1, 2)).max() < _FLAT:
+                flat.append(path)
+        labels = self.label(seen, good, notify)
+        bad |= {path: f"{brief(path)} {problem}" for path, problem in labels.problems.items()}
+        refused, notes = list(seen.problems), [*seen.notes, *labels.notes]
+        taken, used, twice = set(paths), None, Duplicates()
+        if not seen.problems:
+            try:
+                chosen = select(spec, seen)
+                taken = set(chosen.every)
+                twice = _duplicates(chosen, contents)
+                rest = chosen.without(bad if spec.skip_bad else ())
+            except UserError as error:
+                refused.append(str(error))
+            else:
+                used = {part: len(rest.files(part)) for part in rest.parts}
+                notes.append(chosen.how)
+        notes += twice.sentences(seen.root)
+        met = [sentence for path, sentence in bad.items() if path in taken]
+        if not spec.skip_bad:
+            refused += met
+        if beside := [sentence for path, sentence in bad.items() if path not in taken]:
+            notes.append(f"{len(beside)} bad files are not among the images that are taken: {_listed(beside)}")
+        notes += _passed_over(seen)
+        if flat := [path for path in flat if path in taken]:
+            notes.append(_of_one_colour(flat, sum(path in taken for path in good)))
+        sizes = Counter(size for path, size in good.items() if path in taken)
+        height, width = spec.height_width or self.own_size(sizes)
+        return {
+            "source": spec.source,
+            "layout": self.name,
+            "parts": [
+                {
+                    "name": part.name,
+                    "images": sum(path in good for path in part.files),
+                    "classes": labels.counts([path for path in part.files if path in good]),
+                }
+                for part in seen.parts.values()
+            ],
+            "sizes": [{"size": list(size), "images": images} for size, images in sizes.most_common()],
+            "used": used if not refused else None,
+            "height": height,
+            "width": width,
+            "channels": 3,
+            "same_bytes": twice.counts(),
+            "notes": notes,
+            "left_out": met if spec.skip_bad else [],
+            "refused": refused,
+        }
+
+    @final
+    def cells(self, spec: Data, part: str, count: int) -> list[Cell]:
+        seen = self._survey(spec)
+        files = select(spec, seen).files(part)
+        frame = Frame(*(spec.height_width or DEFAULT), spec.resize)
+        found = {path: one for path in spread(files, count) if (one := look(path, frame, self.exact)).size}
+        labels = self.label(seen, {path: one.size for path, one in found.items() if one.size}, None)
+        shown = [path for path in found if path not in labels.problems]
+        targets = labels.targets(shown, frame)
+        return [labels.cell(torch.from_numpy(found[path].pixels), targets[n]) for n, path in enumerate(shown)]
+
+
+def _described(
+    root: Path, chosen: Selection, labels: Labels, size: tuple[int, int], gone: dict[str, dict[str, int]]
+) -> str:
+    words = {"train": "training", "test": "test", "val": "validation"}
+    counts = [f"{len(chosen.files(part))} {words[part]}" for part in chosen.parts]
+    classes = f" of {len(labels.classes)} classes" if labels.classes else ""
+    turned = " (height × width)" if size[0] != size[1] else ""
+    return (
+        f"folder {brief(root)}: {', '.join(counts[:-1])} and {counts[-1]} images{classes}, "
+        f"{size[0]}×{size[1]} pixels{turned}, {chosen.how}{f', {left_out(gone)}' if gone else ''}"
+    )
+
+
+def _duplicates(chosen: Selection, contents: dict[Path, tuple[int, int]]) -> Duplicates:
+    """Those among what is trained and tested on."""
+    return find_duplicates({part: chosen.parts[part] for part in ("train", "test")}, contents)
+
+
+def _facts(path: Path) -> tuple[str, int, int]:
+    try:
+        found = path.stat()
+    except OSError:  # a link to nowhere; whether it may be is for ``read`` to say
+        return str(path), -1, -1
+    return str(path), found.st_size, found.st_mtime_ns
+
+
+def _typical_side(folder: Path) -> int:
+    """The shorter side of a typical image under ``folder`` in pixels, from the heads of a few files."""
+    sides = []
+    for path in islice(filter(is_image, walk(folder)), 200):
+        try:
+            with opened(path) as image:
+                sides.append(min(image.size))
+        except UnreadableError:  # the check of the data names it
+            continue
+        if len(sides) == 20:
+            break
+    return sorted(sides)[len(sides) // 2] if sides else _SMALL + 1
+
+
+def _passed_over(seen: Survey) -> list[str]:
+    notes = []
+    if seen.hidden:
+        notes.append(
+            f"passed over {seen.hidden.total()} of what systems and programs leave or what begins with a dot: "
+            f"{_counted(seen.hidden)}"
+        )
+    if seen.others:
+        notes.append(f"{seen.others.total()} files do not end like an image and are not read: {_counted(seen.others)}")
+    if seen.again:
+        notes.append(f"{seen.again} files are links to others of their class, which are taken once")
+    return notes
+
+
+def _of_one_colour(flat: list[Path], of: int) -> str:
+    """A note on pictures that show nothing, and why 16-bit grey may."""
+    note = f"{len(flat)} of {of} images are of one colour or nearly so: {_listed(flat)}"
+    deep = sum(map(_is_deep, flat))
+    return note + (
+        f". {deep} of them hold 16-bit grey, of which the upper byte is kept: were their values of fewer bits, write "
+        "the files anew with values that reach 65535"
+        if deep
+        else ""
+    )
+
+
+def _is_deep(path: Path) -> bool:
+    try:
+        with opened(path) as image:
+            return image.mode.startswith("I")
+    except UnreadableError:  # gone meanwhile
+        return False
+
+
+def _counted(names: Counter[str], shown: int = 5) -> str:
+    return _listed([f"{name or 'no ending'} ({n})" for name, n in names.most_common()], shown)
+
+
+def _listed(things: Sequence[object], shown: int = 3) -> str:
+    return ", ".join(map(brief, things[:shown])) + (f" and {len(things) - shown} more" if len(things) > shown else "")

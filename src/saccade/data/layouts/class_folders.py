@@ -1,0 +1,147 @@
+"""Class folders: one folder of images for each class.
+
+Understood are
+
+* ``train/CLASS/…`` beside ``test/CLASS/…`` and ``val/CLASS/…`` (``training``; ``testing``; ``valid``, ``validation``);
+  where there is no test part, the validation part is it;
+* ``CLASS/…`` alone, of which ``test_part`` is held back from every class, drawn by ``split_seed``.
+
+Images lie at any depth below their class, with the endings of torchvision's ``ImageFolder``. They are turned as their
+EXIF says, made RGB (grey ones too) and brought to one size. Transparency is dropped. Nothing is unpickled.
+
+16-bit grey is taken for what it says, numbers from 0 to 65535, and keeps its upper byte. No image is stretched to its
+own range, which would make brightness mean something else in each; so values of 12 bits in such a file come out nearly
+black, and are to be written times 16 instead. ``saccade data`` names images that come out like that.
+
+What a system or a program leaves in a folder (``@eaDir``, ``$RECYCLE.BIN``, ``Thumbs.db`` and their like, all names
+with a dot first) is no data. Class names that differ only in how their accents are stored are one class, named in
+composed letters; its files are opened where they lie.
+
+A file that is broken, no image or larger than ``imagefiles.LARGEST`` is refused by name; ``skip_bad`` leaves such files
+out instead. The parts are drawn before, so that the others stay where they are. A file that links put into two parts or
+two classes is refused by both its names; within a class it is taken once. Copies, files with the same bytes in both
+parts or in two classes, are taken and counted in ``Split.cautions``: published sets hold some.
+
+This layout asks least, so it is asked last.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import final
+
+from saccade.data.labels import Classes
+from saccade.data.layouts._folder import FolderLayout
+from saccade.data.opening import Notify
+from saccade.data.survey import CONVERT, Part, Survey, assigned, images_of, subfolders, surveyed
+from saccade.errors import did_you_mean
+from saccade.escaping import brief
+from saccade.imagefiles import ENDINGS, is_hidden, is_image, walk
+
+__all__ = ["ClassFolders"]
+
+_PACKED = (".pkl", ".pickle", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".parquet", ".pt", ".tar", ".gz", ".zip")
+
+
+@final
+class ClassFolders(FolderLayout):
+    """One folder of images for each class, in parts or not."""
+
+    name = "class_folders"
+    rank = 90
+    targets = ("label",)
+
+    def reason(self, root: Path) -> str | None:
+        """Look for parts, and for images in two class folders."""
+        folders = {path.name: path for path in subfolders(root)}
+        roles = assigned(folders)
+        if roles and ("train" not in roles or len(roles) == 1 < len(folders)):
+            only = next(iter(roles.values()))
+            wanted = ("test", "val", "valid", "validation") if "train" in roles else ("train", "training")
+            others = [name for name in folders if name != only]
+            near = next(filter(None, (did_you_mean(name, wanted) for name in others)), "")
+            beside = f"; beside it are {', '.join(map(brief, others[:5]))}.{near}" if others else "."
+            return (
+                f"it has a part {only!r} and none called {' or '.join(wanted)}{beside} "
+                "Give both parts, or class folders alone."
+            )
+        place = folders[roles["train"]] if roles else root
+        classes = subfolders(place)
+        filled = list(islice((of for of in classes if any(map(is_image, walk(of)))), 2))
+        if not filled:
+            return _no_images(root)
+        inside = subfolders(filled[0])
+        hint = f"; is it {brief(filled[0])}?" if len(inside) > 1 else ""
+        where = f"in {place.name!r} " if roles else ""
+        few = f"{where}images lie in {len(filled)} class folder(s) of {len(classes)}; at least 2 are needed{hint}"
+        return None if len(filled) > 1 else few
+
+    def survey(self, root: Path) -> Survey:
+        """Every file below each class folder."""
+        hidden = Counter[str]()
+        folders = {path.name: path for path in subfolders(root, hidden)}
+        roles = assigned(folders)
+        if roles:
+            found = {role: (name, _classes(subfolders(folders[name], hidden))) for role, name in roles.items()}
+        else:
+            found = {"train": ("", _classes(folders.values()))}
+        parts = {
+            role: Part(
+                name, {label: sorted(path for of in where for path in walk(of, hidden)) for label, where in of.items()}
+            )
+            for role, (name, of) in found.items()
+        }
+        return surveyed(root, *images_of(parts), hidden, _alike(dict(found.values())))
+
+    def label(self, seen: Survey, sizes: object, notify: Notify | None) -> Classes:
+        """The class of each file."""
+        return Classes(seen)
+
+
+def _classes(folders: Iterable[Path]) -> dict[str, list[Path]]:
+    """Class to those of the ``folders`` that are its own.
+
+    One and the same name is written in composed letters by Linux and Windows and in decomposed ones by macOS. Folders
+    whose names differ by that alone are one class: nobody can see which is which, so nobody meant two.
+    """
+    classes = defaultdict[str, list[Path]](list)
+    for folder in folders:
+        classes[unicodedata.normalize("NFC", folder.name)].append(folder)
+    return dict(classes)
+
+
+def _alike(sources: dict[str, dict[str, list[Path]]]) -> list[str]:
+    """Notes on folders that are one class, and on classes that may be meant as one."""
+    notes = []
+    for part, classes in sources.items():
+        where = f" in {part}" if part else ""
+        notes += [
+            f"{len(folders)} folders{where} are the class {name!r}: their names differ in how accents are stored"
+            for name, folders in classes.items()
+            if len(folders) > 1
+        ]
+        by_letters = defaultdict[str, list[str]](list)
+        for name in classes:
+            by_letters[name.casefold()].append(name)
+        notes += [
+            f"the classes {' and '.join(map(repr, names))}{where} differ in capital letters only and are kept apart"
+            for names in by_letters.values()
+            if len(names) > 1
+        ]
+    return notes
+
+
+def _no_images(root: Path) -> str:
+    """Why ``root`` holds nothing to learn from, and what to do about it."""
+    for path in sorted(root.glob("*")) + sorted(root.glob("*/*")):
+        packed = path.suffix.lower() in _PACKED or path.name.endswith("-ubyte")
+        if path.is_file() and (packed or path.name.startswith(("data_batch", "test_batch", "batches.meta"))):
+            inside = path.relative_to(root)
+            return f"it holds {brief(inside)}, a packed set: nothing is unpacked or unpickled here; {CONVERT}"
+    loose = sum(is_image(path) and not is_hidden(path.name) for path in root.glob("*"))
+    found = f"{loose} images lie in it without a class" if loose else f"no image ends in {', '.join(ENDINGS)}"
+    return f"it has no class folders with images in them: {found}. One folder for each class is needed"

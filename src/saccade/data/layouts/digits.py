@@ -1,0 +1,196 @@
+"""The scenes of handwritten digits that are drawn, with nothing to download: labels, masks and objects.
+
+The source is the word ``digits``, which no other layout reads.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor
+from torchvision.tv_tensors import BoundingBoxes, Mask
+
+from saccade.data import digits
+from saccade.data.digits import CLASSES, Scenes, source_digits
+from saccade.data.duplicates import Duplicates
+from saccade.data.layouts.base import Layout
+from saccade.data.opening import Notify
+from saccade.data.samples import CACHE, ImageSet, Pictures, Split, Target, Targets, colours, digest
+from saccade.data.sheet import Cell
+from saccade.errors import UserError, did_you_mean
+from saccade.recipe import Data
+
+__all__ = ["Digits"]
+
+SIZE = 40
+IMAGES = {"train": 5000, "test": 2000}
+_BACKGROUND = "background"
+
+
+@final
+class Digits(Layout):
+    """A target digit among clutter and smaller digits."""
+
+    name = "digits"
+    rank = 0
+    targets = ("label", "mask", "objects")
+    sources = ("digits",)
+    seeds = 3
+    caveat = (
+        "This is a smoke test. Its images are drawn handwritten digits, made so that it runs anywhere; these verdicts "
+        "do not transfer to other data."
+    )
+    residual_sd = MappingProxyType({"top-1": 0.74})
+    """In points, of ``saccade compare --attention none,se,eca --seeds 10``."""
+
+    def recognise(self, source: str) -> str | None:
+        """Only the word ``digits``."""
+        return None if source in self.sources else f"data.source is not {self.sources[0]!r}"
+
+    def located(self, source: str) -> str:
+        """The word itself."""
+        return source
+
+    def read(self, spec: Data, target: str, notify: Notify | None = None) -> Split:
+        """Draw scenes: all at once where they fit into memory, else each when it is asked for."""
+        train, test = scenes(spec, "train"), scenes(spec, "test")
+        height, width = train.size
+        fits = (len(train) + len(test)) * height * width <= CACHE
+        pictures: list[Pictures] = [part.images() if fits else part for part in (train, test)]
+        mean, std = colours(pictures[0])
+        sets = [
+            ImageSet(pictures[n], _targets(part, target, fits), mean, std, spec.augment if part is train else ())
+            for n, part in enumerate((train, test))
+        ]
+        turned = " (height × width)" if height != width else ""
+        return Split(
+            train=sets[0],
+            test=sets[1],
+            val=None,
+            target=target,
+            classes={"mask": [_BACKGROUND, *CLASSES], "none": []}.get(target, list(CLASSES)),
+            channels=1,
+            size=train.size,
+            mean=mean,
+            std=std,
+            description=(
+                f"digits: {len(train)} training and {len(test)} test scenes of {height}×{width} pixels{turned} "
+                f"(clutter {train.clutter}, distractors {train.distractors}, seed {spec.split_seed})"
+            ),
+            fingerprint=digest(
+                ["digits", part.part, part.count, height if height == width else [height, width], part.clutter,
+                 part.distractors, part.seed]
+                for part in (train, test)
+            ),
+        )  # fmt: skip
+
+    def describe(self, spec: Data, notify: Notify | None = None) -> dict[str, Any]:
+        """See :meth:`Layout.describe`; nothing can be refused."""
+        parts = {part: scenes(spec, part) for part in digits.PARTS}
+        height, width = parts["train"].size
+        counts = {name: len(part) for name, part in parts.items()}
+        return {
+            "source": self.sources[0],
+            "layout": self.name,
+            "parts": [
+                {
+                    "name": name,
+                    "images": len(part),
+                    "classes": {CLASSES[k]: n for k, n in sorted(Counter(part.labels).items())},
+                }
+                for name, part in parts.items()
+            ],
+            "sizes": [{"size": [width, height], "images": sum(counts.values())}],
+            "used": counts,
+            "height": height,
+            "width": width,
+            "channels": 1,
+            "same_bytes": Duplicates().counts(),
+            "notes": [
+                f"targets come from {len(source_digits('train'))} handwritten digits for training and "
+                f"{len(source_digits('test'))} others for testing",
+            ],
+            "left_out": [],
+            "refused": [],
+        }
+
+    def stamp(self, spec: Data) -> tuple[Any, ...]:
+        """Drawn scenes never change."""
+        return ()
+
+    def suited(self, source: str) -> tuple[str, dict[str, Any]]:
+        """The recipe of its name."""
+        return "digits", {}
+
+    def cells(self, spec: Data, part: str, count: int) -> list[Cell]:
+        """The first scenes with their boxes and masks."""
+        drawn = scenes(spec, "train" if part == "train" else "test")
+        cells = []
+        for i in range(min(count, len(drawn))):
+            scene = drawn.scene(i)
+            names = [CLASSES[label] for label in scene.box_labels.tolist()]
+            boxes = [(*box, name) for box, name in zip(scene.boxes.tolist(), names, strict=True)]
+            cells.append(Cell(scene.image, f"label {scene.label}", boxes, scene.masks.numpy()))
+        return cells
+
+
+def scenes(spec: Data, part: Literal["train", "test"]) -> Scenes:
+    """The scenes of a part as a recipe's ``data`` describes them, drawn with ``split_seed``.
+
+    The options are ``clutter`` and ``distractors``. The size defaults to 40 pixels, the counts to 5000 training and
+    2000 test scenes.
+
+    Raises:
+        UserError: an unknown option, or a value out of its range.
+    """
+    known = ("clutter", "distractors")
+    for name in spec.options:
+        if name not in known:
+            raise UserError(
+                f"data.options: digits have no option {name!r}.{did_you_mean(name, known)} "
+                f"They have {' and '.join(known)}."
+            )
+    options: dict[str, Any] = {"size": spec.size or SIZE, "seed": spec.split_seed, **spec.options}
+    asked = spec.train_images if part == "train" else spec.test_images
+    return Scenes(part, asked or IMAGES[part], **options)
+
+
+class _Drawn:
+    """Targets drawn each time they are asked for."""
+
+    def __init__(self, drawn: Scenes, target: Callable[[Scenes, int], Target]) -> None:
+        self.drawn, self.target = drawn, target
+
+    def __len__(self) -> int:
+        return len(self.drawn)
+
+    def __getitem__(self, i: int) -> Target:
+        return self.target(self.drawn, i)
+
+
+def _targets(drawn: Scenes, kind: str, fits: bool) -> Targets:
+    if kind == "label":
+        return drawn.labels
+    if kind == "none":
+        return [None] * len(drawn)
+    found = _Drawn(drawn, {"mask": _mask, "objects": _objects}[kind])
+    return [found[i] for i in range(len(found))] if fits and kind == "mask" else found
+
+
+def _mask(drawn: Scenes, i: int) -> Mask:
+    """Each digit's ink of its class + 1; all else, clutter too, is background."""
+    scene = drawn.scene(i)
+    mask = torch.zeros(drawn.size, dtype=torch.uint8)
+    for label, ink in zip(scene.box_labels.tolist(), scene.masks, strict=True):
+        mask[ink] = label + 1
+    return Mask(mask)
+
+
+def _objects(drawn: Scenes, i: int) -> dict[str, Tensor]:
+    scene = drawn.scene(i)
+    boxes = BoundingBoxes(scene.boxes, format="XYXY", canvas_size=drawn.size)
+    return {"boxes": boxes, "labels": scene.box_labels, "masks": Mask(scene.masks.to(torch.uint8))}

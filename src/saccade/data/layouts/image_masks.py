@@ -1,0 +1,122 @@
+"""Images and index masks in two folders, paired by their names without the ending.
+
+Understood are ``images/`` and ``masks/`` (or a name of ``_IMAGES`` and of ``_MASKS``), alone, inside each of ``train``,
+``test`` and ``val``, or around them; and the form of CamVid, ``train`` beside ``trainannot``. Alone, ``test_part`` of
+the images is held back.
+
+A mask is as large as its image, of mode L or P, and holds class indices, 255 where no class is. Masks that hold 0 and
+255 alone have two classes, background and foreground. ``classes.txt`` in the folder names the classes, one a line, in
+the order of the indices; a class called ``void`` is none. Masks in colours cannot be read yet.
+
+The two folders look like two class folders, so this layout is asked before ``class_folders``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple, final
+
+from saccade.data.layouts._folder import FolderLayout
+from saccade.data.masks import Masks
+from saccade.data.opening import Notify
+from saccade.data.resizing import common_size
+from saccade.data.survey import Part, Survey, assigned, images_of, lines, subfolders, surveyed
+from saccade.escaping import brief
+from saccade.imagefiles import is_image, walk
+
+__all__ = ["ImageMasks"]
+
+_IMAGES = ("images", "image", "imgs", "img")
+_MASKS = ("masks", "mask", "labels", "label", "annotations", "annotation", "annot", "annots")
+
+
+@final
+class ImageMasks(FolderLayout):
+    """Images and masks of one name in two folders."""
+
+    name = "image_masks"
+    rank = 30
+    targets = ("mask",)
+    exact = True
+
+    def own_size(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
+        """The images' own size where they have one, square or not: maps are read in full."""
+        return common_size(sizes)
+
+    def reason(self, root: Path) -> str | None:
+        """Look for the two folders, and for one name that is in both."""
+        pairs = _pairs(root)
+        if "train" not in pairs:
+            return "it has no folders images and masks, alone, in train, test and val, or around them"
+        pair = pairs["train"]
+        if _by_stem(pair.images).keys() & _by_stem(pair.masks).keys():
+            return None
+        places = (brief(place.relative_to(root)) for place in (pair.images, pair.masks))
+        return "no image in {} has a mask of its name in {}".format(*places)
+
+    def survey(self, root: Path) -> Survey:
+        """The images of each part, and their masks."""
+        hidden = Counter[str]()
+        parts, masks, problems, alone = dict[str, Part](), dict[Path, Path](), list[str](), 0
+        for role, pair in _pairs(root).items():
+            parts[role] = Part(pair.name, {"": sorted(walk(pair.images, hidden))})
+            images, by_stem = _by_stem(pair.images), _by_stem(pair.masks)
+            problems += [
+                f"{' and '.join(map(brief, paths))} are masks of one name" for paths in by_stem.values() if paths[1:]
+            ]
+            masks |= {path: by_stem[stem][0] for stem, paths in images.items() if stem in by_stem for path in paths}
+            alone += len(by_stem.keys() - images.keys())
+        seen = surveyed(root, *images_of(parts), hidden, [f"{alone} masks have no image of their name"] * (alone > 0))
+        names = root / "classes.txt"
+        deciding = [names] if names.is_file() else []
+        return replace(seen, masks=masks, problems=sorted([*seen.problems, *problems]), deciding=deciding)
+
+    def label(self, seen: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Masks:
+        """The mask of each image."""
+        names = [line for path in seen.deciding for line in lines(path)]
+        return Masks(seen.masks, sizes, names, seen.root, notify)
+
+
+class _Pair(NamedTuple):
+    name: str
+    images: Path
+    masks: Path
+
+
+def _pairs(root: Path) -> dict[str, _Pair]:
+    """Role to the two folders of a part; ``train`` alone where there are no parts."""
+    folders = {path.name: path for path in subfolders(root)}
+    images, masks = _named(folders, _IMAGES), _named(folders, _MASKS)
+    if images and masks:
+        inner = {path.name: path for path in subfolders(masks)}
+        found = {path.name: _Pair(path.name, path, inner[path.name]) for path in subfolders(images)
+                 if path.name in inner}  # fmt: skip
+        roles = assigned(found)
+        return {role: found[name] for role, name in roles.items()} if roles else {"train": _Pair("", images, masks)}
+    found = {name: pair for name, path in folders.items() if (pair := _pair(path, folders))}
+    return {role: found[name] for role, name in assigned(found).items()}
+
+
+def _pair(part: Path, beside: dict[str, Path]) -> _Pair | None:
+    """The folders of images and masks inside a part, or the part itself with the folder of masks beside it."""
+    inner = {path.name: path for path in subfolders(part)}
+    images, masks = _named(inner, _IMAGES), _named(inner, _MASKS)
+    if images and masks:
+        return _Pair(part.name, images, masks)
+    other = _named(beside, [f"{part.name.lower()}{between}{word}" for word in _MASKS for between in ("", "_", "-")])
+    return _Pair(part.name, part, other) if other else None
+
+
+def _named(folders: dict[str, Path], names: Collection[str]) -> Path | None:
+    return next((path for name, path in folders.items() if name.lower() in names), None)
+
+
+def _by_stem(folder: Path) -> dict[str, list[Path]]:
+    """The images below ``folder`` by their path in it without the ending."""
+    found = defaultdict[str, list[Path]](list)
+    for path in filter(is_image, walk(folder)):
+        found[path.relative_to(folder).with_suffix("").as_posix()].append(path)
+    return dict(found)

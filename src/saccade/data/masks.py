@@ -1,0 +1,175 @@
+"""Mask files: index images or black and white ones, checked against their images, read with their geometry."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision.tv_tensors import Mask
+
+from saccade.data.labels import Labels
+from saccade.data.opening import Notify, each, upright
+from saccade.data.resizing import Frame
+from saccade.data.samples import CACHE, VOID, Target, Targets
+from saccade.data.sheet import Cell
+from saccade.errors import UserError
+from saccade.escaping import brief
+from saccade.imagefiles import UnreadableError, checksum, opened
+
+__all__ = ["BINARY", "VOID_NAME", "MaskFiles", "Masks"]
+
+BINARY = ("background", "foreground")
+"""The classes of masks that hold 0 and 255 alone."""
+VOID_NAME = "void"
+"""A class of this name is no class: its pixels are ``VOID``."""
+_INDICES = ("L", "P", "1")
+
+
+class _Look(NamedTuple):
+    """What a mask file holds: upright size (width, height), its values, number and CRC-32 of its bytes, its fault."""
+
+    size: tuple[int, int]
+    values: frozenset[int]
+    content: tuple[int, int]
+    problem: str
+
+
+class Masks(Labels):
+    """The masks of images.
+
+    Args:
+        masks: image to mask.
+        sizes: width and height of the images asked about.
+        names: of the classes, in the order of the indices; empty where nothing names them.
+        root: the folder that files are named from.
+        notify: receives events of progress.
+    """
+
+    def __init__(
+        self,
+        masks: Mapping[Path, Path],
+        sizes: Mapping[Path, tuple[int, int]],
+        names: Sequence[str],
+        root: Path,
+        notify: Notify | None,
+    ) -> None:
+        self._masks, self._root = masks, root
+        self.problems = {path: "has no mask of its name" for path in sizes if path not in masks}
+        paired = [path for path in (sizes if names else masks) if path in masks]  # all, where they decide the classes
+        self._looks = dict(zip(paired, each(_look, [masks[path] for path in paired], notify), strict=True))
+        whole = [found for found in self._looks.values() if not found.problem]
+        values = frozenset[int]().union(*(found.values for found in whole))
+        known = list(names) or [str(index) for index in range(max(values - {VOID}, default=0) + 1)]
+        self._codes = np.full(256, VOID, np.uint8)
+        if VOID in values and values <= {0, VOID} and len(names) in (0, 2):
+            self.classes = list(names) or list(BINARY)
+            self._codes[[0, VOID]] = 0, 1
+        else:
+            self.classes = [name for name in known if name != VOID_NAME]
+            self._codes[[index for index, name in enumerate(known) if name != VOID_NAME]] = range(len(self.classes))
+        for path, size in sizes.items():
+            found = self._looks.get(path)
+            if found and (problem := found.problem or _misfit(found, size, len(known))):
+                self.problems[path] = f"has the mask {brief(masks[path].relative_to(root))}, which {problem}"
+        self.notes = [] if len(self.classes) > 1 else ["the masks hold one class alone"]
+
+    def targets(self, files: Sequence[Path], frame: Frame) -> Targets:
+        """The masks of ``files``, kept in memory where they fit."""
+        found = MaskFiles([self._masks[path] for path in files], frame, self._codes)
+        return [found[i] for i in range(len(found))] if len(files) * frame.height * frame.width <= CACHE else found
+
+    def fact(self, path: Path) -> Any:
+        """Name and checksum of its mask."""
+        return [self._masks[path].relative_to(self._root).as_posix(), self._looks[path].content[1]]
+
+    def counts(self, files: Sequence[Path]) -> dict[str, int]:
+        """Class -> how many of the ``files`` have a pixel of it."""
+        shown = Counter(
+            code
+            for path in files
+            if path not in self.problems
+            for code in {int(self._codes[value]) for value in self._looks[path].values}
+        )
+        return {name: shown[code] for code, name in enumerate(self.classes)}
+
+    def cell(self, picture: Tensor, target: Target) -> Cell:
+        """The picture with its classes tinted, the first of them left as it is."""
+        return mask_cell(picture, target, self.classes)
+
+
+def mask_cell(picture: Tensor, mask: Tensor, classes: Sequence[str]) -> Cell:
+    """A picture with the classes of its index mask tinted, the first of them left as it is, and named below."""
+    found = [code for code in mask.unique().tolist() if code != VOID]
+    tinted = [code for code in found if code]
+    layers = np.stack([mask.numpy() == code for code in tinted]) if tinted else None
+    return Cell(picture, brief(", ".join(classes[code] for code in tinted)), (), layers, [n - 1 for n in tinted])
+
+
+class MaskFiles:
+    """Masks read from their files each time they are asked for.
+
+    Args:
+        paths: the files.
+        frame: what is seen of them.
+        codes: uint8 (256,), the class of each value in the files.
+    """
+
+    def __init__(self, paths: Sequence[Path], frame: Frame, codes: NDArray[np.uint8]) -> None:
+        self.paths, self.frame, self.codes = paths, frame, codes
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> Mask:
+        """Mask ``i``, uint8 (H, W).
+
+        Raises:
+            UserError: the file has become unreadable.
+        """
+        path = self.paths[i]
+        try:
+            with opened(path) as image:
+                coded = Image.fromarray(self.codes[_indices(image)])
+            return Mask(torch.from_numpy(np.array(self.frame.mask(coded))))
+        except UnreadableError as problem:
+            raise UserError(f"{brief(path)} {problem}") from None
+
+
+def _look(path: Path) -> _Look:
+    nothing = ((0, 0), frozenset[int](), (0, 0))
+    try:
+        with opened(path) as image:
+            if image.format == "JPEG":
+                return _Look(*nothing, "is a JPEG, whose compression changes class indices; write PNG")
+            if image.mode not in _INDICES:
+                return _Look(
+                    *nothing,
+                    f"is of mode {image.mode}, no image of class indices (mode L or P); masks in colours cannot be "
+                    "read yet",
+                )
+            found = _indices(image)
+            values = frozenset(np.flatnonzero(np.bincount(found.ravel(), minlength=256)).tolist())
+            return _Look((found.shape[1], found.shape[0]), values, checksum(path), "")
+    except UnreadableError as problem:
+        return _Look(*nothing, str(problem))
+
+
+def _indices(image: Image.Image) -> NDArray[np.uint8]:
+    """The values of a mask (H, W), upright: of a palette the indices, of black and white 0 and 255."""
+    turned = upright(image)
+    return np.asarray(turned.convert("L") if turned.mode == "1" else turned, np.uint8)
+
+
+def _misfit(found: _Look, size: tuple[int, int], classes: int) -> str:
+    """Why a mask does not belong to an image of ``size`` or to so many classes."""
+    if found.size != size:
+        return f"is {found.size[0]}×{found.size[1]} pixels; its image is {size[0]}×{size[1]}"
+    beyond = max(found.values - {VOID}, default=0)
+    return f"has the value {beyond}; {classes} classes are 0 to {classes - 1}" if beyond >= classes else ""

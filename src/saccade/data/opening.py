@@ -1,0 +1,239 @@
+"""Image files as numbered pictures: found whole or found wanting, turned, made RGB, brought to one size."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
+from torch import Tensor
+
+from saccade.data.resizing import DEFAULT, Frame
+from saccade.data.samples import CACHE
+from saccade.errors import UserError
+from saccade.escaping import brief
+from saccade.imagefiles import UnreadableError, checksum, opened
+from saccade.recipe import Data
+
+__all__ = ["Files", "Look", "Notify", "Opened", "check", "each", "look", "open_pictures", "upright"]
+
+_CHUNK = 256
+_LYING = 5
+"""The EXIF orientations from this one on exchange width and height."""
+_NOTIFY_EVERY = 0.2  # seconds between two events of progress
+
+Notify = Callable[[dict[str, Any]], None]
+_Result = TypeVar("_Result")
+
+
+class Look(NamedTuple):
+    """What became of a file.
+
+    Attributes:
+        pixels: uint8 (3, H, W); None where it is broken.
+        size: width and height, upright; None where it is broken.
+        content: number and CRC-32 of the file's bytes; None where it is broken.
+        problem: what is wrong with it, as the rest of a sentence that begins with its name; empty if it is whole.
+    """
+
+    pixels: NDArray[np.uint8] | None
+    size: tuple[int, int] | None
+    content: tuple[int, int] | None
+    problem: str
+
+
+def look(path: Path, frame: Frame, exact: bool = False) -> Look:
+    """Read the image in ``path`` whole, as ``frame`` shows it.
+
+    Args:
+        path: of the file.
+        frame: what is seen of it.
+        exact: decode at full size; else a large JPEG is decoded at 1/2, 1/4 or 1/8, which can move it by part of a
+            pixel against its mask.
+
+    Raises:
+        UserError: this machine, not the file, is why it cannot be read.
+    """
+    try:
+        with opened(path) as image:
+            found = image.size
+            if not exact:
+                image.draft("RGB", (2 * frame.width, 2 * frame.height))
+            if image.getexif().get(ExifTags.Base.Orientation, 1) >= _LYING:
+                found = found[::-1]
+            pixels = np.asarray(frame.picture(_to_rgb(upright(image)))).transpose(2, 0, 1)
+            return Look(np.ascontiguousarray(pixels), found, checksum(path), "")
+    except UnreadableError as problem:
+        return Look(None, None, None, str(problem))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """``image`` turned as its EXIF says."""
+    if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+        return image
+    return ImageOps.exif_transpose(image)
+
+
+def check(paths: Sequence[Path], frame: Frame, notify: Notify | None = None, exact: bool = False) -> Iterator[Look]:
+    """A :class:`Look` at each file, in order, several at a time.
+
+    Raises:
+        UserError: as :func:`look`.
+    """
+    return each(lambda path: look(path, frame, exact), paths, notify)
+
+
+def each(function: Callable[[Path], _Result], paths: Sequence[Path], notify: Notify | None) -> Iterator[_Result]:
+    """``function`` of each path, in order, several at a time; ``notify`` receives events of progress."""
+    last = 0.0
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(paths), _CHUNK):
+            chunk = paths[start : start + _CHUNK]
+            yield from pool.map(function, chunk)
+            done = start + len(chunk)
+            if notify and (done == len(paths) or time.monotonic() - last > _NOTIFY_EVERY):
+                last = time.monotonic()
+                notify({"event": "check", "done": done, "total": len(paths)})
+
+
+class Files:
+    """Pictures read from their files each time they are asked for; a slice of them is such a thing again.
+
+    Args:
+        paths: the files.
+        frame: what is seen of them.
+        exact: as of :func:`look`.
+    """
+
+    def __init__(self, paths: Sequence[Path], frame: Frame, exact: bool = False) -> None:
+        self.paths = paths
+        self.frame = frame
+        self.exact = exact
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, i: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, i: slice) -> Files: ...
+    def __getitem__(self, i: int | slice) -> Tensor | Files:
+        """Picture ``i``, uint8 (3, H, W).
+
+        Raises:
+            UserError: the file has become unreadable.
+        """
+        if isinstance(i, slice):
+            return Files(self.paths[i], self.frame, self.exact)
+        seen = look(self.paths[i], self.frame, self.exact)
+        if seen.pixels is None:
+            raise UserError(f"{brief(self.paths[i])} {seen.problem}")
+        return torch.from_numpy(seen.pixels)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The pictures of many files.
+
+    Attributes:
+        frame: what is seen of them.
+        pictures: of the files that can be read, in order: a tensor (N, 3, H, W) where that fits into memory.
+        sizes: of these files, width and height.
+        contents: of these files, number and CRC-32 of the bytes.
+        bad: what is wrong with the others.
+    """
+
+    frame: Frame
+    pictures: Tensor | Files
+    sizes: dict[Path, tuple[int, int]]
+    contents: dict[Path, tuple[int, int]]
+    bad: dict[Path, str]
+
+    def without(self, gone: Collection[Path]) -> Opened:
+        """The same but for the files ``gone``."""
+        places = [n for n, path in enumerate(self.sizes) if path not in gone]
+        sizes = {path: size for path, size in self.sizes.items() if path not in gone}
+        if isinstance(self.pictures, Files):
+            return replace(self, pictures=Files(list(sizes), self.frame, self.pictures.exact), sizes=sizes)
+        return replace(self, pictures=self.pictures[places] if gone else self.pictures, sizes=sizes)
+
+    def areas(self) -> list[int]:
+        """Pixels of each picture that are no padding."""
+        return [width * height for _, _, width, height in map(self.frame.content, self.sizes.values())]
+
+    def padded(self, fill: tuple[int, int, int]) -> Opened:
+        """The same with padding in the colour ``fill``; a tensor of pictures is changed in place."""
+        frame = replace(self.frame, fill=fill)
+        if isinstance(self.pictures, Files):
+            return replace(self, frame=frame, pictures=Files(self.pictures.paths, frame, self.pictures.exact))
+        colour = torch.tensor(fill, dtype=torch.uint8)[:, None, None]
+        for picture, size in zip(self.pictures, self.sizes.values(), strict=True):
+            left, top, width, height = self.frame.content(size)
+            for border in (
+                picture[:, :top], picture[:, top + height :], picture[:, :, :left], picture[:, :, left + width :]
+            ):  # fmt: skip
+                border[:] = colour
+        return replace(self, frame=frame)
+
+
+def open_pictures(
+    paths: list[Path],
+    spec: Data,
+    own: Callable[[Collection[tuple[int, int]]], tuple[int, int]],
+    notify: Notify | None,
+    exact: bool = False,
+) -> Opened:
+    """Open every file at the size ``spec`` asks for, or else at the one that ``own`` makes of the sizes there are.
+
+    Raises:
+        UserError: as :func:`look`.
+    """
+    size = spec.height_width
+    if size is None:
+        seen = (look(path, Frame(*DEFAULT), exact).size for path in paths)
+        first = next((found for found in seen if found is not None), None)
+        size = own({first} if first else ())
+    return _opened(paths, Frame(*size, spec.resize), notify, exact, spec.size is None and size != DEFAULT)
+
+
+def _opened(paths: list[Path], frame: Frame, notify: Notify | None, exact: bool, alike: bool) -> Opened:
+    """Open every file; where they must be ``alike`` and are not, begin again at ``DEFAULT``."""
+    fits = len(paths) * 3 * frame.height * frame.width <= CACHE
+    kept = torch.empty(len(paths) if fits else 0, 3, frame.height, frame.width, dtype=torch.uint8)
+    sizes, contents, bad = dict[Path, tuple[int, int]](), dict[Path, tuple[int, int]](), dict[Path, str]()
+    for path, seen in zip(paths, check(paths, frame, notify, exact), strict=True):
+        if seen.pixels is None or seen.size is None or seen.content is None:
+            bad[path] = seen.problem
+            continue
+        if alike and seen.size != (frame.width, frame.height):
+            return _opened(paths, Frame(*DEFAULT, frame.resize), notify, exact, False)
+        if fits:
+            kept[len(sizes)] = torch.from_numpy(seen.pixels)
+        sizes[path], contents[path] = seen.size, seen.content
+    return Opened(frame, kept[: len(sizes)] if fits else Files(list(sizes), frame, exact), sizes, contents, bad)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to RGB: transparency is dropped, 16-bit grey keeps its upper byte.
+
+    Raises:
+        ValueError: the pixels are floating-point or 32-bit numbers, whose black and white nobody has said.
+    """
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise ValueError(f"its pixels run from {values.min()} to {values.max()}; 8 or 16 bits are needed")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers; 8 or 16 bits are needed")
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # straight to RGB, Pillow warns
+    return image if image.mode == "RGB" else image.convert("RGB")

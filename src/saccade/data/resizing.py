@@ -1,0 +1,80 @@
+"""How an image of any size is brought to the size that a network sees, its mask by the same geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from PIL import Image, ImageOps
+
+from saccade.data.samples import VOID
+
+__all__ = ["DEFAULT", "Frame", "common_size", "common_square"]
+
+DEFAULT = (224, 224)
+"""(H, W) where neither the recipe nor the images themselves say one."""
+_LARGEST = 2048
+"""Side up to which images of one size keep it."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a network sees of an image.
+
+    Attributes:
+        height: in pixels.
+        width: in pixels.
+        resize: ``crop``, the short side fits and the middle is cut out; ``pad``, the long side fits and the rest is
+            filled; ``stretch``, both sides fit.
+        fill: RGB colour of the filling.
+    """
+
+    height: int
+    width: int
+    resize: Literal["crop", "pad", "stretch"] = "crop"
+    fill: tuple[int, int, int] = (0, 0, 0)
+
+    def picture(self, image: Image.Image) -> Image.Image:
+        """``image`` (mode RGB) in the frame, interpolated bilinearly."""
+        return self._fitted(image, Image.Resampling.BILINEAR, self.fill)
+
+    def mask(self, mask: Image.Image) -> Image.Image:
+        """``mask`` (mode L) in the frame: each pixel takes the value of the nearest, the filling is ``VOID``."""
+        return self._fitted(mask, Image.Resampling.NEAREST, VOID)
+
+    def content(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """(left, top, width, height) of the part of the frame that an image of ``size`` (width, height) covers."""
+        if self.resize != "pad":
+            return 0, 0, self.width, self.height
+        scale = min(self.width / size[0], self.height / size[1])
+        width, height = (max(1, min(round(side * scale), most)) for side, most in zip(size, self._size, strict=True))
+        return (self.width - width) // 2, (self.height - height) // 2, width, height
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.width, self.height
+
+    def _fitted(self, image: Image.Image, how: Image.Resampling, fill: int | tuple[int, ...]) -> Image.Image:
+        if image.size == self._size:
+            return image
+        if self.resize == "crop":
+            return ImageOps.fit(image, self._size, how)
+        if self.resize == "stretch":
+            return image.resize(self._size, how)
+        left, top, width, height = self.content(image.size)
+        page = Image.new(image.mode, self._size, fill)
+        page.paste(image.resize((width, height), how), (left, top))
+        return page
+
+
+def common_square(sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
+    """(H, W) of images that are all squares of one size, else ``DEFAULT``."""
+    size, *others = sizes or [(0, 1)]
+    return size if not others and size[0] == size[1] else DEFAULT
+
+
+def common_size(sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
+    """(H, W) of images that are all of one size (width, height) up to 2048 pixels a side, else ``DEFAULT``."""
+    size, *others = sizes or [(_LARGEST + 1, 1)]
+    return DEFAULT if others or max(size) > _LARGEST else (size[1], size[0])

@@ -1,0 +1,191 @@
+"""Scenes: what they promise about labels, boxes, masks, sources and chance."""
+
+import numpy as np
+import pytest
+import torch
+from torchvision.ops import masks_to_boxes
+
+from saccade.data import digits, open_data
+from saccade.data.digits import Scenes, source_digits
+from saccade.data.layouts import digits as layout
+from saccade.errors import UserError
+from saccade.recipe import Data
+
+GOLDEN = [15697109.0, 16454582.0, 23194638.0]
+
+
+def test_a_scene_is_a_function_of_its_arguments():
+    here, there = Scenes("train", 30, 40, seed=3), Scenes("train", 50, 40, seed=3)
+    assert torch.equal(here.images(), there.images()[:30])
+    assert torch.equal(here[17], there.scene(17).image)
+    one, two = here.scene(9), there.scene(9)
+    assert one.label == two.label
+    for name in ("image", "boxes", "box_labels", "masks"):
+        assert torch.equal(getattr(one, name), getattr(two, name)), name
+
+
+@pytest.mark.parametrize("other", [{"seed": 4}, {"part": "test"}, {"clutter": 5}, {"distractors": 2}, {"size": 41}])
+def test_its_twin_differs(other):
+    asked = {"part": "train", "count": 8, "size": 40, "seed": 3}
+    one, two = Scenes(**asked), Scenes(**{**asked, **other})
+    for i in range(8):
+        a, b = one[i], two[i]
+        assert a.shape != b.shape or not torch.equal(a, b)
+
+
+def test_the_first_scene_is_what_it_was():
+    # A golden value: another drawing under the same seed would silently make old studies unrepeatable.
+    images = Scenes("train", 3, 40, clutter=4, distractors=1, seed=0).images().double()
+    rows = torch.arange(1, 41, dtype=torch.float64)
+    assert (images[:, 0] * rows[:, None] * rows).sum((1, 2)).tolist() == GOLDEN
+
+
+def test_source_digits_are_disjoint_and_complete():
+    train, test = source_digits("train"), source_digits("test")
+    assert not set(train) & set(test)
+    assert sorted(train + test) == list(range(1797))
+    classes = digits._sources()[1]
+    for label in range(10):
+        members = np.flatnonzero(classes == label)
+        assert len(set(members) & set(test)) == len(members) // 3
+
+
+@pytest.mark.parametrize(("part", "other"), [("train", "test"), ("test", "train")])
+def test_a_part_draws_from_its_own_digits_only(part, other, monkeypatch):
+    scenes = Scenes(part, 60, 40, clutter=9, distractors=4)
+    clean = scenes.images()
+    poisoned = digits._sources()[0].copy()
+    poisoned[source_digits(other)] = np.nan
+    monkeypatch.setattr(scenes, "_ink", poisoned)
+    assert torch.equal(scenes.images(), clean)
+    poisoned[source_digits(part)] = np.nan
+    with pytest.raises(RuntimeWarning, match="invalid value"):
+        scenes.images()
+
+
+@pytest.mark.parametrize("size", [16, 33, 40, 64, 97])
+def test_boxes_are_tight_and_masks_have_ink(size):
+    scenes = Scenes("test", 40, size, clutter=3, distractors=3, seed=11)
+    for i in range(40):
+        scene = scenes.scene(i)
+        assert scene.image.shape == (1, size, size)
+        assert scene.image.dtype == torch.uint8
+        assert scene.masks.shape == (len(scene.boxes), size, size)
+        assert scene.masks.flatten(1).any(1).all()
+        inclusive = masks_to_boxes(scene.masks)
+        assert torch.equal(scene.boxes, inclusive + torch.tensor([0.0, 0.0, 1.0, 1.0]))
+        assert scene.boxes.min() >= 0
+        assert scene.boxes.max() <= size
+        assert (scene.image[0][scene.masks.any(0)] > 0).all()
+
+
+def test_without_clutter_and_distractors_ink_is_the_target():
+    scenes = Scenes("train", 20, 40, clutter=0, distractors=0)
+    for i in range(20):
+        scene = scenes.scene(i)
+        assert len(scene.boxes) == 1
+        bright = scene.image[0] > 0.5 * 255
+        assert bright.any()
+        assert not (bright & ~scene.masks[0]).any()
+
+
+def test_the_target_is_the_first_the_largest_and_the_brightest():
+    scenes = Scenes("train", 200, 40, clutter=0, distractors=3, seed=5)
+    several = 0
+    for i in range(200):
+        scene = scenes.scene(i)
+        assert scene.label == scenes.labels[i] == i % 10 == scene.box_labels[0]
+        heights = scene.boxes[:, 3] - scene.boxes[:, 1]
+        peaks = torch.stack([scene.image[0][mask].max() for mask in scene.masks]).float()
+        assert (heights[1:] < heights[0]).all()
+        assert (peaks[1:] < peaks[0]).all()
+        several += len(heights) > 1
+    assert several > 150
+
+
+def test_digits_do_not_overlap_and_the_target_ignores_the_rest():
+    many, none = Scenes("train", 100, 48, clutter=6, distractors=4), Scenes("train", 100, 48, clutter=0, distractors=0)
+    for i in range(100):
+        scene, alone = many.scene(i), none.scene(i)
+        assert scene.masks.sum(0).max() == 1
+        assert torch.equal(scene.masks[0], alone.masks[0])
+        assert (scene.image >= alone.image).all()
+
+
+def test_labels_are_right_by_their_ink():
+    # The ink in the target's frame, shrunk back to 8×8, is nearest to a source digit of the label's class.
+    ink, classes = digits._sources()
+    scenes = Scenes("test", 100, 64, clutter=0, distractors=0)
+    right = 0
+    for i in range(100):
+        x1, y1, x2, y2 = scenes.scene(i).boxes[0].int().tolist()
+        patch = scenes[i][None, :, y1:y2, x1:x2].float() / 255
+        small = torch.nn.functional.interpolate(patch, (8, 8), mode="bilinear", antialias=True).numpy().ravel()
+        distances = ((ink.reshape(-1, 64) - small) ** 2).sum(1)
+        right += classes[distances.argmin()] == scenes.labels[i]
+    assert right >= 90
+
+
+def test_open_data_takes_the_recipe():
+    spec = Data(size=33, train_images=25, test_images=12, split_seed=2, options={"clutter": 1, "distractors": 0})
+    split = open_data(spec, "label")
+    assert (len(split.train), len(split.test), split.size, split.channels) == (25, 12, (33, 33), 1)
+    assert split.classes == list("0123456789")
+    image, label = split.test[11]
+    assert image.shape == (1, 33, 33)
+    assert image.dtype == torch.float32
+    assert label == 1
+    wanted = Scenes("test", 12, 33, clutter=1, distractors=0, seed=2)
+    assert torch.equal(split.test.picture(11), wanted[11])
+    assert torch.allclose(image * split.std[0] + split.mean[0], wanted[11] / 255, atol=1e-6)
+    pixels = torch.stack([split.train[i][0] for i in range(25)])
+    assert abs(pixels.mean()) < 1e-5
+    assert abs(pixels.std(correction=0) - 1) < 1e-5
+
+
+def test_scenes_too_many_for_memory_are_drawn_when_asked_for(monkeypatch):
+    spec = Data(size=40, train_images=6, test_images=4)
+    kept = open_data(spec, "label")
+    monkeypatch.setattr(layout, "CACHE", 10 * 40 * 40 - 1)
+    drawn = open_data(spec, "label")
+    assert isinstance(kept.test.pictures, torch.Tensor)
+    assert isinstance(drawn.test.pictures, Scenes)
+    assert torch.equal(drawn.test[1][0], kept.test[1][0])
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"options": {"cluter": 3}}, "Did you mean 'clutter'"),
+        ({"options": {"clutter": -1}}, "clutter must be an integer of at least 0, got -1"),
+        ({"options": {"distractors": 1.5}}, "distractors must be an integer of at least 0, got 1.5"),
+        ({"options": {"clutter": True}}, "clutter must be an integer"),
+        ({"size": 15}, "size must be an integer of at least 16, got 15"),
+        ({"augment": ("flop",)}, "Did you mean 'flip'"),
+    ],
+)
+def test_wrong_uses_are_named(fields, words):
+    with pytest.raises(UserError, match=words):
+        open_data(Data(**fields), "label")
+
+
+def test_an_unknown_part_and_a_scene_beyond_the_last():
+    with pytest.raises(UserError, match="'val'"):
+        Scenes("val")
+    with pytest.raises(IndexError):
+        Scenes("train", 5).scene(5)
+
+
+def test_without_scikit_learn_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(digits.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"saccade-attention\[study\]"):
+        digits._sources.__wrapped__()
+
+
+def test_the_fingerprint_is_that_of_what_was_asked_for():
+    def fingerprint(**fields):
+        return open_data(Data(train_images=20, test_images=10, size=16).model_copy(update=fields), "label").fingerprint
+
+    assert fingerprint() == fingerprint()
+    others = [{"train_images": 21}, {"test_images": 11}, {"size": 17}, {"split_seed": 1}, {"options": {"clutter": 1}}]
+    assert len({fingerprint(**other) for other in [{}, *others]}) == 6

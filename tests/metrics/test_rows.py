@@ -1,0 +1,72 @@
+"""Rows of images: counted, chosen, joined, ragged ones too."""
+
+import pytest
+import torch
+
+from saccade import UserError
+from saccade.metrics.rows import check, concatenate, count, is_finite, select
+
+LENGTHS = [2, 0, 3, 1]
+
+
+def _rows(lengths=LENGTHS, first=0):
+    total = sum(lengths)
+    return {
+        "label": torch.arange(first, first + len(lengths)),
+        "table": torch.arange(2 * len(lengths)).reshape(-1, 2) + first,
+        "found/offsets": torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()]),
+        "found/box": torch.arange(4 * total).reshape(total, 4) + first,
+        "found/score": torch.linspace(0, 1, total),
+    }
+
+
+def test_the_images_are_counted():
+    assert count(_rows()) == 4
+
+
+def test_any_images_in_any_order_are_chosen():
+    rows = _rows()
+    chosen = select(rows, [2, 1, 2, 0])
+    assert chosen["label"].tolist() == [2, 1, 2, 0]
+    assert chosen["found/offsets"].tolist() == [0, 3, 3, 6, 8]
+    assert chosen["found/box"][:, 0].tolist() == [8, 12, 16, 8, 12, 16, 0, 4]
+    assert chosen["found/score"].tolist() == rows["found/score"][[2, 3, 4, 2, 3, 4, 0, 1]].tolist()
+    assert check(chosen) == 4
+    assert count(select(rows, torch.tensor([], dtype=torch.int64))) == 0
+
+
+def test_batches_are_joined():
+    whole = _rows()
+    parts = [select(whole, [0, 1]), select(whole, [2]), select(whole, [3])]
+    joined = concatenate(parts)
+    assert joined.keys() == whole.keys()
+    assert all(torch.equal(joined[key], whole[key]) for key in whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": torch.arange(3)}, "number of images must be one: label 3, table 4"),
+        ({"label": torch.tensor(3)}, "'label' is a single number"),
+        ({"found/offsets": torch.tensor([0, 2, 1, 5, 6])}, "must rise from 0"),
+        ({"found/offsets": torch.tensor([1, 2, 2, 5, 6])}, "must rise from 0"),
+        ({"found/score": torch.zeros(5)}, "'found/score' has 5 entries; 'found/offsets' needs 6"),
+        ({"lost/score": torch.zeros(5)}, "'lost/score' has no 'lost/offsets' beside it"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        check({**_rows(), **change})
+
+
+def test_no_rows_at_all_are_refused():
+    with pytest.raises(UserError, match="nothing"):
+        check({})
+
+
+def test_a_number_that_is_not_finite_is_seen():
+    assert is_finite(_rows())
+    for value in (torch.nan, torch.inf):
+        rows = _rows()
+        rows["found/score"][3] = value
+        assert not is_finite(rows)
