@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from made_results import arm
 from markupsafe import escape
 from PIL import Image
 from safetensors.numpy import save_file
@@ -24,13 +25,16 @@ from saccade.errors import UserError
 from saccade.models import create_host
 from saccade.recipe import Recipe
 from saccade.saving import save
-from saccade.study.plan import Arm, Study
+from saccade.study.plan import Study
 from saccade.study.report import charts, write_report
+from saccade.study.report.sections.tradeoff import Point, cost_chart
 from saccade.study.report.svg import Scale, element, extent, ticks
 from saccade.study.report.typeset import NARROW, count, milliseconds, number, p_value, prose, relative, signed
 from saccade.surgery import plug_control
+from saccade.tasks.base import Drawing
+from saccade.tasks.classify import Classify
 
-ARMS = (Arm("none", "none"), Arm("se", "se"), Arm("das", "das"), Arm("extra for das", "das", "extra"))
+ARMS = (arm("none"), arm("se"), arm("das"), arm("das", "extra"))
 TOP1 = {"none": (70, 65, 75), "se": (72.5, 65, 72.5), "das": (85, 82.5, 87.5), "extra for das": (70, 67.5, 72.5)}
 CLASSES = ["<script>alert(1)", 'a"&b', "c"]  # in the order of the folders
 SIZE, TEST, EPOCHS = 17, 40, 4
@@ -50,18 +54,19 @@ def photos(tmp_path_factory):
     return home
 
 
-def _network(arm):
+def _network(arm, size=(SIZE, SIZE)):
     torch.manual_seed(3)
     net = create_host(Recipe().model, classes=3, channels=3)
     if arm.control is not None:
-        return plug_control(net, arm.control, arm.mechanism, input=(3, SIZE, SIZE))
-    return net if arm.name == "none" else saccade.plug(net, arm.mechanism, input=(3, SIZE, SIZE), start="paper")
+        return plug_control(net, arm.control, arm.mechanism, input=(3, *size))
+    return net if arm.name == "none" else saccade.plug(net, arm.mechanism, input=(3, *size), start="paper")
 
 
 def _study(
-    folder, source, arms=ARMS, top1=TOP1, seeds=(0, 1, 2), missing=(), failed=(), diverged=(), costs=True, epochs=EPOCHS
-):
-    base = Recipe().with_overrides({"data.source": str(source), "data.size": SIZE, "training.epochs": epochs})
+    folder, source, arms=ARMS, top1=TOP1, seeds=(0, 1, 2), missing=(), failed=(), diverged=(), costs=True,
+    epochs=EPOCHS, size=(SIZE, SIZE),
+):  # fmt: skip
+    base = Recipe().with_overrides({"data.source": str(source), "data.size": size, "training.epochs": epochs})
     study = Study(base, arms, seeds, folder)
     study.write()
     labels = np.repeat(np.arange(3), (14, 14, 12)).astype(np.int32)
@@ -75,18 +80,20 @@ def _study(
             (run.folder / "failed.json").write_text(json.dumps({"reason": "the process was ended by <signal 9>"}))
             continue
         score = top1[run.arm.name][run.seed]
-        net = _network(run.arm)
+        net = _network(run.arm, size)
         predicted = labels.copy()
         wrong = np.random.default_rng(run.seed).permutation(TEST)[: round((100 - score) * TEST / 100)]
         predicted[wrong] = (predicted[wrong] + 1) % 3
-        save_file({"predicted": predicted, "label": labels}, run.folder / "predictions.safetensors")
-        save(net, run.folder, input=(3, SIZE, SIZE), classes=CLASSES)
+        nll = np.where(predicted == labels, 0.1, 2.0 + run.seed).astype(np.float32)
+        rows = {"predicted": predicted, "label": labels, "rank": (predicted != labels).astype(np.int32), "nll": nll}
+        save_file(rows, run.folder / "rows.safetensors")
+        save(net, run.folder, input=(3, *size), classes=CLASSES)
         sites = {row.site: 0.1 * k for k, row in enumerate(saccade.plugs(net))}
         kind, start = ("gate", 0.5) if run.arm.control is None else ("context", 0.0)
         rows = [
             {
-                "epoch": e, "train_loss": 1.0, "train_top1": 50.0, "test_loss": 1.0,
-                "test_top1": 33.0 + (score - 33.0) * e / epochs, "lr": 0.1, "seconds": 1.0, "memory_mb": None,
+                "epoch": e, "losses": {"cross-entropy": 1.0}, "lr": 0.1, "seconds": 1.0, "memory_mb": None,
+                "scores": {"top-1": 33.0 + (score - 33.0) * e / epochs, "NLL": 1.0},
                 "gates": {s: {"kind": kind, "mean": start + m * e / epochs, "std": 0.05, "a": None}
                           for s, m in sites.items()},
             }
@@ -94,8 +101,12 @@ def _study(
         ]  # fmt: skip
         (run.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (run.folder / "environment.json").write_text(json.dumps({"device": "cpu", "packages": {"torch": "2.x"}}))
-        done = {"top1": score, "test_loss": 1.0, "epochs": epochs, "seconds": 12.5 + run.seed, "parameters": 1234,
-                "start": "paper", "diverged": {"epoch": 3, "where": "layer2"} if key in diverged else None}  # fmt: skip
+        by_class = [100.0 * float((predicted == labels)[labels == k].mean()) for k in range(3)]
+        done = {"task": "classify", "metric": "top-1", "scores": {"top-1": score, "NLL": float(nll.mean())},
+                "by_class": {"top-1": by_class}, "epochs": epochs, "seconds": 12.5 + run.seed, "parameters": 1234,
+                "trivial": {"answer": "the most frequent class", "scores": {"top-1": 35.0, "NLL": 1.1}},
+                "start": "paper", "diverged": {"message": "the loss of epoch 3 is nan"} if key in diverged else None,
+                }  # fmt: skip
         (run.folder / "done.json").write_text(json.dumps(done))
     if costs:
         times = {"median": 2.0, "low": 1.9, "high": 2.3, "runs": 50}
@@ -111,7 +122,14 @@ def whole(tmp_path_factory, photos):
     """A complete study with its report."""
     folder = tmp_path_factory.mktemp("study") / "whole"
     _study(folder, photos)
-    return write_report(folder)
+    write_report(folder)
+    return folder / "report.html"
+
+
+def _page(folder):
+    """The page of the study in ``folder``, made anew."""
+    write_report(folder)
+    return (folder / "report.html").read_text(encoding="utf-8")
 
 
 VOID = {"meta", "link", "br", "wbr", "hr", "img", "input"}
@@ -192,9 +210,12 @@ def test_every_verdict_stands_in_the_page(whole):
 
 def test_every_arm_is_in_every_section(whole):
     sections = Reader(whole.read_text(encoding="utf-8")).sections
-    for section in ("difference", "accuracy-cost", "learning", "gates", "cost", "pictures", "runs"):
-        for arm in ARMS[1:] if section in ("difference", "gates") else ARMS:
-            assert arm.name in sections[section], f"{arm.name} in {section}"
+    for section in (
+        "verdicts", "difference", "tradeoff", "other_metrics", "by_class", "learning", "gates", "cost", "pictures",
+        "runs",
+    ):  # fmt: skip
+        for each in ARMS[1:] if section in ("verdicts", "difference", "gates") else ARMS:
+            assert each.name in sections[section], f"{each.name} in {section}"
     assert list(sections)[-2:] == ["method", "origin"]
 
 
@@ -219,8 +240,8 @@ def test_rebuilt_it_is_the_same_file(whole):
 def test_other_scores_give_other_charts(whole, tmp_path, photos):
     other = dict(TOP1, das=(87.5, 82.5, 87.5))
     _study(tmp_path / "study", photos, top1=other)
-    pages = [path.read_text(encoding="utf-8") for path in (whole, write_report(tmp_path / "study"))]
-    for section in ("difference", "accuracy-cost", "learning"):
+    pages = [whole.read_text(encoding="utf-8"), _page(tmp_path / "study")]
+    for section in ("difference", "tradeoff", "learning"):
         first, second = (
             re.findall(
                 r"<svg.*", page[page.index(f'id="{section}"') : page.index("</section>", page.index(f'id="{section}"'))]
@@ -234,7 +255,7 @@ def test_other_scores_give_other_charts(whole, tmp_path, photos):
 
 def test_runs_without_a_score_are_named(tmp_path, photos):
     _study(tmp_path / "study", photos, missing=[("das", 2)], failed=[("se", 1)], diverged=[("se", 2)])
-    page = write_report(tmp_path / "study").read_text(encoding="utf-8")
+    page = _page(tmp_path / "study")
     text = Reader(page).text
     assert "3 of 12 runs have no score" in text
     assert "das seed 2 is not run yet" in text
@@ -250,13 +271,13 @@ def test_a_plug_that_ignores_the_image_is_named(tmp_path, photos, whole):
     study = _study(tmp_path / "s", photos, arms=ARMS[:2], seeds=(0, 1))
     path = study.run(study.arms[1], 1).folder / "done.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"constant": {"layer1.0.bn2": "gate"}}))
-    assert f"<li>{said}</li>" in write_report(study.folder).read_text(encoding="utf-8")
+    assert f"<li>{said}</li>" in _page(study.folder)
     assert said in (study.folder / "table.md").read_text(encoding="utf-8").replace("\\", "")
 
 
 def test_without_a_finished_plain_host_there_is_a_page_but_no_verdict(tmp_path, photos):
     _study(tmp_path / "study", photos, arms=ARMS[:2], seeds=(0,), missing=[("none", 0)])
-    page = write_report(tmp_path / "study").read_text(encoding="utf-8")
+    page = _page(tmp_path / "study")
     assert "nothing to compare with" in page
     assert 'id="difference"' not in page
     assert Reader(page).open == []
@@ -264,18 +285,18 @@ def test_without_a_finished_plain_host_there_is_a_page_but_no_verdict(tmp_path, 
 
 def test_one_seed_or_nothing_but_divergence_still_makes_a_page(tmp_path, photos):
     _study(tmp_path / "one", photos, arms=ARMS[:2], seeds=(0,))
-    page = write_report(tmp_path / "one").read_text(encoding="utf-8")
+    page = _page(tmp_path / "one")
     assert "no interval" in page
     assert Reader(page).open == []
     _study(tmp_path / "broken", photos, arms=ARMS[:2], seeds=(0,), diverged=[("none", 0), ("se", 0)])
-    reader = Reader(write_report(tmp_path / "broken").read_text(encoding="utf-8"))
+    reader = Reader(_page(tmp_path / "broken"))
     assert reader.open == []
     assert "none seed 0 diverged" in reader.text
 
 
 def test_a_long_training_makes_no_long_page(tmp_path, photos):
     _study(tmp_path / "study", photos, epochs=300)
-    page = write_report(tmp_path / "study").read_text(encoding="utf-8")
+    page = _page(tmp_path / "study")
     assert len(page.encode()) < 1_000_000
     assert charts.thinned(range(301), 4) == [0, 100, 200, 300]
     assert charts.thinned([1, 2, 3], 3) == [1, 2, 3]
@@ -292,7 +313,7 @@ def test_no_finished_run_is_refused(tmp_path, photos):
 
 def test_images_that_are_gone_cost_the_page_its_pictures_only(tmp_path, photos):
     _study(tmp_path / "study", tmp_path / "gone", arms=ARMS[:2], seeds=(0, 1))
-    text = Reader(write_report(tmp_path / "study").read_text(encoding="utf-8")).text
+    text = Reader(_page(tmp_path / "study")).text
     assert "No pictures:" in text
     assert "gone" in text
     assert "se" in text
@@ -300,12 +321,12 @@ def test_images_that_are_gone_cost_the_page_its_pictures_only(tmp_path, photos):
 
 def test_images_that_changed_cost_the_page_its_pictures_only(tmp_path, photos):
     study = _study(tmp_path / "study", photos, arms=ARMS[:2], seeds=(0, 1))
-    now = open_data(study.base.data).fingerprint
+    now = open_data(study.base.data, "label").fingerprint
     for fingerprint, changed in ((now, False), ("0" * 16, True)):
         for run in study.runs():
             done = json.loads((run.folder / "done.json").read_text())
             (run.folder / "done.json").write_text(json.dumps(done | {"fingerprint": fingerprint}))
-        text = Reader(write_report(tmp_path / "study").read_text(encoding="utf-8")).text
+        text = Reader(_page(tmp_path / "study")).text
         assert ("No pictures:" in text) == ("changed since the runs were made" in text) == changed
 
 
@@ -314,12 +335,12 @@ def test_costs_are_measured_once(tmp_path, photos, monkeypatch):
     _study(tmp_path / "study", photos, arms=ARMS[:2], seeds=(0,), costs=False)
     write_report(tmp_path / "study")
     results = json.loads((tmp_path / "study" / "results.json").read_text())
-    for arm in ("none", "se"):
-        cost = results["arms"][arm]["cost"]
+    for name in ("none", "se"):
+        cost = results["arms"][name]["cost"]
         assert cost["parameters"] == sum(
-            p.numel() for p in _network(next(a for a in ARMS if a.name == arm)).parameters()
+            p.numel() for p in _network(next(a for a in ARMS if a.name == name)).parameters()
         )
-        assert cost["batched"]["batch"] == 16
+        assert cost["batch"] == 16
     before = (tmp_path / "study" / "costs.json").read_bytes()
     write_report(tmp_path / "study")
     assert (tmp_path / "study" / "costs.json").read_bytes() == before
@@ -345,9 +366,9 @@ def test_the_table(whole):
 
 
 def test_what_a_control_tells(tmp_path, photos):
-    arms = (*ARMS[:3], Arm("noise for das", "das", "noise"), Arm("shuffled for das", "das", "shuffled"))
+    arms = (*ARMS[:3], arm("das", "noise"), arm("das", "shuffled"))
     top1 = TOP1 | {"noise for das": (70, 65, 75), "shuffled for das": (72.5, 70, 75)}
-    page = write_report(_study(tmp_path / "study", photos, arms=arms, top1=top1).folder).read_text(encoding="utf-8")
+    page = _page(_study(tmp_path / "study", photos, arms=arms, top1=top1).folder)
     results = json.loads((tmp_path / "study" / "results.json").read_text())
     assert list(results["study"]["controls"]) == ["noise", "shuffled"]
     told = re.findall(r"<b>(\w+)</b>: ([^<]*)\.", re.findall(r'<p class="controls">(.*)</p>', page)[0])
@@ -394,26 +415,26 @@ def test_scales_and_ticks():
     assert element("a", "<", x=1.0, class_='"') == '<a x="1" class="&#34;">&lt;</a>'
 
 
-def test_an_arm_has_one_look_and_a_control_its_mechanism_s():
-    arms = [{"name": a.name, "mechanism": a.mechanism, "control": a.control} for a in ARMS]
-    look = charts.looks(arms)
-    assert list(look) == [arm.name for arm in ARMS]
-    assert look["none"].colour == "c0"
-    assert look["extra for das"].colour == look["das"].colour != look["se"].colour
-    assert look["extra for das"].control == "extra"
-    assert look["das"].control is None
-    controls = charts.looks([{"name": f"{c} for se", "mechanism": "se", "control": c} for c in CONTROLS])
-    assert len({charts.key(look).split("class=", 2)[2] for look in controls.values()}) == 3
-    many = charts.looks([{"name": f"m{k}", "mechanism": f"m{k}", "control": None} for k in range(40)])
+def test_an_arm_has_one_style_and_a_control_its_mechanism_s():
+    found = charts.styles(ARMS)
+    assert list(found) == [arm.name for arm in ARMS]
+    assert found["none"].colour == "c0"
+    assert found["extra for das"].colour == found["das"].colour != found["se"].colour
+    assert found["extra for das"].control == "extra"
+    assert found["das"].control is None
+    controls = charts.styles([arm("se"), *(arm("se", control) for control in CONTROLS)])
+    assert len({style.colour for style in controls.values()}) == 1
+    assert len(set(map(charts.key, controls.values()))) == 4
+    many = charts.styles([arm(f"m{k}") for k in range(40)])
     assert len({(arm.colour, arm.shape) for arm in many.values()}) == 40
 
 
 def test_names_in_the_cost_chart_do_not_collide():
     crowd = [
-        charts.Point(charts.Look(f"arm {k}", "c1", "circle"), 10 + 0.01 * k, 10, 10.2, 90 + 0.05 * k, 0.4)
-        for k in range(6)
+        Point(charts.Style(f"arm {k}", "c1", "circle"), 10 + 0.01 * k, 10, 10.2, 90 + 0.05 * k, 0.4) for k in range(6)
     ]
-    drawn = charts.cost([*crowd, charts.Point(charts.Look("far", "c2", "square"), 20, 19, 21, 93, 0.2)], "ms")
+    far = Point(charts.Style("far", "c2", "square"), 20, 19, 21, 93, 0.2)
+    drawn = cost_chart([*crowd, far], "ms", Classify.metrics[0])
     places = [
         (float(x) / 100 * 280, float(y), anchor, name)
         for x, y, anchor, name in re.findall(
@@ -425,3 +446,24 @@ def test_names_in_the_cost_chart_do_not_collide():
     for i, (x, y, w) in enumerate(boxes):
         for x2, y2, w2 in boxes[:i]:
             assert x + w <= x2 + 0.1 or x2 + w2 <= x + 0.1 or abs(y - y2) >= 12
+
+
+def test_answers_that_are_pictures_stand_beneath_the_images_at_their_aspect(tmp_path, photos, whole, monkeypatch):
+    def draw(self, indices, network):
+        colour = 0 if network is None else 200
+        return [Drawing("a mask", None, Image.new("L", (23, 17), colour + k)) for k, _ in enumerate(indices)]
+
+    study = _study(tmp_path / "s", photos, arms=ARMS[:2], seeds=(0, 1), size=(17, 23))
+    monkeypatch.setattr(Classify, "draw", draw)
+    painted, plain = (
+        page[page.index('<section id="pictures"') :].partition("</section>")[0]
+        for page in (_page(study.folder), whole.read_text(encoding="utf-8"))
+    )
+    assert painted.count('class="plane answered"') == 6 * 3
+    assert len(set(re.findall(r'class="plane answered".*?href="([^"]+)"', painted))) == 12
+    assert "--aspect: 1.353;" in painted
+    assert "Beneath: the answer of each network, and the truth in the first column." in painted
+    assert not re.search(r"\b(right|wrong): ", painted)
+    assert "--aspect: 1.000;" in plain
+    assert "answered" not in plain
+    assert re.search(r"\b(right|wrong): ", plain)

@@ -2,43 +2,42 @@
 
 import html
 import re
+from dataclasses import replace
 
 import pytest
+from made_results import ERROR, TOP1, arm, made
 
-from saccade.controls import CONTROLS
 from saccade.escaping import printable
+from saccade.study.costs import ArmCost, Latency
 from saccade.study.report.table import latex, markdown
 from saccade.study.report.typeset import NARROW
+from saccade.study.run_notes import Note
 
 NAMES = ("none", "eca:kernel_size=[3,5]", "extra for eca:kernel_size=[3,5]")
+TIME = Latency(12.345, 12.0, 13.0)
+COST = ArmCost(36_908_204, 5_840_000_000, TIME, 16, TIME, 1, "cpu")
 
 
-def _arm(mean, sd, control=None, cost=True):
-    measured = {"parameters": 36_908_204, "macs": 5.84e9, "latency_ms": {"median": 12.345}}
-    return {"mean": mean, "sd": sd, "control": control, "parameters": 1234, "cost": measured if cost else None}
-
-
-def _difference(name, difference, low, high, p, verdict, is_control=False):
-    return {"name": name, "difference": difference, "low": low, "high": high, "p_holm": p, "verdict": verdict,
-            "is_control": is_control}  # fmt: skip
-
-
-def _results(names=NAMES, notes=(), controls=("extra",), seeds=(0, 1, 2), model="resnet10_small", source="digits"):
-    return {
-        "study": {
-            "name": "s", "baseline": "none", "seeds": list(seeds),
-            "controls": {kind: CONTROLS[kind].shows for kind in controls},
-            "recipe": {"model": {"name": model}, "data": {"source": source}},
-        },
-        "arms": {names[0]: _arm(70.0, 5.0), names[1]: _arm(85.125, None), names[2]: _arm(None, None, "extra", False)},
-        "analysis": {
-            "differences": [
-                _difference(names[1], 15.125, -0.5, 30.75, 0.0004, "helps"),
-                _difference(names[2], -1.5, None, None, None, "not decided", True),
-            ]
-        },
-        "notes": list(notes),
-    }  # fmt: skip
+def _results(names=NAMES, notes=(), controls=("extra",), seeds=3, model="resnet10_small", source="digits", metric=TOP1):
+    arms = [arm("none"), arm("eca"), *(arm("eca", control) for control in controls)]
+    scores = {each.name: [70.0] * seeds for each in arms}
+    data = {"model__name": model, "data__source": source}
+    found = made(scores, metric, arms, notes=[Note("surroundings", text) for text in notes], **data)
+    figures = [
+        {"mean": 70.0, "sd": 5.0, "cost": COST},
+        {"mean": 85.125, "sd": None, "cost": COST},
+        {"mean": None, "sd": None},
+    ]
+    rows = [
+        replace(row, arm=replace(row.arm, name=name), **more)  # a study refuses some of these names
+        for row, name, more in zip(found.arms, names, figures, strict=False)
+    ]
+    first, second, *_ = found.analysis.differences
+    judged = (
+        replace(first, name=names[1], difference=15.125, low=-0.5, high=30.75, p_holm=0.0004, verdict="helps"),
+        replace(second, name=names[2], difference=-1.5, low=None, high=None, p_holm=None, verdict="not decided"),
+    )
+    return replace(found, arms=tuple(rows), analysis=replace(found.analysis, differences=judged))
 
 
 def _rows_of_markdown(text):
@@ -79,7 +78,7 @@ def test_both_hold_the_same_figures():
 
 
 def test_the_latex_of_a_small_table():
-    text = latex(_results(notes=["One seed_0 failed."], seeds=(4,)))
+    text = latex(_results(notes=["One seed_0 failed."], seeds=1))
     assert text == "\n".join([
         r"% needs \usepackage{booktabs}",
         r"\begin{table}",
@@ -88,7 +87,7 @@ def test_the_latex_of_a_small_table():
         r"difference to none in points with its 95 \% interval.}",
         r"\begin{tabular}{lrrrlrrr}",
         r"\toprule",
-        r"  mechanism & top-1, \% & difference to none {[}95 \%{]} & p (Holm) & verdict & parameters & MACs & "
+        r"  arm & top-1, \% & difference to none {[}95 \%{]} & p (Holm) & verdict & parameters & MACs & "
         r"latency, ms \\",
         r"\midrule",
         r"  none & 70.00 $\pm$ 5.00 &  &  &  & 36.91\,M & 5.840\,G & 12.3 \\",
@@ -117,7 +116,7 @@ def test_the_latex_of_a_small_table():
 def test_words_of_the_user_stand_for_themselves(word):
     results = _results(names=("none", word, f"extra for {word}"), notes=[f"{word} seed 0 failed."], model=word)
     rows = _rows_of_latex(latex(results))
-    assert [row[0] for row in rows] == ["mechanism", "none", word, f"extra for {word}"]
+    assert [row[0] for row in rows] == ["arm", "none", word, f"extra for {word}"]
     assert [len(row) for row in rows] == [8] * 4
     assert rows == _rows_of_markdown(markdown(results))
     (caption,) = re.findall(r"\\caption\{(.*)\}\n", latex(results))
@@ -137,7 +136,7 @@ def test_what_each_control_tells_stands_below():
 
 
 def test_a_study_without_verdicts_has_a_table():
-    results = _results() | {"analysis": None}
+    results = replace(_results(), analysis=None)
     assert _rows_of_latex(latex(results)) == _rows_of_markdown(markdown(results))
     assert _rows_of_latex(latex(results))[2][2:5] == ["", "", ""]
 
@@ -155,3 +154,13 @@ def test_hostile_words_are_harmless_in_every_table():
     assert "<script" not in markdown(results)
     assert "](" not in markdown(results)
     assert len(_rows_of_markdown(markdown(results))) == 4
+
+
+def test_the_table_speaks_of_the_metric_it_is_given():
+    for text in (markdown(_results(metric=ERROR)), latex(_results(metric=ERROR))):
+        for words in ("error, px", ", + is better", "70.000", "+15.125"):
+            assert words in text
+        assert "top-1" not in text
+        assert "points" not in text
+    assert "difference to none in px with its" in latex(_results(metric=ERROR))
+    assert "is better" not in markdown(_results())

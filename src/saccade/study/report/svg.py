@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from saccade.escaping import printable
 
-__all__ = ["Scale", "curve", "element", "extent", "picture", "ticks"]
+__all__ = ["Scale", "curve", "decimals", "element", "extent", "picture", "ticks"]
 
 
 def _attribute(value: object) -> str:
@@ -93,6 +93,16 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
         first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
         choices.append([round(k * step, 10) + 0.0 for k in range(first, last + 1)])
     return min(choices, key=lambda marks: abs(len(marks) - about))
+
+
+def decimals(marks: Iterable[float]) -> int:
+    """The fewest decimals that tell ``marks`` exactly.
+
+    >>> decimals([1.0, 1.5, 2.0])
+    1
+    """
+    found = list(marks)
+    return next((n for n in range(10) if all(round(mark, n) == mark for mark in found)), 10)
 
 
 def curve(points: Sequence[tuple[float, float]], **attributes: object) -> Markup:

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from saccade import escaping
-from saccade.study.report.typeset import NARROW, count, interval, milliseconds, number, p_value, signed
+from saccade.study.arms import BASELINE
+from saccade.study.findings import Difference
+from saccade.study.report.typeset import NARROW, count, heading, interval, milliseconds, number, p_value, signed
+from saccade.study.results import ArmResult, StudyResults
 
 __all__ = ["latex", "markdown"]
 
-_HEAD = (
-    "mechanism",
-    "top-1, %",
-    "difference to none [95 %]",
-    "p (Holm)",
-    "verdict",
-    "parameters",
-    "MACs",
-    "latency, ms",
-)
 _WORDS = (0, 4)
 """The columns that hold words; the others hold numbers, and are set to the right."""
 _LATEX = {
@@ -47,33 +38,26 @@ _LATEX = {
 }
 
 
-def markdown(results: Mapping[str, Any]) -> str:
-    """A row an arm: top-1 (mean ± standard deviation over seeds), difference and verdict, cost; then the notes.
-
-    Args:
-        results: what :func:`saccade.study.results.collect` gives.
-    """
+def markdown(results: StudyResults) -> str:
+    """A row an arm: score (mean ± standard deviation over seeds), difference and verdict, cost; then the notes."""
     # A name is a word of the user's: it must not end the cell, nor be taken for a tag.
-    rows = [tuple(map(escaping.markdown, row)) for row in _rows(results)]
-    rule = tuple("---" if n in _WORDS else "--:" for n in range(len(_HEAD)))
-    lines = ["| " + " | ".join(cells) + " |" for cells in (rows[0], rule, *rows[1:])]
+    head, *rows = [tuple(map(escaping.markdown, row)) for row in _rows(results)]
+    rule = tuple("---" if n in _WORDS else "--:" for n in range(len(head)))
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, rule, *rows)]
     return "\n".join(lines) + "\n" + "".join(f"\n{escaping.markdown(note)}\n" for note in _notes(results))
 
 
-def latex(results: Mapping[str, Any]) -> str:
-    """The table of :func:`markdown`, figure for figure, as a float for a document that loads ``booktabs``.
-
-    Args:
-        results: what :func:`saccade.study.results.collect` gives.
-    """
-    study = results["study"]
-    head, *rows = ["  " + " & ".join(map(_escaped, row)) + r" \\" for row in _rows(results)]
-    columns = "".join("l" if n in _WORDS else "r" for n in range(len(_HEAD)))
-    seeds = f"{len(study['seeds'])} seed{'s' * (len(study['seeds']) > 1)}"
-    model, source = study["recipe"]["model"]["name"], Path(study["recipe"]["data"]["source"])
+def latex(results: StudyResults) -> str:
+    """The table of :func:`markdown`, figure for figure, as a float for a document that loads ``booktabs``."""
+    study, metric = results.study, results.metric
+    cells = _rows(results)
+    head, *rows = ["  " + " & ".join(map(_escaped, row)) + r" \\" for row in cells]
+    columns = "".join("l" if n in _WORDS else "r" for n in range(len(cells[0])))
+    seeds = f"{len(study.seeds)} seed{'s' * (len(study.seeds) > 1)}"
+    points = f" in {metric.points}" if metric.points else ""
     caption = (
-        f"{model} on {source.name}: top-1 of the last epoch, mean ± standard deviation over {seeds}; "
-        f"difference to {study['baseline']} in points with its 95 % interval."
+        f"{study.base.model.name} on {Path(study.base.data.source).name}: {metric.name} of the last epoch, mean ± "
+        f"standard deviation over {seeds}; difference to {BASELINE}{points} with its 95 % interval."
     )
     return "\n".join(
         [
@@ -95,32 +79,45 @@ def latex(results: Mapping[str, Any]) -> str:
     )
 
 
-def _rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    analysis = results["analysis"]
-    judged = {row["name"]: row for row in analysis["differences"]} if analysis else {}
-    return [_HEAD, *(_row(name, arm, judged.get(name)) for name, arm in results["arms"].items())]
+def _rows(results: StudyResults) -> list[tuple[str, ...]]:
+    metric = results.metric
+    better = "" if metric.higher_is_better else ", + is better"
+    head = (
+        "arm",
+        heading(metric.name, metric.unit),
+        f"difference to {BASELINE} [95 %]{better}",
+        "p (Holm)",
+        "verdict",
+        "parameters",
+        "MACs",
+        "latency, ms",
+    )
+    judged = {row.name: row for row in results.analysis.differences} if results.analysis else {}
+    return [head, *(_row(arm, judged.get(arm.arm.name), metric.digits) for arm in results.arms)]
 
 
-def _row(name: str, arm: Mapping[str, Any], judged: Mapping[str, Any] | None) -> tuple[str, ...]:
-    cost = arm["cost"] or {}
-    score = number(arm["mean"]) + (f" ± {number(arm['sd'])}" if arm["sd"] is not None else "")
-    difference = f"{signed(judged['difference'])} {interval(judged['low'], judged['high'])}" if judged else ""
-    latency = milliseconds(cost["latency_ms"]["median"]) if cost else "–"
+def _row(arm: ArmResult, judged: Difference | None, digits: int) -> tuple[str, ...]:
+    score = number(arm.mean, digits) + (f" ± {number(arm.sd, digits)}" if arm.sd is not None else "")
+    found = ("", "", "")
+    if judged is not None:
+        difference = f"{signed(judged.difference, digits)} {interval(judged.low, judged.high, digits)}"
+        verdict = judged.verdict + (" (control)" if judged.is_control else "")
+        found = (difference, p_value(judged.p_holm), verdict)
+    cost = arm.cost
     return (
-        name,
+        arm.arm.name,
         score,
-        difference,
-        p_value(judged["p_holm"]) if judged else "",
-        judged["verdict"] + (" (control)" if judged["is_control"] else "") if judged else "",
-        count(cost.get("parameters", arm["parameters"])),
-        count(cost.get("macs")),
-        latency,
+        *found,
+        count(cost.parameters if cost else arm.parameters),
+        count(cost.macs if cost else None),
+        milliseconds(cost.latency.median if cost else None),
     )
 
 
-def _notes(results: Mapping[str, Any]) -> list[str]:
+def _notes(results: StudyResults) -> list[str]:
     """What must be known beside the figures, and what the controls tell."""
-    return [*results["notes"], *(f"Control {kind}: {tells}." for kind, tells in results["study"]["controls"].items())]
+    told = (f"Control {kind}: {tells}." for kind, tells in results.controls.items())
+    return [*(note.text for note in results.notes), *told]
 
 
 def _escaped(text: str) -> str:

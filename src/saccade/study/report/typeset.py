@@ -7,11 +7,15 @@ import re
 
 __all__ = [
     "NARROW",
+    "capital",
     "count",
     "duration",
     "grouped",
+    "heading",
+    "in_unit",
     "interval",
     "magnitude",
+    "measure",
     "milliseconds",
     "number",
     "p_value",
@@ -44,6 +48,30 @@ def signed(value: float | None, digits: int = 2) -> str:
     """
     text = number(value, digits)
     return f"+{text}" if value is not None and math.isfinite(value) and round(value, digits) > 0 else text
+
+
+def measure(value: str, unit: str) -> str:
+    """A number with its unit, if it has one."""
+    return f"{value}{NARROW}{unit}" if unit else value
+
+
+def heading(name: str, unit: str) -> str:
+    """The name of a metric with its unit, over a column or an axis: ``top-1, %``."""
+    return f"{name}, {unit}" if unit else name
+
+
+def in_unit(unit: str) -> str:
+    """The unit of a metric in a sentence: `` in per cent``; empty without one."""
+    return f" in {'per cent' if unit == '%' else unit}" if unit else ""
+
+
+def capital(name: str) -> str:
+    """The name of a metric at the start of a sentence.
+
+    >>> capital("top-1"), capital("mIoU")
+    ('Top-1', 'mIoU')
+    """
+    return name if any(letter.isupper() for letter in name) else name[:1].upper() + name[1:]
 
 
 def interval(low: float | None, high: float | None, digits: int = 2) -> str:

@@ -1,0 +1,64 @@
+"""A section of the report: its data, its charts, its piece of the page."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from saccade.study.arms import BASELINE
+from saccade.study.report.charts import Style
+from saccade.study.results import StudyResults
+from saccade.tasks.base import Task
+from saccade.trust import Trust
+
+__all__ = ["Context", "Section"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the sections draw from.
+
+    Attributes:
+        results: of the study; at least one run is finished.
+        styles: arm -> how it is drawn.
+        epochs: folder of a finished run, as in ``results.runs`` -> the lines of its metrics.jsonl.
+        task: the task with its images; None where they could not be opened again.
+        missing: why not.
+        trust: what the saved networks may name besides the catalogue.
+    """
+
+    results: StudyResults
+    styles: Mapping[str, Style]
+    epochs: Mapping[str, Sequence[Mapping[str, Any]]]
+    task: Task | None
+    missing: str | None
+    trust: Trust
+
+    @property
+    def attends(self) -> bool:
+        """Whether every arm but the first has a mechanism, as in a study of mechanisms on one host."""
+        return all(arm.mechanism != BASELINE for arm in self.results.study.arms[1:])
+
+    def by_seed(self, arm: str) -> dict[int, Sequence[Mapping[str, Any]]]:
+        """The epochs of the finished runs of ``arm``, by seed."""
+        return {run.seed: self.epochs[run.folder] for run in self.results.of(arm) if self.epochs.get(run.folder)}
+
+
+class Section(ABC):
+    """One section. Its file holds one final subclass, and gives it its name.
+
+    Attributes:
+        title: its heading, and its entry in the table of contents; "" for the answer above all sections.
+        order: sections stand in rising order.
+        template: Jinja. It sees what ``content`` returns, and ``named(style)``, an arm's mark and name.
+    """
+
+    title: ClassVar[str]
+    order: ClassVar[int]
+    template: ClassVar[str]
+
+    @abstractmethod
+    def content(self, context: Context) -> Mapping[str, Any] | None:
+        """What the template asks for; None leaves the section out."""

@@ -1,0 +1,24 @@
+"""How the verdicts were computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, final
+
+from saccade.study.report.sections.base import Context, Section
+from saccade.study.report.typeset import prose
+from saccade.study.stats import METHOD
+
+__all__ = ["Method"]
+
+
+@final
+class Method(Section):
+    """A paragraph."""
+
+    title = "How this was computed"
+    order = 80
+    template = "<p>{{ method }}</p>"
+
+    def content(self, context: Context) -> Mapping[str, Any]:
+        return {"method": prose(METHOD)}

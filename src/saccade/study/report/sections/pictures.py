@@ -1,0 +1,336 @@
+"""The same few test images under every arm: what each network answers, and what its gates let through."""
+
+from __future__ import annotations
+
+import base64
+import io
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from markupsafe import Markup
+from PIL import Image
+from torch import Tensor, nn
+
+from saccade import tasks
+from saccade.data import open_data
+from saccade.errors import UserError
+from saccade.explanation import gate_maps, is_spatial, passing, per_channel, site_to_show
+from saccade.metrics.rows import OFFSETS, Rows, count
+from saccade.recipe import described
+from saccade.runfiles import read_rows
+from saccade.saving import describe, load
+from saccade.study.arms import Arm
+from saccade.study.report.charts import Style
+from saccade.study.report.sections.base import Context, Section
+from saccade.study.report.svg import element
+from saccade.study.report.typeset import NARROW, number
+from saccade.study.run_notes import RunResult
+from saccade.tasks.base import Drawing, Task
+
+__all__ = ["Pictures"]
+
+IMAGES = 6
+SIDE = 128
+"""Longest side of an embedded picture, in pixels."""
+PLACES = 7
+"""A map is shown if it has so many places a side, where there is one."""
+COLUMNS = 64
+"""Widest strip of channels; where a site has more, neighbours are averaged."""
+COLOURS = (
+    "#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6dcd59", "#b4de2c", "#fde725",
+)  # fmt: skip
+"""Ten steps of viridis, dark where little passes."""
+NARROWEST = 0.05
+"""A scale spans at least this much, so that noise is not stretched into a pattern."""
+
+
+@final
+class Pictures(Section):
+    """A row an image, a column an arm: the image under its plug, the answer, and the answer's own picture."""
+
+    title = "The same images under every arm"
+    order = 60
+    template = """
+{%- macro answer(drawing, picture) -%}
+{%- set word = {true: "right", false: "wrong", none: ""}[drawing.right] -%}
+{{ picture or "" }}<span class="answer {{ word }}">
+{%- if word %}<svg viewBox="0 0 16 16" aria-hidden="true"><path d="
+{{- "M2,9l4,4l8,-10" if drawing.right else "M3,3l10,10M13,3l-10,10" }}"/></svg><span class="hidden">{{ word }}: </span>
+{%- endif %}{{ drawing.caption }}</span>
+{%- endmacro -%}
+{%- if missing %}
+<p class="how">No pictures: {{ missing }}</p>
+{%- else %}
+{{ definitions }}
+<p class="how">{{ chosen }} Colour is what the plug lets pass, on the scale above each column: dark least, yellow
+most; 1 is all. Over a picture: the part of the map’s magnitude that passes at each place of the site named. Strips,
+for mechanisms that weigh channels alone: the effective gates, a row a site from input to output, channels from left to
+right.
+{%- if painted %} Beneath: the answer of each network, and the truth in the first column.{% endif %}</p>
+<div class="scroll pictures{% if smooth %} smooth{% endif %}" style="--aspect: {{ aspect }}; --ramp: {{ ramp }}"><table>
+<thead><tr><th scope="col">image</th>
+{%- for column in columns %}
+<th scope="col">{{ named(column.style) }}<span class="second">{% if not common %}seed {{ column.seed }} {% endif %}
+{{- column.site or "" }}</span>
+{%- if column.ends %}<span class="ramp"></span><span class="ends"><span>{{ column.ends[0] }}</span><span>
+{{- column.ends[1] }}</span></span>{% endif %}</th>
+{%- endfor %}</tr></thead>
+<tbody>
+{%- for plane, drawing, picture in truths %}{% set k = loop.index0 %}
+<tr><td>{{ plane }}{{ answer(drawing, picture) }}</td>
+{%- for column in columns %}{% set plane, drawing, picture = column.cells[k] %}
+<td>{% if plane %}{{ plane }}{% else %}<span class="plane void">nothing plugged</span>{% endif %}
+{{- answer(drawing, picture) }}</td>
+{%- endfor %}</tr>
+{%- endfor %}
+</tbody>
+</table></div>
+{%- endif %}
+"""
+
+    def content(self, context: Context) -> Mapping[str, Any]:
+        if context.task is None:
+            return {"missing": context.missing}
+        try:
+            return {"missing": None, **_examples(context, context.task)}
+        except UserError as error:
+            return {"missing": str(error)}
+
+
+def _examples(context: Context, task: Task) -> dict[str, Any]:
+    """Six test images under every arm that has a finished run, all of one seed where there is one.
+
+    Raises:
+        UserError: a saved network or its rows do not belong to these images.
+    """
+    runs, common = _shown(context)
+    indices, chosen = _choice(len(task.data.test), task, [read_rows(_folder(context, run)) for run in runs.values()])
+    if common is not None:
+        chosen = f"{chosen} All networks are those of seed {common}."
+    if any(arm.control == "shuffled" for arm in runs):
+        chosen = f"{chosen} A shuffled mechanism sees the image of the next row, in the last row that of the first."
+    pictures = [task.data.test.picture(i) for i in indices]
+    once = element("defs", *(_definition(k, picture) for k, picture in enumerate(pictures)))
+    truths = task.draw(indices, None)
+    height, width = pictures[0].shape[-2:]
+    return {
+        "chosen": chosen,
+        "common": common is not None,
+        "truths": [
+            (_plane(k, None, drawing.caption), drawing, _answer(drawing, f"truth of image {k + 1}"))
+            for k, drawing in enumerate(truths)
+        ],
+        "columns": [_column(context, task, arm, run, indices) for arm, run in runs.items()],
+        "definitions": element("svg", once, width=0, height=0, class_="hidden", aria_hidden="true"),
+        "painted": any(drawing.picture is not None for drawing in truths),
+        "smooth": max(height, width) > SIDE // 2,
+        "aspect": f"{width / height:.3f}",
+        "ramp": f"linear-gradient(90deg, {', '.join(COLOURS)})",
+    }
+
+
+def _folder(context: Context, run: RunResult) -> Path:
+    return context.results.study.folder / run.folder
+
+
+def _shown(context: Context) -> tuple[dict[Arm, RunResult], int | None]:
+    """For each arm the run whose network is shown, and the seed that is common to all, if there is one."""
+    found: dict[Arm, dict[int, RunResult]] = {}
+    for row in context.results.arms:
+        for run in context.results.of(row.arm.name):
+            if run.status == "done" and (_folder(context, run) / "model.safetensors").exists():
+                found.setdefault(row.arm, {})[run.seed] = run
+    seeds = context.results.study.seeds
+    common = next((seed for seed in seeds if all(seed in runs for runs in found.values())), None)
+    return {arm: next(iter(runs.values())) if common is None else runs[common] for arm, runs in found.items()}, common
+
+
+def _choice(total: int, task: Task, answers: Sequence[Rows | None]) -> tuple[list[int], str]:
+    """Half at random, half where the networks shown differ; the draw depends on the number of images alone.
+
+    Raises:
+        UserError: rows are of another number of images.
+    """
+    order = list(range(total))
+    random.Random(total).shuffle(order)
+    known = [rows for rows in answers if rows is not None]
+    for rows in known:
+        if (found := count(rows)) != total:
+            raise UserError(f"the runs were scored on {found} test images; there are {total} now")
+    by_image = next((metric.values for metric in task.metrics if metric.values is not None), None)
+    apart = torch.zeros(total, dtype=torch.bool)
+    for rows in known[1:]:
+        if by_image is not None:
+            apart |= by_image(rows) != by_image(known[0])
+        else:
+            apart |= _differing(rows, known[0])
+    disputed = [i for i in order if apart[i]]
+    chosen = disputed[: IMAGES // 2]
+    plain = [i for i in order if i not in chosen][: IMAGES - len(chosen)]
+    if not chosen:
+        return plain, f"{len(plain)} test images, drawn at random."
+    share = f"{100 * len(disputed) / total:.1f}"
+    return plain + chosen, (
+        f"{len(plain)} test images drawn at random, then {len(chosen)} drawn from the {share}{NARROW}% of all test "
+        f"images on which these networks {'score' if by_image is not None else 'answer'} differently."
+    )
+
+
+def _differing(one: Rows, other: Rows) -> Tensor:
+    """Whether the rows of each image differ (N,); of ragged ones, whether their lengths or sums do."""
+    found = torch.zeros(count(one), dtype=torch.bool)
+    for key in one:
+        a, b = (_by_image(rows, key) for rows in (one, other))
+        found |= (a != b).flatten(1).any(1)
+    return found
+
+
+def _by_image(rows: Rows, key: str) -> Tensor:
+    """(N, …): the tensor ``key`` itself, or the lengths or sums of a ragged one."""
+    group, slash, name = key.rpartition("/")
+    value = rows[key][:, None]
+    if not slash:
+        return value
+    lengths = rows[f"{group}/{OFFSETS}"].diff().long()
+    if name == OFFSETS:
+        return lengths[:, None]
+    owner = torch.arange(len(lengths)).repeat_interleave(lengths)
+    sums = value.flatten(1).double().sum(1, keepdim=True)
+    return torch.zeros(len(lengths), 1, dtype=torch.float64).index_add_(0, owner, sums)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One arm: where its maps were taken, the scale of their colours, and what stands beside each image.
+
+    Attributes:
+        ends: of the scale; None where nothing is plugged.
+        cells: for each image the plane of the plug (None where nothing is plugged), the answer, and its picture.
+    """
+
+    style: Style
+    seed: int
+    site: str | None
+    ends: tuple[str, str] | None
+    cells: tuple[tuple[Markup | None, Drawing, Markup | None], ...]
+
+
+def _column(context: Context, task: Task, arm: Arm, run: RunResult, indices: Sequence[int]) -> Column:
+    recipe = arm.recipe(context.results.study.base, run.seed)
+    if recipe.data != task.recipe.data:
+        task = tasks.get(context.results.task)(recipe, open_data(recipe.data, task.target))
+    images = task.images(indices)
+    folder = _folder(context, run)
+    _check_saved(folder, task.data.classes, list(images.shape[1:]))
+    model = load(folder, trust=context.trust)
+    with torch.no_grad():
+        answers = task.draw(indices, model)
+    heat, site, sites = _heat(model, images)
+    if heat is None:
+        cells = [(None, answer, _answer(answer, f"{arm.name}, image {k + 1}")) for k, answer in enumerate(answers)]
+        return Column(context.styles[arm.name], run.seed, None, None, tuple(cells))
+    low, high = float(heat.min()), float(heat.max())
+    spare = max(0.0, NARROWEST - (high - low)) / 2
+    low, high = low - spare, high + spare
+    shown = []
+    for k, answer in enumerate(answers):
+        label = f"{arm.name}, image {k + 1}"
+        passes = f"{number(float(heat[k].min()))} to {number(float(heat[k].max()))} passes"
+        colours = _png(_coloured((heat[k] - low) / (high - low)))
+        plane = _plane(None if site is None else k, colours, f"{label}: {passes}")
+        shown.append((plane, answer, _answer(answer, label)))
+    where = site if site is not None else f"{len(sites)} sites" if len(sites) > 1 else sites[0]
+    return Column(context.styles[arm.name], run.seed, where, (number(low), number(high)), tuple(shown))
+
+
+def _heat(model: nn.Module, images: Tensor) -> tuple[Tensor | None, str | None, list[str]]:
+    """What the plugs let pass (B, h, w), None without plugs; the site it is a map of, or the sites of its strips."""
+    gates, passed = gate_maps(model, images), passing(model, images)
+    # Of a gate that weighs channels alone, what passes differs from place to place as well, but not by its own doing.
+    places = {site: x[:, None] for site, x in passed.items() if site not in gates or is_spatial(gates[site])}
+    site = site_to_show(places, least=PLACES)
+    if site is not None:
+        return passed[site], site, [site]
+    if gates:
+        return torch.stack([_strip(gate) for gate in gates.values()], 1), None, list(gates)  # (B, sites, COLUMNS)
+    return None, None, []
+
+
+def _check_saved(folder: Path, classes: Sequence[str], size: Sequence[int]) -> None:
+    """Raise UserError unless the network saved in ``folder`` is for images of these classes and (C, H, W)."""
+    saved = describe(folder)
+    for key, needed in (("classes", list(classes)), ("input", list(size))):
+        if (saved[key] or []) != needed:
+            raise UserError(
+                f"{folder}/config.json: {key} is {described(saved[key])}; that of the images is {described(needed)}"
+            )
+
+
+def _strip(gate: Tensor) -> Tensor:
+    """The channels of a gate (B, C, 1, 1) as (B, COLUMNS): neighbours averaged, or each channel repeated."""
+    channels = per_channel(gate)[:, None]
+    if channels.shape[-1] > COLUMNS:
+        return F.adaptive_avg_pool1d(channels, COLUMNS)[:, 0]
+    return F.interpolate(channels, COLUMNS, mode="nearest")[:, 0]
+
+
+def _coloured(part: Tensor) -> Image.Image:
+    """A map (h, w) in [0, 1] in the colours of the scale."""
+    stops = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in COLOURS], dtype=np.float64)
+    places = part.clamp(0, 1).double().numpy() * (len(stops) - 1)
+    channels = [np.interp(places, np.arange(len(stops)), stops[:, c]) for c in range(3)]
+    return Image.fromarray(np.stack(channels, -1).round().astype(np.uint8))
+
+
+def _definition(number_: int, picture: Tensor) -> Markup:
+    """A picture uint8 (C, H, W), made smaller if need be, to be shown by reference."""
+    pixels = picture.permute(1, 2, 0).numpy()
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return _image(image, id=f"picture-{number_}")
+
+
+def _answer(drawing: Drawing, label: str) -> Markup | None:
+    """The picture of an answer, pixel by pixel."""
+    if drawing.picture is None:
+        return None
+    image = drawing.picture.copy()
+    image.thumbnail((SIDE, SIDE), Image.Resampling.NEAREST)
+    return _framed([_image(image)], f"{label}: {drawing.caption}", "plane answered")
+
+
+def _plane(picture: int | None, gate: str | None, label: str) -> Markup:
+    """A picture, a gate, or a gate over a picture in grey."""
+    shown = [] if picture is None else [
+        element("use", href=f"#picture-{picture}", class_="under" if gate else None)
+    ]  # fmt: skip
+    if gate is not None:
+        over = "over" if picture is not None else None
+        shown.append(_href(gate, class_=over))
+    return _framed(shown, label, "plane")
+
+
+def _framed(shown: Sequence[Markup], label: str, class_: str) -> Markup:
+    """A plane of 100 × 100; the style sheet gives it the images' aspect."""
+    box = {"viewBox": "0 0 100 100", "preserveAspectRatio": "none"}
+    return element("svg", *shown, class_=class_, **box, role="img", aria_label=label)
+
+
+def _image(image: Image.Image, **attributes: str) -> Markup:
+    return _href(_png(image), **attributes)
+
+
+def _href(href: str, **attributes: str | None) -> Markup:
+    return element("image", href=href, width=100, height=100, preserveAspectRatio="none", **attributes)
+
+
+def _png(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
