@@ -41,6 +41,7 @@ from saccade.study.precision import (
     image_df,
     image_floor,
     images_needed,
+    known_units,
     lasting_of,
     seeds_needed,
     spread,
@@ -104,7 +105,7 @@ def analyse(
         metric: what the scores are.
         values: arm -> (seeds, units) pseudo-values of the score (``pseudovalues``), the same units for all; rows of
             absent runs are not read. Without it, or where an arm is not in it, the error is that of the seeds alone.
-            Units that are NaN in one of the two arms are left out of their difference, and a note says so.
+            Runs that are all NaN are left out, and units that are NaN in one of the two arms; a note says so.
         baseline: the arm the others are compared with.
         controls: arms outside the Holm family. To compare a mechanism with its control, make the control the baseline
             and name all other arms here.
@@ -179,7 +180,7 @@ def analyse(
         largest_residual_at=None if place is None else (names[arms[place[0]]], labels[used[place[1]]]),
     )
     said = notes.on_fit(analysis, stands_out)
-    if unknown := max((int((~np.isfinite(d)).any(axis=0).sum()) for d in pairs), default=0):
+    if unknown := max((d.shape[1] - known_units(d).shape[1] for d in pairs), default=0):
         said.append(notes.on_units(unknown, pairs[0].shape[1]))
     if (widest := widest_arm(there, design)) is not None:
         said.append(notes.on_width(analysis, names[arms[widest[0]]], widest[1]))
