@@ -181,7 +181,7 @@ def analyse(
     )
     said = notes.on_fit(analysis, stands_out)
     if unknown := max((d.shape[1] - known_units(d).shape[1] for d in pairs), default=0):
-        said.append(notes.on_units(unknown, pairs[0].shape[1]))
+        said.append(notes.on_units(unknown, len(images_in)))
     if (widest := widest_arm(there, design)) is not None:
         said.append(notes.on_width(analysis, names[arms[widest[0]]], widest[1]))
     analysis = replace(analysis, notes=(*analysis.notes, *said))
