@@ -170,9 +170,17 @@ class TestUnits:
         assert rows(found)["m1"].se_images == pytest.approx(math.sqrt(lasting_of(d)))
         assert rows(found)["m1"].se_images != pytest.approx(rows(whole)["m1"].se_images, rel=1e-6)
         assert any(
-            note.startswith("Without 3 of 60 parts of the test images there is no score") for note in found.notes
+            note.startswith("3 of 60 test images, or groups of them, cannot be left out") for note in found.notes
         )
-        assert not any("there is no score" in note for note in whole.notes)
+        assert not any("cannot be left out" in note for note in whole.notes)
+
+    def test_a_run_without_values_is_left_out_of_the_image_error(self):
+        scores, values = errors(5)
+        values["m1"][1] = math.nan
+        found = analyse(scores, metric=PIXELS, values=values)
+        d = (values["m1"] - values["none"])[[0, 2]]
+        assert rows(found)["m1"].se_images == pytest.approx(math.sqrt(lasting_of(d)))
+        assert not any("cannot be left out" in note for note in found.notes)
 
     def test_where_no_unit_is_known_the_seeds_are(self):
         scores, values = errors(5, arms=2)
@@ -186,7 +194,7 @@ class TestUnits:
         scores["m1"][1], values["m1"][1] = math.nan, math.nan
         analysis = analyse(scores, metric=PIXELS, values=values)
         assert rows(analysis)["m1"].se_images > 0
-        assert not any("there is no score" in note for note in analysis.notes)
+        assert not any("cannot be left out" in note for note in analysis.notes)
 
 
 class TestReference:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import drawn_scores
 import simulated_scores
 from saccade.study.precision import image_df
 from saccade.study.pseudovalues import jackknife
@@ -41,7 +42,7 @@ class TestClosedForms:
     @pytest.fixture(params=["single images", "nine groups"])
     def sets(self, request):
         starts = np.arange(72) if request.param == "single images" else simulated_scores.starts("9-groups")[0]
-        return simulated_scores.Sets(np.random.default_rng(50), 2, starts, 72, 0.7, 0.3)
+        return drawn_scores.Sets(np.random.default_rng(50), 2, starts, 72, 0.7, 0.3)
 
     def compare(self, sets, score, values, run, rel):
         groups = np.repeat(np.arange(len(sets.sizes)), sets.sizes)
@@ -54,7 +55,7 @@ class TestClosedForms:
     def test_miou(self, sets):
         area = sets.rng.dirichlet([2.0, 1, 0.5], (2, 1, 1, 72)).astype(np.float32)
         missed = area * sets.rng.random((2, 3, 2, 72, 3), dtype=np.float32)
-        score, values = simulated_scores.miou_of(area, missed, sets)
+        score, values = drawn_scores.miou_of(area, missed, sets)
         run = miou(area[1, 0, 0].astype(float), missed[1, 2, 1].astype(float))
         exact = self.compare(sets, score[1, 2, 1], values[1, 2, 1], run, 1e-4)
         assert values[1, 2, 1] == pytest.approx(exact, abs=0.01)
@@ -62,7 +63,7 @@ class TestClosedForms:
     def test_auroc(self, sets):
         positive = sets.rng.random((2, 1, 1, 72)) < 0.3
         scores = positive + sets.normal(3, 2, 72)
-        score, values = simulated_scores.auroc_of(scores, positive, sets)
+        score, values = drawn_scores.auroc_of(scores, positive, sets)
         exact = self.compare(sets, score[1, 2, 1], values[1, 2, 1], auroc(scores[1, 2, 1], positive[1, 0, 0]), 1e-4)
         assert values[1, 2, 1] == pytest.approx(exact, abs=0.01)
 
@@ -72,7 +73,7 @@ class TestClosedForms:
         tp = np.arange(5) < objects[..., None]
         seen = sets.rng.random((2, 3, 2, 72, 5)) < 0.7
         confidence = 1.5 * tp + sets.normal(3, 2, 72, 5)
-        score, values = simulated_scores.ap_of(confidence, seen, tp, objects, sets)
+        score, values = drawn_scores.ap_of(confidence, seen, tp, objects, sets)
         run = ap(confidence[1, 2, 1], seen[1, 2, 1], tp[1, 0, 0], objects[1, 0, 0])
         self.compare(sets, score[1, 2, 1], values[1, 2, 1], run, 0.08)
 
@@ -106,7 +107,12 @@ class TestCells:
 
     def test_what_is_missed(self):
         fine = {"any_false": 5.0, "coverage": 95.0, "coverage_unlike": 95.0, "floor": 0.0}
-        assert simulated_scores.missed(fine) == []
-        assert simulated_scores.missed(fine | {"any_false": 5.6, "coverage": 93.9}) == ["any_false", "coverage"]
-        assert simulated_scores.missed(fine | {"coverage": 97.5}) == ["coverage"]
-        assert simulated_scores.missed(fine | {"coverage": 97.5, "floor": 40.0}) == []  # wide, and known to be
+        assert simulated_scores.missed("ap-72", fine) == []
+        assert simulated_scores.missed("ap-72", fine | {"any_false": 5.6, "coverage": 93.9}) == [
+            "any_false",
+            "coverage",
+        ]
+        assert simulated_scores.missed("ap-72", fine | {"coverage": 97.5}) == ["coverage"]
+        assert simulated_scores.missed("ap-72", fine | {"coverage": 97.5, "floor": 40.0}) == []  # wide, and known to be
+        assert simulated_scores.missed("auroc-9-groups", fine | {"coverage_unlike": 91.5}) == []
+        assert simulated_scores.missed("auroc-72", fine | {"coverage_unlike": 91.5}) == ["coverage_unlike"]

@@ -46,8 +46,8 @@ def on_reference(baseline: str, score: str, name: str, trivial: str, noise: str)
 def on_units(unknown: int, units: int) -> str:
     """Units without which there is no score."""
     return (
-        f"Without {unknown} of {units} parts of the test images there is no score, as when a class disappears. What "
-        "they add to the error is unknown: intervals are too narrow. More test images mend it."
+        f"{unknown} of {units} test images, or groups of them, cannot be left out without losing the score, as when a "
+        "class disappears. What they add to the error is unknown: intervals are too narrow."
     )
 
 

@@ -40,6 +40,7 @@ __all__ = [
     "image_floor",
     "image_variances",
     "images_needed",
+    "known_units",
     "lasting_error",
     "lasting_of",
     "planned_detectable",
@@ -91,9 +92,15 @@ def lasting_error(between: ArrayLike, within: ArrayLike, seeds: ArrayLike, units
 
 
 def lasting_of(d: Floats) -> float:
-    """``lasting_error`` of d (S, units), units that are NaN at any seed left out; NaN where no unit or seed remains."""
-    known = d[:, np.isfinite(d).all(axis=0)]
+    """``lasting_error`` of the known part of d (S, units); NaN where nothing is known."""
+    known = known_units(d)
     return float(lasting_error(*image_variances(known), *known.shape)) if known.size else math.nan
+
+
+def known_units(d: Floats) -> Floats:
+    """The seeds of d (S, units) that are not all NaN, and the units that are NaN at none of these."""
+    rows = d[np.isfinite(d).any(axis=1)]
+    return rows[:, np.isfinite(rows).all(axis=0)]
 
 
 def image_df(sizes: ArrayLike) -> float:
@@ -132,11 +139,10 @@ def image_floor(images: int, span: float) -> float:
 def spread(values: Floats, images: int) -> float:
     """Standard deviation of one image, from pseudo-values (S, units): root mean variance of the rows.
 
-    A block of k images has pseudo-values of a k-th of the variance. Units that are NaN at any seed are left out.
+    A block of k images has pseudo-values of a k-th of the variance.
     """
-    known = values[:, np.isfinite(values).all(axis=0)]
-    units = values.shape[1]
-    return math.sqrt(float(known.var(axis=1, ddof=1).mean()) * images / units) if known.shape[1] > 1 else 0.0
+    known = known_units(values)
+    return math.sqrt(float(known.var(axis=1, ddof=1).mean()) * images / values.shape[1]) if known.shape[1] > 1 else 0.0
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from saccade.study.precision import (
     image_df,
     image_floor,
     images_needed,
+    known_units,
     lasting_of,
     seeds_needed,
     spread,
@@ -51,16 +52,16 @@ from saccade.study.precision import (
 __all__ = ["METHOD", "Analysis", "Arm", "Difference", "Interval", "analyse", "intervals"]
 
 METHOD = """\
-Every arm was trained with the same seeds; a seed fixes the host's first weights, the order of the data and the \
-augmentation. The last epoch is scored. One additive model, score = arm + seed, is fitted by least squares; the \
-residuals, pooled over all arms and moderated by each difference's own runs, give the error of the seeds. To its \
-square is added what the test images leave at any number of seeds. Each difference has a 95 % t interval with \
-Satterthwaite's degrees of freedom, not corrected for the number of comparisons. "Helps" and "hurts" need p < 0.05 \
-after Holm's correction over the mechanisms; controls stand outside. "Equal" means that the interval lies inside the \
-margin. A true difference of the detectable size is found with probability 0.8. Known limits, \
-simulated: up to 6 % false verdicts with one mechanism at three seeds; an arm that scatters twice as much as \
-the others has too narrow an interval. Failed runs are left out. All this \
-speaks of this host, this recipe and images like these only."""
+All arms were trained with the same seeds; a seed fixes the host's first weights, data order and augmentation. The \
+last epoch is scored. One additive model, score = arm + seed, is fitted by least squares; the residuals, pooled over \
+all arms and moderated by each difference's own runs, give the error of the seeds. To its square is added what the \
+test images leave, from what each image or group contributes to the score. Differences, + for better, have \
+uncorrected 95 % t intervals with Satterthwaite's degrees of freedom. "Helps" and "hurts" need p < 0.05 after Holm's \
+correction over the mechanisms; controls stand outside. "Equal": the interval lies inside the margin. A difference \
+of the detectable size is found with probability 0.8. Known limits, simulated: up to 6 % false verdicts with one \
+mechanism at three seeds; too narrow intervals for an arm that scatters twice as much as the others, and for AUROC \
+with 14 positives in nine groups. Failed runs are left out. This speaks of this host, recipe and images like these \
+only."""
 """How it was computed, for the reader of a report."""
 
 Floats = NDArray[np.float64]
@@ -104,7 +105,7 @@ def analyse(
         metric: what the scores are.
         values: arm -> (seeds, units) pseudo-values of the score (``pseudovalues``), the same units for all; rows of
             absent runs are not read. Without it, or where an arm is not in it, the error is that of the seeds alone.
-            Units that are NaN in one of the two arms are left out of their difference, and a note says so.
+            Runs that are all NaN are left out, and units that are NaN in one of the two arms; a note says so.
         baseline: the arm the others are compared with.
         controls: arms outside the Holm family. To compare a mechanism with its control, make the control the baseline
             and name all other arms here.
@@ -179,8 +180,8 @@ def analyse(
         largest_residual_at=None if place is None else (names[arms[place[0]]], labels[used[place[1]]]),
     )
     said = notes.on_fit(analysis, stands_out)
-    if unknown := max((int((~np.isfinite(d)).any(axis=0).sum()) for d in pairs), default=0):
-        said.append(notes.on_units(unknown, pairs[0].shape[1]))
+    if unknown := max((d.shape[1] - known_units(d).shape[1] for d in pairs), default=0):
+        said.append(notes.on_units(unknown, len(images_in)))
     if (widest := widest_arm(there, design)) is not None:
         said.append(notes.on_width(analysis, names[arms[widest[0]]], widest[1]))
     analysis = replace(analysis, notes=(*analysis.notes, *said))
