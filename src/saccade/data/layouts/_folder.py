@@ -141,7 +141,7 @@ class FolderLayout(Layout):
         return Split(
             train=sets["train"],
             test=sets["test"],
-            val=sets.get("val"),
+            val=sets.get("val") or None,
             target=target,
             classes=list(labels.classes),
             channels=3,
