@@ -138,7 +138,7 @@ def inside(root: Path, text: str, owner: str) -> Path:
     """
     plain = text.replace("\\", "/")
     path = root / plain
-    if plain.startswith(("/", "~")) or PureWindowsPath(plain).drive:
+    if plain.startswith("/") or PureWindowsPath(plain).drive:
         wrong = "is absolute; paths from the data folder are read"
     elif ".." in PurePosixPath(plain).parts:
         wrong = "leaves its folder by '..'"

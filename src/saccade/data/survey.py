@@ -223,8 +223,7 @@ def missing(source: str, drawn: Sequence[str] = ()) -> UserError:
     known = f"{', '.join(names)} or {last}" if names else last
     siblings = [path.name for path in subfolders(root.parent)] if root.parent.is_dir() else []
     return UserError(
-        f"there is no folder {brief(root)}.{did_you_mean(root.name, [*siblings, *drawn])} "
-        f"data.source is {known}."
+        f"there is no folder {brief(root)}.{did_you_mean(root.name, [*siblings, *drawn])} data.source is {known}."
     )
 
 

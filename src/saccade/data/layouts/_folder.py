@@ -206,7 +206,7 @@ class FolderLayout(Layout):
                 {
                     "name": part.name,
                     "images": sum(path in good for path in part.files),
-                    "classes": labels.counts([path for path in part.files if path in good]),
+                    "classes": labels.counts(part, good),
                 }
                 for part in seen.parts.values()
             ],
