@@ -138,7 +138,7 @@ def inside(root: Path, text: str, owner: str) -> Path:
     """
     plain = text.replace("\\", "/")
     path = root / plain
-    if plain.startswith(("/", "~")) or PureWindowsPath(plain).drive:
+    if plain.startswith("/") or PureWindowsPath(plain).drive:
         wrong = "is absolute; paths from the data folder are read"
     elif ".." in PurePosixPath(plain).parts:
         wrong = "leaves its folder by '..'"
@@ -254,13 +254,13 @@ def left_out(counts: Mapping[str, Mapping[str, int]], shown: int = 5) -> str:
     """``3 bad files left out (train: 2 of cat, 1 of dog)``, the classes with most of them first; "" for none.
 
     Args:
-        counts: part -> class -> files.
+        counts: part -> class -> files; the class has no name where there are none.
         shown: so many classes of a part are named.
     """
     parts = []
     for part, classes in counts.items():
         by_size = sorted(classes.items(), key=lambda item: (-item[1], item[0]))
-        words = [f"{count} of {brief(name)}" for name, count in by_size[:shown]]
+        words = [f"{count} of {brief(name)}" if name else str(count) for name, count in by_size[:shown]]
         if rest := sum(count for _, count in by_size[shown:]):
             words.append(f"{rest} of {len(by_size) - shown} other classes")
         if words:

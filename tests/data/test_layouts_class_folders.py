@@ -69,10 +69,81 @@ def test_two_parts(tmp_path, first, second):
     assert torch.equal(split.train.picture(4), wanted)
 
 
-def test_test_is_scored_where_validation_is_there_too(tmp_path):
+def test_with_three_parts_the_validation_part_is_set_aside(tmp_path):
     for part, count in (("train", 3), ("val", 5), ("test", 2)):
         fill(tmp_path / part, {"a": count, "b": count})
-    assert len(opened(tmp_path).test) == 4
+    split = opened(tmp_path, train_images=4)
+    assert (len(split.train), len(split.test), len(split.val)) == (4, 4, 10)
+    assert labels(split.val) == [0] * 5 + [1] * 5
+    assert split.description.startswith(f"folder {tmp_path}: 4 training, 4 test and 10 validation images of 2 classes")
+    assert split.val.augmentations == ()
+
+
+def test_the_validation_part_changes_nothing_of_the_others(tmp_path):
+    """Runs made before it was read still match: neither mean nor fingerprint knows it."""
+    for part in ("train", "test"):
+        fill(tmp_path / part, {"a": 2, "b": 2})
+    alone = opened(tmp_path)
+    fill(tmp_path / "val", {"a": 2, "b": 2}, value=(255, 0, 9))
+    beside = opened(tmp_path)
+    assert alone.val is None
+    assert len(beside.val) == 4
+    assert (beside.fingerprint, beside.mean, beside.std) == (alone.fingerprint, alone.mean, alone.std)
+    draw(tmp_path / "test" / "a" / "new.png")  # the twin
+    assert opened(tmp_path).fingerprint != alone.fingerprint
+
+
+def test_of_two_parts_the_second_is_the_test_part_and_that_is_said(tmp_path):
+    for part in ("train", "valid"):
+        fill(tmp_path / part, {"a": 2, "b": 2})
+    split = opened(tmp_path)
+    assert split.val is None
+    assert split.description.endswith("the parts 'train' and 'valid', 'valid' is the test part")
+    (tmp_path / "valid").rename(tmp_path / "test")
+    assert opened(tmp_path).description.endswith("the parts 'train' and 'test'")
+
+
+def test_classes_of_the_validation_part_are_those_of_the_others(tmp_path):
+    for part in ("train", "test", "val"):
+        fill(tmp_path / part, {"a": 2, "b": 2})
+    for path in (tmp_path / "val" / "a").iterdir():  # without images: of no consequence
+        path.unlink()
+    assert len(opened(tmp_path).val) == 2
+    fill(tmp_path / "val", {"c": 1})
+    with pytest.raises(UserError, match=r"class 'c' is in .*val but not in .*train"):
+        opened(tmp_path)
+
+
+def test_bad_files_of_the_validation_part_are_refused_or_left_out(tmp_path):
+    for part in ("train", "test", "val"):
+        fill(tmp_path / part, {"a": 2, "b": 2})
+    (tmp_path / "val" / "a" / "000.png").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"val/a/000\.png is no image"):
+        opened(tmp_path)
+    split = opened(tmp_path, skip_bad=True)
+    assert split.left_out == {"val": {"a": 1}}
+    assert labels(split.val) == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("resize", "size"), [("crop", (9, 13)), ("pad", (9, 13)), ("pad", (15, 8)), ("stretch", (8, 11))]
+)
+@pytest.mark.parametrize("cache", [2**30, 0])
+def test_any_size_by_any_resize(tmp_path, monkeypatch, resize, size, cache):
+    monkeypatch.setattr(opening, "CACHE", cache)
+    fill(tmp_path, {"a": 2, "b": 2}, size=(12, 12), value=(0, 51, 102))
+    draw(tmp_path / "a" / "000.png", size=(12, 12), value=(255, 51, 102))
+    split = opened(tmp_path, size=size, resize=resize, test_part=0.5)
+    image, label = split.train[0]
+    assert (split.size, image.shape, label) == (size, (3, *size), 0)
+    assert split.mean[1:] == pytest.approx((0.2, 0.4), abs=1e-6)  # padding is not in it
+    assert image[1:].abs().max() < 0.5  # of the mean colour: zero where padded, too
+    left, top, width, height = Frame(*size, resize).content((12, 12))
+    outside = torch.ones(size, dtype=torch.bool)
+    outside[top : top + height, left : left + width] = False
+    assert outside.any() == (resize == "pad")
+    filled = split.train.picture(0)[:, outside]
+    assert (torch.tensor([round(255 * value) for value in split.mean], dtype=torch.uint8) == filled.T).all()
 
 
 def test_one_folder_is_split_once(tmp_path):

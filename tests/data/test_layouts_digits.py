@@ -1,9 +1,12 @@
 """Scenes: what they promise about labels, boxes, masks, sources and chance."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
 from torchvision.ops import masks_to_boxes
+from torchvision.tv_tensors import BoundingBoxes
 
 from saccade.data import digits, open_data
 from saccade.data.digits import Scenes, source_digits
@@ -38,6 +41,19 @@ def test_the_first_scene_is_what_it_was():
     images = Scenes("train", 3, 40, clutter=4, distractors=1, seed=0).images().double()
     rows = torch.arange(1, 41, dtype=torch.float64)
     assert (images[:, 0] * rows[:, None] * rows).sum((1, 2)).tolist() == GOLDEN
+
+
+@pytest.mark.parametrize(("part", "hashed"), [("train", "d532111e5a751bf9"), ("test", "06326a81eb8e84d9")])
+def test_the_first_images_of_the_shipped_recipe_are_what_they_were(part, hashed):
+    split = open_data(Data(), "label")
+    images = getattr(split, part)
+    found = hashlib.sha256(b"".join(images.picture(i).numpy().tobytes() for i in range(50)))
+    assert found.hexdigest()[:16] == hashed
+    assert (split.mean, split.std) == (pytest.approx((0.08943490563725486,)), pytest.approx((0.19716683676144658,)))
+    assert split.fingerprint == "d74f3eab70782c94"
+    assert split.size == (40, 40)
+    found.update(split.test.picture(50).numpy().tobytes())  # the twin: one image more is another hash
+    assert found.hexdigest()[:16] != hashed
 
 
 def test_source_digits_are_disjoint_and_complete():
@@ -189,3 +205,51 @@ def test_the_fingerprint_is_that_of_what_was_asked_for():
     assert fingerprint() == fingerprint()
     others = [{"train_images": 21}, {"test_images": 11}, {"size": 17}, {"split_seed": 1}, {"options": {"clutter": 1}}]
     assert len({fingerprint(**other) for other in [{}, *others]}) == 6
+
+
+def test_a_scene_need_not_be_square():
+    tall, wide = Scenes("train", 30, (56, 30), clutter=3, distractors=2), Scenes("train", 30, (30, 56))
+    assert tall.images().shape == (30, 1, 56, 30)
+    assert wide.images().shape == (30, 1, 30, 56)
+    boxes = torch.cat([tall.scene(i).boxes for i in range(30)])
+    assert boxes[:, 2].max() <= 30
+    assert 30 < boxes[:, 3].max() <= 56  # the whole height is used
+    split = open_data(Data(size=(24, 36), train_images=10, test_images=10), "label")
+    assert (split.size, split.train[0][0].shape) == ((24, 36), (1, 24, 36))
+    square, other = (open_data(Data(size=size, train_images=5, test_images=5), "label") for size in (24, (24, 24)))
+    assert square.fingerprint == other.fingerprint != split.fingerprint
+
+
+@pytest.mark.parametrize("cache", [2**30, 0])
+def test_masks_are_the_ink_of_each_digit(monkeypatch, cache):
+    monkeypatch.setattr(layout, "CACHE", cache)
+    spec = Data(train_images=30, test_images=20, options={"clutter": 5, "distractors": 2})
+    split = open_data(spec, "mask")
+    assert split.classes == ["background", *"0123456789"]
+    assert split.target == "mask"
+    drawn = Scenes("test", 20, 40, clutter=5, distractors=2)
+    cluttered = 0
+    for i in range(20):
+        scene, mask = drawn.scene(i), split.test.target(i)
+        assert mask.dtype == torch.uint8
+        assert torch.equal(split.test[i][1], mask)
+        assert set(mask.unique().tolist()) == {0, *(scene.box_labels + 1).tolist()}
+        for label, ink in zip(scene.box_labels, scene.masks, strict=True):
+            assert (mask[ink] == label + 1).all()
+        assert ((mask > 0) == scene.masks.any(0)).all()
+        cluttered += bool((scene.image[0][mask == 0] > 128).any())
+    assert cluttered > 10  # clutter is bright, and background
+
+
+def test_objects_are_boxes_labels_and_masks():
+    split = open_data(Data(train_images=20, test_images=20), "objects")
+    assert split.classes == list("0123456789")
+    target, scene = split.test.target(7), Scenes("test", 20, 40).scene(7)
+    assert isinstance(target["boxes"], BoundingBoxes)
+    assert (target["boxes"].canvas_size, target["labels"].dtype) == ((40, 40), torch.int64)
+    assert torch.equal(target["boxes"].as_subclass(torch.Tensor), scene.boxes)
+    assert target["labels"].tolist() == scene.box_labels.tolist()
+    assert torch.equal(target["masks"].as_subclass(torch.Tensor).bool(), scene.masks)
+    assert open_data(Data(train_images=20, test_images=20), "none").test.target(3) is None
+    with pytest.raises(UserError, match="digits gives label or mask or objects; fixations is needed"):
+        open_data(Data(), "fixations")

@@ -1,13 +1,16 @@
-"""Augmentation and order are functions of (seed, epoch, index), whoever asks and in whatever order."""
+"""Augmentation is a function of (seed, epoch, index), whoever asks and in whatever order; targets move along."""
 
 import pytest
 import torch
 import torchvision.transforms.v2.functional as tv
 from torch.utils.data import DataLoader
+from torchvision import tv_tensors
 
 from saccade.data import EpochSampler, ImageSet, Key, collate
+from saccade.data.digits import Scenes
+from saccade.data.layouts.digits import targets_of
 from saccade.data.sampling import generator
-from saccade.data.transforms import augment
+from saccade.data.transforms import augment, check_names
 from saccade.errors import UserError
 
 ALL = ("flip", "crop", "color", "erase")
@@ -119,45 +122,6 @@ def test_the_order_of_the_names_is_the_order_of_the_operations():
     assert not all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("count", "batch", "sizes"),
-    [
-        (10, 4, [4, 4, 2]),
-        (9, 4, [4, 5]),  # one image left over joins the batch before
-        (8, 4, [4, 4]),
-        (5, 8, [5]),
-        (1, 8, [1]),
-        (3, 1, [1, 1, 1]),
-        (3, 2, [3]),
-    ],
-)
-def test_batches(count, batch, sizes):
-    sampler = EpochSampler(count, seed=3, batch_size=batch)
-    batches = list(sampler)
-    assert [len(keys) for keys in batches] == sizes
-    assert len(sampler) == len(sizes)
-    assert sorted(key.image for keys in batches for key in keys) == list(range(count))
-    assert {key[:2] for keys in batches for key in keys} == {(3, 0)}
-
-
-def test_order_is_a_function_of_seed_and_epoch():
-    def order(seed, epoch):
-        sampler = EpochSampler(images(), seed, 8)
-        sampler.set_epoch(epoch)
-        return [key[2] for keys in sampler for key in keys]
-
-    torch.manual_seed(1)
-    assert order(3, 5) == order(3, 5)
-    assert len({tuple(order(seed, epoch)) for seed in (3, 4) for epoch in (0, 5)}) == 4
-
-
-def test_no_images_and_no_batch_are_refused():
-    with pytest.raises(UserError, match="got 0 images"):
-        EpochSampler(0, 0, 4)
-    with pytest.raises(UserError, match="batch_size 0"):
-        EpochSampler(4, 0, 0)
-
-
 def test_batches_do_not_depend_on_the_number_of_workers():
     data = images()
 
@@ -176,3 +140,89 @@ def test_batches_do_not_depend_on_the_number_of_workers():
         assert torch.equal(x, u)
         assert torch.equal(y, v)
     assert not torch.equal(alone[0][0], alone[5][0])
+
+
+@pytest.mark.parametrize("names", [("flip",), ("crop",), ("crop", "flip", "color", "erase")])
+def test_a_mask_moves_with_its_image(names):
+    """The mask is the image's own first channel, so that the two agree as long as they move together."""
+    mask = torch.randint(0, 200, (17, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    image = mask.expand(3, 17, 24).float()
+    moving = [name for name in names if name in ("flip", "crop")]
+    changed = 0
+    for i in range(40):
+        key = Key(0, 0, i)
+        _, moved = augment(image / 255, tv_tensors.Mask(mask), names, key, MEAN)
+        assert isinstance(moved, tv_tensors.Mask)
+        assert moved.dtype == torch.uint8
+        if names == tuple(moving):
+            shown, _ = augment(image, 0, names, key, MEAN)
+            assert torch.equal(shown[0], moved.as_subclass(torch.Tensor).float())
+        changed += not torch.equal(moved, mask)
+    assert changed > 10
+    still, same = augment(image / 255, tv_tensors.Mask(mask), ("color", "erase"), Key(0, 0, 0), MEAN)  # the twin
+    assert torch.equal(same, mask)
+    assert not torch.equal(still, image / 255)
+
+
+def test_the_draws_do_not_depend_on_the_target():
+    image, mask = torch.rand(3, 16, 16), tv_tensors.Mask(torch.zeros(16, 16, dtype=torch.uint8))
+    for i in range(20):
+        alone, beside = (augment(image, target, ALL, Key(1, 2, i), MEAN)[0] for target in (7, mask))
+        assert torch.equal(alone, beside)
+
+
+def test_objects_move_with_their_image():
+    scenes = Scenes("train", 60, 40, clutter=0, distractors=2)
+    drawn = targets_of(scenes, "objects", fits=False)
+    for i in range(60):
+        image, target = scenes[i].float() / 255, drawn[i]
+        moved, objects = augment(image, target, ("flip", "crop"), Key(0, 0, i), MEAN[:1])
+        assert isinstance(objects["boxes"], tv_tensors.BoundingBoxes)
+        assert len(objects["boxes"]) == len(objects["labels"]) == len(objects["masks"])
+        for (x1, y1, x2, y2), mask in zip(objects["boxes"].int().tolist(), objects["masks"].bool(), strict=True):
+            assert 0 <= x1 < x2 <= 40
+            assert 0 <= y1 < y2 <= 40
+            assert mask.sum() == mask[y1:y2, x1:x2].sum()
+            assert (moved[0][mask] > 0).all()
+        still = augment(image, target, ("color", "erase"), Key(0, 0, i), MEAN[:1])[1]  # the twin
+        assert all(torch.equal(still[name], target[name]) for name in target)
+
+
+def test_boxes_are_mirrored():
+    ramp, target = torch.rand(3, 20, 30), objects([[2, 3, 7, 9], [20, 0, 30, 20]], (20, 30))
+    flipped = [augment(ramp, target, ("flip",), Key(0, 0, i), MEAN) for i in range(20)]
+    for image, moved in flipped:
+        wanted = (
+            [[23, 3, 28, 9], [0, 0, 10, 20]] if torch.equal(image, ramp.flip(-1)) else [[2, 3, 7, 9], [20, 0, 30, 20]]
+        )
+        assert moved["boxes"].tolist() == wanted
+    assert 0 < sum(torch.equal(image, ramp) for image, _ in flipped) < 20
+
+
+def test_objects_that_leave_the_image_are_dropped_and_the_others_cut():
+    seen = set()
+    for i in range(60):
+        image, moved = augment(
+            torch.zeros(3, 32, 32), objects([[0, 0, 2, 2], [10, 10, 32, 30]]), ("crop",), Key(0, 0, i), MEAN
+        )
+        assert moved["labels"].tolist() in ([0, 1], [1])
+        assert moved["boxes"][-1, 2] <= 32
+        assert len(moved["masks"]) == len(moved["labels"])
+        assert moved["masks"].shape[1:] == image.shape[1:]
+        assert set(image.unique().tolist()) <= {0.0, 0.5}  # the mean comes in, not a reflection without its box
+        seen.add(len(moved["labels"]))
+    assert seen == {1, 2}
+
+
+def objects(boxes, size=(32, 32)):
+    masks = torch.zeros(len(boxes), *size, dtype=torch.uint8)
+    return {
+        "boxes": tv_tensors.BoundingBoxes(torch.tensor(boxes, dtype=torch.float32), format="XYXY", canvas_size=size),
+        "labels": torch.arange(len(boxes)),
+        "masks": tv_tensors.Mask(masks),
+    }
+
+
+def test_unknown_names_are_refused_with_their_neighbours():
+    with pytest.raises(UserError, match="Did you mean 'flip'"):
+        check_names(("crop", "flop"))

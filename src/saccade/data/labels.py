@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from saccade.data.resizing import Frame
 from saccade.data.samples import Target, Targets
 from saccade.data.sheet import Cell
-from saccade.data.survey import Survey
+from saccade.data.survey import Part, Survey
 from saccade.escaping import brief
 
 __all__ = ["Classes", "Labels", "Unlabelled"]
@@ -41,8 +40,8 @@ class Labels(ABC):
         """What a fingerprint knows of a file's target, as JSON can write it."""
 
     @abstractmethod
-    def counts(self, files: Sequence[Path]) -> dict[str, int]:
-        """Class -> how many of the ``files`` show it."""
+    def counts(self, part: Part, good: Container[Path]) -> dict[str, int]:
+        """Class -> how many of the ``good`` images of a part show it."""
 
     @abstractmethod
     def cell(self, picture: Tensor, target: Target) -> Cell:
@@ -70,10 +69,9 @@ class Classes(Labels):
         """The index of its class."""
         return self._label[path]
 
-    def counts(self, files: Sequence[Path]) -> dict[str, int]:
-        """Class -> how many of the ``files`` are of it."""
-        found = Counter(self._label[path] for path in files)
-        return {name: found[number] for number, name in enumerate(self.classes)}
+    def counts(self, part: Part, good: Container[Path]) -> dict[str, int]:
+        """Class -> how many ``good`` images it has."""
+        return {name: sum(path in good for path in files) for name, files in sorted(part.classes.items())}
 
     def cell(self, picture: Tensor, target: int) -> Cell:
         """The picture above the name of its class."""
@@ -93,8 +91,8 @@ class Unlabelled(Labels):
     def fact(self, path: Path) -> None:
         """None."""
 
-    def counts(self, files: Sequence[Path]) -> dict[str, int]:
-        """None are of a class."""
+    def counts(self, part: Part, good: Container[Path]) -> dict[str, int]:
+        """No classes."""
         return {}
 
     def cell(self, picture: Tensor, target: None) -> Cell:

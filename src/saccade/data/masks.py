@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from saccade.data.opening import each, upright
 from saccade.data.resizing import Frame
 from saccade.data.samples import CACHE, VOID, Target, Targets
 from saccade.data.sheet import Cell
+from saccade.data.survey import Part
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.events import Notify
@@ -90,12 +91,12 @@ class Masks(Labels):
         """Name and checksum of its mask."""
         return [self._masks[path].relative_to(self._root).as_posix(), self._looks[path].content[1]]
 
-    def counts(self, files: Sequence[Path]) -> dict[str, int]:
-        """Class -> how many of the ``files`` have a pixel of it."""
+    def counts(self, part: Part, good: Container[Path]) -> dict[str, int]:
+        """Class -> how many of the ``good`` images have a pixel of it."""
         shown = Counter(
             code
-            for path in files
-            if path not in self.problems
+            for path in part.files
+            if path in good and path not in self.problems
             for code in {int(self._codes[value]) for value in self._looks[path].values}
         )
         return {name: shown[code] for code, name in enumerate(self.classes)}

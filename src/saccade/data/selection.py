@@ -24,7 +24,7 @@ class Selection:
     """The files a recipe takes.
 
     Attributes:
-        classes: their names, sorted; one without a name where the files lie in no class folders.
+        classes: their names, in the order of their labels; one without a name where the files are in no classes.
         parts: ``train`` (to learn from), ``test`` (to be judged by) and, where there is one, ``val``: the files of
             each class.
         how: where the line between the parts comes from.
@@ -76,8 +76,8 @@ def select(spec: Data, seen: Survey) -> Selection:
         raise UserError(f"data.options: a folder understands none, got {', '.join(spec.options)}")
     if seen.problems:
         raise UserError(several(f"{brief(seen.root)} cannot be used", seen.problems))
-    classes = sorted(seen.parts["train"].classes)
-    parts = {role: [part.classes.get(name, []) for name in classes] for role, part in seen.parts.items()}
+    classes = seen.classes
+    parts = {role: [part.classes.get(name, []) for name in classes] for role, part in seen.parts.items() if part.files}
     if "test" in parts:
         how = seen.named_parts()
     else:

@@ -219,10 +219,11 @@ def missing(source: str, drawn: Sequence[str] = ()) -> UserError:
             f"there is no folder {brief(root)}. {name} is a data set of torchvision: nothing is downloaded or "
             f"unpickled here; {CONVERT}"
         )
+    *names, last = [*drawn, "a folder"]
+    known = f"{', '.join(names)} or {last}" if names else last
     siblings = [path.name for path in subfolders(root.parent)] if root.parent.is_dir() else []
     return UserError(
-        f"there is no folder {brief(root)}.{did_you_mean(root.name, [*siblings, *drawn])} "
-        f"data.source is {', '.join(drawn)} or a folder."
+        f"there is no folder {brief(root)}.{did_you_mean(root.name, [*siblings, *drawn])} data.source is {known}."
     )
 
 

@@ -142,7 +142,7 @@ class FolderLayout(Layout):
         return Split(
             train=sets["train"],
             test=sets["test"],
-            val=sets.get("val"),
+            val=sets.get("val") or None,
             target=target,
             classes=list(labels.classes),
             channels=3,
@@ -207,7 +207,7 @@ class FolderLayout(Layout):
                 {
                     "name": part.name,
                     "images": sum(path in good for path in part.files),
-                    "classes": labels.counts([path for path in part.files if path in good]),
+                    "classes": labels.counts(part, good),
                 }
                 for part in seen.parts.values()
             ],

@@ -3,7 +3,8 @@
 ``train.txt`` with ``test.txt`` and ``val.txt`` (at least one of these two, or the part is held back), in the folder
 itself or in ``meta`` or ``splits``, one image a line:
 
-* ``class/name.jpg``, or ``class/name`` without the ending: the first folder in which the lines differ is the class;
+* ``class/name.jpg``, or ``class/name`` without the ending: the first folder in which lines to train on differ is the
+  class;
 * ``path label``: the label is a name, or an index into ``classes.txt`` where that lies beside the lists.
 
 Paths begin at the folder itself, or at its folder ``images``; none leads out of it. What the lists do not name is not
@@ -46,7 +47,7 @@ class ClassList(FolderLayout):
         lists = _lists(root)
         if "train" not in lists:
             return f"it has no train.txt, nor have its folders {' and '.join(filter(None, _PLACES))}"
-        classes = {label for _, label in _entries(lists["train"])} - {""}
+        classes = {label for _, label in _entries(lists["train"], _depth(lists["train"]))} - {""}
         if len(classes) < 2:
             return f"{brief(lists['train'].relative_to(root))} names {len(classes)} class(es), at least 2 are needed"
         return None
@@ -54,17 +55,19 @@ class ClassList(FolderLayout):
     def survey(self, root: Path) -> Survey:
         """The files that the lists name."""
         lists = _lists(root)
-        base = _base(root, _entries(lists["train"])[0][0])
+        depth = _depth(lists["train"])
+        base = _base(root, _lines(lists["train"])[0])
         names_file = lists["train"].parent / "classes.txt"
-        names, files = lines(names_file) if names_file.is_file() else [], _Folder()
+        names = lines(names_file) if names_file.is_file() else []
+        known, files = dict.fromkeys(names), _Folder()
         parts = {}
         for role, path in lists.items():
             owner = path.relative_to(root).as_posix()
             classes = defaultdict[str, list[Path]](list)
-            for text, label in _entries(path):
+            for text, label in _entries(path, depth):
                 if not label:
                     raise UserError(f"{brief(owner)} names {brief(text)!r}, which is in no class folder")
-                name = _named(label, names, owner) if names else label
+                name = label if label in known or not names else _indexed(label, names, owner)
                 classes[name].append(files.found(inside(root, f"{base}{text}", owner)))
             parts[role] = Part(owner, {name: sorted(of) for name, of in classes.items()})
         seen = surveyed(root, parts)
@@ -86,23 +89,32 @@ def _lists(root: Path) -> dict[str, Path]:
     return {}
 
 
-def _entries(path: Path) -> list[tuple[str, str]]:
-    """The (path, label) of each line; where no label is written, the first folder in which the lines differ is it.
+def _lines(path: Path) -> list[str]:
+    return [line.replace("\\", "/") for line in lines(path)]
 
-    The label is empty where a line names no folder.
+
+def _depth(path: Path) -> int:
+    """How many folders all lines of a list have in common before those that differ: the first of these is the class.
 
     Raises:
-        UserError: the list cannot be read or is no text.
+        UserError: the list cannot be read or is not UTF-8.
     """
-    found = [line.replace("\\", "/") for line in lines(path)]
-    split = [tuple(line.rsplit(None, 1)) for line in found]
-    if all(len(words) == 2 and is_image(Path(words[0])) for words in split):
-        return [(words[0], words[1]) for words in split]
-    folders = [PurePosixPath(line).parts[:-1] for line in found]
-    depth = 0
+    folders, depth = [PurePosixPath(line).parts[:-1] for line in _lines(path)], 0
     while all(len(parts) > depth + 1 for parts in folders) and len({parts[depth] for parts in folders}) == 1:
         depth += 1
-    return [(line, "".join(parts[depth : depth + 1])) for line, parts in zip(found, folders, strict=True)]
+    return depth
+
+
+def _entries(path: Path, depth: int) -> list[tuple[str, str]]:
+    """The (path, label) of each line; where no label is written it is the folder at ``depth``, or empty without one.
+
+    Raises:
+        UserError: the list cannot be read or is not UTF-8.
+    """
+    split = [line.rsplit(None, 1) for line in _lines(path)]
+    if all(len(words) == 2 and is_image(Path(words[0])) for words in split):
+        return [(name, label) for name, label in split]
+    return [(line, "".join(PurePosixPath(line).parts[:-1][depth : depth + 1])) for line in _lines(path)]
 
 
 def _base(root: Path, first: str) -> str:
@@ -111,10 +123,8 @@ def _base(root: Path, first: str) -> str:
     return "images/" if not (root / top).exists() and (root / "images" / top).exists() else ""
 
 
-def _named(label: str, names: list[str], owner: str) -> str:
-    """The class that ``label`` is the name or the index of."""
-    if label in names:
-        return label
+def _indexed(label: str, names: list[str], owner: str) -> str:
+    """The class that ``label`` is the index of."""
     if label.isdecimal() and int(label) < len(names):
         return names[int(label)]
     raise UserError(

@@ -24,7 +24,7 @@ from saccade.errors import UserError, did_you_mean
 from saccade.events import Notify
 from saccade.recipe import Data
 
-__all__ = ["Digits"]
+__all__ = ["Digits", "targets_of"]
 
 SIZE = 40
 IMAGES = {"train": 5000, "test": 2000}
@@ -63,7 +63,7 @@ class Digits(Layout):
         pictures: list[Pictures] = [part.images() if fits else part for part in (train, test)]
         mean, std = colours(pictures[0])
         sets = [
-            ImageSet(pictures[n], _targets(part, target, fits), mean, std, spec.augment if part is train else ())
+            ImageSet(pictures[n], targets_of(part, target, fits), mean, std, spec.augment if part is train else ())
             for n, part in enumerate((train, test))
         ]
         turned = " (height × width)" if height != width else ""
@@ -172,7 +172,8 @@ class _Drawn:
         return self.target(self.drawn, i)
 
 
-def _targets(drawn: Scenes, kind: str, fits: bool) -> Targets:
+def targets_of(drawn: Scenes, kind: str, fits: bool) -> Targets:
+    """The targets of scenes; masks are kept in memory where all ``fits``."""
     if kind == "label":
         return drawn.labels
     if kind == "none":
