@@ -56,7 +56,7 @@ class ClassList(FolderLayout):
         """The files that the lists name."""
         lists = _lists(root)
         depth = _depth(lists["train"])
-        base = _base(root, _lines(lists["train"])[0])
+        base = _base(root, _entries(lists["train"], depth)[0][0])
         names_file = lists["train"].parent / "classes.txt"
         names = lines(names_file) if names_file.is_file() else []
         known, files = dict.fromkeys(names), _Folder()
@@ -123,7 +123,7 @@ def _folders(line: str) -> list[str]:
 
 def _base(root: Path, first: str) -> str:
     """What stands before the paths of a list: nothing, or the folder of images."""
-    top = [*_folders(first), ""][0]
+    top = next(part for part in first.split("/") if part not in ("", "."))
     return "images/" if not (root / top).exists() and (root / "images" / top).exists() else ""
 
 
