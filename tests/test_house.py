@@ -15,7 +15,7 @@ SOURCE = Path(saccade.__file__).parent
 FLOORS = [
     ["escaping"],
     ["errors"],
-    ["controls", "specs"],
+    ["controls", "files", "specs"],
     ["hooks", "imagefiles", "ops", "parent_class", "picture_size", "recipe", "stage_outputs", "tensors"],
     ["attachment", "bases", "relay", "runfiles"],
     ["attention"],
