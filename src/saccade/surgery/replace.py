@@ -213,7 +213,7 @@ def again(host: nn.Module, rows: Sequence[Mapping[str, Any]], owner: str) -> Non
 def _neutral(mechanism: str | Callable[..., nn.Module]) -> dict[str, Any]:
     """The options with which a mechanism that keeps the kernel starts as the convolution."""
     maker = catalog.load(mechanism) if isinstance(mechanism, str) else mechanism
-    return dict(maker.neutral) if isinstance(maker, type) and issubclass(maker, Convolution) else {}
+    return dict(maker.neutral_options) if isinstance(maker, type) and issubclass(maker, Convolution) else {}
 
 
 def _states(name: str) -> bool:
