@@ -107,7 +107,7 @@ def replace(
     seen = inspect_unplugged(host, input)
     chosen = _chosen(host, seen, where, what)
     keeper = kernel_keeper(mechanism)
-    known = dict(keeper.neutral) if keeper is not None and start == "neutral" else {}
+    known = dict(keeper.neutral_options) if keeper is not None and start == "neutral" else {}
     new: dict[str, tuple[nn.Module, Note]] = {}
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         for (site, position), own in zip(chosen, per_stage(what, options, [site for site, _ in chosen]), strict=True):
