@@ -92,7 +92,7 @@ class Classify(Task):
             return [Drawing(classes[label]) for label in labels]
         sure, answers = network(self.images(indices)).float().softmax(1).max(1)
         return [
-            Drawing(f"{classes[answer]} {100 * part:.0f}\u202f%", answer == label)
+            Drawing(f"{classes[answer]} · {100 * part:.0f}\u202f%", answer == label)
             for answer, part, label in zip(answers.tolist(), sure.tolist(), labels, strict=True)
         ]
 
