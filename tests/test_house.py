@@ -15,9 +15,9 @@ SOURCE = Path(saccade.__file__).parent
 FLOORS = [
     ["escaping"],
     ["errors"],
-    ["controls", "files", "specs"],
+    ["controls", "files", "former_names", "specs"],
     ["hooks", "imagefiles", "ops", "parent_class", "picture_size", "recipe", "stage_outputs", "tensors"],
-    ["attachment", "bases", "relay", "runfiles"],
+    ["bases", "runfiles"],
     ["attention"],
     ["catalog"],
     ["trust"],
