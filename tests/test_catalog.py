@@ -1,5 +1,6 @@
 """The folder is the table; wrong names and options name their neighbours."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def test_names():
 @pytest.mark.parametrize("name", NAMES)
 def test_each_file_tells_its_whole_story(name):
     text, spec = catalog.summary(name), saccade.spec(name)
-    assert "y " in text
+    assert re.search(r"^ +([yY]|y_\w+|y\(.+?\)) += .+", text, re.MULTILINE)
     assert "Source:" in text
     if spec.paper is None:
         assert spec.evidence == "reading"

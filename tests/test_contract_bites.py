@@ -753,7 +753,7 @@ BROKEN = {
     CannotBePickled: ("survives_copying", "pickle"),
     KeepsItsDrawOutOfTheState: ("survives_copying", "a new module with the state loaded gives another output"),
     IgnoresItsParameters: ("survives_copying", "two modules with different parameters give the same output"),
-    BranchesOnValues: ("compiles_whole", "a choice by value is written with torch.where"),
+    BranchesOnValues: ("compiles_whole", "choose by value with torch.where"),
     ReadsTheClock: ("compiles_whole", "Call to a time function"),
     LoopsOverTheWidth: ("compiles_whole", "it is compiled anew for every size"),
     IsAnotherWhenCompiled: ("compiles_whole", "compiled it gives another output at 7×5"),

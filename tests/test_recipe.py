@@ -55,7 +55,7 @@ def test_a_file_is_read(written):
     assert recipe.training.batch_size == Recipe().training.batch_size  # what is not said is the default
 
 
-@pytest.mark.parametrize("text", ["", FULL])
+@pytest.mark.parametrize("text", ["", FULL, "[data]\nsize = [48, 64]\nresize = 'pad'\nlayout = 'image_masks'"])
 def test_written_and_read_back_it_is_equal(written, text):
     recipe = Recipe.load(written(text))
     again = Recipe.load(written(recipe.to_toml()))
@@ -72,6 +72,13 @@ def test_tuples_in_options_come_back_equal(written):
     )
     assert recipe.model.options == {"layers": [1, 2], "nested": {"k": [3]}}
     assert Recipe.load(written(recipe.to_toml())) == recipe
+
+
+def test_the_size_of_images_is_one_side_or_two(written):
+    assert Recipe().data.height_width is None
+    assert Recipe.load(written(FULL)).data.height_width == (48, 48)
+    assert Recipe.load(written("[data]\nsize = [48, 64]")).data.height_width == (48, 64)
+    assert (Recipe.load(written(FULL)).data.layout, Recipe.load(written(FULL)).data.resize) == ("auto", "crop")
 
 
 def test_a_recipe_cannot_be_changed_in_place():

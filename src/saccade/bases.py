@@ -128,7 +128,7 @@ class Convolution(nn.Module, ABC):
             the size.
     """
 
-    neutral: ClassVar[Mapping[str, Any]] = {}
+    neutral_options: ClassVar[Mapping[str, Any]] = {}
     """The options with which it is, at its own initialisation, the plain convolution with its kernel."""
 
     def __init__(

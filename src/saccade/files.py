@@ -28,11 +28,12 @@ _UNFINISHED = ".*.part"
 def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file beside ``path`` and move it to ``path`` at the end: old content or new, never half.
 
-    An error inside leaves ``path`` as it was.
+    An error inside leaves ``path`` as it was. The ``name`` of the file serves those who write by name.
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".part")
     try:
-        with os.fdopen(handle, "wb") as file:
+        os.close(handle)
+        with Path(temporary).open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

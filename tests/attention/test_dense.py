@@ -271,7 +271,7 @@ def test_emattn_layers_serve_every_group():
 
 def test_emattn_takes_as_many_groups_as_fit():
     assert [create("emattn", channels).groups for channels in (7, 24, 64, 112)] == [1, 8, 32, 16]
-    with pytest.raises(ValueError, match="channels = 24, groups = 32"):
+    with pytest.raises(ValueError, match="emattn: groups must divide channels, got 32 and 24"):
         create("emattn", 24, groups=32)
 
 

@@ -94,15 +94,15 @@ def test_its_parameters_depend_on_what_it_reads():
     ("options", "message"),
     [
         ({"att": "srm"}, "att must be 'eca' or 'se', got 'srm'"),
-        ({"kernel_size": 4}, "kernel_size = 4"),
-        ({"att": "se", "rd_ratio": 0.01}, "rd_ratio = 0.01"),
-        ({"previous": -1}, "previous = -1"),
+        ({"kernel_size": 4}, "kernel_size must be odd and positive, got 4"),
+        ({"att": "se", "rd_ratio": 0.01}, r"channels \* rd_ratio must be at least 1, got 64 \* 0.01"),
+        ({"previous": -1}, "previous must be at least 0, got -1"),
     ],
 )
 def test_what_cannot_be_built(options, message):
     with pytest.raises(UserError, match=message):
         create("emca", 64, **options)
-    with pytest.raises(ValueError, match=message.replace(" = ", ".*")):
+    with pytest.raises(ValueError, match=message):
         Emca(64, **options)
 
 

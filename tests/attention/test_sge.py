@@ -36,5 +36,5 @@ def test_sge_takes_as_many_groups_as_divide(channels, groups):
 
 
 def test_sge_refuses_groups_that_do_not_divide():
-    with pytest.raises(ValueError, match="channels = 10, groups = 4"):
+    with pytest.raises(ValueError, match="sge: groups must divide channels, got 4 and 10"):
         create("sge", 10, groups=4)

@@ -74,13 +74,13 @@ def test_groups_of_the_branches():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"branch_groups": 5}, "branch_groups = 5 must divide the channels, 64 in and 64 out"),
-        ({"groups": 3}, "groups = 3 must divide"),
+        ({"branch_groups": 5}, "branch_groups must divide the channels, got 5 for 64 in and 64 out"),
+        ({"groups": 3}, "groups must divide the channels, got 3 for"),
         ({"dilation": 0}, "stride and dilation must be at least 1, got 64, 64, 3, 1 and 0"),
         ({"out_channels": -32}, "must be at least 1, got 64, -32, 3, 1 and 1"),
         ({"padding": -1}, "padding must be at least 0, got -1"),
-        ({"groups": 16}, "must be 1 or as many, got 16"),
-        ({"kernel_size": 2}, "must be even, got 1 and 2"),
+        ({"groups": 16}, "groups must be 1 or branch_groups, got 16 and 32"),
+        ({"kernel_size": 2}, r"must be even, got 1 \* \(2 - 1\)"),
         ({"variant": "fair", "rd_ratio": 0.001}, r"at least 1, got 64 \* 0.001"),
         ({"variant": "caffe"}, "'paper' or 'fair', got 'caffe'"),
     ],

@@ -85,6 +85,17 @@ def test_lists_in_meta_and_images_in_their_folder(root):
     assert len(split.val or ()) == 0
 
 
+def test_labels_of_images_that_lie_in_one_folder(root):
+    """The form of ImageNet's validation part."""
+    for i in range(6):
+        picture(root / "images" / f"{i}.png", (i, 7, 9))
+    write(root, train="0.png 65\n1.png 970\n2.png 65\n", test="./4.png 970\n5.png 65\n")
+    split = opened(root)
+    assert split.classes == ["65", "970"]
+    assert seen(split.train) == [(0, 0), (2, 0), (1, 1)]
+    assert seen(split.test) == [(5, 0), (4, 1)]
+
+
 def test_three_lists_and_one(root):
     write(root, **PLAIN, val="cat/3.png\ndog/3.png\n")
     assert seen(opened(root).val) == [(3, 0), (3, 1)]

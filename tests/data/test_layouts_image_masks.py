@@ -137,6 +137,14 @@ def test_the_names_of_the_classes_are_read_in_the_order_of_their_indices(tmp_pat
     assert opened(tmp_path).classes == ["road", "ape", "zebra", "never seen"]
 
 
+def test_more_names_than_masks_can_hold(tmp_path):
+    (fill(tmp_path) / "classes.txt").write_text("\n".join(map(str, range(255))))
+    assert len(opened(tmp_path).classes) == 255
+    (tmp_path / "classes.txt").write_text("\n".join(map(str, range(256))))
+    with pytest.raises(UserError, match="there are 256 names of classes; masks of 8 bits hold 255 and void"):
+        opened(tmp_path)
+
+
 def no_mask(root):
     (root / "masks" / "02.png").unlink()
     return r"images/02\.png has no mask of its name"

@@ -240,7 +240,7 @@ def _skeleton(host):
     [
         ("cbma", {}, "no mechanism is called 'cbma'. Did you mean 'cbam'"),
         ("se", {"rd_ration": 1}, r"se has no option 'rd_ration'. Did you mean 'rd_ratio'\?"),
-        ("se", {"rd_ratio": 1 / 100}, "at layer1.0.bn2: se: .*channels = 64"),
+        ("se", {"rd_ratio": 1 / 100}, r"at layer1.0.bn2: se: channels \* rd_ratio must be at least 1, got 64 \* 0.01"),
         ("se", {"start": "warm"}, "start must be 'neutral' or 'paper', got 'warm'"),
         (3, {}, "got 3"),
         (Halves, {}, r"turned \(\(1, 64, 16, 12\), torch.float32\) into \(\(1, 64, 8, 12\)"),

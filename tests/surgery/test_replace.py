@@ -233,7 +233,10 @@ def _twice(host):
         (lambda h: replace(h, "dcn2", stride=2), "stride=2: the convolution that is replaced decides"),
         (lambda h: replace(h, "dcn2", sclae=2.0), "no option 'sclae'. Did you mean 'scale'"),
         (lambda h: replace(h, "dcn2", start="cold"), "'neutral' or 'paper', got 'cold'"),  # type: ignore[arg-type]
-        (lambda h: replace(h, "dcn2", offset_groups=5, input=SIZE), r"at layer2\.0\.conv2: .*channels = 48"),
+        (
+            lambda h: replace(h, "dcn2", offset_groups=5, input=SIZE),
+            r"at layer2\.0\.conv2: dcn2: offset_groups must divide the channels, got 5 and 48",
+        ),
         (lambda h: replace(h, "dcn2", kernel_size=5, input=SIZE), r"kernel of shape \(48, 48, 3, 3\)"),
         (lambda h: replace(h, "dcn2", where="layer1.0.bn1", input=SIZE), r"layer1\.0\.bn1 is a BatchNorm2d"),
         (lambda h: replace(h, "dcn2", where="stage", input=SIZE), "'stage' is a place for a plug"),

@@ -1,23 +1,20 @@
-r"""Bottleneck Attention Module: channels and places are judged side by side, and the map is strengthened, never cut.
+r"""Bottleneck Attention Module: a gate of at least 1, from a channel branch and a spatial branch.
 
     M_c = W₁ ReLU(BN(W₀ mean_{h,w} x + b₀)) + b₁                     (B, C, 1, 1)
     M_s = f₃(f₂(f₁(f₀(x))))                                          (B, 1, H, W)
     y   = x ⊙ (1 + σ(M_c ⊙ M_s))                                     (B, C, H, W)     eq. 1
 
-W₀: C -> C·rd_ratio, W₁: back. f₀: 1×1, C -> C·rd_ratio; f₁, f₂: 3×3 with ``dilation``, each of the three followed by
-BN and ReLU; f₃: 1×1 to one channel. That is the authors' code, ``variant="official"``, the default; their checkpoint of
-ResNet-50 is of it. The rows of sizes and accuracies are not theirs: the README of PytorchInsight prints them, and the
-sizes are those of this variant. The paper adds where the code multiplies, and has one batch norm a branch, at its end
-(``variant="paper"``):
+W₀: C -> C·rd_ratio, W₁: back. f₀: 1×1, C -> C·rd_ratio; f₁, f₂: 3×3 with ``dilation``, each of the three followed by BN
+and ReLU; f₃: 1×1 to one channel. That is the authors' code, ``variant="official"``, the default. The paper adds the
+branches, with one batch norm at the end of each (``variant="paper"``):
 
     M_c = BN(W₁ ReLU(W₀ mean_{h,w} x + b₀) + b₁)                     (B, C, 1, 1)     eq. 3
     M_s = BN(f₃(f₂(f₁(f₀(x)))))                                      (B, 1, H, W)     eq. 4
     y   = x ⊙ (1 + σ(M_c + M_s))                                     (B, C, H, W)     eq. 1, 2
 
-Equations 3 and 4 print no activation; a ReLU follows W₀, f₀, f₁ and f₂ here as in the code. The authors' average pool
-takes the height for both sides and sees only part of a map that is not square; ours sees all of it. A bias in front of
-a batch norm is idle while batch statistics are used; the authors' layers have it, their counts contain it, and so do
-ours. A map thinner than 1/rd_ratio is refused.
+Equations 3 and 4 print no activation; a ReLU follows W₀, f₀, f₁ and f₂ as in the code. The authors' average pool sees
+only part of a map that is not square; ours sees all of it. Biases in front of a batch norm are kept, as the authors
+count them. Sizes and accuracies are those PytorchInsight prints for the official variant.
 
 Source: Park, Woo, Lee, Kweon, "BAM: Bottleneck Attention Module", BMVC 2018, arXiv:1807.06514.
 """

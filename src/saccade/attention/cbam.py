@@ -1,17 +1,16 @@
-r"""Convolutional Block Attention Module: first which channels, then which places.
+r"""Convolutional Block Attention Module: a channel gate, then a spatial gate.
 
     M_c = σ(MLP(mean_{h,w} x) + MLP(max_{h,w} x))      (B, C, 1, 1)      eq. 2, one MLP for both
     x'  = M_c ⊙ x
     M_s = σ(BN(Conv_{7×7}([max_c x'; mean_c x'])))     (B, 1, H, W)      eq. 3
     y   = M_s ⊙ x'                                     (B, C, H, W)
 
-MLP: C -> C·rd_ratio -> C with bias and a ReLU between. The batch norm (momentum 0.01), the order [max; mean] and
-the start of its scale at zero, so that M_s is 1/2 everywhere, come from the authors' code; equation 3 prints none
-of them. A map thinner than 1/rd_ratio is refused; the authors' code builds layers of no unit there.
+MLP: C -> C·rd_ratio -> C with bias and a ReLU between. The batch norm (momentum 0.01), the order [max; mean] and the
+zero start of its scale, so that M_s is 1/2 everywhere, come from the authors' code, not from equation 3. Where the
+authors' code would build layers of no unit, the map is refused.
 
-The ablations of the paper are options: ``branches`` leaves one gate out, ``channel_pool`` and ``spatial_pool`` leave a
-gate the mean or the maximum alone, and ``order`` says which gate comes first; in ``parallel`` both look at x, and
-y = M_c ⊙ M_s ⊙ x.
+The paper's ablations are options: ``branches`` leaves a gate out, ``channel_pool`` and ``spatial_pool`` keep one of
+mean and maximum, ``order`` says which gate comes first; in ``parallel`` both see x, and y = M_c ⊙ M_s ⊙ x.
 
 Source: Woo, Park, Lee, Kweon, "CBAM: Convolutional Block Attention Module", ECCV 2018, arXiv:1807.06521.
 """

@@ -1,14 +1,13 @@
-r"""Coordinate Attention: a channel gate that knows the row and the column.
+r"""Coordinate Attention: a channel gate for each row and each column.
 
     z^h = mean_w x,  z^w = mean_h x                 (B, C, H, 1), (B, C, 1, W)                  eq. 4, 5
     f   = δ(BN(F₁[z^h, z^w]))                       (B, c, H + W), c = max(8, ⌊C·rd_ratio⌋)     eq. 6
     g^h = σ(F_h f^h),  g^w = σ(F_w f^w)             (B, C, H, 1), (B, C, 1, W)                  eq. 7, 8
     y   = x ⊙ g^h ⊙ g^w                             (B, C, H, W)                                eq. 9
 
-F₁, F_h, F_w: 1×1 with bias; rows and columns pass F₁ and the batch norm side by side, then f is split again. δ is the
-h-swish z · ReLU6(z + 3)/6, and rd_ratio 1/32 with no fewer than 8 channels, as in the authors' code. The bias of F₁ is
-idle while the batch norm behind it uses batch statistics; the authors' layer has it, their counts contain it, and so
-do ours. In MobileNetV2 the gate acts on the expanded map of each block, after the depthwise convolution.
+F₁, F_h, F_w: 1×1 with bias. δ is the h-swish z · ReLU6(z + 3)/6; rd_ratio 1/32 and at least 8 channels are the authors'
+code. The bias of F₁, idle in front of a batch norm, is kept as the authors count it. In MobileNetV2 the gate acts on
+the expanded map of each block, after the depthwise convolution.
 
 Source: Hou, Zhou, Feng, "Coordinate Attention for Efficient Mobile Network Design", CVPR 2021, arXiv:2103.02907.
 """

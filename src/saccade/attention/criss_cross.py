@@ -1,20 +1,16 @@
-r"""Criss-cross attention: every pixel asks its column and its row, twice, and so hears from the whole image.
+r"""Criss-cross attention: each pixel attends to its row and column, twice, and so to the whole map.
 
     q = W_q x + b_q,  k = W_k x                   (B, C, H, W) -> (B, c, H, W), c = ⌊C·rd_ratio⌋
     a_p = softmax_{p' ∈ cross(p)}(q_p · k_{p'})   over the H + W − 1 pixels of the column and the row of p
     o_p = Σ_{p' ∈ cross(p)} a_{p,p'} (W_v x_{p'} + b_v)                                 (B, C, H, W)
     y = x + γ o                                   (B, C, H, W), γ = 0 at the start
 
-All of it ``recurrence`` times, with the same weights: after two any pixel has heard from any other. That is the
-paper's head; one is the bare attention. The logits are not scaled. The authors' code adds −∞ to the pixel's own place
-in the column, so that it counts once. Their layer of the keys has a bias, which adds the same to all logits of a pixel:
-a softmax does not notice one, so there is none here.
+All of it ``recurrence`` times with the same weights: two passes connect any two pixels, as in the paper's head. Logits
+are not scaled; the pixel itself counts once. The authors' keys have a bias, which a softmax ignores; ours have none.
 
-As the weights of a pixel sum to one, o = W_v (Σ a x) + b_v: here the map itself is gathered and the layer of the values
-comes after, which gives the same and spares a tensor; γ is folded into that layer's weight unless something acts on its
-call. The paper puts one such head behind the last stage of a
-segmentation network, between convolutions that narrow the map to 512 channels; here it stands alone, on the map as it
-is.
+As the weights of a pixel sum to one, o = W_v (Σ a x) + b_v: the map is gathered first, which spares a tensor; γ is
+folded into W_v unless a hook or wrapper acts on that layer. The paper has one such head behind the last stage, between
+convolutions to and from 512 channels; here it stands alone.
 
 Source: Huang, Wang, Huang, Huang, Wei, Liu, "CCNet: Criss-Cross Attention for Semantic Segmentation", ICCV 2019,
 arXiv:1811.11721.

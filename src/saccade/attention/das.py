@@ -1,4 +1,4 @@
-r"""DAS, Deformable Attention to capture Salient information: a gate whose every value has looked where it chose to.
+r"""DAS, Deformable Attention to capture Salient information: a gate computed by deformable convolution.
 
     z    = GELU(IN(PW_{C→c}(DW_{3×3}(x))) + b)          (B, c, H, W), c = ⌊αC⌋                    eq. 1
     Δ, m = Conv_{3×3, c→27}(z), m through σ             18 offsets, 9 modulations a pixel
@@ -6,14 +6,13 @@ r"""DAS, Deformable Attention to capture Salient information: a gate whose every
     A    = σ(LN_C(d))                                   LN over the channels of each pixel        eq. 3
     y    = x ⊙ A                                        (B, C, H, W)                              eq. 4
 
-No code of the authors could be found: this is the reading that reproduces the sizes they print. Those counts leave
-the deformable kernel (9·c·C weights) out, as the usual counter does; ``saccade measure`` counts it. The article does
-not say which layers have a bias: in front of the instance norm IN (no scale, mean and variance of the map) a bias
-could never act, so the shift b stands behind it, and the deformable convolution has its own. The offset convolution
-starts at zero: a regular grid, m = 1/2.
+The authors published no code; this reading reproduces the sizes they print. Their counts leave out the deformable
+kernel (9·c·C weights), which ``saccade measure`` counts. The article does not say which layers have a bias: the shift b
+stands behind IN (no scale), where it can act, and the deformable convolution has its own. The offset convolution starts
+at zero: a regular grid, m = 1/2.
 
-The eight designs of the article's Table 4 (accuracy on Stanford Dogs, printed there, in %); x(p + Δ) is the map at a
-place of its own for each pixel p, bilinear, zero outside:
+The eight designs of the article's Table 4, with its accuracies on Stanford Dogs in %; x(p + Δ) is the map sampled at an
+offset from each pixel p, bilinear, zero outside:
 
     a    y = Conv_{1×1, 2C→C}[x; x(p + Δ)], Δ = Conv_{3×3, C→2}(x); no gate                        65.00
     b    d = Conv_{1×1, 2c→C}[z; z(p + Δ)], Δ = Conv_{3×3, c→2}(z)                                 65.21
@@ -24,15 +23,13 @@ place of its own for each pixel p, bilinear, zero outside:
     g    y = d of design d, the deformable convolution as a layer; no gate                         "much lower"
     h    y = LN_C(d), the layers of c; no gate                                                     "low"
 
-Only their idea is described: the sizes of the kernels of a and b are ours, and so is that h keeps its last norm and g
-has none. The figures of g and h were not at hand, only the words of the article's text. The two norms can be exchanged
-too, as in the article's Table 5; in front of the shift, or of the last norm's own scale and shift, a bias is left out
-where it could never act. Gates after each block instead of each stage: ``where="block"``.
+Only the idea of each is described: the kernel sizes of a and b are ours, as is that h keeps its last norm and g has
+none. For g and h only the words of the text are known. ``norm`` and ``gate_norm`` exchange the two norms, as in Table
+5; a bias is left out where a norm would remove it. Gates after each block: ``where="block"``.
 
-The counter ``thop`` gives the published sizes to the last digit; those of ResNet-101 are quoted from memory and were
-not seen in the article's table. For MobileNetV2 the article says "after the skip connection of each main block", and
-not which: the five stages of the default give 0.349 G, the ends of all seven groups of blocks 0.351, where 0.35 is
-printed.
+The counter ``thop`` gives the published sizes to the last digit; those of ResNet-101 are quoted from memory. For
+MobileNetV2 the places are not told: the five stages of the default give 0.349 G, the ends of all seven groups 0.351,
+where 0.35 is printed.
 
 Source: Salajegheh, Asadi, Saryazdi, Mudur, "DAS: A Deformable Attention to Capture Salient Information in CNNs",
 2023, arXiv:2311.12091.

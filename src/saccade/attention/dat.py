@@ -1,4 +1,4 @@
-r"""Deformable attention: every pixel attends to a few places of the map, and the map itself says which.
+r"""Deformable attention: each pixel attends to a few sampled places, whose offsets the map predicts.
 
     q = W_q x + b_q                                              (B, C, H, W)
     o = W_o GELU(LN(DWConv_{k×k, stride}(q)))                    (B, G, 2, H_k, W_k)  G groups of channels share weights
@@ -7,24 +7,20 @@ r"""Deformable attention: every pixel attends to a few places of the map, and th
     A = softmax_M(qᵀk/√E + T((q_xy − p)/2))                      (B, heads, H·W, M)    E = C/heads
     y = W_y (A v) + b_y                                          (B, C, H, W)
 
-T is a table of relative positions for each head, (2H − 1)×(2W − 1), sampled between its entries; ``position="log"`` has
-a network 2 -> 32 -> heads/G of sign(d)·log₂(1 + |d|)/3, d = 4(q_xy − p), in its place (shared by groups, no last bias),
+T is a table of relative positions for each head, (2H − 1)×(2W − 1), interpolated; ``position="log"`` has a network 2 ->
+32 -> heads/G of sign(d)·log₂(1 + |d|)/3, d = 4(q_xy − p), in its place (shared by groups, no last bias),
 ``position="none"`` nothing. With ``offset_range`` s ≥ 0, as in the paper, p = r + s·tanh(o)/(H_k − 1, W_k − 1), not
-clamped; below zero, the default, as in the networks the authors now release, it is the clamp above.
+clamped; below zero, the default and the authors' released networks, p is clamped as above.
 
-Kept of the authors' code, which this equals: coordinates run from −1 to 1 corner on corner, but the reference points r
-are the middles of H_k equal parts, 2(i + ½)/(H_k − 1) − 1: half a step too far down and right, so that the last row and
-column fall outside, where they are clamped, or, with ``offset_range`` ≥ 0, partly read zeros. The table belongs to one
-size of map (``size``, which a plug fills in) and is stretched over any other. Not kept: where H_k = 1 the code divides
-by zero; here r = 0, the middle. Its keys have a bias, which no softmax over keys notices. Left out: dropout;
-convolutional and fixed biases; the block around it, with its norms, its sum with x and its MLP.
+As in the authors' code, which this equals, coordinates run from −1 to 1 corner on corner, but the reference points are
+2(i + ½)/(H_k − 1) − 1, half a step too far, so that the last row and column fall outside. The table belongs to one
+``size`` of map and is stretched over any other. Deviations: r = 0 where H_k = 1 and the code divides by zero; no bias
+of the keys, which a softmax ignores; no dropout, no convolutional or fixed biases, and nothing of the block around it.
 
-The paper has this attention in the last two stages. The defaults, and the position, are those of the third stage of
-DAT-T++, of 256 channels; ``where="stage[-2:]"`` with ``num_heads=[8, 16]``, ``groups=[4, 8]``, ``stride=[2, 1]`` and
-``kernel_size=[5, 3]`` is both.
+The paper has it in the last two stages; defaults and position are those of the third stage of DAT-T++. Both:
+``where="stage[-2:]"`` with ``num_heads=[8, 16]``, ``groups=[4, 8]``, ``stride=[2, 1]``, ``kernel_size=[5, 3]``.
 
-On the CPU A is formed for a few rows of the map at a time, and again in the backward pass; compiled, exported and on
-other devices at once.
+On the CPU A is formed for a few rows at a time, and again in the backward pass.
 
 Source: Xia, Pan, Song, Li, Huang, "Vision Transformer with Deformable Attention", CVPR 2022, arXiv:2201.00520; the
 authors' code, LeapLabTHU/DAT, ``DAttentionBaseline``.

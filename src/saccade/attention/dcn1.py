@@ -1,14 +1,14 @@
-r"""DCN, deformable convolution: every tap of the kernel looks where it chooses.
+r"""DCN, deformable convolution: each tap of the kernel has an offset of its own at each pixel.
 
     Δ     = Conv_{k×k}(x)                              2Dk² channels, started at zero: the regular grid
     y(p)  = Σ_j w_j · x(p + p_j + Δ_j(p)) + b          (B, O, Ho, Wo)                                    eq. 2
 
-p_j are the k² places of the regular grid, x between pixels is bilinear and zero outside, and each of the D groups of
-channels has offsets of its own, for every tap dy and then dx. The offset convolution has the stride, padding and
-dilation of the convolution itself. It starts as the plain convolution with the same kernel.
+p_j are the k² places of the regular grid; x is bilinear between pixels and zero outside; each of D groups of channels
+has offsets of its own, dy then dx for each tap. The offset convolution has the convolution's stride, padding and
+dilation. It starts as the plain convolution with the same kernel.
 
-The paper puts it at the 3×3 convolutions of a ResNet's last stage, in networks for detection and segmentation whose
-last stage is dilated instead of strided; the dilation is the host's, and is kept.
+The paper puts it at the 3×3 convolutions of a ResNet's last stage, dilated instead of strided; here the dilation is the
+host's.
 
 Source: Dai, Qi, Xiong, Li, Zhang, Hu, Wei, "Deformable Convolutional Networks", ICCV 2017, arXiv:1703.06211.
 """

@@ -1,17 +1,16 @@
-r"""DCNv2, modulated deformable convolution: every tap looks where it chooses, and says how much that counts.
+r"""DCNv2, modulated deformable convolution: each tap has an offset and a weight of its own at each pixel.
 
     Δ, z  = Conv_{k×k}(x)                                       2Dk² and Dk² channels, started at zero
     m     = s·σ(z)                                              (B, Dk², Ho, Wo)
     y(p)  = Σ_j w_j · x(p + p_j + Δ_j(p)) · m_j(p) + b          (B, O, Ho, Wo)                       eq. 1
 
-p_j are the k² places of the regular grid, x between pixels is bilinear and zero outside, and each of the D groups of
-channels has offsets Δ and a modulation m of its own. The offset convolution has the stride, padding and dilation of
-the convolution itself; the PyTorch port leaves the dilation out, so that it fits at dilation 1 only.
+p_j are the k² places of the regular grid; x is bilinear between pixels and zero outside; each of D groups of channels
+has its own Δ and m. The offset convolution has the convolution's stride, padding and dilation; the PyTorch port leaves
+the dilation out.
 
-The paper has s = 1: all m start at 1/2, and so does the output, at half a plain convolution's. With s = 2 it starts as
-the plain convolution with the same kernel; that is what ``saccade.replace`` makes of a trained network's convolutions.
-The paper replaces the 3×3 of the last three stages of a ResNet and multiplies the learning rate of the offsets by 0.1;
-here that is left to the optimiser.
+The paper has s = 1: all m, and the output, start at half a plain convolution's. With s = 2 it starts as the plain
+convolution with the same kernel, as ``saccade.replace`` does for trained networks. The paper replaces the 3×3 of the
+last three stages of a ResNet, and gives the offsets a tenth of the learning rate.
 
 Source: Zhu, Hu, Lin, Dai, "Deformable ConvNets v2: More Deformable, Better Results", CVPR 2019, arXiv:1811.11168;
 github.com/chengdazhi/Deformable-Convolution-V2-PyTorch, a port of the authors' MXNet code, whose output and gradients
@@ -80,7 +79,7 @@ class ModulatedDeformableConvolution(Convolution):
 
     """
 
-    neutral = {"scale": 2.0}  # noqa: RUF012 (declared as a class variable where it comes from)
+    neutral_options = {"scale": 2.0}  # noqa: RUF012 (declared as a class variable where it comes from)
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-r"""Double attention: what there is in the image is gathered into a few descriptors, and each pixel takes its mixture.
+r"""Double attention: the map is gathered into a few descriptors, and each pixel takes a mixture of them.
 
     A = W_A x + b_A                (B, C, H, W) -> (B, m, N), m = ⌊C·rd_ratio⌋, N = H·W    features
     B = softmax_N(W_B x)           (B, C, H, W) -> (B, n, N), n = ⌊C·rd_ratio⌋             where each descriptor looks
@@ -7,19 +7,14 @@ r"""Double attention: what there is in the image is gathered into a few descript
     Z = W_Z G V + b_Z              (B, C, N)                                               distribute    eq. 6
     y = x + Z                      (B, C, H, W)
 
-W_Z widens the m channels to C. Nothing grows with N². On a map of more pixels than channels the products are taken as
-G = W_A (x Bᵀ) + b_A and Z = (W_Z G + b_Z) V, the layers of features and of Z on n columns in place of N: up to a fifth
-less work, two maps less. On a smaller map that would be more work. A compiled or exported network has that order for
-every size. A softmax over the pixels does not notice a bias of W_B. The authors' code is not public. Copies that go
-round return Z without x, or leave out W_Z; Z and its gradients equal those of the best known. ``norm=True`` puts a
-batch norm behind W_Z, its scale zero at the start, as non-local blocks have one: the block is then the identity until
-it is trained.
+Memory does not grow with N². On a map of more pixels than channels, and in every compiled or exported network, G = W_A
+(x Bᵀ) + b_A and Z = (W_Z G + b_Z) V, which saves up to a fifth of the work. A softmax over pixels ignores a bias of
+W_B. The authors published no code; Z and its gradients equal the best-known copy. ``norm=True`` puts a batch norm
+behind W_Z, its scale zero at the start, as in non-local blocks.
 
-The paper has five blocks in a ResNet-50, two in the stage of 28×28 pixels and three in that of 14×14, each between two
-residual units: ``where=["layer2.1", "layer2.3", "layer3.1", "layer3.3", "layer3.5"]`` in torchvision's and timm's. Here
-there is one at the end of either stage. The five make 32.905 million parameters, where 33.00 is printed; m = n = C/4
-makes 29.233, ``norm=True`` 32.913, the biases before the softmax 32.907, and the running statistics of the host's norms
-counted as well 32.958.
+The paper has five blocks in a ResNet-50: ``where=["layer2.1", "layer2.3", "layer3.1", "layer3.3", "layer3.5"]``; the
+default is one at the end of either stage. The five make 32.905 million parameters, where 33.00 is printed; m = n = C/4
+makes 29.233, ``norm=True`` 32.913.
 
 Source: Chen, Kalantidis, Li, Yan, Feng, "A²-Nets: Double Attention Networks", NeurIPS 2018, arXiv:1810.11579.
 """

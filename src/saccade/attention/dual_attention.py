@@ -1,4 +1,4 @@
-r"""Dual attention: every pixel adds what similar pixels hold, every channel adds what unlike channels hold.
+r"""Dual attention: pixels attend to similar pixels, channels to dissimilar channels.
 
     q = W_q x + b_q,  k = W_k x    (B, C, H, W) -> (B, c, N), c = ⌊C·rd_ratio⌋, N = H·W
     v = W_v x + b_v                (B, C, H, W) -> (B, C, N)
@@ -9,15 +9,14 @@ r"""Dual attention: every pixel adds what similar pixels hold, every channel add
     F_j = β Σ_i X_{ji} x_i + x_j   (B, C, N), channels: β = 0 at the start                          eq. 4
     y = x + α(…) + β(…)            both added once to the map
 
-The paper prints X without its sign: a softmax of G itself, similar channels. The authors' code subtracts G from the
-maximum of the row, so that the *least* similar channels weigh most; so does this, and output and gradients of each
-branch equal theirs. Neither logits are scaled. Those of the channels are sums over all pixels: unless a map is small in
-number and value their softmax is close to choosing one channel, and they are formed in float32 whatever the map's dtype
-is. A softmax does not notice a bias of k; the authors' layer has one.
+The paper prints a softmax of G itself; the authors' code subtracts G from the maximum of its row, so that the *least*
+similar channels weigh most, and so does this. Output and gradients of each branch equal theirs. No logits are scaled;
+those of the channels are sums over all pixels, formed in float32. The authors' keys have a bias, which a softmax
+ignores.
 
-In the authors' head a 3×3 convolution to C/4 channels stands before each branch and another behind, and their results
-are added; here both read the map as it comes, y = E + F − x, a sum of our own. Neither S nor its gradient is ever
-formed: memory grows with N. ``position=False`` or ``channel=False`` leaves a branch out.
+In the authors' head a 3×3 convolution stands before each branch and another behind; here both branches read the map as
+it comes, y = E + F − x. Neither S nor its gradient is formed: memory grows with N. ``position=False`` or
+``channel=False`` leaves a branch out.
 
 Source: Fu, Liu, Tian, Li, Bao, Fang, Lu, "Dual Attention Network for Scene Segmentation", CVPR 2019, arXiv:1809.02983.
 """

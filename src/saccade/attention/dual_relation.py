@@ -1,4 +1,4 @@
-r"""Dual relation-aware attention: pixels attend to fifty centres of the map, channels to a few mixtures of channels.
+r"""Dual relation-aware attention: pixels attend to fifty pooled places, channels to a few mixtures of channels.
 
     z_s = ReLU(BN_s(W_s pool_s(x)))          (B, C, s, s), means over s×s cells, s = 1, 2, 3, 6
     Z = [z_1, z_2, z_3, z_6]                 (B, 50, C), the centres of places
@@ -9,14 +9,12 @@ r"""Dual relation-aware attention: pixels attend to fifty centres of the map, ch
     C_i = Σ_j softmax_j(max_j E_{ij} − E_{ij}) Y_j   (B, C, N), channel attention
     y = x + α P + β C                        (B, C, H, W), α = β = 0 at the start
 
-Cells are those of adaptive pooling: from ⌊iH/s⌋ to ⌈(i+1)H/s⌉, so that on a small map they overlap. Neither logits are
-scaled; the second ones are sums over the whole map, formed in float32, and as in DANet the *least* alike weighs most. A
-softmax does not notice a bias of k, which the authors' layer has. Nothing has more than 50 numbers a pixel.
+Cells are those of adaptive pooling, ⌊iH/s⌋ to ⌈(i+1)H/s⌉. No logits are scaled; the second ones are sums over the map,
+formed in float32, and as in DANet the *least* alike weighs most. The authors' k has a bias, which a softmax ignores.
 
-In the authors' network a 3×3 convolution to C/4 channels stands before each branch and another behind, their results
-are concatenated, and a decoder follows; here both branches read the map as it comes and are added to it. Output and
-gradients of each branch equal theirs; the sum is our own.
-``position=False`` or ``channel=False`` leaves one out. That the DAS article means this is likely, not sure.
+In the authors' network convolutions stand before and behind each branch, and a decoder follows; here both branches read
+the map as it comes. Output and gradients of each branch equal theirs; the sum is ours. ``position=False`` or
+``channel=False`` leaves one out. That the DAS article means this mechanism is likely, not sure.
 
 Source: Fu, Liu, Jiang, Li, Bao, Lu, "Scene Segmentation With Dual Relation-Aware Attention Network", TNNLS 2021 (IEEE
 Transactions on Neural Networks and Learning Systems 32); its code in the repository of DANet.

@@ -1,12 +1,12 @@
-r"""Efficient Channel Attention: each channel is weighed by its neighbours in the channel order.
+r"""Efficient Channel Attention: a channel gate by one short convolution along the channels.
 
     z = mean_{h,w} x                       (B, C, H, W) -> (B, C)
     s = σ(Conv1d_k(z))                     (B, C) -> (B, C)               eq. 9, no bias
     k = | log₂(C)/γ + b/γ |_odd            odd, even t goes to t + 1      eq. 12
     y = s ⊙ x                              (B, C, H, W)
 
-γ is ``gamma`` = 2, b is ``beta`` = 1. The authors' released networks do not use equation 12: they pass k for each
-stage (ResNet-50: 3, 5, 5, 7; ResNet-18: 3, 5, 7, 7); give ``kernel_size`` for that.
+γ is ``gamma`` = 2, b is ``beta`` = 1. The authors' released networks pass k for each stage instead of equation 12
+(ResNet-50: 3, 5, 5, 7; ResNet-18: 3, 5, 7, 7): ``kernel_size``.
 
 Source: Wang, Wu, Zhu, Li, Zuo, Hu, "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks",
 CVPR 2020, arXiv:1910.03151.

@@ -1,4 +1,4 @@
-r"""Efficient Multi-scale Attention: in each group of channels two branches weigh each other, and gate every place.
+r"""Efficient Multi-scale Attention: two branches in each group of channels weigh each other into a spatial gate.
 
     x = [x_1, …, x_G]                                      each (B, c, H, W), c = C/G; all layers serve every group
     [h; w] = W₁[mean_w x; mean_h x] + b₁                   (B, c, H), (B, c, W)          one layer for both sides
@@ -7,16 +7,13 @@ r"""Efficient Multi-scale Attention: in each group of channels two branches weig
     s = softmax_c(mean_{h,w} u) · v + softmax_c(mean_{h,w} v) · u      (B, 1, H, W)      cross-spatial learning
     y = x ⊙ σ(s)                                           (B, C, H, W)
 
-norm is the authors' group norm with as many groups as channels: each map to mean 0 and variance 1 (ε = 1e-5). So the
-mean of u over the map is β whatever the image is, and the first softmax is a constant. Both facts save work: the first
-product is one convolution with a single output, Σ_c softmax(β)_c (W₃)_c, and what is left of v is its mean, which is
-that of a convolution with zeros outside: sums of x over all rows but the first or the last, and all columns but the
-first or the last. The map v, (C/G)² · 9 multiply-adds a pixel, is formed only where something acts on the call of its
-layer (a hook, a wrapper); values and gradients are the same.
+norm takes each map to mean 0 and variance 1 (ε = 1e-5), as the authors' group norm does. So the mean of u is β and the
+first softmax a constant: its product is one convolution with a single output, Σ_c softmax(β)_c (W₃)_c. The mean of v is
+that of a convolution with zeros outside, made of sums of x. v itself is formed only where a hook or wrapper acts on its
+layer; values and gradients are the same.
 
-G is ``groups``, which the authors call factor, 32 as in their listing, which fails where that does not divide C;
-``groups=None`` takes the largest part of 32 that does (8 for 24 channels). Copies for detectors take 8. With c = 1 both
-softmaxes are 1. The name avoids that of the moving average.
+G is ``groups``, the authors' factor, 32 in their listing; ``groups=None`` takes the largest divisor of 32 that divides
+C. With c = 1 both softmaxes are 1. The short name, ``emattn``, avoids that of the moving average.
 
 Source: Ouyang, He, Zhang, Luo, Guo, Zhan, Huang, "Efficient Multi-Scale Attention Module with Cross-Spatial Learning",
 ICASSP 2023, arXiv:2305.13563.

@@ -1,4 +1,4 @@
-r"""Efficient Multi-scale Channel Attention: a channel gate that also sees what the stage before its own squeezed.
+r"""Efficient Multi-scale Channel Attention: a channel gate that also reads the vectors of the stage before.
 
     z = mean_{h,w} x                        (B, C, H, W) -> (B, C)
     l = A(z)                                (B, C) -> (B, C)             the local scales
@@ -8,26 +8,24 @@ r"""Efficient Multi-scale Channel Attention: a channel gate that also sees what 
     s = σ(m_1 l + m_2 g)                    (B, C)
     y = x ⊙ (1 + s)                         (B, C, H, W)
 
-w has S + 1 numbers, m two; there are no biases. The attention A, and A' of the same form, is ECA (``att="eca"``:
-σ(Conv1d_k), k from the channels as there) or SE (``"se"``: σ(W₂ ReLU(W₁ z)), reduction 16, no bias).
+w has S + 1 numbers, m two; no biases. The attention A, and A' of the same form, is ECA (``att="eca"``: σ(Conv1d_k), k
+from the channels) or SE (``"se"``: σ(W₂ ReLU(W₁ z)), reduction 16, no bias).
 
-Where there is no stage before (S = 0, ``previous=0``) only the local part is left:
+Without a stage before (S = 0, ``previous=0``) only the local part is left:
 
     y = x ⊙ (1 + l)
 
-and w, A' and m are not built. ``plug`` counts S: the sites in the stage before, of those it plugs in the same call, so
-that the size of a network depends on where the mechanism stands; ``previous=n`` takes the last n of them. The default
-is the published setting: the last block of each stage, hence S = 0 in the first stage and 1 in the others. The vectors
-live in one call of the host: see :mod:`saccade.stage_outputs`.
+``plug`` counts S, the sites it plugs in the stage before in the same call, so that the size of a network depends on the
+positions; ``previous=n`` takes the last n of them. The default is the published setting, the last block of each stage.
+The vectors live for one call of the host: see :mod:`saccade.stage_outputs`.
 
 Source: Bakr, El Sallab, Rashwan, "EMCA: Efficient Multi-Scale Channel Attention Module" (the first version is called
 "PKCAM"), code eslambakr/EMCA 2021; equal to its ECA flavour, the only one that runs.
 
-Deviations. The code's default flags are not the published setting: a module in every block, of which the first of each
-stage is local and leaves what it has of the rest unused, and v_j = the last block of every earlier stage, with the map
-of the stem. A site here reads the stage before alone, and the stem is no site. The code wants C to be a multiple of the
-vector's channels; here a vector is repeated and cut. The sizes printed for SE hold one attention a stage, not two:
-``shared=True`` uses A for A'. The flavour SRM needs a file that the authors did not publish, and is not here.
+Deviations. The code's default flags are not the published setting: a module in every block, v_j from the last block of
+every earlier stage and the stem. A site here reads the stage before alone, and the stem is no site. The code needs C to
+be a multiple of the vector's channels; here a vector is repeated and cut. The sizes printed for SE hold one attention a
+stage: ``shared=True`` uses A for A'. The flavour SRM needs a file that the authors did not publish.
 """
 
 from __future__ import annotations

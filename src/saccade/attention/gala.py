@@ -1,25 +1,23 @@
-r"""Global-and-Local Attention: what matters and where it is, added and multiplied, with a mixture for each channel.
+r"""Global-and-Local Attention: a channel branch and a spatial branch, added and multiplied, mixed for each channel.
 
     g = W₂ ReLU(W₁ mean_{h,w} x + b₁) + b₂                           (B, C, 1, 1)     C -> C·rd_ratio -> C
     l = Conv_{1×1}(ReLU(Conv_{1×1}(x)))                              (B, 1, H, W)     C -> C·rd_ratio -> 1
     y = x ⊙ tanh(α ⊙ (g + l) + β ⊙ (g · l))                          (B, C, H, W)     α, β: (C,)
 
-That is the paper's module, ``variant="paper"``, in the form in which surveys print it. The code its authors released,
-``variant="official"``, the default, differs in three places:
+That is the paper, ``variant="paper"``. The authors' code, ``variant="official"``, the default, differs in three places:
 
     g = ReLU(W₂ ReLU(W₁ mean_{h,w} x + b₁) + b₂)
     l = Conv_{1×1}(ReLU(Conv_{5×5}(ReLU(Conv_{1×1}(x)))))
     y = x ⊙ σ(α ⊙ (g + l) + β ⊙ (g · l))
 
-Its layer for g is TensorFlow's ``fully_connected``, whose activation is ReLU where none is named, so that the last
-layer has one too; the local branch has a 5×5 convolution C·rd_ratio -> C·rd_ratio between; the gate is σ. All
-convolutions have a bias, and there is no batch norm. All weights start as the code's do: those of the local branch, α
-and β normal with variance 1/fan_in, which is 1 for α and β, cut at two standard deviations; those of the global branch,
-by the default of ``fully_connected``, uniform with variance 2/(fan_in + fan_out). Biases start at zero.
+Its g ends in a ReLU, the default of TensorFlow's ``fully_connected``; a 5×5 convolution stands in the local branch; the
+gate is σ. Convolutions have a bias; there is no batch norm. Starts are the code's: local branch, α and β normal with
+variance 1/fan_in, which is 1 for α and β, cut at two standard deviations; global branch uniform with variance 2/(fan_in
++ fan_out); biases zero.
 
-The released networks have it in a few places only: the older at the end of the residual branch of the first block of
-each stage, which is the position here; the newer, a pre-activation network, on what enters each block of its third
-stage. The authors also train the gate on maps of where people look; that loss is not part of a plug-in.
+The older released network has it at the end of the residual branch of the first block of each stage, the position here;
+the newer, pre-activation one on what enters each block of its third stage. The authors' loss on maps of human attention
+is not part of a plug-in.
 
 Source: Linsley, Shiebler, Eberhardt, Serre, "Learning what and where to attend", ICLR 2019, arXiv:1805.08819; the
 authors' code, serre-lab/gala_tpu.

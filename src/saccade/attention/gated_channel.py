@@ -4,12 +4,11 @@ r"""Gated Channel Transformation: channels compete or cooperate by the energy of
     ŝ_c = s_c/(mean_c s² + ε)^½                      normalisation   (B, C)                       eq. 3
     y_c = x_c (1 + tanh(γ_c ŝ_c + β_c))              gating          (B, C, H, W)                 eq. 4
 
-α starts at 1, γ and β at 0, so that it starts as the identity. ``mode="l1"`` takes Σ|x_c| for the root of squares and
-mean_c |s| for theirs. Equation 3 writes √C s_c/(Σ_c s² + ε)^½; the authors' code, and ours, has the mean
-under the root, where ε weighs C times as much. A positive γ lets channels compete, a negative one lets them cooperate.
+α starts at 1, γ and β at 0: it starts as the identity. ``mode="l1"`` takes Σ|x_c| for the root of squares and mean_c
+|s| for theirs. Equation 3 writes √C s_c/(Σ_c s² + ε)^½; the authors' code, and ours, has the mean under the root. A
+positive γ makes channels compete, a negative one cooperate.
 
-The authors put it in front of every convolution. A plug stands behind a module, so the default position here is that
-of SE; ``where`` takes any other.
+The authors put it in front of every convolution; the position here is that of SE.
 
 Source: Yang, Zhu, Wu, Yang, "Gated Channel Transformation for Visual Recognition", CVPR 2020, arXiv:1909.11519.
 """

@@ -1,20 +1,20 @@
-r"""Gather-Excite: what a channel holds in a neighbourhood of a place decides how much of it passes there.
+r"""Gather-Excite: each channel is gated by what it holds in a neighbourhood.
 
     z = gather(x)                                    (B, C, H, W) -> (B, C, h, w)      over an extent e, h ≈ H/e
     g = σ(excite(z))                                 (B, C, h, w)                      the identity, or C -> C/16 -> C
     y = x ⊙ nearest(g)                               (B, C, H, W)                      g repeated over its places
 
-``extent=0`` is the whole map, h = w = 1. Of the paper's three families,
+``extent=0`` is the whole map, h = w = 1. The paper's three families:
 
     θ⁻   ``extra_params=False``                      the mean over the map, or over windows of 2e − 1 at a stride of e
     θ    ``extra_params=True``, the default          one kernel H×W a channel and BN; or for e = 2, 4, 8, … log₂ e
                                                      depthwise convolutions 3×3 with stride 2, each with BN
     θ⁺   ``extra_params=True, use_mlp=True``         θ, ReLU, then two 1×1 convolutions with bias, ReLU between
 
-and the mean with ``use_mlp=True`` is SE. The kernels have no bias, as in the authors' Caffe files; ``bias=True`` is the
-re-implementation in the code of SRM. The authors' files hold the global extent alone; that a ReLU stands between the
-convolutions of a smaller one is the reading of timm, and ours. A kernel over the whole map fixes its size: a network
-with θ or θ⁺ of global extent takes pictures of one size, that of its sites when it was plugged.
+The mean with ``use_mlp=True`` is SE. The kernels have no bias, as in the authors' Caffe files; ``bias=True`` is the
+re-implementation in the code of SRM. The authors' files hold the global extent alone; the ReLU between the convolutions
+of a smaller one is timm's reading, and ours. A kernel over the whole map fixes the size of pictures to that at
+plugging.
 
 Source: Hu, Shen, Albanie, Sun, Vedaldi, "Gather-Excite: Exploiting Feature Context in Convolutional Neural Networks",
 NeurIPS 2018, arXiv:1810.12348.

@@ -1,17 +1,15 @@
-r"""Global Context block: one summary of the whole image, the same for every place, is added to every place.
+r"""Global Context block: one summary of the whole map is added to every pixel.
 
     m = softmax_{h,w}(w · x)                                         (B, H·W)         where to look
     z = Σ_{h,w} m x                                                  (B, C)           what is there
     t = W₂ ReLU(LN(W₁ z + b₁)) + b₂                                  (B, C)           C -> C·rd_ratio -> C
     y = x + t                                                        (B, C, H, W)
 
-``fuse_scale=True`` multiplies by σ(t') first, t' from layers of its own: y = x ⊙ σ(t') + t, or with
-``fuse_add=False`` y = x ⊙ σ(t'). W₂ and b₂ start at zero, so that the block starts as the identity where it only adds,
-and as x/2 where it scales.
+``fuse_scale=True`` multiplies by σ(t') first, t' from layers of its own: y = x ⊙ σ(t') + t, or with ``fuse_add=False``
+y = x ⊙ σ(t'). W₂ and b₂ start at zero: it starts as the identity where it only adds, as x/2 where it scales.
 
-The authors' 1×1 convolution w has a bias; a softmax does not notice one, so there is none here. The layer norm of a
-single unit is its shift whatever goes in: on a map thinner than 2/rd_ratio the bottleneck keeps two units, where the
-authors' code builds one, or none.
+The authors' w has a bias, which a softmax ignores. The layer norm of a single unit is constant: below C = 2/rd_ratio
+the bottleneck keeps two units, where the authors' code builds one or none.
 
 Source: Cao, Xu, Lin, Wei, Hu, "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond", ICCVW 2019,
 arXiv:1904.11492.

@@ -1,4 +1,4 @@
-r"""Global second-order pooling: a gate made of how the channels (or the places) of the map vary together.
+r"""Global second-order pooling: a gate made of the covariance of the channels, or of places.
 
 ``variant="channel"``, with d = ``dim`` and stride s:
 
@@ -15,16 +15,13 @@ r"""Global second-order pooling: a gate made of how the channels (or the places)
     g = σ(W₂ r + b₂), 8×8, pooled to H×W          (B, 1, H, W)
     y = ReLU(x ⊙ g)                               (B, C, H, W)
 
-BN(Σ) norms row i over all its entries. Both are the authors' code. Its channel variant has no activation between the
-dot products and W₂; where the paper's figure has a nonlinearity is not told apart here. Its position variant divides by
-the number of places where it sums over channels, which centres Z only if d = 64, and makes the larger map by averaging
-windows of the grid.
+BN(Σ) norms row i over all its entries. Both are the authors' code: its channel variant has no activation between the
+dot products and W₂; its position variant divides by the number of places where it sums over channels, which centres Z
+only if d = 64, and enlarges the grid by averaging windows.
 
-The authors' stride is 2 in units whose 3×3 convolution has at most 64 channels, in their ResNets those with C ≤ 256,
-else 1. A mechanism knows C alone: ``stride=None`` is 2 up to C = 256. Their units are the last of each stage, and their
-last stage has stride 1, which makes its map four times as large and adds 2.1·10⁹ multiply-adds to a ResNet-50; a plug
-leaves the strides of its host alone. The covariance of one pixel is zero, and the gate there a constant that nothing of
-the map changes: at a stride of 2 a map needs three rows or columns.
+``stride=None`` is the authors' rule for ResNets: 2 up to C = 256, else 1. Their units are the last of each stage, and
+their last stage has stride 1, which adds 2.1·10⁹ multiply-adds to a ResNet-50; a plug leaves the host's strides alone.
+The covariance of one pixel is zero: at stride 2 a map needs three rows or columns.
 
 Source: Gao, Xie, Wang, Li, "Global Second-order Pooling Convolutional Networks", CVPR 2019, arXiv:1811.12006.
 """

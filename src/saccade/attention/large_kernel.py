@@ -1,16 +1,14 @@
-r"""Large Kernel Attention: a gate of the map's own shape, each value of which looks far across the map.
+r"""Large Kernel Attention: a gate of the map's own shape, from a decomposed 21×21 convolution.
 
     u = Conv_{1×1}(DWConv_{k×k, d}(DWConv_{(2d−1)×(2d−1)}(x)))       (B, C, H, W)                     eq. 1
     y = x ⊙ u                                                                                          eq. 2
 
-A convolution of K×K over each channel is cut into a depthwise one that joins 2d − 1 neighbours, a depthwise one of
-k = ⌈K/d⌉ taps at the distance d, and a mixing of the channels; K = 21 and d = 3 give 5×5, 7×7 dilated by 3, and 1×1.
-All three have a bias, and zeros stand outside the map. k must be odd, or the map would shift. The gate goes through no
-σ: it is unbounded, and may be negative.
+A K×K depthwise convolution is cut into a depthwise one of 2d − 1, a depthwise one of k = ⌈K/d⌉ taps at distance d, and
+1×1; K = 21, d = 3 give 5×5, 7×7 dilated by 3, and 1×1. All have a bias; zeros stand outside the map; k is odd, or the
+map would shift. The gate is unbounded and may be negative.
 
-This is the attention alone, ``AttentionModule`` of the authors' code. Their network wraps it in a 1×1 layer and a GELU
-before, a 1×1 layer and a sum with its input after, and puts that, behind a batch norm, where a transformer has its
-self-attention; a plug-in finds such layers in its host. The paper plugs it into no CNN: the position is ours.
+This is ``AttentionModule`` of the authors' code, without the 1×1 layers, GELU, sum and batch norm of their block. The
+paper plugs it into no CNN: the position is ours.
 
 Source: Guo, Lu, Liu, Cheng, Hu, "Visual Attention Network", Computational Visual Media 2023, arXiv:2202.09741; the
 authors' code, Visual-Attention-Network/VAN-Classification.

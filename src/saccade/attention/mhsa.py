@@ -1,4 +1,4 @@
-r"""MHSA of BoTNet: attention between all pixels, with an embedding of how far apart they are.
+r"""MHSA of BoTNet: attention between all pixels, with embeddings of relative positions.
 
     q, k, v = W_q x, W_k x, W_v x                (B, C, H, W) -> (B, O, H, W) each, in heads of d channels
     l_{p,u} = s · q_p · (k_u + r_{u−p})          p, u pixels, s = d^−½
@@ -6,12 +6,12 @@ r"""MHSA of BoTNet: attention between all pixels, with an embedding of how far a
     y_p = Σ_u softmax_u(l_p) v_u                 (B, O, H, W)
     stride t: y is averaged over t×t pixels      (B, O, ⌈H/t⌉, ⌈W/t⌉)
 
-q_p·r_{u−p} is the sum of a number for the row of u and one for its column, of H + W that each query has: they are added
-to the logits block by block in ``ops.attention``, and no matrix of H·W×H·W is ever whole.
+q_p·r_{u−p} is a number for the row of u plus one for its column: both are added to the logits block by block in
+``ops.attention``, and no H·W×H·W matrix is ever whole.
 
-The paper writes qkᵀ + qrᵀ and no factor; the authors' code scales the query, and so both terms. With
-``scale_pos_embed=False`` it is q·k alone, which is timm's default. The paper replaces the 3×3 convolutions of the last
-three bottlenecks of a ResNet; where one has a stride, the attention runs at full resolution and is averaged after.
+The authors' code scales both terms by s, where the paper prints no factor; ``scale_pos_embed=False`` scales q·k alone,
+timm's default. The paper replaces the 3×3 convolutions of the last three bottlenecks of a ResNet; with a stride,
+attention runs at full resolution and is averaged after.
 
 Source: Srinivas, Lin, Parmar, Shlens, Abbeel, Vaswani, "Bottleneck Transformers for Visual Recognition", CVPR 2021,
 arXiv:2101.11605, figure 4 and the code of its appendix.

@@ -1,4 +1,4 @@
-r"""Mixed pooling module: windows of two sizes for what lies near, strips of rows and columns for what lies far.
+r"""Mixed pooling module: windows of two sizes for near context, strips of rows and columns for far context.
 
     u = ReLU(BN(W_u x)),  v = ReLU(BN(W_v x))                       (B, C, H, W) -> (B, c, H, W), c = ⌊C·rd_ratio⌋
     near = f₀(u) + up(f₁(pool_{20×20} u)) + up(f₂(pool_{12×12} u))  (B, c, H, W)     fᵢ = BN(Conv_{3×3})
@@ -6,11 +6,10 @@ r"""Mixed pooling module: windows of two sizes for what lies near, strips of row
     z = [ReLU(BN(Conv_{3×3}(ReLU(near)))); ReLU(BN(Conv_{3×3}(ReLU(far))))]          (B, 2c, H, W)
     y = ReLU(x + BN(W_z z))                                         (B, C, H, W)
 
-No convolution has a bias. pool takes means over windows that cover the map evenly, ``up`` is bilinear with corners on
-corners. On a map smaller than its grid a pool repeats pixels, as in the authors' code. The paper has two such modules,
-one behind the other, in the head of a segmentation network, behind a layer that narrows its last map to 1024 channels;
-here one stands behind the last stage. Its ReLU sets to zero what is negative in the host's map: from a neutral start
-the host is unchanged, but with ``start="paper"`` the module belongs where the map has been through a ReLU.
+No convolution has a bias. pool takes means over windows that cover the map evenly and repeats pixels of a smaller map,
+as the authors' code does; ``up`` is bilinear, corner on corner. The paper has two such modules in a segmentation head,
+behind a layer that narrows the last map to 1024 channels; here one stands behind the last stage. Its ReLU removes
+negative values of the map: with ``start="paper"`` it belongs behind a ReLU.
 
 Source: Hou, Zhang, Cheng, Feng, "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing", CVPR 2020,
 arXiv:2003.13328.

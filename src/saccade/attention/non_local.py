@@ -1,4 +1,4 @@
-r"""Non-local block: every pixel adds a weighted mean of all pixels, seen through narrow layers and a batch norm.
+r"""Non-local block: each pixel adds a weighted mean of all pixels, through narrow layers and a batch norm.
 
     θ = W_θ x + b_θ                (B, C, H, W) -> (B, c, N), c = ⌊C·rd_ratio⌋, N = H·W
     φ = W_φ p(x), g = W_g p(x) + b_g            -> (B, c, M), p = max pool 2×2 with ``pool``, else M = N
@@ -6,15 +6,14 @@ r"""Non-local block: every pixel adds a weighted mean of all pixels, seen throug
     t_i = Σ_j A_{ij} g_j           (B, c, N)                                                       eq. 1
     y = x + BN(W_t t + b_t)        (B, C, H, W), the scale of BN is 0 at the start                 eq. 6
 
-That is the embedded Gaussian of the authors' code, which scales the logits where the paper's does not. Theirs is
-Caffe2 and was not run; output and gradients equal PySlowFast, the PyTorch code of others at the same laboratory. With
-``instantiation="dot_product"`` A = θᵀφ / M, with no softmax and no other scale; as nothing stands between the two
-products, Σ_j φ_j g_jᵀ, a matrix c×c, is formed first, and cost and memory grow with N. The other A is never formed
-either: memory grows with N, time with N·M. A softmax does not notice the bias of φ, which is there for the dot product
-alone. Pooling drops an odd border and leaves a map of one row or column as long as it is.
+That is the embedded Gaussian of the authors' code, which scales the logits where the paper does not. Theirs is Caffe2
+and was not run; output and gradients equal PySlowFast, by others at the same laboratory.
+``instantiation="dot_product"``: A = θᵀφ / M; Σ_j φ_j g_jᵀ, c×c, is formed first, so that cost and memory grow with N.
+The softmax's A is never formed: memory grows with N, time with N·M. φ has a bias for the dot product alone, as a
+softmax ignores it. Pooling drops an odd border and keeps a map of one row or column.
 
-The published networks have one block in the last stage but one, res4 (the default here: at its end), or five: behind
-every second unit of res3 and of res4. timm's ``nl`` has c = C/8 and the scale C^−½.
+The published networks have one block at the end of res4, the default, or five: behind every second unit of res3 and
+res4. timm's ``nl`` has c = C/8 and the scale C^−½.
 
 Source: Wang, Girshick, Gupta, He, "Non-local Neural Networks", CVPR 2018, arXiv:1711.07971; PySlowFast,
 ``nonlocal_helper.Nonlocal``.

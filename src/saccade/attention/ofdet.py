@@ -1,16 +1,15 @@
-r"""The three attentions of OFDet at once: by channel, by place, and by channel and place together.
+r"""Three gates added, by channel, by place and by both: a reading of OFDet.
 
     s_c = W₁ ReLU(W₀ mean_{h,w} x + b₀) + b₁                         (B, C, 1, 1)     C -> C·rd_ratio -> C
     s_s = Conv_{k×k}([max_c x; mean_c x])                            (B, 1, H, W)     2 channels -> 1, k = 7
     s_j = Conv_{3×3}(ReLU(Conv_{1×1}(x)))                            (B, C, H, W)     C -> C·rd_ratio -> C
     y   = x ⊙ (σ(s_c) + σ(s_s) + σ(s_j))                             (B, C, H, W)
 
-This is a reading, not a copy. All that is known of OFDet is a clause in the related work of the DAS article, which says
-that it uses all three attentions, channel, spatial and channel-spatial, at the same time. No paper, code or figure of
-that name could be found; OFRDet, which can, has an attention over angles and channels, and does not fit. The three
-branches are therefore the plainest of the literature (SE's, CBAM's spatial one without its batch norm, a convolutional
-bottleneck), *at the same time* is read as a sum of gates, and the position is the most common one. A result of this
-module says nothing about OFDet.
+All that is known of OFDet is a clause in the related work of the DAS article: it uses channel, spatial and
+channel-spatial attention at the same time. No paper, code or figure of that name could be found; OFRDet attends to
+angles and does not fit. The branches are the plainest of the literature (SE's, CBAM's spatial one without its batch
+norm, a convolutional bottleneck), *at the same time* is read as a sum, and the position is the most common one. A
+result of this module says nothing about OFDet.
 
 Source: the clause: Salajegheh, Asadi, Saryazdi, Mudur, "DAS: A Deformable Attention to Capture Salient Information in
 CNNs", 2023, arXiv:2311.12091, related work.

@@ -1,4 +1,4 @@
-r"""Polarized self-attention: a gate of channels that saw every place, and one of places that saw every channel.
+r"""Polarized self-attention: a channel gate that sees every place, and a spatial gate that sees every channel.
 
     m = softmax_p(w · x_p)                        (B, H·W)             where to look
     A = σ(LN(W_z Σ_p m_p W_v x_p))                (B, C, 1, 1)         C -> C/2 -> C
@@ -7,15 +7,13 @@ r"""Polarized self-attention: a gate of channels that saw every place, and one o
     y = x ⊙ A + x ⊙ B                             ``layout="parallel"``
     y = x' ⊙ B(x'),  x' = x ⊙ A(x)                ``layout="sequential"``
 
-That is the paper, ``variant="paper"``, the default. The authors' code, ``variant="official"``, is another layer: its
-parallel form has no LN, and the softmax of its second gate runs over the places of the result, σ(softmax_p(…)), so that
-the gate stays between 1/2 and σ(1); its sequential form replaces W_z by W₂ ReLU(LN(W₁ · + b₁)) + b₂ with C/8 units
-between, and takes the softmax of W_v' x over the places of each channel, with the means of W_q' x as they are for
-weights. No other layer has a bias, in either.
+That is the paper, ``variant="paper"``, the default. The authors' code, ``variant="official"``, differs: its parallel
+form has no LN, and its second gate is σ(softmax_p(…)), between 1/2 and σ(1); its sequential form has W₂ ReLU(LN(W₁ · +
+b₁)) + b₂ with C/8 units for W_z, and takes the softmax of W_v' x over the places of each channel, weighed by the means
+of W_q' x. No other layer has a bias.
 
-Sums over pixels and layers of pixels change places: Σ_p m_p W_v x_p = W_v Σ_p m_p x_p, the mean of W_q' x is W_q' of
-the mean, and Σ_c t_c (W_v' x)_c = (W_v'ᵀ t)ᵀ x. So no map of C/2 channels is ever made, except by the official
-sequential form, whose softmax stands between, and where something acts on the call of W_v' (a hook, a wrapper).
+Sums over pixels and layers change places, Σ_p m_p W_v x_p = W_v Σ_p m_p x_p and so on, so that no map of C/2 channels
+is made, except in the official sequential form and where a hook or wrapper acts on W_v'.
 
 Source: Liu, Liu, Fan, Huang, "Polarized Self-Attention: Towards High-quality Pixel-wise Regression", 2021,
 arXiv:2107.00782. The paper puts it behind the first 3×3 convolution of each unit.

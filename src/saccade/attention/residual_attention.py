@@ -1,4 +1,4 @@
-r"""Soft mask of the Residual Attention Network: a small hourglass says how much of each value is added to it again.
+r"""Soft mask of the Residual Attention Network: a gate of at least 1 from a small hourglass.
 
     d₁ = R(pool(x)),  d_i = R(pool(d_{i−1}))                         i = 2 … D, sides halved and rounded up
     u_D = R(d_D)                                                     the bottom
@@ -6,15 +6,13 @@ r"""Soft mask of the Residual Attention Network: a small hourglass says how much
     M   = σ(W₂ ReLU(BN(W₁ ReLU(BN(up(u₁))))))                        (B, C, H, W)     W₁, W₂: 1×1, C -> C
     y   = x ⊙ (1 + M)                                                (B, C, H, W)     eq. 3
 
-D is ``depth``. pool is a maximum of 3×3 with stride 2; up is bilinear, corner on corner, to the size of what it meets.
-R is a residual unit with activation first, z + f(z), f = BN-ReLU-1×1-BN-ReLU-3×3-BN-ReLU-1×1 through C·rd_ratio
-channels. No convolution has a bias. That is the mask branch with r = 1 of the authors' networks, unit by unit; D is 3,
-2 and 1 behind stages with a map of 56², 28² and 14² (``depth=[3, 2, 1]`` on a ResNet), so that the bottom has 7².
+D is ``depth``. pool is a maximum of 3×3 with stride 2; up is bilinear, corner on corner. R is a residual unit, z +
+f(z), f = BN-ReLU-1×1-BN-ReLU-3×3-BN-ReLU-1×1 through C·rd_ratio channels, without biases. That is the mask branch with
+r = 1 of the authors' networks; D is 3, 2 and 1 behind maps of 56², 28² and 14² (``depth=[3, 2, 1]`` on a ResNet).
 
-In the paper the mask multiplies a trunk of two residual units that runs beside it; here it gates the map it is computed
-from, for a host has its own trunk. The authors pool over what lies inside the map and round sizes up, here one line of
-padding (which no maximum takes) gives the same sizes on every map, 1×1 included. One set of the network definitions
-they published ends in tanh where the other, and the paper, have σ.
+In the paper the mask multiplies a trunk of two residual units beside it; here it gates the map it is computed from.
+Sizes are rounded up by a line of padding, on every map. One set of the authors' definitions ends in tanh where the
+other, and the paper, have σ.
 
 Source: Wang, Jiang, Qian, Yang, Li, Zhang, Wang, Tang, "Residual Attention Network for Image Classification", CVPR
 2017, arXiv:1704.06904; the authors' definitions of networks, fwang91/residual-attention-network.

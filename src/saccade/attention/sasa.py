@@ -1,4 +1,4 @@
-r"""SASA, stand-alone self-attention: a convolution whose kernel is, at each pixel, made of what its neighbours hold.
+r"""SASA, stand-alone self-attention: a convolution whose kernel attends to each pixel's neighbours.
 
     q, k, v = W_q x, W_k x, W_v x                        (B, C, H, W) -> (B, O, H, W) each, in N heads of E channels
     l_{ij}(a, b) = q_ij · k_ab + q_ij · r_{a−i,b−j}      a, b in the 7×7 window around i, j                 eq. 2, 3
@@ -6,17 +6,14 @@ r"""SASA, stand-alone self-attention: a convolution whose kernel is, at each pix
     y_ij = Σ_{a,b} softmax_{a,b}(l_ij) v_ab              (B, O, H, W)
     stride s: y is averaged over s×s pixels              (B, O, ⌈H/s⌉, ⌈W/s⌉)
 
-The logits are not scaled. Maps are padded with zeros, so that at the border, where k = v = 0, pixels outside the map
-still take their share: ``saccade.ops.local_attention`` says it in full. ``kernel_size`` is that of the convolution it
-stands in for and only decides which size the map keeps; the attention has a ``window`` of its own.
+The logits are not scaled. Pixels outside the map count with k = v = 0: see ``saccade.ops.local_attention``.
+``kernel_size`` is that of the convolution it replaces and only fixes the size of the map; the attention has its own
+``window``.
 
-The paper replaces the 3×3 convolution of every bottleneck. Its text can be read as one matrix of E×E for each head; the
-sizes it prints (18.0, 14.1 and 10.3 million parameters for 16, 12 and 8 bottlenecks) are those of dense matrices and
-of embeddings that the heads share: ResNet-50 is then 18.016. Averaging after attention at full resolution gives the
-printed FLOPs, attention at the pooled resolution does not. Where its embeddings start is not said; here they are drawn
-with the deviation E^−½, so that they weigh as much as a unit key. No code was released, and widespread copies differ:
-they leave out the sum over channels in q·k, give half of the heads rows alone, or sum the logits of all heads. The
-attention stem of the paper, in the place of the first convolution, is ``sasa_stem``.
+The paper replaces the 3×3 convolution of every bottleneck. The sizes it prints (18.0, 14.1 and 10.3 million for 16, 12
+and 8 bottlenecks) are those of dense matrices and embeddings shared by the heads: ResNet-50 is 18.016. Averaging after
+attention at full resolution gives the printed FLOPs. The start of the embeddings is not told; here their deviation is
+E^−½. No code was released, and widespread copies differ in the logits. The paper's stem is ``sasa_stem``.
 
 Source: Ramachandran, Parmar, Vaswani, Bello, Levskaya, Shlens, "Stand-Alone Self-Attention in Vision Models", NeurIPS
 2019, arXiv:1906.05909.

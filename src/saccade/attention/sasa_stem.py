@@ -1,4 +1,4 @@
-r"""The attention stem of SASA: attention within blocks of 4×4 pixels, in the place of a network's first convolution.
+r"""The attention stem of SASA: attention within blocks of 4×4 pixels, in place of the first convolution.
 
     q, k = W_q x, W_k x                                  (B, C, H, W) -> (B, O, H, W) each, in N heads of E channels
     p(a, b, m) = softmax_m((row_a + column_b) · ν_m)     (4, 4, M), a, b: row and column in the block    appendix
@@ -7,32 +7,26 @@ r"""The attention stem of SASA: attention within blocks of 4×4 pixels, in the p
     y_ij = Σ_{a,b} softmax_{a,b}(l_ij) ṽ_ab              (B, O, H, W)
     stride t: the largest of t×t pixels                  (B, O, ⌈H/t⌉, ⌈W/t⌉)
 
-Colours say little of what is at a pixel and much of what is beside it, so queries and keys find no edges here; a value
-that depends on its place in the block does, as the weights of a kernel do. All heads share the mixture p and, as in
+The value depends on the place in the block, as the weights of a kernel do. All heads share the mixture p and, as in
 ``sasa``, the embeddings r, half of the E channels for rows and half for columns, with offsets from −3 to 3. Logits are
-not scaled. The last blocks of a map whose sides are no multiples of 4 are smaller: what is outside takes no part.
+not scaled. Pixels outside the map take no part.
 
-The paper's network pools once, by 4×4, behind its batch norm. ResNets shrink the map twice, by the stride of the
-convolution and by a 3×3 pooling behind norm and ReLU, and ``replace`` leaves all of it but the convolution: the stride,
-2 there, becomes a pooling of 2×2 here, in front of the host's norm, and the host's own pooling stays. No second norm is
-put before the first pooling: where a norm's weights are positive, as they start, it changes places with a maximum, and
-only its statistics are other ones, those of the maxima. With a first convolution of stride 4 and no pooling behind it
-the host pools by 4×4 as the paper's does, still before its norm; with one of stride 1 and a pooling of 4×4 behind the
-norm it is the paper's network step by step, but for a ReLU in between, of which the paper does not speak::
+The paper's network pools once, by 4×4, behind its batch norm. In a ResNet the stride of the convolution, 2, becomes a
+pooling of 2×2 in front of the host's norm, and the host's own pooling stays; where the norm's weights are positive this
+commutes with the norm but for its statistics. The paper's network, but for a ReLU::
 
     net = torchvision.models.resnet50()
     net.conv1.stride, net.maxpool = (1, 1), torch.nn.MaxPool2d(4)
     saccade.replace(saccade.replace(net, "sasa_stem"), "sasa")
 
-Kernel size and padding are those of the convolution it stands in for and only decide which size the map gets: ⌈H/t⌉ or,
-as with a patch of t×t that is not padded, ⌊H/t⌋.
+Kernel size and padding are those of the convolution it replaces and only fix the size of the map: ⌈H/t⌉ or, as with an
+unpadded patch of t×t, ⌊H/t⌋.
 
-What is read where the paper says nothing: M, 4 in widespread copies; the width of row, column and ν, here E; whether r
-is in the stem too, for which the printed FLOPs speak: 7.18, 5.94 and 4.70·10⁹ with it for ResNet-50, 38 and 26, where
-7.2, 6.0 and 4.7 are printed, and 0.1 less without; 7.10 with ``mixtures=1``, for which the paper's ablation has 7.1.
-Those count a sum of M maps of values; here p is on the M·C numbers that W_V takes, and the sum is part of its product.
-Embeddings start so that the logits of p are of order 1. No code was released; the best-known copies take the softmax of
-rows and of columns apart, slide the window, or use the place in the whole image.
+Readings where the paper is silent: M = 4, as in widespread copies; row, column and ν of width E; r in the stem too,
+which the printed FLOPs support: 7.18, 5.94 and 4.70·10⁹ with it for ResNet-50, 38 and 26, where 7.2, 6.0 and 4.7 are
+printed, 0.1 less without; 7.10 with ``mixtures=1``, for the ablation's 7.1. Those count M maps of values; here p
+multiplies the input of W_V. Embeddings start so that the logits of p are of order 1. No code was released; the
+best-known copies differ in the softmax, the window or the place.
 
 Source: Ramachandran, Parmar, Vaswani, Bello, Levskaya, Shlens, "Stand-Alone Self-Attention in Vision Models", NeurIPS
 2019, arXiv:1906.05909, section 3.2 and appendix.

@@ -1,4 +1,4 @@
-r"""Concurrent spatial and channel squeeze and excitation: which channels and which places, judged side by side.
+r"""Concurrent spatial and channel squeeze and excitation: a channel gate and a spatial gate side by side.
 
     c = σ(W₂ ReLU(W₁ mean_{h,w} x))                  cSE    (B, C, 1, 1)     squeeze the places, excite the channels
     s = σ(w · x)                                     sSE    (B, 1, H, W)     squeeze the channels, excite the places
@@ -6,9 +6,7 @@ r"""Concurrent spatial and channel squeeze and excitation: which channels and wh
     y = max(c ⊙ x, s ⊙ x)                            ``max``: where x < 0 that is the smaller gate
 
 W₁: C -> C·rd_ratio, W₂: back to C, w: C -> 1, all with bias. rd_ratio 1/16 and the sum are those of
-segmentation_models_pytorch, the form that most networks with this module have; its gates lie between 0 and 2. The
-papers put it behind every encoder and decoder block of a segmentation network. A map thinner than 1/rd_ratio is
-refused.
+segmentation_models_pytorch. The papers put it behind every encoder and decoder block of a segmentation network.
 
 Source: Roy, Navab, Wachinger, "Concurrent Spatial and Channel 'Squeeze & Excitation' in Fully Convolutional Networks",
 MICCAI 2018, arXiv:1803.02579.

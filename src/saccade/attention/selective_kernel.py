@@ -1,4 +1,4 @@
-r"""SK, selective kernel: two convolutions of different reach, and for each channel a choice between them.
+r"""SK, selective kernel: two convolutions of different reach, mixed by a gate for each channel.
 
     U₁ = ReLU(BN(Conv_{k×k, G}(x)))                         (B, O, Ho, Wo)     near
     U₂ = ReLU(BN(Conv_{k×k, G, dilation 2}(x)))             (B, O, Ho, Wo)     far: 3×3 taps of a 5×5 window
@@ -7,16 +7,15 @@ r"""SK, selective kernel: two convolutions of different reach, and for each chan
     a₁, a₂ = softmax over the two of (A z, B z)             (B, O) each        eq. 5
     y = a₁ ⊙ U₁ + a₂ ⊙ U₂                                   (B, O, Ho, Wo)     eq. 6
 
-A softmax over two is a sigmoid of the difference: a₁ = σ(A z − B z) is the gate that is shown. No layer has a bias.
+A softmax over two is a sigmoid of the difference: the gate shown is a₁ = σ(A z − B z). No layer has a bias.
 
-The paper replaces the 3×3 convolution of every bottleneck of a ResNeXt-50 of 32 groups; both branches have G = 32.
-``variant="fair"`` is what the first author trained in an ordinary ResNet against other mechanisms: U₁ is the host's own
-dense convolution, U₂ has 32 groups and no dilation, and d has no lower bound. In the authors' blocks nothing stands
-between it and the next 1×1 convolution; put into a host, the norm and the ReLU behind the convolution remain there, and
-the sizes of networks are theirs but for the 2·O parameters of each of those norms.
+The paper replaces the 3×3 convolution of every bottleneck of a ResNeXt-50; both branches have G = 32.
+``variant="fair"``, by the first author for ordinary ResNets: U₁ is the host's dense convolution, U₂ has 32 groups and
+no dilation, and d has no lower bound. The authors' blocks have no norm and ReLU behind it; a host keeps its own, 2·O
+parameters each.
 
-Output and gradients of ``fair`` equal the first author's PyTorch code, PytorchInsight. The authors' code of the
-default variant is Caffe and was not run: that variant follows the equations and the layers of their files.
+Output and gradients of ``fair`` equal the first author's PytorchInsight. The authors' code of the default is Caffe and
+was not run.
 
 Source: Li, Wang, Hu, Yang, "Selective Kernel Networks", CVPR 2019, arXiv:1903.06586; the authors' Caffe code, and for
 ``fair`` PytorchInsight of the first author.

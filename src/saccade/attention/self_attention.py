@@ -1,4 +1,4 @@
-r"""Self-attention of SAGAN: every pixel adds what the pixels that match it have to say.
+r"""Self-attention of SAGAN: each pixel adds a weighted mean of the pixels that match it.
 
     f = W_f x,  g = W_g x          (B, C, H, W) -> (B, c, N), c = ⌊C·rd_ratio⌋, N = H·W
     h = W_h x                      (B, C, H, W) -> (B, C, N)
@@ -6,15 +6,12 @@ r"""Self-attention of SAGAN: every pixel adds what the pixels that match it have
     o_j = Σ_i β_{j,i} h_i          (B, C, N)                                                  eq. 2
     y = γ o + x                    (B, C, H, W), γ = 0 at the start                           eq. 3
 
-The logits are not scaled. The layers have no bias. With fastai's ``SelfAttention``, whose output and gradients this
-equals, h stands for the two 1×1 layers v and h of the paper, one of which could do nothing the other cannot; f is
-called query there, though softmax runs over its pixels and g asks: here query is g. Spectral normalisation, which
-belongs to the training of GANs, is left out. The authors' own code pools f and h by 2×2 and puts h through C/2
-channels: another layer.
+The logits are not scaled; no layer has a bias. As in fastai's ``SelfAttention``, whose output and gradients this
+equals, h stands for the paper's two layers v and h; fastai calls f the query, here g is. There is no spectral
+normalisation. The authors' own code pools f and h by 2×2 and puts h through C/2 channels: another layer.
 
-β is never formed: memory grows with N, not with N². Time does not, and the paper has one such layer in a network, in
-the middle of its generator and discriminator. Its place in a CNN is that of fastai's U-Net on a ResNet: one, where the
-map has an eighth of the picture's size, the third stage from the end.
+β is never formed: memory grows with N, time with N². The position is that of fastai's U-Net on a ResNet: one, where the
+map has an eighth of the picture's size.
 
 Source: Zhang, Goodfellow, Metaxas, Odena, "Self-Attention Generative Adversarial Networks", ICML 2019,
 arXiv:1805.08318; fastai, ``layers.SelfAttention`` and ``vision.models.unet.DynamicUnet``.

@@ -1,16 +1,15 @@
-r"""Shuffle Attention: in each group of channels one half is gated by channel, one by place; then all are shuffled.
+r"""Shuffle Attention: in each group half of the channels is gated by channel, half by place; then all are shuffled.
 
     x = [x_1, …, x_G], x_k = [a_k; b_k]                      a_k, b_k: (B, c, H, W), c = C/2G
     a_k' = a_k ⊙ σ(w_a ⊙ mean_{h,w} a_k + u_a)               gate (B, c, 1, 1)                     eq. 2
     b_k' = b_k ⊙ σ(w_b ⊙ GN(b_k) + u_b)                      gate (B, c, H, W)                     eq. 3
     y    = shuffle₂[a_1'; b_1'; …; a_G'; b_G']               channel g·C/2 + i goes to 2i + g, g = 0, 1
 
-GN has as many groups as channels: mean and variance of each map, then a scale and a shift. All six parameter vectors
-have c values and serve every group; w start at 0 and u at 1, so that every gate starts at σ(1) = 0.731.
+GN norms each map, then has a scale and a shift. All six parameter vectors have c values, shared by the groups; w start
+at 0 and u at 1: every gate starts at σ(1) = 0.731.
 
-G is ``groups``, 64 in the paper. The authors' layer fails on maps of fewer than 128 channels, and cuts groups unevenly
-where 128 does not divide C; with ``groups=None`` the largest part of 64 is taken that divides C/2 (64 for 128, 256, …;
-32 for 64 and 192). C must be even.
+G is ``groups``, 64 in the paper, whose code fails below 128 channels and cuts groups unevenly where 128 does not divide
+C; ``groups=None`` takes the largest divisor of 64 that divides C/2. C must be even.
 
 Source: Zhang, Yang, "SA-Net: Shuffle Attention for Deep Convolutional Neural Networks", ICASSP 2021, arXiv:2102.00240.
 """

@@ -1,14 +1,13 @@
-r"""SimAM: a value matters as far as it stands out from its channel; nothing is learnt.
+r"""SimAM: a parameter-free gate that grows with a value's distance from the mean of its channel.
 
     d = (x − mean_{h,w} x)²                         (B, C, H, W)
     v = Σ_{h,w} d / (H·W − 1)                       (B, C, 1, 1)
     E = d / (4 (v + λ)) + 1/2                       (B, C, H, W)          1/e of eq. 5: the inverse of the least energy
     y = x ⊙ σ(E)                                    (B, C, H, W)
 
-E is never below 1/2, so no gate is below σ(1/2) = 0.622. λ is ``e_lambda``: 1e-4 is the default of the authors' code;
-the commands their README gives for ImageNet pass 0.1. A map of one pixel has no variance and the authors' code divides
-zero by zero there; here its v is 0, and its gate σ(1/2). For maps in half precision the gate is worked out in float32:
-squares of values above 256 overflow in float16. The accuracies that the authors' README prints belong to λ = 0.1.
+E is at least 1/2, so no gate is below σ(1/2) = 0.622. λ is ``e_lambda``: 1e-4 in the authors' code; their ImageNet
+commands, and the accuracies they print, have 0.1. On a map of one pixel v is 0 here, where the authors' code divides
+zero by zero. In half precision the gate is computed in float32, as squares overflow.
 
 Source: Yang, Zhang, Li, Xie, "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks",
 ICML 2021, PMLR 139:11863-11874.

@@ -1,15 +1,14 @@
-r"""Spatial Group-wise Enhance: in each group of channels a place matters as far as it looks like the group's mean.
+r"""Spatial Group-wise Enhance: in each group, places that resemble the group's mean are strengthened.
 
     z   = mean_{h,w} x_k                             (B, G, c)            x_k (B, c, H, W), k-th of G groups, c = C/G
     s   = Σ_c z ⊙ x_k                                (B, G, H, W)         how alike                      eq. 2
     ŝ   = (s − mean_{h,w} s)/(std_{h,w} s + 1e-5)    (B, G, H, W)                                        eq. 3
     y_k = x_k ⊙ σ(w_k ŝ + b_k)                       (B, c, H, W)                                        eq. 4, 5
 
-Two numbers a group: w starts at 0 and b at 1, so that every gate starts at σ(1) = 0.731. The paper writes the standard
-deviation over H·W and ε under no root; the authors' code, and ours, divides by H·W − 1 and adds ε to the root. On a map
-of one pixel ŝ is 0.
+w starts at 0 and b at 1: every gate starts at σ(1) = 0.731. The authors' code, and ours, divides the variance by H·W −
+1 and adds ε to the root, where the paper has H·W. On a map of one pixel ŝ is 0.
 
-G is ``groups``, 64 in the authors' networks; with ``groups=None`` the largest part of 64 is taken that divides C.
+G is ``groups``, 64 in the authors' networks; ``groups=None`` takes the largest divisor of 64 that divides C.
 
 Source: Li, Hu, Yang, "Spatial Group-wise Enhance: Improving Semantic Feature Learning in Convolutional Networks", 2019,
 arXiv:1905.09646.

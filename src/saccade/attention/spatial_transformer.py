@@ -1,4 +1,4 @@
-r"""Spatial transformer: the map is sampled where a small network, looking at all of it, says that it lies.
+r"""Spatial transformer: the map is resampled by an affine map that a small network predicts.
 
     p = mean of x over 7×7 equal parts of the map                    (B, C, 7, 7)
     h = ReLU(W₂ ReLU(W₁ p + b₁) + b₂)                                W₁: 1×1, C -> h; W₂: 49·h -> h, h = 128
@@ -7,19 +7,16 @@ r"""Spatial transformer: the map is sampled where a small network, looking at al
     y(x_t, y_t) = Σ_{n,m} x_{nm} max(0, 1 − |x_s − m|) max(0, 1 − |y_s − n|)    zero outside the map     eq. 5
 
 ``transform="affine"``: A_θ is free. ``"attention"``: A_θ = [s 0 t_x; 0 s t_y], a crop that is moved and zoomed (eq. 2).
-Target coordinates run from −1, the middle of the first pixel, to 1, the middle of the last (``align_corners=True``), as
-in the paper; PyTorch's default for both halves of the sampler is another grid. A map of one pixel has its only
-coordinate at 0.
+Coordinates run from −1, the middle of the first pixel, to 1, the middle of the last (``align_corners=True``); the only
+coordinate of one pixel is 0.
 
-The paper leaves the localisation network open. This one has the shape that the authors give for feature maps, in their
-networks for birds: 7×7 positions, a 1×1 layer and a hidden layer of 128 each. There the 7×7 is a map's own size; here
-it is the area mean over 7×7 equal parts, whatever the size, so that no parameter depends on it. ``hidden`` is h,
-``regions`` the 7.
+The localisation network has the shape of the authors' for birds: ``regions``² = 7×7 positions, a 1×1 layer and a hidden
+layer of ``hidden`` = 128 units. Their 7×7 is the map's own size; here it is the mean over 7×7 equal parts, so that no
+parameter depends on the size.
 
-At the identity, where the paper starts (W₃ = 0), sampling is the identity but for rounding: behind a plug's factor of
-zero nothing would ever learn. So W₃ starts with normal values of standard deviation 0.01/√h, and b₃ with 0.01 off the
-identity, about an eighth of a pixel on a map of 28². The paper's networks have one in front of the whole, or one in
-front of each of the first convolutions; here one stands between stages.
+The paper starts at the identity (W₃ = 0), where sampling is the identity but for rounding and a neutral plug would
+never learn. So W₃ starts with deviation 0.01/√h and b₃ 0.01 off the identity, an eighth of a pixel on a map of 28². The
+paper's networks have it in front of the first convolutions; here it stands between stages.
 
 Source: Jaderberg, Simonyan, Zisserman, Kavukcuoglu, "Spatial Transformer Networks", NeurIPS 2015, arXiv:1506.02025.
 """

@@ -1,17 +1,15 @@
-r"""Squeeze-and-Excitation: weigh each channel by what the whole image says of it.
+r"""Squeeze-and-Excitation: a channel gate from the mean of each channel.
 
     z = mean_{h,w} x                 squeeze   (B, C, H, W) -> (B, C)      eq. 2
     s = σ(W₂ ReLU(W₁ z))             excite    (B, C)       -> (B, C)      eq. 3
     y = s ⊙ x                        scale     (B, C, H, W)                eq. 4
 
-W₁: C -> C·rd_ratio, W₂: back to C. Equation 3 prints no bias; the authors' Caffe networks have one in
-both layers, and so have we (``bias=True``). The port most PyTorch code descends from has none
-(``bias=False``). The authors' code also rounds nothing: a map thinner than 1/rd_ratio is refused. Output and gradients
-equal those of two ports, PytorchInsight with biases and senet.pytorch without; the Caffe code itself was not run.
+W₁: C -> C·rd_ratio, W₂: back to C. The authors' Caffe networks have a bias in both layers (``bias=True``), where
+equation 3 and the port most PyTorch code descends from have none (``bias=False``). Output and gradients equal those of
+two ports, PytorchInsight with biases and senet.pytorch without; the Caffe code was not run.
 
-The ablations of the journal paper (with Albanie and Wu, IEEE TPAMI 2020) are options: ``squeeze="max"`` takes the
-largest value of each channel in place of the mean, ``excitation="relu"`` or ``"tanh"`` stands for σ; their gates lie in
-[0, ∞) and (−1, 1), not in (0, 1).
+The ablations of the journal paper (with Albanie and Wu, IEEE TPAMI 2020) are options: ``squeeze="max"``;
+``excitation="relu"`` or ``"tanh"``, whose gates lie in [0, ∞) and (−1, 1).
 
 Source: Hu, Shen, Sun, "Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.01507.
 """

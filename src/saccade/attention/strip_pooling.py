@@ -1,14 +1,14 @@
-r"""Strip pooling module: a gate made of what each row and each column of the map holds on average.
+r"""Strip pooling module: a gate from the means of each row and each column.
 
     h = BN(Conv_{k×1}(mean_w x))                  (B, C, H, 1)       k = 3: the row above, the row, the row below
     v = BN(Conv_{1×k}(mean_h x))                  (B, C, 1, W)       columns likewise
     g = σ(W ReLU(h + v) + b)                      (B, C, H, W)       h and v spread over the map
     y = x ⊙ g                                     (B, C, H, W)
 
-The convolutions of the strips have no bias, W has. The paper puts it behind the 3×3 convolution, its norm and its ReLU,
-in the last unit of each stage and in every unit of the last; its networks stand on a ResNet without strides in the last
-two stages. Here it is the last unit of each stage. The paper's places, six in a ResNet-50, are
-``where=["activated[last] in stage[:-1]", "activated in stage[-1]"]``.
+The convolutions of the strips have no bias, W has. The paper puts it behind the 3×3 convolution, its norm and ReLU, in
+the last unit of each stage and every unit of the last, on a ResNet without strides in the last two stages. The default
+is the last unit of each stage; the paper's six places in a ResNet-50 are ``where=["activated[last] in stage[:-1]",
+"activated in stage[-1]"]``.
 
 Source: Hou, Zhang, Cheng, Feng, "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing", CVPR 2020,
 arXiv:2003.13328.

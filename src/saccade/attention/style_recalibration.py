@@ -1,14 +1,13 @@
-r"""Style-based Recalibration Module: each channel is weighed by its own mean and spread, with two numbers of its own.
+r"""Style-based Recalibration Module: a channel gate from the channel's own mean and standard deviation.
 
     t = [mean_{h,w} x; std_{h,w} x]                  style pooling       (B, C, H, W) -> (B, C, 2)     eq. 1-3
     z = Σ_d w_d ⊙ t_d                                style integration   (B, C, 2) -> (B, C)           eq. 4
     g = σ(BN(z))                                     each channel by itself, over the images           eq. 5-7
     y = g ⊙ x                                        (B, C, H, W)                                      eq. 8
 
-w (C, 2) starts at zero, so that every gate starts at 1/2. The authors' code takes the variance over H·W − 1 and the
-root of it plus 1e-5. On a map of one pixel that variance divides by zero; here it is 0, as with SimAM. One image has
-no variance over the batch, and the authors' code refuses it in training; here the running statistics normalise it if
-there is but that one.
+w (C, 2) starts at zero: every gate starts at 1/2. The authors' code takes the variance over H·W − 1 and the root of it
+plus 1e-5. On a map of one pixel the variance is 0 here; one image alone, which the authors' code refuses in training,
+is normalised by the running statistics.
 
 Source: Lee, Kim, Nam, "SRM: A Style-based Recalibration Module for Convolutional Neural Networks", ICCV 2019,
 arXiv:1903.10829.

@@ -1,4 +1,4 @@
-r"""Triplet Attention: three spatial gates, of the map as it lies and of the map turned to its other two sides.
+r"""Triplet Attention: the mean of three spatial gates, over (H, W), (C, W) and (H, C).
 
     Z_d(x) = [max_d x; mean_d x]                    the axis d is pooled away, two channels come instead
     g_H = σ(BN(Conv_{k×k}(Z_H(x))))                 over (C, W), turned back: (B, C, 1, W)
@@ -7,9 +7,8 @@ r"""Triplet Attention: three spatial gates, of the map as it lies and of the map
     y   = x ⊙ (g_H + g_W + g_C)/3                   (B, C, H, W)
 
 Each convolution has two channels in, one out, no bias; k = 7, and 3 for the authors' best MobileNetV2. The batch norm
-(momentum 0.01) is the authors'; so is the start of g_C's scale at zero, which makes g_C 1/2 everywhere, in the networks
-they trained. ``no_spatial=True`` leaves g_C out: y = x ⊙ (g_H + g_W)/2. The paper averages three gated maps; here the
-gates are averaged, which is the same and multiplies the map once.
+(momentum 0.01) and the zero start of g_C's scale, which makes g_C 1/2, are the authors'. ``no_spatial=True`` leaves g_C
+out: y = x ⊙ (g_H + g_W)/2. The paper averages gated maps; averaging the gates is the same.
 
 Source: Misra, Nalamada, Arasanipalai, Hou, "Rotate to Attend: Convolutional Triplet Attention Module", WACV 2021,
 arXiv:2010.03045.

@@ -1,23 +1,19 @@
-r"""A visual-transformer block: a few tokens sum the image up, speak with one another, and speak to every pixel.
+r"""A visual-transformer block: a transformer over a few tokens pooled from the map, which every pixel reads.
 
     T  = softmax_{h,w}(X W_A)ᵀ X                 (B, L, C)       X: the map as (B, H·W, C), W_A: C -> L       eq. 1
     T' = T + softmax_L((T K)(T Q)ᵀ) T            (B, L, C)       a transformer over L tokens                  eq. 3
     T″ = T' + ReLU(T' F₁) F₂                     (B, L, C)                                                    eq. 4
     Y  = X + softmax_L((X W_Q)(T″ W_K)ᵀ) T″      (B, H·W, C)     every pixel asks, the tokens answer          eq. 5
 
-K, Q, F₁, F₂, W_Q, W_K: C -> C. As printed: no value matrix, no scaling of the logits, no normalisation, no bias; the
-sums of eq. 3 run over the second token, those of eq. 5 over the tokens. ``scaled=True`` divides all three kinds of
-logits by √C, as the pseudo-code in the appendix of the first arXiv version does, which has heads and grouped layers
-besides. The authors published no code, and no reading known to us has the printed sizes of all their networks; no row
-is quoted.
+K, Q, F₁, F₂, W_Q, W_K: C -> C. As printed: no value matrix, no scaling, no normalisation, no bias. ``scaled=True``
+divides all logits by √C, as the pseudo-code of the first arXiv version does, which has heads and grouped layers
+besides. The authors published no code, and no known reading has all the printed sizes.
 
-The tokenizer is the filter-based one. The recurrent one of the later modules (eq. 2) makes its weights from the tokens
-of the module before: a second input, which a plug-in does not have. In the paper modules take the place of the last
-stage, behind the stage whose map has 1/16 of the picture's size; here a module stands behind that stage, and the last
-one stays.
+The tokenizer is the filter-based one; the recurrent one (eq. 2) needs the tokens of another module. In the paper
+modules replace the last stage; here one stands behind the stage at 1/16 of the picture's size, and the last stage
+stays.
 
-(X W_Q)(T″ W_K)ᵀ is computed as X (T″ W_K W_Qᵀ)ᵀ: the product with W_Q is one of L tokens, not of H·W pixels. Where
-something acts on the call of that layer (a hook, a wrapper), it is called on the pixels.
+(X W_Q)(T″ W_K)ᵀ is computed as X (T″ W_K W_Qᵀ)ᵀ, unless a hook or wrapper acts on W_Q.
 
 Source: Wu, Xu, Dai, Wan, Zhang, Yan, Tomizuka, Gonzalez, Keutzer, Vajda, "Visual Transformers: Where Do Transformers
 Really Belong in Vision Models?", ICCV 2021, arXiv:2006.03677.

@@ -1,4 +1,4 @@
-"""What every mechanism promises, tried on a class: :func:`check` is the contract, ``promises.py`` its clauses."""
+"""The contract of a mechanism: :func:`check` tests a class against every promise of ``promises.py``."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ __all__ = ["PROMISES", "Record", "check", "examine"]
 
 @dataclass(frozen=True)
 class Record:
-    """How one promise fared."""
+    """The outcome of one promise."""
 
     promise: str
-    """The name of the promise; :data:`PROMISES` holds the function, its docstring says what is promised."""
+    """The name of its function in :data:`PROMISES`."""
     status: str
     """``passed``, ``failed`` or ``skipped``."""
     reason: str = ""
@@ -39,22 +39,22 @@ def check(
     options: Mapping[str, Any] | None = None,
     known_failures: Mapping[str, str] | None = None,
 ) -> list[Record]:
-    """Try every promise on the module that ``make`` builds.
+    """Test every promise on the module that ``make`` builds.
 
     Args:
         make: called as ``make(channels, **options)``; a class, or anything that returns a module for maps
             (B, channels, H, W). Defaults of options are read from its signature.
-        spec: the facts it states; promises about facts are skipped where None.
-        channels: the channel count of most trials.
-        options: what to build it with. Where ``spec`` says that it needs the map's size, ``size`` is (H, W).
-        known_failures: promise to reason; such a promise is skipped with that reason, and fails where it holds.
+        spec: its facts; without them promises about facts are skipped.
+        channels: the channel count of most tests.
+        options: of ``make``; ``size`` is (H, W).
+        known_failures: promise to reason; such a promise is skipped with that reason, and fails if it holds.
 
     Returns:
-        One record a promise, in the order of :data:`PROMISES`. The random generators are left as they were; the caches
-        of ``torch.compile`` are emptied.
+        One record a promise, in the order of :data:`PROMISES`. The random state is kept; the caches of
+        ``torch.compile`` are emptied.
 
     Raises:
-        UserError: ``spec`` itself refuses ``channels`` and ``options``, or ``known_failures`` names no promise.
+        UserError: ``channels`` or ``options`` lie outside its limits, or ``known_failures`` names no promise.
     """
     return list(examine(make, spec, channels=channels, options=options, known_failures=known_failures))
 
@@ -68,7 +68,7 @@ def examine(
     known_failures: Mapping[str, str] | None = None,
     promises: Sequence[Callable[[Case], None]] = PROMISES,
 ) -> Iterator[Record]:
-    """The records of :func:`check` one by one, each as soon as its promise has been tried; ``promises`` are tried.
+    """Yield the records of :func:`check` for ``promises``, each as soon as it is known.
 
     Raises:
         UserError: as :func:`check`, before the first record.

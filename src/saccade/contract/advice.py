@@ -1,4 +1,4 @@
-"""What was raised, told in one line: the words, the line of the mechanism, and what mends it where that is known."""
+"""An error in one line: its words, the line of the mechanism that raised it, and known advice."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch
 
 __all__ = ["in_one_line"]
 
-_MADE = "what the forward makes takes dtype=x.dtype and device=x.device; what is there before is a buffer"
+_MADE = "make tensors in the forward with dtype=x.dtype and device=x.device; keep others as buffers"
 
 ADVICE = {
-    r"numpy|unsupported ScalarType": "numpy knows neither gradients nor graphs: write it with torch",
+    r"numpy|unsupported ScalarType": "numpy has no gradients and no graphs: write it with torch",
     r"more than 1 value per channel": "saccade.bases.BatchNorm2d, on (B, C, 1, 1), takes one image too",
     r"NVIDIA|same device|expected device|same dtype|scalar type": _MADE,
-    r"data-dependent": "a choice by value is written with torch.where, and a number stays a tensor",
+    r"data-dependent": "choose by value with torch.where, and keep numbers as tensors",
     r"fake tensor in the exported program": "a tensor is cut out of the graph, as .data does",
-    r"graph leaves": "it holds what a forward has computed",
+    r"graph leaves": "it holds a result of a forward",
 }
-"""Words of an error, whatever their case, to what mends it."""
+"""Words of an error, in any case, to advice."""
 
 _TORCH, _HERE = Path(torch.__file__).parent, Path(__file__).parent
 _PYTHON = Path(sysconfig.get_path("stdlib"))
@@ -38,7 +38,7 @@ def in_one_line(error: Exception) -> str:
 def _place(error: Exception) -> str:
     if named := re.findall(
         r'File "([^"]+)", line (\d+), in \w+\n\s*(\S.*)', str(error)
-    ):  # torch.compile tells it itself
+    ):  # in torch.compile's own message
         file, line, code = named[-1]
         return f" ({Path(file).name}, line {line}: {code})"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _theirs(Path(frame.filename))]
@@ -48,7 +48,7 @@ def _place(error: Exception) -> str:
 
 
 def _theirs(file: Path) -> bool:
-    """Is it neither torch nor this package nor Python's own library?"""
+    """Whether it is a file of neither torch, this package nor Python's library."""
     if file.is_relative_to(_TORCH) or file.is_relative_to(_HERE):
         return False
     return "site-packages" in file.parts or not file.is_relative_to(_PYTHON)

@@ -1,4 +1,4 @@
-"""Promises about graphs: what ``torch.compile`` and ``torch.export`` make of it is the same function."""
+"""Promises about graphs: ``torch.compile`` and ``torch.export`` keep the function."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ __all__ = ["compiles_whole", "exports_for_any_size"]
 
 AXES = {0: "batch", 2: "height", 3: "width"}
 ROUNDINGS = 30
-"""Another order of sums may move a gradient by so many times what a change of the last bits does."""
+"""Another order of summation may change a gradient by this many times what rounding of the last bits does."""
 
 
 def compiles_whole(case: Case) -> None:
-    """``torch.compile(fullgraph=True)`` gives the same values and gradients in train, and is done after two sizes.
+    """``torch.compile(fullgraph=True)`` gives the same values and gradients in train, and compiles at most twice.
 
-    The second size compiles once more, for any size; the third must not compile again. The backend is ``aot_eager``:
-    what is tried is the graph, not the compiler behind it. The caches of ``torch.compile`` are emptied.
+    The second size compiles for any size; the third must not compile again. The backend is ``aot_eager``, as the graph
+    is tested, not the compiler. The caches of ``torch.compile`` are emptied.
     """
     module = case.randomized().train()
     rewind = rewinder(module)
@@ -62,7 +62,7 @@ def compiles_whole(case: Case) -> None:
                 gradient = got[name]
                 if true is not None:
                     off = float("inf") if gradient is None else distance(gradient, true)
-                    if gradient is not None and CLOSE <= off < float("inf"):  # seldom: what it costs is not spent else
+                    if gradient is not None and CLOSE <= off < float("inf"):  # costly, hence only now
                         rounding = _rounding(module, x, name, true, rewind)
                         off = 0.0 if (gradient - true).abs().max().item() < ROUNDINGS * rounding else off
                     expect(off < CLOSE, f"compiled the gradient of {name} is another at {shape}, off by {off:.1e}")
@@ -71,14 +71,12 @@ def compiles_whole(case: Case) -> None:
 
 
 def _rounding(module: nn.Module, x: Tensor, name: str, true: Tensor, rewind: Callable[[], None]) -> float:
-    """How far rounding alone moves the ``true`` gradient by ``name``.
+    """Return how far the ``true`` gradient by ``name`` moves with the last bit of the input and of every parameter.
 
-    By as much as it moves where the last bit of the input and of every parameter does. A bias in front of a batch norm
-    has no gradient in train but the rounding of sums that are zero; it is of no size that the gradient itself tells,
-    and is other numbers wherever they are summed in another order.
+    In train a bias in front of a batch norm has a gradient of rounding alone, which another order of sums changes.
     """
     draw, farthest = torch.Generator("cpu").manual_seed(2), 0.0
-    for _ in range(4):  # one number alone may round to the same twice
+    for _ in range(4):  # one draw may round to the same
         moved = {}
         for key, value in {"input": x, **dict(module.named_parameters())}.items():
             sign = torch.randint(3, value.shape, generator=draw, device="cpu").to(value.dtype) - 1
@@ -106,7 +104,7 @@ def exports_for_any_size(case: Case) -> None:
 
 @contextlib.contextmanager
 def _reporting(where: str) -> Iterator[None]:
-    """What is raised inside is a broken promise, told in one line; what torch logs and prints besides is not shown."""
+    """Raise errors of the block as a broken promise in one line; silence what torch logs and prints."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -119,7 +117,7 @@ def _reporting(where: str) -> Iterator[None]:
 
 
 def _cause(error: Exception) -> str:
-    """The error in one line, with what mends it where that is known."""
+    """Return the error in one line, with known advice."""
     text = str(error)
     if fixed := re.search(r"size\(\)\[(\d)\] as dynamic but your code specialized it to be a constant \((\d+)\)", text):
         axis, value = AXES[int(fixed[1])], fixed[2]

@@ -21,9 +21,9 @@ __all__ = [
 
 SIZES = ((7, 5), (1, 1), (4, 9), (33, 17), (1, 6), (8, 8))
 CLOSE = 1e-9
-"""Two float64 results of the same function differ by less, relative to their largest value."""
+"""Two float64 results of one function differ by less, relative to the largest value."""
 DRAWS = 5
-"""Random parameters may leave a ReLU off all over the map; what must only be possible is tried with this many draws."""
+"""Random parameters may turn a ReLU off all over the map: what must be possible is tested with this many draws."""
 
 
 class BrokenPromiseError(Exception):
@@ -31,12 +31,12 @@ class BrokenPromiseError(Exception):
 
 
 class UnexaminedError(Exception):
-    """The promise cannot be tried, because a fact is missing."""
+    """The promise cannot be tested, because a fact is missing."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is tried: how to build it, what it states, at which number of channels."""
+    """What is tested: how to build it, its SPEC, and at which channels and options."""
 
     make: Callable[..., nn.Module]
     spec: Spec | None
@@ -71,7 +71,7 @@ class Case:
         return height, width
 
     def sizes(self, *wanted: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-        """``wanted``, or the one size it takes."""
+        """Return ``wanted``, or the one size it takes."""
         return wanted if self.fixed_size is None else (self.fixed_size,)
 
     def build(self, channels: int | None = None, **options: Any) -> nn.Module:
@@ -85,7 +85,7 @@ class Case:
                     raise  # from inside
                 raise BrokenPromiseError(f"a mechanism is built as Class(channels, **options): {error}") from error
         if not isinstance(made, nn.Module):
-            raise BrokenPromiseError(f"{type(made).__name__} is no torch.nn.Module")
+            raise BrokenPromiseError(f"it must make a torch.nn.Module, got {type(made).__name__}")
         return made
 
     def randomized(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
@@ -105,7 +105,7 @@ class Case:
         return module.eval().to(dtype)
 
     def maps(self, *size: int, batch: int = 2, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Random maps (batch, C, H, W)."""
+        """Draw random maps (batch, C, H, W)."""
         shape = (batch, self.channels, *(size or self.sizes(SIZES[0])[0]))
         generator = torch.Generator("cpu").manual_seed(seed)
         return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(dtype)
@@ -153,7 +153,7 @@ def expect(holds: bool, otherwise: str) -> None:
 
 
 def distance(a: Tensor, b: Tensor) -> float:
-    """The largest difference relative to the largest value; infinite where shapes differ or a value is not finite."""
+    """Return the largest difference relative to the largest value; inf if shapes differ or a value is not finite."""
     if a.shape != b.shape:
         return float("inf")
     worst = ((a - b).abs().amax() / b.abs().amax().clamp(min=1e-300)).item()
@@ -161,7 +161,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 
 def modes(module: nn.Module) -> Iterator[str]:
-    """``module`` put into eval, then into train."""
+    """Put ``module`` into eval, then into train, and yield the mode."""
     for training in (False, True):
         module.train(training)
         yield "train" if training else "eval"

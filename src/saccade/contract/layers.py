@@ -1,4 +1,4 @@
-"""The promise about layers: each is called, so that whatever a tool puts on or around a layer takes effect."""
+"""The promise about layers: each is called, so that hooks on it and wrappers around it take effect."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["calls_its_layers"]
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """What tools replace: adapters, quantisation, sharding, offloading."""
-INSTEAD = "call the layer and leave its weight to it: hooks, pruning, adapters and quantisation act on the call"
+INSTEAD = "call the layer instead of reading its weight: hooks, pruning, adapters and quantisation act on the call"
 
 
 def calls_its_layers(case: Case) -> None:
     """Every submodule that owns parameters is called in each forward, and a wrapper may take the place of each layer.
 
-    Called: a forward hook on it fires, in eval and train. A wrapper: with each linear and convolutional layer inside a
-    module that only forwards the call and has no weight, values in both modes and gradients in eval are the same.
+    Called: a forward hook fires, in eval and train. Wrapped: with each linear and convolutional layer inside a module
+    that forwards the call and has no weight, values in both modes and gradients in eval are the same.
     """
     module, called = case.randomized(), set[nn.Module]()
     owners = {name: part for name, part in module.named_modules() if name and _owns_parameters(part)}

@@ -1,4 +1,4 @@
-"""Promises about learning: every parameter has a gradient, it is the true one, and training moves it."""
+"""Promises about learning: every parameter has a gradient, it is the true one, and training changes it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from saccade.contract.harness import (
 __all__ = ["has_true_gradients", "learns_from_a_neutral_start", "reaches_every_parameter"]
 
 PATIENCE, SETTLED = 1000, 1e-14
-"""Forwards until buffers have settled, at most, and the change of the output that tells; its error is a root of it."""
+"""At most so many forwards until buffers converge, which is when the output changes by less; its error is a root."""
 STEPS = 5
 RATE = 0.01
 _PLUGS_OWN = "the plug's a"
@@ -35,8 +35,8 @@ MOVED = 1e-9
 def reaches_every_parameter(case: Case) -> None:
     """The input and every parameter get a gradient that is finite and not zero, in eval and train.
 
-    In train a parameter's may be zero: the mean of the batch, in a batch norm, takes a bias in front of it out again.
-    One draw of the parameters in a few is enough: in another the ReLU in front of some may be off all over the map.
+    In train a parameter's may be zero, as that of a bias in front of a batch norm is. One draw of the parameters in a
+    few is enough, as a ReLU may be off all over the map.
     """
     silent: dict[str, str] = {}
     for seed in range(DRAWS):
@@ -61,8 +61,8 @@ def reaches_every_parameter(case: Case) -> None:
 def has_true_gradients(case: Case) -> None:
     """Gradients of the input and of all parameters are those of finite differences, in eval and train.
 
-    All forwards draw the same random numbers and begin with the same buffers, and with buffers that have settled:
-    the power iteration of spectral normalisation takes no gradient, and leaves a true one only where it has converged.
+    All forwards use the same random numbers and the same buffers, which have converged: the power iteration of spectral
+    normalisation has no gradient.
     """
     module, x = case.randomized(), case.maps(*case.sizes((3, 2))[0]).requires_grad_()
     for mode in modes(module):
@@ -91,7 +91,7 @@ def has_true_gradients(case: Case) -> None:
 
 
 def _settle(module: nn.Module, x: Tensor) -> None:
-    """Repeat the forward until what it leaves in buffers does not change the output any more."""
+    """Repeat the forward until its buffers no longer change the output."""
     last = None
     for _ in range(PATIENCE):
         torch.default_generator.manual_seed(0)
@@ -103,7 +103,7 @@ def _settle(module: nn.Module, x: Tensor) -> None:
 
 
 def _repeated(module: nn.Module, x: Tensor) -> Callable[[], Tensor]:
-    """The forward on ``x``, which does the same each time it is called."""
+    """Return the forward on ``x``, repeatable."""
     rewind = rewinder(module)
 
     def forward() -> Tensor:
@@ -115,11 +115,10 @@ def _repeated(module: nn.Module, x: Tensor) -> Callable[[], Tensor]:
 
 
 def learns_from_a_neutral_start(case: Case) -> None:
-    """Plugged neutrally, five steps of an optimiser move every parameter, the plug's own included.
+    """Plugged neutrally, five steps of an optimiser change every parameter, the plug's own included.
 
-    The start is y = f + a·(m(f) − f) with a = 0, or the mechanism as it is where SPEC says neutral. A bias in front of
-    a batch norm, which the mean of the batch takes out again, need only move where running statistics norm. One draw
-    in a few is enough, for ``plug`` draws again a mechanism whose ReLUs are all off.
+    The start is y = f + a·(m(f) − f) with a = 0, or the mechanism itself where SPEC says neutral. A bias in front of a
+    batch norm need only change in eval. One draw in a few is enough, as ``plug`` redraws dead ReLUs.
     """
     alone = case.spec is not None and case.stated("neutral").is_neutral(case.values)
     stuck: set[str] = set()
@@ -137,7 +136,7 @@ def learns_from_a_neutral_start(case: Case) -> None:
 
 
 def _stuck(case: Case, seed: int, training: bool, alone: bool) -> set[str]:
-    """The parameters that a few steps towards a random map leave where they are."""
+    """Return the parameters that a few steps towards a random map do not change."""
     torch.default_generator.manual_seed(seed)
     module, f = case.build().double().train(training), case.maps(seed=seed)
     target = case.maps(*f.shape[2:], seed=seed + 1)
@@ -146,7 +145,7 @@ def _stuck(case: Case, seed: int, training: bool, alone: bool) -> set[str]:
     if not alone:
         learnt[_PLUGS_OWN] = a
     if not learnt:
-        raise UnexaminedError("it has no parameters, and as SPEC calls it neutral a plug adds none")
+        raise UnexaminedError("it has no parameters, and a plug adds none to what SPEC calls neutral")
     before = {name: p.detach().clone() for name, p in learnt.items()}
     optimizer = torch.optim.Adam(learnt.values(), lr=RATE)
     for _ in range(STEPS):

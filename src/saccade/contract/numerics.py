@@ -1,4 +1,4 @@
-"""Promises about numbers: dtypes, rounding, memory formats, and maps that hold nothing."""
+"""Promises about numbers: dtypes, rounding, memory formats, and constant maps."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ from saccade.contract.harness import CLOSE, SIZES, Case, distance, expect, gradi
 __all__ = ["agrees_under_autocast", "keeps_dtype", "stays_finite", "takes_channels_last"]
 
 ROUNDED = 2.0**-5
-"""Sixteen roundings of bfloat16, 2⁻⁹ each, one behind the other and all the same way."""
+"""Sixteen roundings of bfloat16, 2⁻⁹ each, all in one direction."""
 TURNED = 0.5
-"""A gradient with an error of half its length still points within 30° of where it should: where a maximum or a
-sampling point moves by a rounding, gradients jump."""
+"""A gradient with an error of half its length is within 30° of the true one; a maximum or sampling point that moves by
+a rounding makes gradients jump."""
 LAYOUT = 1e-12
 """Two orders of summation differ by less in float64, relative to the largest value."""
 
 
 def keeps_dtype(case: Case) -> None:
-    """The output has the input's dtype: float64, float32, bfloat16, and the latter two under bfloat16 autocast.
-
-    So it is in eval and train.
-    """
+    """The output has the input's dtype in eval and train: float64, float32, bfloat16, the latter two under autocast."""
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         module = case.randomized(dtype=dtype)
         for mode in modes(module):
@@ -40,7 +37,7 @@ def _expect_dtype(y: Tensor, dtype: torch.dtype, when: str) -> None:
 
 
 def agrees_under_autocast(case: Case) -> None:
-    """Under bfloat16 autocast values and gradients are finite, and float32's but for what bfloat16 rounds away."""
+    """Under bfloat16 autocast values and gradients are finite, and those of float32 but for rounding."""
     module = case.randomized(dtype=torch.float32)
     for dtype in (torch.float32, torch.bfloat16):
         x = case.maps(dtype=dtype)
@@ -63,7 +60,7 @@ def agrees_under_autocast(case: Case) -> None:
 
 
 def _expect_near(found: list[Tensor], known: list[Tensor], part: float, what: str) -> None:
-    """``found``, all as one vector, is finite and off by less than ``part`` of the length of ``known``."""
+    """Expect ``found``, as one vector, to be finite and off by less than ``part`` of the length of ``known``."""
     if known:
         a, b = (torch.cat([each.detach().flatten().double() for each in side]) for side in (found, known))
         expect(bool(a.isfinite().all()), f"{what} has values that are not finite under autocast")
@@ -72,7 +69,7 @@ def _expect_near(found: list[Tensor], known: list[Tensor], part: float, what: st
 
 
 def takes_channels_last(case: Case) -> None:
-    """A map laid out with its channels last gives the same output, laid out likewise; any other keeps its layout."""
+    """A channels_last map gives the same output, channels_last; a contiguous one a contiguous one."""
     module, x = case.randomized(), case.maps().requires_grad_()
     known = module(x)
     expect(known.is_contiguous(), "the output of a contiguous map is not contiguous: .contiguous() mends it")
@@ -82,7 +79,7 @@ def takes_channels_last(case: Case) -> None:
     expect(off < LAYOUT, f"the output of a channels_last map differs by {off:.1e}")
     expect(
         found.is_contiguous(memory_format=torch.channels_last),
-        "the output of a channels_last map is not channels_last: every convolution behind it turns it round",
+        "the output of a channels_last map is not channels_last: every later convolution converts it",
     )
     true = gradients(known, module, x)
     for name, gradient in gradients(found, module, last).items():
@@ -93,7 +90,7 @@ def takes_channels_last(case: Case) -> None:
 
 
 def stays_finite(case: Case) -> None:
-    """Values and gradients are finite in float32, eval and train, where a map is 1×1, or zero, or the same all over."""
+    """Values and gradients are finite in float32, eval and train, for a map that is 1×1, zero or constant."""
     module = case.randomized(dtype=torch.float32)
     (size,) = case.sizes(SIZES[0])
     one = case.maps(*size, dtype=torch.float32)

@@ -1,8 +1,7 @@
-"""The promises, in the order they are tried: functions that say in their docstring what holds and raise where not.
+"""The promises, in the order they are tested.
 
-Each is a function of a :class:`~saccade.contract.harness.Case`. A module is never tried as it was built, where its own
-start is not the point: its parameters and running statistics are drawn at random first, because a zero at the start
-hides what follows it. What a promise needs to know and nobody states is not examined, and said so.
+Each is a function of a :class:`~saccade.contract.harness.Case` that raises unless its docstring holds. Unless a promise
+concerns initialisation, parameters and running statistics are randomised first: a zero hides what follows it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Promises about shapes: any size, number of images and number of channels in the limits, and shapes without values."""
+"""Promises about shapes: any size, batch and channel count within the limits, and the meta device."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CHANNELS = (8, 16, 64, 257)
 
 
 def keeps_shape(case: Case) -> None:
-    """(B, C, H, W) comes out as (B, C, H, W) at any size, 1×1 included, whatever came before, in eval and train."""
+    """(B, C, H, W) comes out as (B, C, H, W) at any size, 1×1 included, whatever ran before, in eval and train."""
     module, taken = case.randomized(), list[str]()
     for mode in modes(module):
         for size in case.sizes(*SIZES):
@@ -68,7 +68,6 @@ def takes_an_empty_batch(case: Case) -> None:
     for mode in modes(module):
         try:
             with warnings.catch_warnings():
-                # Torch warns of the variance of no value.
                 warnings.filterwarnings("ignore", message=".*degrees of freedom is <= 0")
                 y = module(x)
                 found = gradients(y, module, x)
@@ -83,7 +82,7 @@ def takes_an_empty_batch(case: Case) -> None:
 
 
 def runs_on_meta(case: Case) -> None:
-    """On the ``meta`` device, which has shapes and no values, forward and backward give their shapes, in both modes."""
+    """On the ``meta`` device forward and backward give their shapes, in both modes."""
     module = case.randomized().to("meta")
     x = case.maps().to("meta").requires_grad_()
     for mode in modes(module):
@@ -106,9 +105,9 @@ def treats_images_apart(case: Case) -> None:
 
 
 def takes_any_channels(case: Case) -> None:
-    """8, 16, 64 and 257 channels, as far as the limits allow, keep their shape, with finite values and gradients.
+    """8, 16, 64 and 257 channels, within the limits, keep their shape, with finite values and gradients.
 
-    Without a SPEC a ValueError of the constructor is taken for a limit.
+    Without a SPEC a ValueError of the constructor counts as a limit.
     """
     tried = 0
     for channels in CHANNELS:

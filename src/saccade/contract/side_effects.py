@@ -1,4 +1,4 @@
-"""Promises about conduct: what a forward leaves behind, and what copying, saving and seeding give back."""
+"""Promises about side effects of a forward, and about copying, saving and seeding."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def leaves_its_input_alone(case: Case) -> None:
 
 
 def lets_its_output_be_changed(case: Case) -> None:
-    """The host may change the output in place: the input stays as it is, and every gradient is right, in any mode."""
+    """Changing the output in place, as a host may, changes neither the input nor a gradient, in any mode."""
     module, x = case.randomized(), case.maps().requires_grad_()
     rewind = rewinder(module)
     for mode in modes(module):
@@ -75,20 +75,20 @@ def keeps_nothing_between_calls(case: Case) -> None:
     """After a forward the module holds no tensor it did not hold before, and its input can be freed."""
     module = case.randomized()
     for mode in modes(module):
-        before = _strays(module)
+        before = _unregistered(module)
         x = case.maps()
         alive = weakref.ref(x)
         module(x)
-        new = sorted(name for name, held in _strays(module).items() if held != before.get(name))
+        new = sorted(name for name, held in _unregistered(module).items() if held != before.get(name))
         expect(not new, f"a forward in {mode} leaves a tensor in {', '.join(new)}")
         del x
         if alive() is not None:
-            gc.collect()  # a cycle is no keeping
+            gc.collect()  # a cycle may hold it
         expect(alive() is None, f"the input of a forward in {mode} is kept alive")
 
 
 def answers_the_same_twice(case: Case) -> None:
-    """In eval the same map gives the same output bit for bit, whatever came between, and no buffer moves."""
+    """In eval the same map gives the same output bit for bit, whatever ran in between, and no buffer changes."""
     module, x = case.randomized(), case.maps()
     state = copy.deepcopy(module.state_dict())
     first = module(x)
@@ -99,7 +99,7 @@ def answers_the_same_twice(case: Case) -> None:
 
 
 def leaves_the_generator_alone(case: Case) -> None:
-    """A forward in eval draws no random number, and none in train sets the seed of what is drawn after it."""
+    """A forward in eval draws no random number, and none in train seeds the global generator."""
     module, x = case.randomized(), case.maps()
     before = torch.get_rng_state()
     module(x)
@@ -114,10 +114,10 @@ def leaves_the_generator_alone(case: Case) -> None:
 
 
 def registers_every_parameter(case: Case) -> None:
-    """What it learns and holds are parameters and buffers, all there before the first forward."""
+    """All its tensors are parameters and buffers, registered before the first forward."""
     module = case.randomized()
-    strays = sorted(_strays(module))
-    expect(not strays, f"{', '.join(strays)}: a tensor that is neither parameter nor buffer moves with no .to()")
+    stray = sorted(_unregistered(module))
+    expect(not stray, f"{', '.join(stray)}: a tensor that is neither parameter nor buffer moves with no .to()")
     before = set(module.state_dict())
     module.requires_grad_(False)
     for mode in modes(module):
@@ -130,7 +130,7 @@ def registers_every_parameter(case: Case) -> None:
 def survives_copying(case: Case) -> None:
     """A deep copy, a pickled copy, and a new module with the state loaded into it give the same output.
 
-    A module with parametrizations, which torch refuses to pickle, is not examined if the other two do.
+    Torch cannot pickle parametrizations: a module with these is reported as skipped if the other two hold.
     """
     module, x = case.randomized(), case.maps()
     y = module(x)
@@ -148,10 +148,7 @@ def survives_copying(case: Case) -> None:
 
 
 def is_drawn_by_the_seed(case: Case) -> None:
-    """The same seed of torch's generator builds the same module; another draws every random value anew.
-
-    Values that are not drawn, as ones, zeros and filters that are worked out, may be the same under every seed.
-    """
+    """The same seed of torch's generator builds the same module; another seed changes every random value."""
     states, draws, after = [], [], []
     for seed in (3, 3, 4):
         torch.default_generator.manual_seed(seed)
@@ -170,7 +167,7 @@ def is_drawn_by_the_seed(case: Case) -> None:
 
 
 class _Draws(TorchDispatchMode):
-    """Keeps a copy of all random numbers that are drawn, constants aside."""
+    """Records all random numbers that are drawn, constants aside."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -180,7 +177,7 @@ class _Draws(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        # One whole number may well come twice.
+        # A single number may come twice.
         if (
             torch.Tag.nondeterministic_seeded in func.tags
             and result.is_floating_point()
@@ -190,8 +187,8 @@ class _Draws(TorchDispatchMode):
         return result
 
 
-def _strays(module: nn.Module) -> dict[str, list[int]]:
-    """Attribute to the tensors it holds, where it is neither a parameter nor a buffer nor a module."""
+def _unregistered(module: nn.Module) -> dict[str, list[int]]:
+    """Return the ids of unregistered tensors by attribute."""
     return {
         f"{path}.{name}".lstrip("."): found
         for path, part in module.named_modules()

@@ -26,7 +26,7 @@ class ForwardCall:
 
     @classmethod
     def of(cls, model: nn.Module, input: Any, batch: int) -> ForwardCall:
-        """The forward that ``input`` describes, as for :func:`saccade.measure`."""
+        """Return the forward that ``input`` describes, as for :func:`saccade.measure`."""
         check_network(model, "the model")
         if isinstance(input, Mapping):
             return cls(model, (), dict(input))
@@ -34,7 +34,7 @@ class ForwardCall:
 
     @property
     def is_picture(self) -> bool:
-        """Is the input one batch (B, C, H, W)?"""
+        """Whether the input is one batch (B, C, H, W)."""
         return len(self.args) == 1 and isinstance(self.args[0], Tensor) and self.args[0].dim() == 4
 
     @property
@@ -43,7 +43,7 @@ class ForwardCall:
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     def first(self) -> ForwardCall:
-        """The call on the first picture alone, where it is on pictures."""
+        """Return the call on the first picture alone, if it is on pictures."""
         return ForwardCall(self.model, (self.args[0][:1],), {}) if self.is_picture else self
 
     @property
@@ -53,11 +53,11 @@ class ForwardCall:
         return ", ".join("×".join(map(str, g.shape)) if isinstance(g, Tensor) else type(g).__name__ for g in given)
 
     def run(self) -> Any:
-        """One forward and its result."""
+        """Run the forward."""
         return self.model(*self.args, **self.kwargs)
 
     def try_out(self) -> Any:
-        """One forward whose failure is the caller's to mend.
+        """Run the forward.
 
         Raises:
             UserError: it failed.

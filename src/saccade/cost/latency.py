@@ -1,4 +1,4 @@
-"""How long a forward takes, as a median with its spread; networks to be compared take turns."""
+"""Latency of a forward: median and spread; networks to be compared take turns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WARM_UP, FEWEST, MOST = 2, 10, 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """How long a forward takes, in milliseconds, over ``runs`` runs."""
+    """Milliseconds of a forward over ``runs`` runs."""
 
     median: float
     low: float
@@ -29,7 +29,7 @@ class Spread:
 
 
 def times(calls: Sequence[ForwardCall], runs: int | None, seconds: float) -> list[list[float]]:
-    """Milliseconds of each timed forward of each call, in turn, after those that warm up."""
+    """Return the milliseconds of each timed forward of each call, in turn, after warming up."""
     found: list[list[float]] = [[] for _ in calls]
     spent, rounds = 0.0, 0
     # Not inference mode: what a network caches in a forward, such as anchors, must still serve it in training.
@@ -57,6 +57,6 @@ def _wait(device: torch.device) -> None:
 
 
 def spread(times: list[float]) -> Spread:
-    """The median and the middle 90 % of milliseconds."""
+    """Return the median and the middle 90 % of milliseconds."""
     twentieths = statistics.quantiles(times, n=20, method="inclusive") if len(times) > 1 else times
     return Spread(median=statistics.median(times), low=twentieths[0], high=twentieths[-1], runs=len(times))

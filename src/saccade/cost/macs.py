@@ -1,4 +1,4 @@
-"""True multiply-adds: what the operators of one forward do, whichever module calls them."""
+"""True multiply-adds: what the operators of one forward do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ aten = torch.ops.aten
 
 
 def true_macs(call: ForwardCall) -> int:
-    """What PyTorch's counter finds in one forward, with operators that state their own cost at that cost.
+    """Count with PyTorch's counter; operators that state their own cost count as that.
 
     Raises:
         UserError: the network does not take the input.
@@ -33,7 +33,7 @@ def true_macs(call: ForwardCall) -> int:
 
 
 class _StatedCosts(TorchFunctionMode):
-    """Gives operators that state their own cost (``saccade.ops.counted``) that cost, whatever they are made of."""
+    """Give operators that state their own cost (``saccade.ops.counted``) that cost."""
 
     def __init__(self, counter: FlopCounterMode) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class _StatedCosts(TorchFunctionMode):
 
 @contextmanager
 def _separate_layers() -> Iterator[None]:
-    """Without PyTorch's fused transformer layer, whose one operator would count as nothing."""
+    """Switch off PyTorch's fused transformer layer, whose one operator would count as nothing."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -110,7 +110,7 @@ _RULES: dict[Any, Callable[..., int]] = {
 
 
 def _torchvision_rules() -> dict[Any, Callable[..., int]]:
-    """Torchvision's operators exist only where something has imported it."""
+    """Return the rules of torchvision's operators, which exist once something has imported it."""
     if not hasattr(torch.ops.torchvision, "deform_conv2d"):
         return {}
     return {torch.ops.torchvision.deform_conv2d: _torchvision_deformable}

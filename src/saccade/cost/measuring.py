@@ -1,4 +1,4 @@
-"""All costs of a network, or of several that are compared."""
+"""All costs of one network, or of several."""
 
 from __future__ import annotations
 
@@ -25,22 +25,26 @@ COUNTERS = ("true", "thop")
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What :func:`measure` found; the latency is that of this machine with these threads."""
+    """What :func:`measure` found, on this machine with these threads."""
 
     parameters: int
     trainable: int
     macs: int
-    """Multiply-adds of one picture; where the input was given as several arguments, of that call."""
+    """Multiply-adds of one picture, or of one call with several arguments."""
     counter: str
     """Whose rules gave ``parameters`` and ``macs``: ``true`` or ``thop``."""
     latency_ms: Spread
     """Of a forward of ``batch`` pictures."""
     memory: int
-    """Bytes live at once at most in a forward of ``batch`` pictures: parameters, buffers, input, activations. Except on
-    CUDA, what a kernel takes and gives back while it runs is not among them."""
+    """Most bytes live at once in a forward of ``batch`` pictures: parameters, buffers, input, activations.
+
+    On CUDA also kernel workspace.
+    """
     step_memory: int | None
-    """The same of a training step: a forward that keeps what the backward needs, the backward, and the gradients of
-    all parameters, without the state of an optimiser. None where nothing can be trained."""
+    """The same of a training step with the gradients of all parameters; None where nothing can be trained.
+
+    The state of an optimiser is not counted.
+    """
     batch: int
     threads: int
     device: str
@@ -55,21 +59,19 @@ def measure(
     seconds: float = 1.0,
     counter: str = "true",
 ) -> Cost:
-    """Parameters, multiply-adds, latency and peak memory of ``model`` in eval mode; the model is left as it was.
+    """Measure parameters, multiply-adds, latency and peak memory of ``model`` in eval mode, which stays as it is.
 
     Args:
         model: any network.
-        input: what a forward takes, as for :func:`saccade.sites`: a size (C, H, W), a tensor, a tuple or mapping of
-            arguments, or one argument of any other kind; None for the size the network states, else 3×224×224.
+        input: see :func:`saccade.sites`.
         batch: pictures a forward, where ``input`` is a size or None.
         runs: forwards to time; None goes on for ``seconds``, at least 10 runs and at most 1000.
         seconds: how long to time where ``runs`` is None.
-        counter: ``true`` for every parameter and the multiply-adds that are done; ``thop`` for the figures that
-            ``thop.profile`` gives and most papers print, with all that it leaves out.
+        counter: ``true``, or ``thop`` for the figures that ``thop.profile`` gives and most papers print.
 
     Raises:
-        UserError: the size, ``batch`` or ``runs`` is not positive, there is no such counter, or the network does not
-            take the input, or has not the memory for it.
+        UserError: the size, ``batch`` or ``runs`` is not positive, there is no such counter, the network does not take
+            the input, or there is not enough memory.
     """
     (cost,) = measure_all([model], input, batch=batch, runs=runs, seconds=seconds, counter=counter)
     return cost
@@ -84,10 +86,9 @@ def measure_all(
     seconds: float = 1.0,
     counter: str = "true",
 ) -> list[Cost]:
-    """The costs of several networks whose latencies are to be compared.
+    """Measure several networks, whose forwards alternate so that other load on the machine meets all alike.
 
-    Their forwards alternate, one of each in turn: whatever else the machine does meets all of them alike. Arguments
-    and errors are those of :func:`measure`; ``runs`` and ``seconds`` are those of each network.
+    Arguments and errors are those of :func:`measure`; ``runs`` and ``seconds`` are for each network.
     """
     if runs is not None and runs < 1:
         raise UserError(f"runs must be at least 1, got {runs}")
@@ -120,17 +121,17 @@ def measure_all(
 
 
 def _counts(call: ForwardCall, counter: str) -> tuple[int, int]:
-    """Parameters, and multiply-adds of one picture."""
+    """Return parameters, and multiply-adds of one picture."""
     if counter == "thop":
         return thop_counts(call.first())
     return sum(p.numel() for p in call.model.parameters()), true_macs(call.first())
 
 
 def count_macs(model: nn.Module, input: Any = None) -> int:
-    """The multiply-adds of one picture through ``model`` in eval mode; see :mod:`saccade.cost` for what counts.
+    """Return the multiply-adds of one picture through ``model`` in eval mode; see :mod:`saccade.cost`.
 
     Args:
-        model: any network; it is left as it was.
+        model: any network.
         input: as for :func:`measure`; of a batch (B, C, H, W) the first picture is taken.
 
     Raises:

@@ -1,9 +1,8 @@
-"""Peak memory: the most bytes that were live at once.
+"""Peak memory: the most bytes that are live at once.
 
-On CUDA the allocator counts. Elsewhere the operators of a forward are watched: what one returns is live until nothing
-holds it any more, autograd included; that is the same on every machine. Kernel workspace is not counted; it can add a
-third. A sparse tensor is its indices and its values. A tensor of an opaque layout (MKL-DNN's) counts as a dense one of
-its elements, and again for each alias.
+On CUDA the allocator counts. Elsewhere the operators of a forward are watched, which gives the same on every machine:
+what one returns is live until nothing holds it, autograd included. Kernel workspace is not counted; it can add a third.
+A sparse tensor is its indices and values, one of an opaque layout (MKL-DNN's) its elements.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ __all__ = ["forward_memory", "step_memory"]
 
 
 def forward_memory(call: ForwardCall) -> int:
-    """Bytes live at once in one forward at most: parameters, buffers, input, and what the forward makes.
+    """Return the most bytes live at once in one forward: parameters, buffers, input, and what the forward makes.
 
     Args:
         call: the network, run in eval mode, and its input.
@@ -40,10 +39,9 @@ def forward_memory(call: ForwardCall) -> int:
 
 
 def step_memory(call: ForwardCall) -> int | None:
-    """As :func:`forward_memory`, of a forward in eval mode that keeps what the backward needs, and the backward.
+    """Return the same of a forward that keeps what the backward needs, the backward, and all gradients.
 
-    The gradients of all parameters that take one count; the state of an optimiser does not. None where nothing takes
-    a gradient, or the output cannot be differentiated.
+    None where nothing takes a gradient, or the output cannot be differentiated.
 
     Raises:
         UserError: there is not enough memory for it.
@@ -89,7 +87,7 @@ _COMPRESSED = {
 
 
 def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
-    """The tensors that hold what ``tensor`` does: itself, or a sparse one's indices and values."""
+    """Return the tensors that hold the elements: a sparse tensor's indices and values."""
     if tensor.layout is torch.sparse_coo:
         return tensor._indices(), tensor._values()
     if tensor.layout in _COMPRESSED:
@@ -98,7 +96,7 @@ def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
 
 
 class _Live(TorchDispatchMode):
-    """Adds up the storages that are live; ``peak`` is the largest sum so far."""
+    """Add up the storages that are live; ``peak`` is the largest sum."""
 
     def __init__(self, own: Iterable[Tensor]) -> None:
         super().__init__()
@@ -119,7 +117,7 @@ class _Live(TorchDispatchMode):
                 self.count(storage, storage._cdata, storage.nbytes())
 
     def count(self, held: Any, key: int, size: int) -> None:
-        """``size`` bytes are live as long as ``held`` is."""
+        """Count ``size`` bytes as long as ``held`` is alive."""
         if key in self.storages:
             return
 

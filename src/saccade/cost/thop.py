@@ -1,10 +1,9 @@
-"""The parameters and multiply-adds that ``thop`` (pytorch-OpCounter) reports: figures as most papers print them.
+"""The parameters and multiply-adds that ``thop`` (pytorch-OpCounter) reports, as most papers print them.
 
-``thop.profile`` knows layers by their exact type and sees nothing else. So it leaves out functional operators (matrix
-products, attention, deformable convolution), parameters that belong to no layer it knows, layers that are never
-called, and every subclass of a layer; batch norm counts four operations a value. A layer it knows is a leaf to it: of
-what hangs below, an attention plugged behind a batch norm, say, it counts the parameters and not the work. Its rules
-are restated here as they are, so that the figures are its own to the unit.
+``thop.profile`` knows layers by their exact type. It leaves out functional operators (matrix products, attention,
+deformable convolution), parameters of unknown layers, layers that are never called, and subclasses of layers. Batch
+norm counts four operations a value. Below a known layer it counts parameters and no work. Its rules are restated here,
+so that the figures equal its own.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ _Rule = Callable[[Any, Tensor, Tensor], int]
 
 
 def thop_counts(call: ForwardCall) -> tuple[int, int]:
-    """Parameters and multiply-adds of one forward, as ``thop.profile`` gives them.
+    """Return parameters and multiply-adds of one forward, as ``thop.profile`` does.
 
     Raises:
-        UserError: the network does not take the input, or holds a recurrent layer, whose rules are not restated.
+        UserError: the network does not take the input, or holds a recurrent layer.
     """
     macs: Counter[nn.Module] = Counter()
     visits = Counter(_visited(call.model))
@@ -70,7 +69,7 @@ def thop_counts(call: ForwardCall) -> tuple[int, int]:
 
 
 def _visited(module: nn.Module) -> Iterator[nn.Module]:
-    """Every module under each of its parents, as ``nn.Module.apply`` goes."""
+    """Yield every module under each of its parents, as ``nn.Module.apply`` does."""
     for child in module.children():
         yield from _visited(child)
     yield module
@@ -85,7 +84,7 @@ def _outputs(layer: nn.Module, x: Tensor, y: Tensor) -> int:
 
 
 def _convolution(layer: nn.Conv2d, x: Tensor, y: Tensor) -> int:
-    """For a transposed convolution too: of the output's size, not of the input's."""
+    """Of a transposed convolution too: by the output's size."""
     return y.numel() * (x.shape[1] // layer.groups) * prod(layer.weight.shape[2:])
 
 

@@ -52,6 +52,9 @@ class Masks(Labels):
         names: of the classes, in the order of the indices; empty where nothing names them.
         root: the folder that files are named from.
         notify: receives events of progress.
+
+    Raises:
+        UserError: there are more names than masks can hold.
     """
 
     def __init__(
@@ -62,6 +65,8 @@ class Masks(Labels):
         root: Path,
         notify: Notify | None,
     ) -> None:
+        if len(names) > VOID:
+            raise UserError(f"there are {len(names)} names of classes; masks of 8 bits hold {VOID} and void")
         self._masks, self._root = masks, root
         self.problems = {path: "has no mask of its name" for path in sizes if path not in masks}
         paired = [path for path in (sizes if names else masks) if path in masks]  # all, where they decide the classes

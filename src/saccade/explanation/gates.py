@@ -1,12 +1,10 @@
 """What the gates of a plugged network let through, on given images.
 
-A gate g multiplies its map. Under a neutral start the plug mixes gated and untouched map,
-y = f + a (g f − f), which is f times the *effective* gate 1 + a (g − 1): that is the number this module reports. It is
-1 where the map passes unchanged, 0 where it is shut off; with a outside [0, 1] it may leave the range of g.
+A gate g multiplies its map. With ``a`` the plug returns y = f + a (g f − f), f times the *effective* gate 1 + a (g −
+1): 1 passes the map unchanged, 0 shuts it off; with a outside [0, 1] it may leave the range of g.
 
-What passes at a place is not the plain mean of its gates: a gate that is normalised over the channels, as that of DAS,
-has nearly the same mean everywhere. It is Σ_c |y_c| / Σ_c |f_c|, the mean of the gates weighted by what there is to
-pass; and that is defined for mechanisms that add or transform as well.
+The plain mean of the gates at a place says little: one that is normalised over the channels, as that of DAS, has nearly
+the same mean everywhere. What passes is Σ_c |y_c| / Σ_c |f_c|, which also serves mechanisms that add or transform.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ __all__ = ["gate_maps", "is_spatial", "passing", "per_channel", "site_to_show", 
 
 
 def gate_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """The effective gates of every site at which a multiplicative mechanism is plugged.
+    """Return the effective gates of every site of a multiplicative mechanism.
 
     The network runs once, in eval mode and without gradients, and is left as it was.
 
@@ -37,9 +35,8 @@ def gate_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         images: (B, C, H, W), normalised as the network expects; moved to its device.
 
     Returns:
-        Site to effective gate (B, c | 1, h | 1, w | 1), float32 on the CPU, in the order of the network's plugs. A
-        parent that runs several times in one forward appears once a call: ``site (call 2)``. Mechanisms that add or
-        transform instead of gating do not appear.
+        Site to effective gate (B, c | 1, h | 1, w | 1), float32 on the CPU, in the order of the plugs. A parent that
+        runs several times in one forward appears once a call: ``site (call 2)``.
     """
     device = next((p.device for p in model.parameters()), images.device)
     with preserve_state(model), torch.no_grad(), record(model) as seen:
@@ -56,7 +53,7 @@ def gate_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def passing(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Which part of the map every plug lets pass, place by place.
+    """Return which part of the map every plug lets pass, place by place.
 
     The network runs once, in eval mode and without gradients, and is left as it was.
 
@@ -66,8 +63,7 @@ def passing(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
     Returns:
         Site to Σ_c |y_c| / Σ_c |f_c|, (B, h, w), float32 on the CPU, for a map f (B, c, h, w) that leaves the plug as
-        y; 1 where the map is zero. Of a multiplicative mechanism it is the mean of its effective gates, each channel
-        weighted by its magnitude; of one that adds it may exceed 1. Named as by :func:`gate_maps`.
+        y; 1 where the map is zero. Of a mechanism that adds it may exceed 1. Named as by :func:`gate_maps`.
     """
     seen: dict[str, list[Tensor]] = {}
 
@@ -87,23 +83,22 @@ def passing(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def _named(site: str, calls: list[Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """A site's values with their names: its own, and the number of the call where there are several."""
+    """Yield a site's values with their names, numbered by call where there are several."""
     for number, value in enumerate(calls, 1):
         yield (site if len(calls) == 1 else f"{site} (call {number})"), value
 
 
 def is_spatial(gate: Tensor) -> bool:
-    """Whether a gate (B, C | 1, H | 1, W | 1) tells places apart at all."""
+    """Return whether a gate (B, C | 1, H | 1, W | 1) differs between places at all."""
     return gate.shape[-2] > 1 or gate.shape[-1] > 1
 
 
 def spatial(gate: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-    """The mean of a gate over its channels, as one map an image.
+    """Return the mean of a gate over its channels, as one map an image.
 
     Args:
         gate: (B, C | 1, H | 1, W | 1).
-        size: (height, width) to which the map is interpolated bilinearly (pixel areas aligned, corners not);
-            None keeps its own.
+        size: (height, width) to interpolate to bilinearly (pixel areas aligned, corners not); None keeps its own.
 
     Returns:
         (B, H, W), or (B, height, width).
@@ -115,15 +110,15 @@ def spatial(gate: Tensor, size: tuple[int, int] | None = None) -> Tensor:
 
 
 def per_channel(gate: Tensor) -> Tensor:
-    """The mean of a gate over its places: (B, C | 1, H | 1, W | 1) -> (B, C | 1)."""
+    """Return the mean of a gate over its places: (B, C | 1, H | 1, W | 1) -> (B, C | 1)."""
     return gate.mean((2, 3))
 
 
 def site_to_show(maps: Mapping[str, Tensor], least: int = 4) -> str | None:
-    """The site that says most about *where*: the last one that is at least ``least`` places high and wide.
+    """Return the last site whose gate is at least ``least`` places high and wide.
 
-    Where none is that large, the one that differs most from place to place (largest mean standard deviation of
-    :func:`spatial`); None where none tells places apart.
+    Where there is none, the one that differs most from place to place (mean standard deviation of :func:`spatial`);
+    None where none differs.
 
     Args:
         maps: site to (B, C | 1, H | 1, W | 1).

@@ -1,4 +1,4 @@
-"""What ``export`` is called with, before anything is done."""
+"""Checks of the arguments of ``export``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from saccade.graph.hosts import check_network
 __all__ = ["RESERVED", "check", "check_number"]
 
 RESERVED = ("host", "plugs", "replacements", "input", "classes", "smallest", "multiple")
-"""What a file says of itself in any case."""
+"""Names of facts that every file states."""
 
 
 def check(model: Any, host: Any, classes: Any, facts: Mapping[str, Any]) -> None:
-    """Are the arguments of ``export`` of their kinds?
+    """Raise UserError unless the arguments of ``export`` are of their kinds.
 
     Raises:
         UserError: one is not, a fact has a name of ours, or the network is wrapped or without data.
@@ -39,11 +39,7 @@ def check(model: Any, host: Any, classes: Any, facts: Mapping[str, Any]) -> None
 
 
 def check_number(classes: Sequence[str] | None, outputs: Sequence[Tensor]) -> None:
-    """Are there as many classes as logits? Of other outputs nobody can tell; one logit may stand for two classes.
-
-    Raises:
-        UserError: there are more or fewer.
-    """
+    """Raise UserError unless there are as many classes as logits; one logit may stand for two classes."""
     if classes is None or len(outputs) != 1 or outputs[0].ndim != 2:
         return
     logits = outputs[0].shape[1]

@@ -1,4 +1,4 @@
-"""How far a file is from its network."""
+"""The difference between a file and its network."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from saccade.errors import UserError
 __all__ = ["LIMIT", "difference", "same"]
 
 LIMIT = 1e-4
-"""The largest difference that is let pass, as a part of the largest value of its channel."""
+"""The largest difference allowed, as a part of the largest value of its channel."""
 
 _FLOOR = 5e-2
-"""The least that counts as the largest value of a channel, as a part of that of the whole tensor: the float32 noise of
-a logit near zero is that of the sum it came from."""
+"""Least scale of a channel, as a part of the tensor's: a logit near zero has the noise of the sum it came from."""
 
 
 def difference(wanted: Sequence[Tensor], found: Sequence[Tensor], where: str) -> float:
-    """The largest difference of two lists of tensors, each as a part of its largest value.
+    """Return the largest difference of two lists of tensors, each as a part of its largest value.
 
     Raises:
-        UserError: their numbers or shapes differ, or what is wanted is not finite, so that nothing can be said.
+        UserError: their numbers or shapes differ, or what is wanted is not finite.
     """
     shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (wanted, found)]
     if shapes[0] != shapes[1]:
@@ -43,9 +42,9 @@ def difference(wanted: Sequence[Tensor], found: Sequence[Tensor], where: str) ->
 
 
 def _relative(wanted: Tensor, found: Tensor, axis: int) -> float:
-    """The largest difference as a part of the largest value at its place in an axis; boxes do not hide probabilities.
+    """Return the largest difference as a part of the largest value at its place in an axis.
 
-    A tensor without that axis is one part.
+    So boxes do not hide probabilities. A tensor without that axis is one part.
     """
     parts = (1, -1) if wanted.ndim < 2 else (wanted.shape[axis], -1)
     left, right = (each.movedim(axis, 0).reshape(parts) if each.ndim > 1 else each.reshape(parts)
@@ -57,7 +56,7 @@ def _relative(wanted: Tensor, found: Tensor, axis: int) -> float:
 
 
 def same(first: Sequence[Tensor], again: Sequence[Tensor]) -> bool:
-    """Did a network compute the same twice? What is not finite tells nothing."""
+    """Return whether two results are the same, where they are finite."""
     if [tensor.shape for tensor in first] != [tensor.shape for tensor in again]:
         return False
     if not all(tensor.isfinite().all() for tensor in first):

@@ -1,13 +1,13 @@
-"""Write, read back, compare, and only then give the file its name."""
+"""Write, read back, compare, then give the file its name."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -16,6 +16,7 @@ from torch import nn
 from saccade.errors import UserError, did_you_mean
 from saccade.exporting.formats import FORMATS, OPSET
 from saccade.exporting.subject import AXES, Comparison, Subject
+from saccade.files import replacing
 
 __all__ = ["Exported", "export"]
 
@@ -31,11 +32,11 @@ class Exported:
     opset: int | None
     """Of ONNX; None in the other formats."""
     inputs: dict[str, tuple[int | str, ...]]
-    """The shape of each input, an axis of any length by its name; {} for ``safetensors``, which holds no graph."""
+    """The shape of each input, a dynamic axis by its name; {} for ``safetensors``, which holds no graph."""
     outputs: tuple[str, ...]
     """Their names; () for ``safetensors``."""
     smallest: tuple[int, int]
-    """Height and width from which on the file holds."""
+    """Least height and width for the file."""
     compared: tuple[Comparison, ...]
     metadata: dict[str, Any]
     """What the file says of itself."""
@@ -63,16 +64,15 @@ def export(
         dynamic: the axes that may have any length: ``all`` (batch, height, width), ``batch`` or ``none``.
         host: how the network without its plugs is made, as for ``saccade.save``.
         classes: their names.
-        notify: is told in words what begins.
-        facts: whatever else JSON can hold, such as the ``mean`` and ``std`` of the pixels for which the network was
-            trained. The file says it of itself, beside host, plugs, input and classes.
+        notify: gets a sentence as each step begins.
+        facts: whatever else JSON can hold, such as ``mean`` and ``std`` of the pixels, for the file to state.
 
     Returns:
         what was written, with the differences found.
 
     Raises:
         UserError: a package is missing, ``path`` cannot be written, the network does not run on the input or cannot be
-            expressed in the format, or the file computes something else. Nothing is then left behind.
+            expressed in the format, or the file computes something else. No file is left behind.
     """
     for word, value, known in (("format", format, FORMATS), ("dynamic", dynamic, AXES)):
         if value not in known:
@@ -105,39 +105,26 @@ def export(
 
 @contextmanager
 def _place(path: Path, folder: bool) -> Iterator[Path]:
-    """Where to write what will be ``path``: it is moved there after the block, and gone if the block fails.
+    """Yield where to write ``path``: moved there after the block, removed if the block fails.
 
     Raises:
         UserError: there is no such place, or it cannot be written.
     """
-    temporary = path.parent / f".{path.name}.{os.getpid()}.part"
     try:
-        try:
-            if path.is_dir() and not folder:
-                raise UserError(f"{path} is a folder; name the file to be written")
-            if folder and path.exists() and not path.is_dir():
-                raise UserError(f"{path} is a file; safetensors and config.json are written into a folder")
-            if not path.parent.is_dir():
-                raise UserError(f"there is no folder {path.parent} to write {path.name} into")
-            if folder:
-                temporary.mkdir()
-            else:
-                temporary.touch()  # minutes before there is something to write
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}") from None
-        yield temporary
-        try:
-            if not folder:
-                os.replace(temporary, path)
-                return
+        if path.is_dir() and not folder:
+            raise UserError(f"{path} is a folder; name the file to be written")
+        if folder and path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file; safetensors and config.json are written into a folder")
+        if not path.parent.is_dir():
+            raise UserError(f"there is no folder {path.parent} to write {path.name} into")
+        if not folder:
+            with replacing(path) as file:  # made before the minutes that it takes to have something to write
+                yield Path(file.name)
+            return
+        with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as made:
+            yield Path(made)
             path.mkdir(exist_ok=True)
-            for name in ("model.safetensors", "config.json"):  # the one by which a mixed-up folder is told comes last
-                os.replace(temporary / name, path / name)
-        except OSError as error:
-            raise UserError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        if folder:
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+            for name in ("model.safetensors", "config.json"):  # the one that shows a mixed-up folder comes last
+                os.replace(Path(made) / name, path / name)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from None

@@ -24,12 +24,12 @@ from saccade.tensors import tensors_in
 __all__ = ["FORMATS", "OPSET"]
 
 OPSET = 18
-"""Of ONNX: the one that PyTorch's exporter writes without converting it; onnxruntime reads it since 1.14 (2023)."""
+"""The ONNX version that PyTorch's exporter writes without converting; onnxruntime reads it since 1.14 (2023)."""
 
 Say = Callable[[str], object]
 
 _FACTS = "saccade.json"
-"""The file inside a ``.pt2`` in which it says what it is."""
+"""The file inside a ``.pt2`` that holds the facts."""
 
 
 def _onnx(subject: Subject, file: Path, say: Say) -> tuple[Comparison, ...]:
@@ -69,7 +69,7 @@ def _onnx(subject: Subject, file: Path, say: Say) -> tuple[Comparison, ...]:
 
 
 def _tidy(proto: Any, axes: Sequence[int | str]) -> None:
-    """Give the dynamic axes their names, and take out what tells of the exporter and the paths of this machine."""
+    """Name the dynamic axes, and remove traces of the exporter and the paths of this machine."""
     dimensions = proto.graph.input[0].type.tensor_type.shape.dim
     names = {found.dim_param: name for found, name in zip(dimensions, axes, strict=True) if isinstance(name, str)}
     symbols = re.compile("|".join(rf"\b{re.escape(symbol)}\b" for symbol in names) or r"(?!)")
@@ -103,9 +103,9 @@ def _torch(subject: Subject, file: Path, say: Say) -> tuple[Comparison, ...]:
 
 @contextmanager
 def _without_example(program: torch.export.ExportedProgram) -> Iterator[None]:
-    """Without the inputs a program was traced with: the one thing in it that would be pickled.
+    """Return a program without its example inputs, the one part that would be pickled.
 
-    A program read back without them no longer checks what it was traced for, no more than ONNX does.
+    Read back, it no longer checks what it was traced for, as ONNX does not.
     """
     example = program.example_inputs
     program.example_inputs = None
@@ -116,7 +116,7 @@ def _without_example(program: torch.export.ExportedProgram) -> Iterator[None]:
 
 
 def _pickled(file: Path) -> bool:
-    """Does a ``.pt2`` hold anything that ``torch.export.load`` would unpickle?"""
+    """Return whether a ``.pt2`` holds anything that ``torch.export.load`` would unpickle."""
     with zipfile.ZipFile(file) as archive:
         for part in archive.infolist():
             if "/sample_inputs/" in part.filename and part.file_size:
@@ -162,10 +162,10 @@ def _compared(
     say: Say,
     program: torch.export.ExportedProgram | None = None,
 ) -> tuple[Comparison, ...]:
-    """Each of the pictures through file and network; where they differ, what ``program`` asks of a size is told.
+    """Compare file and network on each picture.
 
     Raises:
-        UserError: they differ, or the file fails.
+        UserError: they differ, or the file fails; the message names the condition of ``program`` that the size breaks.
     """
     rows = []
     for picture in pictures:
@@ -178,7 +178,7 @@ def _compared(
 
 
 def _condition(program: torch.export.ExportedProgram | None, picture: Tensor) -> str:
-    """What a traced program asks of the picture's size and does not find, in brackets; a file does not ask."""
+    """Return the condition of a traced program that the picture's size breaks, in brackets."""
     try:
         if program is not None:
             program.module()(picture)
@@ -188,7 +188,7 @@ def _condition(program: torch.export.ExportedProgram | None, picture: Tensor) ->
 
 
 def _installed(*names: str) -> list[Any]:
-    """The modules of the extra ``onnx``.
+    """Return the modules of the extra ``onnx``.
 
     Raises:
         UserError: one is missing.

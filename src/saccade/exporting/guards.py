@@ -1,8 +1,8 @@
-"""What tracing took for granted of a picture's size, and pictures for which it does not hold.
+"""What tracing assumed of a picture's size, and pictures that break it.
 
 A forward that asks whether a side is odd, or at most 100, leaves in the graph the one answer it was traced with.
-``torch.export`` keeps each such question as a condition. Some of them are harmless, as that a map is larger than 1×1;
-some always hold; some say what the network refuses anyway; the rest make a file wrong. Which is which a picture tells.
+``torch.export`` keeps each question as a condition. Some always hold or are harmless; some say what the network refuses
+anyway; the rest make a file wrong. Running a picture of that size tells which.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _AXIS = re.compile(r"L\['\w+'\]\.size\(\)\[(\d)\]")
 _NUMBER = re.compile(r"(?<![\w\[.])\d+(?![\w\].])")
 _PICTURES = (1, 2, 3, 8, 9, 17)
 _LARGEST = 1024
-"""A number in a condition above which it is no length of a side."""
+"""A number above this in a condition is no length of a side."""
 _UNBOUNDED = 2**31
 
 
 def upper_bounds(program: torch.export.ExportedProgram) -> dict[int, int]:
-    """The axes of the input, of any length, for which the program states a greatest length."""
+    """Return the axes, of any length, for which the program states a greatest length."""
     (name,) = program.graph_signature.user_inputs
     node = next(node for node in program.graph.nodes if node.name == name)
     found = {}
@@ -42,16 +42,16 @@ def upper_bounds(program: torch.export.ExportedProgram) -> dict[int, int]:
 def broken(
     program: torch.export.ExportedProgram, own: tuple[int, int], least: tuple[int, int], fixed: bool
 ) -> dict[str, list[Size]]:
-    """The conditions of a program that do not hold at every size, each with sizes at which it does not.
+    """Return the conditions of a program that do not hold at every size, each with sizes that break it.
 
     Args:
         program: what was traced.
         own: height and width the network is meant for.
-        least: height and width from which on the program is said to hold.
+        least: least height and width for the program.
         fixed: height and width are those.
 
     Returns:
-        sizes between half of and some times ``own``, the fewest pixels first; {} where all conditions hold.
+        sizes from half of ``own`` to some times ``own``, the fewest pixels first.
     """
     found: dict[str, list[Size]] = {}
     room = max(2**18, 18 * own[0] * own[1])
@@ -67,7 +67,7 @@ def broken(
 
 
 def common_multiple(program: torch.export.ExportedProgram, texts: list[str], least: tuple[int, int]) -> int | None:
-    """The least number of whose multiples both sides have to be for these conditions to hold; None if none is found."""
+    """Return the least number whose multiples, as sides, fulfil these conditions; None if none is found."""
     chosen = [holds for text, holds in _conditions(program) if text in texts]
     for step in range(2, 257):
         sides = [[n * step for n in range(2, 12) if n * step >= low] for low in least]
@@ -77,7 +77,7 @@ def common_multiple(program: torch.export.ExportedProgram, texts: list[str], lea
 
 
 def _conditions(program: torch.export.ExportedProgram) -> list[tuple[str, Callable[[Size], bool]]]:
-    """The conditions of a program: text and test."""
+    """Yield the conditions of a program: text and test."""
     # torch states them as Python, by the size of its arguments, and checks them when the program itself is called. They
     # are not public: a torch without them leaves the bounds, and the comparison at other sizes.
     rows = getattr(program, "_guards_code", None) or []
@@ -97,6 +97,6 @@ def _test(text: str) -> Callable[[Size], bool]:
 
 
 def _sides(own: int, least: int, numbers: set[int]) -> list[int]:
-    """Lengths of a side, of every parity and remainder that a network is likely to ask for."""
+    """Return lengths of a side, of every parity and remainder that a network is likely to ask for."""
     near = {own + n for n in range(-1, 5)} | {own + 32, own + 64, own * 3 // 2 | 1, 2 * own, 2 * own + 7}
     return sorted(n for n in near | {own // 2, own // 2 + 1} | numbers if n >= max(least, own // 2, 1))

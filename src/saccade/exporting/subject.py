@@ -1,4 +1,4 @@
-"""The network that is exported: what it is called with, what it computes, the program it becomes."""
+"""The network that is exported: its input, its outputs, the program it becomes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from saccade.tensors import tensors_in
 __all__ = ["AXES", "Comparison", "Subject"]
 
 _ROOM = 64
-"""Most networks divide a side by 32; of a picture this high and wide, no map is then 1×1."""
+"""Most networks divide a side by 32; at this size no map is 1×1."""
 
 AXES: dict[str, dict[int, str]] = {"all": {0: "batch", 2: "height", 3: "width"}, "batch": {0: "batch"}, "none": {}}
 """The names of the axes that may have any length."""
@@ -38,15 +38,17 @@ class Comparison:
     shape: tuple[int, ...]
     """Of the batch (B, C, H, W)."""
     difference: float
-    """The largest in an output tensor, as a part of the largest value of its channel (axis 1) or of its place in the
-    last axis, whichever part is larger. A part of small values counts as a twentieth of the tensor at least."""
+    """The largest in an output tensor, as a part of the largest value of its channel (axis 1) or last-axis place.
+
+    The larger part of both. Values below a twentieth of the tensor's largest count as that.
+    """
 
 
 class Subject:
     """A copy of a network, in float32, eval mode and on the CPU, and what is known of it."""
 
     input = "image"
-    """What its argument is called in a file."""
+    """The name of its argument in a file."""
 
     def __init__(
         self, model: nn.Module, picture: Tensor, dynamic: str, host: dict[str, Any] | None, metadata: dict[str, Any]
@@ -58,17 +60,17 @@ class Subject:
         self.picture = picture
         self.dynamic = dynamic
         self.host = host
-        """How it is made, where that was said."""
+        """How it is made, if that was said."""
         self.metadata = metadata
         self.smallest = (1, 1) if dynamic == "all" else (picture.shape[2], picture.shape[3])
         self.outputs: tuple[str, ...] = ()
-        """The names of what it returns."""
+        """The names of its outputs."""
         self.others: list[tuple[int, int]] = []
         """Other sizes that it takes."""
         self.wide: tuple[int, int] | None = None
-        """Of these a larger one, wider than high."""
+        """One of them, larger, and wider than high."""
         self.doubtful: list[tuple[int, int, int]] = []
-        """Pictures, height and width which the network takes, and which the program was not traced for."""
+        """(B, H, W) that the network takes and the program was not traced for."""
         self._draws = 0
         self._bare = False
 
@@ -82,7 +84,7 @@ class Subject:
         classes: Sequence[str] | None,
         facts: Mapping[str, Any],
     ) -> Subject:
-        """The network once it has run; arguments are those of ``export``.
+        """Return the network after a first run; arguments are those of ``export``.
 
         Raises:
             UserError: an argument is of another kind, a fact is no JSON or has a name of ours; the network is compiled,
@@ -138,16 +140,16 @@ class Subject:
 
     @property
     def axes(self) -> tuple[int | str, ...]:
-        """The shape of the input, an axis of any length by its name."""
+        """The shape of the input, a dynamic axis by its name."""
         return tuple(AXES[self.dynamic].get(axis, length) for axis, length in enumerate(self.picture.shape))
 
     def run(self, picture: Tensor) -> list[Tensor]:
-        """What the network computes in PyTorch."""
+        """Return what the network computes in PyTorch."""
         with torch.no_grad():
             return list(tensors_in(self.network(picture)))
 
     def traced(self) -> torch.export.ExportedProgram:
-        """The network as a program of plain operators; the smallest size it holds for is then known.
+        """Return the network as a program of plain operators, and set the smallest size it holds for.
 
         Raises:
             UserError: it cannot be traced, or height and width shall be dynamic and it takes one size only.
@@ -173,7 +175,7 @@ class Subject:
         return program
 
     def _examine(self, program: torch.export.ExportedProgram) -> None:
-        """Find the sizes the network takes and the program was not traced for; multiples it asks for are told.
+        """Find the sizes the network takes and the program was not traced for, and the multiples it needs.
 
         Raises:
             UserError: the program states a greatest number of pictures, height or width.
@@ -208,7 +210,7 @@ class Subject:
         return self._refusal(self._drawn(*size)) is None
 
     def find_other_sizes(self) -> None:
-        """Find sizes that the network takes beside its own.
+        """Find other sizes that the network takes.
 
         Raises:
             UserError: there are none.
@@ -229,7 +231,7 @@ class Subject:
         self.wide = next((size for size in wide if self._takes((1, *size))), None)
 
     def pictures(self) -> list[Tensor]:
-        """The batches to compare with, as far as sizes and numbers of pictures are dynamic.
+        """Return the batches to compare with, as far as sizes and numbers of pictures are dynamic.
 
         The network's own size; another; a larger one that is wider than high; more pictures; then what is doubtful.
         """
@@ -244,10 +246,10 @@ class Subject:
         return [self._drawn(*shape) for shape in (*shapes, *self.doubtful)]
 
     def compare(self, run: Callable[[Tensor], list[Tensor]], picture: Tensor) -> Comparison:
-        """What the file, by ``run``, computes of a picture against what the network computes.
+        """Compare what the file, by ``run``, and the network compute of a picture.
 
         Raises:
-            UserError: it fails or differs by more than the limit.
+            UserError: the file fails or differs by more than the limit.
         """
         wanted, where = self.run(picture), f"{self.name} at {sized(picture)}"
         hint = ". Export it for one size, dynamic='batch'" * (self.dynamic == "all")
@@ -266,7 +268,7 @@ class Subject:
         return Comparison(shape=tuple(picture.shape), difference=largest)
 
     def _example(self) -> Tensor:
-        """What to trace with. A map of 1×1 would be traced as a constant: a small picture is taken larger."""
+        """Return what to trace with. A map of 1×1 would be traced as a constant: a small picture is enlarged."""
         height, width = self.picture.shape[2:]
         times = -(-_ROOM // min(height, width))
         if self.dynamic != "all" or times == 1:
@@ -275,7 +277,7 @@ class Subject:
         return larger if self._refusal(larger) is None else self.picture
 
     def _refusal(self, picture: Tensor) -> str | None:
-        """What the network says of a picture it does not take; None where it does."""
+        """Return the network's error for a picture it does not take, or None."""
         try:
             self.run(picture)
         except Exception as error:  # a network may raise anything for a size it was not made for
@@ -289,7 +291,7 @@ class Subject:
 
 
 class _Tensors(nn.Module):
-    """A network whose forward returns its tensors and nothing else."""
+    """A network whose forward returns its tensors alone."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -300,7 +302,7 @@ class _Tensors(nn.Module):
 
 
 def _named(output: Any) -> list[tuple[str, Tensor]]:
-    """The tensors in what a network returned, in order, each with a name, which is not that of the input."""
+    """Return the tensors of an output, in order, each with a name, which is not that of the input."""
     if isinstance(output, Tensor):
         return [("output", output)]
     if _is_plain(output):
@@ -317,7 +319,7 @@ def _named(output: Any) -> list[tuple[str, Tensor]]:
 
 
 def _is_plain(output: Any) -> bool:
-    """Is it a mapping of tensors by names that can be told apart?"""
+    """Return whether it is a mapping of tensors by distinct names."""
     return (
         isinstance(output, Mapping)
         and all(isinstance(value, Tensor | None) for value in output.values())
@@ -326,7 +328,7 @@ def _is_plain(output: Any) -> bool:
 
 
 def _has_other_parts(output: Any) -> bool:
-    """Are there parts in what a network returned that are no tensors?"""
+    """Return whether an output has parts that are no tensors."""
     if isinstance(output, Tensor) or _is_plain(output):
         return False
     parts = output.values() if isinstance(output, Mapping) else output if isinstance(output, (list, tuple)) else None
@@ -334,7 +336,7 @@ def _has_other_parts(output: Any) -> bool:
 
 
 def _described(model: nn.Module) -> dict[str, Any]:
-    """What a network says of its own making."""
+    """Return what a network says of its own making."""
     facts = getattr(model, "pretrained_cfg", None)
     if isinstance(facts, dict) and facts.get("architecture"):
         return {"timm": facts["architecture"]}
@@ -342,7 +344,7 @@ def _described(model: nn.Module) -> dict[str, Any]:
 
 
 def _smallest(program: torch.export.ExportedProgram) -> tuple[int, int]:
-    """Height and width from which on the program holds."""
+    """Return the least height and width for the program."""
     (name,) = program.graph_signature.user_inputs
     node = next(node for node in program.graph.nodes if node.name == name)
     sides = []
@@ -354,7 +356,7 @@ def _smallest(program: torch.export.ExportedProgram) -> tuple[int, int]:
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    """A copy in float32, in eval mode, on the CPU.
+    """Return a copy in float32, in eval mode, on the CPU.
 
     Raises:
         UserError: it cannot be copied.

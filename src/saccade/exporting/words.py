@@ -20,7 +20,7 @@ _TORCH = Path(torch.__file__).parent
 
 @contextmanager
 def silently() -> Iterator[None]:
-    """Nothing the exporters print or log on their way is heard: what went wrong they raise."""
+    """Silence what exporters print or log."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -31,12 +31,12 @@ def silently() -> Iterator[None]:
 
 
 def sized(picture: Tensor) -> str:
-    """The shape of a batch of pictures, as 2×3×224×224."""
+    """Return the shape of a batch of pictures, as 2×3×224×224."""
     return "×".join(map(str, picture.shape))
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a message that says something."""
+    """Return the first line of a message that says something."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line.rstrip(".") for line in lines if line), type(error).__name__)
 
@@ -49,7 +49,7 @@ def untraced(error: BaseException) -> str:
 
 
 def place(error: BaseException) -> str:
-    """The line of the innermost forward outside of torch from which the error came, in brackets."""
+    """Return the innermost line outside of torch from which the error came, in brackets."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -62,7 +62,7 @@ def place(error: BaseException) -> str:
 
 
 def untranslated(error: BaseException) -> str:
-    """Why torch's exporter could not turn a program into ONNX: the operators it lacks, by name, where that is it."""
+    """Return why torch's exporter could not write ONNX: the operators it lacks, by name, if that is the reason."""
     text = str(error)
     operators = sorted(set(re.findall(r"No ONNX function found for <OpOverload\(op='([^']+)'", text)))
     if operators:

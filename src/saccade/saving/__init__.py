@@ -1,6 +1,6 @@
 """A network on disk, and back: ``model.safetensors`` and ``config.json``, which says how to rebuild it.
 
-A folder is data, never code: what ``config.json`` may name is listed, and its size is known before anything is built.
+A folder is data, never code: ``config.json`` may name what is listed, and its size is known before anything is built.
 """
 
 from saccade.saving.config import describe as describe

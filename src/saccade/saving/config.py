@@ -1,8 +1,8 @@
-"""``config.json``: what it holds, and a reader that checks every value.
+"""``config.json`` and a reader that checks every value.
 
-It holds ``host`` (how the host is made), ``plugs`` and ``replacements`` (which mechanism with which options in which
-parent module, and in the place of which convolution: loading repeats this and searches nothing), ``input``,
-``classes``, ``facts`` and the digest of the weights, which shows a half-written or mixed-up folder. It is written last.
+It holds ``host`` (how the host is made), ``plugs`` and ``replacements`` (mechanism, options, place: loading repeats
+them), ``input``, ``classes``, ``facts``, and the digest of the weights, which shows a half-written or mixed-up folder.
+It is written last.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["CONFIG", "FORMAT", "WEIGHTS", "check", "describe"]
 
 CONFIG, WEIGHTS, FORMAT = "config.json", "model.safetensors", 1
 _MOST_BYTES = 64 * 2**20
-"""Of a ``config.json``: the largest network of timm's with a plug at every module takes less than one MiB."""
+"""timm's largest network with a plug at every module takes less than one MiB."""
 
 _LONGEST = 500
 
@@ -98,10 +98,10 @@ class _Config(_Part):
 
 
 def describe(folder: str | Path) -> dict[str, Any]:
-    """What ``config.json`` in ``folder`` says: ``host``, ``plugs``, ``replacements``, ``input``, ``classes`` and so on.
+    """Return what ``config.json`` in ``folder`` says.
 
     Raises:
-        UserError: it is missing, broken or not ours, or a value is not of its type; the file and the key are named.
+        UserError: it is missing, broken or not ours, or a value is not of its type; file and key are named.
     """
     folder = Path(folder)
     path = folder / CONFIG
@@ -132,11 +132,7 @@ def describe(folder: str | Path) -> dict[str, Any]:
 
 
 def check(config: dict[str, Any], owner: str) -> None:
-    """Raise UserError unless every value of ``config`` is of its type; ``owner`` names the file.
-
-    Raises:
-        UserError: it names the first wrong keys, what was found and what is needed.
-    """
+    """Raise UserError unless every value of ``config`` is of its type; ``owner`` names the file."""
     try:
         _Config.model_validate(config)
     except ValidationError as error:
@@ -149,7 +145,7 @@ def check(config: dict[str, Any], owner: str) -> None:
 
 
 def _sentence(error: Any) -> str:
-    """One pydantic error as words: the key, what was found, what is needed."""
+    """Put one pydantic error in words: the key, what was found, what is needed."""
     where = ".".join(str(part) for part in error["loc"])
     what = f"{error['msg'][0].lower()}{error['msg'][1:]}"
     if error["type"] == "missing":

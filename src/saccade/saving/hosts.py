@@ -1,4 +1,4 @@
-"""How a host is made again: by the entry of a library, or by a function that the caller vouches for."""
+"""Make a host again: by the entry of a library, or by a function that the caller vouches for."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ __all__ = ["check_named", "of_library", "rebuild", "sketch"]
 Host = Mapping[str, Any]
 
 _LIBRARIES = ("saccade.models.", "segmentation_models_pytorch.", "timm.models.", "torchvision.models.")
-"""Packages whose network classes a file may name: building one runs nothing but their own code, and fetches nothing."""
+"""Packages whose network classes a file may name: building one runs only their own code and fetches nothing."""
 _WEIGHTS = {"encoder_weights": None, "weights": None, "weights_backbone": None, "pretrained": False}
-"""Arguments whose default would fetch weights, and what keeps them from it; the weights come from the file."""
+"""Arguments whose default would fetch weights, and the values that do not."""
 
 
 def rebuild(host: Host, trust: Trust = True) -> nn.Module:
-    """A new network of the kind ``host`` says: see ``save``. The global random state stays as it is.
+    """Return a new network of the kind ``host`` says. The global random state stays as it is.
 
     Args:
         host: names one of ``timm``, ``torchvision``, ``call``, with ``options``.
         trust: what may run besides the networks of the libraries; not True where ``host`` comes from a file.
 
     Raises:
-        UserError: ``host`` names nothing that can be made, or something that is not trusted.
+        UserError: ``host`` names something that cannot be made or is not trusted.
     """
     return _made(host, lambda: _maker(host, trust, "the host")(**_options(host)))
 
@@ -44,7 +44,7 @@ def sketch(host: Host, limits: Limits, owner: str, trust: Trust) -> nn.Module | 
     Args:
         host: as for ``rebuild``.
         limits: how large it may become.
-        owner: the file that names it, for messages.
+        owner: the file that names it.
         trust: as for ``rebuild``.
 
     Raises:
@@ -67,13 +67,13 @@ def check_named(host: Host, owner: str, trust: Trust) -> None:
     """Raise UserError unless a file may name this host.
 
     Raises:
-        UserError: the libraries have no such network, and the name is not trusted. It was not imported.
+        UserError: no library has such a network, and the name is not trusted. It was not imported.
     """
     _maker(host, trust, owner)
 
 
 def of_library(host: Host) -> bool:
-    """Whether ``host`` is looked for in a library, and so needs nobody's trust."""
+    """Return whether ``host`` is looked for in a library, and needs no trust."""
     return "call" not in host or _home(str(host["call"])) is not None
 
 
@@ -96,15 +96,15 @@ def _options(host: Host) -> dict[str, Any]:
 
 
 def _vouched(host: Host, trust: Trust) -> bool:
-    """Whether the caller trusts whatever the host is made by, options included."""
+    """Return whether the caller trusts whatever the host is made by, options included."""
     return trust is True or ("call" in host and trusted(str(host["call"]), trust))
 
 
 def _maker(host: Host, trust: Trust, owner: str) -> Callable[..., Any]:
-    """What makes the host, given its options.
+    """Return what makes the host, given its options.
 
     Raises:
-        UserError: nothing does, or what does is neither of a library nor trusted.
+        UserError: nothing does, or it is neither of a library nor trusted.
     """
     kinds = [key for key in ("timm", "torchvision", "call") if host.get(key) is not None]
     if len(kinds) != 1:
@@ -138,7 +138,7 @@ def _of_torchvision(name: str, owner: str) -> Callable[..., Any]:
 
 
 def _of_library(name: str, owner: str) -> Callable[..., Any]:
-    """The class or registered function ``name`` of a library, which makes a network.
+    """Return the class or registered function ``name`` of a library, which makes a network.
 
     Raises:
         UserError: it makes no network. A package that does not belong to the libraries is not imported.
@@ -170,7 +170,7 @@ def _home(name: str) -> str | None:
 
 
 def _without_weights(maker: Callable[..., Any]) -> Callable[..., Any]:
-    """``maker`` that fetches no weights unless its options say so."""
+    """Return ``maker`` so that it fetches no weights unless its options say so."""
     asked = {name: without for name, without in _WEIGHTS.items() if name in inspect.signature(maker).parameters}
     return lambda **options: maker(**{**asked, **options})
 

@@ -1,4 +1,4 @@
-"""A folder back into a network, after everything in it has been checked."""
+"""Read a folder back into a network, after checking everything in it."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ __all__ = ["fill", "load", "replay"]
 def load(folder: str | Path, host: nn.Module | None = None, trust: Trust = False) -> nn.Module:
     """Return the network that ``save`` wrote into ``folder``, on the CPU, in eval mode.
 
-    A folder is not code. It may name networks of timm, torchvision, segmentation_models_pytorch and Saccade, and
-    mechanisms of the catalogue; anything else is not even imported, unless ``trust`` allows it. The size of what it
-    describes is compared with the weights before any memory is taken.
+    A folder may name networks of timm, torchvision, segmentation_models_pytorch and Saccade, and mechanisms of the
+    catalogue; anything else is not even imported, unless ``trust`` allows it. The size of what it describes is compared
+    with the weights before any memory is taken.
 
     Args:
         folder: with ``model.safetensors`` and ``config.json``.
         host: the network without its plugs, for a folder whose ``config.json`` cannot rebuild it; it is plugged, loaded
-            and returned. A host that carries plugs already keeps them.
+            and returned. A host that has plugs already keeps them.
         trust: True: whatever the folder names may be imported and run. Names, ``["my.module:Class"]``: these may.
 
     Raises:
         UserError: a file is missing, broken, does not belong to the other or names what is not trusted; the host cannot
-            be rebuilt; its keys, shapes or dtypes are not those of the file; a weight is not finite. A host that was
-            given is then as it was.
+            be rebuilt; its keys, shapes or dtypes differ from the file's; a weight is not finite. A host that was given
+            is then as it was.
     """
     folder = Path(folder)
     config = describe(folder)
@@ -116,7 +116,7 @@ def replay(host: nn.Module, config: Mapping[str, Any], owner: str) -> nn.Module:
     Args:
         host: without plugs.
         config: with ``plugs`` and ``replacements``.
-        owner: the file they come from, for messages.
+        owner: the file they come from.
 
     Returns:
         ``host``.

@@ -1,4 +1,4 @@
-"""A network on the meta device: its keys and shapes without its memory, to be compared with a file beforehand."""
+"""A network on the meta device: its keys and shapes without its memory."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ class TooLargeError(UserError):
 class Limits:
     """How large the network of a file may become while it is built.
 
-    Constructors make more than they keep: a classifier that is exchanged, a backbone whose head is taken off. So the
-    limits are generous; afterwards, keys and shapes are compared exactly.
+    Generous, for constructors make more than they keep; afterwards, keys and shapes are compared exactly.
 
     Args:
         shapes: of the tensors in the file, by key.
@@ -60,15 +59,15 @@ class _Ranges(TorchFunctionMode):
 
 
 def sketched(make: Callable[[], nn.Module], limits: Limits, owner: str) -> nn.Module:
-    """What ``make`` makes, on the meta device.
+    """Return what ``make`` makes on the meta device.
 
     Args:
         make: constructs a network.
-        limits: for all parameters and modules that come into being meanwhile.
-        owner: the file that describes it, for the message.
+        limits: for all parameters and modules made meanwhile.
+        owner: the file that describes it.
 
     Raises:
-        TooLargeError: more comes into being than the limits allow.
+        TooLargeError: more is made than the limits allow.
         Exception: whatever ``make`` raises.
     """
     try:
@@ -120,7 +119,7 @@ def _bounded(limits: Limits, owner: str) -> Iterator[None]:
 
 
 def clone(network: nn.Module) -> nn.Module | None:
-    """A copy of ``network`` on the meta device, without its memory; None where it cannot be copied."""
+    """Return a copy of ``network`` on the meta device; None where it cannot be copied."""
     memo: dict[int, Any] = {}
     for tensor in (*network.parameters(), *network.buffers()):
         empty = torch.empty_like(tensor, device="meta")

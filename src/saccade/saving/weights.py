@@ -1,4 +1,4 @@
-"""``model.safetensors``: its header before anything is built, its tensors once the network for them is there."""
+"""``model.safetensors``: its header before anything is built, its tensors afterwards."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FAMILIES = {"floating": _FLOATS, "integer": _INTEGERS, "complex": _COMPLEX, "bo
 
 
 def header(folder: Path, config: Mapping[str, Any]) -> Shapes:
-    """The shapes of the tensors in the file of weights, none of which is read.
+    """Return the shapes of the tensors in the file of weights, reading none of them.
 
     Raises:
         UserError: the file is missing, broken, or not the one that ``config`` was written for.
@@ -46,7 +46,7 @@ def header(folder: Path, config: Mapping[str, Any]) -> Shapes:
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
-    """The tensors in the file of weights.
+    """Return the tensors in the file of weights.
 
     Raises:
         UserError: it cannot be read.
@@ -65,7 +65,7 @@ def digest(path: Path) -> str:
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict as safetensors wants it: contiguous, on the CPU, no two tensors of one memory."""
+    """Return the state dict as safetensors needs it: contiguous, on the CPU, no two tensors of one memory."""
     state: dict[str, Tensor] = {}
     seen = set()
     for key, value in model.state_dict().items():
@@ -79,7 +79,7 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def shapes_of(network: nn.Module) -> Shapes:
-    """The shapes of the network's state dict, by key."""
+    """Return the shapes of the network's state dict, by key."""
     return {key: tuple(value.shape) for key, value in network.state_dict().items()}
 
 
@@ -87,7 +87,7 @@ def compare(wanted: Shapes, found: Shapes, message: str) -> None:
     """Raise UserError that names the keys and shapes in which a file (``wanted``) and a network (``found``) differ.
 
     Raises:
-        UserError: they differ; where the keys of the file have a prefix more, that is said.
+        UserError: they differ; a prefix that the keys of the file have is named.
     """
     parts = (
         ("the network has no", [brief(key) for key in wanted if key not in found]),
@@ -110,14 +110,13 @@ def compare(wanted: Shapes, found: Shapes, message: str) -> None:
 def check_values(state: Mapping[str, Tensor], network: nn.Module, owner: str) -> None:
     """Raise UserError unless each tensor is of its dtype family and finite.
 
-    The families are floating (16 to 64 bit), integer, complex and bool: a network saved in bfloat16 loads into one
-    made in float32. A value of the file may be infinite or NaN only where the new network's own buffer is, as in a
-    mask of attention.
+    The families are floating (16 to 64 bit), integer, complex and bool. A value may be infinite or NaN where the new
+    network's own buffer is, as in a mask of attention.
 
     Args:
         state: the tensors of the file.
         network: with the same keys.
-        owner: the file, for the message.
+        owner: the file.
 
     Raises:
         UserError: a tensor is of another family, or holds values that are not finite; it is named.

@@ -1,4 +1,4 @@
-"""The network inside a wrapper: what is saved, so that the file loads into the network itself."""
+"""The network inside a wrapper, which is what is saved."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _WRAPPERS = {
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside ``model``, however many known wrappers are around it; any other network itself.
+    """Return the network inside all known wrappers around ``model``.
 
     Raises:
-        UserError: a module inside the network is wrapped: its keys would have the wrapper's name in their midst.
+        UserError: a module inside the network is wrapped: its keys would hold the wrapper's name.
     """
     while (name := _inner(model)) is not None:
         model = getattr(model, name)
@@ -44,9 +44,9 @@ def _inner(module: nn.Module) -> str | None:
 
 
 def prefix(wrapped: Iterable[str], bare: Iterable[str]) -> str | None:
-    """The prefix of a wrapper, such as ``net.``, that all keys of ``wrapped`` have and no key of ``bare`` has.
+    """Return the prefix of a wrapper, such as ``net.``, of all keys of ``wrapped`` and none of ``bare``, or None.
 
-    Without it there is at least one key that both have. None where there is no such prefix.
+    Without it there is at least one key that both have.
 
     >>> prefix(["net.fc.weight", "net.fc.bias"], ["fc.weight", "fc.bias"])
     'net.'

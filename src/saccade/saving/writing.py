@@ -1,11 +1,10 @@
-"""A network into a folder, with what it takes to make it again."""
+"""Write a network into a folder, with what it takes to make it again."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from saccade import catalog
 from saccade.errors import UserError
+from saccade.files import make_folders, replacing, write_atomically
 from saccade.graph.inputs import example_input
 from saccade.graph.states import preserve_state
 from saccade.saving.config import CONFIG, FORMAT, WEIGHTS, check
@@ -52,10 +52,9 @@ def save(
         model: a network, plugged or not.
         folder: where to.
         host: how the network without plugs is made: ``{"timm": name, "options": {…}}``, ``{"torchvision": name,
-            "options": {…}}`` or ``{"call": "package.module:function", "options": {…}}``. ``load`` imports a
-            function from outside of these libraries only where it is trusted. None tries timm's own record
-            (architecture, classes, input channels), then the class without arguments; a guess counts if what it makes
-            has the same keys and shapes and, with these weights, computes the same.
+            "options": {…}}`` or ``{"call": "package.module:function", "options": {…}}``, which ``load`` imports only
+            where it is trusted. None tries timm's own record, then the class without arguments; a guess counts if what
+            it makes has the same keys and shapes and, with these weights, computes the same.
         input: size (C, H, W) the network is meant for.
         classes: their names.
         facts: whatever else JSON can hold.
@@ -65,8 +64,8 @@ def save(
         ``load`` then needs the host.
 
     Raises:
-        UserError: ``host`` makes another network, a part of the network is wrapped, a fact is no JSON, a value has
-            another type than ``config.json`` holds, or the folder cannot be written.
+        UserError: ``host`` makes another network, a part of the network is wrapped, a value is no JSON or of another
+            type than ``config.json`` holds, or the folder cannot be written.
     """
     folder = Path(folder)
     model = unwrapped(model)
@@ -107,20 +106,20 @@ def save(
             type(model).__name__, str(folder),
         )  # fmt: skip
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder, WEIGHTS, lambda file: save_file(state, file, {"format": "pt"}))
+        make_folders(folder)
+        with replacing(folder / WEIGHTS) as file:
+            save_file(state, file.name, {"format": "pt"})
         config["sha256"] = digest(folder / WEIGHTS)
-        text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-        _write(folder, CONFIG, lambda file: file.write_text(text, encoding="utf-8"))
+        write_atomically(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write the network to {folder}: {error}") from None
     return config
 
 
 def _guesses(model: nn.Module) -> list[dict[str, Any]]:
-    """How ``model`` may have been made, going by what it says of itself.
+    """Return how ``model`` may have been made, by what it says of itself.
 
-    Networks of segmentation_models_pytorch keep the arguments they were made with, for Hugging Face's hub.
+    Networks of segmentation_models_pytorch keep their arguments for Hugging Face's hub.
     """
     guesses: list[dict[str, Any]] = []
     facts = getattr(model, "pretrained_cfg", None)
@@ -144,7 +143,7 @@ def _same(
     state: dict[str, Tensor],
     input: Sequence[int] | None,
 ) -> bool:
-    """Whether the guess makes the host, and with these weights computes the same."""
+    """Return whether the guess makes the host, and with these weights computes the same."""
     try:
         made = rebuild(guess, trust=not of_library(guess))
         compare(_shapes_of_host(model), shapes_of(made), "")
@@ -191,19 +190,10 @@ def _row(path: str, plug: Plug) -> dict[str, Any]:
 
 
 def _shapes_of_host(model: nn.Module) -> Shapes:
-    """Keys and shapes of the state dict as it was before anything was plugged or replaced."""
+    """Return keys and shapes of the state dict before anything was plugged or replaced."""
     prefixes = tuple(f"{path}.{name}." for path, m in model.named_modules(remove_duplicate=False)
                      for name, child in m.named_children() if isinstance(child, Plug) or name == CHILD)  # fmt: skip
     prefixes = tuple(prefix.removeprefix(".") for prefix in prefixes)
     with originals(model):
         shapes = shapes_of(model)
     return {key: shape for key, shape in shapes.items() if not (prefixes and key.startswith(prefixes))}
-
-
-def _write(folder: Path, name: str, write: Callable[[Path], object]) -> None:
-    temporary = folder / f".{name}.{os.getpid()}.part"
-    try:
-        write(temporary)
-        os.replace(temporary, folder / name)
-    finally:
-        temporary.unlink(missing_ok=True)

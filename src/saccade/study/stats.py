@@ -142,7 +142,7 @@ def analyse(
         margin=margin,
         alpha=alpha,
         unit=unit,
-        digits=metric.digits,
+        digits=max(metric.digits - 1, 0),
         arms=tuple(_arm(name, row) for name, row in zip(names, scored, strict=True)),
         differences=tuple(rows[1:]),
         sigma=None,
@@ -283,7 +283,7 @@ def _unjudged(
         margin=margin,
         alpha=alpha,
         unit=metric.points,
-        digits=metric.digits,
+        digits=max(metric.digits - 1, 0),
         higher_is_better=metric.higher_is_better,
         reason=f"No run of {name} has a score.",
     )

@@ -1,4 +1,4 @@
-"""How plugs get into a host and out of it, and the hooks of the host that let its own checkpoints load.
+"""Plugs in a host: attached, detached, and the hooks that let the host's own checkpoints load.
 
 All hooks are functions of modules, so that copies and pickles of a host keep them.
 """
@@ -14,7 +14,7 @@ from torch import nn
 from saccade.errors import UserError
 from saccade.parent_class import CHILD, hold, release
 from saccade.stage_outputs import StageOutputs
-from saccade.surgery.guard import PLUGS, look_at, paths, unwatch, watch
+from saccade.surgery.guard import PLUGS, note_norm, paths, unwatch, watch
 from saccade.surgery.plug_module import Plug, plugs_in
 
 __all__ = ["attach", "close_call", "detach", "join", "keep_plugs", "one_call", "open_call"]
@@ -33,9 +33,9 @@ def keep_plugs(
     unexpected: list[str],
     errors: list[str],
 ) -> None:
-    """Load-state pre-hook of the host: a checkpoint that knows no plug leaves the plugs as they are.
+    """Load-state pre-hook of the host: a checkpoint without plugs leaves the plugs as they are.
 
-    A checkpoint that has some keys of the plugs and not all is left to torch, which names those that are missing.
+    If it has some of their keys, torch names those that are missing.
     """
     own = {
         f"{prefix}{path}.{key}": value
@@ -63,7 +63,7 @@ def attach(host: nn.Module, plug: Plug) -> None:
     """Put ``plug`` into the parent module of its site.
 
     Raises:
-        UserError: there is no such module, or it has a plug already, or something else that is called ``saccade``.
+        UserError: there is no such module, or it has a plug or something else called ``saccade``.
     """
     path = plug.site.parent
     try:
@@ -76,14 +76,14 @@ def attach(host: nn.Module, plug: Plug) -> None:
     if hasattr(parent, CHILD):
         raise UserError(f"the module {path!r} has something called {CHILD!r} that is no plug")
     hold(parent, plug.train(parent.training), entering=plug.site.entering)
-    look_at(plug, host.get_submodule(path.rpartition(".")[0]) if path else None, parent)
+    note_norm(plug, host.get_submodule(path.rpartition(".")[0]) if path else None, parent)
     if PLUGS not in vars(host):
         host.register_load_state_dict_pre_hook(keep_plugs)
     watch(host, path, PLUGS)
 
 
 def join(host: nn.Module, plugs: list[Plug]) -> None:
-    """Let ``plugs`` of ``host`` read each other within each call of it, where they read any."""
+    """Let ``plugs`` of ``host`` read the vectors of each other within each call of it."""
     if not any(plug.previous for plug in plugs):
         return
     outputs = StageOutputs()
@@ -96,7 +96,7 @@ def join(host: nn.Module, plugs: list[Plug]) -> None:
 
 
 def detach(host: nn.Module, gone: list[Plug]) -> None:
-    """Take the plugs ``gone`` out of ``host``; once the last is out, no hook or mark of ours is left."""
+    """Take the plugs ``gone`` out of ``host``; with the last one, every hook and attribute of ours."""
     before = list(plugs_in(host))
     for _, parent, plug in before:
         if any(plug is one for one in gone):
@@ -119,7 +119,7 @@ def detach(host: nn.Module, gone: list[Plug]) -> None:
 
 
 def _remove(hooks: dict[int, Any], wanted: Any) -> list[int]:
-    """Remove the hooks that are ``wanted``; returns the keys they had."""
+    """Remove the hooks that are ``wanted``; return their keys."""
     gone = [key for key, hook in hooks.items() if getattr(hook, "hook", hook) is wanted]
     for key in gone:
         del hooks[key]
@@ -128,11 +128,10 @@ def _remove(hooks: dict[int, Any], wanted: Any) -> list[int]:
 
 @contextmanager
 def one_call(model: nn.Module) -> Iterator[None]:
-    """Count what runs inside as one call of the host, for parts of a network that are run by themselves.
+    """Treat the block as one call of the host, for parts of a network that are run by themselves.
 
-    A mechanism that reads the stage before its own (``emca``) gets what that stage handed on in the same call. A call
-    of the whole host needs nothing; a feature extractor that ``torch.fx`` made of it does, and so do its stages run
-    one by one:
+    A mechanism that reads the stage before its own (``emca``) needs it in a feature extractor of ``torch.fx``, or if
+    stages are run one by one; not in a call of the whole host.
 
     >>> with saccade.one_call(model):                                                           # doctest: +SKIP
     ...     features = extractor(images)

@@ -18,13 +18,11 @@ __all__ = ["parameter_groups"]
 def parameter_groups(
     model: nn.Module, lr: float, attention_lr: float | None = None, weight_decay: float = 0.0
 ) -> list[dict[str, Any]]:
-    """Groups for any optimiser of ``torch.optim``: host and attention, each with and without weight decay.
+    """Return groups for an optimiser of ``torch.optim``: host and attention, each with and without weight decay.
 
-    A kernel that a replacement keeps is the host's; its other parameters are the attention's.
-
-    Biases, parameters of one dimension (norms) and every ``a`` are not decayed: decay would pull a network that has
-    learnt to look back to one that does not. Each trainable parameter is in exactly one group; a group also has a
-    ``name``.
+    A kernel that a replacement keeps is the host's. Biases, parameters of one dimension and every ``a`` are not
+    decayed: decay would pull a network that has learnt to look back to one that does not. Each trainable parameter is
+    in exactly one group; a group also has a ``name``.
 
     Args:
         model: the network.

@@ -1,8 +1,7 @@
-"""Before each call of a host: a plug or a replacement that no longer runs is an error.
+"""Raise an error before a call of a host whose plug or replacement no longer runs.
 
-Tools exchange modules, delete them or fold one into another, and the network computes without its attention. The host
-and every module on the way to a plug keep the paths of what they were given. A pre-hook walks these paths, also where
-a part of the host is called by itself or stands in another network.
+Tools exchange modules, delete them or fold one into another, and the network would compute without its attention. The
+host and every module on the way to a plug keep the paths below them, which a pre-hook walks.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from saccade.parent_class import runs_plug
 from saccade.surgery.plug_module import Plug, Seen, plug_of
 
 __all__ = [
-    "NOTE", "NOT_RUN", "PLUGS", "REPLACED", "guarding_hook", "look_at", "lost", "paths", "raise_if_lost", "unwatch",
+    "NOTE", "NOT_RUN", "PLUGS", "REPLACED", "guarding_hook", "lost", "note_norm", "paths", "raise_if_lost", "unwatch",
     "watch",
 ]  # fmt: skip
 
@@ -34,7 +33,7 @@ NOTE = "_saccade_note"
 
 
 def watch(host: nn.Module, path: str, kind: str) -> None:
-    """Let ``host`` and the modules on the way to ``path`` know what lies there: ``kind`` is PLUGS or REPLACED."""
+    """Note on ``host`` and the modules on the way to ``path`` what lies there: ``kind`` is PLUGS or REPLACED."""
     names = path.split(".")
     module = host
     for depth in range(len(names)):
@@ -47,7 +46,7 @@ def watch(host: nn.Module, path: str, kind: str) -> None:
 
 
 def unwatch(root: nn.Module, kind: str, left: set[str]) -> None:
-    """Forget the paths of ``kind`` that do not lead to ``left``, which are paths from ``root``."""
+    """Forget the paths of ``kind`` that do not lead to ``left``, paths from ``root``."""
     for prefix, module in root.named_modules():
         if kind not in vars(module):
             continue
@@ -67,10 +66,10 @@ def paths(root: nn.Module, kind: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def look_at(plug: Plug, container: nn.Module | None, parent: nn.Module) -> None:
+def note_norm(plug: Plug, container: nn.Module | None, parent: nn.Module) -> None:
     """Note on ``plug`` what would change if a norm were folded into ``parent``, a child of ``container``.
 
-    A norm that is not the next child is not known; then a bias that appears is the only sign.
+    Of a norm that is not the next child, a bias that appears is the only sign.
     """
     plug.seen = Seen()
     if isinstance(parent, nn.modules.conv._ConvNd) and not plug.site.entering:
@@ -78,7 +77,7 @@ def look_at(plug: Plug, container: nn.Module | None, parent: nn.Module) -> None:
 
 
 def lost(root: nn.Module) -> dict[str, str]:
-    """Return what no longer runs in ``root``: the path, and what has become of it."""
+    """Return what no longer runs in ``root``, and why, by path."""
     found: dict[str, str] = {}
     for prefix, module in root.named_modules():
         for path, why in _lost_of(module):
@@ -87,7 +86,7 @@ def lost(root: nn.Module) -> dict[str, str]:
 
 
 def raise_if_lost(found: Mapping[str, str]) -> None:
-    """Raise UserError that names what is lost, unless ``found``, the reason by path, is empty."""
+    """Raise UserError that names what is lost, if anything is."""
     if not found:
         return
     said = []
@@ -151,7 +150,7 @@ def _steps(path: str) -> int:
 
 
 def _chain(module: nn.Module, path: str) -> list[nn.Module]:
-    """Return ``module`` and the modules on ``path`` below it, as far as there are some."""
+    """Return ``module`` and the modules on ``path`` below it, as far as they exist."""
     chain = [module]
     for name in path.split(".") if path else ():
         below = chain[-1]._modules.get(name)
@@ -162,10 +161,7 @@ def _chain(module: nn.Module, path: str) -> list[nn.Module]:
 
 
 def _parent_elsewhere(module: nn.Module, path: str) -> nn.Module | None:
-    """Return the parent of the plug of ``path`` where it lies elsewhere: inside a wrapper, or under a new name.
-
-    Whether a wrapper calls what it holds is not known.
-    """
+    """Return the parent of the plug of ``path`` if it lies inside a wrapper or under a new name."""
     for parent in module.modules():
         plug = plug_of(parent)
         if plug is not None and f".{plug.site.parent}".endswith(f".{path}"):
@@ -174,7 +170,7 @@ def _parent_elsewhere(module: nn.Module, path: str) -> nn.Module | None:
 
 
 def _norm_behind(container: nn.Module | None, convolution: nn.Module) -> str | None:
-    """Return the name of the norm that follows ``convolution`` among the children of ``container``."""
+    """Return the name of the norm that follows ``convolution`` in ``container``."""
     children = list((container or nn.Module())._modules.items())
     for (_, child), (name, following) in itertools.pairwise(children):
         if child is convolution and following is not None and _is_norm(following):

@@ -1,4 +1,4 @@
-"""A mechanism of the catalogue put where its kind belongs: behind a module, or in the place of a convolution."""
+"""Insert a mechanism where its kind belongs: behind a module, or in the place of a convolution."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def insert(
     input: Any = None,
     **options: Any,
 ) -> nn.Module:
-    """:func:`replace` with a mechanism of kind ``conv``, :func:`plug` with any other: their arguments, result, errors.
+    """Call :func:`replace` with a mechanism of kind ``conv``, :func:`plug` with any other.
 
     Raises:
         UserError: see there.
@@ -33,5 +33,5 @@ def insert(
 
 
 def positions_of(host: nn.Module) -> list[str]:
-    """The position of each plug of ``host``, then of each replaced convolution."""
+    """Return the position of each plug of ``host``, then of each replaced convolution."""
     return [row.position for row in plugs(host)] + [row.position for row in replacements(host)]

@@ -1,4 +1,4 @@
-"""A mechanism as surgery needs it: its name, its SPEC, its options, and how one is made for a site."""
+"""A mechanism as surgery needs it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["Builder", "Mechanism", "StandIn", "kernel_keeper", "per_stage", "pre
 
 Builder = Callable[..., nn.Module]
 StandIn = tuple[str, dict[str, Any], nn.Module]
-"""The name and the options that the module can be made from again, and the module."""
+"""The name and options that a module is made from, and the module."""
 
 
 @dataclass(frozen=True)
 class Mechanism:
-    """A mechanism as ``plug`` needs it: its name, its facts, its options, and how one is made."""
+    """The name, SPEC and options of a mechanism, and how one is made."""
 
     name: str
     spec: Spec
@@ -38,7 +38,7 @@ class Mechanism:
         """Find a mechanism by its catalogue name or ``package.module:Class``, or take a callable channels -> module.
 
         Raises:
-            UserError: no such mechanism.
+            UserError: there is no such mechanism.
         """
         if isinstance(mechanism, str):
             mechanism = catalog.canonical(mechanism)
@@ -69,11 +69,7 @@ class Mechanism:
         return "previous stage" in self.spec.needs
 
     def check(self, options: Mapping[str, Any]) -> None:
-        """Raise UserError unless it has these options and, if it was asked for by name, they take such values.
-
-        Raises:
-            UserError: it has not, or they do not.
-        """
+        """Raise UserError unless it has these options and, if asked for by name, they take such values."""
         if self.named:
             catalog.resolve_options(self.name, options)
             return
@@ -112,7 +108,7 @@ def _defaults(function: Builder) -> dict[str, Any]:
 
 
 def kernel_keeper(mechanism: str | Builder) -> type[Convolution] | None:
-    """Return the class of a mechanism that keeps the kernel of the convolution it replaces; None of any other."""
+    """Return the class of a mechanism that keeps the kernel of the convolution it replaces, or None."""
     maker = catalog.load(mechanism) if isinstance(mechanism, str) else mechanism
     return maker if isinstance(maker, type) and issubclass(maker, Convolution) else None
 
@@ -120,7 +116,7 @@ def kernel_keeper(mechanism: str | Builder) -> type[Convolution] | None:
 def per_stage(what: Mechanism, options: dict[str, Any], sites: list[Site]) -> list[dict[str, Any]]:
     """Return the options of each site: a list gives one value per stage, unless the option's own default is a list.
 
-    ``size``, where the mechanism takes it and nobody gave it, is the site's.
+    An option ``size`` that the mechanism takes and nobody gave is the site's.
 
     Raises:
         UserError: a list is not as long as there are stages among the sites.

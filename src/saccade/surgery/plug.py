@@ -1,4 +1,4 @@
-"""Attention into any network and out again: the weights it has keep their names and values."""
+"""Put attention into any network; the weights it has keep their names and values."""
 
 from __future__ import annotations
 
@@ -35,38 +35,35 @@ def plug(
 ) -> nn.Module:
     """Put a mechanism into ``host``, in place, at every site of ``where``.
 
-    No key of the host's state dict moves, and its own checkpoints load strictly before and after. The mechanisms are
-    drawn from the global random state, which stays as it is. One that could not learn, because all units of a ReLU are
-    off on ``input``, is drawn again from the same initialisation; on a map that is zero at the start, as behind a norm
-    whose weight is, only biases can tell. The log names the sites that the host reaches in eval mode only, and warns of
-    a host that its trainer builds anew: see ``plugged_trainer``.
+    No key of the host's state dict moves; its own checkpoints load strictly before and after. Mechanisms are drawn from
+    the global random state, which stays as it is. One whose ReLUs are all off on ``input``, so that it could not learn,
+    is drawn again. The log names sites that the host reaches in eval mode only, and warns of a host that its trainer
+    builds anew (``plugged_trainer``).
 
-    A mechanism that keeps the kernel of a convolution (``dcn1``, ``dcn2``) is put in the place of convolutions, as by
-    ``replace``, whose ``where`` it then takes; any other of kind ``conv`` discards weights and is refused.
+    A mechanism that keeps the kernel of a convolution (``dcn1``, ``dcn2``) goes to :func:`saccade.replace`, with its
+    ``where``; until trained it computes what the convolution did, but for the order of summation. Any other of kind
+    ``conv`` discards weights and is refused.
 
     Args:
         host: any network.
         mechanism: a name of the catalogue, ``package.module:Class``, or a callable channels -> module.
-        where: ``paper``, ``stage``, ``neck``, ``block``, ``residual``, ``conv3x3``, ``activated``, ``expanded``,
-            ``conv_stem``, each with a suffix if wanted: ``[:-1]`` or the like, ``[first]`` or ``[last]`` of each stage;
-            a path or glob of module paths; or a list of these.
-        start: ``neutral``: until it is trained, the network computes what it computed, bit for bit wherever the
-            mechanism's own output is finite; ``paper``: the mechanism's own initialisation, without ``a``.
-        input: what to look at the host with; see ``sites``.
-        options: of the mechanism. A list, where the option's default is none, gives one value per stage. A mechanism
-            whose facts say that it needs the size of the map gets each site's as its option ``size`` (H, W), unless it
-            is given here: that of the map for ``input``, and no narrower picture is tried where there is none. One that
-            reads the stage before its own gets as its option ``previous`` how many sites are chosen there, which is the
-            nearest earlier stage that has some; a smaller number takes the last of them.
+        where: ``paper``, ``stage``, ``neck``, ``block``, ``residual``, ``conv3x3``, ``activated``, ``expanded`` or
+            ``conv_stem``, each with a suffix if wanted: an index or slice, ``[first]`` or ``[last]`` of each stage; a
+            path or glob of modules; or a list of these.
+        start: ``neutral``: until trained, the network computes what it did, bit for bit where the mechanism's output is
+            finite; ``paper``: the mechanism's own initialisation, without ``a``.
+        input: see ``sites``.
+        options: of the mechanism. A list gives one value per stage, unless the option's own default is a list. ``size``
+            (H, W) is set to that of each site's map if the mechanism needs it, ``previous`` to the number of sites in
+            the nearest earlier stage that has any; a smaller number takes the last of them.
 
     Returns:
         ``host``.
 
     Raises:
-        UserError: ``host`` is no module; unknown mechanism or option, no site, a parent that has a plug already, a
-            host that does not run each plug once per call of its parent, is wrapped in DistributedDataParallel,
-            compiled, or on the meta device, or a mechanism that changes the shape, the dtype, or, though its facts
-            call it neutral, the map. The host is then as it was.
+        UserError: unknown mechanism or option; no site; a parent that has a plug; a host that is no module, is wrapped
+            in DistributedDataParallel, compiled or on the meta device, or does not run each plug once per call of its
+            parent; a mechanism that changes shape or dtype, or, called neutral, the map. The host is then as it was.
     """
     if start not in ("neutral", "paper"):
         raise UserError(f"start must be 'neutral' or 'paper', got {start!r}")
@@ -88,10 +85,16 @@ def insert_plugs(
     neutral: bool,
     instead: Callable[[Site, dict[str, Any], nn.Module], StandIn] | None = None,
 ) -> nn.Module:
-    """The work of ``plug``.
+    """Do the work of ``plug``.
 
-    ``neutral`` gives each plug its ``a``, but for those whose facts promise that they change nothing without one;
-    ``instead`` turns each mechanism, given its site and options, into what is plugged in its place.
+    Args:
+        host: the network.
+        what: the mechanism.
+        where: as for ``plug``.
+        input: as for ``plug``.
+        options: as for ``plug``.
+        neutral: give each plug its ``a``, unless the SPEC promises that the mechanism starts as the identity.
+        instead: make what is plugged in the place of a mechanism, given its site and options.
     """
     if what.spec.kind == "conv":
         raise UserError(
@@ -140,10 +143,10 @@ def insert_plugs(
 
 
 def attach_all(host: nn.Module, new: list[Plug], check: Callable[[], None]) -> nn.Module:
-    """Attach ``new`` to the parents of their sites, then ``check``.
+    """Attach ``new`` to the parents of their sites, then ``check``; on any exception restore the host.
 
     Raises:
-        UserError: a parent is missing or taken. Whatever is raised, here or by ``check``: the host is then as it was.
+        UserError: a parent is missing or has a plug.
     """
     try:
         for made in new:

@@ -1,4 +1,4 @@
-"""The module that is put into a network, and where a network holds such modules."""
+"""The module that is put into a network."""
 
 from __future__ import annotations
 
@@ -21,28 +21,27 @@ __all__ = ["Plug", "Seen", "plug_of", "plugs_in"]
 
 @dataclass
 class Seen:
-    """What a convolution that holds a plug looked like when it got it, so that a norm folded into it is noticed."""
+    """What a parent convolution was like at first, so that a norm folded into it is noticed."""
 
     bias: bool = True
     """Whether the convolution had a bias."""
     norm: str | None = None
-    """The name of the norm that stands behind it in the same module."""
+    """The name of the norm behind it in the same module."""
 
 
 class Plug(nn.Module):
-    """A mechanism in a host: y = f + (a·(m(f) − f)).to(f.dtype), or y = m(f) where there is no ``a``.
+    """A mechanism in a host: y = f + (a·(m(f) − f)).to(f.dtype), or y = m(f) without ``a``.
 
-    With a = 0 it returns what it received, bit for bit wherever the mechanism's own output is finite: a mechanism that
-    overflows, as one of squares or unscaled logits may in float16, is not hidden. With a = 1 it is the mechanism.
+    With a = 0 it returns what it received, bit for bit where m(f) is finite; an overflow is not hidden.
 
     Args:
         mechanism: m, maps (B, C, H, W) to the same shape.
         site: where it is plugged.
-        name: what the mechanism is called: a name of the catalogue or ``package.module:Class``.
+        name: of the mechanism: a name of the catalogue or ``package.module:Class``.
         options: those it was made with.
         position: the position that chose the site.
         neutral: whether there is an ``a``, a parameter of shape (1,) that starts at zero.
-        reads: the parents whose plugs' vectors a mechanism reads that needs the stage before its own.
+        reads: the parents of the previous stage whose vectors the mechanism reads.
     """
 
     a: nn.Parameter | None
@@ -74,11 +73,11 @@ class Plug(nn.Module):
 
     @property
     def previous(self) -> list[PreviousStage]:
-        """Where the mechanism reads the stage before its own; [] of one that does not."""
+        """The parts of the mechanism that read the stage before."""
         return [module for module in self.mechanism.modules() if isinstance(module, PreviousStage)]
 
     def join(self, outputs: StageOutputs) -> None:
-        """Let the mechanism, also one put in its place since, give and read by ``outputs``."""
+        """Let the mechanism, also a later one, hand on and read by ``outputs``."""
         self.outputs = outputs
         for place in self.previous:
             place.join(outputs, self.site.parent, self.reads)
@@ -94,7 +93,7 @@ class Plug(nn.Module):
 
 
 def plug_of(parent: nn.Module) -> Plug | None:
-    """Return the plug that ``parent`` holds; where a library wrapped it, the one that runs inside the wrapper."""
+    """Return the plug that ``parent`` holds, also inside a wrapper of a library."""
     child = parent._modules.get(CHILD)
     if child is None or isinstance(child, Plug):
         return child
@@ -106,7 +105,7 @@ def plug_of(parent: nn.Module) -> Plug | None:
 
 
 def plugs_in(model: nn.Module) -> Iterator[tuple[str, nn.Module, Plug]]:
-    """Yield the path of each parent in ``model`` that holds a plug, the parent, and the plug."""
+    """Yield the path of each parent in ``model``, the parent, and its plug."""
     for path, module in model.named_modules():
         plug = plug_of(module)
         if plug is not None:

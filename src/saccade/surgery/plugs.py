@@ -1,4 +1,4 @@
-"""The plugs that a network has: listed, and taken out."""
+"""The plugs of a network: listed, and taken out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["PlugInfo", "plugs", "unplug"]
 
 @dataclass(frozen=True)
 class PlugInfo:
-    """One plug of a network; paths are relative to the network that was asked."""
+    """One plug of a network; paths are relative to that network."""
 
     site: str
     """The module whose map goes through the plug."""
@@ -30,7 +30,7 @@ class PlugInfo:
     """The module that holds it."""
     channels: int
     size: tuple[int, int]
-    """Height and width of the map for the picture the host was looked at with."""
+    """Height and width of the map for the picture it was inspected with."""
     stage: int
     position: str
     """The position that chose the site; ``plug`` may have fallen back to it."""
@@ -44,8 +44,7 @@ def plugs(host: nn.Module) -> list[PlugInfo]:
     """Return the plugs of ``host`` in the order of its modules.
 
     Raises:
-        UserError: ``host`` is no module, or a parent lost its plug or its hook, as fusing and re-parametrising do: the
-            network would silently compute something else.
+        UserError: ``host`` is no module, or a parent no longer runs its plug, as after fusing or re-parametrising.
     """
     check_network(host)
     gone = lost(host)
@@ -75,12 +74,11 @@ def plugs(host: nn.Module) -> list[PlugInfo]:
 def unplug(host: nn.Module, only: str | Sequence[str] | None = None) -> nn.Module:
     """Take plugs and replacements out of ``host``, in place: modules, hooks and keys are what they were.
 
-    A kernel that a replacement kept stays as it was trained; any other is the convolution's own again.
+    A kernel that a replacement kept stays as it was trained.
 
     Args:
         host: the network.
-        only: paths or globs of parents or convolutions, or of modules that hold them; None is all. Plugs that were
-            lost are then no longer missed.
+        only: paths or globs of parents, convolutions, or modules that hold them, lost ones included; None is all.
 
     Raises:
         UserError: ``host`` is no module, ``only`` names nothing, the plugs are in a graph of ``torch.fx``, or the
@@ -112,7 +110,7 @@ def unplug(host: nn.Module, only: str | Sequence[str] | None = None) -> nn.Modul
 
 
 def _in_graph(host: nn.Module, path: str) -> bool:
-    """Return whether a graph that ``torch.fx`` made calls the plug of the module at ``path``."""
+    """Return whether a ``torch.fx`` graph calls the plug of the module at ``path``."""
     for prefix, module in host.named_modules():
         if isinstance(module, torch.fx.GraphModule):
             plug = f"{path}.{CHILD}".removeprefix(f"{prefix}." if prefix else "")

@@ -1,4 +1,4 @@
-"""Networks whose trainer builds them anew from a description that they carry, and loses what was put in."""
+"""Networks that their trainer builds anew, without what was put in."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ _LOG = logging.getLogger("saccade")
 
 
 def warn_of_rebuilding(host: nn.Module) -> None:
-    """Log a warning if ``host`` carries a yaml that YOLO trainers build it anew from.
+    """Log a warning if ``host`` carries a yaml that YOLO trainers build it from.
 
-    The marks: a dict ``yaml``, and ``model``, a Sequential whose layers say by ``f`` and ``i`` whose output they read
-    and which they are.
+    Signs: a dict ``yaml``, and a Sequential ``model`` whose layers have ``f`` and ``i``.
     """
     layers = host._modules.get("model")
     if not isinstance(getattr(host, "yaml", None), dict) or not isinstance(layers, nn.Sequential):

@@ -1,4 +1,4 @@
-"""See the gates of a plugged network: what passes the ``tap`` of each mechanism."""
+"""The gates of a plugged network, recorded at the ``tap`` of each mechanism."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["effective_gate", "record"]
 
 
 def effective_gate(gate: Tensor, a: Tensor | None) -> Tensor:
-    """Return 1 + a (g − 1), the factor by which a plug multiplies its map; g itself for a plug without an ``a``.
+    """Return 1 + a (g − 1), the factor by which a plug multiplies its map; g itself without ``a``.
 
     Args:
         gate: g, of any shape.
         a: (1,), or None.
 
     Returns:
-        The shape of ``gate``, float32, detached.
+        the shape of ``gate``, float32, detached.
 
     >>> effective_gate(torch.tensor([0.5, 0.75]), torch.tensor([0.4]))
     tensor([0.8000, 0.9000])
@@ -37,17 +37,16 @@ def effective_gate(gate: Tensor, a: Tensor | None) -> Tensor:
 
 @contextmanager
 def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
-    """The gates and contexts of the latest forward of ``model``, by site, detached.
+    """Record the gates and contexts of the latest forward of ``model``, by site, detached.
 
-    A site whose parent runs several times in one forward has a list, in order. A replacement shows what passes its
-    ``tap`` under the path of its convolution, or, where that is a site too, of the mechanism inside. Mechanisms that
-    show nothing (they have no ``tap``) are absent. The dictionary stays readable after the block.
+    A site whose parent runs several times in one forward has a list. A replacement is recorded under the path of its
+    convolution, or, if that is a site too, of the mechanism inside. Mechanisms without a ``tap`` are absent. The
+    dictionary stays readable after the block.
 
-    Inside the block a compiled network runs uncompiled, for its graph knows of no hooks. Only forwards of the thread
-    that opened the block are recorded.
+    Inside the block a compiled network runs uncompiled. Only forwards of the thread that opened the block are recorded.
 
     Raises:
-        UserError: ``model`` is no module, has lost a plug, or is a DataParallel that runs on threads of its own.
+        UserError: ``model`` is no module, has lost a plug, or is a DataParallel that runs several threads.
 
     >>> with saccade.record(model) as maps:                                                     # doctest: +SKIP
     ...     model(images)

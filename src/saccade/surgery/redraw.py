@@ -1,7 +1,6 @@
 """Draw a mechanism again whose ReLUs are off: a ReLU that is off for every image passes no gradient.
 
-On thin maps this is common. The bottleneck of ``se`` on 16 channels is one unit, and its paper's initialisation leaves
-that unit off one time in two.
+On thin maps this is common: of ``se`` on 16 channels, the one unit of the bottleneck starts off one time in two.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ __all__ = ["redraw_dead_relus"]
 _SHARE = 0.75
 """Share of the images for which a ReLU must have a unit that is on.
 
-In 46 runs of ``se`` on the digits, a bottleneck of one unit that began on for more than 0.75 of the images was dead in
-the end in 1 of 30 cases; on for 0.25 to 0.75 in 3 of 5; on for less in 5 of 11.
+In 46 runs of ``se`` on the digits, a bottleneck of one unit that began on for more than 0.75 of the images ended dead
+in 1 of 30 cases; on for 0.25 to 0.75 in 3 of 5; on for less in 5 of 11.
 """
 _DRAWS = 20
 """Draws after which one that is on at all is kept: behind a norm, a single unit is on for half of the images."""
@@ -43,17 +42,15 @@ def redraw_dead_relus(
 ) -> None:
     """Replace the mechanisms in ``new`` by fresh draws until each of their ReLUs has a unit on for most images.
 
-    A mechanism is judged on the map that it receives in a forward of a copy of ``host`` in training mode; where that
-    forward or the mechanism in it fails, or the forward does not reach the plug, in a forward of ``host`` in eval mode.
-    The plugs are judged in the order in which they run, so that each receives what the redrawn ones before it make. The
-    host, all running statistics, and the global random state stay as they are.
+    Each is judged in the order of execution, on the map it receives in a forward of a copy of ``host`` in training
+    mode, or, if that fails or does not reach it, of ``host`` in eval mode. Host, statistics and random state stay as
+    they are.
 
     Args:
         host: the network that carries ``new``.
         new: the plugs.
         arguments: what ``host`` is called with.
-        again: draws the mechanism of ``new[n]`` anew, from the same initialisation. Each plug has a random stream of
-            its own: how often one is redrawn does not change the others.
+        again: draws the mechanism of ``new[n]`` anew. Each plug has a random stream of its own.
     """
     seeds = torch.randint(2**62, (len(new),), device="cpu").tolist()
     streams = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
@@ -92,8 +89,8 @@ def redraw_dead_relus(
 def _draw(running: Plug, f: Tensor, again: Callable[[], nn.Module], stream: torch.Generator) -> nn.Module | None:
     """Return the first draw that is on often enough for f (B, C, H, W), else the first that is on at all.
 
-    None for the one in ``running``, which gets a copy of what is returned. The best of many draws would be no draw of
-    the paper's initialisation any more.
+    None for the one in ``running``, which gets a copy of what is returned. The best of many draws would no longer be a
+    draw of the paper's initialisation.
     """
     like = next((tensor for tensor in chain(running.parameters(), [f]) if tensor.is_floating_point()), f)
     first: tuple[nn.Module | None, nn.Module] = (None, running.mechanism)
@@ -126,8 +123,8 @@ def _put(plug: Plug, mechanism: nn.Module) -> None:
 def _share(mechanism: nn.Module, f: Tensor) -> float:
     """Return the least share of images, over the ReLUs of the mechanism, for which a unit is on; 1 without a ReLU.
 
-    Few images in f (B, C, H, W) say little of those to come. The share then has to hold for f and for three of four
-    maps that are f with its channels at other strengths, as other images have them.
+    For few images in f (B, C, H, W) the share must also hold for three of four maps that are f with its channels at
+    other strengths.
     """
     found = [_shares(mechanism, f)]  # by view, then by ReLU
     if found[0] and len(f) < _FEW:
@@ -138,18 +135,17 @@ def _share(mechanism: nn.Module, f: Tensor) -> float:
 
 
 def _shares(mechanism: nn.Module, f: Tensor) -> list[float]:
-    """Return the share of the images in f (B, C, H, W) for which a unit is on, of each ReLU in the order they run."""
+    """Return the share of images in f (B, C, H, W) for which a unit is on, by ReLU in order of execution."""
     with _Rectified(mechanism) as seen:
         mechanism(f)
     return seen.shares()
 
 
 class _Rectified(TorchFunctionMode):
-    """Record of each ReLU that runs for which of the images a unit is on.
+    """Record of which images each ReLU that runs is on for.
 
-    Units behind one layer that runs several times, as that of ``cbam`` for means and maxima, are one ReLU: the layer
-    learns from each call. A ReLU that receives zeros alone counts as on: they say nothing of the draw, and a norm whose
-    weight starts at zero makes such maps.
+    A layer that runs several times, as that of ``cbam``, has one ReLU: it learns from each call. A ReLU that receives
+    zeros alone counts as on: they say nothing of the draw.
     """
 
     def __init__(self, mechanism: nn.Module) -> None:
@@ -161,7 +157,7 @@ class _Rectified(TorchFunctionMode):
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def shares(self) -> list[float]:
-        """The share of the images, by ReLU in the order of the first calls."""
+        """Return the share of the images by ReLU, in the order of the first calls."""
         return [float(on.float().mean()) for on in self._on.values()]
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Convolutions of any network exchanged for mechanisms, and listed."""
+"""Convolutions of any network exchanged for mechanisms."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from saccade.surgery.sites import inspect_unplugged
 __all__ = ["Replacement", "again", "described", "replace", "replacements"]
 
 _OWN = ("out_channels", "stride", "padding", "dilation", "groups", "bias")
-"""Arguments of a mechanism that the convolution decides."""
+"""Arguments that the convolution decides."""
 
 _PLACES = ("conv3x3", "conv_stem")
 """Positions that are convolutions."""
@@ -37,23 +37,23 @@ _LOG = logging.getLogger("saccade")
 
 @dataclass(frozen=True)
 class Replacement:
-    """One replaced convolution of a network; its path is relative to the network that was asked."""
+    """One replaced convolution of a network; its path is relative to that network."""
 
     convolution: str
     """The module."""
     channels: int
     """Of the map it receives."""
     size: tuple[int, int]
-    """Height and width of that map for the picture the host was looked at with."""
+    """Height and width of that map for the picture it was inspected with."""
     stage: int
     position: str
     """The position that chose it."""
     parameters: int
     """Of the mechanism alone; a kernel that it keeps is the host's."""
     discarded: int
-    """Weights of the convolution that the network does without."""
+    """Weights of the convolution that are not used."""
     neutral: bool
-    """Did it start as the convolution, but for rounding?"""
+    """Whether it started as the convolution, but for rounding."""
     mechanism: str
     module: nn.Module
 
@@ -68,11 +68,10 @@ def replace(
 ) -> nn.Module:
     """Put a mechanism of kind ``conv`` in the place of convolutions of ``host``, in place, all of them or none.
 
-    Each keeps the kernel size, stride, padding, dilation, groups and channels of its convolution. A
-    :class:`saccade.bases.Convolution` (``dcn1``, ``dcn2``) also keeps its weight and bias: the same parameters under
-    the same keys, with those of the mechanism beside them, under ``saccade_conv``. Any other mechanism has no use for
-    them: the log says how many weights are discarded, as a warning where a neutral start was asked for, and so does
-    :func:`replacements`. They are put aside, outside the parameters and the state dict, for ``unplug``.
+    Kernel size, stride, padding, dilation, groups and channels stay. A :class:`saccade.bases.Convolution` (``dcn1``,
+    ``dcn2``) keeps weight and bias under their own keys, with its parameters beside them under ``saccade_conv``. Any
+    other mechanism discards them: the log says how many, as a warning if a neutral start was asked for; ``unplug``
+    restores them.
 
     The host's own checkpoints load strictly before and after. The mechanisms are drawn from the global random state,
     which stays as it is.
@@ -81,25 +80,22 @@ def replace(
         host: any network.
         mechanism: a name of the catalogue, ``package.module:Class``, or a callable that takes the channels and, by
             name, ``out_channels``, ``kernel_size``, ``stride``, ``padding``, ``dilation``, ``groups`` and ``bias``.
-        where: ``paper``; ``conv3x3``, the last spatial convolution of each unit; ``conv_stem``, the first convolution
-            of the network; each with a suffix such as ``[1:]`` if wanted, and followed by `` in stage[-3:]``, which
-            leaves those of some stages; a path of a convolution, a glob of paths, of which all convolutions that run
-            are taken; or a list of these.
-        start: ``neutral``: a mechanism that keeps the kernel computes what the convolution computed, but for the order
-            of summation; one that does not starts as it is. ``paper``: the mechanism's own start; a kernel that is
-            kept is kept here too.
-        input: what to look at the host with; see ``sites``.
+        where: ``paper``; ``conv3x3``, the last spatial convolution of each unit; ``conv_stem``, the first convolution;
+            each with a suffix such as ``[1:]``, and `` in stage[-3:]``, if wanted; a path of a convolution; a glob,
+            which selects all convolutions among its matches; or a list of these.
+        start: ``neutral``: a mechanism that keeps the kernel computes what the convolution did, but for the order of
+            summation; ``paper``: the mechanism's own start, with the kernel it keeps.
+        input: see ``sites``.
         options: of the mechanism; a list gives one value per stage. ``kernel_size`` may be given to a mechanism that
-            does not keep the kernel, where the padding keeps the size of the map.
+            does not keep the kernel, if the padding keeps the size of the map.
 
     Returns:
         ``host``.
 
     Raises:
         UserError: ``host`` is no module, wrapped in DistributedDataParallel or compiled; unknown mechanism or option,
-            or one that is to be plugged; nothing to replace; a module that is no ``nn.Conv2d``, computes its weight,
-            does not pad with zeros, or is replaced already; numbers of a convolution that the mechanism cannot keep.
-            The host is then as it was.
+            or one to be plugged; nothing to replace; a module that is no ``nn.Conv2d``, computes its weight, does not
+            pad with zeros, or is replaced already; numbers that the mechanism cannot keep. The host is then as it was.
     """
     if start not in ("neutral", "paper"):
         raise UserError(f"start must be 'neutral' or 'paper', got {start!r}")
@@ -111,7 +107,7 @@ def replace(
     seen = inspect_unplugged(host, input)
     chosen = _chosen(host, seen, where, what)
     keeper = kernel_keeper(mechanism)
-    known = dict(keeper.neutral) if keeper is not None and start == "neutral" else {}
+    known = dict(keeper.neutral_options) if keeper is not None and start == "neutral" else {}
     new: dict[str, tuple[nn.Module, Note]] = {}
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         for (site, position), own in zip(chosen, per_stage(what, options, [site for site, _ in chosen]), strict=True):
@@ -130,7 +126,7 @@ def replace(
 
 
 def replacements(host: nn.Module) -> list[Replacement]:
-    """The replaced convolutions of ``host``, in the order of its modules; [] if it has none.
+    """Return the replaced convolutions of ``host`` in the order of its modules.
 
     Raises:
         UserError: ``host`` is no module, or a replaced convolution is something else now.
@@ -164,7 +160,7 @@ def replacements(host: nn.Module) -> list[Replacement]:
 
 
 def described(model: nn.Module) -> list[dict[str, Any]]:
-    """The replacements of ``model`` as JSON holds them: what ``again`` takes.
+    """Return the replacements of ``model`` as JSON holds them, for :func:`again`.
 
     Raises:
         UserError: as ``replacements``.
@@ -184,10 +180,10 @@ def described(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def again(host: nn.Module, rows: Sequence[Mapping[str, Any]], owner: str) -> None:
-    """Replace convolutions of ``host`` as ``described`` says of another network of its kind.
+    """Replace convolutions of ``host`` as ``described`` says.
 
     Raises:
-        UserError: a row is broken, or names a module that is missing or cannot be replaced so; ``owner`` is told. The
+        UserError: a row is broken, or its module is missing or cannot be replaced so; the message names ``owner``. The
             host is then as it was.
     """
     new = {}
@@ -212,7 +208,7 @@ def again(host: nn.Module, rows: Sequence[Mapping[str, Any]], owner: str) -> Non
 
 
 def _states(name: str) -> bool:
-    """Do the facts of a mechanism say what it is?"""
+    """Return whether a mechanism has a SPEC."""
     try:
         return catalog.stated(name) is not None
     except UserError:  # a function of nowhere
@@ -232,7 +228,7 @@ def _check_options(what: Mechanism, options: Mapping[str, Any]) -> None:
 
 
 def _chosen(host: nn.Module, seen: Inspection, where: str | Sequence[str], what: Mechanism) -> list[tuple[Site, str]]:
-    """The convolutions that ``where`` names, as sites that say what they receive, in order of execution."""
+    """Return the convolutions that ``where`` names, as sites with the size they receive, in order of execution."""
     if not isinstance(where, (str, Sequence)) or not all(isinstance(part, str) for part in where):
         raise UserError(f"where is a position, a path or glob of modules, or a list of these; got {where!r}")
     parts = [where] if isinstance(where, str) else list(where)
@@ -248,7 +244,7 @@ def _chosen(host: nn.Module, seen: Inspection, where: str | Sequence[str], what:
 
 
 def _part(host: nn.Module, seen: Inspection, where: str, what: Mechanism) -> Iterator[tuple[Site, str]]:
-    """What one word of ``where`` names, and the position it is at."""
+    """Yield the convolutions that one word of ``where`` names, and their position."""
     word = where.strip()
     if re.match(r"paper\b", word):
         own = what.spec.position[family(host, what.spec)]

@@ -1,4 +1,4 @@
-"""One mechanism fitted into the place of one convolution, or refused with the numbers that do not fit."""
+"""Whether a mechanism fits in the place of a convolution; put there, and verified."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def check_replaceable(path: str, module: nn.Module) -> None:
 
 
 def _geometry(path: str, convolution: nn.Conv2d) -> dict[str, Any]:
-    """The arguments of a mechanism that make it fit.
+    """Return the arguments of a mechanism that make it fit.
 
     Raises:
         UserError: the two directions have different numbers, or the two sides of the map different paddings.
@@ -79,7 +79,7 @@ def _geometry(path: str, convolution: nn.Conv2d) -> dict[str, Any]:
 def fitted(
     host: nn.Module, what: Mechanism, site: Site, position: str, options: dict[str, Any], neutral: bool
 ) -> tuple[nn.Module, Note]:
-    """A new mechanism for one convolution, on its device and of its dtype."""
+    """Return a new mechanism for one convolution, on its device and of its dtype."""
     path = site.parent
     convolution = host.get_submodule(path)
     assert isinstance(convolution, nn.Conv2d)
@@ -109,10 +109,10 @@ def fitted(
 def insert_replacements(
     host: nn.Module, new: Mapping[str, tuple[nn.Module, Note]], arguments: Arguments | None
 ) -> None:
-    """Put ``new`` into their places, and, given what to call the host with, see that they do the convolutions' work.
+    """Put ``new`` into their places and, given ``arguments`` of the host, verify that they do the convolutions' work.
 
     Raises:
-        UserError: a size or a value is another, or the forward fails; the host is then as it was.
+        UserError: a size or a value differs, or the forward fails; the host is then as it was.
     """
     done: set[str] = set()
     try:
@@ -161,7 +161,7 @@ def _verify(host: nn.Module, new: Mapping[str, tuple[nn.Module, Note]], argument
 
 
 def _near(found: Tensor, wanted: Tensor) -> bool:
-    """Are two results of one convolution equal but for the order of summation? Not asked of what is not finite."""
+    """Return whether two results of one convolution are equal but for the order of summation, or not finite."""
     if found.numel() == 0 or not wanted.isfinite().all():
         return True
     off = (found.double() - wanted.double()).abs().max().item()

@@ -1,8 +1,7 @@
-"""A convolution of a host that runs a mechanism in its place, and is itself again when that is taken out.
+"""A convolution of a host that runs a mechanism in its place, and can be itself again.
 
-The module stays the object it is: its class is changed, as ``torch.nn.utils.parametrize`` does, and the mechanism is
-a child. So its path, its hooks, what the host reads of it (``stride``, ``out_channels``) and, where the mechanism
-keeps it, its kernel are what they were. Class and hooks are of this module, so that copies and pickles keep them.
+The module stays the object it is: its class is changed, and the mechanism is a child. So its path, its hooks, its
+attributes (``stride``) and a kernel that is kept are what they were, in copies and pickles too.
 """
 
 from __future__ import annotations
@@ -54,25 +53,25 @@ class Note:
     position: str
     stage: int
     size: tuple[int, int]
-    """Height and width of the map it receives, for the picture the host was looked at with."""
+    """Height and width of the map it receives, for the picture it was inspected with."""
     neutral: bool
-    """Did it start as the convolution?"""
+    """Whether it started as the convolution."""
     kernel: dict[str, nn.Parameter | None] | None = None
-    """The convolution's own parameters, put aside where the mechanism has no use for them."""
+    """The convolution's own parameters, put aside if the mechanism does not use them."""
     known: bool = True
-    """Are those put aside the network's own? Not after loading: the file of a replaced network has none."""
+    """Whether those put aside are the network's own. Not after loading: the file does not hold them."""
 
     @property
     def discarded(self) -> int:
-        """How many of the convolution's weights the network has no more."""
+        """The number of the convolution's weights that are not used."""
         return sum(p.numel() for p in (self.kernel or {}).values() if p is not None)
 
 
 class Replaced(nn.Conv2d):
-    """An ``nn.Conv2d`` of a host that computes as a :class:`Convolution`, with its own weight and bias."""
+    """An ``nn.Conv2d`` that computes as a :class:`Convolution` with its own weight and bias."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, O, Ho, Wo), of the size that the convolution would give it."""
+        """Map (B, C, H, W) to (B, O, Ho, Wo), as the convolution would."""
         mechanism = getattr(self, CHILD)
         if isinstance(mechanism, Convolution):
             return mechanism.convolve(input, self.weight, self.bias)
@@ -80,28 +79,28 @@ class Replaced(nn.Conv2d):
         return y
 
     def extra_repr(self) -> str:
-        """What the convolution says of itself, and what runs in its place."""
+        """Describe the convolution and what runs in its place."""
         return f"{nn.Conv2d.extra_repr(self)}, by {note(self).name}"
 
     def _apply(self, fn: Any, recurse: bool = True) -> Replaced:
-        """What is put aside goes where the network goes."""
+        """Move what is put aside with the network."""
         with _whole(self):
             nn.Module._apply(self, fn, recurse)
         return self
 
 
 class Stand(nn.Module):
-    """What an ``nn.Conv2d`` of a host is while a mechanism without a use for its kernel runs in its place.
+    """An ``nn.Conv2d`` while a mechanism without a use for its kernel runs in its place.
 
-    It has the attributes of the convolution (``stride``, ``out_channels``). It is no ``nn.Conv2d``: whoever asks for
-    those, to initialise, prune or count them, expects a weight.
+    It has the attributes of the convolution but is no ``nn.Conv2d``: tools that initialise, prune or count those expect
+    a weight.
     """
 
     weight: None
     bias: None
 
     def forward(self, input: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, O, Ho, Wo), of the size that the convolution would give it."""
+        """Map (B, C, H, W) to (B, O, Ho, Wo), as the convolution would."""
         y: Tensor = getattr(self, CHILD)(input)
         return y
 
@@ -110,7 +109,7 @@ class Stand(nn.Module):
 
 
 def note(convolution: nn.Module) -> Note:
-    """What is known of the replacement that ``convolution`` runs."""
+    """Return what is known of the replacement that ``convolution`` runs."""
     found: Note = convolution.__dict__[NOTE]
     return found
 
@@ -123,13 +122,13 @@ def original(convolution: nn.Module, x: Tensor) -> Tensor:
 
 
 def alone(convolution: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-    """Return what the replacement made of x (B, C, H, W), given what the module returned: its plug not counted."""
+    """Return what the replacement made of x (B, C, H, W), without a plug, given the ``output`` of the module."""
     return output if plug_of(convolution) is None else base_class(convolution).forward(convolution, x)
 
 
 @contextmanager
 def _whole(convolution: nn.Module) -> Iterator[None]:
-    """``convolution`` with its own parameters, where they were put aside."""
+    """Give ``convolution`` its own parameters back inside the block."""
     known = note(convolution)
     if known.kernel is None:
         yield
@@ -144,7 +143,7 @@ def _whole(convolution: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def originals(host: nn.Module) -> Iterator[None]:
-    """``host`` as if nothing in it were replaced."""
+    """Make every replaced convolution of ``host`` itself inside the block."""
     found = [(module, base_class(module)) for _, module in replaced(host)]
     found = [(module, kind) for module, kind in found if kind in (Replaced, Stand)]
     with ExitStack() as stack:
@@ -160,7 +159,7 @@ def originals(host: nn.Module) -> Iterator[None]:
 
 
 def insert_at(host: nn.Module, path: str, mechanism: nn.Module, known: Note) -> None:
-    """Let the convolution at ``path`` run ``mechanism``; where that keeps the kernel, its own is dropped."""
+    """Let the convolution at ``path`` run ``mechanism``; one that keeps the kernel loses its own."""
     convolution = host.get_submodule(path)
     keeps = isinstance(mechanism, Convolution)
     if keeps:
@@ -179,14 +178,14 @@ def insert_at(host: nn.Module, path: str, mechanism: nn.Module, known: Note) -> 
 
 
 def replaced(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The path of each replaced convolution in ``model``, and the convolution."""
+    """Yield the path of each replaced convolution in ``model``, and the convolution."""
     for path, module in model.named_modules():
         if NOTE in module.__dict__:
             yield path, module
 
 
 def gone(model: nn.Module) -> list[str]:
-    """Paths of convolutions that a host inside ``model`` had replaced and that are something else now."""
+    """Return the paths in ``model`` that were replaced and are something else now."""
     modules = dict(model.named_modules())
     return [path for path in paths(model, REPLACED) if _kind(modules.get(path)) not in (Replaced, Stand)]
 
@@ -241,10 +240,10 @@ def _loading(
     unexpected: list[str],
     errors: list[str],
 ) -> None:
-    """Load-state pre-hook of the host: a checkpoint that knows no replacement leaves the mechanisms as they are.
+    """Load-state pre-hook of the host: a checkpoint without replacements leaves the mechanisms as they are.
 
-    Kernels that the network has no use for are put aside, so that ``unplug`` gives back the network of the checkpoint.
-    A checkpoint that has some keys of the mechanisms and not all is left to torch, which names those that are missing.
+    Its kernels are put aside if the mechanisms do not use them, for ``unplug``. If the checkpoint has some keys of the
+    mechanisms, torch names those that are missing.
     """
     found = [
         (f"{prefix}{path}.", module)

@@ -1,7 +1,7 @@
 """The bridge to trainers that build their network anew, as YOLO's does from its yaml.
 
-Such a trainer throws away the network that was plugged. ``plugged_trainer`` subclasses it, so that what it builds is
-plugged before training starts. Nothing of the trainer's package is imported: its class comes from the caller.
+``plugged_trainer`` subclasses such a trainer so that what it builds is plugged before training starts. Its package is
+not imported.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Request:
 
 
 class _Plugging:
-    """Mixed in before the trainer's class: its ``get_model`` returns the network with plugs."""
+    """Mixin before the trainer's class: ``get_model`` returns the network with plugs."""
 
     saccade_requests: tuple[_Request, ...] = ()
 
@@ -45,8 +45,7 @@ class _Plugging:
 
         Args:
             cfg: what the trainer builds from.
-            weights: the network of a checkpoint, with or without plugs, the checkpoint's dict that holds it as
-                ``ema`` or ``model``, or None.
+            weights: a network with or without plugs, a checkpoint that holds it as ``ema`` or ``model``, or None.
             verbose: passed on.
 
         Raises:
@@ -76,7 +75,7 @@ class _Plugging:
 
 
 class _PluggedType(type):
-    """The type of the classes made here, by which pickle knows them: they cannot be imported by name."""
+    """The type of the classes made here, by which pickle knows them."""
 
 
 def _reduce(made: type) -> Any:
@@ -99,25 +98,22 @@ def plugged_trainer(
 ) -> type:
     """Subclass a trainer that builds its network anew, so that the network it trains is plugged.
 
-    For trainers with a method ``get_model(cfg, weights, verbose)``, such as those of the package ultralytics: there a
-    network that was plugged by hand is replaced by a plain one when training starts. The subclass plugs what
-    ``get_model`` returns. Weights of a plain checkpoint load as they did; those of a checkpoint with plugs load whole,
-    plugs included. Calling this on its own result adds a second mechanism.
-
-    The subclass can be pickled if ``trainer`` and ``mechanism`` can be imported.
+    For trainers with a method ``get_model(cfg, weights, verbose)``, such as those of ultralytics, which replace a
+    plugged network by a plain one when training starts. Weights of a plain checkpoint load as before, those of a
+    checkpoint with plugs load whole. Calling this on its own result adds a second mechanism. The subclass can be
+    pickled if ``trainer`` and ``mechanism`` can be imported.
 
     Args:
-        trainer: the class; its package is not imported.
+        trainer: the class.
         mechanism: see ``plug``, as the other arguments.
         where: the default is the maps that enter the head.
         start: see ``plug``.
-        input: what the network is run with once, as it is plugged. A mechanism that needs the size of the map takes
-            that of this input: give the size that is trained on, ``(3, 640, 640)``.
+        input: see ``plug``. For a mechanism that needs the size of the map: the size trained on, ``(3, 640, 640)``.
         options: of the mechanism.
 
     Returns:
-        the subclass. Its ``get_model`` raises a UserError if the checkpoint has other plugs, or the same with other
-        options; and whatever ``plug`` raises.
+        the subclass. Its ``get_model`` raises UserError if the checkpoint has other plugs or options, or as ``plug``
+        does.
 
     Raises:
         UserError: ``trainer`` is no class with ``get_model``, or the mechanism is unknown or takes no such option.
@@ -147,7 +143,7 @@ def _network(weights: Any) -> nn.Module | None:
     """Return the network of a checkpoint, from which the plugs are taken.
 
     Raises:
-        UserError: the checkpoint holds no network, so that its plugs would be lost, or one with replaced convolutions.
+        UserError: it holds no network, or one with replaced convolutions.
     """
     if weights is None:
         return None
@@ -166,7 +162,7 @@ def _network(weights: Any) -> nn.Module | None:
 
 
 def _check_same(trained: dict[str, Plug], new: dict[str, Plug]) -> None:
-    """Raise a UserError unless both have the same mechanisms, with the same options, in the same places."""
+    """Raise UserError unless both have the same mechanisms, with the same options, in the same places."""
     for path in sorted(trained.keys() | new.keys()):
         there, here = (_described(plugs.get(path)) for plugs in (trained, new))
         if there != here:

@@ -1,4 +1,4 @@
-"""Check that the host runs what was plugged: in eval mode, where it must, and in training mode, where it should."""
+"""Check that the host runs its plugs: in eval mode, where it must, and in training mode, where it should."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["verify_forward", "warn_of_eval_only"]
 _LOG = logging.getLogger("saccade")
 
 _FORWARDS = 8
-"""In training a host may leave out a block at random: one that stays four times in five is missed once in 400 000."""
+"""A block that training leaves out four times in five is missed once in 400 000."""
 
 
 def verify_forward(host: nn.Module, new: list[Plug], arguments: Arguments, exact: bool) -> None:
-    """Run one forward and check what each new plug and its parent do in it.
+    """Run one forward and check each new plug and its parent.
 
     Raises:
-        UserError: the forward fails, a plug did not run once per call of its parent, its mechanism changed the shape,
-            or it changed the dtype, or, where ``exact`` and it has no ``a``, the map at all, be it by overflow.
+        UserError: the forward fails, a plug did not run once per call of its parent, its mechanism changed the shape or
+            dtype, or, where ``exact`` and without ``a``, the map.
     """
     runs = {id(made): 0 for made in new}
     parents = {id(made): 0 for made in new}
@@ -98,9 +98,8 @@ def verify_forward(host: nn.Module, new: list[Plug], arguments: Arguments, exact
 def warn_of_eval_only(host: nn.Module, new: list[Plug], arguments: Arguments) -> None:
     """Log the sites of ``new`` whose parents the host calls in eval mode and never in training mode.
 
-    Their plugs would never learn. A copy of the host is asked, for a forward in training mode may change anything of
-    it, parameters included. A host that cannot be copied, or does not train on ``arguments`` (one picture; no targets),
-    is not judged.
+    Their plugs would never learn. A host that cannot be copied, or does not train on ``arguments`` (one picture; no
+    targets), is not judged.
     """
     ran: set[str] = set()
 

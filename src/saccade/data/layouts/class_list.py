@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import final
 
 from saccade.data.labels import Classes
@@ -56,7 +56,7 @@ class ClassList(FolderLayout):
         """The files that the lists name."""
         lists = _lists(root)
         depth = _depth(lists["train"])
-        base = _base(root, _lines(lists["train"])[0])
+        base = _base(root, _entries(lists["train"], depth)[0][0])
         names_file = lists["train"].parent / "classes.txt"
         names = lines(names_file) if names_file.is_file() else []
         known, files = dict.fromkeys(names), _Folder()
@@ -99,7 +99,7 @@ def _depth(path: Path) -> int:
     Raises:
         UserError: the list cannot be read or is not UTF-8.
     """
-    folders, depth = [PurePosixPath(line).parts[:-1] for line in _lines(path)], 0
+    folders, depth = [_folders(line) for line in _lines(path)], 0
     while all(len(parts) > depth + 1 for parts in folders) and len({parts[depth] for parts in folders}) == 1:
         depth += 1
     return depth
@@ -114,12 +114,16 @@ def _entries(path: Path, depth: int) -> list[tuple[str, str]]:
     split = [line.rsplit(None, 1) for line in _lines(path)]
     if all(len(words) == 2 and is_image(Path(words[0])) for words in split):
         return [(name, label) for name, label in split]
-    return [(line, "".join(PurePosixPath(line).parts[:-1][depth : depth + 1])) for line in _lines(path)]
+    return [(line, "".join(_folders(line)[depth : depth + 1])) for line in _lines(path)]
+
+
+def _folders(line: str) -> list[str]:
+    return [part for part in line.split("/")[:-1] if part not in ("", ".")]
 
 
 def _base(root: Path, first: str) -> str:
     """What stands before the paths of a list: nothing, or the folder of images."""
-    top = PurePosixPath(first).parts[0]
+    top = next(part for part in first.split("/") if part not in ("", "."))
     return "images/" if not (root / top).exists() and (root / "images" / top).exists() else ""
 
 

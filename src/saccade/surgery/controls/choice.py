@@ -32,14 +32,14 @@ def plug_control(
 ) -> nn.Module:
     """Put a control into ``host`` at the sites that ``plug`` would give ``mechanism``.
 
-    It starts as the mechanism does: as the host's own function, or as the control itself. ``extra`` is the host's own
-    function in any case, and so is every control of a mechanism that is neutral by itself.
+    It starts as the mechanism does; ``extra``, and any control of a mechanism that is neutral by itself, as the
+    identity.
 
     Args:
         host: any network.
-        control: ``extra``: at each site an :class:`ExtraBottleneck` of the width whose parameters come nearest to the
-            mechanism's there, at least 1. ``noise``: a :class:`NoiseGate`, whatever the mechanism is. ``shuffled``: the
-            mechanism itself with the gate or context of the next image in the batch, drawn as ``plug`` would draw it.
+        control: ``extra``: an :class:`ExtraBottleneck` with the number of parameters nearest to the mechanism's;
+            ``noise``: a :class:`NoiseGate`; ``shuffled``: the mechanism with the gate or context of the next image in
+            the batch.
         mechanism: what it is the control of.
         where: as for ``plug``.
         start: as for ``plug``.
@@ -50,8 +50,7 @@ def plug_control(
         ``host``.
 
     Raises:
-        UserError: no such control; ``shuffled`` for a mechanism that is neither gate nor context; or what ``plug``
-            raises.
+        UserError: no such control; ``shuffled`` for a mechanism that is neither gate nor context; or as ``plug``.
     """
     if control not in CONTROLS:
         raise UserError(

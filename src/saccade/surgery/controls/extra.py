@@ -1,4 +1,4 @@
-r"""The control ``extra``: what costs as much as attention and is none.
+r"""The control ``extra``: as many parameters as attention, without attention.
 
     y = x + W₂ ReLU(W₁ x)            W₁: C -> w, W₂: w -> C, both 1×1, W₂ = 0 at first
 

@@ -2,8 +2,8 @@ r"""The control ``noise``: a gate that sees nothing.
 
     y = u ⊙ x                        u ~ U(0, 1), one number a channel, (C, 1, 1), drawn once
 
-u is a buffer: it is never trained, the same for every image, in training and evaluation, and saved with the network.
-If a mechanism helps no more than this, rescaling the channels helped, not what the mechanism sees.
+u is a buffer, the same for every image and never trained. If a mechanism helps no more than this, rescaling the
+channels helped, not what the mechanism sees.
 """
 
 from __future__ import annotations

@@ -1,0 +1,54 @@
+"""A task unlike the others: no labels, ragged rows, lower is better, no upper bound."""
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from saccade.metrics.metric import Metric
+from saccade.models import create_host
+from saccade.tasks.base import Drawing, Task
+
+
+def _mean(rows):
+    return float(rows["bright/error"].double().mean())
+
+
+@final
+class Toy(Task):
+    """Guess the mean of an image; be judged by the distance to its bright pixels, of which each image has its own number."""  # noqa: E501
+
+    target = "none"
+    metrics = (Metric(name="MAE", unit="sd", margin=0.1, low=0.0, higher_is_better=False, score=_mean),)
+
+    def build(self, model):
+        return create_host(model, 1, self.data.channels)
+
+    def host(self, model):
+        return {"timm": model.name, "options": {**model.options, "num_classes": 1, "in_chans": self.data.channels}}
+
+    def misfit(self, output, images):
+        return None if isinstance(output, Tensor) and output.shape == (len(images), 1) else "needs one number an image"
+
+    def loss(self, network, images, targets):
+        assert targets == [None] * len(images)
+        error = network(images)[:, 0].float() - images.mean((1, 2, 3))
+        return {"square": error.square().mean(), "size": 1e-3 * error.abs().mean()}
+
+    def rows(self, network, images, targets):
+        return _rows(network(images)[:, 0].float(), images)
+
+    def trivial(self):
+        images = torch.stack([self.data.test[i][0] for i in range(len(self.data.test))])
+        return "the mean of all images", _rows(torch.zeros(len(images)), images)
+
+    def draw(self, indices, network):
+        images = self.images(indices)
+        values = images.mean((1, 2, 3)) if network is None else network(images)[:, 0]
+        return [Drawing(f"{value:.2f}") for value in values.tolist()]
+
+
+def _rows(values, images):
+    found = [(value - image[image > 1.0]).abs() for value, image in zip(values, images, strict=True)]
+    lengths = torch.tensor([0, *map(len, found)])
+    return {"bright/error": torch.cat(found).cpu(), "bright/offsets": lengths.cumsum(0)}
