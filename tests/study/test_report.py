@@ -425,6 +425,7 @@ def test_an_arm_has_one_style_and_a_control_its_mechanism_s():
     controls = charts.styles([arm("se"), *(arm("se", control) for control in CONTROLS)])
     assert len({style.colour for style in controls.values()}) == 1
     assert len(set(map(charts.key, controls.values()))) == 4
+    assert '<span class="armname">a:<wbr>b_<wbr>c&lt;</span>' in charts.named(charts.Style("a:b_c<", "c1", "bar"))
     many = charts.styles([arm(f"m{k}") for k in range(40)])
     assert len({(arm.colour, arm.shape) for arm in many.values()}) == 40
 

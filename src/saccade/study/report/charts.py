@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -93,7 +92,7 @@ def key(style: Style) -> Markup:
 
 def named(style: Style) -> Markup:
     """The arm's mark and name, which may be broken after a colon or an underscore."""
-    words = Markup(re.sub("[:_]", r"\g<0><wbr>", escape(printable(style.name))))
+    words = escape(printable(style.name)).replace(":", Markup(":<wbr>")).replace("_", Markup("_<wbr>"))
     return element("span", key(style), element("span", words, class_="armname"), class_=f"named {style.classes}")
 
 
