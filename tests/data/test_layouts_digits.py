@@ -221,7 +221,7 @@ def test_a_scene_need_not_be_square():
 
 @pytest.mark.parametrize("cache", [2**30, 0])
 def test_masks_are_the_ink_of_each_digit(monkeypatch, cache):
-    monkeypatch.setattr(layout, "CACHE", cache)
+    monkeypatch.setattr("saccade.data.samples.CACHE", cache)
     spec = Data(train_images=30, test_images=20, options={"clutter": 5, "distractors": 2})
     split = open_data(spec, "mask")
     assert split.classes == ["background", *"0123456789"]
