@@ -42,7 +42,9 @@ Floats = NDArray[np.float64]
 
 ASKED = {"any_false": (0.0, 5.5), "coverage": (94.0, 97.0), "coverage_unlike": (94.0, 97.0)}
 KNOWN = {"auroc-9-groups": {"coverage": (94.0, 98.5), "coverage_unlike": (91.0, 97.0)}}
-"""Limits that ``stats.METHOD`` states. Fourteen positives in nine groups leave differences that are skewed."""
+FIRST_LOOK = {"any_false": (0.0, 6.4), "coverage": (93.5, 97.0), "coverage_unlike": (93.5, 97.0)}
+"""Limits that ``stats.METHOD`` states: fourteen positives in nine groups leave differences that are skewed, and one
+mechanism at three seeds has two degrees of freedom where the images add little."""
 
 SCORES: dict[str, Callable[[Sets], tuple[Floats, Floats]]] = {"miou": miou, "auroc": auroc, "ap": ap}
 CELLS = [f"{name}-{images}" for images in ("72", "200", "1000", "9-groups") for name in SCORES]
@@ -139,10 +141,10 @@ def simulate(cell: str, taste: float, studies: int, rng: np.random.Generator) ->
     return {design: figures(*tallies) for design, tallies in designs.items()}
 
 
-def missed(cell: str, plain: dict[str, float]) -> list[str]:
+def missed(cell: str, design: tuple[int, int], plain: dict[str, float]) -> list[str]:
     """The names of the figures that are not as asked."""
     found = []
-    for name, (low, high) in (ASKED | KNOWN.get(cell, {})).items():
+    for name, (low, high) in (ASKED | (FIRST_LOOK if design == (2, 3) else {}) | KNOWN.get(cell, {})).items():
         wide = name != "any_false" and plain["floor"] > 5
         if plain[name] < low or (plain[name] > high and not wide):
             found.append(name)
@@ -168,7 +170,7 @@ def main() -> int:
             rng = np.random.default_rng([args.rng, CELLS.index(cell), round(100 * taste)])
             for (arms, seeds), found in simulate(cell, taste, args.studies, rng).items():
                 plain = asdict(found)
-                wrong = missed(cell, plain)
+                wrong = missed(cell, (arms, seeds), plain)
                 print(line(cell, f"{taste:g}", arms, seeds, *show(plain, wrong)), flush=True)
                 rows.append({"cell": cell, "taste": taste, "arms": arms, "seeds": seeds, **plain, "missed": wrong})
     count = sum(bool(row["missed"]) for row in rows)

@@ -107,12 +107,14 @@ class TestCells:
 
     def test_what_is_missed(self):
         fine = {"any_false": 5.0, "coverage": 95.0, "coverage_unlike": 95.0, "floor": 0.0}
-        assert simulated_scores.missed("ap-72", fine) == []
-        assert simulated_scores.missed("ap-72", fine | {"any_false": 5.6, "coverage": 93.9}) == [
+        assert simulated_scores.missed("ap-72", (5, 3), fine) == []
+        assert simulated_scores.missed("ap-72", (5, 3), fine | {"any_false": 5.6, "coverage": 93.9}) == [
             "any_false",
             "coverage",
         ]
-        assert simulated_scores.missed("ap-72", fine | {"coverage": 97.5}) == ["coverage"]
-        assert simulated_scores.missed("ap-72", fine | {"coverage": 97.5, "floor": 40.0}) == []  # wide, and known to be
-        assert simulated_scores.missed("auroc-9-groups", fine | {"coverage_unlike": 91.5}) == []
-        assert simulated_scores.missed("auroc-72", fine | {"coverage_unlike": 91.5}) == ["coverage_unlike"]
+        assert simulated_scores.missed("ap-72", (5, 3), fine | {"coverage": 97.5}) == ["coverage"]
+        assert (
+            simulated_scores.missed("ap-72", (5, 3), fine | {"coverage": 97.5, "floor": 40.0}) == []
+        )  # wide, and known to be
+        assert simulated_scores.missed("auroc-9-groups", (5, 3), fine | {"coverage_unlike": 91.5}) == []
+        assert simulated_scores.missed("auroc-72", (5, 3), fine | {"coverage_unlike": 91.5}) == ["coverage_unlike"]
