@@ -1,4 +1,4 @@
-"""Names that systems leave, that look alike, that no terminal should see, that are no UTF-8; files that are no images."""
+"""Names that systems leave, that look alike, that harm a terminal, that are no UTF-8; files that are not images."""
 
 import json
 import os
