@@ -73,7 +73,7 @@ def opened(path: Path) -> Iterator[ImageFile]:
     Nothing is warned of: Pillow's own opening warns of, or stops at, what is refused here by number of pixels.
 
     Raises:
-        UnreadableError: it is none, is broken, or is larger than ``LARGEST``; also for whatever the body raises,
+        UnreadableError: it is no image, is broken, or is larger than ``LARGEST``; also for whatever the body raises,
             because a broken file leads Pillow's readers into errors of any kind.
         UserError: this machine has no memory or no file handles left, which says nothing of the file.
     """
@@ -253,7 +253,7 @@ def left_out(counts: Mapping[str, Mapping[str, int]], shown: int = 5) -> str:
     """``3 bad files left out (train: 2 of cat, 1 of dog)``, the classes with most of them first; "" for none.
 
     Args:
-        counts: part -> class -> files; the class has no name where there are none.
+        counts: part -> class -> files; the name of a class is empty where files have no class.
         shown: so many classes of a part are named.
     """
     parts = []

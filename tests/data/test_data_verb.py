@@ -73,7 +73,7 @@ def test_everything_that_would_be_refused_is_said(photos):
 def test_a_recipe_that_a_folder_cannot_fill(photos):
     done = run(photos, "--set", "data.train_images=2", "--set", "data.options.clutter=1")
     assert done.exit_code == 1
-    assert "a folder understands none" in done.stdout
+    assert "a folder of images has no options" in done.stdout
 
 
 def test_bad_files_are_left_out_and_listed_and_strangers_counted(photos):

@@ -82,7 +82,7 @@ def test_what_no_layout_reads_is_refused_with_a_reason_of_each(tmp_path):
     said = str(caught.value)
     assert "which holds JPEGImages, labels.csv: " in said
     assert all(f"not {name}, for " in said for name in layouts.names())
-    assert "images lie in 1 class folder(s) of 1" in said
+    assert "JPEGImages holds images; at least 2 classes are needed" in said
 
 
 def test_a_layout_can_be_named(tmp_path):

@@ -326,7 +326,13 @@ def one_class(root):
     for path in (root / "b").iterdir():
         path.unlink()
     (root / "b").rmdir()
-    return r"images lie in 1 class folder\(s\) of 1; at least 2 are needed"
+    return "not class_folders, for a holds images; at least 2 classes are needed"
+
+
+def hollow(root):
+    for path in (root / "b").iterdir():
+        path.unlink()
+    return "not class_folders, for a holds images, and not b; at least 2 classes are needed"
 
 
 def single_image(root):
@@ -335,7 +341,7 @@ def single_image(root):
 
 
 def options(root):
-    return "a folder understands none, got clutter"
+    return "a folder of images has no options, got clutter"
 
 
 def few(root):
@@ -344,7 +350,20 @@ def few(root):
 
 @pytest.mark.parametrize(
     "wrong",
-    [broken, empty_file, no_image, dangling, pipe, postscript, empty_class, one_class, single_image, options, few],
+    [
+        broken,
+        empty_file,
+        no_image,
+        dangling,
+        pipe,
+        postscript,
+        empty_class,
+        one_class,
+        hollow,
+        single_image,
+        options,
+        few,
+    ],
 )
 def test_a_folder_that_cannot_be_used_is_refused_by_name(tmp_path, wrong):
     root = fill(tmp_path / "set", {"a": 4, "b": 4})
@@ -428,7 +447,7 @@ def test_a_part_without_its_other(tmp_path, first, second, words):
 
 def test_a_folder_around_the_folder_is_seen_through(tmp_path):
     fill(tmp_path / "images", {"a": 2, "b": 2})
-    with pytest.raises(UserError, match=r"; is it .*images\?"):
+    with pytest.raises(UserError, match=r"Did you mean .*images\?"):
         opened(tmp_path)
 
 

@@ -1,6 +1,7 @@
 """Images and masks of one name: every nesting, what masks may hold, and every way in which a pair is refused."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -293,3 +294,16 @@ def test_for_a_task_without_targets_masks_are_not_read(tmp_path):
     assert (split.classes, split.train.target(0)) == ([], None)
     with pytest.raises(UserError):
         opened(tmp_path)
+
+
+def test_real_street_scenes():
+    data = os.environ.get("SACCADE_DATA")
+    if not data:
+        pytest.skip("SACCADE_DATA is unset: no real images here")
+    split = open_data(Data(source=f"{data}/camvid", size=(90, 120), train_images=20, test_images=10), "mask")
+    assert (len(split.train), len(split.test), len(split.val)) == (20, 10, 101)
+    assert len(split.classes) == 11
+    assert split.classes[0] == "sky"
+    upper, lower = (torch.stack([split.train.target(i)[rows] for i in range(20)]) for rows in (slice(9), slice(81, 90)))
+    assert (upper == 0).sum() > 100 * (lower == 0).sum()  # the sky is above
+    assert (lower == split.classes.index("road")).float().mean() > 0.4

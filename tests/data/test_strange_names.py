@@ -1,4 +1,4 @@
-"""Names that systems leave, that look alike, that no terminal should see, that are no UTF-8; files that are none."""
+"""Names that systems leave, that look alike, that harm a terminal, that are no UTF-8; files that are not images."""
 
 import json
 import os
@@ -109,7 +109,7 @@ def test_two_folders_of_one_part_with_one_name_are_merged_and_said(tmp_path):
 
 def test_a_single_decomposed_class_is_opened_where_it_lies(tmp_path):
     fill(tmp_path / DECOMPOSED, "x", "y")  # a folder too many
-    with pytest.raises(UserError, match=f"is it {tmp_path / DECOMPOSED}"):
+    with pytest.raises(UserError, match=f"Did you mean {tmp_path / DECOMPOSED}"):
         open_data(Data(source=str(tmp_path)), "label")
 
 

@@ -99,8 +99,13 @@ def _page(facts: dict[str, Any]) -> str:
     ]
     sizes = [f"{row['size'][0]}×{row['size'][1]} ({row['images']})" for row in facts["sizes"][:_SHOWN]]
     more = len(facts["sizes"]) - len(sizes)
-    lines += ["", f"sizes    {', '.join(sizes)}{f' and {more} others' if more > 0 else ''}"]
-    lines.append(f"network  sees {facts['height']}×{facts['width']} pixels, {facts['channels']} channel(s)")
+    lines += [
+        "",
+        f"layout   {facts['layout']}",
+        f"sizes    {', '.join(sizes)}{f' and {more} others' if more > 0 else ''}",
+    ]
+    turned = " (height × width)" if facts["height"] != facts["width"] else ""
+    lines.append(f"network  sees {facts['height']}×{facts['width']} pixels{turned}, {facts['channels']} channel(s)")
     if used := facts["used"]:
         beside = f", {used['val']} to validate" if "val" in used else ""
         lines.append(f"used     {used['train']} to train, {used['test']} to test{beside}")

@@ -24,7 +24,7 @@ class Labels(ABC):
     """The targets of files.
 
     Attributes:
-        classes: their names; empty where there are none.
+        classes: their names; empty where files have no class.
         problems: files whose target cannot be used, and why, as the rest of a sentence that begins with their name.
         notes: sentences on the targets.
     """

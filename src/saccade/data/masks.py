@@ -25,12 +25,12 @@ from saccade.escaping import brief
 from saccade.events import Notify
 from saccade.imagefiles import UnreadableError, checksum, opened
 
-__all__ = ["BINARY", "VOID_NAME", "MaskFiles", "Masks"]
+__all__ = ["MaskFiles", "Masks"]
 
-BINARY = ("background", "foreground")
+_BINARY = ("background", "foreground")
 """The classes of masks that hold 0 and 255 alone."""
-VOID_NAME = "void"
-"""A class of this name is no class: its pixels are ``VOID``."""
+_VOID_NAME = "void"
+"""Pixels of a class of this name become ``VOID``."""
 _INDICES = ("L", "P", "1")
 
 
@@ -76,11 +76,11 @@ class Masks(Labels):
         known = list(names) or [str(index) for index in range(max(values - {VOID}, default=0) + 1)]
         self._codes = np.full(256, VOID, np.uint8)
         if VOID in values and values <= {0, VOID} and len(names) in (0, 2):
-            self.classes = list(names) or list(BINARY)
+            self.classes = list(names) or list(_BINARY)
             self._codes[[0, VOID]] = 0, 1
         else:
-            self.classes = [name for name in known if name != VOID_NAME]
-            self._codes[[index for index, name in enumerate(known) if name != VOID_NAME]] = range(len(self.classes))
+            self.classes = [name for name in known if name != _VOID_NAME]
+            self._codes[[index for index, name in enumerate(known) if name != _VOID_NAME]] = range(len(self.classes))
         for path, size in sizes.items():
             found = self._looks.get(path)
             if found and (problem := found.problem or _misfit(found, size, len(known))):
@@ -107,16 +107,11 @@ class Masks(Labels):
         return {name: shown[code] for code, name in enumerate(self.classes)}
 
     def cell(self, picture: Tensor, target: Target) -> Cell:
-        """The picture with its classes tinted, the first of them left as it is."""
-        return mask_cell(picture, target, self.classes)
-
-
-def mask_cell(picture: Tensor, mask: Tensor, classes: Sequence[str]) -> Cell:
-    """A picture with the classes of its index mask tinted, the first of them left as it is, and named below."""
-    found = [code for code in mask.unique().tolist() if code != VOID]
-    tinted = [code for code in found if code]
-    layers = np.stack([mask.numpy() == code for code in tinted]) if tinted else None
-    return Cell(picture, brief(", ".join(classes[code] for code in tinted)), (), layers, [n - 1 for n in tinted])
+        """The picture with its classes tinted and named, the first of them left as it is."""
+        tinted = [code for code in target.unique().tolist() if code not in (0, VOID)]
+        layers = np.stack([target.numpy() == code for code in tinted]) if tinted else None
+        caption = brief(", ".join(self.classes[code] for code in tinted))
+        return Cell(picture, caption, (), layers, [code - 1 for code in tinted])
 
 
 class MaskFiles:

@@ -84,7 +84,7 @@ class ImageSet(Dataset[tuple[Tensor, Target]]):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[int | tuple[int, int, int]]) -> list[tuple[Tensor, Target]]:
-        """The samples of a batch, normalised together: for small images that costs more than all else (DataLoader)."""
+        """The samples of a batch, normalised at once: half the time for small images. DataLoader calls it."""
         places = [key if isinstance(key, int) else key[2] for key in keys]
         images = torch.stack([self.pictures[place] for place in places]).float().div_(255)
         targets = [self.targets[place] for place in places]

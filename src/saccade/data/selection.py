@@ -70,7 +70,7 @@ def select(spec: Data, seen: Survey) -> Selection:
         UserError: the folder or its classes cannot be used; the message names each.
     """
     if spec.options:
-        raise UserError(f"data.options: a folder understands none, got {', '.join(spec.options)}")
+        raise UserError(f"data.options: a folder of images has no options, got {', '.join(spec.options)}")
     if seen.problems:
         raise UserError(several(f"{brief(seen.root)} cannot be used", seen.problems))
     classes = seen.classes

@@ -39,7 +39,7 @@ class Cell:
         caption: written below it.
         boxes: (x1, y1, x2, y2, label), the first drawn as the target.
         masks: bool (n, H, W), tinted.
-        tints: for each mask, which colour; those of ``masks`` without tints are tinted like the boxes.
+        tints: for each mask the number of its colour; None tints masks like the boxes.
     """
 
     picture: Tensor
@@ -92,7 +92,7 @@ def check_path(path: Path) -> str:
     """
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind not in ("PNG", "JPEG", "WEBP"):
-        raise UserError(f"a contact sheet is a .png, .jpg or .webp file; {str(path)!r} is none")
+        raise UserError(f"a contact sheet is a .png, .jpg or .webp file, not {str(path)!r}")
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
     return kind

@@ -26,7 +26,7 @@ def get(name: str) -> Layout:
     """The layout called ``name``.
 
     Raises:
-        UserError: there is none; names its neighbours.
+        UserError: there is no such layout; names its neighbours.
     """
     found = {layout.name: layout for layout in _layouts()}
     if name not in found:

@@ -34,8 +34,8 @@ _LEAST = 16
 _LOOK = 64
 """Side at which images are looked at."""
 _FLAT = 16
-"""Levels of 256: a picture that uses fewer in every channel is as good as of one colour. Values of 12 bits in a file
-that says 16 come out as 0 to 15."""
+"""Levels of 256: a picture that uses fewer in every channel counts as one colour. Values of 12 bits in a 16-bit file
+come out as 0 to 15."""
 
 
 class FolderLayout(Layout):

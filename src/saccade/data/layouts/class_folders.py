@@ -72,13 +72,14 @@ class ClassFolders(FolderLayout):
         place = folders[roles["train"]] if roles else root
         classes = subfolders(place)
         filled = list(islice((of for of in classes if any(map(is_image, walk(of)))), 2))
+        if len(filled) > 1:
+            return None
         if not filled:
             return _no_images(root)
-        inside = subfolders(filled[0])
-        hint = f"; is it {brief(filled[0])}?" if len(inside) > 1 else ""
-        where = f"in {place.name!r} " if roles else ""
-        few = f"{where}images lie in {len(filled)} class folder(s) of {len(classes)}; at least 2 are needed{hint}"
-        return None if len(filled) > 1 else few
+        empty = ", ".join(brief(of.name) for of in classes if of not in filled)
+        hint = f". Did you mean {brief(filled[0])}?" if len(subfolders(filled[0])) > 1 else ""
+        beside = f", and not {empty}" if empty else ""
+        return f"{brief(filled[0].relative_to(root))} holds images{beside}; at least 2 classes are needed{hint}"
 
     def survey(self, root: Path) -> Survey:
         """Every file below each class folder."""

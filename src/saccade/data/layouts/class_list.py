@@ -148,7 +148,7 @@ class _Folder:
         self._stems: dict[Path, dict[str, Path]] = {}
 
     def found(self, path: Path) -> Path:
-        """The image of that name, with or without its ending; ``path`` itself where there is none."""
+        """The image of that name, with or without its ending; ``path`` itself where no such file is."""
         if is_image(path):
             return path
         if path.parent not in self._stems:

@@ -6,7 +6,7 @@ the images is held back.
 
 A mask is as large as its image, of mode L or P, and holds class indices, 255 where no class is. Masks that hold 0 and
 255 alone have two classes, background and foreground. ``classes.txt`` in the folder names the classes, one a line, in
-the order of the indices; a class called ``void`` is none. Masks in colours cannot be read yet.
+the order of the indices; pixels of a class called ``void`` become 255. Masks in colours cannot be read yet.
 
 The two folders look like two class folders, so this layout is asked before ``class_folders``.
 """
