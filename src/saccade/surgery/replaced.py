@@ -22,19 +22,9 @@ from saccade.surgery.guard import NOTE, REPLACED, paths, unwatch, watch
 from saccade.surgery.plug_module import plug_of
 
 __all__ = [
-    "CHILD",
-    "Note",
-    "Replaced",
-    "Stand",
-    "alone",
-    "gone",
-    "insert_at",
-    "note",
-    "original",
-    "originals",
-    "replaced",
+    "CHILD", "Note", "Replaced", "Stand", "alone", "gone", "insert_at", "note", "original", "originals", "replaced",
     "restore",
-]
+]  # fmt: skip
 
 CHILD = "saccade_conv"
 """The name of a mechanism in the convolution that runs it."""
