@@ -15,8 +15,8 @@ SOURCE = Path(saccade.__file__).parent
 FLOORS = [
     ["escaping"],
     ["errors"],
-    ["controls", "files", "former_names", "specs"],
-    ["hooks", "imagefiles", "ops", "parent_class", "picture_size", "recipe", "stage_outputs", "tensors"],
+    ["controls", "files", "former_names", "hooks", "specs"],
+    ["imagefiles", "ops", "parent_class", "picture_size", "recipe", "stage_outputs", "tensors"],
     ["bases", "runfiles"],
     ["attention"],
     ["catalog"],
