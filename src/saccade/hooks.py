@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["of_this_thread", "temporary_hooks"]
+__all__ = ["of_this_thread", "remove_hooks", "temporary_hooks"]
 
 
 @contextmanager
@@ -26,6 +26,14 @@ def temporary_hooks() -> Iterator[list[RemovableHandle]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def remove_hooks(hooks: dict[int, Any], *ours: Callable[..., Any]) -> list[int]:
+    """Remove ``ours`` from the hooks of a module; return their keys."""
+    gone = [key for key, hook in hooks.items() if getattr(hook, "hook", hook) in ours]
+    for key in gone:
+        del hooks[key]
+    return gone
 
 
 def of_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:

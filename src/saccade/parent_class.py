@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 from torch import Tensor, nn
 
 from saccade.errors import UserError
+from saccade.hooks import remove_hooks
 
 __all__ = [
     "CHILD", "base_class", "beginning_hook", "catching_hook", "entering_hook", "hold", "leaving_hook", "rebuild",
@@ -99,9 +100,8 @@ def release(parent: nn.Module) -> None:
     parent.__class__ = base_class(parent)
     vars(parent).pop(_RAN, None)
     ours = (leaving_hook, catching_hook, entering_hook, beginning_hook)
-    for hooks in (parent._forward_hooks, parent._forward_pre_hooks):
-        for key in [key for key, hook in hooks.items() if hook in ours]:
-            del hooks[key]
+    remove_hooks(parent._forward_hooks, *ours)
+    remove_hooks(parent._forward_pre_hooks, *ours)
 
 
 def runs_plug(parent: nn.Module) -> bool:

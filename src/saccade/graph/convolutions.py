@@ -6,7 +6,7 @@ from collections.abc import Set
 
 from saccade.graph.structure import Structure
 from saccade.graph.trace import Trace
-from saccade.graph.values import ConvolutionCall, Key, ModuleCall
+from saccade.graph.values import ConvolutionCall, Key, ModuleCall, within
 
 __all__ = ["activated", "expanded", "last_spatial", "stem"]
 
@@ -116,11 +116,7 @@ def _alone(structure: Structure, conv: ConvolutionCall, wanted: Set[Key]) -> boo
     received = [call.first for call in structure.trace.by_path()[path]]
     keys = [key for key in received if key is not None and key in wanted]
     users = [user for key in keys for user in structure.trace.values[key].users]
-    return len(keys) == len(received) and all(_within(user, path) for user in users)
-
-
-def _within(call: ModuleCall | None, path: str) -> bool:
-    return call is not None and (call.path == path or _within(call.parent, path))
+    return len(keys) == len(received) and all(within(user, path) for user in users)
 
 
 def _learned(trace: Trace) -> dict[Key, ConvolutionCall]:

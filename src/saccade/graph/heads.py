@@ -9,19 +9,10 @@ from math import prod
 from torch import nn
 
 from saccade.graph.trace import Trace
-from saccade.graph.values import Key, ModuleCall, Value
+from saccade.graph.values import Key, ModuleCall, Value, within
 from saccade.parent_class import base_class
 
-__all__ = ["Ending", "within"]
-
-
-def within(call: ModuleCall | None, path: str) -> bool:
-    """Return whether ``call`` is a call of the module at ``path``, or ran inside one."""
-    while call is not None:
-        if call.path == path:
-            return True
-        call = call.parent
-    return False
+__all__ = ["Ending"]
 
 
 class Ending:

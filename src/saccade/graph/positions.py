@@ -17,7 +17,7 @@ from saccade.graph.sites import Inspection, Site
 from saccade.graph.structure import Structure
 from saccade.specs import Spec
 
-__all__ = ["POSITIONS", "ChosenSites", "family", "paths_at", "select", "sites_at"]
+__all__ = ["POSITIONS", "ChosenSites", "family", "paths_at", "select", "sites_at", "words_in"]
 
 POSITIONS = ("paper", "stage", "neck", "block", "residual", "conv3x3", "activated", "expanded", "conv_stem")
 _FALLBACK = ("residual", "block", "stage")
@@ -53,20 +53,28 @@ def select(seen: Inspection, where: str | Sequence[str], spec: Spec) -> ChosenSi
         raise UserError(
             f"{_host(seen)} has no site: no module of it returns one map (B, C, H, W) that follows the picture"
         )
-    if not isinstance(where, (str, Sequence)) or not all(isinstance(part, str) for part in where):
-        raise UserError(f"where is a position, a path or glob of modules, or a list of these; got {where!r}")
-    parts = [where] if isinstance(where, str) else list(where)
-    if not parts:
-        raise UserError("where is an empty list; name at least one site")
     chosen: dict[tuple[str, bool], Site] = {}
     said = []
-    for part in parts:
+    for part in words_in(where):
         sites, position = _part(seen, part, spec)
         said.append(position)
         for site in sites:
             chosen.setdefault((site.parent, site.entering), site)
     order = {path: n for n, path in enumerate(seen.sites)}
     return ChosenSites(sorted(chosen.values(), key=lambda site: order[site.path]), ", ".join(said))
+
+
+def words_in(where: str | Sequence[str]) -> list[str]:
+    """Return the words of ``where``, one or several.
+
+    Raises:
+        UserError: it is no text and no list of texts, or empty.
+    """
+    if not isinstance(where, (str, Sequence)) or not all(isinstance(part, str) for part in where):
+        raise UserError(f"where is a position, a path or glob of modules, or a list of these; got {where!r}")
+    if not where and not isinstance(where, str):
+        raise UserError("where is an empty list; name at least one place")
+    return [where] if isinstance(where, str) else list(where)
 
 
 def _part(seen: Inspection, where: str, spec: Spec) -> tuple[list[Site], str]:

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from saccade.graph.heads import Ending, within
+from saccade.graph.heads import Ending
 from saccade.graph.proportions import following, pictures
 from saccade.graph.trace import Trace
-from saccade.graph.values import Addition, Key, ModuleCall, Value
+from saccade.graph.values import Addition, Key, ModuleCall, Value, within
 from saccade.parent_class import base_class
 
 __all__ = ["Structure", "declared"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-__all__ = ["Addition", "ConvolutionCall", "Key", "ModuleCall", "Value"]
+__all__ = ["Addition", "ConvolutionCall", "Key", "ModuleCall", "Value", "within"]
 
 Key = tuple[int, int]
 """The serial number of a tensor object, and the object's version."""
@@ -83,3 +83,8 @@ class ConvolutionCall:
     def depthwise(self) -> bool:
         """Whether it keeps each channel to itself."""
         return self.groups == self.inputs > 1
+
+
+def within(call: ModuleCall | None, path: str) -> bool:
+    """Return whether ``call`` is a call of the module at ``path``, or ran inside one."""
+    return call is not None and (call.path == path or within(call.parent, path))

@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from saccade.errors import UserError
+from saccade.hooks import remove_hooks
 from saccade.parent_class import CHILD, hold, release
 from saccade.stage_outputs import StageOutputs
 from saccade.surgery.guard import PLUGS, note_norm, paths, unwatch, watch
@@ -23,16 +24,7 @@ _OUTPUTS = "_saccade_relays"
 """Attribute of the host: the tuple of the StageOutputs that each call of it opens."""
 
 
-def keep_plugs(
-    host: nn.Module,
-    state: dict[str, Any],
-    prefix: str,
-    metadata: dict[str, Any],
-    strict: bool,
-    missing: list[str],
-    unexpected: list[str],
-    errors: list[str],
-) -> None:
+def keep_plugs(host: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Load-state pre-hook of the host: a checkpoint without plugs leaves the plugs as they are.
 
     If it has some of their keys, torch names those that are missing.
@@ -109,21 +101,13 @@ def detach(host: nn.Module, gone: list[Plug]) -> None:
             vars(module)[_OUTPUTS] = joined
             if not joined:
                 del vars(module)[_OUTPUTS]
-                _remove(module._forward_pre_hooks, open_call)
-                for key in _remove(module._forward_hooks, close_call):
+                remove_hooks(module._forward_pre_hooks, open_call)
+                for key in remove_hooks(module._forward_hooks, close_call):
                     del module._forward_hooks_always_called[key]
     unwatch(host, PLUGS, set(paths(host, PLUGS)) - released)
     for _, module in host.named_modules():
         if PLUGS not in vars(module):
-            _remove(module._load_state_dict_pre_hooks, keep_plugs)
-
-
-def _remove(hooks: dict[int, Any], wanted: Any) -> list[int]:
-    """Remove the hooks that are ``wanted``; return their keys."""
-    gone = [key for key, hook in hooks.items() if getattr(hook, "hook", hook) is wanted]
-    for key in gone:
-        del hooks[key]
-    return gone
+            remove_hooks(module._load_state_dict_pre_hooks, keep_plugs)
 
 
 @contextmanager

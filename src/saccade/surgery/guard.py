@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from saccade.errors import UserError
+from saccade.hooks import remove_hooks
 from saccade.parent_class import runs_plug
 from saccade.surgery.plug_module import Plug, Seen, plug_of
 
@@ -55,9 +56,7 @@ def unwatch(root: nn.Module, kind: str, left: set[str]) -> None:
         if not kept:
             del vars(module)[kind]
             if PLUGS not in vars(module) and REPLACED not in vars(module):
-                hooks = module._forward_pre_hooks
-                for key in [key for key, hook in hooks.items() if hook is guarding_hook]:
-                    del hooks[key]
+                remove_hooks(module._forward_pre_hooks, guarding_hook)
 
 
 def paths(root: nn.Module, kind: str) -> list[str]:

@@ -15,7 +15,7 @@ from saccade.errors import UserError, did_you_mean
 from saccade.graph.sites import Site
 from saccade.specs import Spec
 
-__all__ = ["Builder", "Mechanism", "StandIn", "kernel_keeper", "per_stage", "previous_sites"]
+__all__ = ["Builder", "Mechanism", "StandIn", "kernel_keeper", "per_stage", "previous_sites", "starts_neutral"]
 
 Builder = Callable[..., nn.Module]
 StandIn = tuple[str, dict[str, Any], nn.Module]
@@ -105,6 +105,17 @@ def _defaults(function: Builder) -> dict[str, Any]:
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return {}
     return {p.name: p.default for p in parameters if p.kind is not p.VAR_POSITIONAL}
+
+
+def starts_neutral(start: str) -> bool:
+    """Return whether ``start`` is "neutral".
+
+    Raises:
+        UserError: it is neither that nor "paper".
+    """
+    if start not in ("neutral", "paper"):
+        raise UserError(f"start must be 'neutral' or 'paper', got {start!r}")
+    return start == "neutral"
 
 
 def kernel_keeper(mechanism: str | Builder) -> type[Convolution] | None:

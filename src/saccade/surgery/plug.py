@@ -14,7 +14,15 @@ from saccade.graph.inputs import example_input
 from saccade.graph.positions import select
 from saccade.graph.sites import Site
 from saccade.surgery.attachment import attach, detach, join
-from saccade.surgery.mechanism import Builder, Mechanism, StandIn, kernel_keeper, per_stage, previous_sites
+from saccade.surgery.mechanism import (
+    Builder,
+    Mechanism,
+    StandIn,
+    kernel_keeper,
+    per_stage,
+    previous_sites,
+    starts_neutral,
+)
 from saccade.surgery.plug_module import Plug
 from saccade.surgery.rebuilt import warn_of_rebuilding
 from saccade.surgery.redraw import redraw_dead_relus
@@ -65,12 +73,11 @@ def plug(
             in DistributedDataParallel, compiled or on the meta device, or does not run each plug once per call of its
             parent; a mechanism that changes shape or dtype, or, called neutral, the map. The host is then as it was.
     """
-    if start not in ("neutral", "paper"):
-        raise UserError(f"start must be 'neutral' or 'paper', got {start!r}")
+    neutral = starts_neutral(start)
     what = Mechanism.of(mechanism)
     if what.spec.kind == "conv" and kernel_keeper(mechanism) is not None:
         return replace(host, mechanism, where, start, input, **options)
-    insert_plugs(host, what, where, input, options, neutral=start == "neutral")
+    insert_plugs(host, what, where, input, options, neutral=neutral)
     warn_of_rebuilding(host)
     return host
 

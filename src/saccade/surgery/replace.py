@@ -16,9 +16,9 @@ from saccade import catalog
 from saccade.errors import UserError
 from saccade.graph.hosts import check_changeable, check_network
 from saccade.graph.inputs import example_input
-from saccade.graph.positions import POSITIONS, family, select
+from saccade.graph.positions import POSITIONS, family, select, words_in
 from saccade.graph.sites import Inspection, Site
-from saccade.surgery.mechanism import Mechanism, kernel_keeper, per_stage
+from saccade.surgery.mechanism import Mechanism, kernel_keeper, per_stage, starts_neutral
 from saccade.surgery.rebuilt import warn_of_rebuilding
 from saccade.surgery.replaceable import check_replaceable, fitted, insert_replacements
 from saccade.surgery.replaced import CHILD, Note, Stand, gone, note, replaced
@@ -97,8 +97,7 @@ def replace(
             or one to be plugged; nothing to replace; a module that is no ``nn.Conv2d``, computes its weight, does not
             pad with zeros, or is replaced already; numbers that the mechanism cannot keep. The host is then as it was.
     """
-    if start not in ("neutral", "paper"):
-        raise UserError(f"start must be 'neutral' or 'paper', got {start!r}")
+    neutral = starts_neutral(start)
     what = Mechanism.of(mechanism)
     _check_options(what, options)
     check_changeable(host)
@@ -107,16 +106,16 @@ def replace(
     seen = inspect_unplugged(host, input)
     chosen = _chosen(host, seen, where, what)
     keeper = kernel_keeper(mechanism)
-    known = dict(keeper.neutral_options) if keeper is not None and start == "neutral" else {}
+    known = dict(keeper.neutral_options) if keeper is not None and neutral else {}
     new: dict[str, tuple[nn.Module, Note]] = {}
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         for (site, position), own in zip(chosen, per_stage(what, options, [site for site, _ in chosen]), strict=True):
-            new[site.parent] = fitted(host, what, site, position, known | own, start == "neutral")
+            new[site.parent] = fitted(host, what, site, position, known | own, neutral)
         insert_replacements(host, new, seen.arguments)
     lost = sum(known.discarded for _, known in new.values())
     if lost:
         _LOG.log(
-            logging.WARNING if start == "neutral" else logging.INFO,
+            logging.WARNING if neutral else logging.INFO,
             "%s keeps no kernel: %s weights of %d convolution%s of %s are discarded, and the network computes "
             "something else until it is trained",
             what.name, f"{lost:,}", len(new), "s" * (len(new) != 1), type(host).__name__,
@@ -183,27 +182,19 @@ def again(host: nn.Module, rows: Sequence[Mapping[str, Any]], owner: str) -> Non
     """Replace convolutions of ``host`` as ``described`` says.
 
     Raises:
-        UserError: a row is broken, or its module is missing or cannot be replaced so; the message names ``owner``. The
-            host is then as it was.
+        UserError: a module is missing or cannot be replaced so; the host is then as it was.
     """
     new = {}
     for row in rows:
+        path, size, options = row["convolution"], (row["size"][0], row["size"][1]), dict(row["options"])
+        if options.get("size") is not None:
+            options["size"] = tuple(options["size"])
         try:
-            path, name, stage = (row[key] for key in ("convolution", "mechanism", "stage"))
-            (height, width), position, neutral = map(int, row["size"]), row["position"], row["neutral"]
-            options = dict(row["options"])
-            if options.get("size") is not None:
-                options["size"] = tuple(options["size"])
-            convolution = host.get_submodule(path)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{owner}: a row of replacements is broken: {error}") from None
+            check_replaceable(path, host.get_submodule(path))
         except AttributeError:
             raise UserError(f"{owner}: {type(host).__name__} has no module {path!r} to replace") from None
-        check_replaceable(path, convolution)
-        site = Site(
-            path=path, parent=path, entering=False, channels=0, size=(height, width), stage=stage, calls=1, kind=""
-        )
-        new[path] = fitted(host, Mechanism.of(name), site, position, options, neutral)
+        site = Site(path=path, parent=path, entering=False, channels=0, size=size, stage=row["stage"], calls=1, kind="")
+        new[path] = fitted(host, Mechanism.of(row["mechanism"]), site, row["position"], options, row["neutral"])
     insert_replacements(host, new, None)
 
 
@@ -229,13 +220,8 @@ def _check_options(what: Mechanism, options: Mapping[str, Any]) -> None:
 
 def _chosen(host: nn.Module, seen: Inspection, where: str | Sequence[str], what: Mechanism) -> list[tuple[Site, str]]:
     """Return the convolutions that ``where`` names, as sites with the size they receive, in order of execution."""
-    if not isinstance(where, (str, Sequence)) or not all(isinstance(part, str) for part in where):
-        raise UserError(f"where is a position, a path or glob of modules, or a list of these; got {where!r}")
-    parts = [where] if isinstance(where, str) else list(where)
-    if not parts:
-        raise UserError("where is an empty list; name at least one convolution")
     found: dict[str, tuple[Site, str]] = {}
-    for part in parts:
+    for part in words_in(where):
         for site, position in _part(host, seen, part, what):
             check_replaceable(site.path, host.get_submodule(site.parent))
             found.setdefault(site.parent, (site, position))

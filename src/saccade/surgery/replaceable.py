@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from saccade.bases import Convolution
 from saccade.errors import UserError
 from saccade.graph.sites import Site
-from saccade.graph.trace import Arguments, run
+from saccade.graph.trace import Arguments
 from saccade.hooks import of_this_thread, temporary_hooks
 from saccade.parent_class import base_class
 from saccade.surgery.mechanism import Mechanism
 from saccade.surgery.replaced import Note, Replaced, Stand, alone, insert_at, note, original, restore
+from saccade.surgery.verify import raise_if_wrong, try_out
 
 __all__ = ["check_replaceable", "fitted", "insert_replacements"]
 
@@ -148,16 +149,9 @@ def _verify(host: nn.Module, new: Mapping[str, tuple[nn.Module, Note]], argument
     with temporary_hooks() as handles:
         for path, (_, known) in new.items():
             watch(path, known)
-        try:
-            run(host, arguments)
-        except Exception as error:
-            if not wrong:
-                name = next(iter(new.values()))[1].name
-                wrong.append(f"the host does not run with {name} in it: {type(error).__name__}: {error}")
-            raise UserError("; ".join(wrong[:3])) from error
+        try_out(host, arguments, wrong, f"{next(iter(new.values()))[1].name} in it")
     wrong += [f"{path} is not called as a module: its replacement would not run" for path, n in runs.items() if not n]
-    if wrong:
-        raise UserError("; ".join(wrong[:3]) + ("" if len(wrong) < 4 else f" (and {len(wrong) - 3} more)"))
+    raise_if_wrong(wrong)
 
 
 def _near(found: Tensor, wanted: Tensor) -> bool:

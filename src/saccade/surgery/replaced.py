@@ -17,24 +17,15 @@ from torch import Tensor, nn
 
 from saccade.bases import Convolution
 from saccade.errors import UserError
+from saccade.hooks import remove_hooks
 from saccade.parent_class import base_class, set_class
 from saccade.surgery.guard import NOTE, REPLACED, paths, unwatch, watch
 from saccade.surgery.plug_module import plug_of
 
 __all__ = [
-    "CHILD",
-    "Note",
-    "Replaced",
-    "Stand",
-    "alone",
-    "gone",
-    "insert_at",
-    "note",
-    "original",
-    "originals",
-    "replaced",
+    "CHILD", "Note", "Replaced", "Stand", "alone", "gone", "insert_at", "note", "original", "originals", "replaced",
     "restore",
-]
+]  # fmt: skip
 
 CHILD = "saccade_conv"
 """The name of a mechanism in the convolution that runs it."""
@@ -225,9 +216,7 @@ def restore(host: nn.Module, only: set[str] | None = None) -> None:
     unwatch(host, REPLACED, {path for path, _ in replaced(host)})
     for _, each in host.named_modules():
         if REPLACED not in vars(each):
-            for key, hook in list(each._load_state_dict_pre_hooks.items()):
-                if getattr(hook, "hook", hook) is _loading:
-                    del each._load_state_dict_pre_hooks[key]
+            remove_hooks(each._load_state_dict_pre_hooks, _loading)
 
 
 def _loading(

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from torch import nn
 
 from saccade.errors import UserError
-from saccade.surgery.mechanism import Builder, Mechanism
+from saccade.surgery.mechanism import Builder, Mechanism, starts_neutral
 from saccade.surgery.plug import insert_plugs
 from saccade.surgery.plug_module import Plug, plugs_in
 from saccade.surgery.plugs import unplug
@@ -125,8 +125,7 @@ def plugged_trainer(
             f"{trainer.__name__} has no method get_model(cfg, weights, verbose), whose network could be plugged: give "
             "it a network that saccade.plug has plugged"
         )
-    if start not in ("neutral", "paper"):
-        raise UserError(f"start must be 'neutral' or 'paper', got {start!r}")
+    starts_neutral(start)
     Mechanism.of(mechanism).check(options)
     request = _Request(mechanism, where if isinstance(where, str) else tuple(where), start, input, options)
     return _subclass(trainer, (*getattr(trainer, "saccade_requests", ()), request))

@@ -14,7 +14,7 @@ from saccade.graph.trace import Arguments, run
 from saccade.hooks import of_this_thread, temporary_hooks
 from saccade.surgery.plug_module import Plug
 
-__all__ = ["verify_forward", "warn_of_eval_only"]
+__all__ = ["raise_if_wrong", "try_out", "verify_forward", "warn_of_eval_only"]
 
 _LOG = logging.getLogger("saccade")
 
@@ -81,16 +81,29 @@ def verify_forward(host: nn.Module, new: list[Plug], arguments: Arguments, exact
     with temporary_hooks() as handles:
         for made in new:
             watch(made)
-        try:
-            run(host, arguments)
-        except Exception as error:
-            if not wrong:
-                wrong.append(f"the host does not run with {new[0].name} plugged: {type(error).__name__}: {error}")
-            raise UserError("; ".join(wrong[:3])) from error
+        try_out(host, arguments, wrong, f"{new[0].name} plugged")
     for made in new:
         ran, wanted = runs[id(made)], parents[id(made)]
         if ran != wanted or ran == 0:
             wrong.append(f"the plug at {made.site.path} ran {ran} times for {wanted} calls of {made.site.parent}")
+    raise_if_wrong(wrong)
+
+
+def try_out(host: nn.Module, arguments: Arguments, wrong: list[str], what: str) -> None:
+    """Run one forward, in which hooks add to ``wrong``.
+
+    Raises:
+        UserError: it failed; the message is what is wrong, else that the host does not run with ``what``.
+    """
+    try:
+        run(host, arguments)
+    except Exception as error:
+        said = wrong or [f"the host does not run with {what}: {type(error).__name__}: {error}"]
+        raise UserError("; ".join(said[:3])) from error
+
+
+def raise_if_wrong(wrong: list[str]) -> None:
+    """Raise UserError with the first three sentences of ``wrong``, if there are any."""
     if wrong:
         raise UserError("; ".join(wrong[:3]) + ("" if len(wrong) < 4 else f" (and {len(wrong) - 3} more)"))
 

@@ -15,7 +15,7 @@ from saccade.graph.sites import Site
 from saccade.surgery.controls.extra import ExtraBottleneck
 from saccade.surgery.controls.noise import NoiseGate
 from saccade.surgery.controls.shuffled import Shuffled
-from saccade.surgery.mechanism import Mechanism, StandIn
+from saccade.surgery.mechanism import Mechanism, StandIn, starts_neutral
 from saccade.surgery.plug import insert_plugs
 
 __all__ = ["plug_control"]
@@ -56,9 +56,7 @@ def plug_control(
         raise UserError(
             f"no control is called {control!r}.{did_you_mean(control, CONTROLS)} There are: {', '.join(CONTROLS)}."
         )
-    if start not in ("neutral", "paper"):
-        raise UserError(f"start must be 'neutral' or 'paper', got {start!r}")
-    what, neutral = Mechanism.of(mechanism), start == "neutral"
+    what, neutral = Mechanism.of(mechanism), starts_neutral(start)
     match control:
         case "extra":
             return insert_plugs(host, what, where, input, options, neutral=False, instead=_extra)
