@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from saccade.ops.branch import gated_by
 from saccade.ops.eager import is_captured, is_transformed
 
-__all__ = ["BatchNorm2d", "Context", "Convolution", "Gate", "as_laid_out", "blended", "reduced", "zeroed"]
+__all__ = ["BatchNorm2d", "Context", "Convolution", "Gate", "as_laid_out", "blended", "one_of", "reduced", "zeroed"]
 
 
 def blended(f: Tensor, changed: Tensor, a: Tensor) -> Tensor:
@@ -189,3 +189,9 @@ def reduced(channels: int, ratio: float, name: str = "rd_ratio") -> int:
     if left < 1:
         raise ValueError(f"channels * {name} must be at least 1, got {channels} * {ratio}")
     return left
+
+
+def one_of(name: str, value: str, *words: str) -> None:
+    """Raise ValueError unless the option ``name`` is one of ``words``."""
+    if value not in words:
+        raise ValueError(f"{name} must be {', '.join(map(repr, words[:-1]))} or {words[-1]!r}, got {value!r}")

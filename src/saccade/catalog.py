@@ -131,7 +131,6 @@ def options(name: str) -> dict[str, Any]:
 
     Raises:
         UserError: there is no such mechanism, or its module does not import.
-
     """
     return {key: option.default for key, option in _signature(name)[0].items()}
 

@@ -25,7 +25,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from saccade.bases import BatchNorm2d, Gate, reduced
+from saccade.bases import BatchNorm2d, Gate, one_of, reduced
 from saccade.ops.gating import pooled_mean
 
 __all__ = ["BottleneckAttention"]
@@ -33,13 +33,8 @@ __all__ = ["BottleneckAttention"]
 SPEC = {
     "name": "bam",
     "title": "Bottleneck Attention Module",
-    "paper": {
-        "authors": "Park, Woo, Lee, Kweon",
-        "title": "BAM: Bottleneck Attention Module",
-        "venue": "BMVC",
-        "year": 2018,
-        "arxiv": "1807.06514",
-    },
+    "paper": {"authors": "Park, Woo, Lee, Kweon", "title": "BAM: Bottleneck Attention Module", "venue": "BMVC",
+              "year": 2018, "arxiv": "1807.06514"},
     "kind": "gate",
     "evidence": "oracle",
     "code": ["Jongchan/attention-module (variant='official')"],
@@ -72,7 +67,6 @@ class BottleneckAttention(Gate):
 
     Raises:
         ValueError: the bottlenecks would have no unit, ``dilation`` is not positive, or there is no such variant.
-
     """
 
     def __init__(
@@ -86,8 +80,7 @@ class BottleneckAttention(Gate):
         hidden = reduced(channels, rd_ratio)
         if dilation < 1:
             raise ValueError(f"dilation must be at least 1, got {dilation}")
-        if variant not in ("paper", "official"):
-            raise ValueError(f"variant must be 'paper' or 'official', got {variant!r}")
+        one_of("variant", variant, "paper", "official")
         self.product = variant == "official"
         self.channel = nn.Sequential(
             *self._hidden(nn.Conv2d(channels, hidden, 1)),

@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.bases import BatchNorm2d, Gate, reduced
+from saccade.bases import BatchNorm2d, Gate, one_of, reduced
 from saccade.ops.gating import gated, max_and_mean, narrow_conv
 
 __all__ = ["ConvBlockAttention"]
@@ -30,13 +30,8 @@ __all__ = ["ConvBlockAttention"]
 SPEC = {
     "name": "cbam",
     "title": "Convolutional Block Attention Module",
-    "paper": {
-        "authors": "Woo, Park, Lee, Kweon",
-        "title": "CBAM: Convolutional Block Attention Module",
-        "venue": "ECCV",
-        "year": 2018,
-        "arxiv": "1807.06521",
-    },
+    "paper": {"authors": "Woo, Park, Lee, Kweon", "title": "CBAM: Convolutional Block Attention Module",
+              "venue": "ECCV", "year": 2018, "arxiv": "1807.06521"},
     "kind": "gate",
     "evidence": "oracle",
     "code": ["Jongchan/attention-module (default branches, pools and order)"],
@@ -81,9 +76,7 @@ class ConvBlockAttention(Gate):
         order: ``channel``: the channel gate comes first; ``spatial``: the spatial one; ``parallel``: both look at x.
 
     Raises:
-        ValueError: the bottleneck would have no unit, the side is even or not positive, or there is no such
-            branch, pool or order.
-
+        ValueError: outside the limits of SPEC, or no such branch, pool or order.
     """
 
     def __init__(
@@ -100,13 +93,11 @@ class ConvBlockAttention(Gate):
         hidden = reduced(channels, rd_ratio)
         if spatial_kernel_size < 1 or spatial_kernel_size % 2 == 0:
             raise ValueError(f"spatial_kernel_size must be odd and positive, got {spatial_kernel_size}")
-        if branches not in ("both", "channel", "spatial"):
-            raise ValueError(f"branches must be 'both', 'channel' or 'spatial', got {branches!r}")
+        one_of("branches", branches, "both", "channel", "spatial")
         for name, pool in (("channel_pool", channel_pool), ("spatial_pool", spatial_pool)):
             if pool not in _POOLS:
                 raise ValueError(f"{name} must be 'both', 'mean' or 'max', got {pool!r}")
-        if order not in ("channel", "spatial", "parallel"):
-            raise ValueError(f"order must be 'channel', 'spatial' or 'parallel', got {order!r}")
+        one_of("order", order, "channel", "spatial", "parallel")
         self.branches, self.order = branches, order
         self.of_channel, self.of_place = _POOLS[channel_pool], _POOLS[spatial_pool]
         if branches != "spatial":

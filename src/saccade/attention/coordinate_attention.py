@@ -29,13 +29,8 @@ __all__ = ["CoordinateAttention"]
 SPEC = {
     "name": "coord",
     "title": "Coordinate Attention",
-    "paper": {
-        "authors": "Hou, Zhou, Feng",
-        "title": "Coordinate Attention for Efficient Mobile Network Design",
-        "venue": "CVPR",
-        "year": 2021,
-        "arxiv": "2103.02907",
-    },
+    "paper": {"authors": "Hou, Zhou, Feng", "title": "Coordinate Attention for Efficient Mobile Network Design",
+              "venue": "CVPR", "year": 2021, "arxiv": "2103.02907"},
     "kind": "gate",
     "evidence": "oracle",
     "code": ["houqb/CoordAttention"],
@@ -68,7 +63,6 @@ class CoordinateAttention(nn.Module):
 
     Raises:
         ValueError: ``rd_ratio`` is not positive.
-
     """
 
     def __init__(self, channels: int, rd_ratio: float = 1 / 32) -> None:

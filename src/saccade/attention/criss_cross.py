@@ -30,13 +30,9 @@ __all__ = ["CrissCrossAttention"]
 SPEC = {
     "name": "cc",
     "title": "Criss-cross attention",
-    "paper": {
-        "authors": "Huang, Wang, Huang, Huang, Wei, Liu",
-        "title": "CCNet: Criss-Cross Attention for Semantic Segmentation",
-        "venue": "ICCV",
-        "year": 2019,
-        "arxiv": "1811.11721",
-    },
+    "paper": {"authors": "Huang, Wang, Huang, Huang, Wei, Liu",
+              "title": "CCNet: Criss-Cross Attention for Semantic Segmentation", "venue": "ICCV", "year": 2019,
+              "arxiv": "1811.11721"},
     "kind": "context",
     "evidence": "oracle",
     "code": ["speedinghzl/CCNet"],
@@ -62,7 +58,6 @@ class CrissCrossAttention(Context):
 
     Raises:
         ValueError: queries and keys would have no channel, or ``recurrence`` is not positive.
-
     """
 
     def __init__(self, channels: int, rd_ratio: float = 1 / 8, recurrence: int = 2) -> None:
@@ -78,12 +73,12 @@ class CrissCrossAttention(Context):
 
     def context(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W): all that the recurrences add."""
-        context = self._heard(x)
+        context = self._attended(x)
         for _ in range(self.recurrence - 1):
-            context = context + self._heard(x + context.to(x.dtype))
+            context = context + self._attended(x + context.to(x.dtype))
         return context
 
-    def _heard(self, x: Tensor) -> Tensor:
+    def _attended(self, x: Tensor) -> Tensor:
         """γ o, in the layout of x."""
         pixels = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last, which vmap cannot ask for
         mean = criss_cross(self.query(pixels), self.key(pixels), pixels)  # (B, C, H, W), Σ a x

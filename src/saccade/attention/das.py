@@ -55,13 +55,9 @@ __all__ = ["das", "DeformableSalience", "FusedSample", "UngatedSalience"]  # noq
 SPEC = {
     "name": "das",
     "title": "Deformable Attention to capture Salient information",
-    "paper": {
-        "authors": "Salajegheh, Asadi, Saryazdi, Mudur",
-        "title": "DAS: A Deformable Attention to Capture Salient Information in CNNs",
-        "venue": "arXiv",
-        "year": 2023,
-        "arxiv": "2311.12091",
-    },
+    "paper": {"authors": "Salajegheh, Asadi, Saryazdi, Mudur",
+              "title": "DAS: A Deformable Attention to Capture Salient Information in CNNs", "venue": "arXiv",
+              "year": 2023, "arxiv": "2311.12091"},
     "kind": "gate",
     "evidence": "reading",
     "position": {"default": "stage"},
@@ -96,16 +92,16 @@ def parameters(channels: int, alpha: float, design: str, gate_norm: str) -> int:
         case "g":
             return deformable + c
         case "b":
-            looked = 2 * (9 * width + 1) + 2 * width * c
+            middle = 2 * (9 * width + 1) + 2 * width * c
         case "c" | "d" | "h":
-            looked = deformable
+            middle = deformable
         case "e":
-            looked = 0
+            middle = 0
         case _:
-            looked = 9 * width + width * c
+            middle = 9 * width + width * c
     compressed = 0 if design == "d" else 9 * c + c * width + width
     bias = c if design != "e" and gate_norm in ("layer", "none") else 0
-    return compressed + looked + bias + (0 if gate_norm == "none" else 2 * c)
+    return compressed + middle + bias + (0 if gate_norm == "none" else 2 * c)
 
 
 def gate(design: str) -> Interval | None:
@@ -132,8 +128,7 @@ def das(
         gate_norm: in front of the sigmoid, in design h the last layer; designs a and g have none.
 
     Raises:
-        ValueError: no compressed channel would be left, a layer norm would see one channel and answer zero, or there is
-            no such design or norm.
+        ValueError: outside the limits of SPEC, or no such design or norm.
     """
     if design not in tuple(_DESIGNS):
         raise ValueError(f"design must be one of {', '.join(_DESIGNS)}, got {design!r}")
@@ -195,7 +190,7 @@ class _Salience(nn.Module):
 
     def layers(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to the normalised d (B, C, H, W), the argument of the sigmoid in eq. 3."""
-        d = self._looked(self._compressed(x) if self.compresses else x)
+        d = self._deformed(self._compressed(x) if self.compresses else x)
         match self.after:
             case "layer":
                 d = self.norm(d.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -215,7 +210,7 @@ class _Salience(nn.Module):
             z = ((wide - mean) * (var + 1e-5).rsqrt()).to(z.dtype)
         return F.gelu(z + self.shift[:, None, None])
 
-    def _looked(self, z: Tensor) -> Tensor:
+    def _deformed(self, z: Tensor) -> Tensor:
         """The map d (B, C, H, W) of eq. 2, or what the design has in its place."""
         match self.design:
             case "b":

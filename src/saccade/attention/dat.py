@@ -37,6 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from saccade.bases import one_of
 from saccade.ops.eager import is_captured
 from saccade.ops.memory_format import laid_out
 from saccade.ops.relative import (
@@ -54,13 +55,8 @@ __all__ = ["DeformableAttention"]
 SPEC = {
     "name": "dat",
     "title": "Deformable attention",
-    "paper": {
-        "authors": "Xia, Pan, Song, Li, Huang",
-        "title": "Vision Transformer with Deformable Attention",
-        "venue": "CVPR",
-        "year": 2022,
-        "arxiv": "2201.00520",
-    },
+    "paper": {"authors": "Xia, Pan, Song, Li, Huang", "title": "Vision Transformer with Deformable Attention",
+              "venue": "CVPR", "year": 2022, "arxiv": "2201.00520"},
     "kind": "transform",
     "evidence": "oracle",
     "code": ["LeapLabTHU/DAT"],
@@ -104,10 +100,7 @@ class DeformableAttention(nn.Module):
         size: (H, W) of the map, which a table needs.
 
     Raises:
-        ValueError: ``num_heads`` does not divide ``channels``, ``groups`` does not divide ``num_heads``,
-            ``kernel_size`` does not exceed ``stride``, there is no such ``position``, a table without ``size``, or a
-            ``size`` below one pixel.
-
+        ValueError: outside the limits of SPEC, no such ``position``, a table without ``size``, or a ``size`` of 0.
     """
 
     def __init__(
@@ -128,8 +121,7 @@ class DeformableAttention(nn.Module):
             raise ValueError(f"groups must divide num_heads, got {groups} and {num_heads}")
         if stride < 1 or kernel_size <= stride:
             raise ValueError(f"kernel_size must exceed stride, and stride be positive, got {kernel_size} and {stride}")
-        if position not in ("table", "log", "none"):
-            raise ValueError(f"position must be 'table', 'log' or 'none', got {position!r}")
+        one_of("position", position, "table", "log", "none")
         if position == "table" and size is None:
             raise ValueError("a table of relative positions needs size=(height, width) of the map, got None")
         if size is not None and min(size) < 1:

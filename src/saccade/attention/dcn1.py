@@ -25,13 +25,8 @@ __all__ = ["DeformableConvolution"]
 SPEC = {
     "name": "dcn1",
     "title": "Deformable convolution",
-    "paper": {
-        "authors": "Dai, Qi, Xiong, Li, Zhang, Hu, Wei",
-        "title": "Deformable Convolutional Networks",
-        "venue": "ICCV",
-        "year": 2017,
-        "arxiv": "1703.06211",
-    },
+    "paper": {"authors": "Dai, Qi, Xiong, Li, Zhang, Hu, Wei", "title": "Deformable Convolutional Networks",
+              "venue": "ICCV", "year": 2017, "arxiv": "1703.06211"},
     "kind": "conv",
     "evidence": "paper",
     "position": {"default": "conv3x3 in stage[-1:]"},
@@ -42,7 +37,7 @@ SPEC = {
         "padding must be at least 0",
         "offset_groups must divide the channels",
     ],
-}
+}  # fmt: skip
 
 
 def parameters(
@@ -70,7 +65,6 @@ class DeformableConvolution(Convolution):
 
     Raises:
         ValueError: ``groups`` or ``offset_groups`` does not divide the channels, or a number is too small.
-
     """
 
     def __init__(

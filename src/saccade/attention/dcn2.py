@@ -29,13 +29,8 @@ __all__ = ["ModulatedDeformableConvolution"]
 SPEC = {
     "name": "dcn2",
     "title": "Deformable convolution v2",
-    "paper": {
-        "authors": "Zhu, Hu, Lin, Dai",
-        "title": "Deformable ConvNets v2: More Deformable, Better Results",
-        "venue": "CVPR",
-        "year": 2019,
-        "arxiv": "1811.11168",
-    },
+    "paper": {"authors": "Zhu, Hu, Lin, Dai", "title": "Deformable ConvNets v2: More Deformable, Better Results",
+              "venue": "CVPR", "year": 2019, "arxiv": "1811.11168"},
     "kind": "conv",
     "evidence": "port",
     "code": ["chengdazhi/Deformable-Convolution-V2-PyTorch"],
@@ -47,7 +42,7 @@ SPEC = {
         "padding must be at least 0",
         "offset_groups must divide the channels",
     ],
-}
+}  # fmt: skip
 
 
 def parameters(
@@ -76,7 +71,6 @@ class ModulatedDeformableConvolution(Convolution):
 
     Raises:
         ValueError: ``groups`` or ``offset_groups`` does not divide the channels, or a number is too small.
-
     """
 
     neutral_options = {"scale": 2.0}  # noqa: RUF012 (declared as a class variable where it comes from)

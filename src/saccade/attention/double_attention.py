@@ -31,13 +31,8 @@ __all__ = ["DoubleAttention"]
 SPEC = {
     "name": "a2",
     "title": "Double attention",
-    "paper": {
-        "authors": "Chen, Kalantidis, Li, Yan, Feng",
-        "title": "A²-Nets: Double Attention Networks",
-        "venue": "NeurIPS",
-        "year": 2018,
-        "arxiv": "1810.11579",
-    },
+    "paper": {"authors": "Chen, Kalantidis, Li, Yan, Feng", "title": "A²-Nets: Double Attention Networks",
+              "venue": "NeurIPS", "year": 2018, "arxiv": "1810.11579"},
     "kind": "context",
     "evidence": "paper",
     "code": ["nguyenvo09/Double-Attention-Network (norm=False)"],
@@ -74,7 +69,6 @@ class DoubleAttention(Context):
 
     Raises:
         ValueError: m would be less than 1, or n less than 2: of one descriptor each pixel wants all.
-
     """
 
     def __init__(

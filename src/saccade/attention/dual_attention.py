@@ -35,13 +35,8 @@ __all__ = ["DualAttention"]
 SPEC = {
     "name": "danet",
     "title": "Dual attention",
-    "paper": {
-        "authors": "Fu, Liu, Tian, Li, Bao, Fang, Lu",
-        "title": "Dual Attention Network for Scene Segmentation",
-        "venue": "CVPR",
-        "year": 2019,
-        "arxiv": "1809.02983",
-    },
+    "paper": {"authors": "Fu, Liu, Tian, Li, Bao, Fang, Lu", "title": "Dual Attention Network for Scene Segmentation",
+              "venue": "CVPR", "year": 2019, "arxiv": "1809.02983"},
     "kind": "context",
     "evidence": "oracle",
     "code": ["junfu1115/DANet"],
@@ -68,7 +63,6 @@ class DualAttention(Context):
 
     Raises:
         ValueError: queries and keys would have no channel, or neither branch is wanted.
-
     """
 
     def __init__(self, channels: int, rd_ratio: float = 1 / 8, position: bool = True, channel: bool = True) -> None:

@@ -34,12 +34,8 @@ __all__ = ["DualRelationAttention"]
 SPEC = {
     "name": "dra",
     "title": "Dual relation-aware attention",
-    "paper": {
-        "authors": "Fu, Liu, Jiang, Li, Bao, Lu",
-        "title": "Scene Segmentation With Dual Relation-Aware Attention Network",
-        "venue": "TNNLS",
-        "year": 2021,
-    },
+    "paper": {"authors": "Fu, Liu, Jiang, Li, Bao, Lu",
+              "title": "Scene Segmentation With Dual Relation-Aware Attention Network", "venue": "TNNLS", "year": 2021},
     "kind": "context",
     "evidence": "oracle",
     "code": ["junfu1115/DANet"],
@@ -79,7 +75,6 @@ class DualRelationAttention(Context):
 
     Raises:
         ValueError: a branch would have no unit, or neither is wanted.
-
     """
 
     def __init__(

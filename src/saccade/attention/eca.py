@@ -26,13 +26,9 @@ __all__ = ["EfficientChannelAttention"]
 SPEC = {
     "name": "eca",
     "title": "Efficient Channel Attention",
-    "paper": {
-        "authors": "Wang, Wu, Zhu, Li, Zuo, Hu",
-        "title": "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks",
-        "venue": "CVPR",
-        "year": 2020,
-        "arxiv": "1910.03151",
-    },
+    "paper": {"authors": "Wang, Wu, Zhu, Li, Zuo, Hu",
+              "title": "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks", "venue": "CVPR",
+              "year": 2020, "arxiv": "1910.03151"},
     "kind": "gate",
     "evidence": "oracle",
     "code": ["BangguWu/ECANet"],
@@ -65,7 +61,6 @@ class EfficientChannelAttention(Gate):
 
     Raises:
         ValueError: ``kernel_size`` is even or not positive, or ``gamma`` is not positive.
-
     """
 
     def __init__(self, channels: int, kernel_size: int | None = None, gamma: float = 2, beta: float = 1) -> None:

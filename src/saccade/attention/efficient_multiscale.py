@@ -35,13 +35,9 @@ __all__ = ["EfficientMultiScaleAttention"]
 SPEC = {
     "name": "emattn",
     "title": "Efficient Multi-scale Attention",
-    "paper": {
-        "authors": "Ouyang, He, Zhang, Luo, Guo, Zhan, Huang",
-        "title": "Efficient Multi-Scale Attention Module with Cross-Spatial Learning",
-        "venue": "ICASSP",
-        "year": 2023,
-        "arxiv": "2305.13563",
-    },
+    "paper": {"authors": "Ouyang, He, Zhang, Luo, Guo, Zhan, Huang",
+              "title": "Efficient Multi-Scale Attention Module with Cross-Spatial Learning", "venue": "ICASSP",
+              "year": 2023, "arxiv": "2305.13563"},
     "kind": "gate",
     "evidence": "paper",
     "position": {"default": "residual"},
@@ -66,7 +62,6 @@ class EfficientMultiScaleAttention(nn.Module):
 
     Raises:
         ValueError: ``channels`` does not divide by ``groups``.
-
     """
 
     def __init__(self, channels: int, groups: int | None = None) -> None:

@@ -37,7 +37,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.bases import Gate, reduced
+from saccade.bases import Gate, one_of, reduced
 from saccade.ops.gating import pooled_mean
 from saccade.stage_outputs import PreviousStage
 
@@ -46,12 +46,8 @@ __all__ = ["EfficientMultiScaleChannelAttention"]
 SPEC = {
     "name": "emca",
     "title": "Efficient Multi-scale Channel Attention",
-    "paper": {
-        "authors": "Bakr, El Sallab, Rashwan",
-        "title": "EMCA: Efficient Multi-Scale Channel Attention Module",
-        "venue": "code eslambakr/EMCA",
-        "year": 2021,
-    },
+    "paper": {"authors": "Bakr, El Sallab, Rashwan", "title": "EMCA: Efficient Multi-Scale Channel Attention Module",
+              "venue": "code eslambakr/EMCA", "year": 2021},
     "kind": "gate",
     "evidence": "oracle",
     "code": ["eslambakr/EMCA (att='eca')"],
@@ -97,8 +93,7 @@ class EfficientMultiScaleChannelAttention(Gate):
         previous: S, how many vectors of the stage before are read.
 
     Raises:
-        ValueError: ``att`` is unknown, ``kernel_size`` is even or not positive, the bottleneck would have no unit, or
-            ``previous`` is negative.
+        ValueError: outside the limits of SPEC, or no such ``att``.
     """
 
     def __init__(
@@ -111,8 +106,7 @@ class EfficientMultiScaleChannelAttention(Gate):
         previous: int = 0,
     ) -> None:
         super().__init__()
-        if att not in ("eca", "se"):
-            raise ValueError(f"att must be 'eca' or 'se', got {att!r}")
+        one_of("att", att, "eca", "se")
         k = int(abs((math.log2(channels) + 1) / 2)) | 1 if kernel_size is None else kernel_size
         if k < 1 or k % 2 == 0:
             raise ValueError(f"kernel_size must be odd and positive, got {k}")

@@ -31,7 +31,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.bases import Gate, reduced
+from saccade.bases import Gate, one_of, reduced
 from saccade.ops.gating import pooled_mean
 from saccade.specs import Interval
 
@@ -40,13 +40,8 @@ __all__ = ["GlobalAndLocalAttention"]
 SPEC = {
     "name": "gala",
     "title": "Global-and-Local Attention",
-    "paper": {
-        "authors": "Linsley, Shiebler, Eberhardt, Serre",
-        "title": "Learning what and where to attend",
-        "venue": "ICLR",
-        "year": 2019,
-        "arxiv": "1805.08819",
-    },
+    "paper": {"authors": "Linsley, Shiebler, Eberhardt, Serre", "title": "Learning what and where to attend",
+              "venue": "ICLR", "year": 2019, "arxiv": "1805.08819"},
     "kind": "gate",
     "evidence": "paper",
     "position": {"default": "residual[first]"},
@@ -81,7 +76,6 @@ class GlobalAndLocalAttention(Gate):
 
     Raises:
         ValueError: the bottlenecks would have no unit, or there is no such variant.
-
     """
 
     def __init__(
@@ -89,8 +83,7 @@ class GlobalAndLocalAttention(Gate):
     ) -> None:
         super().__init__()
         hidden = reduced(channels, rd_ratio)
-        if variant not in ("official", "paper"):
-            raise ValueError(f"variant must be 'official' or 'paper', got {variant!r}")
+        one_of("variant", variant, "official", "paper")
         self.released = variant == "official"
         what: list[nn.Module] = [nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1)]
         where: list[nn.Module] = [nn.Conv2d(channels, hidden, 1), nn.ReLU()]

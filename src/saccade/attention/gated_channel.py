@@ -20,20 +20,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.bases import Gate
+from saccade.bases import Gate, one_of
 
 __all__ = ["GatedChannelTransformation"]
 
 SPEC = {
     "name": "gated_channel",
     "title": "Gated Channel Transformation",
-    "paper": {
-        "authors": "Yang, Zhu, Wu, Yang",
-        "title": "Gated Channel Transformation for Visual Recognition",
-        "venue": "CVPR",
-        "year": 2020,
-        "arxiv": "1909.11519",
-    },
+    "paper": {"authors": "Yang, Zhu, Wu, Yang", "title": "Gated Channel Transformation for Visual Recognition",
+              "venue": "CVPR", "year": 2020, "arxiv": "1909.11519"},
     "kind": "gate",
     "evidence": "paper",
     "position": {"default": "residual"},
@@ -58,13 +53,11 @@ class GatedChannelTransformation(Gate):
 
     Raises:
         ValueError: there is no such mode, or ``eps`` is not positive.
-
     """
 
     def __init__(self, channels: int, mode: Literal["l1", "l2"] = "l2", eps: float = 1e-5) -> None:
         super().__init__()
-        if mode not in ("l1", "l2"):
-            raise ValueError(f"mode must be 'l1' or 'l2', got {mode!r}")
+        one_of("mode", mode, "l1", "l2")
         if eps <= 0:
             raise ValueError(f"eps must be positive, got {eps}")
         self.eps = eps

@@ -36,13 +36,9 @@ __all__ = ["GatherExcite"]
 SPEC = {
     "name": "ge",
     "title": "Gather-Excite",
-    "paper": {
-        "authors": "Hu, Shen, Albanie, Sun, Vedaldi",
-        "title": "Gather-Excite: Exploiting Feature Context in Convolutional Neural Networks",
-        "venue": "NeurIPS",
-        "year": 2018,
-        "arxiv": "1810.12348",
-    },
+    "paper": {"authors": "Hu, Shen, Albanie, Sun, Vedaldi",
+              "title": "Gather-Excite: Exploiting Feature Context in Convolutional Neural Networks", "venue": "NeurIPS",
+              "year": 2018, "arxiv": "1810.12348"},
     "kind": "gate",
     "evidence": "paper",
     "code": ["hyunjaelee410/style-based-recalibration-module (bias=True, the kernel over the whole map)"],
@@ -84,9 +80,7 @@ class GatherExcite(Gate):
         size: (H, W) of the map, needed for the kernel over the whole of it.
 
     Raises:
-        ValueError: no size where one is needed, an extent that is no power of two, or a bottleneck of no unit; in the
-            forward, a map that has not the size of the kernel.
-
+        ValueError: outside the limits of SPEC, no size where one is needed; in the forward, a map of another size.
     """
 
     def __init__(

@@ -27,13 +27,9 @@ SPEC = {
     "name": "gc",
     "aliases": ["gca"],
     "title": "Global Context block",
-    "paper": {
-        "authors": "Cao, Xu, Lin, Wei, Hu",
-        "title": "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond",
-        "venue": "ICCVW",
-        "year": 2019,
-        "arxiv": "1904.11492",
-    },
+    "paper": {"authors": "Cao, Xu, Lin, Wei, Hu",
+              "title": "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond", "venue": "ICCVW",
+              "year": 2019, "arxiv": "1904.11492"},
     "kind": "context",
     "evidence": "oracle",
     "code": ["xvjiarui/GCNet"],
@@ -70,7 +66,6 @@ class GlobalContext(Context):
 
     Raises:
         ValueError: ``rd_ratio`` is not positive, or it neither adds nor scales.
-
     """
 
     def __init__(

@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.bases import BatchNorm2d
+from saccade.bases import BatchNorm2d, one_of
 from saccade.ops.covariance import covariance
 from saccade.ops.resample import starts, window_means
 
@@ -43,13 +43,8 @@ __all__ = ["SecondOrderPooling"]
 SPEC = {
     "name": "gsop",
     "title": "Global second-order pooling",
-    "paper": {
-        "authors": "Gao, Xie, Wang, Li",
-        "title": "Global Second-order Pooling Convolutional Networks",
-        "venue": "CVPR",
-        "year": 2019,
-        "arxiv": "1811.12006",
-    },
+    "paper": {"authors": "Gao, Xie, Wang, Li", "title": "Global Second-order Pooling Convolutional Networks",
+              "venue": "CVPR", "year": 2019, "arxiv": "1811.12006"},
     "kind": "transform",
     "evidence": "oracle",
     "code": ["ZilinGao/Global-Second-order-Pooling-Convolutional-Networks"],
@@ -98,7 +93,6 @@ class SecondOrderPooling(nn.Module):
 
     Raises:
         ValueError: ``dim`` is below 2, ``stride`` below 1, or there is no such variant.
-
     """
 
     def __init__(
@@ -113,8 +107,7 @@ class SecondOrderPooling(nn.Module):
             raise ValueError(f"dim must be at least 2, got {dim}")
         if stride is not None and stride < 1:
             raise ValueError(f"stride must be at least 1, got {stride}")
-        if variant not in ("channel", "position"):
-            raise ValueError(f"variant must be 'channel' or 'position', got {variant!r}")
+        one_of("variant", variant, "channel", "position")
         self.of_channels = variant == "channel"
         self.stride = _step(channels, stride) if self.of_channels else 1
         rows, outputs = (dim, channels) if self.of_channels else (_GRID**2, _GRID**2)

@@ -27,13 +27,8 @@ __all__ = ["LargeKernelAttention"]
 SPEC = {
     "name": "lka",
     "title": "Large Kernel Attention",
-    "paper": {
-        "authors": "Guo, Lu, Liu, Cheng, Hu",
-        "title": "Visual Attention Network",
-        "venue": "Computational Visual Media",
-        "year": 2023,
-        "arxiv": "2202.09741",
-    },
+    "paper": {"authors": "Guo, Lu, Liu, Cheng, Hu", "title": "Visual Attention Network",
+              "venue": "Computational Visual Media", "year": 2023, "arxiv": "2202.09741"},
     "kind": "transform",
     "evidence": "paper",
     "position": {"default": "residual"},
@@ -55,7 +50,6 @@ class LargeKernelAttention(Gate):
 
     Raises:
         ValueError: ``dilation`` or ``kernel_size`` is not positive, or ⌈kernel_size/dilation⌉ is even.
-
     """
 
     def __init__(self, channels: int, kernel_size: int = 21, dilation: int = 3) -> None:

@@ -31,13 +31,9 @@ __all__ = ["MultiHeadSelfAttention"]
 SPEC = {
     "name": "mhsa",
     "title": "Multi-head self-attention of BoTNet",
-    "paper": {
-        "authors": "Srinivas, Lin, Parmar, Shlens, Abbeel, Vaswani",
-        "title": "Bottleneck Transformers for Visual Recognition",
-        "venue": "CVPR",
-        "year": 2021,
-        "arxiv": "2101.11605",
-    },
+    "paper": {"authors": "Srinivas, Lin, Parmar, Shlens, Abbeel, Vaswani",
+              "title": "Bottleneck Transformers for Visual Recognition", "venue": "CVPR", "year": 2021,
+              "arxiv": "2101.11605"},
     "kind": "conv",
     "evidence": "paper",
     "position": {"default": "conv3x3 in stage[-1:]"},
@@ -74,9 +70,7 @@ class MultiHeadSelfAttention(nn.Module):
         size: (H, W) of the map, needed for the embeddings.
 
     Raises:
-        ValueError: no size, heads that do not divide the channels, a padding that would change the size of the map, or
-            groups.
-
+        ValueError: outside the limits of SPEC, or no size; in the forward, a map of another size.
     """
 
     def __init__(

@@ -30,13 +30,9 @@ __all__ = ["MixedPooling"]
 SPEC = {
     "name": "mpm",
     "title": "Mixed pooling module",
-    "paper": {
-        "authors": "Hou, Zhang, Cheng, Feng",
-        "title": "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing",
-        "venue": "CVPR",
-        "year": 2020,
-        "arxiv": "2003.13328",
-    },
+    "paper": {"authors": "Hou, Zhang, Cheng, Feng",
+              "title": "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing", "venue": "CVPR", "year": 2020,
+              "arxiv": "2003.13328"},
     "kind": "transform",
     "evidence": "oracle",
     "code": ["houqb/SPNet"],
@@ -61,7 +57,6 @@ class MixedPooling(nn.Module):
 
     Raises:
         ValueError: the branches would have no channel, or a pool no window.
-
     """
 
     def __init__(self, channels: int, rd_ratio: float = 1 / 4, fine: int = 20, coarse: int = 12) -> None:

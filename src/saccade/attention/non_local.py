@@ -26,7 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.bases import BatchNorm2d, Context, reduced
+from saccade.bases import BatchNorm2d, Context, one_of, reduced
 from saccade.ops.attention import attention
 from saccade.ops.resample import starts
 
@@ -35,13 +35,8 @@ __all__ = ["NonLocal"]
 SPEC = {
     "name": "nl",
     "title": "Non-local block",
-    "paper": {
-        "authors": "Wang, Girshick, Gupta, He",
-        "title": "Non-local Neural Networks",
-        "venue": "CVPR",
-        "year": 2018,
-        "arxiv": "1711.07971",
-    },
+    "paper": {"authors": "Wang, Girshick, Gupta, He", "title": "Non-local Neural Networks", "venue": "CVPR",
+              "year": 2018, "arxiv": "1711.07971"},
     "kind": "context",
     "evidence": "port",
     "code": ["facebookresearch/SlowFast"],
@@ -73,7 +68,6 @@ class NonLocal(Context):
 
     Raises:
         ValueError: θ, φ and g would have no channel, or there is no such instantiation.
-
     """
 
     def __init__(
@@ -85,8 +79,7 @@ class NonLocal(Context):
     ) -> None:
         super().__init__()
         hidden = reduced(channels, rd_ratio)
-        if instantiation not in ("softmax", "dot_product"):
-            raise ValueError(f"instantiation must be 'softmax' or 'dot_product', got {instantiation!r}")
+        one_of("instantiation", instantiation, "softmax", "dot_product")
         self.dot_product = instantiation == "dot_product"
         self.pool = pool
         self.theta = nn.Conv2d(channels, hidden, 1)

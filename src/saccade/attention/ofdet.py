@@ -51,7 +51,6 @@ class ThreeAttentions(Gate):
 
     Raises:
         ValueError: the bottlenecks would have no unit, or ``kernel_size`` is even or not positive.
-
     """
 
     def __init__(self, channels: int, rd_ratio: float = 1 / 16, kernel_size: int = 7) -> None:

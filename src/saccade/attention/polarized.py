@@ -25,7 +25,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from saccade.bases import Gate
+from saccade.bases import Gate, one_of
 from saccade.ops.eager import is_bare
 from saccade.ops.gating import pooled_mean
 
@@ -34,13 +34,9 @@ __all__ = ["PolarizedAttention"]
 SPEC = {
     "name": "polarized",
     "title": "Polarized self-attention",
-    "paper": {
-        "authors": "Liu, Liu, Fan, Huang",
-        "title": "Polarized Self-Attention: Towards High-quality Pixel-wise Regression",
-        "venue": "arXiv",
-        "year": 2021,
-        "arxiv": "2107.00782",
-    },
+    "paper": {"authors": "Liu, Liu, Fan, Huang",
+              "title": "Polarized Self-Attention: Towards High-quality Pixel-wise Regression", "venue": "arXiv",
+              "year": 2021, "arxiv": "2107.00782"},
     "kind": "gate",
     "evidence": "paper",
     "position": {"default": "activated"},
@@ -71,7 +67,6 @@ class PolarizedAttention(Gate):
 
     Raises:
         ValueError: there is no such layout or variant, or a layer would have no unit.
-
     """
 
     def __init__(
@@ -81,10 +76,8 @@ class PolarizedAttention(Gate):
         variant: Literal["paper", "official"] = "paper",
     ) -> None:
         super().__init__()
-        if layout not in ("parallel", "sequential"):
-            raise ValueError(f"layout must be 'parallel' or 'sequential', got {layout!r}")
-        if variant not in ("paper", "official"):
-            raise ValueError(f"variant must be 'paper' or 'official', got {variant!r}")
+        one_of("layout", layout, "parallel", "sequential")
+        one_of("variant", variant, "paper", "official")
         self.parallel, self.official = layout == "parallel", variant == "official"
         least = 16 if self.official and not self.parallel else 4  # softmax and norm of one unit do not look at it
         if channels < least:

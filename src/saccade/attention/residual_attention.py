@@ -34,13 +34,9 @@ __all__ = ["SoftMask"]
 SPEC = {
     "name": "ran",
     "title": "Soft mask of the Residual Attention Network",
-    "paper": {
-        "authors": "Wang, Jiang, Qian, Yang, Li, Zhang, Wang, Tang",
-        "title": "Residual Attention Network for Image Classification",
-        "venue": "CVPR",
-        "year": 2017,
-        "arxiv": "1704.06904",
-    },
+    "paper": {"authors": "Wang, Jiang, Qian, Yang, Li, Zhang, Wang, Tang",
+              "title": "Residual Attention Network for Image Classification", "venue": "CVPR", "year": 2017,
+              "arxiv": "1704.06904"},
     "kind": "gate",
     "evidence": "paper",
     "position": {"default": "stage[:-1]"},
@@ -65,7 +61,6 @@ class SoftMask(Gate):
 
     Raises:
         ValueError: the 3×3 convolutions would have no channel, or ``depth`` is not positive.
-
     """
 
     def __init__(self, channels: int, depth: int = 1, rd_ratio: float = 1 / 4) -> None:

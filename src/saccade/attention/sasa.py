@@ -33,13 +33,9 @@ __all__ = ["StandAloneSelfAttention"]
 SPEC = {
     "name": "sasa",
     "title": "Stand-alone self-attention",
-    "paper": {
-        "authors": "Ramachandran, Parmar, Vaswani, Bello, Levskaya, Shlens",
-        "title": "Stand-Alone Self-Attention in Vision Models",
-        "venue": "NeurIPS",
-        "year": 2019,
-        "arxiv": "1906.05909",
-    },
+    "paper": {"authors": "Ramachandran, Parmar, Vaswani, Bello, Levskaya, Shlens",
+              "title": "Stand-Alone Self-Attention in Vision Models", "venue": "NeurIPS", "year": 2019,
+              "arxiv": "1906.05909"},
     "kind": "conv",
     "evidence": "paper",
     "position": {"default": "conv3x3"},
@@ -79,9 +75,7 @@ class StandAloneSelfAttention(nn.Module):
         num_heads: N, which divide O into heads of an even number of channels.
 
     Raises:
-        ValueError: a window that is even or one pixel, an even kernel size, heads that do not divide the channels so, a
-            padding that would change the size of the map, a dilation or groups.
-
+        ValueError: outside the limits of SPEC.
     """
 
     def __init__(

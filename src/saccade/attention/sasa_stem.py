@@ -47,13 +47,9 @@ __all__ = ["AttentionStem"]
 SPEC = {
     "name": "sasa_stem",
     "title": "Attention stem of SASA",
-    "paper": {
-        "authors": "Ramachandran, Parmar, Vaswani, Bello, Levskaya, Shlens",
-        "title": "Stand-Alone Self-Attention in Vision Models",
-        "venue": "NeurIPS",
-        "year": 2019,
-        "arxiv": "1906.05909",
-    },
+    "paper": {"authors": "Ramachandran, Parmar, Vaswani, Bello, Levskaya, Shlens",
+              "title": "Stand-Alone Self-Attention in Vision Models", "venue": "NeurIPS", "year": 2019,
+              "arxiv": "1906.05909"},
     "kind": "conv",
     "evidence": "reading",
     "position": {"default": "conv_stem"},
@@ -94,9 +90,7 @@ class AttentionStem(nn.Module):
         mixtures: M, the matrices of values; with 1 the place in the block has no part in them.
 
     Raises:
-        ValueError: a number is too small, heads that do not divide the channels so, a padding with which a convolution
-            gives another size of map, a dilation or groups.
-
+        ValueError: outside the limits of SPEC.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.bases import Gate, reduced
+from saccade.bases import Gate, one_of, reduced
 from saccade.ops.gating import narrow_conv, pooled_mean
 
 __all__ = ["ConcurrentSqueezeExcite"]
@@ -27,13 +27,9 @@ __all__ = ["ConcurrentSqueezeExcite"]
 SPEC = {
     "name": "scse",
     "title": "Concurrent spatial and channel squeeze and excitation",
-    "paper": {
-        "authors": "Roy, Navab, Wachinger",
-        "title": "Concurrent Spatial and Channel 'Squeeze & Excitation' in Fully Convolutional Networks",
-        "venue": "MICCAI",
-        "year": 2018,
-        "arxiv": "1803.02579",
-    },
+    "paper": {"authors": "Roy, Navab, Wachinger",
+              "title": "Concurrent Spatial and Channel 'Squeeze & Excitation' in Fully Convolutional Networks",
+              "venue": "MICCAI", "year": 2018, "arxiv": "1803.02579"},
     "kind": "gate",
     "evidence": "paper",
     "position": {"default": "stage"},
@@ -58,14 +54,12 @@ class ConcurrentSqueezeExcite(Gate):
 
     Raises:
         ValueError: the bottleneck would have no unit, or there is no such way to combine.
-
     """
 
     def __init__(self, channels: int, rd_ratio: float = 1 / 16, combine: Literal["add", "max"] = "add") -> None:
         super().__init__()
         hidden = reduced(channels, rd_ratio)
-        if combine not in ("add", "max"):
-            raise ValueError(f"combine must be 'add' or 'max', got {combine!r}")
+        one_of("combine", combine, "add", "max")
         self.add = combine == "add"
         self.squeeze = nn.Linear(channels, hidden)
         self.excite = nn.Linear(hidden, channels)

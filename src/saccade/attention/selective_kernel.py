@@ -28,7 +28,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.bases import BatchNorm2d
+from saccade.bases import BatchNorm2d, one_of
 from saccade.ops.gating import pooled_mean
 
 __all__ = ["SelectiveKernel"]
@@ -36,13 +36,8 @@ __all__ = ["SelectiveKernel"]
 SPEC = {
     "name": "sk",
     "title": "Selective kernel",
-    "paper": {
-        "authors": "Li, Wang, Hu, Yang",
-        "title": "Selective Kernel Networks",
-        "venue": "CVPR",
-        "year": 2019,
-        "arxiv": "1903.06586",
-    },
+    "paper": {"authors": "Li, Wang, Hu, Yang", "title": "Selective Kernel Networks", "venue": "CVPR", "year": 2019,
+              "arxiv": "1903.06586"},
     "kind": "conv",
     "evidence": "paper",
     "code": ["implus/PytorchInsight (variant='fair')"],
@@ -104,9 +99,7 @@ class SelectiveKernel(nn.Module):
         rd_ratio: d as a part of O, rounded down, but at least 32, in the variant ``fair`` at least 1.
 
     Raises:
-        ValueError: a number that is too small, groups that do not divide the channels, a kernel for which no padding
-            gives both branches one size, a bottleneck of no channel, another variant.
-
+        ValueError: outside the limits of SPEC, or no such variant.
     """
 
     def __init__(
@@ -125,8 +118,7 @@ class SelectiveKernel(nn.Module):
     ) -> None:
         super().__init__()
         outputs = channels if out_channels is None else out_channels
-        if variant not in ("paper", "fair"):
-            raise ValueError(f"variant must be 'paper' or 'fair', got {variant!r}")
+        one_of("variant", variant, "paper", "fair")
         if min(channels, outputs, kernel_size, stride, dilation) < 1:
             raise ValueError(
                 "channels, out_channels, kernel_size, stride and dilation must be at least 1, got "

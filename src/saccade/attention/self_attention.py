@@ -30,13 +30,8 @@ __all__ = ["SelfAttention"]
 SPEC = {
     "name": "self_attention",
     "title": "Self-attention of SAGAN",
-    "paper": {
-        "authors": "Zhang, Goodfellow, Metaxas, Odena",
-        "title": "Self-Attention Generative Adversarial Networks",
-        "venue": "ICML",
-        "year": 2019,
-        "arxiv": "1805.08318",
-    },
+    "paper": {"authors": "Zhang, Goodfellow, Metaxas, Odena", "title": "Self-Attention Generative Adversarial Networks",
+              "venue": "ICML", "year": 2019, "arxiv": "1805.08318"},
     "kind": "context",
     "evidence": "paper",
     "code": ["fastai/fastai"],
@@ -60,7 +55,6 @@ class SelfAttention(Context):
 
     Raises:
         ValueError: queries and keys would have no channel.
-
     """
 
     def __init__(self, channels: int, rd_ratio: float = 1 / 8) -> None:

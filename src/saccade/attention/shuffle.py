@@ -28,13 +28,8 @@ __all__ = ["ShuffleAttention"]
 SPEC = {
     "name": "sa",
     "title": "Shuffle Attention",
-    "paper": {
-        "authors": "Zhang, Yang",
-        "title": "SA-Net: Shuffle Attention for Deep Convolutional Neural Networks",
-        "venue": "ICASSP",
-        "year": 2021,
-        "arxiv": "2102.00240",
-    },
+    "paper": {"authors": "Zhang, Yang", "title": "SA-Net: Shuffle Attention for Deep Convolutional Neural Networks",
+              "venue": "ICASSP", "year": 2021, "arxiv": "2102.00240"},
     "kind": "transform",
     "evidence": "oracle",
     "code": ["wofmanaf/SA-Net"],
@@ -63,7 +58,6 @@ class ShuffleAttention(nn.Module):
 
     Raises:
         ValueError: ``channels`` is odd or does not divide by 2 · ``groups``.
-
     """
 
     def __init__(self, channels: int, groups: int | None = None) -> None:

@@ -26,12 +26,9 @@ __all__ = ["SimpleAttention"]
 SPEC = {
     "name": "simam",
     "title": "SimAM, a simple parameter-free attention module",
-    "paper": {
-        "authors": "Yang, Zhang, Li, Xie",
-        "title": "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks",
-        "venue": "ICML",
-        "year": 2021,
-    },
+    "paper": {"authors": "Yang, Zhang, Li, Xie",
+              "title": "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks",
+              "venue": "ICML", "year": 2021},
     "kind": "gate",
     "evidence": "oracle",
     "code": ["ZjjConan/SimAM"],
@@ -63,7 +60,6 @@ class SimpleAttention(Gate):
 
     Raises:
         ValueError: ``e_lambda`` is not positive: a channel that is constant would have no gate.
-
     """
 
     def __init__(self, channels: int, e_lambda: float = 1e-4) -> None:

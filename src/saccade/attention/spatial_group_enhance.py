@@ -29,13 +29,9 @@ __all__ = ["SpatialGroupEnhance"]
 SPEC = {
     "name": "sge",
     "title": "Spatial Group-wise Enhance",
-    "paper": {
-        "authors": "Li, Hu, Yang",
-        "title": "Spatial Group-wise Enhance: Improving Semantic Feature Learning in Convolutional Networks",
-        "venue": "arXiv",
-        "year": 2019,
-        "arxiv": "1905.09646",
-    },
+    "paper": {"authors": "Li, Hu, Yang",
+              "title": "Spatial Group-wise Enhance: Improving Semantic Feature Learning in Convolutional Networks",
+              "venue": "arXiv", "year": 2019, "arxiv": "1905.09646"},
     "kind": "gate",
     "evidence": "oracle",
     "code": ["implus/PytorchInsight"],
@@ -59,7 +55,6 @@ class SpatialGroupEnhance(nn.Module):
 
     Raises:
         ValueError: ``groups`` does not divide the channels.
-
     """
 
     def __init__(self, channels: int, groups: int | None = None) -> None:

@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saccade.bases import one_of
 from saccade.ops.autocast import without_autocast
 from saccade.ops.memory_format import laid_out
 from saccade.ops.relative import coordinates
@@ -38,13 +39,8 @@ __all__ = ["SpatialTransformer"]
 SPEC = {
     "name": "stn",
     "title": "Spatial transformer",
-    "paper": {
-        "authors": "Jaderberg, Simonyan, Zisserman, Kavukcuoglu",
-        "title": "Spatial Transformer Networks",
-        "venue": "NeurIPS",
-        "year": 2015,
-        "arxiv": "1506.02025",
-    },
+    "paper": {"authors": "Jaderberg, Simonyan, Zisserman, Kavukcuoglu", "title": "Spatial Transformer Networks",
+              "venue": "NeurIPS", "year": 2015, "arxiv": "1506.02025"},
     "kind": "transform",
     "evidence": "paper",
     "position": {"default": "stage[:-1]"},
@@ -74,7 +70,6 @@ class SpatialTransformer(nn.Module):
 
     Raises:
         ValueError: there is no such transform, or ``hidden`` or ``regions`` is not positive.
-
     """
 
     def __init__(
@@ -85,8 +80,7 @@ class SpatialTransformer(nn.Module):
         regions: int = 7,
     ) -> None:
         super().__init__()
-        if transform not in ("affine", "attention"):
-            raise ValueError(f"transform must be 'affine' or 'attention', got {transform!r}")
+        one_of("transform", transform, "affine", "attention")
         if hidden < 1 or regions < 1:
             raise ValueError(f"hidden and regions must be positive, got {hidden} and {regions}")
         self.free = transform == "affine"

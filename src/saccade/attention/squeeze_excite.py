@@ -21,7 +21,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from saccade.bases import Gate, reduced
+from saccade.bases import Gate, one_of, reduced
 from saccade.ops.gating import max_and_mean, pooled_mean
 from saccade.specs import Interval
 
@@ -30,13 +30,8 @@ __all__ = ["SqueezeExcite"]
 SPEC = {
     "name": "se",
     "title": "Squeeze-and-Excitation",
-    "paper": {
-        "authors": "Hu, Shen, Sun",
-        "title": "Squeeze-and-Excitation Networks",
-        "venue": "CVPR",
-        "year": 2018,
-        "arxiv": "1709.01507",
-    },
+    "paper": {"authors": "Hu, Shen, Sun", "title": "Squeeze-and-Excitation Networks", "venue": "CVPR", "year": 2018,
+              "arxiv": "1709.01507"},
     "kind": "gate",
     "evidence": "port",
     "code": ["implus/PytorchInsight (bias=True)", "moskomule/senet.pytorch (bias=False)"],
@@ -76,7 +71,6 @@ class SqueezeExcite(Gate):
 
     Raises:
         ValueError: the bottleneck would have no unit, or there is no such squeeze or excitation.
-
     """
 
     def __init__(
@@ -89,10 +83,8 @@ class SqueezeExcite(Gate):
     ) -> None:
         super().__init__()
         hidden = reduced(channels, rd_ratio)
-        if squeeze not in ("mean", "max"):
-            raise ValueError(f"squeeze must be 'mean' or 'max', got {squeeze!r}")
-        if excitation not in ("sigmoid", "relu", "tanh"):
-            raise ValueError(f"excitation must be 'sigmoid', 'relu' or 'tanh', got {excitation!r}")
+        one_of("squeeze", squeeze, "mean", "max")
+        one_of("excitation", excitation, "sigmoid", "relu", "tanh")
         self.largest = squeeze == "max"
         self.excitation = excitation
         self.squeeze = nn.Linear(channels, hidden, bias=bias)

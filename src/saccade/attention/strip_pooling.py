@@ -27,13 +27,9 @@ __all__ = ["StripPooling"]
 SPEC = {
     "name": "spm",
     "title": "Strip pooling module",
-    "paper": {
-        "authors": "Hou, Zhang, Cheng, Feng",
-        "title": "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing",
-        "venue": "CVPR",
-        "year": 2020,
-        "arxiv": "2003.13328",
-    },
+    "paper": {"authors": "Hou, Zhang, Cheng, Feng",
+              "title": "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing", "venue": "CVPR", "year": 2020,
+              "arxiv": "2003.13328"},
     "kind": "gate",
     "evidence": "oracle",
     "code": ["houqb/SPNet"],
@@ -60,7 +56,6 @@ class StripPooling(Gate):
 
     Raises:
         ValueError: ``kernel_size`` is even or below 3.
-
     """
 
     def __init__(self, channels: int, kernel_size: int = 3) -> None:

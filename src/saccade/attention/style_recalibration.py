@@ -26,13 +26,9 @@ __all__ = ["StyleRecalibration"]
 SPEC = {
     "name": "srm",
     "title": "Style-based Recalibration Module",
-    "paper": {
-        "authors": "Lee, Kim, Nam",
-        "title": "SRM: A Style-based Recalibration Module for Convolutional Neural Networks",
-        "venue": "ICCV",
-        "year": 2019,
-        "arxiv": "1903.10829",
-    },
+    "paper": {"authors": "Lee, Kim, Nam",
+              "title": "SRM: A Style-based Recalibration Module for Convolutional Neural Networks", "venue": "ICCV",
+              "year": 2019, "arxiv": "1903.10829"},
     "kind": "gate",
     "evidence": "oracle",
     "code": ["hyunjaelee410/style-based-recalibration-module"],
@@ -60,7 +56,6 @@ class StyleRecalibration(Gate):
 
     Raises:
         ValueError: ``eps`` is not positive: the root of no variance would have no gradient.
-
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:

@@ -27,13 +27,9 @@ __all__ = ["TripletAttention"]
 SPEC = {
     "name": "triplet",
     "title": "Triplet Attention",
-    "paper": {
-        "authors": "Misra, Nalamada, Arasanipalai, Hou",
-        "title": "Rotate to Attend: Convolutional Triplet Attention Module",
-        "venue": "WACV",
-        "year": 2021,
-        "arxiv": "2010.03045",
-    },
+    "paper": {"authors": "Misra, Nalamada, Arasanipalai, Hou",
+              "title": "Rotate to Attend: Convolutional Triplet Attention Module", "venue": "WACV", "year": 2021,
+              "arxiv": "2010.03045"},
     "kind": "gate",
     "evidence": "oracle",
     "code": ["LandskapeAI/triplet-attention"],
@@ -63,7 +59,6 @@ class TripletAttention(Gate):
 
     Raises:
         ValueError: ``kernel_size`` is even or not positive.
-
     """
 
     def __init__(self, channels: int, kernel_size: int = 7, no_spatial: bool = False) -> None:

@@ -31,13 +31,9 @@ __all__ = ["VisualTransformer"]
 SPEC = {
     "name": "vt",
     "title": "Visual-transformer block",
-    "paper": {
-        "authors": "Wu, Xu, Dai, Wan, Zhang, Yan, Tomizuka, Gonzalez, Keutzer, Vajda",
-        "title": "Visual Transformers: Where Do Transformers Really Belong in Vision Models?",
-        "venue": "ICCV",
-        "year": 2021,
-        "arxiv": "2006.03677",
-    },
+    "paper": {"authors": "Wu, Xu, Dai, Wan, Zhang, Yan, Tomizuka, Gonzalez, Keutzer, Vajda",
+              "title": "Visual Transformers: Where Do Transformers Really Belong in Vision Models?", "venue": "ICCV",
+              "year": 2021, "arxiv": "2006.03677"},
     "kind": "context",
     "evidence": "paper",
     "position": {"default": "stage[-2]"},
@@ -60,7 +56,6 @@ class VisualTransformer(Context):
 
     Raises:
         ValueError: ``tokens`` is less than two, and a softmax over one is constant.
-
     """
 
     def __init__(self, channels: int, tokens: int = 16, scaled: bool = False) -> None:
