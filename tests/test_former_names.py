@@ -1,6 +1,7 @@
 """Names that saved networks hold: a network that was pickled or saved by an earlier version still loads."""
 
 import importlib
+import importlib.util
 import pickle
 from typing import get_args
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 import saccade
+from saccade import former_names
 from saccade.controls import CONTROLS, ControlName
 from saccade.graph.sites import Site
 
@@ -31,6 +33,23 @@ SAVED = {
 @pytest.mark.parametrize(("module", "name"), [(module, name) for module in PICKLED for name in PICKLED[module]])
 def test_pickled_names_resolve(module, name):
     assert callable(pickle.loads(f"c{module}\n{name}\n.".encode()))
+
+
+def test_every_former_module_is_where_it_is_said_to_be():
+    for former, now in former_names.MODULES.items():
+        if importlib.util.find_spec(former).loader.__class__.__name__ != "_Finder":
+            continue  # the file is there
+        module = importlib.import_module(former)
+        if isinstance(now, str):
+            kept = importlib.import_module(now)
+            assert all(getattr(module, name) is getattr(kept, name) for name in kept.__all__)
+        else:
+            assert set(now) <= set(vars(module))
+
+
+def test_a_module_that_never_was_is_not_found():
+    with pytest.raises(ModuleNotFoundError, match=r"saccade\.relays"):
+        importlib.import_module("saccade.relays")
 
 
 def test_saved_names_resolve():

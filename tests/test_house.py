@@ -15,9 +15,9 @@ SOURCE = Path(saccade.__file__).parent
 FLOORS = [
     ["escaping"],
     ["errors"],
-    ["controls", "events", "files", "source", "specs", "tables"],
+    ["controls", "events", "files", "former_names", "source", "specs", "tables"],
     ["hooks", "imagefiles", "metrics", "ops", "parent_class", "picture_size", "recipe", "stage_outputs", "tensors"],
-    ["attachment", "bases", "relay", "runfiles"],
+    ["bases", "runfiles"],
     ["attention"],
     ["catalog"],
     ["trust"],

@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from saccade import former_names
+
 if TYPE_CHECKING:
     from saccade.catalog import create as create
     from saccade.catalog import list_mechanisms as list_mechanisms
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from saccade.surgery.replace import replacements as replacements
     from saccade.surgery.sites import sites as sites
     from saccade.surgery.trainers import plugged_trainer as plugged_trainer
+
+former_names.install()
 
 __version__ = "0.1.0"
 

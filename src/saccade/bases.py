@@ -1,8 +1,7 @@
-"""The shapes mechanisms have: a gate multiplies the map, a context is added to it, a convolution keeps its kernel.
+"""Base classes of mechanisms: a gate multiplies the map, a context is added to it, a convolution keeps its kernel.
 
-They are abstract classes with one method left open and a final ``forward``. What the open method of a gate or a
-context returns passes through ``tap``, an ``nn.Identity``: whoever wants to see gates hooks that module, and nothing
-is kept between calls.
+Each has one abstract method and a final ``forward``. The result of a gate's or context's method passes through
+``tap``, an ``nn.Identity`` to hook, so that no tensor is kept between calls.
 """
 
 from __future__ import annotations
@@ -23,19 +22,15 @@ __all__ = ["BatchNorm2d", "Context", "Convolution", "Gate", "as_laid_out", "blen
 
 
 def blended(f: Tensor, changed: Tensor, a: Tensor) -> Tensor:
-    """The neutral start of a mechanism, f + (a·(changed − f)), in the dtype of f.
+    """Return f + (a·(changed − f)) in the dtype of f, the neutral start of a mechanism.
 
-    With a = 0 it is f, bit for bit wherever ``changed`` − f is finite, and not a number elsewhere; with a = 1 it is
-    ``changed``.
+    With a = 0 that is f, bit for bit wherever ``changed`` − f is finite, else NaN; with a = 1 it is ``changed``.
     """
     return f + (a * (changed - f)).to(f.dtype)
 
 
 def as_laid_out(f: Tensor, y: Tensor) -> Tensor:
-    """Return y with the strides of f, a map without gaps: by its strides a convolution chooses how it sums.
-
-    In a batch of one, sums drop strides that no element tells, such as those of tokens turned back into a map.
-    """
+    """Return y with the strides of f, a map without gaps, as convolutions choose their algorithm by strides."""
     if not isinstance(f, Tensor) or is_captured() or is_transformed() or y.shape != f.shape:
         return y
     if y.stride() == f.stride() or not _is_dense(f):
@@ -55,11 +50,7 @@ def _is_dense(f: Tensor) -> bool:
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that one value a channel does not stop.
-
-    One image whose map is 1×1 has no variance: PyTorch raises there in training. Here the running statistics
-    normalise it, and stay as they are.
-    """
+    """Batch norm that takes one 1×1 map in training, where PyTorch raises: running statistics normalise it."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to (B, C, H, W)."""
@@ -110,8 +101,8 @@ class Context(nn.Module, ABC):
 class Convolution(nn.Module, ABC):
     """y = convolve(x, weight, bias): a convolution that attends, with the kernel of an ordinary one.
 
-    Its parameters ``weight`` (O, C/groups, k, k) and ``bias`` (O,) or None are those of an ``nn.Conv2d`` of the same
-    arguments. Where it replaces one in a host, that one's own are passed instead and stay the host's.
+    ``weight`` (O, C/groups, k, k) and ``bias`` (O,) or None are those of an ``nn.Conv2d`` of the same arguments, and
+    the host's own where it replaces one.
 
     Args:
         channels: C of the map (B, C, H, W).
@@ -129,7 +120,7 @@ class Convolution(nn.Module, ABC):
     """
 
     neutral_options: ClassVar[Mapping[str, Any]] = {}
-    """The options with which it is, at its own initialisation, the plain convolution with its kernel."""
+    """The options with which it starts as the plain convolution with its kernel."""
 
     def __init__(
         self,
@@ -168,7 +159,7 @@ class Convolution(nn.Module, ABC):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def beside(self, outputs: int) -> nn.Conv2d:
-        """A convolution (B, C, H, W) -> (B, outputs, Ho, Wo) that sees what this one sees, started at zero."""
+        """Make a convolution (B, C, H, W) -> (B, outputs, Ho, Wo) of the same geometry, zero at the start."""
         return zeroed(nn.Conv2d(self.channels, outputs, self.kernel_size, self.stride, self.padding, self.dilation))
 
     @abstractmethod
@@ -182,17 +173,17 @@ class Convolution(nn.Module, ABC):
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """The layer, whose result is zero until it has learnt."""
+    """Return ``layer`` with all parameters set to zero."""
     for start in layer.parameters():
         nn.init.zeros_(start)
     return layer
 
 
 def reduced(channels: int, ratio: float, name: str = "rd_ratio") -> int:
-    """How many channels are left of so many, rounded down.
+    """Return ``channels`` · ``ratio``, rounded down.
 
     Raises:
-        ValueError: not one channel is left; the message calls the ratio ``name``.
+        ValueError: it is below 1; the message calls the ratio ``name``.
     """
     left = int(channels * ratio)
     if left < 1:

@@ -15,6 +15,7 @@ from saccade.data import open_data, opening
 from saccade.data.opening import Files, check
 from saccade.data.resizing import Frame
 from saccade.errors import UserError
+from saccade.events import FilesChecked
 from saccade.recipe import Data
 
 
@@ -282,7 +283,7 @@ def test_mean_and_deviation_are_those_of_the_training_part(tmp_path):
 def test_progress_is_told(tmp_path):
     events = []
     open_data(Data(source=str(fill(tmp_path, {"a": 3, "b": 3}))), "label", events.append)
-    assert events[-1] == {"event": "check", "done": 6, "total": 6}
+    assert events[-1] == FilesChecked(6, 6)
 
 
 def broken(root):

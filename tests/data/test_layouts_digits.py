@@ -8,9 +8,8 @@ import torch
 from torchvision.ops import masks_to_boxes
 from torchvision.tv_tensors import BoundingBoxes
 
-from saccade.data import digits, open_data
+from saccade.data import digits, open_data, samples
 from saccade.data.digits import Scenes, source_digits
-from saccade.data.layouts import digits as layout
 from saccade.errors import UserError
 from saccade.recipe import Data
 
@@ -162,7 +161,7 @@ def test_open_data_takes_the_recipe():
 def test_scenes_too_many_for_memory_are_drawn_when_asked_for(monkeypatch):
     spec = Data(size=40, train_images=6, test_images=4)
     kept = open_data(spec, "label")
-    monkeypatch.setattr(layout, "CACHE", 10 * 40 * 40 - 1)
+    monkeypatch.setattr(samples, "CACHE", 10 * 40 * 40 - 1)
     drawn = open_data(spec, "label")
     assert isinstance(kept.test.pictures, torch.Tensor)
     assert isinstance(drawn.test.pictures, Scenes)
@@ -222,7 +221,7 @@ def test_a_scene_need_not_be_square():
 
 @pytest.mark.parametrize("cache", [2**30, 0])
 def test_masks_are_the_ink_of_each_digit(monkeypatch, cache):
-    monkeypatch.setattr(layout, "CACHE", cache)
+    monkeypatch.setattr("saccade.data.samples.CACHE", cache)
     spec = Data(train_images=30, test_images=20, options={"clutter": 5, "distractors": 2})
     split = open_data(spec, "mask")
     assert split.classes == ["background", *"0123456789"]

@@ -44,10 +44,10 @@ def command(mechanism: str, channels: int, as_json: bool) -> None:
         width = max(len(record.promise) for record in records)
         first: dict[str, str] = {}
         for record in records:
-            told = record.reason or meaning[record.promise]
-            if record.status == "failed" and first.setdefault(told, record.promise) != record.promise:
-                told = f"as {_spoken(first[told])}"
-            click.echo(f"{record.status}  {_spoken(record.promise).ljust(width)}  {told}")
+            words = record.reason or meaning[record.promise]
+            if record.status == "failed" and first.setdefault(words, record.promise) != record.promise:
+                words = f"as {_spoken(first[words])}"
+            click.echo(f"{record.status}  {_spoken(record.promise).ljust(width)}  {words}")
         counts = {status: sum(r.status == status for r in records) for status in ("passed", "failed", "skipped")}
         click.echo(f"\n{mechanism}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))
     if any(record.status == "failed" for record in records):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from saccade.data.layouts import layout_of
-from saccade.data.samples import ImageSet, Key, Split, collate
-from saccade.data.sampling import EpochSampler
-from saccade.data.transforms import check_names
 from saccade.errors import UserError
 from saccade.events import Notify
 from saccade.recipe import Data
+
+if TYPE_CHECKING:
+    from saccade.data.samples import ImageSet, Key, Split, collate
+    from saccade.data.sampling import EpochSampler
 
 __all__ = ["EpochSampler", "ImageSet", "Key", "Split", "collate", "layout_of", "open_data"]
 
@@ -19,14 +23,23 @@ def open_data(spec: Data, target: str, notify: Notify | None = None) -> Split:
     Args:
         spec: what to open.
         target: ``label``, ``mask``, ``objects`` or ``none``.
-        notify: receives ``{"event": "check", "done": n, "total": N}`` while files are looked at.
+        notify: receives ``FilesChecked`` while files are looked at.
 
     Raises:
         UserError: there is no such source, layout, option or augmentation; the layout gives no such target; a class is
             empty or in one part only; an image or a target is broken. The message names it.
     """
+    from saccade.data.transforms import check_names
+
     check_names(spec.augment)
     layout = layout_of(spec)
     if target != "none" and target not in layout.targets:
         raise UserError(f"data.source: {layout.name} gives {' or '.join(layout.targets)}; {target} is needed")
     return layout.read(spec, target, notify)
+
+
+def __getattr__(name: str) -> Any:
+    """What imports torch: the layouts alone do without."""
+    if name in __all__:
+        return getattr(import_module(f"{__name__}.{'sampling' if name == 'EpochSampler' else 'samples'}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,15 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from saccade.data.resizing import Frame
-from saccade.data.samples import Target, Targets
 from saccade.data.sheet import Cell
 from saccade.data.survey import Part, Survey
 from saccade.escaping import brief
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from saccade.data.samples import Target, Targets
 
 __all__ = ["Classes", "Labels", "Unlabelled"]
 

@@ -8,8 +8,6 @@ from typing import Literal
 
 from PIL import Image, ImageOps
 
-from saccade.data.samples import VOID
-
 __all__ = ["DEFAULT", "Frame", "common_size", "common_square"]
 
 DEFAULT = (224, 224)
@@ -41,6 +39,8 @@ class Frame:
 
     def mask(self, mask: Image.Image) -> Image.Image:
         """``mask`` (mode L) in the frame: each pixel takes the value of the nearest, the filling is ``VOID``."""
+        from saccade.data.samples import VOID
+
         return self._fitted(mask, Image.Resampling.NEAREST, VOID)
 
     def content(self, size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -8,9 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from zlib import crc32
 
-import torch
-
-from saccade.data.sampling import generator
 from saccade.data.survey import Survey
 from saccade.errors import UserError
 from saccade.escaping import brief
@@ -139,6 +136,10 @@ def _subset(
 
 def _draw(files: list[Path], count: int, seed: int, name: str, purpose: str) -> tuple[list[Path], list[Path]]:
     """``count`` of the files and the rest, each in the order of names; more holds fewer."""
+    import torch
+
+    from saccade.data.sampling import generator
+
     order = torch.randperm(
         len(files), generator=generator(seed, crc32(name.encode("utf-8", "surrogatepass")), crc32(purpose.encode()))
     )

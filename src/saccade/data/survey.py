@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torchvision
-
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 from saccade.imagefiles import closed, identity, is_image, is_unicode, located, visible
@@ -213,6 +211,8 @@ def missing(source: str, drawn: Sequence[str] = ()) -> UserError:
     root = located(source)
     if root.exists():
         return UserError(f"{brief(root)} is a file; a folder of images is needed")
+    import torchvision
+
     name = next((n for n in torchvision.datasets.__all__ if n.lower() == root.name.lower()), None)
     if name:
         return UserError(

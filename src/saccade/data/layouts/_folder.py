@@ -7,17 +7,12 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, final
-
-import numpy as np
-import torch
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from saccade.data.duplicates import Duplicates, find_duplicates
 from saccade.data.labels import Labels, Unlabelled
 from saccade.data.layouts.base import Layout
-from saccade.data.opening import check, look, open_pictures
 from saccade.data.resizing import DEFAULT, Frame, common_square
-from saccade.data.samples import ImageSet, Split, colours, digest
 from saccade.data.selection import Selection, select, several
 from saccade.data.sheet import Cell, spread
 from saccade.data.survey import Survey, folder_of, missing
@@ -26,6 +21,9 @@ from saccade.escaping import brief
 from saccade.events import Notify
 from saccade.imagefiles import UnreadableError, is_image, left_out, opened, walk
 from saccade.recipe import Data
+
+if TYPE_CHECKING:
+    from saccade.data.samples import Split
 
 __all__ = ["FolderLayout"]
 
@@ -112,6 +110,9 @@ class FolderLayout(Layout):
 
     @final
     def read(self, spec: Data, target: str, notify: Notify | None = None) -> Split:
+        from saccade.data.opening import open_pictures
+        from saccade.data.samples import ImageSet, Split, colours, digest
+
         seen = self._survey(spec)
         chosen = select(spec, seen)
         paths = chosen.every
@@ -161,6 +162,10 @@ class FolderLayout(Layout):
 
     @final
     def describe(self, spec: Data, notify: Notify | None = None) -> dict[str, Any]:
+        import numpy as np
+
+        from saccade.data.opening import check
+
         seen = self._survey(spec)
         paths = seen.files
         good: dict[Path, tuple[int, int]] = {}
@@ -224,6 +229,10 @@ class FolderLayout(Layout):
 
     @final
     def cells(self, spec: Data, part: str, count: int) -> list[Cell]:
+        import torch
+
+        from saccade.data.opening import look
+
         seen = self._survey(spec)
         files = select(spec, seen).files(part)
         frame = Frame(*(spec.height_width or DEFAULT), spec.resize)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from saccade.data.samples import Split
-from saccade.data.sheet import Cell
 from saccade.events import Notify
 from saccade.recipe import Data
+
+if TYPE_CHECKING:
+    from saccade.data.samples import Split
+    from saccade.data.sheet import Cell
 
 __all__ = ["Layout"]
 

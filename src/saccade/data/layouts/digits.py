@@ -8,21 +8,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from types import MappingProxyType
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
-import torch
-from torch import Tensor
-from torchvision.tv_tensors import BoundingBoxes, Mask
-
-from saccade.data import digits
-from saccade.data.digits import CLASSES, Scenes, source_digits
 from saccade.data.duplicates import Duplicates
 from saccade.data.layouts.base import Layout
-from saccade.data.samples import CACHE, ImageSet, Pictures, Split, Target, Targets, colours, digest
 from saccade.data.sheet import Cell
 from saccade.errors import UserError, did_you_mean
 from saccade.events import Notify
 from saccade.recipe import Data
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torchvision.tv_tensors import Mask
+
+    from saccade.data.digits import Scenes
+    from saccade.data.samples import Pictures, Split, Target, Targets
 
 __all__ = ["Digits", "targets_of"]
 
@@ -57,6 +57,9 @@ class Digits(Layout):
 
     def read(self, spec: Data, target: str, notify: Notify | None = None) -> Split:
         """Draw scenes: all at once where they fit into memory, else each when it is asked for."""
+        from saccade.data.digits import CLASSES
+        from saccade.data.samples import CACHE, ImageSet, Split, colours, digest
+
         train, test = scenes(spec, "train"), scenes(spec, "test")
         height, width = train.size
         fits = (len(train) + len(test)) * height * width <= CACHE
@@ -90,7 +93,9 @@ class Digits(Layout):
 
     def describe(self, spec: Data, notify: Notify | None = None) -> dict[str, Any]:
         """See :meth:`Layout.describe`; nothing can be refused."""
-        parts = {part: scenes(spec, part) for part in digits.PARTS}
+        from saccade.data.digits import CLASSES, PARTS, source_digits
+
+        parts = {part: scenes(spec, part) for part in PARTS}
         height, width = parts["train"].size
         counts = {name: len(part) for name, part in parts.items()}
         return {
@@ -128,6 +133,8 @@ class Digits(Layout):
 
     def cells(self, spec: Data, part: str, count: int) -> list[Cell]:
         """The first scenes with their boxes and masks."""
+        from saccade.data.digits import CLASSES
+
         drawn = scenes(spec, "train" if part == "train" else "test")
         cells = []
         for i in range(min(count, len(drawn))):
@@ -147,6 +154,8 @@ def scenes(spec: Data, part: Literal["train", "test"]) -> Scenes:
     Raises:
         UserError: an unknown option, or a value out of its range.
     """
+    from saccade.data.digits import Scenes
+
     known = ("clutter", "distractors")
     for name in spec.options:
         if name not in known:
@@ -184,6 +193,9 @@ def targets_of(drawn: Scenes, kind: str, fits: bool) -> Targets:
 
 def _mask(drawn: Scenes, i: int) -> Mask:
     """Each digit's ink of its class + 1; all else, clutter too, is background."""
+    import torch
+    from torchvision.tv_tensors import Mask
+
     scene = drawn.scene(i)
     mask = torch.zeros(drawn.size, dtype=torch.uint8)
     for label, ink in zip(scene.box_labels.tolist(), scene.masks, strict=True):
@@ -192,6 +204,9 @@ def _mask(drawn: Scenes, i: int) -> Mask:
 
 
 def _objects(drawn: Scenes, i: int) -> dict[str, Tensor]:
+    import torch
+    from torchvision.tv_tensors import BoundingBoxes, Mask
+
     scene = drawn.scene(i)
     boxes = BoundingBoxes(scene.boxes, format="XYXY", canvas_size=drawn.size)
     return {"boxes": boxes, "labels": scene.box_labels, "masks": Mask(scene.masks.to(torch.uint8))}

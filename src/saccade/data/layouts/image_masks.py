@@ -17,15 +17,17 @@ from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 from saccade.data.layouts._folder import FolderLayout
-from saccade.data.masks import Masks
 from saccade.data.resizing import common_size
 from saccade.data.survey import Part, Survey, assigned, images_of, lines, subfolders, surveyed
 from saccade.escaping import brief
 from saccade.events import Notify
 from saccade.imagefiles import is_image, walk
+
+if TYPE_CHECKING:
+    from saccade.data.masks import Masks
 
 __all__ = ["ImageMasks"]
 
@@ -76,6 +78,8 @@ class ImageMasks(FolderLayout):
 
     def label(self, seen: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Masks:
         """The mask of each image."""
+        from saccade.data.masks import Masks
+
         names = [line for path in seen.deciding for line in lines(path)]
         return Masks(seen.masks, sizes, names, seen.root, notify)
 

@@ -1,0 +1,70 @@
+"""Modules under the names that pickled networks of earlier versions hold.
+
+A pickle names each class and hook by its module. A finder at the end of ``sys.meta_path`` answers for modules that no
+longer exist; the rest of the package never imports them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+__all__ = ["MODULES", "install"]
+
+_ATTENTION = {
+    "a2": "double_attention", "bam": "bottleneck_attention", "cc": "criss_cross", "coord": "coordinate_attention",
+    "danet": "dual_attention", "dra": "dual_relation", "emattn": "efficient_multiscale", "gc": "global_context",
+    "ge": "gather_excite", "lka": "large_kernel", "mpm": "mixed_pooling", "nl": "non_local",
+    "ran": "residual_attention", "sa": "shuffle", "se": "squeeze_excite", "sge": "spatial_group_enhance",
+    "sk": "selective_kernel", "spm": "strip_pooling", "srm": "style_recalibration", "stn": "spatial_transformer",
+    "vt": "visual_transformer",
+}  # fmt: skip
+_PARENT, _HOOKS = "saccade.parent_class", "saccade.surgery.attachment"
+MODULES: dict[str, str | dict[str, str]] = {
+    **{f"saccade.attention.{short}": f"saccade.attention.{long}" for short, long in _ATTENTION.items()},
+    "saccade.attachment": {
+        "_rebuild": f"{_PARENT}:rebuild", "beginning_hook": f"{_PARENT}:beginning_hook",
+        "catching_hook": f"{_PARENT}:catching_hook", "entering_hook": f"{_PARENT}:entering_hook",
+        "leaving_hook": f"{_PARENT}:leaving_hook",
+    },
+    "saccade.relay": {
+        "Previous": "saccade.stage_outputs:PreviousStage", "Relay": "saccade.stage_outputs:StageOutputs",
+    },
+    "saccade.surgery.carrying": {
+        "_closing": f"{_HOOKS}:close_call", "_loading": f"{_HOOKS}:keep_plugs", "_opening": f"{_HOOKS}:open_call",
+        "_entering": f"{_PARENT}:entering_hook", "_guarding": "saccade.surgery.guard:guarding_hook",
+        "_leaving": f"{_PARENT}:leaving_hook",
+    },
+}  # fmt: skip
+"""Former module -> the module that took its place, or where each of its names is now."""
+
+
+class _Finder:
+    """Finder and loader of the former modules."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Return the spec of a former module, or None."""
+        return ModuleSpec(name, _Finder()) if name in MODULES else None  # type: ignore[arg-type]
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Leave it to Python."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Fill ``module`` with the contents of the module that took its place."""
+        now = MODULES[module.__name__]
+        if isinstance(now, str):
+            vars(module).update({k: v for k, v in vars(import_module(now)).items() if not k.startswith("__")})
+            return
+        for former, place in now.items():
+            where, _, name = place.partition(":")
+            setattr(module, former, getattr(import_module(where), name))
+
+
+def install() -> None:
+    """Let Python find the former modules, once."""
+    if _Finder not in sys.meta_path:
+        sys.meta_path.append(_Finder)

@@ -1,0 +1,23 @@
+"""The layouts are imported without torch: the process that starts a study stays light."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        ("from saccade.data import layout_of; layout_of(Data()).suited('digits')", set()),
+        ("from saccade.data import layout_of; layout_of(Data(source='photos')).suited('photos')", set()),
+        ("from saccade.data import open_data; open_data(Data(train_images=2, test_images=2), 'label')", {"torch"}),
+    ],
+)
+def test_torch_is_imported_by_reading_alone(tmp_path, code, heavy):
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        (tmp_path / "photos" / name / "0.png").touch()
+    code = f"import sys; from saccade.recipe import Data; {code}; print({{'torch'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{heavy}\n", done.stderr
