@@ -6,23 +6,9 @@ import math
 import re
 
 __all__ = [
-    "NARROW",
-    "capital",
-    "count",
-    "duration",
-    "grouped",
-    "heading",
-    "in_unit",
-    "interval",
-    "magnitude",
-    "measure",
-    "milliseconds",
-    "number",
-    "p_value",
-    "prose",
-    "relative",
-    "signed",
-]
+    "NARROW", "capital", "count", "duration", "grouped", "heading", "in_unit", "interval", "magnitude", "measure",
+    "milliseconds", "number", "p_value", "prose", "relative", "signed",
+]  # fmt: skip
 
 NARROW = "\u202f"
 """Narrow no-break space: between a number and its unit."""
