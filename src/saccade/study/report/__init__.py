@@ -25,8 +25,7 @@ __all__ = ["write_report"]
 def write_report(folder: str | Path, remeasure: bool = False, trust: Trust = False) -> StudyResults:
     """Make ``report.html``, ``table.md``, ``table.tex`` and ``results.json`` from the run folders of a study.
 
-    What an arm costs is measured once and kept; everything else is made anew, and comes out the same as long as the
-    runs are. Runs that are missing, failed or diverged are named.
+    Costs are measured once and kept; everything else is made anew, the same bytes as long as the runs are the same.
 
     Args:
         folder: a study.

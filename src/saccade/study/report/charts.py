@@ -37,7 +37,7 @@ _COLOURS = 7
 
 @dataclass(frozen=True)
 class Style:
-    """How an arm is drawn: the same colour and marker all over the report; a control is hollow and dashed.
+    """Colour and marker of an arm all over the report; a control is hollow and dashed.
 
     Attributes:
         control: its name, None where the arm is no control.
@@ -73,7 +73,7 @@ def styles(arms: Sequence[Arm]) -> dict[str, Style]:
 
 
 def marker(style: Style, x: str, y: float, tip: str | None = None) -> Markup:
-    """The arm's marker at a place of a chart; ``tip`` is shown under the pointer."""
+    """The arm's marker in a chart; ``tip`` is shown under the pointer."""
     shapes = _shapes(style, element("title", tip) if tip else "")
     return element("svg", *shapes, x=x, y=y, overflow="visible", class_=style.classes)
 
@@ -86,7 +86,7 @@ def _shapes(style: Style, *inside: object) -> list[Markup]:
 
 
 def key(style: Style) -> Markup:
-    """The little mark that stands before an arm's name in the text."""
+    """The mark before an arm's name."""
     return element("svg", *_shapes(style), class_=f"key {style.classes}", viewBox="-8 -8 16 16", aria_hidden="true")
 
 
@@ -109,7 +109,7 @@ def rules(down: Scale, about: int = 4) -> list[Markup]:
 
 
 def stretched(*children: Markup, height: float) -> Markup:
-    """A plane of 100 × 100 that is as wide as the chart and ``height`` pixels high; what leaves it is cut off."""
+    """A plane of 100 × 100, as wide as the chart and ``height`` pixels high; the rest is cut off."""
     return element("svg", *children, x=0, y=0, width="100%", height=height, viewBox="0 0 100 100",
                    preserveAspectRatio="none", overflow="hidden")  # fmt: skip
 
@@ -126,7 +126,7 @@ def mean_curve(curves: Curves) -> list[tuple[int, float]]:
 
 
 def thinned(epochs: Sequence[Any], most: int) -> list[Any]:
-    """At most ``most`` of ``epochs``, evenly chosen, the first and the last among them: more are not seen apart."""
+    """At most ``most`` of ``epochs``, evenly chosen, first and last included: more are not seen apart."""
     if len(epochs) <= most:
         return list(epochs)
     return [epochs[round(i * (len(epochs) - 1) / (most - 1))] for i in range(most)]

@@ -1,7 +1,7 @@
 """Scalable vector graphics by hand: elements, scales, ticks.
 
-Charts are placed in per cent across and in pixels down, so that they take the width they get, on paper or on a phone,
-while their text keeps its size. Colours are left to the page's style sheet, which knows light from dark.
+Charts are placed in per cent across and in pixels down: they take the width they get while their text keeps its size.
+Colours are the style sheet's, which knows light from dark.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def _attribute(value: object) -> str:
 
 
 def element(name: str, *children: object, **attributes: object) -> Markup:
-    """One element; children and values are escaped unless they are markup already.
+    """One element; children and values are escaped unless they are markup.
 
-    A trailing underscore of an attribute's name is dropped (``class_``), inner ones become hyphens; None leaves it out.
+    An attribute's trailing underscore is dropped (``class_``), inner ones become hyphens; None leaves it out.
 
     >>> element("text", "a < b", class_="label", text_anchor="end", x=1.0)
     Markup('<text class="label" text-anchor="end" x="1">a &lt; b</text>')
@@ -42,7 +42,7 @@ def element(name: str, *children: object, **attributes: object) -> Markup:
 
 
 def picture(*children: object, height: float, label: str, class_: str = "chart") -> Markup:
-    """An ``svg`` as wide as its place and ``height`` pixels high; ``label`` is what a screen reader says."""
+    """An ``svg`` as wide as its place, ``height`` pixels high; ``label`` is for screen readers."""
     return element("svg", *children, class_=class_, width="100%", height=height, role="img", aria_label=label)
 
 
@@ -70,7 +70,7 @@ class Scale:
 
 
 def extent(values: Iterable[float | None], *, least: float, margin: float = 0.06) -> tuple[float, float]:
-    """The range of the finite ``values``, at least ``least`` wide, with a ``margin`` (a part of it) on both sides.
+    """The range of the finite ``values``, at least ``least`` wide, with a relative ``margin`` on both sides.
 
     >>> extent([1.0, None, 3.0], least=1.0, margin=0.5)
     (0.0, 4.0)
@@ -82,7 +82,7 @@ def extent(values: Iterable[float | None], *, least: float, margin: float = 0.06
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers inside [low, high]: multiples of 1, 2 or 5 times a power of ten, as near to ``about`` as can be.
+    """About ``about`` round numbers inside [low, high]: multiples of 1, 2 or 5 times a power of ten.
 
     >>> ticks(-0.7, 1.3, 5)
     [-0.5, 0.0, 0.5, 1.0]

@@ -121,5 +121,5 @@ def _notes(results: StudyResults) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    """``text`` for LaTeX: what it would take for a command, or for the end of a paragraph, stands for itself."""
+    """``text`` for LaTeX, where every character stands for itself."""
     return re.sub("|".join(map(re.escape, _LATEX)), lambda found: _LATEX[found[0]], escaping.printable(text))

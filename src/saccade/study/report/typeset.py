@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: few digits, true minus signs, units after a narrow no-break space."""
+"""Numbers for a reader: few digits, true minus signs, units after a narrow no-break space."""
 
 from __future__ import annotations
 
@@ -6,23 +6,9 @@ import math
 import re
 
 __all__ = [
-    "NARROW",
-    "capital",
-    "count",
-    "duration",
-    "grouped",
-    "heading",
-    "in_unit",
-    "interval",
-    "magnitude",
-    "measure",
-    "milliseconds",
-    "number",
-    "p_value",
-    "prose",
-    "relative",
-    "signed",
-]
+    "NARROW", "capital", "count", "duration", "grouped", "heading", "in_unit", "interval", "magnitude", "measure",
+    "milliseconds", "number", "p_value", "prose", "relative", "signed",
+]  # fmt: skip
 
 NARROW = "\u202f"
 """Narrow no-break space: between a number and its unit."""
@@ -51,22 +37,22 @@ def signed(value: float | None, digits: int = 2) -> str:
 
 
 def measure(value: str, unit: str) -> str:
-    """A number with its unit, if it has one."""
+    """A number and its unit."""
     return f"{value}{NARROW}{unit}" if unit else value
 
 
 def heading(name: str, unit: str) -> str:
-    """The name of a metric with its unit, over a column or an axis: ``top-1, %``."""
+    """Name and unit over a column or an axis: ``top-1, %``."""
     return f"{name}, {unit}" if unit else name
 
 
 def in_unit(unit: str) -> str:
-    """The unit of a metric in a sentence: `` in per cent``; empty without one."""
+    """Say the unit in a sentence: `` in per cent``."""
     return f" in {'per cent' if unit == '%' else unit}" if unit else ""
 
 
 def capital(name: str) -> str:
-    """The name of a metric at the start of a sentence.
+    """A metric's name that begins a sentence.
 
     >>> capital("top-1"), capital("mIoU")
     ('Top-1', 'mIoU')
@@ -75,14 +61,14 @@ def capital(name: str) -> str:
 
 
 def interval(low: float | None, high: float | None, digits: int = 2) -> str:
-    """Both ends of an interval, ``[−0.10, +1.20]``, or that there is none."""
+    """Both ends of an interval, ``[−0.10, +1.20]``."""
     if low is None or high is None:
         return "no interval"
     return f"[{signed(low, digits)}, {signed(high, digits)}]"
 
 
 def count(value: float | None) -> str:
-    """A large count in k, M, G with four significant digits; below a thousand as it is.
+    """A count in k, M, G with four significant digits; below a thousand as it is.
 
     >>> count(36908123).replace(NARROW, " "), count(512)
     ('36.91 M', '512')
@@ -97,7 +83,7 @@ def count(value: float | None) -> str:
 
 
 def magnitude(value: float) -> tuple[float, str]:
-    """The power of a thousand in which to say ``value``, and its letter.
+    """The power of a thousand for ``value``, and its letter.
 
     >>> magnitude(12.1e6)
     (1000000.0, 'M')
@@ -109,7 +95,7 @@ def magnitude(value: float) -> tuple[float, str]:
 
 
 def grouped(value: int) -> str:
-    """A whole number with its thousands set apart.
+    """A whole number, thousands set apart.
 
     >>> grouped(10000).replace(NARROW, "_")
     '10_000'
@@ -142,7 +128,7 @@ def duration(seconds: float | None) -> str:
 
 
 def relative(value: float | None, base: float | None) -> str:
-    """How ``value`` compares with ``base``: ``+3.1 %``, from twofold on ``×2.4``; empty where there is no base.
+    """``value`` against ``base``: ``+3.1 %``, from twofold on ``×2.4``; empty without a base.
 
     >>> relative(103.1, 100).replace(NARROW, " "), relative(240, 100)
     ('+3.1 %', '×2.40')
@@ -171,7 +157,7 @@ def p_value(p: float | None) -> str:
 
 
 def prose(text: str) -> str:
-    """A sentence with true minus signs before its numbers and no line break between a number and ``%``.
+    """A sentence with true minus signs and no line break before ``%``.
 
     >>> prose("se: -0.4 points (95 % interval -0.9 to +0.1)").replace(NARROW, "_")
     'se: −0.4 points (95_% interval −0.9 to +0.1)'

@@ -96,12 +96,12 @@ class Site:
 
     @property
     def starts_at_zero(self) -> bool:
-        """Whether nothing but rounding changed the map before training, as with a kernel that a convolution keeps."""
+        """Whether only rounding changed the map before training, as with a kernel that a convolution keeps."""
         return self.kind == "change" and all(rows[0][0] == 0 and rows[0][1] < 1e-4 for rows in self.seeds.values())
 
     @property
     def words(self) -> str:
-        """Where the mean began, where it ended with what spread, and ``a``."""
+        """The first mean, the last with its spread, and ``a``."""
         first = fmean(rows[0][1] for rows in self.seeds.values())
         last, spread = (fmean(rows[-1][i] for rows in self.seeds.values()) for i in (1, 2))
         scale = "" if self.scale is None else f", a = {signed(self.scale)}"

@@ -57,7 +57,7 @@ panels share one range; the first, steep epochs may lie outside. The last epoch 
 
 
 def learning_range(curves: Sequence[Curves], least: float) -> tuple[float, float]:
-    """The range of the later half of the epochs: drawn with the first, steep part, no difference is seen."""
+    """The range of the later half of the epochs: the first, steep part would hide differences."""
     points = [point for curve_ in curves for run in curve_.values() for point in run]
     start = ceil(max((epoch for epoch, _ in points), default=0) / 2)
     return extent([value for epoch, value in points if epoch >= start], least=least)
@@ -66,7 +66,7 @@ def learning_range(curves: Sequence[Curves], least: float) -> tuple[float, float
 def learning(
     style: Style, curves: Curves, baseline: Curves, bounds: tuple[float, float], epochs: int, metric: Metric
 ) -> Markup:
-    """The test score over the epochs: a thin line a seed, their mean bold, the plain host's mean in grey behind."""
+    """A thin line a seed, their mean bold, the plain host's mean in grey behind."""
     height = 170.0
     across = Scale(1, max(epochs, 2))
     plane, down = Scale(*bounds, 100.0, 0.0), Scale(*bounds, height, 0.0)
@@ -90,7 +90,7 @@ def learning(
 
 
 def _epochs(last: int) -> list[int]:
-    """Whole epochs to name on an axis: the first, the last, and round ones between that leave both room."""
+    """Epochs to name on an axis: the first, the last, and round ones between."""
     if last <= 2:
         return list(range(1, max(last, 2) + 1))
     between = [int(t) for t in ticks(1, last, 4) if t == int(t) and 1 + last * 0.1 < t < last * 0.9]

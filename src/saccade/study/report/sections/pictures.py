@@ -6,7 +6,6 @@ import base64
 import io
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -17,16 +16,14 @@ from markupsafe import Markup
 from PIL import Image
 from torch import Tensor, nn
 
-from saccade import tasks
 from saccade.data import open_data
 from saccade.errors import UserError
 from saccade.explanation import gate_maps, is_spatial, passing, per_channel, site_to_show
-from saccade.metrics.rows import OFFSETS, Rows, count
+from saccade.metrics.rows import Rows, count, select
 from saccade.recipe import described
 from saccade.runfiles import read_rows
 from saccade.saving import describe, load
 from saccade.study.arms import Arm
-from saccade.study.report.charts import Style
 from saccade.study.report.sections.base import Context, Section
 from saccade.study.report.svg import element
 from saccade.study.report.typeset import NARROW, number
@@ -39,15 +36,15 @@ IMAGES = 6
 SIDE = 128
 """Longest side of an embedded picture, in pixels."""
 PLACES = 7
-"""A map is shown if it has so many places a side, where there is one."""
+"""Maps with fewer places a side are shown only where there is no larger one."""
 COLUMNS = 64
-"""Widest strip of channels; where a site has more, neighbours are averaged."""
+"""Widest strip; of more channels, neighbours are averaged."""
 COLOURS = (
     "#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6dcd59", "#b4de2c", "#fde725",
 )  # fmt: skip
-"""Ten steps of viridis, dark where little passes."""
+"""Ten steps of viridis."""
 NARROWEST = 0.05
-"""A scale spans at least this much, so that noise is not stretched into a pattern."""
+"""Least span of a scale, so that noise is not stretched into a pattern."""
 
 
 @final
@@ -119,13 +116,11 @@ def _examples(context: Context, task: Task) -> dict[str, Any]:
     once = element("defs", *(_definition(k, picture) for k, picture in enumerate(pictures)))
     truths = task.draw(indices, None)
     height, width = pictures[0].shape[-2:]
+    planes = [_plane(k, None, drawing.caption) for k, drawing in enumerate(truths)]
     return {
         "chosen": chosen,
         "common": common is not None,
-        "truths": [
-            (_plane(k, None, drawing.caption), drawing, _answer(drawing, f"truth of image {k + 1}"))
-            for k, drawing in enumerate(truths)
-        ],
+        "truths": _cells("truth", planes, truths),
         "columns": [_column(context, task, arm, run, indices) for arm, run in runs.items()],
         "definitions": element("svg", once, width=0, height=0, class_="hidden", aria_hidden="true"),
         "painted": any(drawing.picture is not None for drawing in truths),
@@ -140,7 +135,7 @@ def _folder(context: Context, run: RunResult) -> Path:
 
 
 def _shown(context: Context) -> tuple[dict[Arm, RunResult], int | None]:
-    """For each arm the run whose network is shown, and the seed that is common to all, if there is one."""
+    """For each arm the run to show, and the seed that all share; None without one."""
     found: dict[Arm, dict[int, RunResult]] = {}
     for row in context.results.arms:
         for run in context.results.of(row.arm.name):
@@ -152,7 +147,7 @@ def _shown(context: Context) -> tuple[dict[Arm, RunResult], int | None]:
 
 
 def _choice(total: int, task: Task, answers: Sequence[Rows | None]) -> tuple[list[int], str]:
-    """Half at random, half where the networks shown differ; the draw depends on the number of images alone.
+    """Half at random, half where the networks differ; the draw depends on the number of images alone.
 
     Raises:
         UserError: rows are of another number of images.
@@ -163,103 +158,63 @@ def _choice(total: int, task: Task, answers: Sequence[Rows | None]) -> tuple[lis
     for rows in known:
         if (found := count(rows)) != total:
             raise UserError(f"the runs were scored on {found} test images; there are {total} now")
-    by_image = next((metric.values for metric in task.metrics if metric.values is not None), None)
-    apart = torch.zeros(total, dtype=torch.bool)
-    for rows in known[1:]:
-        if by_image is not None:
-            apart |= by_image(rows) != by_image(known[0])
-        else:
-            apart |= _differing(rows, known[0])
-    disputed = [i for i in order if apart[i]]
-    chosen = disputed[: IMAGES // 2]
-    plain = [i for i in order if i not in chosen][: IMAGES - len(chosen)]
-    if not chosen:
+    values = next((metric.values for metric in task.metrics if metric.values is not None), None)
+    if values is not None:
+        known = [{"value": values(rows)} for rows in known]
+    disputed = [i for i in order if _differ([select(rows, [i]) for rows in known])]
+    apart = disputed[: IMAGES // 2]
+    plain = [i for i in order if i not in apart][: IMAGES - len(apart)]
+    if not apart:
         return plain, f"{len(plain)} test images, drawn at random."
     share = f"{100 * len(disputed) / total:.1f}"
-    return plain + chosen, (
-        f"{len(plain)} test images drawn at random, then {len(chosen)} drawn from the {share}{NARROW}% of all test "
-        f"images on which these networks {'score' if by_image is not None else 'answer'} differently."
+    return plain + apart, (
+        f"{len(plain)} test images drawn at random, then {len(apart)} drawn from the {share}{NARROW}% of all test "
+        f"images on which these networks {'answer' if values is None else 'score'} differently."
     )
 
 
-def _differing(one: Rows, other: Rows) -> Tensor:
-    """Whether the rows of each image differ (N,); of ragged ones, whether their lengths or sums do."""
-    found = torch.zeros(count(one), dtype=torch.bool)
-    for key in one:
-        a, b = (_by_image(rows, key) for rows in (one, other))
-        found |= (a != b).flatten(1).any(1)
-    return found
+def _differ(rows: Sequence[Rows]) -> bool:
+    return any(not torch.equal(each[key], rows[0][key]) for each in rows[1:] for key in each)
 
 
-def _by_image(rows: Rows, key: str) -> Tensor:
-    """(N, …): the tensor ``key`` itself, or the lengths or sums of a ragged one."""
-    group, slash, name = key.rpartition("/")
-    value = rows[key][:, None]
-    if not slash:
-        return value
-    lengths = rows[f"{group}/{OFFSETS}"].diff().long()
-    if name == OFFSETS:
-        return lengths[:, None]
-    owner = torch.arange(len(lengths)).repeat_interleave(lengths)
-    sums = value.flatten(1).double().sum(1, keepdim=True)
-    return torch.zeros(len(lengths), 1, dtype=torch.float64).index_add_(0, owner, sums)
-
-
-@dataclass(frozen=True)
-class Column:
-    """One arm: where its maps were taken, the scale of their colours, and what stands beside each image.
-
-    Attributes:
-        ends: of the scale; None where nothing is plugged.
-        cells: for each image the plane of the plug (None where nothing is plugged), the answer, and its picture.
-    """
-
-    style: Style
-    seed: int
-    site: str | None
-    ends: tuple[str, str] | None
-    cells: tuple[tuple[Markup | None, Drawing, Markup | None], ...]
-
-
-def _column(context: Context, task: Task, arm: Arm, run: RunResult, indices: Sequence[int]) -> Column:
+def _column(context: Context, task: Task, arm: Arm, run: RunResult, indices: Sequence[int]) -> dict[str, Any]:
+    """One arm: where its maps were taken, the scale of their colours, and what stands beside each image."""
     recipe = arm.recipe(context.results.study.base, run.seed)
     if recipe.data != task.recipe.data:
-        task = tasks.get(context.results.task)(recipe, open_data(recipe.data, task.target))
-    images = task.images(indices)
-    folder = _folder(context, run)
+        task = type(task)(recipe, open_data(recipe.data, task.target))
+    images, folder = task.images(indices), _folder(context, run)
     _check_saved(folder, task.data.classes, list(images.shape[1:]))
     model = load(folder, trust=context.trust)
     with torch.no_grad():
         answers = task.draw(indices, model)
-    heat, site, sites = _heat(model, images)
-    if heat is None:
-        cells = [(None, answer, _answer(answer, f"{arm.name}, image {k + 1}")) for k, answer in enumerate(answers)]
-        return Column(context.styles[arm.name], run.seed, None, None, tuple(cells))
-    low, high = float(heat.min()), float(heat.max())
-    spare = max(0.0, NARROWEST - (high - low)) / 2
-    low, high = low - spare, high + spare
-    shown = []
-    for k, answer in enumerate(answers):
-        label = f"{arm.name}, image {k + 1}"
-        passes = f"{number(float(heat[k].min()))} to {number(float(heat[k].max()))} passes"
-        colours = _png(_coloured((heat[k] - low) / (high - low)))
-        plane = _plane(None if site is None else k, colours, f"{label}: {passes}")
-        shown.append((plane, answer, _answer(answer, label)))
-    where = site if site is not None else f"{len(sites)} sites" if len(sites) > 1 else sites[0]
-    return Column(context.styles[arm.name], run.seed, where, (number(low), number(high)), tuple(shown))
+    heat, site, where = _heat(model, images)
+    planes: list[Markup | None] = [None] * len(indices)
+    ends = None
+    if heat is not None:
+        low, high = float(heat.min()), float(heat.max())
+        spare = max(0.0, NARROWEST - (high - low)) / 2
+        low, high = low - spare, high + spare
+        ends = number(low), number(high)
+        for k, part in enumerate(heat):
+            passes = f"{number(float(part.min()))} to {number(float(part.max()))} passes"
+            colours = _coloured((part - low) / (high - low))
+            planes[k] = _plane(None if site is None else k, colours, f"{arm.name}, image {k + 1}: {passes}")
+    style, cells = context.styles[arm.name], _cells(arm.name, planes, answers)
+    return {"style": style, "seed": run.seed, "site": where, "ends": ends, "cells": cells}
 
 
-def _heat(model: nn.Module, images: Tensor) -> tuple[Tensor | None, str | None, list[str]]:
-    """What the plugs let pass (B, h, w), None without plugs; the site it is a map of, or the sites of its strips."""
+def _heat(model: nn.Module, images: Tensor) -> tuple[Tensor | None, str | None, str | None]:
+    """What the plugs let pass (B, h, w); the site it is a map of, None for strips of channels; where, in words."""
     gates, passed = gate_maps(model, images), passing(model, images)
-    # Of a gate that weighs channels alone, what passes differs from place to place as well, but not by its own doing.
+    # What passes a gate of channels differs from place to place too, but not by the gate's doing.
     places = {site: x[:, None] for site, x in passed.items() if site not in gates or is_spatial(gates[site])}
     site = site_to_show(places, least=PLACES)
     if site is not None:
-        return passed[site], site, [site]
+        return passed[site], site, site
     if gates:
-        return torch.stack([_strip(gate) for gate in gates.values()], 1), None, list(gates)  # (B, sites, COLUMNS)
-    return None, None, []
+        strips = torch.stack([_strip(gate) for gate in gates.values()], 1)  # (B, sites, COLUMNS)
+        return strips, None, f"{len(gates)} sites" if len(gates) > 1 else next(iter(gates))
+    return None, None, None
 
 
 def _check_saved(folder: Path, classes: Sequence[str], size: Sequence[int]) -> None:
@@ -288,6 +243,22 @@ def _coloured(part: Tensor) -> Image.Image:
     return Image.fromarray(np.stack(channels, -1).round().astype(np.uint8))
 
 
+Beside = tuple[Markup | None, Drawing, Markup | None]
+"""What stands beside an image: the plane of the plug (None where nothing is plugged), the answer, its picture."""
+
+
+def _cells(name: str, planes: Sequence[Markup | None], answers: Sequence[Drawing]) -> list[Beside]:
+    cells: list[Beside] = []
+    for k, (plane, answer) in enumerate(zip(planes, answers, strict=True), 1):
+        painted = None
+        if answer.picture is not None:
+            image = answer.picture.copy()
+            image.thumbnail((SIDE, SIDE), Image.Resampling.NEAREST)
+            painted = _framed(_image(image), label=f"{name}, image {k}: {answer.caption}", class_="plane answered")
+        cells.append((plane, answer, painted))
+    return cells
+
+
 def _definition(number_: int, picture: Tensor) -> Markup:
     """A picture uint8 (C, H, W), made smaller if need be, to be shown by reference."""
     pixels = picture.permute(1, 2, 0).numpy()
@@ -296,41 +267,21 @@ def _definition(number_: int, picture: Tensor) -> Markup:
     return _image(image, id=f"picture-{number_}")
 
 
-def _answer(drawing: Drawing, label: str) -> Markup | None:
-    """The picture of an answer, pixel by pixel."""
-    if drawing.picture is None:
-        return None
-    image = drawing.picture.copy()
-    image.thumbnail((SIDE, SIDE), Image.Resampling.NEAREST)
-    return _framed([_image(image)], f"{label}: {drawing.caption}", "plane answered")
-
-
-def _plane(picture: int | None, gate: str | None, label: str) -> Markup:
+def _plane(picture: int | None, gate: Image.Image | None, label: str) -> Markup:
     """A picture, a gate, or a gate over a picture in grey."""
-    shown = [] if picture is None else [
-        element("use", href=f"#picture-{picture}", class_="under" if gate else None)
-    ]  # fmt: skip
-    if gate is not None:
-        over = "over" if picture is not None else None
-        shown.append(_href(gate, class_=over))
-    return _framed(shown, label, "plane")
+    below = [] if picture is None else [element("use", href=f"#picture-{picture}", class_="under" if gate else None)]
+    above = [] if gate is None else [_image(gate, class_="over" if below else None)]
+    return _framed(*below, *above, label=label, class_="plane")
 
 
-def _framed(shown: Sequence[Markup], label: str, class_: str) -> Markup:
-    """A plane of 100 × 100; the style sheet gives it the images' aspect."""
+def _framed(*shown: Markup, label: str, class_: str) -> Markup:
+    """A plane of 100 × 100, which the style sheet gives the images' aspect."""
     box = {"viewBox": "0 0 100 100", "preserveAspectRatio": "none"}
     return element("svg", *shown, class_=class_, **box, role="img", aria_label=label)
 
 
-def _image(image: Image.Image, **attributes: str) -> Markup:
-    return _href(_png(image), **attributes)
-
-
-def _href(href: str, **attributes: str | None) -> Markup:
-    return element("image", href=href, width=100, height=100, preserveAspectRatio="none", **attributes)
-
-
-def _png(image: Image.Image) -> str:
+def _image(image: Image.Image, **attributes: str | None) -> Markup:
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    href = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    return element("image", href=href, width=100, height=100, preserveAspectRatio="none", **attributes)

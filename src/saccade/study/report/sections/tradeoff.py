@@ -60,7 +60,7 @@ bars: where 90&#8239;% of the timed runs lie.</p>
 
 @dataclass(frozen=True)
 class Point:
-    """An arm's score and one of its costs; ``spread`` is the standard deviation of the score between seeds."""
+    """A score with its standard deviation between seeds, and a cost."""
 
     style: Style
     cost: float
@@ -71,7 +71,7 @@ class Point:
 
 
 def cost_chart(points: Sequence[Point], unit: str, metric: Metric) -> Markup:
-    """The score against a cost with bars for both spreads; ``unit`` is that of the cost, as "ms"."""
+    """The score against a cost, which is in ``unit``, with bars for both spreads."""
     height = 280.0
     largest = max(p.cost for p in points)
     across = Scale(*extent([v for p in points for v in (p.cost_low, p.cost_high)], least=0.1 * largest, margin=0.16))
@@ -100,9 +100,9 @@ def cost_chart(points: Sequence[Point], unit: str, metric: Metric) -> Markup:
 
 
 def _labels(points: Sequence[Point], across: Scale, down: Scale) -> dict[Point, tuple[float, float, str]]:
-    """A free place for each name, tried on a chart 280 pixels wide: what does not collide there collides nowhere.
+    """A free place for each name on a chart 280 pixels wide: what does not collide there collides nowhere.
 
-    A name that finds no place is left out; the legend above the chart has it.
+    A name without a place is left to the legend.
     """
     width, letter, tall = 280.0, 7.0, 15.0
     places = {p: (across(p.cost) * width / 100, down(p.score)) for p in points}
