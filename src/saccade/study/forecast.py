@@ -23,7 +23,7 @@ from saccade.study.images import open_once
 from saccade.study.plan import Study
 from saccade.study.precision import MOST_SEEDS, ImageError, image_floor, planned_detectable
 from saccade.study.results import collect
-from saccade.tasks.base import Task, metric_named
+from saccade.tasks.base import Task
 from saccade.training import build
 from saccade.training.environment import choose_device
 
@@ -149,10 +149,10 @@ def forecast(study: Study, slots: int | None, device: str = "auto") -> Forecast:
         several = where.type == "cuda" and device == "auto"
         slots = torch.cuda.device_count() if several else slots_for(training.threads, where.type) or 1
     kind = tasks.get(tasks.choose(study.base))
-    metric = metric_named(kind, study.base.task.metric)
+    split = open_once(study.base.data, kind.target)
+    metric = kind(study.base, split).verdict()
     margin = metric.margin if study.margin is None else study.margin
     metric.check_margin(margin)
-    split = open_once(study.base.data, kind.target)
     todo = [run for run in study.runs() if run.finished is None]
     slots = min(slots, max(1, len(todo)))
     step_ms, test_ms, weights = _timed(study, kind, where)

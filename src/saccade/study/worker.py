@@ -106,10 +106,9 @@ def check(recipes: list[Mapping[str, Any]], margin: float | None, device: str, n
         notify(DataOpened(split.description, tuple(split.cautions)))
 
         # Late: these bring all of training, which wrong data need not wait for.
-        from saccade.tasks.base import metric_named
         from saccade.training import build
         from saccade.training.environment import choose_device
-    metric = metric_named(kind, arms[0].task.metric)
+    metric = kind(arms[0], split).verdict()
     if margin is not None:
         metric.check_margin(margin)
     found = choose_device(device)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from saccade.metrics.rows import Rows
     from saccade.recipe import Model, Recipe
 
-__all__ = ["Drawing", "Phase", "Task", "metric_named"]
+__all__ = ["Drawing", "Phase", "Task"]
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,24 @@ class Task(ABC):
         """The metrics that mean something on this data."""
         return self.metrics
 
+    def verdict(self) -> Metric:
+        """The metric of the verdicts: the one that the recipe names, else the first.
+
+        Raises:
+            UserError: this task has no such metric on this data.
+        """
+        known = {metric.name.lower(): metric for metric in self.reported()}
+        name = self.recipe.task.metric
+        if name is None:
+            return next(iter(known.values()))
+        if name.lower() not in known:
+            names = [metric.name for metric in known.values()]
+            raise UserError(
+                f"task.metric = {name!r}: there is no such metric here.{did_you_mean(name, names)} There are "
+                f"{', '.join(names)}."
+            )
+        return known[name.lower()]
+
     @abstractmethod
     def draw(self, indices: Sequence[int], network: nn.Module | None) -> list[Drawing]:
         """What ``network``, in eval mode, answers for test images, for the eye; None draws the truth."""
@@ -123,20 +141,3 @@ class Task(ABC):
     def images(self, indices: Sequence[int]) -> Tensor:
         """Test images (B, C, H, W) as a network sees them."""
         return torch.stack([self.data.test[i][0] for i in indices])
-
-
-def metric_named(kind: type[Task], name: str | None) -> Metric:
-    """The metric called ``name``; None is the first.
-
-    Raises:
-        UserError: the task has no such metric.
-    """
-    known = {metric.name.lower(): metric for metric in kind.metrics}
-    if name is None:
-        return kind.metrics[0]
-    if name.lower() not in known:
-        names = [metric.name for metric in kind.metrics]
-        raise UserError(
-            f"task.metric = {name!r}: there is no such metric.{did_you_mean(name, names)} There are {', '.join(names)}."
-        )
-    return known[name.lower()]

@@ -99,11 +99,11 @@ class Classify(Task):
 
 def _rows(logits: Tensor, labels: Tensor) -> Rows:
     own = logits.gather(1, labels[:, None])
-    # Of equal logits the first wins, as in argmax.
+    # Of equal logits the first wins, as in argmax; one that is no number comes before the label.
     before = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
     return {
         "predicted": logits.argmax(1).int(),
         "label": labels.int(),
-        "rank": ((logits > own) | ((logits == own) & before)).sum(1).int(),
+        "rank": (~(logits <= own) | ((logits == own) & before)).sum(1).int(),
         "nll": F.cross_entropy(logits, labels, reduction="none"),
     }

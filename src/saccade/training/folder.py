@@ -128,8 +128,8 @@ class RunFolder:
                     raise zipfile.BadZipFile(torn)
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             found = epochs(path, state["rows"])
-            if not {"network", "optimizer", "test"} <= state.keys():
-                raise KeyError("network")
+            if missing := {"network", "optimizer", "test", "best"} - state.keys():
+                raise KeyError(min(missing))
         except Exception as error:  # an unpickler raises whatever damaged bytes lead it to
             self.disown(type(error).__name__)
             return None

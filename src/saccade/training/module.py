@@ -80,8 +80,7 @@ def only_trainable(network: nn.Module, phase: Phase) -> Iterator[list[nn.Module]
 class TaskModule(LightningModule):
     """Train ``network`` as a task says, for one phase.
 
-    Epochs are counted from 1 over all phases; epoch 0 is the test before any training. After each test ``rows`` holds
-    what the network made of the test part, and ``val_rows`` the same for the validation part where it is asked for.
+    Epochs count from 1 over all phases; epoch 0 is the test before any training.
 
     Args:
         network: the host with whatever is plugged into it.

@@ -1,4 +1,4 @@
-"""Tell whether a saved state is of this very run."""
+"""Tell whether a saved state belongs to this run."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ __all__ = ["misfit"]
 def misfit(
     state: Mapping[str, Any], network: nn.Module, optimizer: Optimizer, *, epochs: int, images: int
 ) -> str | None:
-    """What in ``state`` cannot be of a run of ``network``; None where all of it can.
+    """Name what in ``state`` cannot belong to a run of ``network``; None if all of it can.
 
     Args:
-        state: as ``RunFolder.keep`` takes it, out of a file that anything may have happened to.
-        network: as it starts.
-        optimizer: as it starts, over the parameters of ``network``.
+        state: as ``RunFolder.keep`` takes it, from a file that may be damaged.
+        network: at its start.
+        optimizer: at its start, over the parameters of ``network``.
         epochs: of the whole run.
-        images: test images.
+        images: number of test images.
     """
     rows, test = state["rows"], state["test"]
     if not 1 <= len(rows) <= epochs + 1:
         return "rows"
     if not _are_rows(test, images):
         return "test"
-    best = state.get("best")
-    if best is not None and not (isinstance(best, Mapping) and {"score", "epoch", "network", "test"} <= best.keys()):
+    best = state["best"]
+    if best is not None and not _is_best(best, len(rows), images):
         return "best"
     own = network.state_dict()
     for saved in (state["network"], *([best["network"]] if best else [])):
@@ -54,6 +54,14 @@ def _are_rows(found: object, images: int) -> bool:
         return count(dict(found)) == images
     except UserError:
         return False
+
+
+def _is_best(found: object, epochs: int, images: int) -> bool:
+    if not isinstance(found, Mapping) or not {"score", "epoch", "network", "test"} <= found.keys():
+        return False
+    epoch, score = found["epoch"], found["score"]
+    chosen = isinstance(epoch, int) and 1 <= epoch < epochs and isinstance(score, float)
+    return chosen and _are_rows(found["test"], images)
 
 
 def _alike(found: object, tensor: Tensor) -> bool:

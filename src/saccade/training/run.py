@@ -28,7 +28,7 @@ from saccade.events import Caution, Notify, TrainingBegan, ignore
 from saccade.metrics.metric import Metric
 from saccade.metrics.rows import Rows, select
 from saccade.recipe import Data, Recipe
-from saccade.tasks.base import Phase, Task, metric_named
+from saccade.tasks.base import Phase, Task
 from saccade.training.checkpointer import Checkpointer, restore_handler
 from saccade.training.divergence import DivergenceError
 from saccade.training.environment import choose_device, environment
@@ -77,22 +77,22 @@ def train(
         if result is None:
             name = tasks.choose(recipe)
             kind = tasks.get(name)
-            metric = metric_named(kind, recipe.task.metric)
             with _threads(recipe.training.threads), _own_random_state(where):
                 task = kind(recipe, images(recipe.data, kind.target, notify))
-                result = _train(name, task, metric, run, where, notify)
+                result = _train(name, task, run, where, notify)
         return result
 
 
-def _train(
-    name: str, task: Task, metric: Metric, run: RunFolder, device: torch.device, notify: Notify
-) -> dict[str, Any]:
+def _train(name: str, task: Task, run: RunFolder, device: torch.device, notify: Notify) -> dict[str, Any]:
+    metric = task.verdict()
     recipe, split, part = task.recipe, task.data, task.recipe.training
     for caution in split.cautions:
         notify(Caution(caution))
     network = build(task)
     phases = task.phases(network)
     ends = list(accumulate(phase.epochs for phase in phases))
+    if split.val is None and any(phase.choose for phase in phases):
+        raise UserError(f"{recipe.model.name} chooses its best epoch on the part 'val'; the images have none")
     new: dict[str, Any] = {"rows": [], "optimizer": None, "best": None}
     state = run.resume() or new
     if state.get("fingerprint", split.fingerprint) != split.fingerprint:
@@ -113,11 +113,7 @@ def _train(
     order = _test_order(recipe, len(split.test))
     train = _loader(split.train, recipe, device, batch_sampler=sampler)
     test = _loader(split.test, recipe, device, batch_size=part.batch_size, sampler=order)
-    val = None
-    if any(phase.choose for phase in phases):
-        if split.val is None:
-            raise UserError(f"{recipe.model.name} chooses its best epoch on the part 'val'; the images have none")
-        val = _loader(split.val, recipe, device, batch_size=part.batch_size)
+    val = None if split.val is None else _loader(split.val, recipe, device, batch_size=part.batch_size)
     notify(TrainingBegan(ends[-1], len(sampler), len(rows) - 1 if rows else 0))
     keeper = Checkpointer(
         run, rows, sampler, split.fingerprint, probe_images(split.test), notify, metric, state["best"]
@@ -126,32 +122,29 @@ def _train(
     del state
     diverged = None
     for phase, before, end in zip(phases, [0, *ends], ends, strict=False):
-        if len(rows) > end:
-            continue
-        if len(rows) == before + 1:  # no epoch of this phase is finished
-            optimizer_state = None if before else optimizer_state
-            keeper.best = None
-        with only_trainable(network, phase) as frozen:
-            module = TaskModule(
-                network,
-                task,
-                phase,
-                steps=len(sampler),
-                frozen=frozen,
-                before=before,
-                first_epoch=max(1, len(rows)),
-                optimizer_state=optimizer_state,
-            )
-            tests = [test, val] if phase.choose and val is not None else [test]
-            try:
-                _fit(module, train, tests, keeper, device, end)
-            except DivergenceError as place:
-                diverged = {"epoch": place.epoch, "step": place.step, "what": place.what, "where": place.where}
-                diverged["message"] = str(place)
-                break
-        if phase.choose and keeper.best is not None:
+        if len(rows) <= before + 1:  # no epoch of this phase is finished
+            keeper.best = optimizer_state = None
+        if len(rows) <= end:
+            with only_trainable(network, phase) as frozen:
+                module = TaskModule(
+                    network,
+                    task,
+                    phase,
+                    steps=len(sampler),
+                    frozen=frozen,
+                    before=before,
+                    first_epoch=max(1, len(rows)),
+                    optimizer_state=optimizer_state,
+                )
+                tests = [test, val] if phase.choose and val is not None else [test]
+                try:
+                    _fit(module, train, tests, keeper, device, end)
+                except DivergenceError as place:
+                    diverged = {"epoch": place.epoch, "step": place.step, "what": place.what, "where": place.where}
+                    diverged["message"] = str(place)
+                    break
+        if len(rows) == end + 1 and phase.choose and keeper.best is not None:
             network.load_state_dict(keeper.best["network"])
-        optimizer_state = None
     return _finish(name, task, metric, run, network, phases[-1], diverged, test, device)
 
 

@@ -1,16 +1,14 @@
 """Runs of the controls ``noise`` and ``shuffled``: their start, their own weights, the order of the test images."""
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import saccade
-from saccade.data import open_data
 from saccade.recipe import Recipe
-from saccade.training import build, train
+from saccade.training import train
 from saccade.training.network import start_of, started
+from tiny_runs import Killed, after, listener, network_of, opened, rows
 
 TINY = Recipe().with_overrides(
     {
@@ -28,7 +26,7 @@ TINY = Recipe().with_overrides(
 
 @pytest.fixture(scope="module")
 def split():
-    return open_data(TINY.data)
+    return opened(TINY)
 
 
 @pytest.mark.parametrize(
@@ -46,12 +44,12 @@ def split():
 )
 def test_how_it_started_is_read_off_the_plugs(split, mechanism, control, starts):
     """Not off the recipe: a network that starts as its host is said to, whatever was asked for."""
-    plain = build(TINY.with_overrides({"attention.mechanism": "none"}), split).eval()
+    plain = network_of(TINY.with_overrides({"attention.mechanism": "none"}), split).eval()
     x = torch.stack([split.test[n][0] for n in range(6)])
     assert started(plain) is None
     for start, said in zip(("auto", "paper", "neutral"), starts, strict=True):
         asked = {"attention.mechanism": mechanism, "attention.control": control, "attention.start": start}
-        network = build(TINY.with_overrides(asked), split).eval()
+        network = network_of(TINY.with_overrides(asked), split).eval()
         assert started(network) == said
         assert torch.equal(network(x), plain(x)) is (said == "neutral")
 
@@ -67,13 +65,13 @@ def test_what_is_asked_of_a_control_is_asked_of_its_mechanism():
 
 @pytest.mark.parametrize("control", ["extra", "noise", "shuffled"])
 def test_over_a_checkpoint_a_control_starts_as_that_host(split, tmp_path, control):
-    host = build(TINY.with_overrides({"attention.mechanism": "none", "training.seed": 9}), split).eval()
+    host = network_of(TINY.with_overrides({"attention.mechanism": "none", "training.seed": 9}), split).eval()
     saccade.save(host, tmp_path / "host", classes=split.classes)
     recipe = TINY.with_overrides({
         "model.checkpoint": str(tmp_path / "host" / "model.safetensors"), "attention.start": "neutral",
         "attention.control": control, "training.epochs": 1,
     })  # fmt: skip
-    network = build(recipe, split).eval()
+    network = network_of(recipe, split).eval()
     assert all(torch.equal(network.state_dict()[key], value) for key, value in host.state_dict().items())
     x = torch.stack([split.test[n][0] for n in range(6)])
     assert torch.equal(network(x), host(x))
@@ -90,20 +88,14 @@ def test_over_a_checkpoint_a_control_starts_as_that_host(split, tmp_path, contro
 def test_a_killed_run_of_a_control_ends_as_one_that_was_not(tmp_path, control):
     recipe = TINY.with_overrides({"attention.control": control, "attention.start": "neutral", "training.lr": 0.01})
 
-    class Killed(BaseException):
-        pass
-
-    def kill(event):
-        if event["event"] == "epoch" and event["epoch"] == 1:
-            raise Killed
-
+    _, kill = listener(until=after(1))
     train(recipe, tmp_path / "straight", device="cpu")
     with pytest.raises(Killed):
         train(recipe, tmp_path / "killed", device="cpu", notify=kill)
     assert (tmp_path / "killed/resume.pt").exists()
     train(recipe, tmp_path / "killed", device="cpu")
     train(recipe.with_overrides({"training.seed": 1}), tmp_path / "other", device="cpu")
-    for name in ("model.safetensors", "predictions.safetensors"):
+    for name in ("model.safetensors", "rows.safetensors"):
         straight, killed, other = ((tmp_path / run / name).read_bytes() for run in ("straight", "killed", "other"))
         assert straight == killed
         assert straight != other
@@ -112,8 +104,8 @@ def test_a_killed_run_of_a_control_ends_as_one_that_was_not(tmp_path, control):
 @pytest.mark.parametrize("control", ["noise", "shuffled"])
 @pytest.mark.parametrize("start", ["neutral", "paper"])
 def test_the_host_under_a_control_is_that_of_its_block(split, control, start):
-    plain = build(TINY.with_overrides({"attention.mechanism": "none"}), split)
-    network = build(TINY.with_overrides({"attention.control": control, "attention.start": start}), split)
+    plain = network_of(TINY.with_overrides({"attention.mechanism": "none"}), split)
+    network = network_of(TINY.with_overrides({"attention.control": control, "attention.start": start}), split)
     state = network.state_dict()
     assert all(torch.equal(state[key], value) for key, value in plain.state_dict().items())
     x = torch.stack([split.test[n][0] for n in range(6)])
@@ -121,7 +113,9 @@ def test_the_host_under_a_control_is_that_of_its_block(split, control, start):
 
 
 def test_a_shuffled_mechanism_has_the_weights_of_the_arm_it_controls(split):
-    real, control = (build(TINY.with_overrides({"attention.control": which}), split) for which in (None, "shuffled"))
+    real, control = (
+        network_of(TINY.with_overrides({"attention.control": which}), split) for which in (None, "shuffled")
+    )
     for one, other in zip(saccade.plugs(real), saccade.plugs(control), strict=True):
         ours, theirs = one.module.mechanism.state_dict(), other.module.mechanism.mechanism.state_dict()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
@@ -132,7 +126,7 @@ def test_noise_is_drawn_once_per_seed_and_stays(split, tmp_path):
     before, again, other = (
         [
             row.module.mechanism.noise
-            for row in saccade.plugs(build(recipe.with_overrides({"training.seed": seed}), split))
+            for row in saccade.plugs(network_of(recipe.with_overrides({"training.seed": seed}), split))
         ]
         for seed in (0, 0, 1)
     )
@@ -148,8 +142,8 @@ def test_a_shuffled_run_sees_the_test_images_mixed_and_reports_them_in_their_ord
     folder = tmp_path / "run"
     result = train(TINY.with_overrides({"attention.control": "shuffled"}), folder, device="cpu")
     network = saccade.load(folder)
-    saved = load_file(folder / "predictions.safetensors")
-    assert saved["label"].tolist() == split.test.labels
+    saved = load_file(folder / "rows.safetensors")
+    assert saved["label"].tolist() == [split.test.target(n) for n in range(37)]
     order = torch.randperm(37, generator=torch.Generator().manual_seed(0)).tolist()
 
     def predicted(order):
@@ -162,11 +156,9 @@ def test_a_shuffled_run_sees_the_test_images_mixed_and_reports_them_in_their_ord
         return [found[n] for n in range(37)]
 
     assert saved["predicted"].tolist() == predicted(order)
-    assert result["top1"] == pytest.approx(
-        100 * (saved["predicted"] == saved["label"]).double().mean().item(), abs=1e-3
-    )
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert {site["kind"] for row in rows for site in row["gates"].values()} == {"gate"}
+    right = (saved["predicted"] == saved["label"]).double()
+    assert result["scores"]["top-1"] == pytest.approx(100 * right.mean().item())
+    assert {site["kind"] for row in rows(folder) for site in row["gates"].values()} == {"gate"}
 
 
 def test_other_runs_see_them_as_they_lie():

@@ -1,0 +1,87 @@
+"""What plugs do to images, in numbers; plugs that do the same to every image."""
+
+import pytest
+import torch
+from torch import nn
+
+import saccade
+from saccade.training.gates import constant_plugs, gate_movement
+
+
+def test_gates_are_summed_up_by_hand():
+    class Third(saccade.bases.Gate):
+        def __init__(self, channels):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def gate(self, x):
+            return torch.tensor([0.25, 0.75]).view(1, 2, 1, 1) + self.weight
+
+    class Twice(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+
+        def forward(self, x):
+            return 2 * x
+
+    images = torch.randn(3, 2, 6, 5)
+    host = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.ReLU())
+    assert gate_movement(host, images) == {}
+    saccade.plug(host, Third, where=["0"], start="neutral", input=(2, 6, 5))
+    (row,) = saccade.plugs(host)
+    (found,) = gate_movement(host, images).values()
+    assert found == {"kind": "gate", "mean": 1.0, "std": 0.0, "a": 0.0}
+    row.module.a.data.fill_(0.5)  # gates 1 + (0.25 - 1) / 2 and 1 + (0.75 - 1) / 2
+    (found,) = gate_movement(host, images).values()
+    assert (found["mean"], found["std"], found["a"]) == (pytest.approx(0.75), pytest.approx(0.125), 0.5)
+    saccade.unplug(host)
+    saccade.plug(host, Twice, where=["0"], start="neutral", input=(2, 6, 5))
+    saccade.plugs(host)[0].module.a.data.fill_(0.25)  # y = f + (2f - f) / 4
+    (found,) = gate_movement(host, images).values()
+    assert (found["kind"], found["mean"], found["std"]) == ("change", pytest.approx(0.25), pytest.approx(0, abs=1e-6))
+    assert host.training
+
+
+class Lit(saccade.bases.Context):
+    """Adds how bright each image is, times a parameter."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def context(self, x):
+        return self.weight * x.mean((1, 2, 3), keepdim=True)
+
+
+def test_a_gate_that_is_the_same_for_every_image_is_found():
+    draw = torch.Generator().manual_seed(3)
+    host = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3), nn.ReLU())
+    batches = [torch.randn(4, 3, 8, 8, generator=draw) for _ in range(3)]
+    assert constant_plugs(host, batches) == {}
+    saccade.plug(host, "se", where="1", start="paper", input=batches[0])
+    saccade.plug(host, Lit, where="3", start="paper", input=batches[0])
+    assert constant_plugs(host, batches) == {"3": "context"}
+    one, other = (row.module.mechanism for row in saccade.plugs(host))
+    other.weight.data.fill_(1.0)
+    read = iter(batches)
+    assert constant_plugs(host, read) == {}
+    assert len(list(read)) == 2  # the first batch was enough
+    one.squeeze.bias.data.fill_(-1e4)  # off for every image: the gates still differ between channels
+    assert constant_plugs(host, batches) == {"1": "gate"}
+    assert gate_movement(host, batches[0])["1"]["std"] > 0
+    # One image of the last batch is enough to differ, where all others are alike.
+    other.weight.data.zero_()
+    one.squeeze.bias.data.fill_(-10.0)
+    one.squeeze.weight.data.fill_(1.0)
+    batches[2][3] += 1e4
+    assert constant_plugs(host, batches[:2]) == {"1": "gate", "3": "context"}
+    assert constant_plugs(host, batches) == {"3": "context"}
+    assert constant_plugs(host, [batches[0][:1]]) == {}
+    assert constant_plugs(host, [batches[0][:1], batches[0][1:2]]) == {"1": "gate", "3": "context"}
+    assert host.training
+
+
+def test_what_is_constant_by_design_is_no_fault():
+    host = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU())
+    saccade.surgery.plug_control(host, "noise", "se", where="1", start="paper", input=(3, 8, 8))
+    assert constant_plugs(host, [torch.randn(4, 3, 8, 8)]) == {}

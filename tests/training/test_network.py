@@ -1,0 +1,76 @@
+"""The network of a recipe: its host, its mechanism, its start."""
+
+import pytest
+import torch
+
+import saccade
+from saccade.recipe import Recipe
+from saccade.training import derived, train
+from saccade.training.gates import probe_images
+from saccade.training.network import start_of
+from tiny_runs import TINY, Killed, after, listener, network_of, rows
+
+
+def test_the_host_is_the_same_under_every_mechanism(split):
+    plain = network_of(TINY.with_overrides({"attention.mechanism": "none"}), split).state_dict()
+    for mechanism in ("se:rd_ratio=0.5", "das:alpha=0.5"):
+        state = network_of(TINY.with_overrides({"attention.mechanism": mechanism}), split).state_dict()
+        assert len(state) > len(plain)
+        assert all(torch.equal(state[key], value) for key, value in plain.items())
+    control = network_of(TINY.with_overrides({"attention.control": "extra"}), split).state_dict()
+    assert all(torch.equal(control[key], value) for key, value in plain.items())
+    other = network_of(TINY.with_overrides({"attention.mechanism": "none", "training.seed": 1}), split).state_dict()
+    assert not torch.equal(other["conv1.weight"], plain["conv1.weight"])
+
+
+def test_a_mechanism_draws_its_own_weights(split):
+    one, again, other = (
+        saccade.plugs(network_of(TINY.with_overrides({"training.seed": seed}), split))[0].module.state_dict()
+        for seed in (0, 0, 1)
+    )
+    assert all(torch.equal(one[key], again[key]) for key in one)
+    assert any(not torch.equal(one[key], other[key]) for key in one)
+    assert len({derived(seed, word) for seed in range(50) for word in ("host", "attention")}) == 100
+
+
+@pytest.mark.parametrize("start", ["neutral", "paper"])
+def test_a_neutral_start_scores_as_the_host(tmp_path, start):
+    first = []
+    for mechanism in ("none", "das:alpha=0.5"):
+        recipe = TINY.with_overrides({"attention.mechanism": mechanism, "attention.start": start})
+        _, listen = listener(until=after(0))
+        with pytest.raises(Killed):
+            train(recipe, tmp_path / mechanism[:3], device="cpu", notify=listen)
+        first.append(rows(tmp_path / mechanism[:3])[0]["scores"]["NLL"])
+    assert (first[0] == first[1]) is (start == "neutral")
+
+
+def test_start_auto_is_neutral_for_trained_weights(straight, split, tmp_path):
+    host = network_of(TINY.with_overrides({"attention.mechanism": "none", "training.seed": 9}), split)
+    saccade.save(host, tmp_path / "host", classes=split.classes)
+    checkpoint = {"model.checkpoint": str(tmp_path / "host" / "model.safetensors")}
+    assert [plug.module.a is None for plug in saccade.plugs(network_of(TINY, split))] == [True] * 4
+    network = network_of(TINY.with_overrides(checkpoint), split)
+    assert [plug.module.a.item() for plug in saccade.plugs(network)] == [0.0] * 4
+    assert [start_of(TINY.with_overrides(s)) for s in ({}, checkpoint)] == ["paper", "neutral"]
+    assert start_of(Recipe()) is None
+    assert all(torch.equal(network.state_dict()[key], value) for key, value in host.state_dict().items())
+
+
+def test_no_gate_is_dead_on_the_images_that_it_will_get(split):
+    """One unit a site, which its initialisation leaves off every other time."""
+    recipe = TINY.with_overrides({"attention.mechanism": "se:rd_ratio=0.25", "model.options": {"width": 4}})
+    images = probe_images(split.train)
+    for seed in range(3):
+        network, shares = network_of(recipe.with_overrides({"training.seed": seed}), split), []
+        for row in saccade.plugs(network)[:2]:
+            row.module.mechanism.squeeze.register_forward_hook(
+                lambda module, args, units, shares=shares: shares.append((units > 0).float().mean(0).max().item())
+            )
+        network.train()(images)
+        assert min(shares) >= 0.75
+        plain = network_of(
+            recipe.with_overrides({"training.seed": seed, "attention.mechanism": "none"}), split
+        ).state_dict()
+        own = network_of(recipe.with_overrides({"training.seed": seed}), split).state_dict()
+        assert all(torch.equal(own[key], value) for key, value in plain.items())

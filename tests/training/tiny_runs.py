@@ -1,0 +1,79 @@
+"""Small runs for tests, and what is read from their folders."""
+
+import json
+
+from saccade.data import open_data
+from saccade.events import EpochEnded
+from saccade.recipe import Recipe
+from saccade.tasks.classify import Classify
+from saccade.training import build
+
+# Everything that draws random numbers is in it: augmentation, dropout, a mechanism.
+TINY = Recipe().with_overrides(
+    {
+        "data.size": 24,
+        "data.train_images": 90,
+        "data.test_images": 37,
+        "data.augment": ["crop"],
+        "model.options": {"width": 4, "drop_rate": 0.2},
+        "attention.mechanism": "se:rd_ratio=0.5",
+        "attention.where": "stage",
+        "training.epochs": 2,
+        "training.batch_size": 31,
+        "training.lr": 0.05,
+        "training.warmup_epochs": 0.5,
+    }
+)
+FILES = {
+    "recipe.toml", "environment.json", "metrics.jsonl", "rows.safetensors", "model.safetensors", "config.json",
+    "done.json",
+}  # fmt: skip
+VARYING = ("seconds", "memory_mb")
+
+
+class Killed(BaseException):
+    """Stands for the end of the process where a test cannot afford one."""
+
+
+def opened(recipe):
+    return open_data(recipe.data, "label")
+
+
+def network_of(recipe, split):
+    """The untrained network of a recipe."""
+    return build(Classify(recipe, split))
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def done(folder):
+    return json.loads((folder / "done.json").read_text())
+
+
+def same(one, other):
+    """Are two runs equal, but for times and memory?"""
+    facts = [
+        [{k: v for k, v in row.items() if k not in VARYING} for row in [*rows(folder), done(folder)]]
+        + [(folder / name).read_bytes() for name in ("model.safetensors", "rows.safetensors", "config.json")]
+        for folder in (one, other)
+    ]
+    return facts[0] == facts[1]
+
+
+def listener(until=None):
+    """A list of events and a function that fills it, which ends the process at the event ``until``."""
+    heard = []
+
+    def listen(event):
+        heard.append(event)
+        if until is not None and until(event):
+            raise Killed
+
+    return heard, listen
+
+
+def after(epoch):
+    """True for the end of ``epoch``."""
+    return lambda event: isinstance(event, EpochEnded) and event.epoch == epoch
