@@ -10,27 +10,29 @@ import signal
 import time
 from pathlib import Path
 
+from saccade.events import DataOpened, EpochEnded, TrainingBegan
 
-def check(recipes, device, notify):
-    notify({"event": "data", "description": f"{len(recipes)} arms on {device}"})
+
+def check(recipes, margin, device, notify):
+    notify(DataOpened(f"{len(recipes)} arms on {device}, margin {margin}"))
     return {"devices": ["cpu"]}
 
 
-def check_two_devices(recipes, device, notify):
+def check_two_devices(recipes, margin, device, notify):
     return {"devices": ["cuda:0", "cuda:1"]}
 
 
-def refuse(recipes, device, notify):
+def refuse(recipes, margin, device, notify):
     from saccade.errors import UserError
 
     raise UserError("class 'dog' is empty")
 
 
-def crash(recipes, device, notify):
+def crash(recipes, margin, device, notify):
     raise ZeroDivisionError("a bug of ours")
 
 
-def die(recipes, device, notify):
+def die(recipes, margin, device, notify):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -39,13 +41,16 @@ def train(recipe, folder, *, device, notify):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.toml").write_text(recipe.to_toml())
     attempt = _count(folder)
-    notify({"event": "start", "epochs": 2, "steps": 3})
+    notify(TrainingBegan(epochs=2, steps=3, epoch=0))
     options, arm = recipe.data.options, recipe.attention.mechanism
     if options.get("arm", arm) == arm and options.get("seed", recipe.training.seed) == recipe.training.seed:
         _act(options.get("act"), folder, attempt)
+    score = 90.0 + recipe.training.seed
     result = {
-        "top1": 90.0 + recipe.training.seed,
-        "test_loss": 0.5,
+        "task": "classify",
+        "metric": "top-1",
+        "score": f"{score:.2f} %",
+        "scores": {"top-1": score},
         "epochs": 2,
         "seconds": 0.1,
         "parameters": 7,
@@ -54,7 +59,7 @@ def train(recipe, folder, *, device, notify):
         "threads": os.environ["OMP_NUM_THREADS"],
         "device": device,
     }
-    notify({"event": "epoch", "epoch": 2, "test_top1": result["top1"]})
+    notify(EpochEnded(2, {"epoch": 2, "scores": result["scores"], "gates": {}}, result["score"]))
     (folder / "done.json").write_text(json.dumps(result))
     return result
 
@@ -67,7 +72,7 @@ def killed_once(recipe, folder, *, device, notify):
 
     def tell(event):
         notify(event)
-        ended = event["event"] == "epoch" and event["epoch"] == 1
+        ended = isinstance(event, EpochEnded) and event.epoch == 1
         if ended and recipe.attention.mechanism == "se" and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)

@@ -17,12 +17,21 @@ from pathlib import Path
 warnings.simplefilter("error")
 
 from saccade import Recipe, UserError  # noqa: E402
+from saccade.events import DataOpened, RunEvent  # noqa: E402
+from saccade.study.arms import arms  # noqa: E402
 from saccade.study.engine import execute  # noqa: E402
-from saccade.study.plan import Study, arms  # noqa: E402
+from saccade.study.plan import Study  # noqa: E402
 
 HOME = Path(sys.argv[1])
 DEADLY = "import os\nos._exit(3)\n"
 SMALL = {"training.epochs": 2, "data.train_images": 100, "data.test_images": 50, "training.batch_size": 50}
+
+
+def flat(event):
+    """An event as JSON: its class beside its values, those of a run's own event beside its run."""
+    if isinstance(event, RunEvent):
+        return {**flat(event.event), "slot": event.slot, "arm": event.arm, "seed": event.seed}
+    return {"event": type(event).__name__, **vars(event)}
 
 
 def study(name, settings, mechanisms=("se", "das"), seeds=(0, 1), during=None, **more):
@@ -30,8 +39,8 @@ def study(name, settings, mechanisms=("se", "das"), seeds=(0, 1), during=None, *
     events, begun = [], time.monotonic()
 
     def heard(event):
-        events.append(event)
-        if event["event"] == "data" and during is not None:
+        events.append(flat(event))
+        if isinstance(event, DataOpened) and during is not None:
             during()
 
     plan = Study(Recipe().with_overrides(settings), arms(mechanisms), seeds, HOME / name)

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from saccade import Recipe, UserError
+from saccade.events import Checking, DataOpened, EpochEnded, RunBegan, RunEnded, RunEvent, StudyBegan, TrainingBegan
 from saccade.study import engine
-from saccade.study.plan import Study, arms
+from saccade.study.arms import arms
+from saccade.study.plan import Study
 
 HERE = Path(__file__).parent
 
@@ -24,7 +26,7 @@ def _importable(monkeypatch):
 
 def study(folder, seeds=(0, 1), threads=1, **options):
     recipe = Recipe().with_overrides({"data.options": options, "training.threads": threads})
-    return Study(recipe, arms(["se", "das"]), seeds, folder)
+    return Study(recipe, arms(["se", "das"]), seeds, folder, 2.5)
 
 
 def execute(plan, slots=1, **more):
@@ -37,6 +39,10 @@ def names(outcomes, status):
     return [(o.run.arm.name, o.run.seed) for o in outcomes if o.status == status]
 
 
+def of_kind(kind, events):
+    return [event for event in events if isinstance(event, kind)]
+
+
 def everything(folder):
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
 
@@ -44,22 +50,26 @@ def everything(folder):
 def test_every_run_is_done_and_told_in_order(tmp_path):
     outcomes, events = execute(study(tmp_path / "s", threads=3))
     assert [o.status for o in outcomes] == ["done"] * 6
-    assert [o.result["top1"] for o in outcomes] == [90, 90, 90, 91, 91, 91]
+    assert [o.result["scores"]["top-1"] for o in outcomes] == [90, 90, 90, 91, 91, 91]
     assert {o.result["threads"] for o in outcomes} == {"3"}
     assert len({o.result["process"] for o in outcomes}) == 1, "a worker lives as long as the study"
-    assert [e["event"] for e in events[:3]] == ["check", "data", "study"]
-    assert events[1]["description"] == "3 arms on cpu"
-    assert events[2] == {"event": "study", "runs": 6, "finished": 0, "slots": 1}
-    begun = [(e["seed"], e["arm"]) for e in events if e["event"] == "begin"]
+    assert events[:3] == [Checking(), DataOpened("3 arms on cpu, margin 2.5"), StudyBegan(runs=6, finished=0, slots=1)]
+    begun = [(event.seed, event.arm) for event in of_kind(RunBegan, events)]
     assert begun == [(seed, arm) for seed in (0, 1) for arm in ("none", "se", "das")]
-    assert [e["event"] for e in events[3:7]] == ["begin", "start", "epoch", "end"]
-    assert events[5] == {"event": "epoch", "epoch": 2, "test_top1": 90.0, "slot": 0, "arm": "none", "seed": 0}
+    first = (0, "none", 0)
+    row = {"epoch": 2, "scores": {"top-1": 90.0}, "gates": {}}
+    assert events[3:7] == [
+        RunBegan(*first, attempt=1),
+        RunEvent(*first, TrainingBegan(2, 3, 0)),
+        RunEvent(*first, EpochEnded(2, row, "90.00 %")),
+        RunEnded(*first, "done", None, "90.00 %"),
+    ]
     assert Study.open(tmp_path / "s") == study(tmp_path / "s", threads=3)
 
 
 def test_two_slots_are_two_processes_and_take_devices_in_turn(tmp_path):
     outcomes, events = execute(study(tmp_path / "s"), slots=None, check="fake_training:check_two_devices")
-    assert {e["slot"] for e in events if "slot" in e} == {0, 1}
+    assert {event.slot for event in of_kind(RunBegan, events)} == {0, 1}
     assert len({(o.result["process"], o.result["device"]) for o in outcomes}) == 2
     assert {o.result["device"] for o in outcomes} == {"cuda:0", "cuda:1"}
 
@@ -69,8 +79,8 @@ def test_the_same_study_again_does_nothing(tmp_path):
     before = everything(tmp_path)
     outcomes, events = execute(study(tmp_path / "s"))
     assert [o.status for o in outcomes] == ["skipped"] * 6
-    assert outcomes[5].result["top1"] == 91
-    assert [e["event"] for e in events] == ["study"]
+    assert outcomes[5].result["scores"]["top-1"] == 91
+    assert events == [StudyBegan(runs=6, finished=6, slots=0)]
     assert everything(tmp_path) == before
 
 
@@ -81,7 +91,7 @@ def test_only_what_is_missing_is_done(tmp_path):
     strange.write_text(strange.read_text().replace("epochs = 10", "epochs = 11"))
     outcomes, events = execute(study(tmp_path / "s"))
     assert names(outcomes, "done") == [("das", 0), ("se", 1)]
-    assert [e["finished"] for e in events if e["event"] == "study"] == [4]
+    assert [event.finished for event in of_kind(StudyBegan, events)] == [4]
 
 
 def test_a_run_that_raises_is_recorded_and_the_others_go_on(tmp_path):
@@ -91,8 +101,8 @@ def test_a_run_that_raises_is_recorded_and_the_others_go_on(tmp_path):
     record = json.loads((tmp_path / "s/se/seed0/failed.json").read_text())
     assert record["reason"] == "ValueError: no luck"
     assert "fake_training.py" in record["traceback"]
-    (end,) = (e for e in events if e["event"] == "end" and e["status"] == "failed")
-    assert (end["arm"], end["reason"]) == ("se", "ValueError: no luck")
+    (end,) = (event for event in of_kind(RunEnded, events) if event.status == "failed")
+    assert (end.arm, end.reason, end.score) == ("se", "ValueError: no luck", "")
     again, _ = execute(study(tmp_path / "s", act="raise", arm="se", seed=0))
     assert names(again, "failed") == [("se", 0)], "what failed is tried again"
     assert len(names(again, "skipped")) == 5
@@ -101,7 +111,7 @@ def test_a_run_that_raises_is_recorded_and_the_others_go_on(tmp_path):
 def test_a_process_that_dies_once_is_replaced_and_its_run_done(tmp_path):
     outcomes, events = execute(study(tmp_path / "s", act="die once", arm="se", seed=0))
     assert [o.status for o in outcomes] == ["done"] * 6
-    assert [e["attempt"] for e in events if e["event"] == "begin" and (e["arm"], e["seed"]) == ("se", 0)] == [1, 2]
+    assert [event.attempt for event in of_kind(RunBegan, events) if (event.arm, event.seed) == ("se", 0)] == [1, 2]
     assert not (tmp_path / "s/se/seed0/failed.json").exists()
     assert len({o.result["process"] for o in outcomes}) == 2
 
@@ -151,7 +161,7 @@ def test_a_folder_taken_while_the_check_ran_is_left_alone(tmp_path):
 
     def another_is_quicker(event):
         events.append(event)
-        if event["event"] == "data":
+        if isinstance(event, DataOpened):
             study(tmp_path / "s", (5,)).write()
 
     with pytest.raises(UserError, match="seeds is 5 there and 0, 1 here"):
@@ -160,7 +170,7 @@ def test_a_folder_taken_while_the_check_ran_is_left_alone(tmp_path):
             train="fake_training:train", check="fake_training:check",
         )  # fmt: skip
     assert Study.open(tmp_path / "s").seeds == (5,)
-    assert "begin" not in [event["event"] for event in events]
+    assert of_kind(RunBegan, events) == []
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
@@ -187,8 +197,9 @@ class TestProcesses:
 import sys
 sys.path.insert(0, {here!r})
 from saccade import Recipe
+from saccade.study.arms import arms
 from saccade.study.engine import execute
-from saccade.study.plan import Study, arms
+from saccade.study.plan import Study
 recipe = Recipe().with_overrides({{"data.options": {{"act": "wait"}}}})
 execute(Study(recipe, arms(["se"]), (0,), {folder!r}), 1, train="fake_training:train", check="fake_training:check")
 """
@@ -221,7 +232,7 @@ execute(Study(recipe, arms(["se"]), (0,), {folder!r}), 1, train="fake_training:t
     def test_two_processes_never_run_one_study(self, running):
         folder, _, _ = running
         plan = Study(Recipe().with_overrides({"data.options": {"act": "wait"}}), arms(["se"]), (0,), folder)
-        with pytest.raises(UserError, match="in use by another process"):
+        with pytest.raises(UserError, match="another process is working in"):
             execute(plan)
 
     def test_the_parent_imports_no_torch(self):

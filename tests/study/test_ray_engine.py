@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from saccade import Recipe, UserError
+from saccade.study.arms import arms
 from saccade.study.engine import ATTEMPTS, execute
-from saccade.study.engine.interrupts import heeded
-from saccade.study.plan import Study, arms
+from saccade.study.engine.interrupts import track_interrupts
+from saccade.study.plan import Study
 
 HERE = Path(__file__).parent
 STUCK = 600.0
@@ -49,25 +50,27 @@ def results(of):
 
 def test_every_run_is_done_in_two_actors_and_told(told):
     plain = told[0]["plain"]
-    assert [result["top1"] for result in results(plain)] == [90, 90, 90, 91, 91, 91]
+    assert [result["scores"]["top-1"] for result in results(plain)] == [90, 90, 90, 91, 91, 91]
     assert {result["threads"] for result in results(plain)} == {"1"}
     assert {result["device"] for result in results(plain)} == {"cpu"}
     events = plain["events"]
-    assert [e["event"] for e in events[:3]] == ["check", "data", "study"]
-    assert events[2] == {"event": "study", "runs": 6, "finished": 0, "slots": 2}
-    begun = [(e["seed"], e["arm"]) for e in events if e["event"] == "begin"]
+    assert [e["event"] for e in events[:3]] == ["Checking", "DataOpened", "StudyBegan"]
+    assert events[2] == {"event": "StudyBegan", "runs": 6, "finished": 0, "slots": 2}
+    begun = [(e["seed"], e["arm"]) for e in events if e["event"] == "RunBegan"]
     assert begun == [(seed, arm) for seed in (0, 1) for arm in ("none", "se", "das")]
     run = [e["event"] for e in events if (e.get("arm"), e.get("seed")) == ("das", 1)]
-    assert run == ["begin", "start", "epoch", "end"]
+    assert run == ["RunBegan", "TrainingBegan", "EpochEnded", "RunEnded"]
     assert ended(told[0]["again"], "skipped") == ended(plain, "done")
 
 
 def test_the_results_are_the_local_ones_to_the_last_bit_though_a_worker_was_killed(told):
     said, home = told
     events = [e for e in said["ray"]["events"] if e.get("arm") == "se"]
-    assert [e["attempt"] for e in events if e["event"] == "begin"] == [1, 2]
-    assert [e["epoch"] for e in events if e["event"] == "start"] == [0, 1], "it goes on after its last finished epoch"
-    names = ("model.safetensors", "predictions.safetensors", "config.json", "recipe.toml")
+    assert [e["attempt"] for e in events if e["event"] == "RunBegan"] == [1, 2]
+    assert [e["epoch"] for e in events if e["event"] == "TrainingBegan"] == [0, 1], (
+        "it goes on after its last finished epoch"
+    )
+    names = ("model.safetensors", "rows.safetensors", "config.json", "recipe.toml")
     for arm in ("none", "se"):
         there, here = (home / engine / arm / "seed0" for engine in ("ray", "local"))
         for name in names:
@@ -92,7 +95,7 @@ def test_a_run_that_raises_is_recorded_and_the_others_go_on(told):
 
 def test_a_killed_worker_is_replaced_and_its_run_done(told):
     assert len(ended(told[0]["die once"], "done")) == 6
-    begun = [e for e in told[0]["die once"]["events"] if e["event"] == "begin"]
+    begun = [e for e in told[0]["die once"]["events"] if e["event"] == "RunBegan"]
     assert [e["attempt"] for e in begun if (e["arm"], e["seed"]) == ("se", 0)] == [1, 2]
     assert not (told[1] / "die once/se/seed0/failed.json").exists()
 
@@ -110,8 +113,8 @@ def test_a_run_whose_worker_always_dies_is_recorded(told, act, run):
 def test_a_worker_the_cluster_has_no_room_for_holds_nobody_up(told):
     third = told[0]["no room for the third"]
     assert len(ended(third, "done")) == 6
-    assert [e["slots"] for e in third["events"] if e["event"] == "study"] == [3]
-    assert {e["slot"] for e in third["events"] if e["event"] == "begin"} <= {0, 1, 2}
+    assert [e["slots"] for e in third["events"] if e["event"] == "StudyBegan"] == [3]
+    assert {e["slot"] for e in third["events"] if e["event"] == "RunBegan"} <= {0, 1, 2}
 
 
 @pytest.mark.parametrize(
@@ -125,7 +128,7 @@ def test_a_worker_the_cluster_has_no_room_for_holds_nobody_up(told):
 )
 def test_what_the_user_can_mend_is_said_and_nothing_written(told, name, message):
     assert message in told[0][name]["error"]
-    assert "begin" not in [event["event"] for event in told[0][name]["events"]]
+    assert "RunBegan" not in [event["event"] for event in told[0][name]["events"]]
     assert not (told[1] / name).exists()
 
 
@@ -141,7 +144,7 @@ def test_a_cluster_of_the_caller_stays_and_no_token_does(told):
 def test_a_second_start_takes_nothing_from_the_first(told):
     """Both are at work in the folder until one of them holds its lock."""
     assert len(ended(told[0]["two starts"], "done")) == 6
-    assert [e["slots"] for e in told[0]["two starts"]["events"] if e["event"] == "study"] == [2]
+    assert [e["slots"] for e in told[0]["two starts"]["events"] if e["event"] == "StudyBegan"] == [2]
 
 
 def test_a_start_proves_the_folder_with_a_file_of_its_own(tmp_path):
@@ -236,28 +239,29 @@ class Interrupted:
         signal.raise_signal(signal.SIGINT)
 
 
-def test_an_interrupt_that_python_drops_is_heeded(study, monkeypatch):
+def test_an_interrupt_that_python_drops_is_noticed(study, monkeypatch):
     cluster = pytest.importorskip("saccade.study.engine.cluster", reason="ray is not installed")
     dropped = []
     monkeypatch.setattr(sys, "unraisablehook", dropped.append)
     handler = signal.getsignal(signal.SIGINT)
     place = cluster.Cluster(study, 1, "cpu", None, print)
-    with heeded() as place._interrupted:
+    with track_interrupts() as place._interrupted:
         assert not place._interrupted.is_set()
         Interrupted()
         with pytest.raises(KeyboardInterrupt):
             next(place.answers([]))
     assert [lost.exc_type for lost in dropped] == [KeyboardInterrupt]
     assert signal.getsignal(signal.SIGINT) is handler
-    with heeded() as raised, pytest.raises(KeyboardInterrupt):  # and one that is not dropped goes its way
+    with track_interrupts() as raised, pytest.raises(KeyboardInterrupt):  # and one that is not dropped goes its way
         signal.raise_signal(signal.SIGINT)
     assert raised.is_set()
 
 
 INTERRUPTED = """
 from saccade import Recipe
+from saccade.study.arms import arms
 from saccade.study.engine import execute
-from saccade.study.plan import Study, arms
+from saccade.study.plan import Study
 study = Study(Recipe().with_overrides({{"data.options": {{"act": "die, then wait"}}}}), arms(["se"]), (0,), {folder!r})
 execute(study, 1, "cpu", engine="ray", train="fake_training:train", check="fake_training:check")
 """

@@ -25,7 +25,7 @@ def command(study: str, show: bool, remeasure: bool, trust: bool, as_json: bool)
     """
     from saccade.study.plan import Study
 
-    Study.open(study)  # a mistaken folder is told before torch is imported
+    Study.open(study)  # a wrong folder is refused before torch is imported
     from saccade.study.report import write_report
 
     write_report(study, remeasure=remeasure, trust=trust)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 from saccade import catalog
@@ -137,27 +139,42 @@ def _parsed(text: str) -> Arm:
         raise UserError(
             f"--arm {text!r}: write a name and what differs, as in --arm 'wide: model.options.width=32 attention=se'"
         )
+    try:
+        return Arm(name, _settings(rest))
+    except UserError as error:
+        raise UserError(f"--arm {name}: {str(error).removeprefix('settings: ')}") from None
+
+
+def _settings(text: str) -> dict[str, Any]:
+    """Dotted keys and values of ``key=value key=value``, as TOML holds them.
+
+    Raises:
+        UserError: as :func:`_parsed`.
+    """
     settings: dict[str, Any] = {}
-    for part in re.split(r"[\s,]+(?=[\w.]+\s*=)", rest):
+    for part in re.split(r"[\s,]+(?=[\w.]+\s*=)", text):
         key, value = setting(part)
         key = _SHORT.get(key, key)
         if key in settings:
-            raise UserError(f"--arm {name}: {key} is given twice")
+            raise UserError(f"{key} is given twice")
         if key in _OF_THE_STUDY or key.startswith("task."):
-            raise UserError(f"--arm {name}: {key} is one for all arms of a study; set it with --set")
+            how = "--seeds" if key == "training.seed" else "--set"
+            raise UserError(f"{key} is one for all arms of a study; set it with {how}")
         settings[key] = value
     if "attention.mechanism" in settings:
         mechanism, where = placed(str(settings["attention.mechanism"]))
         if mechanism != BASELINE:
             catalog.parse(mechanism)
         settings["attention.mechanism"] = mechanism
+        if where is not None and "attention.where" in settings:
+            raise UserError("attention.where is given twice")
         if where is not None:
-            settings.setdefault("attention.where", where)
-    try:
-        Recipe().with_overrides(settings)
-    except UserError as error:
-        raise UserError(f"--arm {name}: {str(error).removeprefix('settings: ')}") from None
-    return Arm(name, settings)
+            settings["attention.where"] = where
+    values = Recipe().with_overrides(settings).model_dump(mode="json")
+    found = {key: reduce(getitem, key.split("."), values) for key in settings}
+    if missing := [key for key, value in found.items() if value is None]:
+        raise UserError(f"{missing[0]} is None, which TOML has no word for")
+    return found
 
 
 def placed(text: str) -> tuple[str, str | None]:

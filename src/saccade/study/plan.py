@@ -68,8 +68,8 @@ class Study:
         """Refuses an empty or ambiguous design.
 
         Raises:
-            UserError: no seeds, too many runs, a seed or an arm given twice, a name that no folder can have, two arms
-                of one folder name, a margin not above 0.
+            UserError: no seeds, too many runs, a seed or an arm given twice, a name that no folder can have, settings
+                that no recipe can have, two arms of one folder name, a margin not above 0.
         """
         neutral = {"attention.mechanism": BASELINE, "attention.control": None, "training.seed": 0}
         object.__setattr__(self, "base", self.base.with_overrides(neutral))
@@ -93,6 +93,11 @@ class Study:
         for what, values in (("seed", self.seeds), ("arm", [arm.name for arm in self.arms])):
             if twice := repeated(values):
                 raise UserError(f"the {what} {twice[0]!r} is given twice")
+        for arm in self.arms:
+            try:
+                arm.recipe(self.base, 0)
+            except UserError as error:
+                raise UserError(f"the arm {arm.name!r}: {str(error).removeprefix('settings: ')}") from None
         if twice := repeated([arm.slug for arm in self.arms]):
             both = " and ".join(repr(arm.name) for arm in self.arms if arm.slug == twice[0])
             raise UserError(f"the arms {both} would share the folder {twice[0]!r}; study them apart")
@@ -228,12 +233,14 @@ def seeds(text: str) -> tuple[int, ...]:
 
 
 def _flat(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and their values; lists stay whole, arms as texts."""
+    """Dotted keys and their values; lists stay whole. Of arms first the names, then ``arms.NAME.key``."""
     if isinstance(values, Mapping):
         for name, value in values.items():
             yield from _flat(value, f"{key}.{name}" if key else name)
     elif key == "arms":
-        yield key, [arm["name"] + (f" {arm['settings']}" if "settings" in arm else "") for arm in values]
+        yield key, [arm["name"] for arm in values]
+        for arm in values:
+            yield from _flat(arm.get("settings", {}), f"arms.{arm['name']}")
     else:
         yield key, values
 

@@ -39,8 +39,8 @@ class Worker(ABC):
 
 W = TypeVar("W", bound=Worker)
 Message = tuple[W, str, Any]
-"""A worker, a kind, a content: ``event`` with a dictionary, ``result`` with the value of the call, ``error`` with
-``message``, ``traceback`` and ``user`` (is it the user's to mend?), ``died`` with the rest of a sentence that begins
+"""A worker, a kind, a content: ``event`` with an Event, ``result`` with the value of the call, ``error`` with
+``message``, ``traceback`` and ``user`` (whether the user can mend it), ``died`` with the rest of a sentence that begins
 with "the process", ``ready`` with None."""
 
 

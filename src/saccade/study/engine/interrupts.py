@@ -14,14 +14,14 @@ __all__ = ["track_interrupts"]
 
 @contextmanager
 def track_interrupts() -> Iterator[threading.Event]:
-    """Set where SIGINT or SIGTERM raised a KeyboardInterrupt; afterwards their handlers are those from before.
+    """Yield an event that is set once SIGINT or SIGTERM raises KeyboardInterrupt; restore their handlers at the end.
 
     Python drops what is raised while an object is deleted, and Ray's references do much when they are: without this, a
     Ctrl-C at such a moment is lost.
     """
     raised = threading.Event()
 
-    def heeding(handler: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], None]:
+    def noting(handler: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], None]:
         def handle(number: int, frame: FrameType | None) -> None:
             try:
                 handler(number, frame)
@@ -36,7 +36,7 @@ def track_interrupts() -> Iterator[threading.Event]:
         for number in (signal.SIGINT, signal.SIGTERM):
             handler = signal.getsignal(number)
             if callable(handler):
-                before[number] = signal.signal(number, heeding(handler))
+                before[number] = signal.signal(number, noting(handler))
     try:
         yield raised
     finally:

@@ -1,6 +1,6 @@
 """The schedule of a study: checked first, then one run after another handed to whichever worker is free.
 
-A worker that dies (``kill -9``, a segmentation fault, out of memory, a lost node) is reexecutord and its run tried once
+A worker that dies (``kill -9``, a segmentation fault, out of memory, a lost node) is replaced and its run tried once
 more; a run that raises is recorded in ``failed.json`` of its folder; either way the study goes on.
 """
 
