@@ -9,6 +9,7 @@ import click
 
 from saccade import catalog
 from saccade.specs import Spec
+from saccade.tables import Table
 
 __all__ = ["command"]
 
@@ -47,6 +48,8 @@ def command(ctx: click.Context, model: str | None, size: str | None, batch: int,
         "\nevidence: oracle = equal to the authors' code, port = to code by others, paper = to the printed equations, "
         "reading = to our reading"
     )
+    for what, package in (("tasks", "tasks"), ("data layouts", "data.layouts"), ("architectures", "models")):
+        click.echo(f"{what}: {', '.join(Table[object](f'saccade.{package}', what).names())}")
 
 
 def _on(specs: dict[str, Spec], model: str, size: str | None, batch: int, as_json: bool) -> None:
