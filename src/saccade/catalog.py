@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from saccade import source
@@ -100,13 +101,26 @@ def stated(name: str) -> Spec | None:
         UserError: there is no such mechanism, or its ``SPEC`` is wrong.
     """
     facts = source.facts(name)
-    return None if facts is None else Spec.read(facts, name, partial(_beside, source.module(name)))
+    return None if facts is None else Spec.read(facts, name, partial(_beside, name))
 
 
-def _beside(module: str, fact: str) -> Callable[..., Any] | None:
-    """The function called ``fact`` of a module, which is imported."""
-    found = getattr(importlib.import_module(module), fact, None)
+def _beside(name: str, fact: str) -> Callable[..., Any] | None:
+    """The function called ``fact`` in the module of a mechanism."""
+    found = getattr(_imported(name), fact, None)
     return found if inspect.isfunction(found) else None
+
+
+def _imported(name: str) -> ModuleType:
+    """The module of a mechanism.
+
+    Raises:
+        UserError: it does not import.
+    """
+    module = source.module(name)
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # whatever a stranger's module raises
+        raise UserError(f"{name}: importing {module} failed: {type(error).__name__}: {error}") from error
 
 
 def spec(name: str) -> Spec:
@@ -172,22 +186,16 @@ def _declared(arguments: ast.arguments, skipped: int) -> tuple[dict[str, _Option
 def _default(node: ast.expr) -> Any:
     """A default as a value: literals and arithmetic of literals (1 / 16); of anything else its text, to be shown."""
     try:
-        return ast.literal_eval(node)
-    except (ValueError, TypeError):
-        text = ast.unparse(node)
-    try:
-        return _number(node)
+        return _value(node)
     except (ValueError, TypeError, ArithmeticError):
-        return _Source(text)
+        return _Source(ast.unparse(node))
 
 
-def _number(node: ast.expr) -> Any:
+def _value(node: ast.expr) -> Any:
     match node:
-        case ast.Constant(int() | float() as value):
-            return value
         case ast.BinOp(left, op, right) if type(op) in _ARITHMETIC:
-            return _ARITHMETIC[type(op)](_number(left), _number(right))
-    raise ValueError(f"{ast.unparse(node)} is no arithmetic of numbers")
+            return _ARITHMETIC[type(op)](_value(left), _value(right))
+    return ast.literal_eval(node)
 
 
 def resolve_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,11 +230,7 @@ def load(name: str) -> Callable[..., nn.Module]:
         UserError: there is no such mechanism, its module does not import, or it is a function of which no ``SPEC``
             speaks: nothing says that it makes a module, and calling it may do anything.
     """
-    wanted, module = source.maker(name).name, source.module(name)
-    try:
-        loaded: Callable[..., nn.Module] = getattr(importlib.import_module(module), wanted)
-    except Exception as error:  # whatever a stranger's module raises
-        raise UserError(f"{name}: importing {module} failed: {type(error).__name__}: {error}") from error
+    loaded: Callable[..., nn.Module] = getattr(_imported(name), source.maker(name).name)
     from torch import nn
 
     is_module = isinstance(loaded, type) and issubclass(loaded, nn.Module)
