@@ -27,7 +27,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from saccade.data import EpochSampler, Split, open_data
+from saccade.data import open_data
+from saccade.data.samples import Split
+from saccade.data.sampling import EpochSampler
 from saccade.recipe import Recipe
 from saccade.surgery import parameter_groups
 from saccade.tasks.classify import rate

@@ -40,8 +40,8 @@ def opened(root, **fields):
     return open_data(Data(source=str(root), **fields), "label")
 
 
-def look(path, side):
-    return opening.look(path, Frame(side, side))
+def read_image(path, side):
+    return opening.read_image(path, Frame(side, side))
 
 
 def labels(images):
@@ -198,34 +198,34 @@ def test_resize_fits_the_short_side_and_cuts_the_middle(tmp_path):
     pixels = np.zeros((10, 40, 3), np.uint8)
     pixels[:, 15:25] = 200
     Image.fromarray(pixels).save(tmp_path / "wide.png")
-    assert (look(tmp_path / "wide.png", 10).pixels == 200).all()
-    assert look(tmp_path / "wide.png", 10).size == (40, 10)
-    assert (look(tmp_path / "wide.png", 5).pixels[:, :, 1:-1] == 200).all()
+    assert (read_image(tmp_path / "wide.png", 10).pixels == 200).all()
+    assert read_image(tmp_path / "wide.png", 10).size == (40, 10)
+    assert (read_image(tmp_path / "wide.png", 5).pixels[:, :, 1:-1] == 200).all()
 
 
 def test_modes_become_rgb(tmp_path):
     for mode in ("L", "P", "RGBA", "1", "CMYK"):
         ending = "tif" if mode == "CMYK" else "png"
-        assert look(draw(tmp_path / f"{mode}.{ending}", mode=mode), 12).pixels.shape == (3, 12, 12), mode
+        assert read_image(draw(tmp_path / f"{mode}.{ending}", mode=mode), 12).pixels.shape == (3, 12, 12), mode
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([0, 0, 0, 10, 20, 30])
     palette.save(tmp_path / "clear.png", transparency=bytes([0, 255]))
-    assert look(tmp_path / "clear.png", 4).pixels[:, 0, 0].tolist() == [10, 20, 30]
+    assert read_image(tmp_path / "clear.png", 4).pixels[:, 0, 0].tolist() == [10, 20, 30]
     Image.fromarray(np.full((4, 4), 0x1234, np.uint16)).save(tmp_path / "deep.png")
-    assert (look(tmp_path / "deep.png", 4).pixels == 0x12).all()
+    assert (read_image(tmp_path / "deep.png", 4).pixels == 0x12).all()
     Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "float.tif")
-    assert "floating-point" in look(tmp_path / "float.tif", 4).problem
+    assert "floating-point" in read_image(tmp_path / "float.tif", 4).problem
 
 
 def test_what_is_transparent_is_dropped_and_the_colour_kept(tmp_path):
     for mode, pixel, seen in (("RGBA", (10, 20, 30, 0), [10, 20, 30]), ("LA", (40, 0), [40, 40, 40])):
         Image.new(mode, (4, 4), pixel).save(tmp_path / f"{mode}.png")
-        assert look(tmp_path / f"{mode}.png", 4).pixels[:, 0, 0].tolist() == seen
+        assert read_image(tmp_path / f"{mode}.png", 4).pixels[:, 0, 0].tolist() == seen
 
 
 def test_cmyk_is_ink(tmp_path):
     Image.new("CMYK", (4, 4), (255, 0, 0, 0)).save(tmp_path / "cyan.tif")
-    assert look(tmp_path / "cyan.tif", 4).pixels[:, 0, 0].tolist() == [0, 255, 255]
+    assert read_image(tmp_path / "cyan.tif", 4).pixels[:, 0, 0].tolist() == [0, 255, 255]
 
 
 def test_a_decompression_bomb_is_refused_unread(tmp_path, monkeypatch):
@@ -242,7 +242,7 @@ def test_a_decompression_bomb_is_refused_unread(tmp_path, monkeypatch):
     assert large.problem == "states 10000×9000 pixels; at most 89,478,485 are read"
     assert larger.problem == "states 20000×9000 pixels; at most 89,478,485 are read"
     Image.new("1", (3_000, 2_000), 1).save(tmp_path / "fair.png")
-    assert "is decoded" in look(tmp_path / "fair.png", 8).problem  # the twin
+    assert "is decoded" in read_image(tmp_path / "fair.png", 8).problem  # the twin
 
 
 def test_a_photograph_is_turned_as_its_exif_says(tmp_path):
@@ -251,7 +251,7 @@ def test_a_photograph_is_turned_as_its_exif_says(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # stored lying on its side: the first row is the right one
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
-    turned = look(tmp_path / "a.png", 8).pixels
+    turned = read_image(tmp_path / "a.png", 8).pixels
     assert (turned[:, :, 4:] == 255).all()
     assert (turned[:, :, :4] == 0).all()
 
@@ -532,13 +532,15 @@ def test_a_telephones_photograph_is_read(tmp_path):
     pictures[0].save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=pictures[1:])
     with Image.open(tmp_path / "a.jpg") as image:
         assert image.format == "MPO"
-    assert look(tmp_path / "a.jpg", 16).pixels[:, 8, 8].tolist() == pytest.approx([200, 0, 0], abs=3)
+    assert read_image(tmp_path / "a.jpg", 16).pixels[:, 8, 8].tolist() == pytest.approx([200, 0, 0], abs=3)
 
 
 def test_the_endings_are_those_of_image_folder_and_each_is_read(tmp_path):
     assert set(imagefiles.ENDINGS) == set(IMG_EXTENSIONS)
     for ending in imagefiles.ENDINGS:
-        assert look(draw(tmp_path / f"a{ending}", mode="L" if ending == ".pgm" else "RGB"), 12).problem == "", ending
+        assert read_image(draw(tmp_path / f"a{ending}", mode="L" if ending == ".pgm" else "RGB"), 12).problem == "", (
+            ending
+        )
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(24, "Too many open files")])

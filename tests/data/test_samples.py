@@ -3,7 +3,8 @@
 import torch
 from torchvision.tv_tensors import Mask
 
-from saccade.data import ImageSet, Key, collate
+from saccade.data.samples import ImageSet, collate
+from saccade.data.sampling import Key
 
 
 class Untouchable:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saccade.data import EpochSampler
+from saccade.data.sampling import EpochSampler
 from saccade.errors import UserError
 
 

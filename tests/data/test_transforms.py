@@ -6,10 +6,9 @@ import torchvision.transforms.v2.functional as tv
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
-from saccade.data import EpochSampler, ImageSet, Key, collate
-from saccade.data.digits import Scenes
-from saccade.data.layouts.digits import targets_of
-from saccade.data.sampling import generator
+from saccade.data.digits import Scenes, targets_of
+from saccade.data.samples import ImageSet, collate
+from saccade.data.sampling import EpochSampler, Key, generator
 from saccade.data.transforms import augment, check_names
 from saccade.errors import UserError
 

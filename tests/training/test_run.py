@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from tiny_runs import FILES, TINY, Killed, after, done, listener, network_of, opened, rows, same
 
 import saccade
-from saccade.data import EpochSampler, open_data
+from saccade.data import open_data
+from saccade.data.sampling import EpochSampler
 from saccade.errors import UserError
 from saccade.events import Caution, EpochEnded, StepTaken, TrainingBegan
 from saccade.recipe import Recipe

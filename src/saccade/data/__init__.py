@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from saccade.data.layouts import layout_of
 from saccade.errors import UserError
@@ -11,10 +10,9 @@ from saccade.events import Notify
 from saccade.recipe import Data
 
 if TYPE_CHECKING:
-    from saccade.data.samples import ImageSet, Key, Split, collate
-    from saccade.data.sampling import EpochSampler
+    from saccade.data.samples import Split
 
-__all__ = ["EpochSampler", "ImageSet", "Key", "Split", "collate", "layout_of", "open_data"]
+__all__ = ["layout_of", "open_data"]
 
 
 def open_data(spec: Data, target: str, notify: Notify | None = None) -> Split:
@@ -36,10 +34,3 @@ def open_data(spec: Data, target: str, notify: Notify | None = None) -> Split:
     if target != "none" and target not in layout.targets:
         raise UserError(f"data.source: {layout.name} gives {' or '.join(layout.targets)}; {target} is needed")
     return layout.read(spec, target, notify)
-
-
-def __getattr__(name: str) -> Any:
-    """What imports torch: the layouts alone do without."""
-    if name in __all__:
-        return getattr(import_module(f"{__name__}.{'sampling' if name == 'EpochSampler' else 'samples'}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,23 +22,27 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.tv_tensors import BoundingBoxes, Mask
 
-from saccade.errors import UserError
-from saccade.recipe import MAX_SEED
+from saccade.data.samples import Target, Targets
+from saccade.errors import UserError, did_you_mean
+from saccade.recipe import MAX_SEED, Data
 
-__all__ = ["CLASSES", "PARTS", "Scene", "Scenes", "source_digits"]
+__all__ = ["CLASSES", "PARTS", "Scene", "Scenes", "scenes", "source_digits", "targets_of"]
 
 CLASSES = [str(digit) for digit in range(10)]
+SIZE = 40
+IMAGES = {"train": 5000, "test": 2000}
 MOST = {"images": 10_000_000, "size": 2048, "pieces": 1000}
 """Far more than a scene of digits has room for, or than 1797 digits can give."""
 SMALLEST = 16
@@ -268,3 +272,62 @@ class Scenes:
 def _merge(canvas: NDArray[np.float64], patch: NDArray[np.float64], top: int, left: int) -> None:
     place = canvas[top : top + patch.shape[0], left : left + patch.shape[1]]
     np.maximum(place, patch, out=place)
+
+
+def scenes(spec: Data, part: Literal["train", "test"]) -> Scenes:
+    """The scenes of a part as a recipe's ``data`` describes them, drawn with ``split_seed``.
+
+    The options are ``clutter`` and ``distractors``. The size defaults to 40 pixels, the counts to 5000 training and
+    2000 test scenes.
+
+    Raises:
+        UserError: an unknown option, or a value out of its range.
+    """
+    known = ("clutter", "distractors")
+    for name in spec.options:
+        if name not in known:
+            raise UserError(
+                f"data.options: digits have no option {name!r}.{did_you_mean(name, known)} "
+                f"They have {' and '.join(known)}."
+            )
+    options: dict[str, Any] = {"size": spec.size or SIZE, "seed": spec.split_seed, **spec.options}
+    asked = spec.train_images if part == "train" else spec.test_images
+    return Scenes(part, asked or IMAGES[part], **options)
+
+
+class _Drawn:
+    """Targets drawn each time they are asked for."""
+
+    def __init__(self, drawn: Scenes, target: Callable[[Scenes, int], Target]) -> None:
+        self.drawn, self.target = drawn, target
+
+    def __len__(self) -> int:
+        return len(self.drawn)
+
+    def __getitem__(self, i: int) -> Target:
+        return self.target(self.drawn, i)
+
+
+def targets_of(drawn: Scenes, kind: str, fits: bool) -> Targets:
+    """The targets of scenes; masks are kept in memory where all ``fits``."""
+    if kind == "label":
+        return drawn.labels
+    if kind == "none":
+        return [None] * len(drawn)
+    found = _Drawn(drawn, {"mask": _mask, "objects": _objects}[kind])
+    return [found[i] for i in range(len(found))] if fits and kind == "mask" else found
+
+
+def _mask(drawn: Scenes, i: int) -> Mask:
+    """Each digit's ink of its class + 1; all else, clutter too, is background."""
+    scene = drawn.scene(i)
+    mask = torch.zeros(drawn.size, dtype=torch.uint8)
+    for label, ink in zip(scene.box_labels.tolist(), scene.masks, strict=True):
+        mask[ink] = label + 1
+    return Mask(mask)
+
+
+def _objects(drawn: Scenes, i: int) -> dict[str, Tensor]:
+    scene = drawn.scene(i)
+    boxes = BoundingBoxes(scene.boxes, format="XYXY", canvas_size=drawn.size)
+    return {"boxes": boxes, "labels": scene.box_labels, "masks": Mask(scene.masks.to(torch.uint8))}

@@ -24,7 +24,7 @@ from saccade.events import FilesChecked, Notify
 from saccade.imagefiles import UnreadableError, checksum, opened
 from saccade.recipe import Data
 
-__all__ = ["Files", "Look", "Opened", "check", "each", "look", "open_pictures", "upright"]
+__all__ = ["Files", "Opened", "ReadResult", "check", "each", "open_pictures", "read_image", "upright"]
 
 _CHUNK = 256
 _LYING = 5
@@ -34,7 +34,7 @@ _NOTIFY_EVERY = 0.2  # seconds between two events of progress
 _Result = TypeVar("_Result")
 
 
-class Look(NamedTuple):
+class ReadResult(NamedTuple):
     """What became of a file.
 
     Attributes:
@@ -50,7 +50,7 @@ class Look(NamedTuple):
     problem: str
 
 
-def look(path: Path, frame: Frame, exact: bool = False) -> Look:
+def read_image(path: Path, frame: Frame, exact: bool = False) -> ReadResult:
     """Read the image in ``path`` whole, as ``frame`` shows it.
 
     Args:
@@ -70,9 +70,9 @@ def look(path: Path, frame: Frame, exact: bool = False) -> Look:
             if image.getexif().get(ExifTags.Base.Orientation, 1) >= _LYING:
                 found = found[::-1]
             pixels = np.asarray(frame.picture(_to_rgb(upright(image)))).transpose(2, 0, 1)
-            return Look(np.ascontiguousarray(pixels), found, checksum(path), "")
+            return ReadResult(np.ascontiguousarray(pixels), found, checksum(path), "")
     except UnreadableError as problem:
-        return Look(None, None, None, str(problem))
+        return ReadResult(None, None, None, str(problem))
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -82,13 +82,15 @@ def upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def check(paths: Sequence[Path], frame: Frame, notify: Notify | None = None, exact: bool = False) -> Iterator[Look]:
-    """A :class:`Look` at each file, in order, several at a time.
+def check(
+    paths: Sequence[Path], frame: Frame, notify: Notify | None = None, exact: bool = False
+) -> Iterator[ReadResult]:
+    """A :class:`ReadResult` at each file, in order, several at a time.
 
     Raises:
-        UserError: as :func:`look`.
+        UserError: as :func:`read_image`.
     """
-    return each(lambda path: look(path, frame, exact), paths, notify)
+    return each(lambda path: read_image(path, frame, exact), paths, notify)
 
 
 def each(function: Callable[[Path], _Result], paths: Sequence[Path], notify: Notify | None) -> Iterator[_Result]:
@@ -110,7 +112,7 @@ class Files:
     Args:
         paths: the files.
         frame: what is seen of them.
-        exact: as of :func:`look`.
+        exact: as of :func:`read_image`.
     """
 
     def __init__(self, paths: Sequence[Path], frame: Frame, exact: bool = False) -> None:
@@ -133,7 +135,7 @@ class Files:
         """
         if isinstance(i, slice):
             return Files(self.paths[i], self.frame, self.exact)
-        seen = look(self.paths[i], self.frame, self.exact)
+        seen = read_image(self.paths[i], self.frame, self.exact)
         if seen.pixels is None:
             raise UserError(f"{brief(self.paths[i])} {seen.problem}")
         return torch.from_numpy(seen.pixels)
@@ -194,11 +196,11 @@ def open_pictures(
     """Open every file at the size ``spec`` asks for, or else at the one that ``own`` makes of the sizes there are.
 
     Raises:
-        UserError: as :func:`look`.
+        UserError: as :func:`read_image`.
     """
     size = spec.height_width
     if size is None:
-        seen = (look(path, Frame(*DEFAULT), exact).size for path in paths)
+        seen = (read_image(path, Frame(*DEFAULT), exact).size for path in paths)
         first = next((found for found in seen if found is not None), None)
         size = own({first} if first else ())
     return _opened(paths, Frame(*size, spec.resize), notify, exact, spec.size is None and size != DEFAULT)

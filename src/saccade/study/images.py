@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from saccade.data import Split, layout_of, open_data
+from saccade.data import layout_of, open_data
+from saccade.data.samples import Split
 from saccade.events import Notify, ignore
 from saccade.recipe import Data
 

@@ -15,7 +15,7 @@ from saccade.errors import UserError, did_you_mean
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from saccade.data import Split
+    from saccade.data.samples import Split
     from saccade.metrics.metric import Metric
     from saccade.metrics.rows import Rows
     from saccade.recipe import Model, Recipe

@@ -20,8 +20,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from saccade import saving, tasks
-from saccade.data import Split, open_data
-from saccade.data.samples import ImageSet, collate
+from saccade.data import open_data
+from saccade.data.samples import ImageSet, Split, collate
 from saccade.data.sampling import EpochSampler
 from saccade.errors import UserError
 from saccade.events import Caution, Notify, TrainingBegan, ignore

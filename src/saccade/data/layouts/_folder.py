@@ -231,12 +231,12 @@ class FolderLayout(Layout):
     def cells(self, spec: Data, part: str, count: int) -> list[Cell]:
         import torch
 
-        from saccade.data.opening import look
+        from saccade.data.opening import read_image
 
         seen = self._survey(spec)
         files = select(spec, seen).files(part)
         frame = Frame(*(spec.height_width or DEFAULT), spec.resize)
-        found = {path: one for path in spread(files, count) if (one := look(path, frame, self.exact)).size}
+        found = {path: one for path in spread(files, count) if (one := read_image(path, frame, self.exact)).size}
         labels = self.label(seen, {path: one.size for path, one in found.items() if one.size}, None)
         shown = [path for path in found if path not in labels.problems]
         targets = labels.targets(shown, frame)

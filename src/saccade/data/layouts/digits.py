@@ -6,28 +6,20 @@ The source is the word ``digits``, which no other layout reads.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import TYPE_CHECKING, Any, final
 
 from saccade.data.duplicates import Duplicates
 from saccade.data.layouts.base import Layout
 from saccade.data.sheet import Cell
-from saccade.errors import UserError, did_you_mean
 from saccade.events import Notify
 from saccade.recipe import Data
 
 if TYPE_CHECKING:
-    from torch import Tensor
-    from torchvision.tv_tensors import Mask
+    from saccade.data.samples import Pictures, Split
 
-    from saccade.data.digits import Scenes
-    from saccade.data.samples import Pictures, Split, Target, Targets
+__all__ = ["Digits"]
 
-__all__ = ["Digits", "targets_of"]
-
-SIZE = 40
-IMAGES = {"train": 5000, "test": 2000}
 _BACKGROUND = "background"
 
 
@@ -57,7 +49,7 @@ class Digits(Layout):
 
     def read(self, spec: Data, target: str, notify: Notify | None = None) -> Split:
         """Draw scenes: all at once where they fit into memory, else each when it is asked for."""
-        from saccade.data.digits import CLASSES
+        from saccade.data.digits import CLASSES, scenes, targets_of
         from saccade.data.samples import CACHE, ImageSet, Split, colours, digest
 
         train, test = scenes(spec, "train"), scenes(spec, "test")
@@ -93,7 +85,7 @@ class Digits(Layout):
 
     def describe(self, spec: Data, notify: Notify | None = None) -> dict[str, Any]:
         """See :meth:`Layout.describe`; nothing can be refused."""
-        from saccade.data.digits import CLASSES, PARTS, source_digits
+        from saccade.data.digits import CLASSES, PARTS, scenes, source_digits
 
         parts = {part: scenes(spec, part) for part in PARTS}
         height, width = parts["train"].size
@@ -133,7 +125,7 @@ class Digits(Layout):
 
     def cells(self, spec: Data, part: str, count: int) -> list[Cell]:
         """The first scenes with their boxes and masks."""
-        from saccade.data.digits import CLASSES
+        from saccade.data.digits import CLASSES, scenes
 
         drawn = scenes(spec, "train" if part == "train" else "test")
         cells = []
@@ -143,70 +135,3 @@ class Digits(Layout):
             boxes = [(*box, name) for box, name in zip(scene.boxes.tolist(), names, strict=True)]
             cells.append(Cell(scene.image, f"label {scene.label}", boxes, scene.masks.numpy()))
         return cells
-
-
-def scenes(spec: Data, part: Literal["train", "test"]) -> Scenes:
-    """The scenes of a part as a recipe's ``data`` describes them, drawn with ``split_seed``.
-
-    The options are ``clutter`` and ``distractors``. The size defaults to 40 pixels, the counts to 5000 training and
-    2000 test scenes.
-
-    Raises:
-        UserError: an unknown option, or a value out of its range.
-    """
-    from saccade.data.digits import Scenes
-
-    known = ("clutter", "distractors")
-    for name in spec.options:
-        if name not in known:
-            raise UserError(
-                f"data.options: digits have no option {name!r}.{did_you_mean(name, known)} "
-                f"They have {' and '.join(known)}."
-            )
-    options: dict[str, Any] = {"size": spec.size or SIZE, "seed": spec.split_seed, **spec.options}
-    asked = spec.train_images if part == "train" else spec.test_images
-    return Scenes(part, asked or IMAGES[part], **options)
-
-
-class _Drawn:
-    """Targets drawn each time they are asked for."""
-
-    def __init__(self, drawn: Scenes, target: Callable[[Scenes, int], Target]) -> None:
-        self.drawn, self.target = drawn, target
-
-    def __len__(self) -> int:
-        return len(self.drawn)
-
-    def __getitem__(self, i: int) -> Target:
-        return self.target(self.drawn, i)
-
-
-def targets_of(drawn: Scenes, kind: str, fits: bool) -> Targets:
-    """The targets of scenes; masks are kept in memory where all ``fits``."""
-    if kind == "label":
-        return drawn.labels
-    if kind == "none":
-        return [None] * len(drawn)
-    found = _Drawn(drawn, {"mask": _mask, "objects": _objects}[kind])
-    return [found[i] for i in range(len(found))] if fits and kind == "mask" else found
-
-
-def _mask(drawn: Scenes, i: int) -> Mask:
-    """Each digit's ink of its class + 1; all else, clutter too, is background."""
-    import torch
-    from torchvision.tv_tensors import Mask
-
-    scene = drawn.scene(i)
-    mask = torch.zeros(drawn.size, dtype=torch.uint8)
-    for label, ink in zip(scene.box_labels.tolist(), scene.masks, strict=True):
-        mask[ink] = label + 1
-    return Mask(mask)
-
-
-def _objects(drawn: Scenes, i: int) -> dict[str, Tensor]:
-    import torch
-    from torchvision.tv_tensors import BoundingBoxes, Mask
-
-    scene = drawn.scene(i)
-    boxes = BoundingBoxes(scene.boxes, format="XYXY", canvas_size=drawn.size)
-    return {"boxes": boxes, "labels": scene.box_labels, "masks": Mask(scene.masks.to(torch.uint8))}
