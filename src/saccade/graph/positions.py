@@ -198,7 +198,8 @@ def sites_at(seen: Inspection, word: str) -> list[Site]:
     structure = seen.structure
     if word == "residual" and structure.unreached:
         _LOG.warning(
-            "no module of %s returns the residual branch: nothing can be plugged there", ", ".join(structure.unreached)
+            "no module of %s returns the residual branch: nothing can be plugged there",
+            ", ".join(path or type(structure.trace.host).__name__ for path in structure.unreached),
         )
     if word == "activated":
         places = [(path, into) for path, into in activated(structure) if path in seen.sites]

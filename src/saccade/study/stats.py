@@ -52,7 +52,7 @@ from saccade.study.precision import (
 __all__ = ["METHOD", "Analysis", "Arm", "Difference", "Interval", "analyse", "intervals"]
 
 METHOD = """\
-All arms were trained with the same seeds; a seed fixes the host's first weights, data order and augmentation. The \
+All arms were trained with the same seeds; a seed fixes a host's first weights, data order and augmentation. The \
 last epoch is scored. One additive model, score = arm + seed, is fitted by least squares; the residuals, pooled over \
 all arms and moderated by each difference's own runs, give the error of the seeds. To its square is added what the \
 test images leave, from what each image or group contributes to the score. Differences, + for better, have \
