@@ -99,7 +99,7 @@ class Spec:
     neutral: bool | str = False
     """Whether it is the identity, bit for bit, at its own initialisation; text where a function ``neutral`` says."""
     gate: Interval | str | None = None
-    """The range of the gate, written ``(0.0, 1.0)``; text where a function ``gate`` says. None: there is none."""
+    """The range of the gate, written ``(0.0, 1.0)``; text where a function ``gate`` says."""
     equivariant: tuple[str, ...] | str = ()
     """What it commutes with: ``permutation`` of pixels, ``flip`` left to right, ``transpose`` of the axes.
 
