@@ -181,7 +181,7 @@ class Spec:
         return int(self._answer("parameters", {"channels": channels, **options}))
 
     def is_neutral(self, options: Mapping[str, Any]) -> bool:
-        """Whether the mechanism with all these ``options`` is the identity at its own initialisation, at any channels."""
+        """Whether the mechanism with all these ``options`` is the identity at its start, at any channels."""
         return self.neutral if isinstance(self.neutral, bool) else bool(self._answer("neutral", options))
 
     def symmetries(self, channels: int, options: Mapping[str, Any]) -> set[str]:
