@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from saccade.attachment import base_class
-from saccade.bases import Convolution
 from saccade.errors import UserError
+from saccade.bases import Convolution
 from saccade.surgery.plug import Mechanism
 from saccade.surgery.replaced import Note, Replaced, Stand, alone, note, original, put, restore
 from saccade.surgery.sites import Site

@@ -14,8 +14,8 @@ from torch import nn
 from saccade import catalog
 from saccade.attachment import CHILD, runs_plug
 from saccade.errors import UserError, did_you_mean
-from saccade.probe import check_network, example_input
 from saccade.specs import Spec
+from saccade.probe import check_network, example_input
 from saccade.surgery.carrying import attach, detach, join
 from saccade.surgery.checking import verify_forward, warn_of_eval_only
 from saccade.surgery.guard import NOT_RUN, PLUGS, REPLACED, lost, paths, raise_if_lost, unwatch

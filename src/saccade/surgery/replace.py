@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from saccade import catalog
-from saccade.bases import Convolution
 from saccade.errors import UserError
+from saccade.bases import Convolution
 from saccade.probe import check_network, example_input
 from saccade.surgery.fitting import check, fitted, install
 from saccade.surgery.hosts import check_changeable

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.attachment import base_class, set_class
-from saccade.bases import Convolution
 from saccade.errors import UserError
+from saccade.bases import Convolution
 from saccade.surgery.guard import NOTE, REPLACED, paths, unwatch, watch
 from saccade.surgery.plug_module import held
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saccade.bases import Context, Convolution, Gate
 from saccade.data import ImageSet
+from saccade.bases import Context, Convolution, Gate
 from saccade.surgery import plugs, record, replacements
 from saccade.surgery.controls import NoiseGate, unshuffled
 from saccade.surgery.replaced import CHILD, Replaced, alone, original

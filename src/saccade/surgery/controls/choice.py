@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from saccade.bases import Context, Gate
 from saccade.errors import UserError, did_you_mean
+from saccade.bases import Context, Gate
 from saccade.surgery.controls.extra import ExtraBottleneck
 from saccade.surgery.controls.noise import NoiseGate
 from saccade.surgery.controls.shuffled import Shuffled
