@@ -71,6 +71,8 @@ def test_functions_get_the_options_that_they_name():
     assert [spec.is_neutral({"fuse": fuse}) for fuse in (False, True)] == [True, False]
     assert [spec.gate_range(8, {"act": act}) for act in ("tanh", "none")] == [Interval(-1, 8), None]
     assert [spec.symmetries(8, {"stride": n}) for n in (1, 2)] == [{"transpose", "flip"}, {"transpose"}]
+    assert _spec(parameters=lambda channels, **options: channels * len(options)).parameters(8, options) == 32
+    assert _spec(parameters=lambda channels, extra=1: channels + extra).parameters(8, options) == 9
     with pytest.raises(UserError, match="T: neutral needs fuse"):
         spec.is_neutral({"act": "tanh"})
 

@@ -58,7 +58,7 @@ class _Option:
     """An option as ``__init__`` declares it."""
 
     default: Any
-    """``...`` where there is none."""
+    """``...`` for an option without a default."""
     annotation: str = ""
 
     @property

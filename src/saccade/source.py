@@ -138,7 +138,7 @@ def maker(name: str) -> ast.ClassDef | ast.FunctionDef:
 
 
 def facts(name: str) -> Any:
-    """Return the ``SPEC`` literal that speaks of a mechanism, None where there is none.
+    """Return the ``SPEC`` literal that speaks of a mechanism, or None.
 
     A ``SPEC`` speaks of one class: the first of ``__all__``, or the only one of its module.
 
@@ -153,7 +153,7 @@ def facts(name: str) -> Any:
 
 
 def function_text(name: str, function: str) -> str | None:
-    """Return the statements of a ``function`` beside a mechanism, to be shown; None where there is none."""
+    """Return the statements of a ``function`` beside a mechanism, to be shown, or None."""
     for node in _source(name).body:
         if isinstance(node, ast.FunctionDef) and node.name == function:
             return "\n".join(map(ast.unparse, node.body[ast.get_docstring(node) is not None :]))

@@ -2,7 +2,7 @@
 
 Each file of ``attention/`` assigns a literal dictionary to ``SPEC``. :meth:`Spec.read` makes it a :class:`Spec` and
 refuses unknown keys and values. A fact that depends on options is text in SPEC, for the reader, and a function of the
-same name in the module, for code. Such a function takes the options it needs by name, ``channels`` among them.
+same name in the module, for code. Such a function names the options it needs, and ``channels``, or takes ``**options``.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Spec:
     neutral: bool | str = False
     """Whether it is the identity, bit for bit, at its own initialisation; text where a function ``neutral`` says."""
     gate: Interval | str | None = None
-    """The range of the gate, written ``(0.0, 1.0)``; text where a function ``gate`` says. None: there is none."""
+    """The range of the gate, written ``(0.0, 1.0)``; text where a function ``gate`` says."""
     equivariant: tuple[str, ...] | str = ()
     """What it commutes with: ``permutation`` of pixels, ``flip`` left to right, ``transpose`` of the axes.
 
@@ -181,7 +181,7 @@ class Spec:
         return int(self._answer("parameters", {"channels": channels, **options}))
 
     def is_neutral(self, options: Mapping[str, Any]) -> bool:
-        """Whether the mechanism with all these ``options`` is the identity at its own initialisation."""
+        """Whether the mechanism with all these ``options`` is the identity at its start, at any channels."""
         return self.neutral if isinstance(self.neutral, bool) else bool(self._answer("neutral", options))
 
     def symmetries(self, channels: int, options: Mapping[str, Any]) -> set[str]:
@@ -197,19 +197,27 @@ class Spec:
         found: Interval | None = self._answer("gate", {"channels": channels, **options})
         return found
 
-    def unanswered(self, fact: str, options: Mapping[str, Any]) -> str | None:
-        """Why the function of ``fact`` cannot be called with ``options``; None if it can."""
+    def unanswered(self, fact: str, values: Mapping[str, Any]) -> str | None:
+        """Why the function of ``fact`` cannot be called with ``values``; None if it can."""
         function = self.beside(fact)
         if function is None:
             return f"no function {fact} stands beside SPEC"
-        missing = sorted(set(inspect.signature(function).parameters) - set(options) - {"channels"})
+        needed = {p.name for p in _named(function) if p.default is p.empty}
+        missing = sorted(needed - set(values))
         return f"{fact} needs {', '.join(missing)}" if missing else None
 
     def _answer(self, fact: str, values: Mapping[str, Any]) -> Any:
         function, why = self.beside(fact), self.unanswered(fact, values)
         if function is None or why is not None:
             raise UserError(f"{self.title}: {why}")
-        return function(**{name: values[name] for name in inspect.signature(function).parameters})
+        named = _named(function)
+        if len(named) < len(inspect.signature(function).parameters):  # it has **options
+            return function(**values)
+        return function(**{p.name: values[p.name] for p in named if p.name in values})
+
+
+def _named(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
 
 
 def _interval(gate: Any, owner: str) -> Interval | str | None:

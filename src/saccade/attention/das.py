@@ -28,7 +28,7 @@ none. For g and h only the words of the text are known. ``norm`` and ``gate_norm
 5; a bias is left out where a norm would remove it. Gates after each block: ``where="block"``.
 
 The counter ``thop`` gives the published sizes to the last digit; those of ResNet-101 are quoted from memory. For
-MobileNetV2 the places are not told: the five stages of the default give 0.349 G, the ends of all seven groups 0.351,
+MobileNetV2 the places are open: the five stages of the default give 0.349 G, the ends of all seven groups 0.351,
 where 0.35 is printed.
 
 Source: Salajegheh, Asadi, Saryazdi, Mudur, "DAS: A Deformable Attention to Capture Salient Information in CNNs",

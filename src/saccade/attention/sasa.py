@@ -12,8 +12,8 @@ The logits are not scaled. Pixels outside the map count with k = v = 0: see ``sa
 
 The paper replaces the 3×3 convolution of every bottleneck. The sizes it prints (18.0, 14.1 and 10.3 million for 16, 12
 and 8 bottlenecks) are those of dense matrices and embeddings shared by the heads: ResNet-50 is 18.016. Averaging after
-attention at full resolution gives the printed FLOPs. The start of the embeddings is not told; here their deviation is
-E^−½. No code was released, and widespread copies differ in the logits. The paper's stem is ``sasa_stem``.
+attention at full resolution gives the printed FLOPs. Embeddings start with deviation E^−½, of which the
+paper says nothing. No code was released, and widespread copies differ in the logits. The stem is ``sasa_stem``.
 
 Source: Ramachandran, Parmar, Vaswani, Bello, Levskaya, Shlens, "Stand-Alone Self-Attention in Vision Models", NeurIPS
 2019, arXiv:1906.05909.

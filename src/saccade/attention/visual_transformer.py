@@ -76,8 +76,8 @@ class VisualTransformer(Context):
         pixels = x.flatten(2)  # (B, C, N)
         weights = (self.tokenize(pixels.mT).mT * self.scale).softmax(2)  # (B, L, N)
         t = weights.to(x.dtype) @ pixels.transpose(1, 2)  # (B, L, C)
-        told = (self.key(t) @ self.query(t).transpose(1, 2) * self.scale).softmax(2)  # (B, L, L)
-        t = t + told.to(t.dtype) @ t
+        read = (self.key(t) @ self.query(t).transpose(1, 2) * self.scale).softmax(2)  # (B, L, L)
+        t = t + read.to(t.dtype) @ t
         t = t + self.narrow(self.widen(t).relu())
         keys = self.token_key(t)  # (B, L, C)
         if is_bare(self.pixel_query):

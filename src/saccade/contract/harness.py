@@ -119,7 +119,8 @@ class Case:
         if self.spec is None:
             raise UnexaminedError("there is no SPEC")
         by_function = fact == "parameters" or isinstance(getattr(self.spec, fact), str)
-        if by_function and (why := self.spec.unanswered(fact, self.values)) is not None:
+        values = self.values if fact == "neutral" else {"channels": self.channels, **self.values}
+        if by_function and (why := self.spec.unanswered(fact, values)) is not None:
             raise UnexaminedError(why)
         return self.spec
 
