@@ -11,6 +11,7 @@ import timm
 import timm.layers
 import timm.utils
 import torch
+from saccade.surgery.carrying import _entering, _guarding, _leaving
 from torch import nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn.utils import parametrize, prune
@@ -22,7 +23,6 @@ from randomize import randomized
 from saccade import UserError
 from saccade.parent_class import CHILD, base_class
 from saccade.surgery import one_call, parameter_groups, plug, plugs, record, replace, unplug
-from saccade.surgery.carrying import _entering, _guarding, _leaving
 
 SIZE = (3, 64, 48)
 X = torch.randn(2, *SIZE, generator=torch.Generator().manual_seed(0))

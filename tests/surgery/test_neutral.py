@@ -97,7 +97,7 @@ def test_some_keys_missing_is_an_error_that_names_them(pair):
         copy.deepcopy(pair.plugged).load_state_dict({k: v for k, v in full.items() if k != lost}, strict=True)
 
 
-def test_every_plug_runs_once_per_call_of_its_carrier(pair):
+def test_every_plug_runs_once_per_call_of_its_parent(pair):
     ran, called = {}, {}
     plugged = copy.deepcopy(pair.plugged)
     for row in plugs(plugged):

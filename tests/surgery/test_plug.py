@@ -117,7 +117,7 @@ def test_the_mechanism_is_drawn_from_the_global_state_and_leaves_it(make):
     assert not torch.equal(first[0], first[1])  # one site after the other, not each from the start
 
 
-def test_mechanisms_take_the_mode_of_their_carrier(make):
+def test_mechanisms_take_the_mode_of_their_parent(make):
     host = make("torchvision resnet").train()
     host.layer2.eval()
     modes = {row.parent: row.module.mechanism.training for row in plugs(plug(host, "cbam", input=SIZE))}
@@ -271,7 +271,7 @@ def test_an_interruption_does_too(make):
     assert _skeleton(host) == before
 
 
-def test_a_carrier_that_runs_its_plug_as_a_child_is_noticed():
+def test_a_parent_that_runs_its_plug_as_a_child_is_noticed():
     host = nn.Sequential(Sly(), nn.Conv2d(4, 4, 3))
     before = _skeleton(host)
     with pytest.raises(UserError, match="the plug at 0 ran 2 times for 1 calls of 0"):
@@ -280,12 +280,12 @@ def test_a_carrier_that_runs_its_plug_as_a_child_is_noticed():
     assert len(plugs(plug(host, "eca", where="0.b", input=SIZE))) == 1
 
 
-def test_a_module_that_goes_through_its_children_is_no_carrier():
+def test_a_module_that_goes_through_its_children_is_no_parent():
     (row,) = plugs(plug(nn.Sequential(Greedy(), nn.Conv2d(4, 4, 3)), "eca", where="0", input=SIZE))
     assert (row.site, row.parent) == ("0", "0.b")
 
 
-def test_one_plug_a_carrier(make):
+def test_one_plug_a_parent(make):
     host = plug(make("torchvision resnet"), "se", input=SIZE)
     before = _skeleton(host)
     with pytest.raises(UserError, match=r"'layer2.0.bn2' carries se already"):
@@ -297,7 +297,7 @@ def test_one_plug_a_carrier(make):
     assert _skeleton(host) == _skeleton(make("torchvision resnet"))
 
 
-def test_a_module_that_has_something_of_that_name_is_no_carrier():
+def test_a_module_that_has_something_of_that_name_is_no_parent():
     host = nn.Sequential(nn.Conv2d(3, 4, 3))
     host[0].saccade = "taken"
     with pytest.raises(UserError, match="has something called 'saccade'"):
@@ -346,7 +346,7 @@ def test_a_lost_plug_is_noticed(make, loss):
     assert len(plugs(copied)) == 5
 
 
-def test_a_carrier_that_runs_twice():
+def test_a_parent_that_runs_twice():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
@@ -465,7 +465,7 @@ def test_a_spec_that_says_neutral_is_not_believed(make, monkeypatch):
     assert len(plugs(plug(unplug(host), Adds, start="paper", input=SIZE))) == 5
 
 
-def test_a_converted_carrier_does_not_drop_its_plug_silently(make):
+def test_a_converted_parent_does_not_drop_its_plug_silently(make):
     host, x = plug(make("torchvision resnet"), "se", input=SIZE), torch.randn(2, *SIZE)
     for copied in (copy.deepcopy(host), pickle.loads(pickle.dumps(host))):
         assert torch.equal(copied.eval()(x), host.eval()(x))

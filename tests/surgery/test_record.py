@@ -68,7 +68,7 @@ class Silent(nn.Module):
         return x * 2
 
 
-def test_a_list_where_the_carrier_runs_several_times():
+def test_a_list_where_the_parent_runs_several_times():
     host = plug(Twice(), "eca", where=["conv", "once"], input=SIZE)
     plug(host, Silent, where="stem", input=SIZE)
     with record(nn.ModuleDict({"net": host})) as wrapped:

@@ -226,7 +226,7 @@ def _twice(host):
         (lambda h: replace(h, "se"), r"se is a gate, no convolution: saccade\.plug\(host, 'se'\)"),
         (
             lambda h: plug(h, "sasa"),
-            r"saccade\.replace\(host, 'sasa'\) puts it there, and says which pretrained weights",
+            r"saccade\.replace\(host, 'sasa'\) puts it there, and says how many weights",
         ),
         (lambda h: plug(h, "dcn2", where="stage", input=SIZE), "'stage' is a place for a plug; convolutions are at"),
         (lambda h: saccade.surgery.plug_control(h, "noise", "dcn2"), r"saccade\.replace"),

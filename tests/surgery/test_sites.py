@@ -273,12 +273,12 @@ def test_positions_of_the_hosts(make, name):
         ("user's Sequential", "stage", ["0.2", "2.3"]),
     ],
 )  # fmt: skip
-def test_carriers(make, name, where, parents):
+def test_parents(make, name, where, parents):
     chosen = select(inspect_unplugged(make(name), SIZE), where, SPEC).sites
     assert [("> " if site.entering else "") + site.parent for site in chosen] == parents
 
 
-def test_no_carrier_runs_its_own_children(make):
+def test_no_parent_runs_its_own_children(make):
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
     for name in POSITIONS:
         host = make(name)

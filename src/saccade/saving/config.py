@@ -140,8 +140,8 @@ def check(config: dict[str, Any], owner: str) -> None:
         lacking = [str(each["loc"][0]) for each in found if each["type"] == "missing" and len(each["loc"]) == 1]
         if lacking:
             raise UserError(f"{owner} lacks {', '.join(lacking)}") from None
-        told = "; ".join(_sentence(each) for each in found[:3])
-        raise UserError(f"{owner}: {told}{f'; and {len(found) - 3} more' if len(found) > 3 else ''}") from None
+        said = "; ".join(_sentence(each) for each in found[:3])
+        raise UserError(f"{owner}: {said}{f'; and {len(found) - 3} more' if len(found) > 3 else ''}") from None
 
 
 def _sentence(error: Any) -> str:

@@ -95,16 +95,16 @@ def compare(wanted: Shapes, found: Shapes, message: str) -> None:
         ("of another shape", [f"{brief(key)} {wanted[key]} for {found[key]}" for key in wanted
                               if key in found and wanted[key] != found[key]]),
     )  # fmt: skip
-    told = [f"{what} {', '.join(keys[:4])}{' …' * (len(keys) > 4)}" for what, keys in parts if keys]
-    if not told:
+    said = [f"{what} {', '.join(keys[:4])}{' …' * (len(keys) > 4)}" for what, keys in parts if keys]
+    if not said:
         return
     outer = prefix(wanted, found)
     if outer is not None:
-        told.append(
+        said.append(
             f"every key of the file begins with {brief(outer)!r}, which no key of the network does: it was saved "
             f"from a wrapper; save the network inside, saccade.save(model.{brief(outer.rstrip('.'))}, …)"
         )
-    raise UserError(f"{message}: {'; '.join(told)}")
+    raise UserError(f"{message}: {'; '.join(said)}")
 
 
 def check_values(state: Mapping[str, Tensor], network: nn.Module, owner: str) -> None:

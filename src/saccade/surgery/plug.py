@@ -106,7 +106,7 @@ def insert_plugs(
     if what.spec.kind == "conv":
         raise UserError(
             f"{what.name} stands in the place of a convolution and cannot be plugged behind a module: "
-            f"saccade.replace(host, {what.name!r}) puts it there, and says which pretrained weights that discards"
+            f"saccade.replace(host, {what.name!r}) puts it there, and says how many weights that discards"
         )
     what.check(options)
     check_changeable(host)
