@@ -34,7 +34,7 @@ def test_a_phase_trains_what_it_names_and_nothing_that_was_frozen():
     with only_trainable(network, Phase("all", 1)) as frozen:
         assert (learning(), frozen) == (before, [])
     with (
-        pytest.raises(ValueError, match="'neck' trains neck.\\*: no parameter"),
+        pytest.raises(ValueError, match=r"'neck' trains neck\.\*: no parameter"),
         only_trainable(network, Phase("neck", 1, ("neck.*",))),
     ):
         pass
