@@ -28,11 +28,8 @@ def pictures(batch=2):
 
 class Maps(nn.Module):
     def forward(self, x):
-        return [
-            torch.full((1, 1, 1, 8), 1e9),
-            torch.tensor([[[[10.0, 20.0, 30.0, 40.0]]]]),
-            torch.tensor([[[[0.0, 4.0]]]]),
-        ]
+        fine, coarse = torch.tensor([10.0, 20.0, 30.0, 40.0]), torch.tensor([0.0, 4.0])
+        return [torch.full((1, 1, 1, 8), 1e9), fine.view(1, 1, 1, 4), coarse.view(1, 1, 1, 2)]
 
 
 def test_the_sum_by_hand():
@@ -61,7 +58,7 @@ def test_every_level_is_scored_and_the_answer_has_the_size_of_the_image(levels):
 def test_a_plug_is_neutral_until_it_has_learnt_and_is_saved_with_its_host(tmp_path):
     net, x = make(), pictures()
     before = net(x)
-    saccade.plug(net, "se", where="stage", input=SIZE)
+    saccade.plug(net, "se", where="stage", input=SIZE, rd_ratio=0.5)
     assert [row.site for row in saccade.plugs(net)] == [f"encoder.layer{k}" for k in (1, 2, 3, 4)]
     assert torch.equal(net(x), before)
     learnt(net)
@@ -93,5 +90,5 @@ def test_wrong_uses_are_named(model, words):
 
 
 def test_an_encoder_without_weights_is_named():
-    with pytest.raises(UserError, match="build the encoder resnet10_small .*No pretrained weights exist"):
+    with pytest.raises(UserError, match=r"build the encoder resnet10_small .*No pretrained weights exist"):
         create_host(Model(name="fcn", options={"encoder": "resnet10_small"}, pretrained=True), 3, 3)
