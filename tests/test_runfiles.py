@@ -64,9 +64,8 @@ arms = [
     { name = "extra for se:where=stage", mechanism = "se", control = "extra", where = "stage" },
 ]
 
-""" + "".join(
-    part.format("recipe.", *more) for part, more in ((DATA, ()), (ATTENTION, ("none", "paper")), (TRAINING, (0,)))
-)
+"""
+STUDY += DATA.format("recipe.") + ATTENTION.format("recipe.", "none", "paper") + TRAINING.format("recipe.", 0)
 METRICS = (
     '{"epoch": 0, "train_loss": null, "train_top1": null, "test_loss": 2.302, "test_top1": 10.0, "lr": null, '
     '"seconds": 0.054, "memory_mb": 982.1, "gates": {}}\n'
