@@ -16,13 +16,13 @@ import saccade.models  # resnet10_small
 from randomize import learnt
 from saccade import UserError, load, plug, plugs, replace, replacements, save, unplug
 from saccade.cost import measure
-from saccade.data import open_data
 from saccade.recipe import Recipe
-from saccade.study.plan import arms
+from saccade.study.arms import arms
 from saccade.surgery.replaced import CHILD
-from saccade.training import build, train
+from saccade.training import train
 from saccade.training.gates import gate_movement
 from saccade.training.network import started
+from tiny_runs import network_of, opened, rows
 
 SIZE = (3, 32, 24)
 TINY = Recipe().with_overrides(
@@ -159,26 +159,26 @@ def test_true_cost_counts_the_kernel_and_thop_what_thop_counts(both):
 
 @pytest.fixture(scope="module")
 def split():
-    return open_data(TINY.data)
+    return opened(TINY)
 
 
 def test_a_recipe_replaces(split):
     x = torch.stack([split.test[n][0] for n in range(6)])
-    plain = build(TINY.with_overrides({"attention.mechanism": "none"}), split).eval()
+    plain = network_of(TINY.with_overrides({"attention.mechanism": "none"}), split).eval()
     for start, said in (("auto", "paper"), ("neutral", "neutral")):
-        network = build(TINY.with_overrides({"attention.start": start}), split).eval()
+        network = network_of(TINY.with_overrides({"attention.start": start}), split).eval()
         assert started(network) == said
         assert len(replacements(network)) == 3
         off = ((network(x) - plain(x)).abs().max() / plain(x).abs().max()).item()
         assert (off < 1e-5) is (said == "neutral")
     with pytest.raises(UserError, match="dcn2 stands in the place of a convolution"):
-        build(TINY.with_overrides({"attention.control": "noise"}), split)
+        network_of(TINY.with_overrides({"attention.control": "noise"}), split)
 
 
 def test_a_run_of_it(split, tmp_path):
     done = train(TINY.with_overrides({"attention.start": "neutral"}), tmp_path)
     assert done["start"] == "neutral"
-    before, after = [json.loads(line)["gates"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    before, after = [row["gates"] for row in rows(tmp_path)]
     assert list(before) == list(after) == [row.convolution for row in replacements(load(tmp_path))]
     assert {site["kind"] for site in before.values()} == {"change"}
     assert max(site["mean"] for site in before.values()) < 1e-5 < min(site["mean"] for site in after.values())

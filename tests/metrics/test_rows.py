@@ -46,7 +46,7 @@ def test_batches_are_joined():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"label": torch.arange(3)}, "number of images must be one: label 3, table 4"),
+        ({"label": torch.arange(3)}, "number of images must be one: found/offsets 4, label 3, table 4"),
         ({"label": torch.tensor(3)}, "'label' is a single number"),
         ({"found/offsets": torch.tensor([0, 2, 1, 5, 6])}, "must rise from 0"),
         ({"found/offsets": torch.tensor([1, 2, 2, 5, 6])}, "must rise from 0"),

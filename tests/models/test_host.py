@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saccade.errors import UserError
-from saccade.models import create_host, host
+from saccade.models import _host, create_host
 from saccade.recipe import Model
 
 
@@ -54,7 +54,7 @@ def test_a_download_that_fails_is_the_users_to_mend(monkeypatch):
     def offline(*args, **kwargs):
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr(host.timm, "create_model", offline)
+    monkeypatch.setattr(_host.timm, "create_model", offline)
     with pytest.raises(UserError, match="pretrained weights could not be had: Name or service"):
         create_host(Model(name="resnet18", pretrained=True), 3, 3)
 

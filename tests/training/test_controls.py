@@ -57,9 +57,8 @@ def test_how_it_started_is_read_off_the_plugs(split, mechanism, control, starts)
 def test_what_is_asked_of_a_control_is_asked_of_its_mechanism():
     for control in (None, "extra", "noise", "shuffled"):
         asked = TINY.with_overrides({"attention.control": control})
-        assert [start_of(asked.with_overrides({"attention.start": start})) for start in ("auto", "paper", "neutral")] == [
-            "paper", "paper", "neutral",
-        ]  # fmt: skip
+        starts = [start_of(asked.with_overrides({"attention.start": start})) for start in ("auto", "paper", "neutral")]
+        assert starts == ["paper", "paper", "neutral"]
         assert start_of(asked.with_overrides({"model.pretrained": True})) == "neutral"
 
 

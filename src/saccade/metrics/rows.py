@@ -58,7 +58,7 @@ def check(rows: Rows) -> int:
         elif len(value) != int(rows[offsets][-1]):
             raise UserError(f"{key!r} has {len(value)} entries; {offsets!r} needs {int(rows[offsets][-1])}")
     if len(set(counts.values())) != 1:
-        found = ", ".join(f"{key} {n}" for key, n in counts.items()) or "nothing"
+        found = ", ".join(f"{key} {n}" for key, n in sorted(counts.items())) or "nothing"
         raise UserError(f"the number of images must be one: {found}")
     return next(iter(counts.values()))
 

@@ -36,10 +36,11 @@ class FCN(nn.Module):
         encoder_options: passed to ``timm.create_model``.
         num_classes: K.
         in_chans: C.
-        levels: maps that are scored, the coarsest ones.
+        levels: number of maps that are scored, from the coarsest.
+        pretrained_encoder: start from timm's weights for the encoder.
 
     Raises:
-        UserError: timm has no such encoder, or it gives no maps.
+        UserError: timm has no such encoder, or cannot build it with these options so that it gives its maps.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class FCN(nn.Module):
                 encoder, pretrained=pretrained_encoder, features_only=True, in_chans=in_chans, **options
             )
         except (AttributeError, RuntimeError, TypeError) as error:
-            raise UserError(f"the encoder {encoder} gives no maps with options {options}: {error}") from error
+            raise UserError(f"timm could not build the encoder {encoder} with options {options}: {error}") from error
         self.num_classes = num_classes
         self.encoder: nn.Module = encoder_net
         widths = encoder_net.feature_info.channels()[-levels:]

@@ -198,7 +198,7 @@ def _arm(values: Mapping[str, Any]) -> Arm:
     if "settings" in values or values.keys() == {"name"}:
         return Arm(values["name"], values.get("settings", {}))
     settings = {f"attention.{key}": values[key] for key in ("mechanism", "control", "where") if values.get(key)}
-    return Arm(values["name"], {} if values["mechanism"] == BASELINE else settings)
+    return Arm(values["name"], {} if values.get("mechanism") == BASELINE else settings)
 
 
 def seeds(text: str) -> tuple[int, ...]:

@@ -90,8 +90,11 @@ class Segment(Task):
 
     def loss(self, network: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
         smoothing = self.recipe.training.label_smoothing
-        logits = network(images).float()
-        return {"cross-entropy": F.cross_entropy(logits, targets, ignore_index=VOID, label_smoothing=smoothing)}
+        total = F.cross_entropy(
+            network(images).float(), targets, ignore_index=VOID, label_smoothing=smoothing, reduction="sum"
+        )
+        # The mean that PyTorch takes is no number where a batch is void everywhere.
+        return {"cross-entropy": total / (targets != VOID).sum().clamp(min=1)}
 
     def rows(self, network: nn.Module, images: Tensor, targets: Any) -> Rows:
         logits = network(images)
@@ -118,8 +121,9 @@ class Segment(Task):
         tables = _tables(answers, truth, len(self.data.classes))
         found = []
         for k, answer in enumerate(answers):
-            row = {key: table[k : k + 1] for key, table in tables.items()}
-            found.append(Drawing(f"mIoU {float(_iou(row).nanmean()):.0f}\u202f%", None, _painted(answer)))
+            score = self.metrics[0].of({key: table[k : k + 1] for key, table in tables.items()})
+            words = "void everywhere" if score is None else f"mIoU {score:.0f}\u202f%"
+            found.append(Drawing(words, None, _painted(answer)))
         return found
 
 

@@ -91,6 +91,9 @@ def _train(name: str, task: Task, run: RunFolder, device: torch.device, notify: 
     network = build(task)
     phases = task.phases(network)
     ends = list(accumulate(phase.epochs for phase in phases))
+    for phase in phases:
+        with only_trainable(network, phase):  # raises before anything is written
+            pass
     if split.val is None and any(phase.choose for phase in phases):
         raise UserError(f"{recipe.model.name} chooses its best epoch on the part 'val'; the images have none")
     new: dict[str, Any] = {"rows": [], "optimizer": None, "best": None}

@@ -1,0 +1,216 @@
+"""Tables of segmentation by hand and against torchmetrics; one run on digits."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import nn
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
+from torchmetrics.segmentation import DiceScore
+
+import saccade
+from saccade.data import open_data
+from saccade.metrics.rows import count, is_finite
+from saccade.recipe import Recipe
+from saccade.tasks.segment import VOID, Segment
+from saccade.training import train
+
+CLASSES = 5
+ABSENT = 3
+IOU, DICE, ACCURACY = Segment.metrics
+
+
+class Part:
+    """Images of one colour, image i of the colour i, with these masks."""
+
+    def __init__(self, masks):
+        self.masks = masks
+
+    def __len__(self):
+        return len(self.masks)
+
+    def __getitem__(self, i):
+        return torch.full((1, *self.masks[i].shape), float(i)), self.masks[i]
+
+    def target(self, i):
+        return self.masks[i]
+
+
+def task(train=(), test=(), classes=CLASSES, **settings):
+    recipe = Recipe().with_overrides(settings)
+    names = ["background", *"abcdefg"][:classes]
+    return Segment(recipe, SimpleNamespace(train=Part(train), test=Part(test), classes=names, channels=1))
+
+
+class Fixed(nn.Module):
+    """Answers image i with map i."""
+
+    def __init__(self, answers, classes=CLASSES):
+        super().__init__()
+        self.logits = F.one_hot(answers, classes).movedim(-1, 1).float()
+
+    def forward(self, images):
+        return self.logits[images[:, 0, 0, 0].long()]
+
+
+def tables(answers, truth, classes=CLASSES):
+    images = torch.arange(len(truth)).view(-1, 1, 1, 1).expand(-1, 1, *truth.shape[1:]).float()
+    return task(classes=classes).rows(Fixed(answers, classes), images, truth)
+
+
+def maps(absent_in_answers=True):
+    """Random answers and truths (N, H, W): void in each, class 1 not in image 0, class 3 in none."""
+    draw = torch.Generator().manual_seed(0)
+    there = torch.tensor([c for c in range(CLASSES) if c != ABSENT])
+    truth = there[torch.randint(0, CLASSES - 1, (6, 9, 7), generator=draw)]
+    wrong = torch.randint(0, CLASSES, truth.shape, generator=draw)
+    if absent_in_answers:
+        wrong[wrong == ABSENT] = 0
+    answers = torch.where(torch.rand(truth.shape, generator=draw) < 0.4, wrong, truth)
+    truth[0][truth[0] == 1] = 2
+    truth[torch.rand(truth.shape, generator=draw) < 0.15] = VOID
+    return answers, truth
+
+
+def test_tables_by_hand():
+    truth = torch.tensor([[[0, 0, 1], [1, 2, VOID]], [[VOID, VOID, VOID], [VOID, VOID, 2]]])
+    answers = torch.tensor([[[0, 1, 1], [0, 0, 0]], [[0, 1, 2], [0, 1, 2]]])
+    rows = tables(answers, truth, 3)
+    assert {key: value.tolist() for key, value in rows.items()} == {
+        "tp": [[1, 1, 0], [0, 0, 1]], "fp": [[2, 1, 0], [0, 0, 0]], "fn": [[1, 1, 1], [0, 0, 0]],
+    }  # fmt: skip
+    assert IOU.by_class(rows).tolist() == pytest.approx([25, 100 / 3, 50])
+    assert IOU.of(rows) == pytest.approx((25 + 100 / 3 + 50) / 3)
+    assert DICE.by_class(rows).tolist() == pytest.approx([40, 50, 200 / 3])
+    assert ACCURACY.of(rows) == pytest.approx(50)
+
+
+@pytest.mark.parametrize("absent_in_answers", [True, False])
+def test_scores_are_those_of_torchmetrics(absent_in_answers):
+    """A class that no truth has is left out; torchmetrics gives it 0 if an answer has it."""
+    answers, truth = maps(absent_in_answers)
+    rows = tables(answers, truth)
+    there = [c for c in range(CLASSES) if c != ABSENT]
+    each = {"average": None, "ignore_index": VOID}
+    beside_void = truth == VOID
+    dice = DiceScore(CLASSES + 1, average=None, aggregation_level="global", input_format="index")
+    for metric, known in (
+        (IOU, MulticlassJaccardIndex(CLASSES, **each)(answers, truth)),
+        (DICE, MulticlassF1Score(CLASSES, **each)(answers, truth)),
+        (DICE, dice(answers.masked_fill(beside_void, CLASSES), truth.masked_fill(beside_void, CLASSES))[:CLASSES]),
+    ):
+        found = metric.by_class(rows)
+        assert found[there].tolist() == pytest.approx((100 * known[there]).tolist(), rel=1e-5)
+        assert found[ABSENT].isnan()
+        assert metric.of(rows) == pytest.approx(100 * known[there].mean().item(), rel=1e-5)
+    if absent_in_answers:
+        macro = MulticlassJaccardIndex(CLASSES, average="macro", ignore_index=VOID)(answers, truth)
+        assert IOU.of(rows) == pytest.approx(100 * macro.item(), rel=1e-5)
+    accuracy = MulticlassAccuracy(CLASSES, average="micro", ignore_index=VOID)(answers, truth)
+    assert ACCURACY.of(rows) == pytest.approx(100 * accuracy.item(), rel=1e-5)
+
+
+def test_an_answer_beside_the_void_counts_nowhere():
+    answers, truth = maps()
+    rows = tables(answers, truth)
+    changed = answers.clone()
+    changed[truth == VOID] = ABSENT
+    other = tables(changed, truth)
+    assert all(torch.equal(rows[key], other[key]) for key in rows)
+    changed[0][truth[0] == 2] = ABSENT
+    assert not torch.equal(tables(changed, truth)["fp"], rows["fp"])
+
+
+def test_void_alone_has_no_score():
+    rows = tables(torch.zeros(2, 3, 4, dtype=torch.int64), torch.full((2, 3, 4), VOID))
+    assert task().scores(rows) == {"mIoU": None, "Dice": None, "pixel accuracy": None}
+
+
+def test_logits_that_are_no_numbers_give_no_table():
+    network, truth = Fixed(torch.zeros(2, 3, 4, dtype=torch.int64)), torch.zeros(2, 3, 4, dtype=torch.int64)
+    images = torch.arange(2.0).view(-1, 1, 1, 1).expand(-1, 1, 3, 4)
+    assert is_finite(task().rows(network, images, truth))
+    network.logits[1, 2, 0, 0] = torch.nan
+    rows = task().rows(network, images, truth)
+    assert not is_finite(rows)
+    assert count(rows) == 2
+    assert set(task().scores(rows).values()) == {None}
+
+
+def test_the_trivial_answer_is_the_most_frequent_class_everywhere():
+    seen = [torch.tensor([[0, 1, 1], [2, 2, 2]]), torch.tensor([[1, 1, VOID], [VOID, VOID, VOID]])]
+    shown = [torch.tensor([[1, 1, 0]]), torch.tensor([[2, VOID, 1]])]
+    words, rows = task(seen, shown, 4).trivial()
+    assert words == "a everywhere"
+    expected = tables(torch.ones(2, 1, 3, dtype=torch.int64), torch.stack(shown), 4)
+    assert all(torch.equal(rows[key], expected[key]) for key in expected)
+    assert rows["fp"].tolist() == [[0, 1, 0, 0], [0, 1, 0, 0]]
+    assert IOU.of(rows) == pytest.approx((0 + 100 * 3 / 5 + 0) / 3)
+
+
+def test_the_loss_is_the_mean_over_what_is_not_void():
+    draw = torch.Generator().manual_seed(2)
+    logits, (_, truth) = torch.randn(6, CLASSES, 9, 7, generator=draw), maps()
+    network = nn.Identity()
+    for smoothing in (0.0, 0.1):
+        (loss,) = task(**{"training.label_smoothing": smoothing}).loss(network, logits, truth).values()
+        known = F.cross_entropy(logits, truth, ignore_index=VOID, label_smoothing=smoothing)
+        assert loss.item() == pytest.approx(known.item(), rel=1e-6)
+    (loss,) = task().loss(network, logits, torch.full_like(truth, VOID)).values()
+    assert loss.item() == 0
+
+
+def test_maps_for_the_eye():
+    truth = torch.tensor([[[0, 1], [VOID, 2]], [[VOID, VOID], [VOID, VOID]]])
+    answers = torch.tensor([[[0, 1], [0, 1]], [[0, 0], [0, 0]]])
+    three = task(test=list(truth), classes=3)
+    one, other = three.draw([0, 1], Fixed(answers, 3))
+    assert (one.caption, one.right) == ("mIoU 50\u202f%", None)  # 100, 50 and 0
+    assert other.caption == "void everywhere"
+    colours = np.asarray(one.picture)
+    assert colours[0, 0].tolist() == [0, 0, 0]
+    assert colours[0, 1].tolist() == colours[1, 1].tolist() != [0, 0, 0]
+    (drawn,) = three.draw([0], None)
+    assert drawn.caption == "a, b"
+    assert np.asarray(drawn.picture)[1, 0].tolist() == [128, 128, 128]
+    assert np.asarray(drawn.picture)[1, 1].tolist() not in ([0, 0, 0], colours[0, 1].tolist())
+
+
+def test_a_host_that_answers_otherwise_is_named():
+    images = torch.zeros(2, 1, 8, 6)
+    assert task().misfit(torch.zeros(2, CLASSES, 8, 6), images) is None
+    assert "gives (2, 5, 4, 3) for two of them; logits of shape (2, 5, 8, 6)" in task().misfit(
+        torch.zeros(2, CLASSES, 4, 3), images
+    )
+    assert "gives a dict" in task().misfit({}, images)
+
+
+RECIPE = Recipe().with_overrides({
+    "task.name": "segment", "data.size": 24, "data.train_images": 20, "data.test_images": 11,
+    "model.options": {"width": 4}, "attention.mechanism": "se:rd_ratio=0.5", "training.epochs": 1,
+    "training.batch_size": 10, "training.lr": 0.1, "training.label_smoothing": 0.1,
+})  # fmt: skip
+
+
+def test_a_run_on_digits(tmp_path):
+    split = open_data(RECIPE.data, "mask")
+    result = train(RECIPE, tmp_path, device="cpu")
+    assert (result["task"], result["metric"], result["diverged"]) == ("segment", "mIoU", None)
+    assert result["trivial"]["answer"] == f"{split.classes[0]} everywhere"
+    assert len(result["by_class"]["mIoU"]) == len(result["by_class"]["Dice"]) == len(split.classes)
+    network = saccade.load(tmp_path)
+    assert type(network).__name__ == "FCN"
+    assert saccade.plugs(network)
+    images = torch.stack([split.test[i][0] for i in range(11)])
+    truth = torch.stack([torch.as_tensor(split.test.target(i)).long() for i in range(11)])
+    with torch.no_grad():
+        answers = torch.cat([network(part).argmax(1) for part in images.split(10)])
+    saved = load_file(tmp_path / "rows.safetensors")
+    expected = tables(answers, truth, len(split.classes))
+    assert all(torch.equal(saved[key], expected[key]) for key in expected)
+    assert result["scores"] == Segment(RECIPE, split).scores(expected)
+    assert not any(math.isnan(score) for score in result["scores"].values())

@@ -1,0 +1,43 @@
+"""The folder is the table of tasks; data decide which one where the recipe does not."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from saccade import tasks
+from saccade.errors import UserError
+from saccade.recipe import Recipe
+from saccade.tasks.base import Task
+
+
+def test_every_task_is_whole():
+    assert tasks.names() == ["classify", "segment"]
+    for name in tasks.names():
+        kind = tasks.get(name)
+        assert issubclass(kind, Task)
+        assert getattr(kind, "__final__", False)
+        assert len({metric.name.lower() for metric in kind.metrics}) == len(kind.metrics)
+        for metric in kind.metrics:
+            metric.check_margin(metric.margin)
+
+
+def test_the_data_decide_unless_the_recipe_does():
+    assert tasks.choose(Recipe()) == "classify"
+    assert tasks.choose(Recipe().with_overrides({"task.name": "segment"})) == "segment"
+    with pytest.raises(UserError, match=r"no task 'segmnt'\. Did you mean 'segment'"):
+        tasks.choose(Recipe().with_overrides({"task.name": "segmnt"}))
+
+
+def test_a_task_without_its_targets_is_refused(tmp_path):
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "1.png").touch()
+    recipe = Recipe().with_overrides({"data.source": str(tmp_path), "task.name": "segment"})
+    with pytest.raises(UserError, match=r"the task segment learns from targets of the kind 'mask'; .* has 'label'"):
+        tasks.choose(recipe)
+
+
+@pytest.mark.parametrize(("name", "found"), [(None, "top-1"), ("TOP-5", "top-5"), ("nll", "NLL")])
+def test_the_metric_of_the_verdicts(name, found):
+    task = tasks.get("classify")(Recipe().with_overrides({"task.metric": name}), SimpleNamespace(classes="abcdef"))
+    assert task.verdict().name == found

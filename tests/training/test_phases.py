@@ -1,0 +1,167 @@
+"""A network may have its own phases of training and its own loss."""
+
+import dataclasses
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from saccade.data import ImageSet
+from saccade.errors import UserError
+from saccade.tasks.base import Phase
+from saccade.training import build, train
+from saccade.training.module import rate
+from tiny_runs import TINY, Killed, after, done, listener, rows, same
+
+# Rates at which the head soon gets worse again: the epoch that is kept is not the last.
+RECIPE = TINY.with_overrides({"training.lr": 3.0, "task.metric": "NLL", "training.warmup_epochs": 0.5})
+HEAD = Phase("head", 3, ("fc.*",), choose=True)
+LAST_STAGE = Phase("last stage", 2, ("layer4.*",))
+
+
+@pytest.fixture(scope="module")
+def three(split):
+    """Images of three parts."""
+    count = 30
+    pictures = torch.stack([split.train.picture(i) for i in range(count)])
+    targets = [split.train.target(i) for i in range(count)]
+    return dataclasses.replace(split, val=ImageSet(pictures, targets, split.mean, split.std))
+
+
+@pytest.fixture
+def train_in(monkeypatch, three):
+    """``train_in(folder, *phases)`` trains in these phases."""
+
+    def call(folder, *phases, notify=None, split=three):
+        def phased(task):
+            network = build(task)
+            network.training_phases = lambda: phases
+            return network
+
+        monkeypatch.setattr("saccade.training.run.build", phased)
+        return train(RECIPE, folder, device="cpu", notify=notify, images=lambda *_: split)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def phased(tmp_path_factory, three):
+    """A run of two phases, and the network after each epoch."""
+    folder, networks = tmp_path_factory.mktemp("phased"), []
+
+    def listen(event):
+        if any(after(epoch)(event) for epoch in range(6)):
+            networks.append(torch.load(folder / "resume.pt", weights_only=True)["network"])
+
+    with pytest.MonkeyPatch.context() as patch:
+
+        def two(task):
+            network = build(task)
+            network.training_phases = lambda: (HEAD, LAST_STAGE)
+            return network
+
+        patch.setattr("saccade.training.run.build", two)
+        train(RECIPE, folder, device="cpu", notify=listen, images=lambda *_: three)
+    return folder, networks
+
+
+def moved(one, other):
+    """The first parts of the names of what differs."""
+    return {name.partition(".")[0] for name in one if not torch.equal(one[name], other[name])}
+
+
+def test_what_is_frozen_does_not_move_and_keeps_its_statistics(phased):
+    _, networks = phased
+    before, *head = networks[:4]
+    assert [moved(one, other) for one, other in pairwise([before, *head])] == [{"fc"}] * 3
+    assert moved(networks[3], networks[5]) >= {"layer4"}
+    assert moved(networks[4], networks[5]) == {"layer4"}
+    last = {name for name in before if name.startswith("layer4.") and not torch.equal(networks[4][name], before[name])}
+    assert {"layer4.0.conv2.weight", "layer4.0.bn2.running_mean", "layer4.0.bn2.weight"} <= last
+
+
+def best_of(folder):
+    """The epoch of the first phase with the best score on the validation part."""
+    return min(rows(folder)[1:4], key=lambda row: row["val"]["NLL"])["epoch"]
+
+
+def test_training_goes_on_from_the_best_epoch(phased):
+    folder, networks = phased
+    best = best_of(folder)
+    assert best < 3
+    final = load_file(folder / "model.safetensors")
+    assert torch.equal(final["fc.weight"], networks[best]["fc.weight"])
+    assert not torch.equal(final["fc.weight"], networks[3]["fc.weight"])
+    assert done(folder)["epochs"] == 5
+
+
+def test_the_rows_name_their_phase(phased):
+    table = rows(phased[0])
+    assert [row["phase"] for row in table] == ["head"] * 4 + ["last stage"] * 2
+    assert ["val" in row for row in table] == [False, True, True, True, False, False]
+    # Each phase has a schedule of its own, of three steps an epoch.
+    expected = [rate(step, 9, 1.5, "cosine") for step in (2, 5, 8)] + [rate(step, 6, 1.5, "cosine") for step in (2, 5)]
+    assert [row["lr"] for row in table[1:]] == pytest.approx([3.0 * factor for factor in expected])
+
+
+@pytest.mark.parametrize("epoch", [2, 3, 4])
+def test_a_run_killed_within_or_between_phases_ends_in_the_same_bytes(phased, tmp_path, train_in, epoch):
+    _, listen = listener(until=after(epoch))
+    with pytest.raises(Killed):
+        train_in(tmp_path, HEAD, LAST_STAGE, notify=listen)
+    heard, listen = listener()
+    train_in(tmp_path, HEAD, LAST_STAGE, notify=listen)
+    assert heard[0].epoch == epoch
+    assert same(phased[0], tmp_path)
+
+
+def test_a_last_phase_that_chooses_ends_with_its_best_epoch(phased, tmp_path, train_in):
+    result = train_in(tmp_path, HEAD)
+    best = best_of(tmp_path)
+    assert result["epochs"] == best == best_of(phased[0])
+    assert result["scores"] == rows(tmp_path)[best]["scores"] != rows(tmp_path)[3]["scores"]
+    saved = load_file(tmp_path / "model.safetensors")
+    assert moved(saved, phased[1][best]) == set()
+    assert "phase" not in rows(tmp_path)[1]  # there is but one
+
+
+def test_without_a_validation_part_nothing_can_be_chosen(tmp_path, train_in, split):
+    with pytest.raises(UserError, match="resnet10_small chooses its best epoch on the part 'val'; the images have no"):
+        train_in(tmp_path / "run", HEAD, LAST_STAGE, split=split)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_phase_that_trains_nothing_is_found_before_training(tmp_path, train_in):
+    with pytest.raises(ValueError, match=r"'neck' trains neck\.\*: no parameter"):
+        train_in(tmp_path / "run", HEAD, Phase("neck", 1, ("neck.*",)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def train_by(rule, folder, monkeypatch, split):
+    def own(task):
+        network = build(task)
+        network.training_loss = lambda images, labels: rule(F.cross_entropy(network(images), labels))
+        return network
+
+    monkeypatch.setattr("saccade.training.run.build", own)
+    return train(TINY, folder, device="cpu", images=lambda *_: split)
+
+
+def test_a_network_may_have_its_own_loss(straight, split, tmp_path, monkeypatch):
+    train_by(lambda loss: {"one": loss / 2, "other": loss / 2}, tmp_path / "halves", monkeypatch, split)
+    model = "model.safetensors"
+    assert (tmp_path / "halves" / model).read_bytes() == (straight[0] / model).read_bytes()
+    for row, known in zip(rows(tmp_path / "halves")[1:], rows(straight[0])[1:], strict=True):
+        assert row["losses"].keys() == {"one", "other"}
+        assert sum(row["losses"].values()) == pytest.approx(known["losses"]["cross-entropy"], rel=1e-12)
+        assert row["scores"] == known["scores"]
+    train_by(lambda loss: {"more": 1.1 * loss}, tmp_path / "more", monkeypatch, split)
+    assert (tmp_path / "more" / model).read_bytes() != (straight[0] / model).read_bytes()
+
+
+def test_its_own_loss_may_diverge(split, tmp_path, monkeypatch):
+    result = train_by(lambda loss: {"one": loss, "other": loss * torch.inf}, tmp_path, monkeypatch, split)
+    place = result["diverged"]
+    assert (place["epoch"], place["step"], place["what"], place["where"]) == (1, 1, "loss", "")
