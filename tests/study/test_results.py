@@ -110,11 +110,13 @@ def test_other_metrics_get_intervals_and_no_verdict(study):
     (row,) = nll.differences
     assert row.difference == pytest.approx(0.019)  # lower is better, and turned round
     assert not hasattr(row, "verdict")
-    for path in study.folder.rglob("rows.safetensors"):
-        path.unlink()
-    (free,) = collect(study.folder).others[1].differences
-    assert free.difference == row.difference
-    assert (free.low, free.high) != (row.low, row.high), "the error of the images counts"
+    for path in study.folder.glob("se/*/rows.safetensors"):
+        rows = load_file(path)
+        rows["nll"] += 0.6 * (-1) ** np.arange(100, dtype=np.float32)  # se does well on every other image
+        save_file(rows, path)
+    (wide,) = collect(study.folder).others[1].differences
+    assert wide.difference == row.difference
+    assert wide.low < row.low < row.high < wide.high, "the error of the images counts"
     assert top5.differences[0].difference == 0.0
 
 
