@@ -142,14 +142,16 @@ def _controls(text: str) -> int:
 def study(folder: Path) -> Path:
     """Train a study of two arms and two seeds into ``folder/s``, with one run unfinished, and write its report."""
     from saccade import Recipe, training
-    from saccade.study.plan import Study, arms
+    from saccade.events import EpochEnded, Event
+    from saccade.study.arms import arms
+    from saccade.study.plan import Study
     from saccade.study.report import write_report
 
     class StopError(Exception):
         pass
 
-    def stop(event: dict[str, Any]) -> None:
-        if event["event"] == "epoch":
+    def stop(event: Event) -> None:
+        if isinstance(event, EpochEnded):
             raise StopError
 
     plan = Study(Recipe().with_overrides(_SETTINGS), arms(["se"]), (0, 1), folder / "s")
@@ -179,7 +181,8 @@ def _nested(depth: int, text: bool) -> bytes:
 
 _TREACHEROUS = (
     b"", b"null", b"[]", b"{}", b"3", b'"text"', b"NaN", b"\xff\xfe\x00", b"{" * 3, b"\x00" * 64, b'{"a": 1e999}',
-    b'{"top1": "\\ud800"}', b'{"top1": ' + b"9" * 5000 + b"}", b"x = " + b"9" * 5000, b"= 3\n", b'x = "\\u0000"',
+    b'{"scores": "\\ud800"}', b'{"scores": ' + b"9" * 5000 + b"}", b'{"top1": 3.0}', b"x = " + b"9" * 5000, b"= 3\n",
+    b'x = "\\u0000"',
     _nested(100_000, False), _nested(100_000, True), _nested(400, False), pickle.dumps(_Shell()), b"\x80\x02garbage",
 )  # fmt: skip
 _VALUES: tuple[Any, ...] = (
@@ -365,7 +368,10 @@ def settings(rng: random.Random, count: int) -> Iterator[tuple[str, ...]]:
         ("train", "--set", "training.lr=" + "(" * 5000), ("train", "--set", "model.options=" + "[" * 90 + "]" * 90),
         ("train", "--set", "data.options={[]: 1}"), ("train", "--device", "cuda:" + "9" * 40),
         ("compare", "--attention", "se:" * 3000), ("compare", "--attention", ",".join(["se:rd_ratio=0.5"] * 2000)),
-        ("compare", "--attention", "das:where=" + "x" * 300), ("train", "--out", "/".join(["d"] * 1500)),
+        ("compare", "--attention", "das:where=" + "x" * 300), ("compare", "--arm", "a: training.lr=1" + "0" * 5000),
+        ("compare", "--arm", "a: model.options=" + "[" * 90 + "]" * 90), ("compare", "--arm", "x" * 300 + ": model=a"),
+        ("compare", "--task", "x" * 5000), ("train", "--set", "task.metric=" + "x" * 5000),
+        ("train", "--set", "data.layout=" + "x" * 5000), ("train", "--out", "/".join(["d"] * 1500)),
         ("train", "--out", "x" * 300), ("compare", "--out", "x/" * 3000),
     ]  # fmt: skip
     for number in range(count):

@@ -6,7 +6,7 @@ One study (two mechanisms × two seeds × four short epochs) is run undisturbed;
 moments spread over the time the first one took; one more is killed five times in its midst. Killed means SIGKILL to
 every process of the study, the command and its workers. Then the same command is given again. Every run must end in
 the same ``metrics.jsonl``, but for times and memory, and in the same bytes of ``model.safetensors`` and
-``predictions.safetensors``. Prints a Markdown table; exit code 1 if anything differs. Linux only: it looks for
+``rows.safetensors``. Prints a Markdown table; exit code 1 if anything differs. Linux only: it looks for
 processes in ``/proc``.
 """
 
@@ -117,7 +117,7 @@ def differences(reference: Path, folder: Path) -> list[str]:
                 raise SystemExit(f"{theirs}: {len(rows[1])} rows where {EPOCHS + 1} were due")
             if rows[0] != rows[1]:
                 found.append(f"{arm}/seed{seed}/metrics.jsonl")
-            for name in ("model.safetensors", "predictions.safetensors"):
+            for name in ("model.safetensors", "rows.safetensors"):
                 if (ours / name).read_bytes() != (theirs / name).read_bytes():
                     found.append(f"{arm}/seed{seed}/{name}")
     return found

@@ -6,7 +6,7 @@ One study of twelve runs (four arms × three seeds on the digits) is done four t
 engine, by one Ray worker, by two Ray workers, and by two of which one is killed (SIGKILL) in the midst of the study.
 Each time is that of the whole command but for its report: Ray is started and stopped, every worker imports PyTorch.
 Every run must end in the same ``metrics.jsonl``, but for times and memory, and in the same bytes of
-``model.safetensors`` and ``predictions.safetensors``. Prints a Markdown table; exit code 1 if anything differs, if two
+``model.safetensors`` and ``rows.safetensors``. Prints a Markdown table; exit code 1 if anything differs, if two
 workers take more than 0.65 of the time of one, or if no run was killed. Linux only: it looks for processes in
 ``/proc``, and needs two cores to itself.
 """
@@ -26,11 +26,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from saccade import Recipe
-from saccade.study import plan
+from saccade.study.arms import arms
 from saccade.study.plan import Study
 
 GOAL = 0.65
-ARMS, SEEDS = plan.arms(["se", "eca", "cbam"]), (0, 1, 2)
+ARMS, SEEDS = arms(["se", "eca", "cbam"]), (0, 1, 2)
 MAY_DIFFER = ("seconds", "memory_mb")
 DO = """
 import sys
@@ -100,7 +100,7 @@ def descendants(process: int) -> Iterator[int]:
 
 
 def holds(process: int, folder: Path) -> bool:
-    """Does ``process`` have the lock of the run folder open?"""
+    """Whether ``process`` has the lock of the run folder open."""
     with suppress(OSError):
         return any(
             os.readlink(file) == str(folder.resolve() / ".running") for file in Path(f"/proc/{process}/fd").iterdir()
@@ -126,7 +126,7 @@ def differences(reference: Study, study: Study) -> list[str]:
         name = other.folder.relative_to(study.folder)
         if kept[0] != kept[1]:
             found.append(f"{name}/metrics.jsonl")
-        for file in ("model.safetensors", "predictions.safetensors"):
+        for file in ("model.safetensors", "rows.safetensors"):
             if (one.folder / file).read_bytes() != (other.folder / file).read_bytes():
                 found.append(f"{name}/{file}")
     return found

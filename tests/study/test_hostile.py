@@ -1,8 +1,10 @@
 """Damaged files, hostile names and absurd settings end in a sentence; ``benchmarks/hostile_runs.py`` does many more."""
 
 import json
+import math
 import os
 import random
+import re
 import resource
 import shutil
 import sys
@@ -10,13 +12,13 @@ from functools import partial
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from hostile_runs import COUNTS, attack, mutated, named, names, settings, study
 from saccade import Recipe, UserError, cost
 from saccade.escaping import printable
-from saccade.runfiles import make_folders
-from saccade.study.plan import Arm, Study, arms
+from saccade.study.arms import Arm, arms
+from saccade.study.plan import Study
 from saccade.study.report import write_report
 
 HARMLESS = dict.fromkeys(COUNTS, 0)
@@ -58,17 +60,32 @@ def test_a_damaged_file_ends_in_a_sentence(copy, number):
 
 
 DAMAGE = {
-    "none/seed0/done.json": ['{"top1": 9', "[]", "{}", '{"top1": 101}', "[" * 100_000, '{"top1": ' + "9" * 5000 + "}"],
+    "none/seed0/done.json": [
+        '{"scores": 9',
+        "[]",
+        "{}",
+        '{"top1": 101, "test_loss": 0.1}',
+        '{"scores": {"top-1": "9"}}',
+        "[" * 100_000,
+        '{"top1": ' + "9" * 5000 + "}",
+    ],
     "none/seed0/recipe.toml": ["a = [", "[data]\nsze = 3", "a = " + "[" * 10_000],
     "none/seed0/environment.json": ["{}", '{"device": 3}', '{"device": "\\ud800"}'],
-    "none/seed0/metrics.jsonl": ["{\n", '{"epoch": 5, "test_top1": 3.0, "gates": {}}\n', '{"epoch": NaN}'],
-    "none/seed0/predictions.safetensors": ["", "x" * 100],
+    "none/seed0/metrics.jsonl": [
+        "{\n",
+        '{"epoch": 5, "test_top1": 3.0, "gates": {}}\n',
+        '{"epoch": 5, "scores": {}, "gates": {}}\n',
+        '{"epoch": NaN}',
+    ],
+    "none/seed0/rows.safetensors": ["", "x" * 100],
     "se/seed1/failed.json": ["[]", '{"reason": 3}'],
     "costs.json": ["[]", '{"none": {}}', '{"none": {"parameters": 1e999}}'],
     "study.toml": [
         "",
         "margin = 'x'",
         "seeds = [0]\nmargin = 1.0\nrecipe = {}\narms = [{name = '\\u001b', mechanism = 'a'}]",
+        "seeds = [0]\nrecipe = {}\narms = [{name = 'none'}, {name = 'a', settings = {'training.lr' = 'x'}}]",
+        "seeds = [0]\nrecipe = {}\narms = [{name = 'none'}, {name = 'a', settings = {'a.b' = 1}}]",
     ],
 }
 
@@ -93,34 +110,38 @@ def test_what_is_no_file_is_refused_and_not_waited_for(copy, kind):
 
 
 @pytest.mark.parametrize(
-    ("tensors", "words"),
+    ("changes", "words"),
     [
-        ({"predicted": [1], "other": [1]}, "it holds other, predicted; 'label' is needed"),
-        ({"predicted": [1], "label": [1, 2]}, "1 predictions for 2 labels"),
-        ({"predicted": [[1]], "label": [[1]]}, r"'predicted' is I64 of shape \(1, 1\)"),
-        ({"predicted": [0.5], "label": [1]}, "'predicted' is F64 of shape"),
-        ({"predicted": [-1], "label": [1]}, "'predicted' holds -1; classes are counted from 0"),
+        ({"label": None}, "hold nll, predicted, rank; 'label' is needed"),
+        ({"predicted": None}, "hold label, nll, rank; 'predicted' is needed"),
+        ({"label": [1, 2]}, "the number of images must be one: label 2, nll 20, predicted 20, rank 20"),
+        ({"predicted": 1}, "'predicted' is a single number; one entry for each image"),
+        ({"a/b": [1]}, "'a/b' has no 'a/offsets' beside it"),
+        ({"predicted": [[1, 2]] * 20}, "give no top-1: The size of tensor a"),
+        ({"predicted": [[1]] * 20}, r"give top-1 values of shape \(20, 20\); \(20,\) is needed"),
+        ({"label": [[1]] * 20}, "the labels of their test images differ"),
     ],
 )
-def test_predictions_have_a_shape_a_type_and_a_range(copy, tensors, words):
-    path = copy / "s/none/seed0/predictions.safetensors"
-    save_file({name: np.array(values) for name, values in tensors.items()}, path)
+def test_rows_have_a_shape_and_what_is_needed(copy, changes, words):
+    path = copy / "s/none/seed0/rows.safetensors"
+    rows = load_file(path) | {name: values and np.array(values) for name, values in changes.items()}
+    save_file({name: values for name, values in rows.items() if values is not None}, path)
     with pytest.raises(UserError, match=words) as refused:
         write_report(copy / "s")
-    assert "Delete the folder" in str(refused.value)
+    assert re.search("(Delete|Remove) the (run )?folder", str(refused.value))
 
 
 def test_a_damaged_run_is_done_anew_once_its_folder_is_deleted(copy):
     run = copy / "s/none/seed0"
     whole = json.loads((run / "done.json").read_text())
-    (run / "done.json").write_text('{"top1": 9')
+    (run / "done.json").write_text('{"scores": 9')
     words = ("train", "none0.toml", "--device", "cpu", "--out", "s/none/seed0")
     outcome = attack(copy, *words)
     assert outcome.code == 2
     assert "Delete the folder s/none/seed0 and give the same command again" in outcome.printed
     shutil.rmtree(run)
     assert attack(copy, *words).code == 0
-    assert json.loads((run / "done.json").read_text())["top1"] == whole["top1"]
+    assert json.loads((run / "done.json").read_text())["scores"] == whole["scores"]
 
 
 def test_a_study_does_not_go_on_over_a_damaged_run(copy):
@@ -147,24 +168,15 @@ def test_a_folder_may_lie_deeper_than_python_can_call(tmp_path):
             folder.rmdir()
 
 
-def test_folders_made_in_vain_are_gone_again(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError):
-        make_folders(tmp_path / "file/in/it")
-    with pytest.raises(OSError):
-        make_folders(tmp_path / "a/b" / ("x" * 300))
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    assert make_folders(tmp_path / "a/b") == [tmp_path / "a/b", tmp_path / "a"]
-
-
 @pytest.mark.parametrize(
     ("design", "words"),
     [
-        ({"arms": (Arm("none", "none"), Arm("se\x1b[2J", "se"))}, "a name with control characters"),
-        ({"arms": (Arm("none", "none"), Arm("..", "se"))}, "gives no folder name"),
-        ({"arms": (Arm("none", "none"), Arm("x" * 300, "se"))}, "it has 300 letters, .* 1 to 200 are needed"),
+        ({"arms": (Arm("none"), Arm("se\x1b[2J"))}, "a name with control characters"),
+        ({"arms": (Arm("none"), Arm(".."))}, "gives no folder name"),
+        ({"arms": (Arm("none"), Arm("x" * 300))}, "it has 300 letters, .* 1 to 200 are needed"),
         ({"seeds": tuple(range(5001))}, "2 arms with 5001 seeds are 10002 runs; a study has at most 10000"),
-        ({"margin": 101.0}, "margin = 101: it is at most 100 points"),
+        ({"margin": math.inf}, "margin = inf: it must be a finite number above 0"),
+        ({"arms": (Arm("none"), Arm("a", {"training.lr": "x"}))}, "the arm 'a': training.lr = 'x'"),
     ],
 )
 def test_a_design_has_limits(tmp_path, design, words):

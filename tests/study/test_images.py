@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from saccade import Recipe, UserError
-from saccade.data import files
+from saccade.data import opening
+from saccade.events import Caution, DataOpened, EpochEnded, TrainingBegan
 from saccade.study import images, series
 
 SIDE = 17
@@ -35,9 +36,8 @@ def _draw(rng, path):
 def read(monkeypatch):
     """The files that were read, in order."""
     monkeypatch.setattr(images, "_last", None)
-    paths, look = [], files.look
-    monkeypatch.setattr(files, "look", lambda path, size: paths.append(path.name) or look(path, size))
-    monkeypatch.setattr("saccade.data.folder.look", files.look)
+    paths, look = [], opening.look
+    monkeypatch.setattr(opening, "look", lambda path, *how: paths.append(path.name) or look(path, *how))
     return paths
 
 
@@ -55,7 +55,7 @@ def test_a_second_run_reads_no_image_again(folder, read, tmp_path):
     second = series.train(other, tmp_path / "b", device="cpu", notify=told.append)
     assert read == []
     assert second["fingerprint"] == first["fingerprint"]
-    assert [event["event"] for event in told].count("done") == 2
+    assert sum(isinstance(event, TrainingBegan) for event in told) == 2
 
 
 @pytest.mark.parametrize(("skip_bad", "gone"), [(True, {"train": {"cat": 1}}), (False, {})])
@@ -73,13 +73,13 @@ def test_images_that_are_trained_and_tested_on_are_said_before_training_and_kept
     if leaks:
         shutil.copy(folder / "train/cat/0.bmp", folder / "test/cat/x.bmp")
     checked, told = [], []
-    check([_recipe(folder).model_dump(mode="json")], "cpu", checked.append)
+    check([_recipe(folder).model_dump(mode="json")], None, "cpu", checked.append)
     series.train(_recipe(folder), tmp_path / "a", device="cpu", notify=told.append)
-    (data,) = (event for event in checked if event["event"] == "data")
-    kinds = [event["event"] for event in told if event["event"] in ("caution", "start", "epoch")]
-    assert kinds == ["caution"] * leaks + ["start", "epoch", "epoch"]
+    (data,) = (event for event in checked if isinstance(event, DataOpened))
+    kinds = [type(event) for event in told if isinstance(event, Caution | TrainingBegan | EpochEnded)]
+    assert kinds == [Caution] * leaks + [TrainingBegan, EpochEnded, EpochEnded]
     kept = json.loads((tmp_path / "a/done.json").read_text())["cautions"]
-    assert kept == data["cautions"] == [event["text"] for event in told if event["event"] == "caution"]
+    assert kept == list(data.cautions) == [event.text for event in told if isinstance(event, Caution)]
     assert [caution.partition(".bmp")[0] for caution in kept] == [
         "1 of 5 test images are trained on too, byte for byte: train/cat/0"
     ] * leaks
@@ -88,7 +88,7 @@ def test_images_that_are_trained_and_tested_on_are_said_before_training_and_kept
 def test_the_check_of_a_study_and_its_first_run_share_what_was_read(folder, read, tmp_path):
     from saccade.study.worker import check
 
-    check([_recipe(folder).model_dump(mode="json")], "cpu", lambda event: None)
+    check([_recipe(folder).model_dump(mode="json")], None, "cpu", lambda event: None)
     assert len(read) >= 12
     read.clear()
     series.train(_recipe(folder), tmp_path / "a", device="cpu", notify=lambda event: None)
@@ -122,13 +122,13 @@ def _move(folder):
 @pytest.mark.parametrize("change", [_replace, _enlarge, _remove, _add, _move])
 def test_changed_images_are_noticed(folder, read, change):
     spec = _recipe(folder).data
-    before = images.open_once(spec)
-    assert images.open_once(spec) is before
+    before = images.open_once(spec, "label")
+    assert images.open_once(spec, "label") is before
     size = (folder / "train/cat/0.bmp").stat().st_size
     change(folder)
-    after = images.open_once(spec)
+    after = images.open_once(spec, "label")
     assert after is not before
-    assert images.open_once(spec) is after
+    assert images.open_once(spec, "label") is after
     if change is _replace:
         assert (folder / "train/cat/0.bmp").stat().st_size == size, "the time alone tells"
         assert not after.train.picture(0).equal(before.train.picture(0))
@@ -137,22 +137,24 @@ def test_changed_images_are_noticed(folder, read, change):
 
 def test_another_description_is_another_set_and_one_is_kept(folder, read):
     one, two = _recipe(folder).data, _recipe(folder, **{"data.train_images": 4}).data
-    whole = images.open_once(one)
-    assert len(images.open_once(two).train) == 4
-    assert images.open_once(one) is not whole
+    whole = images.open_once(one, "label")
+    assert len(images.open_once(two, "label").train) == 4
+    assert images.open_once(one, "label") is not whole
     digits = Recipe().with_overrides({"data.train_images": 20, "data.test_images": 10}).data
-    assert images.open_once(digits) is images.open_once(digits)
+    labels = images.open_once(digits, "label")
+    assert images.open_once(digits, "label") is labels
+    assert images.open_once(digits, "mask") is not labels
 
 
 def test_what_cannot_be_opened_is_not_kept(folder, read):
     spec = _recipe(folder).data
-    images.open_once(spec)
+    images.open_once(spec, "label")
     (folder / "train/cat/0.bmp").write_bytes(b"BM")
     for _ in range(2):
         with pytest.raises(UserError, match=r"0\.bmp"):
-            images.open_once(spec)
+            images.open_once(spec, "label")
     (folder / "train/cat/0.bmp").unlink()
     (folder / "train/cat/0.bmp").symlink_to("nowhere.bmp")
     with pytest.raises((UserError, OSError), match=r"0\.bmp"):
-        images.open_once(spec)
+        images.open_once(spec, "label")
     assert images._last is None

@@ -271,7 +271,8 @@ execute(study, 1, "cpu", engine="ray", train="fake_training:train", check="fake_
 def test_an_interrupt_ends_the_cluster_that_was_started_and_it_was_quiet(tmp_path, start):
     pytest.importorskip("ray", reason="ray is not installed")
     code = INTERRUPTED.format(folder=str(tmp_path / "s"))
-    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths}
     parent = start(
         [sys.executable, "-W", "error", "-c", code],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,

@@ -1,47 +1,83 @@
 """What is made of run folders, with folders written by hand."""
 
 import json
+import tomllib
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+import tomli_w
+from safetensors.numpy import load_file, save_file
 
 from saccade import Recipe, UserError
-from saccade.study.plan import Study, arms
-from saccade.study.report.table import latex, markdown
+from saccade.study.arms import arms
+from saccade.study.plan import Study
 from saccade.study.results import collect, write_results
 
 SCORES = {("none", 0): 90.0, ("none", 1): 91.0, ("none", 2): 92.0, ("se", 0): 91.0, ("se", 1): 93.0, ("se", 2): 92.0}
-LABELS = np.arange(100, dtype=np.int64) % 10
+LABELS = np.arange(100, dtype=np.int32) % 10
+ENVIRONMENT = {"device": "cpu", "accelerator": None, "cpu": "a", "python": "3.11", "packages": {"torch": "2.11"}}
+TRIVIAL = {"answer": "the most frequent class", "scores": {"top-1": 10.0, "top-5": 50.0, "NLL": 2.3}}
 
 
-def _environment(run, **facts):
-    told = {"device": "cpu", "accelerator": None, "cpu": "a", "python": "3.11", "packages": {"torch": "2.11"}} | facts
-    (run.folder / "environment.json").write_text(json.dumps(told))
+def _rows(top1):
+    """Rows of a hundred images of which ``top1`` are right."""
+    wrong = np.arange(100) >= round(top1)
+    predicted = np.where(wrong, (LABELS + 1) % 10, LABELS).astype(np.int32)
+    nll = np.where(wrong, 2.0, 0.1).astype(np.float32)
+    rank = np.where(wrong, 1 + 6 * (np.arange(100) == 99), 0).astype(np.int32)
+    return {"predicted": predicted, "label": LABELS, "rank": rank, "nll": nll}
 
 
-def _finish(run, top1, diverged=None, parameters=None):
+def _finish(run, top1, **more):
     run.folder.mkdir(parents=True)
     (run.folder / "recipe.toml").write_text(run.recipe.to_toml())
-    _environment(run)
-    predicted = LABELS.copy()
-    wrong = round(100 - top1)
-    predicted[:wrong] = (predicted[:wrong] + 1) % 10
-    save_file({"predicted": predicted, "label": LABELS}, run.folder / "predictions.safetensors")
+    (run.folder / "environment.json").write_text(json.dumps(ENVIRONMENT))
+    rows = _rows(top1)
+    save_file(rows, run.folder / "rows.safetensors")
+    scores = {"top-1": top1, "top-5": 99.0, "NLL": float(rows["nll"].mean())}
     done = {
-        "top1": top1,
-        "test_loss": 0.3,
-        "epochs": 3,
-        "seconds": 5.0,
-        "parameters": parameters or 1000 + run.seed,
-        "diverged": diverged,
-    }
-    (run.folder / "done.json").write_text(json.dumps(done))
+        "task": "classify", "metric": "top-1", "score": f"{top1:.2f} %", "scores": scores, "trivial": TRIVIAL,
+        "by_class": {"top-1": [top1] * 10}, "epochs": 3, "seconds": 5.0, "parameters": 1000 + run.seed,
+        "diverged": None,
+    }  # fmt: skip
+    (run.folder / "done.json").write_text(json.dumps(done | more))
+
+
+def _change(run, **facts):
+    path = run.folder / "done.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+
+
+def _older(recipe):
+    """A recipe without the keys that earlier versions did not have."""
+    del recipe["task"], recipe["data"]["layout"], recipe["data"]["resize"]
+    return recipe
+
+
+def _as_before(study):
+    """Make the study's files those of version 0.3."""
+    for run in study.runs():
+        path = run.folder / "recipe.toml"
+        path.write_text(tomli_w.dumps(_older(tomllib.loads(path.read_text()))))
+        rows = load_file(run.folder / "rows.safetensors")
+        (run.folder / "rows.safetensors").unlink()
+        kept = {key: rows[key].astype(np.int64) for key in ("predicted", "label")}
+        save_file(kept, run.folder / "predictions.safetensors")
+        done = json.loads((run.folder / "done.json").read_text())
+        scores = done.pop("scores")
+        for key in ("task", "metric", "score", "by_class", "trivial"):
+            del done[key]
+        done |= {"top1": scores["top-1"], "test_loss": scores["NLL"]}
+        (run.folder / "done.json").write_text(json.dumps(done))
+    path = study.folder / "study.toml"
+    values = tomllib.loads(path.read_text())
+    values["arms"] = [{"name": arm["name"], "mechanism": arm["name"]} for arm in values["arms"]]
+    path.write_text(tomli_w.dumps(values | {"recipe": _older(values["recipe"])}))
 
 
 @pytest.fixture
 def study(tmp_path):
-    plan = Study(Recipe(), arms(["se"]), (0, 1, 2), tmp_path / "s")
+    plan = Study(Recipe(), arms(["se"]), (0, 1, 2), tmp_path / "s", 1.0)
     plan.write()
     for run in plan.runs():
         _finish(run, SCORES[run.arm.name, run.seed])
@@ -50,115 +86,124 @@ def study(tmp_path):
 
 def test_scores_means_and_differences(study):
     found = collect(study.folder)
-    assert found["arms"]["none"]["top1"] == [90.0, 91.0, 92.0]
-    assert found["arms"]["none"]["mean"] == 91.0
-    assert found["arms"]["none"]["sd"] == 1.0
-    assert found["arms"]["se"]["mean"] == 92.0
-    (row,) = found["analysis"]["differences"]
-    assert row["difference"] == pytest.approx(1.0)
-    assert row["raw"] == [1.0, 2.0, 0.0]
+    none, se = found.arms
+    assert (none.scores, none.mean, none.sd, none.parameters, none.cost) == ((90.0, 91.0, 92.0), 91.0, 1.0, 1000, None)
+    assert (se.mean, se.shares_host) == (92.0, True)
+    (row,) = found.analysis.differences
+    assert row.difference == pytest.approx(1.0)
+    assert row.raw == (1.0, 2.0, 0.0)
     # Residuals of score = arm + seed are ∓0.5 (0, +0.5, -0.5 in each arm): 4 · 0.25 / 2 degrees of freedom.
-    assert found["analysis"]["sigma"] == pytest.approx(0.5**0.5)
-    assert found["study"]["complete"] is True
-    assert found["study"]["baseline"] == "none"
-    assert [row["folder"] for row in found["runs"]][:2] == ["none/seed0", "se/seed0"]
-    assert found["runs"][0] | {"folder": ""} == {
-        "arm": "none", "seed": 0, "status": "done", "top1": 90.0, "test_loss": 0.3, "seconds": 5.0, "parameters": 1000,
-        "reason": None, "constant": {}, "folder": "",
-    }  # fmt: skip
+    assert found.analysis.sigma == pytest.approx(0.5**0.5)
+    assert (found.complete, found.task, found.metric.name, found.margin) == (True, "classify", "top-1", 1.0)
+    assert found.trivial == ("the most frequent class", 10.0)
+    first = found.runs[0]
+    assert (first.arm, first.seed, first.status, first.folder) == ("none", 0, "done", "none/seed0")
+    assert first.scores == {"top-1": 90.0, "top-5": 99.0, "NLL": pytest.approx(0.29)}
+    assert first.by_class == {"top-1": [90.0] * 10}
+    assert [run.folder for run in found.of("se")] == ["se/seed0", "se/seed1", "se/seed2"]
 
 
-def test_the_error_of_the_images_is_added(study):
-    (row,) = (row for row in collect(study.folder)["analysis"]["differences"] if row["name"] == "se")
-    for path in study.folder.rglob("predictions.safetensors"):
-        path.unlink()
-    (free,) = collect(study.folder)["analysis"]["differences"]
-    assert (free["se_from"], free["se_images"]) == ("seeds", 0)
-    assert row["se_images"] > 0
-    assert row["se"] == pytest.approx((free["se"] ** 2 + row["se_images"] ** 2) ** 0.5)
-    assert row["df"] > free["df"]
+def test_other_metrics_get_intervals_and_no_verdict(study):
+    top5, nll = collect(study.folder).others
+    assert (top5.metric.name, nll.metric.name) == ("top-5", "NLL")
+    assert nll.scores["se"] == pytest.approx([0.271, 0.233, 0.252])
+    (row,) = nll.differences
+    assert row.difference == pytest.approx(0.019)  # lower is better, and turned round
+    assert not hasattr(row, "verdict")
+    for path in study.folder.glob("se/*/rows.safetensors"):
+        rows = load_file(path)
+        rows["nll"] += 0.6 * (-1) ** np.arange(100, dtype=np.float32)  # se does well on every other image
+        save_file(rows, path)
+    (wide,) = collect(study.folder).others[1].differences
+    assert wide.difference == row.difference
+    assert wide.low < row.low < row.high < wide.high, "the error of the images counts"
+    assert top5.differences[0].difference == 0.0
 
 
-def test_a_diverged_run_has_no_score_and_is_named(study):
-    run = study.run(study.arms[1], 1)
-    done = json.loads((run.folder / "done.json").read_text())
-    (run.folder / "done.json").write_text(json.dumps(done | {"diverged": {"message": "loss of epoch 3 is nan"}}))
+def test_the_metric_of_the_recipe_gives_the_verdicts(study):
+    for run in study.runs():
+        _change(run, metric="NLL", score="0.3 nats")
     found = collect(study.folder)
-    assert found["arms"]["se"]["top1"] == [91.0, None, 92.0]
-    assert found["arms"]["se"]["mean"] == 91.5
-    assert found["arms"]["se"]["diverged"] == [1]
-    assert any("se: 1 of 3 runs diverged (seed 1)." in note and "flatters" in note for note in found["notes"])
-    (row,) = (row for row in found["runs"] if row["status"] == "diverged")
-    assert (row["arm"], row["seed"], row["top1"]) == ("se", 1, None)
-    assert row["reason"] == "loss of epoch 3 is nan"
+    assert found.metric.name == "NLL"
+    assert found.arms[0].scores == pytest.approx((0.29, 0.271, 0.252))
+    assert [other.metric.name for other in found.others] == ["top-1", "top-5"]
+    assert found.trivial == ("the most frequent class", 2.3)
+    assert (found.analysis.unit, found.analysis.differences[0].higher_is_better) == ("nats", False)
 
 
-def test_a_plug_that_ignores_the_image_is_named(study):
-    """Folders of earlier versions say nothing of it."""
-    assert not any("same for every test image" in note for note in collect(study.folder)["notes"])
-
-    def write(seed, **facts):
-        path = study.run(study.arms[1], seed).folder / "done.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | facts))
-
-    write(0, constant={"layer1.0.bn2": "gate"})
-    write(1, constant={})
-    write(2, constant={"layer1.0.bn2": "gate", "layer2.0.bn2": "gate", "layer4": "context"})
-    found = collect(study.folder)
-    assert [row["constant"] for row in found["runs"] if row["seed"] == 0] == [{}, {"layer1.0.bn2": "gate"}]
-    said = [
-        "se: the gate is the same for every test image at layer1.0.bn2 (seeds 0, 2) and layer2.0.bn2 (seed 2); the "
-        "plug ignores the image there.",
-        "se: what is added is the same for every test image at layer4 (seed 2); the plug ignores the image there.",
-    ]
-    assert [note for note in found["notes"] if "same for every" in note] == said
-    assert all(note in markdown(found).replace("\\", "") for note in said)
-    write(2, constant={f"layer{n}": "gate" for n in range(1, 10)})
-    (note,) = (note for note in collect(study.folder)["notes"] if "same for every" in note)
-    assert note.count("(seed 2)") == 5
-    assert "layer5 (seed 2) and 4 more sites; the plug" in note
-    write(2, diverged={"message": "loss of epoch 3 is nan"})  # what a broken run ended with has no score, and no note
-    (note,) = (note for note in collect(study.folder)["notes"] if "same for every" in note)
-    assert "seed 2" not in note
-    write(0, constant={"layer1": "nothing"})
-    with pytest.raises(UserError, match=r"constant.layer1 = 'nothing': input should be 'gate' or 'context'"):
+def test_runs_of_two_metrics_are_not_compared(study):
+    _change(study.runs()[0], metric="top-5")
+    with pytest.raises(UserError, match="cannot be compared, they are of classify by top-1 and classify by top-5"):
         collect(study.folder)
 
 
-@pytest.mark.parametrize(("source", "said"), [("digits", 1), ("photos", 0)])
-def test_the_smoke_test_says_that_it_is_one(tmp_path, source, said):
-    plan = Study(Recipe().with_overrides({"data.source": source}), arms(["se"]), (0, 1), tmp_path / "s")
+def test_before_any_run_is_done_the_recipe_says_what_is_asked(tmp_path):
+    plan = Study(Recipe().with_overrides({"task.metric": "top-5"}), arms(["se"]), (0,), tmp_path / "s")
+    plan.write()
+    found = collect(plan.folder)
+    assert (found.task, found.metric.name, found.margin, found.analysis) == ("classify", "top-5", 1.0, None)
+    assert [run.status for run in found.runs] == ["missing", "missing"]
+
+
+def test_a_study_of_earlier_versions_gives_the_same_figures(study):
+    today = collect(study.folder)
+    _as_before(study)
+    before = collect(study.folder)
+    assert before.study == today.study
+    assert [run.finished is not None for run in study.runs()] == [True] * 6
+    assert before.arms == today.arms
+    assert before.analysis == today.analysis
+    assert (before.task, before.metric, before.trivial) == ("classify", today.metric, None)
+    (nll,) = before.others  # what was kept of each image does not tell its loss
+    assert nll.scores == pytest.approx({k: pytest.approx(v) for k, v in today.others[1].scores.items()})
+    assert nll.differences[0].difference == pytest.approx(today.others[1].differences[0].difference)
+
+
+def test_rows_that_lack_what_the_verdicts_need_are_damaged(study):
+    path = study.runs()[2].folder / "rows.safetensors"
+    rows = load_file(path)
+    del rows["predicted"]
+    save_file(rows, path)
+    with pytest.raises(UserError, match=r"seed1: the rows of the test images hold label, nll, rank; 'predicted' is"):
+        collect(study.folder)
+
+
+def test_a_model_of_its_own_makes_another_host(tmp_path):
+    plan = Study(Recipe(), arms(["se"], [], ["wide: model.options.width=32"]), (0, 1), tmp_path / "s")
     plan.write()
     for run in plan.runs():
         _finish(run, 90.0 + run.seed)
     found = collect(plan.folder)
-    assert len([note for note in found["notes"] if "smoke test" in note and "do not transfer" in note]) == said
-    for table in (markdown(found), latex(found)):
-        assert table.count("do not transfer") == said
+    assert {row.arm.name: row.shares_host for row in found.arms} == {"none": True, "se": True, "wide": False}
+    assert [note.text.partition(":")[0] for note in found.notes if note.kind == "hosts"] == ["wide"]
+    said = found.to_json()["arms"]["wide"]
+    assert (said["settings"], said["shares_host"]) == ({"model.options.width": 32}, False)
 
 
-@pytest.mark.parametrize(
-    ("plain", "whole", "extra", "said"),
-    [
-        (1000, 1014, 1480, "it adds 480 parameters where eca adds 14;"),
-        (1000, 1000, 1480, "it adds 480 parameters where eca adds 0;"),
-        (1000, 11_000, 12_024, "it adds 11,024 parameters where eca adds 10,000;"),
-        (1000, 11_000, 12_000, None),  # a tenth more, and no word more
-        (1000, 11_000, 10_000, None),
-        (1000, 1000, 1000, None),
-        (None, 1014, 1480, None),  # not run yet
-    ],
-)
-def test_a_control_of_another_size_than_its_mechanism_is_named(tmp_path, plain, whole, extra, said):
-    plan = Study(Recipe(), arms(["eca"], ["extra", "noise"]), (0,), tmp_path / "s")
-    plan.write()
-    for run, parameters in zip(plan.runs(), (plain, whole, extra, 1000), strict=True):
-        if parameters is not None:
-            _finish(run, 90.0, parameters=parameters)
-    notes = [note for note in collect(plan.folder)["notes"] if "it adds" in note]
-    assert notes == ([] if said is None else [
-        f"extra for eca: {said} a plain bottleneck of at least one unit a site can have no nearer number."
-    ])  # fmt: skip
+def test_the_error_of_the_images_is_added(study):
+    (row,) = collect(study.folder).analysis.differences
+    for path in study.folder.rglob("rows.safetensors"):
+        path.unlink()
+    (free,) = collect(study.folder).analysis.differences
+    assert (free.se_from, free.se_images) == ("seeds", 0)
+    assert row.se_images > 0
+    assert row.se == pytest.approx((free.se**2 + row.se_images**2) ** 0.5)
+    assert row.df > free.df
+
+
+def test_a_diverged_run_has_no_score_and_is_named(study):
+    _change(study.run(study.arms[1], 1), diverged={"message": "loss of epoch 3 is nan"})
+    found = collect(study.folder)
+    assert found.arms[1].scores == (91.0, None, 92.0)
+    assert found.arms[1].mean == 91.5
+    assert any(
+        "se: 1 of 3 runs diverged (seed 1)." in note.text and "flatters" in note.text
+        for note in found.notes
+        if note.kind == "unscored"
+    )
+    (run,) = (run for run in found.runs if run.status == "diverged")
+    assert (run.arm, run.seed, run.scores, run.reason) == ("se", 1, {}, "loss of epoch 3 is nan")
+    assert found.complete
 
 
 def test_failed_and_missing_runs_are_named(study):
@@ -166,69 +211,25 @@ def test_failed_and_missing_runs_are_named(study):
         (study.run(arm, seed).folder / "done.json").unlink()
     (study.run(study.arms[1], 0).folder / "failed.json").write_text('{"reason": "ValueError: no luck"}')
     found = collect(study.folder)
-    assert found["study"]["complete"] is False
-    assert found["arms"]["se"]["failed"] == [0]
-    assert found["arms"]["none"]["missing"] == [2]
-    assert "se: 1 of 3 runs failed (seed 0)." in found["notes"]
-    assert "none: 1 of 3 runs not run yet (seed 2)." in found["notes"]
-    assert [row["reason"] for row in found["runs"] if row["status"] == "failed"] == ["ValueError: no luck"]
+    assert found.complete is False
+    said = [note.text for note in found.notes if note.kind == "unscored"]
+    assert said == ["none: 1 of 3 runs not run yet (seed 2).", "se: 1 of 3 runs failed (seed 0)."]
+    assert [run.reason for run in found.runs if run.status == "failed"] == ["ValueError: no luck"]
 
 
 def test_nothing_is_judged_without_a_plain_network(study):
     for seed in study.seeds:
         (study.run(study.arms[0], seed).folder / "done.json").unlink()
-    assert collect(study.folder)["analysis"] is None
-    assert collect(study.folder)["arms"]["se"]["mean"] == 92.0
-
-
-def test_other_surroundings_are_said(study):
-    assert not [note for note in collect(study.folder)["notes"] if "same" in note]
-    _environment(study.runs()[0], cpu="b", device="cuda:0")
-    _environment(study.runs()[1], packages={"torch": "2.12"})
-    said = [note for note in collect(study.folder)["notes"] if "same" in note]
-    assert said == [
-        "The runs were not all made with the same device: cpu, cuda.",
-        "The runs were not all made with the same cpu: a, b.",
-        "The runs were not all made with the same packages.",
-    ]
-
-
-def test_two_accelerators_of_one_kind_are_one_device(study):
-    for number, run in enumerate(study.runs()):
-        _environment(run, device=f"cuda:{number % 2}")
-    assert not [note for note in collect(study.folder)["notes"] if "same" in note]
-
-
-def _fingerprint(run, fingerprint):
-    done = json.loads((run.folder / "done.json").read_text())
-    (run.folder / "done.json").write_text(json.dumps(done | {"fingerprint": fingerprint}))
-
-
-def test_images_that_were_left_out_are_said_though_they_be_gone(study):
-    said = "The images of all runs: 3 bad files left out (train: 2 of cat; test: 1 of dog)."
-    assert said not in collect(study.folder)["notes"]
-    for run in study.runs():
-        done = json.loads((run.folder / "done.json").read_text())
-        done["left_out"] = {"train": {"cat": 2}, "test": {"dog": 1}}
-        (run.folder / "done.json").write_text(json.dumps(done))
-    assert collect(study.folder)["notes"].count(said) == 1
-
-
-def test_images_that_spoil_the_score_are_said(study):
-    said = "2 of 9 test images are trained on too."
-    assert said not in collect(study.folder)["notes"]
-    for run in study.runs():
-        done = json.loads((run.folder / "done.json").read_text())
-        (run.folder / "done.json").write_text(json.dumps(done | {"cautions": [said]}))
-    assert collect(study.folder)["notes"].count(said) == 1
+    found = collect(study.folder)
+    assert (found.analysis, found.others, found.arms[1].mean) == (None, (), 92.0)
 
 
 def test_runs_of_other_images_are_not_compared(study):
     first, second, third, *_ = study.runs()
     for run in (first, third):
-        _fingerprint(run, "aa")
-    assert collect(study.folder)["analysis"]  # the others do not say
-    _fingerprint(third, "bb")
+        _change(run, fingerprint="aa")
+    assert collect(study.folder).analysis  # the others do not say
+    _change(third, fingerprint="bb")
     with pytest.raises(UserError, match="the images changed between them") as refused:
         collect(study.folder)
     assert f"{first.folder} and {third.folder} cannot be compared" in str(refused.value)
@@ -236,13 +237,13 @@ def test_runs_of_other_images_are_not_compared(study):
 
 
 @pytest.mark.parametrize(
-    ("labels", "words"),
-    [(LABELS[:90], "they have 100 and 90 test images"), (LABELS[::-1], "the labels of their test images differ")],
+    ("count", "step", "words"),
+    [(90, 1, "they have 100 and 90 test images"), (100, -1, "the labels of their test images differ")],
 )
-def test_predictions_for_other_images_are_not_compared(study, labels, words):
+def test_rows_of_other_images_are_not_compared(study, count, step, words):
     first, second, *_ = study.runs()
-    labels = np.ascontiguousarray(labels)
-    save_file({"predicted": labels, "label": labels}, second.folder / "predictions.safetensors")
+    path = second.folder / "rows.safetensors"
+    save_file({key: np.ascontiguousarray(value[:count][::step]) for key, value in load_file(path).items()}, path)
     with pytest.raises(UserError, match=words) as refused:
         collect(study.folder)
     assert f"{first.folder} and {second.folder}" in str(refused.value)
@@ -250,7 +251,13 @@ def test_predictions_for_other_images_are_not_compared(study, labels, words):
 
 def test_they_are_written_as_strict_json(study):
     found = write_results(study.folder)
-    assert json.loads((study.folder / "results.json").read_text(), parse_constant=pytest.fail) == found
+    said = json.loads((study.folder / "results.json").read_text(), parse_constant=pytest.fail)
+    assert said == json.loads(json.dumps(found.to_json()))
+    assert (said["study"]["baseline"], said["study"]["complete"], said["metric"]["name"]) == ("none", True, "top-1")
+    assert said["arms"]["se"]["scores"] == [91.0, 93.0, 92.0]
+    assert said["trivial"] == {"answer": "the most frequent class", "score": 10.0}
+    assert said["analysis"]["differences"][0]["sentence"] == found.analysis.differences[0].sentence()
+    assert [other["metric"] for other in said["others"]] == ["top-5", "NLL"]
     assert [p.name for p in study.folder.glob(".*")] == []
 
 

@@ -1,9 +1,9 @@
 """One run of the tiny recipe, and its images."""
 
 import pytest
-from tiny_runs import TINY, listener, opened
 
 from saccade.training import train
+from tiny_runs import TINY, listener, opened
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,10 @@ import os
 import signal
 
 import pytest
-from tiny_runs import TINY, after, same
 
 from saccade.events import StepTaken
 from saccade.training import checkpointer, train
+from tiny_runs import TINY, after, same
 
 
 def test_ctrl_c_passes_through_and_can_be_pressed_again(straight, tmp_path):

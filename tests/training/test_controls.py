@@ -3,12 +3,12 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import Killed, after, listener, network_of, opened, rows
 
 import saccade
 from saccade.recipe import Recipe
 from saccade.training import train
 from saccade.training.network import start_of, started
+from tiny_runs import Killed, after, listener, network_of, opened, rows
 
 TINY = Recipe().with_overrides(
     {

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import TINY
 
 from saccade.errors import UserError
 from saccade.training import RunFolder, train
+from tiny_runs import TINY
 
 
 @pytest.mark.parametrize(

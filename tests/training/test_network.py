@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tiny_runs import TINY, Killed, after, listener, network_of, rows
 
 import saccade
 from saccade.recipe import Recipe
 from saccade.training import derived, train
 from saccade.training.gates import probe_images
 from saccade.training.network import start_of
+from tiny_runs import TINY, Killed, after, listener, network_of, rows
 
 
 def test_the_host_is_the_same_under_every_mechanism(split):

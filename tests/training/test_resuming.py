@@ -8,11 +8,11 @@ import sys
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import FILES, TINY, Killed, after, listener, opened, rows, same
 
 from saccade.errors import UserError
 from saccade.events import EpochEnded
 from saccade.training import train
+from tiny_runs import FILES, TINY, Killed, after, listener, opened, rows, same
 
 
 def kill(recipe, folder, epoch):

@@ -11,7 +11,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from tiny_runs import FILES, TINY, Killed, after, done, listener, network_of, opened, rows, same
 
 import saccade
 from saccade.data import open_data
@@ -22,6 +21,7 @@ from saccade.recipe import Recipe
 from saccade.tasks.classify import Classify
 from saccade.training import build, train
 from saccade.training.module import rate
+from tiny_runs import FILES, TINY, Killed, after, done, listener, network_of, opened, rows, same
 
 
 def test_the_folder_holds_the_whole_run(straight, split):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from saccade import tasks
@@ -206,10 +207,11 @@ def collect(folder: str | Path) -> StudyResults:
                 continue
             own = _scores(study, runs, other)
             if any(score is not None for score in own[BASELINE]):
-                found = intervals(
-                    own, metric=other, values=_values(study, rows, other), baseline=BASELINE,
-                    sizes=_sizes(rows, other),
-                )  # fmt: skip
+                try:
+                    values = _values(study, rows, other)
+                except UserError:  # earlier versions kept less
+                    values = None
+                found = intervals(own, metric=other, values=values, baseline=BASELINE, sizes=_sizes(rows, other))
                 others.append(OtherMetric(other, own, found))
     notes = on_study(study, {row.arm.name: row.parameters for row in arms}, runs, finished)
     if analysis is not None:
@@ -318,19 +320,23 @@ def _rows(study: Study, runs: tuple[RunResult, ...], kind: type[Task]) -> dict[t
             continue
         for key in kind.truth:
             if key not in rows:
-                raise UserError(
-                    f"{run.folder}: the rows of the test images hold {', '.join(sorted(rows))}; {key!r} is needed. "
-                    f"Delete the folder {run.folder} and give the same command again: that run is done anew."
-                )
+                raise _damaged(run, f"hold {', '.join(sorted(rows))}; {key!r} is needed")
         first = first or (run, rows)
         counts = count(first[1]), count(rows)
         if counts[0] != counts[1]:
             raise _other_images(first[0], run, f"they have {counts[0]} and {counts[1]} test images")
         for key in kind.truth:
-            if not bool((first[1][key] == rows[key]).all()):
+            if not torch.equal(first[1][key].long(), rows[key].long()):
                 raise _other_images(first[0], run, f"the {key}s of their test images differ")
         found[run.arm.name, run.seed] = rows
     return found
+
+
+def _damaged(run: Run, what: str) -> UserError:
+    return UserError(
+        f"{run.folder}: the rows of the test images {what}. Delete the folder {run.folder} and give the same command "
+        "again: that run is done anew."
+    )
 
 
 def _sizes(rows: Mapping[tuple[str, int], Rows], metric: Metric) -> list[int] | None:
@@ -343,13 +349,24 @@ def _sizes(rows: Mapping[tuple[str, int], Rows], metric: Metric) -> list[int] | 
 def _values(
     study: Study, rows: Mapping[tuple[str, int], Rows], metric: Metric
 ) -> dict[str, NDArray[np.float64]] | None:
-    """Arm -> pseudo-values (seeds, units) of ``metric``; None where the rows do not hold what it needs."""
+    """Arm -> pseudo-values (seeds, units) of ``metric``; None without rows.
+
+    Raises:
+        UserError: the rows of a run do not hold what the metric needs.
+    """
     found = {}
+    runs = {(run.arm.name, run.seed): run for run in study.runs()}
     for key, each in rows.items():
+        needed = (len(pseudovalues.sizes_of(metric, each)),)
         try:
             found[key] = pseudovalues.of(metric, each)
-        except KeyError:  # earlier versions kept less
-            return None
+        except KeyError as error:
+            raise _damaged(runs[key], f"hold {', '.join(sorted(each))}; {error.args[0]!r} is needed") from None
+        except (RuntimeError, ValueError, IndexError) as error:  # tensors of shapes that do not go together
+            raise _damaged(runs[key], f"give no {metric.name}: {error}") from None
+        if found[key].shape != needed:
+            shape = found[key].shape
+            raise _damaged(runs[key], f"give {metric.name} values of shape {shape}; {needed} is needed")
     if not found:
         return None
     nothing = np.full_like(next(iter(found.values())), np.nan)
