@@ -28,7 +28,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from saccade.data import EpochSampler, collate, open_data
+from saccade.data import open_data
+from saccade.data.samples import collate
+from saccade.data.sampling import EpochSampler
 from saccade.events import EpochEnded, Event
 from saccade.recipe import Recipe
 from saccade.surgery import parameter_groups

@@ -13,7 +13,7 @@ def test_old_content_or_new(tmp_path):
     path = tmp_path / "a.json"
     write_atomically(path, "old")
     with pytest.raises(TypeError, match="bytes"), replacing(path) as file:
-        file.write("no bytes")  # type: ignore[arg-type]
+        file.write("no bytes")
     assert path.read_text() == "old"
     write_atomically(path, b"new")
     assert path.read_bytes() == b"new"

@@ -15,7 +15,9 @@ from saccade.study.run_notes import RunResult
 from saccade.study.stats import analyse, intervals
 
 TOP1 = Metric(name="top-1", unit="%", margin=1.0, low=0.0, high=100.0, values=lambda rows: rows["x"])
-ERROR = Metric(name="error", unit="px", margin=0.05, low=0.0, higher_is_better=False, digits=3, values=lambda rows: 0)
+ERROR = Metric(
+    name="error", unit="px", margin=0.05, low=0.0, higher_is_better=False, digits=3, values=lambda rows: rows["x"]
+)
 
 
 def arm(mechanism, control=None, **more):

@@ -7,7 +7,8 @@ import pytest
 
 from saccade import Recipe
 from saccade.study import forecast
-from saccade.study.plan import Study, arms
+from saccade.study.arms import arms
+from saccade.study.plan import Study
 from saccade.study.precision import ImageError, image_floor, planned_detectable
 
 FACTS = {

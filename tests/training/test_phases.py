@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from saccade.data import ImageSet
+from saccade.data.samples import ImageSet
 from saccade.errors import UserError
 from saccade.tasks.base import Phase
 from saccade.training import build, train
