@@ -98,6 +98,7 @@ def arms(attention: Iterable[str], controls: Iterable[str] = (), others: Iterabl
     mechanisms = list(at)
     for mechanism, _ in at.values():
         catalog.parse(mechanism)
+    _check_spellings(at)
     own = [_parsed(text) for text in others]
     if not mechanisms and not own:
         raise UserError(f"nothing to compare with {BASELINE!r}; name a mechanism, for example --attention se,das")
@@ -121,6 +122,16 @@ def arms(attention: Iterable[str], controls: Iterable[str] = (), others: Iterabl
     if twice := repeated([arm.name for arm in found]):
         raise UserError(f"the arm {twice[0]!r} is given twice")
     return tuple(found)
+
+
+def _check_spellings(at: Mapping[str, tuple[str, str | None]]) -> None:
+    """Raise UserError where two of the texts spell the same mechanism with the same options at the same position."""
+    first: dict[str, str] = {}
+    for text, (mechanism, where) in at.items():
+        name, options = catalog.parse(mechanism)
+        spelt = repr((name, sorted(options.items(), key=lambda item: item[0]), where))
+        if (other := first.setdefault(spelt, text)) != text:
+            raise UserError(f"the arms {other!r} and {text!r} are the same mechanism; name it once")
 
 
 def _at(name: str, mechanism: str, where: str | None, control: str | None = None) -> Arm:
