@@ -123,7 +123,10 @@ def test_answers_for_the_eye():
     three = task(test=[1, 2, 0], classes="abc")
     network = Fixed([[0.0, math.log(3), -math.inf]] * 3)
     found = three.draw([0, 1], network)
-    assert [(drawing.caption, drawing.right) for drawing in found] == [("b 75\u202f%", True), ("b 75\u202f%", False)]
+    assert [(drawing.caption, drawing.right) for drawing in found] == [
+        ("b · 75\u202f%", True),
+        ("b · 75\u202f%", False),
+    ]
     assert [drawing.caption for drawing in three.draw([2, 1], None)] == ["a", "c"]
 
 
