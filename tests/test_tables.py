@@ -19,5 +19,5 @@ def test_each_file_holds_one_class_of_its_kind():
 
 
 def test_a_misspelt_name_has_neighbours():
-    with pytest.raises(UserError, match="there is no task 'clasify'. Did you mean 'classify'"):
+    with pytest.raises(UserError, match=r"there is no task 'clasify'\. Did you mean 'classify'"):
         tasks.get("clasify")
