@@ -19,7 +19,7 @@ def open_data(spec: Data, target: str, notify: Notify | None = None) -> Split:
     Args:
         spec: what to open.
         target: ``label``, ``mask``, ``objects`` or ``none``.
-        notify: receives ``{"event": "check", "done": n, "total": N}`` while files are looked at.
+        notify: receives ``FilesChecked`` while files are read.
 
     Raises:
         UserError: there is no such source, layout, option or augmentation; the layout gives no such target; a class is
