@@ -12,8 +12,14 @@ from saccade.files import lock, make_folders, remove_unfinished, replacing, writ
 def test_old_content_or_new(tmp_path):
     path = tmp_path / "a.json"
     write_atomically(path, "old")
-    with pytest.raises(TypeError, match="bytes"), replacing(path) as file:
-        file.write("no bytes")
+
+    def fail():
+        with replacing(path) as file:
+            file.write(b"half of the n")
+            raise RuntimeError("in the midst")
+
+    with pytest.raises(RuntimeError, match="midst"):
+        fail()
     assert path.read_text() == "old"
     write_atomically(path, b"new")
     assert path.read_bytes() == b"new"

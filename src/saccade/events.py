@@ -1,4 +1,4 @@
-"""What long work reports while it goes on: the argument of every ``notify``."""
+"""Events that long work reports: the argument of every ``notify``."""
 
 from __future__ import annotations
 

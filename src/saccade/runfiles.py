@@ -53,7 +53,7 @@ Duration = Annotated[float, Field(ge=0, le=1e12)]
 
 
 class _File(BaseModel):
-    """``mend`` is what the user can do about a damaged one."""
+    """``mend`` says what the user can do about a damaged file."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
     mend: ClassVar[str] = _AGAIN
@@ -89,7 +89,7 @@ class Done(_File):
 
 
 class _OldDone(_File):
-    """What ``done.json`` of 0.x said where it now has ``scores``: one task, classification."""
+    """What ``done.json`` of 0.1 has in place of ``scores``."""
 
     top1: Percent
     test_loss: Figure | None
@@ -138,7 +138,7 @@ class Epoch(_File):
 
 
 class _OldEpoch(_File):
-    """What a line of ``metrics.jsonl`` of 0.x said where it now has ``losses`` and ``scores``."""
+    """What a line of ``metrics.jsonl`` of 0.1 has in place of ``losses`` and ``scores``."""
 
     train_loss: Figure | None = None
     test_loss: Figure | None = None
@@ -190,7 +190,7 @@ class StudyFile(_File):
 
 
 def read(path: Path, form: type[BaseModel]) -> dict[str, Any] | None:
-    """The values of a JSON or TOML file as they stand there, found to be of ``form``; None without the file.
+    """Read the values of a JSON or TOML file and check them against ``form``; None without the file.
 
     Raises:
         UserError: it cannot be read, is no JSON or TOML, or has a wrong key, type or range.
@@ -203,7 +203,7 @@ def read(path: Path, form: type[BaseModel]) -> dict[str, Any] | None:
 
 
 def read_recipe(path: Path) -> Recipe | None:
-    """The recipe of a run folder; None without the file.
+    """Read the recipe of a run folder; None without the file.
 
     Raises:
         UserError: it is no recipe.
@@ -216,7 +216,7 @@ def read_recipe(path: Path) -> Recipe | None:
 
 
 def read_done(path: Path) -> dict[str, Any] | None:
-    """The values of ``done.json``; None without the file. Those of earlier versions are given as today's.
+    """Read ``done.json``; None without the file. Values of earlier versions are converted.
 
     Raises:
         UserError: as :func:`read`.
@@ -235,7 +235,7 @@ def read_done(path: Path) -> dict[str, Any] | None:
 
 
 def read_epochs(path: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl``, epochs in their order; [] without the file.
+    """Read the lines of ``metrics.jsonl``, in the order of the epochs; [] without the file.
 
     Raises:
         UserError: as :func:`read`.
@@ -245,7 +245,7 @@ def read_epochs(path: Path) -> list[dict[str, Any]]:
 
 
 def epochs(path: Path, values: list[Any]) -> list[dict[str, Any]]:
-    """``values`` that stand in ``path``, found to be those of epochs 0, 1, 2, …, in today's form.
+    """Check that ``values`` of ``path`` are those of epochs 0, 1, 2, …; return them in today's form.
 
     Raises:
         UserError: one is not.
@@ -266,7 +266,7 @@ def epochs(path: Path, values: list[Any]) -> list[dict[str, Any]]:
 
 
 def read_rows(folder: Path) -> Rows | None:
-    """The rows of the test images of the run in ``folder``; None without them.
+    """Read the rows of the test images of the run in ``folder``; None without them.
 
     Of earlier versions, ``predictions.safetensors`` gives the keys ``predicted`` and ``label``.
 
@@ -328,7 +328,7 @@ def _parsed(path: Path, form: type[BaseModel], parse: Callable[[str], Any], lang
 
 
 def _checked(path: Path, form: type[BaseModel], values: Any, where: str) -> Any:
-    """``values``, found to be of ``form``.
+    """Return ``values`` after checking them against ``form``.
 
     Raises:
         UserError: the first key that is not, with what was found there.
@@ -348,7 +348,7 @@ def _checked(path: Path, form: type[BaseModel], values: Any, where: str) -> Any:
 
 
 def _unsound(values: Any) -> str:
-    """What no file of saccade's holds, wherever it stands in ``values``: "" for nothing of the kind."""
+    """Say what in ``values`` no file of saccade's holds; "" if all is sound."""
     level = [values]
     for _ in range(_MAX_DEPTH):
         below: list[Any] = []

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Table(Generic[T]):
-    """The files of a folder that define one final subclass of an abstract class each; files that begin with _ are none.
+    """The files of a folder, each with one subclass of an abstract class; files that begin with _ do not count.
 
     Args:
         package: the dotted name of the folder, whose ``base.py`` holds the abstract class.
@@ -27,11 +27,11 @@ class Table(Generic[T]):
         self.home = Path(__file__).parent.joinpath(*package.split(".")[1:])
 
     def names(self) -> list[str]:
-        """The names of all entries, sorted; no file of the folder is imported."""
+        """Return the names of all entries, sorted, without importing them."""
         return sorted(path.stem for path in self.home.glob("[!_]*.py") if path.stem != "base")
 
     def get(self, name: str, kind: type[T]) -> type[T]:
-        """The subclass of ``kind`` that the file ``name`` defines.
+        """Return the subclass of ``kind`` that the file ``name`` defines.
 
         Raises:
             UserError: there is no such file.

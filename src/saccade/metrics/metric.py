@@ -51,7 +51,7 @@ class Metric:
 
     @property
     def span(self) -> float | None:
-        """Largest less least possible score; None where it has no bound."""
+        """Largest minus least possible score; None where it has no bound."""
         return None if self.low is None or self.high is None else self.high - self.low
 
     @property
@@ -60,7 +60,7 @@ class Metric:
         return "points" if self.unit == "%" else self.unit
 
     def of(self, rows: Rows) -> float | None:
-        """The score of ``rows``; None where it is not finite."""
+        """Return the score of ``rows``; None where it is not finite."""
         if self.values is not None:
             found = float(self.values(rows).double().mean())
         else:
@@ -69,7 +69,7 @@ class Metric:
         return found if math.isfinite(found) else None
 
     def text(self, score: float | None) -> str:
-        """A score with its unit; an en dash for None.
+        """Format a score with its unit; an en dash for None.
 
         >>> Metric(name="top-1", unit="%", margin=1.0, score=len).text(92.8)
         '92.80 %'

@@ -21,13 +21,13 @@ OFFSETS = "offsets"
 
 
 def _group(key: str) -> str | None:
-    """The offsets that belong to ``key``; None for a tensor with one entry an image."""
+    """Return the key of the offsets that belong to ``key``; None for a tensor with one entry an image."""
     group, slash, _ = key.rpartition("/")
     return f"{group}/{OFFSETS}" if slash else None
 
 
 def count(rows: Rows) -> int:
-    """The number of images.
+    """Return the number of images.
 
     Raises:
         UserError: as :func:`check`.
@@ -36,7 +36,7 @@ def count(rows: Rows) -> int:
 
 
 def check(rows: Rows) -> int:
-    """The number of images of ``rows`` whose shapes agree.
+    """Return the number of images of ``rows`` after checking that all shapes agree.
 
     Raises:
         UserError: there is no tensor, the tensors disagree on the number of images, or offsets do not fit.
@@ -64,7 +64,7 @@ def check(rows: Rows) -> int:
 
 
 def select(rows: Rows, index: Tensor | Sequence[int]) -> Rows:
-    """The rows of the images ``index`` (M,), in that order."""
+    """Return the rows of the images ``index`` (M,), in that order."""
     index = torch.as_tensor(index, dtype=torch.int64)
     found: Rows = {}
     for key, value in rows.items():
@@ -82,7 +82,7 @@ def select(rows: Rows, index: Tensor | Sequence[int]) -> Rows:
 
 
 def concatenate(parts: Sequence[Rows]) -> Rows:
-    """The rows of several batches as those of one."""
+    """Join the rows of several batches."""
     found: Rows = {}
     for key in parts[0]:
         values = [part[key] for part in parts]
@@ -95,5 +95,5 @@ def concatenate(parts: Sequence[Rows]) -> Rows:
 
 
 def is_finite(rows: Rows) -> bool:
-    """Whether every floating-point entry is finite."""
+    """Return whether every floating-point entry is finite."""
     return all(bool(torch.isfinite(value).all()) for value in rows.values() if value.is_floating_point())

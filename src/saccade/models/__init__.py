@@ -1,4 +1,4 @@
-"""Architectures of this package, one a file, registered with timm when this is imported, and hosts by name."""
+"""The architectures of this package, one a file, which an import registers with timm; hosts by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The host a recipe names: made by timm, started from a file where one is given, every mistake named."""
+"""Build the host that a recipe names through timm, from a checkpoint where one is given."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _log = logging.getLogger("saccade")
 
 
 def create_host(model: Model, classes: int, channels: int) -> nn.Module:
-    """The network that ``model`` describes, with a head for ``classes`` and a stem for ``channels``.
+    """Build the network that ``model`` describes, with a head for ``classes`` and a stem for ``channels``.
 
-    Weights it does not load are drawn from torch's global generator.
+    Weights that are not loaded are drawn from torch's global generator.
 
     Args:
         model: name, options, and where its weights come from.
@@ -64,7 +64,7 @@ def create_host(model: Model, classes: int, channels: int) -> nn.Module:
 
 
 def _reason(model: Model, error: Exception) -> str:
-    """What timm's error means to the one who wrote the recipe."""
+    """Explain timm's error in terms of the recipe."""
     name, _, tag = model.name.partition(".")
     module = sys.modules[model_entrypoint(name).__module__]
     if unknown := re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)):
@@ -118,7 +118,7 @@ def _start_from(host: nn.Module, path: Path) -> None:
 
 
 def _head(host: nn.Module) -> set[str]:
-    """Paths of the host's classifiers, as timm declares them."""
+    """Return the paths of the host's classifiers, as timm declares them."""
     declared = getattr(host, "default_cfg", {}).get("classifier") or ()
     return {declared} if isinstance(declared, str) else set(declared)
 

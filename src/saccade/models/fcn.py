@@ -32,7 +32,7 @@ class FCN(nn.Module):
     """Images (B, C, H, W) -> logits (B, K, H, W).
 
     Args:
-        encoder: a network of timm's that gives its maps.
+        encoder: a network of timm's with ``features_only``.
         encoder_options: passed to ``timm.create_model``.
         num_classes: K.
         in_chans: C.
@@ -84,7 +84,7 @@ def _enlarged(scores: Tensor, size: Any) -> Tensor:
 
 @register_model
 def fcn(pretrained: bool = False, **options: Any) -> nn.Module:
-    """:class:`FCN` under a name of timm's."""
+    """Build :class:`FCN` by timm's name for it."""
     for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         options.pop(key, None)
     return FCN(pretrained_encoder=pretrained, **options)

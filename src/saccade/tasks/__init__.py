@@ -18,7 +18,7 @@ names = _TABLE.names
 
 
 def get(name: str) -> type[Task]:
-    """The task called ``name``.
+    """Return the task called ``name``.
 
     Raises:
         UserError: there is no such task.
@@ -29,7 +29,7 @@ def get(name: str) -> type[Task]:
 
 
 def choose(recipe: Recipe) -> str:
-    """The name of the task of ``recipe``: the one it names, else the one for the targets its data has.
+    """Return the name of the task: the one ``recipe`` names, else the one for the targets of its data.
 
     Raises:
         UserError: there is no such task, or the data has no targets for it.

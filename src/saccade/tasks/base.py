@@ -42,11 +42,11 @@ class Phase:
 
 @dataclass(frozen=True)
 class Drawing:
-    """An answer for the eye.
+    """An answer as a picture or in words.
 
     Attributes:
         caption: in a few words.
-        right: whether it is; None where that is not a yes or no.
+        right: whether it is right; None where that is no yes or no.
         picture: the answer as a picture; None where the words say all.
     """
 
@@ -77,7 +77,7 @@ class Task(ABC):
 
     @abstractmethod
     def build(self, model: Model) -> nn.Module:
-        """The host for this data, before anything is plugged; draws from torch's global generator.
+        """Build the host for this data, without plugs; draws from torch's global generator.
 
         Raises:
             UserError: there is no such network, or it cannot be made for this data.
@@ -85,39 +85,39 @@ class Task(ABC):
 
     @abstractmethod
     def host(self, model: Model) -> Mapping[str, Any]:
-        """How :meth:`build` makes the host, as ``saccade.save`` takes it."""
+        """Return how :meth:`build` makes the host, as ``saccade.save`` takes it."""
 
     @abstractmethod
     def misfit(self, output: Any, images: Tensor) -> str | None:
-        """What the host gives for ``images`` (B, C, H, W) in eval mode and what is needed; None where it fits."""
+        """Say what ``output`` for ``images`` (B, C, H, W) is and what is needed; None if it fits."""
 
     @abstractmethod
     def loss(self, network: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
-        """The named parts of the training loss, scalars; their sum is minimised."""
+        """Return the named parts of the training loss, scalars; their sum is minimised."""
 
     @abstractmethod
     def rows(self, network: nn.Module, images: Tensor, targets: Any) -> Rows:
-        """What the network in eval mode makes of a batch, sufficient for every metric."""
+        """Return what every metric needs of the network's answers to a batch, in eval mode."""
 
     @abstractmethod
     def trivial(self) -> tuple[str, Rows]:
-        """The answer that needs no image, in words, and its rows on the test part."""
+        """Return an answer that ignores the image, in words, and its rows on the test part."""
 
     def phases(self, network: nn.Module) -> tuple[Phase, ...]:
-        """The phases of the training: those of ``network.training_phases()`` where it has them, else one."""
+        """Return the phases of the training: ``network.training_phases()`` if there is such a method, else one."""
         own = getattr(network, "training_phases", None)
         return tuple(own()) if callable(own) else (Phase("all", self.recipe.training.epochs),)
 
     def scores(self, rows: Rows) -> dict[str, float | None]:
-        """Every metric of this data, by name."""
+        """Return the scores of ``rows`` by the name of the metric."""
         return {metric.name: metric.of(rows) for metric in self.reported()}
 
     def reported(self) -> tuple[Metric, ...]:
-        """The metrics that mean something on this data."""
+        """Return the metrics that mean something on this data."""
         return self.metrics
 
     def verdict(self) -> Metric:
-        """The metric of the verdicts: the one that the recipe names, else the first.
+        """Return the metric of the verdicts: the one that the recipe names, else the first.
 
         Raises:
             UserError: this task has no such metric on this data.
@@ -136,8 +136,8 @@ class Task(ABC):
 
     @abstractmethod
     def draw(self, indices: Sequence[int], network: nn.Module | None) -> list[Drawing]:
-        """What ``network``, in eval mode, answers for test images, for the eye; None draws the truth."""
+        """Draw what ``network``, in eval mode, answers for test images; None draws the truth."""
 
     def images(self, indices: Sequence[int]) -> Tensor:
-        """Test images (B, C, H, W) as a network sees them."""
+        """Return test images (B, C, H, W) as a network sees them."""
         return torch.stack([self.data.test[i][0] for i in indices])

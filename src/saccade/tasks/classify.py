@@ -21,7 +21,7 @@ __all__ = ["Classify"]
 
 
 def _per_class(values: Tensor, rows: Rows) -> Tensor:
-    """The mean of ``values`` (N,) over the images of each label; NaN for a label without images."""
+    """Average ``values`` (N,) over the images of each label; NaN for a label without images."""
     labels = rows["label"].long()
     sums = torch.zeros(int(labels.max()) + 1, dtype=torch.float64).index_add_(0, labels, values)
     return sums / labels.bincount()

@@ -33,7 +33,7 @@ _GOLDEN = (5**0.5 - 1) / 2
 
 
 def _overlap(rows: Rows, weight: int) -> Tensor:
-    """weight·tp / (weight·tp + fp + fn) of each class in per cent; NaN for a class that no image has."""
+    """Return weight·tp / (weight·tp + fp + fn) of each class in per cent; NaN for a class that no truth has."""
     tp, fp, fn = (rows[key].double().sum(0) for key in ("tp", "fp", "fn"))
     return torch.where(tp + fn > 0, 100.0 * weight * tp / (weight * tp + fp + fn), torch.nan)
 
@@ -69,7 +69,7 @@ class Segment(Task):
     )
 
     def _dense(self, model: Model) -> Model:
-        """``model`` itself where it is a dense network of ours, else the one that has it as its encoder."""
+        """Return ``model`` if it is an FCN, else an FCN with ``model`` as its encoder."""
         if model.name.startswith("fcn"):
             return model
         options = {"encoder": model.name, "encoder_options": model.options}
@@ -144,7 +144,7 @@ def _histogram(mask: Any) -> Tensor:
 
 
 def _of_constant(counts: Tensor, answer: int, classes: int) -> Rows:
-    """The tables of one image whose pixels all get ``answer``; ``counts`` (256,) are those of its truth."""
+    """Return the tables of one image whose pixels all get ``answer``; ``counts`` (256,) are those of its truth."""
     there = counts[:classes]
     tp = torch.zeros_like(there)
     tp[answer] = there[answer]
@@ -154,7 +154,7 @@ def _of_constant(counts: Tensor, answer: int, classes: int) -> Rows:
 
 
 def _painted(mask: Tensor) -> Image.Image:
-    """A map (H, W) in colours: class 0 black, void grey."""
+    """Paint a map (H, W): class 0 black, void grey."""
     palette = np.zeros((VOID + 1, 3), dtype=np.uint8)
     for c in range(1, VOID):
         bright = 1.0 if c % 2 else 0.7

@@ -59,7 +59,7 @@ class Checkpointer(Callback):
         self._terminate = signal.getsignal(signal.SIGTERM)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Remember whether it was the user who ended the run."""
+        """Remember whether Ctrl-C ended the run."""
         self.interrupted = isinstance(exception, KeyboardInterrupt)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -92,7 +92,7 @@ class Checkpointer(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Report the step, now and then."""
+        """Report the step, at most five times a second."""
         now = time.monotonic()
         if now - self._last_step >= _STEP_EVERY:
             assert isinstance(pl_module, TaskModule)

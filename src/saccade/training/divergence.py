@@ -1,4 +1,4 @@
-"""Where a loss that is no number came from."""
+"""Locate what first stopped being finite."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["DivergenceError", "locate"]
 
 
 class DivergenceError(ArithmeticError):
-    """The loss is infinite or not a number; the arguments say where it was first seen.
+    """The training loss or a row of a test image is infinite or not a number.
 
     Attributes:
         epoch: from 1.
-        step: steps of this epoch begun, from 1; 0 where the loss of the test images is meant.
+        step: of this epoch, from 1; 0 for the test images.
         what: ``gradient``, ``parameter``, ``buffer``, ``output`` or ``loss``.
         where: the dotted path of the parameter, buffer or module; empty for the loss itself.
     """
@@ -35,7 +35,7 @@ class DivergenceError(ArithmeticError):
 
 
 def locate(network: nn.Module, forward: Callable[[], object]) -> tuple[str, str]:
-    """What in ``network`` first stops being finite, and its path.
+    """Return what in ``network`` first stops being finite, and its path.
 
     Looked for in the order of cause: the last step's gradients (they are still in place; of several the one nearest
     to the loss, where they arose), a parameter or buffer that the last update spoilt, the output of the innermost

@@ -1,4 +1,4 @@
-"""On what a run runs: the device asked for, and the facts a result depends on."""
+"""The device of a run, and the versions and hardware its result depends on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device called ``name``: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: an accelerator, else the CPU.
+    """Return the device called ``name``: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``, an accelerator if any.
 
     Raises:
         UserError: there is no such device, or this machine or this PyTorch has none.
@@ -48,7 +48,7 @@ def _has_mps() -> bool:
 
 
 def environment(device: torch.device, threads: int) -> dict[str, Any]:
-    """Versions and hardware; nothing that names a person, a machine or a folder."""
+    """Return versions and hardware; nothing that names a person, a machine or a folder."""
     return {
         "python": platform.python_version(),
         "packages": {"saccade": __version__} | {name: _version(name) for name in _PACKAGES},
@@ -70,7 +70,7 @@ def _version(package: str) -> str | None:
 
 
 def _cpu() -> str:
-    """The model of the processor, in its maker's words."""
+    """Return the model of the processor as its maker names it."""
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -81,7 +81,7 @@ def _cpu() -> str:
 
 
 def peak_memory(device: torch.device) -> float | None:
-    """The most memory in MB so far: of the accelerator's allocator, else of this process; None where nobody counts."""
+    """Return the peak memory in MB: of the accelerator's allocator, else of this process; None on Windows."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
     if sys.platform == "win32":

@@ -1,7 +1,7 @@
-"""The folder of one run: what lies in it, in which order it is written, and who may write.
+"""The folder of one run: its files, the order in which they are written, and its lock.
 
-    recipe.toml          what was asked
-    environment.json     on what it ran
+    recipe.toml          the recipe
+    environment.json     versions and hardware
     metrics.jsonl        one row an epoch, epoch 0 before training; a copy of the rows in resume.pt
     resume.pt            the run after its last finished epoch; gone when the run is done
     rows.safetensors, model.safetensors, config.json
@@ -52,10 +52,10 @@ class RunFolder:
     @classmethod
     @contextmanager
     def hold(cls, path: Path, recipe: Recipe, patience: float = 1.0) -> Iterator[RunFolder]:
-        """The folder for a run of ``recipe``, made if need be, locked until the block ends.
+        """Lock the folder for a run of ``recipe`` until the block ends; make it first if it is missing.
 
-        Another process that has it locked is waited for, up to ``patience`` seconds. A folder made here and left
-        empty is removed again. The lock goes with the process, however that ends.
+        Wait up to ``patience`` seconds for another process that holds it. A folder made here and left empty is
+        removed again. The lock ends with the process, however that ends.
 
         Raises:
             UserError: the folder cannot be made or written, holds a run of another recipe or files of another
@@ -98,7 +98,7 @@ class RunFolder:
                 )
 
     def result(self) -> dict[str, Any] | None:
-        """What done.json says, or None while the run is not done.
+        """Return what done.json says, None while the run is not done.
 
         Raises:
             UserError: it is damaged.
@@ -110,14 +110,14 @@ class RunFolder:
         return found
 
     def begin(self, recipe: Recipe, environment: Mapping[str, Any]) -> None:
-        """Writes what was asked and on what it runs."""
+        """Write the recipe and the environment."""
         self._write_text(_RECIPE, recipe.to_toml())  # first: without it the other files are a stranger's
         self._write_text(_ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
     def resume(self) -> dict[str, Any] | None:
-        """The state after the last finished epoch, with metrics.jsonl set back to it; None where there is none.
+        """Return the state after the last finished epoch and set metrics.jsonl back to it; None without a state.
 
-        A state that cannot be read is the run's own loss: it is said, and the run starts over.
+        A state that cannot be read is logged as a warning and the run starts over.
         """
         path = self.path / _RESUME
         if not path.exists():
@@ -137,11 +137,11 @@ class RunFolder:
         return state
 
     def disown(self, why: str) -> None:
-        """Warn that the run starts over, because its saved state cannot be gone on with."""
+        """Warn that the run starts over because its saved state cannot be used."""
         _LOG.warning("%s cannot be used (%s); the run starts over", printable(self.path / _RESUME), why)
 
     def keep(self, state: Mapping[str, Any]) -> None:
-        """Makes ``state`` the one to resume from.
+        """Save ``state`` as the one to resume from.
 
         It has ``rows`` (of metrics.jsonl), ``network``, ``optimizer``, ``test`` (the rows of the test part), the
         ``fingerprint`` of the images, and ``best``, the chosen epoch of the phase, or None.
@@ -156,7 +156,7 @@ class RunFolder:
         self._write_rows(state["rows"])
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Writes done.json; every other file must be there."""
+        """Write done.json; every other file must be there."""
         self._write_text(_DONE, json.dumps(result, indent=2, allow_nan=False) + "\n")
         (self.path / _RESUME).unlink(missing_ok=True)
 
@@ -164,7 +164,7 @@ class RunFolder:
         self._write_text(_METRICS, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
     def write(self, name: str, content: bytes) -> None:
-        """The file ``name``, whole."""
+        """Write the file ``name`` whole or not at all."""
         write_atomically(self.path / name, content)
 
     def _write_text(self, name: str, text: str) -> None:
@@ -172,7 +172,7 @@ class RunFolder:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
+    """Flatten nested mappings to dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})

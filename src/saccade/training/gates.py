@@ -1,4 +1,4 @@
-"""How far each plug and each replacement has moved, in two numbers a site, and which plugs see no difference."""
+"""How much each plug and each replacement changes its input, and which plugs ignore the image."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _ROUNDING = 1e-6
 
 
 def probe_images(images: ImageSet) -> Tensor:
-    """Up to 16 of the images (B, C, H, W), evenly spaced: the same for every epoch and mechanism."""
+    """Return up to 16 of the images (B, C, H, W), evenly spaced: the same for every epoch and mechanism."""
     count = min(PROBE, len(images))
     return torch.stack([images[n * len(images) // count][0] for n in range(count)])
 
 
 def gate_movement(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any]]:
-    """What each plug of ``network`` does to ``images`` (B, C, H, W), by site, in eval mode; {} without any.
+    """Summarise what each plug of ``network`` does to ``images`` (B, C, H, W) in eval mode, by site.
 
     A replaced convolution whose kernel is kept is a site by its path, or, where a plug has that, by the path of the
     mechanism inside. Each site has ``a`` (None where the plug has none), ``kind``, ``mean`` and ``std`` over all
@@ -92,10 +92,10 @@ def gate_movement(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any
 
 
 def constant_plugs(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, str]:
-    """The plugs of ``network`` whose gate or context is the same for every image, in eval mode: site -> its kind.
+    """Find the plugs of ``network`` whose gate or context is the same for every image in eval mode: site -> kind.
 
-    The kind is ``gate`` or ``context``; a single image tells of none. Batches are read for as long as a plug may be one
-    of these. The control ``noise``, which is constant by design, and mechanisms that show neither gate nor context are
+    The kind is ``gate`` or ``context``; a single image shows none. Batches are read only while a plug may still be
+    constant. The control ``noise``, which is constant by design, and mechanisms that show neither gate nor context are
     left out.
 
     Args:
@@ -135,7 +135,7 @@ def constant_plugs(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, s
 
 @contextmanager
 def _evaluated(network: nn.Module) -> Iterator[None]:
-    """``network`` in eval mode, without gradients; afterwards each module is in the mode it was in."""
+    """Put ``network`` into eval mode without gradients; restore the mode of each module afterwards."""
     modes = [(module, module.training) for module in network.modules()]
     try:
         with torch.no_grad():

@@ -23,7 +23,7 @@ __all__ = ["TaskModule", "only_trainable", "optimizer_of", "rate"]
 
 
 def rate(step: int, steps: int, warmup: float, schedule: str) -> float:
-    """The learning rate of step ``step`` (from 0) of ``steps``, over the recipe's.
+    """Return the learning rate of step ``step`` (from 0) of ``steps`` as a share of the recipe's.
 
     Rises linearly over ``warmup`` steps, then stays (``constant``) or falls along half a cosine to 0 (``cosine``).
 
@@ -38,7 +38,7 @@ def rate(step: int, steps: int, warmup: float, schedule: str) -> float:
 
 
 def optimizer_of(network: nn.Module, training: Training, lr_factor: float = 1.0) -> torch.optim.Optimizer:
-    """SGD with momentum or AdamW over the groups of the host and of the plugs.
+    """Build SGD with momentum or AdamW over the groups of the host and of the plugs.
 
     Args:
         network: its trainable parameters are optimised.
@@ -53,12 +53,12 @@ def optimizer_of(network: nn.Module, training: Training, lr_factor: float = 1.0)
 
 @contextmanager
 def only_trainable(network: nn.Module, phase: Phase) -> Iterator[list[nn.Module]]:
-    """Inside, only the parameters that ``phase`` names learn; yields the modules none of whose own parameters does.
+    """Freeze all but the parameters that ``phase`` names; yield the modules whose own parameters are all frozen.
 
-    Parameters that did not learn before do not learn inside.
+    Parameters that were frozen before stay frozen.
 
     Raises:
-        ValueError: it names no parameter that learns.
+        ValueError: it names no trainable parameter.
     """
     if phase.trainable == ("*",):
         yield []
@@ -118,11 +118,11 @@ class TaskModule(LightningModule):
 
     @property
     def epoch(self) -> int:
-        """The epoch under way, from 1; 0 while the untrained network is tested."""
+        """The current epoch, from 1; 0 while the untrained network is tested."""
         return self.first_epoch + self.current_epoch if self.trainer.state.fn == TrainerFn.FITTING else 0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """:func:`optimizer_of` the network, in the state given."""
+        """Build the optimiser and restore its state."""
         recipe = self.task.recipe
         optimizer = optimizer_of(self.network, recipe.training, recipe.attention.lr_factor)
         self._rates = [group["lr"] for group in optimizer.param_groups]
@@ -137,7 +137,7 @@ class TaskModule(LightningModule):
             module.eval()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Set the rate of the step: a function of its number alone, so that nothing of it need be saved."""
+        """Set the learning rate, a function of the step's number: no scheduler state needs saving."""
         part = self.task.recipe.training
         step = (self.epoch - self.before - 1) * self.steps + batch_idx
         factor = rate(step, self.phase.epochs * self.steps, part.warmup_epochs * self.steps, part.schedule)
@@ -146,12 +146,12 @@ class TaskModule(LightningModule):
         self.lr = part.lr * factor
 
     def _loss(self, batch: tuple[Tensor, Any]) -> dict[str, Tensor]:
-        """The network's own training rule where it has one, else the task's."""
+        """Return the network's own ``training_loss`` if it has one, else the task's."""
         own = getattr(self.network, "training_loss", None)
         return dict(own(*batch)) if callable(own) else self.task.loss(self.network, *batch)
 
     def training_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> Tensor:
-        """The loss of one batch.
+        """Return the loss of one batch.
 
         Raises:
             DivergenceError: it is not finite.
@@ -178,7 +178,7 @@ class TaskModule(LightningModule):
         self._rows[dataloader_idx].append({name: values.detach().cpu() for name, values in rows.items()})
 
     def take(self) -> tuple[dict[str, float], Rows, Rows | None]:
-        """The parts of the training loss since the last call, the rows of the test part, and of the validation part."""
+        """Return and forget mean training losses by name, rows of the test part, and rows of the validation part."""
         losses = {name: total / self._seen for name, total in self._losses.items()}
         test, val = self._rows
         self._losses, self._seen, self._rows = {}, 0, [[], []]

@@ -25,7 +25,7 @@ __all__ = ["build", "derived", "start_of", "started"]
 
 
 def derived(seed: int, *words: object) -> int:
-    """A seed that is a function of ``seed`` and ``words`` alone; different words give unrelated seeds.
+    """Return a seed that depends on ``seed`` and ``words`` alone; different words give unrelated seeds.
 
     >>> derived(0, "host") != derived(0, "attention") != derived(1, "attention")
     True
@@ -35,7 +35,7 @@ def derived(seed: int, *words: object) -> int:
 
 
 def start_of(recipe: Recipe) -> Literal["neutral", "paper"] | None:
-    """What the plugs are asked to start as: ``neutral``, the host's own function, or ``paper``; None without any.
+    """Return the start the recipe asks for: ``neutral``, the host's own function, or ``paper``; None without plugs.
 
     ``auto`` means neutral if the host brings trained weights.
     """
@@ -48,9 +48,9 @@ def start_of(recipe: Recipe) -> Literal["neutral", "paper"] | None:
 
 
 def started(network: nn.Module) -> Literal["neutral", "paper"] | None:
-    """How what is in ``network`` started, trained or not: ``neutral`` if it computed the host's own function then.
+    """Return how ``network`` started, trained or not: ``neutral`` if it then computed the host's own function.
 
-    That is more than was asked for where a mechanism, or what stands in its place, is neutral by itself.
+    A mechanism or control that is neutral by itself starts so whatever was asked for.
     """
     found = [_is_neutral(row.module) for row in plugs(network)] + [row.neutral for row in replacements(network)]
     if not found:
@@ -59,7 +59,7 @@ def started(network: nn.Module) -> Literal["neutral", "paper"] | None:
 
 
 def _is_neutral(plug: Plug) -> bool:
-    """Does the plug, as it was made, return what it receives?"""
+    """Return whether the plug returned its input before training."""
     name, options = plug.name, plug.options
     if isinstance(plug.mechanism, Shuffled):
         name, options = options["mechanism"], options["options"]
@@ -68,7 +68,7 @@ def _is_neutral(plug: Plug) -> bool:
 
 
 def build(task: Task) -> nn.Module:
-    """The host of ``task`` with its attention, plugged or in the place of convolutions, on the CPU.
+    """Build the host of ``task`` with its attention, plugged or in the place of convolutions, on the CPU.
 
     The global random state stays as it was. The host depends on the recipe's model and seed alone: it is the same
     under every mechanism, but for the convolutions that one replaces.
@@ -101,7 +101,7 @@ def build(task: Task) -> nn.Module:
 
 
 def _try(host: nn.Module, task: Task) -> None:
-    """Run one forward of two pictures, which leaves no trace.
+    """Run one forward pass of two pictures and restore the host's state.
 
     Raises:
         UserError: it fails, or its output does not meet the contract of the task.

@@ -54,16 +54,16 @@ def train(
 ) -> dict[str, Any]:
     """Do the run that ``recipe`` describes and return what done.json says.
 
-    A run that is done is not done again; one that was interrupted, however hard, goes on after its last finished
-    epoch and, on the CPU, ends in the same network to the last bit. A loss that is not finite ends the run early:
+    A finished run is not repeated. An interrupted one, even a killed one, goes on after its last finished epoch and,
+    on the CPU, ends in the same network to the last bit. A training loss or a row that is not finite ends it early:
     ``diverged`` in the result names the place, and the scores are those of the last finished epoch.
 
     Args:
-        recipe: all that decides the run.
+        recipe: decides the run.
         folder: where its files go; made if need be.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         notify: receives ``FilesChecked``, ``Caution``, ``TrainingBegan``, ``StepTaken`` and ``EpochEnded``.
-        images: opens the data, for a caller who may have them open already.
+        images: opens the data; a study passes one that keeps them open.
         patience: seconds to wait for another process that works in the folder and may be on its way out.
 
     Raises:
@@ -152,7 +152,7 @@ def _train(name: str, task: Task, run: RunFolder, device: torch.device, notify: 
 
 
 def _optimizer_at(task: Task, network: nn.Module, phases: tuple[Phase, ...], epoch: int) -> torch.optim.Optimizer:
-    """The optimiser of the phase of epoch ``epoch``, at its start."""
+    """Return the optimiser of the phase of epoch ``epoch``, at its start."""
     ends = accumulate(phase.epochs for phase in phases)
     phase = next((phase for phase, end in zip(phases, ends, strict=True) if epoch <= end), phases[-1])
     with only_trainable(network, phase):
@@ -207,7 +207,7 @@ def _finish(
     test: DataLoader,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Write all files that are made from the state after the last finished epoch, and the result."""
+    """Write the result and all files that follow from the state after the last finished epoch."""
     recipe, split = task.recipe, task.data
     state = run.resume()
     assert state is not None
@@ -257,7 +257,7 @@ def _finish(
 
 
 def _by_class(task: Task, rows: Rows) -> dict[str, list[float | None]]:
-    """The score of each class under every metric that has one, in the order of the classes."""
+    """Return metric -> the score of each class, for metrics that have one; None for a class without a score."""
     found = {}
     for metric in task.reported():
         if metric.by_class is not None:
@@ -268,10 +268,10 @@ def _by_class(task: Task, rows: Rows) -> dict[str, list[float | None]]:
 
 
 def _test_order(recipe: Recipe, count: int) -> list[int] | None:
-    """The order in which ``count`` test images are seen, where it matters; None for as they lie.
+    """Return the order in which the control ``shuffled`` sees ``count`` test images; None for all other runs.
 
-    It matters where an image is weighed by what the mechanism sees in its neighbour: as they lie, most neighbours are
-    of one class. The order is the same for all runs.
+    There an image gets the gate of its neighbour, and in the order of the files most neighbours are of one class. The
+    order is the same for all runs.
     """
     if recipe.attention.control != "shuffled":
         return None
@@ -280,7 +280,7 @@ def _test_order(recipe: Recipe, count: int) -> list[int] | None:
 
 
 def _loader(images: ImageSet, recipe: Recipe, device: torch.device, **order: Any) -> DataLoader:
-    """Batches of ``images`` in the ``order`` of a sampler; draws nothing from the global generator."""
+    """Load batches of ``images`` in the ``order`` of a sampler, without drawing from the global generator."""
     workers = recipe.training.workers
     return DataLoader(
         images,
@@ -295,7 +295,7 @@ def _loader(images: ImageSet, recipe: Recipe, device: torch.device, **order: Any
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """``count`` CPU threads inside."""
+    """Use ``count`` CPU threads inside."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -306,7 +306,7 @@ def _threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def _own_random_state(device: torch.device) -> Iterator[None]:
-    """The caller's random numbers go on afterwards as if nothing had been drawn."""
+    """Restore the caller's random state afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -315,7 +315,7 @@ def _own_random_state(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _silent_lightning() -> Iterator[None]:
-    """No word from Lightning about itself, and no guess about workers or idle GPUs: the recipe decides both."""
+    """Silence Lightning's own log and its advice on workers and idle GPUs, which the recipe decides."""
     with ExitStack() as stack:
         for name in ("lightning.pytorch", "lightning.fabric"):
             logger = logging.getLogger(name)
