@@ -2,14 +2,22 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from older_versions import as_before
 
+from saccade import Recipe
 from saccade.cli import main
+from saccade.data import layout_of
+from saccade.recipe import Data
+from saccade.study.arms import arms
+from saccade.study.plan import Study
+from saccade.study.results import collect
 
 SETTINGS = ["training.epochs=2", "data.train_images=200", "data.test_images=100", "training.batch_size=50"]
 WORDS = [
@@ -55,6 +63,7 @@ def test_a_study_ends_in_verdicts_and_files(finished):
     (row,) = results["analysis"]["differences"]
     assert row["sentence"] in said
     assert results["study"]["complete"] is True
+    assert (results["task"], results["metric"]["name"], results["study"]["margin"]) == ("classify", "top-1", 1.0)
     none, se = results["arms"]["none"], results["arms"]["se"]
     assert se["parameters"] > none["parameters"]
     assert se["cost"]["macs"] > none["cost"]["macs"]
@@ -66,6 +75,69 @@ def test_a_pipe_hears_of_every_run_once(finished):
     _, said, complaint, _ = finished
     assert [line[:3] for line in said.splitlines() if line[1:3] == "/4"] == ["1/4", "2/4", "3/4", "4/4"]
     assert complaint == ""
+
+
+TINY = ("training.epochs=1", "data.size=16", "data.train_images=60", "data.test_images=40", "training.batch_size=30")
+
+
+def _tiny(capsys, monkeypatch, folder, *words):
+    """A study of one epoch on few digits, done in ``folder``; what it printed."""
+    settings = [word for setting in TINY for word in ("--set", setting)]
+    command = ["saccade", "compare", *settings, "--device", "cpu", "--slots", "1", "--out", str(folder), *words]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr()
+    assert not end.value.code, said.err
+    return said.out
+
+
+def test_a_study_of_masks(tmp_path, capsys, monkeypatch):
+    said = _tiny(capsys, monkeypatch, tmp_path / "s", "--task", "segment", "--attention", "se", "--seeds", "2")
+    results = json.loads((tmp_path / "s/results.json").read_text())
+    assert (results["task"], results["metric"]["name"], results["study"]["complete"]) == ("segment", "mIoU", True)
+    assert results["trivial"]["answer"]
+    assert 0 < results["trivial"]["score"] < 20
+    assert [len(row["scores"]) for row in results["arms"].values()] == [2, 2]
+    assert all(0 <= score <= 100 for row in results["arms"].values() for score in row["scores"])
+    assert [other["metric"] for other in results["others"]] == ["Dice", "pixel accuracy"]
+    assert results["analysis"]["images"] == 40
+    assert (tmp_path / "s/report.html").stat().st_size > 10_000
+    assert "mIoU" in said
+    assert "mIoU" in (tmp_path / "s/table.md").read_text()
+
+
+def test_two_models_are_two_arms(tmp_path, capsys, monkeypatch):
+    arm = "other: model=resnet18 model.options={} data.size=24"
+    said = _tiny(capsys, monkeypatch, tmp_path / "s", "--arm", arm, "--seeds", "1")
+    assert said.startswith("none, other × 1 seed = 2 runs, ")
+    results = collect(tmp_path / "s")
+    assert {row.arm.name: row.shares_host for row in results.arms} == {"none": True, "other": False}
+    assert [note.text.partition(":")[0] for note in results.notes if note.kind == "hosts"] == ["other"]
+    none, other = results.arms
+    assert other.parameters > 5 * none.parameters
+    assert other.cost.macs > none.cost.macs
+    assert Recipe.load(tmp_path / "s/other/seed0/recipe.toml").model.name == "resnet18"
+
+
+def test_a_study_of_earlier_versions_goes_on(finished, tmp_path, capsys, monkeypatch):
+    """Finished runs are kept as they are, the missing one is done, the report is made of both."""
+    shutil.copytree(finished[0], tmp_path / "s")
+    study = Study.open(tmp_path / "s")
+    shutil.rmtree(study.runs()[3].folder)
+    as_before(study)
+    before = {path: path.read_bytes() for run in study.runs()[:3] for path in run.folder.iterdir()}
+    monkeypatch.setattr("sys.argv", ["saccade", "compare", *WORDS, "--out", str(tmp_path / "s")])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr()
+    assert not end.value.code, said.err
+    assert "3 of 4 runs are there already" in said.out
+    assert {path: path.read_bytes() for path in before} == before
+    ours, theirs = (json.loads((home / "results.json").read_text()) for home in (tmp_path / "s", finished[0]))
+    assert ours["analysis"]["differences"] == theirs["analysis"]["differences"]
+    assert ours["arms"]["se"]["scores"] == theirs["arms"]["se"]["scores"]
+    assert (tmp_path / "s/report.html").stat().st_size > 10_000
 
 
 def test_killed_and_begun_again_it_ends_in_the_same_bytes(finished, tmp_path, start):
@@ -85,7 +157,7 @@ def test_killed_and_begun_again_it_ends_in_the_same_bytes(finished, tmp_path, st
     for arm, seed in RUNS:
         ours, theirs = (home / arm / f"seed{seed}" for home in (tmp_path / "s", finished[0]))
         assert _rows(ours) == _rows(theirs)
-        for name in ("model.safetensors", "predictions.safetensors"):
+        for name in ("model.safetensors", "rows.safetensors"):
             assert (ours / name).read_bytes() == (theirs / name).read_bytes()
     assert _rows(finished[0] / "none/seed0") != _rows(finished[0] / "none/seed1"), "the comparison can fail"
 
@@ -144,6 +216,16 @@ def test_the_plan_says_what_lies_ahead_and_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_parent_imports_no_torch_before_the_check_has_ended(tmp_path):
+    """What a wrong host costs: the check, in a process of its own."""
+    code = WATCH.format(words=[*WORDS, "--set", "model.name=resnet5O", "--set", "model.options={}"])
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Did you mean" in done.stderr
+    assert "checking the images" in done.stdout
+    assert "now torch" not in done.stdout
+
+
 WRONG = {
     "misspelt mechanism": (["--attention", "se,cbma"], "Did you mean 'cbam'"),
     "the same arm twice": (["--attention", "se,das,se"], "the arm 'se' is given twice"),
@@ -160,7 +242,7 @@ WRONG = {
     "misspelt recipe": (["--recipe", "digist"], "Did you mean 'digits'"),
     "recipe that is not there": (["--recipe", "absent.toml"], "absent.toml"),
     "data that is not there": (["--data", "photoz"], "Did you mean 'photos'"),
-    "data that is a file": (["--data", "file"], "is a file"),
+    "data that is a file": (["--data", "file"], "file"),
     "output inside a file": (["--out", "file/study"], "is a file, not a folder"),
     "output full of other things": (["--out", "photos"], "not empty"),
     "another study there": (["--out", "study", "--seeds", "4"], "seeds is 0, 1 there and 0, 1, 2, 3 here"),
@@ -170,9 +252,6 @@ WRONG = {
 
 @pytest.fixture
 def desk(tmp_path, monkeypatch):
-    from saccade import Recipe
-    from saccade.study.plan import Study, arms
-
     (tmp_path / "photos/cat").mkdir(parents=True)
     (tmp_path / "file").write_text("")
     Study(Recipe(), arms(["se"]), (0, 1), tmp_path / "study").write()
@@ -195,9 +274,7 @@ def test_a_wrong_use_says_so_and_writes_nothing(name, desk, monkeypatch, capsys)
 
 
 def test_the_default_folder_steps_aside_for_another_study(desk, monkeypatch):
-    from saccade import Recipe
     from saccade.cli.compare import _study
-    from saccade.study.plan import arms
 
     def plan(seeds):
         return _study(Recipe(), arms(["se"]), seeds, 1.0, None)
@@ -220,10 +297,11 @@ def test_the_host_and_the_size_suit_the_images(tmp_path, side, host, size):
 
     from saccade.cli.compare import _recipe
 
-    (tmp_path / "cat").mkdir()
-    (tmp_path / "cat/notes.txt").write_text("no image")
-    for number in range(3):
-        Image.new("RGB", (side + 40 * number, side)).save(tmp_path / f"cat/{number}.png")
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes.txt").write_text("no image")
+        for number in range(3):
+            Image.new("RGB", (side + 40 * number, side)).save(tmp_path / name / f"{number}.png")
     recipe = _recipe(None, str(tmp_path), None, ())
     assert recipe.model.name == host
     assert recipe.data.source == str(tmp_path)
@@ -236,17 +314,18 @@ def test_the_side_is_seen_through_links_and_past_what_is_no_image(tmp_path):
     """As the images are found when they are opened; and without a word of Pillow's on one that is refused."""
     from PIL import Image
 
-    from saccade.cli.compare import _side
-
     (tmp_path / "store").mkdir()
     for number in range(3):
-        Image.new("RGB", (100, 90)).save(tmp_path / f"store/{number}.png")
+        Image.new("RGB", (60, 50)).save(tmp_path / f"store/{number}.png")
     Image.new("1", (10_000, 9_000)).save(tmp_path / "store/large.png")
     os.mkfifo(tmp_path / "store/pipe.png")
-    (tmp_path / "photos/cat").mkdir(parents=True)
-    assert _side(tmp_path / "photos") == 65, "nothing there"
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        (tmp_path / "photos" / name / "0.png").touch()
+    spec = Data(source=str(tmp_path / "photos"))
+    assert layout_of(spec).suited(spec.source) == ("photos", {}), "nothing there"
     (tmp_path / "photos/cat/linked").symlink_to(tmp_path / "store")
-    assert _side(tmp_path / "photos") == 90
+    assert layout_of(spec).suited(spec.source) == ("small_images", {"data.size": 50})
 
 
 def test_the_plan_describes_the_images(tmp_path, monkeypatch, capsys):
@@ -267,15 +346,3 @@ def test_the_plan_describes_the_images(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "data    folder" in said
     assert "1 bad file left out (train: 1 of cat)" in said
-
-
-def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
-    from saccade.cli.compare import _folder
-    from saccade.errors import UserError
-
-    def closed(path, *rest):
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr("pathlib.Path.is_dir", closed)
-    with pytest.raises(UserError, match=f"cannot read {tmp_path}: Permission denied"):
-        _folder(str(tmp_path))

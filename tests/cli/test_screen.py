@@ -1,40 +1,44 @@
 """What a study shows while it runs: the same events on a terminal and into a pipe."""
 
 import time
+from dataclasses import replace
 
 import pytest
+from made_results import ERROR, made
 
 from saccade.cli import _screen
 from saccade.cli._screen import Screen
+from saccade.events import (
+    Checking,
+    DataOpened,
+    EngineChanged,
+    EpochEnded,
+    FilesChecked,
+    RunBegan,
+    RunEnded,
+    RunEvent,
+    StepTaken,
+    StudyBegan,
+    TrainingBegan,
+)
+from saccade.study.costs import ArmCost, Latency
+from saccade.study.run_notes import Note
 
-RUN = {"slot": 0, "arm": "eca:kernel_size=[3,5]", "seed": 1}
+RUN = (0, "eca:kernel_size=[3,5]", 1)
 EVENTS = [
-    {"event": "check"},
-    {"event": "check", "done": 3, "total": 9},
-    {"event": "data", "description": "nine images", "cautions": ["[2] of 4 are trained on"]},
-    {"event": "study", "runs": 6, "finished": 2, "slots": 1},
-    {"event": "begin", **RUN, "attempt": 1},
-    {"event": "begin", **RUN, "attempt": 2},
-    {"event": "start", **RUN, "epochs": 4, "steps": 10, "epoch": 0},
-    {"event": "epoch", **RUN, "epoch": 1, "test_top1": 50.0},
-    {"event": "step", **RUN, "epoch": 2, "step": 5},
-    {"event": "done", **RUN, "top1": 80.0},
-    {"event": "end", **RUN, "status": "done", "reason": None, "top1": 80.0},
-    {"event": "begin", **RUN, "attempt": 1},
-    {"event": "end", **RUN, "status": "failed", "reason": "ValueError: [no] luck", "top1": None},
+    Checking(),
+    FilesChecked(3, 9),
+    DataOpened("nine images", ("[2] of 4 are trained on",)),
+    StudyBegan(runs=6, finished=2, slots=1),
+    RunBegan(*RUN, attempt=1),
+    RunBegan(*RUN, attempt=2),
+    RunEvent(*RUN, TrainingBegan(epochs=4, steps=10, epoch=0)),
+    RunEvent(*RUN, EpochEnded(1, {}, "50.00 %")),
+    RunEvent(*RUN, StepTaken(2, 5)),
+    RunEnded(*RUN, "done", None, "80.00 %"),
+    RunBegan(*RUN, attempt=1),
+    RunEnded(*RUN, "failed", "ValueError: [no] luck"),
 ]
-COST = {"macs": 25_500_000, "latency_ms": {"median": 3.21}}
-WON = {"difference": 1.5, "low": 0.5, "high": 2.5, "verdict": "helps", "sentence": "eca helps."}
-OPEN = {"difference": None, "low": None, "high": None, "verdict": "not decided", "sentence": "se: who knows."}
-RESULTS = {
-    "arms": {
-        "none": {"mean": 90.0, "sd": 1.0, "parameters": 1234567, "cost": None},
-        RUN["arm"]: {"mean": 91.5, "sd": None, "parameters": 1234569, "cost": COST},
-        "se": {"mean": None, "sd": None, "parameters": None, "cost": None},
-    },
-    "analysis": {"differences": [{"name": RUN["arm"], **WON}, {"name": "se", **OPEN}]},
-    "notes": ["a first look"],
-}
 
 
 def test_a_pipe_gets_plain_lines(capsys):
@@ -69,16 +73,16 @@ def test_a_pipe_hears_something_now_and_then(capsys, monkeypatch):
 
 def test_a_run_that_moved_to_another_worker_is_shown_once(capsys, monkeypatch):
     monkeypatch.setattr(_screen, "_QUIET", 0.01)
-    lost, other = {"slot": 0, "arm": "das", "seed": 1}, {"slot": 1, "arm": "none", "seed": 0}
+    lost, moved, other = (0, "das", 1), (1, "das", 1), (1, "none", 0)
     with Screen() as screen:
-        screen({"event": "engine", "description": "a cluster"})
+        screen(EngineChanged("a cluster"))
         for run in (lost, other):
-            screen({"event": "begin", **run, "attempt": 1})
-        screen({"event": "end", **other, "status": "done", "reason": None, "top1": 80.0})
-        screen({"event": "begin", **lost, "slot": 1, "attempt": 2})
+            screen(RunBegan(*run, attempt=1))
+        screen(RunEnded(*other, "done", None, "80.00 %"))
+        screen(RunBegan(*moved, attempt=2))
         capsys.readouterr()
         time.sleep(0.02)
-        screen({"event": "start", **lost, "slot": 1, "epochs": 4, "steps": 10, "epoch": 2})
+        screen(RunEvent(*moved, TrainingBegan(epochs=4, steps=10, epoch=2)))
         assert capsys.readouterr().out == "…  das, seed 1 epoch 3/4\n"
 
 
@@ -105,18 +109,35 @@ def test_a_terminal_gets_bars(capsys, monkeypatch):
     assert "failed (ValueError: [no] luck)" in streams.err
 
 
+def _results(**more):
+    found = made({"none": [89.0, 90, 91], "eca": [91.0, 92.5, None], "se": [None] * 3},
+                 notes=[Note("analysis", "a [first] look")], **more)  # fmt: skip
+    cost = ArmCost(1234, 25_500_000, Latency(3.21, 3.0, 3.5), 16, Latency(9, 8, 10), 1, "cpu")
+    none, eca, se = found.arms
+    return replace(found, arms=(none, replace(eca, cost=cost), replace(se, parameters=None)))
+
+
 def test_the_table_shows_numbers_and_verdicts(capsys):
-    Screen().show(RESULTS)
-    said = capsys.readouterr().out
-    lines = said.splitlines()
-    assert lines[1].split() == ["none", "90.00", "±", "1.00", "1,234,567"]
-    assert lines[2].split()[:2] == ["eca:kernel_size=[3,5]", "91.50"]
-    for part in ("+1.50", "+0.50 to +2.50", "helps", "25.5 M", "3.21 ms"):
+    results = _results()
+    Screen().show(results)
+    lines = capsys.readouterr().out.splitlines()
+    row = results.analysis.differences[0]
+    assert lines[0].split()[:3] == ["arm", "top-1", "%"]
+    assert lines[1].split() == ["none", "90.00", "±", "1.00", "1,234"]
+    assert lines[2].split()[:4] == ["eca", "91.75", "±", "1.06"]
+    for part in (f"{row.difference:+.2f}", f"{row.low:+.2f} to {row.high:+.2f}", row.verdict, "25.5 M", "3.21 ms"):
         assert part in lines[2]
     assert lines[3].split() == ["se", "–", "not", "decided"]
-    assert lines[4:] == ["eca helps.", "se: who knows.", "note: a first look"]
+    assert lines[4:] == [*(each.sentence() for each in results.analysis.differences), "note: a [first] look"]
+
+
+def test_digits_and_unit_are_those_of_the_metric(capsys):
+    Screen().show(made({"none": [0.5, 0.25], "se": [0.125, 0.25]}, ERROR))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["arm", "error", "px"]
+    assert lines[1].split()[:4] == ["none", "0.375", "±", "0.177"]
 
 
 def test_without_a_plain_network_there_is_still_a_table(capsys):
-    Screen().show(RESULTS | {"analysis": None})
-    assert "91.50" in capsys.readouterr().out
+    Screen().show(replace(_results(), analysis=None))
+    assert "91.75" in capsys.readouterr().out

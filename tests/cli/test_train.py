@@ -50,7 +50,8 @@ def test_a_run_and_the_same_again(saccade, tmp_path):
     result = json.loads((folder / "done.json").read_text())
     lines = out.splitlines()
     assert [line.split("   ")[0] for line in lines if line.startswith("epoch")] == ["epoch 0/1", "epoch 1/1"]
-    assert f"top-1 {result['top1']:.2f} %" in lines[-1]
+    assert lines[-1].startswith(f"top-1 {result['scores']['top-1']:.2f} % on the test images after 1 epoch in ")
+    assert [part.partition(" ")[0] for part in lines[-2].split("   ")[1:-1]] == ["loss", "top-1", "top-5", "NLL"]
     assert "runs/tiny-se-rd_ratio=0.5-seed3" in lines[-1]
     before = (folder / "done.json").stat().st_mtime_ns
     code, again, _ = saccade(words)
@@ -81,6 +82,46 @@ def test_images_that_spoil_the_score_are_said_before_the_first_epoch(saccade, tm
     (said,) = (n for n, line in enumerate(lines) if line.startswith("caution: 1 of 3 test images are trained on too"))
     assert "train/a/[b].png and test/a/[c].png" in lines[said]
     assert lines[said + 1].startswith("epoch 0/1")
+
+
+def test_another_task_by_its_name(saccade, tmp_path):
+    code, out, err = saccade("train tiny.toml --task segment --set training.epochs=1 --device cpu --out net")
+    assert (code, err) == (0, "")
+    result = json.loads((tmp_path / "net/done.json").read_text())
+    assert (result["task"], result["metric"]) == ("segment", "mIoU")
+    assert out.splitlines()[-1].startswith(f"mIoU {result['scores']['mIoU']:.2f} % on the test images")
+    assert 0 < result["trivial"]["scores"]["mIoU"] < 20
+    assert Recipe.load(tmp_path / "net/recipe.toml").task.name == "segment"
+
+
+def test_the_metric_of_the_recipe_is_that_of_the_verdicts(saccade, tmp_path):
+    words = "train tiny.toml --set training.epochs=1 --device cpu --out net --set task.metric="
+    code, out, _ = saccade(words + "nll")
+    result = json.loads((tmp_path / "net/done.json").read_text())
+    assert (code, result["metric"], result["score"]) == (0, "NLL", f"{result['scores']['NLL']:.3f} nats")
+    assert out.splitlines()[-1].startswith(f"NLL {result['score']} on the test images")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--task segmnet", "there is no task 'segmnet'. Did you mean 'segment'? There are classify, segment."),
+        ("--task segment --set task.metric=mIuO", "there is no such metric. Did you mean 'mIoU'?"),
+        ("--set task.metric=top5", "task.metric = 'top5': there is no such metric. Did you mean 'top-5'"),
+        (
+            "--set data.source=pets --task segment",
+            "learns from targets of the kind 'mask'; pets, read as class_folders, has 'label'",
+        ),
+    ],
+)
+def test_a_task_that_cannot_be_learnt_here(saccade, tmp_path, words, message):
+    for part, label in itertools.product(("train", "test"), "ab"):
+        (tmp_path / "pets" / part / label).mkdir(parents=True)
+        Image.new("RGB", (24, 24)).save(tmp_path / "pets" / part / label / "1.png")
+    code, out, err = saccade(f"train tiny.toml {words} --out net")
+    assert (code, message in err) == (2, True), err
+    assert "epoch 0" not in out
+    assert not (tmp_path / "net").exists()
 
 
 def test_json_is_the_result_and_nothing_else(saccade, tmp_path):

@@ -109,7 +109,10 @@ WRONG = {
     "missing folder of images": ("compare --data photoz --out new", "photoz"),
     "a folder without images": ("compare --data void --out new", "void"),
     "a broken image": ("compare --data broken --attention se --seeds 2 --out new", "0.png"),
-    "an empty class": ("compare --data hollow --attention se --seeds 2 --out new", "dog"),
+    "an empty class": (
+        "compare --data hollow --attention se --seeds 2 --out new",
+        "in 'train' images lie in 1 class folder(s) of 2; at least 2 are needed",
+    ),
     "a class in one part only": ("compare --data lopsided --attention se --seeds 2 --out new", "dog"),
     "one class only": ("compare --data single --attention se --seeds 2 --out new", "class"),
     "a pickled data set": ("compare --data pickled --attention se --seeds 2 --out new", "pickle"),
@@ -146,6 +149,25 @@ WRONG = {
     "a host that does not classify": (
         "train --set model.options.features_only=True --out new",
         "gives a list for two of them; scores of shape (2, 10) are needed",
+    ),
+    "misspelt task": ("compare --task clasify --attention se --out new", "no task 'clasify'. Did you mean 'classify'?"),
+    "a task for other targets": (
+        "compare --data photos --task segment --attention se --out new",
+        "the task segment learns from targets of the kind 'mask'; ",
+    ),
+    "misspelt metric": (
+        "compare --set task.metric=top-2 --attention se --out new",
+        "task.metric = 'top-2': there is no such metric. Did you mean 'top-",
+    ),
+    "a margin beyond the metric": ("compare --margin 101 --out new", "margin = 101: top-1 spans 100 points"),
+    "misspelt layout": ("train --set data.layout=class_folder --out new", "no layout 'class_folder'. Did you mean"),
+    "an arm without a name": ("compare --arm model.options.width=32 --out new", "write a name and what differs"),
+    "a misspelt key of an arm": ("compare --arm=a:model.nme=resnet18 --out new", "Did you mean 'name'?"),
+    "an arm of other images": ("compare --arm=a:data.source=photos --out new", "data.source is one for all arms"),
+    "a key of an arm twice": ("compare --arm=a:model=a,model=b --out new", "--arm a: model.name is given twice"),
+    "a host of an arm that is not there": (
+        "compare --arm=a:model=resnet5O,model.options={} --out new",
+        "Did you mean",
     ),
     "an endless margin": ("compare --margin inf --out new", "margin = inf"),
     "a margin that is no number": ("compare --margin nan --out new", "margin = nan"),

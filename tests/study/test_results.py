@@ -1,11 +1,10 @@
 """What is made of run folders, with folders written by hand."""
 
 import json
-import tomllib
 
 import numpy as np
 import pytest
-import tomli_w
+from older_versions import as_before
 from safetensors.numpy import load_file, save_file
 
 from saccade import Recipe, UserError
@@ -46,33 +45,6 @@ def _finish(run, top1, **more):
 def _change(run, **facts):
     path = run.folder / "done.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | facts))
-
-
-def _older(recipe):
-    """A recipe without the keys that earlier versions did not have."""
-    del recipe["task"], recipe["data"]["layout"], recipe["data"]["resize"]
-    return recipe
-
-
-def _as_before(study):
-    """Make the study's files those of version 0.3."""
-    for run in study.runs():
-        path = run.folder / "recipe.toml"
-        path.write_text(tomli_w.dumps(_older(tomllib.loads(path.read_text()))))
-        rows = load_file(run.folder / "rows.safetensors")
-        (run.folder / "rows.safetensors").unlink()
-        kept = {key: rows[key].astype(np.int64) for key in ("predicted", "label")}
-        save_file(kept, run.folder / "predictions.safetensors")
-        done = json.loads((run.folder / "done.json").read_text())
-        scores = done.pop("scores")
-        for key in ("task", "metric", "score", "by_class", "trivial"):
-            del done[key]
-        done |= {"top1": scores["top-1"], "test_loss": scores["NLL"]}
-        (run.folder / "done.json").write_text(json.dumps(done))
-    path = study.folder / "study.toml"
-    values = tomllib.loads(path.read_text())
-    values["arms"] = [{"name": arm["name"], "mechanism": arm["name"]} for arm in values["arms"]]
-    path.write_text(tomli_w.dumps(values | {"recipe": _older(values["recipe"])}))
 
 
 @pytest.fixture
@@ -147,7 +119,7 @@ def test_before_any_run_is_done_the_recipe_says_what_is_asked(tmp_path):
 
 def test_a_study_of_earlier_versions_gives_the_same_figures(study):
     today = collect(study.folder)
-    _as_before(study)
+    as_before(study)
     before = collect(study.folder)
     assert before.study == today.study
     assert [run.finished is not None for run in study.runs()] == [True] * 6
@@ -169,15 +141,20 @@ def test_rows_that_lack_what_the_verdicts_need_are_damaged(study):
 
 
 def test_a_model_of_its_own_makes_another_host(tmp_path):
-    plan = Study(Recipe(), arms(["se"], [], ["wide: model.options.width=32"]), (0, 1), tmp_path / "s")
+    others = ["wide: model.options.width=32", "large: data.size=48"]
+    plan = Study(Recipe(), arms(["se"], [], others), (0, 1), tmp_path / "s")
     plan.write()
     for run in plan.runs():
-        _finish(run, 90.0 + run.seed)
+        _finish(run, 90.0 + run.seed, fingerprint="of 48" if run.arm.name == "large" else "of 40")
     found = collect(plan.folder)
-    assert {row.arm.name: row.shares_host for row in found.arms} == {"none": True, "se": True, "wide": False}
-    assert [note.text.partition(":")[0] for note in found.notes if note.kind == "hosts"] == ["wide"]
+    shared = {row.arm.name: row.shares_host for row in found.arms}
+    assert shared == {"none": True, "se": True, "wide": False, "large": False}
+    assert [note.text.partition(":")[0] for note in found.notes if note.kind == "hosts"] == ["wide and large"]
     said = found.to_json()["arms"]["wide"]
     assert (said["settings"], said["shares_host"]) == ({"model.options.width": 32}, False)
+    _change(plan.run(plan.arms[3], 1), fingerprint="of 40")
+    with pytest.raises(UserError, match=r"large/seed0 and .*large/seed1 cannot be compared: the images changed"):
+        collect(plan.folder)
 
 
 def test_the_error_of_the_images_is_added(study):

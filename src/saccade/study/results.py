@@ -288,15 +288,18 @@ def _arm(
 
 
 def _check_images(study: Study, finished: Finished) -> None:
-    """Raise UserError where runs learnt from or were judged by other images than each other."""
-    known = [
-        (run, done["fingerprint"])
-        for run in study.runs()
-        if (done := finished.get((run.arm.name, run.seed))) and done.get("fingerprint")
-    ]
-    for run, fingerprint in known:
-        if fingerprint != known[0][1]:
-            raise _other_images(known[0][0], run, "the images changed between them")
+    """Raise UserError where runs of one description of the data had other images than each other.
+
+    Arms that describe the data differently, as by another size, are compared by the truth in their rows alone.
+    """
+    known: dict[str, tuple[Run, str]] = {}
+    for run in study.runs():
+        fingerprint = finished.get((run.arm.name, run.seed), {}).get("fingerprint")
+        if not fingerprint:
+            continue
+        first, expected = known.setdefault(run.recipe.data.model_dump_json(), (run, fingerprint))
+        if fingerprint != expected:
+            raise _other_images(first, run, "the images changed between them")
 
 
 def _other_images(one: Run, other: Run, how: str) -> UserError:
