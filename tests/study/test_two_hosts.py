@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from saccade import Recipe
-from saccade.data import EpochSampler, open_data
+from saccade.data.sampling import EpochSampler, open_data
 from saccade.study.arms import arms
 from saccade.study.plan import Study
 from saccade.tasks.classify import Classify
