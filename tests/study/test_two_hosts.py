@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from saccade import Recipe
-from saccade.data.sampling import EpochSampler, open_data
+from saccade.data import open_data
+from saccade.data.sampling import EpochSampler
 from saccade.study.arms import arms
 from saccade.study.plan import Study
 from saccade.tasks.classify import Classify
