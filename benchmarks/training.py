@@ -3,8 +3,8 @@
     python benchmarks/training.py [--epochs N] [--json FILE]
 
 One process trains the same recipe twice, an epoch of ``saccade.training.train`` and an epoch of the plain loop below
-by turns, with the same loader, augmentation, network, optimiser, threads and figures (training loss, test loss and
-top-1).
+by turns, with the same loader, augmentation, network, optimiser, threads and figures (training loss, loss and top-1 on
+the test part).
 What ``train`` does besides (watching for losses that are no number, gates of sixteen images, metrics and a state to
 resume from on disk after each epoch) is counted against it. First the two must end in the same weights, bit for bit.
 Prints a Markdown table; a ratio is the median over epochs of one turn's two times, with its 95 % bootstrap interval.
@@ -28,7 +28,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
-from saccade.data import EpochSampler, Split, open_data
+from saccade.data import open_data
+from saccade.data.samples import collate
+from saccade.data.sampling import EpochSampler
 from saccade.events import EpochEnded, Event
 from saccade.recipe import Recipe
 from saccade.surgery import parameter_groups
@@ -47,20 +49,20 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 class PlainLoop:
-    """The loop anybody would write for ``recipe``."""
+    """The loop anybody would write for ``task``."""
 
-    def __init__(self, recipe: Recipe, split: Split) -> None:
-        part = recipe.training
+    def __init__(self, task: Classify) -> None:
+        part, split = task.recipe.training, task.data
         self.part = part
-        self.network = build(Classify(recipe, split))
+        self.network = build(task)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.network, part.lr, part.lr, part.weight_decay))
         self.sampler = EpochSampler(split.train, part.seed, part.batch_size)
-        self.train_loader = DataLoader(split.train, batch_sampler=self.sampler)
-        self.test_loader = DataLoader(split.test, batch_size=part.batch_size)
+        self.train_loader = DataLoader(split.train, batch_sampler=self.sampler, collate_fn=collate)
+        self.test_loader = DataLoader(split.test, batch_size=part.batch_size, collate_fn=collate)
         self.steps = 0
 
     def epoch(self, number: int) -> tuple[float, float, float]:
-        """Train one epoch and test: training loss, test loss and top-1."""
+        """One epoch and its test: training loss, loss and top-1 on the test part."""
         part, steps = self.part, len(self.sampler)
         self.sampler.set_epoch(number)
         self.network.train()
@@ -99,7 +101,7 @@ def measure(recipe: Recipe) -> dict[str, np.ndarray]:
     Raises:
         SystemExit: the two do not end in the same network; times would mean nothing.
     """
-    plain = PlainLoop(recipe, open_data(recipe.data, "label"))
+    plain = PlainLoop(Classify(recipe, open_data(recipe.data, Classify.target)))
     ours: list[np.ndarray] = []
     bare: list[np.ndarray] = []
     end = clocks()
@@ -111,9 +113,10 @@ def measure(recipe: Recipe) -> dict[str, np.ndarray]:
         begun = clocks()
         if event.epoch > 0:
             ours.append(begun - end)
-            top1, theirs = event.row["scores"]["top-1"], plain.epoch(event.epoch)[2]
-            if abs(theirs - top1) > 1e-3:
-                raise SystemExit(f"epoch {event.epoch}: the loops differ, {theirs} and {top1}")
+            *_, score = plain.epoch(event.epoch)
+            theirs = event.row["scores"]["top-1"]
+            if abs(score - theirs) > 1e-3:
+                raise SystemExit(f"epoch {event.epoch}: the loops differ, {score} and {theirs}")
             bare.append(clocks() - begun)
         end = clocks()
 

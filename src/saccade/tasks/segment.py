@@ -30,11 +30,11 @@ VOID = 255
 _COLOURS = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
 )  # fmt: skip
-"""Those of Okabe and Ito, distinct for every kind of colour vision."""
+"""Okabe and Ito's, told apart by every kind of colour vision."""
 
 
 def _overlap(rows: Rows, weight: int) -> Tensor:
-    """Return weight·tp / (weight·tp + fp + fn) of each class in per cent; NaN for a class that no truth has."""
+    """weight·tp / (weight·tp + fp + fn) of each class in per cent; NaN for a class that no image has."""
     tp, fp, fn = (rows[key].double().sum(0) for key in ("tp", "fp", "fn"))
     return torch.where(tp + fn > 0, 100.0 * weight * tp / (weight * tp + fp + fn), torch.nan)
 
@@ -155,7 +155,7 @@ def _of_constant(counts: Tensor, answer: int, classes: int) -> Rows:
 
 
 def _painted(mask: Tensor) -> Image.Image:
-    """Paint a map (H, W): class 0 black, void grey."""
+    """A map (H, W) in colours: class 0 black, void grey."""
     palette = np.zeros((VOID + 1, 3), dtype=np.uint8)
     palette[1:] = [_COLOURS[(c - 1) % len(_COLOURS)] for c in range(1, VOID + 1)]
     palette[VOID] = 128
