@@ -7,6 +7,7 @@ Pixels of the void index count nowhere.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from colorsys import hsv_to_rgb
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -27,14 +28,12 @@ __all__ = ["VOID", "Segment"]
 
 VOID = 255
 """The index of pixels that count nowhere."""
-_COLOURS = (
-    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
-)  # fmt: skip
-"""Okabe and Ito's, told apart by every kind of colour vision."""
+_GOLDEN = (5**0.5 - 1) / 2
+"""Steps of the hue circle that come near no earlier step for long."""
 
 
 def _overlap(rows: Rows, weight: int) -> Tensor:
-    """weight·tp / (weight·tp + fp + fn) of each class in per cent; NaN for a class that no image has."""
+    """Return weight·tp / (weight·tp + fp + fn) of each class in per cent; NaN for a class that no truth has."""
     tp, fp, fn = (rows[key].double().sum(0) for key in ("tp", "fp", "fn"))
     return torch.where(tp + fn > 0, 100.0 * weight * tp / (weight * tp + fp + fn), torch.nan)
 
@@ -155,8 +154,10 @@ def _of_constant(counts: Tensor, answer: int, classes: int) -> Rows:
 
 
 def _painted(mask: Tensor) -> Image.Image:
-    """A map (H, W) in colours: class 0 black, void grey."""
+    """Paint a map (H, W): class 0 black, void grey."""
     palette = np.zeros((VOID + 1, 3), dtype=np.uint8)
-    palette[1:] = [_COLOURS[(c - 1) % len(_COLOURS)] for c in range(1, VOID + 1)]
+    for c in range(1, VOID):
+        bright = 1.0 if c % 2 else 0.7
+        palette[c] = [round(255 * part) for part in hsv_to_rgb(c * _GOLDEN % 1, 0.65, bright)]
     palette[VOID] = 128
     return Image.fromarray(palette[mask.numpy()])
