@@ -90,8 +90,8 @@ def _plain(value: Any, key: str = "", depth: int = 0) -> Any:
         return [_plain(inner, f"{key}[{i}]", depth + 1) for i, inner in enumerate(value)]
     limit = 2**63 if isinstance(value, int) else math.inf
     if isinstance(value, int | float) and not abs(value) < limit:  # NaN is not, either
-        told = {"key": key or "it", "found": described(value)}
-        raise PydanticCustomError("number", "{key} is {found}; a finite number of 64 bits is needed", told)
+        wrong = {"key": key or "it", "found": described(value)}
+        raise PydanticCustomError("number", "{key} is {found}; a finite number of 64 bits is needed", wrong)
     if isinstance(value, str):
         return _text(value)
     if isinstance(value, bool | int | float):
@@ -227,7 +227,7 @@ class Recipe(_Part):
             )
         else:
             return self
-        raise PydanticCustomError("control", "{told}", {"told": f"attention.control = {part.control!r}: {needs}"})
+        raise PydanticCustomError("control", "{text}", {"text": f"attention.control = {part.control!r}: {needs}"})
 
     @classmethod
     def read(cls, values: Mapping[str, Any], owner: str = "recipe") -> Recipe:
@@ -331,8 +331,8 @@ def _sentence(error: Any) -> str:
         for part in error["loc"][:-1]:
             model = model.model_fields[part].annotation
         return f"there is no key {where!r}.{did_you_mean(str(error['loc'][-1]), model.model_fields)}"
-    told = f"{where} = {described(error['input'])}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    sentence = f"{where} = {described(error['input'])}: {error['msg'][0].lower()}{error['msg'][1:]}"
     if error["type"] == "literal_error":
         near = did_you_mean(str(error["input"]), re.findall(r"'([^']*)'", error["ctx"]["expected"]))
-        told += f".{near}" if near else ""
-    return told
+        sentence += f".{near}" if near else ""
+    return sentence
