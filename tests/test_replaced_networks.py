@@ -18,7 +18,7 @@ from saccade import UserError, load, plug, plugs, replace, replacements, save, u
 from saccade.cost import measure
 from saccade.data import open_data
 from saccade.recipe import Recipe
-from saccade.study.plan import arms
+from saccade.study.arms import arms
 from saccade.surgery.replaced import CHILD
 from saccade.training import build, train
 from saccade.training.gates import gate_movement
