@@ -2,19 +2,28 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 
 from saccade import Recipe
+from saccade.data import layout_of
+from saccade.metrics.metric import Metric
+from saccade.recipe import Data
 from saccade.study import forecast
 from saccade.study.arms import arms
 from saccade.study.plan import Study
 from saccade.study.precision import ImageError, image_floor, planned_detectable
+from saccade.tasks.classify import Classify
+
+TOP1, TOP5, NLL = Classify.metrics
+DIGITS = layout_of(Data()).residual_sd["top-1"]
 
 FACTS = {
     "data": "a set of images",
     "runs": 10, "finished": 2, "slots": 2, "minutes": 4.26, "disk_mb": 12.4, "step_ms": {"none": 31.4, "se": 40.0},
-    "test_ms": {"none": 9.0, "se": 9.5}, "detectable": ((0.5, 1.234),), "sigma_from": "measured", "test_images": 400,
+    "test_ms": {"none": 9.0, "se": 9.5}, "metric": "top-1", "unit": "points",
+    "detectable": ((0.5, 1.234),), "sigma_from": "measured", "test_images": 400,
     "lasting_se": 0.05, "lasting_from": "measured",
     "set_by_images": (), "seeds_for_margin": 7, "margin": 1.0, "margin_needs_images": False,
 }  # fmt: skip
@@ -35,7 +44,7 @@ def test_an_unknown_spread_and_more_seeds_than_anyone_has():
     facts = FACTS | {"detectable": ((0.3, 0.7), (1.0, 2.4)), "seeds_for_margin": None, "minutes": 3000}
     said = forecast.Forecast(**facts).text()
     assert "about 50 hours" in said
-    assert "0.7 (SD 0.3), 2.4 (SD 1); measured" in said
+    assert "differences, in points, with probability 0.8: 0.7 (SD 0.3), 2.4 (SD 1); measured" in said
     assert "more than 100 seeds (SD 0.3)" in said
 
 
@@ -52,13 +61,17 @@ def test_too_few_test_images_are_named():
 
 
 def test_what_test_images_are_reckoned_to_leave(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").touch()
+
     def known(images, **data):
         recipe = Recipe().with_overrides({f"data.{key}": value for key, value in data.items()})
-        return forecast._known(Study(recipe, arms(["se"]), (0, 1), tmp_path / "s"), images)
+        return forecast._known(Study(recipe, arms(["se"]), (0, 1), tmp_path / "s"), TOP1, images)
 
     assert known(2000).lasting == pytest.approx(1e4 * 0.005 / 2000)
     assert known(2000).lasting_from == "assumed: two arms answer 0.5 % differently"
-    assert known(2000).sigmas == (forecast.DIGITS_SIGMA,)
+    assert known(2000).sigmas == (DIGITS,)
     assert known(2000).sigma_from == "measured on the digits"
     # 15 % answered differently by two runs: an SD of 100 √(0.075 / 500) of one run's score
     assert known(500).sigmas == pytest.approx((1.2247,), abs=1e-4)
@@ -70,32 +83,54 @@ def test_what_test_images_are_reckoned_to_leave(tmp_path):
     assert known(100_000, source=str(tmp_path)).sigmas == forecast.ASSUMED
 
 
+def test_what_is_known_of_another_metric(tmp_path):
+    def known(metric):
+        return forecast._known(Study(Recipe(), arms(["se"]), (0, 1), tmp_path / "s"), metric, 100_000)
+
+    assert known(TOP5).sigmas == forecast.ASSUMED, "the digits' SD is that of top-1"
+    share = Metric(name="AUC", unit="", margin=0.01, low=0.0, high=1.0, score=len)
+    assert known(share).sigmas == pytest.approx([sd / 100 for sd in forecast.ASSUMED])
+    assert known(share).lasting == pytest.approx(0.005 / 100_000)
+    assert (known(NLL).sigmas, known(NLL).lasting) == ((), 0.0), "without bound nothing is assumed"
+
+
+def test_a_metric_of_which_nothing_is_known(tmp_path):
+    facts = FACTS | {"metric": "NLL", "unit": "nats", "detectable": ()}
+    assert forecast.Forecast(**facts).text().splitlines()[3:] == [
+        "sees    unknown: how far runs differ in NLL is known after a first study"
+    ]
+
+
 def test_one_seed_sees_nothing():
     assert "one seed cannot tell" in forecast.Forecast(**FACTS | {"detectable": ((0.5, None),)}).text()
 
 
 def test_the_spread_is_measured_assumed_or_known_from_the_folder(tmp_path, monkeypatch):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").touch()
+
     def study(**data):
         return Study(
             Recipe().with_overrides({f"data.{k}": v for k, v in data.items()}), arms(["se"]), (0, 1), tmp_path / "s"
         )
 
     def known(plan):
-        return forecast._known(plan, 20_000)
+        return forecast._known(plan, TOP1, 20_000)
 
-    assert known(study()).sigmas == (forecast.DIGITS_SIGMA,)
+    assert known(study()).sigmas == (DIGITS,)
     assert known(study(source=str(tmp_path))).sigmas == forecast.ASSUMED
     study().write()
-    assert known(study()).sigmas == (forecast.DIGITS_SIGMA,), "a study without runs knows nothing"
-    rows = [{"se_images": 0.3}, {"se_images": None}, {"se_images": 0.4}, {"se_images": 0.0}]
-    analysis = {"sigma": 0.77, "differences": rows, "images": 20_000}
-    monkeypatch.setattr(forecast, "collect", lambda folder: {"analysis": analysis})
+    assert known(study()).sigmas == (DIGITS,), "a study without runs knows nothing"
+    rows = [SimpleNamespace(se_images=se) for se in (0.3, None, 0.4, 0.0)]
+    analysis = SimpleNamespace(sigma=0.77, differences=rows, images=20_000)
+    monkeypatch.setattr(forecast, "collect", lambda folder: SimpleNamespace(analysis=analysis))
     found = known(study())
     assert (found.sigmas, found.sigma_from) == ((0.77,), "the runs finished in this folder")
     assert (found.lasting, found.lasting_from) == (pytest.approx(0.25 / 3), "measured in this folder")
-    analysis |= {"differences": rows[3:]}
+    analysis.differences = rows[3:]
     assert (known(study()).lasting, known(study()).lasting_from) == (0.0, "measured in this folder")
-    analysis |= {"images": None}
+    analysis.images = None
     assert known(study()).lasting_from.startswith("assumed")
 
 
@@ -112,14 +147,15 @@ def test_it_counts_what_is_left(tmp_path, monkeypatch):
         run.folder.mkdir(parents=True)
         (run.folder / "recipe.toml").write_text(run.recipe.to_toml())
         (run.folder / "done.json").write_text(
-            '{"top1": 9.0, "test_loss": 1.0, "epochs": 4, "seconds": 1.0, "parameters": 1, "diverged": null}'
+            '{"task": "classify", "metric": "top-1", "scores": {"top-1": 9.0}, "epochs": 4, "seconds": 1.0, '
+            '"parameters": 1, "diverged": null}'
         )
     monkeypatch.setattr(forecast, "_timed", lambda *_: timed)
     found = forecast.forecast(plan, 2, "cpu")
     assert (found.runs, found.finished, found.slots) == (9, 3, 2)
     # 100 images are 4 batches of 30 (the last one short), 50 are 2; the test is also done before training.
     assert found.minutes == pytest.approx(9 * (4 * 4 * 10 + 5 * 2 * 1) / 2 / 60_000)
-    assert found.disk_mb == pytest.approx((12 * (1_000_000 + 16 * 50 + 50_000) + 2 * 4 * 1_000_000) / 1e6)
+    assert found.disk_mb == pytest.approx((12 * (1_000_000 + 32 * 50 + 50_000) + 2 * 4 * 1_000_000) / 1e6)
     # 50 test images, 15 % answered differently by two runs: a score's SD is 100 √(0.075 / 50); 0.5 % lastingly.
     sigma = 100 * math.sqrt(0.075 / 50)
     sees = planned_detectable(sigma, 3, 4, 2, images=ImageError(1.0, 49, image_floor(50, 100.0)))
@@ -136,7 +172,7 @@ def test_with_enough_images_the_seeds_decide(tmp_path, monkeypatch):
     monkeypatch.setattr(forecast, "_timed", lambda *_: timed)
     found = forecast.forecast(plan, 2, "cpu")
     images = ImageError(1e4 * 0.005 / 10_000, 9999, image_floor(10_000, 100.0))
-    sees = [planned_detectable(forecast.DIGITS_SIGMA, n, 4, 2, images=images) for n in range(2, 30)]
-    assert found.detectable == ((forecast.DIGITS_SIGMA, sees[1]),)
+    sees = [planned_detectable(DIGITS, n, 4, 2, images=images) for n in range(2, 30)]
+    assert found.detectable == ((DIGITS, sees[1]),)
     assert (found.set_by_images, found.margin_needs_images) == ((), False)
     assert found.seeds_for_margin == next(n for n, points in enumerate(sees, 2) if points <= 1.0)

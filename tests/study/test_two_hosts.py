@@ -11,9 +11,9 @@ from saccade.study.plan import Study
 from saccade.tasks.classify import Classify
 from saccade.training import build
 
-TINY = {"data.size": 16, "data.train_images": 40, "data.test_images": 20, "model.options": {"width": 4},
+TINY = {"data.size": 16, "data.train_images": 40, "data.test_images": 20, "model.options": {"width": 16},
         "data.augment": ["crop"]}  # fmt: skip
-OTHERS = ["wide: model.options.width=8", "resnet: model=resnet18 model.options={}", "slow: training.lr=0.001"]
+OTHERS = ["wide: model.options.width=20", "resnet: model=resnet18 model.options={}", "slow: training.lr=0.001"]
 
 
 @pytest.fixture(scope="module")
