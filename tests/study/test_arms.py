@@ -110,6 +110,7 @@ def test_arms_that_would_share_a_folder_are_refused():
         (["das:alpah=0.1"], [], "Did you mean 'alpha'"),
         (["se", "se"], [], "the arm 'se' is given twice"),
         (["none", "none", "se"], [], "the arm 'none' is given twice"),
+        (["se", "squeeze_excite"], [], "the arms 'se' and 'squeeze_excite' are the same mechanism; name it once"),
         (["none"], [], "nothing to compare"),
         ([], [], "nothing to compare"),
         (["se"], ["noize"], "no control 'noize'. Did you mean 'noise'? Known: extra, noise, shuffled."),

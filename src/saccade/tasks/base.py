@@ -104,9 +104,16 @@ class Task(ABC):
         """Return an answer that ignores the image, in words, and its rows on the test part."""
 
     def phases(self, network: nn.Module) -> tuple[Phase, ...]:
-        """Return the phases of the training: ``network.training_phases()`` if there is such a method, else one."""
+        """Return the phases of the training: ``network.training_phases()`` if there is such a method, else one.
+
+        Raises:
+            UserError: the network gives none.
+        """
         own = getattr(network, "training_phases", None)
-        return tuple(own()) if callable(own) else (Phase("all", self.recipe.training.epochs),)
+        found = tuple(own()) if callable(own) else (Phase("all", self.recipe.training.epochs),)
+        if not found:
+            raise UserError(f"training_phases() of {type(network).__name__} gives no phase; at least one is needed")
+        return found
 
     def scores(self, rows: Rows) -> dict[str, float | None]:
         """Return the scores of ``rows`` by the name of the metric."""
