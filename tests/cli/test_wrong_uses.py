@@ -74,7 +74,7 @@ WRONG = {
     "a word for a whole number": ("check triplet:kernel_size=big", "kernel_size needs a whole number, found 'big'"),
     "half a pixel": ("check bam:dilation=2.5", "bam: the option dilation needs a whole number, found 2.5"),
     "a word where the default is none": ("check sa:groups=many", "groups needs a whole number, found 'many'"),
-    "one value per stage, and no stages": ("check sa:groups=[8,16]", "cannot be told of channels = 64, groups = [8"),
+    "one value per stage, and no stages": ("check sa:groups=[8,16]", "groups = [8, 16] gives one value per stage"),
     "more pixels than memory": (
         "measure resnet10_small --attention se --input 3,999999,999999",
         "1×3×999999×999999 pixels, 12,000.0 GB, do not fit into the memory of cpu",

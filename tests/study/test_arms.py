@@ -140,7 +140,11 @@ def test_wrong_arms(attention, controls, message):
         ("a: model.options.width=32 attention=se", {"model.options.width": 32, "attention.mechanism": "se"}),
         (
             " a b :model=resnet18, training.lr = 1 ,  pretrained=true",
-            {"model.name": "resnet18", "training.lr": 1.0, "model.pretrained": True},
+            {"model.name": "resnet18", "training.lr": 1.0, "model.pretrained": True, "model.options": {}},
+        ),
+        (
+            "a: model=fcn model.options.levels=2 model.options.encoder=resnet18",
+            {"model.name": "fcn", "model.options": {"levels": 2, "encoder": "resnet18"}},
         ),
         (
             "a: attention=das:where=stage[:-1]:alpha=0.1 control=noise start=neutral",

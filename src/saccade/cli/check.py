@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from saccade import catalog
+from saccade.errors import UserError
 
 if TYPE_CHECKING:
     from saccade.contract import Record
@@ -29,6 +30,10 @@ def command(mechanism: str, channels: int, as_json: bool) -> None:
     Options are given as name:option=value. Exit code 1 if a promise is broken.
     """
     name, options = catalog.parse(mechanism)
+    defaults = catalog.options(name)
+    for key, value in options.items():
+        if isinstance(value, list) and not isinstance(defaults.get(key), (list, tuple)):
+            raise UserError(f"{key} = {value} gives one value per stage, and a mechanism alone has no stages; give one")
     # A class that states no SPEC has promised nothing, so no fact can be held against it.
     stated = catalog.stated(name)
 

@@ -180,8 +180,8 @@ def _recipe(file: str | None, data: str | None, model: str | None, settings: tup
         recipe = builtin_recipe(name).with_overrides(suited)
     if data is not None:
         recipe = recipe.with_overrides({"data.source": data})
-    if model is not None:
-        recipe = recipe.with_overrides({"model.name": model})
+    if model is not None and model != recipe.model.name:  # its options are of another network
+        recipe = recipe.with_overrides({"model.name": model, "model.options": {}})
     recipe = recipe.with_overrides(settings)
     # Whole, so that a study goes on from any folder.
     return recipe.with_overrides({"data.source": layout_of(recipe.data).located(recipe.data.source)})

@@ -172,6 +172,9 @@ def _settings(text: str) -> dict[str, Any]:
             how = "--seeds" if key == "training.seed" else "--set"
             raise UserError(f"{key} is one for all arms of a study; set it with {how}")
         settings[key] = value
+    if "model.name" in settings and "model.options" not in settings:  # those of the study are of its own host
+        options = {key: settings.pop(key) for key in list(settings) if key.startswith("model.options.")}
+        settings["model.options"] = {key.removeprefix("model.options."): value for key, value in options.items()}
     if "attention.mechanism" in settings:
         mechanism, where = placed(str(settings["attention.mechanism"]))
         if mechanism != BASELINE:
