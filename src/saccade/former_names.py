@@ -30,6 +30,7 @@ MODULES: dict[str, str | dict[str, str]] = {
         "catching_hook": f"{_PARENT}:catching_hook", "entering_hook": f"{_PARENT}:entering_hook",
         "leaving_hook": f"{_PARENT}:leaving_hook",
     },
+    "saccade.form": "saccade.bases",
     "saccade.relay": {
         "Previous": "saccade.stage_outputs:PreviousStage", "Relay": "saccade.stage_outputs:StageOutputs",
     },

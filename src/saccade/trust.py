@@ -67,11 +67,11 @@ def check_mechanism(name: str, options: Mapping[str, Any], owner: str, trust: Tr
         UserError: the name is neither in the catalogue nor trusted.
     """
     for each in _nested(name, options, owner):
-        if trusted(each, trust) or each in _CONTROLS:
+        known = catalog.spellings()
+        if trusted(each, trust) or each in _CONTROLS or catalog.canonical(each) in known:
             continue
         if ":" in each:
             raise refusal("mechanism", each, owner)
-        known = catalog.spellings()
         if each not in known:
             raise UserError(
                 f"{owner}: no mechanism is called {brief(each)!r}.{did_you_mean(each[:60], known)} "

@@ -61,10 +61,10 @@ def attach(host: nn.Module, plug: Plug) -> None:
     try:
         parent = host.get_submodule(path)
     except AttributeError:
-        raise UserError(f"{type(host).__name__} has no module {path!r} to carry a plug") from None
+        raise UserError(f"{type(host).__name__} has no module {path!r} to hold a plug") from None
     there = parent._modules.get(CHILD)
     if isinstance(there, Plug):
-        raise UserError(f"the parent {path!r} carries {there.name} already; unplug the host first")
+        raise UserError(f"the parent {path!r} has {there.name} already; unplug the host first")
     if hasattr(parent, CHILD):
         raise UserError(f"the module {path!r} has something called {CHILD!r} that is no plug")
     hold(parent, plug.train(parent.training), entering=plug.site.entering)

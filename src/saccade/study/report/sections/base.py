@@ -38,8 +38,18 @@ class Context:
 
     @property
     def attends(self) -> bool:
-        """Whether every arm but the first has a mechanism, as in a study of mechanisms on one host."""
-        return all(arm.mechanism != BASELINE for arm in self.results.study.arms[1:])
+        """Whether the arms differ by their attention alone."""
+        return all(
+            arm.mechanism != BASELINE and all(key.startswith("attention.") for key in arm.settings)
+            for arm in self.results.study.arms[1:]
+        )
+
+    @property
+    def last_epoch(self) -> int:
+        """The last epoch of the longest run."""
+        base = self.results.study.base
+        asked = [arm.recipe(base, 0).training.epochs for arm in self.results.study.arms]
+        return max(asked + [rows[-1]["epoch"] for rows in self.epochs.values() if rows])
 
     def by_seed(self, arm: str) -> dict[int, Sequence[Mapping[str, Any]]]:
         """The epochs of the finished runs of ``arm``, by seed."""

@@ -23,7 +23,7 @@ class ByClass(Section):
     title = "By class"
     order = 24
     template = """
-<p class="how">{{ name }} of each class, mean over seeds; beneath it the difference to none. {{ which }}, those first
+<p class="how">{{ name }} of each class, mean over seeds; beneath it the difference to none, + for better. {{ which }}, those first
 in which the arms differ most. Of many classes some differ by chance: no verdict follows.</p>
 <div class="scroll"><table>
 <thead><tr><th scope="col">class</th>
@@ -49,7 +49,8 @@ in which the arms differ most. Of many classes some differ by chance: no verdict
         rows = []
         for k in order:
             plain = scores[k][0]
-            against = [None if plain is None or score is None else score - plain for score in scores[k]]
+            sign = 1 if metric.higher_is_better else -1
+            against = [None if plain is None or score is None else sign * (score - plain) for score in scores[k]]
             beneath = ["" if n == 0 or d is None else signed(d, metric.digits) for n, d in enumerate(against)]
             cells = list(zip([number(score, metric.digits) for score in scores[k]], beneath, strict=True))
             rows.append((names[k] if k < len(names) else f"class {k}", cells))

@@ -52,7 +52,7 @@ unchanged; the dotted line is where training began.</p>
 """
 
     def content(self, context: Context) -> Mapping[str, Any] | None:
-        epochs = context.results.study.base.training.epochs
+        epochs = context.last_epoch
         moved = {row.arm: sites for row in context.results.arms if (sites := _sites(context.by_seed(row.arm.name)))}
         ranges = {kind: _range([site for sites in moved.values() for site in sites.values() if site.kind == kind])
                   for kind in _KINDS}  # fmt: skip

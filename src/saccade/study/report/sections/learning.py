@@ -46,7 +46,7 @@ panels share one range; the first, steep epochs may lie outside. The last epoch 
             for name in context.styles
         }  # fmt: skip
         bounds = learning_range(list(curves.values()), metric.margin)
-        epochs = results.study.base.training.epochs
+        epochs = context.last_epoch
         panels = []
         for row in results.arms:
             name, style = row.arm.name, context.styles[row.arm.name]
