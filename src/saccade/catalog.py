@@ -297,6 +297,17 @@ def named(text: str) -> str:
     return f"{name}:{rest[0]}" if rest and "=" not in rest[0] and name not in spellings() else name
 
 
+def canonical_text(text: str) -> str:
+    """Return ``name:option=value`` with the name that files keep, checked as by :func:`parse`.
+
+    >>> canonical_text("squeeze_excite:rd_ratio=0.25")
+    'se:rd_ratio=0.25'
+    """
+    parse(text)
+    name = named(text)
+    return canonical(name) + text[len(name) :]
+
+
 def parse(text: str) -> tuple[str, dict[str, Any]]:
     """Read ``name:option=value:option=value``: the mechanism's short name, and its options, literals or else words.
 

@@ -110,7 +110,6 @@ def test_arms_that_would_share_a_folder_are_refused():
         (["das:alpah=0.1"], [], "Did you mean 'alpha'"),
         (["se", "se"], [], "the arm 'se' is given twice"),
         (["none", "none", "se"], [], "the arm 'none' is given twice"),
-        (["se", "squeeze_excite"], [], "the arms 'se' and 'squeeze_excite' are the same mechanism; name it once"),
         (["none"], [], "nothing to compare"),
         ([], [], "nothing to compare"),
         (["se"], ["noize"], "no control 'noize'. Did you mean 'noise'? Known: extra, noise, shuffled."),
@@ -140,11 +139,11 @@ def test_wrong_arms(attention, controls, message):
         ("a: model.options.width=32 attention=se", {"model.options.width": 32, "attention.mechanism": "se"}),
         (
             " a b :model=resnet18, training.lr = 1 ,  pretrained=true",
-            {"model.name": "resnet18", "training.lr": 1.0, "model.pretrained": True, "model.options": {}},
+            {"model.name": "resnet18", "training.lr": 1.0, "model.pretrained": True},
         ),
         (
             "a: model=fcn model.options.levels=2 model.options.encoder=resnet18",
-            {"model.name": "fcn", "model.options": {"levels": 2, "encoder": "resnet18"}},
+            {"model.name": "fcn", "model.options.levels": 2, "model.options.encoder": "resnet18"},
         ),
         (
             "a: attention=das:where=stage[:-1]:alpha=0.1 control=noise start=neutral",
@@ -192,7 +191,7 @@ def test_an_arm_is_any_difference_of_recipe(text, settings):
         ("a: attention=das:where=block where=stage", "--arm a: attention.where is given twice"),
         ("a: control=noise", "attention.mechanism is 'none', name one"),
         ("a: data.size=None", "--arm a: data.size is None, which TOML has no word for"),
-        ("none: attention=se", "the arm 'none' is given twice"),
+        ("none: attention=se", "is the name of the plain network"),
         ("das: attention=se", "the arm 'das' is given twice"),
     ],
 )
@@ -205,8 +204,41 @@ def test_they_follow_the_mechanisms_and_go_before_the_controls():
     found = arms(["se", "das"], ["noise:se"], ["a: model=resnet18", "b: attention=eca"])
     assert [each.name for each in found] == ["none", "se", "das", "a", "b", "noise for se"]
     assert [each.mechanism for each in found] == ["none", "se", "das", "none", "eca", "se"]
-    with pytest.raises(UserError, match="the control 'noise:b' needs 'b' among the mechanisms compared, se"):
-        arms(["se"], ["noise:b"], ["b: attention=eca"])
+    own = arms(["se"], ["noise:b", "extra:squeeze_excite"], ["b: attention=eca training.lr=0.1"])[3:]
+    assert [each.name for each in own] == ["noise for b", "extra for se"]
+    assert own[0].settings == {"attention.mechanism": "eca", "training.lr": 0.1, "attention.control": "noise"}
+    with pytest.raises(UserError, match="the control 'noise:c' needs 'c' among the mechanisms compared, se, b"):
+        arms(["se"], ["noise:c"], ["b: attention=eca"])
+    with pytest.raises(UserError, match="needs mechanisms compared|of which there are none"):
+        arms([], ["noise"], ["a: model=resnet18"])
+
+
+def test_arms_of_one_recipe_are_refused():
+    def study(*names, others=()):
+        return Study(Recipe(), arms(names, [], others), (0,), Path("s"))
+
+    for names, others in (
+        (["se", "squeeze_excite"], ()),
+        (["se"], ["x: attention=squeeze_excite"]),
+        (["se"], ["x: training.epochs=10"]),
+    ):
+        with pytest.raises(UserError, match="are of one recipe; name it once"):
+            study(*names, others=others)
+    assert len(study("se", others=["x: training.epochs=11"]).arms) == 3
+
+
+def test_a_name_of_the_study_itself_is_no_arm():
+    with pytest.raises(UserError, match="the name of a file of the study"):
+        Study(Recipe(), arms([], [], ["study.toml: training.epochs=3"]), (0,), Path("s"))
+
+
+def test_options_of_a_model_go_with_it():
+    base = Recipe().with_overrides({"model.options": {"width": 32}})
+    same, other = arms([], [], ["a: model=resnet10_small training.lr=1", "b: model=resnet18 model.options.in_chans=3"])[
+        1:
+    ]
+    assert same.recipe(base, 0).model.options == {"width": 32}
+    assert other.recipe(base, 0).model.options == {"in_chans": 3}
 
 
 def test_which_arms_share_the_host():

@@ -288,7 +288,7 @@ def test_a_module_that_goes_through_its_children_is_no_parent():
 def test_one_plug_a_parent(make):
     host = plug(make("torchvision resnet"), "se", input=SIZE)
     before = _skeleton(host)
-    with pytest.raises(UserError, match=r"'layer2.0.bn2' carries se already"):
+    with pytest.raises(UserError, match=r"'layer2.0.bn2' has se already"):
         plug(host, "eca", where=["layer1.0.conv1", "layer2.0.bn2"], input=SIZE)
     assert _skeleton(host) == before
     plug(host, "das", where="stage", input=SIZE)

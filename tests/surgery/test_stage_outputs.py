@@ -401,7 +401,7 @@ def test_unplug_leaves_nothing(make):
     assert sites(host, SIZE) == before
     assert skeleton(host) != skeleton(bare)
     assert skeleton(unplug(host)) == skeleton(bare)
-    with pytest.raises(UserError, match="carries emca already"):  # a refusal rolls back its own outputs alone
+    with pytest.raises(UserError, match="has emca already"):  # a refusal rolls back its own outputs alone
         plug(plug(host, "emca", input=SIZE), "emca", where=["layer1", "layer2.0.bn2"], input=SIZE)
     assert len(_outputs(host)) == 1
     assert host(_x()).shape == (2, 5)

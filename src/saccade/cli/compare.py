@@ -42,7 +42,7 @@ _MAX_SLOTS = 1024
 @click.option("--controls", metavar="LIST", default="", help="extra, noise, shuffled: of each; noise:das: of das.")
 @click.option("--seeds", metavar="N | LIST", help="How many, or which.  [default: 3 on digits, 5 on your images]")
 @click.option("--skip-bad", is_flag=True, help="Leave out image files that cannot be read, and count them.")
-@click.option("--margin", metavar="NUMBER", type=float, help="What counts as equal.  [default: 1 point of top-1]")
+@click.option("--margin", metavar="NUMBER", type=float, help="What counts as equal.  [default: the metric's own]")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Changes the recipe: training.epochs=5.")
 @click.option("--out", metavar="FOLDER", help="The study's folder; the same command goes on there.  [default: runs/…]")
 @click.option("--slots", metavar="N", type=int, help="Runs at a time.  [default: what cores or accelerators allow]")

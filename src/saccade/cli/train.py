@@ -64,7 +64,7 @@ def command(
     asked = read.with_overrides({key: value for key, value in given.items() if value is not None})
     asked = asked.with_overrides(settings)
     if asked.attention.mechanism != "none":
-        catalog.parse(asked.attention.mechanism)
+        asked = asked.with_overrides({"attention.mechanism": catalog.canonical_text(asked.attention.mechanism)})
     folder = out or Path("runs") / _slug(Path(recipe).stem, asked)
 
     from rich.console import Console

@@ -68,8 +68,11 @@ class Arm:
         return re.sub(r"[^A-Za-z0-9._=-]+", "-", sliced).strip("-")
 
     def recipe(self, base: Recipe, seed: int) -> Recipe:
-        """The recipe of its run with ``seed``."""
-        return base.with_overrides({**self.settings, "training.seed": seed})
+        """The recipe of its run with ``seed``. Another model does not take over the options of the base's."""
+        settings = dict(self.settings)
+        if settings.get("model.name", base.model.name) != base.model.name:
+            settings = {"model.options": {}, **settings}
+        return base.with_overrides({**settings, "training.seed": seed})
 
     def shares_host(self, base: Recipe) -> bool:
         """Whether its host is that of ``base``, so that runs of one seed start from the same host weights."""
@@ -94,49 +97,50 @@ def arms(attention: Iterable[str], controls: Iterable[str] = (), others: Iterabl
     asked = [text.strip() for text in attention if text.strip()]
     if twice := repeated(asked):
         raise UserError(f"the arm {twice[0]!r} is given twice")
-    at = {text: placed(text) for text in asked if text != BASELINE}
-    mechanisms = list(at)
-    for mechanism, _ in at.values():
-        catalog.parse(mechanism)
-    _check_spellings(at)
-    own = [_parsed(text) for text in others]
-    if not mechanisms and not own:
+    found = [_at(text, *placed(text)) for text in asked if text != BASELINE] + [_parsed(text) for text in others]
+    if not found:
         raise UserError(f"nothing to compare with {BASELINE!r}; name a mechanism, for example --attention se,das")
-    found = [Arm(BASELINE)]
-    found += [_at(text, mechanism, where) for text, (mechanism, where) in at.items()]
-    found += own
+    with_controls = [Arm(BASELINE), *found]
+    plugged = [arm for arm in found if arm.mechanism != BASELINE and arm.control is None]
     for text in controls:
         kind, _, target = (part.strip() for part in text.partition(":"))
         if kind not in CONTROLS:
             raise UserError(
                 f"there is no control {kind!r}.{did_you_mean(kind, CONTROLS)} Known: {', '.join(CONTROLS)}."
             )
-        if target and target not in mechanisms:
+        meant = [arm for arm in plugged if not target or _means(target, arm)]
+        if not meant:
+            names = [arm.name for arm in plugged]
             raise UserError(
-                f"the control {text!r} needs {target!r} among the mechanisms compared, {', '.join(mechanisms)}."
-                f"{did_you_mean(target, mechanisms)}"
+                f"the control {text!r} needs {f'{target!r} among the' if target else ''} mechanisms compared, "
+                f"{', '.join(names) or 'of which there are none'}.{did_you_mean(target, names)}"
             )
-        meant = [target] if target else mechanisms
-        _check_lending(text, kind, [at[name][0] for name in meant])
-        found += [_at(f"{kind} for {name}", *at[name], control=kind) for name in meant]
-    if twice := repeated([arm.name for arm in found]):
+        with_controls += [Arm(f"{kind} for {arm.name}", {**arm.settings, "attention.control": kind}) for arm in meant]
+    for arm in with_controls:
+        _check_lending(arm)
+    if twice := repeated([arm.name for arm in with_controls]):
         raise UserError(f"the arm {twice[0]!r} is given twice")
-    return tuple(found)
+    return tuple(with_controls)
 
 
-def _check_spellings(at: Mapping[str, tuple[str, str | None]]) -> None:
-    """Raise UserError where two of the texts spell the same mechanism with the same options at the same position."""
-    first: dict[str, str] = {}
-    for text, (mechanism, where) in at.items():
-        name, options = catalog.parse(mechanism)
-        spelt = repr((name, sorted(options.items(), key=lambda item: item[0]), where))
-        if (other := first.setdefault(spelt, text)) != text:
-            raise UserError(f"the arms {other!r} and {text!r} are the same mechanism; name it once")
+def _means(target: str, arm: Arm) -> bool:
+    """Whether ``target`` is the name of ``arm``, or spells its mechanism otherwise."""
+    if target == arm.name:
+        return True
+    try:
+        return _at(target, *placed(target)).settings == arm.settings
+    except UserError:
+        return False
 
 
-def _at(name: str, mechanism: str, where: str | None, control: str | None = None) -> Arm:
-    settings = {"attention.mechanism": mechanism, "attention.where": where, "attention.control": control}
-    return Arm(name, {key: value for key, value in settings.items() if value is not None})
+def _at(name: str, mechanism: str, where: str | None) -> Arm:
+    """The arm of a mechanism, checked, under the name that files keep.
+
+    Raises:
+        UserError: an unknown mechanism or option.
+    """
+    settings = {"attention.mechanism": catalog.canonical_text(mechanism)}
+    return Arm(name, settings if where is None else {**settings, "attention.where": where})
 
 
 def _parsed(text: str) -> Arm:
@@ -150,6 +154,8 @@ def _parsed(text: str) -> Arm:
         raise UserError(
             f"--arm {text!r}: write a name and what differs, as in --arm 'wide: model.options.width=32 attention=se'"
         )
+    if name == BASELINE:
+        raise UserError(f"--arm {text!r}: {BASELINE!r} is the name of the plain network; give the arm another")
     try:
         return Arm(name, _settings(rest))
     except UserError as error:
@@ -163,23 +169,23 @@ def _settings(text: str) -> dict[str, Any]:
         UserError: as :func:`_parsed`.
     """
     settings: dict[str, Any] = {}
-    for part in re.split(r"[\s,]+(?=[\w.]+\s*=)", text):
+    for part in _split(text):
         key, value = setting(part)
         key = _SHORT.get(key, key)
+        if "." not in key:
+            raise UserError(
+                f"{key!r} is no key of a recipe.{did_you_mean(key, _SHORT)} "
+                f"Write part.key=value, or one of {', '.join(_SHORT)}."
+            )
         if key in settings:
             raise UserError(f"{key} is given twice")
-        if key in _OF_THE_STUDY or key.startswith("task."):
+        if key in _OF_THE_STUDY or key.startswith(("task.", "data.options")):
             how = "--seeds" if key == "training.seed" else "--set"
             raise UserError(f"{key} is one for all arms of a study; set it with {how}")
         settings[key] = value
-    if "model.name" in settings and "model.options" not in settings:  # those of the study are of its own host
-        options = {key: settings.pop(key) for key in list(settings) if key.startswith("model.options.")}
-        settings["model.options"] = {key.removeprefix("model.options."): value for key, value in options.items()}
     if "attention.mechanism" in settings:
         mechanism, where = placed(str(settings["attention.mechanism"]))
-        if mechanism != BASELINE:
-            catalog.parse(mechanism)
-        settings["attention.mechanism"] = mechanism
+        settings["attention.mechanism"] = mechanism if mechanism == BASELINE else catalog.canonical_text(mechanism)
         if where is not None and "attention.where" in settings:
             raise UserError("attention.where is given twice")
         if where is not None:
@@ -214,22 +220,45 @@ def placed(text: str) -> tuple[str, str | None]:
     return mechanism, places[0]
 
 
-def _check_lending(control: str, kind: str, mechanisms: Iterable[str]) -> None:
-    """Raise UserError where one of ``mechanisms`` states that it has nothing a control could take the place of."""
-    for text in mechanisms:
-        name, _ = catalog.parse(text)
-        facts = catalog.stated(name)
-        if facts is not None and facts.kind == "conv":
-            raise UserError(
-                f"the control {control!r} cannot be made for {name!r}, which takes the place of convolutions: what it "
-                f"is compared with are the convolutions, {BASELINE!r}; name the mechanisms it is meant for, as in "
-                f"{kind}:se"
-            )
-        if kind == "shuffled" and facts is not None and facts.kind not in ("gate", "context"):
-            raise UserError(
-                f"the control {control!r} cannot be made for {name!r}, a {facts.kind}: only the gate or the context "
-                "of one image can be put on another; name the mechanisms it is meant for, as in shuffled:se"
-            )
+def _check_lending(arm: Arm) -> None:
+    """Raise UserError where ``arm`` is a control of a mechanism that states it has nothing to lend its place.
+
+    Raises:
+        UserError: it takes the place of convolutions, or ``shuffled`` is asked of neither gate nor context.
+    """
+    if arm.control is None or arm.mechanism == BASELINE:
+        return
+    name, _ = catalog.parse(arm.mechanism)
+    facts = catalog.stated(name)
+    if facts is not None and facts.kind == "conv":
+        raise UserError(
+            f"the control {arm.control!r} cannot be made for {name!r}, which takes the place of convolutions: what it "
+            f"is compared with are the convolutions, {BASELINE!r}; name the mechanisms it is meant for, as in "
+            f"{arm.control}:se"
+        )
+    if arm.control == "shuffled" and facts is not None and facts.kind not in ("gate", "context"):
+        raise UserError(
+            f"the control {arm.control!r} cannot be made for {name!r}, a {facts.kind}: only the gate or the context "
+            "of one image can be put on another; name the mechanisms it is meant for, as in shuffled:se"
+        )
+
+
+def _split(text: str) -> list[str]:
+    """The parts ``key=value`` of a text, at blanks and commas outside quotes and brackets."""
+    starts, depth, quote = [0], 0, ""
+    for n, character in enumerate(text):
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        elif character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        elif character in " \t," and not depth and re.match(r"[\s,]+[\w.]+\s*=", text[n:]):
+            starts.append(n)
+    parts = [text[a:b].strip(" \t,") for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
+    return [part for part in parts if part]
 
 
 def repeated(values: Sequence[Any]) -> list[Any]:

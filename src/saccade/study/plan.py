@@ -1,7 +1,7 @@
 """What a study consists of: arms × seeds, one run folder each, all of it written down in ``study.toml``.
 
-A study is a block design. One seed is one block: the same initialisation of the host, the same order of data and
-augmentation for every arm. Nothing here imports torch, so that a mistake costs no waiting.
+A study is a block design. One seed is one block: the same order of data and augmentation for every arm, and the same
+initialisation of the host for arms that share one. Nothing here imports torch, so that a mistake costs no waiting.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ __all__ = ["Run", "Study", "seeds"]
 _MAX_SEEDS = 10_000
 _MAX_RUNS = 10_000
 """The least squares of a study hold a square of its runs in memory: 800 MB at so many."""
+_OWN = (
+    ".lock", "study.toml", "costs.json", "results.json", "report.html", "table.md", "table.tex",
+)  # fmt: skip
+"""Files that lie beside the folders of the arms."""
 _LONGEST = 200
 """Bytes of a folder name; file systems take 255, and temporary names are longer."""
 
@@ -85,6 +89,8 @@ class Study:
         for arm in self.arms:
             if printable(arm.name) != arm.name:
                 raise UserError(f"the arm {arm.name!r} has a name with control characters; plain text is needed")
+            if arm.slug in _OWN:
+                raise UserError(f"the arm {arm.name!r} would have the name of a file of the study; call it otherwise")
             if not 0 < len(arm.slug) <= _LONGEST or not arm.slug.strip("."):
                 raise UserError(
                     f"the arm {described(arm.name)} gives no folder name: it has {len(arm.slug)} letters, digits and "
@@ -93,16 +99,19 @@ class Study:
         for what, values in (("seed", self.seeds), ("arm", [arm.name for arm in self.arms])):
             if twice := repeated(values):
                 raise UserError(f"the {what} {twice[0]!r} is given twice")
-        for arm in self.arms:
-            try:
-                arm.recipe(self.base, 0)
-            except UserError as error:
-                raise UserError(f"the arm {arm.name!r}: {str(error).removeprefix('settings: ')}") from None
         if twice := repeated([arm.slug for arm in self.arms]):
             both = " and ".join(repr(arm.name) for arm in self.arms if arm.slug == twice[0])
             raise UserError(f"the arms {both} would share the folder {twice[0]!r}; study them apart")
         if not self.arms or self.arms[0].name != BASELINE:
             raise UserError(f"the first arm of a study is {BASELINE!r}: it is what the others are compared with")
+        first: dict[str, Arm] = {}
+        for arm in self.arms:
+            try:
+                recipe = arm.recipe(self.base, 0)
+            except UserError as error:
+                raise UserError(f"the arm {arm.name!r}: {str(error).removeprefix('settings: ')}") from None
+            if (other := first.setdefault(recipe.model_dump_json(), arm)) is not arm:
+                raise UserError(f"the arms {other.name!r} and {arm.name!r} are of one recipe; name it once")
         if self.margin is not None and not 0 < self.margin < math.inf:
             raise UserError(f"margin = {self.margin:g}: it must be a finite number above 0")
 
