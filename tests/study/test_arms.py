@@ -209,7 +209,7 @@ def test_they_follow_the_mechanisms_and_go_before_the_controls():
     assert own[0].settings == {"attention.mechanism": "eca", "training.lr": 0.1, "attention.control": "noise"}
     with pytest.raises(UserError, match="the control 'noise:c' needs 'c' among the mechanisms compared, se, b"):
         arms(["se"], ["noise:c"], ["b: attention=eca"])
-    with pytest.raises(UserError, match="needs mechanisms compared|of which there are none"):
+    with pytest.raises(UserError, match="of which there are none"):
         arms([], ["noise"], ["a: model=resnet18"])
 
 

@@ -1,5 +1,6 @@
 """What is said of a study before it is run; the timing itself is tested with the command."""
 
+import itertools
 import json
 import math
 from types import SimpleNamespace
@@ -136,13 +137,10 @@ def test_the_spread_is_measured_assumed_or_known_from_the_folder(tmp_path, monke
 
 def test_it_counts_what_is_left(tmp_path, monkeypatch):
     """4 arms, 3 of their 12 runs done; 10 ms a training step, 1 ms a test step."""
-    timed = ({}, {}, {})
     images = {"data.train_images": 100, "data.test_images": 50}
     recipe = Recipe().with_overrides({**images, "training.batch_size": 30, "training.epochs": 4})
-    plan = Study(recipe, arms(["se", "das"], ["extra:das"]), (0, 1, 2), tmp_path / "s")
-    for arm in plan.arms:
-        for values, value in zip(timed, (10.0, 1.0, 1_000_000), strict=True):
-            values[arm.name] = value
+    others = ["long: training.epochs=8 data.train_images=20"]
+    plan = Study(recipe, arms(["se"], ["extra:se"], others), (0, 1, 2), tmp_path / "s")
     for run in plan.runs()[:3]:
         run.folder.mkdir(parents=True)
         (run.folder / "recipe.toml").write_text(run.recipe.to_toml())
@@ -150,12 +148,14 @@ def test_it_counts_what_is_left(tmp_path, monkeypatch):
             '{"task": "classify", "metric": "top-1", "scores": {"top-1": 9.0}, "epochs": 4, "seconds": 1.0, '
             '"parameters": 1, "diverged": null}'
         )
-    monkeypatch.setattr(forecast, "_timed", lambda *_: timed)
+    times = itertools.cycle((10.0, 1.0))  # a training step, a test step
+    monkeypatch.setattr(forecast, "_middle", lambda steps: next(times))
     found = forecast.forecast(plan, 2, "cpu")
     assert (found.runs, found.finished, found.slots) == (9, 3, 2)
     # 100 images are 4 batches of 30 (the last one short), 50 are 2; the test is also done before training.
-    assert found.minutes == pytest.approx(9 * (4 * 4 * 10 + 5 * 2 * 1) / 2 / 60_000)
-    assert found.disk_mb == pytest.approx((12 * (1_000_000 + 32 * 50 + 50_000) + 2 * 4 * 1_000_000) / 1e6)
+    short, long = 4 * 4 * 10 + 5 * 2 * 1, 8 * 1 * 10 + 9 * 2 * 1
+    assert found.minutes == pytest.approx((7 * short + 2 * long) / 2 / 60_000)
+    assert found.disk_mb > 12 * (1_000_000 + 32 * 50 + 50_000) / 1e6
     # 50 test images, 15 % answered differently by two runs: a score's SD is 100 √(0.075 / 50); 0.5 % lastingly.
     sigma = 100 * math.sqrt(0.075 / 50)
     sees = planned_detectable(sigma, 3, 4, 2, images=ImageError(1.0, 49, image_floor(50, 100.0)))
@@ -168,8 +168,7 @@ def test_it_counts_what_is_left(tmp_path, monkeypatch):
 def test_with_enough_images_the_seeds_decide(tmp_path, monkeypatch):
     images = {"data.train_images": 20, "data.test_images": 10_000, "data.size": 16}
     plan = Study(Recipe().with_overrides(images), arms(["se", "das"], ["extra:das"]), (0, 1, 2), tmp_path / "s")
-    timed = tuple({arm.name: 1 for arm in plan.arms} for _ in range(3))
-    monkeypatch.setattr(forecast, "_timed", lambda *_: timed)
+    monkeypatch.setattr(forecast, "_middle", lambda steps: 1.0)
     found = forecast.forecast(plan, 2, "cpu")
     images = ImageError(1e4 * 0.005 / 10_000, 9999, image_floor(10_000, 100.0))
     sees = [planned_detectable(DIGITS, n, 4, 2, images=images) for n in range(2, 30)]

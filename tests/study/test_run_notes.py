@@ -117,6 +117,10 @@ def test_arms_with_another_host_are_named(tmp_path):
         "the first weights of the host."
     ]
     assert notes(_study(tmp_path / "t", others=others[2:]), "hosts") == []
+    assert notes(plan, "settings") == [
+        "big differs from none in data.size too.",
+        "fast differs from none in training.lr too.",
+    ]
 
 
 def test_other_surroundings_are_said(study):

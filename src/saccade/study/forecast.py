@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from saccade.data.samples import ImageSet, collate
 from saccade.data.sampling import EpochSampler
 from saccade.errors import UserError
 from saccade.metrics.metric import Metric
+from saccade.study.arms import Arm
 from saccade.study.engine import slots_for
 from saccade.study.findings import measure
 from saccade.study.images import open_once
@@ -104,7 +106,9 @@ class Forecast:
             lines.append(f"sees    unknown: how far runs differ in {self.metric} is known after a first study")
             return "\n".join(lines)
         if all(difference is None for _, difference in self.detectable):
-            lines.append("sees    nothing: one seed cannot tell a difference from chance")
+            lines.append(
+                "sees    nothing: one seed cannot tell a difference from chance, nor can a handful of test images"
+            )
             return "\n".join(lines)
         if len(self.detectable) == 1:
             ((sigma, difference),) = self.detectable
@@ -155,15 +159,10 @@ def forecast(study: Study, slots: int | None, device: str = "auto") -> Forecast:
     metric.check_margin(margin)
     todo = [run for run in study.runs() if run.finished is None]
     slots = min(slots, max(1, len(todo)))
-    step_ms, test_ms, weights = _timed(study, kind, where)
-    steps = len(EpochSampler(split.train, 0, training.batch_size))
+    timed = {arm.name: _timed(study, arm, kind, where) for arm in study.arms}
     count = len(split.test)
-    tests = math.ceil(count / training.batch_size)
-    busy = sum(
-        training.epochs * steps * step_ms[run.arm.name] + (training.epochs + 1) * tests * test_ms[run.arm.name]
-        for run in todo
-    )
-    kept = sum(weights[run.arm.name] + 32 * count + 50_000 for run in study.runs())
+    busy = sum(timed[run.arm.name].run_ms for run in todo)
+    kept = sum(timed[run.arm.name].weights + 32 * count + 50_000 for run in study.runs())
     known = _known(study, metric, count)
     arms, family = len(study.arms), sum(arm.control is None for arm in study.arms[1:])
     floor = 0.0 if metric.span is None else image_floor(count, metric.span)
@@ -175,18 +174,19 @@ def forecast(study: Study, slots: int | None, device: str = "auto") -> Forecast:
     sigmas, seeds = known.sigmas, len(study.seeds)
     enough = (n for n in range(2, MOST_SEEDS + 1) if sigmas and sees(sigmas[0], n) <= margin)
     found = [(sigma, sees(sigma, seeds)) for sigma in sigmas]
+    most = sys.float_info.max if metric.span is None else metric.span
     return Forecast(
         data=split.description,
         runs=len(todo),
         finished=len(study.runs()) - len(todo),
         slots=slots,
         minutes=busy / slots / 60e3,
-        disk_mb=(kept + slots * 4 * max(weights.values())) / 1e6,
-        step_ms=step_ms,
-        test_ms=test_ms,
+        disk_mb=(kept + slots * 4 * max(each.weights for each in timed.values())) / 1e6,
+        step_ms={name: each.step_ms for name, each in timed.items()},
+        test_ms={name: each.test_ms for name, each in timed.items()},
         metric=metric.name,
         unit=metric.points,
-        detectable=tuple((sigma, points if math.isfinite(points) else None) for sigma, points in found),
+        detectable=tuple((sigma, size if size <= most else None) for sigma, size in found),
         sigma_from=known.sigma_from,
         test_images=count,
         lasting_se=math.sqrt(known.lasting),
@@ -198,27 +198,34 @@ def forecast(study: Study, slots: int | None, device: str = "auto") -> Forecast:
     )
 
 
-def _timed(
-    study: Study, kind: type[Task], device: torch.device
-) -> tuple[dict[str, float], dict[str, float], dict[str, int]]:
-    """For each arm: a training step and a test step in milliseconds, and the bytes of its weights."""
-    step_ms: dict[str, float] = {}
-    test_ms: dict[str, float] = {}
-    weights: dict[str, int] = {}
+@dataclass(frozen=True)
+class _Timed:
+    """A training step and a test step of an arm in milliseconds, a whole run, and the bytes of its weights."""
+
+    step_ms: float
+    test_ms: float
+    run_ms: float
+    weights: int
+
+
+def _timed(study: Study, arm: Arm, kind: type[Task], device: torch.device) -> _Timed:
+    recipe = study.run(arm, study.seeds[0]).recipe
+    part = recipe.training
     threads = torch.get_num_threads()
-    torch.set_num_threads(study.base.training.threads)
+    torch.set_num_threads(part.threads)
     try:
-        for arm in study.arms:
-            recipe = study.run(arm, study.seeds[0]).recipe
-            task = kind(recipe, open_once(recipe.data, kind.target))
-            network = build(task)
-            weights[arm.name] = sum(t.numel() * t.element_size() for t in network.state_dict().values())
-            network.to(device)
-            step_ms[arm.name] = _middle(_training(network, task, device))
-            test_ms[arm.name] = _middle(_testing(network, task, device))
+        task = kind(recipe, open_once(recipe.data, kind.target))
+        network = build(task)
+        epochs = sum(phase.epochs for phase in task.phases(network))
+        weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+        network.to(device)
+        step_ms = _middle(_training(network, task, device))
+        test_ms = _middle(_testing(network, task, device))
     finally:
         torch.set_num_threads(threads)
-    return step_ms, test_ms, weights
+    steps = len(EpochSampler(task.data.train, 0, part.batch_size))
+    tests = math.ceil(len(task.data.test) / part.batch_size)
+    return _Timed(step_ms, test_ms, epochs * steps * step_ms + (epochs + 1) * tests * test_ms, weights)
 
 
 def _training(network: nn.Module, task: Task, device: torch.device) -> Iterator[float]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from saccade import tasks
 from saccade.controls import CONTROLS
 from saccade.errors import UserError
+from saccade.escaping import brief
 from saccade.files import write_atomically
 from saccade.metrics.metric import Metric
 from saccade.metrics.rows import Rows, count
@@ -179,7 +180,7 @@ def collect(folder: str | Path) -> StudyResults:
     runs = tuple(_run(study, run, finished.get((run.arm.name, run.seed))) for run in study.runs())
     task, metric_name = _asked(study, finished)
     kind = tasks.get(task)
-    metric = next((metric for metric in kind.metrics if metric.name == metric_name), kind.metrics[0])
+    metric = next(each for each in kind.metrics if each.name.lower() == metric_name.lower())
     scores = _scores(study, runs, metric)
     costs = read_costs(study.folder)
     arms = tuple(_arm(study, arm, scores[arm.name], runs, costs.get(arm.name)) for arm in study.arms)
@@ -258,6 +259,14 @@ def _asked(study: Study, finished: Finished) -> tuple[str, str]:
         UserError: runs disagree, or none is finished.
     """
     found = {(done["task"], done["metric"]) for done in finished.values()}
+    wanted = study.base.task
+    for name, metric in found:
+        asked = wanted.name not in ("auto", name) or (wanted.metric or metric).lower() != metric.lower()
+        if asked or name not in tasks.names() or metric not in [each.name for each in tasks.get(name).metrics]:
+            raise UserError(
+                f"{study.folder}: a run says that it was of the task {brief(name)!r} by {brief(metric)!r}, which this "
+                "study cannot be. Delete the folder of that run and give the same command again: it is done anew."
+            )
     if len(found) > 1:
         words = " and ".join(f"{task} by {metric}" for task, metric in sorted(found))
         raise UserError(f"{study.folder}: the runs cannot be compared, they are of {words}")
@@ -328,8 +337,10 @@ def _rows(study: Study, runs: tuple[RunResult, ...], kind: type[Task]) -> dict[t
         counts = count(first[1]), count(rows)
         if counts[0] != counts[1]:
             raise _other_images(first[0], run, f"they have {counts[0]} and {counts[1]} test images")
-        for key in kind.truth:
-            if not torch.equal(first[1][key].long(), rows[key].long()):
+        if ("group" in first[1]) != ("group" in rows):
+            raise _other_images(first[0], run, "the groups of their test images differ")
+        for key in (*kind.truth, *(["group"] if "group" in rows else [])):
+            if rows[key].shape != first[1][key].shape or not torch.equal(first[1][key].long(), rows[key].long()):
                 raise _other_images(first[0], run, f"the {key}s of their test images differ")
         found[run.arm.name, run.seed] = rows
     return found
@@ -360,12 +371,12 @@ def _values(
     found = {}
     runs = {(run.arm.name, run.seed): run for run in study.runs()}
     for key, each in rows.items():
-        needed = (len(pseudovalues.sizes_of(metric, each)),)
         try:
+            needed = (len(pseudovalues.sizes_of(metric, each)),)
             found[key] = pseudovalues.of(metric, each)
         except KeyError as error:
             raise _damaged(runs[key], f"hold {', '.join(sorted(each))}; {error.args[0]!r} is needed") from None
-        except (RuntimeError, ValueError, IndexError) as error:  # tensors of shapes that do not go together
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:  # tensors of shapes that do not go together
             raise _damaged(runs[key], f"give no {metric.name}: {error}") from None
         if found[key].shape != needed:
             shape = found[key].shape

@@ -60,8 +60,8 @@ class Note:
     """A sentence beside the verdicts.
 
     Attributes:
-        kind: ``caveat``, ``hosts``, ``parameters``, ``unscored``, ``constant``, ``images``, ``surroundings`` or
-            ``analysis``.
+        kind: ``caveat``, ``hosts``, ``settings``, ``parameters``, ``unscored``, ``constant``, ``images``,
+            ``surroundings`` or ``analysis``.
         text: the sentence.
     """
 
@@ -85,6 +85,7 @@ def on_study(
     """
     notes = [Note("caveat", text) for text in _caveat(study)]
     notes += [Note("hosts", text) for text in _hosts(study)]
+    notes += [Note("settings", text) for text in _settings(study)]
     notes += [Note("parameters", text) for text in _mismatched(study, parameters)]
     for arm in study.arms:
         own = [run for run in runs if run.arm == arm.name]
@@ -119,6 +120,15 @@ def _hosts(study: Study) -> list[str]:
     return [
         f"{_listed(other)}: another host than {BASELINE}. Runs of one seed share the order of the data and the "
         "augmentation, not the first weights of the host."
+    ]
+
+
+def _settings(study: Study) -> list[str]:
+    """The arms that differ from ``none`` in data or training."""
+    return [
+        f"{arm.name} differs from {BASELINE} in {_listed(keys)} too."
+        for arm in study.arms
+        if (keys := [key for key in arm.settings if key.startswith(("data.", "training."))])
     ]
 
 

@@ -23,8 +23,8 @@ class ByClass(Section):
     title = "By class"
     order = 24
     template = """
-<p class="how">{{ name }} of each class, mean over seeds; beneath it the difference to none, + for better. {{ which }}, those first
-in which the arms differ most. Of many classes some differ by chance: no verdict follows.</p>
+<p class="how">{{ name }} of each class, mean over seeds; beneath it the difference to none, + for better.
+{{ which }}, those first in which the arms differ most. Of many classes some differ by chance: no verdict follows.</p>
 <div class="scroll"><table>
 <thead><tr><th scope="col">class</th>
 {%- for style in styles %}<th scope="col">{{ named(style) }}</th>{% endfor %}</tr></thead>

@@ -26,7 +26,8 @@ class Learning(Section):
     order = 30
     template = """
 <p class="how">Test {{ name }} after each epoch: a thin line a seed, their mean bold, the plain host’s mean in grey. All
-panels share one range; the first, steep epochs may lie outside. The last epoch is scored, never the best.</p>
+panels share one range; the first, steep epochs may lie outside. The last epoch is scored, or the one that
+a network’s own training chose on validation images; never the best of these curves.</p>
 <div class="panels">
 {%- for style, last, chart in panels %}
 <figure class="panel"><div class="line"><h3>{{ named(style) }}</h3><span class="last">{{ last }}</span></div>

@@ -41,7 +41,7 @@ class Verdicts(Section):
 </li>
 {%- else %}
 <li><div class="who"><span class="badge">{{ sign("not decided") }}not decided</span></div>
-  <p class="lead">No run of the plain host is finished yet: there is nothing to compare with.</p></li>
+  <p class="lead">No run of the plain host has a score yet: there is nothing to compare with.</p></li>
 {%- endfor %}
 </ol>
 {%- if notes %}
