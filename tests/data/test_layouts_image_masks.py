@@ -146,6 +146,12 @@ def test_more_names_than_masks_can_hold(tmp_path):
         opened(tmp_path)
 
 
+def test_a_name_that_stands_twice(tmp_path):
+    (fill(tmp_path) / "classes.txt").write_text("road\ncar\nroad\n")
+    with pytest.raises(UserError, match=r"classes\.txt has the name 'road' in the lines 1 and 3"):
+        opened(tmp_path)
+
+
 def no_mask(root):
     (root / "masks" / "02.png").unlink()
     return r"images/02\.png has no mask of its name"

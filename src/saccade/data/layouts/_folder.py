@@ -127,6 +127,8 @@ class FolderLayout(Layout):
             )
         gone = chosen.counts(bad)
         chosen, found = chosen.without(bad), found.without(labels.problems)
+        if len(found.sizes) != len(chosen.every):
+            raise ValueError(f"{len(chosen.every)} files have {len(found.sizes)} pictures; the survey names one twice")
         count = len(chosen.files("train"))
         mean, std = colours(found.pictures[:count], found.areas()[:count] if spec.resize == "pad" else None)
         if spec.resize == "pad":

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple, final
 
 from saccade.data.layouts._folder import FolderLayout
 from saccade.data.resizing import common_size
-from saccade.data.survey import Part, Survey, assigned, images_of, lines, subfolders, surveyed
+from saccade.data.survey import Part, Survey, assigned, class_names, images_of, subfolders, surveyed
 from saccade.escaping import brief
 from saccade.events import Notify
 from saccade.imagefiles import is_image, walk
@@ -80,7 +80,7 @@ class ImageMasks(FolderLayout):
         """The mask of each image."""
         from saccade.data.masks import Masks
 
-        names = [line for path in seen.deciding for line in lines(path)]
+        names = [name for path in seen.deciding for name in class_names(path)]
         return Masks(seen.masks, sizes, names, seen.root, notify)
 
 
