@@ -85,15 +85,38 @@ def test_without_parts_some_are_held_back(tmp_path):
     assert split.fingerprint == again.fingerprint != other.fingerprint
 
 
-def test_a_part_without_masks_is_not_read(tmp_path):
+def test_a_part_without_masks_is_not_used_and_that_is_said(tmp_path):
     """A test part is often published without them; then the validation part is it."""
+    said = "'test' has no masks and is not used"
     for part in ("train", "val"):
         fill(tmp_path / part, 2)
-    (tmp_path / "test" / "images").mkdir(parents=True)
+    (tmp_path / "test" / "masks").mkdir(parents=True)
+    assert "has no masks" not in opened(tmp_path).description  # the twin: no image lies in it
     pair(tmp_path / "test" / "images", tmp_path / "elsewhere", 7)
     split = opened(tmp_path)
     assert (len(split.train), len(split.test), split.val) == (2, 2, None)
-    assert split.description.endswith("'val' is the test part")
+    assert split.description.endswith(f"'val' is the test part; {said}")
+    facts = json.loads(CliRunner().invoke(command, [str(tmp_path), "--json"]).stdout)
+    assert any(said in note for note in facts["notes"])
+
+
+def test_a_part_without_masks_where_folders_lie_around_the_parts(tmp_path):
+    for i in range(5):
+        pair(tmp_path / "images" / "train", tmp_path / "masks" / "train", i)
+    pair(tmp_path / "images" / "test", tmp_path / "elsewhere", 7)
+    description = opened(tmp_path).description
+    assert description.endswith("held back with seed 0; 'test' has no masks and is not used")
+
+
+def test_a_folder_of_masks_holds_images(tmp_path):
+    """Text files of boxes in ``labels`` hide no masks; of two folders of masks the better name counts."""
+    fill(tmp_path)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "00.txt").write_text("0 0.5 0.5 1 1")
+    assert opened(tmp_path).classes == ["0", "1", "2"]
+    for i in range(6):
+        Image.new("L", SIZE).save(tmp_path / "labels" / f"{i:02}.png")
+    assert opened(tmp_path).classes == ["0", "1", "2"]
 
 
 def test_index_masks_of_grey_and_of_a_palette_are_one(tmp_path):

@@ -74,6 +74,7 @@ class Survey:
         problems: sentences on what would be refused.
         masks: image to mask.
         deciding: files that are neither image nor mask and yet decide what is taken: lists, names of classes.
+        unused: clauses on parts that lie in the folder and are not used.
     """
 
     root: Path
@@ -86,6 +87,7 @@ class Survey:
     problems: list[str]
     masks: dict[Path, Path] = field(default_factory=dict)
     deciding: list[Path] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
 
     @property
     def files(self) -> list[Path]:
