@@ -244,6 +244,14 @@ def test_names_that_pair_with_nothing(tmp_path):
         path.rename(path.with_name(f"{path.stem}_mask.png"))
     reason = layouts.get("image_masks").recognise(str(tmp_path))
     assert reason == "no image in images has a mask of its name in masks"
+    for target in ("label", "mask"):
+        with pytest.raises(
+            UserError, match=rf"{reason}; not class_list, .*not class_folders, for images and masks are"
+        ):
+            open_data(Data(source=str(tmp_path)), target)
+    split = open_data(Data(source=str(tmp_path), layout="class_folders"), "label")
+    assert split.classes == ["images", "masks"]
+    (tmp_path / "masks").rename(tmp_path / "ships")  # the twin: two names of classes
     assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"
 
 

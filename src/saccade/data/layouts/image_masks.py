@@ -29,7 +29,7 @@ from saccade.imagefiles import is_image, walk
 if TYPE_CHECKING:
     from saccade.data.masks import Masks
 
-__all__ = ["ImageMasks"]
+__all__ = ["ImageMasks", "pair_of"]
 
 _IMAGES = ("images", "image", "imgs", "img")
 _MASKS = ("masks", "mask", "labels", "label", "annotations", "annotation", "annot", "annots")
@@ -50,16 +50,17 @@ class ImageMasks(FolderLayout):
 
     def reason(self, root: Path) -> str | None:
         """Look for the two folders, and for one name that is in both."""
-        pairs, _ = _pairs(root)
-        if "train" not in pairs:
+        places = pair_of(root)
+        if places is None:
             return (
                 "it has no folders images and masks with images in them, alone, in train, test and val, or around them"
             )
-        pair = pairs["train"]
-        if _by_stem(pair.images).keys() & _by_stem(pair.masks).keys():
+        images, masks = places
+        if _by_stem(images).keys() & _by_stem(masks).keys():
             return None
-        places = (brief(place.relative_to(root)) for place in (pair.images, pair.masks))
-        return "no image in {} has a mask of its name in {}".format(*places)
+        return (
+            f"no image in {brief(images.relative_to(root))} has a mask of its name in {brief(masks.relative_to(root))}"
+        )
 
     def survey(self, root: Path) -> Survey:
         """The images of each part, and their masks."""
@@ -88,6 +89,12 @@ class ImageMasks(FolderLayout):
 
         names = [name for path in seen.deciding for name in class_names(path)]
         return Masks(seen.masks, sizes, names, seen.root, notify)
+
+
+def pair_of(root: Path) -> tuple[Path, Path] | None:
+    """The folders of images and of masks to train on, whether or not their names pair; None where there are none."""
+    pairs, _ = _pairs(root)
+    return (pairs["train"].images, pairs["train"].masks) if "train" in pairs else None
 
 
 class _Pair(NamedTuple):
