@@ -142,6 +142,42 @@ def test_masks_of_black_and_white_have_two_classes(tmp_path, mode):
     assert max(split.train.target(i).max() for i in range(len(split.train))) == 255
 
 
+def test_255_is_one_thing_whatever_images_are_taken(tmp_path):
+    """Two names: 255 is the second class where no mask of the folder has 1, else void."""
+    for i in range(9):
+        pair(tmp_path / "images", tmp_path / "masks", i, mask_of(i, (0, 255)))
+    (tmp_path / "classes.txt").write_text("land\nsea\n")
+    layout = layouts.get("image_masks")
+
+    def meaning(seed):
+        """The class of 255 where two images are trained on, the images described with it, captions of the sheet."""
+        spec = Data(source=str(tmp_path), train_images=2, split_seed=seed)
+        train = open_data(spec, "mask").train
+        pairs = [(train.picture(i)[0], train.target(i)) for i in range(2)]
+        found = {code for red, mask in pairs for code in mask[red == 255].tolist()}
+        shown = layout.describe(spec, None)["parts"][0]["classes"]["sea"]
+        return found, shown, {cell.caption for cell in layout.cells(spec, "train", 2)}
+
+    for seed in range(4):
+        assert meaning(seed) == ({1}, 9, {"sea"})
+    pair(tmp_path / "images", tmp_path / "masks", 9, mask_of(9, (0, 1)))
+    for seed in range(4):
+        found, shown, captions = meaning(seed)
+        assert (found, shown) == ({255}, 1)
+        assert "" in captions
+
+
+def test_the_meaning_of_values_is_in_the_fingerprint(tmp_path):
+    def printed(names):
+        (tmp_path / "classes.txt").write_text(names)
+        return opened(tmp_path).fingerprint
+
+    fill(tmp_path)
+    plain = opened(tmp_path).fingerprint
+    assert plain == printed("sky\nroad\ncar\n")  # each value is its own class, as before
+    assert len({plain, printed("sky\nvoid\ncar\n"), printed("void\nsky\ncar\n")}) == 3
+
+
 def test_void_is_no_class(tmp_path):
     for i in range(4):
         pair(tmp_path / "images", tmp_path / "masks", i, mask_of(i, (0, 1, 2, 255)))
