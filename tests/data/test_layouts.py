@@ -97,8 +97,11 @@ def test_a_layout_can_be_named(tmp_path):
 
 def test_a_target_that_a_layout_does_not_give(tmp_path):
     class_folders(tmp_path)
-    with pytest.raises(UserError, match="class_folders gives label; mask is needed"):
+    with pytest.raises(UserError, match=r"class_folders gives label; mask is needed: .*not image_masks, for it has no"):
         open_data(Data(source=str(tmp_path)), "mask")
+    image_masks(tmp_path / "pairs")
+    with pytest.raises(UserError, match=r"is needed$"):  # the twin: a recipe that names the layout
+        open_data(Data(source=str(tmp_path / "pairs"), layout="class_folders"), "mask")
 
 
 TOY = """

@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from saccade.data import layouts, open_data
+from saccade.data.layouts import class_list
 from saccade.errors import UserError
 from saccade.imagefiles import inside
 from saccade.recipe import Data
@@ -123,6 +124,20 @@ def test_numbers_are_classes_in_their_order_and_names_may_be_given(root):
     with pytest.raises(
         UserError, match=r"test\.txt has the label '2'; classes\.txt has 2 names, of the indices 0 to 1"
     ):
+        opened(root)
+
+
+def test_each_line_of_classes_is_one_name(root, monkeypatch):
+    write(root, train="cat/0.png 0\ndog/1.png 1\n", test="cat/3.png 0\ndog/3.png 1\n", classes="zebra\nzebra\n")
+    with pytest.raises(UserError, match=r"classes\.txt has the name 'zebra' in the lines 1 and 2"):
+        opened(root)
+    write(root, classes="zebra\n\nape\n")
+    with pytest.raises(UserError, match=r"line 2 of .*classes\.txt is blank"):
+        opened(root)
+    write(root, classes="zebra\nape\n \n\n")
+    assert opened(root).classes == ["zebra", "ape"]  # the twin
+    monkeypatch.setattr(class_list, "class_names", lambda path: ["zebra", "ape", "ape"])
+    with pytest.raises(ValueError, match="6 files have 4 pictures"):
         opened(root)
 
 

@@ -85,15 +85,38 @@ def test_without_parts_some_are_held_back(tmp_path):
     assert split.fingerprint == again.fingerprint != other.fingerprint
 
 
-def test_a_part_without_masks_is_not_read(tmp_path):
+def test_a_part_without_masks_is_not_used_and_that_is_said(tmp_path):
     """A test part is often published without them; then the validation part is it."""
+    said = "'test' has no masks and is not used"
     for part in ("train", "val"):
         fill(tmp_path / part, 2)
-    (tmp_path / "test" / "images").mkdir(parents=True)
+    (tmp_path / "test" / "masks").mkdir(parents=True)
+    assert "has no masks" not in opened(tmp_path).description  # the twin: no image lies in it
     pair(tmp_path / "test" / "images", tmp_path / "elsewhere", 7)
     split = opened(tmp_path)
     assert (len(split.train), len(split.test), split.val) == (2, 2, None)
-    assert split.description.endswith("'val' is the test part")
+    assert split.description.endswith(f"'val' is the test part; {said}")
+    facts = json.loads(CliRunner().invoke(command, [str(tmp_path), "--json"]).stdout)
+    assert any(said in note for note in facts["notes"])
+
+
+def test_a_part_without_masks_where_folders_lie_around_the_parts(tmp_path):
+    for i in range(5):
+        pair(tmp_path / "images" / "train", tmp_path / "masks" / "train", i)
+    pair(tmp_path / "images" / "test", tmp_path / "elsewhere", 7)
+    description = opened(tmp_path).description
+    assert description.endswith("held back with seed 0; 'test' has no masks and is not used")
+
+
+def test_a_folder_of_masks_holds_images(tmp_path):
+    """Text files of boxes in ``labels`` hide no masks; of two folders of masks the better name counts."""
+    fill(tmp_path)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "00.txt").write_text("0 0.5 0.5 1 1")
+    assert opened(tmp_path).classes == ["0", "1", "2"]
+    for i in range(6):
+        Image.new("L", SIZE).save(tmp_path / "labels" / f"{i:02}.png")
+    assert opened(tmp_path).classes == ["0", "1", "2"]
 
 
 def test_index_masks_of_grey_and_of_a_palette_are_one(tmp_path):
@@ -117,6 +140,42 @@ def test_masks_of_black_and_white_have_two_classes(tmp_path, mode):
     split = opened(tmp_path)
     assert split.classes == ["0", "1"]
     assert max(split.train.target(i).max() for i in range(len(split.train))) == 255
+
+
+def test_255_is_one_thing_whatever_images_are_taken(tmp_path):
+    """Two names: 255 is the second class where no mask of the folder has 1, else void."""
+    for i in range(9):
+        pair(tmp_path / "images", tmp_path / "masks", i, mask_of(i, (0, 255)))
+    (tmp_path / "classes.txt").write_text("land\nsea\n")
+    layout = layouts.get("image_masks")
+
+    def meaning(seed):
+        """The class of 255 where two images are trained on, the images described with it, captions of the sheet."""
+        spec = Data(source=str(tmp_path), train_images=2, split_seed=seed)
+        train = open_data(spec, "mask").train
+        pairs = [(train.picture(i)[0], train.target(i)) for i in range(2)]
+        found = {code for red, mask in pairs for code in mask[red == 255].tolist()}
+        shown = layout.describe(spec, None)["parts"][0]["classes"]["sea"]
+        return found, shown, {cell.caption for cell in layout.cells(spec, "train", 2)}
+
+    for seed in range(4):
+        assert meaning(seed) == ({1}, 9, {"sea"})
+    pair(tmp_path / "images", tmp_path / "masks", 9, mask_of(9, (0, 1)))
+    for seed in range(4):
+        found, shown, captions = meaning(seed)
+        assert (found, shown) == ({255}, 1)
+        assert "" in captions
+
+
+def test_the_meaning_of_values_is_in_the_fingerprint(tmp_path):
+    def printed(names):
+        (tmp_path / "classes.txt").write_text(names)
+        return opened(tmp_path).fingerprint
+
+    fill(tmp_path)
+    plain = opened(tmp_path).fingerprint
+    assert plain == printed("sky\nroad\ncar\n")  # each value is its own class, as before
+    assert len({plain, printed("sky\nvoid\ncar\n"), printed("void\nsky\ncar\n")}) == 3
 
 
 def test_void_is_no_class(tmp_path):
@@ -143,6 +202,12 @@ def test_more_names_than_masks_can_hold(tmp_path):
     assert len(opened(tmp_path).classes) == 255
     (tmp_path / "classes.txt").write_text("\n".join(map(str, range(256))))
     with pytest.raises(UserError, match="there are 256 names of classes; masks of 8 bits hold 255 and void"):
+        opened(tmp_path)
+
+
+def test_a_name_that_stands_twice(tmp_path):
+    (fill(tmp_path) / "classes.txt").write_text("road\ncar\nroad\n")
+    with pytest.raises(UserError, match=r"classes\.txt has the name 'road' in the lines 1 and 3"):
         opened(tmp_path)
 
 
@@ -215,6 +280,14 @@ def test_names_that_pair_with_nothing(tmp_path):
         path.rename(path.with_name(f"{path.stem}_mask.png"))
     reason = layouts.get("image_masks").recognise(str(tmp_path))
     assert reason == "no image in images has a mask of its name in masks"
+    for target in ("label", "mask"):
+        with pytest.raises(
+            UserError, match=rf"{reason}; not class_list, .*not class_folders, for images and masks are"
+        ):
+            open_data(Data(source=str(tmp_path)), target)
+    split = open_data(Data(source=str(tmp_path), layout="class_folders"), "label")
+    assert split.classes == ["images", "masks"]
+    (tmp_path / "masks").rename(tmp_path / "ships")  # the twin: two names of classes
     assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from saccade.data.layouts import layout_of
+from saccade.data.layouts import layout_of, why_not
 from saccade.errors import UserError
 from saccade.events import Notify
 from saccade.recipe import Data
@@ -32,5 +32,9 @@ def open_data(spec: Data, target: str, notify: Notify | None = None) -> Split:
     check_names(spec.augment)
     layout = layout_of(spec)
     if target != "none" and target not in layout.targets:
-        raise UserError(f"data.source: {layout.name} gives {' or '.join(layout.targets)}; {target} is needed")
+        why = why_not(spec.source, target)
+        raise UserError(
+            f"data.source: {layout.name} gives {' or '.join(layout.targets)}; {target} is needed"
+            + (f": {why}" if why else "")
+        )
     return layout.read(spec, target, notify)

@@ -69,7 +69,8 @@ class Masks(Labels):
             raise UserError(f"there are {len(names)} names of classes; masks of 8 bits hold {VOID} and void")
         self._masks, self._root = masks, root
         self.problems = {path: "has no mask of its name" for path in sizes if path not in masks}
-        paired = [path for path in (sizes if names else masks) if path in masks]  # all, where they decide the classes
+        deciding = masks if len(names) in (0, 2) else sizes  # all, where they decide the classes or what 255 is
+        paired = [path for path in deciding if path in masks]
         self._looks = dict(zip(paired, each(_look, [masks[path] for path in paired], notify), strict=True))
         whole = [found for found in self._looks.values() if not found.problem]
         values = frozenset[int]().union(*(found.values for found in whole))
@@ -93,8 +94,10 @@ class Masks(Labels):
         return [found[i] for i in range(len(found))] if len(files) * frame.height * frame.width <= CACHE else found
 
     def fact(self, path: Path) -> Any:
-        """Name and checksum of its mask."""
-        return [self._masks[path].relative_to(self._root).as_posix(), self._looks[path].content[1]]
+        """Name and checksum of its mask, and the class of each value that is not its own class."""
+        found = self._looks[path]
+        moved = [[value, code] for value in sorted(found.values) if (code := int(self._codes[value])) != value]
+        return [self._masks[path].relative_to(self._root).as_posix(), found.content[1], *[moved] * bool(moved)]
 
     def counts(self, part: Part, good: Container[Path]) -> dict[str, int]:
         """Class -> how many of the ``good`` images have a pixel of it."""

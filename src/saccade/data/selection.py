@@ -83,7 +83,11 @@ def select(spec: Data, seen: Survey) -> Selection:
         how = f"{spec.test_part:.0%} of {what} held back with seed {spec.split_seed}"
     for part, at_most in (("train", spec.train_images), ("test", spec.test_images)):
         parts[part] = _subset(parts[part], classes, at_most, spec.split_seed, f"{part}_images")
-    return Selection(classes, {part: parts[part] for part in ("train", "test", "val") if part in parts}, how)
+    return Selection(
+        classes,
+        {part: parts[part] for part in ("train", "test", "val") if part in parts},
+        "; ".join([how, *seen.unused]),
+    )
 
 
 def several(what: str, sentences: Sequence[str], shown: int = 5) -> str:

@@ -11,7 +11,18 @@ from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 from saccade.imagefiles import closed, identity, is_image, is_unicode, located, visible
 
-__all__ = ["Part", "Survey", "assigned", "folder_of", "images_of", "lines", "missing", "subfolders", "surveyed"]
+__all__ = [
+    "Part",
+    "Survey",
+    "assigned",
+    "class_names",
+    "folder_of",
+    "images_of",
+    "lines",
+    "missing",
+    "subfolders",
+    "surveyed",
+]
 
 _ROLES = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("val", "valid", "validation")}
 
@@ -63,6 +74,7 @@ class Survey:
         problems: sentences on what would be refused.
         masks: image to mask.
         deciding: files that are neither image nor mask and yet decide what is taken: lists, names of classes.
+        unused: clauses on parts that lie in the folder and are not used.
     """
 
     root: Path
@@ -75,6 +87,7 @@ class Survey:
     problems: list[str]
     masks: dict[Path, Path] = field(default_factory=dict)
     deciding: list[Path] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
 
     @property
     def files(self) -> list[Path]:
@@ -187,8 +200,29 @@ def lines(path: Path) -> list[str]:
     Raises:
         UserError: it cannot be read or is not UTF-8.
     """
+    return [line for line in _every_line(path) if line]
+
+
+def class_names(path: Path) -> list[str]:
+    """The names of classes in a text file, one a line, in the order of their indices; blank lines may end it.
+
+    Raises:
+        UserError: it cannot be read or is not UTF-8; a line is blank; a name stands twice.
+    """
+    found = dict[str, int]()
+    for number, name in enumerate("\n".join(_every_line(path)).rstrip().splitlines(), 1):
+        if not name:
+            raise UserError(
+                f"line {number} of {brief(path)} is blank; it holds one name a line, in the order of indices"
+            )
+        if (first := found.setdefault(name, number)) != number:
+            raise UserError(f"{brief(path)} has the name {brief(name)!r} in the lines {first} and {number}")
+    return list(found)
+
+
+def _every_line(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {brief(path)}: {getattr(error, 'strerror', None) or 'it is not UTF-8'}") from None
 

@@ -14,7 +14,7 @@ from saccade.recipe import Data
 
 _SHOWN = 8
 
-__all__ = ["Layout", "get", "layout_of", "names"]
+__all__ = ["Layout", "get", "layout_of", "names", "why_not"]
 
 
 def names() -> list[str]:
@@ -56,6 +56,12 @@ def layout_of(spec: Data) -> Layout:
     lie = ", ".join(brief(path.name, 40) for path in sorted(root.iterdir())[:_SHOWN]) or "nothing"
     why = "; ".join(f"not {name}, for {reason}" for name, reason in reasons.items())
     raise UserError(f"no layout reads {brief(root)}, which holds {lie}: {why}")
+
+
+def why_not(source: str, target: str) -> str:
+    """Why no layout that gives targets of the kind ``target`` reads ``source``, as clauses; empty where one does."""
+    asked = {layout.name: layout.recognise(source) for layout in _layouts() if target in layout.targets}
+    return "" if None in asked.values() else "; ".join(f"not {name}, for {reason}" for name, reason in asked.items())
 
 
 def _layouts() -> list[Layout]:

@@ -55,6 +55,10 @@ class FolderLayout(Layout):
     def reason(self, root: Path) -> str | None:
         """None where the folder is of this layout, else why not."""
 
+    def mistaken(self, root: Path) -> str | None:
+        """None, or why a folder that can be read in this layout is not, unless a recipe names the layout."""
+        return None
+
     @abstractmethod
     def label(self, seen: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Labels:
         """The natural targets of files.
@@ -72,7 +76,7 @@ class FolderLayout(Layout):
     @final
     def recognise(self, source: str) -> str | None:
         root = folder_of(source)
-        return "there is no such folder" if root is None else self.reason(root)
+        return "there is no such folder" if root is None else self.reason(root) or self.mistaken(root)
 
     @final
     def located(self, source: str) -> str:
@@ -127,6 +131,8 @@ class FolderLayout(Layout):
             )
         gone = chosen.counts(bad)
         chosen, found = chosen.without(bad), found.without(labels.problems)
+        if len(found.sizes) != len(chosen.every):
+            raise ValueError(f"{len(chosen.every)} files have {len(found.sizes)} pictures; the survey names one twice")
         count = len(chosen.files("train"))
         mean, std = colours(found.pictures[:count], found.areas()[:count] if spec.resize == "pad" else None)
         if spec.resize == "pad":

@@ -36,6 +36,7 @@ from typing import final
 
 from saccade.data.labels import Classes
 from saccade.data.layouts._folder import FolderLayout
+from saccade.data.layouts.image_masks import pair_of
 from saccade.data.survey import CONVERT, Part, Survey, assigned, images_of, subfolders, surveyed
 from saccade.errors import did_you_mean
 from saccade.escaping import brief
@@ -80,6 +81,16 @@ class ClassFolders(FolderLayout):
         hint = f". Did you mean {brief(filled[0])}?" if len(subfolders(filled[0])) > 1 else ""
         beside = f", and not {empty}" if empty else ""
         return f"{brief(filled[0].relative_to(root))} holds images{beside}; at least 2 classes are needed{hint}"
+
+    def mistaken(self, root: Path) -> str | None:
+        """A folder of images beside one of masks is no two classes, though their names do not pair."""
+        places = pair_of(root)
+        if places is None:
+            return None
+        return (
+            f"{' and '.join(brief(place.relative_to(root)) for place in places)} are images and masks, as of "
+            "image_masks; data.layout = class_folders reads them as classes"
+        )
 
     def survey(self, root: Path) -> Survey:
         """Every file below each class folder."""

@@ -23,7 +23,7 @@ from typing import final
 
 from saccade.data.labels import Classes
 from saccade.data.layouts._folder import FolderLayout
-from saccade.data.survey import Part, Survey, assigned, lines, surveyed
+from saccade.data.survey import Part, Survey, assigned, class_names, lines, surveyed
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.events import Notify
@@ -58,7 +58,7 @@ class ClassList(FolderLayout):
         depth = _depth(lists["train"])
         base = _base(root, _entries(lists["train"], depth)[0][0])
         names_file = lists["train"].parent / "classes.txt"
-        names = lines(names_file) if names_file.is_file() else []
+        names = class_names(names_file) if names_file.is_file() else []
         known, files = dict.fromkeys(names), _Folder()
         parts = {}
         for role, path in lists.items():

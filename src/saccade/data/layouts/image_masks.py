@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple, final
 
 from saccade.data.layouts._folder import FolderLayout
 from saccade.data.resizing import common_size
-from saccade.data.survey import Part, Survey, assigned, images_of, lines, subfolders, surveyed
+from saccade.data.survey import Part, Survey, assigned, class_names, images_of, subfolders, surveyed
 from saccade.escaping import brief
 from saccade.events import Notify
 from saccade.imagefiles import is_image, walk
@@ -29,7 +29,7 @@ from saccade.imagefiles import is_image, walk
 if TYPE_CHECKING:
     from saccade.data.masks import Masks
 
-__all__ = ["ImageMasks"]
+__all__ = ["ImageMasks", "pair_of"]
 
 _IMAGES = ("images", "image", "imgs", "img")
 _MASKS = ("masks", "mask", "labels", "label", "annotations", "annotation", "annot", "annots")
@@ -50,20 +50,24 @@ class ImageMasks(FolderLayout):
 
     def reason(self, root: Path) -> str | None:
         """Look for the two folders, and for one name that is in both."""
-        pairs = _pairs(root)
-        if "train" not in pairs:
-            return "it has no folders images and masks, alone, in train, test and val, or around them"
-        pair = pairs["train"]
-        if _by_stem(pair.images).keys() & _by_stem(pair.masks).keys():
+        places = pair_of(root)
+        if places is None:
+            return (
+                "it has no folders images and masks with images in them, alone, in train, test and val, or around them"
+            )
+        images, masks = places
+        if _by_stem(images).keys() & _by_stem(masks).keys():
             return None
-        places = (brief(place.relative_to(root)) for place in (pair.images, pair.masks))
-        return "no image in {} has a mask of its name in {}".format(*places)
+        return (
+            f"no image in {brief(images.relative_to(root))} has a mask of its name in {brief(masks.relative_to(root))}"
+        )
 
     def survey(self, root: Path) -> Survey:
         """The images of each part, and their masks."""
         hidden = Counter[str]()
         parts, masks, problems, alone = dict[str, Part](), dict[Path, Path](), list[str](), 0
-        for role, pair in _pairs(root).items():
+        pairs, without = _pairs(root)
+        for role, pair in pairs.items():
             parts[role] = Part(pair.name, {"": sorted(walk(pair.images, hidden))})
             images, by_stem = _by_stem(pair.images), _by_stem(pair.masks)
             problems += [
@@ -74,14 +78,23 @@ class ImageMasks(FolderLayout):
         seen = surveyed(root, *images_of(parts), hidden, [f"{alone} masks have no image of their name"] * (alone > 0))
         names = root / "classes.txt"
         deciding = [names] if names.is_file() else []
-        return replace(seen, masks=masks, problems=sorted([*seen.problems, *problems]), deciding=deciding)
+        return replace(
+            seen, masks=masks, problems=sorted([*seen.problems, *problems]), deciding=deciding,
+            unused=[f"{name!r} has no masks and is not used" for name in without],
+        )  # fmt: skip
 
     def label(self, seen: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Masks:
         """The mask of each image."""
         from saccade.data.masks import Masks
 
-        names = [line for path in seen.deciding for line in lines(path)]
+        names = [name for path in seen.deciding for name in class_names(path)]
         return Masks(seen.masks, sizes, names, seen.root, notify)
+
+
+def pair_of(root: Path) -> tuple[Path, Path] | None:
+    """The folders of images and of masks to train on, whether or not their names pair; None where there are none."""
+    pairs, _ = _pairs(root)
+    return (pairs["train"].images, pairs["train"].masks) if "train" in pairs else None
 
 
 class _Pair(NamedTuple):
@@ -90,18 +103,20 @@ class _Pair(NamedTuple):
     masks: Path
 
 
-def _pairs(root: Path) -> dict[str, _Pair]:
-    """Role to the two folders of a part; ``train`` alone where there are no parts."""
+def _pairs(root: Path) -> tuple[dict[str, _Pair], list[str]]:
+    """Role to the two folders of a part, ``train`` alone where there are no parts; and the parts without masks."""
     folders = {path.name: path for path in subfolders(root)}
     images, masks = _named(folders, _IMAGES), _named(folders, _MASKS)
     if images and masks:
         inner = {path.name: path for path in subfolders(masks)}
-        found = {path.name: _Pair(path.name, path, inner[path.name]) for path in subfolders(images)
-                 if path.name in inner}  # fmt: skip
-        roles = assigned(found)
-        return {role: found[name] for role, name in roles.items()} if roles else {"train": _Pair("", images, masks)}
-    found = {name: pair for name, path in folders.items() if (pair := _pair(path, folders))}
-    return {role: found[name] for role, name in assigned(found).items()}
+        folders = {path.name: path for path in subfolders(images)}
+        found = {name: _Pair(name, path, inner[name]) for name, path in folders.items() if name in inner}
+        if not assigned(found):
+            return {"train": _Pair("", images, masks)}, []
+    else:
+        found = {name: pair for name, path in folders.items() if (pair := _pair(path, folders))}
+    without = [name for name, path in folders.items() if name not in found and assigned([name]) and _has_image(path)]
+    return {role: found[name] for role, name in assigned(found).items()}, without
 
 
 def _pair(part: Path, beside: dict[str, Path]) -> _Pair | None:
@@ -115,7 +130,14 @@ def _pair(part: Path, beside: dict[str, Path]) -> _Pair | None:
 
 
 def _named(folders: dict[str, Path], names: Collection[str]) -> Path | None:
-    return next((path for name, path in folders.items() if name.lower() in names), None)
+    """The folder of the first of ``names`` that holds an image."""
+    return next(
+        (path for word in names for name, path in folders.items() if name.lower() == word and _has_image(path)), None
+    )
+
+
+def _has_image(folder: Path) -> bool:
+    return any(map(is_image, walk(folder)))
 
 
 def _by_stem(folder: Path) -> dict[str, list[Path]]:
