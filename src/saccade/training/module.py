@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
@@ -53,9 +53,10 @@ def optimizer_of(network: nn.Module, training: Training, lr_factor: float = 1.0)
 
 @contextmanager
 def only_trainable(network: nn.Module, phase: Phase) -> Iterator[list[nn.Module]]:
-    """Freeze all but the parameters that ``phase`` names; yield the modules whose own parameters are all frozen.
+    """Freeze all but the parameters that ``phase`` names; yield the modules that learn nothing.
 
-    Parameters that were frozen before stay frozen.
+    These are the modules whose parameters, their own or all beneath them, are all frozen; where all beneath are, the
+    modules without a parameter inside too. Parameters that were frozen before stay frozen.
 
     Raises:
         ValueError: it names no trainable parameter.
@@ -67,14 +68,25 @@ def only_trainable(network: nn.Module, phase: Phase) -> Iterator[list[nn.Module]
     chosen = {name for name in learning if any(fnmatchcase(name, glob) for glob in phase.trainable)}
     if not chosen:
         raise ValueError(f"the phase {phase.name!r} trains {', '.join(phase.trainable)}: no parameter is called so")
-    own = [(module, list(module.parameters(recurse=False))) for module in network.modules()]
     try:
         for name, parameter in learning.items():
             parameter.requires_grad_(name in chosen)
-        yield [module for module, parts in own if parts and not any(p.requires_grad for p in parts)]
+        frozen: dict[nn.Module, None] = {}
+        for module in network.modules():
+            if _all_frozen(module.parameters()):
+                frozen.update(dict.fromkeys(module.modules()))
+            elif _all_frozen(module.parameters(recurse=False)):  # such as a norm that holds a plug
+                frozen[module] = None
+        yield list(frozen)
     finally:
         for parameter in learning.values():
             parameter.requires_grad_(True)
+
+
+def _all_frozen(parameters: Iterable[nn.Parameter]) -> bool:
+    """Return whether there are parameters and none learns."""
+    learning = [p.requires_grad for p in parameters]
+    return bool(learning) and not any(learning)
 
 
 class TaskModule(LightningModule):
@@ -134,7 +146,7 @@ class TaskModule(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Keep frozen modules in eval mode: their statistics stay as they are."""
         for module in self.frozen:
-            module.eval()
+            module.training = False  # eval() would reach a plug inside that learns
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the learning rate, a function of the step's number: no scheduler state needs saving."""
