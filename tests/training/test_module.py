@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from saccade.tasks.base import Phase
-from saccade.training.module import TaskModule, only_trainable, rate
+from saccade.training.module import TaskModule, only_trainable, rate, training_loss
 
 
 def test_rates():
@@ -59,3 +59,14 @@ def test_a_frozen_norm_keeps_its_statistics_while_its_plug_learns():
         TaskModule(network, None, Phase("plugs", 1), steps=1, frozen=frozen).on_train_epoch_start()
     assert [m.training for m in (network, *network)] == [True, False, False]
     assert all(m.training for m in network[1].plug.modules())
+
+
+def test_a_network_s_own_loss_comes_first():
+    class Given:
+        def loss(self, network, images, targets):
+            return {"task": images + targets}
+
+    network = nn.Identity()
+    assert training_loss(Given(), network, 2, 3) == {"task": 5}
+    network.training_loss = lambda images, targets: {"own": images * targets}
+    assert training_loss(Given(), network, 2, 3) == {"own": 6}

@@ -19,7 +19,7 @@ from saccade.surgery import parameter_groups
 from saccade.tasks.base import Phase, Task
 from saccade.training.divergence import DivergenceError, locate
 
-__all__ = ["TaskModule", "only_trainable", "optimizer_of", "rate"]
+__all__ = ["TaskModule", "only_trainable", "optimizer_of", "rate", "training_loss"]
 
 
 def rate(step: int, steps: int, warmup: float, schedule: str) -> float:
@@ -87,6 +87,12 @@ def _all_frozen(parameters: Iterable[nn.Parameter]) -> bool:
     """Return whether there are parameters and none learns."""
     learning = [p.requires_grad for p in parameters]
     return bool(learning) and not any(learning)
+
+
+def training_loss(task: Task, network: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
+    """Return the named parts of the loss: of ``network.training_loss()`` if there is such a method, else the task's."""
+    own = getattr(network, "training_loss", None)
+    return dict(own(images, targets)) if callable(own) else task.loss(network, images, targets)
 
 
 class TaskModule(LightningModule):
@@ -157,21 +163,18 @@ class TaskModule(LightningModule):
             group["lr"] = base * factor
         self.lr = part.lr * factor
 
-    def _loss(self, batch: tuple[Tensor, Any]) -> dict[str, Tensor]:
-        """Return the network's own ``training_loss`` if it has one, else the task's."""
-        own = getattr(self.network, "training_loss", None)
-        return dict(own(*batch)) if callable(own) else self.task.loss(self.network, *batch)
-
     def training_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> Tensor:
         """Return the loss of one batch.
 
         Raises:
             DivergenceError: it is not finite.
         """
-        first, *others = (parts := self._loss(batch)).values()
+        first, *others = (parts := training_loss(self.task, self.network, *batch)).values()
         loss = sum(others, first)
         if not math.isfinite(loss.item()):
-            raise DivergenceError(self.epoch, batch_idx + 1, *locate(self.network, lambda: self._loss(batch)))
+            raise DivergenceError(
+                self.epoch, batch_idx + 1, *locate(self.network, lambda: training_loss(self.task, self.network, *batch))
+            )
         count = len(batch[0])
         self._seen += count
         for name, part in parts.items():
