@@ -22,6 +22,9 @@ def _rows(lengths=LENGTHS, first=0):
 
 def test_the_images_are_counted():
     assert count(_rows()) == 4
+    assert count({**_rows(), "group": torch.tensor([3, 0, 0, 1])}) == 4
+    short = {key: value.int() if key == "found/offsets" else value for key, value in _rows().items()}
+    assert count(short) == 4
 
 
 def test_any_images_in_any_order_are_chosen():
@@ -32,7 +35,10 @@ def test_any_images_in_any_order_are_chosen():
     assert chosen["found/box"][:, 0].tolist() == [8, 12, 16, 8, 12, 16, 0, 4]
     assert chosen["found/score"].tolist() == rows["found/score"][[2, 3, 4, 2, 3, 4, 0, 1]].tolist()
     assert check(chosen) == 4
-    assert count(select(rows, torch.tensor([], dtype=torch.int64))) == 0
+    none = select(rows, torch.tensor([], dtype=torch.int64))
+    assert {key: len(value) for key, value in none.items()} == dict.fromkeys(rows, 0) | {"found/offsets": 1}
+    with pytest.raises(UserError, match="rows of 0 images; at least 1"):
+        count(none)
 
 
 def test_batches_are_joined():
@@ -50,6 +56,14 @@ def test_batches_are_joined():
         ({"label": torch.tensor(3)}, "'label' is a single number"),
         ({"found/offsets": torch.tensor([0, 2, 1, 5, 6])}, "must rise from 0"),
         ({"found/offsets": torch.tensor([1, 2, 2, 5, 6])}, "must rise from 0"),
+        ({"found/offsets": torch.tensor([0, 2**63 - 1, -(2**63) + 8, 6, 6])}, "must rise from 0"),
+        ({"found/offsets": torch.tensor([])}, "must rise from 0"),
+        *(
+            ({"found/offsets": torch.tensor([0, 2, 2, 5, 6], dtype=dtype)}, "must rise from 0, one whole number .int32")
+            for dtype in (torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.float32)
+        ),
+        ({"group": torch.zeros(4)}, r"'group' is torch.float32 of the shape \(4,\); one whole number"),
+        ({"group": torch.zeros(4, 1, dtype=torch.int64)}, r"'group' is torch.int64 of the shape \(4, 1\)"),
         ({"found/score": torch.zeros(5)}, "'found/score' has 5 entries; 'found/offsets' needs 6"),
         ({"lost/score": torch.zeros(5)}, "'lost/score' has no 'lost/offsets' beside it"),
     ],

@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from saccade.tasks.base import Phase
-from saccade.training.module import only_trainable, rate
+from saccade.training.module import TaskModule, only_trainable, rate, training_loss
 
 
 def test_rates():
@@ -39,3 +39,34 @@ def test_a_phase_trains_what_it_names_and_nothing_that_was_frozen():
     ):
         pass
     assert learning() == before
+
+
+def test_what_has_no_parameter_is_frozen_inside_a_frozen_module_alone():
+    body = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2, affine=False), nn.Dropout(0.5))
+    head = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(2, 3, 1))
+    network = nn.Sequential(body, nn.ReLU(), head)
+    with only_trainable(network, Phase("head", 1, ("2.*",))) as frozen:
+        assert frozen == [body, *body]
+    with only_trainable(network, Phase("body", 1, ("0.*",))) as frozen:
+        assert frozen == [head, *head]
+
+
+def test_a_frozen_norm_keeps_its_statistics_while_its_plug_learns():
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+    network[1].plug = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Dropout(0.5))
+    with only_trainable(network, Phase("plugs", 1, ("*.plug.*",))) as frozen:
+        assert frozen == [network[0], network[1]]
+        TaskModule(network, None, Phase("plugs", 1), steps=1, frozen=frozen).on_train_epoch_start()
+    assert [m.training for m in (network, *network)] == [True, False, False]
+    assert all(m.training for m in network[1].plug.modules())
+
+
+def test_a_network_s_own_loss_comes_first():
+    class Given:
+        def loss(self, network, images, targets):
+            return {"task": images + targets}
+
+    network = nn.Identity()
+    assert training_loss(Given(), network, 2, 3) == {"task": 5}
+    network.training_loss = lambda images, targets: {"own": images * targets}
+    assert training_loss(Given(), network, 2, 3) == {"own": 6}

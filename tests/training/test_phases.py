@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from saccade.data.samples import ImageSet
 from saccade.errors import UserError
 from saccade.tasks.base import Phase
-from saccade.training import build, train
+from saccade.training import build, run, train
+from saccade.training.fingerprint import with_val
 from saccade.training.module import rate
 from tiny_runs import TINY, Killed, after, done, listener, rows, same
 
@@ -34,14 +35,14 @@ def three(split):
 def train_in(monkeypatch, three):
     """``train_in(folder, *phases)`` trains in these phases."""
 
-    def call(folder, *phases, notify=None, split=three):
+    def call(folder, *phases, notify=None, split=three, recipe=RECIPE):
         def phased(task):
             network = build(task)
             network.training_phases = lambda: phases
             return network
 
         monkeypatch.setattr("saccade.training.run.build", phased)
-        return train(RECIPE, folder, device="cpu", notify=notify, images=lambda *_: split)
+        return train(recipe, folder, device="cpu", notify=notify, images=lambda *_: split)
 
     return call
 
@@ -131,6 +132,53 @@ def test_without_a_validation_part_nothing_can_be_chosen(tmp_path, train_in, spl
     with pytest.raises(UserError, match="resnet10_small chooses its best epoch on the part 'val'; the images have no"):
         train_in(tmp_path / "run", HEAD, LAST_STAGE, split=split)
     assert list(tmp_path.iterdir()) == []
+
+
+def changed(split, part):
+    """The images, one pixel of ``part`` changed, or one target of it."""
+    images = getattr(split, part.removesuffix(" target"))
+    pictures = torch.stack([images.picture(i) for i in range(len(images))])
+    targets = [images.target(i) for i in range(len(images))]
+    if part.endswith("target"):
+        targets[7] = (targets[7] + 1) % len(split.classes)
+    else:
+        pictures[7, 0, 3, 3] ^= 1
+    return dataclasses.replace(split, val=ImageSet(pictures, targets, split.mean, split.std))
+
+
+@pytest.mark.parametrize("part", ["val", "val target"])
+def test_a_run_that_chooses_knows_the_images_it_chooses_by(tmp_path, train_in, three, part):
+    _, listen = listener(until=after(1))
+    with pytest.raises(Killed):
+        train_in(tmp_path, HEAD, notify=listen)
+    with pytest.raises(UserError, match="the images changed since this run began"):
+        train_in(tmp_path, HEAD, split=changed(three, part))
+    again = dataclasses.replace(three)
+    assert train_in(tmp_path, HEAD, split=again)["fingerprint"] == with_val(three) != three.fingerprint
+
+
+def test_a_run_that_does_not_choose_does_not_look_at_them(tmp_path, train_in, three):
+    _, listen = listener(until=after(1))
+    with pytest.raises(Killed):
+        train_in(tmp_path, LAST_STAGE, notify=listen)
+    result = train_in(tmp_path, LAST_STAGE, split=changed(three, "val"))
+    assert result["fingerprint"] == three.fingerprint
+
+
+@pytest.mark.parametrize("control", [None, "shuffled"])
+def test_the_images_to_choose_by_are_shuffled_as_those_of_the_test(tmp_path, train_in, three, monkeypatch, control):
+    seen = {}
+
+    def spied(images, *args, **order):
+        seen[id(images)] = order.get("sampler")
+        return loader(images, *args, **order)
+
+    loader = run._loader
+    monkeypatch.setattr(run, "_loader", spied)
+    train_in(tmp_path, HEAD, recipe=RECIPE.with_overrides({"attention.control": control}))
+    for images in (three.test, three.val):
+        assert (seen[id(images)] is None) is (control is None)
+        assert sorted(seen[id(images)] or range(len(images))) == list(range(len(images)))
 
 
 def test_a_phase_that_trains_nothing_is_found_before_training(tmp_path, train_in):

@@ -18,6 +18,7 @@ __all__ = ["Rows", "check", "concatenate", "count", "is_finite", "select"]
 
 Rows: TypeAlias = dict[str, Tensor]
 OFFSETS = "offsets"
+_WHOLE = (torch.int32, torch.int64)
 
 
 def _group(key: str) -> str | None:
@@ -36,31 +37,42 @@ def count(rows: Rows) -> int:
 
 
 def check(rows: Rows) -> int:
-    """Return the number of images of ``rows`` after checking that all shapes agree.
+    """Return the number of images of ``rows``, at least one, after checking that all shapes agree.
 
     Raises:
-        UserError: there is no tensor, the tensors disagree on the number of images, or offsets do not fit.
+        UserError: there is no tensor or no image, the tensors disagree on the number of images, offsets do not fit, or
+            ``group`` is not one whole number for each image.
     """
     counts: dict[str, int] = {}
     for key, value in rows.items():
-        offsets = _group(key)
         if value.ndim < 1:
             raise UserError(f"{key!r} is a single number; one entry for each image is needed")
+        if key == _group(key):
+            fits = value.ndim == 1 and value.dtype in _WHOLE and len(value) > 0 and value[0] == 0
+            if not fits or bool((value[1:] < value[:-1]).any()):  # a difference may overflow
+                raise UserError(f"{key!r} must rise from 0, one whole number (int32, int64) more than there are images")
+            counts[key] = len(value) - 1
+    for key, value in rows.items():
+        offsets = _group(key)
         if offsets is None:
             counts[key] = len(value)
-        elif key == offsets:
-            fits = value.ndim == 1 and len(value) > 0 and not value.is_floating_point() and value[0] == 0
-            if not fits or bool((value.diff() < 0).any()):
-                raise UserError(f"{key!r} must rise from 0, one whole number more than there are images")
-            counts[key] = len(value) - 1
-        elif offsets not in rows:
+        elif offsets not in counts:
             raise UserError(f"{key!r} has no {offsets!r} beside it")
-        elif len(value) != int(rows[offsets][-1]):
+        elif key != offsets and len(value) != int(rows[offsets][-1]):
             raise UserError(f"{key!r} has {len(value)} entries; {offsets!r} needs {int(rows[offsets][-1])}")
     if len(set(counts.values())) != 1:
         found = ", ".join(f"{key} {n}" for key, n in sorted(counts.items())) or "nothing"
         raise UserError(f"the number of images must be one: {found}")
-    return next(iter(counts.values()))
+    group = rows.get("group")
+    if group is not None and (group.ndim != 1 or group.dtype not in _WHOLE):
+        raise UserError(
+            f"'group' is {group.dtype} of the shape {tuple(group.shape)}; one whole number (int32, int64) for each "
+            "image is needed"
+        )
+    images = next(iter(counts.values()))
+    if not images:
+        raise UserError("there are rows of 0 images; at least 1 is needed")
+    return images
 
 
 def select(rows: Rows, index: Tensor | Sequence[int]) -> Rows:

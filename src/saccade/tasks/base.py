@@ -30,7 +30,8 @@ class Phase:
     Attributes:
         name: for the record.
         epochs: how many.
-        trainable: globs of parameter names; modules without a trainable parameter stay in eval mode.
+        trainable: globs of parameter names; a module all of whose parameters are frozen stays in eval mode, and so
+            does what lies in it. A module without parameters beside trained ones, such as a dropout, is in train mode.
         choose: go on from the epoch with the best score on ``val``, not from the last.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
@@ -19,7 +19,7 @@ from saccade.surgery import parameter_groups
 from saccade.tasks.base import Phase, Task
 from saccade.training.divergence import DivergenceError, locate
 
-__all__ = ["TaskModule", "only_trainable", "optimizer_of", "rate"]
+__all__ = ["TaskModule", "only_trainable", "optimizer_of", "rate", "training_loss"]
 
 
 def rate(step: int, steps: int, warmup: float, schedule: str) -> float:
@@ -53,9 +53,10 @@ def optimizer_of(network: nn.Module, training: Training, lr_factor: float = 1.0)
 
 @contextmanager
 def only_trainable(network: nn.Module, phase: Phase) -> Iterator[list[nn.Module]]:
-    """Freeze all but the parameters that ``phase`` names; yield the modules whose own parameters are all frozen.
+    """Freeze all but the parameters that ``phase`` names; yield the modules that learn nothing.
 
-    Parameters that were frozen before stay frozen.
+    These are the modules whose parameters, their own or all beneath them, are all frozen; where all beneath are, the
+    modules without a parameter inside too. Parameters that were frozen before stay frozen.
 
     Raises:
         ValueError: it names no trainable parameter.
@@ -67,14 +68,31 @@ def only_trainable(network: nn.Module, phase: Phase) -> Iterator[list[nn.Module]
     chosen = {name for name in learning if any(fnmatchcase(name, glob) for glob in phase.trainable)}
     if not chosen:
         raise ValueError(f"the phase {phase.name!r} trains {', '.join(phase.trainable)}: no parameter is called so")
-    own = [(module, list(module.parameters(recurse=False))) for module in network.modules()]
     try:
         for name, parameter in learning.items():
             parameter.requires_grad_(name in chosen)
-        yield [module for module, parts in own if parts and not any(p.requires_grad for p in parts)]
+        frozen: dict[nn.Module, None] = {}
+        for module in network.modules():
+            if _all_frozen(module.parameters()):
+                frozen.update(dict.fromkeys(module.modules()))
+            elif _all_frozen(module.parameters(recurse=False)):  # such as a norm that holds a plug
+                frozen[module] = None
+        yield list(frozen)
     finally:
         for parameter in learning.values():
             parameter.requires_grad_(True)
+
+
+def _all_frozen(parameters: Iterable[nn.Parameter]) -> bool:
+    """Return whether there are parameters and none learns."""
+    learning = [p.requires_grad for p in parameters]
+    return bool(learning) and not any(learning)
+
+
+def training_loss(task: Task, network: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
+    """Return the named parts of the loss: of ``network.training_loss()`` if there is such a method, else the task's."""
+    own = getattr(network, "training_loss", None)
+    return dict(own(images, targets)) if callable(own) else task.loss(network, images, targets)
 
 
 class TaskModule(LightningModule):
@@ -134,7 +152,7 @@ class TaskModule(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Keep frozen modules in eval mode: their statistics stay as they are."""
         for module in self.frozen:
-            module.eval()
+            module.training = False  # eval() would reach a plug inside that learns
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the learning rate, a function of the step's number: no scheduler state needs saving."""
@@ -145,21 +163,18 @@ class TaskModule(LightningModule):
             group["lr"] = base * factor
         self.lr = part.lr * factor
 
-    def _loss(self, batch: tuple[Tensor, Any]) -> dict[str, Tensor]:
-        """Return the network's own ``training_loss`` if it has one, else the task's."""
-        own = getattr(self.network, "training_loss", None)
-        return dict(own(*batch)) if callable(own) else self.task.loss(self.network, *batch)
-
     def training_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> Tensor:
         """Return the loss of one batch.
 
         Raises:
             DivergenceError: it is not finite.
         """
-        first, *others = (parts := self._loss(batch)).values()
+        first, *others = (parts := training_loss(self.task, self.network, *batch)).values()
         loss = sum(others, first)
         if not math.isfinite(loss.item()):
-            raise DivergenceError(self.epoch, batch_idx + 1, *locate(self.network, lambda: self._loss(batch)))
+            raise DivergenceError(
+                self.epoch, batch_idx + 1, *locate(self.network, lambda: training_loss(self.task, self.network, *batch))
+            )
         count = len(batch[0])
         self._seen += count
         for name, part in parts.items():

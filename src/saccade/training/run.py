@@ -32,6 +32,7 @@ from saccade.tasks.base import Phase, Task
 from saccade.training.checkpointer import Checkpointer, restore_handler
 from saccade.training.divergence import DivergenceError
 from saccade.training.environment import choose_device, environment
+from saccade.training.fingerprint import fingerprint
 from saccade.training.folder import RunFolder
 from saccade.training.gates import constant_plugs, probe_images
 from saccade.training.module import TaskModule, only_trainable, optimizer_of
@@ -98,7 +99,8 @@ def _train(name: str, task: Task, run: RunFolder, device: torch.device, notify: 
         raise UserError(f"{recipe.model.name} chooses its best epoch on the part 'val'; the images have none")
     new: dict[str, Any] = {"rows": [], "optimizer": None, "best": None}
     state = run.resume() or new
-    if state.get("fingerprint", split.fingerprint) != split.fingerprint:
+    images = fingerprint(split, phases)
+    if state.get("fingerprint", images) != images:
         raise UserError(
             f"the images changed since this run began: {recipe.data.source} holds files of other names, contents "
             f"or classes than {run.path} was trained on so far. Put them back, or remove that run folder to start over."
@@ -113,14 +115,11 @@ def _train(name: str, task: Task, run: RunFolder, device: torch.device, notify: 
     if rows:
         network.load_state_dict(state["network"])
     sampler = EpochSampler(split.train, part.seed, part.batch_size)
-    order = _test_order(recipe, len(split.test))
     train = _loader(split.train, recipe, device, batch_sampler=sampler)
-    test = _loader(split.test, recipe, device, batch_size=part.batch_size, sampler=order)
-    val = None if split.val is None else _loader(split.val, recipe, device, batch_size=part.batch_size)
+    test = _test_loader(split.test, recipe, device)
+    val = None if split.val is None else _test_loader(split.val, recipe, device)
     notify(TrainingBegan(ends[-1], len(sampler), len(rows) - 1 if rows else 0))
-    keeper = Checkpointer(
-        run, rows, sampler, split.fingerprint, probe_images(split.test), notify, metric, state["best"]
-    )
+    keeper = Checkpointer(run, rows, sampler, images, probe_images(split.test), notify, metric, state["best"])
     optimizer_state = state["optimizer"]
     del state
     diverged = None
@@ -218,7 +217,7 @@ def _finish(
     constant = {} if diverged else constant_plugs(network, (images.to(device) for images, _ in test))
     network.cpu()
     found: Rows = kept["test"]
-    if (order := _test_order(recipe, len(split.test))) is not None:
+    if (order := _order(recipe, len(split.test))) is not None:
         found = select(found, torch.tensor(order).argsort())
     words, constant_answer = task.trivial()
     scores = task.scores(found)
@@ -233,7 +232,7 @@ def _finish(
         "seconds": round(sum(row["seconds"] for row in rows), 3),
         "parameters": sum(p.numel() for p in network.parameters()),
         "start": started(network),
-        "fingerprint": split.fingerprint,
+        "fingerprint": state.get("fingerprint", split.fingerprint),
         "left_out": split.left_out,
         "cautions": split.cautions,
         "constant": constant,
@@ -267,8 +266,8 @@ def _by_class(task: Task, rows: Rows) -> dict[str, list[float | None]]:
     return found
 
 
-def _test_order(recipe: Recipe, count: int) -> list[int] | None:
-    """Return the order in which the control ``shuffled`` sees ``count`` test images; None for all other runs.
+def _order(recipe: Recipe, count: int) -> list[int] | None:
+    """Return the order in which the control ``shuffled`` is shown ``count`` images of a part; None for all other runs.
 
     There an image gets the gate of its neighbour, and in the order of the files most neighbours are of one class. The
     order is the same for all runs.
@@ -277,6 +276,11 @@ def _test_order(recipe: Recipe, count: int) -> list[int] | None:
         return None
     order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
     return order
+
+
+def _test_loader(images: ImageSet, recipe: Recipe, device: torch.device) -> DataLoader:
+    order = _order(recipe, len(images))
+    return _loader(images, recipe, device, batch_size=recipe.training.batch_size, sampler=order)
 
 
 def _loader(images: ImageSet, recipe: Recipe, device: torch.device, **order: Any) -> DataLoader:
