@@ -28,6 +28,7 @@ from saccade.study.results import collect
 from saccade.tasks.base import Task
 from saccade.training import build
 from saccade.training.environment import choose_device
+from saccade.training.module import training_loss
 
 __all__ = ["ASSUMED", "CHANGED", "Forecast", "forecast"]
 
@@ -238,7 +239,7 @@ def _training(network: nn.Module, task: Task, device: torch.device) -> Iterator[
         for keys in sampler:
             x, y = _batch(images, keys, device)
             with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-                first, *others = task.loss(network, x, y).values()
+                first, *others = training_loss(task, network, x, y).values()
             loss = sum(others, first)
             optimizer.zero_grad()
             loss.backward()
