@@ -315,6 +315,7 @@ def test_the_class_is_pickled(tmp_path, monkeypatch):
         (lambda: saccade.plugged_trainer(nn.Module, "se"), "Module has no method get_model"),
         (lambda: saccade.plugged_trainer(Trainer, "cbma"), "cbam"),
         (lambda: saccade.plugged_trainer(Trainer, "se", rd_ration=2), "rd_ratio"),
+        (lambda: saccade.plugged_trainer(Trainer, "dcn2"), "dcn2 stands in the place of convolutions"),
         (lambda: saccade.plugged_trainer(Trainer, "se", start=cast(Any, "warm")), "'neutral' or 'paper', got 'warm'"),
     ],
 )

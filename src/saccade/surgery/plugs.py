@@ -41,7 +41,7 @@ class PlugInfo:
 
 
 def plugs(host: nn.Module) -> list[PlugInfo]:
-    """Return the plugs of ``host`` in the order of its modules.
+    """Return the plugs of ``host`` in the order of its modules; what replaces convolutions is in ``replacements``.
 
     Raises:
         UserError: ``host`` is no module, or a parent no longer runs its plug, as after fusing or re-parametrising.

@@ -116,7 +116,8 @@ def plugged_trainer(
         does.
 
     Raises:
-        UserError: ``trainer`` is no class with ``get_model``, or the mechanism is unknown or takes no such option.
+        UserError: ``trainer`` is no class with ``get_model``, or the mechanism is unknown, takes no such option, or stands
+            in the place of convolutions.
     """
     if not isinstance(trainer, type):
         raise UserError(f"plugged_trainer takes the class of a trainer, got an object of {type(trainer).__name__}")
@@ -126,7 +127,13 @@ def plugged_trainer(
             "it a network that saccade.plug has plugged"
         )
     starts_neutral(start)
-    Mechanism.of(mechanism).check(options)
+    what = Mechanism.of(mechanism)
+    if what.spec.kind == "conv":
+        raise UserError(
+            f"{what.name} stands in the place of convolutions, and a trainer's network takes plugs alone; name a "
+            "mechanism of another kind"
+        )
+    what.check(options)
     request = _Request(mechanism, where if isinstance(where, str) else tuple(where), start, input, options)
     return _subclass(trainer, (*getattr(trainer, "saccade_requests", ()), request))
 
