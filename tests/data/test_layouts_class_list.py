@@ -176,6 +176,13 @@ def test_an_image_in_two_lists_or_without_a_class(root):
         opened(root)
 
 
+@pytest.mark.parametrize("line", [".", "/"])
+def test_a_first_line_without_a_name(root, line):
+    write(root, train=f"{line}\n{PLAIN['train']}", test=PLAIN["test"])
+    with pytest.raises(UserError, match=f"names {line!r}, which is in no class folder".replace(".", r"\.")):
+        opened(root)
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 from saccade.data.duplicates import Duplicates, find_duplicates
 from saccade.data.labels import Labels, Unlabelled
 from saccade.data.layouts.base import Layout
-from saccade.data.resizing import DEFAULT, Frame, common_square
+from saccade.data.resizing import DEFAULT, Frame, common_square, lies
 from saccade.data.selection import Selection, select, several
 from saccade.data.sheet import Cell, spread
 from saccade.data.survey import Survey, folder_of, missing
@@ -108,9 +108,17 @@ class FolderLayout(Layout):
 
     @final
     def suited(self, source: str) -> tuple[str, dict[str, Any]]:
-        side = _typical_side(self._root(source))
+        sizes = _some_sizes(self._root(source))
+        sides = sorted(map(min, sizes))
+        side = sides[len(sides) // 2] if sides else _SMALL + 1
+        if side > _SMALL:
+            return "photos", {}
         # The size is said, because without it images that are not all squares of one size would be 224.
-        return ("small_images", {"data.size": max(_LEAST, side)}) if side <= _SMALL else ("photos", {})
+        height, width = self.own_size(set(sizes))
+        if height == width:
+            return "small_images", {"data.size": max(_LEAST, side)}
+        scale = max(1.0, _LEAST / side)
+        return "small_images", {"data.size": (round(scale * height), round(scale * width))}
 
     @final
     def read(self, spec: Data, target: str, notify: Notify | None = None) -> Split:
@@ -275,18 +283,18 @@ def _facts(path: Path) -> tuple[str, int, int]:
     return str(path), found.st_size, found.st_mtime_ns
 
 
-def _typical_side(folder: Path) -> int:
-    """The shorter side of a typical image under ``folder`` in pixels, from the heads of a few files."""
-    sides = []
+def _some_sizes(folder: Path) -> list[tuple[int, int]]:
+    """Upright width and height of images under ``folder``, from the heads of a few files."""
+    sizes = []
     for path in islice(filter(is_image, walk(folder)), 200):
         try:
             with opened(path) as image:
-                sides.append(min(image.size))
+                sizes.append(image.size[::-1] if lies(image) else image.size)
         except UnreadableError:  # the check of the data names it
             continue
-        if len(sides) == 20:
+        if len(sizes) == 20:
             break
-    return sorted(sides)[len(sides) // 2] if sides else _SMALL + 1
+    return sizes
 
 
 def _passed_over(seen: Survey) -> list[str]:

@@ -123,7 +123,7 @@ def _folders(line: str) -> list[str]:
 
 def _base(root: Path, first: str) -> str:
     """What stands before the paths of a list: nothing, or the folder of images."""
-    top = next(part for part in first.split("/") if part not in ("", "."))
+    top = next((part for part in first.split("/") if part not in ("", ".")), "")
     return "images/" if not (root / top).exists() and (root / "images" / top).exists() else ""
 
 
