@@ -176,6 +176,33 @@ def test_an_image_in_two_lists_or_without_a_class(root):
         opened(root)
 
 
+@pytest.mark.parametrize("between", [" ", "\t", ",", ", ", ";", "   "])
+def test_a_label_is_what_follows_the_ending(root, between):
+    (root / "cat").rename(root / "a cat")
+    write(
+        root,
+        train=f"a cat/0.png{between}golden retriever\ndog/1.png{between}cat\n",
+        test=f"a cat/3.png{between}golden retriever\ndog/3.png{between}cat\n",
+    )
+    split = opened(root)
+    assert split.classes == ["cat", "golden retriever"]
+    assert seen(split.train) == [(1, 0), (0, 1)]
+    write(root, train="a cat/0.png\ndog/1.png\n", test="a cat/3.png\ndog/3.png\n")
+    assert opened(root).classes == ["a cat", "dog"]  # the twin
+
+
+def test_the_line_that_is_unlike_the_others_is_named(root):
+    write(root, train="cat/0.png 0\ndog/1.png 1\n", test="cat/3.png\ndog/3.png 1\n")
+    with pytest.raises(UserError, match=r"test\.txt names 'cat/3\.png' with no label; other lines have one"):
+        opened(root)
+    write(root, train="cat/0.png\ndog/1.png\n", test="cat/3.png\ndog/3.png 1\n")
+    with pytest.raises(UserError, match=r"test\.txt names 'dog/3\.png' with a label; other lines have none"):
+        opened(root)
+    write(root, train="filename,label\ncat/0.png,0\ndog/1.png,1\n", test="cat/3.png,0\ndog/3.png,1\n")
+    with pytest.raises(UserError, match=r"train\.txt names 'filename,label' with no label"):
+        opened(root)
+
+
 @pytest.mark.parametrize("line", [".", "/"])
 def test_a_first_line_without_a_name(root, line):
     write(root, train=f"{line}\n{PLAIN['train']}", test=PLAIN["test"])
