@@ -131,10 +131,11 @@ class FolderLayout(Layout):
         found = open_pictures(paths, spec, self.own_size, notify, self.exact)
         labels = Unlabelled() if target == "none" else self.label(seen, found.sizes, notify)
         bad = found.bad | labels.problems
-        if bad and not spec.skip_bad:
-            sentences = [f"{brief(path)} {problem}" for path, problem in bad.items()]
+        beside = set(chosen.files("val"))
+        sentences = [f"{brief(path)} {problem}" for path, problem in bad.items() if path not in beside]
+        if sentences and not spec.skip_bad:
             raise UserError(
-                several(f"{len(bad)} of {len(paths)} images cannot be used", sentences)
+                several(f"{len(sentences)} of {len(paths)} images cannot be used", sentences)
                 + ". Mend them, or leave them out: --skip-bad (data.skip_bad = true)."
             )
         gone = chosen.counts(bad)
@@ -196,22 +197,25 @@ class FolderLayout(Layout):
         labels = self.label(seen, good, notify)
         bad |= {path: f"{brief(path)} {problem}" for path, problem in labels.problems.items()}
         refused, notes = list(seen.problems), [*seen.notes, *labels.notes]
-        taken, used, twice = set(paths), None, Duplicates()
+        taken, val, used, twice = set(paths), set[Path](), None, Duplicates()
         if not seen.problems:
             try:
                 chosen = select(spec, seen)
-                taken = set(chosen.every)
+                taken, val = set(chosen.every), set(chosen.files("val"))
                 twice = _duplicates(chosen, contents)
-                rest = chosen.without(bad if spec.skip_bad else ())
+                rest = chosen.without(bad if spec.skip_bad else bad.keys() & val)
             except UserError as error:
                 refused.append(str(error))
             else:
                 used = {part: len(rest.files(part)) for part in rest.parts}
                 notes.append(chosen.how)
         notes += twice.sentences(seen.root)
-        met = [sentence for path, sentence in bad.items() if path in taken]
+        met = [sentence for path, sentence in bad.items() if path in (taken if spec.skip_bad else val)]
         if not spec.skip_bad:
-            refused += met
+            refused += [sentence for path, sentence in bad.items() if path in taken - val]
+            notes += [f"left out of val are {len(met)} images, which a phase that chooses on val would miss"] * bool(
+                met
+            )
         if beside := [sentence for path, sentence in bad.items() if path not in taken]:
             notes.append(f"{len(beside)} bad files are not among the images that are taken: {_listed(beside)}")
         notes += _passed_over(seen)
@@ -237,7 +241,7 @@ class FolderLayout(Layout):
             "channels": 3,
             "same_bytes": twice.counts(),
             "notes": notes,
-            "left_out": met if spec.skip_bad else [],
+            "left_out": met,
             "refused": refused,
         }
 
