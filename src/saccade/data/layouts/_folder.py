@@ -152,7 +152,8 @@ class FolderLayout(Layout):
             files = chosen.files(part)
             pictures = found.pictures[start : start + len(files)]
             augment = spec.augment if part == "train" else ()
-            sets[part] = ImageSet(pictures, labels.targets(files, found.frame), mean, std, augment)
+            targets = labels.targets(files, found.frame)
+            sets[part] = ImageSet(pictures, targets, mean, std, augment, labels.groups(files))
             start += len(files)
         size = found.frame.height, found.frame.width
         return Split(
