@@ -11,7 +11,7 @@ from PIL import Image, ImageFile
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from saccade import imagefiles
-from saccade.data import open_data, opening
+from saccade.data import layouts, open_data, opening
 from saccade.data.opening import Files, check
 from saccade.data.resizing import Frame
 from saccade.errors import UserError
@@ -104,26 +104,43 @@ def test_of_two_parts_the_second_is_the_test_part_and_that_is_said(tmp_path):
     assert opened(tmp_path).description.endswith("the parts 'train' and 'test'")
 
 
-def test_classes_of_the_validation_part_are_those_of_the_others(tmp_path):
+def described(root, **fields):
+    return layouts.get("class_folders").describe(Data(source=str(root), **fields), None)
+
+
+def test_classes_of_the_validation_part_that_are_not_those_of_the_others_are_noted(tmp_path):
     for part in ("train", "test", "val"):
         fill(tmp_path / part, {"a": 2, "b": 2})
-    for path in (tmp_path / "val" / "a").iterdir():  # without images: of no consequence
-        path.unlink()
-    assert len(opened(tmp_path).val) == 2
-    fill(tmp_path / "val", {"c": 1})
-    with pytest.raises(UserError, match=r"class 'c' is in .*val but not in .*train"):
+    assert not any("would miss" in note for note in described(tmp_path)["notes"])
+    (tmp_path / "val" / "a").rename(tmp_path / "val" / "c")
+    split = opened(tmp_path)
+    assert labels(split.val) == [1, 1]
+    facts = described(tmp_path)
+    assert (facts["refused"], facts["used"]) == ([], {"train": 4, "test": 4, "val": 2})
+    for name, here, there in (("a", "train", "val"), ("c", "val", "train")):
+        said = f"class '{name}' is in {tmp_path / here} but not in {tmp_path / there}. A phase that chooses on val"
+        assert any(note.startswith(said) for note in facts["notes"])
+    (tmp_path / "test" / "a").rename(tmp_path / "test" / "c")  # the twin: a part that is scored
+    with pytest.raises(UserError, match=r"class 'a' is in .*train but not in .*test"):
         opened(tmp_path)
 
 
-def test_bad_files_of_the_validation_part_are_refused_or_left_out(tmp_path):
+def test_bad_files_of_the_validation_part_are_left_out(tmp_path):
     for part in ("train", "test", "val"):
         fill(tmp_path / part, {"a": 2, "b": 2})
     (tmp_path / "val" / "a" / "000.png").write_bytes(b"no")
-    with pytest.raises(UserError, match=r"val/a/000\.png is no image"):
+    for skip_bad in (False, True):
+        split = opened(tmp_path, skip_bad=skip_bad)
+        assert split.left_out == {"val": {"a": 1}}
+        assert ", 1 bad file left out (val: 1 of a)" in split.description
+        assert labels(split.val) == [0, 1, 1]
+        facts = described(tmp_path, skip_bad=skip_bad)
+        assert (facts["refused"], facts["used"]["val"], len(facts["left_out"])) == ([], 3, 1)
+    assert any("a phase that chooses on val would miss" in note for note in described(tmp_path)["notes"])
+    (tmp_path / "test" / "a" / "000.png").write_bytes(b"no")  # the twin: a part that is scored
+    with pytest.raises(UserError, match=r"1 of 12 images cannot be used: .*test/a/000\.png is no image"):
         opened(tmp_path)
-    split = opened(tmp_path, skip_bad=True)
-    assert split.left_out == {"val": {"a": 1}}
-    assert labels(split.val) == [0, 1, 1]
+    assert len(described(tmp_path)["refused"]) == 1
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from saccade.cli.data import command
 from saccade.data import layouts, open_data, opening
 from saccade.data import masks as mask_files
 from saccade.errors import UserError
-from saccade.recipe import Data
+from saccade.recipe import Data, Recipe
 
 SIZE = (12, 10)  # width, height
 
@@ -331,6 +331,20 @@ def test_a_photograph_that_lies_on_its_side_has_an_upright_mask(tmp_path):
 def test_images_of_several_sizes_are_brought_to_one(tmp_path):
     pair(fill(tmp_path) / "images", tmp_path / "masks", 6, np.zeros((30, 40), np.uint8))
     assert opened(tmp_path).size == (224, 224)
+
+
+@pytest.mark.parametrize(
+    ("size", "suited"), [((40, 30), (30, 40)), (SIZE, (16, 19)), ((30, 30), 30)], ids=["own", "enlarged", "square"]
+)
+def test_small_images_that_are_no_squares_are_not_cropped(tmp_path, size, suited):
+    for i in range(4):
+        pair(tmp_path / "images", tmp_path / "masks", i, np.zeros(size[::-1], np.uint8))
+    found = layouts.get("image_masks").suited(str(tmp_path))
+    assert found == ("small_images", {"data.size": suited})
+    data = Recipe().with_overrides(found[1]).data
+    assert data.height_width == (suited if isinstance(suited, tuple) else (suited, suited))
+    pair(tmp_path / "images", tmp_path / "masks", 4, np.zeros((31, 50), np.uint8))  # the twin: of several sizes
+    assert isinstance(layouts.get("image_masks").suited(str(tmp_path))[1]["data.size"], int)
 
 
 def test_a_changed_mask_changes_fingerprint_and_stamp(tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from saccade.data.opening import read_image
 from saccade.data.resizing import DEFAULT, Frame, common_size, common_square
 from saccade.data.samples import VOID
 
@@ -33,6 +34,21 @@ def test_a_mask_lies_where_its_image_lies(resize, size, source):
         assert (image[~inner] == 0).all()
         unlike = ((image > 100) != (mask == 200)) & inner  # a line of pixels at the edge is neither dark nor bright
         assert unlike.any(axis).sum() <= 1
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_photograph_on_its_side_is_decoded_as_large_as_one_upright(tmp_path, orientation):
+    """Fine stripes survive in a frame that needs the whole width: 1/4 of the JPEG would blur them."""
+    stripes = np.tile(np.repeat(np.array([0, 255], np.uint8), 4), (1600, 50))
+    image = Image.fromarray(stripes).convert("RGB")  # 400 wide, 1600 high
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = image if orientation == 1 else image.transpose(Image.Transpose.ROTATE_90)
+    stored.save(tmp_path / "0.jpg", exif=exif, quality=95)
+    found = read_image(tmp_path / "0.jpg", Frame(50, 200))
+    assert found.size == (400, 1600)
+    assert found.pixels.std() > 80
+    assert np.asarray(image.resize((100, 400)).resize((200, 800))).std() < 80  # the twin
 
 
 def test_the_comparison_sees_a_mask_from_another_place():

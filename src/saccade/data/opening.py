@@ -1,4 +1,4 @@
-"""Image files as numbered pictures: found whole or found wanting, turned, made RGB, brought to one size."""
+"""Image files as numbered pictures: checked, turned, made RGB, brought to one size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
-from saccade.data.resizing import DEFAULT, Frame
+from saccade.data.resizing import DEFAULT, Frame, lies
 from saccade.data.samples import CACHE
 from saccade.errors import UserError
 from saccade.escaping import brief
@@ -27,8 +27,6 @@ from saccade.recipe import Data
 __all__ = ["Files", "Opened", "ReadResult", "check", "each", "open_pictures", "read_image", "upright"]
 
 _CHUNK = 256
-_LYING = 5
-"""The EXIF orientations from this one on exchange width and height."""
 _NOTIFY_EVERY = 0.2  # seconds between two events of progress
 
 _Result = TypeVar("_Result")
@@ -64,11 +62,11 @@ def read_image(path: Path, frame: Frame, exact: bool = False) -> ReadResult:
     """
     try:
         with opened(path) as image:
-            found = image.size
+            found, wanted = image.size, (2 * frame.width, 2 * frame.height)
+            if lies(image):
+                found, wanted = found[::-1], wanted[::-1]
             if not exact:
-                image.draft("RGB", (2 * frame.width, 2 * frame.height))
-            if image.getexif().get(ExifTags.Base.Orientation, 1) >= _LYING:
-                found = found[::-1]
+                image.draft("RGB", wanted)
             pixels = np.asarray(frame.picture(_to_rgb(upright(image)))).transpose(2, 0, 1)
             return ReadResult(np.ascontiguousarray(pixels), found, checksum(path), "")
     except UnreadableError as problem:

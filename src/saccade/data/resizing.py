@@ -6,14 +6,19 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
-__all__ = ["DEFAULT", "Frame", "common_size", "common_square"]
+__all__ = ["DEFAULT", "Frame", "common_size", "common_square", "lies"]
 
 DEFAULT = (224, 224)
 """(H, W) where neither the recipe nor the images themselves say one."""
 _LARGEST = 2048
 """Side up to which images of one size keep it."""
+
+
+def lies(image: Image.Image) -> bool:
+    """Whether the EXIF orientation of ``image`` exchanges width and height."""
+    return bool(image.getexif().get(ExifTags.Base.Orientation, 1) >= 5)
 
 
 @dataclass(frozen=True)

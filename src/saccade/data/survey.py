@@ -120,10 +120,12 @@ def surveyed(
 ) -> Survey:
     """The survey of ``parts``, each file kept under its first name, with what is wrong with names and classes."""
     found, again, problems = _once(parts)
-    classes = sorted(found["train"].classes)
+    classes, notes = sorted(found["train"].classes), list(notes)
     if classes != [""]:
         problems += _class_problems(root, found)
-    return Survey(root, classes, found, others or Counter(), hidden or Counter(), again, list(notes), sorted(problems))
+        unlike = _unlike(root, found["train"], found.get("val"))
+        notes += [f"{sentence} A phase that chooses on val would miss it." for sentence in unlike]
+    return Survey(root, classes, found, others or Counter(), hidden or Counter(), again, notes, sorted(problems))
 
 
 def _class_problems(root: Path, parts: dict[str, Part]) -> list[str]:
@@ -131,24 +133,27 @@ def _class_problems(root: Path, parts: dict[str, Part]) -> list[str]:
     problems = []
     for role, part in parts.items():
         place = brief(root / part.name)
-        if len(part.classes) < 2:
-            problems.append(f"{place} has {len(part.classes)} class(es), at least 2 are needed")
         if role != "val":
+            if len(part.classes) < 2:
+                problems.append(f"{place} has {len(part.classes)} class(es), at least 2 are needed")
             problems += [f"class {label!r} in {place} is empty" for label, files in part.classes.items() if not files]
         problems += [
             f"the class {brief(label)} in {place} is not named in UTF-8, as results must be; rename it"
             for label in part.classes
             if not is_unicode(label)
         ]
-    train = parts["train"]
-    for other in (part for role, part in parts.items() if role != "train"):
-        for here, there in ((train, other), (other, train)):
-            problems += [
-                f"class {name!r} is in {brief(root / here.name)} but not in {brief(root / there.name)}."
-                f"{did_you_mean(name, there.classes)}"
-                for name in here.classes.keys() - there.classes.keys()
-            ]
-    return problems
+    return problems + _unlike(root, parts["train"], parts.get("test"))
+
+
+def _unlike(root: Path, train: Part, other: Part | None) -> list[str]:
+    """The classes that are in one of two parts only."""
+    return [
+        f"class {name!r} is in {brief(root / here.name)} but not in {brief(root / there.name)}."
+        f"{did_you_mean(name, there.classes)}"
+        for here, there in ((train, other), (other, train))
+        if here and there
+        for name in sorted(here.classes.keys() - there.classes.keys())
+    ]
 
 
 def _once(parts: dict[str, Part]) -> tuple[dict[str, Part], int, list[str]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 from saccade.data.duplicates import Duplicates, find_duplicates
 from saccade.data.labels import Labels, Unlabelled
 from saccade.data.layouts.base import Layout
-from saccade.data.resizing import DEFAULT, Frame, common_square
+from saccade.data.resizing import DEFAULT, Frame, common_square, lies
 from saccade.data.selection import Selection, select, several
 from saccade.data.sheet import Cell, spread
 from saccade.data.survey import Survey, folder_of, missing
@@ -108,9 +108,17 @@ class FolderLayout(Layout):
 
     @final
     def suited(self, source: str) -> tuple[str, dict[str, Any]]:
-        side = _typical_side(self._root(source))
+        sizes = _some_sizes(self._root(source))
+        sides = sorted(map(min, sizes))
+        side = sides[len(sides) // 2] if sides else _SMALL + 1
+        if side > _SMALL:
+            return "photos", {}
         # The size is said, because without it images that are not all squares of one size would be 224.
-        return ("small_images", {"data.size": max(_LEAST, side)}) if side <= _SMALL else ("photos", {})
+        height, width = self.own_size(set(sizes))
+        if height == width:
+            return "small_images", {"data.size": max(_LEAST, side)}
+        scale = max(1.0, _LEAST / side)
+        return "small_images", {"data.size": (round(scale * height), round(scale * width))}
 
     @final
     def read(self, spec: Data, target: str, notify: Notify | None = None) -> Split:
@@ -123,10 +131,11 @@ class FolderLayout(Layout):
         found = open_pictures(paths, spec, self.own_size, notify, self.exact)
         labels = Unlabelled() if target == "none" else self.label(seen, found.sizes, notify)
         bad = found.bad | labels.problems
-        if bad and not spec.skip_bad:
-            sentences = [f"{brief(path)} {problem}" for path, problem in bad.items()]
+        beside = set(chosen.files("val"))
+        sentences = [f"{brief(path)} {problem}" for path, problem in bad.items() if path not in beside]
+        if sentences and not spec.skip_bad:
             raise UserError(
-                several(f"{len(bad)} of {len(paths)} images cannot be used", sentences)
+                several(f"{len(sentences)} of {len(paths)} images cannot be used", sentences)
                 + ". Mend them, or leave them out: --skip-bad (data.skip_bad = true)."
             )
         gone = chosen.counts(bad)
@@ -143,7 +152,8 @@ class FolderLayout(Layout):
             files = chosen.files(part)
             pictures = found.pictures[start : start + len(files)]
             augment = spec.augment if part == "train" else ()
-            sets[part] = ImageSet(pictures, labels.targets(files, found.frame), mean, std, augment)
+            targets = labels.targets(files, found.frame)
+            sets[part] = ImageSet(pictures, targets, mean, std, augment, labels.groups(files))
             start += len(files)
         size = found.frame.height, found.frame.width
         return Split(
@@ -188,22 +198,25 @@ class FolderLayout(Layout):
         labels = self.label(seen, good, notify)
         bad |= {path: f"{brief(path)} {problem}" for path, problem in labels.problems.items()}
         refused, notes = list(seen.problems), [*seen.notes, *labels.notes]
-        taken, used, twice = set(paths), None, Duplicates()
+        taken, val, used, twice = set(paths), set[Path](), None, Duplicates()
         if not seen.problems:
             try:
                 chosen = select(spec, seen)
-                taken = set(chosen.every)
+                taken, val = set(chosen.every), set(chosen.files("val"))
                 twice = _duplicates(chosen, contents)
-                rest = chosen.without(bad if spec.skip_bad else ())
+                rest = chosen.without(bad if spec.skip_bad else bad.keys() & val)
             except UserError as error:
                 refused.append(str(error))
             else:
                 used = {part: len(rest.files(part)) for part in rest.parts}
                 notes.append(chosen.how)
         notes += twice.sentences(seen.root)
-        met = [sentence for path, sentence in bad.items() if path in taken]
+        met = [sentence for path, sentence in bad.items() if path in (taken if spec.skip_bad else val)]
         if not spec.skip_bad:
-            refused += met
+            refused += [sentence for path, sentence in bad.items() if path in taken - val]
+            notes += [f"left out of val are {len(met)} images, which a phase that chooses on val would miss"] * bool(
+                met
+            )
         if beside := [sentence for path, sentence in bad.items() if path not in taken]:
             notes.append(f"{len(beside)} bad files are not among the images that are taken: {_listed(beside)}")
         notes += _passed_over(seen)
@@ -229,7 +242,7 @@ class FolderLayout(Layout):
             "channels": 3,
             "same_bytes": twice.counts(),
             "notes": notes,
-            "left_out": met if spec.skip_bad else [],
+            "left_out": met,
             "refused": refused,
         }
 
@@ -275,18 +288,18 @@ def _facts(path: Path) -> tuple[str, int, int]:
     return str(path), found.st_size, found.st_mtime_ns
 
 
-def _typical_side(folder: Path) -> int:
-    """The shorter side of a typical image under ``folder`` in pixels, from the heads of a few files."""
-    sides = []
+def _some_sizes(folder: Path) -> list[tuple[int, int]]:
+    """Upright width and height of images under ``folder``, from the heads of a few files."""
+    sizes = []
     for path in islice(filter(is_image, walk(folder)), 200):
         try:
             with opened(path) as image:
-                sides.append(min(image.size))
+                sizes.append(image.size[::-1] if lies(image) else image.size)
         except UnreadableError:  # the check of the data names it
             continue
-        if len(sides) == 20:
+        if len(sizes) == 20:
             break
-    return sorted(sides)[len(sides) // 2] if sides else _SMALL + 1
+    return sizes
 
 
 def _passed_over(seen: Survey) -> list[str]:

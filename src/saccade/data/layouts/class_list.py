@@ -5,7 +5,8 @@ itself or in ``meta`` or ``splits``, one image a line:
 
 * ``class/name.jpg``, or ``class/name`` without the ending: the first folder in which lines to train on differ is the
   class;
-* ``path label``: the label is a name, or an index into ``classes.txt`` where that lies beside the lists.
+* ``path label`` or ``path,label``, in every line or in none; the path has its ending. The label is a name, or an
+  index into ``classes.txt`` where that lies beside the lists.
 
 Paths begin at the folder itself, or at its folder ``images``; none leads out of it. What the lists do not name is not
 read.
@@ -16,6 +17,7 @@ Class folders lie here too, so this layout is asked before ``class_folders``: wh
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +33,7 @@ from saccade.imagefiles import ENDINGS, inside, is_image
 
 __all__ = ["ClassList"]
 
+_LABELLED = re.compile(rf"(.+(?:{'|'.join(map(re.escape, ENDINGS))}))\s*[\s,;]\s*(.+)", re.IGNORECASE)
 _PLACES = ("", "meta", "splits")
 
 
@@ -47,7 +50,7 @@ class ClassList(FolderLayout):
         lists = _lists(root)
         if "train" not in lists:
             return f"it has no train.txt, nor have its folders {' and '.join(filter(None, _PLACES))}"
-        classes = {label for _, label in _entries(lists["train"], _depth(lists["train"]))} - {""}
+        classes = {label for _, label in _entries(root, lists)["train"]} - {""}
         if len(classes) < 2:
             return f"{brief(lists['train'].relative_to(root))} names {len(classes)} class(es), at least 2 are needed"
         return None
@@ -55,8 +58,8 @@ class ClassList(FolderLayout):
     def survey(self, root: Path) -> Survey:
         """The files that the lists name."""
         lists = _lists(root)
-        depth = _depth(lists["train"])
-        base = _base(root, _entries(lists["train"], depth)[0][0])
+        entries = _entries(root, lists)
+        base = _base(root, entries["train"][0][0])
         names_file = lists["train"].parent / "classes.txt"
         names = class_names(names_file) if names_file.is_file() else []
         known, files = dict.fromkeys(names), _Folder()
@@ -64,7 +67,7 @@ class ClassList(FolderLayout):
         for role, path in lists.items():
             owner = path.relative_to(root).as_posix()
             classes = defaultdict[str, list[Path]](list)
-            for text, label in _entries(path, depth):
+            for text, label in entries[role]:
                 if not label:
                     raise UserError(f"{brief(owner)} names {brief(text)!r}, which is in no class folder")
                 name = label if label in known or not names else _indexed(label, names, owner)
@@ -89,32 +92,40 @@ def _lists(root: Path) -> dict[str, Path]:
     return {}
 
 
-def _lines(path: Path) -> list[str]:
-    return [line.replace("\\", "/") for line in lines(path)]
-
-
-def _depth(path: Path) -> int:
-    """How many folders all lines of a list have in common before those that differ: the first of these is the class.
+def _entries(root: Path, lists: dict[str, Path]) -> dict[str, list[tuple[str, str]]]:
+    """Role to the (path, label) of each line; a path in no class folder has an empty label.
 
     Raises:
-        UserError: the list cannot be read or is not UTF-8.
+        UserError: a list cannot be read or is not UTF-8; some lines have a label, others none.
     """
-    folders, depth = [_folders(line) for line in _lines(path)], 0
+    split = {role: [_split(line.replace("\\", "/")) for line in lines(path)] for role, path in lists.items()}
+    labelled = [(bool(label), role, text) for role, of in split.items() for text, label in of]
+    most = 2 * sum(has for has, _, _ in labelled) > len(labelled)
+    odd = next(((role, text) for has, role, text in labelled if has is not most), None)
+    if odd:
+        owner, (has, others) = (
+            brief(lists[odd[0]].relative_to(root)),
+            ("no", "have one") if most else ("a", "have none"),
+        )
+        raise UserError(f"{owner} names {brief(odd[1])!r} with {has} label; other lines {others}")
+    if most:
+        return split
+    depth = _depth([text for text, _ in split["train"]])
+    return {role: [(text, "".join(_folders(text)[depth : depth + 1])) for text, _ in of] for role, of in split.items()}
+
+
+def _split(line: str) -> tuple[str, str]:
+    """Path and label; the label is what follows the ending of the image, empty where nothing does."""
+    found = None if is_image(Path(line)) else _LABELLED.fullmatch(line)
+    return (found[1], found[2]) if found else (line, "")
+
+
+def _depth(paths: list[str]) -> int:
+    """How many folders all paths have in common before those that differ: the first of these is the class."""
+    folders, depth = [_folders(path) for path in paths], 0
     while all(len(parts) > depth + 1 for parts in folders) and len({parts[depth] for parts in folders}) == 1:
         depth += 1
     return depth
-
-
-def _entries(path: Path, depth: int) -> list[tuple[str, str]]:
-    """The (path, label) of each line; where no label is written it is the folder at ``depth``, or empty without one.
-
-    Raises:
-        UserError: the list cannot be read or is not UTF-8.
-    """
-    split = [line.rsplit(None, 1) for line in _lines(path)]
-    if all(len(words) == 2 and is_image(Path(words[0])) for words in split):
-        return [(name, label) for name, label in split]
-    return [(line, "".join(_folders(line)[depth : depth + 1])) for line in _lines(path)]
 
 
 def _folders(line: str) -> list[str]:
@@ -123,7 +134,7 @@ def _folders(line: str) -> list[str]:
 
 def _base(root: Path, first: str) -> str:
     """What stands before the paths of a list: nothing, or the folder of images."""
-    top = next(part for part in first.split("/") if part not in ("", "."))
+    top = next((part for part in first.split("/") if part not in ("", ".")), "")
     return "images/" if not (root / top).exists() and (root / "images" / top).exists() else ""
 
 
