@@ -45,7 +45,7 @@ Host().train()(torch.ones(1))
 """
 SILENCED = {
     # One more forward than the host's owner asked for, of a copy: its warnings belong to the owner's own.
-    "of the host's own": ("src/saccade/surgery/checking.py", HOST),
+    "of the host's own": ("src/saccade/graph/states.py", HOST),
     # https://github.com/Lightning-AI/pytorch-lightning/issues/21326
     "`isinstance(treespec, LeafSpec)` is deprecated": ("src/saccade/training/run.py", FIT),
     # Lightning's advice on the number of workers: the recipe decides it.

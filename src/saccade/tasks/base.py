@@ -137,7 +137,7 @@ class Task(ABC):
         if name.lower() not in known:
             names = [metric.name for metric in known.values()]
             raise UserError(
-                f"task.metric = {name!r}: there is no such metric here.{did_you_mean(name, names)} There are "
+                f"task.metric = {name!r}: there is no such metric.{did_you_mean(name, names)} There are "
                 f"{', '.join(names)}."
             )
         return known[name.lower()]
