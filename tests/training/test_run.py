@@ -274,7 +274,7 @@ def test_a_mistake_leaves_no_folder(tmp_path):
     for change, device, words in (
         ({"model.name": "nonet"}, "cpu", "nonet"),
         ({}, "cuda:97", "cuda:97"),
-        ({"task.metric": "top1"}, "cpu", "no such metric here. Did you mean 'top-1'"),
+        ({"task.metric": "top1"}, "cpu", "no such metric. Did you mean 'top-1'"),
         ({"task.name": "classfy"}, "cpu", "no task 'classfy'. Did you mean 'classify'"),
     ):
         with pytest.raises(UserError, match=words):
@@ -286,6 +286,6 @@ def test_a_split_without_enough_classes_has_no_top_5(tmp_path, split):
     three = dataclasses.replace(split, classes=["a", "b", "c"])
     assert [metric.name for metric in Classify(TINY, three).reported()] == ["top-1", "NLL"]
     recipe = TINY.with_overrides({"task.metric": "top-5"})
-    with pytest.raises(UserError, match=r"no such metric here.*There are top-1, NLL\."):
+    with pytest.raises(UserError, match=r"no such metric.*There are top-1, NLL\."):
         train(recipe, tmp_path / "run", device="cpu", images=lambda *_: three)
     assert list(tmp_path.iterdir()) == []
