@@ -125,12 +125,18 @@ class Noise(Layout):
 
 def test_one_file_adds_a_layout(tmp_path, monkeypatch):
     assert "noise" not in layouts.names()
+    for name in layouts.names():
+        (tmp_path / f"{name}.py").touch()
     (tmp_path / "noise.py").write_text(TOY)
     monkeypatch.setattr(layouts, "__path__", [*layouts.__path__, str(tmp_path)])
+    monkeypatch.setattr(layouts._TABLE, "home", tmp_path)
     assert layouts.names()[1] == "noise"
     assert open_data(Data(source="noise"), "label") == "read"
     with pytest.raises(UserError, match=r"Did you mean 'noise'\? data\.source is digits, noise or a folder"):
         layouts.layout_of(Data(source="noize"))
+    (tmp_path / "hollow.py").write_text("noise = 0")
+    with pytest.raises(TypeError, match="hollow defines 0 subclasses of Layout"):  # no file is passed over
+        layouts.names()
 
 
 def test_groups_that_labels_name_reach_the_images(tmp_path, monkeypatch):

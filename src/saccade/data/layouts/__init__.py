@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
-from importlib import import_module
-from pkgutil import iter_modules
-
 from saccade.data.layouts.base import Layout
 from saccade.data.survey import folder_of, missing
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 from saccade.recipe import Data
+from saccade.tables import Table
 
+_TABLE: Table[Layout] = Table(__name__, "layout")
 _SHOWN = 8
 
 __all__ = ["Layout", "get", "layout_of", "names", "why_not"]
@@ -65,17 +63,6 @@ def why_not(source: str, target: str) -> str:
 
 
 def _layouts() -> list[Layout]:
-    return _by_rank(*__path__)
-
-
-@cache
-def _by_rank(*folders: str) -> list[Layout]:
-    """One of each: the class in each file that bears the file's name."""
-    found = [
-        member()
-        for file in iter_modules(folders)
-        if not file.name.startswith("_") and file.name != "base"
-        for member in vars(import_module(f"{__name__}.{file.name}")).values()
-        if isinstance(member, type) and issubclass(member, Layout) and getattr(member, "name", None) == file.name
-    ]
-    return sorted(found, key=lambda layout: layout.rank)
+    """One of each, in the order of ``rank``."""
+    kinds = [_TABLE.get(name, Layout) for name in _TABLE.names()]  # type: ignore[type-abstract]
+    return sorted((kind() for kind in kinds), key=lambda layout: layout.rank)
