@@ -24,8 +24,12 @@ from saccade.errors import UserError, did_you_mean
 __all__ = ["FCN", "fcn"]
 
 default_cfgs = generate_default_cfgs(
-    {"fcn.untrained": {"url": "", "num_classes": 21, "input_size": (3, 224, 224), "classifier": "score"}}
-)
+    {
+        "fcn.untrained": {
+            "url": "", "num_classes": 21, "input_size": (3, 224, 224), "classifier": "score", "notes": ("dense",),
+        }
+    }
+)  # fmt: skip
 
 
 class FCN(nn.Module):
