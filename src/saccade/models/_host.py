@@ -100,7 +100,7 @@ def _start_from(host: nn.Module, path: Path) -> None:
     except (SafetensorError, OSError) as error:
         raise UserError(f"model.checkpoint: {path} is no readable safetensors file: {error}") from None
     own: dict[str, Tensor] = host.state_dict()
-    in_head = {key for key in own if key.rpartition(".")[0] in _head(host)}
+    in_head = {key for key in own if any(key.startswith(f"{path}.") for path in _head(host))}
     left_out: list[str] = []
     wrong: list[str] = []
     missing: list[str] = []
