@@ -1,8 +1,11 @@
 """The dense host: its sum by hand, its sizes, what is plugged into it, saved and named."""
 
+import logging
+
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import saccade
@@ -81,6 +84,13 @@ def test_a_recipe_names_it():
         ({"encoder": "resnet81"}, "model fcn: timm knows no network 'resnet81'. Did you mean 'resnet18'"),
         ({"encoder": "resnet18", "encoder_options": {"widht": 3}}, r"the encoder resnet18 .*\{'widht': 3\}"),
         ({"encodr": "resnet18"}, "no option 'encodr'. Did you mean 'encoder'"),
+        *(
+            (
+                {"encoder": "resnet18", "levels": n},
+                f"levels = {n}: the encoder resnet18 gives 5 maps; 1 to 5 are needed",
+            )
+            for n in (-1, 0, 6)
+        ),
         ({"encoder": "resnet10_small", "encoder_options": {"width": 7}}, "width must be even and at least 2, got 7"),
     ],
 )
@@ -92,3 +102,22 @@ def test_wrong_uses_are_named(model, words):
 def test_an_encoder_without_weights_is_named():
     with pytest.raises(UserError, match=r"build the encoder resnet10_small .*No pretrained weights exist"):
         create_host(Model(name="fcn", options={"encoder": "resnet10_small"}, pretrained=True), 3, 3)
+
+
+@pytest.mark.parametrize("kept", ["other classes", "no head"])
+def test_a_head_of_other_classes_is_left_out_and_said_so(tmp_path, caplog, kept):
+    net = make()
+    whole = net.state_dict()
+    path = tmp_path / "weights.safetensors"
+    save_file({key: value for key, value in whole.items() if kept != "no head" or key[:6] != "score."}, path)
+    options = {"encoder": OPTIONS["encoder"], "encoder_options": OPTIONS["encoder_options"]}
+    with caplog.at_level(logging.WARNING, "saccade"):
+        again = create_host(Model(name="fcn", options=options, checkpoint=str(path)), 3, 3).eval()
+    assert ("score.0.weight (5, 8, 1, 1) for (3, 8, 1, 1)" in caplog.text) is (kept == "other classes")
+    assert ("has no head" in caplog.text) is (kept == "no head")
+    assert again(pictures()).shape == (2, 3, 33, 46)
+    for key, value in again.state_dict().items():
+        assert key.startswith("score.") or torch.equal(value, whole[key]), key
+    save_file({key: value for key, value in whole.items() if not key.startswith("encoder.layer3")}, path)
+    with pytest.raises(UserError, match=r"another network .*missing: encoder.layer3"):
+        create_host(Model(name="fcn", options=options, checkpoint=str(path)), 3, 3)

@@ -1,5 +1,6 @@
 """Tables of segmentation by hand and against torchmetrics; one run on digits."""
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -8,15 +9,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from timm.models import _registry, get_pretrained_cfg
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
 from torchmetrics.segmentation import DiceScore
 
 import saccade
 from saccade.data import open_data
+from saccade.data.samples import VOID
 from saccade.metrics.rows import count, is_finite
-from saccade.recipe import Recipe
-from saccade.tasks.segment import VOID, Segment
+from saccade.recipe import Model, Recipe
+from saccade.tasks.segment import Segment
 from saccade.training import train
 
 CLASSES = 5
@@ -178,6 +181,27 @@ def test_maps_for_the_eye():
     assert drawn.caption == "a, b"
     assert np.asarray(drawn.picture)[1, 0].tolist() == [128, 128, 128]
     assert np.asarray(drawn.picture)[1, 1].tolist() not in ([0, 0, 0], colours[0, 1].tolist())
+
+
+def test_a_first_class_that_is_no_background_is_named_and_coloured():
+    task = Segment(Recipe(), SimpleNamespace(test=Part([torch.tensor([[0, 1, VOID]])]), classes=["road", "background"]))
+    (drawn,) = task.draw([0], None)
+    assert drawn.caption == "road"
+    road, background, void = np.asarray(drawn.picture)[0].tolist()
+    assert (background, void) == ([0] * 3, [128] * 3)
+    assert road not in (background, void)
+
+
+def test_a_network_that_says_it_is_dense_is_no_encoder(monkeypatch):
+    model = Recipe().model
+    assert task().host(model)["timm"] == "fcn"
+    assert task().host(model)["options"]["encoder"] == model.name
+    assert task().host(Model(name="fcn", options={"levels": 2})) == {
+        "timm": "fcn", "options": {"levels": 2, "num_classes": CLASSES, "in_chans": 1},
+    }  # fmt: skip
+    dense = dataclasses.replace(get_pretrained_cfg(model.name), notes=("dense",))
+    monkeypatch.setitem(_registry._model_pretrained_cfgs, model.name, dense)
+    assert task().host(model)["timm"] == model.name
 
 
 def test_a_host_that_answers_otherwise_is_named():

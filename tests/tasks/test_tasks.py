@@ -28,6 +28,33 @@ def test_the_data_decide_unless_the_recipe_does():
         tasks.choose(Recipe().with_overrides({"task.name": "segmnt"}))
 
 
+@pytest.fixture
+def with_another(monkeypatch):
+    """``with_another(name, auto)`` adds a task that learns from labels."""
+
+    def call(name, auto):
+        known, get = tasks.names(), tasks.get
+        monkeypatch.setattr(tasks, "names", lambda: sorted([*known, name]))
+        other = type("Other", (Task,), {"target": "label", "auto": auto})
+        monkeypatch.setattr(tasks, "get", lambda asked: other if asked == name else get(asked))
+
+    return call
+
+
+@pytest.mark.parametrize("name", ["a", "z"])
+def test_a_task_that_must_be_asked_for_changes_nothing(with_another, name):
+    with_another(name, False)
+    assert tasks.choose(Recipe()) == "classify"
+    assert tasks.choose(Recipe().with_overrides({"task.name": name})) == name
+
+
+@pytest.mark.parametrize(("name", "files"), [("a", "a.py and tasks/classify"), ("z", "classify.py and tasks/z")])
+def test_two_tasks_for_the_same_targets_are_refused(with_another, name, files):
+    with_another(name, True)
+    with pytest.raises(TypeError, match=f"tasks/{files}.py are both the task for targets of the kind 'label'"):
+        tasks.choose(Recipe())
+
+
 def test_a_task_without_its_targets_is_refused(tmp_path):
     for label in "ab":
         (tmp_path / label).mkdir()

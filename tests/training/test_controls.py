@@ -1,5 +1,8 @@
 """Runs of the controls ``noise`` and ``shuffled``: their start, their own weights, the order of the test images."""
 
+import copy
+import dataclasses
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -138,11 +141,16 @@ def test_noise_is_drawn_once_per_seed_and_stays(split, tmp_path):
 
 
 def test_a_shuffled_run_sees_the_test_images_mixed_and_reports_them_in_their_order(split, tmp_path):
-    folder = tmp_path / "run"
-    result = train(TINY.with_overrides({"attention.control": "shuffled"}), folder, device="cpu")
+    folder, patients = tmp_path / "run", [f"patient {7 * n % 10}" for n in range(37)]
+    grouped = copy.copy(split.test)
+    grouped.groups = patients
+    recipe, images = TINY.with_overrides({"attention.control": "shuffled"}), dataclasses.replace(split, test=grouped)
+    result = train(recipe, folder, device="cpu", images=lambda *_: images)
     network = saccade.load(folder)
     saved = load_file(folder / "rows.safetensors")
     assert saved["label"].tolist() == [split.test.target(n) for n in range(37)]
+    assert saved["group"].dtype == torch.int64
+    assert [f"patient {code}" for code in saved["group"].tolist()] == patients
     order = torch.randperm(37, generator=torch.Generator().manual_seed(0)).tolist()
 
     def predicted(order):

@@ -50,6 +50,7 @@ def test_the_score_is_that_of_the_network_it_saved(straight, split):
     with torch.no_grad():
         logits = torch.cat([network(part) for part in images.split(31)])
     answers = load_file(folder / "rows.safetensors")
+    assert "group" not in answers  # of images without groups
     assert torch.equal(answers["label"].long(), labels)
     assert torch.equal(answers["predicted"].long(), logits.argmax(1))
     right = (logits.argmax(1) == labels).double()

@@ -11,7 +11,7 @@ from pathlib import Path
 import timm
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models import is_model, list_models, model_entrypoint
+from timm.models import get_pretrained_cfg, is_model, list_models, model_entrypoint
 from torch import Tensor, nn
 
 from saccade.errors import UserError, did_you_mean
@@ -19,7 +19,7 @@ from saccade.escaping import brief
 from saccade.recipe import Model
 from saccade.trust import fetching
 
-__all__ = ["create_host"]
+__all__ = ["create_host", "is_dense"]
 
 _log = logging.getLogger("saccade")
 
@@ -63,6 +63,15 @@ def create_host(model: Model, classes: int, channels: int) -> nn.Module:
     return host
 
 
+def is_dense(name: str) -> bool:
+    """Return whether the network ``name`` gives logits (B, K, H, W): whether the notes of its configuration say dense.
+
+    A file of ``models/`` states it to timm: ``generate_default_cfgs({"NAME.untrained": {..., "notes": ("dense",)}})``.
+    """
+    found = get_pretrained_cfg(name.partition(".")[0])
+    return found is not None and "dense" in (found.notes or ())
+
+
 def _reason(model: Model, error: Exception) -> str:
     """Explain timm's error in terms of the recipe."""
     name, _, tag = model.name.partition(".")
@@ -91,7 +100,7 @@ def _start_from(host: nn.Module, path: Path) -> None:
     except (SafetensorError, OSError) as error:
         raise UserError(f"model.checkpoint: {path} is no readable safetensors file: {error}") from None
     own: dict[str, Tensor] = host.state_dict()
-    in_head = {key for key in own if key.rpartition(".")[0] in _head(host)}
+    in_head = {key for key in own if any(key.startswith(f"{path}.") for path in _head(host))}
     left_out: list[str] = []
     wrong: list[str] = []
     missing: list[str] = []

@@ -24,8 +24,12 @@ from saccade.errors import UserError, did_you_mean
 __all__ = ["FCN", "fcn"]
 
 default_cfgs = generate_default_cfgs(
-    {"fcn.untrained": {"url": "", "num_classes": 21, "input_size": (3, 224, 224), "classifier": "score"}}
-)
+    {
+        "fcn.untrained": {
+            "url": "", "num_classes": 21, "input_size": (3, 224, 224), "classifier": "score", "notes": ("dense",),
+        }
+    }
+)  # fmt: skip
 
 
 class FCN(nn.Module):
@@ -36,11 +40,12 @@ class FCN(nn.Module):
         encoder_options: passed to ``timm.create_model``.
         num_classes: K.
         in_chans: C.
-        levels: number of maps that are scored, from the coarsest.
+        levels: number of maps that are scored, from the coarsest, at least 1.
         pretrained_encoder: start from timm's weights for the encoder.
 
     Raises:
-        UserError: timm has no such encoder, or cannot build it with these options so that it gives its maps.
+        UserError: timm has no such encoder, or cannot build it with these options so that it gives its maps, or it has
+            fewer maps than ``levels``.
     """
 
     def __init__(
@@ -64,8 +69,13 @@ class FCN(nn.Module):
             raise UserError(f"timm could not build the encoder {encoder} with options {options}: {error}") from error
         self.num_classes = num_classes
         self.encoder: nn.Module = encoder_net
-        widths = encoder_net.feature_info.channels()[-levels:]
-        self.score = nn.ModuleList(nn.Conv2d(width, num_classes, 1) for width in widths)
+        widths = encoder_net.feature_info.channels()
+        if not 1 <= levels <= len(widths):
+            raise UserError(
+                f"levels = {levels}: the encoder {encoder} gives {len(widths)} maps; 1 to {len(widths)} are needed"
+            )
+        self.score = nn.ModuleList(nn.Conv2d(width, num_classes, 1) for width in widths[-levels:])
+        self.default_cfg = {"classifier": default_cfgs["fcn"].default.classifier}
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x (B, C, H, W) to logits (B, K, H, W)."""

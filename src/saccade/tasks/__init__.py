@@ -33,6 +33,7 @@ def choose(recipe: Recipe) -> str:
 
     Raises:
         UserError: there is no such task, or the data has no targets for it.
+        TypeError: two tasks are the one for the same targets.
     """
     from saccade.data import layout_of
 
@@ -46,7 +47,11 @@ def choose(recipe: Recipe) -> str:
                 f"{layout.name}, has {' and '.join(map(repr, layout.targets))}"
             )
         return asked
-    for name in names():
-        if get(name).target == layout.targets[0]:
-            return name
-    raise UserError(f"no task learns from targets of the kind {layout.targets[0]!r}, which {layout.name} gives")
+    kind = layout.targets[0]
+    found = [name for name in names() if (task := get(name)).auto and task.target == kind]
+    if len(found) > 1:
+        files = " and ".join(f"tasks/{name}.py" for name in found)
+        raise TypeError(f"{files} are both the task for targets of the kind {kind!r}; set auto = False in all but one")
+    if not found:
+        raise UserError(f"no task learns from targets of the kind {kind!r}, which {layout.name} gives")
+    return found[0]

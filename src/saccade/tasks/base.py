@@ -65,11 +65,13 @@ class Task(ABC):
 
     Attributes:
         target: the kind of target it learns from; see ``saccade.data.samples``.
+        auto: whether a recipe that names no task may get it; of the tasks for one ``target`` one alone has it.
         metrics: the first gives the verdicts unless the recipe names another.
         truth: the keys of the rows that must be the same in all runs of a study.
     """
 
     target: ClassVar[str]
+    auto: ClassVar[bool] = True
     metrics: ClassVar[tuple[Metric, ...]]
     truth: ClassVar[tuple[str, ...]] = ()
 
@@ -98,7 +100,10 @@ class Task(ABC):
 
     @abstractmethod
     def rows(self, network: nn.Module, images: Tensor, targets: Any) -> Rows:
-        """Return what every metric needs of the network's answers to a batch, in eval mode."""
+        """Return what every metric needs of the network's answers to a batch, in eval mode.
+
+        Floating-point entries must be finite: a NaN or an infinity is taken for divergence and ends the training.
+        """
 
     @abstractmethod
     def trivial(self) -> tuple[str, Rows]:

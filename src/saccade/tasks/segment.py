@@ -16,18 +16,19 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from saccade.data.samples import VOID
 from saccade.metrics.metric import Metric
-from saccade.models import create_host
+from saccade.models import create_host, is_dense
 from saccade.recipe import Model
 from saccade.tasks.base import Drawing, Task
 
 if TYPE_CHECKING:
     from saccade.metrics.rows import Rows
 
-__all__ = ["VOID", "Segment"]
+__all__ = ["Segment"]
 
-VOID = 255
-"""The index of pixels that count nowhere."""
+_BACKGROUND = "background"
+"""A class of this name is neither named nor coloured."""
 _GOLDEN = (5**0.5 - 1) / 2
 """Steps of the hue circle that come near no earlier step for long."""
 
@@ -69,8 +70,8 @@ class Segment(Task):
     )
 
     def _dense(self, model: Model) -> Model:
-        """Return ``model`` if it is an FCN, else an FCN with ``model`` as its encoder."""
-        if model.name.startswith("fcn"):
+        """Return ``model`` if it gives logits for each pixel, else an FCN with ``model`` as its encoder."""
+        if is_dense(model.name):
             return model
         options = {"encoder": model.name, "encoder_options": model.options}
         return model.model_copy(update={"name": "fcn", "options": options})
@@ -115,16 +116,29 @@ class Segment(Task):
     def draw(self, indices: Sequence[int], network: nn.Module | None) -> list[Drawing]:
         truth = torch.stack([torch.as_tensor(self.data.test.target(i)).long() for i in indices])
         if network is None:
-            names = [", ".join(self.data.classes[c] for c in mask.unique().tolist() if 0 < c < VOID) for mask in truth]
-            return [Drawing(name, None, _painted(mask)) for name, mask in zip(names, truth, strict=True)]
+            return [Drawing(self._named(mask), None, self._painted(mask)) for mask in truth]
         answers = network(self.images(indices)).argmax(1)
         tables = _tables(answers, truth, len(self.data.classes))
         found = []
         for k, answer in enumerate(answers):
             score = self.metrics[0].of({key: table[k : k + 1] for key, table in tables.items()})
             words = "void everywhere" if score is None else f"mIoU {score:.0f}\u202f%"
-            found.append(Drawing(words, None, _painted(answer)))
+            found.append(Drawing(words, None, self._painted(answer)))
         return found
+
+    def _named(self, mask: Tensor) -> str:
+        names = [self.data.classes[c] for c in mask.unique().tolist() if c != VOID]
+        return ", ".join(name for name in names if name != _BACKGROUND)
+
+    def _painted(self, mask: Tensor) -> Image.Image:
+        """Paint a map (H, W): background black, void grey."""
+        palette = np.zeros((VOID + 1, 3), dtype=np.uint8)
+        for c, name in enumerate(self.data.classes):
+            if name != _BACKGROUND:
+                bright = 1.0 if c % 2 else 0.7
+                palette[c] = [round(255 * part) for part in hsv_to_rgb(c * _GOLDEN % 1, 0.65, bright)]
+        palette[VOID] = 128
+        return Image.fromarray(palette[mask.numpy()])
 
 
 def _tables(answers: Tensor, truth: Tensor, classes: int) -> Rows:
@@ -151,13 +165,3 @@ def _of_constant(counts: Tensor, answer: int, classes: int) -> Rows:
     fp = torch.zeros_like(there)
     fp[answer] = there.sum() - there[answer]
     return {"tp": tp, "fp": fp, "fn": there - tp}
-
-
-def _painted(mask: Tensor) -> Image.Image:
-    """Paint a map (H, W): class 0 black, void grey."""
-    palette = np.zeros((VOID + 1, 3), dtype=np.uint8)
-    for c in range(1, VOID):
-        bright = 1.0 if c % 2 else 0.7
-        palette[c] = [round(255 * part) for part in hsv_to_rgb(c * _GOLDEN % 1, 0.65, bright)]
-    palette[VOID] = 128
-    return Image.fromarray(palette[mask.numpy()])

@@ -216,9 +216,12 @@ def _finish(
     network.to(device).eval()
     constant = {} if diverged else constant_plugs(network, (images.to(device) for images, _ in test))
     network.cpu()
-    found: Rows = kept["test"]
+    found: Rows = dict(kept["test"])
     if (order := _order(recipe, len(split.test))) is not None:
         found = select(found, torch.tensor(order).argsort())
+    if (groups := split.test.groups) is not None:
+        codes = {group: code for code, group in enumerate(sorted(set(groups)))}
+        found["group"] = torch.tensor([codes[group] for group in groups])
     words, constant_answer = task.trivial()
     scores = task.scores(found)
     result = {
