@@ -1,26 +1,12 @@
 """Small studies for the tests of the statistics."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from saccade.metrics.metric import Metric
 from saccade.study import stats
 
-
-@dataclass(frozen=True)
-class Metric:
-    """Top-1 unless said otherwise."""
-
-    unit: str = "%"
-    digits: int = 1
-    low: float | None = 0.0
-    high: float | None = 100.0
-    higher_is_better: bool = True
-    margin: float = 1.0
-
-
-TOP1 = Metric()
-PIXELS = Metric("px", 2, 0.0, None, False, 0.25)
+TOP1 = Metric(name="top-1", unit="%", margin=1.0, low=0.0, high=100.0, score=len)
+PIXELS = Metric(name="error", unit="px", margin=0.25, low=0.0, higher_is_better=False, digits=3, score=len)
 """An error in pixels: unbounded, and lower is better."""
 
 

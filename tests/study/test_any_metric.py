@@ -6,13 +6,14 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from example_studies import BY_HAND, PIXELS, TOP1, Metric, analyse, draw, rows
+from example_studies import BY_HAND, PIXELS, TOP1, analyse, draw, rows
 
+from saccade.metrics.metric import Metric
 from saccade.study.precision import image_df, image_floor, lasting_error, lasting_of, spread
 from saccade.study.stats import intervals
 
 RNG = np.random.default_rng(40)
-PLAIN = Metric("", 3, 0.0, 1.0, True, 0.01)
+PLAIN = Metric(name="AUROC", unit="", margin=0.01, low=0.0, high=1.0, digits=4, score=len)
 
 
 def errors(seed, arms=4, seeds=3, images=60, gains=()):
@@ -210,8 +211,8 @@ class TestReference:
         assert (a.low, a.high, a.raw, a.seeds_needed) == (rows(free)["a"].low, rows(free)["a"].high, a.raw, None)
         assert a.sentence().endswith("3 seeds). none is not better than always cat by more than noise.")
         assert withheld.notes[0] == (
-            "none scores 11.0 %, which is not better than always cat, 8.8 %, by more than noise (two standard errors: "
-            "2.3 %). The host has not learnt the task, so no arm is judged."
+            "none scores 11.00 %, which is not better than always cat, 8.80 %, by more than noise (two standard errors: "
+            "2.31 %). The host has not learnt the task, so no arm is judged."
         )
         assert withheld.notes[1:] == free.notes
 

@@ -36,8 +36,8 @@ def _draw(rng, path):
 def read(monkeypatch):
     """The files that were read, in order."""
     monkeypatch.setattr(images, "_last", None)
-    paths, look = [], opening.look
-    monkeypatch.setattr(opening, "look", lambda path, *how: paths.append(path.name) or look(path, *how))
+    paths, read_image = [], opening.read_image
+    monkeypatch.setattr(opening, "read_image", lambda path, *how: paths.append(path.name) or read_image(path, *how))
     return paths
 
 
