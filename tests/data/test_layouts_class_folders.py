@@ -349,7 +349,7 @@ def one_class(root):
 def hollow(root):
     for path in (root / "b").iterdir():
         path.unlink()
-    return "not class_folders, for a holds images, and not b; at least 2 classes are needed"
+    return r"not class_folders, for a holds images \(none in b\); at least 2 classes are needed"
 
 
 def single_image(root):

@@ -77,9 +77,11 @@ class ClassFolders(FolderLayout):
             return None
         if not filled:
             return _no_images(root)
-        empty = ", ".join(brief(of.name) for of in classes if of not in filled)
+        empty = [brief(of.name) for of in classes if of not in filled]
         hint = f". Did you mean {brief(filled[0])}?" if len(subfolders(filled[0])) > 1 else ""
-        beside = f", and not {empty}" if empty else ""
+        beside = (
+            f" (none in {', '.join(empty[:5])}{f' and {len(empty) - 5} more' if empty[5:] else ''})" if empty else ""
+        )
         return f"{brief(filled[0].relative_to(root))} holds images{beside}; at least 2 classes are needed{hint}"
 
     def mistaken(self, root: Path) -> str | None:
