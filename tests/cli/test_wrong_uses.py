@@ -111,7 +111,7 @@ WRONG = {
     "a broken image": ("compare --data broken --attention se --seeds 2 --out new", "0.png"),
     "an empty class": (
         "compare --data hollow --attention se --seeds 2 --out new",
-        "train/cat holds images, and not dog; at least 2 classes are needed",
+        "train/cat holds images (none in dog); at least 2 classes are needed",
     ),
     "a class in one part only": ("compare --data lopsided --attention se --seeds 2 --out new", "dog"),
     "one class only": ("compare --data single --attention se --seeds 2 --out new", "class"),

@@ -104,8 +104,10 @@ def test_a_part_without_masks_where_folders_lie_around_the_parts(tmp_path):
     for i in range(5):
         pair(tmp_path / "images" / "train", tmp_path / "masks" / "train", i)
     pair(tmp_path / "images" / "test", tmp_path / "elsewhere", 7)
-    description = opened(tmp_path).description
-    assert description.endswith("held back with seed 0; 'test' has no masks and is not used")
+    said = "held back with seed 0; 'test' has no masks and is not used"
+    assert opened(tmp_path).description.endswith(said)
+    (tmp_path / "masks" / "test").mkdir()
+    assert opened(tmp_path).description.endswith(said)
 
 
 def test_a_folder_of_masks_holds_images(tmp_path):

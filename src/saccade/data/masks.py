@@ -34,7 +34,7 @@ _VOID_NAME = "void"
 _INDICES = ("L", "P", "1")
 
 
-class _Look(NamedTuple):
+class _Contents(NamedTuple):
     """What a mask file holds: upright size (width, height), its values, number and CRC-32 of its bytes, its fault."""
 
     size: tuple[int, int]
@@ -71,8 +71,8 @@ class Masks(Labels):
         self.problems = {path: "has no mask of its name" for path in sizes if path not in masks}
         deciding = masks if len(names) in (0, 2) else sizes  # all, where they decide the classes or what 255 is
         paired = [path for path in deciding if path in masks]
-        self._looks = dict(zip(paired, each(_look, [masks[path] for path in paired], notify), strict=True))
-        whole = [found for found in self._looks.values() if not found.problem]
+        self._contents = dict(zip(paired, each(_read_mask, [masks[path] for path in paired], notify), strict=True))
+        whole = [found for found in self._contents.values() if not found.problem]
         values = frozenset[int]().union(*(found.values for found in whole))
         known = list(names) or [str(index) for index in range(max(values - {VOID}, default=0) + 1)]
         self._codes = np.full(256, VOID, np.uint8)
@@ -83,7 +83,7 @@ class Masks(Labels):
             self.classes = [name for name in known if name != _VOID_NAME]
             self._codes[[index for index, name in enumerate(known) if name != _VOID_NAME]] = range(len(self.classes))
         for path, size in sizes.items():
-            found = self._looks.get(path)
+            found = self._contents.get(path)
             if found and (problem := found.problem or _misfit(found, size, len(known))):
                 self.problems[path] = f"has the mask {brief(masks[path].relative_to(root))}, which {problem}"
         self.notes = [] if len(self.classes) > 1 else ["the masks hold one class alone"]
@@ -95,7 +95,7 @@ class Masks(Labels):
 
     def fact(self, path: Path) -> Any:
         """Name and checksum of its mask, and the class of each value that is not its own class."""
-        found = self._looks[path]
+        found = self._contents[path]
         moved = [[value, code] for value in sorted(found.values) if (code := int(self._codes[value])) != value]
         return [self._masks[path].relative_to(self._root).as_posix(), found.content[1], *[moved] * bool(moved)]
 
@@ -105,7 +105,7 @@ class Masks(Labels):
             code
             for path in part.files
             if path in good and path not in self.problems
-            for code in {int(self._codes[value]) for value in self._looks[path].values}
+            for code in {int(self._codes[value]) for value in self._contents[path].values}
         )
         return {name: shown[code] for code, name in enumerate(self.classes)}
 
@@ -147,23 +147,23 @@ class MaskFiles:
             raise UserError(f"{brief(path)} {problem}") from None
 
 
-def _look(path: Path) -> _Look:
+def _read_mask(path: Path) -> _Contents:
     nothing = ((0, 0), frozenset[int](), (0, 0))
     try:
         with opened(path) as image:
             if image.format == "JPEG":
-                return _Look(*nothing, "is a JPEG, whose compression changes class indices; write PNG")
+                return _Contents(*nothing, "is a JPEG, whose compression changes class indices; write PNG")
             if image.mode not in _INDICES:
-                return _Look(
+                return _Contents(
                     *nothing,
                     f"is of mode {image.mode}, no image of class indices (mode L or P); masks in colours cannot be "
                     "read yet",
                 )
             found = _indices(image)
             values = frozenset(np.flatnonzero(np.bincount(found.ravel(), minlength=256)).tolist())
-            return _Look((found.shape[1], found.shape[0]), values, checksum(path), "")
+            return _Contents((found.shape[1], found.shape[0]), values, checksum(path), "")
     except UnreadableError as problem:
-        return _Look(*nothing, str(problem))
+        return _Contents(*nothing, str(problem))
 
 
 def _indices(image: Image.Image) -> NDArray[np.uint8]:
@@ -172,7 +172,7 @@ def _indices(image: Image.Image) -> NDArray[np.uint8]:
     return np.asarray(turned.convert("L") if turned.mode == "1" else turned, np.uint8)
 
 
-def _misfit(found: _Look, size: tuple[int, int], classes: int) -> str:
+def _misfit(found: _Contents, size: tuple[int, int], classes: int) -> str:
     """Why a mask does not belong to an image of ``size`` or to so many classes."""
     if found.size != size:
         return f"is {found.size[0]}×{found.size[1]} pixels; its image is {size[0]}×{size[1]}"

@@ -123,7 +123,9 @@ def surveyed(
     classes, notes = sorted(found["train"].classes), list(notes)
     if classes != [""]:
         problems += _class_problems(root, found)
-        unlike = _unlike(root, found["train"], found.get("val"))
+        val = found.get("val")
+        filled = val and Part(val.name, {name: files for name, files in val.classes.items() if files})
+        unlike = _unlike(root, found["train"], filled)
         notes += [f"{sentence} A phase that chooses on val would miss it." for sentence in unlike]
     return Survey(root, classes, found, others or Counter(), hidden or Counter(), again, notes, sorted(problems))
 

@@ -306,7 +306,9 @@ def _check_images(study: Study, finished: Finished) -> None:
         fingerprint = finished.get((run.arm.name, run.seed), {}).get("fingerprint")
         if not fingerprint:
             continue
-        first, expected = known.setdefault(run.recipe.data.model_dump_json(), (run, fingerprint))
+        # A network that chooses its epoch on val has the images of val in its fingerprint.
+        described = run.recipe.data.model_dump_json() + run.recipe.model.model_dump_json()
+        first, expected = known.setdefault(described, (run, fingerprint))
         if fingerprint != expected:
             raise _other_images(first, run, "the images changed between them")
 

@@ -214,9 +214,8 @@ class FolderLayout(Layout):
         met = [sentence for path, sentence in bad.items() if path in (taken if spec.skip_bad else val)]
         if not spec.skip_bad:
             refused += [sentence for path, sentence in bad.items() if path in taken - val]
-            notes += [f"left out of val are {len(met)} images, which a phase that chooses on val would miss"] * bool(
-                met
-            )
+            if met:
+                notes.append(f"left out of val are {len(met)} images, which a phase that chooses on val would miss")
         if beside := [sentence for path, sentence in bad.items() if path not in taken]:
             notes.append(f"{len(beside)} bad files are not among the images that are taken: {_listed(beside)}")
         notes += _passed_over(seen)

@@ -18,7 +18,8 @@ with a dot first) is no data. Class names that differ only in how their accents 
 composed letters; its files are opened where they lie.
 
 A file that is broken, no image or larger than ``imagefiles.LARGEST`` is refused by name; ``skip_bad`` leaves such files
-out instead. The parts are drawn before, so that the others stay where they are. A file that links put into two parts or
+out instead, and in a part to validate they are always left out. The parts are drawn before, so that the others stay
+where they are. A file that links put into two parts or
 two classes is refused by both its names; within a class it is taken once. Copies, files with the same bytes in both
 parts or in two classes, are taken and counted in ``Split.cautions``: published sets hold some.
 
@@ -77,9 +78,10 @@ class ClassFolders(FolderLayout):
             return None
         if not filled:
             return _no_images(root)
-        empty = ", ".join(brief(of.name) for of in classes if of not in filled)
+        empty = [brief(of.name) for of in classes if of not in filled]
+        more = f" and {len(empty) - 5} more" if empty[5:] else ""
         hint = f". Did you mean {brief(filled[0])}?" if len(subfolders(filled[0])) > 1 else ""
-        beside = f", and not {empty}" if empty else ""
+        beside = f" (none in {', '.join(empty[:5])}{more})" if empty else ""
         return f"{brief(filled[0].relative_to(root))} holds images{beside}; at least 2 classes are needed{hint}"
 
     def mistaken(self, root: Path) -> str | None:

@@ -103,11 +103,9 @@ def _entries(root: Path, lists: dict[str, Path]) -> dict[str, list[tuple[str, st
     most = 2 * sum(has for has, _, _ in labelled) > len(labelled)
     odd = next(((role, text) for has, role, text in labelled if has is not most), None)
     if odd:
-        owner, (has, others) = (
-            brief(lists[odd[0]].relative_to(root)),
-            ("no", "have one") if most else ("a", "have none"),
-        )
-        raise UserError(f"{owner} names {brief(odd[1])!r} with {has} label; other lines {others}")
+        owner = brief(lists[odd[0]].relative_to(root))
+        said = "no label; other lines have one" if most else "a label; other lines have none"
+        raise UserError(f"{owner} names {brief(odd[1])!r} with {said}")
     if most:
         return split
     depth = _depth([text for text, _ in split["train"]])

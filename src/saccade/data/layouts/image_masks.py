@@ -2,7 +2,7 @@
 
 Understood are ``images/`` and ``masks/`` (or a name of ``_IMAGES`` and of ``_MASKS``), alone, inside each of ``train``,
 ``test`` and ``val``, or around them; and the form of CamVid, ``train`` beside ``trainannot``. Alone, ``test_part`` of
-the images is held back.
+the images is held back. A part without masks is not used.
 
 A mask is as large as its image, of mode L or P, and holds class indices, 255 where no class is. Masks that hold 0 and
 255 alone have two classes, background and foreground. ``classes.txt`` in the folder names the classes, one a line, in
@@ -108,7 +108,7 @@ def _pairs(root: Path) -> tuple[dict[str, _Pair], list[str]]:
     folders = {path.name: path for path in subfolders(root)}
     images, masks = _named(folders, _IMAGES), _named(folders, _MASKS)
     if images and masks:
-        inner = {path.name: path for path in subfolders(masks)}
+        inner = {path.name: path for path in subfolders(masks) if _has_image(path)}
         folders = {path.name: path for path in subfolders(images)}
         found = {name: _Pair(name, path, inner[name]) for name, path in folders.items() if name in inner}
         if not assigned(found):
