@@ -211,8 +211,8 @@ class TestReference:
         assert (a.low, a.high, a.raw, a.seeds_needed) == (rows(free)["a"].low, rows(free)["a"].high, a.raw, None)
         assert a.sentence().endswith("3 seeds). none is not better than always cat by more than noise.")
         assert withheld.notes[0] == (
-            "none scores 11.00 %, which is not better than always cat, 8.80 %, by more than noise (two standard errors: "
-            "2.31 %). The host has not learnt the task, so no arm is judged."
+            "none scores 11.00 %, which is not better than always cat, 8.80 %, by more than noise (two standard "
+            "errors: 2.31 %). The host has not learnt the task, so no arm is judged."
         )
         assert withheld.notes[1:] == free.notes
 

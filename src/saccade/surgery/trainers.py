@@ -116,8 +116,8 @@ def plugged_trainer(
         does.
 
     Raises:
-        UserError: ``trainer`` is no class with ``get_model``, or the mechanism is unknown, takes no such option, or stands
-            in the place of convolutions.
+        UserError: ``trainer`` is no class with ``get_model``, or the mechanism is unknown, takes no such option, or
+            stands in the place of convolutions.
     """
     if not isinstance(trainer, type):
         raise UserError(f"plugged_trainer takes the class of a trainer, got an object of {type(trainer).__name__}")

@@ -35,16 +35,17 @@ def choose(recipe: Recipe) -> str:
         UserError: there is no such task, or the data has no targets for it.
         TypeError: two tasks are the one for the same targets.
     """
-    from saccade.data import layout_of
+    from saccade.data.layouts import layout_of, why_not
 
     layout = layout_of(recipe.data)
     asked = recipe.task.name
     if asked != "auto":
         needed = get(asked).target
         if needed not in (*layout.targets, "none"):
+            why = why_not(recipe.data.source, needed)
             raise UserError(
                 f"the task {asked} learns from targets of the kind {needed!r}; {recipe.data.source}, read as "
-                f"{layout.name}, has {' and '.join(map(repr, layout.targets))}"
+                f"{layout.name}, has {' and '.join(map(repr, layout.targets))}{f' ({why})' if why else ''}"
             )
         return asked
     kind = layout.targets[0]
