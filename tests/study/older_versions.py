@@ -1,4 +1,4 @@
-"""Study folders as version 0.3 wrote them, made from those of today."""
+"""Study folders as version 0.1 wrote them, made from those of today."""
 
 import json
 import tomllib
@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 
 def as_before(study):
-    """Make the files of ``study`` and of its runs those of version 0.3."""
+    """Make the files of ``study`` and of its runs those of version 0.1."""
     for run in study.runs():
         if (run.folder / "done.json").exists():
             _run(run.folder)

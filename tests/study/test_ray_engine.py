@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from saccade import Recipe, UserError
+from saccade import Recipe, UserError, __version__
 from saccade.study.arms import arms
 from saccade.study.engine import ATTEMPTS, execute
 from saccade.study.engine.interrupts import track_interrupts
@@ -122,7 +122,7 @@ def test_a_worker_the_cluster_has_no_room_for_holds_nobody_up(told):
     {
         "refuse": "class 'dog' is empty",
         "too large": "no node of the Ray cluster has the 64 CPUs that a run asks for",
-        "another version": "has saccade 0.1.0, the study was started with 0.0.1",
+        "another version": f"has saccade {__version__}, the study was started with 0.0.1",
         "not shared": "does not see the study folder",
     }.items(),
 )

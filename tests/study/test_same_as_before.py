@@ -1,6 +1,6 @@
 """Classification studies come out as they did before the statistics took any score.
 
-The figures are those of version 0.3, to 11 digits: for each study (sigma, df, SD between seeds, largest residual), then
+The figures are those of version 0.1, to 11 digits: for each study (sigma, df, SD between seeds, largest residual), then
 for each arm, with the test images and without, (difference, low, high, se, se_images, df, p, p_holm, detectable,
 verdict, seeds_needed, images_needed).
 """
