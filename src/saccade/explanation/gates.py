@@ -117,7 +117,7 @@ def per_channel(gate: Tensor) -> Tensor:
 def site_to_show(maps: Mapping[str, Tensor], least: int = 4) -> str | None:
     """Return the last site whose gate is at least ``least`` places high and wide.
 
-    Where there is none, the one that differs most from place to place (mean standard deviation of :func:`spatial`);
+    Without one, the site that differs most from place to place (mean standard deviation of :func:`spatial`);
     None where none differs.
 
     Args:
