@@ -7,8 +7,8 @@ The parts, each of which goes on where something fails:
 
     values     every operator, and every mechanism in eval and train mode, in float32 (no TF32) against float64 on the
                CPU: result and all gradients, twice, with channels_last; bfloat16 and float16 autocast are finite
-    speed      forward and backward by turns, CUDA events: mechanisms beside the public ones of publics.py, deformable
-               convolution beside torchvision's, attention beside SDPA; peak memory
+    speed      forward and backward by turns, CUDA events: mechanisms beside those of reference_implementations.py,
+               deformable convolution beside torchvision's, attention beside SDPA; peak memory
     neutral    12 hosts × all mechanisms that are plugged: outputs, gradients and buffers bit for bit as without
     compile    some mechanisms as one graph (torch.compile, fullgraph)
     compare    ``saccade compare`` on digits through the command line

@@ -3,16 +3,16 @@
     uv run --group benchmarks python benchmarks/mechanisms.py [--only se,das] [--rounds N] [--seconds S] [--threads N]
         [--json FILE]
 
-``publics.py`` says which that is. First values and the gradient of the map of both, in float64 and train mode with
-weights that are not fresh, must agree to 1e-5: else there is no number, but "disagrees". Then forward alone and forward
-with backward run by turns in one process, on 8×256×28×28 and on 2×64×96×96. A ratio is the median over rounds of their
-time by ours, with its 95 % bootstrap interval; where so many rounds would take longer than ``--seconds``, there are
-fewer, 5 at least, and the table says how many. Freed memory stays with the process, for page faults are noise, but
-where a step takes 128 MiB and more: there they are what such a form costs. Memory is the most that is live at once in
-a step, besides the parameters and the map. Where nothing public is right, ours runs against itself on the plain
-definitions of its operators: marked, and no part of the geometric mean. Prints a Markdown table, losses too. Exit code
-1 if a goal is missed: geometric mean of forward and backward at least 1.5, no interval below 1, and for those that
-weigh every pixel by every pixel at most a tenth of the matrix's memory at 96².
+``reference_implementations.py`` says which that is. First values and the gradient of the map of both, in float64 and
+train mode with weights that are not fresh, must agree to 1e-5: else there is no number, but "disagrees". Then forward
+alone and forward with backward run by turns in one process, on 8×256×28×28 and on 2×64×96×96. A ratio is the median
+over rounds of their time by ours, with its 95 % bootstrap interval; where so many rounds would take longer than
+``--seconds``, there are fewer, 5 at least, and the table says how many. Freed memory stays with the process, for page
+faults are noise, but where a step takes 128 MiB and more: there they are what such a form costs. Memory is the most
+that is live at once in a step, besides the parameters and the map. Where nothing public is right, ours runs against
+itself on the plain definitions of its operators: marked, and no part of the geometric mean. Prints a Markdown table,
+losses too. Exit code 1 if a goal is missed: geometric mean of forward and backward at least 1.5, no interval below 1,
+and for those that weigh every pixel by every pixel at most a tenth of the matrix's memory at 96².
 """
 
 from __future__ import annotations

@@ -280,14 +280,14 @@ def read_rows(folder: Path) -> Rows | None:
         from safetensors import SafetensorError
         from safetensors.torch import load
 
-        from saccade.metrics.rows import check
+        from saccade.metrics.rows import count
 
         try:
             found: Rows = load(content)
         except (SafetensorError, ValueError, KeyError) as error:
             raise _damaged(path, Done, f"it is no safetensors file: {error}") from None
         try:
-            check(found)
+            count(found)
         except UserError as error:
             raise _damaged(path, Done, str(error)) from None
         return found

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from saccade import UserError
-from saccade.metrics.rows import check, concatenate, count, is_finite, select
+from saccade.metrics.rows import concatenate, count, is_finite, select
 
 LENGTHS = [2, 0, 3, 1]
 
@@ -34,7 +34,7 @@ def test_any_images_in_any_order_are_chosen():
     assert chosen["found/offsets"].tolist() == [0, 3, 3, 6, 8]
     assert chosen["found/box"][:, 0].tolist() == [8, 12, 16, 8, 12, 16, 0, 4]
     assert chosen["found/score"].tolist() == rows["found/score"][[2, 3, 4, 2, 3, 4, 0, 1]].tolist()
-    assert check(chosen) == 4
+    assert count(chosen) == 4
     none = select(rows, torch.tensor([], dtype=torch.int64))
     assert {key: len(value) for key, value in none.items()} == dict.fromkeys(rows, 0) | {"found/offsets": 1}
     with pytest.raises(UserError, match="rows of 0 images; at least 1"):
@@ -70,12 +70,12 @@ def test_batches_are_joined():
 )
 def test_rows_that_do_not_fit_are_refused(change, message):
     with pytest.raises(UserError, match=message):
-        check({**_rows(), **change})
+        count({**_rows(), **change})
 
 
 def test_no_rows_at_all_are_refused():
     with pytest.raises(UserError, match="nothing"):
-        check({})
+        count({})
 
 
 def test_a_number_that_is_not_finite_is_seen():

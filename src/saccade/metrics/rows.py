@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saccade.errors import UserError
 
-__all__ = ["Rows", "check", "concatenate", "count", "is_finite", "select"]
+__all__ = ["Rows", "concatenate", "count", "is_finite", "select"]
 
 Rows: TypeAlias = dict[str, Tensor]
 OFFSETS = "offsets"
@@ -28,15 +28,6 @@ def _group(key: str) -> str | None:
 
 
 def count(rows: Rows) -> int:
-    """Return the number of images.
-
-    Raises:
-        UserError: as :func:`check`.
-    """
-    return check(rows)
-
-
-def check(rows: Rows) -> int:
     """Return the number of images of ``rows``, at least one, after checking that all shapes agree.
 
     Raises:

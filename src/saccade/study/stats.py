@@ -52,16 +52,16 @@ from saccade.study.precision import (
 __all__ = ["METHOD", "Analysis", "Arm", "Difference", "Interval", "analyse", "intervals"]
 
 METHOD = """\
-All arms were trained with the same seeds; a seed fixes a host's first weights, data order and augmentation. The \
-last epoch is scored. One additive model, score = arm + seed, is fitted by least squares; the residuals, pooled over \
-all arms and moderated by each difference's own runs, give the error of the seeds. To its square is added what the \
-test images leave, from what each image or group contributes to the score. Differences, + for better, have \
-uncorrected 95 % t intervals with Satterthwaite's degrees of freedom. "Helps" and "hurts" need p < 0.05 after Holm's \
-correction over the mechanisms; controls stand outside. "Equal": the interval lies inside the margin. A difference \
-of the detectable size is found with probability 0.8. Known limits, simulated: up to 6 % false verdicts with one \
-mechanism at three seeds; too narrow intervals for an arm that scatters twice as much as the others, and for AUROC \
-with 14 positives in nine groups. Failed runs are left out. This speaks of this host, recipe and images like these \
-only."""
+All arms share the seeds; a seed fixes a host's first weights, data order and augmentation. The last epoch, or one \
+chosen on validation images, is scored. One additive model, score = arm + seed, is fitted by least squares; the \
+residuals, pooled over all arms and moderated by each difference's own runs, give the error of the seeds. To its \
+square is added what the test images leave, from what each image or group contributes to the score. Differences, + \
+for better, have uncorrected 95 % t intervals with Satterthwaite's degrees of freedom. "Helps" and "hurts" need p < \
+0.05 after Holm's correction over the mechanisms; controls stand outside. "Equal": the interval lies inside the \
+margin. A difference of the detectable size is found with probability 0.8. Known limits, simulated: about 6 % false \
+verdicts with one mechanism at three seeds; too narrow intervals for an arm that scatters twice as much as the \
+others, and for AUROC with 14 positives in nine groups. Failed runs are left out. This speaks of this host, recipe \
+and such images."""
 """How it was computed, for the reader of a report."""
 
 Floats = NDArray[np.float64]
