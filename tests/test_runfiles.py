@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from saccade.errors import UserError
 from saccade.recipe import Recipe
 from saccade.runfiles import read_done, read_epochs, read_rows
+from saccade.study.collecting import collect
 from saccade.study.plan import Study
-from saccade.study.results import collect
 from saccade.training import train
 
 DATA = """[{0}data]

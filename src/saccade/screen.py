@@ -51,6 +51,8 @@ _QUIET = 10.0
 """Seconds without a line after which a pipe hears how far the runs are."""
 _WIDE = 140
 """Columns where there is no terminal to ask."""
+_COSTS = ("parameters", "MACs", "latency")
+"""Columns that are left out where no arm has an entry."""
 _STYLE = {"helps": "green", "hurts": "red", "equal": "cyan", "not decided": "yellow"}
 
 
@@ -144,12 +146,12 @@ class Screen:
             self.say("…  " + "; ".join(f"{state.name} {state.words}" for state in self.states.values()))
 
     def show(self, results: StudyResults) -> None:
-        """The table of a study, its verdicts and its notes."""
+        """The table of a study, its verdicts and its notes; before them, that the host has not learnt the task."""
+        if results.alarm:
+            self.console.print(Text(printable(results.alarm), style="bold red"), soft_wrap=not self.bars)
         self.console.print(_table(results))
-        for row in results.analysis.differences if results.analysis else ():
-            self.console.print(
-                Text(printable(row.sentence()), style=_STYLE.get(row.verdict, "")), soft_wrap=not self.bars
-            )
+        for row in results.verdicts.values():
+            self.console.print(Text(printable(row.sentence()), style=_STYLE.get(row.word, "")), soft_wrap=not self.bars)
         for note in results.notes:
             self.console.print(Text(printable(f"note: {note.text}")), soft_wrap=not self.bars)
 
@@ -273,27 +275,29 @@ class _Bars:
 
 
 def _table(results: StudyResults) -> Table:
-    metric = results.metric
+    metric, digits = results.metric, results.metric.digits
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("arm")
-    score = f"{metric.name} {metric.unit}".strip()
-    for heading in (score, "difference", "95 % interval", "verdict", "parameters", "MACs", "latency"):
-        table.add_column(heading, justify="right")
-    found = {row.name: row for row in results.analysis.differences} if results.analysis else {}
-    digits = metric.digits
+    columns = [f"{metric.name} {metric.unit}".strip(), "difference", "95 % interval", "verdict", *_COSTS]
+    cells: list[list[Text | str]] = []
     for arm in results.arms:
-        row, cost = found.get(arm.arm.name), arm.cost
-        verdict = row.verdict if row else ""
-        table.add_row(
+        row, cost = results.verdicts.get(arm.arm.name), arm.cost
+        word = row.word if row else ""
+        cells.append([
             Text(printable(arm.arm.name)),
             _spread(arm, digits),
             "" if row is None or row.difference is None else f"{row.difference:+.{digits}f}",
             "" if row is None or row.low is None else f"{row.low:+.{digits}f} to {row.high:+.{digits}f}",
-            Text(verdict, style=_STYLE.get(verdict, "")),
+            Text(word, style=_STYLE.get(word, "")),
             "" if arm.parameters is None else f"{arm.parameters:,}",
             f"{cost.macs / 1e6:.1f} M" if cost else "",
             f"{cost.latency.median:.2f} ms" if cost else "",
-        )
+        ])  # fmt: skip
+    known = [n for n, name in enumerate(columns, 1) if name not in _COSTS or any(row[n] for row in cells)]
+    for n in known:
+        table.add_column(columns[n - 1], justify="right")
+    for line in cells:
+        table.add_row(line[0], *(line[n] for n in known))
     return table
 
 

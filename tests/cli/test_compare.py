@@ -16,8 +16,8 @@ from saccade.cli import main
 from saccade.data import layout_of
 from saccade.recipe import Data
 from saccade.study.arms import arms
+from saccade.study.collecting import collect
 from saccade.study.plan import Study
-from saccade.study.results import collect
 
 SETTINGS = ["training.epochs=2", "data.train_images=200", "data.test_images=100", "training.batch_size=50"]
 WORDS = [

@@ -58,9 +58,16 @@ def made(scores, metric=TOP1, arms=None, others=(), notes=(), trivial=None, by_c
         for own in [known[arm.name]]
     )  # fmt: skip
     controls = frozenset(arm.name for arm in arms if arm.control)
-    analysis = analyse(scores, metric=metric, controls=controls, seeds=seeds) if known["none"] else None
+    reference = trivial if trivial and trivial[1] is not None else None
+    analysis = None
+    if known["none"]:
+        analysis = analyse(scores, metric=metric, controls=controls, seeds=seeds, reference=reference)
     beside = tuple(OtherMetric(other, own, intervals(own, metric=other)) for other, own in others)
-    return StudyResults(study, "guess", metric, trivial, rows, analysis, beside, tuple(notes), runs)
+    return StudyResults(
+        name=study.folder.name, study=study, baseline="none", seeds=seeds, margin=metric.margin, task="guess",
+        metric=metric, trivial=trivial, arms=rows, analysis=analysis, others=beside, notes=tuple(notes), runs=runs,
+        scored="the last epoch", advice="Try more epochs." if analysis and analysis.not_learnt else "",
+    )  # fmt: skip
 
 
 def context(results, epochs=None, task=None):

@@ -206,15 +206,19 @@ class TestReference:
         assert rows(free)["a"].verdict == "helps"
         assert analyse(scores, reference=("always cat", 8.6)) == free
         withheld = analyse(scores, reference=("always cat", 8.8))
-        assert {row.verdict for row in withheld.differences} == {"not decided"}
+        assert {row.verdict for row in withheld.differences} == {None}
+        assert rows(withheld)["b"].sentence().startswith("b: not judged. -0.5 points (95 % interval")
         a = rows(withheld)["a"]
         assert (a.low, a.high, a.raw, a.seeds_needed) == (rows(free)["a"].low, rows(free)["a"].high, a.raw, None)
-        assert a.sentence().endswith("3 seeds). none is not better than always cat by more than noise.")
-        assert withheld.notes[0] == (
-            "none scores 11.00 %, which is not better than always cat, 8.80 %, by more than noise (two standard "
-            "errors: 2.31 %). The host has not learnt the task, so no arm is judged."
+        assert a.sentence().startswith("a: not judged. +20.0 points (95 % interval ")
+        assert a.sentence().endswith("3 seeds).")
+        assert withheld.not_learnt == (
+            "none scores 11.00 %, the trivial answer (always cat) 8.80 %: the host has not learnt the task, so no arm "
+            "is judged (two standard errors are 2.31 %)."
         )
-        assert withheld.notes[1:] == free.notes
+        assert (withheld.notes, free.not_learnt) == (free.notes, None)
+        plain = withheld.to_json()
+        assert (plain["not_learnt"], plain["differences"][0]["verdict"]) == (withheld.not_learnt, None)
 
     def test_the_images_count_too(self):
         rng = np.random.default_rng(44)
@@ -222,19 +226,15 @@ class TestReference:
         scores = {name: 100 * row.mean(axis=1) for name, row in right.items()}
         noise = 2 * math.sqrt(right["none"][0].var(ddof=1) / 50) * 100
         just = scores["none"][0] - noise
-        assert "is not better" not in analyse(scores, correct=right, reference=("chance", just - 0.1)).notes[0]
-        assert "is not better" in analyse(scores, correct=right, reference=("chance", just + 0.1)).notes[0]
+        assert analyse(scores, correct=right, reference=("chance", just - 0.1)).not_learnt is None
+        assert analyse(scores, correct=right, reference=("chance", just + 0.1)).not_learnt is not None
 
     def test_of_an_error_the_trivial_answer_is_higher(self):
         scores, values = errors(7)
         mean = scores["none"].mean()
-        assert (
-            "is not better" not in analyse(scores, metric=PIXELS, values=values, reference=("zero", mean + 5)).notes[0]
-        )
-        for trivial in (mean + 0.01, mean - 5):
-            assert (
-                "is not better" in analyse(scores, metric=PIXELS, values=values, reference=("zero", trivial)).notes[0]
-            )
+        for trivial, learnt in ((mean + 5, True), (mean + 0.01, False), (mean - 5, False)):
+            found = analyse(scores, metric=PIXELS, values=values, reference=("zero", trivial))
+            assert (found.not_learnt is None) == learnt
 
     def test_a_host_that_learnt_is_judged(self):
         assert analyse(BY_HAND, reference=("always 3", 10.0)) == analyse(BY_HAND)

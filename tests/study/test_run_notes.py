@@ -6,8 +6,8 @@ import pytest
 
 from saccade import Recipe, UserError
 from saccade.study.arms import arms
+from saccade.study.collecting import collect
 from saccade.study.plan import Study
-from saccade.study.results import collect
 
 ENVIRONMENT = {"device": "cpu", "accelerator": None, "cpu": "a", "python": "3.11", "packages": {"torch": "2.11"}}
 DONE = {"task": "classify", "metric": "top-1", "epochs": 3, "seconds": 5.0, "parameters": 1000, "diverged": None}

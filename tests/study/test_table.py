@@ -37,7 +37,7 @@ def _results(names=NAMES, notes=(), controls=("extra",), seeds=3, model="resnet1
         replace(first, name=names[1], difference=15.125, low=-0.5, high=30.75, p_holm=0.0004, verdict="helps"),
         replace(second, name=names[2], difference=-1.5, low=None, high=None, p_holm=None, verdict="not decided"),
     )
-    return replace(found, arms=tuple(rows), analysis=replace(found.analysis, differences=judged))
+    return replace(found, arms=(*rows, *found.arms[len(rows) :]), analysis=replace(found.analysis, differences=judged))
 
 
 def _rows_of_markdown(text):

@@ -31,7 +31,7 @@ class Difference:
         df: Satterthwaite's degrees of freedom of ``se``.
         p: two-sided, uncorrected.
         p_holm: corrected over the mechanisms; for a control the same as ``p``.
-        verdict: "helps", "hurts", "equal" or "not decided".
+        verdict: "helps", "hurts", "equal" or "not decided"; None where the baseline has not learnt the task.
         detectable: smallest true difference this study would have found with 80 % power.
         seeds_needed: for "not decided", seeds that would probably decide; None if over 100, or for another verdict.
         images_needed: for "not decided", whether no number of seeds would decide on so few test images.
@@ -58,7 +58,7 @@ class Difference:
     df: float | None
     p: float | None
     p_holm: float | None
-    verdict: Verdict
+    verdict: Verdict | None
     detectable: float | None
     seeds_needed: int | None
     images_needed: bool
@@ -73,6 +73,14 @@ class Difference:
     higher_is_better: bool
     reason: str | None
 
+    @property
+    def word(self) -> str:
+        """The verdict in words; "not judged" for None."""
+        return self.verdict or "not judged"
+
+    def __str__(self) -> str:
+        return self.sentence()
+
     def sentence(self) -> str:
         """The verdict in one or two plain sentences with its numbers."""
         head, figure, rest = self.parts()
@@ -80,7 +88,7 @@ class Difference:
 
     def parts(self) -> tuple[str, str, str]:
         """The sentence as its verdict, the difference with its unit ("" without one), and the rest."""
-        head = f"{self.name}{' (control)' if self.is_control else ''}: {self.verdict}"
+        head = f"{self.name}{' (control)' if self.is_control else ''}: {self.word}"
         if self.difference is None:
             return head, "", str(self.reason)
         if self.low is None or self.high is None:
@@ -91,6 +99,8 @@ class Difference:
         if self.verdict == "equal":
             leave = "" if self.is_control else ": it can be left out"
             return f"{head} to {self.baseline} within {within}", figure, f"({interval}){leave}."
+        if self.verdict is None:
+            return head, figure, f"({interval})."
         if self.verdict == "not decided":
             return head, figure, f"({interval}){self._outlook(digits)}"
         corrected = "Holm p" if self.comparisons > 1 else "p"
@@ -101,8 +111,6 @@ class Difference:
 
     def _outlook(self, digits: int) -> str:
         """What an undecided study could have seen, and what would decide."""
-        if self.reason is not None:
-            return f". {self.reason}"
         said = ""
         if self.p is not None and self.p < self.alpha:
             said += f"; zero is outside, but not after correction for {self.comparisons} comparisons"
@@ -181,6 +189,8 @@ class Analysis:
         images: test images behind the scores; None where they were not given.
         first_look: three seeds or fewer.
         notes: sentences the reader must see beside the verdicts.
+        not_learnt: the sentence that stands before everything else where the baseline is within noise of the trivial
+            answer; None where it is not.
     """
 
     baseline: str
@@ -199,6 +209,7 @@ class Analysis:
     images: int | None
     first_look: bool
     notes: tuple[str, ...]
+    not_learnt: str | None = None
 
     def diagnostics(self) -> str:
         """The fit in one line."""

@@ -19,12 +19,12 @@ from saccade.data.sampling import EpochSampler
 from saccade.errors import UserError
 from saccade.metrics.metric import Metric
 from saccade.study.arms import Arm
+from saccade.study.collecting import collect
 from saccade.study.engine import slots_for
 from saccade.study.findings import measure
 from saccade.study.images import open_once
 from saccade.study.plan import Study
 from saccade.study.precision import MOST_SEEDS, ImageError, image_floor, planned_detectable
-from saccade.study.results import collect
 from saccade.tasks.base import Task
 from saccade.training import build
 from saccade.training.environment import choose_device

@@ -38,8 +38,8 @@ def on_runs(names: Sequence[str], present: NDArray[np.bool_], seeds: Sequence[in
 def on_reference(baseline: str, score: str, name: str, trivial: str, noise: str) -> str:
     """The baseline is within noise of the trivial answer."""
     return (
-        f"{baseline} scores {score}, which is not better than {name}, {trivial}, by more than noise (two standard "
-        f"errors: {noise}). The host has not learnt the task, so no arm is judged."
+        f"{baseline} scores {score}, the trivial answer ({name}) {trivial}: the host has not learnt the task, so no "
+        f"arm is judged (two standard errors are {noise})."
     )
 
 

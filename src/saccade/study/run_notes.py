@@ -41,6 +41,7 @@ class RunResult:
         parameters: of the network.
         reason: why it diverged or failed.
         constant: plugs whose gate or context is the same for every test image: site -> ``gate`` or ``context``.
+        chosen: whether its network chose the scored epoch on validation images.
     """
 
     arm: str
@@ -53,6 +54,7 @@ class RunResult:
     parameters: int | None = None
     reason: str | None = None
     constant: Mapping[str, str] = field(default_factory=dict)
+    chosen: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ Conventions:
   are no part of that family: each stands alone, with p_holm = p.
 * The squared standard error is what the runs leave (``blocks.fit``) and what the test images leave at any number of
   seeds (``precision.lasting_error``, at least ``image_floor``), read against t with Satterthwaite's degrees of freedom.
-* *helps*, *hurts*: Holm's p < alpha. *equal*: not so, and the interval lies inside ±margin. *not decided*: all else,
-  and every arm where the baseline is within noise of the trivial answer.
+* *helps*, *hurts*: Holm's p < alpha. *equal*: not so, and the interval lies inside ±margin. *not decided*: all else.
+  No verdict (None) where the baseline is within noise of the trivial answer.
 * A run without a score (NaN, None, infinite) is left out. An arm without any score keeps its row, which says so. One
   seed measures no spread: no interval, no p, every verdict "not decided".
 * Where the residuals are exactly zero and no ``values`` are given, arms with the same scores are "equal" by
@@ -49,20 +49,26 @@ from saccade.study.precision import (
     stated_detectable,
 )
 
-__all__ = ["METHOD", "Analysis", "Arm", "Difference", "Interval", "analyse", "intervals"]
+__all__ = ["METHOD", "METHOD_FOR_SCORES", "Analysis", "Arm", "Difference", "Interval", "analyse", "intervals"]
 
-METHOD = """\
-All arms share the seeds; a seed fixes a host's first weights, data order and augmentation. The last epoch, or one \
-chosen on validation images, is scored. One additive model, score = arm + seed, is fitted by least squares; the \
+_MODEL = """\
+One additive model, score = arm + seed, is fitted by least squares; the \
 residuals, pooled over all arms and moderated by each difference's own runs, give the error of the seeds. To its \
 square is added what the test images leave, from what each image or group contributes to the score. Differences, + \
 for better, have uncorrected 95 % t intervals with Satterthwaite's degrees of freedom. "Helps" and "hurts" need p < \
 0.05 after Holm's correction over the mechanisms; controls stand outside. "Equal": the interval lies inside the \
 margin. A difference of the detectable size is found with probability 0.8. Known limits, simulated: about 6 % false \
 verdicts with one mechanism at three seeds; too narrow intervals for an arm that scatters twice as much as the \
-others, and for AUROC with 14 positives in nine groups. Failed runs are left out. This speaks of this host, recipe \
-and such images."""
+others, and for AUROC with 14 positives in nine groups."""
+METHOD = f"""\
+All arms share the seeds; a seed fixes a host's first weights, data order and augmentation. The last epoch, or one \
+chosen on validation images, is scored. {_MODEL} Failed runs are left out. This speaks of this host, recipe and such \
+images."""
 """How it was computed, for the reader of a report."""
+METHOD_FOR_SCORES = f"""\
+The scores are taken as given: how the runs were trained, and whether runs of one seed share anything, is not known. \
+{_MODEL} Runs that are not among the scores are left out."""
+"""The same for scores that another trainer made."""
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -243,16 +249,13 @@ def _beside_reference(
     noise = 2 * math.sqrt(from_seeds + np.nan_to_num(lasting_of(own)))
     if there.mean() - sign * trivial > noise:
         return analysis
-    why = f"{analysis.baseline} is not better than {name} by more than noise."
-    rows = tuple(
-        replace(row, verdict="not decided", seeds_needed=None, images_needed=False, reason=row.reason or why)
-        for row in analysis.differences
-    )
+    rows = tuple(replace(row, verdict=None, seeds_needed=None, images_needed=False) for row in analysis.differences)
     mean, answer, error = (
         measure(f"{value:.{metric.digits}f}", metric.unit) for value in (sign * there.mean(), trivial, noise)
     )
-    said = notes.on_reference(analysis.baseline, mean, name, answer, error)
-    return replace(analysis, differences=rows, notes=(said, *analysis.notes))
+    return replace(
+        analysis, differences=rows, not_learnt=notes.on_reference(analysis.baseline, mean, name, answer, error)
+    )
 
 
 def _unjudged(

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from saccade import tasks
-from saccade.data import open_data
 from saccade.errors import UserError
-from saccade.files import write_atomically
-from saccade.runfiles import read_epochs
+from saccade.study.collecting import collect
 from saccade.study.costs import measure_costs
 from saccade.study.plan import Study
-from saccade.study.report.charts import styles
-from saccade.study.report.page import page
-from saccade.study.report.sections.base import Context
-from saccade.study.report.table import latex, markdown
-from saccade.study.results import StudyResults, write_results
-from saccade.tasks.base import Task
-from saccade.training.fingerprint import with_val
+from saccade.study.report.writing import cannot_write, write_files
+from saccade.study.results import StudyResults
 from saccade.trust import Trust
 
 __all__ = ["write_report"]
@@ -41,42 +33,8 @@ def write_report(folder: str | Path, remeasure: bool = False, trust: Trust = Fal
         raise UserError(
             f"{folder}: no run of this study is finished ({len(study.runs())} planned); there is nothing to report"
         )
-    try:
+    with cannot_write(folder):
         measure_costs(study.folder, again=remeasure, trust=trust)
-        results = write_results(study.folder)
-        write_atomically(study.folder / "table.md", markdown(results))
-        write_atomically(study.folder / "table.tex", latex(results))
-        write_atomically(study.folder / "report.html", page(_context(results, trust)))
-    except OSError as error:
-        raise UserError(f"cannot write the report into {folder}: {error.strerror or error}") from None
+    results = collect(study.folder)
+    write_files(results, study.folder, trust)
     return results
-
-
-def _context(results: StudyResults, trust: Trust) -> Context:
-    study = results.study
-    epochs = {
-        run.folder: read_epochs(study.folder / run.folder / "metrics.jsonl")
-        for run in results.runs
-        if run.status == "done"
-    }
-    task, missing = None, None
-    try:
-        task = _task(results)
-    except UserError as error:
-        missing = str(error)
-    return Context(results, styles(study.arms), epochs, task, missing, trust)
-
-
-def _task(results: StudyResults) -> Task:
-    """The task with the images of the study.
-
-    Raises:
-        UserError: they are no longer where the recipe says, or no longer the same.
-    """
-    study, kind = results.study, tasks.get(results.task)
-    split = open_data(study.base.data, kind.target)
-    same = (run for run in study.runs() if run.recipe.data == study.base.data)
-    of_runs = {done["fingerprint"] for run in same if (done := run.finished) and done.get("fingerprint")}
-    if (others := of_runs - {split.fingerprint}) and others != {with_val(split)}:
-        raise UserError(f"the images in {study.base.data.source} changed since the runs were made")
-    return kind(study.base, split)

@@ -54,14 +54,14 @@ class Style:
         return f"arm {self.colour}" + (" control" if self.control else "")
 
 
-def styles(arms: Sequence[Arm]) -> dict[str, Style]:
-    """A style for each arm, by name. A control takes after the arm that differs by the control alone."""
+def styles(arms: Sequence[Arm], baseline: str = BASELINE) -> dict[str, Style]:
+    """A style for each arm, by name; a control takes after the arm in whose place it stands."""
     found: dict[str, Style] = {}
     hues = 0
     for arm in sorted(arms, key=lambda arm: arm.control is not None):
         settings = {key: value for key, value in arm.settings.items() if key != "attention.control"}
-        owner = next((other for other in arms if other.control is None and other.settings == settings), None)
-        if arm.name == BASELINE:
+        owner = next((other for other in arms if other.control is None and _owns(other, arm, settings)), None)
+        if arm.name == baseline:
             found[arm.name] = Style(arm.name, "c0", "circle")
         elif arm.control is not None and owner is not None:
             found[arm.name] = Style(arm.name, found[owner.name].colour, found[owner.name].shape, arm.control)
@@ -72,6 +72,11 @@ def styles(arms: Sequence[Arm]) -> dict[str, Style]:
     return {arm.name: found[arm.name] for arm in arms}
 
 
+def _owns(arm: Arm, control: Arm, settings: Mapping[str, Any]) -> bool:
+    """Whether ``control``, of these ``settings`` but for the control itself, stands in the place of ``arm``."""
+    return control.name == f"{control.control} for {arm.name}" or (arm.settings == settings and settings != {})
+
+
 def marker(style: Style, x: str, y: float, tip: str | None = None) -> Markup:
     """The arm's marker in a chart; ``tip`` is shown under the pointer."""
     shapes = _shapes(style, element("title", tip) if tip else "")
@@ -80,8 +85,8 @@ def marker(style: Style, x: str, y: float, tip: str | None = None) -> Markup:
 
 def _shapes(style: Style, *inside: object) -> list[Markup]:
     shapes = [element("path", *inside, d=_PATHS[style.shape], class_="marker")]
-    if style.control is not None and _INSIDE[style.control]:
-        shapes.append(element("path", d=_INSIDE[style.control], class_="inside"))
+    if dot := _INSIDE.get(style.control or ""):
+        shapes.append(element("path", d=dot, class_="inside"))
     return shapes
 
 

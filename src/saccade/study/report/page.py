@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -13,6 +13,9 @@ from saccade.escaping import printable
 from saccade.study.report import charts, sections
 from saccade.study.report.sections.base import Context
 from saccade.study.report.typeset import grouped
+
+if TYPE_CHECKING:
+    from saccade.study.plan import Study
 
 __all__ = ["page"]
 
@@ -33,11 +36,13 @@ def page(context: Context) -> str:
         if content is not None:
             markup = Markup(environment.from_string(section.template).render(content))
             written.append((name, section.title, markup))
-    study = context.results.study
-    model, data = study.base.model.name, Path(study.base.data.source).name or study.base.data.source
+    results = context.results
     return environment.get_template("report.html.j2").render(
-        title=f"{'Does attention help' if context.attends else 'What helps'} {model} on {data}?",
-        asked=_asked(context),
+        title=_title(context),
+        alarm=results.analysis and results.analysis.not_learnt,
+        advice=results.advice,
+        judged=results.study is None,
+        asked=_asked(context) if results.study is None else _planned(context, results.study),
         sections=written,
         css=Markup(files(__package__).joinpath("templates/report.css").read_text(encoding="utf-8")),
     )
@@ -48,23 +53,38 @@ def _shown(value: Any) -> Any:
     return printable(value, keep="\n") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _asked(context: Context) -> list[tuple[str, str]]:
+def _title(context: Context) -> str:
     results = context.results
-    study, model, training = results.study, results.study.base.model, results.study.base.training
+    if results.study is None:
+        return f"What beats {results.baseline} in {results.name}?"
+    base = results.study.base
+    data = Path(base.data.source).name or base.data.source
+    return f"{'Does attention help' if context.attends else 'What helps'} {base.model.name} on {data}?"
+
+
+def _planned(context: Context, study: Study) -> list[tuple[str, str]]:
+    """The head of the report of a study: host, task and images first, the training before the runs."""
+    model, training = study.base.model, study.base.training
     start = "pretrained" if model.pretrained else "from a checkpoint" if model.checkpoint else "from random weights"
-    facts = [("Host", f"{model.name}, {start}"), ("Task", f"{results.task}, judged by {results.metric.name}")]
+    facts = [("Host", f"{model.name}, {start}")]
+    facts.append(("Task", f"{context.results.task}, judged by {context.results.metric.name}"))
     if context.task is not None:
         data = context.task.data
         sizes = f"{grouped(len(data.train))} to train, {grouped(len(data.test))} to test"
         facts.append(("Images", f"{sizes}, {len(data.classes)} classes" if data.classes else sizes))
-    compared = ", ".join(arm.name for arm in study.arms[1:] if arm.control is None)
+    *asked, runs = _asked(context)
+    return [*facts, *asked[1:], ("Training", f"{training.epochs} epoch{'s' * (training.epochs > 1)}"), runs]
+
+
+def _asked(context: Context) -> list[tuple[str, str]]:
+    """Metric, arms, controls, seeds and runs."""
+    results = context.results
+    arms = [row.arm for row in results.arms[1:]]
+    facts = [("Judged by", results.metric.name)]
+    compared = ", ".join(arm.name for arm in arms if arm.control is None)
     facts.append(("Mechanisms" if context.attends else "Arms", compared))
-    if controls := ", ".join(arm.name for arm in study.arms if arm.control is not None):
+    if controls := ", ".join(arm.name for arm in arms if arm.control is not None):
         facts.append(("Controls", controls))
     done = sum(run.status == "done" for run in results.runs)
-    return [
-        *facts,
-        ("Seeds", ", ".join(map(str, study.seeds))),
-        ("Training", f"{training.epochs} epoch{'s' * (training.epochs > 1)}"),
-        ("Runs", f"{done} of {len(results.runs)} finished"),
-    ]
+    facts.append(("Seeds", ", ".join(map(str, results.seeds))))
+    return [*facts, ("Runs", f"{done} of {len(results.runs)} finished")]

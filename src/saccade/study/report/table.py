@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from saccade import escaping
-from saccade.study.arms import BASELINE
 from saccade.study.findings import Difference
-from saccade.study.report.typeset import NARROW, count, heading, interval, milliseconds, number, p_value, signed
-from saccade.study.results import ArmResult, StudyResults
+from saccade.study.report.typeset import ABSENT, NARROW, count, heading, interval, milliseconds, number, p_value, signed
 
-__all__ = ["latex", "markdown"]
+if TYPE_CHECKING:
+    from saccade.study.results import ArmResult, StudyResults
+
+__all__ = ["latex", "markdown", "rows"]
 
 _WORDS = (0, 4)
 """The columns that hold words; the others hold numbers, and are set to the right."""
+_COSTS = 3
+"""The last columns, each left out where no arm has an entry."""
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -39,26 +43,35 @@ _LATEX = {
 
 
 def markdown(results: StudyResults) -> str:
-    """A row an arm: score (mean ± standard deviation over seeds), difference and verdict, cost; then the notes."""
+    """A row an arm: score (mean ± standard deviation over seeds), difference and verdict, cost; then the notes.
+
+    Above it stands the sentence on a host that has not learnt its task.
+    """
     # A name is a word of the user's: it must not end the cell, nor be taken for a tag.
-    head, *rows = [tuple(map(escaping.markdown, row)) for row in _rows(results)]
+    head, *body = [tuple(map(escaping.markdown, row)) for row in rows(results)]
     rule = tuple("---" if n in _WORDS else "--:" for n in range(len(head)))
-    lines = ["| " + " | ".join(cells) + " |" for cells in (head, rule, *rows)]
+    lines = []
+    if results.analysis and results.analysis.not_learnt:
+        lines = [f"**{escaping.markdown(results.analysis.not_learnt)}** {escaping.markdown(results.advice)}", ""]
+    lines += ["| " + " | ".join(cells) + " |" for cells in (head, rule, *body)]
     return "\n".join(lines) + "\n" + "".join(f"\n{escaping.markdown(note)}\n" for note in _notes(results))
 
 
 def latex(results: StudyResults) -> str:
     """The table of :func:`markdown`, figure for figure, as a float for a document that loads ``booktabs``."""
-    study, metric = results.study, results.metric
-    cells = _rows(results)
-    head, *rows = ["  " + " & ".join(map(_escaped, row)) + r" \\" for row in cells]
+    metric = results.metric
+    cells = rows(results)
+    head, *body = ["  " + " & ".join(map(_escaped, row)) + r" \\" for row in cells]
     columns = "".join("l" if n in _WORDS else "r" for n in range(len(cells[0])))
-    seeds = f"{len(study.seeds)} seed{'s' * (len(study.seeds) > 1)}"
+    seeds = f"{len(results.seeds)} seed{'s' * (len(results.seeds) > 1)}"
     points = f" in {metric.points}" if metric.points else ""
+    scored = f" of {results.scored}" if results.scored else ""
     caption = (
-        f"{study.base.model.name} on {Path(study.base.data.source).name}: {metric.name} of the last epoch, mean ± "
-        f"standard deviation over {seeds}; difference to {BASELINE}{points} with its 95 % interval."
+        f"{_subject(results)}: {metric.name}{scored}, mean ± standard deviation over {seeds}; difference to "
+        f"{results.baseline}{points} with its 95 % interval."
     )
+    if results.alarm:
+        caption = f"{results.alarm} {caption}"
     return "\n".join(
         [
             r"% needs \usepackage{booktabs}",
@@ -69,7 +82,7 @@ def latex(results: StudyResults) -> str:
             r"\toprule",
             head,
             r"\midrule",
-            *rows,
+            *body,
             r"\bottomrule",
             r"\end{tabular}",
             *(rf"\par\smallskip {{\footnotesize {_escaped(note)}\par}}" for note in _notes(results)),
@@ -79,21 +92,32 @@ def latex(results: StudyResults) -> str:
     )
 
 
-def _rows(results: StudyResults) -> list[tuple[str, ...]]:
+def _subject(results: StudyResults) -> str:
+    """The network and the data, or the file of judged scores."""
+    if results.study is None:
+        return results.name
+    base = results.study.base
+    return f"{base.model.name} on {Path(base.data.source).name}"
+
+
+def rows(results: StudyResults) -> list[tuple[str, ...]]:
+    """The head of the table, then a row an arm; columns of cost that no arm has are left out."""
     metric = results.metric
     better = "" if metric.higher_is_better else ", + is better"
     head = (
         "arm",
         heading(metric.name, metric.unit),
-        f"difference to {BASELINE} [95 %]{better}",
+        f"difference to {results.baseline} [95 %]{better}",
         "p (Holm)",
         "verdict",
         "parameters",
         "MACs",
         "latency, ms",
     )
-    judged = {row.name: row for row in results.analysis.differences} if results.analysis else {}
-    return [head, *(_row(arm, judged.get(arm.arm.name), metric.digits) for arm in results.arms)]
+    body = [_row(arm, results.verdicts.get(arm.arm.name), metric.digits) for arm in results.arms]
+    first = len(head) - _COSTS
+    kept = [n for n in range(len(head)) if n < first or any(row[n] != ABSENT for row in body)]
+    return [tuple(row[n] for n in kept) for row in (head, *body)]
 
 
 def _row(arm: ArmResult, judged: Difference | None, digits: int) -> tuple[str, ...]:
@@ -101,7 +125,7 @@ def _row(arm: ArmResult, judged: Difference | None, digits: int) -> tuple[str, .
     found = ("", "", "")
     if judged is not None:
         difference = f"{signed(judged.difference, digits)} {interval(judged.low, judged.high, digits)}"
-        verdict = judged.verdict + (" (control)" if judged.is_control else "")
+        verdict = judged.word + (" (control)" if judged.is_control else "")
         found = (difference, p_value(judged.p_holm), verdict)
     cost = arm.cost
     return (

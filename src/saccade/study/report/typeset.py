@@ -6,13 +6,14 @@ import math
 import re
 
 __all__ = [
-    "NARROW", "capital", "count", "duration", "grouped", "heading", "in_unit", "interval", "magnitude", "measure",
-    "milliseconds", "number", "p_value", "prose", "relative", "signed",
+    "ABSENT", "NARROW", "capital", "count", "duration", "grouped", "heading", "in_unit", "interval", "magnitude",
+    "measure", "milliseconds", "number", "p_value", "prose", "relative", "signed",
 ]  # fmt: skip
 
 NARROW = "\u202f"
 """Narrow no-break space: between a number and its unit."""
-_ABSENT = "–"
+ABSENT = "–"
+"""Stands for a number that is not there."""
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -22,7 +23,7 @@ def number(value: float | None, digits: int = 2) -> str:
     ('−0.46', '–')
     """
     if value is None or not math.isfinite(value):
-        return _ABSENT
+        return ABSENT
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
@@ -74,7 +75,7 @@ def count(value: float | None) -> str:
     ('36.91 M', '512')
     """
     if value is None:
-        return _ABSENT
+        return ABSENT
     power, unit = magnitude(value)
     if power == 1:
         return f"{value:.0f}"
@@ -106,7 +107,7 @@ def grouped(value: int) -> str:
 def milliseconds(value: float | None) -> str:
     """Three significant digits, without the unit: ``0.843``, ``8.43``, ``84.3``, ``843``."""
     if value is None or not math.isfinite(value):
-        return _ABSENT
+        return ABSENT
     return f"{value:.{max(0, 2 - math.floor(math.log10(max(value, 0.1))))}f}"
 
 
@@ -117,7 +118,7 @@ def duration(seconds: float | None) -> str:
     '2 min 05 s'
     """
     if seconds is None or not math.isfinite(seconds):
-        return _ABSENT
+        return ABSENT
     if seconds < 59.95:
         return f"{seconds:.1f}{NARROW}s"
     whole = round(seconds)
@@ -150,7 +151,7 @@ def p_value(p: float | None) -> str:
     ('0.043', '0.31')
     """
     if p is None or not math.isfinite(p):
-        return _ABSENT
+        return ABSENT
     if p < 0.001:
         return f"<{NARROW}0.001"
     return f"{p:.3f}" if p < 0.0995 else f"{p:.2f}"

@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from saccade.study.arms import BASELINE
 from saccade.study.report.charts import Style
-from saccade.study.results import StudyResults
 from saccade.tasks.base import Task
 from saccade.trust import Trust
+
+if TYPE_CHECKING:
+    from saccade.study.results import StudyResults
 
 __all__ = ["Context", "Section"]
 
@@ -25,7 +27,7 @@ class Context:
         styles: arm -> how it is drawn.
         epochs: folder of a finished run, as in ``results.runs`` -> the lines of its metrics.jsonl.
         task: the task with its images; None where they could not be opened again.
-        missing: why not.
+        missing: why not; None for judged scores, which have no images.
         trust: what the saved networks may name besides the catalogue.
     """
 
@@ -38,17 +40,17 @@ class Context:
 
     @property
     def attends(self) -> bool:
-        """Whether the arms differ by their attention alone."""
-        return all(
+        """Whether the arms are known to differ by their attention alone."""
+        return self.results.study is not None and all(
             arm.mechanism != BASELINE and all(key.startswith("attention.") for key in arm.settings)
             for arm in self.results.study.arms[1:]
         )
 
     @property
     def last_epoch(self) -> int:
-        """The last epoch of the longest run."""
-        base = self.results.study.base
-        asked = [arm.recipe(base, 0).training.epochs for arm in self.results.study.arms]
+        """The last epoch of the longest run; 0 where no epochs are known."""
+        study = self.results.study
+        asked = [arm.recipe(study.base, 0).training.epochs for arm in study.arms] if study else [0]
         return max(asked + [rows[-1]["epoch"] for rows in self.epochs.values() if rows])
 
     def by_seed(self, arm: str) -> dict[int, Sequence[Mapping[str, Any]]]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from statistics import fmean
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from saccade.study.report.sections.base import Context, Section
 from saccade.study.report.typeset import capital, in_unit, number, signed
-from saccade.study.results import StudyResults
+
+if TYPE_CHECKING:
+    from saccade.study.results import StudyResults
 
 __all__ = ["ByClass"]
 
@@ -23,7 +25,7 @@ class ByClass(Section):
     title = "By class"
     order = 24
     template = """
-<p class="how">{{ name }} of each class, mean over seeds; beneath it the difference to none, + for better.
+<p class="how">{{ name }} of each class, mean over seeds; beneath it the difference to {{ baseline }}, + for better.
 {{ which }}, those first in which the arms differ most. Of many classes some differ by chance: no verdict follows.</p>
 <div class="scroll"><table>
 <thead><tr><th scope="col">class</th>
@@ -56,6 +58,7 @@ class ByClass(Section):
             rows.append((names[k] if k < len(names) else f"class {k}", cells))
         return {
             "name": capital(metric.name) + in_unit(metric.unit),
+            "baseline": context.results.baseline,
             "which": f"{len(rows)} of {total} classes" if len(rows) < total else "All classes",
             "styles": context.styles.values(),
             "rows": rows,

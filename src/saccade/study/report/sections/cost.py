@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from statistics import median
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from saccade.study.costs import Latency
 from saccade.study.report.sections.base import Context, Section
 from saccade.study.report.typeset import count, duration, milliseconds, relative
-from saccade.study.results import ArmResult, StudyResults
+
+if TYPE_CHECKING:
+    from saccade.study.results import ArmResult, StudyResults
 
 __all__ = ["Cost"]
 
@@ -40,8 +42,10 @@ multiply-add, deformable sampling and attention products included. Latency: medi
 </table></div>
 """
 
-    def content(self, context: Context) -> Mapping[str, Any]:
+    def content(self, context: Context) -> Mapping[str, Any] | None:
         results = context.results
+        if results.study is None:
+            return None
         figures = {row.arm.name: _figures(results, row) for row in results.arms}
         plain = results.arms[0].arm.name
         say = (count, count, milliseconds, milliseconds, duration)

@@ -1,10 +1,10 @@
-"""The differences to the plain host as a forest plot."""
+"""The differences to the baseline as a forest plot."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from markupsafe import Markup
 
@@ -14,7 +14,9 @@ from saccade.study.report.charts import Style, marker
 from saccade.study.report.sections.base import Context, Section
 from saccade.study.report.svg import Scale, decimals, element, extent, picture, ticks
 from saccade.study.report.typeset import capital, interval, measure, p_value, signed
-from saccade.study.results import StudyResults
+
+if TYPE_CHECKING:
+    from saccade.study.results import StudyResults
 
 __all__ = ["Difference"]
 
@@ -23,24 +25,25 @@ __all__ = ["Difference"]
 class Difference(Section):
     """A row an arm on one axis; controls below."""
 
-    title = "Difference to the plain host"
+    title = "Difference to the baseline"
     order = 10
     template = """
 {%- macro forest_row(row) -%}
 <div class="row">
-  <div>{{ named(row.style) }}{% if not row.shares_host %}<span class="second">another host</span>{% endif %}</div>
+  <div>{{ named(row.style) }}{% if row.shares_host is false %}<span class="second">another host</span>{% endif %}</div>
   <div class="plot">{{ row.chart }}</div>
   <div class="figures"><span class="big">{{ row.difference }}</span><span>{{ row.interval }}</span>
     <span class="second">p {{ row.p if row.p.startswith("<") else "= " ~ row.p }} ·
-    <span class="word {{ row.verdict }}">{{ row.verdict }}</span></span></div>
+    <span class="word {{ row.class }}">{{ row.verdict }}</span></span></div>
 </div>
 {%- endmacro -%}
-<p class="how">{{ name }} on the test images against <b>none</b>{{ unit }}. {{ turned }}Bar: 95&#8239;% interval of the
-mean. Dots: each seed’s own difference. Shaded: ±{{ margin }}, within which two networks count as equal.
-{%- if hosts %} Another host shares seed, data order and augmentation with none, not the first weights.{% endif %}</p>
+<p class="how">{{ name }} on the test images against <b>{{ baseline }}</b>{{ unit }}. {{ turned }}Bar: 95&#8239;%
+interval of the mean. Dots: each seed’s own difference. Shaded: ±{{ margin }}, within which two networks count as equal.
+{%- if hosts %} Another host shares seed, data order and augmentation with {{ baseline }}, not the first
+weights.{% endif %}</p>
 <div class="forest">
 <div class="row head"><span class="empty"></span>
-<span class="between plot"><span>← worse than none</span><span>better than none →</span></span>
+<span class="between plot"><span>← worse than {{ baseline }}</span><span>better than {{ baseline }} →</span></span>
 <span class="figures empty"><span>{{ points }}</span><span>95&#8239;% interval</span></span></div>
 {%- for row in mechanisms %}
 {{ forest_row(row) }}
@@ -70,7 +73,7 @@ mean. Dots: each seed’s own difference. Shaded: ±{{ margin }}, within which t
             {
                 "style": line.style, "chart": forest_row(line, scale, results.margin, metric),
                 "difference": signed(row.difference, metric.digits), "p": p_value(row.p_holm),
-                "interval": interval(row.low, row.high, metric.digits), "verdict": row.verdict,
+                "interval": interval(row.low, row.high, metric.digits), "verdict": row.word, "class": row.verdict or "",
                 "shares_host": shares_host[row.name], "control": row.is_control,
             }
             for row, line in zip(results.analysis.differences, lines, strict=True)
@@ -81,7 +84,8 @@ mean. Dots: each seed’s own difference. Shaded: ±{{ margin }}, within which t
             "unit": f", in {unit}" if unit else "",
             "turned": "" if metric.higher_is_better else f"Lower {metric.name} is better, so + stands for lower. ",
             "points": metric.points or "difference",
-            "hosts": not all(shares_host.values()),
+            "hosts": False in shares_host.values(),
+            "baseline": results.baseline,
             "mechanisms": [row for row in rows if not row["control"]],
             "controls": [row for row in rows if row["control"]],
             "told": results.controls,
@@ -93,14 +97,14 @@ mean. Dots: each seed’s own difference. Shaded: ±{{ margin }}, within which t
 def _by_seed(results: StudyResults, row: Finding) -> list[tuple[int, float]]:
     """(seed, difference) of every pair of finished runs."""
     scores = {arm.arm.name: arm.scores for arm in results.arms}
-    pairs = zip(results.study.seeds, scores[row.name], scores[row.baseline], strict=True)
+    pairs = zip(results.seeds, scores[row.name], scores[row.baseline], strict=True)
     seeds = [seed for seed, mine, plain in pairs if mine is not None and plain is not None]
     return list(zip(seeds, row.raw, strict=True))
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the forest plot: differences to the plain host, + is better."""
+    """One line of the forest plot: differences to the baseline, + is better."""
 
     style: Style
     difference: float | None
@@ -136,7 +140,7 @@ def forest_row(line: Line, scale: Scale, margin: float, metric: Metric) -> Marku
         said = measure(signed(line.difference, metric.digits), metric.points)
         words = f"{said}, {interval(line.low, line.high, metric.digits)}"
         parts.append(marker(style, scale.percent(line.difference), middle, words))
-    return picture(*parts, height=height, label=f"{style.name} against none: {words}", class_="strip")
+    return picture(*parts, height=height, label=f"{style.name} against the baseline: {words}", class_="strip")
 
 
 def forest_axis(scale: Scale, margin: float, unit: str) -> Markup:

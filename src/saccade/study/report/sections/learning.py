@@ -36,7 +36,9 @@ a network’s own training chose on validation images; never the best of these c
 </div>
 """
 
-    def content(self, context: Context) -> Mapping[str, Any]:
+    def content(self, context: Context) -> Mapping[str, Any] | None:
+        if context.results.study is None:
+            return None
         results, metric = context.results, context.results.metric
         curves = {
             name: {

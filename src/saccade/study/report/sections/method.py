@@ -7,7 +7,7 @@ from typing import Any, final
 
 from saccade.study.report.sections.base import Context, Section
 from saccade.study.report.typeset import prose
-from saccade.study.stats import METHOD
+from saccade.study.stats import METHOD, METHOD_FOR_SCORES
 
 __all__ = ["Method"]
 
@@ -21,4 +21,4 @@ class Method(Section):
     template = "<p>{{ method }}</p>"
 
     def content(self, context: Context) -> Mapping[str, Any]:
-        return {"method": prose(METHOD)}
+        return {"method": prose(METHOD_FOR_SCORES if context.results.study is None else METHOD)}

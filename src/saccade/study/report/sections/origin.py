@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 from saccade.runfiles import Environment, read
 from saccade.study.arms import Arm
+from saccade.study.plan import Study
 from saccade.study.report.sections.base import Context, Section
-from saccade.study.results import StudyResults
+from saccade.study.run_notes import RunResult
 
 __all__ = ["Origin"]
 
@@ -43,15 +44,17 @@ class Origin(Section):
 {%- endif %}
 """
 
-    def content(self, context: Context) -> Mapping[str, Any]:
-        results, task = context.results, context.task
-        toml = results.study.base.to_toml()
+    def content(self, context: Context) -> Mapping[str, Any] | None:
+        results, task, study = context.results, context.task, context.results.study
+        if study is None:
+            return None
+        toml = study.base.to_toml()
         return {
             "description": f"{task.data.description.rstrip('.')}." if task else None,
             "own": "mechanism" if context.attends else "settings of the arm",
-            "settings": [] if context.attends else [_settings(arm) for arm in results.study.arms[1:]],
+            "settings": [] if context.attends else [_settings(arm) for arm in study.arms[1:]],
             "recipe": re.sub(r"(?m)^\[[\w.]+\]\n(?=\n|\Z)\n?", "", toml).strip(),  # without empty tables
-            "environment": _environment(results),
+            "environment": _environment(study, results.runs),
         }
 
 
@@ -59,9 +62,9 @@ def _settings(arm: Arm) -> tuple[str, str]:
     return arm.name, ", ".join(f"{key} = {value}" for key, value in arm.settings.items())
 
 
-def _environment(results: StudyResults) -> dict[str, str]:
+def _environment(study: Study, runs: Sequence[RunResult]) -> dict[str, str]:
     """Of the first finished run; where runs differ, a note says so."""
-    folders = (results.study.folder / run.folder for run in results.runs if run.status == "done")
+    folders = (study.folder / run.folder for run in runs if run.status == "done")
     found = (read(folder / "environment.json", Environment) for folder in folders)
     return next((_flat(values) for values in found if values), {})
 

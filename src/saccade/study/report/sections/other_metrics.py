@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from statistics import fmean, stdev
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from saccade.study.report.sections.base import Context, Section
 from saccade.study.report.typeset import heading, interval, number, signed
-from saccade.study.results import OtherMetric
+
+if TYPE_CHECKING:
+    from saccade.study.results import OtherMetric
 
 __all__ = ["OtherMetrics"]
 
@@ -20,8 +22,9 @@ class OtherMetrics(Section):
     title = "Other metrics"
     order = 22
     template = """
-<p class="how">Mean ± standard deviation between seeds; beneath it the difference to none with its 95&#8239;% interval,
-turned so that + is better. They give no verdict: it is read off one metric, chosen before the runs.</p>
+<p class="how">Mean ± standard deviation between seeds; beneath it the difference to {{ baseline }} with its
+95&#8239;% interval, turned so that + is better. They give no verdict: it is read off one metric, chosen before the
+runs.</p>
 <div class="scroll"><table>
 <thead><tr><th scope="col">arm</th>
 {%- for name, way in heads %}<th scope="col">{{ name }}<br>{{ way }}</th>{% endfor %}</tr></thead>
@@ -44,7 +47,7 @@ turned so that + is better. They give no verdict: it is read off one metric, cho
             for other in others
         ]  # fmt: skip
         rows = [(style, [_cell(other, name) for other in others]) for name, style in context.styles.items()]
-        return {"heads": heads, "rows": rows}
+        return {"heads": heads, "rows": rows, "baseline": context.results.baseline}
 
 
 def _cell(other: OtherMetric, arm: str) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from saccade.recipe import described
 from saccade.runfiles import read_rows
 from saccade.saving import describe, load
 from saccade.study.arms import Arm
+from saccade.study.plan import Study
 from saccade.study.report.sections.base import Context, Section
 from saccade.study.report.svg import element
 from saccade.study.report.typeset import NARROW, number
@@ -91,23 +92,27 @@ right.
 {%- endif %}
 """
 
-    def content(self, context: Context) -> Mapping[str, Any]:
+    def content(self, context: Context) -> Mapping[str, Any] | None:
+        if context.results.study is None:
+            return None
         if context.task is None:
             return {"missing": context.missing}
         try:
-            return {"missing": None, **_examples(context, context.task)}
+            return {"missing": None, **_examples(context, context.results.study, context.task)}
         except UserError as error:
             return {"missing": str(error)}
 
 
-def _examples(context: Context, task: Task) -> dict[str, Any]:
+def _examples(context: Context, study: Study, task: Task) -> dict[str, Any]:
     """Six test images under every arm that has a finished run, all of one seed where there is one.
 
     Raises:
         UserError: a saved network or its rows do not belong to these images.
     """
-    runs, common = _shown(context)
-    indices, chosen = _choice(len(task.data.test), task, [read_rows(_folder(context, run)) for run in runs.values()])
+    runs, common = _shown(context, study)
+    indices, chosen = _choice(
+        len(task.data.test), task, [read_rows(study.folder / run.folder) for run in runs.values()]
+    )
     if common is not None:
         chosen = f"{chosen} All networks are those of seed {common}."
     if any(arm.control == "shuffled" for arm in runs):
@@ -121,7 +126,7 @@ def _examples(context: Context, task: Task) -> dict[str, Any]:
         "chosen": chosen,
         "common": common is not None,
         "truths": _cells("truth", planes, truths),
-        "columns": [_column(context, task, arm, run, indices) for arm, run in runs.items()],
+        "columns": [_column(context, study, task, arm, run, indices) for arm, run in runs.items()],
         "definitions": element("svg", once, width=0, height=0, class_="hidden", aria_hidden="true"),
         "painted": any(drawing.picture is not None for drawing in truths),
         "smooth": max(height, width) > SIDE // 2,
@@ -130,19 +135,14 @@ def _examples(context: Context, task: Task) -> dict[str, Any]:
     }
 
 
-def _folder(context: Context, run: RunResult) -> Path:
-    return context.results.study.folder / run.folder
-
-
-def _shown(context: Context) -> tuple[dict[Arm, RunResult], int | None]:
+def _shown(context: Context, study: Study) -> tuple[dict[Arm, RunResult], int | None]:
     """For each arm the run to show, and the seed that all share; None without one."""
     found: dict[Arm, dict[int, RunResult]] = {}
     for row in context.results.arms:
         for run in context.results.of(row.arm.name):
-            if run.status == "done" and (_folder(context, run) / "model.safetensors").exists():
+            if run.status == "done" and (study.folder / run.folder / "model.safetensors").exists():
                 found.setdefault(row.arm, {})[run.seed] = run
-    seeds = context.results.study.seeds
-    common = next((seed for seed in seeds if all(seed in runs for runs in found.values())), None)
+    common = next((seed for seed in study.seeds if all(seed in runs for runs in found.values())), None)
     return {arm: next(iter(runs.values())) if common is None else runs[common] for arm, runs in found.items()}, common
 
 
@@ -177,12 +177,14 @@ def _differ(rows: Sequence[Rows]) -> bool:
     return any(not torch.equal(each[key], rows[0][key]) for each in rows[1:] for key in each)
 
 
-def _column(context: Context, task: Task, arm: Arm, run: RunResult, indices: Sequence[int]) -> dict[str, Any]:
+def _column(
+    context: Context, study: Study, task: Task, arm: Arm, run: RunResult, indices: Sequence[int]
+) -> dict[str, Any]:
     """One arm: where its maps were taken, the scale of their colours, and what stands beside each image."""
-    recipe = arm.recipe(context.results.study.base, run.seed)
+    recipe = arm.recipe(study.base, run.seed)
     if recipe.data != task.recipe.data:
         task = type(task)(recipe, open_data(recipe.data, task.target))
-    images, folder = task.images(indices), _folder(context, run)
+    images, folder = task.images(indices), study.folder / run.folder
     _check_saved(folder, task.data.classes, list(images.shape[1:]))
     model = load(folder, trust=context.trust)
     with torch.no_grad():

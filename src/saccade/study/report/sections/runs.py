@@ -18,7 +18,7 @@ class Runs(Section):
     title = "Every run"
     order = 70
     template = """
-<p class="how">{{ name }} of the last epoch{{ unit }}. A row read across is the scatter between seeds; differences are
+<p class="how">{{ name }}{{ scored }}{{ unit }}. A row read across is the scatter between seeds; differences are
 taken within a column.{% if diagnostics %} {{ diagnostics }}{% endif %}</p>
 <div class="scroll"><table>
 <thead><tr><th scope="col">arm</th>{% for seed in seeds %}<th scope="col">seed {{ seed }}</th>{% endfor %}
@@ -53,7 +53,8 @@ taken within a column.{% if diagnostics %} {{ diagnostics }}{% endif %}</p>
         return {
             "name": capital(metric.name),
             "unit": in_unit(metric.unit),
-            "seeds": results.study.seeds,
+            "scored": f" of {results.scored}" if results.scored else "",
+            "seeds": results.seeds,
             "rows": rows,
             "trivial": results.trivial and (results.trivial[0], number(results.trivial[1], metric.digits)),
             "diagnostics": prose(results.analysis.diagnostics()) if results.analysis else None,

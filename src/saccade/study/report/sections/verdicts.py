@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from saccade.study.report.sections.base import Context, Section
 from saccade.study.report.typeset import prose
-from saccade.study.results import StudyResults
+
+if TYPE_CHECKING:
+    from saccade.study.results import StudyResults
 
 __all__ = ["Verdicts"]
 
@@ -32,16 +34,17 @@ class Verdicts(Section):
 <ol class="verdicts" aria-label="Verdicts">
 {%- for card in cards %}
 <li{% if card.row.is_control %} class="aside"{% endif %}>
-  <div class="who">{{ named(card.style) }}<span class="badge {{ card.row.verdict }}">{{ sign(card.row.verdict) }}
-  {{- card.badge }}</span></div>
+  <div class="who">{{ named(card.style) }}
+  {%- if card.row.verdict %}<span class="badge {{ card.row.verdict }}">{{ sign(card.row.verdict) }}
+  {{- card.badge }}</span>{% endif %}</div>
   <p class="lead"><span class="hidden">{{ card.head }}. </span>
   {%- if card.figure %}<b>{{ card.figure }}</b> {% endif %}{{ card.rest }}
-  {%- if not card.shares_host %}<span class="second">Another host: it shares seed, data order and augmentation with
-  none, not the first weights.</span>{% endif %}</p>
+  {%- if card.shares_host is false %}<span class="second">Another host: it shares seed, data order and augmentation with
+  {{ baseline }}, not the first weights.</span>{% endif %}</p>
 </li>
 {%- else %}
 <li><div class="who"><span class="badge">{{ sign("not decided") }}not decided</span></div>
-  <p class="lead">No run of the plain host has a score yet: there is nothing to compare with.</p></li>
+  <p class="lead">No run of {{ baseline }} has a score yet: there is nothing to compare with.</p></li>
 {%- endfor %}
 </ol>
 {%- if notes %}
@@ -64,7 +67,8 @@ class Verdicts(Section):
                 "badge": f"equal within ±{row.margin:g}" if row.verdict == "equal" else row.verdict,
                 "shares_host": shares_host[row.name],
             })  # fmt: skip
-        return {"cards": cards, "notes": [*_unscored(results), *_others(results)]}
+        notes = [*_unscored(results), *_others(results)]
+        return {"cards": cards, "notes": notes, "baseline": results.baseline}
 
 
 def _unscored(results: StudyResults) -> list[tuple[str, str]]:

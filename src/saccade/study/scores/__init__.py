@@ -1,0 +1,1 @@
+"""Scores as tables: those of a study written, those of other trainers read."""
