@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -75,6 +75,11 @@ class Survey:
         masks: image to mask.
         deciding: files that are neither image nor mask and yet decide what is taken: lists, names of classes.
         unused: clauses on parts that lie in the folder and are not used.
+        missing: images that are named and cannot be found, and why, as the rest of a sentence that begins with the
+            path.
+        groups: image to its group (patient, scene), of every image or of none: groups stay whole where a part is held
+            back.
+        options: what the recipe says of this source, ``data.options``.
     """
 
     root: Path
@@ -88,6 +93,9 @@ class Survey:
     masks: dict[Path, Path] = field(default_factory=dict)
     deciding: list[Path] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
+    missing: dict[Path, str] = field(default_factory=dict)
+    groups: dict[Path, str] = field(default_factory=dict)
+    options: Mapping[str, int | float | bool | str] = field(default_factory=dict)
 
     @property
     def files(self) -> list[Path]:
