@@ -34,7 +34,6 @@ def open_data(spec: Data, target: str, notify: Notify | None = None) -> Split:
     if target != "none" and target not in (gives := layout.gives(spec)):
         why = why_not(spec.source, target)
         raise UserError(
-            f"data.source: {layout.name} gives {' or '.join(gives)}; {target} is needed"
-            + (f": {why}" if why else "")
+            f"data.source: {layout.name} gives {' or '.join(gives)}; {target} is needed" + (f": {why}" if why else "")
         )
     return layout.read(spec, target, notify)

@@ -93,9 +93,7 @@ def select(spec: Data, seen: Survey) -> Selection:
     )
 
 
-def _held_back(
-    spec: Data, seen: Survey, part: list[list[Path]]
-) -> tuple[list[list[Path]], list[list[Path]], str]:
+def _held_back(spec: Data, seen: Survey, part: list[list[Path]]) -> tuple[list[list[Path]], list[list[Path]], str]:
     """Training and test files of each class, and where the line between them comes from."""
     share, seed = spec.test_part, spec.split_seed
     if not seen.groups:
@@ -131,6 +129,12 @@ def _hold_back(
         UserError: a class has a single image.
     """
     train, test = [], []
+    single = [name for name, files in zip(classes, part, strict=True) if len(files) == 1]
+    if len(single) > 1:
+        raise UserError(
+            f"{len(single)} of {len(classes)} classes have 1 image, such as {single[0]!r}; at least one to train on "
+            "and one to test on are needed"
+        )
     for name, files in zip(classes, part, strict=True):
         if len(files) < 2:
             owner = f"class {name!r} has" if name else "there is"

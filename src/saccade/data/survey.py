@@ -12,6 +12,7 @@ from saccade.escaping import brief
 from saccade.imagefiles import closed, identity, is_image, is_unicode, located, visible
 
 __all__ = [
+    "ROLES",
     "Part",
     "Survey",
     "assigned",
@@ -24,7 +25,8 @@ __all__ = [
     "surveyed",
 ]
 
-_ROLES = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("val", "valid", "validation")}
+ROLES = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("val", "valid", "validation")}
+"""The words for each part."""
 
 
 def assigned(names: Iterable[str]) -> dict[str, str]:
@@ -33,7 +35,7 @@ def assigned(names: Iterable[str]) -> dict[str, str]:
     Where there is no test part the validation part is it.
     """
     by_lower = {name.lower(): name for name in names}
-    found = {role: next((by_lower[word] for word in words if word in by_lower), "") for role, words in _ROLES.items()}
+    found = {role: next((by_lower[word] for word in words if word in by_lower), "") for role, words in ROLES.items()}
     if not found["test"]:
         found |= {"test": found["val"], "val": ""}
     return {role: name for role, name in found.items() if name}
