@@ -103,7 +103,7 @@ def read_rows(tables: Sequence[Table], index: ImageIndex, options: Mapping[str, 
                 continue
             if path is None or (columns.split and row.line not in words):
                 continue
-            blanks += any(name in row.blanks for name in columns.labels)
+            blanks += columns.form != "flags" and columns.labels[0] in row.blanks
             known |= dict.fromkeys(labels)
             one = Labelled(labels, *words.get(row.line, (role, name)), group, where)
             before = found.images.setdefault(path, one)

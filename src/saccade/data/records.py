@@ -68,11 +68,11 @@ class Records:
         return f"line {row.line} of {brief(self.owner)}"
 
 
-def read_csv(path: Path, owner: str) -> Records:
+def read_csv(path: Path, owner: str, least: int = 2) -> Records:
     """Read a CSV: separated by the one of , ; and tab that splits its header into most columns; quotes as in RFC 4180.
 
     Raises:
-        UserError: it cannot be read, is not UTF-8, or has no header of two columns or more, or no row.
+        UserError: it cannot be read, is not UTF-8, or has no header of ``least`` columns or more, or no row.
     """
     text = _text(path, owner)
     first = next((line for line in text.splitlines() if line.strip()), "")
@@ -91,7 +91,7 @@ def read_csv(path: Path, owner: str) -> Records:
     if not found:
         raise UserError(problems[0] if problems else f"{brief(owner)} is empty")
     header = [name.strip() for name in found[0][1]]
-    _check_header(header, first, owner)
+    _check_header(header, first, owner, least)
     rows = list[Record]()
     for line, cells in found[1:]:
         if len(cells) != len(header):
@@ -159,7 +159,7 @@ def _text(path: Path, owner: str) -> str:
         raise UserError(f"cannot read {brief(owner)}: {kind}; save it as UTF-8") from None
 
 
-def _check_header(header: Sequence[str], first: str, owner: str) -> None:
+def _check_header(header: Sequence[str], first: str, owner: str, least: int) -> None:
     names = [name for name in header if name]
     image = next((name for name in names if name.lower().endswith(ENDINGS)), None)
     if image is not None:
@@ -167,7 +167,7 @@ def _check_header(header: Sequence[str], first: str, owner: str) -> None:
             f"{brief(owner)} has no header: its first line names {brief(image)!r}. Write the names of the columns "
             "above it, such as file,label"
         )
-    if len(names) < 2:
+    if len(names) < least:
         other = next((mark for mark in "|:^~" if mark in first), None)
         found = f"; {other!r} separates nothing here" if other else ""
         raise UserError(

@@ -118,7 +118,10 @@ def _parts(names: Mapping[str, Path]) -> dict[str, str]:
 
 def _of_parts(parts: Mapping[str, Path], index: ImageIndex, options: Mapping[str, Any]) -> Found:
     """A table for each part; those that lack the labels of the one to train on are not used."""
-    read = {role: read_csv(path, path.relative_to(index.root).as_posix()) for role, path in parts.items()}
+    read = {
+        role: read_csv(path, path.relative_to(index.root).as_posix(), least=2 if role == "train" else 1)
+        for role, path in parts.items()
+    }
     first = read["train"]
     columns = _columns(first, _near(first, "train", index), index, options | {"split": False})
     tables, unused = [], []
