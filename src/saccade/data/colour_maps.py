@@ -63,9 +63,10 @@ def class_map(path: Path | None) -> ClassMap:
     if path.name == "classes.txt":
         return ClassMap(tuple(class_names(path)), (), path.name)
     found = _dictionary(path) if path.suffix == ".csv" else _text(path)
-    for what, values in (("name", [name for name, _ in found]), ("colour", [colour for _, colour in found])):
-        if twice := [value for value in values if values.count(value) > 1]:
-            raise UserError(f"{brief(path)} has the {what} {brief(twice[0])} {values.count(twice[0])} times")
+    values = [("name", name) for name, _ in found] + [("colour", str(colour)) for _, colour in found]
+    for what, value in values:
+        if (times := values.count((what, value))) > 1:
+            raise UserError(f"{brief(path)} has the {what} {brief(value)} {times} times")
     if not found:
         raise UserError(f"{brief(path)} names no class")
     return ClassMap(tuple(name for name, _ in found), tuple(colour for _, colour in found), path.name)

@@ -31,7 +31,7 @@ _BESIDE = (
     *("licence", "date", "time", "notes", "comment", "followup", "labelid", "classid", "categoryid", "male", "female"),
 )
 """Names of columns that hold no label, whatever their values; letters and digits alone, in small letters."""
-_BOXES = ({"xmin", "ymin", "xmax", "ymax"}, {"x1", "y1", "x2", "y2"}, {"x", "y", "w", "h"}, {"bbox"}, {"boundingbox"})
+_BOXES = [{"xmin", "ymin", "xmax", "ymax"}, {"x1", "y1", "x2", "y2"}, {"x", "y", "w", "h"}, {"bbox"}, {"boundingbox"}]
 _BOXES += ({"x", "y", "width", "height"}, {"encodedpixels"}, {"imageid", "rle"})
 
 EMPTY = ("", "nan", "null")

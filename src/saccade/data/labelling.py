@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from saccade.data.columns import EMPTY, FLAGS, NONE_OF_THEM, Columns
-from saccade.data.image_index import AmbiguousError, ImageIndex, NotFoundError
+from saccade.data.image_index import ImageIndex
 from saccade.data.records import Record, Records
-from saccade.data.survey import ROLES
-from saccade.errors import UserError, did_you_mean
+from saccade.data.rows import RowImages, parts_of, said
 from saccade.escaping import brief
 
 __all__ = ["Labelled", "Labelling", "Table", "read_rows"]
-
-_SUGGESTED = 5
-"""So many images that cannot be found get the nearest name."""
 
 
 class Table(NamedTuple):
@@ -86,16 +82,16 @@ def read_rows(tables: Sequence[Table], index: ImageIndex, options: Mapping[str, 
         options: ``data.options``.
     """
     found, twice, empty, blanks = Labelling(), 0, list[str](), 0
-    known = dict[str, None]()
+    known, images = dict[str, None](), RowImages(index)
     for role, name, table, columns, near in tables:
         found.problems += table.problems
         reader = _Labels(table, columns, options)
-        words = _parts(table, columns, found.problems)
+        words = parts_of(table, columns.split, found.problems)
         for row in table.rows:
             where = table.at(row)
             group = row.text(columns.group) if columns.group else ""
             labels = reader.labels(row)
-            path = _image(row, columns, index, near, where, found)
+            path = images.find(row, columns.image, near, where)
             if columns.group and group.lower() in EMPTY:
                 found.problems.append(f"{where} has no {brief(columns.group)!r}; every image needs one")
             if isinstance(labels, str):
@@ -113,50 +109,11 @@ def read_rows(tables: Sequence[Table], index: ImageIndex, options: Mapping[str, 
                 twice += 1
             else:
                 found.problems.append(_unlike(path, before, one))
+    found.missing, found.problems = images.missing, [*found.problems, *images.problems]
     ordered = [label for table in tables for label in table.columns.labels if table.columns.form == "flags"]
     found.classes = list(dict.fromkeys(ordered)) or sorted(known, key=_by_number)
     found.notes += _notes(found, twice, empty, blanks)
     return found
-
-
-def _image(row: Record, columns: Columns, index: ImageIndex, near: Path, where: str, found: Labelling) -> Path | None:
-    """The image of a row; None where a problem says why there is none."""
-    text = row.text(columns.image)
-    if text.lower() in EMPTY:
-        found.problems.append(f"{where} names no image: its {brief(columns.image)!r} is empty")
-        return None
-    try:
-        return index.find(text, near, where)
-    except NotFoundError:
-        path = near / text.replace("\\", "/")
-        nearest = index.nearest(text) if len(found.missing) < _SUGGESTED else ""
-        found.missing[path] = f"does not exist; {where} names it.{nearest}"
-        return path
-    except AmbiguousError as error:
-        found.problems.append(f"{where} {error}")
-    except UserError as error:
-        found.problems.append(str(error))
-    return None
-
-
-def _parts(table: Records, columns: Columns, problems: list[str]) -> dict[int, tuple[str, str]]:
-    """Line -> part and the word for it in the split column, of the rows whose word is known."""
-    if not columns.split:
-        return {}
-    known = {word: role for role, words in ROLES.items() for word in words}
-    words, strange = dict[int, tuple[str, str]](), defaultdict[str, list[str]](list)
-    for row in table.rows:
-        word = row.text(columns.split)
-        if word.lower() in known:
-            words[row.line] = known[word.lower()], word.lower()
-        else:
-            strange[word].append(table.at(row))
-    problems += [
-        f"{where[0]} has {_said(word)} in the column {brief(columns.split)!r}{_others(len(where))}; known are "
-        f"{', '.join(known)}.{did_you_mean(word, known)}"
-        for word, where in strange.items()
-    ]
-    return words
 
 
 class _Labels:
@@ -192,14 +149,10 @@ class _Labels:
             value = row.text(column)
             flag = self._flags.get(value.lower())
             if flag is None:
-                return f"has {_said(value)} in the column {brief(column)!r}; {_wanted(value)}"
+                return f"has {said(value)} in the column {brief(column)!r}; {_wanted(value)}"
             if flag:
                 shown.append(column)
         return tuple(shown)
-
-
-def _said(value: str) -> str:
-    return repr(brief(value, 40)) if value else "a blank"
 
 
 def _wanted(value: str) -> str:
@@ -219,10 +172,6 @@ def _unlike(path: Path, before: Labelled, one: Labelled) -> str:
 
 def _shown(labels: Sequence[str]) -> str:
     return ", ".join(map(brief, labels[:3])) + ("…" if labels[3:] else "") if labels else "none"
-
-
-def _others(count: int) -> str:
-    return f", as have {count - 1} other rows" if count > 1 else ""
 
 
 def _notes(found: Labelling, twice: int, empty: Sequence[str], blanks: int) -> list[str]:

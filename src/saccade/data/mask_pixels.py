@@ -90,8 +90,8 @@ def _of_strange(codes: NDArray[np.int64], strange: NDArray[np.int64], classes: C
     others = f" and {strange.size - 1} other colours" if strange.size > 1 else ""
     why = "; so many come from smoothing: resize masks by the nearest pixel" if strange.size >= _SMEARED else ""
     return (
-        f"has the colour {colour} in {counts[most]} of {codes.size} pixels{others}, not in {classes.owner}; the nearest "
-        f"is {classes.nearest(colour)}{why}"
+        f"has the colour {colour} in {counts[most]} of {codes.size} pixels{others}, not in {classes.owner}; the "
+        f"nearest is {classes.nearest(colour)}{why}"
     )
 
 

@@ -24,7 +24,8 @@ VOID = 255
 """In a mask: a pixel that belongs to no class."""
 
 Target = Any
-"""By kind: ``label``, an int; ``vector``, float32 (K,), 1 for each label the image has; ``mask``, a tv_tensors.Mask (H, W), uint8, of class indices and ``VOID``; ``objects``,
+"""By kind: ``label``, an int; ``vector``, float32 (K,), 1 for each label the image has; ``mask``, a tv_tensors.Mask
+(H, W), uint8, of class indices and ``VOID``; ``objects``,
 ``{"boxes": tv_tensors.BoundingBoxes XYXY (n, 4), "labels": int64 (n,), "masks": tv_tensors.Mask (n, H, W)}``;
 ``fixations``, ``{"points": tv_tensors.KeyPoints (n, 2) of x, y in pixels, "viewers": int64 (n,)}``; ``none``, None."""
 

@@ -30,13 +30,13 @@ class Found(NamedTuple):
 
     Attributes:
         tables: where labels stand.
-        index: the images of the folder.
+        images: those of the folder.
         notes: sentences on tables that are not read.
         unused: clauses on parts that are not used.
     """
 
     tables: list[Table]
-    index: ImageIndex
+    images: ImageIndex
     notes: list[str]
     unused: list[str]
 
@@ -102,7 +102,7 @@ class TableLayout(FolderLayout):
     def survey_by(self, root: Path, options: Mapping[str, Any]) -> Survey:
         """The images that the rows name, by the columns that ``data.options`` say."""
         found = self.found(root, options)
-        read = read_rows(found.tables, found.index, options)
+        read = read_rows(found.tables, found.images, options)
         notes, problems = [*found.notes, *read.notes], [*_wrong(options), *read.problems]
         flags = [table.columns.form == "flags" for table in found.tables]
         single = all(len(one.labels) == 1 for one in read.images.values())
@@ -117,12 +117,12 @@ class TableLayout(FolderLayout):
             notes.append(f"images are in {len(set(groups.values()))} groups, by the column {column!r}")
         if options.get("split") is not False:
             read.images |= _by_folder(read, root)
-        if beside := len(set(found.index.files) - read.images.keys()):
+        if beside := len(set(found.images.files) - read.images.keys()):
             notes.append(f"{beside} images are in no row and are not used")
         parts = _parts(read, by_class=vector is None)
         if "train" not in parts:
             raise UserError("; ".join(problems[:3]) or "no row names an image to train on")
-        seen = surveyed(root, parts, None, found.index.hidden, notes)
+        seen = surveyed(root, parts, None, found.images.hidden, notes)
         ordered = [name for name in read.classes if name in seen.classes]
         more = replace(
             seen,

@@ -27,6 +27,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, final
@@ -123,7 +124,7 @@ def _of_parts(parts: Mapping[str, Path], index: ImageIndex, options: Mapping[str
         for role, path in parts.items()
     }
     first = read["train"]
-    columns = _columns(first, _near(first, "train", index), index, options | {"split": False})
+    columns = _columns(first, _near(first, "train", index), index, {**options, "split": False})
     tables, unused = [], []
     for role, table in read.items():
         near = _near(table, role, index)
@@ -196,7 +197,7 @@ def _image(table: Records, near: Path, index: ImageIndex, options: Mapping[str, 
                 f"{did_you_mean(str(asked), table.header)} There are {', '.join(map(brief, table.header))}"
             )
         return str(asked)
-    found = image_column(table, lambda text: index.holds(text, near))
+    found = image_column(table, partial(index.holds, near=near))
     if found is None:
         first = brief(table.rows[0].text(table.header[0]), 60) if table.rows else ""
         raise _NotOfImagesError(
