@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from saccade.data import layouts, open_data
-from saccade.data.labels import Classes
 from saccade.data.layouts.base import Layout
 from saccade.errors import UserError
 from saccade.recipe import Data
@@ -107,7 +106,6 @@ def test_a_target_that_a_layout_does_not_give(tmp_path):
 
 TOY = """
 from typing import final
-from saccade.data.labels import Classes
 from saccade.data.layouts.base import Layout
 
 @final
@@ -137,15 +135,6 @@ def test_one_file_adds_a_layout(tmp_path, monkeypatch):
     (tmp_path / "hollow.py").write_text("noise = 0")
     with pytest.raises(TypeError, match="hollow defines 0 subclasses of Layout"):  # no file is passed over
         layouts.names()
-
-
-def test_groups_that_labels_name_reach_the_images(tmp_path, monkeypatch):
-    class_folders(tmp_path)
-    assert open_data(Data(source=str(tmp_path)), "label").train.groups is None
-    monkeypatch.setattr(Classes, "groups", lambda self, files: [f"scene {path.stem}" for path in files])
-    split = open_data(Data(source=str(tmp_path), test_part=0.3), "label")
-    assert len(split.train.groups) == len(split.train) == 4
-    assert sorted({*split.train.groups, *split.test.groups}) == ["scene 0", "scene 1", "scene 2"]
 
 
 @pytest.mark.parametrize("name", [name for name in dir(Layout) if not name.startswith("_")])

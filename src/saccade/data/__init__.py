@@ -20,7 +20,7 @@ def open_data(spec: Data, target: str, notify: Notify | None = None) -> Split:
 
     Args:
         spec: what to open.
-        target: ``label``, ``mask``, ``objects`` or ``none``.
+        target: a kind of ``saccade.data.samples``, or ``none``.
         notify: receives ``FilesChecked`` while files are looked at.
 
     Raises:
@@ -31,10 +31,9 @@ def open_data(spec: Data, target: str, notify: Notify | None = None) -> Split:
 
     check_names(spec.augment)
     layout = layout_of(spec)
-    if target != "none" and target not in layout.targets:
+    if target != "none" and target not in (gives := layout.gives(spec)):
         why = why_not(spec.source, target)
         raise UserError(
-            f"data.source: {layout.name} gives {' or '.join(layout.targets)}; {target} is needed"
-            + (f": {why}" if why else "")
+            f"data.source: {layout.name} gives {' or '.join(gives)}; {target} is needed" + (f": {why}" if why else "")
         )
     return layout.read(spec, target, notify)

@@ -41,10 +41,6 @@ class Labels(ABC):
     def fact(self, path: Path) -> Any:
         """What a fingerprint knows of a file's target, as JSON can write it."""
 
-    def groups(self, files: Sequence[Path]) -> list[str] | None:
-        """The group of each file (patient, scene), where the data names them: what is resampled as one."""
-        return None
-
     @abstractmethod
     def counts(self, part: Part, good: Container[Path]) -> dict[str, int]:
         """Class -> how many of the ``good`` images of a part show it."""

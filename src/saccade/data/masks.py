@@ -1,4 +1,4 @@
-"""Mask files: index images or black and white ones, checked against their images, read with their geometry."""
+"""Mask files, of indices, black and white or colours: checked against their images, read with their geometry."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from PIL import Image
 from torch import Tensor
 from torchvision.tv_tensors import Mask
 
+from saccade.data.colour_maps import ClassMap
 from saccade.data.labels import Labels
-from saccade.data.opening import each, upright
+from saccade.data.mask_pixels import indices
+from saccade.data.opening import each
 from saccade.data.resizing import Frame
 from saccade.data.samples import CACHE, VOID, Target, Targets
 from saccade.data.sheet import Cell
 from saccade.data.survey import Part
-from saccade.errors import UserError
+from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 from saccade.events import Notify
 from saccade.imagefiles import UnreadableError, checksum, opened
@@ -29,9 +31,8 @@ __all__ = ["MaskFiles", "Masks"]
 
 _BINARY = ("background", "foreground")
 """The classes of masks that hold 0 and 255 alone."""
-_VOID_NAME = "void"
-"""Pixels of a class of this name become ``VOID``."""
-_INDICES = ("L", "P", "1")
+_VOID_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
+"""Pixels of a class of such a name, in any letters, become ``VOID``."""
 
 
 class _Contents(NamedTuple):
@@ -49,29 +50,34 @@ class Masks(Labels):
     Args:
         masks: image to mask.
         sizes: width and height of the images asked about.
-        names: of the classes, in the order of the indices; empty where nothing names them.
+        named: the classes; empty where nothing names them.
         root: the folder that files are named from.
         notify: receives events of progress.
+        void: names of classes whose pixels become ``VOID``, separated by commas; False for none, None for those that
+            are called void, ignore or unlabelled.
 
     Raises:
-        UserError: there are more names than masks can hold.
+        UserError: there are more names than masks can hold, or no class is called ``void``.
     """
 
     def __init__(
         self,
         masks: Mapping[Path, Path],
         sizes: Mapping[Path, tuple[int, int]],
-        names: Sequence[str],
+        named: ClassMap,
         root: Path,
         notify: Notify | None,
+        void: Any = None,
     ) -> None:
+        names = named.names
         if len(names) > VOID:
             raise UserError(f"there are {len(names)} names of classes; masks of 8 bits hold {VOID} and void")
-        self._masks, self._root = masks, root
+        self._masks, self._named, self._root = masks, named, root
         self.problems = {path: "has no mask of its name" for path in sizes if path not in masks}
         deciding = masks if len(names) in (0, 2) else sizes  # all, where they decide the classes or what 255 is
         paired = [path for path in deciding if path in masks]
-        self._contents = dict(zip(paired, each(_read_mask, [masks[path] for path in paired], notify), strict=True))
+        files = [masks[path] for path in paired]
+        self._contents = dict(zip(paired, each(lambda path: _read_mask(path, named), files, notify), strict=True))
         whole = [found for found in self._contents.values() if not found.problem]
         values = frozenset[int]().union(*(found.values for found in whole))
         known = list(names) or [str(index) for index in range(max(values - {VOID}, default=0) + 1)]
@@ -80,8 +86,9 @@ class Masks(Labels):
             self.classes = list(names) or list(_BINARY)
             self._codes[[0, VOID]] = 0, 1
         else:
-            self.classes = [name for name in known if name != _VOID_NAME]
-            self._codes[[index for index, name in enumerate(known) if name != _VOID_NAME]] = range(len(self.classes))
+            left_out = _void(void, known)
+            self.classes = [name for name in known if name not in left_out]
+            self._codes[[index for index, name in enumerate(known) if name not in left_out]] = range(len(self.classes))
         for path, size in sizes.items():
             found = self._contents.get(path)
             if found and (problem := found.problem or _misfit(found, size, len(known))):
@@ -90,13 +97,17 @@ class Masks(Labels):
 
     def targets(self, files: Sequence[Path], frame: Frame) -> Targets:
         """The masks of ``files``, kept in memory where they fit."""
-        found = MaskFiles([self._masks[path] for path in files], frame, self._codes)
+        found = MaskFiles([self._masks[path] for path in files], frame, self._codes, self._named)
         return [found[i] for i in range(len(found))] if len(files) * frame.height * frame.width <= CACHE else found
 
     def fact(self, path: Path) -> Any:
         """Name and checksum of its mask, and the class of each value that is not its own class."""
         found = self._contents[path]
-        moved = [[value, code] for value in sorted(found.values) if (code := int(self._codes[value])) != value]
+        if self._named.colours:
+            colours = dict(enumerate(self._named.colours))
+            moved = [[colours.get(value, value), int(self._codes[value])] for value in sorted(found.values)]
+        else:
+            moved = [[value, code] for value in sorted(found.values) if (code := int(self._codes[value])) != value]
         return [self._masks[path].relative_to(self._root).as_posix(), found.content[1], *[moved] * bool(moved)]
 
     def counts(self, part: Part, good: Container[Path]) -> dict[str, int]:
@@ -123,11 +134,12 @@ class MaskFiles:
     Args:
         paths: the files.
         frame: what is seen of them.
-        codes: uint8 (256,), the class of each value in the files.
+        codes: uint8 (256,), the class of each index in the files.
+        named: the indices of colours.
     """
 
-    def __init__(self, paths: Sequence[Path], frame: Frame, codes: NDArray[np.uint8]) -> None:
-        self.paths, self.frame, self.codes = paths, frame, codes
+    def __init__(self, paths: Sequence[Path], frame: Frame, codes: NDArray[np.uint8], named: ClassMap) -> None:
+        self.paths, self.frame, self.codes, self.named = paths, frame, codes, named
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -141,35 +153,36 @@ class MaskFiles:
         path = self.paths[i]
         try:
             with opened(path) as image:
-                coded = Image.fromarray(self.codes[_indices(image)])
+                coded = Image.fromarray(self.codes[indices(image, self.named)])
             return Mask(torch.from_numpy(np.array(self.frame.mask(coded))))
         except UnreadableError as problem:
             raise UserError(f"{brief(path)} {problem}") from None
 
 
-def _read_mask(path: Path) -> _Contents:
+def _void(void: Any, known: Sequence[str]) -> set[str]:
+    """The names of classes that are void."""
+    if void is False:
+        return set()
+    if void is None:
+        return {name for name in known if name.lower() in _VOID_NAMES}
+    names = {name.strip() for name in str(void).split(",")}
+    for name in sorted(names - set(known)):
+        raise UserError(
+            f"data.options.void: there is no class {brief(name)!r}.{did_you_mean(name, known)} There are "
+            f"{', '.join(map(brief, known))}; false makes none void"
+        )
+    return names
+
+
+def _read_mask(path: Path, named: ClassMap) -> _Contents:
     nothing = ((0, 0), frozenset[int](), (0, 0))
     try:
         with opened(path) as image:
-            if image.format == "JPEG":
-                return _Contents(*nothing, "is a JPEG, whose compression changes class indices; write PNG")
-            if image.mode not in _INDICES:
-                return _Contents(
-                    *nothing,
-                    f"is of mode {image.mode}, no image of class indices (mode L or P); masks in colours cannot be "
-                    "read yet",
-                )
-            found = _indices(image)
+            found = indices(image, named)
             values = frozenset(np.flatnonzero(np.bincount(found.ravel(), minlength=256)).tolist())
             return _Contents((found.shape[1], found.shape[0]), values, checksum(path), "")
     except UnreadableError as problem:
         return _Contents(*nothing, str(problem))
-
-
-def _indices(image: Image.Image) -> NDArray[np.uint8]:
-    """The values of a mask (H, W), upright: of a palette the indices, of black and white 0 and 255."""
-    turned = upright(image)
-    return np.asarray(turned.convert("L") if turned.mode == "1" else turned, np.uint8)
 
 
 def _misfit(found: _Contents, size: tuple[int, int], classes: int) -> str:

@@ -24,9 +24,10 @@ VOID = 255
 """In a mask: a pixel that belongs to no class."""
 
 Target = Any
-"""By kind: ``label``, an int; ``mask``, a tv_tensors.Mask (H, W), uint8, of class indices and ``VOID``; ``objects``,
-``{"boxes": tv_tensors.BoundingBoxes XYXY (n, 4), "labels": int64 (n,), "masks": tv_tensors.Mask (n, H, W)}``; ``none``,
-None."""
+"""By kind: ``label``, an int; ``vector``, float32 (K,), 1 for each label the image has; ``mask``, a tv_tensors.Mask
+(H, W), uint8, of class indices and ``VOID``; ``objects``,
+``{"boxes": tv_tensors.BoundingBoxes XYXY (n, 4), "labels": int64 (n,), "masks": tv_tensors.Mask (n, H, W)}``;
+``fixations``, ``{"points": tv_tensors.KeyPoints (n, 2) of x, y in pixels, "viewers": int64 (n,)}``; ``none``, None."""
 
 
 class Pictures(Protocol):
@@ -110,7 +111,7 @@ class Split:
         train: augmented where a key asks for it.
         test: never augmented.
         val: neither trained on nor scored; None where the source has no such part.
-        target: kind of the targets: ``label``, ``mask``, ``objects`` or ``none``.
+        target: kind of the targets, as of ``Target``.
         classes: their names; a label is a place in this list.
         channels: 1 or 3.
         size: (H, W) of the images in pixels.
@@ -143,8 +144,8 @@ def collate(samples: list[tuple[Tensor, Target]]) -> tuple[Tensor, Any]:
     """Join samples to a batch.
 
     Returns:
-        the images (B, C, H, W), and the targets: labels as int64 (B,), masks of one shape as int64 (B, H, W), anything
-        else as the list it is.
+        the images (B, C, H, W), and the targets: labels as int64 (B,), vectors as (B, K), masks of one shape as int64
+        (B, H, W), anything else as the list it is.
     """
     images = torch.stack([image for image, _ in samples])
     targets = [target for _, target in samples]
@@ -152,6 +153,8 @@ def collate(samples: list[tuple[Tensor, Target]]) -> tuple[Tensor, Any]:
         return images, torch.tensor(targets)
     if all(isinstance(target, Mask) for target in targets) and len({target.shape for target in targets}) == 1:
         return images, torch.stack([target.as_subclass(Tensor) for target in targets]).long()
+    if all(type(target) is Tensor for target in targets):
+        return images, torch.stack(targets)
     return images, targets
 
 

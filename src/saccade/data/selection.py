@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from zlib import crc32
 
+from saccade.data.groups import hold_back_groups, straddling
 from saccade.data.survey import Survey
 from saccade.errors import UserError
 from saccade.escaping import brief
@@ -69,25 +70,48 @@ def select(spec: Data, seen: Survey) -> Selection:
     Raises:
         UserError: the folder or its classes cannot be used; the message names each.
     """
-    if spec.options:
-        raise UserError(f"data.options: a folder of images has no options, got {', '.join(spec.options)}")
     if seen.problems:
         raise UserError(several(f"{brief(seen.root)} cannot be used", seen.problems))
+    if seen.groups and (leaks := straddling(seen.parts.values(), seen.groups)):
+        raise UserError(
+            several(f"{brief(seen.root)} has {len(leaks)} groups in two parts", leaks)
+            + ". Move each into one part; data.options.group = false takes images as unrelated"
+        )
     classes = seen.classes
     parts = {role: [part.classes.get(name, []) for name in classes] for role, part in seen.parts.items() if part.files}
     if "test" in parts:
         how = seen.named_parts()
     else:
-        parts["train"], parts["test"] = _hold_back(classes, parts["train"], spec.test_part, spec.split_seed)
-        what = "each class" if classes != [""] else "the images"
-        how = f"{spec.test_part:.0%} of {what} held back with seed {spec.split_seed}"
+        parts["train"], parts["test"], how = _held_back(spec, seen, parts["train"])
+    whole = parts["test"]
     for part, at_most in (("train", spec.train_images), ("test", spec.test_images)):
         parts[part] = _subset(parts[part], classes, at_most, spec.split_seed, f"{part}_images")
     return Selection(
         classes,
         {part: parts[part] for part in ("train", "test", "val") if part in parts},
-        "; ".join([how, *seen.unused]),
+        "; ".join([how, *_cut(seen, whole, parts["test"]), *seen.unused]),
     )
+
+
+def _held_back(spec: Data, seen: Survey, part: list[list[Path]]) -> tuple[list[list[Path]], list[list[Path]], str]:
+    """Training and test files of each class, and where the line between them comes from."""
+    share, seed = spec.test_part, spec.split_seed
+    if not seen.groups:
+        what = "each class" if seen.classes != [""] else "the images"
+        return *_hold_back(seen.classes, part, share, seed), f"{share:.0%} of {what} held back with seed {seed}"
+    train, test = hold_back_groups(seen.classes, part, seen.groups, share, seed)
+    held, kept = ({seen.groups[path] for files in side for path in files} for side in (test, train))
+    number = f"{len(held)} of {len(held) + len(kept)} groups"
+    return train, test, f"{share:.0%} of the images held back with seed {seed} in whole groups ({number})"
+
+
+def _cut(seen: Survey, before: list[list[Path]], after: list[list[Path]]) -> list[str]:
+    """A clause where a subset of the test images leaves groups in part."""
+    if not seen.groups or before is after:
+        return []
+    had, has = (Counter(seen.groups[path] for files in part for path in files) for part in (before, after))
+    cut = sum(count < had[group] for group, count in has.items())
+    return [f"data.test_images takes a part of {cut} of {len(has)} groups"] if cut else []
 
 
 def several(what: str, sentences: Sequence[str], shown: int = 5) -> str:
@@ -105,6 +129,12 @@ def _hold_back(
         UserError: a class has a single image.
     """
     train, test = [], []
+    single = [name for name, files in zip(classes, part, strict=True) if len(files) == 1]
+    if len(single) > 1:
+        raise UserError(
+            f"{len(single)} of {len(classes)} classes have 1 image, such as {single[0]!r}; at least one to train on "
+            "and one to test on are needed"
+        )
     for name, files in zip(classes, part, strict=True):
         if len(files) < 2:
             owner = f"class {name!r} has" if name else "there is"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from saccade.escaping import brief
 from saccade.imagefiles import closed, identity, is_image, is_unicode, located, visible
 
 __all__ = [
+    "ROLES",
     "Part",
     "Survey",
     "assigned",
@@ -24,7 +25,8 @@ __all__ = [
     "surveyed",
 ]
 
-_ROLES = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("val", "valid", "validation")}
+ROLES = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("val", "valid", "validation")}
+"""The words for each part."""
 
 
 def assigned(names: Iterable[str]) -> dict[str, str]:
@@ -33,7 +35,7 @@ def assigned(names: Iterable[str]) -> dict[str, str]:
     Where there is no test part the validation part is it.
     """
     by_lower = {name.lower(): name for name in names}
-    found = {role: next((by_lower[word] for word in words if word in by_lower), "") for role, words in _ROLES.items()}
+    found = {role: next((by_lower[word] for word in words if word in by_lower), "") for role, words in ROLES.items()}
     if not found["test"]:
         found |= {"test": found["val"], "val": ""}
     return {role: name for role, name in found.items() if name}
@@ -75,6 +77,11 @@ class Survey:
         masks: image to mask.
         deciding: files that are neither image nor mask and yet decide what is taken: lists, names of classes.
         unused: clauses on parts that lie in the folder and are not used.
+        missing: images that are named and cannot be found, and why, as the rest of a sentence that begins with the
+            path.
+        groups: image to its group (patient, scene), of every image or of none: groups stay whole where a part is held
+            back.
+        options: what the recipe says of this source, ``data.options``.
     """
 
     root: Path
@@ -88,6 +95,9 @@ class Survey:
     masks: dict[Path, Path] = field(default_factory=dict)
     deciding: list[Path] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
+    missing: dict[Path, str] = field(default_factory=dict)
+    groups: dict[Path, str] = field(default_factory=dict)
+    options: Mapping[str, int | float | bool | str] = field(default_factory=dict)
 
     @property
     def files(self) -> list[Path]:

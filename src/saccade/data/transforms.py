@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
-from torchvision.tv_tensors import BoundingBoxes, Mask
+from torchvision.tv_tensors import BoundingBoxes, KeyPoints, Mask
 
 from saccade.data.sampling import Key, generator
 from saccade.errors import UserError, did_you_mean
@@ -28,12 +28,12 @@ def _flip(planes: list[Tensor], chance: Sequence[float], mean: Sequence[float]) 
 def _crop(planes: list[Tensor], chance: Sequence[float], mean: Sequence[float]) -> list[Tensor]:
     """Shift by up to an eighth of each side.
 
-    The reflection comes in; where there are boxes, which would miss what it shows, the mean colour.
+    The reflection comes in; where there are boxes or points, which would miss what it shows, the mean colour.
     """
     height, width = planes[0].shape[-2:]
     y, x = height // 8, width // 8
     top, left = int(chance[0] * (2 * y + 1)), int(chance[1] * (2 * x + 1))
-    if not any(isinstance(plane, BoundingBoxes) for plane in planes):
+    if not any(isinstance(plane, BoundingBoxes | KeyPoints) for plane in planes):
         padded = [F.pad(plane, [x, y], padding_mode="reflect") for plane in planes]
     else:
         padded = [F.pad(plane, [x, y], fill=None if n else list(mean)) for n, plane in enumerate(planes)]
@@ -92,22 +92,28 @@ def augment(image: Tensor, target: Any, names: Sequence[str], key: Key, mean: Se
 
     Args:
         image: float (C, H, W) in [0, 1].
-        target: a mask or objects move with the image, objects that leave it are dropped; any other stays as it is.
+        target: a mask, objects or fixations move with the image, those that leave it are dropped; any other stays as
+            it is.
         names: any of ``flip``, ``crop``, ``color``, ``erase``.
         key: decides everything that is drawn.
         mean: colour of what is erased, one number a channel.
     """
     amounts = [_OPERATIONS[name][1] for name in names]
     chance = torch.rand(sum(amounts), generator=generator(*key)).tolist()
-    objects = isinstance(target, dict)
+    objects = isinstance(target, dict) and "boxes" in target
+    fixations = isinstance(target, dict) and "points" in target
     planes = [image, target["boxes"], target["masks"]] if objects else [image]
     if isinstance(target, Mask):
         planes.append(target)
+    if fixations:  # the kernels count from the middle of the first pixel
+        planes.append(KeyPoints(target["points"] - 0.5, canvas_size=tuple(image.shape[-2:])))
     for name, amount in zip(names, amounts, strict=True):
         planes = _OPERATIONS[name][0](planes, chance[:amount], mean)
         chance = chance[amount:]
     if objects:
         return planes[0], _inside(planes[1], target["labels"], planes[2])
+    if fixations:
+        return planes[0], _seen(planes[1] + 0.5, target["viewers"], planes[0].shape[-2:])
     return planes[0], planes[1] if len(planes) == 2 else target
 
 
@@ -116,3 +122,10 @@ def _inside(boxes: Tensor, labels: Tensor, masks: Tensor) -> dict[str, Tensor]:
     kept = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
     corners = BoundingBoxes(boxes.as_subclass(Tensor)[kept], format="XYXY", canvas_size=tuple(masks.shape[-2:]))
     return {"boxes": corners, "labels": labels[kept], "masks": Mask(masks.as_subclass(Tensor)[kept])}
+
+
+def _seen(points: Tensor, viewers: Tensor, size: Sequence[int]) -> dict[str, Tensor]:
+    """The points that lie in an image of ``size`` (H, W)."""
+    kept = ((points >= 0) & (points < torch.tensor([size[1], size[0]]))).all(1)
+    inside = KeyPoints(points.as_subclass(Tensor)[kept], canvas_size=(size[0], size[1]))
+    return {"points": inside, "viewers": viewers[kept]}

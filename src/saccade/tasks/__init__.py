@@ -38,17 +38,17 @@ def choose(recipe: Recipe) -> str:
     from saccade.data.layouts import layout_of, why_not
 
     layout = layout_of(recipe.data)
-    asked = recipe.task.name
+    gives, asked = layout.gives(recipe.data), recipe.task.name
     if asked != "auto":
         needed = get(asked).target
-        if needed not in (*layout.targets, "none"):
+        if needed not in (*gives, "none"):
             why = why_not(recipe.data.source, needed)
             raise UserError(
                 f"the task {asked} learns from targets of the kind {needed!r}; {recipe.data.source}, read as "
-                f"{layout.name}, has {' and '.join(map(repr, layout.targets))}{f' ({why})' if why else ''}"
+                f"{layout.name}, has {' and '.join(map(repr, gives))}{f' ({why})' if why else ''}"
             )
         return asked
-    kind = layout.targets[0]
+    kind = gives[0]
     found = [name for name in names() if (task := get(name)).auto and task.target == kind]
     if len(found) > 1:
         files = " and ".join(f"tasks/{name}.py" for name in found)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from saccade.data.duplicates import Duplicates, find_duplicates
@@ -16,7 +18,7 @@ from saccade.data.resizing import DEFAULT, Frame, common_square, lies
 from saccade.data.selection import Selection, select, several
 from saccade.data.sheet import Cell, spread
 from saccade.data.survey import Survey, folder_of, missing
-from saccade.errors import UserError
+from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 from saccade.events import Notify
 from saccade.imagefiles import UnreadableError, is_image, left_out, opened, walk
@@ -43,9 +45,11 @@ class FolderLayout(Layout):
 
     Attributes:
         exact: whether images are decoded at full size, as a target in the image's plane needs.
+        options: what ``data.options`` may hold: name -> what it says.
     """
 
     exact: ClassVar[bool] = False
+    options: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     @abstractmethod
     def survey(self, root: Path) -> Survey:
@@ -58,6 +62,17 @@ class FolderLayout(Layout):
     def mistaken(self, root: Path) -> str | None:
         """None, or why a folder that can be read in this layout is not, unless a recipe names the layout."""
         return None
+
+    def survey_by(self, root: Path, options: Mapping[str, Any]) -> Survey:
+        """The survey as ``data.options`` ask for it; of a layout whose options leave the survey as it is, the same.
+
+        Raises:
+            UserError: the folder is not of this layout.
+        """
+        reason = self.reason(root)
+        if reason is not None:
+            raise UserError(f"{brief(root)} is not read as {self.name}: {reason}")
+        return self.survey(root)
 
     @abstractmethod
     def label(self, seen: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Labels:
@@ -95,11 +110,23 @@ class FolderLayout(Layout):
         Raises:
             UserError: there is no such folder, or it is not of this layout.
         """
-        root = self._root(spec.source)
-        reason = self.reason(root)
-        if reason is not None:
-            raise UserError(f"{brief(root)} is not read as {self.name}: {reason}")
-        return self.survey(root)
+        unknown = self._unknown(spec.options)
+        known = {name: value for name, value in spec.options.items() if name in self.options}
+        seen = self.survey_by(self._root(spec.source), known)
+        return replace(seen, options=known, problems=[*seen.problems, *unknown])
+
+    def _unknown(self, options: Mapping[str, Any]) -> list[str]:
+        """A sentence on the options that this layout does not know, if there are any."""
+        names = [name for name in options if name not in self.options]
+        if not names:
+            return []
+        if not self.options:
+            return [f"data.options: a folder of images has no options, got {', '.join(names)}"]
+        return [
+            f"data.options: {self.name} has no option {name!r}.{did_you_mean(name, self.options)} "
+            f"There are {', '.join(self.options)}"
+            for name in names
+        ]
 
     @final
     def stamp(self, spec: Data) -> tuple[Any, ...]:
@@ -130,7 +157,7 @@ class FolderLayout(Layout):
         paths = chosen.every
         found = open_pictures(paths, spec, self.own_size, notify, self.exact)
         labels = Unlabelled() if target == "none" else self.label(seen, found.sizes, notify)
-        bad = found.bad | labels.problems
+        bad = found.bad | seen.missing | labels.problems
         beside = set(chosen.files("val"))
         sentences = [f"{brief(path)} {problem}" for path, problem in bad.items() if path not in beside]
         if sentences and not spec.skip_bad:
@@ -153,7 +180,8 @@ class FolderLayout(Layout):
             pictures = found.pictures[start : start + len(files)]
             augment = spec.augment if part == "train" else ()
             targets = labels.targets(files, found.frame)
-            sets[part] = ImageSet(pictures, targets, mean, std, augment, labels.groups(files))
+            groups = [seen.groups[path] for path in files] if seen.groups else None
+            sets[part] = ImageSet(pictures, targets, mean, std, augment, groups)
             start += len(files)
         size = found.frame.height, found.frame.width
         return Split(
@@ -169,6 +197,7 @@ class FolderLayout(Layout):
             description=_described(seen.root, chosen, labels, size, gone),
             fingerprint=digest(
                 [part, labels.fact(path), path.relative_to(seen.root).as_posix(), found.contents[path][1]]
+                + ([seen.groups[path]] if seen.groups else [])
                 for part in ("train", "test")
                 for path in chosen.files(part)
             ),
@@ -196,7 +225,7 @@ class FolderLayout(Layout):
             if np.ptp(found.pixels, axis=(1, 2)).max() < _FLAT:
                 flat.append(path)
         labels = self.label(seen, good, notify)
-        bad |= {path: f"{brief(path)} {problem}" for path, problem in labels.problems.items()}
+        bad |= {path: f"{brief(path)} {problem}" for path, problem in (seen.missing | labels.problems).items()}
         refused, notes = list(seen.problems), [*seen.notes, *labels.notes]
         taken, val, used, twice = set(paths), set[Path](), None, Duplicates()
         if not seen.problems:

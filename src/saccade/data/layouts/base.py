@@ -23,7 +23,7 @@ class Layout(ABC):
     Attributes:
         name: of its file; what ``data.layout`` says.
         rank: layouts are asked in this order, the one that requires most first, so that no source has two.
-        targets: the kinds it gives, the natural one first; ``none`` is always possible.
+        targets: the kinds it can give, the natural one first; ``none`` is always possible.
         sources: names that are sources in themselves, without a folder.
         seeds: how many a study takes unless it is asked for others.
         caveat: a sentence that belongs beside every verdict on these images.
@@ -53,6 +53,14 @@ class Layout(ABC):
         Raises:
             UserError: there is no such source.
         """
+
+    def gives(self, spec: Data) -> tuple[str, ...]:
+        """Those of ``targets`` that it gives of this source, the natural one first.
+
+        Raises:
+            UserError: the source cannot be read.
+        """
+        return self.targets
 
     @abstractmethod
     def read(self, spec: Data, target: str, notify: Notify | None) -> Split:

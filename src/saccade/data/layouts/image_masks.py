@@ -1,12 +1,19 @@
 """Images and index masks in two folders, paired by their names without the ending.
 
 Understood are ``images/`` and ``masks/`` (or a name of ``_IMAGES`` and of ``_MASKS``), alone, inside each of ``train``,
-``test`` and ``val``, or around them; and the form of CamVid, ``train`` beside ``trainannot``. Alone, ``test_part`` of
-the images is held back. A part without masks is not used.
+``test`` and ``val``, or around them; the form of CamVid, ``train`` beside ``trainannot``; and that of Roboflow,
+``NAME_mask.png`` beside ``NAME.jpg`` and ``_classes.csv`` in each part. Alone, ``test_part`` of the images is held
+back. A part without masks is not used.
 
-A mask is as large as its image, of mode L or P, and holds class indices, 255 where no class is. Masks that hold 0 and
-255 alone have two classes, background and foreground. ``classes.txt`` in the folder names the classes, one a line, in
-the order of the indices; pixels of a class called ``void`` become 255. Masks in colours cannot be read yet.
+A mask is as large as its image. It holds class indices (a palette keeps its own), 255 where no class is, or colours.
+Masks that hold 0 and 255 alone have two classes, background and foreground. A file in the folder names the classes:
+
+* of indices, ``classes.txt``, one name a line in their order, or Roboflow's ``_classes.csv`` (``Pixel Value, Class``);
+* of colours, CVAT's ``labelmap.txt`` (``name:r,g,b::``), ``class_dict.csv`` (``name,r,g,b``) or ``label_colors.txt``
+  (``r g b name``); a colour that is not in it is refused.
+
+Pixels of a class called ``void``, ``ignore`` or ``unlabelled`` become 255; ``data.options.void`` names others, or is
+false.
 
 The two folders look like two class folders, so this layout is asked before ``class_folders``.
 """
@@ -17,11 +24,13 @@ from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, final
 
+from saccade.data.colour_maps import class_map, map_file
 from saccade.data.layouts._folder import FolderLayout
 from saccade.data.resizing import common_size
-from saccade.data.survey import Part, Survey, assigned, class_names, images_of, subfolders, surveyed
+from saccade.data.survey import Part, Survey, assigned, images_of, subfolders, surveyed
 from saccade.escaping import brief
 from saccade.events import Notify
 from saccade.imagefiles import is_image, walk
@@ -31,6 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageMasks", "pair_of"]
 
+_PIXEL_VALUES, _MASK = "_classes.csv", "_mask"
+"""What Roboflow writes beside images, and after their names."""
 _IMAGES = ("images", "image", "imgs", "img")
 _MASKS = ("masks", "mask", "labels", "label", "annotations", "annotation", "annot", "annots")
 
@@ -43,6 +54,7 @@ class ImageMasks(FolderLayout):
     rank = 30
     targets = ("mask",)
     exact = True
+    options = MappingProxyType({"void": "names of classes whose pixels are in no class; false for none"})
 
     def own_size(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
         """The images' own size where they have one, square or not: maps are read in full."""
@@ -50,17 +62,15 @@ class ImageMasks(FolderLayout):
 
     def reason(self, root: Path) -> str | None:
         """Look for the two folders, and for one name that is in both."""
-        places = pair_of(root)
-        if places is None:
+        pair = _pairs(root)[0].get("train")
+        if pair is None:
             return (
                 "it has no folders images and masks with images in them, alone, in train, test and val, or around them"
             )
-        images, masks = places
-        if _by_stem(images).keys() & _by_stem(masks).keys():
+        if pair.images_by_stem().keys() & pair.masks_by_stem().keys():
             return None
-        return (
-            f"no image in {brief(images.relative_to(root))} has a mask of its name in {brief(masks.relative_to(root))}"
-        )
+        images, masks = (brief(place.relative_to(root)) for place in (pair.images, pair.masks))
+        return f"no image in {images} has a mask of its name in {masks}"
 
     def survey(self, root: Path) -> Survey:
         """The images of each part, and their masks."""
@@ -68,18 +78,18 @@ class ImageMasks(FolderLayout):
         parts, masks, problems, alone = dict[str, Part](), dict[Path, Path](), list[str](), 0
         pairs, without = _pairs(root)
         for role, pair in pairs.items():
-            parts[role] = Part(pair.name, {"": sorted(walk(pair.images, hidden))})
-            images, by_stem = _by_stem(pair.images), _by_stem(pair.masks)
+            images, by_stem = pair.images_by_stem(), pair.masks_by_stem()
+            within = {path for paths in by_stem.values() for path in paths}
+            parts[role] = Part(pair.name, {"": sorted(set(walk(pair.images, hidden)) - within)})
             problems += [
                 f"{' and '.join(map(brief, paths))} are masks of one name" for paths in by_stem.values() if paths[1:]
             ]
             masks |= {path: by_stem[stem][0] for stem, paths in images.items() if stem in by_stem for path in paths}
             alone += len(by_stem.keys() - images.keys())
         seen = surveyed(root, *images_of(parts), hidden, [f"{alone} masks have no image of their name"] * (alone > 0))
-        names = root / "classes.txt"
-        deciding = [names] if names.is_file() else []
+        named = map_file([root, pairs["train"].masks, pairs["train"].masks.parent])
         return replace(
-            seen, masks=masks, problems=sorted([*seen.problems, *problems]), deciding=deciding,
+            seen, masks=masks, problems=sorted([*seen.problems, *problems]), deciding=[named] if named else [],
             unused=[f"{name!r} has no masks and is not used" for name in without],
         )  # fmt: skip
 
@@ -87,8 +97,8 @@ class ImageMasks(FolderLayout):
         """The mask of each image."""
         from saccade.data.masks import Masks
 
-        names = [name for path in seen.deciding for name in class_names(path)]
-        return Masks(seen.masks, sizes, names, seen.root, notify)
+        named = class_map(next(iter(seen.deciding), None))
+        return Masks(seen.masks, sizes, named, seen.root, notify, seen.options.get("void"))
 
 
 def pair_of(root: Path) -> tuple[Path, Path] | None:
@@ -98,9 +108,22 @@ def pair_of(root: Path) -> tuple[Path, Path] | None:
 
 
 class _Pair(NamedTuple):
+    """The folders of images and masks of a part; ``suffix`` is what names of masks have after those of images."""
+
     name: str
     images: Path
     masks: Path
+    suffix: str = ""
+
+    def images_by_stem(self) -> dict[str, list[Path]]:
+        """The images by their path in the folder without the ending."""
+        stems = _by_stem(self.images)
+        return {stem: paths for stem, paths in stems.items() if not self.suffix or not stem.endswith(self.suffix)}
+
+    def masks_by_stem(self) -> dict[str, list[Path]]:
+        """The masks by the same path as their images."""
+        stems = _by_stem(self.masks)
+        return {stem.removesuffix(self.suffix): paths for stem, paths in stems.items() if stem.endswith(self.suffix)}
 
 
 def _pairs(root: Path) -> tuple[dict[str, _Pair], list[str]]:
@@ -126,7 +149,11 @@ def _pair(part: Path, beside: dict[str, Path]) -> _Pair | None:
     if images and masks:
         return _Pair(part.name, images, masks)
     other = _named(beside, [f"{part.name.lower()}{between}{word}" for word in _MASKS for between in ("", "_", "-")])
-    return _Pair(part.name, part, other) if other else None
+    if other:
+        return _Pair(part.name, part, other)
+    if (part / _PIXEL_VALUES).is_file() and any(path.stem.endswith(_MASK) for path in walk(part) if is_image(path)):
+        return _Pair(part.name, part, part, _MASK)
+    return None
 
 
 def _named(folders: dict[str, Path], names: Collection[str]) -> Path | None:

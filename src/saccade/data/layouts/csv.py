@@ -1,0 +1,207 @@
+"""Images with a table in CSV beside them: one label each, several, or a column of 0/1 for each label.
+
+Understood are
+
+* one table, with a column ``split`` (``train``, ``val``, ``test``) or without, when ``test_part`` is held back;
+* ``train.csv`` beside ``test.csv`` or ``val.csv``; one without labels, as Kaggle gives, is not used;
+* ``_classes.csv`` in each of ``train``, ``valid`` and ``test``, as Roboflow writes it.
+
+A table is separated by commas, semicolons or tabs and has a header. Its columns are
+
+* the image: of the columns, the one whose values name images of the folder. A value is a path or a name, with its
+  ending or without; images lie anywhere below the folder, none outside it;
+* the label: ``label``, ``class``, ``category``, ``Finding Labels`` and their like, or the one column that is left. It
+  is one label a row, or several separated by ``|`` or ``;`` (in ``labels`` and ``tags`` by commas or blanks too);
+* or one column for each label, of 0 and 1. Where each image has exactly one 1 these are classes;
+* the group, ``group``, ``patient``, ``subject`` or ``scene``, which lies on one side of every split.
+
+Columns such as age, sex and view are no labels. ``data.options`` says what headers do not (``image``, ``labels``,
+``split``, ``group``, ``delimiter``; ``file`` where there are several tables), and what -1 (``uncertain``) and a
+``blank`` are in a column of 0/1.
+
+Class folders stay class folders, whatever table lies beside them, unless a recipe names this layout.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, final
+
+from saccade.data.columns import Columns, columns_of, image_column, is_boxes
+from saccade.data.image_index import ImageIndex
+from saccade.data.labelling import Table
+from saccade.data.layouts._table import Found, TableLayout
+from saccade.data.layouts.class_folders import ClassFolders
+from saccade.data.records import Records, read_csv
+from saccade.data.survey import assigned, subfolders
+from saccade.errors import UserError, did_you_mean
+from saccade.escaping import brief
+from saccade.imagefiles import visible
+
+__all__ = ["Csv"]
+
+_ENDINGS = (".csv", ".tsv")
+_ROBOFLOW = "_classes.csv"
+_NO_CLASS = re.compile(r"(images?|imgs?|part|batch)[ _-]*\d*$", re.IGNORECASE)
+"""Names of folders that hold images of any class."""
+
+
+@final
+class Csv(TableLayout):
+    """Tables of images in CSV."""
+
+    name = "csv"
+    rank = 62
+    options: ClassVar[Mapping[str, str]] = MappingProxyType({"file": "the table", **TableLayout.options})
+
+    def mistaken(self, root: Path) -> str | None:
+        """Class folders are read as such, though a table lies beside them."""
+        if ClassFolders().reason(root) is not None:
+            return None
+        folders = [path.name for path in subfolders(root)]
+        within = assigned(folders).get("train")
+        classes = [path.name for path in subfolders(root / within)] if within else folders
+        if all(map(_NO_CLASS.search, classes)):
+            return None
+        return (
+            f"its images lie in class folders ({', '.join(map(brief, classes[:3]))}…), as of class_folders; "
+            "data.layout = csv reads the table"
+        )
+
+    def found(self, root: Path, options: Mapping[str, Any]) -> Found:
+        """The tables that name images of the folder."""
+        files = {name: root / name for name in visible(sorted(path.name for path in root.iterdir()))}
+        files = {name: path for name, path in files.items() if name.lower().endswith(_ENDINGS) and path.is_file()}
+        if "file" in options:
+            name = str(options["file"])
+            if name not in files:
+                there = f"There are {', '.join(map(brief, files))}" if files else "There is no .csv"
+                raise UserError(
+                    f"data.options.file: there is no {brief(name)!r} in it.{did_you_mean(name, files)} {there}"
+                )
+            files = {name: files[name]}
+        inner = {} if "file" in options else _roboflow(root)
+        if not inner and not files:
+            raise UserError(f"it has no .csv or .tsv, nor {_ROBOFLOW} in a folder train")
+        index = ImageIndex(root)
+        if inner:
+            return _of_parts(inner, index, options)
+        parts = {role: files[name] for role, name in _parts(files).items()}
+        if len(parts) > 1 and "train" in parts:
+            try:
+                return _of_parts(parts, index, options)
+            except _NotOfImagesError:  # a table of something else, called train
+                pass
+        return _alone(files, index, options)
+
+
+class _NotOfImagesError(UserError):
+    """No column of a table names images."""
+
+
+def _roboflow(root: Path) -> dict[str, Path]:
+    """Role to the table in its folder, where there is one to train on."""
+    folders = {path.name: path for path in subfolders(root) if (path / _ROBOFLOW).is_file()}
+    found = {role: folders[name] / _ROBOFLOW for role, name in assigned(folders).items()}
+    return found if "train" in found else {}
+
+
+def _parts(names: Mapping[str, Path]) -> dict[str, str]:
+    """Role to the name of its table: ``train.csv``, ``train_labels.csv``."""
+    stems = {re.sub(r"[\W_]|labels?|set$", "", Path(name).stem.lower()): name for name in names}
+    return {role: stems[stem] for role, stem in assigned(stems).items()}
+
+
+def _of_parts(parts: Mapping[str, Path], index: ImageIndex, options: Mapping[str, Any]) -> Found:
+    """A table for each part; those that lack the labels of the one to train on are not used."""
+    read = {
+        role: read_csv(path, path.relative_to(index.root).as_posix(), least=2 if role == "train" else 1)
+        for role, path in parts.items()
+    }
+    first = read["train"]
+    columns = _columns(first, _near(first, "train", index), index, {**options, "split": False})
+    tables, unused = [], []
+    for role, table in read.items():
+        near = _near(table, role, index)
+        lacking = [name for name in columns.labels if name not in table.header]
+        if len(lacking) == len(columns.labels):
+            unused.append(f"{brief(table.owner)!r} has no column {brief(lacking[0])!r} and is not used")
+            continue
+        if lacking or (columns.group and columns.group not in table.header):
+            name = lacking[0] if lacking else columns.group
+            raise UserError(f"{brief(table.owner)} has no column {name!r}; {brief(first.owner)} has it")
+        image = columns.image if columns.image in table.header else _image(table, near, index, options)
+        tables.append(Table(role, table.owner, table, replace(columns, image=image), near))
+    if "test" not in {table.role for table in tables}:
+        tables = [table._replace(role="test" if table.role == "val" else table.role) for table in tables]
+    if len(tables) == 1:
+        tables = [tables[0]._replace(name="")]
+    return Found(tables, index, [], unused)
+
+
+def _alone(files: Mapping[str, Path], index: ImageIndex, options: Mapping[str, Any]) -> Found:
+    """The one table whose rows name images and labels."""
+    why, notes, found = list[str](), list[str](), list[Table]()
+    for name, path in files.items():
+        try:
+            table = read_csv(path, name)
+            near = _near(table, "train", index)
+            image = _image(table, near, index, options)
+            if is_boxes(table.header) and "file" not in options:
+                notes.append(f"{brief(name)} holds boxes or runs, one a row, and is not read")
+                continue
+            found.append(Table("train", "", table, columns_of(table, image, options), near))
+        except UserError as error:
+            why.append(str(error))
+    called = [table for table in found if re.fullmatch(r"labels?|train", Path(table.records.owner).stem.lower())]
+    if len(found) > 1 and len(called) == 1:
+        notes += [f"{brief(table.records.owner)} is not read" for table in found if table not in called]
+        found = called
+    if not found:
+        raise UserError("; ".join([*why, *notes]))
+    if len(found) > 1:
+        names = [brief(table.records.owner) for table in found]
+        raise UserError(
+            f"{' and '.join(names)} are {len(names)} tables of images; say which is read: data.options.file = "
+            f"{names[0]!r}"
+        )
+    return Found(found, index, notes, [])
+
+
+def _near(table: Records, role: str, index: ImageIndex) -> Path:
+    """Where the images of a table are sought first: beside it, or in the folder of its part."""
+    folder = table.path.parent
+    inner = [path for path in subfolders(folder) if assigned([path.name]).get(role)] if folder == index.root else []
+    return inner[0] if inner else folder
+
+
+def _columns(table: Records, near: Path, index: ImageIndex, options: Mapping[str, Any]) -> Columns:
+    return columns_of(table, _image(table, near, index, options), options)
+
+
+def _image(table: Records, near: Path, index: ImageIndex, options: Mapping[str, Any]) -> str:
+    """The column that names images.
+
+    Raises:
+        UserError: an option names no column, or no column names an image.
+    """
+    if (asked := options.get("image")) is not None:
+        if asked not in table.header:
+            raise UserError(
+                f"data.options.image: {brief(table.owner)} has no column {brief(asked)!r}."
+                f"{did_you_mean(str(asked), table.header)} There are {', '.join(map(brief, table.header))}"
+            )
+        return str(asked)
+    found = image_column(table, partial(index.holds, near=near))
+    if found is None:
+        first = brief(table.rows[0].text(table.header[0]), 60) if table.rows else ""
+        raise _NotOfImagesError(
+            f"no column of {brief(table.owner)} names an image of the folder, which holds {len(index.files)}: its "
+            f"first row begins with {first!r}"
+        )
+    return found
