@@ -30,6 +30,7 @@ __all__ = [
     "Done",
     "Environment",
     "Failed",
+    "SavedNetwork",
     "StudyFile",
     "epochs",
     "read",
@@ -93,6 +94,16 @@ class _OldDone(_File):
 
     top1: Percent
     test_loss: Figure | None
+
+
+class SavedNetwork(_File):
+    """``config.json`` of a run; ``saccade.load`` has a reader of its own, which checks every value."""
+
+    host: dict[str, Any] | None
+    plugs: list[dict[str, Any]]
+    replacements: list[dict[str, Any]] = Field(default_factory=list)
+    input: list[Count] | None
+    facts: dict[str, Any]
 
 
 class Failed(_File):
