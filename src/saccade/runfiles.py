@@ -86,6 +86,7 @@ class Done(_File):
     fingerprint: str = ""
     left_out: dict[str, dict[str, Count]] = Field(default_factory=dict)
     cautions: list[str] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
     constant: dict[str, Literal["gate", "context"]] = Field(default_factory=dict)
 
 

@@ -93,7 +93,6 @@ class Frame:
         page.paste(image.resize((width, height), how), (left, top))
         return page
 
-
     def _middle(self, image: Image.Image, how: Image.Resampling) -> Image.Image:
         """``image`` resized to cover ``scale_size`` and cut, to the same pixels as timm's transform for testing."""
         height, width = self.scale_size

@@ -18,7 +18,7 @@ from saccade.parent_class import CHILD
 from saccade.recipe import Model
 from saccade.runfiles import SavedNetwork, read, read_done
 
-__all__ = ["head_of", "metadata", "saved_network", "start_from"]
+__all__ = ["head_of", "is_of_attention", "metadata", "saved_network", "start_from"]
 
 _log = logging.getLogger("saccade")
 _WEIGHTS = "model.safetensors"
@@ -36,13 +36,14 @@ def start_from(host: nn.Module, model: Model) -> None:
         made_for, name = facts.get("architecture", ""), model.name.partition(".")[0]
         if is_model(made_for) and made_for != name:
             raise UserError(
-                f"model.checkpoint: {brief(path)} says that its weights are of {brief(made_for)!r}; model.name is {name!r}"
+                f"model.checkpoint: {brief(path)} says that its weights are of {brief(made_for)!r}; model.name is "
+                f"{name!r}"
             )
         _load(host, _weights(path), f"model.checkpoint: {path}")
     elif model.init_from is not None:
         folder = Path(model.init_from)
         replaced = [str(row["convolution"]) for row in saved_network(folder)["replacements"]]
-        weights = {key: value for key, value in _weights(folder / _WEIGHTS).items() if not _of_attention(key)}
+        weights = {key: value for key, value in _weights(folder / _WEIGHTS).items() if not is_of_attention(key)}
         _load(host, weights, f"model.init_from: {folder}", replaced)
 
 
@@ -69,12 +70,12 @@ def saved_network(folder: Path) -> dict[str, Any]:
         UserError: ``folder`` is no run, or one that is not finished.
     """
     if not folder.is_dir():
-        raise UserError(
-            f"model.init_from: there is no folder {folder}.{did_you_mean(folder.name, _siblings(folder))}"
-        )
+        raise UserError(f"model.init_from: there is no folder {folder}.{did_you_mean(folder.name, _siblings(folder))}")
     found = read(folder / "config.json", SavedNetwork)
     if found is None or read_done(folder / "done.json") is None or not (folder / _WEIGHTS).is_file():
-        raise UserError(f"model.init_from: {folder} holds no finished run; one with done.json and config.json is needed")
+        raise UserError(
+            f"model.init_from: {folder} holds no finished run; one with done.json, config.json and {_WEIGHTS} is needed"
+        )
     return {"plugs": [], "replacements": [], **found}
 
 
@@ -84,7 +85,7 @@ def head_of(host: nn.Module) -> set[str]:
     return {declared} if isinstance(declared, str) else set(declared)
 
 
-def _of_attention(key: str) -> bool:
+def is_of_attention(key: str) -> bool:
     """Return whether a key of a state dict belongs to a plug or to what stands in the place of a convolution."""
     return any(part in (CHILD, f"{CHILD}_conv") for part in key.split("."))
 
