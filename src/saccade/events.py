@@ -50,7 +50,7 @@ class FilesChecked(Event):
 
 @dataclass(frozen=True)
 class Caution(Event):
-    """The images spoil the score in the way that ``text`` says."""
+    """What a reader of the score must know of its images or its host."""
 
     text: str
 

@@ -42,6 +42,7 @@ _MAX_WORKERS = 256
 _MAX_RATE = 1e38
 """What float32 holds."""
 _MAX_DEPTH = 16
+_FREEZE = ("auto", "norm", "host", "none")
 _SHOWN = 80
 """Characters of a wrong value that a message repeats."""
 
@@ -111,6 +112,30 @@ def _size(value: Any) -> Any:
     raise PydanticCustomError("size", "{needed}", {"needed": needed})
 
 
+def _channels(value: Any) -> Any:
+    """``value``, found to be one number for all channels or one for each of three, each in [0, 1]."""
+    numbers = value if isinstance(value, list | tuple) else [value]
+    if value is None or (len(numbers) in (1, 3) and all(isinstance(n, int | float) and 0 <= n <= 1 for n in numbers)):
+        return value if value is None else numbers
+    raise PydanticCustomError("channels", "one number in [0, 1], or a list of three of them, is needed", {})
+
+
+def _spread(value: Any) -> Any:
+    """``value``, as of ``_channels``, each above 0."""
+    if (found := _channels(value)) is not None and min(found) <= 0:
+        raise PydanticCustomError("spread", "numbers above 0 are needed: pixels are divided by them", {})
+    return found
+
+
+def _freeze(value: Any) -> Any:
+    """``value``, found to be a word for what is frozen or globs; both kinds in one message."""
+    if value in _FREEZE or (isinstance(value, list | tuple) and value and all(isinstance(g, str) for g in value)):
+        return value
+    needed = f"one of {', '.join(_FREEZE)}, or a list of globs of parameter names, is needed"
+    near = did_you_mean(value, _FREEZE) if isinstance(value, str) else ""
+    raise PydanticCustomError("freeze", "{needed}", {"needed": f"{needed}.{near}" if near else needed})
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
@@ -129,6 +154,16 @@ class Data(_Part):
     resize: Literal["crop", "pad", "stretch"] = "crop"
     """``crop``: the short side fits, the middle is cut out; ``pad``: the long side fits, the mean colour fills the
     rest; ``stretch``: both sides fit."""
+    mean: Annotated[tuple[float, ...] | None, BeforeValidator(_channels)] = None
+    """Subtracted from pixels in [0, 1], by channel; None takes that of the host's weights, else of the training
+    images."""
+    std: Annotated[tuple[float, ...] | None, BeforeValidator(_spread)] = None
+    """What the difference is divided by; None as for ``mean``."""
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] | None = None
+    """Of resizing; None takes that of the host's weights, else bilinear."""
+    crop_pct: float | None = Field(None, gt=0, le=1)
+    """With ``crop``: the short side is resized to ``size`` / ``crop_pct`` before the middle is cut out, as timm does;
+    None takes that of the host's weights, else 1."""
     train_images: int | None = Field(None, ge=2, le=_MAX_IMAGES)
     """At most so many training images, the same number for each class as far as possible; None takes all."""
     test_images: int | None = Field(None, ge=2, le=_MAX_IMAGES)
@@ -167,6 +202,8 @@ class Model(_Part):
     pretrained: bool = False
     checkpoint: Text | None = None
     """A safetensors file to start from; a head of another size is left out and said so."""
+    init_from: Text | None = None
+    """The folder of a finished run to start from: its host, and its plugs where the same are plugged."""
     options: Annotated[dict[str, Any], BeforeValidator(_plain)] = Field(default_factory=dict)
     """Passed to ``timm.create_model``."""
 
@@ -198,6 +235,10 @@ class Training(_Part):
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_epochs: float = Field(0.0, ge=0, le=MAX_EPOCHS)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    freeze: Annotated[Literal["auto", "norm", "host", "none"] | tuple[Text, ...], BeforeValidator(_freeze)] = "auto"
+    """What of the host does not learn: ``norm``, the running statistics of its normalisation layers; ``host``, all but
+    the head; globs of parameter names. ``auto``: the statistics of folded layers, those of a checkpoint that are the
+    identity. Plugs always learn."""
     precision: Literal["32", "bf16"] = "32"
     threads: int = Field(1, ge=1, le=_MAX_THREADS)
     """CPU threads of the run; part of the recipe because sums depend on it."""
@@ -228,6 +269,14 @@ class Recipe(_Part):
         else:
             return self
         raise PydanticCustomError("control", "{text}", {"text": f"attention.control = {part.control!r}: {needs}"})
+
+    @model_validator(mode="after")
+    def _crops_what_it_cuts(self) -> Self:
+        """``crop_pct`` is a number of one way to resize."""
+        if self.data.crop_pct is not None and self.data.resize != "crop":
+            needs = f"data.crop_pct = {self.data.crop_pct} needs data.resize = 'crop'; found {self.data.resize!r}"
+            raise PydanticCustomError("crop_pct", "{needs}", {"needs": needs})
+        return self
 
     @classmethod
     def read(cls, values: Mapping[str, Any], owner: str = "recipe") -> Recipe:

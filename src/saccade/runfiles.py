@@ -30,6 +30,7 @@ __all__ = [
     "Done",
     "Environment",
     "Failed",
+    "SavedNetwork",
     "StudyFile",
     "epochs",
     "read",
@@ -85,6 +86,7 @@ class Done(_File):
     fingerprint: str = ""
     left_out: dict[str, dict[str, Count]] = Field(default_factory=dict)
     cautions: list[str] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
     constant: dict[str, Literal["gate", "context"]] = Field(default_factory=dict)
 
 
@@ -93,6 +95,16 @@ class _OldDone(_File):
 
     top1: Percent
     test_loss: Figure | None
+
+
+class SavedNetwork(_File):
+    """``config.json`` of a run; ``saccade.load`` has a reader of its own, which checks every value."""
+
+    host: dict[str, Any] | None
+    plugs: list[dict[str, Any]]
+    replacements: list[dict[str, Any]] = Field(default_factory=list)
+    input: list[Count] | None
+    facts: dict[str, Any]
 
 
 class Failed(_File):

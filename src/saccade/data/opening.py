@@ -62,7 +62,8 @@ def read_image(path: Path, frame: Frame, exact: bool = False) -> ReadResult:
     """
     try:
         with opened(path) as image:
-            found, wanted = image.size, (2 * frame.width, 2 * frame.height)
+            height, width = frame.scale_size
+            found, wanted = image.size, (2 * width, 2 * height)
             if lies(image):
                 found, wanted = found[::-1], wanted[::-1]
             if not exact:
@@ -201,7 +202,7 @@ def open_pictures(
         seen = (read_image(path, Frame(*DEFAULT), exact).size for path in paths)
         first = next((found for found in seen if found is not None), None)
         size = own({first} if first else ())
-    return _opened(paths, Frame(*size, spec.resize), notify, exact, spec.size is None and size != DEFAULT)
+    return _opened(paths, Frame.of(spec, size), notify, exact, spec.size is None and size != DEFAULT)
 
 
 def _opened(paths: list[Path], frame: Frame, notify: Notify | None, exact: bool, alike: bool) -> Opened:
@@ -214,7 +215,7 @@ def _opened(paths: list[Path], frame: Frame, notify: Notify | None, exact: bool,
             bad[path] = seen.problem
             continue
         if alike and seen.size != (frame.width, frame.height):
-            return _opened(paths, Frame(*DEFAULT, frame.resize), notify, exact, False)
+            return _opened(paths, replace(frame, height=DEFAULT[0], width=DEFAULT[1]), notify, exact, False)
         if fits:
             kept[len(sizes)] = torch.from_numpy(seen.pixels)
         sizes[path], contents[path] = seen.size, seen.content

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
 from PIL import ExifTags, Image, ImageOps
+
+from saccade.recipe import Data
 
 __all__ = ["DEFAULT", "Frame", "common_size", "common_square", "lies"]
 
@@ -31,16 +34,32 @@ class Frame:
         resize: ``crop``, the short side fits and the middle is cut out; ``pad``, the long side fits and the rest is
             filled; ``stretch``, both sides fit.
         fill: RGB colour of the filling.
+        interpolation: of pictures, a name of ``PIL.Image.Resampling`` in small letters.
+        crop_pct: of ``crop``: the short side is resized to that of the frame over ``crop_pct``; None cuts first and
+            resizes once.
     """
 
     height: int
     width: int
     resize: Literal["crop", "pad", "stretch"] = "crop"
     fill: tuple[int, int, int] = (0, 0, 0)
+    interpolation: str = "bilinear"
+    crop_pct: float | None = None
+
+    @classmethod
+    def of(cls, spec: Data, size: tuple[int, int]) -> Frame:
+        """The frame of ``size`` (height, width) that a recipe asks for."""
+        return cls(*size, spec.resize, interpolation=spec.interpolation or "bilinear", crop_pct=spec.crop_pct)
+
+    @property
+    def scale_size(self) -> tuple[int, int]:
+        """(height, width) that an image is resized to cover, before its middle is cut out."""
+        part = self.crop_pct or 1.0
+        return math.floor(self.height / part), math.floor(self.width / part)
 
     def picture(self, image: Image.Image) -> Image.Image:
-        """``image`` (mode RGB) in the frame, interpolated bilinearly."""
-        return self._fitted(image, Image.Resampling.BILINEAR, self.fill)
+        """``image`` (mode RGB) in the frame."""
+        return self._fitted(image, Image.Resampling[self.interpolation.upper()], self.fill)
 
     def mask(self, mask: Image.Image) -> Image.Image:
         """``mask`` (mode L) in the frame: each pixel takes the value of the nearest, the filling is ``VOID``."""
@@ -78,6 +97,8 @@ class Frame:
         return self.width, self.height
 
     def _fitted(self, image: Image.Image, how: Image.Resampling, fill: int | tuple[int, ...]) -> Image.Image:
+        if self.resize == "crop" and self.crop_pct is not None:
+            return self._middle(image, how)
         if image.size == self._size:
             return image
         if self.resize == "crop":
@@ -88,6 +109,18 @@ class Frame:
         page = Image.new(image.mode, self._size, fill)
         page.paste(image.resize((width, height), how), (left, top))
         return page
+
+    def _middle(self, image: Image.Image, how: Image.Resampling) -> Image.Image:
+        """``image`` resized to cover ``scale_size`` and cut, to the same pixels as timm's transform for testing."""
+        height, width = self.scale_size
+        if height == width:
+            short, long = height, int(height * max(image.size) / min(image.size))
+            size = (short, long) if image.width <= image.height else (long, short)
+        else:
+            scale = max(width / image.width, height / image.height)
+            size = max(width, round(scale * image.width)), max(height, round(scale * image.height))
+        left, top = (round((side - cut) / 2) for side, cut in zip(size, self._size, strict=True))
+        return image.resize(size, how).crop((left, top, left + self.width, top + self.height))
 
 
 def common_square(sizes: Collection[tuple[int, int]]) -> tuple[int, int]:

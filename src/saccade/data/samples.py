@@ -115,7 +115,7 @@ class Split:
         classes: their names; a label is a place in this list.
         channels: 1 or 3.
         size: (H, W) of the images in pixels.
-        mean: of each channel over the training images, for pixels in [0, 1].
+        mean: of each channel, stated or over the training images, for pixels in [0, 1].
         std: of each channel.
         description: what this is, in one sentence for a report.
         fingerprint: the same for the same images and targets to train and to test on, and hardly ever for others. Of

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from saccade.models._checkpoint import head_of, is_of_attention, saved_network
 from saccade.models._host import create_host, is_dense
+from saccade.models._origin import origin
 from saccade.tables import Table
 
-__all__ = ["create_host", "is_dense", "names"]
+__all__ = ["create_host", "head_of", "is_dense", "is_of_attention", "names", "origin", "saved_network"]
 
 names = Table[object](__name__, "architecture").names
 

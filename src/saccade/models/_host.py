@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import re
 import sys
-from pathlib import Path
 
 import timm
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.models import get_pretrained_cfg, is_model, list_models, model_entrypoint
-from torch import Tensor, nn
+from torch import nn
 
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
+from saccade.models._checkpoint import start_from
 from saccade.recipe import Model
 from saccade.trust import fetching
 
 __all__ = ["create_host", "is_dense"]
-
-_log = logging.getLogger("saccade")
 
 
 def create_host(model: Model, classes: int, channels: int) -> nn.Module:
@@ -48,8 +43,9 @@ def create_host(model: Model, classes: int, channels: int) -> nn.Module:
             f"model.options: {brief(fetched)} fetches weights or opens a file; model.pretrained = true and "
             "model.checkpoint say where the weights come from"
         )
-    if model.pretrained and model.checkpoint:
-        raise UserError("model.pretrained and model.checkpoint exclude each other; give one of them")
+    sources = {"pretrained": model.pretrained, "checkpoint": model.checkpoint, "init_from": model.init_from}
+    if len(given := [f"model.{key}" for key, value in sources.items() if value]) > 1:
+        raise UserError(f"{' and '.join(given)} exclude each other; give one of them")
     try:
         host: nn.Module = timm.create_model(
             model.name, pretrained=model.pretrained, num_classes=classes, in_chans=channels, **model.options
@@ -58,8 +54,7 @@ def create_host(model: Model, classes: int, channels: int) -> nn.Module:
         raise UserError(f"model {model.name}: {error}") from None
     except Exception as error:  # timm checks little itself: an option it cannot use may raise anything
         raise UserError(f"model {model.name}: {_reason(model, error)}") from error
-    if model.checkpoint:
-        _start_from(host, Path(model.checkpoint))
+    start_from(host, model)
     return host
 
 
@@ -87,50 +82,3 @@ def _reason(model: Model, error: Exception) -> str:
     if model.pretrained and not isinstance(error, TypeError):
         return f"the pretrained weights could not be had: {error}"
     return f"timm could not build it with options {model.options}: {error}"
-
-
-def _start_from(host: nn.Module, path: Path) -> None:
-    """Load the weights of ``path``; a head of another size stays as it was drawn, with a warning."""
-    try:
-        weights = load_file(path)
-    except FileNotFoundError:
-        raise UserError(
-            f"model.checkpoint: there is no file {path}.{did_you_mean(path.name, _siblings(path))}"
-        ) from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"model.checkpoint: {path} is no readable safetensors file: {error}") from None
-    own: dict[str, Tensor] = host.state_dict()
-    in_head = {key for key in own if any(key.startswith(f"{path}.") for path in _head(host))}
-    left_out: list[str] = []
-    wrong: list[str] = []
-    missing: list[str] = []
-    for key, value in own.items():
-        if key not in weights:
-            missing.append(key)
-        elif weights[key].shape != value.shape:
-            (left_out if key in in_head else wrong).append(
-                f"{key} {tuple(weights[key].shape)} for {tuple(value.shape)}"
-            )
-    headless = bool(missing) and set(missing) == in_head
-    foreign = [key for key in weights if key not in own]
-    if foreign or wrong or (missing and not headless):
-        parts = (("missing", missing), ("unknown", foreign), ("of another shape", wrong))
-        found = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:4])}{' …' * (len(keys) > 4)}"
-                          for what, keys in parts if keys)  # fmt: skip
-        raise UserError(f"model.checkpoint: {path} holds the weights of another network ({found})")
-    if headless:
-        _log.warning("%s has no head; it starts at random", path)
-    elif left_out:
-        _log.warning("%s: the head is of another size and is left out (%s)", path, "; ".join(left_out))
-    fresh = in_head if headless or left_out else set()
-    host.load_state_dict({key: value if key in fresh else weights[key] for key, value in own.items()})
-
-
-def _head(host: nn.Module) -> set[str]:
-    """Return the paths of the host's classifiers, as timm declares them."""
-    declared = getattr(host, "default_cfg", {}).get("classifier") or ()
-    return {declared} if isinstance(declared, str) else set(declared)
-
-
-def _siblings(path: Path) -> list[str]:
-    return [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []

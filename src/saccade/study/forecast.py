@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from saccade.study.precision import MOST_SEEDS, ImageError, image_floor, planned
 from saccade.tasks.base import Task
 from saccade.training import build
 from saccade.training.environment import choose_device
+from saccade.training.freezing import freeze, hold
 from saccade.training.module import training_loss
 
 __all__ = ["ASSUMED", "CHANGED", "Forecast", "forecast"]
@@ -154,8 +155,9 @@ def forecast(study: Study, slots: int | None, device: str = "auto") -> Forecast:
         several = where.type == "cuda" and device == "auto"
         slots = torch.cuda.device_count() if several else slots_for(training.threads, where.type) or 1
     kind = tasks.get(tasks.choose(study.base))
-    split = open_once(study.base.data, kind.target)
-    metric = kind(study.base, split).verdict()
+    base = tasks.resolved(study.base, kind.target)
+    split = open_once(base.data, kind.target)
+    metric = kind(base, split).verdict()
     margin = metric.margin if study.margin is None else study.margin
     metric.check_margin(margin)
     todo = [run for run in study.runs() if run.finished is None]
@@ -210,17 +212,18 @@ class _Timed:
 
 
 def _timed(study: Study, arm: Arm, kind: type[Task], device: torch.device) -> _Timed:
-    recipe = study.run(arm, study.seeds[0]).recipe
+    recipe = tasks.resolved(study.run(arm, study.seeds[0]).recipe, kind.target)
     part = recipe.training
     threads = torch.get_num_threads()
     torch.set_num_threads(part.threads)
     try:
         task = kind(recipe, open_once(recipe.data, kind.target))
         network = build(task)
+        frozen = freeze(network, recipe).modules
         epochs = sum(phase.epochs for phase in task.phases(network))
         weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
         network.to(device)
-        step_ms = _middle(_training(network, task, device))
+        step_ms = _middle(_training(network, task, frozen, device))
         test_ms = _middle(_testing(network, task, device))
     finally:
         torch.set_num_threads(threads)
@@ -229,11 +232,12 @@ def _timed(study: Study, arm: Arm, kind: type[Task], device: torch.device) -> _T
     return _Timed(step_ms, test_ms, epochs * steps * step_ms + (epochs + 1) * tests * test_ms, weights)
 
 
-def _training(network: nn.Module, task: Task, device: torch.device) -> Iterator[float]:
+def _training(network: nn.Module, task: Task, frozen: Sequence[nn.Module], device: torch.device) -> Iterator[float]:
     """Training steps without end, as a run does them."""
     training, images = task.recipe.training, task.data.train
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9)
     network.train()
+    hold(frozen)
     sampler = EpochSampler(images, training.seed, training.batch_size)
     while True:
         for keys in sampler:

@@ -87,6 +87,7 @@ def on_study(
     """
     notes = [Note("caveat", text) for text in _caveat(study)]
     notes += [Note("hosts", text) for text in _hosts(study)]
+    notes += [Note("hosts", text) for text in _of_hosts(finished)]
     notes += [Note("settings", text) for text in _settings(study)]
     notes += [Note("parameters", text) for text in _mismatched(study, parameters)]
     for arm in study.arms:
@@ -123,6 +124,16 @@ def _hosts(study: Study) -> list[str]:
         f"{_listed(other)}: another host than {BASELINE}. Runs of one seed share the order of the data and the "
         "augmentation, not the first weights of the host."
     ]
+
+
+def _of_hosts(finished: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[str]:
+    """What runs say of their hosts: how images are shown to them, what of them is frozen."""
+    said: dict[str, dict[str, None]] = {}
+    for (arm, _), done in finished.items():
+        for text in done.get("notes", []):
+            said.setdefault(text, {})[arm] = None
+    every = {arm for arm, _ in finished}
+    return [text if of.keys() == every else f"{_listed(list(of))}: {text}" for text, of in said.items()]
 
 
 def _settings(study: Study) -> list[str]:

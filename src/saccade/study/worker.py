@@ -99,21 +99,22 @@ def check(recipes: list[Mapping[str, Any]], margin: float | None, device: str, n
         from saccade import tasks
         from saccade.study.images import open_once
 
-        arms = [Recipe.read(recipe) for recipe in recipes]
-        name = tasks.choose(arms[0])
-        kind = tasks.get(name)
+        asked = [Recipe.read(recipe) for recipe in recipes]
+        kind = tasks.get(tasks.choose(asked[0]))
+        arms = [tasks.resolved(recipe, kind.target) for recipe in asked]
         split = open_once(arms[0].data, kind.target, notify)
         notify(DataOpened(split.description, tuple(split.cautions)))
 
         # Late: these bring all of training, which wrong data need not wait for.
         from saccade.training import build
         from saccade.training.environment import choose_device
+        from saccade.training.freezing import freeze
     metric = kind(arms[0], split).verdict()
     if margin is not None:
         metric.check_margin(margin)
     found = choose_device(device)
     for recipe in sorted(arms, key=lambda recipe: recipe.data != arms[0].data):  # each set of images is opened once
-        build(kind(recipe, open_once(recipe.data, kind.target, notify)))
+        freeze(build(kind(recipe, open_once(recipe.data, kind.target, notify))), recipe)
     if device != "auto" or found.type != "cuda":
         return {"devices": [str(found)]}
     import torch

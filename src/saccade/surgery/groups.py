@@ -12,7 +12,13 @@ from saccade.surgery.plug_module import plugs_in
 from saccade.surgery.replaced import CHILD as CONVOLUTION
 from saccade.surgery.replaced import replaced
 
-__all__ = ["parameter_groups"]
+__all__ = ["attention_modules", "parameter_groups"]
+
+
+def attention_modules(model: nn.Module) -> list[nn.Module]:
+    """Return every plug of ``model``, and every mechanism that stands in the place of a convolution."""
+    plugs = [parent.get_submodule(CHILD) for _, parent, _ in plugs_in(model)]
+    return plugs + [module.get_submodule(CONVOLUTION) for _, module in replaced(model)]
 
 
 def parameter_groups(
@@ -34,8 +40,7 @@ def parameter_groups(
         UserError: ``model`` is no module.
     """
     check_network(model, "the model")
-    plugged = {id(p) for _, parent, _ in plugs_in(model) for p in parent.get_submodule(CHILD).parameters()}
-    plugged |= {id(p) for _, module in replaced(model) for p in module.get_submodule(CONVOLUTION).parameters()}
+    plugged = {id(p) for module in attention_modules(model) for p in module.parameters()}
     groups: dict[tuple[bool, bool], dict[str, Any]] = {
         (attention, decayed): {
             "name": ("attention" if attention else "host") + ("" if decayed else ", no decay"),

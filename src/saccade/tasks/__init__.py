@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from saccade.errors import UserError
 from saccade.tables import Table
+from saccade.tasks._resolved import filled_in, resolved
 
 if TYPE_CHECKING:
     from saccade.recipe import Recipe
     from saccade.tasks.base import Task
 
-__all__ = ["choose", "get", "names"]
+__all__ = ["choose", "filled_in", "get", "names", "resolved"]
 
 _TABLE: Table[Task] = Table(__name__, "task")
 names = _TABLE.names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
@@ -18,6 +18,7 @@ from saccade.recipe import Training
 from saccade.surgery import parameter_groups
 from saccade.tasks.base import Phase, Task
 from saccade.training.divergence import DivergenceError, locate
+from saccade.training.freezing import hold, silent
 
 __all__ = ["TaskModule", "only_trainable", "optimizer_of", "rate", "training_loss"]
 
@@ -55,8 +56,7 @@ def optimizer_of(network: nn.Module, training: Training, lr_factor: float = 1.0)
 def only_trainable(network: nn.Module, phase: Phase) -> Iterator[list[nn.Module]]:
     """Freeze all but the parameters that ``phase`` names; yield the modules that learn nothing.
 
-    These are the modules whose parameters, their own or all beneath them, are all frozen; where all beneath are, the
-    modules without a parameter inside too. Parameters that were frozen before stay frozen.
+    Parameters that were frozen before stay frozen.
 
     Raises:
         ValueError: it names no trainable parameter.
@@ -71,22 +71,10 @@ def only_trainable(network: nn.Module, phase: Phase) -> Iterator[list[nn.Module]
     try:
         for name, parameter in learning.items():
             parameter.requires_grad_(name in chosen)
-        frozen: dict[nn.Module, None] = {}
-        for module in network.modules():
-            if _all_frozen(module.parameters()):
-                frozen.update(dict.fromkeys(module.modules()))
-            elif _all_frozen(module.parameters(recurse=False)):  # such as a norm that holds a plug
-                frozen[module] = None
-        yield list(frozen)
+        yield silent(network)
     finally:
         for parameter in learning.values():
             parameter.requires_grad_(True)
-
-
-def _all_frozen(parameters: Iterable[nn.Parameter]) -> bool:
-    """Return whether there are parameters and none learns."""
-    learning = [p.requires_grad for p in parameters]
-    return bool(learning) and not any(learning)
 
 
 def training_loss(task: Task, network: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
@@ -151,8 +139,7 @@ class TaskModule(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Keep frozen modules in eval mode: their statistics stay as they are."""
-        for module in self.frozen:
-            module.training = False  # eval() would reach a plug inside that learns
+        hold(self.frozen)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the learning rate, a function of the step's number: no scheduler state needs saving."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -20,6 +21,7 @@ from saccade.surgery.mechanism import Mechanism
 from saccade.surgery.plug_module import Plug
 from saccade.tasks.base import Task
 from saccade.training.gates import probe_images
+from saccade.training.inheriting import inherit
 
 __all__ = ["build", "derived", "start_of", "started"]
 
@@ -43,7 +45,8 @@ def start_of(recipe: Recipe) -> Literal["neutral", "paper"] | None:
     if part.mechanism == "none":
         return None
     if part.start == "auto":
-        return "neutral" if model.pretrained or model.checkpoint is not None else "paper"
+        trained = model.pretrained or model.checkpoint is not None or model.init_from is not None
+        return "neutral" if trained else "paper"
     return part.start
 
 
@@ -85,19 +88,28 @@ def build(task: Task) -> nn.Module:
         _try(host, task)
         start = start_of(recipe)
         if start is None:
-            return host
+            return _inheriting(host, recipe)
         name, options = catalog.parse(part.mechanism)
         torch.manual_seed(derived(seed, "attention"))
         where = part.where if isinstance(part.where, str) else list(part.where)
         images = probe_images(split.train)  # a mechanism whose ReLUs are off for them is drawn again
         if part.control is None:
-            return insert(host, name, where=where, start=start, input=images, **options)
+            insert(host, name, where=where, start=start, input=images, **options)
+            return _inheriting(host, recipe)
         if catalog.spec(name).kind == "conv":
             raise UserError(
                 f"the control {part.control!r} stands where a mechanism is plugged, and {name} stands in the place of "
                 "a convolution: what it does without is the convolution itself, which is the run without attention"
             )
-        return plug_control(host, part.control, name, where=where, start=start, input=images, **options)
+        plug_control(host, part.control, name, where=where, start=start, input=images, **options)
+        return _inheriting(host, recipe)
+
+
+def _inheriting(network: nn.Module, recipe: Recipe) -> nn.Module:
+    """Return ``network`` with the plugs of the run that it starts from."""
+    if recipe.model.init_from is not None:
+        inherit(network, Path(recipe.model.init_from))
+    return network
 
 
 def _try(host: nn.Module, task: Task) -> None:

@@ -34,6 +34,7 @@ from saccade.training.divergence import DivergenceError
 from saccade.training.environment import choose_device, environment
 from saccade.training.fingerprint import fingerprint
 from saccade.training.folder import RunFolder
+from saccade.training.freezing import freeze
 from saccade.training.gates import constant_plugs, probe_images
 from saccade.training.module import TaskModule, only_trainable, optimizer_of
 from saccade.training.network import build, started
@@ -79,17 +80,24 @@ def train(
             name = tasks.choose(recipe)
             kind = tasks.get(name)
             with _threads(recipe.training.threads), _own_random_state(where):
-                task = kind(recipe, images(recipe.data, kind.target, notify))
-                result = _train(name, task, run, where, notify)
+                whole = tasks.resolved(recipe, kind.target)
+                task = kind(whole, images(whole.data, kind.target, notify))
+                result = _train(name, task, recipe, run, where, notify)
         return result
 
 
-def _train(name: str, task: Task, run: RunFolder, device: torch.device, notify: Notify) -> dict[str, Any]:
+def _train(
+    name: str, task: Task, asked: Recipe, run: RunFolder, device: torch.device, notify: Notify
+) -> dict[str, Any]:
     metric = task.verdict()
     recipe, split, part = task.recipe, task.data, task.recipe.training
     for caution in split.cautions:
         notify(Caution(caution))
     network = build(task)
+    still = freeze(network, recipe)
+    notes = [sentence for sentence in (tasks.filled_in(asked, recipe), still.sentence) if sentence]
+    for note in notes:
+        notify(Caution(note))
     phases = task.phases(network)
     ends = list(accumulate(phase.epochs for phase in phases))
     for phase in phases:
@@ -110,7 +118,7 @@ def _train(name: str, task: Task, run: RunFolder, device: torch.device, notify: 
         if what := misfit(state, network, optimizer, epochs=ends[-1], images=len(split.test)):
             run.disown(f"{what} is not of this run")
             state = new
-    run.begin(recipe, environment(device, part.threads))
+    run.begin(asked, environment(device, part.threads))
     rows: list[dict[str, Any]] = state["rows"]
     if rows:
         network.load_state_dict(state["network"])
@@ -133,7 +141,7 @@ def _train(name: str, task: Task, run: RunFolder, device: torch.device, notify: 
                     task,
                     phase,
                     steps=len(sampler),
-                    frozen=frozen,
+                    frozen=[*still.modules, *frozen],
                     before=before,
                     first_epoch=max(1, len(rows)),
                     optimizer_state=optimizer_state,
@@ -147,7 +155,7 @@ def _train(name: str, task: Task, run: RunFolder, device: torch.device, notify: 
                     break
         if len(rows) == end + 1 and phase.choose and keeper.best is not None:
             network.load_state_dict(keeper.best["network"])
-    return _finish(name, task, metric, run, network, phases[-1], diverged, test, device)
+    return _finish(name, task, metric, run, network, phases[-1], diverged, notes, test, device)
 
 
 def _optimizer_at(task: Task, network: nn.Module, phases: tuple[Phase, ...], epoch: int) -> torch.optim.Optimizer:
@@ -203,6 +211,7 @@ def _finish(
     network: nn.Module,
     last_phase: Phase,
     diverged: dict[str, Any] | None,
+    notes: list[str],
     test: DataLoader,
     device: torch.device,
 ) -> dict[str, Any]:
@@ -240,6 +249,7 @@ def _finish(
         "cautions": split.cautions,
         "constant": constant,
         "diverged": diverged,
+        **({"notes": notes} if notes else {}),
     }
     run.write("rows.safetensors", save({key: value.contiguous() for key, value in found.items()}))
     saving.save(
@@ -250,6 +260,7 @@ def _finish(
         classes=split.classes,
         mean=list(split.mean),
         std=list(split.std),
+        **{key: value for key in ("interpolation", "crop_pct") if (value := getattr(recipe.data, key)) is not None},
         epochs=result["epochs"],
         task=name,
         scores=scores,

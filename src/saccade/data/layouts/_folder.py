@@ -149,6 +149,7 @@ class FolderLayout(Layout):
 
     @final
     def read(self, spec: Data, target: str, notify: Notify | None = None) -> Split:
+        from saccade.data.normalisation import normalisation, stated
         from saccade.data.opening import open_pictures
         from saccade.data.samples import ImageSet, Split, colours, digest
 
@@ -170,7 +171,8 @@ class FolderLayout(Layout):
         if len(found.sizes) != len(chosen.every):
             raise ValueError(f"{len(chosen.every)} files have {len(found.sizes)} pictures; the survey names one twice")
         count = len(chosen.files("train"))
-        mean, std = colours(found.pictures[:count], found.areas()[:count] if spec.resize == "pad" else None)
+        areas = found.areas()[:count] if spec.resize == "pad" else None
+        mean, std = normalisation(spec, 3, lambda: colours(found.pictures[:count], areas))
         if spec.resize == "pad":
             red, green, blue = (round(255 * value) for value in mean)
             found = found.padded((red, green, blue))
@@ -194,7 +196,7 @@ class FolderLayout(Layout):
             size=size,
             mean=mean,
             std=std,
-            description=_described(seen.root, chosen, labels, size, gone),
+            description=_described(seen.root, chosen, labels, size, gone) + stated(spec),
             fingerprint=digest(
                 [part, labels.fact(path), path.relative_to(seen.root).as_posix(), found.contents[path][1]]
                 + ([seen.groups[path]] if seen.groups else [])
@@ -282,7 +284,7 @@ class FolderLayout(Layout):
 
         seen = self._survey(spec)
         files = select(spec, seen).files(part)
-        frame = Frame(*(spec.height_width or DEFAULT), spec.resize)
+        frame = Frame.of(spec, spec.height_width or DEFAULT)
         found = {path: one for path in spread(files, count) if (one := read_image(path, frame, self.exact)).size}
         labels = self.label(seen, {path: one.size for path, one in found.items() if one.size}, None)
         shown = [path for path in found if path not in labels.problems]

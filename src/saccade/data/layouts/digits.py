@@ -50,13 +50,15 @@ class Digits(Layout):
     def read(self, spec: Data, target: str, notify: Notify | None = None) -> Split:
         """Draw scenes: all at once where they fit into memory, else each when it is asked for."""
         from saccade.data.digits import CLASSES, scenes, targets_of
+        from saccade.data.normalisation import normalisation, stated
         from saccade.data.samples import CACHE, ImageSet, Split, colours, digest
 
         train, test = scenes(spec, "train"), scenes(spec, "test")
         height, width = train.size
         fits = (len(train) + len(test)) * height * width <= CACHE
         pictures: list[Pictures] = [part.images() if fits else part for part in (train, test)]
-        mean, std = colours(pictures[0])
+        spec = spec.model_copy(update={"interpolation": None, "crop_pct": None})  # a scene is drawn, never resized
+        mean, std = normalisation(spec, 1, lambda: colours(pictures[0]))
         sets = [
             ImageSet(pictures[n], targets_of(part, target, fits), mean, std, spec.augment if part is train else ())
             for n, part in enumerate((train, test))
@@ -75,6 +77,7 @@ class Digits(Layout):
             description=(
                 f"digits: {len(train)} training and {len(test)} test scenes of {height}×{width} pixels{turned} "
                 f"(clutter {train.clutter}, distractors {train.distractors}, seed {spec.split_seed})"
+                + stated(spec)
             ),
             fingerprint=digest(
                 ["digits", part.part, part.count, height if height == width else [height, width], part.clutter,

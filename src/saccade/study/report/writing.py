@@ -90,9 +90,10 @@ def _task(study: Study, name: str) -> Task:
         UserError: they are no longer where the recipe says, or no longer the same.
     """
     kind = tasks.get(name)
-    split = open_data(study.base.data, kind.target)
+    base = tasks.resolved(study.base, kind.target)
+    split = open_data(base.data, kind.target)
     same = (run for run in study.runs() if run.recipe.data == study.base.data)
     of_runs = {done["fingerprint"] for run in same if (done := run.finished) and done.get("fingerprint")}
     if (others := of_runs - {split.fingerprint}) and others != {with_val(split)}:
         raise UserError(f"the images in {study.base.data.source} changed since the runs were made")
-    return kind(study.base, split)
+    return kind(base, split)

@@ -29,6 +29,7 @@ from saccade.study.report.sections.base import Context, Section
 from saccade.study.report.svg import element
 from saccade.study.report.typeset import NARROW, number
 from saccade.study.run_notes import RunResult
+from saccade.tasks import resolved
 from saccade.tasks.base import Drawing, Task
 
 __all__ = ["Pictures"]
@@ -181,7 +182,7 @@ def _column(
     context: Context, study: Study, task: Task, arm: Arm, run: RunResult, indices: Sequence[int]
 ) -> dict[str, Any]:
     """One arm: where its maps were taken, the scale of their colours, and what stands beside each image."""
-    recipe = arm.recipe(study.base, run.seed)
+    recipe = resolved(arm.recipe(study.base, run.seed), task.target)
     if recipe.data != task.recipe.data:
         task = type(task)(recipe, open_data(recipe.data, task.target))
     images, folder = task.images(indices), study.folder / run.folder
