@@ -46,20 +46,20 @@ class Curves(Callback):
 
     def __init__(self, folder: Path, recipe: Recipe, rows: list[dict[str, Any]], steps: int) -> None:
         self._rows, self._steps = rows, steps
-        done = len(rows)
-        first = (done - 1) * steps + 1 if done else 0
+        last = max(0, len(rows) - 1) * steps
         self._loggers: list[Logger] = []
         self._own_wandb = False
         for name in recipe.training.loggers:
             if name == "tensorboard":
-                # Entries that a killed run made of its unfinished epoch are dropped.
-                self._loggers.append(
-                    TensorBoardLogger(folder, name=name, version="", default_hp_metric=False, purge_step=first)
-                )
+                # Written at once; what a killed run wrote after its last finished epoch is hidden.
+                written = {"version": "", "default_hp_metric": False, "max_queue": 1, "purge_step": last}
+                self._loggers.append(TensorBoardLogger(folder, name=name, **written))
             else:
                 self._loggers.append(self._wandb(folder))
         for logger in self._loggers:
             logger.log_hyperparams(recipe.model_dump(mode="json", exclude_none=True))
+        if rows and self._loggers:  # it may have been killed before it logged this row
+            self._log_row()
 
     def _wandb(self, folder: Path) -> Logger:
         import wandb

@@ -46,6 +46,8 @@ from saccade.trust import Trust
 
 __all__ = ["Opener", "train"]
 
+_LOG = logging.getLogger(__name__)
+
 Opener = Callable[[Data, str, Notify], Split]
 
 
@@ -100,6 +102,8 @@ def _train(name: str, task: Task, run: RunFolder, device: torch.device, notify: 
     mixing, teacher = Mixing.of(task), Teacher.of(task, trust)
     network = build(task)
     check_own_loss(network, part)
+    if part.sync_bn:
+        _LOG.warning("training.sync_bn changes nothing: this run has one device")
     phases = task.phases(network)
     ends = list(accumulate(phase.epochs for phase in phases))
     for phase in phases:
