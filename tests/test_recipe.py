@@ -197,3 +197,159 @@ def test_reading_a_recipe_needs_no_torch():
     code = "import sys; sys.modules['torch'] = None; from saccade.recipe import Recipe; print(Recipe().to_toml())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert tomllib.loads(done.stdout)["data"]["source"] == "digits", done.stderr
+
+
+PHASES = """
+[training]
+schedule = "multistep"
+milestones = [1]
+ema_decay = 0.999
+[[training.phases]]
+name = "backbone"
+epochs = 2
+trainable = ["*", "!*.saccade.*"]
+[[training.phases]]
+name = "all"
+epochs = 3
+lr = 0.005
+"""
+
+
+def test_phases_are_read_and_say_the_number_of_epochs(written):
+    training = Recipe.load(written(PHASES)).training
+    first, second = training.phases
+    assert (first.name, first.epochs, first.trainable, first.lr) == ("backbone", 2, ("*", "!*.saccade.*"), None)
+    assert (second.trainable, second.choose, second.lr) == (("*",), False, 0.005)
+    assert training.epochs == 5
+    recipe = Recipe.load(written(PHASES))
+    assert Recipe.load(written(recipe.to_toml())) == recipe
+    assert recipe != recipe.with_overrides({"training.phases": [{"name": "backbone", "epochs": 5}]})
+
+
+NEW = {
+    "milestones", "step_epochs", "gamma", "nesterov", "rmsprop_alpha", "eps", "clip_norm", "mixup_alpha",
+    "cutmix_alpha", "ema_decay", "teacher", "teacher_checkpoint", "distill_alpha", "distill_temperature", "sync_bn",
+    "loggers", "phases",
+}  # fmt: skip
+
+
+def test_a_recipe_of_before_these_keys_is_the_same_recipe(written):
+    now = Recipe.load(written(FULL))
+    values = tomllib.loads(now.to_toml())
+    before = {key: value for key, value in values["training"].items() if key not in NEW}
+    assert len(before) < len(values["training"])
+    assert Recipe.read({**values, "training": before}) == now
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"milestones": [3]}, ["milestones = [3]", "'cosine', which does not use it", "to 'multistep' or leave"]),
+        ({"step_epochs": 3, "schedule": "constant"}, ["step_epochs = 3", "'constant'", "'step'"]),
+        ({"gamma": 0.5}, ["gamma = 0.5", "'step' or 'multistep' or 'exponential'"]),
+        ({"schedule": "multistep"}, ["'multistep' needs training.milestones"]),
+        ({"schedule": "step"}, ["'step' needs training.step_epochs"]),
+        ({"schedule": "exponential"}, ["'exponential' needs training.gamma"]),
+        ({"schedule": "cosin"}, ["Did you mean 'cosine'?"]),
+        ({"schedule": "multistep", "milestones": [3, 3]}, ["[3, 3]", "greater than the one before"]),
+        ({"schedule": "multistep", "milestones": [0]}, ["milestones.0 = 0", "greater than or equal to 1"]),
+        ({"schedule": "multistep", "milestones": [3, 10]}, ["after epoch 10", "training.epochs is 10"]),
+        ({"schedule": "step", "step_epochs": 10}, ["after epoch 10", "training.epochs is 10"]),
+        (
+            {"schedule": "multistep", "milestones": [3], "epochs": 5,
+             "phases": [{"name": "a", "epochs": 3}, {"name": "b", "epochs": 2}]},
+            ["after epoch 3", "the longest phase has 3"],
+        ),
+        ({"gamma": 1.0}, ["gamma = 1.0", "less than 1"]),
+        ({"nesterov": True, "optimizer": "adamw"}, ["nesterov = True", "'adamw'", "'sgd'"]),
+        ({"nesterov": True, "momentum": 0}, ["nesterov = True needs training.momentum above 0"]),
+        ({"rmsprop_alpha": 0.9}, ["rmsprop_alpha = 0.9", "'sgd'", "'rmsprop'"]),
+        ({"eps": 0.1}, ["eps = 0.1", "'adamw' or 'rmsprop'"]),
+        ({"clip_norm": 0}, ["clip_norm = 0", "greater than 0"]),
+        ({"ema_decay": 1}, ["ema_decay = 1", "less than 1"]),
+        ({"mixup_alpha": -1}, ["mixup_alpha = -1"]),
+        ({"cutmix_alpha": 1.0, "batch_size": 1}, ["cutmix_alpha = 1.0", "batch_size is 1, at least 2"]),
+        ({"distill_alpha": 0.5}, ["distill_alpha = 0.5 is of no use without training.teacher"]),
+        ({"distill_temperature": 2}, ["distill_temperature = 2.0 is of no use"]),
+        ({"teacher_checkpoint": "a"}, ["teacher_checkpoint = 'a' is of no use"]),
+        ({"loggers": ["tensorbord"]}, ["Did you mean 'tensorboard'?"]),
+        ({"phases": [{"name": "a", "epochs": 3}]}, ["epochs = 10: the phases have 3 together; write 3"]),
+        ({"phases": [{"name": "a", "epoch": 3}]}, ["no key 'training.phases.0.epoch'", "Did you mean 'epochs'?"]),
+        ({"phases": [{"name": "a", "epochs": 0}]}, ["training.phases.0.epochs = 0"]),
+        ({"phases": [{"name": "a", "epochs": 3, "lr": 0}]}, ["training.phases.0.lr = 0"]),
+        ({"phases": 3}, ["training.phases = 3"]),
+        ({"phases": [3]}, ["training.phases.0 = 3"]),
+    ],
+)  # fmt: skip
+def test_keys_that_do_not_go_together_are_named(settings, words):
+    with pytest.raises(UserError) as caught:
+        Recipe().with_overrides({f"training.{key}": value for key, value in settings.items()})
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+STEP = {"optimizer": "sgd", "lr": 0.1, "schedule": "multistep"}
+PUBLISHED = {
+    # DAS (arXiv:2311.12091), as ECA and Triplet train: ResNet and MobileNetV2 on ImageNet, CIFAR-100, Stanford Dogs.
+    "das, resnet": {
+        **STEP, "epochs": 100, "batch_size": 256, "weight_decay": 1e-4, "milestones": [30, 60, 90], "gamma": 0.1,
+    },
+    "das, mobilenetv2": {
+        "epochs": 400, "batch_size": 96, "lr": 0.045, "weight_decay": 4e-5, "schedule": "exponential", "gamma": 0.98,
+    },
+    "das, cifar-100": {
+        **STEP, "epochs": 300, "batch_size": 128, "weight_decay": 5e-4, "milestones": [70, 130, 200, 260], "gamma": 0.2,
+    },
+    "das, stanford dogs": {"epochs": 300, "batch_size": 32, "lr": 0.1, "weight_decay": 1e-4, "schedule": "cosine"},
+    "das, detector": {  # two parts: the backbone alone, then all
+        "batch_size": 16, "lr": 0.02, "weight_decay": 1e-4,
+        "phases": [{"name": "backbone", "epochs": 6, "trainable": ["*", "!*.saccade.*"]}, {"name": "all", "epochs": 6}],
+    },
+    # SE (arXiv:1709.01507): by 10 every 30 epochs; SENet-154 smooths its labels.
+    "se": {
+        "epochs": 100, "batch_size": 1024, "lr": 0.6, "weight_decay": 1e-4, "schedule": "step", "step_epochs": 30,
+        "label_smoothing": 0.1,
+    },
+    # AA-ResNet (arXiv:1904.09925).
+    "attention augmented": {
+        "epochs": 130, "batch_size": 4096, "lr": 1.6, "nesterov": True, "warmup_epochs": 10, "schedule": "cosine",
+        "ema_decay": 0.9999,
+    },
+    # VT-ResNet (arXiv:2006.03677), both recipes.
+    "visual transformer, plain": {
+        "epochs": 90, "batch_size": 256, "lr": 0.1, "weight_decay": 4e-5, "schedule": "step", "step_epochs": 30,
+    },
+    "visual transformer, advanced": {
+        "epochs": 400, "batch_size": 2048, "optimizer": "rmsprop", "lr": 0.16, "warmup_epochs": 5,
+        "schedule": "exponential", "gamma": 0.9875, "sync_bn": True, "label_smoothing": 0.1, "ema_decay": 0.99985,
+        "teacher": "teacher", "distill_alpha": 0.8,
+    },
+    # AG-CNN (arXiv:1801.09927): three phases of 50 epochs, by 10 after 20, each with the best epoch on val.
+    "ag-cnn": {
+        "lr": 0.01, "weight_decay": 1e-4, "schedule": "step", "step_epochs": 20,
+        "phases": [{"name": name, "epochs": 50, "trainable": [f"{name}.*"], "choose": True}
+                   for name in ("global", "local", "fusion")],
+    },
+    # STN (arXiv:1506.02025): 150,000 steps of 256 of 10,000 drawn digits, by 10 every 50,000; the localiser at a tenth.
+    "spatial transformer": {"epochs": 150, "batch_size": 256, "lr": 0.01, "weight_decay": 0, "schedule": "step",
+                            "step_epochs": 50},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_trainings_are_recipes(written, name):
+    recipe = Recipe.read({"training": PUBLISHED[name]})
+    assert Recipe.load(written(recipe.to_toml())) == recipe
+    for key, value in PUBLISHED[name].items():
+        if key != "phases":
+            found = getattr(recipe.training, key)
+            assert found == (tuple(value) if isinstance(value, list) else value)
+
+
+def test_published_augmentations_are_recipes():
+    """Of VT-ResNet's advanced training: AutoAugment, dropout, and stochastic depth through the options of the host."""
+    options = {"drop_path_rate": 0.1, "drop_rate": 0.2}
+    recipe = Recipe().with_overrides({"data.augment": ["flip", "crop", "autoaugment"], "model.options": options})
+    assert recipe.data.augment[-1] == "autoaugment"
+    assert recipe.model.options == options

@@ -6,31 +6,31 @@ Recipe + seed gives the same network to the last bit on the same kind of CPU.
 from __future__ import annotations
 
 import ast
-import math
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from saccade.controls import ControlName
 from saccade.errors import UserError, did_you_mean
+from saccade.recipe_values import Channels, Frozen, PlainTable, Size, Spreads, Text, Texts, described
+from saccade.training_rules import problem
 
 __all__ = [
-    "MAX_EPOCHS", "MAX_SEED", "Attention", "Data", "Model", "Recipe", "Task", "Training", "builtin_recipe", "described",
-    "setting",
+    "MAX_EPOCHS", "MAX_SEED", "Attention", "Data", "Model", "Phase", "Recipe", "Task", "Training", "builtin_recipe",
+    "described", "setting",
 ]  # fmt: skip
 
 MAX_SEED = 2**63 - 1
 """The largest seed that PyTorch and TOML both take."""
 MAX_EPOCHS = 100_000
 """Over a hundred times the longest trainings from scratch that are published, of about 800 epochs."""
-_SIDES = (8, 2048)
-"""Pixels of the smallest and the largest side of an image."""
 _MAX_IMAGES = 1_000_000_000
 """Three times JFT-300M, the largest set of labelled images that is published."""
 _MAX_BATCH = 131_072
@@ -41,99 +41,6 @@ _MAX_WORKERS = 256
 """Each is a process of a few hundred megabytes."""
 _MAX_RATE = 1e38
 """What float32 holds."""
-_MAX_DEPTH = 16
-_FREEZE = ("auto", "norm", "host", "none")
-_SHOWN = 80
-"""Characters of a wrong value that a message repeats."""
-
-
-def described(value: object) -> str:
-    """``repr(value)`` on one line, cut where it is long.
-
-    >>> described([0] * 1000)[-20:]
-    ', 0, 0, 0, 0, 0, 0 …'
-    """
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # Python prints no integer of over 4300 digits
-        return f"a {type(value).__name__} too long to print"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} …"
-
-
-def _text(value: str) -> str:
-    """``value``, found to be text that every file and every path can hold."""
-    if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
-        found = {"found": described(value)}
-        raise PydanticCustomError("text", "{found} holds NUL or bytes that are not UTF-8; plain text is needed", found)
-    return value
-
-
-def _texts(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    for text in (value,) if isinstance(value, str) else value:
-        _text(text)
-    return value
-
-
-Text = Annotated[str, AfterValidator(_text)]
-
-
-def _plain(value: Any, key: str = "", depth: int = 0) -> Any:
-    """``value`` in the types TOML has, tuples as lists, so that a recipe read back equals the one written."""
-    if depth > _MAX_DEPTH:
-        raise PydanticCustomError(
-            "deep", "values nested in at most {depth} tables and lists are needed", {"depth": _MAX_DEPTH}
-        )
-    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
-        return {
-            _text(name): _plain(inner, f"{key}.{name}" if key else name, depth + 1) for name, inner in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [_plain(inner, f"{key}[{i}]", depth + 1) for i, inner in enumerate(value)]
-    limit = 2**63 if isinstance(value, int) else math.inf
-    if isinstance(value, int | float) and not abs(value) < limit:  # NaN is not, either
-        wrong = {"key": key or "it", "found": described(value)}
-        raise PydanticCustomError("number", "{key} is {found}; a finite number of 64 bits is needed", wrong)
-    if isinstance(value, str):
-        return _text(value)
-    if isinstance(value, bool | int | float):
-        return value
-    found = {"key": key or "it", "kind": type(value).__name__}
-    if value is None:
-        raise PydanticCustomError("none", "{key} is None, which TOML has no word for; leave it out", found)
-    raise PydanticCustomError("plain", "{key} is a {kind}; numbers, texts, lists and tables with names can be", found)
-
-
-def _size(value: Any) -> Any:
-    """``value``, found to be one side or two; both kinds in one message, where a union would give three."""
-    sides = value if isinstance(value, list | tuple) and len(value) == 2 else [value]
-    if value is None or all(isinstance(side, int) and _SIDES[0] <= side <= _SIDES[1] for side in sides):
-        return value
-    needed = "one number of {} to {} or two of them, [height, width], are needed".format(*_SIDES)
-    raise PydanticCustomError("size", "{needed}", {"needed": needed})
-
-
-def _channels(value: Any) -> Any:
-    """``value``, found to be one number for all channels or one for each of three, each in [0, 1]."""
-    numbers = value if isinstance(value, list | tuple) else [value]
-    if value is None or (len(numbers) in (1, 3) and all(isinstance(n, int | float) and 0 <= n <= 1 for n in numbers)):
-        return value if value is None else numbers
-    raise PydanticCustomError("channels", "one number in [0, 1], or a list of three of them, is needed", {})
-
-
-def _spread(value: Any) -> Any:
-    """``value``, as of ``_channels``, each above 0."""
-    if (found := _channels(value)) is not None and min(found) <= 0:
-        raise PydanticCustomError("spread", "numbers above 0 are needed: pixels are divided by them", {})
-    return found
-
-
-def _freeze(value: Any) -> Any:
-    """``value``, found to be a word for what is frozen or globs; both kinds in one message."""
-    if value in _FREEZE or (isinstance(value, list | tuple) and value and all(isinstance(g, str) for g in value)):
-        return value
-    needed = f"one of {', '.join(_FREEZE)}, or a list of globs of parameter names, is needed"
-    near = did_you_mean(value, _FREEZE) if isinstance(value, str) else ""
-    raise PydanticCustomError("freeze", "{needed}", {"needed": f"{needed}.{near}" if near else needed})
 
 
 class _Part(BaseModel):
@@ -149,15 +56,15 @@ class Data(_Part):
     """``digits`` (drawn, nothing to download) or a folder of images."""
     layout: Text = "auto"
     """How images and targets lie in ``source``, a name of ``saccade.data.layouts``; ``auto`` recognises it."""
-    size: Annotated[int | tuple[int, int] | None, BeforeValidator(_size)] = None
+    size: Size = None
     """What a network sees in pixels: the side of a square, or (height, width); None takes the source's own."""
     resize: Literal["crop", "pad", "stretch"] = "crop"
     """``crop``: the short side fits, the middle is cut out; ``pad``: the long side fits, the mean colour fills the
     rest; ``stretch``: both sides fit."""
-    mean: Annotated[tuple[float, ...] | None, BeforeValidator(_channels)] = None
+    mean: Channels = None
     """Subtracted from pixels in [0, 1], by channel; None takes that of the host's weights, else of the training
     images."""
-    std: Annotated[tuple[float, ...] | None, BeforeValidator(_spread)] = None
+    std: Spreads = None
     """What the difference is divided by; None as for ``mean``."""
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] | None = None
     """Of resizing; None takes that of the host's weights, else bilinear."""
@@ -174,9 +81,10 @@ class Data(_Part):
     split_seed: int = Field(0, ge=0, le=MAX_SEED)
     """Draws the held-back part and the subset: one value for all runs of a study."""
     augment: tuple[Text, ...] = ()
-    """Any of ``flip`` (left to right), ``crop`` (shift by up to an eighth), ``color``, ``erase``; done in the order
-    given, by torchvision.transforms.v2."""
-    options: Annotated[dict[str, int | float | bool | str], BeforeValidator(_plain)] = Field(default_factory=dict)
+    """Any of ``flip`` (left to right), ``crop`` (shift by up to an eighth), ``color``, ``erase``, and, for images with
+    a label, the policies ``randaugment``, ``trivialaugment``, ``autoaugment`` (found on ImageNet),
+    ``autoaugment_cifar10``, ``autoaugment_svhn``; done in the order given, by torchvision.transforms.v2."""
+    options: PlainTable[int | float | bool | str] = Field(default_factory=dict)
     """What the source itself understands, for digits ``clutter`` and ``distractors``."""
 
     @property
@@ -204,7 +112,7 @@ class Model(_Part):
     """A safetensors file to start from; a head of another size is left out and said so."""
     init_from: Text | None = None
     """The folder of a finished run to start from: its host, and its plugs where the same are plugged."""
-    options: Annotated[dict[str, Any], BeforeValidator(_plain)] = Field(default_factory=dict)
+    options: PlainTable[Any] = Field(default_factory=dict)
     """Passed to ``timm.create_model``."""
 
 
@@ -216,35 +124,110 @@ class Attention(_Part):
     control: ControlName | None = None
     """What is plugged at the mechanism's sites instead: ``extra``, a bottleneck of about as many parameters; ``noise``,
     a random constant gate; ``shuffled``, the mechanism with the gate or context of the next image of its batch."""
-    where: Annotated[str | tuple[str, ...], AfterValidator(_texts)] = "paper"
+    where: Texts = "paper"
     start: Literal["auto", "neutral", "paper"] = "auto"
     """``auto``: neutral for a pretrained host, the paper's initialisation for a random one."""
     lr_factor: float = Field(1.0, gt=0, le=_MAX_RATE)
     """The learning rate of the plugs over that of the host."""
 
 
+@dataclass(frozen=True)
+class Phase:
+    """A part of a training: which parameters learn, for how long, and which epoch is kept.
+
+    Attributes:
+        name: for the record.
+        epochs: how many.
+        trainable: globs of parameter names, ``!glob`` leaves out; a module all of whose parameters are frozen stays in
+            eval mode, and so does what lies in it. A module without parameters beside trained ones, such as a dropout,
+            is in train mode.
+        choose: go on from the epoch with the best score on ``val``, not from the last.
+        lr: instead of the recipe's.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    name: Text
+    epochs: Annotated[int, Field(ge=1, le=MAX_EPOCHS)]
+    trainable: tuple[Text, ...] = ("*",)
+    choose: bool = False
+    lr: Annotated[float | None, Field(gt=0, le=_MAX_RATE)] = None
+
+
 class Training(_Part):
     """How it is learnt."""
 
     epochs: int = Field(10, ge=1, le=MAX_EPOCHS)
+    """Where there are phases: the sum of theirs, and may be left out."""
+    phases: tuple[Phase, ...] = ()
+    """Done in their order, each with an optimiser, a schedule and an average of its own; none means one phase in which
+    all learns."""
     batch_size: int = Field(64, ge=1, le=_MAX_BATCH)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adamw", "rmsprop"] = "sgd"
     lr: float = Field(0.05, gt=0, le=_MAX_RATE)
     momentum: float = Field(0.9, ge=0, lt=1)
+    """Of ``sgd`` and ``rmsprop``."""
+    nesterov: bool = False
+    """Nesterov's momentum, of ``sgd``."""
+    rmsprop_alpha: float | None = Field(None, ge=0, lt=1)
+    """Decay of the mean of squared gradients, of ``rmsprop``; None takes PyTorch's 0.99."""
+    eps: float | None = Field(None, gt=0, le=_MAX_RATE)
+    """Added to the denominator of ``adamw`` and ``rmsprop``; None takes PyTorch's 1e-8."""
     weight_decay: float = Field(5e-4, ge=0, le=_MAX_RATE)
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant", "step", "multistep", "exponential"] = "cosine"
+    """``step``: times ``gamma`` after every ``step_epochs``; ``multistep``: at each of ``milestones``; ``exponential``:
+    after every epoch. Epochs are counted from the start of the phase, warm-up included."""
+    step_epochs: int | None = Field(None, ge=1, le=MAX_EPOCHS)
+    milestones: tuple[Annotated[int, Field(ge=1, le=MAX_EPOCHS)], ...] = ()
+    """Epochs after which the rate falls, ascending."""
+    gamma: float | None = Field(None, gt=0, lt=1)
+    """None takes 0.1 for ``step`` and ``multistep``; ``exponential`` needs a number."""
     warmup_epochs: float = Field(0.0, ge=0, le=MAX_EPOCHS)
+    clip_norm: float | None = Field(None, gt=0, le=_MAX_RATE)
+    """The largest norm of all gradients together; longer ones are scaled down to it."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    freeze: Annotated[Literal["auto", "norm", "host", "none"] | tuple[Text, ...], BeforeValidator(_freeze)] = "auto"
+    freeze: Frozen = "auto"
     """What of the host does not learn: ``norm``, the running statistics of its normalisation layers; ``host``, all but
     the head; globs of parameter names. ``auto``: the statistics of folded layers, those of a checkpoint that are the
     identity. Plugs always learn."""
+    mixup_alpha: float = Field(0.0, ge=0, le=_MAX_RATE)
+    """Each batch is blended with itself rolled by one image, in a proportion drawn from Beta(alpha, alpha)."""
+    cutmix_alpha: float = Field(0.0, ge=0, le=_MAX_RATE)
+    """The same with a rectangle pasted in; where both are set, a batch draws one of the two."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """The network that is scored and saved is the running average of the weights, which keeps this share at each step
+    (less in the first steps: 1 - n^(-2/3) at step n)."""
+    teacher: Text | None = None
+    """The run folder of a trained network to learn from as well, or the name of a network of timm's."""
+    teacher_checkpoint: Text | None = None
+    """The safetensors file with the weights of a teacher of timm's."""
+    distill_alpha: float | None = Field(None, gt=0, le=1)
+    """The loss is (1 - alpha) of the task's and alpha of the teacher's; None takes 0.5."""
+    distill_temperature: float | None = Field(None, gt=0, le=_MAX_RATE)
+    """Divides the logits of both networks; None takes 4."""
+    sync_bn: bool = False
+    """Batch norms over all devices of a run; on one device nothing changes."""
+    loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Who else is given losses, rates and scores; the result does not depend on it. ``tensorboard`` writes into the run
+    folder; ``wandb`` obeys its environment variables, such as WANDB_PROJECT and WANDB_MODE."""
     precision: Literal["32", "bf16"] = "32"
     threads: int = Field(1, ge=1, le=_MAX_THREADS)
     """CPU threads of the run; part of the recipe because sums depend on it."""
     workers: int = Field(0, ge=0, le=_MAX_WORKERS)
     """Processes that prepare images; the result does not depend on it."""
     seed: int = Field(0, ge=0, le=MAX_SEED)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _epochs_of_the_phases(cls, values: Any) -> Any:
+        """Fill in ``epochs`` where there are phases alone."""
+        if not isinstance(values, Mapping) or "epochs" in values or not values.get("phases"):
+            return values
+        try:
+            counts = [phase.epochs if isinstance(phase, Phase) else phase["epochs"] for phase in values["phases"]]
+            return {**values, "epochs": sum(counts)}
+        except (TypeError, KeyError):  # the phases themselves are refused
+            return values
 
 
 class Recipe(_Part):
@@ -276,6 +259,12 @@ class Recipe(_Part):
         if self.data.crop_pct is not None and self.data.resize != "crop":
             needs = f"data.crop_pct = {self.data.crop_pct} needs data.resize = 'crop'; found {self.data.resize!r}"
             raise PydanticCustomError("crop_pct", "{needs}", {"needs": needs})
+        return self
+
+    @model_validator(mode="after")
+    def _trains_by_keys_that_fit_together(self) -> Self:
+        if wrong := problem(self.training):
+            raise PydanticCustomError("training", "{text}", {"text": wrong})
         return self
 
     @classmethod
@@ -375,13 +364,20 @@ def _sentence(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
     if not where:  # of the recipe as a whole: the message names the keys
         return str(error["msg"])
-    if error["type"] == "extra_forbidden":
-        model: Any = Recipe
-        for part in error["loc"][:-1]:
-            model = model.model_fields[part].annotation
-        return f"there is no key {where!r}.{did_you_mean(str(error['loc'][-1]), model.model_fields)}"
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"there is no key {where!r}.{did_you_mean(str(error['loc'][-1]), _keys(error['loc'][:-1]))}"
     sentence = f"{where} = {described(error['input'])}: {error['msg'][0].lower()}{error['msg'][1:]}"
     if error["type"] == "literal_error":
         near = did_you_mean(str(error["input"]), re.findall(r"'([^']*)'", error["ctx"]["expected"]))
         sentence += f".{near}" if near else ""
     return sentence
+
+
+def _keys(place: tuple[int | str, ...]) -> Iterable[str]:
+    """The keys of the part at ``place``."""
+    if "phases" in place:
+        return Phase.__dataclass_fields__
+    model: Any = Recipe
+    for part in place:
+        model = model.model_fields[part].annotation
+    return model.model_fields

@@ -1,22 +1,11 @@
-"""The rates of a schedule, and the parameters a phase trains."""
+"""The parameters a phase trains, and the loss."""
 
 import pytest
 from torch import nn
 
+from saccade.errors import UserError
 from saccade.tasks.base import Phase
-from saccade.training.module import TaskModule, only_trainable, rate, training_loss
-
-
-def test_rates():
-    shape = [rate(step, 10, 4, "cosine") for step in range(10)]
-    assert shape[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert shape[4] == 1.0
-    assert shape[7] == pytest.approx(0.5)
-    assert shape == sorted(shape[:4]) + sorted(shape[4:], reverse=True)
-    assert 0 < shape[9] < 0.1
-    assert [rate(step, 4, 0, "constant") for step in range(4)] == [1.0] * 4
-    assert rate(0, 4, 2, "constant") == 0.5
-    assert rate(0, 2, 8, "cosine") == 0.125  # a warm-up longer than the run
+from saccade.training.module import TaskModule, only_trainable, training_loss
 
 
 def test_a_phase_trains_what_it_names_and_nothing_that_was_frozen():
@@ -34,10 +23,14 @@ def test_a_phase_trains_what_it_names_and_nothing_that_was_frozen():
     with only_trainable(network, Phase("all", 1)) as frozen:
         assert (learning(), frozen) == (before, [])
     with (
-        pytest.raises(ValueError, match=r"'neck' trains neck\.\*: no parameter"),
+        pytest.raises(UserError, match=r"'neck' trains neck\.\*: no parameter is called so; they begin with 0, 1, 2"),
         only_trainable(network, Phase("neck", 1, ("neck.*",))),
     ):
         pass
+    with only_trainable(network, Phase("body", 1, ("!2.*",))):
+        assert learning() == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    with only_trainable(network, Phase("some", 1, ("!0.*", "*.weight"))):
+        assert learning() == ["1.weight", "2.weight"]
     assert learning() == before
 
 

@@ -13,7 +13,7 @@ from saccade.errors import UserError
 from saccade.tasks.base import Phase
 from saccade.training import build, run, train
 from saccade.training.fingerprint import with_val
-from saccade.training.module import rate
+from saccade.training.schedules import rate
 from tiny_runs import TINY, Killed, after, done, listener, rows, same
 
 # Rates at which the head soon gets worse again: the epoch that is kept is not the last.
@@ -103,7 +103,8 @@ def test_the_rows_name_their_phase(phased):
     assert [row["phase"] for row in table] == ["head"] * 4 + ["last stage"] * 2
     assert ["val" in row for row in table] == [False, True, True, True, False, False]
     # Each phase has a schedule of its own, of three steps an epoch.
-    expected = [rate(step, 9, 1.5, "cosine") for step in (2, 5, 8)] + [rate(step, 6, 1.5, "cosine") for step in (2, 5)]
+    part = RECIPE.training
+    expected = [rate(step, 3, 3, part) for step in (2, 5, 8)] + [rate(step, 3, 2, part) for step in (2, 5)]
     assert [row["lr"] for row in table[1:]] == pytest.approx([3.0 * factor for factor in expected])
 
 
@@ -182,7 +183,7 @@ def test_the_images_to_choose_by_are_shuffled_as_those_of_the_test(tmp_path, tra
 
 
 def test_a_phase_that_trains_nothing_is_found_before_training(tmp_path, train_in):
-    with pytest.raises(ValueError, match=r"'neck' trains neck\.\*: no parameter"):
+    with pytest.raises(UserError, match=r"'neck' trains neck\.\*: no parameter.*begin with conv1, bn1, layer1"):
         train_in(tmp_path / "run", HEAD, Phase("neck", 1, ("neck.*",)))
     assert list(tmp_path.iterdir()) == []
 

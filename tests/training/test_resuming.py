@@ -12,7 +12,7 @@ from PIL import Image
 from saccade.errors import UserError
 from saccade.events import EpochEnded
 from saccade.training import train
-from tiny_runs import FILES, TINY, Killed, after, listener, opened, rows, same
+from tiny_runs import COMBINED, FILES, TINY, Killed, after, listener, opened, rows, same
 
 
 def kill(recipe, folder, epoch):
@@ -33,6 +33,20 @@ def test_a_run_killed_after_an_epoch_goes_on_there(straight, tmp_path, epoch):
     assert [event.epoch for event in heard if isinstance(event, EpochEnded)] == list(range(epoch + 1, 3))
     assert same(folder, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == FILES
+
+
+@pytest.fixture(scope="module")
+def combined(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("combined")
+    train(COMBINED, folder, device="cpu")
+    return folder
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2])
+def test_so_does_one_with_phases_an_average_and_mixed_images(combined, tmp_path, epoch):
+    kill(COMBINED, tmp_path, epoch)
+    train(COMBINED, tmp_path, device="cpu")
+    assert same(combined, tmp_path)
 
 
 def test_a_run_killed_before_any_of_its_writes_goes_on(tmp_path, monkeypatch):
@@ -125,6 +139,7 @@ STRANGE = {
     "answers that are no numbers": lambda state: state["test"].update(predicted="yes"),
     "answers of version 0.1": lambda state: state.update(predicted=state.pop("test")["predicted"]),
     "no best": lambda state: state.pop("best"),
+    "an average of no average": lambda state: state.update(average=state["network"]),
     "a best without weights": lambda state: best(state, network=None),
     "a best of an epoch to come": lambda state: best(state, epoch=2),
     "a best with the weights of another": lambda state: best(state, network={}),

@@ -20,7 +20,7 @@ from saccade.events import Caution, EpochEnded, StepTaken, TrainingBegan
 from saccade.recipe import Recipe
 from saccade.tasks.classify import Classify
 from saccade.training import build, train
-from saccade.training.module import rate
+from saccade.training.schedules import rate
 from tiny_runs import FILES, TINY, Killed, after, done, listener, network_of, rows, same
 
 
@@ -102,7 +102,7 @@ def test_it_is_the_loop_anybody_would_write(tmp_path, split):
         for keys in sampler:
             images, labels = zip(*(split.train[key] for key in keys), strict=True)
             for group, lr in zip(optimizer.param_groups, base, strict=True):
-                group["lr"] = lr * rate(step, 2 * len(sampler), 0.5 * len(sampler), "cosine")
+                group["lr"] = lr * rate(step, len(sampler), 2, part)
             loss = F.cross_entropy(network(torch.stack(images)), torch.tensor(labels), label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()

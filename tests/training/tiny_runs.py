@@ -24,6 +24,26 @@ TINY = Recipe().with_overrides(
         "training.warmup_epochs": 0.5,
     }
 )
+# What else a recipe can ask for, in two phases.
+COMBINED = TINY.with_overrides(
+    {
+        "data.augment": ["crop", "randaugment"],
+        "training.optimizer": "rmsprop",
+        "training.eps": 1e-3,
+        "training.lr": 0.01,
+        "training.schedule": "multistep",
+        "training.milestones": [1],
+        "training.clip_norm": 1.0,
+        "training.mixup_alpha": 0.4,
+        "training.cutmix_alpha": 1.0,
+        "training.ema_decay": 0.9,
+        "training.epochs": 3,
+        "training.phases": [
+            {"name": "head", "epochs": 1, "trainable": ["fc.*"], "lr": 0.1},
+            {"name": "all", "epochs": 2},
+        ],
+    }
+)
 FILES = {
     "recipe.toml", "environment.json", "metrics.jsonl", "rows.safetensors", "model.safetensors", "config.json",
     "done.json",

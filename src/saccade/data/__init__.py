@@ -29,7 +29,7 @@ def open_data(spec: Data, target: str, notify: Notify | None = None) -> Split:
     """
     from saccade.data.transforms import check_names
 
-    check_names(spec.augment)
+    check_names(spec.augment, target)
     layout = layout_of(spec)
     if target != "none" and target not in (gives := layout.gives(spec)):
         why = why_not(spec.source, target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator, Sized
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch.utils.data import Sampler
 
 from saccade.errors import UserError
 
-__all__ = ["EpochSampler", "Key", "generator"]
+__all__ = ["EpochSampler", "Key", "generator", "seeded"]
 
 
 class Key(NamedTuple):
@@ -25,8 +26,27 @@ class Key(NamedTuple):
 
 def generator(*key: int) -> torch.Generator:
     """A generator whose state is a function of the integers of ``key``; near keys are as unlike as far ones."""
+    return torch.Generator().manual_seed(_hashed(key))
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Seed the global generator of the CPU by the integers of ``key`` inside; restore its state afterwards.
+
+    For code that takes no generator. ``torch.manual_seed`` would seed accelerators as well, which nothing restores.
+    """
+    before = torch.get_rng_state()
+    torch.default_generator.manual_seed(_hashed(key))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
+
+
+def _hashed(key: tuple[int, ...]) -> int:
+    """Eight bytes that are a function of ``key``."""
     digest = hashlib.blake2b(struct.pack(f"<{len(key)}q", *key), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+    return int.from_bytes(digest, "little")
 
 
 class EpochSampler(Sampler[list[Key]]):

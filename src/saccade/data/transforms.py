@@ -1,20 +1,23 @@
 """Augmentations by name, by the kernels of torchvision.transforms.v2: image and target move together.
 
 What is drawn is a function of (seed, epoch, index) alone. The transforms of v2 as classes draw from the global
-generator instead, and take twice as long as these for small images.
+generator instead, and take twice as long as these for small images; only the policies, which have no other form, are
+used so, the generator seeded for each image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import BoundingBoxes, KeyPoints, Mask
 
-from saccade.data.sampling import Key, generator
+from saccade.data.sampling import Key, generator, seeded
 from saccade.errors import UserError, did_you_mean
 
 __all__ = ["augment", "check_names"]
@@ -63,27 +66,62 @@ def _erase(planes: list[Tensor], chance: Sequence[float], mean: Sequence[float])
     return [F.erase(planes[0], top, left, h, w, torch.tensor(mean)[:, None, None]), *planes[1:]]
 
 
+_POLICIES: dict[str, Callable[..., nn.Module]] = {
+    "randaugment": v2.RandAugment,
+    "trivialaugment": v2.TrivialAugmentWide,
+    "autoaugment": partial(v2.AutoAugment, v2.AutoAugmentPolicy.IMAGENET),
+    "autoaugment_cifar10": partial(v2.AutoAugment, v2.AutoAugmentPolicy.CIFAR10),
+    "autoaugment_svhn": partial(v2.AutoAugment, v2.AutoAugmentPolicy.SVHN),
+}
+"""Of torchvision, with its defaults: RandAugment does 2 operations of magnitude 9 of 30. They move the image alone.
+
+Cubuk et al., CVPR 2019, arXiv:1805.09501, and NeurIPS 2020, arXiv:1909.13719; Müller and Hutter, ICCV 2021,
+arXiv:2103.10158."""
+
+
+@lru_cache(maxsize=64)
+def _policy(name: str, mean: tuple[float, ...]) -> nn.Module:
+    """A policy that fills with the mean colour what an operation uncovers."""
+    return _POLICIES[name](fill=list(mean))
+
+
+def _by_policy(name: str, planes: list[Tensor], chance: Sequence[float], mean: Sequence[float]) -> list[Tensor]:
+    with seeded(int(chance[0] * 2**24)):  # all that a float32 of torch.rand holds
+        return [_policy(name, tuple(mean))(planes[0]), *planes[1:]]
+
+
 _Operation = Callable[[list[Tensor], Sequence[float], Sequence[float]], list[Tensor]]
 _OPERATIONS: dict[str, tuple[_Operation, int]] = {
     "flip": (_flip, 1),
     "crop": (_crop, 2),
     "color": (_color, 3),
     "erase": (_erase, 5),
+    **{name: (partial(_by_policy, name), 1) for name in _POLICIES},
 }
 """By name: what is done, and how many uniform numbers it takes."""
 
 
-def check_names(names: Sequence[str]) -> None:
-    """Refuse an unknown augmentation.
+def check_names(names: Sequence[str], target: str = "label") -> None:
+    """Refuse an unknown augmentation, and one that would leave the target behind.
+
+    Args:
+        names: of augmentations.
+        target: kind of the targets.
 
     Raises:
-        UserError: names it, and its neighbours.
+        UserError: names it, and its neighbours or what can be used.
     """
     for name in names:
         if name not in _OPERATIONS:
             raise UserError(
                 f"data.augment: there is no augmentation {name!r}.{did_you_mean(name, _OPERATIONS)} "
                 f"There are {', '.join(_OPERATIONS)}."
+            )
+        if name in _POLICIES and target in ("mask", "objects"):
+            others = ", ".join(other for other in _OPERATIONS if other not in _POLICIES)
+            raise UserError(
+                f"data.augment: {name} moves the image and not its {target}; labels are needed. For this data there "
+                f"are {others}."
             )
 
 
@@ -94,7 +132,7 @@ def augment(image: Tensor, target: Any, names: Sequence[str], key: Key, mean: Se
         image: float (C, H, W) in [0, 1].
         target: a mask, objects or fixations move with the image, those that leave it are dropped; any other stays as
             it is.
-        names: any of ``flip``, ``crop``, ``color``, ``erase``.
+        names: of augmentations.
         key: decides everything that is drawn.
         mean: colour of what is erased, one number a channel.
     """

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import UserError, did_you_mean
+from saccade.recipe import Phase
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,24 +22,6 @@ if TYPE_CHECKING:
     from saccade.recipe import Model, Recipe
 
 __all__ = ["Drawing", "Phase", "Task"]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of a training: which parameters learn, for how long, and which epoch is kept.
-
-    Attributes:
-        name: for the record.
-        epochs: how many.
-        trainable: globs of parameter names; a module all of whose parameters are frozen stays in eval mode, and so
-            does what lies in it. A module without parameters beside trained ones, such as a dropout, is in train mode.
-        choose: go on from the epoch with the best score on ``val``, not from the last.
-    """
-
-    name: str
-    epochs: int
-    trainable: tuple[str, ...] = ("*",)
-    choose: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,15 +93,23 @@ class Task(ABC):
         """Return an answer that ignores the image, in words, and its rows on the test part."""
 
     def phases(self, network: nn.Module) -> tuple[Phase, ...]:
-        """Return the phases of the training: ``network.training_phases()`` if there is such a method, else one.
+        """Return the phases of the training: of ``network.training_phases()`` or the recipe, else one for all.
 
         Raises:
-            UserError: the network gives none.
+            UserError: the network gives none, or network and recipe both give some.
         """
+        training = self.recipe.training
         own = getattr(network, "training_phases", None)
-        found = tuple(own()) if callable(own) else (Phase("all", self.recipe.training.epochs),)
+        if not callable(own):
+            return training.phases or (Phase("all", training.epochs),)
+        found = tuple(own())
         if not found:
             raise UserError(f"training_phases() of {type(network).__name__} gives no phase; at least one is needed")
+        if training.phases:
+            names = ", ".join(phase.name for phase in found)
+            raise UserError(
+                f"{type(network).__name__} is trained in phases of its own ({names}); leave training.phases out"
+            )
         return found
 
     def scores(self, rows: Rows) -> dict[str, float | None]:

@@ -38,6 +38,8 @@ class Checkpointer(Callback):
         notify: the listener.
         metric: of the verdicts; a phase that chooses goes by it.
         best: the chosen epoch so far of the phase under way.
+        average: the averaged network after the last epoch, where there is one.
+        teacher: digest of the teacher's weights, where there is one.
     """
 
     def __init__(
@@ -50,9 +52,12 @@ class Checkpointer(Callback):
         notify: Notify,
         metric: Metric,
         best: dict[str, Any] | None,
+        average: dict[str, Tensor] | None = None,
+        teacher: str | None = None,
     ) -> None:
         self.run, self.rows, self.sampler, self.probe, self.notify = run, rows, sampler, probe, notify
         self.fingerprint, self.metric, self.best = fingerprint, metric, best
+        self.average, self.teacher = average, teacher
         self.interrupted = False
         self._seed = sampler.seed
         self._began = self._last_step = time.monotonic()
@@ -112,10 +117,11 @@ class Checkpointer(Callback):
             row["phase"] = pl_module.phase.name
         if val is not None:
             row["val"] = task.scores(val)
-            self._choose(epoch, row["val"][self.metric.name], network.state_dict(), test)
+            self._choose(epoch, row["val"][self.metric.name], pl_module.scored.state_dict(), test)
         row["seconds"] = round(time.monotonic() - self._began, 3)
         row["memory_mb"] = peak_memory(pl_module.device)
-        row["gates"] = gate_movement(network, self.probe.to(pl_module.device))
+        row["gates"] = gate_movement(pl_module.scored, self.probe.to(pl_module.device))
+        self.average = None if pl_module.average is None else pl_module.average.network.state_dict()
         self.rows.append(row)
         self.run.keep(
             {
@@ -125,6 +131,8 @@ class Checkpointer(Callback):
                 "optimizer": trainer.optimizers[0].state_dict() if trainer.optimizers else None,
                 "test": test,
                 "best": self.best,
+                "average": self.average,
+                "teacher": self.teacher,
             }
         )
         self.notify(EpochEnded(epoch, row, self.metric.text(row["scores"][self.metric.name])))

@@ -144,7 +144,8 @@ class RunFolder:
         """Save ``state`` as the one to resume from.
 
         It has ``rows`` (of metrics.jsonl), ``network``, ``optimizer``, ``test`` (the rows of the test part), the
-        ``fingerprint`` of the images, and ``best``, the chosen epoch of the phase, or None.
+        ``fingerprint`` of the images, and ``best``, the chosen epoch of the phase, or None; ``average``, the averaged
+        network, and ``teacher``, the digest of the teacher's weights, are None or absent in a run without them.
         """
         try:
             with replacing(self.path / _RESUME) as file:

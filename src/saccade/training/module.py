@@ -13,43 +13,19 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from saccade.errors import UserError
 from saccade.metrics.rows import Rows, concatenate, is_finite
 from saccade.recipe import Training
-from saccade.surgery import parameter_groups
 from saccade.tasks.base import Phase, Task
+from saccade.training.averaging import Average
+from saccade.training.distilling import Teacher
 from saccade.training.divergence import DivergenceError, locate
 from saccade.training.freezing import hold, silent
+from saccade.training.mixing import Mixing
+from saccade.training.optimizers import clip, optimizer_of
+from saccade.training.schedules import rate
 
-__all__ = ["TaskModule", "only_trainable", "optimizer_of", "rate", "training_loss"]
-
-
-def rate(step: int, steps: int, warmup: float, schedule: str) -> float:
-    """Return the learning rate of step ``step`` (from 0) of ``steps`` as a share of the recipe's.
-
-    Rises linearly over ``warmup`` steps, then stays (``constant``) or falls along half a cosine to 0 (``cosine``).
-
-    >>> [round(rate(step, 6, 2, "cosine"), 3) for step in range(6)]
-    [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
-    """
-    if step + 1 < warmup:
-        return (step + 1) / warmup
-    if schedule == "constant":
-        return 1.0
-    return 0.5 * (1.0 + math.cos(math.pi * max(0.0, step - warmup) / max(1.0, steps - warmup)))
-
-
-def optimizer_of(network: nn.Module, training: Training, lr_factor: float = 1.0) -> torch.optim.Optimizer:
-    """Build SGD with momentum or AdamW over the groups of the host and of the plugs.
-
-    Args:
-        network: its trainable parameters are optimised.
-        training: the recipe's part.
-        lr_factor: the learning rate of the plugs over that of the host.
-    """
-    groups = parameter_groups(network, training.lr, training.lr * lr_factor, training.weight_decay)
-    if training.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=training.lr, momentum=training.momentum)
-    return torch.optim.AdamW(groups, lr=training.lr)
+__all__ = ["TaskModule", "check_own_loss", "only_trainable", "training_loss"]
 
 
 @contextmanager
@@ -59,15 +35,25 @@ def only_trainable(network: nn.Module, phase: Phase) -> Iterator[list[nn.Module]
     Parameters that were frozen before stay frozen.
 
     Raises:
-        ValueError: it names no trainable parameter.
+        UserError: it names no trainable parameter.
     """
     if phase.trainable == ("*",):
         yield []
         return
     learning = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    chosen = {name for name in learning if any(fnmatchcase(name, glob) for glob in phase.trainable)}
+    without = [glob[1:] for glob in phase.trainable if glob.startswith("!")]
+    globs = [glob for glob in phase.trainable if not glob.startswith("!")] or ["*"]
+    chosen = {
+        name
+        for name in learning
+        if any(fnmatchcase(name, glob) for glob in globs) and not any(fnmatchcase(name, glob) for glob in without)
+    }
     if not chosen:
-        raise ValueError(f"the phase {phase.name!r} trains {', '.join(phase.trainable)}: no parameter is called so")
+        there = dict.fromkeys(name.partition(".")[0] for name in learning)
+        raise UserError(
+            f"the phase {phase.name!r} trains {', '.join(phase.trainable)}: no parameter is called so; they begin with "
+            f"{', '.join(there)}"
+        )
     try:
         for name, parameter in learning.items():
             parameter.requires_grad_(name in chosen)
@@ -77,10 +63,25 @@ def only_trainable(network: nn.Module, phase: Phase) -> Iterator[list[nn.Module]
             parameter.requires_grad_(True)
 
 
-def training_loss(task: Task, network: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
-    """Return the named parts of the loss: of ``network.training_loss()`` if there is such a method, else the task's."""
+def training_loss(
+    task: Task, network: nn.Module, images: Tensor, targets: Any, teacher: Teacher | None = None
+) -> dict[str, Tensor]:
+    """Return the named parts of the loss: of ``network.training_loss()`` if there is such a method, else the task's.
+
+    A ``teacher`` adds its own part to the task's.
+    """
     own = getattr(network, "training_loss", None)
-    return dict(own(images, targets)) if callable(own) else task.loss(network, images, targets)
+    if callable(own):
+        return dict(own(images, targets))
+    return task.loss(network, images, targets) if teacher is None else teacher.loss(task, network, images, targets)
+
+
+def check_own_loss(network: nn.Module, training: Training) -> None:
+    """Raise UserError where the recipe changes a loss that is the network's own."""
+    if callable(getattr(network, "training_loss", None)):
+        for key in ("mixup_alpha", "cutmix_alpha", "teacher"):
+            if getattr(training, key):
+                raise UserError(f"training.{key}: {type(network).__name__} has a loss of its own; leave {key} out")
 
 
 class TaskModule(LightningModule):
@@ -97,6 +98,9 @@ class TaskModule(LightningModule):
         before: epochs of the phases before this one.
         first_epoch: the epoch that Lightning's first is.
         optimizer_state: the optimiser's state after the epoch before, in the same phase.
+        average_state: that of the averaged network, where the recipe asks for one.
+        mixing: of the images of a batch.
+        teacher: a trained network to learn from.
     """
 
     def __init__(
@@ -110,12 +114,17 @@ class TaskModule(LightningModule):
         before: int = 0,
         first_epoch: int = 1,
         optimizer_state: dict[str, Any] | None = None,
+        average_state: dict[str, Tensor] | None = None,
+        mixing: Mixing | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.task, self.phase = task, phase
         self.steps, self.before, self.first_epoch = steps, before, first_epoch
-        self.optimizer_state = optimizer_state
+        self.optimizer_state, self._average_state = optimizer_state, average_state
+        self.mixing, self.teacher = mixing, teacher
+        self.average: Average | None = None
         self.lr: float | None = None
         self.frozen = frozen
         self._losses: dict[str, float] = {}
@@ -127,10 +136,23 @@ class TaskModule(LightningModule):
         """The current epoch, from 1; 0 while the untrained network is tested."""
         return self.first_epoch + self.current_epoch if self.trainer.state.fn == TrainerFn.FITTING else 0
 
+    @property
+    def scored(self) -> nn.Module:
+        """The network that is scored and saved: the average of the weights where there is one."""
+        return self.network if self.average is None else self.average.network
+
+    def on_fit_start(self) -> None:
+        """Begin or continue the average, and move the teacher, on the device that the network is on by now."""
+        decay = self.task.recipe.training.ema_decay
+        if decay is not None:
+            self.average = Average(self.network, decay, self._average_state)
+        if self.teacher is not None:
+            self.teacher.to(self.device)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build the optimiser and restore its state."""
         recipe = self.task.recipe
-        optimizer = optimizer_of(self.network, recipe.training, recipe.attention.lr_factor)
+        optimizer = optimizer_of(self.network, recipe.training, recipe.attention.lr_factor, self.phase.lr)
         self._rates = [group["lr"] for group in optimizer.param_groups]
         if self.optimizer_state is not None:
             optimizer.load_state_dict(self.optimizer_state)
@@ -142,13 +164,26 @@ class TaskModule(LightningModule):
         hold(self.frozen)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Set the learning rate, a function of the step's number: no scheduler state needs saving."""
+        """Set the learning rate."""
         part = self.task.recipe.training
-        step = (self.epoch - self.before - 1) * self.steps + batch_idx
-        factor = rate(step, self.phase.epochs * self.steps, part.warmup_epochs * self.steps, part.schedule)
+        factor = rate(self._step(batch_idx), self.steps, self.phase.epochs, part)
         for group, base in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = base * factor
-        self.lr = part.lr * factor
+        self.lr = (part.lr if self.phase.lr is None else self.phase.lr) * factor
+
+    def _step(self, batch_idx: int) -> int:
+        """Return the number of a step, from 0, in its phase."""
+        return (self.epoch - self.before - 1) * self.steps + batch_idx
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Clip the gradients as the recipe says; they are float32, under bf16 too."""
+        if (norm := self.task.recipe.training.clip_norm) is not None:
+            clip((p for group in optimizer.param_groups for p in group["params"]), norm)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Take the step into the average."""
+        if self.average is not None:
+            self.average.update(self.network, self._step(batch_idx) + 1)
 
     def training_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> Tensor:
         """Return the loss of one batch.
@@ -156,12 +191,16 @@ class TaskModule(LightningModule):
         Raises:
             DivergenceError: it is not finite.
         """
-        first, *others = (parts := training_loss(self.task, self.network, *batch)).values()
+        if self.mixing is not None:
+            batch = self.mixing(*batch, self.epoch, batch_idx)
+
+        def forward() -> dict[str, Tensor]:
+            return training_loss(self.task, self.network, *batch, self.teacher)
+
+        first, *others = (parts := forward()).values()
         loss = sum(others, first)
         if not math.isfinite(loss.item()):
-            raise DivergenceError(
-                self.epoch, batch_idx + 1, *locate(self.network, lambda: training_loss(self.task, self.network, *batch))
-            )
+            raise DivergenceError(self.epoch, batch_idx + 1, *locate(self.network, forward))
         count = len(batch[0])
         self._seen += count
         for name, part in parts.items():
@@ -174,9 +213,9 @@ class TaskModule(LightningModule):
         Raises:
             DivergenceError: they are not finite, though the network has been trained.
         """
-        rows = self.task.rows(self.network, *batch)
+        rows = self.task.rows(self.scored, *batch)
         if self.epoch and not is_finite(rows):
-            raise DivergenceError(self.epoch, 0, *locate(self.network, lambda: self.task.rows(self.network, *batch)))
+            raise DivergenceError(self.epoch, 0, *locate(self.scored, lambda: self.task.rows(self.scored, *batch)))
         self._rows[dataloader_idx].append({name: values.detach().cpu() for name, values in rows.items()})
 
     def take(self) -> tuple[dict[str, float], Rows, Rows | None]:

@@ -15,7 +15,13 @@ __all__ = ["misfit"]
 
 
 def misfit(
-    state: Mapping[str, Any], network: nn.Module, optimizer: Optimizer, *, epochs: int, images: int
+    state: Mapping[str, Any],
+    network: nn.Module,
+    optimizer: Optimizer,
+    *,
+    epochs: int,
+    images: int,
+    averaged: bool = False,
 ) -> str | None:
     """Name what in ``state`` cannot belong to a run of ``network``; None if all of it can.
 
@@ -25,6 +31,7 @@ def misfit(
         optimizer: at its start, over the parameters of ``network``.
         epochs: of the whole run.
         images: number of test images.
+        averaged: whether the run averages its weights.
     """
     rows, test = state["rows"], state["test"]
     if not 1 <= len(rows) <= epochs + 1:
@@ -35,13 +42,16 @@ def misfit(
     if best is not None and not _is_best(best, len(rows), images):
         return "best"
     own = network.state_dict()
-    for saved in (state["network"], *([best["network"]] if best else [])):
+    average = state.get("average")
+    for saved in (state["network"], *([] if average is None else [average]), *([best["network"]] if best else [])):
         if not isinstance(saved, Mapping) or saved.keys() != own.keys():
             return "network"
         for name, tensor in own.items():
             if not _alike(saved[name], tensor):
                 return f"network.{name}"
-    begun = len(rows) > 1  # epoch 0 is the test before there is an optimiser
+    begun = len(rows) > 1  # epoch 0 is the test before there is an optimiser or an average
+    if (average is not None) != (averaged and begun):
+        return "average"
     if state["optimizer"] is None:
         return "optimizer" if begun else None
     return None if _of(optimizer, state["optimizer"]) else "optimizer"

@@ -6,7 +6,7 @@ import logging
 import signal
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -30,17 +30,24 @@ from saccade.metrics.rows import Rows, select
 from saccade.recipe import Data, Recipe
 from saccade.tasks.base import Phase, Task
 from saccade.training.checkpointer import Checkpointer, restore_handler
+from saccade.training.distilling import Teacher
 from saccade.training.divergence import DivergenceError
 from saccade.training.environment import choose_device, environment
 from saccade.training.fingerprint import fingerprint
 from saccade.training.folder import RunFolder
 from saccade.training.freezing import freeze
 from saccade.training.gates import constant_plugs, probe_images
-from saccade.training.module import TaskModule, only_trainable, optimizer_of
+from saccade.training.loggers import Curves, check_installed
+from saccade.training.mixing import Mixing
+from saccade.training.module import TaskModule, check_own_loss, only_trainable
 from saccade.training.network import build, started
+from saccade.training.optimizers import optimizer_of
 from saccade.training.resuming import misfit
+from saccade.trust import Trust
 
 __all__ = ["Opener", "train"]
+
+_LOG = logging.getLogger(__name__)
 
 Opener = Callable[[Data, str, Notify], Split]
 
@@ -53,6 +60,7 @@ def train(
     notify: Notify | None = None,
     images: Opener = open_data,
     patience: float = 1.0,
+    trust: Trust = False,
 ) -> dict[str, Any]:
     """Do the run that ``recipe`` describes and return what done.json says.
 
@@ -67,10 +75,11 @@ def train(
         notify: receives ``FilesChecked``, ``Caution``, ``TrainingBegan``, ``StepTaken`` and ``EpochEnded``.
         images: opens the data; a study passes one that keeps them open.
         patience: seconds to wait for another process that works in the folder and may be on its way out.
+        trust: what the folder of a teacher may name; see ``saccade.load``.
 
     Raises:
-        UserError: the recipe, its data or the device is wrong, the folder cannot hold the run, or the images are not
-            those that the run began with; nothing has been written then.
+        UserError: the recipe, its data or the device is wrong, the folder cannot hold the run, or the images or the
+            teacher are not those that the run began with; nothing has been written then.
     """
     where = choose_device(device)
     notify = notify or ignore
@@ -82,22 +91,27 @@ def train(
             with _threads(recipe.training.threads), _own_random_state(where):
                 whole = tasks.resolved(recipe, kind.target)
                 task = kind(whole, images(whole.data, kind.target, notify))
-                result = _train(name, task, recipe, run, where, notify)
+                result = _train(name, task, recipe, run, where, notify, trust)
         return result
 
 
 def _train(
-    name: str, task: Task, asked: Recipe, run: RunFolder, device: torch.device, notify: Notify
+    name: str, task: Task, asked: Recipe, run: RunFolder, device: torch.device, notify: Notify, trust: Trust
 ) -> dict[str, Any]:
     metric = task.verdict()
     recipe, split, part = task.recipe, task.data, task.recipe.training
     for caution in split.cautions:
         notify(Caution(caution))
+    check_installed(part.loggers)
+    mixing, teacher = Mixing.of(task), Teacher.of(task, trust)
     network = build(task)
+    check_own_loss(network, part)
     still = freeze(network, recipe)
     notes = [sentence for sentence in (tasks.filled_in(asked, recipe), still.sentence) if sentence]
     for note in notes:
         notify(Caution(note))
+    if part.sync_bn:
+        _LOG.warning("training.sync_bn changes nothing: this run has one device")
     phases = task.phases(network)
     ends = list(accumulate(phase.epochs for phase in phases))
     for phase in phases:
@@ -113,9 +127,16 @@ def _train(
             f"the images changed since this run began: {recipe.data.source} holds files of other names, contents "
             f"or classes than {run.path} was trained on so far. Put them back, or remove that run folder to start over."
         )
+    taught_by = None if teacher is None else teacher.digest
+    if state.get("teacher", taught_by) != taught_by:
+        raise UserError(
+            f"the teacher changed since this run began: {part.teacher} holds other weights than {run.path} learnt from "
+            "so far. Put them back, or remove that run folder to start over."
+        )
     if state is not new:
         optimizer = _optimizer_at(task, network, phases, len(state["rows"]) - 1)
-        if what := misfit(state, network, optimizer, epochs=ends[-1], images=len(split.test)):
+        averaged = part.ema_decay is not None
+        if what := misfit(state, network, optimizer, epochs=ends[-1], images=len(split.test), averaged=averaged):
             run.disown(f"{what} is not of this run")
             state = new
     run.begin(asked, environment(device, part.threads))
@@ -127,34 +148,52 @@ def _train(
     test = _test_loader(split.test, recipe, device)
     val = None if split.val is None else _test_loader(split.val, recipe, device)
     notify(TrainingBegan(ends[-1], len(sampler), len(rows) - 1 if rows else 0))
-    keeper = Checkpointer(run, rows, sampler, images, probe_images(split.test), notify, metric, state["best"])
+    keeper = Checkpointer(
+        run,
+        rows,
+        sampler,
+        images,
+        probe_images(split.test),
+        notify,
+        metric,
+        state["best"],
+        state.get("average"),
+        taught_by,
+    )
     optimizer_state = state["optimizer"]
     del state
     diverged = None
-    for phase, before, end in zip(phases, [0, *ends], ends, strict=False):
-        if len(rows) <= before + 1:  # no epoch of this phase is finished
-            keeper.best = optimizer_state = None
-        if len(rows) <= end:
-            with only_trainable(network, phase) as frozen:
-                module = TaskModule(
-                    network,
-                    task,
-                    phase,
-                    steps=len(sampler),
-                    frozen=[*still.modules, *frozen],
-                    before=before,
-                    first_epoch=max(1, len(rows)),
-                    optimizer_state=optimizer_state,
-                )
-                tests = [test, val] if phase.choose and val is not None else [test]
-                try:
-                    _fit(module, train, tests, keeper, device, end)
-                except DivergenceError as place:
-                    diverged = {"epoch": place.epoch, "step": place.step, "what": place.what, "where": place.where}
-                    diverged["message"] = str(place)
-                    break
-        if len(rows) == end + 1 and phase.choose and keeper.best is not None:
-            network.load_state_dict(keeper.best["network"])
+    with closing(Curves(run.path, recipe, rows, len(sampler))) as curves:
+        for phase, before, end in zip(phases, [0, *ends], ends, strict=False):
+            if len(rows) <= before + 1:  # no epoch of this phase is finished
+                keeper.best = keeper.average = optimizer_state = None
+            if len(rows) <= end:
+                with only_trainable(network, phase) as frozen:
+                    module = TaskModule(
+                        network,
+                        task,
+                        phase,
+                        steps=len(sampler),
+                        frozen=[*still.modules, *frozen],
+                        before=before,
+                        first_epoch=max(1, len(rows)),
+                        optimizer_state=optimizer_state,
+                        average_state=keeper.average,
+                        mixing=mixing,
+                        teacher=teacher,
+                    )
+                    tests = [test, val] if phase.choose and val is not None else [test]
+                    try:
+                        _fit(module, train, tests, keeper, curves, device, end)
+                    except DivergenceError as place:
+                        diverged = {"epoch": place.epoch, "step": place.step, "what": place.what, "where": place.where}
+                        diverged["message"] = str(place)
+                        break
+            if len(rows) == end + 1:  # what a phase hands on is what was scored
+                if phase.choose and keeper.best is not None:
+                    network.load_state_dict(keeper.best["network"])
+                elif keeper.average is not None:
+                    network.load_state_dict(keeper.average)
     return _finish(name, task, metric, run, network, phases[-1], diverged, notes, test, device)
 
 
@@ -171,6 +210,7 @@ def _fit(
     train: DataLoader,
     tests: list[DataLoader],
     keeper: Checkpointer,
+    curves: Curves,
     device: torch.device,
     end: int,
 ) -> None:
@@ -183,13 +223,14 @@ def _fit(
             precision="bf16-mixed" if module.task.recipe.training.precision == "bf16" else "32-true",
             plugins=[LightningEnvironment()],  # one process, also as a step of a Slurm or MPI job
             max_epochs=end - module.first_epoch + 1,
-            callbacks=[keeper],
+            callbacks=[keeper, curves],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
+            sync_batchnorm=module.task.recipe.training.sync_bn,
         )
         try:
             if not keeper.rows:
@@ -221,7 +262,8 @@ def _finish(
     assert state is not None
     rows = state["rows"]
     kept = state["best"] if last_phase.choose and state["best"] and not diverged else state
-    network.load_state_dict(kept["network"])
+    average = kept.get("average")
+    network.load_state_dict(kept["network"] if average is None else average)
     network.to(device).eval()
     constant = {} if diverged else constant_plugs(network, (images.to(device) for images, _ in test))
     network.cpu()

@@ -1,0 +1,123 @@
+"""What TensorBoard and Weights & Biases are given of a run, through Lightning's loggers."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from saccade.errors import UserError
+from saccade.files import write_atomically
+from saccade.recipe import Recipe
+from saccade.training.module import TaskModule
+
+__all__ = ["Curves", "check_installed"]
+
+_EVERY = 50
+"""Steps between two training losses, as Lightning has it."""
+
+
+def check_installed(names: Sequence[str]) -> None:
+    """Raise UserError unless the packages of these loggers are installed."""
+    for name in names:
+        if find_spec(name) is None:
+            raise UserError(
+                f"training.loggers: {name} is not installed: pip install 'saccade-attention[{name}]', or leave it out"
+            )
+
+
+class Curves(Callback):
+    """Give loggers the training loss at every 50th step, and each row of metrics.jsonl at the end of its epoch.
+
+    The step of an entry counts from the start of the run. A run that goes on goes on in the same curves.
+
+    Args:
+        folder: of the run.
+        recipe: names the loggers.
+        rows: of metrics.jsonl, of the epochs so far; the Checkpointer, which is called first, adds to it.
+        steps: in one epoch.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, rows: list[dict[str, Any]], steps: int) -> None:
+        self._rows, self._steps = rows, steps
+        last = max(0, len(rows) - 1) * steps
+        self._loggers: list[Logger] = []
+        self._own_wandb = False
+        for name in recipe.training.loggers:
+            if name == "tensorboard":
+                # Written at once; what a killed run wrote after its last finished epoch is hidden.
+                written = {"version": "", "default_hp_metric": False, "max_queue": 1, "purge_step": last}
+                self._loggers.append(TensorBoardLogger(folder, name=name, **written))
+            else:
+                self._loggers.append(self._wandb(folder))
+        for logger in self._loggers:
+            logger.log_hyperparams(recipe.model_dump(mode="json", exclude_none=True))
+        if rows and self._loggers:  # it may have been killed before it logged this row
+            self._log_row()
+
+    def _wandb(self, folder: Path) -> Logger:
+        import wandb
+
+        self._own_wandb = wandb.run is None  # else the caller's own run is added to, and is the caller's to end
+        file = folder / "wandb" / "id.txt"
+        if not file.exists():
+            file.parent.mkdir(exist_ok=True)
+            write_atomically(file, secrets.token_hex(4))
+        logger = WandbLogger(
+            project=os.environ.get("WANDB_PROJECT", "saccade"),
+            name=os.environ.get("WANDB_NAME", folder.resolve().name),
+            save_dir=folder,
+            id=file.read_text(),
+            resume="allow",
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+        try:
+            _ = logger.experiment
+        except wandb.errors.Error as error:
+            raise UserError(f"training.loggers: wandb says: {error}") from error
+        return logger
+
+    def _log(self, values: Mapping[str, float | None], step: int) -> None:
+        for logger in self._loggers:
+            logger.log_metrics({name: value for name, value in values.items() if value is not None}, step)
+
+    def _log_row(self) -> None:
+        row = self._rows[-1]
+        values = {key: row[key] for key in ("epoch", "lr", "seconds", "memory_mb")}
+        for key, title in (("losses", "loss"), ("scores", "score"), ("val", "val")):
+            values |= {f"{title}/{name}": value for name, value in row.get(key, {}).items()}
+        self._log(values, row["epoch"] * self._steps)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log epoch 0."""
+        assert isinstance(pl_module, TaskModule)
+        if not pl_module.epoch:
+            self._log_row()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log the training loss."""
+        assert isinstance(pl_module, TaskModule)
+        step = (pl_module.epoch - 1) * self._steps + batch_idx + 1
+        if step % _EVERY == 0:
+            self._log({"training loss": outputs["loss"].item()}, step)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the row of the epoch."""
+        self._log_row()
+
+    def close(self) -> None:
+        """Write what is left."""
+        for logger in self._loggers:
+            logger.finalize("success")
+        if self._own_wandb:
+            import wandb
+
+            wandb.finish()
