@@ -17,7 +17,7 @@ FLOORS = [
     ["errors"],
     ["controls", "events", "files", "former_names", "hooks", "source", "specs", "tables"],
     ["imagefiles", "metrics", "ops", "parent_class", "picture_size", "recipe", "stage_outputs", "tensors"],
-    ["bases", "runfiles"],
+    ["bases", "decisions", "runfiles"],
     ["attention"],
     ["catalog"],
     ["trust"],

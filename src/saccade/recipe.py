@@ -198,7 +198,10 @@ class Training(_Part):
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_epochs: float = Field(0.0, ge=0, le=MAX_EPOCHS)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    precision: Literal["32", "bf16"] = "32"
+    precision: Literal["32", "bf16", "auto"] = "32"
+    """``bf16``: autocast to bfloat16; ``auto``: the faster of the two, see ``saccade.decisions``."""
+    memory_format: Literal["contiguous", "channels_last", "auto"] = "contiguous"
+    """How the host's weights and maps lie in memory; ``auto``: the faster of the two. Results differ by rounding."""
     threads: int = Field(1, ge=1, le=_MAX_THREADS)
     """CPU threads of the run; part of the recipe because sums depend on it."""
     workers: int = Field(0, ge=0, le=_MAX_WORKERS)

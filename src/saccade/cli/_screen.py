@@ -20,9 +20,11 @@ from saccade.events import (
     EpochEnded,
     Event,
     FilesChecked,
+    PicturesNotKept,
     RunBegan,
     RunEnded,
     RunEvent,
+    SettingsDecided,
     StepTaken,
     StudyBegan,
     TrainingBegan,
@@ -75,6 +77,10 @@ class Screen:
                 self.say("checking the images, building every network")
             case EngineChanged(description):
                 self.say(description)
+            case PicturesNotKept(reason):
+                self.say(f"decoded images are not kept for the next run: {reason}")
+            case SettingsDecided():
+                self.say(event.text())
             case DataOpened(description, cautions):
                 self.say(description)
                 for caution in cautions:

@@ -131,7 +131,9 @@ def command(
     )
     if only_plan:
         from saccade.study.forecast import forecast
+        from saccade.study.memory import keep_freed_memory
 
+        keep_freed_memory()  # as the workers of a study do: their steps are timed here
         ahead = forecast(study, at_a_time, device)
         click.echo(json.dumps(ahead.to_json(), indent=2) if as_json else printable(ahead.text(), keep="\n"))
         return

@@ -14,7 +14,16 @@ import click
 from saccade import catalog
 from saccade.cli import _trust
 from saccade.escaping import brief, printable
-from saccade.events import Caution, EpochEnded, Event, FilesChecked, StepTaken, TrainingBegan
+from saccade.events import (
+    Caution,
+    EpochEnded,
+    Event,
+    FilesChecked,
+    PicturesNotKept,
+    SettingsDecided,
+    StepTaken,
+    TrainingBegan,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,6 +133,10 @@ def _run(recipe: Recipe, folder: Path, device: str, console: Console) -> dict[st
                     progress.update(bar, total=total, completed=done, description="looking at the images")
                 case Caution(text):
                     console.print(f"caution: {text}", markup=False)
+                case PicturesNotKept(reason):
+                    console.print(f"decoded images are not kept for the next run: {reason}", markup=False)
+                case SettingsDecided():
+                    console.print(event.text(), markup=False)
                 case TrainingBegan(epochs, steps, epoch):
                     progress.update(bar, total=steps * epochs, completed=steps * epoch, description="epoch 0")
                 case StepTaken(epoch, step):
@@ -133,8 +146,10 @@ def _run(recipe: Recipe, folder: Path, device: str, console: Console) -> dict[st
                     progress.update(bar, completed=steps * epoch)
                     console.print(_line(row, epochs), markup=False)
 
+        from saccade.study.memory import keep_freed_memory
         from saccade.training import train
 
+        keep_freed_memory()
         return train(recipe, folder, device=device, notify=listen)
 
 

@@ -23,15 +23,17 @@ from saccade import saving, tasks
 from saccade.data import open_data
 from saccade.data.samples import ImageSet, Split, collate
 from saccade.data.sampling import EpochSampler
+from saccade.decisions import decide, setting, undecided
 from saccade.errors import UserError
-from saccade.events import Caution, Notify, TrainingBegan, ignore
+from saccade.events import Caution, Notify, SettingsDecided, TrainingBegan, ignore
 from saccade.metrics.metric import Metric
 from saccade.metrics.rows import Rows, select
 from saccade.recipe import Data, Recipe
 from saccade.tasks.base import Phase, Task
 from saccade.training.checkpointer import Checkpointer, restore_handler
 from saccade.training.divergence import DivergenceError
-from saccade.training.environment import choose_device, environment
+from saccade.training.environment import choose_device, environment, use_threads
+from saccade.training.fastest import fastest, plain
 from saccade.training.fingerprint import fingerprint
 from saccade.training.folder import RunFolder
 from saccade.training.gates import constant_plugs, probe_images
@@ -63,7 +65,8 @@ def train(
         recipe: decides the run.
         folder: where its files go; made if need be.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        notify: receives ``FilesChecked``, ``Caution``, ``TrainingBegan``, ``StepTaken`` and ``EpochEnded``.
+        notify: receives ``FilesChecked``, ``PicturesNotKept``, ``SettingsDecided``, ``Caution``, ``TrainingBegan``,
+            ``StepTaken`` and ``EpochEnded``.
         images: opens the data; a study passes one that keeps them open.
         patience: seconds to wait for another process that works in the folder and may be on its way out.
 
@@ -78,10 +81,24 @@ def train(
         if result is None:
             name = tasks.choose(recipe)
             kind = tasks.get(name)
-            with _threads(recipe.training.threads), _own_random_state(where):
-                task = kind(recipe, images(recipe.data, kind.target, notify))
+            with use_threads(recipe.training.threads), _own_random_state(where):
+                split = images(recipe.data, kind.target, notify)
+                task = kind(_decided(recipe, run, kind, split, where, notify), split)
                 result = _train(name, task, run, where, notify)
         return result
+
+
+def _decided(
+    recipe: Recipe, run: RunFolder, kind: type[Task], split: Split, device: torch.device, notify: Notify
+) -> Recipe:
+    """Return ``recipe`` with what it leaves open as the folder says, or as timed steps of the plain host decide."""
+    if run.recipe is not None:
+        recipe = decide(recipe, {key: setting(run.recipe, key) for key in undecided([recipe])})
+    if keys := undecided([recipe]):
+        decided = fastest(kind(plain(recipe), split), keys, device)
+        notify(SettingsDecided(**decided))
+        recipe = decide(recipe, decided["settings"])
+    return recipe
 
 
 def _train(name: str, task: Task, run: RunFolder, device: torch.device, notify: Notify) -> dict[str, Any]:
@@ -298,17 +315,6 @@ def _loader(images: ImageSet, recipe: Recipe, device: torch.device, **order: Any
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),
     )
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Use ``count`` CPU threads inside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager
