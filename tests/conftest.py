@@ -11,6 +11,7 @@ from contextlib import ExitStack, suppress
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["SACCADE_CACHE"] = "off"  # tests of the pictures on disk name a folder of their own
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

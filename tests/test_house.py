@@ -28,7 +28,7 @@ FLOORS = [
         "training_rules",
     ],
     ["imagefiles", "metrics", "ops", "parent_class", "picture_size", "recipe", "stage_outputs", "tensors"],
-    ["bases", "runfiles"],
+    ["bases", "decisions", "runfiles"],
     ["attention"],
     ["catalog"],
     ["trust"],

@@ -111,7 +111,7 @@ def compare(
         outcomes = execute(design.study, slots, device, notify, engine=engine, address=address)
         # These import torch: not before the runs.
         if all(outcome.status == "failed" for outcome in outcomes):
-            from saccade.study.results import collect
+            from saccade.study.collecting import collect
 
             return collect(design.study.folder)
         notify(Reporting())

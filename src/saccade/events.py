@@ -16,11 +16,13 @@ __all__ = [
     "Event",
     "FilesChecked",
     "Notify",
+    "PicturesNotKept",
     "Reporting",
     "RunBegan",
     "RunEnded",
     "RunEvent",
     "RunPlanned",
+    "SettingsDecided",
     "StepTaken",
     "StudyBegan",
     "StudyPlanned",
@@ -46,6 +48,13 @@ class FilesChecked(Event):
 
     done: int
     total: int
+
+
+@dataclass(frozen=True)
+class PicturesNotKept(Event):
+    """Decoded images could not be stored for later runs, for ``reason``; they are decoded each time."""
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,27 @@ class DataOpened(Event):
 
     description: str
     cautions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SettingsDecided(Event):
+    """Timed steps decided what the recipe left open.
+
+    Attributes:
+        settings: key -> value.
+        step_ms: the value, or the values one after another, that were tried -> milliseconds of a training step.
+        batch: images of such a step.
+    """
+
+    settings: Mapping[str, str]
+    step_ms: Mapping[str, float]
+    batch: int
+
+    def text(self) -> str:
+        """In a sentence."""
+        taken = ", ".join(f"{key} = {value}" for key, value in self.settings.items())
+        times = ", ".join(f"{name} {ms:.0f}" for name, ms in self.step_ms.items())
+        return f"{taken} (ms for a step of {self.batch} images: {times})"
 
 
 @dataclass(frozen=True)

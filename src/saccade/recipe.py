@@ -210,7 +210,10 @@ class Training(_Part):
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Who else is given losses, rates and scores; the result does not depend on it. ``tensorboard`` writes into the run
     folder; ``wandb`` obeys its environment variables, such as WANDB_PROJECT and WANDB_MODE."""
-    precision: Literal["32", "bf16"] = "32"
+    precision: Literal["32", "bf16", "auto"] = "32"
+    """``bf16``: autocast to bfloat16; ``auto``: the faster of the two, see ``saccade.decisions``."""
+    memory_format: Literal["contiguous", "channels_last", "auto"] = "contiguous"
+    """How the host's weights and maps lie in memory; ``auto``: the faster of the two. Results differ by rounding."""
     threads: int = Field(1, ge=1, le=_MAX_THREADS)
     """CPU threads of the run; part of the recipe because sums depend on it."""
     workers: int = Field(0, ge=0, le=_MAX_WORKERS)

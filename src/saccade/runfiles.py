@@ -191,6 +191,12 @@ class _Arm(BaseModel):
     where: str | None = None
 
 
+class _Decided(_File):
+    settings: dict[str, str]
+    step_ms: dict[str, Duration] = Field(default_factory=dict)
+    batch: Count = 0
+
+
 class StudyFile(_File):
     """``study.toml`` of a study; the recipe in it has a reader of its own."""
 
@@ -199,6 +205,7 @@ class StudyFile(_File):
     seeds: list[int]
     arms: list[_Arm]
     recipe: dict[str, Any]
+    decided: _Decided | None = None
 
 
 def read(path: Path, form: type[BaseModel]) -> dict[str, Any] | None:

@@ -31,11 +31,13 @@ from saccade.events import (
     EpochEnded,
     Event,
     FilesChecked,
+    PicturesNotKept,
     Reporting,
     RunBegan,
     RunEnded,
     RunEvent,
     RunPlanned,
+    SettingsDecided,
     StepTaken,
     StudyBegan,
     StudyPlanned,
@@ -101,6 +103,10 @@ class Screen:
                 self.say("checking the images, building every network")
             case EngineChanged(description):
                 self.say(description)
+            case PicturesNotKept(reason):
+                self.say(f"decoded images are not kept for the next run: {reason}")
+            case SettingsDecided():
+                self.say(event.text())
             case DataOpened(description, cautions):
                 self.say(description)
                 for caution in cautions:
@@ -191,6 +197,10 @@ class RunScreen:
                 self.progress.update(self.bar, total=total, completed=done, description="looking at the images")
             case Caution(text):
                 self.console.print(f"caution: {text}", markup=False)
+            case PicturesNotKept(reason):
+                self.say(f"decoded images are not kept for the next run: {reason}")
+            case SettingsDecided():
+                self.say(event.text())
             case TrainingBegan(epochs, steps, epoch):
                 self.epochs, self.steps = epochs, steps
                 self._at(epoch, 0)

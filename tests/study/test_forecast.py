@@ -149,7 +149,7 @@ def test_it_counts_what_is_left(tmp_path, monkeypatch):
             '"parameters": 1, "diverged": null}'
         )
     times = itertools.cycle((10.0, 1.0))  # a training step, a test step
-    monkeypatch.setattr(forecast, "_middle", lambda steps: next(times))
+    monkeypatch.setattr(forecast, "_whole", lambda steps, batch, device: (next(times), batch))
     found = forecast.forecast(plan, 2, "cpu")
     assert (found.runs, found.finished, found.slots) == (9, 3, 2)
     # 100 images are 4 batches of 30 (the last one short), 50 are 2; the test is also done before training.
@@ -168,7 +168,7 @@ def test_it_counts_what_is_left(tmp_path, monkeypatch):
 def test_with_enough_images_the_seeds_decide(tmp_path, monkeypatch):
     images = {"data.train_images": 20, "data.test_images": 10_000, "data.size": 16}
     plan = Study(Recipe().with_overrides(images), arms(["se", "das"], ["extra:das"]), (0, 1, 2), tmp_path / "s")
-    monkeypatch.setattr(forecast, "_middle", lambda steps: 1.0)
+    monkeypatch.setattr(forecast, "_whole", lambda steps, batch, device: (1.0, batch))
     found = forecast.forecast(plan, 2, "cpu")
     images = ImageError(1e4 * 0.005 / 10_000, 9999, image_floor(10_000, 100.0))
     sees = [planned_detectable(DIGITS, n, 4, 2, images=images) for n in range(2, 30)]

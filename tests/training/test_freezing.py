@@ -16,7 +16,7 @@ from saccade.tasks.base import Phase
 from saccade.training import train
 from saccade.training.freezing import freeze, hold
 from saccade.training.module import only_trainable, optimizer_of
-from tiny_runs import TINY, Killed, after, done, listener, network_of, opened, same
+from tiny_runs import TINY, Killed, after, done, listener, network_of, same
 
 NORM = "training.freeze = 'none'"
 

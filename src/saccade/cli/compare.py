@@ -96,6 +96,9 @@ def command(
         "device": device, "trust": trust,
     }  # fmt: skip
     if only_plan:
+        from saccade.study.memory import keep_freed_memory
+
+        keep_freed_memory()  # as the workers of a study do: their steps are timed here
 
         def show(event: Event) -> None:
             if isinstance(event, StudyPlanned):

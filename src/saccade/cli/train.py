@@ -52,7 +52,9 @@ def command(
     """
     from saccade.one_run import train
     from saccade.screen import RunScreen
+    from saccade.study.memory import keep_freed_memory
 
+    keep_freed_memory()
     with RunScreen(quiet=as_json) as screen:
         run = train(
             recipe, data=data, model=model, attention=attention, seed=seed, task=task, pretrained=pretrained,

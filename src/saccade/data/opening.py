@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
+from saccade.data.decoded import Facts, StorageError, load, place_of, store
 from saccade.data.resizing import DEFAULT, Frame, lies
 from saccade.data.samples import CACHE
+from saccade.data.views import Shown
 from saccade.errors import UserError
 from saccade.escaping import brief
-from saccade.events import FilesChecked, Notify
+from saccade.events import FilesChecked, Notify, PicturesNotKept
 from saccade.imagefiles import UnreadableError, checksum, opened
 from saccade.recipe import Data
 
@@ -146,14 +148,15 @@ class Opened:
 
     Attributes:
         frame: what is seen of them.
-        pictures: of the files that can be read, in order: a tensor (N, 3, H, W) where that fits into memory.
+        pictures: of the files that can be read, in order: a tensor (N, 3, H, W), in memory or a file mapped into it,
+            or a view of one; ``Files`` where neither can be.
         sizes: of these files, width and height.
         contents: of these files, number and CRC-32 of the bytes.
         bad: what is wrong with the others.
     """
 
     frame: Frame
-    pictures: Tensor | Files
+    pictures: Tensor | Shown | Files
     sizes: dict[Path, tuple[int, int]]
     contents: dict[Path, tuple[int, int]]
     bad: dict[Path, str]
@@ -164,25 +167,26 @@ class Opened:
         sizes = {path: size for path, size in self.sizes.items() if path not in gone}
         if isinstance(self.pictures, Files):
             return replace(self, pictures=Files(list(sizes), self.frame, self.pictures.exact), sizes=sizes)
-        return replace(self, pictures=self.pictures[places] if gone else self.pictures, sizes=sizes)
+        view = self._view
+        chosen = Shown(view.pixels, [view.places[n] for n in places])
+        return replace(self, pictures=chosen, sizes=sizes) if gone else self
+
+    @property
+    def _view(self) -> Shown:
+        assert not isinstance(self.pictures, Files)
+        return self.pictures if isinstance(self.pictures, Shown) else Shown(self.pictures, range(len(self.pictures)))
 
     def areas(self) -> list[int]:
         """Pixels of each picture that are no padding."""
         return [width * height for _, _, width, height in map(self.frame.content, self.sizes.values())]
 
     def padded(self, fill: tuple[int, int, int]) -> Opened:
-        """The same with padding in the colour ``fill``; a tensor of pictures is changed in place."""
+        """The same with padding in the colour ``fill``."""
         frame = replace(self.frame, fill=fill)
         if isinstance(self.pictures, Files):
             return replace(self, frame=frame, pictures=Files(self.pictures.paths, frame, self.pictures.exact))
-        colour = torch.tensor(fill, dtype=torch.uint8)[:, None, None]
-        for picture, size in zip(self.pictures, self.sizes.values(), strict=True):
-            left, top, width, height = self.frame.content(size)
-            for border in (
-                picture[:, :top], picture[:, top + height :], picture[:, :, :left], picture[:, :, left + width :]
-            ):  # fmt: skip
-                border[:] = colour
-        return replace(self, frame=frame)
+        view, inner = self._view, [self.frame.content(size) for size in self.sizes.values()]
+        return replace(self, frame=frame, pictures=Shown(view.pixels, view.places, inner, fill))
 
 
 def open_pictures(
@@ -205,21 +209,68 @@ def open_pictures(
     return _opened(paths, Frame.of(spec, size), notify, exact, spec.size is None and size != DEFAULT)
 
 
+class _UnlikeError(Exception):
+    """An image has another size than the first."""
+
+
 def _opened(paths: list[Path], frame: Frame, notify: Notify | None, exact: bool, alike: bool) -> Opened:
     """Open every file; where they must be ``alike`` and are not, begin again at ``DEFAULT``."""
+    try:
+        return _stored(paths, frame, notify, exact, alike) or _kept(paths, frame, notify, exact, alike)
+    except _UnlikeError:
+        return _opened(paths, replace(frame, height=DEFAULT[0], width=DEFAULT[1]), notify, exact, False)
+
+
+def _stored(paths: list[Path], frame: Frame, notify: Notify | None, exact: bool, alike: bool) -> Opened | None:
+    """Open every file by the pictures stored on disk, which are decoded first if need be; None if that cannot be."""
+    place = place_of(paths, frame, exact)
+    if place is None:
+        return None
+    found = load(place, len(paths), frame)
+    try:
+        if found is None:
+            results = ((seen.pixels, _facts(seen)) for seen in _checked(paths, frame, notify, exact, alike))
+            found = store(place, results, len(paths), frame)
+    except StorageError as error:
+        if notify:
+            notify(PicturesNotKept(str(error)))
+        return None
+    bad = {path: facts for path, facts in zip(paths, found.facts, strict=True) if isinstance(facts, str)}
+    good = {path: facts for path, facts in zip(paths, found.facts, strict=True) if not isinstance(facts, str)}
+    sizes = {path: (width, height) for path, (width, height, _, _) in good.items()}
+    contents = {path: (length, checksum) for path, (_, _, length, checksum) in good.items()}
+    return Opened(frame, found.pictures, sizes, contents, bad)
+
+
+def _kept(paths: list[Path], frame: Frame, notify: Notify | None, exact: bool, alike: bool) -> Opened:
+    """Open every file; pictures of up to ``CACHE`` bytes stay in memory."""
     fits = len(paths) * 3 * frame.height * frame.width <= CACHE
     kept = torch.empty(len(paths) if fits else 0, 3, frame.height, frame.width, dtype=torch.uint8)
     sizes, contents, bad = dict[Path, tuple[int, int]](), dict[Path, tuple[int, int]](), dict[Path, str]()
-    for path, seen in zip(paths, check(paths, frame, notify, exact), strict=True):
+    for path, seen in zip(paths, _checked(paths, frame, notify, exact, alike), strict=True):
         if seen.pixels is None or seen.size is None or seen.content is None:
             bad[path] = seen.problem
             continue
-        if alike and seen.size != (frame.width, frame.height):
-            return _opened(paths, replace(frame, height=DEFAULT[0], width=DEFAULT[1]), notify, exact, False)
         if fits:
             kept[len(sizes)] = torch.from_numpy(seen.pixels)
         sizes[path], contents[path] = seen.size, seen.content
     return Opened(frame, kept[: len(sizes)] if fits else Files(list(sizes), frame, exact), sizes, contents, bad)
+
+
+def _checked(paths: list[Path], frame: Frame, notify: Notify | None, exact: bool, alike: bool) -> Iterator[ReadResult]:
+    """As :func:`check`.
+
+    Raises:
+        _UnlikeError: images must be ``alike``, of the size of ``frame``, and one is not.
+    """
+    for seen in check(paths, frame, notify, exact):
+        if alike and seen.size not in (None, (frame.width, frame.height)):
+            raise _UnlikeError
+        yield seen
+
+
+def _facts(seen: ReadResult) -> Facts:
+    return seen.problem if seen.size is None or seen.content is None else (*seen.size, *seen.content)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

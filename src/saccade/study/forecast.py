@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from saccade import tasks
 from saccade.data import layout_of
-from saccade.data.samples import ImageSet, collate
 from saccade.data.sampling import EpochSampler
 from saccade.errors import UserError
+from saccade.events import Notify, SettingsDecided, ignore
 from saccade.metrics.metric import Metric
 from saccade.study.arms import Arm
 from saccade.study.collecting import collect
@@ -27,9 +27,10 @@ from saccade.study.plan import Study
 from saccade.study.precision import MOST_SEEDS, ImageError, image_floor, planned_detectable
 from saccade.tasks.base import Task
 from saccade.training import build
-from saccade.training.environment import choose_device
-from saccade.training.freezing import freeze, hold
-from saccade.training.module import training_loss
+from saccade.training.environment import choose_device, use_threads
+from saccade.training.fastest import fastest
+from saccade.training.freezing import freeze
+from saccade.training.steps import test_steps, training_steps
 
 __all__ = ["ASSUMED", "CHANGED", "Forecast", "forecast"]
 
@@ -41,6 +42,9 @@ on digits and on CIFAR-10. Nearly all of it is the chance of single runs, and so
 LASTING = 0.005
 """The same share at any number of seeds: 0 to 0.2 % were measured on the digits with ``se`` and ``eca``."""
 _TIMED = 3
+_FEW = 8
+_LONG_MS = 1000.0
+"""On the CPU a step that would take longer is timed with ``_FEW`` images and scaled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,10 @@ class Forecast:
         minutes: about, for the runs still to be done.
         disk_mb: what the folder will hold at most.
         step_ms: arm -> one training step, its batch drawn and augmented; the median of three.
+        timed_images: images of the timed steps where they are fewer than a batch, whose time is scaled from theirs;
+            None elsewhere.
+        decided: what :func:`saccade.training.fastest.fastest` found for settings that the recipe leaves open; the study
+            decides them anew. Empty if none is open.
         test_ms: arm -> one batch of test images.
         metric: its name.
         unit: of differences and SDs.
@@ -89,6 +97,8 @@ class Forecast:
     seeds_for_margin: int | None
     margin: float
     margin_needs_images: bool
+    timed_images: int | None = None
+    decided: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As plain dictionaries, lists and numbers."""
@@ -98,10 +108,12 @@ class Forecast:
         """In a few lines."""
         steps = ", ".join(f"{name} {ms:.0f}" for name, ms in self.step_ms.items())
         done = f" ({self.finished} are finished)" if self.finished else ""
+        scaled = "" if self.timed_images is None else f" (scaled from {self.timed_images} images)"
         lines = [
             f"data    {self.data}",
             f"time    about {_minutes(self.minutes)} for {self.runs} runs{done}, {self.slots} at a time; "
-            f"one training step in ms: {steps}",
+            f"one training step in ms{scaled}: {steps}",
+            *([f"with    {SettingsDecided(**self.decided).text()}"] if self.decided else []),
             f"disk    about {self.disk_mb:.0f} MB",
         ]
         if not self.detectable:
@@ -138,13 +150,14 @@ class Forecast:
         return "\n".join(lines)
 
 
-def forecast(study: Study, slots: int | None, device: str = "auto") -> Forecast:
+def forecast(study: Study, slots: int | None, device: str = "auto", notify: Notify = ignore) -> Forecast:
     """Time one training step and one test step of every arm, and count.
 
     Args:
         study: the plan.
         slots: runs at a time; None is what ``saccade.study.engine.execute`` takes.
         device: as for ``saccade train``.
+        notify: receives ``FilesChecked`` and ``PicturesNotKept``.
 
     Raises:
         UserError: the data, the host, a mechanism or the device is wrong.
@@ -155,14 +168,20 @@ def forecast(study: Study, slots: int | None, device: str = "auto") -> Forecast:
         several = where.type == "cuda" and device == "auto"
         slots = torch.cuda.device_count() if several else slots_for(training.threads, where.type) or 1
     kind = tasks.get(tasks.choose(study.base))
-    base = tasks.resolved(study.base, kind.target)
-    split = open_once(base.data, kind.target)
-    metric = kind(base, split).verdict()
-    margin = metric.margin if study.margin is None else study.margin
-    metric.check_margin(margin)
+    with use_threads(training.threads):
+        base = tasks.resolved(study.base, kind.target)
+        split = open_once(base.data, kind.target, notify)
+        metric = kind(base, split).verdict()
+        margin = metric.margin if study.margin is None else study.margin
+        metric.check_margin(margin)
+        decided: dict[str, Any] = {}
+        if keys := study.undecided():
+            decided = fastest(kind(base, split), keys, where)
+            study = study.decide(decided)
+        timed = {arm.name: _timed(study, arm, kind, where) for arm in study.arms}
     todo = [run for run in study.runs() if run.finished is None]
     slots = min(slots, max(1, len(todo)))
-    timed = {arm.name: _timed(study, arm, kind, where) for arm in study.arms}
+    fewer = [each.images for each in timed.values() if each.images < training.batch_size]
     count = len(split.test)
     busy = sum(timed[run.arm.name].run_ms for run in todo)
     kept = sum(timed[run.arm.name].weights + 32 * count + 50_000 for run in study.runs())
@@ -198,83 +217,49 @@ def forecast(study: Study, slots: int | None, device: str = "auto") -> Forecast:
         seeds_for_margin=next(enough, None),
         margin=margin,
         margin_needs_images=bool(sigmas) and sees(0.0, MOST_SEEDS) > margin,
+        timed_images=min(fewer) if fewer else None,
+        decided=decided,
     )
 
 
 @dataclass(frozen=True)
 class _Timed:
-    """A training step and a test step of an arm in milliseconds, a whole run, and the bytes of its weights."""
+    """A training step, a test step and a run of an arm in ms, the bytes of its weights, the images of a timed step."""
 
     step_ms: float
     test_ms: float
     run_ms: float
     weights: int
+    images: int
 
 
 def _timed(study: Study, arm: Arm, kind: type[Task], device: torch.device) -> _Timed:
     recipe = tasks.resolved(study.run(arm, study.seeds[0]).recipe, kind.target)
     part = recipe.training
-    threads = torch.get_num_threads()
-    torch.set_num_threads(part.threads)
-    try:
-        task = kind(recipe, open_once(recipe.data, kind.target))
-        network = build(task)
-        frozen = freeze(network, recipe).modules
-        epochs = sum(phase.epochs for phase in task.phases(network))
-        weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
-        network.to(device)
-        step_ms = _middle(_training(network, task, frozen, device))
-        test_ms = _middle(_testing(network, task, device))
-    finally:
-        torch.set_num_threads(threads)
+    task = kind(recipe, open_once(recipe.data, kind.target))
+    network = build(task)
+    frozen = freeze(network, recipe).modules
+    epochs = sum(phase.epochs for phase in task.phases(network))
+    weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+    network.to(device)
+    step_ms, images = _whole(partial(training_steps, network, task, device, frozen=frozen), part.batch_size, device)
+    test_ms, _ = _whole(partial(test_steps, network, task, device), part.batch_size, device)
     steps = len(EpochSampler(task.data.train, 0, part.batch_size))
     tests = math.ceil(len(task.data.test) / part.batch_size)
-    return _Timed(step_ms, test_ms, epochs * steps * step_ms + (epochs + 1) * tests * test_ms, weights)
+    return _Timed(step_ms, test_ms, epochs * steps * step_ms + (epochs + 1) * tests * test_ms, weights, images)
 
 
-def _training(network: nn.Module, task: Task, frozen: Sequence[nn.Module], device: torch.device) -> Iterator[float]:
-    """Training steps without end, as a run does them."""
-    training, images = task.recipe.training, task.data.train
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9)
-    network.train()
-    hold(frozen)
-    sampler = EpochSampler(images, training.seed, training.batch_size)
-    while True:
-        for keys in sampler:
-            x, y = _batch(images, keys, device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-                first, *others = training_loss(task, network, x, y).values()
-            loss = sum(others, first)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            yield loss.item()  # waits for an accelerator
+def _whole(steps: Callable[[int], Iterator[Any]], batch: int, device: torch.device) -> tuple[float, int]:
+    """Milliseconds of a step of a whole batch, and how many images the timed steps had.
 
-
-def _testing(network: nn.Module, task: Task, device: torch.device) -> Iterator[float]:
-    """Test steps without end."""
-    training, images = task.recipe.training, task.data.test
-    network.eval()
-    keys = list(range(min(training.batch_size, len(images))))
-    while True:
-        x, y = _batch(images, keys, device)
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-            rows = task.rows(network, x, y)
-        yield float(next(iter(rows.values())).sum())
-
-
-def _batch(images: ImageSet, keys: list[Any], device: torch.device) -> tuple[Any, Any]:
-    x, y = collate([images[key] for key in keys])
-    return x.to(device), _moved(y, device)
-
-
-def _moved(target: Any, device: torch.device) -> Any:
-    """A target with its tensors on ``device``."""
-    if isinstance(target, torch.Tensor):
-        return target.to(device)
-    if isinstance(target, list):
-        return [_moved(each, device) for each in target]
-    return {key: _moved(value, device) for key, value in target.items()} if isinstance(target, dict) else target
+    On the CPU, where such a step would take over a second, steps of fewer images are timed and scaled.
+    """
+    images = min(batch, _FEW)
+    if device.type == "cpu" and images < batch:
+        few = _middle(steps(images))
+        if few * batch / images > _LONG_MS:
+            return few * batch / images, images
+    return _middle(steps(batch)), batch
 
 
 def _middle(steps: Iterator[Any]) -> float:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
+from saccade import decisions
 from saccade.errors import UserError
 from saccade.escaping import printable
 from saccade.files import make_folders, remove_unfinished, write_atomically
@@ -59,7 +60,8 @@ class Run:
 class Study:
     """Arms × seeds under one recipe, and the margin within which two arms count as equal, in the metric's unit.
 
-    A margin of None is the metric's own.
+    A margin of None is the metric's own. ``decided`` is what :func:`saccade.training.fastest.fastest` found for
+    settings that were left open; empty if none was.
     """
 
     base: Recipe
@@ -67,6 +69,7 @@ class Study:
     seeds: tuple[int, ...]
     folder: Path
     margin: float | None = None
+    decided: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuses an empty or ambiguous design.
@@ -123,12 +126,30 @@ class Study:
         """The run of ``arm`` with ``seed``."""
         return Run(arm, seed, arm.recipe(self.base, seed), self.folder / arm.slug / f"seed{seed}")
 
+    def undecided(self) -> list[str]:
+        """The settings that the recipe or an arm leaves open."""
+        return decisions.undecided(arm.recipe(self.base, 0) for arm in self.arms)
+
+    def decide(self, decided: Mapping[str, Any]) -> Study:
+        """The same study with ``decided["settings"]`` in the place of what is left open.
+
+        Raises:
+            UserError: two arms become of one recipe.
+        """
+        values = decided["settings"]
+        arms = tuple(
+            replace(arm, settings={k: values[k] if decisions.is_open(k, v) else v for k, v in arm.settings.items()})
+            for arm in self.arms
+        )
+        return replace(self, base=decisions.decide(self.base, values), arms=arms, decided=decided)
+
     def to_dict(self) -> dict[str, Any]:
         """The study without its folder, as TOML and JSON know it."""
         margin = {} if self.margin is None else {"margin": self.margin}
         arms = [{"name": arm.name, **({"settings": dict(arm.settings)} if arm.settings else {})} for arm in self.arms]
         recipe = self.base.model_dump(mode="json", exclude_none=True)
-        return {**margin, "seeds": list(self.seeds), "arms": arms, "recipe": recipe}
+        decided = {"decided": dict(self.decided)} if self.decided else {}
+        return {**margin, "seeds": list(self.seeds), "arms": arms, "recipe": recipe, **decided}
 
     @classmethod
     def open(cls, folder: str | Path) -> Study:
@@ -145,7 +166,7 @@ class Study:
         found = tuple(_arm(arm) for arm in values["arms"])
         recipe, margin = Recipe.read(values["recipe"], str(path)), values.get("margin")
         try:
-            return cls(recipe, found, tuple(values["seeds"]), Path(folder), margin)
+            return cls(recipe, found, tuple(values["seeds"]), Path(folder), margin, values.get("decided", {}))
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
@@ -163,9 +184,10 @@ class Study:
 
     def _claim(self) -> bool:
         if (self.folder / "study.toml").exists():
-            theirs, ours = (dict(_flat(s.to_dict())) for s in (Study.open(self.folder), self))
+            theirs, ours = (dict(_flat(replace(s, decided={}).to_dict())) for s in (Study.open(self.folder), self))
             if self.margin is None:
                 ours |= {key: value for key, value in theirs.items() if key == "margin"}
+            ours |= {key: theirs[key] for key, value in ours.items() if key in theirs and decisions.is_open(key, value)}
             other = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
             if other:
                 key, more = other[0], f" (and {len(other) - 1} more)" if len(other) > 1 else ""

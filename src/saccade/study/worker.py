@@ -20,9 +20,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
+from saccade.decisions import undecided
 from saccade.errors import UserError, of_the_machine, study_installed
-from saccade.events import DataOpened, Notify
+from saccade.events import DataOpened, Notify, SettingsDecided
 from saccade.recipe import Recipe
+from saccade.study.memory import keep_freed_memory
 
 __all__ = ["answer", "check", "limit_threads", "named", "run", "serve", "warm"]
 
@@ -37,6 +39,7 @@ def serve(pipe: Connection, threads: int, first: str | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     _die_with_parent()
     limit_threads(threads)
+    keep_freed_memory()
     warm(first)
     while True:
         try:
@@ -86,10 +89,12 @@ def run(train: str, recipe: Mapping[str, Any], folder: str, device: str, notify:
 def check(recipes: list[Mapping[str, Any]], margin: float | None, device: str, notify: Notify) -> dict[str, Any]:
     """Find everything a user can have got wrong about data, host and mechanisms before any training.
 
-    Read every image once and build the network of every arm.
+    Read every image once, build the network of every arm, and decide by timed steps of the plain host what the recipes
+    leave open.
 
     Returns:
-        ``devices``: those to run on.
+        ``devices``, those to run on; ``decided``, what :func:`saccade.training.fastest.fastest` found, {} if nothing is
+        open.
 
     Raises:
         UserError: the data, the task, a host, a mechanism, its place, the margin or the device is wrong, or a package
@@ -115,11 +120,17 @@ def check(recipes: list[Mapping[str, Any]], margin: float | None, device: str, n
     found = choose_device(device)
     for recipe in sorted(arms, key=lambda recipe: recipe.data != arms[0].data):  # each set of images is opened once
         freeze(build(kind(recipe, open_once(recipe.data, kind.target, notify))), recipe)
+    decided: dict[str, Any] = {}
+    if keys := undecided(arms):
+        from saccade.training.fastest import fastest
+
+        decided = fastest(kind(arms[0], split), keys, found)
+        notify(SettingsDecided(**decided))
     if device != "auto" or found.type != "cuda":
-        return {"devices": [str(found)]}
+        return {"devices": [str(found)], "decided": decided}
     import torch
 
-    return {"devices": [f"cuda:{i}" for i in range(torch.cuda.device_count())]}
+    return {"devices": [f"cuda:{i}" for i in range(torch.cuda.device_count())], "decided": decided}
 
 
 def _die_with_parent() -> None:

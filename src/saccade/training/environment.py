@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import torch
 from saccade import __version__
 from saccade.errors import UserError, did_you_mean
 
-__all__ = ["choose_device", "environment", "peak_memory"]
+__all__ = ["choose_device", "environment", "peak_memory", "use_threads"]
 
 _PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy")
 
@@ -90,3 +92,14 @@ def peak_memory(device: torch.device) -> float | None:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kB, on macOS bytes
     return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1)
+
+
+@contextmanager
+def use_threads(count: int) -> Iterator[None]:
+    """Use ``count`` CPU threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

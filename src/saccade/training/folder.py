@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from saccade import decisions
 from saccade.errors import UserError
 from saccade.escaping import printable
 from saccade.files import lock, make_folders, remove_unfinished, replacing, write_atomically
@@ -44,10 +45,16 @@ _RESULTS = (_ENVIRONMENT, _METRICS, _RESUME, _DONE, "rows.safetensors", "model.s
 
 
 class RunFolder:
-    """One run's files, held by one process at a time; opened with :meth:`hold`."""
+    """One run's files, held by one process at a time; opened with :meth:`hold`.
+
+    Attributes:
+        path: the folder.
+        recipe: the one that lay in it when it was opened; None in a new folder.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.recipe: Recipe | None = None
 
     @classmethod
     @contextmanager
@@ -88,10 +95,10 @@ class RunFolder:
                     f"{self.path} holds {foreign[0]} but no {_RECIPE}: it is no run folder, and is not written over"
                 )
             return
-        there = read_recipe(self.path / _RECIPE) or recipe
+        self.recipe = there = read_recipe(self.path / _RECIPE) or recipe
         found, asked = (_flat(r.model_dump(mode="json")) for r in (there, recipe))
         for key in {**asked, **found}:
-            if found.get(key) != asked.get(key):
+            if found.get(key) != asked.get(key) and not decisions.is_open(key, asked.get(key)):
                 raise UserError(
                     f"{self.path} holds a run of another recipe: {key} is {found.get(key)!r} there and "
                     f"{asked.get(key)!r} here. Choose another folder, or remove that one."

@@ -74,12 +74,22 @@ def build(task: Task) -> nn.Module:
     """Build the host of ``task`` with its attention, plugged or in the place of convolutions, on the CPU.
 
     The global random state stays as it was. The host depends on the recipe's model and seed alone: it is the same
-    under every mechanism, but for the convolutions that one replaces.
+    under every mechanism, but for the convolutions that one replaces. Convolutions lie in the recipe's memory format;
+    the maps they return follow them.
 
     Raises:
         UserError: unknown model, mechanism or option, a host that does not answer such images as the task needs, no
             site, channels or a convolution outside the mechanism's limits, or a control of what replaces convolutions.
     """
+    network = _built(task)
+    if task.recipe.training.memory_format == "channels_last":
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):  # other parameters of four dimensions may be viewed as they lie
+                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+    return network
+
+
+def _built(task: Task) -> nn.Module:
     recipe, split = task.recipe, task.data
     part, seed = recipe.attention, recipe.training.seed
     with torch.random.fork_rng(devices=[]):

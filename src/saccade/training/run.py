@@ -23,8 +23,9 @@ from saccade import saving, tasks
 from saccade.data import open_data
 from saccade.data.samples import ImageSet, Split, collate
 from saccade.data.sampling import EpochSampler
+from saccade.decisions import decide, setting, undecided
 from saccade.errors import UserError
-from saccade.events import Caution, Notify, TrainingBegan, ignore
+from saccade.events import Caution, Notify, SettingsDecided, TrainingBegan, ignore
 from saccade.metrics.metric import Metric
 from saccade.metrics.rows import Rows, select
 from saccade.recipe import Data, Recipe
@@ -32,7 +33,8 @@ from saccade.tasks.base import Phase, Task
 from saccade.training.checkpointer import Checkpointer, restore_handler
 from saccade.training.distilling import Teacher
 from saccade.training.divergence import DivergenceError
-from saccade.training.environment import choose_device, environment
+from saccade.training.environment import choose_device, environment, use_threads
+from saccade.training.fastest import fastest, plain
 from saccade.training.fingerprint import fingerprint
 from saccade.training.folder import RunFolder
 from saccade.training.freezing import freeze
@@ -72,7 +74,8 @@ def train(
         recipe: decides the run.
         folder: where its files go; made if need be.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        notify: receives ``FilesChecked``, ``Caution``, ``TrainingBegan``, ``StepTaken`` and ``EpochEnded``.
+        notify: receives ``FilesChecked``, ``PicturesNotKept``, ``SettingsDecided``, ``Caution``, ``TrainingBegan``,
+            ``StepTaken`` and ``EpochEnded``.
         images: opens the data; a study passes one that keeps them open.
         patience: seconds to wait for another process that works in the folder and may be on its way out.
         trust: what the folder of a teacher may name; see ``saccade.load``.
@@ -88,11 +91,30 @@ def train(
         if result is None:
             name = tasks.choose(recipe)
             kind = tasks.get(name)
-            with _threads(recipe.training.threads), _own_random_state(where):
+            with use_threads(recipe.training.threads), _own_random_state(where):
                 whole = tasks.resolved(recipe, kind.target)
-                task = kind(whole, images(whole.data, kind.target, notify))
-                result = _train(name, task, recipe, run, where, notify, trust)
+                split = images(whole.data, kind.target, notify)
+                settings = _decided(whole, run, kind, split, where, notify)
+                task = kind(decide(whole, settings), split)
+                result = _train(name, task, decide(recipe, settings), run, where, notify, trust)
         return result
+
+
+def _decided(
+    recipe: Recipe, run: RunFolder, kind: type[Task], split: Split, device: torch.device, notify: Notify
+) -> dict[str, Any]:
+    """Return the settings that ``recipe`` leaves open as the folder says, or as timed steps of the plain host decide."""
+    keys = undecided([recipe])
+    if run.recipe is not None:
+        known = {key: setting(run.recipe, key) for key in keys}
+        if not undecided([decide(recipe, known)]):
+            return known
+    if not keys:
+        return {}
+    decided = fastest(kind(plain(recipe), split), keys, device)
+    notify(SettingsDecided(**decided))
+    found: dict[str, Any] = decided["settings"]
+    return found
 
 
 def _train(
@@ -351,17 +373,6 @@ def _loader(images: ImageSet, recipe: Recipe, device: torch.device, **order: Any
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),
     )
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Use ``count`` CPU threads inside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

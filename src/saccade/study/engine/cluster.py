@@ -39,6 +39,7 @@ from saccade.study.engine.executor import Executor, Message, Worker
 from saccade.study.engine.interrupts import track_interrupts
 from saccade.study.engine.joining import reach, silent, start
 from saccade.study.engine.local import cores
+from saccade.study.memory import keep_freed_memory
 from saccade.study.plan import Study
 from saccade.study.worker import answer, limit_threads, warm
 
@@ -63,6 +64,7 @@ class _StudyWorker:
 
     def __init__(self, threads: int, folder: str, path: list[str]) -> None:
         limit_threads(threads)
+        keep_freed_memory()
         with suppress(OSError):  # not every study needs it
             os.chdir(folder)
         sys.path += [place for place in path if place not in sys.path]

@@ -54,8 +54,8 @@ def execute(
         study: the plan; its folder is made, or found with the same plan in it.
         slots: runs at a time; None is one per accelerator, or the cores divided by the threads of the recipe.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; on a Ray cluster ``auto``, ``cpu`` or ``cuda``.
-        notify: receives ``EngineChanged``, ``Checking``, ``FilesChecked``, ``DataOpened``, ``StudyBegan``, and for each
-            run ``RunBegan``, its own events in a ``RunEvent``, and ``RunEnded``.
+        notify: receives ``EngineChanged``, ``Checking``, ``FilesChecked``, ``DataOpened``, ``SettingsDecided``,
+            ``StudyBegan``, and for each run ``RunBegan``, its own events in a ``RunEvent``, and ``RunEnded``.
         engine: ``local``, processes of this machine, or ``ray``; see :mod:`saccade.study.engine.cluster`.
         address: of a Ray cluster; None is ``RAY_ADDRESS`` where that is set, else one that is started here.
         train: the function that does a run, ``package.module:function``, called as
@@ -75,6 +75,8 @@ def execute(
     if slots is not None and slots < 1:
         raise UserError(f"slots = {slots}: at least one run must be able to go at a time")
     begun = study.claim()
+    if begun and study.undecided():
+        study = Study.open(study.folder)  # holds what was decided
     with ExitStack() as stack:
         if begun:
             stack.enter_context(_alone(study))
@@ -96,11 +98,16 @@ def execute(
                 enlist(executor.slots())
 
         say(Checking())
-        devices = _check(executor, workers[0], study, check, hear)
+        found = _check(executor, workers[0], study, check, hear)
+        devices: list[str] = found["devices"]
         if not begun:
             stack.enter_context(_alone(study))
-            study.claim()  # once more: another process may have been as quick
+        if study.claim() and not begun:  # another process has been as quick
+            study = Study.open(study.folder)
+        elif not begun or study.undecided():
+            study = study.decide(found["decided"]) if study.undecided() else study
             study.write()
+        todo = [run for run in study.runs() if run.folder not in outcomes]
         enlist(executor.slots(devices))
         say(StudyBegan(len(study.runs()), len(outcomes), len(workers)))
         for outcome in _do(todo, executor, workers, devices, train, say):
@@ -152,16 +159,16 @@ def _end(workers: list[Worker]) -> None:
         worker.end()
 
 
-def _check(executor: Executor[Any], worker: Worker, study: Study, check: str, say: Notify) -> list[str]:
-    """The devices to run on, after data, host and every mechanism were found right."""
+def _check(executor: Executor[Any], worker: Worker, study: Study, check: str, say: Notify) -> dict[str, Any]:
+    """What ``check`` returns: data, host and every mechanism were found right."""
     recipes = [study.run(arm, study.seeds[0]).recipe.model_dump(mode="json") for arm in study.arms]
     worker.call(check, recipes=recipes, margin=study.margin, device=executor.device)
     for _, kind, content in executor.answers([worker]):
         if kind == "event":
             say(content)
         elif kind == "result":
-            devices: list[str] = content["devices"]
-            return devices
+            found: dict[str, Any] = content
+            return found
         elif kind == "died":
             raise UserError(f"checking the study failed: the process {content}")
         elif kind == "error" and content["user"]:

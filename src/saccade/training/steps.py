@@ -1,0 +1,78 @@
+"""Training and test steps outside a run, to be timed: without loader, checkpoints or a learning rate that matters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saccade.data.samples import ImageSet, collate
+from saccade.data.sampling import EpochSampler
+from saccade.tasks.base import Task
+from saccade.training.freezing import hold
+from saccade.training.module import training_loss
+
+__all__ = ["test_steps", "training_steps"]
+
+
+def training_steps(
+    network: nn.Module, task: Task, device: torch.device, batch_size: int, frozen: Sequence[nn.Module] = ()
+) -> Iterator[float]:
+    """Train on batches of ``batch_size`` without end; each is drawn, augmented, and waited for on an accelerator.
+
+    The modules ``frozen`` stay in eval mode.
+
+    Yields:
+        the loss of each step.
+    """
+    training, images = task.recipe.training, task.data.train
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9)
+    network.train()
+    hold(frozen)
+    sampler = EpochSampler(images, training.seed, batch_size)
+    while True:
+        for keys in sampler:
+            x, y = _batch(images, keys, device)
+            with _precision(task, device):
+                first, *others = training_loss(task, network, x, y).values()
+            loss = sum(others, first)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            yield loss.item()
+
+
+def test_steps(network: nn.Module, task: Task, device: torch.device, batch_size: int) -> Iterator[float]:
+    """Make the rows of the first ``batch_size`` test images without end.
+
+    Yields:
+        the sum of one of their columns.
+    """
+    images = task.data.test
+    network.eval()
+    keys = list(range(min(batch_size, len(images))))
+    while True:
+        x, y = _batch(images, keys, device)
+        with torch.inference_mode(), _precision(task, device):
+            rows = task.rows(network, x, y)
+        yield float(next(iter(rows.values())).sum())
+
+
+def _precision(task: Task, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=task.recipe.training.precision == "bf16")
+
+
+def _batch(images: ImageSet, keys: list[Any], device: torch.device) -> tuple[Tensor, Any]:
+    x, y = collate(images.__getitems__(keys))
+    return x.to(device), _moved(y, device)
+
+
+def _moved(target: Any, device: torch.device) -> Any:
+    """A target with its tensors on ``device``."""
+    if isinstance(target, Tensor):
+        return target.to(device)
+    if isinstance(target, list):
+        return [_moved(each, device) for each in target]
+    return {key: _moved(value, device) for key, value in target.items()} if isinstance(target, dict) else target
