@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import getitem
 from typing import Any
@@ -14,11 +14,11 @@ from saccade.controls import CONTROLS
 from saccade.errors import UserError, did_you_mean
 from saccade.recipe import Recipe, setting
 
-__all__ = ["BASELINE", "Arm", "arms", "placed", "repeated"]
+__all__ = ["BASELINE", "OF_THE_STUDY", "SHORT", "Arm", "arms", "placed", "repeated"]
 
 BASELINE = "none"
 """The arm without attention; first in every study."""
-_SHORT = {
+SHORT = {
     "model": "model.name",
     "pretrained": "model.pretrained",
     "checkpoint": "model.checkpoint",
@@ -28,9 +28,9 @@ _SHORT = {
     "control": "attention.control",
 }
 """Short words of ``--arm`` for keys of a recipe."""
-_OF_THE_STUDY = (
+OF_THE_STUDY = (
     "training.seed", "training.threads", "data.source", "data.layout", "data.split_seed", "data.test_images",
-    "data.test_part", "data.skip_bad",
+    "data.test_part", "data.skip_bad", "data.score_on", "data.val_part",
 )  # fmt: skip
 """Keys that are one for all arms: with others the runs would be scored on other images."""
 
@@ -42,10 +42,12 @@ class Arm:
     Attributes:
         name: ``none``, ``se``, ``eca:kernel_size=5``, ``das:where=block``, ``extra for das``, or any other.
         settings: what its recipe has and the study's has not, dotted keys to values.
+        by_seed: what it has beside that with one seed, as tuning chose it.
     """
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    by_seed: Mapping[int, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
     @property
     def mechanism(self) -> str:
@@ -56,6 +58,11 @@ class Arm:
     def control(self) -> str | None:
         """The control that stands in the mechanism's place."""
         return self.settings.get("attention.control")
+
+    @property
+    def untuned(self) -> Arm:
+        """The arm with one recipe for all seeds."""
+        return replace(self, by_seed={})
 
     @property
     def slug(self) -> str:
@@ -72,11 +79,11 @@ class Arm:
         settings = dict(self.settings)
         if settings.get("model.name", base.model.name) != base.model.name:
             settings = {"model.options": {}, **settings}
-        return base.with_overrides({**settings, "training.seed": seed})
+        return base.with_overrides({**settings, **self.by_seed.get(seed, {}), "training.seed": seed})
 
     def shares_host(self, base: Recipe) -> bool:
         """Whether its host is that of ``base``, so that runs of one seed start from the same host weights."""
-        recipe = self.recipe(base, 0)
+        recipe = self.untuned.recipe(base, 0)
         return (recipe.model, recipe.data.size) == (base.model, base.data.size)
 
 
@@ -171,15 +178,15 @@ def _settings(text: str) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for part in _split(text):
         key, value = setting(part)
-        key = _SHORT.get(key, key)
+        key = SHORT.get(key, key)
         if "." not in key:
             raise UserError(
-                f"{key!r} is no key of a recipe.{did_you_mean(key, _SHORT)} "
-                f"Write part.key=value, or one of {', '.join(_SHORT)}."
+                f"{key!r} is no key of a recipe.{did_you_mean(key, SHORT)} "
+                f"Write part.key=value, or one of {', '.join(SHORT)}."
             )
         if key in settings:
             raise UserError(f"{key} is given twice")
-        if key in _OF_THE_STUDY or key.startswith(("task.", "data.options")):
+        if key in OF_THE_STUDY or key.startswith(("task.", "data.options")):
             how = "--seeds" if key == "training.seed" else "--set"
             raise UserError(f"{key} is one for all arms of a study; set it with {how}")
         settings[key] = value

@@ -30,6 +30,7 @@ from saccade.study.findings import Analysis, Interval
 from saccade.study.plan import Run, Study
 from saccade.study.run_notes import Note, RunResult, on_study
 from saccade.study.stats import analyse, intervals
+from saccade.study.tuning import Tuned, tuned
 from saccade.tasks.base import Task
 
 __all__ = ["ArmResult", "RunResult", "StudyResults", "collect", "write_results"]
@@ -72,6 +73,7 @@ class StudyResults:
         others: metrics that are reported with intervals only: scores by arm and seed, and the differences.
         notes: what belongs beside the verdicts.
         runs: in the order of the study.
+        tuned: what tuning chose for it; None where it is not tuned.
     """
 
     study: Study
@@ -83,6 +85,7 @@ class StudyResults:
     others: tuple[OtherMetric, ...]
     notes: tuple[Note, ...]
     runs: tuple[RunResult, ...]
+    tuned: Tuned | None = None
 
     @property
     def name(self) -> str:
@@ -152,6 +155,7 @@ class StudyResults:
             ],
             "notes": [note.text for note in self.notes],
             "runs": [asdict(run) for run in self.runs],
+            **({} if self.tuned is None else {"tuning": self.tuned.to_json()}),
         }  # fmt: skip
 
 
@@ -217,7 +221,9 @@ def collect(folder: str | Path) -> StudyResults:
     notes = on_study(study, {row.arm.name: row.parameters for row in arms}, runs, finished)
     if analysis is not None:
         notes += [Note("analysis", text) for text in analysis.notes]
-    return StudyResults(study, task, metric, trivial, arms, analysis, tuple(others), tuple(notes), runs)
+    if (tuning := tuned(study)) is not None:
+        notes += [Note("tuning", text) for text in (tuning.budget(), *tuning.edges())]
+    return StudyResults(study, task, metric, trivial, arms, analysis, tuple(others), tuple(notes), runs, tuning)
 
 
 def write_results(folder: str | Path) -> StudyResults:
