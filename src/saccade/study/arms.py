@@ -14,11 +14,11 @@ from saccade.controls import CONTROLS
 from saccade.errors import UserError, did_you_mean
 from saccade.recipe import Recipe, setting
 
-__all__ = ["BASELINE", "OF_THE_STUDY", "SHORT", "Arm", "arms", "placed", "repeated"]
+__all__ = ["BASELINE", "Arm", "arms", "one_for_all", "placed", "repeated", "spelt_out"]
 
 BASELINE = "none"
 """The arm without attention; first in every study."""
-SHORT = {
+_SHORT = {
     "model": "model.name",
     "pretrained": "model.pretrained",
     "checkpoint": "model.checkpoint",
@@ -28,7 +28,7 @@ SHORT = {
     "control": "attention.control",
 }
 """Short words of ``--arm`` for keys of a recipe."""
-OF_THE_STUDY = (
+_OF_THE_STUDY = (
     "training.seed", "training.threads", "data.source", "data.layout", "data.split_seed", "data.test_images",
     "data.test_part", "data.skip_bad", "data.score_on", "data.val_part",
 )  # fmt: skip
@@ -87,14 +87,19 @@ class Arm:
         return (recipe.model, recipe.data.size) == (base.model, base.data.size)
 
 
-def arms(attention: Iterable[str], controls: Iterable[str] = (), others: Iterable[str] = ()) -> tuple[Arm, ...]:
+def arms(
+    attention: Iterable[str],
+    controls: Iterable[str] = (),
+    others: Iterable[str] | Mapping[str, Mapping[str, Any]] = (),
+) -> tuple[Arm, ...]:
     """The arms as the command line names them; ``none`` comes first, asked for or not.
 
     Args:
         attention: mechanisms; ``das:where=block`` is one at a position of its own.
         controls: ``extra``, ``noise`` or ``shuffled`` (for every mechanism), or ``extra:das`` (for that one).
-        others: any difference of recipe, ``"NAME: key=value key=value"``; ``model``, ``attention``, ``where``,
-            ``start``, ``control``, ``pretrained`` and ``checkpoint`` are short for the keys of a recipe.
+        others: any difference of recipe, ``["NAME: key=value key=value"]`` or ``{NAME: {key: value}}``; ``model``,
+            ``attention``, ``where``, ``start``, ``control``, ``pretrained`` and ``checkpoint`` are short for the keys
+            of a recipe.
 
     Raises:
         UserError: an unknown mechanism, option, control or key, a control for a mechanism that is not compared,
@@ -104,7 +109,11 @@ def arms(attention: Iterable[str], controls: Iterable[str] = (), others: Iterabl
     asked = [text.strip() for text in attention if text.strip()]
     if twice := repeated(asked):
         raise UserError(f"the arm {twice[0]!r} is given twice")
-    found = [_at(text, *placed(text)) for text in asked if text != BASELINE] + [_parsed(text) for text in others]
+    found = [_at(text, *placed(text)) for text in asked if text != BASELINE]
+    if isinstance(others, Mapping):
+        found += [_differing(name, _items(name, settings), f"the arm {name!r}") for name, settings in others.items()]
+    else:
+        found += [_parsed(text) for text in others]
     if not found:
         raise UserError(f"nothing to compare with {BASELINE!r}; name a mechanism, for example --attention se,das")
     with_controls = [Arm(BASELINE), *found]
@@ -161,32 +170,46 @@ def _parsed(text: str) -> Arm:
         raise UserError(
             f"--arm {text!r}: write a name and what differs, as in --arm 'wide: model.options.width=32 attention=se'"
         )
-    if name == BASELINE:
-        raise UserError(f"--arm {text!r}: {BASELINE!r} is the name of the plain network; give the arm another")
-    try:
-        return Arm(name, _settings(rest))
-    except UserError as error:
-        raise UserError(f"--arm {name}: {str(error).removeprefix('settings: ')}") from None
+    return _differing(name, map(setting, _split(rest)), f"--arm {name}")
 
 
-def _settings(text: str) -> dict[str, Any]:
-    """Dotted keys and values of ``key=value key=value``, as TOML holds them.
+def _items(name: str, settings: Any) -> Iterable[tuple[str, Any]]:
+    if not isinstance(settings, Mapping):
+        raise UserError(f"the arm {name!r} is {settings!r}; a dictionary is needed, as in {{'model': 'resnet50'}}")
+    return settings.items()
+
+
+def _differing(name: str, settings: Iterable[tuple[str, Any]], owner: str) -> Arm:
+    """The arm ``name`` whose recipe has these keys and values; ``owner`` begins the messages.
 
     Raises:
-        UserError: as :func:`_parsed`.
+        UserError: as :func:`_settings`, or the name is that of the plain network.
+    """
+    if name == BASELINE:
+        raise UserError(f"{owner}: {BASELINE!r} is the name of the plain network; give the arm another")
+    try:
+        return Arm(name, _settings(settings))
+    except UserError as error:
+        raise UserError(f"{owner}: {str(error).removeprefix('settings: ')}") from None
+
+
+def _settings(given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Dotted keys and values, as TOML holds them, of ``given``, whose keys may be short.
+
+    Raises:
+        UserError: a key is unknown, given twice or one for all arms, or a value is wrong.
     """
     settings: dict[str, Any] = {}
-    for part in _split(text):
-        key, value = setting(part)
-        key = SHORT.get(key, key)
+    for short, value in given:
+        key = spelt_out(short)
         if "." not in key:
             raise UserError(
-                f"{key!r} is no key of a recipe.{did_you_mean(key, SHORT)} "
-                f"Write part.key=value, or one of {', '.join(SHORT)}."
+                f"{key!r} is no key of a recipe.{did_you_mean(key, _SHORT)} "
+                f"Write part.key=value, or one of {', '.join(_SHORT)}."
             )
         if key in settings:
             raise UserError(f"{key} is given twice")
-        if key in OF_THE_STUDY or key.startswith(("task.", "data.options")):
+        if one_for_all(key):
             how = "--seeds" if key == "training.seed" else "--set"
             raise UserError(f"{key} is one for all arms of a study; set it with {how}")
         settings[key] = value
@@ -202,6 +225,16 @@ def _settings(text: str) -> dict[str, Any]:
     if missing := [key for key, value in found.items() if value is None]:
         raise UserError(f"{missing[0]} is None, which TOML has no word for")
     return found
+
+
+def spelt_out(key: str) -> str:
+    """The key of a recipe that a short word of ``--arm`` means; any other as it is."""
+    return _SHORT.get(key, key)
+
+
+def one_for_all(key: str) -> bool:
+    """Whether all runs of a study have one value of ``key``: another would score them on other images or tasks."""
+    return key in _OF_THE_STUDY or key.startswith(("task.", "data.options"))
 
 
 def placed(text: str) -> tuple[str, str | None]:

@@ -11,7 +11,7 @@ from typing import Any
 from saccade import catalog
 from saccade.errors import UserError, did_you_mean
 from saccade.recipe import Recipe, setting
-from saccade.study.arms import OF_THE_STUDY, SHORT
+from saccade.study.arms import one_for_all, spelt_out
 
 __all__ = ["Settings", "label", "ladder", "values_of"]
 
@@ -19,7 +19,7 @@ Settings = Mapping[str, Any]
 """Dotted keys of a recipe to values."""
 _STEPS = (1 / 3, 1.0, 3.0)
 """The ladder around the value of the recipe, where no values are given."""
-_FIXED = ("data.options", "data.size", "data.train_images", "attention.mechanism", "attention.control")
+_FIXED = ("data.size", "data.train_images", "attention.mechanism", "attention.control")
 """Keys that say what an arm is or what images it sees, beside those of the study and all of ``model``."""
 _MODEL = "model.options."
 """What may be tuned of a model."""
@@ -73,12 +73,12 @@ def _key(name: str, base: Recipe) -> str:
     """
     parts = base.model_dump(mode="json")
     known = {key: f"{part}.{key}" for part in ("data", "model", "attention", "training") for key in parts[part]}
-    key = SHORT.get(name, known.get(name, name))
+    key = spelt_out(known.get(name, name))
     if key not in known.values() and not key.startswith(_MODEL):
         raise UserError(
             f"--tune {name}: there is no such key of a recipe.{did_you_mean(name, [*known.values(), *known])}"
         )
-    if key in (*OF_THE_STUDY, *_FIXED) or (key.startswith("model.") and not key.startswith(_MODEL)):
+    if one_for_all(key) or key in _FIXED or (key.startswith("model.") and not key.startswith(_MODEL)):
         raise UserError(
             f"--tune {name}: {key} says what is compared, and is one for all values; what can be tuned is how it is "
             "trained, as training.lr"
