@@ -67,6 +67,8 @@ class Forecast:
         seeds_for_margin: seeds that would find a difference as large as the margin, for the first SD; None above 100.
         margin: half-width of "equal".
         margin_needs_images: the test images are too few to find such a difference at any number of seeds.
+        tuning_runs: still to be done before them.
+        tuning_minutes: about, for these; they see less than the judged runs, so at most.
     """
 
     data: str
@@ -88,6 +90,8 @@ class Forecast:
     seeds_for_margin: int | None
     margin: float
     margin_needs_images: bool
+    tuning_runs: int = 0
+    tuning_minutes: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """As plain dictionaries, lists and numbers."""
@@ -103,6 +107,8 @@ class Forecast:
             f"one training step in ms: {steps}",
             f"disk    about {self.disk_mb:.0f} MB",
         ]
+        if self.tuning_runs:
+            lines.insert(1, f"tuning  about {_minutes(self.tuning_minutes)} for {self.tuning_runs} runs before these")
         if not self.detectable:
             lines.append(f"sees    unknown: how far runs differ in {self.metric} is known after a first study")
             return "\n".join(lines)
