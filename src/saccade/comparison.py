@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +17,13 @@ from saccade.data import layout_of
 from saccade.errors import UserError, study_installed
 from saccade.events import Notify, Reporting, StudyPlanned, ignore
 from saccade.recipe import Recipe
-from saccade.study.arms import BASELINE, Arm
+from saccade.study.arms import BASELINE
 from saccade.study.arms import arms as arms_of
 from saccade.study.engine import execute, slots_for
-from saccade.study.plan import Study
+from saccade.study.ladder import Settings, ladder
+from saccade.study.plan import TUNING, Study
 from saccade.study.plan import seeds as seeds_of
+from saccade.study.tuning import Tuning
 from saccade.trust import Trust
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ __all__ = ["MECHANISMS", "compare", "forecast"]
 
 MECHANISMS = "none,se,cbam,das"
 """What is compared where nothing is named."""
+_UNNAMED = Path()
+"""Of a study whose folder is not found yet."""
 _MAX_SLOTS = 1024
 """Each is a process, here or on a node of the cluster."""
 
@@ -51,6 +55,8 @@ def compare(
     settings: defaults.Settings = (),
     skip_bad: bool = False,
     margin: float | None = None,
+    tune: str | Iterable[str] | Mapping[str, Iterable[Any]] = (),
+    tune_seeds: int = 1,
     out: str | Path | None = None,
     slots: int | None = None,
     engine: str = "local",
@@ -81,6 +87,10 @@ def compare(
         settings: changes of the recipe, ``{"training.epochs": 5}``. They win over everything else.
         skip_bad: leave out image files that cannot be read, and count them.
         margin: what counts as equal, in the metric's unit. The default is the metric's own.
+        tune: what every arm chooses on validation images before it is judged, with the same budget:
+            ``{"training.lr": [0.01, 0.03, 0.1]}``, or the texts of ``--tune``; ``"lr"`` alone tries a third, one and
+            three times the value of the recipe.
+        tune_seeds: tuning runs of each arm and value for each judged seed.
         out: the study's folder. The default is ``runs/<data>``, with a number after it where others stand there.
         slots: runs at a time. The default is what cores or accelerators allow.
         engine: ``local``, processes of this machine, or ``ray``.
@@ -95,7 +105,7 @@ def compare(
         same call tries it again.
 
     Raises:
-        UserError: something that is asked for is wrong; nothing has been written then.
+        UserError: something that is asked for is wrong; nothing has been written then. Or a tuning run failed.
     """
     with study_installed(), ExitStack() as stack:
         if notify is None:
@@ -104,20 +114,42 @@ def compare(
             notify = stack.enter_context(Screen(err=True))
         design = _design(
             data, model, attention, seeds=seeds, controls=controls, arms=arms, recipe=recipe, task=task,
-            pretrained=pretrained, checkpoint=checkpoint, settings=settings, skip_bad=skip_bad, margin=margin, out=out,
-            slots=slots, engine=engine, address=address, device=device, trust=trust,
+            pretrained=pretrained, checkpoint=checkpoint, settings=settings, skip_bad=skip_bad, margin=margin,
+            tune=tune, tune_seeds=tune_seeds, out=out, slots=slots, engine=engine, address=address, device=device,
+            trust=trust,
         )  # fmt: skip
-        notify(design.planned)
-        outcomes = execute(design.study, slots, device, notify, engine=engine, address=address)
+        study = design.study
+        for planned in design.planned:
+            notify(planned)
+        if design.tuning is not None:
+            study = _tuned(design.tuning, slots, device, notify, engine=engine, address=address)
+            notify(StudyPlanned(study.folder, "every arm has chosen; the runs that are judged begin"))
+        outcomes = execute(study, slots, device, notify, engine=engine, address=address)
         # These import torch: not before the runs.
         if all(outcome.status == "failed" for outcome in outcomes):
             from saccade.study.collecting import collect
 
-            return collect(design.study.folder)
+            return collect(study.folder)
         notify(Reporting())
         from saccade.study.report import write_report
 
-        return write_report(design.study.folder, trust=design.trust)
+        return write_report(study.folder, trust=design.trust)
+
+
+def _tuned(tuning: Tuning, slots: int | None, device: str, notify: Notify, **where: Any) -> Study:
+    """Do the tuning runs that are not finished, and return the study with what its arms chose.
+
+    Raises:
+        UserError: as ``execute``, or a tuning run failed.
+    """
+    outcomes = execute(tuning.trials, slots, device, notify, **where)
+    if failed := [outcome for outcome in outcomes if outcome.status == "failed"]:
+        run = failed[0].run
+        raise UserError(
+            f"{len(failed)} of {len(outcomes)} tuning runs failed, so no arm can choose; the first is {run.arm.name}, "
+            f"seed {run.seed}: {failed[0].reason}. The same command tries them again."
+        )
+    return tuning.judged()
 
 
 def forecast(
@@ -149,10 +181,16 @@ def forecast(
         if asked.get("engine") == "ray" and not asked.get("slots"):
             raise UserError("a plan does not ask the cluster for its size; say how many runs at a time: --slots")
         design = _design(data, model, attention, **asked)
-        notify(design.planned)
-        from saccade.study.forecast import forecast as ahead_of  # imports torch: after the first line
+        for planned in design.planned:
+            notify(planned)
+        from saccade.study.forecast import forecast as ahead_of  # imports torch: after the first lines
 
-        return ahead_of(design.study, design.at_a_time, asked.get("device", "auto"))
+        device, tuning = asked.get("device", "auto"), design.tuning
+        if tuning is None:
+            return ahead_of(design.study, design.at_a_time, device)
+        runs = sum(run.finished is None for run in tuning.trials.runs())
+        ahead = ahead_of(design.study if runs else tuning.judged(), design.at_a_time, device)
+        return replace(ahead, tuning_runs=runs, tuning_minutes=runs * ahead.minutes / max(ahead.runs, 1))
 
 
 @dataclass(frozen=True)
@@ -160,15 +198,17 @@ class _Design:
     """What is asked for, checked as far as no image and no torch are needed.
 
     Attributes:
-        study: in its folder.
+        study: in its folder; its arms as they are before tuning.
+        tuning: of its arms; None where they are not tuned.
         at_a_time: runs; None is one for each accelerator.
-        planned: the event that says it.
+        planned: the events that say it.
         trust: what its saved networks may name besides the catalogue.
     """
 
     study: Study
+    tuning: Tuning | None
     at_a_time: int | None
-    planned: StudyPlanned
+    planned: tuple[StudyPlanned, ...]
     trust: Trust
 
 
@@ -187,6 +227,8 @@ def _design(
     settings: defaults.Settings = (),
     skip_bad: bool = False,
     margin: float | None = None,
+    tune: str | Iterable[str] | Mapping[str, Iterable[Any]] = (),
+    tune_seeds: int = 1,
     out: str | Path | None = None,
     slots: int | None = None,
     engine: str = "local",
@@ -213,17 +255,32 @@ def _design(
         raise UserError(f"slots = {slots}: 1 to {_MAX_SLOTS} runs can go at a time")
     if address is not None and engine != "ray":
         raise UserError(f"address {address!r}: only a Ray cluster has one; it takes --engine ray")
-    study = _study(base, compared, numbers, margin, out)
+    steps = ladder(_to_tune(tune), base)
+    study, tuning = _study(Study(base, compared, numbers, _UNNAMED, margin), steps, tune_seeds, out)
     at_a_time = slots or slots_for(base.training.threads, device)
-    runs = len(study.runs())
-    pace = "one per device" if at_a_time is None else f"{min(at_a_time, runs)} at a time"
-    if engine == "ray" and not slots:
-        pace = "as many at a time as the cluster has room for"
-    names = ", ".join(arm.name for arm in compared)
-    line = f"{names} × {len(numbers)} seed{'s' * (len(numbers) > 1)} = {runs} runs, {pace} -> {study.folder}"
+
+    def line(what: str, runs: int, folder: Path) -> str:
+        pace = "one per device" if at_a_time is None else f"{min(at_a_time, runs)} at a time"
+        if engine == "ray" and not slots:
+            pace = "as many at a time as the cluster has room for"
+        return f"{what} = {runs} runs, {pace} -> {folder}"
+
+    names, many = ", ".join(arm.name for arm in compared), f"{len(numbers)} seed{'s' * (len(numbers) > 1)}"
+    planned = [StudyPlanned(study.folder, line(f"{names} × {many}", len(study.runs()), study.folder))]
+    if tuning is not None:
+        what = f"tuning first: {len(compared)} arms × {len(steps)} values × {len(tuning.trials.seeds)} seeds"
+        trials = line(what, len(tuning.trials.runs()), tuning.trials.folder)
+        planned.append(StudyPlanned(study.folder, trials))
     # What the caller named is trusted; what a file named has been checked.
     named = trust if trust is True else {catalog.named(arm.mechanism) for arm in compared}
-    return _Design(study, at_a_time, StudyPlanned(study.folder, line), named)
+    return _Design(study, tuning, at_a_time, tuple(planned), named)
+
+
+def _to_tune(tune: str | Iterable[str] | Mapping[str, Iterable[Any]]) -> list[str]:
+    """The texts of ``--tune``."""
+    if isinstance(tune, Mapping):
+        return [f"{key}={','.join(map(repr, values))}" for key, values in tune.items()]
+    return [tune] if isinstance(tune, str) else list(tune)
 
 
 def _listed(names: str | Iterable[str]) -> list[str]:
@@ -243,27 +300,32 @@ def _seeds(seeds: int | str | Iterable[int]) -> tuple[int, ...]:
 
 
 def _study(
-    base: Recipe, arms: tuple[Arm, ...], seeds: tuple[int, ...], margin: float | None, out: str | Path | None
-) -> Study:
-    """The study in its folder: ``out``, or ``runs/<data>`` with a number after it where others stand there.
+    asked: Study, steps: Sequence[Settings], tune_seeds: int, out: str | Path | None
+) -> tuple[Study, Tuning | None]:
+    """The study in its folder, and its tuning: ``out``, or ``runs/<data>`` with a number where others stand there.
 
     Raises:
-        UserError: ``out`` holds another study or cannot be written.
+        UserError: ``out`` holds another study or cannot be written, or the arms cannot be tuned so.
     """
 
-    def at(folder: Path) -> Study:
-        return Study(base, arms, seeds, folder, margin)
+    def at(folder: Path) -> tuple[Study, Tuning | None]:
+        study = replace(asked, folder=folder)
+        tuning = Tuning(study, tuple(steps), tune_seeds) if steps else None
+        if tuning is not None:
+            tuning.claim()
+        elif study.claim():
+            study = Study.open(folder)
+        return study, tuning
 
     if out is not None:
-        study = at(Path(out))
-        return Study.open(out) if study.claim() else study
-    home = Path("runs") / Path(base.data.source).name
+        return at(Path(out))
+    home = Path("runs") / Path(asked.base.data.source).name
     for number in count(1):
-        study = at(home if number == 1 else home.with_name(f"{home.name}-{number}"))
+        folder = home if number == 1 else home.with_name(f"{home.name}-{number}")
         try:
-            return Study.open(study.folder) if study.claim() else study
+            return at(folder)
         except UserError:
-            if (study.folder / "study.toml").exists():
+            if (folder / "study.toml").exists() or (folder / TUNING / "study.toml").exists():
                 continue
             raise
     raise AssertionError("count(1) has no end")

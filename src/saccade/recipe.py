@@ -76,6 +76,11 @@ class Data(_Part):
     test_images: int | None = Field(None, ge=2, le=_MAX_IMAGES)
     test_part: float = Field(0.2, gt=0, lt=1)
     """What is held back for testing where the folder does not say."""
+    score_on: Literal["test", "val"] = "test"
+    """``val``: the validation part is scored in place of the test part, as tuning needs it; where the source has none,
+    ``val_part`` of the training images is held back."""
+    val_part: float = Field(0.2, gt=0, le=0.5)
+    """What ``score_on = "val"`` holds back from training where the source has no validation part."""
     skip_bad: bool = False
     """Files that cannot be read are left out and counted; otherwise they are refused."""
     split_seed: int = Field(0, ge=0, le=MAX_SEED)

@@ -186,6 +186,7 @@ class _Arm(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     name: str
     settings: dict[str, Any] = Field(default_factory=dict)
+    by_seed: dict[str, dict[str, Any]] = Field(default_factory=dict)
     mechanism: str | None = None
     control: ControlName | None = None
     where: str | None = None

@@ -74,7 +74,14 @@ def test_the_contents_name_what_the_page_holds():
     ids = re.findall(r'<section id="(\w+)"', text)
     assert ids == [name for name in sections.ordered() if name in ids]
     assert re.findall(r'<li><a href="#(\w+)">', text) == ids[1:]
-    assert set(sections.names()) - set(ids) == {"tradeoff", "gates", "other_metrics", "by_class", "given_scores"}
+    assert set(sections.names()) - set(ids) == {
+        "tradeoff",
+        "gates",
+        "other_metrics",
+        "by_class",
+        "given_scores",
+        "tuning",
+    }
 
 
 def test_any_metric_is_named_with_its_unit_and_its_way():

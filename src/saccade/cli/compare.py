@@ -38,6 +38,15 @@ __all__ = ["command"]
 @click.option("--skip-bad", is_flag=True, help="Leave out image files that cannot be read, and count them.")
 @click.option("--margin", metavar="NUMBER", type=float, help="What counts as equal.  [default: the metric's own]")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Changes the recipe: training.epochs=5.")
+@click.option(
+    "--tune",
+    metavar="KEY[=LIST]",
+    multiple=True,
+    help="Every arm chooses first, on validation images: training.lr=0.01,0.03,0.1; lr alone: ×1/3, ×1, ×3.",
+)
+@click.option(
+    "--tune-seeds", metavar="N", type=int, default=1, show_default=True, help="Tuning runs of a value for each seed."
+)
 @click.option("--out", metavar="FOLDER", help="The study's folder; the same command goes on there.  [default: runs/…]")
 @click.option("--slots", metavar="N", type=int, help="Runs at a time.  [default: what cores or accelerators allow]")
 @click.option(
@@ -70,6 +79,8 @@ def command(
     skip_bad: bool,
     margin: float | None,
     settings: tuple[str, ...],
+    tune: tuple[str, ...],
+    tune_seeds: int,
     out: str | None,
     slots: int | None,
     engine: str,
@@ -92,8 +103,8 @@ def command(
     asked: dict[str, Any] = {
         "data": data, "model": model, "attention": attention, "seeds": seeds, "controls": controls, "arms": others,
         "recipe": recipe_file, "task": task, "pretrained": pretrained, "checkpoint": checkpoint, "settings": settings,
-        "skip_bad": skip_bad, "margin": margin, "out": out, "slots": slots, "engine": engine, "address": address,
-        "device": device, "trust": trust,
+        "skip_bad": skip_bad, "margin": margin, "tune": tune, "tune_seeds": tune_seeds, "out": out,
+        "slots": slots, "engine": engine, "address": address, "device": device, "trust": trust,
     }  # fmt: skip
     if only_plan:
         from saccade.study.memory import keep_freed_memory

@@ -28,6 +28,7 @@ def open_data(spec: Data, target: str, notify: Notify | None = None) -> Split:
             empty or in one part only; an image or a target is broken. The message names it.
     """
     from saccade.data.transforms import check_names
+    from saccade.data.validation import scored_on_val
 
     check_names(spec.augment, target)
     layout = layout_of(spec)
@@ -36,4 +37,5 @@ def open_data(spec: Data, target: str, notify: Notify | None = None) -> Split:
         raise UserError(
             f"data.source: {layout.name} gives {' or '.join(gives)}; {target} is needed" + (f": {why}" if why else "")
         )
-    return layout.read(spec, target, notify)
+    split = layout.read(spec, target, notify)
+    return scored_on_val(split, spec) if spec.score_on == "val" else split

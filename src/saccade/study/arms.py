@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import getitem
 from typing import Any
@@ -14,7 +14,7 @@ from saccade.controls import CONTROLS
 from saccade.errors import UserError, did_you_mean
 from saccade.recipe import Recipe, setting
 
-__all__ = ["BASELINE", "Arm", "arms", "placed", "repeated"]
+__all__ = ["BASELINE", "Arm", "arms", "one_for_all", "placed", "repeated", "spelt_out"]
 
 BASELINE = "none"
 """The arm without attention; first in every study."""
@@ -30,7 +30,7 @@ _SHORT = {
 """Short words of ``--arm`` for keys of a recipe."""
 _OF_THE_STUDY = (
     "training.seed", "training.threads", "data.source", "data.layout", "data.split_seed", "data.test_images",
-    "data.test_part", "data.skip_bad",
+    "data.test_part", "data.skip_bad", "data.score_on", "data.val_part",
 )  # fmt: skip
 """Keys that are one for all arms: with others the runs would be scored on other images."""
 
@@ -42,10 +42,12 @@ class Arm:
     Attributes:
         name: ``none``, ``se``, ``eca:kernel_size=5``, ``das:where=block``, ``extra for das``, or any other.
         settings: what its recipe has and the study's has not, dotted keys to values.
+        by_seed: what it has beside that with one seed, as tuning chose it.
     """
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    by_seed: Mapping[int, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
     @property
     def mechanism(self) -> str:
@@ -56,6 +58,11 @@ class Arm:
     def control(self) -> str | None:
         """The control that stands in the mechanism's place."""
         return self.settings.get("attention.control")
+
+    @property
+    def untuned(self) -> Arm:
+        """The arm with one recipe for all seeds."""
+        return replace(self, by_seed={})
 
     @property
     def slug(self) -> str:
@@ -72,11 +79,11 @@ class Arm:
         settings = dict(self.settings)
         if settings.get("model.name", base.model.name) != base.model.name:
             settings = {"model.options": {}, **settings}
-        return base.with_overrides({**settings, "training.seed": seed})
+        return base.with_overrides({**settings, **self.by_seed.get(seed, {}), "training.seed": seed})
 
     def shares_host(self, base: Recipe) -> bool:
         """Whether its host is that of ``base``, so that runs of one seed start from the same host weights."""
-        recipe = self.recipe(base, 0)
+        recipe = self.untuned.recipe(base, 0)
         return (recipe.model, recipe.data.size) == (base.model, base.data.size)
 
 
@@ -194,7 +201,7 @@ def _settings(given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """
     settings: dict[str, Any] = {}
     for short, value in given:
-        key = _SHORT.get(short, short)
+        key = spelt_out(short)
         if "." not in key:
             raise UserError(
                 f"{key!r} is no key of a recipe.{did_you_mean(key, _SHORT)} "
@@ -202,7 +209,7 @@ def _settings(given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
             )
         if key in settings:
             raise UserError(f"{key} is given twice")
-        if key in _OF_THE_STUDY or key.startswith(("task.", "data.options")):
+        if one_for_all(key):
             how = "--seeds" if key == "training.seed" else "--set"
             raise UserError(f"{key} is one for all arms of a study; set it with {how}")
         settings[key] = value
@@ -218,6 +225,16 @@ def _settings(given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     if missing := [key for key, value in found.items() if value is None]:
         raise UserError(f"{missing[0]} is None, which TOML has no word for")
     return found
+
+
+def spelt_out(key: str) -> str:
+    """The key of a recipe that a short word of ``--arm`` means; any other as it is."""
+    return _SHORT.get(key, key)
+
+
+def one_for_all(key: str) -> bool:
+    """Whether all runs of a study have one value of ``key``: another would score them on other images or tasks."""
+    return key in _OF_THE_STUDY or key.startswith(("task.", "data.options"))
 
 
 def placed(text: str) -> tuple[str, str | None]:

@@ -27,6 +27,7 @@ from saccade.study.plan import Run, Study
 from saccade.study.results import ArmResult, OtherMetric, StudyResults
 from saccade.study.run_notes import Note, RunResult, on_study
 from saccade.study.stats import analyse, intervals
+from saccade.study.tuning import tuned
 from saccade.tasks.base import Task
 
 __all__ = ["collect"]
@@ -84,6 +85,8 @@ def collect(folder: str | Path) -> StudyResults:
     notes = on_study(study, {row.arm.name: row.parameters for row in arms}, runs, finished)
     if analysis is not None:
         notes += [Note("analysis", text) for text in analysis.notes]
+    if (tuning := tuned(study)) is not None:
+        notes += [Note("tuning", text) for text in (tuning.budget(), *tuning.edges())]
     not_learnt = analysis is not None and analysis.not_learnt is not None
     return StudyResults(
         name=study.folder.resolve().name,
@@ -101,6 +104,7 @@ def collect(folder: str | Path) -> StudyResults:
         runs=runs,
         scored=_scored(runs),
         advice=on_unlearnt(study) if not_learnt else "",
+        tuned=tuning,
     )
 
 

@@ -76,6 +76,8 @@ class Forecast:
         seeds_for_margin: seeds that would find a difference as large as the margin, for the first SD; None above 100.
         margin: half-width of "equal".
         margin_needs_images: the test images are too few to find such a difference at any number of seeds.
+        tuning_runs: still to be done before them.
+        tuning_minutes: about, for these; they see less than the judged runs, so at most.
     """
 
     data: str
@@ -99,6 +101,8 @@ class Forecast:
     margin_needs_images: bool
     timed_images: int | None = None
     decided: Mapping[str, Any] = field(default_factory=dict)
+    tuning_runs: int = 0
+    tuning_minutes: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """As plain dictionaries, lists and numbers."""
@@ -116,6 +120,8 @@ class Forecast:
             *([f"with    {SettingsDecided(**self.decided).text()}"] if self.decided else []),
             f"disk    about {self.disk_mb:.0f} MB",
         ]
+        if self.tuning_runs:
+            lines.insert(1, f"tuning  about {_minutes(self.tuning_minutes)} for {self.tuning_runs} runs before these")
         if not self.detectable:
             lines.append(f"sees    unknown: how far runs differ in {self.metric} is known after a first study")
             return "\n".join(lines)

@@ -23,8 +23,10 @@ from saccade.recipe import MAX_SEED, Recipe, described
 from saccade.runfiles import StudyFile, read, read_done, read_recipe
 from saccade.study.arms import BASELINE, Arm, repeated
 
-__all__ = ["Run", "Study", "seeds"]
+__all__ = ["TUNING", "Run", "Study", "seeds"]
 
+TUNING = "tuning"
+"""The folder, in that of a tuned study, of the study that tunes its arms."""
 _MAX_SEEDS = 10_000
 _MAX_RUNS = 10_000
 """The least squares of a study hold a square of its runs in memory: 800 MB at so many."""
@@ -109,8 +111,12 @@ class Study:
             raise UserError(f"the first arm of a study is {BASELINE!r}: it is what the others are compared with")
         first: dict[str, Arm] = {}
         for arm in self.arms:
+            if strange := [seed for seed in arm.by_seed if seed not in self.seeds]:
+                raise UserError(f"the arm {arm.name!r} has settings for the seed {strange[0]}, which is not studied")
             try:
-                recipe = arm.recipe(self.base, 0)
+                for seed in arm.by_seed:
+                    arm.recipe(self.base, seed)
+                recipe = arm.untuned.recipe(self.base, 0)
             except UserError as error:
                 raise UserError(f"the arm {arm.name!r}: {str(error).removeprefix('settings: ')}") from None
             if (other := first.setdefault(recipe.model_dump_json(), arm)) is not arm:
@@ -146,9 +152,9 @@ class Study:
     def to_dict(self) -> dict[str, Any]:
         """The study without its folder, as TOML and JSON know it."""
         margin = {} if self.margin is None else {"margin": self.margin}
-        arms = [{"name": arm.name, **({"settings": dict(arm.settings)} if arm.settings else {})} for arm in self.arms]
         recipe = self.base.model_dump(mode="json", exclude_none=True)
         decided = {"decided": dict(self.decided)} if self.decided else {}
+        arms = [_values(arm) for arm in self.arms]
         return {**margin, "seeds": list(self.seeds), "arms": arms, "recipe": recipe, **decided}
 
     @classmethod
@@ -163,9 +169,9 @@ class Study:
         if values is None:
             what = "is no folder" if not Path(folder).is_dir() else "is no study: it holds no study.toml"
             raise UserError(f"{folder} {what}")
-        found = tuple(_arm(arm) for arm in values["arms"])
         recipe, margin = Recipe.read(values["recipe"], str(path)), values.get("margin")
         try:
+            found = tuple(_arm(arm) for arm in values["arms"])
             return cls(recipe, found, tuple(values["seeds"]), Path(folder), margin, values.get("decided", {}))
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
@@ -204,7 +210,9 @@ class Study:
         if not os.access(place, os.W_OK | os.X_OK):
             raise UserError(f"cannot write to {self.folder}: no permission in {place}")
         own = (".lock", ".study.toml.")  # left by a process that was killed
-        if place == self.folder and (things := sorted(p.name for p in place.iterdir() if not p.name.startswith(own))):
+        beside = (TUNING,) if any(arm.by_seed for arm in self.arms) else ()
+        names = [] if place != self.folder else [path.name for path in place.iterdir() if path.name not in beside]
+        if things := sorted(name for name in names if not name.startswith(own)):
             raise UserError(
                 f"{self.folder} is no study and not empty (it holds {things[0]!r}); name a new folder with --out"
             )
@@ -224,10 +232,27 @@ class Study:
             raise UserError(f"cannot write to {self.folder}: {error.strerror}") from None
 
 
+def _values(arm: Arm) -> dict[str, Any]:
+    """An arm as ``study.toml`` holds it."""
+    settings = {"settings": dict(arm.settings)} if arm.settings else {}
+    by_seed = {str(seed): dict(own) for seed, own in arm.by_seed.items()}
+    return {"name": arm.name, **settings, **({"by_seed": by_seed} if by_seed else {})}
+
+
 def _arm(values: Mapping[str, Any]) -> Arm:
-    """An arm of ``study.toml``; earlier versions wrote the keys of its attention beside its name."""
-    if "settings" in values or values.keys() == {"name"}:
-        return Arm(values["name"], values.get("settings", {}))
+    """An arm of ``study.toml``; earlier versions wrote the keys of its attention beside its name.
+
+    Raises:
+        UserError: ``by_seed`` names no seed.
+    """
+    try:
+        by_seed = {int(seed): own for seed, own in values.get("by_seed", {}).items()}
+    except ValueError:
+        raise UserError(
+            f"by_seed of the arm {values['name']!r} names {', '.join(values['by_seed'])}, no seeds"
+        ) from None
+    if "settings" in values or values.keys() <= {"name", "by_seed"}:
+        return Arm(values["name"], values.get("settings", {}), by_seed)
     settings = {f"attention.{key}": values[key] for key in ("mechanism", "control", "where") if values.get(key)}
     return Arm(values["name"], {} if values.get("mechanism") == BASELINE else settings)
 
@@ -272,6 +297,7 @@ def _flat(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, [arm["name"] for arm in values]
         for arm in values:
             yield from _flat(arm.get("settings", {}), f"arms.{arm['name']}")
+            yield from _flat(arm.get("by_seed", {}), f"arms.{arm['name']}.seed")
     else:
         yield key, values
 

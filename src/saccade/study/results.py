@@ -18,6 +18,7 @@ from saccade.study.costs import ArmCost
 from saccade.study.findings import Analysis, Difference, Interval
 from saccade.study.plan import Study
 from saccade.study.run_notes import Note, RunResult
+from saccade.study.tuning import Tuned
 from saccade.trust import Trust
 
 __all__ = ["ArmResult", "OtherMetric", "StudyResults"]
@@ -79,6 +80,7 @@ class StudyResults:
         runs: in the order of the study.
         scored: which epoch was scored, as "the last epoch"; "" where that is unknown.
         advice: what to try where the host has not learnt the task; else "".
+        tuned: what tuning chose for it; None where it is not tuned.
     """
 
     name: str
@@ -97,6 +99,7 @@ class StudyResults:
     runs: tuple[RunResult, ...]
     scored: str = ""
     advice: str = ""
+    tuned: Tuned | None = None
 
     @property
     def verdicts(self) -> dict[str, Difference]:
@@ -196,6 +199,7 @@ class StudyResults:
             ],
             "notes": [note.text for note in self.notes],
             "runs": [asdict(run) for run in self.runs],
+            **({} if self.tuned is None else {"tuning": self.tuned.to_json()}),
         }  # fmt: skip
 
     def _arm(self, row: ArmResult) -> dict[str, Any]:

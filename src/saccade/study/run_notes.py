@@ -63,7 +63,7 @@ class Note:
 
     Attributes:
         kind: ``caveat``, ``hosts``, ``settings``, ``parameters``, ``unscored``, ``constant``, ``images``,
-            ``surroundings`` or ``analysis``.
+            ``surroundings``, ``analysis`` or ``tuning``.
         text: the sentence.
     """
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable
-from typing import Any
-
-from torch import Tensor
 
 from saccade.data.samples import Split, digest
+from saccade.data.validation import facts
 from saccade.tasks.base import Phase
 
 __all__ = ["fingerprint", "with_val"]
@@ -25,13 +22,4 @@ def with_val(split: Split) -> str:
     Raises:
         UserError: a file has become unreadable.
     """
-    val = split.val
-    count = 0 if val is None else len(val)
-    return digest([split.fingerprint, *([_fact(val.picture(i)), _fact(val.target(i))] for i in range(count) if val)])
-
-
-def _fact(value: Any) -> Any:
-    """Return ``value`` as JSON can write it: of a tensor its shape and the CRC-32 of its bytes."""
-    if isinstance(value, Tensor):
-        return [*value.shape, zlib.crc32(value.as_subclass(Tensor).numpy().tobytes())]
-    return {key: _fact(part) for key, part in value.items()} if isinstance(value, dict) else value
+    return digest([split.fingerprint, *([] if split.val is None else facts(split.val))])

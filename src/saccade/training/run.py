@@ -103,7 +103,7 @@ def train(
 def _decided(
     recipe: Recipe, run: RunFolder, kind: type[Task], split: Split, device: torch.device, notify: Notify
 ) -> dict[str, Any]:
-    """Return the settings that ``recipe`` leaves open as the folder says, or as timed steps of the plain host decide."""
+    """Return what ``recipe`` leaves open as the folder says, or as timed steps of the plain host decide."""
     keys = undecided([recipe])
     if run.recipe is not None:
         known = {key: setting(run.recipe, key) for key in keys}
