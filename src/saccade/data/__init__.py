@@ -30,7 +30,7 @@ def open_data(spec: Data, target: str, notify: Notify | None = None) -> Split:
     from saccade.data.transforms import check_names
 
     check_names(spec.augment)
-    layout = layout_of(spec)
+    layout = layout_of(spec, target)
     if target != "none" and target not in layout.targets:
         why = why_not(spec.source, target)
         raise UserError(

@@ -56,6 +56,23 @@ class Frame:
         width, height = (max(1, min(round(side * scale), most)) for side, most in zip(size, self._size, strict=True))
         return (self.width - width) // 2, (self.height - height) // 2, width, height
 
+    def placement(self, size: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Of an image of ``size`` (width, height): a point x y of it lies in the frame at ``scale * x + shift``.
+
+        Returns:
+            (scale, shift) of x and of y.
+        """
+        if self.resize == "pad":
+            left, top, width, height = self.content(size)
+            return (width / size[0], left), (height / size[1], top)
+        scales = self.width / size[0], self.height / size[1]
+        if self.resize == "crop":
+            scales = max(scales), max(scales)
+        x, y = (
+            (scale, (shown - scale * side) / 2) for scale, side, shown in zip(scales, size, self._size, strict=True)
+        )
+        return x, y
+
     @property
     def _size(self) -> tuple[int, int]:
         return self.width, self.height

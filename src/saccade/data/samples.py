@@ -25,8 +25,8 @@ VOID = 255
 
 Target = Any
 """By kind: ``label``, an int; ``mask``, a tv_tensors.Mask (H, W), uint8, of class indices and ``VOID``; ``objects``,
-``{"boxes": tv_tensors.BoundingBoxes XYXY (n, 4), "labels": int64 (n,), "masks": tv_tensors.Mask (n, H, W)}``; ``none``,
-None."""
+``{"boxes": tv_tensors.BoundingBoxes XYXY (n, 4), "labels": int64 (n,), "masks": tv_tensors.Mask (n, H, W)}``, the masks
+only where every object has an outline; ``none``, None."""
 
 
 class Pictures(Protocol):

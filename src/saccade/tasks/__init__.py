@@ -37,8 +37,8 @@ def choose(recipe: Recipe) -> str:
     """
     from saccade.data.layouts import layout_of, why_not
 
-    layout = layout_of(recipe.data)
     asked = recipe.task.name
+    layout = layout_of(recipe.data, "none" if asked == "auto" else get(asked).target)
     if asked != "auto":
         needed = get(asked).target
         if needed not in (*layout.targets, "none"):
@@ -54,5 +54,8 @@ def choose(recipe: Recipe) -> str:
         files = " and ".join(f"tasks/{name}.py" for name in found)
         raise TypeError(f"{files} are both the task for targets of the kind {kind!r}; set auto = False in all but one")
     if not found:
-        raise UserError(f"no task learns from targets of the kind {kind!r}, which {layout.name} gives")
+        known = ", ".join(f"{name} ({get(name).target})" for name in names())
+        raise UserError(
+            f"no task learns from targets of the kind {kind!r}, which {layout.name} gives. There are {known}"
+        )
     return found[0]
