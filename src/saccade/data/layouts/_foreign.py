@@ -11,7 +11,7 @@ from pathlib import Path
 from saccade.data.survey import subfolders
 from saccade.escaping import brief
 
-__all__ = ["foreign"]
+__all__ = ["foreign", "is_supervisely"]
 
 _HEAD = 2**16
 _LOOKED_AT = 20
@@ -23,8 +23,13 @@ def foreign(root: Path) -> str | None:
     return next(filter(None, (recognise(root) for recognise in _KNOWN)), None)
 
 
+def is_supervisely(root: Path) -> bool:
+    """Whether a folder is a project of Supervisely."""
+    return (root / "meta.json").is_file() and any((folder / "ann").is_dir() for folder in (root, *subfolders(root)))
+
+
 def _supervisely(root: Path) -> str | None:
-    if not (root / "meta.json").is_file() or not any((folder / "ann").is_dir() for folder in (root, *subfolders(root))):
+    if not is_supervisely(root):
         return None
     return (
         "it is a project of Supervisely (meta.json and ann): export it as COCO by Supervisely's app "

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from saccade.data.layouts._listed import check_inside
 from saccade.data.survey import assigned, lines, subfolders
 from saccade.errors import UserError
 from saccade.escaping import brief
@@ -63,6 +64,7 @@ def parts_of(root: Path, kind: str, known: dict[str, Path]) -> dict[str, tuple[s
         twice = next((name for name, n in Counter(names).items() if n > 1), None)
         if twice is not None:
             raise UserError(f"{brief(files[word].relative_to(root))} lists {brief(twice)!r} twice")
+        check_inside(root, names, files[word].relative_to(root).as_posix())
         found[role] = files[word].stem, names
     return found
 

@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, final
 
+from saccade.data.annotations import Annotated
 from saccade.data.layouts._coco_json import CocoFile, read_coco
 from saccade.data.layouts._folder import FolderLayout
 from saccade.data.layouts._listed import check_inside
@@ -30,14 +31,13 @@ from saccade.escaping import brief
 from saccade.events import Notify
 
 if TYPE_CHECKING:
-    from saccade.data.annotations import Annotated
     from saccade.data.objects import Objects
 
 __all__ = ["Coco"]
 
 _ROBOFLOW = "_annotations.coco.json"
-_HEAD = re.compile(rb'^(\xef\xbb\xbf)?\s*\{.*?"(images|annotations|categories)"\s*:\s*\[', re.DOTALL)
-_HEAD_BYTES = 2**16
+_HEAD = re.compile(rb'^(\xef\xbb\xbf)?\s*\{.*?"(images|annotations)"\s*:\s*\[', re.DOTALL)
+_HEAD_BYTES = 2**18
 _OTHERS = ("person_keypoints", "captions", "panoptic", "stuff", "image_info")
 """What COCO publishes beside its instances."""
 _TRIED = 20
