@@ -283,7 +283,9 @@ def test_names_that_pair_with_nothing(tmp_path):
     reason = layouts.get("image_masks").recognise(str(tmp_path))
     assert reason == "no image in images has a mask of its name in masks"
     for target in ("label", "mask"):
-        with pytest.raises(UserError, match=rf"{reason}; .*not class_folders, for images and masks are"):
+        with pytest.raises(
+            UserError, match=rf"{reason}; .*not class_list, .*not class_folders, for images and masks are"
+        ):
             open_data(Data(source=str(tmp_path)), target)
     split = open_data(Data(source=str(tmp_path), layout="class_folders"), "label")
     assert split.classes == ["images", "masks"]

@@ -15,7 +15,8 @@ from saccade.surgery.groups import attention_modules
 from saccade.tasks.base import Phase
 from saccade.training import train
 from saccade.training.freezing import freeze, hold
-from saccade.training.module import only_trainable, optimizer_of
+from saccade.training.module import only_trainable
+from saccade.training.optimizers import optimizer_of
 from tiny_runs import TINY, Killed, after, done, listener, network_of, same
 
 NORM = "training.freeze = 'none'"

@@ -129,13 +129,14 @@ def command(
         if screen.folder is not None:
             click.echo(f"stopped; the same command goes on in {printable(screen.folder)}", err=True)
         raise
+    assert screen.folder is not None  # the study was planned
     failed = sum(run.status == "failed" for run in results.runs)
     if failed < len(results.runs):
         if as_json:
-            click.echo((results.study.folder / "results.json").read_text(encoding="utf-8"), nl=False)
+            click.echo((screen.folder / "results.json").read_text(encoding="utf-8"), nl=False)
         else:
             screen.show(results)
-            click.echo(f"\n{printable(results.study.folder / 'report.html')}")
+            click.echo(f"\n{printable(screen.folder / 'report.html')}")
     if failed:
         click.echo(f"{failed} of {len(results.runs)} runs failed; the same command tries them again", err=True)
         ctx.exit(1)

@@ -31,7 +31,7 @@ def open_data(spec: Data, target: str, notify: Notify | None = None) -> Split:
     from saccade.data.validation import scored_on_val
 
     check_names(spec.augment, target)
-    layout = layout_of(spec)
+    layout = layout_of(spec, target)
     if target != "none" and target not in (gives := layout.gives(spec)):
         why = why_not(spec.source, target)
         raise UserError(

@@ -26,7 +26,8 @@ VOID = 255
 Target = Any
 """By kind: ``label``, an int; ``vector``, float32 (K,), 1 for each label the image has; ``mask``, a tv_tensors.Mask
 (H, W), uint8, of class indices and ``VOID``; ``objects``,
-``{"boxes": tv_tensors.BoundingBoxes XYXY (n, 4), "labels": int64 (n,), "masks": tv_tensors.Mask (n, H, W)}``;
+``{"boxes": tv_tensors.BoundingBoxes XYXY (n, 4), "labels": int64 (n,), "masks": tv_tensors.Mask (n, H, W)}``,
+the masks only where every object has an outline;
 ``fixations``, ``{"points": tv_tensors.KeyPoints (n, 2) of x, y in pixels, "viewers": int64 (n,)}``; ``none``, None."""
 
 

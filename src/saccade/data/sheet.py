@@ -37,9 +37,10 @@ class Cell:
     Attributes:
         picture: uint8 (C, H, W).
         caption: written below it.
-        boxes: (x1, y1, x2, y2, label), the first drawn as the target.
+        boxes: (x1, y1, x2, y2, label), without a tag where the label is empty; the first is drawn as the target unless
+            there are tints.
         masks: bool (n, H, W), tinted.
-        tints: for each mask the number of its colour; None tints masks like the boxes.
+        tints: for each box or mask the number of its colour; None tints masks like the boxes.
     """
 
     picture: Tensor
@@ -131,10 +132,15 @@ def _picture(cell: Cell) -> Image.Image:
     draw = ImageDraw.Draw(square)
     font = ImageFont.load_default(12)
     for n, (*corners, label) in reversed(list(enumerate(cell.boxes))):
-        colour = _OTHER if n else _TARGET
+        first = n == 0 and cell.tints is None
+        colour = _TINTS[min(n, 1) if cell.tints is None else cell.tints[n] % len(_TINTS)]
         x1, y1, x2, y2 = (round(c * scale) for c in corners)
-        draw.rectangle((x1, y1, x2 - 1, y2 - 1), outline=colour, width=1 if n else 2)
-        tag = (x2, y1, x2 + 11, y1 + 13) if x2 + 11 < _CELL else (x1 - 11, y1, x1, y1 + 13)
+        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=2 if first else 1)
+        if not label:
+            continue
+        wide = max(11, round(font.getlength(label)) + 4)
+        left = x2 if x2 + wide < _CELL else x1 - wide if x1 >= wide or wide == 11 else max(0, x2 - wide)
+        tag = (left, y1, left + wide, y1 + 13)
         draw.rectangle(tag, fill=colour)
         draw.text((tag[0] + 2, tag[1] - 1), label, _INK, font)
     return square

@@ -180,8 +180,9 @@ def _once(parts: dict[str, Part]) -> tuple[dict[str, Part], int, list[str]]:
     for role, part in parts.items():
         for label, files in part.classes.items():
             for path in files:
-                before = first.setdefault(identity(path), (role, label, path))
-                if before[2] is path:
+                before = first.get(key := identity(path))
+                if before is None:
+                    first[key] = role, label, path
                     kept[role].classes[label].append(path)
                 elif before[0] != role:
                     between_parts.append((before[2], path))

@@ -140,7 +140,7 @@ def augment(image: Tensor, target: Any, names: Sequence[str], key: Key, mean: Se
     chance = torch.rand(sum(amounts), generator=generator(*key)).tolist()
     objects = isinstance(target, dict) and "boxes" in target
     fixations = isinstance(target, dict) and "points" in target
-    planes = [image, target["boxes"], target["masks"]] if objects else [image]
+    planes = [image, *(target[kind] for kind in ("boxes", "masks") if kind in target)] if objects else [image]
     if isinstance(target, Mask):
         planes.append(target)
     if fixations:  # the kernels count from the middle of the first pixel
@@ -149,17 +149,18 @@ def augment(image: Tensor, target: Any, names: Sequence[str], key: Key, mean: Se
         planes = _OPERATIONS[name][0](planes, chance[:amount], mean)
         chance = chance[amount:]
     if objects:
-        return planes[0], _inside(planes[1], target["labels"], planes[2])
+        return planes[0], _inside(planes[1], target["labels"], *planes[2:])
     if fixations:
         return planes[0], _seen(planes[1] + 0.5, target["viewers"], planes[0].shape[-2:])
     return planes[0], planes[1] if len(planes) == 2 else target
 
 
-def _inside(boxes: Tensor, labels: Tensor, masks: Tensor) -> dict[str, Tensor]:
+def _inside(boxes: BoundingBoxes, labels: Tensor, masks: Tensor | None = None) -> dict[str, Tensor]:
     """The objects whose boxes, cut to the image, are at least one pixel wide and high."""
     kept = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
-    corners = BoundingBoxes(boxes.as_subclass(Tensor)[kept], format="XYXY", canvas_size=tuple(masks.shape[-2:]))
-    return {"boxes": corners, "labels": labels[kept], "masks": Mask(masks.as_subclass(Tensor)[kept])}
+    corners = BoundingBoxes(boxes.as_subclass(Tensor)[kept], format="XYXY", canvas_size=boxes.canvas_size)
+    inside = {"boxes": corners, "labels": labels[kept]}
+    return inside if masks is None else {**inside, "masks": Mask(masks.as_subclass(Tensor)[kept])}
 
 
 def _seen(points: Tensor, viewers: Tensor, size: Sequence[int]) -> dict[str, Tensor]:

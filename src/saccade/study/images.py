@@ -25,7 +25,7 @@ def open_once(spec: Data, target: str, notify: Notify = ignore) -> Split:
         UserError: as ``open_data``.
     """
     global _last
-    wanted = spec, target, layout_of(spec).stamp(spec)
+    wanted = spec, target, layout_of(spec, target).stamp(spec)
     if _last is None or _last[0] != wanted:
         _last = None  # first, so that two sets are never held at once
         _last = wanted, open_data(spec, target, notify)

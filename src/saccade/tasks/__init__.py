@@ -38,8 +38,9 @@ def choose(recipe: Recipe) -> str:
     """
     from saccade.data.layouts import layout_of, why_not
 
-    layout = layout_of(recipe.data)
-    gives, asked = layout.gives(recipe.data), recipe.task.name
+    asked = recipe.task.name
+    layout = layout_of(recipe.data, "none" if asked == "auto" else get(asked).target)
+    gives = layout.gives(recipe.data)
     if asked != "auto":
         needed = get(asked).target
         if needed not in (*gives, "none"):
@@ -55,5 +56,8 @@ def choose(recipe: Recipe) -> str:
         files = " and ".join(f"tasks/{name}.py" for name in found)
         raise TypeError(f"{files} are both the task for targets of the kind {kind!r}; set auto = False in all but one")
     if not found:
-        raise UserError(f"no task learns from targets of the kind {kind!r}, which {layout.name} gives")
+        known = ", ".join(f"{name} ({get(name).target})" for name in names())
+        raise UserError(
+            f"no task learns from targets of the kind {kind!r}, which {layout.name} gives. There are {known}"
+        )
     return found[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from saccade.data.layouts._foreign import foreign
 from saccade.data.layouts.base import Layout
 from saccade.data.survey import folder_of, missing
 from saccade.errors import UserError, did_you_mean
@@ -34,11 +35,16 @@ def get(name: str) -> Layout:
     return found[name]
 
 
-def layout_of(spec: Data) -> Layout:
+def layout_of(spec: Data, target: str = "none") -> Layout:
     """The layout that ``spec`` names, or the first that recognises its source.
 
+    Args:
+        spec: what to open.
+        target: the kind of target that is needed; where a layout does not give it, one that it names in ``also`` may.
+
     Raises:
-        UserError: there is no such layout or source, or nothing recognises it; says for each layout why not.
+        UserError: there is no such layout or source, or nothing recognises it; names the converter for files of another
+            program, or says for each layout why not.
     """
     if spec.layout != "auto":
         return get(spec.layout)
@@ -46,11 +52,16 @@ def layout_of(spec: Data) -> Layout:
     for layout in _layouts():
         reason = layout.recognise(spec.source)
         if reason is None:
-            return layout
+            others = (other for other in map(get, layout.also) if target in other.targets)
+            fitting = (other for other in others if other.recognise(spec.source) is None)
+            return layout if target in layout.targets else next(fitting, layout)
         reasons[layout.name] = reason
     root = folder_of(spec.source)
     if root is None:
         raise missing(spec.source, [source for layout in _layouts() for source in layout.sources])
+    said = foreign(root)
+    if said:
+        raise UserError(f"no layout reads {brief(root)}: {said}")
     lie = ", ".join(brief(path.name, 40) for path in sorted(root.iterdir())[:_SHOWN]) or "nothing"
     why = "; ".join(f"not {name}, for {reason}" for name, reason in reasons.items())
     raise UserError(f"no layout reads {brief(root)}, which holds {lie}: {why}")

@@ -24,6 +24,7 @@ class Layout(ABC):
         name: of its file; what ``data.layout`` says.
         rank: layouts are asked in this order, the one that requires most first, so that no source has two.
         targets: the kinds it can give, the natural one first; ``none`` is always possible.
+        also: layouts that read other targets of the same folders.
         sources: names that are sources in themselves, without a folder.
         seeds: how many a study takes unless it is asked for others.
         caveat: a sentence that belongs beside every verdict on these images.
@@ -33,6 +34,7 @@ class Layout(ABC):
     name: ClassVar[str]
     rank: ClassVar[int]
     targets: ClassVar[tuple[str, ...]]
+    also: ClassVar[tuple[str, ...]] = ()
     sources: ClassVar[tuple[str, ...]] = ()
     seeds: ClassVar[int] = 5
     caveat: ClassVar[str | None] = None

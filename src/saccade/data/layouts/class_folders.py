@@ -37,6 +37,7 @@ from typing import final
 
 from saccade.data.labels import Classes
 from saccade.data.layouts._folder import FolderLayout
+from saccade.data.layouts._foreign import is_supervisely
 from saccade.data.layouts.image_masks import pair_of
 from saccade.data.survey import CONVERT, Part, Survey, assigned, images_of, subfolders, surveyed
 from saccade.errors import did_you_mean
@@ -85,7 +86,9 @@ class ClassFolders(FolderLayout):
         return f"{brief(filled[0].relative_to(root))} holds images{beside}; at least 2 classes are needed{hint}"
 
     def mistaken(self, root: Path) -> str | None:
-        """A folder of images beside one of masks is no two classes, though their names do not pair."""
+        """Folders of images beside masks are no classes, nor are the data sets of a project of Supervisely."""
+        if is_supervisely(root):
+            return "it is a project of Supervisely; data.layout = class_folders reads its data sets as classes"
         places = pair_of(root)
         if places is None:
             return None

@@ -47,7 +47,7 @@ it, in bold, with how many of the {{ seeds }} judged seeds the value was chosen.
             "name": results.metric.name,
             "unit": in_unit(results.metric.unit),
             "each": len(tuned.tuning.trials.seeds),
-            "seeds": len(results.study.seeds),
+            "seeds": len(results.seeds),
             "budget": tuned.budget(),
             "values": [
                 ", ".join(f"{key.rpartition('.')[2]} = {value}" for key, value in values.items())

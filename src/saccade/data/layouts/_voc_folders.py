@@ -1,0 +1,103 @@
+"""Where Pascal VOC keeps images, annotations, masks and the lists of its parts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from saccade.data.layouts._listed import check_inside
+from saccade.data.survey import assigned, lines, subfolders
+from saccade.errors import UserError
+from saccade.escaping import brief
+from saccade.imagefiles import is_image, walk
+
+__all__ = ["Place", "label_map", "named", "parts_of", "stems"]
+
+IMAGES = ("jpegimages", "images", "imgs")
+_STANDARD = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog"),
+    *("horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+"""Of VOC2007 to VOC2012."""
+
+
+class Place(NamedTuple):
+    """The two folders of images and of what belongs to them."""
+
+    images: Path
+    beside: Path
+
+
+def named(root: Path, names: tuple[str, ...]) -> Path | None:
+    """The folder in ``root`` of the first of ``names``, in small or capital letters."""
+    folders = {path.name.lower(): path for path in subfolders(root)}
+    return next((folders[name] for name in names if name in folders), None)
+
+
+def stems(folder: Path, suffix: str = "", hidden: Counter[str] | None = None) -> dict[str, Path]:
+    """The images below ``folder``, or the files that end in ``suffix``, by their path in it without the ending."""
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in walk(folder, hidden)
+        if (path.suffix.lower() == suffix if suffix else is_image(path))
+    }
+
+
+def parts_of(root: Path, kind: str, known: dict[str, Path]) -> dict[str, tuple[str, list[str]]]:
+    """Role to the name and the stems of each part that ``ImageSets/kind`` lists; empty where there are no lists.
+
+    ``trainval`` is trained on where ``train`` is not listed. A single list of another name is no part.
+
+    Raises:
+        UserError: a list cannot be read, or lists a name twice.
+    """
+    files = {path.stem.lower(): path for path in sorted((root / "ImageSets" / kind).glob("*.txt"))}
+    if "train" not in files and "trainval" in files:
+        files["train"] = files["trainval"]
+    roles = assigned(files)
+    if "train" not in roles:
+        return {}
+    found = {}
+    for role, word in roles.items():
+        names = [_stem(line, known) for line in lines(files[word])]
+        twice = next((name for name, n in Counter(names).items() if n > 1), None)
+        if twice is not None:
+            raise UserError(f"{brief(files[word].relative_to(root))} lists {brief(twice)!r} twice")
+        check_inside(root, names, files[word].relative_to(root).as_posix())
+        found[role] = files[word].stem, names
+    return found
+
+
+def _stem(line: str, known: dict[str, Path]) -> str:
+    """The name on a line: all of it, or what stands before the -1, 0 or 1 of VOC's lists of classes."""
+    if line in known:
+        return line
+    head, _, last = line.rpartition(" ")
+    return head.strip() if head and last in ("-1", "0", "1") else line
+
+
+def label_map(root: Path) -> list[str]:
+    """The names of the classes in ``labelmap.txt`` of CVAT, ``name:r,g,b::`` a line; those of VOC where it is VOC's.
+
+    Empty where nothing names them.
+
+    Raises:
+        UserError: a line is of another form, or a name stands twice.
+    """
+    path = root / "labelmap.txt"
+    if not path.is_file():
+        lists = root / "ImageSets" / "Main"
+        return ["background", *_STANDARD] if (lists / f"{_STANDARD[0]}_train.txt").is_file() else []
+    names = []
+    for line in lines(path):
+        if line.startswith("#"):
+            continue
+        name, *colour = line.split(":")
+        if not name or not colour or len(colour[0].split(",")) not in (1, 3):
+            raise UserError(f"labelmap.txt has the line {brief(line, 60)!r}; name:r,g,b:: is needed")
+        names.append(name)
+    twice = next((name for name, n in Counter(names).items() if n > 1), None)
+    if twice is not None:
+        raise UserError(f"labelmap.txt has the name {brief(twice)!r} twice")
+    return names

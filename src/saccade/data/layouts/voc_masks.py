@@ -1,0 +1,79 @@
+"""Images and class masks of Pascal VOC: ``SegmentationClass/NAME.png`` beside ``JPEGImages/NAME.jpg``.
+
+The parts are those of ``ImageSets/Segmentation/{train,val,test,trainval}.txt``; without lists, all images that have a
+mask, of which ``test_part`` is held back. Masks are PNG with a palette, whose indices are the classes and 255 no class,
+as VOC publishes them. The classes are named by CVAT's ``labelmap.txt`` (``name:r,g,b::`` a line, in the order of the
+indices); in VOC itself, they are its twenty and the background.
+
+A folder with boxes too is ``voc``, unless masks are asked for.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from saccade.data.layouts._folder import FolderLayout
+from saccade.data.layouts._voc_folders import IMAGES, Place, label_map, named, parts_of, stems
+from saccade.data.resizing import common_size
+from saccade.data.survey import Part, Survey, surveyed
+from saccade.events import Notify
+from saccade.imagefiles import is_image, walk
+
+if TYPE_CHECKING:
+    from saccade.data.masks import Masks
+
+__all__ = ["VocMasks"]
+
+
+@final
+class VocMasks(FolderLayout):
+    """Images, and a mask of classes for each."""
+
+    name = "voc_masks"
+    rank = 25
+    targets = ("mask",)
+    exact = True
+
+    def own_size(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
+        """The images' own size where they have one, square or not: maps are read in full."""
+        return common_size(sizes)
+
+    def reason(self, root: Path) -> str | None:
+        """Look for the two folders."""
+        return None if _place(root) else "it has no SegmentationClass with masks beside JPEGImages"
+
+    def survey(self, root: Path) -> Survey:
+        """The images of each part, and their masks."""
+        place, hidden = _place(root), Counter[str]()
+        if place is None:
+            raise ValueError(f"{root} is not of this layout")
+        images, masks = stems(place.images, hidden=hidden), stems(place.beside, hidden=hidden)
+        lists = parts_of(root, "Segmentation", images) or {"train": ("", sorted(images.keys() & masks.keys()))}
+        parts = {
+            role: Part(name, {"": [images.get(stem, place.images / f"{stem}.jpg") for stem in of]})
+            for role, (name, of) in lists.items()
+        }
+        alone = len(masks.keys() - images.keys())
+        seen = surveyed(root, parts, None, hidden, [f"{alone} masks have no image of their name"] * (alone > 0))
+        deciding = [path for path in (root / "labelmap.txt",) if path.is_file()]
+        deciding += sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))
+        return replace(
+            seen, masks={images[stem]: path for stem, path in masks.items() if stem in images}, deciding=deciding
+        )
+
+    def label(self, seen: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Masks:
+        """The mask of each image."""
+        from saccade.data.masks import Masks
+
+        return Masks(seen.masks, sizes, label_map(seen.root), seen.root, notify)
+
+
+def _place(root: Path) -> Place | None:
+    images, masks = named(root, IMAGES), named(root, ("segmentationclass",))
+    if images and masks and any(map(is_image, walk(images))) and any(map(is_image, walk(masks))):
+        return Place(images, masks)
+    return None
