@@ -67,9 +67,12 @@ class VocMasks(FolderLayout):
 
     def label(self, seen: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Masks:
         """The mask of each image."""
+        from saccade.data.colour_maps import ClassMap, class_map
         from saccade.data.masks import Masks
 
-        return Masks(seen.masks, sizes, label_map(seen.root), seen.root, notify)
+        file = seen.root / "labelmap.txt"
+        named = class_map(file) if file.is_file() else ClassMap(tuple(label_map(seen.root)))
+        return Masks(seen.masks, sizes, named, seen.root, notify)
 
 
 def _place(root: Path) -> Place | None:
