@@ -38,7 +38,7 @@ _MAX_SLOTS = 1024
 
 def compare(
     data: str | Path | None = None,
-    model: str | Mapping[str, Any] | None = None,
+    model: defaults.Host | None = None,
     attention: str | Iterable[str] | None = None,
     *,
     seeds: int | str | Iterable[int] | None = None,
@@ -67,7 +67,8 @@ def compare(
 
     Args:
         data: a folder of images, or ``digits``, the default.
-        model: the host: a name of timm's, or a dictionary of the recipe's part ``model``.
+        model: the host: a name of timm's, a function or class that builds your network (or its name,
+            ``package.module:function``), or a dictionary of the recipe's part ``model``. See ``docs/your-network.md``.
         attention: mechanisms, ``["se", "das:alpha=0.1", "cbam:where=block"]``, or a text with commas between them.
             ``none`` is always compared. The default is that of the recipe, else none, se, cbam, das.
         seeds: how many, or which. The default is 3 on digits, 5 on other images.
@@ -122,7 +123,7 @@ def compare(
 
 def forecast(
     data: str | Path | None = None,
-    model: str | Mapping[str, Any] | None = None,
+    model: defaults.Host | None = None,
     attention: str | Iterable[str] | None = None,
     *,
     notify: Notify = ignore,
@@ -174,7 +175,7 @@ class _Design:
 
 def _design(
     data: str | Path | None = None,
-    model: str | Mapping[str, Any] | None = None,
+    model: defaults.Host | None = None,
     attention: str | Iterable[str] | None = None,
     *,
     seeds: int | str | Iterable[int] | None = None,
@@ -222,8 +223,10 @@ def _design(
     names = ", ".join(arm.name for arm in compared)
     line = f"{names} × {len(numbers)} seed{'s' * (len(numbers) > 1)} = {runs} runs, {pace} -> {study.folder}"
     # What the caller named is trusted; what a file named has been checked.
-    named = trust if trust is True else {catalog.named(arm.mechanism) for arm in compared}
-    return _Design(study, at_a_time, StudyPlanned(study.folder, line), named)
+    models = {arm.recipe(base, 0).model.name for arm in compared}
+    named = {catalog.named(arm.mechanism) for arm in compared} | {name for name in models if ":" in name}
+    trust = trust if trust is True else named | ({trust} if isinstance(trust, str) else set(trust or ()))
+    return _Design(study, at_a_time, StudyPlanned(study.folder, line), trust)
 
 
 def _listed(names: str | Iterable[str]) -> list[str]:
