@@ -7,7 +7,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 
 from saccade import builders
 from saccade.errors import UserError
@@ -38,7 +38,7 @@ def build_own(model: Model, classes: int, channels: int) -> nn.Module:
     if not isinstance(host, nn.Module):
         raise UserError(f"model {model.name} returns a {type(host).__name__}; a torch.nn.Module is needed")
     for name, value in [*host.named_parameters(), *host.named_buffers()]:
-        if isinstance(value, UninitializedTensorMixin):
+        if is_lazy(value):
             raise UserError(
                 f"model {model.name}: {name} has no shape yet; run the network once on a picture of {channels} "
                 "channels before the function returns it"
