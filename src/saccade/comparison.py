@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -240,7 +241,7 @@ def _seeds(seeds: int | str | Iterable[int]) -> tuple[int, ...]:
     Raises:
         UserError: as :func:`saccade.study.plan.seeds`.
     """
-    if isinstance(seeds, int | str):
+    if isinstance(seeds, int | str | Integral):
         return seeds_of(str(seeds))
     return seeds_of("".join(f"{seed}," for seed in seeds))
 

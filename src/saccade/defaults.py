@@ -18,7 +18,7 @@ __all__ = ["Host", "Settings", "asked", "choose", "located"]
 Host = str | Callable[..., Any] | Mapping[str, Any]
 """A name, a function that builds a network, or keys of the recipe's part ``model``, whose ``name`` may be either."""
 Settings = Iterable[str] | Mapping[str, Any]
-"""What is set over a recipe: ``["training.epochs=3"]`` or ``{"training.epochs": 3}``."""
+"""Set over a recipe: ``["training.epochs=3"]``, ``{"training.epochs": 3}`` or ``{"training": {"epochs": 3}}``."""
 _WEIGHTS = ("model.pretrained", "model.checkpoint")
 """Keys that give the host trained weights."""
 
@@ -35,12 +35,10 @@ def asked(
     """Return the arguments of ``train`` and ``compare`` as dotted keys and values of a recipe; ``settings`` win.
 
     Raises:
-        UserError: one of ``settings`` has no ``=``.
+        UserError: one of ``settings`` has no ``=``, or the model is neither a name nor a function.
     """
     parts = model if isinstance(model, Mapping) else {} if model is None else {"name": model}
     found: dict[str, Any] = {f"model.{key}": value for key, value in parts.items()}
-    if (name := found.get("model.name")) is not None and not isinstance(name, str):
-        found["model.name"], found["model.code"] = builders.identify(name)
     if pretrained:
         found["model.pretrained"] = True
     if checkpoint is not None:
@@ -49,7 +47,12 @@ def asked(
         found["task.name"] = task
     if skip_bad:
         found["data.skip_bad"] = True
-    return found | dict(settings if isinstance(settings, Mapping) else (setting(text) for text in settings))
+    for key, value in settings.items() if isinstance(settings, Mapping) else map(setting, settings):
+        whole = "." not in key and isinstance(value, Mapping)  # {"training": {"epochs": 3}}
+        found |= {f"{key}.{name}": each for name, each in value.items()} if whole else {key: value}
+    if (name := found.get("model.name")) is not None and not isinstance(name, str):
+        found["model.name"], found["model.code"] = builders.identify(name)
+    return found
 
 
 def choose(

@@ -38,6 +38,7 @@ def serve(pipe: Connection, threads: int, first: str | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     _die_with_parent()
     limit_threads(threads)
+    sys.path.append("")  # a notebook's modules lie in the folder it is in now, not in the one where it was started
     warm(first)
     while True:
         try:
