@@ -15,7 +15,9 @@ SOURCE = Path(saccade.__file__).parent
 FLOORS = [
     ["escaping"],
     ["errors"],
+    ["code_digest"],
     [
+        "builders",
         "controls",
         "events",
         "files",

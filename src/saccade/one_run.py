@@ -75,7 +75,7 @@ def train(
     recipe: Recipe | str | Path | None = None,
     *,
     data: str | Path | None = None,
-    model: str | Mapping[str, Any] | None = None,
+    model: defaults.Host | None = None,
     attention: str | None = None,
     seed: int | None = None,
     task: str | None = None,
@@ -95,7 +95,8 @@ def train(
     Args:
         recipe: a recipe, a TOML file, or the name of one that comes with the package. The default suits data and host.
         data: a folder of images, or ``digits``. The default is that of the recipe, else digits.
-        model: the host: a name of timm's, or a dictionary of the recipe's part ``model``.
+        model: the host: a name of timm's, a function or class that builds your network (or its name,
+            ``package.module:function``), or a dictionary of the recipe's part ``model``. See ``docs/your-network.md``.
         attention: the mechanism to plug: ``none``, ``das``, ``das:alpha=0.1``, ``my.module:Class``.
         seed: of the run.
         task: what is learnt. The default is what the labels are for.
