@@ -23,7 +23,8 @@ def _images(tmp_path, groups=None, seeds=2, count=12, name="s.csv"):
     """Right answers; those of se depend on which third the image is of."""
     rng = np.random.default_rng(3)
     rows = [
-        [arm, seed, f"i{n}", int(rng.random() < (0.1 + 0.4 * (n % 3) if arm == "se" else 0.5)), *([groups[n]] if groups else [])]
+        [arm, seed, f"i{n}", int(rng.random() < (0.1 + 0.4 * (n % 3) if arm == "se" else 0.5))]
+        + ([groups[n]] if groups else [])
         for arm in ARMS for seed in range(seeds) for n in range(count)
     ]  # fmt: skip
     return _rows(tmp_path / name, rows, "arm,seed,image,score" + (",group" if groups else "")), rows
@@ -32,7 +33,7 @@ def _images(tmp_path, groups=None, seeds=2, count=12, name="s.csv"):
 class TestVerdicts:
     def test_they_are_those_of_the_analysis(self, tmp_path):
         scores = {
-            name: np.asarray(own).round(6).tolist() for name, own in example_studies.draw(5, gains=(0, 3)).items()
+            name: np.asarray(own).round(6).tolist() for name, own in example_studies.draw(5, gains=(0, 9)).items()
         }
         found = judge(write_long(tmp_path / "s.csv", scores), unit="%", margin=0.8)
         direct = stats.analyse(scores, metric=example_studies.TOP1, margin=0.8)
@@ -58,7 +59,7 @@ class TestVerdicts:
         assert not any("column 'image'" in note.text for note in by_image.notes)
 
     def test_a_control_stands_outside_the_correction(self, tmp_path):
-        scores = dict(zip(("none", "das", "extra for das", "odd"), table(1, "abcd", gains=(0, 0.02, 0, 0)).values()))
+        scores = table(1, ("none", "das", "extra for das", "odd"), gains=(0, 0.02, 0, 0))
         path = write_long(tmp_path / "s.csv", scores)
         assert [row.is_control for row in judge(path).verdicts.values()] == [False, True, False]
         found = judge(path, controls=["odd"])
@@ -188,7 +189,7 @@ class TestLogs:
         assert [row.scores for row in found.arms] == [tuple(own) for own in table().values()]
         assert (found.analysis.differences, found.margin) == (judge(table()).analysis.differences, 0.01)
         assert found.scored == "the last epoch"
-        assert "MAP50-95(B) of the last epoch" in found.report(tmp_path / "r.html").read_text()
+        assert "mAP50-95(B) of the last epoch" in found.report(tmp_path / "r.html").read_text()
         said = " ".join(note.text for note in found.notes)
         assert "The last epoch of every run is scored. Its best epoch would be chosen on the very images" in said
         assert found.origin["Column"].startswith("metrics/mAP50-95(B), chosen by its name; not read: ")

@@ -102,9 +102,10 @@ def measured(
             raise UserError(f"{name}: the baseline's mean is {typical:g}; say with --margin what counts as equal")
     if not (math.isfinite(margin) and margin > 0):
         raise UserError(f"margin = {margin:g}: it must be a finite number above 0")
+    digits = 2 if unit == "%" else min(max(2 - math.floor(math.log10(margin)), 0), 9)
     metric = Metric(
-        name=name, unit=unit, margin=margin, low=low, high=high, higher_is_better=not lower,
-        digits=2 if unit == "%" else min(max(2 - math.floor(math.log10(margin)), 0), 9), values=lambda rows: rows["score"],
+        name=name, unit=unit, margin=margin, low=low, high=high, higher_is_better=not lower, digits=digits,
+        values=lambda rows: rows["score"],
     )  # fmt: skip
     said = f"Judged by {column}: {way}; equal is within ±{margin:g}{default}."
     return (metric if known is None else replace(metric, digits=known.digits)), said
