@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from saccade.recipe import Recipe as Recipe
     from saccade.saving import load as load
     from saccade.saving import save as save
+    from saccade.study.judging import judge as judge
     from saccade.surgery.attachment import one_call as one_call
     from saccade.surgery.groups import parameter_groups as parameter_groups
     from saccade.surgery.plug import plug as plug
@@ -49,6 +50,7 @@ _PUBLIC = {
     "create": "saccade.catalog",
     "export": "saccade.exporting",
     "forecast": "saccade.comparison",
+    "judge": "saccade.study.judging",
     "list_mechanisms": "saccade.catalog",
     "load": "saccade.saving",
     "measure": "saccade.cost",

@@ -72,8 +72,9 @@ class Verdicts(Section):
 
 
 def _unscored(results: StudyResults) -> list[tuple[str, str]]:
+    status = _STATUSES if results.study else {"missing": "is not given"}
     named = [
-        f"{run.arm} seed {run.seed} {_STATUSES[run.status]}" + (f" ({run.reason})" if run.reason else "")
+        f"{run.arm} seed {run.seed} {status[run.status]}" + (f" ({run.reason})" if run.reason else "")
         for run in results.runs
         if run.status != "done"
     ]

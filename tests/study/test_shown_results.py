@@ -1,0 +1,200 @@
+"""How results show themselves, and what they say first where the host has not learnt the task."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from made_results import arm, context, made
+from test_results import _finish
+
+from saccade import Recipe, UserError
+from saccade.study.advice import on_unlearnt
+from saccade.study.arms import arms
+from saccade.study.collecting import collect
+from saccade.study.plan import Study
+from saccade.study.report.page import page
+from saccade.study.report.table import latex, markdown
+from saccade.study.run_notes import Note
+
+LEARNT = {"none": [70.0, 65.0, 75.0], "se": [82.0, 77.1, 86.9], "das": [70.1, 65.2, 74.8]}
+ALARM = (
+    "none scores 70.00 %, the trivial answer (the most frequent class) 68.00 %: the host has not learnt the task, so"
+)
+TRIVIAL = ("the most frequent class", 68.0)
+
+
+def _unlearnt(**more):
+    return made(LEARNT, trivial=TRIVIAL, **more)
+
+
+class _Tags(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.text = [], ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += "" if "style" in self.open else f" {data}"
+
+
+class TestShown:
+    def test_verdicts_by_name(self):
+        found = made(LEARNT)
+        assert found.verdicts["se"].verdict == "helps"
+        assert str(found.verdicts["se"]) == found.verdicts["se"].sentence()
+        assert list(found.verdicts) == ["se", "das"]
+        assert made({"none": [None], "se": [70.0]}).verdicts == {}
+
+    def test_as_text(self):
+        found = made(LEARNT)
+        assert repr(found) == "<StudyResults s: se helps, das equal>"
+        assert str(found).splitlines() == [row.sentence() for row in found.verdicts.values()]
+        assert found.table() == markdown(found)
+        assert repr(made({"none": [None], "se": [70.0]})) == "<StudyResults s: no verdict yet>"
+
+    def test_in_a_notebook(self):
+        name = "<b>&|"
+        found = made(LEARNT | {name: [70.0] * 3}, arms=[arm(n) for n in LEARNT] + [replace(arm("ge"), name=name)])
+        found = replace(found, notes=(Note("x", "Beware of <i>."),))
+        text = found._repr_html_()
+        assert name not in text
+        assert "<i>" not in text
+        assert "&lt;b&gt;&amp;|" in text
+        verdicts = [row.verdict for row in found.verdicts.values()]
+        assert re.findall(r'class="badge ([^"]+)"', text) == verdicts
+        assert verdicts[0] == "helps"
+        assert "http" not in text
+        said = _Tags(text).text
+        assert "top-1, % against none, 3 seeds" in said
+        assert "Beware of <i>." in said
+        assert "82.00 ± 4.90" in said
+        assert "alarm" not in re.sub("<style>.*?</style>", "", text, flags=re.DOTALL)
+
+    def test_the_report_goes_where_it_is_told(self, tmp_path):
+        plan = Study(Recipe(), arms(["se"]), (0, 1), tmp_path / "s")
+        plan.write()
+        with pytest.raises(UserError, match="no run of this study is finished"):
+            collect(plan.folder).report()
+        base = Recipe().with_overrides({"data.source": str(tmp_path / "gone")})  # without images there are no pictures
+        plan = Study(base, arms(["se"]), (0, 1), tmp_path / "s")
+        plan.write()
+        for run in plan.runs():
+            _finish(run, 90.0 + run.seed)
+        found = collect(plan.folder)
+        assert found.report() == plan.folder / "report.html"
+        assert found.report(str(tmp_path / "mine.html")) == tmp_path / "mine.html"
+        assert (tmp_path / "mine.html").read_bytes() == (plan.folder / "report.html").read_bytes()
+        with pytest.raises(UserError, match="cannot write the report into"):
+            found.report(tmp_path / "gone" / "mine.html")
+
+
+class TestUnlearnt:
+    def test_it_is_the_first_sentence_everywhere(self):
+        found = _unlearnt()
+        assert found.alarm.startswith(ALARM)
+        assert found.alarm.endswith("Try more epochs.")
+        assert str(found).startswith(ALARM)
+        assert markdown(found).startswith(f"**{ALARM}")
+        assert latex(found).partition(r"\caption{")[2].startswith(ALARM.replace("%", r"\%"))
+        shown = re.sub(r"\s+", " ", _Tags(found._repr_html_()).text).strip()
+        assert shown.replace("\u202f", " ").startswith(ALARM)
+        html = page(context(found))
+        body = re.sub(r"<[^>]*>", " ", html[html.index("<body>") :])
+        assert re.sub(r"\s+", " ", body).strip().startswith(ALARM)
+        assert found.to_json()["alarm"] == found.alarm
+
+    def test_no_verdict_is_given(self):
+        found = _unlearnt()
+        assert [row.word for row in found.verdicts.values()] == ["not judged"] * 2
+        assert "| not judged |" in markdown(found)
+        html = page(context(found))
+        assert 'class="badge' not in html
+        assert '<span class="word ">not judged</span>' in html
+        assert 'class="badge' not in found._repr_html_()
+        assert found.to_json()["analysis"]["differences"][0]["verdict"] is None
+        assert repr(found) == "<StudyResults s: se not judged, das not judged>"
+
+    def test_a_host_that_has_learnt_is_judged(self):
+        found = made(LEARNT, trivial=("the most frequent class", 33.3))
+        assert found.alarm is None
+        assert 'class="badge helps"' in page(context(found))
+        assert 'role="alert"' not in page(context(found))
+        assert "has not learnt" not in markdown(found) + latex(found) + str(found) + found._repr_html_()
+
+
+def _advised(folder, losses, **settings):
+    base = Recipe().with_overrides({key.replace("__", "."): value for key, value in settings.items()})
+    plan = Study(base, arms(["se"]), (0, 1), folder)
+    plan.write()
+    run = plan.runs()[0]
+    run.folder.mkdir(parents=True)
+    lines = [
+        {"epoch": n, "losses": {} if loss is None else {"cross-entropy": loss}, "scores": {"top-1": 50.0}, "gates": {}}
+        for n, loss in enumerate(losses)
+    ]
+    (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return on_unlearnt(plan)
+
+
+class TestAdvice:
+    def test_a_loss_that_hardly_falls_points_at_the_rate(self, tmp_path):
+        said = _advised(tmp_path / "s", [None, 0.7, 0.69], training__lr=0.05, training__epochs=2)
+        assert said == (
+            "The training loss of its first run hardly fell, from 0.7 to 0.69. Try with --set, one at a time: "
+            "(1) training.lr is 0.05: a tenth of it, or three times it; (2) training.epochs is 2: more. "
+            "`saccade data digits --show sheet.png` shows whether labels and images belong together."
+        )
+
+    def test_a_pretrained_host_keeps_its_norms(self, tmp_path):
+        said = _advised(tmp_path / "s", [None, 0.7, 0.2], model__checkpoint="w.safetensors", training__epochs=30)
+        assert "fell, from 0.7 to 0.2. Try with --set, one at a time: (1) training.freeze=norm, which keeps" in said
+        assert "training.lr is 0.05: a tenth of it. " in said
+        assert "epochs" not in said
+
+    def test_a_loss_that_fell_asks_for_epochs_first(self, tmp_path):
+        assert "(1) training.epochs is 10: more; (2) training.lr" in _advised(tmp_path / "s", [None, 0.7, 0.2])
+
+    def test_without_a_curve(self, tmp_path):
+        assert _advised(tmp_path / "s", []).startswith("Try with --set, one at a time: (1) training.lr")
+
+    def test_it_follows_the_alarm_of_a_study(self, tmp_path):
+        plan = Study(Recipe(), arms(["se"]), (0, 1), tmp_path / "s")
+        plan.write()
+        for run in plan.runs():
+            _finish(run, 10.0)
+        found = collect(plan.folder)
+        assert found.alarm.startswith(
+            "none scores 10.00 %, the trivial answer (the most frequent class) 10.00 %: the host"
+        )
+        assert "Try with --set" in found.alarm
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ((False, False), "the last epoch"),
+        ((True, True), "the epoch chosen on validation images"),
+        ((False, True), "the last epoch, or the one chosen on validation images"),
+    ],
+)
+def test_the_scored_epoch_is_named(tmp_path, chosen, said):
+    plan = Study(Recipe(), arms(["se"]), (0, 1), tmp_path / "s")
+    plan.write()
+    for run in plan.runs():
+        _finish(run, 90.0 + run.seed)
+        val = {"top-1": 80.0} if chosen[run.arm.name == "se"] else None
+        rows = [{"epoch": n, "losses": {}, "scores": {"top-1": 50.0}, "val": val, "gates": {}} for n in (0, 1)]
+        (run.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = collect(plan.folder)
+    assert found.scored == said
+    assert f"top-1 of {said}, mean" in latex(found)
+    assert f"Top-1 of {said} in per cent." in page(context(found))
