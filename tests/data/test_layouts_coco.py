@@ -265,6 +265,9 @@ OBJECTS = {
     "runs without a size": ({"segmentation": {"counts": RUNS}}, "has an RLE of the size None"),
     "negative runs": ({"segmentation": {"size": [20, 40], "counts": [-5, 805]}}, "counts are no lengths of runs"),
     "text that is cut": ({"segmentation": {"size": [20, 40], "counts": "P"}}, "has a compressed RLE that is cut"),
+    "numbers without end": ({"bbox": [1, 2, 10**400, 4]}, "has the bbox"),
+    "runs without end": ({"segmentation": {"size": [20, 10**30], "counts": [20 * 10**30]}}, "has an RLE of the size"),
+    "text without end": ({"segmentation": {"size": [20, 40], "counts": "o" * 10**5}}, "a compressed RLE with the char"),
     "text of other letters": ({"segmentation": {"size": [20, 40], "counts": "~~"}}, "with the character '~'"),
 }  # fmt: skip
 

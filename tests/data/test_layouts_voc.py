@@ -137,6 +137,11 @@ def test_trainval_is_trained_on_where_train_is_not_listed(tmp_path):
     assert (len(split.train), len(split.test), split.val) == (7, 3, None)
 
 
+def test_val_within_trainval_is_not_taken_for_a_part_of_its_own(tmp_path):
+    split = opened(voc(tmp_path, trainval=range(8), val=range(6, 8), test=range(8, 10)))
+    assert (len(split.train), len(split.test), split.val) == (8, 2, None)
+
+
 def test_lists_of_one_class_are_no_parts(tmp_path):
     voc(tmp_path)
     write(tmp_path / "ImageSets/Main/cat_train.txt", "2008_000000  1\n2008_000001 -1\n")
@@ -256,7 +261,7 @@ CLEANED = {
         "1 objects without area are left out (the first: Ann",
     ),
     "twice": (xml(thing(), thing()), "1 objects stand twice and count once"),
-    "overhang": (xml(thing(box=("30", "0", "42", "21"))), "1 boxes reach past their image"),
+    "overhang": (xml(thing(box=("30", "0", "42", "21"))), "1 boxes reach a little past their image"),
     "no size": (xml(thing(), size=(0, 0)), "the parts 'train', 'test' and 'val'"),
 }
 

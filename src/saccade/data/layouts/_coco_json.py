@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,9 @@ from saccade.errors import UserError
 from saccade.escaping import brief
 
 __all__ = ["CocoFile", "read_coco", "run_lengths"]
+
+_MOST = 1e9
+"""No coordinate and no run of pixels is as large."""
 
 
 class CocoFile(NamedTuple):
@@ -218,10 +220,14 @@ def _segmentation(found: Any) -> tuple[tuple[array[float], ...], Rle | None]:
 
 def _rle(found: Mapping[str, Any]) -> Rle:
     size, counts = found.get("size"), found.get("counts")
-    if not isinstance(size, list) or len(size) != 2 or not all(_is_id(side) and side > 0 for side in size):
+    if (
+        not isinstance(size, list)
+        or len(size) != 2
+        or not all(isinstance(side, int) and 0 < side < _MOST for side in size)
+    ):
         raise LabelError(f"has an RLE of the size {brief(size, 40)}; [height, width] is needed")
     runs = run_lengths(counts) if isinstance(counts, str) else counts
-    if not isinstance(runs, list) or not all(_is_id(run) and run >= 0 for run in runs):
+    if not isinstance(runs, list) or not all(isinstance(run, int) and 0 <= run < _MOST for run in runs):
         raise LabelError("has an RLE whose counts are no lengths of runs")
     if sum(runs) != size[0] * size[1]:
         raise LabelError(f"has an RLE of {sum(runs)} pixels; {size[0]}×{size[1]} are {size[0] * size[1]}")
@@ -241,8 +247,8 @@ def run_lengths(text: str) -> list[int]:
     value = shift = 0
     for character in text:
         bits = ord(character) - 48
-        if not 0 <= bits < 64:
-            raise LabelError(f"has a compressed RLE with the character {character!r}")
+        if not 0 <= bits < 64 or shift > 60:
+            raise LabelError(f"has a compressed RLE with the character {character!r} where none belongs")
         value |= (bits & 31) << shift
         shift += 5
         if bits & 32:
@@ -261,7 +267,7 @@ def _is_id(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST
 
 
 def _shown(value: Any) -> str:

@@ -54,7 +54,7 @@ def parts_of(root: Path, kind: str, known: dict[str, Path]) -> dict[str, tuple[s
     """
     files = {path.stem.lower(): path for path in sorted((root / "ImageSets" / kind).glob("*.txt"))}
     if "train" not in files and "trainval" in files:
-        files["train"] = files["trainval"]
+        files = {"train": files["trainval"], **{word: path for word, path in files.items() if word == "test"}}
     roles = assigned(files)
     if "train" not in roles:
         return {}

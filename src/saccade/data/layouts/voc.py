@@ -52,7 +52,8 @@ class Voc(FolderLayout):
     def reason(self, root: Path) -> str | None:
         """Look for XML that begins like VOC's, and for images that belong to it."""
         for place in _places(root).values():
-            files = (path for path in walk(place.beside) if path.suffix.lower() == ".xml")
+            below = place.beside.glob("*") if place.beside == place.images else walk(place.beside)
+            files = (path for path in below if path.suffix.lower() == ".xml")
             if any(map(begins_like_voc, islice(files, 5))) and any(map(is_image, walk(place.images))):
                 return None
         return "it has no Annotations with XML of VOC beside JPEGImages, alone or in train, val and test"
