@@ -293,6 +293,13 @@ def test_files_without_their_other_half(tmp_path):
     assert len(opened(tmp_path, skip_bad=True).train) == 4
 
 
+def test_two_images_of_one_name(tmp_path):
+    voc(tmp_path)
+    image(tmp_path / "JPEGImages/2008_000002.png")
+    with pytest.raises(UserError, match=r"2008_000002\.jpg and .*2008_000002\.png have one name but for the ending"):
+        opened(tmp_path)
+
+
 def test_lists_that_lie(tmp_path):
     voc(tmp_path, train=[0, 1, 2, 2], val=[6])
     with pytest.raises(UserError, match=r"ImageSets/Main/train\.txt lists '2008_000002' twice"):
@@ -308,7 +315,7 @@ def test_lists_that_lie(tmp_path):
 def test_a_class_that_the_label_map_does_not_name(tmp_path):
     cvat(tmp_path)
     write(tmp_path / "Annotations/2008_000002.xml", xml(thing(), thing("cow")))
-    with pytest.raises(UserError, match=r"object 2 of which is of the class 'cow'; labelmap\.txt names 2 others"):
+    with pytest.raises(UserError, match=r"object 2 of which is of the class 'cow'\..* There are dog, cat"):
         opened(tmp_path)
     split = opened(tmp_path, skip_bad=True)
     assert len(split.train) + len(split.test) == 9

@@ -220,6 +220,17 @@ def test_the_notes_of_label_studio_are_no_coco(tmp_path):
     assert layouts.layout_of(Data(source=str(tmp_path))).name == "yolo"
 
 
+def test_text_files_among_the_images(tmp_path):
+    for part, numbers in (("train", range(4)), ("val", range(4, 6))):
+        for n in numbers:
+            pair(tmp_path / part, tmp_path / part, n)
+    write(tmp_path / "data.yaml", "train: train\nval: val\nnames: [cat]\n")
+    (tmp_path / "train" / "readme.md").touch()
+    facts = layouts.get("yolo").describe(Data(source=str(tmp_path)), None)
+    assert facts["used"] == {"train": 4, "test": 2}
+    assert "1 files do not end like an image and are not read: .md (1)" in facts["notes"]
+
+
 def test_polygons_are_outlines_and_boxes_around_them(tmp_path):
     ultralytics(tmp_path)
     for folder in ("train", "val"):

@@ -7,12 +7,13 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeGuard
 
 from saccade.data.annotations import Annotated, Annotation, LabelError, Rle, polygon_box
 from saccade.errors import UserError
 from saccade.escaping import brief
+from saccade.imagefiles import is_unicode
 
 __all__ = ["CocoFile", "read_coco", "run_lengths"]
 
@@ -25,7 +26,7 @@ class CocoFile(NamedTuple):
 
     Attributes:
         classes: names, in the order of their ids.
-        images: ``file_name`` to what is stated of it.
+        images: ``file_name``, with ``/`` between its folders, to what is stated of it.
         notes: sentences on what it holds beside.
     """
 
@@ -72,7 +73,7 @@ def _read(path: Path, owner: str, size: int, changed: int) -> CocoFile:
     found = dict[str, Annotated]()
     ids = defaultdict[str, list[Any]](list)
     for key, image in files.items():
-        name = image["file_name"]
+        name = PurePosixPath(image["file_name"].replace("\\", "/")).as_posix()
         ids[name].append(key)
         found[name] = _annotated(image, by_image[key], names, owner)
     for name, keys in ids.items():
@@ -115,7 +116,7 @@ def _categories(categories: Sequence[Mapping[str, Any]], owner: str) -> dict[int
     names = dict[int, str]()
     for one in categories:
         key, name = one.get("id"), one.get("name")
-        if not isinstance(key, int) or isinstance(key, bool) or not isinstance(name, str) or not name:
+        if not isinstance(key, int) or isinstance(key, bool) or not _is_name(name):
             raise UserError(
                 f"{brief(owner)} has the category {brief(dict(one), 80)}; an id (integer) and a name are needed"
             )
@@ -143,7 +144,7 @@ def _images(images: Sequence[dict[str, Any]], owner: str) -> dict[Any, dict[str,
     found = dict[Any, dict[str, Any]]()
     for one in images:
         key, name = one.get("id"), one.get("file_name")
-        if not _is_id(key) or not isinstance(name, str) or not name:
+        if not _is_id(key) or not _is_name(name):
             raise UserError(f"{brief(owner)} has the image {brief(one, 80)}; an id and a file_name are needed")
         if key in found:
             names = f"{brief(found[key]['file_name'])} and {brief(name)}"
@@ -264,6 +265,10 @@ def run_lengths(text: str) -> list[int]:
 
 def _is_id(value: Any) -> bool:
     return isinstance(value, int | str) and not isinstance(value, bool)
+
+
+def _is_name(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and value != "" and is_unicode(value)
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -168,9 +168,9 @@ def _images(root: Path, file: _File, found: CocoFile) -> dict[Path, Annotated]:
     """
     owner = file.path.relative_to(root).as_posix()
     places = list(_places(root, file))
-    names = {name: name.replace("\\", "/") for name in found.images}
-    check_inside(root, names.values(), owner)
-    tried = list(names.values())[:: max(1, len(names) // _TRIED)]
+    names = list(found.images)
+    check_inside(root, names, owner)
+    tried = names[:: max(1, len(names) // _TRIED)]
     place = next((place for place in places if any((place / name).is_file() for name in tried)), None)
     if place is None:
         where = ", ".join(brief(path.relative_to(root).as_posix()) for path in places)
@@ -178,7 +178,7 @@ def _images(root: Path, file: _File, found: CocoFile) -> dict[Path, Annotated]:
             f"{brief(owner)} lists {len(names)} images, such as {brief(tried[0]) if tried else 'none'}; looked for in "
             f"{where}, none of them is there"
         )
-    return {place / plain: found.images[name] for name, plain in names.items()}
+    return {place / name: one for name, one in found.images.items()}
 
 
 def _places(root: Path, file: _File) -> Iterator[Path]:

@@ -75,6 +75,7 @@ class Yolo(FolderLayout):
         parts, others = images_of({role: Part(name, {"": of}) for role, (name, of) in files.items()})
         labels = {path: _label_file(root, path) for part in parts.values() for path in part.files}
         found = {text for folder in sorted({text.parent for text in labels.values()}) for text in _labels_in(folder)}
+        others[".txt"] -= sum(path in found for _, of in files.values() for path in of)  # text files among images
         problems = [
             f"no image of {brief(part.name or root)} has a text file in "
             f"{brief(labels[part.files[0]].parent.relative_to(root))}"
@@ -86,7 +87,7 @@ class Yolo(FolderLayout):
             notes.append(f"{without} images have no text file and count as background")
         if alone := len(found - set(labels.values())):
             notes.append(f"{alone} text files have no image of their name")
-        seen = surveyed(root, parts, others, hidden, notes)
+        seen = surveyed(root, parts, +others, hidden, notes)
         deciding = [*([yaml.path] if yaml else _name_files(root)), *sorted(found & set(labels.values()))]
         return replace(seen, problems=sorted([*seen.problems, *problems]), deciding=deciding, unused=unused)
 
