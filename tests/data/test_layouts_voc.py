@@ -137,6 +137,11 @@ def test_trainval_is_trained_on_where_train_is_not_listed(tmp_path):
     assert (len(split.train), len(split.test), split.val) == (7, 3, None)
 
 
+def test_val_within_trainval_is_not_taken_for_a_part_of_its_own(tmp_path):
+    split = opened(voc(tmp_path, trainval=range(8), val=range(6, 8), test=range(8, 10)))
+    assert (len(split.train), len(split.test), split.val) == (8, 2, None)
+
+
 def test_lists_of_one_class_are_no_parts(tmp_path):
     voc(tmp_path)
     write(tmp_path / "ImageSets/Main/cat_train.txt", "2008_000000  1\n2008_000001 -1\n")
@@ -256,7 +261,7 @@ CLEANED = {
         "1 objects without area are left out (the first: Ann",
     ),
     "twice": (xml(thing(), thing()), "1 objects stand twice and count once"),
-    "overhang": (xml(thing(box=("30", "0", "42", "21"))), "1 boxes reach past their image"),
+    "overhang": (xml(thing(box=("30", "0", "42", "21"))), "1 boxes reach a little past their image"),
     "no size": (xml(thing(), size=(0, 0)), "the parts 'train', 'test' and 'val'"),
 }
 
@@ -288,6 +293,13 @@ def test_files_without_their_other_half(tmp_path):
     assert len(opened(tmp_path, skip_bad=True).train) == 4
 
 
+def test_two_images_of_one_name(tmp_path):
+    voc(tmp_path)
+    image(tmp_path / "JPEGImages/2008_000002.png")
+    with pytest.raises(UserError, match=r"2008_000002\.jpg and .*2008_000002\.png have one name but for the ending"):
+        opened(tmp_path)
+
+
 def test_lists_that_lie(tmp_path):
     voc(tmp_path, train=[0, 1, 2, 2], val=[6])
     with pytest.raises(UserError, match=r"ImageSets/Main/train\.txt lists '2008_000002' twice"):
@@ -303,7 +315,7 @@ def test_lists_that_lie(tmp_path):
 def test_a_class_that_the_label_map_does_not_name(tmp_path):
     cvat(tmp_path)
     write(tmp_path / "Annotations/2008_000002.xml", xml(thing(), thing("cow")))
-    with pytest.raises(UserError, match=r"object 2 of which is of the class 'cow'; labelmap\.txt names 2 others"):
+    with pytest.raises(UserError, match=r"object 2 of which is of the class 'cow'\..* There are dog, cat"):
         opened(tmp_path)
     split = opened(tmp_path, skip_bad=True)
     assert len(split.train) + len(split.test) == 9

@@ -220,6 +220,17 @@ def test_the_notes_of_label_studio_are_no_coco(tmp_path):
     assert layouts.layout_of(Data(source=str(tmp_path))).name == "yolo"
 
 
+def test_text_files_among_the_images(tmp_path):
+    for part, numbers in (("train", range(4)), ("val", range(4, 6))):
+        for n in numbers:
+            pair(tmp_path / part, tmp_path / part, n)
+    write(tmp_path / "data.yaml", "train: train\nval: val\nnames: [cat]\n")
+    (tmp_path / "train" / "readme.md").touch()
+    facts = layouts.get("yolo").describe(Data(source=str(tmp_path)), None)
+    assert facts["used"] == {"train": 4, "test": 2}
+    assert "1 files do not end like an image and are not read: .md (1)" in facts["notes"]
+
+
 def test_polygons_are_outlines_and_boxes_around_them(tmp_path):
     ultralytics(tmp_path)
     for folder in ("train", "val"):
@@ -329,7 +340,7 @@ CLEANED = {
     "no area": ("0 0.5 0.5 0 0.5", 1, r"1 objects without area are left out \(the first: labels/train/02\.txt, line 2"),
     "flat polygon": ("0 0.1 0.5 0.5 0.5 0.9 0.5", 1, "1 objects without area are left out"),
     "twice": (BOX, 1, "1 objects stand twice and count once"),
-    "overhang": ("0 0.98 0.5 0.1 0.5", 2, "1 boxes reach past their image by at most 5 % of its side and are cut"),
+    "overhang": ("0 0.98 0.5 0.1 0.5", 2, "1 boxes reach a little past their image and are cut to it"),
 }  # fmt: skip
 
 
@@ -359,7 +370,7 @@ FILES = {
     "a name twice": (YAML.replace("'dog'", "'cat'"), "names has 'cat' twice"),
     "a name that YAML takes for a truth": (YAML.replace("'dog'", "no"), "name of class 1 is read as False; put it"),
     "an empty name": (YAML.replace("'dog'", "~"), "the name of class 1 is read as None"),
-    "names of no list": (YAML.replace("['cat', 'dog']", "cat"), "names is 'cat'; a list or a dictionary"),
+    "names of no list": (YAML.replace("['cat', 'dog']", "cat"), "names is of the type str; a list or a dictionary"),
     "no part to train on": (YAML.replace("train:", "test:"), "names no images to train on"),
     "a part that is not there": (YAML.replace("images/train", "pictures"), "'pictures' as train, which is not there"),
     "a path up": (YAML.replace("images/train", "../../train"), r"'\.\./train', which leaves its folder by"),
@@ -418,7 +429,28 @@ def test_a_test_part_that_is_not_there_is_said(tmp_path):
     (tmp_path / "test").rmdir()
     facts = layouts.get("yolo").describe(Data(source=str(tmp_path)), None)
     assert facts["used"] == {"train": 6, "test": 3}
-    assert any("as test, which is not there and is not used" in note for note in facts["notes"])
+    assert any("'test' has no text files and is not used" in note for note in facts["notes"])
+
+
+def test_a_test_part_without_text_files_is_not_used_and_that_is_said(tmp_path):
+    """As COCO's, whose objects are not published."""
+    roboflow(tmp_path)
+    for path in (tmp_path / "test/labels").iterdir():
+        path.unlink()
+    split = opened(tmp_path)
+    assert counts(split) == [6, 3, 0]
+    assert split.description.endswith("'test' has no text files and is not used")
+
+
+def test_a_yaml_file_that_would_unfold(tmp_path):
+    """Nine aliases of nine aliases …: a message that wrote them out would never end."""
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
+    bomb += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+    for text in ("names: *a11\ntrain: images/train", "names: [a]\ntrain: *a11", "names: [a]\ntrain: x\npath: *a11",
+                 "names: [a]\ntrain: x\nnc: *a11"):  # fmt: skip
+        ultralytics(tmp_path, f"{bomb}{text}\n")
+        with pytest.raises(UserError, match=r"a list|type list"):
+            opened(tmp_path)
 
 
 def test_a_changed_text_file_changes_fingerprint_and_stamp(tmp_path):

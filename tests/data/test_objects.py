@@ -210,7 +210,7 @@ def test_what_is_cleaned_is_counted_with_its_first_place():
     assert counts.counts == Counter(empty=1, twice=1, cut=1)
     assert counts.sentences() == [
         "1 objects without area are left out (the first: a.txt, line 2)",
-        "1 boxes reach past their image by at most 5 % of its side and are cut to it (the first: a.txt, line 5)",
+        "1 boxes reach a little past their image and are cut to it (the first: a.txt, line 5)",
         "1 objects stand twice and count once (the first: a.txt, line 3)",
     ]
 

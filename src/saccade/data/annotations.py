@@ -62,7 +62,7 @@ _UNSAID = 0.05
 _CLEANED = {
     "crowd": "crowds (iscrowd = 1) are left out",
     "empty": "objects without area are left out",
-    "cut": "boxes reach past their image by at most 5 % of its side and are cut to it",
+    "cut": "boxes reach a little past their image and are cut to it",
     "twice": "objects stand twice and count once",
     "turned": "images lie on their side, and boxes that were drawn on the stored pixels are turned with them",
     "difficult": "objects are marked difficult and are taken like the others",

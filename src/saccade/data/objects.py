@@ -65,7 +65,7 @@ class Objects(Labels):
         every = [one for of in self._objects.values() for one in of]
         outlines = sum(one.outlined for one in every)
         self._outlined = outlines == len(every) > 0
-        self.notes = [*notes, *cleaned.sentences()]
+        self.notes = [*notes, *cleaned.sentences(), *["no image shows an object"] * (not every)]
         if 0 < outlines < len(every):
             self.notes.append(f"{len(every) - outlines} of {len(every)} objects have no outline: boxes alone are given")
 

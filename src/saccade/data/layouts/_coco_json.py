@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-import math
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeGuard
 
 from saccade.data.annotations import Annotated, Annotation, LabelError, Rle, polygon_box
 from saccade.errors import UserError
 from saccade.escaping import brief
+from saccade.imagefiles import is_unicode
 
 __all__ = ["CocoFile", "read_coco", "run_lengths"]
+
+_MOST = 1e9
+"""No coordinate and no run of pixels is as large."""
 
 
 class CocoFile(NamedTuple):
@@ -23,7 +26,7 @@ class CocoFile(NamedTuple):
 
     Attributes:
         classes: names, in the order of their ids.
-        images: ``file_name`` to what is stated of it.
+        images: ``file_name``, with ``/`` between its folders, to what is stated of it.
         notes: sentences on what it holds beside.
     """
 
@@ -70,7 +73,7 @@ def _read(path: Path, owner: str, size: int, changed: int) -> CocoFile:
     found = dict[str, Annotated]()
     ids = defaultdict[str, list[Any]](list)
     for key, image in files.items():
-        name = image["file_name"]
+        name = PurePosixPath(image["file_name"].replace("\\", "/")).as_posix()
         ids[name].append(key)
         found[name] = _annotated(image, by_image[key], names, owner)
     for name, keys in ids.items():
@@ -113,7 +116,7 @@ def _categories(categories: Sequence[Mapping[str, Any]], owner: str) -> dict[int
     names = dict[int, str]()
     for one in categories:
         key, name = one.get("id"), one.get("name")
-        if not isinstance(key, int) or isinstance(key, bool) or not isinstance(name, str) or not name:
+        if not isinstance(key, int) or isinstance(key, bool) or not _is_name(name):
             raise UserError(
                 f"{brief(owner)} has the category {brief(dict(one), 80)}; an id (integer) and a name are needed"
             )
@@ -141,7 +144,7 @@ def _images(images: Sequence[dict[str, Any]], owner: str) -> dict[Any, dict[str,
     found = dict[Any, dict[str, Any]]()
     for one in images:
         key, name = one.get("id"), one.get("file_name")
-        if not _is_id(key) or not isinstance(name, str) or not name:
+        if not _is_id(key) or not _is_name(name):
             raise UserError(f"{brief(owner)} has the image {brief(one, 80)}; an id and a file_name are needed")
         if key in found:
             names = f"{brief(found[key]['file_name'])} and {brief(name)}"
@@ -218,10 +221,14 @@ def _segmentation(found: Any) -> tuple[tuple[array[float], ...], Rle | None]:
 
 def _rle(found: Mapping[str, Any]) -> Rle:
     size, counts = found.get("size"), found.get("counts")
-    if not isinstance(size, list) or len(size) != 2 or not all(_is_id(side) and side > 0 for side in size):
+    if (
+        not isinstance(size, list)
+        or len(size) != 2
+        or not all(isinstance(side, int) and 0 < side < _MOST for side in size)
+    ):
         raise LabelError(f"has an RLE of the size {brief(size, 40)}; [height, width] is needed")
     runs = run_lengths(counts) if isinstance(counts, str) else counts
-    if not isinstance(runs, list) or not all(_is_id(run) and run >= 0 for run in runs):
+    if not isinstance(runs, list) or not all(isinstance(run, int) and 0 <= run < _MOST for run in runs):
         raise LabelError("has an RLE whose counts are no lengths of runs")
     if sum(runs) != size[0] * size[1]:
         raise LabelError(f"has an RLE of {sum(runs)} pixels; {size[0]}×{size[1]} are {size[0] * size[1]}")
@@ -241,8 +248,8 @@ def run_lengths(text: str) -> list[int]:
     value = shift = 0
     for character in text:
         bits = ord(character) - 48
-        if not 0 <= bits < 64:
-            raise LabelError(f"has a compressed RLE with the character {character!r}")
+        if not 0 <= bits < 64 or shift > 60:
+            raise LabelError(f"has a compressed RLE with the character {character!r} where none belongs")
         value |= (bits & 31) << shift
         shift += 5
         if bits & 32:
@@ -260,8 +267,12 @@ def _is_id(value: Any) -> bool:
     return isinstance(value, int | str) and not isinstance(value, bool)
 
 
+def _is_name(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and value != "" and is_unicode(value)
+
+
 def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST
 
 
 def _shown(value: Any) -> str:

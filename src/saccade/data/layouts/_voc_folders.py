@@ -36,12 +36,18 @@ def named(root: Path, names: tuple[str, ...]) -> Path | None:
 
 
 def stems(folder: Path, suffix: str = "", hidden: Counter[str] | None = None) -> dict[str, Path]:
-    """The images below ``folder``, or the files that end in ``suffix``, by their path in it without the ending."""
-    return {
-        path.relative_to(folder).with_suffix("").as_posix(): path
-        for path in walk(folder, hidden)
-        if (path.suffix.lower() == suffix if suffix else is_image(path))
-    }
+    """The images below ``folder``, or the files that end in ``suffix``, by their path in it without the ending.
+
+    Raises:
+        UserError: two have one name.
+    """
+    found = dict[str, Path]()
+    for path in walk(folder, hidden):
+        if path.suffix.lower() == suffix if suffix else is_image(path):
+            before = found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
+            if before is not path:
+                raise UserError(f"{brief(before)} and {brief(path)} have one name but for the ending; rename one")
+    return found
 
 
 def parts_of(root: Path, kind: str, known: dict[str, Path]) -> dict[str, tuple[str, list[str]]]:
@@ -54,7 +60,7 @@ def parts_of(root: Path, kind: str, known: dict[str, Path]) -> dict[str, tuple[s
     """
     files = {path.stem.lower(): path for path in sorted((root / "ImageSets" / kind).glob("*.txt"))}
     if "train" not in files and "trainval" in files:
-        files["train"] = files["trainval"]
+        files = {"train": files["trainval"], **{word: path for word, path in files.items() if word == "test"}}
     roles = assigned(files)
     if "train" not in roles:
         return {}

@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, final
 
@@ -40,6 +41,8 @@ _HEAD = re.compile(rb'^(\xef\xbb\xbf)?\s*\{.*?"(images|annotations)"\s*:\s*\[', 
 _HEAD_BYTES = 2**18
 _OTHERS = ("person_keypoints", "captions", "panoptic", "stuff", "image_info")
 """What COCO publishes beside its instances."""
+_AT_MOST = 50
+"""Of so many JSON files in a folder the heads are read; where there are more, they are of single images."""
 _TRIED = 20
 """Images by which the folder of a file's images is found."""
 
@@ -106,7 +109,8 @@ def _json_files(root: Path) -> list[Path]:
     if roboflow and assigned(path.parent.name for path in roboflow):
         return roboflow
     places = [root, *(folders[name] for name in ("annotations",) if name in folders)]
-    return [path for place in places for path in sorted(place.glob("*.json")) if path.is_file() and _is_coco(path)]
+    files = (path for place in places for path in islice(sorted(place.glob("*.json")), _AT_MOST))
+    return [path for path in files if path.is_file() and _is_coco(path)]
 
 
 def _is_coco(path: Path) -> bool:
@@ -164,9 +168,9 @@ def _images(root: Path, file: _File, found: CocoFile) -> dict[Path, Annotated]:
     """
     owner = file.path.relative_to(root).as_posix()
     places = list(_places(root, file))
-    names = {name: name.replace("\\", "/") for name in found.images}
-    check_inside(root, names.values(), owner)
-    tried = list(names.values())[:: max(1, len(names) // _TRIED)]
+    names = list(found.images)
+    check_inside(root, names, owner)
+    tried = names[:: max(1, len(names) // _TRIED)]
     place = next((place for place in places if any((place / name).is_file() for name in tried)), None)
     if place is None:
         where = ", ".join(brief(path.relative_to(root).as_posix()) for path in places)
@@ -174,7 +178,7 @@ def _images(root: Path, file: _File, found: CocoFile) -> dict[Path, Annotated]:
             f"{brief(owner)} lists {len(names)} images, such as {brief(tried[0]) if tried else 'none'}; looked for in "
             f"{where}, none of them is there"
         )
-    return {place / plain: found.images[name] for name, plain in names.items()}
+    return {place / name: one for name, one in found.images.items()}
 
 
 def _places(root: Path, file: _File) -> Iterator[Path]:

@@ -26,6 +26,7 @@ from saccade.data.layouts._folder import FolderLayout
 from saccade.data.layouts._voc_folders import IMAGES, Place, label_map, named, parts_of, stems
 from saccade.data.layouts._voc_xml import begins_like_voc, read_annotation
 from saccade.data.survey import Part, Survey, assigned, subfolders, surveyed
+from saccade.errors import did_you_mean
 from saccade.escaping import brief
 from saccade.events import Notify
 from saccade.imagefiles import is_image, walk
@@ -52,7 +53,8 @@ class Voc(FolderLayout):
     def reason(self, root: Path) -> str | None:
         """Look for XML that begins like VOC's, and for images that belong to it."""
         for place in _places(root).values():
-            files = (path for path in walk(place.beside) if path.suffix.lower() == ".xml")
+            below = place.beside.glob("*") if place.beside == place.images else walk(place.beside)
+            files = (path for path in below if path.suffix.lower() == ".xml")
             if any(map(begins_like_voc, islice(files, 5))) and any(map(is_image, walk(place.images))):
                 return None
         return "it has no Annotations with XML of VOC beside JPEGImages, alone or in train, val and test"
@@ -97,7 +99,7 @@ def _known(found: Annotated, names: list[str]) -> Annotated:
     odd = next((one for one in found.objects if one.name not in names), None)
     if odd is None:
         return found
-    said = f"is of the class {brief(odd.name)!r}; labelmap.txt names {len(names)} others"
+    said = f"is of the class {brief(odd.name)!r}.{did_you_mean(odd.name, names)} There are {', '.join(names)}"
     return replace(found, problem=f"has {brief(found.owner)}, {odd.where} of which {said}")
 
 

@@ -67,11 +67,15 @@ class Yolo(FolderLayout):
 
     def survey(self, root: Path) -> Survey:
         """The images of each part, and their text files."""
-        yaml, hidden, notes = _yaml(root), Counter[str](), list[str]()
+        yaml, hidden, notes, unused = _yaml(root), Counter[str](), list[str](), list[str]()
         files = _listed(root, yaml, hidden, notes) if yaml else _lying(root, hidden)
+        if "val" in files and not any(_label_file(root, path).is_file() for path in files["test"][1]):
+            unused.append(f"{files['test'][0]!r} has no text files and is not used")
+            files["test"] = files.pop("val")
         parts, others = images_of({role: Part(name, {"": of}) for role, (name, of) in files.items()})
         labels = {path: _label_file(root, path) for part in parts.values() for path in part.files}
         found = {text for folder in sorted({text.parent for text in labels.values()}) for text in _labels_in(folder)}
+        others[".txt"] -= sum(path in found for _, of in files.values() for path in of)  # text files among images
         problems = [
             f"no image of {brief(part.name or root)} has a text file in "
             f"{brief(labels[part.files[0]].parent.relative_to(root))}"
@@ -83,9 +87,9 @@ class Yolo(FolderLayout):
             notes.append(f"{without} images have no text file and count as background")
         if alone := len(found - set(labels.values())):
             notes.append(f"{alone} text files have no image of their name")
-        seen = surveyed(root, parts, others, hidden, notes)
+        seen = surveyed(root, parts, +others, hidden, notes)
         deciding = [*([yaml.path] if yaml else _name_files(root)), *sorted(found & set(labels.values()))]
-        return replace(seen, problems=sorted([*seen.problems, *problems]), deciding=deciding)
+        return replace(seen, problems=sorted([*seen.problems, *problems]), deciding=deciding, unused=unused)
 
     def label(self, seen: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Objects:
         """The objects of each image."""
@@ -156,16 +160,21 @@ def _names_of(values: dict[str, Any], owner: str) -> list[str]:
             raise UserError(f"{owner}: names has {len(names)} entries and none of the index {lacking}")
         names = [names[n] for n in range(len(names))]
     if not isinstance(names, list) or not names:
-        raise UserError(f"{owner}: names is {brief(names, 60)!r}; a list or a dictionary of names is needed")
+        raise UserError(f"{owner}: names is of the type {type(names).__name__}; a list or a dictionary is needed")
     for n, name in enumerate(names):
         if isinstance(name, bool) or not isinstance(name, str | int | float):
-            raise UserError(f"{owner}: the name of class {n} is read as {name!r}; put it in quotes")
+            said = str(name) if name is None or isinstance(name, bool) else f"a {type(name).__name__}"
+            raise UserError(f"{owner}: the name of class {n} is read as {said}; put it in quotes")
     words = [str(name) for name in names]
     twice = next((name for name, n in Counter(words).items() if n > 1), None)
     if twice is not None:
         raise UserError(f"{owner}: names has {brief(twice)!r} twice")
+    if count is not None and not isinstance(count, int):
+        raise UserError(
+            f"{owner}: nc is of the type {type(count).__name__}; the number of names, {len(words)}, is needed"
+        )
     if count is not None and count != len(words):
-        raise UserError(f"{owner}: nc is {brief(count, 20)}, and names has {len(words)}")
+        raise UserError(f"{owner}: nc is {count}, and names has {len(words)}")
     return words
 
 
@@ -178,36 +187,38 @@ def _listed(root: Path, yaml: _Yaml, hidden: Counter[str], notes: list[str]) -> 
     owner, base = yaml.path.name, _base(root, yaml, notes)
     roles = assigned(key for key in _PARTS if yaml.values.get(key))
     if "train" not in roles:
-        raise UserError(f"{owner} names no images to train on: train = {brief(yaml.values.get('train'), 60)}")
+        raise UserError(f"{owner} names no images to train on; train is a folder, folders or a list of images")
     found = {}
     for role, key in roles.items():
         entries = yaml.values[key] if isinstance(yaml.values[key], list) else [yaml.values[key]]
-        places = [_place(root, base, str(entry), f"{owner}, {key}") for entry in entries]
+        places = [_place(root, base, _text(entry, f"{owner}, {key}"), f"{owner}, {key}") for entry in entries]
         gone = next((entry for entry, place in zip(entries, places, strict=True) if not place.exists()), None)
-        if gone is not None and key in ("test", "testing") and "val" in roles:
-            notes.append(f"{owner} names {brief(gone)!r} as test, which is not there and is not used")
-            continue
-        if gone is not None:
+        if gone is not None and not (role == "test" and "val" in roles):
             raise UserError(f"{owner} names {brief(gone)!r} as {key}, which is not there")
-        files = [path for place in places for path in _files(root, base, place, hidden)]
+        files = [path for place in places if place.exists() for path in _files(root, base, place, hidden)]
         again = len(files) - len(set(files))
         if again:
             notes.append(f"{again} images of {key} are listed twice and are taken once")
         found[role] = key, list(dict.fromkeys(files))
-    if "val" in found and "test" not in found:
-        found["test"] = found.pop("val")
     return found
 
 
 def _base(root: Path, yaml: _Yaml, notes: list[str]) -> Path:
     """Where paths begin."""
-    text = str(yaml.values.get("path") or "")
+    text = _text(yaml.values.get("path") or "", f"{yaml.path.name}, path")
     place = Path(os.path.normpath(root / text))
     if text and place != root and place.is_dir() and place.resolve().is_relative_to(root.resolve()):
         return place
     if text and place.resolve() != root.resolve():
         notes.append(f"{yaml.path.name} has the path {brief(text)!r}, which is no folder in here: paths begin at here")
     return root
+
+
+def _text(value: Any, owner: str) -> str:
+    """``value``, which is not written out where it is no text: an alias of YAML can stand for any amount of it."""
+    if isinstance(value, str):
+        return value
+    raise UserError(f"{owner} is of the type {type(value).__name__}; a text is needed")
 
 
 def _place(root: Path, base: Path, text: str, owner: str) -> Path:
@@ -238,7 +249,7 @@ def _files(root: Path, base: Path, place: Path, hidden: Counter[str]) -> Iterato
         return
     owner = place.relative_to(root).as_posix()
     if place.suffix != ".txt":
-        raise UserError(f"{owner} is no folder and no list of images (.txt)")
+        raise UserError(f"{brief(owner)} is no folder and no list of images (.txt)")
     names = [_from(root, place.parent if line.startswith("./") else base, line) for line in lines(place)]
     check_inside(root, names, owner)
     yield from (root / name for name in names)
