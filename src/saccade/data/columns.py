@@ -13,7 +13,7 @@ from saccade.data.records import Records
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 
-__all__ = ["EMPTY", "NONE_OF_THEM", "Columns", "columns_of", "image_column", "is_boxes"]
+__all__ = ["EMPTY", "FLAGS", "NONE_OF_THEM", "Columns", "UnclearError", "columns_of", "image_column", "is_boxes"]
 
 _IMAGE = (
     *("file", "filename", "imagefile", "filepath", "image", "imagename", "imagepath", "imageid", "imageindex"),
@@ -42,6 +42,10 @@ FLAGS = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
 """What a 0/1 column holds, in small letters."""
 _DELIMITERS, _OF_PLURALS = "|;", ", "
 _SAMPLE = 20
+
+
+class UnclearError(UserError):
+    """A table of images that ``data.options`` must say more of."""
 
 
 @dataclass(frozen=True)
@@ -112,16 +116,16 @@ def columns_of(table: Records, image: str, options: Mapping[str, Any]) -> Column
         if label is None and len(flags) > 1:
             return Columns(image, tuple(flags), "flags", "", split, group)
         if label is None and len(rest) != 1:
-            raise UserError(_which(table, rest))
+            raise _which(table, rest)
         names = (label or rest[0],)
     found = _delimiter(table, names[0]) if delimiter is None else str(delimiter)
     return Columns(image, names, "delimited" if found else "label", found, split, group)
 
 
-def _which(table: Records, rest: Sequence[str]) -> str:
+def _which(table: Records, rest: Sequence[str]) -> UserError:
     if not rest:
-        return f"{brief(table.owner)} has no column of labels; its columns are {_listed(table.header)}"
-    return (
+        return UserError(f"{brief(table.owner)} has no column of labels; its columns are {_listed(table.header)}")
+    return UnclearError(
         f"{brief(table.owner)} has {len(rest)} columns that may be the label: {_listed(rest)}. Say which: "
         f"data.options.labels = {brief(rest[0], 40)!r}, or several of 0/1, separated by commas"
     )
