@@ -252,7 +252,7 @@ def test_a_table_beside_class_folders_does_not_take_them(tmp_path):
     lines = rows("file,photographer", *(f"{name},{'xyz'[i % 3]}" for i, name in enumerate(names)))
     fill(tmp_path, lines, names, "photographers.csv")
     assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"
-    assert "its images lie in class folders (cat, dog…)" in layouts.get("csv").recognise(str(tmp_path))
+    assert "its rows name images in class folders (cat, dog)" in layouts.get("csv").recognise(str(tmp_path))
     assert opened(tmp_path, layout="csv").classes == ["x", "y", "z"]
     for old, new in (("cat", "images_001"), ("dog", "images_002")):  # the twin: folders of a data set in pieces
         (tmp_path / old).rename(tmp_path / new)

@@ -31,7 +31,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 from saccade.data.columns import Columns, UnclearError, columns_of, image_column, is_boxes
 from saccade.data.image_index import ImageIndex
@@ -59,35 +59,35 @@ class Csv(TableLayout):
 
     name = "csv"
     rank = 62
-    options: ClassVar[Mapping[str, str]] = MappingProxyType({"file": "the table", **TableLayout.options})
+    options = MappingProxyType({"file": "the table", **TableLayout.options})
 
     def mistaken(self, root: Path) -> str | None:
         """Class folders are read as such, though a table of their images lies beside them."""
         if ClassFolders().reason(root) is not None:
             return None
-        folders = [path.name for path in subfolders(root)]
-        within = assigned(folders).get("train")
-        classes = [path.name for path in subfolders(root / within)] if within else folders
-        if all(map(_NO_CLASS.search, classes)) or self._names_loose(root, root / within if within else root):
+        within = assigned(path.name for path in subfolders(root)).get("train")
+        place = root / within if within else root
+        folders = self._folders(root, place)
+        classes = [name for name in folders if name and not _NO_CLASS.search(name)]
+        if "" in folders or not classes:
             return None
         return (
-            f"its images lie in class folders ({', '.join(map(brief, classes[:3]))}…), as of class_folders; "
+            f"its rows name images in class folders ({', '.join(map(brief, classes[:3]))}), as of class_folders; "
             "data.layout = csv reads the table"
         )
 
-    def _names_loose(self, root: Path, place: Path) -> bool:
-        """Whether a row names an image that lies in ``place`` itself, in no class folder."""
+    def _folders(self, root: Path, place: Path) -> list[str]:
+        """The folders of ``place`` that hold images which rows name; empty for ``place`` itself."""
         try:
             found = self.found(root, {})
         except UnclearError:
-            return False
+            return [path.name for path in subfolders(place)]
         images = RowImages(found.images)
-        paths = (
-            images.find(row, table.columns.image, table.near, "")
-            for table in found.tables
-            for row in table.records.rows
-        )
-        return any(path is not None and path.parent == place and path not in images.missing for path in paths)
+        for table in found.tables:
+            for row in table.records.rows:
+                images.find(row, table.columns.image, table.near, "")
+        inner = (path.relative_to(place).parts for path in images.found if path.is_relative_to(place))
+        return sorted({parts[0] if parts[1:] else "" for parts in inner})
 
     def found(self, root: Path, options: Mapping[str, Any]) -> Found:
         """The tables that name images of the folder."""
