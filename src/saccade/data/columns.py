@@ -78,21 +78,32 @@ def is_boxes(header: Sequence[str]) -> bool:
 def image_column(table: Records, names_an_image: Callable[[str], bool]) -> str | None:
     """The column that names images of the folder in most of the first rows; None where no column does.
 
+    A column with a name such as ``file`` comes before others. Beside one, numbers are no names: "3" may be an age.
+
     Raises:
         UserError: the first line names one, so that it is no header.
     """
     rows = list(islice(table.rows, _SAMPLE))
-    order = sorted(table.header, key=lambda name: _IMAGE.index(_plain(name)) if _plain(name) in _IMAGE else len(_IMAGE))
-    hits = {name: sum(names_an_image(text) for row in rows if (text := row.text(name))) for name in order}
-    best = max(hits, key=lambda name: hits[name])
-    if not hits[best]:
-        return None
-    if names_an_image(best):
-        raise UserError(
-            f"{brief(table.owner)} has no header: its first line names {brief(best)!r}. Write the names of the columns "
-            "above it, such as file,label"
-        )
-    return best
+    known = sorted(
+        (name for name in table.header if _plain(name) in _IMAGE), key=lambda name: _IMAGE.index(_plain(name))
+    )
+    others = [name for name in table.header if name not in known]
+    words = [name for name in others if not (known and all(_is_number(row.text(name)) for row in rows))]
+    for names in filter(None, (known, words)):
+        hits = {name: sum(names_an_image(text) for row in rows if (text := row.text(name))) for name in names}
+        best = max(hits, key=lambda name: hits[name])
+        if hits[best] and names_an_image(best):
+            raise UserError(
+                f"{brief(table.owner)} has no header: its first line names {brief(best)!r}. Write the names of the "
+                "columns above it, such as file,label"
+            )
+        if hits[best]:
+            return best
+    return None
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[-+]?\d*\.?\d*", text) is not None
 
 
 def columns_of(table: Records, image: str, options: Mapping[str, Any]) -> Columns:
