@@ -13,7 +13,7 @@ from saccade.data.records import Records
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 
-__all__ = ["EMPTY", "NONE_OF_THEM", "Columns", "columns_of", "image_column", "is_boxes"]
+__all__ = ["EMPTY", "FLAGS", "NONE_OF_THEM", "Columns", "UnclearError", "columns_of", "image_column", "is_boxes"]
 
 _IMAGE = (
     *("file", "filename", "imagefile", "filepath", "image", "imagename", "imagepath", "imageid", "imageindex"),
@@ -42,6 +42,10 @@ FLAGS = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
 """What a 0/1 column holds, in small letters."""
 _DELIMITERS, _OF_PLURALS = "|;", ", "
 _SAMPLE = 20
+
+
+class UnclearError(UserError):
+    """A table of images that ``data.options`` must say more of."""
 
 
 @dataclass(frozen=True)
@@ -74,21 +78,32 @@ def is_boxes(header: Sequence[str]) -> bool:
 def image_column(table: Records, names_an_image: Callable[[str], bool]) -> str | None:
     """The column that names images of the folder in most of the first rows; None where no column does.
 
+    A column with a name such as ``file`` comes before others. Beside one, numbers are no names: "3" may be an age.
+
     Raises:
         UserError: the first line names one, so that it is no header.
     """
     rows = list(islice(table.rows, _SAMPLE))
-    order = sorted(table.header, key=lambda name: _IMAGE.index(_plain(name)) if _plain(name) in _IMAGE else len(_IMAGE))
-    hits = {name: sum(names_an_image(text) for row in rows if (text := row.text(name))) for name in order}
-    best = max(hits, key=lambda name: hits[name])
-    if not hits[best]:
-        return None
-    if names_an_image(best):
-        raise UserError(
-            f"{brief(table.owner)} has no header: its first line names {brief(best)!r}. Write the names of the columns "
-            "above it, such as file,label"
-        )
-    return best
+    known = sorted(
+        (name for name in table.header if _plain(name) in _IMAGE), key=lambda name: _IMAGE.index(_plain(name))
+    )
+    others = [name for name in table.header if name not in known]
+    words = [name for name in others if not (known and all(_is_number(row.text(name)) for row in rows))]
+    for names in filter(None, (known, words)):
+        hits = {name: sum(names_an_image(text) for row in rows if (text := row.text(name))) for name in names}
+        best = max(hits, key=lambda name: hits[name])
+        if hits[best] and names_an_image(best):
+            raise UserError(
+                f"{brief(table.owner)} has no header: its first line names {brief(best)!r}. Write the names of the "
+                "columns above it, such as file,label"
+            )
+        if hits[best]:
+            return best
+    return None
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[-+]?\d*\.?\d*", text) is not None
 
 
 def columns_of(table: Records, image: str, options: Mapping[str, Any]) -> Columns:
@@ -112,16 +127,16 @@ def columns_of(table: Records, image: str, options: Mapping[str, Any]) -> Column
         if label is None and len(flags) > 1:
             return Columns(image, tuple(flags), "flags", "", split, group)
         if label is None and len(rest) != 1:
-            raise UserError(_which(table, rest))
+            raise _which(table, rest)
         names = (label or rest[0],)
     found = _delimiter(table, names[0]) if delimiter is None else str(delimiter)
     return Columns(image, names, "delimited" if found else "label", found, split, group)
 
 
-def _which(table: Records, rest: Sequence[str]) -> str:
+def _which(table: Records, rest: Sequence[str]) -> UserError:
     if not rest:
-        return f"{brief(table.owner)} has no column of labels; its columns are {_listed(table.header)}"
-    return (
+        return UserError(f"{brief(table.owner)} has no column of labels; its columns are {_listed(table.header)}")
+    return UnclearError(
         f"{brief(table.owner)} has {len(rest)} columns that may be the label: {_listed(rest)}. Say which: "
         f"data.options.labels = {brief(rest[0], 40)!r}, or several of 0/1, separated by commas"
     )

@@ -14,6 +14,9 @@ from saccade.data.survey import Part
 from saccade.errors import UserError
 from saccade.escaping import brief
 
+_LEAST_GAIN = 1e-9
+"""Above the rounding of floats, so that moving groups comes to an end."""
+
 __all__ = ["hold_back_groups", "straddling"]
 
 
@@ -36,8 +39,8 @@ def hold_back_groups(
 ) -> tuple[list[list[Path]], list[list[Path]]]:
     """Training and test files of each class, no group on both sides; every class keeps a file on either side.
 
-    Groups are taken in a drawn order, each if it brings the classes nearer to ``test_part``: first those of the classes
-    that fewest groups have.
+    In a drawn order, groups change sides where that brings the classes nearer to ``test_part``: first those of the
+    classes that fewest groups have.
 
     Raises:
         UserError: a class lies in one group alone, or whole groups cannot give every class a file on either side.
@@ -86,26 +89,32 @@ def _chosen(counts: NDArray[np.int64], test_part: float, order: list[int]) -> ND
     """Which groups are held back; None where a class would be left without a file on one side."""
     total = counts.sum(0)
     goal = np.clip(np.rint(test_part * total), 1, total - 1)
+    weight = 1 / np.sqrt(goal)
     held, chosen = np.zeros_like(total), np.zeros(len(counts), np.bool_)
 
-    def gain(group: int) -> float:
-        """By how much the classes come nearer to their goal; minus infinity where one would be used up."""
-        after = held + counts[group]
-        return float(abs(held - goal).sum() - abs(after - goal).sum()) if (after < total).all() else -np.inf
+    def gain(group: int, least: int = 1) -> float:
+        """How much nearer the classes come to their goal if ``group`` changes sides; -inf where one is used up."""
+        after = held - counts[group] if chosen[group] else held + counts[group]
+        whole = (after < total).all() and (after >= least).all()
+        return float((abs(held - goal) - abs(after - goal)) @ weight) if whole else -np.inf
 
-    def take(group: int) -> None:
-        chosen[group] = True
-        held[:] += counts[group]
+    def move(group: int) -> None:
+        held[:] += -counts[group] if chosen[group] else counts[group]
+        chosen[group] = not chosen[group]
 
     for column in np.argsort((counts > 0).sum(0), kind="stable"):
         if held[column]:
             continue
-        gains = {group: gain(group) for group in order if counts[group, column]}
+        gains = {group: gain(group, least=0) for group in order if counts[group, column]}
         best = max(gains, key=lambda group: gains[group])
         if gains[best] == -np.inf:
             return None
-        take(next((group for group, found in gains.items() if found > 0), best))
-    for group in order:
-        if not chosen[group] and gain(group) > 0:
-            take(group)
+        move(next((group for group, found in gains.items() if found > 0), best))
+    moved = True
+    while moved:
+        moved = False
+        for group in order:
+            if gain(group) > _LEAST_GAIN:
+                move(group)
+                moved = True
     return chosen

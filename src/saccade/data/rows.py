@@ -36,6 +36,11 @@ class RowImages:
         self.problems = list[str]()
         self._known = dict[tuple[str, Path], Path]()
 
+    @property
+    def found(self) -> set[Path]:
+        """The images of all rows so far."""
+        return set(self._known.values()) - self.missing.keys()
+
     def find(self, row: Record, column: str, near: Path, where: str) -> Path | None:
         """The image of a row; None where a problem says why there is none.
 

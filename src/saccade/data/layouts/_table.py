@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, final
 
+from saccade.data.columns import UnclearError
 from saccade.data.image_index import ImageIndex
 from saccade.data.labelling import Labelled, Labelling, Table, read_rows
 from saccade.data.labels import Classes, Labels
@@ -89,6 +90,8 @@ class TableLayout(FolderLayout):
         """Look for a table whose rows name images of the folder."""
         try:
             self.found(root, _NO_OPTIONS)
+        except UnclearError:  # ``survey_by`` says what is missing
+            return None
         except UserError as error:
             return str(error)
         return None

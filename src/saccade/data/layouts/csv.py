@@ -19,7 +19,8 @@ Columns such as age, sex and view are no labels. ``data.options`` says what head
 ``split``, ``group``, ``delimiter``; ``file`` where there are several tables), and what -1 (``uncertain``) and a
 ``blank`` are in a column of 0/1.
 
-Class folders stay class folders, whatever table lies beside them, unless a recipe names this layout.
+Class folders stay class folders, though a table of their images lies beside them, unless a recipe names this layout;
+``images_001`` and its like are no classes.
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, final
+from typing import Any, final
 
-from saccade.data.columns import Columns, columns_of, image_column, is_boxes
+from saccade.data.columns import Columns, UnclearError, columns_of, image_column, is_boxes
 from saccade.data.image_index import ImageIndex
 from saccade.data.labelling import Table
 from saccade.data.layouts._table import Found, TableLayout
 from saccade.data.layouts.class_folders import ClassFolders
 from saccade.data.records import Records, read_csv
+from saccade.data.rows import RowImages
 from saccade.data.survey import assigned, subfolders
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
@@ -57,21 +59,35 @@ class Csv(TableLayout):
 
     name = "csv"
     rank = 62
-    options: ClassVar[Mapping[str, str]] = MappingProxyType({"file": "the table", **TableLayout.options})
+    options = MappingProxyType({"file": "the table", **TableLayout.options})
 
     def mistaken(self, root: Path) -> str | None:
-        """Class folders are read as such, though a table lies beside them."""
+        """Class folders are read as such, though a table of their images lies beside them."""
         if ClassFolders().reason(root) is not None:
             return None
-        folders = [path.name for path in subfolders(root)]
-        within = assigned(folders).get("train")
-        classes = [path.name for path in subfolders(root / within)] if within else folders
-        if all(map(_NO_CLASS.search, classes)):
+        within = assigned(path.name for path in subfolders(root)).get("train")
+        place = root / within if within else root
+        folders = self._folders(root, place)
+        classes = [name for name in folders if name and not _NO_CLASS.search(name)]
+        if "" in folders or not classes:
             return None
         return (
-            f"its images lie in class folders ({', '.join(map(brief, classes[:3]))}…), as of class_folders; "
+            f"its rows name images in class folders ({', '.join(map(brief, classes[:3]))}), as of class_folders; "
             "data.layout = csv reads the table"
         )
+
+    def _folders(self, root: Path, place: Path) -> list[str]:
+        """The folders of ``place`` that hold images which rows name; empty for ``place`` itself."""
+        try:
+            found = self.found(root, {})
+        except UnclearError:
+            return [path.name for path in subfolders(place)]
+        images = RowImages(found.images)
+        for table in found.tables:
+            for row in table.records.rows:
+                images.find(row, table.columns.image, table.near, "")
+        inner = (path.relative_to(place).parts for path in images.found if path.is_relative_to(place))
+        return sorted({parts[0] if parts[1:] else "" for parts in inner})
 
     def found(self, root: Path, options: Mapping[str, Any]) -> Found:
         """The tables that name images of the folder."""
@@ -146,7 +162,8 @@ def _of_parts(parts: Mapping[str, Path], index: ImageIndex, options: Mapping[str
 
 def _alone(files: Mapping[str, Path], index: ImageIndex, options: Mapping[str, Any]) -> Found:
     """The one table whose rows name images and labels."""
-    why, notes, found = list[str](), list[str](), list[Table]()
+    why, boxes, notes, unclear = list[str](), list[str](), list[str](), list[UnclearError]()
+    found = list[Table]()
     for name, path in files.items():
         try:
             table = read_csv(path, name)
@@ -154,22 +171,26 @@ def _alone(files: Mapping[str, Path], index: ImageIndex, options: Mapping[str, A
             image = _image(table, near, index, options)
             if is_boxes(table.header) and "file" not in options:
                 notes.append(f"{brief(name)} holds boxes or runs, one a row, and is not read")
+                boxes.append(f"{notes[-1]}: write them as COCO or YOLO")
                 continue
             found.append(Table("train", "", table, columns_of(table, image, options), near))
+        except UnclearError as error:
+            unclear.append(error)
+            notes.append(f"{brief(name)} is not read")
         except UserError as error:
             why.append(str(error))
     called = [table for table in found if re.fullmatch(r"labels?|train", Path(table.records.owner).stem.lower())]
     if len(found) > 1 and len(called) == 1:
         notes += [f"{brief(table.records.owner)} is not read" for table in found if table not in called]
         found = called
-    if not found:
-        raise UserError("; ".join([*why, *notes]))
     if len(found) > 1:
         names = [brief(table.records.owner) for table in found]
-        raise UserError(
+        raise UnclearError(
             f"{' and '.join(names)} are {len(names)} tables of images; say which is read: data.options.file = "
             f"{names[0]!r}"
         )
+    if not found:
+        raise unclear[0] if unclear else UserError("; ".join([*why, *boxes]))
     return Found(found, index, notes, [])
 
 
@@ -197,9 +218,11 @@ def _image(table: Records, near: Path, index: ImageIndex, options: Mapping[str, 
                 f"{did_you_mean(str(asked), table.header)} There are {', '.join(map(brief, table.header))}"
             )
         return str(asked)
+    if not table.rows:
+        raise UserError(table.problems[0])
     found = image_column(table, partial(index.holds, near=near))
     if found is None:
-        first = brief(table.rows[0].text(table.header[0]), 60) if table.rows else ""
+        first = brief(table.rows[0].text(table.header[0]), 60)
         raise _NotOfImagesError(
             f"no column of {brief(table.owner)} names an image of the folder, which holds {len(index.files)}: its "
             f"first row begins with {first!r}"

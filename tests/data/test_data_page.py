@@ -1,0 +1,83 @@
+"""``docs/data.md``: each example of its table is made and opened, and ``saccade data`` says what the table says."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from saccade.cli.data import command
+from saccade.data import layouts, open_data
+from saccade.recipe import Data
+
+PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+ROWS = re.findall(r"^\| `(\w+)` \| .+? \| \[.+?\]\(#([\w-]+)\) \| `(.+?)` \|$", PAGE, re.MULTILINE)
+TREES = dict(re.findall(r"^### (.+?)\n\n```tree\n(.*?)```$", PAGE, re.MULTILINE | re.DOTALL))
+MASKS = re.compile(r"masks|annot|SegmentationClass|_mask\.png$")
+
+
+def anchor(heading):
+    """As GitHub makes it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+BY_ANCHOR = {anchor(heading): tree for heading, tree in TREES.items()}
+
+
+def make(root, tree):
+    """The folder a tree describes: ``folder/ image image``, or a file with its text indented below it."""
+    path = None
+    for line in tree.splitlines():
+        if line.startswith("    "):
+            with (root / path).open("a", encoding="utf-8") as file:
+                file.write(line[4:] + "\n")
+            continue
+        path, *images = line.split()
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        if path.endswith("/"):
+            (root / path).mkdir(exist_ok=True)
+            for number, name in enumerate(images):
+                (mask if MASKS.search(f"{path}{name}") else picture)(root / path / name, number, tree)
+        else:
+            (root / path).touch()
+
+
+def picture(path, number, tree):
+    values = np.random.default_rng([number, *path.as_posix().encode()[-12:]]).integers(0, 255, (24, 32, 3), np.uint8)
+    Image.fromarray(values).save(path)
+
+
+def mask(path, number, tree):
+    values = np.arange(24 * 32).reshape(24, 32) // 256  # 0, 1 and 2
+    colours = re.findall(r":(\d+),(\d+),(\d+)::", tree)
+    pixels = np.array(colours, np.uint8)[values] if colours else values.astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.mark.parametrize(("layout", "example", "says"), ROWS, ids=[row[1] for row in ROWS])
+def test_each_row_is_opened_and_says_what_stands_there(tmp_path, layout, example, says):
+    if layout not in layouts.names():
+        pytest.skip(f"there is no layout {layout} here")
+    make(tmp_path, BY_ANCHOR[example])
+    done = CliRunner().invoke(command, [str(tmp_path), "--show", str(tmp_path / "sheet.png")])
+    assert done.exit_code == 0, done.output
+    assert f"layout   {layout}\n" in done.stdout
+    assert says in done.stdout
+    spec = Data(source=str(tmp_path))
+    split = open_data(spec, layouts.get(layout).gives(spec)[0])
+    assert all(len(part) for part in (split.train, split.test))
+    assert split.train[0][0].shape[0] == 3
+
+
+def test_the_table_is_whole():
+    assert {layout for layout, *_ in ROWS} >= {*layouts.names()} - {"digits"}
+    assert {example for _, example, _ in ROWS} == set(BY_ANCHOR)
+    assert len(ROWS) == len(BY_ANCHOR) == 19
+
+
+def test_every_option_is_on_the_page():
+    for name in layouts.names():
+        for option in getattr(layouts.get(name), "options", ()):
+            assert f"`{option}`" in PAGE

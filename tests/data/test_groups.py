@@ -1,0 +1,152 @@
+"""Groups: none on both sides of a split, whole where a part is held back, and the images' own order where none are."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from saccade.data import layouts, open_data
+from saccade.data.groups import hold_back_groups, straddling
+from saccade.data.selection import select
+from saccade.data.survey import Part
+from saccade.errors import UserError
+from saccade.recipe import Data
+
+
+def scene(root, patients, header="file,label,patient", labels="ab", **columns):
+    """``patients``: the patient of each image; labels alternate."""
+    (root / "images").mkdir(parents=True)
+    lines = [",".join([header, *columns])]
+    for i, patient in enumerate(patients):
+        Image.new("RGB", (4, 4), (i, 7, 9)).save(root / "images" / f"{i:03}.png")
+        lines.append(",".join([f"{i:03}.png", labels[i % len(labels)], patient, *(of[i] for of in columns.values())]))
+    (root / "labels.csv").write_text("\n".join(lines))
+    return root
+
+
+def opened(root, **fields):
+    return open_data(Data(source=str(root), **fields), "label")
+
+
+PATIENTS = [f"p{i // 5}" for i in range(100)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whole_groups_are_held_back_and_reach_the_images(tmp_path, seed):
+    split = opened(scene(tmp_path, PATIENTS), split_seed=seed)
+    train, test = Counter(split.train.groups), Counter(split.test.groups)
+    assert not train.keys() & test.keys()
+    assert {*train.values(), *test.values()} == {5}
+    assert (len(split.train), len(split.test)) == (80, 20)
+    assert f"20% of the images held back with seed {seed} in whole groups (4 of 20 groups)" in split.description
+    labels = Counter(split.test.target(i) for i in range(20))
+    assert abs(labels[0] - labels[1]) <= 4
+    numbers = [int(split.test.picture(i)[0, 0, 0]) for i in range(20)]
+    assert split.test.groups == [PATIENTS[n] for n in numbers]
+
+
+def test_the_seed_draws_and_groups_are_in_the_fingerprint(tmp_path):
+    root = scene(tmp_path, PATIENTS)
+    held = {tuple(sorted(set(opened(root, split_seed=seed).test.groups))) for seed in range(6)}
+    assert len(held) > 3
+    assert opened(root).fingerprint == opened(root).fingerprint
+    ungrouped = opened(root, options={"group": False})
+    assert ungrouped.train.groups is None
+    assert "of each class held back" in ungrouped.description
+    cut = {PATIENTS[int(ungrouped.test.picture(i)[0, 0, 0])] for i in range(20)}
+    assert len(cut) > 8  # the twin: images are drawn, whatever group they are of
+
+
+@pytest.mark.parametrize("header", ["group", "patient", "Patient ID", "subject_id", "Scene"])
+def test_columns_that_name_groups(tmp_path, header):
+    split = opened(scene(tmp_path, PATIENTS[:20], f"file,label,{header}"))
+    assert len(set(split.test.groups)) == 1
+
+
+def test_another_column_can_name_them(tmp_path):
+    root = scene(tmp_path, PATIENTS[:20], "file,label,ward")
+    with pytest.raises(UserError, match=r"data\.options\.group: labels\.csv has no column 'war'"):
+        opened(root, options={"group": "war"})
+    assert opened(root).train.groups is None
+    assert len(set(opened(root, options={"group": "ward"}).test.groups)) == 1
+
+
+def test_groups_are_in_one_part_of_a_given_split(tmp_path):
+    parts = ["train", "train", "train", "test", "test", "val", "val", "val", "train", "test"]
+    patients = ["p", "p", "q", "r", "r", "s", "s", "t", "q", "r"]
+    split = opened(scene(tmp_path / "fine", patients, split=parts))
+    assert (split.train.groups, split.test.groups) == (["p", "q", "q", "p"], ["r", "r", "r"])
+    patients[3] = "p"
+    root = scene(tmp_path / "leaks", patients, split=parts)
+    with pytest.raises(UserError) as caught:
+        opened(root)
+    said = str(caught.value)
+    assert "has 1 groups in two parts: the group 'p' is in 'train' (2 images) and in 'test' (1 image)" in said
+    assert said.endswith("data.options.group = false takes images as unrelated")
+    assert opened(root, options={"group": False}).train.groups is None
+
+
+def test_a_group_of_validation_and_training_leaks_too():
+    files = [Path(str(i)) for i in range(4)]
+    groups = dict(zip(files, "abab", strict=True))
+    parts = [Part("train", {"": files[:2]}), Part("val", {"": files[2:]})]
+    assert straddling(parts, groups) == [
+        f"the group {g!r} is in 'train' (1 image) and in 'val' (1 image)" for g in "ab"
+    ]
+    assert straddling(parts[:1], groups) == []
+
+
+def test_a_subset_says_which_groups_it_cuts(tmp_path):
+    root = scene(tmp_path, PATIENTS)
+    split = opened(root, test_images=6, train_images=10)
+    assert (len(split.train), len(split.test)) == (10, 6)
+    assert not set(split.train.groups) & set(split.test.groups)
+    assert "data.test_images takes a part of " in split.description
+    assert "data.test_images" not in opened(root, train_images=10).description
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_held_back_parts_of_ragged_groups_are_near_their_share(seed):
+    rng = np.random.default_rng(seed)
+    classes = list("abc")
+    files = [[Path(f"{name}{i}") for i in range(n)] for name, n in zip(classes, (300, 120, 14), strict=True)]
+    groups = {path: f"g{rng.integers(60)}" for of in files for path in of}
+    train, test = hold_back_groups(classes, files, groups, 0.2, seed)
+    for whole, left, right in zip(files, train, test, strict=True):
+        assert sorted([*left, *right]) == sorted(whole)
+        assert left == [path for path in whole if path in set(left)]  # in their order
+        assert len(left) > 0 < len(right)
+        assert abs(len(right) - 0.2 * len(whole)) <= max(2.5, 0.03 * len(whole))
+    held = {groups[path] for of in test for path in of}
+    assert not held & {groups[path] for of in train for path in of}
+
+
+def test_a_class_in_one_group_alone(tmp_path):
+    root = scene(tmp_path, ["p", "q"] * 5)
+    with pytest.raises(UserError, match=r"class 'a' has images of 1 group alone \('p'\); groups are held back whole"):
+        opened(root)
+    with pytest.raises(UserError, match="there are images of 1 group alone"):
+        hold_back_groups([""], [[Path("0"), Path("1")]], {Path("0"): "g", Path("1"): "g"}, 0.2, 0)
+
+
+def test_groups_that_cannot_be_parted():
+    """Two groups, of which one holds all but one of the classes of the other."""
+    files = [[Path("a0"), Path("a1")], [Path("b0"), Path("b1")], [Path("c0"), Path("c1")]]
+    groups = {path: path.name[1] if path.name[0] != "c" else "0" for of in files for path in of}
+    groups[Path("c1")] = "2"
+    train, test = hold_back_groups(list("abc"), files, groups, 0.5, 0)
+    assert all(train)
+    assert all(test)
+    of = {"a0": "1", "a1": "2", "b0": "2", "b1": "3", "c0": "3", "c1": "1"}
+    with pytest.raises(UserError, match="no choice of whole groups was found that leaves each of 3 classes images"):
+        hold_back_groups(list("abc"), files, {Path(name): group for name, group in of.items()}, 0.5, 0)
+
+
+def test_without_groups_what_is_held_back_is_what_it_was(tmp_path):
+    """Numbers drawn before there were groups."""
+    root = scene(tmp_path, PATIENTS, "file,label,ward")
+    chosen = select(Data(source=str(root)), layouts.get("csv").survey(root))
+    held = [int(path.stem) for path in chosen.files("test")]
+    assert held == [6, 10, 12, 20, 30, 38, 40, 74, 86, 88, 11, 13, 15, 17, 57, 77, 87, 93, 95, 97]
