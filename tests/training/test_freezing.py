@@ -16,7 +16,7 @@ from saccade.tasks.base import Phase
 from saccade.training import train
 from saccade.training.freezing import freeze, hold
 from saccade.training.module import only_trainable, optimizer_of
-from tiny_runs import TINY, Killed, after, done, listener, network_of, opened, same
+from tiny_runs import TINY, Killed, after, done, listener, network_of, same
 
 NORM = "training.freeze = 'none'"
 
@@ -222,9 +222,7 @@ def test_a_run_on_folded_weights_says_so_and_keeps_the_statistics(files, tmp_pat
 
 @pytest.mark.parametrize("freezing", ["host", ["layer1*"]])
 def test_a_killed_run_that_froze_goes_on_to_the_same_network(files, tmp_path, freezing):
-    recipe = recipe_of(
-        files / "folded.safetensors", attention__mechanism="se:rd_ratio=0.5", training__freeze=freezing
-    )
+    recipe = recipe_of(files / "folded.safetensors", attention__mechanism="se:rd_ratio=0.5", training__freeze=freezing)
     train(recipe, tmp_path / "one", device="cpu")
     _, listen = listener(after(1))
     with pytest.raises(Killed):
