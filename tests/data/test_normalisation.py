@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
-from timm.data import create_transform
+from timm.data.transforms_factory import create_transform
 
 from saccade.data import open_data
 from saccade.data.normalisation import normalisation, stated

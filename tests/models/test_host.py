@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from timm.data import resolve_data_config
+from timm.data.config import resolve_data_config
 from timm.models import get_pretrained_cfg
 
 from saccade.errors import UserError

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from timm.data import resolve_data_config
+from timm.data.config import resolve_data_config
 from timm.models import get_pretrained_cfg
 
 from saccade.errors import UserError
