@@ -15,7 +15,8 @@ SOURCE = Path(saccade.__file__).parent
 FLOORS = [
     ["escaping"],
     ["errors"],
-    ["controls", "events", "files", "former_names", "hooks", "source", "specs", "tables"],
+    ["code_digest"],
+    ["builders", "controls", "events", "files", "former_names", "hooks", "source", "specs", "tables"],
     ["imagefiles", "metrics", "ops", "parent_class", "picture_size", "recipe", "stage_outputs", "tensors"],
     ["bases", "runfiles"],
     ["attention"],
@@ -31,6 +32,8 @@ FLOORS = [
     ["training"],
     ["explanation"],
     ["study"],
+    ["defaults", "screen"],
+    ["comparison", "one_run"],
     ["cli", "web"],
     ["__main__"],
 ]
@@ -155,9 +158,9 @@ def test_public_names_survive_the_import_of_every_submodule():
 
 def test_public_names_are_the_agreed_ones():
     assert saccade.__all__ == [
-        "Plug", "Recipe", "UserError", "check", "create", "export", "list_mechanisms", "load", "measure",
-        "one_call", "parameter_groups", "plug", "plugged_trainer", "plugs", "record", "replace", "replacements", "save",
-        "sites", "spec", "unplug",
+        "Plug", "Recipe", "UserError", "check", "compare", "create", "export", "forecast", "list_mechanisms", "load",
+        "measure", "one_call", "parameter_groups", "plug", "plugged_trainer", "plugs", "record", "replace",
+        "replacements", "save", "sites", "spec", "train", "unplug",
     ]  # fmt: skip
 
 

@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from saccade.catalog import create as create
     from saccade.catalog import list_mechanisms as list_mechanisms
     from saccade.catalog import spec as spec
+    from saccade.comparison import compare as compare
+    from saccade.comparison import forecast as forecast
     from saccade.contract import check as check
     from saccade.cost import measure as measure
     from saccade.errors import UserError as UserError
     from saccade.exporting import export as export
+    from saccade.one_run import train as train
     from saccade.recipe import Recipe as Recipe
     from saccade.saving import load as load
     from saccade.saving import save as save
@@ -42,8 +45,10 @@ _PUBLIC = {
     "Recipe": "saccade.recipe",
     "UserError": "saccade.errors",
     "check": "saccade.contract",
+    "compare": "saccade.comparison",
     "create": "saccade.catalog",
     "export": "saccade.exporting",
+    "forecast": "saccade.comparison",
     "list_mechanisms": "saccade.catalog",
     "load": "saccade.saving",
     "measure": "saccade.cost",
@@ -58,6 +63,7 @@ _PUBLIC = {
     "save": "saccade.saving",
     "sites": "saccade.surgery",
     "spec": "saccade.catalog",
+    "train": "saccade.one_run",
     "unplug": "saccade.surgery",
 }
 __all__ = sorted(_PUBLIC)  # noqa: PLE0605

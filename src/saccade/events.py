@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 __all__ = [
@@ -15,11 +16,14 @@ __all__ = [
     "Event",
     "FilesChecked",
     "Notify",
+    "Reporting",
     "RunBegan",
     "RunEnded",
     "RunEvent",
+    "RunPlanned",
     "StepTaken",
     "StudyBegan",
+    "StudyPlanned",
     "TrainingBegan",
     "ignore",
 ]
@@ -75,6 +79,27 @@ class EpochEnded(Event):
     epoch: int
     row: Mapping[str, Any]
     score: str
+
+
+@dataclass(frozen=True)
+class RunPlanned(Event):
+    """A run in ``folder`` is about to begin, or its result is there; ``description`` says of what, in a few words."""
+
+    folder: Path
+    description: str
+
+
+@dataclass(frozen=True)
+class StudyPlanned(Event):
+    """A study in ``folder`` is about to begin or go on; ``description`` says its arms, seeds and runs in a line."""
+
+    folder: Path
+    description: str
+
+
+@dataclass(frozen=True)
+class Reporting(Event):
+    """All runs of a study have ended; costs are measured and the report is written."""
 
 
 @dataclass(frozen=True)

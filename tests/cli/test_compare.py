@@ -274,7 +274,7 @@ def test_a_wrong_use_says_so_and_writes_nothing(name, desk, monkeypatch, capsys)
 
 
 def test_the_default_folder_steps_aside_for_another_study(desk, monkeypatch):
-    from saccade.cli.compare import _study
+    from saccade.comparison import _study
 
     def plan(seeds):
         return _study(Recipe(), arms(["se"]), seeds, 1.0, None)
@@ -295,19 +295,20 @@ def test_the_default_folder_steps_aside_for_another_study(desk, monkeypatch):
 def test_the_host_and_the_size_suit_the_images(tmp_path, side, host, size):
     from PIL import Image
 
-    from saccade.cli.compare import _recipe
+    from saccade.defaults import choose
 
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "notes.txt").write_text("no image")
         for number in range(3):
             Image.new("RGB", (side + 40 * number, side)).save(tmp_path / name / f"{number}.png")
-    recipe = _recipe(None, str(tmp_path), None, ())
+    recipe = choose(None, tmp_path, {})
     assert recipe.model.name == host
     assert recipe.data.source == str(tmp_path)
     assert recipe.data.size == size
-    assert _recipe(None, str(tmp_path), None, ("data.size=40",)).data.size == 40
-    assert _recipe(None, str(tmp_path), "vgg11", ("model.pretrained=true",)).model.name == "vgg11"
+    assert choose(None, tmp_path, {"data.size": 40}).data.size == 40
+    found = choose(None, tmp_path, {"model.name": "vgg11", "model.pretrained": True})
+    assert (found.model.name, found.model.pretrained, found.training.optimizer) == ("vgg11", True, "adamw")
 
 
 def test_the_side_is_seen_through_links_and_past_what_is_no_image(tmp_path):

@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 from made_results import ERROR, made
 
-from saccade.cli import _screen
-from saccade.cli._screen import Screen
+from saccade import screen as _screen
 from saccade.events import (
     Checking,
     DataOpened,
@@ -21,6 +20,7 @@ from saccade.events import (
     StudyBegan,
     TrainingBegan,
 )
+from saccade.screen import Screen
 from saccade.study.costs import ArmCost, Latency
 from saccade.study.run_notes import Note
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from saccade.cli import main
-from saccade.cli.train import _slug
+from saccade.one_run import _slug
 from saccade.recipe import Recipe
 
 TINY = """

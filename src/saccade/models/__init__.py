@@ -5,11 +5,13 @@ from __future__ import annotations
 from importlib import import_module
 
 from saccade.models._checkpoint import head_of, is_of_attention, saved_network
-from saccade.models._host import create_host, is_dense
+from saccade.models._host import create_host, host_as_saved, is_dense
 from saccade.models._origin import origin
 from saccade.tables import Table
 
-__all__ = ["create_host", "head_of", "is_dense", "is_of_attention", "names", "origin", "saved_network"]
+__all__ = [
+    "create_host", "head_of", "host_as_saved", "is_dense", "is_of_attention", "names", "origin", "saved_network",
+]  # fmt: skip
 
 names = Table[object](__name__, "architecture").names
 

@@ -9,7 +9,7 @@ from functools import reduce
 from operator import getitem
 from typing import Any
 
-from saccade import catalog
+from saccade import builders, catalog
 from saccade.controls import CONTROLS
 from saccade.errors import UserError, did_you_mean
 from saccade.recipe import Recipe, setting
@@ -71,7 +71,7 @@ class Arm:
         """The recipe of its run with ``seed``. Another model does not take over the options of the base's."""
         settings = dict(self.settings)
         if settings.get("model.name", base.model.name) != base.model.name:
-            settings = {"model.options": {}, **settings}
+            settings = {"model.options": {}, "model.code": None, **settings}
         return base.with_overrides({**settings, "training.seed": seed})
 
     def shares_host(self, base: Recipe) -> bool:
@@ -80,14 +80,19 @@ class Arm:
         return (recipe.model, recipe.data.size) == (base.model, base.data.size)
 
 
-def arms(attention: Iterable[str], controls: Iterable[str] = (), others: Iterable[str] = ()) -> tuple[Arm, ...]:
+def arms(
+    attention: Iterable[str],
+    controls: Iterable[str] = (),
+    others: Iterable[str] | Mapping[str, Mapping[str, Any]] = (),
+) -> tuple[Arm, ...]:
     """The arms as the command line names them; ``none`` comes first, asked for or not.
 
     Args:
         attention: mechanisms; ``das:where=block`` is one at a position of its own.
         controls: ``extra``, ``noise`` or ``shuffled`` (for every mechanism), or ``extra:das`` (for that one).
-        others: any difference of recipe, ``"NAME: key=value key=value"``; ``model``, ``attention``, ``where``,
-            ``start``, ``control``, ``pretrained`` and ``checkpoint`` are short for the keys of a recipe.
+        others: any difference of recipe, ``["NAME: key=value key=value"]`` or ``{NAME: {key: value}}``; ``model``,
+            ``attention``, ``where``, ``start``, ``control``, ``pretrained`` and ``checkpoint`` are short for the keys
+            of a recipe. A model may be a function that builds a network.
 
     Raises:
         UserError: an unknown mechanism, option, control or key, a control for a mechanism that is not compared,
@@ -97,7 +102,11 @@ def arms(attention: Iterable[str], controls: Iterable[str] = (), others: Iterabl
     asked = [text.strip() for text in attention if text.strip()]
     if twice := repeated(asked):
         raise UserError(f"the arm {twice[0]!r} is given twice")
-    found = [_at(text, *placed(text)) for text in asked if text != BASELINE] + [_parsed(text) for text in others]
+    found = [_at(text, *placed(text)) for text in asked if text != BASELINE]
+    if isinstance(others, Mapping):
+        found += [_differing(name, _items(name, settings), f"the arm {name!r}") for name, settings in others.items()]
+    else:
+        found += [_parsed(text) for text in others]
     if not found:
         raise UserError(f"nothing to compare with {BASELINE!r}; name a mechanism, for example --attention se,das")
     with_controls = [Arm(BASELINE), *found]
@@ -154,24 +163,38 @@ def _parsed(text: str) -> Arm:
         raise UserError(
             f"--arm {text!r}: write a name and what differs, as in --arm 'wide: model.options.width=32 attention=se'"
         )
-    if name == BASELINE:
-        raise UserError(f"--arm {text!r}: {BASELINE!r} is the name of the plain network; give the arm another")
-    try:
-        return Arm(name, _settings(rest))
-    except UserError as error:
-        raise UserError(f"--arm {name}: {str(error).removeprefix('settings: ')}") from None
+    return _differing(name, map(setting, _split(rest)), f"--arm {name}")
 
 
-def _settings(text: str) -> dict[str, Any]:
-    """Dotted keys and values of ``key=value key=value``, as TOML holds them.
+def _items(name: str, settings: Any) -> Iterable[tuple[str, Any]]:
+    if not isinstance(settings, Mapping):
+        raise UserError(f"the arm {name!r} is {settings!r}; a dictionary is needed, as in {{'model': 'resnet50'}}")
+    return settings.items()
+
+
+def _differing(name: str, settings: Iterable[tuple[str, Any]], owner: str) -> Arm:
+    """The arm ``name`` whose recipe has these keys and values; ``owner`` begins the messages.
 
     Raises:
-        UserError: as :func:`_parsed`.
+        UserError: as :func:`_settings`, or the name is that of the plain network.
+    """
+    if name == BASELINE:
+        raise UserError(f"{owner}: {BASELINE!r} is the name of the plain network; give the arm another")
+    try:
+        return Arm(name, _settings(settings))
+    except UserError as error:
+        raise UserError(f"{owner}: {str(error).removeprefix('settings: ')}") from None
+
+
+def _settings(given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Dotted keys and values, as TOML holds them, of ``given``, whose keys may be short.
+
+    Raises:
+        UserError: a key is unknown, given twice or one for all arms, or a value is wrong.
     """
     settings: dict[str, Any] = {}
-    for part in _split(text):
-        key, value = setting(part)
-        key = _SHORT.get(key, key)
+    for short, value in given:
+        key = _SHORT.get(short, short)
         if "." not in key:
             raise UserError(
                 f"{key!r} is no key of a recipe.{did_you_mean(key, _SHORT)} "
@@ -183,6 +206,9 @@ def _settings(text: str) -> dict[str, Any]:
             how = "--seeds" if key == "training.seed" else "--set"
             raise UserError(f"{key} is one for all arms of a study; set it with {how}")
         settings[key] = value
+    model = settings.get("model.name")
+    if callable(model) or (isinstance(model, str) and builders.is_builder(model)):
+        settings["model.name"], settings["model.code"] = builders.identify(model)
     if "attention.mechanism" in settings:
         mechanism, where = placed(str(settings["attention.mechanism"]))
         settings["attention.mechanism"] = mechanism if mechanism == BASELINE else catalog.canonical_text(mechanism)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import signal
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from saccade.study.engine.executor import Executor, Message, Worker
@@ -27,7 +30,8 @@ class _Process(Worker):
         self.pipe, theirs = context.Pipe()
         # Not a daemon: a daemon may not start the processes that load images.
         self.process = context.Process(target=serve, args=(theirs, threads, first), name=f"slot {slot}")
-        self.process.start()
+        with _without_main():
+            self.process.start()
         theirs.close()  # so that the end of the worker is the end of the pipe
 
     def call(self, function: str, **arguments: Any) -> None:
@@ -53,6 +57,21 @@ class _Process(Worker):
         self.process.join()
         self.process.close()
         self.pipe.close()
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Let a process that is spawned inside not run the caller's script again.
+
+    Spawning imports the script of the parent as ``__mp_main__``, where pickled objects may look for its classes: one
+    without ``if __name__ == "__main__"`` would begin the study again. Workers need nothing of it.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 class Local(Executor[_Process]):

@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 from saccade.escaping import printable
 from saccade.events import (
+    Caution,
     Checking,
     DataOpened,
     EngineChanged,
     EpochEnded,
     Event,
     FilesChecked,
+    Reporting,
     RunBegan,
     RunEnded,
     RunEvent,
+    RunPlanned,
     StepTaken,
     StudyBegan,
+    StudyPlanned,
     TrainingBegan,
 )
 
 if TYPE_CHECKING:
     from saccade.study.results import ArmResult, StudyResults
 
-__all__ = ["Screen"]
+__all__ = ["RunScreen", "Screen"]
 
 _QUIET = 10.0
 """Seconds without a line after which a pipe hears how far the runs are."""
@@ -41,7 +55,11 @@ _STYLE = {"helps": "green", "hurts": "red", "equal": "cyan", "not decided": "yel
 
 
 class Screen:
-    """Takes the events of :func:`saccade.study.engine.execute`; use it in a ``with``."""
+    """Takes the events of ``saccade.compare``; use it in a ``with``.
+
+    Attributes:
+        folder: of the study, once it is known.
+    """
 
     def __init__(self, err: bool = False) -> None:
         self.console = Console(stderr=err, highlight=False)
@@ -51,6 +69,7 @@ class Screen:
         self.runs = self.ended = 0
         self.states: dict[int, _State] = {}
         self.last = time.monotonic()
+        self.folder: Path | None = None
 
     def __enter__(self) -> Screen:
         if self.bars is not None:
@@ -71,6 +90,11 @@ class Screen:
         match event:
             case FilesChecked(done, total):
                 self._checked(done, total)
+            case StudyPlanned(folder, description):
+                self.folder = folder
+                self.console.print(Text(printable(description)), soft_wrap=True)
+            case Reporting():
+                self.say("measuring what each arm costs, writing the report")
             case Checking():
                 self.say("checking the images, building every network")
             case EngineChanged(description):
@@ -128,6 +152,65 @@ class Screen:
             )
         for note in results.notes:
             self.console.print(Text(printable(f"note: {note.text}")), soft_wrap=not self.bars)
+
+
+class RunScreen:
+    """Takes the events of ``saccade.train``; use it in a ``with``: a bar of steps, and a line for each epoch.
+
+    Args:
+        err: print to stderr.
+        quiet: print nothing.
+    """
+
+    def __init__(self, err: bool = False, quiet: bool = False) -> None:
+        self.console = Console(stderr=err, quiet=quiet, highlight=False, soft_wrap=True)
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        self.bar = self.progress.add_task("starting", total=None)
+        self.steps = self.epochs = 0
+
+    def __enter__(self) -> RunScreen:
+        self.progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.progress.stop()
+
+    def say(self, text: str) -> None:
+        """One line, above the bar where there is one."""
+        self.console.print(Text(printable(text)))
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        match event:
+            case RunPlanned(_, description):
+                self.say(description)
+            case FilesChecked(done, total):
+                self.progress.update(self.bar, total=total, completed=done, description="looking at the images")
+            case Caution(text):
+                self.console.print(f"caution: {text}", markup=False)
+            case TrainingBegan(epochs, steps, epoch):
+                self.epochs, self.steps = epochs, steps
+                self._at(epoch, 0)
+            case StepTaken(epoch, step):
+                self._at(epoch - 1, step)
+            case EpochEnded(epoch, row):
+                self._at(epoch, 0)
+                self.console.print(_line(row, self.epochs), markup=False)
+
+    def _at(self, epoch: int, step: int) -> None:
+        """Show ``step`` steps done after ``epoch`` whole epochs."""
+        words = f"epoch {min(epoch + (step > 0), self.epochs)}/{self.epochs}"
+        done, total = self.steps * epoch + step, self.steps * self.epochs
+        self.progress.update(self.bar, total=total, completed=done, description=words)
+
+
+def _line(row: Mapping[str, Any], epochs: int) -> str:
+    """One epoch in words."""
+    parts = [f"loss {math.fsum(row['losses'].values()):.3f}"] if row["losses"] else []
+    parts += [f"{name} {score:.2f}" for name, score in row["scores"].items() if score is not None]
+    number = f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}"
+    return "   ".join([number, *parts, f"{row['seconds']:.1f} s"])
 
 
 class _State:

@@ -1,0 +1,272 @@
+"""Does attention help this network on these images? ``saccade.compare``, and what it will cost: ``saccade.forecast``.
+
+``saccade compare`` is these functions with a parser in front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saccade import catalog, defaults
+from saccade.data import layout_of
+from saccade.errors import UserError, study_installed
+from saccade.events import Notify, Reporting, StudyPlanned, ignore
+from saccade.recipe import Recipe
+from saccade.study.arms import BASELINE, Arm
+from saccade.study.arms import arms as arms_of
+from saccade.study.engine import execute, slots_for
+from saccade.study.plan import Study
+from saccade.study.plan import seeds as seeds_of
+from saccade.trust import Trust
+
+if TYPE_CHECKING:
+    from saccade.study.forecast import Forecast
+    from saccade.study.results import StudyResults
+
+__all__ = ["MECHANISMS", "compare", "forecast"]
+
+MECHANISMS = "none,se,cbam,das"
+"""What is compared where nothing is named."""
+_MAX_SLOTS = 1024
+"""Each is a process, here or on a node of the cluster."""
+
+
+def compare(
+    data: str | Path | None = None,
+    model: defaults.Host | None = None,
+    attention: str | Iterable[str] | None = None,
+    *,
+    seeds: int | str | Iterable[int] | None = None,
+    controls: str | Iterable[str] = (),
+    arms: Iterable[str] | Mapping[str, Mapping[str, Any]] = (),
+    recipe: Recipe | str | Path | None = None,
+    task: str | None = None,
+    pretrained: bool = False,
+    checkpoint: str | Path | None = None,
+    settings: defaults.Settings = (),
+    skip_bad: bool = False,
+    margin: float | None = None,
+    out: str | Path | None = None,
+    slots: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    device: str = "auto",
+    trust: Trust = False,
+    notify: Notify | None = None,
+) -> StudyResults:
+    """Train mechanisms and the plain network with several seeds; say for each whether it helps.
+
+    Writes ``report.html``, ``table.md``, ``table.tex`` and ``results.json`` beside the run folders. The same call goes
+    on where it stopped, and skips what is finished. The runs are done by other processes; a script needs no
+    ``if __name__ == "__main__"`` for them.
+
+    Args:
+        data: a folder of images, or ``digits``, the default.
+        model: the host: a name of timm's, a function or class that builds your network (or its name,
+            ``package.module:function``), or a dictionary of the recipe's part ``model``. See ``docs/your-network.md``.
+        attention: mechanisms, ``["se", "das:alpha=0.1", "cbam:where=block"]``, or a text with commas between them.
+            ``none`` is always compared. The default is that of the recipe, else none, se, cbam, das.
+        seeds: how many, or which. The default is 3 on digits, 5 on other images.
+        controls: ``extra``, ``noise``, ``shuffled``: of each mechanism; ``noise:das``: of that one.
+        arms: further arms, any difference of recipe: ``{"wide": {"model": "resnet50", "attention": "se"}}``, or the
+            texts of ``--arm``.
+        recipe: a recipe, its file, or the name of one that comes with the package. The default suits data and host.
+        task: what is learnt. The default is what the labels are for.
+        pretrained: start from the host's pretrained weights.
+        checkpoint: start from this safetensors file.
+        settings: changes of the recipe, ``{"training.epochs": 5}``. They win over everything else.
+        skip_bad: leave out image files that cannot be read, and count them.
+        margin: what counts as equal, in the metric's unit. The default is the metric's own.
+        out: the study's folder. The default is ``runs/<data>``, with a number after it where others stand there.
+        slots: runs at a time. The default is what cores or accelerators allow.
+        engine: ``local``, processes of this machine, or ``ray``.
+        address: of the Ray cluster, or ``auto``. The default is RAY_ADDRESS, or one is started.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        trust: what a recipe file may name that is not Saccade's; see ``saccade.load``.
+        notify: receives the events; see :mod:`saccade.events`. The default shows them on the terminal or in the
+            notebook, on stderr.
+
+    Returns:
+        The results, which also show themselves in a notebook. A run that failed is in ``runs`` with its reason; the
+        same call tries it again.
+
+    Raises:
+        UserError: something that is asked for is wrong; nothing has been written then.
+    """
+    with study_installed(), ExitStack() as stack:
+        if notify is None:
+            from saccade.screen import Screen
+
+            notify = stack.enter_context(Screen(err=True))
+        design = _design(
+            data, model, attention, seeds=seeds, controls=controls, arms=arms, recipe=recipe, task=task,
+            pretrained=pretrained, checkpoint=checkpoint, settings=settings, skip_bad=skip_bad, margin=margin, out=out,
+            slots=slots, engine=engine, address=address, device=device, trust=trust,
+        )  # fmt: skip
+        notify(design.planned)
+        outcomes = execute(design.study, slots, device, notify, engine=engine, address=address)
+        # These import torch: not before the runs.
+        if all(outcome.status == "failed" for outcome in outcomes):
+            from saccade.study.results import collect
+
+            return collect(design.study.folder)
+        notify(Reporting())
+        from saccade.study.report import write_report
+
+        return write_report(design.study.folder, trust=design.trust)
+
+
+def forecast(
+    data: str | Path | None = None,
+    model: defaults.Host | None = None,
+    attention: str | Iterable[str] | None = None,
+    *,
+    notify: Notify = ignore,
+    **asked: Any,
+) -> Forecast:
+    """Say what ``compare`` of the same arguments would take and could see; write nothing.
+
+    Times a training step and a test step of every arm, in this process.
+
+    Args:
+        data: as for ``compare``.
+        model: as for ``compare``.
+        attention: as for ``compare``.
+        notify: receives ``StudyPlanned``.
+        asked: the keywords of ``compare``.
+
+    Returns:
+        Runs, minutes, disk, and the smallest difference that the study could find; ``text()`` says it in a few lines.
+
+    Raises:
+        UserError: as for ``compare``; or a Ray cluster, whose size is not asked, without ``slots``.
+    """
+    with study_installed():
+        if asked.get("engine") == "ray" and not asked.get("slots"):
+            raise UserError("a plan does not ask the cluster for its size; say how many runs at a time: --slots")
+        design = _design(data, model, attention, **asked)
+        notify(design.planned)
+        from saccade.study.forecast import forecast as ahead_of  # imports torch: after the first line
+
+        return ahead_of(design.study, design.at_a_time, asked.get("device", "auto"))
+
+
+@dataclass(frozen=True)
+class _Design:
+    """What is asked for, checked as far as no image and no torch are needed.
+
+    Attributes:
+        study: in its folder.
+        at_a_time: runs; None is one for each accelerator.
+        planned: the event that says it.
+        trust: what its saved networks may name besides the catalogue.
+    """
+
+    study: Study
+    at_a_time: int | None
+    planned: StudyPlanned
+    trust: Trust
+
+
+def _design(
+    data: str | Path | None = None,
+    model: defaults.Host | None = None,
+    attention: str | Iterable[str] | None = None,
+    *,
+    seeds: int | str | Iterable[int] | None = None,
+    controls: str | Iterable[str] = (),
+    arms: Iterable[str] | Mapping[str, Mapping[str, Any]] = (),
+    recipe: Recipe | str | Path | None = None,
+    task: str | None = None,
+    pretrained: bool = False,
+    checkpoint: str | Path | None = None,
+    settings: defaults.Settings = (),
+    skip_bad: bool = False,
+    margin: float | None = None,
+    out: str | Path | None = None,
+    slots: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    device: str = "auto",
+    trust: Trust = False,
+) -> _Design:
+    given = defaults.asked(
+        model=model, task=task, pretrained=pretrained, checkpoint=checkpoint, skip_bad=skip_bad, settings=settings
+    )
+    base = defaults.choose(recipe, data, given, mechanism_given=attention is not None, trust=trust)
+    base = defaults.located(base)
+    if base.attention.control is not None:
+        raise UserError(
+            f"the recipe asks for attention.control = {base.attention.control!r}; in a study a control is an arm "
+            f"beside its mechanism: leave it out, and say --controls {base.attention.control}"
+        )
+    if attention is None:
+        own = base.attention.mechanism
+        attention = own if own != BASELINE else "" if arms else MECHANISMS
+    compared = arms_of(_listed(attention), _listed(controls), arms)
+    numbers = _seeds(layout_of(base.data).seeds if seeds is None else seeds)
+    if slots is not None and not 1 <= slots <= _MAX_SLOTS:
+        raise UserError(f"slots = {slots}: 1 to {_MAX_SLOTS} runs can go at a time")
+    if address is not None and engine != "ray":
+        raise UserError(f"address {address!r}: only a Ray cluster has one; it takes --engine ray")
+    study = _study(base, compared, numbers, margin, out)
+    at_a_time = slots or slots_for(base.training.threads, device)
+    runs = len(study.runs())
+    pace = "one per device" if at_a_time is None else f"{min(at_a_time, runs)} at a time"
+    if engine == "ray" and not slots:
+        pace = "as many at a time as the cluster has room for"
+    names = ", ".join(arm.name for arm in compared)
+    line = f"{names} × {len(numbers)} seed{'s' * (len(numbers) > 1)} = {runs} runs, {pace} -> {study.folder}"
+    # What the caller named is trusted; what a file named has been checked.
+    models = {arm.recipe(base, 0).model.name for arm in compared}
+    named = {catalog.named(arm.mechanism) for arm in compared} | {name for name in models if ":" in name}
+    trust = trust if trust is True else named | ({trust} if isinstance(trust, str) else set(trust or ()))
+    return _Design(study, at_a_time, StudyPlanned(study.folder, line), trust)
+
+
+def _listed(names: str | Iterable[str]) -> list[str]:
+    """The names of a list or of a text with commas between them."""
+    return catalog.split(names) if isinstance(names, str) else list(names)
+
+
+def _seeds(seeds: int | str | Iterable[int]) -> tuple[int, ...]:
+    """The seeds of a number, a list or a text.
+
+    Raises:
+        UserError: as :func:`saccade.study.plan.seeds`.
+    """
+    if isinstance(seeds, int | str):
+        return seeds_of(str(seeds))
+    return seeds_of("".join(f"{seed}," for seed in seeds))
+
+
+def _study(
+    base: Recipe, arms: tuple[Arm, ...], seeds: tuple[int, ...], margin: float | None, out: str | Path | None
+) -> Study:
+    """The study in its folder: ``out``, or ``runs/<data>`` with a number after it where others stand there.
+
+    Raises:
+        UserError: ``out`` holds another study or cannot be written.
+    """
+
+    def at(folder: Path) -> Study:
+        return Study(base, arms, seeds, folder, margin)
+
+    if out is not None:
+        study = at(Path(out))
+        return Study.open(out) if study.claim() else study
+    home = Path("runs") / Path(base.data.source).name
+    for number in count(1):
+        study = at(home if number == 1 else home.with_name(f"{home.name}-{number}"))
+        try:
+            return Study.open(study.folder) if study.claim() else study
+        except UserError:
+            if (study.folder / "study.toml").exists():
+                continue
+            raise
+    raise AssertionError("count(1) has no end")
