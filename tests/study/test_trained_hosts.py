@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from saccade.errors import UserError
+from saccade.events import Caution
 from saccade.models import create_host
 from saccade.recipe import Model, Recipe
 from saccade.study import forecast as forecasting
@@ -57,6 +58,7 @@ def test_arms_of_other_preprocessing_are_compared_and_said(study):
     page = (study.folder / "report.html").read_text()
     assert "No pictures" not in page
     assert "are folded" in page
+    assert "of the training images" in page  # of the baseline, whose host is random
 
 
 def test_the_check_of_a_study_opens_what_each_arm_sees(study):
@@ -64,6 +66,7 @@ def test_the_check_of_a_study_opens_what_each_arm_sees(study):
     recipes = [run.recipe.model_dump(mode="json") for run in study.runs()]
     check(recipes[::-1], None, "cpu", found.append)
     assert any("shown with mean 0.25, std 0.5" in getattr(event, "description", "") for event in found)
+    assert ["folded" in event.text for event in found if isinstance(event, Caution)] == [True]
     wrong = study.runs()[1].recipe.with_overrides({"training.freeze": ["layer9*"]}).model_dump(mode="json")
     with pytest.raises(UserError, match="no parameter 'layer9"):
         check([recipes[0], wrong], None, "cpu", found.append)

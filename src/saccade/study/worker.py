@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from saccade import builders
 from saccade.errors import UserError, of_the_machine, study_installed
-from saccade.events import DataOpened, Notify
+from saccade.events import Caution, DataOpened, Notify
 from saccade.recipe import Recipe
 
 __all__ = ["answer", "check", "limit_threads", "named", "run", "serve", "warm"]
@@ -124,8 +124,12 @@ def check(
     if margin is not None:
         metric.check_margin(margin)
     found = choose_device(device)
+    said = set()
     for recipe in sorted(arms, key=lambda recipe: recipe.data != arms[0].data):  # each set of images is opened once
-        freeze(build(kind(recipe, open_once(recipe.data, kind.target, notify))), recipe)
+        sentence = freeze(build(kind(recipe, open_once(recipe.data, kind.target, notify))), recipe).sentence
+        if sentence and sentence not in said:
+            said.add(sentence)
+            notify(Caution(sentence))
     if device != "auto" or found.type != "cuda":
         return {"devices": [str(found)]}
     import torch

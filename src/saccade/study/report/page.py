@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from saccade.data.normalisation import listed
 from saccade.escaping import printable
 from saccade.study.report import charts, sections
 from saccade.study.report.sections.base import Context
@@ -51,12 +52,15 @@ def _shown(value: Any) -> Any:
 def _asked(context: Context) -> list[tuple[str, str]]:
     results = context.results
     study, model, training = results.study, results.study.base.model, results.study.base.training
-    start = "pretrained" if model.pretrained else "from a checkpoint" if model.checkpoint else "from random weights"
+    starts = {"pretrained": model.pretrained, "from a checkpoint": model.checkpoint, "from a run": model.init_from}
+    start = next((words for words, value in starts.items() if value), "from random weights")
     facts = [("Host", f"{model.name}, {start}"), ("Task", f"{results.task}, judged by {results.metric.name}")]
     if context.task is not None:
         data = context.task.data
         sizes = f"{grouped(len(data.train))} to train, {grouped(len(data.test))} to test"
         facts.append(("Images", f"{sizes}, {len(data.classes)} classes" if data.classes else sizes))
+        whose = "of the training images" if context.task.recipe.data.mean is None else "as stated"
+        facts.append(("Pixels", f"mean {listed(data.mean)}, standard deviation {listed(data.std)}, {whose}"))
     compared = ", ".join(arm.name for arm in study.arms[1:] if arm.control is None)
     facts.append(("Mechanisms" if context.attends else "Arms", compared))
     if controls := ", ".join(arm.name for arm in study.arms if arm.control is not None):
