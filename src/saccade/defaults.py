@@ -19,7 +19,7 @@ Host = str | Callable[..., Any] | Mapping[str, Any]
 """A name, a function that builds a network, or keys of the recipe's part ``model``, whose ``name`` may be either."""
 Settings = Iterable[str] | Mapping[str, Any]
 """Set over a recipe: ``["training.epochs=3"]``, ``{"training.epochs": 3}`` or ``{"training": {"epochs": 3}}``."""
-_WEIGHTS = ("model.pretrained", "model.checkpoint")
+_WEIGHTS = ("model.pretrained", "model.checkpoint", "model.init_from")
 """Keys that give the host trained weights."""
 
 

@@ -111,6 +111,8 @@ class Screen:
                 self.say(description)
                 for caution in cautions:
                     self.say(f"caution: {caution}")
+            case Caution(text):
+                self.say(f"caution: {text}")
             case StudyBegan(runs, finished):
                 self.runs, self.ended = runs, finished
                 if finished:

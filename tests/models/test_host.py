@@ -5,9 +5,11 @@ import logging
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from timm.data.config import resolve_data_config
+from timm.models import get_pretrained_cfg
 
 from saccade.errors import UserError
-from saccade.models import _host, create_host
+from saccade.models import _host, create_host, origin
 from saccade.recipe import Model
 
 
@@ -41,7 +43,8 @@ def test_the_global_generator_decides_the_weights():
         ({"name": "convnext_atto", "options": {"depth": 3}}, "ConvNeXt has no option 'depth'. Did you mean 'depths'"),
         ({"name": "resnet18", "options": {"layers": 3}}, r"could not build it with options \{'layers': 3\}"),
         ({"options": {"num_classes": 3}}, "num_classes follows from the data"),
-        ({"pretrained": True, "checkpoint": "x"}, "exclude each other"),
+        ({"pretrained": True, "checkpoint": "x"}, "model.pretrained and model.checkpoint exclude each other"),
+        ({"checkpoint": "x", "init_from": "y"}, "model.checkpoint and model.init_from exclude each other"),
         ({"pretrained": True}, "pretrained weights could not be had: No pretrained weights exist"),
     ],
 )  # fmt: skip
@@ -122,3 +125,35 @@ def test_checkpoints_that_do_not_fit(saved, what):
             channels, words = 3, r"1 of another shape: conv1.weight \(16, 1, 3, 3\) for \(16, 3, 3, 3\)"
     with pytest.raises(UserError, match=words):
         create_host(Model(checkpoint=str(named)), 5, channels)
+
+
+def test_a_file_that_names_its_network_is_believed(saved):
+    """Some networks share all shapes and compute something else."""
+    path, net = saved
+    save_file(net.state_dict(), path, {"architecture": "resnet18"})
+    with pytest.raises(UserError, match=r"its weights are of 'resnet18'; model\.name is 'resnet10_small'"):
+        create_host(Model(checkpoint=str(path)), 5, 1)
+    for known in ("resnet10_small", "a network of mine"):
+        save_file(net.state_dict(), path, {"architecture": known})
+        create_host(Model(checkpoint=str(path)), 5, 1)
+
+
+STATED = {"mean": "0.5,0.25,0.5", "std": "[0.5, 0.5, 0.5]", "input_size": "3,96,64", "pad_type": "same", "format": "pt"}
+
+
+def test_what_weights_were_trained_on_is_read_from_the_file_then_from_timm(saved):
+    path, net = saved
+    save_file(net.state_dict(), path, STATED)
+    own = origin(Model(checkpoint=str(path)))
+    assert own.data == {"mean": (0.5, 0.25, 0.5), "std": [0.5, 0.5, 0.5], "size": [96, 64]}
+    assert own.options == {"pad_type": "same"}
+    beside = origin(Model(name="resnet18", checkpoint=str(path)))
+    timms = resolve_data_config({}, pretrained_cfg=get_pretrained_cfg("resnet18").to_dict())
+    assert beside.data == {**own.data, "interpolation": timms["interpolation"], "crop_pct": timms["crop_pct"]}
+    save_file(net.state_dict(), path)
+    assert origin(Model(checkpoint=str(path))).data == {}
+    assert origin(Model(name="resnet18")) is None
+    found = origin(Model(name="convnext_atto", pretrained=True))
+    assert found.data["size"] == 224
+    assert found.data["mean"] == timms["mean"]
+    assert origin(Model(name="fcn", options={"encoder": "convnext_atto"}, pretrained=True)).data == found.data

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from saccade.recipe import Data
 
-__all__ = ["normalisation", "stated"]
+__all__ = ["listed", "normalisation", "stated"]
 
 _Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -30,7 +30,7 @@ def normalisation(spec: Data, channels: int, measured: Callable[[], _Statistics]
 
 def stated(spec: Data) -> str:
     """What a recipe states of how images are shown, as the end of a sentence; empty where it states nothing."""
-    parts = [f"{name} {_listed(values)}" for name, values in (("mean", spec.mean), ("std", spec.std)) if values]
+    parts = [f"{name} {listed(values)}" for name, values in (("mean", spec.mean), ("std", spec.std)) if values]
     if spec.interpolation:
         parts.append(f"{spec.interpolation} interpolation")
     if spec.crop_pct:
@@ -38,11 +38,12 @@ def stated(spec: Data) -> str:
     return f"; shown with {', '.join(parts)}" if parts else ""
 
 
+def listed(values: Sequence[float]) -> str:
+    """The numbers of all channels, one where they are the same."""
+    return " ".join(f"{value:.3g}" for value in (values[:1] if len(set(values)) == 1 else values))
+
+
 def _by_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
     if len(values) == channels:
         return tuple(values)
     return (sum(values) / len(values),) * channels
-
-
-def _listed(values: Sequence[float]) -> str:
-    return " ".join(f"{value:g}" for value in (values[:1] if len(set(values)) == 1 else values))

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from timm.data import resolve_data_config
+import torch
+from timm.data.config import resolve_data_config
 from timm.models import get_pretrained_cfg
 
+from saccade.builders import is_builder
 from saccade.errors import UserError
 from saccade.models._checkpoint import metadata, saved_network
+from saccade.models._own import build_own
 from saccade.recipe import Model
 
 __all__ = ["Origin", "origin"]
@@ -56,10 +59,23 @@ def origin(model: Model) -> Origin | None:
 
 def _of_timm(model: Model) -> dict[str, Any]:
     """What timm says of the pretrained weights of a network, of an encoder where it has one; {} without weights."""
+    if is_builder(model.name):
+        return _of_own(model) if model.pretrained else {}
     found = get_pretrained_cfg(str(model.options.get("encoder", model.name)))
     if found is None or not found.has_weights:
         return {}
     return _data(resolve_data_config({}, pretrained_cfg=found.to_dict()))
+
+
+def _of_own(model: Model) -> dict[str, Any]:
+    """What the network that a function of the user's builds says of its weights, as networks of timm's do."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            host = build_own(model, 2, 3)
+    except UserError:  # for other classes or channels it may be right; the run says what is wrong then
+        return {}
+    stated = getattr(host, "pretrained_cfg", None)
+    return _data(resolve_data_config({}, pretrained_cfg=stated)) if isinstance(stated, dict) and stated else {}
 
 
 def _of_run(model: Model, folder: Path) -> Origin:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from saccade import builders
 from saccade.decisions import undecided
 from saccade.errors import UserError, of_the_machine, study_installed
-from saccade.events import DataOpened, Notify, SettingsDecided
+from saccade.events import Caution, DataOpened, Notify, SettingsDecided
 from saccade.recipe import Recipe
 from saccade.study.memory import keep_freed_memory
 
@@ -129,8 +129,12 @@ def check(
     if margin is not None:
         metric.check_margin(margin)
     found = choose_device(device)
+    said = set()
     for recipe in sorted(arms, key=lambda recipe: recipe.data != arms[0].data):  # each set of images is opened once
-        freeze(build(kind(recipe, open_once(recipe.data, kind.target, notify))), recipe)
+        sentence = freeze(build(kind(recipe, open_once(recipe.data, kind.target, notify))), recipe).sentence
+        if sentence and sentence not in said:
+            said.add(sentence)
+            notify(Caution(sentence))
     decided: dict[str, Any] = {}
     if keys := undecided(arms):
         from saccade.training.fastest import fastest

@@ -38,8 +38,9 @@ def inherit(network: nn.Module, folder: Path) -> None:
         weights = load_file(folder / "model.safetensors")
         network.load_state_dict({key: value for key, value in weights.items() if is_of_attention(key)}, strict=False)
     elif theirs:
-        names = ", ".join(sorted({name for name, *_ in theirs.values()}))
-        _log.warning("%s: its %s at %d sites are left out; this run does not have the same", folder, names, len(theirs))
+        names, many = ", ".join(sorted({name for name, *_ in theirs.values()})), len(theirs)
+        sites = f"{many} site{'s' * (many > 1)}"
+        _log.warning("%s: its %s at %s is left out; this run does not have the same", folder, names, sites)
 
 
 def _facts(mechanism: str, options: Any, neutral: bool | None) -> tuple[str, str, bool | None]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from saccade.data.normalisation import listed
 from saccade.escaping import printable
 from saccade.study.report import charts, sections
 from saccade.study.report.sections.base import Context
@@ -65,13 +66,16 @@ def _title(context: Context) -> str:
 def _planned(context: Context, study: Study) -> list[tuple[str, str]]:
     """The head of the report of a study: host, task and images first, the training before the runs."""
     model, training = study.base.model, study.base.training
-    start = "pretrained" if model.pretrained else "from a checkpoint" if model.checkpoint else "from random weights"
+    starts = {"pretrained": model.pretrained, "from a checkpoint": model.checkpoint, "from a run": model.init_from}
+    start = next((words for words, value in starts.items() if value), "from random weights")
     facts = [("Host", f"{model.name}, {start}")]
     facts.append(("Task", f"{context.results.task}, judged by {context.results.metric.name}"))
     if context.task is not None:
         data = context.task.data
         sizes = f"{grouped(len(data.train))} to train, {grouped(len(data.test))} to test"
         facts.append(("Images", f"{sizes}, {len(data.classes)} classes" if data.classes else sizes))
+        whose = "of the training images" if context.task.recipe.data.mean is None else "as stated"
+        facts.append(("Pixels", f"mean {listed(data.mean)}, standard deviation {listed(data.std)}, {whose}"))
     *asked, runs = _asked(context)
     return [*facts, *asked[1:], ("Training", f"{training.epochs} epoch{'s' * (training.epochs > 1)}"), runs]
 

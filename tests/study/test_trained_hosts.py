@@ -1,0 +1,87 @@
+"""A study of hosts that bring their weights: each arm is shown what its host was trained on, and the report says so."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from saccade.errors import UserError
+from saccade.events import Caution
+from saccade.models import create_host
+from saccade.recipe import Model, Recipe
+from saccade.study import forecast as forecasting
+from saccade.study.arms import Arm
+from saccade.study.images import open_once
+from saccade.study.plan import Study
+from saccade.study.report import write_report
+from saccade.study.worker import check
+from saccade.training import train
+
+BASE = Recipe().with_overrides(
+    {
+        "data.size": 24, "data.train_images": 60, "data.test_images": 40, "model.options": {"width": 4},
+        "training.epochs": 1, "training.batch_size": 30,
+    }
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folded(tmp_path_factory):
+    """Weights of the small host whose normalisation layers are the identity but for a bias."""
+    path = tmp_path_factory.mktemp("weights") / "folded.safetensors"
+    torch.manual_seed(1)
+    state = create_host(Model(options={"width": 4}), 10, 1).state_dict()
+    for key, value in state.items():
+        if "bn" in key and key.endswith("bias"):
+            value.uniform_(-0.5, 0.5)
+        elif key.endswith("running_var"):
+            value.fill_(1 - 1e-5)
+    save_file(state, path, {"mean": "0.25", "std": "0.5"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def study(folded, tmp_path_factory):
+    arms = (Arm("none"), Arm("trained", {"model.checkpoint": str(folded)}))
+    found = Study(BASE, arms, (0,), tmp_path_factory.mktemp("study") / "s")
+    found.write()
+    return found
+
+
+def test_arms_of_other_preprocessing_are_compared_and_said(study):
+    for run in study.runs():
+        train(run.recipe, run.folder, device="cpu", images=open_once)
+        assert run.finished
+    results = write_report(study.folder)
+    notes = [note.text for note in results.notes if note.kind == "hosts"]
+    assert any(text.startswith("trained: Taken from what") and "data.mean = [0.25]" in text for text in notes)
+    assert any(text.startswith("trained: The weights of the host are folded") for text in notes)
+    page = (study.folder / "report.html").read_text()
+    assert "No pictures" not in page
+    assert "are folded" in page
+    assert "of the training images" in page  # of the baseline, whose host is random
+
+
+def test_the_check_of_a_study_opens_what_each_arm_sees(study):
+    found = []
+    recipes = [run.recipe.model_dump(mode="json") for run in study.runs()]
+    check(recipes[::-1], None, "cpu", found.append)
+    assert any("shown with mean 0.25, std 0.5" in getattr(event, "description", "") for event in found)
+    assert ["folded" in event.text for event in found if isinstance(event, Caution)] == [True]
+    wrong = study.runs()[1].recipe.with_overrides({"training.freeze": ["layer9*"]}).model_dump(mode="json")
+    with pytest.raises(UserError, match="no parameter 'layer9"):
+        check([recipes[0], wrong], None, "cpu", found.append)
+
+
+def test_the_forecast_times_a_step_with_the_same_layers_frozen(study, monkeypatch):
+    modes = []
+    plain = forecasting._training
+
+    def watched(network, *rest):
+        for step in plain(network, *rest):
+            modes.append({m.training for name, m in network.named_modules() if name.endswith("bn1")})
+            yield step
+
+    monkeypatch.setattr(forecasting, "_training", watched)
+    ahead = forecasting.forecast(study, 1, "cpu")
+    assert set(ahead.step_ms) == {"none", "trained"}
+    assert modes == [{True}] * 3 + [{False}] * 3 or modes == [{True}] * 4 + [{False}] * 4
