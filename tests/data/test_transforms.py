@@ -5,13 +5,21 @@ import torch
 import torchvision.transforms.v2.functional as tv
 from torch.utils.data import DataLoader
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from saccade.data.digits import Scenes, targets_of
 from saccade.data.samples import ImageSet, collate
-from saccade.data.sampling import EpochSampler, Key, generator
+from saccade.data.sampling import EpochSampler, Key, generator, seeded
 from saccade.data.transforms import augment, check_names
 from saccade.errors import UserError
 
+POLICIES = {
+    "randaugment": (v2.RandAugment, {}),
+    "trivialaugment": (v2.TrivialAugmentWide, {}),
+    "autoaugment": (v2.AutoAugment, {"policy": v2.AutoAugmentPolicy.IMAGENET}),
+    "autoaugment_cifar10": (v2.AutoAugment, {"policy": v2.AutoAugmentPolicy.CIFAR10}),
+    "autoaugment_svhn": (v2.AutoAugment, {"policy": v2.AutoAugmentPolicy.SVHN}),
+}
 ALL = ("flip", "crop", "color", "erase")
 MEAN = (0.5, 0.5, 0.5)
 
@@ -21,7 +29,7 @@ def images(count=41, augment=ALL, size=(19, 23)):
     return ImageSet(pictures, [i % 3 for i in range(count)], (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), augment)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [*ALL, *POLICIES])
 def test_augmentation_is_a_function_of_its_key(name):
     data = images(augment=(name,))
     keys = [(seed, epoch, i) for seed in (0, 1) for epoch in (0, 1) for i in range(8)]
@@ -38,7 +46,7 @@ def test_augmentation_is_a_function_of_its_key(name):
 
 
 def test_augmentation_leaves_the_global_generator_and_the_picture_alone():
-    data = images()
+    data = images(augment=(*ALL, *POLICIES))
     before, state = data.pictures.clone(), torch.get_rng_state()
     for i in range(20):
         data[3, 1, i]
@@ -107,11 +115,31 @@ def test_erase_puts_the_mean_into_one_rectangle():
     assert 0.17 < max(sizes) < 0.22
 
 
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_policy_is_torchvision_s_with_the_mean_colour_around(name, channels):
+    image, mean = torch.rand(channels, 20, 24), (0.25, 0.5, 0.75)[:channels]
+    kind, options = POLICIES[name]
+    changed = 0
+    for i in range(20):
+        key = Key(0, 0, i)
+        chance = float(torch.rand(1, generator=generator(*key)))
+        with seeded(int(chance * 2**24)):
+            wanted = kind(**options, fill=list(mean))(image)
+        found, label = augment(image, 7, (name,), key, mean)
+        assert torch.equal(found, wanted)
+        assert (label, found.dtype) == (7, torch.float32)
+        assert found.min() >= 0
+        assert found.max() <= 1
+        changed += not torch.equal(found, image)
+    assert changed >= 8
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 8), (7, 2)])
 def test_tiny_images_stay_what_they_are_in_shape(size):
     image = torch.rand(3, *size)
     for i in range(20):
-        assert augment(image, 0, ALL, Key(0, 0, i), MEAN)[0].shape == image.shape
+        assert augment(image, 0, (*ALL, *POLICIES), Key(0, 0, i), MEAN)[0].shape == image.shape
 
 
 def test_the_order_of_the_names_is_the_order_of_the_operations():
@@ -122,7 +150,7 @@ def test_the_order_of_the_names_is_the_order_of_the_operations():
 
 
 def test_batches_do_not_depend_on_the_number_of_workers():
-    data = images()
+    data = images(augment=(*ALL, "randaugment"))
 
     def epochs(workers):
         sampler = EpochSampler(data, 3, 8)
@@ -225,3 +253,12 @@ def objects(boxes, size=(32, 32)):
 def test_unknown_names_are_refused_with_their_neighbours():
     with pytest.raises(UserError, match="Did you mean 'flip'"):
         check_names(("crop", "flop"))
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_policy_would_leave_masks_and_boxes_behind(name):
+    for target in ("mask", "objects"):
+        with pytest.raises(UserError, match=rf"{name} moves the image and not its {target}.*flip, crop, color, erase"):
+            check_names(("flip", name), target)
+        check_names(ALL, target)
+    check_names((name,), "label")

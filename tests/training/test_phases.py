@@ -119,6 +119,50 @@ def test_a_run_killed_within_or_between_phases_ends_in_the_same_bytes(phased, tm
     assert same(phased[0], tmp_path)
 
 
+def test_a_chosen_average_is_what_is_handed_on_also_after_a_kill(phased, tmp_path, train_in):
+    averaged = RECIPE.with_overrides({"training.ema_decay": 0.9})
+    folders, states = [tmp_path / "straight", tmp_path / "killed"], {}
+
+    def listen(event):
+        for epoch in (1, 2, 3, 4):
+            if after(epoch)(event):
+                states[epoch] = torch.load(folders[0] / "resume.pt", weights_only=True)
+
+    train_in(folders[0], HEAD, LAST_STAGE, recipe=averaged, notify=listen)
+    best = best_of(folders[0])
+    assert torch.equal(states[4]["network"]["fc.weight"], states[best]["average"]["fc.weight"])
+    assert not torch.equal(states[4]["network"]["fc.weight"], states[best]["network"]["fc.weight"])
+    _, stop = listener(until=after(3))
+    with pytest.raises(Killed):
+        train_in(folders[1], HEAD, LAST_STAGE, recipe=averaged, notify=stop)
+    train_in(folders[1], HEAD, LAST_STAGE, recipe=averaged)
+    assert same(*folders)
+    assert not same(phased[0], folders[0])
+
+
+def test_the_phases_of_a_recipe_are_those_of_a_network(phased, tmp_path, three):
+    """The same two phases, written in the recipe, end in the same bytes."""
+    phases = [
+        {"name": "head", "epochs": 3, "trainable": ["fc.*"], "choose": True},
+        {"name": "last stage", "epochs": 2, "trainable": ["layer4.*"]},
+    ]
+    recipe = RECIPE.with_overrides({"training.phases": phases, "training.epochs": 5})
+    train(recipe, tmp_path / "run", device="cpu", images=lambda *_: three)
+    assert same(phased[0], tmp_path / "run")
+    slower = [{**phases[0], "lr": 0.03}, phases[1]]
+    train(recipe.with_overrides({"training.phases": slower}), tmp_path / "slow", device="cpu", images=lambda *_: three)
+    assert not same(phased[0], tmp_path / "slow")
+    rates = [[row["lr"] for row in rows(folder)[1:]] for folder in (phased[0], tmp_path / "slow")]
+    assert rates[1] == pytest.approx([0.01 * rate for rate in rates[0][:3]] + rates[0][3:])
+
+
+def test_the_phases_of_a_network_and_of_a_recipe_exclude_each_other(tmp_path, train_in):
+    recipe = RECIPE.with_overrides({"training.phases": [{"name": "all", "epochs": 2}]})
+    with pytest.raises(UserError, match=r"phases of its own \(head, last stage\); leave training\.phases out"):
+        train_in(tmp_path / "run", HEAD, LAST_STAGE, recipe=recipe)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_last_phase_that_chooses_ends_with_its_best_epoch(phased, tmp_path, train_in):
     result = train_in(tmp_path, HEAD)
     best = best_of(tmp_path)
@@ -130,7 +174,9 @@ def test_a_last_phase_that_chooses_ends_with_its_best_epoch(phased, tmp_path, tr
 
 
 def test_without_a_validation_part_nothing_can_be_chosen(tmp_path, train_in, split):
-    with pytest.raises(UserError, match="resnet10_small chooses its best epoch on the part 'val'; the images have no"):
+    with pytest.raises(
+        UserError, match="the phase 'head' chooses its best epoch on the part 'val'; the images have no"
+    ):
         train_in(tmp_path / "run", HEAD, LAST_STAGE, split=split)
     assert list(tmp_path.iterdir()) == []
 

@@ -12,14 +12,18 @@ from timm.utils.model_ema import ModelEmaV3
 from torchvision.transforms import v2
 
 import saccade
+from saccade.data import open_data
+from saccade.data.samples import collate
 from saccade.data.sampling import EpochSampler, seeded
 from saccade.errors import UserError
 from saccade.models import create_host
 from saccade.recipe import Model
 from saccade.surgery import parameter_groups
 from saccade.tasks.classify import Classify
+from saccade.tasks.segment import Segment
 from saccade.training import build, train
 from saccade.training.distilling import Teacher
+from saccade.training.optimizers import clip
 from tiny_runs import TINY, Killed, after, listener, network_of, rows, same
 
 ONE = TINY.with_overrides({"training.epochs": 1})
@@ -74,6 +78,25 @@ def test_what_never_comes_into_play_changes_no_bit(tmp_path, changes):
         folders.append(tmp_path / name)
         train(ONE.with_overrides({f"training.{k}": v for k, v in some.items()}), folders[-1], device="cpu")
     assert same(*folders)
+
+
+def test_gradients_are_clipped_in_float32_under_bf16_too(tmp_path, monkeypatch):
+    seen = []
+
+    def spied(parameters, norm):
+        parameters = [p for p in parameters if p.grad is not None]
+        before = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        clip(parameters, norm)
+        after_it = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+        seen.append((float(before), float(after_it), {p.grad.dtype for p in parameters}))
+
+    monkeypatch.setattr("saccade.training.module.clip", spied)
+    train(ONE.with_overrides({"training.precision": "bf16", "training.clip_norm": 0.1}), tmp_path, device="cpu")
+    assert len(seen) == 3
+    for before, after_it, dtypes in seen:
+        assert before > 0.2
+        assert after_it == pytest.approx(0.1, rel=1e-3)
+        assert dtypes == {torch.float32}
 
 
 def test_on_one_device_synchronised_norms_are_the_plain_ones_and_that_is_said(one, tmp_path, caplog):
@@ -217,6 +240,24 @@ def test_a_teacher_may_be_a_network_of_timm_with_its_weights(straight, tmp_path,
     train(by_file, tmp_path / "other", device="cpu")
     assert same(tmp_path / "one", tmp_path / "other")
     assert not same(straight[0], tmp_path / "one")
+
+
+def test_a_teacher_of_masks_teaches_pixel_by_pixel(tmp_path):
+    dense = ONE.with_overrides({"task.name": "segment", "attention.mechanism": "none"})
+    train(dense, tmp_path / "teacher", device="cpu")
+    recipe = dense.with_overrides({"training.teacher": str(tmp_path / "teacher"), "training.seed": 1})
+    data = open_data(recipe.data, "mask")
+    task = Segment(recipe, data)
+    network, teacher = build(task).eval(), saccade.load(tmp_path / "teacher")
+    images, masks = collate([data.train[i] for i in range(4)])
+    with torch.no_grad():
+        parts = Teacher.of(task).loss(task, network, images, masks)
+        plain = task.loss(network, images, masks)
+        learnt, known = ((n(images) / 4).log_softmax(1) for n in (network, teacher))
+    divergence = (known.exp() * (known - learnt)).sum(1).mean()
+    assert float(parts["distillation"]) == pytest.approx(0.5 * 16 * float(divergence), rel=1e-4)
+    assert float(parts["cross-entropy"]) == pytest.approx(0.5 * float(plain["cross-entropy"]))
+    assert train(recipe, tmp_path / "run", device="cpu")["diverged"] is None
 
 
 def test_a_teacher_of_other_colours_sees_its_own(straight, tmp_path, split):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from saccade import saving
 from saccade.errors import UserError
 from saccade.graph.inputs import example_input
+from saccade.hooks import temporary_hooks
 from saccade.recipe import Model
 from saccade.saving.config import WEIGHTS, describe
 from saccade.saving.weights import compare, digest, shapes_of
@@ -28,18 +29,6 @@ from saccade.trust import Trust
 __all__ = ["Teacher"]
 
 _ALPHA, _TEMPERATURE = 0.5, 4.0
-
-
-class _Listened:
-    """A network that keeps its last output: the loss of a task runs it, and the teacher's needs its logits."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network
-        self.output = torch.empty(0)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        self.output = self._network(images)
-        return self.output
 
 
 class Teacher:
@@ -126,14 +115,16 @@ class Teacher:
         if self._scale is not None and self._shift is not None:
             images = images * self._scale + self._shift
         logits: Tensor = self._network(images)
-        return logits.float()
+        return logits
 
     def loss(self, task: Task, network: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
         """Return the parts of the task's loss times 1 - α, and ``distillation``, averaged over images and pixels."""
-        student: Any = _Listened(network)
-        parts = {name: (1 - self._alpha) * part for name, part in task.loss(student, images, targets).items()}
+        outputs: list[Tensor] = []
+        with temporary_hooks() as handles:
+            handles.append(network.register_forward_hook(lambda module, inputs, output: outputs.append(output)))
+            parts = {name: (1 - self._alpha) * part for name, part in task.loss(network, images, targets).items()}
         learnt, known = (
-            (logits / self._temperature).log_softmax(1) for logits in (student.output.float(), self._answer(images))
+            (logits.float() / self._temperature).log_softmax(1) for logits in (outputs[-1], self._answer(images))
         )
         divergence = F.kl_div(learnt, known, reduction="none", log_target=True).sum(1).mean()
         return {**parts, "distillation": self._alpha * self._temperature**2 * divergence}

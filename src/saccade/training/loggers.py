@@ -52,8 +52,10 @@ class Curves(Callback):
         for name in recipe.training.loggers:
             if name == "tensorboard":
                 # Written at once; what a killed run wrote after its last finished epoch is hidden.
-                written = {"version": "", "default_hp_metric": False, "max_queue": 1, "purge_step": last}
-                self._loggers.append(TensorBoardLogger(folder, name=name, **written))
+                board = TensorBoardLogger(
+                    folder, name=name, version="", default_hp_metric=False, max_queue=1, purge_step=last
+                )
+                self._loggers.append(board)
             else:
                 self._loggers.append(self._wandb(folder))
         for logger in self._loggers:

@@ -139,8 +139,8 @@ def _train(
     for phase in phases:
         with only_trainable(network, phase):  # raises before anything is written
             pass
-    if split.val is None and any(phase.choose for phase in phases):
-        raise UserError(f"{recipe.model.name} chooses its best epoch on the part 'val'; the images have none")
+    if split.val is None and (chooses := [phase.name for phase in phases if phase.choose]):
+        raise UserError(f"the phase {chooses[0]!r} chooses its best epoch on the part 'val'; the images have none")
     new: dict[str, Any] = {"rows": [], "optimizer": None, "best": None}
     state = run.resume() or new
     images = fingerprint(split, phases)
