@@ -53,10 +53,10 @@ def study(name, settings, mechanisms=("se", "das"), seeds=(0, 1), during=None, *
     return {"outcomes": ended, "events": events, "seconds": time.monotonic() - begun}
 
 
-def fake(name, threads=1, **more):
+def fake(name, threads=1, training=None, **more):
     how = {key: more.pop(key) for key in ("slots", "train", "check", "during") if key in more}
     how = {"train": "fake_training:train", "check": "fake_training:check"} | how
-    return study(name, {"data.options": more, "training.threads": threads}, **how)
+    return study(name, {"data.options": more, "training.threads": threads, **(training or {})}, **how)
 
 
 def main(short):
@@ -72,6 +72,7 @@ def main(short):
     told = {
         "plain": fake("plain", slots=None),
         "again": fake("plain"),
+        "open": fake("open", check="fake_training:check_and_decide", training={"training.memory_format": "auto"}),
         "raise": fake("raise", act="raise", arm="se", seed=0),
         "die once": fake("die once", act="die once", arm="se", seed=0),
         "die": fake("die", act="die", arm="das", seed=0),

@@ -74,6 +74,51 @@ def test_two_slots_are_two_processes_and_take_devices_in_turn(tmp_path):
     assert {o.result["device"] for o in outcomes} == {"cuda:0", "cuda:1"}
 
 
+AUTO = {"training.memory_format": "auto"}
+DECIDE = {"check": "fake_training:check_and_decide"}
+
+
+def left_open(folder, seeds=(0, 1), **options):
+    plan = study(folder, seeds, **options)
+    return Study(plan.base.with_overrides(AUTO), plan.arms, seeds, folder, 2.5)
+
+
+def test_what_is_left_open_is_decided_before_the_first_run_and_read_ever_after(tmp_path):
+    plan = left_open(tmp_path / "s", act="raise", arm="se", seed=0)
+    outcomes, _ = execute(plan, **DECIDE)
+    assert names(outcomes, "failed") == [("se", 0)]
+    assert {o.run.recipe.training.memory_format for o in outcomes} == {"channels_last"}
+    written = Study.open(tmp_path / "s")
+    assert written.decided == {
+        "settings": dict.fromkeys(AUTO, "channels_last"),
+        "step_ms": {"contiguous": 3.5},
+        "batch": 8,
+    }
+    recipes = list((tmp_path / "s").glob("*/seed*/recipe.toml"))
+    assert len(recipes) == 6
+    assert all('memory_format = "channels_last"' in path.read_text() for path in recipes)
+    again, events = execute(plan, **DECIDE)
+    assert names(again, "failed") == [("se", 0)]
+    assert len(names(again, "skipped")) == 5
+    assert of_kind(DataOpened, events) == [DataOpened("0 settings open")]
+    assert Study.open(tmp_path / "s") == written
+
+
+def test_what_is_not_left_open_is_not_decided(tmp_path):
+    """The twin: the same check, and a study that says its settings."""
+    _, events = execute(study(tmp_path / "s"), **DECIDE)
+    assert of_kind(DataOpened, events) == [DataOpened("0 settings open")]
+    assert "decided" not in (tmp_path / "s/study.toml").read_text()
+    assert Study.open(tmp_path / "s").base.training.memory_format == "contiguous"
+
+
+def test_a_study_that_was_written_open_is_decided(tmp_path):
+    left_open(tmp_path / "s").write()
+    outcomes, _ = execute(left_open(tmp_path / "s"), **DECIDE)
+    assert len(names(outcomes, "done")) == 6
+    assert Study.open(tmp_path / "s").base.training.memory_format == "channels_last"
+
+
 def test_the_same_study_again_does_nothing(tmp_path):
     execute(study(tmp_path / "s"))
     before = everything(tmp_path)

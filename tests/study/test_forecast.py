@@ -175,3 +175,42 @@ def test_with_enough_images_the_seeds_decide(tmp_path, monkeypatch):
     assert found.detectable == ((DIGITS, sees[1]),)
     assert (found.set_by_images, found.margin_needs_images) == ((), False)
     assert found.seeds_for_margin == next(n for n, points in enumerate(sees, 2) if points <= 1.0)
+
+
+def test_long_steps_are_timed_with_few_images_and_scaled(monkeypatch):
+    asked = []
+
+    def steps(images):
+        asked.append(images)
+        return images
+
+    monkeypatch.setattr(forecast, "_middle", lambda images: 10.0 * images)
+    cpu, cuda = SimpleNamespace(type="cpu"), SimpleNamespace(type="cuda")
+    assert forecast._whole(steps, 100, cpu) == (1000.0, 100)
+    assert forecast._whole(steps, 101, cpu) == (pytest.approx(1010.0), 8)
+    assert forecast._whole(steps, 101, cuda) == (1010.0, 101)
+    assert forecast._whole(steps, 6, cpu) == (60.0, 6)
+    assert asked == [8, 100, 8, 101, 6]
+    said = forecast.Forecast(**FACTS, timed_images=8).text()
+    assert "one training step in ms (scaled from 8 images): none 31, se 40" in said
+
+
+def test_what_is_left_open_is_decided_for_the_plan_and_said(tmp_path, monkeypatch):
+    decided = {
+        "settings": {"training.memory_format": "channels_last"},
+        "step_ms": {"contiguous": 31.4, "x": 9.0},
+        "batch": 8,
+    }
+    monkeypatch.setattr(forecast, "fastest", lambda task, keys, device: decided)
+    timed = []
+    monkeypatch.setattr(
+        forecast, "_whole", lambda steps, batch, device: timed.append(steps.args[1].recipe) or (1.0, batch)
+    )
+    images = {"data.train_images": 20, "data.test_images": 10, "data.size": 16}
+    recipe = Recipe().with_overrides({**images, "training.memory_format": "auto"})
+    found = forecast.forecast(Study(recipe, arms(["se"]), (0,), tmp_path / "s"), 1, "cpu")
+    assert found.decided == decided
+    assert {each.training.memory_format for each in timed} == {"channels_last"}
+    line = "with    training.memory_format = channels_last (ms for a step of 8 images: contiguous 31, x 9)"
+    assert line in found.text().splitlines()
+    assert not list(tmp_path.iterdir())

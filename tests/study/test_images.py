@@ -158,3 +158,38 @@ def test_what_cannot_be_opened_is_not_kept(folder, read):
     with pytest.raises((UserError, OSError), match=r"0\.bmp"):
         images.open_once(spec, "label")
     assert images._last is None
+
+
+def test_the_check_decides_what_is_open_by_the_plain_host(folder, read, monkeypatch):
+    from saccade.events import SettingsDecided
+    from saccade.study.worker import check
+    from saccade.training import fastest
+
+    found = {"settings": {"training.precision": "bf16"}, "step_ms": {"32": 2.0, "bf16": 1.0}, "batch": 4}
+    asked, told = [], []
+    monkeypatch.setattr(fastest, "fastest", lambda task, keys, device: asked.append((task.recipe, keys)) or found)
+    recipes = [_recipe(folder, **{"attention.mechanism": name}) for name in ("none", "eca")]
+    said = check([recipe.model_dump(mode="json") for recipe in recipes], None, "cpu", told.append)
+    assert said == {"devices": ["cpu"], "decided": {}}
+    assert asked == []
+    recipes[1] = recipes[1].with_overrides({"training.precision": "auto"})
+    said = check([recipe.model_dump(mode="json") for recipe in recipes], None, "cpu", told.append)
+    assert said == {"devices": ["cpu"], "decided": found}
+    assert asked == [(recipes[0], ["training.precision"])]
+    assert [event.settings for event in told if isinstance(event, SettingsDecided)] == [found["settings"]]
+
+
+def test_a_run_is_the_same_to_the_last_bit_with_pictures_from_disk(folder, read, tmp_path, monkeypatch):
+    def run(name, **more):
+        monkeypatch.setattr(images, "_last", None)
+        series.train(_recipe(folder, **more), tmp_path / name, device="cpu", notify=lambda event: None)
+        return [(tmp_path / name / file).read_bytes() for file in ("model.safetensors", "rows.safetensors")]
+
+    plain = run("plain")
+    monkeypatch.setenv("SACCADE_CACHE", str(tmp_path / "pictures"))
+    assert run("first") == plain
+    read.clear()
+    assert run("second") == plain
+    assert run("of two processes", **{"training.workers": 2}) == plain
+    assert read == []
+    assert run("other", **{"training.seed": 1}) != plain

@@ -243,3 +243,52 @@ def test_planning_imports_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "set()\n", done.stderr
+
+
+LAST = {"settings": {"training.memory_format": "channels_last"}, "step_ms": {"contiguous": 31.5}, "batch": 8}
+AUTO = {"training__memory_format": "auto"}
+
+
+def test_what_is_left_open_is_decided_once_and_written(tmp_path):
+    asked = study(tmp_path / "s", **AUTO)
+    assert asked.undecided() == ["training.memory_format"]
+    found = asked.decide(LAST)
+    assert found.undecided() == []
+    assert {run.recipe.training.memory_format for run in found.runs()} == {"channels_last"}
+    found.write()
+    assert Study.open(tmp_path / "s") == found
+    assert Study.open(tmp_path / "s").decided == LAST
+    assert asked.claim()
+    assert study(tmp_path / "s", training__memory_format="channels_last").claim(), "the value itself is the same study"
+    with pytest.raises(UserError, match=r"memory_format is 'channels_last' there and 'contiguous' here"):
+        study(tmp_path / "s").claim()
+    with pytest.raises(UserError, match=r"epochs is 10 there and 9 here"):
+        study(tmp_path / "s", training__epochs=9, **AUTO).claim()
+
+
+def test_a_study_of_an_earlier_version_was_contiguous_and_goes_on(tmp_path):
+    study(tmp_path / "s").write()
+    path = tmp_path / "s/study.toml"
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if "memory_format" not in line))
+    assert study(tmp_path / "s", **AUTO).claim()
+    assert Study.open(tmp_path / "s").base.training.memory_format == "contiguous"
+
+
+def test_an_arm_can_leave_open_too(tmp_path):
+    """What the host of the study decides holds for it."""
+    asked = study(tmp_path / "s", others=["fast: training.precision=auto training.epochs=3"])
+    assert asked.undecided() == ["training.precision"]
+    found = asked.decide({"settings": {"training.precision": "bf16"}})
+    assert [run.recipe.training.precision for run in found.runs()[:4]] == ["32", "32", "32", "bf16"]
+    found.write()
+    assert asked.claim()
+    alone = study(tmp_path / "t", others=["fast: training.precision=auto"])
+    with pytest.raises(UserError, match="'none' and 'fast' are of one recipe"):
+        alone.decide({"settings": {"training.precision": "32"}})
+
+
+@pytest.mark.parametrize("wrong", ["3", "{batch = 3}", "{settings = {a = 1}}"])
+def test_a_damaged_decision_is_named(tmp_path, wrong):
+    (tmp_path / "study.toml").write_text(f"decided = {wrong}\n{NONE}")
+    with pytest.raises(UserError, match=r"study\.toml is damaged: decided"):
+        Study.open(tmp_path)

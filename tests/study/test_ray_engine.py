@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from saccade import Recipe, UserError, __version__
+from saccade.runfiles import read_recipe
 from saccade.study.arms import arms
 from saccade.study.engine import ATTEMPTS, execute
 from saccade.study.engine.interrupts import track_interrupts
@@ -83,6 +84,13 @@ def _rows(run):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [0, 1, 2]
     return [{key: value for key, value in row.items() if key not in ("seconds", "memory_mb")} for row in rows]
+
+
+def test_what_the_check_decides_reaches_every_run(told):
+    assert len(ended(told[0]["open"], "done")) == 6
+    recipes = [read_recipe(path) for path in (told[1] / "open").glob("*/seed*/recipe.toml")]
+    assert [recipe.training.memory_format for recipe in recipes] == ["channels_last"] * 6
+    assert Study.open(told[1] / "open").decided["step_ms"] == {"contiguous": 3.5}
 
 
 def test_a_run_that_raises_is_recorded_and_the_others_go_on(told):

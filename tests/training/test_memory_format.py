@@ -4,17 +4,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from saccade import catalog, load
+from saccade import load
 from saccade.training import train
-from tiny_runs import TINY, network_of, opened, same
+from tiny_runs import TINY, Killed, after, listener, network_of, opened, same
 
 LAST = {"training.memory_format": "channels_last"}
 PLAIN = TINY.with_overrides({"attention.mechanism": "none", "model.options": {"width": 4}})
-MAPS = (
-    [spec.name for spec in catalog.specs() if spec.kind != "conv" and not spec.needs]
-    if hasattr(catalog, "specs")
-    else []
-)
 
 
 def maps(recipe):
@@ -37,13 +32,19 @@ def is_last(map_):
 
 
 def test_maps_lie_as_asked():
-    assert all(map(is_last, maps(PLAIN.with_overrides(LAST))))
+    _, *others = maps(PLAIN.with_overrides(LAST))
+    assert others
+    assert all(map(is_last, others)), "the kernels of the first, of one channel, lie either way"
     assert not any(map(is_last, maps(PLAIN)))
 
 
-def test_a_network_has_the_same_weights_and_nearly_the_same_answers():
-    split = opened(TINY)
-    one, two = (network_of(recipe, split).eval() for recipe in (TINY, TINY.with_overrides(LAST)))
+@pytest.mark.parametrize("attention", ["se", "cbam", "das", "dat", "gsop", "sasa", "dcn2"])
+def test_a_network_has_the_same_weights_and_nearly_the_same_answers(attention):
+    where = "conv3x3" if attention in ("sasa", "dcn2") else "stage"
+    wide = {"model.options": {"width": 16}, "attention.mechanism": attention, "attention.where": where}
+    recipe = PLAIN.with_overrides(wide)
+    split = opened(recipe)
+    one, two = (network_of(each, split).eval() for each in (recipe, recipe.with_overrides(LAST)))
     assert all(torch.equal(value, two.state_dict()[key]) for key, value in one.state_dict().items())
     images = torch.stack([split.test[i][0] for i in range(8)])
     assert torch.allclose(one(images), two(images), atol=1e-5)
@@ -72,16 +73,11 @@ def test_a_training_differs_by_rounding_alone(tmp_path):
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
-    from saccade.events import EpochEnded
-
     recipe = TINY.with_overrides(LAST)
     train(recipe, tmp_path / "whole", device="cpu")
 
-    def stop(event):
-        if isinstance(event, EpochEnded) and event.epoch == 1:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(recipe, tmp_path / "parts", device="cpu", notify=stop)
+    _, listen = listener(after(1))
+    with pytest.raises(Killed):
+        train(recipe, tmp_path / "parts", device="cpu", notify=listen)
     train(recipe, tmp_path / "parts", device="cpu")
     assert same(tmp_path / "whole", tmp_path / "parts")
