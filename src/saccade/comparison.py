@@ -267,10 +267,13 @@ def _design(
             pace = "as many at a time as the cluster has room for"
         return f"{what} = {runs} runs, {pace} -> {folder}"
 
-    names, many = ", ".join(arm.name for arm in compared), f"{len(numbers)} seed{'s' * (len(numbers) > 1)}"
-    planned = [StudyPlanned(study.folder, line(f"{names} × {many}", len(study.runs()), study.folder))]
+    def many(seeds: Sequence[int]) -> str:
+        return f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
+
+    names = ", ".join(arm.name for arm in compared)
+    planned = [StudyPlanned(study.folder, line(f"{names} × {many(numbers)}", len(study.runs()), study.folder))]
     if tuning is not None:
-        what = f"tuning first: {len(compared)} arms × {len(steps)} values × {len(tuning.trials.seeds)} seeds"
+        what = f"tuning first: {len(compared)} arms × {len(steps)} values × {many(tuning.trials.seeds)}"
         trials = line(what, len(tuning.trials.runs()), tuning.trials.folder)
         planned.append(StudyPlanned(study.folder, trials))
     # What the caller named is trusted; what a file named has been checked.

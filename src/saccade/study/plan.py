@@ -249,9 +249,8 @@ def _arm(values: Mapping[str, Any]) -> Arm:
     try:
         by_seed = {int(seed): own for seed, own in values.get("by_seed", {}).items()}
     except ValueError:
-        raise UserError(
-            f"by_seed of the arm {values['name']!r} names {', '.join(values['by_seed'])}, no seeds"
-        ) from None
+        found = ", ".join(values["by_seed"])
+        raise UserError(f"by_seed of the arm {values['name']!r} is for {found}; seeds are needed") from None
     if "settings" in values or values.keys() <= {"name", "by_seed"}:
         return Arm(values["name"], values.get("settings", {}), by_seed)
     settings = {f"attention.{key}": values[key] for key in ("mechanism", "control", "where") if values.get(key)}

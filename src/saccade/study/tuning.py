@@ -10,8 +10,7 @@ values differ for good, and up to 40 % of such studies found an effect (``benchm
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +68,7 @@ class Tuning:
                 raise UserError(f"the arm {arm.name!r} would have the folder of the tuning runs; call it otherwise")
         if max(self.study.seeds) + len(self.study.seeds) * self.repeats > MAX_SEED:
             raise UserError(f"the seed {max(self.study.seeds)} leaves no seeds above it to tune with")
-        if all(isinstance(value, int | float) for values in self.ladder for value in values.values()):
+        if all(_is_number(value) for values in self.ladder for value in values.values()):
             rising = sorted(self.ladder, key=lambda values: tuple(values.values()))
             object.__setattr__(self, "ladder", tuple(rising))
 
@@ -237,20 +236,22 @@ class Tuned:
         )
 
     def edges(self) -> list[str]:
-        """A sentence for each arm that chose the lowest or highest of the numbers tried with most of its seeds."""
-        return [sentence for key in self.tuning.keys for arm in self.arms for sentence in self._edge(key, arm)]
+        """A sentence for each end of the numbers tried that arms chose with most of their seeds."""
+        found = []
+        for key in self.tuning.keys:
+            tried = {values[key] for values in self.tuning.ladder}
+            if len(tried) < 2 or not all(_is_number(value) for value in tried):
+                continue
+            for edge, which, beyond in ((min(tried), "lowest", "lower"), (max(tried), "highest", "higher")):
+                if names := [arm.name for arm in self.arms if 2 * self._times(arm, key, edge) > len(arm.picks)]:
+                    found.append(
+                        f"{key} = {edge:g}, the {which} value tried, was chosen for most seeds by {', '.join(names)}; "
+                        f"a {beyond} one may be better."
+                    )
+        return found
 
-    def _edge(self, key: str, arm: ArmTuning) -> Iterator[str]:
-        tried = sorted({values[key] for values in self.tuning.ladder if isinstance(values[key], int | float)})
-        value, count = Counter(self.tuning.ladder[pick][key] for pick in arm.picks).most_common(1)[0]
-        if len(tried) < 2 or isinstance(value, bool) or 2 * count <= len(arm.picks):
-            return
-        for edge, which, beyond in ((tried[0], "lowest", "lower"), (tried[-1], "highest", "higher")):
-            if value == edge:
-                yield (
-                    f"{arm.name}: {key} = {value:g}, the {which} value tried, was chosen with {count} of "
-                    f"{len(arm.picks)} seeds; a {beyond} one may be better."
-                )
+    def _times(self, arm: ArmTuning, key: str, value: Any) -> int:
+        return sum(self.tuning.ladder[pick][key] == value for pick in arm.picks)
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings, numbers and None."""
@@ -289,3 +290,7 @@ def tuned(study: Study) -> Tuned | None:
     plain = replace(study, arms=tuple(arm.untuned for arm in study.arms))
     tuning = Tuning(plain, tuple(steps), max(1, len(trials.seeds) // len(study.seeds)))
     return Tuned(tuning, tuning.found())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

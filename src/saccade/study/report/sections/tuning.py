@@ -8,7 +8,7 @@ from typing import Any, final
 
 from saccade.metrics.metric import Metric
 from saccade.study.report.sections.base import Context, Section
-from saccade.study.report.typeset import in_unit, number
+from saccade.study.report.typeset import capital, in_unit, number
 from saccade.study.tuning import ArmTuning
 
 __all__ = ["Tuning"]
@@ -22,14 +22,14 @@ class Tuning(Section):
     order = 12
     template = """
 <p class="how">{{ name }} on validation images{{ unit }}, mean ± standard deviation of {{ each }} tuning runs; beneath
-it, in bold, with how many of the {{ seeds }} judged seeds the value was chosen. {{ budget }}</p>
+it for how many of the {{ seeds }} judged seeds the arm chose that value.</p>
 <div class="scroll"><table>
 <thead><tr><th scope="col">arm</th>
 {%- for value in values %}<th scope="col">{{ value }}</th>{% endfor %}<th scope="col">runs</th></tr></thead>
 <tbody>
 {%- for style, cells in rows %}
 <tr><th scope="row">{{ named(style) }}</th>
-{%- for score, times in cells %}<td>{{ score }}<span class="second">{% if times %}<b>chosen with {{ times }}</b>
+{%- for score, times in cells %}<td>{{ score }}<span class="second">{% if times %}<b>chosen for {{ times }}</b>
 {%- else %}not chosen{% endif %}</span></td>{% endfor %}<td>{{ runs }}</td></tr>
 {%- endfor %}
 </tbody>
@@ -44,11 +44,10 @@ it, in bold, with how many of the {{ seeds }} judged seeds the value was chosen.
         if tuned is None:
             return None
         return {
-            "name": results.metric.name,
+            "name": capital(results.metric.name),
             "unit": in_unit(results.metric.unit),
             "each": len(tuned.tuning.trials.seeds),
             "seeds": len(results.seeds),
-            "budget": tuned.budget(),
             "values": [
                 ", ".join(f"{key.rpartition('.')[2]} = {value}" for key, value in values.items())
                 for values in tuned.tuning.ladder

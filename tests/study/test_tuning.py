@@ -1,0 +1,274 @@
+"""Equal tuning: every arm chooses among the same values with the same budget, anew for each judged seed."""
+
+import json
+from contextlib import suppress
+from dataclasses import replace
+
+import fake_training
+import pytest
+from made_results import context, made
+
+from saccade import Recipe, UserError
+from saccade.events import ignore
+from saccade.study.arms import Arm, arms
+from saccade.study.ladder import label, ladder
+from saccade.study.plan import Study
+from saccade.study.report import sections
+from saccade.study.report.page import page
+from saccade.study.tuning import ArmTuning, Tuned, Tuning, tuned
+
+RATES = tuple({"training.lr": rate} for rate in (0.03, 0.1, 0.3))
+
+
+@pytest.fixture(autouse=True)
+def _threads(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the fake training reports it
+
+
+def plan(folder, steps=RATES, repeats=1, seeds=(0, 1), controls=("extra",), others=(), **options):
+    recipe = Recipe().with_overrides({"data.options": options, "training.lr": 0.1})
+    return Tuning(Study(recipe, arms(["se"], controls, others), seeds, folder), tuple(steps), repeats)
+
+
+def execute(study):
+    """Do the runs that are not finished, in this process; how many that were."""
+    if not study.claim():
+        study.write()
+    todo = [run for run in study.runs() if run.finished is None]
+    for run in todo:
+        with suppress(ValueError):
+            fake_training.by_rate(run.recipe, run.folder, device="cpu", notify=ignore)
+    return len(todo)
+
+
+class TestPlan:
+    def test_every_arm_has_the_same_budget_and_its_runs_are_scored_on_validation_images(self):
+        found = plan("s", repeats=2)
+        runs = found.trials.runs()
+        assert len(runs) == 3 * 3 * 2 * 2
+        for mechanism, control in (("none", None), ("se", None), ("se", "extra")):
+            own = [run for run in runs if (run.arm.mechanism, run.arm.control) == (mechanism, control)]
+            assert sorted((run.seed, run.recipe.training.lr) for run in own) == [
+                (seed, rate) for seed in (2, 3, 4, 5) for rate in (0.03, 0.1, 0.3)
+            ]
+        assert {run.recipe.data.score_on for run in runs} == {"val"}
+        assert {run.recipe.data.score_on for run in found.study.runs()} == {"test"}
+
+    def test_seeds_are_apart_from_the_judged_ones(self):
+        found = plan("s", repeats=2, seeds=(7, 3))
+        assert (list(found.seeds(7)), list(found.seeds(3))) == ([8, 9], [10, 11])
+        assert not set(found.trials.seeds) & set(found.study.seeds)
+
+    def test_the_arms_with_the_recipes_own_value_keep_their_names(self):
+        names = [arm.name for arm in plan("s").trials.arms]
+        assert names[:3] == ["none", "se", "extra for se"]
+        assert names[3:5] == ["none, lr=0.03", "se, lr=0.03"]
+        other = plan("s", [{"training.lr": rate} for rate in (3.0, 1.0)])
+        assert other.trials.base.training.lr == 1.0, "the recipe's own is not tried: the first of the ladder stands in"
+        assert other.ladder == ({"training.lr": 1.0}, {"training.lr": 3.0})
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"steps": RATES[:1]}, "at least two values to choose from; found 1"),
+            ({"steps": [*RATES, RATES[0]]}, r"lr=0\.03 is to be tried twice"),
+            ({"repeats": 0}, "0 tuning runs of each value"),
+            ({"others": ["fast: training.lr=1.0"]}, r"'fast' sets training\.lr itself, which is tuned"),
+            ({"others": ["tuning: attention=das"]}, "would have the folder of the tuning runs"),
+            ({"seeds": (2**63 - 2,), "repeats": 2}, "leaves no seeds above it"),
+        ],
+    )
+    def test_what_cannot_be_tuned_equally_is_refused(self, change, message):
+        with pytest.raises(UserError, match=message):
+            plan("s", **change)
+
+
+class TestLadder:
+    base = Recipe().with_overrides({"training.lr": 0.006})
+
+    def test_a_key_alone_has_three_values_around_the_recipes(self):
+        assert ladder(["lr"], self.base) == ladder(["training.lr=0.002,0.006,0.018"], self.base)
+        assert [values["training.lr"] for values in ladder(["lr"], Recipe())] == [0.0167, 0.05, 0.15]
+
+    def test_several_keys_give_every_combination(self):
+        found = ladder(["lr=1,2", "optimizer=sgd,adamw"], self.base)
+        assert [label(values) for values in found] == [
+            "lr=1.0 optimizer=sgd", "lr=1.0 optimizer=adamw", "lr=2.0 optimizer=sgd", "lr=2.0 optimizer=adamw",
+        ]  # fmt: skip
+        assert ladder(["data.augment=('flip',),('flip','crop')"], self.base)[1] == {"data.augment": ["flip", "crop"]}
+        assert ladder(["model.options.drop_rate=0.0,0.1"], self.base)[1] == {"model.options.drop_rate": 0.1}
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("rl", r"no such key of a recipe\. Did you mean 'lr'"),
+            ("lr=", r"write the values to try, as in --tune training\.lr=0\.01"),
+            ("lr=0.1,none", r"training\.lr = 'none'"),
+            ("epochs", "it is 10 in the recipe; write the values to try"),
+            ("label_smoothing", r"it is 0\.0 in the recipe"),
+            ("model.options.drop_rate", "does not have 'drop_rate'"),
+            ("seed=1,2", "says what is compared"),
+            ("model=a,b", "says what is compared"),
+            ("attention=se,das", "says what is compared"),
+            ("data.score_on=val,test", "says what is compared"),
+            ("data.size=32,64", "says what is compared"),
+        ],
+    )
+    def test_a_wrong_one_is_named(self, text, message):
+        with pytest.raises(UserError, match=message):
+            ladder([text], self.base)
+
+    def test_a_key_is_given_once(self):
+        with pytest.raises(UserError, match=r"training\.lr is given twice"):
+            ladder(["lr", "training.lr=1,2"], self.base)
+
+
+class TestChoice:
+    def test_each_seed_chooses_by_its_own_tuning_runs(self, tmp_path):
+        found = plan(tmp_path / "s", seeds=(0, 1, 2))  # tuning seeds 3, 4, 5; seed 4 likes another rate
+        execute(found.trials)
+        chosen = {arm.name: [arm.by_seed[seed]["training.lr"] for seed in (0, 1, 2)] for arm in found.judged().arms}
+        assert chosen == {"none": [0.1, 0.03, 0.1], "se": [0.3, 0.03, 0.3], "extra for se": [0.3, 0.03, 0.3]}
+
+    def test_the_judged_runs_have_what_was_chosen_and_all_training_images(self, tmp_path):
+        found = plan(tmp_path / "s")
+        execute(found.trials)
+        study = found.judged()
+        assert execute(study)
+        assert Study.open(study.folder) == study
+        rates = {(run.arm.name, run.seed): run.recipe.training.lr for run in study.runs()}
+        assert (rates["none", 0], rates["se", 0]) == (0.1, 0.3)
+        assert all(run.recipe.data == found.study.base.data for run in study.runs())
+        assert study.arms[1].shares_host(study.base)
+        assert not (set(study.folder.iterdir()) ^ {study.folder / n for n in (
+            "study.toml", "tuning", "none", "se", "extra-for-se")})  # fmt: skip
+
+    def test_it_goes_on_where_it_stopped(self, tmp_path):
+        found = plan(tmp_path / "s")
+        assert found.claim() is False
+        execute(found.trials)
+        assert found.claim() is True
+        assert execute(found.trials) == 0
+        assert execute(found.judged()) == 6
+        assert found.claim() is True
+        assert execute(found.judged()) == 0
+
+    def test_a_folder_of_another_study_is_refused(self, tmp_path):
+        found = plan(tmp_path / "s")
+        execute(found.trials)
+        with pytest.raises(UserError, match="holds another study"):
+            plan(tmp_path / "s", RATES[:2]).claim()
+        with pytest.raises(UserError, match="holds 'tuning'"):
+            found.study.claim()
+        execute(found.judged())
+        with pytest.raises(UserError, match=r"arms\.none\.seed\.0\.training\.lr is 0\.1 there and not set here"):
+            found.study.claim()
+        with pytest.raises(UserError, match="margin is not set there and"):
+            Tuning(Study(found.study.base, found.study.arms, (0, 1), tmp_path / "s", 2.0), RATES).claim()
+        found.study.write()
+        with pytest.raises(UserError, match="holds a study that is not tuned"):
+            found.claim()
+
+    def test_no_arm_chooses_before_all_runs_are_there(self, tmp_path):
+        found = plan(tmp_path / "s", fail=0.3)
+        assert execute(found.trials) == 18
+        with pytest.raises(UserError, match=r"3 of 18 tuning runs are not finished.*give the same command again"):
+            found.judged()
+        assert execute(found.trials) == 3
+        assert len(found.judged().arms) == 3
+
+    def test_a_value_that_diverges_is_not_chosen(self, tmp_path):
+        steps = [{"training.lr": rate} for rate in (0.2, 10.0)]
+        found = plan(tmp_path / "s", steps)
+        execute(found.trials)
+        arm = found.found()[0]
+        assert arm.scores[1] == (None, None)
+        assert arm.picks == (0, 0)
+        lost = plan(tmp_path / "t", [{"training.lr": 10.0}, {"training.lr": 0.2}])
+        assert lost.ladder[0] == {"training.lr": 0.2}, "in rising order"
+
+    def test_lower_is_better_where_the_metric_says_so(self, tmp_path):
+        found = plan(tmp_path / "s")
+        execute(found.trials)
+        for run in found.trials.runs():
+            path = run.folder / "done.json"
+            done = json.loads(path.read_text())
+            path.write_text(json.dumps(done | {"metric": "NLL", "scores": {"NLL": done["scores"]["top-1"]}}))
+        assert found.found()[0].picks == (2, 2)
+
+    def test_in_a_tie_the_recipes_own_value_is_kept(self):
+        found = plan("s")
+        top1 = type("Metric", (), {"higher_is_better": True})
+        assert found._pick(((1.0, 1.0),) * 3, 0, top1) == 1
+        assert found._pick(((1.0, 1.0), (1.0, 1.0), (1.0, 1.1)), 1, top1) == 2
+
+
+class TestTuned:
+    def test_what_was_done_is_read_back(self, tmp_path):
+        found = plan(tmp_path / "s", repeats=2)
+        execute(found.trials)
+        study = found.judged()
+        study.write()
+        assert tuned(Study.open(study.folder)) == Tuned(found, found.found())
+        plain = tuned(Study.open(study.folder)).to_json()
+        assert json.loads(json.dumps(plain)) == plain
+        assert plain["runs_of_each_arm"] == 12
+        assert plain["seeds"] == {"0": [2, 3], "1": [4, 5]}
+        assert plain["arms"]["se"]["chosen"]["0"] == {"training.lr": 0.3}
+        assert len(plain["arms"]["none"]["scores"]) == 3
+        assert tuned(found.study) is None
+
+    @pytest.mark.parametrize(
+        ("picks", "said"),
+        [
+            (
+                [(1, 1, 1), (2, 2, 1)],
+                ["training.lr = 0.3, the highest value tried, was chosen for most seeds by se;"],
+            ),
+            (
+                [(0, 0, 2), (0, 0, 0)],
+                ["training.lr = 0.03, the lowest value tried, was chosen for most seeds by none"],
+            ),
+            ([(0, 1, 2), (1, 2, 1)], []),
+        ],
+    )
+    def test_the_edge_of_the_ladder(self, picks, said):
+        found = Tuned(plan("s"), tuple(ArmTuning(n, (), p) for n, p in zip(("none", "se"), picks, strict=True)))
+        assert [a[: len(b)] for a, b in zip(found.edges(), said, strict=True)] == said
+
+    def test_words_have_no_edge(self):
+        words = plan("s", [{"training.optimizer": word} for word in ("sgd", "adamw")])
+        assert Tuned(words, (ArmTuning("none", (), (1, 1)),)).edges() == []
+
+
+def test_settings_of_a_seed(tmp_path):
+    with pytest.raises(UserError, match="settings for the seed 7, which is not studied"):
+        Study(Recipe(), (Arm("none", {}, {7: {"training.lr": 1.0}}),), (0,), tmp_path)
+    with pytest.raises(UserError, match=r"the arm 'none': training\.lr"):
+        Study(Recipe(), (Arm("none", {}, {0: {"training.lr": -1.0}}),), (0,), tmp_path)
+    Study(Recipe(), (Arm("none", {}, {0: {"training.lr": 1.0}}),), (0,), tmp_path).write()
+    path = tmp_path / "study.toml"
+    path.write_text(path.read_text().replace("{ 0 = {", "{ first = {"))
+    with pytest.raises(UserError, match="by_seed of the arm 'none' is for first; seeds are needed"):
+        Study.open(tmp_path)
+
+
+def test_the_report_says_what_was_chosen_and_how():
+    scores = {"none": [70.0, 65.0], "se": [72.5, 66.0]}
+    plain = made(scores)
+    of = Tuning(plain.study, RATES)
+    arms = (
+        ArmTuning("none", ((60.0, 62.0), (70.0, 72.0), (71.0, 60.0)), (2, 1)),
+        ArmTuning("se", ((60.0, 62.0), (70.0, 72.0), (None, None)), (1, 1)),
+    )
+    content = sections.ordered()["tuning"].content
+    assert content(context(plain)) is None
+    told = context(replace(plain, tuned=Tuned(of, arms)))
+    rows = [cells for _, cells in content(told)["rows"]]
+    assert rows[0] == [("61.00 ± 1.41", 0), ("71.00 ± 1.41", 1), ("65.50 ± 7.78", 1)]
+    assert rows[1][1:] == [("71.00 ± 1.41", 2), ("– (2 diverged)", 0)]
+    assert content(told)["runs"] == 6
+    method = sections.ordered()["method"].content
+    assert "same number of training runs" in method(told)["method"]
+    assert "same number of training runs" not in method(context(plain))["method"]
+    assert "chosen for 2" in page(told)
