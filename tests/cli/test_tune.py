@@ -9,8 +9,8 @@ import pytest
 import saccade
 from saccade import UserError
 from saccade.runfiles import read_done
+from saccade.study.collecting import collect
 from saccade.study.plan import Study
-from saccade.study.results import collect
 
 PLANTED = "1e30"  # diverges at once
 SETTINGS = ["training.epochs=1", "data.train_images=100", "data.test_images=50", "training.batch_size=20",

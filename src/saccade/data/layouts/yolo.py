@@ -134,7 +134,7 @@ def _yaml(root: Path) -> _Yaml | None:
 
 
 def _loaded(path: Path) -> Any:
-    import yaml  # type: ignore[import-untyped]  # timm needs PyYAML
+    import yaml
 
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
