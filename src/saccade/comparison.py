@@ -23,15 +23,15 @@ from saccade.study.arms import arms as arms_of
 from saccade.study.engine import execute, slots_for
 from saccade.study.plan import Study
 from saccade.study.plan import seeds as seeds_of
-from saccade.trust import Trust
+from saccade.trust import Trust, together
 
 if TYPE_CHECKING:
     from saccade.study.forecast import Forecast
     from saccade.study.results import StudyResults
 
-__all__ = ["MECHANISMS", "compare", "forecast"]
+__all__ = ["compare", "forecast"]
 
-MECHANISMS = "none,se,cbam,das"
+_MECHANISMS = "none,se,cbam,das"
 """What is compared where nothing is named."""
 _MAX_SLOTS = 1024
 """Each is a process, here or on a node of the cluster."""
@@ -208,7 +208,7 @@ def _design(
         )
     if attention is None:
         own = base.attention.mechanism
-        attention = own if own != BASELINE else "" if arms else MECHANISMS
+        attention = own if own != BASELINE else "" if arms else _MECHANISMS
     compared = arms_of(_listed(attention), _listed(controls), arms)
     numbers = _seeds(layout_of(base.data).seeds if seeds is None else seeds)
     if slots is not None and not 1 <= slots <= _MAX_SLOTS:
@@ -224,10 +224,9 @@ def _design(
     names = ", ".join(arm.name for arm in compared)
     line = f"{names} × {len(numbers)} seed{'s' * (len(numbers) > 1)} = {runs} runs, {pace} -> {study.folder}"
     # What the caller named is trusted; what a file named has been checked.
-    models = {arm.recipe(base, 0).model.name for arm in compared}
-    named = {catalog.named(arm.mechanism) for arm in compared} | {name for name in models if ":" in name}
-    trust = trust if trust is True else named | ({trust} if isinstance(trust, str) else set(trust or ()))
-    return _Design(study, at_a_time, StudyPlanned(study.folder, line), trust)
+    models = (arm.recipe(base, 0).model.name for arm in compared)
+    trusted = together(trust, *(catalog.named(arm.mechanism) for arm in compared), *models)
+    return _Design(study, at_a_time, StudyPlanned(study.folder, line), trusted)
 
 
 def _listed(names: str | Iterable[str]) -> list[str]:
