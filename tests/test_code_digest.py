@@ -1,5 +1,6 @@
 """The digest of a function changes with the code that it leads to, and with nothing else."""
 
+import functools
 import importlib
 import subprocess
 import sys
@@ -120,6 +121,23 @@ def test_the_weights_of_a_network_that_is_closed_over_count():
 
     one, two = nn.Linear(2, 2), nn.Linear(2, 2)
     assert code_digest(make(one)) == code_digest(make(one)) != code_digest(make(two))
+
+
+def test_what_holds_itself_or_raises_ends():
+    class Raises:
+        def __getattr__(self, name):
+            raise RuntimeError(name)
+
+    loop, raising = [len], Raises()
+    loop.append(loop)
+    assert code_digest(lambda: (loop, raising)) == code_digest(lambda: (loop, raising))
+
+
+def test_a_cache_does_not_hide_the_function():
+    def make(value):
+        return functools.lru_cache(lambda num_classes: value)
+
+    assert code_digest(make(1)) == code_digest(make(1)) != code_digest(make(2))
 
 
 def test_it_is_the_same_in_every_process():

@@ -44,13 +44,18 @@ def code_digest(function: Callable[..., Any]) -> str:
     waiting: list[Led] = [("", function)]
     while waiting and len(seen) < _MOST:
         name, value = waiting.pop()
-        if _is_plain(value):
-            facts.add(f"{name} = {value!r}")
-        elif id(value) not in seen:
+        try:
+            if _is_plain(value):
+                facts.add(f"{name} = {value!r}")
+                continue
+            if id(value) in seen:
+                continue
             seen[id(value)] = value
             fact, further = _facts(name, value)
-            facts.add(fact)
-            waiting += further
+        except Exception:  # whatever an object raises that is asked; a list that holds itself
+            fact, further = f"{name}: {type(value).__qualname__}", []
+        facts.add(fact)
+        waiting += further
     return hashlib.sha256("\0".join(sorted(facts)).encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
@@ -80,10 +85,12 @@ def _facts(name: str, value: Any) -> tuple[str, list[Led]]:
     if isinstance(value, list | tuple | set | frozenset | dict):
         parts = value.items() if isinstance(value, dict) else [("", part) for part in value]
         return f"{name}: {type(value).__name__} of {len(value)}", [(f"{name}[{key}]", part) for key, part in parts]
+    if callable(getattr(value, "__wrapped__", None)):  # functools.lru_cache
+        return name, [("wrapped", value.__wrapped__)]
     if callable(getattr(value, "state_dict", None)):  # a network that is closed over
         values = [(f"{name}.{key}", part) for key, part in value.state_dict().items()]
         return f"{name}: {value!r}", [("class", type(value)), *values]
-    if callable(getattr(value, "numpy", None)):
+    if callable(getattr(value, "detach", None)):
         array = value.detach().cpu().float().numpy()
         return f"{name}: {value.dtype} {array.shape} {zlib.crc32(array.tobytes())}", []
     if callable(getattr(value, "tobytes", None)):
@@ -99,13 +106,14 @@ def _of_function(function: FunctionType) -> tuple[str, list[Led]]:
     if _is_installed(function.__code__.co_filename):
         return label, []
     led: list[Led] = []
-    for name in set(_names(function.__code__, "LOAD_GLOBAL", "LOAD_NAME")) & function.__globals__.keys():
+    read = set(_names(function.__code__, "LOAD_GLOBAL", "LOAD_NAME"))
+    for name in sorted(read & function.__globals__.keys()):  # in an order that no hash decides
         value = function.__globals__[name]
         if not isinstance(value, ModuleType):
             led.append((name, value))
         elif _is_own(value.__name__):
-            read = set(_names(function.__code__, "LOAD_ATTR", "LOAD_METHOD"))
-            led += [(each, vars(value)[each]) for each in read & vars(value).keys()]
+            attributes = set(_names(function.__code__, "LOAD_ATTR", "LOAD_METHOD"))
+            led += [(each, vars(value)[each]) for each in sorted(attributes & vars(value).keys())]
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             led.append((name, cell.cell_contents))

@@ -25,15 +25,15 @@ from saccade.study.ladder import Settings, ladder
 from saccade.study.plan import TUNING, Study
 from saccade.study.plan import seeds as seeds_of
 from saccade.study.tuning import Tuning
-from saccade.trust import Trust
+from saccade.trust import Trust, together
 
 if TYPE_CHECKING:
     from saccade.study.forecast import Forecast
     from saccade.study.results import StudyResults
 
-__all__ = ["MECHANISMS", "compare", "forecast"]
+__all__ = ["compare", "forecast"]
 
-MECHANISMS = "none,se,cbam,das"
+_MECHANISMS = "none,se,cbam,das"
 """What is compared where nothing is named."""
 _UNNAMED = Path()
 """Of a study whose folder is not found yet."""
@@ -250,7 +250,7 @@ def _design(
         )
     if attention is None:
         own = base.attention.mechanism
-        attention = own if own != BASELINE else "" if arms else MECHANISMS
+        attention = own if own != BASELINE else "" if arms else _MECHANISMS
     compared = arms_of(_listed(attention), _listed(controls), arms)
     numbers = _seeds(layout_of(base.data).seeds if seeds is None else seeds)
     if slots is not None and not 1 <= slots <= _MAX_SLOTS:
@@ -277,10 +277,9 @@ def _design(
         trials = line(what, len(tuning.trials.runs()), tuning.trials.folder)
         planned.append(StudyPlanned(study.folder, trials))
     # What the caller named is trusted; what a file named has been checked.
-    models = {arm.recipe(base, 0).model.name for arm in compared}
-    named = {catalog.named(arm.mechanism) for arm in compared} | {name for name in models if ":" in name}
-    trust = trust if trust is True else named | ({trust} if isinstance(trust, str) else set(trust or ()))
-    return _Design(study, tuning, at_a_time, tuple(planned), trust)
+    models = (arm.recipe(base, 0).model.name for arm in compared)
+    trusted = together(trust, *(catalog.named(arm.mechanism) for arm in compared), *models)
+    return _Design(study, tuning, at_a_time, tuple(planned), trusted)
 
 
 def _to_tune(tune: str | Iterable[str] | Mapping[str, Iterable[Any]]) -> list[str]:

@@ -14,7 +14,7 @@ from saccade.errors import study_installed
 from saccade.events import Notify, RunPlanned
 from saccade.imagefiles import left_out
 from saccade.recipe import Recipe
-from saccade.trust import Trust
+from saccade.trust import Trust, together
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,10 +29,12 @@ class TrainedRun:
     Attributes:
         folder: its files; see ``saccade.training.folder``.
         result: what ``done.json`` says.
+        trust: what the folder may name besides the catalogue: what the caller of ``train`` named.
     """
 
     folder: Path
     result: Mapping[str, Any]
+    trust: Trust = False
 
     @property
     def scores(self) -> dict[str, float | None]:
@@ -68,7 +70,7 @@ class TrainedRun:
         """
         from saccade.saving import load
 
-        return load(self.folder, trust=True)  # this process made it
+        return load(self.folder, trust=self.trust)
 
 
 def train(
@@ -136,7 +138,8 @@ def train(
 
         from saccade import training
 
-        return TrainedRun(folder, training.train(asked, folder, device=device, notify=notify))
+        result = training.train(asked, folder, device=device, notify=notify)
+        return TrainedRun(folder, result, together(trust, catalog.named(asked.attention.mechanism), asked.model.name))
 
 
 def _attention(recipe: Recipe) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -143,12 +144,16 @@ def _try(host: nn.Module, task: Task) -> None:
         raise UserError(f"{words} {wrong}{_hint(host, task) if own else ''}")
     if not own or callable(getattr(host, "training_loss", None)):
         return
-    try:
-        with training_twin(host) as twin:
+    with ExitStack() as stack:
+        try:
+            twin = stack.enter_context(training_twin(host))
+        except Exception:  # it cannot be copied, and is trained all the same
+            return
+        try:
             output = twin(*images)
-    except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"{words}, in training mode: {reason}") from error
+        except Exception as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise UserError(f"{words}, in training mode: {reason}") from error
     if wrong := task.misfit(output, images[0]):
         raise UserError(
             f"{words}, in training mode, {wrong}. Build it without its auxiliary outputs, or give it a method "
@@ -158,8 +163,8 @@ def _try(host: nn.Module, task: Task) -> None:
 
 def _hint(host: nn.Module, task: Task) -> str:
     """Return what may be wrong with a function that does not take what the data decide, as the end of a sentence."""
-    builder = find((task.recipe.model.name, task.recipe.model.code))
-    taken = arguments(builder, classes := len(task.data.classes), channels := task.data.channels, {})
+    model, classes, channels = task.recipe.model, len(task.data.classes), task.data.channels
+    taken = arguments(find((model.name, model.code)), classes, channels, model.options)
     first = next((m for m in host.modules() if isinstance(m, nn.Conv2d)), None)
     if first is not None and first.in_channels != channels and channels not in taken.values():
         return f"; the images have {channels} channels: let the function take in_chans"
