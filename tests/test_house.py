@@ -155,7 +155,7 @@ def test_public_names_survive_the_import_of_every_submodule():
 
 def test_public_names_are_the_agreed_ones():
     assert saccade.__all__ == [
-        "Plug", "Recipe", "UserError", "check", "create", "export", "list_mechanisms", "load", "measure",
+        "Plug", "Recipe", "UserError", "check", "create", "export", "judge", "list_mechanisms", "load", "measure",
         "one_call", "parameter_groups", "plug", "plugged_trainer", "plugs", "record", "replace", "replacements", "save",
         "sites", "spec", "unplug",
     ]  # fmt: skip

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from saccade.escaping import printable
 from saccade.study.report import charts, sections
 from saccade.study.report.sections.base import Context
-from saccade.study.report.typeset import grouped
+from saccade.study.report.typeset import grouped, prose
 
 if TYPE_CHECKING:
     from saccade.study.plan import Study
@@ -39,7 +39,7 @@ def page(context: Context) -> str:
     results = context.results
     return environment.get_template("report.html.j2").render(
         title=_title(context),
-        alarm=results.analysis and results.analysis.not_learnt,
+        alarm=prose(results.analysis.not_learnt or "") if results.analysis else "",
         advice=results.advice,
         judged=results.study is None,
         asked=_asked(context) if results.study is None else _planned(context, results.study),
@@ -87,4 +87,4 @@ def _asked(context: Context) -> list[tuple[str, str]]:
         facts.append(("Controls", controls))
     done = sum(run.status == "done" for run in results.runs)
     facts.append(("Seeds", ", ".join(map(str, results.seeds))))
-    return [*facts, ("Runs", f"{done} of {len(results.runs)} finished")]
+    return [*facts, ("Runs", f"{done} of {len(results.runs)} {'finished' if results.study else 'given'}")]
