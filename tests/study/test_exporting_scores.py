@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from finished_runs import TRIVIAL, finish
 from safetensors.numpy import load_file, save_file
-from test_results import TRIVIAL, _finish
 
 from saccade import Recipe, UserError, judge
 from saccade.cli import report
@@ -29,7 +29,7 @@ def _study(folder, task="classify", groups=False):
     plan.write()
     for run in plan.runs():
         score = SCORES[run.arm.name][plan.seeds.index(run.seed)]
-        _finish(run, score)
+        finish(run, score)
         path = run.folder / "rows.safetensors"
         if groups:
             save_file(load_file(path) | {"group": np.arange(100) // 7}, path)

@@ -6,8 +6,8 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from finished_runs import finish
 from made_results import arm, context, made
-from test_results import _finish
 
 from saccade import Recipe, UserError
 from saccade.study.advice import on_unlearnt
@@ -88,7 +88,7 @@ class TestShown:
         plan = Study(base, arms(["se"]), (0, 1), tmp_path / "s")
         plan.write()
         for run in plan.runs():
-            _finish(run, 90.0 + run.seed)
+            finish(run, 90.0 + run.seed)
         found = collect(plan.folder)
         assert found.report() == plan.folder / "report.html"
         assert found.report(str(tmp_path / "mine.html")) == tmp_path / "mine.html"
@@ -172,7 +172,7 @@ class TestAdvice:
         plan = Study(Recipe(), arms(["se"]), (0, 1), tmp_path / "s")
         plan.write()
         for run in plan.runs():
-            _finish(run, 10.0)
+            finish(run, 10.0)
         found = collect(plan.folder)
         assert found.alarm.startswith(
             "none scores 10.00 %, the trivial answer (the most frequent class) 10.00 %: the host"
@@ -192,7 +192,7 @@ def test_the_scored_epoch_is_named(tmp_path, chosen, said):
     plan = Study(Recipe(), arms(["se"]), (0, 1), tmp_path / "s")
     plan.write()
     for run in plan.runs():
-        _finish(run, 90.0 + run.seed)
+        finish(run, 90.0 + run.seed)
         val = {"top-1": 80.0} if chosen[run.arm.name == "se"] else None
         rows = [{"epoch": n, "losses": {}, "scores": {"top-1": 50.0}, "val": val, "gates": {}} for n in (0, 1)]
         (run.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

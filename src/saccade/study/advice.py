@@ -25,10 +25,9 @@ def on_unlearnt(study: Study) -> str:
     steps = [norms] if trained and getattr(training, "freeze", None) is None else []
     rates = f"{training.lr / 10:g}" if trained else f"{training.lr / 10:g} or {3 * training.lr:g}"
     rate = f"--set training.lr={rates} (it is {training.lr:g})"
-    longer = (
-        f"--set training.epochs={3 * training.epochs} (it is {training.epochs})" if training.epochs < _FEW else None
-    )
-    steps += [longer, rate] if fell and longer else [rate, *filter(None, [longer])]
+    few = training.epochs < _FEW
+    longer = [f"--set training.epochs={3 * training.epochs} (it is {training.epochs})"] if few else []
+    steps += [*longer, rate] if fell else [rate, *longer]
     said = ""
     if first is not None and last is not None:
         what = "fell" if fell else "hardly fell"

@@ -11,7 +11,7 @@ from saccade import tasks
 from saccade.errors import UserError
 from saccade.metrics.metric import Metric
 
-__all__ = ["is_loss", "is_share", "measured"]
+__all__ = ["is_loss", "is_share", "measured", "words"]
 
 _SHARES = re.compile(
     r"acc|accuracy|top\d*|m?ap\d*|m?iou|jaccard|dice|dsc|f\d|f\dscore|precision|recall|sensitivity|specificity|"
@@ -22,7 +22,8 @@ _LOSSES = re.compile(
 )
 
 
-def _words(name: str) -> list[str]:
+def words(name: str) -> list[str]:
+    """The lower-case words of a column's name."""
     return [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
 
 
@@ -32,7 +33,7 @@ def is_loss(name: str) -> bool:
     >>> is_loss("val/box_loss"), is_loss("metrics/mAP50-95(B)")
     (True, False)
     """
-    return any(_LOSSES.fullmatch(word) for word in _words(name))
+    return any(_LOSSES.fullmatch(word) for word in words(name))
 
 
 def is_share(name: str) -> bool:
@@ -41,7 +42,7 @@ def is_share(name: str) -> bool:
     >>> is_share("metrics/mAP50-95(B)"), is_share("eval_top1"), is_share("val/box_loss")
     (True, True, False)
     """
-    return not is_loss(name) and any(_SHARES.fullmatch(word) for word in _words(name))
+    return not is_loss(name) and any(_SHARES.fullmatch(word) for word in words(name))
 
 
 def measured(
