@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 
 from saccade import tasks
 from saccade.errors import UserError
@@ -104,12 +103,12 @@ def measured(
     if not (math.isfinite(margin) and margin > 0):
         raise UserError(f"margin = {margin:g}: it must be a finite number above 0")
     digits = 2 if unit == "%" else min(max(2 - math.floor(math.log10(margin)), 0), 9)
+    digits = digits if known is None else known.digits
     metric = Metric(
         name=name, unit=unit, margin=margin, low=low, high=high, higher_is_better=not lower, digits=digits,
         values=lambda rows: rows["score"],
     )  # fmt: skip
-    said = f"Judged by {column}: {way}; equal is within ±{margin:g}{default}."
-    return (metric if known is None else replace(metric, digits=known.digits)), said
+    return metric, f"Judged by {column}: {way}; equal is within ±{margin:g}{default}."
 
 
 def _of_a_task(name: str, unit: str | None) -> Metric | None:
