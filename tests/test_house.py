@@ -170,8 +170,8 @@ def test_public_names_survive_the_import_of_every_submodule():
 
 def test_public_names_are_the_agreed_ones():
     assert saccade.__all__ == [
-        "Plug", "Recipe", "UserError", "check", "compare", "create", "export", "forecast", "list_mechanisms", "load",
-        "measure", "one_call", "parameter_groups", "plug", "plugged_trainer", "plugs", "record", "replace",
+        "Plug", "Recipe", "UserError", "check", "compare", "create", "export", "forecast", "judge", "list_mechanisms",
+        "load", "measure", "one_call", "parameter_groups", "plug", "plugged_trainer", "plugs", "record", "replace",
         "replacements", "save", "sites", "spec", "train", "unplug",
     ]  # fmt: skip
 

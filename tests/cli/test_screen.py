@@ -117,6 +117,17 @@ def _results(**more):
     return replace(found, arms=(none, replace(eca, cost=cost), replace(se, parameters=None)))
 
 
+def test_a_host_that_has_learnt_nothing_comes_first(capsys):
+    with Screen() as screen:
+        screen.show(_results(trivial=("always cat", 89.9)))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("none scores 90.00 %, the trivial answer (always cat) 89.90 %: the host has not learnt")
+    assert lines[0].endswith("Try more epochs.")
+    said = "\n".join(lines)
+    assert "eca: not judged. +2.2 points" in said
+    assert "not decided" not in said
+
+
 def test_the_table_shows_numbers_and_verdicts(capsys):
     results = _results()
     Screen().show(results)

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from finished_runs import TRIVIAL, finish
 from safetensors.numpy import load_file, save_file
-from test_results import TRIVIAL, _finish
 
 from saccade import Recipe, UserError, judge
 from saccade.cli import report
@@ -29,7 +29,7 @@ def _study(folder, task="classify", groups=False):
     plan.write()
     for run in plan.runs():
         score = SCORES[run.arm.name][plan.seeds.index(run.seed)]
-        _finish(run, score)
+        finish(run, score)
         path = run.folder / "rows.safetensors"
         if groups:
             save_file(load_file(path) | {"group": np.arange(100) // 7}, path)
@@ -38,7 +38,7 @@ def _study(folder, task="classify", groups=False):
             rows = {key: rng.integers(1, 50, (100, 3)) for key in ("tp", "fp")}
             save_file({**rows, "fn": 60 - rows["tp"]}, path)
             done = json.loads((run.folder / "done.json").read_text())
-            done |= {"task": "segment", "metric": "mIoU", "scores": {"mIoU": score}, "by_class": {}}
+            done |= {"task": "segment", "metric": "mIoU", "scores": {"mIoU": score, "Dice": score}, "by_class": {}}
             done["trivial"] = TRIVIAL | {"scores": {"mIoU": 20.0}}
             (run.folder / "done.json").write_text(json.dumps(done))
     return plan
@@ -80,7 +80,7 @@ def test_a_metric_that_images_do_not_sum_to_is_written_by_run(tmp_path):
 def test_the_form_of_claims_reloaded(tmp_path):
     plan = _study(tmp_path / "s")
     ours = collect(plan.folder)
-    made = write_cases(ours, tmp_path / "cases")
+    made = ours.cases(tmp_path / "cases")
     assert [path.name for path in made] == ["seed0.csv", "seed2.csv", "seed5.csv"]
     with made[1].open() as file:
         rows = list(csv.DictReader(file))
@@ -100,7 +100,7 @@ def test_of_segmentation_it_holds_each_image_by_itself(tmp_path):
     assert list(rows[0]) == ["case_id", "alg_none", "alg_se", "alg_cbam", "alg_extra-for-se"]
     kept = load_file(plan.runs()[0].folder / "rows.safetensors")
     tp, fp, fn = (kept[key][7] for key in ("tp", "fp", "fn"))
-    assert float(rows[7]["alg_none"]) == pytest.approx((tp / (tp + fp + fn)).mean())
+    assert float(rows[7]["alg_none"]) == pytest.approx((2 * tp / (2 * tp + fp + fn)).mean())
 
 
 def test_the_verb(tmp_path):
@@ -117,7 +117,7 @@ def test_the_verb(tmp_path):
         report.command, [str(masks), "--scores", str(tmp_path / "b.csv"), "--cases", str(tmp_path / "d")]
     )
     assert "a row a run: mIoU is no mean of per-image values, so none are written" in found.output
-    assert "each image's mIoU by itself; their mean is not the study's mIoU" in found.output
+    assert "each image's Dice by itself; their mean is not the study's Dice" in found.output
     assert (tmp_path / "a.csv").read_text().startswith("arm,seed,image,top-1 [%]\nnone,0,0,100.0\n")
 
 

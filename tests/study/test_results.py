@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from finished_runs import finish
 from older_versions import as_before
 from safetensors.numpy import load_file, save_file
 
@@ -14,33 +15,6 @@ from saccade.study.plan import Study
 from saccade.study.report.writing import json_text
 
 SCORES = {("none", 0): 90.0, ("none", 1): 91.0, ("none", 2): 92.0, ("se", 0): 91.0, ("se", 1): 93.0, ("se", 2): 92.0}
-LABELS = np.arange(100, dtype=np.int32) % 10
-ENVIRONMENT = {"device": "cpu", "accelerator": None, "cpu": "a", "python": "3.11", "packages": {"torch": "2.11"}}
-TRIVIAL = {"answer": "the most frequent class", "scores": {"top-1": 10.0, "top-5": 50.0, "NLL": 2.3}}
-
-
-def _rows(top1):
-    """Rows of a hundred images of which ``top1`` are right."""
-    wrong = np.arange(100) >= round(top1)
-    predicted = np.where(wrong, (LABELS + 1) % 10, LABELS).astype(np.int32)
-    nll = np.where(wrong, 2.0, 0.1).astype(np.float32)
-    rank = np.where(wrong, 1 + 6 * (np.arange(100) == 99), 0).astype(np.int32)
-    return {"predicted": predicted, "label": LABELS, "rank": rank, "nll": nll}
-
-
-def _finish(run, top1, **more):
-    run.folder.mkdir(parents=True)
-    (run.folder / "recipe.toml").write_text(run.recipe.to_toml())
-    (run.folder / "environment.json").write_text(json.dumps(ENVIRONMENT))
-    rows = _rows(top1)
-    save_file(rows, run.folder / "rows.safetensors")
-    scores = {"top-1": top1, "top-5": 99.0, "NLL": float(rows["nll"].mean())}
-    done = {
-        "task": "classify", "metric": "top-1", "score": f"{top1:.2f} %", "scores": scores, "trivial": TRIVIAL,
-        "by_class": {"top-1": [top1] * 10}, "epochs": 3, "seconds": 5.0, "parameters": 1000 + run.seed,
-        "diverged": None,
-    }  # fmt: skip
-    (run.folder / "done.json").write_text(json.dumps(done | more))
 
 
 def _change(run, **facts):
@@ -53,7 +27,7 @@ def study(tmp_path):
     plan = Study(Recipe(), arms(["se"]), (0, 1, 2), tmp_path / "s", 1.0)
     plan.write()
     for run in plan.runs():
-        _finish(run, SCORES[run.arm.name, run.seed])
+        finish(run, SCORES[run.arm.name, run.seed])
     return plan
 
 
@@ -146,7 +120,7 @@ def test_a_model_of_its_own_makes_another_host(tmp_path):
     plan = Study(Recipe(), arms(["se"], [], others), (0, 1), tmp_path / "s")
     plan.write()
     for run in plan.runs():
-        _finish(run, 90.0 + run.seed, fingerprint="of 48" if run.arm.name == "large" else "of 40")
+        finish(run, 90.0 + run.seed, fingerprint="of 48" if run.arm.name == "large" else "of 40")
     found = collect(plan.folder)
     shared = {row.arm.name: row.shares_host for row in found.arms}
     assert shared == {"none": True, "se": True, "wide": False, "large": False}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -9,6 +10,9 @@ import click
 from saccade.escaping import printable
 
 __all__ = ["command"]
+
+_COMMA = re.compile(r",(?![^\[\]]*\])")
+"""One that parts names: not inside brackets, as in eca:kernel_size=[3,5]."""
 
 
 @click.command("judge")
@@ -54,7 +58,7 @@ def command(
         list(files),
         metric=metric,
         baseline=baseline,
-        controls=[name.strip() for name in controls.split(",") if name.strip()],
+        controls=[name.strip() for name in re.split(_COMMA, controls) if name.strip()],
         lower_is_better=lower,
         margin=margin,
         unit=unit,

@@ -58,8 +58,8 @@ def _write_scores(results: StudyResults, file: str) -> None:
 
 
 def _write_cases(results: StudyResults, folder: str) -> None:
-    from saccade.study.scores.exporting import has_images, write_cases
+    from saccade.study.scores.exporting import case_metric, has_images
 
-    made, name = write_cases(results, Path(folder)), results.metric.name
+    made, name = results.cases(folder), case_metric(results).name
     what = "" if has_images(results) else f": each image's {name} by itself; their mean is not the study's {name}"
     click.echo(f"wrote {len(made)} file{'s' * (len(made) > 1)} into {printable(folder)}, one a seed{what}", err=True)

@@ -21,19 +21,21 @@ def on_unlearnt(study: Study) -> str:
     fell = first is not None and last is not None and last < _FELL * first
     trained = model.pretrained or model.checkpoint is not None
     # A loss that falls in train mode, and a score that stays in eval mode, point at the statistics of the norms.
-    norms = "training.freeze=norm, which keeps the norms of the pretrained host as they are"
+    norms = "--set training.freeze=norm (the norms keep what the pretrained host knows)"
     steps = [norms] if trained and getattr(training, "freeze", None) is None else []
-    rate = f"training.lr is {training.lr:g}: a tenth of it" + ("" if trained else ", or three times it")
-    longer = f"training.epochs is {training.epochs}: more" if training.epochs < _FEW else None
-    steps += [longer, rate] if fell and longer else [rate, *filter(None, [longer])]
+    rates = f"{training.lr / 10:g}" if trained else f"{training.lr / 10:g} or {3 * training.lr:g}"
+    rate = f"--set training.lr={rates} (it is {training.lr:g})"
+    few = training.epochs < _FEW
+    longer = [f"--set training.epochs={3 * training.epochs} (it is {training.epochs})"] if few else []
+    steps += [*longer, rate] if fell else [rate, *longer]
     said = ""
     if first is not None and last is not None:
         what = "fell" if fell else "hardly fell"
         said = f"The training loss of its first run {what}, from {first:.3g} to {last:.3g}. "
     source = printable(study.base.data.source)
     return (
-        f"{said}Try with --set, one at a time: {'; '.join(f'({n}) {step}' for n, step in enumerate(steps, 1))}. "
-        f"`saccade data {source} --show sheet.png` shows whether labels and images belong together."
+        f"{said}Try, one at a time: {'; '.join(f'({n}) {step}' for n, step in enumerate(steps, 1))}. Look whether "
+        f"labels and images belong together: saccade data {source} --show sheet.png"
     )
 
 

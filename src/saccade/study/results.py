@@ -168,6 +168,16 @@ class StudyResults:
 
         return write_scores(self, Path(path))
 
+    def cases(self, folder: str | Path) -> list[Path]:
+        """Write a CSV a seed in the form that Claims Reloaded reads: a row an image, a column an arm; return the paths.
+
+        Raises:
+            UserError: as ``study.scores.exporting.write_cases``.
+        """
+        from saccade.study.scores.exporting import write_cases
+
+        return write_cases(self, Path(folder))
+
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists, strings, numbers and None."""
         metric = {

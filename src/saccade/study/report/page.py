@@ -13,7 +13,7 @@ from saccade.data.normalisation import listed
 from saccade.escaping import printable
 from saccade.study.report import charts, sections
 from saccade.study.report.sections.base import Context
-from saccade.study.report.typeset import grouped
+from saccade.study.report.typeset import grouped, prose
 
 if TYPE_CHECKING:
     from saccade.study.plan import Study
@@ -40,7 +40,7 @@ def page(context: Context) -> str:
     results = context.results
     return environment.get_template("report.html.j2").render(
         title=_title(context),
-        alarm=results.analysis and results.analysis.not_learnt,
+        alarm=prose(results.analysis.not_learnt or "") if results.analysis else "",
         advice=results.advice,
         judged=results.study is None,
         asked=_asked(context) if results.study is None else _planned(context, results.study),
@@ -91,4 +91,4 @@ def _asked(context: Context) -> list[tuple[str, str]]:
         facts.append(("Controls", controls))
     done = sum(run.status == "done" for run in results.runs)
     facts.append(("Seeds", ", ".join(map(str, results.seeds))))
-    return [*facts, ("Runs", f"{done} of {len(results.runs)} finished")]
+    return [*facts, ("Runs", f"{done} of {len(results.runs)} {'finished' if results.study else 'given'}")]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from saccade.errors import UserError
 from saccade.files import make_folders, write_atomically
+from saccade.metrics.metric import Metric
 from saccade.metrics.rows import Rows, count, select
 from saccade.runfiles import read_rows
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from saccade.study.results import StudyResults
     from saccade.study.run_notes import RunResult
 
-__all__ = ["has_images", "write_cases", "write_scores"]
+__all__ = ["case_metric", "has_images", "write_cases", "write_scores"]
 
 
 def write_scores(results: StudyResults, path: Path) -> Path:
@@ -65,13 +66,13 @@ def write_cases(results: StudyResults, folder: Path) -> list[Path]:
     """Write the form that Claims Reloaded reads (arXiv:2505.04720; claims-reloaded.dkfz.de), one file a seed.
 
     A row a test image: ``case_id``, then ``alg_ARM`` for each arm. Where the runs keep labels and answers, these are
-    written, behind ``ground_truth``; else the score of each image by itself as a share of the metric's span.
+    written, behind ``ground_truth``; else the score of each image by itself, 0 to 1, by ``case_metric``.
 
     Raises:
         UserError: these are judged scores, no seed is finished for all arms, the metric has no bounds, or a file cannot
             be written.
     """
-    study, metric = _study(results), results.metric
+    study, metric = _study(results), case_metric(results)
     made = []
     for seed in results.seeds:
         runs = [run for run in results.runs if run.seed == seed and run.status == "done"]
@@ -87,7 +88,7 @@ def write_cases(results: StudyResults, folder: Path) -> list[Path]:
         elif metric.span is None:
             raise UserError(f"Claims Reloaded reads scores between 0 and 1; {metric.name} has no bounds")
         else:
-            columns = [_shares(results, rows) for rows in tables]
+            columns = [_shares(metric, rows) for rows in tables]
         cases = zip(range(len(columns[0])), *truth, *columns, strict=True)
         made.append(_write(folder / f"seed{seed}.csv", ["case_id", *slugs], cases))
     if not made:
@@ -95,9 +96,13 @@ def write_cases(results: StudyResults, folder: Path) -> list[Path]:
     return made
 
 
-def _shares(results: StudyResults, rows: Rows) -> list[float]:
-    """The score of each image by itself, 0 to 1."""
-    metric = results.metric
+def case_metric(results: StudyResults) -> Metric:
+    """The metric of single images: Dice, which Claims Reloaded asks for, where the study has it; else the verdicts'."""
+    return next((other.metric for other in results.others if other.metric.name == "Dice"), results.metric)
+
+
+def _shares(metric: Metric, rows: Rows) -> list[float]:
+    """The score of each image by itself, as a share of the metric's span."""
     assert metric.low is not None
     assert metric.span is not None
     if metric.values is not None:

@@ -21,6 +21,8 @@ __all__ = ["Given", "gather"]
 
 Key = tuple[str, int]
 _KEYS = ("arm", "seed", "image", "group")
+_NAMED = 6
+"""At most so many runs are named in a note."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,13 @@ def _of_logs(sheets: Sequence[tuple[Named, Sheet]], metric: str | None) -> Given
         "The last epoch of every run is scored. Its best epoch would be chosen on the very images it is scored on, "
         "which flatters every arm."
     ]
-    epochs = {score.epoch for score in found.values() if score.epoch is not None}
-    if len(epochs) > 1:
-        at = ", ".join(f"{arm} seed {seed} at {score.epoch}" for (arm, seed), score in found.items())
-        notes.append(f"The runs did not end at the same epoch: {at}.")
+    epochs = {key: score.epoch for key, score in found.items() if score.epoch is not None}
+    longest = max(epochs.values(), default=0)
+    if short := [f"{arm} seed {seed} at {epoch}" for (arm, seed), epoch in epochs.items() if epoch < longest]:
+        more = f" and {len(short) - _NAMED} more" if len(short) > _NAMED else ""
+        notes.append(
+            f"Some runs ended before the others, which ended at epoch {longest}: {', '.join(short[:_NAMED])}{more}."
+        )
     if versions:
         notes.append(
             "The version of the logger's folder is taken for the seed, for want of another: write ARM:SEED=FILE where "

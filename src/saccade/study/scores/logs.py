@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from saccade.errors import UserError, did_you_mean
-from saccade.study.scores.measures import is_loss, is_share
+from saccade.study.scores.measures import is_loss, is_share, words
 from saccade.study.scores.sheet import Sheet
 
 __all__ = ["LogScore", "chosen_column", "is_log", "last", "match"]
@@ -23,6 +23,8 @@ _ULTRALYTICS = (
 )  # fmt: skip
 """Masks and key points before boxes, where there are both."""
 _TIME = ("epoch", "step", "time")
+_HELD_OUT = {"metrics", "eval", "val", "valid", "validation", "test"}
+"""Words in the names of scores of images that are not trained on."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ def chosen_column(sheet: Sheet) -> str:
     for name in _ULTRALYTICS:
         if name in names:
             return name
-    held_out = [name for name in names if re.match(r"(metrics/|eval_|test|val)", name) and not name.endswith("_step")]
-    tests = [name for name in held_out if name.startswith("test")]
+    held_out = [name for name in names if _HELD_OUT & set(words(name)) and not name.endswith("_step")]
+    tests = [name for name in held_out if "test" in words(name)]
     for some in (tests, held_out):
         for fits in (is_share, lambda name: not is_loss(name), is_loss):
             if found := [name for name in some if fits(name)]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 
 from saccade import tasks
 from saccade.errors import UserError
 from saccade.metrics.metric import Metric
 
-__all__ = ["is_loss", "is_share", "measured"]
+__all__ = ["is_loss", "is_share", "measured", "words"]
 
 _SHARES = re.compile(
     r"acc|accuracy|top\d*|m?ap\d*|m?iou|jaccard|dice|dsc|f\d|f\dscore|precision|recall|sensitivity|specificity|"
@@ -22,7 +21,8 @@ _LOSSES = re.compile(
 )
 
 
-def _words(name: str) -> list[str]:
+def words(name: str) -> list[str]:
+    """The lower-case words of a column's name."""
     return [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
 
 
@@ -32,7 +32,7 @@ def is_loss(name: str) -> bool:
     >>> is_loss("val/box_loss"), is_loss("metrics/mAP50-95(B)")
     (True, False)
     """
-    return any(_LOSSES.fullmatch(word) for word in _words(name))
+    return any(_LOSSES.fullmatch(word) for word in words(name))
 
 
 def is_share(name: str) -> bool:
@@ -41,7 +41,7 @@ def is_share(name: str) -> bool:
     >>> is_share("metrics/mAP50-95(B)"), is_share("eval_top1"), is_share("val/box_loss")
     (True, True, False)
     """
-    return not is_loss(name) and any(_SHARES.fullmatch(word) for word in _words(name))
+    return not is_loss(name) and any(_SHARES.fullmatch(word) for word in words(name))
 
 
 def measured(
@@ -103,12 +103,12 @@ def measured(
     if not (math.isfinite(margin) and margin > 0):
         raise UserError(f"margin = {margin:g}: it must be a finite number above 0")
     digits = 2 if unit == "%" else min(max(2 - math.floor(math.log10(margin)), 0), 9)
+    digits = digits if known is None else known.digits
     metric = Metric(
         name=name, unit=unit, margin=margin, low=low, high=high, higher_is_better=not lower, digits=digits,
         values=lambda rows: rows["score"],
     )  # fmt: skip
-    said = f"Judged by {column}: {way}; equal is within ±{margin:g}{default}."
-    return (metric if known is None else replace(metric, digits=known.digits)), said
+    return metric, f"Judged by {column}: {way}; equal is within ±{margin:g}{default}."
 
 
 def _of_a_task(name: str, unit: str | None) -> Metric | None:

@@ -62,7 +62,8 @@ class Sheet:
             UserError: it is empty.
         """
         value = self.rows[row][column]
-        text = "" if value is None or value != value else str(value).strip()
+        missing = value is None or (isinstance(value, float) and math.isnan(value)) or str(value) == "<NA>"
+        text = "" if missing else str(value).strip()
         if not text:
             raise UserError(f"{self.at(row)}: {self.columns[column]} is empty")
         return text

@@ -37,7 +37,7 @@ class Difference(Section):
     <span class="word {{ row.class }}">{{ row.verdict }}</span></span></div>
 </div>
 {%- endmacro -%}
-<p class="how">{{ name }} on the test images against <b>{{ baseline }}</b>{{ unit }}. {{ turned }}Bar: 95&#8239;%
+<p class="how">{{ name }}{{ on }} against <b>{{ baseline }}</b>{{ unit }}. {{ turned }}Bar: 95&#8239;%
 interval of the mean. Dots: each seed’s own difference. Shaded: ±{{ margin }}, within which two networks count as equal.
 {%- if hosts %} Another host shares seed, data order and augmentation with {{ baseline }}, not the first
 weights.{% endif %}</p>
@@ -73,7 +73,8 @@ weights.{% endif %}</p>
             {
                 "style": line.style, "chart": forest_row(line, scale, results.margin, metric),
                 "difference": signed(row.difference, metric.digits), "p": p_value(row.p_holm),
-                "interval": interval(row.low, row.high, metric.digits), "verdict": row.word, "class": row.verdict or "",
+                "interval": interval(row.low, row.high, metric.digits),
+                "verdict": row.word, "class": row.verdict or "unjudged",
                 "shares_host": shares_host[row.name], "control": row.is_control,
             }
             for row, line in zip(results.analysis.differences, lines, strict=True)
@@ -81,6 +82,7 @@ weights.{% endif %}</p>
         unit = "percentage points" if metric.unit == "%" else metric.unit
         return {
             "name": capital(metric.name),
+            "on": " on the test images" if results.study else "",
             "unit": f", in {unit}" if unit else "",
             "turned": "" if metric.higher_is_better else f"Lower {metric.name} is better, so + stands for lower. ",
             "points": metric.points or "difference",
