@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from saccade import imagefiles
 from saccade.cli.compare import command as compare
 from saccade.cli.data import command
 from saccade.data import layouts, open_data
@@ -474,7 +475,7 @@ def test_the_verb_describes(tmp_path):
 
 def test_a_file_is_recognised_by_its_head(tmp_path, monkeypatch):
     coco(tmp_path)
-    monkeypatch.setattr("saccade.imagefiles.opened", None)
+    monkeypatch.setattr(imagefiles, "_head", None)
     monkeypatch.setattr(_coco_json.json, "load", None)
     path = tmp_path / "annotations/instances_train2017.json"
     write(path, path.read_text() + " " * 20_000_000)

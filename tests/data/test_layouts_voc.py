@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from saccade import imagefiles
 from saccade.cli.data import command
 from saccade.data import layouts, open_data
 from saccade.data.samples import VOID
@@ -401,6 +402,15 @@ def test_a_mask_that_is_missing_or_of_another_size(tmp_path):
         UserError, match=r"000001\.jpg has no mask.*000002\.jpg has the mask .*20×20 pixels; its image is 40"
     ):
         opened(tmp_path, "mask")
+
+
+def test_a_folder_is_recognised_by_its_names_and_heads_of_xml(tmp_path, monkeypatch):
+    masks(voc(tmp_path))
+    monkeypatch.setattr(imagefiles, "_head", None)
+    assert layouts.layout_of(Data(source=str(tmp_path))).name == "voc"
+    assert layouts.layout_of(Data(source=str(tmp_path)), "mask").name == "voc_masks"
+    with pytest.raises(UserError, match="cannot be read"):
+        opened(tmp_path)  # the twin
 
 
 def test_the_verb_describes(tmp_path):

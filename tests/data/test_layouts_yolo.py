@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from saccade import imagefiles
 from saccade.cli.data import command
 from saccade.data import layouts, open_data
 from saccade.errors import UserError
@@ -476,10 +477,10 @@ def test_the_verb_describes_and_draws(tmp_path):
 
 def test_a_folder_is_recognised_by_its_names_alone(tmp_path, monkeypatch):
     ultralytics(tmp_path)
-    monkeypatch.setattr(Image.Image, "load", None)
-    monkeypatch.setattr(Image, "open", None)
-    monkeypatch.setattr("saccade.imagefiles.opened", None)
+    monkeypatch.setattr(imagefiles, "_head", None)
     assert layouts.layout_of(Data(source=str(tmp_path))).name == "yolo"
+    with pytest.raises(UserError, match="cannot be read"):
+        opened(tmp_path)  # the twin
 
 
 def test_20_000_files_are_recognised_at_once(tmp_path):
