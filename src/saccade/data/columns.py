@@ -28,7 +28,7 @@ _SPLIT = ("split", "subset", "partition", "part", "set")
 _GROUP = ("group", "groupid", "patient", "patientid", "subject", "subjectid", "scene", "sceneid")
 _BESIDE = (
     *("age", "sex", "gender", "view", "viewposition", "width", "height", "index", "fold", "url", "source", "license"),
-    *("licence", "date", "time", "notes", "comment", "followup", "labelid", "classid", "categoryid", "male", "female"),
+    *("licence", "date", "time", "notes", "comment", "followup", "labelid", "classid", "categoryid"),
 )
 """Names of columns that hold no label, whatever their values; letters and digits alone, in small letters."""
 _BOXES = [{"xmin", "ymin", "xmax", "ymax"}, {"x1", "y1", "x2", "y2"}, {"x", "y", "w", "h"}, {"bbox"}, {"boundingbox"}]

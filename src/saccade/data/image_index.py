@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -30,11 +31,14 @@ class ImageIndex:
     def __init__(self, root: Path) -> None:
         self.root, self.hidden = root, Counter[str]()
         self.files = sorted(path for path in walk(root, self.hidden) if is_image(path))
-        self._inner = {path: path.relative_to(root).as_posix() for path in self.files}
-        self._named = defaultdict[str, list[Path]](list)
-        for path in self.files:
-            self._named[path.name].append(path)
-            self._named[path.stem].append(path)
+        self._begin = len(str(root / "x")) - 1
+        self._inner = {self._within(path): path for path in self.files}
+        self._named = defaultdict[str, list[str]](list)
+        for inner in self._inner:
+            name = inner.rpartition("/")[2]
+            self._named[name].append(inner)
+            self._named[name.rpartition(".")[0]].append(inner)
+        self._own = "" if (root / root.name).is_dir() else f"{root.name}/"
 
     def find(self, text: str, near: Path, owner: str) -> Path:
         """The image called ``text``: a name or a path, with its ending or without.
@@ -53,21 +57,23 @@ class ImageIndex:
         plain = _plain(text)
         if plain.startswith("/") or plain[1:2] == ":" or ".." in plain.split("/") or "\0" in plain:
             inside(self.root, text, owner)
-        plain = plain.removeprefix(f"{self.root.name}/") if not (self.root / self.root.name).is_dir() else plain
-        for place in (near, near / "images", self.root, self.root / "images"):
-            if (path := place / plain) in self._inner:
+        plain = plain.removeprefix(self._own)
+        within = f"{folder}/" if (folder := self._within(near)) else ""
+        for place in (within, f"{within}images/", "", "images/"):
+            if (path := self._inner.get(f"{place}{plain}")) is not None:
                 return path
-        found = [path for path in self._named.get(plain.rpartition("/")[2], ()) if self._ends(path, plain)]
+        found = [inner for inner in self._named.get(plain.rpartition("/")[2], ()) if _ends(inner, plain)]
         if not found:
             raise NotFoundError
-        if len(found) == 1:
-            return found[0]
-        beside = [path for path in found if near != self.root and path.is_relative_to(near)]
-        if len(beside) == 1:
-            return beside[0]
-        both = " and ".join(brief(self._inner[path]) for path in found[:2])
-        more = f" and {len(found) - 2} others" if found[2:] else ""
-        raise AmbiguousError(f"names {brief(text)!r}, which is {both}{more}; write the whole path with its ending")
+        beside = [inner for inner in found if within and inner.startswith(within)]
+        if len(found) > 1 and len(beside) != 1:
+            both = " and ".join(map(brief, found[:2])) + (f" and {len(found) - 2} others" if found[2:] else "")
+            raise AmbiguousError(f"names {brief(text)!r}, which is {both}; write the whole path with its ending")
+        return self._inner[(beside or found)[0]]
+
+    def _within(self, path: Path) -> str:
+        """``path`` from the root, by text: a tenth of the time of ``relative_to``."""
+        return str(path)[self._begin :].replace(os.sep, "/")
 
     def holds(self, text: str, near: Path) -> bool:
         """Whether an image has the name."""
@@ -85,10 +91,11 @@ class ImageIndex:
         same = [path.name for path in self.files if path.stem.lower() == Path(name).stem.lower()]
         return f" Did you mean {brief(same[0])!r}?" if same else did_you_mean(name, (path.name for path in self.files))
 
-    def _ends(self, path: Path, plain: str) -> bool:
-        inner = self._inner[path]
-        whole = inner if is_image(Path(plain)) and plain.endswith(path.name) else inner.rpartition(".")[0]
-        return whole == plain or whole.endswith(f"/{plain}")
+
+def _ends(inner: str, plain: str) -> bool:
+    """Whether a path ends with what a table says, folders included, its ending or not."""
+    whole = inner if plain.endswith(inner.rpartition("/")[2]) else inner.rpartition(".")[0]
+    return f"/{whole}".endswith(f"/{plain}")
 
 
 def _plain(text: str) -> str:

@@ -151,7 +151,7 @@ def _by_folder(read: Labelling, root: Path) -> dict[Path, Labelled]:
     known = {word: role for role, words in ROLES.items() for word in words}
     if any(one.part for one in read.images.values()):
         return {}
-    tops = {path: path.relative_to(root).parts[0] for path in read.images}
+    tops = {path: path.parts[len(root.parts)] for path in read.images}
     roles = {known.get(top.lower(), "") for top in tops.values()}
     if "" in roles or not {"train"} < roles:
         return {}
