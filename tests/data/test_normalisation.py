@@ -8,6 +8,7 @@ from timm.data.transforms_factory import create_transform
 
 from saccade.data import open_data
 from saccade.data.normalisation import normalisation, stated
+from saccade.data.resizing import Frame
 from saccade.data.samples import colours
 from saccade.recipe import Data
 
@@ -129,3 +130,23 @@ def test_drawn_scenes_of_one_channel_take_the_average():
     plain = open_data(Data(size=24, train_images=20, test_images=20), "label")
     assert torch.equal(split.test.picture(3), plain.test.picture(3))
     assert normalisation(Data(), 1, lambda: ((0.1,), (0.2,))) == ((0.1,), (0.2,))
+
+
+@pytest.mark.parametrize(
+    ("resize", "crop_pct"), [("crop", None), ("crop", 0.7), ("crop", 1.0), ("pad", None), ("stretch", None)]
+)
+@pytest.mark.parametrize("size", [(60, 60), (48, 70)])
+@pytest.mark.parametrize("source", [(160, 120), (70, 200)])
+def test_a_point_of_an_image_is_placed_where_its_pixels_are(resize, crop_pct, size, source):
+    frame = Frame(*size, resize, crop_pct=crop_pct)
+    width, height = source
+    box = (width // 2 - 14, height // 2 - 10, width // 2 + 6, height // 2 + 15)
+    pixels = np.zeros((height, width), np.uint8)
+    pixels[box[1] : box[3], box[0] : box[2]] = 255
+    shown = np.asarray(frame.picture(Image.fromarray(pixels).convert("RGB")))[..., 0] / 255
+    (across, left), (down, top) = frame.placement(source)
+    for axis, scale, shift, (low, high) in ((0, across, left, box[::2]), (1, down, top, box[1::2])):
+        line = shown.max(axis)
+        middle = (line * (np.arange(len(line)) + 0.5)).sum() / line.sum()
+        assert middle == pytest.approx(scale * (low + high) / 2 + shift, abs=0.6)
+        assert line.sum() == pytest.approx(scale * (high - low), abs=1.1)

@@ -157,3 +157,37 @@ def test_what_weights_were_trained_on_is_read_from_the_file_then_from_timm(saved
     assert found.data["size"] == 224
     assert found.data["mean"] == timms["mean"]
     assert origin(Model(name="fcn", options={"encoder": "convnext_atto"}, pretrained=True)).data == found.data
+
+
+def test_a_classifiers_weights_start_an_encoder(tmp_path, caplog):
+    net = create_host(Model(name="resnet18"), 5, 3)
+    state = {key: torch.full_like(value, 1.5) for key, value in net.state_dict().items()}
+    save_file(state, tmp_path / "weights.safetensors", {"architecture": "resnet18"})
+    model = Model(name="fcn", options={"encoder": "resnet18"}, checkpoint=str(tmp_path / "weights.safetensors"))
+    with caplog.at_level(logging.WARNING, "saccade"):
+        dense = create_host(model, 3, 3)
+    assert "2 tensors beyond the encoder are left out, such as fc.bias" in caplog.text
+    assert all(bool((value == 1.5).all()) for value in dense.encoder.state_dict().values() if value.is_floating_point())
+    assert not any(bool((value == 1.5).any()) for value in dense.score.state_dict().values())
+    other = model.model_copy(update={"options": {"encoder": "resnet34"}})
+    with pytest.raises(UserError, match="its weights are of 'resnet18'"):
+        create_host(other, 3, 3)
+    save_file(state, tmp_path / "weights.safetensors")
+    with pytest.raises(UserError, match=r"another network .*missing: layer1\.2\.conv1\.weight"):
+        create_host(other, 3, 3)
+
+
+def with_facts(num_classes, in_chans, pretrained=False):
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(num_classes))
+    net(torch.randn(1, in_chans, 8, 8))
+    net.pretrained_cfg = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2), "input_size": (3, 8, 8), "crop_pct": 0.9}
+    return net
+
+
+def test_a_function_of_ones_own_is_asked_where_it_is_said_to_be_pretrained():
+    name = f"{with_facts.__module__}:with_facts"
+    state = torch.random.get_rng_state()
+    found = origin(Model(name=name, pretrained=True)).data
+    assert (found["mean"], found["size"], found["crop_pct"]) == ((0.5, 0.4, 0.3), 8, 0.9)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert origin(Model(name=name)) is None

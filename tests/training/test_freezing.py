@@ -11,7 +11,7 @@ from saccade.errors import UserError
 from saccade.events import Caution
 from saccade.models import create_host
 from saccade.recipe import Model, Recipe
-from saccade.surgery.groups import attention_modules
+from saccade.surgery.groups import attention_modules, parameter_groups
 from saccade.tasks.base import Phase
 from saccade.training import train
 from saccade.training.freezing import freeze, hold
@@ -167,7 +167,7 @@ def test_globs_freeze_parameters_of_the_host_and_never_a_plug(split):
     assert not network.bn1.training
     assert network.layer2[0].bn1.training
     assert all(m.training for root in attention_modules(network) for m in root.modules())
-    groups = optimizer_of(network, recipe.training).param_groups
+    groups = parameter_groups(network, 0.1)
     assert sum(len(g["params"]) for g in groups) == len(list(network.parameters())) - len(still)
     with only_trainable(network, Phase("late", 1, ("layer[14]*",))):
         assert not any(p.requires_grad for name, p in network.named_parameters() if name in still)

@@ -84,6 +84,9 @@ class Frame:
         if self.resize == "pad":
             left, top, width, height = self.content(size)
             return (width / size[0], left), (height / size[1], top)
+        if self.resize == "crop" and self.crop_pct is not None:
+            (width, height), (left, top) = self._cover(size)
+            return (width / size[0], -left), (height / size[1], -top)
         scales = self.width / size[0], self.height / size[1]
         if self.resize == "crop":
             scales = max(scales), max(scales)
@@ -112,15 +115,20 @@ class Frame:
 
     def _middle(self, image: Image.Image, how: Image.Resampling) -> Image.Image:
         """``image`` resized to cover ``scale_size`` and cut, to the same pixels as timm's transform for testing."""
+        size, (left, top) = self._cover(image.size)
+        return image.resize(size, how).crop((left, top, left + self.width, top + self.height))
+
+    def _cover(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """To what width and height an image of ``size`` is resized, and the left upper corner of what is cut out."""
         height, width = self.scale_size
         if height == width:
-            short, long = height, int(height * max(image.size) / min(image.size))
-            size = (short, long) if image.width <= image.height else (long, short)
+            short, long = height, int(height * max(size) / min(size))
+            covering = (short, long) if size[0] <= size[1] else (long, short)
         else:
-            scale = max(width / image.width, height / image.height)
-            size = max(width, round(scale * image.width)), max(height, round(scale * image.height))
-        left, top = (round((side - cut) / 2) for side, cut in zip(size, self._size, strict=True))
-        return image.resize(size, how).crop((left, top, left + self.width, top + self.height))
+            scale = max(width / size[0], height / size[1])
+            covering = max(width, round(scale * size[0])), max(height, round(scale * size[1]))
+        left, top = (round((side - cut) / 2) for side, cut in zip(covering, self._size, strict=True))
+        return covering, (left, top)
 
 
 def common_square(sizes: Collection[tuple[int, int]]) -> tuple[int, int]:

@@ -27,24 +27,27 @@ _WEIGHTS = "model.safetensors"
 def start_from(host: nn.Module, model: Model) -> None:
     """Load the weights that ``model`` names; a head of another size stays as it was drawn, with a warning.
 
+    Those of a classifier start the encoder of a host that has one.
+
     Raises:
         UserError: there is no such file or run, or it holds the weights of another network.
     """
     if model.checkpoint is not None:
         path = Path(model.checkpoint)
         facts = metadata(path)
-        made_for, name = facts.get("architecture", ""), model.name.partition(".")[0]
+        made_for = facts.get("architecture", "")
+        name = str(model.options.get("encoder", model.name)).partition(".")[0]
         if is_model(made_for) and made_for != name:
             raise UserError(
                 f"model.checkpoint: {brief(path)} says that its weights are of {brief(made_for)!r}; model.name is "
                 f"{name!r}"
             )
-        _load(host, _weights(path), f"model.checkpoint: {path}")
+        _load_whole_or_encoder(host, model, _weights(path), f"model.checkpoint: {path}")
     elif model.init_from is not None:
         folder = Path(model.init_from)
         replaced = [str(row["convolution"]) for row in saved_network(folder)["replacements"]]
         weights = {key: value for key, value in _weights(folder / _WEIGHTS).items() if not is_of_attention(key)}
-        _load(host, weights, f"model.init_from: {folder}", replaced)
+        _load_whole_or_encoder(host, model, weights, f"model.init_from: {folder}", replaced)
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -95,6 +98,23 @@ def _weights(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is no readable safetensors file: {error}") from None
+
+
+def _load_whole_or_encoder(
+    host: nn.Module, model: Model, weights: Mapping[str, Tensor], owner: str, free: Collection[str] = ()
+) -> None:
+    if "encoder" in model.options and not any(key.startswith("encoder.") for key in weights):
+        host = host.get_submodule("encoder")
+        own = host.state_dict().keys()
+        if rest := [key for key in weights if key not in own]:
+            _log.warning(
+                "%s: %d tensors beyond the encoder are left out, such as %s",
+                owner.partition(": ")[2],
+                len(rest),
+                rest[0],
+            )
+        weights = {key: value for key, value in weights.items() if key in own}
+    _load(host, weights, owner, free)
 
 
 def _load(host: nn.Module, weights: Mapping[str, Tensor], owner: str, free: Collection[str] = ()) -> None:

@@ -14,6 +14,8 @@ __all__ = ["filled_in", "resolved"]
 
 _OF_THE_PLANE = ("size", "crop_pct")
 """Keys that would cut away or scale what a target in the image's plane says."""
+_WHOLE = ("label", "vector")
+"""Kinds of targets that are of the image as a whole."""
 
 
 def resolved(recipe: Recipe, target: str) -> Recipe:
@@ -23,7 +25,7 @@ def resolved(recipe: Recipe, target: str) -> Recipe:
 
     Args:
         recipe: of a run, as it was asked for.
-        target: the kind of target; unless it is a label, images keep their own size and are not cut.
+        target: the kind of target; where it lies in the image's plane, images keep their own size and are not cut.
 
     Raises:
         UserError: the weights cannot be read, or need an option of the network that the recipe states otherwise.
@@ -38,7 +40,9 @@ def resolved(recipe: Recipe, target: str) -> Recipe:
         return recipe
     settings: dict[str, Any] = {}
     for key, value in found.data.items():
-        skipped = (key in _OF_THE_PLANE and target != "label") or (key == "crop_pct" and recipe.data.resize != "crop")
+        skipped = (key in _OF_THE_PLANE and target not in _WHOLE) or (
+            key == "crop_pct" and recipe.data.resize != "crop"
+        )
         if getattr(recipe.data, key) is None and not skipped:
             settings[f"data.{key}"] = value
     for key, value in found.options.items():
