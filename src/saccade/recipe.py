@@ -165,10 +165,9 @@ class Training(_Part):
     """How it is learnt."""
 
     epochs: int = Field(10, ge=1, le=MAX_EPOCHS)
-    """Where there are phases: the sum of theirs, and may be left out."""
+    """With phases: the sum of their epochs; it may be left out."""
     phases: tuple[Phase, ...] = ()
-    """Done in their order, each with an optimiser, a schedule and an average of its own; none means one phase in which
-    all learns."""
+    """Trained in this order, each with its own optimiser, schedule and average; () trains everything in one phase."""
     batch_size: int = Field(64, ge=1, le=_MAX_BATCH)
     optimizer: Literal["sgd", "adamw", "rmsprop"] = "sgd"
     lr: float = Field(0.05, gt=0, le=_MAX_RATE)
@@ -191,32 +190,32 @@ class Training(_Part):
     """None takes 0.1 for ``step`` and ``multistep``; ``exponential`` needs a number."""
     warmup_epochs: float = Field(0.0, ge=0, le=MAX_EPOCHS)
     clip_norm: float | None = Field(None, gt=0, le=_MAX_RATE)
-    """The largest norm of all gradients together; longer ones are scaled down to it."""
+    """Scale the gradients down to this 2-norm, taken over all parameters, where it is larger."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     freeze: Frozen = "auto"
     """What of the host does not learn: ``norm``, the running statistics of its normalisation layers; ``host``, all but
     the head; globs of parameter names. ``auto``: the statistics of folded layers, those of a checkpoint that are the
     identity. Plugs always learn."""
     mixup_alpha: float = Field(0.0, ge=0, le=_MAX_RATE)
-    """Each batch is blended with itself rolled by one image, in a proportion drawn from Beta(alpha, alpha)."""
+    """Blend each image with the one before it in the batch, in a proportion drawn from Beta(alpha, alpha); 0 is off."""
     cutmix_alpha: float = Field(0.0, ge=0, le=_MAX_RATE)
-    """The same with a rectangle pasted in; where both are set, a batch draws one of the two."""
+    """Paste a rectangle of the image before it instead; with both keys set each batch draws one of the two."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
-    """The network that is scored and saved is the running average of the weights, which keeps this share at each step
-    (less in the first steps: 1 - n^(-2/3) at step n)."""
+    """Score and save the exponential moving average of the weights; at step n it keeps the share
+    min(ema_decay, 1 - n^(-2/3)) of itself."""
     teacher: Text | None = None
-    """The run folder of a trained network to learn from as well, or the name of a network of timm's."""
+    """Learn from this network too: a run folder, or a name of timm's with ``teacher_checkpoint``."""
     teacher_checkpoint: Text | None = None
-    """The safetensors file with the weights of a teacher of timm's."""
+    """A safetensors file: the weights of a teacher of timm's."""
     distill_alpha: float | None = Field(None, gt=0, le=1)
     """The loss is (1 - alpha) of the task's and alpha of the teacher's; None takes 0.5."""
     distill_temperature: float | None = Field(None, gt=0, le=_MAX_RATE)
     """Divides the logits of both networks; None takes 4."""
     sync_bn: bool = False
-    """Batch norms over all devices of a run; on one device nothing changes."""
+    """Compute the statistics of batch norms over all devices of a run; on one device nothing changes."""
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Who else is given losses, rates and scores; the result does not depend on it. ``tensorboard`` writes into the run
-    folder; ``wandb`` obeys its environment variables, such as WANDB_PROJECT and WANDB_MODE."""
+    """Log losses, rates and scores there as well; the result does not depend on it. ``tensorboard`` writes into the run
+    folder; ``wandb`` reads its environment variables, such as WANDB_PROJECT, WANDB_NAME and WANDB_MODE."""
     precision: Literal["32", "bf16", "auto"] = "32"
     """``bf16``: autocast to bfloat16; ``auto``: the faster of the two, see ``saccade.decisions``."""
     memory_format: Literal["contiguous", "channels_last", "auto"] = "contiguous"

@@ -11,6 +11,8 @@ import gpu_checks
 import saccade
 from gpu_operators import OPERATORS
 from randomize import learnt, randomized
+from saccade.training import train
+from tiny_runs import COMBINED, Killed, after, listener
 
 DEVICE = "cuda"
 pytestmark = pytest.mark.skipif(
@@ -97,3 +99,16 @@ def test_what_cuda_saved_loads_on_the_cpu_and_back(tmp_path):
         known = network(pictures)
         torch.testing.assert_close(again(pictures.cpu()), known.cpu(), rtol=1e-3, atol=1e-4)
         assert torch.equal(again.to(DEVICE)(pictures), known)
+
+
+def test_a_run_with_all_that_a_recipe_can_ask_for_goes_on_after_a_kill(tmp_path):
+    """Averaged weights, a teacher, mixed images and clipped gradients live on the device of the network."""
+    teacher, place = tmp_path / "teacher", tmp_path / "run"
+    train(COMBINED, teacher, device=DEVICE)
+    recipe = COMBINED.with_overrides({"training.teacher": str(teacher), "training.precision": "bf16"})
+    _, listen = listener(until=after(2))
+    with pytest.raises(Killed):
+        train(recipe, place, device=DEVICE, notify=listen)
+    result = train(recipe, place, device=DEVICE)
+    assert (result["epochs"], result["diverged"]) == (3, None)
+    assert len(saccade.plugs(saccade.load(place))) == 4

@@ -16,7 +16,6 @@ from saccade.tasks.base import Phase
 from saccade.training import train
 from saccade.training.freezing import freeze, hold
 from saccade.training.module import only_trainable
-from saccade.training.optimizers import optimizer_of
 from tiny_runs import TINY, Killed, after, done, listener, network_of, same
 
 NORM = "training.freeze = 'none'"

@@ -31,6 +31,8 @@ def test_a_phase_trains_what_it_names_and_nothing_that_was_frozen():
         assert learning() == ["0.weight", "0.bias", "1.weight", "1.bias"]
     with only_trainable(network, Phase("some", 1, ("!0.*", "*.weight"))):
         assert learning() == ["1.weight", "2.weight"]
+    with pytest.raises(UserError, match="'none' trains"), only_trainable(network, Phase("none", 1, ())):
+        pass
     assert learning() == before
 
 

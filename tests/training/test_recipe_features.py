@@ -1,6 +1,7 @@
 """Each thing that a recipe can ask for changes the training, in the way that plain PyTorch would do it."""
 
 import dataclasses
+import json
 import logging
 
 import pytest
@@ -23,6 +24,7 @@ from saccade.tasks.classify import Classify
 from saccade.tasks.segment import Segment
 from saccade.training import build, train
 from saccade.training.distilling import Teacher
+from saccade.training.network import derived
 from saccade.training.optimizers import clip
 from tiny_runs import TINY, Killed, after, listener, network_of, rows, same
 
@@ -134,7 +136,7 @@ def test_it_is_the_loop_anybody_would_write(straight, tmp_path, split):
         total = 0.0
         for step, keys in enumerate(sampler):
             images, labels = zip(*(split.train[key] for key in keys), strict=True)
-            with seeded(0, epoch, step):
+            with seeded(derived(0, "mix", epoch, step)):
                 images, shares = mix(torch.stack(images), torch.tensor(labels))
             logits = network(images)
             with torch.no_grad():
@@ -300,6 +302,22 @@ def test_a_teacher_that_cannot_teach_is_refused(straight, tmp_path, settings, wo
     with pytest.raises(UserError, match=words):
         train(TINY.with_overrides(filled), tmp_path / "run", device="cpu")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_teacher_with_code_of_its_own_needs_trust(straight, tmp_path):
+    folder = tmp_path / "teacher"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_bytes((straight[0] / name).read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    config["plugs"][0]["mechanism"] = "nowhere_at_all:Module"
+    (folder / "config.json").write_text(json.dumps(config))
+    recipe = TINY.with_overrides({"training.teacher": str(folder)})
+    with pytest.raises(UserError, match="it would import and run the module 'nowhere_at_all'"):
+        train(recipe, tmp_path / "run", device="cpu")
+    with pytest.raises(UserError, match="nowhere_at_all") as found:
+        train(recipe, tmp_path / "run", device="cpu", trust=True)
+    assert "would import" not in str(found.value)  # it was imported, and is not there
 
 
 def test_a_teacher_of_other_classes_is_refused(straight, tmp_path, split):

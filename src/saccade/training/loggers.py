@@ -1,4 +1,4 @@
-"""What TensorBoard and Weights & Biases are given of a run, through Lightning's loggers."""
+"""Log a run to TensorBoard and Weights & Biases, through Lightning's loggers."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def check_installed(names: Sequence[str]) -> None:
 
 
 class Curves(Callback):
-    """Give loggers the training loss at every 50th step, and each row of metrics.jsonl at the end of its epoch.
+    """Log the training loss at every 50th step and each row of metrics.jsonl at the end of its epoch.
 
-    The step of an entry counts from the start of the run. A run that goes on goes on in the same curves.
+    Steps count from the start of the run. A resumed run continues the same curves.
 
     Args:
         folder: of the run.
-        recipe: names the loggers.
-        rows: of metrics.jsonl, of the epochs so far; the Checkpointer, which is called first, adds to it.
+        recipe: with the names of the loggers.
+        rows: of metrics.jsonl, of the epochs so far; the Checkpointer, a callback before this one, appends to it.
         steps: in one epoch.
     """
 
@@ -51,7 +51,7 @@ class Curves(Callback):
         self._own_wandb = False
         for name in recipe.training.loggers:
             if name == "tensorboard":
-                # Written at once; what a killed run wrote after its last finished epoch is hidden.
+                # max_queue=1 writes at once; purge_step hides what a killed run logged after its last finished epoch.
                 board = TensorBoardLogger(
                     folder, name=name, version="", default_hp_metric=False, max_queue=1, purge_step=last
                 )
@@ -60,13 +60,13 @@ class Curves(Callback):
                 self._loggers.append(self._wandb(folder))
         for logger in self._loggers:
             logger.log_hyperparams(recipe.model_dump(mode="json", exclude_none=True))
-        if rows and self._loggers:  # it may have been killed before it logged this row
+        if rows and self._loggers:  # the run may have been killed before it logged this row
             self._log_row()
 
     def _wandb(self, folder: Path) -> Logger:
         import wandb
 
-        self._own_wandb = wandb.run is None  # else the caller's own run is added to, and is the caller's to end
+        self._own_wandb = wandb.run is None  # a run that the caller began is theirs to end
         file = folder / "wandb" / "id.txt"
         if not file.exists():
             file.parent.mkdir(exist_ok=True)
@@ -82,7 +82,7 @@ class Curves(Callback):
         try:
             _ = logger.experiment
         except wandb.errors.Error as error:
-            raise UserError(f"training.loggers: wandb says: {error}") from error
+            raise UserError(f"training.loggers: wandb: {error}") from error
         return logger
 
     def _log(self, values: Mapping[str, float | None], step: int) -> None:
@@ -108,7 +108,7 @@ class Curves(Callback):
         """Log the training loss."""
         assert isinstance(pl_module, TaskModule)
         step = (pl_module.epoch - 1) * self._steps + batch_idx + 1
-        if step % _EVERY == 0:
+        if self._loggers and step % _EVERY == 0:
             self._log({"training loss": outputs["loss"].item()}, step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -116,7 +116,7 @@ class Curves(Callback):
         self._log_row()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is buffered and end the runs."""
         for logger in self._loggers:
             logger.finalize("success")
         if self._own_wandb:

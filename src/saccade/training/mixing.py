@@ -11,6 +11,7 @@ from saccade.data.sampling import seeded
 from saccade.errors import UserError
 from saccade.recipe import Training
 from saccade.tasks.base import Task
+from saccade.training.network import derived
 
 __all__ = ["Mixing"]
 
@@ -32,7 +33,7 @@ class Mixing:
         """Return what the recipe of ``task`` asks for, if anything.
 
         Raises:
-            UserError: the targets of ``task`` are no labels.
+            UserError: the targets of ``task`` are not labels.
         """
         training = task.recipe.training
         asked = [key for key in ("mixup_alpha", "cutmix_alpha") if getattr(training, key)]
@@ -47,6 +48,6 @@ class Mixing:
 
     def __call__(self, images: Tensor, labels: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
         """Return the mixed images (B, C, H, W) and the shares of the classes (B, K), float32."""
-        with seeded(self._seed, epoch, step):
+        with seeded(derived(self._seed, "mix", epoch, step)):
             mixed: tuple[Any, Any] = self._mix(images, labels)
         return mixed

@@ -42,7 +42,7 @@ def only_trainable(network: nn.Module, phase: Phase) -> Iterator[list[nn.Module]
         return
     learning = {name: p for name, p in network.named_parameters() if p.requires_grad}
     without = [glob[1:] for glob in phase.trainable if glob.startswith("!")]
-    globs = [glob for glob in phase.trainable if not glob.startswith("!")] or ["*"]
+    globs = [glob for glob in phase.trainable if not glob.startswith("!")] or ["*"] * bool(without)
     chosen = {
         name
         for name in learning
