@@ -6,6 +6,7 @@ import math
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from saccade import Recipe
 from saccade.data import layout_of
@@ -149,7 +150,7 @@ def test_it_counts_what_is_left(tmp_path, monkeypatch):
             '"parameters": 1, "diverged": null}'
         )
     times = itertools.cycle((10.0, 1.0))  # a training step, a test step
-    monkeypatch.setattr(forecast, "_whole", lambda steps, batch, device: (next(times), batch))
+    monkeypatch.setattr(forecast, "_whole", lambda steps, batch, *_: (next(times), batch))
     found = forecast.forecast(plan, 2, "cpu")
     assert (found.runs, found.finished, found.slots) == (9, 3, 2)
     # 100 images are 4 batches of 30 (the last one short), 50 are 2; the test is also done before training.
@@ -168,7 +169,7 @@ def test_it_counts_what_is_left(tmp_path, monkeypatch):
 def test_with_enough_images_the_seeds_decide(tmp_path, monkeypatch):
     images = {"data.train_images": 20, "data.test_images": 10_000, "data.size": 16}
     plan = Study(Recipe().with_overrides(images), arms(["se", "das"], ["extra:das"]), (0, 1, 2), tmp_path / "s")
-    monkeypatch.setattr(forecast, "_whole", lambda steps, batch, device: (1.0, batch))
+    monkeypatch.setattr(forecast, "_whole", lambda steps, batch, *_: (1.0, batch))
     found = forecast.forecast(plan, 2, "cpu")
     images = ImageError(1e4 * 0.005 / 10_000, 9999, image_floor(10_000, 100.0))
     sees = [planned_detectable(DIGITS, n, 4, 2, images=images) for n in range(2, 30)]
@@ -177,22 +178,58 @@ def test_with_enough_images_the_seeds_decide(tmp_path, monkeypatch):
     assert found.seeds_for_margin == next(n for n, points in enumerate(sees, 2) if points <= 1.0)
 
 
-def test_long_steps_are_timed_with_few_images_and_scaled(monkeypatch):
-    asked = []
+@pytest.fixture
+def clock(monkeypatch):
+    """``clock(ms)``: steps that take so long for each image and nothing else; what was asked of them."""
+    now, asked = [0.0], []
+    monkeypatch.setattr(forecast.time, "perf_counter", lambda: now[0])
 
-    def steps(images):
-        asked.append(images)
-        return images
+    def makers(ms, runs=1):
+        def make(run):
+            def steps(images):
+                while True:
+                    asked.append((run, images))
+                    now[0] += ms * images / 1e3
+                    yield
 
-    monkeypatch.setattr(forecast, "_middle", lambda images: 10.0 * images)
-    cpu, cuda = SimpleNamespace(type="cpu"), SimpleNamespace(type="cuda")
-    assert forecast._whole(steps, 100, cpu) == (1000.0, 100)
-    assert forecast._whole(steps, 101, cpu) == (pytest.approx(1010.0), 8)
-    assert forecast._whole(steps, 101, cuda) == (1010.0, 101)
-    assert forecast._whole(steps, 6, cpu) == (60.0, 6)
-    assert asked == [8, 100, 8, 101, 6]
+            return steps
+
+        return [make(run) for run in range(runs)]
+
+    return makers, asked
+
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("batch", "device", "wanted", "asked"),
+    [
+        (100, CPU, (1000.0, 100), [8] + [100] * 4),
+        (101, CPU, (1010.0, 8), [8] * 4),
+        (101, CUDA, (1010.0, 101), [101] * 4),
+        (6, CPU, (60.0, 6), [6] * 4),
+    ],
+)
+def test_long_steps_are_timed_with_few_images_and_scaled(clock, batch, device, wanted, asked):
+    makers, done = clock
+    assert forecast._whole(makers(10.0), batch, device, 1) == (pytest.approx(wanted[0]), wanted[1])
+    assert [images for _, images in done] == asked
+
+
+def test_long_steps_are_timed_beside_those_of_the_other_runs(clock):
+    makers, done = clock
+    forecast._whole(makers(10.0, 3), 101, CPU, 1)
+    assert {run for run, _ in done} == {0, 1, 2}
+    done.clear()
+    forecast._whole(makers(10.0, 3), 100, CPU, 1)
+    assert {run for run, _ in done} == {0}, "the others would fight for Python's lock"
+
+
+def test_that_times_were_scaled_is_said():
     said = forecast.Forecast(**FACTS, timed_images=8).text()
     assert "one training step in ms (scaled from 8 images): none 31, se 40" in said
+    assert "scaled" not in forecast.Forecast(**FACTS).text()
 
 
 def test_what_is_left_open_is_decided_for_the_plan_and_said(tmp_path, monkeypatch):
@@ -203,9 +240,12 @@ def test_what_is_left_open_is_decided_for_the_plan_and_said(tmp_path, monkeypatc
     }
     monkeypatch.setattr(forecast, "fastest", lambda task, keys, device: decided)
     timed = []
-    monkeypatch.setattr(
-        forecast, "_whole", lambda steps, batch, device: timed.append(steps.args[1].recipe) or (1.0, batch)
-    )
+
+    def whole(makers, batch, *_):
+        timed.append(makers[0].args[1].recipe)
+        return 1.0, batch
+
+    monkeypatch.setattr(forecast, "_whole", whole)
     images = {"data.train_images": 20, "data.test_images": 10, "data.size": 16}
     recipe = Recipe().with_overrides({**images, "training.memory_format": "auto"})
     found = forecast.forecast(Study(recipe, arms(["se"]), (0,), tmp_path / "s"), 1, "cpu")

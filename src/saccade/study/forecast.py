@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from statistics import median
+from threading import Barrier
 from typing import Any
 
 import torch
+from torch import nn
 
 from saccade import tasks
 from saccade.data import layout_of
@@ -58,7 +63,8 @@ class Forecast:
         slots: runs at a time.
         minutes: about, for the runs still to be done.
         disk_mb: what the folder will hold at most.
-        step_ms: arm -> one training step, its batch drawn and augmented; the median of three.
+        step_ms: arm -> one training step, its batch drawn and augmented; the median of three,
+            or of what the runs at a time take side by side where it is scaled.
         timed_images: images of the timed steps where they are fewer than a batch, whose time is scaled from theirs;
             None elsewhere.
         decided: what :func:`saccade.training.fastest.fastest` found for settings that the recipe leaves open; the study
@@ -184,9 +190,9 @@ def forecast(study: Study, slots: int | None, device: str = "auto", notify: Noti
         if keys := study.undecided():
             decided = fastest(kind(base, split), keys, where)
             study = study.decide(decided)
-        timed = {arm.name: _timed(study, arm, kind, where) for arm in study.arms}
-    todo = [run for run in study.runs() if run.finished is None]
-    slots = min(slots, max(1, len(todo)))
+        todo = [run for run in study.runs() if run.finished is None]
+        slots = min(slots, max(1, len(todo)))
+        timed = {arm.name: _timed(study, arm, kind, where, slots) for arm in study.arms}
     fewer = [each.images for each in timed.values() if each.images < training.batch_size]
     count = len(split.test)
     busy = sum(timed[run.arm.name].run_ms for run in todo)
@@ -228,6 +234,9 @@ def forecast(study: Study, slots: int | None, device: str = "auto", notify: Noti
     )
 
 
+_Steps = Callable[[nn.Module, Task, torch.device, int], Iterator[Any]]
+
+
 @dataclass(frozen=True)
 class _Timed:
     """A training step, a test step and a run of an arm in ms, the bytes of its weights, the images of a timed step."""
@@ -239,7 +248,7 @@ class _Timed:
     images: int
 
 
-def _timed(study: Study, arm: Arm, kind: type[Task], device: torch.device) -> _Timed:
+def _timed(study: Study, arm: Arm, kind: type[Task], device: torch.device, slots: int) -> _Timed:
     recipe = tasks.resolved(study.run(arm, study.seeds[0]).recipe, kind.target)
     part = recipe.training
     task = kind(recipe, open_once(recipe.data, kind.target))
@@ -248,35 +257,59 @@ def _timed(study: Study, arm: Arm, kind: type[Task], device: torch.device) -> _T
     epochs = sum(phase.epochs for phase in task.phases(network))
     weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     network.to(device)
-    step_ms, images = _whole(partial(training_steps, network, task, device, frozen=frozen), part.batch_size, device)
-    test_ms, _ = _whole(partial(test_steps, network, task, device), part.batch_size, device)
+    size, threads = part.batch_size, part.threads
+    others = range(slots - 1 if device.type == "cpu" else 0)
+    copies = [(network, frozen), *(copy.deepcopy((network, frozen)) for _ in others)]
+    training = [partial(training_steps, each, task, device, frozen=still) for each, still in copies]
+    step_ms, images = _whole(training, size, device, threads)
+    test_ms, _ = _whole([partial(test_steps, each, task, device) for each, _ in copies], size, device, threads)
     steps = len(EpochSampler(task.data.train, 0, part.batch_size))
     tests = math.ceil(len(task.data.test) / part.batch_size)
     return _Timed(step_ms, test_ms, epochs * steps * step_ms + (epochs + 1) * tests * test_ms, weights, images)
 
 
-def _whole(steps: Callable[[int], Iterator[Any]], batch: int, device: torch.device) -> tuple[float, int]:
+def _whole(
+    makers: Sequence[Callable[[int], Iterator[Any]]], batch: int, device: torch.device, threads: int
+) -> tuple[float, int]:
     """Milliseconds of a step of a whole batch, and how many images the timed steps had.
 
-    On the CPU, where such a step would take over a second, steps of fewer images are timed and scaled.
+    On the CPU, where such a step would take over a second, steps of fewer images are timed and scaled, as many at once
+    as there will be runs: they share caches and memory.
+
+    Args:
+        makers: of each run at a time, the steps for a number of images.
+        batch: images of a batch.
+        device: where they run.
+        threads: of a run.
     """
     images = min(batch, _FEW)
     if device.type == "cpu" and images < batch:
-        few = _middle(steps(images))
-        if few * batch / images > _LONG_MS:
-            return few * batch / images, images
-    return _middle(steps(batch)), batch
+        steps = [make(images) for make in makers]
+        if _milliseconds(steps[0]) * batch / images > _LONG_MS:
+            return _at_once(steps, threads) * batch / images, images
+    steps_of_all = makers[0](batch)
+    next(steps_of_all)
+    return median(_milliseconds(steps_of_all) for _ in range(_TIMED)), batch
 
 
-def _middle(steps: Iterator[Any]) -> float:
-    """The median of three steps in milliseconds, after one that warms up."""
+def _at_once(steps: Sequence[Iterator[Any]], threads: int) -> float:
+    """The median of steps in milliseconds, done in a thread for each of ``steps`` after one step that warms up."""
+    together = Barrier(len(steps))
+
+    def times(each: Iterator[Any]) -> list[float]:
+        torch.set_num_threads(threads)  # a thread has a number of its own
+        next(each)
+        together.wait()
+        return [_milliseconds(each) for _ in range(_TIMED - 1)]
+
+    with ThreadPoolExecutor(len(steps)) as pool:
+        return median(ms for found in pool.map(times, steps) for ms in found)
+
+
+def _milliseconds(steps: Iterator[Any]) -> float:
+    begun = time.perf_counter()
     next(steps)
-    times = []
-    for _ in range(_TIMED):
-        begun = time.perf_counter()
-        next(steps)
-        times.append(1e3 * (time.perf_counter() - begun))
-    return sorted(times)[_TIMED // 2]
+    return 1e3 * (time.perf_counter() - begun)
 
 
 @dataclass(frozen=True)
