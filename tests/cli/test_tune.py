@@ -41,7 +41,7 @@ def _lines(home, *words):
 def test_the_stages_are_said(home, said):
     assert said[0] == "none, se × 1 seed = 2 runs, 1 at a time -> s"
     assert said[1] == "tuning first: 2 arms × 2 values × 1 seed = 4 runs, 1 at a time -> s/tuning"
-    assert "every arm has chosen; the runs that are judged begin" in said
+    assert f"tuned; now {said[0]}" in said
     assert "trained on 80 of the training images and scored on the other 20" in "".join(said)
 
 
