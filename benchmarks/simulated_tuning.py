@@ -157,7 +157,8 @@ def main() -> int:
             round(1000 * val),
         ]
         rng = np.random.default_rng([args.rng, *own])
-        found = asdict(simulate(*cell, args.studies * MORE.get(arms, 1), rng))
+        studies = args.studies * MORE.get(arms, 1)
+        found = asdict(simulate(curve, kind, arms, values, repeats, seeds, gap, val, studies, rng))
         worst = {name: max(most, found[name]) for name, most in worst.items()}
         missed = " (!)" if found["any_false"] > MOST_FALSE else ""
         shown = [f"{found[name]:.{2 if name == 'cost' else 1}f}" for name in names]

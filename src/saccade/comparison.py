@@ -125,7 +125,7 @@ def compare(
             notify(planned)
         if design.tuning is not None:
             study = _tuned(design.tuning, slots, device, notify, engine=engine, address=address)
-            notify(StudyPlanned(study.folder, "every arm has chosen; the runs that are judged begin"))
+            notify(StudyPlanned(study.folder, f"tuned; now {design.planned[0].description}"))
         outcomes = execute(study, slots, device, notify, engine=engine, address=address)
         # These import torch: not before the runs.
         if all(outcome.status == "failed" for outcome in outcomes):

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from torchvision.tv_tensors import Mask
 
 from saccade import UserError
@@ -124,3 +125,20 @@ def test_masks_of_digits():
     tuned = open_data(Data(train_images=20, test_images=20, score_on="val"), "mask")
     assert (len(tuned.train), len(tuned.test)) == (16, 4)
     assert tuned.test.target(1).shape == (40, 40)
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ("train", "test", "val"), ("",)])
+def test_class_folders(tmp_path, parts):
+    for part in parts:
+        for name in ("ant", "bee"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for n in range(10):
+                shade = 20 * n + 100 * (name == "bee") // 10
+                Image.new("RGB", (20, 20), (shade, 50, 50)).save(tmp_path / part / name / f"{part}{n}.png")
+    whole, tuned = (open_data(Data(source=str(tmp_path), score_on=part), "label") for part in ("test", "val"))
+    kept = [10, 10] if "val" in parts else [8, 8] if parts[0] else [6, 6]
+    assert [tuned.train.targets[i] for i in range(len(tuned.train))] == [0] * kept[0] + [1] * kept[1]
+    assert len(tuned.test) == {"val": 20, "test": 4, "": 4}[parts[-1]]
+    assert tuned.fingerprint != whole.fingerprint
+    if parts[0]:
+        assert len(whole.train) == 20

@@ -151,3 +151,10 @@ def test_images_that_spoil_the_score_are_said(study):
     for run in study.runs():
         _change(run, cautions=["2 of 9 test images are trained on too."])
     assert notes(study, "images") == ["2 of 9 test images are trained on too."]
+
+
+@pytest.mark.parametrize(("part", "said"), [("val", ["validation images, not on the test images."]), ("test", [])])
+def test_a_study_scored_on_validation_images_says_so(tmp_path, part, said):
+    plan = _study(tmp_path, data__score_on=part)
+    _finish(plan.runs()[0])
+    assert [text.partition("scored on ")[2] for text in notes(plan, "images")] == said

@@ -59,6 +59,12 @@ class TestPlan:
         assert (list(found.seeds(7)), list(found.seeds(3))) == ([8, 9], [10, 11])
         assert not set(found.trials.seeds) & set(found.study.seeds)
 
+    def test_an_arm_of_another_model_tries_every_value_too(self):
+        steps = [{"model.options.drop_rate": rate} for rate in (0.0, 0.1)]
+        trials = plan("s", steps, others=["wide: model=resnet50"]).trials
+        tried = {(run.arm.name.partition(",")[0], run.recipe.model.options["drop_rate"]) for run in trials.runs()}
+        assert {rate for name, rate in tried if name == "wide"} == {0.0, 0.1}
+
     def test_the_arms_with_the_recipes_own_value_keep_their_names(self):
         names = [arm.name for arm in plan("s").trials.arms]
         assert names[:3] == ["none", "se", "extra for se"]
@@ -187,6 +193,14 @@ class TestChoice:
         lost = plan(tmp_path / "t", [{"training.lr": 10.0}, {"training.lr": 0.2}])
         assert lost.ladder[0] == {"training.lr": 0.2}, "in rising order"
 
+    def test_runs_of_a_metric_that_is_not_known(self, tmp_path):
+        found = plan(tmp_path / "s")
+        execute(found.trials)
+        path = found.trials.runs()[0].folder / "done.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"metric": "taste"}))
+        with pytest.raises(UserError, match="the tuning runs are of classify by taste and classify by top-1; remove"):
+            found.judged()
+
     def test_lower_is_better_where_the_metric_says_so(self, tmp_path):
         found = plan(tmp_path / "s")
         execute(found.trials)
@@ -217,6 +231,18 @@ class TestTuned:
         assert plain["arms"]["se"]["chosen"]["0"] == {"training.lr": 0.3}
         assert len(plain["arms"]["none"]["scores"]) == 3
         assert tuned(found.study) is None
+        other = replace(study.arms[1], by_seed={0: {"training.lr": 0.7}, 1: {"training.lr": 0.1}})
+        with pytest.raises(UserError, match="'se' has settings that its tuning runs do not have"):
+            tuned(replace(study, arms=(study.arms[0], other, study.arms[2])))
+
+    def test_values_that_are_lists(self, tmp_path):
+        found = plan(tmp_path / "s", [{"data.augment": names} for names in (["flip"], ["flip", "crop"])])
+        execute(found.trials)
+        study = found.judged()
+        study.write()
+        again = tuned(Study.open(study.folder))
+        assert again == Tuned(found, found.found())
+        assert again.edges() == []
 
     @pytest.mark.parametrize(
         ("picks", "said"),

@@ -99,6 +99,8 @@ def on_study(
                     said += " They have no score and are left out, which flatters this arm."
                 notes.append(Note("unscored", said))
         notes += [Note("constant", text) for text in _constant(arm.name, own)]
+    if study.base.data.score_on == "val":
+        notes.append(Note("images", "All runs were scored on validation images, not on the test images."))
     done = list(finished.values())  # all of the same images: the first run that knows speaks for them
     if words := left_out(next((values["left_out"] for values in done if "left_out" in values), {})):
         notes.append(Note("images", f"The images of all runs: {words}."))

@@ -4,7 +4,7 @@ The tuning runs are a study of their own, in ``<study>/tuning``: every arm with 
 validation images. Each judged seed has tuning runs of its own, of seeds that are not judged, and every arm chooses anew
 for it. So what the choice leaves to chance is part of the scatter between seeds, which the verdicts already know. One
 choice for all seeds is as cheap to make but not to judge: two arms that are the same and happened to choose different
-values differ for good, and up to 40 % of such studies found an effect (``benchmarks/simulated_tuning.py``).
+values differ for good, and up to a third of such studies found an effect (``benchmarks/simulated_tuning.py``).
 """
 
 from __future__ import annotations
@@ -144,10 +144,9 @@ class Tuning:
         return [self.reference, *(n for n in range(len(self.ladder)) if n != self.reference)]
 
     def _trial(self, arm: Arm, n: int) -> Arm:
-        if n == self.reference:
-            return arm
         values = self.ladder[n]
-        return Arm(f"{arm.name}, {label(values)}", {**arm.settings, **values})
+        name = arm.name if n == self.reference else f"{arm.name}, {label(values)}"
+        return Arm(name, {**arm.settings, **values})
 
     def _scores(self) -> tuple[dict[str, tuple[tuple[float | None, ...], ...]], Metric]:
         """Arm -> scores (values, tuning seeds), None where a run diverged; and the metric they are of."""
@@ -163,14 +162,15 @@ class Tuning:
             )
         results = {key: result for key, result in done.items() if result is not None}
         kinds = {(result["task"], result["metric"]) for result in results.values()}
-        if len(kinds) > 1:
-            raise UserError(f"{trials.folder}: the tuning runs are of several metrics; remove that folder")
-        ((task, name),) = kinds
-        metric = next(metric for metric in tasks.get(task).metrics if metric.name == name)
+        known = {(task, metric.name): metric for task, _ in kinds for metric in tasks.get(task).metrics}
+        if len(kinds) > 1 or not kinds <= known.keys():
+            said = " and ".join(f"{task} by {metric}" for task, metric in sorted(kinds))
+            raise UserError(f"{trials.folder}: the tuning runs are of {said}; remove that folder, and tune again")
+        metric = known[kinds.pop()]
 
         def score(arm: Arm, seed: int) -> float | None:
             result = results[arm.name, seed]
-            return None if result["diverged"] else result["scores"][name]
+            return None if result["diverged"] else result["scores"].get(metric.name)
 
         scores = {
             arm.name: tuple(
@@ -239,8 +239,8 @@ class Tuned:
         """A sentence for each end of the numbers tried that arms chose with most of their seeds."""
         found = []
         for key in self.tuning.keys:
-            tried = {values[key] for values in self.tuning.ladder}
-            if len(tried) < 2 or not all(_is_number(value) for value in tried):
+            tried = [values[key] for values in self.tuning.ladder]
+            if not all(_is_number(value) for value in tried) or min(tried) == max(tried):
                 continue
             for edge, which, beyond in ((min(tried), "lowest", "lower"), (max(tried), "highest", "higher")):
                 if names := [arm.name for arm in self.arms if 2 * self._times(arm, key, edge) > len(arm.picks)]:
@@ -276,7 +276,7 @@ def tuned(study: Study) -> Tuned | None:
     """What tuning did for ``study``; None if it is not tuned, or its tuning runs are gone.
 
     Raises:
-        UserError: a file of a tuning run is damaged.
+        UserError: a tuning run is not finished or damaged, or is of other settings than those that were chosen.
     """
     if not all(arm.by_seed for arm in study.arms) or not (study.folder / TUNING / "study.toml").exists():
         return None
@@ -289,7 +289,14 @@ def tuned(study: Study) -> Tuned | None:
             steps.append(values)
     plain = replace(study, arms=tuple(arm.untuned for arm in study.arms))
     tuning = Tuning(plain, tuple(steps), max(1, len(trials.seeds) // len(study.seeds)))
-    return Tuned(tuning, tuning.found())
+    places = {label(values): n for n, values in enumerate(tuning.ladder)}
+    arms = []
+    for arm, own in zip(study.arms, tuning.found(), strict=True):
+        picks = [places.get(label(arm.by_seed.get(seed, {}))) for seed in study.seeds]
+        if None in picks:
+            raise UserError(f"{study.folder}: the arm {arm.name!r} has settings that its tuning runs do not have")
+        arms.append(replace(own, picks=tuple(pick for pick in picks if pick is not None)))
+    return Tuned(tuning, tuple(arms))
 
 
 def _is_number(value: Any) -> bool:
