@@ -31,10 +31,9 @@ from saccade.study.images import open_once
 from saccade.study.plan import Study
 from saccade.study.precision import MOST_SEEDS, ImageError, image_floor, planned_detectable
 from saccade.tasks.base import Task
-from saccade.training import build
 from saccade.training.environment import choose_device, use_threads
 from saccade.training.fastest import fastest
-from saccade.training.freezing import freeze
+from saccade.training.preparing import prepare
 from saccade.training.steps import test_steps, training_steps
 
 __all__ = ["ASSUMED", "CHANGED", "Forecast", "forecast"]
@@ -252,9 +251,9 @@ def _timed(study: Study, arm: Arm, kind: type[Task], device: torch.device, slots
     recipe = tasks.resolved(study.run(arm, study.seeds[0]).recipe, kind.target)
     part = recipe.training
     task = kind(recipe, open_once(recipe.data, kind.target))
-    network = build(task)
-    frozen = freeze(network, recipe).modules
-    epochs = sum(phase.epochs for phase in task.phases(network))
+    ready = prepare(task)
+    network, frozen = ready.network, ready.frozen.modules
+    epochs = sum(phase.epochs for phase in ready.phases)
     weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     network.to(device)
     size, threads = part.batch_size, part.threads

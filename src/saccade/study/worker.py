@@ -122,16 +122,15 @@ def check(
         notify(DataOpened(split.description, tuple(split.cautions)))
 
         # Late: these bring all of training, which wrong data need not wait for.
-        from saccade.training import build
         from saccade.training.environment import choose_device
-        from saccade.training.freezing import freeze
+        from saccade.training.preparing import prepare
     metric = kind(arms[0], split).verdict()
     if margin is not None:
         metric.check_margin(margin)
     found = choose_device(device)
     said = set()
     for recipe in sorted(arms, key=lambda recipe: recipe.data != arms[0].data):  # each set of images is opened once
-        sentence = freeze(build(kind(recipe, open_once(recipe.data, kind.target, notify))), recipe).sentence
+        sentence = prepare(kind(recipe, open_once(recipe.data, kind.target, notify))).frozen.sentence
         if sentence and sentence not in said:
             said.add(sentence)
             notify(Caution(sentence))

@@ -31,19 +31,17 @@ from saccade.metrics.rows import Rows, select
 from saccade.recipe import Data, Recipe
 from saccade.tasks.base import Phase, Task
 from saccade.training.checkpointer import Checkpointer, restore_handler
-from saccade.training.distilling import Teacher
 from saccade.training.divergence import DivergenceError
 from saccade.training.environment import choose_device, environment, use_threads
 from saccade.training.fastest import fastest, plain
 from saccade.training.fingerprint import fingerprint
 from saccade.training.folder import RunFolder
-from saccade.training.freezing import freeze
 from saccade.training.gates import constant_plugs, probe_images
-from saccade.training.loggers import Curves, check_installed
-from saccade.training.mixing import Mixing
-from saccade.training.module import TaskModule, check_own_loss, only_trainable
-from saccade.training.network import build, started
+from saccade.training.loggers import Curves
+from saccade.training.module import TaskModule, only_trainable
+from saccade.training.network import started
 from saccade.training.optimizers import optimizer_of
+from saccade.training.preparing import prepare
 from saccade.training.resuming import misfit
 from saccade.trust import Trust
 
@@ -124,23 +122,14 @@ def _train(
     recipe, split, part = task.recipe, task.data, task.recipe.training
     for caution in split.cautions:
         notify(Caution(caution))
-    check_installed(part.loggers)
-    mixing, teacher = Mixing.of(task), Teacher.of(task, trust)
-    network = build(task)
-    check_own_loss(network, part)
-    still = freeze(network, recipe)
-    notes = [sentence for sentence in (tasks.filled_in(asked, recipe), still.sentence) if sentence]
+    ready = prepare(task, trust)
+    network, phases, teacher = ready.network, ready.phases, ready.teacher
+    notes = [sentence for sentence in (tasks.filled_in(asked, recipe), ready.frozen.sentence) if sentence]
     for note in notes:
         notify(Caution(note))
     if part.sync_bn:
         _LOG.warning("training.sync_bn changes nothing: this run has one device")
-    phases = task.phases(network)
     ends = list(accumulate(phase.epochs for phase in phases))
-    for phase in phases:
-        with only_trainable(network, phase):  # raises before anything is written
-            pass
-    if split.val is None and (chooses := [phase.name for phase in phases if phase.choose]):
-        raise UserError(f"the phase {chooses[0]!r} chooses its best epoch on the part 'val'; the images have none")
     new: dict[str, Any] = {"rows": [], "optimizer": None, "best": None}
     state = run.resume() or new
     images = fingerprint(split, phases)
@@ -196,12 +185,12 @@ def _train(
                         task,
                         phase,
                         steps=len(sampler),
-                        frozen=[*still.modules, *frozen],
+                        frozen=[*ready.frozen.modules, *frozen],
                         before=before,
                         first_epoch=max(1, len(rows)),
                         optimizer_state=optimizer_state,
                         average_state=keeper.average,
-                        mixing=mixing,
+                        mixing=ready.mixing,
                         teacher=teacher,
                     )
                     tests = [test, val] if phase.choose and val is not None else [test]

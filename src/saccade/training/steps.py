@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from saccade.data.samples import ImageSet, collate
 from saccade.data.sampling import EpochSampler
 from saccade.tasks.base import Task
+from saccade.training.distilling import Teacher
 from saccade.training.freezing import hold
 from saccade.training.module import training_loss
 
@@ -29,6 +30,9 @@ def training_steps(
     """
     training, images = task.recipe.training, task.data.train
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9)
+    teacher = Teacher.of(task)
+    if teacher is not None:
+        teacher.to(device)
     network.train()
     hold(frozen)
     sampler = EpochSampler(images, training.seed, batch_size)
@@ -36,7 +40,7 @@ def training_steps(
         for keys in sampler:
             x, y = _batch(images, keys, device)
             with _precision(task, device):
-                first, *others = training_loss(task, network, x, y).values()
+                first, *others = training_loss(task, network, x, y, teacher).values()
             loss = sum(others, first)
             optimizer.zero_grad()
             loss.backward()
