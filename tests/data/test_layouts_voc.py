@@ -324,7 +324,7 @@ def test_a_class_that_the_label_map_does_not_name(tmp_path):
 
 @pytest.mark.parametrize(
     ("line", "why"),
-    [("cow", "has the line 'cow'; name:r,g,b:: is needed"), ("dog:1,2,3::", "has the name 'dog' twice")],
+    [("cow", "has the line 'cow'; name:r,g,b:: or r g b name"), ("dog:1,2,3::", "has the name dog 2 times")],
 )
 def test_a_label_map_that_lies(tmp_path, line, why):
     cvat(tmp_path)
@@ -392,6 +392,23 @@ def test_names_of_masks(tmp_path):
     write(tmp_path / "ImageSets/Main/aeroplane_train.txt", "2008_000000 -1\n")
     assert opened(tmp_path, "mask").classes[:3] == ["background", "aeroplane", "bicycle"]
     assert len(opened(tmp_path, "mask").classes) == 21
+
+
+def test_masks_in_the_colours_of_cvat(tmp_path):
+    """Segmentation mask 1.1 of CVAT: pictures in the colours of ``labelmap.txt``."""
+    masks(cvat(tmp_path))
+    colours = np.array([(0, 0, 0), (61, 61, 245), (250, 50, 83)], np.uint8)
+    for n in range(6):
+        pixels = np.zeros(SIZE[::-1], np.uint8)
+        pixels[5:15, 10:30] = 1 + n % 2
+        Image.fromarray(colours[pixels]).save(tmp_path / f"SegmentationClass/2008_{n:06}.png")
+    split = opened(tmp_path, "mask", size=(20, 40))
+    assert split.classes == ["background", "dog", "cat"]
+    assert (split.train.target(1) == 2).sum() == 200
+    colours[1] = 7, 8, 9
+    Image.fromarray(colours[pixels - pixels // 2]).save(tmp_path / "SegmentationClass/2008_000001.png")
+    with pytest.raises(UserError, match=r"000001\.jpg has the mask .*has the colour \(7, 8, 9\)"):
+        opened(tmp_path, "mask")
 
 
 def test_a_mask_that_is_missing_or_of_another_size(tmp_path):

@@ -49,10 +49,10 @@ def runs(mask):
     return [b - a for a, b in pairwise(bounds)]
 
 
-@pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize(("resize", "part"), [("crop", None), ("crop", 0.875), ("pad", None), ("stretch", None)])
 @pytest.mark.parametrize("frame", [(40, 60), (30, 30), (80, 50), (96, 200)])
 @pytest.mark.parametrize("kind", ["polygon", "runs"])
-def test_boxes_and_masks_lie_where_the_picture_shows_them(tmp_path, resize, frame, kind):
+def test_boxes_and_masks_lie_where_the_picture_shows_them(tmp_path, resize, part, frame, kind):
     box = (22, 8, 38, 32)
     painted(tmp_path / "a.png", [box])
     mask = np.zeros(SIZE[::-1], np.uint8)
@@ -60,7 +60,7 @@ def test_boxes_and_masks_lie_where_the_picture_shows_them(tmp_path, resize, fram
     shape = {"polygons": (outline(*box),)} if kind == "polygon" else {"rle": Rle(40, 60, array("q", runs(mask)))}
     path = tmp_path / "a.png"
     objects = Objects({path: Annotated("a", [Annotation("cell", box, **shape)], SIZE)}, {path: SIZE}, ["cell"])
-    shown = Frame(*frame, resize)
+    shown = Frame(*frame, resize, crop_pct=part)
     with Image.open(path) as image:
         red = np.asarray(shown.picture(image.convert("RGB")))[..., 0] > 127
     target = objects.targets([path], shown)[0]

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from saccade.data.colour_maps import ClassMap, class_map
 from saccade.data.layouts._listed import check_inside
 from saccade.data.survey import assigned, lines, subfolders
 from saccade.errors import UserError
@@ -83,27 +84,14 @@ def _stem(line: str, known: dict[str, Path]) -> str:
     return head.strip() if head and last in ("-1", "0", "1") else line
 
 
-def label_map(root: Path) -> list[str]:
-    """The names of the classes in ``labelmap.txt`` of CVAT, ``name:r,g,b::`` a line; those of VOC where it is VOC's.
-
-    Empty where nothing names them.
+def label_map(root: Path) -> ClassMap:
+    """The classes that ``labelmap.txt`` of CVAT names; those of VOC where the folder is VOC's; else none.
 
     Raises:
-        UserError: a line is of another form, or a name stands twice.
+        UserError: as :func:`saccade.data.colour_maps.class_map`.
     """
     path = root / "labelmap.txt"
-    if not path.is_file():
-        lists = root / "ImageSets" / "Main"
-        return ["background", *_STANDARD] if (lists / f"{_STANDARD[0]}_train.txt").is_file() else []
-    names = []
-    for line in lines(path):
-        if line.startswith("#"):
-            continue
-        name, *colour = line.split(":")
-        if not name or not colour or len(colour[0].split(",")) not in (1, 3):
-            raise UserError(f"labelmap.txt has the line {brief(line, 60)!r}; name:r,g,b:: is needed")
-        names.append(name)
-    twice = next((name for name, n in Counter(names).items() if n > 1), None)
-    if twice is not None:
-        raise UserError(f"labelmap.txt has the name {brief(twice)!r} twice")
-    return names
+    if path.is_file():
+        return class_map(path)
+    is_voc = (root / "ImageSets" / "Main" / f"{_STANDARD[0]}_train.txt").is_file()
+    return ClassMap(("background", *_STANDARD) if is_voc else ())

@@ -87,7 +87,7 @@ class Voc(FolderLayout):
             file = place.beside / path.relative_to(place.images).with_suffix(".xml")
             return read_annotation(file, file.relative_to(seen.root).as_posix())
 
-        known = [name for name in label_map(seen.root) if name != _BACKGROUND]
+        known = [name for name in label_map(seen.root).names if name != _BACKGROUND]
         paths = list(sizes) if known else seen.files  # all of them, where they decide the classes
         annotated = dict(zip(paths, each(read, paths, notify), strict=True))
         names = known or sorted({one.name for found in annotated.values() for one in found.objects})

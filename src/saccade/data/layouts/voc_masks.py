@@ -2,8 +2,8 @@
 
 The parts are those of ``ImageSets/Segmentation/{train,val,test,trainval}.txt``; without lists, all images that have a
 mask, of which ``test_part`` is held back. Masks are PNG with a palette, whose indices are the classes and 255 no class,
-as VOC publishes them. The classes are named by CVAT's ``labelmap.txt`` (``name:r,g,b::`` a line, in the order of the
-indices); in VOC itself, they are its twenty and the background.
+as VOC publishes them, or in the colours of CVAT's ``labelmap.txt`` (``name:r,g,b::`` a line), which names the classes.
+In VOC itself, they are its twenty and the background.
 
 A folder with boxes too is ``voc``, unless masks are asked for.
 """
@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, final
 
 from saccade.data.layouts._folder import FolderLayout
@@ -37,6 +38,7 @@ class VocMasks(FolderLayout):
     rank = 25
     targets = ("mask",)
     exact = True
+    options = MappingProxyType({"void": "names of classes whose pixels are in no class; false for none"})
 
     def own_size(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
         """The images' own size where they have one, square or not: maps are read in full."""
@@ -67,12 +69,9 @@ class VocMasks(FolderLayout):
 
     def label(self, seen: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Masks:
         """The mask of each image."""
-        from saccade.data.colour_maps import ClassMap, class_map
         from saccade.data.masks import Masks
 
-        file = seen.root / "labelmap.txt"
-        named = class_map(file) if file.is_file() else ClassMap(tuple(label_map(seen.root)))
-        return Masks(seen.masks, sizes, named, seen.root, notify)
+        return Masks(seen.masks, sizes, label_map(seen.root), seen.root, notify, seen.options.get("void"))
 
 
 def _place(root: Path) -> Place | None:
