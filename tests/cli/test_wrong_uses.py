@@ -148,7 +148,7 @@ WRONG = {
     ),
     "a host that does not classify": (
         "train --set model.options.features_only=True --out new",
-        "gives a list for two of them; scores of shape (2, 10) are needed",
+        "gives a list of 5; one tensor of logits of shape (2, 10) is needed",
     ),
     "misspelt task": ("compare --task clasify --attention se --out new", "no task 'clasify'. Did you mean 'classify'?"),
     "a task for other targets": (

@@ -139,7 +139,7 @@ BROKEN = {
                           "width), in training mode: division by zero"),
     "lazy": (lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), "1.weight has no shape yet; run the network once"),
     "no network": (lambda: 3, "returns a int; a torch.nn.Module is needed"),
-    "an error of its own": (lambda: {}["width"], "KeyError: 'width'"),
+    "an error of its own": (lambda: int("width"), "ValueError: invalid literal for int()"),
     "an argument too many": (lambda num_classes, k: Net(), "needs a value for 'k'; it is called with num_classes and"),
 }  # fmt: skip
 

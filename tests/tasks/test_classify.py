@@ -133,7 +133,7 @@ def test_answers_for_the_eye():
 def test_a_host_that_answers_otherwise_is_named():
     images = torch.zeros(2, 1, 8, 8)
     assert task(classes="abc").misfit(torch.zeros(2, 3), images) is None
-    assert "gives (2, 4) for two of them; scores of shape (2, 3)" in task(classes="abc").misfit(
+    assert "gives (2, 4) for two of them; logits of shape (2, 3)" in task(classes="abc").misfit(
         torch.zeros(2, 4), images
     )
     assert "gives a tuple" in task().misfit((), images)
