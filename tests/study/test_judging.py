@@ -52,6 +52,8 @@ class TestVerdicts:
         for found in (by_image, by_group):
             assert [row.mean for row in found.arms] == pytest.approx([row.mean for row in by_run.arms])
         assert by_image.analysis.images == by_group.analysis.images == 90
+        assert (by_image.origin["Images"], by_group.origin["Images"]) == ("90", "90, in 3 groups")
+        assert "Images" not in by_run.origin
         assert by_run.analysis.images is None
         assert 0 == by_run.verdicts["se"].se_images < by_image.verdicts["se"].se_images
         assert by_group.verdicts["se"].se_images > 1.5 * by_image.verdicts["se"].se_images
@@ -357,6 +359,8 @@ class TestRefused:
         log, other = f"se:0={tmp_path / 'x' / 'results.csv'}", write_long(tmp_path / "s.csv", table())
         with pytest.raises(UserError, match="are both of se, seed 0; one file a run"):
             judge([log, log])
+        with pytest.raises(UserError, match=r"names the arms itself, in a column; give the file without se:0="):
+            judge([f"se:0={other}"])
         with pytest.raises(UserError, match="is the log of one run, others are tables"):
             judge([log, other])
 

@@ -44,7 +44,7 @@ class Difference:
         unit: of the differences.
         digits: decimals at least.
         higher_is_better: of the scores; differences are oriented already.
-        reason: why there is no interval, or no verdict beside it; None where there are both.
+        reason: why there is no interval; None where there is one.
     """
 
     name: str

@@ -137,7 +137,10 @@ def _of_rows(sheets: Sequence[tuple[Named, Sheet]], metric: str | None) -> Given
     images, groups = rows.images()
     files = rows.files
     delimiter = sheets[0][1].delimiter
-    runs = _runs(files) if len(set(files.values())) > 1 else {}
+    facts = _runs(files) if len(set(files.values())) > 1 else {}
+    if images is not None:
+        count = str(len(next(iter(images.values()))))
+        facts = {"Images": count if groups is None else f"{count}, in {len(set(groups))} groups"} | facts
     return Given(
         name=_common(files.values()),
         column=column,
@@ -146,7 +149,7 @@ def _of_rows(sheets: Sequence[tuple[Named, Sheet]], metric: str | None) -> Given
         groups=groups,
         files=files,
         scored="",
-        origin=_origin(column, metric, others, files, delimiter) | runs,
+        origin=_origin(column, metric, others, files, delimiter) | facts,
         notes=(),
     )
 
@@ -163,6 +166,10 @@ def _score_column(named: Named, sheet: Sheet, metric: str | None) -> tuple[str, 
                 f"{sheet.name} has no column {key!r}.{did_you_mean(key, sheet.columns)} Needed are arm, seed and "
                 f"score, and image where there is a row a test image; it has {', '.join(map(brief, sheet.columns))}."
             )
+    if named.arm is not None and sheet.find("arm") is not None:
+        raise UserError(
+            f"{sheet.name} names the arms itself, in a column; give the file without {named.arm}:{named.seed}="
+        )
     columns = [name for name in sheet.columns if name.lower() not in _KEYS]
     if metric is not None:
         chosen = logs.match(sheet, metric, columns)
