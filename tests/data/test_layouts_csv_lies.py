@@ -128,6 +128,10 @@ LIES = {
         with_columns("patient", ["p", "p", "", "q", "q", "r", "r", "r"]),
         "line 4 of labels.csv has no 'patient'; every image needs one",
     ),
+    "labels that nobody has": (
+        ["file,tags", *(f"{i}.png,{('none|nothing', 'none')[i % 2]}" for i in range(8))],
+        "no row has a label",
+    ),
     "none of them and one of them": (
         ["file,Finding Labels", *(f"{i}.png,{('a|b', 'b', 'No Finding|a')[i % 3]}" for i in range(8))],
         "line 4 of labels.csv says 'No Finding' and names 1 labels beside it; one of the two is wrong",

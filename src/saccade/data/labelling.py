@@ -139,8 +139,9 @@ class _Labels:
         parts = value.split(self.columns.delimiter) if isinstance(value, str) else value
         kept = dict.fromkeys(part.strip() for part in parts if part.strip().lower() not in EMPTY)
         none = [name for name in kept if name.lower() in NONE_OF_THEM]
-        if none and len(kept) > 1:
-            return f"says {brief(none[0])!r} and names {len(kept) - 1} labels beside it; one of the two is wrong"
+        if none and len(kept) > len(none):
+            beside = len(kept) - len(none)
+            return f"says {brief(none[0])!r} and names {beside} labels beside it; one of the two is wrong"
         return () if none else tuple(kept)
 
     def _flagged(self, row: Record) -> tuple[str, ...] | str:
