@@ -128,6 +128,10 @@ LIES = {
         with_columns("patient", ["p", "p", "", "q", "q", "r", "r", "r"]),
         "line 4 of labels.csv has no 'patient'; every image needs one",
     ),
+    "an image in two groups": (
+        [*with_columns("patient", list("ppqqrrss")), "0.png,a,t"],
+        "0.png is in two groups, in line 2 of labels.csv (p) and line 10 of labels.csv (t)",
+    ),
     "labels that nobody has": (
         ["file,tags", *(f"{i}.png,{('none|nothing', 'none')[i % 2]}" for i in range(8))],
         "no row has a label",

@@ -105,7 +105,7 @@ def read_rows(tables: Sequence[Table], index: ImageIndex, options: Mapping[str, 
             before = found.images.setdefault(path, one)
             if before is one:
                 empty += [where] * (not labels)
-            elif before.labels == labels and before.role == one.role:
+            elif (before.labels, before.role, before.group) == (labels, one.role, group):
                 twice += 1
             else:
                 found.problems.append(_unlike(path, before, one))
@@ -168,6 +168,8 @@ def _unlike(path: Path, before: Labelled, one: Labelled) -> str:
     if before.labels != one.labels:
         lines = f"{before.where} ({_shown(before.labels)}) and {one.where} ({_shown(one.labels)})"
         return f"{brief(path.name)} has two labels, in {lines}; one row for each image is needed, with all its labels"
+    if before.group != one.group:
+        return f"{brief(path.name)} is in two groups, in {before.where} ({before.group}) and {one.where} ({one.group})"
     return f"{brief(path.name)} is in two parts, in {before.where} ({before.part}) and {one.where} ({one.part})"
 
 
