@@ -142,8 +142,7 @@ class Data(_Part):
     """Any of ``flip`` (left to right), ``crop`` (shift by up to an eighth), ``color``, ``erase``; done in the order
     given, by torchvision.transforms.v2."""
     options: Annotated[dict[str, int | float | bool | str], BeforeValidator(_plain)] = Field(default_factory=dict)
-    """What the source itself understands: for digits ``clutter`` and ``distractors``, for tables ``labels``, ``group``
-    and others (docs/data.md)."""
+    """What the source itself understands, for digits ``clutter`` and ``distractors``."""
 
     @property
     def height_width(self) -> tuple[int, int] | None:
