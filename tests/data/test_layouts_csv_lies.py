@@ -128,6 +128,14 @@ LIES = {
         with_columns("patient", ["p", "p", "", "q", "q", "r", "r", "r"]),
         "line 4 of labels.csv has no 'patient'; every image needs one",
     ),
+    "an image in two groups": (
+        [*with_columns("patient", list("ppqqrrss")), "0.png,a,t"],
+        "0.png is in two groups, in line 2 of labels.csv (p) and line 10 of labels.csv (t)",
+    ),
+    "labels that nobody has": (
+        ["file,tags", *(f"{i}.png,{('none|nothing', 'none')[i % 2]}" for i in range(8))],
+        "no row has a label",
+    ),
     "none of them and one of them": (
         ["file,Finding Labels", *(f"{i}.png,{('a|b', 'b', 'No Finding|a')[i % 3]}" for i in range(8))],
         "line 4 of labels.csv says 'No Finding' and names 1 labels beside it; one of the two is wrong",

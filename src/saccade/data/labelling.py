@@ -105,7 +105,7 @@ def read_rows(tables: Sequence[Table], index: ImageIndex, options: Mapping[str, 
             before = found.images.setdefault(path, one)
             if before is one:
                 empty += [where] * (not labels)
-            elif before.labels == labels and before.role == one.role:
+            elif (before.labels, before.role, before.group) == (labels, one.role, group):
                 twice += 1
             else:
                 found.problems.append(_unlike(path, before, one))
@@ -139,8 +139,9 @@ class _Labels:
         parts = value.split(self.columns.delimiter) if isinstance(value, str) else value
         kept = dict.fromkeys(part.strip() for part in parts if part.strip().lower() not in EMPTY)
         none = [name for name in kept if name.lower() in NONE_OF_THEM]
-        if none and len(kept) > 1:
-            return f"says {brief(none[0])!r} and names {len(kept) - 1} labels beside it; one of the two is wrong"
+        if none and len(kept) > len(none):
+            beside = len(kept) - len(none)
+            return f"says {brief(none[0])!r} and names {beside} labels beside it; one of the two is wrong"
         return () if none else tuple(kept)
 
     def _flagged(self, row: Record) -> tuple[str, ...] | str:
@@ -167,6 +168,8 @@ def _unlike(path: Path, before: Labelled, one: Labelled) -> str:
     if before.labels != one.labels:
         lines = f"{before.where} ({_shown(before.labels)}) and {one.where} ({_shown(one.labels)})"
         return f"{brief(path.name)} has two labels, in {lines}; one row for each image is needed, with all its labels"
+    if before.group != one.group:
+        return f"{brief(path.name)} is in two groups, in {before.where} ({before.group}) and {one.where} ({one.group})"
     return f"{brief(path.name)} is in two parts, in {before.where} ({before.part}) and {one.where} ({one.part})"
 
 

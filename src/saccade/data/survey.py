@@ -17,6 +17,7 @@ __all__ = [
     "Survey",
     "assigned",
     "class_names",
+    "files_in",
     "folder_of",
     "images_of",
     "lines",
@@ -208,6 +209,19 @@ def subfolders(folder: Path, hidden: Counter[str] | None = None) -> list[Path]:
     try:
         paths = {path.name: path for path in sorted(folder.iterdir())}
         return [paths[name] for name in visible(paths, hidden) if paths[name].is_dir()]
+    except OSError as error:
+        closed(error)
+
+
+def files_in(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
+    """Name to file, of the files in ``folder`` with one of the ``endings``, small or capital, in order.
+
+    Raises:
+        UserError: ``folder`` cannot be read.
+    """
+    try:
+        paths = {path.name: path for path in sorted(folder.iterdir()) if path.name.lower().endswith(endings)}
+        return {name: paths[name] for name in visible(paths) if paths[name].is_file()}
     except OSError as error:
         closed(error)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,7 @@ from saccade.data.layouts._folder import FolderLayout
 from saccade.data.survey import ROLES, Part, Survey, surveyed
 from saccade.data.vectors import Vectors
 from saccade.errors import UserError
+from saccade.escaping import brief
 from saccade.events import Notify
 from saccade.recipe import Data
 
@@ -104,9 +105,12 @@ class TableLayout(FolderLayout):
     @final
     def survey_by(self, root: Path, options: Mapping[str, Any]) -> Survey:
         """The images that the rows name, by the columns that ``data.options`` say."""
+        _check_flags(options)
         found = self.found(root, options)
         read = read_rows(found.tables, found.images, options)
-        notes, problems = [*found.notes, *read.notes], [*_wrong(options), *read.problems]
+        notes, problems = [*found.notes, *read.notes], list(read.problems)
+        if not read.classes and not problems:
+            problems.append("no row has a label")
         flags = [table.columns.form == "flags" for table in found.tables]
         single = all(len(one.labels) == 1 for one in read.images.values())
         vector = None
@@ -114,6 +118,7 @@ class TableLayout(FolderLayout):
             vector = {path: one.labels for path, one in read.images.items()}
         elif all(flags):
             notes.append(f"each image has exactly one of {len(read.classes)} labels, which are read as classes")
+        notes += [sentence for table in found.tables if (sentence := _separated(table))]
         groups = {path: one.group for path, one in read.images.items() if one.group}
         if groups:
             column = next(table.columns.group for table in found.tables if table.columns.group)
@@ -142,7 +147,7 @@ class TableLayout(FolderLayout):
     def label(self, seen: Survey, sizes: object, notify: Notify | None) -> Labels:
         """The class or the vector of each file."""
         if isinstance(seen, _TableSurvey) and seen.vector is not None:
-            return Vectors(seen.labels, seen.vector, _unlearnable(seen, seen.vector))
+            return Vectors(seen.labels, seen.vector, _unlearnable(seen.parts.values(), seen.labels, seen.vector))
         return Classes(seen)
 
 
@@ -174,21 +179,32 @@ def _parts(read: Labelling, by_class: bool) -> dict[str, Part]:
     }
 
 
-def _unlearnable(seen: Survey, vector: Mapping[Path, tuple[str, ...]]) -> list[str]:
+def _unlearnable(parts: Iterable[Part], labels: Sequence[str], vector: Mapping[Path, tuple[str, ...]]) -> list[str]:
     """Notes on labels that no image of a part has."""
     notes = []
-    for part in seen.parts.values():
-        shown = Counter(label for path in part.files for label in vector[path])
-        if lacking := [label for label in seen.labels if not shown[label]] if isinstance(seen, _TableSurvey) else []:
+    for part in parts:
+        shown = {label for path in part.files for label in vector[path]}
+        if lacking := [label for label in labels if label not in shown]:
             where = f" of {part.name!r}" if part.name else ""
             notes.append(f"no image{where} has {', '.join(map(repr, lacking))}")
     return notes
 
 
-def _wrong(options: Mapping[str, Any]) -> list[str]:
-    """Sentences on options with a value that they cannot have."""
-    return [
-        f"data.options.{name} = {options[name]!r}: 0 or 1 is needed"
-        for name in ("uncertain", "blank")
-        if name in options and options[name] not in (0, 1)
-    ]
+def _separated(table: Table) -> str:
+    """A note on what separates the labels of a cell; empty where nothing does."""
+    column, mark = table.columns.labels[0], table.columns.delimiter
+    cells = (row.cells[column] for row in table.records.rows if mark)
+    if not any(isinstance(cell, str) and mark in cell for cell in cells):
+        return ""
+    return f"labels in the column {column!r} of {brief(table.records.owner)} are separated by {mark!r}"
+
+
+def _check_flags(options: Mapping[str, Any]) -> None:
+    """Refuse another value than 0 or 1 for what is uncertain or blank.
+
+    Raises:
+        UserError: names it.
+    """
+    for name in ("uncertain", "blank"):
+        if options.get(name, 0) not in (0, 1):
+            raise UserError(f"data.options.{name} = {options[name]!r}: 0 or 1 is needed")

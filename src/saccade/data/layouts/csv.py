@@ -40,10 +40,9 @@ from saccade.data.layouts._table import Found, TableLayout
 from saccade.data.layouts.class_folders import ClassFolders
 from saccade.data.records import Records, read_csv
 from saccade.data.rows import RowImages
-from saccade.data.survey import assigned, subfolders
+from saccade.data.survey import assigned, files_in, subfolders
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
-from saccade.imagefiles import visible
 
 __all__ = ["Csv"]
 
@@ -91,8 +90,7 @@ class Csv(TableLayout):
 
     def found(self, root: Path, options: Mapping[str, Any]) -> Found:
         """The tables that name images of the folder."""
-        files = {name: root / name for name in visible(sorted(path.name for path in root.iterdir()))}
-        files = {name: path for name, path in files.items() if name.lower().endswith(_ENDINGS) and path.is_file()}
+        files = files_in(root, _ENDINGS)
         if "file" in options:
             name = str(options["file"])
             if name not in files:

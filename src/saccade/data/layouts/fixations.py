@@ -25,11 +25,10 @@ from saccade.data.layouts._folder import FolderLayout
 from saccade.data.records import Record, Records, read_csv
 from saccade.data.resizing import common_size
 from saccade.data.rows import RowImages, parts_of, said
-from saccade.data.survey import Part, Survey, surveyed
+from saccade.data.survey import Part, Survey, files_in, surveyed
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.events import Notify
-from saccade.imagefiles import visible
 
 if TYPE_CHECKING:
     from saccade.data.fixations import Fixation, Fixations
@@ -124,11 +123,10 @@ class FixationTable(FolderLayout):
 
 def _found(root: Path) -> _Table | str:
     """The table of fixations, or why there is none, as a clause."""
-    names = [name for name in visible(sorted(path.name for path in root.iterdir())) if name.lower().endswith(".csv")]
     why, indices = "it has no .csv with the columns image, x and y", list[ImageIndex]()
-    for name in names:
+    for name, path in files_in(root, (".csv", ".tsv")).items():
         try:
-            records = read_csv(root / name, name)
+            records = read_csv(path, name)
         except UserError:  # csv says what is wrong with it
             continue
         columns = {re.sub(r"[\W_]", "", column.lower()): column for column in records.header}
