@@ -43,7 +43,7 @@ photographs.{name}(sys.argv[2])
 """
 
 
-class _Enough(Exception):
+class _EnoughError(Exception):
     """A study has begun to train, which is all that was asked of it."""
 
 
@@ -258,13 +258,13 @@ def second_study(folder: Path, host: str) -> dict[str, list[float]]:
             if isinstance(inner, DataOpened | StudyBegan | TrainingBegan):
                 found.setdefault(type(inner).__name__, []).append(time.perf_counter() - begun)
             if isinstance(inner, TrainingBegan):
-                raise _Enough
+                raise _EnoughError
 
         with tempfile.TemporaryDirectory() as home:
             study = Study(recipe_of(folder, host), arms(["se"]), (0,), Path(home, "study"))
             try:
                 execute(study, 1, "cpu", hear)
-            except _Enough:
+            except _EnoughError:
                 continue
     return found
 
