@@ -149,9 +149,7 @@ def compare_on_photographs(rounds: int) -> tuple[dict[str, Any], list[str]]:
         print("| a study on 500 photographs of 500×375, until | first (s) | second (s) | ratio |\n|---|---|---|---|")
         for name, (first, second) in begun.items():
             print(f"| {name} | {first:.1f} | {second:.1f} | {first / second:.1f} |", flush=True)
-        print(
-            "\n| host | bare loop (s/step) | saccade (s/step) | bare / saccade (95 % interval) | of processor times |"
-        )
+        print("\n| host | bare (s/step) | saccade (s/step) | bare / saccade (95 % interval) | of processor times |")
         print("|---|---|---|---|---|")
         for host, goal in STEPS.items():
             found = by_turns(folder, host, rounds)
@@ -192,9 +190,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=9, help="measured epochs of each loop (default 9)")
     parser.add_argument("--json", type=Path, help="write times and machine here")
     parser.add_argument("--photographs", action="store_true", help="a study's training against a bare loop, instead")
-    parser.add_argument(
-        "--rounds", type=int, default=12, help="measured steps of each loop on photographs (default 12)"
-    )
+    parser.add_argument("--rounds", type=int, default=12, help="measured steps on photographs (default 12)")
     arguments = parser.parse_args()
     if arguments.photographs:
         figures, missed = compare_on_photographs(arguments.rounds)
