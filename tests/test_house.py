@@ -15,7 +15,8 @@ SOURCE = Path(saccade.__file__).parent
 FLOORS = [
     ["escaping"],
     ["errors"],
-    ["controls", "events", "files", "former_names", "hooks", "source", "specs", "tables"],
+    ["code_digest"],
+    ["builders", "controls", "events", "files", "former_names", "hooks", "source", "specs", "tables"],
     ["imagefiles", "metrics", "ops", "parent_class", "picture_size", "recipe", "stage_outputs", "tensors"],
     ["bases", "runfiles"],
     ["attention"],

@@ -42,7 +42,12 @@ def test_the_readme_lists_every_mechanism():
 PRINTED = {
     "README.md": ["layer4"],
     "trainers.md": ["['encoder.layer1', 'encoder.layer2', 'encoder.layer3', 'encoder.layer4']"],
-    "your-network.md": ["['up.8', 'down.16', 'down.32']", "['up.16.leave.2', 'up.8.leave.2'", "at heads.0: se: "],
+    "your-network.md": [
+        "['up.8', 'down.16', 'down.32']",
+        "['up.16.leave.2', 'up.8.leave.2'",
+        "at heads.0: se: ",
+        "['none', 'se', 'das']",
+    ],
 }
 
 

@@ -468,6 +468,18 @@ def test_a_recipe_imports_no_mechanism_however_it_is_written(evil, tmp_path, ver
     assert not evil.exists()
 
 
+@pytest.mark.parametrize("verb", [compare_verb, train_verb], ids=["compare", "train"])
+def test_a_recipe_imports_no_host(evil, tmp_path, verb):
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[model]\nname = "evil_package.inner:build"\n')
+    where = ["--recipe", str(recipe), "--plan"] if verb is compare_verb else [str(recipe)]
+    done = CliRunner().invoke(verb.command, [*where, "--out", str(tmp_path / "out")])
+    assert "names the host 'evil_package.inner:build', which is not one of Saccade's" in str(done.exception)
+    assert not evil.exists()
+    CliRunner().invoke(verb.command, [*where, "--out", str(tmp_path / "out"), "--trust"])
+    assert evil.exists()
+
+
 def test_a_misspelt_mechanism_is_no_matter_of_trust():
     with pytest.raises(UserError, match=r"no mechanism is called 'c-bam'. Did you mean 'cbam'") as refused:
         check_mechanism("c-bam", {}, "config.json", trust=False)

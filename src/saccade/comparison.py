@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import count
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,15 +25,15 @@ from saccade.study.ladder import Settings, ladder
 from saccade.study.plan import TUNING, Study
 from saccade.study.plan import seeds as seeds_of
 from saccade.study.tuning import Tuning
-from saccade.trust import Trust
+from saccade.trust import Trust, together
 
 if TYPE_CHECKING:
     from saccade.study.forecast import Forecast
     from saccade.study.results import StudyResults
 
-__all__ = ["MECHANISMS", "compare", "forecast"]
+__all__ = ["compare", "forecast"]
 
-MECHANISMS = "none,se,cbam,das"
+_MECHANISMS = "none,se,cbam,das"
 """What is compared where nothing is named."""
 _UNNAMED = Path()
 """Of a study whose folder is not found yet."""
@@ -42,7 +43,7 @@ _MAX_SLOTS = 1024
 
 def compare(
     data: str | Path | None = None,
-    model: str | Mapping[str, Any] | None = None,
+    model: defaults.Host | None = None,
     attention: str | Iterable[str] | None = None,
     *,
     seeds: int | str | Iterable[int] | None = None,
@@ -73,7 +74,8 @@ def compare(
 
     Args:
         data: a folder of images, or ``digits``, the default.
-        model: the host: a name of timm's, or a dictionary of the recipe's part ``model``.
+        model: the host: a name of timm's, a function or class that builds your network (or its name,
+            ``package.module:function``), or a dictionary of the recipe's part ``model``. See ``docs/your-network.md``.
         attention: mechanisms, ``["se", "das:alpha=0.1", "cbam:where=block"]``, or a text with commas between them.
             ``none`` is always compared. The default is that of the recipe, else none, se, cbam, das.
         seeds: how many, or which. The default is 3 on digits, 5 on other images.
@@ -154,7 +156,7 @@ def _tuned(tuning: Tuning, slots: int | None, device: str, notify: Notify, **whe
 
 def forecast(
     data: str | Path | None = None,
-    model: str | Mapping[str, Any] | None = None,
+    model: defaults.Host | None = None,
     attention: str | Iterable[str] | None = None,
     *,
     notify: Notify = ignore,
@@ -214,7 +216,7 @@ class _Design:
 
 def _design(
     data: str | Path | None = None,
-    model: str | Mapping[str, Any] | None = None,
+    model: defaults.Host | None = None,
     attention: str | Iterable[str] | None = None,
     *,
     seeds: int | str | Iterable[int] | None = None,
@@ -248,7 +250,7 @@ def _design(
         )
     if attention is None:
         own = base.attention.mechanism
-        attention = own if own != BASELINE else "" if arms else MECHANISMS
+        attention = own if own != BASELINE else "" if arms else _MECHANISMS
     compared = arms_of(_listed(attention), _listed(controls), arms)
     numbers = _seeds(layout_of(base.data).seeds if seeds is None else seeds)
     if slots is not None and not 1 <= slots <= _MAX_SLOTS:
@@ -275,8 +277,9 @@ def _design(
         trials = line(what, len(tuning.trials.runs()), tuning.trials.folder)
         planned.append(StudyPlanned(study.folder, trials))
     # What the caller named is trusted; what a file named has been checked.
-    named = trust if trust is True else {catalog.named(arm.mechanism) for arm in compared}
-    return _Design(study, tuning, at_a_time, tuple(planned), named)
+    models = (arm.recipe(base, 0).model.name for arm in compared)
+    trusted = together(trust, *(catalog.named(arm.mechanism) for arm in compared), *models)
+    return _Design(study, tuning, at_a_time, tuple(planned), trusted)
 
 
 def _to_tune(tune: str | Iterable[str] | Mapping[str, Iterable[Any]]) -> list[str]:
@@ -297,7 +300,7 @@ def _seeds(seeds: int | str | Iterable[int]) -> tuple[int, ...]:
     Raises:
         UserError: as :func:`saccade.study.plan.seeds`.
     """
-    if isinstance(seeds, int | str):
+    if isinstance(seeds, int | str | Integral):
         return seeds_of(str(seeds))
     return seeds_of("".join(f"{seed}," for seed in seeds))
 

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from saccade import catalog
+from saccade import builders, catalog
 from saccade.data import layout_of
 from saccade.recipe import Recipe, builtin_recipe, setting
 from saccade.study.arms import placed
 from saccade.trust import Trust, check_mechanism
 
-__all__ = ["Settings", "asked", "choose", "located"]
+__all__ = ["Host", "Settings", "asked", "choose", "located"]
 
+Host = str | Callable[..., Any] | Mapping[str, Any]
+"""A name, a function that builds a network, or keys of the recipe's part ``model``, whose ``name`` may be either."""
 Settings = Iterable[str] | Mapping[str, Any]
-"""What is set over a recipe: ``["training.epochs=3"]`` or ``{"training.epochs": 3}``."""
+"""Set over a recipe: ``["training.epochs=3"]``, ``{"training.epochs": 3}`` or ``{"training": {"epochs": 3}}``."""
 _WEIGHTS = ("model.pretrained", "model.checkpoint")
 """Keys that give the host trained weights."""
 
 
 def asked(
     *,
-    model: str | Mapping[str, Any] | None = None,
+    model: Host | None = None,
     task: str | None = None,
     pretrained: bool = False,
     checkpoint: str | Path | None = None,
@@ -33,7 +35,7 @@ def asked(
     """Return the arguments of ``train`` and ``compare`` as dotted keys and values of a recipe; ``settings`` win.
 
     Raises:
-        UserError: one of ``settings`` has no ``=``.
+        UserError: one of ``settings`` has no ``=``, or the model is neither a name nor a function.
     """
     parts = model if isinstance(model, Mapping) else {} if model is None else {"name": model}
     found: dict[str, Any] = {f"model.{key}": value for key, value in parts.items()}
@@ -45,7 +47,12 @@ def asked(
         found["task.name"] = task
     if skip_bad:
         found["data.skip_bad"] = True
-    return found | dict(settings if isinstance(settings, Mapping) else (setting(text) for text in settings))
+    for key, value in settings.items() if isinstance(settings, Mapping) else map(setting, settings):
+        whole = "." not in key and isinstance(value, Mapping)  # {"training": {"epochs": 3}}
+        found |= {f"{key}.{name}": each for name, each in value.items()} if whole else {key: value}
+    if (name := found.get("model.name")) is not None and not isinstance(name, str):
+        found["model.name"], found["model.code"] = builders.identify(name)
+    return found
 
 
 def choose(
@@ -83,8 +90,11 @@ def choose(
     if data is not None:
         base = base.with_overrides({"data.source": os.fspath(data)})
     if settings.get("model.name", base.model.name) != base.model.name:
-        base = base.with_overrides({"model.options": {}, "model.name": settings["model.name"]})
+        base = base.with_overrides({"model.options": {}, "model.code": None, "model.name": settings["model.name"]})
     base = base.with_overrides(settings)
+    if builders.is_builder(base.model.name) and base.model.code is None:
+        name, code = builders.identify(base.model.name)
+        base = base.with_overrides({"model.name": name, "model.code": code})
     return base if data is None else located(base)
 
 
@@ -114,11 +124,15 @@ def _read(name: str | Path) -> Recipe:
 
 
 def _check_names(recipe: Recipe, owner: str, replaced: Collection[str], trust: Trust) -> None:
-    """Raise UserError unless a recipe out of the file ``owner`` may name its mechanism; ``replaced`` keys do not count.
+    """Raise UserError unless a recipe out of the file ``owner`` may name its host and its mechanism.
 
     Raises:
-        UserError: the mechanism is not in the catalogue, and not trusted.
+        UserError: one that is not among the keys ``replaced`` is neither Saccade's or a library's nor trusted.
     """
+    if "model.name" not in replaced and builders.is_builder(recipe.model.name):
+        from saccade.saving.hosts import check_named  # imports torch
+
+        check_named({"call": recipe.model.name}, owner, trust)
     if "attention.mechanism" in replaced:
         return
     for text in catalog.split(recipe.attention.mechanism):

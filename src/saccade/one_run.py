@@ -14,7 +14,7 @@ from saccade.errors import study_installed
 from saccade.events import Notify, RunPlanned
 from saccade.imagefiles import left_out
 from saccade.recipe import Recipe
-from saccade.trust import Trust
+from saccade.trust import Trust, together
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,10 +29,12 @@ class TrainedRun:
     Attributes:
         folder: its files; see ``saccade.training.folder``.
         result: what ``done.json`` says.
+        trust: what the folder may name besides the catalogue: what the caller of ``train`` named.
     """
 
     folder: Path
     result: Mapping[str, Any]
+    trust: Trust = False
 
     @property
     def scores(self) -> dict[str, float | None]:
@@ -68,14 +70,14 @@ class TrainedRun:
         """
         from saccade.saving import load
 
-        return load(self.folder, trust=True)  # this process made it
+        return load(self.folder, trust=self.trust)
 
 
 def train(
     recipe: Recipe | str | Path | None = None,
     *,
     data: str | Path | None = None,
-    model: str | Mapping[str, Any] | None = None,
+    model: defaults.Host | None = None,
     attention: str | None = None,
     seed: int | None = None,
     task: str | None = None,
@@ -95,7 +97,8 @@ def train(
     Args:
         recipe: a recipe, a TOML file, or the name of one that comes with the package. The default suits data and host.
         data: a folder of images, or ``digits``. The default is that of the recipe, else digits.
-        model: the host: a name of timm's, or a dictionary of the recipe's part ``model``.
+        model: the host: a name of timm's, a function or class that builds your network (or its name,
+            ``package.module:function``), or a dictionary of the recipe's part ``model``. See ``docs/your-network.md``.
         attention: the mechanism to plug: ``none``, ``das``, ``das:alpha=0.1``, ``my.module:Class``.
         seed: of the run.
         task: what is learnt. The default is what the labels are for.
@@ -135,7 +138,8 @@ def train(
 
         from saccade import training
 
-        return TrainedRun(folder, training.train(asked, folder, device=device, notify=notify))
+        result = training.train(asked, folder, device=device, notify=notify)
+        return TrainedRun(folder, result, together(trust, catalog.named(asked.attention.mechanism), asked.model.name))
 
 
 def _attention(recipe: Recipe) -> str:

@@ -168,12 +168,14 @@ class Model(_Part):
     """The host."""
 
     name: Text = "resnet10_small"
-    """Any name of timm's, ours among them."""
+    """Any name of timm's, ours among them, or ``package.module:function`` for one that builds a network."""
+    code: Text | None = None
+    """Digest of the code of that function, so that a study does not go on with another one of the same name."""
     pretrained: bool = False
     checkpoint: Text | None = None
     """A safetensors file to start from; a head of another size is left out and said so."""
     options: Annotated[dict[str, Any], BeforeValidator(_plain)] = Field(default_factory=dict)
-    """Passed to ``timm.create_model``."""
+    """Passed to ``timm.create_model``, or to the function."""
 
 
 class Attention(_Part):

@@ -23,6 +23,7 @@ __all__ = [
     "check_options",
     "fetching",
     "refusal",
+    "together",
     "trusted",
 ]
 
@@ -43,6 +44,13 @@ _DEPTH = 20
 def trusted(name: str, trust: Trust) -> bool:
     """Whether the caller vouches for ``name``."""
     return trust if isinstance(trust, bool) else name in ([trust] if isinstance(trust, str) else trust)
+
+
+def together(trust: Trust, *names: str) -> Trust:
+    """Return ``trust`` that also vouches for ``names``, which the caller named."""
+    if isinstance(trust, bool):
+        return trust or frozenset(names)
+    return frozenset([trust] if isinstance(trust, str) else trust) | frozenset(names)
 
 
 def refusal(what: str, name: str, owner: str) -> UserError:

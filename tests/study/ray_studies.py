@@ -16,7 +16,7 @@ from pathlib import Path
 
 warnings.simplefilter("error")
 
-from saccade import Recipe, UserError  # noqa: E402
+from saccade import Recipe, UserError, builders  # noqa: E402
 from saccade.events import DataOpened, RunEvent  # noqa: E402
 from saccade.study.arms import arms  # noqa: E402
 from saccade.study.engine import execute  # noqa: E402
@@ -59,6 +59,19 @@ def fake(name, threads=1, **more):
     return study(name, {"data.options": more, "training.threads": threads}, **how)
 
 
+def own_host():
+    """The settings of a host that a function of this script builds, which no import finds."""
+
+    def own(num_classes, in_chans):
+        from torch import nn
+
+        first = nn.Sequential(nn.Conv2d(in_chans, 16, 3, 2, 1), nn.ReLU())
+        return nn.Sequential(first, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes))
+
+    name, code = builders.identify(own)
+    return {"model.name": name, "model.code": code}
+
+
 def main(short):
     import ray
 
@@ -83,6 +96,7 @@ def main(short):
         "two starts": fake("two", during=lambda: fake("two", slots=1)),
         "ray": study("ray", SMALL, ("se",), (0,), slots=1, train="fake_training:killed_once"),
         "local": study("local", SMALL, ("se",), (0,), slots=1, engine="local"),
+        "own": study("own", {**SMALL, "training.epochs": 1, **own_host()}, ("se",), (0,), slots=1),
     }
     ours, cluster.__version__ = cluster.__version__, "0.0.1"
     told["another version"] = fake("version")

@@ -85,6 +85,13 @@ def _rows(run):
     return [{key: value for key, value in row.items() if key not in ("seconds", "memory_mb")} for row in rows]
 
 
+def test_a_function_of_a_script_builds_the_host(told):
+    said, home = told
+    assert len(ended(said["own"], "done")) == 2, said["own"]
+    host = json.loads((home / "own/se/seed0/config.json").read_text())["host"]
+    assert host["passed"] == "__main__:own_host.<locals>.own"
+
+
 def test_a_run_that_raises_is_recorded_and_the_others_go_on(told):
     assert ended(told[0]["raise"], "failed") == [("se", 0)]
     assert len(ended(told[0]["raise"], "done")) == 5

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from saccade.models._host import create_host, is_dense
+from saccade.models._host import create_host, host_as_saved, is_dense
 from saccade.tables import Table
 
-__all__ = ["create_host", "is_dense", "names"]
+__all__ = ["create_host", "host_as_saved", "is_dense", "names"]
 
 names = Table[object](__name__, "architecture").names
 

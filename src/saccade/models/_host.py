@@ -1,4 +1,4 @@
-"""Build the host that a recipe names through timm, from a checkpoint where one is given."""
+"""Build the host that a recipe names, by timm or a function of the user's, from a checkpoint where one is given."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import inspect
 import logging
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import timm
 from safetensors import SafetensorError
@@ -14,12 +16,14 @@ from safetensors.torch import load_file
 from timm.models import get_pretrained_cfg, is_model, list_models, model_entrypoint
 from torch import Tensor, nn
 
+from saccade.builders import is_builder
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
+from saccade.models._own import build_own, saved_as
 from saccade.recipe import Model
 from saccade.trust import fetching
 
-__all__ = ["create_host", "is_dense"]
+__all__ = ["create_host", "host_as_saved", "is_dense"]
 
 _log = logging.getLogger("saccade")
 
@@ -35,11 +39,8 @@ def create_host(model: Model, classes: int, channels: int) -> nn.Module:
         channels: of the images, 1 or 3.
 
     Raises:
-        UserError: timm has no such network, the network no such option, or the weights cannot be had or do not fit.
+        UserError: there is no such network, the network has no such option, or the weights cannot be had or do not fit.
     """
-    name = model.name.partition(".")[0]
-    if not is_model(name):
-        raise UserError(f"timm knows no network {name!r}.{did_you_mean(name, list_models())}")
     for key in ("num_classes", "in_chans"):
         if key in model.options:
             raise UserError(f"model.options: {key} follows from the data; leave it out")
@@ -50,6 +51,23 @@ def create_host(model: Model, classes: int, channels: int) -> nn.Module:
         )
     if model.pretrained and model.checkpoint:
         raise UserError("model.pretrained and model.checkpoint exclude each other; give one of them")
+    host = build_own(model, classes, channels) if is_builder(model.name) else _of_timm(model, classes, channels)
+    if model.checkpoint:
+        _start_from(host, Path(model.checkpoint))
+    return host
+
+
+def host_as_saved(model: Model, classes: int, channels: int) -> Mapping[str, Any]:
+    """Return how :func:`create_host` makes the host, as ``saccade.save`` takes it."""
+    if is_builder(model.name):
+        return saved_as(model, classes, channels)
+    return {"timm": model.name, "options": {**model.options, "num_classes": classes, "in_chans": channels}}
+
+
+def _of_timm(model: Model, classes: int, channels: int) -> nn.Module:
+    name = model.name.partition(".")[0]
+    if not is_model(name):
+        raise UserError(f"timm knows no network {name!r}.{did_you_mean(name, list_models())}")
     try:
         host: nn.Module = timm.create_model(
             model.name, pretrained=model.pretrained, num_classes=classes, in_chans=channels, **model.options
@@ -58,16 +76,17 @@ def create_host(model: Model, classes: int, channels: int) -> nn.Module:
         raise UserError(f"model {model.name}: {error}") from None
     except Exception as error:  # timm checks little itself: an option it cannot use may raise anything
         raise UserError(f"model {model.name}: {_reason(model, error)}") from error
-    if model.checkpoint:
-        _start_from(host, Path(model.checkpoint))
     return host
 
 
 def is_dense(name: str) -> bool:
-    """Return whether the network ``name`` gives logits (B, K, H, W): whether the notes of its configuration say dense.
+    """Return whether the network ``name`` gives logits (B, K, H, W).
 
-    A file of ``models/`` states it to timm: ``generate_default_cfgs({"NAME.untrained": {..., "notes": ("dense",)}})``.
+    A function of the user's own is taken to build what the task needs. Of timm's, the notes of their configuration say
+    dense. A file of ``models/`` states it: ``generate_default_cfgs({"NAME.untrained": {..., "notes": ("dense",)}})``.
     """
+    if is_builder(name):
+        return True
     found = get_pretrained_cfg(name.partition(".")[0])
     return found is not None and "dense" in (found.notes or ())
 

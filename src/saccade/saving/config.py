@@ -17,9 +17,12 @@ from pydantic_core import PydanticCustomError
 from saccade.errors import UserError
 from saccade.escaping import brief
 
-__all__ = ["CONFIG", "FORMAT", "WEIGHTS", "check", "describe"]
+__all__ = ["CONFIG", "FORMAT", "KINDS", "WEIGHTS", "check", "describe"]
 
 CONFIG, WEIGHTS, FORMAT = "config.json", "model.safetensors", 1
+KINDS = ("timm", "torchvision", "call", "passed")
+"""Keys of which one names a host: a network of timm or torchvision, a function to import, or one that a caller passed,
+which that caller alone has."""
 _MOST_BYTES = 64 * 2**20
 """timm's largest network with a plug at every module takes less than one MiB."""
 
@@ -48,12 +51,14 @@ class _Host(_Part):
     timm: _Name | None = None
     torchvision: _Name | None = None
     call: _Name | None = None
+    passed: _Name | None = None
+    code: _Name | None = None
     options: _Options | None = None
 
     @model_validator(mode="after")
     def _is_named_once(self) -> Self:
-        if sum(name is not None for name in (self.timm, self.torchvision, self.call)) != 1:
-            raise PydanticCustomError("host", "a host is named by one of the keys timm, torchvision, call")
+        if sum(getattr(self, kind) is not None for kind in KINDS) != 1:
+            raise PydanticCustomError("host", "a host is named by one of the keys {kinds}", {"kinds": ", ".join(KINDS)})
         return self
 
 

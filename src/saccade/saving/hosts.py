@@ -1,4 +1,4 @@
-"""Make a host again: by the entry of a library, or by a function that the caller vouches for."""
+"""Make a host again: by the entry of a library, by a function that the caller vouches for, or by one it passed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from saccade import builders
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
+from saccade.saving.config import KINDS
 from saccade.saving.sketch import Limits, TooLargeError, sketched
 from saccade.trust import Trust, check_options, refusal, trusted
 
@@ -29,7 +31,7 @@ def rebuild(host: Host, trust: Trust = True) -> nn.Module:
     """Return a new network of the kind ``host`` says. The global random state stays as it is.
 
     Args:
-        host: names one of ``timm``, ``torchvision``, ``call``, with ``options``.
+        host: names one of ``timm``, ``torchvision``, ``call``, ``passed``, with ``options``; ``passed`` with ``code``.
         trust: what may run besides the networks of the libraries; not True where ``host`` comes from a file.
 
     Raises:
@@ -97,7 +99,7 @@ def _options(host: Host) -> dict[str, Any]:
 
 def _vouched(host: Host, trust: Trust) -> bool:
     """Return whether the caller trusts whatever the host is made by, options included."""
-    return trust is True or ("call" in host and trusted(str(host["call"]), trust))
+    return trust is True or host.get("passed") is not None or ("call" in host and trusted(str(host["call"]), trust))
 
 
 def _maker(host: Host, trust: Trust, owner: str) -> Callable[..., Any]:
@@ -106,15 +108,17 @@ def _maker(host: Host, trust: Trust, owner: str) -> Callable[..., Any]:
     Raises:
         UserError: nothing does, or it is neither of a library nor trusted.
     """
-    kinds = [key for key in ("timm", "torchvision", "call") if host.get(key) is not None]
+    kinds = [key for key in KINDS if host.get(key) is not None]
     if len(kinds) != 1:
-        raise UserError(f"a host is named by one of the keys timm, torchvision, call; got {brief(dict(host))}")
+        raise UserError(f"a host is named by one of the keys {', '.join(KINDS)}; got {brief(dict(host))}")
     (kind,) = kinds
     name, own = str(host[kind]), _vouched(host, trust)
     if kind == "timm":
         return _of_timm(name, owner, own)
     if kind == "torchvision":
         return _of_torchvision(name, owner)
+    if kind == "passed":
+        return _passed(name, host.get("code"), owner)
     return _imported(name) if own else _of_library(name, owner)
 
 
@@ -127,6 +131,17 @@ def _of_timm(name: str, owner: str, vouched: bool) -> Callable[..., Any]:
     if not (vouched and ":" in name) and not timm.is_model(name.partition(".")[0]):
         raise UserError(f"{owner}: timm has no network {brief(name)!r}.{did_you_mean(name[:60], timm.list_models())}")
     return lambda **options: timm.create_model(name, **{**options, "pretrained": False})
+
+
+def _passed(name: str, code: Any, owner: str) -> Callable[..., Any]:
+    """Return the function that the caller of this process passed; no module holds it."""
+    found = builders.passed((name, code))
+    if found is None:
+        raise UserError(
+            f"{owner}: its host was built by the function {brief(name)!r}, which was passed to saccade and lies in no "
+            "module; give the network that it builds: saccade.load(folder, host=…)"
+        )
+    return found
 
 
 def _of_torchvision(name: str, owner: str) -> Callable[..., Any]:

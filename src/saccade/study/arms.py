@@ -9,7 +9,7 @@ from functools import reduce
 from operator import getitem
 from typing import Any
 
-from saccade import catalog
+from saccade import builders, catalog
 from saccade.controls import CONTROLS
 from saccade.errors import UserError, did_you_mean
 from saccade.recipe import Recipe, setting
@@ -78,7 +78,7 @@ class Arm:
         """The recipe of its run with ``seed``. Another model does not take over the options of the base's."""
         settings = dict(self.settings)
         if settings.get("model.name", base.model.name) != base.model.name:
-            settings = {"model.options": {}, **settings}
+            settings = {"model.options": {}, "model.code": None, **settings}
         return base.with_overrides({**settings, **self.by_seed.get(seed, {}), "training.seed": seed})
 
     def shares_host(self, base: Recipe) -> bool:
@@ -99,7 +99,7 @@ def arms(
         controls: ``extra``, ``noise`` or ``shuffled`` (for every mechanism), or ``extra:das`` (for that one).
         others: any difference of recipe, ``["NAME: key=value key=value"]`` or ``{NAME: {key: value}}``; ``model``,
             ``attention``, ``where``, ``start``, ``control``, ``pretrained`` and ``checkpoint`` are short for the keys
-            of a recipe.
+            of a recipe. A model may be a function that builds a network.
 
     Raises:
         UserError: an unknown mechanism, option, control or key, a control for a mechanism that is not compared,
@@ -213,6 +213,9 @@ def _settings(given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
             how = "--seeds" if key == "training.seed" else "--set"
             raise UserError(f"{key} is one for all arms of a study; set it with {how}")
         settings[key] = value
+    model = settings.get("model.name")
+    if callable(model) or (isinstance(model, str) and builders.is_builder(model)):
+        settings["model.name"], settings["model.code"] = builders.identify(model)
     if "attention.mechanism" in settings:
         mechanism, where = placed(str(settings["attention.mechanism"]))
         settings["attention.mechanism"] = mechanism if mechanism == BASELINE else catalog.canonical_text(mechanism)

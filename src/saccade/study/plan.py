@@ -174,6 +174,7 @@ class Study:
             other = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
             if other:
                 key, more = other[0], f" (and {len(other) - 1} more)" if len(other) > 1 else ""
+                more += "; the code of the function that builds the host changed" * key.endswith("model.code")
                 raise UserError(
                     f"{self.folder} holds another study: {key} is {_shown(theirs.get(key))} there and "
                     f"{_shown(ours.get(key))} here{more}; name another folder with --out"

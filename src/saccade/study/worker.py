@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
+from saccade import builders
 from saccade.errors import UserError, of_the_machine, study_installed
 from saccade.events import DataOpened, Notify
 from saccade.recipe import Recipe
@@ -37,6 +38,7 @@ def serve(pipe: Connection, threads: int, first: str | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     _die_with_parent()
     limit_threads(threads)
+    sys.path.append("")  # a notebook's modules lie in the folder it is in now, not in the one where it was started
     warm(first)
     while True:
         try:
@@ -77,16 +79,25 @@ def named(dotted: str) -> Callable[..., Any]:
     return function
 
 
-def run(train: str, recipe: Mapping[str, Any], folder: str, device: str, notify: Notify) -> dict[str, Any]:
-    """One run of a study: ``train`` with its arguments as they came through the pipe."""
+def run(
+    train: str, recipe: Mapping[str, Any], folder: str, device: str, notify: Notify, functions: bytes = b""
+) -> dict[str, Any]:
+    """One run of a study: ``train`` with its arguments as they came through the pipe.
+
+    ``functions`` are those of :func:`saccade.builders.packed`.
+    """
+    builders.unpack(functions)
     result: dict[str, Any] = named(train)(Recipe.read(recipe), Path(folder), device=device, notify=notify)
     return result
 
 
-def check(recipes: list[Mapping[str, Any]], margin: float | None, device: str, notify: Notify) -> dict[str, Any]:
+def check(
+    recipes: list[Mapping[str, Any]], margin: float | None, device: str, notify: Notify, functions: bytes = b""
+) -> dict[str, Any]:
     """Find everything a user can have got wrong about data, host and mechanisms before any training.
 
-    Read every image once and build the network of every arm.
+    Read every image once and build the network of every arm. ``functions`` are those of
+    :func:`saccade.builders.packed`.
 
     Returns:
         ``devices``: those to run on.
@@ -95,6 +106,7 @@ def check(recipes: list[Mapping[str, Any]], margin: float | None, device: str, n
         UserError: the data, the task, a host, a mechanism, its place, the margin or the device is wrong, or a package
             is missing.
     """
+    builders.unpack(functions)
     with study_installed():
         from saccade import tasks
         from saccade.study.images import open_once

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from saccade.metrics.rows import Rows
     from saccade.recipe import Model, Recipe
 
-__all__ = ["Drawing", "Phase", "Task"]
+__all__ = ["Drawing", "Phase", "Task", "unfit"]
 
 
 @dataclass(frozen=True)
@@ -154,3 +154,19 @@ class Task(ABC):
     def images(self, indices: Sequence[int]) -> Tensor:
         """Return test images (B, C, H, W) as a network sees them."""
         return torch.stack([self.data.test[i][0] for i in indices])
+
+
+def unfit(output: Any, needed: tuple[int, ...]) -> str | None:
+    """Say what ``output`` is where it is no tensor of logits of the shape ``needed``; None if it is one.
+
+    Classes are its second dimension.
+    """
+    if not isinstance(output, Tensor):
+        keys = f" with {', '.join(map(repr, output))}" if isinstance(output, Mapping) else ""
+        many = f" of {len(output)}" if isinstance(output, Sequence) and not isinstance(output, str) else ""
+        return f"gives a {type(output).__name__}{many}{keys}; one tensor of logits of shape {needed} is needed"
+    if tuple(output.shape) != needed:
+        return f"gives {tuple(output.shape)} for two of them; logits of shape {needed} are needed"
+    if needed[1] > 1 and bool((output >= 0).all()) and torch.allclose(output.sum(1), torch.ones(()), atol=1e-4):
+        return "gives probabilities, which add up to 1 over the classes; logits are needed: leave the softmax out"
+    return None

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.metrics.metric import Metric
-from saccade.models import create_host
-from saccade.tasks.base import Drawing, Task
+from saccade.models import create_host, host_as_saved
+from saccade.tasks.base import Drawing, Task, unfit
 
 if TYPE_CHECKING:
     from saccade.metrics.rows import Rows
@@ -37,7 +37,7 @@ def _top5(rows: Rows) -> Tensor:
 
 @final
 class Classify(Task):
-    """Images (B, C, H, W) -> logits (B, K).
+    """Images (B, C, H, W) -> logits (B, K), one tensor, in eval and in training mode.
 
     Rows: ``predicted`` and ``label``, ``rank`` of the label among the classes (0 where it is the answer), and ``nll``,
     its negative log-likelihood in nats.
@@ -61,13 +61,10 @@ class Classify(Task):
         return create_host(model, len(self.data.classes), self.data.channels)
 
     def host(self, model: Model) -> Mapping[str, Any]:
-        options = {**model.options, "num_classes": len(self.data.classes), "in_chans": self.data.channels}
-        return {"timm": model.name, "options": options}
+        return host_as_saved(model, len(self.data.classes), self.data.channels)
 
     def misfit(self, output: Any, images: Tensor) -> str | None:
-        needed = (len(images), len(self.data.classes))
-        found = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        return None if found == needed else f"gives {found} for two of them; scores of shape {needed} are needed"
+        return unfit(output, (len(images), len(self.data.classes)))
 
     def loss(self, network: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
         smoothing = self.recipe.training.label_smoothing

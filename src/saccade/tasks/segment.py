@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from saccade.data.samples import VOID
 from saccade.metrics.metric import Metric
-from saccade.models import create_host, is_dense
+from saccade.models import create_host, host_as_saved, is_dense
 from saccade.recipe import Model
-from saccade.tasks.base import Drawing, Task
+from saccade.tasks.base import Drawing, Task, unfit
 
 if TYPE_CHECKING:
     from saccade.metrics.rows import Rows
@@ -57,7 +57,7 @@ _PERCENT: dict[str, Any] = {"unit": "%", "margin": 1.0, "low": 0.0, "high": 100.
 
 @final
 class Segment(Task):
-    """Images (B, C, H, W) -> logits (B, K, H, W).
+    """Images (B, C, H, W) -> logits (B, K, H, W), one tensor of the images' size, in eval and in training mode.
 
     Rows: ``tp``, ``fp`` and ``fn``, pixels of each class (N, K).
     """
@@ -80,14 +80,10 @@ class Segment(Task):
         return create_host(self._dense(model), len(self.data.classes), self.data.channels)
 
     def host(self, model: Model) -> Mapping[str, Any]:
-        dense = self._dense(model)
-        options = {**dense.options, "num_classes": len(self.data.classes), "in_chans": self.data.channels}
-        return {"timm": dense.name, "options": options}
+        return host_as_saved(self._dense(model), len(self.data.classes), self.data.channels)
 
     def misfit(self, output: Any, images: Tensor) -> str | None:
-        needed = (len(images), len(self.data.classes), *images.shape[2:])
-        found = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        return None if found == needed else f"gives {found} for two of them; logits of shape {needed} are needed"
+        return unfit(output, (len(images), len(self.data.classes), *images.shape[2:]))
 
     def loss(self, network: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
         smoothing = self.recipe.training.label_smoothing

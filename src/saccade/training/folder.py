@@ -92,8 +92,9 @@ class RunFolder:
         found, asked = (_flat(r.model_dump(mode="json")) for r in (there, recipe))
         for key in {**asked, **found}:
             if found.get(key) != asked.get(key):
+                why = " (the code of the function that builds the host)" * (key == "model.code")
                 raise UserError(
-                    f"{self.path} holds a run of another recipe: {key} is {found.get(key)!r} there and "
+                    f"{self.path} holds a run of another recipe: {key}{why} is {found.get(key)!r} there and "
                     f"{asked.get(key)!r} here. Choose another folder, or remove that one."
                 )
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import ExitStack
 from typing import Literal
 
 import torch
 from torch import nn
 
 from saccade import catalog
+from saccade.builders import arguments, find, is_builder
 from saccade.errors import UserError
 from saccade.graph.inputs import example_input
-from saccade.graph.states import preserve_state
+from saccade.graph.states import preserve_state, training_twin
 from saccade.recipe import Recipe
 from saccade.surgery import plugs, replacements
 from saccade.surgery.controls import Shuffled, plug_control
@@ -101,19 +103,49 @@ def build(task: Task) -> nn.Module:
 
 
 def _try(host: nn.Module, task: Task) -> None:
-    """Run one forward pass of two pictures and restore the host's state.
+    """Run one forward pass of two pictures and restore the host's state; of a host of the user's own one in each mode.
 
     Raises:
         UserError: it fails, or its output does not meet the contract of the task.
     """
-    size = (task.data.channels, *task.data.size)
-    words = f"model {task.recipe.model.name} on images of {'×'.join(map(str, size))} (channels, height, width)"
+    size, name = (task.data.channels, *task.data.size), task.recipe.model.name
+    words = f"model {name} on images of {'×'.join(map(str, size))} (channels, height, width)"
+    own = is_builder(name)
     try:
         with preserve_state(host), torch.no_grad():
             images = example_input(host, size, batch=2)
             output = host(*images)
     except Exception as error:  # a network may raise anything for a size it was not made for
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"{words}: {reason}") from error
+        raise UserError(f"{words}: {reason}{_hint(host, task) if own else ''}") from error
     if wrong := task.misfit(output, images[0]):
-        raise UserError(f"{words} {wrong}")
+        raise UserError(f"{words} {wrong}{_hint(host, task) if own else ''}")
+    if not own or callable(getattr(host, "training_loss", None)):
+        return
+    with ExitStack() as stack:
+        try:
+            twin = stack.enter_context(training_twin(host))
+        except Exception:  # it cannot be copied, and is trained all the same
+            return
+        try:
+            output = twin(*images)
+        except Exception as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise UserError(f"{words}, in training mode: {reason}") from error
+    if wrong := task.misfit(output, images[0]):
+        raise UserError(
+            f"{words}, in training mode, {wrong}. Build it without its auxiliary outputs, or give it a method "
+            "training_loss(images, targets)"
+        )
+
+
+def _hint(host: nn.Module, task: Task) -> str:
+    """Return what may be wrong with a function that does not take what the data decide, as the end of a sentence."""
+    model, classes, channels = task.recipe.model, len(task.data.classes), task.data.channels
+    taken = arguments(find((model.name, model.code)), classes, channels, model.options)
+    first = next((m for m in host.modules() if isinstance(m, nn.Conv2d)), None)
+    if first is not None and first.in_channels != channels and channels not in taken.values():
+        return f"; the images have {channels} channels: let the function take in_chans"
+    if classes not in taken.values():
+        return f"; the data have {classes} classes: let the function take num_classes"
+    return ""

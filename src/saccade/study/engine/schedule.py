@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from saccade.builders import packed
 from saccade.errors import UserError, did_you_mean
 from saccade.events import Checking, DataOpened, Event, Notify, RunBegan, RunEnded, RunEvent, StudyBegan, ignore
 from saccade.files import lock, make_folders, write_atomically
@@ -155,7 +156,10 @@ def _end(workers: list[Worker]) -> None:
 def _check(executor: Executor[Any], worker: Worker, study: Study, check: str, say: Notify) -> list[str]:
     """The devices to run on, after data, host and every mechanism were found right."""
     recipes = [study.run(arm, study.seeds[0]).recipe.model_dump(mode="json") for arm in study.arms]
-    worker.call(check, recipes=recipes, margin=study.margin, device=executor.device)
+    models = (arm.recipe(study.base, 0).model for arm in study.arms)
+    functions = packed((model.name, model.code) for model in models)
+    passed = {"functions": functions} if functions else {}  # a check that needs none need not take them
+    worker.call(check, recipes=recipes, margin=study.margin, device=executor.device, **passed)
     for _, kind, content in executor.answers([worker]):
         if kind == "event":
             say(content)
@@ -191,6 +195,7 @@ def _do(
                 recipe=worker.run.recipe.model_dump(mode="json"),
                 folder=str(worker.run.folder),
                 device=devices[worker.slot % len(devices)],
+                functions=packed([(worker.run.recipe.model.name, worker.run.recipe.model.code)]),
             )
 
     hand_out()

@@ -1,0 +1,92 @@
+"""Functions that build a host: named, kept, and sent to another process."""
+
+import subprocess
+import sys
+import threading
+from collections import OrderedDict
+from functools import partial
+
+import pytest
+
+from saccade import UserError, builders
+from saccade.builders import find, identify, is_builder, packed, passed, unpack
+
+
+def module_function(num_classes):
+    return num_classes
+
+
+@pytest.fixture
+def forget(monkeypatch):
+    """No function that another test passed, and none of this one's afterwards."""
+    monkeypatch.setattr(builders, "_passed", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("my.nets:build", True), ("__main__:build", True), ("m:f.<locals>.<lambda>", True), ("resnet18", False),
+        ("resnet18.a1_in1k", False), ("hf-hub:timm/resnet18", False), ("C:/nets", True), ("a b:c", False),
+    ],
+)  # fmt: skip
+def test_what_is_a_name_of_a_function(name, is_one):
+    assert is_builder(name) is is_one
+
+
+def test_what_an_import_finds_is_not_kept(forget):
+    name, code = identify(OrderedDict)
+    assert name == "collections:OrderedDict"
+    assert passed((name, code)) is None
+    assert find((name, code)) is OrderedDict
+    assert packed([(name, code)]) == b""
+
+
+def test_all_else_is_kept_under_name_and_code(forget):
+    def make(n):
+        return lambda k: (k, n)
+
+    keys = [identify(make(n)) for n in (1, 2)]
+    assert keys[0][0] == keys[1][0]
+    assert keys[0][0].endswith("make.<locals>.<lambda>")
+    assert [find(key)(0) for key in keys] == [(0, 1), (0, 2)]
+    key = identify(partial(module_function, num_classes=3))
+    assert key[0] == f"{__name__}:module_function"
+    assert find(key)() == 3
+
+
+def test_it_reaches_another_process(forget):
+    width = 4
+    key = identify(lambda k: (k, width))
+    sent = packed([key, key, ("resnet18", None)])
+    code = (
+        "import sys\nfrom saccade import builders\nbuilders.unpack(sys.stdin.buffer.read())\n"
+        f"print(builders.find({key!r})(3))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=sent, capture_output=True, check=False)
+    assert done.stdout == b"(3, 4)\n", done.stderr
+
+
+def test_what_cannot_be_sent_says_so(forget):
+    lock = threading.Lock()
+    key = identify(lambda: lock)
+    with pytest.raises(UserError, match=r"cannot be sent to the processes that train \(.*lock.*put it into a file"):
+        packed([key])
+    with pytest.raises(UserError, match="needs what this process cannot import"):
+        unpack(b"nonsense")
+    unpack(b"")
+
+
+def test_what_is_no_longer_there_says_so(forget, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="was passed as a function by a process that has ended"):
+        find(("__main__:build", "0" * 16))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "net_that_changes.py").write_text("def build(k):\n    return k\n")
+    name, code = identify("net_that_changes:build")
+    assert find((name, code))(3) == 3
+    (tmp_path / "net_that_changes.py").write_text("def build(k):\n    return k + 1\n")
+    with pytest.raises(
+        UserError, match=rf"the code of net_that_changes:build is not what it was.*model.code says {code}"
+    ):
+        find((name, code))
+    with pytest.raises(UserError, match=r"no function or class 'biuld'. Did you mean 'build'"):
+        identify("net_that_changes:biuld")

@@ -1,0 +1,67 @@
+"""The recipe to begin with: what suits images and host, and what the caller said over it."""
+
+import pytest
+from PIL import Image
+
+from saccade import UserError
+from saccade.defaults import asked, choose
+from saccade.recipe import Recipe, builtin_recipe
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for label in ("cat", "dog"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (120, 100)).save(tmp_path / f"photos/{label}/{number}.png")
+    return tmp_path / "photos"
+
+
+def test_without_a_word_it_is_the_digits():
+    assert choose(None, None, {}) == builtin_recipe("digits")
+    assert choose("digits", None, {}) == builtin_recipe("digits")
+
+
+def test_a_host_with_weights_is_tuned(photos):
+    plain, pretrained, checkpoint = (
+        choose(None, photos, asked(**words))
+        for words in ({}, {"pretrained": True, "model": "resnet34"}, {"checkpoint": "w.safetensors"})
+    )
+    finetune = builtin_recipe("finetune")
+    assert plain.training == builtin_recipe("photos").training != finetune.training
+    assert pretrained.training == checkpoint.training == finetune.training
+    assert (finetune.training.optimizer, finetune.training.lr, finetune.data.size) == ("adamw", 1e-4, 224)
+    assert (pretrained.model.name, pretrained.model.pretrained, pretrained.model.checkpoint) == ("resnet34", True, None)
+    assert (checkpoint.model.name, checkpoint.model.pretrained) == ("resnet18", False)
+    assert checkpoint.model.checkpoint.endswith("/w.safetensors"), "whole, so that a study goes on from any folder"
+    assert finetune.model.pretrained, "saccade compare --recipe finetune says it by itself"
+
+
+def test_what_is_set_wins(photos):
+    settings = ["model.pretrained=true", "training.lr=0.01", "data.size=64"]
+    recipe = choose(None, photos, asked(settings=settings))
+    assert (recipe.training.lr, recipe.data.size, recipe.training.optimizer) == (0.01, 64, "adamw")
+    named = choose("photos", photos, asked(pretrained=True))
+    assert named.training == builtin_recipe("photos").training, "a recipe that is named is taken"
+    assert named.model.pretrained
+    whole = choose(Recipe(), None, asked(settings={"training": {"lr": 0.5}, "model": {"options": {"width": 8}}}))
+    assert (whole.training.lr, whole.training.epochs, whole.model.options) == (0.5, 10, {"width": 8})
+
+
+def test_another_host_drops_the_options_of_the_recipe():
+    assert choose("digits", None, asked(model="resnet18")).model.options == {}
+    assert choose("digits", None, asked(model="resnet10_small")).model.options["stem_stride"] == 2
+    options = {"name": "resnet18", "options": {"drop_rate": 0.1}}
+    assert choose("digits", None, asked(model=options)).model.options == {"drop_rate": 0.1}
+
+
+def test_the_data_of_a_setting_chooses_too(photos):
+    assert choose(None, None, {"data.source": str(photos)}).training == builtin_recipe("photos").training
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"), [("digist", "Did you mean 'digits'"), ("absent.toml", "cannot read the recipe absent.toml")]
+)
+def test_a_recipe_that_is_not_there(recipe, words):
+    with pytest.raises(UserError, match=words):
+        choose(recipe, None, {})
