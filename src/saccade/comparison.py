@@ -190,7 +190,7 @@ def forecast(
         device, tuning = asked.get("device", "auto"), design.tuning
         if tuning is None:
             return ahead_of(design.study, design.at_a_time, device)
-        runs = sum(run.finished is None for run in tuning.trials.runs())
+        runs = sum(run.finished is None for run in tuning.runs())
         ahead = ahead_of(design.study if runs else tuning.judged(), design.at_a_time, device)
         return replace(ahead, tuning_runs=runs, tuning_minutes=runs * ahead.minutes / max(ahead.runs, 1))
 

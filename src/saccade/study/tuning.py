@@ -18,7 +18,7 @@ from saccade.errors import UserError
 from saccade.recipe import MAX_SEED
 from saccade.study.arms import Arm, repeated
 from saccade.study.ladder import Settings, label, values_of
-from saccade.study.plan import TUNING, Study
+from saccade.study.plan import TUNING, Run, Study
 
 if TYPE_CHECKING:
     from saccade.metrics.metric import Metric
@@ -96,6 +96,15 @@ class Tuning:
         first = max(self.study.seeds) + 1 + self.study.seeds.index(judged) * self.repeats
         return range(first, first + self.repeats)
 
+    def runs(self) -> list[Run]:
+        """The tuning runs; where they have begun, with the recipes that their folder says.
+
+        Raises:
+            UserError: the ``study.toml`` there is damaged.
+        """
+        trials = self.trials
+        return (Study.open(trials.folder) if (trials.folder / "study.toml").exists() else trials).runs()
+
     def claim(self) -> bool:
         """Whether the tuning has begun in its folder; False if the folder is free.
 
@@ -153,11 +162,12 @@ class Tuning:
         from saccade import tasks  # brings torch: not before the runs
 
         trials = self.trials
-        done = {(run.arm.name, run.seed): run.finished for run in trials.runs()}
-        if missing := [key for key, result in done.items() if result is None]:
+        done = {(run.arm.name, run.seed): run.finished for run in self.runs()}
+        wanted = [(arm.name, seed) for seed in trials.seeds for arm in trials.arms]
+        if missing := [key for key in wanted if done.get(key) is None]:
             name, seed = missing[0]
             raise UserError(
-                f"{trials.folder}: {len(missing)} of {len(done)} tuning runs are not finished, the first is {name}, "
+                f"{trials.folder}: {len(missing)} of {len(wanted)} tuning runs are not finished, the first is {name}, "
                 f"seed {seed}; give the same command again"
             )
         results = {key: result for key, result in done.items() if result is not None}
