@@ -90,7 +90,7 @@ class Data(_Part):
     a label, the policies ``randaugment``, ``trivialaugment``, ``autoaugment`` (found on ImageNet),
     ``autoaugment_cifar10``, ``autoaugment_svhn``; done in the order given, by torchvision.transforms.v2."""
     options: PlainTable[int | float | bool | str] = Field(default_factory=dict)
-    """What the source itself understands, for digits ``clutter`` and ``distractors``."""
+    """What the layout understands: ``clutter`` and ``distractors`` of digits, ``group`` and ``labels`` of tables, …"""
 
     @property
     def height_width(self) -> tuple[int, int] | None:

@@ -16,7 +16,7 @@ __all__ = ["command"]
 
 @click.command("compare")
 @click.option("--recipe", "recipe_file", metavar="FILE", help="A recipe, or the name of one that comes with saccade.")
-@click.option("--data", metavar="FOLDER", help="Images: train/<class>/ and test/<class>/, or <class>/. Else digits.")
+@click.option("--data", metavar="FOLDER", help="Images in any layout of docs/data.md.  [default: digits]")
 @click.option("--model", metavar="NAME", help="The host: any name of timm's, or my.module:function of your own.")
 @click.option("--pretrained", is_flag=True, help="Start from the host's pretrained weights.")
 @click.option("--checkpoint", metavar="FILE", help="Start from the weights of a safetensors file.")
