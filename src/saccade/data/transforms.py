@@ -117,7 +117,7 @@ def check_names(names: Sequence[str], target: str = "label") -> None:
                 f"data.augment: there is no augmentation {name!r}.{did_you_mean(name, _OPERATIONS)} "
                 f"There are {', '.join(_OPERATIONS)}."
             )
-        if name in _POLICIES and target in ("mask", "objects"):
+        if name in _POLICIES and target not in ("label", "vector", "none"):
             others = ", ".join(other for other in _OPERATIONS if other not in _POLICIES)
             raise UserError(
                 f"data.augment: {name} moves the image and not its {target}; labels are needed. For this data there "

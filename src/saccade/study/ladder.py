@@ -35,7 +35,7 @@ def label(values: Settings) -> str:
 
 
 def ladder(texts: Sequence[str], base: Recipe) -> tuple[Settings, ...]:
-    """The settings to choose from.
+    """The settings to choose from; () without ``texts``.
 
     Args:
         texts: ``training.lr=0.01,0.03,0.1``, or ``training.lr`` for a third, one and three times the value of ``base``;
@@ -55,6 +55,8 @@ def ladder(texts: Sequence[str], base: Recipe) -> tuple[Settings, ...]:
         steps[key] = [setting(f"{key}={part}")[1] for part in catalog.split(rest)] if equals else _around(key, base)
         if not steps[key]:
             raise UserError(f"--tune {text!r}: write the values to try, as in --tune training.lr=0.01,0.03,0.1")
+    if not steps:
+        return ()
     found = []
     for values in product(*steps.values()):
         asked = dict(zip(steps, values, strict=True))
