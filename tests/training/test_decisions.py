@@ -60,8 +60,8 @@ def test_what_is_open():
     ("costs", "wanted"),
     [
         ((10, 10, 10, 10), ("contiguous", "32")),
-        ((10, 10, 9.1, 9.1), ("contiguous", "32")),  # not worth it
-        ((10, 10, 8.9, 9.1), ("channels_last", "32")),
+        ((10, 10, 9.6, 9.6), ("contiguous", "32")),  # not worth it
+        ((10, 10, 9.4, 9.6), ("channels_last", "32")),
         ((10, 8, 7, 5), ("channels_last", "bf16")),
         ((10, 5, 100, 100), ("contiguous", "bf16")),
     ],
@@ -86,13 +86,13 @@ def test_a_hopeless_choice_is_timed_once(clock, monkeypatch):
 
     monkeypatch.setattr(timing, "_steps", counted)
     fastest(Classify(OPEN, opened(OPEN)), [FORMAT], CPU)
-    assert [taken.count(name) for name in choices(FORMAT)] == [4, 2], "one warms up, one is timed"
+    assert [taken.count(name) for name in choices(FORMAT)] == [3, 2], "one warms up, one is timed"
 
 
 def test_large_images_are_timed_a_few_at_a_time(clock):
     clock((1, 1))
     recipe = OPEN.with_overrides({"data.size": 320, "data.train_images": 20})
-    assert fastest(Classify(recipe, opened(recipe)), [FORMAT], CPU)["batch"] == 3
+    assert fastest(Classify(recipe, opened(recipe)), [FORMAT], CPU)["batch"] == 7
 
 
 def test_real_steps_are_timed(monkeypatch):

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -119,12 +120,12 @@ def load(place: Path, count: int, frame: Frame) -> Decoded | None:
         if zlib.crc32(table) != checksum:
             return None
         values = json.loads(table)
-        facts = [each if isinstance(each, str) else _numbers(*each) for each in values["files"]]
+        facts = [_fact(each) for each in values["files"]]
         shape = sum(not isinstance(each, str) for each in facts), 3, frame.height, frame.width
         if values["name"] != place.name or len(facts) != count or int(np.prod(shape)) != end - length:
             return None
         pictures = _mapped(place, end - length).view(shape)
-        if zlib.crc32(pictures.numpy().data) != values["pixels"]:
+        if zlib.crc32(pictures.numpy().reshape(-1).data) != values["pixels"]:
             return None
         os.utime(place)  # used last now
     except (OSError, ValueError, KeyError, TypeError, RecursionError, RuntimeError, struct.error):
@@ -164,8 +165,16 @@ def store(place: Path, results: Iterable[tuple[NDArray[np.uint8] | None, Facts]]
     return found
 
 
-def _numbers(width: int, height: int, length: int, checksum: int) -> tuple[int, int, int, int]:
-    return int(width), int(height), int(length), int(checksum)
+def _fact(value: Any) -> Facts:
+    """A row of the table.
+
+    Raises:
+        ValueError, TypeError: it is none.
+    """
+    if isinstance(value, str):
+        return value
+    width, height, length, checksum = map(int, value)
+    return width, height, length, checksum
 
 
 def _write(place: Path, results: Iterable[tuple[NDArray[np.uint8] | None, Facts]]) -> None:

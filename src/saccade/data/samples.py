@@ -19,7 +19,8 @@ from saccade.data.transforms import augment
 __all__ = ["CACHE", "VOID", "ImageSet", "Key", "Pictures", "Split", "Target", "Targets", "collate", "colours", "digest"]
 
 CACHE = 2**30
-"""Bytes of pictures that are kept in memory; those of a larger source are made each time they are asked for."""
+"""Bytes of pictures that are kept in memory where they are not mapped from disk; those of a larger source are made each
+time they are asked for."""
 VOID = 255
 """In a mask: a pixel that belongs to no class."""
 

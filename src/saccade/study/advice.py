@@ -19,10 +19,10 @@ def on_unlearnt(study: Study) -> str:
     model, training = study.base.model, study.base.training
     first, last = _losses(study)
     fell = first is not None and last is not None and last < _FELL * first
-    trained = model.pretrained or model.checkpoint is not None
+    trained = model.pretrained or model.checkpoint is not None or model.init_from is not None
     # A loss that falls in train mode, and a score that stays in eval mode, point at the statistics of the norms.
     norms = "--set training.freeze=norm (the norms keep what the pretrained host knows)"
-    steps = [norms] if trained and getattr(training, "freeze", None) is None else []
+    steps = [norms] if trained and training.freeze in ("auto", "none") else []
     rates = f"{training.lr / 10:g}" if trained else f"{training.lr / 10:g} or {3 * training.lr:g}"
     rate = f"--set training.lr={rates} (it is {training.lr:g})"
     few = training.epochs < _FEW

@@ -71,7 +71,7 @@ class Study:
     seeds: tuple[int, ...]
     folder: Path
     margin: float | None = None
-    decided: Mapping[str, Any] = field(default_factory=dict)
+    decided: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         """Refuses an empty or ambiguous design.
