@@ -96,6 +96,9 @@ class TestLadder:
         assert ladder(["lr"], self.base) == ladder(["training.lr=0.002,0.006,0.018"], self.base)
         assert [values["training.lr"] for values in ladder(["lr"], Recipe())] == [0.0167, 0.05, 0.15]
 
+    def test_nothing_to_tune_is_no_ladder(self):
+        assert ladder([], self.base) == ()
+
     def test_several_keys_give_every_combination(self):
         found = ladder(["lr=1,2", "optimizer=sgd,adamw"], self.base)
         assert [label(values) for values in found] == [

@@ -39,7 +39,7 @@ def ladder(texts: Sequence[str], base: Recipe) -> tuple[Settings, ...]:
 
     Args:
         texts: ``training.lr=0.01,0.03,0.1``, or ``training.lr`` for a third, one and three times the value of ``base``;
-            several give every combination. ``lr`` is short for the key of a recipe that ends so.
+            several give every combination, no text gives no settings. ``lr`` is short for the key that ends so.
         base: the recipe.
 
     Raises:
@@ -58,7 +58,7 @@ def ladder(texts: Sequence[str], base: Recipe) -> tuple[Settings, ...]:
     if not steps:
         return ()
     found = []
-    for values in product(*steps.values()):
+    for values in product(*steps.values()) if steps else ():
         asked = dict(zip(steps, values, strict=True))
         try:
             found.append(values_of(base.with_overrides(asked), list(steps)))
