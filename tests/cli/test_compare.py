@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from older_versions import as_before
@@ -277,7 +278,7 @@ def test_the_default_folder_steps_aside_for_another_study(desk, monkeypatch):
     from saccade.comparison import _study
 
     def plan(seeds):
-        return _study(Recipe(), arms(["se"]), seeds, 1.0, None)
+        return _study(Study(Recipe(), arms(["se"]), seeds, Path(), 1.0), (), 1, None)[0]
 
     first = plan((0, 1))
     assert str(first.folder) == os.path.join("runs", "digits")
