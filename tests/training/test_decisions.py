@@ -92,7 +92,7 @@ def test_a_hopeless_choice_is_timed_once(clock, monkeypatch):
 def test_large_images_are_timed_a_few_at_a_time(clock):
     clock((1, 1))
     recipe = OPEN.with_overrides({"data.size": 320, "data.train_images": 20})
-    assert fastest(Classify(recipe, opened(recipe)), [FORMAT], CPU)["batch"] == 7
+    assert fastest(Classify(recipe, opened(recipe)), [FORMAT], CPU)["batch"] == 3
 
 
 def test_real_steps_are_timed(monkeypatch):

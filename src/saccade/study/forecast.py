@@ -292,14 +292,14 @@ def _whole(
 
 
 def _at_once(steps: Sequence[Iterator[Any]], threads: int) -> float:
-    """The median of steps in milliseconds, done in a thread for each of ``steps`` after one step that warms up."""
-    together = Barrier(len(steps))
+    """The median of at least two steps in milliseconds, done in a thread for each of ``steps``, all warmed up."""
+    together, timed = Barrier(len(steps)), 2 if len(steps) == 1 else 1
 
     def times(each: Iterator[Any]) -> list[float]:
         torch.set_num_threads(threads)  # a thread has a number of its own
         next(each)
         together.wait()
-        return [_milliseconds(each) for _ in range(_TIMED - 1)]
+        return [_milliseconds(each) for _ in range(timed)]
 
     with ThreadPoolExecutor(len(steps)) as pool:
         return median(ms for found in pool.map(times, steps) for ms in found)

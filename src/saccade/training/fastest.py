@@ -18,7 +18,7 @@ from saccade.training.steps import training_steps
 
 __all__ = ["fastest", "plain"]
 
-_PIXELS = 16 * 224 * 224
+_PIXELS = 8 * 224 * 224
 """Of a timed batch on the CPU: a few images are as telling as a whole batch and take seconds at most."""
 _TIMED = 2
 _HOPELESS = 1.3
@@ -35,7 +35,7 @@ def plain(recipe: Recipe) -> Recipe:
 def fastest(task: Task, keys: Sequence[str], device: torch.device) -> dict[str, Any]:
     """Time training steps of the network of ``task`` under every choice of ``keys``, by turns.
 
-    On the CPU a batch is cut to about sixteen images of 224×224 pixels, and the processor's time counts, which other
+    On the CPU a batch is cut to about eight images of 224×224 pixels, and the processor's time counts, which other
     programs disturb least. The defaults win unless another choice takes less than 0.95 of their time.
 
     Returns:
