@@ -162,6 +162,19 @@ class TestChoice:
         assert found.claim() is True
         assert execute(found.judged()) == 0
 
+    def test_what_timed_steps_decided_for_the_tuning_runs_holds_for_the_judged_ones(self, tmp_path):
+        found = plan(tmp_path / "s")
+        study = replace(found.study, base=found.study.base.with_overrides({"training.memory_format": "auto"}))
+        found = replace(found, study=study)
+        settings = {"training.memory_format": "channels_last"}
+        trials = found.trials.decide({"settings": settings, "step_ms": {"channels_last": 1.0}, "batch": 8})
+        execute(trials)
+        assert found.study.undecided()  # the twin
+        judged = found.judged()
+        assert {run.recipe.training.memory_format for run in judged.runs()} == {"channels_last"}
+        assert execute(judged) == 6
+        assert execute(found.judged()) == 0
+
     def test_a_folder_of_another_study_is_refused(self, tmp_path):
         found = plan(tmp_path / "s")
         execute(found.trials)

@@ -123,7 +123,7 @@ class Tuning:
         return self.trials.claim()
 
     def judged(self) -> Study:
-        """The study whose arms have what they chose.
+        """The study whose arms have what they chose, and what timed steps decided for the tuning runs.
 
         Raises:
             UserError: a tuning run is not finished.
@@ -133,7 +133,8 @@ class Tuning:
         for arm in self.study.arms:
             picks = zip(self.study.seeds, found[arm.name].picks, strict=True)
             arms.append(replace(arm, by_seed={seed: dict(self.ladder[pick]) for seed, pick in picks}))
-        return replace(self.study, arms=tuple(arms))
+        study, decided = replace(self.study, arms=tuple(arms)), Study.open(self.trials.folder).decided
+        return study.decide(decided) if decided and study.undecided() else study
 
     def found(self) -> tuple[ArmTuning, ...]:
         """What each arm scored and chose.
