@@ -70,7 +70,7 @@ def command(
     if as_json:
         click.echo(json_text(results), nl=False)
     else:
-        from saccade.cli._screen import Screen
+        from saccade.screen import Screen
 
         with Screen() as screen:
             screen.show(results)
