@@ -372,7 +372,7 @@ class TestRefused:
             judge({"arm": ["none"], "seed": [0, 1], "score": [1.0]})
 
     def test_a_control_that_is_no_arm(self):
-        with pytest.raises(UserError, match=r"the control 'sse' is none of the arms beside 'none'\. Did you mean 'se'"):
+        with pytest.raises(UserError, match=r"there is no arm 'sse' beside 'none' to be a control\. Did you mean 'se'"):
             judge(table(), controls=["sse"])
 
     def test_another_baseline(self):
