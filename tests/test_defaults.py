@@ -4,8 +4,9 @@ import pytest
 from PIL import Image
 
 from saccade import UserError
-from saccade.defaults import asked, choose
+from saccade.defaults import asked, choose, located
 from saccade.recipe import Recipe, builtin_recipe
+from saccade.study.arms import arms
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def test_a_host_with_weights_is_tuned(photos):
     finetune = builtin_recipe("finetune")
     assert plain.training == builtin_recipe("photos").training != finetune.training
     assert pretrained.training == checkpoint.training == finetune.training
-    assert (finetune.training.optimizer, finetune.training.lr, finetune.data.size) == ("adamw", 1e-4, 224)
+    assert (finetune.training.optimizer, finetune.training.lr, finetune.data.size) == ("adamw", 1e-4, None)
     assert (pretrained.model.name, pretrained.model.pretrained, pretrained.model.checkpoint) == ("resnet34", True, None)
     assert (checkpoint.model.name, checkpoint.model.pretrained) == ("resnet18", False)
     assert checkpoint.model.checkpoint.endswith("/w.safetensors"), "whole, so that a study goes on from any folder"
@@ -65,3 +66,19 @@ def test_the_data_of_a_setting_chooses_too(photos):
 def test_a_recipe_that_is_not_there(recipe, words):
     with pytest.raises(UserError, match=words):
         choose(recipe, None, {})
+
+
+def test_paths_of_weights_and_runs_are_whole_whoever_names_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taught").mkdir()
+    paths = {
+        "model.init_from": "runs/a", "model.checkpoint": "w.safetensors", "training.teacher": "taught",
+        "training.teacher_checkpoint": "t.safetensors",
+    }  # fmt: skip
+    whole = {key: str(tmp_path / path) for key, path in paths.items()}
+    assert asked(settings=paths) == whole
+    assert asked(settings=[f"{key}={path}" for key, path in paths.items()]) == whole
+    recipe = located(Recipe().with_overrides(paths))
+    assert recipe == Recipe().with_overrides(whole)
+    assert arms([], others=["a: checkpoint=w.safetensors"])[1].settings["model.checkpoint"] == whole["model.checkpoint"]
+    assert asked(settings={"training.teacher": "resnet18"}) == {"training.teacher": "resnet18"}, "a name of timm's"

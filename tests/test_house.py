@@ -23,6 +23,7 @@ FLOORS = [
         "files",
         "former_names",
         "hooks",
+        "recipe_paths",
         "recipe_values",
         "source",
         "specs",

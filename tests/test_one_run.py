@@ -1,6 +1,7 @@
 """``saccade.train`` from Python: one run, and what it returns."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ from torch import nn
 
 import saccade
 from saccade import UserError
-from saccade.events import EpochEnded, RunPlanned
+from saccade.events import EpochEnded, RunPlanned, ignore
 from saccade.recipe import Recipe
+from saccade.study import worker
 
 TINY = {
     "training.epochs": 1, "data.size": 24, "data.train_images": 60, "data.test_images": 30, "training.batch_size": 30,
@@ -73,3 +75,16 @@ def test_progress_is_on_stderr(desk, capfd):
     assert said.out == ""
     assert [line.split("   ")[0] for line in said.err.splitlines()][1:] == ["epoch 0/1", "epoch 1/1"]
     assert said.err.startswith("here: resnet10_small, attention none, 1 epoch\n")
+
+
+def test_trust_reaches_the_folder_of_a_teacher(desk):
+    named = f"{__name__}:narrow"
+    saccade.train(model=narrow, settings=TINY, device="cpu", out="taught", notify=ignore)
+    settings = {**TINY, "training.teacher": "taught", "training.memory_format": "auto"}
+    for trust, refused in ((False, True), ({"other:host"}, True), ({named}, False)):
+        with pytest.raises(UserError, match=rf"names the host '{named}'") if refused else nullcontext():
+            run = saccade.train(model="resnet10t", settings=settings, device="cpu", trust=trust, out="s", notify=ignore)
+            assert run.result["epochs"] == 1
+        with pytest.raises(UserError, match=rf"names the host '{named}'") if refused else nullcontext():
+            recipe = Recipe().with_overrides({**settings, "model.name": "resnet10t"}).model_dump(mode="json")
+            assert worker.check([recipe], None, "cpu", ignore, trust=trust)["decided"]

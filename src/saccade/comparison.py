@@ -98,7 +98,7 @@ def compare(
         engine: ``local``, processes of this machine, or ``ray``.
         address: of the Ray cluster, or ``auto``. The default is RAY_ADDRESS, or one is started.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        trust: what a recipe file may name that is not Saccade's; see ``saccade.load``.
+        trust: what a recipe file, or the folder of a teacher, may name that is not Saccade's; see ``saccade.load``.
         notify: receives the events; see :mod:`saccade.events`. The default shows them on the terminal or in the
             notebook, on stderr.
 
@@ -123,10 +123,11 @@ def compare(
         study = design.study
         for planned in design.planned:
             notify(planned)
+        how: dict[str, Any] = {"engine": engine, "address": address, "trust": design.trust}
         if design.tuning is not None:
-            study = _tuned(design.tuning, slots, device, notify, engine=engine, address=address)
+            study = _tuned(design.tuning, slots, device, notify, **how)
             notify(StudyPlanned(study.folder, f"tuned; now {design.planned[0].description}"))
-        outcomes = execute(study, slots, device, notify, engine=engine, address=address)
+        outcomes = execute(study, slots, device, notify, **how)
         # These import torch: not before the runs.
         if all(outcome.status == "failed" for outcome in outcomes):
             from saccade.study.collecting import collect
@@ -138,13 +139,13 @@ def compare(
         return write_report(study.folder, trust=design.trust)
 
 
-def _tuned(tuning: Tuning, slots: int | None, device: str, notify: Notify, **where: Any) -> Study:
+def _tuned(tuning: Tuning, slots: int | None, device: str, notify: Notify, **how: Any) -> Study:
     """Do the tuning runs that are not finished, and return the study with what its arms chose.
 
     Raises:
         UserError: as ``execute``, or a tuning run failed.
     """
-    outcomes = execute(tuning.trials, slots, device, notify, **where)
+    outcomes = execute(tuning.trials, slots, device, notify, **how)
     if failed := [outcome for outcome in outcomes if outcome.status == "failed"]:
         run = failed[0].run
         raise UserError(
@@ -189,9 +190,9 @@ def forecast(
 
         device, tuning = asked.get("device", "auto"), design.tuning
         if tuning is None:
-            return ahead_of(design.study, design.at_a_time, device)
+            return ahead_of(design.study, design.at_a_time, device, design.trust)
         runs = sum(run.finished is None for run in tuning.runs())
-        ahead = ahead_of(design.study if runs else tuning.judged(), design.at_a_time, device)
+        ahead = ahead_of(design.study if runs else tuning.judged(), design.at_a_time, device, design.trust)
         return replace(ahead, tuning_runs=runs, tuning_minutes=runs * ahead.minutes / max(ahead.runs, 1))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from saccade import builders, catalog
 from saccade.data import layout_of
 from saccade.recipe import Recipe, builtin_recipe, setting
+from saccade.recipe_paths import whole_paths
 from saccade.study.arms import placed
 from saccade.trust import Trust, check_mechanism
 
@@ -42,7 +43,7 @@ def asked(
     if pretrained:
         found["model.pretrained"] = True
     if checkpoint is not None:
-        found["model.checkpoint"] = os.path.abspath(checkpoint)
+        found["model.checkpoint"] = os.fspath(checkpoint)
     if task is not None:
         found["task.name"] = task
     if skip_bad:
@@ -52,7 +53,7 @@ def asked(
         found |= {f"{key}.{name}": each for name, each in value.items()} if whole else {key: value}
     if (name := found.get("model.name")) is not None and not isinstance(name, str):
         found["model.name"], found["model.code"] = builders.identify(name)
-    return found
+    return whole_paths(found)
 
 
 def choose(
@@ -99,12 +100,16 @@ def choose(
 
 
 def located(recipe: Recipe) -> Recipe:
-    """Return ``recipe`` with the whole path of its images, so that what is begun with it goes on from any folder.
+    """Return ``recipe`` with whole paths, so that what is begun with it goes on from any folder.
 
     Raises:
         UserError: there is no such source.
     """
-    return recipe.with_overrides({"data.source": layout_of(recipe.data).located(recipe.data.source)})
+    source = layout_of(recipe.data).located(recipe.data.source)
+    parts = recipe.model_dump(include={"model", "training"})
+    named = {f"{part}.{key}": value for part, values in parts.items() for key, value in values.items()}
+    moved = {key: value for key, value in whole_paths(named).items() if value != named[key]}
+    return recipe.with_overrides({**moved, "data.source": source})
 
 
 def _suited(source: str | Path, settings: Mapping[str, Any]) -> Recipe:

@@ -108,7 +108,7 @@ def train(
         skip_bad: leave out image files that cannot be read, and count them.
         out: the run folder. The default is ``runs/RECIPE-ATTENTION-seedN``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        trust: what a recipe file may name that is not Saccade's; see ``saccade.load``.
+        trust: what a recipe file, or the folder of a teacher, may name that is not Saccade's; see ``saccade.load``.
         notify: receives the events; see :mod:`saccade.events`. The default shows them on the terminal or in the
             notebook, on stderr.
 
@@ -138,8 +138,9 @@ def train(
 
         from saccade import training
 
-        result = training.train(asked, folder, device=device, notify=notify)
-        return TrainedRun(folder, result, together(trust, catalog.named(asked.attention.mechanism), asked.model.name))
+        trusted = together(trust, catalog.named(asked.attention.mechanism), asked.model.name)
+        result = training.train(asked, folder, device=device, notify=notify, trust=trusted)
+        return TrainedRun(folder, result, trusted)
 
 
 def _attention(recipe: Recipe) -> str:

@@ -36,6 +36,7 @@ def test_the_global_generator_decides_the_weights():
         ({"name": "resnet10_smal"}, "Did you mean 'resnet10_small'"),
         ({"name": "resnet81"}, "Did you mean 'resnet18'"),
         ({"name": "no such thing at all"}, "timm knows no network 'no such thing at all'"),
+        ({"name": "my_nets.build"}, "A function of your own is named my_nets:build"),
         ({"name": "resnet18.a1_in2k", "pretrained": True}, "Did you mean 'a1_in1k'"),
         ({"options": {"widht": 3}}, "no option 'widht'. Did you mean 'width'"),
         ({"options": {"width": 7}}, "resnet10_small: width must be even and at least 2, got 7"),

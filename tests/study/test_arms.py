@@ -156,8 +156,8 @@ def test_wrong_arms(attention, controls, message):
          {"attention.mechanism": "eca:kernel_size=[3, 5, 5, 7]", "attention.where": "block"}),
         ("a: data.augment=('flip', 'crop') data.size=(24, 32)",
          {"data.augment": ["flip", "crop"], "data.size": [24, 32]}),
-        ("a: model.options={'layers': (1, 2)} checkpoint=a.safetensors",
-         {"model.options": {"layers": [1, 2]}, "model.checkpoint": "a.safetensors"}),
+        ("a: model.options={'layers': (1, 2)} checkpoint=/a.safetensors",
+         {"model.options": {"layers": [1, 2]}, "model.checkpoint": "/a.safetensors"}),
     ],
 )  # fmt: skip
 def test_an_arm_is_any_difference_of_recipe(text, settings):

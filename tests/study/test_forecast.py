@@ -238,7 +238,7 @@ def test_what_is_left_open_is_decided_for_the_plan_and_said(tmp_path, monkeypatc
         "step_ms": {"contiguous": 31.4, "x": 9.0},
         "batch": 8,
     }
-    monkeypatch.setattr(forecast, "fastest", lambda task, keys, device: decided)
+    monkeypatch.setattr(forecast, "fastest", lambda task, keys, device, trust: decided)
     timed = []
 
     def whole(makers, batch, *_):

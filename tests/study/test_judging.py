@@ -148,7 +148,7 @@ class TestMeasure:
         [
             ("accuracy", 1, {}, ("", 0.0, 1.0, True, 0.01, 4)),
             ("accuracy", 100, {}, ("%", 0.0, 100.0, True, 1.0, 2)),
-            ("top-1 [%]", 1, {}, ("%", 0.0, 100.0, True, 1.0, 2)),
+            ("top-1 [%]", 100, {}, ("%", 0.0, 100.0, True, 1.0, 2)),
             ("top-1 [%]", 100, {"margin": 0.5}, ("%", 0.0, 100.0, True, 0.5, 2)),
             ("NLL [nats]", 1, {}, ("nats", 0.0, None, False, 0.05, 3)),
             ("val/loss", 1, {}, ("", None, None, False, 0.008, 5)),
@@ -372,7 +372,7 @@ class TestRefused:
             judge({"arm": ["none"], "seed": [0, 1], "score": [1.0]})
 
     def test_a_control_that_is_no_arm(self):
-        with pytest.raises(UserError, match=r"the control 'sse' is none of the arms beside 'none'\. Did you mean 'se'"):
+        with pytest.raises(UserError, match=r"there is no arm 'sse' beside 'none' to be a control\. Did you mean 'se'"):
             judge(table(), controls=["sse"])
 
     def test_another_baseline(self):
@@ -435,3 +435,13 @@ def test_csv_of_a_name_with_a_comma(tmp_path):
     path = write_long(tmp_path / "s.csv", scores)
     assert '"eca' in path.read_text()
     assert list(judge(path).verdicts) == ["eca:kernel_size=[3,5]"]
+
+
+def test_shares_under_the_unit_percent_are_refused():
+    scores = {"none": [0.90, 0.91], "se": [0.92, 0.93]}
+    with pytest.raises(UserError, match=r"the unit is %, but no score is above 0\.93; write 90 for 90 %, or leave"):
+        judge(scores, unit="%")
+    with pytest.raises(UserError, match="the unit is %"):
+        judge([{"arm": arm, "seed": n, "acc [%]": x} for arm, own in scores.items() for n, x in enumerate(own)])
+    assert judge(scores).metric.unit == ""
+    assert judge(scores, unit="%", lower_is_better=True).metric.unit == "%", "an error may be below 1 %"

@@ -42,6 +42,17 @@ def execute(study):
 
 
 class TestPlan:
+    def test_images_that_arms_are_tuned_on_do_not_judge_them(self):
+        study = Study(Recipe().with_overrides({"data.score_on": "val"}), arms(["se"]), (0, 1), "s")
+        with pytest.raises(UserError, match=r"score_on = 'val' would judge the arms by the images they are tuned on"):
+            Tuning(study, RATES)
+
+    def test_an_arm_that_sets_the_table_of_a_tuned_option_is_refused(self):
+        steps = [{"model.options.width": width} for width in (8, 16)]
+        with pytest.raises(UserError, match=r"the arm 'wide' sets model\.options itself, which is tuned"):
+            plan("s", steps, others={"wide": {"model.options": {"width": 32}}})
+        assert plan("s", steps, others={"wide": {"model.options.depth": 3}})
+
     def test_every_arm_has_the_same_budget_and_its_runs_are_scored_on_validation_images(self):
         found = plan("s", repeats=2)
         runs = found.trials.runs()

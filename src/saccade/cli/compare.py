@@ -36,16 +36,26 @@ __all__ = ["command"]
 @click.option("--controls", metavar="LIST", default="", help="extra, noise, shuffled: of each; noise:das: of das.")
 @click.option("--seeds", metavar="N | LIST", help="How many, or which.  [default: 3 on digits, 5 on your images]")
 @click.option("--skip-bad", is_flag=True, help="Leave out image files that cannot be read, and count them.")
-@click.option("--margin", metavar="NUMBER", type=float, help="What counts as equal.  [default: the metric's own]")
-@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Changes the recipe: training.epochs=5.")
+@click.option(
+    "--margin",
+    metavar="NUMBER",
+    type=float,
+    help="Differences up to this are equal, in the metric's unit.  [default: the metric's own]",
+)
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change the recipe: training.epochs=5.")
 @click.option(
     "--tune",
     metavar="KEY[=LIST]",
     multiple=True,
-    help="Every arm chooses first, on validation images: training.lr=0.01,0.03,0.1; lr alone: ×1/3, ×1, ×3.",
+    help="Let every arm choose on validation images first: training.lr=0.01,0.03,0.1; lr alone tries ×1/3, ×1, ×3.",
 )
 @click.option(
-    "--tune-seeds", metavar="N", type=int, default=1, show_default=True, help="Tuning runs of a value for each seed."
+    "--tune-seeds",
+    metavar="N",
+    type=int,
+    default=1,
+    show_default=True,
+    help="Tuning runs of each arm and value, for each seed.",
 )
 @click.option("--out", metavar="FOLDER", help="The study's folder; the same command goes on there.  [default: runs/…]")
 @click.option("--slots", metavar="N", type=int, help="Runs at a time.  [default: what cores or accelerators allow]")
@@ -60,7 +70,12 @@ __all__ = ["command"]
     "--address", metavar="HOST:PORT", help="Of the cluster, or auto.  [default: RAY_ADDRESS, or one is started]"
 )
 @click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
-@click.option("--plan", "only_plan", is_flag=True, help="Say runs, minutes, disk and what could be seen; do nothing.")
+@click.option(
+    "--plan",
+    "only_plan",
+    is_flag=True,
+    help="Print the number of runs, minutes, disk and the smallest difference to be found; train nothing.",
+)
 @_trust.option
 @click.option("--json", "as_json", is_flag=True, help="The results as JSON on stdout; all else on stderr.")
 @click.pass_context

@@ -17,9 +17,16 @@ _COMMA = re.compile(r",(?![^\[\]]*\])")
 
 @click.command("judge")
 @click.argument("files", metavar="FILE…", nargs=-1, required=True)
-@click.option("--metric", metavar="NAME", help="The column of the scores.  [default: by its name, and said]")
+@click.option(
+    "--metric", metavar="NAME", help="The column of the scores.  [default: chosen by name; a note says which]"
+)
 @click.option("--baseline", default="none", show_default=True, help="The arm that the others are compared with.")
-@click.option("--controls", metavar="ARMS", default="", help="Arms outside the correction, comma-separated.")
+@click.option(
+    "--controls",
+    metavar="ARMS",
+    default="",
+    help="Arms that are controls, comma-separated; they are outside the correction.",
+)
 @click.option(
     "--lower-is-better/--higher-is-better",
     "lower",
@@ -29,7 +36,12 @@ _COMMA = re.compile(r",(?![^\[\]]*\])")
 @click.option("--margin", type=float, help="Half-width of “equal”.  [default: a hundredth of the span]")
 @click.option("--unit", metavar="TEXT", help="Unit of the scores, as %.  [default: by name and values]")
 @click.option("--range", "bounds", type=float, nargs=2, metavar="LOW HIGH", help="Least and largest possible score.")
-@click.option("--trivial", type=float, metavar="SCORE", help="What an answer that needs no image scores.")
+@click.option(
+    "--trivial",
+    type=float,
+    metavar="SCORE",
+    help="Score of an answer that needs no image; no arm is judged where the baseline is not better.",
+)
 @click.option("--out", metavar="FOLDER", help="Write report.html, table.md, table.tex and results.json there.")
 @click.option("--json", "as_json", is_flag=True, help="The results as JSON on stdout.")
 def command(
@@ -70,7 +82,7 @@ def command(
     if as_json:
         click.echo(json_text(results), nl=False)
     else:
-        from saccade.cli._screen import Screen
+        from saccade.screen import Screen
 
         with Screen() as screen:
             screen.show(results)

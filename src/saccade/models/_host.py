@@ -62,7 +62,9 @@ def host_as_saved(model: Model, classes: int, channels: int) -> Mapping[str, Any
 def _of_timm(model: Model, classes: int, channels: int) -> nn.Module:
     name = model.name.partition(".")[0]
     if not is_model(name):
-        raise UserError(f"timm knows no network {name!r}.{did_you_mean(name, list_models())}")
+        module, dot, function = model.name.rpartition(".")
+        own = f" A function of your own is named {module}:{function}." if dot else ""
+        raise UserError(f"timm knows no network {name!r}.{did_you_mean(name, list_models())}{own}")
     try:
         host: nn.Module = timm.create_model(
             model.name, pretrained=model.pretrained, num_classes=classes, in_chans=channels, **model.options
@@ -99,5 +101,5 @@ def _reason(model: Model, error: Exception) -> str:
         tags = [full.partition(".")[2] for full in list_models(f"{name}.*", pretrained=True)]
         return f"there are no weights {tag!r}.{did_you_mean(tag, tags)} There are {', '.join(tags) or 'none'}."
     if model.pretrained and not isinstance(error, TypeError):
-        return f"the pretrained weights could not be had: {error}"
+        return f"the pretrained weights could not be had: {error} A file of them is given by model.checkpoint"
     return f"timm could not build it with options {model.options}: {error}"

@@ -13,6 +13,7 @@ from saccade import builders, catalog
 from saccade.controls import CONTROLS
 from saccade.errors import UserError, did_you_mean
 from saccade.recipe import Recipe, setting
+from saccade.recipe_paths import whole_paths
 
 __all__ = ["BASELINE", "Arm", "arms", "one_for_all", "placed", "repeated", "spelt_out"]
 
@@ -223,7 +224,7 @@ def _settings(given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
             raise UserError("attention.where is given twice")
         if where is not None:
             settings["attention.where"] = where
-    values = Recipe().with_overrides(settings).model_dump(mode="json")
+    values = Recipe().with_overrides(whole_paths(settings)).model_dump(mode="json")
     found = {key: reduce(getitem, key.split("."), values) for key in settings}
     if missing := [key for key, value in found.items() if value is None]:
         raise UserError(f"{missing[0]} is None, which TOML has no word for")

@@ -35,6 +35,7 @@ from saccade.training.environment import choose_device, use_threads
 from saccade.training.fastest import fastest
 from saccade.training.preparing import prepare
 from saccade.training.steps import test_steps, training_steps
+from saccade.trust import Trust
 
 __all__ = ["ASSUMED", "CHANGED", "Forecast", "forecast"]
 
@@ -161,13 +162,16 @@ class Forecast:
         return "\n".join(lines)
 
 
-def forecast(study: Study, slots: int | None, device: str = "auto", notify: Notify = ignore) -> Forecast:
+def forecast(
+    study: Study, slots: int | None, device: str = "auto", trust: Trust = False, notify: Notify = ignore
+) -> Forecast:
     """Time one training step and one test step of every arm, and count.
 
     Args:
         study: the plan.
         slots: runs at a time; None is what ``saccade.study.engine.execute`` takes.
         device: as for ``saccade train``.
+        trust: what the folder of a teacher may name; see ``saccade.load``.
         notify: receives ``FilesChecked`` and ``PicturesNotKept``.
 
     Raises:
@@ -187,11 +191,11 @@ def forecast(study: Study, slots: int | None, device: str = "auto", notify: Noti
         metric.check_margin(margin)
         decided: dict[str, Any] = {}
         if keys := study.undecided():
-            decided = fastest(kind(base, split), keys, where)
+            decided = fastest(kind(base, split), keys, where, trust)
             study = study.decide(decided)
         todo = [run for run in study.runs() if run.finished is None]
         slots = min(slots, max(1, len(todo)))
-        timed = {arm.name: _timed(study, arm, kind, where, slots) for arm in study.arms}
+        timed = {arm.name: _timed(study, arm, kind, where, slots, trust) for arm in study.arms}
     fewer = [each.images for each in timed.values() if each.images < training.batch_size]
     count = len(split.test)
     busy = sum(timed[run.arm.name].run_ms for run in todo)
@@ -247,11 +251,11 @@ class _Timed:
     images: int
 
 
-def _timed(study: Study, arm: Arm, kind: type[Task], device: torch.device, slots: int) -> _Timed:
+def _timed(study: Study, arm: Arm, kind: type[Task], device: torch.device, slots: int, trust: Trust) -> _Timed:
     recipe = tasks.resolved(study.run(arm, study.seeds[0]).recipe, kind.target)
     part = recipe.training
     task = kind(recipe, open_once(recipe.data, kind.target))
-    ready = prepare(task)
+    ready = prepare(task, trust)
     network, frozen = ready.network, ready.frozen.modules
     epochs = sum(phase.epochs for phase in ready.phases)
     weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
@@ -259,7 +263,7 @@ def _timed(study: Study, arm: Arm, kind: type[Task], device: torch.device, slots
     size, threads = part.batch_size, part.threads
     others = range(slots - 1 if device.type == "cpu" else 0)
     copies = [(network, frozen), *(copy.deepcopy((network, frozen)) for _ in others)]
-    training = [partial(training_steps, each, task, device, frozen=still) for each, still in copies]
+    training = [partial(training_steps, each, task, device, frozen=still, trust=trust) for each, still in copies]
     step_ms, images = _whole(training, size, device, threads)
     test_ms, _ = _whole([partial(test_steps, each, task, device) for each, _ in copies], size, device, threads)
     steps = len(EpochSampler(task.data.train, 0, part.batch_size))

@@ -38,7 +38,7 @@ def judge(
     Args:
         scores: a CSV file with the columns arm, seed, score, and image and group where there is a row a test image; or
             several logs, one a run: Ultralytics' ``results.csv``, timm's ``summary.csv``, Lightning's ``metrics.csv``.
-            A log's run is told by its folder (``se-seed0/results.csv``) or by ``"ARM:SEED=FILE"``. Or a DataFrame,
+            The folder names the run of a log (``se-seed0/results.csv``), or ``"ARM:SEED=FILE"`` does. Or a DataFrame,
             columns by name, a list of rows by name, or arm -> scores in the order of the seeds.
         metric: the column of the scores; None chooses by its name, and the results say which.
         baseline: the arm that all others are compared with.
@@ -114,7 +114,7 @@ def _check_arms(given: Given, names: list[str], baseline: str, controls: Collect
         if name not in names or name == baseline:
             others = [other for other in names if other != baseline]
             raise UserError(
-                f"the control {name!r} is none of the arms beside {baseline!r}.{did_you_mean(name, others)} There are "
+                f"there is no arm {name!r} beside {baseline!r} to be a control.{did_you_mean(name, others)} There are "
                 f"{', '.join(others)}."
             )
     own = {name: sorted(seed for arm, seed in given.scores if arm == name) for name in names}

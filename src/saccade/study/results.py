@@ -81,6 +81,7 @@ class StudyResults:
         scored: which epoch was scored, as "the last epoch"; "" where that is unknown.
         advice: what to try where the host has not learnt the task; else "".
         tuned: what tuning chose for it; None where it is not tuned.
+        trust: what saved networks may name besides the catalogue: what the caller of ``compare`` named.
     """
 
     name: str
@@ -100,6 +101,7 @@ class StudyResults:
     scored: str = ""
     advice: str = ""
     tuned: Tuned | None = None
+    trust: Trust = False
 
     @property
     def verdicts(self) -> dict[str, Difference]:
@@ -139,7 +141,7 @@ class StudyResults:
 
         Args:
             path: the file; None is ``report.html`` in the study's folder.
-            trust: what saved networks may name besides the catalogue; see ``saccade.load``.
+            trust: what saved networks may name besides what the caller of ``compare`` named; see ``saccade.load``.
 
         Raises:
             UserError: there is no score yet, ``path`` is None for judged scores, or it cannot be written.
@@ -152,7 +154,7 @@ class StudyResults:
             place = self.study.folder / "report.html"
         else:
             raise UserError("judged scores lie in no study folder: name the file, as in report('report.html')")
-        write_page(self, place, trust)
+        write_page(self, place, trust or self.trust)
         return place
 
     def scores(self, path: str | Path) -> Path:

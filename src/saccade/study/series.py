@@ -9,6 +9,7 @@ from saccade import training
 from saccade.events import Notify
 from saccade.recipe import Recipe
 from saccade.study.images import open_once
+from saccade.trust import Trust
 
 __all__ = ["train"]
 
@@ -17,10 +18,12 @@ _PATIENCE = 120.0
 was lost, which is longer than Ray takes to notice the loss."""
 
 
-def train(recipe: Recipe, folder: str | Path, *, device: str, notify: Notify) -> dict[str, Any]:
-    """As :func:`saccade.training.train`; the images of the last run are at hand for the next.
+def train(recipe: Recipe, folder: str | Path, *, device: str, notify: Notify, trust: Trust = False) -> dict[str, Any]:
+    """Do as :func:`saccade.training.train`; the images of the last run are at hand for the next.
 
     Raises:
         UserError: as there, once the run folder has been held by another process for two minutes.
     """
-    return training.train(recipe, folder, device=device, notify=notify, images=open_once, patience=_PATIENCE)
+    return training.train(
+        recipe, folder, device=device, notify=notify, images=open_once, patience=_PATIENCE, trust=trust
+    )

@@ -52,17 +52,21 @@ class Tuning:
 
         Raises:
             UserError: fewer than two values, one twice, an arm that sets a tuned key itself, repeats below 1, no seeds
-                left above the judged ones.
+                left above the judged ones, or verdicts on validation images.
         """
         if len(self.ladder) < 2:
             raise UserError(f"tuning needs at least two values to choose from; found {len(self.ladder)}")
+        if self.study.base.data.score_on == "val":
+            raise UserError(
+                "data.score_on = 'val' would judge the arms by the images they are tuned on; leave it out with --tune"
+            )
         if self.repeats < 1:
             raise UserError(f"{self.repeats} tuning runs of each value: at least 1 is needed")
         recipes = [self.study.base.with_overrides(values) for values in self.ladder]
         if twice := repeated(recipes):
             raise UserError(f"the value {label(self.ladder[recipes.index(twice[0])])} is to be tried twice")
         for arm in self.study.arms:
-            if own := [key for key in self.keys if key in arm.settings]:
+            if own := [key for key in arm.settings if any(f"{each}.".startswith(f"{key}.") for each in self.keys)]:
                 raise UserError(f"the arm {arm.name!r} sets {own[0]} itself, which is tuned; leave one of them out")
             if arm.slug == TUNING:
                 raise UserError(f"the arm {arm.name!r} would have the folder of the tuning runs; call it otherwise")

@@ -26,6 +26,7 @@ from saccade.errors import UserError, of_the_machine, study_installed
 from saccade.events import Caution, DataOpened, Notify, SettingsDecided
 from saccade.recipe import Recipe
 from saccade.study.memory import keep_freed_memory
+from saccade.trust import Trust
 
 __all__ = ["answer", "check", "limit_threads", "named", "run", "serve", "warm"]
 
@@ -83,24 +84,36 @@ def named(dotted: str) -> Callable[..., Any]:
 
 
 def run(
-    train: str, recipe: Mapping[str, Any], folder: str, device: str, notify: Notify, functions: bytes = b""
+    train: str,
+    recipe: Mapping[str, Any],
+    folder: str,
+    device: str,
+    notify: Notify,
+    functions: bytes = b"",
+    trust: Trust = False,
 ) -> dict[str, Any]:
     """One run of a study: ``train`` with its arguments as they came through the pipe.
 
-    ``functions`` are those of :func:`saccade.builders.packed`.
+    ``functions`` are those of :func:`saccade.builders.packed`; ``trust`` is for the folder of a teacher.
     """
     builders.unpack(functions)
-    result: dict[str, Any] = named(train)(Recipe.read(recipe), Path(folder), device=device, notify=notify)
+    more = {"trust": trust} if trust else {}  # a function that needs none need not take it
+    result: dict[str, Any] = named(train)(Recipe.read(recipe), Path(folder), device=device, notify=notify, **more)
     return result
 
 
 def check(
-    recipes: list[Mapping[str, Any]], margin: float | None, device: str, notify: Notify, functions: bytes = b""
+    recipes: list[Mapping[str, Any]],
+    margin: float | None,
+    device: str,
+    notify: Notify,
+    functions: bytes = b"",
+    trust: Trust = False,
 ) -> dict[str, Any]:
     """Find everything a user can have got wrong about data, host and mechanisms before any training.
 
     Read every image once, build the network of every arm, and decide by timed steps of the plain host what the recipes
-    leave open. ``functions`` are those of :func:`saccade.builders.packed`.
+    leave open. ``functions`` are those of :func:`saccade.builders.packed`; ``trust`` is for the folder of a teacher.
 
     Returns:
         ``devices``, those to run on; ``decided``, what :func:`saccade.training.fastest.fastest` found, {} if nothing is
@@ -130,7 +143,7 @@ def check(
     found = choose_device(device)
     said = set()
     for recipe in sorted(arms, key=lambda recipe: recipe.data != arms[0].data):  # each set of images is opened once
-        sentence = prepare(kind(recipe, open_once(recipe.data, kind.target, notify))).frozen.sentence
+        sentence = prepare(kind(recipe, open_once(recipe.data, kind.target, notify)), trust).frozen.sentence
         if sentence and sentence not in said:
             said.add(sentence)
             notify(Caution(sentence))
@@ -138,7 +151,7 @@ def check(
     if keys := undecided(arms):
         from saccade.training.fastest import fastest
 
-        decided = fastest(kind(arms[0], split), keys, found)
+        decided = fastest(kind(arms[0], split), keys, found, trust)
         notify(SettingsDecided(**decided))
     if device != "auto" or found.type != "cuda":
         return {"devices": [str(found)], "decided": decided}

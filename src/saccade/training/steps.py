@@ -14,23 +14,29 @@ from saccade.tasks.base import Task
 from saccade.training.distilling import Teacher
 from saccade.training.freezing import hold
 from saccade.training.module import training_loss
+from saccade.trust import Trust
 
 __all__ = ["test_steps", "training_steps"]
 
 
 def training_steps(
-    network: nn.Module, task: Task, device: torch.device, batch_size: int, frozen: Sequence[nn.Module] = ()
+    network: nn.Module,
+    task: Task,
+    device: torch.device,
+    batch_size: int,
+    frozen: Sequence[nn.Module] = (),
+    trust: Trust = False,
 ) -> Iterator[float]:
     """Train on batches of ``batch_size`` without end; each is drawn, augmented, and waited for on an accelerator.
 
-    The modules ``frozen`` stay in eval mode.
+    The modules ``frozen`` stay in eval mode; ``trust`` is for the folder of a teacher.
 
     Yields:
         the loss of each step.
     """
     training, images = task.recipe.training, task.data.train
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9)
-    teacher = Teacher.of(task)
+    teacher = Teacher.of(task, trust)
     if teacher is not None:
         teacher.to(device)
     network.train()

@@ -100,5 +100,5 @@ def reach(address: str) -> None:
             asking.kill()
     raise UserError(
         f"no Ray cluster answers at {address}: something takes connections there, but does not answer as Ray in "
-        f"{_ANSWER:.0f} s; the address is the one that `ray start --head` names, with port 6379 unless told another"
+        f"{_ANSWER:.0f} s; the address is the one that `ray start --head` names, with port 6379 unless another is given"
     )

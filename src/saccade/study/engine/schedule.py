@@ -20,6 +20,7 @@ from saccade.files import lock, make_folders, write_atomically
 from saccade.study.engine.executor import Executor, Worker
 from saccade.study.engine.local import Local
 from saccade.study.plan import Run, Study
+from saccade.trust import Trust
 
 __all__ = ["ATTEMPTS", "ENGINES", "Outcome", "execute"]
 
@@ -46,6 +47,7 @@ def execute(
     *,
     engine: str = "local",
     address: str | None = None,
+    trust: Trust = False,
     train: str = "saccade.study.series:train",
     check: str = "saccade.study.worker:check",
 ) -> list[Outcome]:
@@ -59,6 +61,7 @@ def execute(
             ``StudyBegan``, and for each run ``RunBegan``, its own events in a ``RunEvent``, and ``RunEnded``.
         engine: ``local``, processes of this machine, or ``ray``; see :mod:`saccade.study.engine.cluster`.
         address: of a Ray cluster; None is ``RAY_ADDRESS`` where that is set, else one that is started here.
+        trust: what the folder of a teacher may name; passed on to ``check`` and ``train`` unless it is False.
         train: the function that does a run, ``package.module:function``, called as
             ``(recipe, folder, device=..., notify=...)``.
         check: the function that checks, called as ``(recipes=..., margin=..., device=..., notify=...)`` in a
@@ -99,7 +102,7 @@ def execute(
                 enlist(executor.slots())
 
         say(Checking())
-        found = _check(executor, workers[0], study, check, hear)
+        found = _check(executor, workers[0], study, check, trust, hear)
         devices: list[str] = found["devices"]
         if not begun:
             stack.enter_context(_alone(study))
@@ -111,7 +114,7 @@ def execute(
         todo = [run for run in study.runs() if run.folder not in outcomes]
         enlist(executor.slots(devices))
         say(StudyBegan(len(study.runs()), len(outcomes), len(workers)))
-        for outcome in _do(todo, executor, workers, devices, train, say):
+        for outcome in _do(todo, executor, workers, devices, train, trust, say):
             outcomes[outcome.run.folder] = outcome
     return [outcomes[run.folder] for run in study.runs()]
 
@@ -160,12 +163,15 @@ def _end(workers: list[Worker]) -> None:
         worker.end()
 
 
-def _check(executor: Executor[Any], worker: Worker, study: Study, check: str, say: Notify) -> dict[str, Any]:
+def _check(
+    executor: Executor[Any], worker: Worker, study: Study, check: str, trust: Trust, say: Notify
+) -> dict[str, Any]:
     """What ``check`` returns: data, host and every mechanism were found right."""
     recipes = [study.run(arm, study.seeds[0]).recipe.model_dump(mode="json") for arm in study.arms]
     models = (arm.recipe(study.base, 0).model for arm in study.arms)
     functions = packed((model.name, model.code) for model in models)
-    passed = {"functions": functions} if functions else {}  # a check that needs none need not take them
+    passed: dict[str, Any] = {"functions": functions} if functions else {}  # a check that needs none need not take them
+    passed |= {"trust": trust} if trust else {}
     worker.call(check, recipes=recipes, margin=study.margin, device=executor.device, **passed)
     for _, kind, content in executor.answers([worker]):
         if kind == "event":
@@ -183,7 +189,13 @@ def _check(executor: Executor[Any], worker: Worker, study: Study, check: str, sa
 
 
 def _do(
-    runs: list[Run], executor: Executor[Any], workers: list[Worker], devices: list[str], train: str, say: Notify
+    runs: list[Run],
+    executor: Executor[Any],
+    workers: list[Worker],
+    devices: list[str],
+    train: str,
+    trust: Trust,
+    say: Notify,
 ) -> Iterator[Outcome]:
     """Hand out ``runs`` and yield each outcome; ``workers`` is changed in place as they die."""
     queue = deque((run, 1) for run in runs)
@@ -203,6 +215,7 @@ def _do(
                 folder=str(worker.run.folder),
                 device=devices[worker.slot % len(devices)],
                 functions=packed([(worker.run.recipe.model.name, worker.run.recipe.model.code)]),
+                trust=trust,
             )
 
     hand_out()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from saccade.errors import UserError
@@ -35,6 +36,6 @@ def write_report(folder: str | Path, remeasure: bool = False, trust: Trust = Fal
         )
     with cannot_write(folder):
         measure_costs(study.folder, again=remeasure, trust=trust)
-    results = collect(study.folder)
+    results = replace(collect(study.folder), trust=trust)
     write_files(results, study.folder, trust)
     return results

@@ -140,8 +140,8 @@ def _row(arm: ArmResult, judged: Difference | None, digits: int) -> tuple[str, .
 
 def _notes(results: StudyResults) -> list[str]:
     """What must be known beside the figures, and what the controls tell."""
-    told = (f"Control {kind}: {tells}." for kind, tells in results.controls.items())
-    return [*(note.text for note in results.notes), *told]
+    controls = (f"Control {kind}: {tells}." for kind, tells in results.controls.items())
+    return [*(note.text for note in results.notes), *controls]
 
 
 def _escaped(text: str) -> str:

@@ -66,7 +66,8 @@ def measured(
         margin: half-width of "equal".
 
     Raises:
-        UserError: a score lies outside ``bounds``, a bound or margin is out of range, or no margin can be concluded.
+        UserError: a score lies outside ``bounds``, scores in % are all between 0 and 1, a bound or margin is out of
+            range, or no margin can be concluded.
     """
     bracket = re.fullmatch(r"(.*?)\s*\[([^\]]*)\]", column)
     name, written = (bracket[1], bracket[2]) if bracket and bracket[1] else (column, None)
@@ -76,6 +77,10 @@ def measured(
         percent = written is None and is_share(name) and name.lower() != "score" and least >= 0 and 1 < most <= 100
         unit = written if written is not None else "%" if percent else ""
     lower = is_loss(name) if lower_is_better is None else lower_is_better
+    if unit == "%" and not lower and least >= 0 and 0 < most <= 1:
+        raise UserError(
+            f"{name}: the unit is %, but no score is above {most:g}; write 90 for 90 %, or leave the unit out"
+        )
     if known is not None:
         lower = not known.higher_is_better if lower_is_better is None else lower_is_better
         low, high = known.low, known.high

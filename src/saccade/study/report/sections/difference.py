@@ -50,7 +50,7 @@ weights.{% endif %}</p>
 {%- endfor %}
 {%- if controls %}
 <p class="controls">Controls at the same places, outside the correction.
-{%- for name, tells in told.items() %} <b>{{ name }}</b>: {{ tells }}.{% endfor %}</p>
+{%- for name, shows in kinds.items() %} <b>{{ name }}</b>: {{ shows }}.{% endfor %}</p>
 {%- for row in controls %}
 {{ forest_row(row) }}
 {%- endfor %}
@@ -90,7 +90,7 @@ weights.{% endif %}</p>
             "baseline": results.baseline,
             "mechanisms": [row for row in rows if not row["control"]],
             "controls": [row for row in rows if row["control"]],
-            "told": results.controls,
+            "kinds": results.controls,
             "axis": forest_axis(scale, results.margin, unit),
             "margin": f"{results.margin:g}",
         }
