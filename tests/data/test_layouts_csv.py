@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from saccade.cli.data import command
-from saccade.data import layouts, open_data
+from saccade.data import layouts, open_data, records
 from saccade.data.samples import collate
 from saccade.errors import UserError
 from saccade.recipe import Data, Recipe
@@ -330,3 +330,18 @@ def test_real_chest_radiographs_and_photographs():
     assert 0.3 < share < 0.7
     with pytest.raises(UserError, match="143 of 143 classes have 1 image, such as 'African crocodile'; at least one"):
         open_data(Data(source=f"{data}/imagenet_sample"), "label")
+
+
+def test_a_table_is_read_once_and_anew_when_it_changes(tmp_path, monkeypatch):
+    fill(tmp_path, rows("file,label", *(f"{i}.png,{'ab'[i % 2]}" for i in range(8))))
+    path, read = tmp_path / "labels.csv", []
+    text_of = records._text
+    monkeypatch.setattr(records, "_text", lambda path, owner: read.append(path) or text_of(path, owner))
+    layout = layouts.layout_of(Data(source=str(tmp_path)))
+    layout.describe(Data(source=str(tmp_path)), None)
+    assert opened(tmp_path).classes == ["a", "b"]
+    assert len(read) <= 2  # of one column at least, and of two
+    before = path.stat()
+    path.write_text(path.read_text().replace("b", "c"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # the same size and time
+    assert opened(tmp_path).classes == ["a", "c"]

@@ -274,6 +274,44 @@ def test_classes_to_yolo_are_class_folders(tmp_path):
     assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"
 
 
+@pytest.mark.parametrize("text", ["train: train\nval: val\nnames: [cat, dog]\n", "train: [\n"])
+def test_class_folders_beside_a_yaml_file(tmp_path, text):
+    for part in ("train", "val"):
+        for n in range(4):
+            image(tmp_path / part / ("cat", "dog")[n % 2] / f"{n}.png", n + 10 * len(part))
+    write(tmp_path / "data.yaml", text)
+    write(tmp_path / "README.txt", "about it")
+    assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"
+
+
+def test_text_files_in_class_folders_are_labels(tmp_path):
+    for part in ("train", "val"):
+        for n in range(4):
+            place = tmp_path / part / ("cat", "dog")[n % 2]
+            pair(place, place, n + 10 * len(part))
+    write(tmp_path / "data.yaml", "train: train\nval: val\nnames: [cat, dog]\n")
+    assert layouts.layout_of(Data(source=str(tmp_path))).name == "yolo"
+
+
+def test_a_part_of_no_images(tmp_path):
+    ultralytics(tmp_path, YAML.replace("images/train", "empty"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="has no image to train on"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("number", ["10000", "99999999", "9" * 5000])
+def test_a_class_beyond_all_counts(tmp_path, number):
+    """Without names the highest index says how many classes there are; a wrong one costs no memory."""
+    ultralytics(tmp_path)
+    (tmp_path / "data.yaml").unlink()
+    write(tmp_path / "labels/train/02.txt", BOX.replace("0", "9999", 1))
+    assert len(opened(tmp_path).classes) == 10_000
+    write(tmp_path / "labels/train/02.txt", BOX.replace("0", number, 1))
+    with pytest.raises(UserError, match=r"has labels of the class 10000 or above and no data\.yaml or classes\.txt"):
+        opened(tmp_path)
+
+
 def test_a_yaml_file_of_another_program_is_passed_over(tmp_path):
     for name in ("cat", "dog"):
         for n in range(2):

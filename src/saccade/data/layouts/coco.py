@@ -39,6 +39,7 @@ __all__ = ["Coco"]
 _ROBOFLOW = "_annotations.coco.json"
 _HEAD = re.compile(rb'^(\xef\xbb\xbf)?\s*\{.*?"(images|annotations)"\s*:\s*\[', re.DOTALL)
 _HEAD_BYTES = 2**18
+_LISTS = (b'"images"', b'"annotations"', b'"categories"')
 _OTHERS = ("person_keypoints", "captions", "panoptic", "stuff", "image_info")
 """What COCO publishes beside its instances."""
 _AT_MOST = 50
@@ -114,11 +115,13 @@ def _json_files(root: Path) -> list[Path]:
 
 
 def _is_coco(path: Path) -> bool:
+    """Whether a file begins like COCO's JSON; a short one names two of its lists at least."""
     try:
         with path.open("rb") as file:
-            return _HEAD.match(file.read(_HEAD_BYTES)) is not None
+            head = file.read(_HEAD_BYTES)
     except OSError:
         return False
+    return _HEAD.match(head) is not None and (len(head) == _HEAD_BYTES or sum(name in head for name in _LISTS) > 1)
 
 
 def _parts(root: Path, notes: list[str]) -> dict[str, _File]:
@@ -170,12 +173,14 @@ def _images(root: Path, file: _File, found: CocoFile) -> dict[Path, Annotated]:
     places = list(_places(root, file))
     names = list(found.images)
     check_inside(root, names, owner)
+    if not names:
+        raise UserError(f"{brief(owner)} lists no images")
     tried = names[:: max(1, len(names) // _TRIED)]
     place = next((place for place in places if any((place / name).is_file() for name in tried)), None)
     if place is None:
         where = ", ".join(brief(path.relative_to(root).as_posix()) for path in places)
         raise UserError(
-            f"{brief(owner)} lists {len(names)} images, such as {brief(tried[0]) if tried else 'none'}; looked for in "
+            f"{brief(owner)} lists {len(names)} images, such as {brief(tried[0])}; looked for in "
             f"{where}, none of them is there"
         )
     return {place / name: one for name, one in found.images.items()}

@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from saccade.data.layouts._folder import FolderLayout
 from saccade.data.layouts._listed import check_inside
-from saccade.data.layouts._yolo_lines import highest_class, read_labels
+from saccade.data.layouts._yolo_lines import MOST_CLASSES, highest_class, read_labels
+from saccade.data.layouts.class_folders import ClassFolders
 from saccade.data.survey import Part, Survey, assigned, class_names, images_of, lines, subfolders, surveyed
 from saccade.errors import UserError
 from saccade.escaping import brief
@@ -58,6 +59,8 @@ class Yolo(FolderLayout):
 
     def reason(self, root: Path) -> str | None:
         """Look for a YAML file with names and parts, or for text files in ``labels`` beside ``images``."""
+        if _is_of_classes(root):
+            return "it has class folders, and no text file with the name of an image"
         if _yaml(root) is not None:
             return None
         for images in _plain(root).values():
@@ -131,6 +134,13 @@ def _yaml(root: Path) -> _Yaml | None:
         if isinstance(values, dict) and "names" in values and any(part in values for part in _PARTS):
             return _Yaml(path, values, _names_of(values, path.name))
     return None
+
+
+def _is_of_classes(root: Path) -> bool:
+    """Whether a folder with a YAML file holds class folders without labels, as a set to classify."""
+    if next(root.glob("*.y*ml"), None) is None or ClassFolders().reason(root) is not None:
+        return False
+    return not any(_label_file(root, path).is_file() for path in walk(root) if is_image(path))
 
 
 def _loaded(path: Path) -> Any:
@@ -313,4 +323,10 @@ def _names(seen: Survey) -> list[str]:
     files = [path for path in seen.deciding if path.name == _NAMES]
     if files:
         return class_names(files[0])
-    return [str(n) for n in range(1 + max(map(highest_class, seen.deciding), default=0))]
+    count = 1 + max(map(highest_class, seen.deciding), default=0)
+    if count > MOST_CLASSES:
+        raise UserError(
+            f"{brief(seen.root)} has labels of the class {MOST_CLASSES} or above and no data.yaml or {_NAMES} that "
+            "names the classes; the first number of a line is the index of a class"
+        )
+    return [str(n) for n in range(count)]
