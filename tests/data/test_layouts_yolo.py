@@ -155,7 +155,7 @@ def test_paths_begin_at_path_where_that_is_in_here(tmp_path, path):
     write(tmp_path / "data.yaml", f"path: {path}\n{YAML}")
     facts = layouts.get("yolo").describe(Data(source=str(tmp_path)), None)
     assert facts["used"] == {"train": 6, "test": 3}
-    assert any("is no folder in here" in note for note in facts["notes"]) == (path[:2] in ("/e", ".."))
+    assert any("is no folder in it" in note for note in facts["notes"]) == (path[:2] in ("/e", ".."))
 
 
 def test_a_set_of_cvat_with_lists_at_its_path(tmp_path):

@@ -220,7 +220,9 @@ def _base(root: Path, yaml: _Yaml, notes: list[str]) -> Path:
     if text and place != root and place.is_dir() and place.resolve().is_relative_to(root.resolve()):
         return place
     if text and place.resolve() != root.resolve():
-        notes.append(f"{yaml.path.name} has the path {brief(text)!r}, which is no folder in here: paths begin at here")
+        notes.append(
+            f"{yaml.path.name} has the path {brief(text)!r}, which is no folder in it: paths begin at the data folder"
+        )
     return root
 
 
