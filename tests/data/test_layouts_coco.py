@@ -397,9 +397,9 @@ def test_one_image_in_two_parts(tmp_path):
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (lambda text: text[:-40], r"cannot read annotations/instances_train2017\.json: no whole JSON at line 1, col"),
-        (lambda text: text.replace('"info"', '"inf\xff'), "no whole JSON|not UTF-8"),
-        (lambda text: '{"images": ' + "[" * 100_000, "nested too deep|no whole JSON"),
+        (lambda text: text[:-40], r"cannot read annotations/instances_train2017\.json: not valid JSON at line 1, col"),
+        (lambda text: text.replace('"info"', '"inf\xff'), "not valid JSON|not UTF-8"),
+        (lambda text: '{"images": ' + "[" * 100_000, "nested too deep|not valid JSON"),
     ],
 )  # fmt: skip
 def test_json_that_is_cut(tmp_path, content, why):

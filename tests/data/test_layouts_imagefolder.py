@@ -124,7 +124,7 @@ def cut(root):
     fill(root, ONE)
     text = (root / "metadata.jsonl").read_text()
     (root / "metadata.jsonl").write_text(text[: text.rindex('"label')])
-    return "line 6 of metadata.jsonl is no whole JSON: "
+    return "line 6 of metadata.jsonl is not valid JSON: "
 
 
 def unlike(root):

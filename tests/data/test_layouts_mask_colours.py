@@ -102,6 +102,18 @@ def test_index_255_of_a_palette_is_void_whatever_its_colour(tmp_path):
     assert torch.equal((2 - found)[red < 255], red[red < 255])
 
 
+def test_grey_levels_that_are_no_indices_are_said(tmp_path):
+    """128 in a mask may be a grey of three, which makes 129 classes."""
+
+    def notes(values):
+        fill(tmp_path, Image.fromarray, values=values)
+        return layouts.get("image_masks").describe(Data(source=str(tmp_path)), None)["notes"]
+
+    said = "126 of the classes 0 to 128 are in no mask: grey levels, such as 128, are read as class indices; write 0, 1, 2"
+    assert any(note.startswith(said) for note in notes((0, 64, 128, 255)))
+    assert not any("in no mask" in note for note in notes((0, 1, 3, 255)))  # a class that no image shows
+
+
 def test_greys_saved_as_rgb_are_indices(tmp_path):
     assert agree(opened(fill(tmp_path, lambda pixels: Image.fromarray(np.stack([pixels] * 3, -1)))))
     split = opened(fill(tmp_path, lambda p: Image.fromarray(np.stack([p] * 3, -1)), values=(0, 255)))

@@ -323,7 +323,7 @@ def test_a_yaml_file_of_another_program_is_passed_over(tmp_path):
 
 def test_a_yaml_file_runs_nothing(tmp_path):
     ultralytics(tmp_path, f"names: !!python/object/apply:os.mkdir ['{tmp_path}/made']\ntrain: images/train\n")
-    with pytest.raises(UserError, match=r"cannot read .*data\.yaml, line 1: it is no YAML"):
+    with pytest.raises(UserError, match=r"cannot read .*data\.yaml, line 1: it is not valid YAML"):
         opened(tmp_path)
     assert not (tmp_path / "made").exists()
 
@@ -415,8 +415,8 @@ FILES = {
     "a path up": (YAML.replace("images/train", "../../train"), r"'\.\./train', which leaves its folder by"),
     "a path from the root": (YAML.replace("images/train", "/etc"), "names '/etc', which is absolute"),
     "one folder in two parts": (YAML.replace("images/val", "images/train"), "are one file in two parts"),
-    "cut": (YAML[:-3], r"cannot read .*data\.yaml, line \d: it is no YAML"),
-    "tabs": ("names:\n\t- cat\ntrain: images/train\n", r"data\.yaml, line 2: it is no YAML"),
+    "cut": (YAML[:-3], r"cannot read .*data\.yaml, line \d: it is not valid YAML"),
+    "tabs": ("names:\n\t- cat\ntrain: images/train\n", r"data\.yaml, line 2: it is not valid YAML"),
 }  # fmt: skip
 
 

@@ -170,7 +170,7 @@ def _fact(value: Any) -> Facts:
     """A row of the table.
 
     Raises:
-        ValueError, TypeError: it is none.
+        ValueError, TypeError: ``value`` is no row of the table.
     """
     if isinstance(value, str):
         return value

@@ -133,7 +133,7 @@ def read_jsonl(path: Path, owner: str) -> Records:
         try:
             found = json.loads(text)
         except (ValueError, RecursionError) as error:
-            problems.append(f"line {line} of {brief(owner)} is no whole JSON: {brief(error)}")
+            problems.append(f"line {line} of {brief(owner)} is not valid JSON: {brief(error)}")
             continue
         if not isinstance(found, dict):
             problems.append(f"line {line} of {brief(owner)} holds {type(found).__name__}; an object is needed")

@@ -94,7 +94,7 @@ def _loaded(path: Path, owner: str) -> list[list[dict[str, Any]]]:
             values = json.load(file)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"cannot read {brief(owner)}: no whole JSON at line {error.lineno}, column {error.colno} ({error.msg})"
+            f"cannot read {brief(owner)}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg})"
         ) from None
     except UnicodeDecodeError:
         raise UserError(f"cannot read {brief(owner)}: it is not UTF-8") from None

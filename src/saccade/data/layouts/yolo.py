@@ -153,7 +153,7 @@ def _loaded(path: Path) -> Any:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"cannot read {brief(path)}{where}: it is no YAML ({brief(error, 120)})") from None
+        raise UserError(f"cannot read {brief(path)}{where}: it is not valid YAML ({brief(error, 120)})") from None
 
 
 def _names_of(values: dict[str, Any], owner: str) -> list[str]:
