@@ -97,8 +97,8 @@ class Masks(Labels):
         unused = sorted(set(range(len(known))) - values)
         if not names and len(unused) > len(values):
             self.notes.append(
-                f"{len(unused)} of the classes 0 to {len(known) - 1} are in no mask: grey levels, such as 128, are read "
-                "as class indices; write 0, 1, 2, …"
+                f"{len(unused)} of the classes 0 to {len(known) - 1} are in no mask: grey levels, such as 128, are "
+                "read as class indices; write 0, 1, 2, …"
             )
 
     def targets(self, files: Sequence[Path], frame: Frame) -> Targets:

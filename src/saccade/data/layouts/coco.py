@@ -26,6 +26,7 @@ from saccade.data.annotations import Annotated
 from saccade.data.layouts._coco_json import CocoFile, read_coco
 from saccade.data.layouts._folder import FolderLayout
 from saccade.data.layouts._listed import check_inside
+from saccade.data.layouts.class_folders import ClassFolders
 from saccade.data.survey import Part, Survey, assigned, images_of, subfolders, surveyed
 from saccade.errors import UserError
 from saccade.escaping import brief
@@ -58,8 +59,9 @@ class Coco(FolderLayout):
     exact = True
 
     def reason(self, root: Path) -> str | None:
-        """Look for JSON that begins like COCO's."""
-        if _json_files(root):
+        """Look for JSON that begins like COCO's; beside class folders it names two lists at least."""
+        files = _json_files(root)
+        if files and (any(map(_names_two_lists, files)) or ClassFolders().reason(root) is not None):
             return None
         return (
             f"it has no JSON of COCO (images, annotations, categories) in itself, in annotations or as "
@@ -115,13 +117,21 @@ def _json_files(root: Path) -> list[Path]:
 
 
 def _is_coco(path: Path) -> bool:
-    """Whether a file begins like COCO's JSON; a short one names two of its lists at least."""
+    return _HEAD.match(_head(path)) is not None
+
+
+def _names_two_lists(path: Path) -> bool:
+    """Whether a file names two of COCO's three lists, or is longer than what is looked at."""
+    head = _head(path)
+    return len(head) == _HEAD_BYTES or sum(name in head for name in _LISTS) > 1
+
+
+def _head(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
+            return file.read(_HEAD_BYTES)
     except OSError:
-        return False
-    return _HEAD.match(head) is not None and (len(head) == _HEAD_BYTES or sum(name in head for name in _LISTS) > 1)
+        return b""
 
 
 def _parts(root: Path, notes: list[str]) -> dict[str, _File]:
