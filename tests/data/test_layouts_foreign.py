@@ -141,7 +141,7 @@ def test_labels_of_labelimg_among_their_images(tmp_path, ending, content, folder
         layouts.layout_of(Data(source=str(tmp_path)))
     for n in range(3):
         write(tmp_path / f"{n}.{ending}", "a caption of 1 image")  # the twin
-    with pytest.raises(UserError, match="no layout reads .*: not digits"):
+    with pytest.raises(UserError, match=r"no layout reads .*: not digits"):
         layouts.layout_of(Data(source=str(tmp_path)))
 
 
@@ -149,5 +149,5 @@ def test_darknet_of_cvat(tmp_path):
     image(tmp_path / "obj_train_data/0.png")
     write(tmp_path / "obj_train_data/0.txt", "0 0.5 0.5 0.25 0.25\n")
     write(tmp_path / "obj.data", "classes = 1\ntrain = data/train.txt\nnames = data/obj.names\n")
-    with pytest.raises(UserError, match="it is YOLO 1.1 of CVAT .*: export the task from CVAT as Ultralytics YOLO"):
+    with pytest.raises(UserError, match=r"it is YOLO 1\.1 of CVAT .*: export the task from CVAT as Ultralytics YOLO"):
         layouts.layout_of(Data(source=str(tmp_path)))

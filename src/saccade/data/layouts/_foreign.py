@@ -84,10 +84,8 @@ def _labelimg(root: Path) -> str | None:
         found = next((path for path in files if re.search(pattern, _head(path) + b"\n")), None)
         image = found and next((path for path in root.glob("*") if is_image(path) and path.stem == found.stem), None)
         if found and image:
-            return (
-                f"{brief(image.name)} and {brief(found.name)} lie in one folder: move the images and the .{ending} files "
-                f"into two folders, {folders}"
-            )
+            both = f"{brief(image.name)} and {brief(found.name)}"
+            return f"{both} lie in one folder: move the images and the .{ending} files into two folders, {folders}"
     return None
 
 
