@@ -29,6 +29,7 @@ __all__ = [
     "closed",
     "identity",
     "inside",
+    "is_folder",
     "is_hidden",
     "is_image",
     "is_unicode",
@@ -192,13 +193,14 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                (folders if _is_folder(entry) else others).append(entry.name)
+                (folders if is_folder(entry) else others).append(entry.name)
     except OSError as error:
         closed(error)
     return folders, others
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link that leads to itself

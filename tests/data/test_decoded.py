@@ -381,3 +381,15 @@ def test_where_the_folder_is(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert decoded.home() == tmp_path / ".cache" / "saccade"
+
+
+def test_pictures_in_a_folder_that_is_read_only_are_read(pets, home, read, monkeypatch):
+    plain = facts(look(pets))
+    read.clear()
+
+    def closed(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", closed)
+    assert facts(look(pets)) == plain
+    assert read == []

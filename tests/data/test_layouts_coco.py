@@ -369,6 +369,7 @@ FILES = {
     "a name of no letters": (lambda found: found["images"][1].update(file_name="\ud800.png"), "and a file_name are"),
     "a category of no letters": (lambda found: found["categories"][1].update(name="\udcff"), "and a name are needed"),
     "no categories": (lambda found: found.pop("categories"), "has no list 'categories' of objects"),
+    "no images": (lambda found: found.update(images=[]), r"instances_train2017\.json lists no images"),
     "annotations of numbers": (lambda found: found.update(annotations=[1]), "has no list 'annotations' of objects"),
     "other images": (lambda found: [one.update(file_name=f"x{one['id']}.png") for one in found["images"]],
                      r"lists 6 images, such as x0\.png; looked for in annotations, .*none of them is there"),
@@ -396,9 +397,9 @@ def test_one_image_in_two_parts(tmp_path):
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (lambda text: text[:-40], r"cannot read annotations/instances_train2017\.json: no whole JSON at line 1, col"),
-        (lambda text: text.replace('"info"', '"inf\xff'), "no whole JSON|not UTF-8"),
-        (lambda text: '{"images": ' + "[" * 100_000, "nested too deep|no whole JSON"),
+        (lambda text: text[:-40], r"cannot read annotations/instances_train2017\.json: not valid JSON at line 1, col"),
+        (lambda text: text.replace('"info"', '"inf\xff'), "not valid JSON|not UTF-8"),
+        (lambda text: '{"images": ' + "[" * 100_000, "nested too deep|not valid JSON"),
     ],
 )  # fmt: skip
 def test_json_that_is_cut(tmp_path, content, why):
@@ -482,3 +483,28 @@ def test_a_file_is_recognised_by_its_head(tmp_path, monkeypatch):
     used = time.process_time()
     assert layouts.layout_of(Data(source=str(tmp_path))).name == "coco"
     assert time.process_time() - used < 1
+
+
+@pytest.mark.parametrize("stated", [10**9, 10**30, 1e300])
+def test_a_stated_size_beyond_all_images(tmp_path, stated):
+    coco(tmp_path)
+    edited(tmp_path, lambda found: found["images"][1].update(width=stated))
+    with pytest.raises(UserError, match=r"is 40×20 pixels; .*\.json states 1000000000×20"):
+        opened(tmp_path)
+
+
+def test_a_number_of_thousands_of_digits(tmp_path):
+    path = coco(tmp_path) / "annotations/instances_train2017.json"
+    path.write_text(path.read_text().replace('"area": 200', f'"area": {"9" * 5000}', 1))
+    with pytest.raises(UserError, match=r"cannot read annotations/instances_train2017\.json: Exceeds the limit"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("content", [{"images": [], "made": 1}, {"annotations": [1, 2]}])
+def test_json_of_another_program_beside_class_folders(tmp_path, content):
+    for n in range(4):
+        image(tmp_path / "ab"[n % 2] / f"{n}.png", n)
+    write(tmp_path / "notes.json", content)
+    assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"
+    write(tmp_path / "notes.json", {"images": [], "annotations": []})  # the twin
+    assert layouts.layout_of(Data(source=str(tmp_path))).name == "coco"

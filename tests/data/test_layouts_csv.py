@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from saccade.cli.data import command
-from saccade.data import layouts, open_data
+from saccade.data import layouts, open_data, records
 from saccade.data.samples import collate
 from saccade.errors import UserError
 from saccade.recipe import Data, Recipe
@@ -330,3 +331,55 @@ def test_real_chest_radiographs_and_photographs():
     assert 0.3 < share < 0.7
     with pytest.raises(UserError, match="143 of 143 classes have 1 image, such as 'African crocodile'; at least one"):
         open_data(Data(source=f"{data}/imagenet_sample"), "label")
+
+
+def test_a_table_is_read_once_and_anew_when_it_changes(tmp_path, monkeypatch):
+    fill(tmp_path, rows("file,label", *(f"{i}.png,{'ab'[i % 2]}" for i in range(8))))
+    path, read = tmp_path / "labels.csv", []
+    text_of = records._text
+    monkeypatch.setattr(records, "_text", lambda path, owner: read.append(path) or text_of(path, owner))
+    layout = layouts.layout_of(Data(source=str(tmp_path)))
+    layout.describe(Data(source=str(tmp_path)), None)
+    assert opened(tmp_path).classes == ["a", "b"]
+    assert len(read) <= 2  # of one column at least, and of two
+    before = path.stat()
+    path.write_text(path.read_text().replace("b", "c"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # the same size and time
+    assert opened(tmp_path).classes == ["a", "c"]
+
+
+def test_folders_of_which_no_name_is_in_both_parts_are_no_classes(tmp_path):
+    """As of patients, each in one part."""
+    names = {part: [f"{part}/{part[0]}{i // 2}/{i}.png" for i in range(4)] for part in ("train", "valid")}
+    for part, of in names.items():
+        fill(tmp_path, rows("path,label", *(f"{name},{'ab'[i % 2]}" for i, name in enumerate(of))), of, f"{part}.csv")
+    assert layouts.layout_of(Data(source=str(tmp_path))).name == "csv"
+    split = opened(tmp_path)
+    assert (split.classes, len(split.train), len(split.test)) == (["a", "b"], 4, 4)
+    shutil.copytree(tmp_path / "train/t0", tmp_path / "valid/t0")  # the twin
+    assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"
+
+
+def test_one_part_of_class_folders_beside_a_table(tmp_path):
+    names = [f"train/{'ab'[i % 2]}/{i}.png" for i in range(4)]
+    fill(tmp_path, rows("path,colour", *(f"{name},{'xy'[i // 2]}" for i, name in enumerate(names))), names)
+    assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"
+
+
+def test_lesions_are_groups(tmp_path):
+    lines = rows("lesion_id,image_id,dx", *(f"HAM_{i // 2},{i},{('nv', 'mel')[i // 2 % 2]}" for i in range(8)))
+    split = opened(fill(tmp_path, lines, table="HAM10000_metadata.csv"))
+    assert split.classes == ["mel", "nv"]
+    assert not set(split.train.groups) & set(split.test.groups)
+
+
+def test_tables_of_images_that_are_not_read_are_named(tmp_path):
+    fill(tmp_path, rows("image,bald,young", *(f"{i}.png,{i % 2},{i // 4}" for i in range(8))), table="attributes.csv")
+    (tmp_path / "partition.csv").write_text(rows("image,partition", *(f"{i}.png,{i % 3}" for i in range(8))))
+    (tmp_path / "signs.csv").write_text(
+        rows("path,Roi.X1,Roi.Y1,Roi.X2,Roi.Y2", *(f"{i}.png,1,1,5,5" for i in range(8)))
+    )
+    facts = layouts.get("csv").describe(Data(source=str(tmp_path)), None)
+    assert "partition.csv has no labels and is not read" in facts["notes"]
+    assert "signs.csv holds boxes or runs, one a row, and is not read" in facts["notes"]
+    assert list(facts["parts"][0]["classes"]) == ["bald", "young"]

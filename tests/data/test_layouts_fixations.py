@@ -159,6 +159,20 @@ def test_a_table_with_boxes_is_none(tmp_path):
     assert reason == "no column of fixations.csv names an image of the folder"
 
 
+def test_one_point_for_each_image_of_class_folders(tmp_path):
+    fill(tmp_path)
+    for i, path in enumerate(sorted((tmp_path / "images").iterdir())):
+        (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
+        path.rename(tmp_path / "ab"[i % 2] / path.name)
+    (tmp_path / "images").rmdir()
+    assert layouts.layout_of(Data(source=str(tmp_path))).name == "fixations"  # several for each
+    (tmp_path / "fixations.csv").write_text("image,x,y\n" + "".join(f"{i}.png,{i},{i}\n" for i in range(6)))
+    assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"
+    reason = layouts.get("fixations").recognise(str(tmp_path))
+    assert reason.startswith("it has class folders, and fixations.csv has one row for each image")
+    assert layouts.layout_of(Data(source=str(tmp_path), layout="fixations")).name == "fixations"
+
+
 def test_a_sheet_shows_where_people_looked(tmp_path):
     cells = layouts.get("fixations").cells(Data(source=str(fill(tmp_path)), size=(30, 40)), "train", 2)
     assert cells[0].caption == "4 fixations"

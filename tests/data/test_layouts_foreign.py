@@ -126,3 +126,28 @@ def test_a_project_of_supervisely_is_no_set_of_class_folders(tmp_path):
     assert named.name == "class_folders"
     (tmp_path / "meta.json").unlink()
     assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"  # the twin
+
+
+@pytest.mark.parametrize(
+    ("ending", "content", "folders"),
+    [("txt", "0 0.5 0.5 0.25 0.25\n", "images and labels"), ("xml", "<annotation/>", "JPEGImages and Annotations")],
+)
+def test_labels_of_labelimg_among_their_images(tmp_path, ending, content, folders):
+    for n in range(3):
+        image(tmp_path / f"{n}.png", n)
+        write(tmp_path / f"{n}.{ending}", content.replace("/>", ">"))
+    said = rf"0\.png and 0\.{ending} lie in one folder: move the images and the \.{ending} files into .*, {folders}"
+    with pytest.raises(UserError, match=said):
+        layouts.layout_of(Data(source=str(tmp_path)))
+    for n in range(3):
+        write(tmp_path / f"{n}.{ending}", "a caption of 1 image")  # the twin
+    with pytest.raises(UserError, match=r"no layout reads .*: not digits"):
+        layouts.layout_of(Data(source=str(tmp_path)))
+
+
+def test_darknet_of_cvat(tmp_path):
+    image(tmp_path / "obj_train_data/0.png")
+    write(tmp_path / "obj_train_data/0.txt", "0 0.5 0.5 0.25 0.25\n")
+    write(tmp_path / "obj.data", "classes = 1\ntrain = data/train.txt\nnames = data/obj.names\n")
+    with pytest.raises(UserError, match=r"it is YOLO 1\.1 of CVAT .*: export the task from CVAT as Ultralytics YOLO"):
+        layouts.layout_of(Data(source=str(tmp_path)))

@@ -87,6 +87,23 @@ def test_folders_of_classes_stay_the_labels(tmp_path):
     assert layouts.layout_of(Data(source=str(tmp_path))).name == "imagefolder"
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\x85"])
+def test_a_text_with_another_line_mark(tmp_path, mark):
+    """Writers of JSON leave these as they are; Python's splitlines() cuts there."""
+    fill(tmp_path, ONE)
+    path = tmp_path / "metadata.jsonl"
+    path.write_text(path.read_text().replace("a dog", f"a{mark}dog"), encoding="utf-8")
+    assert len(opened(tmp_path).train) == 4
+
+
+def test_groups_in_one_part_alone(tmp_path):
+    fill(tmp_path / "train", [row | {"patient": f"p{i}"} for i, row in enumerate(ONE)])
+    fill(tmp_path / "test", ONE)
+    with pytest.raises(UserError, match=r"test/metadata\.jsonl has no column 'patient'; train/metadata\.jsonl has it"):
+        opened(tmp_path)
+    assert opened(tmp_path, options={"group": False}).train.groups is None
+
+
 def no_label(root):
     fill(root, [{"text": "x"}] * 4)
     return "metadata.jsonl has no column label or labels; captions in 'text' are no labels"
@@ -107,7 +124,7 @@ def cut(root):
     fill(root, ONE)
     text = (root / "metadata.jsonl").read_text()
     (root / "metadata.jsonl").write_text(text[: text.rindex('"label')])
-    return "line 6 of metadata.jsonl is no whole JSON: "
+    return "line 6 of metadata.jsonl is not valid JSON: "
 
 
 def unlike(root):

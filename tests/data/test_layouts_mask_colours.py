@@ -81,6 +81,39 @@ def test_a_palette_keeps_its_indices_or_its_colours(tmp_path):
     assert agree(opened(tmp_path))  # the colours are in no map: the indices count
 
 
+def test_a_palette_with_some_colours_of_the_map_is_refused(tmp_path):
+    """Its indices would pass for classes: those of a picture that was made a palette keep no order."""
+    fill(tmp_path, lambda pixels: palette(pixels, COLOURS + np.array([[0], [0], [1]], np.uint8)))
+    assert agree(opened(tmp_path))  # the twin: nothing names colours
+    (tmp_path / "labelmap.txt").write_text("car:0,128,192::\nroad:128,64,128::\nsky:0,0,0::\n")
+    with pytest.raises(UserError, match=r"has the colour \(1, 129, 193\) in .* not in labelmap\.txt"):
+        opened(tmp_path)
+
+
+def test_index_255_of_a_palette_is_void_whatever_its_colour(tmp_path):
+    """As in VOC, whose outlines are (224, 224, 192); the other colours are in the map, in another order."""
+    colours = np.full((256, 3), 7, np.uint8)
+    colours[:3], colours[255] = COLOURS, (224, 224, 192)
+    fill(tmp_path, lambda pixels: palette(pixels, colours), values=(0, 1, 2, 255))
+    (tmp_path / "labelmap.txt").write_text("car:0,128,192::\nroad:128,64,128::\nsky:0,0,0::\n")
+    split = opened(tmp_path)
+    red, found = split.train.picture(0)[0], split.train.target(0)
+    assert torch.equal(found == 255, red == 255)
+    assert torch.equal((2 - found)[red < 255], red[red < 255])
+
+
+def test_grey_levels_that_are_no_indices_are_said(tmp_path):
+    """128 in a mask may be a grey of three, which makes 129 classes."""
+
+    def notes(values):
+        fill(tmp_path, Image.fromarray, values=values)
+        return layouts.get("image_masks").describe(Data(source=str(tmp_path)), None)["notes"]
+
+    said = "126 of the classes 0 to 128 are in no mask: grey levels, such as 128, are read as class indices"
+    assert any(note.startswith(said) for note in notes((0, 64, 128, 255)))
+    assert not any("in no mask" in note for note in notes((0, 1, 3, 255)))  # a class that no image shows
+
+
 def test_greys_saved_as_rgb_are_indices(tmp_path):
     assert agree(opened(fill(tmp_path, lambda pixels: Image.fromarray(np.stack([pixels] * 3, -1)))))
     split = opened(fill(tmp_path, lambda p: Image.fromarray(np.stack([p] * 3, -1)), values=(0, 255)))

@@ -451,3 +451,12 @@ def test_real_blood_cells():
     split = opened(f"{data}/bccd", size=(240, 320), train_images=20, test_images=10)
     labels = [label for i in range(20) for label in split.train.target(i)["labels"].tolist()]
     assert labels.count(1) > labels.count(2) > 0  # red cells outnumber white ones
+
+
+def test_two_classes_called_like_the_folders_of_voc(tmp_path):
+    for place in ("JPEGImages", "SegmentationClass"):
+        for n in range(3):
+            image(tmp_path / place / f"{place}{n}.png", n + len(place))
+    assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"
+    reason = layouts.get("voc_masks").recognise(str(tmp_path))
+    assert reason == "no image in JPEGImages has a mask of its name in SegmentationClass"

@@ -155,7 +155,7 @@ def test_paths_begin_at_path_where_that_is_in_here(tmp_path, path):
     write(tmp_path / "data.yaml", f"path: {path}\n{YAML}")
     facts = layouts.get("yolo").describe(Data(source=str(tmp_path)), None)
     assert facts["used"] == {"train": 6, "test": 3}
-    assert any("is no folder in here" in note for note in facts["notes"]) == (path[:2] in ("/e", ".."))
+    assert any("is no folder in it" in note for note in facts["notes"]) == (path[:2] in ("/e", ".."))
 
 
 def test_a_set_of_cvat_with_lists_at_its_path(tmp_path):
@@ -274,6 +274,44 @@ def test_classes_to_yolo_are_class_folders(tmp_path):
     assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"
 
 
+@pytest.mark.parametrize("text", ["train: train\nval: val\nnames: [cat, dog]\n", "train: [\n"])
+def test_class_folders_beside_a_yaml_file(tmp_path, text):
+    for part in ("train", "val"):
+        for n in range(4):
+            image(tmp_path / part / ("cat", "dog")[n % 2] / f"{n}.png", n + 10 * len(part))
+    write(tmp_path / "data.yaml", text)
+    write(tmp_path / "README.txt", "about it")
+    assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"
+
+
+def test_text_files_in_class_folders_are_labels(tmp_path):
+    for part in ("train", "val"):
+        for n in range(4):
+            place = tmp_path / part / ("cat", "dog")[n % 2]
+            pair(place, place, n + 10 * len(part))
+    write(tmp_path / "data.yaml", "train: train\nval: val\nnames: [cat, dog]\n")
+    assert layouts.layout_of(Data(source=str(tmp_path))).name == "yolo"
+
+
+def test_a_part_of_no_images(tmp_path):
+    ultralytics(tmp_path, YAML.replace("images/train", "empty"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="has no image to train on"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("number", ["10000", "99999999", "9" * 5000])
+def test_a_class_beyond_all_counts(tmp_path, number):
+    """Without names the highest index says how many classes there are; a wrong one costs no memory."""
+    ultralytics(tmp_path)
+    (tmp_path / "data.yaml").unlink()
+    write(tmp_path / "labels/train/02.txt", BOX.replace("0", "9999", 1))
+    assert len(opened(tmp_path).classes) == 10_000
+    write(tmp_path / "labels/train/02.txt", BOX.replace("0", number, 1))
+    with pytest.raises(UserError, match=r"has labels of the class 10000 or above and no data\.yaml or classes\.txt"):
+        opened(tmp_path)
+
+
 def test_a_yaml_file_of_another_program_is_passed_over(tmp_path):
     for name in ("cat", "dog"):
         for n in range(2):
@@ -285,7 +323,7 @@ def test_a_yaml_file_of_another_program_is_passed_over(tmp_path):
 
 def test_a_yaml_file_runs_nothing(tmp_path):
     ultralytics(tmp_path, f"names: !!python/object/apply:os.mkdir ['{tmp_path}/made']\ntrain: images/train\n")
-    with pytest.raises(UserError, match=r"cannot read .*data\.yaml, line 1: it is no YAML"):
+    with pytest.raises(UserError, match=r"cannot read .*data\.yaml, line 1: it is not valid YAML"):
         opened(tmp_path)
     assert not (tmp_path / "made").exists()
 
@@ -377,8 +415,8 @@ FILES = {
     "a path up": (YAML.replace("images/train", "../../train"), r"'\.\./train', which leaves its folder by"),
     "a path from the root": (YAML.replace("images/train", "/etc"), "names '/etc', which is absolute"),
     "one folder in two parts": (YAML.replace("images/val", "images/train"), "are one file in two parts"),
-    "cut": (YAML[:-3], r"cannot read .*data\.yaml, line \d: it is no YAML"),
-    "tabs": ("names:\n\t- cat\ntrain: images/train\n", r"data\.yaml, line 2: it is no YAML"),
+    "cut": (YAML[:-3], r"cannot read .*data\.yaml, line \d: it is not valid YAML"),
+    "tabs": ("names:\n\t- cat\ntrain: images/train\n", r"data\.yaml, line 2: it is not valid YAML"),
 }  # fmt: skip
 
 

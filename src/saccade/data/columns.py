@@ -25,14 +25,16 @@ _LABEL = (
 )
 _PLURAL = ("labels", "classes", "categories", "tags", "findinglabels")
 _SPLIT = ("split", "subset", "partition", "part", "set")
-_GROUP = ("group", "groupid", "patient", "patientid", "subject", "subjectid", "scene", "sceneid")
+_GROUP = (
+    *("group", "groupid", "patient", "patientid", "subject", "subjectid", "lesion", "lesionid", "scene", "sceneid"),
+)
 _BESIDE = (
     *("age", "sex", "gender", "view", "viewposition", "width", "height", "index", "fold", "url", "source", "license"),
     *("licence", "date", "time", "notes", "comment", "followup", "labelid", "classid", "categoryid"),
 )
 """Names of columns that hold no label, whatever their values; letters and digits alone, in small letters."""
 _BOXES = [{"xmin", "ymin", "xmax", "ymax"}, {"x1", "y1", "x2", "y2"}, {"x", "y", "w", "h"}, {"bbox"}, {"boundingbox"}]
-_BOXES += ({"x", "y", "width", "height"}, {"encodedpixels"}, {"imageid", "rle"})
+_BOXES += ({"x", "y", "width", "height"}, {"roix1", "roiy1", "roix2", "roiy2"}, {"encodedpixels"}, {"imageid", "rle"})
 
 EMPTY = ("", "nan", "null")
 """Values, in small letters, that say nothing."""

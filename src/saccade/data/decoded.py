@@ -127,7 +127,8 @@ def load(place: Path, count: int, frame: Frame) -> Decoded | None:
         pictures = _mapped(place, end - length).view(shape)
         if zlib.crc32(pictures.numpy().reshape(-1).data) != values["pixels"]:
             return None
-        os.utime(place)  # used last now
+        with suppress(OSError):  # a folder that is read only
+            os.utime(place)  # used last now
     except (OSError, ValueError, KeyError, TypeError, RecursionError, RuntimeError, struct.error):
         return None
     return Decoded(pictures, facts)
@@ -169,7 +170,7 @@ def _fact(value: Any) -> Facts:
     """A row of the table.
 
     Raises:
-        ValueError, TypeError: it is none.
+        ValueError, TypeError: ``value`` is no row of the table.
     """
     if isinstance(value, str):
         return value

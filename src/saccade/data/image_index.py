@@ -30,7 +30,7 @@ class ImageIndex:
 
     def __init__(self, root: Path) -> None:
         self.root, self.hidden = root, Counter[str]()
-        self.files = sorted(path for path in walk(root, self.hidden) if is_image(path))
+        self.files = sorted(filter(is_image, walk(root, self.hidden)), key=lambda path: path.parts)
         self._begin = len(str(root / "x")) - 1
         self._inner = {self._within(path): path for path in self.files}
         self._named = defaultdict[str, list[str]](list)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from saccade.data.colour_maps import ClassMap
 from saccade.data.opening import upright
+from saccade.data.samples import VOID
 from saccade.imagefiles import UnreadableError
 
 __all__ = ["indices"]
@@ -19,8 +20,8 @@ _SMEARED = 32
 def indices(image: Image.Image, classes: ClassMap) -> NDArray[np.uint8]:
     """The class index of each pixel (H, W), upright.
 
-    A palette keeps its indices, unless all its colours in use are those of ``classes``. Black and white gives 0 and
-    255. Where no colours are named, colours that are all grey are indices.
+    A palette keeps its indices where none of its colours in use but black is one of ``classes``; index 255 has any
+    colour. Black and white gives 0 and 255. Where no colours are named, colours that are all grey are indices.
 
     Raises:
         UnreadableError: the image is a JPEG or of another mode, or a colour is none of the ``classes``.
@@ -31,10 +32,8 @@ def indices(image: Image.Image, classes: ClassMap) -> NDArray[np.uint8]:
         raise UnreadableError(f"is of mode {image.mode}; class indices (mode L or P) or colours (mode RGB) are needed")
     turned = upright(image)
     if turned.mode in ("1", "L", "P"):
-        codes = _codes(turned) if _by_colour(turned, classes) else np.zeros((0, 0), np.int64)
-        if codes.size and not _strange(codes, classes).size:
-            return _looked_up(codes, classes)
-        return np.asarray(turned.convert("L") if turned.mode == "1" else turned, np.uint8)
+        values = np.asarray(turned.convert("L") if turned.mode == "1" else turned, np.uint8)
+        return _of_palette(turned, values, classes) if _by_colour(turned, classes) else values
     codes = _codes(turned)
     if not classes.colours:
         return _greys(codes)
@@ -47,6 +46,28 @@ def _by_colour(image: Image.Image, classes: ClassMap) -> bool:
     """Whether the values of an image of mode 1, L or P may stand for colours of ``classes``."""
     greys = all(red == green == blue for red, green, blue in classes.colours)
     return bool(classes.colours) and (image.mode == "P" or greys)
+
+
+def _of_palette(image: Image.Image, values: NDArray[np.uint8], classes: ClassMap) -> NDArray[np.uint8]:
+    """The class indices of an image whose ``values`` are indices or stand for colours.
+
+    Raises:
+        UnreadableError: some of its colours are of ``classes`` and some are not.
+    """
+    codes = _codes(image)
+    if not _strange(codes, classes).size:
+        return _looked_up(codes, classes)
+    if image.mode != "P":
+        return values
+    inside = values != VOID
+    used = np.unique(codes[inside])
+    if not np.intersect1d(used[used > 0], _known(classes)).size:
+        return values
+    if (strange := _strange(used, classes)).size:
+        raise UnreadableError(_of_strange(codes, strange, classes))
+    found = np.full_like(values, VOID)
+    found[inside] = _looked_up(codes[inside], classes)
+    return found
 
 
 def _codes(image: Image.Image) -> NDArray[np.int64]:

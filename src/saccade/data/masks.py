@@ -94,6 +94,12 @@ class Masks(Labels):
             if found and (problem := found.problem or _misfit(found, size, len(known))):
                 self.problems[path] = f"has the mask {brief(masks[path].relative_to(root))}, which {problem}"
         self.notes = [] if len(self.classes) > 1 else ["the masks hold one class alone"]
+        unused = sorted(set(range(len(known))) - values)
+        if not names and len(unused) > len(values):
+            self.notes.append(
+                f"{len(unused)} of the classes 0 to {len(known) - 1} are in no mask: grey levels, such as 128, are "
+                "read as class indices; write 0, 1, 2, …"
+            )
 
     def targets(self, files: Sequence[Path], frame: Frame) -> Targets:
         """The masks of ``files``, kept in memory where they fit."""

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from saccade.errors import UserError
@@ -16,6 +17,8 @@ from saccade.imagefiles import ENDINGS
 __all__ = ["Cell", "Record", "Records", "read_csv", "read_jsonl"]
 
 _DELIMITERS = ",;\t"
+_KEPT = 2**23
+"""Bytes of a file up to which its table is kept in memory: rows take about ten times as much."""
 
 Cell = str | tuple[str, ...]
 """A text, or the texts of a list in JSON."""
@@ -71,9 +74,21 @@ class Records:
 def read_csv(path: Path, owner: str, least: int = 2) -> Records:
     """Read a CSV: separated by the one of , ; and tab that splits its header into most columns; quotes as in RFC 4180.
 
+    The last few tables are kept while their files are unchanged, since a command asks for each several times.
+
     Raises:
         UserError: it cannot be read, is not UTF-8, or has no header of ``least`` columns or more, or no row.
     """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise UserError(f"cannot read {brief(owner)}: {error.strerror}") from None
+    read = _read_csv if found.st_size <= _KEPT else _read_csv.__wrapped__
+    return read(path, owner, least, (found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+
+
+@lru_cache(maxsize=4)
+def _read_csv(path: Path, owner: str, least: int, state: tuple[int, int, int]) -> Records:
     text = _text(path, owner)
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(_DELIMITERS, key=lambda mark: len(next(csv.reader([first], delimiter=mark), [])))
@@ -112,13 +127,13 @@ def read_jsonl(path: Path, owner: str) -> Records:
         UserError: it cannot be read, is not UTF-8 or has no row.
     """
     rows, problems, header = list[Record](), list[str](), list[str]()
-    for line, text in enumerate(_text(path, owner).splitlines(), 1):
+    for line, text in enumerate(_text(path, owner).split("\n"), 1):  # splitlines() cuts at U+2028 within a text
         if not text.strip():
             continue
         try:
             found = json.loads(text)
         except (ValueError, RecursionError) as error:
-            problems.append(f"line {line} of {brief(owner)} is no whole JSON: {brief(error)}")
+            problems.append(f"line {line} of {brief(owner)} is not valid JSON: {brief(error)}")
             continue
         if not isinstance(found, dict):
             problems.append(f"line {line} of {brief(owner)} holds {type(found).__name__}; an object is needed")

@@ -79,6 +79,8 @@ def select(spec: Data, seen: Survey) -> Selection:
         )
     classes = seen.classes
     parts = {role: [part.classes.get(name, []) for name in classes] for role, part in seen.parts.items() if part.files}
+    if "train" not in parts:
+        raise UserError(f"{brief(seen.root)} has no image to train on")
     if "test" in parts:
         how = seen.named_parts()
     else:

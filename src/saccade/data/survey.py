@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
-from saccade.imagefiles import closed, identity, is_image, is_unicode, located, visible
+from saccade.imagefiles import closed, identity, is_folder, is_image, is_unicode, located, visible
 
 __all__ = [
     "ROLES",
@@ -207,8 +208,9 @@ def subfolders(folder: Path, hidden: Counter[str] | None = None) -> list[Path]:
         UserError: ``folder`` cannot be read.
     """
     try:
-        paths = {path.name: path for path in sorted(folder.iterdir())}
-        return [paths[name] for name in visible(paths, hidden) if paths[name].is_dir()]
+        with os.scandir(folder) as entries:
+            found = {entry.name: entry for entry in entries}
+        return [folder / name for name in visible(sorted(found), hidden) if is_folder(found[name])]
     except OSError as error:
         closed(error)
 

@@ -12,7 +12,7 @@ __all__ = ["Shown"]
 
 
 class Shown:
-    """Pictures of one tensor in an order of their own, with padding in a colour; a slice is such a thing again.
+    """Pictures of one tensor in an order of their own, with padding in a colour; a slice is a ``Shown`` too.
 
     Nothing is copied before it is asked for: the tensor may be a mapped file larger than memory.
 

@@ -94,14 +94,14 @@ def _loaded(path: Path, owner: str) -> list[list[dict[str, Any]]]:
             values = json.load(file)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"cannot read {brief(owner)}: no whole JSON at line {error.lineno}, column {error.colno} ({error.msg})"
+            f"cannot read {brief(owner)}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg})"
         ) from None
     except UnicodeDecodeError:
         raise UserError(f"cannot read {brief(owner)}: it is not UTF-8") from None
-    except (OSError, RecursionError) as error:
-        raise UserError(
-            f"cannot read {brief(owner)}: {getattr(error, 'strerror', None) or 'nested too deep'}"
-        ) from None
+    except RecursionError:
+        raise UserError(f"cannot read {brief(owner)}: nested too deep") from None
+    except (OSError, ValueError) as error:  # ValueError: an integer of thousands of digits
+        raise UserError(f"cannot read {brief(owner)}: {brief(getattr(error, 'strerror', None) or error)}") from None
     lists = []
     for key in ("images", "categories", "annotations"):
         found = values.get(key) if isinstance(values, dict) else None
@@ -156,8 +156,8 @@ def _images(images: Sequence[dict[str, Any]], owner: str) -> dict[Any, dict[str,
 def _annotated(
     image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], names: Mapping[int, str], owner: str
 ) -> Annotated:
-    width, height = (side if _is_number(side := image.get(name)) else 0 for name in ("width", "height"))
-    size = (int(width), int(height)) if width > 0 and height > 0 else None
+    width, height = (_side(image.get(name)) for name in ("width", "height"))
+    size = (width, height) if width and height else None
     objects, cleaned = list[Annotation](), list[tuple[str, str]]()
     for one in annotations:
         where = f"annotation {_shown(one.get('id'))}"
@@ -261,6 +261,13 @@ def run_lengths(text: str) -> list[int]:
     if shift:
         raise LabelError("has a compressed RLE that is cut")
     return runs
+
+
+def _side(value: Any) -> int:
+    """A stated width or height in pixels, at most ``_MOST``; 0 where none is stated."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        return 0
+    return int(min(value, _MOST))
 
 
 def _is_id(value: Any) -> bool:

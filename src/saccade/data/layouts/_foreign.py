@@ -10,6 +10,7 @@ from pathlib import Path
 
 from saccade.data.survey import subfolders
 from saccade.escaping import brief
+from saccade.imagefiles import is_image
 
 __all__ = ["foreign", "is_supervisely"]
 
@@ -19,7 +20,7 @@ _LOOKED_AT = 20
 
 
 def foreign(root: Path) -> str | None:
-    """A sentence on a folder of Labelme, CVAT, Label Studio or Supervisely, with what converts it; None for another."""
+    """A sentence on a folder of a known program that no layout reads, with what to do; None for another."""
     return next(filter(None, (recognise(root) for recognise in _KNOWN)), None)
 
 
@@ -67,7 +68,28 @@ def _labelme(root: Path) -> str | None:
     return f"{brief(found.relative_to(root))} is JSON of Labelme: pip install labelme2coco; {command} writes COCO"
 
 
-_KNOWN: tuple[Callable[[Path], str | None], ...] = (_supervisely, _cvat, _label_studio, _labelme)
+def _darknet(root: Path) -> str | None:
+    if not (root / "obj.data").is_file():
+        return None
+    return "it is YOLO 1.1 of CVAT (obj.data): export the task from CVAT as Ultralytics YOLO Detection, with images"
+
+
+def _labelimg(root: Path) -> str | None:
+    """Boxes of LabelImg among their images, where it saves them by default."""
+    for ending, pattern, folders in (
+        ("txt", rb"\A\s*\d+(\s+\d*\.\d+){4}\s", "images and labels"),
+        ("xml", rb"<annotation[\s>]", "JPEGImages and Annotations"),
+    ):
+        files = islice(sorted(root.glob(f"*.{ending}")), _LOOKED_AT)
+        found = next((path for path in files if re.search(pattern, _head(path) + b"\n")), None)
+        image = found and next((path for path in root.glob("*") if is_image(path) and path.stem == found.stem), None)
+        if found and image:
+            both = f"{brief(image.name)} and {brief(found.name)}"
+            return f"{both} lie in one folder: move the images and the .{ending} files into two folders, {folders}"
+    return None
+
+
+_KNOWN: tuple[Callable[[Path], str | None], ...] = (_supervisely, _cvat, _label_studio, _labelme, _darknet, _labelimg)
 
 
 def _first(root: Path, ending: str, pattern: bytes) -> Path | None:

@@ -120,6 +120,7 @@ class TableLayout(FolderLayout):
             notes.append(f"each image has exactly one of {len(read.classes)} labels, which are read as classes")
         notes += [sentence for table in found.tables if (sentence := _separated(table))]
         groups = {path: one.group for path, one in read.images.items() if one.group}
+        problems += _without_group(found.tables)
         if groups:
             column = next(table.columns.group for table in found.tables if table.columns.group)
             notes.append(f"images are in {len(set(groups.values()))} groups, by the column {column!r}")
@@ -177,6 +178,17 @@ def _parts(read: Labelling, by_class: bool) -> dict[str, Part]:
         for role in ("train", "test", "val")
         if role in files
     }
+
+
+def _without_group(tables: Sequence[Table]) -> list[str]:
+    """A sentence on each table that says no groups where another says them."""
+    first = next((table for table in tables if table.columns.group), None)
+    return [
+        f"{brief(table.records.owner)} has no column {first.columns.group!r}; {brief(first.records.owner)} has it. "
+        "data.options.group = false takes images as unrelated"
+        for table in tables
+        if first and not table.columns.group
+    ]
 
 
 def _unlearnable(parts: Iterable[Part], labels: Sequence[str], vector: Mapping[Path, tuple[str, ...]]) -> list[str]:

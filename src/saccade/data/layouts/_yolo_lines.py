@@ -10,8 +10,10 @@ from pathlib import Path
 from saccade.data.annotations import Annotated, Annotation, LabelError, polygon_box
 from saccade.escaping import brief
 
-__all__ = ["highest_class", "read_labels"]
+__all__ = ["MOST_CLASSES", "highest_class", "read_labels"]
 
+MOST_CLASSES = 10_000
+"""Of a set whose classes nothing names."""
 _NEAR = 0.05
 """Past 0 and 1: what is further out is no part of a side."""
 
@@ -40,12 +42,12 @@ def read_labels(path: Path, owner: str, names: Sequence[str], keypoints: bool = 
 
 
 def highest_class(path: Path) -> int:
-    """The highest index of a class in a text file; -1 where it states none that can be read."""
+    """The highest index of a class in a text file, at most ``MOST_CLASSES``; -1 where it states none."""
     try:
         first = [line.split()[0] for line in _lines(path) if line.strip()]
     except LabelError:  # refused by name where it is read
         return -1
-    return max((int(word) for word in first if word.isdecimal()), default=-1)
+    return max((min(int(word[:9]), MOST_CLASSES) for word in first if word.isdecimal()), default=-1)
 
 
 def _lines(path: Path) -> list[str]:
@@ -85,7 +87,7 @@ def _index(word: str, classes: int) -> int:
     if not math.isfinite(value) or value != int(value):
         raise LabelError(f"has the class {brief(word, 40)}; a whole number is needed")
     if not 0 <= value < classes:
-        raise LabelError(f"has the class {int(value)}; {classes} classes are 0 to {classes - 1}")
+        raise LabelError(f"has the class {brief(word, 40)}; {classes} classes are 0 to {classes - 1}")
     return int(value)
 
 

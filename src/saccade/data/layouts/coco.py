@@ -26,6 +26,7 @@ from saccade.data.annotations import Annotated
 from saccade.data.layouts._coco_json import CocoFile, read_coco
 from saccade.data.layouts._folder import FolderLayout
 from saccade.data.layouts._listed import check_inside
+from saccade.data.layouts.class_folders import ClassFolders
 from saccade.data.survey import Part, Survey, assigned, images_of, subfolders, surveyed
 from saccade.errors import UserError
 from saccade.escaping import brief
@@ -39,6 +40,7 @@ __all__ = ["Coco"]
 _ROBOFLOW = "_annotations.coco.json"
 _HEAD = re.compile(rb'^(\xef\xbb\xbf)?\s*\{.*?"(images|annotations)"\s*:\s*\[', re.DOTALL)
 _HEAD_BYTES = 2**18
+_LISTS = (b'"images"', b'"annotations"', b'"categories"')
 _OTHERS = ("person_keypoints", "captions", "panoptic", "stuff", "image_info")
 """What COCO publishes beside its instances."""
 _AT_MOST = 50
@@ -57,8 +59,9 @@ class Coco(FolderLayout):
     exact = True
 
     def reason(self, root: Path) -> str | None:
-        """Look for JSON that begins like COCO's."""
-        if _json_files(root):
+        """Look for JSON that begins like COCO's; beside class folders it names two lists at least."""
+        files = _json_files(root)
+        if files and (any(map(_names_two_lists, files)) or ClassFolders().reason(root) is not None):
             return None
         return (
             f"it has no JSON of COCO (images, annotations, categories) in itself, in annotations or as "
@@ -114,11 +117,21 @@ def _json_files(root: Path) -> list[Path]:
 
 
 def _is_coco(path: Path) -> bool:
+    return _HEAD.match(_head(path)) is not None
+
+
+def _names_two_lists(path: Path) -> bool:
+    """Whether a file names two of COCO's three lists, or is longer than what is looked at."""
+    head = _head(path)
+    return len(head) == _HEAD_BYTES or sum(name in head for name in _LISTS) > 1
+
+
+def _head(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return _HEAD.match(file.read(_HEAD_BYTES)) is not None
+            return file.read(_HEAD_BYTES)
     except OSError:
-        return False
+        return b""
 
 
 def _parts(root: Path, notes: list[str]) -> dict[str, _File]:
@@ -170,12 +183,14 @@ def _images(root: Path, file: _File, found: CocoFile) -> dict[Path, Annotated]:
     places = list(_places(root, file))
     names = list(found.images)
     check_inside(root, names, owner)
+    if not names:
+        raise UserError(f"{brief(owner)} lists no images")
     tried = names[:: max(1, len(names) // _TRIED)]
     place = next((place for place in places if any((place / name).is_file() for name in tried)), None)
     if place is None:
         where = ", ".join(brief(path.relative_to(root).as_posix()) for path in places)
         raise UserError(
-            f"{brief(owner)} lists {len(names)} images, such as {brief(tried[0]) if tried else 'none'}; looked for in "
+            f"{brief(owner)} lists {len(names)} images, such as {brief(tried[0])}; looked for in "
             f"{where}, none of them is there"
         )
     return {place / name: one for name, one in found.images.items()}

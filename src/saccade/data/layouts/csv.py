@@ -13,14 +13,14 @@ A table is separated by commas, semicolons or tabs and has a header. Its columns
 * the label: ``label``, ``class``, ``category``, ``Finding Labels`` and their like, or the one column that is left. It
   is one label a row, or several separated by ``|`` or ``;`` (in ``labels`` and ``tags`` by commas or blanks too);
 * or one column for each label, of 0 and 1. Where each image has exactly one 1 these are classes;
-* the group, ``group``, ``patient``, ``subject`` or ``scene``, which lies on one side of every split.
+* the group, ``group``, ``patient``, ``subject``, ``lesion`` or ``scene``, which lies on one side of every split.
 
 Columns such as age, sex and view are no labels. ``data.options`` says what headers do not (``image``, ``labels``,
 ``split``, ``group``, ``delimiter``; ``file`` where there are several tables), and what -1 (``uncertain``) and a
 ``blank`` are in a column of 0/1.
 
-Class folders stay class folders, though a table of their images lies beside them, unless a recipe names this layout;
-``images_001`` and its like are no classes.
+Class folders stay class folders, though a table of their images lies beside them, unless a recipe names this layout.
+``images_001`` and its like are no classes, nor are folders of which no name is in both parts, such as of patients.
 """
 
 from __future__ import annotations
@@ -64,8 +64,10 @@ class Csv(TableLayout):
         """Class folders are read as such, though a table of their images lies beside them."""
         if ClassFolders().reason(root) is not None:
             return None
-        within = assigned(path.name for path in subfolders(root)).get("train")
-        place = root / within if within else root
+        parts = assigned(path.name for path in subfolders(root))
+        place = root / parts["train"] if parts else root
+        if "test" in parts and not _names_in(place) & _names_in(root / parts["test"]):
+            return None
         folders = self._folders(root, place)
         classes = [name for name in folders if name and not _NO_CLASS.search(name)]
         if "" in folders or not classes:
@@ -118,6 +120,10 @@ class _NotOfImagesError(UserError):
     """No column of a table names images."""
 
 
+def _names_in(folder: Path) -> set[str]:
+    return {path.name for path in subfolders(folder)}
+
+
 def _roboflow(root: Path) -> dict[str, Path]:
     """Role to the table in its folder, where there is one to train on."""
     folders = {path.name: path for path in subfolders(root) if (path / _ROBOFLOW).is_file()}
@@ -150,7 +156,8 @@ def _of_parts(parts: Mapping[str, Path], index: ImageIndex, options: Mapping[str
             name = lacking[0] if lacking else columns.group
             raise UserError(f"{brief(table.owner)} has no column {name!r}; {brief(first.owner)} has it")
         image = columns.image if columns.image in table.header else _image(table, near, index, options)
-        tables.append(Table(role, table.owner, table, replace(columns, image=image), near))
+        part = table.path.parent.name if table.path.name == _ROBOFLOW else table.owner
+        tables.append(Table(role, part, table, replace(columns, image=image), near))
     if "test" not in {table.role for table in tables}:
         tables = [table._replace(role="test" if table.role == "val" else table.role) for table in tables]
     if len(tables) == 1:
@@ -163,6 +170,7 @@ def _alone(files: Mapping[str, Path], index: ImageIndex, options: Mapping[str, A
     why, boxes, notes, unclear = list[str](), list[str](), list[str](), list[UnclearError]()
     found = list[Table]()
     for name, path in files.items():
+        image = ""
         try:
             table = read_csv(path, name)
             near = _near(table, "train", index)
@@ -177,6 +185,7 @@ def _alone(files: Mapping[str, Path], index: ImageIndex, options: Mapping[str, A
             notes.append(f"{brief(name)} is not read")
         except UserError as error:
             why.append(str(error))
+            notes += [f"{brief(name)} has no labels and is not read"] * bool(image)
     called = [table for table in found if re.fullmatch(r"labels?|train", Path(table.records.owner).stem.lower())]
     if len(found) > 1 and len(called) == 1:
         notes += [f"{brief(table.records.owner)} is not read" for table in found if table not in called]

@@ -5,14 +5,15 @@ upper left corner, and if wanted ``viewer`` (``subject``, ``observer``), ``order
 ``duration`` is not read. Fixations are ordered by viewer and ``order``. Those outside their image are dropped and
 counted; an image without one inside is refused.
 
-Such a table names images and has columns of numbers, so this layout is asked before ``csv``.
+Such a table names images and has columns of numbers, so this layout is asked before ``csv``. Class folders with a table
+of one row for each image stay class folders, unless a recipe names this layout.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple, final
 from saccade.data.columns import image_column, is_boxes
 from saccade.data.image_index import ImageIndex
 from saccade.data.layouts._folder import FolderLayout
+from saccade.data.layouts.class_folders import ClassFolders
 from saccade.data.records import Record, Records, read_csv
 from saccade.data.resizing import common_size
 from saccade.data.rows import RowImages, parts_of, said
@@ -79,6 +81,18 @@ class FixationTable(FolderLayout):
     def reason(self, root: Path) -> str | None:
         """Look for a table with an image, x and y in its columns."""
         return found if isinstance(found := _found(root), str) else None
+
+    def mistaken(self, root: Path) -> str | None:
+        """Class folders are read as such where a table has one point for each image."""
+        table = _found(root)
+        if isinstance(table, str) or ClassFolders().reason(root) is not None:
+            return None
+        if max(Counter(table.records.column(table.image)).values(), default=0) > 1:
+            return None
+        return (
+            f"it has class folders, and {brief(table.records.owner)} has one row for each image; data.layout = "
+            "fixations reads the table"
+        )
 
     def survey(self, root: Path) -> Survey:
         """The images that the rows name."""

@@ -2,8 +2,8 @@
 
 The table lies in the folder, or in each of ``train``, ``test`` and ``validation`` (``val``, ``valid``). Its column
 ``file_name`` is a path from the table; ``label`` is one label, ``labels`` a list of them in JSON (in CSV separated as
-in layout ``csv``). A column ``group``, ``patient``, ``subject`` or ``scene`` names the group. ``text`` and ``objects``
-are not read. Without a table the folders are the labels, as of ``class_folders``.
+in layout ``csv``). A column ``group``, ``patient``, ``subject``, ``lesion`` or ``scene`` names the group. ``text`` and
+``objects`` are not read. Without a table the folders are the labels, as of ``class_folders``.
 """
 
 from __future__ import annotations

@@ -45,8 +45,13 @@ class VocMasks(FolderLayout):
         return common_size(sizes)
 
     def reason(self, root: Path) -> str | None:
-        """Look for the two folders."""
-        return None if _place(root) else "it has no SegmentationClass with masks beside JPEGImages"
+        """Look for the two folders, and for one name that is in both."""
+        place = _place(root)
+        if place is None:
+            return "it has no SegmentationClass with masks beside JPEGImages"
+        if stems(place.images).keys() & stems(place.beside).keys():
+            return None
+        return f"no image in {place.images.name} has a mask of its name in {place.beside.name}"
 
     def survey(self, root: Path) -> Survey:
         """The images of each part, and their masks."""

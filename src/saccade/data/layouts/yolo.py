@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from saccade.data.layouts._folder import FolderLayout
 from saccade.data.layouts._listed import check_inside
-from saccade.data.layouts._yolo_lines import highest_class, read_labels
+from saccade.data.layouts._yolo_lines import MOST_CLASSES, highest_class, read_labels
+from saccade.data.layouts.class_folders import ClassFolders
 from saccade.data.survey import Part, Survey, assigned, class_names, images_of, lines, subfolders, surveyed
 from saccade.errors import UserError
 from saccade.escaping import brief
@@ -58,6 +59,8 @@ class Yolo(FolderLayout):
 
     def reason(self, root: Path) -> str | None:
         """Look for a YAML file with names and parts, or for text files in ``labels`` beside ``images``."""
+        if _is_of_classes(root):
+            return "it has class folders, and no text file with the name of an image"
         if _yaml(root) is not None:
             return None
         for images in _plain(root).values():
@@ -133,6 +136,13 @@ def _yaml(root: Path) -> _Yaml | None:
     return None
 
 
+def _is_of_classes(root: Path) -> bool:
+    """Whether a folder with a YAML file holds class folders without labels, as a set to classify."""
+    if next(root.glob("*.y*ml"), None) is None or ClassFolders().reason(root) is not None:
+        return False
+    return not any(_label_file(root, path).is_file() for path in walk(root) if is_image(path))
+
+
 def _loaded(path: Path) -> Any:
     import yaml
 
@@ -143,7 +153,7 @@ def _loaded(path: Path) -> Any:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"cannot read {brief(path)}{where}: it is no YAML ({brief(error, 120)})") from None
+        raise UserError(f"cannot read {brief(path)}{where}: it is not valid YAML ({brief(error, 120)})") from None
 
 
 def _names_of(values: dict[str, Any], owner: str) -> list[str]:
@@ -210,7 +220,9 @@ def _base(root: Path, yaml: _Yaml, notes: list[str]) -> Path:
     if text and place != root and place.is_dir() and place.resolve().is_relative_to(root.resolve()):
         return place
     if text and place.resolve() != root.resolve():
-        notes.append(f"{yaml.path.name} has the path {brief(text)!r}, which is no folder in here: paths begin at here")
+        notes.append(
+            f"{yaml.path.name} has the path {brief(text)!r}, which is no folder in it: paths begin at the data folder"
+        )
     return root
 
 
@@ -313,4 +325,10 @@ def _names(seen: Survey) -> list[str]:
     files = [path for path in seen.deciding if path.name == _NAMES]
     if files:
         return class_names(files[0])
-    return [str(n) for n in range(1 + max(map(highest_class, seen.deciding), default=0))]
+    count = 1 + max(map(highest_class, seen.deciding), default=0)
+    if count > MOST_CLASSES:
+        raise UserError(
+            f"{brief(seen.root)} has labels of the class {MOST_CLASSES} or above and no data.yaml or {_NAMES} that "
+            "names the classes; the first number of a line is the index of a class"
+        )
+    return [str(n) for n in range(count)]
