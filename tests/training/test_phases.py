@@ -41,7 +41,7 @@ def train_in(monkeypatch, three):
             network.training_phases = lambda: phases
             return network
 
-        monkeypatch.setattr("saccade.training.run.build", phased)
+        monkeypatch.setattr("saccade.training.preparing.build", phased)
         return train(recipe, folder, device="cpu", notify=notify, images=lambda *_: split)
 
     return call
@@ -63,7 +63,7 @@ def phased(tmp_path_factory, three):
             network.training_phases = lambda: (HEAD, LAST_STAGE)
             return network
 
-        patch.setattr("saccade.training.run.build", two)
+        patch.setattr("saccade.training.preparing.build", two)
         train(RECIPE, folder, device="cpu", notify=listen, images=lambda *_: three)
     return folder, networks
 
@@ -240,7 +240,7 @@ def train_by(rule, folder, monkeypatch, split):
         network.training_loss = lambda images, labels: rule(F.cross_entropy(network(images), labels))
         return network
 
-    monkeypatch.setattr("saccade.training.run.build", own)
+    monkeypatch.setattr("saccade.training.preparing.build", own)
     return train(TINY, folder, device="cpu", images=lambda *_: split)
 
 

@@ -334,7 +334,7 @@ def test_a_loss_of_its_own_is_not_changed(straight, tmp_path, monkeypatch, key):
         network.training_loss = lambda images, labels: {"own": network(images).square().mean()}
         return network
 
-    monkeypatch.setattr("saccade.training.run.build", own)
+    monkeypatch.setattr("saccade.training.preparing.build", own)
     value = str(straight[0]) if key == "teacher" else 0.5
     with pytest.raises(UserError, match=rf"training\.{key}: \w+ has a loss of its own"):
         train(TINY.with_overrides({f"training.{key}": value}), tmp_path / "run", device="cpu")
