@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import pytest
 import torch
@@ -116,3 +117,22 @@ def test_convolutions_that_were_replaced(tmp_path, caplog):
 def test_another_network_is_refused(first, split, settings, words):
     with pytest.raises(UserError, match=words):
         network_of(started_from(first["plain"], **settings), split)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"plugs": [{}]}, "plugs.0.site is missing"),
+        ({"replacements": [{}]}, "replacements.0.convolution is missing"),
+        ({"host": {"timm": 5}}, "host.timm = 5"),
+        ({"host": {"timm": "resnet10_small", "options": 5}}, "host.options = 5"),
+    ],
+)
+def test_a_damaged_run_is_named(first, tmp_path, change, words):
+    folder = tmp_path / "first"
+    shutil.copytree(first["plugged"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(UserError, match=f"config.json is damaged: {words}"):
+        train(TINY.with_overrides({"model.init_from": str(folder)}), tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()

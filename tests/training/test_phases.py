@@ -234,6 +234,13 @@ def test_a_phase_that_trains_nothing_is_found_before_training(tmp_path, train_in
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_phase_of_frozen_parameters_alone_says_what_froze_them(tmp_path, train_in):
+    frozen = RECIPE.with_overrides({"training.freeze": ["layer*.conv1.*"]})
+    with pytest.raises(UserError, match=r"'early' trains \*\.conv1\.\*: training\.freeze.* layer1\.0\.conv1"):
+        train_in(tmp_path / "run", HEAD, Phase("early", 1, ("*.conv1.*",)), recipe=frozen)
+    assert list(tmp_path.iterdir()) == []
+
+
 def train_by(rule, folder, monkeypatch, split):
     def own(task):
         network = build(task)
