@@ -171,3 +171,13 @@ def test_what_an_earlier_version_did_not_do_to_the_host_is_said_of_the_other_run
     for arm in study.arms:
         _change(study.run(arm, 0), notes=[text])
     assert notes(study, "hosts") == [text]
+
+
+def test_a_setting_decided_to_the_value_of_the_baseline_is_no_difference(tmp_path):
+    key = "training.memory_format"
+    others = [f"se: attention=se {key}=auto", f"eca: attention=eca {key}=channels_last"]
+    plan = _study(tmp_path, (), others=others).decide({"settings": {key: "contiguous"}})
+    plan.write()
+    for run in plan.runs():
+        _finish(run)
+    assert notes(plan, "settings") == [f"eca differs from none in {key} too."]

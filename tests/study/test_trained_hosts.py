@@ -1,6 +1,7 @@
 """A study of hosts that bring their weights: each arm is shown what its host was trained on, and the report says so."""
 
 import itertools
+import logging
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from saccade.study.arms import Arm
 from saccade.study.images import open_once
 from saccade.study.plan import Study
 from saccade.study.report import write_report
-from saccade.study.worker import check
+from saccade.study.worker import Once, check
 from saccade.training import train
 
 BASE = Recipe().with_overrides(
@@ -87,3 +88,19 @@ def test_the_forecast_times_a_step_with_the_same_layers_frozen(study, monkeypatc
     ahead = forecasting.forecast(study, 1, "cpu")
     assert set(ahead.step_ms) == {"none", "trained"}
     assert [mode for mode, _ in itertools.groupby(modes)] == [{True}, {False}]
+
+
+def test_a_process_of_many_runs_gives_a_warning_once(caplog):
+    logger, once = logging.getLogger("saccade"), Once()
+    said = ["the head is left out", "the head is left out", "another"]
+    for text in said:
+        logger.warning(text)
+    assert caplog.messages == said
+    caplog.clear()
+    logger.addFilter(once)
+    try:
+        for text in said:
+            logger.warning("%s", text)
+    finally:
+        logger.removeFilter(once)
+    assert caplog.messages == ["the head is left out", "another"]

@@ -146,10 +146,16 @@ def _of_hosts(finished: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[str
 
 def _settings(study: Study) -> list[str]:
     """The arms that differ from ``none`` in data or training."""
+    base = study.base.model_dump(mode="json")
+
+    def differs(key: str, value: Any) -> bool:
+        part, _, name = key.partition(".")
+        return part in ("data", "training") and base[part].get(name) != value
+
     return [
         f"{arm.name} differs from {BASELINE} in {_listed(keys)} too."
         for arm in study.arms
-        if (keys := [key for key in arm.settings if key.startswith(("data.", "training."))])
+        if (keys := [key for key, value in arm.settings.items() if differs(key, value)])
     ]
 
 

@@ -7,6 +7,7 @@ beside them, and every event travels back before the result.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -27,7 +28,7 @@ from saccade.events import Caution, DataOpened, Notify, SettingsDecided
 from saccade.recipe import Recipe
 from saccade.study.memory import keep_freed_memory
 
-__all__ = ["answer", "check", "limit_threads", "named", "run", "serve", "warm"]
+__all__ = ["Once", "answer", "check", "limit_threads", "named", "run", "serve", "warm"]
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -41,6 +42,7 @@ def serve(pipe: Connection, threads: int, first: str | None) -> None:
     _die_with_parent()
     limit_threads(threads)
     keep_freed_memory()
+    logging.getLogger("saccade").addFilter(Once())
     sys.path.append("")  # a notebook's modules lie in the folder it is in now, not in the one where it was started
     warm(first)
     while True:
@@ -49,6 +51,21 @@ def serve(pipe: Connection, threads: int, first: str | None) -> None:
         except (EOFError, OSError):
             return
         pipe.send(answer(function, arguments, lambda event: pipe.send(("event", event))))
+
+
+class Once(logging.Filter):
+    """Pass each warning once: a process builds the network of many runs, all from the same file of weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the text of ``record`` is new."""
+        text = record.getMessage()
+        new = text not in self._passed
+        self._passed.add(text)
+        return new
 
 
 def limit_threads(threads: int) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -70,6 +72,22 @@ def fastest(task: Task, keys: Sequence[str], device: torch.device) -> dict[str, 
 def _steps(task: Task, settings: dict[str, str], device: torch.device, batch: int) -> Iterator[float]:
     recipe = task.recipe.with_overrides(settings)
     tried = type(task)(recipe, task.data)
-    network = build(tried)
+    with _without_warnings():
+        network = build(tried)
     frozen = freeze(network, recipe).modules
     return training_steps(network.to(device), tried, device, batch, frozen)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Drop the warnings on the weights of a host, which the run itself gives."""
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    logger = logging.getLogger("saccade")
+    logger.addFilter(drop)
+    try:
+        yield
+    finally:
+        logger.removeFilter(drop)
