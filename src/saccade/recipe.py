@@ -333,7 +333,7 @@ class Recipe(_Part):
                 place = place[parent]
             place[last] = value
         if settings.get("training.phases") and "training.epochs" not in settings:
-            del values["training"]["epochs"]
+            values["training"].pop("epochs", None)
         return type(self).read(values, "settings")
 
     def to_toml(self) -> str:

@@ -34,7 +34,7 @@ def clock(monkeypatch):
             yield 0.0
 
     def steps(costs):
-        def begin(task, settings, device, batch):
+        def begin(task, settings, device, batch, teacher):
             cost = costs[len(made)]
             made.append(tuple(settings.values()))
             return spend(cost / 1e3)
@@ -112,7 +112,7 @@ def decided(monkeypatch):
     asked = []
 
     def find(values):
-        def stand_in(task, keys, device):
+        def stand_in(task, keys, device, trust):
             asked.append(task.recipe)
             return {"settings": {key: values[key] for key in keys}, "step_ms": {"contiguous": 1.0}, "batch": 31}
 

@@ -310,7 +310,8 @@ def test_a_teacher_of_damaged_colours_is_refused(straight, tmp_path, facts):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_teacher_with_code_of_its_own_needs_trust(straight, tmp_path):
+@pytest.mark.parametrize("memory_format", ["contiguous", "auto"])
+def test_a_teacher_with_code_of_its_own_needs_trust(straight, tmp_path, memory_format):
     folder = tmp_path / "teacher"
     folder.mkdir()
     for name in ("config.json", "model.safetensors"):
@@ -318,7 +319,7 @@ def test_a_teacher_with_code_of_its_own_needs_trust(straight, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     config["plugs"][0]["mechanism"] = "nowhere_at_all:Module"
     (folder / "config.json").write_text(json.dumps(config))
-    recipe = TINY.with_overrides({"training.teacher": str(folder)})
+    recipe = TINY.with_overrides({"training.teacher": str(folder), "training.memory_format": memory_format})
     with pytest.raises(UserError, match="it would import and run the module 'nowhere_at_all'"):
         train(recipe, tmp_path / "run", device="cpu")
     with pytest.raises(UserError, match="nowhere_at_all") as found:

@@ -90,14 +90,20 @@ def train(
             with use_threads(recipe.training.threads), _own_random_state(where):
                 whole = tasks.resolved(recipe, kind.target)
                 split = images(whole.data, kind.target, notify)
-                settings = _decided(whole, run, kind, split, where, notify)
+                settings = _decided(whole, run, kind, split, where, notify, trust)
                 task = kind(decide(whole, settings), split)
                 result = _train(name, task, decide(recipe, settings), run, where, notify, trust)
         return result
 
 
 def _decided(
-    recipe: Recipe, run: RunFolder, kind: type[Task], split: Split, device: torch.device, notify: Notify
+    recipe: Recipe,
+    run: RunFolder,
+    kind: type[Task],
+    split: Split,
+    device: torch.device,
+    notify: Notify,
+    trust: Trust,
 ) -> dict[str, Any]:
     """Return what ``recipe`` leaves open as the folder says, or as timed steps of the plain host decide."""
     keys = undecided([recipe])
@@ -107,7 +113,7 @@ def _decided(
             return known
     if not keys:
         return {}
-    decided = fastest(kind(plain(recipe), split), keys, device)
+    decided = fastest(kind(plain(recipe), split), keys, device, trust)
     notify(SettingsDecided(**decided))
     found: dict[str, Any] = decided["settings"]
     return found

@@ -19,18 +19,22 @@ __all__ = ["test_steps", "training_steps"]
 
 
 def training_steps(
-    network: nn.Module, task: Task, device: torch.device, batch_size: int, frozen: Sequence[nn.Module] = ()
+    network: nn.Module,
+    task: Task,
+    device: torch.device,
+    batch_size: int,
+    frozen: Sequence[nn.Module] = (),
+    teacher: Teacher | None = None,
 ) -> Iterator[float]:
     """Train on batches of ``batch_size`` without end; each is drawn, augmented, and waited for on an accelerator.
 
-    The modules ``frozen`` stay in eval mode.
+    The modules ``frozen`` stay in eval mode; a ``teacher`` adds its part to the loss.
 
     Yields:
         the loss of each step.
     """
     training, images = task.recipe.training, task.data.train
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9)
-    teacher = Teacher.of(task)
     if teacher is not None:
         teacher.to(device)
     network.train()
