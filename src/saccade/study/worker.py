@@ -82,7 +82,7 @@ def warm(first: str | None) -> None:
 
 
 def answer(function: str, arguments: Mapping[str, Any], notify: Notify) -> tuple[Literal["result", "error"], Any]:
-    """The value of a call, or what it raised: ``message``, ``traceback``, and ``user``: is it the user's to mend?"""
+    """The value of a call, or what it raised: ``message``, ``traceback``, ``user`` (whether the user can mend it)."""
     try:
         return "result", named(function)(**arguments, notify=notify)
     except Exception as error:
