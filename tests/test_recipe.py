@@ -224,6 +224,9 @@ def test_phases_are_read_and_say_the_number_of_epochs(written):
     recipe = Recipe.load(written(PHASES))
     assert Recipe.load(written(recipe.to_toml())) == recipe
     assert recipe != recipe.with_overrides({"training.phases": [{"name": "backbone", "epochs": 5}]})
+    shorter = recipe.with_overrides(["training.phases=[{'name': 'backbone', 'epochs': 3}]"])
+    assert shorter.training.epochs == 3
+    assert shorter.with_overrides({"training.phases": [], "training.lr": 0.1}).training.epochs == 3
 
 
 NEW = {
@@ -269,11 +272,12 @@ def test_a_recipe_of_before_these_keys_is_the_same_recipe(written):
         ({"ema_decay": 1}, ["ema_decay = 1", "less than 1"]),
         ({"mixup_alpha": -1}, ["mixup_alpha = -1"]),
         ({"cutmix_alpha": 1.0, "batch_size": 1}, ["cutmix_alpha = 1.0", "batch_size is 1, at least 2"]),
+        ({"sync_bn": True}, ["a run has one device", "Leave training.sync_bn out"]),
         ({"distill_alpha": 0.5}, ["distill_alpha = 0.5 is of no use without training.teacher"]),
         ({"distill_temperature": 2}, ["distill_temperature = 2.0 is of no use"]),
         ({"teacher_checkpoint": "a"}, ["teacher_checkpoint = 'a' is of no use"]),
         ({"loggers": ["tensorbord"]}, ["Did you mean 'tensorboard'?"]),
-        ({"phases": [{"name": "a", "epochs": 3}]}, ["epochs = 10: the phases have 3 together; write 3"]),
+        ({"phases": [{"name": "a", "epochs": 3}], "epochs": 10}, ["epochs = 10: the phases have 3 together; write 3"]),
         ({"phases": [{"name": "a", "epoch": 3}]}, ["no key 'training.phases.0.epoch'", "Did you mean 'epochs'?"]),
         ({"phases": [{"name": "a", "epochs": 0}]}, ["training.phases.0.epochs = 0"]),
         ({"phases": [{"name": "a", "epochs": 3, "lr": 0}]}, ["training.phases.0.lr = 0"]),
@@ -322,7 +326,7 @@ PUBLISHED = {
     },
     "visual transformer, advanced": {
         "epochs": 400, "batch_size": 2048, "optimizer": "rmsprop", "lr": 0.16, "warmup_epochs": 5,
-        "schedule": "exponential", "gamma": 0.9875, "sync_bn": True, "label_smoothing": 0.1, "ema_decay": 0.99985,
+        "schedule": "exponential", "gamma": 0.9875, "label_smoothing": 0.1, "ema_decay": 0.99985,
         "teacher": "teacher", "distill_alpha": 0.8,
     },
     # AG-CNN (arXiv:1801.09927): three phases of 50 epochs, by 10 after 20, each with the best epoch on val.

@@ -212,7 +212,7 @@ class Training(_Part):
     distill_temperature: float | None = Field(None, gt=0, le=_MAX_RATE)
     """Divides the logits of both networks; None takes 4."""
     sync_bn: bool = False
-    """Compute the statistics of batch norms over all devices of a run; on one device nothing changes."""
+    """True is refused: a run has one device, and its batch norms see the whole batch."""
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Log losses, rates and scores there as well; the result does not depend on it. ``tensorboard`` writes into the run
     folder; ``wandb`` reads its environment variables, such as WANDB_PROJECT, WANDB_NAME and WANDB_MODE."""
@@ -315,6 +315,8 @@ class Recipe(_Part):
     def with_overrides(self, settings: Iterable[str] | Mapping[str, Any]) -> Recipe:
         """A copy with ``settings`` put in: ``["training.epochs=3"]`` or ``{"training.epochs": 3}``.
 
+        ``training.phases`` alone sets ``training.epochs`` to their sum.
+
         Raises:
             UserError: a setting has no ``=``, names an unknown key, or gives a wrong value.
 
@@ -330,6 +332,8 @@ class Recipe(_Part):
                     raise UserError(f"a recipe has no part {parent!r} (in {key!r}).{did_you_mean(parent, place)}")
                 place = place[parent]
             place[last] = value
+        if settings.get("training.phases") and "training.epochs" not in settings:
+            values["training"].pop("epochs", None)
         return type(self).read(values, "settings")
 
     def to_toml(self) -> str:

@@ -97,12 +97,34 @@ class _OldDone(_File):
     test_loss: Figure | None
 
 
+class _SavedHost(_File):
+    timm: str | None = None
+    options: dict[str, Any] | None = None
+
+
+class _SavedSite(_File):
+    path: str
+
+
+class _SavedPlug(_File):
+    site: _SavedSite
+    mechanism: str
+    options: dict[str, Any]
+    neutral: bool
+
+
+class _SavedReplacement(_File):
+    convolution: str
+    mechanism: str
+    options: dict[str, Any]
+
+
 class SavedNetwork(_File):
     """``config.json`` of a run; ``saccade.load`` has a reader of its own, which checks every value."""
 
-    host: dict[str, Any] | None
-    plugs: list[dict[str, Any]]
-    replacements: list[dict[str, Any]] = Field(default_factory=list)
+    host: _SavedHost | None
+    plugs: list[_SavedPlug]
+    replacements: list[_SavedReplacement] = Field(default_factory=list)
     input: list[Count] | None
     facts: dict[str, Any]
 

@@ -19,6 +19,8 @@ def _problems(part: Any) -> Iterator[str]:
     yield from _schedule(part)
     yield from _optimizer(part)
     yield from _teacher(part)
+    if part.sync_bn:
+        yield "sync_bn = True: a run has one device; its batch norms see the whole batch. Leave training.sync_bn out"
     for key in ("mixup_alpha", "cutmix_alpha"):
         if getattr(part, key) and part.batch_size < 2:
             yield (

@@ -158,3 +158,26 @@ def test_a_study_scored_on_validation_images_says_so(tmp_path, part, said):
     plan = _study(tmp_path, data__score_on=part)
     _finish(plan.runs()[0])
     assert [text.partition("scored on ")[2] for text in notes(plan, "images")] == said
+
+
+def test_what_an_earlier_version_did_not_do_to_the_host_is_said_of_the_other_runs_alone(study):
+    text = "Taken from what the host's weights were trained with: data.mean = [0.5]."
+    assert notes(study, "hosts") == []
+    for seed in (1, 2):
+        for arm in study.arms:
+            _change(study.run(arm, seed), notes=[text])
+    (said,) = notes(study, "hosts")
+    assert said.startswith(f"none, seeds 1, 2 alone and se, seeds 1, 2 alone: {text} Their other runs")
+    for arm in study.arms:
+        _change(study.run(arm, 0), notes=[text])
+    assert notes(study, "hosts") == [text]
+
+
+def test_a_setting_decided_to_the_value_of_the_baseline_is_no_difference(tmp_path):
+    key = "training.memory_format"
+    others = [f"se: attention=se {key}=auto", f"eca: attention=eca {key}=channels_last"]
+    plan = _study(tmp_path, (), others=others).decide({"settings": {key: "contiguous"}})
+    plan.write()
+    for run in plan.runs():
+        _finish(run)
+    assert notes(plan, "settings") == [f"eca differs from none in {key} too."]

@@ -1,5 +1,8 @@
 """A study of hosts that bring their weights: each arm is shown what its host was trained on, and the report says so."""
 
+import itertools
+import logging
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -13,7 +16,7 @@ from saccade.study.arms import Arm
 from saccade.study.images import open_once
 from saccade.study.plan import Study
 from saccade.study.report import write_report
-from saccade.study.worker import check
+from saccade.study.worker import Once, check
 from saccade.training import train
 
 BASE = Recipe().with_overrides(
@@ -74,14 +77,30 @@ def test_the_check_of_a_study_opens_what_each_arm_sees(study):
 
 def test_the_forecast_times_a_step_with_the_same_layers_frozen(study, monkeypatch):
     modes = []
-    plain = forecasting._training
+    plain = forecasting.training_steps
 
-    def watched(network, *rest):
-        for step in plain(network, *rest):
+    def watched(network, *rest, **more):
+        for step in plain(network, *rest, **more):
             modes.append({m.training for name, m in network.named_modules() if name.endswith("bn1")})
             yield step
 
-    monkeypatch.setattr(forecasting, "_training", watched)
+    monkeypatch.setattr(forecasting, "training_steps", watched)
     ahead = forecasting.forecast(study, 1, "cpu")
     assert set(ahead.step_ms) == {"none", "trained"}
-    assert modes == [{True}] * 3 + [{False}] * 3 or modes == [{True}] * 4 + [{False}] * 4
+    assert [mode for mode, _ in itertools.groupby(modes)] == [{True}, {False}]
+
+
+def test_a_process_of_many_runs_gives_a_warning_once(caplog):
+    logger, once = logging.getLogger("saccade"), Once()
+    said = ["the head is left out", "the head is left out", "another"]
+    for text in said:
+        logger.warning(text)
+    assert caplog.messages == said
+    caplog.clear()
+    logger.addFilter(once)
+    try:
+        for text in said:
+            logger.warning("%s", text)
+    finally:
+        logger.removeFilter(once)
+    assert caplog.messages == ["the head is left out", "another"]

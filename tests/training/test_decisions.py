@@ -4,10 +4,13 @@ import itertools
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from saccade import Recipe, UserError
 from saccade.decisions import choices, decide, is_open, undecided
 from saccade.events import SettingsDecided
+from saccade.models import create_host
+from saccade.recipe import Model
 from saccade.runfiles import read_recipe
 from saccade.tasks.classify import Classify
 from saccade.training import fastest as timing
@@ -31,7 +34,7 @@ def clock(monkeypatch):
             yield 0.0
 
     def steps(costs):
-        def begin(task, settings, device, batch, trust):
+        def begin(task, settings, device, batch, teacher):
             cost = costs[len(made)]
             made.append(tuple(settings.values()))
             return spend(cost / 1e3)
@@ -160,3 +163,11 @@ def test_a_run_of_an_earlier_version_goes_on(tmp_path, decided):
     assert asked == []
     train(TINY, tmp_path / "said", device="cpu")
     assert same(tmp_path / "a", tmp_path / "said")
+
+
+def test_the_weights_of_a_host_are_warned_of_once(tmp_path, caplog):
+    save_file(create_host(Model(options={"width": 4}), 7, 1).state_dict(), tmp_path / "seven.safetensors")
+    recipe = OPEN.with_overrides({"model.checkpoint": str(tmp_path / "seven.safetensors"), "training.epochs": 1})
+    train(recipe, tmp_path / "a", device="cpu")
+    assert [text for text in caplog.messages if "the head is of another size" in text] == caplog.messages
+    assert len(caplog.messages) == 1

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 
 import pytest
 import torch
@@ -116,3 +117,36 @@ def test_convolutions_that_were_replaced(tmp_path, caplog):
 def test_another_network_is_refused(first, split, settings, words):
     with pytest.raises(UserError, match=words):
         network_of(started_from(first["plain"], **settings), split)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"plugs": [{}]}, "plugs.0.site is missing"),
+        ({"replacements": [{}]}, "replacements.0.convolution is missing"),
+        ({"host": {"timm": 5}}, "host.timm = 5"),
+        ({"host": {"timm": "resnet10_small", "options": 5}}, "host.options = 5"),
+    ],
+)
+def test_a_damaged_run_is_named(first, tmp_path, change, words):
+    folder = tmp_path / "first"
+    shutil.copytree(first["plugged"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(UserError, match=f"config.json is damaged: {words}"):
+        train(TINY.with_overrides({"model.init_from": str(folder)}), tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_plugs_that_an_encoder_cannot_take_over_start_as_on_any_trained_host(first, tmp_path, caplog):
+    asked = TINY.with_overrides({"model.init_from": str(first["plugged"]), "task.name": "segment"})
+    assert tasks.resolved(asked, "mask").attention.start == "auto"
+    assert tasks.resolved(asked, "label").attention.start == "paper"
+    dense = {"task.name": "segment", "training.epochs": 1}
+    train(TINY.with_overrides(dense), tmp_path / "dense", device="cpu")
+    again = TINY.with_overrides({**dense, "model.init_from": str(tmp_path / "dense")})
+    assert tasks.resolved(again, "mask").attention.start == "paper"
+    assert not caplog.messages
+    train(again, tmp_path / "again", device="cpu")
+    assert rows(tmp_path / "again")[0]["scores"] == rows(tmp_path / "dense")[-1]["scores"]
+    assert not caplog.messages

@@ -41,7 +41,7 @@ def train_in(monkeypatch, three):
             network.training_phases = lambda: phases
             return network
 
-        monkeypatch.setattr("saccade.training.run.build", phased)
+        monkeypatch.setattr("saccade.training.preparing.build", phased)
         return train(recipe, folder, device="cpu", notify=notify, images=lambda *_: split)
 
     return call
@@ -63,7 +63,7 @@ def phased(tmp_path_factory, three):
             network.training_phases = lambda: (HEAD, LAST_STAGE)
             return network
 
-        patch.setattr("saccade.training.run.build", two)
+        patch.setattr("saccade.training.preparing.build", two)
         train(RECIPE, folder, device="cpu", notify=listen, images=lambda *_: three)
     return folder, networks
 
@@ -234,13 +234,20 @@ def test_a_phase_that_trains_nothing_is_found_before_training(tmp_path, train_in
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_phase_of_frozen_parameters_alone_says_what_froze_them(tmp_path, train_in):
+    frozen = RECIPE.with_overrides({"training.freeze": ["layer*.conv1.*"]})
+    with pytest.raises(UserError, match=r"'early' trains \*\.conv1\.\*: training\.freeze.* layer1\.0\.conv1"):
+        train_in(tmp_path / "run", HEAD, Phase("early", 1, ("*.conv1.*",)), recipe=frozen)
+    assert list(tmp_path.iterdir()) == []
+
+
 def train_by(rule, folder, monkeypatch, split):
     def own(task):
         network = build(task)
         network.training_loss = lambda images, labels: rule(F.cross_entropy(network(images), labels))
         return network
 
-    monkeypatch.setattr("saccade.training.run.build", own)
+    monkeypatch.setattr("saccade.training.preparing.build", own)
     return train(TINY, folder, device="cpu", images=lambda *_: split)
 
 

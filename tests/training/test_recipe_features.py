@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 
 import pytest
 import timm
@@ -99,14 +98,6 @@ def test_gradients_are_clipped_in_float32_under_bf16_too(tmp_path, monkeypatch):
         assert before > 0.2
         assert after_it == pytest.approx(0.1, rel=1e-3)
         assert dtypes == {torch.float32}
-
-
-def test_on_one_device_synchronised_norms_are_the_plain_ones_and_that_is_said(one, tmp_path, caplog):
-    with caplog.at_level(logging.WARNING, logger="saccade"):
-        train(ONE.with_overrides({"training.sync_bn": True}), tmp_path, device="cpu")
-    assert same(one, tmp_path)
-    assert "training.sync_bn changes nothing" in caplog.text
-    assert len(saccade.plugs(saccade.load(tmp_path))) == 4
 
 
 def test_it_is_the_loop_anybody_would_write(straight, tmp_path, split):
@@ -304,7 +295,23 @@ def test_a_teacher_that_cannot_teach_is_refused(straight, tmp_path, settings, wo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_teacher_with_code_of_its_own_needs_trust(straight, tmp_path):
+@pytest.mark.parametrize("facts", [{"mean": "abc"}, {"mean": [0.1, 0.2]}, {"std": [0.0]}, {"std": 0.3}], ids=str)
+def test_a_teacher_of_damaged_colours_is_refused(straight, tmp_path, facts):
+    folder = tmp_path / "teacher"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_bytes((straight[0] / name).read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    config["facts"] |= facts
+    (folder / "config.json").write_text(json.dumps(config))
+    recipe = TINY.with_overrides({"training.teacher": str(folder)})
+    with pytest.raises(UserError, match=rf"trained on images of {next(iter(facts))} = .*1 channels.* above 0"):
+        train(recipe, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("memory_format", ["contiguous", "auto"])
+def test_a_teacher_with_code_of_its_own_needs_trust(straight, tmp_path, memory_format):
     folder = tmp_path / "teacher"
     folder.mkdir()
     for name in ("config.json", "model.safetensors"):
@@ -312,7 +319,7 @@ def test_a_teacher_with_code_of_its_own_needs_trust(straight, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     config["plugs"][0]["mechanism"] = "nowhere_at_all:Module"
     (folder / "config.json").write_text(json.dumps(config))
-    recipe = TINY.with_overrides({"training.teacher": str(folder)})
+    recipe = TINY.with_overrides({"training.teacher": str(folder), "training.memory_format": memory_format})
     with pytest.raises(UserError, match="it would import and run the module 'nowhere_at_all'"):
         train(recipe, tmp_path / "run", device="cpu")
     with pytest.raises(UserError, match="nowhere_at_all") as found:
@@ -334,7 +341,7 @@ def test_a_loss_of_its_own_is_not_changed(straight, tmp_path, monkeypatch, key):
         network.training_loss = lambda images, labels: {"own": network(images).square().mean()}
         return network
 
-    monkeypatch.setattr("saccade.training.run.build", own)
+    monkeypatch.setattr("saccade.training.preparing.build", own)
     value = str(straight[0]) if key == "teacher" else 0.5
     with pytest.raises(UserError, match=rf"training\.{key}: \w+ has a loss of its own"):
         train(TINY.with_overrides({f"training.{key}": value}), tmp_path / "run", device="cpu")

@@ -216,7 +216,7 @@ def test_a_score_that_is_no_number_before_training_is_not_divergence(tmp_path, s
         network.fc.bias.data[3] = torch.nan
         return network
 
-    monkeypatch.setattr("saccade.training.run.build", spoilt)
+    monkeypatch.setattr("saccade.training.preparing.build", spoilt)
     result = train(TINY, tmp_path, device="cpu", images=lambda *_: split)
     assert rows(tmp_path)[0]["scores"]["NLL"] is None
     assert (result["diverged"]["epoch"], result["diverged"]["step"]) == (1, 1)
@@ -248,7 +248,7 @@ def test_a_plug_that_ignores_the_image_is_named_at_the_end(straight, tmp_path, m
         return network
 
     assert straight[1]["constant"] == {}
-    monkeypatch.setattr("saccade.training.run.build", dead)
+    monkeypatch.setattr("saccade.training.preparing.build", dead)
     result = train(TINY, tmp_path / "run", device="cpu")
     assert result["constant"] == {"layer2": "gate"}
     assert done(tmp_path / "run")["constant"] == {"layer2": "gate"}

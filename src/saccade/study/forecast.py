@@ -263,7 +263,9 @@ def _timed(study: Study, arm: Arm, kind: type[Task], device: torch.device, slots
     size, threads = part.batch_size, part.threads
     others = range(slots - 1 if device.type == "cpu" else 0)
     copies = [(network, frozen), *(copy.deepcopy((network, frozen)) for _ in others)]
-    training = [partial(training_steps, each, task, device, frozen=still, trust=trust) for each, still in copies]
+    training = [
+        partial(training_steps, each, task, device, frozen=still, teacher=ready.teacher) for each, still in copies
+    ]
     step_ms, images = _whole(training, size, device, threads)
     test_ms, _ = _whole([partial(test_steps, each, task, device) for each, _ in copies], size, device, threads)
     steps = len(EpochSampler(task.data.train, 0, part.batch_size))

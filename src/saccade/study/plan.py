@@ -177,7 +177,7 @@ class Study:
             raise UserError(f"{path}: {error}") from None
 
     def claim(self) -> bool:
-        """May this study live in its folder? True if it is there already, False if the folder is free.
+        """Return True if the folder holds this study already, False if it is free.
 
         Raises:
             UserError: the folder holds another study (the first differing keys are named) or other things, is a file,

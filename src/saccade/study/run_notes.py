@@ -130,20 +130,32 @@ def _hosts(study: Study) -> list[str]:
 
 def _of_hosts(finished: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[str]:
     """What runs say of their hosts: how images are shown to them, what of them is frozen."""
-    said: dict[str, dict[str, None]] = {}
-    for (arm, _), done in finished.items():
+    every: dict[str, list[int]] = {}
+    said: dict[str, dict[str, list[int]]] = {}
+    for (arm, seed), done in finished.items():
+        every.setdefault(arm, []).append(seed)
         for text in done.get("notes", []):
-            said.setdefault(text, {})[arm] = None
-    every = {arm for arm, _ in finished}
-    return [text if of.keys() == every else f"{_listed(list(of))}: {text}" for text, of in said.items()]
+            said.setdefault(text, {}).setdefault(arm, []).append(seed)
+    notes = []
+    for text, of in said.items():
+        names = [arm if seeds == every[arm] else f"{arm}, {_seeds(seeds)} alone" for arm, seeds in of.items()]
+        other = " Their other runs, of an earlier version, cannot be compared with these." * (names != list(of))
+        notes.append(text if of == every else f"{_listed(names)}: {text}{other}")
+    return notes
 
 
 def _settings(study: Study) -> list[str]:
     """The arms that differ from ``none`` in data or training."""
+    base = study.base.model_dump(mode="json")
+
+    def differs(key: str, value: Any) -> bool:
+        part, _, name = key.partition(".")
+        return part in ("data", "training") and base[part].get(name) != value
+
     return [
         f"{arm.name} differs from {BASELINE} in {_listed(keys)} too."
         for arm in study.arms
-        if (keys := [key for key in arm.settings if key.startswith(("data.", "training."))])
+        if (keys := [key for key, value in arm.settings.items() if differs(key, value)])
     ]
 
 

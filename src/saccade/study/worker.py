@@ -7,6 +7,7 @@ beside them, and every event travels back before the result.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -28,7 +29,7 @@ from saccade.recipe import Recipe
 from saccade.study.memory import keep_freed_memory
 from saccade.trust import Trust
 
-__all__ = ["answer", "check", "limit_threads", "named", "run", "serve", "warm"]
+__all__ = ["Once", "answer", "check", "limit_threads", "named", "run", "serve", "warm"]
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -42,6 +43,7 @@ def serve(pipe: Connection, threads: int, first: str | None) -> None:
     _die_with_parent()
     limit_threads(threads)
     keep_freed_memory()
+    logging.getLogger("saccade").addFilter(Once())
     sys.path.append("")  # a notebook's modules lie in the folder it is in now, not in the one where it was started
     warm(first)
     while True:
@@ -50,6 +52,21 @@ def serve(pipe: Connection, threads: int, first: str | None) -> None:
         except (EOFError, OSError):
             return
         pipe.send(answer(function, arguments, lambda event: pipe.send(("event", event))))
+
+
+class Once(logging.Filter):
+    """Pass each warning once: a process builds the network of many runs, all from the same file of weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the text of ``record`` is new."""
+        text = record.getMessage()
+        new = text not in self._passed
+        self._passed.add(text)
+        return new
 
 
 def limit_threads(threads: int) -> None:
@@ -66,7 +83,7 @@ def warm(first: str | None) -> None:
 
 
 def answer(function: str, arguments: Mapping[str, Any], notify: Notify) -> tuple[Literal["result", "error"], Any]:
-    """The value of a call, or what it raised: ``message``, ``traceback``, and ``user``: is it the user's to mend?"""
+    """The value of a call, or what it raised: ``message``, ``traceback``, ``user`` (whether the user can mend it)."""
     try:
         return "result", named(function)(**arguments, notify=notify)
     except Exception as error:

@@ -53,7 +53,7 @@ def resolved(recipe: Recipe, target: str) -> Recipe:
                 f"{found.owner} needs model.options.pad_type = {value!r}; the recipe says {model.options[key]!r}. The "
                 "weights would load and work worse: leave the option out"
             )
-    if start := _start(recipe):
+    if start := _start(recipe, target):
         settings["attention.start"] = start
     try:
         return recipe.with_overrides(settings)
@@ -68,17 +68,22 @@ def filled_in(asked: Recipe, whole: Recipe) -> str | None:
     return f"Taken from what the host's weights were trained with: {', '.join(new)}." if new else None
 
 
-def _start(recipe: Recipe) -> str | None:
+def _start(recipe: Recipe, target: str) -> str | None:
     """The start of the plugs of the run that ``recipe`` begins from, where it has the same: they are loaded."""
     if recipe.model.init_from is None or recipe.attention.start != "auto":
         return None
-    folder = Path(recipe.model.init_from)
+    from saccade.models import is_dense, saved_network
+
+    folder, name = Path(recipe.model.init_from), recipe.model.name
     theirs, done = read_recipe(folder / "recipe.toml"), read_done(folder / "done.json")
     if theirs is None or done is None:
         return None
     same = all(
         getattr(theirs.attention, key) == getattr(recipe.attention, key) for key in ("mechanism", "control", "where")
     )
+    # The sites of an encoder have other paths than those of the same network alone.
+    around = name == "fcn" or (target == "mask" and not is_dense(name))
+    same = same and around == ((saved_network(folder)["host"] or {}).get("timm") == "fcn")
     return done.get("start") if same else None
 
 

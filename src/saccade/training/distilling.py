@@ -20,7 +20,7 @@ from saccade import saving
 from saccade.errors import UserError
 from saccade.graph.inputs import example_input
 from saccade.hooks import temporary_hooks
-from saccade.recipe import Model
+from saccade.recipe import Model, described
 from saccade.saving.config import WEIGHTS, describe
 from saccade.saving.weights import compare, digest, shapes_of
 from saccade.tasks.base import Task
@@ -153,7 +153,7 @@ def _normalisation(folder: Path, task: Task, owner: str) -> tuple[Tensor | None,
     """Return what makes images of ``task`` those that the teacher in ``folder`` was trained on; None if they are.
 
     Raises:
-        UserError: it was trained on other classes.
+        UserError: it was trained on other classes, or its mean or std is not one number a channel.
     """
     config, data = describe(folder), task.data
     if config["classes"] is not None and config["classes"] != data.classes:
@@ -161,12 +161,24 @@ def _normalisation(folder: Path, task: Task, owner: str) -> tuple[Tensor | None,
             f"{owner} was trained on the classes {_listed(config['classes'])}; the images have {_listed(data.classes)}"
         )
     mean, std = (config["facts"].get(key) for key in ("mean", "std"))
-    if mean is None or std is None or (tuple(mean), tuple(std)) == (tuple(data.mean), tuple(data.std)):
+    if mean is None or std is None:
+        return None, None
+    for key, values in (("mean", mean), ("std", std)):
+        if not _are_channels(values, data.channels) or (key == "std" and min(values) <= 0):
+            raise UserError(
+                f"{owner} was trained on images of {key} = {described(values)}; a list of numbers for the "
+                f"{data.channels} channels of these images is needed, those of std above 0"
+            )
+    if (tuple(mean), tuple(std)) == (tuple(data.mean), tuple(data.std)):
         return None, None
     own_mean, own_std, its_mean, its_std = (
         torch.tensor(values)[:, None, None] for values in (data.mean, data.std, mean, std)
     )
     return own_std / its_std, (own_mean - its_mean) / its_std
+
+
+def _are_channels(values: Any, channels: int) -> bool:
+    return isinstance(values, list) and len(values) == channels and all(isinstance(v, int | float) for v in values)
 
 
 def _listed(classes: list[Any]) -> str:

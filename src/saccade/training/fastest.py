@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ import torch
 from saccade.decisions import choices
 from saccade.recipe import Recipe
 from saccade.tasks.base import Task
+from saccade.training.distilling import Teacher
 from saccade.training.freezing import freeze
 from saccade.training.network import build
 from saccade.training.steps import training_steps
@@ -36,9 +39,10 @@ def plain(recipe: Recipe) -> Recipe:
 def fastest(task: Task, keys: Sequence[str], device: torch.device, trust: Trust = False) -> dict[str, Any]:
     """Time training steps of the network of ``task`` under every choice of ``keys``, by turns.
 
+    ``trust``: what the folder of a teacher may name; see ``saccade.load``.
+
     On the CPU a batch is cut to about eight images of 224×224 pixels, and the processor's time counts, which other
-    programs disturb least. The defaults win unless another choice takes less than 0.95 of their time. ``trust`` is for
-    the folder of a teacher.
+    programs disturb least. The defaults win unless another choice takes less than 0.95 of their time.
 
     Returns:
         ``settings``, key -> value; ``step_ms``, the choice in words -> milliseconds; ``batch``, images of a step.
@@ -49,7 +53,8 @@ def fastest(task: Task, keys: Sequence[str], device: torch.device, trust: Trust 
         batch = min(batch, max(2, _PIXELS // (task.data.size[0] * task.data.size[1])))
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     offered = [dict(zip(keys, values, strict=True)) for values in itertools.product(*map(choices, keys))]
-    steps = [_steps(task, settings, device, batch, trust) for settings in offered]
+    teacher = Teacher.of(task, trust)
+    steps = [_steps(task, settings, device, batch, teacher) for settings in offered]
     times: list[list[float]] = [[] for _ in offered]
     alive = list(range(len(offered)))
     for turn in range(1 + _TIMED):  # the first warms up
@@ -69,9 +74,27 @@ def fastest(task: Task, keys: Sequence[str], device: torch.device, trust: Trust 
     return {"settings": offered[best], "step_ms": step_ms, "batch": batch}
 
 
-def _steps(task: Task, settings: dict[str, str], device: torch.device, batch: int, trust: Trust) -> Iterator[float]:
+def _steps(
+    task: Task, settings: dict[str, str], device: torch.device, batch: int, teacher: Teacher | None
+) -> Iterator[float]:
     recipe = task.recipe.with_overrides(settings)
     tried = type(task)(recipe, task.data)
-    network = build(tried)
+    with _without_warnings():
+        network = build(tried)
     frozen = freeze(network, recipe).modules
-    return training_steps(network.to(device), tried, device, batch, frozen, trust)
+    return training_steps(network.to(device), tried, device, batch, frozen, teacher)
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Drop the warnings on the weights of a host, which the run itself gives."""
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    logger = logging.getLogger("saccade")
+    logger.addFilter(drop)
+    try:
+        yield
+    finally:
+        logger.removeFilter(drop)

@@ -60,7 +60,7 @@ def freeze(network: nn.Module, recipe: Recipe) -> Frozen:
     trained = model.pretrained or model.checkpoint is not None or model.init_from is not None
     folded = [norm for norm in norms.values() if trained and _is_folded(norm)]
     many = f"{len(folded)} of the {len(norms)}" if len(folded) < len(norms) else f"all {len(norms)}"
-    fold = f"The weights of the host are folded: {many} normalisation layers are the identity but for a bias."
+    fold = f"The weights of the host are folded: {many} normalisation layers are the identity but for weight and bias."
     match asked:
         case "none":
             lost = "training.freeze = 'none' trains their running statistics, which changes what the host computes."

@@ -49,6 +49,12 @@ def only_trainable(network: nn.Module, phase: Phase) -> Iterator[list[nn.Module]
         if any(fnmatchcase(name, glob) for glob in globs) and not any(fnmatchcase(name, glob) for glob in without)
     }
     if not chosen:
+        frozen = [name for name, p in network.named_parameters() if not p.requires_grad]
+        if held := [name for name in frozen if any(fnmatchcase(name, glob) for glob in globs)]:
+            raise UserError(
+                f"the phase {phase.name!r} trains {', '.join(phase.trainable)}: training.freeze has frozen all of it, "
+                f"such as {held[0]}"
+            )
         there = dict.fromkeys(name.partition(".")[0] for name in learning)
         raise UserError(
             f"the phase {phase.name!r} trains {', '.join(phase.trainable)}: no parameter is called so; they begin with "

@@ -47,8 +47,6 @@ from saccade.trust import Trust
 
 __all__ = ["Opener", "train"]
 
-_LOG = logging.getLogger(__name__)
-
 Opener = Callable[[Data, str, Notify], Split]
 
 
@@ -133,8 +131,6 @@ def _train(
     notes = [sentence for sentence in (tasks.filled_in(asked, recipe), ready.frozen.sentence) if sentence]
     for note in notes:
         notify(Caution(note))
-    if part.sync_bn:
-        _LOG.warning("training.sync_bn changes nothing: this run has one device")
     ends = list(accumulate(phase.epochs for phase in phases))
     new: dict[str, Any] = {"rows": [], "optimizer": None, "best": None}
     state = run.resume() or new
@@ -247,7 +243,6 @@ def _fit(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
-            sync_batchnorm=module.task.recipe.training.sync_bn,
         )
         try:
             if not keeper.rows:

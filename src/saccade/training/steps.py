@@ -14,7 +14,6 @@ from saccade.tasks.base import Task
 from saccade.training.distilling import Teacher
 from saccade.training.freezing import hold
 from saccade.training.module import training_loss
-from saccade.trust import Trust
 
 __all__ = ["test_steps", "training_steps"]
 
@@ -25,18 +24,17 @@ def training_steps(
     device: torch.device,
     batch_size: int,
     frozen: Sequence[nn.Module] = (),
-    trust: Trust = False,
+    teacher: Teacher | None = None,
 ) -> Iterator[float]:
     """Train on batches of ``batch_size`` without end; each is drawn, augmented, and waited for on an accelerator.
 
-    The modules ``frozen`` stay in eval mode; ``trust`` is for the folder of a teacher.
+    The modules ``frozen`` stay in eval mode; a ``teacher`` adds its part to the loss.
 
     Yields:
         the loss of each step.
     """
     training, images = task.recipe.training, task.data.train
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9)
-    teacher = Teacher.of(task, trust)
     if teacher is not None:
         teacher.to(device)
     network.train()
