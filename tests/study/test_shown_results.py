@@ -200,3 +200,12 @@ def test_the_scored_epoch_is_named(tmp_path, chosen, said):
     assert found.scored == said
     assert f"top-1 of {said}, mean" in latex(found)
     assert f"Top-1 of {said} in per cent." in page(context(found))
+
+
+def test_the_report_may_name_what_the_caller_of_compare_named(monkeypatch):
+    seen = []
+    monkeypatch.setattr("saccade.study.report.writing.write_page", lambda results, path, trust: seen.append(trust))
+    results = replace(made({"none": [90.0, 91.0], "se": [92.0, 93.0]}), trust=frozenset({"my:net"}))
+    results.report("page.html")
+    results.report("page.html", trust=True)
+    assert seen == [frozenset({"my:net"}), True]

@@ -289,6 +289,14 @@ class TestTuned:
         found = Tuned(plan("s"), tuple(ArmTuning(n, (), p) for n, p in zip(("none", "se"), picks, strict=True)))
         assert [a[: len(b)] for a, b in zip(found.edges(), said, strict=True)] == said
 
+    def test_seeds_that_no_value_trains_are_said(self):
+        kept = ((1.0, 2.0), (None, 3.0), (4.0, 5.0))
+        lost = ((None, 2.0), (None, 3.0), (None, None))
+        own = [ArmTuning("none", kept, (0, 0)), ArmTuning("se", lost, (1, 1)), ArmTuning("extra for se", kept, (0, 0))]
+        assert Tuned(plan("s"), tuple(own)).diverged() == [
+            "se diverged with every value tried for the seeds 0, and took lr=0.1."
+        ]
+
     def test_words_have_no_edge(self):
         words = plan("s", [{"training.optimizer": word} for word in ("sgd", "adamw")])
         assert Tuned(words, (ArmTuning("none", (), (1, 1)),)).edges() == []
@@ -325,3 +333,11 @@ def test_the_report_says_what_was_chosen_and_how():
     assert "same number of training runs" in method(told)["method"]
     assert "same number of training runs" not in method(context(plain))["method"]
     assert "chosen for 2" in page(told)
+
+
+def test_a_folder_of_tuning_runs_alone_says_so(tmp_path):
+    execute(plan(tmp_path / "s").trials)
+    with pytest.raises(
+        UserError, match="holds tuning runs and no judged run yet; give the command that began it again"
+    ):
+        Study.open(tmp_path / "s")

@@ -86,7 +86,7 @@ def collect(folder: str | Path) -> StudyResults:
     if analysis is not None:
         notes += [Note("analysis", text) for text in analysis.notes]
     if (tuning := tuned(study)) is not None:
-        notes += [Note("tuning", text) for text in (tuning.budget(), *tuning.edges())]
+        notes += [Note("tuning", text) for text in (tuning.budget(), *tuning.diverged(), *tuning.edges())]
     not_learnt = analysis is not None and analysis.not_learnt is not None
     return StudyResults(
         name=study.folder.resolve().name,

@@ -58,7 +58,7 @@ def ladder(texts: Sequence[str], base: Recipe) -> tuple[Settings, ...]:
     if not steps:
         return ()
     found = []
-    for values in product(*steps.values()) if steps else ():
+    for values in product(*steps.values()):
         asked = dict(zip(steps, values, strict=True))
         try:
             found.append(values_of(base.with_overrides(asked), list(steps)))

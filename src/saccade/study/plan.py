@@ -168,6 +168,8 @@ class Study:
         values = read(path, StudyFile)
         if values is None:
             what = "is no folder" if not Path(folder).is_dir() else "is no study: it holds no study.toml"
+            if (Path(folder) / TUNING / "study.toml").exists():
+                what = "holds tuning runs and no judged run yet; give the command that began it again"
             raise UserError(f"{folder} {what}")
         recipe, margin = Recipe.read(values["recipe"], str(path)), values.get("margin")
         try:

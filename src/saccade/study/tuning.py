@@ -250,6 +250,23 @@ class Tuned:
             f"Every arm chose among {tried} by {self.runs} tuning runs on validation images, anew for each judged seed."
         )
 
+    def diverged(self) -> list[str]:
+        """A sentence for each arm that could not choose for some seeds, because every value diverged."""
+        seeds, repeats = self.tuning.study.seeds, self.tuning.repeats
+        taken = label(self.tuning.ladder[self.tuning.reference])
+        found = []
+        for arm in self.arms:
+            lost = [
+                str(seed)
+                for n, seed in enumerate(seeds)
+                if all(None in scores[n * repeats : (n + 1) * repeats] for scores in arm.scores)
+            ]
+            if lost:
+                found.append(
+                    f"{arm.name} diverged with every value tried for the seeds {', '.join(lost)}, and took {taken}."
+                )
+        return found
+
     def edges(self) -> list[str]:
         """A sentence for each end of the numbers tried that arms chose with most of their seeds."""
         found = []
