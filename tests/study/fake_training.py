@@ -24,9 +24,9 @@ def check_two_devices(recipes, margin, device, notify):
 
 def check_and_decide(recipes, margin, device, notify):
     """Every setting that a recipe leaves open gets its other value; asked before, it was not decided."""
-    open_ = {key for recipe in recipes for key, value in recipe["training"].items() if value == "auto"}
     values = {"memory_format": "channels_last", "precision": "bf16"}
-    settings = {f"training.{key}": values[key] for key in sorted(open_)}
+    open_ = [key for key in values if any(recipe["training"][key] == "auto" for recipe in recipes)]
+    settings = {f"training.{key}": values[key] for key in open_}
     decided = {"settings": settings, "step_ms": {"contiguous": 3.5}, "batch": 8} if settings else {}
     notify(DataOpened(f"{len(settings)} settings open"))
     return {"devices": ["cpu"], "decided": decided}
