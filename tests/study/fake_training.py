@@ -25,7 +25,7 @@ def check_two_devices(recipes, margin, device, notify):
 def check_and_decide(recipes, margin, device, notify):
     """Every setting that a recipe leaves open gets its other value; asked before, it was not decided."""
     values = {"memory_format": "channels_last", "precision": "bf16"}
-    open_ = {key for recipe in recipes for key, value in recipe["training"].items() if value == "auto" and key in values}
+    open_ = {key for recipe in recipes for key in values if recipe["training"][key] == "auto"}
     settings = {f"training.{key}": values[key] for key in sorted(open_)}
     decided = {"settings": settings, "step_ms": {"contiguous": 3.5}, "batch": 8} if settings else {}
     notify(DataOpened(f"{len(settings)} settings open"))
