@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,6 +39,7 @@ wide.__qualname__ = "narrow"
 @pytest.fixture(autouse=True)
 def desk(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])  # so that a name finds the functions of this module
     return tmp_path
 
 
