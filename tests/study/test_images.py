@@ -167,7 +167,12 @@ def test_the_check_decides_what_is_open_by_the_plain_host(folder, read, monkeypa
 
     found = {"settings": {"training.precision": "bf16"}, "step_ms": {"32": 2.0, "bf16": 1.0}, "batch": 4}
     asked, told = [], []
-    monkeypatch.setattr(fastest, "fastest", lambda task, keys, device, trust: asked.append((task.recipe, keys)) or found)
+
+    def decide(task, keys, device, trust):
+        asked.append((task.recipe, keys))
+        return found
+
+    monkeypatch.setattr(fastest, "fastest", decide)
     recipes = [_recipe(folder, **{"attention.mechanism": name}) for name in ("none", "eca")]
     said = check([recipe.model_dump(mode="json") for recipe in recipes], None, "cpu", told.append)
     assert said == {"devices": ["cpu"], "decided": {}}
