@@ -24,7 +24,7 @@ def indices(image: Image.Image, classes: ClassMap) -> NDArray[np.uint8]:
     colour. Black and white gives 0 and 255. Where no colours are named, colours that are all grey are indices.
 
     Raises:
-        UnreadableError: the image is a JPEG or of another mode, or a colour is none of the ``classes``.
+        UnreadableError: the image is a JPEG or of another mode, or a colour belongs to no class.
     """
     if image.format == "JPEG":
         raise UnreadableError("is a JPEG, whose compression changes class indices and colours; write PNG")

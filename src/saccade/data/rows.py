@@ -42,7 +42,7 @@ class RowImages:
         return set(self._known.values()) - self.missing.keys()
 
     def find(self, row: Record, column: str, near: Path, where: str) -> Path | None:
-        """The image of a row; None where a problem says why there is none.
+        """The image of a row; None where there is a problem instead.
 
         Args:
             row: of a table.

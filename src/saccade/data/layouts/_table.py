@@ -77,7 +77,7 @@ class TableLayout(FolderLayout):
         """The tables of a folder, by the columns that ``data.options`` say.
 
         Raises:
-            UserError: there is none, or none can be read; says why, as a clause.
+            UserError: no table is there or can be read; the message is a clause with the reason.
         """
 
     @final

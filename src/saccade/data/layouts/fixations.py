@@ -136,7 +136,7 @@ class FixationTable(FolderLayout):
 
 
 def _found(root: Path) -> _Table | str:
-    """The table of fixations, or why there is none, as a clause."""
+    """The table of fixations, or a clause that says what is missing."""
     why, indices = "it has no .csv with the columns image, x and y", list[ImageIndex]()
     for name, path in files_in(root, (".csv", ".tsv")).items():
         try:

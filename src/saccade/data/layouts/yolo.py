@@ -118,7 +118,7 @@ class _Yaml(NamedTuple):
 
 
 def _yaml(root: Path) -> _Yaml | None:
-    """The YAML file that describes the set, ``data.yaml`` before others; None where there is none.
+    """The YAML file that describes the set, ``data.yaml`` before others; None without one.
 
     Raises:
         UserError: it cannot be read, or its names cannot be used.

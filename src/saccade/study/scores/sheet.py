@@ -99,7 +99,7 @@ class Sheet:
         """A cell as a whole number; 3.0 counts as 3.
 
         Raises:
-            UserError: it is none.
+            UserError: it is no whole number.
         """
         text = self.text(row, column)
         if not re.fullmatch(r"[+-]?\d{1,18}(\.0+)?", text):
