@@ -205,10 +205,10 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 @pytest.mark.parametrize(
     ("batch", "device", "wanted", "asked"),
     [
-        (100, CPU, (1000.0, 100), [8] + [100] * 4),
-        (101, CPU, (1010.0, 8), [8] * 4),
-        (101, CUDA, (1010.0, 101), [101] * 4),
-        (6, CPU, (60.0, 6), [6] * 4),
+        (30, CPU, (300.0, 30), [4] + [30] * 4),
+        (31, CPU, (310.0, 4), [4] * 4),
+        (31, CUDA, (310.0, 31), [31] * 4),
+        (3, CPU, (30.0, 3), [3] * 4),
     ],
 )
 def test_long_steps_are_timed_with_few_images_and_scaled(clock, batch, device, wanted, asked):
@@ -219,10 +219,10 @@ def test_long_steps_are_timed_with_few_images_and_scaled(clock, batch, device, w
 
 def test_long_steps_are_timed_beside_those_of_the_other_runs(clock):
     makers, done = clock
-    forecast._whole(makers(10.0, 3), 101, CPU, 1)
+    forecast._whole(makers(10.0, 3), 31, CPU, 1)
     assert {run for run, _ in done} == {0, 1, 2}
     done.clear()
-    forecast._whole(makers(10.0, 3), 100, CPU, 1)
+    forecast._whole(makers(10.0, 3), 30, CPU, 1)
     assert {run for run, _ in done} == {0}, "the others would fight for Python's lock"
 
 

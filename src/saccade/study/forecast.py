@@ -47,8 +47,8 @@ on digits and on CIFAR-10. Nearly all of it is the chance of single runs, and so
 LASTING = 0.005
 """The same share at any number of seeds: 0 to 0.2 % were measured on the digits with ``se`` and ``eca``."""
 _TIMED = 3
-_FEW = 8
-_LONG_MS = 1000.0
+_FEW = 4
+_LONG_MS = 300.0
 """On the CPU a step that would take longer is timed with ``_FEW`` images and scaled."""
 
 
@@ -278,7 +278,7 @@ def _whole(
 ) -> tuple[float, int]:
     """Milliseconds of a step of a whole batch, and how many images the timed steps had.
 
-    On the CPU, where such a step would take over a second, steps of fewer images are timed and scaled, as many at once
+    On the CPU, where such a step would take over 0.3 s, steps of fewer images are timed and scaled, as many at once
     as there will be runs: they share caches and memory.
 
     Args:
