@@ -24,12 +24,10 @@ from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, final
 
 from saccade.data.colour_maps import class_map, map_file
-from saccade.data.layouts._folder import FolderLayout
-from saccade.data.resizing import common_size
+from saccade.data.layouts._mask_folder import MaskFolderLayout
 from saccade.data.survey import Part, Survey, assigned, images_of, subfolders, surveyed
 from saccade.escaping import brief
 from saccade.events import Notify
@@ -47,18 +45,11 @@ _MASKS = ("masks", "mask", "labels", "label", "annotations", "annotation", "anno
 
 
 @final
-class ImageMasks(FolderLayout):
+class ImageMasks(MaskFolderLayout):
     """Images and masks of one name in two folders."""
 
     name = "image_masks"
     rank = 30
-    targets = ("mask",)
-    exact = True
-    options = MappingProxyType({"void": "names of classes whose pixels are in no class; false for none"})
-
-    def own_size(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
-        """The images' own size where they have one, square or not: maps are read in full."""
-        return common_size(sizes)
 
     def reason(self, root: Path) -> str | None:
         """Look for the two folders, and for one name that is in both."""

@@ -11,15 +11,12 @@ A folder with boxes too is ``voc``, unless masks are asked for.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, final
 
-from saccade.data.layouts._folder import FolderLayout
+from saccade.data.layouts._mask_folder import MaskFolderLayout
 from saccade.data.layouts._voc_folders import IMAGES, Place, label_map, named, parts_of, stems
-from saccade.data.resizing import common_size
 from saccade.data.survey import Part, Survey, surveyed
 from saccade.events import Notify
 from saccade.imagefiles import is_image, walk
@@ -31,18 +28,11 @@ __all__ = ["VocMasks"]
 
 
 @final
-class VocMasks(FolderLayout):
+class VocMasks(MaskFolderLayout):
     """Images, and a mask of classes for each."""
 
     name = "voc_masks"
     rank = 25
-    targets = ("mask",)
-    exact = True
-    options = MappingProxyType({"void": "names of classes whose pixels are in no class; false for none"})
-
-    def own_size(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
-        """The images' own size where they have one, square or not: maps are read in full."""
-        return common_size(sizes)
 
     def reason(self, root: Path) -> str | None:
         """Look for the two folders, and for one name that is in both."""
