@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import saccade
 from host_zoo import Host, flat
-from randomize import randomized
 from saccade.attention.gsop import SecondOrderPooling
+from saccade.contract.randomize import randomize
 from saccade.surgery.plugs import PlugInfo
 
 __all__ = ["CORE", "DEEP", "WIDE", "Case", "Condition"]
@@ -47,7 +47,7 @@ class Case:
     def __init__(self, host: Host) -> None:
         self.host = host
         torch.manual_seed(0)
-        self.bare = randomized(host.make())
+        self.bare = randomize(host.make())
         self.given = host.example(2, _draw(2))
         self._kept: dict[str, Any] = {}
 
@@ -137,7 +137,7 @@ def nhwc(case: Case, mechanism: str, plugged: nn.Module) -> str | None:
 
 
 def loaded(case: Case, mechanism: str, plugged: nn.Module) -> str | None:
-    other = case.keep("other", lambda: randomized(copy.deepcopy(case.bare), 7))
+    other = case.keep("other", lambda: randomize(copy.deepcopy(case.bare), 7))
     target = copy.deepcopy(plugged)
     target.load_state_dict(other.state_dict(), strict=True)
     return case.same("loaded", other, target, case.given)
@@ -163,7 +163,7 @@ def checkpointing(case: Case, mechanism: str, plugged: nn.Module) -> str | None:
 def features(case: Case, mechanism: str, plugged: nn.Module) -> str | None:
     if not hasattr(case.bare, "feature_info"):
         return None
-    network = case.keep("maps host", lambda: randomized(case.host.make(features_only=True, num_classes=0)))
+    network = case.keep("maps host", lambda: randomize(case.host.make(features_only=True, num_classes=0)))
     return case.same("maps", network, case.plug(copy.deepcopy(network), mechanism), case.given)
 
 

@@ -26,7 +26,7 @@ import torch
 from torchvision.models import mobilenet_v2
 
 import saccade
-from randomize import learnt
+from saccade.contract.randomize import perturb
 from saccade.exporting import Exported
 from saccade.surgery.insert import insert, positions_of
 
@@ -42,7 +42,7 @@ def pair(host: str, mechanism: str, kind: Any, limit: float) -> tuple[list[str],
     torch.manual_seed(0)
     start = "neutral" if host == "ResNet-18" else "paper"
     try:
-        network = learnt(insert(HOSTS[host](), mechanism, start=start, input=SIZE))  # type: ignore[arg-type]
+        network = perturb(insert(HOSTS[host](), mechanism, start=start, input=SIZE))  # type: ignore[arg-type]
     except saccade.UserError as error:
         return [f"refused: {error}", "", ""], None
     positions = positions_of(network)

@@ -35,8 +35,8 @@ from torch import Tensor, nn
 
 import saccade
 from isolated import Isolated
-from randomize import learnt, randomized
 from reference_implementations import ROWS, Row, plain
+from saccade.contract.randomize import perturb, randomize
 from saccade.cost.call import ForwardCall
 from saccade.cost.memory import step_memory
 from saccade.errors import did_you_mean
@@ -89,7 +89,7 @@ def created(name: str, row: Row, shape: Sequence[int]) -> nn.Module:
     options = dict(row.options)
     if "size" in saccade.spec(name).needs:
         options["size"] = tuple(shape[2:])
-    return randomized(learnt(saccade.create(name, shape[1], **options))).train()
+    return randomize(perturb(saccade.create(name, shape[1], **options))).train()
 
 
 def opponent(row: Row, ours: nn.Module) -> tuple[str, nn.Module | None]:

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 import saccade
 from host_zoo import HOSTS as ZOO
 from host_zoo import Host, flat
-from randomize import learnt, randomized
+from saccade.contract.randomize import perturb, randomize
 from saccade.surgery.plug_module import Plug
 from tools_of_others import TOOLS, NotApplicableError, Tool, Yolo, noted
 
@@ -98,7 +98,7 @@ def _wrapped(inner: Callable[..., Any], plug: Plug) -> Callable[..., Any]:
 
 @cache
 def _seasoned(host: Host) -> nn.Module:
-    return randomized(host.make()).eval()
+    return randomize(host.make()).eval()
 
 
 class Pair:
@@ -119,7 +119,7 @@ class Pair:
             saccade.plug(network, mechanism, where=where, input=host.look())
         except saccade.UserError:
             saccade.plug(network, mechanism, input=host.look())
-        self.plugged = learnt(network, a=0.5).eval()
+        self.plugged = perturb(network, a=0.5).eval()
 
     @cached_property
     def wanted(self) -> list[Tensor]:

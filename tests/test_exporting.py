@@ -25,8 +25,8 @@ from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.models.resnet import BasicBlock, ResNet
 
 import saccade.models
-from randomize import learnt
 from saccade import UserError, export, list_mechanisms, plug, plugs, replace, unplug
+from saccade.contract.randomize import perturb
 from saccade.exporting import LIMIT, OPSET
 from saccade.exporting.differences import difference
 from saccade.exporting.formats import _pickled
@@ -66,11 +66,11 @@ def _small(mechanism=None):
             nn.Flatten(),
             nn.Linear(24, 5),
         )
-        return learnt(host if mechanism is None else plug(host, mechanism, where=["0", "2"], input=SIZE))
+        return perturb(host if mechanism is None else plug(host, mechanism, where=["0", "2"], input=SIZE))
 
 
 def _resnet10(mechanism, **options):
-    return learnt(plug(timm.create_model("resnet10_small", num_classes=5), mechanism, input=SIZE, **options))
+    return perturb(plug(timm.create_model("resnet10_small", num_classes=5), mechanism, input=SIZE, **options))
 
 
 def _picture(*shape, seed=7):
@@ -99,9 +99,9 @@ def _with(host, mechanism):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         if mechanism in list_mechanisms("replace"):
-            return learnt(replace(HOSTS[host](), mechanism, where="paper[-1:]", start="paper", input=SIZE))
+            return perturb(replace(HOSTS[host](), mechanism, where="paper[-1:]", start="paper", input=SIZE))
         start = "neutral" if host == "resnet18" else "paper"
-        return learnt(plug(HOSTS[host](), mechanism, where="paper[-1]", start=start, input=SIZE))
+        return perturb(plug(HOSTS[host](), mechanism, where="paper[-1]", start=start, input=SIZE))
 
 
 @pytest.mark.parametrize(("host", "mechanism"), PAIRS)
@@ -272,7 +272,7 @@ def test_axes_that_are_fixed(format, dynamic, axes, shapes, tmp_path):
 def test_a_picture_so_small_that_a_map_is_one_pixel(tmp_path):
     host = nn.Sequential(*(nn.Conv2d(3 if n == 0 else 16, 16, 3, 2, 1) for n in range(5)), nn.Flatten(2))
     network = plug(host, "se", where="4", input=(3, 32, 32))
-    done = export(learnt(network), tmp_path / "net.onnx", input=(3, 32, 32))
+    done = export(perturb(network), tmp_path / "net.onnx", input=(3, 32, 32))
     assert done.compared[0].shape == (1, 3, 32, 32)
     picture = _picture(4, 3, 32, 41)
     assert _distance(network, picture, _ran(tmp_path / "net.onnx", picture)[0]) <= 1e-5

@@ -233,3 +233,18 @@ def test_light_verbs_import_nothing_heavy(arguments):
 def test_the_light_check_notices():
     code = "import sys, pydantic\nprint(sorted({'torch', 'pydantic'} & set(sys.modules)))"
     assert _python(code).stdout == "['pydantic']\n"
+
+
+TESTS = Path(__file__).parent
+
+
+def test_tests_import_nothing_from_benchmarks():
+    """Tests of benchmarks are in benchmarks/tests."""
+    modules = {path.stem for path in (TESTS.parent / "benchmarks").glob("*.py")}
+    found = []
+    for path in sorted(TESTS.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            found += [f"{path.relative_to(TESTS)}: {name}" for name in names if name.partition(".")[0] in modules]
+    assert found == []

@@ -13,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import saccade
 import saccade.models  # resnet10_small
-from randomize import learnt
 from saccade import UserError, load, plug, plugs, replace, replacements, save, unplug
+from saccade.contract.randomize import perturb
 from saccade.cost import measure
 from saccade.recipe import Recipe
 from saccade.study.arms import arms
@@ -56,7 +56,7 @@ class Pointwise(nn.Module):
 def _small(**options):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return learnt(timm.create_model("resnet10_small", num_classes=5, width=16, **options)).eval()
+        return perturb(timm.create_model("resnet10_small", num_classes=5, width=16, **options)).eval()
 
 
 def _x(batch=2):
@@ -66,7 +66,7 @@ def _x(batch=2):
 @pytest.fixture
 def both():
     """A network with dcn2 in the place of convolutions and se behind others, nothing of it fresh."""
-    return learnt(plug(replace(_small(), "dcn2", input=SIZE), "se", where="stage", input=SIZE)).eval()
+    return perturb(plug(replace(_small(), "dcn2", input=SIZE), "se", where="stage", input=SIZE)).eval()
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +90,7 @@ def test_there_and_back(both, tmp_path):
 
 
 def test_kernels_that_no_file_holds_are_not_made_up(tmp_path):
-    network = learnt(replace(_small(), Pointwise, where="conv3x3", input=SIZE)).eval()
+    network = perturb(replace(_small(), Pointwise, where="conv3x3", input=SIZE)).eval()
     save(network, tmp_path / "net", input=SIZE)
     again = load(tmp_path / "net", trust=True)
     assert torch.equal(again(_x()), network(_x()))
@@ -132,7 +132,7 @@ def test_a_host_that_is_given_is_left_as_it_was_where_the_file_does_not_fit(both
 
 
 def test_in_onnx(tmp_path):
-    network = learnt(replace(_small(), "dcn2", where="layer4.0.conv2", input=SIZE)).eval()
+    network = perturb(replace(_small(), "dcn2", where="layer4.0.conv2", input=SIZE)).eval()
     done = saccade.export(network, tmp_path / "net.onnx", input=SIZE)
     assert all(row.difference < 1e-4 for row in done.compared)
 

@@ -14,8 +14,8 @@ from torchvision.models import resnet18
 from torchvision.models.mobilenetv2 import MobileNetV2
 
 import saccade.models  # noqa: F401 (registers resnet10_small)
-from randomize import learnt
 from saccade import UserError, load, plug, plugs, save, unplug
+from saccade.contract.randomize import perturb
 from saccade.saving import describe, rebuild
 from saccade.surgery import plug_control
 
@@ -29,7 +29,7 @@ def _small(**options):
 @pytest.fixture
 def saved(tmp_path):
     """A folder with a plugged network, and the network."""
-    network = learnt(plug(_small(in_chans=1), "cbam", input=(1, 32, 24))).eval()
+    network = perturb(plug(_small(in_chans=1), "cbam", input=(1, 32, 24))).eval()
     save(network, tmp_path / "net", input=(1, 32, 24), classes=["a", "b", "c", "d", "e"], epochs=3, note="x")
     return tmp_path / "net", network
 
@@ -78,7 +78,7 @@ def test_the_same_network_gives_the_same_bytes(saved, tmp_path):
 @pytest.mark.parametrize("mechanism", ["se", "eca", "das"])
 @pytest.mark.parametrize("start", ["neutral", "paper"])
 def test_every_mechanism(tmp_path, mechanism, start):
-    network = learnt(plug(_small(), mechanism, start=start, input=SIZE)).eval()
+    network = perturb(plug(_small(), mechanism, start=start, input=SIZE)).eval()
     save(network, tmp_path)
     assert _equal(network, load(tmp_path))
 
@@ -87,7 +87,7 @@ def test_sites_are_not_searched_again(tmp_path):
     network = plug(_small(), "eca", where=["layer1.0.conv1", "layer3"], kernel_size=[3, 7], input=SIZE)
     plug(network, "se", where="layer2", rd_ratio=0.5, input=SIZE)
     plug_control(network, "extra", "se", where="layer4", input=SIZE)
-    save(learnt(network).eval(), tmp_path)
+    save(perturb(network).eval(), tmp_path)
     again = load(tmp_path)
     assert _equal(network, again)
     assert [(r.site, r.mechanism, r.module.options) for r in plugs(again)] == [
@@ -100,7 +100,7 @@ def test_sites_are_not_searched_again(tmp_path):
 
 def test_a_plug_before_a_module_comes_back(tmp_path):
     options = {"growth_rate": 8, "block_config": (2, 2), "num_classes": 5}
-    network = learnt(plug(timm.create_model("densenet121", **options), "se", where="stage", input=SIZE)).eval()
+    network = perturb(plug(timm.create_model("densenet121", **options), "se", where="stage", input=SIZE)).eval()
     save(network, tmp_path, host={"timm": "densenet121", "options": options})
     assert [row.module.site.entering for row in plugs(load(tmp_path))] == [True, False]
     assert _equal(network, load(tmp_path))
@@ -108,7 +108,7 @@ def test_a_plug_before_a_module_comes_back(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_dtypes_come_back(tmp_path, dtype):
-    network = learnt(plug(_small(), "se", input=SIZE)).eval().to(dtype)
+    network = perturb(plug(_small(), "se", input=SIZE)).eval().to(dtype)
     save(network, tmp_path)
     again = load(tmp_path)
     assert {p.dtype for p in again.parameters()} == {dtype}
@@ -119,14 +119,14 @@ def test_dtypes_come_back(tmp_path, dtype):
 def test_shared_weights_come_back(tmp_path):
     network = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU(), nn.Conv2d(3, 3, 3))
     network[2].weight = network[0].weight
-    save(learnt(network).eval(), tmp_path)
+    save(perturb(network).eval(), tmp_path)
     other = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU(), nn.Conv2d(3, 3, 3))
     other[2].weight = other[0].weight
     assert _equal(network, load(tmp_path, host=other))
 
 
 def test_hosts_of_torchvision_and_of_functions(tmp_path):
-    network = learnt(plug(resnet18(num_classes=5), "eca", input=SIZE)).eval()
+    network = perturb(plug(resnet18(num_classes=5), "eca", input=SIZE)).eval()
     save(network, tmp_path / "tv", host={"torchvision": "resnet18", "options": {"num_classes": 5}})
     assert _equal(network, load(tmp_path / "tv"))
     host = {"call": "torchvision.models.resnet:resnet18", "options": {"num_classes": 5}}
@@ -135,14 +135,14 @@ def test_hosts_of_torchvision_and_of_functions(tmp_path):
 
 
 def test_a_class_without_arguments_is_found_by_itself(tmp_path):
-    network = learnt(plug(MobileNetV2(), "se", where="features.18", input=SIZE)).eval()
+    network = perturb(plug(MobileNetV2(), "se", where="features.18", input=SIZE)).eval()
     config = save(network, tmp_path, input=SIZE)
     assert config["host"] == {"call": "torchvision.models.mobilenetv2:MobileNetV2", "options": {}}
     assert _equal(network, load(tmp_path))
 
 
 def test_a_guess_that_computes_something_else_is_no_guess(tmp_path, caplog):
-    network = learnt(_small()).eval()
+    network = perturb(_small()).eval()
     network.act1 = nn.GELU()  # same keys, same shapes
     with caplog.at_level(logging.WARNING, "saccade"):
         assert save(network, tmp_path)["host"] is None
@@ -158,7 +158,7 @@ def test_a_host_that_cannot_be_rebuilt_is_given(tmp_path):
     def make():
         return nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
 
-    network = learnt(plug(make(), "cbam", where="2", input=SIZE)).eval()
+    network = perturb(plug(make(), "cbam", where="2", input=SIZE)).eval()
     assert save(network, tmp_path)["host"] is None
     host = make()
     assert load(tmp_path, host=host) is host
@@ -176,7 +176,7 @@ def test_a_mechanism_without_a_name_is_said(tmp_path, caplog):
         def forward(self, x):
             return x * self.scale
 
-    network = learnt(plug(_small(), Local, input=SIZE)).eval()
+    network = perturb(plug(_small(), Local, input=SIZE)).eval()
     with caplog.at_level(logging.WARNING, "saccade"):
         save(network, tmp_path, host={"timm": "resnet10_small", "options": {"num_classes": 5}})
     assert "load will need a host that carries its plugs already" in caplog.text

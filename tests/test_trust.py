@@ -352,7 +352,7 @@ def test_nested_too_deep(folder):
 
 
 def test_three_hundred_mutations_are_refused_or_harmless(source, tmp_path):
-    """A tenth of the three hundred of benchmarks/hostile.py, each with another seed."""
+    """A tenth of the three hundred of tests/fuzz/hostile.py, each with another seed."""
     kinds = set()
     for number in range(30):
         what = mutate(source, tmp_path / "net", random.Random(f"test/{number}"))

@@ -11,9 +11,9 @@ import torchvision
 from torch import nn
 
 from by_hand import equals, image, with_values
-from randomize import randomized
 from saccade import create, plug, plugs, replace, replacements
 from saccade.attention.sasa_stem import AttentionStem
+from saccade.contract.randomize import randomize
 from saccade.cost.call import ForwardCall
 from saccade.cost.macs import true_macs
 
@@ -268,7 +268,7 @@ def test_the_cost_of_the_stem_itself():
 def resnet(stride=2):
     net = torchvision.models.ResNet(BOTTLENECK, [1, 1, 1, 1], num_classes=5)
     net.conv1.stride = (stride, stride)
-    return randomized(net).eval()
+    return randomize(net).eval()
 
 
 def test_it_replaces_the_first_convolution_alone(caplog):

@@ -10,7 +10,7 @@ from torch import nn
 
 import saccade
 import saccade.models  # registers
-from randomize import learnt
+from saccade.contract.randomize import perturb
 from saccade.errors import UserError
 from saccade.models import create_host
 from saccade.models.fcn import FCN
@@ -22,7 +22,7 @@ SIZE = (3, 33, 46)
 
 def make(**options):
     torch.manual_seed(0)
-    return learnt(timm.create_model("fcn", **OPTIONS, **options)).eval()
+    return perturb(timm.create_model("fcn", **OPTIONS, **options)).eval()
 
 
 def pictures(batch=2):
@@ -64,7 +64,7 @@ def test_a_plug_is_neutral_until_it_has_learnt_and_is_saved_with_its_host(tmp_pa
     saccade.plug(net, "se", where="stage", input=SIZE, rd_ratio=0.5)
     assert [row.site for row in saccade.plugs(net)] == [f"encoder.layer{k}" for k in (1, 2, 3, 4)]
     assert torch.equal(net(x), before)
-    learnt(net)
+    perturb(net)
     saccade.save(net, tmp_path, host={"timm": "fcn", "options": OPTIONS})
     again = saccade.load(tmp_path).eval()
     assert isinstance(again, FCN)

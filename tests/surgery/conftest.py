@@ -14,8 +14,8 @@ from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.models.vgg import VGG, make_layers
 
-from randomize import randomized
 from saccade import list_mechanisms
+from saccade.contract.randomize import randomize
 from saccade.surgery import plug
 
 SIZE = (3, 64, 48)
@@ -72,7 +72,7 @@ def make():
     def of(name, seed=1):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return randomized(HOSTS[name](), seed)
+            return randomize(HOSTS[name](), seed)
 
     return of
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import saccade.models
-from randomize import randomized
 from saccade import UserError, load, save
 from saccade.attention.global_context import GlobalContext
 from saccade.attention.squeeze_excite import SqueezeExcite
+from saccade.contract.randomize import randomize
 from saccade.controls import CONTROLS
 from saccade.surgery import parameter_groups, plug, plug_control, plugs, record
 from saccade.surgery.controls import NoiseGate, Shuffled
@@ -21,7 +21,7 @@ SIZE = (3, 32, 24)
 
 @pytest.fixture
 def host():
-    return randomized(timm.create_model("resnet10_small", num_classes=5)).eval()
+    return randomize(timm.create_model("resnet10_small", num_classes=5)).eval()
 
 
 def _images(count, seed=1):

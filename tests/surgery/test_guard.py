@@ -19,8 +19,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.quantization import resnet18 as quantizable_resnet18
 
-from randomize import randomized
 from saccade import UserError
+from saccade.contract.randomize import randomize
 from saccade.parent_class import CHILD, base_class
 from saccade.surgery import one_call, parameter_groups, plug, plugs, record, replace, unplug
 
@@ -62,7 +62,7 @@ def _awake(host, a=0.5):
 
 
 def _plugged(host, mechanism="se", **options):
-    host = randomized(host).eval()
+    host = randomize(host).eval()
     before = host(X)
     _awake(plug(host, mechanism, input=SIZE, **options))
     assert (host(X) - before).abs().max() > 1e-3  # what follows would otherwise hold without any plug
@@ -327,7 +327,7 @@ def test_a_module_with_a_forward_of_its_own_and_a_class_that_registers_its_kinds
         def __init_subclass__(cls):
             kinds.append(cls)
 
-    host = randomized(nn.Sequential(nn.Conv2d(3, 8, 3), Registered(8, 8, 3), nn.ReLU())).eval()
+    host = randomize(nn.Sequential(nn.Conv2d(3, 8, 3), Registered(8, 8, 3), nn.ReLU())).eval()
     inner = host[0].forward
     host[0].forward = lambda x: 2 * inner(x)
     bare = copy.deepcopy(host)
@@ -493,7 +493,7 @@ class Tokens(nn.Module):
 
 @pytest.mark.parametrize("mechanism", ["se", "cbam", "gc", "self_attention"])
 def test_maps_of_unusual_strides_come_out_the_same_to_the_last_bit(mechanism):
-    host = randomized(Tokens()).eval()
+    host = randomize(Tokens()).eval()
     pictures = [torch.randn(n, *SIZE, generator=torch.Generator().manual_seed(n)) for n in (1, 1, 2)]
     before = [host(x) for x in pictures]
     strides = []
@@ -522,7 +522,7 @@ def test_a_part_of_the_host_is_a_call_by_request():
 
 @pytest.mark.parametrize("mechanism", ["bam", "das", "stn", "dcn2", "sasa", "mhsa"])
 def test_feature_extraction_keeps_mechanisms_whole(mechanism):
-    host = randomized(timm.create_model("resnet10t", num_classes=5)).eval()
+    host = randomize(timm.create_model("resnet10t", num_classes=5)).eval()
     change = replace if mechanism in ("dcn2", "sasa", "mhsa") else plug
     change(host, mechanism, input=SIZE)
     _awake(host)

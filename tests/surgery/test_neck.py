@@ -15,8 +15,8 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from randomize import randomized
 from saccade import UserError
+from saccade.contract.randomize import randomize
 from saccade.graph.positions import POSITIONS, select, sites_at
 from saccade.specs import Spec
 from saccade.surgery import plug, plugs, sites
@@ -35,7 +35,7 @@ def _quiet(caplog):
 def _drawn(make):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return randomized(make(), 1)
+        return randomize(make(), 1)
 
 
 def _at(host, where, size=SIZE):

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import saccade
-from randomize import randomized
 from saccade.bases import blended
+from saccade.contract.randomize import randomize
 from saccade.surgery import parameter_groups, plug, plugs, unplug
 
 SIZE = (3, 64, 48)
@@ -222,7 +222,7 @@ def test_gradient_checkpointing(make, differing, name, mechanism):
     ],
 )
 def test_features_only(differing, name, options, mechanism):
-    host = randomized(timm.create_model(name, features_only=True, **options))
+    host = randomize(timm.create_model(name, features_only=True, **options))
     plugged = plug(copy.deepcopy(host), mechanism, input=SIZE)
     x = torch.randn(2, *SIZE, generator=torch.Generator().manual_seed(2))
     assert differing(host, plugged, x) == []

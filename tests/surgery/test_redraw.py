@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import saccade
-from randomize import randomized
 from saccade import plug, plugs, replace, unplug
+from saccade.contract.randomize import randomize
 from saccade.surgery import plug_control, redraw
 
 SIZE = (3, 12, 10)
@@ -18,7 +18,7 @@ STARTS = pytest.mark.parametrize("start", ["neutral", "paper"])
 
 def _two(norm=nn.Identity):
     """A host of two sites, whose maps of 4 channels are positive."""
-    return randomized(nn.Sequential(nn.Conv2d(3, 4, 3), norm(), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Softplus()))
+    return randomize(nn.Sequential(nn.Conv2d(3, 4, 3), norm(), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Softplus()))
 
 
 class Drawn(nn.Module):
@@ -78,7 +78,7 @@ def _units(network, images):
 
 def _resnet():
     torch.manual_seed(1)
-    return randomized(timm.create_model("resnet18", layers=(1, 1, 1, 1), channels=(16, 32, 32, 64), num_classes=5))
+    return randomize(timm.create_model("resnet18", layers=(1, 1, 1, 1), channels=(16, 32, 32, 64), num_classes=5))
 
 
 @STARTS
@@ -127,7 +127,7 @@ def test_redraws_of_one_plug_do_not_change_another(drawn):
         def either(channels, first=first, second=second):
             return (first if channels == 4 else second)(channels)
 
-        host = randomized(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softplus(), nn.Conv2d(4, 6, 3), nn.Softplus()))
+        host = randomize(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softplus(), nn.Conv2d(4, 6, 3), nn.Softplus()))
         plug(host, either, where=["1", "3"], start="neutral", input=SIZE)
         assert (first.draws, second.draws) == (dead + 1, 2)
         found.append([row.module.mechanism.weight for row in plugs(host)])
@@ -337,7 +337,7 @@ def test_maps_of_zeros_tell_only_of_a_bias(monkeypatch, bias):
 
 @pytest.mark.parametrize("mechanism", ["eca", "das", "simam", "coord"])
 def test_what_has_no_relu_is_drawn_once(mechanism):
-    host = randomized(nn.Sequential(nn.Conv2d(3, 16, 3), nn.Softplus()))
+    host = randomize(nn.Sequential(nn.Conv2d(3, 16, 3), nn.Softplus()))
     torch.manual_seed(4)
     plug(host, mechanism, where="1", start="paper", input=SIZE)
     torch.manual_seed(4)
@@ -366,7 +366,7 @@ def test_a_control_is_redrawn_as_its_mechanism_is(start):
         found = []
         for control in (False, True):
             torch.manual_seed(seed)
-            host = randomized(nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Softplus()))
+            host = randomize(nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Softplus()))
             images = torch.randn(8, *SIZE)
             torch.manual_seed(seed)
             if control:

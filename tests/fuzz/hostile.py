@@ -1,6 +1,6 @@
 """Damage the folder of a saved network in many ways; count tracebacks, commands, connections and written files.
 
-``python benchmarks/hostile.py --count 300 --seed 0``: each mutation is loaded by ``saccade.load``, which may refuse
+``python tests/fuzz/hostile.py --count 300 --seed 0``: each mutation is loaded by ``saccade.load``, which may refuse
 it (UserError) or load it where the damage is harmless. Anything else is a finding; the exit code is then 1.
 """
 

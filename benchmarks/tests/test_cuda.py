@@ -10,7 +10,7 @@ from torch import nn
 import gpu_checks
 import saccade
 from gpu_operators import OPERATORS
-from randomize import learnt, randomized
+from saccade.contract.randomize import perturb, randomize
 from saccade.training import train
 from tiny_runs import COMBINED, Killed, after, listener
 
@@ -29,7 +29,7 @@ def _host():
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU()]
     layers += [nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.BatchNorm2d(64), nn.ReLU()]
-    return randomized(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5))).to(DEVICE)
+    return randomize(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5))).to(DEVICE)
 
 
 def _pictures():
@@ -56,14 +56,14 @@ def test_plug_keeps_a_host_on_cuda_bit_for_bit_until_a_moves(mechanism):
         saccade.plug(host, mechanism, where=["0", "3"], input=(3, 20, 16))
         assert all(p.device.type == DEVICE for p in host.parameters())
         assert torch.equal(host(pictures), before)
-        learnt(host)
+        perturb(host)
         assert not torch.equal(host(pictures), before)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_step_under_autocast_is_finite(dtype):
     host = saccade.plug(_host(), "das", where=["0", "3"], input=(3, 20, 16)).train()
-    learnt(host)
+    perturb(host)
     with torch.autocast(DEVICE, dtype):
         loss = host(_pictures()).square().mean()
     loss.backward()
@@ -74,7 +74,7 @@ def test_a_step_under_autocast_is_finite(dtype):
 
 def test_record_sees_the_gates_of_cuda():
     host = saccade.plug(_host(), "se", where=["0", "3"], input=(3, 20, 16)).eval()
-    learnt(host)
+    perturb(host)
     twin = copy.deepcopy(host).cpu()
     with torch.no_grad(), saccade.record(host) as found, saccade.record(twin) as on_cpu:
         host(_pictures())
@@ -89,9 +89,9 @@ def test_record_sees_the_gates_of_cuda():
 def test_what_cuda_saved_loads_on_the_cpu_and_back(tmp_path):
     options = {"num_classes": 5}
     torch.manual_seed(0)
-    network = randomized(timm.create_model("resnet10t", **options)).to(DEVICE)
+    network = randomize(timm.create_model("resnet10t", **options)).to(DEVICE)
     saccade.plug(network, "das", input=(3, 32, 32)).eval()
-    learnt(network)
+    perturb(network)
     pictures = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)).to(DEVICE)
     saccade.save(network, tmp_path / "network", host={"timm": "resnet10t", "options": options})
     again = saccade.load(tmp_path / "network").eval()

@@ -1,4 +1,4 @@
-"""Damaged files, hostile names and absurd settings end in a sentence; ``benchmarks/hostile_runs.py`` does many more."""
+"""Damaged files, hostile names and absurd settings end in a sentence; ``tests/fuzz/hostile_runs.py`` does many more."""
 
 import json
 import math

@@ -1,6 +1,6 @@
 """Damaged files, hostile names and absurd settings: every one must end in a sentence, and nothing else may happen.
 
-    python benchmarks/hostile_runs.py [--mutations 300] [--names 100] [--settings 60] [--seed 0]
+    python tests/fuzz/hostile_runs.py [--mutations 300] [--names 100] [--settings 60] [--seed 0]
 
 A small study is trained once. Then a file of a copy of it is damaged, or a name or a setting is made hostile, and a
 command of ``saccade`` runs on it in this process. Counted are tracebacks, commands run and network calls (seen by an

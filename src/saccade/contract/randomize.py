@@ -1,0 +1,58 @@
+"""Random states for a network under test: with fresh norms, biases and statistics a wrong plug can go unnoticed."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+__all__ = ["perturb", "randomize"]
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def randomize(host: Network, seed: int = 1) -> Network:
+    """Draw the norms, biases, scales and running statistics of ``host`` in place, and return it.
+
+    Any other parameter that holds one value throughout (layer scale, skip gain, last norm at zero) is drawn too.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in host.named_parameters():
+            if name.endswith("bias"):
+                parameter.normal_(0, 0.2, generator=generator)
+            elif parameter.ndim < 2 or (parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all())):
+                parameter.uniform_(0.5, 1.5, generator=generator)
+    _draw_statistics(host, 0.3, generator)
+    return host
+
+
+def perturb(network: Network, seed: int = 3, *, by: float = 0.05, a: float = 0.7) -> Network:
+    """Move every parameter and running statistic off its initial value, as training does; return ``network``.
+
+    Args:
+        network: changed in place.
+        seed: of the draws.
+        by: standard deviation of the change, in units of a matrix's own (1 where that is 0).
+        a: value of ``a`` in every plug that has one.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith("saccade.a"):
+                parameter.fill_(a)
+            else:
+                spread = float(parameter.std()) if parameter.ndim > 1 and parameter.numel() > 1 else 0.0
+                change = by * (spread or 1.0) * torch.randn(parameter.shape, generator=generator)
+                parameter.add_(change.to(parameter))
+    _draw_statistics(network, 0.1, generator)
+    return network
+
+
+def _draw_statistics(network: nn.Module, scale: float, generator: torch.Generator) -> None:
+    for name, buffer in network.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.copy_(torch.empty(buffer.shape).normal_(0, scale, generator=generator))
+        elif name.endswith("running_var"):
+            buffer.copy_(torch.empty(buffer.shape).uniform_(0.5, 2.0, generator=generator))
