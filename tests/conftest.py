@@ -3,17 +3,42 @@
 A shell that starts the tests in the background has SIGINT ignored, which every process here would inherit.
 """
 
+import functools
 import os
 import signal
 import subprocess
 from contextlib import ExitStack, suppress
 
 import pytest
+import torch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["SACCADE_CACHE"] = "off"  # tests of the pictures on disk name a folder of their own
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _poisoned(make):
+    """Fill the floating-point tensors that ``make`` leaves uninitialised with NaN."""
+
+    @functools.wraps(make)
+    def poisoned(*arguments, **options):
+        tensor = make(*arguments, **options)
+        if tensor.is_floating_point() or tensor.is_complex():
+            with torch.no_grad():
+                tensor.fill_(float("nan"))
+        return tensor
+
+    return poisoned
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _uninitialised_memory_is_nan():
+    """Turn every read of a value that nothing wrote into NaN, which no test expects."""
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+            patch.setattr(owner, name, _poisoned(getattr(owner, name)))
+        yield
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import saccade
 
@@ -248,3 +249,8 @@ def test_tests_import_nothing_from_benchmarks():
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             found += [f"{path.relative_to(TESTS)}: {name}" for name in names if name.partition(".")[0] in modules]
     assert found == []
+
+
+def test_uninitialised_memory_is_nan_in_tests():
+    made = [torch.empty(3), torch.empty_like(torch.ones(3)), torch.ones(3).new_empty(3)]
+    assert [tensor.isnan().all().item() for tensor in made] == [True, True, True]
