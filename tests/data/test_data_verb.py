@@ -98,7 +98,7 @@ def test_bad_files_are_left_out_and_listed_and_strangers_counted(photos):
 def test_what_the_recipe_does_not_take_is_a_note(photos):
     """Two of the files that it takes are 16 by 16; one that it does not take is broken, another is of another size."""
     words = ("--set", "data.train_images=4", "--json")
-    taken = select(Data(source=str(photos), train_images=4), ClassFolders().survey(photos)).parts["train"][0]
+    taken = select(Data(source=str(photos), train_images=4), ClassFolders().survey(photos)).splits["train"][0]
     beside = sorted(set((photos / "train/cat").iterdir()) - set(taken))
     beside[0].write_bytes(b"no")
     Image.new("RGB", (40, 30)).save(beside[1])
@@ -148,16 +148,16 @@ def test_a_sheet_is_drawn_whole(tmp_path, photos, source):
         assert page.mode == "RGB"
         assert page.size[0] > 1000
         colours = {colour for _, colour in page.getcolors(2**20)}
-    assert (sheet._TARGET in colours) == (source == "digits")
+    assert (sheet._TINTS[0] in colours) == (source == "digits")
 
 
 def test_boxes_lie_where_they_should():
     scenes = Scenes("train", 1, 40, clutter=0, distractors=0)
     spec = Data(train_images=2, options={"clutter": 0, "distractors": 0})
     cell = Digits().cells(spec, "train", 5)[0]
-    picture = np.asarray(sheet._picture(cell))
+    picture = np.asarray(sheet._draw_cell(cell))
     x1, y1, x2, y2 = (scenes.scene(0).boxes[0] * 4).int().tolist()
-    frame = (picture == np.array(sheet._TARGET)).all(2)
+    frame = (picture == np.array(sheet._TINTS[0])).all(2)
     assert frame[y1, x1:x2].all()
     assert frame[y2 - 1, x1:x2].all()
     assert frame[y1:y2, x1].all()

@@ -69,8 +69,8 @@ def test_what_the_recipe_does_not_take_is_not_counted(photos):
     counts = set()
     for seed in range(8):  # of seven cats to test on one is taken; which one, the seed says
         split = open_data(Data(source=str(photos), test_images=2, split_seed=seed), "label")
-        trained = {split.train.picture(i).numpy().tobytes() for i in range(len(split.train))}
-        both = sum(split.test.picture(i).numpy().tobytes() in trained for i in range(2))
+        trained = {split.train.raw_image(i).numpy().tobytes() for i in range(len(split.train))}
+        both = sum(split.test.raw_image(i).numpy().tobytes() in trained for i in range(2))
         assert [caution.split()[:3] for caution in split.cautions] == [[str(both), "of", "2"]] * bool(both)
         counts.add(both)
     assert counts == {0, 1}

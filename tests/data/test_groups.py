@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from saccade.data import layouts, open_data
-from saccade.data.groups import hold_back_groups, straddling
+from saccade.data.groups import hold_back_groups, split_conflicts
 from saccade.data.selection import select
-from saccade.data.survey import Part
+from saccade.data.survey import SplitFiles
 from saccade.errors import UserError
 from saccade.recipe import Data
 
@@ -43,7 +43,7 @@ def test_whole_groups_are_held_back_and_reach_the_images(tmp_path, seed):
     assert f"20% of the images held back with seed {seed} in whole groups (4 of 20 groups)" in split.description
     labels = Counter(split.test.target(i) for i in range(20))
     assert abs(labels[0] - labels[1]) <= 4
-    numbers = [int(split.test.picture(i)[0, 0, 0]) for i in range(20)]
+    numbers = [int(split.test.raw_image(i)[0, 0, 0]) for i in range(20)]
     assert split.test.groups == [PATIENTS[n] for n in numbers]
 
 
@@ -55,7 +55,7 @@ def test_the_seed_draws_and_groups_are_in_the_fingerprint(tmp_path):
     ungrouped = opened(root, options={"group": False})
     assert ungrouped.train.groups is None
     assert "of each class held back" in ungrouped.description
-    cut = {PATIENTS[int(ungrouped.test.picture(i)[0, 0, 0])] for i in range(20)}
+    cut = {PATIENTS[int(ungrouped.test.raw_image(i)[0, 0, 0])] for i in range(20)}
     assert len(cut) > 8  # the twin: images are drawn, whatever group they are of
 
 
@@ -91,11 +91,11 @@ def test_groups_are_in_one_part_of_a_given_split(tmp_path):
 def test_a_group_of_validation_and_training_leaks_too():
     files = [Path(str(i)) for i in range(4)]
     groups = dict(zip(files, "abab", strict=True))
-    parts = [Part("train", {"": files[:2]}), Part("val", {"": files[2:]})]
-    assert straddling(parts, groups) == [
+    parts = [SplitFiles("train", {"": files[:2]}), SplitFiles("val", {"": files[2:]})]
+    assert split_conflicts(parts, groups) == [
         f"the group {g!r} is in 'train' (1 image) and in 'val' (1 image)" for g in "ab"
     ]
-    assert straddling(parts[:1], groups) == []
+    assert split_conflicts(parts[:1], groups) == []
 
 
 def test_a_subset_says_which_groups_it_cuts(tmp_path):

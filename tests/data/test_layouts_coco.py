@@ -290,7 +290,7 @@ CLEANED = {
     "crowd": ({"iscrowd": 1, "segmentation": {"size": [20, 40], "counts": RUNS}}, r"1 crowds \(iscrowd = 1\) are left"),
     "of no image": ({"image_id": 999}, r"1 annotations of .* that it does not list, .* annotation 102 of image 999"),
     "of an image by text": ({"image_id": "2"}, "1 annotations of .* that it does not list"),
-    "twice": ({"image_id": 3, "category_id": 18}, "1 objects stand twice and count once"),
+    "twice": ({"image_id": 3, "category_id": 18}, "1 objects are exact duplicates and are counted once"),
     "an id twice": ({"id": 101}, r"1 ids of annotations stand twice in .* \(the first: 101\); all are taken"),
 }  # fmt: skip
 
@@ -310,7 +310,7 @@ def test_an_annotation_that_is_cleaned_and_counted(tmp_path, kind):
 def test_a_box_past_the_edge_is_cut(tmp_path):
     coco(tmp_path, annotations=[annotation(1, 0, bbox=[20, 10, 21.5, 10.5], segmentation=[])])
     assert opened(tmp_path, size=(20, 40)).train.target(0)["boxes"].tolist() == [[20, 10, 40, 20]]
-    assert any("are cut to it (the first: annotations/instances" in note for note in described(tmp_path)["notes"])
+    assert any("are clipped to it (the first: annotations/instances" in note for note in described(tmp_path)["notes"])
 
 
 def of_another_size(found):

@@ -41,7 +41,7 @@ def seen(split, part="train"):
     """Number of the image -> target; a vector as a list."""
     images = getattr(split, part)
     targets = [images.target(i) for i in range(len(images))]
-    numbers = [int(images.picture(i)[0, 0, 0]) for i in range(len(images))]
+    numbers = [int(images.raw_image(i)[0, 0, 0]) for i in range(len(images))]
     return {n: t.int().tolist() if torch.is_tensor(t) else t for n, t in zip(numbers, targets, strict=True)}
 
 
@@ -336,8 +336,8 @@ def test_real_chest_radiographs_and_photographs():
 def test_a_table_is_read_once_and_anew_when_it_changes(tmp_path, monkeypatch):
     fill(tmp_path, rows("file,label", *(f"{i}.png,{'ab'[i % 2]}" for i in range(8))))
     path, read = tmp_path / "labels.csv", []
-    text_of = records._text
-    monkeypatch.setattr(records, "_text", lambda path, owner: read.append(path) or text_of(path, owner))
+    text_of = records._read_text
+    monkeypatch.setattr(records, "_read_text", lambda path, owner: read.append(path) or text_of(path, owner))
     layout = layouts.layout_of(Data(source=str(tmp_path)))
     layout.describe(Data(source=str(tmp_path)), None)
     assert opened(tmp_path).classes == ["a", "b"]

@@ -128,7 +128,7 @@ def test_a_set_is_opened_as_its_tool_writes_it(tmp_path, make, parts, classes):
     target = split.train.target(0)
     assert target["boxes"].tolist() == [[10, 5, 30, 15]]
     assert target["labels"].tolist() == [
-        classes.index("cat" if split.train.picture(0)[0, 0, 0] // 9 % 2 == 0 else "dog")
+        classes.index("cat" if split.train.raw_image(0)[0, 0, 0] // 9 % 2 == 0 else "dog")
     ]
     assert "masks" not in target
 
@@ -261,8 +261,8 @@ CLEANED = {
         xml(thing(), thing(box=("10", "5", "10", "15"))),
         "1 objects without area are left out (the first: Ann",
     ),
-    "twice": (xml(thing(), thing()), "1 objects stand twice and count once"),
-    "overhang": (xml(thing(box=("30", "0", "42", "21"))), "1 boxes reach a little past their image"),
+    "twice": (xml(thing(), thing()), "1 objects are exact duplicates and are counted once"),
+    "overhang": (xml(thing(box=("30", "0", "42", "21"))), "1 boxes extend a little beyond their image"),
     "no size": (xml(thing(), size=(0, 0)), "the parts 'train', 'test' and 'val'"),
 }
 

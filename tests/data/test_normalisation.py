@@ -7,9 +7,9 @@ from PIL import Image, ImageOps
 from timm.data.transforms_factory import create_transform
 
 from saccade.data import open_data
-from saccade.data.normalisation import normalisation, stated
+from saccade.data.normalisation import describe_settings, normalisation
 from saccade.data.resizing import Frame
-from saccade.data.samples import colours
+from saccade.data.samples import channel_statistics
 from saccade.recipe import Data
 
 SIZES = [(300, 200), (97, 260), (224, 224), (64, 64), (51, 40)]
@@ -88,8 +88,8 @@ def test_a_recipe_that_states_nothing_shows_what_it_always_showed(folder):
     for n in range(len(SIZES)):
         with Image.open(folder / "test" / "a" / f"{n}.png") as image:
             expected = np.asarray(ImageOps.fit(image, (80, 80), Image.Resampling.BILINEAR))
-        assert np.array_equal(split.test.picture(n).permute(1, 2, 0).numpy(), expected)
-    assert (split.mean, split.std) == colours([split.train.picture(i) for i in range(len(split.train))])
+        assert np.array_equal(split.test.raw_image(n).permute(1, 2, 0).numpy(), expected)
+    assert (split.mean, split.std) == channel_statistics([split.train.raw_image(i) for i in range(len(split.train))])
     assert "shown with" not in split.description
 
 
@@ -99,7 +99,7 @@ def test_what_is_stated_is_said_and_the_rest_is_measured(folder):
     assert split.mean == (0.25,) * 3
     assert split.std == plain.std
     assert split.description.endswith("; shown with mean 0.25")
-    assert stated(Data(std=(0.5, 0.25, 0.5), interpolation="box", crop_pct=0.9)) == (
+    assert describe_settings(Data(std=(0.5, 0.25, 0.5), interpolation="box", crop_pct=0.9)) == (
         "; shown with std 0.5 0.25 0.5, box interpolation, the middle 90 % of the short side"
     )
 
@@ -128,7 +128,7 @@ def test_drawn_scenes_of_one_channel_take_the_average():
     assert split.mean == pytest.approx([0.4])
     assert split.std == pytest.approx([0.4])
     plain = open_data(Data(size=24, train_images=20, test_images=20), "label")
-    assert torch.equal(split.test.picture(3), plain.test.picture(3))
+    assert torch.equal(split.test.raw_image(3), plain.test.raw_image(3))
     assert normalisation(Data(), 1, lambda: ((0.1,), (0.2,))) == ((0.1,), (0.2,))
 
 
@@ -143,8 +143,8 @@ def test_a_point_of_an_image_is_placed_where_its_pixels_are(resize, crop_pct, si
     box = (width // 2 - 14, height // 2 - 10, width // 2 + 6, height // 2 + 15)
     pixels = np.zeros((height, width), np.uint8)
     pixels[box[1] : box[3], box[0] : box[2]] = 255
-    shown = np.asarray(frame.picture(Image.fromarray(pixels).convert("RGB")))[..., 0] / 255
-    (across, left), (down, top) = frame.placement(source)
+    shown = np.asarray(frame.fit_image(Image.fromarray(pixels).convert("RGB")))[..., 0] / 255
+    (across, left), (down, top) = frame.image_to_frame(source)
     for axis, scale, shift, (low, high) in ((0, across, left, box[::2]), (1, down, top, box[1::2])):
         line = shown.max(axis)
         middle = (line * (np.arange(len(line)) + 0.5)).sum() / line.sum()

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision.tv_tensors import BoundingBoxes, Mask
 
-from saccade.data.annotations import Annotated, Annotation, Cleaned, LabelError, Rle, placed
+from saccade.data.annotations import Annotation, CleaningCounts, ImageAnnotations, LabelError, Rle, clean_objects
 from saccade.data.layouts._coco_json import run_lengths
 from saccade.data.objects import Objects
 from saccade.data.opening import upright as upright_of
@@ -59,10 +59,10 @@ def test_boxes_and_masks_lie_where_the_picture_shows_them(tmp_path, resize, part
     mask[8:32, 22:38] = 1
     shape = {"polygons": (outline(*box),)} if kind == "polygon" else {"rle": Rle(40, 60, array("q", runs(mask)))}
     path = tmp_path / "a.png"
-    objects = Objects({path: Annotated("a", [Annotation("cell", box, **shape)], SIZE)}, {path: SIZE}, ["cell"])
+    objects = Objects({path: ImageAnnotations("a", [Annotation("cell", box, **shape)], SIZE)}, {path: SIZE}, ["cell"])
     shown = Frame(*frame, resize, crop_pct=part)
     with Image.open(path) as image:
-        red = np.asarray(shown.picture(image.convert("RGB")))[..., 0] > 127
+        red = np.asarray(shown.fit_image(image.convert("RGB")))[..., 0] > 127
     target = objects.targets([path], shown)[0]
     assert target["boxes"][0].tolist() == pytest.approx(around(red), abs=0.75)
     assert (target["masks"][0].numpy() != red).sum() <= 0.06 * red.sum()
@@ -84,7 +84,7 @@ def test_boxes_of_a_photograph_that_lies_on_its_side(tmp_path, orientation, stat
         Annotation("a", box, (outline(*box),)),
         Annotation("b", box, (), Rle(*mask.shape, array("q", runs(mask)))),
     ]
-    objects = Objects({path: Annotated("a.json", shapes, size)}, {path: upright}, ["a", "b"])
+    objects = Objects({path: ImageAnnotations("a.json", shapes, size)}, {path: upright}, ["a", "b"])
     target = objects.targets([path], Frame(SIZE[0], SIZE[1], "stretch"))[0]
     with Image.open(path) as image:
         red = np.asarray(upright_of(image))[..., 0] > 127
@@ -92,22 +92,22 @@ def test_boxes_of_a_photograph_that_lies_on_its_side(tmp_path, orientation, stat
     assert target["boxes"].tolist() == [where, where]
     for found in target["masks"].numpy():
         assert around(found) == where
-    assert any("drawn on the stored pixels are turned" in note for note in objects.notes) == (stated == "stored")
+    assert any("their boxes were given for the stored pixels" in note for note in objects.notes) == (stated == "stored")
 
 
 @pytest.mark.parametrize("orientation", [1, 3])
 def test_a_size_that_no_turn_explains_is_refused(tmp_path, orientation):
     path = tmp_path / "a.png"
     painted(path, [], orientation=orientation)
-    objects = Objects({path: Annotated("a.json", [], SIZE[::-1])}, {path: SIZE}, [])
+    objects = Objects({path: ImageAnnotations("a.json", [], SIZE[::-1])}, {path: SIZE}, [])
     assert objects.problems == {path: "is 60×40 pixels; a.json states 40×60"}
-    assert Objects({path: Annotated("a.json", [], SIZE)}, {path: SIZE}, []).problems == {}
+    assert Objects({path: ImageAnnotations("a.json", [], SIZE)}, {path: SIZE}, []).problems == {}
 
 
 def test_what_the_frame_does_not_show_is_dropped(tmp_path):
     boxes = [(0, 10, 8, 20), (5, 10, 20, 20), (30, 10, 31, 11), (40, 0, 60, 40)]
     path = tmp_path / "a.png"
-    found = Annotated("a", [Annotation(str(n), box, (outline(*box),)) for n, box in enumerate(boxes)])
+    found = ImageAnnotations("a", [Annotation(str(n), box, (outline(*box),)) for n, box in enumerate(boxes)])
     objects = Objects({path: found}, {path: SIZE}, list("0123"))
     whole = objects.targets([path], Frame(40, 60))[0]
     assert whole["labels"].tolist() == [0, 1, 2, 3]
@@ -121,7 +121,7 @@ def test_what_the_frame_does_not_show_is_dropped(tmp_path):
 
 def test_an_image_without_objects_has_empty_tensors(tmp_path):
     path = tmp_path / "a.png"
-    target = Objects({path: Annotated("a")}, {path: SIZE}, ["x"]).targets([path], Frame(20, 20))[0]
+    target = Objects({path: ImageAnnotations("a")}, {path: SIZE}, ["x"]).targets([path], Frame(20, 20))[0]
     assert target["boxes"].shape == (0, 4)
     assert target["labels"].dtype == torch.int64
     assert "masks" not in target
@@ -131,9 +131,11 @@ def test_masks_are_given_where_every_object_has_an_outline(tmp_path):
     box, paths = (10, 10, 20, 20), [tmp_path / name for name in ("a.png", "b.png")]
     with_outline, alone = Annotation("x", box, (outline(*box),)), Annotation("x", box)
     sizes = dict.fromkeys(paths, SIZE)
-    whole = Objects({path: Annotated("a", [with_outline]) for path in paths}, sizes, ["x"])
+    whole = Objects({path: ImageAnnotations("a", [with_outline]) for path in paths}, sizes, ["x"])
     assert "masks" in whole.targets(paths, Frame(20, 20))[1]
-    mixed = Objects({paths[0]: Annotated("a", [with_outline]), paths[1]: Annotated("a", [alone])}, sizes, ["x"])
+    mixed = Objects(
+        {paths[0]: ImageAnnotations("a", [with_outline]), paths[1]: ImageAnnotations("a", [alone])}, sizes, ["x"]
+    )
     assert "masks" not in mixed.targets(paths, Frame(20, 20))[0]
     assert "1 of 2 objects have no outline: boxes alone are given" in mixed.notes
     assert not any("outline" in note for note in whole.notes)
@@ -195,9 +197,9 @@ def test_runs_that_cannot_be_unpacked(text, why):
 
 
 def cleaned_of(*objects, **fields):
-    counts = Cleaned()
-    kept = placed(Annotated("a.txt", [one._replace(where=f"line {n}") for n, one in enumerate(objects, 1)], **fields),
-                  SIZE, 1, counts)  # fmt: skip
+    counts = CleaningCounts()
+    numbered = [one._replace(where=f"line {n}") for n, one in enumerate(objects, 1)]
+    kept = clean_objects(ImageAnnotations("a.txt", numbered, **fields), SIZE, 1, counts)
     return kept, counts
 
 
@@ -207,11 +209,11 @@ def test_what_is_cleaned_is_counted_with_its_first_place():
         Annotation("b", (10, 10, 20, 20)), Annotation("a", (-1.5, 5, 62, 30)), Annotation("a", (0, 0, 60.001, 40)),
     )  # fmt: skip
     assert [one.box for one in kept] == [(10, 10, 20, 20), (10, 10, 20, 20), (0, 5, 60, 30), (0, 0, 60, 40)]
-    assert counts.counts == Counter(empty=1, twice=1, cut=1)
+    assert counts.counts == Counter(empty=1, duplicate=1, clipped=1)
     assert counts.sentences() == [
         "1 objects without area are left out (the first: a.txt, line 2)",
-        "1 boxes reach a little past their image and are cut to it (the first: a.txt, line 5)",
-        "1 objects stand twice and count once (the first: a.txt, line 3)",
+        "1 boxes extend a little beyond their image and are clipped to it (the first: a.txt, line 5)",
+        "1 objects are exact duplicates and are counted once (the first: a.txt, line 3)",
     ]
 
 
@@ -239,7 +241,7 @@ def test_a_changed_object_changes_the_fact(tmp_path):
 
     def fact(**change):
         one = Annotation("a", (1.0, 2.0, 9.0, 9.0), (outline(1, 2, 9, 9),))._replace(**change)
-        return Objects({path: Annotated("x", [one])}, {path: SIZE}, ["a", "b"]).fact(path)
+        return Objects({path: ImageAnnotations("x", [one])}, {path: SIZE}, ["a", "b"]).fingerprint_entry(path)
 
     rle = Rle(40, 60, array("q", [2400]))
     changes = [{}, {"name": "b"}, {"box": (1.0, 2.0, 9.0, 8.5)}, {"polygons": (outline(1, 2, 9, 8),)}, {"rle": rle}]

@@ -7,10 +7,10 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from saccade.data.digits import Scenes, targets_of
+from saccade.data.digits import Scenes, make_targets
 from saccade.data.samples import ImageSet, collate
 from saccade.data.sampling import EpochSampler, Key, generator, seeded
-from saccade.data.transforms import augment, check_names
+from saccade.data.transforms import augment, check_augmentations
 from saccade.errors import UserError
 
 POLICIES = {
@@ -47,17 +47,17 @@ def test_augmentation_is_a_function_of_its_key(name):
 
 def test_augmentation_leaves_the_global_generator_and_the_picture_alone():
     data = images(augment=(*ALL, *POLICIES))
-    before, state = data.pictures.clone(), torch.get_rng_state()
+    before, state = data.images.clone(), torch.get_rng_state()
     for i in range(20):
         data[3, 1, i]
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(data.pictures, before)
+    assert torch.equal(data.images, before)
 
 
 def test_an_integer_asks_for_the_image_as_it_is():
     data = images()
     mean, std = torch.tensor([0.4, 0.5, 0.6])[:, None, None], torch.tensor([0.2, 0.25, 0.3])[:, None, None]
-    assert torch.allclose(data[7][0] * std + mean, data.picture(7) / 255, atol=1e-6)
+    assert torch.allclose(data[7][0] * std + mean, data.raw_image(7) / 255, atol=1e-6)
     assert not torch.equal(data[7][0], data[0, 0, 7][0])
     assert data[7][1] == data[0, 0, 7][1] == 1
 
@@ -200,7 +200,7 @@ def test_the_draws_do_not_depend_on_the_target():
 
 def test_objects_move_with_their_image():
     scenes = Scenes("train", 60, 40, clutter=0, distractors=2)
-    drawn = targets_of(scenes, "objects", fits=False)
+    drawn = make_targets(scenes, "objects", fits_in_memory=False)
     for i in range(60):
         image, target = scenes[i].float() / 255, drawn[i]
         moved, objects = augment(image, target, ("flip", "crop"), Key(0, 0, i), MEAN[:1])
@@ -252,13 +252,13 @@ def objects(boxes, size=(32, 32)):
 
 def test_unknown_names_are_refused_with_their_neighbours():
     with pytest.raises(UserError, match="Did you mean 'flip'"):
-        check_names(("crop", "flop"))
+        check_augmentations(("crop", "flop"))
 
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_policy_would_leave_masks_and_boxes_behind(name):
     for target in ("mask", "objects"):
         with pytest.raises(UserError, match=rf"{name} moves the image and not its {target}.*flip, crop, color, erase"):
-            check_names(("flip", name), target)
-        check_names(ALL, target)
-    check_names((name,), "label")
+            check_augmentations(("flip", name), target)
+        check_augmentations(ALL, target)
+    check_augmentations((name,), "label")

@@ -114,7 +114,7 @@ def test_what_is_no_file_is_refused_and_not_waited_for(copy, kind):
     [
         ({"label": None}, "hold nll, predicted, rank; 'label' is needed"),
         ({"predicted": None}, "hold label, nll, rank; 'predicted' is needed"),
-        ({"label": [1, 2]}, "the number of images must be one: .*label 2"),
+        ({"label": [1, 2]}, "all tensors must have the same number of images: .*label 2"),
         ({"predicted": 1}, "'predicted' is a single number; one entry for each image"),
         ({"a/b": [1]}, "'a/b' has no 'a/offsets' beside it"),
         ({"predicted": [[1, 2]] * 20}, "give no top-1: The size of tensor a"),

@@ -81,7 +81,7 @@ def test_a_recipe_names_it():
 @pytest.mark.parametrize(
     ("model", "words"),
     [
-        ({"encoder": "resnet81"}, "model fcn: timm knows no network 'resnet81'. Did you mean 'resnet18'"),
+        ({"encoder": "resnet81"}, "model fcn: timm has no network 'resnet81'. Did you mean 'resnet18'"),
         ({"encoder": "resnet18", "encoder_options": {"widht": 3}}, r"the encoder resnet18 .*\{'widht': 3\}"),
         ({"encodr": "resnet18"}, "no option 'encodr'. Did you mean 'encoder'"),
         *(

@@ -9,7 +9,7 @@ from timm.data.config import resolve_data_config
 from timm.models import get_pretrained_cfg
 
 from saccade.errors import UserError
-from saccade.models import _host, create_host, origin
+from saccade.models import _host, create_host, find_origin
 from saccade.recipe import Model
 
 
@@ -35,7 +35,7 @@ def test_the_global_generator_decides_the_weights():
     [
         ({"name": "resnet10_smal"}, "Did you mean 'resnet10_small'"),
         ({"name": "resnet81"}, "Did you mean 'resnet18'"),
-        ({"name": "no such thing at all"}, "timm knows no network 'no such thing at all'"),
+        ({"name": "no such thing at all"}, "timm has no network 'no such thing at all'"),
         ({"name": "my_nets.build"}, "A function of your own is named my_nets:build"),
         ({"name": "resnet18.a1_in2k", "pretrained": True}, "Did you mean 'a1_in1k'"),
         ({"options": {"widht": 3}}, "no option 'widht'. Did you mean 'width'"),
@@ -46,7 +46,7 @@ def test_the_global_generator_decides_the_weights():
         ({"options": {"num_classes": 3}}, "num_classes follows from the data"),
         ({"pretrained": True, "checkpoint": "x"}, "model.pretrained and model.checkpoint exclude each other"),
         ({"checkpoint": "x", "init_from": "y"}, "model.checkpoint and model.init_from exclude each other"),
-        ({"pretrained": True}, "pretrained weights could not be had: No pretrained weights exist"),
+        ({"pretrained": True}, "pretrained weights could not be downloaded: No pretrained weights exist"),
     ],
 )  # fmt: skip
 def test_wrong_uses_are_named(model, words):
@@ -59,7 +59,7 @@ def test_a_download_that_fails_is_the_users_to_mend(monkeypatch):
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(_host.timm, "create_model", offline)
-    with pytest.raises(UserError, match="pretrained weights could not be had: Name or service"):
+    with pytest.raises(UserError, match="pretrained weights could not be downloaded: Name or service"):
         create_host(Model(name="resnet18", pretrained=True), 3, 3)
 
 
@@ -145,19 +145,19 @@ STATED = {"mean": "0.5,0.25,0.5", "std": "[0.5, 0.5, 0.5]", "input_size": "3,96,
 def test_what_weights_were_trained_on_is_read_from_the_file_then_from_timm(saved):
     path, net = saved
     save_file(net.state_dict(), path, STATED)
-    own = origin(Model(checkpoint=str(path)))
+    own = find_origin(Model(checkpoint=str(path)))
     assert own.data == {"mean": (0.5, 0.25, 0.5), "std": [0.5, 0.5, 0.5], "size": [96, 64]}
     assert own.options == {"pad_type": "same"}
-    beside = origin(Model(name="resnet18", checkpoint=str(path)))
+    beside = find_origin(Model(name="resnet18", checkpoint=str(path)))
     timms = resolve_data_config({}, pretrained_cfg=get_pretrained_cfg("resnet18").to_dict())
     assert beside.data == {**own.data, "interpolation": timms["interpolation"], "crop_pct": timms["crop_pct"]}
     save_file(net.state_dict(), path)
-    assert origin(Model(checkpoint=str(path))).data == {}
-    assert origin(Model(name="resnet18")) is None
-    found = origin(Model(name="convnext_atto", pretrained=True))
+    assert find_origin(Model(checkpoint=str(path))).data == {}
+    assert find_origin(Model(name="resnet18")) is None
+    found = find_origin(Model(name="convnext_atto", pretrained=True))
     assert found.data["size"] == 224
     assert found.data["mean"] == timms["mean"]
-    assert origin(Model(name="fcn", options={"encoder": "convnext_atto"}, pretrained=True)).data == found.data
+    assert find_origin(Model(name="fcn", options={"encoder": "convnext_atto"}, pretrained=True)).data == found.data
 
 
 def test_a_classifiers_weights_start_an_encoder(tmp_path, caplog):
@@ -188,7 +188,7 @@ def with_facts(num_classes, in_chans, pretrained=False):
 def test_a_function_of_ones_own_is_asked_where_it_is_said_to_be_pretrained():
     name = f"{with_facts.__module__}:with_facts"
     state = torch.random.get_rng_state()
-    found = origin(Model(name=name, pretrained=True)).data
+    found = find_origin(Model(name=name, pretrained=True)).data
     assert (found["mean"], found["size"], found["crop_pct"]) == ((0.5, 0.4, 0.3), 8, 0.9)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert origin(Model(name=name)) is None
+    assert find_origin(Model(name=name)) is None

@@ -131,7 +131,7 @@ def test_changed_images_are_noticed(folder, read, change):
     assert images.open_once(spec, "label") is after
     if change is _replace:
         assert (folder / "train/cat/0.bmp").stat().st_size == size, "the time alone tells"
-        assert not after.train.picture(0).equal(before.train.picture(0))
+        assert not after.train.raw_image(0).equal(before.train.raw_image(0))
     assert after.fingerprint != before.fingerprint
 
 

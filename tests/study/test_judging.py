@@ -426,7 +426,7 @@ def test_the_metric_of_given_scores_reads_them():
     import torch
 
     metric = judge(table()).metric
-    assert metric.of({"score": torch.tensor([0.5, 1.0])}) == 0.75
+    assert metric.compute({"score": torch.tensor([0.5, 1.0])}) == 0.75
     assert dataclasses.replace(metric, margin=2.0).margin == 2.0
 
 

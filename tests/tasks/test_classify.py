@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from saccade.metrics.rows import is_finite, select
+from saccade.metrics.rows import is_finite, select_images
 from saccade.recipe import Recipe
 from saccade.tasks.classify import Classify
 
@@ -102,16 +102,16 @@ def test_the_score_of_each_class():
     by_class = Classify.metrics[0].by_class(rows)
     assert by_class[[0, 2]].tolist() == [100.0, 50.0]
     assert math.isnan(by_class[1])
-    assert Classify.metrics[0].by_class(select(rows, [0])).tolist() == [100.0]
+    assert Classify.metrics[0].by_class(select_images(rows, [0])).tolist() == [100.0]
 
 
 @pytest.mark.parametrize(("classes", "names"), [("abcde", ["top-1", "NLL"]), ("abcdef", ["top-1", "top-5", "NLL"])])
 def test_top_5_of_five_classes_says_nothing(classes, names):
-    assert [metric.name for metric in task(classes=classes).reported()] == names
+    assert [metric.name for metric in task(classes=classes).applicable_metrics()] == names
 
 
 def test_the_most_frequent_class_is_the_trivial_answer():
-    words, rows = task(train=[0, 1, 1, 2, 2], test=[1, 2, 3, 1], classes="abcd").trivial()
+    words, rows = task(train=[0, 1, 1, 2, 2], test=[1, 2, 3, 1], classes="abcd").trivial_baseline()
     assert words == "the most frequent class"
     assert rows["predicted"].tolist() == [1] * 4
     assert rows["rank"].tolist() == [0, 1, 3, 0]
@@ -132,8 +132,8 @@ def test_answers_for_the_eye():
 
 def test_a_host_that_answers_otherwise_is_named():
     images = torch.zeros(2, 1, 8, 8)
-    assert task(classes="abc").misfit(torch.zeros(2, 3), images) is None
-    assert "gives (2, 4) for two of them; logits of shape (2, 3)" in task(classes="abc").misfit(
+    assert task(classes="abc").output_problem(torch.zeros(2, 3), images) is None
+    assert "gives (2, 4) for two of them; logits of shape (2, 3)" in task(classes="abc").output_problem(
         torch.zeros(2, 4), images
     )
-    assert "gives a tuple" in task().misfit((), images)
+    assert "gives a tuple" in task().output_problem((), images)

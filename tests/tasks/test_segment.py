@@ -17,7 +17,7 @@ from torchmetrics.segmentation import DiceScore
 import saccade
 from saccade.data import open_data
 from saccade.data.samples import VOID
-from saccade.metrics.rows import count, is_finite
+from saccade.metrics.rows import count_images, is_finite
 from saccade.recipe import Model, Recipe
 from saccade.tasks.segment import Segment
 from saccade.training import train
@@ -87,9 +87,9 @@ def test_tables_by_hand():
         "tp": [[1, 1, 0], [0, 0, 1]], "fp": [[2, 1, 0], [0, 0, 0]], "fn": [[1, 1, 1], [0, 0, 0]],
     }  # fmt: skip
     assert IOU.by_class(rows).tolist() == pytest.approx([25, 100 / 3, 50])
-    assert IOU.of(rows) == pytest.approx((25 + 100 / 3 + 50) / 3)
+    assert IOU.compute(rows) == pytest.approx((25 + 100 / 3 + 50) / 3)
     assert DICE.by_class(rows).tolist() == pytest.approx([40, 50, 200 / 3])
-    assert ACCURACY.of(rows) == pytest.approx(50)
+    assert ACCURACY.compute(rows) == pytest.approx(50)
 
 
 @pytest.mark.parametrize("absent_in_answers", [True, False])
@@ -109,12 +109,12 @@ def test_scores_are_those_of_torchmetrics(absent_in_answers):
         found = metric.by_class(rows)
         assert found[there].tolist() == pytest.approx((100 * known[there]).tolist(), rel=1e-5)
         assert found[ABSENT].isnan()
-        assert metric.of(rows) == pytest.approx(100 * known[there].mean().item(), rel=1e-5)
+        assert metric.compute(rows) == pytest.approx(100 * known[there].mean().item(), rel=1e-5)
     if absent_in_answers:
         macro = MulticlassJaccardIndex(CLASSES, average="macro", ignore_index=VOID)(answers, truth)
-        assert IOU.of(rows) == pytest.approx(100 * macro.item(), rel=1e-5)
+        assert IOU.compute(rows) == pytest.approx(100 * macro.item(), rel=1e-5)
     accuracy = MulticlassAccuracy(CLASSES, average="micro", ignore_index=VOID)(answers, truth)
-    assert ACCURACY.of(rows) == pytest.approx(100 * accuracy.item(), rel=1e-5)
+    assert ACCURACY.compute(rows) == pytest.approx(100 * accuracy.item(), rel=1e-5)
 
 
 def test_an_answer_beside_the_void_counts_nowhere():
@@ -140,19 +140,19 @@ def test_logits_that_are_no_numbers_give_no_table():
     network.logits[1, 2, 0, 0] = torch.nan
     rows = task().rows(network, images, truth)
     assert not is_finite(rows)
-    assert count(rows) == 2
+    assert count_images(rows) == 2
     assert set(task().scores(rows).values()) == {None}
 
 
 def test_the_trivial_answer_is_the_most_frequent_class_everywhere():
     seen = [torch.tensor([[0, 1, 1], [2, 2, 2]]), torch.tensor([[1, 1, VOID], [VOID, VOID, VOID]])]
     shown = [torch.tensor([[1, 1, 0]]), torch.tensor([[2, VOID, 1]])]
-    words, rows = task(seen, shown, 4).trivial()
+    words, rows = task(seen, shown, 4).trivial_baseline()
     assert words == "a everywhere"
     expected = tables(torch.ones(2, 1, 3, dtype=torch.int64), torch.stack(shown), 4)
     assert all(torch.equal(rows[key], expected[key]) for key in expected)
     assert rows["fp"].tolist() == [[0, 1, 0, 0], [0, 1, 0, 0]]
-    assert IOU.of(rows) == pytest.approx((0 + 100 * 3 / 5 + 0) / 3)
+    assert IOU.compute(rows) == pytest.approx((0 + 100 * 3 / 5 + 0) / 3)
 
 
 def test_the_loss_is_the_mean_over_what_is_not_void():
@@ -206,11 +206,11 @@ def test_a_network_that_says_it_is_dense_is_no_encoder(monkeypatch):
 
 def test_a_host_that_answers_otherwise_is_named():
     images = torch.zeros(2, 1, 8, 6)
-    assert task().misfit(torch.zeros(2, CLASSES, 8, 6), images) is None
-    assert "gives (2, 5, 4, 3) for two of them; logits of shape (2, 5, 8, 6)" in task().misfit(
+    assert task().output_problem(torch.zeros(2, CLASSES, 8, 6), images) is None
+    assert "gives (2, 5, 4, 3) for two of them; logits of shape (2, 5, 8, 6)" in task().output_problem(
         torch.zeros(2, CLASSES, 4, 3), images
     )
-    assert "gives a dict" in task().misfit({}, images)
+    assert "gives a dict" in task().output_problem({}, images)
 
 
 RECIPE = Recipe().with_overrides({

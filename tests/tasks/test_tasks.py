@@ -67,4 +67,4 @@ def test_a_task_without_its_targets_is_refused(tmp_path):
 @pytest.mark.parametrize(("name", "found"), [(None, "top-1"), ("TOP-5", "top-5"), ("nll", "NLL")])
 def test_the_metric_of_the_verdicts(name, found):
     task = tasks.get("classify")(Recipe().with_overrides({"task.metric": name}), SimpleNamespace(classes="abcdef"))
-    assert task.verdict().name == found
+    assert task.primary_metric().name == found

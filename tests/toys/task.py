@@ -27,7 +27,7 @@ class Toy(Task):
     def host(self, model):
         return {"timm": model.name, "options": {**model.options, "num_classes": 1, "in_chans": self.data.channels}}
 
-    def misfit(self, output, images):
+    def output_problem(self, output, images):
         return None if isinstance(output, Tensor) and output.shape == (len(images), 1) else "needs one number an image"
 
     def loss(self, network, images, targets):
@@ -38,7 +38,7 @@ class Toy(Task):
     def rows(self, network, images, targets):
         return _rows(network(images)[:, 0].float(), images)
 
-    def trivial(self):
+    def trivial_baseline(self):
         images = torch.stack([self.data.test[i][0] for i in range(len(self.data.test))])
         return "the mean of all images", _rows(torch.zeros(len(images)), images)
 

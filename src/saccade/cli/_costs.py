@@ -49,7 +49,7 @@ def costs(
         UserError: there is no such model or mechanism, or the model does not take such pictures.
     """
     asked = {text: catalog.parse(text) for text in mechanisms}
-    host = create_host(Model(name=model), classes=1000, channels=size[0] if size else 3)
+    host = create_host(Model(name=model), num_classes=1000, channels=size[0] if size else 3)
     picture = list(example_input(host, size)[0].shape[1:])
     with torch.no_grad(), preserve_state(host):
         ForwardCall.of(host, size, batch).try_out()  # what it does not take is said once, not by each mechanism

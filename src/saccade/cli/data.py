@@ -40,13 +40,13 @@ def command(
     Every image is opened. The exit code is 1 where training would refuse something.
     """
     from saccade.data import layout_of
-    from saccade.data.transforms import check_names
+    from saccade.data.transforms import check_augmentations
     from saccade.recipe import Recipe
 
     if show is not None:
-        from saccade.data.sheet import check_path
+        from saccade.data.sheet import sheet_format
 
-        check_path(Path(show))
+        sheet_format(Path(show))
     for setting in settings:
         if not setting.strip().startswith("data."):
             raise UserError(f"{setting!r}: only data.… says what the images are; write data.key=value")
@@ -56,7 +56,7 @@ def command(
         .with_overrides({"data.source": source} | ({"data.skip_bad": True} if skip_bad else {}))
         .data
     )
-    check_names(spec.augment)
+    check_augmentations(spec.augment)
     layout = layout_of(spec)
     with _progress() as notify:
         facts = layout.describe(spec, notify)
@@ -124,4 +124,4 @@ def _draw(layout: Layout, spec: Data, facts: dict[str, Any], path: Path) -> None
     rows = [(part, layout.cells(shown, part, 20)) for part in facts["used"]]
     counts = ", ".join(f"{count} {part}" for part, count in facts["used"].items())
     title = f"{facts['source']}: {counts} images, {facts['height']}×{facts['width']} pixels"
-    sheet.write(sheet.contact_sheet(rows, printable(title)), path)
+    sheet.write_sheet(sheet.contact_sheet(rows, printable(title)), path)

@@ -113,7 +113,7 @@ def _rows(
         task = progress.add_task("building", total=len(labels) + len(batches) * len(labels))
         hosts = []
         for label in labels:
-            host = create_host(Model(name=model), classes=1000, channels=size[0] if size else 3)
+            host = create_host(Model(name=model), num_classes=1000, channels=size[0] if size else 3)
             if label in mechanisms:
                 name, options = mechanisms[label]
                 insert(

@@ -135,7 +135,7 @@ def _of_timm(name: str, owner: str, vouched: bool) -> Callable[..., Any]:
 
 def _passed(name: str, code: Any, owner: str) -> Callable[..., Any]:
     """Return the function that the caller of this process passed; no module holds it."""
-    found = builders.passed((name, code))
+    found = builders.find_registered((name, code))
     if found is None:
         raise UserError(
             f"{owner}: its host was built by the function {brief(name)!r}, which was passed to saccade and lies in no "

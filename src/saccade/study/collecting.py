@@ -17,7 +17,7 @@ from saccade import tasks
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.metrics.metric import Metric
-from saccade.metrics.rows import Rows, count
+from saccade.metrics.rows import Rows, count_images
 from saccade.runfiles import Failed, read, read_epochs, read_rows
 from saccade.study import pseudovalues
 from saccade.study.advice import on_unlearnt
@@ -223,16 +223,16 @@ def _rows(study: Study, runs: tuple[RunResult, ...], kind: type[Task]) -> dict[t
         rows = read_rows(run.folder) if result.status == "done" else None
         if rows is None:
             continue
-        for key in kind.truth:
+        for key in kind.truth_keys:
             if key not in rows:
                 raise _damaged(run, f"hold {', '.join(sorted(rows))}; {key!r} is needed")
         first = first or (run, rows)
-        counts = count(first[1]), count(rows)
+        counts = count_images(first[1]), count_images(rows)
         if counts[0] != counts[1]:
             raise _other_images(first[0], run, f"they have {counts[0]} and {counts[1]} test images")
         if ("group" in first[1]) != ("group" in rows):
             raise _other_images(first[0], run, "the groups of their test images differ")
-        for key in (*kind.truth, *(["group"] if "group" in rows else [])):
+        for key in (*kind.truth_keys, *(["group"] if "group" in rows else [])):
             if rows[key].shape != first[1][key].shape or not torch.equal(first[1][key].long(), rows[key].long()):
                 raise _other_images(first[0], run, f"the {key}s of their test images differ")
         found[run.arm.name, run.seed] = rows

@@ -184,9 +184,9 @@ def forecast(
         slots = torch.cuda.device_count() if several else slots_for(training.threads, where.type) or 1
     kind = tasks.get(tasks.choose(study.base))
     with use_threads(training.threads):
-        base = tasks.resolved(study.base, kind.target)
+        base = tasks.resolve(study.base, kind.target)
         split = open_once(base.data, kind.target, notify)
-        metric = kind(base, split).verdict()
+        metric = kind(base, split).primary_metric()
         margin = metric.margin if study.margin is None else study.margin
         metric.check_margin(margin)
         decided: dict[str, Any] = {}
@@ -222,7 +222,7 @@ def forecast(
         step_ms={name: each.step_ms for name, each in timed.items()},
         test_ms={name: each.test_ms for name, each in timed.items()},
         metric=metric.name,
-        unit=metric.points,
+        unit=metric.difference_unit,
         detectable=tuple((sigma, size if size <= most else None) for sigma, size in found),
         sigma_from=known.sigma_from,
         test_images=count,
@@ -252,7 +252,7 @@ class _Timed:
 
 
 def _timed(study: Study, arm: Arm, kind: type[Task], device: torch.device, slots: int, trust: Trust) -> _Timed:
-    recipe = tasks.resolved(study.run(arm, study.seeds[0]).recipe, kind.target)
+    recipe = tasks.resolve(study.run(arm, study.seeds[0]).recipe, kind.target)
     part = recipe.training
     task = kind(recipe, open_once(recipe.data, kind.target))
     ready = prepare(task, trust)

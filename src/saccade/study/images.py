@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from saccade.data import layout_of, open_data
-from saccade.data.samples import Split
+from saccade.data.samples import Splits
 from saccade.events import Notify, ignore
 from saccade.recipe import Data
 
 __all__ = ["open_once"]
 
-_last: tuple[tuple[Data, str, Any], Split] | None = None
+_last: tuple[tuple[Data, str, Any], Splits] | None = None
 """What was opened last: one set of images at a time is kept in memory."""
 
 
-def open_once(spec: Data, target: str, notify: Notify = ignore) -> Split:
+def open_once(spec: Data, target: str, notify: Notify = ignore) -> Splits:
     """As :func:`saccade.data.open_data`; asked for the same images again, read no file a second time.
 
     The same are those of one description whose files have kept their names, sizes and times of change: the checksums
-    of ``Split.fingerprint`` would take reading every byte.
+    of ``Splits.fingerprint`` would take reading every byte.
 
     Raises:
         UserError: as ``open_data``.

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from saccade.metrics.metric import Metric
-from saccade.metrics.rows import Rows, count, select
+from saccade.metrics.rows import Rows, count_images, select_images
 
 __all__ = ["BLOCKS", "MOST", "from_values", "jackknife", "of", "sizes_of", "unit_sizes"]
 
@@ -102,12 +102,14 @@ def of(metric: Metric, rows: Rows) -> Floats:
         return from_values(metric.values(rows).numpy(), _groups(rows))
     score = metric.score
     assert score is not None
-    return jackknife(lambda index: score(select(rows, torch.from_numpy(index))), count(rows), _groups(rows))
+    return jackknife(
+        lambda index: score(select_images(rows, torch.from_numpy(index))), count_images(rows), _groups(rows)
+    )
 
 
 def sizes_of(metric: Metric, rows: Rows) -> Index:
     """Images in each unit of :func:`of`."""
-    return unit_sizes(count(rows), _groups(rows), jackknifed=metric.values is None)
+    return unit_sizes(count_images(rows), _groups(rows), jackknifed=metric.values is None)
 
 
 def _groups(rows: Rows) -> Index | None:

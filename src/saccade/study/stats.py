@@ -127,7 +127,7 @@ def analyse(
         UserError: an unknown arm, a margin or alpha out of range, arms that disagree on the number of seeds or units.
     """
     margin = metric.margin if margin is None else margin
-    unit = metric.points
+    unit = metric.difference_unit
     names, scored = _table(scores, baseline, margin, alpha, unit)
     table = scored if metric.higher_is_better else -scored
     labels = tuple(range(table.shape[1])) if seeds is None else tuple(int(seed) for seed in seeds)
@@ -285,7 +285,7 @@ def _unjudged(
         comparisons=1,
         margin=margin,
         alpha=alpha,
-        unit=metric.points,
+        unit=metric.difference_unit,
         digits=max(metric.digits - 1, 0),
         higher_is_better=metric.higher_is_better,
         reason=f"No run of {name} has a score.",

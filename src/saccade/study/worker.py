@@ -111,9 +111,9 @@ def run(
 ) -> dict[str, Any]:
     """One run of a study: ``train`` with its arguments as they came through the pipe.
 
-    ``functions`` are those of :func:`saccade.builders.packed`; ``trust`` is for the folder of a teacher.
+    ``functions`` are those of :func:`saccade.builders.pickle_registered`; ``trust`` is for the folder of a teacher.
     """
-    builders.unpack(functions)
+    builders.register_pickled(functions)
     more = {"trust": trust} if trust else {}  # a function that needs none need not take it
     result: dict[str, Any] = named(train)(Recipe.read(recipe), Path(folder), device=device, notify=notify, **more)
     return result
@@ -130,7 +130,7 @@ def check(
     """Find everything a user can have got wrong about data, host and mechanisms before any training.
 
     Read every image once, build the network of every arm, and decide by timed steps of the plain host what the recipes
-    leave open. ``functions`` are those of :func:`saccade.builders.packed`; ``trust`` is for the folder of a teacher.
+    leave open. ``functions`` are those of :func:`saccade.builders.pickle_registered`; ``trust`` is for the folder of a teacher.
 
     Returns:
         ``devices``, those to run on; ``decided``, what :func:`saccade.training.fastest.fastest` found, {} if nothing is
@@ -140,21 +140,21 @@ def check(
         UserError: the data, the task, a host, a mechanism, its place, the margin or the device is wrong, or a package
             is missing.
     """
-    builders.unpack(functions)
+    builders.register_pickled(functions)
     with study_installed():
         from saccade import tasks
         from saccade.study.images import open_once
 
         asked = [Recipe.read(recipe) for recipe in recipes]
         kind = tasks.get(tasks.choose(asked[0]))
-        arms = [tasks.resolved(recipe, kind.target) for recipe in asked]
+        arms = [tasks.resolve(recipe, kind.target) for recipe in asked]
         split = open_once(arms[0].data, kind.target, notify)
         notify(DataOpened(split.description, tuple(split.cautions)))
 
         # Late: these bring all of training, which wrong data need not wait for.
         from saccade.training.environment import choose_device
         from saccade.training.preparing import prepare
-    metric = kind(arms[0], split).verdict()
+    metric = kind(arms[0], split).primary_metric()
     if margin is not None:
         metric.check_margin(margin)
     found = choose_device(device)

@@ -135,7 +135,7 @@ class Checkpointer(Callback):
                 "teacher": self.teacher,
             }
         )
-        self.notify(EpochEnded(epoch, row, self.metric.text(row["scores"][self.metric.name])))
+        self.notify(EpochEnded(epoch, row, self.metric.format(row["scores"][self.metric.name])))
 
     def _choose(self, epoch: int, score: float | None, state: dict[str, Tensor], test: dict[str, Tensor]) -> None:
         """Keep ``state`` if no epoch of the phase scored better on the validation part."""

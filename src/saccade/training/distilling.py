@@ -101,7 +101,7 @@ class Teacher:
         except Exception as error:  # a network may raise anything for a size it was not made for
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise UserError(f"{owner} on images of {'×'.join(map(str, size))}: {reason}") from error
-        if wrong := task.misfit(output, images):
+        if wrong := task.output_problem(output, images):
             raise UserError(f"{owner} {wrong}")
 
     def to(self, device: torch.device) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from saccade.errors import UserError, did_you_mean
-from saccade.models import head_of
+from saccade.models import head_paths
 from saccade.recipe import Recipe
 from saccade.surgery.groups import attention_modules
 
@@ -118,7 +118,7 @@ def _is_folded(norm: nn.Module) -> bool:
 
 
 def _host(network: nn.Module, of_host: Sequence[tuple[str, nn.Module]], plugged: set[int]) -> Frozen:
-    heads = head_of(network)
+    heads = head_paths(network)
     if not heads:
         raise UserError(
             "training.freeze = 'host' leaves the head to learn, and the host does not say which module that is "

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import nn
 
-from saccade.models import is_of_attention, saved_network
+from saccade.models import is_attention_key, saved_network_config
 from saccade.surgery import plugs
 from saccade.surgery.replace import described
 
@@ -29,14 +29,14 @@ def inherit(network: nn.Module, folder: Path) -> None:
     Raises:
         UserError: it holds none.
     """
-    saved = saved_network(folder)
+    saved = saved_network_config(folder)
     theirs = {row["site"]["path"]: _facts(row["mechanism"], row["options"], row["neutral"]) for row in saved["plugs"]}
     theirs |= {row["convolution"]: _facts(row["mechanism"], row["options"], None) for row in saved["replacements"]}
     ours = {row.site: _facts(row.mechanism, row.module.options, row.module.a is not None) for row in plugs(network)}
     ours |= {row["convolution"]: _facts(row["mechanism"], row["options"], None) for row in described(network)}
     if ours == theirs:
         weights = load_file(folder / "model.safetensors")
-        network.load_state_dict({key: value for key, value in weights.items() if is_of_attention(key)}, strict=False)
+        network.load_state_dict({key: value for key, value in weights.items() if is_attention_key(key)}, strict=False)
     elif theirs:
         names, many = ", ".join(sorted({name for name, *_ in theirs.values()})), len(theirs)
         sites = f"{many} site{'s' * (many > 1)}"

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from saccade import catalog
-from saccade.builders import arguments, find, is_builder
+from saccade.builders import call_arguments, find_builder, is_builder
 from saccade.errors import UserError
 from saccade.graph.inputs import example_input
 from saccade.graph.states import preserve_state, training_twin
@@ -140,7 +140,7 @@ def _try(host: nn.Module, task: Task) -> None:
     except Exception as error:  # a network may raise anything for a size it was not made for
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"{words}: {reason}{_hint(host, task) if own else ''}") from error
-    if wrong := task.misfit(output, images[0]):
+    if wrong := task.output_problem(output, images[0]):
         raise UserError(f"{words} {wrong}{_hint(host, task) if own else ''}")
     if not own or callable(getattr(host, "training_loss", None)):
         return
@@ -154,7 +154,7 @@ def _try(host: nn.Module, task: Task) -> None:
         except Exception as error:
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise UserError(f"{words}, in training mode: {reason}") from error
-    if wrong := task.misfit(output, images[0]):
+    if wrong := task.output_problem(output, images[0]):
         raise UserError(
             f"{words}, in training mode, {wrong}. Build it without its auxiliary outputs, or give it a method "
             "training_loss(images, targets)"
@@ -164,7 +164,7 @@ def _try(host: nn.Module, task: Task) -> None:
 def _hint(host: nn.Module, task: Task) -> str:
     """Return what may be wrong with a function that does not take what the data decide, as the end of a sentence."""
     model, classes, channels = task.recipe.model, len(task.data.classes), task.data.channels
-    taken = arguments(find((model.name, model.code)), classes, channels, model.options)
+    taken = call_arguments(find_builder((model.name, model.code)), classes, channels, model.options)
     first = next((m for m in host.modules() if isinstance(m, nn.Conv2d)), None)
     if first is not None and first.in_channels != channels and channels not in taken.values():
         return f"; the images have {channels} channels: let the function take in_chans"

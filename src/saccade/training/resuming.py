@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from saccade.errors import UserError
-from saccade.metrics.rows import count
+from saccade.metrics.rows import count_images
 
 __all__ = ["misfit"]
 
@@ -61,7 +61,7 @@ def _are_rows(found: object, images: int) -> bool:
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
         return False
     try:
-        return count(dict(found)) == images
+        return count_images(dict(found)) == images
     except UserError:
         return False
 

@@ -21,13 +21,13 @@ from torch.utils.data import DataLoader
 
 from saccade import saving, tasks
 from saccade.data import open_data
-from saccade.data.samples import ImageSet, Split, collate
+from saccade.data.samples import ImageSet, Splits, collate
 from saccade.data.sampling import EpochSampler
 from saccade.decisions import decide, setting, undecided
 from saccade.errors import UserError
 from saccade.events import Caution, Notify, SettingsDecided, TrainingBegan, ignore
 from saccade.metrics.metric import Metric
-from saccade.metrics.rows import Rows, select
+from saccade.metrics.rows import Rows, select_images
 from saccade.recipe import Data, Recipe
 from saccade.tasks.base import Phase, Task
 from saccade.training.checkpointer import Checkpointer, restore_handler
@@ -47,7 +47,7 @@ from saccade.trust import Trust
 
 __all__ = ["Opener", "train"]
 
-Opener = Callable[[Data, str, Notify], Split]
+Opener = Callable[[Data, str, Notify], Splits]
 
 
 def train(
@@ -88,7 +88,7 @@ def train(
             name = tasks.choose(recipe)
             kind = tasks.get(name)
             with use_threads(recipe.training.threads), _own_random_state(where):
-                whole = tasks.resolved(recipe, kind.target)
+                whole = tasks.resolve(recipe, kind.target)
                 split = images(whole.data, kind.target, notify)
                 settings = _decided(whole, run, kind, split, where, notify, trust)
                 task = kind(decide(whole, settings), split)
@@ -100,7 +100,7 @@ def _decided(
     recipe: Recipe,
     run: RunFolder,
     kind: type[Task],
-    split: Split,
+    split: Splits,
     device: torch.device,
     notify: Notify,
     trust: Trust,
@@ -122,13 +122,13 @@ def _decided(
 def _train(
     name: str, task: Task, asked: Recipe, run: RunFolder, device: torch.device, notify: Notify, trust: Trust
 ) -> dict[str, Any]:
-    metric = task.verdict()
+    metric = task.primary_metric()
     recipe, split, part = task.recipe, task.data, task.recipe.training
     for caution in split.cautions:
         notify(Caution(caution))
     ready = prepare(task, trust)
     network, phases, teacher = ready.network, ready.phases, ready.teacher
-    notes = [sentence for sentence in (tasks.filled_in(asked, recipe), ready.frozen.sentence) if sentence]
+    notes = [sentence for sentence in (tasks.describe_resolved(asked, recipe), ready.frozen.sentence) if sentence]
     for note in notes:
         notify(Caution(note))
     ends = list(accumulate(phase.epochs for phase in phases))
@@ -281,16 +281,16 @@ def _finish(
     network.cpu()
     found: Rows = dict(kept["test"])
     if (order := _order(recipe, len(split.test))) is not None:
-        found = select(found, torch.tensor(order).argsort())
+        found = select_images(found, torch.tensor(order).argsort())
     if (groups := split.test.groups) is not None:
         codes = {group: code for code, group in enumerate(sorted(set(groups)))}
         found["group"] = torch.tensor([codes[group] for group in groups])
-    words, constant_answer = task.trivial()
+    words, constant_answer = task.trivial_baseline()
     scores = task.scores(found)
     result = {
         "task": name,
         "metric": metric.name,
-        "score": metric.text(scores[metric.name]),
+        "score": metric.format(scores[metric.name]),
         "scores": scores,
         "by_class": _by_class(task, found),
         "trivial": {"answer": words, "scores": task.scores(constant_answer)},
@@ -326,7 +326,7 @@ def _finish(
 def _by_class(task: Task, rows: Rows) -> dict[str, list[float | None]]:
     """Return metric -> the score of each class, for metrics that have one; None for a class without a score."""
     found = {}
-    for metric in task.reported():
+    for metric in task.applicable_metrics():
         if metric.by_class is not None:
             values = metric.by_class(rows).tolist()
             values += [float("nan")] * (len(task.data.classes) - len(values))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from saccade.data.layouts._foreign import foreign
 from saccade.data.layouts.base import Layout
-from saccade.data.survey import folder_of, missing
+from saccade.data.survey import find_folder, no_source_error
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 from saccade.recipe import Data
@@ -56,9 +56,9 @@ def layout_of(spec: Data, target: str = "none") -> Layout:
             fitting = (other for other in others if other.recognise(spec.source) is None)
             return layout if target in layout.targets else next(fitting, layout)
         reasons[layout.name] = reason
-    root = folder_of(spec.source)
+    root = find_folder(spec.source)
     if root is None:
-        raise missing(spec.source, [source for layout in _layouts() for source in layout.sources])
+        raise no_source_error(spec.source, [source for layout in _layouts() for source in layout.sources])
     said = foreign(root)
     if said:
         raise UserError(f"no layout reads {brief(root)}: {said}")

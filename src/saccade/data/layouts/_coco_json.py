@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeGuard
 
-from saccade.data.annotations import Annotated, Annotation, LabelError, Rle, polygon_box
+from saccade.data.annotations import Annotation, ImageAnnotations, LabelError, Rle, polygon_box
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.imagefiles import is_unicode
@@ -31,7 +31,7 @@ class CocoFile(NamedTuple):
     """
 
     classes: list[str]
-    images: dict[str, Annotated]
+    images: dict[str, ImageAnnotations]
     notes: list[str]
 
 
@@ -70,7 +70,7 @@ def _read(path: Path, owner: str, size: int, changed: int) -> CocoFile:
     dummy = _dummy(categories, {one.get("category_id") for one in annotations if _is_id(one.get("category_id"))})
     if dummy is not None:
         notes.append(f"the category {brief(names.pop(dummy))!r} of {owner} stands above the others and has no objects")
-    found = dict[str, Annotated]()
+    found = dict[str, ImageAnnotations]()
     ids = defaultdict[str, list[Any]](list)
     for key, image in files.items():
         name = PurePosixPath(image["file_name"].replace("\\", "/")).as_posix()
@@ -79,7 +79,7 @@ def _read(path: Path, owner: str, size: int, changed: int) -> CocoFile:
     for name, keys in ids.items():
         if keys[1:]:
             said = " and ".join(map(_shown, keys[:2]))
-            found[name] = Annotated(owner, problem=f"is listed twice in {brief(owner)}, with the ids {said}")
+            found[name] = ImageAnnotations(owner, problem=f"is listed twice in {brief(owner)}, with the ids {said}")
     return CocoFile([names[key] for key in sorted(names)], found, notes)
 
 
@@ -155,7 +155,7 @@ def _images(images: Sequence[dict[str, Any]], owner: str) -> dict[Any, dict[str,
 
 def _annotated(
     image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], names: Mapping[int, str], owner: str
-) -> Annotated:
+) -> ImageAnnotations:
     width, height = (_side(image.get(name)) for name in ("width", "height"))
     size = (width, height) if width and height else None
     objects, cleaned = list[Annotation](), list[tuple[str, str]]()
@@ -164,12 +164,12 @@ def _annotated(
         try:
             found = _object(one, names, where)
         except LabelError as problem:
-            return Annotated(owner, problem=f"has {brief(owner)}, {where} of which {problem}")
+            return ImageAnnotations(owner, problem=f"has {brief(owner)}, {where} of which {problem}")
         if isinstance(found, str):
             cleaned.append((found, where))
         else:
             objects.append(found)
-    return Annotated(owner, tuple(objects), size, cleaned=cleaned)
+    return ImageAnnotations(owner, tuple(objects), size, cleaned=cleaned)
 
 
 def _object(one: Mapping[str, Any], names: Mapping[int, str], where: str) -> Annotation | str:

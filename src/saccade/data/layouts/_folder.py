@@ -12,12 +12,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from saccade.data.duplicates import Duplicates, find_duplicates
-from saccade.data.labels import Labels, Unlabelled
+from saccade.data.labels import NoTargets, TargetSource
 from saccade.data.layouts.base import Layout
-from saccade.data.resizing import DEFAULT, Frame, common_square, lies
-from saccade.data.selection import Selection, select, several
-from saccade.data.sheet import Cell, spread
-from saccade.data.survey import Survey, folder_of, missing
+from saccade.data.resizing import DEFAULT_SIZE, Frame, common_square, swaps_sides
+from saccade.data.selection import Selection, join_sentences, select
+from saccade.data.sheet import Cell, evenly_spaced
+from saccade.data.survey import Survey, find_folder, no_source_error
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 from saccade.events import Notify
@@ -25,7 +25,7 @@ from saccade.imagefiles import UnreadableError, is_image, left_out, opened, walk
 from saccade.recipe import Data
 
 if TYPE_CHECKING:
-    from saccade.data.samples import Split
+    from saccade.data.samples import Splits
 
 __all__ = ["FolderLayout"]
 
@@ -75,7 +75,7 @@ class FolderLayout(Layout):
         return self.survey(root)
 
     @abstractmethod
-    def label(self, seen: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Labels:
+    def label(self, seen: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> TargetSource:
         """The natural targets of files.
 
         Args:
@@ -90,7 +90,7 @@ class FolderLayout(Layout):
 
     @final
     def recognise(self, source: str) -> str | None:
-        root = folder_of(source)
+        root = find_folder(source)
         return "there is no such folder" if root is None else self.reason(root) or self.mistaken(root)
 
     @final
@@ -98,9 +98,9 @@ class FolderLayout(Layout):
         return str(self._root(source).resolve())
 
     def _root(self, source: str) -> Path:
-        root = folder_of(source)
+        root = find_folder(source)
         if root is None:
-            raise missing(source)
+            raise no_source_error(source)
         return root
 
     @final
@@ -131,7 +131,7 @@ class FolderLayout(Layout):
     @final
     def stamp(self, spec: Data) -> tuple[Any, ...]:
         seen = self._survey(spec)
-        return tuple(map(_facts, (*seen.files, *seen.masks.values(), *seen.deciding)))
+        return tuple(map(_facts, (*seen.files, *seen.masks.values(), *seen.definition_files)))
 
     @final
     def suited(self, source: str) -> tuple[str, dict[str, Any]]:
@@ -148,45 +148,47 @@ class FolderLayout(Layout):
         return "small_images", {"data.size": (round(scale * height), round(scale * width))}
 
     @final
-    def read(self, spec: Data, target: str, notify: Notify | None = None) -> Split:
-        from saccade.data.normalisation import normalisation, stated
-        from saccade.data.opening import open_pictures
-        from saccade.data.samples import ImageSet, Split, colours, digest
+    def read(self, spec: Data, target: str, notify: Notify | None = None) -> Splits:
+        from saccade.data.normalisation import describe_settings, normalisation
+        from saccade.data.opening import open_images
+        from saccade.data.samples import ImageSet, Splits, channel_statistics, digest
 
         seen = self._survey(spec)
         chosen = select(spec, seen)
-        paths = chosen.every
-        found = open_pictures(paths, spec, self.own_size, notify, self.exact)
-        labels = Unlabelled() if target == "none" else self.label(seen, found.sizes, notify)
+        paths = chosen.all_files
+        found = open_images(paths, spec, self.own_size, notify, self.exact)
+        labels = NoTargets() if target == "none" else self.label(seen, found.sizes, notify)
         bad = found.bad | seen.missing | labels.problems
         beside = set(chosen.files("val"))
         sentences = [f"{brief(path)} {problem}" for path, problem in bad.items() if path not in beside]
         if sentences and not spec.skip_bad:
             raise UserError(
-                several(f"{len(sentences)} of {len(paths)} images cannot be used", sentences)
+                join_sentences(f"{len(sentences)} of {len(paths)} images cannot be used", sentences)
                 + ". Mend them, or leave them out: --skip-bad (data.skip_bad = true)."
             )
         gone = chosen.counts(bad)
         chosen, found = chosen.without(bad), found.without(labels.problems)
-        if len(found.sizes) != len(chosen.every):
-            raise ValueError(f"{len(chosen.every)} files have {len(found.sizes)} pictures; the survey names one twice")
+        if len(found.sizes) != len(chosen.all_files):
+            raise ValueError(
+                f"{len(chosen.all_files)} files have {len(found.sizes)} pictures; the survey names one twice"
+            )
         count = len(chosen.files("train"))
         areas = found.areas()[:count] if spec.resize == "pad" else None
-        mean, std = normalisation(spec, 3, lambda: colours(found.pictures[:count], areas))
+        mean, std = normalisation(spec, 3, lambda: channel_statistics(found.images[:count], areas))
         if spec.resize == "pad":
             red, green, blue = (round(255 * value) for value in mean)
             found = found.padded((red, green, blue))
         sets, start = {}, 0
-        for part in chosen.parts:
+        for part in chosen.splits:
             files = chosen.files(part)
-            pictures = found.pictures[start : start + len(files)]
+            pictures = found.images[start : start + len(files)]
             augment = spec.augment if part == "train" else ()
             targets = labels.targets(files, found.frame)
             groups = [seen.groups[path] for path in files] if seen.groups else None
             sets[part] = ImageSet(pictures, targets, mean, std, augment, groups)
             start += len(files)
         size = found.frame.height, found.frame.width
-        return Split(
+        return Splits(
             train=sets["train"],
             test=sets["test"],
             val=sets.get("val") or None,
@@ -196,9 +198,9 @@ class FolderLayout(Layout):
             size=size,
             mean=mean,
             std=std,
-            description=_described(seen.root, chosen, labels, size, gone) + stated(spec),
+            description=_described(seen.root, chosen, labels, size, gone) + describe_settings(spec),
             fingerprint=digest(
-                [part, labels.fact(path), path.relative_to(seen.root).as_posix(), found.contents[path][1]]
+                [part, labels.fingerprint_entry(path), path.relative_to(seen.root).as_posix(), found.contents[path][1]]
                 + ([seen.groups[path]] if seen.groups else [])
                 for part in ("train", "test")
                 for path in chosen.files(part)
@@ -211,7 +213,7 @@ class FolderLayout(Layout):
     def describe(self, spec: Data, notify: Notify | None = None) -> dict[str, Any]:
         import numpy as np
 
-        from saccade.data.opening import check
+        from saccade.data.opening import read_images
 
         seen = self._survey(spec)
         paths = seen.files
@@ -219,7 +221,7 @@ class FolderLayout(Layout):
         contents: dict[Path, tuple[int, int]] = {}
         bad: dict[Path, str] = {}
         flat: list[Path] = []
-        for path, found in zip(paths, check(paths, Frame(_LOOK, _LOOK), notify), strict=True):
+        for path, found in zip(paths, read_images(paths, Frame(_LOOK, _LOOK), notify), strict=True):
             if found.pixels is None or found.size is None or found.content is None:
                 bad[path] = f"{brief(path)} {found.problem}"
                 continue
@@ -233,14 +235,14 @@ class FolderLayout(Layout):
         if not seen.problems:
             try:
                 chosen = select(spec, seen)
-                taken, val = set(chosen.every), set(chosen.files("val"))
+                taken, val = set(chosen.all_files), set(chosen.files("val"))
                 twice = _duplicates(chosen, contents)
                 rest = chosen.without(bad if spec.skip_bad else bad.keys() & val)
             except UserError as error:
                 refused.append(str(error))
             else:
-                used = {part: len(rest.files(part)) for part in rest.parts}
-                notes.append(chosen.how)
+                used = {part: len(rest.files(part)) for part in rest.splits}
+                notes.append(chosen.description)
         notes += twice.sentences(seen.root)
         met = [sentence for path, sentence in bad.items() if path in (taken if spec.skip_bad else val)]
         if not spec.skip_bad:
@@ -261,9 +263,9 @@ class FolderLayout(Layout):
                 {
                     "name": part.name,
                     "images": sum(path in good for path in part.files),
-                    "classes": labels.counts(part, good),
+                    "classes": labels.class_counts(part, good),
                 }
-                for part in seen.parts.values()
+                for part in seen.splits.values()
             ],
             "sizes": [{"size": list(size), "images": images} for size, images in sizes.most_common()],
             "used": used if not refused else None,
@@ -284,8 +286,8 @@ class FolderLayout(Layout):
 
         seen = self._survey(spec)
         files = select(spec, seen).files(part)
-        frame = Frame.of(spec, spec.height_width or DEFAULT)
-        found = {path: one for path in spread(files, count) if (one := read_image(path, frame, self.exact)).size}
+        frame = Frame.from_spec(spec, spec.height_width or DEFAULT_SIZE)
+        found = {path: one for path in evenly_spaced(files, count) if (one := read_image(path, frame, self.exact)).size}
         labels = self.label(seen, {path: one.size for path, one in found.items() if one.size}, None)
         shown = [path for path in found if path not in labels.problems]
         targets = labels.targets(shown, frame)
@@ -293,21 +295,21 @@ class FolderLayout(Layout):
 
 
 def _described(
-    root: Path, chosen: Selection, labels: Labels, size: tuple[int, int], gone: dict[str, dict[str, int]]
+    root: Path, chosen: Selection, labels: TargetSource, size: tuple[int, int], gone: dict[str, dict[str, int]]
 ) -> str:
     words = {"train": "training", "test": "test", "val": "validation"}
-    counts = [f"{len(chosen.files(part))} {words[part]}" for part in chosen.parts]
+    counts = [f"{len(chosen.files(part))} {words[part]}" for part in chosen.splits]
     classes = f" of {len(labels.classes)} classes" if labels.classes else ""
     turned = " (height × width)" if size[0] != size[1] else ""
     return (
         f"folder {brief(root)}: {', '.join(counts[:-1])} and {counts[-1]} images{classes}, "
-        f"{size[0]}×{size[1]} pixels{turned}, {chosen.how}{f', {left_out(gone)}' if gone else ''}"
+        f"{size[0]}×{size[1]} pixels{turned}, {chosen.description}{f', {left_out(gone)}' if gone else ''}"
     )
 
 
 def _duplicates(chosen: Selection, contents: dict[Path, tuple[int, int]]) -> Duplicates:
     """Those among what is trained and tested on."""
-    return find_duplicates({part: chosen.parts[part] for part in ("train", "test")}, contents)
+    return find_duplicates({part: chosen.splits[part] for part in ("train", "test")}, contents)
 
 
 def _facts(path: Path) -> tuple[str, int, int]:
@@ -324,7 +326,7 @@ def _some_sizes(folder: Path) -> list[tuple[int, int]]:
     for path in islice(filter(is_image, walk(folder)), 200):
         try:
             with opened(path) as image:
-                sizes.append(image.size[::-1] if lies(image) else image.size)
+                sizes.append(image.size[::-1] if swaps_sides(image) else image.size)
         except UnreadableError:  # the check of the data names it
             continue
         if len(sizes) == 20:
@@ -339,10 +341,12 @@ def _passed_over(seen: Survey) -> list[str]:
             f"passed over {seen.hidden.total()} of what systems and programs leave or what begins with a dot: "
             f"{_counted(seen.hidden)}"
         )
-    if seen.others:
-        notes.append(f"{seen.others.total()} files do not end like an image and are not read: {_counted(seen.others)}")
-    if seen.again:
-        notes.append(f"{seen.again} files are links to others of their class, which are taken once")
+    if seen.other_files:
+        notes.append(
+            f"{seen.other_files.total()} files do not end like an image and are not read: {_counted(seen.other_files)}"
+        )
+    if seen.n_links:
+        notes.append(f"{seen.n_links} files are links to others of their class, which are taken once")
     return notes
 
 

@@ -12,11 +12,11 @@ from typing import Any, ClassVar, NamedTuple, final
 
 from saccade.data.columns import UnclearError
 from saccade.data.image_index import ImageIndex
-from saccade.data.labelling import Labelled, Labelling, Table, read_rows
-from saccade.data.labels import Classes, Labels
+from saccade.data.labelling import ImageTable, LabelledImage, TableLabels, read_table_labels
+from saccade.data.labels import ClassLabels, TargetSource
 from saccade.data.layouts._folder import FolderLayout
-from saccade.data.survey import ROLES, Part, Survey, surveyed
-from saccade.data.vectors import Vectors
+from saccade.data.survey import SPLIT_NAMES, SplitFiles, Survey, make_survey
+from saccade.data.vectors import LabelVectors
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.events import Notify
@@ -37,7 +37,7 @@ class Found(NamedTuple):
         unused: clauses on parts that are not used.
     """
 
-    tables: list[Table]
+    tables: list[ImageTable]
     images: ImageIndex
     notes: list[str]
     unused: list[str]
@@ -107,7 +107,7 @@ class TableLayout(FolderLayout):
         """The images that the rows name, by the columns that ``data.options`` say."""
         _check_flags(options)
         found = self.found(root, options)
-        read = read_rows(found.tables, found.images, options)
+        read = read_table_labels(found.tables, found.images, options)
         notes, problems = [*found.notes, *read.notes], list(read.problems)
         if not read.classes and not problems:
             problems.append("no row has a label")
@@ -131,13 +131,13 @@ class TableLayout(FolderLayout):
         parts = _parts(read, by_class=vector is None)
         if "train" not in parts:
             raise UserError("; ".join(problems[:3]) or "no row names an image to train on")
-        seen = surveyed(root, parts, None, found.images.hidden, notes)
+        seen = make_survey(root, parts, None, found.images.hidden, notes)
         ordered = [name for name in read.classes if name in seen.classes]
         more = replace(
             seen,
             classes=seen.classes if vector is not None else ordered,
             problems=sorted([*seen.problems, *problems]),
-            deciding=[table.records.path for table in found.tables],
+            definition_files=[table.records.path for table in found.tables],
             unused=found.unused,
             missing=read.missing,
             groups=groups,
@@ -145,53 +145,57 @@ class TableLayout(FolderLayout):
         return _TableSurvey(**vars(more), labels=tuple(read.classes), vector=vector)
 
     @final
-    def label(self, seen: Survey, sizes: object, notify: Notify | None) -> Labels:
+    def label(self, seen: Survey, sizes: object, notify: Notify | None) -> TargetSource:
         """The class or the vector of each file."""
         if isinstance(seen, _TableSurvey) and seen.vector is not None:
-            return Vectors(seen.labels, seen.vector, _unlearnable(seen.parts.values(), seen.labels, seen.vector))
-        return Classes(seen)
+            return LabelVectors(seen.labels, seen.vector, _unlearnable(seen.splits.values(), seen.labels, seen.vector))
+        return ClassLabels(seen)
 
 
-def _by_folder(read: Labelling, root: Path) -> dict[Path, Labelled]:
+def _by_folder(read: TableLabels, root: Path) -> dict[Path, LabelledImage]:
     """The images by the folders of parts that all of them lie in, where rows say no part."""
-    known = {word: role for role, words in ROLES.items() for word in words}
-    if any(one.part for one in read.images.values()):
+    known = {word: role for role, words in SPLIT_NAMES.items() for word in words}
+    if any(one.split_name for one in read.images.values()):
         return {}
     tops = {path: path.parts[len(root.parts)] for path in read.images}
     roles = {known.get(top.lower(), "") for top in tops.values()}
     if "" in roles or not {"train"} < roles:
         return {}
-    return {path: replace(one, role=known[tops[path].lower()], part=tops[path]) for path, one in read.images.items()}
+    return {
+        path: replace(one, split=known[tops[path].lower()], split_name=tops[path]) for path, one in read.images.items()
+    }
 
 
-def _parts(read: Labelling, by_class: bool) -> dict[str, Part]:
+def _parts(read: TableLabels, by_class: bool) -> dict[str, SplitFiles]:
     """Role to part; the validation part is the test part where there is no other."""
     files = defaultdict[str, dict[str, list[Path]]](dict)
     names = dict[str, str]()
     for path, one in read.images.items():
-        names.setdefault(one.role, one.part)
-        files[one.role].setdefault(one.labels[0] if by_class else "", []).append(path)
+        names.setdefault(one.split, one.split_name)
+        files[one.split].setdefault(one.labels[0] if by_class else "", []).append(path)
     if "val" in files and "test" not in files:
         files["test"], names["test"] = files.pop("val"), names["val"]
     return {
-        role: Part(names[role], {label: sorted(of) for label, of in files[role].items()})
+        role: SplitFiles(names[role], {label: sorted(of) for label, of in files[role].items()})
         for role in ("train", "test", "val")
         if role in files
     }
 
 
-def _without_group(tables: Sequence[Table]) -> list[str]:
+def _without_group(tables: Sequence[ImageTable]) -> list[str]:
     """A sentence on each table that says no groups where another says them."""
     first = next((table for table in tables if table.columns.group), None)
     return [
-        f"{brief(table.records.owner)} has no column {first.columns.group!r}; {brief(first.records.owner)} has it. "
+        f"{brief(table.records.file_name)} has no column {first.columns.group!r}; {brief(first.records.file_name)} has it. "
         "data.options.group = false takes images as unrelated"
         for table in tables
         if first and not table.columns.group
     ]
 
 
-def _unlearnable(parts: Iterable[Part], labels: Sequence[str], vector: Mapping[Path, tuple[str, ...]]) -> list[str]:
+def _unlearnable(
+    parts: Iterable[SplitFiles], labels: Sequence[str], vector: Mapping[Path, tuple[str, ...]]
+) -> list[str]:
     """Notes on labels that no image of a part has."""
     notes = []
     for part in parts:
@@ -202,13 +206,13 @@ def _unlearnable(parts: Iterable[Part], labels: Sequence[str], vector: Mapping[P
     return notes
 
 
-def _separated(table: Table) -> str:
+def _separated(table: ImageTable) -> str:
     """A note on what separates the labels of a cell; empty where nothing does."""
     column, mark = table.columns.labels[0], table.columns.delimiter
     cells = (row.cells[column] for row in table.records.rows if mark)
     if not any(isinstance(cell, str) and mark in cell for cell in cells):
         return ""
-    return f"labels in the column {column!r} of {brief(table.records.owner)} are separated by {mark!r}"
+    return f"labels in the column {column!r} of {brief(table.records.file_name)} are separated by {mark!r}"
 
 
 def _check_flags(options: Mapping[str, Any]) -> None:

@@ -6,9 +6,9 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from saccade.data.colour_maps import ClassMap, class_map
+from saccade.data.colour_maps import ClassMap, read_class_map
 from saccade.data.layouts._listed import check_inside
-from saccade.data.survey import assigned, lines, subfolders
+from saccade.data.survey import assign_splits, read_lines, subfolders
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.imagefiles import is_image, walk
@@ -62,12 +62,12 @@ def parts_of(root: Path, kind: str, known: dict[str, Path]) -> dict[str, tuple[s
     files = {path.stem.lower(): path for path in sorted((root / "ImageSets" / kind).glob("*.txt"))}
     if "train" not in files and "trainval" in files:
         files = {"train": files["trainval"], **{word: path for word, path in files.items() if word == "test"}}
-    roles = assigned(files)
+    roles = assign_splits(files)
     if "train" not in roles:
         return {}
     found = {}
     for role, word in roles.items():
-        names = [_stem(line, known) for line in lines(files[word])]
+        names = [_stem(line, known) for line in read_lines(files[word])]
         twice = next((name for name, n in Counter(names).items() if n > 1), None)
         if twice is not None:
             raise UserError(f"{brief(files[word].relative_to(root))} lists {brief(twice)!r} twice")
@@ -92,6 +92,6 @@ def label_map(root: Path) -> ClassMap:
     """
     path = root / "labelmap.txt"
     if path.is_file():
-        return class_map(path)
+        return read_class_map(path)
     is_voc = (root / "ImageSets" / "Main" / f"{_STANDARD[0]}_train.txt").is_file()
     return ClassMap(("background", *_STANDARD) if is_voc else ())

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from xml.etree import ElementTree
 
-from saccade.data.annotations import Annotated, Annotation, LabelError
+from saccade.data.annotations import Annotation, ImageAnnotations, LabelError
 from saccade.escaping import brief
 
 __all__ = ["begins_like_voc", "read_annotation"]
@@ -31,30 +31,32 @@ def begins_like_voc(path: Path) -> bool:
     return b"<annotation>" in head or b"<annotation " in head
 
 
-def read_annotation(path: Path, owner: str) -> Annotated:
+def read_annotation(path: Path, owner: str) -> ImageAnnotations:
     """The objects that an XML file states; ``owner`` is how messages name it."""
     try:
         root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_Tree()))
         if root.tag != "annotation":
             raise LabelError(f"begins with <{brief(root.tag, 40)}>; VOC's begins with <annotation>")
     except FileNotFoundError:
-        return Annotated(owner, problem=f"has no {brief(owner)}; an image without objects has one without <object>")
+        return ImageAnnotations(
+            owner, problem=f"has no {brief(owner)}; an image without objects has one without <object>"
+        )
     except LabelError as problem:
-        return Annotated(owner, problem=f"has {brief(owner)}, which {problem}")
+        return ImageAnnotations(owner, problem=f"has {brief(owner)}, which {problem}")
     except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:
         said = getattr(error, "strerror", None) or error
-        return Annotated(owner, problem=f"has {brief(owner)}, which cannot be read: {brief(said)}")
+        return ImageAnnotations(owner, problem=f"has {brief(owner)}, which cannot be read: {brief(said)}")
     objects, cleaned = [], []
     for number, element in enumerate(root.iterfind("object"), 1):
         where = f"object {number}"
         try:
             objects.append(_object(element, where))
         except LabelError as problem:
-            return Annotated(owner, problem=f"has {brief(owner)}, {where} of which {problem}")
+            return ImageAnnotations(owner, problem=f"has {brief(owner)}, {where} of which {problem}")
         if (element.findtext("difficult") or "").strip() == "1":
             cleaned.append(("difficult", where))
     sides = [_side(root.findtext(f"size/{side}")) for side in ("width", "height")]
-    return Annotated(owner, tuple(objects), (sides[0], sides[1]) if all(sides) else None, cleaned=cleaned)
+    return ImageAnnotations(owner, tuple(objects), (sides[0], sides[1]) if all(sides) else None, cleaned=cleaned)
 
 
 def _object(element: ElementTree.Element, where: str) -> Annotation:

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
-from saccade.data.annotations import Annotated, Annotation, LabelError, polygon_box
+from saccade.data.annotations import Annotation, ImageAnnotations, LabelError, polygon_box
 from saccade.escaping import brief
 
 __all__ = ["MOST_CLASSES", "highest_class", "read_labels"]
@@ -18,7 +18,7 @@ _NEAR = 0.05
 """Past 0 and 1: what is further out is no part of a side."""
 
 
-def read_labels(path: Path, owner: str, names: Sequence[str], keypoints: bool = False) -> Annotated:
+def read_labels(path: Path, owner: str, names: Sequence[str], keypoints: bool = False) -> ImageAnnotations:
     """The objects that a text file states.
 
     Args:
@@ -30,15 +30,15 @@ def read_labels(path: Path, owner: str, names: Sequence[str], keypoints: bool = 
     try:
         lines = _lines(path)
     except LabelError as problem:
-        return Annotated(owner, problem=f"has {brief(owner)}, which {problem}")
+        return ImageAnnotations(owner, problem=f"has {brief(owner)}, which {problem}")
     objects = []
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 objects.append(_object(line.split(), names, keypoints)._replace(where=f"line {number}"))
             except LabelError as problem:
-                return Annotated(owner, problem=f"has {brief(owner)}, line {number} of which {problem}")
-    return Annotated(owner, objects, relative=True)
+                return ImageAnnotations(owner, problem=f"has {brief(owner)}, line {number} of which {problem}")
+    return ImageAnnotations(owner, objects, relative=True)
 
 
 def highest_class(path: Path) -> int:

@@ -11,7 +11,7 @@ from saccade.events import Notify
 from saccade.recipe import Data
 
 if TYPE_CHECKING:
-    from saccade.data.samples import Split
+    from saccade.data.samples import Splits
     from saccade.data.sheet import Cell
 
 __all__ = ["Layout"]
@@ -65,7 +65,7 @@ class Layout(ABC):
         return self.targets
 
     @abstractmethod
-    def read(self, spec: Data, target: str, notify: Notify | None) -> Split:
+    def read(self, spec: Data, target: str, notify: Notify | None) -> Splits:
         """Open every image the recipe takes, with targets of the kind ``target``.
 
         Raises:

@@ -21,7 +21,7 @@ A file that is broken, no image or larger than ``imagefiles.LARGEST`` is refused
 out instead, and in a part to validate they are always left out. The parts are drawn before, so that the others stay
 where they are. A file that links put into two parts or
 two classes is refused by both its names; within a class it is taken once. Copies, files with the same bytes in both
-parts or in two classes, are taken and counted in ``Split.cautions``: published sets hold some.
+parts or in two classes, are taken and counted in ``Splits.cautions``: published sets hold some.
 
 This layout asks least, so it is asked last.
 """
@@ -35,11 +35,11 @@ from itertools import islice
 from pathlib import Path
 from typing import final
 
-from saccade.data.labels import Classes
+from saccade.data.labels import ClassLabels
 from saccade.data.layouts._folder import FolderLayout
 from saccade.data.layouts._foreign import is_supervisely
 from saccade.data.layouts.image_masks import pair_of
-from saccade.data.survey import CONVERT, Part, Survey, assigned, images_of, subfolders, surveyed
+from saccade.data.survey import EXPORT_HINT, SplitFiles, Survey, assign_splits, keep_images, make_survey, subfolders
 from saccade.errors import did_you_mean
 from saccade.escaping import brief
 from saccade.events import Notify
@@ -61,7 +61,7 @@ class ClassFolders(FolderLayout):
     def reason(self, root: Path) -> str | None:
         """Look for parts, and for images in two class folders."""
         folders = {path.name: path for path in subfolders(root)}
-        roles = assigned(folders)
+        roles = assign_splits(folders)
         if roles and ("train" not in roles or len(roles) == 1 < len(folders)):
             only = next(iter(roles.values()))
             wanted = ("test", "val", "valid", "validation") if "train" in roles else ("train", "training")
@@ -101,22 +101,22 @@ class ClassFolders(FolderLayout):
         """Every file below each class folder."""
         hidden = Counter[str]()
         folders = {path.name: path for path in subfolders(root, hidden)}
-        roles = assigned(folders)
+        roles = assign_splits(folders)
         if roles:
             found = {role: (name, _classes(subfolders(folders[name], hidden))) for role, name in roles.items()}
         else:
             found = {"train": ("", _classes(folders.values()))}
         parts = {
-            role: Part(
+            role: SplitFiles(
                 name, {label: sorted(path for of in where for path in walk(of, hidden)) for label, where in of.items()}
             )
             for role, (name, of) in found.items()
         }
-        return surveyed(root, *images_of(parts), hidden, _alike(dict(found.values())))
+        return make_survey(root, *keep_images(parts), hidden, _alike(dict(found.values())))
 
-    def label(self, seen: Survey, sizes: object, notify: Notify | None) -> Classes:
+    def label(self, seen: Survey, sizes: object, notify: Notify | None) -> ClassLabels:
         """The class of each file."""
-        return Classes(seen)
+        return ClassLabels(seen)
 
 
 def _classes(folders: Iterable[Path]) -> dict[str, list[Path]]:
@@ -158,7 +158,7 @@ def _no_images(root: Path) -> str:
         packed = path.suffix.lower() in _PACKED or path.name.endswith("-ubyte")
         if path.is_file() and (packed or path.name.startswith(("data_batch", "test_batch", "batches.meta"))):
             inside = path.relative_to(root)
-            return f"it holds {brief(inside)}, a packed set: nothing is unpacked or unpickled here; {CONVERT}"
+            return f"it holds {brief(inside)}, a packed set: nothing is unpacked or unpickled here; {EXPORT_HINT}"
     loose = sum(is_image(path) and not is_hidden(path.name) for path in root.glob("*"))
     found = f"{loose} images lie in it without a class" if loose else f"no image ends in {', '.join(ENDINGS)}"
     return f"it has no class folders with images in them: {found}. One folder for each class is needed"

@@ -23,9 +23,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import final
 
-from saccade.data.labels import Classes
+from saccade.data.labels import ClassLabels
 from saccade.data.layouts._folder import FolderLayout
-from saccade.data.survey import Part, Survey, assigned, class_names, lines, surveyed
+from saccade.data.survey import SplitFiles, Survey, assign_splits, make_survey, read_class_names, read_lines
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.events import Notify
@@ -61,7 +61,7 @@ class ClassList(FolderLayout):
         entries = _entries(root, lists)
         base = _base(root, entries["train"][0][0])
         names_file = lists["train"].parent / "classes.txt"
-        names = class_names(names_file) if names_file.is_file() else []
+        names = read_class_names(names_file) if names_file.is_file() else []
         known, files = dict.fromkeys(names), _Folder()
         parts = {}
         for role, path in lists.items():
@@ -72,21 +72,21 @@ class ClassList(FolderLayout):
                     raise UserError(f"{brief(owner)} names {brief(text)!r}, which is in no class folder")
                 name = label if label in known or not names else _indexed(label, names, owner)
                 classes[name].append(files.found(inside(root, f"{base}{text}", owner)))
-            parts[role] = Part(owner, {name: sorted(of) for name, of in classes.items()})
-        seen = surveyed(root, parts)
+            parts[role] = SplitFiles(owner, {name: sorted(of) for name, of in classes.items()})
+        seen = make_survey(root, parts)
         order = [name for name in names if name in seen.classes] or sorted(seen.classes, key=_by_number)
-        return replace(seen, classes=order, deciding=[*lists.values(), *[names_file] * bool(names)])
+        return replace(seen, classes=order, definition_files=[*lists.values(), *[names_file] * bool(names)])
 
-    def label(self, seen: Survey, sizes: object, notify: Notify | None) -> Classes:
+    def label(self, seen: Survey, sizes: object, notify: Notify | None) -> ClassLabels:
         """The class of each file."""
-        return Classes(seen)
+        return ClassLabels(seen)
 
 
 def _lists(root: Path) -> dict[str, Path]:
     """Role to list file, of the first place that has a list to train on."""
     for place in _PLACES:
         files = {path.stem: path for path in sorted((root / place).glob("*.txt")) if path.is_file()}
-        found = {role: files[stem] for role, stem in assigned(files).items()}
+        found = {role: files[stem] for role, stem in assign_splits(files).items()}
         if "train" in found:
             return found
     return {}
@@ -98,7 +98,7 @@ def _entries(root: Path, lists: dict[str, Path]) -> dict[str, list[tuple[str, st
     Raises:
         UserError: a list cannot be read or is not UTF-8; some lines have a label, others none.
     """
-    split = {role: [_split(line.replace("\\", "/")) for line in lines(path)] for role, path in lists.items()}
+    split = {role: [_split(line.replace("\\", "/")) for line in read_lines(path)] for role, path in lists.items()}
     labelled = [(bool(label), role, text) for role, of in split.items() for text, label in of]
     most = 2 * sum(has for has, _, _ in labelled) > len(labelled)
     odd = next(((role, text) for has, role, text in labelled if has is not most), None)

@@ -22,12 +22,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, final
 
-from saccade.data.annotations import Annotated
+from saccade.data.annotations import ImageAnnotations
 from saccade.data.layouts._coco_json import CocoFile, read_coco
 from saccade.data.layouts._folder import FolderLayout
 from saccade.data.layouts._listed import check_inside
 from saccade.data.layouts.class_folders import ClassFolders
-from saccade.data.survey import Part, Survey, assigned, images_of, subfolders, surveyed
+from saccade.data.survey import SplitFiles, Survey, assign_splits, keep_images, make_survey, subfolders
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.events import Notify
@@ -70,26 +70,26 @@ class Coco(FolderLayout):
 
     def survey(self, root: Path) -> Survey:
         """The images that each file lists."""
-        notes, parts = list[str](), dict[str, Part]()
+        notes, parts = list[str](), dict[str, SplitFiles]()
         files = _parts(root, notes)
         for role, file in files.items():
             found = file.read(root)
             notes += found.notes
-            parts[role] = Part(file.name, {"": sorted(_images(root, file, found))})
+            parts[role] = SplitFiles(file.name, {"": sorted(_images(root, file, found))})
         classes = {role: set(file.read(root).classes) for role, file in files.items()}
         notes += [
             f"the class {name!r} is in {one.name} and not in {files['train'].name}"
             for role, one in files.items()
             for name in sorted(classes[role] - classes["train"])
         ]
-        seen = surveyed(root, *images_of(parts), notes=notes)
-        return replace(seen, deciding=[file.path for file in files.values()])
+        seen = make_survey(root, *keep_images(parts), notes=notes)
+        return replace(seen, definition_files=[file.path for file in files.values()])
 
     def label(self, seen: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Objects:
         """The objects of each image."""
         from saccade.data.objects import Objects
 
-        annotated, classes = dict[Path, Annotated](), dict[str, None]()
+        annotated, classes = dict[Path, ImageAnnotations](), dict[str, None]()
         for file in _parts(seen.root, []).values():
             found = file.read(seen.root)
             classes |= dict.fromkeys(found.classes)
@@ -109,7 +109,7 @@ def _json_files(root: Path) -> list[Path]:
     """The files that begin like COCO's JSON, those of Roboflow alone where it wrote any."""
     folders = {path.name: path for path in subfolders(root)}
     roboflow = [path for place in folders.values() if (path := place / _ROBOFLOW).is_file()]
-    if roboflow and assigned(path.parent.name for path in roboflow):
+    if roboflow and assign_splits(path.parent.name for path in roboflow):
         return roboflow
     places = [root, *(folders[name] for name in ("annotations",) if name in folders)]
     files = (path for place in places for path in islice(sorted(place.glob("*.json")), _AT_MOST))
@@ -160,7 +160,7 @@ def _parts(root: Path, notes: list[str]) -> dict[str, _File]:
                     "name one file for each of train, val and test"
                 )
             named[word] = path
-    roles = assigned(named)
+    roles = assign_splits(named)
     if "train" not in roles:
         raise UserError(f"none of {', '.join(brief(path.relative_to(root)) for path in found)} is of a part train")
     if unused := [path.name for word, path in named.items() if word not in roles.values()]:
@@ -170,10 +170,10 @@ def _parts(root: Path, notes: list[str]) -> dict[str, _File]:
 
 def _part_word(stem: str) -> str:
     """The part that a name such as ``instances_train2017`` says; empty where it says none."""
-    return next((word for word in re.findall("[a-z]+", stem.lower()) if assigned([word])), "")
+    return next((word for word in re.findall("[a-z]+", stem.lower()) if assign_splits([word])), "")
 
 
-def _images(root: Path, file: _File, found: CocoFile) -> dict[Path, Annotated]:
+def _images(root: Path, file: _File, found: CocoFile) -> dict[Path, ImageAnnotations]:
     """Path of an image to what is stated of it.
 
     Raises:

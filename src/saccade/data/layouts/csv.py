@@ -33,14 +33,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, final
 
-from saccade.data.columns import Columns, UnclearError, columns_of, image_column, is_boxes
+from saccade.data.columns import Columns, UnclearError, find_columns, find_image_column, has_box_columns
 from saccade.data.image_index import ImageIndex
-from saccade.data.labelling import Table
+from saccade.data.labelling import ImageTable
 from saccade.data.layouts._table import Found, TableLayout
 from saccade.data.layouts.class_folders import ClassFolders
-from saccade.data.records import Records, read_csv
+from saccade.data.records import TableFile, read_csv
 from saccade.data.rows import RowImages
-from saccade.data.survey import assigned, files_in, subfolders
+from saccade.data.survey import assign_splits, files_in, subfolders
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 
@@ -64,7 +64,7 @@ class Csv(TableLayout):
         """Class folders are read as such, though a table of their images lies beside them."""
         if ClassFolders().reason(root) is not None:
             return None
-        parts = assigned(path.name for path in subfolders(root))
+        parts = assign_splits(path.name for path in subfolders(root))
         place = root / parts["train"] if parts else root
         if "test" in parts and not _names_in(place) & _names_in(root / parts["test"]):
             return None
@@ -86,7 +86,7 @@ class Csv(TableLayout):
         images = RowImages(found.images)
         for table in found.tables:
             for row in table.records.rows:
-                images.find(row, table.columns.image, table.near, "")
+                images.find(row, table.columns.image, table.folder, "")
         inner = (path.relative_to(place).parts for path in images.found if path.is_relative_to(place))
         return sorted({parts[0] if parts[1:] else "" for parts in inner})
 
@@ -127,20 +127,20 @@ def _names_in(folder: Path) -> set[str]:
 def _roboflow(root: Path) -> dict[str, Path]:
     """Role to the table in its folder, where there is one to train on."""
     folders = {path.name: path for path in subfolders(root) if (path / _ROBOFLOW).is_file()}
-    found = {role: folders[name] / _ROBOFLOW for role, name in assigned(folders).items()}
+    found = {role: folders[name] / _ROBOFLOW for role, name in assign_splits(folders).items()}
     return found if "train" in found else {}
 
 
 def _parts(names: Mapping[str, Path]) -> dict[str, str]:
     """Role to the name of its table: ``train.csv``, ``train_labels.csv``."""
     stems = {re.sub(r"[\W_]|labels?|set$", "", Path(name).stem.lower()): name for name in names}
-    return {role: stems[stem] for role, stem in assigned(stems).items()}
+    return {role: stems[stem] for role, stem in assign_splits(stems).items()}
 
 
 def _of_parts(parts: Mapping[str, Path], index: ImageIndex, options: Mapping[str, Any]) -> Found:
     """A table for each part; those that lack the labels of the one to train on are not used."""
     read = {
-        role: read_csv(path, path.relative_to(index.root).as_posix(), least=2 if role == "train" else 1)
+        role: read_csv(path, path.relative_to(index.root).as_posix(), min_columns=2 if role == "train" else 1)
         for role, path in parts.items()
     }
     first = read["train"]
@@ -150,48 +150,48 @@ def _of_parts(parts: Mapping[str, Path], index: ImageIndex, options: Mapping[str
         near = _near(table, role, index)
         lacking = [name for name in columns.labels if name not in table.header]
         if len(lacking) == len(columns.labels):
-            unused.append(f"{brief(table.owner)!r} has no column {brief(lacking[0])!r} and is not used")
+            unused.append(f"{brief(table.file_name)!r} has no column {brief(lacking[0])!r} and is not used")
             continue
         if lacking or (columns.group and columns.group not in table.header):
             name = lacking[0] if lacking else columns.group
-            raise UserError(f"{brief(table.owner)} has no column {name!r}; {brief(first.owner)} has it")
+            raise UserError(f"{brief(table.file_name)} has no column {name!r}; {brief(first.file_name)} has it")
         image = columns.image if columns.image in table.header else _image(table, near, index, options)
-        part = table.path.parent.name if table.path.name == _ROBOFLOW else table.owner
-        tables.append(Table(role, part, table, replace(columns, image=image), near))
-    if "test" not in {table.role for table in tables}:
-        tables = [table._replace(role="test" if table.role == "val" else table.role) for table in tables]
+        part = table.path.parent.name if table.path.name == _ROBOFLOW else table.file_name
+        tables.append(ImageTable(role, part, table, replace(columns, image=image), near))
+    if "test" not in {table.split for table in tables}:
+        tables = [table._replace(split="test" if table.split == "val" else table.split) for table in tables]
     if len(tables) == 1:
-        tables = [tables[0]._replace(name="")]
+        tables = [tables[0]._replace(split_name="")]
     return Found(tables, index, [], unused)
 
 
 def _alone(files: Mapping[str, Path], index: ImageIndex, options: Mapping[str, Any]) -> Found:
     """The one table whose rows name images and labels."""
     why, boxes, notes, unclear = list[str](), list[str](), list[str](), list[UnclearError]()
-    found = list[Table]()
+    found = list[ImageTable]()
     for name, path in files.items():
         image = ""
         try:
             table = read_csv(path, name)
             near = _near(table, "train", index)
             image = _image(table, near, index, options)
-            if is_boxes(table.header) and "file" not in options:
+            if has_box_columns(table.header) and "file" not in options:
                 notes.append(f"{brief(name)} holds boxes or runs, one a row, and is not read")
                 boxes.append(f"{notes[-1]}: write them as COCO or YOLO")
                 continue
-            found.append(Table("train", "", table, columns_of(table, image, options), near))
+            found.append(ImageTable("train", "", table, find_columns(table, image, options), near))
         except UnclearError as error:
             unclear.append(error)
             notes.append(f"{brief(name)} is not read")
         except UserError as error:
             why.append(str(error))
             notes += [f"{brief(name)} has no labels and is not read"] * bool(image)
-    called = [table for table in found if re.fullmatch(r"labels?|train", Path(table.records.owner).stem.lower())]
+    called = [table for table in found if re.fullmatch(r"labels?|train", Path(table.records.file_name).stem.lower())]
     if len(found) > 1 and len(called) == 1:
-        notes += [f"{brief(table.records.owner)} is not read" for table in found if table not in called]
+        notes += [f"{brief(table.records.file_name)} is not read" for table in found if table not in called]
         found = called
     if len(found) > 1:
-        names = [brief(table.records.owner) for table in found]
+        names = [brief(table.records.file_name) for table in found]
         raise UnclearError(
             f"{' and '.join(names)} are {len(names)} tables of images; say which is read: data.options.file = "
             f"{names[0]!r}"
@@ -201,18 +201,20 @@ def _alone(files: Mapping[str, Path], index: ImageIndex, options: Mapping[str, A
     return Found(found, index, notes, [])
 
 
-def _near(table: Records, role: str, index: ImageIndex) -> Path:
+def _near(table: TableFile, role: str, index: ImageIndex) -> Path:
     """Where the images of a table are sought first: beside it, or in the folder of its part."""
     folder = table.path.parent
-    inner = [path for path in subfolders(folder) if assigned([path.name]).get(role)] if folder == index.root else []
+    inner = (
+        [path for path in subfolders(folder) if assign_splits([path.name]).get(role)] if folder == index.root else []
+    )
     return inner[0] if inner else folder
 
 
-def _columns(table: Records, near: Path, index: ImageIndex, options: Mapping[str, Any]) -> Columns:
-    return columns_of(table, _image(table, near, index, options), options)
+def _columns(table: TableFile, near: Path, index: ImageIndex, options: Mapping[str, Any]) -> Columns:
+    return find_columns(table, _image(table, near, index, options), options)
 
 
-def _image(table: Records, near: Path, index: ImageIndex, options: Mapping[str, Any]) -> str:
+def _image(table: TableFile, near: Path, index: ImageIndex, options: Mapping[str, Any]) -> str:
     """The column that names images.
 
     Raises:
@@ -221,17 +223,17 @@ def _image(table: Records, near: Path, index: ImageIndex, options: Mapping[str, 
     if (asked := options.get("image")) is not None:
         if asked not in table.header:
             raise UserError(
-                f"data.options.image: {brief(table.owner)} has no column {brief(asked)!r}."
+                f"data.options.image: {brief(table.file_name)} has no column {brief(asked)!r}."
                 f"{did_you_mean(str(asked), table.header)} There are {', '.join(map(brief, table.header))}"
             )
         return str(asked)
     if not table.rows:
         raise UserError(table.problems[0])
-    found = image_column(table, partial(index.holds, near=near))
+    found = find_image_column(table, partial(index.has_image, folder=near))
     if found is None:
         first = brief(table.rows[0].text(table.header[0]), 60)
         raise _NotOfImagesError(
-            f"no column of {brief(table.owner)} names an image of the folder, which holds {len(index.files)}: its "
+            f"no column of {brief(table.file_name)} names an image of the folder, which holds {len(index.files)}: its "
             f"first row begins with {first!r}"
         )
     return found

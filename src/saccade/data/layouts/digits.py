@@ -16,7 +16,7 @@ from saccade.events import Notify
 from saccade.recipe import Data
 
 if TYPE_CHECKING:
-    from saccade.data.samples import Pictures, Split
+    from saccade.data.samples import ImageSequence, Splits
 
 __all__ = ["Digits"]
 
@@ -47,24 +47,24 @@ class Digits(Layout):
         """The word itself."""
         return source
 
-    def read(self, spec: Data, target: str, notify: Notify | None = None) -> Split:
+    def read(self, spec: Data, target: str, notify: Notify | None = None) -> Splits:
         """Draw scenes: all at once where they fit into memory, else each when it is asked for."""
-        from saccade.data.digits import CLASSES, scenes, targets_of
-        from saccade.data.normalisation import normalisation, stated
-        from saccade.data.samples import CACHE, ImageSet, Split, colours, digest
+        from saccade.data.digits import CLASSES, make_scenes, make_targets
+        from saccade.data.normalisation import describe_settings, normalisation
+        from saccade.data.samples import MEMORY_LIMIT, ImageSet, Splits, channel_statistics, digest
 
-        train, test = scenes(spec, "train"), scenes(spec, "test")
+        train, test = make_scenes(spec, "train"), make_scenes(spec, "test")
         height, width = train.size
-        fits = (len(train) + len(test)) * height * width <= CACHE
-        pictures: list[Pictures] = [part.images() if fits else part for part in (train, test)]
+        fits = (len(train) + len(test)) * height * width <= MEMORY_LIMIT
+        pictures: list[ImageSequence] = [part.images() if fits else part for part in (train, test)]
         spec = spec.model_copy(update={"interpolation": None, "crop_pct": None})  # a scene is drawn, never resized
-        mean, std = normalisation(spec, 1, lambda: colours(pictures[0]))
+        mean, std = normalisation(spec, 1, lambda: channel_statistics(pictures[0]))
         sets = [
-            ImageSet(pictures[n], targets_of(part, target, fits), mean, std, spec.augment if part is train else ())
+            ImageSet(pictures[n], make_targets(part, target, fits), mean, std, spec.augment if part is train else ())
             for n, part in enumerate((train, test))
         ]
         turned = " (height × width)" if height != width else ""
-        return Split(
+        return Splits(
             train=sets[0],
             test=sets[1],
             val=None,
@@ -77,10 +77,10 @@ class Digits(Layout):
             description=(
                 f"digits: {len(train)} training and {len(test)} test scenes of {height}×{width} pixels{turned} "
                 f"(clutter {train.clutter}, distractors {train.distractors}, seed {spec.split_seed})"
-                + stated(spec)
+                + describe_settings(spec)
             ),
             fingerprint=digest(
-                ["digits", part.part, part.count, height if height == width else [height, width], part.clutter,
+                ["digits", part.split, part.count, height if height == width else [height, width], part.clutter,
                  part.distractors, part.seed]
                 for part in (train, test)
             ),
@@ -88,9 +88,9 @@ class Digits(Layout):
 
     def describe(self, spec: Data, notify: Notify | None = None) -> dict[str, Any]:
         """See :meth:`Layout.describe`; nothing can be refused."""
-        from saccade.data.digits import CLASSES, PARTS, scenes, source_digits
+        from saccade.data.digits import CLASSES, SPLITS, make_scenes, source_digits
 
-        parts = {part: scenes(spec, part) for part in PARTS}
+        parts = {part: make_scenes(spec, part) for part in SPLITS}
         height, width = parts["train"].size
         counts = {name: len(part) for name, part in parts.items()}
         return {
@@ -128,9 +128,9 @@ class Digits(Layout):
 
     def cells(self, spec: Data, part: str, count: int) -> list[Cell]:
         """The first scenes with their boxes and masks."""
-        from saccade.data.digits import CLASSES, scenes
+        from saccade.data.digits import CLASSES, make_scenes
 
-        drawn = scenes(spec, "train" if part == "train" else "test")
+        drawn = make_scenes(spec, "train" if part == "train" else "test")
         cells = []
         for i in range(min(count, len(drawn))):
             scene = drawn.scene(i)

@@ -20,14 +20,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, final
 
-from saccade.data.columns import image_column, is_boxes
+from saccade.data.columns import find_image_column, has_box_columns
 from saccade.data.image_index import ImageIndex
 from saccade.data.layouts._folder import FolderLayout
 from saccade.data.layouts.class_folders import ClassFolders
-from saccade.data.records import Record, Records, read_csv
+from saccade.data.records import TableFile, TableRow, read_csv
 from saccade.data.resizing import common_size
-from saccade.data.rows import RowImages, parts_of, said
-from saccade.data.survey import Part, Survey, files_in, surveyed
+from saccade.data.rows import RowImages, quote_value, read_row_splits
+from saccade.data.survey import SplitFiles, Survey, files_in, make_survey
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.events import Notify
@@ -46,7 +46,7 @@ _ORDER = ("order", "fixation", "fixationindex", "index", "n")
 class _Table(NamedTuple):
     """A table of fixations and its columns; None where there is no such column."""
 
-    records: Records
+    records: TableFile
     images: ImageIndex
     image: str
     x: str
@@ -90,7 +90,7 @@ class FixationTable(FolderLayout):
         if max(Counter(table.records.column(table.image)).values(), default=0) > 1:
             return None
         return (
-            f"it has class folders, and {brief(table.records.owner)} has one row for each image; data.layout = "
+            f"it has class folders, and {brief(table.records.file_name)} has one row for each image; data.layout = "
             "fixations reads the table"
         )
 
@@ -101,14 +101,16 @@ class FixationTable(FolderLayout):
             raise UserError(table)
         records, near = table.records, table.records.path.parent
         images, problems, strange = RowImages(table.images), list(records.problems), list[str]()
-        words = parts_of(records, table.split, problems)
-        rows = defaultdict[Path, list[tuple[Record, float, float]]](list)
+        words = read_row_splits(records, table.split, problems)
+        rows = defaultdict[Path, list[tuple[TableRow, float, float]]](list)
         for row in records.rows:
-            where = records.at(row)
+            where = records.location(row)
             x, y = (_number(row.text(column)) for column in (table.x, table.y))
             if x is None or y is None:
                 column = table.x if x is None else table.y
-                strange.append(f"{where} has {said(row.text(column))} in the column {column!r}; a number is needed")
+                strange.append(
+                    f"{where} has {quote_value(row.text(column))} in the column {column!r}; a number is needed"
+                )
             path = images.find(row, table.image, near, where)
             if path is not None and x is not None and y is not None:
                 rows[path].append((row, x, y))
@@ -120,9 +122,9 @@ class FixationTable(FolderLayout):
             raise UserError("; ".join(problems[:3]) or "no row names an image to train on")
         beside = len(set(table.images.files) - rows.keys())
         notes = [f"{beside} images have no fixation and are not used"] * (beside > 0)
-        seen = surveyed(root, parts, None, table.images.hidden, notes)
+        seen = make_survey(root, parts, None, table.images.hidden, notes)
         more = replace(
-            seen, problems=sorted([*seen.problems, *problems]), deciding=[records.path], missing=images.missing,
+            seen, problems=sorted([*seen.problems, *problems]), definition_files=[records.path], missing=images.missing,
             groups=groups,
         )  # fmt: skip
         return _FixationSurvey(**vars(more), points=points, viewers=len(viewers))
@@ -148,10 +150,10 @@ def _found(root: Path) -> _Table | str:
             next((columns[word] for word in words if word in columns), None)
             for words in (_X, _Y, _VIEWER, _ORDER, ("split",), ("group", "scene"))
         )
-        if x is None or y is None or is_boxes(records.header):
+        if x is None or y is None or has_box_columns(records.header):
             continue
         indices = indices or [ImageIndex(root)]
-        image = image_column(records, partial(indices[0].holds, near=root))
+        image = find_image_column(records, partial(indices[0].has_image, folder=root))
         if image is None:
             why = f"no column of {brief(name)} names an image of the folder"
             continue
@@ -167,7 +169,7 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _ordered(rows: list[tuple[Record, float, float]], table: _Table, viewers: list[str]) -> list[Fixation]:
+def _ordered(rows: list[tuple[TableRow, float, float]], table: _Table, viewers: list[str]) -> list[Fixation]:
     """The fixations of an image by viewer and order, as far as columns say them."""
     from saccade.data.fixations import Fixation
 
@@ -176,27 +178,29 @@ def _ordered(rows: list[tuple[Record, float, float]], table: _Table, viewers: li
     for row, x, y in rows:
         viewer = numbers[row.text(table.viewer)] if table.viewer else -1
         order = _number(row.text(table.order)) if table.order else None
-        found.append((viewer, math.inf if order is None else order, Fixation(x, y, viewer, table.records.at(row))))
+        found.append(
+            (viewer, math.inf if order is None else order, Fixation(x, y, viewer, table.records.location(row)))
+        )
     return [point for *_, point in sorted(found, key=lambda one: one[:2])]
 
 
-def _in_units(rows: dict[Path, list[tuple[Record, float, float]]], table: _Table) -> list[str]:
+def _in_units(rows: dict[Path, list[tuple[TableRow, float, float]]], table: _Table) -> list[str]:
     """A sentence where all points lie in the unit square, as shares of width and height do."""
     values = [value for of in rows.values() for _, x, y in of for value in (x, y)]
     if not values or not all(0 <= value <= 1 for value in values):
         return []
     return [
-        f"all {len(values) // 2} fixations of {brief(table.records.owner)} lie between 0 and 1; pixels are needed: "
+        f"all {len(values) // 2} fixations of {brief(table.records.file_name)} lie between 0 and 1; pixels are needed: "
         f"multiply {table.x!r} by the width of the image and {table.y!r} by its height"
     ]
 
 
 def _parts(
-    rows: dict[Path, list[tuple[Record, float, float]]],
+    rows: dict[Path, list[tuple[TableRow, float, float]]],
     table: _Table,
     words: dict[int, tuple[str, str]],
     problems: list[str],
-) -> tuple[dict[str, Part], dict[Path, str]]:
+) -> tuple[dict[str, SplitFiles], dict[Path, str]]:
     """Role to part, and the group of each image; adds to ``problems`` the images whose rows differ."""
     files, names, groups = defaultdict[str, list[Path]](list), dict[str, str](), dict[Path, str]()
     for path, of in rows.items():
@@ -213,6 +217,6 @@ def _parts(
             groups[path] = min(found)
     if "val" in files and "test" not in files:
         files["test"], names["test"] = files.pop("val"), names["val"]
-    return {role: Part(names[role], {"": sorted(files[role])}) for role in ("train", "test", "val") if role in files}, (
-        groups
-    )
+    return {
+        role: SplitFiles(names[role], {"": sorted(files[role])}) for role in ("train", "test", "val") if role in files
+    }, (groups)

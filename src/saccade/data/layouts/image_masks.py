@@ -26,9 +26,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, final
 
-from saccade.data.colour_maps import class_map, map_file
+from saccade.data.colour_maps import find_class_file, read_class_map
 from saccade.data.layouts._mask_folder import MaskFolderLayout
-from saccade.data.survey import Part, Survey, assigned, images_of, subfolders, surveyed
+from saccade.data.survey import SplitFiles, Survey, assign_splits, keep_images, make_survey, subfolders
 from saccade.escaping import brief
 from saccade.events import Notify
 from saccade.imagefiles import is_image, walk
@@ -66,21 +66,23 @@ class ImageMasks(MaskFolderLayout):
     def survey(self, root: Path) -> Survey:
         """The images of each part, and their masks."""
         hidden = Counter[str]()
-        parts, masks, problems, alone = dict[str, Part](), dict[Path, Path](), list[str](), 0
+        parts, masks, problems, alone = dict[str, SplitFiles](), dict[Path, Path](), list[str](), 0
         pairs, without = _pairs(root)
         for role, pair in pairs.items():
             images, by_stem = pair.images_by_stem(), pair.masks_by_stem()
             within = {path for paths in by_stem.values() for path in paths}
-            parts[role] = Part(pair.name, {"": sorted(set(walk(pair.images, hidden)) - within)})
+            parts[role] = SplitFiles(pair.name, {"": sorted(set(walk(pair.images, hidden)) - within)})
             problems += [
                 f"{' and '.join(map(brief, paths))} are masks of one name" for paths in by_stem.values() if paths[1:]
             ]
             masks |= {path: by_stem[stem][0] for stem, paths in images.items() if stem in by_stem for path in paths}
             alone += len(by_stem.keys() - images.keys())
-        seen = surveyed(root, *images_of(parts), hidden, [f"{alone} masks have no image of their name"] * (alone > 0))
-        named = map_file([root, pairs["train"].masks, pairs["train"].masks.parent])
+        seen = make_survey(
+            root, *keep_images(parts), hidden, [f"{alone} masks have no image of their name"] * (alone > 0)
+        )
+        named = find_class_file([root, pairs["train"].masks, pairs["train"].masks.parent])
         return replace(
-            seen, masks=masks, problems=sorted([*seen.problems, *problems]), deciding=[named] if named else [],
+            seen, masks=masks, problems=sorted([*seen.problems, *problems]), definition_files=[named] if named else [],
             unused=[f"{name!r} has no masks and is not used" for name in without],
         )  # fmt: skip
 
@@ -88,7 +90,7 @@ class ImageMasks(MaskFolderLayout):
         """The mask of each image."""
         from saccade.data.masks import Masks
 
-        named = class_map(next(iter(seen.deciding), None))
+        named = read_class_map(next(iter(seen.definition_files), None))
         return Masks(seen.masks, sizes, named, seen.root, notify, seen.options.get("void"))
 
 
@@ -125,12 +127,14 @@ def _pairs(root: Path) -> tuple[dict[str, _Pair], list[str]]:
         inner = {path.name: path for path in subfolders(masks) if _has_image(path)}
         folders = {path.name: path for path in subfolders(images)}
         found = {name: _Pair(name, path, inner[name]) for name, path in folders.items() if name in inner}
-        if not assigned(found):
+        if not assign_splits(found):
             return {"train": _Pair("", images, masks)}, []
     else:
         found = {name: pair for name, path in folders.items() if (pair := _pair(path, folders))}
-    without = [name for name, path in folders.items() if name not in found and assigned([name]) and _has_image(path)]
-    return {role: found[name] for role, name in assigned(found).items()}, without
+    without = [
+        name for name, path in folders.items() if name not in found and assign_splits([name]) and _has_image(path)
+    ]
+    return {role: found[name] for role, name in assign_splits(found).items()}, without
 
 
 def _pair(part: Path, beside: dict[str, Path]) -> _Pair | None:

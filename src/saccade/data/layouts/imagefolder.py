@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
-from saccade.data.columns import Columns, columns_of
+from saccade.data.columns import Columns, find_columns
 from saccade.data.image_index import ImageIndex
-from saccade.data.labelling import Table
+from saccade.data.labelling import ImageTable
 from saccade.data.layouts._table import Found, TableLayout
-from saccade.data.records import Records, read_csv, read_jsonl
-from saccade.data.survey import assigned, subfolders
+from saccade.data.records import TableFile, read_csv, read_jsonl
+from saccade.data.survey import assign_splits, subfolders
 from saccade.errors import UserError
 from saccade.escaping import brief
 
@@ -50,7 +50,7 @@ class ImageFolder(TableLayout):
                 if packed
                 else f"it has no {' or '.join(_TABLES)}, nor has a folder train"
             )
-        index, tables, unused = ImageIndex(root), list[Table](), list[str]()
+        index, tables, unused = ImageIndex(root), list[ImageTable](), list[str]()
         for role, path in paths.items():
             table = _TABLES[path.name](path, path.relative_to(root).as_posix())
             try:
@@ -58,17 +58,17 @@ class ImageFolder(TableLayout):
             except UserError as error:
                 if role == "train":
                     raise
-                unused.append(f"{brief(table.owner)!r} is not used: {error}")
+                unused.append(f"{brief(table.file_name)!r} is not used: {error}")
                 continue
             part = "" if path.parent == root else path.parent.name
-            tables.append(Table(role, part, table, columns, path.parent))
+            tables.append(ImageTable(role, part, table, columns, path.parent))
         return Found(tables, index, [], unused)
 
 
 def _paths(root: Path) -> dict[str, Path]:
     """Role to its table; the one of the folder itself, where there is one, is that to train on."""
     folders = {path.name: path for path in subfolders(root)}
-    places = {"train": root} if _table(root) else {role: folders[name] for role, name in assigned(folders).items()}
+    places = {"train": root} if _table(root) else {role: folders[name] for role, name in assign_splits(folders).items()}
     return {role: path for role, place in places.items() if (path := _table(place))}
 
 
@@ -76,7 +76,7 @@ def _table(folder: Path) -> Path | None:
     return next((folder / name for name in _TABLES if (folder / name).is_file()), None)
 
 
-def _columns(table: Records, options: Mapping[str, Any]) -> Columns:
+def _columns(table: TableFile, options: Mapping[str, Any]) -> Columns:
     """The columns of a table.
 
     Raises:
@@ -84,8 +84,8 @@ def _columns(table: Records, options: Mapping[str, Any]) -> Columns:
     """
     image = str(options.get("image", _IMAGE))
     if image not in table.header:
-        raise UserError(f"{brief(table.owner)} has no column {image!r}; its columns are {', '.join(table.header)}")
+        raise UserError(f"{brief(table.file_name)} has no column {image!r}; its columns are {', '.join(table.header)}")
     if "labels" not in options and not any(name in table.header for name in _LABELS):
         said = next((why for name, why in _ELSEWHERE.items() if name in table.header), None)
-        raise UserError(f"{brief(table.owner)} has no column label or labels" + (f"; {said}" if said else ""))
-    return columns_of(table, image, options)
+        raise UserError(f"{brief(table.file_name)} has no column label or labels" + (f"; {said}" if said else ""))
+    return find_columns(table, image, options)

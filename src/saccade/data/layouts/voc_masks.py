@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, final
 
 from saccade.data.layouts._mask_folder import MaskFolderLayout
 from saccade.data.layouts._voc_folders import IMAGES, Place, label_map, named, parts_of, stems
-from saccade.data.survey import Part, Survey, surveyed
+from saccade.data.survey import SplitFiles, Survey, make_survey
 from saccade.events import Notify
 from saccade.imagefiles import is_image, walk
 
@@ -51,15 +51,17 @@ class VocMasks(MaskFolderLayout):
         images, masks = stems(place.images, hidden=hidden), stems(place.beside, hidden=hidden)
         lists = parts_of(root, "Segmentation", images) or {"train": ("", sorted(images.keys() & masks.keys()))}
         parts = {
-            role: Part(name, {"": [images.get(stem, place.images / f"{stem}.jpg") for stem in of]})
+            role: SplitFiles(name, {"": [images.get(stem, place.images / f"{stem}.jpg") for stem in of]})
             for role, (name, of) in lists.items()
         }
         alone = len(masks.keys() - images.keys())
-        seen = surveyed(root, parts, None, hidden, [f"{alone} masks have no image of their name"] * (alone > 0))
+        seen = make_survey(root, parts, None, hidden, [f"{alone} masks have no image of their name"] * (alone > 0))
         deciding = [path for path in (root / "labelmap.txt",) if path.is_file()]
         deciding += sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))
         return replace(
-            seen, masks={images[stem]: path for stem, path in masks.items() if stem in images}, deciding=deciding
+            seen,
+            masks={images[stem]: path for stem, path in masks.items() if stem in images},
+            definition_files=deciding,
         )
 
     def label(self, seen: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Masks:

@@ -33,7 +33,16 @@ from saccade.data.layouts._folder import FolderLayout
 from saccade.data.layouts._listed import check_inside
 from saccade.data.layouts._yolo_lines import MOST_CLASSES, highest_class, read_labels
 from saccade.data.layouts.class_folders import ClassFolders
-from saccade.data.survey import Part, Survey, assigned, class_names, images_of, lines, subfolders, surveyed
+from saccade.data.survey import (
+    SplitFiles,
+    Survey,
+    assign_splits,
+    keep_images,
+    make_survey,
+    read_class_names,
+    read_lines,
+    subfolders,
+)
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.events import Notify
@@ -75,7 +84,7 @@ class Yolo(FolderLayout):
         if "val" in files and not any(_label_file(root, path).is_file() for path in files["test"][1]):
             unused.append(f"{files['test'][0]!r} has no text files and is not used")
             files["test"] = files.pop("val")
-        parts, others = images_of({role: Part(name, {"": of}) for role, (name, of) in files.items()})
+        parts, others = keep_images({role: SplitFiles(name, {"": of}) for role, (name, of) in files.items()})
         labels = {path: _label_file(root, path) for part in parts.values() for path in part.files}
         found = {text for folder in sorted({text.parent for text in labels.values()}) for text in _labels_in(folder)}
         others[".txt"] -= sum(path in found for _, of in files.values() for path in of)  # text files among images
@@ -90,14 +99,14 @@ class Yolo(FolderLayout):
             notes.append(f"{without} images have no text file and count as background")
         if alone := len(found - set(labels.values())):
             notes.append(f"{alone} text files have no image of their name")
-        seen = surveyed(root, parts, +others, hidden, notes)
+        seen = make_survey(root, parts, +others, hidden, notes)
         deciding = [*([yaml.path] if yaml else _name_files(root)), *sorted(found & set(labels.values()))]
-        return replace(seen, problems=sorted([*seen.problems, *problems]), deciding=deciding, unused=unused)
+        return replace(seen, problems=sorted([*seen.problems, *problems]), definition_files=deciding, unused=unused)
 
     def label(self, seen: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Objects:
         """The objects of each image."""
         from saccade.data.objects import Objects
-        from saccade.data.opening import each
+        from saccade.data.opening import map_files
 
         yaml, paths = _yaml(seen.root), list(sizes)
         names = yaml.names if yaml else _names(seen)
@@ -108,7 +117,7 @@ class Yolo(FolderLayout):
             return read_labels(text, text.relative_to(seen.root).as_posix(), names, keypoints)
 
         notes = ["the keypoints of its lines are not read"] if keypoints else []
-        return Objects(dict(zip(paths, each(read, paths, notify), strict=True)), sizes, names, notes)
+        return Objects(dict(zip(paths, map_files(read, paths, notify), strict=True)), sizes, names, notes)
 
 
 class _Yaml(NamedTuple):
@@ -195,7 +204,7 @@ def _listed(root: Path, yaml: _Yaml, hidden: Counter[str], notes: list[str]) -> 
         UserError: it names no images to train on, or a path that leaves the folder or is not there.
     """
     owner, base = yaml.path.name, _base(root, yaml, notes)
-    roles = assigned(key for key in _PARTS if yaml.values.get(key))
+    roles = assign_splits(key for key in _PARTS if yaml.values.get(key))
     if "train" not in roles:
         raise UserError(f"{owner} names no images to train on; train is a folder, folders or a list of images")
     found = {}
@@ -262,7 +271,7 @@ def _files(root: Path, base: Path, place: Path, hidden: Counter[str]) -> Iterato
     owner = place.relative_to(root).as_posix()
     if place.suffix != ".txt":
         raise UserError(f"{brief(owner)} is no folder and no list of images (.txt)")
-    names = [_from(root, place.parent if line.startswith("./") else base, line) for line in lines(place)]
+    names = [_from(root, place.parent if line.startswith("./") else base, line) for line in read_lines(place)]
     check_inside(root, names, owner)
     yield from (root / name for name in names)
 
@@ -270,7 +279,7 @@ def _files(root: Path, base: Path, place: Path, hidden: Counter[str]) -> Iterato
 def _lying(root: Path, hidden: Counter[str]) -> dict[str, tuple[str, list[Path]]]:
     """Role to the name and the files of each part, of folders alone."""
     folders = _plain(root)
-    roles = assigned(folders) if "" not in folders else {"train": ""}
+    roles = assign_splits(folders) if "" not in folders else {"train": ""}
     return {role: (name, sorted(walk(folders[name], hidden))) for role, name in roles.items()}
 
 
@@ -281,8 +290,8 @@ def _plain(root: Path) -> dict[str, Path]:
         inner = {path.name: path for path in subfolders(folders["images"])}
         labelled = {path.name for path in subfolders(folders["labels"])}
         parts = {name: path for name, path in inner.items() if name in labelled}
-        return parts if "train" in assigned(parts) else {"": folders["images"]}
-    parts = {name: path / "images" for name, path in folders.items() if assigned([name])}
+        return parts if "train" in assign_splits(parts) else {"": folders["images"]}
+    parts = {name: path / "images" for name, path in folders.items() if assign_splits([name])}
     return {name: path for name, path in parts.items() if path.is_dir() and _labels_of(path).is_dir()}
 
 
@@ -322,10 +331,10 @@ def _name_files(root: Path) -> list[Path]:
 
 def _names(seen: Survey) -> list[str]:
     """The classes of a source without a YAML file: by their names, or by the highest index."""
-    files = [path for path in seen.deciding if path.name == _NAMES]
+    files = [path for path in seen.definition_files if path.name == _NAMES]
     if files:
-        return class_names(files[0])
-    count = 1 + max(map(highest_class, seen.deciding), default=0)
+        return read_class_names(files[0])
+    count = 1 + max(map(highest_class, seen.definition_files), default=0)
     if count > MOST_CLASSES:
         raise UserError(
             f"{brief(seen.root)} has labels of the class {MOST_CLASSES} or above and no data.yaml or {_NAMES} that "

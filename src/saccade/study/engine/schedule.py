@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from saccade.builders import packed
+from saccade.builders import pickle_registered
 from saccade.errors import UserError, did_you_mean
 from saccade.events import Checking, DataOpened, Event, Notify, RunBegan, RunEnded, RunEvent, StudyBegan, ignore
 from saccade.files import lock, make_folders, write_atomically
@@ -169,7 +169,7 @@ def _check(
     """What ``check`` returns: data, host and every mechanism were found right."""
     recipes = [study.run(arm, study.seeds[0]).recipe.model_dump(mode="json") for arm in study.arms]
     models = (arm.recipe(study.base, 0).model for arm in study.arms)
-    functions = packed((model.name, model.code) for model in models)
+    functions = pickle_registered((model.name, model.code) for model in models)
     passed: dict[str, Any] = {"functions": functions} if functions else {}  # a check that needs none need not take them
     passed |= {"trust": trust} if trust else {}
     worker.call(check, recipes=recipes, margin=study.margin, device=executor.device, **passed)
@@ -214,7 +214,7 @@ def _do(
                 recipe=worker.run.recipe.model_dump(mode="json"),
                 folder=str(worker.run.folder),
                 device=devices[worker.slot % len(devices)],
-                functions=packed([(worker.run.recipe.model.name, worker.run.recipe.model.code)]),
+                functions=pickle_registered([(worker.run.recipe.model.name, worker.run.recipe.model.code)]),
                 trust=trust,
             )
 

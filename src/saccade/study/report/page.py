@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from saccade.data.normalisation import listed
+from saccade.data.normalisation import format_channels
 from saccade.escaping import printable
 from saccade.study.report import charts, sections
 from saccade.study.report.sections.base import Context
@@ -75,7 +75,9 @@ def _planned(context: Context, study: Study) -> list[tuple[str, str]]:
         sizes = f"{grouped(len(data.train))} to train, {grouped(len(data.test))} to test"
         facts.append(("Images", f"{sizes}, {len(data.classes)} classes" if data.classes else sizes))
         whose = "of the training images" if context.task.recipe.data.mean is None else "as stated"
-        facts.append(("Pixels", f"mean {listed(data.mean)}, standard deviation {listed(data.std)}, {whose}"))
+        facts.append(
+            ("Pixels", f"mean {format_channels(data.mean)}, standard deviation {format_channels(data.std)}, {whose}")
+        )
     *asked, runs = _asked(context)
     return [*facts, *asked[1:], ("Training", f"{training.epochs} epoch{'s' * (training.epochs > 1)}"), runs]
 

@@ -64,7 +64,7 @@ def latex(results: StudyResults) -> str:
     head, *body = ["  " + " & ".join(map(_escaped, row)) + r" \\" for row in cells]
     columns = "".join("l" if n in _WORDS else "r" for n in range(len(cells[0])))
     seeds = f"{len(results.seeds)} seed{'s' * (len(results.seeds) > 1)}"
-    points = f" in {metric.points}" if metric.points else ""
+    points = f" in {metric.difference_unit}" if metric.difference_unit else ""
     scored = f" of {results.scored}" if results.scored else ""
     caption = (
         f"{_subject(results)}: {metric.name}{scored}, mean ± standard deviation over {seeds}; difference to "

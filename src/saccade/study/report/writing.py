@@ -90,7 +90,7 @@ def _task(study: Study, name: str) -> Task:
         UserError: they are no longer where the recipe says, or no longer the same.
     """
     kind = tasks.get(name)
-    base = tasks.resolved(study.base, kind.target)
+    base = tasks.resolve(study.base, kind.target)
     split = open_data(base.data, kind.target)
     same = (run for run in study.runs() if run.recipe.data == study.base.data)
     of_runs = {done["fingerprint"] for run in same if (done := run.finished) and done.get("fingerprint")}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from saccade.errors import UserError
 from saccade.files import make_folders, write_atomically
 from saccade.metrics.metric import Metric
-from saccade.metrics.rows import Rows, count, select
+from saccade.metrics.rows import Rows, count_images, select_images
 from saccade.runfiles import read_rows
 
 if TYPE_CHECKING:
@@ -108,7 +108,10 @@ def _shares(metric: Metric, rows: Rows) -> list[float]:
     if metric.values is not None:
         alone = [float(value) for value in metric.values(rows)]
     else:
-        alone = [float("nan") if s is None else s for s in (metric.of(select(rows, [i])) for i in range(count(rows)))]
+        alone = [
+            float("nan") if s is None else s
+            for s in (metric.compute(select_images(rows, [i])) for i in range(count_images(rows)))
+        ]
     return [(value - metric.low) / metric.span for value in alone]
 
 

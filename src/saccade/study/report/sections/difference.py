@@ -85,7 +85,7 @@ weights.{% endif %}</p>
             "on": " on the test images" if results.study else "",
             "unit": f", in {unit}" if unit else "",
             "turned": "" if metric.higher_is_better else f"Lower {metric.name} is better, so + stands for lower. ",
-            "points": metric.points or "difference",
+            "points": metric.difference_unit or "difference",
             "hosts": False in shares_host.values(),
             "baseline": results.baseline,
             "mechanisms": [row for row in rows if not row["control"]],
@@ -133,13 +133,13 @@ def forest_row(line: Line, scale: Scale, margin: float, metric: Metric) -> Marku
         ends = {"x1": scale.percent(line.low), "x2": scale.percent(line.high), "y1": middle, "y2": middle}
         parts.append(element("line", **ends, class_=f"interval {style.classes}"))
     for order, (seed, value) in enumerate(line.raw):
-        said = measure(signed(value, metric.digits), metric.points)
+        said = measure(signed(value, metric.digits), metric.difference_unit)
         tip = element("title", f"{style.name}, seed {seed}: {said}")
         low = dots + 4 * (order % 3 - 1)  # at one height, equal differences would hide one another
         parts.append(element("circle", tip, cx=scale.percent(value), cy=low, r=3.2, class_=f"dot {style.classes}"))
     words = "no pair of finished runs"
     if line.difference is not None:
-        said = measure(signed(line.difference, metric.digits), metric.points)
+        said = measure(signed(line.difference, metric.digits), metric.difference_unit)
         words = f"{said}, {interval(line.low, line.high, metric.digits)}"
         parts.append(marker(style, scale.percent(line.difference), middle, words))
     return picture(*parts, height=height, label=f"{style.name} against the baseline: {words}", class_="strip")

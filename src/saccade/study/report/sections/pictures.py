@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from saccade.data import open_data
 from saccade.errors import UserError
 from saccade.explanation import gate_maps, is_spatial, passing, per_channel, site_to_show
-from saccade.metrics.rows import Rows, count, select
+from saccade.metrics.rows import Rows, count_images, select_images
 from saccade.recipe import described
 from saccade.runfiles import read_rows
 from saccade.saving import describe, load
@@ -29,7 +29,7 @@ from saccade.study.report.sections.base import Context, Section
 from saccade.study.report.svg import element
 from saccade.study.report.typeset import NARROW, number
 from saccade.study.run_notes import RunResult
-from saccade.tasks import resolved
+from saccade.tasks import resolve
 from saccade.tasks.base import Drawing, Task
 
 __all__ = ["Pictures"]
@@ -118,7 +118,7 @@ def _examples(context: Context, study: Study, task: Task) -> dict[str, Any]:
         chosen = f"{chosen} All networks are those of seed {common}."
     if any(arm.control == "shuffled" for arm in runs):
         chosen = f"{chosen} A shuffled mechanism sees the image of the next row, in the last row that of the first."
-    pictures = [task.data.test.picture(i) for i in indices]
+    pictures = [task.data.test.raw_image(i) for i in indices]
     once = element("defs", *(_definition(k, picture) for k, picture in enumerate(pictures)))
     truths = task.draw(indices, None)
     height, width = pictures[0].shape[-2:]
@@ -157,12 +157,12 @@ def _choice(total: int, task: Task, answers: Sequence[Rows | None]) -> tuple[lis
     random.Random(total).shuffle(order)
     known = [rows for rows in answers if rows is not None]
     for rows in known:
-        if (found := count(rows)) != total:
+        if (found := count_images(rows)) != total:
             raise UserError(f"the runs were scored on {found} test images; there are {total} now")
     values = next((metric.values for metric in task.metrics if metric.values is not None), None)
     if values is not None:
         known = [{"value": values(rows)} for rows in known]
-    disputed = [i for i in order if _differ([select(rows, [i]) for rows in known])]
+    disputed = [i for i in order if _differ([select_images(rows, [i]) for rows in known])]
     apart = disputed[: IMAGES // 2]
     plain = [i for i in order if i not in apart][: IMAGES - len(apart)]
     if not apart:
@@ -182,7 +182,7 @@ def _column(
     context: Context, study: Study, task: Task, arm: Arm, run: RunResult, indices: Sequence[int]
 ) -> dict[str, Any]:
     """One arm: where its maps were taken, the scale of their colours, and what stands beside each image."""
-    recipe = resolved(arm.recipe(study.base, run.seed), task.target)
+    recipe = resolve(arm.recipe(study.base, run.seed), task.target)
     if recipe.data != task.recipe.data:
         task = type(task)(recipe, open_data(recipe.data, task.target))
     images, folder = task.images(indices), study.folder / run.folder

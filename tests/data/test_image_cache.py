@@ -16,13 +16,13 @@ import pytest
 import torch
 from PIL import Image
 
-from saccade.data import decoded, open_data, opening
-from saccade.data.opening import Files
+from saccade.data import image_cache, open_data, opening
+from saccade.data.opening import LazyImages
 from saccade.errors import UserError
 from saccade.events import PicturesNotKept
 from saccade.recipe import Data
 
-TRAILER = decoded._TRAILER
+TRAILER = image_cache._TRAILER
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def look(pets, told=None, **fields):
 
 def facts(split):
     sets = (split.train, split.test)
-    pixels = [images.picture(i).numpy().tobytes() for images in sets for i in range(len(images))]
+    pixels = [images.raw_image(i).numpy().tobytes() for images in sets for i in range(len(images))]
     return pixels, split.mean, split.std, split.fingerprint, split.description, split.cautions, split.left_out
 
 
@@ -100,10 +100,10 @@ def test_pictures_are_a_map_of_the_file_that_no_write_reaches(pets, home):
     maps = Path("/proc/self/maps")
     if maps.exists():
         assert str(only(home)) in maps.read_text()
-    split.train.picture(0).zero_()
+    split.train.raw_image(0).zero_()
     assert only(home).read_bytes() == before
-    assert not split.train.picture(0).any()
-    assert look(pets).train.picture(0).any()
+    assert not split.train.raw_image(0).any()
+    assert look(pets).train.raw_image(0).any()
 
 
 def test_an_image_replaced_by_one_of_its_size_and_time_is_noticed(pets, home, read):
@@ -135,8 +135,8 @@ def test_another_frame_or_selection_is_another_file(pets, home, read, fields):
 def test_full_size_decoding_is_another_file(pets, home):
     paths = sorted(pets.rglob("*.*"))
     frame = opening.Frame(16, 16)
-    assert decoded.place_of(paths, frame, True) != decoded.place_of(paths, frame, False)
-    assert decoded.place_of(paths, frame, False) == decoded.place_of(paths, frame, False)
+    assert image_cache.cache_path(paths, frame, True) != image_cache.cache_path(paths, frame, False)
+    assert image_cache.cache_path(paths, frame, False) == image_cache.cache_path(paths, frame, False)
 
 
 def flip(place, offset):
@@ -235,7 +235,7 @@ def test_a_disk_that_fills_up_is_said_and_changes_nothing(pets, home, monkeypatc
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(decoded, "_write", full)
+    monkeypatch.setattr(image_cache, "_write", full)
     assert facts(look(pets, told)) == plain
     assert "No space left" in next(event for event in told if isinstance(event, PicturesNotKept)).reason
     assert not list(home.glob("*.pictures"))
@@ -253,14 +253,14 @@ def test_a_writer_that_fails_leaves_nothing_that_is_read(pets, home, monkeypatch
 
 
 def test_what_is_too_large_is_said_before_anything_is_decoded(pets, home, read, monkeypatch):
-    monkeypatch.setattr(decoded, "LIMIT", 16 * 3 * 16 * 16 - 1)
+    monkeypatch.setattr(image_cache, "LIMIT", 16 * 3 * 16 * 16 - 1)
     told = []
     split = look(pets, told)
     assert "at most" in next(event for event in told if isinstance(event, PicturesNotKept)).reason
     assert len(read) == 16
-    assert isinstance(split.train.pictures, torch.Tensor)
+    assert isinstance(split.train.images, torch.Tensor)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 2 * 16 * 3 * 16 * 16 - 1))
-    monkeypatch.setattr(decoded, "LIMIT", 2**30)
+    monkeypatch.setattr(image_cache, "LIMIT", 2**30)
     told.clear()
     look(pets, told)
     assert "free" in next(event for event in told if isinstance(event, PicturesNotKept)).reason
@@ -286,7 +286,7 @@ def test_what_was_not_used_for_longest_makes_room(pets, home, read, monkeypatch)
     for part in (stale, fresh):
         part.touch()
     os.utime(stale, (1, 1))
-    monkeypatch.setattr(decoded, "LIMIT", sum(place.stat().st_size for place in places) + 100)
+    monkeypatch.setattr(image_cache, "LIMIT", sum(place.stat().st_size for place in places) + 100)
     look(pets, size=15)
     assert [place.exists() for place in places] == [True, False, True]
     assert (stale.exists(), fresh.exists()) == (False, True), "another process may be writing the fresh one"
@@ -294,7 +294,7 @@ def test_what_was_not_used_for_longest_makes_room(pets, home, read, monkeypatch)
 
 def test_two_at_once_decode_once(pets, home, read, monkeypatch):
     both = threading.Barrier(2, timeout=30)
-    load = decoded.load
+    load = image_cache.read_cache
 
     def meet(*arguments):
         found = load(*arguments)
@@ -304,8 +304,8 @@ def test_two_at_once_decode_once(pets, home, read, monkeypatch):
         return found
 
     met = {}
-    monkeypatch.setattr(opening, "load", meet)
-    monkeypatch.setattr(decoded, "lock", _in_process_lock())
+    monkeypatch.setattr(opening, "read_cache", meet)
+    monkeypatch.setattr(image_cache, "lock", _in_process_lock())
     with ThreadPoolExecutor(2) as pool:
         one, two = pool.map(lambda _: facts(look(pets)), range(2))
     assert one == two
@@ -330,7 +330,7 @@ def _in_process_lock():
 
 
 def test_another_process_that_takes_too_long_is_not_waited_for(pets, home, read, monkeypatch, start):
-    place = decoded.place_of(opening_paths(pets, monkeypatch, home), opening.Frame(16, 16), False)
+    place = image_cache.cache_path(opening_paths(pets, monkeypatch, home), opening.Frame(16, 16), False)
     home.mkdir(parents=True)
     code = (
         "import sys, time; from pathlib import Path; from saccade.files import lock\n"
@@ -338,7 +338,7 @@ def test_another_process_that_takes_too_long_is_not_waited_for(pets, home, read,
     )
     holder = start([sys.executable, "-c", code, str(place.with_suffix(".lock"))], stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"held\n"
-    monkeypatch.setattr(decoded, "_PATIENCE", 0.1)
+    monkeypatch.setattr(image_cache, "_LOCK_TIMEOUT", 0.1)
     read.clear()
     told = []
     look(pets, told)
@@ -350,16 +350,16 @@ def opening_paths(pets, monkeypatch, home):
     """The files in the order in which they are opened."""
     seen = []
     with monkeypatch.context() as patch:
-        patch.setattr(opening, "place_of", lambda paths, frame, exact: seen.extend(paths))
+        patch.setattr(opening, "cache_path", lambda paths, frame, exact: seen.extend(paths))
         look(pets)
     return seen
 
 
 def test_more_than_memory_may_hold_is_mapped_too(pets, home, monkeypatch):
-    monkeypatch.setattr(opening, "CACHE", 0)
-    assert isinstance(look(pets).train.pictures, torch.Tensor)
+    monkeypatch.setattr(opening, "MEMORY_LIMIT", 0)
+    assert isinstance(look(pets).train.images, torch.Tensor)
     monkeypatch.setenv("SACCADE_CACHE", "off")
-    assert isinstance(look(pets).train.pictures, Files)
+    assert isinstance(look(pets).train.images, LazyImages)
 
 
 def test_images_of_one_size_and_not(pets, home, read, monkeypatch):
@@ -375,12 +375,12 @@ def test_where_the_folder_is(monkeypatch, tmp_path):
     monkeypatch.delenv("SACCADE_CACHE")
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert decoded.home() == tmp_path / "saccade"
+    assert image_cache.cache_folder() == tmp_path / "saccade"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert decoded.home() is None
+    assert image_cache.cache_folder() is None
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert decoded.home() == tmp_path / ".cache" / "saccade"
+    assert image_cache.cache_folder() == tmp_path / ".cache" / "saccade"
 
 
 def test_pictures_in_a_folder_that_is_read_only_are_read(pets, home, read, monkeypatch):
