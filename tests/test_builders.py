@@ -19,7 +19,7 @@ def module_function(num_classes):
 @pytest.fixture
 def forget(monkeypatch):
     """No function that another test registered, and none of this one's afterwards."""
-    monkeypatch.setattr(builders, "_passed", {})
+    monkeypatch.setattr(builders, "_registered", {})
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_what_cannot_be_sent_says_so(forget):
     key = identify(lambda: lock)
     with pytest.raises(UserError, match=r"cannot be sent to the processes that train \(.*lock.*put it into a file"):
         pickle_registered([key])
-    with pytest.raises(UserError, match="needs what this process cannot import"):
+    with pytest.raises(UserError, match="cannot be loaded in this process"):
         register_pickled(b"nonsense")
     register_pickled(b"")
 

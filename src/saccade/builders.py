@@ -169,7 +169,7 @@ def register_pickled(content: bytes) -> None:
         _registered.update(cloudpickle.loads(content))
     except Exception as error:  # importing user modules may raise anything
         raise UserError(
-            f"the function that builds the network needs a module that cannot be imported: {type(error).__name__}: "
+            f"the function that builds the network cannot be loaded in this process: {type(error).__name__}: "
             f"{brief(error)}"
         ) from error
 

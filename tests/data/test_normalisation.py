@@ -88,7 +88,7 @@ def test_a_recipe_that_states_nothing_shows_what_it_always_showed(folder):
     for n in range(len(SIZES)):
         with Image.open(folder / "test" / "a" / f"{n}.png") as image:
             expected = np.asarray(ImageOps.fit(image, (80, 80), Image.Resampling.BILINEAR))
-        assert np.array_equal(split.test.raw_image(n).permute(1, 2, 0).numpy(), expected)
+        np.testing.assert_array_equal(split.test.raw_image(n).permute(1, 2, 0).numpy(), expected)
     assert (split.mean, split.std) == channel_statistics([split.train.raw_image(i) for i in range(len(split.train))])
     assert "shown with" not in split.description
 
@@ -128,7 +128,7 @@ def test_drawn_scenes_of_one_channel_take_the_average():
     assert split.mean == pytest.approx([0.4])
     assert split.std == pytest.approx([0.4])
     plain = open_data(Data(size=24, train_images=20, test_images=20), "label")
-    assert torch.equal(split.test.raw_image(3), plain.test.raw_image(3))
+    torch.testing.assert_close(split.test.raw_image(3), plain.test.raw_image(3), rtol=0, atol=0)
     assert normalisation(Data(), 1, lambda: ((0.1,), (0.2,))) == ((0.1,), (0.2,))
 
 

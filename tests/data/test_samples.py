@@ -37,7 +37,7 @@ def test_a_batch_is_its_samples():
     for keys in ([0, 3, 4], [Key(1, 2, i) for i in range(5)], [Key(0, 0, 1), 1]):
         one_by_one = [images[key] for key in keys]
         for (image, target), (other, label) in zip(one_by_one, images.__getitems__(keys), strict=True):
-            assert torch.equal(image, other)
+            torch.testing.assert_close(image, other, rtol=0, atol=0)
             assert target == label
     assert not torch.equal(images[Key(0, 0, 1)][0], images[1][0])
 
@@ -45,7 +45,7 @@ def test_a_batch_is_its_samples():
 def test_pixels_are_normalised_as_they_always_were():
     mean, std = torch.tensor([0.4, 0.5, 0.6])[:, None, None], torch.tensor([0.2, 0.25, 0.3])[:, None, None]
     images = ImageSet(pictures(), [0] * 5, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
-    assert torch.equal(images[3][0], (pictures()[3].float() / 255 - mean) / std)
+    torch.testing.assert_close(images[3][0], (pictures()[3].float() / 255 - mean) / std, rtol=0, atol=0)
 
 
 def test_the_memory_of_pictures_and_masks_is_not_written_to():
@@ -53,8 +53,8 @@ def test_the_memory_of_pictures_and_masks_is_not_written_to():
     images = ImageSet(kept, masks, (0.5,) * 3, (0.2,) * 3, ("flip", "crop", "color", "erase"))
     batch, _ = collate(images.__getitems__([Key(0, 0, i) for i in range(5)]))
     batch.zero_()
-    assert torch.equal(kept, pictures())
-    assert all((mask == 3).all() for mask in masks)
+    torch.testing.assert_close(kept, pictures(), rtol=0, atol=0)
+    assert [mask for mask in masks if not (mask == 3).all()] == []
 
 
 def test_collate_joins_what_it_can():

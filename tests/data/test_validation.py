@@ -61,7 +61,7 @@ def test_images_to_train_on_are_augmented_and_those_to_score_are_not():
     found = score_on_val(split([0, 1] * 20), Data())
     assert (found.train.augmentations, found.test.augmentations) == (("flip",), ())
     picture, _ = found.test[Key(0, 0, 3)]
-    assert torch.equal(picture, found.test[3][0])
+    torch.testing.assert_close(picture, found.test[3][0], rtol=0, atol=0)
     batch = found.train.__getitems__([Key(0, 0, 1), Key(0, 0, 2)])
     assert len(batch) == 2
 
@@ -117,7 +117,9 @@ def test_a_recipe_asks_for_it():
     assert (len(plain.train), len(plain.test)) == (50, 20)
     assert (len(tuned.train), len(tuned.test)) == (40, 10)
     assert (tuned.mean, tuned.std) == (plain.mean, plain.std)
-    assert torch.equal(tuned.test.raw_image(0), plain.train.raw_image(tuned.test.images.indices[0]))
+    torch.testing.assert_close(
+        tuned.test.raw_image(0), plain.train.raw_image(tuned.test.images.indices[0]), rtol=0, atol=0
+    )
     assert Counter(tuned.test.targets) == dict.fromkeys(range(10), 1)
 
 

@@ -26,7 +26,8 @@ def test_the_global_generator_decides_the_weights():
         return create_host(Model(), 3, 1).state_dict()
 
     one, two, other = weights(1), weights(1), weights(2)
-    assert all(torch.equal(one[k], two[k]) for k in one)
+    for k in one:
+        torch.testing.assert_close(one[k], two[k], rtol=0, atol=0)
     assert not torch.equal(one["conv1.weight"], other["conv1.weight"])
 
 
@@ -76,7 +77,8 @@ def saved(tmp_path):
 def test_a_checkpoint_is_loaded_whole(saved, caplog):
     path, net = saved
     again = create_host(Model(checkpoint=str(path)), 5, 1)
-    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
+    for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
     assert not caplog.records
 
 
@@ -96,7 +98,7 @@ def test_a_checkpoint_without_a_head_starts_one(saved, caplog):
     with caplog.at_level(logging.WARNING, "saccade"):
         again = create_host(Model(checkpoint=str(path)), 3, 1)
     assert "has no head" in caplog.text
-    assert torch.equal(again.layer4[0].conv2.weight, net.layer4[0].conv2.weight)
+    torch.testing.assert_close(again.layer4[0].conv2.weight, net.layer4[0].conv2.weight, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("what", ["missing", "misspelt", "corrupt", "cut", "folder", "foreign", "half", "other stem"])
@@ -168,8 +170,13 @@ def test_a_classifiers_weights_start_an_encoder(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "saccade"):
         dense = create_host(model, 3, 3)
     assert "2 tensors beyond the encoder are left out, such as fc.bias" in caplog.text
-    assert all(bool((value == 1.5).all()) for value in dense.encoder.state_dict().values() if value.is_floating_point())
-    assert not any(bool((value == 1.5).any()) for value in dense.score.state_dict().values())
+    assert [
+        value
+        for value in dense.encoder.state_dict().values()
+        if value.is_floating_point()
+        if not bool((value == 1.5).all())
+    ] == []
+    assert [value for value in dense.score.state_dict().values() if bool((value == 1.5).any())] == []
     other = model.model_copy(update={"options": {"encoder": "resnet34"}})
     with pytest.raises(UserError, match="its weights are of 'resnet18'"):
         create_host(other, 3, 3)
@@ -190,5 +197,5 @@ def test_a_function_of_ones_own_is_asked_where_it_is_said_to_be_pretrained():
     state = torch.random.get_rng_state()
     found = find_origin(Model(name=name, pretrained=True)).data
     assert (found["mean"], found["size"], found["crop_pct"]) == ((0.5, 0.4, 0.3), 8, 0.9)
-    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.testing.assert_close(torch.random.get_rng_state(), state, rtol=0, atol=0)
     assert find_origin(Model(name=name)) is None

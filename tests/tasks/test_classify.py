@@ -82,7 +82,7 @@ def test_the_answer_has_rank_0_and_no_other():
     logits = torch.randint(0, 4, (200, 7), generator=draw).float()  # full of ties
     labels = torch.randint(0, 7, (200,), generator=draw)
     rows = rows_of(logits.tolist(), labels.tolist())
-    assert torch.equal(rows["rank"] == 0, rows["predicted"] == rows["label"])
+    torch.testing.assert_close(rows["rank"] == 0, rows["predicted"] == rows["label"], rtol=0, atol=0)
     assert rows["rank"].unique().tolist() == list(range(7))
 
 

@@ -123,7 +123,8 @@ def test_an_answer_beside_the_void_counts_nowhere():
     changed = answers.clone()
     changed[truth == VOID] = ABSENT
     other = tables(changed, truth)
-    assert all(torch.equal(rows[key], other[key]) for key in rows)
+    for key in rows:
+        torch.testing.assert_close(rows[key], other[key], rtol=0, atol=0)
     changed[0][truth[0] == 2] = ABSENT
     assert not torch.equal(tables(changed, truth)["fp"], rows["fp"])
 
@@ -150,7 +151,8 @@ def test_the_trivial_answer_is_the_most_frequent_class_everywhere():
     words, rows = task(seen, shown, 4).trivial_baseline()
     assert words == "a everywhere"
     expected = tables(torch.ones(2, 1, 3, dtype=torch.int64), torch.stack(shown), 4)
-    assert all(torch.equal(rows[key], expected[key]) for key in expected)
+    for key in expected:
+        torch.testing.assert_close(rows[key], expected[key], rtol=0, atol=0)
     assert rows["fp"].tolist() == [[0, 1, 0, 0], [0, 1, 0, 0]]
     assert IOU.compute(rows) == pytest.approx((0 + 100 * 3 / 5 + 0) / 3)
 
@@ -235,6 +237,7 @@ def test_a_run_on_digits(tmp_path):
         answers = torch.cat([network(part).argmax(1) for part in images.split(10)])
     saved = load_file(tmp_path / "rows.safetensors")
     expected = tables(answers, truth, len(split.classes))
-    assert all(torch.equal(saved[key], expected[key]) for key in expected)
+    for key in expected:
+        torch.testing.assert_close(saved[key], expected[key], rtol=0, atol=0)
     assert result["scores"] == Segment(RECIPE, split).scores(expected)
-    assert not any(math.isnan(score) for score in result["scores"].values())
+    assert [score for score in result["scores"].values() if math.isnan(score)] == []

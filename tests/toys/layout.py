@@ -1,4 +1,4 @@
-"""A layout unlike the others: images in one flat folder beside a file called ``flat``."""
+"""A layout of images in one folder together with a file called ``flat``."""
 
 from collections import Counter
 from typing import final
@@ -10,7 +10,7 @@ from saccade.data.survey import SplitFiles, keep_images, make_survey
 
 @final
 class Flat(FolderLayout):
-    """No classes, no parts."""
+    """Images without classes and splits."""
 
     name = "flat"
     rank = 5

@@ -1,16 +1,7 @@
 """Objects read from annotation files, checked against the size of their image.
 
-========================================  ==============================================
-Fault                                     Treatment
-========================================  ==============================================
-object without area                       left out, counted in a note
-exact duplicate                           left out, counted in a note
-box beyond the image by at most 5 % of    clipped, counted in a note
-that side or 2 pixels
-EXIF rotation, size of the stored pixels  boxes rotated with the image, counted
-box further outside, inverted or NaN      image refused (left out with ``data.skip_bad``)
-RLE of another size than the image        image refused
-========================================  ==============================================
+Objects without area and exact duplicates are left out, and boxes that extend beyond the image by up to 5 % of a side or
+2 pixels are clipped; notes count them. An image with any other fault is refused.
 
 Coordinates are pixels of the upright image from its top-left corner: a box around all W×H pixels is (0, 0, W, H). If a
 file gives the size of the stored pixels and an EXIF orientation swaps width and height, its boxes are rotated too.
@@ -185,7 +176,6 @@ def clean_objects(
 
 
 def _to_pixels(annotation: Annotation, size: tuple[int, int]) -> Annotation:
-    """Convert fractions of the image size to pixels."""
     width, height = size
     x1, y1, x2, y2 = annotation.box
     return annotation._replace(
@@ -197,11 +187,7 @@ def _to_pixels(annotation: Annotation, size: tuple[int, int]) -> Annotation:
 
 
 def _checked(annotation: Annotation, size: tuple[int, int]) -> Annotation | None:
-    """Return a valid ``annotation`` unchanged, None if it has no area.
-
-    Raises:
-        LabelError: it cannot be used; the message is worded to follow its place.
-    """
+    """Return ``annotation`` unchanged, None if it has no area; raise LabelError if it cannot be used."""
     width, height = size
     box = x1, y1, x2, y2 = annotation.box
     if not all(map(math.isfinite, (*box, *(value for polygon in annotation.polygons for value in polygon)))):
@@ -224,7 +210,6 @@ def _checked(annotation: Annotation, size: tuple[int, int]) -> Annotation | None
 
 
 def _overhang(box: Box, size: tuple[int, int]) -> float:
-    """Return the pixels by which ``box`` extends beyond the image."""
     return max(-box[0], -box[1], box[2] - size[0], box[3] - size[1])
 
 
@@ -237,7 +222,6 @@ def _is_too_far_outside(box: Box, size: tuple[int, int]) -> bool:
 
 
 def _upright(annotation: Annotation, stored: tuple[int, int], orientation: int) -> Annotation:
-    """Map ``annotation`` from stored to upright pixels."""
     if orientation < 5:
         return annotation
     (x1, y1), (x2, y2) = (

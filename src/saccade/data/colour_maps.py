@@ -90,7 +90,6 @@ def _read_text_map(path: Path) -> list[tuple[str, Colour]]:
 
 
 def _read_class_dict(path: Path) -> list[tuple[str, Colour]]:
-    """Read a CSV with the columns ``name,r,g,b``."""
     table = read_csv(path, path.name)
     if len(table.header) < 4 or [name.lower() for name in table.header[1:4]] != ["r", "g", "b"]:
         raise UserError(f"{brief(path)} has the columns {', '.join(table.header)}; name, r, g, b are needed")

@@ -154,7 +154,6 @@ def _label_column_error(table: TableFile, candidates: Sequence[str]) -> UserErro
 
 
 def _named_columns(table: TableFile, text: str) -> tuple[str, ...]:
-    """Return the columns that an option names: one, or several separated by commas."""
     if text in table.header:
         return (text,)
     names = tuple(name.strip() for name in text.split(","))
@@ -190,10 +189,7 @@ def _optional_column(
 
 
 def _is_flags(values: Sequence[str]) -> bool:
-    """Return True if a column is meant as 0/1: every value is 0, 1, -1 or blank, or at least half are 0 or 1.
-
-    Other values in such a column are reported later, with their line.
-    """
+    """Return True if every value is 0, 1, -1 or blank, or at least half are 0 or 1; others are reported later."""
     counts = Counter(value.lower() for value in values)
     n_flags = sum(count for value, count in counts.items() if value in FLAG_VALUES)
     only_flags = all(value in FLAG_VALUES or value in (*EMPTY_VALUES, "-1", "-1.0") for value in counts)

@@ -91,7 +91,6 @@ def _read_sources() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 @cache
 def _source_indices(split: str) -> tuple[NDArray[np.int64], ...]:
-    """Return the indices of the source digits of ``split``, one array per class."""
     classes = _read_sources()[1]
     order = np.argsort(np.random.default_rng(1797).random(len(classes)))
     indices = []
@@ -261,7 +260,6 @@ class Scenes:
         return _interpolation_matrix(height) @ self._sources[source] @ _interpolation_matrix(width).T
 
     def _draw_position(self, height: int, width: int, uniforms: Iterator[float]) -> tuple[int, int]:
-        """Return a random (top, left) of a rectangle inside the scene."""
         top, left = (
             int(next(uniforms) * (length - side + 1)) for length, side in zip(self.size, (height, width), strict=True)
         )
@@ -292,8 +290,6 @@ def make_scenes(spec: Data, split: Literal["train", "test"]) -> Scenes:
 
 
 class _LazyTargets:
-    """Sequence of targets, computed on access."""
-
     def __init__(self, scenes: Scenes, make_target: Callable[[Scenes, int], Target]) -> None:
         self.scenes, self.make_target = scenes, make_target
 

@@ -90,10 +90,7 @@ def _random_order(count: int, seed: int) -> list[int]:
 
 
 def _choose_test_groups(counts: NDArray[np.int64], test_fraction: float, order: list[int]) -> NDArray[np.bool_] | None:
-    """Return whether each group (groups,) is held back, None if a class would lack files on one side.
-
-    ``counts`` (groups, classes) are numbers of files.
-    """
+    """Return which groups (G,) are held back given ``counts`` (G, K) of files; None if a class lacks a side."""
     totals = counts.sum(0)
     goals = np.clip(np.rint(test_fraction * totals), 1, totals - 1)
     weights = 1 / np.sqrt(goals)

@@ -163,11 +163,7 @@ def write_cache(
 
 
 def _parse_facts(value: Any) -> FileFacts:
-    """Parse a row of the table.
-
-    Raises:
-        ValueError, TypeError: ``value`` is not a row of the table.
-    """
+    """Parse a row of the table; raise ValueError or TypeError if it is not one."""
     if isinstance(value, str):
         return value
     width, height, length, checksum = map(int, value)
@@ -195,11 +191,7 @@ def _memory_map(path: Path, length: int) -> Tensor:
 
 
 def _make_room(folder: Path, needed: int) -> None:
-    """Remove the least recently used cache files until ``needed`` bytes fit below ``LIMIT``.
-
-    Raises:
-        CacheError: ``needed`` exceeds ``LIMIT`` or half of the free space.
-    """
+    """Remove the least recently used cache files until ``needed`` bytes fit; raise CacheError if they cannot."""
     for leftover in folder.glob(".*.part"):
         with suppress(OSError):
             if leftover.stat().st_mtime < time.time() - _STALE_AFTER:

@@ -117,8 +117,6 @@ def read_table_labels(tables: Sequence[ImageTable], index: ImageIndex, options: 
 
 
 class _LabelReader:
-    """Reader of the labels of a table's rows."""
-
     def __init__(self, columns: Columns, options: Mapping[str, Any]) -> None:
         self.columns = columns
         self._flags = dict(FLAG_VALUES)

@@ -49,11 +49,7 @@ def _may_be_colours(image: Image.Image, classes: ClassMap) -> bool:
 
 
 def _from_palette_or_grey(image: Image.Image, values: NDArray[np.uint8], classes: ClassMap) -> NDArray[np.uint8]:
-    """Return the class indices (H, W) of an image whose ``values`` (H, W) are indices or stand for colours.
-
-    Raises:
-        UnreadableError: some of its colours are in ``classes`` and some are not.
-    """
+    """Return the class indices (H, W) of an image whose ``values`` (H, W) are indices or stand for colours."""
     packed = _pack_colours(image)
     if not _unknown_colours(packed, classes).size:
         return _look_up(packed, classes)
@@ -81,7 +77,6 @@ def _packed_class_colours(classes: ClassMap) -> NDArray[np.int64]:
 
 
 def _unknown_colours(packed: NDArray[np.int64], classes: ClassMap) -> NDArray[np.int64]:
-    """Return the distinct colours that belong to no class."""
     return np.setdiff1d(packed, _packed_class_colours(classes))
 
 

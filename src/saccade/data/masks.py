@@ -140,14 +140,7 @@ class Masks(TargetSource):
 
 
 class MaskFiles:
-    """Sequence of masks, read from their files on access.
-
-    Args:
-        paths: the files.
-        frame: frame that masks are resized to.
-        class_of_value: uint8 (256,), the class index of each value in the files.
-        class_map: names and colours of the values.
-    """
+    """Sequence of masks, read from their files on access; ``class_of_value`` (256,) maps values to classes."""
 
     def __init__(
         self, paths: Sequence[Path], frame: Frame, class_of_value: NDArray[np.uint8], class_map: ClassMap
@@ -173,7 +166,6 @@ class MaskFiles:
 
 
 def _void_names(void: Any, class_names: Sequence[str]) -> set[str]:
-    """Return the names of the void classes; ``void`` as in :class:`Masks`."""
     if void is False:
         return set()
     if void is None:

@@ -167,11 +167,7 @@ class ObjectTargets:
 
 
 def _box_orientation(path: Path, size: tuple[int, int], annotations: ImageAnnotations) -> int:
-    """Return the EXIF orientation to apply to the boxes; 1 if they are upright.
-
-    Raises:
-        LabelError: the size in the file matches the image neither upright nor rotated.
-    """
+    """Return the EXIF orientation to apply to the boxes; 1 if they are upright."""
     if annotations.size is None or annotations.size == size:
         return 1
     if annotations.size == size[::-1]:

@@ -248,7 +248,6 @@ def _open_cached(
 def _open_uncached(
     paths: list[Path], frame: Frame, notify: Notify | None, exact: bool, same_size: bool
 ) -> OpenedImages:
-    """Open every file; images of up to ``MEMORY_LIMIT`` bytes stay in memory."""
     fits_in_memory = len(paths) * 3 * frame.height * frame.width <= MEMORY_LIMIT
     images = torch.empty(len(paths) if fits_in_memory else 0, 3, frame.height, frame.width, dtype=torch.uint8)
     sizes, contents, bad = dict[Path, tuple[int, int]](), dict[Path, tuple[int, int]](), dict[Path, str]()
@@ -266,7 +265,6 @@ def _open_uncached(
 def _read_checked(
     paths: list[Path], frame: Frame, notify: Notify | None, exact: bool, same_size: bool
 ) -> Iterator[ReadResult]:
-    """Yield the results of :func:`read_images`; raise _SizesDifferError as :func:`_open` says."""
     for result in read_images(paths, frame, notify, exact):
         if same_size and result.size not in (None, (frame.width, frame.height)):
             raise _SizesDifferError

@@ -179,7 +179,6 @@ def _read_text(path: Path, file_name: str) -> str:
 
 
 def _check_header(header: Sequence[str], first_line: str, file_name: str, min_columns: int) -> None:
-    """Raise UserError if the header is missing, has too few columns, or repeats a name."""
     names = [name for name in header if name]
     image_name = next((name for name in names if name.lower().endswith(ENDINGS)), None)
     if image_name is not None:

@@ -44,7 +44,6 @@ def seeded(*key: int) -> Iterator[None]:
 
 
 def _hashed(key: tuple[int, ...]) -> int:
-    """Return a 64-bit hash of ``key``."""
     digest = hashlib.blake2b(struct.pack(f"<{len(key)}q", *key), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 

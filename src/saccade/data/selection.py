@@ -106,7 +106,6 @@ def select(spec: Data, survey: Survey) -> Selection:
 def _hold_back_test(
     spec: Data, survey: Survey, files_by_class: list[list[Path]]
 ) -> tuple[list[list[Path]], list[list[Path]], str]:
-    """Return the training and the test files of each class, and a clause on how they were divided."""
     fraction, seed = spec.test_part, spec.split_seed
     if not survey.groups:
         unit = "each class" if survey.classes != [""] else "the images"
@@ -140,11 +139,7 @@ def join_sentences(start: str, sentences: Sequence[str], limit: int = 5) -> str:
 def _hold_back(
     classes: list[str], files_by_class: list[list[Path]], test_fraction: float, seed: int
 ) -> tuple[list[list[Path]], list[list[Path]]]:
-    """Return the training and the test files of each class, at least one on either side.
-
-    Raises:
-        UserError: a class has a single image.
-    """
+    """Return the training and the test files of each class, at least one on either side."""
     train, test = [], []
     single = [name for name, files in zip(classes, files_by_class, strict=True) if len(files) == 1]
     if len(single) > 1:
@@ -166,11 +161,7 @@ def _hold_back(
 def _subset(
     files_by_class: list[list[Path]], classes: list[str], at_most: int | None, seed: int, option: str
 ) -> list[list[Path]]:
-    """Draw at most ``at_most`` files, balanced over the classes as far as possible.
-
-    Raises:
-        UserError: ``at_most`` is less than the number of classes.
-    """
+    """Draw at most ``at_most`` files, balanced over the classes as far as possible."""
     if at_most is None or sum(map(len, files_by_class)) <= at_most:
         return files_by_class
     if at_most < len(files_by_class):
@@ -187,10 +178,7 @@ def _subset(
 
 
 def _draw(files: list[Path], count: int, seed: int, name: str, purpose: str) -> tuple[list[Path], list[Path]]:
-    """Divide ``files`` into ``count`` random ones and the rest, in their order; a larger draw contains a smaller one.
-
-    The draw depends on ``seed``, the class ``name`` and ``purpose``.
-    """
+    """Divide ``files`` into ``count`` random ones and the rest; a larger draw contains a smaller one."""
     import torch
 
     from saccade.data.sampling import generator

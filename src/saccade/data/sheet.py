@@ -151,7 +151,6 @@ def _draw_cell(cell: Cell) -> Image.Image:
 
 
 def _tint(cell: Cell, n: int) -> tuple[int, int, int]:
-    """Return the colour of box or mask ``n``."""
     return _TINTS[min(n, 1) if cell.tints is None else cell.tints[n] % len(_TINTS)]
 
 

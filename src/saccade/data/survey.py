@@ -147,7 +147,6 @@ def make_survey(
 
 
 def _class_problems(root: Path, splits: dict[str, SplitFiles]) -> list[str]:
-    """Return sentences on faulty class names and empty classes."""
     problems = []
     for split, of_split in splits.items():
         folder = brief(root / of_split.name)
@@ -177,10 +176,7 @@ def _class_mismatches(root: Path, train: SplitFiles, other: SplitFiles | None) -
 
 
 def _drop_links(splits: dict[str, SplitFiles]) -> tuple[dict[str, SplitFiles], int, list[str]]:
-    """Return ``splits`` without links to the same file, the number of links, and problems.
-
-    A file in two splits would leak from train to test; a file in two classes would have two labels.
-    """
+    """Return ``splits`` without links, the number of links, and problems: files in two splits or two classes."""
     first_use: dict[object, tuple[str, str, Path]] = {}
     unique = {
         split: SplitFiles(of_split.name, {label: [] for label in of_split.classes})

@@ -70,7 +70,6 @@ def _content_digest(value: Any) -> Any:
 
 
 def _labels(splits: Splits) -> list[int]:
-    """Return the label of each training image; 0 if targets are not labels."""
     count = len(splits.train)
     return [splits.train.target(i) for i in range(count)] if splits.target == "label" else [0] * count
 
@@ -78,11 +77,8 @@ def _labels(splits: Splits) -> list[int]:
 def _hold_back(labels: Sequence[int], groups: Sequence[Any], spec: Data) -> set[int]:
     """Choose the indices of a fraction ``spec.val_part`` of the images, stratified by label, in whole ``groups``.
 
-    Groups are taken in random order. A group is skipped if it would not bring the label counts nearer to their goals,
-    or would leave a label without a training image.
-
-    Raises:
-        UserError: no group can be held back.
+    In random order, a group is held back if that brings the label counts nearer to their goals and leaves every label a
+    training image.
     """
     n_train = Counter(labels)
     n_missing = {label: min(max(1.0, spec.val_part * n), n - 1.0) for label, n in n_train.items()}
@@ -109,7 +105,6 @@ def _hold_back(labels: Sequence[int], groups: Sequence[Any], spec: Data) -> set[
 
 
 def _subset(images: ImageSet, indices: Sequence[int]) -> ImageSet:
-    """Return the images at ``indices`` without copying them."""
     subset = copy.copy(images)
     subset.images, subset.targets = _ImageSubset(images.images, indices), _TargetSubset(images.targets, indices)
     subset.groups = None if images.groups is None else [images.groups[i] for i in indices]
@@ -117,8 +112,6 @@ def _subset(images: ImageSet, indices: Sequence[int]) -> ImageSet:
 
 
 class _ImageSubset:
-    """Images at some indices of a sequence."""
-
     def __init__(self, images: ImageSequence, indices: Sequence[int]) -> None:
         self.images, self.indices = images, indices
 
@@ -130,8 +123,6 @@ class _ImageSubset:
 
 
 class _TargetSubset:
-    """Targets at some indices of a sequence."""
-
     def __init__(self, targets: Targets, indices: Sequence[int]) -> None:
         self.targets, self.indices = targets, indices
 

@@ -91,7 +91,6 @@ def _previous_start(recipe: Recipe, target: str) -> str | None:
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Return the (dotted key, value) pairs of nested mappings."""
     pairs: list[tuple[str, Any]] = []
     for key, value in values.items():
         pairs += _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)]

@@ -30,12 +30,12 @@ def test_the_data_decide_unless_the_recipe_does():
 
 @pytest.fixture
 def with_another(monkeypatch):
-    """``with_another(name, auto)`` adds a task that learns from labels."""
+    """``with_another(name, is_default)`` adds a task that learns from labels."""
 
-    def call(name, auto):
+    def call(name, is_default):
         known, get = tasks.names(), tasks.get
         monkeypatch.setattr(tasks, "names", lambda: sorted([*known, name]))
-        other = type("Other", (Task,), {"target": "label", "auto": auto})
+        other = type("Other", (Task,), {"target": "label", "is_default": is_default})
         monkeypatch.setattr(tasks, "get", lambda asked: other if asked == name else get(asked))
 
     return call

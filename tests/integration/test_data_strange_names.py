@@ -94,7 +94,7 @@ def test_a_composed_and_a_decomposed_name_are_one_class(tmp_path):
     split = open_data(Data(source=str(tmp_path)), "label")
     assert split.classes == ["b", COMPOSED]
     assert len(split.test) == 8
-    assert not any("are the class" in note for note in notes(tmp_path))
+    assert [note for note in notes(tmp_path) if "are the class" in note] == []
 
 
 def test_two_folders_of_one_part_with_one_name_are_merged_and_said(tmp_path):
@@ -115,7 +115,7 @@ def test_a_single_decomposed_class_is_opened_where_it_lies(tmp_path):
 
 def test_names_that_differ_in_capitals_are_a_note(tmp_path):
     fill(tmp_path, "cat", "dog")
-    assert not any("capital" in note for note in notes(tmp_path))
+    assert [note for note in notes(tmp_path) if "capital" in note] == []
     fill(tmp_path, "Cat")
     assert any(note.startswith("the classes 'Cat' and 'cat' differ in capital letters") for note in notes(tmp_path))
 
@@ -164,7 +164,7 @@ def test_control_characters_reach_no_terminal(tmp_path):
     said = page(tmp_path)
     assert "a\\x1b[31m\\nb" in said
     assert "\\x1b]0;t\\x07.png is no image" in said
-    assert all(character.isprintable() or character == "\n" for character in said)
+    assert [character for character in said if not (character.isprintable() or character == "\n")] == []
     for root in (tmp_path, tmp_path / "no\x1b[1mne"):
         with pytest.raises(UserError) as caught:
             open_data(Data(source=str(root)), "label")
