@@ -9,7 +9,7 @@ from PIL import Image
 
 from saccade.data import layouts, open_data
 from saccade.data.groups import hold_back_groups, split_conflicts
-from saccade.data.selection import select
+from saccade.data.selection import select_files
 from saccade.data.survey import SplitFiles
 from saccade.errors import UserError
 from saccade.recipe import Data
@@ -147,6 +147,6 @@ def test_groups_that_cannot_be_parted():
 def test_without_groups_what_is_held_back_is_what_it_was(tmp_path):
     """Numbers drawn before there were groups."""
     root = scene(tmp_path, PATIENTS, "file,label,ward")
-    chosen = select(Data(source=str(root)), layouts.get("csv").survey(root))
+    chosen = select_files(Data(source=str(root)), layouts.get("csv").survey(root))
     held = [int(path.stem) for path in chosen.files("test")]
     assert held == [6, 10, 12, 20, 30, 38, 40, 74, 86, 88, 11, 13, 15, 17, 57, 77, 87, 93, 95, 97]

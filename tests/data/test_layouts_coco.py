@@ -19,7 +19,7 @@ from saccade.data.layouts import _coco_json
 from saccade.data.outlines import rle_mask
 from saccade.errors import UserError
 from saccade.recipe import Data, Recipe
-from saccade.tasks import choose
+from saccade.tasks import choose_task
 
 SIZE = (40, 20)  # width, height
 CATEGORIES = [{"id": 1, "name": "cat", "supercategory": "animal"}, {"id": 18, "name": "dog", "supercategory": "animal"}]
@@ -459,7 +459,7 @@ def test_classify_does_not_learn_the_parts(tmp_path):
         open_data(Data(source=str(tmp_path)), "label")
     recipe = Recipe().with_overrides({"data.source": str(tmp_path), "task.name": "classify"})
     with pytest.raises(UserError, match=r"classify learns from targets of the kind 'label'; .* coco, has 'objects'"):
-        choose(recipe)
+        choose_task(recipe)
     done = CliRunner().invoke(compare, ["--data", str(tmp_path), "--attention", "none,se"])
     assert "no task learns from targets of the kind 'objects', which coco gives. There are classify (label)" in str(
         done.exception

@@ -15,7 +15,7 @@ from saccade.data import layouts, open_data, records
 from saccade.data.samples import collate
 from saccade.errors import UserError
 from saccade.recipe import Data, Recipe
-from saccade.tasks import choose
+from saccade.tasks import choose_task
 
 
 def picture(path, number=0):
@@ -135,11 +135,11 @@ def test_several_labels_a_row(tmp_path, text):
 def test_no_task_learns_vectors_yet(tmp_path):
     fill(tmp_path, flags())
     with pytest.raises(UserError, match="no task learns from targets of the kind 'vector', which csv gives"):
-        choose(Recipe().with_overrides({"data.source": str(tmp_path)}))
+        choose_task(Recipe().with_overrides({"data.source": str(tmp_path)}))
     with pytest.raises(UserError, match="csv gives vector; label is needed"):
         opened(tmp_path)
     fill(tmp_path, LABELLED)
-    assert choose(Recipe().with_overrides({"data.source": str(tmp_path)})) == "classify"
+    assert choose_task(Recipe().with_overrides({"data.source": str(tmp_path)})) == "classify"
 
 
 def test_one_1_in_every_row_is_a_class(tmp_path):

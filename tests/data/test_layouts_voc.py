@@ -16,7 +16,7 @@ from saccade.data import layouts, open_data
 from saccade.data.samples import VOID
 from saccade.errors import UserError
 from saccade.recipe import Data, Recipe
-from saccade.tasks import choose
+from saccade.tasks import choose_task
 
 SIZE = (40, 20)  # width, height
 BOX = ("10", "5", "30", "15")
@@ -370,9 +370,9 @@ def test_masks_are_read_where_they_are_asked_for(tmp_path):
     assert (mask == 2).sum() == 200
     assert len(opened(tmp_path).train) == 6  # the twin: boxes
     segment = Recipe().with_overrides({"data.source": str(tmp_path), "task.name": "segment"})
-    assert choose(segment) == "segment"
+    assert choose_task(segment) == "segment"
     with pytest.raises(UserError, match="no task learns from targets of the kind 'objects'"):
-        choose(Recipe().with_overrides({"data.source": str(tmp_path)}))
+        choose_task(Recipe().with_overrides({"data.source": str(tmp_path)}))
 
 
 def test_masks_alone_are_the_natural_target(tmp_path):
@@ -382,7 +382,7 @@ def test_masks_alone_are_the_natural_target(tmp_path):
     (tmp_path / "Annotations").rmdir()
     assert layouts.layout_of(Data(source=str(tmp_path))).name == "voc_masks"
     assert described(tmp_path, "voc_masks")["parts"][0]["images"] == 6
-    assert choose(Recipe().with_overrides({"data.source": str(tmp_path)})) == "segment"
+    assert choose_task(Recipe().with_overrides({"data.source": str(tmp_path)})) == "segment"
 
 
 def test_names_of_masks(tmp_path):

@@ -13,7 +13,7 @@ from saccade.data import sheet
 from saccade.data.digits import Scenes
 from saccade.data.layouts.class_folders import ClassFolders
 from saccade.data.layouts.digits import Digits
-from saccade.data.selection import select
+from saccade.data.selection import select_files
 from saccade.errors import UserError
 from saccade.recipe import Data
 
@@ -98,7 +98,7 @@ def test_bad_files_are_left_out_and_listed_and_strangers_counted(photos):
 def test_what_the_recipe_does_not_take_is_a_note(photos):
     """Two of the files that it takes are 16 by 16; one that it does not take is broken, another is of another size."""
     words = ("--set", "data.train_images=4", "--json")
-    taken = select(Data(source=str(photos), train_images=4), ClassFolders().survey(photos)).splits["train"][0]
+    taken = select_files(Data(source=str(photos), train_images=4), ClassFolders().survey(photos)).splits["train"][0]
     beside = sorted(set((photos / "train/cat").iterdir()) - set(taken))
     beside[0].write_bytes(b"no")
     Image.new("RGB", (40, 30)).save(beside[1])

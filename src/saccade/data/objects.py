@@ -17,7 +17,7 @@ from saccade.data.annotations import Annotation, CleaningCounts, ImageAnnotation
 from saccade.data.labels import TargetSource
 from saccade.data.outlines import polygon_mask, rle_mask
 from saccade.data.resizing import Frame
-from saccade.data.samples import Target, digest
+from saccade.data.samples import Target, digest_values
 from saccade.data.sheet import Cell
 from saccade.data.survey import SplitFiles
 from saccade.escaping import brief
@@ -77,7 +77,7 @@ class Objects(TargetSource):
 
     def fingerprint_entry(self, path: Path) -> str:
         """Return a digest of the objects of ``path``."""
-        return digest(
+        return digest_values(
             [
                 annotation.name,
                 annotation.box,

@@ -18,7 +18,7 @@ from saccade.data.transforms import augment
 
 __all__ = [
     "MEMORY_LIMIT", "VOID", "ImageSequence", "ImageSet", "Key", "Splits", "Target", "Targets", "channel_statistics",
-    "collate", "digest",
+    "collate", "digest_values",
 ]  # fmt: skip
 
 MEMORY_LIMIT = 2**30
@@ -163,7 +163,7 @@ def collate(samples: list[tuple[Tensor, Target]]) -> tuple[Tensor, Any]:
     return images, targets
 
 
-def digest(values: Iterable[Any]) -> str:
+def digest_values(values: Iterable[Any]) -> str:
     """Return a hash of JSON-serialisable ``values``, 16 hexadecimal digits."""
     hasher = hashlib.sha256()
     for value in values:

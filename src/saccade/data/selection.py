@@ -14,7 +14,7 @@ from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.recipe import Data
 
-__all__ = ["Selection", "join_sentences", "select"]
+__all__ = ["Selection", "join_sentences", "select_files"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Selection:
         return replace(self, splits=splits)
 
 
-def select(spec: Data, survey: Survey) -> Selection:
+def select_files(spec: Data, survey: Survey) -> Selection:
     """Select the files to train on, to test on and to validate on from ``survey``.
 
     Raises:

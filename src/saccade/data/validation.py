@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.data.samples import ImageSequence, ImageSet, Splits, Targets, digest
+from saccade.data.samples import ImageSequence, ImageSet, Splits, Targets, digest_values
 from saccade.data.sampling import generator
 from saccade.errors import UserError
 from saccade.recipe import Data
@@ -37,23 +37,23 @@ def score_on_val(splits: Splits, spec: Data) -> Splits:
             splits,
             test=splits.val,
             description=f"{splits.description}; scored on its {len(splits.val)} validation images",
-            fingerprint=digest([splits.fingerprint, "val", *content_digests(splits.val)]),
+            fingerprint=digest_values([splits.fingerprint, "val", *content_digests(splits.val)]),
             cautions=[],
         )
     labels = _labels(splits)
-    held_back = _hold_back(labels, splits.train.groups or range(len(labels)), spec)
+    held_back = _hold_back_indices(labels, splits.train.groups or range(len(labels)), spec)
     remaining = [i for i in range(len(labels)) if i not in held_back]
-    val = _subset(splits.train, sorted(held_back))
+    val = _subset_images(splits.train, sorted(held_back))
     val.augmentations = ()
     return replace(
         splits,
-        train=_subset(splits.train, remaining),
+        train=_subset_images(splits.train, remaining),
         test=val,
         description=(
             f"{splits.description}; trained on {len(remaining)} of the training images and scored on the other "
             f"{len(val)}, held back with seed {spec.split_seed}"
         ),
-        fingerprint=digest([splits.fingerprint, "val", spec.val_part, spec.split_seed]),
+        fingerprint=digest_values([splits.fingerprint, "val", spec.val_part, spec.split_seed]),
         cautions=[],
     )
 
@@ -74,7 +74,7 @@ def _labels(splits: Splits) -> list[int]:
     return [splits.train.target(i) for i in range(count)] if splits.target == "label" else [0] * count
 
 
-def _hold_back(labels: Sequence[int], groups: Sequence[Any], spec: Data) -> set[int]:
+def _hold_back_indices(labels: Sequence[int], groups: Sequence[Any], spec: Data) -> set[int]:
     """Choose the indices of a fraction ``spec.val_part`` of the images, stratified by label, in whole ``groups``.
 
     In random order, a group is held back if that brings the label counts nearer to their goals and leaves every label a
@@ -104,7 +104,7 @@ def _hold_back(labels: Sequence[int], groups: Sequence[Any], spec: Data) -> set[
     return held_back
 
 
-def _subset(images: ImageSet, indices: Sequence[int]) -> ImageSet:
+def _subset_images(images: ImageSet, indices: Sequence[int]) -> ImageSet:
     subset = copy.copy(images)
     subset.images, subset.targets = _ImageSubset(images.images, indices), _TargetSubset(images.targets, indices)
     subset.groups = None if images.groups is None else [images.groups[i] for i in indices]

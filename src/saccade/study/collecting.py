@@ -163,7 +163,7 @@ def _asked(study: Study, finished: Finished) -> tuple[str, str]:
         raise UserError(f"{study.folder}: the runs cannot be compared, they are of {words}")
     if found:
         return found.pop()
-    name = tasks.choose(study.base)
+    name = tasks.choose_task(study.base)
     return name, study.base.task.metric or tasks.get(name).metrics[0].name
 
 

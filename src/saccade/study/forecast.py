@@ -182,7 +182,7 @@ def forecast(
     if slots is None:
         several = where.type == "cuda" and device == "auto"
         slots = torch.cuda.device_count() if several else slots_for(training.threads, where.type) or 1
-    kind = tasks.get(tasks.choose(study.base))
+    kind = tasks.get(tasks.choose_task(study.base))
     with use_threads(training.threads):
         base = tasks.resolve(study.base, kind.target)
         split = open_once(base.data, kind.target, notify)

@@ -146,7 +146,7 @@ def check(
         from saccade.study.images import open_once
 
         asked = [Recipe.read(recipe) for recipe in recipes]
-        kind = tasks.get(tasks.choose(asked[0]))
+        kind = tasks.get(tasks.choose_task(asked[0]))
         arms = [tasks.resolve(recipe, kind.target) for recipe in asked]
         split = open_once(arms[0].data, kind.target, notify)
         notify(DataOpened(split.description, tuple(split.cautions)))

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from saccade.recipe import Recipe
     from saccade.tasks.base import Task
 
-__all__ = ["choose", "describe_resolved", "get", "names", "resolve"]
+__all__ = ["choose_task", "describe_resolved", "get", "names", "resolve"]
 
 _TABLE: Table[Task] = Table(__name__, "task")
 names = _TABLE.names
@@ -29,7 +29,7 @@ def get(name: str) -> type[Task]:
     return _TABLE.get(name, Task)  # type: ignore[type-abstract]
 
 
-def choose(recipe: Recipe) -> str:
+def choose_task(recipe: Recipe) -> str:
     """Return the name of the recipe's task: ``task.name``, or the default task for the targets of its data.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from saccade.data.samples import Splits, digest
+from saccade.data.samples import Splits, digest_values
 from saccade.data.validation import content_digests
 from saccade.tasks.base import Phase
 
@@ -22,4 +22,4 @@ def with_val(split: Splits) -> str:
     Raises:
         UserError: a file has become unreadable.
     """
-    return digest([split.fingerprint, *([] if split.val is None else content_digests(split.val))])
+    return digest_values([split.fingerprint, *([] if split.val is None else content_digests(split.val))])

@@ -85,7 +85,7 @@ def train(
     with RunFolder.hold(Path(folder), recipe, patience) as run:
         result = run.result()
         if result is None:
-            name = tasks.choose(recipe)
+            name = tasks.choose_task(recipe)
             kind = tasks.get(name)
             with use_threads(recipe.training.threads), _own_random_state(where):
                 whole = tasks.resolve(recipe, kind.target)

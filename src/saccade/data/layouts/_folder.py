@@ -15,7 +15,7 @@ from saccade.data.duplicates import Duplicates, find_duplicates
 from saccade.data.labels import NoTargets, TargetSource
 from saccade.data.layouts.base import Layout
 from saccade.data.resizing import DEFAULT_SIZE, Frame, common_square, swaps_sides
-from saccade.data.selection import Selection, join_sentences, select
+from saccade.data.selection import Selection, join_sentences, select_files
 from saccade.data.sheet import Cell, evenly_spaced
 from saccade.data.survey import Survey, find_folder, no_source_error
 from saccade.errors import UserError, did_you_mean
@@ -151,10 +151,10 @@ class FolderLayout(Layout):
     def read(self, spec: Data, target: str, notify: Notify | None = None) -> Splits:
         from saccade.data.normalisation import describe_settings, normalisation
         from saccade.data.opening import open_images
-        from saccade.data.samples import ImageSet, Splits, channel_statistics, digest
+        from saccade.data.samples import ImageSet, Splits, channel_statistics, digest_values
 
         seen = self._survey(spec)
-        chosen = select(spec, seen)
+        chosen = select_files(spec, seen)
         paths = chosen.all_files
         found = open_images(paths, spec, self.own_size, notify, self.exact)
         labels = NoTargets() if target == "none" else self.label(seen, found.sizes, notify)
@@ -199,7 +199,7 @@ class FolderLayout(Layout):
             mean=mean,
             std=std,
             description=_described(seen.root, chosen, labels, size, gone) + describe_settings(spec),
-            fingerprint=digest(
+            fingerprint=digest_values(
                 [part, labels.fingerprint_entry(path), path.relative_to(seen.root).as_posix(), found.contents[path][1]]
                 + ([seen.groups[path]] if seen.groups else [])
                 for part in ("train", "test")
@@ -234,7 +234,7 @@ class FolderLayout(Layout):
         taken, val, used, twice = set(paths), set[Path](), None, Duplicates()
         if not seen.problems:
             try:
-                chosen = select(spec, seen)
+                chosen = select_files(spec, seen)
                 taken, val = set(chosen.all_files), set(chosen.files("val"))
                 twice = _duplicates(chosen, contents)
                 rest = chosen.without(bad if spec.skip_bad else bad.keys() & val)
@@ -285,7 +285,7 @@ class FolderLayout(Layout):
         from saccade.data.opening import read_image
 
         seen = self._survey(spec)
-        files = select(spec, seen).files(part)
+        files = select_files(spec, seen).files(part)
         frame = Frame.from_spec(spec, spec.height_width or DEFAULT_SIZE)
         found = {path: one for path in evenly_spaced(files, count) if (one := read_image(path, frame, self.exact)).size}
         labels = self.label(seen, {path: one.size for path, one in found.items() if one.size}, None)

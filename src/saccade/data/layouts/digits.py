@@ -51,7 +51,7 @@ class Digits(Layout):
         """Draw scenes: all at once where they fit into memory, else each when it is asked for."""
         from saccade.data.digits import CLASSES, make_scenes, make_targets
         from saccade.data.normalisation import describe_settings, normalisation
-        from saccade.data.samples import MEMORY_LIMIT, ImageSet, Splits, channel_statistics, digest
+        from saccade.data.samples import MEMORY_LIMIT, ImageSet, Splits, channel_statistics, digest_values
 
         train, test = make_scenes(spec, "train"), make_scenes(spec, "test")
         height, width = train.size
@@ -79,7 +79,7 @@ class Digits(Layout):
                 f"(clutter {train.clutter}, distractors {train.distractors}, seed {spec.split_seed})"
                 + describe_settings(spec)
             ),
-            fingerprint=digest(
+            fingerprint=digest_values(
                 ["digits", part.split, part.count, height if height == width else [height, width], part.clutter,
                  part.distractors, part.seed]
                 for part in (train, test)
