@@ -1,4 +1,4 @@
-"""Functions that build a host: named, kept, and sent to another process."""
+"""Builders are named, registered and sent to another process."""
 
 import subprocess
 import sys
@@ -29,11 +29,11 @@ def forget(monkeypatch):
         ("resnet18.a1_in1k", False), ("hf-hub:timm/resnet18", False), ("C:/nets", True), ("a b:c", False),
     ],
 )  # fmt: skip
-def test_what_is_a_name_of_a_function(name, is_one):
+def test_builder_names(name, is_one):
     assert is_builder(name) is is_one
 
 
-def test_what_an_import_finds_is_not_kept(forget):
+def test_importable_builders_are_not_registered(forget):
     name, code = identify(OrderedDict)
     assert name == "collections:OrderedDict"
     assert find_registered((name, code)) is None
@@ -41,7 +41,7 @@ def test_what_an_import_finds_is_not_kept(forget):
     assert pickle_registered([(name, code)]) == b""
 
 
-def test_all_else_is_kept_under_name_and_code(forget):
+def test_other_builders_are_registered_by_name_and_code(forget):
     def make(n):
         return lambda k: (k, n)
 
@@ -54,7 +54,7 @@ def test_all_else_is_kept_under_name_and_code(forget):
     assert find_builder(key)() == 3
 
 
-def test_it_reaches_another_process(forget):
+def test_a_registered_builder_reaches_another_process(forget):
     width = 4
     key = identify(lambda k: (k, width))
     sent = pickle_registered([key, key, ("resnet18", None)])
@@ -66,7 +66,7 @@ def test_it_reaches_another_process(forget):
     assert done.stdout == b"(3, 4)\n", done.stderr
 
 
-def test_what_cannot_be_sent_says_so(forget):
+def test_builders_that_cannot_be_pickled_are_refused(forget):
     lock = threading.Lock()
     key = identify(lambda: lock)
     with pytest.raises(UserError, match=r"cannot be sent to the processes that train \(.*lock.*put it into a file"):
@@ -76,7 +76,7 @@ def test_what_cannot_be_sent_says_so(forget):
     register_pickled(b"")
 
 
-def test_what_is_no_longer_there_says_so(forget, tmp_path, monkeypatch):
+def test_missing_and_changed_builders_are_refused(forget, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="a process that has ended passed it as a function"):
         find_builder(("__main__:build", "0" * 16))
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -21,7 +21,7 @@ def cleaned_of(*objects, **fields):
     return kept, counts
 
 
-def test_what_is_cleaned_is_counted_with_its_first_place():
+def test_corrections_are_counted_with_their_first_place():
     kept, counts = cleaned_of(
         Annotation("a", (10, 10, 20, 20)), Annotation("a", (10, 10, 10, 20)), Annotation("a", (10, 10, 20, 20)),
         Annotation("b", (10, 10, 20, 20)), Annotation("a", (-1.5, 5, 62, 30)), Annotation("a", (0, 0, 60.001, 40)),
@@ -48,7 +48,7 @@ def test_what_is_cleaned_is_counted_with_its_first_place():
         (Annotation("a", (5, 5, 20, 20), (), Rle(60, 40, array("q", [2400]))), r"a mask of 40×60 pixels; its image"),
     ],
 )  # fmt: skip
-def test_an_object_that_refuses_its_image(one, why):
+def test_a_faulty_object_refuses_its_image(one, why):
     with pytest.raises(LabelError, match=rf"^has a\.txt, .*{why}"):
         cleaned_of(one)
     assert len(cleaned_of(Annotation("a", (50, 5, 62.9, 20)))[0]) == 1  # the twin

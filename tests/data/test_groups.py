@@ -1,4 +1,4 @@
-"""Groups: none on both sides of a split, whole where a part is held back, and the images' own order where none are."""
+"""Groups never span two splits and are held back whole."""
 
 from collections import Counter
 from pathlib import Path
@@ -16,7 +16,7 @@ from saccade.recipe import Data
 
 
 def scene(root, patients, header="file,label,patient", labels="ab", **columns):
-    """``patients``: the patient of each image; labels alternate."""
+    """Save one image per patient in ``patients``, with alternating labels."""
     (root / "images").mkdir(parents=True)
     lines = [",".join([header, *columns])]
     for i, patient in enumerate(patients):
@@ -34,7 +34,7 @@ PATIENTS = [f"p{i // 5}" for i in range(100)]
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whole_groups_are_held_back_and_reach_the_images(tmp_path, seed):
+def test_whole_groups_are_held_back(tmp_path, seed):
     split = opened(scene(tmp_path, PATIENTS), split_seed=seed)
     train, test = Counter(split.train.groups), Counter(split.test.groups)
     assert not train.keys() & test.keys()
@@ -47,7 +47,7 @@ def test_whole_groups_are_held_back_and_reach_the_images(tmp_path, seed):
     assert split.test.groups == [PATIENTS[n] for n in numbers]
 
 
-def test_the_seed_draws_and_groups_are_in_the_fingerprint(tmp_path):
+def test_seed_and_groups_change_the_fingerprint(tmp_path):
     root = scene(tmp_path, PATIENTS)
     held = {tuple(sorted(set(opened(root, split_seed=seed).test.groups))) for seed in range(6)}
     assert len(held) > 3
@@ -73,7 +73,7 @@ def test_another_column_can_name_them(tmp_path):
     assert len(set(opened(root, options={"group": "ward"}).test.groups)) == 1
 
 
-def test_groups_are_in_one_part_of_a_given_split(tmp_path):
+def test_a_group_in_two_splits_is_refused(tmp_path):
     parts = ["train", "train", "train", "test", "test", "val", "val", "val", "train", "test"]
     patients = ["p", "p", "q", "r", "r", "s", "s", "t", "q", "r"]
     split = opened(scene(tmp_path / "fine", patients, split=parts))
@@ -88,7 +88,7 @@ def test_groups_are_in_one_part_of_a_given_split(tmp_path):
     assert opened(root, options={"group": False}).train.groups is None
 
 
-def test_a_group_of_validation_and_training_leaks_too():
+def test_a_group_in_train_and_val_is_a_conflict():
     files = [Path(str(i)) for i in range(4)]
     groups = dict(zip(files, "abab", strict=True))
     parts = [SplitFiles("train", {"": files[:2]}), SplitFiles("val", {"": files[2:]})]
@@ -98,7 +98,7 @@ def test_a_group_of_validation_and_training_leaks_too():
     assert split_conflicts(parts[:1], groups) == []
 
 
-def test_a_subset_says_which_groups_it_cuts(tmp_path):
+def test_subsampling_reports_partial_groups(tmp_path):
     root = scene(tmp_path, PATIENTS)
     split = opened(root, test_images=6, train_images=10)
     assert (len(split.train), len(split.test)) == (10, 6)
@@ -108,7 +108,7 @@ def test_a_subset_says_which_groups_it_cuts(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_held_back_parts_of_ragged_groups_are_near_their_share(seed):
+def test_the_test_fraction_is_near_its_goal_for_groups_of_many_sizes(seed):
     rng = np.random.default_rng(seed)
     classes = list("abc")
     files = [[Path(f"{name}{i}") for i in range(n)] for name, n in zip(classes, (300, 120, 14), strict=True)]
@@ -123,7 +123,7 @@ def test_held_back_parts_of_ragged_groups_are_near_their_share(seed):
     assert not held & {groups[path] for of in train for path in of}
 
 
-def test_a_class_in_one_group_alone(tmp_path):
+def test_a_class_in_a_single_group_is_refused(tmp_path):
     root = scene(tmp_path, ["p", "q"] * 5)
     with pytest.raises(UserError, match=r"class 'a' has images of 1 group alone \('p'\); groups are held back whole"):
         opened(root)
@@ -131,7 +131,7 @@ def test_a_class_in_one_group_alone(tmp_path):
         hold_back_groups([""], [[Path("0"), Path("1")]], {Path("0"): "g", Path("1"): "g"}, 0.2, 0)
 
 
-def test_groups_that_cannot_be_parted():
+def test_groups_that_cannot_be_divided_are_refused():
     """Two groups, of which one holds all but one of the classes of the other."""
     files = [[Path("a0"), Path("a1")], [Path("b0"), Path("b1")], [Path("c0"), Path("c1")]]
     groups = {path: path.name[1] if path.name[0] != "c" else "0" for of in files for path in of}
@@ -144,7 +144,7 @@ def test_groups_that_cannot_be_parted():
         hold_back_groups(list("abc"), files, {Path(name): group for name, group in of.items()}, 0.5, 0)
 
 
-def test_without_groups_what_is_held_back_is_what_it_was(tmp_path):
+def test_the_selection_without_groups_is_unchanged(tmp_path):
     """Numbers drawn before there were groups."""
     root = scene(tmp_path, PATIENTS, "file,label,ward")
     chosen = select_files(Data(source=str(root)), layouts.get("csv").survey(root))

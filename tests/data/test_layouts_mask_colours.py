@@ -232,7 +232,7 @@ def test_a_mask_that_cannot_be_used_is_refused_by_name(tmp_path, wrong):
         ("class_dict.csv", "name,r,g,b\nsky,0,0,x\n", "has the line 'sky,0,0,x'; red, green and blue are 0 to 255"),
         ("class_dict.csv", "name,r,g,b\nsky,0,0\n", "line 2 of class_dict.csv has 3 cells; the header has 4"),
         ("_classes.csv", "Value,Class\n0,sky\n", "has the columns Value, Class; Pixel Value, Class are needed"),
-        ("_classes.csv", "Pixel Value,Class\n0,sky\n2,car\n", "has no pixel value 1; the values must be 0 to 1, one per class"),
+        ("_classes.csv", "Pixel Value,Class\n0,sky\n2,car\n", "has no pixel value 1; the values must be 0 to 1"),
     ],
 )  # fmt: skip
 def test_a_map_that_cannot_be_read(tmp_path, name, text, said):

@@ -1,4 +1,4 @@
-"""Images are shown as a recipe states, to the same numbers as timm's transform; else as they were before."""
+"""Normalisation and resizing by a recipe equal those of timm's transform."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def transformed(path, config):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_images_are_those_of_timms_transform(folder, name):
+def test_images_equal_those_of_timms_transform(folder, name):
     split = open_data(Data(source=str(folder), **CONFIGS[name]), "label")
     for n in range(2 * len(SIZES)):
         path = folder / "test" / "ab"[n // len(SIZES)] / f"{n % len(SIZES)}.png"
@@ -64,7 +64,7 @@ def test_images_are_those_of_timms_transform(folder, name):
         torch.testing.assert_close(split.train[n][0].shape, expected.shape)
 
 
-def test_a_large_jpeg_differs_by_the_rounding_of_its_decoder(tmp_path):
+def test_a_large_jpeg_differs_by_decoder_rounding_only(tmp_path):
     """It is decoded at a half; timm decodes it whole."""
     config = CONFIGS["mobilenetv2_100"]
     for part in ("train", "test"):
@@ -76,14 +76,14 @@ def test_a_large_jpeg_differs_by_the_rounding_of_its_decoder(tmp_path):
     assert 0 < apart.mean() < 2  # of 255 levels
 
 
-def test_the_comparison_sees_another_interpolation_and_another_crop(folder):
+def test_another_interpolation_or_crop_differs(folder):
     for change in ({"interpolation": "bilinear"}, {"crop_pct": 0.9}, {"crop_pct": None}, {"mean": (0.5, 0.5, 0.4)}):
         split = open_data(Data(source=str(folder), **CONFIGS["mobilenetv2_100"] | change), "label")
         expected = transformed(folder / "test" / "a" / "0.png", CONFIGS["mobilenetv2_100"])
         assert (split.test[0][0] - expected).abs().max() > 0.05, change
 
 
-def test_a_recipe_that_states_nothing_shows_what_it_always_showed(folder):
+def test_the_default_transform_is_unchanged(folder):
     split = open_data(Data(source=str(folder), size=80), "label")
     for n in range(len(SIZES)):
         with Image.open(folder / "test" / "a" / f"{n}.png") as image:
@@ -93,7 +93,7 @@ def test_a_recipe_that_states_nothing_shows_what_it_always_showed(folder):
     assert "shown with" not in split.description
 
 
-def test_what_is_stated_is_said_and_the_rest_is_measured(folder):
+def test_settings_are_described_and_the_rest_is_measured(folder):
     plain = open_data(Data(source=str(folder), size=80), "label")
     split = open_data(Data(source=str(folder), size=80, mean=[0.25]), "label")
     assert split.mean == (0.25,) * 3
@@ -104,7 +104,7 @@ def test_what_is_stated_is_said_and_the_rest_is_measured(folder):
     )
 
 
-def test_a_mask_is_cut_as_its_image_is(tmp_path):
+def test_a_mask_is_cropped_like_its_image(tmp_path):
     values = np.zeros((90, 120), np.uint8)
     values[30:60, 40:80] = 1
     for part in ("train", "test"):
@@ -121,7 +121,7 @@ def test_a_mask_is_cut_as_its_image_is(tmp_path):
     assert (mask == 1).sum() > 1.3 * (whole == 1).sum()
 
 
-def test_drawn_scenes_of_one_channel_take_the_average():
+def test_grey_images_use_the_average_of_three_channels():
     split = open_data(
         Data(size=24, train_images=20, test_images=20, mean=(0.3, 0.4, 0.5), std=(0.5, 0.5, 0.2), crop_pct=0.5), "label"
     )
@@ -137,7 +137,7 @@ def test_drawn_scenes_of_one_channel_take_the_average():
 )
 @pytest.mark.parametrize("size", [(60, 60), (48, 70)])
 @pytest.mark.parametrize("source", [(160, 120), (70, 200)])
-def test_a_point_of_an_image_is_placed_where_its_pixels_are(resize, crop_pct, size, source):
+def test_image_to_frame_maps_points_like_pixels(resize, crop_pct, size, source):
     frame = Frame(*size, resize, crop_pct=crop_pct)
     width, height = source
     box = (width // 2 - 14, height // 2 - 10, width // 2 + 6, height // 2 + 15)

@@ -1,4 +1,4 @@
-"""Objects follow their image: resized, turned by EXIF, augmented; outlines and runs become the masks they describe."""
+"""Objects are resized, rotated and augmented together with their image."""
 
 from array import array
 from itertools import pairwise
@@ -24,7 +24,7 @@ def outline(x1, y1, x2, y2):
 
 
 def painted(path, boxes, size=SIZE, orientation=1):
-    """A black picture with the boxes in red; stored so that EXIF turns it upright, where that says so."""
+    """Save a black image with red boxes and an EXIF orientation."""
     pixels = np.zeros((size[1], size[0], 3), np.uint8)
     for x1, y1, x2, y2 in boxes:
         pixels[y1:y2, x1:x2, 0] = 255
@@ -49,7 +49,7 @@ def runs(mask):
 @pytest.mark.parametrize(("resize", "part"), [("crop", None), ("crop", 0.875), ("pad", None), ("stretch", None)])
 @pytest.mark.parametrize("frame", [(40, 60), (30, 30), (80, 50), (96, 200)])
 @pytest.mark.parametrize("kind", ["polygon", "runs"])
-def test_boxes_and_masks_lie_where_the_picture_shows_them(tmp_path, resize, part, frame, kind):
+def test_boxes_and_masks_match_the_resized_image(tmp_path, resize, part, frame, kind):
     box = (22, 8, 38, 32)
     painted(tmp_path / "a.png", [box])
     mask = np.zeros(SIZE[::-1], np.uint8)
@@ -69,7 +69,7 @@ def test_boxes_and_masks_lie_where_the_picture_shows_them(tmp_path, resize, part
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 @pytest.mark.parametrize("stated", ["stored", "upright", "nothing"])
-def test_boxes_of_a_photograph_that_lies_on_its_side(tmp_path, orientation, stated):
+def test_boxes_of_an_image_with_an_exif_rotation(tmp_path, orientation, stated):
     """Boxes are those of the upright image, unless the file states the size that the pixels are stored with."""
     path, box = tmp_path / "a.png", (5, 8, 25, 14)
     painted(path, [box], orientation=orientation)
@@ -93,7 +93,7 @@ def test_boxes_of_a_photograph_that_lies_on_its_side(tmp_path, orientation, stat
 
 
 @pytest.mark.parametrize("orientation", [1, 3])
-def test_a_size_that_no_turn_explains_is_refused(tmp_path, orientation):
+def test_a_size_that_no_rotation_explains_is_refused(tmp_path, orientation):
     path = tmp_path / "a.png"
     painted(path, [], orientation=orientation)
     objects = Objects({path: ImageAnnotations("a.json", [], SIZE[::-1])}, {path: SIZE}, [])
@@ -101,7 +101,7 @@ def test_a_size_that_no_turn_explains_is_refused(tmp_path, orientation):
     assert Objects({path: ImageAnnotations("a.json", [], SIZE)}, {path: SIZE}, []).problems == {}
 
 
-def test_what_the_frame_does_not_show_is_dropped(tmp_path):
+def test_objects_outside_the_frame_are_dropped(tmp_path):
     boxes = [(0, 10, 8, 20), (5, 10, 20, 20), (30, 10, 31, 11), (40, 0, 60, 40)]
     path = tmp_path / "a.png"
     found = ImageAnnotations("a", [Annotation(str(n), box, (outline(*box),)) for n, box in enumerate(boxes)])
@@ -153,7 +153,7 @@ def test_objects_without_masks_are_augmented():
     assert "masks" in with_masks[1]
 
 
-def test_a_changed_object_changes_the_fact(tmp_path):
+def test_a_changed_object_changes_the_fingerprint(tmp_path):
     path = tmp_path / "a.png"
 
     def fact(**change):

@@ -57,6 +57,6 @@ def test_masks_agree_with_pycocotools():
 
 
 @pytest.mark.parametrize(("text", "why"), [("o4", "cut"), ("é", "character 'é'")])
-def test_runs_that_cannot_be_unpacked(text, why):
+def test_malformed_run_lengths_are_refused(text, why):
     with pytest.raises(LabelError, match=why):
         run_lengths(text if why != "cut" else "o")

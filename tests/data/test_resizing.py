@@ -1,4 +1,4 @@
-"""Any size by crop, pad or stretch; a mask by the very same geometry."""
+"""Images and masks are cropped, padded and stretched alike."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def split(width, height, place=0.5):
 @pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
 @pytest.mark.parametrize("size", [(40, 40), (30, 50), (64, 20), (9, 8)])
 @pytest.mark.parametrize("source", [(64, 48), (20, 90), (30, 30)])
-def test_a_mask_lies_where_its_image_lies(resize, size, source):
+def test_a_mask_matches_its_image(resize, size, source):
     frame = Frame(*size, resize)
     left, top, width, height = frame.content_box(source)
     inner = np.zeros(size, bool)
@@ -37,7 +37,7 @@ def test_a_mask_lies_where_its_image_lies(resize, size, source):
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_a_photograph_on_its_side_is_decoded_as_large_as_one_upright(tmp_path, orientation):
+def test_a_rotated_image_is_decoded_at_the_size_of_an_upright_one(tmp_path, orientation):
     """Fine stripes survive in a frame that needs the whole width: 1/4 of the JPEG would blur them."""
     stripes = np.tile(np.repeat(np.array([0, 255], np.uint8), 4), (1600, 50))
     image = Image.fromarray(stripes).convert("RGB")  # 400 wide, 1600 high
@@ -51,14 +51,14 @@ def test_a_photograph_on_its_side_is_decoded_as_large_as_one_upright(tmp_path, o
     assert np.asarray(image.resize((100, 400)).resize((200, 800))).std() < 80  # the twin
 
 
-def test_the_comparison_sees_a_mask_from_another_place():
+def test_a_shifted_mask_differs():
     frame = Frame(40, 40, "stretch")
     image = np.asarray(frame.fit_image(Image.fromarray(split(64, 48)[0]).convert("RGB")))[..., 0]
     mask = np.asarray(frame.fit_mask(Image.fromarray(split(64, 48, place=0.6)[0])))
     assert ((image > 100) != (mask == 200)).any(0).sum() > 1
 
 
-def test_crop_takes_the_middle_pad_the_whole_and_stretch_both():
+def test_crop_pad_and_stretch():
     wide = np.zeros((10, 40), np.uint8)
     wide[:, 15:25] = 200
     image = Image.fromarray(wide).convert("RGB")
@@ -73,18 +73,18 @@ def test_crop_takes_the_middle_pad_the_whole_and_stretch_both():
 
 
 @pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
-def test_what_fits_already_is_not_touched(resize):
+def test_an_image_of_the_frames_size_is_unchanged(resize):
     image = Image.fromarray(split(12, 8)[0]).convert("RGB")
     assert Frame(8, 12, resize).fit_image(image) is image
     assert Frame(8, 13, resize).fit_image(image) is not image
 
 
-def test_a_line_is_padded_to_one_pixel_at_least():
+def test_a_thin_image_keeps_one_pixel():
     page = np.asarray(Frame(8, 8, "pad").fit_mask(Image.new("L", (1000, 1), 7)))
     assert (page == 7).sum() == 8
 
 
-def test_the_size_of_images_of_one_size():
+def test_common_sizes():
     assert common_square({(20, 20)}) == (20, 20)
     assert common_square({(20, 30)}) == common_square({(20, 20), (21, 21)}) == common_square(()) == DEFAULT_SIZE
     assert common_size({(20, 30)}) == (30, 20)

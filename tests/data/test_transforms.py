@@ -1,4 +1,4 @@
-"""Augmentation is a function of (seed, epoch, index), whoever asks and in whatever order; targets move along."""
+"""Augmentations depend only on (seed, epoch, index) and transform targets with their images."""
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def test_augmentation_is_a_function_of_its_key(name):
     assert len({tuple(torch.rand(2, generator=generator(*key)).tolist()) for key in keys}) == len(keys)
 
 
-def test_augmentation_leaves_the_global_generator_and_the_picture_alone():
+def test_augmentation_changes_neither_global_generator_nor_image():
     data = images(augment=(*ALL, *POLICIES))
     before, state = data.images.clone(), torch.get_rng_state()
     for i in range(20):
@@ -55,7 +55,7 @@ def test_augmentation_leaves_the_global_generator_and_the_picture_alone():
     torch.testing.assert_close(data.images, before, rtol=0, atol=0)
 
 
-def test_an_integer_asks_for_the_image_as_it_is():
+def test_an_integer_key_gives_the_image_without_augmentation():
     data = images()
     mean, std = torch.tensor([0.4, 0.5, 0.6])[:, None, None], torch.tensor([0.2, 0.25, 0.3])[:, None, None]
     assert torch.allclose(data[7][0] * std + mean, data.raw_image(7) / 255, atol=1e-6)
@@ -82,7 +82,7 @@ def test_crop_shifts_by_up_to_an_eighth():
     assert seen == {(y, x) for y in range(-2, 3) for x in range(-3, 4)}
 
 
-def test_crop_reflects_what_comes_in():
+def test_crop_reflects_the_border():
     place = torch.arange(16.0 * 24).view(1, 16, 24)
     padded = tv.pad(place, [3, 2], padding_mode="reflect")
     for i in range(30):
@@ -91,7 +91,7 @@ def test_crop_reflects_what_comes_in():
         torch.testing.assert_close(image, tv.crop(padded, top - 8 + 2, left - 12 + 3, 16, 24), rtol=0, atol=0)
 
 
-def test_color_is_torchvisions():
+def test_color_equals_torchvision():
     image = torch.rand(3, 9, 7, generator=torch.Generator().manual_seed(2))
     for i in range(30):
         b, c, s = (0.6 + 0.8 * torch.rand(3, generator=generator(4, 5, i))).tolist()
@@ -102,7 +102,7 @@ def test_color_is_torchvisions():
         assert torch.allclose(augment(grey, 0, ("color",), Key(4, 5, i), MEAN[:1])[0], wanted, atol=2e-4)
 
 
-def test_erase_puts_the_mean_into_one_rectangle():
+def test_erase_fills_one_rectangle_with_the_mean():
     image = torch.ones(3, 31, 37)
     sizes = []
     for i in range(300):
@@ -120,7 +120,7 @@ def test_erase_puts_the_mean_into_one_rectangle():
 
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_policy_is_torchvision_s_with_the_mean_colour_around(name, channels):
+def test_a_policy_equals_torchvision_with_the_mean_as_fill(name, channels):
     image, mean = torch.rand(channels, 20, 24), (0.25, 0.5, 0.75)[:channels]
     kind, options = POLICIES[name]
     changed = 0
@@ -139,7 +139,7 @@ def test_a_policy_is_torchvision_s_with_the_mean_colour_around(name, channels):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 8), (7, 2)])
-def test_tiny_images_stay_what_they_are_in_shape(size):
+def test_tiny_images_keep_their_shape(size):
     image = torch.rand(3, *size)
     for i in range(20):
         assert augment(image, 0, (*ALL, *POLICIES), Key(0, 0, i), MEAN)[0].shape == image.shape
@@ -194,7 +194,7 @@ def test_a_mask_moves_with_its_image(names):
     assert not torch.equal(still, image / 255)
 
 
-def test_the_draws_do_not_depend_on_the_target():
+def test_random_numbers_do_not_depend_on_the_target():
     image, mask = torch.rand(3, 16, 16), tv_tensors.Mask(torch.zeros(16, 16, dtype=torch.uint8))
     for i in range(20):
         alone, beside = (augment(image, target, ALL, Key(1, 2, i), MEAN)[0] for target in (7, mask))
@@ -230,7 +230,7 @@ def test_boxes_are_mirrored():
     assert 0 < sum(torch.equal(image, ramp) for image, _ in flipped) < 20
 
 
-def test_objects_that_leave_the_image_are_dropped_and_the_others_cut():
+def test_objects_outside_are_dropped_and_others_clipped():
     seen = set()
     for i in range(60):
         image, moved = augment(
@@ -254,13 +254,13 @@ def objects(boxes, size=(32, 32)):
     }
 
 
-def test_unknown_names_are_refused_with_their_neighbours():
+def test_unknown_names_are_refused_with_a_suggestion():
     with pytest.raises(UserError, match="Did you mean 'flip'"):
         check_augmentations(("crop", "flop"))
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_a_policy_would_leave_masks_and_boxes_behind(name):
+def test_a_policy_is_refused_for_masks_and_boxes(name):
     for target in ("mask", "objects"):
         with pytest.raises(UserError, match=rf"{name} moves the image and not its {target}.*flip, crop, color, erase"):
             check_augmentations(("flip", name), target)

@@ -1,4 +1,4 @@
-"""Scoring on validation images: those of the source, or some of the training images, never the test part."""
+"""Scoring on validation images never uses the test split."""
 
 from collections import Counter
 from dataclasses import replace
@@ -35,7 +35,7 @@ def shades(images):
     return [int(images.raw_image(i)[0, 0, 0]) for i in range(len(images))]
 
 
-def test_every_class_is_held_back_in_its_proportion():
+def test_the_validation_set_is_stratified():
     labels = [0] * 50 + [1] * 20
     found = score_on_val(split(labels), Data(score_on="val"))
     assert Counter(found.test.targets) == {0: 10, 1: 4}
@@ -48,7 +48,7 @@ def test_every_class_is_held_back_in_its_proportion():
     assert found.val is None
 
 
-def test_the_part_is_drawn_by_the_seed_of_the_split():
+def test_the_validation_set_depends_on_split_seed():
     whole = split([0, 1] * 20)
     draws = [score_on_val(whole, Data(split_seed=seed)) for seed in (0, 0, 1)]
     assert shades(draws[0].test) == shades(draws[1].test) != shades(draws[2].test)
@@ -66,7 +66,7 @@ def test_images_to_train_on_are_augmented_and_those_to_score_are_not():
     assert len(batch) == 2
 
 
-def test_a_group_lies_on_one_side():
+def test_groups_are_held_back_whole():
     labels, groups = [0, 0, 1, 1] * 10, [f"patient {i // 4}" for i in range(40)]
     found = score_on_val(split(labels, groups), Data())
     sides = [set(part.groups) for part in (found.train, found.test)]
@@ -100,7 +100,7 @@ def test_masks_are_held_back_without_labels():
     assert [int(mask[0, 0]) + 1 for mask in found.test.targets] == shades(found.test)
 
 
-def test_the_sources_own_validation_part_is_taken():
+def test_the_validation_split_of_the_source_is_used():
     whole = split([0, 1] * 5, val=[0, 1, 1])
     found = score_on_val(whole, Data())
     assert shades(found.test) == [200, 201, 202]
@@ -111,7 +111,7 @@ def test_the_sources_own_validation_part_is_taken():
     assert replace(changed, val=None).fingerprint == whole.fingerprint
 
 
-def test_a_recipe_asks_for_it():
+def test_a_recipe_selects_it_with_score_on():
     few = {"train_images": 50, "test_images": 20}
     plain, tuned = (open_data(Data(**few, score_on=part), "label") for part in ("test", "val"))
     assert (len(plain.train), len(plain.test)) == (50, 20)

@@ -54,7 +54,7 @@ def test_a_folder_is_described(photos):
     assert "8 to train, 4 to test" in done.stdout
 
 
-def test_everything_that_would_be_refused_is_said(photos):
+def test_all_problems_are_listed(photos):
     (photos / "train" / "cat" / "0.png").write_bytes(b"no")
     (photos / "test" / "emu").mkdir()
     done = run(photos, "--json", "--show", photos.parent / "sheet.png")
@@ -95,7 +95,7 @@ def test_bad_files_are_left_out_and_listed_and_strangers_counted(photos):
     assert run(photos).exit_code == 1  # the twin
 
 
-def test_what_the_recipe_does_not_take_is_a_note(photos):
+def test_bad_files_that_are_not_selected_are_a_note(photos):
     """Two of the files that it takes are 16 by 16; one that it does not take is broken, another is of another size."""
     words = ("--set", "data.train_images=4", "--json")
     taken = select_files(Data(source=str(photos), train_images=4), ClassFolders().survey(photos)).splits["train"][0]
@@ -153,7 +153,7 @@ def test_a_sheet_is_drawn_whole(tmp_path, photos, source):
     assert (sheet._TINTS[0] in colours) == (source == "digits")
 
 
-def test_boxes_lie_where_they_should():
+def test_boxes_are_drawn_at_their_place():
     scenes = Scenes("train", 1, 40, clutter=0, distractors=0)
     spec = Data(train_images=2, options={"clutter": 0, "distractors": 0})
     cell = Digits().cells(spec, "train", 5)[0]

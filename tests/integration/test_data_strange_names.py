@@ -1,4 +1,4 @@
-"""Names that systems leave, that look alike, that harm a terminal, that are no UTF-8; files that are not images."""
+"""Unusual file names: system files, look-alikes, control characters, names outside UTF-8."""
 
 import json
 import os
@@ -77,7 +77,7 @@ def test_a_file_that_a_system_keeps_is_neither_image_nor_stranger(tmp_path, name
     assert note == f"passed over 1 of what systems and programs leave or what begins with a dot: {shown} (1)"
 
 
-def test_what_is_passed_over_in_parts_is_counted_once(tmp_path):
+def test_skipped_entries_are_counted_once(tmp_path):
     for part in ("train", "test"):
         fill(tmp_path / part, "a", "b")
         (tmp_path / part / ".DS_Store").touch()
@@ -97,7 +97,7 @@ def test_a_composed_and_a_decomposed_name_are_one_class(tmp_path):
     assert [note for note in notes(tmp_path) if "are the class" in note] == []
 
 
-def test_two_folders_of_one_part_with_one_name_are_merged_and_said(tmp_path):
+def test_folders_whose_names_normalise_alike_are_merged_with_a_note(tmp_path):
     fill(tmp_path, COMPOSED, DECOMPOSED, "b")
     if len(list(tmp_path.iterdir())) == 2:
         pytest.skip("this file system keeps one of the two names")

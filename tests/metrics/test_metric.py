@@ -1,4 +1,4 @@
-"""What is stated about a score."""
+"""Score, span, unit and margin of a metric."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_span_and_unit_of_differences():
     assert Metric(name="AUROC", unit="", margin=0.01, digits=3, score=len).format(0.5) == "0.500"
 
 
-def test_a_metric_has_one_rule():
+def test_a_metric_has_either_values_or_score():
     for rules in ({}, {"values": len, "score": len}):
         with pytest.raises(ValueError, match="either values or score"):
             Metric(name="x", unit="", margin=1.0, **rules)
@@ -36,5 +36,5 @@ def test_a_margin_lies_within_the_span(margin):
         TOP1.check_margin(margin)
 
 
-def test_without_bounds_any_margin_can_be():
+def test_without_bounds_any_margin_is_accepted():
     ERROR.check_margin(1e6)

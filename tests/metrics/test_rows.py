@@ -1,4 +1,4 @@
-"""Rows of images: counted, chosen, joined, ragged ones too."""
+"""Rows are counted, selected and concatenated, ragged ones too."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_the_images_are_counted():
     assert count_images(short) == 4
 
 
-def test_any_images_in_any_order_are_chosen():
+def test_images_are_selected_in_any_order():
     rows = _rows()
     chosen = select_images(rows, [2, 1, 2, 0])
     assert chosen["label"].tolist() == [2, 1, 2, 0]
@@ -72,7 +72,7 @@ def test_batches_are_joined():
         ({"lost/score": torch.zeros(5)}, "'lost/score' has no 'lost/offsets' beside it"),
     ],
 )
-def test_rows_that_do_not_fit_are_refused(change, message):
+def test_inconsistent_rows_are_refused(change, message):
     with pytest.raises(UserError, match=message):
         count_images({**_rows(), **change})
 
@@ -82,7 +82,7 @@ def test_no_rows_at_all_are_refused():
         count_images({})
 
 
-def test_a_number_that_is_not_finite_is_seen():
+def test_non_finite_values_are_detected():
     assert is_finite(_rows())
     for value in (torch.nan, torch.inf):
         rows = _rows()

@@ -1,4 +1,4 @@
-"""Hosts by name: built, started from a file, and every mistake named."""
+"""Hosts are built by name and start from checkpoints; errors are explained."""
 
 import logging
 
@@ -55,7 +55,7 @@ def test_wrong_uses_are_named(model, words):
         create_host(Model(**model), 3, 1)
 
 
-def test_a_download_that_fails_is_the_users_to_mend(monkeypatch):
+def test_a_failed_download_is_a_user_error(monkeypatch):
     def offline(*args, **kwargs):
         raise OSError("Name or service not known")
 
@@ -82,7 +82,7 @@ def test_a_checkpoint_is_loaded_whole(saved, caplog):
     assert not caplog.records
 
 
-def test_a_head_of_another_size_is_left_out_and_said_so(saved, caplog):
+def test_a_head_of_another_size_is_left_out_with_a_warning(saved, caplog):
     path, net = saved
     with caplog.at_level(logging.WARNING, "saccade"):
         again = create_host(Model(checkpoint=str(path)), 3, 1)
@@ -92,7 +92,7 @@ def test_a_head_of_another_size_is_left_out_and_said_so(saved, caplog):
     assert again(torch.randn(1, 1, 16, 16)).shape == (1, 3)
 
 
-def test_a_checkpoint_without_a_head_starts_one(saved, caplog):
+def test_a_checkpoint_without_a_head_leaves_it_random(saved, caplog):
     path, net = saved
     save_file({k: v for k, v in load_file(path).items() if not k.startswith("fc.")}, path)
     with caplog.at_level(logging.WARNING, "saccade"):
@@ -130,7 +130,7 @@ def test_checkpoints_that_do_not_fit(saved, what):
         create_host(Model(checkpoint=str(named)), 5, channels)
 
 
-def test_a_file_that_names_its_network_is_believed(saved):
+def test_a_checkpoint_of_another_architecture_is_refused(saved):
     """Some networks share all shapes and compute something else."""
     path, net = saved
     save_file(net.state_dict(), path, {"architecture": "resnet18"})
@@ -144,7 +144,7 @@ def test_a_file_that_names_its_network_is_believed(saved):
 STATED = {"mean": "0.5,0.25,0.5", "std": "[0.5, 0.5, 0.5]", "input_size": "3,96,64", "pad_type": "same", "format": "pt"}
 
 
-def test_what_weights_were_trained_on_is_read_from_the_file_then_from_timm(saved):
+def test_the_origin_comes_from_the_file_then_from_timm(saved):
     path, net = saved
     save_file(net.state_dict(), path, STATED)
     own = find_origin(Model(checkpoint=str(path)))
@@ -162,7 +162,7 @@ def test_what_weights_were_trained_on_is_read_from_the_file_then_from_timm(saved
     assert find_origin(Model(name="fcn", options={"encoder": "convnext_atto"}, pretrained=True)).data == found.data
 
 
-def test_a_classifiers_weights_start_an_encoder(tmp_path, caplog):
+def test_classifier_weights_are_loaded_into_an_encoder(tmp_path, caplog):
     net = create_host(Model(name="resnet18"), 5, 3)
     state = {key: torch.full_like(value, 1.5) for key, value in net.state_dict().items()}
     save_file(state, tmp_path / "weights.safetensors", {"architecture": "resnet18"})
@@ -192,7 +192,7 @@ def with_facts(num_classes, in_chans, pretrained=False):
     return net
 
 
-def test_a_function_of_ones_own_is_asked_where_it_is_said_to_be_pretrained():
+def test_the_origin_of_a_pretrained_user_function():
     name = f"{with_facts.__module__}:with_facts"
     state = torch.random.get_rng_state()
     found = find_origin(Model(name=name, pretrained=True)).data

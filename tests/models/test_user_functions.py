@@ -1,4 +1,4 @@
-"""Hosts that a function of the user's own builds: their call, their weights, and each broken contract in a sentence."""
+"""Hosts built by a user function: arguments, weights and errors."""
 
 import copy
 import functools
@@ -146,7 +146,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_contract_is_a_sentence(name):
+def test_a_broken_contract_is_explained(name):
     builder, words = BROKEN[name]
     with pytest.raises(UserError) as refused:
         network(builder)
@@ -172,7 +172,7 @@ def test_the_contract_of_masks(name):
     assert words in str(refused.value)
 
 
-def test_what_fits_is_built_and_plugged():
+def test_valid_networks_are_built_and_plugged():
     for builder, recipe in ((Net, DATA), (Dense, MASKS)):
         plugged = network(builder, recipe)
         assert len(saccade.plugs(plugged)) > 0
@@ -181,7 +181,7 @@ def test_what_fits_is_built_and_plugged():
     assert isinstance(host, Net), "the cross-entropy of log-probabilities is that of logits"
 
 
-def test_a_network_with_a_loss_of_its_own_may_return_what_it_likes_in_training():
+def test_a_network_with_its_own_loss_may_return_anything_in_training():
     class Own(Net):
         def training_loss(self, images, targets):
             return {"own": self(images)[0].sum()}
@@ -230,7 +230,7 @@ def test_a_checkpoint_of_its_own(tmp_path, caplog):
     torch.testing.assert_close(made.first.weight, net.first.weight, rtol=0, atol=0)
 
 
-def test_saved_it_says_who_can_build_it(tmp_path):
+def test_a_saved_network_names_its_builder(tmp_path):
     recipe = DATA.with_overrides({"model": model(lambda num_classes: Net(num_classes, 1)).model_dump()})
     task = Classify(recipe, open_data(recipe.data, "label"))
     made = build(task)

@@ -77,7 +77,7 @@ def test_rows_by_hand(logits, label, predicted, rank, nll):
     assert is_finite(rows) == math.isfinite(nll)
 
 
-def test_the_answer_has_rank_0_and_no_other():
+def test_only_the_prediction_has_rank_0():
     draw = torch.Generator().manual_seed(0)
     logits = torch.randint(0, 4, (200, 7), generator=draw).float()  # full of ties
     labels = torch.randint(0, 7, (200,), generator=draw)
@@ -106,7 +106,7 @@ def test_the_score_of_each_class():
 
 
 @pytest.mark.parametrize(("classes", "names"), [("abcde", ["top-1", "NLL"]), ("abcdef", ["top-1", "top-5", "NLL"])])
-def test_top_5_of_five_classes_says_nothing(classes, names):
+def test_top_5_needs_more_than_five_classes(classes, names):
     assert [metric.name for metric in task(classes=classes).applicable_metrics()] == names
 
 
@@ -119,7 +119,7 @@ def test_the_most_frequent_class_is_the_trivial_answer():
     assert task(classes="abcd").scores(rows) == {"top-1": 50.0, "NLL": None}
 
 
-def test_answers_for_the_eye():
+def test_drawings():
     three = task(test=[1, 2, 0], classes="abc")
     network = Fixed([[0.0, math.log(3), -math.inf]] * 3)
     found = three.draw([0, 1], network)
@@ -130,7 +130,7 @@ def test_answers_for_the_eye():
     assert [drawing.caption for drawing in three.draw([2, 1], None)] == ["a", "c"]
 
 
-def test_a_host_that_answers_otherwise_is_named():
+def test_wrong_outputs_are_described():
     images = torch.zeros(2, 1, 8, 8)
     assert task(classes="abc").output_problem(torch.zeros(2, 3), images) is None
     assert "gives (2, 4) for two of them; logits of shape (2, 3)" in task(classes="abc").output_problem(

@@ -1,4 +1,4 @@
-"""The folder is the table of tasks; data decide which one where the recipe does not."""
+"""Tasks by name, and the default task for the data."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from saccade.recipe import Recipe
 from saccade.tasks.base import Task
 
 
-def test_every_task_is_whole():
+def test_every_task_is_complete():
     assert tasks.names() == ["classify", "segment"]
     for name in tasks.names():
         kind = tasks.get(name)
@@ -42,7 +42,7 @@ def with_another(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["a", "z"])
-def test_a_task_that_must_be_asked_for_changes_nothing(with_another, name):
+def test_a_task_that_is_not_the_default_changes_nothing(with_another, name):
     with_another(name, False)
     assert tasks.choose_task(Recipe()) == "classify"
     assert tasks.choose_task(Recipe().with_overrides({"task.name": name})) == name

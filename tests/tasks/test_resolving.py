@@ -1,4 +1,4 @@
-"""A recipe takes from its host's weights what it does not state itself."""
+"""Unset values of a recipe are filled in from the origin of its host's weights."""
 
 import pytest
 import torch
@@ -39,14 +39,14 @@ def test_what_is_unset_is_filled_in_and_reported(checkpoint):
     assert describe_resolved(found, found) is None
 
 
-def test_what_is_stated_stays(checkpoint):
+def test_set_values_are_kept(checkpoint):
     asked = asking(checkpoint(**FACTS), **{"data.size": [40, 60], "data.mean": 0.1, "data.crop_pct": 1.0})
     found = resolve(asked, "label")
     assert (found.data.size, found.data.mean, found.data.crop_pct) == ((40, 60), (0.1,), 1.0)
     assert found.data.std == (0.25,) * 3
 
 
-def test_targets_in_the_plane_are_not_cut(checkpoint):
+def test_spatial_targets_keep_size_and_crop_unset(checkpoint):
     found = resolve(asking(checkpoint(**FACTS)), "mask")
     assert (found.data.size, found.data.crop_pct) == (None, None)
     assert found.data.interpolation == "bicubic"

@@ -1,4 +1,4 @@
-"""Tables of segmentation by hand and against torchmetrics; one run on digits."""
+"""Rows and scores of segmentation by hand and against torchmetrics; one run on digits."""
 
 import dataclasses
 import math
@@ -79,7 +79,7 @@ def maps(absent_in_answers=True):
     return answers, truth
 
 
-def test_tables_by_hand():
+def test_rows_by_hand():
     truth = torch.tensor([[[0, 0, 1], [1, 2, VOID]], [[VOID, VOID, VOID], [VOID, VOID, 2]]])
     answers = torch.tensor([[[0, 1, 1], [0, 0, 0]], [[0, 1, 2], [0, 1, 2]]])
     rows = tables(answers, truth, 3)
@@ -117,7 +117,7 @@ def test_scores_are_those_of_torchmetrics(absent_in_answers):
     assert ACCURACY.compute(rows) == pytest.approx(100 * accuracy.item(), rel=1e-5)
 
 
-def test_an_answer_beside_the_void_counts_nowhere():
+def test_predictions_on_void_pixels_are_not_counted():
     answers, truth = maps()
     rows = tables(answers, truth)
     changed = answers.clone()
@@ -129,12 +129,12 @@ def test_an_answer_beside_the_void_counts_nowhere():
     assert not torch.equal(tables(changed, truth)["fp"], rows["fp"])
 
 
-def test_void_alone_has_no_score():
+def test_a_void_image_has_no_score():
     rows = tables(torch.zeros(2, 3, 4, dtype=torch.int64), torch.full((2, 3, 4), VOID))
     assert task().scores(rows) == {"mIoU": None, "Dice": None, "pixel accuracy": None}
 
 
-def test_logits_that_are_no_numbers_give_no_table():
+def test_nan_logits_give_nan_rows():
     network, truth = Fixed(torch.zeros(2, 3, 4, dtype=torch.int64)), torch.zeros(2, 3, 4, dtype=torch.int64)
     images = torch.arange(2.0).view(-1, 1, 1, 1).expand(-1, 1, 3, 4)
     assert is_finite(task().rows(network, images, truth))
@@ -157,7 +157,7 @@ def test_the_trivial_answer_is_the_most_frequent_class_everywhere():
     assert IOU.compute(rows) == pytest.approx((0 + 100 * 3 / 5 + 0) / 3)
 
 
-def test_the_loss_is_the_mean_over_what_is_not_void():
+def test_the_loss_is_the_mean_over_labelled_pixels():
     draw = torch.Generator().manual_seed(2)
     logits, (_, truth) = torch.randn(6, CLASSES, 9, 7, generator=draw), maps()
     network = nn.Identity()
@@ -169,7 +169,7 @@ def test_the_loss_is_the_mean_over_what_is_not_void():
     assert loss.item() == 0
 
 
-def test_maps_for_the_eye():
+def test_drawings():
     truth = torch.tensor([[[0, 1], [VOID, 2]], [[VOID, VOID], [VOID, VOID]]])
     answers = torch.tensor([[[0, 1], [0, 1]], [[0, 0], [0, 0]]])
     three = task(test=list(truth), classes=3)
@@ -185,7 +185,7 @@ def test_maps_for_the_eye():
     assert np.asarray(drawn.picture)[1, 1].tolist() not in ([0, 0, 0], colours[0, 1].tolist())
 
 
-def test_a_first_class_that_is_no_background_is_named_and_coloured():
+def test_a_first_class_other_than_background_is_named_and_coloured():
     task = Segment(Recipe(), SimpleNamespace(test=Part([torch.tensor([[0, 1, VOID]])]), classes=["road", "background"]))
     (drawn,) = task.draw([0], None)
     assert drawn.caption == "road"
@@ -194,7 +194,7 @@ def test_a_first_class_that_is_no_background_is_named_and_coloured():
     assert road not in (background, void)
 
 
-def test_a_network_that_says_it_is_dense_is_no_encoder(monkeypatch):
+def test_a_dense_network_is_not_wrapped(monkeypatch):
     model = Recipe().model
     assert task().host(model)["timm"] == "fcn"
     assert task().host(model)["options"]["encoder"] == model.name
@@ -206,7 +206,7 @@ def test_a_network_that_says_it_is_dense_is_no_encoder(monkeypatch):
     assert task().host(model)["timm"] == model.name
 
 
-def test_a_host_that_answers_otherwise_is_named():
+def test_wrong_outputs_are_described():
     images = torch.zeros(2, 1, 8, 6)
     assert task().output_problem(torch.zeros(2, CLASSES, 8, 6), images) is None
     assert "gives (2, 5, 4, 3) for two of them; logits of shape (2, 5, 8, 6)" in task().output_problem(

@@ -107,10 +107,7 @@ def _read_roboflow(path: Path) -> tuple[str, ...]:
     names = {row.text(table.header[0]): row.text(table.header[1]) for row in table.rows}
     for number in range(len(table.rows)):
         if str(number) not in names:
-            raise UserError(
-                f"{brief(path)} has no pixel value {number}; the values must be 0 to {len(table.rows) - 1}, one per "
-                "class"
-            )
+            raise UserError(f"{brief(path)} has no pixel value {number}; the values must be 0 to {len(table.rows) - 1}")
     return tuple(names[str(number)] for number in range(len(names)))
 
 
