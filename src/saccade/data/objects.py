@@ -50,17 +50,17 @@ class Objects(TargetSource):
         self._objects: dict[Path, list[Annotation]] = {}
         counts = CleaningCounts()
         for path, size in sizes.items():
-            of_image = annotations[path]
+            image_annotations = annotations[path]
             try:
-                if of_image.problem:
-                    raise LabelError(of_image.problem)
-                orientation = _box_orientation(path, size, of_image)
-                self._objects[path] = clean_objects(of_image, size, orientation, counts)
+                if image_annotations.problem:
+                    raise LabelError(image_annotations.problem)
+                orientation = _box_orientation(path, size, image_annotations)
+                self._objects[path] = clean_objects(image_annotations, size, orientation, counts)
             except LabelError as problem:
                 self.problems[path] = str(problem)
             else:
                 if orientation > 1:
-                    counts.add("rotated", of_image.file_name, "")
+                    counts.add("rotated", image_annotations.file_name, "")
         all_objects = [annotation for objects in self._objects.values() for annotation in objects]
         n_masks = sum(annotation.has_mask for annotation in all_objects)
         self._with_masks = n_masks == len(all_objects) > 0

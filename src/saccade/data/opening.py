@@ -149,14 +149,14 @@ class OpenedImages:
             ``LazyImages`` if they fit in neither memory nor the disk cache.
         sizes: Maps readable file to (width, height).
         contents: Maps readable file to (byte count, CRC-32).
-        bad: Maps broken file to error message.
+        errors: Maps broken file to error message.
     """
 
     frame: Frame
     images: Tensor | ImageView | LazyImages
     sizes: dict[Path, tuple[int, int]]
     contents: dict[Path, tuple[int, int]]
-    bad: dict[Path, str]
+    errors: dict[Path, str]
 
     def without(self, excluded: Collection[Path]) -> OpenedImages:
         """Return the same images except those of the files ``excluded``."""
@@ -195,7 +195,8 @@ def open_images(
 ) -> OpenedImages:
     """Open every file at the size that ``spec`` sets.
 
-    If it sets no size, ``choose_size`` returns (H, W) given the sizes (width, height) of the images.
+    If it sets no size, ``choose_size`` returns (H, W) given the size (width, height) of the first image, in a set. Images
+    of other sizes then lead to ``DEFAULT_SIZE``.
 
     Raises:
         UserError: as :func:`read_image`.
@@ -238,11 +239,11 @@ def _open_cached(
         if notify:
             notify(PicturesNotKept(str(error)))
         return None
-    bad = {path: facts for path, facts in zip(paths, cached.facts, strict=True) if isinstance(facts, str)}
+    errors = {path: facts for path, facts in zip(paths, cached.facts, strict=True) if isinstance(facts, str)}
     readable = {path: facts for path, facts in zip(paths, cached.facts, strict=True) if not isinstance(facts, str)}
     sizes = {path: (width, height) for path, (width, height, _, _) in readable.items()}
     contents = {path: (length, checksum) for path, (_, _, length, checksum) in readable.items()}
-    return OpenedImages(frame, cached.images, sizes, contents, bad)
+    return OpenedImages(frame, cached.images, sizes, contents, errors)
 
 
 def _open_uncached(
@@ -250,16 +251,16 @@ def _open_uncached(
 ) -> OpenedImages:
     fits_in_memory = len(paths) * 3 * frame.height * frame.width <= MEMORY_LIMIT
     images = torch.empty(len(paths) if fits_in_memory else 0, 3, frame.height, frame.width, dtype=torch.uint8)
-    sizes, contents, bad = dict[Path, tuple[int, int]](), dict[Path, tuple[int, int]](), dict[Path, str]()
+    sizes, contents, errors = dict[Path, tuple[int, int]](), dict[Path, tuple[int, int]](), dict[Path, str]()
     for path, result in zip(paths, _read_checked(paths, frame, notify, exact, same_size), strict=True):
         if result.pixels is None or result.size is None or result.content is None:
-            bad[path] = result.problem
+            errors[path] = result.problem
             continue
         if fits_in_memory:
             images[len(sizes)] = torch.from_numpy(result.pixels)
         sizes[path], contents[path] = result.size, result.content
     readable = images[: len(sizes)] if fits_in_memory else LazyImages(list(sizes), frame, exact)
-    return OpenedImages(frame, readable, sizes, contents, bad)
+    return OpenedImages(frame, readable, sizes, contents, errors)
 
 
 def _read_checked(

@@ -83,9 +83,9 @@ def select_files(spec: Data, survey: Survey) -> Selection:
         )
     classes = survey.classes
     splits = {
-        split: [of_split.classes.get(name, []) for name in classes]
-        for split, of_split in survey.splits.items()
-        if of_split.files
+        split: [split_files.classes.get(name, []) for name in classes]
+        for split, split_files in survey.splits.items()
+        if split_files.files
     }
     if "train" not in splits:
         raise UserError(f"{brief(survey.root)} has no image to train on")

@@ -33,7 +33,7 @@ SPLIT_NAMES = {"train": ("train", "training"), "test": ("test", "testing"), "val
 
 
 def assign_splits(names: Iterable[str]) -> dict[str, str]:
-    """Map ``train``, ``test`` and ``val`` to their names among ``names``; a lone validation split becomes ``test``."""
+    """Map ``train``, ``test`` and ``val`` to their names among ``names``; without ``test``, ``val`` takes its place."""
     by_lower = {name.lower(): name for name in names}
     splits = {
         split: next((by_lower[word] for word in words if word in by_lower), "") for split, words in SPLIT_NAMES.items()
@@ -114,11 +114,11 @@ def keep_images(splits: dict[str, SplitFiles]) -> tuple[dict[str, SplitFiles], C
     """Return ``splits`` with image files only, and the number of other files by extension."""
     images = {
         split: SplitFiles(
-            of_split.name, {name: list(filter(is_image, files)) for name, files in of_split.classes.items()}
+            split_files.name, {name: list(filter(is_image, files)) for name, files in split_files.classes.items()}
         )
-        for split, of_split in splits.items()
+        for split, split_files in splits.items()
     }
-    others = (path for of_split in splits.values() for path in of_split.files if not is_image(path))
+    others = (path for split_files in splits.values() for path in split_files.files if not is_image(path))
     return images, Counter(path.suffix.lower() for path in others)
 
 
@@ -148,16 +148,16 @@ def make_survey(
 
 def _class_problems(root: Path, splits: dict[str, SplitFiles]) -> list[str]:
     problems = []
-    for split, of_split in splits.items():
-        folder = brief(root / of_split.name)
+    for split, split_files in splits.items():
+        folder = brief(root / split_files.name)
         if split != "val":
-            if len(of_split.classes) < 2:
-                problems.append(f"{folder} has {len(of_split.classes)} class(es), at least 2 are needed")
-            empty = (name for name, files in of_split.classes.items() if not files)
+            if len(split_files.classes) < 2:
+                problems.append(f"{folder} has {len(split_files.classes)} class(es), at least 2 are needed")
+            empty = (name for name, files in split_files.classes.items() if not files)
             problems += [f"class {name!r} in {folder} is empty" for name in empty]
         problems += [
             f"the class {brief(name)} in {folder} is not named in UTF-8, as results must be; rename it"
-            for name in of_split.classes
+            for name in split_files.classes
             if not is_unicode(name)
         ]
     return problems + _class_mismatches(root, splits["train"], splits.get("test"))
@@ -179,12 +179,12 @@ def _drop_links(splits: dict[str, SplitFiles]) -> tuple[dict[str, SplitFiles], i
     """Return ``splits`` without links, the number of links, and problems: files in two splits or two classes."""
     first_use: dict[object, tuple[str, str, Path]] = {}
     unique = {
-        split: SplitFiles(of_split.name, {label: [] for label in of_split.classes})
-        for split, of_split in splits.items()
+        split: SplitFiles(split_files.name, {label: [] for label in split_files.classes})
+        for split, split_files in splits.items()
     }
     n_links, across_splits, across_classes = 0, [], []
-    for split, of_split in splits.items():
-        for label, files in of_split.classes.items():
+    for split, split_files in splits.items():
+        for label, files in split_files.classes.items():
             for path in files:
                 key = identity(path)
                 if key not in first_use:

@@ -114,9 +114,9 @@ class Task(ABC):
 
     @abstractmethod
     def build(self, model: Model) -> nn.Module:
-        """Return the network that a recipe's ``model`` names, without plugs, usually from ``create_host``.
+        """Return the host that the ``model`` section of a recipe names, usually from ``create_host``.
 
-        Random weights must come from torch's global generator, which is seeded.
+        Random weights must come from torch's global generator, which is seeded. Plugs are inserted afterwards.
 
         Raises:
             UserError: there is no such network, or it cannot be built for this data.
@@ -128,9 +128,10 @@ class Task(ABC):
 
     @abstractmethod
     def output_problem(self, output: Any, images: Tensor) -> str | None:
-        """Return None if ``output`` for ``images`` (B, C, H, W) can be trained on, else what it is and what is needed.
+        """Return None if the network's ``output`` for ``images`` (B, C, H, W) can be trained on, else a message.
 
-        The message is worded to follow the network's name. It is called before training, in training and eval mode.
+        The message says what the output is and what is needed, worded to follow the network's name. The check runs once
+        before training, with two images, in eval mode and in training mode.
         """
 
     @abstractmethod
@@ -139,21 +140,21 @@ class Task(ABC):
 
         Args:
             network: host with its plugs, in training mode.
-            images: normalised images (B, C, H, W).
-            targets: targets, as ``saccade.data.samples.collate`` returns them.
+            images: normalised images (B, C, H, W), on the network's device.
+            targets: targets, as ``saccade.data.samples.collate`` returns them; tensors are on the network's device.
         """
 
     @abstractmethod
     def rows(self, network: nn.Module, images: Tensor, targets: Any) -> Rows:
-        """Return per-image results (B, …) from which every metric can be computed; ``network`` is in eval mode.
+        """Return per-image results (B, …) from which every metric can be computed, without gradients.
 
-        ``saccade.metrics.rows`` describes values of varying number per image. NaN and infinity count as divergence and
-        end the training.
+        The arguments are those of :meth:`loss`, but ``network`` is in eval mode. ``saccade.metrics.rows`` describes
+        values of varying number per image. NaN and infinity count as divergence and end the training.
         """
 
     @abstractmethod
     def trivial_baseline(self) -> tuple[str, Rows]:
-        """Return the name of a prediction that ignores the image, and its rows on all test images."""
+        """Return the name of a prediction that ignores the image, and its rows on all test images, for comparison."""
 
     def phases(self, network: nn.Module) -> tuple[Phase, ...]:
         """Return the training phases of ``network.training_phases()`` or the recipe, else one for all epochs.
@@ -203,7 +204,7 @@ class Task(ABC):
 
     @abstractmethod
     def draw(self, indices: Sequence[int], network: nn.Module | None) -> list[Drawing]:
-        """Draw the predictions of ``network``, in eval mode, for test images; None draws the ground truth."""
+        """Draw the predictions for test images by ``network``, in eval mode on the CPU; None draws the ground truth."""
 
     def images(self, indices: Sequence[int]) -> Tensor:
         """Return the normalised test images ``indices`` as a batch (B, C, H, W)."""

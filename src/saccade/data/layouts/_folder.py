@@ -158,7 +158,7 @@ class FolderLayout(Layout):
         paths = chosen.all_files
         found = open_images(paths, spec, self.own_size, notify, self.exact)
         labels = NoTargets() if target == "none" else self.label(seen, found.sizes, notify)
-        bad = found.bad | seen.missing | labels.problems
+        bad = found.errors | seen.missing | labels.problems
         beside = set(chosen.files("val"))
         sentences = [f"{brief(path)} {problem}" for path, problem in bad.items() if path not in beside]
         if sentences and not spec.skip_bad:
