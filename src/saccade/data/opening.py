@@ -195,7 +195,7 @@ def open_images(
 ) -> OpenedImages:
     """Open every file at the size that ``spec`` sets.
 
-    If it sets no size, ``choose_size`` returns (H, W) given the size (width, height) of the first image, in a set. Images
+    If it sets no size, ``choose_size`` returns (H, W) given the (width, height) of the first image, in a set. Images
     of other sizes then lead to ``DEFAULT_SIZE``.
 
     Raises:
