@@ -1,4 +1,4 @@
-"""The digest of a function changes with the code that it leads to, and with nothing else."""
+"""The digest of a function changes with the code that it references, and with nothing else."""
 
 import functools
 import importlib
@@ -78,7 +78,7 @@ def digest(tmp_path, monkeypatch):
         ((), ("a, b, 3", "a, b, 5")),
     ],
 )
-def test_it_changes_with_all_that_the_function_leads_to(digest, change, part):
+def test_it_changes_with_all_references_of_the_function(digest, change, part):
     assert digest(change, part) != digest()
 
 
@@ -93,11 +93,11 @@ def test_it_changes_with_all_that_the_function_leads_to(digest, change, part):
         ((), ("return 1", "return 2")),
     ],
 )
-def test_it_is_the_same_under_everything_else(digest, change, part):
+def test_it_does_not_change_with_anything_else(digest, change, part):
     assert digest(change, part) == digest()
 
 
-def test_what_is_closed_over_and_defaults_count():
+def test_closures_and_defaults_count():
     def make(width, module=None):
         return lambda num_classes: (width, num_classes, module)
 
@@ -113,7 +113,7 @@ def test_what_is_closed_over_and_defaults_count():
     assert code_digest(default(1)) == code_digest(default(1)) != code_digest(default(2))
 
 
-def test_the_weights_of_a_network_that_is_closed_over_count():
+def test_the_weights_of_a_network_in_a_closure_count():
     from torch import nn
 
     def make(net):
@@ -123,7 +123,7 @@ def test_the_weights_of_a_network_that_is_closed_over_count():
     assert code_digest(make(one)) == code_digest(make(one)) != code_digest(make(two))
 
 
-def test_what_holds_itself_or_raises_ends():
+def test_recursive_and_raising_objects_terminate():
     class Raises:
         def __getattr__(self, name):
             raise RuntimeError(name)

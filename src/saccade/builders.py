@@ -1,7 +1,7 @@
-"""Functions that build a host: their name in a recipe, their arguments, and how a worker process gets them.
+"""User functions that build a network ("builders"): named in recipes, called, and sent to worker processes.
 
-A function that Python can import is named ``package.module:function``. Any other, of a notebook, of a script or inside
-another function, is kept here as long as the process lives, and reaches worker processes through their pipe.
+A function that can be imported is named ``package.module:function``. Any other function, such as one defined in a
+notebook or inside another function, is registered here for the life of the process, and pickled for worker processes.
 """
 
 from __future__ import annotations
@@ -19,122 +19,124 @@ from saccade.code_digest import code_digest
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 
-__all__ = ["Key", "arguments", "find", "identify", "is_builder", "packed", "passed", "unpack"]
+__all__ = [
+    "BuilderKey", "call_arguments", "find_builder", "find_registered", "identify", "is_builder", "pickle_registered",
+    "register_pickled",
+]  # fmt: skip
 
-Key = tuple[str, str | None]
-"""The name of a function and the digest of its code: ``model.name`` and ``model.code`` of a recipe."""
+BuilderKey = tuple[str, str | None]
+"""Name of a builder and digest of its code: ``model.name`` and ``model.code`` of a recipe."""
 
-_CLASSES = ("num_classes", "classes", "n_classes")
-_CHANNELS = ("in_chans", "channels", "in_channels")
-"""What a function may call the number of classes and of the images' channels."""
-_passed: dict[Key, Callable[..., Any]] = {}
-"""Functions that callers of this process passed and no import finds."""
+_CLASSES_NAMES = ("num_classes", "classes", "n_classes")
+"""Argument names for the number of classes."""
+_CHANNELS_NAMES = ("in_chans", "channels", "in_channels")
+"""Argument names for the number of image channels."""
+_registered: dict[BuilderKey, Callable[..., Any]] = {}
+"""Builders given to this process as functions that cannot be imported."""
 
 
 def is_builder(name: str) -> bool:
-    """Return whether ``name`` is that of a function, not of a network of timm's, which may lie at an address."""
+    """Return True if ``name`` has the form ``package.module:function``, unlike timm's ``hf-hub:owner/model``."""
     module, colon, _ = name.partition(":")
     return bool(colon) and all(map(str.isidentifier, module.split(".")))
 
 
-def identify(builder: Callable[..., Any] | str) -> Key:
-    """Return name and digest of a function, or of the one that a name means; one that no import finds is kept.
+def identify(builder: Callable[..., Any] | str) -> BuilderKey:
+    """Return the key of a builder, given as a function or by name; register it if it cannot be imported.
 
     Raises:
-        UserError: the name does not import, or what it means, or was passed, is no function.
+        UserError: the name cannot be imported, or the object is not a function or class.
     """
     if isinstance(builder, str):
-        builder = re.sub("^torchvision:", "torchvision.models:", builder)  # as other verbs name them
-        return builder, code_digest(_imported(builder))
+        builder = re.sub("^torchvision:", "torchvision.models:", builder)  # the prefix that other commands accept
+        return builder, code_digest(_import_builder(builder))
     if not callable(builder) or (hasattr(builder, "state_dict") and not isinstance(builder, type)):
         raise UserError(
             f"model is a {type(builder).__name__}; every run needs a network of its own: pass the name of one, or a "
             "function that builds it, such as lambda num_classes, in_chans: Net(num_classes)"
         )
-    named = builder.func if isinstance(builder, partial) else builder
-    module = getattr(named, "__module__", None) or type(named).__module__
-    label = getattr(named, "__qualname__", type(named).__qualname__)
-    key = f"{module}:{label}", code_digest(builder)
-    if not _importable(module, label, builder):
-        _passed[key] = builder
+    function = builder.func if isinstance(builder, partial) else builder
+    module = getattr(function, "__module__", None) or type(function).__module__
+    qualname = getattr(function, "__qualname__", type(function).__qualname__)
+    key = f"{module}:{qualname}", code_digest(builder)
+    if not _is_importable(module, qualname, builder):
+        _registered[key] = builder
     return key
 
 
-def passed(key: Key) -> Callable[..., Any] | None:
-    """Return the function that a caller of this process passed under ``key``; None for one that an import finds."""
-    return _passed.get(key)
+def find_registered(key: BuilderKey) -> Callable[..., Any] | None:
+    """Return the builder that this process registered under ``key``, None if it can be imported or is unknown."""
+    return _registered.get(key)
 
 
-def find(key: Key) -> Callable[..., Any]:
-    """Return the function of ``key``.
+def find_builder(key: BuilderKey) -> Callable[..., Any]:
+    """Return the builder of ``key``, registered or imported.
 
     Raises:
-        UserError: it was passed in another process, does not import, is no function, or has other code now.
+        UserError: it was registered in another process or cannot be imported, or its code has changed.
     """
-    if (kept := _passed.get(key)) is not None:
-        return kept
+    if (registered := _registered.get(key)) is not None:
+        return registered
     name, code = key
-    found = _imported(name)
-    if code is not None and (now := code_digest(found)) != code:
+    builder = _import_builder(name)
+    if code is not None and (digest := code_digest(builder)) != code:
         raise UserError(
-            f"the code of {name} is not what it was: its digest is {now}, model.code says {code}. Put the code back, "
-            "or begin anew in another folder, from a recipe without model.code"
+            f"the code of {name} has changed: its digest is {digest}, model.code says {code}. Put the code back, "
+            "or start a new run in another folder, from a recipe without model.code"
         )
-    return found
+    return builder
 
 
-def arguments(
-    builder: Callable[..., Any], classes: int, channels: int, options: Mapping[str, Any], pretrained: bool = False
+def call_arguments(
+    builder: Callable[..., Any], num_classes: int, channels: int, options: Mapping[str, Any], pretrained: bool = False
 ) -> dict[str, Any]:
-    """Return the keywords that ``builder`` is called with.
+    """Return the keyword arguments to call ``builder`` with.
 
-    It gets ``num_classes`` (or ``classes``, ``n_classes``), ``in_chans`` (or ``channels``, ``in_channels``) and
-    ``pretrained`` where its signature takes them, and all ``options``. Where it only takes ``**options``, it gets
-    ``num_classes``, and ``in_chans`` where that is not 3.
+    They are ``num_classes``, ``in_chans`` (or another known name) and ``pretrained``, as far as its signature has them,
+    and all ``options``. A builder that only takes ``**options`` gets ``num_classes``, and ``in_chans`` unless it is 3.
 
     Raises:
-        UserError: it does not take one of the options, or needs another argument.
+        UserError: the builder does not accept one of the options, or needs another argument.
     """
     try:
         parameters = inspect.signature(builder).parameters
-    except (TypeError, ValueError):  # of a function written in C
-        return {"num_classes": classes, "in_chans": channels, **options}
-    taken = {key for key, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    found: dict[str, Any] = {}
-    for names, value, ordinary in ((_CLASSES, classes, None), (_CHANNELS, channels, 3)):
-        name = next((name for name in names if name in taken), None)
-        if name is None and open_ended and value != ordinary:
+    except (TypeError, ValueError):  # functions written in C have no signature
+        return {"num_classes": num_classes, "in_chans": channels, **options}
+    accepted = {key for key, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    arguments: dict[str, Any] = {}
+    for names, value, default in ((_CLASSES_NAMES, num_classes, None), (_CHANNELS_NAMES, channels, 3)):
+        name = next((name for name in names if name in accepted), None)
+        if name is None and accepts_any and value != default:
             name = names[0]
         if name is not None:
-            found[name] = value
-    if pretrained and "pretrained" in taken:
-        found["pretrained"] = True
-    shown = getattr(builder, "__name__", type(builder).__name__)
+            arguments[name] = value
+    if pretrained and "pretrained" in accepted:
+        arguments["pretrained"] = True
+    builder_name = getattr(builder, "__name__", type(builder).__name__)
     for key in options:
-        if key not in taken and not open_ended:
-            raise UserError(f"{shown} has no option {key!r}.{did_you_mean(key, taken)}")
-    found |= options
+        if key not in accepted and not accepts_any:
+            raise UserError(f"{builder_name} has no option {key!r}.{did_you_mean(key, accepted)}")
+    arguments |= options
     missing = [
         key for key, p in parameters.items()
-        if p.default is p.empty and key not in found and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        if p.default is p.empty and key not in arguments and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]  # fmt: skip
     if missing:
         raise UserError(
-            f"{shown} needs a value for {missing[0]!r}; it is called with num_classes and in_chans where it takes "
-            f"them, and with model.options, as in --set model.options.{missing[0]}=…"
+            f"{builder_name} needs a value for {missing[0]!r}: give it with --set model.options.{missing[0]}=…"
         )
-    return found
+    return arguments
 
 
-def packed(keys: Iterable[Key]) -> bytes:
-    """Return those functions of ``keys`` that no import finds, as :func:`unpack` takes them; b"" without any.
+def pickle_registered(keys: Iterable[BuilderKey]) -> bytes:
+    """Pickle the registered builders among ``keys``, for :func:`register_pickled`; return b"" if there are none.
 
     Raises:
-        UserError: one holds what cannot be sent to another process.
+        UserError: a builder refers to an object that cannot be pickled, or cloudpickle is not installed.
     """
-    sent = {key: _passed[key] for key in keys if key in _passed}
-    if not sent:
+    builders = {key: _registered[key] for key in keys if key in _registered}
+    if not builders:
         return b""
     try:
         import cloudpickle
@@ -144,58 +146,61 @@ def packed(keys: Iterable[Key]) -> bytes:
             "pip install 'saccade-attention[study]', or put the function into a file and name it module:function"
         ) from error
     try:
-        content: bytes = cloudpickle.dumps(sent)
-    except Exception as error:  # whatever the objects that it refers to raise
+        content: bytes = cloudpickle.dumps(builders)
+    except Exception as error:  # pickling user objects may raise anything
         raise UserError(
-            f"{next(iter(sent))[0]} cannot be sent to the processes that train ({brief(error)}); put it into a file "
-            "and name it module:function"
+            f"{next(iter(builders))[0]} cannot be sent to the processes that train ({brief(error)}); put it into a "
+            "file and name it module:function"
         ) from error
     return content
 
 
-def unpack(content: bytes) -> None:
-    """Keep the functions that :func:`packed` gave the parent process, as if they had been passed here.
+def register_pickled(content: bytes) -> None:
+    """Register the builders that :func:`pickle_registered` pickled in the parent process.
 
     Raises:
-        UserError: a module that one needs cannot be imported here.
+        UserError: a builder needs a module that cannot be imported here.
     """
     if not content:
         return
     import cloudpickle
 
     try:
-        _passed.update(cloudpickle.loads(content))
-    except Exception as error:  # whatever a user's module raises
+        _registered.update(cloudpickle.loads(content))
+    except Exception as error:  # importing user modules may raise anything
         raise UserError(
-            f"the function that builds the network needs what this process cannot import: {type(error).__name__}: "
+            f"the function that builds the network cannot be loaded in this process: {type(error).__name__}: "
             f"{brief(error)}"
         ) from error
 
 
-def _importable(module: str, label: str, builder: Callable[..., Any]) -> bool:
-    """Return whether a new process finds ``builder`` under its name."""
-    if module == "__main__" or not label.isidentifier() or getattr(sys.modules.get(module), label, None) is not builder:
+def _is_importable(module: str, qualname: str, builder: Callable[..., Any]) -> bool:
+    """Return True if a new process can import ``builder`` by its name."""
+    if module == "__main__" or not qualname.isidentifier():
         return False
-    top = module.partition(".")[0]
-    return top in sys.builtin_module_names or PathFinder.find_spec(top) is not None
+    if getattr(sys.modules.get(module), qualname, None) is not builder:
+        return False
+    top_package = module.partition(".")[0]
+    return top_package in sys.builtin_module_names or PathFinder.find_spec(top_package) is not None
 
 
-def _imported(name: str) -> Callable[..., Any]:
-    """Return the function ``package.module:function``.
+def _import_builder(name: str) -> Callable[..., Any]:
+    """Import the builder called ``package.module:function``.
 
     Raises:
-        UserError: the module does not import, or has no such function.
+        UserError: the module cannot be imported, or has no such function or class.
     """
     module, _, function = name.partition(":")
     if module == "__main__" or not function.isidentifier():
         raise UserError(
-            f"{brief(name)} was passed as a function by a process that has ended, and lies in no module; pass it again"
+            f"{brief(name)} cannot be imported: a process that has ended passed it as a function; pass the function "
+            "again"
         )
     try:
-        found = importlib.import_module(module)
-    except Exception as error:  # whatever a user's module raises
+        imported = importlib.import_module(module)
+    except Exception as error:  # a user's module may raise anything
         raise UserError(f"{name}: importing {module} failed: {type(error).__name__}: {error}") from error
-    if not callable(builder := getattr(found, function, None)):
-        near = did_you_mean(function, [key for key, value in vars(found).items() if callable(value)])
-        raise UserError(f"{name}: the module {module} has no function or class {function!r}.{near}")
+    if not callable(builder := getattr(imported, function, None)):
+        suggestion = did_you_mean(function, [key for key, value in vars(imported).items() if callable(value)])
+        raise UserError(f"{name}: the module {module} has no function or class {function!r}.{suggestion}")
     return builder

@@ -1,7 +1,7 @@
-"""A digest of what a function does: of its code and of the user's own code and values that it leads to.
+"""Hash a function's code together with all user code and values that it references.
 
-Comments, docstrings and layout do not count. Followed are the names that the code of a function reads, what it closes
-over, base classes and methods. Code of installed packages is not followed: their versions are another matter.
+The digest ignores comments, docstrings and layout. It follows global names, closures, default values, base classes and
+methods, but not into installed packages.
 """
 
 from __future__ import annotations
@@ -23,53 +23,57 @@ from typing import Any
 
 __all__ = ["code_digest"]
 
-_MOST = 10_000
-"""Objects that are followed; what a network is built from are hundreds."""
-_INSTALLED = ("<frozen", *(sysconfig.get_path(key) for key in ("stdlib", "platstdlib")), str(Path(__file__).parent))
-_PACKAGES = re.compile(r"[/\\](site|dist)-packages[/\\]")
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...))
+_MAX_OBJECTS = 10_000
+"""Largest number of objects that are followed; a network has hundreds."""
+_INSTALLED_PREFIXES = (
+    "<frozen",
+    *(sysconfig.get_path(key) for key in ("stdlib", "platstdlib")),
+    str(Path(__file__).parent),
+)
+_SITE_PACKAGES = re.compile(r"[/\\](site|dist)-packages[/\\]")
+_LITERAL_TYPES = (bool, int, float, complex, str, bytes, type(None), type(...))
 
-Led = tuple[str, Any]
-"""An object, and the name that it was found under."""
+NamedObject = tuple[str, Any]
+"""Object with the name that refers to it."""
 
 
 def code_digest(function: Callable[..., Any]) -> str:
-    """Return 16 hexadecimal digits that change when the code changes that ``function`` leads to.
+    """Return 16 hexadecimal digits that change when ``function`` or user code or values that it references change.
 
-    Where no source can be read, as of a function typed at a prompt, compiled code counts, which another version of
-    Python compiles otherwise.
+    Without source code, as for a function typed at a prompt, the bytecode is hashed, which differs between versions of
+    Python.
     """
-    facts: set[str] = set()
-    seen: dict[int, Any] = {}  # holds the objects, so that no identity is used twice
-    waiting: list[Led] = [("", function)]
-    while waiting and len(seen) < _MOST:
-        name, value = waiting.pop()
+    texts: set[str] = set()
+    visited: dict[int, Any] = {}  # keeps the objects alive so that no id() is reused
+    pending: list[NamedObject] = [("", function)]
+    while pending and len(visited) < _MAX_OBJECTS:
+        name, value = pending.pop()
         try:
-            if _is_plain(value):
-                facts.add(f"{name} = {value!r}")
+            if _is_literal(value):
+                texts.add(f"{name} = {value!r}")
                 continue
-            if id(value) in seen:
+            if id(value) in visited:
                 continue
-            seen[id(value)] = value
-            fact, further = _facts(name, value)
-        except Exception:  # whatever an object raises that is asked; a list that holds itself
-            fact, further = f"{name}: {type(value).__qualname__}", []
-        facts.add(fact)
-        waiting += further
-    return hashlib.sha256("\0".join(sorted(facts)).encode("utf-8", "backslashreplace")).hexdigest()[:16]
+            visited[id(value)] = value
+            text, references = _describe(name, value)
+        except Exception:  # user objects may raise anything; a list that contains itself recurses
+            text, references = f"{name}: {type(value).__qualname__}", []
+        texts.add(text)
+        pending += references
+    return hashlib.sha256("\0".join(sorted(texts)).encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
-def _is_plain(value: Any) -> bool:
-    """Return whether the representation of ``value`` says all of it."""
+def _is_literal(value: Any) -> bool:
+    """Return True if ``repr(value)`` describes ``value`` completely."""
     if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
+        return all(map(_is_literal, value))
     if isinstance(value, dict):
-        return all(_is_plain(key) and _is_plain(part) for key, part in value.items())
-    return isinstance(value, _PLAIN)
+        return all(_is_literal(key) and _is_literal(item) for key, item in value.items())
+    return isinstance(value, _LITERAL_TYPES)
 
 
-def _facts(name: str, value: Any) -> tuple[str, list[Led]]:
-    """Return what is said of one object, and where it leads."""
+def _describe(name: str, value: Any) -> tuple[str, list[NamedObject]]:
+    """Return the text to hash for one object, and the objects that it references."""
     if isinstance(value, partial):
         return name, [("function", value.func), ("arguments", value.args), ("keywords", value.keywords)]
     if isinstance(value, MethodType):
@@ -79,63 +83,65 @@ def _facts(name: str, value: Any) -> tuple[str, list[Led]]:
     if isinstance(value, property):
         return name, [(name, value.fget), (name, value.fset)]
     if isinstance(value, FunctionType):
-        return _of_function(value)
+        return _describe_function(value)
     if isinstance(value, type):
-        return _of_class(value)
+        return _describe_class(value)
     if isinstance(value, list | tuple | set | frozenset | dict):
-        parts = value.items() if isinstance(value, dict) else [("", part) for part in value]
-        return f"{name}: {type(value).__name__} of {len(value)}", [(f"{name}[{key}]", part) for key, part in parts]
+        items = value.items() if isinstance(value, dict) else [("", item) for item in value]
+        return f"{name}: {type(value).__name__} of {len(value)}", [(f"{name}[{key}]", item) for key, item in items]
     if callable(getattr(value, "__wrapped__", None)):  # functools.lru_cache
         return name, [("wrapped", value.__wrapped__)]
-    if callable(getattr(value, "state_dict", None)):  # a network that is closed over
-        values = [(f"{name}.{key}", part) for key, part in value.state_dict().items()]
-        return f"{name}: {value!r}", [("class", type(value)), *values]
-    if callable(getattr(value, "detach", None)):
+    if callable(getattr(value, "state_dict", None)):  # a network
+        tensors = [(f"{name}.{key}", tensor) for key, tensor in value.state_dict().items()]
+        return f"{name}: {value!r}", [("class", type(value)), *tensors]
+    if callable(getattr(value, "detach", None)):  # a tensor
         array = value.detach().cpu().float().numpy()
         return f"{name}: {value.dtype} {array.shape} {zlib.crc32(array.tobytes())}", []
-    if callable(getattr(value, "tobytes", None)):
+    if callable(getattr(value, "tobytes", None)):  # a NumPy array
         return f"{name}: {zlib.crc32(value.tobytes())}", []
     label = f"{name}: {getattr(value, '__qualname__', type(value).__qualname__)}"
-    if not _is_own(type(value).__module__):
+    if not _is_user_module(type(value).__module__):
         return label, []
-    return label, [("class", type(value)), *((f"{name}.{key}", v) for key, v in getattr(value, "__dict__", {}).items())]
+    attributes = getattr(value, "__dict__", {}).items()
+    return label, [("class", type(value)), *((f"{name}.{key}", attribute) for key, attribute in attributes)]
 
 
-def _of_function(function: FunctionType) -> tuple[str, list[Led]]:
+def _describe_function(function: FunctionType) -> tuple[str, list[NamedObject]]:
     label = f"{function.__module__}:{function.__qualname__}"
     if _is_installed(function.__code__.co_filename):
         return label, []
-    led: list[Led] = []
-    read = set(_names(function.__code__, "LOAD_GLOBAL", "LOAD_NAME"))
-    for name in sorted(read & function.__globals__.keys()):  # in an order that no hash decides
+    references: list[NamedObject] = []
+    global_names = set(_names(function.__code__, "LOAD_GLOBAL", "LOAD_NAME"))
+    for name in sorted(global_names & function.__globals__.keys()):  # sorted: set order varies between processes
         value = function.__globals__[name]
         if not isinstance(value, ModuleType):
-            led.append((name, value))
-        elif _is_own(value.__name__):
+            references.append((name, value))
+        elif _is_user_module(value.__name__):
             attributes = set(_names(function.__code__, "LOAD_ATTR", "LOAD_METHOD"))
-            led += [(each, vars(value)[each]) for each in sorted(attributes & vars(value).keys())]
+            references += [(attribute, vars(value)[attribute]) for attribute in sorted(attributes & vars(value).keys())]
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
-            led.append((name, cell.cell_contents))
-        except ValueError:  # not filled yet
+            references.append((name, cell.cell_contents))
+        except ValueError:  # the variable is not assigned yet
             continue
-    led += [("default", value) for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())]
-    return f"{function.__qualname__}: {_text(function.__code__)}", led
+    defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+    references += [("default", value) for value in defaults]
+    return f"{function.__qualname__}: {_source(function.__code__)}", references
 
 
-def _of_class(kind: type) -> tuple[str, list[Led]]:
-    label = f"{kind.__module__}:{kind.__qualname__}"
-    if not _is_own(kind.__module__):
+def _describe_class(cls: type) -> tuple[str, list[NamedObject]]:
+    label = f"{cls.__module__}:{cls.__qualname__}"
+    if not _is_user_module(cls.__module__):
         return label, []
-    own = [
-        (f"{kind.__qualname__}.{key}", value) for key, value in vars(kind).items()
+    members = [
+        (f"{cls.__qualname__}.{key}", value) for key, value in vars(cls).items()
         if not key.startswith("__") or isinstance(value, FunctionType | classmethod | staticmethod)
     ]  # fmt: skip
-    return kind.__qualname__, [*(("base", base) for base in kind.__bases__), *own]
+    return cls.__qualname__, [*(("base", base) for base in cls.__bases__), *members]
 
 
-def _is_own(module: str) -> bool:
-    """Return whether a module is the user's, not one of Python or of an installed package."""
+def _is_user_module(module: str) -> bool:
+    """Return True if a module belongs neither to Python nor to an installed package."""
     if module == "__main__":
         return True
     file = getattr(sys.modules.get(module), "__file__", None)
@@ -143,32 +149,33 @@ def _is_own(module: str) -> bool:
 
 
 def _is_installed(file: str) -> bool:
-    return file.startswith(_INSTALLED) or _PACKAGES.search(file) is not None
+    return file.startswith(_INSTALLED_PREFIXES) or _SITE_PACKAGES.search(file) is not None
 
 
 def _names(code: CodeType, *operations: str) -> Iterator[str]:
-    """Yield the names that ``code``, and the functions in it, read by one of ``operations``."""
+    """Yield the names that ``code`` and its nested functions read with one of the bytecode ``operations``."""
     yield from (str(step.argval) for step in dis.get_instructions(code) if step.opname in operations)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _names(constant, *operations)
 
 
-def _text(code: CodeType) -> str:
-    """Return the source without comments and docstrings; of a lambda and without source what was compiled."""
-    if code.co_name != "<lambda>":  # its line may hold more than the lambda
+def _source(code: CodeType) -> str:
+    """Return the source without comments and docstrings, or the bytecode of a lambda or if there is no source."""
+    if code.co_name != "<lambda>":  # the source line of a lambda may contain other code
         try:
-            return _bare(textwrap.dedent(inspect.getsource(code)))
+            return _strip_docstrings(textwrap.dedent(inspect.getsource(code)))
         except (OSError, TypeError, SyntaxError):
             pass
     constants = [
-        _text(c) if isinstance(c, CodeType) else repr(sorted(c, key=repr) if isinstance(c, frozenset) else c)
+        _source(c) if isinstance(c, CodeType) else repr(sorted(c, key=repr) if isinstance(c, frozenset) else c)
         for c in code.co_consts
     ]
     return repr((code.co_code.hex(), code.co_names, code.co_varnames, constants))
 
 
-def _bare(source: str) -> str:
+def _strip_docstrings(source: str) -> str:
+    """Return ``source`` without docstrings, comments and layout."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if (

@@ -1,4 +1,4 @@
-"""The same bytes under two names: counted by ``saccade data``, named before training, kept with the result."""
+"""Byte-identical files are counted by ``saccade data`` and reported before and after training."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def test_a_set_without_duplicates_has_no_caution(photos):
     assert facts(photos)["same_bytes"] == {"test_images_trained_on": 0, "images_of_two_classes": 0}
 
 
-def test_test_images_that_are_trained_on_are_counted_with_two_examples(photos):
+def test_leaked_test_images_are_counted_with_two_examples(photos):
     for i in range(3):
         shutil.copy(photos / f"train/cat/{i}.bmp", photos / f"test/cat/again{i}.bmp")
     said = (
@@ -58,25 +58,25 @@ def test_images_with_two_labels_are_counted(photos):
     assert facts(photos)["same_bytes"] == {"test_images_trained_on": 0, "images_of_two_classes": 1}
 
 
-def test_duplicates_within_a_class_of_one_part_are_no_matter(photos):
+def test_duplicates_within_a_class_of_one_split_are_ignored(photos):
     shutil.copy(photos / "train/cat/0.bmp", photos / "train/cat/x.bmp")
     assert open_data(Data(source=str(photos)), "label").cautions == []
 
 
-def test_what_the_recipe_does_not_take_is_not_counted(photos):
+def test_unselected_files_are_not_counted(photos):
     for i in range(4):
         shutil.copy(photos / f"train/cat/{i}.bmp", photos / f"test/cat/again{i}.bmp")
     counts = set()
     for seed in range(8):  # of seven cats to test on one is taken; which one, the seed says
         split = open_data(Data(source=str(photos), test_images=2, split_seed=seed), "label")
-        trained = {split.train.picture(i).numpy().tobytes() for i in range(len(split.train))}
-        both = sum(split.test.picture(i).numpy().tobytes() in trained for i in range(2))
+        trained = {split.train.raw_image(i).numpy().tobytes() for i in range(len(split.train))}
+        both = sum(split.test.raw_image(i).numpy().tobytes() in trained for i in range(2))
         assert [caution.split()[:3] for caution in split.cautions] == [[str(both), "of", "2"]] * bool(both)
         counts.add(both)
     assert counts == {0, 1}
 
 
-def test_a_part_held_back_from_one_folder_is_looked_at_too(photos):
+def test_a_held_back_split_is_checked_too(photos):
     shutil.rmtree(photos / "test")
     for i in range(4):
         for n in range(9):
@@ -85,7 +85,7 @@ def test_a_part_held_back_from_one_folder_is_looked_at_too(photos):
     assert [caution.split()[:3] for caution in split.cautions] == [["8", "of", "9"]]
 
 
-def test_files_that_share_length_and_checksum_by_chance_are_kept_apart(photos):
+def test_crc_collisions_are_not_duplicates(photos):
     """CRC-32 has so few values that a million files of one length hold a hundred such pairs."""
     paths = {part: [[photos / part / "cat/0.bmp"], [photos / part / "dog/0.bmp"]] for part in ("train", "test")}
     contents = dict.fromkeys((path for classes in paths.values() for files in classes for path in files), (486, 7))
@@ -95,7 +95,7 @@ def test_files_that_share_length_and_checksum_by_chance_are_kept_apart(photos):
     assert len(duplicates.find_duplicates(paths, contents).leaked) == 1
 
 
-def test_only_files_that_may_be_the_same_are_read_again(photos, monkeypatch):
+def test_only_candidates_are_read_again(photos, monkeypatch):
     read = []
     digest = duplicates.hashlib.file_digest
     monkeypatch.setattr(

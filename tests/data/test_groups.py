@@ -1,4 +1,4 @@
-"""Groups: none on both sides of a split, whole where a part is held back, and the images' own order where none are."""
+"""Groups never span two splits and are held back whole."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,15 +8,15 @@ import pytest
 from PIL import Image
 
 from saccade.data import layouts, open_data
-from saccade.data.groups import hold_back_groups, straddling
-from saccade.data.selection import select
-from saccade.data.survey import Part
+from saccade.data.groups import hold_back_groups, split_conflicts
+from saccade.data.selection import select_files
+from saccade.data.survey import SplitFiles
 from saccade.errors import UserError
 from saccade.recipe import Data
 
 
 def scene(root, patients, header="file,label,patient", labels="ab", **columns):
-    """``patients``: the patient of each image; labels alternate."""
+    """Save one image per patient in ``patients``, with alternating labels."""
     (root / "images").mkdir(parents=True)
     lines = [",".join([header, *columns])]
     for i, patient in enumerate(patients):
@@ -34,7 +34,7 @@ PATIENTS = [f"p{i // 5}" for i in range(100)]
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whole_groups_are_held_back_and_reach_the_images(tmp_path, seed):
+def test_whole_groups_are_held_back(tmp_path, seed):
     split = opened(scene(tmp_path, PATIENTS), split_seed=seed)
     train, test = Counter(split.train.groups), Counter(split.test.groups)
     assert not train.keys() & test.keys()
@@ -43,11 +43,11 @@ def test_whole_groups_are_held_back_and_reach_the_images(tmp_path, seed):
     assert f"20% of the images held back with seed {seed} in whole groups (4 of 20 groups)" in split.description
     labels = Counter(split.test.target(i) for i in range(20))
     assert abs(labels[0] - labels[1]) <= 4
-    numbers = [int(split.test.picture(i)[0, 0, 0]) for i in range(20)]
+    numbers = [int(split.test.raw_image(i)[0, 0, 0]) for i in range(20)]
     assert split.test.groups == [PATIENTS[n] for n in numbers]
 
 
-def test_the_seed_draws_and_groups_are_in_the_fingerprint(tmp_path):
+def test_seed_and_groups_change_the_fingerprint(tmp_path):
     root = scene(tmp_path, PATIENTS)
     held = {tuple(sorted(set(opened(root, split_seed=seed).test.groups))) for seed in range(6)}
     assert len(held) > 3
@@ -55,7 +55,7 @@ def test_the_seed_draws_and_groups_are_in_the_fingerprint(tmp_path):
     ungrouped = opened(root, options={"group": False})
     assert ungrouped.train.groups is None
     assert "of each class held back" in ungrouped.description
-    cut = {PATIENTS[int(ungrouped.test.picture(i)[0, 0, 0])] for i in range(20)}
+    cut = {PATIENTS[int(ungrouped.test.raw_image(i)[0, 0, 0])] for i in range(20)}
     assert len(cut) > 8  # the twin: images are drawn, whatever group they are of
 
 
@@ -73,7 +73,7 @@ def test_another_column_can_name_them(tmp_path):
     assert len(set(opened(root, options={"group": "ward"}).test.groups)) == 1
 
 
-def test_groups_are_in_one_part_of_a_given_split(tmp_path):
+def test_a_group_in_two_splits_is_refused(tmp_path):
     parts = ["train", "train", "train", "test", "test", "val", "val", "val", "train", "test"]
     patients = ["p", "p", "q", "r", "r", "s", "s", "t", "q", "r"]
     split = opened(scene(tmp_path / "fine", patients, split=parts))
@@ -88,17 +88,17 @@ def test_groups_are_in_one_part_of_a_given_split(tmp_path):
     assert opened(root, options={"group": False}).train.groups is None
 
 
-def test_a_group_of_validation_and_training_leaks_too():
+def test_a_group_in_train_and_val_is_a_conflict():
     files = [Path(str(i)) for i in range(4)]
     groups = dict(zip(files, "abab", strict=True))
-    parts = [Part("train", {"": files[:2]}), Part("val", {"": files[2:]})]
-    assert straddling(parts, groups) == [
+    parts = [SplitFiles("train", {"": files[:2]}), SplitFiles("val", {"": files[2:]})]
+    assert split_conflicts(parts, groups) == [
         f"the group {g!r} is in 'train' (1 image) and in 'val' (1 image)" for g in "ab"
     ]
-    assert straddling(parts[:1], groups) == []
+    assert split_conflicts(parts[:1], groups) == []
 
 
-def test_a_subset_says_which_groups_it_cuts(tmp_path):
+def test_subsampling_reports_partial_groups(tmp_path):
     root = scene(tmp_path, PATIENTS)
     split = opened(root, test_images=6, train_images=10)
     assert (len(split.train), len(split.test)) == (10, 6)
@@ -108,7 +108,7 @@ def test_a_subset_says_which_groups_it_cuts(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_held_back_parts_of_ragged_groups_are_near_their_share(seed):
+def test_the_test_fraction_is_near_its_goal_for_groups_of_many_sizes(seed):
     rng = np.random.default_rng(seed)
     classes = list("abc")
     files = [[Path(f"{name}{i}") for i in range(n)] for name, n in zip(classes, (300, 120, 14), strict=True)]
@@ -123,7 +123,7 @@ def test_held_back_parts_of_ragged_groups_are_near_their_share(seed):
     assert not held & {groups[path] for of in train for path in of}
 
 
-def test_a_class_in_one_group_alone(tmp_path):
+def test_a_class_in_a_single_group_is_refused(tmp_path):
     root = scene(tmp_path, ["p", "q"] * 5)
     with pytest.raises(UserError, match=r"class 'a' has images of 1 group alone \('p'\); groups are held back whole"):
         opened(root)
@@ -131,7 +131,7 @@ def test_a_class_in_one_group_alone(tmp_path):
         hold_back_groups([""], [[Path("0"), Path("1")]], {Path("0"): "g", Path("1"): "g"}, 0.2, 0)
 
 
-def test_groups_that_cannot_be_parted():
+def test_groups_that_cannot_be_divided_are_refused():
     """Two groups, of which one holds all but one of the classes of the other."""
     files = [[Path("a0"), Path("a1")], [Path("b0"), Path("b1")], [Path("c0"), Path("c1")]]
     groups = {path: path.name[1] if path.name[0] != "c" else "0" for of in files for path in of}
@@ -144,9 +144,9 @@ def test_groups_that_cannot_be_parted():
         hold_back_groups(list("abc"), files, {Path(name): group for name, group in of.items()}, 0.5, 0)
 
 
-def test_without_groups_what_is_held_back_is_what_it_was(tmp_path):
+def test_the_selection_without_groups_is_unchanged(tmp_path):
     """Numbers drawn before there were groups."""
     root = scene(tmp_path, PATIENTS, "file,label,ward")
-    chosen = select(Data(source=str(root)), layouts.get("csv").survey(root))
+    chosen = select_files(Data(source=str(root)), layouts.get("csv").survey(root))
     held = [int(path.stem) for path in chosen.files("test")]
     assert held == [6, 10, 12, 20, 30, 38, 40, 74, 86, 88, 11, 13, 15, 17, 57, 77, 87, 93, 95, 97]

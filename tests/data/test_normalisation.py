@@ -1,4 +1,4 @@
-"""Images are shown as a recipe states, to the same numbers as timm's transform; else as they were before."""
+"""Normalisation and resizing by a recipe equal those of timm's transform."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,9 @@ from PIL import Image, ImageOps
 from timm.data.transforms_factory import create_transform
 
 from saccade.data import open_data
-from saccade.data.normalisation import normalisation, stated
+from saccade.data.normalisation import describe_settings, normalisation
 from saccade.data.resizing import Frame
-from saccade.data.samples import colours
+from saccade.data.samples import channel_statistics
 from saccade.recipe import Data
 
 SIZES = [(300, 200), (97, 260), (224, 224), (64, 64), (51, 40)]
@@ -55,7 +55,7 @@ def transformed(path, config):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_images_are_those_of_timms_transform(folder, name):
+def test_images_equal_those_of_timms_transform(folder, name):
     split = open_data(Data(source=str(folder), **CONFIGS[name]), "label")
     for n in range(2 * len(SIZES)):
         path = folder / "test" / "ab"[n // len(SIZES)] / f"{n % len(SIZES)}.png"
@@ -64,7 +64,7 @@ def test_images_are_those_of_timms_transform(folder, name):
         torch.testing.assert_close(split.train[n][0].shape, expected.shape)
 
 
-def test_a_large_jpeg_differs_by_the_rounding_of_its_decoder(tmp_path):
+def test_a_large_jpeg_differs_by_decoder_rounding_only(tmp_path):
     """It is decoded at a half; timm decodes it whole."""
     config = CONFIGS["mobilenetv2_100"]
     for part in ("train", "test"):
@@ -76,35 +76,35 @@ def test_a_large_jpeg_differs_by_the_rounding_of_its_decoder(tmp_path):
     assert 0 < apart.mean() < 2  # of 255 levels
 
 
-def test_the_comparison_sees_another_interpolation_and_another_crop(folder):
+def test_another_interpolation_or_crop_differs(folder):
     for change in ({"interpolation": "bilinear"}, {"crop_pct": 0.9}, {"crop_pct": None}, {"mean": (0.5, 0.5, 0.4)}):
         split = open_data(Data(source=str(folder), **CONFIGS["mobilenetv2_100"] | change), "label")
         expected = transformed(folder / "test" / "a" / "0.png", CONFIGS["mobilenetv2_100"])
         assert (split.test[0][0] - expected).abs().max() > 0.05, change
 
 
-def test_a_recipe_that_states_nothing_shows_what_it_always_showed(folder):
+def test_the_default_transform_is_unchanged(folder):
     split = open_data(Data(source=str(folder), size=80), "label")
     for n in range(len(SIZES)):
         with Image.open(folder / "test" / "a" / f"{n}.png") as image:
             expected = np.asarray(ImageOps.fit(image, (80, 80), Image.Resampling.BILINEAR))
-        assert np.array_equal(split.test.picture(n).permute(1, 2, 0).numpy(), expected)
-    assert (split.mean, split.std) == colours([split.train.picture(i) for i in range(len(split.train))])
+        np.testing.assert_array_equal(split.test.raw_image(n).permute(1, 2, 0).numpy(), expected)
+    assert (split.mean, split.std) == channel_statistics([split.train.raw_image(i) for i in range(len(split.train))])
     assert "shown with" not in split.description
 
 
-def test_what_is_stated_is_said_and_the_rest_is_measured(folder):
+def test_settings_are_described_and_the_rest_is_measured(folder):
     plain = open_data(Data(source=str(folder), size=80), "label")
     split = open_data(Data(source=str(folder), size=80, mean=[0.25]), "label")
     assert split.mean == (0.25,) * 3
     assert split.std == plain.std
     assert split.description.endswith("; shown with mean 0.25")
-    assert stated(Data(std=(0.5, 0.25, 0.5), interpolation="box", crop_pct=0.9)) == (
+    assert describe_settings(Data(std=(0.5, 0.25, 0.5), interpolation="box", crop_pct=0.9)) == (
         "; shown with std 0.5 0.25 0.5, box interpolation, the middle 90 % of the short side"
     )
 
 
-def test_a_mask_is_cut_as_its_image_is(tmp_path):
+def test_a_mask_is_cropped_like_its_image(tmp_path):
     values = np.zeros((90, 120), np.uint8)
     values[30:60, 40:80] = 1
     for part in ("train", "test"):
@@ -121,14 +121,14 @@ def test_a_mask_is_cut_as_its_image_is(tmp_path):
     assert (mask == 1).sum() > 1.3 * (whole == 1).sum()
 
 
-def test_drawn_scenes_of_one_channel_take_the_average():
+def test_grey_images_use_the_average_of_three_channels():
     split = open_data(
         Data(size=24, train_images=20, test_images=20, mean=(0.3, 0.4, 0.5), std=(0.5, 0.5, 0.2), crop_pct=0.5), "label"
     )
     assert split.mean == pytest.approx([0.4])
     assert split.std == pytest.approx([0.4])
     plain = open_data(Data(size=24, train_images=20, test_images=20), "label")
-    assert torch.equal(split.test.picture(3), plain.test.picture(3))
+    torch.testing.assert_close(split.test.raw_image(3), plain.test.raw_image(3), rtol=0, atol=0)
     assert normalisation(Data(), 1, lambda: ((0.1,), (0.2,))) == ((0.1,), (0.2,))
 
 
@@ -137,14 +137,14 @@ def test_drawn_scenes_of_one_channel_take_the_average():
 )
 @pytest.mark.parametrize("size", [(60, 60), (48, 70)])
 @pytest.mark.parametrize("source", [(160, 120), (70, 200)])
-def test_a_point_of_an_image_is_placed_where_its_pixels_are(resize, crop_pct, size, source):
+def test_image_to_frame_maps_points_like_pixels(resize, crop_pct, size, source):
     frame = Frame(*size, resize, crop_pct=crop_pct)
     width, height = source
     box = (width // 2 - 14, height // 2 - 10, width // 2 + 6, height // 2 + 15)
     pixels = np.zeros((height, width), np.uint8)
     pixels[box[1] : box[3], box[0] : box[2]] = 255
-    shown = np.asarray(frame.picture(Image.fromarray(pixels).convert("RGB")))[..., 0] / 255
-    (across, left), (down, top) = frame.placement(source)
+    shown = np.asarray(frame.fit_image(Image.fromarray(pixels).convert("RGB")))[..., 0] / 255
+    (across, left), (down, top) = frame.image_to_frame(source)
     for axis, scale, shift, (low, high) in ((0, across, left, box[::2]), (1, down, top, box[1::2])):
         line = shown.max(axis)
         middle = (line * (np.arange(len(line)) + 0.5)).sum() / line.sum()

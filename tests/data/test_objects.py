@@ -1,7 +1,6 @@
-"""Objects follow their image: resized, turned by EXIF, augmented; outlines and runs become the masks they describe."""
+"""Objects are resized, rotated and augmented together with their image."""
 
 from array import array
-from collections import Counter
 from itertools import pairwise
 
 import numpy as np
@@ -10,11 +9,9 @@ import torch
 from PIL import Image
 from torchvision.tv_tensors import BoundingBoxes, Mask
 
-from saccade.data.annotations import Annotated, Annotation, Cleaned, LabelError, Rle, placed
-from saccade.data.layouts._coco_json import run_lengths
+from saccade.data.annotations import Annotation, ImageAnnotations, Rle
 from saccade.data.objects import Objects
 from saccade.data.opening import upright as upright_of
-from saccade.data.outlines import polygon_mask, rle_mask
 from saccade.data.resizing import Frame
 from saccade.data.sampling import Key
 from saccade.data.transforms import augment
@@ -27,7 +24,7 @@ def outline(x1, y1, x2, y2):
 
 
 def painted(path, boxes, size=SIZE, orientation=1):
-    """A black picture with the boxes in red; stored so that EXIF turns it upright, where that says so."""
+    """Save a black image with red boxes and an EXIF orientation."""
     pixels = np.zeros((size[1], size[0], 3), np.uint8)
     for x1, y1, x2, y2 in boxes:
         pixels[y1:y2, x1:x2, 0] = 255
@@ -52,17 +49,17 @@ def runs(mask):
 @pytest.mark.parametrize(("resize", "part"), [("crop", None), ("crop", 0.875), ("pad", None), ("stretch", None)])
 @pytest.mark.parametrize("frame", [(40, 60), (30, 30), (80, 50), (96, 200)])
 @pytest.mark.parametrize("kind", ["polygon", "runs"])
-def test_boxes_and_masks_lie_where_the_picture_shows_them(tmp_path, resize, part, frame, kind):
+def test_boxes_and_masks_match_the_resized_image(tmp_path, resize, part, frame, kind):
     box = (22, 8, 38, 32)
     painted(tmp_path / "a.png", [box])
     mask = np.zeros(SIZE[::-1], np.uint8)
     mask[8:32, 22:38] = 1
     shape = {"polygons": (outline(*box),)} if kind == "polygon" else {"rle": Rle(40, 60, array("q", runs(mask)))}
     path = tmp_path / "a.png"
-    objects = Objects({path: Annotated("a", [Annotation("cell", box, **shape)], SIZE)}, {path: SIZE}, ["cell"])
+    objects = Objects({path: ImageAnnotations("a", [Annotation("cell", box, **shape)], SIZE)}, {path: SIZE}, ["cell"])
     shown = Frame(*frame, resize, crop_pct=part)
     with Image.open(path) as image:
-        red = np.asarray(shown.picture(image.convert("RGB")))[..., 0] > 127
+        red = np.asarray(shown.fit_image(image.convert("RGB")))[..., 0] > 127
     target = objects.targets([path], shown)[0]
     assert target["boxes"][0].tolist() == pytest.approx(around(red), abs=0.75)
     assert (target["masks"][0].numpy() != red).sum() <= 0.06 * red.sum()
@@ -72,7 +69,7 @@ def test_boxes_and_masks_lie_where_the_picture_shows_them(tmp_path, resize, part
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 @pytest.mark.parametrize("stated", ["stored", "upright", "nothing"])
-def test_boxes_of_a_photograph_that_lies_on_its_side(tmp_path, orientation, stated):
+def test_boxes_of_an_image_with_an_exif_rotation(tmp_path, orientation, stated):
     """Boxes are those of the upright image, unless the file states the size that the pixels are stored with."""
     path, box = tmp_path / "a.png", (5, 8, 25, 14)
     painted(path, [box], orientation=orientation)
@@ -84,7 +81,7 @@ def test_boxes_of_a_photograph_that_lies_on_its_side(tmp_path, orientation, stat
         Annotation("a", box, (outline(*box),)),
         Annotation("b", box, (), Rle(*mask.shape, array("q", runs(mask)))),
     ]
-    objects = Objects({path: Annotated("a.json", shapes, size)}, {path: upright}, ["a", "b"])
+    objects = Objects({path: ImageAnnotations("a.json", shapes, size)}, {path: upright}, ["a", "b"])
     target = objects.targets([path], Frame(SIZE[0], SIZE[1], "stretch"))[0]
     with Image.open(path) as image:
         red = np.asarray(upright_of(image))[..., 0] > 127
@@ -92,22 +89,22 @@ def test_boxes_of_a_photograph_that_lies_on_its_side(tmp_path, orientation, stat
     assert target["boxes"].tolist() == [where, where]
     for found in target["masks"].numpy():
         assert around(found) == where
-    assert any("drawn on the stored pixels are turned" in note for note in objects.notes) == (stated == "stored")
+    assert any("their boxes were given for the stored pixels" in note for note in objects.notes) == (stated == "stored")
 
 
 @pytest.mark.parametrize("orientation", [1, 3])
-def test_a_size_that_no_turn_explains_is_refused(tmp_path, orientation):
+def test_a_size_that_no_rotation_explains_is_refused(tmp_path, orientation):
     path = tmp_path / "a.png"
     painted(path, [], orientation=orientation)
-    objects = Objects({path: Annotated("a.json", [], SIZE[::-1])}, {path: SIZE}, [])
+    objects = Objects({path: ImageAnnotations("a.json", [], SIZE[::-1])}, {path: SIZE}, [])
     assert objects.problems == {path: "is 60×40 pixels; a.json states 40×60"}
-    assert Objects({path: Annotated("a.json", [], SIZE)}, {path: SIZE}, []).problems == {}
+    assert Objects({path: ImageAnnotations("a.json", [], SIZE)}, {path: SIZE}, []).problems == {}
 
 
-def test_what_the_frame_does_not_show_is_dropped(tmp_path):
+def test_objects_outside_the_frame_are_dropped(tmp_path):
     boxes = [(0, 10, 8, 20), (5, 10, 20, 20), (30, 10, 31, 11), (40, 0, 60, 40)]
     path = tmp_path / "a.png"
-    found = Annotated("a", [Annotation(str(n), box, (outline(*box),)) for n, box in enumerate(boxes)])
+    found = ImageAnnotations("a", [Annotation(str(n), box, (outline(*box),)) for n, box in enumerate(boxes)])
     objects = Objects({path: found}, {path: SIZE}, list("0123"))
     whole = objects.targets([path], Frame(40, 60))[0]
     assert whole["labels"].tolist() == [0, 1, 2, 3]
@@ -121,7 +118,7 @@ def test_what_the_frame_does_not_show_is_dropped(tmp_path):
 
 def test_an_image_without_objects_has_empty_tensors(tmp_path):
     path = tmp_path / "a.png"
-    target = Objects({path: Annotated("a")}, {path: SIZE}, ["x"]).targets([path], Frame(20, 20))[0]
+    target = Objects({path: ImageAnnotations("a")}, {path: SIZE}, ["x"]).targets([path], Frame(20, 20))[0]
     assert target["boxes"].shape == (0, 4)
     assert target["labels"].dtype == torch.int64
     assert "masks" not in target
@@ -131,12 +128,14 @@ def test_masks_are_given_where_every_object_has_an_outline(tmp_path):
     box, paths = (10, 10, 20, 20), [tmp_path / name for name in ("a.png", "b.png")]
     with_outline, alone = Annotation("x", box, (outline(*box),)), Annotation("x", box)
     sizes = dict.fromkeys(paths, SIZE)
-    whole = Objects({path: Annotated("a", [with_outline]) for path in paths}, sizes, ["x"])
+    whole = Objects({path: ImageAnnotations("a", [with_outline]) for path in paths}, sizes, ["x"])
     assert "masks" in whole.targets(paths, Frame(20, 20))[1]
-    mixed = Objects({paths[0]: Annotated("a", [with_outline]), paths[1]: Annotated("a", [alone])}, sizes, ["x"])
+    mixed = Objects(
+        {paths[0]: ImageAnnotations("a", [with_outline]), paths[1]: ImageAnnotations("a", [alone])}, sizes, ["x"]
+    )
     assert "masks" not in mixed.targets(paths, Frame(20, 20))[0]
     assert "1 of 2 objects have no outline: boxes alone are given" in mixed.notes
-    assert not any("outline" in note for note in whole.notes)
+    assert [note for note in whole.notes if "outline" in note] == []
 
 
 def test_objects_without_masks_are_augmented():
@@ -154,92 +153,12 @@ def test_objects_without_masks_are_augmented():
     assert "masks" in with_masks[1]
 
 
-def test_a_polygon_is_filled_where_pixel_centres_are_inside():
-    mask = polygon_mask([outline(1, 1, 4, 3)], 5, 6)
-    assert mask.tolist() == [[0] * 6, [0, 1, 1, 1, 0, 0], [0, 1, 1, 1, 0, 0], [0] * 6, [0] * 6]
-    triangle = polygon_mask([array("d", [0, 0, 4, 0, 0, 4])], 4, 4)
-    assert triangle.sum(1).tolist() == [3, 2, 1, 0]  # a centre on the line itself is outside
-    parts = polygon_mask([outline(0, 0, 2, 1), outline(1, 0, 3, 1)], 1, 4)
-    assert parts.tolist() == [[1, 1, 1, 0]]
-    assert polygon_mask([outline(-5, -5, 50, 50)], 3, 4).all()
-    assert not polygon_mask([outline(7, 0, 9, 3)], 3, 4).any()
-
-
-@pytest.mark.filterwarnings("ignore:__array__ implementation")
-def test_masks_agree_with_pycocotools():
-    coco = pytest.importorskip("pycocotools.mask")
-    random = np.random.default_rng(0)
-    for n in range(30):
-        height, width = (int(side) for side in random.integers(5, 60, 2))
-        mask = np.asfortranarray((random.random((height, width)) < random.random()).astype(np.uint8))
-        if n % 3 == 0:
-            mask[:, : width // 2] = n % 2
-        packed = coco.encode(mask)
-        counts = run_lengths(packed["counts"].decode())
-        assert counts == runs(mask)
-        assert np.array_equal(rle_mask(Rle(height, width, array("q", counts))), mask)
-    corners = random.random((20, 12)) * 50
-    for polygon in corners:
-        around_centre = polygon.reshape(-1, 2)
-        angles = np.arctan2(*(around_centre - around_centre.mean(0)).T[::-1])
-        star = around_centre[np.argsort(angles)].ravel()
-        theirs = coco.decode(coco.merge(coco.frPyObjects([star.tolist()], 50, 50)))
-        ours = polygon_mask([array("d", star)], 50, 50)
-        assert (theirs != ours).sum() <= 0.12 * max(ours.sum(), 100)  # they also take pixels that the line touches
-
-
-@pytest.mark.parametrize(("text", "why"), [("o4", "cut"), ("é", "character 'é'")])
-def test_runs_that_cannot_be_unpacked(text, why):
-    with pytest.raises(LabelError, match=why):
-        run_lengths(text if why != "cut" else "o")
-
-
-def cleaned_of(*objects, **fields):
-    counts = Cleaned()
-    kept = placed(Annotated("a.txt", [one._replace(where=f"line {n}") for n, one in enumerate(objects, 1)], **fields),
-                  SIZE, 1, counts)  # fmt: skip
-    return kept, counts
-
-
-def test_what_is_cleaned_is_counted_with_its_first_place():
-    kept, counts = cleaned_of(
-        Annotation("a", (10, 10, 20, 20)), Annotation("a", (10, 10, 10, 20)), Annotation("a", (10, 10, 20, 20)),
-        Annotation("b", (10, 10, 20, 20)), Annotation("a", (-1.5, 5, 62, 30)), Annotation("a", (0, 0, 60.001, 40)),
-    )  # fmt: skip
-    assert [one.box for one in kept] == [(10, 10, 20, 20), (10, 10, 20, 20), (0, 5, 60, 30), (0, 0, 60, 40)]
-    assert counts.counts == Counter(empty=1, twice=1, cut=1)
-    assert counts.sentences() == [
-        "1 objects without area are left out (the first: a.txt, line 2)",
-        "1 boxes reach a little past their image and are cut to it (the first: a.txt, line 5)",
-        "1 objects stand twice and count once (the first: a.txt, line 3)",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("one", "why"),
-    [
-        (Annotation("a", (30, 5, 10, 20)), r"line 1 of which has a box whose x runs from 30 to 10; the smaller number"),
-        (Annotation("a", (3, 25, 10, 20)), r"a box whose y runs from 25 to 20"),
-        (Annotation("a", (3, float("nan"), 10, 20)), r"a number that is not finite"),
-        (Annotation("a", (70, 5, 90, 20)), r"a box 70 5 90 20 \(x1 y1 x2 y2\), outside its image of 60×40 pixels"),
-        (Annotation("a", (50, 5, 64, 20)), r"outside its image"),  # 4 pixels, more than 5 % of 60
-        (Annotation("a", (60, 5, 61, 20)), r"outside its image"),
-        (Annotation("a", (5, 5, 20, 20), (outline(5, 5, 90, 20),)), r"an outline in 5 5 90 20 .*outside its image"),
-        (Annotation("a", (5, 5, 20, 20), (), Rle(60, 40, array("q", [2400]))), r"a mask of 40×60 pixels; its image"),
-    ],
-)  # fmt: skip
-def test_an_object_that_refuses_its_image(one, why):
-    with pytest.raises(LabelError, match=rf"^has a\.txt, .*{why}"):
-        cleaned_of(one)
-    assert len(cleaned_of(Annotation("a", (50, 5, 62.9, 20)))[0]) == 1  # the twin
-
-
-def test_a_changed_object_changes_the_fact(tmp_path):
+def test_a_changed_object_changes_the_fingerprint(tmp_path):
     path = tmp_path / "a.png"
 
     def fact(**change):
         one = Annotation("a", (1.0, 2.0, 9.0, 9.0), (outline(1, 2, 9, 9),))._replace(**change)
-        return Objects({path: Annotated("x", [one])}, {path: SIZE}, ["a", "b"]).fact(path)
+        return Objects({path: ImageAnnotations("x", [one])}, {path: SIZE}, ["a", "b"]).fingerprint_entry(path)
 
     rle = Rle(40, 60, array("q", [2400]))
     changes = [{}, {"name": "b"}, {"box": (1.0, 2.0, 9.0, 8.5)}, {"polygons": (outline(1, 2, 9, 8),)}, {"rle": rle}]

@@ -1,4 +1,4 @@
-"""Image sets and batches: what a sample is, what is decoded for it, how samples are joined."""
+"""Samples and batches of image sets."""
 
 import torch
 from torchvision.tv_tensors import Mask
@@ -8,7 +8,7 @@ from saccade.data.sampling import Key
 
 
 class Untouchable:
-    """Pictures that nobody may decode."""
+    """Images that must not be decoded."""
 
     def __len__(self):
         return 3
@@ -21,7 +21,7 @@ def pictures(count=5, size=(6, 7)):
     return torch.randint(0, 256, (count, 3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def test_a_target_is_had_without_its_image():
+def test_a_target_is_read_without_its_image():
     images = ImageSet(Untouchable(), [4, 5, 6], (0.5,) * 3, (0.2,) * 3)
     assert [images.target(i) for i in range(len(images))] == [4, 5, 6]
     try:
@@ -31,33 +31,33 @@ def test_a_target_is_had_without_its_image():
     raise AssertionError("the twin: a sample decodes its picture")
 
 
-def test_a_batch_is_its_samples():
+def test_a_batch_equals_its_samples():
     """DataLoader asks for all samples of a batch at once; that is the same to the last bit."""
     images = ImageSet(pictures(), list(range(5)), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), ("flip", "crop", "color", "erase"))
     for keys in ([0, 3, 4], [Key(1, 2, i) for i in range(5)], [Key(0, 0, 1), 1]):
         one_by_one = [images[key] for key in keys]
         for (image, target), (other, label) in zip(one_by_one, images.__getitems__(keys), strict=True):
-            assert torch.equal(image, other)
+            torch.testing.assert_close(image, other, rtol=0, atol=0)
             assert target == label
     assert not torch.equal(images[Key(0, 0, 1)][0], images[1][0])
 
 
-def test_pixels_are_normalised_as_they_always_were():
+def test_pixels_are_normalised():
     mean, std = torch.tensor([0.4, 0.5, 0.6])[:, None, None], torch.tensor([0.2, 0.25, 0.3])[:, None, None]
     images = ImageSet(pictures(), [0] * 5, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
-    assert torch.equal(images[3][0], (pictures()[3].float() / 255 - mean) / std)
+    torch.testing.assert_close(images[3][0], (pictures()[3].float() / 255 - mean) / std, rtol=0, atol=0)
 
 
-def test_the_memory_of_pictures_and_masks_is_not_written_to():
+def test_augmentation_does_not_write_to_images_and_masks():
     kept, masks = pictures(), [Mask(torch.full((6, 7), 3, dtype=torch.uint8)) for _ in range(5)]
     images = ImageSet(kept, masks, (0.5,) * 3, (0.2,) * 3, ("flip", "crop", "color", "erase"))
     batch, _ = collate(images.__getitems__([Key(0, 0, i) for i in range(5)]))
     batch.zero_()
-    assert torch.equal(kept, pictures())
-    assert all((mask == 3).all() for mask in masks)
+    torch.testing.assert_close(kept, pictures(), rtol=0, atol=0)
+    assert [mask for mask in masks if not (mask == 3).all()] == []
 
 
-def test_collate_joins_what_it_can():
+def test_collate():
     image = torch.zeros(3, 4, 5)
     images, labels = collate([(image, 3), (image, 1)])
     assert images.shape == (2, 3, 4, 5)

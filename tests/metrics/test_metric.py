@@ -1,4 +1,4 @@
-"""What is stated about a score."""
+"""Score, span, unit and margin of a metric."""
 
 import pytest
 import torch
@@ -13,18 +13,18 @@ ERROR = Metric(
 
 
 def test_a_score_is_the_mean_of_its_values():
-    assert TOP1.of({"right": torch.tensor([True, False, True])}) == pytest.approx(200 / 3, abs=0)
-    assert ERROR.of({"e": torch.tensor(2.5)}) == 2.5
-    assert ERROR.of({"e": torch.tensor(torch.nan)}) is None
+    assert TOP1.compute({"right": torch.tensor([True, False, True])}) == pytest.approx(200 / 3, abs=0)
+    assert ERROR.compute({"e": torch.tensor(2.5)}) == 2.5
+    assert ERROR.compute({"e": torch.tensor(torch.nan)}) is None
 
 
 def test_span_and_unit_of_differences():
-    assert (TOP1.span, TOP1.points, TOP1.text(92.804)) == (100.0, "points", "92.80 %")
-    assert (ERROR.span, ERROR.points, ERROR.text(None)) == (None, "px", "–")
-    assert Metric(name="AUROC", unit="", margin=0.01, digits=3, score=len).text(0.5) == "0.500"
+    assert (TOP1.span, TOP1.difference_unit, TOP1.format(92.804)) == (100.0, "points", "92.80 %")
+    assert (ERROR.span, ERROR.difference_unit, ERROR.format(None)) == (None, "px", "–")
+    assert Metric(name="AUROC", unit="", margin=0.01, digits=3, score=len).format(0.5) == "0.500"
 
 
-def test_a_metric_has_one_rule():
+def test_a_metric_has_either_values_or_score():
     for rules in ({}, {"values": len, "score": len}):
         with pytest.raises(ValueError, match="either values or score"):
             Metric(name="x", unit="", margin=1.0, **rules)
@@ -36,5 +36,5 @@ def test_a_margin_lies_within_the_span(margin):
         TOP1.check_margin(margin)
 
 
-def test_without_bounds_any_margin_can_be():
+def test_without_bounds_any_margin_is_accepted():
     ERROR.check_margin(1e6)

@@ -1,4 +1,4 @@
-"""Hosts by name: built, started from a file, and every mistake named."""
+"""Hosts are built by name and start from checkpoints; errors are explained."""
 
 import logging
 
@@ -9,7 +9,7 @@ from timm.data.config import resolve_data_config
 from timm.models import get_pretrained_cfg
 
 from saccade.errors import UserError
-from saccade.models import _host, create_host, origin
+from saccade.models import _host, create_host, find_origin
 from saccade.recipe import Model
 
 
@@ -26,7 +26,8 @@ def test_the_global_generator_decides_the_weights():
         return create_host(Model(), 3, 1).state_dict()
 
     one, two, other = weights(1), weights(1), weights(2)
-    assert all(torch.equal(one[k], two[k]) for k in one)
+    for k in one:
+        torch.testing.assert_close(one[k], two[k], rtol=0, atol=0)
     assert not torch.equal(one["conv1.weight"], other["conv1.weight"])
 
 
@@ -35,7 +36,7 @@ def test_the_global_generator_decides_the_weights():
     [
         ({"name": "resnet10_smal"}, "Did you mean 'resnet10_small'"),
         ({"name": "resnet81"}, "Did you mean 'resnet18'"),
-        ({"name": "no such thing at all"}, "timm knows no network 'no such thing at all'"),
+        ({"name": "no such thing at all"}, "timm has no network 'no such thing at all'"),
         ({"name": "my_nets.build"}, "A function of your own is named my_nets:build"),
         ({"name": "resnet18.a1_in2k", "pretrained": True}, "Did you mean 'a1_in1k'"),
         ({"options": {"widht": 3}}, "no option 'widht'. Did you mean 'width'"),
@@ -46,7 +47,7 @@ def test_the_global_generator_decides_the_weights():
         ({"options": {"num_classes": 3}}, "num_classes follows from the data"),
         ({"pretrained": True, "checkpoint": "x"}, "model.pretrained and model.checkpoint exclude each other"),
         ({"checkpoint": "x", "init_from": "y"}, "model.checkpoint and model.init_from exclude each other"),
-        ({"pretrained": True}, "pretrained weights could not be had: No pretrained weights exist"),
+        ({"pretrained": True}, "pretrained weights could not be downloaded: No pretrained weights exist"),
     ],
 )  # fmt: skip
 def test_wrong_uses_are_named(model, words):
@@ -54,12 +55,12 @@ def test_wrong_uses_are_named(model, words):
         create_host(Model(**model), 3, 1)
 
 
-def test_a_download_that_fails_is_the_users_to_mend(monkeypatch):
+def test_a_failed_download_is_a_user_error(monkeypatch):
     def offline(*args, **kwargs):
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(_host.timm, "create_model", offline)
-    with pytest.raises(UserError, match="pretrained weights could not be had: Name or service"):
+    with pytest.raises(UserError, match="pretrained weights could not be downloaded: Name or service"):
         create_host(Model(name="resnet18", pretrained=True), 3, 3)
 
 
@@ -76,11 +77,12 @@ def saved(tmp_path):
 def test_a_checkpoint_is_loaded_whole(saved, caplog):
     path, net = saved
     again = create_host(Model(checkpoint=str(path)), 5, 1)
-    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
+    for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
     assert not caplog.records
 
 
-def test_a_head_of_another_size_is_left_out_and_said_so(saved, caplog):
+def test_a_head_of_another_size_is_left_out_with_a_warning(saved, caplog):
     path, net = saved
     with caplog.at_level(logging.WARNING, "saccade"):
         again = create_host(Model(checkpoint=str(path)), 3, 1)
@@ -90,13 +92,13 @@ def test_a_head_of_another_size_is_left_out_and_said_so(saved, caplog):
     assert again(torch.randn(1, 1, 16, 16)).shape == (1, 3)
 
 
-def test_a_checkpoint_without_a_head_starts_one(saved, caplog):
+def test_a_checkpoint_without_a_head_leaves_it_random(saved, caplog):
     path, net = saved
     save_file({k: v for k, v in load_file(path).items() if not k.startswith("fc.")}, path)
     with caplog.at_level(logging.WARNING, "saccade"):
         again = create_host(Model(checkpoint=str(path)), 3, 1)
     assert "has no head" in caplog.text
-    assert torch.equal(again.layer4[0].conv2.weight, net.layer4[0].conv2.weight)
+    torch.testing.assert_close(again.layer4[0].conv2.weight, net.layer4[0].conv2.weight, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("what", ["missing", "misspelt", "corrupt", "cut", "folder", "foreign", "half", "other stem"])
@@ -128,7 +130,7 @@ def test_checkpoints_that_do_not_fit(saved, what):
         create_host(Model(checkpoint=str(named)), 5, channels)
 
 
-def test_a_file_that_names_its_network_is_believed(saved):
+def test_a_checkpoint_of_another_architecture_is_refused(saved):
     """Some networks share all shapes and compute something else."""
     path, net = saved
     save_file(net.state_dict(), path, {"architecture": "resnet18"})
@@ -142,25 +144,25 @@ def test_a_file_that_names_its_network_is_believed(saved):
 STATED = {"mean": "0.5,0.25,0.5", "std": "[0.5, 0.5, 0.5]", "input_size": "3,96,64", "pad_type": "same", "format": "pt"}
 
 
-def test_what_weights_were_trained_on_is_read_from_the_file_then_from_timm(saved):
+def test_the_origin_comes_from_the_file_then_from_timm(saved):
     path, net = saved
     save_file(net.state_dict(), path, STATED)
-    own = origin(Model(checkpoint=str(path)))
+    own = find_origin(Model(checkpoint=str(path)))
     assert own.data == {"mean": (0.5, 0.25, 0.5), "std": [0.5, 0.5, 0.5], "size": [96, 64]}
     assert own.options == {"pad_type": "same"}
-    beside = origin(Model(name="resnet18", checkpoint=str(path)))
+    beside = find_origin(Model(name="resnet18", checkpoint=str(path)))
     timms = resolve_data_config({}, pretrained_cfg=get_pretrained_cfg("resnet18").to_dict())
     assert beside.data == {**own.data, "interpolation": timms["interpolation"], "crop_pct": timms["crop_pct"]}
     save_file(net.state_dict(), path)
-    assert origin(Model(checkpoint=str(path))).data == {}
-    assert origin(Model(name="resnet18")) is None
-    found = origin(Model(name="convnext_atto", pretrained=True))
+    assert find_origin(Model(checkpoint=str(path))).data == {}
+    assert find_origin(Model(name="resnet18")) is None
+    found = find_origin(Model(name="convnext_atto", pretrained=True))
     assert found.data["size"] == 224
     assert found.data["mean"] == timms["mean"]
-    assert origin(Model(name="fcn", options={"encoder": "convnext_atto"}, pretrained=True)).data == found.data
+    assert find_origin(Model(name="fcn", options={"encoder": "convnext_atto"}, pretrained=True)).data == found.data
 
 
-def test_a_classifiers_weights_start_an_encoder(tmp_path, caplog):
+def test_classifier_weights_are_loaded_into_an_encoder(tmp_path, caplog):
     net = create_host(Model(name="resnet18"), 5, 3)
     state = {key: torch.full_like(value, 1.5) for key, value in net.state_dict().items()}
     save_file(state, tmp_path / "weights.safetensors", {"architecture": "resnet18"})
@@ -168,8 +170,13 @@ def test_a_classifiers_weights_start_an_encoder(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "saccade"):
         dense = create_host(model, 3, 3)
     assert "2 tensors beyond the encoder are left out, such as fc.bias" in caplog.text
-    assert all(bool((value == 1.5).all()) for value in dense.encoder.state_dict().values() if value.is_floating_point())
-    assert not any(bool((value == 1.5).any()) for value in dense.score.state_dict().values())
+    assert [
+        value
+        for value in dense.encoder.state_dict().values()
+        if value.is_floating_point()
+        if not bool((value == 1.5).all())
+    ] == []
+    assert [value for value in dense.score.state_dict().values() if bool((value == 1.5).any())] == []
     other = model.model_copy(update={"options": {"encoder": "resnet34"}})
     with pytest.raises(UserError, match="its weights are of 'resnet18'"):
         create_host(other, 3, 3)
@@ -185,10 +192,10 @@ def with_facts(num_classes, in_chans, pretrained=False):
     return net
 
 
-def test_a_function_of_ones_own_is_asked_where_it_is_said_to_be_pretrained():
+def test_the_origin_of_a_pretrained_user_function():
     name = f"{with_facts.__module__}:with_facts"
     state = torch.random.get_rng_state()
-    found = origin(Model(name=name, pretrained=True)).data
+    found = find_origin(Model(name=name, pretrained=True)).data
     assert (found["mean"], found["size"], found["crop_pct"]) == ((0.5, 0.4, 0.3), 8, 0.9)
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert origin(Model(name=name)) is None
+    torch.testing.assert_close(torch.random.get_rng_state(), state, rtol=0, atol=0)
+    assert find_origin(Model(name=name)) is None

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from saccade.metrics.rows import is_finite, select
+from saccade.metrics.rows import is_finite, select_images
 from saccade.recipe import Recipe
 from saccade.tasks.classify import Classify
 
@@ -77,12 +77,12 @@ def test_rows_by_hand(logits, label, predicted, rank, nll):
     assert is_finite(rows) == math.isfinite(nll)
 
 
-def test_the_answer_has_rank_0_and_no_other():
+def test_only_the_prediction_has_rank_0():
     draw = torch.Generator().manual_seed(0)
     logits = torch.randint(0, 4, (200, 7), generator=draw).float()  # full of ties
     labels = torch.randint(0, 7, (200,), generator=draw)
     rows = rows_of(logits.tolist(), labels.tolist())
-    assert torch.equal(rows["rank"] == 0, rows["predicted"] == rows["label"])
+    torch.testing.assert_close(rows["rank"] == 0, rows["predicted"] == rows["label"], rtol=0, atol=0)
     assert rows["rank"].unique().tolist() == list(range(7))
 
 
@@ -102,16 +102,16 @@ def test_the_score_of_each_class():
     by_class = Classify.metrics[0].by_class(rows)
     assert by_class[[0, 2]].tolist() == [100.0, 50.0]
     assert math.isnan(by_class[1])
-    assert Classify.metrics[0].by_class(select(rows, [0])).tolist() == [100.0]
+    assert Classify.metrics[0].by_class(select_images(rows, [0])).tolist() == [100.0]
 
 
 @pytest.mark.parametrize(("classes", "names"), [("abcde", ["top-1", "NLL"]), ("abcdef", ["top-1", "top-5", "NLL"])])
-def test_top_5_of_five_classes_says_nothing(classes, names):
-    assert [metric.name for metric in task(classes=classes).reported()] == names
+def test_top_5_needs_more_than_five_classes(classes, names):
+    assert [metric.name for metric in task(classes=classes).applicable_metrics()] == names
 
 
 def test_the_most_frequent_class_is_the_trivial_answer():
-    words, rows = task(train=[0, 1, 1, 2, 2], test=[1, 2, 3, 1], classes="abcd").trivial()
+    words, rows = task(train=[0, 1, 1, 2, 2], test=[1, 2, 3, 1], classes="abcd").trivial_baseline()
     assert words == "the most frequent class"
     assert rows["predicted"].tolist() == [1] * 4
     assert rows["rank"].tolist() == [0, 1, 3, 0]
@@ -119,7 +119,7 @@ def test_the_most_frequent_class_is_the_trivial_answer():
     assert task(classes="abcd").scores(rows) == {"top-1": 50.0, "NLL": None}
 
 
-def test_answers_for_the_eye():
+def test_drawings():
     three = task(test=[1, 2, 0], classes="abc")
     network = Fixed([[0.0, math.log(3), -math.inf]] * 3)
     found = three.draw([0, 1], network)
@@ -130,10 +130,10 @@ def test_answers_for_the_eye():
     assert [drawing.caption for drawing in three.draw([2, 1], None)] == ["a", "c"]
 
 
-def test_a_host_that_answers_otherwise_is_named():
+def test_wrong_outputs_are_described():
     images = torch.zeros(2, 1, 8, 8)
-    assert task(classes="abc").misfit(torch.zeros(2, 3), images) is None
-    assert "gives (2, 4) for two of them; logits of shape (2, 3)" in task(classes="abc").misfit(
+    assert task(classes="abc").output_problem(torch.zeros(2, 3), images) is None
+    assert "gives (2, 4) for two of them; logits of shape (2, 3)" in task(classes="abc").output_problem(
         torch.zeros(2, 4), images
     )
-    assert "gives a tuple" in task().misfit((), images)
+    assert "gives a tuple" in task().output_problem((), images)

@@ -1,4 +1,4 @@
-"""Tables of segmentation by hand and against torchmetrics; one run on digits."""
+"""Rows and scores of segmentation by hand and against torchmetrics; one run on digits."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ from torchmetrics.segmentation import DiceScore
 import saccade
 from saccade.data import open_data
 from saccade.data.samples import VOID
-from saccade.metrics.rows import count, is_finite
+from saccade.metrics.rows import count_images, is_finite
 from saccade.recipe import Model, Recipe
 from saccade.tasks.segment import Segment
 from saccade.training import train
@@ -79,7 +79,7 @@ def maps(absent_in_answers=True):
     return answers, truth
 
 
-def test_tables_by_hand():
+def test_rows_by_hand():
     truth = torch.tensor([[[0, 0, 1], [1, 2, VOID]], [[VOID, VOID, VOID], [VOID, VOID, 2]]])
     answers = torch.tensor([[[0, 1, 1], [0, 0, 0]], [[0, 1, 2], [0, 1, 2]]])
     rows = tables(answers, truth, 3)
@@ -87,9 +87,9 @@ def test_tables_by_hand():
         "tp": [[1, 1, 0], [0, 0, 1]], "fp": [[2, 1, 0], [0, 0, 0]], "fn": [[1, 1, 1], [0, 0, 0]],
     }  # fmt: skip
     assert IOU.by_class(rows).tolist() == pytest.approx([25, 100 / 3, 50])
-    assert IOU.of(rows) == pytest.approx((25 + 100 / 3 + 50) / 3)
+    assert IOU.compute(rows) == pytest.approx((25 + 100 / 3 + 50) / 3)
     assert DICE.by_class(rows).tolist() == pytest.approx([40, 50, 200 / 3])
-    assert ACCURACY.of(rows) == pytest.approx(50)
+    assert ACCURACY.compute(rows) == pytest.approx(50)
 
 
 @pytest.mark.parametrize("absent_in_answers", [True, False])
@@ -109,53 +109,55 @@ def test_scores_are_those_of_torchmetrics(absent_in_answers):
         found = metric.by_class(rows)
         assert found[there].tolist() == pytest.approx((100 * known[there]).tolist(), rel=1e-5)
         assert found[ABSENT].isnan()
-        assert metric.of(rows) == pytest.approx(100 * known[there].mean().item(), rel=1e-5)
+        assert metric.compute(rows) == pytest.approx(100 * known[there].mean().item(), rel=1e-5)
     if absent_in_answers:
         macro = MulticlassJaccardIndex(CLASSES, average="macro", ignore_index=VOID)(answers, truth)
-        assert IOU.of(rows) == pytest.approx(100 * macro.item(), rel=1e-5)
+        assert IOU.compute(rows) == pytest.approx(100 * macro.item(), rel=1e-5)
     accuracy = MulticlassAccuracy(CLASSES, average="micro", ignore_index=VOID)(answers, truth)
-    assert ACCURACY.of(rows) == pytest.approx(100 * accuracy.item(), rel=1e-5)
+    assert ACCURACY.compute(rows) == pytest.approx(100 * accuracy.item(), rel=1e-5)
 
 
-def test_an_answer_beside_the_void_counts_nowhere():
+def test_predictions_on_void_pixels_are_not_counted():
     answers, truth = maps()
     rows = tables(answers, truth)
     changed = answers.clone()
     changed[truth == VOID] = ABSENT
     other = tables(changed, truth)
-    assert all(torch.equal(rows[key], other[key]) for key in rows)
+    for key in rows:
+        torch.testing.assert_close(rows[key], other[key], rtol=0, atol=0)
     changed[0][truth[0] == 2] = ABSENT
     assert not torch.equal(tables(changed, truth)["fp"], rows["fp"])
 
 
-def test_void_alone_has_no_score():
+def test_a_void_image_has_no_score():
     rows = tables(torch.zeros(2, 3, 4, dtype=torch.int64), torch.full((2, 3, 4), VOID))
     assert task().scores(rows) == {"mIoU": None, "Dice": None, "pixel accuracy": None}
 
 
-def test_logits_that_are_no_numbers_give_no_table():
+def test_nan_logits_give_nan_rows():
     network, truth = Fixed(torch.zeros(2, 3, 4, dtype=torch.int64)), torch.zeros(2, 3, 4, dtype=torch.int64)
     images = torch.arange(2.0).view(-1, 1, 1, 1).expand(-1, 1, 3, 4)
     assert is_finite(task().rows(network, images, truth))
     network.logits[1, 2, 0, 0] = torch.nan
     rows = task().rows(network, images, truth)
     assert not is_finite(rows)
-    assert count(rows) == 2
+    assert count_images(rows) == 2
     assert set(task().scores(rows).values()) == {None}
 
 
 def test_the_trivial_answer_is_the_most_frequent_class_everywhere():
     seen = [torch.tensor([[0, 1, 1], [2, 2, 2]]), torch.tensor([[1, 1, VOID], [VOID, VOID, VOID]])]
     shown = [torch.tensor([[1, 1, 0]]), torch.tensor([[2, VOID, 1]])]
-    words, rows = task(seen, shown, 4).trivial()
+    words, rows = task(seen, shown, 4).trivial_baseline()
     assert words == "a everywhere"
     expected = tables(torch.ones(2, 1, 3, dtype=torch.int64), torch.stack(shown), 4)
-    assert all(torch.equal(rows[key], expected[key]) for key in expected)
+    for key in expected:
+        torch.testing.assert_close(rows[key], expected[key], rtol=0, atol=0)
     assert rows["fp"].tolist() == [[0, 1, 0, 0], [0, 1, 0, 0]]
-    assert IOU.of(rows) == pytest.approx((0 + 100 * 3 / 5 + 0) / 3)
+    assert IOU.compute(rows) == pytest.approx((0 + 100 * 3 / 5 + 0) / 3)
 
 
-def test_the_loss_is_the_mean_over_what_is_not_void():
+def test_the_loss_is_the_mean_over_labelled_pixels():
     draw = torch.Generator().manual_seed(2)
     logits, (_, truth) = torch.randn(6, CLASSES, 9, 7, generator=draw), maps()
     network = nn.Identity()
@@ -167,7 +169,7 @@ def test_the_loss_is_the_mean_over_what_is_not_void():
     assert loss.item() == 0
 
 
-def test_maps_for_the_eye():
+def test_drawings():
     truth = torch.tensor([[[0, 1], [VOID, 2]], [[VOID, VOID], [VOID, VOID]]])
     answers = torch.tensor([[[0, 1], [0, 1]], [[0, 0], [0, 0]]])
     three = task(test=list(truth), classes=3)
@@ -183,7 +185,7 @@ def test_maps_for_the_eye():
     assert np.asarray(drawn.picture)[1, 1].tolist() not in ([0, 0, 0], colours[0, 1].tolist())
 
 
-def test_a_first_class_that_is_no_background_is_named_and_coloured():
+def test_a_first_class_other_than_background_is_named_and_coloured():
     task = Segment(Recipe(), SimpleNamespace(test=Part([torch.tensor([[0, 1, VOID]])]), classes=["road", "background"]))
     (drawn,) = task.draw([0], None)
     assert drawn.caption == "road"
@@ -192,7 +194,7 @@ def test_a_first_class_that_is_no_background_is_named_and_coloured():
     assert road not in (background, void)
 
 
-def test_a_network_that_says_it_is_dense_is_no_encoder(monkeypatch):
+def test_a_dense_network_is_not_wrapped(monkeypatch):
     model = Recipe().model
     assert task().host(model)["timm"] == "fcn"
     assert task().host(model)["options"]["encoder"] == model.name
@@ -204,13 +206,13 @@ def test_a_network_that_says_it_is_dense_is_no_encoder(monkeypatch):
     assert task().host(model)["timm"] == model.name
 
 
-def test_a_host_that_answers_otherwise_is_named():
+def test_wrong_outputs_are_described():
     images = torch.zeros(2, 1, 8, 6)
-    assert task().misfit(torch.zeros(2, CLASSES, 8, 6), images) is None
-    assert "gives (2, 5, 4, 3) for two of them; logits of shape (2, 5, 8, 6)" in task().misfit(
+    assert task().output_problem(torch.zeros(2, CLASSES, 8, 6), images) is None
+    assert "gives (2, 5, 4, 3) for two of them; logits of shape (2, 5, 8, 6)" in task().output_problem(
         torch.zeros(2, CLASSES, 4, 3), images
     )
-    assert "gives a dict" in task().misfit({}, images)
+    assert "gives a dict" in task().output_problem({}, images)
 
 
 RECIPE = Recipe().with_overrides({
@@ -235,6 +237,7 @@ def test_a_run_on_digits(tmp_path):
         answers = torch.cat([network(part).argmax(1) for part in images.split(10)])
     saved = load_file(tmp_path / "rows.safetensors")
     expected = tables(answers, truth, len(split.classes))
-    assert all(torch.equal(saved[key], expected[key]) for key in expected)
+    for key in expected:
+        torch.testing.assert_close(saved[key], expected[key], rtol=0, atol=0)
     assert result["scores"] == Segment(RECIPE, split).scores(expected)
-    assert not any(math.isnan(score) for score in result["scores"].values())
+    assert [score for score in result["scores"].values() if math.isnan(score)] == []

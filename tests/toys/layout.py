@@ -1,16 +1,16 @@
-"""A layout unlike the others: images in one flat folder beside a file called ``flat``."""
+"""A layout of images in one folder together with a file called ``flat``."""
 
 from collections import Counter
 from typing import final
 
-from saccade.data.labels import Unlabelled
+from saccade.data.labels import NoTargets
 from saccade.data.layouts._folder import FolderLayout
-from saccade.data.survey import Part, images_of, surveyed
+from saccade.data.survey import SplitFiles, keep_images, make_survey
 
 
 @final
 class Flat(FolderLayout):
-    """No classes, no parts."""
+    """Images without classes and splits."""
 
     name = "flat"
     rank = 5
@@ -20,7 +20,7 @@ class Flat(FolderLayout):
         return None if (root / "flat").is_file() else "it holds no file called flat"
 
     def survey(self, root):
-        return surveyed(root, *images_of({"train": Part("", {"": sorted(root.glob("*"))})}), Counter(), [])
+        return make_survey(root, *keep_images({"train": SplitFiles("", {"": sorted(root.glob("*"))})}), Counter(), [])
 
     def label(self, seen, sizes, notify):
-        return Unlabelled()
+        return NoTargets()

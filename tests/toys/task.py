@@ -1,4 +1,4 @@
-"""A task unlike the others: no labels, ragged rows, lower is better, no upper bound."""
+"""A task without labels, with ragged rows and a metric that is better if lower and has no upper bound."""
 
 from typing import final
 
@@ -16,7 +16,7 @@ def _mean(rows):
 
 @final
 class Toy(Task):
-    """Guess the mean of an image; be judged by the distance to its bright pixels, of which each image has its own number."""  # noqa: E501
+    """Predict the mean of an image; the metric is its distance to the bright pixels, whose number varies."""
 
     target = "none"
     metrics = (Metric(name="MAE", unit="sd", margin=0.1, low=0.0, higher_is_better=False, score=_mean),)
@@ -27,8 +27,8 @@ class Toy(Task):
     def host(self, model):
         return {"timm": model.name, "options": {**model.options, "num_classes": 1, "in_chans": self.data.channels}}
 
-    def misfit(self, output, images):
-        return None if isinstance(output, Tensor) and output.shape == (len(images), 1) else "needs one number an image"
+    def output_problem(self, output, images):
+        return None if isinstance(output, Tensor) and output.shape == (len(images), 1) else "needs one number per image"
 
     def loss(self, network, images, targets):
         assert targets == [None] * len(images)
@@ -38,7 +38,7 @@ class Toy(Task):
     def rows(self, network, images, targets):
         return _rows(network(images)[:, 0].float(), images)
 
-    def trivial(self):
+    def trivial_baseline(self):
         images = torch.stack([self.data.test[i][0] for i in range(len(self.data.test))])
         return "the mean of all images", _rows(torch.zeros(len(images)), images)
 
@@ -49,6 +49,6 @@ class Toy(Task):
 
 
 def _rows(values, images):
-    found = [(value - image[image > 1.0]).abs() for value, image in zip(values, images, strict=True)]
-    lengths = torch.tensor([0, *map(len, found)])
-    return {"bright/error": torch.cat(found).cpu(), "bright/offsets": lengths.cumsum(0)}
+    errors = [(value - image[image > 1.0]).abs() for value, image in zip(values, images, strict=True)]
+    lengths = torch.tensor([0, *map(len, errors)])
+    return {"bright/error": torch.cat(errors).cpu(), "bright/offsets": lengths.cumsum(0)}

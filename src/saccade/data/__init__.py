@@ -1,4 +1,4 @@
-"""Images and their targets: recognised in the layout they have, opened, checked and split before any training."""
+"""Detect the layout of a data set; read, check and split its images and targets."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from saccade.events import Notify
 from saccade.recipe import Data
 
 if TYPE_CHECKING:
-    from saccade.data.samples import Split
+    from saccade.data.samples import Splits
 
 __all__ = ["layout_of", "open_data"]
 
 
-def open_data(spec: Data, target: str, notify: Notify | None = None) -> Split:
-    """The images a recipe's ``data`` part describes, every one of them looked at, with their targets.
+def open_data(spec: Data, target: str, notify: Notify | None = None) -> Splits:
+    """Read and check every image and target that the ``data`` section of a recipe describes.
 
     Args:
-        spec: what to open.
-        target: a kind of ``saccade.data.samples``, or ``none``.
-        notify: receives ``FilesChecked`` while files are looked at.
+        spec: ``data`` section of the recipe.
+        target: kind of target, see ``saccade.data.samples.Target``.
+        notify: receives progress events.
 
     Raises:
-        UserError: there is no such source, layout, option or augmentation; the layout gives no such target; a class is
-            empty or in one part only; an image or a target is broken. The message names it.
+        UserError: the message names the source, option, class, image or target that cannot be used.
     """
-    from saccade.data.transforms import check_names
-    from saccade.data.validation import scored_on_val
+    from saccade.data.transforms import check_augmentations
+    from saccade.data.validation import score_on_val
 
-    check_names(spec.augment, target)
+    check_augmentations(spec.augment, target)
     layout = layout_of(spec, target)
-    if target != "none" and target not in (gives := layout.gives(spec)):
-        why = why_not(spec.source, target)
+    if target != "none" and target not in (kinds := layout.gives(spec)):
+        reason = why_not(spec.source, target)
         raise UserError(
-            f"data.source: {layout.name} gives {' or '.join(gives)}; {target} is needed" + (f": {why}" if why else "")
+            f"data.source: {layout.name} gives {' or '.join(kinds)}; {target} is needed"
+            + (f": {reason}" if reason else "")
         )
-    split = layout.read(spec, target, notify)
-    return scored_on_val(split, spec) if spec.score_on == "val" else split
+    splits = layout.read(spec, target, notify)
+    return score_on_val(splits, spec) if spec.score_on == "val" else splits

@@ -1,4 +1,4 @@
-"""Files that name the classes of masks: by index, by pixel value, or by colour."""
+"""Readers of files that list the classes of masks by index, by pixel value or by colour."""
 
 from __future__ import annotations
 
@@ -8,110 +8,110 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saccade.data.records import read_csv
-from saccade.data.survey import class_names, lines
+from saccade.data.survey import read_class_names, read_lines
 from saccade.errors import UserError
 from saccade.escaping import brief
 
-__all__ = ["MAPS", "ClassMap", "class_map", "map_file"]
+__all__ = ["CLASS_FILES", "ClassMap", "find_class_file", "read_class_map"]
 
 Colour = tuple[int, int, int]
 
-_PIXEL = "_classes.csv"
-_CVAT = re.compile(r"(.+?)\s*:\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*:.*")
-_CAMVID = re.compile(r"(\d+)\s+(\d+)\s+(\d+)\s+(.+)")
-MAPS = ("labelmap.txt", "class_dict.csv", "label_colors.txt", _PIXEL, "classes.txt")
-"""The files, the one that says most first."""
+_ROBOFLOW_FILE = "_classes.csv"
+_CVAT_LINE = re.compile(r"(.+?)\s*:\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*:.*")
+_CAMVID_LINE = re.compile(r"(\d+)\s+(\d+)\s+(\d+)\s+(.+)")
+CLASS_FILES = ("labelmap.txt", "class_dict.csv", "label_colors.txt", _ROBOFLOW_FILE, "classes.txt")
+"""Names of the files that list the classes of masks, the most informative first."""
 
 
 @dataclass(frozen=True)
 class ClassMap:
-    """The classes of masks.
+    """Names and colours of the classes of masks.
 
     Attributes:
-        names: in the order of the indices.
-        colours: of each class; empty where masks hold indices.
-        owner: the file that says so; empty where none does.
+        names: names in the order of the class indices.
+        colours: RGB colour of each class; empty if masks hold indices.
+        file_name: name of the file that lists them; empty without a file.
     """
 
     names: tuple[str, ...] = ()
     colours: tuple[Colour, ...] = ()
-    owner: str = ""
+    file_name: str = ""
 
     def nearest(self, colour: Colour) -> str:
-        """``name (r, g, b)`` of the class whose colour is nearest."""
-        distance = [sum((a - b) ** 2 for a, b in zip(colour, other, strict=True)) for other in self.colours]
-        found = distance.index(min(distance))
-        return f"{brief(self.names[found])} {self.colours[found]}"
+        """Return ``name (r, g, b)`` of the class whose colour is nearest."""
+        distances = [sum((a - b) ** 2 for a, b in zip(colour, other, strict=True)) for other in self.colours]
+        index = distances.index(min(distances))
+        return f"{brief(self.names[index])} {self.colours[index]}"
 
 
-def map_file(places: Iterable[Path]) -> Path | None:
-    """The first of ``MAPS`` that lies in one of the ``places``."""
-    folders = list(places)
-    return next((path for name in MAPS for place in folders if (path := place / name).is_file()), None)
+def find_class_file(folders: Iterable[Path]) -> Path | None:
+    """Return the first file of ``CLASS_FILES`` in any of ``folders``, None if there is none."""
+    folders = list(folders)
+    paths = (folder / name for name in CLASS_FILES for folder in folders)
+    return next((path for path in paths if path.is_file()), None)
 
 
-def class_map(path: Path | None) -> ClassMap:
-    """The classes that a file of ``MAPS`` names.
+def read_class_map(path: Path | None) -> ClassMap:
+    """Read the class names and colours in a file of ``CLASS_FILES``; None gives an empty map.
 
     Raises:
-        UserError: it cannot be read, a line is of another form, or a name or a colour stands twice.
+        UserError: the file cannot be read, a line is malformed, or a name or a colour is repeated.
     """
     if path is None:
         return ClassMap()
-    if path.name == _PIXEL:
-        return ClassMap(_by_pixel(path), (), path.name)
+    if path.name == _ROBOFLOW_FILE:
+        return ClassMap(_read_roboflow(path), (), path.name)
     if path.name == "classes.txt":
-        return ClassMap(tuple(class_names(path)), (), path.name)
-    found = _dictionary(path) if path.suffix == ".csv" else _text(path)
-    values = [("name", name) for name, _ in found] + [("colour", str(colour)) for _, colour in found]
-    for what, value in values:
-        if (times := values.count((what, value))) > 1:
-            raise UserError(f"{brief(path)} has the {what} {brief(value)} {times} times")
-    if not found:
+        return ClassMap(tuple(read_class_names(path)), (), path.name)
+    classes = _read_class_dict(path) if path.suffix == ".csv" else _read_text_map(path)
+    values = [("name", name) for name, _ in classes] + [("colour", str(colour)) for _, colour in classes]
+    for kind, value in values:
+        if (count := values.count((kind, value))) > 1:
+            raise UserError(f"{brief(path)} has the {kind} {brief(value)} {count} times")
+    if not classes:
         raise UserError(f"{brief(path)} names no class")
-    return ClassMap(tuple(name for name, _ in found), tuple(colour for _, colour in found), path.name)
+    return ClassMap(tuple(name for name, _ in classes), tuple(colour for _, colour in classes), path.name)
 
 
-def _text(path: Path) -> list[tuple[str, Colour]]:
-    """``name:r,g,b::``, as CVAT writes it, or ``r g b name``, as CamVid has it."""
-    found = []
-    for line in lines(path):
+def _read_text_map(path: Path) -> list[tuple[str, Colour]]:
+    """Read lines ``name:r,g,b::`` (CVAT) or ``r g b name`` (CamVid)."""
+    classes = []
+    for line in read_lines(path):
         if line.startswith("#"):
             continue
-        if cvat := _CVAT.fullmatch(line):
-            name, *values = cvat.groups()
-        elif camvid := _CAMVID.fullmatch(line):
-            *values, name = camvid.groups()
+        if match := _CVAT_LINE.fullmatch(line):
+            name, *values = match.groups()
+        elif match := _CAMVID_LINE.fullmatch(line):
+            *values, name = match.groups()
         else:
             raise UserError(f"{brief(path)} has the line {brief(line, 60)!r}; name:r,g,b:: or r g b name is needed")
-        found.append((name, _colour(values, path, line)))
-    return found
+        classes.append((name, _to_colour(values, path, line)))
+    return classes
 
 
-def _dictionary(path: Path) -> list[tuple[str, Colour]]:
-    """``name,r,g,b`` with a header."""
+def _read_class_dict(path: Path) -> list[tuple[str, Colour]]:
     table = read_csv(path, path.name)
     if len(table.header) < 4 or [name.lower() for name in table.header[1:4]] != ["r", "g", "b"]:
         raise UserError(f"{brief(path)} has the columns {', '.join(table.header)}; name, r, g, b are needed")
     if table.problems:
         raise UserError(table.problems[0])
     rows = [[row.text(name) for name in table.header[:4]] for row in table.rows]
-    return [(name, _colour(values, path, ",".join([name, *values]))) for name, *values in rows]
+    return [(name, _to_colour(values, path, ",".join([name, *values]))) for name, *values in rows]
 
 
-def _by_pixel(path: Path) -> tuple[str, ...]:
-    """``Pixel Value, Class``, as Roboflow writes it: the names in the order of the values, which are 0, 1, 2, …"""
+def _read_roboflow(path: Path) -> tuple[str, ...]:
+    """Read Roboflow's CSV with the columns ``Pixel Value, Class``; return the names in the order of the values."""
     table = read_csv(path, path.name)
     if [name.lower() for name in table.header] != ["pixel value", "class"]:
         raise UserError(f"{brief(path)} has the columns {', '.join(table.header)}; Pixel Value, Class are needed")
-    found = {row.text(table.header[0]): row.text(table.header[1]) for row in table.rows}
+    names = {row.text(table.header[0]): row.text(table.header[1]) for row in table.rows}
     for number in range(len(table.rows)):
-        if str(number) not in found:
-            raise UserError(f"{brief(path)} has no pixel value {number}; {len(table.rows)} classes are 0, 1, 2, …")
-    return tuple(found[str(number)] for number in range(len(found)))
+        if str(number) not in names:
+            raise UserError(f"{brief(path)} has no pixel value {number}; the values must be 0 to {len(table.rows) - 1}")
+    return tuple(names[str(number)] for number in range(len(names)))
 
 
-def _colour(values: Sequence[str], path: Path, line: str) -> Colour:
+def _to_colour(values: Sequence[str], path: Path, line: str) -> Colour:
     red, green, blue = (int(value) if value.isdecimal() else -1 for value in values)
     if not all(0 <= value <= 255 for value in (red, green, blue)):
         raise UserError(f"{brief(path)} has the line {brief(line, 60)!r}; red, green and blue are 0 to 255")

@@ -1,4 +1,4 @@
-"""What the columns of a table of images are: which names the image, which its labels, its part and its group."""
+"""Find the columns of an image table: image, labels, split and group."""
 
 from __future__ import annotations
 
@@ -9,58 +9,63 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
-from saccade.data.records import Records
+from saccade.data.records import TableFile
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 
-__all__ = ["EMPTY", "FLAGS", "NONE_OF_THEM", "Columns", "UnclearError", "columns_of", "image_column", "is_boxes"]
+__all__ = [
+    "EMPTY_VALUES", "FLAG_VALUES", "NO_LABEL_NAMES", "Columns", "UnclearError", "find_columns", "find_image_column",
+    "has_box_columns",
+]  # fmt: skip
 
-_IMAGE = (
+# Known column names, as _normalise returns them; earlier names take precedence.
+_IMAGE_NAMES = (
     *("file", "filename", "imagefile", "filepath", "image", "imagename", "imagepath", "imageid", "imageindex"),
     *("img", "imgname", "imgpath", "path", "id", "idcode", "name", "photo", "picture"),
 )
-_LABEL = (
+_LABEL_NAMES = (
     *("label", "labels", "class", "classes", "classname", "category", "categories", "target", "tag", "tags"),
     *("findinglabels", "diagnosis", "name"),
 )
-_PLURAL = ("labels", "classes", "categories", "tags", "findinglabels")
-_SPLIT = ("split", "subset", "partition", "part", "set")
-_GROUP = (
+_PLURAL_NAMES = ("labels", "classes", "categories", "tags", "findinglabels")
+_SPLIT_NAMES = ("split", "subset", "partition", "part", "set")
+_GROUP_NAMES = (
     *("group", "groupid", "patient", "patientid", "subject", "subjectid", "lesion", "lesionid", "scene", "sceneid"),
 )
-_BESIDE = (
+_OTHER_NAMES = (
     *("age", "sex", "gender", "view", "viewposition", "width", "height", "index", "fold", "url", "source", "license"),
     *("licence", "date", "time", "notes", "comment", "followup", "labelid", "classid", "categoryid"),
 )
-"""Names of columns that hold no label, whatever their values; letters and digits alone, in small letters."""
-_BOXES = [{"xmin", "ymin", "xmax", "ymax"}, {"x1", "y1", "x2", "y2"}, {"x", "y", "w", "h"}, {"bbox"}, {"boundingbox"}]
-_BOXES += ({"x", "y", "width", "height"}, {"roix1", "roiy1", "roix2", "roiy2"}, {"encodedpixels"}, {"imageid", "rle"})
+"""Names of columns that never hold labels, whatever their values."""
+_BOX_NAMES = [{"xmin", "ymin", "xmax", "ymax"}, {"x1", "y1", "x2", "y2"}, {"x", "y", "w", "h"}, {"bbox"}]
+_BOX_NAMES += [{"boundingbox"}, {"x", "y", "width", "height"}, {"roix1", "roiy1", "roix2", "roiy2"}]
+_BOX_NAMES += [{"encodedpixels"}, {"imageid", "rle"}]
 
-EMPTY = ("", "nan", "null")
-"""Values, in small letters, that say nothing."""
-NONE_OF_THEM = ("no finding", "no findings", "none", "nothing")
-"""Labels, in small letters, that say that an image has no label."""
-FLAGS = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
-"""What a 0/1 column holds, in small letters."""
-_DELIMITERS, _OF_PLURALS = "|;", ", "
-_SAMPLE = 20
+EMPTY_VALUES = ("", "nan", "null")
+"""Lower-case cell values that count as missing."""
+NO_LABEL_NAMES = ("no finding", "no findings", "none", "nothing")
+"""Lower-case labels that mean that the image has no label."""
+FLAG_VALUES = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
+"""Maps lower-case cell values of a 0/1 column to 0 or 1."""
+_DELIMITERS, _PLURAL_DELIMITERS = "|;", ", "
+_SAMPLE_ROWS = 20
 
 
 class UnclearError(UserError):
-    """A table of images that ``data.options`` must say more of."""
+    """Error if ``data.options`` must name a column that names and values do not determine."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table.
+    """Names of the columns of an image table.
 
     Attributes:
-        image: names the image.
-        labels: one column of text, or several of 0/1.
-        form: ``label``, one a row; ``delimited``, several in one cell; ``flags``, 0/1 columns.
-        delimiter: between the labels of a cell.
-        split: says the part; None where there is no such column.
-        group: says the group.
+        image: column of the image names.
+        labels: one column of text, or several 0/1 columns.
+        form: ``label``: one label per row; ``delimited``: several in one cell; ``flags``: 0/1 columns.
+        delimiter: separator of the labels in a cell; empty unless ``delimited``.
+        split: column of the splits; None if there is none.
+        group: column of the groups; None if there is none.
     """
 
     image: str
@@ -71,35 +76,36 @@ class Columns:
     group: str | None = None
 
 
-def is_boxes(header: Sequence[str]) -> bool:
-    """Whether the columns are those of boxes or of run-length masks, one a row."""
-    names = set(map(_plain, header))
-    return any(names >= wanted for wanted in _BOXES)
+def has_box_columns(header: Sequence[str]) -> bool:
+    """Return True if the columns hold one box or one run-length mask per row."""
+    names = set(map(_normalise, header))
+    return any(names >= box_names for box_names in _BOX_NAMES)
 
 
-def image_column(table: Records, names_an_image: Callable[[str], bool]) -> str | None:
-    """The column that names images of the folder in most of the first rows; None where no column does.
+def find_image_column(table: TableFile, is_image_name: Callable[[str], bool]) -> str | None:
+    """Return the column that names images in most of the first rows, None if there is none.
 
-    A column with a name such as ``file`` comes before others. Beside one, numbers are no names: "3" may be an age.
+    A column called ``file`` or similar takes precedence; beside it, columns of numbers are ignored: "3" may be an age.
 
     Raises:
-        UserError: the first line names one, so that it is no header.
+        UserError: the table has no header: its first line names an image.
     """
-    rows = list(islice(table.rows, _SAMPLE))
-    known = sorted(
-        (name for name in table.header if _plain(name) in _IMAGE), key=lambda name: _IMAGE.index(_plain(name))
+    rows = list(islice(table.rows, _SAMPLE_ROWS))
+    by_name = sorted(
+        (name for name in table.header if _normalise(name) in _IMAGE_NAMES),
+        key=lambda name: _IMAGE_NAMES.index(_normalise(name)),
     )
-    others = [name for name in table.header if name not in known]
-    words = [name for name in others if not (known and all(_is_number(row.text(name)) for row in rows))]
-    for names in filter(None, (known, words)):
-        hits = {name: sum(names_an_image(text) for row in rows if (text := row.text(name))) for name in names}
-        best = max(hits, key=lambda name: hits[name])
-        if hits[best] and names_an_image(best):
+    others = [name for name in table.header if name not in by_name]
+    by_value = [name for name in others if not (by_name and all(_is_number(row.text(name)) for row in rows))]
+    for candidates in filter(None, (by_name, by_value)):
+        matches = {name: sum(is_image_name(text) for row in rows if (text := row.text(name))) for name in candidates}
+        best = max(matches, key=lambda name: matches[name])
+        if matches[best] and is_image_name(best):
             raise UserError(
-                f"{brief(table.owner)} has no header: its first line names {brief(best)!r}. Write the names of the "
+                f"{brief(table.file_name)} has no header: its first line names {brief(best)!r}. Write the names of the "
                 "columns above it, such as file,label"
             )
-        if hits[best]:
+        if matches[best]:
             return best
     return None
 
@@ -108,108 +114,112 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(r"[-+]?\d*\.?\d*", text) is not None
 
 
-def columns_of(table: Records, image: str, options: Mapping[str, Any]) -> Columns:
-    """What the columns are, by ``data.options`` where they say it, else by name and content.
+def find_columns(table: TableFile, image: str, options: Mapping[str, Any]) -> Columns:
+    """Find the columns of labels, split and group by ``data.options``, else by their names and values.
 
     Raises:
-        UserError: an option names no column, or nothing says which columns are the labels.
+        UserError: an option names no column, or nothing determines the label columns.
     """
-    split = _chosen(table, options, "split", _SPLIT, {image})
-    group = _chosen(table, options, "group", _GROUP, {image, split})
+    split = _optional_column(table, options, "split", _SPLIT_NAMES, {image})
+    group = _optional_column(table, options, "group", _GROUP_NAMES, {image, split})
     free = [name for name in table.header if name not in (image, split, group)]
-    delimiter = options.get("delimiter")
     if "labels" in options:
-        names = _named(table, str(options["labels"]))
+        names = _named_columns(table, str(options["labels"]))
         if len(names) > 1:
             return Columns(image, names, "flags", "", split, group)
     else:
-        label = next((name for word in _LABEL for name in free if _plain(name) == word), None)
-        flags = [name for name in free if _plain(name) not in _BESIDE and _is_flags(table.column(name))]
-        rest = [name for name in free if _plain(name) not in (*_BESIDE, *_IMAGE, *_GROUP, *_SPLIT)]
+        label = next((name for word in _LABEL_NAMES for name in free if _normalise(name) == word), None)
+        flags = [name for name in free if _normalise(name) not in _OTHER_NAMES and _is_flags(table.column(name))]
+        not_labels = (*_OTHER_NAMES, *_IMAGE_NAMES, *_GROUP_NAMES, *_SPLIT_NAMES)
+        candidates = [name for name in free if _normalise(name) not in not_labels]
         if label is None and len(flags) > 1:
             return Columns(image, tuple(flags), "flags", "", split, group)
-        if label is None and len(rest) != 1:
-            raise _which(table, rest)
-        names = (label or rest[0],)
-    found = _delimiter(table, names[0]) if delimiter is None else str(delimiter)
-    return Columns(image, names, "delimited" if found else "label", found, split, group)
+        if label is None and len(candidates) != 1:
+            raise _label_column_error(table, candidates)
+        names = (label or candidates[0],)
+    given = options.get("delimiter")
+    delimiter = _find_delimiter(table, names[0]) if given is None else str(given)
+    return Columns(image, names, "delimited" if delimiter else "label", delimiter, split, group)
 
 
-def _which(table: Records, rest: Sequence[str]) -> UserError:
-    if not rest:
-        return UserError(f"{brief(table.owner)} has no column of labels; its columns are {_listed(table.header)}")
+def _label_column_error(table: TableFile, candidates: Sequence[str]) -> UserError:
+    if not candidates:
+        return UserError(
+            f"{brief(table.file_name)} has no column of labels; its columns are {_join_names(table.header)}"
+        )
     return UnclearError(
-        f"{brief(table.owner)} has {len(rest)} columns that may be the label: {_listed(rest)}. Say which: "
-        f"data.options.labels = {brief(rest[0], 40)!r}, or several of 0/1, separated by commas"
+        f"{brief(table.file_name)} has {len(candidates)} columns that may be the label: {_join_names(candidates)}. "
+        f"Say which: data.options.labels = {brief(candidates[0], 40)!r}, or several of 0/1, separated by commas"
     )
 
 
-def _named(table: Records, text: str) -> tuple[str, ...]:
-    """The columns that an option names: one, or several separated by commas."""
+def _named_columns(table: TableFile, text: str) -> tuple[str, ...]:
     if text in table.header:
         return (text,)
     names = tuple(name.strip() for name in text.split(","))
     for name in names:
         if name not in table.header:
             raise UserError(
-                f"data.options.labels: {brief(table.owner)} has no column {brief(name)!r}."
-                f"{did_you_mean(name, table.header)} There are {_listed(table.header)}"
+                f"data.options.labels: {brief(table.file_name)} has no column {brief(name)!r}."
+                f"{did_you_mean(name, table.header)} There are {_join_names(table.header)}"
             )
     return names
 
 
-def _chosen(
-    table: Records, options: Mapping[str, Any], what: str, words: Sequence[str], taken: Collection[str | None]
+def _optional_column(
+    table: TableFile,
+    options: Mapping[str, Any],
+    option: str,
+    known_names: Sequence[str],
+    excluded: Collection[str | None],
 ) -> str | None:
-    """The column of the part or of the group: the one that an option names, none where it is false, else by name."""
-    asked = options.get(what)
-    if asked is False:
+    """Return the column that ``option`` names, None if it is false, else the first of ``known_names``."""
+    value = options.get(option)
+    if value is False:
         return None
-    if asked is not None:
-        if asked not in table.header:
+    if value is not None:
+        if value not in table.header:
             raise UserError(
-                f"data.options.{what}: {brief(table.owner)} has no column {brief(asked)!r}."
-                f"{did_you_mean(str(asked), table.header)} There are {_listed(table.header)}; false takes none"
+                f"data.options.{option}: {brief(table.file_name)} has no column {brief(value)!r}."
+                f"{did_you_mean(str(value), table.header)} There are {_join_names(table.header)}; false takes none"
             )
-        return str(asked)
-    return next((name for word in words for name in table.header if _plain(name) == word and name not in taken), None)
+        return str(value)
+    matches = (name for word in known_names for name in table.header if _normalise(name) == word)
+    return next((name for name in matches if name not in excluded), None)
 
 
 def _is_flags(values: Sequence[str]) -> bool:
-    """Whether a column is meant as 0/1: its values are 0, 1, -1 and blank, or at least half of them 0 and 1.
-
-    A column that is meant so and holds something else is refused later, by its line.
-    """
-    found = Counter(value.lower() for value in values)
-    proper = sum(count for value, count in found.items() if value in FLAGS)
-    whole = all(value in FLAGS or value in (*EMPTY, "-1", "-1.0") for value in found)
-    return proper > 0 and (whole or 2 * proper >= len(values))
+    """Return True if every value is 0, 1, -1 or blank, or at least half are 0 or 1; others are reported later."""
+    counts = Counter(value.lower() for value in values)
+    n_flags = sum(count for value, count in counts.items() if value in FLAG_VALUES)
+    only_flags = all(value in FLAG_VALUES or value in (*EMPTY_VALUES, "-1", "-1.0") for value in counts)
+    return n_flags > 0 and (only_flags or 2 * n_flags >= len(values))
 
 
-def _delimiter(table: Records, column: str) -> str:
-    """What separates the labels of a cell; empty where each cell is one label.
+def _find_delimiter(table: TableFile, column: str) -> str:
+    """Return the separator of the labels in a cell; empty if each cell is one label.
 
-    | and ; always do. A comma or a blank does where the column's name is a plural and fewer words make more cells, as
-    in "cat dog", "dog", "cat": a label may hold either.
+    A comma or a space, which a label may contain, counts only if the column's name is a plural and splitting leaves
+    fewer distinct values, as in "cat dog", "dog", "cat".
     """
     values = {row.text(column) for row in table.rows}
     if any(not isinstance(row.cells[column], str) for row in table.rows):
         return ","
-    for mark in _DELIMITERS:
-        if any(mark in value for value in values):
-            return mark
-    for mark in _OF_PLURALS if _plain(column) in _PLURAL else "":
-        parts = {part.strip() for value in values for part in value.split(mark)}
-        if any(mark in value for value in values) and len(parts - {""}) < len(values - {""}):
-            return mark
+    for delimiter in _DELIMITERS:
+        if any(delimiter in value for value in values):
+            return delimiter
+    for delimiter in _PLURAL_DELIMITERS if _normalise(column) in _PLURAL_NAMES else "":
+        labels = {label.strip() for value in values for label in value.split(delimiter)}
+        if any(delimiter in value for value in values) and len(labels - {""}) < len(values - {""}):
+            return delimiter
     return ""
 
 
-def _listed(names: Sequence[str], shown: int = 8) -> str:
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(brief(name, 40) for name in names[:shown]) + more
+def _join_names(names: Sequence[str], limit: int = 8) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(brief(name, 40) for name in names[:limit]) + more
 
 
-def _plain(name: str) -> str:
-    """Letters and digits alone, small."""
+def _normalise(name: str) -> str:
+    """Return ``name`` in lower case with letters and digits only."""
     return re.sub(r"[\W_]", "", name.lower())

@@ -1,21 +1,16 @@
-"""Scenes of handwritten digits: a target to be found among clutter and smaller digits, with nothing to download.
+"""Synthetic scenes of handwritten digits: a target among smaller digits and clutter.
 
-The tradition is the cluttered translated digits of the recurrent attention model (Mnih et al., NeurIPS 2014,
-arXiv:1406.6247) and of spatial transformers (Jaderberg et al., NeurIPS 2015, arXiv:1506.02025). The digits are the
-1797 real ones of 8×8 pixels that scikit-learn carries (Alpaydin and Kaynak, "Optical Recognition of Handwritten
-Digits", UCI, 1998).
+After the cluttered translated digits of Mnih et al., NeurIPS 2014, arXiv:1406.6247, with the 1797 digits of 8×8 pixels
+in scikit-learn (Alpaydin and Kaynak, UCI, 1998). A scene holds
 
-A scene holds
+* the **target**, a digit 0.5 to 0.7 of the scene's shorter side high; its class is the label;
+* **distractors**, digits at most 0.7 of the target's size and brightness that overlap no other digit, so that the label
+  is the class of the largest and brightest digit;
+* **clutter**, square patches of other digits at the target's scale.
 
-* the **target**, one digit 0.5 to 0.7 of the scene's shorter side high, at a random place; its class is the label;
-* **distractors**, whole digits of any class, at most 0.7 of the target's side and 0.7 of its brightness, that overlap
-  neither the target's frame nor one another's (one that finds no room in sixteen tries is left out). The label stays
-  well defined: it is the class of the largest and brightest digit, mirrored or not;
-* **clutter**, square cuttings of other digits at the target's scale and brightness, anywhere.
-
-What overlaps is merged by the maximum, so nothing hides the target's ink. The digits of training and test scenes are
-disjoint: two thirds and one third of each class, always the same. Scene *i* is a function of the seed, the part, *i*
-and the options alone; its target does not even depend on clutter and distractors, and its class is *i* mod 10.
+Overlapping ink is merged by the maximum, so nothing hides the target. Training and test scenes use disjoint source
+digits, two thirds and one third of each class. Scene *i* depends only on the seed, the split, *i* and the options; its
+class is *i* mod 10, and its target does not depend on the options.
 """
 
 from __future__ import annotations
@@ -38,31 +33,32 @@ from saccade.data.samples import Target, Targets
 from saccade.errors import UserError, did_you_mean
 from saccade.recipe import MAX_SEED, Data
 
-__all__ = ["CLASSES", "PARTS", "Scene", "Scenes", "scenes", "source_digits", "targets_of"]
+__all__ = ["CLASSES", "SPLITS", "Scene", "Scenes", "make_scenes", "make_targets", "source_digits"]
 
 CLASSES = [str(digit) for digit in range(10)]
 SIZE = 40
 IMAGES = {"train": 5000, "test": 2000}
-MOST = {"images": 10_000_000, "size": 2048, "pieces": 1000}
-"""Far more than a scene of digits has room for, or than 1797 digits can give."""
-SMALLEST = 16
-"""Side of the smallest scene: below it a target would have fewer pixels than its source."""
+MAXIMA = {"images": 10_000_000, "size": 2048, "pieces": 1000}
+"""Largest accepted values, far beyond useful ones."""
+MIN_SIZE = 16
+"""Side of the smallest scene in pixels; in a smaller one a target would have fewer pixels than its source digit."""
 
-PARTS: tuple[Literal["train", "test"], ...] = ("train", "test")
+SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 _TRIES = 16
-_INK = 0.3  # what counts as the digit in masks, as a part of full ink
+_INK_THRESHOLD = 0.3
+"""Fraction of full ink from which a pixel belongs to a digit's mask."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene (H, W) with n digits, the target first.
+    """One scene with its n digits, the target first.
 
     Attributes:
-        image: uint8 (1, H, W).
+        image: image, uint8 (1, H, W).
         label: class of the target, 0 to 9.
-        boxes: float32 (n, 4), x1 y1 x2 y2 in pixel edges, tight around the masks.
-        box_labels: int64 (n,), the class of each digit.
-        masks: bool (n, H, W), where each digit has ink of its own.
+        boxes: tight boxes around the masks, float32 (n, 4), x1 y1 x2 y2 in pixels.
+        box_labels: class of each digit, int64 (n,).
+        masks: pixels with ink of each digit, bool (n, H, W).
     """
 
     image: Tensor
@@ -74,60 +70,59 @@ class Scene:
 
 class _Digit(NamedTuple):
     ink: NDArray[np.float64]  # (h, w) in [0, 1]
-    level: float
+    brightness: float
     top: int
     left: int
     label: int
 
 
 @cache
-def _sources() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Ink (1797, 8, 8) in [0, 1] and classes (1797,), read out of the scikit-learn package without importing it."""
-    found = importlib.util.find_spec("sklearn")
-    if found is None or found.origin is None:
+def _read_sources() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return ink (1797, 8, 8) in [0, 1] and classes (1797,) from scikit-learn's files."""
+    package = importlib.util.find_spec("sklearn")
+    if package is None or package.origin is None:
         raise UserError(
             "the digits come from scikit-learn, which is not installed: pip install 'saccade-attention[study]'"
         )
-    with gzip.open(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", "rt") as file:
+    with gzip.open(Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz", "rt") as file:
         table = np.loadtxt(file, delimiter=",", dtype=np.int64)
     return table[:, :64].reshape(-1, 8, 8) / 16.0, table[:, 64]
 
 
 @cache
-def _pool(part: str) -> tuple[NDArray[np.int64], ...]:
-    """The numbers of the source digits of a part, one array for each class; the split never changes."""
-    classes = _sources()[1]
+def _source_indices(split: str) -> tuple[NDArray[np.int64], ...]:
+    classes = _read_sources()[1]
     order = np.argsort(np.random.default_rng(1797).random(len(classes)))
-    pools = []
+    indices = []
     for label in range(10):
         members = order[classes[order] == label]
-        held_back = len(members) // 3
-        pools.append(members[:held_back] if part == "test" else members[held_back:])
-    return tuple(pools)
+        n_test = len(members) // 3
+        indices.append(members[:n_test] if split == "test" else members[n_test:])
+    return tuple(indices)
 
 
-def source_digits(part: Literal["train", "test"]) -> list[int]:
-    """The numbers, in scikit-learn's table, of the digits a part draws from: two thirds of each class, or the rest."""
-    return sorted(int(number) for numbers in _pool(part) for number in numbers)
+def source_digits(split: Literal["train", "test"]) -> list[int]:
+    """Return the indices, in scikit-learn's table, of the source digits of ``split``."""
+    return sorted(int(index) for indices in _source_indices(split) for index in indices)
 
 
 @cache
-def _stretch(side: int) -> NDArray[np.float64]:
-    """Bilinear interpolation (side, 8) from eight pixels, with one pixel of empty margin, so that ink fades out."""
+def _interpolation_matrix(side: int) -> NDArray[np.float64]:
+    """Return a matrix (side, 8) that interpolates 8 pixels and a blank margin linearly to ``side``."""
     centres = (np.arange(side) + 0.5) * (10 / side) - 1.5
     return np.maximum(0.0, 1.0 - np.abs(centres[:, None] - np.arange(8)))
 
 
 class Scenes:
-    """A numbered set of scenes.
+    """Sequence of scenes, drawn on access.
 
     Args:
-        part: ``train`` or ``test``; decides which source digits are drawn from.
-        count: how many scenes.
+        split: ``train`` or ``test``; selects the source digits.
+        count: number of scenes.
         size: side of a square scene in pixels, or (H, W); at least 16.
-        clutter: cuttings in each scene.
-        distractors: smaller, dimmer digits in each scene.
-        seed: another seed, other scenes.
+        clutter: number of patches of other digits per scene.
+        distractors: number of smaller, dimmer digits per scene.
+        seed: seed of the scenes.
 
     Raises:
         UserError: an argument is out of its range, or scikit-learn is not installed.
@@ -135,60 +130,61 @@ class Scenes:
 
     def __init__(
         self,
-        part: Literal["train", "test"] = "train",
+        split: Literal["train", "test"] = "train",
         count: int = 1000,
         size: int | tuple[int, int] = 40,
         clutter: int = 4,
         distractors: int = 1,
         seed: int = 0,
     ) -> None:
-        if part not in PARTS:
-            raise UserError(f"digits have the parts {' and '.join(PARTS)}, not {part!r}")
+        if split not in SPLITS:
+            raise UserError(f"digits have the splits {' and '.join(SPLITS)}, not {split!r}")
         height, width = size if isinstance(size, tuple) else (size, size)
-        for name, value, least, most in (
-            ("count", count, 1, MOST["images"]),
-            ("size", height, SMALLEST, MOST["size"]), ("size", width, SMALLEST, MOST["size"]),
-            ("clutter", clutter, 0, MOST["pieces"]), ("distractors", distractors, 0, MOST["pieces"]),
+        for name, value, minimum, maximum in (
+            ("count", count, 1, MAXIMA["images"]),
+            ("size", height, MIN_SIZE, MAXIMA["size"]), ("size", width, MIN_SIZE, MAXIMA["size"]),
+            ("clutter", clutter, 0, MAXIMA["pieces"]), ("distractors", distractors, 0, MAXIMA["pieces"]),
             ("seed", seed, 0, MAX_SEED),
         ):  # fmt: skip
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise UserError(f"digits: {name} must be an integer of at least {least}, got {value!r}")
-            if value > most:
-                raise UserError(f"digits: {name} is at most {most}, got {value}")
-        self.part = part
+            if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+                raise UserError(f"digits: {name} must be an integer of at least {minimum}, got {value!r}")
+            if value > maximum:
+                raise UserError(f"digits: {name} is at most {maximum}, got {value}")
+        self.split = split
         self.count = count
         self.size = height, width
         self.clutter = clutter
         self.distractors = distractors
         self.seed = seed
-        self._ink = _sources()[0]
-        self._pool = _pool(part)
-        self._all = np.sort(np.concatenate(self._pool))
+        self._sources, self._source_labels = _read_sources()
+        self._indices_by_class = _source_indices(split)
+        self._indices = np.sort(np.concatenate(self._indices_by_class))
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, i: int) -> Tensor:
-        """Picture ``i``, uint8 (1, H, W)."""
+        """Return image ``i``, uint8 (1, H, W)."""
         return torch.from_numpy(self._draw(i)[0])[None]
 
     @property
     def labels(self) -> list[int]:
-        """The class of each scene's target."""
+        """Class of each scene's target."""
         return [i % 10 for i in range(self.count)]
 
     def images(self) -> Tensor:
-        """All pictures at once, uint8 (count, 1, H, W)."""
+        """Return all images, uint8 (count, 1, H, W)."""
         return torch.from_numpy(np.stack([self._draw(i)[0] for i in range(self.count)]))[:, None]
 
     def scene(self, i: int) -> Scene:
-        """Scene ``i`` with all that is known of it."""
+        """Return scene ``i`` with its boxes and masks."""
         image, digits = self._draw(i)
         masks = np.zeros((len(digits), *self.size), dtype=bool)
         boxes = np.empty((len(digits), 4), dtype=np.float32)
         for mask, box, digit in zip(masks, boxes, digits, strict=True):
             height, width = digit.ink.shape
-            mask[digit.top : digit.top + height, digit.left : digit.left + width] = digit.ink >= _INK
+            has_ink = digit.ink >= _INK_THRESHOLD
+            mask[digit.top : digit.top + height, digit.left : digit.left + width] = has_ink
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
             box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
         return Scene(
@@ -200,134 +196,133 @@ class Scenes:
         )
 
     def _draw(self, i: int) -> tuple[NDArray[np.uint8], list[_Digit]]:
-        """The picture (H, W) and its digits, the target first."""
+        """Return the image (H, W) of scene ``i`` and its digits, the target first."""
         if not 0 <= i < self.count:
             raise IndexError(f"scene {i} of {self.count}")
-        # All chance of a scene in one go; the target's comes first, so that it stays whatever else is asked for.
-        amount = 6 + self.distractors * (4 + 2 * _TRIES) + self.clutter * 6
-        chance = iter(np.random.default_rng([self.seed, PARTS.index(self.part), i]).random(amount).tolist())
-        target = self._target(i % 10, chance)
+        # Drawn at once, the target's first, so that the target does not depend on the options.
+        n_uniforms = 6 + self.distractors * (4 + 2 * _TRIES) + self.clutter * 6
+        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), i])
+        uniforms = iter(rng.random(n_uniforms).tolist())
+        target = self._draw_target(i % 10, uniforms)
         digits = [target]
         for _ in range(self.distractors):
-            digits += self._distractor(digits, chance)
+            digits += self._draw_distractor(digits, uniforms)
         canvas = np.zeros(self.size)
         for digit in digits:
-            _merge(canvas, digit.level * digit.ink, digit.top, digit.left)
+            _merge(canvas, digit.brightness * digit.ink, digit.top, digit.left)
         for _ in range(self.clutter):
-            self._add_cutting(canvas, target, chance)
+            self._add_clutter(canvas, target, uniforms)
         return np.rint(canvas * 255).astype(np.uint8), digits
 
-    def _target(self, label: int, chance: Iterator[float]) -> _Digit:
-        pool = self._pool[label]
-        source = pool[int(next(chance) * len(pool))]
-        height = self._side(0.5 + 0.2 * next(chance))
-        width = int(height * (0.75 + 0.25 * next(chance)))
-        ink = _stretch(height) @ self._ink[source] @ _stretch(width).T
-        level = 0.8 + 0.2 * next(chance)
-        return _Digit(ink, level, *self._place(height, width, chance), label)
+    def _draw_target(self, label: int, uniforms: Iterator[float]) -> _Digit:
+        indices = self._indices_by_class[label]
+        source = indices[int(next(uniforms) * len(indices))]
+        height = max(8, round((0.5 + 0.2 * next(uniforms)) * min(self.size)))
+        width = int(height * (0.75 + 0.25 * next(uniforms)))
+        ink = self._resize_source(source, height, width)
+        brightness = 0.8 + 0.2 * next(uniforms)
+        return _Digit(ink, brightness, *self._draw_position(height, width, uniforms), label)
 
-    def _distractor(self, digits: list[_Digit], chance: Iterator[float]) -> list[_Digit]:
-        """One digit that overlaps none of ``digits``, or none."""
+    def _draw_distractor(self, digits: list[_Digit], uniforms: Iterator[float]) -> list[_Digit]:
+        """Return a digit that overlaps none of ``digits``, in a list; empty if there is no room."""
         target = digits[0]
-        source = self._all[int(next(chance) * len(self._all))]
-        height = max(4, int(target.ink.shape[0] * (0.5 + 0.2 * next(chance))))
-        width = max(3, int(height * (0.75 + 0.25 * next(chance))))
-        level = target.level * (0.4 + 0.3 * next(chance))
-        found = None
-        for _ in range(_TRIES):  # uses up its chance in any case: what follows does not depend on the outcome
-            top, left = self._place(height, width, chance)
-            if found is None and not any(
+        source = self._indices[int(next(uniforms) * len(self._indices))]
+        height = max(4, int(target.ink.shape[0] * (0.5 + 0.2 * next(uniforms))))
+        width = max(3, int(height * (0.75 + 0.25 * next(uniforms))))
+        brightness = target.brightness * (0.4 + 0.3 * next(uniforms))
+        position = None
+        for _ in range(_TRIES):  # no break: later draws must not depend on it
+            top, left = self._draw_position(height, width, uniforms)
+            if position is None and not any(
                 top < d.top + d.ink.shape[0] and d.top < top + height
                 and left < d.left + d.ink.shape[1] and d.left < left + width
                 for d in digits
             ):  # fmt: skip
-                found = (top, left)
-        if found is None:
+                position = (top, left)
+        if position is None:
             return []
-        ink = _stretch(height) @ self._ink[source] @ _stretch(width).T
-        return [_Digit(ink, level, *found, int(_sources()[1][source]))]
+        ink = self._resize_source(source, height, width)
+        return [_Digit(ink, brightness, *position, int(self._source_labels[source]))]
 
-    def _add_cutting(self, canvas: NDArray[np.float64], target: _Digit, chance: Iterator[float]) -> None:
-        """A square out of another digit as large as the target."""
+    def _add_clutter(self, canvas: NDArray[np.float64], target: _Digit, uniforms: Iterator[float]) -> None:
+        """Merge a square patch of a digit as high as the target into ``canvas`` (H, W)."""
         side = target.ink.shape[0]
-        part = max(2, side // 3)
-        source = self._all[int(next(chance) * len(self._all))]
-        stretch = _stretch(side)
-        top, left = (int(next(chance) * (side - part + 1)) for _ in range(2))
-        ink = stretch[top : top + part] @ self._ink[source] @ stretch[left : left + part].T
-        level = target.level * (0.7 + 0.3 * next(chance))
-        _merge(canvas, level * ink, *self._place(part, part, chance))
+        patch_side = max(2, side // 3)
+        source = self._indices[int(next(uniforms) * len(self._indices))]
+        matrix = _interpolation_matrix(side)
+        top, left = (int(next(uniforms) * (side - patch_side + 1)) for _ in range(2))
+        rows, columns = matrix[top : top + patch_side], matrix[left : left + patch_side]
+        ink = rows @ self._sources[source] @ columns.T
+        brightness = target.brightness * (0.7 + 0.3 * next(uniforms))
+        _merge(canvas, brightness * ink, *self._draw_position(patch_side, patch_side, uniforms))
 
-    def _side(self, part: float) -> int:
-        return max(8, round(part * min(self.size)))
+    def _resize_source(self, source: int, height: int, width: int) -> NDArray[np.float64]:
+        return _interpolation_matrix(height) @ self._sources[source] @ _interpolation_matrix(width).T
 
-    def _place(self, height: int, width: int, chance: Iterator[float]) -> tuple[int, int]:
-        """Top and left of something of that size that lies wholly in the scene."""
+    def _draw_position(self, height: int, width: int, uniforms: Iterator[float]) -> tuple[int, int]:
         top, left = (
-            int(next(chance) * (most - side + 1)) for most, side in zip(self.size, (height, width), strict=True)
+            int(next(uniforms) * (length - side + 1)) for length, side in zip(self.size, (height, width), strict=True)
         )
         return top, left
 
 
 def _merge(canvas: NDArray[np.float64], patch: NDArray[np.float64], top: int, left: int) -> None:
-    place = canvas[top : top + patch.shape[0], left : left + patch.shape[1]]
-    np.maximum(place, patch, out=place)
+    region = canvas[top : top + patch.shape[0], left : left + patch.shape[1]]
+    np.maximum(region, patch, out=region)
 
 
-def scenes(spec: Data, part: Literal["train", "test"]) -> Scenes:
-    """The scenes of a part as a recipe's ``data`` describes them, drawn with ``split_seed``.
-
-    The options are ``clutter`` and ``distractors``. The size defaults to 40 pixels, the counts to 5000 training and
-    2000 test scenes.
+def make_scenes(spec: Data, split: Literal["train", "test"]) -> Scenes:
+    """Return the scenes of ``split`` for the ``data`` section of a recipe; ``split_seed`` is their seed.
 
     Raises:
         UserError: an unknown option, or a value out of its range.
     """
-    known = ("clutter", "distractors")
+    known_options = ("clutter", "distractors")
     for name in spec.options:
-        if name not in known:
+        if name not in known_options:
             raise UserError(
-                f"data.options: digits have no option {name!r}.{did_you_mean(name, known)} "
-                f"They have {' and '.join(known)}."
+                f"data.options: digits have no option {name!r}.{did_you_mean(name, known_options)} "
+                f"They have {' and '.join(known_options)}."
             )
     options: dict[str, Any] = {"size": spec.size or SIZE, "seed": spec.split_seed, **spec.options}
-    asked = spec.train_images if part == "train" else spec.test_images
-    return Scenes(part, asked or IMAGES[part], **options)
+    count = spec.train_images if split == "train" else spec.test_images
+    return Scenes(split, count or IMAGES[split], **options)
 
 
-class _Drawn:
-    """Targets drawn each time they are asked for."""
-
-    def __init__(self, drawn: Scenes, target: Callable[[Scenes, int], Target]) -> None:
-        self.drawn, self.target = drawn, target
+class _LazyTargets:
+    def __init__(self, scenes: Scenes, make_target: Callable[[Scenes, int], Target]) -> None:
+        self.scenes, self.make_target = scenes, make_target
 
     def __len__(self) -> int:
-        return len(self.drawn)
+        return len(self.scenes)
 
     def __getitem__(self, i: int) -> Target:
-        return self.target(self.drawn, i)
+        return self.make_target(self.scenes, i)
 
 
-def targets_of(drawn: Scenes, kind: str, fits: bool) -> Targets:
-    """The targets of scenes; masks are kept in memory where all ``fits``."""
+def make_targets(scenes: Scenes, kind: str, fits_in_memory: bool) -> Targets:
+    """Return the targets of ``scenes`` of the ``kind`` label, mask, objects or none.
+
+    With ``fits_in_memory``, masks are computed now and kept.
+    """
     if kind == "label":
-        return drawn.labels
+        return scenes.labels
     if kind == "none":
-        return [None] * len(drawn)
-    found = _Drawn(drawn, {"mask": _mask, "objects": _objects}[kind])
-    return [found[i] for i in range(len(found))] if fits and kind == "mask" else found
+        return [None] * len(scenes)
+    targets = _LazyTargets(scenes, {"mask": _make_mask, "objects": _make_objects}[kind])
+    return [targets[i] for i in range(len(targets))] if fits_in_memory and kind == "mask" else targets
 
 
-def _mask(drawn: Scenes, i: int) -> Mask:
-    """Each digit's ink of its class + 1; all else, clutter too, is background."""
-    scene = drawn.scene(i)
-    mask = torch.zeros(drawn.size, dtype=torch.uint8)
-    for label, ink in zip(scene.box_labels.tolist(), scene.masks, strict=True):
-        mask[ink] = label + 1
+def _make_mask(scenes: Scenes, i: int) -> Mask:
+    """Return a mask (H, W): a digit's class + 1 on its ink, 0 elsewhere."""
+    scene = scenes.scene(i)
+    mask = torch.zeros(scenes.size, dtype=torch.uint8)
+    for label, digit_mask in zip(scene.box_labels.tolist(), scene.masks, strict=True):
+        mask[digit_mask] = label + 1
     return Mask(mask)
 
 
-def _objects(drawn: Scenes, i: int) -> dict[str, Tensor]:
-    scene = drawn.scene(i)
-    boxes = BoundingBoxes(scene.boxes, format="XYXY", canvas_size=drawn.size)
+def _make_objects(scenes: Scenes, i: int) -> dict[str, Tensor]:
+    scene = scenes.scene(i)
+    boxes = BoundingBoxes(scene.boxes, format="XYXY", canvas_size=scenes.size)
     return {"boxes": boxes, "labels": scene.box_labels, "masks": Mask(scene.masks.to(torch.uint8))}

@@ -1,4 +1,4 @@
-"""Files that hold the same bytes, under two names: images that are trained on and tested on, images with two labels."""
+"""Find byte-identical files: training images among the test images, and images with two labels."""
 
 from __future__ import annotations
 
@@ -16,81 +16,79 @@ __all__ = ["Duplicates", "find_duplicates"]
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What files with the same bytes do to a score.
+    """Pairs of byte-identical files among the images to train and test on.
 
     Attributes:
-        leaked: a training image and the test image with its bytes, one pair for each such test image.
-        relabelled: an image and one with its bytes in another class, one pair for each image but the first of its bytes
-            that has another label than that.
-        tested: number of test images.
+        leaked: (training image, test image) pairs, one per test image that is also a training image.
+        relabelled: (first file, other file) pairs whose labels differ, one per other file.
+        n_test: number of test images.
     """
 
     leaked: list[tuple[Path, Path]] = field(default_factory=list)
     relabelled: list[tuple[Path, Path]] = field(default_factory=list)
-    tested: int = 0
+    n_test: int = 0
 
     def counts(self) -> dict[str, int]:
-        """How many of each kind."""
+        """Return the number of pairs of each kind."""
         return {"test_images_trained_on": len(self.leaked), "images_of_two_classes": len(self.relabelled)}
 
     def sentences(self, root: Path) -> list[str]:
-        """One sentence for each kind that was found, with two pairs as examples, named from ``root``."""
-        found = []
+        """Return one sentence per kind of pair that occurs, with two examples as paths relative to ``root``."""
+        sentences = []
         if self.leaked:
-            found.append(
-                f"{len(self.leaked)} of {self.tested} test images are trained on too, byte for byte: "
+            sentences.append(
+                f"{len(self.leaked)} of {self.n_test} test images are trained on too, byte for byte: "
                 f"{_examples(self.leaked, root)}. The score counts what was memorised; remove them from one part."
             )
         if self.relabelled:
-            found.append(
+            sentences.append(
                 f"{len(self.relabelled)} images have the bytes of an image of another class: "
                 f"{_examples(self.relabelled, root)}. At most one label is right."
             )
-        return found
+        return sentences
 
 
-class _Member(NamedTuple):
-    part: str
+class _LabelledFile(NamedTuple):
+    split: str
     label: int
     path: Path
 
 
 def find_duplicates(
-    parts: Mapping[str, Sequence[Sequence[Path]]], contents: Mapping[Path, tuple[int, int]]
+    splits: Mapping[str, Sequence[Sequence[Path]]], contents: Mapping[Path, tuple[int, int]]
 ) -> Duplicates:
-    """Find files with the same bytes among those of a selection.
+    """Find byte-identical files in ``splits``.
 
-    Only files that agree in length and CRC-32 are read again, for a SHA-256: among very many files of one length two
-    different ones share a CRC-32 by chance.
+    Only files of equal length and CRC-32 are read again, for a SHA-256: a CRC-32 alone can collide.
 
     Args:
-        parts: ``train`` and ``test`` to the files of each class.
-        contents: length in bytes and CRC-32 of each file; a file that is not in it is passed over.
+        splits: Maps ``train`` and ``test`` to the files of each class.
+        contents: Maps each file to its length in bytes and its CRC-32; other files are skipped.
     """
-    members = [
-        _Member(part, label, path)
-        for part, classes in parts.items()
-        for label, files in enumerate(classes)
-        for path in files
+    files = [
+        _LabelledFile(split, label, path)
+        for split, classes in splits.items()
+        for label, paths in enumerate(classes)
+        for path in paths
         if path in contents
     ]
-    often = Counter(contents[member.path] for member in members)
+    counts = Counter(contents[file.path] for file in files)
     leaked, relabelled = [], []
-    for group in _same_bytes(member for member in members if often[contents[member.path]] > 1):
+    for group in _group_by_bytes(file for file in files if counts[contents[file.path]] > 1):
         first = group[0]
-        trained = next((member for member in group if member.part == "train"), None)
-        leaked += [(trained.path, member.path) for member in group if trained and member.part == "test"]
-        relabelled += [(first.path, member.path) for member in group if member.label != first.label]
-    return Duplicates(leaked, relabelled, sum(member.part == "test" for member in members))
+        trained = next((file for file in group if file.split == "train"), None)
+        leaked += [(trained.path, file.path) for file in group if trained and file.split == "test"]
+        relabelled += [(first.path, file.path) for file in group if file.label != first.label]
+    return Duplicates(leaked, relabelled, sum(file.split == "test" for file in files))
 
 
-def _same_bytes(members: Iterable[_Member]) -> list[list[_Member]]:
-    groups = defaultdict[bytes, list[_Member]](list)
-    for member in members:
+def _group_by_bytes(files: Iterable[_LabelledFile]) -> list[list[_LabelledFile]]:
+    groups = defaultdict[bytes, list[_LabelledFile]](list)
+    for file in files:
         try:
-            with member.path.open("rb") as file:
-                groups[hashlib.file_digest(file, "sha256").digest()].append(member)
-        except OSError:  # gone since it was looked at
+            with file.path.open("rb") as stream:
+                groups[hashlib.file_digest(stream, "sha256").digest()].append(file)
+        except OSError:  # removed since it was read
             continue
     return list(groups.values())
 

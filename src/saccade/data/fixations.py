@@ -1,4 +1,4 @@
-"""Where people looked: points on images, moved with them."""
+"""Fixations: points where people looked, transformed together with their images."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import numpy as np
 
-from saccade.data.labels import Labels
+from saccade.data.labels import TargetSource
 from saccade.data.resizing import Frame
 from saccade.data.sheet import Cell
-from saccade.data.survey import Part
+from saccade.data.survey import SplitFiles
 from saccade.escaping import brief
 
 if TYPE_CHECKING:
@@ -24,13 +24,13 @@ __all__ = ["Fixation", "Fixations"]
 
 
 class Fixation(NamedTuple):
-    """A point that somebody looked at.
+    """Point at which a person looked.
 
     Attributes:
-        x: in pixels of the image, from its left edge.
-        y: from its upper edge.
-        viewer: number of who looked.
-        where: the line, for messages.
+        x: distance from the left edge of the image in pixels.
+        y: distance from the upper edge in pixels.
+        viewer: index of the person.
+        where: line of the table, for messages.
     """
 
     x: float
@@ -40,33 +40,32 @@ class Fixation(NamedTuple):
 
 
 @final
-class Fixations(Labels):
-    """The fixations of images.
+class Fixations(TargetSource):
+    """Fixations on images; those outside their image are dropped and counted.
 
     Args:
-        points: image to its fixations, in their order.
-        sizes: width and height of the images asked about; points outside are dropped and counted.
-        viewers: how many there are; 0 where nothing names them.
+        points: Maps image to its fixations, in their order.
+        sizes: Maps image to its (width, height).
+        n_viewers: number of viewers; 0 if the table does not name them.
     """
 
     def __init__(
-        self, points: Mapping[Path, Sequence[Fixation]], sizes: Mapping[Path, tuple[int, int]], viewers: int
+        self, points: Mapping[Path, Sequence[Fixation]], sizes: Mapping[Path, tuple[int, int]], n_viewers: int
     ) -> None:
         self.classes, self.problems, self._sizes = [], {}, sizes
         self._points = dict[Path, list[Fixation]]()
         outside = list[tuple[Path, Fixation]]()
         for path, (width, height) in sizes.items():
-            inside = [0 <= point.x < width and 0 <= point.y < height for point in points[path]]
-            within = [point for point, seen in zip(points[path], inside, strict=True) if seen]
-            self._points[path] = within
-            outside += [(path, point) for point, seen in zip(points[path], inside, strict=True) if not seen]
-            if not within:
+            is_inside = [0 <= point.x < width and 0 <= point.y < height for point in points[path]]
+            self._points[path] = [point for point, ok in zip(points[path], is_inside, strict=True) if ok]
+            outside += [(path, point) for point, ok in zip(points[path], is_inside, strict=True) if not ok]
+            if not self._points[path]:
                 self.problems[path] = (
                     f"has no fixation inside its {width}×{height} pixels; the first of {len(points[path])} is at "
                     f"({points[path][0].x:g}, {points[path][0].y:g}), in {points[path][0].where}"
                 )
         count = sum(map(len, self._points.values()))
-        self.notes = [f"{count} fixations on {len(sizes)} images" + (f" by {viewers} viewers" if viewers else "")]
+        self.notes = [f"{count} fixations on {len(sizes)} images" + (f" by {n_viewers} viewers" if n_viewers else "")]
         if outside:
             path, point = outside[0]
             width, height = sizes[path]
@@ -76,40 +75,40 @@ class Fixations(Labels):
             )
 
     def targets(self, files: Sequence[Path], frame: Frame) -> list[dict[str, Tensor]]:
-        """The points of each file that ``frame`` shows, (n, 2) in its pixels, and the viewer of each, (n,)."""
+        """Return, per file, the points inside ``frame``, (n, 2) in its pixels, and their viewers, (n,)."""
         import torch
         from torchvision.tv_tensors import KeyPoints
 
-        found = []
+        targets = []
         for path in files:
-            (across, left), (down, top) = frame.placement(self._sizes[path])
-            points = [(across * x + left, down * y + top, viewer) for x, y, viewer, _ in self._points[path]]
-            shown = [(x, y, viewer) for x, y, viewer in points if 0 <= x < frame.width and 0 <= y < frame.height]
-            places = torch.tensor([(x, y) for x, y, _ in shown], dtype=torch.float32).reshape(-1, 2)
-            found.append(
+            (scale_x, shift_x), (scale_y, shift_y) = frame.image_to_frame(self._sizes[path])
+            points = [(scale_x * x + shift_x, scale_y * y + shift_y, viewer) for x, y, viewer, _ in self._points[path]]
+            inside = [(x, y, viewer) for x, y, viewer in points if 0 <= x < frame.width and 0 <= y < frame.height]
+            coordinates = torch.tensor([(x, y) for x, y, _ in inside], dtype=torch.float32).reshape(-1, 2)
+            targets.append(
                 {
-                    "points": KeyPoints(places, canvas_size=(frame.height, frame.width)),
-                    "viewers": torch.tensor([viewer for *_, viewer in shown], dtype=torch.int64),
+                    "points": KeyPoints(coordinates, canvas_size=(frame.height, frame.width)),
+                    "viewers": torch.tensor([viewer for *_, viewer in inside], dtype=torch.int64),
                 }
             )
-        return found
+        return targets
 
-    def fact(self, path: Path) -> list[int]:
-        """How many points it has, and a checksum of them."""
+    def fingerprint_entry(self, path: Path) -> list[int]:
+        """Return the number of points of ``path`` and their CRC-32."""
         values = np.array([(x, y, viewer) for x, y, viewer, _ in self._points[path]], np.float64)
         return [len(values), zlib.crc32(values.tobytes())]
 
-    def counts(self, part: Part, good: Container[Path]) -> dict[str, int]:
-        """No classes."""
+    def class_counts(self, split: SplitFiles, readable: Container[Path]) -> dict[str, int]:
+        """Return an empty dict: fixations have no classes."""
         return {}
 
-    def cell(self, picture: Tensor, target: Target) -> Cell:
-        """The picture with a disc at each point."""
-        height, width = picture.shape[-2:]
+    def cell(self, image: Tensor, target: Target) -> Cell:
+        """Return a cell of ``image`` (C, H, W) with a disc at each point."""
+        height, width = image.shape[-2:]
         y, x = np.mgrid[:height, :width]
         radius = max(1.0, max(height, width) / 60)
         points: list[list[float]] = target["points"].tolist()
         discs: Any = np.zeros((1, height, width), np.bool_)
-        for left, top in points:
-            discs[0] |= (x + 0.5 - left) ** 2 + (y + 0.5 - top) ** 2 <= radius**2
-        return Cell(picture, f"{len(points)} fixations", (), discs)
+        for point_x, point_y in points:
+            discs[0] |= (x + 0.5 - point_x) ** 2 + (y + 0.5 - point_y) ** 2 <= radius**2
+        return Cell(image, f"{len(points)} fixations", (), discs)

@@ -1,4 +1,4 @@
-"""Groups of images (patient, scene): none lies in two parts, and a part is held back in whole groups."""
+"""Checks that no group of images (patient, scene) spans two splits; test sets held out by whole groups."""
 
 from __future__ import annotations
 
@@ -10,73 +10,77 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from saccade.data.survey import Part
+from saccade.data.survey import SplitFiles
 from saccade.errors import UserError
 from saccade.escaping import brief
 
-_LEAST_GAIN = 1e-9
-"""Above the rounding of floats, so that moving groups comes to an end."""
+_MIN_GAIN = 1e-9
+"""Smallest gain for which a group is moved; larger than float rounding, so that the search terminates."""
 
-__all__ = ["hold_back_groups", "straddling"]
+__all__ = ["hold_back_groups", "split_conflicts"]
 
 
-def straddling(parts: Iterable[Part], groups: Mapping[Path, str]) -> list[str]:
-    """A sentence on each group that has images in two parts."""
-    where = defaultdict[str, Counter[str]](Counter)
-    for part in parts:
-        for path in part.files:
-            where[groups[path]][part.name] += 1
+def split_conflicts(splits: Iterable[SplitFiles], groups: Mapping[Path, str]) -> list[str]:
+    """Return one sentence per group that has images in two of ``splits``."""
+    counts_by_group = defaultdict[str, Counter[str]](Counter)
+    for split in splits:
+        for path in split.files:
+            counts_by_group[groups[path]][split.name] += 1
     return [
         f"the group {brief(group)!r} is in "
-        + " and in ".join(f"{brief(name)!r} ({count} image{'s' * (count != 1)})" for name, count in found.items())
-        for group, found in sorted(where.items())
-        if len(found) > 1
+        + " and in ".join(f"{brief(name)!r} ({count} image{'s' * (count != 1)})" for name, count in counts.items())
+        for group, counts in sorted(counts_by_group.items())
+        if len(counts) > 1
     ]
 
 
 def hold_back_groups(
-    classes: Sequence[str], part: list[list[Path]], groups: Mapping[Path, str], test_part: float, seed: int
+    classes: Sequence[str],
+    files_by_class: list[list[Path]],
+    groups: Mapping[Path, str],
+    test_fraction: float,
+    seed: int,
 ) -> tuple[list[list[Path]], list[list[Path]]]:
-    """Training and test files of each class, no group on both sides; every class keeps a file on either side.
+    """Return the training and the test files of each class, with whole groups held back for testing.
 
-    In a drawn order, groups change sides where that brings the classes nearer to ``test_part``: first those of the
-    classes that fewest groups have.
+    Groups move between train and test, in a random order, while that brings the classes' test fractions nearer to
+    ``test_fraction``; classes that occur in the fewest groups come first. Every class keeps a file on either side.
 
     Raises:
-        UserError: a class lies in one group alone, or whole groups cannot give every class a file on either side.
+        UserError: a class occurs in a single group, or whole groups cannot give every class a file on either side.
     """
-    names = sorted({groups[path] for files in part for path in files})
-    counts = _counts(names, part, groups)
+    names = sorted({groups[path] for files in files_by_class for path in files})
+    counts = _count_files(names, files_by_class, groups)
     for name, column in zip(classes, counts.T, strict=True):
-        if (owners := np.flatnonzero(column)).size < 2:
-            owner = f"class {name!r} has images" if name else "there are images"
+        if (rows := np.flatnonzero(column)).size < 2:
+            subject = f"class {name!r} has images" if name else "there are images"
             raise UserError(
-                f"{owner} of {owners.size} group alone ({brief(names[owners[0]])!r}); groups are held back whole, so "
+                f"{subject} of {rows.size} group alone ({brief(names[rows[0]])!r}); groups are held back whole, so "
                 "at least one to train on and one to test on are needed"
             )
-    chosen = _chosen(counts, test_part, _order(len(names), seed))
-    if chosen is None:
+    is_test = _choose_test_groups(counts, test_fraction, _random_order(len(names), seed))
+    if is_test is None:
         raise UserError(
             f"no choice of whole groups was found that leaves each of {len(classes)} classes images to train on and to "
             "test on; give a column split, or fewer classes"
         )
-    held = {name for name, taken in zip(names, chosen, strict=True) if taken}
+    test_groups = {name for name, held_back in zip(names, is_test, strict=True) if held_back}
     return (
-        [[path for path in files if groups[path] not in held] for files in part],
-        [[path for path in files if groups[path] in held] for files in part],
+        [[path for path in files if groups[path] not in test_groups] for files in files_by_class],
+        [[path for path in files if groups[path] in test_groups] for files in files_by_class],
     )
 
 
-def _counts(names: list[str], part: list[list[Path]], groups: Mapping[Path, str]) -> NDArray[np.int64]:
-    """Files of each group (row) and class (column)."""
+def _count_files(names: list[str], files_by_class: list[list[Path]], groups: Mapping[Path, str]) -> NDArray[np.int64]:
+    """Return the number of files of each group and class, (groups, classes)."""
     rows = {name: row for row, name in enumerate(names)}
-    counts = np.zeros((len(names), len(part)), np.int64)
-    for column, files in enumerate(part):
+    counts = np.zeros((len(names), len(files_by_class)), np.int64)
+    for column, files in enumerate(files_by_class):
         np.add.at(counts[:, column], [rows[groups[path]] for path in files], 1)
     return counts
 
 
-def _order(count: int, seed: int) -> list[int]:
+def _random_order(count: int, seed: int) -> list[int]:
     import torch
 
     from saccade.data.sampling import generator
@@ -85,36 +89,36 @@ def _order(count: int, seed: int) -> list[int]:
     return order
 
 
-def _chosen(counts: NDArray[np.int64], test_part: float, order: list[int]) -> NDArray[np.bool_] | None:
-    """Which groups are held back; None where a class would be left without a file on one side."""
-    total = counts.sum(0)
-    goal = np.clip(np.rint(test_part * total), 1, total - 1)
-    weight = 1 / np.sqrt(goal)
-    held, chosen = np.zeros_like(total), np.zeros(len(counts), np.bool_)
+def _choose_test_groups(counts: NDArray[np.int64], test_fraction: float, order: list[int]) -> NDArray[np.bool_] | None:
+    """Return which groups (G,) are held back given ``counts`` (G, K) of files; None if a class lacks a side."""
+    totals = counts.sum(0)
+    goals = np.clip(np.rint(test_fraction * totals), 1, totals - 1)
+    weights = 1 / np.sqrt(goals)
+    n_test, is_test = np.zeros_like(totals), np.zeros(len(counts), np.bool_)
 
-    def gain(group: int, least: int = 1) -> float:
-        """How much nearer the classes come to their goal if ``group`` changes sides; -inf where one is used up."""
-        after = held - counts[group] if chosen[group] else held + counts[group]
-        whole = (after < total).all() and (after >= least).all()
-        return float((abs(held - goal) - abs(after - goal)) @ weight) if whole else -np.inf
+    def gain(group: int, min_test: int = 1) -> float:
+        """Return how much nearer the classes come to their goals if ``group`` moves; -inf if it must not move."""
+        n_after = n_test - counts[group] if is_test[group] else n_test + counts[group]
+        is_feasible = (n_after < totals).all() and (n_after >= min_test).all()
+        return float((abs(n_test - goals) - abs(n_after - goals)) @ weights) if is_feasible else -np.inf
 
     def move(group: int) -> None:
-        held[:] += -counts[group] if chosen[group] else counts[group]
-        chosen[group] = not chosen[group]
+        n_test[:] += -counts[group] if is_test[group] else counts[group]
+        is_test[group] = not is_test[group]
 
     for column in np.argsort((counts > 0).sum(0), kind="stable"):
-        if held[column]:
+        if n_test[column]:
             continue
-        gains = {group: gain(group, least=0) for group in order if counts[group, column]}
+        gains = {group: gain(group, min_test=0) for group in order if counts[group, column]}
         best = max(gains, key=lambda group: gains[group])
         if gains[best] == -np.inf:
             return None
-        move(next((group for group, found in gains.items() if found > 0), best))
-    moved = True
-    while moved:
-        moved = False
+        move(next((group for group, value in gains.items() if value > 0), best))
+    has_moved = True
+    while has_moved:
+        has_moved = False
         for group in order:
-            if gain(group) > _LEAST_GAIN:
+            if gain(group) > _MIN_GAIN:
                 move(group)
-                moved = True
-    return chosen
+                has_moved = True
+    return is_test

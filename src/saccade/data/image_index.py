@@ -1,4 +1,4 @@
-"""The images below a folder by the names that tables give them: with a path or not, with an ending or not."""
+"""Index of the images below a folder by the names that tables use, with or without folders and extension."""
 
 from __future__ import annotations
 
@@ -14,90 +14,98 @@ __all__ = ["AmbiguousError", "ImageIndex", "NotFoundError"]
 
 
 class NotFoundError(Exception):
-    """No image has the name; the rest of a sentence that begins with the image's path."""
+    """Error if no image has a name."""
 
 
 class AmbiguousError(Exception):
-    """Several images have the name; the rest of a sentence that begins with where it stands."""
+    """Error if several images have a name; the message is worded to follow the name's place."""
 
 
 class ImageIndex:
-    """The images below a folder, found by name.
+    """Index of the images below a folder.
 
     Args:
         root: the folder.
+
+    Attributes:
+        files: all images, sorted.
+        hidden: Maps name to the number of skipped hidden entries.
     """
 
     def __init__(self, root: Path) -> None:
         self.root, self.hidden = root, Counter[str]()
         self.files = sorted(filter(is_image, walk(root, self.hidden)), key=lambda path: path.parts)
-        self._begin = len(str(root / "x")) - 1
-        self._inner = {self._within(path): path for path in self.files}
-        self._named = defaultdict[str, list[str]](list)
-        for inner in self._inner:
-            name = inner.rpartition("/")[2]
-            self._named[name].append(inner)
-            self._named[name.rpartition(".")[0]].append(inner)
-        self._own = "" if (root / root.name).is_dir() else f"{root.name}/"
+        self._prefix_length = len(str(root / "x")) - 1
+        self._by_relative_path = {self._relative(path): path for path in self.files}
+        self._relative_paths_by_name = defaultdict[str, list[str]](list)
+        for relative_path in self._by_relative_path:
+            name = relative_path.rpartition("/")[2]
+            self._relative_paths_by_name[name].append(relative_path)
+            self._relative_paths_by_name[name.rpartition(".")[0]].append(relative_path)
+        self._root_prefix = "" if (root / root.name).is_dir() else f"{root.name}/"
 
-    def find(self, text: str, near: Path, owner: str) -> Path:
-        """The image called ``text``: a name or a path, with its ending or without.
+    def find(self, text: str, folder: Path, where: str) -> Path:
+        """Return the image called ``text``.
 
         Args:
-            text: what the table says.
-            near: the folder of the table; of several images the one that lies there is meant, then the one below its
-                ``images``, then the one below the root.
-            owner: what names the image, for messages.
+            text: name or path in a table, with or without extension.
+            folder: folder of the table; images in it, then in its ``images``, then in the root take precedence.
+            where: place of the name, for messages.
 
         Raises:
-            UserError: ``text`` is a path out of the root.
+            UserError: ``text`` is a path outside the root.
             AmbiguousError: several images have the name.
-            NotFoundError: none has it.
+            NotFoundError: no image has the name.
         """
-        plain = _plain(text)
-        if plain.startswith("/") or plain[1:2] == ":" or ".." in plain.split("/") or "\0" in plain:
-            inside(self.root, text, owner)
-        plain = plain.removeprefix(self._own)
-        within = f"{folder}/" if (folder := self._within(near)) else ""
-        for place in (within, f"{within}images/", "", "images/"):
-            if (path := self._inner.get(f"{place}{plain}")) is not None:
+        name = _with_slashes(text)
+        if name.startswith("/") or name[1:2] == ":" or ".." in name.split("/") or "\0" in name:
+            inside(self.root, text, where)
+        name = name.removeprefix(self._root_prefix)
+        prefix = f"{relative_folder}/" if (relative_folder := self._relative(folder)) else ""
+        for start in (prefix, f"{prefix}images/", "", "images/"):
+            if (path := self._by_relative_path.get(f"{start}{name}")) is not None:
                 return path
-        found = [inner for inner in self._named.get(plain.rpartition("/")[2], ()) if _ends(inner, plain)]
-        if not found:
+        candidates = self._relative_paths_by_name.get(name.rpartition("/")[2], ())
+        matches = [path for path in candidates if _ends_with(path, name)]
+        if not matches:
             raise NotFoundError
-        beside = [inner for inner in found if within and inner.startswith(within)]
-        if len(found) > 1 and len(beside) != 1:
-            both = " and ".join(map(brief, found[:2])) + (f" and {len(found) - 2} others" if found[2:] else "")
-            raise AmbiguousError(f"names {brief(text)!r}, which is {both}; write the whole path with its ending")
-        return self._inner[(beside or found)[0]]
+        in_folder = [path for path in matches if prefix and path.startswith(prefix)]
+        if len(matches) > 1 and len(in_folder) != 1:
+            examples = " and ".join(map(brief, matches[:2])) + (
+                f" and {len(matches) - 2} others" if matches[2:] else ""
+            )
+            raise AmbiguousError(f"names {brief(text)!r}, which is {examples}; write the whole path with its ending")
+        return self._by_relative_path[(in_folder or matches)[0]]
 
-    def _within(self, path: Path) -> str:
-        """``path`` from the root, by text: a tenth of the time of ``relative_to``."""
-        return str(path)[self._begin :].replace(os.sep, "/")
+    def _relative(self, path: Path) -> str:
+        """Return ``path`` relative to the root, by slicing: ten times faster than ``relative_to``."""
+        return str(path)[self._prefix_length :].replace(os.sep, "/")
 
-    def holds(self, text: str, near: Path) -> bool:
-        """Whether an image has the name."""
+    def has_image(self, text: str, folder: Path) -> bool:
+        """Return True if an image is called ``text``; ``folder`` as in :meth:`find`."""
         try:
-            self.find(text, near, "")
+            self.find(text, folder, "")
         except AmbiguousError:
             return True
         except (NotFoundError, UserError):
             return False
         return True
 
-    def nearest(self, text: str) -> str:
-        """A sentence with the image whose name is nearest; empty where none is near."""
-        name = _plain(text).rpartition("/")[2]
-        same = [path.name for path in self.files if path.stem.lower() == Path(name).stem.lower()]
-        return f" Did you mean {brief(same[0])!r}?" if same else did_you_mean(name, (path.name for path in self.files))
+    def suggestion(self, text: str) -> str:
+        """Return a sentence that suggests an image with a similar name, or ""."""
+        name = _with_slashes(text).rpartition("/")[2]
+        same_stem = [path.name for path in self.files if path.stem.lower() == Path(name).stem.lower()]
+        if same_stem:
+            return f" Did you mean {brief(same_stem[0])!r}?"
+        return did_you_mean(name, (path.name for path in self.files))
 
 
-def _ends(inner: str, plain: str) -> bool:
-    """Whether a path ends with what a table says, folders included, its ending or not."""
-    whole = inner if plain.endswith(inner.rpartition("/")[2]) else inner.rpartition(".")[0]
-    return f"/{whole}".endswith(f"/{plain}")
+def _ends_with(path: str, name: str) -> bool:
+    """Return True if ``path`` ends with the folders and file of ``name``, with or without the extension."""
+    has_extension = name.endswith(path.rpartition("/")[2])
+    return f"/{path if has_extension else path.rpartition('.')[0]}".endswith(f"/{name}")
 
 
-def _plain(text: str) -> str:
-    """``text`` with / between folders and without ``./`` at its start."""
+def _with_slashes(text: str) -> str:
+    """Return ``text`` with / between folders and without a leading ``./``."""
     return text.replace("\\", "/").removeprefix("./")

@@ -1,4 +1,4 @@
-"""The rows of tables as labelled images: each row's image is found, its part, group and labels are read and checked."""
+"""Read the labels in image tables: find each row's image, and check its split, group and labels."""
 
 from __future__ import annotations
 
@@ -8,192 +8,191 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from saccade.data.columns import EMPTY, FLAGS, NONE_OF_THEM, Columns
+from saccade.data.columns import EMPTY_VALUES, FLAG_VALUES, NO_LABEL_NAMES, Columns
 from saccade.data.image_index import ImageIndex
-from saccade.data.records import Record, Records
-from saccade.data.rows import RowImages, parts_of, said
+from saccade.data.records import TableFile, TableRow
+from saccade.data.rows import RowImages, quote_value, read_row_splits
 from saccade.escaping import brief
 
-__all__ = ["Labelled", "Labelling", "Table", "read_rows"]
+__all__ = ["ImageTable", "LabelledImage", "TableLabels", "read_table_labels"]
 
 
-class Table(NamedTuple):
-    """A table of images.
+class ImageTable(NamedTuple):
+    """Table of labelled images.
 
     Attributes:
-        role: of all its rows, ``train``, ``test`` or ``val``; a split column says another.
-        name: of that part, for messages; empty where there are no parts.
-        records: its rows.
-        columns: what they are.
-        near: the folder in which its images are sought first.
+        split: ``train``, ``test`` or ``val``, for all rows; a split column overrides it.
+        split_name: name of that split in the source, for messages; empty if there are no splits.
+        records: the table's rows.
+        columns: names of its columns.
+        folder: folder in which images are looked up first.
     """
 
-    role: str
-    name: str
-    records: Records
+    split: str
+    split_name: str
+    records: TableFile
     columns: Columns
-    near: Path
+    folder: Path
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """An image with what its row says.
+class LabelledImage:
+    """Labels, split and group of one image.
 
     Attributes:
-        labels: their names, in the order of the row.
-        role: ``train``, ``test`` or ``val``.
-        part: what the source calls it; empty where all rows are one part.
-        group: its group; empty where the table has none.
-        where: the line, for messages.
+        labels: names of its labels, in the order of the row.
+        split: ``train``, ``test`` or ``val``.
+        split_name: name of that split in the source; empty if there are no splits.
+        group: its group; empty if the table has none.
+        where: line of the table, for messages.
     """
 
     labels: tuple[str, ...]
-    role: str
-    part: str
+    split: str
+    split_name: str
     group: str
     where: str
 
 
 @dataclass
-class Labelling:
-    """What the rows say.
+class TableLabels:
+    """Labels read from tables.
 
     Attributes:
-        images: image to its labels.
-        classes: every label, in the order of the 0/1 columns, else sorted, numbers by their value.
-        missing: images that are named and cannot be found, and why.
+        images: Maps image to its labels, split and group.
+        classes: all label names, in the order of the 0/1 columns, else sorted, numbers by value.
+        missing: Maps a path named in a table that does not exist to a message.
         problems: sentences on rows that cannot be used.
-        notes: sentences on what was cleaned.
+        notes: sentences on corrections.
     """
 
-    images: dict[Path, Labelled] = field(default_factory=dict)
+    images: dict[Path, LabelledImage] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
     missing: dict[Path, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def read_rows(tables: Sequence[Table], index: ImageIndex, options: Mapping[str, Any]) -> Labelling:
-    """Read every row.
+def read_table_labels(tables: Sequence[ImageTable], index: ImageIndex, options: Mapping[str, Any]) -> TableLabels:
+    """Read the labels of every row of ``tables``; faulty rows are reported in the result.
 
     Args:
-        tables: where they stand.
-        index: the images.
-        options: ``data.options``.
+        tables: the tables.
+        index: the images of the folder.
+        options: ``data.options`` of the recipe.
     """
-    found, twice, empty, blanks = Labelling(), 0, list[str](), 0
-    known, images = dict[str, None](), RowImages(index)
-    for role, name, table, columns, near in tables:
-        found.problems += table.problems
-        reader = _Labels(table, columns, options)
-        words = parts_of(table, columns.split, found.problems)
+    result, n_repeated, n_trimmed = TableLabels(), 0, 0
+    unlabelled_rows, label_names, images = list[str](), dict[str, None](), RowImages(index)
+    for split, split_name, table, columns, folder in tables:
+        result.problems += table.problems
+        reader = _LabelReader(columns, options)
+        row_splits = read_row_splits(table, columns.split, result.problems)
         for row in table.rows:
-            where = table.at(row)
+            where = table.location(row)
             group = row.text(columns.group) if columns.group else ""
-            labels = reader.labels(row)
-            path = images.find(row, columns.image, near, where)
-            if columns.group and group.lower() in EMPTY:
-                found.problems.append(f"{where} has no {brief(columns.group)!r}; every image needs one")
+            labels = reader.read(row)
+            path = images.find(row, columns.image, folder, where)
+            if columns.group and group.lower() in EMPTY_VALUES:
+                result.problems.append(f"{where} has no {brief(columns.group)!r}; every image needs one")
             if isinstance(labels, str):
-                found.problems.append(f"{where} {labels}")
+                result.problems.append(f"{where} {labels}")
                 continue
-            if path is None or (columns.split and row.line not in words):
+            if path is None or (columns.split and row.line not in row_splits):
                 continue
-            blanks += columns.form != "flags" and columns.labels[0] in row.blanks
-            known |= dict.fromkeys(labels)
-            one = Labelled(labels, *words.get(row.line, (role, name)), group, where)
-            before = found.images.setdefault(path, one)
-            if before is one:
-                empty += [where] * (not labels)
-            elif (before.labels, before.role, before.group) == (labels, one.role, group):
-                twice += 1
+            n_trimmed += columns.form != "flags" and columns.labels[0] in row.trimmed
+            label_names |= dict.fromkeys(labels)
+            image = LabelledImage(labels, *row_splits.get(row.line, (split, split_name)), group, where)
+            earlier = result.images.setdefault(path, image)
+            if earlier is image:
+                unlabelled_rows += [where] * (not labels)
+            elif (earlier.labels, earlier.split, earlier.group) == (labels, image.split, group):
+                n_repeated += 1
             else:
-                found.problems.append(_unlike(path, before, one))
-    found.missing, found.problems = images.missing, [*found.problems, *images.problems]
-    ordered = [label for table in tables for label in table.columns.labels if table.columns.form == "flags"]
-    found.classes = list(dict.fromkeys(ordered)) or sorted(known, key=_by_number)
-    found.notes += _notes(found, twice, empty, blanks)
-    return found
+                result.problems.append(_conflict_message(path, earlier, image))
+    result.missing, result.problems = images.missing, [*result.problems, *images.problems]
+    flag_columns = [label for table in tables for label in table.columns.labels if table.columns.form == "flags"]
+    result.classes = list(dict.fromkeys(flag_columns)) or sorted(label_names, key=_numeric_key)
+    result.notes += _notes(result, n_repeated, unlabelled_rows, n_trimmed)
+    return result
 
 
-class _Labels:
-    """Reads the labels of the rows of a table."""
-
-    def __init__(self, table: Records, columns: Columns, options: Mapping[str, Any]) -> None:
+class _LabelReader:
+    def __init__(self, columns: Columns, options: Mapping[str, Any]) -> None:
         self.columns = columns
-        self._flags = dict(FLAGS)
+        self._flags = dict(FLAG_VALUES)
         if (uncertain := options.get("uncertain")) is not None:
             self._flags |= dict.fromkeys(("-1", "-1.0"), int(uncertain))
         if (blank := options.get("blank")) is not None:
-            self._flags |= dict.fromkeys(EMPTY, int(blank))
+            self._flags |= dict.fromkeys(EMPTY_VALUES, int(blank))
 
-    def labels(self, row: Record) -> tuple[str, ...] | str:
-        """The labels of a row, or why it has none, as the rest of a sentence that begins with its line."""
+    def read(self, row: TableRow) -> tuple[str, ...] | str:
+        """Return the labels of ``row``, or an error message that completes a sentence beginning with its line."""
         if self.columns.form == "flags":
-            return self._flagged(row)
+            return self._read_flags(row)
         column = self.columns.labels[0]
         value = row.cells[column]
         if self.columns.form == "label":
             text = row.text(column)
-            return f"has an empty label in the column {brief(column)!r}" if text.lower() in EMPTY else (text,)
-        parts = value.split(self.columns.delimiter) if isinstance(value, str) else value
-        kept = dict.fromkeys(part.strip() for part in parts if part.strip().lower() not in EMPTY)
-        none = [name for name in kept if name.lower() in NONE_OF_THEM]
-        if none and len(kept) > len(none):
-            beside = len(kept) - len(none)
-            return f"says {brief(none[0])!r} and names {beside} labels beside it; one of the two is wrong"
-        return () if none else tuple(kept)
+            is_empty = text.lower() in EMPTY_VALUES
+            return f"has an empty label in the column {brief(column)!r}" if is_empty else (text,)
+        names = value.split(self.columns.delimiter) if isinstance(value, str) else value
+        labels = dict.fromkeys(name.strip() for name in names if name.strip().lower() not in EMPTY_VALUES)
+        no_label_names = [name for name in labels if name.lower() in NO_LABEL_NAMES]
+        if no_label_names and len(labels) > len(no_label_names):
+            n_others = len(labels) - len(no_label_names)
+            return f"says {brief(no_label_names[0])!r} and names {n_others} labels beside it; one of the two is wrong"
+        return () if no_label_names else tuple(labels)
 
-    def _flagged(self, row: Record) -> tuple[str, ...] | str:
-        shown = []
+    def _read_flags(self, row: TableRow) -> tuple[str, ...] | str:
+        labels = []
         for column in self.columns.labels:
             value = row.text(column)
             flag = self._flags.get(value.lower())
             if flag is None:
-                return f"has {said(value)} in the column {brief(column)!r}; {_wanted(value)}"
+                return f"has {quote_value(value)} in the column {brief(column)!r}; {_flag_advice(value)}"
             if flag:
-                shown.append(column)
-        return tuple(shown)
+                labels.append(column)
+        return tuple(labels)
 
 
-def _wanted(value: str) -> str:
+def _flag_advice(value: str) -> str:
     if value.startswith("-1"):
         return "0 or 1 is needed. data.options.uncertain = 0 or 1 says what -1 is"
-    if value.lower() in EMPTY:
+    if value.lower() in EMPTY_VALUES:
         return "0 or 1 is needed. data.options.blank = 0 or 1 says what a blank is"
     return "0 or 1 is needed. data.options.labels = 'one,other' names the columns that are labels"
 
 
-def _unlike(path: Path, before: Labelled, one: Labelled) -> str:
-    if before.labels != one.labels:
-        lines = f"{before.where} ({_shown(before.labels)}) and {one.where} ({_shown(one.labels)})"
-        return f"{brief(path.name)} has two labels, in {lines}; one row for each image is needed, with all its labels"
-    if before.group != one.group:
-        return f"{brief(path.name)} is in two groups, in {before.where} ({before.group}) and {one.where} ({one.group})"
-    return f"{brief(path.name)} is in two parts, in {before.where} ({before.part}) and {one.where} ({one.part})"
+def _conflict_message(path: Path, earlier: LabelledImage, later: LabelledImage) -> str:
+    name = brief(path.name)
+    if earlier.labels != later.labels:
+        lines = f"{earlier.where} ({_join_labels(earlier.labels)}) and {later.where} ({_join_labels(later.labels)})"
+        return f"{name} has two labels, in {lines}; one row for each image is needed, with all its labels"
+    if earlier.group != later.group:
+        return f"{name} is in two groups, in {earlier.where} ({earlier.group}) and {later.where} ({later.group})"
+    lines = f"{earlier.where} ({earlier.split_name}) and {later.where} ({later.split_name})"
+    return f"{name} is in two parts, in {lines}"
 
 
-def _shown(labels: Sequence[str]) -> str:
+def _join_labels(labels: Sequence[str]) -> str:
     return ", ".join(map(brief, labels[:3])) + ("…" if labels[3:] else "") if labels else "none"
 
 
-def _notes(found: Labelling, twice: int, empty: Sequence[str], blanks: int) -> list[str]:
+def _notes(result: TableLabels, n_repeated: int, unlabelled_rows: Sequence[str], n_trimmed: int) -> list[str]:
     notes = []
-    if twice:
-        notes.append(f"{twice} rows name an image again with the same labels; it is taken once")
-    if empty:
-        notes.append(f"{len(empty)} images have none of the labels ({empty[0]} is the first)")
-    if blanks:
-        notes.append(f"{blanks} labels have blanks around them, which are taken off")
-    by_letters = Counter(name.casefold() for name in found.classes)
-    notes += [
-        f"the labels {' and '.join(repr(brief(name)) for name in found.classes if name.casefold() == letters)} differ "
-        "in capital letters only and are kept apart"
-        for letters, count in by_letters.items()
-        if count > 1
-    ]
+    if n_repeated:
+        notes.append(f"{n_repeated} rows name an image again with the same labels; it is taken once")
+    if unlabelled_rows:
+        notes.append(f"{len(unlabelled_rows)} images have none of the labels ({unlabelled_rows[0]} is the first)")
+    if n_trimmed:
+        notes.append(f"{n_trimmed} labels have spaces around them, which are removed")
+    counts = Counter(name.casefold() for name in result.classes)
+    for folded_name, count in counts.items():
+        if count > 1:
+            names = [repr(brief(name)) for name in result.classes if name.casefold() == folded_name]
+            notes.append(f"the labels {' and '.join(names)} differ in capital letters only and are kept apart")
     return notes
 
 
-def _by_number(name: str) -> tuple[int, str]:
+def _numeric_key(name: str) -> tuple[int, str]:
     return (int(name) if name.isdecimal() else -1, name)

@@ -1,4 +1,4 @@
-"""What the files of a folder are labelled with: a class, a mask, or nothing."""
+"""Targets of image files: their interface, class labels, and none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from saccade.data.resizing import Frame
 from saccade.data.sheet import Cell
-from saccade.data.survey import Part, Survey
+from saccade.data.survey import SplitFiles, Survey
 from saccade.escaping import brief
 
 if TYPE_CHECKING:
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
     from saccade.data.samples import Target, Targets
 
-__all__ = ["Classes", "Labels", "Unlabelled"]
+__all__ = ["ClassLabels", "NoTargets", "TargetSource"]
 
 
-class Labels(ABC):
-    """The targets of files.
+class TargetSource(ABC):
+    """Targets of the image files of a survey, by path.
 
     Attributes:
-        classes: their names; empty where files have no class.
-        problems: files whose target cannot be used, and why, as the rest of a sentence that begins with their name.
+        classes: class names; empty if the targets have no classes.
+        problems: Maps a file with an unusable target to a message, worded to follow the file's name.
         notes: sentences on the targets.
     """
 
@@ -35,68 +35,68 @@ class Labels(ABC):
 
     @abstractmethod
     def targets(self, files: Sequence[Path], frame: Frame) -> Targets:
-        """The targets of ``files``, in the ``frame`` their images are shown in."""
+        """Return the targets of ``files``, transformed to ``frame`` like their images."""
 
     @abstractmethod
-    def fact(self, path: Path) -> Any:
-        """What a fingerprint knows of a file's target, as JSON can write it."""
+    def fingerprint_entry(self, path: Path) -> Any:
+        """Return a JSON-serialisable summary of a target for the fingerprint."""
 
     @abstractmethod
-    def counts(self, part: Part, good: Container[Path]) -> dict[str, int]:
-        """Class -> how many of the ``good`` images of a part show it."""
+    def class_counts(self, split: SplitFiles, readable: Container[Path]) -> dict[str, int]:
+        """Return the number of ``readable`` images of ``split`` with each class."""
 
     @abstractmethod
-    def cell(self, picture: Tensor, target: Target) -> Cell:
-        """A picture with its target, for a contact sheet."""
+    def cell(self, image: Tensor, target: Target) -> Cell:
+        """Return a contact-sheet cell of ``image`` (C, H, W) with its target."""
 
 
-class Classes(Labels):
-    """The class of each file of a survey."""
+class ClassLabels(TargetSource):
+    """Class index of each file of a survey."""
 
-    def __init__(self, seen: Survey) -> None:
-        self.classes, self.problems, self.notes = seen.classes, {}, []
-        numbers = {name: number for number, name in enumerate(seen.classes)}
-        self._label = {
-            path: numbers.get(name, -1)
-            for part in seen.parts.values()
-            for name, files in part.classes.items()
+    def __init__(self, survey: Survey) -> None:
+        self.classes, self.problems, self.notes = survey.classes, {}, []
+        indices = {name: index for index, name in enumerate(survey.classes)}
+        self._labels = {
+            path: indices.get(name, -1)
+            for split in survey.splits.values()
+            for name, files in split.classes.items()
             for path in files
         }
 
     def targets(self, files: Sequence[Path], frame: Frame) -> list[int]:
-        """The index of each file's class."""
-        return [self._label[path] for path in files]
+        """Return the class index of each file."""
+        return [self._labels[path] for path in files]
 
-    def fact(self, path: Path) -> int:
-        """The index of its class."""
-        return self._label[path]
+    def fingerprint_entry(self, path: Path) -> int:
+        """Return the class index of ``path``."""
+        return self._labels[path]
 
-    def counts(self, part: Part, good: Container[Path]) -> dict[str, int]:
-        """Class -> how many ``good`` images it has."""
-        return {name: sum(path in good for path in files) for name, files in sorted(part.classes.items())}
+    def class_counts(self, split: SplitFiles, readable: Container[Path]) -> dict[str, int]:
+        """Return the number of ``readable`` images of each class."""
+        return {name: sum(path in readable for path in files) for name, files in sorted(split.classes.items())}
 
-    def cell(self, picture: Tensor, target: int) -> Cell:
-        """The picture above the name of its class."""
-        return Cell(picture, brief(self.classes[target]))
+    def cell(self, image: Tensor, target: int) -> Cell:
+        """Return a cell of ``image`` (C, H, W) with its class name."""
+        return Cell(image, brief(self.classes[target]))
 
 
-class Unlabelled(Labels):
-    """No targets."""
+class NoTargets(TargetSource):
+    """Source for images without targets."""
 
     def __init__(self) -> None:
         self.classes, self.problems, self.notes = [], {}, []
 
     def targets(self, files: Sequence[Path], frame: Frame) -> list[None]:
-        """None for each."""
+        """Return one None per file."""
         return [None] * len(files)
 
-    def fact(self, path: Path) -> None:
-        """None."""
+    def fingerprint_entry(self, path: Path) -> None:
+        """Return None."""
 
-    def counts(self, part: Part, good: Container[Path]) -> dict[str, int]:
-        """No classes."""
+    def class_counts(self, split: SplitFiles, readable: Container[Path]) -> dict[str, int]:
+        """Return an empty dict: there are no classes."""
         return {}
 
-    def cell(self, picture: Tensor, target: None) -> Cell:
-        """The picture alone."""
-        return Cell(picture, "")
+    def cell(self, image: Tensor, target: None) -> Cell:
+        """Return a cell of ``image`` (C, H, W) without a caption."""
+        return Cell(image, "")

@@ -1,4 +1,4 @@
-"""Mask files, of indices, black and white or colours: checked against their images, read with their geometry."""
+"""Mask files of class indices, black and white or colours, checked against their images and resized like them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from torch import Tensor
 from torchvision.tv_tensors import Mask
 
 from saccade.data.colour_maps import ClassMap
-from saccade.data.labels import Labels
-from saccade.data.mask_pixels import indices
-from saccade.data.opening import each
+from saccade.data.labels import TargetSource
+from saccade.data.mask_pixels import class_indices
+from saccade.data.opening import map_files
 from saccade.data.resizing import Frame
-from saccade.data.samples import CACHE, VOID, Target, Targets
+from saccade.data.samples import MEMORY_LIMIT, VOID, Target, Targets
 from saccade.data.sheet import Cell
-from saccade.data.survey import Part
+from saccade.data.survey import SplitFiles
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 from saccade.events import Notify
@@ -29,14 +29,14 @@ from saccade.imagefiles import UnreadableError, checksum, opened
 
 __all__ = ["MaskFiles", "Masks"]
 
-_BINARY = ("background", "foreground")
-"""The classes of masks that hold 0 and 255 alone."""
+_BINARY_CLASSES = ("background", "foreground")
+"""Classes of masks that hold only 0 and 255."""
 _VOID_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
-"""Pixels of a class of such a name, in any letters, become ``VOID``."""
+"""Lower-case names of classes whose pixels become ``VOID``."""
 
 
-class _Contents(NamedTuple):
-    """What a mask file holds: upright size (width, height), its values, number and CRC-32 of its bytes, its fault."""
+class _MaskFacts(NamedTuple):
+    """Facts on a mask file: upright (width, height), values, (byte count, CRC-32), error message or empty."""
 
     size: tuple[int, int]
     values: frozenset[int]
@@ -44,114 +44,114 @@ class _Contents(NamedTuple):
     problem: str
 
 
-class Masks(Labels):
-    """The masks of images.
+class Masks(TargetSource):
+    """Mask files of images.
 
     Args:
-        masks: image to mask.
-        sizes: width and height of the images asked about.
-        named: the classes; empty where nothing names them.
-        root: the folder that files are named from.
-        notify: receives events of progress.
-        void: names of classes whose pixels become ``VOID``, separated by commas; False for none, None for those that
-            are called void, ignore or unlabelled.
+        masks: Maps image to mask file.
+        sizes: Maps each image in use to its (width, height).
+        class_map: names and colours of the classes; empty if no file lists them.
+        root: folder that paths in messages are relative to.
+        notify: receives progress events.
+        void: names of the classes whose pixels become ``VOID``, separated by commas. False: no class. None: classes
+            with a name such as void, ignore or unlabelled.
 
     Raises:
-        UserError: there are more names than masks can hold, or no class is called ``void``.
+        UserError: there are more names than masks can hold, or ``void`` names an unknown class.
     """
 
     def __init__(
         self,
         masks: Mapping[Path, Path],
         sizes: Mapping[Path, tuple[int, int]],
-        named: ClassMap,
+        class_map: ClassMap,
         root: Path,
         notify: Notify | None,
         void: Any = None,
     ) -> None:
-        names = named.names
-        if len(names) > VOID:
-            raise UserError(f"there are {len(names)} names of classes; masks of 8 bits hold {VOID} and void")
-        self._masks, self._named, self._root = masks, named, root
+        listed_names = class_map.names
+        if len(listed_names) > VOID:
+            raise UserError(f"there are {len(listed_names)} names of classes; masks of 8 bits hold {VOID} and void")
+        self._masks, self._class_map, self._root = masks, class_map, root
         self.problems = {path: "has no mask of its name" for path in sizes if path not in masks}
-        deciding = masks if len(names) in (0, 2) else sizes  # all, where they decide the classes or what 255 is
-        paired = [path for path in deciding if path in masks]
-        files = [masks[path] for path in paired]
-        self._contents = dict(zip(paired, each(lambda path: _read_mask(path, named), files, notify), strict=True))
-        whole = [found for found in self._contents.values() if not found.problem]
-        values = frozenset[int]().union(*(found.values for found in whole))
-        known = list(names) or [str(index) for index in range(max(values - {VOID}, default=0) + 1)]
-        self._codes = np.full(256, VOID, np.uint8)
-        if VOID in values and values <= {0, VOID} and len(names) in (0, 2):
-            self.classes = list(names) or list(_BINARY)
-            self._codes[[0, VOID]] = 0, 1
+        # The values of all masks determine unlisted classes, and whether 255 is void or the class foreground.
+        images_to_scan = masks if len(listed_names) in (0, 2) else sizes
+        images = [path for path in images_to_scan if path in masks]
+        files = [masks[path] for path in images]
+        facts = map_files(lambda path: _read_facts(path, class_map), files, notify)
+        self._facts = dict(zip(images, facts, strict=True))
+        values = frozenset[int]().union(*(mask.values for mask in self._facts.values() if not mask.problem))
+        names = list(listed_names) or [str(index) for index in range(max(values - {VOID}, default=0) + 1)]
+        self._class_of_value = np.full(256, VOID, np.uint8)
+        if VOID in values and values <= {0, VOID} and len(listed_names) in (0, 2):
+            self.classes = list(listed_names) or list(_BINARY_CLASSES)
+            self._class_of_value[[0, VOID]] = 0, 1
         else:
-            left_out = _void(void, known)
-            self.classes = [name for name in known if name not in left_out]
-            self._codes[[index for index, name in enumerate(known) if name not in left_out]] = range(len(self.classes))
+            void_names = _void_names(void, names)
+            self.classes = [name for name in names if name not in void_names]
+            class_values = [value for value, name in enumerate(names) if name not in void_names]
+            self._class_of_value[class_values] = range(len(self.classes))
         for path, size in sizes.items():
-            found = self._contents.get(path)
-            if found and (problem := found.problem or _misfit(found, size, len(known))):
+            mask = self._facts.get(path)
+            if mask and (problem := mask.problem or _mismatch(mask, size, len(names))):
                 self.problems[path] = f"has the mask {brief(masks[path].relative_to(root))}, which {problem}"
         self.notes = [] if len(self.classes) > 1 else ["the masks hold one class alone"]
-        unused = sorted(set(range(len(known))) - values)
-        if not names and len(unused) > len(values):
+        unused = sorted(set(range(len(names))) - values)
+        if not listed_names and len(unused) > len(values):
             self.notes.append(
-                f"{len(unused)} of the classes 0 to {len(known) - 1} are in no mask: grey levels, such as 128, are "
+                f"{len(unused)} of the classes 0 to {len(names) - 1} are in no mask: grey levels, such as 128, are "
                 "read as class indices; write 0, 1, 2, …"
             )
 
     def targets(self, files: Sequence[Path], frame: Frame) -> Targets:
-        """The masks of ``files``, kept in memory where they fit."""
-        found = MaskFiles([self._masks[path] for path in files], frame, self._codes, self._named)
-        return [found[i] for i in range(len(found))] if len(files) * frame.height * frame.width <= CACHE else found
+        """Return the masks of ``files``, uint8 (H, W), in memory if they fit."""
+        masks = MaskFiles([self._masks[path] for path in files], frame, self._class_of_value, self._class_map)
+        fits_in_memory = len(files) * frame.height * frame.width <= MEMORY_LIMIT
+        return [masks[i] for i in range(len(masks))] if fits_in_memory else masks
 
-    def fact(self, path: Path) -> Any:
-        """Name and checksum of its mask, and the class of each value that is not its own class."""
-        found = self._contents[path]
-        if self._named.colours:
-            colours = dict(enumerate(self._named.colours))
-            moved = [[colours.get(value, value), int(self._codes[value])] for value in sorted(found.values)]
+    def fingerprint_entry(self, path: Path) -> Any:
+        """Return the path and CRC-32 of the mask, and how its values map to classes unless each is its own class."""
+        mask = self._facts[path]
+        if self._class_map.colours:
+            colours = dict(enumerate(self._class_map.colours))
+            remapped = [[colours.get(value, value), int(self._class_of_value[value])] for value in sorted(mask.values)]
         else:
-            moved = [[value, code] for value in sorted(found.values) if (code := int(self._codes[value])) != value]
-        return [self._masks[path].relative_to(self._root).as_posix(), found.content[1], *[moved] * bool(moved)]
+            pairs = ([value, int(self._class_of_value[value])] for value in sorted(mask.values))
+            remapped = [[value, index] for value, index in pairs if index != value]
+        entry = [self._masks[path].relative_to(self._root).as_posix(), mask.content[1]]
+        return [*entry, remapped] if remapped else entry
 
-    def counts(self, part: Part, good: Container[Path]) -> dict[str, int]:
-        """Class -> how many of the ``good`` images have a pixel of it."""
-        shown = Counter(
-            code
-            for path in part.files
-            if path in good and path not in self.problems
-            for code in {int(self._codes[value]) for value in self._contents[path].values}
+    def class_counts(self, split: SplitFiles, readable: Container[Path]) -> dict[str, int]:
+        """Return the number of ``readable`` images of ``split`` with a pixel of each class."""
+        counts = Counter(
+            index
+            for path in split.files
+            if path in readable and path not in self.problems
+            for index in {int(self._class_of_value[value]) for value in self._facts[path].values}
         )
-        return {name: shown[code] for code, name in enumerate(self.classes)}
+        return {name: counts[index] for index, name in enumerate(self.classes)}
 
-    def cell(self, picture: Tensor, target: Target) -> Cell:
-        """The picture with its classes tinted and named, the first of them left as it is."""
-        tinted = [code for code in target.unique().tolist() if code not in (0, VOID)]
-        layers = np.stack([target.numpy() == code for code in tinted]) if tinted else None
-        caption = brief(", ".join(self.classes[code] for code in tinted))
-        return Cell(picture, caption, (), layers, [code - 1 for code in tinted])
+    def cell(self, image: Tensor, target: Target) -> Cell:
+        """Return a cell of ``image`` (C, H, W) with its classes tinted and named, except class 0."""
+        tinted = [index for index in target.unique().tolist() if index not in (0, VOID)]
+        layers = np.stack([target.numpy() == index for index in tinted]) if tinted else None
+        caption = brief(", ".join(self.classes[index] for index in tinted))
+        return Cell(image, caption, (), layers, [index - 1 for index in tinted])
 
 
 class MaskFiles:
-    """Masks read from their files each time they are asked for.
+    """Sequence of masks, read from their files on access; ``class_of_value`` (256,) maps values to classes."""
 
-    Args:
-        paths: the files.
-        frame: what is seen of them.
-        codes: uint8 (256,), the class of each index in the files.
-        named: the indices of colours.
-    """
-
-    def __init__(self, paths: Sequence[Path], frame: Frame, codes: NDArray[np.uint8], named: ClassMap) -> None:
-        self.paths, self.frame, self.codes, self.named = paths, frame, codes, named
+    def __init__(
+        self, paths: Sequence[Path], frame: Frame, class_of_value: NDArray[np.uint8], class_map: ClassMap
+    ) -> None:
+        self.paths, self.frame, self.class_of_value, self.class_map = paths, frame, class_of_value, class_map
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, i: int) -> Mask:
-        """Mask ``i``, uint8 (H, W).
+        """Return mask ``i``, uint8 (H, W).
 
         Raises:
             UserError: the file has become unreadable.
@@ -159,41 +159,39 @@ class MaskFiles:
         path = self.paths[i]
         try:
             with opened(path) as image:
-                coded = Image.fromarray(self.codes[indices(image, self.named)])
-            return Mask(torch.from_numpy(np.array(self.frame.mask(coded))))
+                classes = Image.fromarray(self.class_of_value[class_indices(image, self.class_map)])
+            return Mask(torch.from_numpy(np.array(self.frame.fit_mask(classes))))
         except UnreadableError as problem:
             raise UserError(f"{brief(path)} {problem}") from None
 
 
-def _void(void: Any, known: Sequence[str]) -> set[str]:
-    """The names of classes that are void."""
+def _void_names(void: Any, class_names: Sequence[str]) -> set[str]:
     if void is False:
         return set()
     if void is None:
-        return {name for name in known if name.lower() in _VOID_NAMES}
+        return {name for name in class_names if name.lower() in _VOID_NAMES}
     names = {name.strip() for name in str(void).split(",")}
-    for name in sorted(names - set(known)):
+    for name in sorted(names - set(class_names)):
         raise UserError(
-            f"data.options.void: there is no class {brief(name)!r}.{did_you_mean(name, known)} There are "
-            f"{', '.join(map(brief, known))}; false makes none void"
+            f"data.options.void: there is no class {brief(name)!r}.{did_you_mean(name, class_names)} There are "
+            f"{', '.join(map(brief, class_names))}; false makes none void"
         )
     return names
 
 
-def _read_mask(path: Path, named: ClassMap) -> _Contents:
-    nothing = ((0, 0), frozenset[int](), (0, 0))
+def _read_facts(path: Path, class_map: ClassMap) -> _MaskFacts:
     try:
         with opened(path) as image:
-            found = indices(image, named)
-            values = frozenset(np.flatnonzero(np.bincount(found.ravel(), minlength=256)).tolist())
-            return _Contents((found.shape[1], found.shape[0]), values, checksum(path), "")
+            indices = class_indices(image, class_map)
+            values = frozenset(np.flatnonzero(np.bincount(indices.ravel(), minlength=256)).tolist())
+            return _MaskFacts((indices.shape[1], indices.shape[0]), values, checksum(path), "")
     except UnreadableError as problem:
-        return _Contents(*nothing, str(problem))
+        return _MaskFacts((0, 0), frozenset(), (0, 0), str(problem))
 
 
-def _misfit(found: _Contents, size: tuple[int, int], classes: int) -> str:
-    """Why a mask does not belong to an image of ``size`` or to so many classes."""
-    if found.size != size:
-        return f"is {found.size[0]}×{found.size[1]} pixels; its image is {size[0]}×{size[1]}"
-    beyond = max(found.values - {VOID}, default=0)
-    return f"has the value {beyond}; {classes} classes are 0 to {classes - 1}" if beyond >= classes else ""
+def _mismatch(mask: _MaskFacts, size: tuple[int, int], n_values: int) -> str:
+    """Return the error message if a mask does not fit its image's (width, height) or has other values, else ""."""
+    if mask.size != size:
+        return f"is {mask.size[0]}×{mask.size[1]} pixels; its image is {size[0]}×{size[1]}"
+    largest = max(mask.values - {VOID}, default=0)
+    return f"has the value {largest}; {n_values} classes are 0 to {n_values - 1}" if largest >= n_values else ""

@@ -1,4 +1,4 @@
-"""Image files as numbered pictures: checked, turned, made RGB, brought to one size."""
+"""Read image files: check them, apply the EXIF orientation, convert to RGB and resize."""
 
 from __future__ import annotations
 
@@ -16,32 +16,35 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
-from saccade.data.decoded import Facts, StorageError, load, place_of, store
-from saccade.data.resizing import DEFAULT, Frame, lies
-from saccade.data.samples import CACHE
-from saccade.data.views import Shown
+from saccade.data.image_cache import CacheError, FileFacts, cache_path, read_cache, write_cache
+from saccade.data.resizing import DEFAULT_SIZE, Frame, swaps_sides
+from saccade.data.samples import MEMORY_LIMIT
+from saccade.data.views import ImageView
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.events import FilesChecked, Notify, PicturesNotKept
 from saccade.imagefiles import UnreadableError, checksum, opened
 from saccade.recipe import Data
 
-__all__ = ["Files", "Opened", "ReadResult", "check", "each", "open_pictures", "read_image", "upright"]
+__all__ = [
+    "LazyImages", "OpenedImages", "ReadResult", "map_files", "open_images", "read_image", "read_images", "upright",
+]  # fmt: skip
 
-_CHUNK = 256
-_NOTIFY_EVERY = 0.2  # seconds between two events of progress
+_CHUNK_FILES = 256
+_PROGRESS_INTERVAL = 0.2
+"""Seconds between two progress events."""
 
 _Result = TypeVar("_Result")
 
 
 class ReadResult(NamedTuple):
-    """What became of a file.
+    """Result of reading one image file.
 
     Attributes:
-        pixels: uint8 (3, H, W); None where it is broken.
-        size: width and height, upright; None where it is broken.
-        content: number and CRC-32 of the file's bytes; None where it is broken.
-        problem: what is wrong with it, as the rest of a sentence that begins with its name; empty if it is whole.
+        pixels: uint8 (3, H, W); None for a broken file.
+        size: (width, height) of the upright image in the file; None for a broken file.
+        content: byte count and CRC-32 of the file; None for a broken file.
+        problem: error message, worded to follow the file's name; empty if there is none.
     """
 
     pixels: NDArray[np.uint8] | None
@@ -51,70 +54,64 @@ class ReadResult(NamedTuple):
 
 
 def read_image(path: Path, frame: Frame, exact: bool = False) -> ReadResult:
-    """Read the image in ``path`` whole, as ``frame`` shows it.
+    """Read the image at ``path`` and fit it to ``frame``.
 
     Args:
-        path: of the file.
-        frame: what is seen of it.
-        exact: decode at full size; else a large JPEG is decoded at 1/2, 1/4 or 1/8, which can move it by part of a
-            pixel against its mask.
+        path: path of the file.
+        frame: frame to fit it to.
+        exact: True to decode at full size; else large JPEGs are decoded at 1/2, 1/4 or 1/8, which can shift them
+            against their masks by a fraction of a pixel.
 
     Raises:
-        UserError: this machine, not the file, is why it cannot be read.
+        UserError: the machine, not the file, is at fault.
     """
     try:
         with opened(path) as image:
-            height, width = frame.scale_size
-            found, wanted = image.size, (2 * width, 2 * height)
-            if lies(image):
-                found, wanted = found[::-1], wanted[::-1]
+            height, width = frame.resize_size
+            size, draft_size = image.size, (2 * width, 2 * height)
+            if swaps_sides(image):
+                size, draft_size = size[::-1], draft_size[::-1]
             if not exact:
-                image.draft("RGB", wanted)
-            pixels = np.asarray(frame.picture(_to_rgb(upright(image)))).transpose(2, 0, 1)
-            return ReadResult(np.ascontiguousarray(pixels), found, checksum(path), "")
+                image.draft("RGB", draft_size)
+            pixels = np.asarray(frame.fit_image(_to_rgb(upright(image)))).transpose(2, 0, 1)
+            return ReadResult(np.ascontiguousarray(pixels), size, checksum(path), "")
     except UnreadableError as problem:
         return ReadResult(None, None, None, str(problem))
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """``image`` turned as its EXIF says."""
+    """Return ``image`` rotated by its EXIF orientation."""
     if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
         return image
     return ImageOps.exif_transpose(image)
 
 
-def check(
+def read_images(
     paths: Sequence[Path], frame: Frame, notify: Notify | None = None, exact: bool = False
 ) -> Iterator[ReadResult]:
-    """A :class:`ReadResult` at each file, in order, several at a time.
+    """Yield the result of :func:`read_image` for each path, in order, from several threads.
 
     Raises:
         UserError: as :func:`read_image`.
     """
-    return each(lambda path: read_image(path, frame, exact), paths, notify)
+    return map_files(lambda path: read_image(path, frame, exact), paths, notify)
 
 
-def each(function: Callable[[Path], _Result], paths: Sequence[Path], notify: Notify | None) -> Iterator[_Result]:
-    """``function`` of each path, in order, several at a time; ``notify`` receives events of progress."""
-    last = 0.0
+def map_files(function: Callable[[Path], _Result], paths: Sequence[Path], notify: Notify | None) -> Iterator[_Result]:
+    """Yield ``function(path)`` for each path, in order, from several threads."""
+    last_event = 0.0
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(paths), _CHUNK):
-            chunk = paths[start : start + _CHUNK]
+        for start in range(0, len(paths), _CHUNK_FILES):
+            chunk = paths[start : start + _CHUNK_FILES]
             yield from pool.map(function, chunk)
-            done = start + len(chunk)
-            if notify and (done == len(paths) or time.monotonic() - last > _NOTIFY_EVERY):
-                last = time.monotonic()
-                notify(FilesChecked(done, len(paths)))
+            n_done = start + len(chunk)
+            if notify and (n_done == len(paths) or time.monotonic() - last_event > _PROGRESS_INTERVAL):
+                last_event = time.monotonic()
+                notify(FilesChecked(n_done, len(paths)))
 
 
-class Files:
-    """Pictures read from their files each time they are asked for; a slice of them is such a thing again.
-
-    Args:
-        paths: the files.
-        frame: what is seen of them.
-        exact: as of :func:`read_image`.
-    """
+class LazyImages:
+    """Sequence of images, read from their files on access with :func:`read_image`."""
 
     def __init__(self, paths: Sequence[Path], frame: Frame, exact: bool = False) -> None:
         self.paths = paths
@@ -127,157 +124,163 @@ class Files:
     @overload
     def __getitem__(self, i: int) -> Tensor: ...
     @overload
-    def __getitem__(self, i: slice) -> Files: ...
-    def __getitem__(self, i: int | slice) -> Tensor | Files:
-        """Picture ``i``, uint8 (3, H, W).
+    def __getitem__(self, i: slice) -> LazyImages: ...
+    def __getitem__(self, i: int | slice) -> Tensor | LazyImages:
+        """Return image ``i``, uint8 (3, H, W).
 
         Raises:
             UserError: the file has become unreadable.
         """
         if isinstance(i, slice):
-            return Files(self.paths[i], self.frame, self.exact)
-        seen = read_image(self.paths[i], self.frame, self.exact)
-        if seen.pixels is None:
-            raise UserError(f"{brief(self.paths[i])} {seen.problem}")
-        return torch.from_numpy(seen.pixels)
+            return LazyImages(self.paths[i], self.frame, self.exact)
+        result = read_image(self.paths[i], self.frame, self.exact)
+        if result.pixels is None:
+            raise UserError(f"{brief(self.paths[i])} {result.problem}")
+        return torch.from_numpy(result.pixels)
 
 
 @dataclass(frozen=True)
-class Opened:
-    """The pictures of many files.
+class OpenedImages:
+    """Images of many files.
 
     Attributes:
-        frame: what is seen of them.
-        pictures: of the files that can be read, in order: a tensor (N, 3, H, W), in memory or a file mapped into it,
-            or a view of one; ``Files`` where neither can be.
-        sizes: of these files, width and height.
-        contents: of these files, number and CRC-32 of the bytes.
-        bad: what is wrong with the others.
+        frame: frame that the images are fitted to.
+        images: images of the readable files: a tensor (N, 3, H, W), in memory or memory-mapped, or a view of one;
+            ``LazyImages`` if they fit in neither memory nor the disk cache.
+        sizes: Maps readable file to (width, height).
+        contents: Maps readable file to (byte count, CRC-32).
+        errors: Maps broken file to error message.
     """
 
     frame: Frame
-    pictures: Tensor | Shown | Files
+    images: Tensor | ImageView | LazyImages
     sizes: dict[Path, tuple[int, int]]
     contents: dict[Path, tuple[int, int]]
-    bad: dict[Path, str]
+    errors: dict[Path, str]
 
-    def without(self, gone: Collection[Path]) -> Opened:
-        """The same but for the files ``gone``."""
-        places = [n for n, path in enumerate(self.sizes) if path not in gone]
-        sizes = {path: size for path, size in self.sizes.items() if path not in gone}
-        if isinstance(self.pictures, Files):
-            return replace(self, pictures=Files(list(sizes), self.frame, self.pictures.exact), sizes=sizes)
+    def without(self, excluded: Collection[Path]) -> OpenedImages:
+        """Return the same images except those of the files ``excluded``."""
+        indices = [n for n, path in enumerate(self.sizes) if path not in excluded]
+        sizes = {path: size for path, size in self.sizes.items() if path not in excluded}
+        if isinstance(self.images, LazyImages):
+            return replace(self, images=LazyImages(list(sizes), self.frame, self.images.exact), sizes=sizes)
         view = self._view
-        chosen = Shown(view.pixels, [view.places[n] for n in places])
-        return replace(self, pictures=chosen, sizes=sizes) if gone else self
+        subset = ImageView(view.pixels, [view.indices[n] for n in indices])
+        return replace(self, images=subset, sizes=sizes) if excluded else self
 
     @property
-    def _view(self) -> Shown:
-        assert not isinstance(self.pictures, Files)
-        return self.pictures if isinstance(self.pictures, Shown) else Shown(self.pictures, range(len(self.pictures)))
+    def _view(self) -> ImageView:
+        assert not isinstance(self.images, LazyImages)
+        return self.images if isinstance(self.images, ImageView) else ImageView(self.images, range(len(self.images)))
 
     def areas(self) -> list[int]:
-        """Pixels of each picture that are no padding."""
-        return [width * height for _, _, width, height in map(self.frame.content, self.sizes.values())]
+        """Return the number of pixels of each image that are not padding."""
+        return [width * height for _, _, width, height in map(self.frame.content_box, self.sizes.values())]
 
-    def padded(self, fill: tuple[int, int, int]) -> Opened:
-        """The same with padding in the colour ``fill``."""
+    def padded(self, fill: tuple[int, int, int]) -> OpenedImages:
+        """Return the same images with padding in the RGB colour ``fill``."""
         frame = replace(self.frame, fill=fill)
-        if isinstance(self.pictures, Files):
-            return replace(self, frame=frame, pictures=Files(self.pictures.paths, frame, self.pictures.exact))
-        view, inner = self._view, [self.frame.content(size) for size in self.sizes.values()]
-        return replace(self, frame=frame, pictures=Shown(view.pixels, view.places, inner, fill))
+        if isinstance(self.images, LazyImages):
+            return replace(self, frame=frame, images=LazyImages(self.images.paths, frame, self.images.exact))
+        view, boxes = self._view, [self.frame.content_box(size) for size in self.sizes.values()]
+        return replace(self, frame=frame, images=ImageView(view.pixels, view.indices, boxes, fill))
 
 
-def open_pictures(
+def open_images(
     paths: list[Path],
     spec: Data,
-    own: Callable[[Collection[tuple[int, int]]], tuple[int, int]],
+    choose_size: Callable[[Collection[tuple[int, int]]], tuple[int, int]],
     notify: Notify | None,
     exact: bool = False,
-) -> Opened:
-    """Open every file at the size ``spec`` asks for, or else at the one that ``own`` makes of the sizes there are.
+) -> OpenedImages:
+    """Open every file at the size that ``spec`` sets.
+
+    If it sets no size, ``choose_size`` returns (H, W) given the (width, height) of the first image, in a set. Images
+    of other sizes then lead to ``DEFAULT_SIZE``.
 
     Raises:
         UserError: as :func:`read_image`.
     """
     size = spec.height_width
     if size is None:
-        seen = (read_image(path, Frame(*DEFAULT), exact).size for path in paths)
-        first = next((found for found in seen if found is not None), None)
-        size = own({first} if first else ())
-    return _opened(paths, Frame.of(spec, size), notify, exact, spec.size is None and size != DEFAULT)
+        all_sizes = (read_image(path, Frame(*DEFAULT_SIZE), exact).size for path in paths)
+        first = next((image_size for image_size in all_sizes if image_size is not None), None)
+        size = choose_size({first} if first else ())
+    return _open(paths, Frame.from_spec(spec, size), notify, exact, spec.size is None and size != DEFAULT_SIZE)
 
 
-class _UnlikeError(Exception):
-    """An image has another size than the first."""
+class _SizesDifferError(Exception):
+    """Error if an image has another size than the frame, whose size is that of the first image."""
 
 
-def _opened(paths: list[Path], frame: Frame, notify: Notify | None, exact: bool, alike: bool) -> Opened:
-    """Open every file; where they must be ``alike`` and are not, begin again at ``DEFAULT``."""
+def _open(paths: list[Path], frame: Frame, notify: Notify | None, exact: bool, same_size: bool) -> OpenedImages:
+    """Open every file; reopen at ``DEFAULT_SIZE`` if ``same_size`` is True and an image has not the frame's size."""
     try:
-        return _stored(paths, frame, notify, exact, alike) or _kept(paths, frame, notify, exact, alike)
-    except _UnlikeError:
-        return _opened(paths, replace(frame, height=DEFAULT[0], width=DEFAULT[1]), notify, exact, False)
+        images = _open_cached(paths, frame, notify, exact, same_size)
+        return images or _open_uncached(paths, frame, notify, exact, same_size)
+    except _SizesDifferError:
+        default_frame = replace(frame, height=DEFAULT_SIZE[0], width=DEFAULT_SIZE[1])
+        return _open(paths, default_frame, notify, exact, False)
 
 
-def _stored(paths: list[Path], frame: Frame, notify: Notify | None, exact: bool, alike: bool) -> Opened | None:
-    """Open every file by the pictures stored on disk, which are decoded first if need be; None if that cannot be."""
-    place = place_of(paths, frame, exact)
-    if place is None:
+def _open_cached(
+    paths: list[Path], frame: Frame, notify: Notify | None, exact: bool, same_size: bool
+) -> OpenedImages | None:
+    """Open every file through the disk cache; return None if the cache cannot be used."""
+    path = cache_path(paths, frame, exact)
+    if path is None:
         return None
-    found = load(place, len(paths), frame)
+    cached = read_cache(path, len(paths), frame)
     try:
-        if found is None:
-            results = ((seen.pixels, _facts(seen)) for seen in _checked(paths, frame, notify, exact, alike))
-            found = store(place, results, len(paths), frame)
-    except StorageError as error:
+        if cached is None:
+            results = _read_checked(paths, frame, notify, exact, same_size)
+            cached = write_cache(path, ((result.pixels, _facts(result)) for result in results), len(paths), frame)
+    except CacheError as error:
         if notify:
             notify(PicturesNotKept(str(error)))
         return None
-    bad = {path: facts for path, facts in zip(paths, found.facts, strict=True) if isinstance(facts, str)}
-    good = {path: facts for path, facts in zip(paths, found.facts, strict=True) if not isinstance(facts, str)}
-    sizes = {path: (width, height) for path, (width, height, _, _) in good.items()}
-    contents = {path: (length, checksum) for path, (_, _, length, checksum) in good.items()}
-    return Opened(frame, found.pictures, sizes, contents, bad)
+    errors = {path: facts for path, facts in zip(paths, cached.facts, strict=True) if isinstance(facts, str)}
+    readable = {path: facts for path, facts in zip(paths, cached.facts, strict=True) if not isinstance(facts, str)}
+    sizes = {path: (width, height) for path, (width, height, _, _) in readable.items()}
+    contents = {path: (length, checksum) for path, (_, _, length, checksum) in readable.items()}
+    return OpenedImages(frame, cached.images, sizes, contents, errors)
 
 
-def _kept(paths: list[Path], frame: Frame, notify: Notify | None, exact: bool, alike: bool) -> Opened:
-    """Open every file; pictures of up to ``CACHE`` bytes stay in memory."""
-    fits = len(paths) * 3 * frame.height * frame.width <= CACHE
-    kept = torch.empty(len(paths) if fits else 0, 3, frame.height, frame.width, dtype=torch.uint8)
-    sizes, contents, bad = dict[Path, tuple[int, int]](), dict[Path, tuple[int, int]](), dict[Path, str]()
-    for path, seen in zip(paths, _checked(paths, frame, notify, exact, alike), strict=True):
-        if seen.pixels is None or seen.size is None or seen.content is None:
-            bad[path] = seen.problem
+def _open_uncached(
+    paths: list[Path], frame: Frame, notify: Notify | None, exact: bool, same_size: bool
+) -> OpenedImages:
+    fits_in_memory = len(paths) * 3 * frame.height * frame.width <= MEMORY_LIMIT
+    images = torch.empty(len(paths) if fits_in_memory else 0, 3, frame.height, frame.width, dtype=torch.uint8)
+    sizes, contents, errors = dict[Path, tuple[int, int]](), dict[Path, tuple[int, int]](), dict[Path, str]()
+    for path, result in zip(paths, _read_checked(paths, frame, notify, exact, same_size), strict=True):
+        if result.pixels is None or result.size is None or result.content is None:
+            errors[path] = result.problem
             continue
-        if fits:
-            kept[len(sizes)] = torch.from_numpy(seen.pixels)
-        sizes[path], contents[path] = seen.size, seen.content
-    return Opened(frame, kept[: len(sizes)] if fits else Files(list(sizes), frame, exact), sizes, contents, bad)
+        if fits_in_memory:
+            images[len(sizes)] = torch.from_numpy(result.pixels)
+        sizes[path], contents[path] = result.size, result.content
+    readable = images[: len(sizes)] if fits_in_memory else LazyImages(list(sizes), frame, exact)
+    return OpenedImages(frame, readable, sizes, contents, errors)
 
 
-def _checked(paths: list[Path], frame: Frame, notify: Notify | None, exact: bool, alike: bool) -> Iterator[ReadResult]:
-    """As :func:`check`.
-
-    Raises:
-        _UnlikeError: images must be ``alike``, of the size of ``frame``, and one is not.
-    """
-    for seen in check(paths, frame, notify, exact):
-        if alike and seen.size not in (None, (frame.width, frame.height)):
-            raise _UnlikeError
-        yield seen
+def _read_checked(
+    paths: list[Path], frame: Frame, notify: Notify | None, exact: bool, same_size: bool
+) -> Iterator[ReadResult]:
+    for result in read_images(paths, frame, notify, exact):
+        if same_size and result.size not in (None, (frame.width, frame.height)):
+            raise _SizesDifferError
+        yield result
 
 
-def _facts(seen: ReadResult) -> Facts:
-    return seen.problem if seen.size is None or seen.content is None else (*seen.size, *seen.content)
+def _facts(result: ReadResult) -> FileFacts:
+    return result.problem if result.size is None or result.content is None else (*result.size, *result.content)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB: transparency is dropped, 16-bit grey keeps its upper byte.
+    """Convert any mode to RGB: transparency is dropped, 16-bit grey keeps its upper byte.
 
     Raises:
-        ValueError: the pixels are floating-point or 32-bit numbers, whose black and white nobody has said.
+        ValueError: the pixels are floating-point or 32-bit numbers, whose value range is unknown.
     """
     if image.mode.startswith("I"):
         values = np.asarray(image)
@@ -287,5 +290,5 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     elif image.mode == "F":
         raise ValueError("its pixels are floating-point numbers; 8 or 16 bits are needed")
     elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # straight to RGB, Pillow warns
+        image = image.convert("RGBA")  # Pillow warns if it is converted to RGB directly
     return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,4 +1,4 @@
-"""How an image of any size is brought to the size that a network sees, its mask by the same geometry."""
+"""Resize images, and masks by the same geometry, to the input size of a network."""
 
 from __future__ import annotations
 
@@ -11,32 +11,30 @@ from PIL import ExifTags, Image, ImageOps
 
 from saccade.recipe import Data
 
-__all__ = ["DEFAULT", "Frame", "common_size", "common_square", "lies"]
+__all__ = ["DEFAULT_SIZE", "Frame", "common_size", "common_square", "swaps_sides"]
 
-DEFAULT = (224, 224)
-"""(H, W) where neither the recipe nor the images themselves say one."""
-_LARGEST = 2048
-"""Side up to which images of one size keep it."""
+DEFAULT_SIZE = (224, 224)
+"""Input size (H, W) if neither the recipe nor the images determine it."""
+_MAX_COMMON_SIDE = 2048
+"""Longest side in pixels at which images of a common size are not resized."""
 
 
-def lies(image: Image.Image) -> bool:
-    """Whether the EXIF orientation of ``image`` exchanges width and height."""
+def swaps_sides(image: Image.Image) -> bool:
+    """Return True if the EXIF orientation of ``image`` swaps width and height."""
     return bool(image.getexif().get(ExifTags.Base.Orientation, 1) >= 5)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What a network sees of an image.
+    """Input size of a network and the way images are resized to it.
 
     Attributes:
-        height: in pixels.
-        width: in pixels.
-        resize: ``crop``, the short side fits and the middle is cut out; ``pad``, the long side fits and the rest is
-            filled; ``stretch``, both sides fit.
-        fill: RGB colour of the filling.
-        interpolation: of pictures, a name of ``PIL.Image.Resampling`` in small letters.
-        crop_pct: of ``crop``: the short side is resized to that of the frame over ``crop_pct``; None cuts first and
-            resizes once.
+        height: height in pixels.
+        width: width in pixels.
+        resize: ``crop``: fit the short side, crop the centre; ``pad``: fit the long side, pad; ``stretch``: fit both.
+        fill: RGB colour of the padding.
+        interpolation: lower-case name of ``PIL.Image.Resampling``.
+        crop_pct: ``crop`` resizes to the frame's size divided by ``crop_pct`` before it crops; None: it crops first.
     """
 
     height: int
@@ -47,51 +45,51 @@ class Frame:
     crop_pct: float | None = None
 
     @classmethod
-    def of(cls, spec: Data, size: tuple[int, int]) -> Frame:
-        """The frame of ``size`` (height, width) that a recipe asks for."""
+    def from_spec(cls, spec: Data, size: tuple[int, int]) -> Frame:
+        """Return a frame of ``size`` (height, width) with the resizing of ``spec``."""
         return cls(*size, spec.resize, interpolation=spec.interpolation or "bilinear", crop_pct=spec.crop_pct)
 
     @property
-    def scale_size(self) -> tuple[int, int]:
-        """(height, width) that an image is resized to cover, before its middle is cut out."""
-        part = self.crop_pct or 1.0
-        return math.floor(self.height / part), math.floor(self.width / part)
+    def resize_size(self) -> tuple[int, int]:
+        """(height, width) that an image is resized to cover before it is cropped."""
+        fraction = self.crop_pct or 1.0
+        return math.floor(self.height / fraction), math.floor(self.width / fraction)
 
-    def picture(self, image: Image.Image) -> Image.Image:
-        """``image`` (mode RGB) in the frame."""
-        return self._fitted(image, Image.Resampling[self.interpolation.upper()], self.fill)
+    def fit_image(self, image: Image.Image) -> Image.Image:
+        """Return ``image`` (mode RGB) resized to the frame."""
+        return self._fit(image, Image.Resampling[self.interpolation.upper()], self.fill)
 
-    def mask(self, mask: Image.Image) -> Image.Image:
-        """``mask`` (mode L) in the frame: each pixel takes the value of the nearest, the filling is ``VOID``."""
+    def fit_mask(self, mask: Image.Image) -> Image.Image:
+        """Return ``mask`` (mode L) resized to the frame by nearest neighbour; padding is ``VOID``."""
         from saccade.data.samples import VOID
 
-        return self._fitted(mask, Image.Resampling.NEAREST, VOID)
+        return self._fit(mask, Image.Resampling.NEAREST, VOID)
 
-    def content(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
-        """(left, top, width, height) of the part of the frame that an image of ``size`` (width, height) covers."""
+    def content_box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Return (left, top, width, height) of the frame's region that an image of ``size`` (width, height) covers."""
         if self.resize != "pad":
             return 0, 0, self.width, self.height
         scale = min(self.width / size[0], self.height / size[1])
-        width, height = (max(1, min(round(side * scale), most)) for side, most in zip(size, self._size, strict=True))
+        width, height = (max(1, min(round(side * scale), limit)) for side, limit in zip(size, self._size, strict=True))
         return (self.width - width) // 2, (self.height - height) // 2, width, height
 
-    def placement(self, size: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Of an image of ``size`` (width, height): a point x y of it lies in the frame at ``scale * x + shift``.
+    def image_to_frame(self, size: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Return (scale, shift) for x and for y: they map image coordinate c to frame coordinate ``scale * c + shift``.
 
-        Returns:
-            (scale, shift) of x and of y.
+        ``size`` is the (width, height) of the image.
         """
         if self.resize == "pad":
-            left, top, width, height = self.content(size)
+            left, top, width, height = self.content_box(size)
             return (width / size[0], left), (height / size[1], top)
         if self.resize == "crop" and self.crop_pct is not None:
-            (width, height), (left, top) = self._cover(size)
+            (width, height), (left, top) = self._resize_and_crop_boxes(size)
             return (width / size[0], -left), (height / size[1], -top)
         scales = self.width / size[0], self.height / size[1]
         if self.resize == "crop":
             scales = max(scales), max(scales)
         x, y = (
-            (scale, (shown - scale * side) / 2) for scale, side, shown in zip(scales, size, self._size, strict=True)
+            (scale, (frame_side - scale * side) / 2)
+            for scale, side, frame_side in zip(scales, size, self._size, strict=True)
         )
         return x, y
 
@@ -99,45 +97,45 @@ class Frame:
     def _size(self) -> tuple[int, int]:
         return self.width, self.height
 
-    def _fitted(self, image: Image.Image, how: Image.Resampling, fill: int | tuple[int, ...]) -> Image.Image:
+    def _fit(self, image: Image.Image, resampling: Image.Resampling, fill: int | tuple[int, ...]) -> Image.Image:
         if self.resize == "crop" and self.crop_pct is not None:
-            return self._middle(image, how)
+            return self._resize_and_crop(image, resampling)
         if image.size == self._size:
             return image
         if self.resize == "crop":
-            return ImageOps.fit(image, self._size, how)
+            return ImageOps.fit(image, self._size, resampling)
         if self.resize == "stretch":
-            return image.resize(self._size, how)
-        left, top, width, height = self.content(image.size)
-        page = Image.new(image.mode, self._size, fill)
-        page.paste(image.resize((width, height), how), (left, top))
-        return page
+            return image.resize(self._size, resampling)
+        left, top, width, height = self.content_box(image.size)
+        canvas = Image.new(image.mode, self._size, fill)
+        canvas.paste(image.resize((width, height), resampling), (left, top))
+        return canvas
 
-    def _middle(self, image: Image.Image, how: Image.Resampling) -> Image.Image:
-        """``image`` resized to cover ``scale_size`` and cut, to the same pixels as timm's transform for testing."""
-        size, (left, top) = self._cover(image.size)
-        return image.resize(size, how).crop((left, top, left + self.width, top + self.height))
+    def _resize_and_crop(self, image: Image.Image, resampling: Image.Resampling) -> Image.Image:
+        """Resize to cover ``resize_size`` and crop the centre, exactly like timm's test transform."""
+        size, (left, top) = self._resize_and_crop_boxes(image.size)
+        return image.resize(size, resampling).crop((left, top, left + self.width, top + self.height))
 
-    def _cover(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-        """To what width and height an image of ``size`` is resized, and the left upper corner of what is cut out."""
-        height, width = self.scale_size
+    def _resize_and_crop_boxes(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return the (width, height) that an image of ``size`` is resized to, and (left, top) of the crop."""
+        height, width = self.resize_size
         if height == width:
             short, long = height, int(height * max(size) / min(size))
-            covering = (short, long) if size[0] <= size[1] else (long, short)
+            resized = (short, long) if size[0] <= size[1] else (long, short)
         else:
             scale = max(width / size[0], height / size[1])
-            covering = max(width, round(scale * size[0])), max(height, round(scale * size[1]))
-        left, top = (round((side - cut) / 2) for side, cut in zip(covering, self._size, strict=True))
-        return covering, (left, top)
+            resized = max(width, round(scale * size[0])), max(height, round(scale * size[1]))
+        left, top = (round((side - crop_side) / 2) for side, crop_side in zip(resized, self._size, strict=True))
+        return resized, (left, top)
 
 
 def common_square(sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
-    """(H, W) of images that are all squares of one size, else ``DEFAULT``."""
+    """Return (H, W) of images that are all squares of one size (width, height), else ``DEFAULT_SIZE``."""
     size, *others = sizes or [(0, 1)]
-    return size if not others and size[0] == size[1] else DEFAULT
+    return size if not others and size[0] == size[1] else DEFAULT_SIZE
 
 
 def common_size(sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
-    """(H, W) of images that are all of one size (width, height) up to 2048 pixels a side, else ``DEFAULT``."""
-    size, *others = sizes or [(_LARGEST + 1, 1)]
-    return DEFAULT if others or max(size) > _LARGEST else (size[1], size[0])
+    """Return (H, W) of images that all have one size (width, height) up to 2048 pixels, else ``DEFAULT_SIZE``."""
+    size, *others = sizes or [(_MAX_COMMON_SIDE + 1, 1)]
+    return DEFAULT_SIZE if others or max(size) > _MAX_COMMON_SIDE else (size[1], size[0])

@@ -1,97 +1,96 @@
-"""What the rows of any table of images say: which image, and which part."""
+"""Find the image and the split of table rows."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
 
-from saccade.data.columns import EMPTY
+from saccade.data.columns import EMPTY_VALUES
 from saccade.data.image_index import AmbiguousError, ImageIndex, NotFoundError
-from saccade.data.records import Record, Records
-from saccade.data.survey import ROLES
+from saccade.data.records import TableFile, TableRow
+from saccade.data.survey import SPLIT_NAMES
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 
-__all__ = ["RowImages", "parts_of", "said"]
+__all__ = ["RowImages", "quote_value", "read_row_splits"]
 
-_SUGGESTED = 5
-"""So many images that cannot be found get the nearest name."""
+_MAX_SUGGESTIONS = 5
+"""Number of missing images for which a similar name is suggested."""
 
 
 class RowImages:
-    """The images of rows.
+    """Images named in table rows.
 
     Args:
-        index: the images there are.
+        index: images of the folder.
 
     Attributes:
-        missing: images that are named and cannot be found, and why, as the rest of a sentence that begins with their
-            path.
-        problems: sentences on rows that name no image or no certain one.
+        missing: Maps a path that does not exist to a message, worded to follow the path.
+        problems: sentences on rows whose image name is empty, ambiguous or outside the folder.
     """
 
     def __init__(self, index: ImageIndex) -> None:
         self.index = index
         self.missing = dict[Path, str]()
         self.problems = list[str]()
-        self._known = dict[tuple[str, Path], Path]()
+        self._paths = dict[tuple[str, Path], Path]()
 
     @property
     def found(self) -> set[Path]:
-        """The images of all rows so far."""
-        return set(self._known.values()) - self.missing.keys()
+        """Existing images of all rows looked up so far."""
+        return set(self._paths.values()) - self.missing.keys()
 
-    def find(self, row: Record, column: str, near: Path, where: str) -> Path | None:
-        """The image of a row; None where there is a problem instead.
+    def find(self, row: TableRow, column: str, folder: Path, where: str) -> Path | None:
+        """Return the path of a row's image, None if a problem was recorded instead.
 
         Args:
-            row: of a table.
-            column: names the image.
-            near: the folder in which it is sought first.
+            row: row of a table.
+            column: column of the image names.
+            folder: folder in which the image is looked up first.
             where: the row's line, for messages.
         """
         text = row.text(column)
-        if (before := self._known.get((text, near))) is not None:
-            return before
-        if text.lower() in EMPTY:
+        if (cached := self._paths.get((text, folder))) is not None:
+            return cached
+        if text.lower() in EMPTY_VALUES:
             self.problems.append(f"{where} names no image: its {brief(column)!r} is empty")
             return None
         try:
-            found = self.index.find(text, near, where)
+            path = self.index.find(text, folder, where)
         except NotFoundError:
-            found = near / text.replace("\\", "/")
-            nearest = self.index.nearest(text) if len(self.missing) < _SUGGESTED else ""
-            self.missing[found] = f"does not exist; {where} names it.{nearest}"
+            path = folder / text.replace("\\", "/")
+            suggestion = self.index.suggestion(text) if len(self.missing) < _MAX_SUGGESTIONS else ""
+            self.missing[path] = f"does not exist; {where} names it.{suggestion}"
         except (AmbiguousError, UserError) as error:
             self.problems.append(f"{where} {error}" if isinstance(error, AmbiguousError) else str(error))
             return None
-        return self._known.setdefault((text, near), found)
+        return self._paths.setdefault((text, folder), path)
 
 
-def parts_of(table: Records, column: str | None, problems: list[str]) -> dict[int, tuple[str, str]]:
-    """Line -> part and the word for it in the split ``column``, of the rows whose word is known.
+def read_row_splits(table: TableFile, column: str | None, problems: list[str]) -> dict[int, tuple[str, str]]:
+    """Map line to (split, name in ``column``) for rows with a known split name; {} without a column.
 
-    A sentence on each other word is added to ``problems``.
+    ``problems`` receives a sentence per unknown name.
     """
     if column is None:
         return {}
-    known = {word: role for role, words in ROLES.items() for word in words}
-    words, strange = dict[int, tuple[str, str]](), defaultdict[str, list[str]](list)
+    split_of_name = {name: split for split, names in SPLIT_NAMES.items() for name in names}
+    row_splits, lines_of_unknown_name = dict[int, tuple[str, str]](), defaultdict[str, list[str]](list)
     for row in table.rows:
-        word = row.text(column)
-        if word.lower() in known:
-            words[row.line] = known[word.lower()], word.lower()
+        name = row.text(column)
+        if name.lower() in split_of_name:
+            row_splits[row.line] = split_of_name[name.lower()], name.lower()
         else:
-            strange[word].append(table.at(row))
+            lines_of_unknown_name[name].append(table.location(row))
     problems += [
-        f"{where[0]} has {said(word)} in the column {brief(column)!r}"
-        + (f", as have {len(where) - 1} other rows" if where[1:] else "")
-        + f"; known are {', '.join(known)}.{did_you_mean(word, known)}"
-        for word, where in strange.items()
+        f"{lines[0]} has {quote_value(name)} in the column {brief(column)!r}"
+        + (f", as have {len(lines) - 1} other rows" if lines[1:] else "")
+        + f"; known are {', '.join(split_of_name)}.{did_you_mean(name, split_of_name)}"
+        for name, lines in lines_of_unknown_name.items()
     ]
-    return words
+    return row_splits
 
 
-def said(value: str) -> str:
-    """A value, for a message."""
+def quote_value(value: str) -> str:
+    """Return a cell value in quotes, for a message; "a blank" if it is empty."""
     return repr(brief(value, 40)) if value else "a blank"

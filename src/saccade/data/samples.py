@@ -1,4 +1,4 @@
-"""What a network learns from and what it is judged by: image sets that share classes, size and colours."""
+"""Image sets to train and evaluate on, and the training, test and validation splits of a data set."""
 
 from __future__ import annotations
 
@@ -16,24 +16,31 @@ from torchvision.tv_tensors import Mask
 from saccade.data.sampling import Key
 from saccade.data.transforms import augment
 
-__all__ = ["CACHE", "VOID", "ImageSet", "Key", "Pictures", "Split", "Target", "Targets", "collate", "colours", "digest"]
+__all__ = [
+    "MEMORY_LIMIT", "VOID", "ImageSequence", "ImageSet", "Key", "Splits", "Target", "Targets", "channel_statistics",
+    "collate", "digest_values",
+]  # fmt: skip
 
-CACHE = 2**30
-"""Bytes of pictures that are kept in memory where they are not mapped from disk; those of a larger source are made each
-time they are asked for."""
+MEMORY_LIMIT = 2**30
+"""Largest size in bytes at which decoded images are kept in memory; larger sets are decoded on each access, unless they
+are memory-mapped."""
 VOID = 255
-"""In a mask: a pixel that belongs to no class."""
+"""Mask value of pixels that belong to no class."""
 
 Target = Any
-"""By kind: ``label``, an int; ``vector``, float32 (K,), 1 for each label the image has; ``mask``, a tv_tensors.Mask
-(H, W), uint8, of class indices and ``VOID``; ``objects``,
-``{"boxes": tv_tensors.BoundingBoxes XYXY (n, 4), "labels": int64 (n,), "masks": tv_tensors.Mask (n, H, W)}``,
-the masks only where every object has an outline;
-``fixations``, ``{"points": tv_tensors.KeyPoints (n, 2) of x, y in pixels, "viewers": int64 (n,)}``; ``none``, None."""
+"""Target of one image. Kinds of target:
+
+``label``: int, the class index.
+``vector``: float32 (K,), 1 for each label that the image has.
+``mask``: ``tv_tensors.Mask``, uint8 (H, W), of class indices and ``VOID``.
+``objects``: ``{"boxes": tv_tensors.BoundingBoxes XYXY (n, 4), "labels": int64 (n,),
+"masks": tv_tensors.Mask (n, H, W)}``, with ``masks`` only if every object of the data has one.
+``fixations``: ``{"points": tv_tensors.KeyPoints (n, 2) of x, y in pixels, "viewers": int64 (n,)}``.
+``none``: None."""
 
 
-class Pictures(Protocol):
-    """Numbered pictures, uint8 (C, H, W), all of one size: a tensor (N, C, H, W) is one, a reader of files another."""
+class ImageSequence(Protocol):
+    """Sequence of images, uint8 (C, H, W), all of one size, such as a tensor (N, C, H, W)."""
 
     def __len__(self) -> int: ...
 
@@ -41,7 +48,7 @@ class Pictures(Protocol):
 
 
 class Targets(Protocol):
-    """Numbered targets: a list is one, a reader of mask files another."""
+    """Sequence of targets, such as a list."""
 
     def __len__(self) -> int: ...
 
@@ -49,82 +56,80 @@ class Targets(Protocol):
 
 
 class ImageSet(Dataset[tuple[Tensor, Target]]):
-    """Images with targets, normalised, augmented on request.
+    """Normalised images, float32 (C, H, W), with their targets.
 
-    ``images[i]`` is image ``i`` as it is; ``images[Key(seed, epoch, i)]`` is augmented by what these three numbers
-    draw, its target with it. Both give float32 (C, H, W) and the target.
+    ``images[i]`` is image ``i``; ``images[Key(seed, epoch, i)]`` is image ``i`` augmented with its target, by random
+    numbers that depend only on the key.
 
     Args:
-        pictures: the images as they are shown.
-        targets: one for each.
-        mean: of each channel, for pixels in [0, 1].
-        std: of each channel.
-        augmentations: names of augmentations, in their order.
-        groups: the group of each image (patient, scene) where the data names them: what is resampled as one.
+        images: images, uint8 (C, H, W).
+        targets: one target per image.
+        mean: mean of each channel, for pixels in [0, 1].
+        std: standard deviation of each channel.
+        augmentations: names of augmentations, in order.
+        groups: group of each image (patient, scene); None without groups.
     """
 
     def __init__(
         self,
-        pictures: Pictures,
+        images: ImageSequence,
         targets: Targets,
         mean: Sequence[float],
         std: Sequence[float],
         augmentations: Sequence[str] = (),
         groups: list[str] | None = None,
     ) -> None:
-        self.pictures = pictures
+        self.images = images
         self.targets = targets
         self.augmentations = tuple(augmentations)
         self.groups = groups
         self._mean = torch.tensor(mean)[:, None, None]
         self._std = torch.tensor(std)[:, None, None]
-        self._colour = tuple(mean)
+        self._mean_colour = tuple(mean)
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, key: int | tuple[int, int, int]) -> tuple[Tensor, Target]:
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[int | tuple[int, int, int]]) -> list[tuple[Tensor, Target]]:
-        """The samples of a batch, normalised at once: half the time for small images. DataLoader calls it."""
-        places = [key if isinstance(key, int) else key[2] for key in keys]
-        images = torch.stack([self.pictures[place] for place in places]).float().div_(255)
-        targets = [self.targets[place] for place in places]
+        """Return a batch of samples for ``DataLoader``; normalising it at once halves the time for small images."""
+        indices = [key if isinstance(key, int) else key[2] for key in keys]
+        batch = torch.stack([self.images[index] for index in indices]).float().div_(255)
+        targets = [self.targets[index] for index in indices]
         for n, key in enumerate(keys if self.augmentations else ()):
             if not isinstance(key, int):
-                images[n], targets[n] = augment(images[n], targets[n], self.augmentations, Key(*key), self._colour)
-        return list(zip(images.sub_(self._mean).div_(self._std), targets, strict=True))
+                batch[n], targets[n] = augment(batch[n], targets[n], self.augmentations, Key(*key), self._mean_colour)
+        return list(zip(batch.sub_(self._mean).div_(self._std), targets, strict=True))
 
-    def picture(self, i: int) -> Tensor:
-        """Image ``i`` for the eye: uint8 (C, H, W), neither normalised nor augmented."""
-        return self.pictures[i]
+    def raw_image(self, i: int) -> Tensor:
+        """Return image ``i``, uint8 (C, H, W), neither normalised nor augmented."""
+        return self.images[i]
 
     def target(self, i: int) -> Target:
-        """The target of image ``i``; the image is not decoded."""
+        """Return the target of image ``i`` without decoding the image."""
         return self.targets[i]
 
 
 @dataclass(frozen=True)
-class Split:
-    """Training, test and validation images.
+class Splits:
+    """Training, test and validation images of a data set.
 
     Attributes:
-        train: augmented where a key asks for it.
-        test: never augmented.
-        val: neither trained on nor scored; None where the source has no such part.
-        target: kind of the targets, as of ``Target``.
-        classes: their names; a label is a place in this list.
-        channels: 1 or 3.
+        train: training images.
+        test: test images, never augmented.
+        val: validation images, used by training phases that select on them; None if there are none.
+        target: kind of the targets, see ``Target``.
+        classes: class names; labels are indices into this list.
+        channels: number of image channels, 1 or 3.
         size: (H, W) of the images in pixels.
-        mean: of each channel, stated or over the training images, for pixels in [0, 1].
-        std: of each channel.
-        description: what this is, in one sentence for a report.
-        fingerprint: the same for the same images and targets to train and to test on, and hardly ever for others. Of
-            files it knows name, label and a checksum of their bytes: it tells images that were added, removed,
-            replaced, also in place, or moved between classes or parts. ``val`` is not in it.
-        left_out: part (train, test or val) -> class -> bad files that were left out, where there are any.
-        cautions: sentences on images that spoil the score: those that are trained on and tested on.
+        mean: mean of each channel, for pixels in [0, 1].
+        std: standard deviation of each channel.
+        description: one sentence for a report.
+        fingerprint: hash of the training and test files, their names, classes and splits; ``val`` is not included.
+        left_out: Maps split and class to the number of unusable files.
+        cautions: warnings about images that bias the score, such as test images in the training set.
     """
 
     train: ImageSet
@@ -143,11 +148,9 @@ class Split:
 
 
 def collate(samples: list[tuple[Tensor, Target]]) -> tuple[Tensor, Any]:
-    """Join samples to a batch.
+    """Collate samples into images (B, C, H, W) and targets.
 
-    Returns:
-        the images (B, C, H, W), and the targets: labels as int64 (B,), vectors as (B, K), masks of one shape as int64
-        (B, H, W), anything else as the list it is.
+    Labels become int64 (B,), vectors (B, K), masks of one shape int64 (B, H, W), other targets a list.
     """
     images = torch.stack([image for image, _ in samples])
     targets = [target for _, target in samples]
@@ -160,30 +163,34 @@ def collate(samples: list[tuple[Tensor, Target]]) -> tuple[Tensor, Any]:
     return images, targets
 
 
-def digest(facts: Iterable[Any]) -> str:
-    """Sixteen hexadecimal digits that stand for ``facts``, which JSON can write, in their order."""
-    state = hashlib.sha256()
-    for fact in facts:
-        state.update(json.dumps(fact).encode("ascii") + b"\n")
-    return state.hexdigest()[:16]
+def digest_values(values: Iterable[Any]) -> str:
+    """Return a hash of JSON-serialisable ``values``, 16 hexadecimal digits."""
+    hasher = hashlib.sha256()
+    for value in values:
+        hasher.update(json.dumps(value).encode("ascii") + b"\n")
+    return hasher.hexdigest()[:16]
 
 
-def colours(
-    pictures: Pictures, areas: Sequence[int] | None = None, at_most: int = 2000
+def channel_statistics(
+    images: ImageSequence, areas: Sequence[int] | None = None, at_most: int = 2000
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, of pixels in [0, 1], over up to ``at_most`` evenly spaced images.
+    """Return mean and standard deviation of each channel, for pixels in [0, 1].
 
-    ``areas``, where pictures are padded with black: how many pixels of each are no padding.
+    Args:
+        images: images, uint8 (C, H, W).
+        areas: number of pixels per image that are not black padding.
+        at_most: number of evenly spaced images to measure.
     """
-    count = len(pictures)
+    count = len(images)
     total = squares = torch.zeros((), dtype=torch.float64)
-    pixels = 0
+    n_pixels = 0
     for n in range(min(count, at_most)):
-        place = n * count // min(count, at_most)
-        image = pictures[place].double() / 255
+        index = n * count // min(count, at_most)
+        image = images[index].double() / 255
         total = total + image.sum((1, 2))
         squares = squares + image.square().sum((1, 2))
-        pixels += image[0].numel() if areas is None else areas[place]
-    mean = total / pixels
-    std = (squares / pixels - mean.square()).clamp(min=0).sqrt().clamp(min=1 / 255)  # images of one colour have none
+        n_pixels += image[0].numel() if areas is None else areas[index]
+    mean = total / n_pixels
+    std = (squares / n_pixels - mean.square()).clamp(min=0).sqrt()
+    std = std.clamp(min=1 / 255)  # constant images have std 0
     return tuple(mean.tolist()), tuple(std.tolist())

@@ -1,4 +1,4 @@
-"""The order of an epoch and the chance of an image, as functions of (seed, epoch, index) alone."""
+"""Shuffling and per-image random numbers that depend only on (seed, epoch, index)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["EpochSampler", "Key", "generator", "seeded"]
 
 
 class Key(NamedTuple):
-    """What decides the augmentation of one image: the seed of the run, the epoch, the index of the image."""
+    """Key of the random numbers of one augmented image."""
 
     seed: int
     epoch: int
@@ -25,40 +25,38 @@ class Key(NamedTuple):
 
 
 def generator(*key: int) -> torch.Generator:
-    """A generator whose state is a function of the integers of ``key``; near keys are as unlike as far ones."""
+    """Return a random generator seeded by a hash of ``key``: similar keys give unrelated numbers."""
     return torch.Generator().manual_seed(_hashed(key))
 
 
 @contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Seed the global generator of the CPU by the integers of ``key`` inside; restore its state afterwards.
+    """Seed the global CPU generator by ``key`` inside the context, for code that takes no generator.
 
-    For code that takes no generator. ``torch.manual_seed`` would seed accelerators as well, which nothing restores.
+    ``torch.manual_seed`` would also seed accelerators.
     """
-    before = torch.get_rng_state()
+    previous_state = torch.get_rng_state()
     torch.default_generator.manual_seed(_hashed(key))
     try:
         yield
     finally:
-        torch.set_rng_state(before)
+        torch.set_rng_state(previous_state)
 
 
 def _hashed(key: tuple[int, ...]) -> int:
-    """Eight bytes that are a function of ``key``."""
     digest = hashlib.blake2b(struct.pack(f"<{len(key)}q", *key), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 
 class EpochSampler(Sampler[list[Key]]):
-    """Batches of keys (seed, epoch, index) that go through every image once, in an order drawn for the epoch.
+    """Sampler of batches of keys (seed, epoch, index), every image once, in a random order per epoch.
 
-    The last batch holds what is left; a single image that would be left (batch norm cannot learn from one) joins
-    the batch before.
+    A single remaining image joins the previous batch, because batch norm cannot train on one image.
 
     Args:
-        images: the image set, or how many images it has.
-        seed: of the run.
-        batch_size: images in a batch.
+        images: image set, or number of images.
+        seed: seed of the run.
+        batch_size: images per batch.
     """
 
     def __init__(self, images: Sized | int, seed: int, batch_size: int) -> None:
@@ -70,12 +68,12 @@ class EpochSampler(Sampler[list[Key]]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration goes through."""
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        whole, rest = divmod(self.count, self.batch_size)
-        return whole + (rest > 0) - self._joins
+        n_full, remainder = divmod(self.count, self.batch_size)
+        return n_full + (remainder > 0) - self._merges_last
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = torch.randperm(self.count, generator=generator(self.seed, self.epoch)).tolist()
@@ -85,5 +83,6 @@ class EpochSampler(Sampler[list[Key]]):
             yield keys[start:end]
 
     @property
-    def _joins(self) -> bool:
+    def _merges_last(self) -> bool:
+        """True if the last batch would be a single image and is merged into the previous one."""
         return self.count > self.batch_size > 1 and self.count % self.batch_size == 1

@@ -1,4 +1,4 @@
-"""Which of the files in a folder a recipe takes: the parts as they lie there, or a part held back; a subset of each."""
+"""Select the files that a recipe uses: the source's splits or a held-back test set, subsampled if asked for."""
 
 from __future__ import annotations
 
@@ -8,170 +8,177 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from zlib import crc32
 
-from saccade.data.groups import hold_back_groups, straddling
+from saccade.data.groups import hold_back_groups, split_conflicts
 from saccade.data.survey import Survey
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.recipe import Data
 
-__all__ = ["Selection", "select", "several"]
+__all__ = ["Selection", "join_sentences", "select_files"]
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The files a recipe takes.
+    """Files that a recipe uses.
 
     Attributes:
-        classes: their names, in the order of their labels; one without a name where the files are in no classes.
-        parts: ``train`` (to learn from), ``test`` (to be judged by) and, where there is one, ``val``: the files of
-            each class.
-        how: where the line between the parts comes from.
+        classes: class names, in the order of their indices; a single empty name if files have no classes.
+        splits: Maps ``train``, ``test`` and, if there is one, ``val`` to the files of each class.
+        description: clause on how the images were divided into training and test images.
     """
 
     classes: list[str]
-    parts: dict[str, list[list[Path]]]
-    how: str
+    splits: dict[str, list[list[Path]]]
+    description: str
 
-    def files(self, part: str) -> list[Path]:
-        """All files of a part, class by class."""
-        return [path for files in self.parts.get(part, ()) for path in files]
+    def files(self, split: str) -> list[Path]:
+        """Return all files of a split, class by class."""
+        return [path for files in self.splits.get(split, ()) for path in files]
 
     @property
-    def every(self) -> list[Path]:
-        """All files of all parts."""
-        return [path for part in self.parts for path in self.files(part)]
+    def all_files(self) -> list[Path]:
+        """Files of all splits."""
+        return [path for split in self.splits for path in self.files(split)]
 
-    def counts(self, of: Container[Path]) -> dict[str, dict[str, int]]:
-        """Part -> class -> how many of the files ``of`` are taken, where there are any."""
+    def counts(self, files: Container[Path]) -> dict[str, dict[str, int]]:
+        """Return the number of selected files among ``files``, by split and class; splits without any are left out."""
         counts = {
-            part: Counter(n for n, files in zip(self.classes, classes, strict=True) for path in files if path in of)
-            for part, classes in self.parts.items()
+            split: Counter(
+                name for name, paths in zip(self.classes, classes, strict=True) for path in paths if path in files
+            )
+            for split, classes in self.splits.items()
         }
-        return {part: dict(found) for part, found in counts.items() if found}
+        return {split: dict(class_counts) for split, class_counts in counts.items() if class_counts}
 
-    def without(self, bad: Container[Path]) -> Selection:
-        """The same but for the files ``bad``.
+    def without(self, excluded: Container[Path]) -> Selection:
+        """Return the selection without the files ``excluded``.
 
         Raises:
-            UserError: nothing is left of a class to train on or to test on.
+            UserError: a class has no image left to train on or to test on.
         """
-        parts = {part: [[p for p in files if p not in bad] for files in of] for part, of in self.parts.items()}
-        for part, what in (("train", "train on"), ("test", "test on")):
-            for name, files in zip(self.classes, parts[part], strict=True):
+        splits = {
+            split: [[path for path in files if path not in excluded] for files in classes]
+            for split, classes in self.splits.items()
+        }
+        for split, purpose in (("train", "train on"), ("test", "test on")):
+            for name, files in zip(self.classes, splits[split], strict=True):
                 if not files:
-                    owner = f"class {name!r} has" if name else "there is"
-                    raise UserError(f"{owner} no image to {what} that can be read")
-        return replace(self, parts=parts)
+                    subject = f"class {name!r} has" if name else "there is"
+                    raise UserError(f"{subject} no image to {purpose} that can be read")
+        return replace(self, splits=splits)
 
 
-def select(spec: Data, seen: Survey) -> Selection:
-    """What is trained on, tested on and set aside, of all that was ``seen``.
+def select_files(spec: Data, survey: Survey) -> Selection:
+    """Select the files to train on, to test on and to validate on from ``survey``.
 
     Raises:
-        UserError: the folder or its classes cannot be used; the message names each.
+        UserError: the folder or its classes cannot be used; the message lists the problems.
     """
-    if seen.problems:
-        raise UserError(several(f"{brief(seen.root)} cannot be used", seen.problems))
-    if seen.groups and (leaks := straddling(seen.parts.values(), seen.groups)):
+    if survey.problems:
+        raise UserError(join_sentences(f"{brief(survey.root)} cannot be used", survey.problems))
+    if survey.groups and (conflicts := split_conflicts(survey.splits.values(), survey.groups)):
         raise UserError(
-            several(f"{brief(seen.root)} has {len(leaks)} groups in two parts", leaks)
+            join_sentences(f"{brief(survey.root)} has {len(conflicts)} groups in two parts", conflicts)
             + ". Move each into one part; data.options.group = false takes images as unrelated"
         )
-    classes = seen.classes
-    parts = {role: [part.classes.get(name, []) for name in classes] for role, part in seen.parts.items() if part.files}
-    if "train" not in parts:
-        raise UserError(f"{brief(seen.root)} has no image to train on")
-    if "test" in parts:
-        how = seen.named_parts()
+    classes = survey.classes
+    splits = {
+        split: [split_files.classes.get(name, []) for name in classes]
+        for split, split_files in survey.splits.items()
+        if split_files.files
+    }
+    if "train" not in splits:
+        raise UserError(f"{brief(survey.root)} has no image to train on")
+    if "test" in splits:
+        description = survey.describe_splits()
     else:
-        parts["train"], parts["test"], how = _held_back(spec, seen, parts["train"])
-    whole = parts["test"]
-    for part, at_most in (("train", spec.train_images), ("test", spec.test_images)):
-        parts[part] = _subset(parts[part], classes, at_most, spec.split_seed, f"{part}_images")
+        splits["train"], splits["test"], description = _hold_back_test(spec, survey, splits["train"])
+    full_test = splits["test"]
+    for split, at_most in (("train", spec.train_images), ("test", spec.test_images)):
+        splits[split] = _subset(splits[split], classes, at_most, spec.split_seed, f"{split}_images")
     return Selection(
         classes,
-        {part: parts[part] for part in ("train", "test", "val") if part in parts},
-        "; ".join([how, *_cut(seen, whole, parts["test"]), *seen.unused]),
+        {split: splits[split] for split in ("train", "test", "val") if split in splits},
+        "; ".join([description, *_partial_groups(survey, full_test, splits["test"]), *survey.unused]),
     )
 
 
-def _held_back(spec: Data, seen: Survey, part: list[list[Path]]) -> tuple[list[list[Path]], list[list[Path]], str]:
-    """Training and test files of each class, and where the line between them comes from."""
-    share, seed = spec.test_part, spec.split_seed
-    if not seen.groups:
-        what = "each class" if seen.classes != [""] else "the images"
-        return *_hold_back(seen.classes, part, share, seed), f"{share:.0%} of {what} held back with seed {seed}"
-    train, test = hold_back_groups(seen.classes, part, seen.groups, share, seed)
-    held, kept = ({seen.groups[path] for files in side for path in files} for side in (test, train))
-    number = f"{len(held)} of {len(held) + len(kept)} groups"
-    return train, test, f"{share:.0%} of the images held back with seed {seed} in whole groups ({number})"
+def _hold_back_test(
+    spec: Data, survey: Survey, files_by_class: list[list[Path]]
+) -> tuple[list[list[Path]], list[list[Path]], str]:
+    fraction, seed = spec.test_part, spec.split_seed
+    if not survey.groups:
+        unit = "each class" if survey.classes != [""] else "the images"
+        train, test = _hold_back(survey.classes, files_by_class, fraction, seed)
+        return train, test, f"{fraction:.0%} of {unit} held back with seed {seed}"
+    train, test = hold_back_groups(survey.classes, files_by_class, survey.groups, fraction, seed)
+    test_groups, train_groups = (
+        {survey.groups[path] for files in classes for path in files} for classes in (test, train)
+    )
+    counts = f"{len(test_groups)} of {len(test_groups) + len(train_groups)} groups"
+    return train, test, f"{fraction:.0%} of the images held back with seed {seed} in whole groups ({counts})"
 
 
-def _cut(seen: Survey, before: list[list[Path]], after: list[list[Path]]) -> list[str]:
-    """A clause where a subset of the test images leaves groups in part."""
-    if not seen.groups or before is after:
+def _partial_groups(survey: Survey, full: list[list[Path]], subset: list[list[Path]]) -> list[str]:
+    """Return a clause on the test groups that subsampling made incomplete, in a list; empty if there are none."""
+    if not survey.groups or full is subset:
         return []
-    had, has = (Counter(seen.groups[path] for files in part for path in files) for part in (before, after))
-    cut = sum(count < had[group] for group, count in has.items())
-    return [f"data.test_images takes a part of {cut} of {len(has)} groups"] if cut else []
+    full_counts, counts = (
+        Counter(survey.groups[path] for files in classes for path in files) for classes in (full, subset)
+    )
+    n_partial = sum(count < full_counts[group] for group, count in counts.items())
+    return [f"data.test_images takes a part of {n_partial} of {len(counts)} groups"] if n_partial else []
 
 
-def several(what: str, sentences: Sequence[str], shown: int = 5) -> str:
-    """``what: …; …; and 3 more``."""
-    more = f"; and {len(sentences) - shown} more" if len(sentences) > shown else ""
-    return f"{what}: {'; '.join(sentences[:shown])}{more}"
+def join_sentences(start: str, sentences: Sequence[str], limit: int = 5) -> str:
+    """Return ``start: …; …; and 3 more``, with at most ``limit`` of ``sentences``."""
+    more = f"; and {len(sentences) - limit} more" if len(sentences) > limit else ""
+    return f"{start}: {'; '.join(sentences[:limit])}{more}"
 
 
 def _hold_back(
-    classes: list[str], part: list[list[Path]], test_part: float, seed: int
+    classes: list[str], files_by_class: list[list[Path]], test_fraction: float, seed: int
 ) -> tuple[list[list[Path]], list[list[Path]]]:
-    """Training and test files of each class; every class keeps at least one on either side.
-
-    Raises:
-        UserError: a class has a single image.
-    """
+    """Return the training and the test files of each class, at least one on either side."""
     train, test = [], []
-    single = [name for name, files in zip(classes, part, strict=True) if len(files) == 1]
+    single = [name for name, files in zip(classes, files_by_class, strict=True) if len(files) == 1]
     if len(single) > 1:
         raise UserError(
             f"{len(single)} of {len(classes)} classes have 1 image, such as {single[0]!r}; at least one to train on "
             "and one to test on are needed"
         )
-    for name, files in zip(classes, part, strict=True):
+    for name, files in zip(classes, files_by_class, strict=True):
         if len(files) < 2:
-            owner = f"class {name!r} has" if name else "there is"
-            raise UserError(f"{owner} 1 image; at least one to train on and one to test on are needed")
-        count = min(max(1, round(test_part * len(files))), len(files) - 1)
-        held_back, kept = _draw(files, count, seed, name, "hold back")
-        train.append(kept)
-        test.append(held_back)
+            subject = f"class {name!r} has" if name else "there is"
+            raise UserError(f"{subject} 1 image; at least one to train on and one to test on are needed")
+        n_test = min(max(1, round(test_fraction * len(files))), len(files) - 1)
+        test_files, train_files = _draw(files, n_test, seed, name, "hold back")
+        train.append(train_files)
+        test.append(test_files)
     return train, test
 
 
 def _subset(
-    part: list[list[Path]], classes: list[str], at_most: int | None, seed: int, option: str
+    files_by_class: list[list[Path]], classes: list[str], at_most: int | None, seed: int, option: str
 ) -> list[list[Path]]:
-    """At most so many files, the same number for each class as far as they reach.
-
-    Raises:
-        UserError: there are more classes than images are asked for.
-    """
-    if at_most is None or sum(map(len, part)) <= at_most:
-        return part
-    if at_most < len(part):
-        raise UserError(f"data.{option} = {at_most} is less than one image for each of {len(part)} classes")
-    left, shares = at_most, [0] * len(part)
-    by_size = sorted(range(len(part)), key=lambda n: (len(part[n]), n))
-    for done, n in enumerate(by_size):  # the small classes first: what they lack goes to the others
-        shares[n] = min(len(part[n]), left // (len(part) - done))
-        left -= shares[n]
+    """Draw at most ``at_most`` files, balanced over the classes as far as possible."""
+    if at_most is None or sum(map(len, files_by_class)) <= at_most:
+        return files_by_class
+    if at_most < len(files_by_class):
+        raise UserError(f"data.{option} = {at_most} is less than one image for each of {len(files_by_class)} classes")
+    remaining, counts = at_most, [0] * len(files_by_class)
+    by_size = sorted(range(len(files_by_class)), key=lambda n: (len(files_by_class[n]), n))
+    for n_done, n in enumerate(by_size):  # smallest classes first, so that the others share what those lack
+        counts[n] = min(len(files_by_class[n]), remaining // (len(files_by_class) - n_done))
+        remaining -= counts[n]
     return [
-        _draw(files, share, seed, name, option)[0] for files, share, name in zip(part, shares, classes, strict=True)
+        _draw(files, count, seed, name, option)[0]
+        for files, count, name in zip(files_by_class, counts, classes, strict=True)
     ]
 
 
 def _draw(files: list[Path], count: int, seed: int, name: str, purpose: str) -> tuple[list[Path], list[Path]]:
-    """``count`` of the files and the rest, each in the order of names; more holds fewer."""
+    """Divide ``files`` into ``count`` random ones and the rest; a larger draw contains a smaller one."""
     import torch
 
     from saccade.data.sampling import generator

@@ -1,4 +1,4 @@
-"""Contact sheets: pictures in rows, each with its label and, where they are known, its boxes and masks."""
+"""Contact sheets: one page of images with captions, boxes and masks."""
 
 from __future__ import annotations
 
@@ -19,96 +19,98 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["Cell", "check_path", "contact_sheet", "spread", "write"]
+__all__ = ["Cell", "contact_sheet", "evenly_spaced", "sheet_format", "write_sheet"]
 
-_PAPER, _INK, _FAINT = (250, 250, 248), (32, 33, 36), (110, 112, 118)
-_TARGET, _OTHER = (255, 176, 0), (86, 180, 233)
+_PAGE_COLOUR, _TEXT_COLOUR, _HEADING_COLOUR = (250, 250, 248), (32, 33, 36), (110, 112, 118)
 _TINTS = (
-    _TARGET, _OTHER, (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167), (0, 0, 0)
+    (255, 176, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66),
+    (0, 114, 178), (213, 94, 0), (204, 121, 167), (0, 0, 0),
 )  # fmt: skip
-"""Told apart by every kind of colour vision (Okabe and Ito)."""
-_CELL, _GAP, _MARGIN, _LINE = 160, 12, 28, 24
+"""Colours of boxes and masks, distinguishable with any kind of colour vision (Okabe and Ito, 2008)."""
+_CELL_SIDE, _GAP, _MARGIN, _LINE_HEIGHT = 160, 12, 28, 24
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture of a sheet.
+    """One image of a sheet.
 
     Attributes:
-        picture: uint8 (C, H, W).
-        caption: written below it.
-        boxes: (x1, y1, x2, y2, label), without a tag where the label is empty; the first is drawn as the target unless
-            there are tints.
-        masks: bool (n, H, W), tinted.
-        tints: for each box or mask the number of its colour; None tints masks like the boxes.
+        image: image, uint8 (C, H, W).
+        caption: text below the image.
+        boxes: boxes (x1, y1, x2, y2, label) in pixels; an empty label is not drawn. Without ``tints`` the first box is
+            highlighted.
+        masks: masks, bool (n, H, W), drawn as tints.
+        tints: colour index of each box or mask; None gives the first box and mask one colour and the others another.
     """
 
-    picture: Tensor
+    image: Tensor
     caption: str
     boxes: Sequence[tuple[float, float, float, float, str]] = ()
     masks: NDArray[np.bool_] | None = field(default=None, compare=False)
     tints: Sequence[int] | None = None
 
 
-def spread(things: Sequence[T], count: int) -> list[T]:
-    """Up to ``count`` of ``things``, evenly spaced, so that sorted ones show each kind."""
-    shown = min(count, len(things))
-    return [things[n * len(things) // shown] for n in range(shown)]
+def evenly_spaced(items: Sequence[T], count: int) -> list[T]:
+    """Return up to ``count`` evenly spaced ``items``, which represent all kinds if ``items`` are sorted by kind."""
+    count = min(count, len(items))
+    return [items[n * len(items) // count] for n in range(count)]
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Cell]]], title: str, columns: int = 10) -> Image.Image:
-    """A page with a title and named groups of cells, ``columns`` of them in a row.
+    """Return a page with ``title`` and named groups of cells, ``columns`` cells per row.
 
-    It is set in the typeface Pillow brings along, which knows Latin letters and no multiplication sign.
+    The font is Pillow's own, which has Latin letters only.
     """
-    shown = min(columns, max(len(cells) for _, cells in rows))
-    width = 2 * _MARGIN + shown * (_CELL + _GAP) - _GAP
+    n_columns = min(columns, max(len(cells) for _, cells in rows))
+    width = 2 * _MARGIN + n_columns * (_CELL_SIDE + _GAP) - _GAP
     title_font, font = (ImageFont.load_default(size) for size in (19, 14))
-    lines = _wrapped(title.replace("×", "x"), title_font, width - 2 * _MARGIN)
-    deep = sum(_LINE + 10 + -(-len(cells) // columns) * (_CELL + _LINE + _GAP) for _, cells in rows)
-    page = Image.new("RGB", (width, 2 * _MARGIN + _LINE * len(lines) + 8 + deep), _PAPER)
+    lines = _wrap(title.replace("×", "x"), title_font, width - 2 * _MARGIN)  # the font lacks ×
+    row_height = _CELL_SIDE + _LINE_HEIGHT + _GAP
+    groups_height = sum(_LINE_HEIGHT + 10 + -(-len(cells) // columns) * row_height for _, cells in rows)
+    page_height = 2 * _MARGIN + _LINE_HEIGHT * len(lines) + 8 + groups_height
+    page = Image.new("RGB", (width, page_height), _PAGE_COLOUR)
     draw = ImageDraw.Draw(page)
     y = _MARGIN
     for line in lines:
-        draw.text((_MARGIN, y), line, _INK, title_font)
-        y += _LINE
+        draw.text((_MARGIN, y), line, _TEXT_COLOUR, title_font)
+        y += _LINE_HEIGHT
     y += 8
     for name, cells in rows:
-        draw.text((_MARGIN, y + 8), name, _FAINT, font)
-        y += _LINE + 10
+        draw.text((_MARGIN, y + 8), name, _HEADING_COLOUR, font)
+        y += _LINE_HEIGHT + 10
         for start in range(0, len(cells), columns):
             for n, cell in enumerate(cells[start : start + columns]):
-                x = _MARGIN + n * (_CELL + _GAP)
-                page.paste(_picture(cell), (x, y))
-                draw.text((x, y + _CELL + 4), _shortened(cell.caption, font), _INK, font)
-            y += _CELL + _LINE + _GAP
+                x = _MARGIN + n * (_CELL_SIDE + _GAP)
+                page.paste(_draw_cell(cell), (x, y))
+                draw.text((x, y + _CELL_SIDE + 4), _shorten(cell.caption, font), _TEXT_COLOUR, font)
+            y += row_height
     return page
 
 
-def check_path(path: Path) -> str:
-    """The format a sheet at ``path`` would have.
+def sheet_format(path: Path) -> str:
+    """Return the image format of a sheet at ``path``: PNG, JPEG or WEBP.
 
     Raises:
-        UserError: the ending names none, or there is no such folder.
+        UserError: the extension is not supported, or the folder does not exist.
     """
-    kind = Image.registered_extensions().get(path.suffix.lower())
-    if kind not in ("PNG", "JPEG", "WEBP"):
+    image_format = Image.registered_extensions().get(path.suffix.lower())
+    if image_format not in ("PNG", "JPEG", "WEBP"):
         raise UserError(f"a contact sheet is a .png, .jpg or .webp file, not {str(path)!r}")
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: there is no folder {path.parent}")
-    return kind
+    return image_format
 
 
-def write(page: Image.Image, path: Path) -> None:
-    """Save ``page`` whole or not at all, in the format the ending of ``path`` names.
+def write_sheet(page: Image.Image, path: Path) -> None:
+    """Save ``page`` to ``path`` atomically, in the format of its extension.
 
     Raises:
-        UserError: as :func:`check_path`, or the file cannot be written.
+        UserError: as :func:`sheet_format`, or the file cannot be written.
     """
-    kind = check_path(path)
+    image_format = sheet_format(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        page.save(temporary, kind)
+        page.save(temporary, image_format)
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
@@ -116,50 +118,56 @@ def write(page: Image.Image, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _picture(cell: Cell) -> Image.Image:
-    """A square of _CELL pixels: the picture in whole-number magnification where it is small, masks and boxes on top."""
-    height, width = cell.picture.shape[1:]
-    pixels = cell.picture.expand(3, height, width).permute(1, 2, 0).numpy().astype(np.float64)
+def _draw_cell(cell: Cell) -> Image.Image:
+    """Return a square of ``_CELL_SIDE`` pixels with the resized image, its masks and its boxes."""
+    height, width = cell.image.shape[1:]
+    pixels = cell.image.expand(3, height, width).permute(1, 2, 0).numpy().astype(np.float64)
     for n, mask in enumerate(() if cell.masks is None else cell.masks):
-        tint = min(n, 1) if cell.tints is None else cell.tints[n] % len(_TINTS)
-        pixels[mask] = 0.72 * pixels[mask] + 0.28 * np.array(_TINTS[tint])
+        pixels[mask] = 0.72 * pixels[mask] + 0.28 * np.array(_tint(cell, n))
     image = Image.fromarray(np.rint(pixels).astype(np.uint8))
-    scale = _CELL / max(height, width)
-    near = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
-    image = image.resize((round(width * scale), round(height * scale)), near)
-    square = Image.new("RGB", (_CELL, _CELL), _PAPER)
+    scale = _CELL_SIDE / max(height, width)
+    resampling = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
+    image = image.resize((round(width * scale), round(height * scale)), resampling)
+    square = Image.new("RGB", (_CELL_SIDE, _CELL_SIDE), _PAGE_COLOUR)
     square.paste(image)
     draw = ImageDraw.Draw(square)
     font = ImageFont.load_default(12)
     for n, (*corners, label) in reversed(list(enumerate(cell.boxes))):
-        first = n == 0 and cell.tints is None
-        colour = _TINTS[min(n, 1) if cell.tints is None else cell.tints[n] % len(_TINTS)]
-        x1, y1, x2, y2 = (round(c * scale) for c in corners)
-        draw.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=2 if first else 1)
+        is_highlighted = n == 0 and cell.tints is None
+        colour = _tint(cell, n)
+        x1, y1, x2, y2 = (round(corner * scale) for corner in corners)
+        box = (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1))
+        draw.rectangle(box, outline=colour, width=2 if is_highlighted else 1)
         if not label:
             continue
-        wide = max(11, round(font.getlength(label)) + 4)
-        left = x2 if x2 + wide < _CELL else x1 - wide if x1 >= wide or wide == 11 else max(0, x2 - wide)
-        tag = (left, y1, left + wide, y1 + 13)
-        draw.rectangle(tag, fill=colour)
-        draw.text((tag[0] + 2, tag[1] - 1), label, _INK, font)
+        tag_width = max(11, round(font.getlength(label)) + 4)
+        if x2 + tag_width < _CELL_SIDE:
+            left = x2
+        else:
+            left = x1 - tag_width if x1 >= tag_width or tag_width == 11 else max(0, x2 - tag_width)
+        draw.rectangle((left, y1, left + tag_width, y1 + 13), fill=colour)
+        draw.text((left + 2, y1 - 1), label, _TEXT_COLOUR, font)
     return square
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+def _tint(cell: Cell, n: int) -> tuple[int, int, int]:
+    return _TINTS[min(n, 1) if cell.tints is None else cell.tints[n] % len(_TINTS)]
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
     lines = [""]
     for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= width or not lines[-1]:
-            lines[-1] = longer
+        line = f"{lines[-1]} {word}".strip()
+        if font.getlength(line) <= width or not lines[-1]:
+            lines[-1] = line
         else:
             lines.append(word)
     return lines
 
 
-def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    if font.getlength(text) <= _CELL:
+def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    if font.getlength(text) <= _CELL_SIDE:
         return text
-    while text and font.getlength(text + "…") > _CELL:
+    while text and font.getlength(text + "…") > _CELL_SIDE:
         text = text[:-1]
     return text + "…"

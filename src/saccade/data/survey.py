@@ -1,4 +1,4 @@
-"""What lies in a folder of images, seen without opening one."""
+"""Survey of an image folder, made without opening an image."""
 
 from __future__ import annotations
 
@@ -13,44 +13,43 @@ from saccade.escaping import brief
 from saccade.imagefiles import closed, identity, is_folder, is_image, is_unicode, located, visible
 
 __all__ = [
-    "ROLES",
-    "Part",
+    "EXPORT_HINT",
+    "SPLIT_NAMES",
+    "SplitFiles",
     "Survey",
-    "assigned",
-    "class_names",
+    "assign_splits",
     "files_in",
-    "folder_of",
-    "images_of",
-    "lines",
-    "missing",
+    "find_folder",
+    "keep_images",
+    "make_survey",
+    "no_source_error",
+    "read_class_names",
+    "read_lines",
     "subfolders",
-    "surveyed",
 ]
 
-ROLES = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("val", "valid", "validation")}
-"""The words for each part."""
+SPLIT_NAMES = {"train": ("train", "training"), "test": ("test", "testing"), "val": ("val", "valid", "validation")}
+"""Maps split to the lower-case names that sources use for it."""
 
 
-def assigned(names: Iterable[str]) -> dict[str, str]:
-    """Which of the ``names`` are the parts ``train``, ``test`` and ``val``: role -> name.
-
-    Where there is no test part the validation part is it.
-    """
+def assign_splits(names: Iterable[str]) -> dict[str, str]:
+    """Map ``train``, ``test`` and ``val`` to their names among ``names``; without ``test``, ``val`` takes its place."""
     by_lower = {name.lower(): name for name in names}
-    found = {role: next((by_lower[word] for word in words if word in by_lower), "") for role, words in ROLES.items()}
-    if not found["test"]:
-        found |= {"test": found["val"], "val": ""}
-    return {role: name for role, name in found.items() if name}
+    splits = {
+        split: next((by_lower[word] for word in words if word in by_lower), "") for split, words in SPLIT_NAMES.items()
+    }
+    if not splits["test"]:
+        splits |= {"test": splits["val"], "val": ""}
+    return {split: name for split, name in splits.items() if name}
 
 
 @dataclass(frozen=True)
-class Part:
-    """Images that lie together.
+class SplitFiles:
+    """Files of one split.
 
     Attributes:
-        name: of their folder or list; empty where all images of a source lie together.
-        classes: class to files, each of them once, however many names it has there. Of images in no class folders, one
-            class without a name.
+        name: name of its folder or list; empty without splits.
+        classes: Maps class name to files; a single class "" if there are no classes.
     """
 
     name: str
@@ -58,44 +57,41 @@ class Part:
 
     @property
     def files(self) -> list[Path]:
-        """All its files."""
+        """Files of all classes."""
         return [path for files in self.classes.values() for path in files]
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What lies in a folder, seen without opening an image.
+    """Contents of an image folder, found without opening an image.
 
     Attributes:
         root: the folder.
-        classes: the names of the classes of the training part, in the order of their labels.
-        parts: ``train``, ``test`` and ``val`` as far as there are any; ``train`` alone is divided later.
-        others: files among the images that do not end like one, so that nothing reads them: ending to number.
-        hidden: folders and files that a system or a program keeps among the images, not entered and not read: name to
-            number.
-        again: further names, within their class, of files in ``parts``: links, for the most part.
-        notes: sentences on names that look alike.
-        problems: sentences on what would be refused.
-        masks: image to mask.
-        deciding: files that are neither image nor mask and yet decide what is taken: lists, names of classes.
-        unused: clauses on parts that lie in the folder and are not used.
-        missing: images that are named and cannot be found, and why, as the rest of a sentence that begins with the
-            path.
-        groups: image to its group (patient, scene), of every image or of none: groups stay whole where a part is held
-            back.
-        options: what the recipe says of this source, ``data.options``.
+        classes: class names, in the order of their indices.
+        splits: Maps ``train``, ``test`` and ``val``, if present, to files.
+        other_files: Maps extension to the number of ignored files.
+        hidden: Maps name to the number of skipped hidden entries.
+        n_links: number of skipped links to other files.
+        notes: sentences for the user.
+        problems: faults for which the folder is refused.
+        masks: Maps image to mask file.
+        definition_files: split lists and files of class names.
+        unused: clauses on unused splits.
+        missing: Maps a listed path that does not exist to a message, worded to follow the path.
+        groups: Maps every image to its group (patient, scene); empty without groups.
+        options: ``data.options`` of the recipe.
     """
 
     root: Path
     classes: list[str]
-    parts: dict[str, Part]
-    others: Counter[str]
+    splits: dict[str, SplitFiles]
+    other_files: Counter[str]
     hidden: Counter[str]
-    again: int
+    n_links: int
     notes: list[str]
     problems: list[str]
     masks: dict[Path, Path] = field(default_factory=dict)
-    deciding: list[Path] = field(default_factory=list)
+    definition_files: list[Path] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     missing: dict[Path, str] = field(default_factory=dict)
     groups: dict[Path, str] = field(default_factory=dict)
@@ -103,120 +99,130 @@ class Survey:
 
     @property
     def files(self) -> list[Path]:
-        """All images."""
-        return [path for part in self.parts.values() for path in part.files]
+        """Images of all splits."""
+        return [path for split in self.splits.values() for path in split.files]
 
-    def named_parts(self) -> str:
-        """The parts in words, and which of two is the test part where its name does not say so."""
-        *names, last = [repr(part.name) for part in self.parts.values()]
-        test = self.parts["test"].name
-        said = "" if "test" in test.lower() else f", {test!r} is the test part"
-        return f"the parts {', '.join(names)} and {last}{said}"
+    def describe_splits(self) -> str:
+        """Return a clause that names the splits."""
+        *names, last = [repr(split.name) for split in self.splits.values()]
+        test = self.splits["test"].name
+        explanation = "" if "test" in test.lower() else f", {test!r} is the test part"
+        return f"the parts {', '.join(names)} and {last}{explanation}"
 
 
-def images_of(parts: dict[str, Part]) -> tuple[dict[str, Part], Counter[str]]:
-    """The parts with the files that end like an image, and the endings of the others."""
-    kept = {
-        role: Part(part.name, {name: list(filter(is_image, files)) for name, files in part.classes.items()})
-        for role, part in parts.items()
+def keep_images(splits: dict[str, SplitFiles]) -> tuple[dict[str, SplitFiles], Counter[str]]:
+    """Return ``splits`` with image files only, and the number of other files by extension."""
+    images = {
+        split: SplitFiles(
+            split_files.name, {name: list(filter(is_image, files)) for name, files in split_files.classes.items()}
+        )
+        for split, split_files in splits.items()
     }
-    return kept, Counter(path.suffix.lower() for part in parts.values() for path in part.files if not is_image(path))
+    others = (path for split_files in splits.values() for path in split_files.files if not is_image(path))
+    return images, Counter(path.suffix.lower() for path in others)
 
 
-def surveyed(
+def make_survey(
     root: Path,
-    parts: dict[str, Part],
-    others: Counter[str] | None = None,
+    splits: dict[str, SplitFiles],
+    other_files: Counter[str] | None = None,
     hidden: Counter[str] | None = None,
     notes: Sequence[str] = (),
 ) -> Survey:
-    """The survey of ``parts``, each file kept under its first name, with what is wrong with names and classes."""
-    found, again, problems = _once(parts)
-    classes, notes = sorted(found["train"].classes), list(notes)
-    if classes != [""]:
-        problems += _class_problems(root, found)
-        val = found.get("val")
-        filled = val and Part(val.name, {name: files for name, files in val.classes.items() if files})
-        unlike = _unlike(root, found["train"], filled)
-        notes += [f"{sentence} A phase that chooses on val would miss it." for sentence in unlike]
-    return Survey(root, classes, found, others or Counter(), hidden or Counter(), again, notes, sorted(problems))
+    """Return a survey of ``splits``, without links, and with the problems of its classes.
 
-
-def _class_problems(root: Path, parts: dict[str, Part]) -> list[str]:
-    """What is wrong with classes: too few, empty, not named in UTF-8, or in one part only."""
-    problems = []
-    for role, part in parts.items():
-        place = brief(root / part.name)
-        if role != "val":
-            if len(part.classes) < 2:
-                problems.append(f"{place} has {len(part.classes)} class(es), at least 2 are needed")
-            problems += [f"class {label!r} in {place} is empty" for label, files in part.classes.items() if not files]
-        problems += [
-            f"the class {brief(label)} in {place} is not named in UTF-8, as results must be; rename it"
-            for label in part.classes
-            if not is_unicode(label)
-        ]
-    return problems + _unlike(root, parts["train"], parts.get("test"))
-
-
-def _unlike(root: Path, train: Part, other: Part | None) -> list[str]:
-    """The classes that are in one of two parts only."""
-    return [
-        f"class {name!r} is in {brief(root / here.name)} but not in {brief(root / there.name)}."
-        f"{did_you_mean(name, there.classes)}"
-        for here, there in ((train, other), (other, train))
-        if here and there
-        for name in sorted(here.classes.keys() - there.classes.keys())
-    ]
-
-
-def _once(parts: dict[str, Part]) -> tuple[dict[str, Part], int, list[str]]:
-    """Each file of a class under its first name, how many other names were dropped, and what else is wrong with names.
-
-    A file that has names in two parts or in two classes, by links or as one folder reached by two ways, would be
-    judged by what was learnt from it, or be right and wrong at once.
+    The arguments are those of :class:`Survey`.
     """
-    first: dict[object, tuple[str, str, Path]] = {}
-    kept = {role: Part(part.name, {label: [] for label in part.classes}) for role, part in parts.items()}
-    again, between_parts, between_classes = 0, [], []
-    for role, part in parts.items():
-        for label, files in part.classes.items():
-            for path in files:
-                before = first.get(key := identity(path))
-                if before is None:
-                    first[key] = role, label, path
-                    kept[role].classes[label].append(path)
-                elif before[0] != role:
-                    between_parts.append((before[2], path))
-                elif before[1] != label:
-                    between_classes.append((before[2], path))
-                else:
-                    again += 1
-    problems = [
-        f"{brief(one)} and {brief(other)} are one file in {where}"
-        + (f", as are {len(pairs) - 1} other pairs" if pairs[1:] else "")
-        for pairs, where in ((between_parts, "two parts"), (between_classes, "two classes"))
-        for one, other in pairs[:1]
+    unique, n_links, problems = _drop_links(splits)
+    classes, notes = sorted(unique["train"].classes), list(notes)
+    if classes != [""]:
+        problems += _class_problems(root, unique)
+        val = unique.get("val")
+        nonempty_val = val and SplitFiles(val.name, {name: files for name, files in val.classes.items() if files})
+        mismatches = _class_mismatches(root, unique["train"], nonempty_val)
+        notes += [f"{sentence} A phase that selects on val would not see it." for sentence in mismatches]
+    return Survey(
+        root, classes, unique, other_files or Counter(), hidden or Counter(), n_links, notes, sorted(problems)
+    )
+
+
+def _class_problems(root: Path, splits: dict[str, SplitFiles]) -> list[str]:
+    problems = []
+    for split, split_files in splits.items():
+        folder = brief(root / split_files.name)
+        if split != "val":
+            if len(split_files.classes) < 2:
+                problems.append(f"{folder} has {len(split_files.classes)} class(es), at least 2 are needed")
+            empty = (name for name, files in split_files.classes.items() if not files)
+            problems += [f"class {name!r} in {folder} is empty" for name in empty]
+        problems += [
+            f"the class {brief(name)} in {folder} is not named in UTF-8, as results must be; rename it"
+            for name in split_files.classes
+            if not is_unicode(name)
+        ]
+    return problems + _class_mismatches(root, splits["train"], splits.get("test"))
+
+
+def _class_mismatches(root: Path, train: SplitFiles, other: SplitFiles | None) -> list[str]:
+    """Return one sentence per class that only one of the two splits has."""
+    if not other:
+        return []
+    return [
+        f"class {name!r} is in {brief(root / has_class.name)} but not in {brief(root / lacks_class.name)}."
+        f"{did_you_mean(name, lacks_class.classes)}"
+        for has_class, lacks_class in ((train, other), (other, train))
+        for name in sorted(has_class.classes.keys() - lacks_class.classes.keys())
     ]
-    return kept, again, problems
+
+
+def _drop_links(splits: dict[str, SplitFiles]) -> tuple[dict[str, SplitFiles], int, list[str]]:
+    """Return ``splits`` without links, the number of links, and problems: files in two splits or two classes."""
+    first_use: dict[object, tuple[str, str, Path]] = {}
+    unique = {
+        split: SplitFiles(split_files.name, {label: [] for label in split_files.classes})
+        for split, split_files in splits.items()
+    }
+    n_links, across_splits, across_classes = 0, [], []
+    for split, split_files in splits.items():
+        for label, files in split_files.classes.items():
+            for path in files:
+                key = identity(path)
+                if key not in first_use:
+                    first_use[key] = split, label, path
+                    unique[split].classes[label].append(path)
+                    continue
+                first_split, first_label, first_path = first_use[key]
+                if first_split != split:
+                    across_splits.append((first_path, path))
+                elif first_label != label:
+                    across_classes.append((first_path, path))
+                else:
+                    n_links += 1
+    problems = [
+        f"{brief(pairs[0][0])} and {brief(pairs[0][1])} are one file in {places}"
+        + (f", as are {len(pairs) - 1} other pairs" if pairs[1:] else "")
+        for pairs, places in ((across_splits, "two parts"), (across_classes, "two classes"))
+        if pairs
+    ]
+    return unique, n_links, problems
 
 
 def subfolders(folder: Path, hidden: Counter[str] | None = None) -> list[Path]:
-    """The folders in ``folder``, in order; ``hidden`` counts what is passed over, files too.
+    """Return the folders in ``folder``, sorted; ``hidden`` counts skipped entries.
 
     Raises:
         UserError: ``folder`` cannot be read.
     """
     try:
-        with os.scandir(folder) as entries:
-            found = {entry.name: entry for entry in entries}
-        return [folder / name for name in visible(sorted(found), hidden) if is_folder(found[name])]
+        with os.scandir(folder) as scan:
+            entries = {entry.name: entry for entry in scan}
+        return [folder / name for name in visible(sorted(entries), hidden) if is_folder(entries[name])]
     except OSError as error:
         closed(error)
 
 
 def files_in(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
-    """Name to file, of the files in ``folder`` with one of the ``endings``, small or capital, in order.
+    """Map name to path, sorted, for the files in ``folder`` with one of ``endings``, in any case.
 
     Raises:
         UserError: ``folder`` cannot be read.
@@ -228,44 +234,44 @@ def files_in(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
         closed(error)
 
 
-def lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank, without blanks around them.
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file that are not blank, without surrounding whitespace.
 
     Raises:
-        UserError: it cannot be read or is not UTF-8.
+        UserError: the file cannot be read or is not UTF-8.
     """
-    return [line for line in _every_line(path) if line]
+    return [line for line in _read_all_lines(path) if line]
 
 
-def class_names(path: Path) -> list[str]:
-    """The names of classes in a text file, one a line, in the order of their indices; blank lines may end it.
+def read_class_names(path: Path) -> list[str]:
+    """Return the class names in a text file, one per line.
 
     Raises:
-        UserError: it cannot be read or is not UTF-8; a line is blank; a name stands twice.
+        UserError: the file cannot be read or is not UTF-8, a line is blank, or a name is repeated.
     """
-    found = dict[str, int]()
-    for number, name in enumerate("\n".join(_every_line(path)).rstrip().splitlines(), 1):
+    names = dict[str, int]()
+    for number, name in enumerate("\n".join(_read_all_lines(path)).rstrip().splitlines(), 1):
         if not name:
             raise UserError(
                 f"line {number} of {brief(path)} is blank; it holds one name a line, in the order of indices"
             )
-        if (first := found.setdefault(name, number)) != number:
+        if (first := names.setdefault(name, number)) != number:
             raise UserError(f"{brief(path)} has the name {brief(name)!r} in the lines {first} and {number}")
-    return list(found)
+    return list(names)
 
 
-def _every_line(path: Path) -> list[str]:
+def _read_all_lines(path: Path) -> list[str]:
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {brief(path)}: {getattr(error, 'strerror', None) or 'it is not UTF-8'}") from None
 
 
-def folder_of(source: str) -> Path | None:
-    """The folder that ``source`` names; None where there is no such folder.
+def find_folder(source: str) -> Path | None:
+    """Return the folder that ``source`` names, None if it does not exist.
 
     Raises:
-        UserError: a folder above it cannot be read.
+        UserError: a parent folder cannot be read.
     """
     path = located(source)
     try:
@@ -274,8 +280,8 @@ def folder_of(source: str) -> Path | None:
         closed(error)
 
 
-def missing(source: str, drawn: Sequence[str] = ()) -> UserError:
-    """The error on a ``source`` that is no folder, with what may have been meant; ``drawn`` are sources without one."""
+def no_source_error(source: str, generated: Sequence[str] = ()) -> UserError:
+    """Return the error for a missing ``source``; ``generated`` are the sources that need no folder."""
     root = located(source)
     if root.exists():
         return UserError(f"{brief(root)} is a file; a folder of images is needed")
@@ -285,18 +291,18 @@ def missing(source: str, drawn: Sequence[str] = ()) -> UserError:
     if name:
         return UserError(
             f"there is no folder {brief(root)}. {name} is a data set of torchvision: nothing is downloaded or "
-            f"unpickled here; {CONVERT}"
+            f"unpickled here; {EXPORT_HINT}"
         )
-    *names, last = [*drawn, "a folder"]
+    *names, last = [*generated, "a folder"]
     known = f"{', '.join(names)} or {last}" if names else last
     siblings = [path.name for path in subfolders(root.parent)] if root.parent.is_dir() else []
     return UserError(
-        f"there is no folder {brief(root)}.{did_you_mean(root.name, [*siblings, *drawn])} data.source is {known}."
+        f"there is no folder {brief(root)}.{did_you_mean(root.name, [*siblings, *generated])} data.source is {known}."
     )
 
 
-CONVERT = (
+EXPORT_HINT = (
     "write its images as FOLDER/train/CLASS/NAME.png and FOLDER/test/CLASS/NAME.png, in Python: "
     "for i, (image, label) in enumerate(dataset): image.save(folder / dataset.classes[label] / f'{i}.png')"
 )
-"""How a packed set becomes a folder."""
+"""Advice on exporting a torchvision data set to a folder."""

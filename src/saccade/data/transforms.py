@@ -1,8 +1,7 @@
-"""Augmentations by name, by the kernels of torchvision.transforms.v2: image and target move together.
+"""Named augmentations of an image and its target, built on the functions of torchvision.transforms.v2.
 
-What is drawn is a function of (seed, epoch, index) alone. The transforms of v2 as classes draw from the global
-generator instead, and take twice as long as these for small images; only the policies, which have no other form, are
-used so, the generator seeded for each image.
+Their random numbers depend only on (seed, epoch, index). The transform classes of v2 use the global generator and take
+twice as long; only the auto-augmentation policies, which have no functions, are used as classes.
 """
 
 from __future__ import annotations
@@ -20,50 +19,53 @@ from torchvision.tv_tensors import BoundingBoxes, KeyPoints, Mask
 from saccade.data.sampling import Key, generator, seeded
 from saccade.errors import UserError, did_you_mean
 
-__all__ = ["augment", "check_names"]
+__all__ = ["augment", "check_augmentations"]
 
 
-def _flip(planes: list[Tensor], chance: Sequence[float], mean: Sequence[float]) -> list[Tensor]:
-    """Left to right, one time in two."""
-    return [F.horizontal_flip(plane) for plane in planes] if chance[0] < 0.5 else planes
+# An operation transforms a list of the image (C, H, W) and its target tensors, given uniform random numbers in [0, 1).
 
 
-def _crop(planes: list[Tensor], chance: Sequence[float], mean: Sequence[float]) -> list[Tensor]:
+def _flip(tensors: list[Tensor], uniforms: Sequence[float], mean: Sequence[float]) -> list[Tensor]:
+    """Flip left to right with probability 1/2."""
+    return [F.horizontal_flip(tensor) for tensor in tensors] if uniforms[0] < 0.5 else tensors
+
+
+def _crop(tensors: list[Tensor], uniforms: Sequence[float], mean: Sequence[float]) -> list[Tensor]:
     """Shift by up to an eighth of each side.
 
-    The reflection comes in; where there are boxes or points, which would miss what it shows, the mean colour.
+    The border is filled by reflection, or with the mean colour if reflected objects would lack boxes or points.
     """
-    height, width = planes[0].shape[-2:]
+    height, width = tensors[0].shape[-2:]
     y, x = height // 8, width // 8
-    top, left = int(chance[0] * (2 * y + 1)), int(chance[1] * (2 * x + 1))
-    if not any(isinstance(plane, BoundingBoxes | KeyPoints) for plane in planes):
-        padded = [F.pad(plane, [x, y], padding_mode="reflect") for plane in planes]
+    top, left = int(uniforms[0] * (2 * y + 1)), int(uniforms[1] * (2 * x + 1))
+    if not any(isinstance(tensor, BoundingBoxes | KeyPoints) for tensor in tensors):
+        padded = [F.pad(tensor, [x, y], padding_mode="reflect") for tensor in tensors]
     else:
-        padded = [F.pad(plane, [x, y], fill=None if n else list(mean)) for n, plane in enumerate(planes)]
-    return [F.crop(plane, top, left, height, width) for plane in padded]
+        padded = [F.pad(tensor, [x, y], fill=None if n else list(mean)) for n, tensor in enumerate(tensors)]
+    return [F.crop(tensor, top, left, height, width) for tensor in padded]
 
 
-def _color(planes: list[Tensor], chance: Sequence[float], mean: Sequence[float]) -> list[Tensor]:
-    """Brightness, contrast and saturation, each times 0.6 to 1.4."""
-    brightness, contrast, saturation = (0.6 + 0.8 * c for c in chance)
-    image = F.adjust_contrast(F.adjust_brightness(planes[0], brightness), contrast)
-    return [F.adjust_saturation(image, saturation), *planes[1:]]
+def _color(tensors: list[Tensor], uniforms: Sequence[float], mean: Sequence[float]) -> list[Tensor]:
+    """Scale brightness, contrast and saturation by factors between 0.6 and 1.4."""
+    brightness, contrast, saturation = (0.6 + 0.8 * uniform for uniform in uniforms)
+    image = F.adjust_contrast(F.adjust_brightness(tensors[0], brightness), contrast)
+    return [F.adjust_saturation(image, saturation), *tensors[1:]]
 
 
-def _erase(planes: list[Tensor], chance: Sequence[float], mean: Sequence[float]) -> list[Tensor]:
-    """One time in two, a rectangle of 1/50 to 1/5 of the area and an aspect of 1/2 to 2 becomes the mean colour.
+def _erase(tensors: list[Tensor], uniforms: Sequence[float], mean: Sequence[float]) -> list[Tensor]:
+    """With probability 1/2, set a rectangle of 1/50 to 1/5 of the image to the mean colour.
 
-    After Zhong et al., "Random Erasing Data Augmentation", AAAI 2020, arXiv:1708.04896. Targets stay as they are.
+    After Zhong et al., AAAI 2020, arXiv:1708.04896. Targets are left unchanged.
     """
-    if chance[0] >= 0.5:
-        return planes
-    height, width = planes[0].shape[-2:]
-    area = (0.02 + 0.18 * chance[1]) * height * width
-    aspect = 2.0 ** (2 * chance[2] - 1)
+    if uniforms[0] >= 0.5:
+        return tensors
+    height, width = tensors[0].shape[-2:]
+    area = (0.02 + 0.18 * uniforms[1]) * height * width
+    aspect = 2.0 ** (2 * uniforms[2] - 1)
     h = min(height, max(1, round((area * aspect) ** 0.5)))
     w = min(width, max(1, round((area / aspect) ** 0.5)))
-    top, left = int(chance[3] * (height - h + 1)), int(chance[4] * (width - w + 1))
-    return [F.erase(planes[0], top, left, h, w, torch.tensor(mean)[:, None, None]), *planes[1:]]
+    top, left = int(uniforms[3] * (height - h + 1)), int(uniforms[4] * (width - w + 1))
+    return [F.erase(tensors[0], top, left, h, w, torch.tensor(mean)[:, None, None]), *tensors[1:]]
 
 
 _POLICIES: dict[str, Callable[..., nn.Module]] = {
@@ -73,7 +75,8 @@ _POLICIES: dict[str, Callable[..., nn.Module]] = {
     "autoaugment_cifar10": partial(v2.AutoAugment, v2.AutoAugmentPolicy.CIFAR10),
     "autoaugment_svhn": partial(v2.AutoAugment, v2.AutoAugmentPolicy.SVHN),
 }
-"""Of torchvision, with its defaults: RandAugment does 2 operations of magnitude 9 of 30. They move the image alone.
+"""Policies of torchvision with its defaults, such as 2 operations of magnitude 9 of 30 for RandAugment. A policy
+transforms the image but not the target.
 
 Cubuk et al., CVPR 2019, arXiv:1805.09501, and NeurIPS 2020, arXiv:1909.13719; Müller and Hutter, ICCV 2021,
 arXiv:2103.10158."""
@@ -81,13 +84,13 @@ arXiv:2103.10158."""
 
 @lru_cache(maxsize=64)
 def _policy(name: str, mean: tuple[float, ...]) -> nn.Module:
-    """A policy that fills with the mean colour what an operation uncovers."""
+    """Build a policy whose operations fill uncovered pixels with the mean colour."""
     return _POLICIES[name](fill=list(mean))
 
 
-def _by_policy(name: str, planes: list[Tensor], chance: Sequence[float], mean: Sequence[float]) -> list[Tensor]:
-    with seeded(int(chance[0] * 2**24)):  # all that a float32 of torch.rand holds
-        return [_policy(name, tuple(mean))(planes[0]), *planes[1:]]
+def _apply_policy(name: str, tensors: list[Tensor], uniforms: Sequence[float], mean: Sequence[float]) -> list[Tensor]:
+    with seeded(int(uniforms[0] * 2**24)):  # torch.rand gives float32 with 24 random bits
+        return [_policy(name, tuple(mean))(tensors[0]), *tensors[1:]]
 
 
 _Operation = Callable[[list[Tensor], Sequence[float], Sequence[float]], list[Tensor]]
@@ -96,21 +99,13 @@ _OPERATIONS: dict[str, tuple[_Operation, int]] = {
     "crop": (_crop, 2),
     "color": (_color, 3),
     "erase": (_erase, 5),
-    **{name: (partial(_by_policy, name), 1) for name in _POLICIES},
+    **{name: (partial(_apply_policy, name), 1) for name in _POLICIES},
 }
-"""By name: what is done, and how many uniform numbers it takes."""
+"""Maps name to operation and its number of uniform random numbers."""
 
 
-def check_names(names: Sequence[str], target: str = "label") -> None:
-    """Refuse an unknown augmentation, and one that would leave the target behind.
-
-    Args:
-        names: of augmentations.
-        target: kind of the targets.
-
-    Raises:
-        UserError: names it, and its neighbours or what can be used.
-    """
+def check_augmentations(names: Sequence[str], target: str = "label") -> None:
+    """Raise UserError if an augmentation is unknown or does not transform targets of the kind ``target``."""
     for name in names:
         if name not in _OPERATIONS:
             raise UserError(
@@ -126,45 +121,46 @@ def check_names(names: Sequence[str], target: str = "label") -> None:
 
 
 def augment(image: Tensor, target: Any, names: Sequence[str], key: Key, mean: Sequence[float]) -> tuple[Tensor, Any]:
-    """Return image and target after the named operations, in their order.
+    """Apply the named augmentations, in order, to an image and its target.
 
     Args:
         image: float (C, H, W) in [0, 1].
-        target: a mask, objects or fixations move with the image, those that leave it are dropped; any other stays as
-            it is.
-        names: of augmentations.
-        key: decides everything that is drawn.
-        mean: colour of what is erased, one number a channel.
+        target: masks, objects and fixations are transformed with the image; other targets are left unchanged.
+        names: names of augmentations.
+        key: key of the random numbers.
+        mean: mean colour of the data (C,), the fill colour.
     """
-    amounts = [_OPERATIONS[name][1] for name in names]
-    chance = torch.rand(sum(amounts), generator=generator(*key)).tolist()
-    objects = isinstance(target, dict) and "boxes" in target
-    fixations = isinstance(target, dict) and "points" in target
-    planes = [image, *(target[kind] for kind in ("boxes", "masks") if kind in target)] if objects else [image]
+    counts = [_OPERATIONS[name][1] for name in names]
+    uniforms = torch.rand(sum(counts), generator=generator(*key)).tolist()
+    has_objects = isinstance(target, dict) and "boxes" in target
+    has_fixations = isinstance(target, dict) and "points" in target
+    tensors = [image]
+    if has_objects:
+        tensors += [target[name] for name in ("boxes", "masks") if name in target]
     if isinstance(target, Mask):
-        planes.append(target)
-    if fixations:  # the kernels count from the middle of the first pixel
-        planes.append(KeyPoints(target["points"] - 0.5, canvas_size=tuple(image.shape[-2:])))
-    for name, amount in zip(names, amounts, strict=True):
-        planes = _OPERATIONS[name][0](planes, chance[:amount], mean)
-        chance = chance[amount:]
-    if objects:
-        return planes[0], _inside(planes[1], target["labels"], *planes[2:])
-    if fixations:
-        return planes[0], _seen(planes[1] + 0.5, target["viewers"], planes[0].shape[-2:])
-    return planes[0], planes[1] if len(planes) == 2 else target
+        tensors.append(target)
+    if has_fixations:  # v2 measures points from the centre of the first pixel
+        tensors.append(KeyPoints(target["points"] - 0.5, canvas_size=tuple(image.shape[-2:])))
+    for name, count in zip(names, counts, strict=True):
+        tensors = _OPERATIONS[name][0](tensors, uniforms[:count], mean)
+        uniforms = uniforms[count:]
+    if has_objects:
+        return tensors[0], _visible_objects(tensors[1], target["labels"], *tensors[2:])
+    if has_fixations:
+        return tensors[0], _points_inside(tensors[1] + 0.5, target["viewers"], tensors[0].shape[-2:])
+    return tensors[0], tensors[1] if len(tensors) == 2 else target
 
 
-def _inside(boxes: BoundingBoxes, labels: Tensor, masks: Tensor | None = None) -> dict[str, Tensor]:
-    """The objects whose boxes, cut to the image, are at least one pixel wide and high."""
-    kept = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
-    corners = BoundingBoxes(boxes.as_subclass(Tensor)[kept], format="XYXY", canvas_size=boxes.canvas_size)
-    inside = {"boxes": corners, "labels": labels[kept]}
-    return inside if masks is None else {**inside, "masks": Mask(masks.as_subclass(Tensor)[kept])}
+def _visible_objects(boxes: BoundingBoxes, labels: Tensor, masks: Tensor | None = None) -> dict[str, Tensor]:
+    """Return the objects whose clipped ``boxes`` (n, 4) are at least one pixel wide and high."""
+    is_visible = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)
+    corners = BoundingBoxes(boxes.as_subclass(Tensor)[is_visible], format="XYXY", canvas_size=boxes.canvas_size)
+    objects = {"boxes": corners, "labels": labels[is_visible]}
+    return objects if masks is None else {**objects, "masks": Mask(masks.as_subclass(Tensor)[is_visible])}
 
 
-def _seen(points: Tensor, viewers: Tensor, size: Sequence[int]) -> dict[str, Tensor]:
-    """The points that lie in an image of ``size`` (H, W)."""
-    kept = ((points >= 0) & (points < torch.tensor([size[1], size[0]]))).all(1)
-    inside = KeyPoints(points.as_subclass(Tensor)[kept], canvas_size=(size[0], size[1]))
-    return {"points": inside, "viewers": viewers[kept]}
+def _points_inside(points: Tensor, viewers: Tensor, size: Sequence[int]) -> dict[str, Tensor]:
+    """Return the ``points`` (n, 2) inside an image of ``size`` (H, W), with their ``viewers`` (n,)."""
+    is_inside = ((points >= 0) & (points < torch.tensor([size[1], size[0]]))).all(1)
+    inside = KeyPoints(points.as_subclass(Tensor)[is_inside], canvas_size=(size[0], size[1]))
+    return {"points": inside, "viewers": viewers[is_inside]}

@@ -1,4 +1,4 @@
-"""Score on validation images: those of the source, or a part held back from the training images."""
+"""Score on validation images: those of the source, or a fraction held back from the training images."""
 
 from __future__ import annotations
 
@@ -12,129 +12,122 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.data.samples import ImageSet, Pictures, Split, Targets, digest
+from saccade.data.samples import ImageSequence, ImageSet, Splits, Targets, digest_values
 from saccade.data.sampling import generator
 from saccade.errors import UserError
 from saccade.recipe import Data
 
-__all__ = ["facts", "scored_on_val"]
+__all__ = ["content_digests", "score_on_val"]
 
-_PURPOSE = zlib.crc32(b"hold back for validation")
+_SEED_KEY = zlib.crc32(b"hold back for validation")
 
 
-def scored_on_val(split: Split, spec: Data) -> Split:
-    """Return ``split`` with validation images as its test part; the real test part is not in it.
+def score_on_val(splits: Splits, spec: Data) -> Splits:
+    """Return ``splits`` with the validation images as its test split, in place of the real test images.
 
-    Without a part ``val``, ``spec.val_part`` of the training images is held back: of each label alike, drawn by
-    ``spec.split_seed``, whole groups where the images have them. ``mean`` and ``std`` stay those of all training
-    images.
+    If the source has no validation split, a fraction ``spec.val_part`` of the training images is held back: stratified
+    by label, drawn with ``spec.split_seed``, in whole groups if there are any. ``mean`` and ``std`` remain those of all
+    training images.
 
     Raises:
-        UserError: nothing can be held back, because all training images are one group, or there is one a class.
+        UserError: nothing can be held back, because all training images are one group or every class has one image.
     """
-    if split.val is not None:
+    if splits.val is not None:
         return replace(
-            split,
-            test=split.val,
-            description=f"{split.description}; scored on its {len(split.val)} validation images",
-            fingerprint=digest([split.fingerprint, "val", *facts(split.val)]),
+            splits,
+            test=splits.val,
+            description=f"{splits.description}; scored on its {len(splits.val)} validation images",
+            fingerprint=digest_values([splits.fingerprint, "val", *content_digests(splits.val)]),
             cautions=[],
         )
-    labels = _labels(split)
-    held_back = _hold_back(labels, split.train.groups or range(len(labels)), spec)
-    kept = [i for i in range(len(labels)) if i not in held_back]
-    val = _subset(split.train, sorted(held_back))
+    labels = _labels(splits)
+    held_back = _hold_back_indices(labels, splits.train.groups or range(len(labels)), spec)
+    remaining = [i for i in range(len(labels)) if i not in held_back]
+    val = _subset_images(splits.train, sorted(held_back))
     val.augmentations = ()
     return replace(
-        split,
-        train=_subset(split.train, kept),
+        splits,
+        train=_subset_images(splits.train, remaining),
         test=val,
         description=(
-            f"{split.description}; trained on {len(kept)} of the training images and scored on the other {len(val)}, "
-            f"held back with seed {spec.split_seed}"
+            f"{splits.description}; trained on {len(remaining)} of the training images and scored on the other "
+            f"{len(val)}, held back with seed {spec.split_seed}"
         ),
-        fingerprint=digest([split.fingerprint, "val", spec.val_part, spec.split_seed]),
+        fingerprint=digest_values([splits.fingerprint, "val", spec.val_part, spec.split_seed]),
         cautions=[],
     )
 
 
-def facts(images: ImageSet) -> Iterator[list[Any]]:
-    """Yield what a fingerprint knows of each image and target: shape and CRC-32 of their bytes. Reads all of them."""
-    return ([_fact(images.picture(i)), _fact(images.target(i))] for i in range(len(images)))
+def content_digests(images: ImageSet) -> Iterator[list[Any]]:
+    """Yield shape and CRC-32 of each image and target, for a fingerprint; reads all images."""
+    return ([_content_digest(images.raw_image(i)), _content_digest(images.target(i))] for i in range(len(images)))
 
 
-def _fact(value: Any) -> Any:
+def _content_digest(value: Any) -> Any:
     if isinstance(value, Tensor):
         return [*value.shape, zlib.crc32(value.as_subclass(Tensor).numpy().tobytes())]
-    return {key: _fact(part) for key, part in value.items()} if isinstance(value, dict) else value
+    return {key: _content_digest(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
-def _labels(split: Split) -> list[int]:
-    """The label of each training image; 0 where targets are no labels."""
-    count = len(split.train)
-    return [split.train.target(i) for i in range(count)] if split.target == "label" else [0] * count
+def _labels(splits: Splits) -> list[int]:
+    count = len(splits.train)
+    return [splits.train.target(i) for i in range(count)] if splits.target == "label" else [0] * count
 
 
-def _hold_back(labels: Sequence[int], groups: Sequence[Any], spec: Data) -> set[int]:
-    """The places of ``spec.val_part`` of the images, whole ``groups`` of them, every label in its proportion.
+def _hold_back_indices(labels: Sequence[int], groups: Sequence[Any], spec: Data) -> set[int]:
+    """Choose the indices of a fraction ``spec.val_part`` of the images, stratified by label, in whole ``groups``.
 
-    Groups are taken in an order that is drawn; one is passed over where the numbers of the labels would come no nearer
-    to what is wanted, or where a label would be left without an image to train on.
-
-    Raises:
-        UserError: no group can be held back.
+    In random order, a group is held back if that brings the label counts nearer to their goals and leaves every label a
+    training image.
     """
-    counts = Counter(labels)
-    lacking = {label: min(max(1.0, spec.val_part * n), n - 1.0) for label, n in counts.items()}
-    members: dict[Any, list[int]] = {}
+    n_train = Counter(labels)
+    n_missing = {label: min(max(1.0, spec.val_part * n), n - 1.0) for label, n in n_train.items()}
+    indices_by_group: dict[Any, list[int]] = {}
     for i, group in enumerate(groups):
-        members.setdefault(group, []).append(i)
-    places = list(members.values())
+        indices_by_group.setdefault(group, []).append(i)
+    indices_of_groups = list(indices_by_group.values())
     held_back: set[int] = set()
-    for n in torch.randperm(len(places), generator=generator(spec.split_seed, _PURPOSE)).tolist():
-        added = Counter(labels[i] for i in places[n])
-        nearer = sum(abs(lacking[label]) - abs(lacking[label] - k) for label, k in added.items()) > 0
-        if nearer and all(counts[label] > k for label, k in added.items()):
-            held_back.update(places[n])
-            counts -= added
-            lacking |= {label: lacking[label] - k for label, k in added.items()}
+    order = torch.randperm(len(indices_of_groups), generator=generator(spec.split_seed, _SEED_KEY))
+    for n in order.tolist():
+        in_group = Counter(labels[i] for i in indices_of_groups[n])
+        gain = sum(abs(n_missing[label]) - abs(n_missing[label] - k) for label, k in in_group.items())
+        if gain > 0 and all(n_train[label] > k for label, k in in_group.items()):
+            held_back.update(indices_of_groups[n])
+            n_train -= in_group
+            n_missing |= {label: n_missing[label] - k for label, k in in_group.items()}
     if not held_back:
         raise UserError(
-            f"data.val_part = {spec.val_part:g}: nothing of {len(labels)} training images in {len(places)} groups and "
-            f"{len(lacking)} classes can be held back for validation; a class with two images in two groups is needed"
+            f"data.val_part = {spec.val_part:g}: nothing of {len(labels)} training images in {len(indices_of_groups)} "
+            f"groups and {len(n_missing)} classes can be held back for validation; a class with two images in two "
+            "groups is needed"
         )
     return held_back
 
 
-def _subset(images: ImageSet, places: Sequence[int]) -> ImageSet:
-    """The images at ``places``, none of them copied."""
-    found = copy.copy(images)
-    found.pictures, found.targets = _Pictures(images.pictures, places), _Targets(images.targets, places)
-    found.groups = None if images.groups is None else [images.groups[i] for i in places]
-    return found
+def _subset_images(images: ImageSet, indices: Sequence[int]) -> ImageSet:
+    subset = copy.copy(images)
+    subset.images, subset.targets = _ImageSubset(images.images, indices), _TargetSubset(images.targets, indices)
+    subset.groups = None if images.groups is None else [images.groups[i] for i in indices]
+    return subset
 
 
-class _Pictures:
-    """Some of ``pictures``."""
-
-    def __init__(self, pictures: Pictures, places: Sequence[int]) -> None:
-        self.pictures, self.places = pictures, places
+class _ImageSubset:
+    def __init__(self, images: ImageSequence, indices: Sequence[int]) -> None:
+        self.images, self.indices = images, indices
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
     def __getitem__(self, i: int) -> Tensor:
-        return self.pictures[self.places[i]]
+        return self.images[self.indices[i]]
 
 
-class _Targets:
-    """Some of ``targets``."""
-
-    def __init__(self, targets: Targets, places: Sequence[int]) -> None:
-        self.targets, self.places = targets, places
+class _TargetSubset:
+    def __init__(self, targets: Targets, indices: Sequence[int]) -> None:
+        self.targets, self.indices = targets, indices
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
     def __getitem__(self, i: int) -> Any:
-        return self.targets[self.places[i]]
+        return self.targets[self.indices[i]]

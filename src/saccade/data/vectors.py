@@ -1,4 +1,4 @@
-"""Images with any number of labels each: a 0/1 vector."""
+"""Multi-label targets: one 0/1 vector per image."""
 
 from __future__ import annotations
 
@@ -6,54 +6,54 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from saccade.data.labels import Labels
+from saccade.data.labels import TargetSource
 from saccade.data.resizing import Frame
 from saccade.data.sheet import Cell
-from saccade.data.survey import Part
+from saccade.data.survey import SplitFiles
 from saccade.escaping import brief
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Vectors"]
+__all__ = ["LabelVectors"]
 
 
 @final
-class Vectors(Labels):
-    """The labels of each file.
+class LabelVectors(TargetSource):
+    """Labels of each image, any number of them, as a 0/1 vector.
 
     Args:
-        classes: the names of all labels, in the order of the vector.
-        shown: image to the labels that it has.
-        notes: sentences on them.
+        classes: names of all labels, in the order of the vector.
+        labels: Maps image to the names of its labels.
+        notes: sentences on the labels.
     """
 
-    def __init__(self, classes: Sequence[str], shown: Mapping[Path, Sequence[str]], notes: Sequence[str]) -> None:
+    def __init__(self, classes: Sequence[str], labels: Mapping[Path, Sequence[str]], notes: Sequence[str]) -> None:
         self.classes, self.problems, self.notes = list(classes), {}, list(notes)
-        numbers = {name: number for number, name in enumerate(classes)}
-        self._numbers = {path: sorted(numbers[name] for name in names) for path, names in shown.items()}
+        index_of_name = {name: index for index, name in enumerate(classes)}
+        self._indices = {path: sorted(index_of_name[name] for name in names) for path, names in labels.items()}
 
     def targets(self, files: Sequence[Path], frame: Frame) -> list[Tensor]:
-        """The vector (K,) of each file, float32, 1 where it has the label."""
+        """Return one vector (K,) per file, float32, 1 for each of its labels."""
         import torch
 
-        found = torch.zeros(len(files), len(self.classes))
+        vectors = torch.zeros(len(files), len(self.classes))
         for row, path in enumerate(files):
-            found[row, self._numbers[path]] = 1
-        return list(found)
+            vectors[row, self._indices[path]] = 1
+        return list(vectors)
 
-    def fact(self, path: Path) -> list[int]:
-        """The indices of its labels."""
-        return self._numbers[path]
+    def fingerprint_entry(self, path: Path) -> list[int]:
+        """Return the indices of the labels of ``path``."""
+        return self._indices[path]
 
-    def counts(self, part: Part, good: Container[Path]) -> dict[str, int]:
-        """Label -> how many ``good`` images have it."""
+    def class_counts(self, split: SplitFiles, readable: Container[Path]) -> dict[str, int]:
+        """Return the number of ``readable`` images of ``split`` with each label."""
         counts = [0] * len(self.classes)
-        for path in part.files:
-            for number in self._numbers[path] if path in good else ():
-                counts[number] += 1
+        for path in split.files:
+            for index in self._indices[path] if path in readable else ():
+                counts[index] += 1
         return dict(zip(self.classes, counts, strict=True))
 
-    def cell(self, picture: Tensor, target: Tensor) -> Cell:
-        """The picture above the names of its labels."""
-        return Cell(picture, brief(", ".join(self.classes[number] for number in target.nonzero()[:, 0].tolist())))
+    def cell(self, image: Tensor, target: Tensor) -> Cell:
+        """Return a cell of ``image`` (C, H, W) with the names of its labels."""
+        return Cell(image, brief(", ".join(self.classes[index] for index in target.nonzero()[:, 0].tolist())))

@@ -1,4 +1,4 @@
-"""Pictures of one tensor seen in another order and with padding, without a copy."""
+"""View of a tensor of images."""
 
 from __future__ import annotations
 
@@ -8,46 +8,46 @@ from typing import overload
 import torch
 from torch import Tensor
 
-__all__ = ["Shown"]
+__all__ = ["ImageView"]
 
 
-class Shown:
-    """Pictures of one tensor in an order of their own, with padding in a colour; a slice is a ``Shown`` too.
+class ImageView:
+    """Sequence of selected images of a tensor, with padding in a given colour.
 
-    Nothing is copied before it is asked for: the tensor may be a mapped file larger than memory.
+    Images are copied on access only: the tensor may be a memory-mapped file.
 
     Args:
         pixels: uint8 (N, 3, H, W).
-        places: which of them.
-        inner: of each, (left, top, width, height) of what is no padding; None without padding.
+        indices: indices into ``pixels``.
+        content_boxes: (left, top, width, height) of each image without padding; None if there is no padding.
         fill: RGB colour of the padding.
     """
 
     def __init__(
         self,
         pixels: Tensor,
-        places: Sequence[int],
-        inner: Sequence[tuple[int, int, int, int]] | None = None,
+        indices: Sequence[int],
+        content_boxes: Sequence[tuple[int, int, int, int]] | None = None,
         fill: tuple[int, int, int] = (0, 0, 0),
     ) -> None:
-        self.pixels, self.places, self.inner, self.fill = pixels, places, inner, fill
+        self.pixels, self.indices, self.content_boxes, self.fill = pixels, indices, content_boxes, fill
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
     @overload
     def __getitem__(self, i: int) -> Tensor: ...
     @overload
-    def __getitem__(self, i: slice) -> Shown: ...
-    def __getitem__(self, i: int | slice) -> Tensor | Shown:
-        """Picture ``i``, uint8 (3, H, W)."""
+    def __getitem__(self, i: slice) -> ImageView: ...
+    def __getitem__(self, i: int | slice) -> Tensor | ImageView:
+        """Return image ``i``, uint8 (3, H, W)."""
         if isinstance(i, slice):
-            return Shown(self.pixels, self.places[i], self.inner and self.inner[i], self.fill)
-        picture = self.pixels[self.places[i]]
-        if self.inner is None:
-            return picture
-        left, top, width, height = self.inner[i]
-        shown = torch.tensor(self.fill, dtype=torch.uint8)[:, None, None].repeat(1, *picture.shape[1:])
-        part = slice(None), slice(top, top + height), slice(left, left + width)
-        shown[part] = picture[part]
-        return shown
+            return ImageView(self.pixels, self.indices[i], self.content_boxes and self.content_boxes[i], self.fill)
+        image = self.pixels[self.indices[i]]
+        if self.content_boxes is None:
+            return image
+        left, top, width, height = self.content_boxes[i]
+        padded = torch.tensor(self.fill, dtype=torch.uint8)[:, None, None].repeat(1, *image.shape[1:])
+        content = slice(None), slice(top, top + height), slice(left, left + width)
+        padded[content] = image[content]
+        return padded

@@ -1,1 +1,1 @@
-"""Scores as pure functions of rows, and what is stated about each."""
+"""Metrics computed from the per-image results of a run."""

@@ -1,4 +1,4 @@
-"""A metric: what is stated about a score, and the score as a pure function of rows."""
+"""Metric: a score as a function of rows, with its name, unit and range."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ __all__ = ["Metric"]
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One score of a task. It has ``values`` where it is the mean of per-image values, else ``score``.
+    """One score of a task.
+
+    Set ``values`` if the score is the mean of per-image values, else ``score``.
 
     Attributes:
-        name: as people write it, such as "top-1".
-        unit: of the score: "%", "px", "" for a plain number.
-        margin: default half-width of "equal", in the unit.
-        low: the least possible score; None without bound.
-        high: the largest possible score; None without bound.
-        higher_is_better: which way is better.
-        digits: decimals that are shown.
-        values: rows -> (N,) float64, one value for each image, whose mean is the score.
-        score: rows -> the score.
-        by_class: rows -> (K,) float64, the score of each class; NaN where it has none. None where there are no parts.
+        name: name, such as "top-1".
+        unit: unit of the score, such as "%"; "" for a plain number.
+        margin: default margin of equivalence in the unit.
+        low: smallest possible score; None if unbounded.
+        high: largest possible score; None if unbounded.
+        higher_is_better: True if a higher score is better.
+        digits: number of decimals shown.
+        values: Maps rows to per-image values (N,), float64.
+        score: Maps rows to the score.
+        by_class: Maps rows to the score of each class (K,), float64, NaN for classes without images; None if undefined.
     """
 
     name: str
@@ -51,27 +53,27 @@ class Metric:
 
     @property
     def span(self) -> float | None:
-        """Largest minus least possible score; None where it has no bound."""
+        """Largest minus smallest possible score; None if either is unbounded."""
         return None if self.low is None or self.high is None else self.high - self.low
 
     @property
-    def points(self) -> str:
-        """The unit of a difference: "points" for percentages."""
+    def difference_unit(self) -> str:
+        """Unit of a difference of scores: "points" for percentages, else ``unit``."""
         return "points" if self.unit == "%" else self.unit
 
-    def of(self, rows: Rows) -> float | None:
-        """Return the score of ``rows``; None where it is not finite."""
+    def compute(self, rows: Rows) -> float | None:
+        """Return the score of ``rows``, None if it is not finite."""
         if self.values is not None:
-            found = float(self.values(rows).double().mean())
+            score = float(self.values(rows).double().mean())
         else:
             assert self.score is not None
-            found = self.score(rows)
-        return found if math.isfinite(found) else None
+            score = self.score(rows)
+        return score if math.isfinite(score) else None
 
-    def text(self, score: float | None) -> str:
-        """Format a score with its unit; an en dash for None.
+    def format(self, score: float | None) -> str:
+        """Return ``score`` with its digits and unit, as text; an en dash for None.
 
-        >>> Metric(name="top-1", unit="%", margin=1.0, score=len).text(92.8)
+        >>> Metric(name="top-1", unit="%", margin=1.0, score=len).format(92.8)
         '92.80 %'
         """
         if score is None:
@@ -79,8 +81,13 @@ class Metric:
         return f"{score:.{self.digits}f}{f' {self.unit}' if self.unit else ''}"
 
     def check_margin(self, margin: float) -> None:
-        """Raise UserError unless ``margin`` lies above 0 and within the span."""
+        """Raise UserError unless ``margin`` is above 0 and at most ``span``."""
         if not (math.isfinite(margin) and margin > 0):
-            raise UserError(f"margin = {margin:g}: it must be a finite number of {self.points} of {self.name} above 0")
+            raise UserError(
+                f"margin = {margin:g}: it must be a finite number of {self.difference_unit} of {self.name} above 0"
+            )
         if self.span is not None and margin > self.span:
-            raise UserError(f"margin = {margin:g}: {self.name} spans {self.span:g} {self.points}, at most that can be")
+            raise UserError(
+                f"margin = {margin:g}: it must be at most {self.span:g} {self.difference_unit}, the range of "
+                f"{self.name}"
+            )

@@ -1,7 +1,9 @@
-"""Rows: what a task keeps of each test image, sufficient for its scores.
+"""Rows: the per-image results that a run stores, from which scores are computed.
 
-A dictionary of tensors whose first dimension is the images. Ragged values are flat: the keys ``found/boxes`` and
-``found/scores`` of one group share ``found/offsets`` (N + 1,); image i has the entries offsets[i] to offsets[i + 1].
+Rows are a dictionary of tensors whose first dimension is the N images, such as ``{"predicted": (N,), "label": (N,)}``.
+Values of varying number per image are concatenated under keys with a group name, such as ``found/boxes`` and
+``found/scores``; ``found/offsets`` (N + 1,) gives their places: image i has the entries offsets[i] to offsets[i + 1].
+The optional key ``group`` (N,) is the group (patient, scene) of each image.
 """
 
 from __future__ import annotations
@@ -14,89 +16,93 @@ from torch import Tensor
 
 from saccade.errors import UserError
 
-__all__ = ["Rows", "concatenate", "count", "is_finite", "select"]
+__all__ = ["Rows", "concatenate", "count_images", "is_finite", "select_images"]
 
 Rows: TypeAlias = dict[str, Tensor]
-OFFSETS = "offsets"
-_WHOLE = (torch.int32, torch.int64)
+_INTEGER_DTYPES = (torch.int32, torch.int64)
 
 
-def _group(key: str) -> str | None:
-    """Return the key of the offsets that belong to ``key``; None for a tensor with one entry an image."""
+def _offsets_key(key: str) -> str | None:
+    """Return the key of the offsets of ``key``, None if ``key`` has one entry per image."""
     group, slash, _ = key.rpartition("/")
-    return f"{group}/{OFFSETS}" if slash else None
+    return f"{group}/offsets" if slash else None
 
 
-def count(rows: Rows) -> int:
-    """Return the number of images of ``rows``, at least one, after checking that all shapes agree.
+def count_images(rows: Rows) -> int:
+    """Return the number of images in ``rows``, at least one, after checking all shapes.
 
     Raises:
-        UserError: there is no tensor or no image, the tensors disagree on the number of images, offsets do not fit, or
-            ``group`` is not one whole number for each image.
+        UserError: there is no tensor or no image, the tensors disagree on the number of images, offsets are invalid, or
+            ``group`` is not one integer per image.
     """
     counts: dict[str, int] = {}
     for key, value in rows.items():
         if value.ndim < 1:
             raise UserError(f"{key!r} is a single number; one entry for each image is needed")
-        if key == _group(key):
-            fits = value.ndim == 1 and value.dtype in _WHOLE and len(value) > 0 and value[0] == 0
-            if not fits or bool((value[1:] < value[:-1]).any()):  # a difference may overflow
-                raise UserError(f"{key!r} must rise from 0, one whole number (int32, int64) more than there are images")
+        if key == _offsets_key(key):
+            is_valid = value.ndim == 1 and value.dtype in _INTEGER_DTYPES and len(value) > 0 and value[0] == 0
+            if not is_valid or bool((value[1:] < value[:-1]).any()):  # diff() could overflow
+                raise UserError(
+                    f"{key!r} must be non-decreasing integers (int32, int64) that start at 0, one more than there are "
+                    "images"
+                )
             counts[key] = len(value) - 1
     for key, value in rows.items():
-        offsets = _group(key)
-        if offsets is None:
+        offsets_key = _offsets_key(key)
+        if offsets_key is None:
             counts[key] = len(value)
-        elif offsets not in counts:
-            raise UserError(f"{key!r} has no {offsets!r} beside it")
-        elif key != offsets and len(value) != int(rows[offsets][-1]):
-            raise UserError(f"{key!r} has {len(value)} entries; {offsets!r} needs {int(rows[offsets][-1])}")
+        elif offsets_key not in counts:
+            raise UserError(f"{key!r} has no {offsets_key!r} beside it")
+        elif key != offsets_key and len(value) != int(rows[offsets_key][-1]):
+            raise UserError(f"{key!r} has {len(value)} entries; {offsets_key!r} needs {int(rows[offsets_key][-1])}")
     if len(set(counts.values())) != 1:
-        found = ", ".join(f"{key} {n}" for key, n in sorted(counts.items())) or "nothing"
-        raise UserError(f"the number of images must be one: {found}")
-    group = rows.get("group")
-    if group is not None and (group.ndim != 1 or group.dtype not in _WHOLE):
+        numbers = ", ".join(f"{key} {n}" for key, n in sorted(counts.items())) or "there are none"
+        raise UserError(f"all tensors must have the same number of images: {numbers}")
+    image_groups = rows.get("group")
+    if image_groups is not None and (image_groups.ndim != 1 or image_groups.dtype not in _INTEGER_DTYPES):
         raise UserError(
-            f"'group' is {group.dtype} of the shape {tuple(group.shape)}; one whole number (int32, int64) for each "
-            "image is needed"
+            f"'group' is {image_groups.dtype} of the shape {tuple(image_groups.shape)}; one whole number (int32, "
+            "int64) for each image is needed"
         )
-    images = next(iter(counts.values()))
-    if not images:
+    n_images = next(iter(counts.values()))
+    if not n_images:
         raise UserError("there are rows of 0 images; at least 1 is needed")
-    return images
+    return n_images
 
 
-def select(rows: Rows, index: Tensor | Sequence[int]) -> Rows:
-    """Return the rows of the images ``index`` (M,), in that order."""
-    index = torch.as_tensor(index, dtype=torch.int64)
-    found: Rows = {}
+def select_images(rows: Rows, indices: Tensor | Sequence[int]) -> Rows:
+    """Return the rows of the images ``indices`` (M,), in that order."""
+    indices = torch.as_tensor(indices, dtype=torch.int64)
+    selected: Rows = {}
     for key, value in rows.items():
-        offsets = _group(key)
-        if offsets is None:
-            found[key] = value[index]
-        elif key == offsets:
-            found[key] = torch.cat([value.new_zeros(1), value.diff()[index].cumsum(0)])
+        offsets_key = _offsets_key(key)
+        if offsets_key is None:
+            selected[key] = value[indices]
+        elif key == offsets_key:
+            selected[key] = torch.cat([value.new_zeros(1), value.diff()[indices].cumsum(0)])
         else:
-            starts, lengths = rows[offsets][:-1][index].long(), rows[offsets].diff()[index].long()
+            offsets = rows[offsets_key]
+            starts, lengths = offsets[:-1][indices].long(), offsets.diff()[indices].long()
             ends = lengths.cumsum(0)
-            within = torch.arange(int(ends[-1]) if len(ends) else 0) - (ends - lengths).repeat_interleave(lengths)
-            found[key] = value[starts.repeat_interleave(lengths) + within]
-    return found
+            n_entries = int(ends[-1]) if len(ends) else 0
+            index_in_image = torch.arange(n_entries) - (ends - lengths).repeat_interleave(lengths)
+            selected[key] = value[starts.repeat_interleave(lengths) + index_in_image]
+    return selected
 
 
-def concatenate(parts: Sequence[Rows]) -> Rows:
-    """Join the rows of several batches."""
-    found: Rows = {}
-    for key in parts[0]:
-        values = [part[key] for part in parts]
-        if key == _group(key):
+def concatenate(batches: Sequence[Rows]) -> Rows:
+    """Return the rows of several batches as one; all batches have the same keys."""
+    rows: Rows = {}
+    for key in batches[0]:
+        values = [batch[key] for batch in batches]
+        if key == _offsets_key(key):
             lengths = torch.cat([value.diff() for value in values])
-            found[key] = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+            rows[key] = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         else:
-            found[key] = torch.cat(values)
-    return found
+            rows[key] = torch.cat(values)
+    return rows
 
 
 def is_finite(rows: Rows) -> bool:
-    """Return whether every floating-point entry is finite."""
+    """Return True if every floating-point entry is finite."""
     return all(bool(torch.isfinite(value).all()) for value in rows.values() if value.is_floating_point())

@@ -1,16 +1,17 @@
-"""The architectures of this package, one a file, which an import registers with timm; hosts by name."""
+"""Architectures, one per file, registered with timm on import; and the creation of hosts by name."""
 
 from __future__ import annotations
 
 from importlib import import_module
 
-from saccade.models._checkpoint import head_of, is_of_attention, saved_network
+from saccade.models._checkpoint import head_paths, is_attention_key, saved_network_config
 from saccade.models._host import create_host, host_as_saved, is_dense
-from saccade.models._origin import origin
+from saccade.models._origin import find_origin
 from saccade.tables import Table
 
 __all__ = [
-    "create_host", "head_of", "host_as_saved", "is_dense", "is_of_attention", "names", "origin", "saved_network",
+    "create_host", "find_origin", "head_paths", "host_as_saved", "is_attention_key", "is_dense", "names",
+    "saved_network_config",
 ]  # fmt: skip
 
 names = Table[object](__name__, "architecture").names

@@ -1,4 +1,4 @@
-"""Start a host from trained weights: a safetensors file, or the folder of a finished run."""
+"""Load trained weights into a host, from a safetensors file or the folder of a finished run."""
 
 from __future__ import annotations
 
@@ -18,141 +18,151 @@ from saccade.parent_class import CHILD
 from saccade.recipe import Model
 from saccade.runfiles import SavedNetwork, read, read_done
 
-__all__ = ["head_of", "is_of_attention", "metadata", "saved_network", "start_from"]
+__all__ = ["head_paths", "is_attention_key", "load_initial_weights", "read_metadata", "saved_network_config"]
 
 _log = logging.getLogger("saccade")
-_WEIGHTS = "model.safetensors"
+_WEIGHTS_FILE = "model.safetensors"
 
 
-def start_from(host: nn.Module, model: Model) -> None:
-    """Load the weights that ``model`` names; a head of another size stays as it was drawn, with a warning.
+def load_initial_weights(host: nn.Module, model: Model) -> None:
+    """Load the weights that ``model.checkpoint`` or ``model.init_from`` names into ``host``.
 
-    Those of a classifier start the encoder of a host that has one.
+    A head of another size keeps its random weights, with a warning. Weights of a classifier are loaded into the host's
+    encoder, if it has one.
 
     Raises:
         UserError: there is no such file or run, or it holds the weights of another network.
     """
     if model.checkpoint is not None:
         path = Path(model.checkpoint)
-        facts = metadata(path)
-        made_for = facts.get("architecture", "")
+        saved_architecture = read_metadata(path).get("architecture", "")
         name = str(model.options.get("encoder", model.name)).partition(".")[0]
-        if is_model(made_for) and made_for != name:
+        if is_model(saved_architecture) and saved_architecture != name:
             raise UserError(
-                f"model.checkpoint: {brief(path)} says that its weights are of {brief(made_for)!r}; model.name is "
-                f"{name!r}"
+                f"model.checkpoint: {brief(path)} says that its weights are of {brief(saved_architecture)!r}; "
+                f"model.name is {name!r}"
             )
-        _load_whole_or_encoder(host, model, _weights(path), f"model.checkpoint: {path}")
+        _load_host_or_encoder(host, model, _read_weights(path), f"model.checkpoint: {path}")
     elif model.init_from is not None:
         folder = Path(model.init_from)
-        replaced = [str(row["convolution"]) for row in saved_network(folder)["replacements"]]
-        weights = {key: value for key, value in _weights(folder / _WEIGHTS).items() if not is_of_attention(key)}
-        _load_whole_or_encoder(host, model, weights, f"model.init_from: {folder}", replaced)
+        replaced = [str(row["convolution"]) for row in saved_network_config(folder)["replacements"]]
+        weights = {
+            key: value for key, value in _read_weights(folder / _WEIGHTS_FILE).items() if not is_attention_key(key)
+        }
+        _load_host_or_encoder(host, model, weights, f"model.init_from: {folder}", replaced)
 
 
-def metadata(path: Path) -> dict[str, str]:
-    """What the header of a safetensors file says of its weights.
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata in the header of a safetensors file.
 
     Raises:
-        UserError: there is no such file, or it is no safetensors file.
+        UserError: there is no such file, or it is not a safetensors file.
     """
     try:
         with safe_open(path, "pt") as file:
             return dict(file.metadata() or {})
     except FileNotFoundError:
-        near = did_you_mean(path.name, _siblings(path))
-        raise UserError(f"model.checkpoint: there is no file {path}.{near}") from None
+        suggestion = did_you_mean(path.name, _siblings(path))
+        raise UserError(f"model.checkpoint: there is no file {path}.{suggestion}") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"model.checkpoint: {path} is no readable safetensors file: {error}") from None
 
 
-def saved_network(folder: Path) -> dict[str, Any]:
-    """What ``config.json`` of a finished run says of its network.
+def saved_network_config(folder: Path) -> dict[str, Any]:
+    """Return the description of the network in ``config.json`` of a finished run.
 
     Raises:
-        UserError: ``folder`` is no run, or one that is not finished.
+        UserError: ``folder`` is not the folder of a finished run.
     """
     if not folder.is_dir():
         raise UserError(f"model.init_from: there is no folder {folder}.{did_you_mean(folder.name, _siblings(folder))}")
-    found = read(folder / "config.json", SavedNetwork)
-    if found is None or read_done(folder / "done.json") is None or not (folder / _WEIGHTS).is_file():
+    config = read(folder / "config.json", SavedNetwork)
+    is_finished = read_done(folder / "done.json") is not None and (folder / _WEIGHTS_FILE).is_file()
+    if config is None or not is_finished:
         raise UserError(
-            f"model.init_from: {folder} holds no finished run; one with done.json, config.json and {_WEIGHTS} is needed"
+            f"model.init_from: {folder} holds no finished run; one with done.json, config.json and {_WEIGHTS_FILE} is "
+            "needed"
         )
-    return {"plugs": [], "replacements": [], **found}
+    return {"plugs": [], "replacements": [], **config}
 
 
-def head_of(host: nn.Module) -> set[str]:
-    """Return the paths of the host's classifiers, as timm declares them."""
-    declared = getattr(host, "default_cfg", {}).get("classifier") or ()
-    return {declared} if isinstance(declared, str) else set(declared)
+def head_paths(host: nn.Module) -> set[str]:
+    """Return the module paths of the host's classifiers, from its ``default_cfg`` as timm sets it."""
+    classifier = getattr(host, "default_cfg", {}).get("classifier") or ()
+    return {classifier} if isinstance(classifier, str) else set(classifier)
 
 
-def is_of_attention(key: str) -> bool:
-    """Return whether a key of a state dict belongs to a plug or to what stands in the place of a convolution."""
-    return any(part in (CHILD, f"{CHILD}_conv") for part in key.split("."))
+def is_attention_key(key: str) -> bool:
+    """Return True if a state dict key belongs to a plug or to a module that replaced a convolution."""
+    return any(name in (CHILD, f"{CHILD}_conv") for name in key.split("."))
 
 
-def _weights(path: Path) -> dict[str, Tensor]:
+def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is no readable safetensors file: {error}") from None
 
 
-def _load_whole_or_encoder(
-    host: nn.Module, model: Model, weights: Mapping[str, Tensor], owner: str, free: Collection[str] = ()
+def _load_host_or_encoder(
+    host: nn.Module, model: Model, weights: Mapping[str, Tensor], source: str, optional_modules: Collection[str] = ()
 ) -> None:
+    """Load ``weights`` into ``host``, or into its encoder if they are those of the encoder by itself.
+
+    ``source`` is a setting and a path, such as ``model.checkpoint: a.safetensors``; ``optional_modules`` as in
+    :func:`_load`.
+    """
     if "encoder" in model.options and not any(key.startswith("encoder.") for key in weights):
         host = host.get_submodule("encoder")
-        own = host.state_dict().keys()
-        if rest := [key for key in weights if key not in own]:
+        host_keys = host.state_dict().keys()
+        if extra_keys := [key for key in weights if key not in host_keys]:
             _log.warning(
                 "%s: %d tensors beyond the encoder are left out, such as %s",
-                owner.partition(": ")[2],
-                len(rest),
-                rest[0],
+                source.partition(": ")[2],
+                len(extra_keys),
+                extra_keys[0],
             )
-        weights = {key: value for key, value in weights.items() if key in own}
-    _load(host, weights, owner, free)
+        weights = {key: value for key, value in weights.items() if key in host_keys}
+    _load(host, weights, source, optional_modules)
 
 
-def _load(host: nn.Module, weights: Mapping[str, Tensor], owner: str, free: Collection[str] = ()) -> None:
-    """Give ``host`` the ``weights``; what lies in the head or in the modules ``free`` may be missing.
+def _load(host: nn.Module, weights: Mapping[str, Tensor], source: str, optional_modules: Collection[str] = ()) -> None:
+    """Load ``weights`` into ``host``; the head and the modules ``optional_modules`` may be missing in them.
 
     Raises:
-        UserError: they are of another network.
+        UserError: the weights are those of another network.
     """
-    own: dict[str, Tensor] = host.state_dict()
-    in_head = {key for key in own if any(key.startswith(f"{path}.") for path in head_of(host))}
-    in_free = {key for key in own if key.rpartition(".")[0] in free}
-    left_out: list[str] = []
-    wrong: list[str] = []
-    missing: list[str] = []
-    for key, value in own.items():
+    state: dict[str, Tensor] = host.state_dict()
+    head_keys = {key for key in state if any(key.startswith(f"{path}.") for path in head_paths(host))}
+    optional_keys = {key for key in state if key.rpartition(".")[0] in optional_modules}
+    head_mismatches: list[str] = []
+    mismatches: list[str] = []
+    missing_keys: list[str] = []
+    for key, value in state.items():
         if key not in weights:
-            missing.append(key)
+            missing_keys.append(key)
         elif weights[key].shape != value.shape:
-            (left_out if key in in_head else wrong).append(
-                f"{key} {tuple(weights[key].shape)} for {tuple(value.shape)}"
-            )
-    headless = bool(in_head) and in_head <= set(missing)
-    lost = set(missing) - in_free - (in_head if headless else set())
-    foreign = [key for key in weights if key not in own]
-    if foreign or wrong or lost:
-        parts = (("missing", missing), ("unknown", foreign), ("of another shape", wrong))
-        found = "; ".join(f"{len(keys)} {what}: {', '.join(keys[:4])}{' …' * (len(keys) > 4)}"
-                          for what, keys in parts if keys)  # fmt: skip
-        raise UserError(f"{owner} holds the weights of another network ({found})")
-    where = owner.partition(": ")[2]
-    if headless:
-        _log.warning("%s has no head; it starts at random", where)
-    elif left_out:
-        _log.warning("%s: the head is of another size and is left out (%s)", where, "; ".join(left_out))
-    if rest := in_free & set(missing):
-        _log.warning("%s: convolutions that were replaced start at random: %s", where, ", ".join(sorted(rest)))
-    fresh = set(missing) | (in_head if left_out else set())
-    host.load_state_dict({key: value if key in fresh else weights[key] for key, value in own.items()})
+            message = f"{key} {tuple(weights[key].shape)} for {tuple(value.shape)}"
+            (head_mismatches if key in head_keys else mismatches).append(message)
+    weights_lack_head = bool(head_keys) and head_keys <= set(missing_keys)
+    missing_required = set(missing_keys) - optional_keys - (head_keys if weights_lack_head else set())
+    unknown_keys = [key for key in weights if key not in state]
+    if unknown_keys or mismatches or missing_required:
+        differences = (("missing", missing_keys), ("unknown", unknown_keys), ("of another shape", mismatches))
+        counts = "; ".join(
+            f"{len(keys)} {kind}: {', '.join(keys[:4])}{' …' * (len(keys) > 4)}" for kind, keys in differences if keys
+        )
+        raise UserError(f"{source} holds the weights of another network ({counts})")
+    path = source.partition(": ")[2]
+    if weights_lack_head:
+        _log.warning("%s has no head; it starts at random", path)
+    elif head_mismatches:
+        _log.warning("%s: the head is of another size and is left out (%s)", path, "; ".join(head_mismatches))
+    if untrained_keys := optional_keys & set(missing_keys):
+        names = ", ".join(sorted(untrained_keys))
+        _log.warning("%s: convolutions that were replaced start at random: %s", path, names)
+    random_keys = set(missing_keys) | (head_keys if head_mismatches else set())
+    host.load_state_dict({key: value if key in random_keys else weights[key] for key, value in state.items()})
 
 
 def _siblings(path: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Build the host that a recipe names, by timm or a function of the user's, from a checkpoint where one is given."""
+"""Build the host that a recipe names, with timm or a user function, and load its checkpoint."""
 
 from __future__ import annotations
 
@@ -15,91 +15,93 @@ from torch import nn
 from saccade.builders import is_builder
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
-from saccade.models._checkpoint import start_from
-from saccade.models._own import build_own, saved_as
+from saccade.models._checkpoint import load_initial_weights
+from saccade.models._user_functions import build_with_function, function_as_saved
 from saccade.recipe import Model
 from saccade.trust import fetching
 
 __all__ = ["create_host", "host_as_saved", "is_dense"]
 
 
-def create_host(model: Model, classes: int, channels: int) -> nn.Module:
-    """Build the network that ``model`` describes, with a head for ``classes`` and a stem for ``channels``.
+def create_host(model: Model, num_classes: int, channels: int) -> nn.Module:
+    """Build the network that ``model`` describes.
 
     Weights that are not loaded are drawn from torch's global generator.
 
     Args:
-        model: name, options, and where its weights come from.
-        classes: outputs of the head.
-        channels: of the images, 1 or 3.
+        model: ``model`` section of the recipe.
+        num_classes: number of outputs of the head.
+        channels: number of image channels, 1 or 3.
 
     Raises:
-        UserError: there is no such network, the network has no such option, or the weights cannot be had or do not fit.
+        UserError: there is no such network or option, or the weights cannot be downloaded or read or do not fit.
     """
     for key in ("num_classes", "in_chans"):
         if key in model.options:
             raise UserError(f"model.options: {key} follows from the data; leave it out")
-    if fetched := fetching(model.options, "model.options"):
+    if fetching_option := fetching(model.options, "model.options"):
         raise UserError(
-            f"model.options: {brief(fetched)} fetches weights or opens a file; model.pretrained = true and "
+            f"model.options: {brief(fetching_option)} fetches weights or opens a file; model.pretrained = true and "
             "model.checkpoint say where the weights come from"
         )
     sources = {"pretrained": model.pretrained, "checkpoint": model.checkpoint, "init_from": model.init_from}
-    if len(given := [f"model.{key}" for key, value in sources.items() if value]) > 1:
-        raise UserError(f"{' and '.join(given)} exclude each other; give one of them")
-    host = build_own(model, classes, channels) if is_builder(model.name) else _of_timm(model, classes, channels)
-    start_from(host, model)
+    if len(sources_given := [f"model.{key}" for key, value in sources.items() if value]) > 1:
+        raise UserError(f"{' and '.join(sources_given)} exclude each other; give one of them")
+    build = build_with_function if is_builder(model.name) else _build_with_timm
+    host = build(model, num_classes, channels)
+    load_initial_weights(host, model)
     return host
 
 
-def host_as_saved(model: Model, classes: int, channels: int) -> Mapping[str, Any]:
-    """Return how :func:`create_host` makes the host, as ``saccade.save`` takes it."""
+def host_as_saved(model: Model, num_classes: int, channels: int) -> Mapping[str, Any]:
+    """Return the description of the host of :func:`create_host`, for the argument ``host`` of ``saccade.save``."""
     if is_builder(model.name):
-        return saved_as(model, classes, channels)
-    return {"timm": model.name, "options": {**model.options, "num_classes": classes, "in_chans": channels}}
+        return function_as_saved(model, num_classes, channels)
+    return {"timm": model.name, "options": {**model.options, "num_classes": num_classes, "in_chans": channels}}
 
 
-def _of_timm(model: Model, classes: int, channels: int) -> nn.Module:
+def _build_with_timm(model: Model, num_classes: int, channels: int) -> nn.Module:
     name = model.name.partition(".")[0]
     if not is_model(name):
         module, dot, function = model.name.rpartition(".")
-        own = f" A function of your own is named {module}:{function}." if dot else ""
-        raise UserError(f"timm knows no network {name!r}.{did_you_mean(name, list_models())}{own}")
+        hint = f" A function of your own is named {module}:{function}." if dot else ""
+        raise UserError(f"timm has no network {name!r}.{did_you_mean(name, list_models())}{hint}")
     try:
         host: nn.Module = timm.create_model(
-            model.name, pretrained=model.pretrained, num_classes=classes, in_chans=channels, **model.options
+            model.name, pretrained=model.pretrained, num_classes=num_classes, in_chans=channels, **model.options
         )
     except UserError as error:
         raise UserError(f"model {model.name}: {error}") from None
-    except Exception as error:  # timm checks little itself: an option it cannot use may raise anything
+    except Exception as error:  # timm does not check options: a wrong one may raise anything
         raise UserError(f"model {model.name}: {_reason(model, error)}") from error
     return host
 
 
 def is_dense(name: str) -> bool:
-    """Return whether the network ``name`` gives logits (B, K, H, W).
+    """Return True if the network ``name`` outputs logits (B, K, H, W).
 
-    A function of the user's own is taken to build what the task needs. Of timm's, the notes of their configuration say
-    dense. A file of ``models/`` states it: ``generate_default_cfgs({"NAME.untrained": {..., "notes": ("dense",)}})``.
+    A user function counts as dense. A network of timm is dense if the notes of its configuration say so; a file of
+    ``models/`` sets them by ``generate_default_cfgs({"NAME.untrained": {..., "notes": ("dense",)}})``.
     """
     if is_builder(name):
         return True
-    found = get_pretrained_cfg(name.partition(".")[0])
-    return found is not None and "dense" in (found.notes or ())
+    config = get_pretrained_cfg(name.partition(".")[0])
+    return config is not None and "dense" in (config.notes or ())
 
 
 def _reason(model: Model, error: Exception) -> str:
-    """Explain timm's error in terms of the recipe."""
+    """Translate an error of timm into a message about the recipe."""
     name, _, tag = model.name.partition(".")
     module = sys.modules[model_entrypoint(name).__module__]
-    if unknown := re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)):
-        owner, option = unknown.groups()
-        family = [c for c in vars(module).values() if inspect.isclass(c) and owner in (b.__name__ for b in c.__mro__)]
-        known = {name for member in family for name in inspect.signature(member).parameters}
-        return f"{owner} has no option {option!r}.{did_you_mean(option, known)}"
+    if match := re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)):
+        class_name, option = match.groups()
+        classes = [cls for cls in vars(module).values() if inspect.isclass(cls)]
+        subclasses = [cls for cls in classes if class_name in (base.__name__ for base in cls.__mro__)]
+        known = {parameter for cls in subclasses for parameter in inspect.signature(cls).parameters}
+        return f"{class_name} has no option {option!r}.{did_you_mean(option, known)}"
     if tag and f"Invalid pretrained tag ({tag})" in str(error):
         tags = [full.partition(".")[2] for full in list_models(f"{name}.*", pretrained=True)]
         return f"there are no weights {tag!r}.{did_you_mean(tag, tags)} There are {', '.join(tags) or 'none'}."
     if model.pretrained and not isinstance(error, TypeError):
-        return f"the pretrained weights could not be had: {error} A file of them is given by model.checkpoint"
+        return f"the pretrained weights could not be downloaded: {error} Give a local file with model.checkpoint"
     return f"timm could not build it with options {model.options}: {error}"

@@ -1,12 +1,12 @@
-"""A fully convolutional network over any encoder of timm's: scores at the last maps, summed at the finest.
+"""Fully convolutional network on any encoder of timm: class scores of the last feature maps, upsampled and summed.
 
-    maps    of the encoder at strides s_1 < … < s_n, the last ``levels`` of them           (B, C_k, H/s_k, W/s_k)
-    score   1×1 convolution of each                                                        (B, K, H/s_k, W/s_k)
-    sum     from the coarsest: enlarged bilinearly to the next finer, added to its scores
-    answer  enlarged bilinearly                                                            (B, K, H, W)
+    encoder   feature maps at strides s_1 < … < s_n; the last ``levels`` are used      (B, C_k, H/s_k, W/s_k)
+    score     a 1×1 convolution per feature map                                        (B, K, H/s_k, W/s_k)
+    sum       from the coarsest: upsample bilinearly to the next finer, add its scores
+    output    upsample bilinearly                                                      (B, K, H, W)
 
 Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015, arXiv:1411.4038,
-section 4.2. They enlarge by transposed convolutions that start as bilinear; here they stay bilinear.
+section 4.2. The paper upsamples with transposed convolutions initialised as bilinear; here the upsampling is fixed.
 """
 
 from __future__ import annotations
@@ -33,19 +33,18 @@ default_cfgs = generate_default_cfgs(
 
 
 class FCN(nn.Module):
-    """Images (B, C, H, W) -> logits (B, K, H, W).
+    """Fully convolutional network that maps images (B, C, H, W) to logits (B, K, H, W).
 
     Args:
-        encoder: a network of timm's with ``features_only``.
-        encoder_options: passed to ``timm.create_model``.
-        num_classes: K.
-        in_chans: C.
-        levels: number of maps that are scored, from the coarsest, at least 1.
-        pretrained_encoder: start from timm's weights for the encoder.
+        encoder: name of a timm network that supports ``features_only``.
+        encoder_options: options for ``timm.create_model``.
+        num_classes: number of classes K.
+        in_chans: number of image channels C.
+        levels: number of feature maps to use, from the coarsest.
+        pretrained_encoder: True to load timm's weights.
 
     Raises:
-        UserError: timm has no such encoder, or cannot build it with these options so that it gives its maps, or it has
-            fewer maps than ``levels``.
+        UserError: timm cannot build the encoder, or it has fewer feature maps than ``levels``.
     """
 
     def __init__(
@@ -59,17 +58,17 @@ class FCN(nn.Module):
     ) -> None:
         super().__init__()
         if not is_model(encoder.partition(".")[0]):
-            raise UserError(f"timm knows no network {encoder!r}.{did_you_mean(encoder, list_models())}")
+            raise UserError(f"timm has no network {encoder!r}.{did_you_mean(encoder, list_models())}")
         options = dict(encoder_options or {})
         try:
-            encoder_net: Any = timm.create_model(
+            backbone: Any = timm.create_model(
                 encoder, pretrained=pretrained_encoder, features_only=True, in_chans=in_chans, **options
             )
         except (AttributeError, RuntimeError, TypeError) as error:
             raise UserError(f"timm could not build the encoder {encoder} with options {options}: {error}") from error
         self.num_classes = num_classes
-        self.encoder: nn.Module = encoder_net
-        widths = encoder_net.feature_info.channels()
+        self.encoder: nn.Module = backbone
+        widths = backbone.feature_info.channels()
         if not 1 <= levels <= len(widths):
             raise UserError(
                 f"levels = {levels}: the encoder {encoder} gives {len(widths)} maps; 1 to {len(widths)} are needed"
@@ -78,23 +77,23 @@ class FCN(nn.Module):
         self.default_cfg = {"classifier": default_cfgs["fcn"].default.classifier}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to logits (B, K, H, W)."""
+        """Return logits (B, K, H, W) for images x (B, C, H, W)."""
         maps = self.encoder(x)[-len(self.score) :]
         total: Tensor | None = None
         for score, features in zip(reversed(self.score), reversed(maps), strict=True):
-            here = score(features)
-            total = here if total is None else here + _enlarged(total, here.shape[2:])
+            level_scores = score(features)
+            total = level_scores if total is None else level_scores + _upsample(total, level_scores.shape[2:])
         assert total is not None
-        return _enlarged(total, x.shape[2:])
+        return _upsample(total, x.shape[2:])
 
 
-def _enlarged(scores: Tensor, size: Any) -> Tensor:
+def _upsample(scores: Tensor, size: Any) -> Tensor:
     return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
 
 
 @register_model
 def fcn(pretrained: bool = False, **options: Any) -> nn.Module:
-    """Build :class:`FCN` by timm's name for it."""
+    """Build :class:`FCN`, registered with timm as ``fcn``."""
     for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         options.pop(key, None)
     return FCN(pretrained_encoder=pretrained, **options)

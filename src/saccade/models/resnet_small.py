@@ -1,11 +1,11 @@
-"""ResNets for small images: timm's own class with a stem that keeps every pixel.
+"""ResNets for small images: timm's ResNet with a stem that does not reduce the resolution.
 
     stem   3×3 convolution, stride 1, no max pool     (B, in_chans, H, W) -> (B, width, H, W)
     stage  k = 1 … 4, basic blocks, stride 1, 2, 2, 2                     -> (B, width·2^(k−1), H/2^(k−1), W/2^(k−1))
-    head   mean over places, linear                                       -> (B, num_classes)
+    head   global average pooling, linear                                 -> (B, num_classes)
 
-The stem is that of the CIFAR networks in He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR
-2016, arXiv:1512.03385, section 4.2; four stages and the doubling of widths are those of its ImageNet networks.
+The stem is that of the CIFAR networks, and the stages are those of the ImageNet networks, in He et al., "Deep Residual
+Learning for Image Recognition", CVPR 2016, arXiv:1512.03385.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ default_cfgs = generate_default_cfgs(
 
 
 class ResNetSmall(ResNet):
-    """timm's ResNet of basic blocks on a 3×3 stem.
+    """timm's ResNet of basic blocks with a 3×3 stem.
 
     Args:
-        layers: blocks in each of the four stages.
-        width: channels of the stem and the first stage, even; each further stage has twice as many.
-        stem_stride: 1 keeps every pixel; 2 quarters the cost of all stages.
-        in_chans: channels of the images.
+        layers: number of blocks per stage.
+        width: number of channels of the first stage, even; later stages double it.
+        stem_stride: stride of the stem; 2 divides the cost of all stages by four.
+        in_chans: number of image channels.
+        zero_init_last: True to initialise the last norm of each block with zeros.
         **options: any other option of ``timm.models.resnet.ResNet``.
 
     Raises:
@@ -70,27 +71,34 @@ class ResNetSmall(ResNet):
         if len(layers) != 4:
             raise UserError(f"layers must give the blocks of four stages, got {list(layers)}")
         channels = tuple(width * 2**k for k in range(4))
-        block: Any = BasicBlock  # which timm's annotation takes for an instance
-        # timm's plain stem is 64 wide whatever follows; its deep one is twice ``stem_width``, and is replaced.
+        block: Any = BasicBlock  # Any: timm annotates the parameter as an instance instead of a class
+        # timm's plain stem always has 64 channels; its deep stem has 2·stem_width, as the stages need. Replaced below.
         super().__init__(
             block, tuple(layers), in_chans=in_chans, stem_type="deep", stem_width=width // 2, channels=channels,
             zero_init_last=zero_init_last, **options,
         )  # fmt: skip
-        scale = self.bn1.weight
+        reference = self.bn1.weight
         stem = nn.Conv2d(
-            in_chans, width, 3, stride=stem_stride, padding=1, bias=False, device=scale.device, dtype=scale.dtype
+            in_chans,
+            width,
+            3,
+            stride=stem_stride,
+            padding=1,
+            bias=False,
+            device=reference.device,
+            dtype=reference.dtype,
         )
         nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
         self.add_module("conv1", stem)
         self.add_module("maxpool", nn.Identity())
-        # timm counts a stem of stride 2 and a pool of stride 2.
-        info: list[dict[str, Any]] = list(self.feature_info)
-        info[0]["reduction"] = stem_stride
-        for stage in info[1:]:
+        # timm's reductions assume stride 2 in both stem and pool; correct them for this stem.
+        stages: list[dict[str, Any]] = list(self.feature_info)
+        stages[0]["reduction"] = stem_stride
+        for stage in stages[1:]:
             stage["reduction"] = stage["reduction"] // 4 * stem_stride
 
 
 @register_model
 def resnet10_small(pretrained: bool = False, **options: Any) -> nn.Module:
-    """Ten layers with weights: one basic block in each stage, widths 16, 32, 64, 128."""
+    """Build a network of ten layers: one basic block in each stage, widths 16, 32, 64, 128."""
     return build_model_with_cfg(ResNetSmall, "resnet10_small", pretrained, **options)

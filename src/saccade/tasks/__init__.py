@@ -1,4 +1,4 @@
-"""What is learnt and how it is scored: one task, one file; the folder is the table."""
+"""Tasks: a training loss with its metrics, one task per file; ``tasks/base.py`` says how to add one."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from saccade.errors import UserError
 from saccade.tables import Table
-from saccade.tasks._resolved import filled_in, resolved
+from saccade.tasks._resolving import describe_resolved, resolve
 
 if TYPE_CHECKING:
     from saccade.recipe import Recipe
     from saccade.tasks.base import Task
 
-__all__ = ["choose", "filled_in", "get", "names", "resolved"]
+__all__ = ["choose_task", "describe_resolved", "get", "names", "resolve"]
 
 _TABLE: Table[Task] = Table(__name__, "task")
 names = _TABLE.names
@@ -29,35 +29,37 @@ def get(name: str) -> type[Task]:
     return _TABLE.get(name, Task)  # type: ignore[type-abstract]
 
 
-def choose(recipe: Recipe) -> str:
-    """Return the name of the task: the one ``recipe`` names, else the one for the targets of its data.
+def choose_task(recipe: Recipe) -> str:
+    """Return the name of the recipe's task: ``task.name``, or the default task for the targets of its data.
 
     Raises:
         UserError: there is no such task, or the data has no targets for it.
-        TypeError: two tasks are the one for the same targets.
+        TypeError: two tasks are the default for the same kind of target.
     """
     from saccade.data.layouts import layout_of, why_not
 
-    asked = recipe.task.name
-    layout = layout_of(recipe.data, "none" if asked == "auto" else get(asked).target)
-    gives = layout.gives(recipe.data)
-    if asked != "auto":
-        needed = get(asked).target
-        if needed not in (*gives, "none"):
-            why = why_not(recipe.data.source, needed)
+    name = recipe.task.name
+    layout = layout_of(recipe.data, "none" if name == "auto" else get(name).target)
+    kinds = layout.gives(recipe.data)
+    if name != "auto":
+        needed = get(name).target
+        if needed not in (*kinds, "none"):
+            reason = why_not(recipe.data.source, needed)
             raise UserError(
-                f"the task {asked} learns from targets of the kind {needed!r}; {recipe.data.source}, read as "
-                f"{layout.name}, has {' and '.join(map(repr, gives))}{f' ({why})' if why else ''}"
+                f"the task {name} learns from targets of the kind {needed!r}; {recipe.data.source}, read as "
+                f"{layout.name}, has {' and '.join(map(repr, kinds))}{f' ({reason})' if reason else ''}"
             )
-        return asked
-    kind = gives[0]
-    found = [name for name in names() if (task := get(name)).auto and task.target == kind]
-    if len(found) > 1:
-        files = " and ".join(f"tasks/{name}.py" for name in found)
-        raise TypeError(f"{files} are both the task for targets of the kind {kind!r}; set auto = False in all but one")
-    if not found:
+        return name
+    kind = kinds[0]
+    defaults = [name for name in names() if (task := get(name)).is_default and task.target == kind]
+    if len(defaults) > 1:
+        files = " and ".join(f"tasks/{name}.py" for name in defaults)
+        raise TypeError(
+            f"{files} are both the task for targets of the kind {kind!r}; set is_default = False in all but one"
+        )
+    if not defaults:
         known = ", ".join(f"{name} ({get(name).target})" for name in names())
         raise UserError(
             f"no task learns from targets of the kind {kind!r}, which {layout.name} gives. There are {known}"
         )
-    return found[0]
+    return defaults[0]

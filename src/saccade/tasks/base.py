@@ -1,4 +1,55 @@
-"""The interface of a task: all that training, study, statistics and report know of it."""
+"""The interface of a task, through which training, studies and reports use it.
+
+To add a task, write ``tasks/<name>.py`` with one final subclass of :class:`Task`; no other file changes, and recipes
+select it with ``task.name``. For example, a regression of the class index::
+
+    from typing import final
+
+    import torch
+
+    from saccade.metrics.metric import Metric
+    from saccade.models import create_host, host_as_saved
+    from saccade.tasks.base import Drawing, Task, logits_problem
+
+
+    def _errors(rows):
+        return (rows["predicted"] - rows["label"]).abs().double()
+
+
+    @final
+    class Regress(Task):
+        target = "label"
+        is_default = False
+        metrics = (Metric(name="MAE", unit="", margin=0.1, low=0.0, higher_is_better=False, values=_errors),)
+        truth_keys = ("label",)
+
+        def build(self, model):
+            return create_host(model, 1, self.data.channels)
+
+        def host(self, model):
+            return host_as_saved(model, 1, self.data.channels)
+
+        def output_problem(self, output, images):
+            return logits_problem(output, (len(images), 1))
+
+        def loss(self, network, images, targets):
+            return {"L1": (network(images)[:, 0].float() - targets).abs().mean()}
+
+        def rows(self, network, images, targets):
+            return {"predicted": network(images)[:, 0].float(), "label": targets.float()}
+
+        def trivial_baseline(self):
+            train, test = (
+                torch.tensor([float(split.target(i)) for i in range(len(split))])
+                for split in (self.data.train, self.data.test)
+            )
+            return "the mean label", {"predicted": train.mean().repeat(len(test)), "label": test}
+
+        def draw(self, indices, network):
+            if network is None:
+                return [Drawing(f"{self.data.test.target(i)}") for i in indices]
+            return [Drawing(f"{value:.1f}") for value in network(self.images(indices))[:, 0].tolist()]
+"""
 
 from __future__ import annotations
 
@@ -16,22 +67,22 @@ from saccade.recipe import Phase
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from saccade.data.samples import Split
+    from saccade.data.samples import Splits
     from saccade.metrics.metric import Metric
     from saccade.metrics.rows import Rows
     from saccade.recipe import Model, Recipe
 
-__all__ = ["Drawing", "Phase", "Task", "unfit"]
+__all__ = ["Drawing", "Phase", "Task", "logits_problem"]
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """An answer as a picture or in words.
+    """Prediction or ground truth that a report shows beside its image.
 
     Attributes:
-        caption: in a few words.
-        right: whether it is right; None where that is no yes or no.
-        picture: the answer as a picture; None where the words say all.
+        caption: short text, such as a class name.
+        right: True if the prediction is right; None for the ground truth, or if correctness is not binary.
+        picture: figure, such as a coloured mask; None if the caption suffices.
     """
 
     caption: str
@@ -40,124 +91,134 @@ class Drawing:
 
 
 class Task(ABC):
-    """What is learnt and how it is scored. One file of ``tasks/`` holds one final subclass.
+    """Training loss, metrics and drawings of one kind of prediction, for one run.
 
     Args:
-        recipe: of the run.
-        data: its images, with targets of the kind ``target``.
+        recipe: recipe of the run.
+        data: training and test images; ``data.train[i]`` is a pair of image (C, H, W) and target.
 
     Attributes:
-        target: the kind of target it learns from; see ``saccade.data.samples``.
-        auto: whether a recipe that names no task may get it; of the tasks for one ``target`` one alone has it.
-        metrics: the first gives the verdicts unless the recipe names another.
-        truth: the keys of the rows that must be the same in all runs of a study.
+        target: kind of target that the data must have, see ``saccade.data.samples.Target``.
+        is_default: True if recipes without ``task.name`` use this task for such data; True for one task per kind.
+        metrics: scores of the task. The first decides the verdicts, unless the recipe names another.
+        truth_keys: keys of the rows that hold ground truth; a study checks that they are equal in all runs.
     """
 
     target: ClassVar[str]
-    auto: ClassVar[bool] = True
+    is_default: ClassVar[bool] = True
     metrics: ClassVar[tuple[Metric, ...]]
-    truth: ClassVar[tuple[str, ...]] = ()
+    truth_keys: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, recipe: Recipe, data: Split) -> None:
+    def __init__(self, recipe: Recipe, data: Splits) -> None:
         self.recipe, self.data = recipe, data
 
     @abstractmethod
     def build(self, model: Model) -> nn.Module:
-        """Build the host for this data, without plugs; draws from torch's global generator.
+        """Return the host that the ``model`` section of a recipe names, usually from ``create_host``.
+
+        Random weights must come from torch's global generator, which is seeded. Plugs are inserted afterwards.
 
         Raises:
-            UserError: there is no such network, or it cannot be made for this data.
+            UserError: there is no such network, or it cannot be built for this data.
         """
 
     @abstractmethod
     def host(self, model: Model) -> Mapping[str, Any]:
-        """Return how :meth:`build` makes the host, as ``saccade.save`` takes it."""
+        """Return the argument ``host`` of ``saccade.save``, usually from ``host_as_saved``."""
 
     @abstractmethod
-    def misfit(self, output: Any, images: Tensor) -> str | None:
-        """Say what ``output`` for ``images`` (B, C, H, W) is and what is needed; None if it fits."""
+    def output_problem(self, output: Any, images: Tensor) -> str | None:
+        """Return None if the network's ``output`` for ``images`` (B, C, H, W) can be trained on, else a message.
+
+        The message says what the output is and what is needed, worded to follow the network's name. The check runs once
+        before training, with two images, in eval mode and in training mode.
+        """
 
     @abstractmethod
     def loss(self, network: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
-        """Return the named parts of the training loss, scalars; their sum is minimised."""
+        """Return the named terms of the training loss, scalars; their sum is minimised.
+
+        Args:
+            network: host with its plugs, in training mode.
+            images: normalised images (B, C, H, W), on the network's device.
+            targets: targets, as ``saccade.data.samples.collate`` returns them; tensors are on the network's device.
+        """
 
     @abstractmethod
     def rows(self, network: nn.Module, images: Tensor, targets: Any) -> Rows:
-        """Return what every metric needs of the network's answers to a batch, in eval mode.
+        """Return per-image results (B, …) from which every metric can be computed, without gradients.
 
-        Floating-point entries must be finite: a NaN or an infinity is taken for divergence and ends the training.
+        The arguments are those of :meth:`loss`, but ``network`` is in eval mode. ``saccade.metrics.rows`` describes
+        values of varying number per image. NaN and infinity count as divergence and end the training.
         """
 
     @abstractmethod
-    def trivial(self) -> tuple[str, Rows]:
-        """Return an answer that ignores the image, in words, and its rows on the test part."""
+    def trivial_baseline(self) -> tuple[str, Rows]:
+        """Return the name of a prediction that ignores the image, and its rows on all test images, for comparison."""
 
     def phases(self, network: nn.Module) -> tuple[Phase, ...]:
-        """Return the phases of the training: of ``network.training_phases()`` or the recipe, else one for all.
+        """Return the training phases of ``network.training_phases()`` or the recipe, else one for all epochs.
 
         Raises:
-            UserError: the network gives none, or network and recipe both give some.
+            UserError: ``training_phases()`` returns none, or network and recipe both define phases.
         """
         training = self.recipe.training
-        own = getattr(network, "training_phases", None)
-        if not callable(own):
+        training_phases = getattr(network, "training_phases", None)
+        if not callable(training_phases):
             return training.phases or (Phase("all", training.epochs),)
-        found = tuple(own())
-        if not found:
+        phases = tuple(training_phases())
+        if not phases:
             raise UserError(f"training_phases() of {type(network).__name__} gives no phase; at least one is needed")
         if training.phases:
-            names = ", ".join(phase.name for phase in found)
+            names = ", ".join(phase.name for phase in phases)
             raise UserError(
                 f"{type(network).__name__} is trained in phases of its own ({names}); leave training.phases out"
             )
-        return found
+        return phases
 
     def scores(self, rows: Rows) -> dict[str, float | None]:
-        """Return the scores of ``rows`` by the name of the metric."""
-        return {metric.name: metric.of(rows) for metric in self.reported()}
+        """Return the score of ``rows`` for each applicable metric, by the metric's name."""
+        return {metric.name: metric.compute(rows) for metric in self.applicable_metrics()}
 
-    def reported(self) -> tuple[Metric, ...]:
-        """Return the metrics that mean something on this data."""
+    def applicable_metrics(self) -> tuple[Metric, ...]:
+        """Return the metrics that are meaningful for this data."""
         return self.metrics
 
-    def verdict(self) -> Metric:
-        """Return the metric of the verdicts: the one that the recipe names, else the first.
+    def primary_metric(self) -> Metric:
+        """Return the metric that decides the verdicts.
 
         Raises:
-            UserError: this task has no such metric on this data.
+            UserError: the recipe names a metric that is not applicable.
         """
-        known = {metric.name.lower(): metric for metric in self.reported()}
+        metrics = {metric.name.lower(): metric for metric in self.applicable_metrics()}
         name = self.recipe.task.metric
         if name is None:
-            return next(iter(known.values()))
-        if name.lower() not in known:
-            names = [metric.name for metric in known.values()]
+            return next(iter(metrics.values()))
+        if name.lower() not in metrics:
+            names = [metric.name for metric in metrics.values()]
             raise UserError(
                 f"task.metric = {name!r}: there is no such metric.{did_you_mean(name, names)} There are "
                 f"{', '.join(names)}."
             )
-        return known[name.lower()]
+        return metrics[name.lower()]
 
     @abstractmethod
     def draw(self, indices: Sequence[int], network: nn.Module | None) -> list[Drawing]:
-        """Draw what ``network``, in eval mode, answers for test images; None draws the truth."""
+        """Draw the predictions for test images by ``network``, in eval mode on the CPU; None draws the ground truth."""
 
     def images(self, indices: Sequence[int]) -> Tensor:
-        """Return test images (B, C, H, W) as a network sees them."""
+        """Return the normalised test images ``indices`` as a batch (B, C, H, W)."""
         return torch.stack([self.data.test[i][0] for i in indices])
 
 
-def unfit(output: Any, needed: tuple[int, ...]) -> str | None:
-    """Say what ``output`` is where it is no tensor of logits of the shape ``needed``; None if it is one.
-
-    Classes are its second dimension.
-    """
+def logits_problem(output: Any, shape: tuple[int, ...]) -> str | None:
+    """Return None if ``output`` is a tensor of logits of ``shape`` (B, K, …), else a message for ``output_problem``."""
     if not isinstance(output, Tensor):
         keys = f" with {', '.join(map(repr, output))}" if isinstance(output, Mapping) else ""
-        many = f" of {len(output)}" if isinstance(output, Sequence) and not isinstance(output, str) else ""
-        return f"gives a {type(output).__name__}{many}{keys}; one tensor of logits of shape {needed} is needed"
-    if tuple(output.shape) != needed:
-        return f"gives {tuple(output.shape)} for two of them; logits of shape {needed} are needed"
-    if needed[1] > 1 and bool((output >= 0).all()) and torch.allclose(output.sum(1), torch.ones(()), atol=1e-4):
+        length = f" of {len(output)}" if isinstance(output, Sequence) and not isinstance(output, str) else ""
+        return f"gives a {type(output).__name__}{length}{keys}; one tensor of logits of shape {shape} is needed"
+    if tuple(output.shape) != shape:
+        return f"gives {tuple(output.shape)} for two of them; logits of shape {shape} are needed"
+    if shape[1] > 1 and bool((output >= 0).all()) and torch.allclose(output.sum(1), torch.ones(()), atol=1e-4):
         return "gives probabilities, which add up to 1 over the classes; logits are needed: leave the softmax out"
     return None

@@ -1,4 +1,4 @@
-"""One label an image: cross-entropy is learnt; top-1, top-5 and the negative log-likelihood are reported."""
+"""Single-label classification: trained with cross-entropy; reports top-1, top-5 and negative log-likelihood."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from saccade.metrics.metric import Metric
 from saccade.models import create_host, host_as_saved
-from saccade.tasks.base import Drawing, Task, unfit
+from saccade.tasks.base import Drawing, Task, logits_problem
 
 if TYPE_CHECKING:
     from saccade.metrics.rows import Rows
@@ -21,7 +21,7 @@ __all__ = ["Classify"]
 
 
 def _per_class(values: Tensor, rows: Rows) -> Tensor:
-    """Average ``values`` (N,) over the images of each label; NaN for a label without images."""
+    """Return the mean (K,) of ``values`` (N,) over the images of each label; NaN for a label without images."""
     labels = rows["label"].long()
     sums = torch.zeros(int(labels.max()) + 1, dtype=torch.float64).index_add_(0, labels, values)
     return sums / labels.bincount()
@@ -37,10 +37,10 @@ def _top5(rows: Rows) -> Tensor:
 
 @final
 class Classify(Task):
-    """Images (B, C, H, W) -> logits (B, K), one tensor, in eval and in training mode.
+    """Classification: the network maps images (B, C, H, W) to one tensor of logits (B, K).
 
-    Rows: ``predicted`` and ``label``, ``rank`` of the label among the classes (0 where it is the answer), and ``nll``,
-    its negative log-likelihood in nats.
+    Rows, each (N,): ``predicted`` and ``label``, class indices; ``rank``, the number of classes that rank ahead of the
+    label; ``nll``, the negative log-likelihood of the label in nats.
     """
 
     target = "label"
@@ -55,7 +55,7 @@ class Classify(Task):
             values=lambda rows: rows["nll"].double(),
         ),
     )  # fmt: skip
-    truth = ("label",)
+    truth_keys = ("label",)
 
     def build(self, model: Model) -> nn.Module:
         return create_host(model, len(self.data.classes), self.data.channels)
@@ -63,8 +63,8 @@ class Classify(Task):
     def host(self, model: Model) -> Mapping[str, Any]:
         return host_as_saved(model, len(self.data.classes), self.data.channels)
 
-    def misfit(self, output: Any, images: Tensor) -> str | None:
-        return unfit(output, (len(images), len(self.data.classes)))
+    def output_problem(self, output: Any, images: Tensor) -> str | None:
+        return logits_problem(output, (len(images), len(self.data.classes)))
 
     def loss(self, network: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
         smoothing = self.recipe.training.label_smoothing
@@ -73,34 +73,36 @@ class Classify(Task):
     def rows(self, network: nn.Module, images: Tensor, targets: Any) -> Rows:
         return _rows(network(images).float(), targets)
 
-    def trivial(self) -> tuple[str, Rows]:
+    def trivial_baseline(self) -> tuple[str, Rows]:
         train, test = (
-            torch.tensor([part.target(i) for i in range(len(part))]) for part in (self.data.train, self.data.test)
+            torch.tensor([images.target(i) for i in range(len(images))]) for images in (self.data.train, self.data.test)
         )
         logits = train.bincount(minlength=len(self.data.classes)).float().log()
         return "the most frequent class", _rows(logits.expand(len(test), -1), test)
 
-    def reported(self) -> tuple[Metric, ...]:
+    def applicable_metrics(self) -> tuple[Metric, ...]:
         return tuple(metric for metric in self.metrics if metric.name != "top-5" or len(self.data.classes) > 5)
 
     def draw(self, indices: Sequence[int], network: nn.Module | None) -> list[Drawing]:
         classes, labels = self.data.classes, [self.data.test.target(i) for i in indices]
         if network is None:
             return [Drawing(classes[label]) for label in labels]
-        sure, answers = network(self.images(indices)).float().softmax(1).max(1)
+        confidences, predictions = network(self.images(indices)).float().softmax(1).max(1)
         return [
-            Drawing(f"{classes[answer]} · {100 * part:.0f}\u202f%", answer == label)
-            for answer, part, label in zip(answers.tolist(), sure.tolist(), labels, strict=True)
+            Drawing(f"{classes[prediction]} · {100 * confidence:.0f}\u202f%", prediction == label)
+            for prediction, confidence, label in zip(predictions.tolist(), confidences.tolist(), labels, strict=True)
         ]
 
 
 def _rows(logits: Tensor, labels: Tensor) -> Rows:
-    own = logits.gather(1, labels[:, None])
-    # Of equal logits the first wins, as in argmax; one that is no number comes before the label.
-    before = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
+    """Return the rows of ``logits`` (N, K) with ``labels`` (N,)."""
+    label_logits = logits.gather(1, labels[:, None])
+    # Among equal logits the lowest index wins, as in argmax; NaN logits rank ahead of the label.
+    has_lower_index = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
+    is_ahead = ~(logits <= label_logits) | ((logits == label_logits) & has_lower_index)
     return {
         "predicted": logits.argmax(1).int(),
         "label": labels.int(),
-        "rank": (~(logits <= own) | ((logits == own) & before)).sum(1).int(),
+        "rank": is_ahead.sum(1).int(),
         "nll": F.cross_entropy(logits, labels, reduction="none"),
     }

@@ -1,7 +1,7 @@
-"""One class a pixel: cross-entropy is learnt; mean intersection over union, Dice and pixel accuracy are reported.
+"""Semantic segmentation: trained with cross-entropy; reports mean intersection over union, Dice and pixel accuracy.
 
-Tables of one image, tp, fp and fn by class, are summed over the images; a class counts where the test part has it.
-Pixels of the void index count nowhere.
+True positive, false positive and false negative pixels (tp, fp, fn) are counted by image and class, and summed over the
+test images. Classes that no test image has are left out of the means, and void pixels out of everything.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from saccade.data.samples import VOID
 from saccade.metrics.metric import Metric
 from saccade.models import create_host, host_as_saved, is_dense
 from saccade.recipe import Model
-from saccade.tasks.base import Drawing, Task, unfit
+from saccade.tasks.base import Drawing, Task, logits_problem
 
 if TYPE_CHECKING:
     from saccade.metrics.rows import Rows
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 __all__ = ["Segment"]
 
 _BACKGROUND = "background"
-"""A class of this name is neither named nor coloured."""
-_GOLDEN = (5**0.5 - 1) / 2
-"""Steps of the hue circle that come near no earlier step for long."""
+"""Name of a class that drawings neither name nor colour."""
+_HUE_STEP = (5**0.5 - 1) / 2
+"""Step between the hues of successive classes, in turns; the golden ratio keeps many hues far apart."""
 
 
 def _overlap(rows: Rows, weight: int) -> Tensor:
-    """Return weight·tp / (weight·tp + fp + fn) of each class in per cent; NaN for a class that no truth has."""
+    """Return weight·tp / (weight·tp + fp + fn) of each class (K,) in per cent; NaN for classes not in the truth."""
     tp, fp, fn = (rows[key].double().sum(0) for key in ("tp", "fp", "fn"))
     return torch.where(tp + fn > 0, 100.0 * weight * tp / (weight * tp + fp + fn), torch.nan)
 
@@ -57,9 +57,9 @@ _PERCENT: dict[str, Any] = {"unit": "%", "margin": 1.0, "low": 0.0, "high": 100.
 
 @final
 class Segment(Task):
-    """Images (B, C, H, W) -> logits (B, K, H, W), one tensor of the images' size, in eval and in training mode.
+    """Segmentation: the network maps images (B, C, H, W) to one tensor of logits (B, K, H, W).
 
-    Rows: ``tp``, ``fp`` and ``fn``, pixels of each class (N, K).
+    Rows: ``tp``, ``fp`` and ``fn``, pixel counts (N, K) by image and class.
     """
 
     target = "mask"
@@ -70,7 +70,7 @@ class Segment(Task):
     )
 
     def _dense(self, model: Model) -> Model:
-        """Return ``model`` if it gives logits for each pixel, else an FCN with ``model`` as its encoder."""
+        """Return ``model`` if it outputs logits per pixel, else an FCN with ``model`` as its encoder."""
         if is_dense(model.name):
             return model
         options = {"encoder": model.name, "encoder_options": model.options}
@@ -82,82 +82,82 @@ class Segment(Task):
     def host(self, model: Model) -> Mapping[str, Any]:
         return host_as_saved(self._dense(model), len(self.data.classes), self.data.channels)
 
-    def misfit(self, output: Any, images: Tensor) -> str | None:
-        return unfit(output, (len(images), len(self.data.classes), *images.shape[2:]))
+    def output_problem(self, output: Any, images: Tensor) -> str | None:
+        return logits_problem(output, (len(images), len(self.data.classes), *images.shape[2:]))
 
     def loss(self, network: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
         smoothing = self.recipe.training.label_smoothing
         total = F.cross_entropy(
             network(images).float(), targets, ignore_index=VOID, label_smoothing=smoothing, reduction="sum"
         )
-        # The mean that PyTorch takes is no number where a batch is void everywhere.
+        # PyTorch's mean reduction is NaN if every pixel of the batch is void.
         return {"cross-entropy": total / (targets != VOID).sum().clamp(min=1)}
 
     def rows(self, network: nn.Module, images: Tensor, targets: Any) -> Rows:
         logits = network(images)
         if not bool(torch.isfinite(logits).all()):
             return {key: torch.full((len(images), logits.shape[1]), torch.nan) for key in ("tp", "fp", "fn")}
-        return _tables(logits.argmax(1), targets, logits.shape[1])
+        return _count_pixels(logits.argmax(1), targets, logits.shape[1])
 
-    def trivial(self) -> tuple[str, Rows]:
+    def trivial_baseline(self) -> tuple[str, Rows]:
         masks = (self.data.train.target(i) for i in range(len(self.data.train)))
         counts = sum((_histogram(mask) for mask in masks), torch.zeros(VOID + 1, dtype=torch.int64))
-        most = int(counts[:VOID].argmax())
-        test = self.data.test
-        rows = [_of_constant(_histogram(test.target(i)), most, len(self.data.classes)) for i in range(len(test))]
-        return f"{self.data.classes[most]} everywhere", {
+        most_frequent = int(counts[:VOID].argmax())
+        test, n_classes = self.data.test, len(self.data.classes)
+        rows = [_constant_rows(_histogram(test.target(i)), most_frequent, n_classes) for i in range(len(test))]
+        return f"{self.data.classes[most_frequent]} everywhere", {
             key: torch.stack([row[key] for row in rows]) for key in ("tp", "fp", "fn")
         }
 
     def draw(self, indices: Sequence[int], network: nn.Module | None) -> list[Drawing]:
         truth = torch.stack([torch.as_tensor(self.data.test.target(i)).long() for i in indices])
         if network is None:
-            return [Drawing(self._named(mask), None, self._painted(mask)) for mask in truth]
-        answers = network(self.images(indices)).argmax(1)
-        tables = _tables(answers, truth, len(self.data.classes))
-        found = []
-        for k, answer in enumerate(answers):
-            score = self.metrics[0].of({key: table[k : k + 1] for key, table in tables.items()})
-            words = "void everywhere" if score is None else f"mIoU {score:.0f}\u202f%"
-            found.append(Drawing(words, None, self._painted(answer)))
-        return found
+            return [Drawing(self._class_names(mask), None, self._paint(mask)) for mask in truth]
+        predictions = network(self.images(indices)).argmax(1)
+        rows = _count_pixels(predictions, truth, len(self.data.classes))
+        drawings = []
+        for n, prediction in enumerate(predictions):
+            score = self.metrics[0].compute({key: counts[n : n + 1] for key, counts in rows.items()})
+            caption = "void everywhere" if score is None else f"mIoU {score:.0f}\u202f%"
+            drawings.append(Drawing(caption, None, self._paint(prediction)))
+        return drawings
 
-    def _named(self, mask: Tensor) -> str:
+    def _class_names(self, mask: Tensor) -> str:
         names = [self.data.classes[c] for c in mask.unique().tolist() if c != VOID]
         return ", ".join(name for name in names if name != _BACKGROUND)
 
-    def _painted(self, mask: Tensor) -> Image.Image:
-        """Paint a map (H, W): background black, void grey."""
+    def _paint(self, mask: Tensor) -> Image.Image:
+        """Return a mask (H, W) in colours: background black, void grey."""
         palette = np.zeros((VOID + 1, 3), dtype=np.uint8)
         for c, name in enumerate(self.data.classes):
             if name != _BACKGROUND:
-                bright = 1.0 if c % 2 else 0.7
-                palette[c] = [round(255 * part) for part in hsv_to_rgb(c * _GOLDEN % 1, 0.65, bright)]
+                brightness = 1.0 if c % 2 else 0.7
+                palette[c] = [round(255 * channel) for channel in hsv_to_rgb(c * _HUE_STEP % 1, 0.65, brightness)]
         palette[VOID] = 128
         return Image.fromarray(palette[mask.numpy()])
 
 
-def _tables(answers: Tensor, truth: Tensor, classes: int) -> Rows:
-    """Count by class (N, K) the pixels of maps (N, H, W) that both have, only the answer has, only the truth has."""
-    first = classes * torch.arange(len(truth), device=truth.device)[:, None, None]
+def _count_pixels(predictions: Tensor, truth: Tensor, n_classes: int) -> Rows:
+    """Return the rows of ``predictions`` (N, H, W) against ``truth`` (N, H, W): tp, fp and fn, each (N, K)."""
+    offsets = n_classes * torch.arange(len(truth), device=truth.device)[:, None, None]
 
-    def pixels(values: Tensor, where: Tensor) -> Tensor:
-        return (first + values)[where].bincount(minlength=classes * len(truth)).view(-1, classes)
+    def count(classes: Tensor, mask: Tensor) -> Tensor:
+        return (offsets + classes)[mask].bincount(minlength=n_classes * len(truth)).view(-1, n_classes)
 
-    counted = truth != VOID
-    tp = pixels(truth, counted & (answers == truth))
-    return {"tp": tp, "fp": pixels(answers, counted) - tp, "fn": pixels(truth, counted) - tp}
+    is_labelled = truth != VOID
+    tp = count(truth, is_labelled & (predictions == truth))
+    return {"tp": tp, "fp": count(predictions, is_labelled) - tp, "fn": count(truth, is_labelled) - tp}
 
 
 def _histogram(mask: Any) -> Tensor:
     return torch.as_tensor(mask).flatten().long().bincount(minlength=VOID + 1)
 
 
-def _of_constant(counts: Tensor, answer: int, classes: int) -> Rows:
-    """Return the tables of one image whose pixels all get ``answer``; ``counts`` (256,) are those of its truth."""
-    there = counts[:classes]
-    tp = torch.zeros_like(there)
-    tp[answer] = there[answer]
-    fp = torch.zeros_like(there)
-    fp[answer] = there.sum() - there[answer]
-    return {"tp": tp, "fp": fp, "fn": there - tp}
+def _constant_rows(counts: Tensor, prediction: int, n_classes: int) -> Rows:
+    """Return the row (K,) of an image with the class ``prediction`` everywhere, whose truth has ``counts`` (256,)."""
+    truth_counts = counts[:n_classes]
+    tp = torch.zeros_like(truth_counts)
+    tp[prediction] = truth_counts[prediction]
+    fp = torch.zeros_like(truth_counts)
+    fp[prediction] = truth_counts.sum() - truth_counts[prediction]
+    return {"tp": tp, "fp": fp, "fn": truth_counts - tp}

@@ -1,4 +1,4 @@
-"""Names that systems leave, that look alike, that harm a terminal, that are no UTF-8; files that are not images."""
+"""Unusual file names: system files, look-alikes, control characters, names outside UTF-8."""
 
 import json
 import os
@@ -77,7 +77,7 @@ def test_a_file_that_a_system_keeps_is_neither_image_nor_stranger(tmp_path, name
     assert note == f"passed over 1 of what systems and programs leave or what begins with a dot: {shown} (1)"
 
 
-def test_what_is_passed_over_in_parts_is_counted_once(tmp_path):
+def test_skipped_entries_are_counted_once(tmp_path):
     for part in ("train", "test"):
         fill(tmp_path / part, "a", "b")
         (tmp_path / part / ".DS_Store").touch()
@@ -94,10 +94,10 @@ def test_a_composed_and_a_decomposed_name_are_one_class(tmp_path):
     split = open_data(Data(source=str(tmp_path)), "label")
     assert split.classes == ["b", COMPOSED]
     assert len(split.test) == 8
-    assert not any("are the class" in note for note in notes(tmp_path))
+    assert [note for note in notes(tmp_path) if "are the class" in note] == []
 
 
-def test_two_folders_of_one_part_with_one_name_are_merged_and_said(tmp_path):
+def test_folders_whose_names_normalise_alike_are_merged_with_a_note(tmp_path):
     fill(tmp_path, COMPOSED, DECOMPOSED, "b")
     if len(list(tmp_path.iterdir())) == 2:
         pytest.skip("this file system keeps one of the two names")
@@ -115,7 +115,7 @@ def test_a_single_decomposed_class_is_opened_where_it_lies(tmp_path):
 
 def test_names_that_differ_in_capitals_are_a_note(tmp_path):
     fill(tmp_path, "cat", "dog")
-    assert not any("capital" in note for note in notes(tmp_path))
+    assert [note for note in notes(tmp_path) if "capital" in note] == []
     fill(tmp_path, "Cat")
     assert any(note.startswith("the classes 'Cat' and 'cat' differ in capital letters") for note in notes(tmp_path))
 
@@ -164,7 +164,7 @@ def test_control_characters_reach_no_terminal(tmp_path):
     said = page(tmp_path)
     assert "a\\x1b[31m\\nb" in said
     assert "\\x1b]0;t\\x07.png is no image" in said
-    assert all(character.isprintable() or character == "\n" for character in said)
+    assert [character for character in said if not (character.isprintable() or character == "\n")] == []
     for root in (tmp_path, tmp_path / "no\x1b[1mne"):
         with pytest.raises(UserError) as caught:
             open_data(Data(source=str(root)), "label")

@@ -1,4 +1,4 @@
-"""Build a host by a function of the user's own."""
+"""Build a host with a user's function."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.recipe import Model
 
-__all__ = ["build_own", "saved_as"]
+__all__ = ["build_with_function", "function_as_saved"]
 
-_built: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
-"""The parameters of the networks built so far, by identity, as long as they live."""
+_used_parameters: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
+"""Maps id to parameter, for the living parameters of all networks built so far."""
 
 
-def build_own(model: Model, classes: int, channels: int) -> nn.Module:
-    """Call the function that ``model`` names, for ``classes`` and ``channels``; it may draw from torch's generator.
+def build_with_function(model: Model, num_classes: int, channels: int) -> nn.Module:
+    """Call the function that ``model`` names; it may draw weights from torch's global generator.
 
     Raises:
-        UserError: there is no such function, it fails, or what it returns is no network, has layers without a shape,
-            or has a parameter that it returned before.
+        UserError: there is no such function, it fails, or it returns an object that is not a Module, a network with
+            lazy layers, or a parameter that it has returned before.
     """
-    builder = builders.find((model.name, model.code))
+    builder = builders.find_builder((model.name, model.code))
     try:
-        keywords = builders.arguments(builder, classes, channels, model.options, model.pretrained)
+        keywords = builders.call_arguments(builder, num_classes, channels, model.options, model.pretrained)
         host = builder(**keywords)
     except UserError as error:
         raise UserError(f"model {model.name}: {error}") from None
@@ -40,23 +40,23 @@ def build_own(model: Model, classes: int, channels: int) -> nn.Module:
     for name, value in [*host.named_parameters(), *host.named_buffers()]:
         if is_lazy(value):
             raise UserError(
-                f"model {model.name}: {name} has no shape yet; run the network once on a picture of {channels} "
+                f"model {model.name}: {name} has no shape yet; run the network once on an image of {channels} "
                 "channels before the function returns it"
             )
     for name, value in host.named_parameters():
-        if _built.get(id(value)) is value:
+        if _used_parameters.get(id(value)) is value:
             raise UserError(
                 f"model {model.name} returned {name} before: each run needs weights of its own, so build the network "
                 "inside the function, or return a copy.deepcopy of it"
             )
-    _built.update((id(value), value) for value in host.parameters())
+    _used_parameters.update((id(value), value) for value in host.parameters())
     return host
 
 
-def saved_as(model: Model, classes: int, channels: int) -> Mapping[str, Any]:
-    """Return how :func:`build_own` makes the host, as ``saccade.save`` takes it."""
+def function_as_saved(model: Model, num_classes: int, channels: int) -> Mapping[str, Any]:
+    """Return the description of the host of :func:`build_with_function`, for ``saccade.save``."""
     key = model.name, model.code
-    options = builders.arguments(builders.find(key), classes, channels, model.options)
-    if builders.passed(key) is not None:
+    options = builders.call_arguments(builders.find_builder(key), num_classes, channels, model.options)
+    if builders.find_registered(key) is not None:  # not importable: loading needs the function again
         return {"passed": model.name, "code": model.code, "options": options}
     return {"call": model.name, "options": options}

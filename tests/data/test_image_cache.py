@@ -1,4 +1,4 @@
-"""Decoded pictures on disk: found again, made anew when anything is wrong, one copy for all, within their limit."""
+"""The cache of decoded images: reused, rewritten if corrupt, shared by processes, limited in size."""
 
 import json
 import os
@@ -16,18 +16,18 @@ import pytest
 import torch
 from PIL import Image
 
-from saccade.data import decoded, open_data, opening
-from saccade.data.opening import Files
+from saccade.data import image_cache, open_data, opening
+from saccade.data.opening import LazyImages
 from saccade.errors import UserError
 from saccade.events import PicturesNotKept
 from saccade.recipe import Data
 
-TRAILER = decoded._TRAILER
+TRAILER = image_cache._TRAILER
 
 
 @pytest.fixture
 def pets(tmp_path):
-    """Sixteen pictures of four sizes, photographs among them."""
+    """Sixteen images of four sizes, half of them JPEG."""
     rng = np.random.default_rng(0)
     for part, count in (("train", 5), ("test", 3)):
         for name in ("cat", "dog"):
@@ -59,7 +59,7 @@ def look(pets, told=None, **fields):
 
 def facts(split):
     sets = (split.train, split.test)
-    pixels = [images.picture(i).numpy().tobytes() for images in sets for i in range(len(images))]
+    pixels = [images.raw_image(i).numpy().tobytes() for images in sets for i in range(len(images))]
     return pixels, split.mean, split.std, split.fingerprint, split.description, split.cautions, split.left_out
 
 
@@ -75,7 +75,7 @@ def only(home):
 
 
 @pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
-def test_the_second_time_no_image_is_decoded_and_all_is_the_same(pets, home, read, monkeypatch, resize):
+def test_a_second_opening_decodes_nothing_and_gives_the_same(pets, home, read, monkeypatch, resize):
     plain = without_disk(monkeypatch, pets, resize=resize)
     assert len(read) == 16
     read.clear()
@@ -93,20 +93,20 @@ def test_it_works_without_an_image_of_the_source_left_to_read(pets, home, monkey
     assert facts(look(pets)) == plain
 
 
-def test_pictures_are_a_map_of_the_file_that_no_write_reaches(pets, home):
+def test_images_are_mapped_copy_on_write(pets, home):
     look(pets)
     before = only(home).read_bytes()
     split = look(pets)
     maps = Path("/proc/self/maps")
     if maps.exists():
         assert str(only(home)) in maps.read_text()
-    split.train.picture(0).zero_()
+    split.train.raw_image(0).zero_()
     assert only(home).read_bytes() == before
-    assert not split.train.picture(0).any()
-    assert look(pets).train.picture(0).any()
+    assert not split.train.raw_image(0).any()
+    assert look(pets).train.raw_image(0).any()
 
 
-def test_an_image_replaced_by_one_of_its_size_and_time_is_noticed(pets, home, read):
+def test_a_replaced_image_of_the_same_size_and_mtime_is_decoded_again(pets, home, read):
     first = facts(look(pets))
     path, other = pets / "train/cat/0.png", pets / "train/cat/2.png"
     before = path.stat()
@@ -124,7 +124,7 @@ def test_an_image_replaced_by_one_of_its_size_and_time_is_noticed(pets, home, re
 @pytest.mark.parametrize(
     "fields", [{"size": 17}, {"resize": "pad"}, {"train_images": 4}, {"size": (16, 17)}], ids=lambda f: next(iter(f))
 )
-def test_another_frame_or_selection_is_another_file(pets, home, read, fields):
+def test_another_frame_or_selection_has_its_own_cache_file(pets, home, read, fields):
     look(pets)
     read.clear()
     look(pets, **fields)
@@ -132,11 +132,11 @@ def test_another_frame_or_selection_is_another_file(pets, home, read, fields):
     assert len(list(home.glob("*.pictures"))) == 2
 
 
-def test_full_size_decoding_is_another_file(pets, home):
+def test_exact_decoding_has_its_own_cache_file(pets, home):
     paths = sorted(pets.rglob("*.*"))
     frame = opening.Frame(16, 16)
-    assert decoded.place_of(paths, frame, True) != decoded.place_of(paths, frame, False)
-    assert decoded.place_of(paths, frame, False) == decoded.place_of(paths, frame, False)
+    assert image_cache.cache_path(paths, frame, True) != image_cache.cache_path(paths, frame, False)
+    assert image_cache.cache_path(paths, frame, False) == image_cache.cache_path(paths, frame, False)
 
 
 def flip(place, offset):
@@ -172,7 +172,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_file_that_is_not_whole_is_made_anew(pets, home, read, damage):
+def test_a_corrupt_cache_file_is_written_again(pets, home, read, damage):
     plain = facts(look(pets))
     whole = only(home).read_bytes()
     damage(only(home))
@@ -183,7 +183,7 @@ def test_a_file_that_is_not_whole_is_made_anew(pets, home, read, damage):
     assert only(home).read_bytes() == whole
 
 
-def test_a_file_that_only_looks_new_is_taken(pets, home, read):
+def test_a_rewritten_cache_file_with_the_same_bytes_is_used(pets, home, read):
     """The twin of the damages: the same bytes written again."""
     plain = facts(look(pets))
     forge(only(home))
@@ -192,7 +192,7 @@ def test_a_file_that_only_looks_new_is_taken(pets, home, read):
     assert read == []
 
 
-def test_what_is_wrong_with_a_file_is_remembered(pets, home, read):
+def test_errors_of_broken_images_are_cached(pets, home, read):
     (pets / "train/cat/0.png").write_bytes(b"BM")
     with pytest.raises(UserError, match=r"0\.png is no image") as first:
         look(pets)
@@ -215,10 +215,10 @@ def test_it_can_be_turned_off(pets, home, read, monkeypatch, word):
     look(pets, told)
     assert len(read) == 32
     assert not home.exists()
-    assert not any(isinstance(event, PicturesNotKept) for event in told)
+    assert [event for event in told if isinstance(event, PicturesNotKept)] == []
 
 
-def test_a_folder_that_cannot_be_written_is_said_and_changes_nothing(pets, home, monkeypatch):
+def test_an_unwritable_folder_is_reported_and_changes_nothing(pets, home, monkeypatch):
     plain = without_disk(monkeypatch, pets)
     home.parent.mkdir()
     home.write_bytes(b"a file")
@@ -228,20 +228,20 @@ def test_a_folder_that_cannot_be_written_is_said_and_changes_nothing(pets, home,
     assert str(home) in event.reason
 
 
-def test_a_disk_that_fills_up_is_said_and_changes_nothing(pets, home, monkeypatch):
+def test_a_full_disk_is_reported_and_changes_nothing(pets, home, monkeypatch):
     plain = without_disk(monkeypatch, pets)
     told = []
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(decoded, "_write", full)
+    monkeypatch.setattr(image_cache, "_write", full)
     assert facts(look(pets, told)) == plain
     assert "No space left" in next(event for event in told if isinstance(event, PicturesNotKept)).reason
     assert not list(home.glob("*.pictures"))
 
 
-def test_a_writer_that_fails_leaves_nothing_that_is_read(pets, home, monkeypatch):
+def test_a_failed_write_leaves_no_cache_file(pets, home, monkeypatch):
     read_image, left = opening.read_image, list(range(9))
     with monkeypatch.context() as patch:
         patch.setattr(opening, "read_image", lambda *how: left.pop() and read_image(*how))
@@ -252,25 +252,25 @@ def test_a_writer_that_fails_leaves_nothing_that_is_read(pets, home, monkeypatch
     assert [path.suffix for path in home.iterdir()] == [".pictures"], "neither lock nor temporary file stays"
 
 
-def test_what_is_too_large_is_said_before_anything_is_decoded(pets, home, read, monkeypatch):
-    monkeypatch.setattr(decoded, "LIMIT", 16 * 3 * 16 * 16 - 1)
+def test_too_large_a_set_is_reported_before_decoding(pets, home, read, monkeypatch):
+    monkeypatch.setattr(image_cache, "LIMIT", 16 * 3 * 16 * 16 - 1)
     told = []
     split = look(pets, told)
     assert "at most" in next(event for event in told if isinstance(event, PicturesNotKept)).reason
     assert len(read) == 16
-    assert isinstance(split.train.pictures, torch.Tensor)
+    assert isinstance(split.train.images, torch.Tensor)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 2 * 16 * 3 * 16 * 16 - 1))
-    monkeypatch.setattr(decoded, "LIMIT", 2**30)
+    monkeypatch.setattr(image_cache, "LIMIT", 2**30)
     told.clear()
     look(pets, told)
     assert "free" in next(event for event in told if isinstance(event, PicturesNotKept)).reason
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 2 * 16 * 3 * 16 * 16))
     told.clear()
     look(pets, told)
-    assert not any(isinstance(event, PicturesNotKept) for event in told)
+    assert [event for event in told if isinstance(event, PicturesNotKept)] == []
 
 
-def test_what_was_not_used_for_longest_makes_room(pets, home, read, monkeypatch):
+def test_the_least_recently_used_files_are_removed(pets, home, read, monkeypatch):
     def age(seconds, **fields):
         look(pets, **fields)
         (new,) = (place for place in home.glob("*.pictures") if place not in places)
@@ -286,15 +286,15 @@ def test_what_was_not_used_for_longest_makes_room(pets, home, read, monkeypatch)
     for part in (stale, fresh):
         part.touch()
     os.utime(stale, (1, 1))
-    monkeypatch.setattr(decoded, "LIMIT", sum(place.stat().st_size for place in places) + 100)
+    monkeypatch.setattr(image_cache, "LIMIT", sum(place.stat().st_size for place in places) + 100)
     look(pets, size=15)
     assert [place.exists() for place in places] == [True, False, True]
     assert (stale.exists(), fresh.exists()) == (False, True), "another process may be writing the fresh one"
 
 
-def test_two_at_once_decode_once(pets, home, read, monkeypatch):
+def test_two_concurrent_openings_decode_once(pets, home, read, monkeypatch):
     both = threading.Barrier(2, timeout=30)
-    load = decoded.load
+    load = image_cache.read_cache
 
     def meet(*arguments):
         found = load(*arguments)
@@ -304,8 +304,8 @@ def test_two_at_once_decode_once(pets, home, read, monkeypatch):
         return found
 
     met = {}
-    monkeypatch.setattr(opening, "load", meet)
-    monkeypatch.setattr(decoded, "lock", _in_process_lock())
+    monkeypatch.setattr(opening, "read_cache", meet)
+    monkeypatch.setattr(image_cache, "lock", _in_process_lock())
     with ThreadPoolExecutor(2) as pool:
         one, two = pool.map(lambda _: facts(look(pets)), range(2))
     assert one == two
@@ -313,7 +313,7 @@ def test_two_at_once_decode_once(pets, home, read, monkeypatch):
 
 
 def _in_process_lock():
-    """``files.lock`` is of processes: two threads of one would both have it."""
+    """Return a lock for threads: ``files.lock`` locks processes only."""
     held = threading.Lock()
 
     class Hold:
@@ -329,8 +329,8 @@ def _in_process_lock():
     return Hold
 
 
-def test_another_process_that_takes_too_long_is_not_waited_for(pets, home, read, monkeypatch, start):
-    place = decoded.place_of(opening_paths(pets, monkeypatch, home), opening.Frame(16, 16), False)
+def test_a_process_that_holds_the_lock_too_long_is_not_waited_for(pets, home, read, monkeypatch, start):
+    place = image_cache.cache_path(opening_paths(pets, monkeypatch, home), opening.Frame(16, 16), False)
     home.mkdir(parents=True)
     code = (
         "import sys, time; from pathlib import Path; from saccade.files import lock\n"
@@ -338,7 +338,7 @@ def test_another_process_that_takes_too_long_is_not_waited_for(pets, home, read,
     )
     holder = start([sys.executable, "-c", code, str(place.with_suffix(".lock"))], stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"held\n"
-    monkeypatch.setattr(decoded, "_PATIENCE", 0.1)
+    monkeypatch.setattr(image_cache, "_LOCK_TIMEOUT", 0.1)
     read.clear()
     told = []
     look(pets, told)
@@ -350,19 +350,19 @@ def opening_paths(pets, monkeypatch, home):
     """The files in the order in which they are opened."""
     seen = []
     with monkeypatch.context() as patch:
-        patch.setattr(opening, "place_of", lambda paths, frame, exact: seen.extend(paths))
+        patch.setattr(opening, "cache_path", lambda paths, frame, exact: seen.extend(paths))
         look(pets)
     return seen
 
 
-def test_more_than_memory_may_hold_is_mapped_too(pets, home, monkeypatch):
-    monkeypatch.setattr(opening, "CACHE", 0)
-    assert isinstance(look(pets).train.pictures, torch.Tensor)
+def test_sets_above_the_memory_limit_are_mapped(pets, home, monkeypatch):
+    monkeypatch.setattr(opening, "MEMORY_LIMIT", 0)
+    assert isinstance(look(pets).train.images, torch.Tensor)
     monkeypatch.setenv("SACCADE_CACHE", "off")
-    assert isinstance(look(pets).train.pictures, Files)
+    assert isinstance(look(pets).train.images, LazyImages)
 
 
-def test_images_of_one_size_and_not(pets, home, read, monkeypatch):
+def test_images_of_one_size_and_of_several(pets, home, read, monkeypatch):
     """Without a size said, the first image proposes one that the others may not have."""
     plain = without_disk(monkeypatch, pets, size=None)
     assert facts(look(pets, size=None)) == plain
@@ -371,19 +371,19 @@ def test_images_of_one_size_and_not(pets, home, read, monkeypatch):
     assert len(read) < 16, "only what proposes a size is looked at"
 
 
-def test_where_the_folder_is(monkeypatch, tmp_path):
+def test_the_cache_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("SACCADE_CACHE")
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert decoded.home() == tmp_path / "saccade"
+    assert image_cache.cache_folder() == tmp_path / "saccade"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert decoded.home() is None
+    assert image_cache.cache_folder() is None
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert decoded.home() == tmp_path / ".cache" / "saccade"
+    assert image_cache.cache_folder() == tmp_path / ".cache" / "saccade"
 
 
-def test_pictures_in_a_folder_that_is_read_only_are_read(pets, home, read, monkeypatch):
+def test_a_read_only_cache_is_read(pets, home, read, monkeypatch):
     plain = facts(look(pets))
     read.clear()
 

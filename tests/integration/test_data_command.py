@@ -13,7 +13,7 @@ from saccade.data import sheet
 from saccade.data.digits import Scenes
 from saccade.data.layouts.class_folders import ClassFolders
 from saccade.data.layouts.digits import Digits
-from saccade.data.selection import select
+from saccade.data.selection import select_files
 from saccade.errors import UserError
 from saccade.recipe import Data
 
@@ -54,7 +54,7 @@ def test_a_folder_is_described(photos):
     assert "8 to train, 4 to test" in done.stdout
 
 
-def test_everything_that_would_be_refused_is_said(photos):
+def test_all_problems_are_listed(photos):
     (photos / "train" / "cat" / "0.png").write_bytes(b"no")
     (photos / "test" / "emu").mkdir()
     done = run(photos, "--json", "--show", photos.parent / "sheet.png")
@@ -95,10 +95,10 @@ def test_bad_files_are_left_out_and_listed_and_strangers_counted(photos):
     assert run(photos).exit_code == 1  # the twin
 
 
-def test_what_the_recipe_does_not_take_is_a_note(photos):
+def test_bad_files_that_are_not_selected_are_a_note(photos):
     """Two of the files that it takes are 16 by 16; one that it does not take is broken, another is of another size."""
     words = ("--set", "data.train_images=4", "--json")
-    taken = select(Data(source=str(photos), train_images=4), ClassFolders().survey(photos)).parts["train"][0]
+    taken = select_files(Data(source=str(photos), train_images=4), ClassFolders().survey(photos)).splits["train"][0]
     beside = sorted(set((photos / "train/cat").iterdir()) - set(taken))
     beside[0].write_bytes(b"no")
     Image.new("RGB", (40, 30)).save(beside[1])
@@ -108,9 +108,11 @@ def test_what_the_recipe_does_not_take_is_a_note(photos):
     assert facts["used"] == {"train": 4, "test": 4}
     assert (facts["height"], facts["refused"]) == (16, [])
     assert facts["sizes"] == [{"size": [16, 16], "images": 8}]
-    assert any(
-        note.startswith(f"1 bad files are not among the images that are taken: {beside[0]}") for note in facts["notes"]
-    )
+    assert [
+        note
+        for note in facts["notes"]
+        if note.startswith(f"1 bad files are not among the images that are taken: {beside[0]}")
+    ], facts["notes"]
     whole = json.loads(run(photos, "--json").stdout)  # the twin
     assert whole["height"] == 224
     assert len(whole["refused"]) == 1
@@ -123,7 +125,7 @@ def test_images_of_one_colour_are_a_note(tmp_path):
         for i in range(3):
             values = rng.integers(0, 4096, (16, 16), dtype=np.uint16)  # 12 bits
             Image.fromarray(16 * values).save(tmp_path / label / f"{i}.png")
-    assert not any("one colour" in note for note in json.loads(run(tmp_path, "--json").stdout)["notes"])
+    assert [note for note in json.loads(run(tmp_path, "--json").stdout)["notes"] if "one colour" in note] == []
     Image.fromarray(values).save(tmp_path / "b" / "2.png")
     Image.new("RGB", (16, 16), (9, 99, 200)).save(tmp_path / "a" / "1.png")
     said = run(tmp_path).stdout
@@ -148,16 +150,16 @@ def test_a_sheet_is_drawn_whole(tmp_path, photos, source):
         assert page.mode == "RGB"
         assert page.size[0] > 1000
         colours = {colour for _, colour in page.getcolors(2**20)}
-    assert (sheet._TARGET in colours) == (source == "digits")
+    assert (sheet._TINTS[0] in colours) == (source == "digits")
 
 
-def test_boxes_lie_where_they_should():
+def test_boxes_are_drawn_at_their_place():
     scenes = Scenes("train", 1, 40, clutter=0, distractors=0)
     spec = Data(train_images=2, options={"clutter": 0, "distractors": 0})
     cell = Digits().cells(spec, "train", 5)[0]
-    picture = np.asarray(sheet._picture(cell))
+    picture = np.asarray(sheet._draw_cell(cell))
     x1, y1, x2, y2 = (scenes.scene(0).boxes[0] * 4).int().tolist()
-    frame = (picture == np.array(sheet._TARGET)).all(2)
+    frame = (picture == np.array(sheet._TINTS[0])).all(2)
     assert frame[y1, x1:x2].all()
     assert frame[y2 - 1, x1:x2].all()
     assert frame[y1:y2, x1].all()

@@ -1,0 +1,97 @@
+"""Fill in recipe values that follow from the pretrained weights of the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from saccade.errors import UserError
+from saccade.recipe import Recipe
+from saccade.runfiles import read_done, read_recipe
+
+__all__ = ["describe_resolved", "resolve"]
+
+_GEOMETRY_KEYS = ("size", "crop_pct")
+"""Keys that resize or crop images; not filled in for targets with coordinates, such as masks."""
+_IMAGE_TARGETS = ("label", "vector")
+"""Kinds of targets that concern the image as a whole, without coordinates."""
+
+
+def resolve(recipe: Recipe, target: str) -> Recipe:
+    """Return ``recipe`` with unset values filled in from the training of the host's pretrained weights.
+
+    Without pretrained weights the recipe is returned unchanged.
+
+    Args:
+        recipe: recipe as the user wrote it.
+        target: kind of target. For targets with coordinates, images keep their own size and are not cropped.
+
+    Raises:
+        UserError: the weights cannot be read, or need a network option that the recipe sets to another value.
+    """
+    model = recipe.model
+    if not model.pretrained and model.checkpoint is None and model.init_from is None:
+        return recipe
+    from saccade.models import find_origin  # imports timm
+
+    origin = find_origin(model)
+    if origin is None:
+        return recipe
+    settings: dict[str, Any] = {}
+    for key, value in origin.data.items():
+        moves_target = key in _GEOMETRY_KEYS and target not in _IMAGE_TARGETS
+        has_no_effect = key == "crop_pct" and recipe.data.resize != "crop"
+        if getattr(recipe.data, key) is None and not (moves_target or has_no_effect):
+            settings[f"data.{key}"] = value
+    for key, value in origin.options.items():
+        if key not in model.options:
+            settings[f"model.options.{key}"] = value
+        elif key == "pad_type" and model.options[key] != value:
+            raise UserError(
+                f"{origin.source} needs model.options.pad_type = {value!r}; the recipe says {model.options[key]!r}. "
+                "The weights would load and work worse: leave the option out"
+            )
+    if start := _previous_start(recipe, target):
+        settings["attention.start"] = start
+    try:
+        return recipe.with_overrides(settings)
+    except UserError as error:
+        message = str(error).removeprefix("settings: ")
+        raise UserError(f"{origin.source}: {message}; state it in the recipe") from None
+
+
+def describe_resolved(requested: Recipe, resolved: Recipe) -> str | None:
+    """Return a sentence on the values that :func:`resolve` filled in, None if there are none."""
+    before, after = (dict(_flatten(recipe.model_dump(mode="json"))) for recipe in (requested, resolved))
+    new = [f"{key} = {value!r}" for key, value in after.items() if before.get(key) != value]
+    return f"Taken from what the host's weights were trained with: {', '.join(new)}." if new else None
+
+
+def _previous_start(recipe: Recipe, target: str) -> str | None:
+    """Return the start of the plugs of the run ``model.init_from`` if ``recipe`` has the same plugs, else None.
+
+    Plugs of such a run are loaded, so their start must be the same.
+    """
+    if recipe.model.init_from is None or recipe.attention.start != "auto":
+        return None
+    from saccade.models import is_dense, saved_network_config
+
+    folder, name = Path(recipe.model.init_from), recipe.model.name
+    previous, done = read_recipe(folder / "recipe.toml"), read_done(folder / "done.json")
+    if previous is None or done is None:
+        return None
+    has_same_plugs = all(
+        getattr(previous.attention, key) == getattr(recipe.attention, key) for key in ("mechanism", "control", "where")
+    )
+    # A network that is the encoder of an FCN has other site paths than the network by itself.
+    uses_fcn = name == "fcn" or (target == "mask" and not is_dense(name))
+    previous_uses_fcn = (saved_network_config(folder)["host"] or {}).get("timm") == "fcn"
+    return done.get("start") if has_same_plugs and uses_fcn == previous_uses_fcn else None
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        pairs += _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)]
+    return pairs
