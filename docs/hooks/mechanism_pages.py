@@ -118,12 +118,16 @@ def _place(file: MechanismFile) -> list[str]:
         network = "By default" if host == "default" else f"In {host}"
         if is_conv:
             where = "the first convolution" if base == "conv_stem" else "the 3×3 convolutions of the blocks"
-            lines.append(f"{network} it replaces {where}: `where=\"{position}\"`.")
+            lines.append(f'{network} it replaces {where}: `where="{position}"`.')
         else:
             part = position.removeprefix(base)
-            which = {"": "", "[last]": ", in the last block of each stage", "[first]": ", in the first block of each stage"}
+            which = {
+                "": "",
+                "[last]": ", in the last block of each stage",
+                "[first]": ", in the first block of each stage",
+            }
             limited = which.get(part, f", of the stages `{part}`" if base == "stage" else f", `{part or stages}`")
-            lines.append(f"{network} it stands {PLACES[base]}{limited}: `where=\"{position}\"`.")
+            lines.append(f'{network} it stands {PLACES[base]}{limited}: `where="{position}"`.')
     return lines
 
 
@@ -139,7 +143,11 @@ def _equations(text: str) -> list[str]:
     for indented, block in paragraphs(text):
         if block.startswith("Source:"):
             continue
-        lines += ["```text", block, "```", ""] if indented else [re.sub(r"\*(?= )|(?<= )\*", "·", block.replace("``", "`")), ""]
+        lines += (
+            ["```text", block, "```", ""]
+            if indented
+            else [re.sub(r"\*(?= )|(?<= )\*", "·", block.replace("``", "`")), ""]
+        )
     return lines
 
 
@@ -199,7 +207,9 @@ def _cost(name: str, tables: Any) -> list[str]:
             if row["position"].startswith("refused"):
                 refusals.append(f"{network}: {row['position']}.")
             else:
-                cells = (row[key] for key in ("sites", "parameters (M)", "MACs (G)", "latency", "memory", "training step"))
+                cells = (
+                    row[key] for key in ("sites", "parameters (M)", "MACs (G)", "latency", "memory", "training step")
+                )
                 lines.append(f"| {network} | {' | '.join(cells)} |")
     if len(lines) == 2:
         return ["Not measured yet: `python benchmarks/catalogue.py` does it."]
@@ -213,4 +223,8 @@ def _cost(name: str, tables: Any) -> list[str]:
 
 def _published(rows: list[dict[str, str]]) -> list[str]:
     head = [key for key in rows[0] if key != "mechanism"]
-    return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {' | '.join(row[key] for key in head)} |" for row in rows)]
+    return [
+        f"| {' | '.join(head)} |",
+        "|" + "---|" * len(head),
+        *(f"| {' | '.join(row[key] for key in head)} |" for row in rows),
+    ]

@@ -81,11 +81,16 @@ def _unit(name: str, sequence: tuple[str, ...]) -> list[str]:
     total = sum(widths) + gap * (len(widths) - 1)
     x, middle = (_WIDTH - total) / 2, 180
     start, end = x - 40, x + total + 40
-    parts = [f'<path class="wire" d="M{start:.0f} {middle}H{end:.0f}"/>', _text(start, middle - 52, "one unit", note=True)]
+    parts = [
+        f'<path class="wire" d="M{start:.0f} {middle}H{end:.0f}"/>',
+        _text(start, middle - 52, "one unit", note=True),
+    ]
     for part, width in zip(sequence, widths, strict=True):
         centre = x + width / 2
         if part == "+":
-            parts.append(f'<path class="wire" d="M{start + 18:.0f} {middle}V{middle - 40}H{centre:.0f}V{middle - 14}"/>')
+            parts.append(
+                f'<path class="wire" d="M{start + 18:.0f} {middle}V{middle - 40}H{centre:.0f}V{middle - 14}"/>'
+            )
             parts.append(f'<circle class="part" cx="{centre:.0f}" cy="{middle}" r="14"/>')
             parts.append(_text(centre, middle + 5, "+"))
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import textwrap
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -46,7 +47,7 @@ def tables() -> str:
 
 def field_docstrings(model: type) -> dict[str, str]:
     """Return the string below each attribute of ``model`` in its source, by the attribute's name."""
-    body = ast.parse(inspect.cleandoc(inspect.getsource(model))).body[0].body  # type: ignore[attr-defined]
+    body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0].body  # type: ignore[attr-defined]
     return {
         node.target.id: " ".join(inspect.cleandoc(text.value.value).split())
         for node, text in zip(body, body[1:], strict=False)
