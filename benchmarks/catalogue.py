@@ -47,8 +47,8 @@ makes this page; `saccade list --on MODEL` makes the tables of costs for your ne
 ## Sources
 
 Evidence is for the default options: *oracle*, output and gradients equal the authors' code; *port*, code by others;
-*paper*, the printed equations; *reading*, our reading of a description. Options in brackets are those that were compared
-with a repository. timm's layer of the same name may compute something else.
+*paper*, the printed equations; *reading*, our reading of a description. Options in brackets are those that were
+compared with a repository. timm's layer of the same name may compute something else.
 """
 COSTS = """
 ## In three networks
@@ -60,8 +60,8 @@ with eight images are multiples of the plain network's. They can be below 1 if a
 GROWTH = """
 ## Growth with the map
 
-Each mechanism by itself on one map of 64 channels: milliseconds of a forward pass, and peak megabytes of a training step
-without the weights. From 28² to 112² the map has 16 times the pixels; p is the exponent of growth in their number, 1 if
+Each mechanism by itself on one map of 64 channels: milliseconds of a forward pass, and peak megabytes of a training
+step without the weights. From 28² to 112² the map has 16 times the pixels; p is the exponent of growth in their number, 1 if
 linear.
 
 """

@@ -2,8 +2,8 @@
 
     python examples/own_mechanism.py
 
-About 10 seconds. The class needs no registration; ``saccade compare --attention own_mechanism:ContrastGate`` compares it
-when this file is in the working directory.
+About 10 seconds. The class needs no registration: in the folder of this file,
+``saccade compare --attention own_mechanism:RepairedContrastGate`` compares it.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from placement import drawing
 
 MARKER = "<!-- mechanisms -->"
 NETWORKS = ("ResNet-18", "ResNet-50", "MobileNetV2")
+COSTS = ("sites", "parameters (M)", "MACs (G)", "latency", "memory", "training step")
 KINDS = {
     "gate": "multiplies the map by a gate, y = x · g(x)",
     "context": "adds a context to the map, y = x + c(x)",
@@ -33,6 +34,8 @@ PLACES = {
     "expanded": "on the widened map of each inverted residual",
     "conv_stem": "at the first convolution",
 }
+
+UNITS = {"": "", "[last]": ", in the last block of each stage", "[first]": ", in the first block of each stage"}
 
 
 def on_config(config: Any) -> Any:
@@ -184,13 +187,15 @@ def _properties(file: MechanismFile) -> list[str]:
     start = {True: "yes", False: "no; `saccade.plug` adds a factor that starts at 0"}.get(neutral, str(neutral))
     if spec["kind"] == "conv" and neutral is False:
         start = "no"
+    interval = gate if isinstance(gate, str) else f"({gate[0]:g}, {gate[1]:g})" if gate else "no gate"
+    if not isinstance(symmetries, str):
+        symmetries = ", ".join(symmetries) or "no permutation of pixels, flip or transposition"
     rows = {
-        "gate lies in": "no gate" if gate is None else f"({gate[0]:g}, {gate[1]:g})" if not isinstance(gate, str) else gate,
-        "commutes with": symmetries if isinstance(symmetries, str) else ", ".join(symmetries) or "none of these is claimed: "
-        "permutation of pixels, flip, transposition",
+        "gate lies in": interval,
+        "commutes with": symmetries,
         "is the identity at its own initialisation": start,
-        "needs": ", ".join(spec.get("needs", ())) or "only the channels",
-    }  # fmt: skip
+        "needs": ", ".join(spec.get("needs", ())) or "only the channel count",
+    }
     lines = ["## Properties", "", "| property | value |", "|---|---|"]
     lines += [f"| {key} | {value} |" for key, value in rows.items()]
     if file.count:
@@ -199,8 +204,7 @@ def _properties(file: MechanismFile) -> list[str]:
 
 
 def _cost(name: str, tables: Any) -> list[str]:
-    lines = ["| network | sites | parameters (M) | MACs (G) | latency | memory | training step |",
-             "|---|--:|--:|--:|--:|--:|--:|"]  # fmt: skip
+    lines = [f"| network | {' | '.join(COSTS)} |", "|---|" + "--:|" * len(COSTS)]
     refusals = []
     for network in NETWORKS:
         for row in tables[network].get(name, ()):
@@ -223,8 +227,5 @@ def _cost(name: str, tables: Any) -> list[str]:
 
 def _published(rows: list[dict[str, str]]) -> list[str]:
     head = [key for key in rows[0] if key != "mechanism"]
-    return [
-        f"| {' | '.join(head)} |",
-        "|" + "---|" * len(head),
-        *(f"| {' | '.join(row[key] for key in head)} |" for row in rows),
-    ]
+    cells = [" | ".join(row[key] for key in head) for row in rows]
+    return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {row} |" for row in cells)]

@@ -7,6 +7,7 @@ import inspect
 import re
 import textwrap
 from dataclasses import MISSING, fields, is_dataclass
+from itertools import pairwise
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -14,6 +15,8 @@ from mechanism_files import arguments
 
 MARKER = "<!-- recipe keys -->"
 _BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+_LARGEST = 100_000
+"""Larger limits only catch absurd values and are not shown."""
 _TYPES = {int: "integer", float: "number", str: "text", bool: "true or false"}
 
 
@@ -36,7 +39,7 @@ def tables() -> str:
             lines.append(_row(f"{section}.{name}", key.annotation, key.metadata, default, meanings.get(name, "")))
         lines.append("")
     lines += ["## [[training.phases]]", "", "One table per phase.", "", *_header()]
-    meanings = {name: text for name, text in arguments(inspect.getdoc(Phase) or "", "Attributes")}
+    meanings = dict(arguments(inspect.getdoc(Phase) or "", "Attributes"))
     assert is_dataclass(Phase)
     for part in fields(Phase):
         annotation = inspect.get_annotations(Phase, eval_str=True)[part.name]
@@ -50,7 +53,7 @@ def field_docstrings(model: type) -> dict[str, str]:
     body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0].body  # type: ignore[attr-defined]
     return {
         node.target.id: " ".join(inspect.cleandoc(text.value.value).split())
-        for node, text in zip(body, body[1:], strict=False)
+        for node, text in pairwise(body)
         if isinstance(node, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
     }
 
@@ -71,15 +74,11 @@ def _row(key: str, annotation: Any, metadata: Any, default: Any, meaning: str, i
 def _bounded(value: str, constraint: Any) -> str:
     """Add the limits that a constraint of pydantic sets."""
     limits = [
-        f"{sign} {_number(getattr(constraint, name))}"
+        f"{sign} {bound:g}"
         for name, sign in _BOUNDS.items()
-        if getattr(constraint, name, None) is not None
+        if (bound := getattr(constraint, name, None)) is not None and bound <= _LARGEST
     ]
-    return f"{value} {', '.join(limits)}" if limits else value
-
-
-def _number(value: float) -> str:
-    return str(value) if isinstance(value, int) and value < 10**7 else f"{value:g}".replace("e+", "e")
+    return ", ".join([value, *limits])
 
 
 def _literal(default: Any) -> str:
@@ -108,8 +107,8 @@ def described(annotation: Any) -> str:
         return " or ".join(dict.fromkeys(described(part) for part in inner if part is not NoneType))
     if origin is tuple:
         if inner[-1] is Ellipsis:
-            return f"list of {described(inner[0])}"
-        return f"list of {len(inner)} {described(inner[0])}s"
+            return f"list: {described(inner[0])}"
+        return f"list of {len(inner)}: {described(inner[0])}"
     if origin is dict or annotation is dict:
         return "table"
     if annotation is Any:

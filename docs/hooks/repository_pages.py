@@ -26,7 +26,8 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the pages that are files of the repository."""
     for file, page in PAGES.items():
         text = (REPOSITORY / file).read_text(encoding="utf-8")
-        files.append(File.generated(config, page, content=site_links(text, file)))
+        head = "---\nhide:\n  - navigation\n---\n" if page == "index.md" else ""
+        files.append(File.generated(config, page, content=head + site_links(text, file)))
     return files
 
 

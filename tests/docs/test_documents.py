@@ -166,9 +166,9 @@ def test_the_documents_have_commands():
     ],
 )
 def test_a_wrong_command_is_noticed(line, message):
+    (words,) = commands(f"```console\n$ saccade {line}\n```")
     with pytest.raises((UserError, click.ClickException), match=message):
-        for words in commands(f"```console\n$ saccade {line}\n```"):
-            parse(words)
+        parse(words)
 
 
 @pytest.mark.parametrize("line", ["list", "show das", "sites resnet18"])

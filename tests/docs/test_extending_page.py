@@ -17,6 +17,7 @@ REPOSITORY = Path(__file__).parents[2]
 PAGE = (REPOSITORY / "docs/extending.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"```python\n# ((?:src|tests)/[\w/]+\.py)\n(.*?)```", PAGE, re.DOTALL))
 
+
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
     """A copy of the package with the three files, the test file, and a folder of images."""
