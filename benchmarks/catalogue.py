@@ -61,8 +61,8 @@ GROWTH = """
 ## Growth with the map
 
 Each mechanism by itself on one map of 64 channels: milliseconds of a forward pass, and peak megabytes of a training
-step without the weights. From 28² to 112² the map has 16 times the pixels; p is the exponent of growth in their number, 1 if
-linear.
+step without the weights. From 28² to 112² the map has 16 times the pixels; p is the exponent of growth in their number,
+1 if linear.
 
 """
 PUBLISHED = """

@@ -94,7 +94,8 @@ def mechanism_page(file: MechanismFile, tables: Any) -> str:
     """Return the page of one mechanism as Markdown."""
     spec = file.spec
     first, _, rest = file.docstring.partition("\n\n")
-    lines = [f"# {spec['title']}", "", *_facts(file), "", " ".join(first.replace("``", "`").split()), ""]
+    sentence = " ".join(first.replace("``", "`").split()).rpartition(": ")[2]
+    lines = [f"# {spec['title']}", "", *_facts(file), "", sentence[:1].upper() + sentence[1:], ""]
     lines += [*_place(file), "", *_usage(file), ""]
     lines += ["## Equations and shapes", "", *_equations(rest), ""]
     lines += [*_source(spec), "", "## Options", "", *_options(file), "", *_properties(file), ""]
