@@ -54,6 +54,8 @@ def test_the_page_has_the_files():
         "src/saccade/data/layouts/name_prefix.py",
         "src/saccade/tasks/grade.py",
         "tests/attention/test_brightness.py",
+        "tests/data/layouts/test_name_prefix.py",
+        "tests/tasks/test_grade.py",
     ]
 
 
@@ -62,9 +64,9 @@ def test_the_mechanism_is_listed_and_keeps_the_contract(copy):
     assert "0 failed, 0 skipped" in run(copy, "-m", "saccade", "check", "brightness", "--channels", "8")
 
 
-def test_the_test_of_the_mechanism_passes(copy):
-    options = ["-p", "no:cacheprovider", "-p", "no:xdist", "-q", "tests/attention/test_brightness.py"]
-    assert "3 passed" in run(copy, "-m", "pytest", *options)
+def test_the_tests_of_the_page_pass(copy):
+    options = ["-p", "no:cacheprovider", "-p", "no:xdist", "--import-mode=importlib", "-q", "tests"]
+    assert "6 passed" in run(copy, "-m", "pytest", *options)
 
 
 def test_a_study_of_the_mechanism_the_task_and_the_layout(copy):
