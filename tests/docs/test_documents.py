@@ -42,6 +42,10 @@ def test_a_broken_link_is_found(tmp_path):
     assert missing_targets(tmp_path / "page.md") == ["gone.png", "gone.md"]
 
 
+def test_the_glossary_is_short():
+    assert len((REPOSITORY / "docs/glossary.md").read_text(encoding="utf-8").splitlines()) <= 25
+
+
 PRINTED = {
     "README.md": ["layer4"],
     "export.md": ["(1, 3, 64, 64) "],
