@@ -98,7 +98,7 @@ def mechanism_page(file: MechanismFile, tables: Any) -> str:
     lines = [f"# {spec['title']}", "", *_facts(file), "", sentence[:1].upper() + sentence[1:], ""]
     lines += [*_place(file), "", *_usage(file), ""]
     lines += ["## Equations and shapes", "", *_equations(rest), ""]
-    lines += [*_source(spec), "", "## Options", "", *_options(file), "", *_properties(file), ""]
+    lines += [*_source(spec, rest), "", "## Options", "", *_options(file), "", *_properties(file), ""]
     lines += ["## Cost", "", *_cost(file.name, tables), ""]
     published = tables.get("Published sizes", {}).get(file.name)
     if published:
@@ -155,12 +155,14 @@ def _equations(text: str) -> list[str]:
     return lines
 
 
-def _source(spec: dict[str, Any]) -> list[str]:
+def _source(spec: dict[str, Any], docstring: str) -> list[str]:
     lines = ["## Source and evidence", ""]
     paper = spec.get("paper")
     if paper:
         link = f", [arXiv:{paper['arxiv']}](https://arxiv.org/abs/{paper['arxiv']})" if paper.get("arxiv") else ""
         lines.append(f"{paper['authors']}: *{paper['title']}*, {paper['venue']} {paper['year']}{link}.\n")
+    else:
+        lines += [block.replace("``", "`") + "\n" for _, block in paragraphs(docstring) if block.startswith("Source:")]
     lines.append(f"Evidence: **{spec['evidence']}**. {EVIDENCE[spec['evidence']]}")
     for entry in spec.get("code", ()):
         name, _, options = entry.partition(" ")

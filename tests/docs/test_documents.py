@@ -42,6 +42,11 @@ def test_a_broken_link_is_found(tmp_path):
     assert missing_targets(tmp_path / "page.md") == ["gone.png", "gone.md"]
 
 
+def test_the_readme_claims_no_more_mechanisms_than_there_are():
+    count = re.search(r"\| (\d+) mechanisms,", (REPOSITORY / "README.md").read_text(encoding="utf-8"))
+    assert 40 <= int(count[1]) <= len(catalog.list_mechanisms())
+
+
 def test_the_glossary_is_short():
     assert len((REPOSITORY / "docs/glossary.md").read_text(encoding="utf-8").splitlines()) <= 25
 
