@@ -71,14 +71,14 @@ def test_options_read_from_source_are_those_of_the_class(name):
 
 
 def test_every_spelling_means_one_mechanism():
-    spellings = catalog.spellings()
+    spellings, names = catalog.spellings(), saccade.list_mechanisms()
     files = [path.stem for path in Path(catalog.__file__).with_name("attention").glob("[!_]*.py")]
     assert set(files) <= set(spellings)
-    assert sum(len({name, *spec.aliases}) for name in saccade.list_mechanisms() for spec in [saccade.spec(name)]) == len(
-        set(spellings) - (set(files) - set(saccade.list_mechanisms()))
+    assert sum(len({name, *spec.aliases}) for name in names for spec in [saccade.spec(name)]) == len(
+        set(spellings) - (set(files) - set(names))
     )
     for spelt, name in spellings.items():
-        assert name in saccade.list_mechanisms()
+        assert name in names
         assert catalog.canonical(spelt) == saccade.spec(spelt).name == name
         assert catalog.load(spelt) is catalog.load(name)
         made = catalog.load(name)
