@@ -28,14 +28,22 @@ EVIDENCE = {
 PLACES = {
     "residual": "at the end of each residual branch, before the addition",
     "block": "after each block",
-    "stage": "after each stage",
     "conv3x3": "behind the 3×3 convolution of each block",
     "activated": "behind the 3×3 convolution of each block, its norm and its activation",
     "expanded": "on the widened map of each inverted residual",
     "conv_stem": "at the first convolution",
 }
 
-UNITS = {"": "", "[last]": ", in the last block of each stage", "[first]": ", in the first block of each stage"}
+STAGES = {
+    None: "after each stage",
+    "[:-1]": "after each stage but the last",
+    "[1:-1]": "after the inner stages",
+    "[-1]": "after the last stage",
+    "[-2]": "after the last stage but one",
+    "[-3]": "after the third stage from the end",
+}
+REPLACED_STAGES = {None: "", "[-1:]": " of the last stage", "[-3:]": " of the last three stages"}
+UNITS = {None: "", "[last]": ", in the last block of each stage", "[first]": ", in the first block of each stage"}
 
 
 def on_config(config: Any) -> Any:
@@ -118,20 +126,16 @@ def _place(file: MechanismFile) -> list[str]:
     is_conv = file.spec["kind"] == "conv"
     lines = [drawing(file.name, file.spec["position"]["default"], is_conv), ""]
     for host, position in file.spec["position"].items():
-        base, stages = re.match(r"\w+", position)[0], position.partition(" in ")[2]  # type: ignore[index]
-        network = "By default" if host == "default" else f"In {host}"
+        base, suffix, stages = re.fullmatch(r"(\w+)(\[.*?\])?(?: in stage(\[.*\]))?", position).groups()  # type: ignore[union-attr]
         if is_conv:
             where = "the first convolution" if base == "conv_stem" else "the 3×3 convolutions of the blocks"
-            lines.append(f'{network} it replaces {where}: `where="{position}"`.')
+            place = f"it replaces {where}{REPLACED_STAGES.get(stages, f', of the stages {stages}')}"
+        elif base == "stage":
+            place = f"it stands {STAGES.get(suffix, f'after the stages {suffix}')}"
         else:
-            part = position.removeprefix(base)
-            which = {
-                "": "",
-                "[last]": ", in the last block of each stage",
-                "[first]": ", in the first block of each stage",
-            }
-            limited = which.get(part, f", of the stages `{part}`" if base == "stage" else f", `{part or stages}`")
-            lines.append(f'{network} it stands {PLACES[base]}{limited}: `where="{position}"`.')
+            place = f"it stands {PLACES[base]}{UNITS.get(suffix, f', of the units {suffix}')}"
+        network = "By default" if host == "default" else f"In {host}"
+        lines.append(f'{network} {place}: `where="{position}"`.')
     return lines
 
 
