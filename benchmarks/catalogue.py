@@ -1,11 +1,10 @@
-"""The zoo page: what every mechanism is, what it costs in three networks, how it grows with the map, what was printed.
+"""Costs of every mechanism: in three networks, on growing maps, and beside published sizes.
 
     python benchmarks/catalogue.py [--only NAME,NAME] [--seconds S] [--threads N] [--json FILE] > docs/zoo.md
 
-Costs are those of `saccade list --on`: each mechanism where its paper puts it, in ResNet-18, ResNet-50 and MobileNetV2
-with random weights at 3×224×224, timed by turns with the plain network. Growth is that of each mechanism alone, on one
-map of 64 channels. Printed sizes stand beside ours, counted in the same unit, with the reason where they differ by more
-than one in the last digit. Progress goes to stderr.
+Each mechanism stands where its paper puts it, in ResNet-18, ResNet-50 and MobileNetV2 with random weights at 3×224×224,
+timed in turns with the plain network. Growth is measured on one map of 64 channels, the mechanism by itself. Published
+sizes are printed beside ours in the same unit. Progress goes to stderr.
 """
 
 from __future__ import annotations
@@ -33,17 +32,55 @@ from timing import machine, said
 
 HOSTS = {"resnet18": "ResNet-18", "resnet50": "ResNet-50", "mobilenetv2_100": "MobileNetV2"}
 PRINTED = {"resnet18": "resnet18", "resnet50": "resnet50", "resnet101": "resnet101", "mobilenet_v2": "mobilenetv2_100"}
-"""Networks of the sources, as timm calls them."""
+"""Maps a network's name in a source to its name in timm."""
 SIZES = (28, 56, 112)
 CHANNELS = 64
+INTRODUCTION = """\
+# Costs of the mechanisms
+
+```
+{command} > docs/zoo.md
+```
+
+makes this page; `saccade list --on MODEL` makes the tables of costs for your network. Measured on {machine}.
+
+## Sources
+
+Evidence is for the default options: *oracle*, output and gradients equal the authors' code; *port*, code by others;
+*paper*, the printed equations; *reading*, our reading of a description. Options in brackets are those that were
+compared with a repository. timm's layer of the same name may compute something else.
+"""
+COSTS = """
+## In three networks
+
+Each mechanism stands where its paper puts it, or at the next position that the network has, with its own
+initialisation, at 3×224×224. Parameters and multiply-adds are those of the whole network, deformable kernels and
+attention included. Latency (one image, eval mode), peak memory of that forward pass, and peak memory of a training step
+with eight images are multiples of the plain network's. They can be below 1 if a convolution is replaced."""
+GROWTH = """
+## Growth with the map
+
+Each mechanism by itself on one map of 64 channels: milliseconds of a forward pass, and peak megabytes of a training
+step without the weights. From 28² to 112² the map has 16 times the pixels; p is the exponent of growth in their number,
+1 if linear.
+
+"""
+PUBLISHED = """
+## Published sizes
+
+Sizes that papers and repositories print, or that the authors' networks have, beside ours in the same unit (10^6
+parameters and 10^9 multiply-adds unless another is named; some print 2^20 and 2^30). We count every multiply-add and no
+elementwise work; other counters differ in that.
+
+"""
 
 
-def told(*words: object) -> None:
-    print(*words, file=sys.stderr, flush=True)
+def log(*values: object) -> None:
+    print(*values, file=sys.stderr, flush=True)
 
 
-def facts(specs: dict[str, Spec]) -> Iterator[str]:
-    """Which mechanism is which."""
+def source_rows(specs: dict[str, Spec]) -> Iterator[str]:
+    """Yield a table of sources: one row per mechanism."""
     yield "| mechanism | in timm | paper | kind | evidence | equal to the code of | where its paper puts it |"
     yield "|---|---|---|---|---|---|---|"
     for name, spec in specs.items():
@@ -60,18 +97,18 @@ def facts(specs: dict[str, Spec]) -> Iterator[str]:
 
 
 def _repository(entry: str) -> str:
-    """A link to the repository that an entry of ``Spec.code`` names, and the options that it holds for."""
+    """Return a link to the repository in an entry of ``Spec.code``, and its options."""
     name, _, options = entry.partition(" ")
     return f"[{name}](https://github.com/{name})" + (f" {options}" if options else "")
 
 
-def costly(model: str, names: list[str], seconds: float) -> tuple[list[str], list[dict[str, Any]]]:
-    """The table of one network, and its rows."""
+def cost_table(model: str, names: list[str], seconds: float) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return the table of one network as Markdown, and its rows."""
     rows = []
     for row in costs(model, names, (3, 224, 224), batch=8, seconds=seconds):
         rows.append(row)
-        told(model, row["mechanism"], row.get("refused", f"{row.get('latency', 0):.2f}"))
-    plain = next((row["plain"] for row in rows if "plain" in row), None)  # none where all are refused
+        log(model, row["mechanism"], row.get("refused", f"{row.get('latency', 0):.2f}"))
+    plain = next((row["plain"] for row in rows if "plain" in row), None)  # None if all are refused
     lines = [] if plain is None else [
         f"Plain: {plain['parameters'] / 1e6:.3f} M parameters, {plain['macs'] / 1e9:.3f} G MACs, "
         f"{plain['latency_ms']['median']:.0f} ms, {plain['memory'] / 1e6:.0f} MB.",
@@ -94,20 +131,20 @@ def costly(model: str, names: list[str], seconds: float) -> tuple[list[str], lis
     return lines, rows
 
 
-def grown(names: list[str], seconds: float) -> tuple[list[str], list[dict[str, Any]]]:
-    """Time of a forward and memory of a training step of each mechanism alone, and how they grow with the map."""
+def growth_table(names: list[str], seconds: float) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return time of a forward pass and memory of a training step by size of the map, as Markdown and as rows."""
     rows: list[dict[str, Any]] = []
     for name in names:
-        found = []
+        measured = []
         for side in SIZES:
             sized = {"size": (side, side)} if "size" in catalog.spec(name).needs else {}
-            alone = catalog.create(name, CHANNELS, **sized)
-            cost = measure(alone, (CHANNELS, side, side), seconds=seconds)
-            weights = sum(p.nbytes for p in alone.parameters())
+            module = catalog.create(name, CHANNELS, **sized)
+            cost = measure(module, (CHANNELS, side, side), seconds=seconds)
+            weights = sum(p.nbytes for p in module.parameters())
             memory = (cost.memory if cost.step_memory is None else cost.step_memory) - weights
-            found.append((cost.latency_ms.median, memory))
-        rows.append({"mechanism": name, "ms": [f[0] for f in found], "bytes": [f[1] for f in found]})
-        told("growth", name, *(f"{ms:.2f}" for ms, _ in found))
+            measured.append((cost.latency_ms.median, memory))
+        rows.append({"mechanism": name, "ms": [ms for ms, _ in measured], "bytes": [size for _, size in measured]})
+        log("growth", name, *(f"{ms:.2f}" for ms, _ in measured))
     lines = [
         "| mechanism | " + " | ".join(f"{s}² (ms)" for s in SIZES) + " | time | "
         + " | ".join(f"{s}² (MB)" for s in SIZES) + " | memory |",
@@ -121,13 +158,13 @@ def grown(names: list[str], seconds: float) -> tuple[list[str], list[dict[str, A
 
 
 def _power(values: list[float]) -> str:
-    """How many times the last is the first, and p of values ~ pixelsᵖ."""
+    """Return the ratio of last to first value, and p in values ~ pixelsᵖ."""
     ratio = values[-1] / values[0]
     return f"{ratio:.0f}× (p = {math.log(ratio) / math.log((SIZES[-1] / SIZES[0]) ** 2):.2f})"
 
 
-def published(specs: dict[str, Spec]) -> tuple[list[str], list[dict[str, Any]]]:
-    """The sizes that sources print beside ours, and the reason where they differ."""
+def published_table(specs: dict[str, Spec]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return published sizes beside ours, with the reason if they differ, as Markdown and as rows."""
     lines = [
         "| mechanism | network | source | printed | ours | printed MACs | ours | printed top-1 | remark |",
         "|---|---|---|--:|--:|--:|--:|--:|---|",
@@ -135,13 +172,13 @@ def published(specs: dict[str, Spec]) -> tuple[list[str], list[dict[str, Any]]]:
     rows = []
     for name, spec in specs.items():
         for row in spec.published:
-            own = None if row.net not in PRINTED else _ours(name, row)
-            rows.append({"mechanism": name, **vars(row), "ours": own})
-            told("printed", name, row.net, own)
-            params, macs = own or (None, None)
+            counts = None if row.net not in PRINTED else _ours(name, row)
+            rows.append({"mechanism": name, **vars(row), "ours": counts})
+            log("printed", name, row.net, counts)
+            params, macs = counts or (None, None)
             cells = [
-                _cell(row.params, row.unit.partition(", ")[0]), _cell(_as(params, row.unit, 0, row.params)),
-                _cell(row.macs, row.unit.partition(", ")[2]), _cell(_as(macs, row.unit, 1, row.macs)),
+                _cell(row.params, row.unit.partition(", ")[0]), _cell(_in_unit(params, row.unit, 0, row.params)),
+                _cell(row.macs, row.unit.partition(", ")[2]), _cell(_in_unit(macs, row.unit, 1, row.macs)),
             ]  # fmt: skip
             top1 = "" if row.top1 is None else f"{row.top1}"
             lines.append(f"| `{name}` | {row.net} | {row.source} | {' | '.join(cells)} | {top1} | {row.note} |")
@@ -149,9 +186,9 @@ def published(specs: dict[str, Spec]) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def _ours(name: str, row: Published) -> tuple[int, int] | None:
-    """Parameters and MACs of the network that the row is about; None where it cannot be built so."""
+    """Return parameters and MACs of the network of ``row``; None if it cannot be built."""
     options: dict[str, Any] = {}
-    with contextlib.suppress(UserError):  # a remark that is no setting
+    with contextlib.suppress(UserError):  # a note that is not a setting
         options = (
             catalog.parse(f"{name}:{row.note}")[1] if "=" in row.note and "," not in row.note.split("[")[0] else {}
         )
@@ -159,16 +196,16 @@ def _ours(name: str, row: Published) -> tuple[int, int] | None:
     try:
         insert(host, name, where=row.where, start="paper", input=(3, 224, 224), **options)
     except UserError as error:
-        told(error)
+        log(error)
         return None
     return sum(p.numel() for p in host.parameters()), count_macs(host, (3, 224, 224))
 
 
-def _as(value: int | None, unit: str, part: int, printed: float | None) -> str | None:
-    """A count in the unit of the source, with the digits that the source prints."""
+def _in_unit(value: int | None, unit: str, index: int, printed: float | None) -> str | None:
+    """Return a count in the unit of the source and with its digits."""
     if value is None or printed is None:
         return None
-    base, _, power = unit.split(", ")[part].partition("^")
+    base, _, power = unit.split(", ")[index].partition("^")
     places = max(2, -int(Decimal(str(printed)).as_tuple().exponent))
     return f"{value / int(base) ** int(power):.{places}f}"
 
@@ -183,56 +220,32 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0.5, help="how long each network is timed (default 0.5)")
     parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch (default 2)")
     parser.add_argument("--json", type=Path, help="write all rows and the machine here")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     logging.getLogger("saccade").setLevel(logging.ERROR)
-    names = given.only.split(",") if given.only else catalog.list_mechanisms()
+    names = arguments.only.split(",") if arguments.only else catalog.list_mechanisms()
     try:
         specs = {name: catalog.spec(name) for name in names}
     except UserError as error:
         parser.error(str(error))
-    found: dict[str, Any] = {"machine": machine(given.threads)}
+    results: dict[str, Any] = {"machine": machine(arguments.threads)}
 
-    print(f"# The zoo\n\n{len(names)} mechanisms. `saccade show NAME` prints the equation, the shapes, the source and")
-    print("every option of each; `saccade list --on MODEL` makes the tables of costs below for your network.\n")
-    asked = {key: value for key, value in vars(given).items() if key != "json" and value != parser.get_default(key)}
-    words = " ".join(["python benchmarks/catalogue.py", *(f"--{key} {value}" for key, value in asked.items())])
-    print(f"```\n{words} > docs/zoo.md\n```\n\nmade this page on")
-    print(f"{said(found['machine'], ('torch', 'timm'))}.\n\n## What they are\n")
-    print("Evidence, for the default options: *oracle*, output and gradients equal the authors' own code; *port*,")
-    print("code by others; *paper*, the printed equations; *reading*, our reading of a description. A condition")
-    print("beside a repository names the options that were compared with it. timm's layer of that name may compute")
-    print("something else.\n")
-    print("\n".join(facts(specs)))
-    print("\n## What they cost\n\nEach where its paper puts it, or at the next position that the network has, as it")
-    print(
-        "starts there, at 3×224×224. Parameters and multiply-adds (all that are done, deformable kernels and attention"
-    )
-    print(
-        "included) are those of the whole network; latency (one picture, eval mode), peak memory of that forward and of"
-    )
-    print("a training step of eight pictures are multiples of the plain network's. Kernels that are discarded where a")
-    print("convolution is replaced can make them smaller.")
+    changed = {
+        key: value for key, value in vars(arguments).items() if key != "json" and value != parser.get_default(key)
+    }
+    command = " ".join(["python benchmarks/catalogue.py", *(f"--{key} {value}" for key, value in changed.items())])
+    print(INTRODUCTION.format(command=command, machine=said(results["machine"], ("torch", "timm"))))
+    print("\n".join(source_rows(specs)))
+    print(COSTS)
     for model, title in HOSTS.items():
-        lines, found[model] = costly(model, names, given.seconds)
+        lines, results[model] = cost_table(model, names, arguments.seconds)
         print(f"\n### {title}\n\n" + "\n".join(lines))
-    lines, found["growth"] = grown(names, given.seconds)
-    print(
-        f"\n## How they grow\n\nEach alone on one map of {CHANNELS} channels: milliseconds of a forward, megabytes live"
-    )
-    print(
-        "at most in a training step besides the weights. From 28² to 112² there are 16 times the pixels: p is the power"
-    )
-    print("of their number that time or memory grows with, 1 for whatever is linear.\n")
-    print("\n".join(lines))
-    lines, found["published"] = published(specs)
-    print("\n## Printed and counted\n\nSizes that papers and repositories print, or that the authors' networks have,")
-    print("beside those of our networks in the same unit (10^6 parameters and 10^9 multiply-adds where none is named;")
-    print("some print 2^20 and 2^30). Ours count every multiply-add and no elementwise work; their counters differ in")
-    print("that.\n")
-    print("\n".join(lines))
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=2, default=str) + "\n")
+    lines, results["growth"] = growth_table(names, arguments.seconds)
+    print(GROWTH + "\n".join(lines))
+    lines, results["published"] = published_table(specs)
+    print(PUBLISHED + "\n".join(lines))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2, default=str) + "\n")
     return 0
 
 

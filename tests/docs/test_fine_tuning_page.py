@@ -1,4 +1,4 @@
-"""The page on fine-tuning names options, keys and values that there are."""
+"""``docs/fine-tuning.md``: the options, keys and values on the page exist."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from saccade.cli.train import command as train
 from saccade.errors import UserError
 from saccade.recipe import Data, Recipe, builtin_recipe
 
-PAGE = (Path(__file__).parents[1] / "docs/fine-tuning.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/fine-tuning.md").read_text(encoding="utf-8")
 VERBS = {"compare": compare, "train": train}
 
 
