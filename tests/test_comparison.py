@@ -85,7 +85,7 @@ def test_a_notebook_and_the_same_with_other_code(tmp_path):
     done = _python(["-"], tmp_path, "WIDTH = 16\n" + NOTEBOOK)
     assert done.stdout.splitlines() == ["True", "['stem.2', 'deep.2']"], done.stderr
     skipped = _python(["-"], tmp_path, "WIDTH = 16  # the same\n" + NOTEBOOK)
-    assert "2 of 2 runs are there already" in skipped.stderr
+    assert "2 of 2 runs are already finished" in skipped.stderr
     other = _python(["-"], tmp_path, "WIDTH = 24\n" + NOTEBOOK)
     assert "study holds another study: recipe.model.code is" in other.stderr
     assert "the code of the function that builds the host changed" in other.stderr

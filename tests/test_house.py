@@ -27,7 +27,7 @@ FLOORS = [
         "recipe_values",
         "source",
         "specs",
-        "tables",
+        "registry",
         "training_rules",
     ],
     ["imagefiles", "metrics", "ops", "parent_class", "picture_size", "recipe", "stage_outputs", "tensors"],

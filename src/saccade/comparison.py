@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saccade import catalog, defaults
-from saccade.data import layout_of
+from saccade.data import find_layout
 from saccade.errors import UserError, study_installed
 from saccade.events import Notify, Reporting, StudyPlanned, ignore
 from saccade.recipe import Recipe
@@ -253,7 +253,7 @@ def _design(
         own = base.attention.mechanism
         attention = own if own != BASELINE else "" if arms else _MECHANISMS
     compared = arms_of(_listed(attention), _listed(controls), arms)
-    numbers = _seeds(layout_of(base.data).seeds if seeds is None else seeds)
+    numbers = _seeds(find_layout(base.data).n_seeds if seeds is None else seeds)
     if slots is not None and not 1 <= slots <= _MAX_SLOTS:
         raise UserError(f"slots = {slots}: 1 to {_MAX_SLOTS} runs can go at a time")
     if address is not None and engine != "ray":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saccade import builders, catalog
-from saccade.data import layout_of
+from saccade.data import find_layout
 from saccade.recipe import Recipe, builtin_recipe, setting
 from saccade.recipe_paths import whole_paths
 from saccade.study.arms import placed
@@ -105,7 +105,7 @@ def located(recipe: Recipe) -> Recipe:
     Raises:
         UserError: there is no such source.
     """
-    source = layout_of(recipe.data).located(recipe.data.source)
+    source = find_layout(recipe.data).resolve_source(recipe.data.source)
     parts = recipe.model_dump(include={"model", "training"})
     named = {f"{part}.{key}": value for part, values in parts.items() for key, value in values.items()}
     moved = {key: value for key, value in whole_paths(named).items() if value != named[key]}
@@ -117,7 +117,7 @@ def _suited(source: str | Path, settings: Mapping[str, Any]) -> Recipe:
         # What the recipe says of its own weights gives way to what was asked for.
         return builtin_recipe("finetune").with_overrides({"model.pretrained": False})
     spec = Recipe().with_overrides({"data.source": os.fspath(source)}).data
-    name, suited = layout_of(spec).suited(spec.source)
+    name, suited = find_layout(spec).suggest_recipe(spec.source)
     return builtin_recipe(name).with_overrides(suited)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from saccade import catalog, defaults
 from saccade.errors import study_installed
 from saccade.events import Notify, RunPlanned
-from saccade.imagefiles import left_out
+from saccade.imagefiles import describe_left_out
 from saccade.recipe import Recipe
 from saccade.trust import Trust, together
 
@@ -55,7 +55,7 @@ class TrainedRun:
                 f"{result['metric']} {result['score']}, in {self.folder}. A lower training.lr or a longer "
                 "training.warmup_epochs often helps."
             )
-        words = left_out(result.get("left_out", {}))
+        words = describe_left_out(result.get("left_out", {}))
         return (
             f"{result['metric']} {result['score']} on the test images after {_epochs(result['epochs'])} in "
             f"{result['seconds']:.0f} s; {result['parameters']:,} parameters; in {self.folder}"

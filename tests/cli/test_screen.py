@@ -50,7 +50,7 @@ def test_a_pipe_gets_plain_lines(capsys):
         "checking the images, building every network",
         "nine images",
         "caution: [2] of 4 are trained on",
-        "2 of 6 runs are there already",
+        "2 of 6 runs are already finished",
         "eca:kernel_size=[3,5], seed 1: its process died; once more",
         "3/6  eca:kernel_size=[3,5], seed 1  80.00 %  0 s",
         "4/6  eca:kernel_size=[3,5], seed 1  failed (ValueError: [no] luck)",

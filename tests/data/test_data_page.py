@@ -66,7 +66,7 @@ def test_each_row_is_opened_and_says_what_stands_there(tmp_path, layout, example
     assert f"layout   {layout}\n" in done.stdout
     assert says.replace("\\|", "|") in done.stdout
     spec = Data(source=str(tmp_path))
-    split = open_data(spec, layouts.get(layout).gives(spec)[0])
+    split = open_data(spec, layouts.get(layout).list_targets(spec)[0])
     assert all(len(part) for part in (split.train, split.test))
     assert split.train[0][0].shape[0] == 3
 
@@ -77,7 +77,7 @@ def test_no_image_is_opened_to_recognise_a_layout(tmp_path, layout, example, say
     for path in filter(is_image, tmp_path.rglob("*")):
         path.write_bytes(b"")
     spec = Data(source=str(tmp_path))
-    found = layouts.layout_of(spec)
+    found = layouts.find_layout(spec)
     assert found.name == layout
     assert found.stamp(spec)
     with pytest.raises(UserError, match="is an empty file"):  # the twin

@@ -89,7 +89,7 @@ def test_the_second_time_no_image_is_decoded_and_all_is_the_same(pets, home, rea
 
 def test_it_works_without_an_image_of_the_source_left_to_read(pets, home, monkeypatch):
     plain = facts(look(pets))
-    monkeypatch.setattr(opening, "opened", None)
+    monkeypatch.setattr(opening, "open_image", None)
     assert facts(look(pets)) == plain
 
 
@@ -194,7 +194,7 @@ def test_a_file_that_only_looks_new_is_taken(pets, home, read):
 
 def test_what_is_wrong_with_a_file_is_remembered(pets, home, read):
     (pets / "train/cat/0.png").write_bytes(b"BM")
-    with pytest.raises(UserError, match=r"0\.png is no image") as first:
+    with pytest.raises(UserError, match=r"0\.png is not an image") as first:
         look(pets)
     read.clear()
     with pytest.raises(UserError) as second:

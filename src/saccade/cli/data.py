@@ -39,7 +39,7 @@ def command(
 
     Every image is opened. The exit code is 1 where training would refuse something.
     """
-    from saccade.data import layout_of
+    from saccade.data import find_layout
     from saccade.data.transforms import check_names
     from saccade.recipe import Recipe
 
@@ -57,7 +57,7 @@ def command(
         .data
     )
     check_names(spec.augment)
-    layout = layout_of(spec)
+    layout = find_layout(spec)
     with _progress() as notify:
         facts = layout.describe(spec, notify)
     click.echo(json.dumps(facts, indent=2) if as_json else _page(facts))
@@ -121,7 +121,7 @@ def _draw(layout: Layout, spec: Data, facts: dict[str, Any], path: Path) -> None
     from saccade.data import sheet
 
     shown = spec.model_copy(update={"size": (facts["height"], facts["width"])})
-    rows = [(part, layout.cells(shown, part, 20)) for part in facts["used"]]
+    rows = [(part, layout.read_cells(shown, part, 20)) for part in facts["used"]]
     counts = ", ".join(f"{count} {part}" for part, count in facts["used"].items())
     title = f"{facts['source']}: {counts} images, {facts['height']}×{facts['width']} pixels"
     sheet.write(sheet.contact_sheet(rows, printable(title)), path)

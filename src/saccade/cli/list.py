@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from saccade import catalog
+from saccade.registry import Registry
 from saccade.specs import Spec
-from saccade.tables import Table
 
 __all__ = ["command"]
 
@@ -49,7 +49,7 @@ def command(ctx: click.Context, model: str | None, size: str | None, batch: int,
         "reading = to our reading"
     )
     for what, package in (("tasks", "tasks"), ("data layouts", "data.layouts"), ("architectures", "models")):
-        click.echo(f"{what}: {', '.join(Table[object](f'saccade.{package}', what).names())}")
+        click.echo(f"{what}: {', '.join(Registry[object](f'saccade.{package}', what).names())}")
 
 
 def _on(specs: dict[str, Spec], model: str, size: str | None, batch: int, as_json: bool) -> None:

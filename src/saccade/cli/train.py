@@ -65,7 +65,7 @@ def command(
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
-        screen.say(run.sentence())
+        screen.print_line(run.sentence())
         if (constant := result.get("constant")) and not run.diverged:
-            screen.say(f"note: for every test image the plug does the same at {', '.join(map(brief, constant))}")
+            screen.print_line(f"note: for every test image the plug does the same at {', '.join(map(brief, constant))}")
     context.exit(1 if run.diverged else 0)

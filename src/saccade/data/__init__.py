@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from saccade.data.layouts import layout_of, why_not
+from saccade.data.layouts import explain_rejection, find_layout
 from saccade.errors import UserError
 from saccade.events import Notify
 from saccade.recipe import Data
@@ -12,7 +12,7 @@ from saccade.recipe import Data
 if TYPE_CHECKING:
     from saccade.data.samples import Split
 
-__all__ = ["layout_of", "open_data"]
+__all__ = ["find_layout", "open_data"]
 
 
 def open_data(spec: Data, target: str, notify: Notify | None = None) -> Split:
@@ -31,9 +31,9 @@ def open_data(spec: Data, target: str, notify: Notify | None = None) -> Split:
     from saccade.data.validation import scored_on_val
 
     check_names(spec.augment, target)
-    layout = layout_of(spec, target)
-    if target != "none" and target not in (gives := layout.gives(spec)):
-        why = why_not(spec.source, target)
+    layout = find_layout(spec, target)
+    if target != "none" and target not in (gives := layout.list_targets(spec)):
+        why = explain_rejection(spec.source, target)
         raise UserError(
             f"data.source: {layout.name} gives {' or '.join(gives)}; {target} is needed" + (f": {why}" if why else "")
         )

@@ -35,7 +35,7 @@ from torch import Tensor
 
 from saccade.data.resizing import Frame
 from saccade.errors import UserError
-from saccade.files import lock, make_folders, replacing
+from saccade.files import atomic_writer, lock, make_folders
 
 __all__ = ["Decoded", "Facts", "StorageError", "home", "load", "place_of", "store"]
 
@@ -180,7 +180,7 @@ def _fact(value: Any) -> Facts:
 
 def _write(place: Path, results: Iterable[tuple[NDArray[np.uint8] | None, Facts]]) -> None:
     facts, checksum = list[Facts](), 0
-    with replacing(place) as file:
+    with atomic_writer(place) as file:
         for pixels, about in results:
             if pixels is not None:
                 checksum = zlib.crc32(pixels.data, checksum)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
-from saccade.imagefiles import inside, is_image, walk
+from saccade.imagefiles import is_image, resolve_inside, walk
 
 __all__ = ["AmbiguousError", "ImageIndex", "NotFoundError"]
 
@@ -56,7 +56,7 @@ class ImageIndex:
         """
         plain = _plain(text)
         if plain.startswith("/") or plain[1:2] == ":" or ".." in plain.split("/") or "\0" in plain:
-            inside(self.root, text, owner)
+            resolve_inside(self.root, text, owner)
         plain = plain.removeprefix(self._own)
         within = f"{folder}/" if (folder := self._within(near)) else ""
         for place in (within, f"{within}images/", "", "images/"):

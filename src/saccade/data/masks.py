@@ -25,7 +25,7 @@ from saccade.data.survey import Part
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 from saccade.events import Notify
-from saccade.imagefiles import UnreadableError, checksum, opened
+from saccade.imagefiles import UnreadableError, checksum, open_image
 
 __all__ = ["MaskFiles", "Masks"]
 
@@ -158,7 +158,7 @@ class MaskFiles:
         """
         path = self.paths[i]
         try:
-            with opened(path) as image:
+            with open_image(path) as image:
                 coded = Image.fromarray(self.codes[indices(image, self.named)])
             return Mask(torch.from_numpy(np.array(self.frame.mask(coded))))
         except UnreadableError as problem:
@@ -183,7 +183,7 @@ def _void(void: Any, known: Sequence[str]) -> set[str]:
 def _read_mask(path: Path, named: ClassMap) -> _Contents:
     nothing = ((0, 0), frozenset[int](), (0, 0))
     try:
-        with opened(path) as image:
+        with open_image(path) as image:
             found = indices(image, named)
             values = frozenset(np.flatnonzero(np.bincount(found.ravel(), minlength=256)).tolist())
             return _Contents((found.shape[1], found.shape[0]), values, checksum(path), "")

@@ -21,7 +21,7 @@ from saccade.data.samples import Target, digest
 from saccade.data.sheet import Cell
 from saccade.data.survey import Part
 from saccade.escaping import brief
-from saccade.imagefiles import UnreadableError, opened
+from saccade.imagefiles import UnreadableError, open_image
 
 __all__ = ["ObjectTargets", "Objects"]
 
@@ -173,7 +173,7 @@ def _orientation(path: Path, size: tuple[int, int], found: Annotated) -> int:
         return 1
     if found.size == size[::-1]:
         try:
-            with opened(path) as image:
+            with open_image(path) as image:
                 if (orientation := image.getexif().get(ExifTags.Base.Orientation, 1)) >= 5:
                     return int(orientation)
         except UnreadableError as problem:  # gone meanwhile

@@ -23,7 +23,7 @@ from saccade.data.views import Shown
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.events import FilesChecked, Notify, PicturesNotKept
-from saccade.imagefiles import UnreadableError, checksum, opened
+from saccade.imagefiles import UnreadableError, checksum, open_image
 from saccade.recipe import Data
 
 __all__ = ["Files", "Opened", "ReadResult", "check", "each", "open_pictures", "read_image", "upright"]
@@ -63,7 +63,7 @@ def read_image(path: Path, frame: Frame, exact: bool = False) -> ReadResult:
         UserError: this machine, not the file, is why it cannot be read.
     """
     try:
-        with opened(path) as image:
+        with open_image(path) as image:
             height, width = frame.scale_size
             found, wanted = image.size, (2 * width, 2 * height)
             if lies(image):

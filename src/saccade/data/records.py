@@ -12,7 +12,7 @@ from pathlib import Path
 
 from saccade.errors import UserError
 from saccade.escaping import brief
-from saccade.imagefiles import ENDINGS
+from saccade.imagefiles import SUFFIXES
 
 __all__ = ["Cell", "Record", "Records", "read_csv", "read_jsonl"]
 
@@ -176,7 +176,7 @@ def _text(path: Path, owner: str) -> str:
 
 def _check_header(header: Sequence[str], first: str, owner: str, least: int) -> None:
     names = [name for name in header if name]
-    image = next((name for name in names if name.lower().endswith(ENDINGS)), None)
+    image = next((name for name in names if name.lower().endswith(SUFFIXES)), None)
     if image is not None:
         raise UserError(
             f"{brief(owner)} has no header: its first line names {brief(image)!r}. Write the names of the columns "

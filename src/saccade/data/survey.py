@@ -10,7 +10,15 @@ from pathlib import Path
 
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
-from saccade.imagefiles import closed, identity, is_folder, is_image, is_unicode, located, visible
+from saccade.imagefiles import (
+    expand_home,
+    file_id,
+    is_folder,
+    is_image,
+    is_unicode,
+    raise_unreadable_folder,
+    visible_names,
+)
 
 __all__ = [
     "ROLES",
@@ -182,7 +190,7 @@ def _once(parts: dict[str, Part]) -> tuple[dict[str, Part], int, list[str]]:
     for role, part in parts.items():
         for label, files in part.classes.items():
             for path in files:
-                before = first.get(key := identity(path))
+                before = first.get(key := file_id(path))
                 if before is None:
                     first[key] = role, label, path
                     kept[role].classes[label].append(path)
@@ -210,9 +218,9 @@ def subfolders(folder: Path, hidden: Counter[str] | None = None) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
             found = {entry.name: entry for entry in entries}
-        return [folder / name for name in visible(sorted(found), hidden) if is_folder(found[name])]
+        return [folder / name for name in visible_names(sorted(found), hidden) if is_folder(found[name])]
     except OSError as error:
-        closed(error)
+        raise_unreadable_folder(error)
 
 
 def files_in(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
@@ -223,9 +231,9 @@ def files_in(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
     """
     try:
         paths = {path.name: path for path in sorted(folder.iterdir()) if path.name.lower().endswith(endings)}
-        return {name: paths[name] for name in visible(paths) if paths[name].is_file()}
+        return {name: paths[name] for name in visible_names(paths) if paths[name].is_file()}
     except OSError as error:
-        closed(error)
+        raise_unreadable_folder(error)
 
 
 def lines(path: Path) -> list[str]:
@@ -267,16 +275,16 @@ def folder_of(source: str) -> Path | None:
     Raises:
         UserError: a folder above it cannot be read.
     """
-    path = located(source)
+    path = expand_home(source)
     try:
         return path if path.is_dir() else None
     except OSError as error:
-        closed(error)
+        raise_unreadable_folder(error)
 
 
 def missing(source: str, drawn: Sequence[str] = ()) -> UserError:
     """The error on a ``source`` that is no folder, with what may have been meant; ``drawn`` are sources without one."""
-    root = located(source)
+    root = expand_home(source)
     if root.exists():
         return UserError(f"{brief(root)} is a file; a folder of images is needed")
     import torchvision

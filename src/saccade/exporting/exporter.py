@@ -16,7 +16,7 @@ from torch import nn
 from saccade.errors import UserError, did_you_mean
 from saccade.exporting.formats import FORMATS, OPSET
 from saccade.exporting.subject import AXES, Comparison, Subject
-from saccade.files import replacing
+from saccade.files import atomic_writer
 
 __all__ = ["Exported", "export"]
 
@@ -118,7 +118,7 @@ def _place(path: Path, folder: bool) -> Iterator[Path]:
         if not path.parent.is_dir():
             raise UserError(f"there is no folder {path.parent} to write {path.name} into")
         if not folder:
-            with replacing(path) as file:  # made before the minutes that it takes to have something to write
+            with atomic_writer(path) as file:  # made before the minutes that it takes to have something to write
                 yield Path(file.name)
             return
         with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as made:

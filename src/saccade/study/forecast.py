@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from saccade import tasks
-from saccade.data import layout_of
+from saccade.data import find_layout
 from saccade.data.sampling import EpochSampler
 from saccade.errors import UserError
 from saccade.events import Notify, SettingsDecided, ignore
@@ -343,7 +343,7 @@ def _known(study: Study, metric: Metric, images: int) -> _Known:
         lasting_from = f"assumed: two arms answer {100 * LASTING:g} % differently"
     if analysis and analysis.sigma:
         return _Known((analysis.sigma,), "the runs finished in this folder", lasting, lasting_from)
-    layout = layout_of(study.base.data)
+    layout = find_layout(study.base.data)
     if (known := layout.residual_sd.get(metric.name)) is not None:
         sigmas: tuple[float, ...] = (known,)
         sigma_from = f"measured on the {layout.name}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from saccade.data import layout_of, open_data
+from saccade.data import find_layout, open_data
 from saccade.data.samples import Split
 from saccade.events import Notify, ignore
 from saccade.recipe import Data
@@ -25,7 +25,7 @@ def open_once(spec: Data, target: str, notify: Notify = ignore) -> Split:
         UserError: as ``open_data``.
     """
     global _last
-    wanted = spec, target, layout_of(spec, target).stamp(spec)
+    wanted = spec, target, find_layout(spec, target).stamp(spec)
     if _last is None or _last[0] != wanted:
         _last = None  # first, so that two sets are never held at once
         _last = wanted, open_data(spec, target, notify)

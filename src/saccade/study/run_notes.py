@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from saccade.data import layout_of
+from saccade.data import find_layout
 from saccade.errors import UserError
 from saccade.escaping import brief
-from saccade.imagefiles import left_out
+from saccade.imagefiles import describe_left_out
 from saccade.runfiles import Environment, read
 from saccade.study.arms import BASELINE
 from saccade.study.plan import Study
@@ -102,7 +102,7 @@ def on_study(
     if study.base.data.score_on == "val":
         notes.append(Note("images", "All runs were scored on validation images, not on the test images."))
     done = list(finished.values())  # all of the same images: the first run that knows speaks for them
-    if words := left_out(next((values["left_out"] for values in done if "left_out" in values), {})):
+    if words := describe_left_out(next((values["left_out"] for values in done if "left_out" in values), {})):
         notes.append(Note("images", f"The images of all runs: {words}."))
     notes += [Note("images", text) for text in next((v["cautions"] for v in done if "cautions" in v), [])]
     return notes + [Note("surroundings", text) for text in _surroundings(study)]
@@ -111,7 +111,7 @@ def on_study(
 def _caveat(study: Study) -> list[str]:
     """What the layout says of verdicts on its data."""
     try:
-        caveat = layout_of(study.base.data).caveat
+        caveat = find_layout(study.base.data).caveat
     except UserError:  # the folder is gone
         return []
     return [caveat] if caveat else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from saccade.errors import UserError
-from saccade.tables import Table
+from saccade.registry import Registry
 from saccade.tasks._resolved import filled_in, resolved
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["choose", "filled_in", "get", "names", "resolved"]
 
-_TABLE: Table[Task] = Table(__name__, "task")
+_TABLE: Registry[Task] = Registry(__name__, "task")
 names = _TABLE.names
 
 
@@ -36,15 +36,15 @@ def choose(recipe: Recipe) -> str:
         UserError: there is no such task, or the data has no targets for it.
         TypeError: two tasks are the one for the same targets.
     """
-    from saccade.data.layouts import layout_of, why_not
+    from saccade.data.layouts import explain_rejection, find_layout
 
     asked = recipe.task.name
-    layout = layout_of(recipe.data, "none" if asked == "auto" else get(asked).target)
-    gives = layout.gives(recipe.data)
+    layout = find_layout(recipe.data, "none" if asked == "auto" else get(asked).target)
+    gives = layout.list_targets(recipe.data)
     if asked != "auto":
         needed = get(asked).target
         if needed not in (*gives, "none"):
-            why = why_not(recipe.data.source, needed)
+            why = explain_rejection(recipe.data.source, needed)
             raise UserError(
                 f"the task {asked} learns from targets of the kind {needed!r}; {recipe.data.source}, read as "
                 f"{layout.name}, has {' and '.join(map(repr, gives))}{f' ({why})' if why else ''}"

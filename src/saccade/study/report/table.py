@@ -48,13 +48,16 @@ def markdown(results: StudyResults) -> str:
     Above it stands the sentence on a host that has not learnt its task.
     """
     # A name is a word of the user's: it must not end the cell, nor be taken for a tag.
-    head, *body = [tuple(map(escaping.markdown, row)) for row in rows(results)]
+    head, *body = [tuple(map(escaping.escape_markdown, row)) for row in rows(results)]
     rule = tuple("---" if n in _WORDS else "--:" for n in range(len(head)))
     lines = []
     if results.analysis and results.analysis.not_learnt:
-        lines = [f"**{escaping.markdown(results.analysis.not_learnt)}** {escaping.markdown(results.advice)}", ""]
+        lines = [
+            f"**{escaping.escape_markdown(results.analysis.not_learnt)}** {escaping.escape_markdown(results.advice)}",
+            "",
+        ]
     lines += ["| " + " | ".join(cells) + " |" for cells in (head, rule, *body)]
-    return "\n".join(lines) + "\n" + "".join(f"\n{escaping.markdown(note)}\n" for note in _notes(results))
+    return "\n".join(lines) + "\n" + "".join(f"\n{escaping.escape_markdown(note)}\n" for note in _notes(results))
 
 
 def latex(results: StudyResults) -> str:

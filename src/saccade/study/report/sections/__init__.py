@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from saccade.registry import Registry
 from saccade.study.report.sections.base import Section
-from saccade.tables import Table
 
 __all__ = ["names", "ordered"]
 
-_TABLE: Table[Section] = Table(__name__, "section")
+_TABLE: Registry[Section] = Registry(__name__, "section")
 names = _TABLE.names
 
 

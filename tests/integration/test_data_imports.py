@@ -9,8 +9,8 @@ import pytest
 @pytest.mark.parametrize(
     ("code", "heavy"),
     [
-        ("from saccade.data import layout_of; layout_of(Data()).suited('digits')", set()),
-        ("from saccade.data import layout_of; layout_of(Data(source='photos')).suited('photos')", set()),
+        ("from saccade.data import find_layout; find_layout(Data()).suggest_recipe('digits')", set()),
+        ("from saccade.data import find_layout; find_layout(Data(source='photos')).suggest_recipe('photos')", set()),
         ("from saccade.data import open_data; open_data(Data(train_images=2, test_images=2), 'label')", {"torch"}),
     ],
 )

@@ -64,7 +64,7 @@ def test_colours_are_looked_up(tmp_path, name, mode):
     with pytest.raises(UserError, match=r"which is in colours \(.*\); labelmap\.txt, class_dict\.csv or"):
         opened(tmp_path)
     (tmp_path / name).write_text(MAPS[name])
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "image_masks"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "image_masks"
     split = opened(tmp_path)
     assert split.classes == ["sky", "road", "car"]
     assert agree(split)
@@ -137,7 +137,7 @@ def test_roboflow_semantic(tmp_path):
     for part in ("train", "valid", "test"):
         fill(tmp_path / part, Image.fromarray, 3, masks="a b{:02}_mask.png", images="a b{:02}.png")
         (tmp_path / part / "_classes.csv").write_text("Pixel Value, Class\n0, background\n1, road\n2, car\n")
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "image_masks"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "image_masks"
     split = opened(tmp_path)
     assert split.classes == ["background", "road", "car"]
     assert [len(part) for part in (split.train, split.test, split.val)] == [3, 3, 3]
