@@ -14,7 +14,7 @@ from saccade.study.arms import Arm, arms
 from saccade.study.ladder import label, ladder
 from saccade.study.plan import Study
 from saccade.study.report import sections
-from saccade.study.report.page import page
+from saccade.study.report.page import render_page
 from saccade.study.tuning import ArmTuning, Tuned, Tuning, tuned
 
 RATES = tuple({"training.lr": rate} for rate in (0.03, 0.1, 0.3))
@@ -332,7 +332,7 @@ def test_the_report_says_what_was_chosen_and_how():
     method = sections.ordered()["method"].content
     assert "same number of training runs" in method(told)["method"]
     assert "same number of training runs" not in method(context(plain))["method"]
-    assert "chosen for 2" in page(told)
+    assert "chosen for 2" in render_page(told)
 
 
 def test_a_folder_of_tuning_runs_alone_says_so(tmp_path):

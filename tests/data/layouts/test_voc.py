@@ -220,7 +220,7 @@ LIES = {
     "cut": (xml(thing())[:-40], "which cannot be read: (no element found|unclosed token): line"),
     "empty": ("", "which cannot be read: no element found"),
     "a DOCTYPE": (BOMB + xml(thing(name="&b;")), "which has a DOCTYPE, which is not read; remove it"),
-    "of CVAT": ("<annotations><version>1.1</version></annotations>", "which begins with <annotations>; <annotation> is"),
+    "of CVAT": ("<annotations><version>1.1</version></annotations>", "begins with <annotations>; <annotation> is"),
 }  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 """The report of a made-up study: whole run folders with real networks of random weights, and no training."""
 
 import json
-import math
 import re
 import xml.etree.ElementTree as ElementTree
 from functools import partial
@@ -18,7 +17,6 @@ from safetensors.numpy import save_file
 
 import saccade
 from saccade.cli.report import command
-from saccade.controls import CONTROLS
 from saccade.cost import measure
 from saccade.data import open_data
 from saccade.errors import UserError
@@ -27,9 +25,10 @@ from saccade.recipe import Recipe
 from saccade.saving import save
 from saccade.study.plan import Study
 from saccade.study.report import charts, write_report
-from saccade.study.report.sections.tradeoff import Point, cost_chart
-from saccade.study.report.svg import Scale, element, extent, ticks
-from saccade.study.report.typeset import NARROW, count, milliseconds, number, p_value, prose, relative, signed
+from saccade.study.report.typeset import (
+    NARROW_SPACE,
+    typeset_sentence,
+)
 from saccade.surgery import plug_control
 from saccade.tasks.base import Drawing
 from saccade.tasks.classify import Classify
@@ -203,7 +202,7 @@ def test_every_verdict_stands_in_the_page(whole):
     sentences = [row["sentence"] for row in results["analysis"]["differences"]]
     assert len(sentences) == 3
     for sentence in sentences:
-        assert re.sub(r"\s+", " ", prose(sentence)) in text
+        assert re.sub(r"\s+", " ", typeset_sentence(sentence)) in text
     assert "das: helps." in text
     assert "first look" in text
 
@@ -298,8 +297,8 @@ def test_a_long_training_makes_no_long_page(tmp_path, photos):
     _study(tmp_path / "study", photos, epochs=300)
     page = _page(tmp_path / "study")
     assert len(page.encode()) < 1_000_000
-    assert charts.thinned(range(301), 4) == [0, 100, 200, 300]
-    assert charts.thinned([1, 2, 3], 3) == [1, 2, 3]
+    assert charts.subsample(range(301), 4) == [0, 100, 200, 300]
+    assert charts.subsample([1, 2, 3], 3) == [1, 2, 3]
 
 
 def test_no_finished_run_is_refused(tmp_path, photos):
@@ -314,7 +313,7 @@ def test_no_finished_run_is_refused(tmp_path, photos):
 def test_images_that_are_gone_cost_the_page_its_pictures_only(tmp_path, photos):
     _study(tmp_path / "study", tmp_path / "gone", arms=ARMS[:2], seeds=(0, 1))
     text = Reader(_page(tmp_path / "study")).text
-    assert "No pictures:" in text
+    assert "No images:" in text
     assert "gone" in text
     assert "se" in text
 
@@ -327,7 +326,7 @@ def test_images_that_changed_cost_the_page_its_pictures_only(tmp_path, photos):
             done = json.loads((run.folder / "done.json").read_text())
             (run.folder / "done.json").write_text(json.dumps(done | {"fingerprint": fingerprint}))
         text = Reader(_page(tmp_path / "study")).text
-        assert ("No pictures:" in text) == ("changed since the runs were made" in text) == changed
+        assert ("No images:" in text) == ("changed since the runs were made" in text) == changed
 
 
 def test_costs_are_measured_once(tmp_path, photos, monkeypatch):
@@ -358,7 +357,7 @@ def test_the_table(whole):
     assert rows[4][2].startswith("+15.00 [+")
     assert rows[4][4] == "helps"
     assert rows[5][4].endswith("(control)")
-    assert rows[4][5:] == [f"9.000{NARROW}k", f"9.000{NARROW}M", "2.00"]
+    assert rows[4][5:] == [f"9.000{NARROW_SPACE}k", f"9.000{NARROW_SPACE}M", "2.00"]
     typeset = whole.with_name("table.tex").read_text(encoding="utf-8")
     assert r"  das & 85.00 $\pm$ 2.50 & +15.00 {[}+" in typeset
     assert typeset.count(r" \\" + "\n") == 5
@@ -387,68 +386,6 @@ def test_the_verb(whole, tmp_path):
     assert isinstance(CliRunner().invoke(command, [str(tmp_path)]).exception, UserError)
 
 
-def test_numbers_as_they_are_printed():
-    assert [number(v) for v in (1.005, -0.004, -1.5, None, math.nan)] == ["1.00", "0.00", "−1.50", "–", "–"]
-    assert [signed(v, 1) for v in (0.04, 0.06, -0.06, None)] == ["0.0", "+0.1", "−0.1", "–"]
-    assert [count(v).replace(NARROW, " ") for v in (999, 999_949, 999_951, 26_900_000, 4.39e9, 512_000_000)] == [
-        "999", "999.9 k", "1.000 M", "26.90 M", "4.390 G", "512.0 M",
-    ]  # fmt: skip
-    assert [milliseconds(v) for v in (0.8434, 8.434, 84.34, 843.4, 8434.0)] == ["0.843", "8.43", "84.3", "843", "8434"]
-    assert [relative(v, 100).replace(NARROW, " ") for v in (100, 103.1, 100.04, 80, 200, 1234)] == [
-        "0.0 %", "+3.1 %", "+0.04 %", "−20.0 %", "×2.00", "×12.3",
-    ]  # fmt: skip
-    assert relative(3, 0) == relative(None, 3) == ""
-    assert [p_value(p).replace(NARROW, "") for p in (0.0004, 0.0432, 0.0996, 0.31, 1.0)] == [
-        "<0.001", "0.043", "0.10", "0.31", "1.00",
-    ]  # fmt: skip
-    assert prose("a-b -0.5 to -1 % x-2") == f"a-b −0.5 to −1{NARROW}% x-2"
-
-
-def test_scales_and_ticks():
-    scale = Scale(-2.0, 2.0)
-    assert (scale.percent(-2), scale.percent(0), scale.percent(1)) == ("0%", "50%", "75%")
-    assert extent([], least=1.0, margin=0.0) == (0.0, 1.0)
-    assert extent([5.0, None, math.nan], least=2.0, margin=0.0) == (4.0, 6.0)
-    assert ticks(-3.2, 3.9, 7) == [-3, -2, -1, 0, 1, 2, 3]
-    assert ticks(0.012, 0.0231, 5) == [0.012, 0.014, 0.016, 0.018, 0.02, 0.022]
-    assert all(0 < len(ticks(low, low + span, 5)) <= 12 for low in (-7.3, 0.0, 91.2) for span in (0.013, 0.7, 3.3, 88))
-    assert element("a", "<", x=1.0, class_='"') == '<a x="1" class="&#34;">&lt;</a>'
-
-
-def test_an_arm_has_one_style_and_a_control_its_mechanism_s():
-    found = charts.styles(ARMS)
-    assert list(found) == [arm.name for arm in ARMS]
-    assert found["none"].colour == "c0"
-    assert found["extra for das"].colour == found["das"].colour != found["se"].colour
-    assert found["extra for das"].control == "extra"
-    assert found["das"].control is None
-    controls = charts.styles([arm("se"), *(arm("se", control) for control in CONTROLS)])
-    assert len({style.colour for style in controls.values()}) == 1
-    assert len(set(map(charts.key, controls.values()))) == 4
-    assert '<span class="armname">a:<wbr>b_<wbr>c&lt;</span>' in charts.named(charts.Style("a:b_c<", "c1", "bar"))
-    many = charts.styles([arm(f"m{k}") for k in range(40)])
-    assert len({(arm.colour, arm.shape) for arm in many.values()}) == 40
-
-
-def test_names_in_the_cost_chart_do_not_collide():
-    crowd = [
-        Point(charts.Style(f"arm {k}", "c1", "circle"), 10 + 0.01 * k, 10, 10.2, 90 + 0.05 * k, 0.4) for k in range(6)
-    ]
-    far = Point(charts.Style("far", "c2", "square"), 20, 19, 21, 93, 0.2)
-    drawn = cost_chart([*crowd, far], "ms", Classify.metrics[0])
-    places = [
-        (float(x) / 100 * 280, float(y), anchor, name)
-        for x, y, anchor, name in re.findall(
-            r'<text x="([\d.]+)%" y="([\d.-]+)" text-anchor="(start|end)" class="name[^>]*>([^<]+)<', drawn
-        )
-    ]
-    assert "far" in [name for *_, name in places]
-    boxes = [((x if a == "start" else x - 7 * len(n)), y, 7 * len(n)) for x, y, a, n in places]
-    for i, (x, y, w) in enumerate(boxes):
-        for x2, y2, w2 in boxes[:i]:
-            assert x + w <= x2 + 0.1 or x2 + w2 <= x + 0.1 or abs(y - y2) >= 12
-
-
 def test_answers_that_are_pictures_stand_beneath_the_images_at_their_aspect(tmp_path, photos, whole, monkeypatch):
     def draw(self, indices, network):
         colour = 0 if network is None else 200
@@ -463,7 +400,7 @@ def test_answers_that_are_pictures_stand_beneath_the_images_at_their_aspect(tmp_
     assert painted.count('class="plane answered"') == 6 * 3
     assert len(set(re.findall(r'class="plane answered".*?href="([^"]+)"', painted))) == 12
     assert "--aspect: 1.353;" in painted
-    assert "Beneath: the answer of each network, and the truth in the first column." in painted
+    assert "Below: the prediction of each network, and the truth in the first column." in painted
     assert not re.search(r"\b(right|wrong): ", painted)
     assert "--aspect: 1.000;" in plain
     assert "answered" not in plain

@@ -7,15 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from made_results import ERROR, TOP1, arm, context, made
+from made_results import ERROR, arm, context, made
 
 import saccade
-from saccade.metrics.metric import Metric
 from saccade.study.arms import Arm
 from saccade.study.report import sections
-from saccade.study.report.page import page
-from saccade.study.report.sections.pictures import _choice
+from saccade.study.report.page import render_page
 from saccade.study.run_notes import Note
 from saccade.study.stats import METHOD
 
@@ -40,7 +37,7 @@ from saccade.study.report.sections.base import Section
 @final
 class Toy(Section):
     """How many runs there are."""
-    title, order, template = "Toys <counted>", 15, "<p>{{ n }} runs of {{ named(style) }}</p>"
+    title, order, template = "Toys <counted>", 15, "<p>{{ n }} runs of {{ arm_label(style) }}</p>"
 
     def content(self, context):
         n = len(context.results.runs)
@@ -48,8 +45,8 @@ class Toy(Section):
 '''
 WRITE = """
 from made_results import context, made
-from saccade.study.report.page import page
-print(page(context(made(%r))))
+from saccade.study.report.page import render_page
+print(render_page(context(made(%r))))
 """
 
 
@@ -70,7 +67,7 @@ def test_a_section_is_one_file(tmp_path, seeds):
 
 
 def test_the_contents_name_what_the_page_holds():
-    text = page(context(made(SCORES)))
+    text = render_page(context(made(SCORES)))
     ids = re.findall(r'<section id="(\w+)"', text)
     assert ids == [name for name in sections.ordered() if name in ids]
     assert re.findall(r'<li><a href="#(\w+)">', text) == ids[1:]
@@ -87,23 +84,21 @@ def test_the_contents_name_what_the_page_holds():
 def test_any_metric_is_named_with_its_unit_and_its_way():
     results = made(ERRORS, ERROR)
     rows = [{"epoch": n, "scores": {"error": 1.0 - 0.1 * n}, "gates": {}} for n in range(4)]
-    text = page(context(results, {run.folder: rows for run in results.runs if run.status == "done"}))
+    text = render_page(context(results, {run.folder: rows for run in results.runs if run.status == "done"}))
     said = re.sub(r"<style>.*?</style>|<[^>]*>", " ", text, flags=re.DOTALL)
     assert not re.search("top-1|points|per cent", said.replace(METHOD, ""), re.IGNORECASE)
     forest = _part(text, "difference")
-    assert (
-        "Error on the test images against <b>none</b>, in px. Lower error is better, so + stands for lower." in forest
-    )
+    assert "Error on the test images against <b>none</b>, in px. Lower error is better, so + means lower." in forest
     assert '<span class="big">+0.117</span>' in forest
     assert "Test error in px after each epoch" in _part(text, "learning")
     assert ">0.723</b>" in _part(text, "runs")
-    plain = _part(page(context(made(SCORES))), "difference")
+    plain = _part(render_page(context(made(SCORES))), "difference")
     assert "Top-1 on the test images against <b>none</b>, in percentage points. Bar" in plain
 
 
 def test_an_arm_with_another_host_is_marked():
     for arms, marked in (([arm("none"), WIDE], True), ([arm("none"), arm("se")], False)):
-        text = page(context(made({each.name: [70.0, 71.0] for each in arms}, arms=arms)))
+        text = render_page(context(made({each.name: [70.0, 71.0] for each in arms}, arms=arms)))
         assert ("another host" in _part(text, "difference")) == marked
         assert ("Another host: it shares seed, data order" in _part(text, "verdicts")) == marked
         assert ("What helps " in text) == marked == ("Does attention help " not in text)
@@ -119,7 +114,9 @@ def test_runs_without_a_score_are_said_once():
 
 
 def test_other_metrics_get_an_interval_and_no_verdict():
-    text = _part(page(context(made(SCORES, others=[(ERROR, ERRORS | {"se": [0.61, 0.62, 0.59]})]))), "other_metrics")
+    text = _part(
+        render_page(context(made(SCORES, others=[(ERROR, ERRORS | {"se": [0.61, 0.62, 0.59]})]))), "other_metrics"
+    )
     assert "error, px<br>lower is better" in text
     assert re.search(r"<td>0\.607 ± 0\.015<span class=\"second\">\+0\.117 \[\+0\.0", text)
     assert not re.search("helps|hurts|not decided", text)
@@ -137,38 +134,6 @@ def test_the_classes_that_differ_most_come_first():
 
 
 def test_the_trivial_answer_stands_below_the_runs():
-    text = page(context(made(SCORES, trivial=("the most frequent class", 10.0))))
+    text = render_page(context(made(SCORES, trivial=("the most frequent class", 10.0))))
     assert "the most frequent class, without looking at the image</td> <td>10.00</td>" in _part(text, "runs")
-    assert "without looking" not in page(context(made(SCORES)))
-
-
-class _Task:
-    def __init__(self, *metrics):
-        self.metrics = metrics
-
-
-RAGGED = Metric(name="mAP", unit="%", margin=1.0, score=lambda rows: 0.0)
-LABELS = torch.zeros(9, dtype=torch.int64)
-
-
-@pytest.mark.parametrize(
-    ("metric", "one", "other", "differ"),
-    [
-        (TOP1, {"x": torch.arange(9)}, {"x": torch.arange(9).clamp(max=7)}, {8}),
-        (RAGGED, {"a": torch.ones(9, 2)}, {"a": torch.ones(9, 2).index_fill_(0, torch.tensor([3, 4]), 0)}, {3, 4}),
-        (
-            RAGGED,
-            {"f/offsets": torch.tensor([0, 1, 1, 2, 2, 2, 2, 2, 2, 2]), "f/s": torch.tensor([1.0, 1.0]), "l": LABELS},
-            {"f/offsets": torch.tensor([0, 1, 2, 3, 3, 3, 3, 3, 3, 3]), "f/s": torch.tensor([1, 0, 0.5]), "l": LABELS},
-            {1, 2},
-        ),
-        (TOP1, {"x": torch.arange(9)}, {"x": torch.arange(9)}, set()),
-    ],
-)  # fmt: skip
-def test_half_of_the_images_are_those_that_networks_differ_on(metric, one, other, differ):
-    chosen, words = _choice(9, _Task(metric), [one, None, other])
-    assert len(set(chosen)) == 6
-    assert set(chosen[len(chosen) - len(differ) :]) == differ if differ else "at random" in words
-    assert _choice(9, _Task(metric), [one])[1] == "6 test images, drawn at random."
-    with pytest.raises(saccade.UserError, match="scored on 9 test images; there are 8 now"):
-        _choice(8, _Task(metric), [one])
+    assert "without looking" not in render_page(context(made(SCORES)))
