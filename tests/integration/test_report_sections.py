@@ -1,15 +1,11 @@
-"""The sections of the report on results that no training made: any metric, any arm, and a section from a file alone."""
+"""Sections of the report, on artificial results."""
 
 import re
-import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from made_results import ERROR, arm, context, made
 
-import saccade
 from saccade.study.arms import Arm
 from saccade.study.report import sections
 from saccade.study.report.page import render_page
@@ -26,7 +22,7 @@ def _section(name, *args, **more):
 
 
 def _part(text, name):
-    """The section ``name`` of a page."""
+    """Return the section ``name`` of a page."""
     return re.sub(r"\s+", " ", text[text.index(f'<section id="{name}"') :].partition("</section>")[0])
 
 
@@ -43,30 +39,33 @@ class Toy(Section):
         n = len(context.results.runs)
         return {"n": n, "style": context.styles["se"]} if n > 2 else None
 '''
-WRITE = """
-from made_results import context, made
-from saccade.study.report.page import render_page
-print(render_page(context(made(%r))))
-"""
 
 
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """Add the section TOY to the package."""
+    for name in sections.names():
+        (tmp_path / f"{name}.py").touch()
+    (tmp_path / "toy.py").write_text(TOY)
+    monkeypatch.setattr(sections, "__path__", [*sections.__path__, str(tmp_path)])
+    monkeypatch.setattr(sections._REGISTRY, "folder", tmp_path)
+    yield
+    sys.modules.pop("saccade.study.report.sections.toy", None)
+
+
+@pytest.mark.usefixtures("toy")
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_a_section_is_one_file(tmp_path, seeds):
-    tree = tmp_path / "saccade"
-    shutil.copytree(Path(saccade.__file__).parent, tree, ignore=shutil.ignore_patterns("__pycache__"))
-    (tree / "study" / "report" / "sections" / "toy.py").write_text(TOY)
-    script = WRITE % {name: scores[:seeds] for name, scores in SCORES.items()}
-    path = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parent}", "PATH": ""}
-    told = subprocess.run([sys.executable, "-c", script], env=path, capture_output=True, text=True, check=True).stdout
-    found = re.findall(r'<section id="(\w+)"', told)
-    assert ("toy" in found) == (seeds == 3)  # its content is None for so few runs
-    assert ('<a href="#toy">Toys &lt;counted&gt;</a>' in told) == (seeds == 3)
+def test_new_file_adds_a_section(seeds):
+    page = render_page(context(made({name: scores[:seeds] for name, scores in SCORES.items()})))
+    names = re.findall(r'<section id="(\w+)"', page)
+    assert ("toy" in names) == (seeds == 3)  # its content is None for fewer runs
+    assert ('<a href="#toy">Toys &lt;counted&gt;</a>' in page) == (seeds == 3)
     if seeds == 3:
-        assert found.index("toy") == found.index("difference") + 1
-        assert '<p>6 runs of <span class="named arm c1">' in told
+        assert names.index("toy") == names.index("difference") + 1
+        assert '<p>6 runs of <span class="named arm c1">' in page
 
 
-def test_the_contents_name_what_the_page_holds():
+def test_table_of_contents_lists_the_sections():
     text = render_page(context(made(SCORES)))
     ids = re.findall(r'<section id="(\w+)"', text)
     assert ids == [name for name in sections.ordered() if name in ids]
@@ -81,7 +80,7 @@ def test_the_contents_name_what_the_page_holds():
     }
 
 
-def test_any_metric_is_named_with_its_unit_and_its_way():
+def test_metric_has_its_unit_and_direction():
     results = made(ERRORS, ERROR)
     rows = [{"epoch": n, "scores": {"error": 1.0 - 0.1 * n}, "gates": {}} for n in range(4)]
     text = render_page(context(results, {run.folder: rows for run in results.runs if run.status == "done"}))
@@ -96,7 +95,7 @@ def test_any_metric_is_named_with_its_unit_and_its_way():
     assert "Top-1 on the test images against <b>none</b>, in percentage points. Bar" in plain
 
 
-def test_an_arm_with_another_host_is_marked():
+def test_arm_with_another_host_is_marked():
     for arms, marked in (([arm("none"), WIDE], True), ([arm("none"), arm("se")], False)):
         text = render_page(context(made({each.name: [70.0, 71.0] for each in arms}, arms=arms)))
         assert ("another host" in _part(text, "difference")) == marked
@@ -105,7 +104,7 @@ def test_an_arm_with_another_host_is_marked():
         assert ("model.options = {&#39;width&#39;: 32}" in _part(text, "origin")) == marked
 
 
-def test_runs_without_a_score_are_said_once():
+def test_runs_without_a_score_are_listed_once():
     notes = [Note("unscored", "se: 1 of 3 runs not run yet."), Note("images", "Beware: 2 of 9 runs of images.")]
     found = _section("verdicts", SCORES | {"se": [70.0, None, 71.0]}, notes=notes)["notes"]
     assert [words for _, words in found] == [
@@ -113,7 +112,7 @@ def test_runs_without_a_score_are_said_once():
     ]  # fmt: skip
 
 
-def test_other_metrics_get_an_interval_and_no_verdict():
+def test_other_metrics_have_an_interval_and_no_verdict():
     text = _part(
         render_page(context(made(SCORES, others=[(ERROR, ERRORS | {"se": [0.61, 0.62, 0.59]})]))), "other_metrics"
     )
@@ -122,7 +121,7 @@ def test_other_metrics_get_an_interval_and_no_verdict():
     assert not re.search("helps|hurts|not decided", text)
 
 
-def test_the_classes_that_differ_most_come_first():
+def test_classes_are_sorted_by_difference():
     by_class = {"none": [50.0] * 30, "se": [50.0 + 0.1 * k * (-1) ** k for k in range(30)]}
     found = _section("by_class", SCORES, by_class=by_class)
     assert [name for name, _ in found["rows"]] == [f"class {k}" for k in range(29, 9, -1)]
@@ -133,7 +132,7 @@ def test_the_classes_that_differ_most_come_first():
     )
 
 
-def test_the_trivial_answer_stands_below_the_runs():
+def test_trivial_answer_is_the_last_row():
     text = render_page(context(made(SCORES, trivial=("the most frequent class", 10.0))))
     assert "the most frequent class, without looking at the image</td> <td>10.00</td>" in _part(text, "runs")
     assert "without looking" not in render_page(context(made(SCORES)))

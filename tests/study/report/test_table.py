@@ -1,4 +1,4 @@
-"""The table in both forms: the same figures, and no word of the user's that ends a cell or becomes a command."""
+"""Markdown and LaTeX tables hold the same numbers and escape all text from the user."""
 
 import html
 import re
@@ -55,7 +55,7 @@ _PLAIN = {
 
 
 def _read(text):
-    """What a reader of the typeset ``text`` sees; fails at a command that is none of ours."""
+    """Return the plain text of LaTeX ``text``; fail at an unknown command."""
     found = re.sub("|".join(map(re.escape, _PLAIN)), lambda m: "\0" * len(_PLAIN[m[0]]), text)
     assert not set("\\{}$&%#_~^") & set(found), found
     return re.sub("|".join(map(re.escape, _PLAIN)), lambda m: _PLAIN[m[0]], text)
@@ -68,7 +68,7 @@ def _rows_of_latex(text):
     return [[_read(cell.strip()) for cell in re.split(r"(?<!\\)&", line[: -len(r" \\")])] for line in lines]
 
 
-def test_both_hold_the_same_figures():
+def test_markdown_and_latex_hold_the_same_numbers():
     results = _results()
     rows = _rows_of_markdown(to_markdown(results))
     assert _rows_of_latex(to_latex(results)) == rows
@@ -87,7 +87,7 @@ def test_both_hold_the_same_figures():
     ]
 
 
-def test_the_latex_of_a_small_table():
+def test_latex_of_a_small_table():
     text = to_latex(_results(notes=["One seed_0 failed."], seeds=1))
     assert text == "\n".join([
         r"% needs \usepackage{booktabs}",
@@ -123,7 +123,7 @@ def test_the_latex_of_a_small_table():
         r"my.module:Class_\&%$#_{}~^|[*]<>",
     ],
 )  # fmt: skip
-def test_words_of_the_user_stand_for_themselves(word):
+def test_text_of_the_user_is_escaped(word):
     results = _results(names=("none", word, f"extra for {word}"), notes=[f"{word} seed 0 failed."], model=word)
     rows = _rows_of_latex(to_latex(results))
     assert [row[0] for row in rows] == ["arm", "none", word, f"extra for {word}"]
@@ -135,7 +135,7 @@ def test_words_of_the_user_stand_for_themselves(word):
     assert _read(note) == f"{word} seed 0 failed."
 
 
-def test_what_each_control_tells_stands_below():
+def test_controls_are_explained_below():
     results = _results(controls=("noise", "shuffled"), notes=["First."])
     for text in (to_markdown(results), to_latex(results)):
         places = [
@@ -145,17 +145,17 @@ def test_what_each_control_tells_stands_below():
         assert "Control extra" not in text
 
 
-def test_a_study_without_verdicts_has_a_table():
+def test_table_without_verdicts():
     results = replace(_results(), analysis=None)
     assert _rows_of_latex(to_latex(results)) == _rows_of_markdown(to_markdown(results))
     assert _rows_of_latex(to_latex(results))[2][2:5] == ["", "", ""]
 
 
-def test_places_of_data_are_named_by_their_folder():
+def test_data_is_named_by_its_folder():
     assert "resnet50 on my\\_photos: top-1" in to_latex(_results(model="resnet50", source="/home/somebody/my_photos"))
 
 
-def test_hostile_words_are_harmless_in_every_table():
+def test_hostile_text_is_harmless():
     word = "se\x1b[31m\n<script>a</script>|\u202e[x](y)"
     results = _results(names=("none", word, f"extra for {word}"), notes=[f"{word} seed 0 failed."], model=word)
     for text in (to_markdown(results), to_latex(results)):
@@ -166,7 +166,7 @@ def test_hostile_words_are_harmless_in_every_table():
     assert len(_rows_of_markdown(to_markdown(results))) == 4
 
 
-def test_the_table_speaks_of_the_metric_it_is_given():
+def test_table_names_the_metric():
     for text in (to_markdown(_results(metric=ERROR)), to_latex(_results(metric=ERROR))):
         for words in ("error, px", ", + is better", "70.000", "+15.125"):
             assert words in text
