@@ -13,7 +13,7 @@ from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.imagefiles import is_image, walk
 
-__all__ = ["FolderPair", "files_by_stem", "find_folder", "label_map", "read_splits"]
+__all__ = ["FolderPair", "files_by_stem", "find_subfolder", "label_map", "read_splits"]
 
 IMAGES = ("jpegimages", "images", "imgs")
 """Names of the image folder, in lower case."""
@@ -31,7 +31,7 @@ class FolderPair(NamedTuple):
     annotations: Path
 
 
-def find_folder(root: Path, names: tuple[str, ...]) -> Path | None:
+def find_subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
     """Return the folder in ``root`` of the first of ``names``, in any case; None if there is none."""
     folders = {path.name.lower(): path for path in subfolders(root)}
     return next((folders[name] for name in names if name in folders), None)

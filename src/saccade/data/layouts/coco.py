@@ -109,11 +109,11 @@ class _CocoSource(NamedTuple):
 
 def _json_files(root: Path) -> list[Path]:
     """Return the files that start like COCO JSON; only Roboflow's if there are any."""
-    folder_of = {path.name: path for path in subfolders(root)}
-    roboflow = [path for folder in folder_of.values() if (path := folder / _ROBOFLOW).is_file()]
+    folders_by_name = {path.name: path for path in subfolders(root)}
+    roboflow = [path for folder in folders_by_name.values() if (path := folder / _ROBOFLOW).is_file()]
     if roboflow and assigned(path.parent.name for path in roboflow):
         return roboflow
-    folders_to_search = [root, *(folder_of[name] for name in ("annotations",) if name in folder_of)]
+    folders_to_search = [root, *(folders_by_name[name] for name in ("annotations",) if name in folders_by_name)]
     paths = (path for folder in folders_to_search for path in islice(sorted(folder.glob("*.json")), _MAX_FILES))
     return [path for path in paths if path.is_file() and _starts_like_coco(path)]
 

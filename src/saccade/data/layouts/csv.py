@@ -160,8 +160,8 @@ def _split_tables(parts: Mapping[str, Path], index: ImageIndex, options: Mapping
         image = columns.image if has_image_column else _find_image_column(table, folder, index, options)
         part = table.path.parent.name if table.path.name == _ROBOFLOW else table.owner
         tables.append(Table(role, part, table, replace(columns, image=image), folder))
-    if "test" not in {split.role for split in tables}:
-        tables = [split._replace(role="test" if split.role == "val" else split.role) for split in tables]
+    if "test" not in {table.role for table in tables}:
+        tables = [table._replace(role="test" if table.role == "val" else table.role) for table in tables]
     if len(tables) == 1:
         tables = [tables[0]._replace(name="")]
     return FolderTables(tables, index, [], unused)

@@ -69,10 +69,10 @@ class ImageFolder(TableLayout):
 def _tables_by_role(root: Path) -> dict[str, Path]:
     """Return tables by role; a table at the top level is the training table."""
     folders = {path.name: path for path in subfolders(root)}
-    folder_of_role = (
+    folders_by_role = (
         {"train": root} if _find_table(root) else {role: folders[name] for role, name in assigned(folders).items()}
     )
-    return {role: path for role, folder in folder_of_role.items() if (path := _find_table(folder))}
+    return {role: path for role, folder in folders_by_role.items() if (path := _find_table(folder))}
 
 
 def _find_table(folder: Path) -> Path | None:

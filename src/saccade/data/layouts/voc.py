@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from saccade.data.layouts._folder import FolderLayout
-from saccade.data.layouts._voc_folders import IMAGES, FolderPair, files_by_stem, find_folder, label_map, read_splits
+from saccade.data.layouts._voc_folders import IMAGES, FolderPair, files_by_stem, find_subfolder, label_map, read_splits
 from saccade.data.layouts._voc_xml import read_annotation, starts_like_voc
 from saccade.data.survey import Part, Survey, assigned, subfolders, surveyed
 from saccade.errors import did_you_mean
@@ -119,12 +119,12 @@ def _folders_by_role(root: Path) -> dict[str, tuple[str, FolderPair]]:
 
 def _folders_by_name(root: Path) -> dict[str, FolderPair]:
     """Return the folders of each split name; the name is "" if ``root`` itself holds the two folders."""
-    images, annotations = find_folder(root, IMAGES), find_folder(root, ("annotations",))
+    images, annotations = find_subfolder(root, IMAGES), find_subfolder(root, ("annotations",))
     if images and annotations:
         return {"": FolderPair(images, annotations)}
     parts = {path.name: path for path in subfolders(root) if assigned([path.name])}
     pairs = {}
     for name, path in parts.items():
-        images, annotations = find_folder(path, IMAGES), find_folder(path, ("annotations",))
+        images, annotations = find_subfolder(path, IMAGES), find_subfolder(path, ("annotations",))
         pairs[name] = FolderPair(images, annotations) if images and annotations else FolderPair(path, path)
     return pairs if "train" in assigned(pairs) else {}

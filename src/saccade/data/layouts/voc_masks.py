@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from saccade.data.layouts._mask_folder import MaskFolderLayout
-from saccade.data.layouts._voc_folders import IMAGES, FolderPair, files_by_stem, find_folder, label_map, read_splits
+from saccade.data.layouts._voc_folders import IMAGES, FolderPair, files_by_stem, find_subfolder, label_map, read_splits
 from saccade.data.survey import Part, Survey, surveyed
 from saccade.events import Notify
 from saccade.imagefiles import is_image, walk
@@ -72,7 +72,7 @@ class VocMasks(MaskFolderLayout):
 
 def _find_pair(root: Path) -> FolderPair | None:
     """Return the folders of images and masks; None if one is missing or holds no image."""
-    images, masks = find_folder(root, IMAGES), find_folder(root, ("segmentationclass",))
+    images, masks = find_subfolder(root, IMAGES), find_subfolder(root, ("segmentationclass",))
     if images and masks and any(map(is_image, walk(images))) and any(map(is_image, walk(masks))):
         return FolderPair(images, masks)
     return None
