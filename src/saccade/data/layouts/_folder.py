@@ -249,11 +249,11 @@ class FolderLayout(Layout):
                 selection = select(spec, survey)
                 selected, val = set(selection.every), set(selection.files("val"))
                 duplicates = _duplicates(selection, contents)
-                usable = selection.without(bad_files if spec.skip_bad else bad_files.keys() & val)
+                remaining = selection.without(bad_files if spec.skip_bad else bad_files.keys() & val)
             except UserError as error:
                 refused.append(str(error))
             else:
-                used = {part: len(usable.files(part)) for part in usable.parts}
+                used = {part: len(remaining.files(part)) for part in remaining.parts}
                 notes.append(selection.how)
         notes += duplicates.sentences(survey.root)
         left_out = [sentence for path, sentence in bad_files.items() if path in (selected if spec.skip_bad else val)]
