@@ -157,7 +157,7 @@ def test_everything_that_is_wrong_is_said_at_once(root):
     done = CliRunner().invoke(command, [str(root), "--json"])
     assert done.exit_code == 1
     text = " | ".join(json.loads(done.stdout)["refused"])
-    assert all(said in text for said in ("1.jpg does not exist", "line 4 of", "names '/3.png'"))
+    assert [part for part in ("1.jpg does not exist", "line 4 of", "names '/3.png'") if part not in text] == []
 
 
 def test_images_that_do_not_exist_can_be_left_out(root):

@@ -196,7 +196,7 @@ def test_runs_are_masks(tmp_path, counts):
     target = opened(tmp_path, size=(20, 40)).train.target(0)
     mask = np.zeros((20, 40))
     mask[5:15, 0] = 1
-    assert np.array_equal(target["masks"][0], mask)
+    np.testing.assert_array_equal(target["masks"][0], mask)
 
 
 @pytest.mark.parametrize("counts", [[800], [0, 800], [1, 0, 0, 799], [0, 1, 2, 3, 700, 60, 34], [3, 400, 2, 395]])

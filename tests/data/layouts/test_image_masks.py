@@ -73,8 +73,8 @@ def test_parts_in_every_nesting(tmp_path, places):
         for i in range(len(images)):
             mask = images.target(i)
             assert mask.dtype == torch.uint8
-            assert torch.equal(mask.as_subclass(torch.Tensor), images.picture(i)[0])
-            assert np.array_equal(mask, mask_of(int(images.picture(i)[1, 0, 0])))
+            torch.testing.assert_close(mask.as_subclass(torch.Tensor), images.picture(i)[0], rtol=0, atol=0)
+            np.testing.assert_array_equal(mask, mask_of(int(images.picture(i)[1, 0, 0])))
 
 
 def test_without_parts_some_are_held_back(tmp_path):
@@ -125,7 +125,7 @@ def test_index_masks_of_grey_and_of_a_palette_are_one(tmp_path):
     grey, palette = fill(tmp_path / "grey"), fill(tmp_path / "palette", mode="P")
     one, two = opened(grey), opened(palette)
     for i in range(len(one.train)):
-        assert torch.equal(one.train.target(i), two.train.target(i))
+        torch.testing.assert_close(one.train.target(i), two.train.target(i), rtol=0, atol=0)
     assert one.classes == two.classes
 
 
@@ -136,7 +136,7 @@ def test_masks_of_black_and_white_have_two_classes(tmp_path, mode):
     split = opened(tmp_path)
     assert split.classes == ["background", "foreground"]
     for i in range(len(split.train)):
-        assert torch.equal(split.train.target(i) == 1, split.train.picture(i)[0] == 255)
+        torch.testing.assert_close(split.train.target(i) == 1, split.train.picture(i)[0] == 255, rtol=0, atol=0)
     assert opened(tmp_path).train.target(0).max() == 1
     pair(tmp_path / "images", tmp_path / "masks", 4, mask_of(4, (0, 1)))  # the twin: 255 is void beside indices
     split = opened(tmp_path)
@@ -190,8 +190,8 @@ def test_void_is_no_class(tmp_path):
     split = opened(tmp_path)
     assert split.classes == ["sky", "car"]
     raw, mask = split.train.picture(0)[0], split.train.target(0)
-    assert torch.equal(mask == 255, (raw == 1) | (raw == 255))
-    assert torch.equal(mask == 1, raw == 2)
+    torch.testing.assert_close(mask == 255, (raw == 1) | (raw == 255), rtol=0, atol=0)
+    torch.testing.assert_close(mask == 1, raw == 2, rtol=0, atol=0)
 
 
 def test_the_names_of_the_classes_are_read_in_the_order_of_their_indices(tmp_path):
@@ -267,7 +267,7 @@ def test_a_pair_that_cannot_be_used_is_refused_by_name_or_left_out(tmp_path, mon
     assert split.description.endswith(": 1)")
     for images in (split.train, split.test):
         for i in range(len(images)):
-            assert torch.equal(images.target(i).as_subclass(torch.Tensor), images.picture(i)[0])
+            torch.testing.assert_close(images.target(i).as_subclass(torch.Tensor), images.picture(i)[0], rtol=0, atol=0)
 
 
 def test_two_masks_of_one_name(tmp_path):
@@ -325,7 +325,9 @@ def test_a_photograph_that_lies_on_its_side_has_an_upright_mask(tmp_path):
     lying.save(tmp_path / "images" / "00.png", exif=exif)
     split = opened(tmp_path, test_part=0.1)
     assert split.size == (10, 12)
-    assert torch.equal(split.train.target(0).as_subclass(torch.Tensor), split.train.picture(0)[0])
+    torch.testing.assert_close(
+        split.train.target(0).as_subclass(torch.Tensor), split.train.picture(0)[0], rtol=0, atol=0
+    )
 
 
 def test_images_of_several_sizes_are_brought_to_one(tmp_path):

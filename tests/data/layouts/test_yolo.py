@@ -241,7 +241,7 @@ def test_polygons_are_outlines_and_boxes_around_them(tmp_path):
     assert target["boxes"].numpy() == pytest.approx(np.array([[10, 4, 30, 16]]))
     mask = np.zeros((20, 40))
     mask[4:16, 10:30] = 1
-    assert np.array_equal(target["masks"][0], mask)
+    np.testing.assert_array_equal(target["masks"][0], mask)
 
 
 def test_keypoints_are_not_read_and_that_is_said(tmp_path):

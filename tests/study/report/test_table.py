@@ -64,7 +64,7 @@ def _read(text):
 def _rows_of_latex(text):
     body = text.partition("\\toprule\n")[2].partition("\\bottomrule")[0].replace("\\midrule\n", "")
     lines = body.splitlines()
-    assert all(line.endswith(r" \\") for line in lines)
+    assert [line for line in lines if not line.endswith(r" \\")] == []
     return [[_read(cell.strip()) for cell in re.split(r"(?<!\\)&", line[: -len(r" \\")])] for line in lines]
 
 

@@ -99,12 +99,10 @@ class TableLayout(FolderLayout):
 
     @final
     def survey(self, root: Path) -> Survey:
-        """Return the images that the rows name."""
         return self.survey_with_options(root, _NO_OPTIONS)
 
     @final
     def survey_with_options(self, root: Path, options: Mapping[str, Any]) -> Survey:
-        """Return the images that the rows name, with the columns set in ``data.options``."""
         _check_binary_options(options)
         folder_tables = self.find_tables(root, options)
         labelling = read_rows(folder_tables.tables, folder_tables.images, options)
@@ -148,7 +146,6 @@ class TableLayout(FolderLayout):
 
     @final
     def load_labels(self, survey: Survey, sizes: object, notify: Notify | None) -> Labels:
-        """Return the class or the label vector of each file."""
         if isinstance(survey, _TableSurvey) and survey.labels_of is not None:
             return Vectors(
                 survey.labels,

@@ -6,8 +6,8 @@ Supported structures:
   without a test split, the validation split is used as test;
 * ``CLASS/…``; the fraction ``test_part`` of every class, drawn by ``split_seed``, is held back for testing.
 
-Images may be nested below their class, with the suffixes of torchvision's ``ImageFolder``. They are rotated by EXIF,
-converted to RGB and resized to one size. Transparency is dropped. Nothing is unpickled.
+Images may be nested below their class. They are rotated by EXIF, converted to RGB and resized to one size. Transparency
+is dropped.
 
 16-bit greyscale is read as 0 to 65535 and reduced to its upper byte. Images are not stretched to their own range,
 because brightness would then differ in meaning between them; so 12-bit values in a 16-bit file come out nearly black
@@ -16,11 +16,10 @@ and must be multiplied by 16 first. ``saccade data`` reports such images.
 Hidden files and the files of operating systems (``@eaDir``, ``$RECYCLE.BIN``, ``Thumbs.db`` …) are ignored. Class
 names that differ only in Unicode normalisation are one class.
 
-A broken file, a file that is not an image and an image above ``imagefiles.MAX_PIXELS`` are refused by name;
-``skip_bad`` leaves them out instead, and the validation split always does. Splits are drawn before the removal, so the
-remaining files keep their split. A file that links place in two splits or classes is refused, with both paths; within a
-class it is used once. Byte-identical copies across splits or classes are used and counted in ``Split.cautions``,
-because published data sets contain some.
+Broken and too large files are refused by name; ``skip_bad`` leaves them out instead, and the validation split always
+does. Splits are drawn before, so the remaining files keep their split. A file that links place in two splits or classes
+is refused; within a class it is used once. Byte-identical copies are used and counted in ``Split.cautions``, because
+published data sets contain some.
 
 This layout is the least strict, so it is tried last.
 """
@@ -98,7 +97,6 @@ class ClassFolders(FolderLayout):
         )
 
     def survey(self, root: Path) -> Survey:
-        """Return all files below each class folder."""
         hidden = Counter[str]()
         folders = {path.name: path for path in subfolders(root, hidden)}
         roles = assigned(folders)
@@ -116,7 +114,6 @@ class ClassFolders(FolderLayout):
         return surveyed(root, *images_of(parts), hidden, _name_notes(dict(splits.values())))
 
     def load_labels(self, survey: Survey, sizes: object, notify: Notify | None) -> Classes:
-        """Return the class of each file."""
         return Classes(survey)
 
 

@@ -56,7 +56,6 @@ class ClassList(FolderLayout):
         return None
 
     def survey(self, root: Path) -> Survey:
-        """Return the files that the lists name."""
         lists = _find_lists(root)
         entries = _read_entries(root, lists)
         prefix = _path_prefix(root, entries["train"][0][0])
@@ -78,7 +77,6 @@ class ClassList(FolderLayout):
         return replace(survey, classes=order, deciding=[*lists.values(), *[names_file] * bool(names)])
 
     def load_labels(self, survey: Survey, sizes: object, notify: Notify | None) -> Classes:
-        """Return the class of each file."""
         return Classes(survey)
 
 

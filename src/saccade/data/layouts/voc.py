@@ -63,7 +63,6 @@ class Voc(FolderLayout):
         )
 
     def survey(self, root: Path) -> Survey:
-        """Return the images of each split, and their XML files."""
         hidden, n_unpaired, xml_files = Counter[str](), 0, list[Path]()
         parts = dict[str, Part]()
         for role, (name, pair) in _folders_by_role(root).items():
@@ -79,7 +78,6 @@ class Voc(FolderLayout):
         return replace(surveyed(root, parts, None, hidden, notes), deciding=deciding)
 
     def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Objects:
-        """Return the objects of each image."""
         from saccade.data.objects import Objects
         from saccade.data.opening import each
 

@@ -44,7 +44,6 @@ class VocMasks(MaskFolderLayout):
         return f"no image in {pair.images.name} has a mask of its name in {pair.annotations.name}"
 
     def survey(self, root: Path) -> Survey:
-        """Return the images of each split, and their masks."""
         pair, hidden = _find_pair(root), Counter[str]()
         if pair is None:
             raise ValueError(f"{root} is not of this layout")
@@ -64,7 +63,6 @@ class VocMasks(MaskFolderLayout):
         )
 
     def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Masks:
-        """Return the mask of each image."""
         from saccade.data.masks import Masks
 
         return Masks(survey.masks, sizes, label_map(survey.root), survey.root, notify, survey.options.get("void"))

@@ -52,9 +52,8 @@ multiply-add, deformable sampling and attention products included. Latency: medi
         rows = []
         for name, style in context.styles.items():
             cells = []
-            for (value, spread), (baseline_value, _), to_text in zip(
-                costs[name], costs[baseline], formats, strict=True
-            ):
+            pairs = zip(costs[name], costs[baseline], formats, strict=True)
+            for (value, spread), (baseline_value, _), to_text in pairs:
                 change = "" if name == baseline else format_relative(value, baseline_value)
                 cells.append((to_text(value), " · ".join(filter(None, (change, spread)))))
             rows.append((style, cells))

@@ -25,8 +25,8 @@ class TradeoffSection(Section):
     title = "Score against cost"
     order = 20
     template = """
-<p class="how">{{ way }} is better, leftwards is cheaper. Vertical bars: standard deviation over seeds. Horizontal
-bars: range of the middle 90&#8239;% of the timed runs.</p>
+<p class="how">{{ better_direction }} is better, leftwards is cheaper. Vertical bars: standard deviation over seeds.
+Horizontal bars: range of the middle 90&#8239;% of the timed runs.</p>
 <div class="legend">{% for style in styles %}<span>{{ arm_label(style) }}</span>{% endfor %}</div>
 <div class="pair">
 {%- for title, chart, under in charts %}
@@ -49,7 +49,7 @@ bars: range of the middle 90&#8239;% of the timed runs.</p>
             mac_points.append(CostPoint(style, macs, macs, macs, mean, row.sd or 0.0))
             latency_points.append(CostPoint(style, time.median, time.low, time.high, mean, row.sd or 0.0))
         return {
-            "way": "Upwards" if results.metric.higher_is_better else "Downwards",
+            "better_direction": "Upwards" if results.metric.higher_is_better else "Downwards",
             "styles": context.styles.values(),
             "charts": [
                 ("Multiply-adds of one image", cost_chart(mac_points, unit, results.metric), unit),
@@ -74,11 +74,8 @@ def cost_chart(points: Sequence[CostPoint], unit: str, metric: Metric) -> Markup
     """Return the chart of score against cost, with bars for both ranges; ``unit`` is the unit of the cost."""
     height = 280.0
     largest = max(point.cost for point in points)
-    x_scale = Scale(
-        *padded_range(
-            [v for point in points for v in (point.cost_low, point.cost_high)], min_span=0.1 * largest, margin=0.16
-        )
-    )
+    cost_ends = [v for point in points for v in (point.cost_low, point.cost_high)]
+    x_scale = Scale(*padded_range(cost_ends, min_span=0.1 * largest, margin=0.16))
     score_ends = [v for point in points for v in (point.score - point.spread, point.score + point.spread)]
     y_scale = Scale(*padded_range(score_ends, min_span=metric.margin / 2), height, 0.0)
     elements = [*gridlines(y_scale, 5), element("line", x1=0, x2="100%", y1=height, y2=height, class_="axis")]
@@ -90,22 +87,13 @@ def cost_chart(points: Sequence[CostPoint], unit: str, metric: Metric) -> Markup
     for point in points:
         x, y = x_scale.percent(point.cost), y_scale(point.score)
         bar_class = f"spread {point.style.classes}"
-        elements.append(
-            element(
-                "line",
-                x1=x,
-                x2=x,
-                y1=y_scale(point.score - point.spread),
-                y2=y_scale(point.score + point.spread),
-                class_=bar_class,
-            )
-        )
-        ends = {"x1": x_scale.percent(point.cost_low), "x2": x_scale.percent(point.cost_high)}
-        elements.append(element("line", **ends, y1=y, y2=y, class_=bar_class))
+        score_bar = {"y1": y_scale(point.score - point.spread), "y2": y_scale(point.score + point.spread)}
+        elements.append(element("line", x1=x, x2=x, **score_bar, class_=bar_class))
+        cost_bar = {"x1": x_scale.percent(point.cost_low), "x2": x_scale.percent(point.cost_high)}
+        elements.append(element("line", **cost_bar, y1=y, y2=y, class_=bar_class))
     for point in points:
-        score = with_unit(
-            f"{format_number(point.score, metric.digits)} ± {format_number(point.spread, metric.digits)}", metric.unit
-        )
+        mean, sd = format_number(point.score, metric.digits), format_number(point.spread, metric.digits)
+        score = with_unit(f"{mean} ± {sd}", metric.unit)
         tip = f"{point.style.name}: {metric.name} {score}, {point.cost:.3g} {unit}"
         elements.append(marker(point.style, x_scale.percent(point.cost), y_scale(point.score), tip))
     for point, (label_x, label_y, anchor) in _label_positions(points, x_scale, y_scale).items():
