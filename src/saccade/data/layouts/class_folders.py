@@ -97,6 +97,7 @@ class ClassFolders(FolderLayout):
         )
 
     def survey(self, root: Path) -> Survey:
+        """Return all files below each class folder."""
         hidden = Counter[str]()
         folders = {path.name: path for path in subfolders(root, hidden)}
         roles = assigned(folders)
@@ -114,6 +115,7 @@ class ClassFolders(FolderLayout):
         return surveyed(root, *images_of(parts), hidden, _name_notes(dict(splits.values())))
 
     def load_labels(self, survey: Survey, sizes: object, notify: Notify | None) -> Classes:
+        """Return the class of each file."""
         return Classes(survey)
 
 

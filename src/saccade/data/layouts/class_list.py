@@ -56,6 +56,7 @@ class ClassList(FolderLayout):
         return None
 
     def survey(self, root: Path) -> Survey:
+        """Return the listed files; raise UserError for a path in no class folder."""
         lists = _find_lists(root)
         entries = _read_entries(root, lists)
         prefix = _path_prefix(root, entries["train"][0][0])
@@ -77,6 +78,7 @@ class ClassList(FolderLayout):
         return replace(survey, classes=order, deciding=[*lists.values(), *[names_file] * bool(names)])
 
     def load_labels(self, survey: Survey, sizes: object, notify: Notify | None) -> Classes:
+        """Return the class of each file."""
         return Classes(survey)
 
 

@@ -69,6 +69,7 @@ class Coco(FolderLayout):
         )
 
     def survey(self, root: Path) -> Survey:
+        """Return the listed images."""
         notes, parts = list[str](), dict[str, Part]()
         files = _files_by_role(root, notes)
         for role, file in files.items():
@@ -85,6 +86,7 @@ class Coco(FolderLayout):
         return replace(survey, deciding=[file.path for file in files.values()])
 
     def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Objects:
+        """Return the objects of each image."""
         from saccade.data.objects import Objects
 
         annotated, classes = dict[Path, Annotated](), dict[str, None]()

@@ -92,6 +92,7 @@ class Csv(TableLayout):
         return sorted({parts[0] if parts[1:] else "" for parts in paths})
 
     def find_tables(self, root: Path, options: Mapping[str, Any]) -> FolderTables:
+        """Return the tables that name images; raise UserError if there are none."""
         files = files_in(root, _SUFFIXES)
         if "file" in options:
             name = str(options["file"])

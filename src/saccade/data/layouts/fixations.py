@@ -95,6 +95,7 @@ class FixationTable(FolderLayout):
         )
 
     def survey(self, root: Path) -> Survey:
+        """Return the images that the rows name; raise UserError without training images."""
         table = _find_table(root)
         if isinstance(table, str):
             raise UserError(table)
@@ -129,6 +130,7 @@ class FixationTable(FolderLayout):
         return _FixationSurvey(**vars(completed), fixations=fixations, viewers=len(viewers))
 
     def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Fixations:
+        """Return the fixations of each image."""
         from saccade.data.fixations import Fixations
 
         assert isinstance(survey, _FixationSurvey)

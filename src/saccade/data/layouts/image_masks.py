@@ -71,6 +71,7 @@ class ImageMasks(MaskFolderLayout):
         return f"no image in {images} has a mask of its name in {masks}"
 
     def survey(self, root: Path) -> Survey:
+        """Return images and masks of each split."""
         hidden = Counter[str]()
         parts, masks, problems, n_unpaired = dict[str, Part](), dict[Path, Path](), list[str](), 0
         pairs, maskless = _pairs_by_role(root)
@@ -97,6 +98,7 @@ class ImageMasks(MaskFolderLayout):
         )
 
     def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Masks:
+        """Return the mask of each image."""
         from saccade.data.masks import Masks
 
         classes = class_map(next(iter(survey.deciding), None))

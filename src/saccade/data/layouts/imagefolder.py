@@ -42,6 +42,7 @@ class ImageFolder(TableLayout):
     rank = 56
 
     def find_tables(self, root: Path, options: Mapping[str, Any]) -> FolderTables:
+        """Return the table of the folder or of each split; raise UserError if there is none."""
         paths = _tables_by_role(root)
         if "train" not in paths:
             has_parquet = any((folder / "metadata.parquet").is_file() for folder in (root, root / "train"))

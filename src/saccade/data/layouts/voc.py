@@ -63,6 +63,7 @@ class Voc(FolderLayout):
         )
 
     def survey(self, root: Path) -> Survey:
+        """Return images and XML files of each split."""
         hidden, n_unpaired, xml_files = Counter[str](), 0, list[Path]()
         parts = dict[str, Part]()
         for role, (name, pair) in _folders_by_role(root).items():
@@ -78,6 +79,7 @@ class Voc(FolderLayout):
         return replace(surveyed(root, parts, None, hidden, notes), deciding=deciding)
 
     def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Objects:
+        """Return the objects of each image."""
         from saccade.data.objects import Objects
         from saccade.data.opening import each
 

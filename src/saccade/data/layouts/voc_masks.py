@@ -44,6 +44,7 @@ class VocMasks(MaskFolderLayout):
         return f"no image in {pair.images.name} has a mask of its name in {pair.annotations.name}"
 
     def survey(self, root: Path) -> Survey:
+        """Return images and masks of each split; raise ValueError if ``check_folder`` rejects ``root``."""
         pair, hidden = _find_pair(root), Counter[str]()
         if pair is None:
             raise ValueError(f"{root} is not of this layout")
@@ -63,6 +64,7 @@ class VocMasks(MaskFolderLayout):
         )
 
     def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Masks:
+        """Return the mask of each image."""
         from saccade.data.masks import Masks
 
         return Masks(survey.masks, sizes, label_map(survey.root), survey.root, notify, survey.options.get("void"))

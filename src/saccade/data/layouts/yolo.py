@@ -69,6 +69,7 @@ class Yolo(FolderLayout):
         return "it has no data.yaml with names and train, and no folders images and labels with text files in labels"
 
     def survey(self, root: Path) -> Survey:
+        """Return images and text files of each split."""
         yaml, hidden, notes, unused = _find_yaml(root), Counter[str](), list[str](), list[str]()
         files = _files_in_yaml(root, yaml, hidden, notes) if yaml else _files_without_yaml(root, hidden)
         if "val" in files and not any(_label_path(root, path).is_file() for path in files["test"][1]):
@@ -95,6 +96,7 @@ class Yolo(FolderLayout):
         return replace(survey, problems=sorted([*survey.problems, *problems]), deciding=deciding, unused=unused)
 
     def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Objects:
+        """Return the objects of each image."""
         from saccade.data.objects import Objects
         from saccade.data.opening import each
 
