@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and locks of folders."""
+"""Files are written atomically, and folders are locked."""
 
 import os
 import subprocess
@@ -6,15 +6,15 @@ import sys
 
 import pytest
 
-from saccade.files import lock, make_folders, remove_unfinished, replacing, write_atomically
+from saccade.files import atomic_writer, lock, make_folders, remove_unfinished, write_atomically
 
 
-def test_old_content_or_new(tmp_path):
+def test_failed_write_keeps_the_old_content(tmp_path):
     path = tmp_path / "a.json"
     write_atomically(path, "old")
 
     def fail():
-        with replacing(path) as file:
+        with atomic_writer(path) as file:
             file.write(b"half of the n")
             raise RuntimeError("in the midst")
 
@@ -26,14 +26,14 @@ def test_old_content_or_new(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_what_a_killed_process_leaves_is_removed(tmp_path):
+def test_leftovers_of_a_killed_process_are_removed(tmp_path):
     write_atomically(tmp_path / "kept.part.json", "x")
     (tmp_path / ".a.json.x1.part").touch()
     remove_unfinished(tmp_path)
     assert os.listdir(tmp_path) == ["kept.part.json"]
 
 
-def test_one_process_at_a_time(tmp_path):
+def test_lock_excludes_other_processes(tmp_path):
     code = (
         f"from pathlib import Path\nfrom saccade.files import lock\nwith lock(Path({str(tmp_path / '.lock')!r})): pass"
     )
@@ -47,7 +47,7 @@ def test_one_process_at_a_time(tmp_path):
     assert other().stderr == ""
 
 
-def test_folders_are_made_or_none(tmp_path):
+def test_failed_make_folders_removes_what_it_created(tmp_path):
     assert make_folders(tmp_path / "a/b") == [tmp_path / "a/b", tmp_path / "a"]
     assert make_folders(tmp_path / "a/b") == []
     with pytest.raises(OSError, match="too long"):

@@ -1,4 +1,4 @@
-"""Write a file whole or not at all, lock a folder, make folders: the only such code of the package."""
+"""Write files atomically, lock folders, create folders."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-__all__ = ["lock", "make_folders", "remove_unfinished", "replacing", "write_atomically"]
+__all__ = ["atomic_writer", "lock", "make_folders", "remove_unfinished", "write_atomically"]
 
 _UNFINISHED = ".*.part"
+"""Glob pattern of the temporary files."""
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside ``path`` and move it to ``path`` at the end: old content or new, never half.
+def atomic_writer(path: Path) -> Iterator[IO[bytes]]:
+    """Open a temporary file beside ``path`` and move it to ``path`` at the end of the ``with`` block.
 
-    An error inside leaves ``path`` as it was. The ``name`` of the file serves those who write by name.
+    ``path`` holds either its old content or all of the new; an error in the block leaves it unchanged. Pass
+    ``file.name`` to libraries that need a path.
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".part")
     try:
@@ -45,42 +47,43 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write ``content``, text as UTF-8, through :func:`replacing`."""
-    with replacing(path) as file:
+    """Write ``content`` to ``path`` with :func:`atomic_writer`; text is encoded as UTF-8."""
+    with atomic_writer(path) as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 def remove_unfinished(folder: Path) -> None:
     """Remove the temporary files that a killed process left in ``folder``."""
-    for leftover in folder.glob(_UNFINISHED):
-        leftover.unlink(missing_ok=True)
+    for path in folder.glob(_UNFINISHED):
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
-def lock(path: Path, patience: float = 0.0) -> Iterator[None]:
-    """Hold a lock on the file ``path`` of an existing folder; the file is removed at the end.
+def lock(path: Path, timeout: float = 0.0) -> Iterator[None]:
+    """Hold an exclusive lock on the file ``path``, whose folder must exist; the file is removed at the end.
 
-    The lock is the kernel's: it ends with the process, however that ends, and forked children do not inherit it.
+    The operating system releases the lock when the process ends. Forked children do not inherit it.
 
     Args:
         path: the lock file.
-        patience: seconds to wait for a process that holds it.
+        timeout: seconds to wait for another process that holds the lock.
 
     Raises:
-        UserError: another process still holds it.
-        OSError: the file cannot be made.
+        UserError: another process still holds the lock.
+        OSError: the file cannot be created.
     """
-    file = _locked(path, patience)
+    file = _open_locked(path, timeout)
     try:
         yield
     finally:
-        with suppress(PermissionError):  # Windows keeps an open file
+        with suppress(PermissionError):  # Windows cannot delete an open file
             path.unlink(missing_ok=True)
         file.close()
 
 
-def _locked(path: Path, patience: float) -> IO[bytes]:
-    end = time.monotonic() + patience
+def _open_locked(path: Path, timeout: float) -> IO[bytes]:
+    """Return ``path`` opened and locked; see :func:`lock`."""
+    deadline = time.monotonic() + timeout
     while True:
         file = path.open("ab")
         try:
@@ -94,31 +97,29 @@ def _locked(path: Path, patience: float) -> IO[bytes]:
             file.close()
             if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
                 raise
-            if time.monotonic() >= end:
-                raise UserError(
-                    f"another process is working in {path.parent}; wait until it has ended, or end it"
-                ) from None
+            if time.monotonic() >= deadline:
+                raise UserError(f"another process is working in {path.parent}; wait until it ends, or end it") from None
             time.sleep(0.05)
             continue
-        file.close()  # its last holder removed the file after this process had opened it
+        file.close()  # another process removed the file after this one opened it
 
 
 def make_folders(path: Path) -> list[Path]:
-    """Make ``path`` and the missing folders above it; return those made, the innermost first.
+    """Create ``path`` and the missing folders above it; return the created folders, the innermost first.
 
-    ``Path.mkdir(parents=True)`` recurses for every level and fails a thousand levels down.
+    ``Path.mkdir(parents=True)`` recurses once per level and fails at a depth of a thousand.
 
     Raises:
-        OSError: one cannot be made; those made before it are removed again.
+        OSError: a folder cannot be created; those created before it are removed again.
     """
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    created = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
-        for folder in reversed(missing):
+        for folder in reversed(created):
             folder.mkdir(exist_ok=True)
-        path.mkdir(exist_ok=True)  # FileExistsError where it is a file
+        path.mkdir(exist_ok=True)  # raises FileExistsError if it is a file
     except OSError:
-        for folder in missing:
-            with suppress(OSError):  # never made
+        for folder in created:
+            with suppress(OSError):  # not created
                 folder.rmdir()
         raise
-    return missing
+    return created

@@ -1,6 +1,6 @@
-"""Image files before anyone asks for their pixels: which lie below a folder, which is which, which may be opened.
+"""Find, identify and open image files.
 
-Light: what looks at files only, as ``saccade compare`` does before it plans, need not wait for torch.
+This module does not import torch, so that checks of files start quickly.
 """
 
 from __future__ import annotations
@@ -22,137 +22,140 @@ from saccade.errors import UserError
 from saccade.escaping import brief
 
 __all__ = [
-    "ENDINGS",
-    "LARGEST",
+    "MAX_PIXELS",
+    "SUFFIXES",
     "UnreadableError",
     "checksum",
-    "closed",
-    "identity",
-    "inside",
+    "describe_left_out",
+    "expand_home",
+    "file_id",
     "is_folder",
     "is_hidden",
     "is_image",
     "is_unicode",
-    "left_out",
-    "located",
-    "opened",
-    "visible",
+    "open_image",
+    "raise_unreadable_folder",
+    "resolve_inside",
+    "visible_names",
     "walk",
 ]
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Of image files, small or capital: those of torchvision's ``ImageFolder``."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Suffixes of image files, in any case; the same as in torchvision's ``ImageFolder``."""
 
-LARGEST = 89_478_485
-"""Pixels; a file that states more is refused unread, for a few of its bytes can unfold to any amount of memory."""
+MAX_PIXELS = 89_478_485
+"""Maximum number of pixels; larger images are refused before decoding, as possible decompression bombs."""
 
-Image.preinit()  # with the two plugins imported above, all readers below are known to Pillow
+Image.preinit()  # registers the readers below; TIFF and WebP are registered by the imports above
 _FORMATS = ("JPEG", "PNG", "BMP", "PPM", TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format)
-"""What files of these endings hold (JPEG with it the MPO of telephones), and no other reader of Pillow's gets to see:
-that of EPS hands the file to Ghostscript."""
+"""Pillow formats that may be read; JPEG includes MPO.
 
-_OF_SYSTEMS = frozenset(
+Others are excluded for safety: the EPS reader, for example, runs Ghostscript.
+"""
+
+_SYSTEM_NAMES = frozenset(
     (
         *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot"),  # Synology and QNAP
         *("$recycle.bin", "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini"),  # Windows
         *("icon\r", "lost+found", "__pycache__"),  # macOS, ext4, Python
     )
 )
-"""Names, in small letters, of what a system or a program leaves among a user's files."""
+"""Names, in lower case, of files and folders that operating systems and programs create."""
 
-_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_RESOURCE_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Error numbers of this machine's limits, which are not the file's fault."""
 
 
 class UnreadableError(Exception):
-    """No image can be had from a file; the rest of a sentence that begins with its name."""
+    """A file cannot be read as an image; the message continues a sentence that begins with the file's name."""
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[ImageFile]:
-    """The image in ``path`` with its head read; within the ``with``, its pixels can be.
+def open_image(path: Path) -> Iterator[ImageFile]:
+    """Open the image at ``path`` and read its header; its pixels can be decoded inside the ``with`` block.
 
-    Nothing is warned of: Pillow's own opening warns of, or stops at, what is refused here by number of pixels.
+    Pillow's warning on large images is not raised; ``MAX_PIXELS`` is enforced instead.
 
     Raises:
-        UnreadableError: it is no image, is broken, or is larger than ``LARGEST``; also for whatever the body raises,
-            because a broken file leads Pillow's readers into errors of any kind.
-        UserError: this machine has no memory or no file handles left, which says nothing of the file.
+        UnreadableError: the file is not an image, is broken or has more than ``MAX_PIXELS`` pixels. Errors of the
+            ``with`` block are converted too, because broken files cause Pillow to raise errors of any type.
+        UserError: the machine has no memory or file handles left.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a named pipe would be waited for
-            raise UnreadableError("is no regular file")
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would block
+            raise UnreadableError("is not a regular file")
         with path.open("rb") as file:
-            image = _head(file, str(path))
+            image = _read_header(file, str(path))
             width, height = image.size
-            if width * height > LARGEST:
-                raise UnreadableError(f"states {width}×{height} pixels; at most {LARGEST:,} are read")
+            if width * height > MAX_PIXELS:
+                raise UnreadableError(f"has {width}×{height} pixels; at most {MAX_PIXELS:,} are allowed")
             yield image
     except UnreadableError:
         raise
     except Exception as error:
-        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _OF_THE_MACHINE:
-            why = getattr(error, "strerror", None) or "out of memory"
-            raise UserError(f"cannot read {brief(path)}: {why}, which is no fault of the file") from error
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _RESOURCE_ERRNOS:
+            reason = getattr(error, "strerror", None) or "out of memory"
+            raise UserError(f"cannot read {brief(path)}: {reason}, which is not a fault of the file") from error
         raise UnreadableError(f"cannot be read: {brief(getattr(error, 'strerror', None) or error)}") from None
 
 
-def _head(file: IO[bytes], name: str) -> ImageFile:
-    """As ``Image.open``, but that any number of pixels may be stated, without a warning."""
+def _read_header(file: IO[bytes], name: str) -> ImageFile:
+    """Return the image in ``file`` like ``Image.open``, but without Pillow's limit on pixels and its warning."""
     prefix = file.read(16)
     if not prefix:
         raise UnreadableError("is an empty file")
     for kind in _FORMATS:
         reader, accepts = Image.OPEN[kind]
-        if accepts is None or accepts(prefix) is True:  # a text would say why this build of Pillow cannot
+        if accepts is None or accepts(prefix) is True:  # a string means that this build of Pillow lacks the codec
             file.seek(0)
             try:
                 return reader(file, name)
-            except SyntaxError:  # how a reader says that the file is not its own
+            except SyntaxError:  # raised for files of another format
                 continue
-    raise UnreadableError(f"is no image in {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}")
+    raise UnreadableError(f"is not an image in {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}")
 
 
-def located(source: str) -> Path:
-    """The path that ``source`` names, a home folder (``~``) written out.
+def expand_home(source: str) -> Path:
+    """Return ``source`` as a path with ``~`` expanded.
 
     Raises:
-        UserError: there is no such home folder, or the name is not UTF-8 and so stands in no recipe.
+        UserError: the home folder does not exist, or the name is not valid UTF-8 and so cannot be written to a recipe.
     """
     if not is_unicode(source):
-        raise UserError(f"the name {brief(source)} is not UTF-8, which a recipe is written in; rename the folder")
+        raise UserError(f"the name {brief(source)} is not valid UTF-8, as recipes must be; rename the folder")
     try:
         return Path(source).expanduser()
     except RuntimeError:
-        raise UserError(f"cannot read {brief(source)}: the home folder it begins with is unknown") from None
+        raise UserError(f"cannot read {brief(source)}: the home folder of this user is unknown") from None
 
 
-def inside(root: Path, text: str, owner: str) -> Path:
-    r"""The path that a file names by ``text``, below ``root``; the file it names need not exist.
+def resolve_inside(root: Path, text: str, owner: str) -> Path:
+    r"""Return the path ``text`` below ``root``; it need not exist.
 
     Args:
-        root: the folder that no path leaves.
-        text: a relative path; ``\`` separates like ``/``.
-        owner: what names it, for the message.
+        root: folder that must contain the path.
+        text: relative path, separated by ``/`` or ``\``.
+        owner: file that holds the path, for the message.
 
     Raises:
-        UserError: ``text`` is absolute, goes up by ``..``, or leads out of ``root`` by a link.
+        UserError: ``text`` is absolute, contains ``..``, or leads out of ``root`` through a link.
     """
-    plain = text.replace("\\", "/")
-    if plain.startswith("/") or plain[1:2] == ":":
-        wrong = "is absolute; paths from the data folder are read"
-    elif ".." in plain.split("/"):
-        wrong = "leaves its folder by '..'"
-    elif "\0" in plain:
-        wrong = "holds NUL"
-    elif not os.path.realpath(path := os.path.join(root, plain)).startswith(os.path.realpath(root) + os.sep):
-        wrong = f"is a link out of {brief(root)}"
+    posix = text.replace("\\", "/")
+    if posix.startswith("/") or posix[1:2] == ":":
+        problem = "is absolute; a path relative to the data folder is needed"
+    elif ".." in posix.split("/"):
+        problem = "contains '..', which is not allowed"
+    elif "\0" in posix:
+        problem = "contains a NUL character"
+    elif not os.path.realpath(path := os.path.join(root, posix)).startswith(os.path.realpath(root) + os.sep):
+        problem = f"is a link that leads out of {brief(root)}"
     else:
         return Path(path)
-    raise UserError(f"{brief(owner)} names {brief(text)!r}, which {wrong}")
+    raise UserError(f"{brief(owner)} names {brief(text)!r}, which {problem}")
 
 
 def checksum(path: Path) -> tuple[int, int]:
-    """Number and CRC-32 of the bytes of ``path``; takes a hundredth to a tenth of what it takes to decode them."""
+    """Return the size in bytes and the CRC-32 of a file; 10 to 100 times faster than decoding the image."""
     length = value = 0
     with path.open("rb") as file:
         while block := file.read(2**20):
@@ -162,88 +165,87 @@ def checksum(path: Path) -> tuple[int, int]:
 
 
 def walk(folder: Path, hidden: Counter[str] | None = None) -> Iterator[Path]:
-    """Files at any depth below ``folder``, in order, found one by one: a set of images can be large.
+    """Yield the files at any depth below ``folder``, sorted, one by one to save memory.
 
-    Links to folders are followed, and each folder is entered once, however many links lead to it. What is hidden, file
-    or folder, is passed over.
+    Links to folders are followed; each folder is entered once. Hidden files and folders are skipped.
 
     Args:
-        folder: where to begin.
-        hidden: counts what is passed over, by name.
+        folder: folder to search.
+        hidden: counts skipped files and folders by name, if given.
 
     Raises:
         UserError: a folder cannot be read.
     """
     entered = set()
-    ahead = [folder]  # a list, since os.walk of Python 3.11 calls itself for each level
-    while ahead:
-        where = ahead.pop()
-        here = identity(where)
-        if here in entered:
+    pending = [folder]  # an explicit stack, because os.walk in Python 3.11 recurses
+    while pending:
+        current = pending.pop()
+        current_id = file_id(current)
+        if current_id in entered:
             continue
-        entered.add(here)
-        folders, names = _entries(where)
-        yield from (where / name for name in visible(sorted(names), hidden))
-        ahead += (where / name for name in reversed(visible(sorted(folders), hidden)))
+        entered.add(current_id)
+        folders, names = _list_folder(current)
+        yield from (current / name for name in visible_names(sorted(names), hidden))
+        pending += (current / name for name in reversed(visible_names(sorted(folders), hidden)))
 
 
-def _entries(folder: Path) -> tuple[list[str], list[str]]:
-    """The names of the folders, and of all else, that lie in ``folder``."""
+def _list_folder(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the folders in ``folder``, and of all other entries."""
     folders, others = list[str](), list[str]()
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 (folders if is_folder(entry) else others).append(entry.name)
     except OSError as error:
-        closed(error)
+        raise_unreadable_folder(error)
     return folders, others
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder or a link to one."""
+    """Return True if ``entry`` is a folder or a link to one."""
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself
+    except OSError:  # a link to itself
         return False
 
 
-def visible(names: Iterable[str], hidden: Counter[str] | None = None) -> list[str]:
-    """The names that are not hidden, in their order; ``hidden`` counts the others, resource forks under one name."""
-    kept = []
+def visible_names(names: Iterable[str], hidden: Counter[str] | None = None) -> list[str]:
+    """Return ``names`` without hidden ones; ``hidden`` counts those, macOS ``._*`` files under one name."""
+    visible = []
     for name in names:
         if not is_hidden(name):
-            kept.append(name)
+            visible.append(name)
         elif hidden is not None:
             hidden["._*" if name.startswith("._") else name] += 1
-    return kept
+    return visible
 
 
-def identity(path: Path) -> tuple[int, int] | Path:
-    """The same for all names of one file or folder, by symbolic or hard links; a link to nowhere is its own."""
+def file_id(path: Path) -> tuple[int, int] | Path:
+    """Return (device, inode), shared by all links to a file or folder; ``path`` itself for a broken link."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return path
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is there for a system or a program, not for its user."""
-    return name.startswith((".", "__MACOSX")) or name.lower() in _OF_SYSTEMS
+    """Return True if ``name`` begins with a dot or belongs to an operating system or program."""
+    return name.startswith((".", "__MACOSX")) or name.lower() in _SYSTEM_NAMES
 
 
 def is_unicode(name: str) -> bool:
-    """Whether ``name`` can be written as UTF-8: Python keeps bytes that cannot be read so as lone surrogates."""
+    """Return True if ``name`` can be encoded as UTF-8; Python stores undecodable bytes as lone surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def is_image(path: Path) -> bool:
-    """Whether ``path`` ends like an image."""
-    return path.name.lower().endswith(ENDINGS)
+    """Return True if ``path`` has an image suffix."""
+    return path.name.lower().endswith(SUFFIXES)
 
 
-def closed(error: OSError) -> NoReturn:
-    """Refuse a folder that cannot be read.
+def raise_unreadable_folder(error: OSError) -> NoReturn:
+    """Raise UserError for a folder that cannot be read.
 
     Raises:
         UserError: always.
@@ -251,20 +253,20 @@ def closed(error: OSError) -> NoReturn:
     raise UserError(f"cannot read {brief(error.filename)}: {error.strerror}") from None
 
 
-def left_out(counts: Mapping[str, Mapping[str, int]], shown: int = 5) -> str:
-    """``3 bad files left out (train: 2 of cat, 1 of dog)``, the classes with most of them first; "" for none.
+def describe_left_out(counts: Mapping[str, Mapping[str, int]], shown: int = 5) -> str:
+    """Return a text such as ``3 bad files left out (train: 2 of cat, 1 of dog)``; "" if there are none.
 
     Args:
-        counts: part -> class -> files; the name of a class is empty where files have no class.
-        shown: so many classes of a part are named.
+        counts: maps split to class to number of files; the class is "" if files have no class.
+        shown: number of classes listed per split, the most frequent first.
     """
-    parts = []
-    for part, classes in counts.items():
+    split_texts = []
+    for split, classes in counts.items():
         by_size = sorted(classes.items(), key=lambda item: (-item[1], item[0]))
-        words = [f"{count} of {brief(name)}" if name else str(count) for name, count in by_size[:shown]]
-        if rest := sum(count for _, count in by_size[shown:]):
-            words.append(f"{rest} of {len(by_size) - shown} other classes")
-        if words:
-            parts.append(f"{part}: {', '.join(words)}")
+        class_texts = [f"{count} of {brief(name)}" if name else str(count) for name, count in by_size[:shown]]
+        if n_others := sum(count for _, count in by_size[shown:]):
+            class_texts.append(f"{n_others} of {len(by_size) - shown} other classes")
+        if class_texts:
+            split_texts.append(f"{split}: {', '.join(class_texts)}")
     total = sum(sum(classes.values()) for classes in counts.values())
-    return f"{total} bad file{'s' * (total != 1)} left out ({'; '.join(parts)})" if total else ""
+    return f"{total} bad file{'s' * (total != 1)} left out ({'; '.join(split_texts)})" if total else ""

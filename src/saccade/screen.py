@@ -1,4 +1,4 @@
-"""What a study shows while it runs and when it has ended: bars on a terminal, plain lines elsewhere."""
+"""Terminal output of studies and runs: progress bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -49,30 +49,34 @@ if TYPE_CHECKING:
 
 __all__ = ["RunScreen", "Screen"]
 
-_QUIET = 10.0
-"""Seconds without a line after which a pipe hears how far the runs are."""
-_WIDE = 140
-"""Columns where there is no terminal to ask."""
+_HEARTBEAT_SECONDS = 10.0
+"""Seconds without output after which a progress line is printed if the output is not a terminal."""
+_DEFAULT_WIDTH = 140
+"""Width of the output, in characters, without a terminal."""
 _COSTS = ("parameters", "MACs", "latency")
-"""Columns that are left out where no arm has an entry."""
+"""Columns of the results table that are left out if no arm has a value."""
 _STYLE = {"helps": "green", "hurts": "red", "equal": "cyan", "not decided": "yellow"}
+"""Maps a verdict to its rich style."""
 
 
 class Screen:
-    """Takes the events of ``saccade.compare``; use it in a ``with``.
+    """Displays the events of ``saccade.compare``; a context manager.
+
+    Args:
+        err: True to print to stderr.
 
     Attributes:
-        folder: of the study, once it is known.
+        folder: folder of the study; None until it is known.
     """
 
     def __init__(self, err: bool = False) -> None:
         self.console = Console(stderr=err, highlight=False)
         if not self.console.is_terminal:
-            self.console = Console(stderr=err, highlight=False, width=_WIDE)
-        self.bars = _Bars(self.console) if self.console.is_terminal else None
-        self.runs = self.ended = 0
-        self.states: dict[int, _State] = {}
-        self.last = time.monotonic()
+            self.console = Console(stderr=err, highlight=False, width=_DEFAULT_WIDTH)
+        self.bars = _ProgressBars(self.console) if self.console.is_terminal else None
+        self.n_runs = self.n_ended = 0
+        self.progress_by_slot: dict[int, _RunProgress] = {}
+        self.last_output_time = time.monotonic()
         self.folder: Path | None = None
 
     def __enter__(self) -> Screen:
@@ -80,96 +84,104 @@ class Screen:
             self.bars.progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if self.bars is not None:
             self.bars.progress.stop()
 
-    def say(self, text: str) -> None:
-        """One line, above the bars where there are any."""
+    def print_line(self, text: str) -> None:
+        """Print one line, above the progress bars on a terminal."""
         self.console.print(Text(printable(text)))
-        self.last = time.monotonic()
+        self.last_output_time = time.monotonic()
 
     def __call__(self, event: Event) -> None:
-        """Show one event."""
+        """Display one event."""
         match event:
             case FilesChecked(done, total):
-                self._checked(done, total)
+                self._show_file_check(done, total)
             case StudyPlanned(folder, description):
                 self.folder = folder
                 self.console.print(Text(printable(description)), soft_wrap=True)
             case Reporting():
-                self.say("measuring what each arm costs, writing the report")
+                self.print_line("measuring what each arm costs, writing the report")
             case Checking():
-                self.say("checking the images, building every network")
+                self.print_line("checking the images, building every network")
             case EngineChanged(description):
-                self.say(description)
+                self.print_line(description)
             case PicturesNotKept(reason):
-                self.say(f"decoded images are not kept for the next run: {reason}")
+                self.print_line(f"decoded images are not kept for the next run: {reason}")
             case SettingsDecided():
-                self.say(event.text())
+                self.print_line(event.text())
             case DataOpened(description, cautions):
-                self.say(description)
+                self.print_line(description)
                 for caution in cautions:
-                    self.say(f"caution: {caution}")
+                    self.print_line(f"caution: {caution}")
             case Caution(text):
-                self.say(f"caution: {text}")
+                self.print_line(f"caution: {text}")
             case StudyBegan(runs, finished):
-                self.runs, self.ended = runs, finished
+                self.n_runs, self.n_ended = runs, finished
                 if finished:
-                    self.say(f"{finished} of {runs} runs are there already")
+                    self.print_line(f"{finished} of {runs} runs are already finished")
             case RunBegan(slot, arm, seed, attempt):
-                state = _State(arm, seed)
+                run = _RunProgress(arm, seed)
                 if attempt > 1:
-                    self.say(f"{state.name}: its process died; once more")
-                    self.states = {place: other for place, other in self.states.items() if other.name != state.name}
-                self.states[slot] = state
+                    self.print_line(f"{run.name}: its process died; retrying")
+                    self.progress_by_slot = {
+                        other_slot: other
+                        for other_slot, other in self.progress_by_slot.items()
+                        if other.name != run.name
+                    }
+                self.progress_by_slot[slot] = run
             case RunEnded(slot):
-                self._ended(self.states.pop(slot), event)
+                self._show_run_end(self.progress_by_slot.pop(slot), event)
             case RunEvent(slot, event=inner):
-                self.states[slot].take(inner)
+                self.progress_by_slot[slot].update(inner)
         self._refresh()
 
-    def _checked(self, done: int, total: int) -> None:
+    def _show_file_check(self, done: int, total: int) -> None:
         if self.bars is not None:
-            self.bars.total(f"checking images {done}/{total}", done, total)
-        elif time.monotonic() - self.last > _QUIET:
-            self.say(f"checking images {done}/{total}")
+            self.bars.update_total(f"checking images {done}/{total}", done, total)
+        elif time.monotonic() - self.last_output_time > _HEARTBEAT_SECONDS:
+            self.print_line(f"checking images {done}/{total}")
 
-    def _ended(self, state: _State, event: RunEnded) -> None:
-        self.ended += 1
+    def _show_run_end(self, run: _RunProgress, event: RunEnded) -> None:
+        self.n_ended += 1
         if event.status in ("failed", "diverged"):
-            why = f" ({event.reason})" if event.reason else ""
-            self.say(f"{self.ended}/{self.runs}  {state.name}  {event.status}{why}")
+            reason = f" ({event.reason})" if event.reason else ""
+            self.print_line(f"{self.n_ended}/{self.n_runs}  {run.name}  {event.status}{reason}")
         elif self.bars is None:
-            seconds = time.monotonic() - state.begun
-            self.say(f"{self.ended}/{self.runs}  {state.name}  {event.score}  {seconds:.0f} s")
+            seconds = time.monotonic() - run.start_time
+            self.print_line(f"{self.n_ended}/{self.n_runs}  {run.name}  {event.score}  {seconds:.0f} s")
 
     def _refresh(self) -> None:
         if self.bars is not None:
-            if self.runs:
-                done = self.ended + sum(state.part for state in self.states.values())
-                self.bars.total(f"runs {self.ended}/{self.runs}", done, self.runs)
-                self.bars.slots(self.states)
-        elif self.states and time.monotonic() - self.last > _QUIET:
-            self.say("…  " + "; ".join(f"{state.name} {state.words}" for state in self.states.values()))
+            if self.n_runs:
+                done = self.n_ended + sum(run.fraction for run in self.progress_by_slot.values())
+                self.bars.update_total(f"runs {self.n_ended}/{self.n_runs}", done, self.n_runs)
+                self.bars.update_slots(self.progress_by_slot)
+        elif self.progress_by_slot and time.monotonic() - self.last_output_time > _HEARTBEAT_SECONDS:
+            self.print_line("…  " + "; ".join(f"{run.name} {run.text}" for run in self.progress_by_slot.values()))
 
     def show(self, results: StudyResults) -> None:
-        """The table of a study, its verdicts and its notes; before them, that the host has not learnt the task."""
+        """Print the results table, verdicts and notes; first, an alarm if the host did not learn the task."""
         if results.alarm:
             self.console.print(Text(printable(results.alarm), style="bold red"), soft_wrap=not self.bars)
-        self.console.print(_table(results))
-        for row in results.verdicts.values():
-            self.console.print(Text(printable(row.sentence()), style=_STYLE.get(row.word, "")), soft_wrap=not self.bars)
+        self.console.print(_results_table(results))
+        for finding in results.verdicts.values():
+            self.console.print(
+                Text(printable(finding.sentence()), style=_STYLE.get(finding.word, "")), soft_wrap=not self.bars
+            )
         for note in results.notes:
             self.console.print(Text(printable(f"note: {note.text}")), soft_wrap=not self.bars)
 
 
 class RunScreen:
-    """Takes the events of ``saccade.train``; use it in a ``with``: a bar of steps, and a line for each epoch.
+    """Displays the events of ``saccade.train`` as a bar of steps and a line per epoch; a context manager.
 
     Args:
-        err: print to stderr.
-        quiet: print nothing.
+        err: True to print to stderr.
+        quiet: True to print nothing.
     """
 
     def __init__(self, err: bool = False, quiet: bool = False) -> None:
@@ -183,61 +195,64 @@ class RunScreen:
         self.progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self.progress.stop()
 
-    def say(self, text: str) -> None:
-        """One line, above the bar where there is one."""
+    def print_line(self, text: str) -> None:
+        """Print one line, above the progress bar on a terminal."""
         self.console.print(Text(printable(text)))
 
     def __call__(self, event: Event) -> None:
-        """Show one event."""
+        """Display one event."""
         match event:
             case RunPlanned(_, description):
-                self.say(description)
+                self.print_line(description)
             case FilesChecked(done, total):
-                self.progress.update(self.bar, total=total, completed=done, description="looking at the images")
+                self.progress.update(self.bar, total=total, completed=done, description="checking images")
             case Caution(text):
                 self.console.print(f"caution: {text}", markup=False)
             case PicturesNotKept(reason):
-                self.say(f"decoded images are not kept for the next run: {reason}")
+                self.print_line(f"decoded images are not kept for the next run: {reason}")
             case SettingsDecided():
-                self.say(event.text())
+                self.print_line(event.text())
             case TrainingBegan(epochs, steps, epoch):
                 self.epochs, self.steps = epochs, steps
-                self._at(epoch, 0)
+                self._update_bar(epoch, 0)
             case StepTaken(epoch, step):
-                self._at(epoch - 1, step)
+                self._update_bar(epoch - 1, step)
             case EpochEnded(epoch, row):
-                self._at(epoch, 0)
-                self.console.print(_line(row, self.epochs), markup=False)
+                self._update_bar(epoch, 0)
+                self.console.print(_format_epoch(row, self.epochs), markup=False)
 
-    def _at(self, epoch: int, step: int) -> None:
-        """Show ``step`` steps done after ``epoch`` whole epochs."""
-        words = f"epoch {min(epoch + (step > 0), self.epochs)}/{self.epochs}"
+    def _update_bar(self, epoch: int, step: int) -> None:
+        """Show that ``step`` steps are done after ``epoch`` full epochs."""
+        text = f"epoch {min(epoch + (step > 0), self.epochs)}/{self.epochs}"
         done, total = self.steps * epoch + step, self.steps * self.epochs
-        self.progress.update(self.bar, total=total, completed=done, description=words)
+        self.progress.update(self.bar, total=total, completed=done, description=text)
 
 
-def _line(row: Mapping[str, Any], epochs: int) -> str:
-    """One epoch in words."""
-    parts = [f"loss {math.fsum(row['losses'].values()):.3f}"] if row["losses"] else []
-    parts += [f"{name} {score:.2f}" for name, score in row["scores"].items() if score is not None]
+def _format_epoch(row: Mapping[str, Any], epochs: int) -> str:
+    """Return loss, scores and duration of one epoch as a line."""
+    texts = [f"loss {math.fsum(row['losses'].values()):.3f}"] if row["losses"] else []
+    texts += [f"{name} {score:.2f}" for name, score in row["scores"].items() if score is not None]
     number = f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}"
-    return "   ".join([number, *parts, f"{row['seconds']:.1f} s"])
+    return "   ".join([number, *texts, f"{row['seconds']:.1f} s"])
 
 
-class _State:
-    """How far one slot is with its run."""
+class _RunProgress:
+    """Progress of the run in one slot."""
 
     def __init__(self, arm: str, seed: int) -> None:
         self.name = printable(f"{arm}, seed {seed}")
-        self.begun = time.monotonic()
+        self.start_time = time.monotonic()
         self.epoch = self.step = 0
         self.epochs = self.steps = 1
         self.score = ""
 
-    def take(self, event: Event) -> None:
+    def update(self, event: Event) -> None:
+        """Record one event of the run."""
         match event:
             case TrainingBegan(epochs, steps, epoch):
                 self.epochs, self.steps, self.epoch = epochs, steps, epoch
@@ -247,73 +262,77 @@ class _State:
                 self.epoch, self.step, self.score = epoch, 0, score
 
     @property
-    def part(self) -> float:
-        """Of the run, 0 to 1."""
+    def fraction(self) -> float:
+        """Fraction of the run that is done, 0 to 1."""
         return min(1.0, (self.epoch + self.step / max(1, self.steps)) / max(1, self.epochs))
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
+        """Epoch and latest score."""
         return f"epoch {min(self.epoch + 1, self.epochs)}/{self.epochs}{f'  {self.score:>7}' if self.score else ''}"
 
 
-class _Bars:
-    """One bar for the study and one line for each slot."""
+class _ProgressBars:
+    """One progress bar for the study and one for each slot."""
 
     def __init__(self, console: Console) -> None:
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[words]}", markup=False),
+            TextColumn("{task.fields[text]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
             transient=True,
         )
-        self.whole = self.progress.add_task("starting", total=None, words="")
+        self.total_bar = self.progress.add_task("starting", total=None, text="")
         self.lines: dict[int, TaskID] = {}
 
-    def total(self, words: str, done: float, total: float) -> None:
-        self.progress.update(self.whole, description=words, completed=done, total=total)
+    def update_total(self, text: str, done: float, total: float) -> None:
+        self.progress.update(self.total_bar, description=text, completed=done, total=total)
 
-    def slots(self, states: Mapping[int, _State]) -> None:
-        for slot, state in states.items():
+    def update_slots(self, progress_by_slot: Mapping[int, _RunProgress]) -> None:
+        for slot, run in progress_by_slot.items():
             if slot not in self.lines:
-                self.lines[slot] = self.progress.add_task("", total=1.0, words="")
+                self.lines[slot] = self.progress.add_task("", total=1.0, text="")
             self.progress.update(
-                self.lines[slot], description=f"  {state.name}", completed=state.part, words=state.words, visible=True
+                self.lines[slot], description=f"  {run.name}", completed=run.fraction, text=run.text, visible=True
             )
-        for slot in self.lines.keys() - states.keys():
+        for slot in self.lines.keys() - progress_by_slot.keys():
             self.progress.update(self.lines[slot], visible=False)
 
 
-def _table(results: StudyResults) -> Table:
+def _results_table(results: StudyResults) -> Table:
+    """Return the results as a table, one row per arm."""
     metric, digits = results.metric, results.metric.digits
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("arm")
     columns = [f"{metric.name} {metric.unit}".strip(), "difference", "95 % interval", "verdict", *_COSTS]
     cells: list[list[Text | str]] = []
     for arm in results.arms:
-        row, cost = results.verdicts.get(arm.arm.name), arm.cost
-        word = row.word if row else ""
+        finding, cost = results.verdicts.get(arm.arm.name), arm.cost
+        word = finding.word if finding else ""
+        interval = None if finding is None or finding.low is None else (finding.low, finding.high)
         cells.append([
             Text(printable(arm.arm.name)),
-            _spread(arm, digits),
-            "" if row is None or row.difference is None else f"{row.difference:+.{digits}f}",
-            "" if row is None or row.low is None else f"{row.low:+.{digits}f} to {row.high:+.{digits}f}",
+            _mean_and_sd(arm, digits),
+            "" if finding is None or finding.difference is None else f"{finding.difference:+.{digits}f}",
+            "" if interval is None else f"{interval[0]:+.{digits}f} to {interval[1]:+.{digits}f}",
             Text(word, style=_STYLE.get(word, "")),
             "" if arm.parameters is None else f"{arm.parameters:,}",
             f"{cost.macs / 1e6:.1f} M" if cost else "",
             f"{cost.latency.median:.2f} ms" if cost else "",
         ])  # fmt: skip
-    known = [n for n, name in enumerate(columns, 1) if name not in _COSTS or any(row[n] for row in cells)]
-    for n in known:
-        table.add_column(columns[n - 1], justify="right")
-    for line in cells:
-        table.add_row(line[0], *(line[n] for n in known))
+    shown_columns = [i for i, name in enumerate(columns, 1) if name not in _COSTS or any(row[i] for row in cells)]
+    for i in shown_columns:
+        table.add_column(columns[i - 1], justify="right")
+    for row in cells:
+        table.add_row(row[0], *(row[i] for i in shown_columns))
     return table
 
 
-def _spread(arm: ArmResult, digits: int) -> str:
+def _mean_and_sd(arm: ArmResult, digits: int) -> str:
+    """Return mean ± standard deviation over the seeds, as text."""
     if arm.mean is None:
         return "–"
     return f"{arm.mean:.{digits}f}" + ("" if arm.sd is None else f" ± {arm.sd:.{digits}f}")

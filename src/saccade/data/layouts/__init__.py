@@ -1,79 +1,85 @@
-"""Data layouts, one a file; this folder is the table. ``saccade data SOURCE`` says which one reads a source."""
+"""Registry of data layouts: each public module of this package defines one."""
 
 from __future__ import annotations
 
-from saccade.data.layouts._foreign import foreign
+from saccade.data.layouts._other_programs import suggest_conversion
 from saccade.data.layouts.base import Layout
 from saccade.data.survey import folder_of, missing
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 from saccade.recipe import Data
-from saccade.tables import Table
+from saccade.registry import Registry
 
-_TABLE: Table[Layout] = Table(__name__, "layout")
-_SHOWN = 8
+_REGISTRY: Registry[Layout] = Registry(__name__, "layout")
+_MAX_LISTED = 8
+"""Number of file names in the message on a folder that no layout reads."""
 
-__all__ = ["Layout", "get", "layout_of", "names", "why_not"]
+__all__ = ["Layout", "explain_rejection", "find_layout", "get", "names"]
 
 
 def names() -> list[str]:
-    """The layouts there are, the one that requires most first."""
+    """Return the names of all layouts in the order in which they are tried."""
     return [layout.name for layout in _layouts()]
 
 
 def get(name: str) -> Layout:
-    """The layout called ``name``.
+    """Return the layout called ``name``.
 
     Raises:
-        UserError: there is no such layout; names its neighbours.
+        UserError: there is no such layout; the message suggests similar names.
     """
-    found = {layout.name: layout for layout in _layouts()}
-    if name not in found:
+    layouts = {layout.name: layout for layout in _layouts()}
+    if name not in layouts:
         raise UserError(
-            f"data.layout: there is no layout {name!r}.{did_you_mean(name, found)} There are {', '.join(found)}."
+            f"data.layout: there is no layout {name!r}.{did_you_mean(name, layouts)} There are {', '.join(layouts)}."
         )
-    return found[name]
+    return layouts[name]
 
 
-def layout_of(spec: Data, target: str = "none") -> Layout:
-    """The layout that ``spec`` names, or the first that recognises its source.
+def find_layout(spec: Data, target: str = "none") -> Layout:
+    """Return the layout named in ``spec``, else the first one that reads its source.
 
     Args:
-        spec: what to open.
-        target: the kind of target that is needed; where a layout does not give it, one that it names in ``also`` may.
+        spec: the ``[data]`` section of a recipe.
+        target: kind of target needed. If the first layout lacks it, one of its ``alternatives`` is returned instead,
+            provided that it reads the source and has the target.
 
     Raises:
-        UserError: there is no such layout or source, or nothing recognises it; names the converter for files of another
-            program, or says for each layout why not.
+        UserError: the layout or source does not exist, or no layout reads the source; the message names a converter
+            or gives the reason of each layout.
     """
     if spec.layout != "auto":
         return get(spec.layout)
     reasons = {}
     for layout in _layouts():
-        reason = layout.recognise(spec.source)
+        reason = layout.check_source(spec.source)
         if reason is None:
-            others = (other for other in map(get, layout.also) if target in other.targets)
-            fitting = (other for other in others if other.recognise(spec.source) is None)
-            return layout if target in layout.targets else next(fitting, layout)
+            others = (other for other in map(get, layout.alternatives) if target in other.targets)
+            readers = (other for other in others if other.check_source(spec.source) is None)
+            return layout if target in layout.targets else next(readers, layout)
         reasons[layout.name] = reason
     root = folder_of(spec.source)
     if root is None:
         raise missing(spec.source, [source for layout in _layouts() for source in layout.sources])
-    said = foreign(root)
-    if said:
-        raise UserError(f"no layout reads {brief(root)}: {said}")
-    lie = ", ".join(brief(path.name, 40) for path in sorted(root.iterdir())[:_SHOWN]) or "nothing"
-    why = "; ".join(f"not {name}, for {reason}" for name, reason in reasons.items())
-    raise UserError(f"no layout reads {brief(root)}, which holds {lie}: {why}")
+    hint = suggest_conversion(root)
+    if hint:
+        raise UserError(f"no layout reads {brief(root)}: {hint}")
+    listing = ", ".join(brief(path.name, 40) for path in sorted(root.iterdir())[:_MAX_LISTED]) or "nothing"
+    raise UserError(f"no layout reads {brief(root)}, which holds {listing}: {_joined(reasons)}")
 
 
-def why_not(source: str, target: str) -> str:
-    """Why no layout that gives targets of the kind ``target`` reads ``source``, as clauses; empty where one does."""
-    asked = {layout.name: layout.recognise(source) for layout in _layouts() if target in layout.targets}
-    return "" if None in asked.values() else "; ".join(f"not {name}, for {reason}" for name, reason in asked.items())
+def explain_rejection(source: str, target: str) -> str:
+    """Return why no layout with targets of the kind ``target`` reads ``source``; "" if one does."""
+    reasons = {layout.name: layout.check_source(source) for layout in _layouts() if target in layout.targets}
+    rejections = {name: reason for name, reason in reasons.items() if reason is not None}
+    return _joined(rejections) if len(rejections) == len(reasons) else ""
+
+
+def _joined(reasons: dict[str, str]) -> str:
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
 
 
 def _layouts() -> list[Layout]:
-    """One of each, in the order of ``rank``."""
-    kinds = [_TABLE.get(name, Layout) for name in _TABLE.names()]  # type: ignore[type-abstract]
+    """Return one instance of each layout, ordered by ``rank``."""
+    kinds = [_REGISTRY.get(name, Layout) for name in _REGISTRY.names()]  # type: ignore[type-abstract]
     return sorted((kind() for kind in kinds), key=lambda layout: layout.rank)

@@ -1,4 +1,4 @@
-"""One JSON file of COCO: images, categories and annotations, each checked; read once however often it is asked for."""
+"""Read and check one COCO JSON file: images, categories and annotations. Results are cached."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from saccade.imagefiles import is_unicode
 
 __all__ = ["CocoFile", "read_coco", "run_lengths"]
 
-_MOST = 1e9
-"""No coordinate and no run of pixels is as large."""
+_TOO_LARGE = 1e9
+"""Exclusive bound on coordinates and run lengths, in pixels."""
 
 
 class CocoFile(NamedTuple):
-    """What a file holds.
+    """Contents of a COCO JSON file.
 
     Attributes:
-        classes: names, in the order of their ids.
-        images: ``file_name``, with ``/`` between its folders, to what is stated of it.
-        notes: sentences on what it holds beside.
+        classes: category names, ordered by id.
+        images: maps each ``file_name`` (with ``/`` between folders) to its annotations.
+        notes: sentences on entries that are left out or repeated.
     """
 
     classes: list[str]
@@ -36,58 +36,69 @@ class CocoFile(NamedTuple):
 
 
 def read_coco(path: Path, owner: str) -> CocoFile:
-    """The contents of a file; ``owner`` is how messages name it.
+    """Return the contents of a COCO JSON file.
+
+    Args:
+        path: the file.
+        owner: name of the file in messages.
 
     Raises:
-        UserError: it cannot be read, is no JSON of this form, or an id of an image or a category stands twice.
+        UserError: the file cannot be read or is not COCO JSON, or an image or category id occurs twice.
     """
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError as error:
         raise UserError(f"cannot read {brief(owner)}: {error.strerror}") from None
-    return _read(path, owner, found.st_size, found.st_mtime_ns)
+    return _read_cached(path, owner, status.st_size, status.st_mtime_ns)
 
 
-@lru_cache(maxsize=4)  # the parts of one source
-def _read(path: Path, owner: str, size: int, changed: int) -> CocoFile:
-    images, categories, annotations = _loaded(path, owner)
-    names = _categories(categories, owner)
-    files = _images(images, owner)
+@lru_cache(maxsize=4)  # more than the train, val and test files of one source
+def _read_cached(path: Path, owner: str, size: int, mtime_ns: int) -> CocoFile:
+    images, categories, annotations = _load_lists(path, owner)
+    category_names = _category_names(categories, owner)
+    entries = _images_by_id(images, owner)
     notes = list[str]()
     by_image = defaultdict[Any, list[dict[str, Any]]](list)
-    for one in annotations:
-        by_image[one.get("image_id") if _is_id(one.get("image_id")) else None].append(one)
-    unknown = [one for key, of in by_image.items() if key not in files for one in of]
-    if unknown:
+    for annotation in annotations:
+        by_image[annotation.get("image_id") if _is_id(annotation.get("image_id")) else None].append(annotation)
+    orphans = [annotation for image_id, group in by_image.items() if image_id not in entries for annotation in group]
+    if orphans:
         notes.append(
-            f"{len(unknown)} annotations of {owner} are of images that it does not list, and are left out (the first: "
-            f"annotation {_shown(unknown[0].get('id'))} of image {_shown(unknown[0].get('image_id'))})"
+            f"{len(orphans)} annotations of {owner} belong to images that it does not list; they are left out (first: "
+            f"annotation {_short(orphans[0].get('id'))} of image {_short(orphans[0].get('image_id'))})"
         )
-    repeated = [key for key, n in Counter(_shown(one.get("id")) for one in annotations if "id" in one).items() if n > 1]
-    if repeated:
-        said = f"the first: {repeated[0]}"
-        notes.append(f"{len(repeated)} ids of annotations stand twice in {owner} ({said}); all are taken")
-    dummy = _dummy(categories, {one.get("category_id") for one in annotations if _is_id(one.get("category_id"))})
-    if dummy is not None:
-        notes.append(f"the category {brief(names.pop(dummy))!r} of {owner} stands above the others and has no objects")
-    found = dict[str, Annotated]()
+    id_counts = Counter(_short(annotation.get("id")) for annotation in annotations if "id" in annotation)
+    repeated_ids = [annotation_id for annotation_id, count in id_counts.items() if count > 1]
+    if repeated_ids:
+        ids_text = f"first: {repeated_ids[0]}"
+        notes.append(
+            f"{len(repeated_ids)} annotation ids occur twice in {owner} ({ids_text}); all annotations are used"
+        )
+    category_ids = (annotation.get("category_id") for annotation in annotations)
+    supercategory = _empty_supercategory(categories, set(filter(_is_id, category_ids)))
+    if supercategory is not None:
+        notes.append(
+            f"the category {brief(category_names.pop(supercategory))!r} of {owner} is the "
+            "supercategory of all others and has no objects; it is left out"
+        )
+    annotated = dict[str, Annotated]()
     ids = defaultdict[str, list[Any]](list)
-    for key, image in files.items():
-        name = PurePosixPath(image["file_name"].replace("\\", "/")).as_posix()
-        ids[name].append(key)
-        found[name] = _annotated(image, by_image[key], names, owner)
-    for name, keys in ids.items():
-        if keys[1:]:
-            said = " and ".join(map(_shown, keys[:2]))
-            found[name] = Annotated(owner, problem=f"is listed twice in {brief(owner)}, with the ids {said}")
-    return CocoFile([names[key] for key in sorted(names)], found, notes)
+    for image_id, entry in entries.items():
+        name = PurePosixPath(entry["file_name"].replace("\\", "/")).as_posix()
+        ids[name].append(image_id)
+        annotated[name] = _parse_image(entry, by_image[image_id], category_names, owner)
+    for name, image_ids in ids.items():
+        if image_ids[1:]:
+            ids_text = " and ".join(map(_short, image_ids[:2]))
+            annotated[name] = Annotated(owner, problem=f"is listed twice in {brief(owner)}, with the ids {ids_text}")
+    return CocoFile([category_names[category_id] for category_id in sorted(category_names)], annotated, notes)
 
 
-def _loaded(path: Path, owner: str) -> list[list[dict[str, Any]]]:
-    """The lists of images, categories and annotations.
+def _load_lists(path: Path, owner: str) -> list[list[dict[str, Any]]]:
+    """Return the lists ``images``, ``categories`` and ``annotations``.
 
     Raises:
-        UserError: the file is no JSON, or lacks one of them.
+        UserError: the file is not JSON, or lacks one of them.
     """
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -99,118 +110,133 @@ def _loaded(path: Path, owner: str) -> list[list[dict[str, Any]]]:
     except UnicodeDecodeError:
         raise UserError(f"cannot read {brief(owner)}: it is not UTF-8") from None
     except RecursionError:
-        raise UserError(f"cannot read {brief(owner)}: nested too deep") from None
+        raise UserError(f"cannot read {brief(owner)}: it is nested too deeply") from None
     except (OSError, ValueError) as error:  # ValueError: an integer of thousands of digits
         raise UserError(f"cannot read {brief(owner)}: {brief(getattr(error, 'strerror', None) or error)}") from None
     lists = []
     for key in ("images", "categories", "annotations"):
-        found = values.get(key) if isinstance(values, dict) else None
-        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-            raise UserError(f"{brief(owner)} has no list {key!r} of objects, as COCO's JSON has")
-        lists.append(found)
+        value = values.get(key) if isinstance(values, dict) else None
+        if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+            raise UserError(f"{brief(owner)} has no list {key!r} of objects; COCO JSON has one")
+        lists.append(value)
     return lists
 
 
-def _categories(categories: Sequence[Mapping[str, Any]], owner: str) -> dict[int, str]:
-    """Id to name."""
+def _category_names(categories: Sequence[Mapping[str, Any]], owner: str) -> dict[int, str]:
+    """Return category names by id.
+
+    Raises:
+        UserError: a category has no id or name, or shares one with another.
+    """
     names = dict[int, str]()
-    for one in categories:
-        key, name = one.get("id"), one.get("name")
-        if not isinstance(key, int) or isinstance(key, bool) or not _is_name(name):
+    for category in categories:
+        category_id, name = category.get("id"), category.get("name")
+        if not isinstance(category_id, int) or isinstance(category_id, bool) or not _is_name(name):
             raise UserError(
-                f"{brief(owner)} has the category {brief(dict(one), 80)}; an id (integer) and a name are needed"
+                f"{brief(owner)} has the category {brief(dict(category), 80)}; an id (integer) and a name are needed"
             )
-        if key in names:
-            raise UserError(f"{brief(owner)} has the id {key} for the categories {names[key]!r} and {name!r}")
-        names[key] = name
-    twice = next((name for name, n in Counter(names.values()).items() if n > 1), None)
-    if twice is not None:
-        keys = [str(key) for key, name in names.items() if name == twice]
-        raise UserError(f"{brief(owner)} has the name {brief(twice)!r} for the categories {' and '.join(keys)}")
+        if category_id in names:
+            raise UserError(
+                f"{brief(owner)} has the id {category_id} for the categories {names[category_id]!r} and {name!r}"
+            )
+        names[category_id] = name
+    duplicate = next((name for name, count in Counter(names.values()).items() if count > 1), None)
+    if duplicate is not None:
+        category_ids = [str(category_id) for category_id, name in names.items() if name == duplicate]
+        raise UserError(
+            f"{brief(owner)} has the name {brief(duplicate)!r} for the categories {' and '.join(category_ids)}"
+        )
     return names
 
 
-def _dummy(categories: Sequence[Mapping[str, Any]], used: set[Any]) -> int | None:
-    """The id of the category that Roboflow puts above all others, without objects."""
+def _empty_supercategory(categories: Sequence[Mapping[str, Any]], used: set[Any]) -> int | None:
+    """Return the id of the category that Roboflow adds above all others, without objects; None if there is none."""
     first, *others = categories or [{}]
-    same = others and all(one.get("supercategory") == first.get("name") for one in others)
-    if same and first.get("supercategory") in ("none", None) and first["id"] not in used:
+    is_supercategory = others and all(category.get("supercategory") == first.get("name") for category in others)
+    if is_supercategory and first.get("supercategory") in ("none", None) and first["id"] not in used:
         return int(first["id"])
     return None
 
 
-def _images(images: Sequence[dict[str, Any]], owner: str) -> dict[Any, dict[str, Any]]:
-    """Id to entry."""
-    found = dict[Any, dict[str, Any]]()
-    for one in images:
-        key, name = one.get("id"), one.get("file_name")
-        if not _is_id(key) or not _is_name(name):
-            raise UserError(f"{brief(owner)} has the image {brief(one, 80)}; an id and a file_name are needed")
-        if key in found:
-            names = f"{brief(found[key]['file_name'])} and {brief(name)}"
-            raise UserError(f"{brief(owner)} has the id {_shown(key)} for the images {names}")
-        found[key] = one
-    return found
-
-
-def _annotated(
-    image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], names: Mapping[int, str], owner: str
-) -> Annotated:
-    width, height = (_side(image.get(name)) for name in ("width", "height"))
-    size = (width, height) if width and height else None
-    objects, cleaned = list[Annotation](), list[tuple[str, str]]()
-    for one in annotations:
-        where = f"annotation {_shown(one.get('id'))}"
-        try:
-            found = _object(one, names, where)
-        except LabelError as problem:
-            return Annotated(owner, problem=f"has {brief(owner)}, {where} of which {problem}")
-        if isinstance(found, str):
-            cleaned.append((found, where))
-        else:
-            objects.append(found)
-    return Annotated(owner, tuple(objects), size, cleaned=cleaned)
-
-
-def _object(one: Mapping[str, Any], names: Mapping[int, str], where: str) -> Annotation | str:
-    """The object of an annotation, or the kind of ``_CLEANED`` for which it is left out.
+def _images_by_id(images: Sequence[dict[str, Any]], owner: str) -> dict[Any, dict[str, Any]]:
+    """Return image entries by id.
 
     Raises:
-        LabelError: it cannot be used; the message follows the name of its place.
+        UserError: an image has no id or file name, or shares its id with another.
     """
-    key = one.get("category_id")
-    if not isinstance(key, int) or isinstance(key, bool) or key not in names:
+    entries = dict[Any, dict[str, Any]]()
+    for entry in images:
+        image_id, name = entry.get("id"), entry.get("file_name")
+        if not _is_id(image_id) or not _is_name(name):
+            raise UserError(f"{brief(owner)} has the image {brief(entry, 80)}; an id and a file_name are needed")
+        if image_id in entries:
+            names = f"{brief(entries[image_id]['file_name'])} and {brief(name)}"
+            raise UserError(f"{brief(owner)} has the id {_short(image_id)} for the images {names}")
+        entries[image_id] = entry
+    return entries
+
+
+def _parse_image(
+    image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], names: Mapping[int, str], owner: str
+) -> Annotated:
+    """Return the objects of one image, with the reason why the image cannot be used, if any."""
+    width, height = (_parse_side(image.get(name)) for name in ("width", "height"))
+    size = (width, height) if width and height else None
+    objects, left_out = list[Annotation](), list[tuple[str, str]]()
+    for annotation in annotations:
+        where = f"annotation {_short(annotation.get('id'))}"
+        try:
+            result = _parse_annotation(annotation, names, where)
+        except LabelError as problem:
+            return Annotated(owner, problem=f"has {brief(owner)}, {where} of which {problem}")
+        if isinstance(result, str):
+            left_out.append((result, where))
+        else:
+            objects.append(result)
+    return Annotated(owner, tuple(objects), size, cleaned=left_out)
+
+
+def _parse_annotation(annotation: Mapping[str, Any], names: Mapping[int, str], where: str) -> Annotation | str:
+    """Return the object of an annotation, or the reason why it is left out, "crowd".
+
+    Raises:
+        LabelError: the annotation cannot be used; the message continues a sentence that names it.
+    """
+    category_id = annotation.get("category_id")
+    if not isinstance(category_id, int) or isinstance(category_id, bool) or category_id not in names:
         ids = sorted(names)
-        near = f"{ids[0]} to {ids[-1]}" if len(ids) > 8 else ", ".join(map(str, ids))
-        raise LabelError(f"has the category_id {_shown(key)}; the categories have the ids {near or 'none'}")
-    if one.get("iscrowd") == 1:
+        known_ids = f"{ids[0]} to {ids[-1]}" if len(ids) > 8 else ", ".join(map(str, ids))
+        raise LabelError(
+            f"has the category_id {_short(category_id)}; the categories have the ids {known_ids or 'none'}"
+        )
+    if annotation.get("iscrowd") == 1:
         return "crowd"
-    polygons, rle = _segmentation(one.get("segmentation"))
-    box = one.get("bbox")
+    polygons, rle = _parse_segmentation(annotation.get("segmentation"))
+    box = annotation.get("bbox")
     if box is None or box == []:
         if not polygons:
             raise LabelError("has neither a bbox nor polygons")
-        return Annotation(names[key], polygon_box(polygons), polygons, None, where)
+        return Annotation(names[category_id], polygon_box(polygons), polygons, None, where)
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-        raise LabelError(f"has the bbox {brief(box, 60)}; [x, y, width, height], four numbers, is needed")
+        raise LabelError(f"has the bbox {brief(box, 60)}; four numbers [x, y, width, height] are needed")
     x, y, width, height = map(float, box)
     if width < 0 or height < 0:
-        raise LabelError(f"has a bbox {width:g} wide and {height:g} high; neither is negative")
-    return Annotation(names[key], (x, y, x + width, y + height), polygons, rle, where)
+        raise LabelError(f"has a bbox {width:g} wide and {height:g} high; both must be at least 0")
+    return Annotation(names[category_id], (x, y, x + width, y + height), polygons, rle, where)
 
 
-def _segmentation(found: Any) -> tuple[tuple[array[float], ...], Rle | None]:
-    """Polygons, or runs, or neither."""
-    if not found:
+def _parse_segmentation(segmentation: Any) -> tuple[tuple[array[float], ...], Rle | None]:
+    """Return the polygons and the RLE of a segmentation; at most one of them is present."""
+    if not segmentation:
         return (), None
-    if isinstance(found, dict):
-        return (), _rle(found)
-    if not isinstance(found, list):
-        raise LabelError(f"has the segmentation {brief(found, 60)}; polygons or runs are needed")
-    if all(map(_is_number, found)):  # a single polygon without its list, as some programs write it
-        found = [found]
+    if isinstance(segmentation, dict):
+        return (), _parse_rle(segmentation)
+    if not isinstance(segmentation, list):
+        raise LabelError(f"has the segmentation {brief(segmentation, 60)}; polygons or an RLE are needed")
+    if all(map(_is_number, segmentation)):  # some programs write a single polygon without the outer list
+        segmentation = [segmentation]
     polygons = []
-    for polygon in found:
+    for polygon in segmentation:
         if not isinstance(polygon, list) or not all(map(_is_number, polygon)):
             raise LabelError(f"has the polygon {brief(polygon, 60)}; a list of numbers x1, y1, x2, y2, … is needed")
         if len(polygon) % 2 or len(polygon) < 6:
@@ -219,37 +245,38 @@ def _segmentation(found: Any) -> tuple[tuple[array[float], ...], Rle | None]:
     return tuple(polygons), None
 
 
-def _rle(found: Mapping[str, Any]) -> Rle:
-    size, counts = found.get("size"), found.get("counts")
+def _parse_rle(segmentation: Mapping[str, Any]) -> Rle:
+    size, counts = segmentation.get("size"), segmentation.get("counts")
     if (
         not isinstance(size, list)
         or len(size) != 2
-        or not all(isinstance(side, int) and 0 < side < _MOST for side in size)
+        or not all(isinstance(side, int) and 0 < side < _TOO_LARGE for side in size)
     ):
         raise LabelError(f"has an RLE of the size {brief(size, 40)}; [height, width] is needed")
     runs = run_lengths(counts) if isinstance(counts, str) else counts
-    if not isinstance(runs, list) or not all(isinstance(run, int) and 0 <= run < _MOST for run in runs):
-        raise LabelError("has an RLE whose counts are no lengths of runs")
+    if not isinstance(runs, list) or not all(isinstance(run, int) and 0 <= run < _TOO_LARGE for run in runs):
+        raise LabelError("has an RLE whose counts are not run lengths")
     if sum(runs) != size[0] * size[1]:
         raise LabelError(f"has an RLE of {sum(runs)} pixels; {size[0]}×{size[1]} are {size[0] * size[1]}")
     return Rle(size[0], size[1], array("q", runs))
 
 
 def run_lengths(text: str) -> list[int]:
-    """The lengths of runs that COCO's compressed RLE writes as text.
+    """Return the run lengths in pixels that COCO's compressed RLE string encodes.
 
-    A number is written in characters of 5 bits, the lowest first, whose sixth bit says that another follows; from the
-    fourth number on it is the difference to the one two before it (``rleFrString`` of pycocotools).
+    Each number is written in characters of 5 bits, lowest first; the sixth bit is set if another character follows.
+    From the fourth number on, the difference to the number two positions before is stored (``rleFrString`` of
+    pycocotools).
 
     Raises:
-        LabelError: the text is cut or holds another character.
+        LabelError: the text is truncated or holds an invalid character.
     """
     runs = list[int]()
     value = shift = 0
     for character in text:
         bits = ord(character) - 48
         if not 0 <= bits < 64 or shift > 60:
-            raise LabelError(f"has a compressed RLE with the character {character!r} where none belongs")
+            raise LabelError(f"has a compressed RLE with the character {character!r} which is not allowed there")
         value |= (bits & 31) << shift
         shift += 5
         if bits & 32:
@@ -259,15 +286,15 @@ def run_lengths(text: str) -> list[int]:
         runs.append(value + (runs[-2] if len(runs) > 2 else 0))
         value = shift = 0
     if shift:
-        raise LabelError("has a compressed RLE that is cut")
+        raise LabelError("has a compressed RLE that is cut short")
     return runs
 
 
-def _side(value: Any) -> int:
-    """A stated width or height in pixels, at most ``_MOST``; 0 where none is stated."""
+def _parse_side(value: Any) -> int:
+    """Return a stated width or height in pixels, at most ``_TOO_LARGE``; 0 if missing or invalid."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
         return 0
-    return int(min(value, _MOST))
+    return int(min(value, _TOO_LARGE))
 
 
 def _is_id(value: Any) -> bool:
@@ -279,8 +306,8 @@ def _is_name(value: Any) -> TypeGuard[str]:
 
 
 def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _MOST
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _TOO_LARGE
 
 
-def _shown(value: Any) -> str:
+def _short(value: Any) -> str:
     return brief(value, 40)

@@ -1,4 +1,4 @@
-"""What all layouts of image files share: files are surveyed by name, a selection is opened, checked and split."""
+"""Base class of the layouts that read image files from a folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from saccade.data.survey import Survey, folder_of, missing
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 from saccade.events import Notify
-from saccade.imagefiles import UnreadableError, is_image, left_out, opened, walk
+from saccade.imagefiles import UnreadableError, describe_left_out, is_image, open_image, walk
 from saccade.recipe import Data
 
 if TYPE_CHECKING:
@@ -29,23 +29,25 @@ if TYPE_CHECKING:
 
 __all__ = ["FolderLayout"]
 
-_SMALL = 64
-"""Images up to this many pixels a side get the small host."""
-_LEAST = 16
-"""Smaller images are enlarged to this: the small host halves them three times."""
-_LOOK = 64
-"""Side at which images are looked at."""
-_FLAT = 16
-"""Levels of 256: a picture that uses fewer in every channel counts as one colour. Values of 12 bits in a 16-bit file
-come out as 0 to 15."""
+_SMALL_SIDE = 64
+"""Largest side in pixels of images that get the small host."""
+_MIN_SIDE = 16
+"""Smallest input side in pixels; the small host halves its input three times."""
+_CHECK_SIDE = 64
+"""Side in pixels to which images are resized when the data is checked."""
+_FLAT_LEVELS = 16
+"""Number of levels, of 256, below which every channel of a one-coloured image stays.
+
+12-bit values in a 16-bit file come out as 0 to 15.
+"""
 
 
 class FolderLayout(Layout):
-    """A layout of image files below one folder.
+    """Layout of image files below one folder.
 
     Attributes:
-        exact: whether images are decoded at full size, as a target in the image's plane needs.
-        options: what ``data.options`` may hold: name -> what it says.
+        exact: True if images are decoded at full size, because their targets are in image coordinates.
+        options: maps each key allowed in ``data.options`` to its description.
     """
 
     exact: ClassVar[bool] = False
@@ -53,48 +55,58 @@ class FolderLayout(Layout):
 
     @abstractmethod
     def survey(self, root: Path) -> Survey:
-        """The parts and files of a folder that is of this layout."""
-
-    @abstractmethod
-    def reason(self, root: Path) -> str | None:
-        """None where the folder is of this layout, else why not."""
-
-    def mistaken(self, root: Path) -> str | None:
-        """None, or why a folder that can be read in this layout is not, unless a recipe names the layout."""
-        return None
-
-    def survey_by(self, root: Path, options: Mapping[str, Any]) -> Survey:
-        """The survey as ``data.options`` ask for it; of a layout whose options leave the survey as it is, the same.
+        """Return the splits and files of a folder that ``check_folder`` accepted; opens no image.
 
         Raises:
-            UserError: the folder is not of this layout.
+            UserError: the files of the layout cannot be read.
         """
-        reason = self.reason(root)
+
+    @abstractmethod
+    def check_folder(self, root: Path) -> str | None:
+        """Return None if the folder is in this layout, else the reason it is not, as a clause; opens no image.
+
+        Raises:
+            UserError: the folder cannot be read.
+        """
+
+    def check_auto_choice(self, root: Path) -> str | None:
+        """Return the reason to leave a readable folder to another layout unless ``data.layout`` names this one; else
+        None.
+        """
+        return None
+
+    def survey_with_options(self, root: Path, options: Mapping[str, Any]) -> Survey:
+        """Return the survey of ``root`` under ``data.options``; the base class ignores the options.
+
+        Raises:
+            UserError: the folder is not in this layout.
+        """
+        reason = self.check_folder(root)
         if reason is not None:
-            raise UserError(f"{brief(root)} is not read as {self.name}: {reason}")
+            raise UserError(f"{brief(root)} cannot be read as {self.name}: {reason}")
         return self.survey(root)
 
     @abstractmethod
-    def label(self, seen: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Labels:
-        """The natural targets of files.
+    def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Labels:
+        """Return the targets of the layout's default kind.
 
         Args:
-            seen: what lies in the folder.
-            sizes: width and height of each image that can be read and is asked about.
-            notify: as of :meth:`read`.
+            survey: result of ``survey_with_options``.
+            sizes: maps each image to load labels for to its (width, height) in pixels; unreadable images are not in it.
+            notify: receives progress events; None reports nothing.
         """
 
-    def own_size(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
-        """(H, W) for images of these sizes (width, height), where no recipe says one."""
+    def default_size(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
+        """Return the default (H, W) of images of these (width, height) sizes; a recipe can override it."""
         return common_square(sizes)
 
     @final
-    def recognise(self, source: str) -> str | None:
+    def check_source(self, source: str) -> str | None:
         root = folder_of(source)
-        return "there is no such folder" if root is None else self.reason(root) or self.mistaken(root)
+        return "there is no such folder" if root is None else self.check_folder(root) or self.check_auto_choice(root)
 
     @final
-    def located(self, source: str) -> str:
+    def resolve_source(self, source: str) -> str:
         return str(self._root(source).resolve())
 
     def _root(self, source: str) -> Path:
@@ -105,23 +117,23 @@ class FolderLayout(Layout):
 
     @final
     def _survey(self, spec: Data) -> Survey:
-        """What lies in the source.
+        """Return the survey of the source.
 
         Raises:
-            UserError: there is no such folder, or it is not of this layout.
+            UserError: the folder does not exist or is not in this layout.
         """
-        unknown = self._unknown(spec.options)
-        known = {name: value for name, value in spec.options.items() if name in self.options}
-        seen = self.survey_by(self._root(spec.source), known)
-        return replace(seen, options=known, problems=[*seen.problems, *unknown])
+        option_problems = self._option_problems(spec.options)
+        options = {name: value for name, value in spec.options.items() if name in self.options}
+        survey = self.survey_with_options(self._root(spec.source), options)
+        return replace(survey, options=options, problems=[*survey.problems, *option_problems])
 
-    def _unknown(self, options: Mapping[str, Any]) -> list[str]:
-        """A sentence on the options that this layout does not know, if there are any."""
+    def _option_problems(self, options: Mapping[str, Any]) -> list[str]:
+        """Return a message for each option that the layout does not have."""
         names = [name for name in options if name not in self.options]
         if not names:
             return []
         if not self.options:
-            return [f"data.options: a folder of images has no options, got {', '.join(names)}"]
+            return [f"data.options: this layout has no options, got {', '.join(names)}"]
         return [
             f"data.options: {self.name} has no option {name!r}.{did_you_mean(name, self.options)} "
             f"There are {', '.join(self.options)}"
@@ -130,21 +142,21 @@ class FolderLayout(Layout):
 
     @final
     def stamp(self, spec: Data) -> tuple[Any, ...]:
-        seen = self._survey(spec)
-        return tuple(map(_facts, (*seen.files, *seen.masks.values(), *seen.deciding)))
+        survey = self._survey(spec)
+        return tuple(map(_path_size_mtime, (*survey.files, *survey.masks.values(), *survey.deciding)))
 
     @final
-    def suited(self, source: str) -> tuple[str, dict[str, Any]]:
-        sizes = _some_sizes(self._root(source))
+    def suggest_recipe(self, source: str) -> tuple[str, dict[str, Any]]:
+        sizes = _sample_sizes(self._root(source))
         sides = sorted(map(min, sizes))
-        side = sides[len(sides) // 2] if sides else _SMALL + 1
-        if side > _SMALL:
+        side = sides[len(sides) // 2] if sides else _SMALL_SIDE + 1
+        if side > _SMALL_SIDE:
             return "photos", {}
-        # The size is said, because without it images that are not all squares of one size would be 224.
-        height, width = self.own_size(set(sizes))
+        # Set explicitly, because the default for images that are not squares of one size is 224.
+        height, width = self.default_size(set(sizes))
         if height == width:
-            return "small_images", {"data.size": max(_LEAST, side)}
-        scale = max(1.0, _LEAST / side)
+            return "small_images", {"data.size": max(_MIN_SIDE, side)}
+        scale = max(1.0, _MIN_SIDE / side)
         return "small_images", {"data.size": (round(scale * height), round(scale * width))}
 
     @final
@@ -153,58 +165,60 @@ class FolderLayout(Layout):
         from saccade.data.opening import open_pictures
         from saccade.data.samples import ImageSet, Split, colours, digest
 
-        seen = self._survey(spec)
-        chosen = select(spec, seen)
-        paths = chosen.every
-        found = open_pictures(paths, spec, self.own_size, notify, self.exact)
-        labels = Unlabelled() if target == "none" else self.label(seen, found.sizes, notify)
-        bad = found.bad | seen.missing | labels.problems
-        beside = set(chosen.files("val"))
-        sentences = [f"{brief(path)} {problem}" for path, problem in bad.items() if path not in beside]
-        if sentences and not spec.skip_bad:
+        survey = self._survey(spec)
+        selection = select(spec, survey)
+        paths = selection.every
+        opened = open_pictures(paths, spec, self.default_size, notify, self.exact)
+        labels = Unlabelled() if target == "none" else self.load_labels(survey, opened.sizes, notify)
+        bad_files = opened.bad | survey.missing | labels.problems
+        val_files = set(selection.files("val"))
+        problems = [f"{brief(path)} {problem}" for path, problem in bad_files.items() if path not in val_files]
+        if problems and not spec.skip_bad:
             raise UserError(
-                several(f"{len(sentences)} of {len(paths)} images cannot be used", sentences)
-                + ". Mend them, or leave them out: --skip-bad (data.skip_bad = true)."
+                several(f"{len(problems)} of {len(paths)} images cannot be used", problems)
+                + ". Repair them, or leave them out: --skip-bad (data.skip_bad = true)."
             )
-        gone = chosen.counts(bad)
-        chosen, found = chosen.without(bad), found.without(labels.problems)
-        if len(found.sizes) != len(chosen.every):
-            raise ValueError(f"{len(chosen.every)} files have {len(found.sizes)} pictures; the survey names one twice")
-        count = len(chosen.files("train"))
-        areas = found.areas()[:count] if spec.resize == "pad" else None
-        mean, std = normalisation(spec, 3, lambda: colours(found.pictures[:count], areas))
+        left_out_counts = selection.counts(bad_files)
+        selection, opened = selection.without(bad_files), opened.without(labels.problems)
+        if len(opened.sizes) != len(selection.every):
+            raise ValueError(
+                f"{len(selection.every)} files have {len(opened.sizes)} images; the survey lists a file twice"
+            )
+        n_train = len(selection.files("train"))
+        areas = opened.areas()[:n_train] if spec.resize == "pad" else None
+        mean, std = normalisation(spec, 3, lambda: colours(opened.pictures[:n_train], areas))
         if spec.resize == "pad":
             red, green, blue = (round(255 * value) for value in mean)
-            found = found.padded((red, green, blue))
-        sets, start = {}, 0
-        for part in chosen.parts:
-            files = chosen.files(part)
-            pictures = found.pictures[start : start + len(files)]
+            opened = opened.padded((red, green, blue))
+        image_sets, offset = {}, 0
+        for part in selection.parts:
+            files = selection.files(part)
+            pictures = opened.pictures[offset : offset + len(files)]
             augment = spec.augment if part == "train" else ()
-            targets = labels.targets(files, found.frame)
-            groups = [seen.groups[path] for path in files] if seen.groups else None
-            sets[part] = ImageSet(pictures, targets, mean, std, augment, groups)
-            start += len(files)
-        size = found.frame.height, found.frame.width
+            targets = labels.targets(files, opened.frame)
+            groups = [survey.groups[path] for path in files] if survey.groups else None
+            image_sets[part] = ImageSet(pictures, targets, mean, std, augment, groups)
+            offset += len(files)
+        size = opened.frame.height, opened.frame.width
         return Split(
-            train=sets["train"],
-            test=sets["test"],
-            val=sets.get("val") or None,
+            train=image_sets["train"],
+            test=image_sets["test"],
+            val=image_sets.get("val") or None,
             target=target,
             classes=list(labels.classes),
             channels=3,
             size=size,
             mean=mean,
             std=std,
-            description=_described(seen.root, chosen, labels, size, gone) + stated(spec),
+            description=_description(survey.root, selection, labels, size, left_out_counts) + stated(spec),
             fingerprint=digest(
-                [part, labels.fact(path), path.relative_to(seen.root).as_posix(), found.contents[path][1]]
-                + ([seen.groups[path]] if seen.groups else [])
+                [part, labels.fact(path), path.relative_to(survey.root).as_posix(), opened.contents[path][1]]
+                + ([survey.groups[path]] if survey.groups else [])
                 for part in ("train", "test")
-                for path in chosen.files(part)
+                for path in selection.files(part)
             ),
-            left_out=gone,
-            cautions=_duplicates(chosen, found.contents).sentences(seen.root),
+            left_out=left_out_counts,
+            cautions=_duplicates(selection, opened.contents).sentences(survey.root),
         )
 
     @final
@@ -213,162 +227,169 @@ class FolderLayout(Layout):
 
         from saccade.data.opening import check
 
-        seen = self._survey(spec)
-        paths = seen.files
-        good: dict[Path, tuple[int, int]] = {}
+        survey = self._survey(spec)
+        paths = survey.files
+        sizes_of: dict[Path, tuple[int, int]] = {}
         contents: dict[Path, tuple[int, int]] = {}
-        bad: dict[Path, str] = {}
-        flat: list[Path] = []
-        for path, found in zip(paths, check(paths, Frame(_LOOK, _LOOK), notify), strict=True):
-            if found.pixels is None or found.size is None or found.content is None:
-                bad[path] = f"{brief(path)} {found.problem}"
+        bad_files: dict[Path, str] = {}
+        flat_images: list[Path] = []
+        for path, result in zip(paths, check(paths, Frame(_CHECK_SIDE, _CHECK_SIDE), notify), strict=True):
+            if result.pixels is None or result.size is None or result.content is None:
+                bad_files[path] = f"{brief(path)} {result.problem}"
                 continue
-            good[path], contents[path] = found.size, found.content
-            if np.ptp(found.pixels, axis=(1, 2)).max() < _FLAT:
-                flat.append(path)
-        labels = self.label(seen, good, notify)
-        bad |= {path: f"{brief(path)} {problem}" for path, problem in (seen.missing | labels.problems).items()}
-        refused, notes = list(seen.problems), [*seen.notes, *labels.notes]
-        taken, val, used, twice = set(paths), set[Path](), None, Duplicates()
-        if not seen.problems:
+            sizes_of[path], contents[path] = result.size, result.content
+            if np.ptp(result.pixels, axis=(1, 2)).max() < _FLAT_LEVELS:
+                flat_images.append(path)
+        labels = self.load_labels(survey, sizes_of, notify)
+        bad_files |= {path: f"{brief(path)} {problem}" for path, problem in (survey.missing | labels.problems).items()}
+        refused, notes = list(survey.problems), [*survey.notes, *labels.notes]
+        selected, val, used, duplicates = set(paths), set[Path](), None, Duplicates()
+        if not survey.problems:
             try:
-                chosen = select(spec, seen)
-                taken, val = set(chosen.every), set(chosen.files("val"))
-                twice = _duplicates(chosen, contents)
-                rest = chosen.without(bad if spec.skip_bad else bad.keys() & val)
+                selection = select(spec, survey)
+                selected, val = set(selection.every), set(selection.files("val"))
+                duplicates = _duplicates(selection, contents)
+                remaining = selection.without(bad_files if spec.skip_bad else bad_files.keys() & val)
             except UserError as error:
                 refused.append(str(error))
             else:
-                used = {part: len(rest.files(part)) for part in rest.parts}
-                notes.append(chosen.how)
-        notes += twice.sentences(seen.root)
-        met = [sentence for path, sentence in bad.items() if path in (taken if spec.skip_bad else val)]
+                used = {part: len(remaining.files(part)) for part in remaining.parts}
+                notes.append(selection.how)
+        notes += duplicates.sentences(survey.root)
+        left_out = [sentence for path, sentence in bad_files.items() if path in (selected if spec.skip_bad else val)]
         if not spec.skip_bad:
-            refused += [sentence for path, sentence in bad.items() if path in taken - val]
-            if met:
-                notes.append(f"left out of val are {len(met)} images, which a phase that chooses on val would miss")
-        if beside := [sentence for path, sentence in bad.items() if path not in taken]:
-            notes.append(f"{len(beside)} bad files are not among the images that are taken: {_listed(beside)}")
-        notes += _passed_over(seen)
-        if flat := [path for path in flat if path in taken]:
-            notes.append(_of_one_colour(flat, sum(path in taken for path in good)))
-        sizes = Counter(size for path, size in good.items() if path in taken)
-        height, width = spec.height_width or self.own_size(sizes)
+            refused += [sentence for path, sentence in bad_files.items() if path in selected - val]
+            if left_out:
+                notes.append(
+                    f"{len(left_out)} bad images are left out of val; choosing a checkpoint on val does not see them"
+                )
+        if unselected := [sentence for path, sentence in bad_files.items() if path not in selected]:
+            notes.append(f"{len(unselected)} bad files are not among the selected images: {_listed(unselected)}")
+        notes += _ignored_notes(survey)
+        if flat_images := [path for path in flat_images if path in selected]:
+            notes.append(_flat_note(flat_images, sum(path in selected for path in sizes_of)))
+        sizes = Counter(size for path, size in sizes_of.items() if path in selected)
+        height, width = spec.height_width or self.default_size(sizes)
         return {
             "source": spec.source,
             "layout": self.name,
             "parts": [
                 {
                     "name": part.name,
-                    "images": sum(path in good for path in part.files),
-                    "classes": labels.counts(part, good),
+                    "images": sum(path in sizes_of for path in part.files),
+                    "classes": labels.counts(part, sizes_of),
                 }
-                for part in seen.parts.values()
+                for part in survey.parts.values()
             ],
             "sizes": [{"size": list(size), "images": images} for size, images in sizes.most_common()],
             "used": used if not refused else None,
             "height": height,
             "width": width,
             "channels": 3,
-            "same_bytes": twice.counts(),
+            "same_bytes": duplicates.counts(),
             "notes": notes,
-            "left_out": met,
+            "left_out": left_out,
             "refused": refused,
         }
 
     @final
-    def cells(self, spec: Data, part: str, count: int) -> list[Cell]:
+    def read_cells(self, spec: Data, part: str, count: int) -> list[Cell]:
         import torch
 
         from saccade.data.opening import read_image
 
-        seen = self._survey(spec)
-        files = select(spec, seen).files(part)
+        survey = self._survey(spec)
+        files = select(spec, survey).files(part)
         frame = Frame.of(spec, spec.height_width or DEFAULT)
-        found = {path: one for path in spread(files, count) if (one := read_image(path, frame, self.exact)).size}
-        labels = self.label(seen, {path: one.size for path, one in found.items() if one.size}, None)
-        shown = [path for path in found if path not in labels.problems]
-        targets = labels.targets(shown, frame)
-        return [labels.cell(torch.from_numpy(found[path].pixels), targets[n]) for n, path in enumerate(shown)]
+        images = {path: image for path in spread(files, count) if (image := read_image(path, frame, self.exact)).size}
+        labels = self.load_labels(survey, {path: image.size for path, image in images.items() if image.size}, None)
+        paths = [path for path in images if path not in labels.problems]
+        targets = labels.targets(paths, frame)
+        return [labels.cell(torch.from_numpy(images[path].pixels), targets[n]) for n, path in enumerate(paths)]
 
 
-def _described(
-    root: Path, chosen: Selection, labels: Labels, size: tuple[int, int], gone: dict[str, dict[str, int]]
+def _description(
+    root: Path, selection: Selection, labels: Labels, size: tuple[int, int], left_out_counts: dict[str, dict[str, int]]
 ) -> str:
-    words = {"train": "training", "test": "test", "val": "validation"}
-    counts = [f"{len(chosen.files(part))} {words[part]}" for part in chosen.parts]
+    adjectives = {"train": "training", "test": "test", "val": "validation"}
+    counts = [f"{len(selection.files(part))} {adjectives[part]}" for part in selection.parts]
     classes = f" of {len(labels.classes)} classes" if labels.classes else ""
-    turned = " (height × width)" if size[0] != size[1] else ""
+    axis_note = " (height × width)" if size[0] != size[1] else ""
+    left_out = f", {describe_left_out(left_out_counts)}" if left_out_counts else ""
     return (
         f"folder {brief(root)}: {', '.join(counts[:-1])} and {counts[-1]} images{classes}, "
-        f"{size[0]}×{size[1]} pixels{turned}, {chosen.how}{f', {left_out(gone)}' if gone else ''}"
+        f"{size[0]}×{size[1]} pixels{axis_note}, {selection.how}{left_out}"
     )
 
 
-def _duplicates(chosen: Selection, contents: dict[Path, tuple[int, int]]) -> Duplicates:
-    """Those among what is trained and tested on."""
-    return find_duplicates({part: chosen.parts[part] for part in ("train", "test")}, contents)
+def _duplicates(selection: Selection, contents: dict[Path, tuple[int, int]]) -> Duplicates:
+    """Return the duplicates among the training and test images."""
+    return find_duplicates({part: selection.parts[part] for part in ("train", "test")}, contents)
 
 
-def _facts(path: Path) -> tuple[str, int, int]:
+def _path_size_mtime(path: Path) -> tuple[str, int, int]:
+    """Return path, size in bytes and modification time in ns; -1 for a broken link."""
     try:
-        found = path.stat()
-    except OSError:  # a link to nowhere; whether it may be is for ``read`` to say
+        status = path.stat()
+    except OSError:  # a broken link; ``read`` reports it
         return str(path), -1, -1
-    return str(path), found.st_size, found.st_mtime_ns
+    return str(path), status.st_size, status.st_mtime_ns
 
 
-def _some_sizes(folder: Path) -> list[tuple[int, int]]:
-    """Upright width and height of images under ``folder``, from the heads of a few files."""
+def _sample_sizes(folder: Path) -> list[tuple[int, int]]:
+    """Return the upright (width, height) of at most 20 images under ``folder``, from their headers."""
     sizes = []
     for path in islice(filter(is_image, walk(folder)), 200):
         try:
-            with opened(path) as image:
+            with open_image(path) as image:
                 sizes.append(image.size[::-1] if lies(image) else image.size)
-        except UnreadableError:  # the check of the data names it
+        except UnreadableError:  # reported when the data is checked
             continue
         if len(sizes) == 20:
             break
     return sizes
 
 
-def _passed_over(seen: Survey) -> list[str]:
+def _ignored_notes(survey: Survey) -> list[str]:
+    """Return notes on files that are not read."""
     notes = []
-    if seen.hidden:
+    if survey.hidden:
         notes.append(
-            f"passed over {seen.hidden.total()} of what systems and programs leave or what begins with a dot: "
-            f"{_counted(seen.hidden)}"
+            f"ignored {survey.hidden.total()} hidden files and files of operating systems: {_counted(survey.hidden)}"
         )
-    if seen.others:
-        notes.append(f"{seen.others.total()} files do not end like an image and are not read: {_counted(seen.others)}")
-    if seen.again:
-        notes.append(f"{seen.again} files are links to others of their class, which are taken once")
+    if survey.others:
+        notes.append(f"{survey.others.total()} files have no image suffix and are not read: {_counted(survey.others)}")
+    if survey.again:
+        notes.append(f"{survey.again} files are links to images of the same class; each image is used once")
     return notes
 
 
-def _of_one_colour(flat: list[Path], of: int) -> str:
-    """A note on pictures that show nothing, and why 16-bit grey may."""
-    note = f"{len(flat)} of {of} images are of one colour or nearly so: {_listed(flat)}"
-    deep = sum(map(_is_deep, flat))
+def _flat_note(flat_images: list[Path], n_images: int) -> str:
+    """Return a note on images of nearly one colour, with a hint for 16-bit greyscale files."""
+    note = f"{len(flat_images)} of {n_images} images are of one colour or nearly so: {_listed(flat_images)}"
+    n_deep = sum(map(_is_deep, flat_images))
     return note + (
-        f". {deep} of them hold 16-bit grey, of which the upper byte is kept: were their values of fewer bits, write "
-        "the files anew with values that reach 65535"
-        if deep
+        f". {n_deep} of them are 16-bit greyscale, reduced to the upper byte: if their values use fewer bits, rescale "
+        "them to 0 to 65535"
+        if n_deep
         else ""
     )
 
 
 def _is_deep(path: Path) -> bool:
+    """Return True if the file holds 16- or 32-bit greyscale."""
     try:
-        with opened(path) as image:
+        with open_image(path) as image:
             return image.mode.startswith("I")
-    except UnreadableError:  # gone meanwhile
+    except UnreadableError:  # deleted since the check
         return False
 
 
-def _counted(names: Counter[str], shown: int = 5) -> str:
-    return _listed([f"{name or 'no ending'} ({n})" for name, n in names.most_common()], shown)
+def _counted(counts: Counter[str], shown: int = 5) -> str:
+    """Return the ``shown`` most frequent names with their counts, as text."""
+    return _listed([f"{name or 'no suffix'} ({count})" for name, count in counts.most_common()], shown)
 
 
 def _listed(things: Sequence[object], shown: int = 3) -> str:
+    """Return the first ``shown`` values as text, and the number of further ones."""
     return ", ".join(map(brief, things[:shown])) + (f" and {len(things) - shown} more" if len(things) > shown else "")

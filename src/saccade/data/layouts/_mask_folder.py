@@ -1,4 +1,4 @@
-"""What the layouts of images with a class mask each share."""
+"""Base class of the layouts with one class mask per image."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["MaskFolderLayout"]
 
 
 class MaskFolderLayout(FolderLayout):
-    """A layout of image files and mask files."""
+    """Layout of image files and mask files."""
 
     targets = ("mask",)
     exact = True
     options = MappingProxyType({"void": "names of classes whose pixels are in no class; false keeps all classes"})
 
-    def own_size(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
-        """The images' own size where they have one, square or not: maps are read in full."""
+    def default_size(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
+        """Return the common (H, W) of the images, square or not, so that masks are used at full size."""
         return common_size(sizes)

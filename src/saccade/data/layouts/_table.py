@@ -1,4 +1,4 @@
-"""What layouts of tables share: rows that name images and say their labels, their part and their group."""
+"""Base class of the layouts in which table rows give image, labels, split and group."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from saccade.escaping import brief
 from saccade.events import Notify
 from saccade.recipe import Data
 
-__all__ = ["Found", "TableLayout"]
+__all__ = ["FolderTables", "TableLayout"]
 
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
-class Found(NamedTuple):
-    """The tables of a folder.
+class FolderTables(NamedTuple):
+    """Tables of a folder.
 
     Attributes:
-        tables: where labels stand.
-        images: those of the folder.
+        tables: tables that hold labels.
+        images: index of the images in the folder.
         notes: sentences on tables that are not read.
-        unused: clauses on parts that are not used.
+        unused: clauses on splits that are not used.
     """
 
     tables: list[Table]
@@ -45,53 +45,53 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class _TableSurvey(Survey):
-    """A survey with what the rows say.
+    """Survey with the labels of the rows.
 
     Attributes:
-        labels: all of them, in their order.
-        vector: image to its labels; None where each image has one, so that it is its class.
+        labels: names of all labels, in column order.
+        labels_of: maps an image to its labels; None if the data is single-label, so that labels are classes.
     """
 
     labels: tuple[str, ...] = ()
-    vector: dict[Path, tuple[str, ...]] | None = None
+    labels_of: dict[Path, tuple[str, ...]] | None = None
 
 
 class TableLayout(FolderLayout):
-    """A layout in which a table names images and their labels."""
+    """Layout in which a table names images and their labels."""
 
     targets = ("label", "vector")
     options: ClassVar[Mapping[str, str]] = MappingProxyType(
         {
-            "image": "the column that names images",
-            "labels": "the column of labels, or those of 0/1, separated by commas",
-            "split": "the column of the part; false takes none",
-            "group": "the column of the group (patient, scene); false takes none",
-            "delimiter": "between the labels of a cell; empty where each cell is one label",
-            "uncertain": "0 or 1: what -1 is in a column of 0/1",
-            "blank": "0 or 1: what a blank is in a column of 0/1",
+            "image": "column that names images",
+            "labels": "column of labels, or names of the 0/1 columns, separated by commas",
+            "split": "column of the split; false for none",
+            "group": "column of the group (patient, scene); false for none",
+            "delimiter": "text between the labels of a cell; empty if each cell is one label",
+            "uncertain": "value (0 or 1) for -1 in a 0/1 column",
+            "blank": "value (0 or 1) for an empty cell in a 0/1 column",
         }
     )
 
     @abstractmethod
-    def found(self, root: Path, options: Mapping[str, Any]) -> Found:
-        """The tables of a folder, by the columns that ``data.options`` say.
+    def find_tables(self, root: Path, options: Mapping[str, Any]) -> FolderTables:
+        """Return the tables of a folder, with the columns set in ``data.options``.
 
         Raises:
-            UserError: no table is there or can be read; the message is a clause with the reason.
+            UserError: no table exists or can be read; the message is a clause with the reason.
         """
 
     @final
-    def gives(self, spec: Data) -> tuple[str, ...]:
-        """``label`` where every image has one label, else ``vector``."""
-        seen = self._survey(spec)
-        return ("vector",) if isinstance(seen, _TableSurvey) and seen.vector is not None else ("label",)
+    def list_targets(self, spec: Data) -> tuple[str, ...]:
+        """Return ``label`` if every image has one label, else ``vector``."""
+        survey = self._survey(spec)
+        return ("vector",) if isinstance(survey, _TableSurvey) and survey.labels_of is not None else ("label",)
 
     @final
-    def reason(self, root: Path) -> str | None:
+    def check_folder(self, root: Path) -> str | None:
         """Look for a table whose rows name images of the folder."""
         try:
-            self.found(root, _NO_OPTIONS)
-        except UnclearError:  # ``survey_by`` says what is missing
+            self.find_tables(root, _NO_OPTIONS)
+        except UnclearError:  # ``survey_with_options`` reports what is missing
             return None
         except UserError as error:
             return str(error)
@@ -99,123 +99,134 @@ class TableLayout(FolderLayout):
 
     @final
     def survey(self, root: Path) -> Survey:
-        """The images that the rows name."""
-        return self.survey_by(root, _NO_OPTIONS)
+        return self.survey_with_options(root, _NO_OPTIONS)
 
     @final
-    def survey_by(self, root: Path, options: Mapping[str, Any]) -> Survey:
-        """The images that the rows name, by the columns that ``data.options`` say."""
-        _check_flags(options)
-        found = self.found(root, options)
-        read = read_rows(found.tables, found.images, options)
-        notes, problems = [*found.notes, *read.notes], list(read.problems)
-        if not read.classes and not problems:
+    def survey_with_options(self, root: Path, options: Mapping[str, Any]) -> Survey:
+        _check_binary_options(options)
+        folder_tables = self.find_tables(root, options)
+        labelling = read_rows(folder_tables.tables, folder_tables.images, options)
+        notes, problems = [*folder_tables.notes, *labelling.notes], list(labelling.problems)
+        if not labelling.classes and not problems:
             problems.append("no row has a label")
-        flags = [table.columns.form == "flags" for table in found.tables]
-        single = all(len(one.labels) == 1 for one in read.images.values())
-        vector = None
-        if any(table.columns.form == "delimited" for table in found.tables) or (any(flags) and not single):
-            vector = {path: one.labels for path, one in read.images.items()}
-        elif all(flags):
-            notes.append(f"each image has exactly one of {len(read.classes)} labels, which are read as classes")
-        notes += [sentence for table in found.tables if (sentence := _separated(table))]
-        groups = {path: one.group for path, one in read.images.items() if one.group}
-        problems += _without_group(found.tables)
+        is_binary = [table.columns.form == "flags" for table in folder_tables.tables]
+        is_single_label = all(len(row.labels) == 1 for row in labelling.images.values())
+        labels_of = None
+        if any(table.columns.form == "delimited" for table in folder_tables.tables) or (
+            any(is_binary) and not is_single_label
+        ):
+            labels_of = {path: row.labels for path, row in labelling.images.items()}
+        elif all(is_binary):
+            notes.append(f"each image has exactly one of {len(labelling.classes)} labels; they are read as classes")
+        notes += [sentence for table in folder_tables.tables if (sentence := _delimiter_note(table))]
+        groups = {path: row.group for path, row in labelling.images.items() if row.group}
+        problems += _group_problems(folder_tables.tables)
         if groups:
-            column = next(table.columns.group for table in found.tables if table.columns.group)
+            column = next(table.columns.group for table in folder_tables.tables if table.columns.group)
             notes.append(f"images are in {len(set(groups.values()))} groups, by the column {column!r}")
         if options.get("split") is not False:
-            read.images |= _by_folder(read, root)
-        if beside := len(set(found.images.files) - read.images.keys()):
-            notes.append(f"{beside} images are in no row and are not used")
-        parts = _parts(read, by_class=vector is None)
+            labelling.images |= _assign_by_folder(labelling, root)
+        if n_unlisted := len(set(folder_tables.images.files) - labelling.images.keys()):
+            notes.append(f"{n_unlisted} images are in no row and are not used")
+        parts = _parts_by_role(labelling, by_class=labels_of is None)
         if "train" not in parts:
             raise UserError("; ".join(problems[:3]) or "no row names an image to train on")
-        seen = surveyed(root, parts, None, found.images.hidden, notes)
-        ordered = [name for name in read.classes if name in seen.classes]
-        more = replace(
-            seen,
-            classes=seen.classes if vector is not None else ordered,
-            problems=sorted([*seen.problems, *problems]),
-            deciding=[table.records.path for table in found.tables],
-            unused=found.unused,
-            missing=read.missing,
+        survey = surveyed(root, parts, None, folder_tables.images.hidden, notes)
+        classes = [name for name in labelling.classes if name in survey.classes]
+        completed = replace(
+            survey,
+            classes=survey.classes if labels_of is not None else classes,
+            problems=sorted([*survey.problems, *problems]),
+            deciding=[table.records.path for table in folder_tables.tables],
+            unused=folder_tables.unused,
+            missing=labelling.missing,
             groups=groups,
         )
-        return _TableSurvey(**vars(more), labels=tuple(read.classes), vector=vector)
+        return _TableSurvey(**vars(completed), labels=tuple(labelling.classes), labels_of=labels_of)
 
     @final
-    def label(self, seen: Survey, sizes: object, notify: Notify | None) -> Labels:
-        """The class or the vector of each file."""
-        if isinstance(seen, _TableSurvey) and seen.vector is not None:
-            return Vectors(seen.labels, seen.vector, _unlearnable(seen.parts.values(), seen.labels, seen.vector))
-        return Classes(seen)
+    def load_labels(self, survey: Survey, sizes: object, notify: Notify | None) -> Labels:
+        if isinstance(survey, _TableSurvey) and survey.labels_of is not None:
+            return Vectors(
+                survey.labels,
+                survey.labels_of,
+                _unused_label_notes(survey.parts.values(), survey.labels, survey.labels_of),
+            )
+        return Classes(survey)
 
 
-def _by_folder(read: Labelling, root: Path) -> dict[Path, Labelled]:
-    """The images by the folders of parts that all of them lie in, where rows say no part."""
-    known = {word: role for role, words in ROLES.items() for word in words}
-    if any(one.part for one in read.images.values()):
+def _assign_by_folder(labelling: Labelling, root: Path) -> dict[Path, Labelled]:
+    """Return the images assigned to splits by their top-level folders.
+
+    An empty dict is returned if a row names a split, an image is in no split folder, or there is no second split.
+    """
+    role_of = {word: role for role, words in ROLES.items() for word in words}
+    if any(row.part for row in labelling.images.values()):
         return {}
-    tops = {path: path.parts[len(root.parts)] for path in read.images}
-    roles = {known.get(top.lower(), "") for top in tops.values()}
+    top_folders = {path: path.parts[len(root.parts)] for path in labelling.images}
+    roles = {role_of.get(folder.lower(), "") for folder in top_folders.values()}
     if "" in roles or not {"train"} < roles:
         return {}
-    return {path: replace(one, role=known[tops[path].lower()], part=tops[path]) for path, one in read.images.items()}
+    return {
+        path: replace(row, role=role_of[top_folders[path].lower()], part=top_folders[path])
+        for path, row in labelling.images.items()
+    }
 
 
-def _parts(read: Labelling, by_class: bool) -> dict[str, Part]:
-    """Role to part; the validation part is the test part where there is no other."""
+def _parts_by_role(labelling: Labelling, by_class: bool) -> dict[str, Part]:
+    """Return the splits by role; without a test split, the validation split is used as test."""
     files = defaultdict[str, dict[str, list[Path]]](dict)
     names = dict[str, str]()
-    for path, one in read.images.items():
-        names.setdefault(one.role, one.part)
-        files[one.role].setdefault(one.labels[0] if by_class else "", []).append(path)
+    for path, row in labelling.images.items():
+        names.setdefault(row.role, row.part)
+        files[row.role].setdefault(row.labels[0] if by_class else "", []).append(path)
     if "val" in files and "test" not in files:
         files["test"], names["test"] = files.pop("val"), names["val"]
     return {
-        role: Part(names[role], {label: sorted(of) for label, of in files[role].items()})
+        role: Part(names[role], {label: sorted(paths) for label, paths in files[role].items()})
         for role in ("train", "test", "val")
         if role in files
     }
 
 
-def _without_group(tables: Sequence[Table]) -> list[str]:
-    """A sentence on each table that says no groups where another says them."""
-    first = next((table for table in tables if table.columns.group), None)
+def _group_problems(tables: Sequence[Table]) -> list[str]:
+    """Return a message for each table without the group column that another table has."""
+    grouped = next((table for table in tables if table.columns.group), None)
     return [
-        f"{brief(table.records.owner)} has no column {first.columns.group!r}; {brief(first.records.owner)} has it. "
-        "data.options.group = false takes images as unrelated"
+        f"{brief(table.records.owner)} has no column {grouped.columns.group!r}; {brief(grouped.records.owner)} has it. "
+        "data.options.group = false treats images as unrelated"
         for table in tables
-        if first and not table.columns.group
+        if grouped and not table.columns.group
     ]
 
 
-def _unlearnable(parts: Iterable[Part], labels: Sequence[str], vector: Mapping[Path, tuple[str, ...]]) -> list[str]:
-    """Notes on labels that no image of a part has."""
+def _unused_label_notes(
+    parts: Iterable[Part], labels: Sequence[str], labels_of: Mapping[Path, tuple[str, ...]]
+) -> list[str]:
+    """Return notes on labels that no image of a split has."""
     notes = []
     for part in parts:
-        shown = {label for path in part.files for label in vector[path]}
-        if lacking := [label for label in labels if label not in shown]:
-            where = f" of {part.name!r}" if part.name else ""
-            notes.append(f"no image{where} has {', '.join(map(repr, lacking))}")
+        present = {label for path in part.files for label in labels_of[path]}
+        if lacking := [label for label in labels if label not in present]:
+            split_text = f" of {part.name!r}" if part.name else ""
+            notes.append(f"no image{split_text} has {', '.join(map(repr, lacking))}")
     return notes
 
 
-def _separated(table: Table) -> str:
-    """A note on what separates the labels of a cell; empty where nothing does."""
-    column, mark = table.columns.labels[0], table.columns.delimiter
-    cells = (row.cells[column] for row in table.records.rows if mark)
-    if not any(isinstance(cell, str) and mark in cell for cell in cells):
+def _delimiter_note(table: Table) -> str:
+    """Return a note on the delimiter between labels in a cell; "" if no cell holds it."""
+    column, delimiter = table.columns.labels[0], table.columns.delimiter
+    cells = (row.cells[column] for row in table.records.rows if delimiter)
+    if not any(isinstance(cell, str) and delimiter in cell for cell in cells):
         return ""
-    return f"labels in the column {column!r} of {brief(table.records.owner)} are separated by {mark!r}"
+    return f"labels in the column {column!r} of {brief(table.records.owner)} are separated by {delimiter!r}"
 
 
-def _check_flags(options: Mapping[str, Any]) -> None:
-    """Refuse another value than 0 or 1 for what is uncertain or blank.
+def _check_binary_options(options: Mapping[str, Any]) -> None:
+    """Raise unless the options ``uncertain`` and ``blank`` are 0 or 1.
 
     Raises:
-        UserError: names it.
+        UserError: names the option.
     """
     for name in ("uncertain", "blank"):
         if options.get(name, 0) not in (0, 1):

@@ -1,4 +1,4 @@
-"""One XML file of Pascal VOC."""
+"""Read one Pascal VOC XML file."""
 
 from __future__ import annotations
 
@@ -9,66 +9,78 @@ from xml.etree import ElementTree
 from saccade.data.annotations import Annotated, Annotation, LabelError
 from saccade.escaping import brief
 
-__all__ = ["begins_like_voc", "read_annotation"]
+__all__ = ["read_annotation", "starts_like_voc"]
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-class _Tree(ElementTree.TreeBuilder):
-    """Stops at a DOCTYPE, before an entity of it can unfold."""
+class _NoDoctypeBuilder(ElementTree.TreeBuilder):
+    """XML tree builder that refuses a DOCTYPE, so that no entity is expanded."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise LabelError("has a DOCTYPE, whose entities are not read; remove it")
+        raise LabelError("has a DOCTYPE, which is not read; remove it")
 
 
-def begins_like_voc(path: Path) -> bool:
-    """Whether the first element of an XML file is ``annotation``; CVAT's own is ``annotations``."""
+def starts_like_voc(path: Path) -> bool:
+    """Return True if the header holds an ``annotation`` element; CVAT's own XML has ``annotations``."""
     try:
         with path.open("rb") as file:
-            head = file.read(2**12)
+            header = file.read(2**12)
     except OSError:
         return False
-    return b"<annotation>" in head or b"<annotation " in head
+    return b"<annotation>" in header or b"<annotation " in header
 
 
 def read_annotation(path: Path, owner: str) -> Annotated:
-    """The objects that an XML file states; ``owner`` is how messages name it."""
+    """Return the objects in an XML file, or the reason why the file cannot be used.
+
+    Args:
+        path: the file.
+        owner: name of the file in messages.
+    """
     try:
-        root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_Tree()))
+        root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDoctypeBuilder()))
         if root.tag != "annotation":
-            raise LabelError(f"begins with <{brief(root.tag, 40)}>; VOC's begins with <annotation>")
+            raise LabelError(f"begins with <{brief(root.tag, 40)}>; <annotation> is needed")
     except FileNotFoundError:
-        return Annotated(owner, problem=f"has no {brief(owner)}; an image without objects has one without <object>")
+        return Annotated(
+            owner, problem=f"has no {brief(owner)}; for an image without objects, write one without <object>"
+        )
     except LabelError as problem:
         return Annotated(owner, problem=f"has {brief(owner)}, which {problem}")
     except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        return Annotated(owner, problem=f"has {brief(owner)}, which cannot be read: {brief(said)}")
-    objects, cleaned = [], []
+        reason = getattr(error, "strerror", None) or error
+        return Annotated(owner, problem=f"has {brief(owner)}, which cannot be read: {brief(reason)}")
+    objects, difficult_objects = [], []
     for number, element in enumerate(root.iterfind("object"), 1):
         where = f"object {number}"
         try:
-            objects.append(_object(element, where))
+            objects.append(_parse_object(element, where))
         except LabelError as problem:
             return Annotated(owner, problem=f"has {brief(owner)}, {where} of which {problem}")
         if (element.findtext("difficult") or "").strip() == "1":
-            cleaned.append(("difficult", where))
-    sides = [_side(root.findtext(f"size/{side}")) for side in ("width", "height")]
-    return Annotated(owner, tuple(objects), (sides[0], sides[1]) if all(sides) else None, cleaned=cleaned)
+            difficult_objects.append(("difficult", where))
+    sides = [_parse_side(root.findtext(f"size/{side}")) for side in ("width", "height")]
+    return Annotated(owner, tuple(objects), (sides[0], sides[1]) if all(sides) else None, cleaned=difficult_objects)
 
 
-def _object(element: ElementTree.Element, where: str) -> Annotation:
+def _parse_object(element: ElementTree.Element, where: str) -> Annotation:
+    """Return the object of one XML element.
+
+    Raises:
+        LabelError: a name or a number is missing or invalid.
+    """
     name = (element.findtext("name") or "").strip()
     if not name:
-        raise LabelError("has no name of a class")
+        raise LabelError("has no class name")
     box = element.find("bndbox")
     if box is None:
         raise LabelError("has no bndbox")
-    values = [_number(box.findtext(corner), corner) for corner in _CORNERS]
+    values = [_parse_number(box.findtext(corner), corner) for corner in _CORNERS]
     return Annotation(name, (values[0], values[1], values[2], values[3]), where=where)
 
 
-def _number(text: str | None, name: str) -> float:
+def _parse_number(text: str | None, name: str) -> float:
     try:
         value = float(text or "")
     except ValueError:
@@ -78,8 +90,8 @@ def _number(text: str | None, name: str) -> float:
     return value
 
 
-def _side(text: str | None) -> int:
-    """A side in pixels; 0 where none is stated, as some programs leave it."""
+def _parse_side(text: str | None) -> int:
+    """Return a stated width or height in pixels; 0 if missing or invalid."""
     try:
         return max(0, int(float(text or 0)))
     except (ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""Text files of YOLO: one object a line, a box or a polygon, in parts of the image's sides."""
+"""Read YOLO text files: one box or polygon per line, in fractions of image width and height."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ from pathlib import Path
 from saccade.data.annotations import Annotated, Annotation, LabelError, polygon_box
 from saccade.escaping import brief
 
-__all__ = ["MOST_CLASSES", "highest_class", "read_labels"]
+__all__ = ["MAX_CLASSES", "highest_class", "read_objects"]
 
-MOST_CLASSES = 10_000
-"""Of a set whose classes nothing names."""
-_NEAR = 0.05
-"""Past 0 and 1: what is further out is no part of a side."""
+MAX_CLASSES = 10_000
+"""Maximum number of classes if no file names them."""
+_TOLERANCE = 0.05
+"""Largest distance of a coordinate from the range 0 to 1."""
 
 
-def read_labels(path: Path, owner: str, names: Sequence[str], keypoints: bool = False) -> Annotated:
-    """The objects that a text file states.
+def read_objects(path: Path, owner: str, names: Sequence[str], keypoints: bool = False) -> Annotated:
+    """Return the objects in a text file, or the reason why the file cannot be used.
 
     Args:
-        path: of the file; one that is not there states no objects.
-        owner: how messages name it.
-        names: of the classes, in the order of their indices.
-        keypoints: a line ends with keypoints after its box, which are not read.
+        path: the file; a missing file has no objects.
+        owner: name of the file in messages.
+        names: class names, in index order.
+        keypoints: True if lines hold keypoints after the box; they are not read.
     """
     try:
-        lines = _lines(path)
+        text_lines = _read_lines(path)
     except LabelError as problem:
         return Annotated(owner, problem=f"has {brief(owner)}, which {problem}")
     objects = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text_lines, 1):
         if line.strip():
             try:
-                objects.append(_object(line.split(), names, keypoints)._replace(where=f"line {number}"))
+                objects.append(_parse_object(line.split(), names, keypoints)._replace(where=f"line {number}"))
             except LabelError as problem:
                 return Annotated(owner, problem=f"has {brief(owner)}, line {number} of which {problem}")
     return Annotated(owner, objects, relative=True)
 
 
 def highest_class(path: Path) -> int:
-    """The highest index of a class in a text file, at most ``MOST_CLASSES``; -1 where it states none."""
+    """Return the highest class index in a text file, at most ``MAX_CLASSES``; -1 if there is none."""
     try:
-        first = [line.split()[0] for line in _lines(path) if line.strip()]
-    except LabelError:  # refused by name where it is read
+        class_words = [line.split()[0] for line in _read_lines(path) if line.strip()]
+    except LabelError:  # reported when the file is read
         return -1
-    return max((min(int(word[:9]), MOST_CLASSES) for word in first if word.isdecimal()), default=-1)
+    return max((min(int(word[:9]), MAX_CLASSES) for word in class_words if word.isdecimal()), default=-1)
 
 
-def _lines(path: Path) -> list[str]:
+def _read_lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
@@ -61,13 +61,18 @@ def _lines(path: Path) -> list[str]:
         raise LabelError("cannot be read: it is not UTF-8") from None
 
 
-def _object(words: Sequence[str], names: Sequence[str], keypoints: bool) -> Annotation:
-    name = names[_index(words[0], len(names))]
-    values = [_part(word) for word in (words[1:5] if keypoints else words[1:])]
+def _parse_object(words: Sequence[str], names: Sequence[str], keypoints: bool) -> Annotation:
+    """Return the object on a line.
+
+    Raises:
+        LabelError: the line has too few or too many numbers, or an invalid one.
+    """
+    name = names[_parse_index(words[0], len(names))]
+    values = [_parse_fraction(word) for word in (words[1:5] if keypoints else words[1:])]
     if len(values) == 4:
         x, y, width, height = values
         if width < 0 or height < 0:
-            raise LabelError(f"has a box {width:g} wide and {height:g} high; neither is negative")
+            raise LabelError(f"has a box {width:g} wide and {height:g} high; both must be at least 0")
         return Annotation(name, (x - width / 2, y - height / 2, x + width / 2, y + height / 2))
     if len(values) == 5:
         raise LabelError("has 5 numbers after its class; a box has 4. A fifth is the confidence of a prediction")
@@ -79,26 +84,31 @@ def _object(words: Sequence[str], names: Sequence[str], keypoints: bool) -> Anno
     return Annotation(name, polygon_box([outline]), (outline,))
 
 
-def _index(word: str, classes: int) -> int:
+def _parse_index(word: str, classes: int) -> int:
     try:
         value = float(word)
     except ValueError:
-        raise LabelError(f"begins with {brief(word, 40)!r}; the index of a class is needed") from None
+        raise LabelError(f"begins with {brief(word, 40)!r}; a class index is needed") from None
     if not math.isfinite(value) or value != int(value):
         raise LabelError(f"has the class {brief(word, 40)}; a whole number is needed")
     if not 0 <= value < classes:
-        raise LabelError(f"has the class {brief(word, 40)}; {classes} classes are 0 to {classes - 1}")
+        raise LabelError(f"has the class {brief(word, 40)}; the {classes} classes are 0 to {classes - 1}")
     return int(value)
 
 
-def _part(word: str) -> float:
+def _parse_fraction(word: str) -> float:
+    """Return a coordinate as a fraction of width or height.
+
+    Raises:
+        LabelError: it is not a number between 0 and 1, up to ``_TOLERANCE``.
+    """
     try:
         value = float(word)
     except ValueError:
         raise LabelError(f"has {brief(word, 40)!r} where a number is needed") from None
     if not math.isfinite(value):
         raise LabelError(f"has {brief(word, 40)} where a finite number is needed")
-    if not -_NEAR <= value <= 1 + _NEAR:
-        pixels = "; pixels are to be divided by the image's width and height" if value > 2 else ""
-        raise LabelError(f"has the number {value:g}; parts of a side, 0 to 1, are needed{pixels}")
+    if not -_TOLERANCE <= value <= 1 + _TOLERANCE:
+        pixels = "; divide pixels by the image's width and height" if value > 2 else ""
+        raise LabelError(f"has the number {value:g}; a fraction of width or height, 0 to 1, is needed{pixels}")
     return value

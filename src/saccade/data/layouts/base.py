@@ -1,4 +1,10 @@
-"""A data layout: one way in which people lay images and targets out on disk."""
+"""Abstract class of data layouts.
+
+A layout is a convention for storing images and their targets on disk. To add one, write a module in this package that
+is named after the layout and defines one final subclass of :class:`Layout`; the package finds it by its file name. A
+layout of image files in a folder derives from :class:`saccade.data.layouts._folder.FolderLayout`, which implements
+everything but ``check_folder``, ``survey`` and ``load_labels``.
+"""
 
 from __future__ import annotations
 
@@ -18,46 +24,53 @@ __all__ = ["Layout"]
 
 
 class Layout(ABC):
-    """Reads sources of one layout; has no state.
+    """Stateless reader of the sources of one layout.
+
+    A source is the string in ``data.source``: a folder, or a word such as ``digits``. ``spec`` is the ``[data]``
+    section of a recipe. ``notify`` receives progress events; None reports nothing.
 
     Attributes:
-        name: of its file; what ``data.layout`` says.
-        rank: layouts are asked in this order, the one that requires most first, so that no source has two.
-        targets: the kinds it can give, the natural one first; ``none`` is always possible.
-        also: layouts that read other targets of the same folders.
-        sources: names that are sources in themselves, without a folder.
-        seeds: how many a study takes unless it is asked for others.
-        caveat: a sentence that belongs beside every verdict on these images.
-        residual_sd: metric -> residual SD between runs in its unit, where it has been measured.
+        name: value of ``data.layout`` that selects the layout; equal to the name of its module.
+        rank: position in which layouts are tried, unique; the first that accepts a source reads it. Give a stricter
+            layout a lower rank.
+        targets: kinds of target the layout can read, the default first, such as ``label``, ``mask`` or ``objects``.
+            ``none`` is always possible and not listed.
+        alternatives: names of layouts that read other kinds of target from the same folders.
+        sources: words accepted as ``data.source`` in place of a folder.
+        n_seeds: number of seeds of a study that sets none.
+        caveat: sentence printed beside every verdict on these images; None for none.
+        residual_sd: maps a metric to its standard deviation between runs, in the unit of the metric, if measured.
     """
 
     name: ClassVar[str]
     rank: ClassVar[int]
     targets: ClassVar[tuple[str, ...]]
-    also: ClassVar[tuple[str, ...]] = ()
+    alternatives: ClassVar[tuple[str, ...]] = ()
     sources: ClassVar[tuple[str, ...]] = ()
-    seeds: ClassVar[int] = 5
+    n_seeds: ClassVar[int] = 5
     caveat: ClassVar[str | None] = None
     residual_sd: ClassVar[Mapping[str, float]] = MappingProxyType({})
 
     @abstractmethod
-    def recognise(self, source: str) -> str | None:
-        """Return None where this layout reads ``source``, else why not, as a clause. Opens no image.
+    def check_source(self, source: str) -> str | None:
+        """Return None if this layout reads ``source``, else the reason it does not, as a clause; opens no image.
 
         Raises:
             UserError: a folder cannot be read.
         """
 
     @abstractmethod
-    def located(self, source: str) -> str:
-        """The source as a recipe keeps it, so that a study goes on from any working directory.
+    def resolve_source(self, source: str) -> str:
+        """Return ``source`` as an absolute path, so that a study can resume from any working directory.
+
+        A source that is not a path is returned as it is.
 
         Raises:
-            UserError: there is no such source.
+            UserError: the source does not exist.
         """
 
-    def gives(self, spec: Data) -> tuple[str, ...]:
-        """Those of ``targets`` that it gives of this source, the natural one first.
+    def list_targets(self, spec: Data) -> tuple[str, ...]:
+        """Return the kinds in ``targets`` that this source has, the default first.
 
         Raises:
             UserError: the source cannot be read.
@@ -66,7 +79,12 @@ class Layout(ABC):
 
     @abstractmethod
     def read(self, spec: Data, target: str, notify: Notify | None) -> Split:
-        """Open every image the recipe takes, with targets of the kind ``target``.
+        """Open all images that the recipe uses, with their targets.
+
+        Args:
+            spec: source and options.
+            target: kind of target, one of ``targets`` or ``none``.
+            notify: receives progress events.
 
         Raises:
             UserError: the source, its classes, an image or a target cannot be used; the message names each.
@@ -74,30 +92,36 @@ class Layout(ABC):
 
     @abstractmethod
     def describe(self, spec: Data, notify: Notify | None) -> dict[str, Any]:
-        """The facts of a source, every image opened.
+        """Open every image of the source and return its facts, as ``saccade data`` prints them.
 
-        What is said of sizes and of files that are left out or refused is said of what the recipe takes
-        (``train_images``, ``test_images``); bad files beside that are a note.
+        ``sizes``, ``left_out`` and ``refused`` cover only the images that the recipe selects (``train_images``,
+        ``test_images``); other bad files are mentioned in ``notes``.
 
         Returns:
-            ``source`` and ``layout``; ``parts``, a list of {"name", "images", "classes": {class: images that show
-            it}}; ``sizes``, a list of {"size": [width, height], "images"}, the most frequent first; ``used``, part ->
-            images the recipe takes, None where it would be refused; ``height``, ``width`` and ``channels`` of what a
-            network sees; ``same_bytes``, {"test_images_trained_on", "images_of_two_classes"} of these, by their bytes;
-            ``notes``, ``left_out`` and ``refused``, sentences.
+            A dict with the keys
+
+            * ``source`` and ``layout``: strings;
+            * ``parts``: one {"name", "images", "classes"} per train, test or val split; ``classes`` maps a class to
+              the number of images that show it;
+            * ``sizes``: one {"size": [width, height] in pixels, "images": count} per size, the most frequent first;
+            * ``used``: maps a split to its number of selected images; None if the recipe would be refused;
+            * ``height``, ``width``, ``channels``: size of the network's input;
+            * ``same_bytes``: counts ``test_images_trained_on`` and ``images_of_two_classes`` of byte-identical files
+              among the selected images;
+            * ``notes``, ``left_out``, ``refused``: lists of sentences.
 
         Raises:
-            UserError: there is no such source, or nothing in it can be described.
+            UserError: the source does not exist or holds nothing to describe.
         """
 
     @abstractmethod
     def stamp(self, spec: Data) -> tuple[Any, ...]:
-        """A value that changes when a file of the source does, made without opening an image."""
+        """Return a value that changes when a file of the source changes; opens no image."""
 
     @abstractmethod
-    def suited(self, source: str) -> tuple[str, dict[str, Any]]:
-        """The built-in recipe that suits these images, and settings over it."""
+    def suggest_recipe(self, source: str) -> tuple[str, dict[str, Any]]:
+        """Return the name of the built-in recipe for these images, and settings that override it."""
 
     @abstractmethod
-    def cells(self, spec: Data, part: str, count: int) -> list[Cell]:
-        """Up to ``count`` images of a part with their targets, for a contact sheet."""
+    def read_cells(self, spec: Data, part: str, count: int) -> list[Cell]:
+        """Return at most ``count`` images of the split ``part``, with their targets, for a contact sheet."""

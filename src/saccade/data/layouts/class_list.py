@@ -1,17 +1,17 @@
-"""Class folders with list files that say which image is in which part.
+"""Class folders with list files that assign images to train, val and test.
 
-``train.txt`` with ``test.txt`` and ``val.txt`` (at least one of these two, or the part is held back), in the folder
-itself or in ``meta`` or ``splits``, one image a line:
+``train.txt`` with ``test.txt`` or ``val.txt`` or both (without either, ``test_part`` of the images is held back for
+testing), in the folder itself or in ``meta`` or ``splits``, one image per line:
 
-* ``class/name.jpg``, or ``class/name`` without the ending: the first folder in which lines to train on differ is the
-  class;
-* ``path label`` or ``path,label``, in every line or in none; the path has its ending. The label is a name, or an
-  index into ``classes.txt`` where that lies beside the lists.
+* ``class/name.jpg``, or ``class/name`` without the suffix: the class is the first folder that differs between the
+  lines of ``train.txt``;
+* ``path label`` or ``path,label``, in every line or in none; the path has its suffix. The label is a name, or an
+  index into ``classes.txt`` if that file is beside the lists.
 
-Paths begin at the folder itself, or at its folder ``images``; none leads out of it. What the lists do not name is not
-read.
+Paths are relative to the folder itself or to its folder ``images``; a path out of the folder is refused. Images in no
+list are not read.
 
-Class folders lie here too, so this layout is asked before ``class_folders``: who wrote lists meant them.
+Such folders also hold class folders, so this layout is tried before ``class_folders``: lists take precedence.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from saccade.data.survey import Part, Survey, assigned, class_names, lines, surv
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.events import Notify
-from saccade.imagefiles import ENDINGS, inside, is_image
+from saccade.imagefiles import SUFFIXES, is_image, resolve_inside
 
 __all__ = ["ClassList"]
 
-_LABELLED = re.compile(rf"(.+(?:{'|'.join(map(re.escape, ENDINGS))}))\s*[\s,;]\s*(.+)", re.IGNORECASE)
+_LABELLED = re.compile(rf"(.+(?:{'|'.join(map(re.escape, SUFFIXES))}))\s*[\s,;]\s*(.+)", re.IGNORECASE)
 _PLACES = ("", "meta", "splits")
 
 
@@ -45,24 +45,24 @@ class ClassList(FolderLayout):
     rank = 50
     targets = ("label",)
 
-    def reason(self, root: Path) -> str | None:
-        """Look for a list to train on that names at least two classes."""
-        lists = _lists(root)
+    def check_folder(self, root: Path) -> str | None:
+        """Look for a training list that names at least two classes."""
+        lists = _find_lists(root)
         if "train" not in lists:
             return f"it has no train.txt, nor have its folders {' and '.join(filter(None, _PLACES))}"
-        classes = {label for _, label in _entries(root, lists)["train"]} - {""}
+        classes = {label for _, label in _read_entries(root, lists)["train"]} - {""}
         if len(classes) < 2:
             return f"{brief(lists['train'].relative_to(root))} names {len(classes)} class(es), at least 2 are needed"
         return None
 
     def survey(self, root: Path) -> Survey:
-        """The files that the lists name."""
-        lists = _lists(root)
-        entries = _entries(root, lists)
-        base = _base(root, entries["train"][0][0])
+        """Return the listed files; raise UserError for a path in no class folder."""
+        lists = _find_lists(root)
+        entries = _read_entries(root, lists)
+        prefix = _path_prefix(root, entries["train"][0][0])
         names_file = lists["train"].parent / "classes.txt"
         names = class_names(names_file) if names_file.is_file() else []
-        known, files = dict.fromkeys(names), _Folder()
+        known_names, lookup = dict.fromkeys(names), _ImageLookup()
         parts = {}
         for role, path in lists.items():
             owner = path.relative_to(root).as_posix()
@@ -70,94 +70,99 @@ class ClassList(FolderLayout):
             for text, label in entries[role]:
                 if not label:
                     raise UserError(f"{brief(owner)} names {brief(text)!r}, which is in no class folder")
-                name = label if label in known or not names else _indexed(label, names, owner)
-                classes[name].append(files.found(inside(root, f"{base}{text}", owner)))
-            parts[role] = Part(owner, {name: sorted(of) for name, of in classes.items()})
-        seen = surveyed(root, parts)
-        order = [name for name in names if name in seen.classes] or sorted(seen.classes, key=_by_number)
-        return replace(seen, classes=order, deciding=[*lists.values(), *[names_file] * bool(names)])
+                name = label if label in known_names or not names else _name_at_index(label, names, owner)
+                classes[name].append(lookup.find(resolve_inside(root, f"{prefix}{text}", owner)))
+            parts[role] = Part(owner, {name: sorted(paths) for name, paths in classes.items()})
+        survey = surveyed(root, parts)
+        order = [name for name in names if name in survey.classes] or sorted(survey.classes, key=_by_number)
+        return replace(survey, classes=order, deciding=[*lists.values(), *[names_file] * bool(names)])
 
-    def label(self, seen: Survey, sizes: object, notify: Notify | None) -> Classes:
-        """The class of each file."""
-        return Classes(seen)
+    def load_labels(self, survey: Survey, sizes: object, notify: Notify | None) -> Classes:
+        """Return the class of each file."""
+        return Classes(survey)
 
 
-def _lists(root: Path) -> dict[str, Path]:
-    """Role to list file, of the first place that has a list to train on."""
+def _find_lists(root: Path) -> dict[str, Path]:
+    """Return list files by role (train, test, val), from the first place with a training list."""
     for place in _PLACES:
         files = {path.stem: path for path in sorted((root / place).glob("*.txt")) if path.is_file()}
-        found = {role: files[stem] for role, stem in assigned(files).items()}
-        if "train" in found:
-            return found
+        lists = {role: files[stem] for role, stem in assigned(files).items()}
+        if "train" in lists:
+            return lists
     return {}
 
 
-def _entries(root: Path, lists: dict[str, Path]) -> dict[str, list[tuple[str, str]]]:
-    """Role to the (path, label) of each line; a path in no class folder has an empty label.
+def _read_entries(root: Path, lists: dict[str, Path]) -> dict[str, list[tuple[str, str]]]:
+    """Return the (path, label) of each line by role; the label is "" for a path in no class folder.
 
     Raises:
-        UserError: a list cannot be read or is not UTF-8; some lines have a label, others none.
+        UserError: a list cannot be read or is not UTF-8, or only some lines have a label.
     """
-    split = {role: [_split(line.replace("\\", "/")) for line in lines(path)] for role, path in lists.items()}
-    labelled = [(bool(label), role, text) for role, of in split.items() for text, label in of]
-    most = 2 * sum(has for has, _, _ in labelled) > len(labelled)
-    odd = next(((role, text) for has, role, text in labelled if has is not most), None)
-    if odd:
-        owner = brief(lists[odd[0]].relative_to(root))
-        said = "no label; other lines have one" if most else "a label; other lines have none"
-        raise UserError(f"{owner} names {brief(odd[1])!r} with {said}")
-    if most:
-        return split
-    depth = _depth([text for text, _ in split["train"]])
-    return {role: [(text, "".join(_folders(text)[depth : depth + 1])) for text, _ in of] for role, of in split.items()}
+    entries = {role: [_split_label(line.replace("\\", "/")) for line in lines(path)] for role, path in lists.items()}
+    every_entry = [(role, text, label) for role, listed in entries.items() for text, label in listed]
+    is_labelled = 2 * sum(label != "" for *_, label in every_entry) > len(every_entry)
+    outlier = next(((role, text) for role, text, label in every_entry if (label != "") is not is_labelled), None)
+    if outlier:
+        owner = brief(lists[outlier[0]].relative_to(root))
+        problem = "no label; other lines have one" if is_labelled else "a label; other lines have none"
+        raise UserError(f"{owner} names {brief(outlier[1])!r} with {problem}")
+    if is_labelled:
+        return entries
+    depth = _class_depth([text for text, _ in entries["train"]])
+    return {
+        role: [(text, "".join(_folders(text)[depth : depth + 1])) for text, _ in listed]
+        for role, listed in entries.items()
+    }
 
 
-def _split(line: str) -> tuple[str, str]:
-    """Path and label; the label is what follows the ending of the image, empty where nothing does."""
-    found = None if is_image(Path(line)) else _LABELLED.fullmatch(line)
-    return (found[1], found[2]) if found else (line, "")
+def _split_label(line: str) -> tuple[str, str]:
+    """Return path and label of a line; the label is the text after the image suffix, "" if there is none."""
+    match = None if is_image(Path(line)) else _LABELLED.fullmatch(line)
+    return (match[1], match[2]) if match else (line, "")
 
 
-def _depth(paths: list[str]) -> int:
-    """How many folders all paths have in common before those that differ: the first of these is the class."""
-    folders, depth = [_folders(path) for path in paths], 0
-    while all(len(parts) > depth + 1 for parts in folders) and len({parts[depth] for parts in folders}) == 1:
+def _class_depth(paths: list[str]) -> int:
+    """Return the index of the first folder that differs between ``paths``; it is the class."""
+    folder_lists, depth = [_folders(path) for path in paths], 0
+    while all(len(folders) > depth + 1 for folders in folder_lists) and len({f[depth] for f in folder_lists}) == 1:
         depth += 1
     return depth
 
 
 def _folders(line: str) -> list[str]:
+    """Return the folders of a listed path."""
     return [part for part in line.split("/")[:-1] if part not in ("", ".")]
 
 
-def _base(root: Path, first: str) -> str:
-    """What stands before the paths of a list: nothing, or the folder of images."""
+def _path_prefix(root: Path, first: str) -> str:
+    """Return the prefix of all listed paths: "" or "images/"."""
     top = next((part for part in first.split("/") if part not in ("", ".")), "")
     return "images/" if not (root / top).exists() and (root / "images" / top).exists() else ""
 
 
-def _indexed(label: str, names: list[str], owner: str) -> str:
-    """The class that ``label`` is the index of."""
+def _name_at_index(label: str, names: list[str], owner: str) -> str:
+    """Return the class name that ``label`` is the index of."""
     if label.isdecimal() and int(label) < len(names):
         return names[int(label)]
     raise UserError(
-        f"{brief(owner)} has the label {brief(label)!r}; classes.txt has {len(names)} names, of the indices 0 to "
-        f"{len(names) - 1}"
+        f"{brief(owner)} has the label {brief(label)!r}; classes.txt has {len(names)} names, "
+        f"with the indices 0 to {len(names) - 1}"
     )
 
 
 def _by_number(name: str) -> tuple[int, str]:
+    """Return a sort key: numeric names by value, after the others."""
     return (int(name) if name.isdecimal() else -1, name)
 
 
-class _Folder:
-    """Finds the ending of files that are named without one; each folder is read once."""
+class _ImageLookup:
+    """Finds images that are named without their suffix; each folder is read once."""
 
     def __init__(self) -> None:
         self._stems: dict[Path, dict[str, Path]] = {}
 
-    def found(self, path: Path) -> Path:
-        """The image of that name, with or without its ending; ``path`` itself where no such file is."""
+    def find(self, path: Path) -> Path:
+        """Return the image at ``path``, its suffix added if it is missing; ``path`` itself if no image matches."""
         if is_image(path):
             return path
         if path.parent not in self._stems:
@@ -166,6 +171,6 @@ class _Folder:
             except OSError:
                 names = []
             self._stems[path.parent] = {
-                name.rpartition(".")[0]: path.parent / name for name in names if name.lower().endswith(ENDINGS)
+                name.rpartition(".")[0]: path.parent / name for name in names if name.lower().endswith(SUFFIXES)
             }
         return self._stems[path.parent].get(path.name, path)

@@ -1,15 +1,15 @@
-"""Images and JSON of COCO: boxes, polygons and runs (RLE).
+"""Images and COCO JSON: boxes, polygons and RLE masks.
 
-Understood are
+Supported structures:
 
-* ``annotations/instances_train2017.json`` beside ``train2017`` or ``images/train2017``, as COCO itself and CVAT
-  (``instances_default.json``) lie. The word ``train``, ``val`` or ``test`` in its name is the part;
-* ``train/_annotations.coco.json`` among its images, as Roboflow writes it, and the same for ``valid`` and ``test``. Its
-  category without objects, which stands above the others, is left out;
+* ``annotations/instances_train2017.json`` beside ``train2017`` or ``images/train2017``, as COCO and CVAT
+  (``instances_default.json``) store them. The word ``train``, ``val`` or ``test`` in the file name is the split;
+* ``train/_annotations.coco.json`` among its images, as Roboflow writes it, and the same for ``valid`` and ``test``.
+  Roboflow's supercategory without objects is left out;
 * one JSON file beside ``images``, such as ``result.json`` of Label Studio.
 
-Where no part is to be tested on, ``test_part`` is held back. Categories are named and ordered by id; ids with gaps, and
-other ids in another part, are understood. ``iscrowd`` objects are left out and counted. JSON of keypoints, captions and
+Without a test split, ``test_part`` is held back for testing. Categories are matched by name and ordered by id; ids may
+have gaps and may differ between splits. ``iscrowd`` objects are left out and counted. JSON of keypoints, captions and
 panoptic masks is not read.
 """
 
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple, final
 from saccade.data.annotations import Annotated
 from saccade.data.layouts._coco_json import CocoFile, read_coco
 from saccade.data.layouts._folder import FolderLayout
-from saccade.data.layouts._listed import check_inside
+from saccade.data.layouts._list_paths import check_inside
 from saccade.data.layouts.class_folders import ClassFolders
 from saccade.data.survey import Part, Survey, assigned, images_of, subfolders, surveyed
 from saccade.errors import UserError
@@ -38,66 +38,68 @@ if TYPE_CHECKING:
 __all__ = ["Coco"]
 
 _ROBOFLOW = "_annotations.coco.json"
-_HEAD = re.compile(rb'^(\xef\xbb\xbf)?\s*\{.*?"(images|annotations)"\s*:\s*\[', re.DOTALL)
-_HEAD_BYTES = 2**18
+_JSON_START = re.compile(rb'^(\xef\xbb\xbf)?\s*\{.*?"(images|annotations)"\s*:\s*\[', re.DOTALL)
+_HEADER_BYTES = 2**18
 _LISTS = (b'"images"', b'"annotations"', b'"categories"')
-_OTHERS = ("person_keypoints", "captions", "panoptic", "stuff", "image_info")
-"""What COCO publishes beside its instances."""
-_AT_MOST = 50
-"""Of so many JSON files in a folder the heads are read; where there are more, they are of single images."""
-_TRIED = 20
-"""Images by which the folder of a file's images is found."""
+_OTHER_PREFIXES = ("person_keypoints", "captions", "panoptic", "stuff", "image_info")
+"""Name prefixes of COCO's files that hold no instances; they are skipped."""
+_MAX_FILES = 50
+"""Maximum number of JSON files inspected per folder; a folder with more holds one file per image."""
+_N_PROBES = 20
+"""Number of listed images searched for to locate the image folder."""
 
 
 @final
 class Coco(FolderLayout):
-    """Images, and a JSON file of all objects of a part."""
+    """Images, and one JSON file per split with all objects."""
 
     name = "coco"
     rank = 10
     targets = ("objects",)
     exact = True
 
-    def reason(self, root: Path) -> str | None:
-        """Look for JSON that begins like COCO's; beside class folders it names two lists at least."""
+    def check_folder(self, root: Path) -> str | None:
+        """Look for COCO JSON; beside class folders, it must name at least two of COCO's lists."""
         files = _json_files(root)
-        if files and (any(map(_names_two_lists, files)) or ClassFolders().reason(root) is not None):
+        if files and (any(map(_names_two_lists, files)) or ClassFolders().check_folder(root) is not None):
             return None
         return (
-            f"it has no JSON of COCO (images, annotations, categories) in itself, in annotations or as "
+            f"it has no COCO JSON (images, annotations, categories) in itself, in annotations or as "
             f"{_ROBOFLOW} in its folders"
         )
 
     def survey(self, root: Path) -> Survey:
-        """The images that each file lists."""
+        """Return the listed images."""
         notes, parts = list[str](), dict[str, Part]()
-        files = _parts(root, notes)
+        files = _files_by_role(root, notes)
         for role, file in files.items():
-            found = file.read(root)
-            notes += found.notes
-            parts[role] = Part(file.name, {"": sorted(_images(root, file, found))})
+            coco = file.read(root)
+            notes += coco.notes
+            parts[role] = Part(file.name, {"": sorted(_annotated_images(root, file, coco))})
         classes = {role: set(file.read(root).classes) for role, file in files.items()}
         notes += [
-            f"the class {name!r} is in {one.name} and not in {files['train'].name}"
-            for role, one in files.items()
+            f"the class {name!r} is in {file.name} and not in {files['train'].name}"
+            for role, file in files.items()
             for name in sorted(classes[role] - classes["train"])
         ]
-        seen = surveyed(root, *images_of(parts), notes=notes)
-        return replace(seen, deciding=[file.path for file in files.values()])
+        survey = surveyed(root, *images_of(parts), notes=notes)
+        return replace(survey, deciding=[file.path for file in files.values()])
 
-    def label(self, seen: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Objects:
-        """The objects of each image."""
+    def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Objects:
+        """Return the objects of each image."""
         from saccade.data.objects import Objects
 
         annotated, classes = dict[Path, Annotated](), dict[str, None]()
-        for file in _parts(seen.root, []).values():
-            found = file.read(seen.root)
-            classes |= dict.fromkeys(found.classes)
-            annotated |= _images(seen.root, file, found)
+        for file in _files_by_role(survey.root, []).values():
+            coco = file.read(survey.root)
+            classes |= dict.fromkeys(coco.classes)
+            annotated |= _annotated_images(survey.root, file, coco)
         return Objects(annotated, sizes, list(classes))
 
 
-class _File(NamedTuple):
+class _CocoSource(NamedTuple):
+    """COCO JSON file of one split; ``name`` is the split's name, "" if the file is the only one."""
+
     name: str
     path: Path
 
@@ -106,100 +108,100 @@ class _File(NamedTuple):
 
 
 def _json_files(root: Path) -> list[Path]:
-    """The files that begin like COCO's JSON, those of Roboflow alone where it wrote any."""
-    folders = {path.name: path for path in subfolders(root)}
-    roboflow = [path for place in folders.values() if (path := place / _ROBOFLOW).is_file()]
+    """Return the files that start like COCO JSON; only Roboflow's if there are any."""
+    folders_by_name = {path.name: path for path in subfolders(root)}
+    roboflow = [path for folder in folders_by_name.values() if (path := folder / _ROBOFLOW).is_file()]
     if roboflow and assigned(path.parent.name for path in roboflow):
         return roboflow
-    places = [root, *(folders[name] for name in ("annotations",) if name in folders)]
-    files = (path for place in places for path in islice(sorted(place.glob("*.json")), _AT_MOST))
-    return [path for path in files if path.is_file() and _is_coco(path)]
+    folders_to_search = [root, *(folders_by_name[name] for name in ("annotations",) if name in folders_by_name)]
+    paths = (path for folder in folders_to_search for path in islice(sorted(folder.glob("*.json")), _MAX_FILES))
+    return [path for path in paths if path.is_file() and _starts_like_coco(path)]
 
 
-def _is_coco(path: Path) -> bool:
-    return _HEAD.match(_head(path)) is not None
+def _starts_like_coco(path: Path) -> bool:
+    return _JSON_START.match(_read_header(path)) is not None
 
 
 def _names_two_lists(path: Path) -> bool:
-    """Whether a file names two of COCO's three lists, or is longer than what is looked at."""
-    head = _head(path)
-    return len(head) == _HEAD_BYTES or sum(name in head for name in _LISTS) > 1
+    """Return True if the header names two of COCO's three lists, or the file is longer than the header read."""
+    header = _read_header(path)
+    return len(header) == _HEADER_BYTES or sum(name in header for name in _LISTS) > 1
 
 
-def _head(path: Path) -> bytes:
+def _read_header(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read(_HEAD_BYTES)
+            return file.read(_HEADER_BYTES)
     except OSError:
         return b""
 
 
-def _parts(root: Path, notes: list[str]) -> dict[str, _File]:
-    """Role to file; a single file is ``train``, whatever its name.
+def _files_by_role(root: Path, notes: list[str]) -> dict[str, _CocoSource]:
+    """Return the JSON file of each role (train, val, test); a single file is ``train``, whatever its name.
 
     Raises:
-        UserError: two files are of one part, or none is of a part to train on.
+        UserError: two files belong to one split, or none to the training split.
     """
-    found = _json_files(root)
-    if all(path.name == _ROBOFLOW and path.parent != root for path in found):
-        named = {path.parent.name: path for path in found}
+    paths = _json_files(root)
+    if all(path.name == _ROBOFLOW and path.parent != root for path in paths):
+        path_of = {path.parent.name: path for path in paths}
     else:
-        taken = [path for path in found if not path.stem.startswith(_OTHERS)] or found
-        left = [path.name for path in found if path not in taken]
-        if left:
-            notes.append(f"{', '.join(map(brief, left))} are not read")
-        if len(taken) == 1:
-            return {"train": _File("", taken[0])}
-        named = {}
-        for path in taken:
+        instances = [path for path in paths if not path.stem.startswith(_OTHER_PREFIXES)] or paths
+        ignored = [path.name for path in paths if path not in instances]
+        if ignored:
+            notes.append(f"{', '.join(map(brief, ignored))} are not read")
+        if len(instances) == 1:
+            return {"train": _CocoSource("", instances[0])}
+        path_of = {}
+        for path in instances:
             word = _part_word(path.stem)
-            if word in named:
-                said = f"the part {word!r}" if word else "no part that their names say"
+            if word in path_of:
+                split_text = f"name the split {word!r}" if word else "name no split"
                 raise UserError(
-                    f"{brief(named[word].relative_to(root))} and {brief(path.relative_to(root))} are both of {said}; "
+                    f"{brief(path_of[word].relative_to(root))} and {brief(path.relative_to(root))} both {split_text}; "
                     "name one file for each of train, val and test"
                 )
-            named[word] = path
-    roles = assigned(named)
+            path_of[word] = path
+    roles = assigned(path_of)
     if "train" not in roles:
-        raise UserError(f"none of {', '.join(brief(path.relative_to(root)) for path in found)} is of a part train")
-    if unused := [path.name for word, path in named.items() if word not in roles.values()]:
-        notes.append(f"{', '.join(map(brief, unused))} are not read: their names say no part")
-    return {role: _File(name, named[name]) for role, name in roles.items()}
+        raise UserError(f"none of {', '.join(brief(path.relative_to(root)) for path in paths)} is named for train")
+    if unused_names := [path.name for word, path in path_of.items() if word not in roles.values()]:
+        notes.append(f"{', '.join(map(brief, unused_names))} are not read: their names contain no split")
+    return {role: _CocoSource(name, path_of[name]) for role, name in roles.items()}
 
 
 def _part_word(stem: str) -> str:
-    """The part that a name such as ``instances_train2017`` says; empty where it says none."""
+    """Return the split named in a file name such as ``instances_train2017``; "" if none is."""
     return next((word for word in re.findall("[a-z]+", stem.lower()) if assigned([word])), "")
 
 
-def _images(root: Path, file: _File, found: CocoFile) -> dict[Path, Annotated]:
-    """Path of an image to what is stated of it.
+def _annotated_images(root: Path, file: _CocoSource, coco: CocoFile) -> dict[Path, Annotated]:
+    """Return annotations by image path.
 
     Raises:
-        UserError: a name leaves the folder, or no folder holds the images.
+        UserError: a path leaves the folder, or no folder holds the images.
     """
     owner = file.path.relative_to(root).as_posix()
-    places = list(_places(root, file))
-    names = list(found.images)
+    folders = list(_image_folders(root, file))
+    names = list(coco.images)
     check_inside(root, names, owner)
     if not names:
         raise UserError(f"{brief(owner)} lists no images")
-    tried = names[:: max(1, len(names) // _TRIED)]
-    place = next((place for place in places if any((place / name).is_file() for name in tried)), None)
-    if place is None:
-        where = ", ".join(brief(path.relative_to(root).as_posix()) for path in places)
+    probes = names[:: max(1, len(names) // _N_PROBES)]
+    folder = next((folder for folder in folders if any((folder / name).is_file() for name in probes)), None)
+    if folder is None:
+        searched = ", ".join(brief(path.relative_to(root).as_posix()) for path in folders)
         raise UserError(
-            f"{brief(owner)} lists {len(names)} images, such as {brief(tried[0])}; looked for in "
-            f"{where}, none of them is there"
+            f"{brief(owner)} lists {len(names)} images, such as {brief(probes[0])}; none of them was "
+            f"found in {searched}"
         )
-    return {place / name: one for name, one in found.images.items()}
+    return {folder / name: annotated for name, annotated in coco.images.items()}
 
 
-def _places(root: Path, file: _File) -> Iterator[Path]:
-    """Where the images of a file may lie."""
+def _image_folders(root: Path, file: _CocoSource) -> Iterator[Path]:
+    """Return the folders that may hold the images of a file, the most likely first."""
     stem = file.path.stem.removeprefix("instances_")
-    beside = [root / stem, root / "images" / stem]
-    words = [root / name / part for part in (file.name, _part_word(stem)) if part for name in ("", "images")]
-    places = [file.path.parent, file.path.parent / "images", *beside, *words, root / "images", root]
-    return (place for place in dict.fromkeys(places) if place.is_dir())
+    named_folders = [root / stem, root / "images" / stem]
+    split_folders = [root / name / part for part in (file.name, _part_word(stem)) if part for name in ("", "images")]
+    folders = [file.path.parent, file.path.parent / "images", *named_folders, *split_folders, root / "images", root]
+    return (folder for folder in dict.fromkeys(folders) if folder.is_dir())

@@ -1,26 +1,27 @@
-"""Images with a table in CSV beside them: one label each, several, or a column of 0/1 for each label.
+"""Images with CSV tables: one label per image, several, or a 0/1 column for each label.
 
-Understood are
+Supported structures:
 
-* one table, with a column ``split`` (``train``, ``val``, ``test``) or without, when ``test_part`` is held back;
-* ``train.csv`` beside ``test.csv`` or ``val.csv``; one without labels, as Kaggle gives, is not used;
-* ``_classes.csv`` in each of ``train``, ``valid`` and ``test``, as Roboflow writes it.
+* one table, with a column ``split`` (``train``, ``val``, ``test``); without it, ``test_part`` is held back for testing;
+* ``train.csv`` beside ``test.csv`` or ``val.csv``; a test table without labels, as on Kaggle, is ignored;
+* ``_classes.csv`` in each of ``train``, ``valid`` and ``test``, as written by Roboflow.
 
 A table is separated by commas, semicolons or tabs and has a header. Its columns are
 
-* the image: of the columns, the one whose values name images of the folder. A value is a path or a name, with its
-  ending or without; images lie anywhere below the folder, none outside it;
-* the label: ``label``, ``class``, ``category``, ``Finding Labels`` and their like, or the one column that is left. It
-  is one label a row, or several separated by ``|`` or ``;`` (in ``labels`` and ``tags`` by commas or blanks too);
-* or one column for each label, of 0 and 1. Where each image has exactly one 1 these are classes;
-* the group, ``group``, ``patient``, ``subject``, ``lesion`` or ``scene``, which lies on one side of every split.
+* the image: the column whose values name images of the folder. A value is a path or a name, with or without suffix;
+  images may be nested below the folder;
+* the label: ``label``, ``class``, ``category``, ``Finding Labels`` or similar, or the only remaining column. A cell
+  holds one label, or several separated by ``|`` or ``;`` (in ``labels`` and ``tags`` also by commas or spaces);
+* or one 0/1 column for each label. If every image has exactly one 1, the labels are classes;
+* the group: ``group``, ``patient``, ``subject``, ``lesion`` or ``scene``; images of one group are kept in one split.
 
-Columns such as age, sex and view are no labels. ``data.options`` says what headers do not (``image``, ``labels``,
-``split``, ``group``, ``delimiter``; ``file`` where there are several tables), and what -1 (``uncertain``) and a
-``blank`` are in a column of 0/1.
+Columns such as age, sex and view are not labels. If headers are ambiguous, set ``data.options``: ``image``, ``labels``,
+``split``, ``group``, ``delimiter``; ``file`` if there are several tables; ``uncertain`` and ``blank`` for the meaning
+of -1 and of an empty cell in a 0/1 column.
 
-Class folders stay class folders, though a table of their images lies beside them, unless a recipe names this layout.
-``images_001`` and its like are no classes, nor are folders of which no name is in both parts, such as of patients.
+Class folders with a table of their images are read as class folders, unless the recipe names this layout. Folders such
+as ``images_001`` are not classes, nor are folders (of patients, for example) whose names never occur in both train and
+test.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from typing import Any, final
 from saccade.data.columns import Columns, UnclearError, columns_of, image_column, is_boxes
 from saccade.data.image_index import ImageIndex
 from saccade.data.labelling import Table
-from saccade.data.layouts._table import Found, TableLayout
+from saccade.data.layouts._table import FolderTables, TableLayout
 from saccade.data.layouts.class_folders import ClassFolders
 from saccade.data.records import Records, read_csv
 from saccade.data.rows import RowImages
@@ -46,74 +47,74 @@ from saccade.escaping import brief
 
 __all__ = ["Csv"]
 
-_ENDINGS = (".csv", ".tsv")
+_SUFFIXES = (".csv", ".tsv")
 _ROBOFLOW = "_classes.csv"
-_NO_CLASS = re.compile(r"(images?|imgs?|part|batch)[ _-]*\d*$", re.IGNORECASE)
+_NOT_A_CLASS = re.compile(r"(images?|imgs?|part|batch)[ _-]*\d*$", re.IGNORECASE)
 """Names of folders that hold images of any class."""
 
 
 @final
 class Csv(TableLayout):
-    """Tables of images in CSV."""
+    """CSV tables of images and labels."""
 
     name = "csv"
     rank = 62
     options = MappingProxyType({"file": "the table", **TableLayout.options})
 
-    def mistaken(self, root: Path) -> str | None:
-        """Class folders are read as such, though a table of their images lies beside them."""
-        if ClassFolders().reason(root) is not None:
+    def check_auto_choice(self, root: Path) -> str | None:
+        """Decline if the rows name images that are in class folders."""
+        if ClassFolders().check_folder(root) is not None:
             return None
         parts = assigned(path.name for path in subfolders(root))
-        place = root / parts["train"] if parts else root
-        if "test" in parts and not _names_in(place) & _names_in(root / parts["test"]):
+        class_root = root / parts["train"] if parts else root
+        if "test" in parts and not _names_in(class_root) & _names_in(root / parts["test"]):
             return None
-        folders = self._folders(root, place)
-        classes = [name for name in folders if name and not _NO_CLASS.search(name)]
+        folders = self._labelled_folders(root, class_root)
+        classes = [name for name in folders if name and not _NOT_A_CLASS.search(name)]
         if "" in folders or not classes:
             return None
         return (
-            f"its rows name images in class folders ({', '.join(map(brief, classes[:3]))}), as of class_folders; "
-            "data.layout = csv reads the table"
+            f"its rows name images in class folders ({', '.join(map(brief, classes[:3]))}), as in class_folders; "
+            "set data.layout = csv to read the table"
         )
 
-    def _folders(self, root: Path, place: Path) -> list[str]:
-        """The folders of ``place`` that hold images which rows name; empty for ``place`` itself."""
+    def _labelled_folders(self, root: Path, class_root: Path) -> list[str]:
+        """Return the names of the folders in ``class_root`` with images that rows name; "" stands for itself."""
         try:
-            found = self.found(root, {})
+            tables = self.find_tables(root, {})
         except UnclearError:
-            return [path.name for path in subfolders(place)]
-        images = RowImages(found.images)
-        for table in found.tables:
+            return [path.name for path in subfolders(class_root)]
+        images = RowImages(tables.images)
+        for table in tables.tables:
             for row in table.records.rows:
                 images.find(row, table.columns.image, table.near, "")
-        inner = (path.relative_to(place).parts for path in images.found if path.is_relative_to(place))
-        return sorted({parts[0] if parts[1:] else "" for parts in inner})
+        paths = (path.relative_to(class_root).parts for path in images.found if path.is_relative_to(class_root))
+        return sorted({parts[0] if parts[1:] else "" for parts in paths})
 
-    def found(self, root: Path, options: Mapping[str, Any]) -> Found:
-        """The tables that name images of the folder."""
-        files = files_in(root, _ENDINGS)
+    def find_tables(self, root: Path, options: Mapping[str, Any]) -> FolderTables:
+        """Return the tables that name images; raise UserError if there are none."""
+        files = files_in(root, _SUFFIXES)
         if "file" in options:
             name = str(options["file"])
             if name not in files:
-                there = f"There are {', '.join(map(brief, files))}" if files else "There is no .csv"
+                choices = f"There are {', '.join(map(brief, files))}" if files else "There is no .csv"
                 raise UserError(
-                    f"data.options.file: there is no {brief(name)!r} in it.{did_you_mean(name, files)} {there}"
+                    f"data.options.file: there is no {brief(name)!r} in it.{did_you_mean(name, files)} {choices}"
                 )
             files = {name: files[name]}
-        inner = {} if "file" in options else _roboflow(root)
-        if not inner and not files:
+        roboflow = {} if "file" in options else _roboflow_tables(root)
+        if not roboflow and not files:
             raise UserError(f"it has no .csv or .tsv, nor {_ROBOFLOW} in a folder train")
         index = ImageIndex(root)
-        if inner:
-            return _of_parts(inner, index, options)
-        parts = {role: files[name] for role, name in _parts(files).items()}
-        if len(parts) > 1 and "train" in parts:
+        if roboflow:
+            return _split_tables(roboflow, index, options)
+        by_role = {role: files[name] for role, name in _tables_by_role(files).items()}
+        if len(by_role) > 1 and "train" in by_role:
             try:
-                return _of_parts(parts, index, options)
-            except _NotOfImagesError:  # a table of something else, called train
+                return _split_tables(by_role, index, options)
+            except _NotOfImagesError:  # a table of something else that is called train
                 pass
-        return _alone(files, index, options)
+        return _single_table(files, index, options)
 
 
 class _NotOfImagesError(UserError):
@@ -124,114 +125,115 @@ def _names_in(folder: Path) -> set[str]:
     return {path.name for path in subfolders(folder)}
 
 
-def _roboflow(root: Path) -> dict[str, Path]:
-    """Role to the table in its folder, where there is one to train on."""
+def _roboflow_tables(root: Path) -> dict[str, Path]:
+    """Return Roboflow's tables by role; {} without a training table."""
     folders = {path.name: path for path in subfolders(root) if (path / _ROBOFLOW).is_file()}
-    found = {role: folders[name] / _ROBOFLOW for role, name in assigned(folders).items()}
-    return found if "train" in found else {}
+    tables = {role: folders[name] / _ROBOFLOW for role, name in assigned(folders).items()}
+    return tables if "train" in tables else {}
 
 
-def _parts(names: Mapping[str, Path]) -> dict[str, str]:
-    """Role to the name of its table: ``train.csv``, ``train_labels.csv``."""
+def _tables_by_role(names: Mapping[str, Path]) -> dict[str, str]:
+    """Return table names by role, such as ``train.csv`` or ``train_labels.csv``."""
     stems = {re.sub(r"[\W_]|labels?|set$", "", Path(name).stem.lower()): name for name in names}
     return {role: stems[stem] for role, stem in assigned(stems).items()}
 
 
-def _of_parts(parts: Mapping[str, Path], index: ImageIndex, options: Mapping[str, Any]) -> Found:
-    """A table for each part; those that lack the labels of the one to train on are not used."""
-    read = {
+def _split_tables(parts: Mapping[str, Path], index: ImageIndex, options: Mapping[str, Any]) -> FolderTables:
+    """Return one table per split; a table without the labels of the training table is not used."""
+    records = {
         role: read_csv(path, path.relative_to(index.root).as_posix(), least=2 if role == "train" else 1)
         for role, path in parts.items()
     }
-    first = read["train"]
-    columns = _columns(first, _near(first, "train", index), index, {**options, "split": False})
+    training = records["train"]
+    columns = _find_columns(training, _image_folder(training, "train", index), index, {**options, "split": False})
     tables, unused = [], []
-    for role, table in read.items():
-        near = _near(table, role, index)
+    for role, table in records.items():
+        folder = _image_folder(table, role, index)
         lacking = [name for name in columns.labels if name not in table.header]
         if len(lacking) == len(columns.labels):
             unused.append(f"{brief(table.owner)!r} has no column {brief(lacking[0])!r} and is not used")
             continue
         if lacking or (columns.group and columns.group not in table.header):
             name = lacking[0] if lacking else columns.group
-            raise UserError(f"{brief(table.owner)} has no column {name!r}; {brief(first.owner)} has it")
-        image = columns.image if columns.image in table.header else _image(table, near, index, options)
+            raise UserError(f"{brief(table.owner)} has no column {name!r}; {brief(training.owner)} has it")
+        has_image_column = columns.image in table.header
+        image = columns.image if has_image_column else _find_image_column(table, folder, index, options)
         part = table.path.parent.name if table.path.name == _ROBOFLOW else table.owner
-        tables.append(Table(role, part, table, replace(columns, image=image), near))
+        tables.append(Table(role, part, table, replace(columns, image=image), folder))
     if "test" not in {table.role for table in tables}:
         tables = [table._replace(role="test" if table.role == "val" else table.role) for table in tables]
     if len(tables) == 1:
         tables = [tables[0]._replace(name="")]
-    return Found(tables, index, [], unused)
+    return FolderTables(tables, index, [], unused)
 
 
-def _alone(files: Mapping[str, Path], index: ImageIndex, options: Mapping[str, Any]) -> Found:
-    """The one table whose rows name images and labels."""
-    why, boxes, notes, unclear = list[str](), list[str](), list[str](), list[UnclearError]()
-    found = list[Table]()
+def _single_table(files: Mapping[str, Path], index: ImageIndex, options: Mapping[str, Any]) -> FolderTables:
+    """Return the only table whose rows name images and labels."""
+    reasons, box_problems, notes, unclear = list[str](), list[str](), list[str](), list[UnclearError]()
+    tables = list[Table]()
     for name, path in files.items():
         image = ""
         try:
             table = read_csv(path, name)
-            near = _near(table, "train", index)
-            image = _image(table, near, index, options)
+            folder = _image_folder(table, "train", index)
+            image = _find_image_column(table, folder, index, options)
             if is_boxes(table.header) and "file" not in options:
-                notes.append(f"{brief(name)} holds boxes or runs, one a row, and is not read")
-                boxes.append(f"{notes[-1]}: write them as COCO or YOLO")
+                notes.append(f"{brief(name)} holds one box or RLE mask per row and is not read")
+                box_problems.append(f"{notes[-1]}: convert it to COCO or YOLO")
                 continue
-            found.append(Table("train", "", table, columns_of(table, image, options), near))
+            tables.append(Table("train", "", table, columns_of(table, image, options), folder))
         except UnclearError as error:
             unclear.append(error)
             notes.append(f"{brief(name)} is not read")
         except UserError as error:
-            why.append(str(error))
+            reasons.append(str(error))
             notes += [f"{brief(name)} has no labels and is not read"] * bool(image)
-    called = [table for table in found if re.fullmatch(r"labels?|train", Path(table.records.owner).stem.lower())]
-    if len(found) > 1 and len(called) == 1:
-        notes += [f"{brief(table.records.owner)} is not read" for table in found if table not in called]
-        found = called
-    if len(found) > 1:
-        names = [brief(table.records.owner) for table in found]
+    label_tables = [table for table in tables if re.fullmatch(r"labels?|train", Path(table.records.owner).stem.lower())]
+    if len(tables) > 1 and len(label_tables) == 1:
+        notes += [f"{brief(table.records.owner)} is not read" for table in tables if table not in label_tables]
+        tables = label_tables
+    if len(tables) > 1:
+        names = [brief(table.records.owner) for table in tables]
         raise UnclearError(
-            f"{' and '.join(names)} are {len(names)} tables of images; say which is read: data.options.file = "
-            f"{names[0]!r}"
+            f"{' and '.join(names)} are {len(names)} tables of images; choose one: data.options.file = {names[0]!r}"
         )
-    if not found:
-        raise unclear[0] if unclear else UserError("; ".join([*why, *boxes]))
-    return Found(found, index, notes, [])
+    if not tables:
+        raise unclear[0] if unclear else UserError("; ".join([*reasons, *box_problems]))
+    return FolderTables(tables, index, notes, [])
 
 
-def _near(table: Records, role: str, index: ImageIndex) -> Path:
-    """Where the images of a table are sought first: beside it, or in the folder of its part."""
+def _image_folder(table: Records, role: str, index: ImageIndex) -> Path:
+    """Return the folder searched first for the images of a table: the folder of its split, else its own."""
     folder = table.path.parent
-    inner = [path for path in subfolders(folder) if assigned([path.name]).get(role)] if folder == index.root else []
-    return inner[0] if inner else folder
+    if folder != index.root:
+        return folder
+    return next((path for path in subfolders(folder) if assigned([path.name]).get(role)), folder)
 
 
-def _columns(table: Records, near: Path, index: ImageIndex, options: Mapping[str, Any]) -> Columns:
-    return columns_of(table, _image(table, near, index, options), options)
+def _find_columns(table: Records, folder: Path, index: ImageIndex, options: Mapping[str, Any]) -> Columns:
+    return columns_of(table, _find_image_column(table, folder, index, options), options)
 
 
-def _image(table: Records, near: Path, index: ImageIndex, options: Mapping[str, Any]) -> str:
-    """The column that names images.
+def _find_image_column(table: Records, folder: Path, index: ImageIndex, options: Mapping[str, Any]) -> str:
+    """Return the column that names images.
 
     Raises:
-        UserError: an option names no column, or no column names an image.
+        UserError: the option ``image`` is not a column, or no column names an image.
     """
-    if (asked := options.get("image")) is not None:
-        if asked not in table.header:
+    if (option := options.get("image")) is not None:
+        if option not in table.header:
             raise UserError(
-                f"data.options.image: {brief(table.owner)} has no column {brief(asked)!r}."
-                f"{did_you_mean(str(asked), table.header)} There are {', '.join(map(brief, table.header))}"
+                f"data.options.image: {brief(table.owner)} has no column {brief(option)!r}."
+                f"{did_you_mean(str(option), table.header)} There are {', '.join(map(brief, table.header))}"
             )
-        return str(asked)
+        return str(option)
     if not table.rows:
         raise UserError(table.problems[0])
-    found = image_column(table, partial(index.holds, near=near))
-    if found is None:
-        first = brief(table.rows[0].text(table.header[0]), 60)
+    column = image_column(table, partial(index.holds, near=folder))
+    if column is None:
+        value = brief(table.rows[0].text(table.header[0]), 60)
         raise _NotOfImagesError(
             f"no column of {brief(table.owner)} names an image of the folder, which holds {len(index.files)}: its "
-            f"first row begins with {first!r}"
+            f"first row begins with {value!r}"
         )
-    return found
+    return column

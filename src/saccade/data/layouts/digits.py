@@ -1,4 +1,4 @@
-"""The scenes of handwritten digits that are drawn, with nothing to download: labels, masks and objects.
+"""Synthetic scenes of handwritten digits, generated without a download: labels, masks and objects.
 
 The source is the word ``digits``, which no other layout reads.
 """
@@ -25,45 +25,49 @@ _BACKGROUND = "background"
 
 @final
 class Digits(Layout):
-    """A target digit among clutter and smaller digits."""
+    """One target digit among clutter and smaller digits."""
 
     name = "digits"
     rank = 0
     targets = ("label", "mask", "objects")
     sources = ("digits",)
-    seeds = 3
+    n_seeds = 3
     caveat = (
         "This is a smoke test. Its images are drawn handwritten digits, made so that it runs anywhere; these verdicts "
         "do not transfer to other data."
     )
     residual_sd = MappingProxyType({"top-1": 0.74})
-    """In points, of ``saccade compare --attention none,se,eca --seeds 10``."""
+    """Percentage points, measured with ``saccade compare --attention none,se,eca --seeds 10``."""
 
-    def recognise(self, source: str) -> str | None:
-        """Only the word ``digits``."""
+    def check_source(self, source: str) -> str | None:
+        """Accept only the word ``digits``."""
         return None if source in self.sources else f"data.source is not {self.sources[0]!r}"
 
-    def located(self, source: str) -> str:
-        """The word itself."""
+    def resolve_source(self, source: str) -> str:
+        """Return the word itself."""
         return source
 
     def read(self, spec: Data, target: str, notify: Notify | None = None) -> Split:
-        """Draw scenes: all at once where they fit into memory, else each when it is asked for."""
+        """Generate the scenes: up front if they fit in memory, else on access."""
         from saccade.data.digits import CLASSES, scenes, targets_of
         from saccade.data.normalisation import normalisation, stated
         from saccade.data.samples import CACHE, ImageSet, Split, colours, digest
 
         train, test = scenes(spec, "train"), scenes(spec, "test")
         height, width = train.size
-        fits = (len(train) + len(test)) * height * width <= CACHE
-        pictures: list[Pictures] = [part.images() if fits else part for part in (train, test)]
-        spec = spec.model_copy(update={"interpolation": None, "crop_pct": None})  # a scene is drawn, never resized
+        is_materialised = (len(train) + len(test)) * height * width <= CACHE
+        pictures: list[Pictures] = [part.images() if is_materialised else part for part in (train, test)]
+        spec = spec.model_copy(
+            update={"interpolation": None, "crop_pct": None}
+        )  # scenes are generated at their size, not resized
         mean, std = normalisation(spec, 1, lambda: colours(pictures[0]))
         sets = [
-            ImageSet(pictures[n], targets_of(part, target, fits), mean, std, spec.augment if part is train else ())
+            ImageSet(
+                pictures[n], targets_of(part, target, is_materialised), mean, std, spec.augment if part is train else ()
+            )
             for n, part in enumerate((train, test))
         ]
-        turned = " (height × width)" if height != width else ""
+        axis_note = " (height × width)" if height != width else ""
         return Split(
             train=sets[0],
             test=sets[1],
@@ -75,7 +79,7 @@ class Digits(Layout):
             mean=mean,
             std=std,
             description=(
-                f"digits: {len(train)} training and {len(test)} test scenes of {height}×{width} pixels{turned} "
+                f"digits: {len(train)} training and {len(test)} test scenes of {height}×{width} pixels{axis_note} "
                 f"(clutter {train.clutter}, distractors {train.distractors}, seed {spec.split_seed})"
                 + stated(spec)
             ),
@@ -87,7 +91,7 @@ class Digits(Layout):
         )  # fmt: skip
 
     def describe(self, spec: Data, notify: Notify | None = None) -> dict[str, Any]:
-        """See :meth:`Layout.describe`; nothing can be refused."""
+        """See :meth:`Layout.describe`; nothing is refused."""
         from saccade.data.digits import CLASSES, PARTS, scenes, source_digits
 
         parts = {part: scenes(spec, part) for part in PARTS}
@@ -119,21 +123,21 @@ class Digits(Layout):
         }
 
     def stamp(self, spec: Data) -> tuple[Any, ...]:
-        """Drawn scenes never change."""
+        """Return a constant; generated scenes never change."""
         return ()
 
-    def suited(self, source: str) -> tuple[str, dict[str, Any]]:
-        """The recipe of its name."""
+    def suggest_recipe(self, source: str) -> tuple[str, dict[str, Any]]:
+        """Return the built-in recipe ``digits``."""
         return "digits", {}
 
-    def cells(self, spec: Data, part: str, count: int) -> list[Cell]:
-        """The first scenes with their boxes and masks."""
+    def read_cells(self, spec: Data, part: str, count: int) -> list[Cell]:
+        """Return the first scenes with their boxes and masks."""
         from saccade.data.digits import CLASSES, scenes
 
-        drawn = scenes(spec, "train" if part == "train" else "test")
+        part_scenes = scenes(spec, "train" if part == "train" else "test")
         cells = []
-        for i in range(min(count, len(drawn))):
-            scene = drawn.scene(i)
+        for i in range(min(count, len(part_scenes))):
+            scene = part_scenes.scene(i)
             names = [CLASSES[label] for label in scene.box_labels.tolist()]
             boxes = [(*box, name) for box, name in zip(scene.boxes.tolist(), names, strict=True)]
             cells.append(Cell(scene.image, f"label {scene.label}", boxes, scene.masks.numpy()))

@@ -1,12 +1,12 @@
-"""Images with a table of where people looked: a CSV with a row for each fixation.
+"""Images with a table of eye fixations: a CSV with one row per fixation.
 
-Its columns are the image (found by its values, as in layout ``csv``), ``x`` and ``y`` in pixels of the image from its
-upper left corner, and if wanted ``viewer`` (``subject``, ``observer``), ``order``, ``split`` and ``group`` (``scene``).
-``duration`` is not read. Fixations are ordered by viewer and ``order``. Those outside their image are dropped and
-counted; an image without one inside is refused.
+Its columns are the image (found by its values, as in layout ``csv``), ``x`` and ``y`` in pixels from the upper left
+corner of the image, and optionally ``viewer`` (``subject``, ``observer``), ``order``, ``split`` and ``group``
+(``scene``). ``duration`` is not read. Fixations are sorted by viewer and ``order``. Fixations outside their image are
+dropped and counted; an image without a fixation inside it is refused.
 
-Such a table names images and has columns of numbers, so this layout is asked before ``csv``. Class folders with a table
-of one row for each image stay class folders, unless a recipe names this layout.
+Layout ``csv`` would accept such a table, so this layout is tried first. Class folders with a table of one row per image
+are read as class folders, unless the recipe names this layout.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _VIEWER = ("viewer", "subject", "subjectid", "observer", "participant", "vieweri
 _ORDER = ("order", "fixation", "fixationindex", "index", "n")
 
 
-class _Table(NamedTuple):
-    """A table of fixations and its columns; None where there is no such column."""
+class _FixationColumns(NamedTuple):
+    """Table of fixations and the names of its columns; an optional column is None if absent."""
 
     records: Records
     images: ImageIndex
@@ -59,107 +59,111 @@ class _Table(NamedTuple):
 
 @dataclass(frozen=True)
 class _FixationSurvey(Survey):
-    """A survey with the fixations of each image, and how many viewers there are."""
+    """Survey with the fixations of each image and the number of viewers."""
 
-    points: dict[Path, list[Fixation]] = field(default_factory=dict)
+    fixations: dict[Path, list[Fixation]] = field(default_factory=dict)
     viewers: int = 0
 
 
 @final
 class FixationTable(FolderLayout):
-    """Images and a CSV with a row for each fixation."""
+    """Images and a CSV with one row per fixation."""
 
     name = "fixations"
     rank = 44
     targets = ("fixations",)
     exact = True
 
-    def own_size(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
-        """The images' own size where they have one, square or not: no fixation is cut off."""
+    def default_size(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
+        """Return the common (H, W) of the images, square or not, so that no fixation is cropped."""
         return common_size(sizes)
 
-    def reason(self, root: Path) -> str | None:
-        """Look for a table with an image, x and y in its columns."""
-        return found if isinstance(found := _found(root), str) else None
+    def check_folder(self, root: Path) -> str | None:
+        """Look for a table with the columns image, x and y."""
+        return table if isinstance(table := _find_table(root), str) else None
 
-    def mistaken(self, root: Path) -> str | None:
-        """Class folders are read as such where a table has one point for each image."""
-        table = _found(root)
-        if isinstance(table, str) or ClassFolders().reason(root) is not None:
+    def check_auto_choice(self, root: Path) -> str | None:
+        """Decline class folders whose table has one row per image."""
+        table = _find_table(root)
+        if isinstance(table, str) or ClassFolders().check_folder(root) is not None:
             return None
         if max(Counter(table.records.column(table.image)).values(), default=0) > 1:
             return None
         return (
-            f"it has class folders, and {brief(table.records.owner)} has one row for each image; data.layout = "
-            "fixations reads the table"
+            f"it has class folders, and {brief(table.records.owner)} has one row per image; set data.layout = "
+            "fixations to read the table"
         )
 
     def survey(self, root: Path) -> Survey:
-        """The images that the rows name."""
-        table = _found(root)
+        """Return the images that the rows name; raise UserError without training images."""
+        table = _find_table(root)
         if isinstance(table, str):
             raise UserError(table)
-        records, near = table.records, table.records.path.parent
-        images, problems, strange = RowImages(table.images), list(records.problems), list[str]()
-        words = parts_of(records, table.split, problems)
+        records, folder = table.records, table.records.path.parent
+        images, problems, bad_coordinates = RowImages(table.images), list(records.problems), list[str]()
+        split_of_line = parts_of(records, table.split, problems)
         rows = defaultdict[Path, list[tuple[Record, float, float]]](list)
         for row in records.rows:
-            where = records.at(row)
-            x, y = (_number(row.text(column)) for column in (table.x, table.y))
+            location = records.at(row)
+            x, y = (_parse_number(row.text(column)) for column in (table.x, table.y))
             if x is None or y is None:
                 column = table.x if x is None else table.y
-                strange.append(f"{where} has {said(row.text(column))} in the column {column!r}; a number is needed")
-            path = images.find(row, table.image, near, where)
+                bad_coordinates.append(
+                    f"{location} has {said(row.text(column))} in the column {column!r}; a number is needed"
+                )
+            path = images.find(row, table.image, folder, location)
             if path is not None and x is not None and y is not None:
                 rows[path].append((row, x, y))
-        problems += [*strange, *images.problems, *_in_units(rows, table)]
+        problems += [*bad_coordinates, *images.problems, *_normalised_problem(rows, table)]
         viewers = sorted({row.text(table.viewer) for row in records.rows}) if table.viewer else []
-        points = {path: _ordered(of, table, viewers) for path, of in rows.items()}
-        parts, groups = _parts(rows, table, words, problems)
+        fixations = {path: _sorted_fixations(fixation_rows, table, viewers) for path, fixation_rows in rows.items()}
+        parts, groups = _split_images(rows, table, split_of_line, problems)
         if "train" not in parts:
             raise UserError("; ".join(problems[:3]) or "no row names an image to train on")
-        beside = len(set(table.images.files) - rows.keys())
-        notes = [f"{beside} images have no fixation and are not used"] * (beside > 0)
-        seen = surveyed(root, parts, None, table.images.hidden, notes)
-        more = replace(
-            seen, problems=sorted([*seen.problems, *problems]), deciding=[records.path], missing=images.missing,
+        n_without = len(set(table.images.files) - rows.keys())
+        notes = [f"{n_without} images have no fixation and are not used"] * (n_without > 0)
+        survey = surveyed(root, parts, None, table.images.hidden, notes)
+        completed = replace(
+            survey, problems=sorted([*survey.problems, *problems]), deciding=[records.path], missing=images.missing,
             groups=groups,
         )  # fmt: skip
-        return _FixationSurvey(**vars(more), points=points, viewers=len(viewers))
+        return _FixationSurvey(**vars(completed), fixations=fixations, viewers=len(viewers))
 
-    def label(self, seen: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Fixations:
-        """The fixations of each image."""
+    def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Fixations:
+        """Return the fixations of each image."""
         from saccade.data.fixations import Fixations
 
-        assert isinstance(seen, _FixationSurvey)
-        return Fixations(seen.points, sizes, seen.viewers)
+        assert isinstance(survey, _FixationSurvey)
+        return Fixations(survey.fixations, sizes, survey.viewers)
 
 
-def _found(root: Path) -> _Table | str:
-    """The table of fixations, or a clause that says what is missing."""
-    why, indices = "it has no .csv with the columns image, x and y", list[ImageIndex]()
+def _find_table(root: Path) -> _FixationColumns | str:
+    """Return the table of fixations, or a clause with the reason why there is none."""
+    reason = "it has no .csv with the columns image, x and y"
+    index: ImageIndex | None = None
     for name, path in files_in(root, (".csv", ".tsv")).items():
         try:
             records = read_csv(path, name)
-        except UserError:  # csv says what is wrong with it
+        except UserError:  # layout ``csv`` reports the error
             continue
         columns = {re.sub(r"[\W_]", "", column.lower()): column for column in records.header}
         x, y, viewer, order, split, group = (
-            next((columns[word] for word in words if word in columns), None)
-            for words in (_X, _Y, _VIEWER, _ORDER, ("split",), ("group", "scene"))
+            next((columns[word] for word in candidates if word in columns), None)
+            for candidates in (_X, _Y, _VIEWER, _ORDER, ("split",), ("group", "scene"))
         )
         if x is None or y is None or is_boxes(records.header):
             continue
-        indices = indices or [ImageIndex(root)]
-        image = image_column(records, partial(indices[0].holds, near=root))
+        index = index or ImageIndex(root)
+        image = image_column(records, partial(index.holds, near=root))
         if image is None:
-            why = f"no column of {brief(name)} names an image of the folder"
+            reason = f"no column of {brief(name)} names an image of the folder"
             continue
-        return _Table(records, indices[0], image, x, y, viewer, order, split, group)
-    return why
+        return _FixationColumns(records, index, image, x, y, viewer, order, split, group)
+    return reason
 
 
-def _number(text: str) -> float | None:
+def _parse_number(text: str) -> float | None:
+    """Return a finite number, else None."""
     try:
         value = float(text)
     except ValueError:
@@ -167,22 +171,24 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _ordered(rows: list[tuple[Record, float, float]], table: _Table, viewers: list[str]) -> list[Fixation]:
-    """The fixations of an image by viewer and order, as far as columns say them."""
+def _sorted_fixations(
+    rows: list[tuple[Record, float, float]], table: _FixationColumns, viewers: list[str]
+) -> list[Fixation]:
+    """Return the fixations of one image, sorted by viewer and order if those columns exist."""
     from saccade.data.fixations import Fixation
 
-    numbers = {name: number for number, name in enumerate(viewers)}
-    found = []
+    index_of = {name: i for i, name in enumerate(viewers)}
+    keyed = []
     for row, x, y in rows:
-        viewer = numbers[row.text(table.viewer)] if table.viewer else -1
-        order = _number(row.text(table.order)) if table.order else None
-        found.append((viewer, math.inf if order is None else order, Fixation(x, y, viewer, table.records.at(row))))
-    return [point for *_, point in sorted(found, key=lambda one: one[:2])]
+        viewer = index_of[row.text(table.viewer)] if table.viewer else -1
+        order = _parse_number(row.text(table.order)) if table.order else None
+        keyed.append((viewer, math.inf if order is None else order, Fixation(x, y, viewer, table.records.at(row))))
+    return [fixation for *_, fixation in sorted(keyed, key=lambda item: item[:2])]
 
 
-def _in_units(rows: dict[Path, list[tuple[Record, float, float]]], table: _Table) -> list[str]:
-    """A sentence where all points lie in the unit square, as shares of width and height do."""
-    values = [value for of in rows.values() for _, x, y in of for value in (x, y)]
+def _normalised_problem(rows: dict[Path, list[tuple[Record, float, float]]], table: _FixationColumns) -> list[str]:
+    """Return a message if all coordinates lie between 0 and 1, so that they are fractions, not pixels."""
+    values = [value for image_rows in rows.values() for _, x, y in image_rows for value in (x, y)]
     if not values or not all(0 <= value <= 1 for value in values):
         return []
     return [
@@ -191,26 +197,29 @@ def _in_units(rows: dict[Path, list[tuple[Record, float, float]]], table: _Table
     ]
 
 
-def _parts(
+def _split_images(
     rows: dict[Path, list[tuple[Record, float, float]]],
-    table: _Table,
-    words: dict[int, tuple[str, str]],
+    table: _FixationColumns,
+    split_of_line: dict[int, tuple[str, str]],
     problems: list[str],
 ) -> tuple[dict[str, Part], dict[Path, str]]:
-    """Role to part, and the group of each image; adds to ``problems`` the images whose rows differ."""
+    """Return the splits by role, and the group of each image.
+
+    A message is added to ``problems`` for each image whose rows differ in split or group.
+    """
     files, names, groups = defaultdict[str, list[Path]](list), dict[str, str](), dict[Path, str]()
-    for path, of in rows.items():
-        said_of = {words[row.line] for row, *_ in of if row.line in words} or {("train", "")}
-        if len(said_of) > 1:
-            problems.append(f"{brief(path.name)} is in the parts {' and '.join(sorted(word for _, word in said_of))}")
-        role, word = min(said_of)
+    for path, image_rows in rows.items():
+        splits = {split_of_line[row.line] for row, *_ in image_rows if row.line in split_of_line} or {("train", "")}
+        if len(splits) > 1:
+            problems.append(f"{brief(path.name)} is in the parts {' and '.join(sorted(word for _, word in splits))}")
+        role, word = min(splits)
         files[role].append(path)
         names.setdefault(role, word)
         if table.group:
-            found = {row.text(table.group) for row, *_ in of}
-            if len(found) > 1 or "" in found:
-                problems.append(f"{brief(path.name)} has {len(found)} groups or none; one is needed")
-            groups[path] = min(found)
+            image_groups = {row.text(table.group) for row, *_ in image_rows}
+            if len(image_groups) > 1 or "" in image_groups:
+                problems.append(f"{brief(path.name)} has {len(image_groups)} groups or none; one is needed")
+            groups[path] = min(image_groups)
     if "val" in files and "test" not in files:
         files["test"], names["test"] = files.pop("val"), names["val"]
     return {role: Part(names[role], {"": sorted(files[role])}) for role in ("train", "test", "val") if role in files}, (

@@ -1,21 +1,27 @@
-"""Images and index masks in two folders, paired by their names without the ending.
+"""Images and index masks in two folders, paired by their names without suffix.
 
-Understood are ``images/`` and ``masks/`` (or a name of ``_IMAGES`` and of ``_MASKS``), alone, inside each of ``train``,
-``test`` and ``val``, or around them; the form of CamVid, ``train`` beside ``trainannot``; and that of Roboflow,
-``NAME_mask.png`` beside ``NAME.jpg`` and ``_classes.csv`` in each part. Alone, ``test_part`` of the images is held
-back. A part without masks is not used.
+Supported structures:
 
-A mask is as large as its image. It holds class indices (a palette keeps its own), 255 where no class is, or colours.
-Masks that hold 0 and 255 alone have two classes, background and foreground. A file in the folder names the classes:
+* ``images/`` and ``masks/`` (or other names, see ``_IMAGES`` and ``_MASKS``) at the top level, inside each of
+  ``train``, ``test`` and ``val``, or with such folders inside both;
+* CamVid: ``train`` beside ``trainannot``;
+* Roboflow: ``NAME_mask.png`` beside ``NAME.jpg``, and ``_classes.csv`` in each split.
 
-* of indices, ``classes.txt``, one name a line in their order, or Roboflow's ``_classes.csv`` (``Pixel Value, Class``);
-* of colours, CVAT's ``labelmap.txt`` (``name:r,g,b::``), ``class_dict.csv`` (``name,r,g,b``) or ``label_colors.txt``
-  (``r g b name``); a colour that is not in it is refused.
+Without splits, ``test_part`` of the images is held back for testing. A split without masks is not used.
 
-Pixels of a class called ``void``, ``ignore`` or ``unlabelled`` become 255; ``data.options.void`` names others, or is
-false.
+A mask has the size of its image. It holds class indices (palette images: the palette index), with 255 for no class, or
+colours. Masks with only the values 0 and 255 have two classes, background and foreground. A file in the folder names
+the classes:
 
-The two folders look like two class folders, so this layout is asked before ``class_folders``.
+* of indices: ``classes.txt``, one name per line in index order, or Roboflow's ``_classes.csv`` (``Pixel Value,
+  Class``);
+* of colours: CVAT's ``labelmap.txt`` (``name:r,g,b::``), ``class_dict.csv`` (``name,r,g,b``) or ``label_colors.txt``
+  (``r g b name``); any other colour is refused.
+
+Pixels of a class called ``void``, ``ignore`` or ``unlabelled`` become 255; ``data.options.void`` names other classes,
+or is false for none.
+
+The two folders look like two class folders, so this layout is tried before ``class_folders``.
 """
 
 from __future__ import annotations
@@ -36,70 +42,80 @@ from saccade.imagefiles import is_image, walk
 if TYPE_CHECKING:
     from saccade.data.masks import Masks
 
-__all__ = ["ImageMasks", "pair_of"]
+__all__ = ["ImageMasks", "training_pair"]
 
-_PIXEL_VALUES, _MASK = "_classes.csv", "_mask"
-"""What Roboflow writes beside images, and after their names."""
+_ROBOFLOW_CLASSES, _ROBOFLOW_SUFFIX = "_classes.csv", "_mask"
+"""Name of Roboflow's class file, and the suffix of its mask names."""
 _IMAGES = ("images", "image", "imgs", "img")
 _MASKS = ("masks", "mask", "labels", "label", "annotations", "annotation", "annot", "annots")
 
 
 @final
 class ImageMasks(MaskFolderLayout):
-    """Images and masks of one name in two folders."""
+    """Images and masks of the same name in two folders."""
 
     name = "image_masks"
     rank = 30
 
-    def reason(self, root: Path) -> str | None:
+    def check_folder(self, root: Path) -> str | None:
         """Look for the two folders, and for one name that is in both."""
-        pair = _pairs(root)[0].get("train")
+        pair = _pairs_by_role(root)[0].get("train")
         if pair is None:
             return (
-                "it has no folders images and masks with images in them, alone, in train, test and val, or around them"
+                "it has no folders images and masks with images in them, neither at the top level nor with train, test "
+                "and val"
             )
         if pair.images_by_stem().keys() & pair.masks_by_stem().keys():
             return None
-        images, masks = (brief(place.relative_to(root)) for place in (pair.images, pair.masks))
+        images, masks = (brief(folder.relative_to(root)) for folder in (pair.images, pair.masks))
         return f"no image in {images} has a mask of its name in {masks}"
 
     def survey(self, root: Path) -> Survey:
-        """The images of each part, and their masks."""
+        """Return images and masks of each split."""
         hidden = Counter[str]()
-        parts, masks, problems, alone = dict[str, Part](), dict[Path, Path](), list[str](), 0
-        pairs, without = _pairs(root)
+        parts, masks, problems, n_unpaired = dict[str, Part](), dict[Path, Path](), list[str](), 0
+        pairs, maskless = _pairs_by_role(root)
         for role, pair in pairs.items():
             images, by_stem = pair.images_by_stem(), pair.masks_by_stem()
-            within = {path for paths in by_stem.values() for path in paths}
-            parts[role] = Part(pair.name, {"": sorted(set(walk(pair.images, hidden)) - within)})
+            mask_paths = {path for paths in by_stem.values() for path in paths}
+            parts[role] = Part(pair.name, {"": sorted(set(walk(pair.images, hidden)) - mask_paths)})
             problems += [
-                f"{' and '.join(map(brief, paths))} are masks of one name" for paths in by_stem.values() if paths[1:]
+                f"{' and '.join(map(brief, paths))} are masks of the same name"
+                for paths in by_stem.values()
+                if paths[1:]
             ]
             masks |= {path: by_stem[stem][0] for stem, paths in images.items() if stem in by_stem for path in paths}
-            alone += len(by_stem.keys() - images.keys())
-        seen = surveyed(root, *images_of(parts), hidden, [f"{alone} masks have no image of their name"] * (alone > 0))
-        named = map_file([root, pairs["train"].masks, pairs["train"].masks.parent])
+            n_unpaired += len(by_stem.keys() - images.keys())
+        notes = [f"{n_unpaired} masks have no image of their name"] * (n_unpaired > 0)
+        survey = surveyed(root, *images_of(parts), hidden, notes)
+        class_file = map_file([root, pairs["train"].masks, pairs["train"].masks.parent])
         return replace(
-            seen, masks=masks, problems=sorted([*seen.problems, *problems]), deciding=[named] if named else [],
-            unused=[f"{name!r} has no masks and is not used" for name in without],
-        )  # fmt: skip
+            survey,
+            masks=masks,
+            problems=sorted([*survey.problems, *problems]),
+            deciding=[class_file] if class_file else [],
+            unused=[f"{name!r} has no masks and is not used" for name in maskless],
+        )
 
-    def label(self, seen: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Masks:
-        """The mask of each image."""
+    def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Masks:
+        """Return the mask of each image."""
         from saccade.data.masks import Masks
 
-        named = class_map(next(iter(seen.deciding), None))
-        return Masks(seen.masks, sizes, named, seen.root, notify, seen.options.get("void"))
+        classes = class_map(next(iter(survey.deciding), None))
+        return Masks(survey.masks, sizes, classes, survey.root, notify, survey.options.get("void"))
 
 
-def pair_of(root: Path) -> tuple[Path, Path] | None:
-    """The folders of images and of masks to train on, whether or not their names pair; None where there are none."""
-    pairs, _ = _pairs(root)
+def training_pair(root: Path) -> tuple[Path, Path] | None:
+    """Return the folders of training images and masks, whether or not their names match; None if there are none."""
+    pairs, _ = _pairs_by_role(root)
     return (pairs["train"].images, pairs["train"].masks) if "train" in pairs else None
 
 
-class _Pair(NamedTuple):
-    """The folders of images and masks of a part; ``suffix`` is what names of masks have after those of images."""
+class _ImageMaskFolders(NamedTuple):
+    """Image folder and mask folder of one split.
+
+    ``suffix`` is the text that mask names add to the names of their images.
+    """
 
     name: str
     images: Path
@@ -107,48 +123,56 @@ class _Pair(NamedTuple):
     suffix: str = ""
 
     def images_by_stem(self) -> dict[str, list[Path]]:
-        """The images by their path in the folder without the ending."""
+        """Return images by their path in the folder without suffix."""
         stems = _by_stem(self.images)
         return {stem: paths for stem, paths in stems.items() if not self.suffix or not stem.endswith(self.suffix)}
 
     def masks_by_stem(self) -> dict[str, list[Path]]:
-        """The masks by the same path as their images."""
+        """Return masks by the stem of their image."""
         stems = _by_stem(self.masks)
         return {stem.removesuffix(self.suffix): paths for stem, paths in stems.items() if stem.endswith(self.suffix)}
 
 
-def _pairs(root: Path) -> tuple[dict[str, _Pair], list[str]]:
-    """Role to the two folders of a part, ``train`` alone where there are no parts; and the parts without masks."""
+def _pairs_by_role(root: Path) -> tuple[dict[str, _ImageMaskFolders], list[str]]:
+    """Return the folder pair of each role, and the names of splits without masks.
+
+    Without splits, the only role is ``train``.
+    """
     folders = {path.name: path for path in subfolders(root)}
-    images, masks = _named(folders, _IMAGES), _named(folders, _MASKS)
+    images, masks = _find_folder(folders, _IMAGES), _find_folder(folders, _MASKS)
     if images and masks:
-        inner = {path.name: path for path in subfolders(masks) if _has_image(path)}
+        mask_folders = {path.name: path for path in subfolders(masks) if _has_image(path)}
         folders = {path.name: path for path in subfolders(images)}
-        found = {name: _Pair(name, path, inner[name]) for name, path in folders.items() if name in inner}
-        if not assigned(found):
-            return {"train": _Pair("", images, masks)}, []
+        pairs = {
+            name: _ImageMaskFolders(name, path, mask_folders[name])
+            for name, path in folders.items()
+            if name in mask_folders
+        }
+        if not assigned(pairs):
+            return {"train": _ImageMaskFolders("", images, masks)}, []
     else:
-        found = {name: pair for name, path in folders.items() if (pair := _pair(path, folders))}
-    without = [name for name, path in folders.items() if name not in found and assigned([name]) and _has_image(path)]
-    return {role: found[name] for role, name in assigned(found).items()}, without
+        pairs = {name: pair for name, path in folders.items() if (pair := _split_pair(path, folders))}
+    maskless = [name for name, path in folders.items() if name not in pairs and assigned([name]) and _has_image(path)]
+    return {role: pairs[name] for role, name in assigned(pairs).items()}, maskless
 
 
-def _pair(part: Path, beside: dict[str, Path]) -> _Pair | None:
-    """The folders of images and masks inside a part, or the part itself with the folder of masks beside it."""
-    inner = {path.name: path for path in subfolders(part)}
-    images, masks = _named(inner, _IMAGES), _named(inner, _MASKS)
+def _split_pair(part: Path, siblings: dict[str, Path]) -> _ImageMaskFolders | None:
+    """Return the image and mask folders inside a split folder, or that folder with its sibling of masks."""
+    folders = {path.name: path for path in subfolders(part)}
+    images, masks = _find_folder(folders, _IMAGES), _find_folder(folders, _MASKS)
     if images and masks:
-        return _Pair(part.name, images, masks)
-    other = _named(beside, [f"{part.name.lower()}{between}{word}" for word in _MASKS for between in ("", "_", "-")])
-    if other:
-        return _Pair(part.name, part, other)
-    if (part / _PIXEL_VALUES).is_file() and any(path.stem.endswith(_MASK) for path in walk(part) if is_image(path)):
-        return _Pair(part.name, part, part, _MASK)
+        return _ImageMaskFolders(part.name, images, masks)
+    mask_names = [f"{part.name.lower()}{separator}{word}" for word in _MASKS for separator in ("", "_", "-")]
+    if sibling := _find_folder(siblings, mask_names):
+        return _ImageMaskFolders(part.name, part, sibling)
+    has_masks = any(path.stem.endswith(_ROBOFLOW_SUFFIX) for path in walk(part) if is_image(path))
+    if has_masks and (part / _ROBOFLOW_CLASSES).is_file():
+        return _ImageMaskFolders(part.name, part, part, _ROBOFLOW_SUFFIX)
     return None
 
 
-def _named(folders: dict[str, Path], names: Collection[str]) -> Path | None:
-    """The folder of the first of ``names`` that holds an image."""
+def _find_folder(folders: dict[str, Path], names: Collection[str]) -> Path | None:
+    """Return the folder of the first of ``names`` that holds an image."""
     return next(
         (path for word in names for name, path in folders.items() if name.lower() == word and _has_image(path)), None
     )
@@ -159,8 +183,8 @@ def _has_image(folder: Path) -> bool:
 
 
 def _by_stem(folder: Path) -> dict[str, list[Path]]:
-    """The images below ``folder`` by their path in it without the ending."""
-    found = defaultdict[str, list[Path]](list)
+    """Return the images below ``folder`` by their path in it without suffix."""
+    files = defaultdict[str, list[Path]](list)
     for path in filter(is_image, walk(folder)):
-        found[path.relative_to(folder).with_suffix("").as_posix()].append(path)
-    return dict(found)
+        files[path.relative_to(folder).with_suffix("").as_posix()].append(path)
+    return dict(files)

@@ -1,9 +1,9 @@
 """Hugging Face's ``imagefolder``: ``metadata.csv`` or ``metadata.jsonl`` among the images.
 
 The table lies in the folder, or in each of ``train``, ``test`` and ``validation`` (``val``, ``valid``). Its column
-``file_name`` is a path from the table; ``label`` is one label, ``labels`` a list of them in JSON (in CSV separated as
-in layout ``csv``). A column ``group``, ``patient``, ``subject``, ``lesion`` or ``scene`` names the group. ``text`` and
-``objects`` are not read. Without a table the folders are the labels, as of ``class_folders``.
+``file_name`` is a path relative to the table; ``label`` is one label, ``labels`` a JSON list of labels (in CSV
+separated as in layout ``csv``). A column ``group``, ``patient``, ``subject``, ``lesion`` or ``scene`` names the group.
+``text`` and ``objects`` are not read. Without a table, the folder names are the labels (``class_folders``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, final
 from saccade.data.columns import Columns, columns_of
 from saccade.data.image_index import ImageIndex
 from saccade.data.labelling import Table
-from saccade.data.layouts._table import Found, TableLayout
+from saccade.data.layouts._table import FolderTables, TableLayout
 from saccade.data.records import Records, read_csv, read_jsonl
 from saccade.data.survey import assigned, subfolders
 from saccade.errors import UserError
@@ -23,38 +23,39 @@ from saccade.escaping import brief
 
 __all__ = ["ImageFolder"]
 
-_TABLES = {"metadata.csv": read_csv, "metadata.jsonl": read_jsonl}
-_IMAGE = "file_name"
-_LABELS = ("label", "labels")
-_ELSEWHERE = {
-    "objects": "boxes in 'objects' are not read here: write them as COCO or YOLO",
-    "text": "captions in 'text' are no labels",
-    "caption": "captions in 'caption' are no labels",
+_READERS = {"metadata.csv": read_csv, "metadata.jsonl": read_jsonl}
+_IMAGE_COLUMN = "file_name"
+_LABEL_COLUMNS = ("label", "labels")
+_UNSUPPORTED_COLUMNS = {
+    "objects": "boxes in 'objects' are not read: convert them to COCO or YOLO",
+    "text": "captions in 'text' are not labels",
+    "caption": "captions in 'caption' are not labels",
 }
+"""Maps a column that is not read to a hint for the message on missing labels."""
 
 
 @final
 class ImageFolder(TableLayout):
-    """Images with a table of metadata, as the library ``datasets`` reads them."""
+    """Images with a metadata table, as the library ``datasets`` reads them."""
 
     name = "imagefolder"
     rank = 56
 
-    def found(self, root: Path, options: Mapping[str, Any]) -> Found:
-        """The table of the folder, or of each part."""
-        paths = _paths(root)
+    def find_tables(self, root: Path, options: Mapping[str, Any]) -> FolderTables:
+        """Return the table of the folder or of each split; raise UserError if there is none."""
+        paths = _tables_by_role(root)
         if "train" not in paths:
-            packed = any((folder / "metadata.parquet").is_file() for folder in (root, root / "train"))
+            has_parquet = any((folder / "metadata.parquet").is_file() for folder in (root, root / "train"))
             raise UserError(
-                "metadata.parquet is not read: write metadata.csv, in Python pandas.read_parquet(path).to_csv(…)"
-                if packed
-                else f"it has no {' or '.join(_TABLES)}, nor has a folder train"
+                "metadata.parquet is not read: convert it to metadata.csv with pandas.read_parquet(path).to_csv(…)"
+                if has_parquet
+                else f"it has no {' or '.join(_READERS)}, nor has a folder train"
             )
         index, tables, unused = ImageIndex(root), list[Table](), list[str]()
         for role, path in paths.items():
-            table = _TABLES[path.name](path, path.relative_to(root).as_posix())
+            table = _READERS[path.name](path, path.relative_to(root).as_posix())
             try:
-                columns = _columns(table, options)
+                columns = _find_columns(table, options)
             except UserError as error:
                 if role == "train":
                     raise
@@ -62,30 +63,32 @@ class ImageFolder(TableLayout):
                 continue
             part = "" if path.parent == root else path.parent.name
             tables.append(Table(role, part, table, columns, path.parent))
-        return Found(tables, index, [], unused)
+        return FolderTables(tables, index, [], unused)
 
 
-def _paths(root: Path) -> dict[str, Path]:
-    """Role to its table; the one of the folder itself, where there is one, is that to train on."""
+def _tables_by_role(root: Path) -> dict[str, Path]:
+    """Return tables by role; a table at the top level is the training table."""
     folders = {path.name: path for path in subfolders(root)}
-    places = {"train": root} if _table(root) else {role: folders[name] for role, name in assigned(folders).items()}
-    return {role: path for role, place in places.items() if (path := _table(place))}
+    folders_by_role = (
+        {"train": root} if _find_table(root) else {role: folders[name] for role, name in assigned(folders).items()}
+    )
+    return {role: path for role, folder in folders_by_role.items() if (path := _find_table(folder))}
 
 
-def _table(folder: Path) -> Path | None:
-    return next((folder / name for name in _TABLES if (folder / name).is_file()), None)
+def _find_table(folder: Path) -> Path | None:
+    return next((folder / name for name in _READERS if (folder / name).is_file()), None)
 
 
-def _columns(table: Records, options: Mapping[str, Any]) -> Columns:
-    """The columns of a table.
+def _find_columns(table: Records, options: Mapping[str, Any]) -> Columns:
+    """Return the columns of a table.
 
     Raises:
-        UserError: it has no names of files or no labels.
+        UserError: the table has no column of file names or of labels.
     """
-    image = str(options.get("image", _IMAGE))
+    image = str(options.get("image", _IMAGE_COLUMN))
     if image not in table.header:
         raise UserError(f"{brief(table.owner)} has no column {image!r}; its columns are {', '.join(table.header)}")
-    if "labels" not in options and not any(name in table.header for name in _LABELS):
-        said = next((why for name, why in _ELSEWHERE.items() if name in table.header), None)
-        raise UserError(f"{brief(table.owner)} has no column label or labels" + (f"; {said}" if said else ""))
+    if "labels" not in options and not any(name in table.header for name in _LABEL_COLUMNS):
+        hint = next((reason for name, reason in _UNSUPPORTED_COLUMNS.items() if name in table.header), None)
+        raise UserError(f"{brief(table.owner)} has no column label or labels" + (f"; {hint}" if hint else ""))
     return columns_of(table, image, options)

@@ -1,17 +1,18 @@
-"""Images and XML files of Pascal VOC: boxes.
+"""Images and Pascal VOC XML files: boxes.
 
-Understood are
+Supported structures:
 
-* ``Annotations/NAME.xml`` beside ``JPEGImages/NAME.jpg`` (or ``images``), with the parts that
-  ``ImageSets/Main/{train,val,test,trainval}.txt`` list, one name a line; without lists, ``test_part`` is held back;
+* ``Annotations/NAME.xml`` beside ``JPEGImages/NAME.jpg`` (or ``images``), with the splits that
+  ``ImageSets/Main/{train,val,test,trainval}.txt`` list, one name per line; without lists, ``test_part`` is held back
+  for testing;
 * the same two folders inside each of ``train``, ``val`` (``valid``) and ``test``, or XML among the images there, as
   Roboflow writes it.
 
-An image has the XML of its name; what ``<filename>`` says is not read. The classes are those of CVAT's ``labelmap.txt``
-but for ``background``, else all names that stand in the XML of any part, in the order of the alphabet. Objects that are
-marked ``difficult`` are taken and counted in a note. XML with a DOCTYPE is refused.
+Images and XML files are paired by name; ``<filename>`` is not read. The classes are those of CVAT's ``labelmap.txt``
+without ``background``, else all names in the XML of all splits, in alphabetical order. Objects marked ``difficult`` are
+used and counted in a note. XML with a DOCTYPE is refused.
 
-The masks of such a folder are read by ``voc_masks``.
+Layout ``voc_masks`` reads the masks of such a folder.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from saccade.data.layouts._folder import FolderLayout
-from saccade.data.layouts._voc_folders import IMAGES, Place, label_map, named, parts_of, stems
-from saccade.data.layouts._voc_xml import begins_like_voc, read_annotation
+from saccade.data.layouts._voc_folders import IMAGES, FolderPair, files_by_stem, find_subfolder, label_map, read_splits
+from saccade.data.layouts._voc_xml import read_annotation, starts_like_voc
 from saccade.data.survey import Part, Survey, assigned, subfolders, surveyed
 from saccade.errors import did_you_mean
 from saccade.escaping import brief
@@ -42,83 +43,88 @@ _BACKGROUND = "background"
 
 @final
 class Voc(FolderLayout):
-    """Images, and an XML file of objects for each."""
+    """Images, and one XML file of objects per image."""
 
     name = "voc"
     rank = 20
     targets = ("objects",)
-    also = ("voc_masks",)
+    alternatives = ("voc_masks",)
     exact = True
 
-    def reason(self, root: Path) -> str | None:
-        """Look for XML that begins like VOC's, and for images that belong to it."""
-        for place in _places(root).values():
-            below = place.beside.glob("*") if place.beside == place.images else walk(place.beside)
-            files = (path for path in below if path.suffix.lower() == ".xml")
-            if any(map(begins_like_voc, islice(files, 5))) and any(map(is_image, walk(place.images))):
+    def check_folder(self, root: Path) -> str | None:
+        """Look for VOC XML and for images."""
+        for pair in _folders_by_name(root).values():
+            candidates = pair.annotations.glob("*") if pair.annotations == pair.images else walk(pair.annotations)
+            files = (path for path in candidates if path.suffix.lower() == ".xml")
+            if any(map(starts_like_voc, islice(files, 5))) and any(map(is_image, walk(pair.images))):
                 return None
-        return "it has no Annotations with XML of VOC beside JPEGImages, alone or in train, val and test"
+        return (
+            "it has no Annotations with VOC XML beside JPEGImages, neither at the top level nor in train, val and test"
+        )
 
     def survey(self, root: Path) -> Survey:
-        """The images of each part, and their XML files."""
-        hidden, alone, texts = Counter[str](), 0, list[Path]()
+        """Return images and XML files of each split."""
+        hidden, n_unpaired, xml_files = Counter[str](), 0, list[Path]()
         parts = dict[str, Part]()
-        for role, (name, place) in _roles(root).items():
-            images, files = stems(place.images, hidden=hidden), stems(place.beside, ".xml")
-            lists = parts_of(root, "Main", images) if not name else {}
-            for part, (listed, of) in (lists or {role: (name, sorted(images))}).items():
-                parts[part] = Part(listed, {"": [images.get(stem, place.images / f"{stem}.jpg") for stem in of]})
-            alone += len(files.keys() - images.keys())
-            texts += files.values()
-        notes = [f"{alone} XML files have no image of their name"] * (alone > 0)
+        for role, (name, pair) in _folders_by_role(root).items():
+            images, files = files_by_stem(pair.images, hidden=hidden), files_by_stem(pair.annotations, ".xml")
+            lists = read_splits(root, "Main", images) if not name else {}
+            for part, (split_name, stems) in (lists or {role: (name, sorted(images))}).items():
+                parts[part] = Part(split_name, {"": [images.get(stem, pair.images / f"{stem}.jpg") for stem in stems]})
+            n_unpaired += len(files.keys() - images.keys())
+            xml_files += files.values()
+        notes = [f"{n_unpaired} XML files have no image of their name"] * (n_unpaired > 0)
         deciding = [path for path in (root / "labelmap.txt",) if path.is_file()]
-        deciding += [*sorted((root / "ImageSets" / "Main").glob("*.txt")), *sorted(texts)]
+        deciding += [*sorted((root / "ImageSets" / "Main").glob("*.txt")), *sorted(xml_files)]
         return replace(surveyed(root, parts, None, hidden, notes), deciding=deciding)
 
-    def label(self, seen: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Objects:
-        """The objects of each image."""
+    def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Objects:
+        """Return the objects of each image."""
         from saccade.data.objects import Objects
         from saccade.data.opening import each
 
-        places = [place for _, place in _roles(seen.root).values()]
+        pairs = [pair for _, pair in _folders_by_role(survey.root).values()]
 
         def read(path: Path) -> Annotated:
-            place = next(of for of in places if path.is_relative_to(of.images))
-            file = place.beside / path.relative_to(place.images).with_suffix(".xml")
-            return read_annotation(file, file.relative_to(seen.root).as_posix())
+            pair = next(pair for pair in pairs if path.is_relative_to(pair.images))
+            file = pair.annotations / path.relative_to(pair.images).with_suffix(".xml")
+            return read_annotation(file, file.relative_to(survey.root).as_posix())
 
-        known = [name for name in label_map(seen.root).names if name != _BACKGROUND]
-        paths = list(sizes) if known else seen.files  # all of them, where they decide the classes
+        mapped_names = [name for name in label_map(survey.root).names if name != _BACKGROUND]
+        paths = list(sizes) if mapped_names else survey.files  # without a map, every file decides the classes
         annotated = dict(zip(paths, each(read, paths, notify), strict=True))
-        names = known or sorted({one.name for found in annotated.values() for one in found.objects})
-        return Objects({path: _known(annotated[path], names) for path in sizes}, sizes, names)
+        used_names = {annotation.name for image in annotated.values() for annotation in image.objects}
+        names = mapped_names or sorted(used_names)
+        return Objects({path: _with_class_check(annotated[path], names) for path in sizes}, sizes, names)
 
 
-def _known(found: Annotated, names: list[str]) -> Annotated:
-    """``found``, or why a class of it is unknown."""
-    odd = next((one for one in found.objects if one.name not in names), None)
-    if odd is None:
-        return found
-    said = f"is of the class {brief(odd.name)!r}.{did_you_mean(odd.name, names)} There are {', '.join(names)}"
-    return replace(found, problem=f"has {brief(found.owner)}, {odd.where} of which {said}")
+def _with_class_check(annotated: Annotated, names: list[str]) -> Annotated:
+    """Return ``annotated``, with a problem set if it has an unknown class."""
+    unknown = next((annotation for annotation in annotated.objects if annotation.name not in names), None)
+    if unknown is None:
+        return annotated
+    problem = (
+        f"is of the class {brief(unknown.name)!r}.{did_you_mean(unknown.name, names)} There are {', '.join(names)}"
+    )
+    return replace(annotated, problem=f"has {brief(annotated.owner)}, {unknown.where} of which {problem}")
 
 
-def _roles(root: Path) -> dict[str, tuple[str, Place]]:
-    """Role to the name of a part and its folders."""
-    places = _places(root)
-    if "" in places:
-        return {"train": ("", places[""])}
-    return {role: (name, places[name]) for role, name in assigned(places).items()}
+def _folders_by_role(root: Path) -> dict[str, tuple[str, FolderPair]]:
+    """Return the split name and folders of each role."""
+    pairs = _folders_by_name(root)
+    if "" in pairs:
+        return {"train": ("", pairs[""])}
+    return {role: (name, pairs[name]) for role, name in assigned(pairs).items()}
 
 
-def _places(root: Path) -> dict[str, Place]:
-    """Name of a part to its folders; the name is empty where the folder itself holds the two."""
-    images, beside = named(root, IMAGES), named(root, ("annotations",))
-    if images and beside:
-        return {"": Place(images, beside)}
+def _folders_by_name(root: Path) -> dict[str, FolderPair]:
+    """Return the folders of each split name; the name is "" if ``root`` itself holds the two folders."""
+    images, annotations = find_subfolder(root, IMAGES), find_subfolder(root, ("annotations",))
+    if images and annotations:
+        return {"": FolderPair(images, annotations)}
     parts = {path.name: path for path in subfolders(root) if assigned([path.name])}
-    found = {}
+    pairs = {}
     for name, path in parts.items():
-        images, beside = named(path, IMAGES), named(path, ("annotations",))
-        found[name] = Place(images, beside) if images and beside else Place(path, path)
-    return found if "train" in assigned(found) else {}
+        images, annotations = find_subfolder(path, IMAGES), find_subfolder(path, ("annotations",))
+        pairs[name] = FolderPair(images, annotations) if images and annotations else FolderPair(path, path)
+    return pairs if "train" in assigned(pairs) else {}

@@ -1,11 +1,11 @@
 """Images and class masks of Pascal VOC: ``SegmentationClass/NAME.png`` beside ``JPEGImages/NAME.jpg``.
 
-The parts are those of ``ImageSets/Segmentation/{train,val,test,trainval}.txt``; without lists, all images that have a
-mask, of which ``test_part`` is held back. Masks are PNG with a palette, whose indices are the classes and 255 no class,
-as VOC publishes them, or in the colours of CVAT's ``labelmap.txt`` (``name:r,g,b::`` a line), which names the classes.
-In VOC itself, they are its twenty and the background.
+The splits are those of ``ImageSets/Segmentation/{train,val,test,trainval}.txt``; without lists, ``test_part`` of the
+images with a mask is held back for testing. Masks are palette PNGs (index = class, 255 = no class), as in VOC, or use
+the colours of CVAT's ``labelmap.txt`` (one ``name:r,g,b::`` per line), which also names the classes. For VOC itself,
+the classes are its 20 object classes and the background.
 
-A folder with boxes too is ``voc``, unless masks are asked for.
+A folder that also has boxes is read as ``voc``, unless masks are requested.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from saccade.data.layouts._mask_folder import MaskFolderLayout
-from saccade.data.layouts._voc_folders import IMAGES, Place, label_map, named, parts_of, stems
+from saccade.data.layouts._voc_folders import IMAGES, FolderPair, files_by_stem, find_subfolder, label_map, read_splits
 from saccade.data.survey import Part, Survey, surveyed
 from saccade.events import Notify
 from saccade.imagefiles import is_image, walk
@@ -29,48 +29,50 @@ __all__ = ["VocMasks"]
 
 @final
 class VocMasks(MaskFolderLayout):
-    """Images, and a mask of classes for each."""
+    """Images, and one class mask per image."""
 
     name = "voc_masks"
     rank = 25
 
-    def reason(self, root: Path) -> str | None:
+    def check_folder(self, root: Path) -> str | None:
         """Look for the two folders, and for one name that is in both."""
-        place = _place(root)
-        if place is None:
+        pair = _find_pair(root)
+        if pair is None:
             return "it has no SegmentationClass with masks beside JPEGImages"
-        if stems(place.images).keys() & stems(place.beside).keys():
+        if files_by_stem(pair.images).keys() & files_by_stem(pair.annotations).keys():
             return None
-        return f"no image in {place.images.name} has a mask of its name in {place.beside.name}"
+        return f"no image in {pair.images.name} has a mask of its name in {pair.annotations.name}"
 
     def survey(self, root: Path) -> Survey:
-        """The images of each part, and their masks."""
-        place, hidden = _place(root), Counter[str]()
-        if place is None:
+        """Return images and masks of each split; raise ValueError if ``check_folder`` rejects ``root``."""
+        pair, hidden = _find_pair(root), Counter[str]()
+        if pair is None:
             raise ValueError(f"{root} is not of this layout")
-        images, masks = stems(place.images, hidden=hidden), stems(place.beside, hidden=hidden)
-        lists = parts_of(root, "Segmentation", images) or {"train": ("", sorted(images.keys() & masks.keys()))}
+        images, masks = files_by_stem(pair.images, hidden=hidden), files_by_stem(pair.annotations, hidden=hidden)
+        lists = read_splits(root, "Segmentation", images) or {"train": ("", sorted(images.keys() & masks.keys()))}
         parts = {
-            role: Part(name, {"": [images.get(stem, place.images / f"{stem}.jpg") for stem in of]})
-            for role, (name, of) in lists.items()
+            role: Part(name, {"": [images.get(stem, pair.images / f"{stem}.jpg") for stem in stems]})
+            for role, (name, stems) in lists.items()
         }
-        alone = len(masks.keys() - images.keys())
-        seen = surveyed(root, parts, None, hidden, [f"{alone} masks have no image of their name"] * (alone > 0))
+        n_unpaired = len(masks.keys() - images.keys())
+        notes = [f"{n_unpaired} masks have no image of their name"] * (n_unpaired > 0)
+        survey = surveyed(root, parts, None, hidden, notes)
         deciding = [path for path in (root / "labelmap.txt",) if path.is_file()]
         deciding += sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))
         return replace(
-            seen, masks={images[stem]: path for stem, path in masks.items() if stem in images}, deciding=deciding
+            survey, masks={images[stem]: path for stem, path in masks.items() if stem in images}, deciding=deciding
         )
 
-    def label(self, seen: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Masks:
-        """The mask of each image."""
+    def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Masks:
+        """Return the mask of each image."""
         from saccade.data.masks import Masks
 
-        return Masks(seen.masks, sizes, label_map(seen.root), seen.root, notify, seen.options.get("void"))
+        return Masks(survey.masks, sizes, label_map(survey.root), survey.root, notify, survey.options.get("void"))
 
 
-def _place(root: Path) -> Place | None:
-    images, masks = named(root, IMAGES), named(root, ("segmentationclass",))
+def _find_pair(root: Path) -> FolderPair | None:
+    """Return the folders of images and masks; None if one is missing or holds no image."""
+    images, masks = find_subfolder(root, IMAGES), find_subfolder(root, ("segmentationclass",))
     if images and masks and any(map(is_image, walk(images))) and any(map(is_image, walk(masks))):
-        return Place(images, masks)
+        return FolderPair(images, masks)
     return None

@@ -1,23 +1,23 @@
-"""Images and text files of YOLO: boxes and polygons, in parts of the image's sides.
+"""Images and YOLO text files: boxes and polygons, in fractions of image width and height.
 
-Understood are
+Supported structures:
 
 * ``data.yaml`` (or another ``.yaml`` with ``names``) as Ultralytics and Roboflow write it: ``names`` a list or a
   dictionary, ``nc``, ``path``, and ``train``, ``val`` (``valid``) and ``test`` as a folder, a list of folders or a text
-  file with one image a line. Paths begin at ``path`` where that is a folder in here, else at the folder itself; the
-  leading ``../`` that Roboflow writes is dropped. None leads out of the folder;
-* without it, ``images`` beside ``labels``, alone, around ``train``, ``test`` and ``val`` or inside each of them, and
-  ``classes.txt`` in ``labels`` or beside it, as LabelImg and Label Studio write it. Without names, the classes are
-  numbers.
+  file with one image per line. Paths are relative to ``path`` if that is a folder in the data folder, else to the data
+  folder; Roboflow's leading ``../`` is dropped. A path out of the data folder is refused;
+* without it, ``images`` beside ``labels``, at the top level, with ``train``, ``test`` and ``val`` inside both, or
+  inside each of these, and ``classes.txt`` in ``labels`` or beside it, as LabelImg and Label Studio write it. Without
+  class names, the classes are numbers.
 
-The text file of an image has its name, in the folder whose path says ``labels`` where that of the image says
-``images``; beside the image where no folder of its path is called ``images``. An image whose text file is empty or
-missing is background; a part without any text file is refused.
+The text file of an image has the image's stem. It is in the folder with ``images`` in its path replaced by ``labels``,
+or beside the image if no folder is called ``images``. An image with an empty or missing text file is background; a
+split without any text file is refused.
 
-A line is ``class x y width height`` or ``class x1 y1 x2 y2 x3 y3 …``. Of a set with ``kpt_shape`` the boxes are read
-and the keypoints are not.
+A line is ``class x y width height`` or ``class x1 y1 x2 y2 x3 y3 …``. In a data set with ``kpt_shape``, boxes are read
+and keypoints are not.
 
-PyYAML, which timm brings, reads the ``.yaml`` by ``safe_load``.
+PyYAML, a dependency of timm, reads the ``.yaml`` with ``safe_load``.
 """
 
 from __future__ import annotations
@@ -30,120 +30,128 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from saccade.data.layouts._folder import FolderLayout
-from saccade.data.layouts._listed import check_inside
-from saccade.data.layouts._yolo_lines import MOST_CLASSES, highest_class, read_labels
+from saccade.data.layouts._list_paths import check_inside
+from saccade.data.layouts._yolo_lines import MAX_CLASSES, highest_class, read_objects
 from saccade.data.layouts.class_folders import ClassFolders
 from saccade.data.survey import Part, Survey, assigned, class_names, images_of, lines, subfolders, surveyed
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.events import Notify
-from saccade.imagefiles import inside, is_image, walk
+from saccade.imagefiles import is_image, resolve_inside, walk
 
 if TYPE_CHECKING:
     from saccade.data.objects import Objects
 
 __all__ = ["Yolo"]
 
-_PARTS = ("train", "training", "val", "valid", "validation", "test", "testing")
-_NAMES = "classes.txt"
+_SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "test", "testing")
+_CLASS_FILE = "classes.txt"
 
 
 @final
 class Yolo(FolderLayout):
-    """Images and one text file of objects for each."""
+    """Images and one text file of objects per image."""
 
     name = "yolo"
     rank = 40
     targets = ("objects",)
     exact = True
 
-    def reason(self, root: Path) -> str | None:
-        """Look for a YAML file with names and parts, or for text files in ``labels`` beside ``images``."""
-        if _is_of_classes(root):
+    def check_folder(self, root: Path) -> str | None:
+        """Look for a YAML file with names and splits, or for text files in ``labels`` beside ``images``."""
+        if _is_classification_set(root):
             return "it has class folders, and no text file with the name of an image"
-        if _yaml(root) is not None:
+        if _find_yaml(root) is not None:
             return None
-        for images in _plain(root).values():
-            if any(map(is_image, walk(images))) and any(map(_is_label, walk(_labels_of(images)))):
+        for images in _image_folders(root).values():
+            if any(map(is_image, walk(images))) and any(map(_is_label_file, walk(_label_folder(images)))):
                 return None
         return "it has no data.yaml with names and train, and no folders images and labels with text files in labels"
 
     def survey(self, root: Path) -> Survey:
-        """The images of each part, and their text files."""
-        yaml, hidden, notes, unused = _yaml(root), Counter[str](), list[str](), list[str]()
-        files = _listed(root, yaml, hidden, notes) if yaml else _lying(root, hidden)
-        if "val" in files and not any(_label_file(root, path).is_file() for path in files["test"][1]):
+        """Return images and text files of each split."""
+        yaml, hidden, notes, unused = _find_yaml(root), Counter[str](), list[str](), list[str]()
+        files = _files_in_yaml(root, yaml, hidden, notes) if yaml else _files_without_yaml(root, hidden)
+        if "val" in files and not any(_label_path(root, path).is_file() for path in files["test"][1]):
             unused.append(f"{files['test'][0]!r} has no text files and is not used")
             files["test"] = files.pop("val")
-        parts, others = images_of({role: Part(name, {"": of}) for role, (name, of) in files.items()})
-        labels = {path: _label_file(root, path) for part in parts.values() for path in part.files}
-        found = {text for folder in sorted({text.parent for text in labels.values()}) for text in _labels_in(folder)}
-        others[".txt"] -= sum(path in found for _, of in files.values() for path in of)  # text files among images
+        parts, others = images_of({role: Part(name, {"": paths}) for role, (name, paths) in files.items()})
+        label_of = {path: _label_path(root, path) for part in parts.values() for path in part.files}
+        label_folders = sorted({label_file.parent for label_file in label_of.values()})
+        label_files = {label_file for folder in label_folders for label_file in _label_files(folder)}
+        others[".txt"] -= sum(path in label_files for _, paths in files.values() for path in paths)
         problems = [
             f"no image of {brief(part.name or root)} has a text file in "
-            f"{brief(labels[part.files[0]].parent.relative_to(root))}"
+            f"{brief(label_of[part.files[0]].parent.relative_to(root))}"
             for part in parts.values()
-            if part.files and not any(labels[path] in found for path in part.files)
+            if part.files and not any(label_of[path] in label_files for path in part.files)
         ]
-        without = sum(text not in found for text in labels.values())
-        if without and not problems:
-            notes.append(f"{without} images have no text file and count as background")
-        if alone := len(found - set(labels.values())):
-            notes.append(f"{alone} text files have no image of their name")
-        seen = surveyed(root, parts, +others, hidden, notes)
-        deciding = [*([yaml.path] if yaml else _name_files(root)), *sorted(found & set(labels.values()))]
-        return replace(seen, problems=sorted([*seen.problems, *problems]), deciding=deciding, unused=unused)
+        n_unlabelled = sum(label_file not in label_files for label_file in label_of.values())
+        if n_unlabelled and not problems:
+            notes.append(f"{n_unlabelled} images have no text file and count as background")
+        if n_unpaired := len(label_files - set(label_of.values())):
+            notes.append(f"{n_unpaired} text files have no image of their name")
+        survey = surveyed(root, parts, +others, hidden, notes)
+        deciding = [*([yaml.path] if yaml else _class_files(root)), *sorted(label_files & set(label_of.values()))]
+        return replace(survey, problems=sorted([*survey.problems, *problems]), deciding=deciding, unused=unused)
 
-    def label(self, seen: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Objects:
-        """The objects of each image."""
+    def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Objects:
+        """Return the objects of each image."""
         from saccade.data.objects import Objects
         from saccade.data.opening import each
 
-        yaml, paths = _yaml(seen.root), list(sizes)
-        names = yaml.names if yaml else _names(seen)
+        yaml, paths = _find_yaml(survey.root), list(sizes)
+        names = yaml.names if yaml else _class_names(survey)
         keypoints = yaml is not None and "kpt_shape" in yaml.values
 
         def read(path: Path) -> Any:
-            text = _label_file(seen.root, path)
-            return read_labels(text, text.relative_to(seen.root).as_posix(), names, keypoints)
+            label_file = _label_path(survey.root, path)
+            return read_objects(label_file, label_file.relative_to(survey.root).as_posix(), names, keypoints)
 
         notes = ["the keypoints of its lines are not read"] if keypoints else []
         return Objects(dict(zip(paths, each(read, paths, notify), strict=True)), sizes, names, notes)
 
 
-class _Yaml(NamedTuple):
+class _DataYaml(NamedTuple):
+    """YAML file that describes the data set, its values, and the class names in index order."""
+
     path: Path
     values: dict[str, Any]
     names: list[str]
 
 
-def _yaml(root: Path) -> _Yaml | None:
-    """The YAML file that describes the set, ``data.yaml`` before others; None without one.
+def _find_yaml(root: Path) -> _DataYaml | None:
+    """Return the YAML file that describes the data set, ``data.yaml`` before others; None without one.
 
     Raises:
-        UserError: it cannot be read, or its names cannot be used.
+        UserError: ``data.yaml`` cannot be read, or the class names cannot be used.
     """
-    found = sorted(root.glob("*.y*ml"), key=lambda path: (path.stem != "data", path.name))
-    for path in found:
+    paths = sorted(root.glob("*.y*ml"), key=lambda path: (path.stem != "data", path.name))
+    for path in paths:
         try:
-            values = _loaded(path)
+            values = _load_yaml(path)
         except UserError:
             if path.stem == "data":
                 raise
-            continue  # of another program
-        if isinstance(values, dict) and "names" in values and any(part in values for part in _PARTS):
-            return _Yaml(path, values, _names_of(values, path.name))
+            continue  # not a YOLO file
+        if isinstance(values, dict) and "names" in values and any(part in values for part in _SPLIT_NAMES):
+            return _DataYaml(path, values, _yaml_names(values, path.name))
     return None
 
 
-def _is_of_classes(root: Path) -> bool:
-    """Whether a folder with a YAML file holds class folders without labels, as a set to classify."""
-    if next(root.glob("*.y*ml"), None) is None or ClassFolders().reason(root) is not None:
+def _is_classification_set(root: Path) -> bool:
+    """Return True if the folder has a YAML file and class folders, but no text file of an image."""
+    if next(root.glob("*.y*ml"), None) is None or ClassFolders().check_folder(root) is not None:
         return False
-    return not any(_label_file(root, path).is_file() for path in walk(root) if is_image(path))
+    return not any(_label_path(root, path).is_file() for path in walk(root) if is_image(path))
 
 
-def _loaded(path: Path) -> Any:
+def _load_yaml(path: Path) -> Any:
+    """Return the values of a YAML file.
+
+    Raises:
+        UserError: it cannot be read or is not valid YAML.
+    """
     import yaml
 
     try:
@@ -152,183 +160,197 @@ def _loaded(path: Path) -> Any:
         raise UserError(f"cannot read {brief(path)}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"cannot read {brief(path)}{where}: it is not valid YAML ({brief(error, 120)})") from None
+        location = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"cannot read {brief(path)}{location}: it is not valid YAML ({brief(error, 120)})") from None
 
 
-def _names_of(values: dict[str, Any], owner: str) -> list[str]:
-    """The names of the classes in the order of their indices.
+def _yaml_names(values: dict[str, Any], owner: str) -> list[str]:
+    """Return the class names in index order.
 
     Raises:
-        UserError: they are no list and no dictionary of the indices 0, 1, …; one is no text; a name stands twice;
-            there are not ``nc`` of them.
+        UserError: ``names`` is neither a list nor a dictionary of the indices 0, 1, …; a name is not a string or occurs
+            twice; or their number is not ``nc``.
     """
     names, count = values["names"], values.get("nc")
     if isinstance(names, dict):
-        lacking = next((n for n in range(len(names)) if n not in names), None)
-        if lacking is not None:
-            raise UserError(f"{owner}: names has {len(names)} entries and none of the index {lacking}")
-        names = [names[n] for n in range(len(names))]
+        missing_index = next((index for index in range(len(names)) if index not in names), None)
+        if missing_index is not None:
+            raise UserError(f"{owner}: names has {len(names)} entries, but none has the index {missing_index}")
+        names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not names:
-        raise UserError(f"{owner}: names is of the type {type(names).__name__}; a list or a dictionary is needed")
-    for n, name in enumerate(names):
+        raise UserError(f"{owner}: names is a {type(names).__name__}; a list or a dictionary is needed")
+    for index, name in enumerate(names):
         if isinstance(name, bool) or not isinstance(name, str | int | float):
-            said = str(name) if name is None or isinstance(name, bool) else f"a {type(name).__name__}"
-            raise UserError(f"{owner}: the name of class {n} is read as {said}; put it in quotes")
-    words = [str(name) for name in names]
-    twice = next((name for name, n in Counter(words).items() if n > 1), None)
-    if twice is not None:
-        raise UserError(f"{owner}: names has {brief(twice)!r} twice")
+            description = str(name) if name is None or isinstance(name, bool) else f"a {type(name).__name__}"
+            raise UserError(f"{owner}: the name of class {index} is read as {description}; put it in quotes")
+    texts = [str(name) for name in names]
+    duplicate = next((name for name, frequency in Counter(texts).items() if frequency > 1), None)
+    if duplicate is not None:
+        raise UserError(f"{owner}: names has {brief(duplicate)!r} twice")
     if count is not None and not isinstance(count, int):
-        raise UserError(
-            f"{owner}: nc is of the type {type(count).__name__}; the number of names, {len(words)}, is needed"
-        )
-    if count is not None and count != len(words):
-        raise UserError(f"{owner}: nc is {count}, and names has {len(words)}")
-    return words
+        raise UserError(f"{owner}: nc is a {type(count).__name__}; the number of names, {len(texts)}, is needed")
+    if count is not None and count != len(texts):
+        raise UserError(f"{owner}: nc is {count}, and names has {len(texts)}")
+    return texts
 
 
-def _listed(root: Path, yaml: _Yaml, hidden: Counter[str], notes: list[str]) -> dict[str, tuple[str, list[Path]]]:
-    """Role to the name and the files of each part that a YAML file names.
+def _files_in_yaml(
+    root: Path, yaml: _DataYaml, hidden: Counter[str], notes: list[str]
+) -> dict[str, tuple[str, list[Path]]]:
+    """Return name and files of each split in a YAML file, by role.
 
     Raises:
-        UserError: it names no images to train on, or a path that leaves the folder or is not there.
+        UserError: no training images are named, or a path leaves the folder or does not exist.
     """
-    owner, base = yaml.path.name, _base(root, yaml, notes)
-    roles = assigned(key for key in _PARTS if yaml.values.get(key))
+    owner, base = yaml.path.name, _base_folder(root, yaml, notes)
+    roles = assigned(key for key in _SPLIT_NAMES if yaml.values.get(key))
     if "train" not in roles:
-        raise UserError(f"{owner} names no images to train on; train is a folder, folders or a list of images")
-    found = {}
+        raise UserError(
+            f"{owner} names no training images; set train to a folder, a list of folders or a list of images"
+        )
+    splits = {}
     for role, key in roles.items():
         entries = yaml.values[key] if isinstance(yaml.values[key], list) else [yaml.values[key]]
-        places = [_place(root, base, _text(entry, f"{owner}, {key}"), f"{owner}, {key}") for entry in entries]
-        gone = next((entry for entry, place in zip(entries, places, strict=True) if not place.exists()), None)
-        if gone is not None and not (role == "test" and "val" in roles):
-            raise UserError(f"{owner} names {brief(gone)!r} as {key}, which is not there")
-        files = [path for place in places if place.exists() for path in _files(root, base, place, hidden)]
-        again = len(files) - len(set(files))
-        if again:
-            notes.append(f"{again} images of {key} are listed twice and are taken once")
-        found[role] = key, list(dict.fromkeys(files))
-    return found
+        paths = [
+            _resolve_entry(root, base, _check_text(entry, f"{owner}, {key}"), f"{owner}, {key}") for entry in entries
+        ]
+        missing_entry = next((entry for entry, path in zip(entries, paths, strict=True) if not path.exists()), None)
+        if missing_entry is not None and not (role == "test" and "val" in roles):
+            raise UserError(f"{owner} names {brief(missing_entry)!r} as {key}, which does not exist")
+        files = [path for path in paths if path.exists() for path in _entry_files(root, base, path, hidden)]
+        n_repeated = len(files) - len(set(files))
+        if n_repeated:
+            notes.append(f"{n_repeated} images of {key} are listed twice; each is used once")
+        splits[role] = key, list(dict.fromkeys(files))
+    return splits
 
 
-def _base(root: Path, yaml: _Yaml, notes: list[str]) -> Path:
-    """Where paths begin."""
-    text = _text(yaml.values.get("path") or "", f"{yaml.path.name}, path")
-    place = Path(os.path.normpath(root / text))
-    if text and place != root and place.is_dir() and place.resolve().is_relative_to(root.resolve()):
-        return place
-    if text and place.resolve() != root.resolve():
+def _base_folder(root: Path, yaml: _DataYaml, notes: list[str]) -> Path:
+    """Return the folder that paths in the YAML file are relative to."""
+    text = _check_text(yaml.values.get("path") or "", f"{yaml.path.name}, path")
+    folder = Path(os.path.normpath(root / text))
+    if text and folder != root and folder.is_dir() and folder.resolve().is_relative_to(root.resolve()):
+        return folder
+    if text and folder.resolve() != root.resolve():
         notes.append(
-            f"{yaml.path.name} has the path {brief(text)!r}, which is no folder in it: paths begin at the data folder"
+            f"{yaml.path.name} has the path {brief(text)!r}, which is not a folder "
+            "in the data folder: paths are relative to the data folder"
         )
     return root
 
 
-def _text(value: Any, owner: str) -> str:
-    """``value``, which is not written out where it is no text: an alias of YAML can stand for any amount of it."""
-    if isinstance(value, str):
-        return value
-    raise UserError(f"{owner} is of the type {type(value).__name__}; a text is needed")
-
-
-def _place(root: Path, base: Path, text: str, owner: str) -> Path:
-    """The folder or list that an entry names.
+def _check_text(value: Any, owner: str) -> str:
+    """Return ``value`` if it is a string.
 
     Raises:
-        UserError: it leaves ``root``.
+        UserError: it is not a string. The value is not shown, because YAML aliases can expand without limit.
     """
-    name = _from(root, base, text)
-    return root if name == "." else inside(root, name, owner)
+    if isinstance(value, str):
+        return value
+    raise UserError(f"{owner} is a {type(value).__name__}; a string is needed")
 
 
-def _from(root: Path, base: Path, text: str) -> str:
-    """A path that begins at ``base`` as one that begins at ``root``; the ``../`` of Roboflow is dropped."""
-    plain = text.replace("\\", "/")
-    if os.path.isabs(plain):
-        whole = Path(os.path.normpath(plain))
-        return whole.relative_to(root.absolute()).as_posix() if whole.is_relative_to(root.absolute()) else plain
+def _resolve_entry(root: Path, base: Path, text: str, owner: str) -> Path:
+    """Return the folder or list that an entry names.
+
+    Raises:
+        UserError: the entry leaves ``root``.
+    """
+    name = _relative_to_root(root, base, text)
+    return root if name == "." else resolve_inside(root, name, owner)
+
+
+def _relative_to_root(root: Path, base: Path, text: str) -> str:
+    """Convert a path relative to ``base`` into one relative to ``root``; Roboflow's ``../`` is dropped."""
+    posix = text.replace("\\", "/")
+    if os.path.isabs(posix):
+        absolute = Path(os.path.normpath(posix))
+        return absolute.relative_to(root.absolute()).as_posix() if absolute.is_relative_to(root.absolute()) else posix
     if base == root:
-        plain = plain.removeprefix("../")
-    return (base.relative_to(root) / plain).as_posix()
+        posix = posix.removeprefix("../")
+    return (base.relative_to(root) / posix).as_posix()
 
 
-def _files(root: Path, base: Path, place: Path, hidden: Counter[str]) -> Iterator[Path]:
-    """The files of a folder, or those that a list names."""
-    if place.is_dir():
-        yield from sorted(walk(place, hidden))
+def _entry_files(root: Path, base: Path, path: Path, hidden: Counter[str]) -> Iterator[Path]:
+    """Return the files of a folder, or those that a list names."""
+    if path.is_dir():
+        yield from sorted(walk(path, hidden))
         return
-    owner = place.relative_to(root).as_posix()
-    if place.suffix != ".txt":
-        raise UserError(f"{brief(owner)} is no folder and no list of images (.txt)")
-    names = [_from(root, place.parent if line.startswith("./") else base, line) for line in lines(place)]
+    owner = path.relative_to(root).as_posix()
+    if path.suffix != ".txt":
+        raise UserError(f"{brief(owner)} is neither a folder nor a list of images (.txt)")
+    names = [_relative_to_root(root, path.parent if line.startswith("./") else base, line) for line in lines(path)]
     check_inside(root, names, owner)
     yield from (root / name for name in names)
 
 
-def _lying(root: Path, hidden: Counter[str]) -> dict[str, tuple[str, list[Path]]]:
-    """Role to the name and the files of each part, of folders alone."""
-    folders = _plain(root)
+def _files_without_yaml(root: Path, hidden: Counter[str]) -> dict[str, tuple[str, list[Path]]]:
+    """Return name and files of each split by role, from folder names."""
+    folders = _image_folders(root)
     roles = assigned(folders) if "" not in folders else {"train": ""}
     return {role: (name, sorted(walk(folders[name], hidden))) for role, name in roles.items()}
 
 
-def _plain(root: Path) -> dict[str, Path]:
-    """Name of a part to its folder of images that has one of labels; the name is empty where there are no parts."""
+def _image_folders(root: Path) -> dict[str, Path]:
+    """Return image folders by split name, if each has a label folder; the name is "" without splits."""
     folders = {path.name: path for path in subfolders(root)}
     if "images" in folders and "labels" in folders:
-        inner = {path.name: path for path in subfolders(folders["images"])}
-        labelled = {path.name for path in subfolders(folders["labels"])}
-        parts = {name: path for name, path in inner.items() if name in labelled}
+        image_folders = {path.name: path for path in subfolders(folders["images"])}
+        label_names = {path.name for path in subfolders(folders["labels"])}
+        parts = {name: path for name, path in image_folders.items() if name in label_names}
         return parts if "train" in assigned(parts) else {"": folders["images"]}
     parts = {name: path / "images" for name, path in folders.items() if assigned([name])}
-    return {name: path for name, path in parts.items() if path.is_dir() and _labels_of(path).is_dir()}
+    return {name: path for name, path in parts.items() if path.is_dir() and _label_folder(path).is_dir()}
 
 
-def _labels_of(folder: Path) -> Path:
-    """The folder of text files of a folder of images."""
+def _label_folder(folder: Path) -> Path:
+    """Return the folder of text files that belongs to a folder of images."""
     parts = list(folder.parts)
-    place = len(parts) - 1 - parts[::-1].index("images")
-    return Path(*parts[:place], "labels", *parts[place + 1 :])
+    position = len(parts) - 1 - parts[::-1].index("images")
+    return Path(*parts[:position], "labels", *parts[position + 1 :])
 
 
-def _label_file(root: Path, image: Path) -> Path:
-    """The text file of an image."""
+def _label_path(root: Path, image: Path) -> Path:
+    """Return the path of an image's text file."""
     folder = image.parent
-    within = folder.relative_to(root)
-    if "images" in within.parts:
-        folder = root / _labels_of(within)
+    relative = folder.relative_to(root)
+    if "images" in relative.parts:
+        folder = root / _label_folder(relative)
     return folder / f"{image.stem}.txt"
 
 
-def _labels_in(folder: Path) -> list[Path]:
-    """The text files that lie in ``folder``, which need not be there."""
+def _label_files(folder: Path) -> list[Path]:
+    """Return the text files in ``folder``, which need not exist."""
     try:
         names = sorted(os.listdir(folder))
     except OSError:
         return []
-    return [path for name in names if _is_label(path := folder / name)]
+    return [path for name in names if _is_label_file(path := folder / name)]
 
 
-def _is_label(path: Path) -> bool:
-    return path.suffix == ".txt" and path.name != _NAMES
+def _is_label_file(path: Path) -> bool:
+    return path.suffix == ".txt" and path.name != _CLASS_FILE
 
 
-def _name_files(root: Path) -> list[Path]:
-    places = (root, root / "labels", *(root / part / "labels" for part in _PARTS))
-    return [path for place in places if (path := place / _NAMES).is_file()][:1]
+def _class_files(root: Path) -> list[Path]:
+    """Return the first file of class names, as a list of at most one path."""
+    folders = (root, root / "labels", *(root / name / "labels" for name in _SPLIT_NAMES))
+    return [path for folder in folders if (path := folder / _CLASS_FILE).is_file()][:1]
 
 
-def _names(seen: Survey) -> list[str]:
-    """The classes of a source without a YAML file: by their names, or by the highest index."""
-    files = [path for path in seen.deciding if path.name == _NAMES]
+def _class_names(survey: Survey) -> list[str]:
+    """Return the classes of a source without a YAML file: from ``classes.txt``, else 0 to the highest index.
+
+    Raises:
+        UserError: an index reaches ``MAX_CLASSES`` and no file names the classes.
+    """
+    files = [path for path in survey.deciding if path.name == _CLASS_FILE]
     if files:
         return class_names(files[0])
-    count = 1 + max(map(highest_class, seen.deciding), default=0)
-    if count > MOST_CLASSES:
+    count = 1 + max(map(highest_class, survey.deciding), default=0)
+    if count > MAX_CLASSES:
         raise UserError(
-            f"{brief(seen.root)} has labels of the class {MOST_CLASSES} or above and no data.yaml or {_NAMES} that "
-            "names the classes; the first number of a line is the index of a class"
+            f"{brief(survey.root)} has labels of the class {MAX_CLASSES} or above and no data.yaml or {_CLASS_FILE} "
+            "that names the classes; the first number of a line is the class index"
         )
     return [str(n) for n in range(count)]

@@ -1,4 +1,4 @@
-"""The report of a study: one page that stands alone, a table as Markdown and as LaTeX, and the numbers as JSON."""
+"""Report of a study: an HTML page, a table in Markdown and LaTeX, and the numbers in JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from saccade.errors import UserError
 from saccade.study.collecting import collect
 from saccade.study.costs import measure_costs
 from saccade.study.plan import Study
-from saccade.study.report.writing import cannot_write, write_files
+from saccade.study.report.writing import report_write_errors, write_files
 from saccade.study.results import StudyResults
 from saccade.trust import Trust
 
@@ -17,14 +17,14 @@ __all__ = ["write_report"]
 
 
 def write_report(folder: str | Path, remeasure: bool = False, trust: Trust = False) -> StudyResults:
-    """Make ``report.html``, ``table.md``, ``table.tex`` and ``results.json`` from the run folders of a study.
+    """Write ``report.html``, ``table.md``, ``table.tex`` and ``results.json`` from the run folders of a study.
 
-    Costs are measured once and kept; everything else is made anew, the same bytes as long as the runs are the same.
+    Costs are measured once and kept. All other files are regenerated; the same runs give identical files.
 
     Args:
-        folder: a study.
-        remeasure: measure all costs again.
-        trust: what the saved networks may name besides the catalogue; see ``saccade.load``.
+        folder: folder of a study.
+        remeasure: True to measure all costs again.
+        trust: modules outside the catalogue that saved networks may import; see ``saccade.load``.
 
     Raises:
         UserError: ``folder`` holds no study, no run of it is finished, or it cannot be written.
@@ -34,7 +34,7 @@ def write_report(folder: str | Path, remeasure: bool = False, trust: Trust = Fal
         raise UserError(
             f"{folder}: no run of this study is finished ({len(study.runs())} planned); there is nothing to report"
         )
-    with cannot_write(folder):
+    with report_write_errors(folder):
         measure_costs(study.folder, again=remeasure, trust=trust)
     results = replace(collect(study.folder), trust=trust)
     write_files(results, study.folder, trust)

@@ -1,6 +1,6 @@
-"""The results of a study as one piece of HTML for a notebook: the verdicts, the table, the notes.
+"""Results of a study as one piece of HTML for a notebook: verdicts, table and notes.
 
-Notebooks say in many ways whether they are dark, or not at all. So text has the notebook's own colour, rules are
+A notebook may be light or dark and does not always declare it. So text inherits the colour of the notebook, lines are
 transparent grey, and the colours of verdicts are readable on white and on black.
 """
 
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from saccade.study.report.svg import element
-from saccade.study.report.table import rows
-from saccade.study.report.typeset import heading, prose
+from saccade.study.report.table import table_rows
+from saccade.study.report.typeset import heading, typeset_sentence
 
 if TYPE_CHECKING:
     from saccade.study.results import StudyResults
 
-__all__ = ["fragment"]
+__all__ = ["render_fragment"]
 
 _STYLE = """
 .saccade { font: 14px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; max-width: 60rem; color: inherit; }
@@ -44,17 +44,17 @@ _STYLE = """
 """
 
 
-def fragment(results: StudyResults) -> str:
-    """A ``div`` that needs nothing beside it; every word of the user's is escaped."""
+def render_fragment(results: StudyResults) -> str:
+    """Return a self-contained ``div``; all text from the user is escaped."""
     parts = [element("style", Markup(_STYLE))]
     if results.alarm and results.analysis:
-        said = element("b", prose(str(results.analysis.not_learnt)))
-        parts.append(element("p", said, f" {results.advice}", class_="alarm", role="alert"))
+        alarm = element("b", typeset_sentence(str(results.analysis.not_learnt)))
+        parts.append(element("p", alarm, f" {results.advice}", class_="alarm", role="alert"))
     seeds = f"{len(results.seeds)} seed{'s' * (len(results.seeds) != 1)}"
     metric = heading(results.metric.name, results.metric.unit)
     parts.append(element("p", f"{results.name}: {metric} against {results.baseline}, {seeds}", class_="head"))
     parts += [_card(results, name) for name in results.verdicts]
-    head, *body = rows(results)
+    head, *body = table_rows(results)
     parts.append(
         element(
             "div",
@@ -67,14 +67,17 @@ def fragment(results: StudyResults) -> str:
         )
     )
     if results.notes:
-        parts.append(element("ul", *(element("li", prose(note.text)) for note in results.notes), class_="notes"))
+        parts.append(
+            element("ul", *(element("li", typeset_sentence(note.text)) for note in results.notes), class_="notes")
+        )
     return str(element("div", *parts, class_="saccade"))
 
 
 def _card(results: StudyResults, name: str) -> Markup:
-    row = results.verdicts[name]
-    _, figure, rest = row.parts()
-    badge = element("span", row.verdict, class_=f"badge {row.verdict}") if row.verdict else Markup("")
-    lead = element("b", prose(figure)) if figure else Markup("")
-    who = element("div", element("b", name), badge, class_="who")
-    return element("div", who, element("div", lead, f" {prose(rest)}"), class_="card")
+    """Return the verdict of one arm."""
+    finding = results.verdicts[name]
+    _, figure, rest = finding.parts()
+    badge = element("span", finding.verdict, class_=f"badge {finding.verdict}") if finding.verdict else Markup("")
+    headline = element("b", typeset_sentence(figure)) if figure else Markup("")
+    title = element("div", element("b", name), badge, class_="who")
+    return element("div", title, element("div", headline, f" {typeset_sentence(rest)}"), class_="card")

@@ -8,17 +8,27 @@ from typing import TYPE_CHECKING
 
 from saccade import escaping
 from saccade.study.findings import Difference
-from saccade.study.report.typeset import ABSENT, NARROW, count, heading, interval, milliseconds, number, p_value, signed
+from saccade.study.report.typeset import (
+    ABSENT,
+    NARROW_SPACE,
+    format_count,
+    format_interval,
+    format_milliseconds,
+    format_number,
+    format_p_value,
+    format_signed,
+    heading,
+)
 
 if TYPE_CHECKING:
     from saccade.study.results import ArmResult, StudyResults
 
-__all__ = ["latex", "markdown", "rows"]
+__all__ = ["table_rows", "to_latex", "to_markdown"]
 
-_WORDS = (0, 4)
-"""The columns that hold words; the others hold numbers, and are set to the right."""
-_COSTS = 3
-"""The last columns, each left out where no arm has an entry."""
+_TEXT_COLUMNS = (0, 4)
+"""Indices of the columns of text; the others hold numbers and are right-aligned."""
+_N_COST_COLUMNS = 3
+"""Number of cost columns at the end; a column without a value is left out."""
 _LATEX = {
     "\\": r"\textbackslash{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -27,9 +37,9 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    "[": "{[}",  # a bracket behind the \\ of the row before would be its length
+    "[": "{[}",  # after the \\ of a row, [ would begin its optional length
     "]": "{]}",
-    "*": "{*}",  # and an asterisk there forbids a page break
+    "*": "{*}",  # after the \\ of a row, * would forbid a page break
     "−": "$-$",
     "±": r"$\pm$",
     "×": r"$\times$",
@@ -37,32 +47,35 @@ _LATEX = {
     "≥": r"$\geq$",
     "–": "--",
     "’": "'",
-    NARROW: r"\,",
+    NARROW_SPACE: r"\,",
     "\u00a0": "~",
 }
 
 
-def markdown(results: StudyResults) -> str:
-    """A row an arm: score (mean ± standard deviation over seeds), difference and verdict, cost; then the notes.
+def to_markdown(results: StudyResults) -> str:
+    """Return one row per arm: score (mean ± standard deviation over seeds), difference, verdict, cost; then the notes.
 
-    Above it stands the sentence on a host that has not learnt its task.
+    If the host has not learnt the task, a warning precedes the table.
     """
-    # A name is a word of the user's: it must not end the cell, nor be taken for a tag.
-    head, *body = [tuple(map(escaping.markdown, row)) for row in rows(results)]
-    rule = tuple("---" if n in _WORDS else "--:" for n in range(len(head)))
+    # Arm names come from the user, so they are escaped.
+    head, *body = [tuple(map(escaping.escape_markdown, row)) for row in table_rows(results)]
+    rule = tuple("---" if n in _TEXT_COLUMNS else "--:" for n in range(len(head)))
     lines = []
     if results.analysis and results.analysis.not_learnt:
-        lines = [f"**{escaping.markdown(results.analysis.not_learnt)}** {escaping.markdown(results.advice)}", ""]
+        lines = [
+            f"**{escaping.escape_markdown(results.analysis.not_learnt)}** {escaping.escape_markdown(results.advice)}",
+            "",
+        ]
     lines += ["| " + " | ".join(cells) + " |" for cells in (head, rule, *body)]
-    return "\n".join(lines) + "\n" + "".join(f"\n{escaping.markdown(note)}\n" for note in _notes(results))
+    return "\n".join(lines) + "\n" + "".join(f"\n{escaping.escape_markdown(note)}\n" for note in _notes(results))
 
 
-def latex(results: StudyResults) -> str:
-    """The table of :func:`markdown`, figure for figure, as a float for a document that loads ``booktabs``."""
+def to_latex(results: StudyResults) -> str:
+    """Return the numbers of :func:`to_markdown` as a LaTeX ``table``; the document must load ``booktabs``."""
     metric = results.metric
-    cells = rows(results)
-    head, *body = ["  " + " & ".join(map(_escaped, row)) + r" \\" for row in cells]
-    columns = "".join("l" if n in _WORDS else "r" for n in range(len(cells[0])))
+    cells = table_rows(results)
+    head, *body = ["  " + " & ".join(map(_escape_latex, row)) + r" \\" for row in cells]
+    columns = "".join("l" if n in _TEXT_COLUMNS else "r" for n in range(len(cells[0])))
     seeds = f"{len(results.seeds)} seed{'s' * (len(results.seeds) > 1)}"
     points = f" in {metric.points}" if metric.points else ""
     scored = f" of {results.scored}" if results.scored else ""
@@ -77,7 +90,7 @@ def latex(results: StudyResults) -> str:
             r"% needs \usepackage{booktabs}",
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_escaped(caption)}}}",
+            rf"\caption{{{_escape_latex(caption)}}}",
             rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             head,
@@ -85,7 +98,7 @@ def latex(results: StudyResults) -> str:
             *body,
             r"\bottomrule",
             r"\end{tabular}",
-            *(rf"\par\smallskip {{\footnotesize {_escaped(note)}\par}}" for note in _notes(results)),
+            *(rf"\par\smallskip {{\footnotesize {_escape_latex(note)}\par}}" for note in _notes(results)),
             r"\end{table}",
             "",
         ]
@@ -93,15 +106,15 @@ def latex(results: StudyResults) -> str:
 
 
 def _subject(results: StudyResults) -> str:
-    """The network and the data, or the file of judged scores."""
+    """Return the network and the data, or the file of the given scores."""
     if results.study is None:
         return results.name
     base = results.study.base
     return f"{base.model.name} on {Path(base.data.source).name}"
 
 
-def rows(results: StudyResults) -> list[tuple[str, ...]]:
-    """The head of the table, then a row an arm; columns of cost that no arm has are left out."""
+def table_rows(results: StudyResults) -> list[tuple[str, ...]]:
+    """Return the header of the table, then one row per arm; cost columns without a value are left out."""
     metric = results.metric
     better = "" if metric.higher_is_better else ", + is better"
     head = (
@@ -114,36 +127,36 @@ def rows(results: StudyResults) -> list[tuple[str, ...]]:
         "MACs",
         "latency, ms",
     )
-    body = [_row(arm, results.verdicts.get(arm.arm.name), metric.digits) for arm in results.arms]
-    first = len(head) - _COSTS
-    kept = [n for n in range(len(head)) if n < first or any(row[n] != ABSENT for row in body)]
-    return [tuple(row[n] for n in kept) for row in (head, *body)]
+    body = [_arm_row(arm, results.verdicts.get(arm.arm.name), metric.digits) for arm in results.arms]
+    first_cost = len(head) - _N_COST_COLUMNS
+    columns = [n for n in range(len(head)) if n < first_cost or any(row[n] != ABSENT for row in body)]
+    return [tuple(row[n] for n in columns) for row in (head, *body)]
 
 
-def _row(arm: ArmResult, judged: Difference | None, digits: int) -> tuple[str, ...]:
-    score = number(arm.mean, digits) + (f" ± {number(arm.sd, digits)}" if arm.sd is not None else "")
-    found = ("", "", "")
-    if judged is not None:
-        difference = f"{signed(judged.difference, digits)} {interval(judged.low, judged.high, digits)}"
-        verdict = judged.word + (" (control)" if judged.is_control else "")
-        found = (difference, p_value(judged.p_holm), verdict)
+def _arm_row(arm: ArmResult, finding: Difference | None, digits: int) -> tuple[str, ...]:
+    score = format_number(arm.mean, digits) + (f" ± {format_number(arm.sd, digits)}" if arm.sd is not None else "")
+    comparison = ("", "", "")
+    if finding is not None:
+        difference = f"{format_signed(finding.difference, digits)} {format_interval(finding.low, finding.high, digits)}"
+        verdict = finding.word + (" (control)" if finding.is_control else "")
+        comparison = (difference, format_p_value(finding.p_holm), verdict)
     cost = arm.cost
     return (
         arm.arm.name,
         score,
-        *found,
-        count(cost.parameters if cost else arm.parameters),
-        count(cost.macs if cost else None),
-        milliseconds(cost.latency.median if cost else None),
+        *comparison,
+        format_count(cost.parameters if cost else arm.parameters),
+        format_count(cost.macs if cost else None),
+        format_milliseconds(cost.latency.median if cost else None),
     )
 
 
 def _notes(results: StudyResults) -> list[str]:
-    """What must be known beside the figures, and what the controls tell."""
-    controls = (f"Control {kind}: {tells}." for kind, tells in results.controls.items())
+    """Return the notes on the runs, then one sentence per control."""
+    controls = (f"Control {kind}: {meaning}." for kind, meaning in results.controls.items())
     return [*(note.text for note in results.notes), *controls]
 
 
-def _escaped(text: str) -> str:
-    """``text`` for LaTeX, where every character stands for itself."""
+def _escape_latex(text: str) -> str:
+    """Return ``text`` with the special characters of LaTeX escaped."""
     return re.sub("|".join(map(re.escape, _LATEX)), lambda found: _LATEX[found[0]], escaping.printable(text))

@@ -1,4 +1,4 @@
-"""Numbers for a reader: few digits, true minus signs, units after a narrow no-break space."""
+"""Formats for numbers in the report: few digits, true minus signs, a narrow no-break space before units."""
 
 from __future__ import annotations
 
@@ -6,20 +6,35 @@ import math
 import re
 
 __all__ = [
-    "ABSENT", "NARROW", "capital", "count", "duration", "grouped", "heading", "in_unit", "interval", "magnitude",
-    "measure", "milliseconds", "number", "p_value", "prose", "relative", "signed",
-]  # fmt: skip
+    "ABSENT",
+    "NARROW_SPACE",
+    "capitalise",
+    "format_count",
+    "format_duration",
+    "format_interval",
+    "format_milliseconds",
+    "format_number",
+    "format_p_value",
+    "format_relative",
+    "format_signed",
+    "group_thousands",
+    "heading",
+    "si_prefix",
+    "typeset_sentence",
+    "unit_phrase",
+    "with_unit",
+]
 
-NARROW = "\u202f"
+NARROW_SPACE = "\u202f"
 """Narrow no-break space: between a number and its unit."""
 ABSENT = "–"
-"""Stands for a number that is not there."""
+"""Text in place of a missing number."""
 
 
-def number(value: float | None, digits: int = 2) -> str:
-    """A number with fixed decimals; an en dash for None and for what is not finite.
+def format_number(value: float | None, digits: int = 2) -> str:
+    """Return a number with fixed decimals; an en dash for None, infinity and NaN.
 
-    >>> number(-0.456), number(None)
+    >>> format_number(-0.456), format_number(None)
     ('−0.46', '–')
     """
     if value is None or not math.isfinite(value):
@@ -27,66 +42,66 @@ def number(value: float | None, digits: int = 2) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
-def signed(value: float | None, digits: int = 2) -> str:
-    """As :func:`number`, a plus sign before what is above zero.
+def format_signed(value: float | None, digits: int = 2) -> str:
+    """Return a number like :func:`format_number`, with a plus sign if it is positive.
 
-    >>> signed(0.456), signed(-0.001)
+    >>> format_signed(0.456), format_signed(-0.001)
     ('+0.46', '0.00')
     """
-    text = number(value, digits)
+    text = format_number(value, digits)
     return f"+{text}" if value is not None and math.isfinite(value) and round(value, digits) > 0 else text
 
 
-def measure(value: str, unit: str) -> str:
-    """A number and its unit."""
-    return f"{value}{NARROW}{unit}" if unit else value
+def with_unit(value: str, unit: str) -> str:
+    """Return ``value`` followed by its unit, if it has one."""
+    return f"{value}{NARROW_SPACE}{unit}" if unit else value
 
 
 def heading(name: str, unit: str) -> str:
-    """Name and unit over a column or an axis: ``top-1, %``."""
+    """Return name and unit for a column or an axis, such as ``top-1, %``."""
     return f"{name}, {unit}" if unit else name
 
 
-def in_unit(unit: str) -> str:
-    """Say the unit in a sentence: `` in per cent``."""
+def unit_phrase(unit: str) -> str:
+    """Return the unit as a phrase, such as `` in per cent``; "" without a unit."""
     return f" in {'per cent' if unit == '%' else unit}" if unit else ""
 
 
-def capital(name: str) -> str:
-    """A metric's name that begins a sentence.
+def capitalise(name: str) -> str:
+    """Return a metric's name with a capital first letter, unless it has capitals already.
 
-    >>> capital("top-1"), capital("mIoU")
+    >>> capitalise("top-1"), capitalise("mIoU")
     ('Top-1', 'mIoU')
     """
     return name if any(letter.isupper() for letter in name) else name[:1].upper() + name[1:]
 
 
-def interval(low: float | None, high: float | None, digits: int = 2) -> str:
-    """Both ends of an interval, ``[−0.10, +1.20]``."""
+def format_interval(low: float | None, high: float | None, digits: int = 2) -> str:
+    """Return an interval such as ``[−0.10, +1.20]``."""
     if low is None or high is None:
         return "no interval"
-    return f"[{signed(low, digits)}, {signed(high, digits)}]"
+    return f"[{format_signed(low, digits)}, {format_signed(high, digits)}]"
 
 
-def count(value: float | None) -> str:
-    """A count in k, M, G with four significant digits; below a thousand as it is.
+def format_count(value: float | None) -> str:
+    """Return a count in k, M or G with four significant digits; below a thousand, as an integer.
 
-    >>> count(36908123).replace(NARROW, " "), count(512)
+    >>> format_count(36908123).replace(NARROW_SPACE, " "), format_count(512)
     ('36.91 M', '512')
     """
     if value is None:
         return ABSENT
-    power, unit = magnitude(value)
+    power, unit = si_prefix(value)
     if power == 1:
         return f"{value:.0f}"
     scaled = value / power
-    return f"{scaled:.{max(0, 3 - int(math.log10(max(abs(scaled), 1))))}f}{NARROW}{unit}"
+    return f"{scaled:.{max(0, 3 - int(math.log10(max(abs(scaled), 1))))}f}{NARROW_SPACE}{unit}"
 
 
-def magnitude(value: float) -> tuple[float, str]:
-    """The power of a thousand for ``value``, and its letter.
+def si_prefix(value: float) -> tuple[float, str]:
+    """Return the SI multiplier for ``value`` and its prefix.
 
-    >>> magnitude(12.1e6)
+    >>> si_prefix(12.1e6)
     (1000000.0, 'M')
     """
     for power, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -95,43 +110,43 @@ def magnitude(value: float) -> tuple[float, str]:
     return 1.0, ""
 
 
-def grouped(value: int) -> str:
-    """A whole number, thousands set apart.
+def group_thousands(value: int) -> str:
+    """Return an integer with its thousands separated.
 
-    >>> grouped(10000).replace(NARROW, "_")
+    >>> group_thousands(10000).replace(NARROW_SPACE, "_")
     '10_000'
     """
-    return f"{value:,}".replace(",", NARROW)
+    return f"{value:,}".replace(",", NARROW_SPACE)
 
 
-def milliseconds(value: float | None) -> str:
-    """Three significant digits, without the unit: ``0.843``, ``8.43``, ``84.3``, ``843``."""
+def format_milliseconds(value: float | None) -> str:
+    """Return three significant digits without the unit: ``0.843``, ``8.43``, ``84.3``, ``843``."""
     if value is None or not math.isfinite(value):
         return ABSENT
     return f"{value:.{max(0, 2 - math.floor(math.log10(max(value, 0.1))))}f}"
 
 
-def duration(seconds: float | None) -> str:
-    """Seconds as ``8.4 s``, ``2 min 05 s`` or ``3 h 07 min``.
+def format_duration(seconds: float | None) -> str:
+    """Return seconds as ``8.4 s``, ``2 min 05 s`` or ``3 h 07 min``.
 
-    >>> duration(125).replace(NARROW, " ")
+    >>> format_duration(125).replace(NARROW_SPACE, " ")
     '2 min 05 s'
     """
     if seconds is None or not math.isfinite(seconds):
         return ABSENT
     if seconds < 59.95:
-        return f"{seconds:.1f}{NARROW}s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60}{NARROW}min {whole % 60:02d}{NARROW}s"
+        return f"{seconds:.1f}{NARROW_SPACE}s"
+    total_seconds = round(seconds)
+    if total_seconds < 3600:
+        return f"{total_seconds // 60}{NARROW_SPACE}min {total_seconds % 60:02d}{NARROW_SPACE}s"
     minutes = round(seconds / 60)
-    return f"{minutes // 60}{NARROW}h {minutes % 60:02d}{NARROW}min"
+    return f"{minutes // 60}{NARROW_SPACE}h {minutes % 60:02d}{NARROW_SPACE}min"
 
 
-def relative(value: float | None, base: float | None) -> str:
-    """``value`` against ``base``: ``+3.1 %``, from twofold on ``×2.4``; empty without a base.
+def format_relative(value: float | None, base: float | None) -> str:
+    """Return ``value`` relative to ``base`` as ``+3.1 %``, or ``×2.40`` from a ratio of 2; "" without a base.
 
-    >>> relative(103.1, 100).replace(NARROW, " "), relative(240, 100)
+    >>> format_relative(103.1, 100).replace(NARROW_SPACE, " "), format_relative(240, 100)
     ('+3.1 %', '×2.40')
     """
     if value is None or not base:
@@ -141,26 +156,26 @@ def relative(value: float | None, base: float | None) -> str:
         return f"×{ratio:.{2 if ratio < 9.995 else 1}f}"
     change = 100 * (ratio - 1)
     digits = 1 if abs(change) >= 0.1 or change == 0 else 2
-    return f"{signed(change, digits)}{NARROW}%"
+    return f"{format_signed(change, digits)}{NARROW_SPACE}%"
 
 
-def p_value(p: float | None) -> str:
-    """Two significant digits, ``< 0.001`` below.
+def format_p_value(p: float | None) -> str:
+    """Return a p-value with two significant digits, or ``< 0.001``.
 
-    >>> p_value(0.0432), p_value(0.31)
+    >>> format_p_value(0.0432), format_p_value(0.31)
     ('0.043', '0.31')
     """
     if p is None or not math.isfinite(p):
         return ABSENT
     if p < 0.001:
-        return f"<{NARROW}0.001"
+        return f"<{NARROW_SPACE}0.001"
     return f"{p:.3f}" if p < 0.0995 else f"{p:.2f}"
 
 
-def prose(text: str) -> str:
-    """A sentence with true minus signs and no line break before ``%``.
+def typeset_sentence(text: str) -> str:
+    """Return a sentence with true minus signs and no line break before ``%``.
 
-    >>> prose("se: -0.4 points (95 % interval -0.9 to +0.1)").replace(NARROW, "_")
+    >>> typeset_sentence("se: -0.4 points (95 % interval -0.9 to +0.1)").replace(NARROW_SPACE, "_")
     'se: −0.4 points (95_% interval −0.9 to +0.1)'
     """
-    return re.sub(r"(?<=\d) %", f"{NARROW}%", re.sub(r"(?<!\w)-(?=\d)", "−", text))
+    return re.sub(r"(?<=\d) %", f"{NARROW_SPACE}%", re.sub(r"(?<!\w)-(?=\d)", "−", text))

@@ -1,17 +1,17 @@
-"""The sections of the report: one section, one file; the folder is the table of contents."""
+"""Registry of the report's sections: each public module of this package defines one."""
 
 from __future__ import annotations
 
+from saccade.registry import Registry
 from saccade.study.report.sections.base import Section
-from saccade.tables import Table
 
 __all__ = ["names", "ordered"]
 
-_TABLE: Table[Section] = Table(__name__, "section")
-names = _TABLE.names
+_REGISTRY: Registry[Section] = Registry(__name__, "section")
+names = _REGISTRY.names
 
 
 def ordered() -> dict[str, Section]:
-    """Every section by name, in the order of the page."""
-    found = {name: _TABLE.get(name, Section)() for name in names()}  # type: ignore[type-abstract]
-    return dict(sorted(found.items(), key=lambda item: item[1].order))
+    """Return all sections by name, in the order of the page."""
+    sections = {name: _REGISTRY.get(name, Section)() for name in names()}  # type: ignore[type-abstract]
+    return dict(sorted(sections.items(), key=lambda item: item[1].order))

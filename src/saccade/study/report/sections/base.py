@@ -1,4 +1,4 @@
-"""A section of the report: its data, its charts, its piece of the page."""
+"""Abstract class of a report section, and the data that sections read."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from saccade.study.arms import BASELINE
-from saccade.study.report.charts import Style
+from saccade.study.report.charts import ArmStyle
 from saccade.tasks.base import Task
 from saccade.trust import Trust
 
 if TYPE_CHECKING:
     from saccade.study.results import StudyResults
 
-__all__ = ["Context", "Section"]
+__all__ = ["ReportContext", "Section"]
 
 
 @dataclass(frozen=True)
-class Context:
-    """What the sections draw from.
+class ReportContext:
+    """Data that all sections read.
 
     Attributes:
-        results: of the study; at least one run is finished.
-        styles: arm -> how it is drawn.
-        epochs: folder of a finished run, as in ``results.runs`` -> the lines of its metrics.jsonl.
-        task: the task with its images; None where they could not be opened again.
-        missing: why not; None for judged scores, which have no images.
-        trust: what the saved networks may name besides the catalogue.
+        results: results of a study or of given scores; at least one run is finished.
+        styles: maps an arm's name to its style.
+        epochs: maps the folder of a finished run, as in ``results.runs``, to the rows of its metrics.jsonl.
+        task: the task with its images; None if they could not be opened again.
+        missing: reason why the images could not be opened; None if they were, and for given scores.
+        trust: modules outside the catalogue that saved networks may import.
     """
 
     results: StudyResults
-    styles: Mapping[str, Style]
+    styles: Mapping[str, ArmStyle]
     epochs: Mapping[str, Sequence[Mapping[str, Any]]]
     task: Task | None
     missing: str | None
     trust: Trust
 
     @property
-    def attends(self) -> bool:
-        """Whether the arms are known to differ by their attention alone."""
+    def compares_attention_only(self) -> bool:
+        """True if the arms of a study differ only in their attention."""
         return self.results.study is not None and all(
             arm.mechanism != BASELINE and all(key.startswith("attention.") for key in arm.settings)
             for arm in self.results.study.arms[1:]
@@ -48,23 +48,24 @@ class Context:
 
     @property
     def last_epoch(self) -> int:
-        """The last epoch of the longest run; 0 where no epochs are known."""
+        """Largest epoch planned or recorded; 0 if none is known."""
         study = self.results.study
-        asked = [arm.recipe(study.base, 0).training.epochs for arm in study.arms] if study else [0]
-        return max(asked + [rows[-1]["epoch"] for rows in self.epochs.values() if rows])
+        planned = [arm.recipe(study.base, 0).training.epochs for arm in study.arms] if study else [0]
+        return max(planned + [rows[-1]["epoch"] for rows in self.epochs.values() if rows])
 
     def by_seed(self, arm: str) -> dict[int, Sequence[Mapping[str, Any]]]:
-        """The epochs of the finished runs of ``arm``, by seed."""
+        """Return the epochs of the finished runs of ``arm`` by seed."""
         return {run.seed: self.epochs[run.folder] for run in self.results.of(arm) if self.epochs.get(run.folder)}
 
 
 class Section(ABC):
-    """One section. Its file holds one final subclass, and gives it its name.
+    """One section of the report. Its module is named after it and defines one final subclass.
 
     Attributes:
-        title: its heading, and its entry in the table of contents; "" for the answer above all sections.
-        order: sections stand in rising order.
-        template: Jinja. It sees what ``content`` returns, and ``named(style)``, an arm's mark and name.
+        title: heading, also listed in the table of contents; "" for the verdicts above all sections.
+        order: position on the page; sections are sorted by it.
+        template: Jinja template, rendered with the mapping that ``content`` returns and the function
+            ``arm_label(style)``, which returns marker and name of an arm.
     """
 
     title: ClassVar[str]
@@ -72,5 +73,5 @@ class Section(ABC):
     template: ClassVar[str]
 
     @abstractmethod
-    def content(self, context: Context) -> Mapping[str, Any] | None:
-        """What the template asks for; None leaves the section out."""
+    def content(self, context: ReportContext) -> Mapping[str, Any] | None:
+        """Return the variables of the template; None leaves the section out."""

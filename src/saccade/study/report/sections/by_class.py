@@ -1,4 +1,4 @@
-"""The score of each class under every arm."""
+"""Score of each class under every arm."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ from collections.abc import Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, final
 
-from saccade.study.report.sections.base import Context, Section
-from saccade.study.report.typeset import capital, in_unit, number, signed
+from saccade.study.report.sections.base import ReportContext, Section
+from saccade.study.report.typeset import capitalise, format_number, format_signed, unit_phrase
 
 if TYPE_CHECKING:
     from saccade.study.results import StudyResults
 
-__all__ = ["ByClass"]
+__all__ = ["ByClassSection"]
 
-CLASSES = 20
-"""At most so many are listed."""
+MAX_CLASSES = 20
+"""Maximum number of classes listed."""
 
 
 @final
-class ByClass(Section):
-    """A row a class, a column an arm; the classes that differ most come first."""
+class ByClassSection(Section):
+    """One row per class, one column per arm; classes whose scores differ most come first."""
 
     title = "By class"
     order = 24
     template = """
-<p class="how">{{ name }} of each class, mean over seeds; beneath it the difference to {{ baseline }}, + for better.
-{{ which }}, those first in which the arms differ most. Of many classes some differ by chance: no verdict follows.</p>
+<p class="how">{{ name }} of each class, mean over seeds; below it the difference to {{ baseline }}, + is better.
+{{ which }}, sorted by how much the arms differ. Among many classes some differ by chance: no verdict follows.</p>
 <div class="scroll"><table>
 <thead><tr><th scope="col">class</th>
-{%- for style in styles %}<th scope="col">{{ named(style) }}</th>{% endfor %}</tr></thead>
+{%- for style in styles %}<th scope="col">{{ arm_label(style) }}</th>{% endfor %}</tr></thead>
 <tbody>
 {%- for class, cells in rows %}
 <tr><th scope="row">{{ class }}</th>
@@ -39,7 +39,7 @@ class ByClass(Section):
 </table></div>
 """
 
-    def content(self, context: Context) -> Mapping[str, Any] | None:
+    def content(self, context: ReportContext) -> Mapping[str, Any] | None:
         metric = context.results.metric
         means = {name: _means(context.results, name) for name in context.styles}
         total = max(map(len, means.values()))
@@ -47,17 +47,24 @@ class ByClass(Section):
             return None
         names = context.task.data.classes if context.task else []
         scores = [[mean[k] if k < len(mean) else None for mean in means.values()] for k in range(total)]
-        order = sorted(range(total), key=lambda k: -_range(scores[k]))[:CLASSES]
+        order = sorted(range(total), key=lambda k: -_score_range(scores[k]))[:MAX_CLASSES]
         rows = []
         for k in order:
-            plain = scores[k][0]
+            baseline_score = scores[k][0]
             sign = 1 if metric.higher_is_better else -1
-            against = [None if plain is None or score is None else sign * (score - plain) for score in scores[k]]
-            beneath = ["" if n == 0 or d is None else signed(d, metric.digits) for n, d in enumerate(against)]
-            cells = list(zip([number(score, metric.digits) for score in scores[k]], beneath, strict=True))
+            differences = [
+                None if baseline_score is None or score is None else sign * (score - baseline_score)
+                for score in scores[k]
+            ]
+            difference_texts = [
+                "" if n == 0 or d is None else format_signed(d, metric.digits) for n, d in enumerate(differences)
+            ]
+            cells = list(
+                zip([format_number(score, metric.digits) for score in scores[k]], difference_texts, strict=True)
+            )
             rows.append((names[k] if k < len(names) else f"class {k}", cells))
         return {
-            "name": capital(metric.name) + in_unit(metric.unit),
+            "name": capitalise(metric.name) + unit_phrase(metric.unit),
             "baseline": context.results.baseline,
             "which": f"{len(rows)} of {total} classes" if len(rows) < total else "All classes",
             "styles": context.styles.values(),
@@ -66,13 +73,14 @@ class ByClass(Section):
 
 
 def _means(results: StudyResults, arm: str) -> list[float | None]:
-    """The mean over the seeds of each class; [] without scores by class."""
+    """Return the mean over the seeds for each class; [] without scores by class."""
     runs = [run.by_class.get(results.metric.name, []) for run in results.of(arm)]
     columns = [[run[k] for run in runs if k < len(run)] for k in range(max(map(len, runs), default=0))]
-    known = [[score for score in column if score is not None] for column in columns]
-    return [fmean(column) if column else None for column in known]
+    scores_by_class = [[score for score in column if score is not None] for column in columns]
+    return [fmean(column) if column else None for column in scores_by_class]
 
 
-def _range(scores: list[float | None]) -> float:
-    known = [score for score in scores if score is not None]
-    return max(known) - min(known) if known else -1.0
+def _score_range(scores: list[float | None]) -> float:
+    """Return the largest difference between ``scores``; -1 if all are missing."""
+    values = [score for score in scores if score is not None]
+    return max(values) - min(values) if values else -1.0

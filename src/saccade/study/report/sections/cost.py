@@ -1,4 +1,4 @@
-"""What each arm costs, as a table."""
+"""Cost of each arm, as a table."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, final
 
 from saccade.study.costs import Latency
-from saccade.study.report.sections.base import Context, Section
-from saccade.study.report.typeset import count, duration, milliseconds, relative
+from saccade.study.report.sections.base import ReportContext, Section
+from saccade.study.report.typeset import format_count, format_duration, format_milliseconds, format_relative
 
 if TYPE_CHECKING:
     from saccade.study.results import ArmResult, StudyResults
 
-__all__ = ["Cost"]
+__all__ = ["CostSection"]
 
 
 @final
-class Cost(Section):
-    """A row an arm: the figure, and beneath it what it is against ``none``."""
+class CostSection(Section):
+    """One row per arm: each cost, and below it the change against the baseline."""
 
     title = "Cost"
     order = 50
     template = """
 <p class="how">{% if where %}Measured on this network, input size and machine: {{ where }}. MACs count every
 multiply-add, deformable sampling and attention products included. Latency: median, and the range of the middle
-90&#8239;%, in milliseconds. {% endif %}Training: median seconds of a run. Percentages are against none.</p>
+90&#8239;%, in milliseconds. {% endif %}Training: median seconds of a run. Percentages are relative to none.</p>
 <div class="scroll"><table>
 <thead><tr><th scope="col">arm</th><th scope="col">parameters</th><th scope="col">MACs</th>
 <th scope="col">latency, batch 1<br>ms</th>
@@ -33,7 +33,7 @@ multiply-add, deformable sampling and attention products included. Latency: medi
 <th scope="col">training</th></tr></thead>
 <tbody>
 {%- for style, cells in rows %}
-<tr><th scope="row">{{ named(style) }}</th>
+<tr><th scope="row">{{ arm_label(style) }}</th>
 {%- for value, more in cells %}
 <td>{{ value }}<span class="second">{{ more }}</span></td>
 {%- endfor %}</tr>
@@ -42,36 +42,38 @@ multiply-add, deformable sampling and attention products included. Latency: medi
 </table></div>
 """
 
-    def content(self, context: Context) -> Mapping[str, Any] | None:
+    def content(self, context: ReportContext) -> Mapping[str, Any] | None:
         results = context.results
         if results.study is None:
             return None
-        figures = {row.arm.name: _figures(results, row) for row in results.arms}
-        plain = results.arms[0].arm.name
-        say = (count, count, milliseconds, milliseconds, duration)
+        costs = {row.arm.name: _costs(results, row) for row in results.arms}
+        baseline = results.arms[0].arm.name
+        formats = (format_count, format_count, format_milliseconds, format_milliseconds, format_duration)
         rows = []
         for name, style in context.styles.items():
             cells = []
-            for (value, spread), (base, _), words in zip(figures[name], figures[plain], say, strict=True):
-                against = "" if name == plain else relative(value, base)
-                cells.append((words(value), " · ".join(filter(None, (against, spread)))))
+            pairs = zip(costs[name], costs[baseline], formats, strict=True)
+            for (value, spread), (baseline_value, _), to_text in pairs:
+                change = "" if name == baseline else format_relative(value, baseline_value)
+                cells.append((to_text(value), " · ".join(filter(None, (change, spread)))))
             rows.append((style, cells))
         measured = next((row.cost for row in results.arms if row.cost), None)
         if measured is None:
             return {"rows": rows, "batch": None, "where": None}
-        where = f"{measured.device}, {measured.threads} thread{'s' * (measured.threads > 1)}"
-        return {"rows": rows, "batch": measured.batch, "where": where}
+        conditions = f"{measured.device}, {measured.threads} thread{'s' * (measured.threads > 1)}"
+        return {"rows": rows, "batch": measured.batch, "where": conditions}
 
 
-def _figures(results: StudyResults, row: ArmResult) -> list[tuple[float | None, str]]:
-    """Each figure of an arm in the order of the columns, with its spread in words."""
+def _costs(results: StudyResults, row: ArmResult) -> list[tuple[float | None, str]]:
+    """Return the costs of an arm in the order of the columns, each with its range as text."""
     seconds = [run.seconds for run in results.of(row.arm.name) if run.seconds is not None]
     training = (median(seconds) if seconds else None, "")
     if row.cost is None:
         return [(row.parameters, ""), (None, ""), (None, ""), (None, ""), training]
-    times = [(time.median, _spread(time)) for time in (row.cost.latency, row.cost.batched)]
+    times = [(time.median, _latency_range(time)) for time in (row.cost.latency, row.cost.batched)]
     return [(row.cost.parameters, ""), (row.cost.macs, ""), *times, training]
 
 
-def _spread(time: Latency) -> str:
-    return f"{milliseconds(time.low)}–{milliseconds(time.high)}"
+def _latency_range(time: Latency) -> str:
+    """Return the range of the middle 90 % of the timed runs, in milliseconds."""
+    return f"{format_milliseconds(time.low)}–{format_milliseconds(time.high)}"

@@ -1,4 +1,4 @@
-"""The differences to the baseline as a forest plot."""
+"""Differences to the baseline, as a forest plot."""
 
 from __future__ import annotations
 
@@ -10,37 +10,38 @@ from markupsafe import Markup
 
 from saccade.metrics.metric import Metric
 from saccade.study.findings import Difference as Finding
-from saccade.study.report.charts import Style, marker
-from saccade.study.report.sections.base import Context, Section
-from saccade.study.report.svg import Scale, decimals, element, extent, picture, ticks
-from saccade.study.report.typeset import capital, interval, measure, p_value, signed
+from saccade.study.report.charts import ArmStyle, marker
+from saccade.study.report.sections.base import ReportContext, Section
+from saccade.study.report.svg import Scale, element, n_decimals, padded_range, svg_chart, ticks
+from saccade.study.report.typeset import capitalise, format_interval, format_p_value, format_signed, with_unit
 
 if TYPE_CHECKING:
     from saccade.study.results import StudyResults
 
-__all__ = ["Difference"]
+__all__ = ["DifferenceSection"]
 
 
 @final
-class Difference(Section):
-    """A row an arm on one axis; controls below."""
+class DifferenceSection(Section):
+    """One row per arm on a shared axis; controls come last."""
 
     title = "Difference to the baseline"
     order = 10
     template = """
 {%- macro forest_row(row) -%}
 <div class="row">
-  <div>{{ named(row.style) }}{% if row.shares_host is false %}<span class="second">another host</span>{% endif %}</div>
+  <div>{{ arm_label(row.style) }}
+  {%- if row.shares_host is false %}<span class="second">another host</span>{% endif %}</div>
   <div class="plot">{{ row.chart }}</div>
   <div class="figures"><span class="big">{{ row.difference }}</span><span>{{ row.interval }}</span>
     <span class="second">p {{ row.p if row.p.startswith("<") else "= " ~ row.p }} ·
     <span class="word {{ row.class }}">{{ row.verdict }}</span></span></div>
 </div>
 {%- endmacro -%}
-<p class="how">{{ name }}{{ on }} against <b>{{ baseline }}</b>{{ unit }}. {{ turned }}Bar: 95&#8239;%
+<p class="how">{{ name }}{{ on }} against <b>{{ baseline }}</b>{{ unit }}. {{ sign_note }}Bar: 95&#8239;%
 interval of the mean. Dots: each seed’s own difference. Shaded: ±{{ margin }}, within which two networks count as equal.
-{%- if hosts %} Another host shares seed, data order and augmentation with {{ baseline }}, not the first
-weights.{% endif %}</p>
+{%- if hosts %} An arm on another host shares seed, data order and augmentation with {{ baseline }}, but not
+the initial weights.{% endif %}</p>
 <div class="forest">
 <div class="row head"><span class="empty"></span>
 <span class="between plot"><span>← worse than {{ baseline }}</span><span>better than {{ baseline }} →</span></span>
@@ -49,8 +50,8 @@ weights.{% endif %}</p>
 {{ forest_row(row) }}
 {%- endfor %}
 {%- if controls %}
-<p class="controls">Controls at the same places, outside the correction.
-{%- for name, shows in kinds.items() %} <b>{{ name }}</b>: {{ shows }}.{% endfor %}</p>
+<p class="controls">Controls at the same sites; they are not part of the Holm correction.
+{%- for name, meaning in control_meanings.items() %} <b>{{ name }}</b>: {{ meaning }}.{% endfor %}</p>
 {%- for row in controls %}
 {{ forest_row(row) }}
 {%- endfor %}
@@ -59,97 +60,112 @@ weights.{% endif %}</p>
 </div>
 """
 
-    def content(self, context: Context) -> Mapping[str, Any] | None:
+    def content(self, context: ReportContext) -> Mapping[str, Any] | None:
         results, metric = context.results, context.results.metric
         if not results.analysis:
             return None
-        lines = [
-            Line(context.styles[row.name], row.difference, row.low, row.high, _by_seed(results, row))
-            for row in results.analysis.differences
+        forest_rows = [
+            ForestRow(
+                context.styles[finding.name],
+                finding.difference,
+                finding.low,
+                finding.high,
+                _differences_by_seed(results, finding),
+            )
+            for finding in results.analysis.differences
         ]
-        scale = forest_scale(lines, results.margin)
+        scale = forest_scale(forest_rows, results.margin)
         shares_host = {row.arm.name: row.shares_host for row in results.arms}
         rows = [
             {
-                "style": line.style, "chart": forest_row(line, scale, results.margin, metric),
-                "difference": signed(row.difference, metric.digits), "p": p_value(row.p_holm),
-                "interval": interval(row.low, row.high, metric.digits),
-                "verdict": row.word, "class": row.verdict or "unjudged",
-                "shares_host": shares_host[row.name], "control": row.is_control,
+                "style": forest_row.style, "chart": forest_chart(forest_row, scale, results.margin, metric),
+                "difference": format_signed(finding.difference, metric.digits), "p": format_p_value(finding.p_holm),
+                "interval": format_interval(finding.low, finding.high, metric.digits),
+                "verdict": finding.word, "class": finding.verdict or "unjudged",
+                "shares_host": shares_host[finding.name], "control": finding.is_control,
             }
-            for row, line in zip(results.analysis.differences, lines, strict=True)
+            for finding, forest_row in zip(results.analysis.differences, forest_rows, strict=True)
         ]  # fmt: skip
         unit = "percentage points" if metric.unit == "%" else metric.unit
         return {
-            "name": capital(metric.name),
+            "name": capitalise(metric.name),
             "on": " on the test images" if results.study else "",
             "unit": f", in {unit}" if unit else "",
-            "turned": "" if metric.higher_is_better else f"Lower {metric.name} is better, so + stands for lower. ",
+            "sign_note": "" if metric.higher_is_better else f"Lower {metric.name} is better, so + means lower. ",
             "points": metric.points or "difference",
             "hosts": False in shares_host.values(),
             "baseline": results.baseline,
             "mechanisms": [row for row in rows if not row["control"]],
             "controls": [row for row in rows if row["control"]],
-            "kinds": results.controls,
+            "control_meanings": results.controls,
             "axis": forest_axis(scale, results.margin, unit),
             "margin": f"{results.margin:g}",
         }
 
 
-def _by_seed(results: StudyResults, row: Finding) -> list[tuple[int, float]]:
-    """(seed, difference) of every pair of finished runs."""
+def _differences_by_seed(results: StudyResults, finding: Finding) -> list[tuple[int, float]]:
+    """Return (seed, difference) for each seed whose run and baseline run are finished."""
     scores = {arm.arm.name: arm.scores for arm in results.arms}
-    pairs = zip(results.seeds, scores[row.name], scores[row.baseline], strict=True)
-    seeds = [seed for seed, mine, plain in pairs if mine is not None and plain is not None]
-    return list(zip(seeds, row.raw, strict=True))
+    pairs = zip(results.seeds, scores[finding.name], scores[finding.baseline], strict=True)
+    seeds = [seed for seed, score, baseline_score in pairs if score is not None and baseline_score is not None]
+    return list(zip(seeds, finding.raw, strict=True))
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line of the forest plot: differences to the baseline, + is better."""
+class ForestRow:
+    """Differences of one arm to the baseline; + is better."""
 
-    style: Style
+    style: ArmStyle
     difference: float | None
     low: float | None
     high: float | None
     raw: Sequence[tuple[int, float]]
 
 
-def forest_scale(lines: Sequence[Line], margin: float) -> Scale:
-    """The one axis of all lines: it holds every interval, every dot and the band of ± ``margin``."""
-    values = [v for line in lines for v in (line.low, line.high, line.difference, *(d for _, d in line.raw))]
-    return Scale(*extent([*values, -margin, margin], least=2 * margin))
+def forest_scale(rows: Sequence[ForestRow], margin: float) -> Scale:
+    """Return the axis shared by all rows; it contains every interval, every dot and the band ± ``margin``."""
+    values = [v for row in rows for v in (row.low, row.high, row.difference, *(d for _, d in row.raw))]
+    return Scale(*padded_range([*values, -margin, margin], min_span=2 * margin))
 
 
-def forest_row(line: Line, scale: Scale, margin: float, metric: Metric) -> Markup:
-    """Estimate and interval above, the raw differences as dots below."""
-    height, middle, dots, style = 50, 17, 36, line.style
+def forest_chart(row: ForestRow, scale: Scale, margin: float, metric: Metric) -> Markup:
+    """Return the chart of one arm: mean and interval above, the difference of each seed as a dot below."""
+    height, center_y, dots_y, style = 50, 17, 36, row.style
     left, right = scale(-margin), scale(margin)
-    parts = [element("rect", x=f"{left:.2f}%", width=f"{right - left:.2f}%", y=0, height=height, class_="band")]
-    for t in ticks(scale.low, scale.high, 7):
-        x = scale.percent(t)
-        parts.append(element("line", x1=x, x2=x, y1=0, y2=height, class_="zero" if t == 0 else "grid"))
-    if line.low is not None and line.high is not None:
-        ends = {"x1": scale.percent(line.low), "x2": scale.percent(line.high), "y1": middle, "y2": middle}
-        parts.append(element("line", **ends, class_=f"interval {style.classes}"))
-    for order, (seed, value) in enumerate(line.raw):
-        said = measure(signed(value, metric.digits), metric.points)
-        tip = element("title", f"{style.name}, seed {seed}: {said}")
-        low = dots + 4 * (order % 3 - 1)  # at one height, equal differences would hide one another
-        parts.append(element("circle", tip, cx=scale.percent(value), cy=low, r=3.2, class_=f"dot {style.classes}"))
-    words = "no pair of finished runs"
-    if line.difference is not None:
-        said = measure(signed(line.difference, metric.digits), metric.points)
-        words = f"{said}, {interval(line.low, line.high, metric.digits)}"
-        parts.append(marker(style, scale.percent(line.difference), middle, words))
-    return picture(*parts, height=height, label=f"{style.name} against the baseline: {words}", class_="strip")
+    elements = [element("rect", x=f"{left:.2f}%", width=f"{right - left:.2f}%", y=0, height=height, class_="band")]
+    for tick in ticks(scale.low, scale.high, 7):
+        x = scale.percent(tick)
+        elements.append(element("line", x1=x, x2=x, y1=0, y2=height, class_="zero" if tick == 0 else "grid"))
+    if row.low is not None and row.high is not None:
+        interval_line = {"x1": scale.percent(row.low), "x2": scale.percent(row.high), "y1": center_y, "y2": center_y}
+        elements.append(element("line", **interval_line, class_=f"interval {style.classes}"))
+    for i, (seed, value) in enumerate(row.raw):
+        difference_text = with_unit(format_signed(value, metric.digits), metric.points)
+        tip = element("title", f"{style.name}, seed {seed}: {difference_text}")
+        y = dots_y + 4 * (i % 3 - 1)  # staggered, so that equal differences do not overlap
+        elements.append(element("circle", tip, cx=scale.percent(value), cy=y, r=3.2, class_=f"dot {style.classes}"))
+    text = "no pair of finished runs"
+    if row.difference is not None:
+        difference_text = with_unit(format_signed(row.difference, metric.digits), metric.points)
+        text = f"{difference_text}, {format_interval(row.low, row.high, metric.digits)}"
+        elements.append(marker(style, scale.percent(row.difference), center_y, text))
+    return svg_chart(*elements, height=height, label=f"{style.name} against the baseline: {text}", class_="strip")
 
 
 def forest_axis(scale: Scale, margin: float, unit: str) -> Markup:
-    """The numbers below the rows."""
-    marks = [
-        element("text", signed(t, decimals([t])), x=scale.percent(t), y=16, text_anchor="middle", class_="tick")
-        for t in ticks(scale.low, scale.high, 7)
+    """Return the tick labels of the shared axis and the margin band."""
+    labels = [
+        element(
+            "text",
+            format_signed(tick, n_decimals([tick])),
+            x=scale.percent(tick),
+            y=16,
+            text_anchor="middle",
+            class_="tick",
+        )
+        for tick in ticks(scale.low, scale.high, 7)
     ]
     band = element("line", x1=scale.percent(-margin), x2=scale.percent(margin), y1=1, y2=1, class_="bandline")
-    return picture(band, *marks, height=22, label=f"differences in {unit}" if unit else "differences", class_="strip")
+    return svg_chart(
+        band, *labels, height=22, label=f"differences in {unit}" if unit else "differences", class_="strip"
+    )

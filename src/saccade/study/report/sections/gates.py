@@ -1,4 +1,4 @@
-"""What every plug does to the same images, from before training to the last epoch."""
+"""Movement of each plug's gate during training, on a fixed set of test images."""
 
 from __future__ import annotations
 
@@ -9,139 +9,154 @@ from typing import Any, final
 
 from markupsafe import Markup
 
-from saccade.study.report.charts import Style, mean_curve, stretched, thinned
-from saccade.study.report.sections.base import Context, Section
-from saccade.study.report.svg import Scale, curve, element, extent, picture
-from saccade.study.report.typeset import number, signed
+from saccade.study.report.charts import ArmStyle, mean_curve, plot_area, subsample
+from saccade.study.report.sections.base import ReportContext, Section
+from saccade.study.report.svg import Scale, element, padded_range, polyline, svg_chart
+from saccade.study.report.typeset import format_number, format_signed
 
-__all__ = ["Gates"]
+__all__ = ["GatesSection"]
 
-SITES = 12
-"""At most so many sites of an arm are drawn."""
+MAX_SITES = 12
+"""Maximum number of sites drawn per arm."""
 _KINDS = {
     "gate": ("effective gate", 1.0),
     "context": ("size of what is added", 0.0),
     "change": ("relative change of the map", 0.0),
 }
-"""What a plug's movement measures, and the value that means no attention."""
+"""Maps a kind of measurement to its label and its value for a plug that changes nothing."""
 
 
 @final
-class Gates(Section):
-    """A panel an arm, a strip a site; all panels of one kind share their range."""
+class GatesSection(Section):
+    """One panel per arm, one strip per site; all panels of one kind share their range."""
 
     title = "How far the gates moved"
     order = 40
     template = """
-<p class="how">What each plug does to 16 test images, from before training to the last epoch: a line a seed, its mean
-over channels, places and images; the band is the spread over them. An effective gate of 1 (dashed) lets the map pass
-unchanged; the dotted line is where training began.</p>
+<p class="how">What each plug does to 16 test images, from before training to the last epoch. One line per seed: the
+mean over channels, positions and images; the band is the standard deviation. An effective gate of 1 (dashed) passes the
+map unchanged; the dotted line is the value before training.</p>
 <div class="panels wide">
 {%- for panel in panels %}
-<div class="panel"><h3>{{ named(panel.style) }}</h3>
+<div class="panel"><h3>{{ arm_label(panel.style) }}</h3>
 <p class="under">{{ panel.kind }}, {{ panel.start }}; every strip spans {{ panel.range }}</p>
 {%- for name, moved, chart in panel.sites %}
 <div class="site"><div class="line"><code>{{ name }}</code><span>{{ moved }}</span></div>{{ chart }}</div>
 {%- endfor %}
 {%- if panel.sites | length < panel.total %}
-<p class="under">{{ panel.sites | length }} of {{ panel.total }} sites, evenly chosen; all are in metrics.jsonl.</p>
+<p class="under">{{ panel.sites | length }} of {{ panel.total }} sites, evenly spaced; all are in metrics.jsonl.</p>
 {%- endif %}
 </div>
 {%- endfor %}
 </div>
 """
 
-    def content(self, context: Context) -> Mapping[str, Any] | None:
+    def content(self, context: ReportContext) -> Mapping[str, Any] | None:
         epochs = context.last_epoch
-        moved = {row.arm: sites for row in context.results.arms if (sites := _sites(context.by_seed(row.arm.name)))}
-        ranges = {kind: _range([site for sites in moved.values() for site in sites.values() if site.kind == kind])
-                  for kind in _KINDS}  # fmt: skip
+        sites_by_arm = {
+            row.arm: sites for row in context.results.arms if (sites := _sites_by_name(context.by_seed(row.arm.name)))
+        }
+        every_site = [site for sites in sites_by_arm.values() for site in sites.values()]
+        ranges = {kind: _value_range([site for site in every_site if site.kind == kind]) for kind in _KINDS}
         panels = []
-        for arm, sites in moved.items():
+        for arm, sites in sites_by_arm.items():
             style, kind = context.styles[arm.name], next(iter(sites.values())).kind
             names = list(sites)
-            shown = [names[int(i * max(1.0, len(names) / SITES))] for i in range(min(SITES, len(names)))]
-            neutral = any(site.scale is not None for site in sites.values())
-            zero = arm.control == "extra" or all(site.starts_at_zero for site in sites.values())
+            shown_names = [names[int(i * max(1.0, len(names) / MAX_SITES))] for i in range(min(MAX_SITES, len(names)))]
+            starts_neutral = any(site.mean_a is not None for site in sites.values())
+            starts_at_zero = arm.control == "extra" or all(site.starts_at_zero for site in sites.values())
+            start = "neutral start" if starts_neutral else "starts at zero" if starts_at_zero else "the paper’s start"
             panels.append({
                 "style": style, "kind": _KINDS[kind][0], "total": len(names),
-                "start": "neutral start" if neutral else "starts at zero" if zero else "the paper’s start",
-                "range": " to ".join(map(number, ranges[kind])),
+                "start": start,
+                "range": " to ".join(map(format_number, ranges[kind])),
                 "sites": [
-                    (name, sites[name].words, gate(style, sites[name], ranges[kind], epochs)) for name in shown
+                    (name, sites[name].summary, gate_chart(style, sites[name], ranges[kind], epochs))
+                    for name in shown_names
                 ],
             })  # fmt: skip
         return {"panels": panels} if panels else None
 
 
 @dataclass
-class Site:
-    """What the plug of one site does.
+class SiteGates:
+    """Measurements of the plug at one site.
 
     Attributes:
         kind: a key of ``_KINDS``.
-        seeds: seed -> (epoch, mean, standard deviation).
-        last: seed -> the scale ``a`` of a neutral start after the last epoch, None for another start.
+        rows_by_seed: maps a seed to its (epoch, mean, standard deviation) rows.
+        final_a: maps a seed to the factor ``a`` of a neutral start after the last epoch; None for other starts.
     """
 
     kind: str
-    seeds: dict[int, list[tuple[int, float, float]]] = field(default_factory=dict)
-    last: dict[int, float | None] = field(default_factory=dict)
+    rows_by_seed: dict[int, list[tuple[int, float, float]]] = field(default_factory=dict)
+    final_a: dict[int, float | None] = field(default_factory=dict)
 
     @property
-    def scale(self) -> float | None:
-        """``a``, mean over seeds."""
-        known = [a for a in self.last.values() if a is not None]
-        return fmean(known) if known else None
+    def mean_a(self) -> float | None:
+        """Mean of ``a`` over the seeds; None for other starts."""
+        values = [a for a in self.final_a.values() if a is not None]
+        return fmean(values) if values else None
 
     @property
     def starts_at_zero(self) -> bool:
-        """Whether only rounding changed the map before training, as with a kernel that a convolution keeps."""
-        return self.kind == "change" and all(rows[0][0] == 0 and rows[0][1] < 1e-4 for rows in self.seeds.values())
+        """True if the plug changed the map only by rounding before training."""
+        return self.kind == "change" and all(
+            rows[0][0] == 0 and rows[0][1] < 1e-4 for rows in self.rows_by_seed.values()
+        )
 
     @property
-    def words(self) -> str:
-        """The first mean, the last with its spread, and ``a``."""
-        first = fmean(rows[0][1] for rows in self.seeds.values())
-        last, spread = (fmean(rows[-1][i] for rows in self.seeds.values()) for i in (1, 2))
-        scale = "" if self.scale is None else f", a = {signed(self.scale)}"
-        return f"{number(first)} → {number(last)} ± {number(spread)}{scale}"
+    def summary(self) -> str:
+        """First mean, last mean with its standard deviation, and ``a``, as text."""
+        first = fmean(rows[0][1] for rows in self.rows_by_seed.values())
+        last, spread = (fmean(rows[-1][i] for rows in self.rows_by_seed.values()) for i in (1, 2))
+        a_text = "" if self.mean_a is None else f", a = {format_signed(self.mean_a)}"
+        return f"{format_number(first)} → {format_number(last)} ± {format_number(spread)}{a_text}"
 
 
-def _sites(runs: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, Site]:
-    """The sites of an arm from the epochs of its runs, by name."""
-    sites: dict[str, Site] = {}
+def _sites_by_name(runs: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, SiteGates]:
+    """Return the sites of an arm by name, from the epochs of its runs."""
+    sites: dict[str, SiteGates] = {}
     for seed, rows in runs.items():
-        for row in thinned(rows, 60):
-            for name, found in row["gates"].items():
-                site = sites.setdefault(name, Site(found.get("kind", "gate")))
-                if found["mean"] is not None and found["std"] is not None:
-                    site.seeds.setdefault(seed, []).append((row["epoch"], found["mean"], found["std"]))
-                site.last[seed] = found["a"]
-    return {name: site for name, site in sites.items() if site.seeds}
+        for row in subsample(rows, 60):
+            for name, gate in row["gates"].items():
+                site = sites.setdefault(name, SiteGates(gate.get("kind", "gate")))
+                if gate["mean"] is not None and gate["std"] is not None:
+                    site.rows_by_seed.setdefault(seed, []).append((row["epoch"], gate["mean"], gate["std"]))
+                site.final_a[seed] = gate["a"]
+    return {name: site for name, site in sites.items() if site.rows_by_seed}
 
 
-def _range(sites: Sequence[Site]) -> tuple[float, float]:
-    rows = [row for site in sites for rows in site.seeds.values() for row in rows]
-    low, high = extent([v for _, mean, std in rows for v in (mean - std, mean + std)], least=0.1)
+def _value_range(sites: Sequence[SiteGates]) -> tuple[float, float]:
+    """Return the range of mean ± standard deviation over all sites, at least 0."""
+    rows = [row for site in sites for rows in site.rows_by_seed.values() for row in rows]
+    low, high = padded_range([v for _, mean, std in rows for v in (mean - std, mean + std)], min_span=0.1)
     return max(low, 0.0), high
 
 
-def gate(style: Style, site: Site, bounds: tuple[float, float], epochs: int) -> Markup:
-    """One site over the epochs: the mean of every seed, the spread as a band, a line where nothing is done."""
-    height, nothing = 42.0, _KINDS[site.kind][1]
-    across, plane, down = Scale(0, max(epochs, 1)), Scale(*bounds, 100.0, 0.0), Scale(*bounds, height, 0.0)
+def gate_chart(style: ArmStyle, site: SiteGates, bounds: tuple[float, float], epochs: int) -> Markup:
+    """Return the chart of one site over the epochs.
+
+    It shows the mean of each seed, the standard deviation as a band, and a line at the neutral value.
+    """
+    height, neutral_value = 42.0, _KINDS[site.kind][1]
+    x_scale, plot_scale, y_scale = Scale(0, max(epochs, 1)), Scale(*bounds, 100.0, 0.0), Scale(*bounds, height, 0.0)
     upper, lower = (
-        mean_curve({seed: [(e, m + sign * s) for e, m, s in rows] for seed, rows in site.seeds.items()})
+        mean_curve({seed: [(e, m + sign * s) for e, m, s in rows] for seed, rows in site.rows_by_seed.items()})
         for sign in (1, -1)
     )
-    shape = " ".join(f"{across(e):.2f},{plane(v):.2f}" for e, v in [*upper, *reversed(lower)])
-    lines = [element("polygon", points=shape, class_=f"gateband {style.classes}")]
-    for rows in site.seeds.values():
-        lines.append(curve([(across(e), plane(m)) for e, m, _ in rows], class_=f"gateline {style.classes}"))
-    start = fmean(rows[0][1] for rows in site.seeds.values())
-    marks = [(nothing, "one")] if down.holds(nothing) else []
-    rulers = [element("line", x1=0, x2="100%", y1=down(v), y2=down(v), class_=c) for v, c in (*marks, (start, "from"))]
-    ground = element("rect", x=0, y=0, width="100%", height=height, class_="ground")
-    words = f"{style.name}: gate movement from epoch 0 to {epochs}"
-    return picture(ground, *rulers, stretched(*lines, height=height), height=height, label=words, class_="strip")
+    band_points = " ".join(f"{x_scale(e):.2f},{plot_scale(v):.2f}" for e, v in [*upper, *reversed(lower)])
+    lines = [element("polygon", points=band_points, class_=f"gateband {style.classes}")]
+    for rows in site.rows_by_seed.values():
+        lines.append(polyline([(x_scale(e), plot_scale(m)) for e, m, _ in rows], class_=f"gateline {style.classes}"))
+    start = fmean(rows[0][1] for rows in site.rows_by_seed.values())
+    neutral_line = [(neutral_value, "one")] if y_scale.contains(neutral_value) else []
+    reference_lines = [
+        element("line", x1=0, x2="100%", y1=y_scale(v), y2=y_scale(v), class_=c)
+        for v, c in (*neutral_line, (start, "from"))
+    ]
+    background = element("rect", x=0, y=0, width="100%", height=height, class_="ground")
+    label = f"{style.name}: gate movement from epoch 0 to {epochs}"
+    return svg_chart(
+        background, *reference_lines, plot_area(*lines, height=height), height=height, label=label, class_="strip"
+    )

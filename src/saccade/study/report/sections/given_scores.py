@@ -1,17 +1,17 @@
-"""Where judged scores come from."""
+"""Source of scores that were given in a file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, final
 
-from saccade.study.report.sections.base import Context, Section
+from saccade.study.report.sections.base import ReportContext, Section
 
-__all__ = ["GivenScores"]
+__all__ = ["GivenScoresSection"]
 
 
 @final
-class GivenScores(Section):
+class GivenScoresSection(Section):
     """The files, the column and how they were read."""
 
     title = "Where the scores come from"
@@ -24,6 +24,6 @@ class GivenScores(Section):
 </dl>
 """
 
-    def content(self, context: Context) -> Mapping[str, Any] | None:
+    def content(self, context: ReportContext) -> Mapping[str, Any] | None:
         origin = context.results.origin
         return {"origin": origin} if origin else None

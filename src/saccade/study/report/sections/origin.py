@@ -1,4 +1,4 @@
-"""The data, the recipe and the machine."""
+"""Data, recipe and environment of a study."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, final
 from saccade.runfiles import Environment, read
 from saccade.study.arms import Arm
 from saccade.study.plan import Study
-from saccade.study.report.sections.base import Context, Section
+from saccade.study.report.sections.base import ReportContext, Section
 from saccade.study.run_notes import RunResult
 
-__all__ = ["Origin"]
+__all__ = ["OriginSection"]
 
 
 @final
-class Origin(Section):
-    """What the images are, beneath it recipe and environment side by side."""
+class OriginSection(Section):
+    """A description of the images; below it, recipe and environment side by side."""
 
     title = "Data, recipe, environment"
     order = 90
@@ -26,7 +26,7 @@ class Origin(Section):
 <p class="how">{{ description }}</p>
 {%- endif %}
 <div class="origin">
-<div><h3>Recipe; {{ own }} and seed are each run’s own</h3><pre>{{ recipe }}</pre></div>
+<div><h3>Recipe; {{ own }} and seed differ by run</h3><pre>{{ recipe }}</pre></div>
 <div><h3>Environment</h3>
 <dl class="facts">
 {%- for term, value in environment.items() %}
@@ -35,7 +35,7 @@ class Origin(Section):
 </dl></div>
 </div>
 {%- if settings %}
-<h3>What each arm has instead</h3>
+<h3>Settings of each arm that differ</h3>
 <dl class="facts">
 {%- for name, words in settings %}
 <dt>{{ name }}</dt><dd>{{ words }}</dd>
@@ -44,36 +44,37 @@ class Origin(Section):
 {%- endif %}
 """
 
-    def content(self, context: Context) -> Mapping[str, Any] | None:
+    def content(self, context: ReportContext) -> Mapping[str, Any] | None:
         results, task, study = context.results, context.task, context.results.study
         if study is None:
             return None
         toml = study.base.to_toml()
         return {
             "description": f"{task.data.description.rstrip('.')}." if task else None,
-            "own": "mechanism" if context.attends else "settings of the arm",
-            "settings": [] if context.attends else [_settings(arm) for arm in study.arms[1:]],
+            "own": "mechanism" if context.compares_attention_only else "settings of the arm",
+            "settings": [] if context.compares_attention_only else [_arm_settings(arm) for arm in study.arms[1:]],
             "recipe": re.sub(r"(?m)^\[[\w.]+\]\n(?=\n|\Z)\n?", "", toml).strip(),  # without empty tables
             "environment": _environment(study, results.runs),
         }
 
 
-def _settings(arm: Arm) -> tuple[str, str]:
+def _arm_settings(arm: Arm) -> tuple[str, str]:
+    """Return the name of an arm and its settings as text."""
     return arm.name, ", ".join(f"{key} = {value}" for key, value in arm.settings.items())
 
 
 def _environment(study: Study, runs: Sequence[RunResult]) -> dict[str, str]:
-    """Of the first finished run; where runs differ, a note says so."""
+    """Return the environment of the first finished run; a note reports differences between runs."""
     folders = (study.folder / run.folder for run in runs if run.status == "done")
-    found = (read(folder / "environment.json", Environment) for folder in folders)
-    return next((_flat(values) for values in found if values), {})
+    environments = (read(folder / "environment.json", Environment) for folder in folders)
+    return next((_flatten(values) for values in environments if values), {})
 
 
-def _flat(values: Mapping[str, Any]) -> dict[str, str]:
-    found: dict[str, str] = {}
+def _flatten(values: Mapping[str, Any]) -> dict[str, str]:
+    flat: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            found |= _flat(value)
+            flat |= _flatten(value)
         elif value is not None:
-            found[key] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return found
+            flat[key] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return flat

@@ -1,4 +1,4 @@
-"""The same few test images under every arm: what each network answers, and what its gates let through."""
+"""The same few test images under every arm, with each network's prediction and gate map."""
 
 from __future__ import annotations
 
@@ -25,33 +25,38 @@ from saccade.runfiles import read_rows
 from saccade.saving import describe, load
 from saccade.study.arms import Arm
 from saccade.study.plan import Study
-from saccade.study.report.sections.base import Context, Section
+from saccade.study.report.sections.base import ReportContext, Section
 from saccade.study.report.svg import element
-from saccade.study.report.typeset import NARROW, number
+from saccade.study.report.typeset import NARROW_SPACE, format_number
 from saccade.study.run_notes import RunResult
 from saccade.tasks import resolved
 from saccade.tasks.base import Drawing, Task
 
-__all__ = ["Pictures"]
+__all__ = ["PicturesSection"]
 
-IMAGES = 6
-SIDE = 128
-"""Longest side of an embedded picture, in pixels."""
-PLACES = 7
-"""Maps with fewer places a side are shown only where there is no larger one."""
-COLUMNS = 64
-"""Widest strip; of more channels, neighbours are averaged."""
+N_IMAGES = 6
+"""Number of images shown."""
+MAX_SIDE = 128
+"""Longest side of an embedded image, in pixels."""
+MIN_MAP_SIDE = 7
+"""Maps with a smaller side are shown only if there is no larger one."""
+STRIP_WIDTH = 64
+"""Number of values in a strip of channels; more channels are averaged in groups."""
 COLOURS = (
     "#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6dcd59", "#b4de2c", "#fde725",
 )  # fmt: skip
-"""Ten steps of viridis."""
-NARROWEST = 0.05
-"""Least span of a scale, so that noise is not stretched into a pattern."""
+"""Ten steps of the colour map viridis."""
+MIN_COLOUR_SPAN = 0.05
+"""Smallest range of a colour scale, so that noise does not appear as a pattern."""
 
 
 @final
-class Pictures(Section):
-    """A row an image, a column an arm: the image under its plug, the answer, and the answer's own picture."""
+class PicturesSection(Section):
+    """One row per image, one column per arm.
+
+    A cell shows the image with the gate map over it, the prediction, and a drawing of the prediction if the task makes
+    one.
+    """
 
     title = "The same images under every arm"
     order = 60
@@ -64,27 +69,27 @@ class Pictures(Section):
 {%- endif %}{{ drawing.caption }}</span>
 {%- endmacro -%}
 {%- if missing %}
-<p class="how">No pictures: {{ missing }}</p>
+<p class="how">No images: {{ missing }}</p>
 {%- else %}
 {{ definitions }}
-<p class="how">{{ chosen }} Colour is what the plug lets pass, on the scale above each column: dark least, yellow
-most; 1 is all. Over a picture: the part of the map’s magnitude that passes at each place of the site named. Strips,
-for mechanisms that weigh channels alone: the effective gates, a row a site from input to output, channels from left to
-right.
-{%- if painted %} Beneath: the answer of each network, and the truth in the first column.{% endif %}</p>
+<p class="how">{{ description }} Colour shows how much of the feature map the plug passes, on the scale above each
+column: dark least, yellow most; 1 is everything. Over an image: the fraction of the map’s magnitude that passes at each
+position of the named site. Strips, for mechanisms that only weight channels: the effective gates, one row per site from
+input to output, channels from left to right.
+{%- if has_drawings %} Below: the prediction of each network, and the truth in the first column.{% endif %}</p>
 <div class="scroll pictures{% if smooth %} smooth{% endif %}" style="--aspect: {{ aspect }}; --ramp: {{ ramp }}"><table>
 <thead><tr><th scope="col">image</th>
 {%- for column in columns %}
-<th scope="col">{{ named(column.style) }}<span class="second">{% if not common %}seed {{ column.seed }} {% endif %}
+<th scope="col">{{ arm_label(column.style) }}<span class="second">{% if not common %}seed {{ column.seed }} {% endif %}
 {{- column.site or "" }}</span>
 {%- if column.ends %}<span class="ramp"></span><span class="ends"><span>{{ column.ends[0] }}</span><span>
 {{- column.ends[1] }}</span></span>{% endif %}</th>
 {%- endfor %}</tr></thead>
 <tbody>
-{%- for plane, drawing, picture in truths %}{% set k = loop.index0 %}
-<tr><td>{{ plane }}{{ answer(drawing, picture) }}</td>
-{%- for column in columns %}{% set plane, drawing, picture = column.cells[k] %}
-<td>{% if plane %}{{ plane }}{% else %}<span class="plane void">nothing plugged</span>{% endif %}
+{%- for overlay, drawing, picture in truths %}{% set k = loop.index0 %}
+<tr><td>{{ overlay }}{{ answer(drawing, picture) }}</td>
+{%- for column in columns %}{% set overlay, drawing, picture = column.cells[k] %}
+<td>{% if overlay %}{{ overlay }}{% else %}<span class="plane void">no gate</span>{% endif %}
 {{- answer(drawing, picture) }}</td>
 {%- endfor %}</tr>
 {%- endfor %}
@@ -93,7 +98,7 @@ right.
 {%- endif %}
 """
 
-    def content(self, context: Context) -> Mapping[str, Any] | None:
+    def content(self, context: ReportContext) -> Mapping[str, Any] | None:
         if context.results.study is None:
             return None
         if context.task is None:
@@ -104,84 +109,92 @@ right.
             return {"missing": str(error)}
 
 
-def _examples(context: Context, study: Study, task: Task) -> dict[str, Any]:
-    """Six test images under every arm that has a finished run, all of one seed where there is one.
+def _examples(context: ReportContext, study: Study, task: Task) -> dict[str, Any]:
+    """Return test images under every arm with a finished run, all from one seed if the arms share one.
 
     Raises:
         UserError: a saved network or its rows do not belong to these images.
     """
-    runs, common = _shown(context, study)
-    indices, chosen = _choice(
+    runs, common_seed = _runs_to_show(context, study)
+    indices, description = _choose_images(
         len(task.data.test), task, [read_rows(study.folder / run.folder) for run in runs.values()]
     )
-    if common is not None:
-        chosen = f"{chosen} All networks are those of seed {common}."
+    if common_seed is not None:
+        description = f"{description} All networks are those of seed {common_seed}."
     if any(arm.control == "shuffled" for arm in runs):
-        chosen = f"{chosen} A shuffled mechanism sees the image of the next row, in the last row that of the first."
+        description = (
+            f"{description} A shuffled mechanism sees the image of the next row, in the last row that of the first."
+        )
     pictures = [task.data.test.picture(i) for i in indices]
-    once = element("defs", *(_definition(k, picture) for k, picture in enumerate(pictures)))
+    definitions = element("defs", *(_image_definition(k, picture) for k, picture in enumerate(pictures)))
     truths = task.draw(indices, None)
     height, width = pictures[0].shape[-2:]
-    planes = [_plane(k, None, drawing.caption) for k, drawing in enumerate(truths)]
+    overlays = [_overlay(k, None, drawing.caption) for k, drawing in enumerate(truths)]
     return {
-        "chosen": chosen,
-        "common": common is not None,
-        "truths": _cells("truth", planes, truths),
+        "description": description,
+        "common": common_seed is not None,
+        "truths": _make_cells("truth", overlays, truths),
         "columns": [_column(context, study, task, arm, run, indices) for arm, run in runs.items()],
-        "definitions": element("svg", once, width=0, height=0, class_="hidden", aria_hidden="true"),
-        "painted": any(drawing.picture is not None for drawing in truths),
-        "smooth": max(height, width) > SIDE // 2,
+        "definitions": element("svg", definitions, width=0, height=0, class_="hidden", aria_hidden="true"),
+        "has_drawings": any(drawing.picture is not None for drawing in truths),
+        "smooth": max(height, width) > MAX_SIDE // 2,
         "aspect": f"{width / height:.3f}",
         "ramp": f"linear-gradient(90deg, {', '.join(COLOURS)})",
     }
 
 
-def _shown(context: Context, study: Study) -> tuple[dict[Arm, RunResult], int | None]:
-    """For each arm the run to show, and the seed that all share; None without one."""
-    found: dict[Arm, dict[int, RunResult]] = {}
+def _runs_to_show(context: ReportContext, study: Study) -> tuple[dict[Arm, RunResult], int | None]:
+    """Return the run to show for each arm, and the seed common to all of them, if any."""
+    runs_by_arm: dict[Arm, dict[int, RunResult]] = {}
     for row in context.results.arms:
         for run in context.results.of(row.arm.name):
             if run.status == "done" and (study.folder / run.folder / "model.safetensors").exists():
-                found.setdefault(row.arm, {})[run.seed] = run
-    common = next((seed for seed in study.seeds if all(seed in runs for runs in found.values())), None)
-    return {arm: next(iter(runs.values())) if common is None else runs[common] for arm, runs in found.items()}, common
+                runs_by_arm.setdefault(row.arm, {})[run.seed] = run
+    common_seed = next((seed for seed in study.seeds if all(seed in runs for runs in runs_by_arm.values())), None)
+    return {
+        arm: next(iter(runs.values())) if common_seed is None else runs[common_seed]
+        for arm, runs in runs_by_arm.items()
+    }, common_seed
 
 
-def _choice(total: int, task: Task, answers: Sequence[Rows | None]) -> tuple[list[int], str]:
-    """Half at random, half where the networks differ; the draw depends on the number of images alone.
+def _choose_images(n_images: int, task: Task, saved_rows: Sequence[Rows | None]) -> tuple[list[int], str]:
+    """Return the images to show, half at random and half where the networks differ, and a sentence on them.
+
+    The random order depends only on the number of images.
 
     Raises:
-        UserError: rows are of another number of images.
+        UserError: the saved predictions cover a different number of images.
     """
-    order = list(range(total))
-    random.Random(total).shuffle(order)
-    known = [rows for rows in answers if rows is not None]
-    for rows in known:
-        if (found := count(rows)) != total:
-            raise UserError(f"the runs were scored on {found} test images; there are {total} now")
-    values = next((metric.values for metric in task.metrics if metric.values is not None), None)
-    if values is not None:
-        known = [{"value": values(rows)} for rows in known]
-    disputed = [i for i in order if _differ([select(rows, [i]) for rows in known])]
-    apart = disputed[: IMAGES // 2]
-    plain = [i for i in order if i not in apart][: IMAGES - len(apart)]
-    if not apart:
-        return plain, f"{len(plain)} test images, drawn at random."
-    share = f"{100 * len(disputed) / total:.1f}"
-    return plain + apart, (
-        f"{len(plain)} test images drawn at random, then {len(apart)} drawn from the {share}{NARROW}% of all test "
-        f"images on which these networks {'answer' if values is None else 'score'} differently."
+    order = list(range(n_images))
+    random.Random(n_images).shuffle(order)
+    rows_of_runs = [rows for rows in saved_rows if rows is not None]
+    for rows in rows_of_runs:
+        if (n_scored := count(rows)) != n_images:
+            raise UserError(f"the runs were scored on {n_scored} test images; there are {n_images} now")
+    image_scores = next((metric.values for metric in task.metrics if metric.values is not None), None)
+    if image_scores is not None:
+        rows_of_runs = [{"value": image_scores(rows)} for rows in rows_of_runs]
+    disputed = [i for i in order if _answers_differ([select(rows, [i]) for rows in rows_of_runs])]
+    disputed_shown = disputed[: N_IMAGES // 2]
+    random_picks = [i for i in order if i not in disputed_shown][: N_IMAGES - len(disputed_shown)]
+    if not disputed_shown:
+        return random_picks, f"{len(random_picks)} test images, drawn at random."
+    share = f"{100 * len(disputed) / n_images:.1f}{NARROW_SPACE}%"
+    return random_picks + disputed_shown, (
+        f"{len(random_picks)} test images drawn at random, then {len(disputed_shown)} drawn from the {share} of all "
+        f"test images on which these networks {'answer' if image_scores is None else 'score'} differently."
     )
 
 
-def _differ(rows: Sequence[Rows]) -> bool:
-    return any(not torch.equal(each[key], rows[0][key]) for each in rows[1:] for key in each)
+def _answers_differ(rows: Sequence[Rows]) -> bool:
+    """Return True if two of the networks have different rows."""
+    return any(not torch.equal(other[key], rows[0][key]) for other in rows[1:] for key in other)
 
 
 def _column(
-    context: Context, study: Study, task: Task, arm: Arm, run: RunResult, indices: Sequence[int]
+    context: ReportContext, study: Study, task: Task, arm: Arm, run: RunResult, indices: Sequence[int]
 ) -> dict[str, Any]:
-    """One arm: where its maps were taken, the scale of their colours, and what stands beside each image."""
+    """Return one arm's style, seed, site, ends of the colour scale, and cells."""
     recipe = resolved(arm.recipe(study.base, run.seed), task.target)
     if recipe.data != task.recipe.data:
         task = type(task)(recipe, open_data(recipe.data, task.target))
@@ -189,33 +202,36 @@ def _column(
     _check_saved(folder, task.data.classes, list(images.shape[1:]))
     model = load(folder, trust=context.trust)
     with torch.no_grad():
-        answers = task.draw(indices, model)
-    heat, site, where = _heat(model, images)
-    planes: list[Markup | None] = [None] * len(indices)
-    ends = None
-    if heat is not None:
-        low, high = float(heat.min()), float(heat.max())
-        spare = max(0.0, NARROWEST - (high - low)) / 2
-        low, high = low - spare, high + spare
-        ends = number(low), number(high)
-        for k, part in enumerate(heat):
-            passes = f"{number(float(part.min()))} to {number(float(part.max()))} passes"
-            colours = _coloured((part - low) / (high - low))
-            planes[k] = _plane(None if site is None else k, colours, f"{arm.name}, image {k + 1}: {passes}")
-    style, cells = context.styles[arm.name], _cells(arm.name, planes, answers)
-    return {"style": style, "seed": run.seed, "site": where, "ends": ends, "cells": cells}
+        drawings = task.draw(indices, model)
+    heat_maps, site, label = _heat_maps(model, images)
+    overlays: list[Markup | None] = [None] * len(indices)
+    scale_ends = None
+    if heat_maps is not None:
+        low, high = float(heat_maps.min()), float(heat_maps.max())
+        padding = max(0.0, MIN_COLOUR_SPAN - (high - low)) / 2
+        low, high = low - padding, high + padding
+        scale_ends = format_number(low), format_number(high)
+        for k, heat_map in enumerate(heat_maps):
+            range_text = f"{format_number(float(heat_map.min()))} to {format_number(float(heat_map.max()))} passes"
+            colours = _colour_map((heat_map - low) / (high - low))
+            overlays[k] = _overlay(None if site is None else k, colours, f"{arm.name}, image {k + 1}: {range_text}")
+    style, cells = context.styles[arm.name], _make_cells(arm.name, overlays, drawings)
+    return {"style": style, "seed": run.seed, "site": label, "ends": scale_ends, "cells": cells}
 
 
-def _heat(model: nn.Module, images: Tensor) -> tuple[Tensor | None, str | None, str | None]:
-    """What the plugs let pass (B, h, w); the site it is a map of, None for strips of channels; where, in words."""
+def _heat_maps(model: nn.Module, images: Tensor) -> tuple[Tensor | None, str | None, str | None]:
+    """Return what the plugs pass (B, h, w), the site of the maps, and a label; all None without plugs.
+
+    The site is None for strips of channels.
+    """
     gates, passed = gate_maps(model, images), passing(model, images)
-    # What passes a gate of channels differs from place to place too, but not by the gate's doing.
-    places = {site: x[:, None] for site, x in passed.items() if site not in gates or is_spatial(gates[site])}
-    site = site_to_show(places, least=PLACES)
+    # The magnitude behind a channel gate varies over positions too, but the gate does not cause that.
+    magnitudes = {site: x[:, None] for site, x in passed.items() if site not in gates or is_spatial(gates[site])}
+    site = site_to_show(magnitudes, least=MIN_MAP_SIDE)
     if site is not None:
         return passed[site], site, site
     if gates:
-        strips = torch.stack([_strip(gate) for gate in gates.values()], 1)  # (B, sites, COLUMNS)
+        strips = torch.stack([_channel_strip(gate) for gate in gates.values()], 1)  # (B, sites, STRIP_WIDTH)
         return strips, None, f"{len(gates)} sites" if len(gates) > 1 else next(iter(gates))
     return None, None, None
 
@@ -230,60 +246,63 @@ def _check_saved(folder: Path, classes: Sequence[str], size: Sequence[int]) -> N
             )
 
 
-def _strip(gate: Tensor) -> Tensor:
-    """The channels of a gate (B, C, 1, 1) as (B, COLUMNS): neighbours averaged, or each channel repeated."""
+def _channel_strip(gate: Tensor) -> Tensor:
+    """Return the channels of a gate (B, C, 1, 1) as (B, STRIP_WIDTH): averaged in groups, or repeated."""
     channels = per_channel(gate)[:, None]
-    if channels.shape[-1] > COLUMNS:
-        return F.adaptive_avg_pool1d(channels, COLUMNS)[:, 0]
-    return F.interpolate(channels, COLUMNS, mode="nearest")[:, 0]
+    if channels.shape[-1] > STRIP_WIDTH:
+        return F.adaptive_avg_pool1d(channels, STRIP_WIDTH)[:, 0]
+    return F.interpolate(channels, STRIP_WIDTH, mode="nearest")[:, 0]
 
 
-def _coloured(part: Tensor) -> Image.Image:
-    """A map (h, w) in [0, 1] in the colours of the scale."""
+def _colour_map(values: Tensor) -> Image.Image:
+    """Return a map (h, w) in [0, 1] as an image in viridis colours."""
     stops = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in COLOURS], dtype=np.float64)
-    places = part.clamp(0, 1).double().numpy() * (len(stops) - 1)
-    channels = [np.interp(places, np.arange(len(stops)), stops[:, c]) for c in range(3)]
+    positions = values.clamp(0, 1).double().numpy() * (len(stops) - 1)
+    channels = [np.interp(positions, np.arange(len(stops)), stops[:, c]) for c in range(3)]
     return Image.fromarray(np.stack(channels, -1).round().astype(np.uint8))
 
 
-Beside = tuple[Markup | None, Drawing, Markup | None]
-"""What stands beside an image: the plane of the plug (None where nothing is plugged), the answer, its picture."""
+ArmCell = tuple[Markup | None, Drawing, Markup | None]
+"""Overlay of gate map and image (None without a plug), prediction, and drawing of the prediction."""
 
 
-def _cells(name: str, planes: Sequence[Markup | None], answers: Sequence[Drawing]) -> list[Beside]:
-    cells: list[Beside] = []
-    for k, (plane, answer) in enumerate(zip(planes, answers, strict=True), 1):
-        painted = None
-        if answer.picture is not None:
-            image = answer.picture.copy()
-            image.thumbnail((SIDE, SIDE), Image.Resampling.NEAREST)
-            painted = _framed(_image(image), label=f"{name}, image {k}: {answer.caption}", class_="plane answered")
-        cells.append((plane, answer, painted))
+def _make_cells(name: str, overlays: Sequence[Markup | None], drawings: Sequence[Drawing]) -> list[ArmCell]:
+    """Return the cells of one arm, one per image."""
+    cells: list[ArmCell] = []
+    for k, (overlay, drawing) in enumerate(zip(overlays, drawings, strict=True), 1):
+        drawn_image = None
+        if drawing.picture is not None:
+            image = drawing.picture.copy()
+            image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.NEAREST)
+            drawn_image = _frame(_embed(image), label=f"{name}, image {k}: {drawing.caption}", class_="plane answered")
+        cells.append((overlay, drawing, drawn_image))
     return cells
 
 
-def _definition(number_: int, picture: Tensor) -> Markup:
-    """A picture uint8 (C, H, W), made smaller if need be, to be shown by reference."""
-    pixels = picture.permute(1, 2, 0).numpy()
-    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return _image(image, id=f"picture-{number_}")
+def _image_definition(i: int, pixels: Tensor) -> Markup:
+    """Return an image uint8 (C, H, W), downscaled to ``MAX_SIDE``, as a definition that others refer to."""
+    array = pixels.permute(1, 2, 0).numpy()
+    image = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    return _embed(image, id=f"picture-{i}")
 
 
-def _plane(picture: int | None, gate: Image.Image | None, label: str) -> Markup:
-    """A picture, a gate, or a gate over a picture in grey."""
-    below = [] if picture is None else [element("use", href=f"#picture-{picture}", class_="under" if gate else None)]
-    above = [] if gate is None else [_image(gate, class_="over" if below else None)]
-    return _framed(*below, *above, label=label, class_="plane")
+def _overlay(index: int | None, heat_map: Image.Image | None, label: str) -> Markup:
+    """Return an image, a gate map, or a gate map over the image in grey."""
+    style_class = "under" if heat_map else None
+    image_elements = [] if index is None else [element("use", href=f"#picture-{index}", class_=style_class)]
+    gate_elements = [] if heat_map is None else [_embed(heat_map, class_="over" if image_elements else None)]
+    return _frame(*image_elements, *gate_elements, label=label, class_="plane")
 
 
-def _framed(*shown: Markup, label: str, class_: str) -> Markup:
-    """A plane of 100 × 100, which the style sheet gives the images' aspect."""
-    box = {"viewBox": "0 0 100 100", "preserveAspectRatio": "none"}
-    return element("svg", *shown, class_=class_, **box, role="img", aria_label=label)
+def _frame(*elements: Markup, label: str, class_: str) -> Markup:
+    """Return an svg with a viewBox of 100 × 100; the style sheet sets its aspect ratio to that of the images."""
+    view = {"viewBox": "0 0 100 100", "preserveAspectRatio": "none"}
+    return element("svg", *elements, class_=class_, **view, role="img", aria_label=label)
 
 
-def _image(image: Image.Image, **attributes: str | None) -> Markup:
+def _embed(image: Image.Image, **attributes: str | None) -> Markup:
+    """Return an image element that embeds ``image`` as PNG."""
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     href = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

@@ -1,4 +1,4 @@
-"""The score against multiply-adds, and against the latency at batch 1."""
+"""Score against multiply-adds, and against latency at batch 1."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any, final
 from markupsafe import Markup
 
 from saccade.metrics.metric import Metric
-from saccade.study.report.charts import Style, marker, rules
-from saccade.study.report.sections.base import Context, Section
-from saccade.study.report.svg import Scale, element, extent, picture, ticks
-from saccade.study.report.typeset import heading, magnitude, measure, number
+from saccade.study.report.charts import ArmStyle, gridlines, marker
+from saccade.study.report.sections.base import ReportContext, Section
+from saccade.study.report.svg import Scale, element, padded_range, svg_chart, ticks
+from saccade.study.report.typeset import format_number, heading, si_prefix, with_unit
 
-__all__ = ["Tradeoff"]
+__all__ = ["TradeoffSection"]
 
 
 @final
-class Tradeoff(Section):
-    """A chart a cost."""
+class TradeoffSection(Section):
+    """One chart per cost."""
 
     title = "Score against cost"
     order = 20
     template = """
-<p class="how">{{ way }} is better, leftwards is cheaper. Vertical bars: standard deviation between seeds. Horizontal
-bars: where 90&#8239;% of the timed runs lie.</p>
-<div class="legend">{% for style in styles %}<span>{{ named(style) }}</span>{% endfor %}</div>
+<p class="how">{{ better_direction }} is better, leftwards is cheaper. Vertical bars: standard deviation over seeds.
+Horizontal bars: range of the middle 90&#8239;% of the timed runs.</p>
+<div class="legend">{% for style in styles %}<span>{{ arm_label(style) }}</span>{% endfor %}</div>
 <div class="pair">
 {%- for title, chart, under in charts %}
 <figure class="panel"><h3>{{ title }}</h3>{{ chart }}<p class="under middle">{{ under }}</p></figure>
@@ -35,34 +35,34 @@ bars: where 90&#8239;% of the timed runs lie.</p>
 </div>
 """
 
-    def content(self, context: Context) -> Mapping[str, Any] | None:
+    def content(self, context: ReportContext) -> Mapping[str, Any] | None:
         results = context.results
         arms = [(row, row.cost, row.mean) for row in results.arms]
-        known = [(row, cost, mean) for row, cost, mean in arms if cost is not None and mean is not None]
-        if not known:
+        measured = [(row, cost, mean) for row, cost, mean in arms if cost is not None and mean is not None]
+        if not measured:
             return None
-        power, letter = magnitude(max(cost.macs for _, cost, _ in known))
-        unit = {"": "", "k": "thousand ", "M": "million ", "G": "billion ", "T": "trillion "}[letter] + "MACs"
-        counted, timed = [], []
-        for row, cost, mean in known:
+        power, prefix = si_prefix(max(cost.macs for _, cost, _ in measured))
+        unit = {"": "", "k": "thousand ", "M": "million ", "G": "billion ", "T": "trillion "}[prefix] + "MACs"
+        mac_points, latency_points = [], []
+        for row, cost, mean in measured:
             style, macs, time = context.styles[row.arm.name], cost.macs / power, cost.latency
-            counted.append(Point(style, macs, macs, macs, mean, row.sd or 0.0))
-            timed.append(Point(style, time.median, time.low, time.high, mean, row.sd or 0.0))
+            mac_points.append(CostPoint(style, macs, macs, macs, mean, row.sd or 0.0))
+            latency_points.append(CostPoint(style, time.median, time.low, time.high, mean, row.sd or 0.0))
         return {
-            "way": "Upwards" if results.metric.higher_is_better else "Downwards",
+            "better_direction": "Upwards" if results.metric.higher_is_better else "Downwards",
             "styles": context.styles.values(),
             "charts": [
-                ("Multiply-adds of one image", cost_chart(counted, unit, results.metric), unit),
-                ("Latency of one image", cost_chart(timed, "ms", results.metric), "ms, batch 1"),
+                ("Multiply-adds of one image", cost_chart(mac_points, unit, results.metric), unit),
+                ("Latency of one image", cost_chart(latency_points, "ms", results.metric), "ms, batch 1"),
             ],
         }
 
 
 @dataclass(frozen=True)
-class Point:
-    """A score with its standard deviation between seeds, and a cost."""
+class CostPoint:
+    """Score of an arm with its standard deviation over seeds, and its cost with a range."""
 
-    style: Style
+    style: ArmStyle
     cost: float
     cost_low: float
     cost_high: float
@@ -70,62 +70,74 @@ class Point:
     spread: float
 
 
-def cost_chart(points: Sequence[Point], unit: str, metric: Metric) -> Markup:
-    """The score against a cost, which is in ``unit``, with bars for both spreads."""
+def cost_chart(points: Sequence[CostPoint], unit: str, metric: Metric) -> Markup:
+    """Return the chart of score against cost, with bars for both ranges; ``unit`` is the unit of the cost."""
     height = 280.0
-    largest = max(p.cost for p in points)
-    across = Scale(*extent([v for p in points for v in (p.cost_low, p.cost_high)], least=0.1 * largest, margin=0.16))
-    ends_ = [v for p in points for v in (p.score - p.spread, p.score + p.spread)]
-    down = Scale(*extent(ends_, least=metric.margin / 2), height, 0.0)
-    parts = [*rules(down, 5), element("line", x1=0, x2="100%", y1=height, y2=height, class_="axis")]
-    parts.append(element("text", heading(metric.name, metric.unit), x=-30, y=-12, class_="tick"))
-    for t in ticks(across.low, across.high, 5):
-        x = across.percent(t)
-        parts.append(element("text", f"{t:g}", x=x, y=height + 18, text_anchor="middle", class_="tick"))
-        parts.append(element("line", x1=x, x2=x, y1=height, y2=height + 4, class_="axis"))
-    for p in points:
-        x, y = across.percent(p.cost), down(p.score)
-        bar = f"spread {p.style.classes}"
-        parts.append(element("line", x1=x, x2=x, y1=down(p.score - p.spread), y2=down(p.score + p.spread), class_=bar))
-        ends = {"x1": across.percent(p.cost_low), "x2": across.percent(p.cost_high)}
-        parts.append(element("line", **ends, y1=y, y2=y, class_=bar))
-    for p in points:
-        score = measure(f"{number(p.score, metric.digits)} ± {number(p.spread, metric.digits)}", metric.unit)
-        tip = f"{p.style.name}: {metric.name} {score}, {p.cost:.3g} {unit}"
-        parts.append(marker(p.style, across.percent(p.cost), down(p.score), tip))
-    for p, (left, top, anchor) in _labels(points, across, down).items():
-        place = {"x": f"{left:.2f}%", "y": top, "text_anchor": anchor}
-        parts.append(element("text", p.style.name, **place, class_=f"name {p.style.classes}"))
-    return picture(*parts, height=height + 24, label=f"{heading(metric.name, metric.unit)} against {unit}")
+    largest = max(point.cost for point in points)
+    cost_ends = [v for point in points for v in (point.cost_low, point.cost_high)]
+    x_scale = Scale(*padded_range(cost_ends, min_span=0.1 * largest, margin=0.16))
+    score_ends = [v for point in points for v in (point.score - point.spread, point.score + point.spread)]
+    y_scale = Scale(*padded_range(score_ends, min_span=metric.margin / 2), height, 0.0)
+    elements = [*gridlines(y_scale, 5), element("line", x1=0, x2="100%", y1=height, y2=height, class_="axis")]
+    elements.append(element("text", heading(metric.name, metric.unit), x=-30, y=-12, class_="tick"))
+    for tick in ticks(x_scale.low, x_scale.high, 5):
+        x = x_scale.percent(tick)
+        elements.append(element("text", f"{tick:g}", x=x, y=height + 18, text_anchor="middle", class_="tick"))
+        elements.append(element("line", x1=x, x2=x, y1=height, y2=height + 4, class_="axis"))
+    for point in points:
+        x, y = x_scale.percent(point.cost), y_scale(point.score)
+        bar_class = f"spread {point.style.classes}"
+        score_bar = {"y1": y_scale(point.score - point.spread), "y2": y_scale(point.score + point.spread)}
+        elements.append(element("line", x1=x, x2=x, **score_bar, class_=bar_class))
+        cost_bar = {"x1": x_scale.percent(point.cost_low), "x2": x_scale.percent(point.cost_high)}
+        elements.append(element("line", **cost_bar, y1=y, y2=y, class_=bar_class))
+    for point in points:
+        mean, sd = format_number(point.score, metric.digits), format_number(point.spread, metric.digits)
+        score = with_unit(f"{mean} ± {sd}", metric.unit)
+        tip = f"{point.style.name}: {metric.name} {score}, {point.cost:.3g} {unit}"
+        elements.append(marker(point.style, x_scale.percent(point.cost), y_scale(point.score), tip))
+    for point, (label_x, label_y, anchor) in _label_positions(points, x_scale, y_scale).items():
+        position = {"x": f"{label_x:.2f}%", "y": label_y, "text_anchor": anchor}
+        elements.append(element("text", point.style.name, **position, class_=f"name {point.style.classes}"))
+    return svg_chart(*elements, height=height + 24, label=f"{heading(metric.name, metric.unit)} against {unit}")
 
 
-def _labels(points: Sequence[Point], across: Scale, down: Scale) -> dict[Point, tuple[float, float, str]]:
-    """A free place for each name on a chart 280 pixels wide: what does not collide there collides nowhere.
+def _label_positions(
+    points: Sequence[CostPoint], x_scale: Scale, y_scale: Scale
+) -> dict[CostPoint, tuple[float, float, str]]:
+    """Return the position (per cent, pixels, text-anchor) of each point's label, without overlaps.
 
-    A name without a place is left to the legend.
+    The layout assumes a chart 280 pixels wide, the narrowest one. A point without room for its label is left out.
     """
-    width, letter, tall = 280.0, 7.0, 15.0
-    places = {p: (across(p.cost) * width / 100, down(p.score)) for p in points}
-    taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in places.values()]
-    bars = {p: (x - 2, down(p.score + p.spread), x + 2, down(p.score - p.spread)) for p, (x, _) in places.items()}
-    found: dict[Point, tuple[float, float, str]] = {}
-    for p in sorted(points, key=lambda p: p.cost):
-        x, y = places[p]
-        long = letter * len(p.style.name)
-        crowded = any(0 <= places[q][0] - x < 70 and abs(places[q][1] - y) < 30 for q in points if q is not p)
-        sides = ((-9, "end"), (9, "start")) if crowded else ((9, "start"), (-9, "end"))
-        others = [bar for q, bar in bars.items() if q is not p]
-        for obstacles, dy, (dx, anchor) in product(([*taken, *others], taken), (-7, 17, -21, 31), sides):
-            left = x + dx if anchor == "start" else x + dx - long
-            box = (left, y + dy - tall + 3, left + long, y + dy + 3)
-            inside = box[0] >= 0 and box[2] <= width and box[1] >= 0 and box[3] <= down.start
-            if inside and not any(_overlap(box, other) for other in obstacles):
-                taken.append(box)
-                # The gap in pixels as a part of this width; on a wider chart it grows a little.
-                found[p] = (across(p.cost) + 100 * dx / width, y + dy, anchor)
+    width, letter_width, line_height = 280.0, 7.0, 15.0
+    point_xy = {point: (x_scale(point.cost) * width / 100, y_scale(point.score)) for point in points}
+    occupied = [(x - 6, y - 6, x + 6, y + 6) for x, y in point_xy.values()]
+    bars = {
+        point: (x - 2, y_scale(point.score + point.spread), x + 2, y_scale(point.score - point.spread))
+        for point, (x, _) in point_xy.items()
+    }
+    positions: dict[CostPoint, tuple[float, float, str]] = {}
+    for point in sorted(points, key=lambda point: point.cost):
+        x, y = point_xy[point]
+        text_width = letter_width * len(point.style.name)
+        is_crowded = any(
+            0 <= point_xy[other][0] - x < 70 and abs(point_xy[other][1] - y) < 30
+            for other in points
+            if other is not point
+        )
+        sides = ((-9, "end"), (9, "start")) if is_crowded else ((9, "start"), (-9, "end"))
+        other_bars = [bar for other, bar in bars.items() if other is not point]
+        for obstacles, dy, (dx, anchor) in product(([*occupied, *other_bars], occupied), (-7, 17, -21, 31), sides):
+            left = x + dx if anchor == "start" else x + dx - text_width
+            box = (left, y + dy - line_height + 3, left + text_width, y + dy + 3)
+            is_inside = box[0] >= 0 and box[2] <= width and box[1] >= 0 and box[3] <= y_scale.start
+            if is_inside and not any(_boxes_overlap(box, other) for other in obstacles):
+                occupied.append(box)
+                # The gap in pixels as a percentage of this width; it grows slightly on wider charts.
+                positions[point] = (x_scale(point.cost) + 100 * dx / width, y + dy, anchor)
                 break
-    return found
+    return positions
 
 
-def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
+def _boxes_overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -1,24 +1,25 @@
-"""The answer: a verdict an arm, and what must be known beside it."""
+"""One verdict per arm, and the notes that qualify them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, final
 
-from saccade.study.report.sections.base import Context, Section
-from saccade.study.report.typeset import prose
+from saccade.study.report.sections.base import ReportContext, Section
+from saccade.study.report.typeset import typeset_sentence
 
 if TYPE_CHECKING:
     from saccade.study.results import StudyResults
 
-__all__ = ["Verdicts"]
+__all__ = ["VerdictsSection"]
 
-_STATUSES = {"diverged": "diverged", "failed": "failed", "missing": "is not run yet"}
+_STATUS_PHRASES = {"diverged": "diverged", "failed": "failed", "missing": "is not run yet"}
+"""Maps the status of a run without a score to a phrase."""
 
 
 @final
-class Verdicts(Section):
-    """A card an arm, then the notes."""
+class VerdictsSection(Section):
+    """One card per arm, then the notes."""
 
     title = ""
     order = 0
@@ -34,13 +35,13 @@ class Verdicts(Section):
 <ol class="verdicts" aria-label="Verdicts">
 {%- for card in cards %}
 <li{% if card.row.is_control %} class="aside"{% endif %}>
-  <div class="who">{{ named(card.style) }}
+  <div class="who">{{ arm_label(card.style) }}
   {%- if card.row.verdict %}<span class="badge {{ card.row.verdict }}">{{ sign(card.row.verdict) }}
   {{- card.badge }}</span>{% endif %}</div>
   <p class="lead"><span class="hidden">{{ card.head }}. </span>
   {%- if card.figure %}<b>{{ card.figure }}</b> {% endif %}{{ card.rest }}
   {%- if card.shares_host is false %}<span class="second">Another host: it shares seed, data order and augmentation with
-  {{ baseline }}, not the first weights.</span>{% endif %}</p>
+  {{ baseline }}, but not the initial weights.</span>{% endif %}</p>
 </li>
 {%- else %}
 <li><div class="who"><span class="badge">{{ sign("not decided") }}not decided</span></div>
@@ -56,31 +57,33 @@ class Verdicts(Section):
 {%- endif %}
 """
 
-    def content(self, context: Context) -> Mapping[str, Any]:
+    def content(self, context: ReportContext) -> Mapping[str, Any]:
         results = context.results
         shares_host = {row.arm.name: row.shares_host for row in results.arms}
         cards = []
-        for row in results.analysis.differences if results.analysis else ():
-            head, figure, rest = map(prose, row.parts())
+        for finding in results.analysis.differences if results.analysis else ():
+            head, figure, rest = map(typeset_sentence, finding.parts())
             cards.append({
-                "row": row, "style": context.styles[row.name], "head": head, "figure": figure, "rest": rest,
-                "badge": f"equal within ±{row.margin:g}" if row.verdict == "equal" else row.verdict,
-                "shares_host": shares_host[row.name],
+                "row": finding, "style": context.styles[finding.name], "head": head, "figure": figure, "rest": rest,
+                "badge": f"equal within ±{finding.margin:g}" if finding.verdict == "equal" else finding.verdict,
+                "shares_host": shares_host[finding.name],
             })  # fmt: skip
-        notes = [*_unscored(results), *_others(results)]
+        notes = [*_unscored_notes(results), *_other_notes(results)]
         return {"cards": cards, "notes": notes, "baseline": results.baseline}
 
 
-def _unscored(results: StudyResults) -> list[tuple[str, str]]:
-    status = _STATUSES if results.study else {"missing": "is not given"}
-    named = [
-        f"{run.arm} seed {run.seed} {status[run.status]}" + (f" ({run.reason})" if run.reason else "")
+def _unscored_notes(results: StudyResults) -> list[tuple[str, str]]:
+    """Return a note on the runs without a score, as (CSS class, sentence)."""
+    phrases = _STATUS_PHRASES if results.study else {"missing": "is not given"}
+    unscored_runs = [
+        f"{run.arm} seed {run.seed} {phrases[run.status]}" + (f" ({run.reason})" if run.reason else "")
         for run in results.runs
         if run.status != "done"
     ]
-    said = f"{len(named)} of {len(results.runs)} runs have no score: {'; '.join(named)}."
-    return [("alarm", said)] if named else []
+    sentence = f"{len(unscored_runs)} of {len(results.runs)} runs have no score: {'; '.join(unscored_runs)}."
+    return [("alarm", sentence)] if unscored_runs else []
 
 
-def _others(results: StudyResults) -> list[tuple[str, str]]:
-    return [("", prose(note.text)) for note in results.notes if note.kind != "unscored"]
+def _other_notes(results: StudyResults) -> list[tuple[str, str]]:
+    """Return the other notes, as (CSS class, sentence)."""
+    return [("", typeset_sentence(note.text)) for note in results.notes if note.kind != "unscored"]

@@ -1,4 +1,4 @@
-"""The table in both forms: the same figures, and no word of the user's that ends a cell or becomes a command."""
+"""Markdown and LaTeX tables hold the same numbers and escape all text from the user."""
 
 import html
 import re
@@ -9,8 +9,8 @@ from made_results import ERROR, TOP1, arm, made
 
 from saccade.escaping import printable
 from saccade.study.costs import ArmCost, Latency
-from saccade.study.report.table import latex, markdown
-from saccade.study.report.typeset import NARROW
+from saccade.study.report.table import to_latex, to_markdown
+from saccade.study.report.typeset import NARROW_SPACE
 from saccade.study.run_notes import Note
 
 NAMES = ("none", "eca:kernel_size=[3,5]", "extra for eca:kernel_size=[3,5]")
@@ -49,12 +49,13 @@ def _rows_of_markdown(text):
 _PLAIN = {
     r"\textbackslash{}": "\\", r"\textasciitilde{}": "~", r"\textasciicircum{}": "^", r"\textless{}": "<",
     r"\textgreater{}": ">", r"\textbar{}": "|", r"\&": "&", r"\%": "%", r"\$": "$", r"\#": "#", r"\_": "_",
-    r"\{": "{", r"\}": "}", "{[}": "[", "{]}": "]", "{*}": "*", "$-$": "−", r"$\pm$": "±", r"\,": NARROW, "--": "–",
+    r"\{": "{", r"\}": "}", "{[}": "[", "{]}": "]", "{*}": "*", "$-$": "−", r"$\pm$": "±", r"\,": NARROW_SPACE,
+    "--": "–",
 }  # fmt: skip
 
 
 def _read(text):
-    """What a reader of the typeset ``text`` sees; fails at a command that is none of ours."""
+    """Return the plain text of LaTeX ``text``; fail at an unknown command."""
     found = re.sub("|".join(map(re.escape, _PLAIN)), lambda m: "\0" * len(_PLAIN[m[0]]), text)
     assert not set("\\{}$&%#_~^") & set(found), found
     return re.sub("|".join(map(re.escape, _PLAIN)), lambda m: _PLAIN[m[0]], text)
@@ -63,22 +64,31 @@ def _read(text):
 def _rows_of_latex(text):
     body = text.partition("\\toprule\n")[2].partition("\\bottomrule")[0].replace("\\midrule\n", "")
     lines = body.splitlines()
-    assert all(line.endswith(r" \\") for line in lines)
+    assert [line for line in lines if not line.endswith(r" \\")] == []
     return [[_read(cell.strip()) for cell in re.split(r"(?<!\\)&", line[: -len(r" \\")])] for line in lines]
 
 
-def test_both_hold_the_same_figures():
+def test_markdown_and_latex_hold_the_same_numbers():
     results = _results()
-    rows = _rows_of_markdown(markdown(results))
-    assert _rows_of_latex(latex(results)) == rows
+    rows = _rows_of_markdown(to_markdown(results))
+    assert _rows_of_latex(to_latex(results)) == rows
     assert [len(row) for row in rows] == [8] * 4
-    assert rows[1] == ["none", "70.00 ± 5.00", "", "", "", f"36.91{NARROW}M", f"5.840{NARROW}G", "12.3"]
-    assert rows[2][:5] == [NAMES[1], "85.12", "+15.12 [−0.50, +30.75]", f"<{NARROW}0.001", "helps"]
-    assert rows[3] == [NAMES[2], "–", "−1.50 no interval", "–", "not decided (control)", f"1.234{NARROW}k", "–", "–"]
+    assert rows[1] == ["none", "70.00 ± 5.00", "", "", "", f"36.91{NARROW_SPACE}M", f"5.840{NARROW_SPACE}G", "12.3"]
+    assert rows[2][:5] == [NAMES[1], "85.12", "+15.12 [−0.50, +30.75]", f"<{NARROW_SPACE}0.001", "helps"]
+    assert rows[3] == [
+        NAMES[2],
+        "–",
+        "−1.50 no interval",
+        "–",
+        "not decided (control)",
+        f"1.234{NARROW_SPACE}k",
+        "–",
+        "–",
+    ]
 
 
-def test_the_latex_of_a_small_table():
-    text = latex(_results(notes=["One seed_0 failed."], seeds=1))
+def test_latex_of_a_small_table():
+    text = to_latex(_results(notes=["One seed_0 failed."], seeds=1))
     assert text == "\n".join([
         r"% needs \usepackage{booktabs}",
         r"\begin{table}",
@@ -113,21 +123,21 @@ def test_the_latex_of_a_small_table():
         r"my.module:Class_\&%$#_{}~^|[*]<>",
     ],
 )  # fmt: skip
-def test_words_of_the_user_stand_for_themselves(word):
+def test_text_of_the_user_is_escaped(word):
     results = _results(names=("none", word, f"extra for {word}"), notes=[f"{word} seed 0 failed."], model=word)
-    rows = _rows_of_latex(latex(results))
+    rows = _rows_of_latex(to_latex(results))
     assert [row[0] for row in rows] == ["arm", "none", word, f"extra for {word}"]
     assert [len(row) for row in rows] == [8] * 4
-    assert rows == _rows_of_markdown(markdown(results))
-    (caption,) = re.findall(r"\\caption\{(.*)\}\n", latex(results))
+    assert rows == _rows_of_markdown(to_markdown(results))
+    (caption,) = re.findall(r"\\caption\{(.*)\}\n", to_latex(results))
     assert _read(caption).startswith(f"{word} on digits: top-1 ")
-    note = re.findall(r"\{\\footnotesize (.*)\\par\}", latex(results))[0]
+    note = re.findall(r"\{\\footnotesize (.*)\\par\}", to_latex(results))[0]
     assert _read(note) == f"{word} seed 0 failed."
 
 
-def test_what_each_control_tells_stands_below():
+def test_controls_are_explained_below():
     results = _results(controls=("noise", "shuffled"), notes=["First."])
-    for text in (markdown(results), latex(results)):
+    for text in (to_markdown(results), to_latex(results)):
         places = [
             text.index(words) for words in ("First.", "Control noise: a random gate", "Control shuffled: the mech")
         ]
@@ -135,32 +145,32 @@ def test_what_each_control_tells_stands_below():
         assert "Control extra" not in text
 
 
-def test_a_study_without_verdicts_has_a_table():
+def test_table_without_verdicts():
     results = replace(_results(), analysis=None)
-    assert _rows_of_latex(latex(results)) == _rows_of_markdown(markdown(results))
-    assert _rows_of_latex(latex(results))[2][2:5] == ["", "", ""]
+    assert _rows_of_latex(to_latex(results)) == _rows_of_markdown(to_markdown(results))
+    assert _rows_of_latex(to_latex(results))[2][2:5] == ["", "", ""]
 
 
-def test_places_of_data_are_named_by_their_folder():
-    assert "resnet50 on my\\_photos: top-1" in latex(_results(model="resnet50", source="/home/somebody/my_photos"))
+def test_data_is_named_by_its_folder():
+    assert "resnet50 on my\\_photos: top-1" in to_latex(_results(model="resnet50", source="/home/somebody/my_photos"))
 
 
-def test_hostile_words_are_harmless_in_every_table():
+def test_hostile_text_is_harmless():
     word = "se\x1b[31m\n<script>a</script>|\u202e[x](y)"
     results = _results(names=("none", word, f"extra for {word}"), notes=[f"{word} seed 0 failed."], model=word)
-    for text in (markdown(results), latex(results)):
+    for text in (to_markdown(results), to_latex(results)):
         assert printable(text, keep="\n") == text
         assert text.count("\\u202e") + text.count("textbackslash{}u202e") >= 3
-    assert "<script" not in markdown(results)
-    assert "](" not in markdown(results)
-    assert len(_rows_of_markdown(markdown(results))) == 4
+    assert "<script" not in to_markdown(results)
+    assert "](" not in to_markdown(results)
+    assert len(_rows_of_markdown(to_markdown(results))) == 4
 
 
-def test_the_table_speaks_of_the_metric_it_is_given():
-    for text in (markdown(_results(metric=ERROR)), latex(_results(metric=ERROR))):
+def test_table_names_the_metric():
+    for text in (to_markdown(_results(metric=ERROR)), to_latex(_results(metric=ERROR))):
         for words in ("error, px", ", + is better", "70.000", "+15.125"):
             assert words in text
         assert "top-1" not in text
         assert "points" not in text
-    assert "difference to none in px with its" in latex(_results(metric=ERROR))
-    assert "is better" not in markdown(_results())
+    assert "difference to none in px with its" in to_latex(_results(metric=ERROR))
+    assert "is better" not in to_markdown(_results())

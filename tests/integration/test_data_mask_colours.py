@@ -64,7 +64,7 @@ def test_colours_are_looked_up(tmp_path, name, mode):
     with pytest.raises(UserError, match=r"which is in colours \(.*\); labelmap\.txt, class_dict\.csv or"):
         opened(tmp_path)
     (tmp_path / name).write_text(MAPS[name])
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "image_masks"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "image_masks"
     split = opened(tmp_path)
     assert split.classes == ["sky", "road", "car"]
     assert agree(split)
@@ -76,7 +76,7 @@ def test_a_palette_keeps_its_indices_or_its_colours(tmp_path):
     (tmp_path / "labelmap.txt").write_text("car:0,128,192::\nroad:128,64,128::\nsky:0,0,0::\n")
     split = opened(tmp_path)  # the colours are in the map, in another order
     assert split.classes == ["car", "road", "sky"]
-    assert torch.equal(2 - split.train.target(0), split.train.picture(0)[0])
+    torch.testing.assert_close(2 - split.train.target(0), split.train.picture(0)[0], rtol=0, atol=0)
     fill(tmp_path, lambda pixels: palette(pixels, COLOURS + 1))
     assert agree(opened(tmp_path))  # the colours are in no map: the indices count
 
@@ -98,8 +98,8 @@ def test_index_255_of_a_palette_is_void_whatever_its_colour(tmp_path):
     (tmp_path / "labelmap.txt").write_text("car:0,128,192::\nroad:128,64,128::\nsky:0,0,0::\n")
     split = opened(tmp_path)
     red, found = split.train.picture(0)[0], split.train.target(0)
-    assert torch.equal(found == 255, red == 255)
-    assert torch.equal((2 - found)[red < 255], red[red < 255])
+    torch.testing.assert_close(found == 255, red == 255, rtol=0, atol=0)
+    torch.testing.assert_close((2 - found)[red < 255], red[red < 255], rtol=0, atol=0)
 
 
 def test_grey_levels_that_are_no_indices_are_said(tmp_path):
@@ -137,7 +137,7 @@ def test_roboflow_semantic(tmp_path):
     for part in ("train", "valid", "test"):
         fill(tmp_path / part, Image.fromarray, 3, masks="a b{:02}_mask.png", images="a b{:02}.png")
         (tmp_path / part / "_classes.csv").write_text("Pixel Value, Class\n0, background\n1, road\n2, car\n")
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "image_masks"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "image_masks"
     split = opened(tmp_path)
     assert split.classes == ["background", "road", "car"]
     assert [len(part) for part in (split.train, split.test, split.val)] == [3, 3, 3]
@@ -151,8 +151,8 @@ def test_void_by_its_name(tmp_path, word):
     split = opened(tmp_path)
     assert split.classes == ["sky", "car"]
     red, mask = split.train.picture(0)[0], split.train.target(0)
-    assert torch.equal(mask == 255, red == 1)
-    assert torch.equal(mask == 1, red == 2)
+    torch.testing.assert_close(mask == 255, red == 1, rtol=0, atol=0)
+    torch.testing.assert_close(mask == 1, red == 2, rtol=0, atol=0)
     kept = opened(tmp_path, options={"void": False})
     assert kept.classes == ["sky", word, "car"]
     assert agree(kept)

@@ -65,7 +65,7 @@ def test_parts_in_every_nesting(tmp_path, places):
         for i in numbers:
             images, masks = places(part)
             pair(tmp_path / images, tmp_path / masks, i)
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "image_masks"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "image_masks"
     split = opened(tmp_path)
     assert (len(split.train), len(split.test), len(split.val)) == (4, 2, 3)
     assert (split.size, split.channels, split.target, split.classes) == ((10, 12), 3, "mask", ["0", "1", "2"])
@@ -73,8 +73,8 @@ def test_parts_in_every_nesting(tmp_path, places):
         for i in range(len(images)):
             mask = images.target(i)
             assert mask.dtype == torch.uint8
-            assert torch.equal(mask.as_subclass(torch.Tensor), images.picture(i)[0])
-            assert np.array_equal(mask, mask_of(int(images.picture(i)[1, 0, 0])))
+            torch.testing.assert_close(mask.as_subclass(torch.Tensor), images.picture(i)[0], rtol=0, atol=0)
+            np.testing.assert_array_equal(mask, mask_of(int(images.picture(i)[1, 0, 0])))
 
 
 def test_without_parts_some_are_held_back(tmp_path):
@@ -125,7 +125,7 @@ def test_index_masks_of_grey_and_of_a_palette_are_one(tmp_path):
     grey, palette = fill(tmp_path / "grey"), fill(tmp_path / "palette", mode="P")
     one, two = opened(grey), opened(palette)
     for i in range(len(one.train)):
-        assert torch.equal(one.train.target(i), two.train.target(i))
+        torch.testing.assert_close(one.train.target(i), two.train.target(i), rtol=0, atol=0)
     assert one.classes == two.classes
 
 
@@ -136,7 +136,7 @@ def test_masks_of_black_and_white_have_two_classes(tmp_path, mode):
     split = opened(tmp_path)
     assert split.classes == ["background", "foreground"]
     for i in range(len(split.train)):
-        assert torch.equal(split.train.target(i) == 1, split.train.picture(i)[0] == 255)
+        torch.testing.assert_close(split.train.target(i) == 1, split.train.picture(i)[0] == 255, rtol=0, atol=0)
     assert opened(tmp_path).train.target(0).max() == 1
     pair(tmp_path / "images", tmp_path / "masks", 4, mask_of(4, (0, 1)))  # the twin: 255 is void beside indices
     split = opened(tmp_path)
@@ -158,7 +158,7 @@ def test_255_is_one_thing_whatever_images_are_taken(tmp_path):
         pairs = [(train.picture(i)[0], train.target(i)) for i in range(2)]
         found = {code for red, mask in pairs for code in mask[red == 255].tolist()}
         shown = layout.describe(spec, None)["parts"][0]["classes"]["sea"]
-        return found, shown, {cell.caption for cell in layout.cells(spec, "train", 2)}
+        return found, shown, {cell.caption for cell in layout.read_cells(spec, "train", 2)}
 
     for seed in range(4):
         assert meaning(seed) == ({1}, 9, {"sea"})
@@ -190,8 +190,8 @@ def test_void_is_no_class(tmp_path):
     split = opened(tmp_path)
     assert split.classes == ["sky", "car"]
     raw, mask = split.train.picture(0)[0], split.train.target(0)
-    assert torch.equal(mask == 255, (raw == 1) | (raw == 255))
-    assert torch.equal(mask == 1, raw == 2)
+    torch.testing.assert_close(mask == 255, (raw == 1) | (raw == 255), rtol=0, atol=0)
+    torch.testing.assert_close(mask == 1, raw == 2, rtol=0, atol=0)
 
 
 def test_the_names_of_the_classes_are_read_in_the_order_of_their_indices(tmp_path):
@@ -267,12 +267,12 @@ def test_a_pair_that_cannot_be_used_is_refused_by_name_or_left_out(tmp_path, mon
     assert split.description.endswith(": 1)")
     for images in (split.train, split.test):
         for i in range(len(images)):
-            assert torch.equal(images.target(i).as_subclass(torch.Tensor), images.picture(i)[0])
+            torch.testing.assert_close(images.target(i).as_subclass(torch.Tensor), images.picture(i)[0], rtol=0, atol=0)
 
 
 def test_two_masks_of_one_name(tmp_path):
     Image.new("L", SIZE).save(fill(tmp_path) / "masks" / "02.bmp")
-    with pytest.raises(UserError, match=r"masks/02\.bmp and .*masks/02\.png are masks of one name"):
+    with pytest.raises(UserError, match=r"masks/02\.bmp and .*masks/02\.png are masks of the same name"):
         opened(tmp_path)
 
 
@@ -280,17 +280,15 @@ def test_names_that_pair_with_nothing(tmp_path):
     fill(tmp_path)
     for path in (tmp_path / "masks").iterdir():
         path.rename(path.with_name(f"{path.stem}_mask.png"))
-    reason = layouts.get("image_masks").recognise(str(tmp_path))
+    reason = layouts.get("image_masks").check_source(str(tmp_path))
     assert reason == "no image in images has a mask of its name in masks"
     for target in ("label", "mask"):
-        with pytest.raises(
-            UserError, match=rf"{reason}; .*not class_list, .*not class_folders, for images and masks are"
-        ):
+        with pytest.raises(UserError, match=rf"{reason}; .*class_list: .*class_folders: images and masks are"):
             open_data(Data(source=str(tmp_path)), target)
     split = open_data(Data(source=str(tmp_path), layout="class_folders"), "label")
     assert split.classes == ["images", "masks"]
     (tmp_path / "masks").rename(tmp_path / "ships")  # the twin: two names of classes
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "class_folders"
 
 
 @pytest.mark.parametrize("resize", ["crop", "pad", "stretch"])
@@ -327,7 +325,9 @@ def test_a_photograph_that_lies_on_its_side_has_an_upright_mask(tmp_path):
     lying.save(tmp_path / "images" / "00.png", exif=exif)
     split = opened(tmp_path, test_part=0.1)
     assert split.size == (10, 12)
-    assert torch.equal(split.train.target(0).as_subclass(torch.Tensor), split.train.picture(0)[0])
+    torch.testing.assert_close(
+        split.train.target(0).as_subclass(torch.Tensor), split.train.picture(0)[0], rtol=0, atol=0
+    )
 
 
 def test_images_of_several_sizes_are_brought_to_one(tmp_path):
@@ -341,12 +341,12 @@ def test_images_of_several_sizes_are_brought_to_one(tmp_path):
 def test_small_images_that_are_no_squares_are_not_cropped(tmp_path, size, suited):
     for i in range(4):
         pair(tmp_path / "images", tmp_path / "masks", i, np.zeros(size[::-1], np.uint8))
-    found = layouts.get("image_masks").suited(str(tmp_path))
+    found = layouts.get("image_masks").suggest_recipe(str(tmp_path))
     assert found == ("small_images", {"data.size": suited})
     data = Recipe().with_overrides(found[1]).data
     assert data.height_width == (suited if isinstance(suited, tuple) else (suited, suited))
     pair(tmp_path / "images", tmp_path / "masks", 4, np.zeros((31, 50), np.uint8))  # the twin: of several sizes
-    assert isinstance(layouts.get("image_masks").suited(str(tmp_path))[1]["data.size"], int)
+    assert isinstance(layouts.get("image_masks").suggest_recipe(str(tmp_path))[1]["data.size"], int)
 
 
 def test_a_changed_mask_changes_fingerprint_and_stamp(tmp_path):

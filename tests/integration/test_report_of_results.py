@@ -14,8 +14,8 @@ from saccade.study.advice import on_unlearnt
 from saccade.study.arms import arms
 from saccade.study.collecting import collect
 from saccade.study.plan import Study
-from saccade.study.report.page import page
-from saccade.study.report.table import latex, markdown
+from saccade.study.report.page import render_page
+from saccade.study.report.table import to_latex, to_markdown
 from saccade.study.run_notes import Note
 
 LEARNT = {"none": [70.0, 65.0, 75.0], "se": [82.0, 77.1, 86.9], "das": [70.1, 65.2, 74.8]}
@@ -58,7 +58,7 @@ class TestShown:
         found = made(LEARNT)
         assert repr(found) == "<StudyResults s: se helps, das equal>"
         assert str(found).splitlines() == [row.sentence() for row in found.verdicts.values()]
-        assert found.table() == markdown(found)
+        assert found.table() == to_markdown(found)
         assert repr(made({"none": [None], "se": [70.0]})) == "<StudyResults s: no verdict yet>"
 
     def test_in_a_notebook(self):
@@ -103,11 +103,11 @@ class TestUnlearnt:
         assert found.alarm.startswith(ALARM)
         assert found.alarm.endswith("Try more epochs.")
         assert str(found).startswith(ALARM)
-        assert markdown(found).startswith(f"**{ALARM}")
-        assert latex(found).partition(r"\caption{")[2].startswith(ALARM.replace("%", r"\%"))
+        assert to_markdown(found).startswith(f"**{ALARM}")
+        assert to_latex(found).partition(r"\caption{")[2].startswith(ALARM.replace("%", r"\%"))
         shown = re.sub(r"\s+", " ", _Tags(found._repr_html_()).text).strip()
         assert shown.replace("\u202f", " ").startswith(ALARM)
-        html = page(context(found))
+        html = render_page(context(found))
         body = re.sub(r"<[^>]*>", " ", html[html.index("<body>") :])
         assert re.sub(r"\s+", " ", body).replace("\u202f", " ").strip().startswith(ALARM)
         assert found.to_json()["alarm"] == found.alarm
@@ -115,8 +115,8 @@ class TestUnlearnt:
     def test_no_verdict_is_given(self):
         found = _unlearnt()
         assert [row.word for row in found.verdicts.values()] == ["not judged"] * 2
-        assert "| not judged |" in markdown(found)
-        html = page(context(found))
+        assert "| not judged |" in to_markdown(found)
+        html = render_page(context(found))
         assert 'class="badge' not in html
         assert '<span class="word unjudged">not judged</span>' in html
         assert 'class="badge' not in found._repr_html_()
@@ -126,9 +126,9 @@ class TestUnlearnt:
     def test_a_host_that_has_learnt_is_judged(self):
         found = made(LEARNT, trivial=("the most frequent class", 33.3))
         assert found.alarm is None
-        assert 'class="badge helps"' in page(context(found))
-        assert 'role="alert"' not in page(context(found))
-        assert "has not learnt" not in markdown(found) + latex(found) + str(found) + found._repr_html_()
+        assert 'class="badge helps"' in render_page(context(found))
+        assert 'role="alert"' not in render_page(context(found))
+        assert "has not learnt" not in to_markdown(found) + to_latex(found) + str(found) + found._repr_html_()
 
 
 def _advised(folder, losses, **settings):
@@ -198,8 +198,8 @@ def test_the_scored_epoch_is_named(tmp_path, chosen, said):
         (run.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = collect(plan.folder)
     assert found.scored == said
-    assert f"top-1 of {said}, mean" in latex(found)
-    assert f"Top-1 of {said} in per cent." in page(context(found))
+    assert f"top-1 of {said}, mean" in to_latex(found)
+    assert f"Top-1 of {said} in per cent." in render_page(context(found))
 
 
 def test_the_report_may_name_what_the_caller_of_compare_named(monkeypatch):

@@ -70,14 +70,14 @@ def supervisely(root):
 
 
 KNOWN = {
-    labelme: ("0.json is JSON of Labelme", "labelme2coco {root} writes COCO"),
-    labelme_in_a_folder: ("shots/0.json is JSON of Labelme", "labelme2coco {root}/shots"),
-    cvat: ("annotations.xml is XML of CVAT", "datum convert -if cvat -i {root} -f coco -o OUT -- --save-media"),
+    labelme: ("0.json is Labelme JSON", "labelme2coco {root} writes COCO"),
+    labelme_in_a_folder: ("shots/0.json is Labelme JSON", "labelme2coco {root}/shots"),
+    cvat: ("annotations.xml is CVAT XML", "datum convert -if cvat -i {root} -f coco -o OUT -- --save-media"),
     label_studio: (
         "project-1-at-2026-01-01-00-00-0a1b.json is a raw export of Label Studio",
         "label-studio-converter export -i {root}/project-1-at-2026-01-01-00-00-0a1b.json -c CONFIG.xml -o OUT -f COCO",
     ),
-    supervisely: ("it is a project of Supervisely (meta.json and ann)", "'Export to COCO'"),
+    supervisely: ("it is a Supervisely project (meta.json and ann)", "'Export to COCO'"),
 }
 
 
@@ -85,7 +85,7 @@ KNOWN = {
 def test_what_another_program_wrote_is_refused_with_its_converter(tmp_path, make):
     make(tmp_path)
     with pytest.raises(UserError) as caught:
-        layouts.layout_of(Data(source=str(tmp_path)))
+        layouts.find_layout(Data(source=str(tmp_path)))
     said = str(caught.value)
     assert said.startswith(f"no layout reads {tmp_path}: ")
     for words in KNOWN[make]:
@@ -96,7 +96,7 @@ def test_a_path_with_blanks_stays_one_word(tmp_path):
     root = tmp_path / "my set"
     labelme(root)
     with pytest.raises(UserError) as caught:
-        layouts.layout_of(Data(source=str(root)))
+        layouts.find_layout(Data(source=str(root)))
     command = str(caught.value).partition("; ")[2].removesuffix(" writes COCO")
     assert shlex.split(command) == ["labelme2coco", str(root)]
 
@@ -105,7 +105,7 @@ def test_a_path_with_blanks_stays_one_word(tmp_path):
 def test_whatever_its_indentation(tmp_path, make, indent):
     make(tmp_path, indent=indent)
     with pytest.raises(UserError, match=r"Labelme|Label Studio"):
-        layouts.layout_of(Data(source=str(tmp_path)))
+        layouts.find_layout(Data(source=str(tmp_path)))
 
 
 def test_json_and_xml_of_others_are_none_of_them(tmp_path):
@@ -114,18 +114,18 @@ def test_json_and_xml_of_others_are_none_of_them(tmp_path):
     write(tmp_path / "list.json", [{"name": "x"}])
     write(tmp_path / "pom.xml", "<project></project>")
     with pytest.raises(
-        UserError, match=r"no layout reads .*, which holds list\.json, package\.json, pics, pom\.xml: not"
+        UserError, match=r"no layout reads .*, which holds list\.json, package\.json, pics, pom\.xml: digits"
     ):
-        layouts.layout_of(Data(source=str(tmp_path)))
+        layouts.find_layout(Data(source=str(tmp_path)))
 
 
 def test_a_project_of_supervisely_is_no_set_of_class_folders(tmp_path):
     """Its datasets look like classes; a recipe that names the layout reads them so."""
     supervisely(tmp_path)
-    named = layouts.layout_of(Data(source=str(tmp_path), layout="class_folders"))
+    named = layouts.find_layout(Data(source=str(tmp_path), layout="class_folders"))
     assert named.name == "class_folders"
     (tmp_path / "meta.json").unlink()
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"  # the twin
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "class_folders"  # the twin
 
 
 @pytest.mark.parametrize(
@@ -136,18 +136,18 @@ def test_labels_of_labelimg_among_their_images(tmp_path, ending, content, folder
     for n in range(3):
         image(tmp_path / f"{n}.png", n)
         write(tmp_path / f"{n}.{ending}", content.replace("/>", ">"))
-    said = rf"0\.png and 0\.{ending} lie in one folder: move the images and the \.{ending} files into .*, {folders}"
+    said = rf"0\.png and 0\.{ending} are in one folder: move the images and the \.{ending} files into .*, {folders}"
     with pytest.raises(UserError, match=said):
-        layouts.layout_of(Data(source=str(tmp_path)))
+        layouts.find_layout(Data(source=str(tmp_path)))
     for n in range(3):
         write(tmp_path / f"{n}.{ending}", "a caption of 1 image")  # the twin
-    with pytest.raises(UserError, match=r"no layout reads .*: not digits"):
-        layouts.layout_of(Data(source=str(tmp_path)))
+    with pytest.raises(UserError, match=r"no layout reads .*: digits: "):
+        layouts.find_layout(Data(source=str(tmp_path)))
 
 
 def test_darknet_of_cvat(tmp_path):
     image(tmp_path / "obj_train_data/0.png")
     write(tmp_path / "obj_train_data/0.txt", "0 0.5 0.5 0.25 0.25\n")
     write(tmp_path / "obj.data", "classes = 1\ntrain = data/train.txt\nnames = data/obj.names\n")
-    with pytest.raises(UserError, match=r"it is YOLO 1\.1 of CVAT .*: export the task from CVAT as Ultralytics YOLO"):
-        layouts.layout_of(Data(source=str(tmp_path)))
+    with pytest.raises(UserError, match=r"it is YOLO 1\.1 from CVAT .*: export the task from CVAT as Ultralytics YOLO"):
+        layouts.find_layout(Data(source=str(tmp_path)))

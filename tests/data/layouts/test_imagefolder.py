@@ -38,7 +38,7 @@ def test_one_label(tmp_path, table, parts):
     rows = ONE if table.endswith("jsonl") else [{"label": row["label"], "extra": 1} for row in ONE]
     for part in parts or ("",):
         fill(tmp_path / part, rows, table)
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "imagefolder"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "imagefolder"
     split = opened(tmp_path)
     assert split.classes == ["a", "b"]
     assert (len(split.train), len(split.test)) == ((6, 6) if parts else (4, 2))
@@ -82,9 +82,9 @@ def test_folders_of_classes_stay_the_labels(tmp_path):
     rows = [{"file_name": f"{'ab'[i % 2]}/{i}.png", "text": "x"} for i in range(8)]
     for part in ("train", "test"):
         fill(tmp_path / part, rows)
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "class_folders"
     fill(tmp_path / "train", [row | {"label": "c"} for row in rows])  # the twin
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "imagefolder"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "imagefolder"
 
 
 @pytest.mark.parametrize("mark", ["\u2028", "\x85"])
@@ -106,12 +106,12 @@ def test_groups_in_one_part_alone(tmp_path):
 
 def no_label(root):
     fill(root, [{"text": "x"}] * 4)
-    return "metadata.jsonl has no column label or labels; captions in 'text' are no labels"
+    return "metadata.jsonl has no column label or labels; captions in 'text' are not labels"
 
 
 def objects(root):
     fill(root, [{"objects": [[0, 0, 2, 2]]}] * 4)
-    return "no column label or labels; boxes in 'objects' are not read here: write them as COCO or YOLO"
+    return "no column label or labels; boxes in 'objects' are not read: convert them to COCO or YOLO"
 
 
 def no_name(root):
@@ -144,7 +144,7 @@ def no_object(root):
 def packed(root):
     fill(root, ONE)
     (root / "metadata.jsonl").rename(root / "metadata.parquet")
-    return "metadata.parquet is not read: write metadata.csv"
+    return "metadata.parquet is not read: convert it to metadata.csv"
 
 
 def gone(root):

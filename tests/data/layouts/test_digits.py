@@ -18,12 +18,12 @@ GOLDEN = [15697109.0, 16454582.0, 23194638.0]
 
 def test_a_scene_is_a_function_of_its_arguments():
     here, there = Scenes("train", 30, 40, seed=3), Scenes("train", 50, 40, seed=3)
-    assert torch.equal(here.images(), there.images()[:30])
-    assert torch.equal(here[17], there.scene(17).image)
+    torch.testing.assert_close(here.images(), there.images()[:30], rtol=0, atol=0)
+    torch.testing.assert_close(here[17], there.scene(17).image, rtol=0, atol=0)
     one, two = here.scene(9), there.scene(9)
     assert one.label == two.label
     for name in ("image", "boxes", "box_labels", "masks"):
-        assert torch.equal(getattr(one, name), getattr(two, name)), name
+        torch.testing.assert_close(getattr(one, name), getattr(two, name), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("other", [{"seed": 4}, {"part": "test"}, {"clutter": 5}, {"distractors": 2}, {"size": 41}])
@@ -72,7 +72,7 @@ def test_a_part_draws_from_its_own_digits_only(part, other, monkeypatch):
     poisoned = digits._sources()[0].copy()
     poisoned[source_digits(other)] = np.nan
     monkeypatch.setattr(scenes, "_ink", poisoned)
-    assert torch.equal(scenes.images(), clean)
+    torch.testing.assert_close(scenes.images(), clean, rtol=0, atol=0)
     poisoned[source_digits(part)] = np.nan
     with pytest.raises(RuntimeWarning, match="invalid value"):
         scenes.images()
@@ -88,7 +88,7 @@ def test_boxes_are_tight_and_masks_have_ink(size):
         assert scene.masks.shape == (len(scene.boxes), size, size)
         assert scene.masks.flatten(1).any(1).all()
         inclusive = masks_to_boxes(scene.masks)
-        assert torch.equal(scene.boxes, inclusive + torch.tensor([0.0, 0.0, 1.0, 1.0]))
+        torch.testing.assert_close(scene.boxes, inclusive + torch.tensor([0.0, 0.0, 1.0, 1.0]), rtol=0, atol=0)
         assert scene.boxes.min() >= 0
         assert scene.boxes.max() <= size
         assert (scene.image[0][scene.masks.any(0)] > 0).all()
@@ -123,7 +123,7 @@ def test_digits_do_not_overlap_and_the_target_ignores_the_rest():
     for i in range(100):
         scene, alone = many.scene(i), none.scene(i)
         assert scene.masks.sum(0).max() == 1
-        assert torch.equal(scene.masks[0], alone.masks[0])
+        torch.testing.assert_close(scene.masks[0], alone.masks[0], rtol=0, atol=0)
         assert (scene.image >= alone.image).all()
 
 
@@ -151,7 +151,7 @@ def test_open_data_takes_the_recipe():
     assert image.dtype == torch.float32
     assert label == 1
     wanted = Scenes("test", 12, 33, clutter=1, distractors=0, seed=2)
-    assert torch.equal(split.test.picture(11), wanted[11])
+    torch.testing.assert_close(split.test.picture(11), wanted[11], rtol=0, atol=0)
     assert torch.allclose(image * split.std[0] + split.mean[0], wanted[11] / 255, atol=1e-6)
     pixels = torch.stack([split.train[i][0] for i in range(25)])
     assert abs(pixels.mean()) < 1e-5
@@ -165,7 +165,7 @@ def test_scenes_too_many_for_memory_are_drawn_when_asked_for(monkeypatch):
     drawn = open_data(spec, "label")
     assert isinstance(kept.test.pictures, torch.Tensor)
     assert isinstance(drawn.test.pictures, Scenes)
-    assert torch.equal(drawn.test[1][0], kept.test[1][0])
+    torch.testing.assert_close(drawn.test[1][0], kept.test[1][0], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_masks_are_the_ink_of_each_digit(monkeypatch, cache):
     for i in range(20):
         scene, mask = drawn.scene(i), split.test.target(i)
         assert mask.dtype == torch.uint8
-        assert torch.equal(split.test[i][1], mask)
+        torch.testing.assert_close(split.test[i][1], mask, rtol=0, atol=0)
         assert set(mask.unique().tolist()) == {0, *(scene.box_labels + 1).tolist()}
         for label, ink in zip(scene.box_labels, scene.masks, strict=True):
             assert (mask[ink] == label + 1).all()
@@ -246,9 +246,9 @@ def test_objects_are_boxes_labels_and_masks():
     target, scene = split.test.target(7), Scenes("test", 20, 40).scene(7)
     assert isinstance(target["boxes"], BoundingBoxes)
     assert (target["boxes"].canvas_size, target["labels"].dtype) == ((40, 40), torch.int64)
-    assert torch.equal(target["boxes"].as_subclass(torch.Tensor), scene.boxes)
+    torch.testing.assert_close(target["boxes"].as_subclass(torch.Tensor), scene.boxes, rtol=0, atol=0)
     assert target["labels"].tolist() == scene.box_labels.tolist()
-    assert torch.equal(target["masks"].as_subclass(torch.Tensor).bool(), scene.masks)
+    torch.testing.assert_close(target["masks"].as_subclass(torch.Tensor).bool(), scene.masks, rtol=0, atol=0)
     assert open_data(Data(train_images=20, test_images=20), "none").test.target(3) is None
     with pytest.raises(UserError, match="digits gives label or mask or objects; fixations is needed"):
         open_data(Data(), "fixations")

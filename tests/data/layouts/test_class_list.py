@@ -6,7 +6,7 @@ from PIL import Image
 from saccade.data import layouts, open_data
 from saccade.data.layouts import class_list
 from saccade.errors import UserError
-from saccade.imagefiles import inside
+from saccade.imagefiles import resolve_inside
 from saccade.recipe import Data
 
 
@@ -64,14 +64,14 @@ def test_lines_name_images_and_classes(root, lists):
 
 def test_the_lists_decide_and_not_the_folders(root):
     write(root, **PLAIN)
-    assert layouts.layout_of(Data(source=str(root))).name == "class_list"
+    assert layouts.find_layout(Data(source=str(root))).name == "class_list"
     before = opened(root)
     write(root, train=PLAIN["train"] + "cat/3.png\n")
     assert len(opened(root).train) == 4
     assert opened(root).fingerprint != before.fingerprint
     for name in ("train", "test"):
         (root / f"{name}.txt").unlink()
-    assert layouts.layout_of(Data(source=str(root))).name == "class_folders"  # the twin
+    assert layouts.find_layout(Data(source=str(root))).name == "class_folders"  # the twin
 
 
 def test_lists_in_meta_and_images_in_their_folder(root):
@@ -111,8 +111,8 @@ def test_three_lists_and_one(root):
 def test_folders_that_all_lines_share_are_no_class(root):
     """Absent a second class, such lists are of another layout: YOLO's name images alone."""
     write(root, train="images/train/1.png\nimages/train/2.png\n", test="images/test/3.png\n")
-    assert layouts.layout_of(Data(source=str(root))).name == "class_folders"
-    assert layouts.get("class_list").recognise(str(root)) == "train.txt names 1 class(es), at least 2 are needed"
+    assert layouts.find_layout(Data(source=str(root))).name == "class_folders"
+    assert layouts.get("class_list").check_source(str(root)) == "train.txt names 1 class(es), at least 2 are needed"
 
 
 def test_numbers_are_classes_in_their_order_and_names_may_be_given(root):
@@ -122,7 +122,7 @@ def test_numbers_are_classes_in_their_order_and_names_may_be_given(root):
     assert opened(root).classes == ["zebra", "ape"]
     write(root, test="cat/3.png 0\ndog/3.png 2\n")
     with pytest.raises(
-        UserError, match=r"test\.txt has the label '2'; classes\.txt has 2 names, of the indices 0 to 1"
+        UserError, match=r"test\.txt has the label '2'; classes\.txt has 2 names, with the indices 0 to 1"
     ):
         opened(root)
 
@@ -137,7 +137,7 @@ def test_each_line_of_classes_is_one_name(root, monkeypatch):
     write(root, classes="zebra\nape\n \n\n")
     assert opened(root).classes == ["zebra", "ape"]  # the twin
     monkeypatch.setattr(class_list, "class_names", lambda path: ["zebra", "ape", "ape"])
-    with pytest.raises(ValueError, match="6 files have 4 pictures"):
+    with pytest.raises(ValueError, match="6 files have 4 images"):
         opened(root)
 
 
@@ -215,10 +215,10 @@ def test_a_first_line_without_a_name(root, line):
         ("/etc/cat/0.png", "is absolute"),
         ("C:/cat/0.png", "is absolute"),
         ("\\\\server\\cat\\0.png", "is absolute"),
-        ("cat/../../out/0.png", "leaves its folder by '..'"),
-        ("cat\\..\\..\\out\\0.png", "leaves its folder by '..'"),
-        ("cat/link.png", "is a link out of"),
-        ("cat/away/0.png", "is a link out of"),
+        ("cat/../../out/0.png", "contains '..'"),
+        ("cat\\..\\..\\out\\0.png", "contains '..'"),
+        ("cat/link.png", "is a link that leads out of"),
+        ("cat/away/0.png", "is a link that leads out of"),
     ],
 )
 def test_no_path_leads_out_of_the_folder(root, line, why):
@@ -233,7 +233,7 @@ def test_no_path_leads_out_of_the_folder(root, line, why):
     assert "train.txt" in str(caught.value)
     write(root, train=f"{PLAIN['train']}cat/within.png\n", test=PLAIN["test"])  # the twin: a link inside is followed
     assert len(opened(root).train) == 4
-    assert inside(root, "cat/new..png", "x") == root / "cat" / "new..png"
+    assert resolve_inside(root, "cat/new..png", "x") == root / "cat" / "new..png"
 
 
 def test_a_list_that_is_no_text(root):

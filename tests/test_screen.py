@@ -1,4 +1,4 @@
-"""What a study shows while it runs: the same events on a terminal and into a pipe."""
+"""Progress of a study, on a terminal and in a pipe."""
 
 import time
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from made_results import ERROR, made
 
-from saccade import screen as _screen
+from saccade import screen as screen_module
 from saccade.events import (
     Checking,
     DataOpened,
@@ -41,7 +41,7 @@ EVENTS = [
 ]
 
 
-def test_a_pipe_gets_plain_lines(capsys):
+def test_pipe_gets_plain_lines(capsys):
     with Screen() as screen:
         for event in EVENTS:
             screen(event)
@@ -50,19 +50,19 @@ def test_a_pipe_gets_plain_lines(capsys):
         "checking the images, building every network",
         "nine images",
         "caution: [2] of 4 are trained on",
-        "2 of 6 runs are there already",
-        "eca:kernel_size=[3,5], seed 1: its process died; once more",
+        "2 of 6 runs are already finished",
+        "eca:kernel_size=[3,5], seed 1: its process died; retrying",
         "3/6  eca:kernel_size=[3,5], seed 1  80.00 %  0 s",
         "4/6  eca:kernel_size=[3,5], seed 1  failed (ValueError: [no] luck)",
     ]
 
 
-def test_a_pipe_hears_something_now_and_then(capsys, monkeypatch):
+def test_pipe_gets_a_regular_progress_line(capsys, monkeypatch):
     with Screen() as screen:
         for event in EVENTS[:8]:
             screen(event)
         assert "…" not in capsys.readouterr().out
-        monkeypatch.setattr(_screen, "_QUIET", 0.01)
+        monkeypatch.setattr(screen_module, "_HEARTBEAT_SECONDS", 0.01)
         time.sleep(0.02)
         screen(EVENTS[8])
         assert capsys.readouterr().out == "…  eca:kernel_size=[3,5], seed 1 epoch 2/4  50.00 %\n"
@@ -71,8 +71,8 @@ def test_a_pipe_hears_something_now_and_then(capsys, monkeypatch):
         assert capsys.readouterr().out == "checking images 3/9\n"
 
 
-def test_a_run_that_moved_to_another_worker_is_shown_once(capsys, monkeypatch):
-    monkeypatch.setattr(_screen, "_QUIET", 0.01)
+def test_run_moved_to_another_slot_is_shown_once(capsys, monkeypatch):
+    monkeypatch.setattr(screen_module, "_HEARTBEAT_SECONDS", 0.01)
     lost, moved, other = (0, "das", 1), (1, "das", 1), (1, "none", 0)
     with Screen() as screen:
         screen(EngineChanged("a cluster"))
@@ -86,7 +86,7 @@ def test_a_run_that_moved_to_another_worker_is_shown_once(capsys, monkeypatch):
         assert capsys.readouterr().out == "…  das, seed 1 epoch 3/4\n"
 
 
-def test_a_terminal_gets_bars(capsys, monkeypatch):
+def test_terminal_gets_bars(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "150")
     with Screen(err=True) as screen:
@@ -95,10 +95,10 @@ def test_a_terminal_gets_bars(capsys, monkeypatch):
             screen(event)
         whole, slot = screen.bars.progress.tasks
         assert (whole.description, whole.total) == ("runs 2/6", 6)
-        # One of four epochs and half of the next: 1.5 / 4 of a run, besides the two that are done.
+        # 1.5 of 4 epochs of a run, in addition to two finished runs.
         assert whole.completed == pytest.approx(2 + 1.5 / 4)
         assert slot.completed == pytest.approx(1.5 / 4)
-        assert slot.fields["words"] == "epoch 2/4  50.00 %"
+        assert slot.fields["text"] == "epoch 2/4  50.00 %"
         screen.bars.progress.refresh()
         for event in EVENTS[9:]:
             screen(event)
@@ -117,7 +117,7 @@ def _results(**more):
     return replace(found, arms=(none, replace(eca, cost=cost), replace(se, parameters=None)))
 
 
-def test_a_host_that_has_learnt_nothing_comes_first(capsys):
+def test_alarm_is_printed_first(capsys):
     with Screen() as screen:
         screen.show(_results(trivial=("always cat", 89.9)))
     lines = capsys.readouterr().out.splitlines()

@@ -121,7 +121,7 @@ def described(root, name="voc", **fields):
 )
 def test_a_set_is_opened_as_its_tool_writes_it(tmp_path, make, parts, classes):
     make(tmp_path)
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "voc"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "voc"
     split = opened(tmp_path, size=(20, 40))
     assert [len(part) if part else 0 for part in (split.train, split.test, split.val)] == parts
     assert (split.target, split.classes) == ("objects", classes)
@@ -213,14 +213,14 @@ LIES = {
     "not a number": (xml(thing(box=("nan", "5", "30", "15"))), "object 1 of which has the xmin nan; a finite number"),
     "a word": (xml(thing(box=("ten", "5", "30", "15"))), "has the xmin 'ten'; a number is needed"),
     "no number": (xml(thing(box=("10", "", "30", "15"))), "has the ymin ''; a number is needed"),
-    "no name": (xml(thing(name="")), "object 1 of which has no name of a class"),
+    "no name": (xml(thing(name="")), "object 1 of which has no class name"),
     "no box": (re.sub(r"<bndbox>.*</bndbox>", "", xml(thing()), flags=re.DOTALL), "object 1 of which has no bndbox"),
     "another size": (xml(thing(), size=(41, 20)), r"is 40×20 pixels; Annotations/2008_000002\.xml states 41×20"),
     "sides exchanged": (xml(thing(box=("1", "1", "9", "9")), size=(20, 40)), "is 40×20 pixels; .* states 20×40"),
     "cut": (xml(thing())[:-40], "which cannot be read: (no element found|unclosed token): line"),
     "empty": ("", "which cannot be read: no element found"),
-    "a DOCTYPE": (BOMB + xml(thing(name="&b;")), "which has a DOCTYPE, whose entities are not read; remove it"),
-    "of CVAT": ("<annotations><version>1.1</version></annotations>", "which begins with <annotations>; VOC's begins"),
+    "a DOCTYPE": (BOMB + xml(thing(name="&b;")), "which has a DOCTYPE, which is not read; remove it"),
+    "of CVAT": ("<annotations><version>1.1</version></annotations>", "begins with <annotations>; <annotation> is"),
 }  # fmt: skip
 
 
@@ -288,7 +288,9 @@ def test_files_without_their_other_half(tmp_path):
     with pytest.raises(UserError) as caught:
         opened(tmp_path)
     said = str(caught.value)
-    assert re.search(r"2008_000002\.jpg has no Annotations/2008_000002\.xml; an image without objects has one", said)
+    assert re.search(
+        r"2008_000002\.jpg has no Annotations/2008_000002\.xml; for an image without objects, write one", said
+    )
     assert re.search(r"JPEGImages/2008_000003\.jpg cannot be read: No such file", said)
     assert "2 XML files have no image of their name" in described(tmp_path)["notes"]
     assert len(opened(tmp_path, skip_bad=True).train) == 4
@@ -297,7 +299,7 @@ def test_files_without_their_other_half(tmp_path):
 def test_two_images_of_one_name(tmp_path):
     voc(tmp_path)
     image(tmp_path / "JPEGImages/2008_000002.png")
-    with pytest.raises(UserError, match=r"2008_000002\.jpg and .*2008_000002\.png have one name but for the ending"):
+    with pytest.raises(UserError, match=r"2008_000002\.jpg and .*2008_000002\.png differ only in their suffix"):
         opened(tmp_path)
 
 
@@ -309,7 +311,7 @@ def test_lists_that_lie(tmp_path):
     with pytest.raises(UserError, match=r"2008_000002\.jpg and .*2008_000002\.jpg are one file in two parts"):
         opened(tmp_path)
     write(tmp_path / "ImageSets/Main/val.txt", "../../elsewhere/2008_000006\n")
-    with pytest.raises(UserError, match=r"ImageSets/Main/val\.txt names .*which leaves its folder by '\.\.'"):
+    with pytest.raises(UserError, match=r"ImageSets/Main/val\.txt names .*which contains '\.\.'"):
         opened(tmp_path)
 
 
@@ -361,8 +363,8 @@ def masks(root, count=6, listed=True):
 
 def test_masks_are_read_where_they_are_asked_for(tmp_path):
     masks(voc(tmp_path))
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "voc"
-    assert layouts.layout_of(Data(source=str(tmp_path)), "mask").name == "voc_masks"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "voc"
+    assert layouts.find_layout(Data(source=str(tmp_path)), "mask").name == "voc_masks"
     split = opened(tmp_path, "mask", size=(20, 40))
     assert (len(split.train), len(split.test), split.classes) == (4, 2, ["0", "1", "2"])
     mask = split.train.target(1)
@@ -380,7 +382,7 @@ def test_masks_alone_are_the_natural_target(tmp_path):
     for path in (tmp_path / "Annotations").iterdir():
         path.unlink()
     (tmp_path / "Annotations").rmdir()
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "voc_masks"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "voc_masks"
     assert described(tmp_path, "voc_masks")["parts"][0]["images"] == 6
     assert choose(Recipe().with_overrides({"data.source": str(tmp_path)})) == "segment"
 
@@ -423,9 +425,9 @@ def test_a_mask_that_is_missing_or_of_another_size(tmp_path):
 
 def test_a_folder_is_recognised_by_its_names_and_heads_of_xml(tmp_path, monkeypatch):
     masks(voc(tmp_path))
-    monkeypatch.setattr(imagefiles, "_head", None)
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "voc"
-    assert layouts.layout_of(Data(source=str(tmp_path)), "mask").name == "voc_masks"
+    monkeypatch.setattr(imagefiles, "_read_header", None)
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "voc"
+    assert layouts.find_layout(Data(source=str(tmp_path)), "mask").name == "voc_masks"
     with pytest.raises(UserError, match="cannot be read"):
         opened(tmp_path)  # the twin
 
@@ -457,6 +459,6 @@ def test_two_classes_called_like_the_folders_of_voc(tmp_path):
     for place in ("JPEGImages", "SegmentationClass"):
         for n in range(3):
             image(tmp_path / place / f"{place}{n}.png", n + len(place))
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"
-    reason = layouts.get("voc_masks").recognise(str(tmp_path))
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "class_folders"
+    reason = layouts.get("voc_masks").check_source(str(tmp_path))
     assert reason == "no image in JPEGImages has a mask of its name in SegmentationClass"

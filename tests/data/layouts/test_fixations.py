@@ -40,7 +40,7 @@ def opened(root, **fields):
 
 def test_points_and_viewers(tmp_path):
     fill(tmp_path)
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "fixations"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "fixations"
     split = opened(tmp_path)
     assert (split.target, split.classes, split.size) == ("fixations", [], (30, 40))
     assert (len(split.train), len(split.test)) == (5, 1)
@@ -153,9 +153,9 @@ def test_points_outside_are_dropped_and_counted(tmp_path):
 def test_a_table_with_boxes_is_none(tmp_path):
     header = "image,x,y,w,h"
     fill(tmp_path, header=header)
-    assert layouts.get("fixations").recognise(str(tmp_path)) == "it has no .csv with the columns image, x and y"
+    assert layouts.get("fixations").check_source(str(tmp_path)) == "it has no .csv with the columns image, x and y"
     (tmp_path / "fixations.csv").write_text("image,x,y\nno.png,1,2\n")
-    reason = layouts.get("fixations").recognise(str(tmp_path))
+    reason = layouts.get("fixations").check_source(str(tmp_path))
     assert reason == "no column of fixations.csv names an image of the folder"
 
 
@@ -165,16 +165,16 @@ def test_one_point_for_each_image_of_class_folders(tmp_path):
         (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
         path.rename(tmp_path / "ab"[i % 2] / path.name)
     (tmp_path / "images").rmdir()
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "fixations"  # several for each
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "fixations"  # several for each
     (tmp_path / "fixations.csv").write_text("image,x,y\n" + "".join(f"{i}.png,{i},{i}\n" for i in range(6)))
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"
-    reason = layouts.get("fixations").recognise(str(tmp_path))
-    assert reason.startswith("it has class folders, and fixations.csv has one row for each image")
-    assert layouts.layout_of(Data(source=str(tmp_path), layout="fixations")).name == "fixations"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "class_folders"
+    reason = layouts.get("fixations").check_source(str(tmp_path))
+    assert reason.startswith("it has class folders, and fixations.csv has one row per image")
+    assert layouts.find_layout(Data(source=str(tmp_path), layout="fixations")).name == "fixations"
 
 
 def test_a_sheet_shows_where_people_looked(tmp_path):
-    cells = layouts.get("fixations").cells(Data(source=str(fill(tmp_path)), size=(30, 40)), "train", 2)
+    cells = layouts.get("fixations").read_cells(Data(source=str(fill(tmp_path)), size=(30, 40)), "train", 2)
     assert cells[0].caption == "4 fixations"
     assert cells[0].picture[0][torch.from_numpy(cells[0].masks[0])].min() == 255
 
@@ -186,5 +186,5 @@ def test_real_fixations():
     split = open_data(Data(source=f"{data}/osie", size=(48, 64), train_images=20, test_images=10), "fixations")
     assert (len(split.train), len(split.test)) == (20, 10)
     targets = [split.train.target(i) for i in range(20)]
-    assert all(len(target["points"]) > 50 for target in targets)
+    assert min(len(target["points"]) for target in targets) > 50
     assert {len(target["viewers"].unique()) for target in targets} == {15}

@@ -73,7 +73,7 @@ def counts(split):
 @pytest.mark.parametrize(("make", "parts"), [(ultralytics, [6, 3, 0]), (roboflow, [6, 2, 3])])
 def test_a_set_with_a_yaml_file_is_opened_in_its_parts(tmp_path, make, parts):
     make(tmp_path)
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "yolo"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "yolo"
     split = opened(tmp_path)
     assert counts(split) == parts
     assert (split.target, split.classes) == ("objects", ["cat", "dog"])
@@ -155,7 +155,7 @@ def test_paths_begin_at_path_where_that_is_in_here(tmp_path, path):
     write(tmp_path / "data.yaml", f"path: {path}\n{YAML}")
     facts = layouts.get("yolo").describe(Data(source=str(tmp_path)), None)
     assert facts["used"] == {"train": 6, "test": 3}
-    assert any("is no folder in it" in note for note in facts["notes"]) == (path[:2] in ("/e", ".."))
+    assert any("is not a folder in the data folder" in note for note in facts["notes"]) == (path[:2] in ("/e", ".."))
 
 
 def test_a_set_of_cvat_with_lists_at_its_path(tmp_path):
@@ -210,7 +210,7 @@ def within(root):
 )
 def test_folders_alone(tmp_path, make, names, parts):
     make(tmp_path)
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "yolo"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "yolo"
     split = opened(tmp_path)
     assert (split.classes, counts(split)) == (names, parts)
     assert split.train.target(1)["labels"].tolist() == [1]
@@ -218,7 +218,7 @@ def test_folders_alone(tmp_path, make, names, parts):
 
 def test_the_notes_of_label_studio_are_no_coco(tmp_path):
     label_studio(tmp_path)
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "yolo"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "yolo"
 
 
 def test_text_files_among_the_images(tmp_path):
@@ -229,7 +229,7 @@ def test_text_files_among_the_images(tmp_path):
     (tmp_path / "train" / "readme.md").touch()
     facts = layouts.get("yolo").describe(Data(source=str(tmp_path)), None)
     assert facts["used"] == {"train": 4, "test": 2}
-    assert "1 files do not end like an image and are not read: .md (1)" in facts["notes"]
+    assert "1 files have no image suffix and are not read: .md (1)" in facts["notes"]
 
 
 def test_polygons_are_outlines_and_boxes_around_them(tmp_path):
@@ -241,7 +241,7 @@ def test_polygons_are_outlines_and_boxes_around_them(tmp_path):
     assert target["boxes"].numpy() == pytest.approx(np.array([[10, 4, 30, 16]]))
     mask = np.zeros((20, 40))
     mask[4:16, 10:30] = 1
-    assert np.array_equal(target["masks"][0], mask)
+    np.testing.assert_array_equal(target["masks"][0], mask)
 
 
 def test_keypoints_are_not_read_and_that_is_said(tmp_path):
@@ -271,7 +271,7 @@ def test_classes_to_yolo_are_class_folders(tmp_path):
         for name in ("cat", "dog"):
             for n in range(2):
                 image(tmp_path / part / name / f"{n}.png", n + 10 * len(part) + ord(name[0]))
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "class_folders"
 
 
 @pytest.mark.parametrize("text", ["train: train\nval: val\nnames: [cat, dog]\n", "train: [\n"])
@@ -281,7 +281,7 @@ def test_class_folders_beside_a_yaml_file(tmp_path, text):
             image(tmp_path / part / ("cat", "dog")[n % 2] / f"{n}.png", n + 10 * len(part))
     write(tmp_path / "data.yaml", text)
     write(tmp_path / "README.txt", "about it")
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "class_folders"
 
 
 def test_text_files_in_class_folders_are_labels(tmp_path):
@@ -290,7 +290,7 @@ def test_text_files_in_class_folders_are_labels(tmp_path):
             place = tmp_path / part / ("cat", "dog")[n % 2]
             pair(place, place, n + 10 * len(part))
     write(tmp_path / "data.yaml", "train: train\nval: val\nnames: [cat, dog]\n")
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "yolo"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "yolo"
 
 
 def test_a_part_of_no_images(tmp_path):
@@ -318,7 +318,7 @@ def test_a_yaml_file_of_another_program_is_passed_over(tmp_path):
             image(tmp_path / name / f"{n}.png", n + ord(name[0]))
     write(tmp_path / "config.yaml", "a: !!python/object:os.system {}\n")
     write(tmp_path / "mkdocs.yml", "names: [a]\n")
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "class_folders"
 
 
 def test_a_yaml_file_runs_nothing(tmp_path):
@@ -331,23 +331,23 @@ def test_a_yaml_file_runs_nothing(tmp_path):
 # What lies in a line: refused by name; with skip_bad the image alone is left out.
 
 LINES = {
-    "class of nc": ("2 0.5 0.5 0.5 0.5", "has the class 2; 2 classes are 0 to 1"),
-    "negative class": ("-1 0.5 0.5 0.5 0.5", "has the class -1; 2 classes are 0 to 1"),
+    "class of nc": ("2 0.5 0.5 0.5 0.5", "has the class 2; the 2 classes are 0 to 1"),
+    "negative class": ("-1 0.5 0.5 0.5 0.5", "has the class -1; the 2 classes are 0 to 1"),
     "fractional class": ("0.5 0.5 0.5 0.5 0.5", r"has the class 0\.5; a whole number is needed"),
     "class of no number": ("nan 0.5 0.5 0.5 0.5", "has the class nan; a whole number is needed"),
-    "class by name": ("cat 0.5 0.5 0.5 0.5", "begins with 'cat'; the index of a class is needed"),
-    "above 1": ("0 0.5 0.5 1.2 0.5", r"has the number 1\.2; parts of a side, 0 to 1, are needed"),
-    "pixels": ("0 20 10 20 10", "has the number 20; .* pixels are to be divided by the image's width and height"),
+    "class by name": ("cat 0.5 0.5 0.5 0.5", "begins with 'cat'; a class index is needed"),
+    "above 1": ("0 0.5 0.5 1.2 0.5", r"has the number 1\.2; a fraction of width or height, 0 to 1, is needed"),
+    "pixels": ("0 20 10 20 10", "has the number 20; .* divide pixels by the image's width and height"),
     "negative": ("0 -0.2 0.5 0.2 0.5", r"has the number -0\.2"),
     "not a number": ("0 nan 0.5 0.5 0.5", "has nan where a finite number is needed"),
     "infinite": ("0 inf 0.5 0.5 0.5", "has inf where a finite number is needed"),
     "a word": ("0 x 0.5 0.5 0.5", "has 'x' where a number is needed"),
-    "commas": ("0,0.5,0.5,0.5,0.5", "begins with '0,0.5,0.5,0.5,0.5'; the index of a class is needed"),
+    "commas": ("0,0.5,0.5,0.5,0.5", "begins with '0,0.5,0.5,0.5,0.5'; a class index is needed"),
     "cut": ("0 0.5 0.5", "has 2 numbers after its class; a box has 4, a polygon an even count of at least 6"),
     "class alone": ("0", "has 0 numbers after its class"),
     "prediction": ("0 0.5 0.5 0.5 0.5 0.9", "has 5 numbers .* confidence of a prediction"),
     "odd polygon": ("0 0.1 0.1 0.5 0.1 0.5 0.5 0.2", "has 7 numbers after its class"),
-    "negative width": ("0 0.5 0.5 -0.04 0.5", r"has a box -0\.04 wide and 0\.5 high; neither is negative"),
+    "negative width": ("0 0.5 0.5 -0.04 0.5", r"has a box -0\.04 wide and 0\.5 high; both must be at least 0"),
     "half outside": ("0 1 0.5 0.5 0.5", r"has a box 30 5 50 15 \(x1 y1 x2 y2\), outside its image of 40×20 pixels"),
 }
 
@@ -405,14 +405,14 @@ def test_a_text_file_that_is_no_text(tmp_path, content):
 
 FILES = {
     "fewer names than nc": (YAML.replace("nc: 2", "nc: 3"), r"data\.yaml: nc is 3, and names has 2"),
-    "names with a gap": (YAML.replace("['cat', 'dog']", "{0: cat, 2: dog}"), "has 2 entries and none of the index 1"),
+    "names with a gap": (YAML.replace("['cat', 'dog']", "{0: cat, 2: dog}"), "has 2 entries, but none has the index 1"),
     "a name twice": (YAML.replace("'dog'", "'cat'"), "names has 'cat' twice"),
     "a name that YAML takes for a truth": (YAML.replace("'dog'", "no"), "name of class 1 is read as False; put it"),
     "an empty name": (YAML.replace("'dog'", "~"), "the name of class 1 is read as None"),
-    "names of no list": (YAML.replace("['cat', 'dog']", "cat"), "names is of the type str; a list or a dictionary"),
-    "no part to train on": (YAML.replace("train:", "test:"), "names no images to train on"),
-    "a part that is not there": (YAML.replace("images/train", "pictures"), "'pictures' as train, which is not there"),
-    "a path up": (YAML.replace("images/train", "../../train"), r"'\.\./train', which leaves its folder by"),
+    "names of no list": (YAML.replace("['cat', 'dog']", "cat"), "names is a str; a list or a dictionary"),
+    "no part to train on": (YAML.replace("train:", "test:"), "names no training images"),
+    "a part that is not there": (YAML.replace("images/train", "pictures"), "'pictures' as train, which does not exist"),
+    "a path up": (YAML.replace("images/train", "../../train"), r"'\.\./train', which contains"),
     "a path from the root": (YAML.replace("images/train", "/etc"), "names '/etc', which is absolute"),
     "one folder in two parts": (YAML.replace("images/val", "images/train"), "are one file in two parts"),
     "cut": (YAML[:-3], r"cannot read .*data\.yaml, line \d: it is not valid YAML"),
@@ -435,9 +435,9 @@ def test_a_list_that_leaves_the_folder_or_repeats_itself(tmp_path):
     write(tmp_path / "set/train.txt", "\n".join([*lines, lines[0]]))
     facts = layouts.get("yolo").describe(Data(source=str(tmp_path / "set")), None)
     assert facts["used"]["train"] == 4
-    assert "1 images of train are listed twice and are taken once" in facts["notes"]
+    assert "1 images of train are listed twice; each is used once" in facts["notes"]
     write(tmp_path / "set/train.txt", "\n".join([*lines, "images/../../images/stranger.png"]))
-    with pytest.raises(UserError, match=r"train\.txt names '.*stranger\.png', which leaves its folder by '\.\.'"):
+    with pytest.raises(UserError, match=r"train\.txt names '.*stranger\.png', which contains '\.\.'"):
         opened(tmp_path / "set")
     write(tmp_path / "set/train.txt", "\n".join([*lines, "images/train/77.png"]))
     with pytest.raises(UserError, match=r"train/77\.png cannot be read: No such file"):
@@ -515,8 +515,8 @@ def test_the_verb_describes_and_draws(tmp_path):
 
 def test_a_folder_is_recognised_by_its_names_alone(tmp_path, monkeypatch):
     ultralytics(tmp_path)
-    monkeypatch.setattr(imagefiles, "_head", None)
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "yolo"
+    monkeypatch.setattr(imagefiles, "_read_header", None)
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "yolo"
     with pytest.raises(UserError, match="cannot be read"):
         opened(tmp_path)  # the twin
 
@@ -530,5 +530,5 @@ def test_20_000_files_are_recognised_at_once(tmp_path):
         (tmp_path / "images" / f"{n}.png").hardlink_to(first)
         (tmp_path / "labels" / f"{n}.txt").hardlink_to(text)
     used = time.process_time()
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "yolo"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "yolo"
     assert time.process_time() - used < 3

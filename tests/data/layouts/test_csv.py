@@ -74,7 +74,7 @@ LABELLED = rows("file,label,split", *(f"{i}.png,{'ab'[i % 2]},{SPLIT[i]}" for i 
 )  # fmt: skip
 def test_one_label_a_row(tmp_path, text):
     fill(tmp_path, text)
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "csv"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "csv"
     split = opened(tmp_path)
     assert split.classes == ["a", "b"]
     assert seen(split) == {0: 0, 1: 1, 2: 0, 3: 1}
@@ -146,7 +146,7 @@ def test_one_1_in_every_row_is_a_class(tmp_path):
     text = rows("file,cat,dog", *(f"{i}.png,{int(i % 2 == 0)},{i % 2}" for i in range(8)))
     fill(tmp_path, text)
     facts = json.loads(CliRunner().invoke(command, [str(tmp_path), "--json"]).stdout)
-    assert "each image has exactly one of 2 labels, which are read as classes" in facts["notes"]
+    assert "each image has exactly one of 2 labels; they are read as classes" in facts["notes"]
     assert facts["parts"][0]["classes"] == {"cat": 4, "dog": 4}
     assert opened(tmp_path).classes == ["cat", "dog"]
     fill(tmp_path, text.replace("3.png,0,1", "3.png,1,1"))  # the twin
@@ -252,20 +252,20 @@ def test_a_table_beside_class_folders_does_not_take_them(tmp_path):
     names = [f"{label}/{i}.png" for label in ("cat", "dog") for i in range(4)]
     lines = rows("file,photographer", *(f"{name},{'xyz'[i % 3]}" for i, name in enumerate(names)))
     fill(tmp_path, lines, names, "photographers.csv")
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"
-    assert "its rows name images in class folders (cat, dog)" in layouts.get("csv").recognise(str(tmp_path))
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "class_folders"
+    assert "its rows name images in class folders (cat, dog)" in layouts.get("csv").check_source(str(tmp_path))
     assert opened(tmp_path, layout="csv").classes == ["x", "y", "z"]
     for old, new in (("cat", "images_001"), ("dog", "images_002")):  # the twin: folders of a data set in pieces
         (tmp_path / old).rename(tmp_path / new)
     (tmp_path / "photographers.csv").write_text(lines.replace("cat/", "images_001/").replace("dog/", "images_002/"))
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "csv"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "csv"
 
 
 def test_a_table_that_names_no_image_is_none(tmp_path):
     names = [f"{label}/{i}.png" for label in ("cat", "dog") for i in range(4)]
     fill(tmp_path, rows("class,latin", "cat,Felis catus", "dog,Canis familiaris"), names, "classes.csv")
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"
-    reason = layouts.get("csv").recognise(str(tmp_path))
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "class_folders"
+    reason = layouts.get("csv").check_source(str(tmp_path))
     assert reason == (
         "no column of classes.csv names an image of the folder, which holds 8: its first row begins with 'cat'"
     )
@@ -274,7 +274,7 @@ def test_a_table_that_names_no_image_is_none(tmp_path):
 def test_boxes_beside_labels_do_not_confuse(tmp_path):
     fill(tmp_path, rows("image,finding,x,y,w,h", "0.png,mass,1,1,4,4"), table="boxes.csv")
     with pytest.raises(
-        UserError, match=r"boxes\.csv holds boxes or runs, one a row, and is not read: write them as COCO"
+        UserError, match=r"boxes\.csv holds one box or RLE mask per row and is not read: convert it to COCO"
     ):
         opened(tmp_path)
     fill(tmp_path, LABELLED)
@@ -282,7 +282,7 @@ def test_boxes_beside_labels_do_not_confuse(tmp_path):
     fill(tmp_path, LABELLED.replace("label", "colour"), table="colours.csv")
     assert opened(tmp_path, options={"file": "colours.csv"}).fingerprint == opened(tmp_path).fingerprint
     (tmp_path / "labels.csv").rename(tmp_path / "other.csv")
-    with pytest.raises(UserError, match=r"colours\.csv and other\.csv are 2 tables of images; say which is read"):
+    with pytest.raises(UserError, match=r"colours\.csv and other\.csv are 2 tables of images; choose one"):
         opened(tmp_path)
 
 
@@ -311,7 +311,7 @@ def test_a_changed_table_changes_stamp_and_fingerprint(tmp_path):
 
 def test_a_sheet_names_the_labels(tmp_path):
     fill(tmp_path, flags())
-    cells = layouts.get("csv").cells(Data(source=str(tmp_path)), "train", 4)
+    cells = layouts.get("csv").read_cells(Data(source=str(tmp_path)), "train", 4)
     assert [cell.caption for cell in cells] == ["a", "b, c", "", "a, b"]
     done = CliRunner().invoke(command, [str(tmp_path), "--show", str(tmp_path / "sheet.png")])
     assert done.exit_code == 0
@@ -338,7 +338,7 @@ def test_a_table_is_read_once_and_anew_when_it_changes(tmp_path, monkeypatch):
     path, read = tmp_path / "labels.csv", []
     text_of = records._text
     monkeypatch.setattr(records, "_text", lambda path, owner: read.append(path) or text_of(path, owner))
-    layout = layouts.layout_of(Data(source=str(tmp_path)))
+    layout = layouts.find_layout(Data(source=str(tmp_path)))
     layout.describe(Data(source=str(tmp_path)), None)
     assert opened(tmp_path).classes == ["a", "b"]
     assert len(read) <= 2  # of one column at least, and of two
@@ -353,17 +353,17 @@ def test_folders_of_which_no_name_is_in_both_parts_are_no_classes(tmp_path):
     names = {part: [f"{part}/{part[0]}{i // 2}/{i}.png" for i in range(4)] for part in ("train", "valid")}
     for part, of in names.items():
         fill(tmp_path, rows("path,label", *(f"{name},{'ab'[i % 2]}" for i, name in enumerate(of))), of, f"{part}.csv")
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "csv"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "csv"
     split = opened(tmp_path)
     assert (split.classes, len(split.train), len(split.test)) == (["a", "b"], 4, 4)
     shutil.copytree(tmp_path / "train/t0", tmp_path / "valid/t0")  # the twin
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "class_folders"
 
 
 def test_one_part_of_class_folders_beside_a_table(tmp_path):
     names = [f"train/{'ab'[i % 2]}/{i}.png" for i in range(4)]
     fill(tmp_path, rows("path,colour", *(f"{name},{'xy'[i // 2]}" for i, name in enumerate(names))), names)
-    assert layouts.layout_of(Data(source=str(tmp_path))).name == "class_folders"
+    assert layouts.find_layout(Data(source=str(tmp_path))).name == "class_folders"
 
 
 def test_lesions_are_groups(tmp_path):
@@ -381,5 +381,5 @@ def test_tables_of_images_that_are_not_read_are_named(tmp_path):
     )
     facts = layouts.get("csv").describe(Data(source=str(tmp_path)), None)
     assert "partition.csv has no labels and is not read" in facts["notes"]
-    assert "signs.csv holds boxes or runs, one a row, and is not read" in facts["notes"]
+    assert "signs.csv holds one box or RLE mask per row and is not read" in facts["notes"]
     assert list(facts["parts"][0]["classes"]) == ["bald", "young"]
