@@ -181,7 +181,7 @@ def saccade_loop(recipe: str) -> None:
                 decided.update(event.settings)
 
     with tempfile.TemporaryDirectory() as folder:
-        series.train(Recipe.model_validate_json(recipe), Path(folder) / "run", device="cpu", notify=hear)
+        series.train_run(Recipe.model_validate_json(recipe), Path(folder) / "run", device="cpu", notify=hear)
 
 
 def bare_loop(recipe: str) -> None:

@@ -163,7 +163,7 @@ def test_lists_and_texts_mean_the_same(desk):
         ({"model": "torch.nn:Linaer"}, "no function or class 'Linaer'. Did you mean 'Linear'"),
         ({"model": {"nmae": "resnet18"}}, "Did you mean 'name'"),
         ({"arms": {"wide": "resnet50"}}, "the arm 'wide' is 'resnet50'; a dictionary is needed"),
-        ({"arms": {"wide": {"modle": "resnet50"}}}, "the arm 'wide': 'modle' is no key of a recipe. Did you mean"),
+        ({"arms": {"wide": {"modle": "resnet50"}}}, "the arm 'wide': 'modle' is not a recipe key. Did you mean"),
         ({"arms": {"none": {"model": "resnet50"}}}, "is the name of the plain network"),
         ({"attention": ["cbma"]}, "Did you mean 'cbam'"),
         ({"seeds": [1, 1]}, "the seed 1 is given twice"),

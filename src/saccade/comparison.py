@@ -21,10 +21,10 @@ from saccade.recipe import Recipe
 from saccade.study.arms import BASELINE
 from saccade.study.arms import arms as arms_of
 from saccade.study.engine import execute, slots_for
-from saccade.study.ladder import Settings, ladder
 from saccade.study.plan import TUNING, Study
 from saccade.study.plan import seeds as seeds_of
 from saccade.study.tuning import Tuning
+from saccade.study.tuning_grid import Settings, tuning_grid
 from saccade.trust import Trust, together
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _tuned(tuning: Tuning, slots: int | None, device: str, notify: Notify, **how
             f"{len(failed)} of {len(outcomes)} tuning runs failed, so no arm can choose; the first is {run.arm.name}, "
             f"seed {run.seed}: {failed[0].reason}. The same command tries them again."
         )
-    return tuning.judged()
+    return tuning.tuned_study()
 
 
 def forecast(
@@ -186,13 +186,13 @@ def forecast(
         design = _design(data, model, attention, **asked)
         for planned in design.planned:
             notify(planned)
-        from saccade.study.forecast import forecast as ahead_of  # imports torch: after the first lines
+        from saccade.study.forecast import forecast_study as ahead_of  # imports torch: after the first lines
 
         device, tuning = asked.get("device", "auto"), design.tuning
         if tuning is None:
             return ahead_of(design.study, design.at_a_time, device, design.trust)
         runs = sum(run.finished is None for run in tuning.runs())
-        ahead = ahead_of(design.study if runs else tuning.judged(), design.at_a_time, device, design.trust)
+        ahead = ahead_of(design.study if runs else tuning.tuned_study(), design.at_a_time, device, design.trust)
         return replace(ahead, tuning_runs=runs, tuning_minutes=runs * ahead.minutes / max(ahead.runs, 1))
 
 
@@ -258,7 +258,7 @@ def _design(
         raise UserError(f"slots = {slots}: 1 to {_MAX_SLOTS} runs can go at a time")
     if address is not None and engine != "ray":
         raise UserError(f"address {address!r}: only a Ray cluster has one; it takes --engine ray")
-    steps = ladder(_to_tune(tune), base)
+    steps = tuning_grid(_to_tune(tune), base)
     study, tuning = _study(Study(base, compared, numbers, _UNNAMED, margin), steps, tune_seeds, out)
     at_a_time = slots or slots_for(base.training.threads, device)
 

@@ -11,7 +11,7 @@ from saccade import builders, catalog
 from saccade.data import layout_of
 from saccade.recipe import Recipe, builtin_recipe, setting
 from saccade.recipe_paths import whole_paths
-from saccade.study.arms import placed
+from saccade.study.arms import split_position
 from saccade.trust import Trust, check_mechanism
 
 __all__ = ["Host", "Settings", "asked", "choose", "located"]
@@ -142,6 +142,6 @@ def _check_names(recipe: Recipe, owner: str, replaced: Collection[str], trust: T
         return
     for text in catalog.split(recipe.attention.mechanism):
         # As a study reads it: a list, each with a position of its own. What runs is what must be checked.
-        for name in {catalog.named(text), catalog.named(placed(text)[0])}:
+        for name in {catalog.named(text), catalog.named(split_position(text)[0])}:
             if ":" in name:
                 check_mechanism(name, {}, owner, trust)

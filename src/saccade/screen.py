@@ -159,7 +159,9 @@ class Screen:
             self.console.print(Text(printable(results.alarm), style="bold red"), soft_wrap=not self.bars)
         self.console.print(_table(results))
         for row in results.verdicts.values():
-            self.console.print(Text(printable(row.sentence()), style=_STYLE.get(row.word, "")), soft_wrap=not self.bars)
+            self.console.print(
+                Text(printable(row.sentence()), style=_STYLE.get(row.verdict_text, "")), soft_wrap=not self.bars
+            )
         for note in results.notes:
             self.console.print(Text(printable(f"note: {note.text}")), soft_wrap=not self.bars)
 
@@ -294,7 +296,7 @@ def _table(results: StudyResults) -> Table:
     cells: list[list[Text | str]] = []
     for arm in results.arms:
         row, cost = results.verdicts.get(arm.arm.name), arm.cost
-        word = row.word if row else ""
+        word = row.verdict_text if row else ""
         cells.append([
             Text(printable(arm.arm.name)),
             _spread(arm, digits),

@@ -22,7 +22,7 @@ from saccade.events import (
 )
 from saccade.screen import Screen
 from saccade.study.costs import ArmCost, Latency
-from saccade.study.run_notes import Note
+from saccade.study.run_notes import StudyNote
 
 RUN = (0, "eca:kernel_size=[3,5]", 1)
 EVENTS = [
@@ -111,7 +111,7 @@ def test_a_terminal_gets_bars(capsys, monkeypatch):
 
 def _results(**more):
     found = made({"none": [89.0, 90, 91], "eca": [91.0, 92.5, None], "se": [None] * 3},
-                 notes=[Note("analysis", "a [first] look")], **more)  # fmt: skip
+                 notes=[StudyNote("analysis", "a [first] look")], **more)  # fmt: skip
     cost = ArmCost(1234, 25_500_000, Latency(3.21, 3.0, 3.5), 16, Latency(9, 8, 10), 1, "cpu")
     none, eca, se = found.arms
     return replace(found, arms=(none, replace(eca, cost=cost), replace(se, parameters=None)))

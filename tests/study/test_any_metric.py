@@ -9,7 +9,7 @@ import pytest
 from example_studies import BY_HAND, PIXELS, TOP1, analyse, draw, rows
 
 from saccade.metrics.metric import Metric
-from saccade.study.precision import image_df, image_floor, lasting_error, lasting_of, spread
+from saccade.study.precision import image_df, image_floor, image_sd, squared_image_error, squared_image_error_of
 from saccade.study.stats import intervals
 
 RNG = np.random.default_rng(40)
@@ -70,7 +70,7 @@ class TestUnit:
         analysis = analyse(scores, metric=PLAIN)
         assert analysis.differences[0].sentence() == (
             "a: not decided. +0.020 (95 % interval +0.004 to +0.036, 3 seeds); zero is outside, but not after "
-            "correction for 2 comparisons; this study could have seen differences of 0.026; about 5 seeds would decide."
+            "correction for 2 comparisons; this study could have detected differences of 0.026; about 5 seeds would decide."
         )
         assert analysis.diagnostics().startswith("Residual SD 0.0071 with 4 degrees")
         equal = replace(analysis.differences[0], verdict="equal", low=-0.004, high=0.008, difference=0.002)
@@ -134,11 +134,11 @@ class TestFloor:
         """Forty blocks of 25 images: the floor is that of a thousand images, and the spread that of one image."""
         values = np.random.default_rng(43).normal(0, 2, (3, 1000))
         blocks = values.reshape(3, 40, 25).mean(axis=2)
-        assert spread(blocks, 1000) == pytest.approx(spread(values, 1000), rel=0.2)
+        assert image_sd(blocks, 1000) == pytest.approx(image_sd(values, 1000), rel=0.2)
         scores = {"none": values.mean(axis=1), "a": values.mean(axis=1)}
         analysis = analyse(scores, metric=PIXELS, values={"none": blocks, "a": blocks}, sizes=[25] * 40)
         assert analysis.images == 1000
-        assert rows(analysis)["a"].se == pytest.approx(math.sqrt(image_floor(1000, spread(blocks, 1000))))
+        assert rows(analysis)["a"].se == pytest.approx(math.sqrt(image_floor(1000, image_sd(blocks, 1000))))
         assert rows(analysis)["a"].df == pytest.approx(39)
 
 
@@ -168,25 +168,25 @@ class TestUnits:
         broken["none"][:, 9] = math.nan
         found = analyse(scores, metric=PIXELS, values=broken)
         d = np.delete(values["m1"] - values["none"], [3, 7, 9], axis=1)
-        assert rows(found)["m1"].se_images == pytest.approx(math.sqrt(lasting_of(d)))
+        assert rows(found)["m1"].se_images == pytest.approx(math.sqrt(squared_image_error_of(d)))
         assert rows(found)["m1"].se_images != pytest.approx(rows(whole)["m1"].se_images, rel=1e-6)
         assert any(
-            note.startswith("3 of 60 test images, or groups of them, cannot be left out") for note in found.notes
+            note.startswith("The score is undefined without 3 of 60 test images or groups") for note in found.notes
         )
-        assert not any("cannot be left out" in note for note in whole.notes)
+        assert not any("score is undefined" in note for note in whole.notes)
 
     def test_a_run_without_values_is_left_out_of_the_image_error(self):
         scores, values = errors(5)
         values["m1"][1] = math.nan
         found = analyse(scores, metric=PIXELS, values=values)
         d = (values["m1"] - values["none"])[[0, 2]]
-        assert rows(found)["m1"].se_images == pytest.approx(math.sqrt(lasting_of(d)))
-        assert not any("cannot be left out" in note for note in found.notes)
+        assert rows(found)["m1"].se_images == pytest.approx(math.sqrt(squared_image_error_of(d)))
+        assert not any("score is undefined" in note for note in found.notes)
 
     def test_where_no_unit_is_known_the_seeds_are(self):
         scores, values = errors(5, arms=2)
         values["m1"] = np.full_like(values["m1"], math.nan)
-        assert math.isnan(lasting_of(values["m1"]))
+        assert math.isnan(squared_image_error_of(values["m1"]))
         row = rows(analyse(scores, metric=PIXELS, values=values))["m1"]
         assert row.se == pytest.approx(rows(analyse(scores, metric=PIXELS))["m1"].se)
 
@@ -195,7 +195,7 @@ class TestUnits:
         scores["m1"][1], values["m1"][1] = math.nan, math.nan
         analysis = analyse(scores, metric=PIXELS, values=values)
         assert rows(analysis)["m1"].se_images > 0
-        assert not any("cannot be left out" in note for note in analysis.notes)
+        assert not any("score is undefined" in note for note in analysis.notes)
 
 
 class TestReference:
@@ -264,5 +264,5 @@ def test_lasting_of_is_lasting_error():
     d = RNG.normal(0, 1, (3, 40))
     of_unit = d.mean(axis=0)
     rest = d - of_unit - d.mean(axis=1, keepdims=True) + d.mean()
-    expected = lasting_error(of_unit.var(ddof=1), np.square(rest).sum() / (2 * 39), 3, 40)
-    assert lasting_of(d) == pytest.approx(expected)
+    expected = squared_image_error(of_unit.var(ddof=1), np.square(rest).sum() / (2 * 39), 3, 40)
+    assert squared_image_error_of(d) == pytest.approx(expected)

@@ -115,7 +115,7 @@ def test_arms_that_would_share_a_folder_are_refused():
         (["se"], ["noize"], "no control 'noize'. Did you mean 'noise'? Known: extra, noise, shuffled."),
         (["se"], ["shufled:se"], "Did you mean 'shuffled'"),
         (["sa"], ["shuffled"], "the control 'shuffled' cannot be made for 'sa', a transform: only the gate or"),
-        (["se", "sa:groups=4"], ["noise", "shuffled"], "name the mechanisms it is meant for, as in shuffled:se"),
+        (["se", "sa:groups=4"], ["noise", "shuffled"], "name the mechanisms that need the control, as in shuffled:se"),
         (["se"], ["extr"], "Did you mean 'extra'"),
         (["se", "cbam"], ["extra:cbma"], "Did you mean 'cbam'"),
         (["se:where=stage"], ["extra:se"], "needs 'se' among the mechanisms compared, se:where=stage."),
@@ -181,16 +181,16 @@ def test_an_arm_is_any_difference_of_recipe(text, settings):
         ("a: atention=se", "Did you mean 'attention'?"),
         ("a: attention=cbma", "--arm a: no mechanism is called 'cbma'. Did you mean 'cbam'"),
         ("a: training.lr=fast", "--arm a: training.lr = 'fast': input should be a valid number"),
-        ("a: data.source=photos", "--arm a: data.source is one for all arms of a study; set it with --set"),
-        ("a: data.test_images=40", "data.test_images is one for all arms"),
-        ("a: training.seed=3", "--arm a: training.seed is one for all arms of a study; set it with --seeds"),
-        ("a: task.name=segment", "task.name is one for all arms"),
-        ("a: task.metric=top-5", "task.metric is one for all arms"),
+        ("a: data.source=photos", "--arm a: data.source must be the same for all arms of a study; set it with --set"),
+        ("a: data.test_images=40", "data.test_images must be the same for all arms"),
+        ("a: training.seed=3", "--arm a: training.seed must be the same for all arms of a study; set it with --seeds"),
+        ("a: task.name=segment", "task.name must be the same for all arms"),
+        ("a: task.metric=top-5", "task.metric must be the same for all arms"),
         ("a: training.lr=1 training.lr=2", "--arm a: training.lr is given twice"),
         ("a: attention=se attention.mechanism=das", "--arm a: attention.mechanism is given twice"),
         ("a: attention=das:where=block where=stage", "--arm a: attention.where is given twice"),
         ("a: control=noise", "attention.mechanism is 'none', name one"),
-        ("a: data.size=None", "--arm a: data.size is None, which TOML has no word for"),
+        ("a: data.size=None", "--arm a: data.size is None, which a recipe file cannot hold; give a value"),
         ("none: attention=se", "is the name of the plain network"),
         ("das: attention=se", "the arm 'das' is given twice"),
     ],
@@ -209,7 +209,7 @@ def test_they_follow_the_mechanisms_and_go_before_the_controls():
     assert own[0].settings == {"attention.mechanism": "eca", "training.lr": 0.1, "attention.control": "noise"}
     with pytest.raises(UserError, match="the control 'noise:c' needs 'c' among the mechanisms compared, se, b"):
         arms(["se"], ["noise:c"], ["b: attention=eca"])
-    with pytest.raises(UserError, match="of which there are none"):
+    with pytest.raises(UserError, match="and there is none"):
         arms([], ["noise"], ["a: model=resnet18"])
 
 
@@ -222,7 +222,7 @@ def test_arms_of_one_recipe_are_refused():
         (["se"], ["x: attention=squeeze_excite"]),
         (["se"], ["x: training.epochs=10"]),
     ):
-        with pytest.raises(UserError, match="are of one recipe; name it once"):
+        with pytest.raises(UserError, match="have the same recipe; remove one of them"):
             study(*names, others=others)
     assert len(study("se", others=["x: training.epochs=11"]).arms) == 3
 

@@ -16,11 +16,11 @@ class TestSentence:
         a, b = analyse(BY_HAND).differences
         assert a.sentence() == (
             "a: not decided. +2.0 points (95 % interval +0.4 to +3.6, 3 seeds); zero is outside, but not after "
-            "correction for 2 comparisons; this study could have seen differences of 2.6 points; "
+            "correction for 2 comparisons; this study could have detected differences of 2.6 points; "
             "about 5 seeds would decide."
         )
         assert b.sentence() == (
-            "b: not decided. +0.0 points (95 % interval -1.6 to +1.6, 3 seeds); this study could have seen "
+            "b: not decided. +0.0 points (95 % interval -1.6 to +1.6, 3 seeds); this study could have detected "
             "differences of 2.6 points; about 12 seeds would decide."
         )
 
@@ -39,7 +39,7 @@ class TestSentence:
         )
         assert self.sentence(difference=0.4, low=-0.7, high=1.5, detectable=1.6, seeds_needed=9) == (
             "b: not decided. +0.4 points (95 % interval -0.7 to +1.5, 3 seeds); "
-            "this study could have seen differences of 1.6 points; about 9 seeds would decide."
+            "this study could have detected differences of 1.6 points; about 9 seeds would decide."
         )
         assert self.sentence(seeds_needed=None).endswith("more than 100 seeds would be needed to decide.")
         assert self.sentence(seeds_needed=None, images_needed=True).endswith(

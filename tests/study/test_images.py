@@ -48,11 +48,11 @@ def _recipe(folder, **more):
 
 def test_a_second_run_reads_no_image_again(folder, read, tmp_path):
     told = []
-    first = series.train(_recipe(folder), tmp_path / "a", device="cpu", notify=told.append)
+    first = series.train_run(_recipe(folder), tmp_path / "a", device="cpu", notify=told.append)
     assert len(read) >= 12
     read.clear()
     other = _recipe(folder, **{"attention.mechanism": "eca", "training.seed": 1})
-    second = series.train(other, tmp_path / "b", device="cpu", notify=told.append)
+    second = series.train_run(other, tmp_path / "b", device="cpu", notify=told.append)
     assert read == []
     assert second["fingerprint"] == first["fingerprint"]
     assert sum(isinstance(event, TrainingBegan) for event in told) == 2
@@ -62,19 +62,21 @@ def test_a_second_run_reads_no_image_again(folder, read, tmp_path):
 def test_a_run_keeps_what_was_left_out(folder, read, tmp_path, skip_bad, gone):
     if skip_bad:
         (folder / "train/cat/0.bmp").write_bytes(b"BM")
-    series.train(_recipe(folder, **{"data.skip_bad": skip_bad}), tmp_path / "a", device="cpu", notify=lambda event: 0)
+    series.train_run(
+        _recipe(folder, **{"data.skip_bad": skip_bad}), tmp_path / "a", device="cpu", notify=lambda event: 0
+    )
     assert json.loads((tmp_path / "a/done.json").read_text())["left_out"] == gone
 
 
 @pytest.mark.parametrize("leaks", [True, False])
 def test_images_that_are_trained_and_tested_on_are_said_before_training_and_kept(folder, read, tmp_path, leaks):
-    from saccade.study.worker import check
+    from saccade.study.worker import check_study
 
     if leaks:
         shutil.copy(folder / "train/cat/0.bmp", folder / "test/cat/x.bmp")
     checked, told = [], []
-    check([_recipe(folder).model_dump(mode="json")], None, "cpu", checked.append)
-    series.train(_recipe(folder), tmp_path / "a", device="cpu", notify=told.append)
+    check_study([_recipe(folder).model_dump(mode="json")], None, "cpu", checked.append)
+    series.train_run(_recipe(folder), tmp_path / "a", device="cpu", notify=told.append)
     (data,) = (event for event in checked if isinstance(event, DataOpened))
     kinds = [type(event) for event in told if isinstance(event, Caution | TrainingBegan | EpochEnded)]
     assert kinds == [Caution] * leaks + [TrainingBegan, EpochEnded, EpochEnded]
@@ -86,12 +88,12 @@ def test_images_that_are_trained_and_tested_on_are_said_before_training_and_kept
 
 
 def test_the_check_of_a_study_and_its_first_run_share_what_was_read(folder, read, tmp_path):
-    from saccade.study.worker import check
+    from saccade.study.worker import check_study
 
-    check([_recipe(folder).model_dump(mode="json")], None, "cpu", lambda event: None)
+    check_study([_recipe(folder).model_dump(mode="json")], None, "cpu", lambda event: None)
     assert len(read) >= 12
     read.clear()
-    series.train(_recipe(folder), tmp_path / "a", device="cpu", notify=lambda event: None)
+    series.train_run(_recipe(folder), tmp_path / "a", device="cpu", notify=lambda event: None)
     assert read == []
 
 
@@ -162,7 +164,7 @@ def test_what_cannot_be_opened_is_not_kept(folder, read):
 
 def test_the_check_decides_what_is_open_by_the_plain_host(folder, read, monkeypatch):
     from saccade.events import SettingsDecided
-    from saccade.study.worker import check
+    from saccade.study.worker import check_study
     from saccade.training import fastest
 
     found = {"settings": {"training.precision": "bf16"}, "step_ms": {"32": 2.0, "bf16": 1.0}, "batch": 4}
@@ -174,11 +176,11 @@ def test_the_check_decides_what_is_open_by_the_plain_host(folder, read, monkeypa
 
     monkeypatch.setattr(fastest, "fastest", decide)
     recipes = [_recipe(folder, **{"attention.mechanism": name}) for name in ("none", "eca")]
-    said = check([recipe.model_dump(mode="json") for recipe in recipes], None, "cpu", told.append)
+    said = check_study([recipe.model_dump(mode="json") for recipe in recipes], None, "cpu", told.append)
     assert said == {"devices": ["cpu"], "decided": {}}
     assert asked == []
     recipes[1] = recipes[1].with_overrides({"training.precision": "auto"})
-    said = check([recipe.model_dump(mode="json") for recipe in recipes], None, "cpu", told.append)
+    said = check_study([recipe.model_dump(mode="json") for recipe in recipes], None, "cpu", told.append)
     assert said == {"devices": ["cpu"], "decided": found}
     assert asked == [(recipes[0], ["training.precision"])]
     assert [event.settings for event in told if isinstance(event, SettingsDecided)] == [found["settings"]]
@@ -187,7 +189,7 @@ def test_the_check_decides_what_is_open_by_the_plain_host(folder, read, monkeypa
 def test_a_run_is_the_same_to_the_last_bit_with_pictures_from_disk(folder, read, tmp_path, monkeypatch):
     def run(name, **more):
         monkeypatch.setattr(images, "_last", None)
-        series.train(_recipe(folder, **more), tmp_path / name, device="cpu", notify=lambda event: None)
+        series.train_run(_recipe(folder, **more), tmp_path / name, device="cpu", notify=lambda event: None)
         return [(tmp_path / name / file).read_bytes() for file in ("model.safetensors", "rows.safetensors")]
 
     plain = run("plain")

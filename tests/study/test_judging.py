@@ -89,7 +89,7 @@ class TestVerdicts:
     def test_one_seed_decides_nothing_and_says_so(self):
         found = judge({"none": [0.7], "se": [0.9]})
         assert found.verdicts["se"].sentence() == (
-            "se: not decided. +0.200 against none. One seed measures no spread between runs: take two or more."
+            "se: not decided. +0.200 against none. One seed does not measure the variation between runs: use two or more."
         )
 
 
@@ -173,9 +173,9 @@ class TestMeasure:
     def test_scores_outside_their_bounds(self):
         with pytest.raises(UserError, match=r"score: 0\.7\d+ lies outside 0\.8 to 1; give the bounds with --range"):
             judge(table(), bounds=(0.8, 1.0))
-        with pytest.raises(UserError, match="the lower bound comes first"):
+        with pytest.raises(UserError, match="the first number must be below the second"):
             judge(table(), bounds=(1.0, 0.0))
-        with pytest.raises(UserError, match="say with --margin"):
+        with pytest.raises(UserError, match="set it with --margin"):
             judge({"none": [0.0, 0.0], "se": [2.0, 3.0]}, bounds=None, unit="px")
 
 
@@ -193,7 +193,7 @@ class TestLogs:
         assert found.scored == "the last epoch"
         assert "mAP50-95(B) of the last epoch" in found.report(tmp_path / "r.html").read_text()
         said = " ".join(note.text for note in found.notes)
-        assert "The last epoch of every run is scored. Its best epoch would be chosen on the very images" in said
+        assert "The last epoch of every run is scored. The best epoch would be chosen on the images" in said
         assert found.origin["Column"].startswith("metrics/mAP50-95(B), chosen by its name; not read: ")
         assert found.origin["se, seed 1"] == str(paths[4])
 
@@ -240,7 +240,7 @@ class TestLogs:
         found = judge(paths)
         assert found.metric.name == "val_acc"
         assert found.analysis.differences == judge(table()).analysis.differences
-        assert any("version of the logger's folder is taken for the seed" in note.text for note in found.notes)
+        assert any("seed is the number of the logger's version folder" in note.text for note in found.notes)
         tested = [
             lightning(tmp_path, f"{arm}-seed{seed}", [0.2], test=s)
             for arm, own in table().items() for seed, s in enumerate(own)
@@ -269,7 +269,7 @@ class TestLogs:
 
 
 REFUSED = [
-    ("none,0,.7\nse,0,.8\nse,0,.9\n", r"line 4: se, seed 0 is there twice; a row a test image needs a column 'image'"),
+    ("none,0,.7\nse,0,.8\nse,0,.9\n", r"line 4: se, seed 0 is repeated; per-image scores need a column 'image'"),
     ("none,0,.7\nse,0,good\n", r"line 3: score is 'good'; a number is needed"),
     ("none,0,.7\nse,0,91.5 %\n", r"line 3: score is '91\.5 %'; a number is needed; write the number without its unit"),
     ("none,0,.7\nse,0,nan\n", r"line 3: score is nan; a finite number is needed\. Leave out the row"),
@@ -278,7 +278,7 @@ REFUSED = [
     ("none,first,.7\nse,0,.8\n", r"line 2: seed is 'first'; a whole number is needed"),
     ("none,0.5,.7\nse,0,.8\n", r"line 2: seed is '0\.5'; a whole number is needed"),
     ("none,0,.7\nse,0\n", r"line 3: 2 cells, but 3 columns \(arm, seed, score\)"),
-    ("none,0,.7\nnone,1,.8\n", r"holds the one arm 'none'; a comparison needs another"),
+    ("none,0,.7\nnone,1,.8\n", r"holds only the arm 'none'; a comparison needs another arm"),
     ("plain,0,.7\nse,0,.8\n", r"no arm of s\.csv is called 'none'\. .*by --baseline; there are plain, se"),
     (
         "none,0,.7\nnone,1,.7\nse,2,.8\nse,3,.8\n",
@@ -303,7 +303,7 @@ class TestRefused:
             (b"", "is empty; a line with the names of the columns"),
             (
                 b"arm|seed|score\nnone|0|1\n",
-                r"has one column, 'arm\|seed\|score'; columns parted by comma",
+                r"has one column, 'arm\|seed\|score'; columns separated by comma",
             ),
             (
                 b"arm,sede,score\nnone,0,1\n",
@@ -312,9 +312,9 @@ class TestRefused:
             (b"arm,seed\nnone,0\n", "has no column of scores; it has arm, seed"),
             (b"arm,seed,a,b\nnone,0,1,2\n", "which column is the score. Name it with --metric: a, b"),
             (b"arm,seed,seed,score\nnone,0,0,1\n", "has 2 columns 'seed'"),
-            ("arm,seed,score\nné,0,1\n".encode("latin-1"), "byte 16 is no UTF-8 text; save the file as UTF-8"),
+            ("arm,seed,score\nné,0,1\n".encode("latin-1"), "byte 16 is not UTF-8; save the file as UTF-8"),
             ("arm,seed,score\nnone,0,1\n".encode("utf-16"), "is UTF-16; save it as UTF-8"),
-            (b"PK\x03\x04rest", "is a spreadsheet, no CSV"),
+            (b"PK\x03\x04rest", "is a spreadsheet, not a CSV"),
             (b"arm,seed,score,group\nnone,0,1,a\n", "has a column 'group' but no column 'image'"),
         ],
     )
@@ -333,31 +333,31 @@ class TestRefused:
         with pytest.raises(UserError, match=r"none, seed 0 has no score of image x and 1 more, which das, seed 1 has"):
             judge(more)
         twice = _rows(tmp_path / "c.csv", [*rows, rows[-1]])
-        with pytest.raises(UserError, match=r"line 74: das, seed 1, image i11, is there twice"):
+        with pytest.raises(UserError, match=r"line 74: das, seed 1, image i11, is repeated"):
             judge(twice)
         one = _rows(tmp_path / "d.csv", [row for row in rows if row[2] == "i0"])
-        with pytest.raises(UserError, match="all scores are of the one image i0"):
+        with pytest.raises(UserError, match="all scores are of one image, i0"):
             judge(one)
 
     def test_groups_that_differ(self, tmp_path):
         _, rows = _images(tmp_path, groups=["a", "b"] * 6, name="g.csv")
         rows[-1][-1] = "a"
-        with pytest.raises(UserError, match=r"line 73: image i11 is of the group a, and of b before"):
+        with pytest.raises(UserError, match=r"line 73: image i11 has the group a, and b in an earlier row"):
             judge(_rows(tmp_path / "a.csv", rows, "arm,seed,image,score,group"))
         rows = [[*row[:-1], "a"] for row in rows]
-        with pytest.raises(UserError, match="all scores are of the one group a"):
+        with pytest.raises(UserError, match="all scores are of one group, a"):
             judge(_rows(tmp_path / "b.csv", rows, "arm,seed,image,score,group"))
 
     def test_places(self, tmp_path):
         with pytest.raises(UserError, match="cannot be read: No such file"):
             judge(tmp_path / "gone.csv")
         ultralytics(tmp_path / "x" / "results.csv", [0.5])
-        with pytest.raises(UserError, match=r"is a folder; name the files .* themselves, as .*/\*/results\.csv"):
+        with pytest.raises(UserError, match=r"is a folder; give the score files in it, for example .*/\*/results\.csv"):
             judge(tmp_path)
-        with pytest.raises(UserError, match=r"nothing says which arm and seed .*train2/results\.csv is of"):
+        with pytest.raises(UserError, match=r"the arm and the seed of .*train2/results\.csv are unknown"):
             judge([ultralytics(tmp_path / "train2" / "results.csv", [0.5])])
         log, other = f"se:0={tmp_path / 'x' / 'results.csv'}", write_long(tmp_path / "s.csv", table())
-        with pytest.raises(UserError, match="are both of se, seed 0; one file a run"):
+        with pytest.raises(UserError, match="are both of se, seed 0; one file per run"):
             judge([log, log])
         with pytest.raises(UserError, match=r"names the arms itself, in a column; give the file without se:0="):
             judge([f"se:0={other}"])
@@ -372,7 +372,9 @@ class TestRefused:
             judge({"arm": ["none"], "seed": [0, 1], "score": [1.0]})
 
     def test_a_control_that_is_no_arm(self):
-        with pytest.raises(UserError, match=r"there is no arm 'sse' beside 'none' to be a control\. Did you mean 'se'"):
+        with pytest.raises(
+            UserError, match=r"there is no arm 'sse' besides 'none' to be a control\. Did you mean 'se'"
+        ):
             judge(table(), controls=["sse"])
 
     def test_another_baseline(self):
@@ -407,7 +409,7 @@ class TestShown:
 
     def test_a_report_needs_a_place(self, tmp_path):
         found = judge(table())
-        with pytest.raises(UserError, match="judged scores lie in no study folder"):
+        with pytest.raises(UserError, match="judged scores have no study folder"):
             found.report()
         with pytest.raises(UserError, match="only those of a study can be written"):
             found.scores(tmp_path / "x.csv")

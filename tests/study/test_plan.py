@@ -211,9 +211,9 @@ def test_settings_that_no_recipe_has_are_refused_with_the_arm(tmp_path):
 
 
 def test_what_is_no_study(tmp_path):
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         Study.open(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="is no study"):
+    with pytest.raises(UserError, match="is not a study"):
         Study.open(tmp_path)
 
 
@@ -283,7 +283,7 @@ def test_an_arm_can_leave_open_too(tmp_path):
     found.write()
     assert asked.claim()
     alone = study(tmp_path / "t", others=["fast: training.precision=auto"])
-    with pytest.raises(UserError, match="'none' and 'fast' are of one recipe"):
+    with pytest.raises(UserError, match="'none' and 'fast' have the same recipe"):
         alone.decide({"settings": {"training.precision": "32"}})
 
 

@@ -12,14 +12,14 @@ from saccade.study.blocks import moderated_df
 from saccade.study.precision import (
     ImageError,
     image_floor,
-    image_variances,
-    images_needed,
-    lasting_error,
+    more_images_needed,
     planned_detectable,
     satterthwaite,
     seeds_needed,
+    squared_image_error,
     standard_error,
     stated_detectable,
+    variance_components,
 )
 
 
@@ -36,24 +36,24 @@ class TestImages:
         arm = np.array([[1, 1, 1, 0], [1, 1, 1, 0]], dtype=bool)
         # d is 0, 0, 1, 0 and 0, 1, 1, -1: means over seeds 0, 1/2, 1, -1/2 with squares of deviations 1.25, over 3;
         # both seeds have the mean 1/4, so what is left are four halves, whose squares are 1, over 3 · 1.
-        between, within = image_variances(difference(arm, none))
+        between, within = variance_components(difference(arm, none))
         assert (between, within) == pytest.approx((1e4 * 1.25 / 3, 1e4 / 3))
-        assert lasting_error(between, within, 2, 4) == pytest.approx(1e4 * (1.25 / 3 - 1 / 6) / 4)
+        assert squared_image_error(between, within, 2, 4) == pytest.approx(1e4 * (1.25 / 3 - 1 / 6) / 4)
 
     def test_one_seed_is_mcnemar(self):
         rng = np.random.default_rng(13)
         none, arm = rng.random((2, 1, 500)) < 0.85
         gained, lost = (arm & ~none).sum(), (none & ~arm).sum()
         variance = (gained + lost - (gained - lost) ** 2 / 500) / 499
-        assert image_variances(difference(arm, none)) == pytest.approx((1e4 * variance, 0))
+        assert variance_components(difference(arm, none)) == pytest.approx((1e4 * variance, 0))
 
     def test_what_a_run_does_to_all_images_is_not_of_the_images(self):
         none = np.ones((2, 30), dtype=bool)
         arm = none.copy()
         arm[1] = False
-        assert image_variances(difference(arm, none)) == (0, 0)
+        assert variance_components(difference(arm, none)) == (0, 0)
         arm[1, 0] = True  # the twin: one image that does not follow
-        assert min(image_variances(difference(arm, none))) > 0
+        assert min(variance_components(difference(arm, none))) > 0
 
     @pytest.mark.parametrize("apart", [True, False])
     def test_the_lasting_error_is_right_on_average(self, apart):
@@ -63,21 +63,25 @@ class TestImages:
         for _ in range(400):
             of_none = rng.random(200)
             of_arm = rng.random(200) if apart else of_none
-            between, within = image_variances(difference(rng.random((3, 200)) < of_arm, rng.random((3, 200)) < of_none))
+            between, within = variance_components(
+                difference(rng.random((3, 200)) < of_arm, rng.random((3, 200)) < of_none)
+            )
             found.append(between - within / 3)
         assert np.mean(found) == pytest.approx(1e4 / 6 if apart else 0, abs=1e4 * 0.006)  # four standard errors
 
     def test_it_is_never_negative(self):
         none = np.array([[1, 0, 1, 0], [0, 1, 0, 1]], dtype=bool)
-        between, within = image_variances(difference(~none, none))  # every image flips with the seed, none lastingly
+        between, within = variance_components(
+            difference(~none, none)
+        )  # every image flips with the seed, none lastingly
         assert between - within / 2 < 0
-        assert lasting_error(between, within, 2, 4) == 0
+        assert squared_image_error(between, within, 2, 4) == 0
 
     def test_images_that_agree_leave_an_error(self):
         # two pseudo images beside two: d = 0, 0, +1, -1, mean 0, variance 2/4 over 4 images
         assert image_floor(2, 100) == pytest.approx(1e4 * (2 / 4) / 4)
         right = np.ones((5, 1), dtype=bool)
-        assert image_variances(difference(right, right)) == (0, 0)
+        assert variance_components(difference(right, right)) == (0, 0)
         row = rows(analyse({"none": [100] * 5, "a": [100] * 5}, correct={"none": right, "a": right}))["a"]
         assert row.se == pytest.approx(math.sqrt(2e4) / 3)
 
@@ -99,7 +103,7 @@ class TestImages:
         with_images, without = analyse(scores, correct=correct), analyse(scores)
         for name, row in rows(with_images).items():
             free = rows(without)[name]
-            lasting = lasting_error(*image_variances(difference(correct[name], correct["none"])), 3, 400)
+            lasting = squared_image_error(*variance_components(difference(correct[name], correct["none"])), 3, 400)
             assert row.se == pytest.approx(math.sqrt(free.se**2 + lasting))
             assert row.se_images == pytest.approx(math.sqrt(lasting))
             assert row.df == pytest.approx(float(satterthwaite(free.se**2, free.df, lasting, 399)))
@@ -256,9 +260,9 @@ class TestPower:
 
         assert needed(0.05) > needed(0.0) > 3
         assert needed(0.3) is None  # 0.55 points remain at any number of seeds
-        assert images_needed(1.0, images=error(0.3), **known)
-        assert not images_needed(1.0, images=error(0.05), **known)
-        assert not images_needed(1.0, images=None, **known)
+        assert more_images_needed(1.0, images=error(0.3), **known)
+        assert not more_images_needed(1.0, images=error(0.05), **known)
+        assert not more_images_needed(1.0, images=None, **known)
         assert (
             seeds_needed(1.0, sigma=9.0, images=error(0.05), seeds=3, arms=4, **known) is None
         )  # the seeds' own fault
@@ -266,8 +270,8 @@ class TestPower:
     def test_the_edge_of_what_seeds_can_do(self):
         """At any number of seeds the images leave a normal error: 2.394 + 0.842 of it are needed for 3 mechanisms."""
         known = {"mechanisms": 3, "margin": 0.01}
-        assert not images_needed(1.0, images=ImageError((0.999 / 3.2356) ** 2, 10**6), **known)
-        assert images_needed(1.0, images=ImageError((1.001 / 3.2356) ** 2, 10**6), **known)
+        assert not more_images_needed(1.0, images=ImageError((0.999 / 3.2356) ** 2, 10**6), **known)
+        assert more_images_needed(1.0, images=ImageError((1.001 / 3.2356) ** 2, 10**6), **known)
 
     def test_a_study_of_few_images_says_that_more_are_needed(self):
         rng = np.random.default_rng(33)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from saccade.study.pseudovalues import BLOCKS, MOST, from_values, jackknife, unit_sizes
+from saccade.study.pseudovalues import BLOCKS, MAX_UNITS, from_values, jackknife, unit_sizes
 
 GROUPS = ["b", "a", "b", "c", "a", "b"]
 VALUES = np.array([1.0, 4.0, 3.0, 8.0, 0.0, 5.0])
@@ -44,7 +44,9 @@ class TestByHand:
 
 
 class TestBlocks:
-    @pytest.mark.parametrize(("n", "units"), [(1, 1), (29, 29), (MOST, MOST), (MOST + 1, BLOCKS), (2000, BLOCKS)])
+    @pytest.mark.parametrize(
+        ("n", "units"), [(1, 1), (29, 29), (MAX_UNITS, MAX_UNITS), (MAX_UNITS + 1, BLOCKS), (2000, BLOCKS)]
+    )
     def test_how_many_units(self, n, units):
         kept = []
         assert len(jackknife(lambda index: kept.append(index) or 1.0, n)) == units

@@ -199,8 +199,8 @@ def test_wrong_words_are_refused_and_nothing_is_written(study, words, message):
 
 
 def test_what_takes_connections_need_not_be_a_cluster(study, monkeypatch):
-    joining = pytest.importorskip("saccade.study.engine.joining", reason="ray is not installed")
-    monkeypatch.setattr(joining, "_ANSWER", 1.0)
+    ray_connection = pytest.importorskip("saccade.study.engine.ray_connection", reason="ray is not installed")
+    monkeypatch.setattr(ray_connection, "_REPLY_TIMEOUT_S", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(UserError, match=f"no Ray cluster answers at {address}: something takes connections there"):
@@ -210,7 +210,7 @@ def test_what_takes_connections_need_not_be_a_cluster(study, monkeypatch):
 
 @pytest.mark.parametrize(("failures", "starts"), [(0, 1), (2, 3), (3, 3)])
 def test_a_start_that_took_too_long_is_tried_again(study, monkeypatch, failures, starts):
-    joining = pytest.importorskip("saccade.study.engine.joining", reason="ray is not installed")
+    ray_connection = pytest.importorskip("saccade.study.engine.ray_connection", reason="ray is not installed")
     begun = []
 
     def init(address, **options):
@@ -218,12 +218,12 @@ def test_a_start_that_took_too_long_is_tried_again(study, monkeypatch, failures,
         if len(begun) <= failures:
             raise Exception("The current node timed out during startup.")
 
-    monkeypatch.setattr(joining.ray, "init", init)
+    monkeypatch.setattr(ray_connection.ray, "init", init)
     if failures < 3:
-        joining.start(num_cpus=1)
+        ray_connection.start(num_cpus=1)
     else:
         with pytest.raises(UserError, match=r"in 3 tries \(The current node timed out.*--engine local needs no Ray"):
-            joining.start(num_cpus=1)
+            ray_connection.start(num_cpus=1)
     assert begun == [("local", {"num_cpus": 1})] * starts
 
 
@@ -264,7 +264,7 @@ def test_an_interrupt_that_python_drops_is_noticed(study, monkeypatch):
         assert not place._interrupted.is_set()
         Interrupted()
         with pytest.raises(KeyboardInterrupt):
-            next(place.answers([]))
+            next(place.messages([]))
     assert [lost.exc_type for lost in dropped] == [KeyboardInterrupt]
     assert signal.getsignal(signal.SIGINT) is handler
     with track_interrupts() as raised, pytest.raises(KeyboardInterrupt):  # and one that is not dropped goes its way

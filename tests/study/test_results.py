@@ -80,7 +80,9 @@ def test_the_metric_of_the_recipe_gives_the_verdicts(study):
 
 def test_runs_of_two_metrics_are_not_compared(study):
     _change(study.runs()[0], metric="top-5")
-    with pytest.raises(UserError, match="cannot be compared, they are of classify by top-1 and classify by top-5"):
+    with pytest.raises(
+        UserError, match="cannot be compared, because they were scored on classify by top-1 and classify by top-5"
+    ):
         collect(study.folder)
 
 
@@ -213,5 +215,5 @@ def test_they_are_written_as_strict_json(study):
 
 
 def test_what_is_no_study(tmp_path):
-    with pytest.raises(UserError, match="is no study"):
+    with pytest.raises(UserError, match="is not a study"):
         collect(tmp_path)

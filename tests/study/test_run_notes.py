@@ -97,7 +97,7 @@ def test_a_control_of_another_size_than_its_mechanism_is_named(tmp_path, plain, 
         if parameters is not None:
             _finish(run, parameters=parameters)
     assert notes(plan, "parameters") == ([] if said is None else [
-        f"extra for eca: {said} a plain bottleneck of at least one unit a site can have no nearer number."
+        f"extra for eca: {said} a plain bottleneck of at least one unit per site cannot come closer."
     ])  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import scipy.stats
 from example_studies import BY_HAND, analyse, draw, rows
 
 from saccade.errors import UserError
-from saccade.study.blocks import PRIOR_DF, Design, fit, holm, judge, moderated_df
+from saccade.study.blocks import PRIOR_DF, Design, compute_verdicts, fit, holm, moderated_df
 
 
 class TestByHand:
@@ -66,9 +66,9 @@ class TestModerated:
         """2 E[v]² / var(v), over studies drawn under the model; runs are missing."""
         present = np.ones((5, 4), dtype=bool)
         present[[2, 4], [0, 3]] = False
-        design = Design.of(present)
+        design = Design.from_present(present)
         fitted = fit(np.random.default_rng(30).normal(0, 1.5, (200_000, 5, 4)), design)
-        variances = np.square(fitted.spread)
+        variances = np.square(fitted.moderated_sd)
         assert variances.mean(axis=0) == pytest.approx(2.25, rel=0.01)
         drawn = 2 * variances.mean(axis=0) ** 2 / variances.var(axis=0)
         assert drawn == pytest.approx(design.difference_df, rel=0.02)
@@ -137,11 +137,11 @@ class TestAgainstLeastSquares:
     def test_one_study_and_many_go_through_the_same_lines(self):
         studies = [draw(seed, arms=5, seeds=3, gains=(0, 2)) for seed in range(20)]
         table = np.array([list(study.values()) for study in studies])
-        design = Design.of(np.ones((5, 3)))
+        design = Design.from_present(np.ones((5, 3)))
         fitted = fit(table, design)
         family = [True, True, True, False]
         df = design.difference_df[1:]
-        tests = judge(fitted.differences[:, 1:], fitted.se[:, 1:], df, family=family, margin=1.0, alpha=0.05)
+        tests = compute_verdicts(fitted.differences[:, 1:], fitted.se[:, 1:], df, family=family, margin=1.0, alpha=0.05)
         for i, study in enumerate(studies):
             analysis = analyse(study, controls={"m4"})
             assert analysis.sigma == pytest.approx(fitted.sigma[i])
@@ -232,7 +232,7 @@ class TestHolm:
 class TestVerdict:
     def verdict(self, difference, se=0.5, df=10, margin=1.0, others=()):
         d = np.array([difference, *others])
-        tests = judge(d, np.full(len(d), se), df, family=np.ones(len(d)), margin=margin, alpha=0.05)
+        tests = compute_verdicts(d, np.full(len(d), se), df, family=np.ones(len(d)), margin=margin, alpha=0.05)
         return str(tests.verdict[0])
 
     def test_at_the_edge_of_significance(self):
@@ -254,7 +254,7 @@ class TestVerdict:
         assert self.verdict(0.4, se=0.1, margin=1.0) == "helps"
 
     def test_each_difference_has_its_own_degrees_of_freedom(self):
-        tests = judge(
+        tests = compute_verdicts(
             np.array([2.0, 2.0, 2.0]),
             np.ones(3),
             np.array([2.5, 40.0, 0.0]),
@@ -288,7 +288,7 @@ class TestThin:
             assert row.verdict == "not decided"
         assert rows(analysis)["a"].difference == pytest.approx(1)
         assert analysis.differences[0].sentence() == (
-            "a: not decided. +1.0 points against none. One seed measures no spread between runs: take two or more."
+            "a: not decided. +1.0 points against none. One seed does not measure the variation between runs: use two or more."
         )
 
     def test_one_seed_with_images_is_still_one_seed(self):
@@ -377,9 +377,9 @@ class TestWrongUse:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"baseline": "nome"}, "'nome' is no arm of this study: none, a, b. Did you mean 'none'"),
-            ({"controls": {"c"}}, "'c' is no arm of this study"),
-            ({"correct": {"x": np.ones((3, 5))}}, "'x' is no arm of this study"),
+            ({"baseline": "nome"}, "'nome' is not an arm of this study: none, a, b. Did you mean 'none'"),
+            ({"controls": {"c"}}, "'c' is not an arm of this study"),
+            ({"correct": {"x": np.ones((3, 5))}}, "'x' is not an arm of this study"),
             ({"correct": {"a": np.ones((2, 5))}}, r"values\['a'\] is \(2, 5\); every arm needs \(3 seeds"),
             ({"correct": {"a": np.ones((3, 5)), "b": np.ones((3, 6))}}, "the same test images"),
             ({"margin": 0}, "margin must be a positive number of points, got 0"),

@@ -16,7 +16,7 @@ from saccade.study.arms import Arm
 from saccade.study.images import open_once
 from saccade.study.plan import Study
 from saccade.study.report import write_report
-from saccade.study.worker import Once, check
+from saccade.study.worker import OncePerMessage, check_study
 from saccade.training import train
 
 BASE = Recipe().with_overrides(
@@ -67,12 +67,12 @@ def test_arms_of_other_preprocessing_are_compared_and_said(study):
 def test_the_check_of_a_study_opens_what_each_arm_sees(study):
     found = []
     recipes = [run.recipe.model_dump(mode="json") for run in study.runs()]
-    check(recipes[::-1], None, "cpu", found.append)
+    check_study(recipes[::-1], None, "cpu", found.append)
     assert any("shown with mean 0.25, std 0.5" in getattr(event, "description", "") for event in found)
     assert ["folded" in event.text for event in found if isinstance(event, Caution)] == [True]
     wrong = study.runs()[1].recipe.with_overrides({"training.freeze": ["layer9*"]}).model_dump(mode="json")
     with pytest.raises(UserError, match="no parameter 'layer9"):
-        check([recipes[0], wrong], None, "cpu", found.append)
+        check_study([recipes[0], wrong], None, "cpu", found.append)
 
 
 def test_the_forecast_times_a_step_with_the_same_layers_frozen(study, monkeypatch):
@@ -85,13 +85,13 @@ def test_the_forecast_times_a_step_with_the_same_layers_frozen(study, monkeypatc
             yield step
 
     monkeypatch.setattr(forecasting, "training_steps", watched)
-    ahead = forecasting.forecast(study, 1, "cpu")
+    ahead = forecasting.forecast_study(study, 1, "cpu")
     assert set(ahead.step_ms) == {"none", "trained"}
     assert [mode for mode, _ in itertools.groupby(modes)] == [{True}, {False}]
 
 
 def test_a_process_of_many_runs_gives_a_warning_once(caplog):
-    logger, once = logging.getLogger("saccade"), Once()
+    logger, once = logging.getLogger("saccade"), OncePerMessage()
     said = ["the head is left out", "the head is left out", "another"]
     for text in said:
         logger.warning(text)

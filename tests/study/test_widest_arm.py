@@ -1,4 +1,4 @@
-"""An arm whose runs scatter more than those of the others widens every interval, and is named."""
+"""An arm whose runs vary more than those of the others widens every interval, and is named."""
 
 import numpy as np
 from example_studies import analyse
@@ -11,21 +11,21 @@ def test_an_arm_that_scatters_more_is_named():
     scores = {name: [90.0, 91.0, 92.5] for name in ("none", "a", "b", "c")}
     for row, noise in zip(scores.values(), ([0.2, 0, 0], [0, 0.3, 0], [0, 0, 0.2], [0, 0, 0]), strict=True):
         row[:] = [score + e for score, e in zip(row, noise, strict=True)]
-    assert "scatter more" not in " ".join(analyse(scores).notes)
+    assert "vary more" not in " ".join(analyse(scores).notes)
     scores["b"] = [86.0, 92.0, 90.0]
-    (note,) = (note for note in analyse(scores).notes if "scatter more" in note)
+    (note,) = (note for note in analyse(scores).notes if "vary more" in note)
     without = analyse({name: row for name, row in scores.items() if name != "b"}).sigma
-    assert "The runs of b scatter more than those of the other arms" in note
+    assert "The runs of b vary more than those of the other arms" in note
     assert f"{analyse(scores).sigma:.2f} points, and {without:.2f} without b." in note
 
 
 def test_one_study_in_twenty_names_an_arm_by_chance():
     rng = np.random.default_rng(0)
-    design = Design.of(np.ones((6, 3), dtype=bool))
+    design = Design.from_present(np.ones((6, 3), dtype=bool))
     named = [widest_arm(rng.normal(90, 1, (6, 3)), design) is not None for _ in range(1500)]
     assert 0.02 < np.mean(named) < 0.065
 
 
 def test_too_few_runs_name_no_wide_arm():
     analysis = analyse({"none": [90, 90.1, 90], "a": [90, 90, 90.1], "b": [80, 95, 90]})
-    assert "scatter more" not in " ".join(analysis.notes)
+    assert "vary more" not in " ".join(analysis.notes)

@@ -1,8 +1,8 @@
-"""Where the runs of a study are done and in which order: one schedule, two places to work.
+"""Execution of a study's runs: one scheduler, and two executors, for local processes and for Ray.
 
-``local`` is a process for each slot on this machine, ``ray`` an actor for each slot on a Ray cluster. Both answer the
-same calls with the same messages, so a run cannot tell where it is done. Nothing here imports torch: the parent stays
-light and answers Ctrl-C at once.
+``local`` uses one process per slot on this machine, ``ray`` one actor per slot on a Ray cluster. Both execute the same
+calls and send the same messages, so a run gives the same results with either. This package does not import torch: the
+parent process stays small and reacts to Ctrl-C at once.
 """
 
 from saccade.study.engine.local import cores, slots_for

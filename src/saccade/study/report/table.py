@@ -125,7 +125,7 @@ def _row(arm: ArmResult, judged: Difference | None, digits: int) -> tuple[str, .
     found = ("", "", "")
     if judged is not None:
         difference = f"{signed(judged.difference, digits)} {interval(judged.low, judged.high, digits)}"
-        verdict = judged.word + (" (control)" if judged.is_control else "")
+        verdict = judged.verdict_text + (" (control)" if judged.is_control else "")
         found = (difference, p_value(judged.p_holm), verdict)
     cost = arm.cost
     return (

@@ -74,7 +74,7 @@ weights.{% endif %}</p>
                 "style": line.style, "chart": forest_row(line, scale, results.margin, metric),
                 "difference": signed(row.difference, metric.digits), "p": p_value(row.p_holm),
                 "interval": interval(row.low, row.high, metric.digits),
-                "verdict": row.word, "class": row.verdict or "unjudged",
+                "verdict": row.verdict_text, "class": row.verdict or "unjudged",
                 "shares_host": shares_host[row.name], "control": row.is_control,
             }
             for row, line in zip(results.analysis.differences, lines, strict=True)
