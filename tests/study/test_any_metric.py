@@ -70,7 +70,8 @@ class TestUnit:
         analysis = analyse(scores, metric=PLAIN)
         assert analysis.differences[0].sentence() == (
             "a: not decided. +0.020 (95 % interval +0.004 to +0.036, 3 seeds); zero is outside, but not after "
-            "correction for 2 comparisons; this study could have detected differences of 0.026; about 5 seeds would decide."
+            "correction for 2 comparisons; this study could have detected differences of 0.026; about 5 seeds would "
+            "decide."
         )
         assert analysis.diagnostics().startswith("Residual SD 0.0071 with 4 degrees")
         equal = replace(analysis.differences[0], verdict="equal", low=-0.004, high=0.008, difference=0.002)

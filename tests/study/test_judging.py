@@ -89,7 +89,8 @@ class TestVerdicts:
     def test_one_seed_decides_nothing_and_says_so(self):
         found = judge({"none": [0.7], "se": [0.9]})
         assert found.verdicts["se"].sentence() == (
-            "se: not decided. +0.200 against none. One seed does not measure the variation between runs: use two or more."
+            "se: not decided. +0.200 against none. One seed does not measure the variation between runs: use two or "
+            "more."
         )
 
 

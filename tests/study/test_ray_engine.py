@@ -165,8 +165,8 @@ def test_a_second_start_takes_nothing_from_the_first(told):
 def test_a_start_proves_the_folder_with_a_file_of_its_own(tmp_path):
     cluster = pytest.importorskip("saccade.study.engine.cluster", reason="ray is not installed")
     study = Study(Recipe(), arms(["se"]), (0,), tmp_path / "a" / "s")
-    with cluster._token(study.folder, "first") as first:
-        with cluster._token(study.folder, "second") as second:
+    with cluster._handshake_file(study.folder, "first") as first:
+        with cluster._handshake_file(study.folder, "second") as second:
             assert (first.read_text(), second.read_text()) == ("first", "second")
             assert study.claim() is False, "the folder is free"
         assert first.read_text() == "first"
@@ -220,10 +220,10 @@ def test_a_start_that_took_too_long_is_tried_again(study, monkeypatch, failures,
 
     monkeypatch.setattr(ray_connection.ray, "init", init)
     if failures < 3:
-        ray_connection.start(num_cpus=1)
+        ray_connection.start_ray(num_cpus=1)
     else:
-        with pytest.raises(UserError, match=r"in 3 tries \(The current node timed out.*--engine local needs no Ray"):
-            ray_connection.start(num_cpus=1)
+        with pytest.raises(UserError, match=r"in 3 attempts \(The current node timed out.*--engine local needs no Ray"):
+            ray_connection.start_ray(num_cpus=1)
     assert begun == [("local", {"num_cpus": 1})] * starts
 
 

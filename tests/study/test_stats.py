@@ -288,7 +288,8 @@ class TestThin:
             assert row.verdict == "not decided"
         assert rows(analysis)["a"].difference == pytest.approx(1)
         assert analysis.differences[0].sentence() == (
-            "a: not decided. +1.0 points against none. One seed does not measure the variation between runs: use two or more."
+            "a: not decided. +1.0 points against none. One seed does not measure the variation between runs: use two "
+            "or more."
         )
 
     def test_one_seed_with_images_is_still_one_seed(self):

@@ -34,8 +34,8 @@ def advice_if_not_learnt(study: Study) -> str:
         loss_sentence = f"The training loss of its first run {verb}, from {first:.3g} to {last:.3g}. "
     source = printable(study.base.data.source)
     return (
-        f"{loss_sentence}Try, one at a time: {'; '.join(f'({n}) {step}' for n, step in enumerate(steps, 1))}. Check that "
-        f"labels match images: saccade data {source} --show sheet.png"
+        f"{loss_sentence}Try, one at a time: {'; '.join(f'({n}) {step}' for n, step in enumerate(steps, 1))}. Check "
+        f"that labels match images: saccade data {source} --show sheet.png"
     )
 
 

@@ -15,7 +15,7 @@ from saccade.errors import UserError, did_you_mean
 from saccade.recipe import Recipe, setting
 from saccade.recipe_paths import whole_paths
 
-__all__ = ["BASELINE", "Arm", "arms", "is_shared_key", "split_position", "duplicates", "full_key"]
+__all__ = ["BASELINE", "Arm", "arms", "duplicates", "full_key", "is_shared_key", "split_position"]
 
 BASELINE = "none"
 """Name of the arm without attention; first in every study."""
@@ -43,8 +43,8 @@ class Arm:
     Attributes:
         name: ``none``, ``se``, ``eca:kernel_size=5``, ``das:where=block``, ``extra for das``, or a name chosen by the
             user.
-        settings: maps dotted keys to the values that replace those of the study's recipe.
-        by_seed: maps a seed to further settings for its run, chosen by tuning.
+        settings: dotted keys and values that replace those of the study's recipe.
+        by_seed: seed -> further settings for its run, chosen by tuning.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Arm:
 
     @property
     def slug(self) -> str:
-        """Folder name of the arm: letters, digits, ``.``, ``_``, ``=`` and ``-``.
+        """Folder name of the arm.
 
         >>> Arm("extra for das").slug
         'extra-for-das'
@@ -77,7 +77,7 @@ class Arm:
         return re.sub(r"[^A-Za-z0-9._=-]+", "-", escaped).strip("-")
 
     def recipe(self, base: Recipe, seed: int) -> Recipe:
-        """Return the recipe of the run with ``seed``; an arm with another model drops the options of the base model."""
+        """Return the recipe of the run with ``seed``; another model drops the options of the base model."""
         settings = dict(self.settings)
         if settings.get("model.name", base.model.name) != base.model.name:
             settings = {"model.options": {}, "model.code": None, **settings}
@@ -98,14 +98,14 @@ def arms(
 
     Args:
         attention: mechanisms, each with an optional position: ``das:where=block``.
-        controls: ``extra``, ``noise`` or ``shuffled`` for every mechanism, or ``extra:das`` for one mechanism.
-        others: other changes of the recipe, ``["NAME: key=value key=value"]`` or ``{NAME: {key: value}}``; ``model``,
+        controls: ``extra``, ``noise`` or ``shuffled`` for every mechanism, or ``extra:das`` for one.
+        others: other changes of the recipe, ``["NAME: key=value key=value"]`` or ``{NAME: {key: value}}``. ``model``,
             ``attention``, ``where``, ``start``, ``control``, ``pretrained`` and ``checkpoint`` are short for recipe
             keys. A model may be a function that builds a network.
 
     Raises:
-        UserError: a mechanism, option, control or key is unknown; a control's mechanism is not compared or cannot have
-            that control; a key must be the same for all arms; or an arm is repeated.
+        UserError: a name, option or key is unknown, a control does not fit, a key must be the same for all arms, or an
+            arm is repeated.
     """
     texts = [text.strip() for text in attention if text.strip()]
     if repeated := duplicates(texts):
@@ -153,21 +153,13 @@ def _names_arm(target: str, arm: Arm) -> bool:
 
 
 def _mechanism_arm(name: str, mechanism: str, where: str | None) -> Arm:
-    """Return the arm called ``name`` with its mechanism in canonical form.
-
-    Raises:
-        UserError: the mechanism or one of its options is unknown.
-    """
+    """Return the arm called ``name`` with its mechanism in canonical form."""
     settings = {"attention.mechanism": catalog.canonical_text(mechanism)}
     return Arm(name, settings if where is None else {**settings, "attention.where": where})
 
 
 def _parse_arm(text: str) -> Arm:
-    """Parse ``NAME: key=value key=value``.
-
-    Raises:
-        UserError: the text has another form, or a key or value is not allowed.
-    """
+    """Parse ``NAME: key=value key=value``."""
     name, colon, rest = (part.strip() for part in text.partition(":"))
     if not colon or not name or not rest:
         raise UserError(
@@ -183,11 +175,7 @@ def _setting_items(name: str, settings: Any) -> Iterable[tuple[str, Any]]:
 
 
 def _make_arm(name: str, settings: Iterable[tuple[str, Any]], owner: str) -> Arm:
-    """Return the arm called ``name``; ``owner`` is the prefix of error messages.
-
-    Raises:
-        UserError: a setting is not allowed, or the name is that of the baseline.
-    """
+    """Return the arm called ``name``; ``owner`` is the prefix of error messages."""
     if name == BASELINE:
         raise UserError(f"{owner}: {BASELINE!r} is the name of the plain network; choose another name for the arm")
     try:
@@ -197,11 +185,7 @@ def _make_arm(name: str, settings: Iterable[tuple[str, Any]], owner: str) -> Arm
 
 
 def _validate_settings(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Return validated settings under full dotted keys, with values as TOML stores them.
-
-    Raises:
-        UserError: a key is unknown, repeated or shared by all arms, or a value is wrong.
-    """
+    """Return validated settings under full dotted keys, with values as TOML stores them."""
     settings: dict[str, Any] = {}
     for short_key, value in items:
         key = full_key(short_key)
@@ -234,12 +218,12 @@ def _validate_settings(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def full_key(key: str) -> str:
-    """Return the recipe key that a short key of ``--arm`` stands for; other keys are returned unchanged."""
+    """Return the recipe key that a short key stands for; other keys are unchanged."""
     return _SHORT_KEYS.get(key, key)
 
 
 def is_shared_key(key: str) -> bool:
-    """Return True if all arms must have the same value of ``key``, because it sets the task or the scored images."""
+    """Return True if ``key`` sets the task or the scored images, so all arms need the same value."""
     return key in _SHARED_KEYS or key.startswith(("task.", "data.options"))
 
 
@@ -267,7 +251,7 @@ def split_position(text: str) -> tuple[str, str | None]:
 
 
 def _check_control(arm: Arm) -> None:
-    """Raise UserError if no control of this kind can be built for the mechanism of ``arm``."""
+    """Raise UserError if the mechanism of ``arm`` cannot have this kind of control."""
     if arm.control is None or arm.mechanism == BASELINE:
         return
     name, _ = catalog.parse(arm.mechanism)

@@ -1,25 +1,21 @@
-"""Least squares and tests of a randomised block design, for one study or for a batch of thousands.
+"""Least squares and tests of a randomised block design, for one study or for thousands at once.
 
-Arms are the treatments, seeds are the blocks. The model is fitted to the runs that have a score; nothing is imputed:
+Arms are the treatments, seeds the blocks. The runs that have a score are fitted by
 
     score[arm, seed] = mu[arm] + b[seed] + e[arm, seed],    e independent, mean 0, variance σ²
     s² = Σ residual² / df,              df = runs - rank              ((A-1)(S-1) for a complete design)
 
-The standard error of a difference combines the pooled s² with the variance of the paired difference itself over the m
-seeds that both arms have (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3:3):
+s² is moderated by the variance of each paired difference over the m shared seeds (Smyth 2004, Stat. Appl. Genet. Mol.
+Biol. 3:3):
 
     paired[a]²    = ½ var over seeds(score[a] - score[0]),       m - 1 degrees of freedom
     moderated[a]² = (1 - w) s² + w paired[a]²,       w = (m - 1) / (10 + m - 1)
     se[a]         = moderated[a] √variance_factor[a]             (2/S for a complete design)
 
-Under the model both estimates are unbiased and cov(s², paired²) = var(s²), so moderated² has 1 / ((1 - w²) / df + w² /
-(m - 1)) degrees of freedom. The pooled variance alone ignores that an arm with an extreme mean may also vary more
-between runs: over 45 arms it gives 6 to 7 % false verdicts with t₅ noise, and 8 to 10 % if SDs differ by a factor of
-two.
+moderated² has 1 / ((1 - w²) / df + w² / (m - 1)) degrees of freedom, as cov(s², paired²) = var(s²). With s² alone, 45
+arms give 6 to 7 % false verdicts for t₅ noise, and 8 to 10 % if SDs differ by a factor of two.
 
-Differences are tested by two-sided t tests; a family of them is corrected by Holm's step-down (Holm 1979, Scand. J.
-Stat. 6:65). Scores may have leading axes ``(..., arm, seed)``, so ``analyse`` and the simulations in ``benchmarks/``
-use the same code.
+Tests are two-sided t tests with Holm's step-down (Holm 1979, Scand. J. Stat. 6:65).
 """
 
 from __future__ import annotations
@@ -38,9 +34,9 @@ __all__ = [
     "Fit",
     "Judgement",
     "Verdict",
+    "compute_verdicts",
     "fit",
     "holm",
-    "compute_verdicts",
     "moderated_df",
     "t_quantile",
 ]
@@ -51,8 +47,7 @@ Verdict = Literal["helps", "hurts", "equal", "not decided"]
 PRIOR_DF = 10
 """Weight of the pooled variance against that of the paired difference, in degrees of freedom.
 
-Fixed, because 3 to 45 arms of 3 to 5 seeds cannot estimate it, and estimating it costs a fifth of the power if all
-variances are equal."""
+Fixed, because 3 to 45 arms of 3 to 5 seeds cannot estimate it."""
 
 ZERO = 1e-11
 """Fraction of the largest score below which a difference or SD is rounding error and is set to zero."""
@@ -60,19 +55,18 @@ ZERO = 1e-11
 
 @dataclass(frozen=True)
 class Design:
-    """Least squares of score = arm + seed for one pattern of present runs; independent of the scores.
+    """Least squares of score = arm + seed for one pattern of present runs.
 
     Attributes:
         present: (A, S) bool, True for the N runs that have a score.
-        contrasts: (A, N); row a maps the present scores to arm a minus arm 0.
-        variance_factor: (A,), variance of that difference at σ = 1; NaN if the runs do not connect arm a with arm 0.
-        residuals: (N, N), the projector onto the residuals.
+        contrasts: (A, N), maps the present scores to arm a minus arm 0.
+        variance_factor: (A,), variance of that difference at σ = 1; NaN if no runs connect the two arms.
+        residuals: (N, N), projector onto the residuals.
         seed_weights: (S, N), maps the present scores to centred seed effects.
-        seed_variance_factor: mean variance of a seed effect at σ = 1; NaN if the runs do not connect all seeds.
+        seed_variance_factor: mean variance of a seed effect at σ = 1; NaN if the seeds are not connected.
         df: residual degrees of freedom.
-        paired_df: (A,) int, degrees of freedom of the paired difference of arm a and arm 0: shared seeds less one; 0
-            for arm 0 and if fewer than two seeds are shared.
-        difference_df: (A,), degrees of freedom of the moderated variance of that difference.
+        paired_df: (A,) int, seeds shared with arm 0, less one; at least 0.
+        difference_df: (A,), degrees of freedom of the moderated variance.
     """
 
     present: NDArray[np.bool_]
@@ -87,10 +81,7 @@ class Design:
 
     @classmethod
     def from_present(cls, present: ArrayLike) -> Design:
-        """Return the design of a table (A, S) of present runs; arm 0 is the baseline.
-
-        Each row and column has at least one run.
-        """
+        """Return the design of a table (A, S) of present runs, at least one per row and column."""
         is_present = np.asarray(present, dtype=bool)
         arms, seeds = is_present.shape
         arm, seed = np.nonzero(is_present)
@@ -120,12 +111,7 @@ class Design:
 
 
 def moderated_df(pooled: ArrayLike, paired: ArrayLike) -> Floats:
-    """Return the degrees of freedom of a moderated variance.
-
-    Args:
-        pooled: (...), degrees of freedom of the pooled variance.
-        paired: (...), those of the paired difference; where they are 0 or not below ``pooled``, ``pooled`` is returned.
-    """
+    """Return the degrees of freedom (...) of a moderated variance; ``pooled`` where ``paired`` is 0 or not below it."""
     pooled, paired = np.broadcast_arrays(np.asarray(pooled, dtype=np.float64), np.asarray(paired, dtype=np.float64))
     weight = paired / (PRIOR_DF + paired)
     moderated = 1 / ((1 - weight**2) / np.maximum(pooled, 1) + weight**2 / np.maximum(paired, 1))
@@ -134,14 +120,13 @@ def moderated_df(pooled: ArrayLike, paired: ArrayLike) -> Floats:
 
 @dataclass(frozen=True)
 class Fit:
-    """Least-squares fit of scores, in the unit of the scores.
+    """Least-squares fit of scores, in their unit.
 
     Attributes:
         differences: (..., A), arm minus arm 0; NaN if it cannot be estimated.
         residuals: (..., N), in the order of ``np.nonzero(design.present)``.
         sigma: (...), pooled residual SD; NaN without degrees of freedom.
-        moderated_sd: (..., A), moderated SD for each difference; ``sigma`` if an arm shares fewer than two seeds with
-            arm 0.
+        moderated_sd: (..., A), moderated SD; ``sigma`` if an arm shares fewer than two seeds with arm 0.
         se: (..., A), standard error of each difference from the variation between runs.
     """
 
@@ -182,7 +167,7 @@ def _zero_below(values: Floats, threshold: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Tests of M differences; every array is (..., M), NaN for a difference that is not tested."""
+    """Tests of M differences, each array (..., M); NaN for a difference that is not tested."""
 
     low: Floats
     high: Floats
@@ -198,12 +183,12 @@ def compute_verdicts(
 
     Args:
         differences: (..., M), positive is better.
-        se: (..., M), their standard errors. NaN: no test. Zero: the runs do not vary; a zero difference is "equal", any
-            other has an unknown error and is not tested.
-        df: degrees of freedom of the standard errors, one number or (..., M). Zero: no test.
-        family: (M,) bool, True for the differences corrected together by Holm; the others are not corrected.
+        se: (..., M), standard errors; NaN for no test. If 0, the runs do not vary: a zero difference is "equal", any
+            other is not tested.
+        df: degrees of freedom of ``se``, one number or (..., M); 0 for no test.
+        family: (M,) bool, True for the differences that Holm corrects together.
         margin: half-width of "equal", in the unit of the differences.
-        alpha: family-wise error rate; each confidence interval has level 1 - alpha, not corrected.
+        alpha: family-wise error rate; confidence intervals have level 1 - alpha, uncorrected.
     """
     in_family = np.asarray(family, dtype=bool)
     df = np.where(np.asarray(df) > 0, df, np.nan)
@@ -227,7 +212,7 @@ def compute_verdicts(
 
 
 def holm(p: Floats) -> Floats:
-    """Return Holm's step-down p over the last axis of a family (..., M); NaN entries are ignored and stay NaN."""
+    """Return Holm's step-down p over the last axis of (..., M); NaN entries are ignored and stay NaN."""
     order = np.argsort(p, axis=-1)  # NaN last
     ascending = np.take_along_axis(p, order, axis=-1)
     members = np.count_nonzero(~np.isnan(p), axis=-1)[..., None]
@@ -238,5 +223,5 @@ def holm(p: Floats) -> Floats:
 
 
 def t_quantile(probability: ArrayLike, df: ArrayLike) -> Floats:
-    """Return the quantile of Student's t at ``probability`` with ``df`` degrees of freedom, broadcast to (...)."""
+    """Return the quantile (...) of Student's t."""
     return np.asarray(stdtrit(df, probability), dtype=np.float64)

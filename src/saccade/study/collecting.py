@@ -36,8 +36,7 @@ __all__ = ["collect"]
 def collect(folder: str | Path) -> StudyResults:
     """Return the results of the study in ``folder``.
 
-    A diverged run has no score, because its last score says nothing about a converged network. The run is left out of
-    the mean and named in the notes, because omitting it flatters its arm.
+    A diverged run has no score and is named in the notes, because omitting it flatters its arm.
 
     Raises:
         UserError: ``folder`` holds no study, one of its files is damaged, or the runs used different images.
@@ -116,10 +115,7 @@ Finished = Mapping[tuple[str, int], Mapping[str, Any]]
 
 
 def _run_result(study: Study, run: Run, done: Mapping[str, Any] | None) -> RunResult:
-    """Return the status and scores of ``run``.
-
-    ``done`` is the content of its ``done.json``, or None if it is not finished.
-    """
+    """Return the status and scores of ``run``; ``done`` is its ``done.json``, None if unfinished."""
     folder = run.folder.relative_to(study.folder).as_posix()
     if done is None:
         failed = read(run.folder / "failed.json", Failed)
@@ -152,10 +148,10 @@ def _scored_epoch(runs: Sequence[RunResult]) -> str:
 
 
 def _task_and_metric(study: Study, finished: Finished) -> tuple[str, str]:
-    """Return the task and the metric of the verdicts, from the finished runs, or from the recipe if none has finished.
+    """Return the task and the metric of the finished runs, or those of the recipe if none has finished.
 
     Raises:
-        UserError: finished runs disagree, or have a task or metric that does not fit this study.
+        UserError: finished runs disagree, or do not fit this study.
     """
     trained_for = {(done["task"], done["metric"]) for done in finished.values()}
     requested = study.base.task
@@ -198,7 +194,7 @@ def _arm_result(
 def _check_images(study: Study, finished: Finished) -> None:
     """Raise UserError if runs with the same data settings used different images.
 
-    Arms with different data settings, such as another image size, are checked by the labels in their rows only.
+    Arms with different data settings, such as another image size, are checked by the labels in their rows.
     """
     fingerprints: dict[str, tuple[Run, str]] = {}
     for run in study.runs():
@@ -214,8 +210,8 @@ def _check_images(study: Study, finished: Finished) -> None:
 
 def _different_images(first: Run, other: Run, reason: str) -> UserError:
     return UserError(
-        f"{first.folder} and {other.folder} cannot be compared: {reason}. Remove the run folders of the outdated images "
-        "and run the study again."
+        f"{first.folder} and {other.folder} cannot be compared: {reason}. Remove the run folders of the outdated "
+        "images and run the study again."
     )
 
 
@@ -249,8 +245,8 @@ def _rows(study: Study, runs: tuple[RunResult, ...], task_class: type[Task]) -> 
 
 def _damaged(run: Run, problem: str) -> UserError:
     return UserError(
-        f"{run.folder}: the rows of the test images {problem}. Delete the folder {run.folder} and give the same command "
-        "again to repeat that run."
+        f"{run.folder}: the rows of the test images {problem}. Delete the folder {run.folder} and give the same "
+        "command again to repeat that run."
     )
 
 
@@ -264,7 +260,7 @@ def _unit_sizes(rows: Mapping[tuple[str, int], Rows], metric: Metric) -> list[in
 def _pseudo_values(
     study: Study, rows: Mapping[tuple[str, int], Rows], metric: Metric
 ) -> dict[str, NDArray[np.float64]] | None:
-    """Return a mapping of arm to pseudo-values (seeds, units) of ``metric``, or None without rows.
+    """Return the pseudo-values (seeds, units) of ``metric`` by arm, or None without rows.
 
     Raises:
         UserError: the rows of a run lack a column that the metric needs.

@@ -22,7 +22,7 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Latency:
-    """Latency of one forward pass in milliseconds: median, and the bounds of the middle 90 %."""
+    """Latency in milliseconds: median, and bounds of the middle 90 %."""
 
     median: float
     low: float
@@ -36,7 +36,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class ArmCost:
-    """Parameters, MACs of one image, latency of one image, and latency of a batch of ``batch`` images."""
+    """Parameters, MACs of one image, and latency of one image and of a batch of ``batch`` images."""
 
     parameters: int
     macs: int
@@ -69,10 +69,10 @@ def read_costs(folder: Path) -> dict[str, ArmCost]:
 
 
 def measure_costs(folder: str | Path, again: bool = False, trust: Trust = False) -> None:
-    """Measure every arm that has a finished run and write ``costs.json``.
+    """Measure every arm that has a finished run and write ``costs.json``; call it after all runs have ended.
 
-    The arms are measured in turns, so that other load affects all of them alike. Nothing is measured if every arm has
-    an entry, unless ``again``. Call it after all runs have ended. ``trust`` is that of ``saccade.load``.
+    The arms take turns, so that other load affects all alike. If every arm has an entry, nothing is measured unless
+    ``again``. ``trust`` is that of ``saccade.load``.
 
     Raises:
         UserError: ``folder`` holds no study, or a saved network is damaged.
@@ -106,10 +106,10 @@ def measure_costs(folder: str | Path, again: bool = False, trust: Trust = False)
 
 
 def _by_size(study: Study, saved: Mapping[str, Path], describe: Any) -> dict[tuple[int, ...], list[str]]:
-    """Return a mapping of input size (C, H, W) to the arms that take it.
+    """Return the arms by input size (C, H, W).
 
     Raises:
-        UserError: arms with the same data settings were saved with different input sizes.
+        UserError: arms with the same data settings have different input sizes.
     """
     arms_by_size: dict[tuple[int, ...], list[str]] = {}
     sizes: dict[Any, tuple[Path, tuple[int, ...]]] = {}
@@ -120,8 +120,8 @@ def _by_size(study: Study, saved: Mapping[str, Path], describe: Any) -> dict[tup
         _, first_size = sizes.setdefault(key, (folder, size))
         if size != first_size:
             raise UserError(
-                f"{folder}/config.json is damaged: input is {list(size)}, the other arms have {list(first_size)}. Delete the "
-                f"folder {folder} and give the same command again to repeat that run."
+                f"{folder}/config.json is damaged: input is {list(size)}, the other arms have {list(first_size)}. "
+                f"Delete the folder {folder} and give the same command again to repeat that run."
             )
         arms_by_size.setdefault(size, []).append(name)
     return arms_by_size

@@ -1,4 +1,4 @@
-"""Diagnostics of a study's fit: variation between seeds, outlying runs, and arms that vary more than the others."""
+"""Diagnostics of a study's fit."""
 
 from __future__ import annotations
 
@@ -16,13 +16,7 @@ Floats = NDArray[np.float64]
 
 
 def seed_sd(table: Floats, design: Design, sigma: float | None) -> float | None:
-    """Return the variance component of the seeds as an SD, or None if it cannot be estimated.
-
-    Args:
-        table: (A, S), scores.
-        design: design of the fit.
-        sigma: residual SD, None without degrees of freedom.
-    """
+    """Return the variance component of seeds as an SD, from scores (A, S) and the residual SD; None if unknown."""
     if sigma is None or math.isnan(design.seed_variance_factor):
         return None
     seed_effects = design.seed_weights @ table[design.present]
@@ -32,8 +26,8 @@ def seed_sd(table: Floats, design: Design, sigma: float | None) -> float | None:
 def largest_residual(fitted: Fit, design: Design) -> tuple[float | None, tuple[int, int] | None, bool]:
     """Return the largest internally studentised residual, its (arm, seed) index, and whether it is an outlier.
 
-    A run is an outlier if its externally studentised residual has a Bonferroni-corrected p < 0.05 over all runs. With
-    fewer than six degrees of freedom no run is, since the few other scores are rounded and may coincide by chance.
+    An outlier's externally studentised residual has a Bonferroni-corrected p < 0.05. Below six degrees of freedom there
+    is none, since few rounded scores may coincide by chance.
     """
     leverage_complement = np.diag(design.residuals)
     if design.df == 0 or not fitted.sigma > 0:
@@ -53,11 +47,10 @@ def largest_residual(fitted: Fit, design: Design) -> tuple[float | None, tuple[i
 
 
 def widest_arm(scores: Floats, design: Design, alpha: float = 0.05) -> tuple[int, float] | None:
-    """Return the index of the arm whose runs vary most, and σ without it; None if no arm varies significantly more.
+    """Return the index of the arm whose runs vary most, and σ without it; None if the difference is not significant.
 
-    The F test compares what the arm adds to the residual sum of squares of scores (A, S) with the fit to all other
-    runs, Bonferroni-corrected over the arms except the baseline. Without the arm, at least four degrees of freedom must
-    remain.
+    An F test compares what the arm adds to the residual sum of squares of scores (A, S) with the fit to all other runs,
+    Bonferroni-corrected. Without the arm, at least four degrees of freedom must remain.
     """
     sum_of_squares = float(np.square(fit(scores, design).residuals).sum())
     best: tuple[float, int, float] | None = None

@@ -1,7 +1,7 @@
-"""Findings of a study as data and as sentences, for the terminal, the report and ``results.json``.
+"""Statistical results as data and as sentences.
 
-A positive difference is better. Differences, their errors and margins are in ``unit``: "points" of a percentage, else
-the metric's own unit, "" for a metric without one.
+A positive difference is better. Differences, errors and margins are in ``unit``: "points" of a percentage, else the
+metric's unit, or "".
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from saccade.study.blocks import Verdict
 from saccade.study.precision import MAX_SEEDS
 
-__all__ = ["Analysis", "ArmScores", "Difference", "ConfidenceInterval", "with_unit"]
+__all__ = ["Analysis", "ArmScores", "ConfidenceInterval", "Difference", "with_unit"]
 
 
 @dataclass(frozen=True)
@@ -21,30 +21,30 @@ class Difference:
 
     Attributes:
         name: name of the arm.
-        baseline: name of the arm it is compared with.
-        difference: least-squares estimate; for a complete design, the mean of ``raw``.
+        baseline: name of the baseline.
+        difference: least-squares estimate.
         low: lower end of the confidence interval at level 1 - alpha.
-        high: upper end of the confidence interval.
-        se: standard error of the difference.
-        se_images: its part from the test images, which more seeds do not reduce; 0 if the images are unknown.
-        se_from: "seeds" or "images", the source of the larger part of ``se``.
-        df: Satterthwaite degrees of freedom of ``se``.
+        high: upper end.
+        se: standard error.
+        se_images: its part from the test images, which more seeds do not reduce.
+        se_from: "seeds" or "images", the larger part.
+        df: Satterthwaite degrees of freedom.
         p: two-sided p, uncorrected.
-        p_holm: Holm's p over the mechanisms; for a control the same as ``p``.
-        verdict: "helps", "hurts", "equal" or "not decided"; None if the baseline has not learnt the task.
-        detectable: smallest true difference that this study would have found with probability 0.8.
-        seeds_needed: for "not decided", seeds that would probably decide; None if over 100, or for another verdict.
-        images_needed: for "not decided", True if more seeds cannot decide because the test images are too few.
-        raw: paired differences, in the order of the seeds that both arms have.
+        p_holm: Holm's p over the mechanisms; ``p`` for a control.
+        verdict: verdict; None if the baseline has not learnt the task.
+        detectable: smallest true difference found with probability 0.8.
+        seeds_needed: seeds that would probably decide, up to 100.
+        images_needed: True if no number of seeds would decide with so few test images.
+        raw: paired differences, one per shared seed.
         seeds: number of paired differences.
         is_control: True for an arm outside the Holm family.
-        comparisons: size of the family that p is corrected over.
+        comparisons: size of the family.
         margin: half-width of "equal".
         alpha: family-wise error rate.
         unit: unit of the differences.
         digits: minimum number of decimals shown.
-        higher_is_better: direction of the scores; differences are always oriented so that positive is better.
-        reason: reason why there is no confidence interval; None if there is one.
+        higher_is_better: direction of the scores.
+        reason: reason for a missing confidence interval.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Difference:
         return f"{head}. {estimate} {rest}" if estimate else f"{head}. {rest}"
 
     def parts(self) -> tuple[str, str, str]:
-        """Return the sentence in three parts: the verdict, the difference with its unit ("" without one), and the rest."""
+        """Return the sentence in three parts: the verdict, the difference with its unit, and the rest."""
         head = f"{self.name}{' (control)' if self.is_control else ''}: {self.verdict_text}"
         if self.difference is None:
             return head, "", str(self.reason)
@@ -126,7 +126,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class ConfidenceInterval:
-    """Difference of one arm to the baseline by a metric without verdicts; attributes as in :class:`Difference`."""
+    """Difference of one arm to the baseline without a verdict; attributes as in :class:`Difference`."""
 
     name: str
     baseline: str
@@ -153,13 +153,13 @@ class ConfidenceInterval:
 
 @dataclass(frozen=True)
 class ArmScores:
-    """Scores of one arm.
+    """Scores of one arm, in the metric's unit and direction.
 
     Attributes:
         name: name of the arm.
-        mean: mean of its scores, in the metric's unit and direction; None without scores.
-        sd: standard deviation over seeds, the variance component of seeds included; None with fewer than two scores.
-        scores: one score per seed of the study, None for a run without one.
+        mean: mean score, or None.
+        sd: standard deviation over seeds, or None.
+        scores: one score per seed, or None.
     """
 
     name: str
@@ -173,23 +173,23 @@ class Analysis:
     """Statistical results of a study.
 
     Attributes:
-        baseline: name of the arm that all others are compared with.
+        baseline: name of the baseline.
         margin: half-width of "equal".
         alpha: family-wise error rate.
         unit: unit of the differences.
         digits: minimum number of decimals shown.
         arms: scores of every arm, baseline first.
-        differences: one difference for each arm except the baseline.
-        sigma: pooled residual SD; None without degrees of freedom.
+        differences: differences of the other arms.
+        sigma: residual SD, or None.
         df: residual degrees of freedom.
-        seed_sd: variance component of seeds as an SD, shared by all arms; 0 if sigma explains all variation.
+        seed_sd: variance component of seeds as an SD.
         largest_residual: largest internally studentised residual.
         largest_residual_at: (arm, seed) of that residual.
         seeds: seeds of the study.
-        images: number of test images; None if unknown.
+        images: number of test images, or None.
         first_look: True for three seeds or fewer.
         notes: caveats to show with the verdicts.
-        not_learnt: warning to show first if the baseline is within noise of the trivial predictor; else None.
+        not_learnt: warning if the baseline is within noise of the trivial predictor.
     """
 
     baseline: str
@@ -211,7 +211,7 @@ class Analysis:
     not_learnt: str | None = None
 
     def diagnostics(self) -> str:
-        """Return a line on the fit: residual SD, SD between seeds and largest residual."""
+        """Return a line with the residual SD, the SD between seeds and the largest residual."""
         if self.sigma is None:
             return "No residual: the runs leave no degrees of freedom to measure the spread with."
         sigma = with_unit(f"{self.sigma:.{self.digits + 1}f}", self.unit)
@@ -224,7 +224,7 @@ class Analysis:
         return line + "."
 
     def to_json(self) -> dict[str, Any]:
-        """Return a dict of lists, strings, numbers and None, with the sentences included."""
+        """Return plain values, with the sentences included."""
         result = asdict(self)
         for row, difference in zip(result["differences"], self.differences, strict=True):
             row["sentence"] = difference.sentence()
@@ -238,8 +238,8 @@ def _format_interval(row: Difference | ConfidenceInterval, digits: int) -> str:
     assert row.high is not None
     better = "" if row.higher_is_better else "+ is better, "
     return (
-        f"{100 * (1 - row.alpha):g} % interval {_format_signed(row.low, digits)} to {_format_signed(row.high, digits)}, "
-        f"{better}{_format_seeds(row.seeds)}"
+        f"{100 * (1 - row.alpha):g} % interval {_format_signed(row.low, digits)} to "
+        f"{_format_signed(row.high, digits)}, {better}{_format_seeds(row.seeds)}"
     )
 
 
@@ -253,7 +253,7 @@ def _format_difference(row: Difference | ConfidenceInterval, digits: int) -> str
 
 
 def _needed_digits(row: Difference | ConfidenceInterval, margin: float = 0.0) -> int:
-    """Return the decimals that keep each rounded bound on its side of zero and of ±margin; at most two more than usual."""
+    """Return the decimals, at most two more, that keep each rounded bound on its side of zero and ±margin."""
     for digits in (row.digits, row.digits + 1):
         if all(
             (value < boundary) == (round(value, digits) < boundary)

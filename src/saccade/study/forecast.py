@@ -44,12 +44,9 @@ ASSUMED_SDS = (0.3, 0.5, 1.0)
 RUN_DISAGREEMENT = 0.15
 """Fraction of the test images that one run is assumed to get right and a run of another arm wrong.
 
-8 to 20 % were measured on digits and on CIFAR-10. Nearly all of it is random variation between runs, which the residual
-SD includes."""
+8 to 20 % were measured on digits and on CIFAR-10, nearly all of it random variation between runs."""
 ARM_DISAGREEMENT = 0.005
-"""Part of that fraction that differs between the arms in every run, whatever the seed.
-
-0 to 0.2 % were measured on the digits with ``se`` and ``eca``."""
+"""Part of that fraction that differs between the arms whatever the seed; 0 to 0.2 % were measured on the digits."""
 _TIMED_STEPS = 3
 """Number of timed steps."""
 _SMALL_BATCH = 4
@@ -63,33 +60,29 @@ class Forecast:
     """Predicted duration, disk space and detectable difference of a study.
 
     Attributes:
-        data: one-sentence description of the images.
+        data: description of the images.
         runs: number of runs still to be done.
         finished: number of finished runs.
         slots: number of concurrent runs.
-        minutes: approximate minutes for the runs still to be done.
-        disk_mb: maximal size of the study folder, in MB.
-        step_ms: maps arm to the milliseconds of a training step, its batch drawn and augmented: the median of three
-            steps, or the median over concurrent runs if scaled.
-        timed_images: number of images in a timed step, if fewer than a batch (the time is then scaled); else None.
-        decided: settings that the recipe leaves open, as found by :func:`saccade.training.fastest.fastest`; the study
-            decides them again. Empty if none is open.
-        test_ms: maps arm to the milliseconds of one batch of test images.
+        minutes: minutes for the runs still to be done.
+        disk_mb: largest size of the study folder in MB.
+        step_ms: arm -> median milliseconds of a training step, data loading included.
+        timed_images: images in a timed step, if fewer than a batch; its time is scaled.
+        decided: settings that the recipe leaves open; the study decides them again.
+        test_ms: arm -> milliseconds of a test batch.
         metric: name of the metric.
         unit: unit of differences and SDs.
-        detectable: pairs of residual SD and smallest difference to ``none`` that is found with probability 0.8; the
-            difference is None if the study could not estimate its own error. Empty if no SD is known, as for an
-            unbounded metric.
+        detectable: pairs of residual SD and difference found with probability 0.8; None for an unknown difference.
         sigma_from: source of the residual SD.
         test_images: number of test images.
-        lasting_se: estimated standard error from the test images, which more seeds do not reduce.
-        lasting_from: source of that estimate.
-        set_by_images: residual SDs for which the error from the test images exceeds that from the seeds.
-        seeds_for_margin: seeds needed to find a difference as large as the margin, for the first SD; None above 100.
+        lasting_se: standard error from the test images, which more seeds do not reduce.
+        lasting_from: source of that error.
+        set_by_images: residual SDs for which it exceeds the error from the seeds.
+        seeds_for_margin: seeds needed to find a difference of ``margin`` for the first SD, up to 100.
         margin: half-width of "equal".
-        margin_needs_images: True if no number of seeds finds that difference with so few test images.
+        margin_needs_images: True if no number of seeds finds it with so few test images.
         tuning_runs: number of tuning runs still to be done.
-        tuning_minutes: upper limit of their minutes; tuning runs train on fewer images than the judged runs.
+        tuning_minutes: upper limit of their minutes.
     """
 
     data: str
@@ -177,7 +170,7 @@ def forecast_study(
 
     Args:
         study: the study.
-        slots: number of concurrent runs; None uses the default of ``saccade.study.engine.execute``.
+        slots: number of concurrent runs; None is the default of ``saccade.study.engine.execute``.
         device: device as in ``saccade train``.
         trust: code that the folder of a teacher may import; see ``saccade.load``.
         notify: receives ``FilesChecked`` and ``PicturesNotKept``.
@@ -250,7 +243,7 @@ _Steps = Callable[[nn.Module, Task, torch.device, int], Iterator[Any]]
 
 @dataclass(frozen=True)
 class _ArmTiming:
-    """Duration of a training step, a test step and a run in ms, bytes of the weights, and images in a timed step."""
+    """Milliseconds of a training step, a test step and a run; bytes of the weights; images in a timed step."""
 
     step_ms: float
     test_ms: float
@@ -291,16 +284,11 @@ def _time_arm(
 def _full_batch_ms(
     makers: Sequence[Callable[[int], Iterator[Any]]], batch: int, device: torch.device, threads: int
 ) -> tuple[float, int]:
-    """Return the milliseconds of a step with a full batch, and the number of images in the timed steps.
+    """Return the milliseconds of a step with a full batch, and the images in the timed steps.
 
-    If a step on the CPU would take over 0.3 s, steps with fewer images are timed and scaled. As many are timed at once
-    as there will be concurrent runs, because these share caches and memory.
-
-    Args:
-        makers: one function per concurrent run; each maps a number of images to an iterator of steps.
-        batch: images in a batch.
-        device: device of the steps.
-        threads: threads of one run.
+    If a step on the CPU would take over 0.3 s, steps with fewer images are timed and scaled, as many at once as there
+    will be concurrent runs, because these share caches and memory. Each of ``makers`` maps a number of images to the
+    steps of one run.
     """
     images = min(batch, _SMALL_BATCH)
     if device.type == "cpu" and images < batch:
@@ -313,7 +301,7 @@ def _full_batch_ms(
 
 
 def _concurrent_ms(steps: Sequence[Iterator[Any]], threads: int) -> float:
-    """Run each iterator in a thread of its own and return the median milliseconds of a step after a warm-up step."""
+    """Run each iterator in its own thread and return the median milliseconds of a step after a warm-up step."""
     barrier, n_timed = Barrier(len(steps)), 2 if len(steps) == 1 else 1
 
     def times(iterator: Iterator[Any]) -> list[float]:
@@ -343,7 +331,7 @@ class _AssumedErrors:
 
 
 def _assumed_errors(study: Study, metric: Metric, images: int) -> _AssumedErrors:
-    """Return the errors to assume for ``images`` test images: measured in the folder, else the layout's, else defaults."""
+    """Return the errors for ``images`` test images: measured in the folder, else the layout's, else defaults."""
     try:
         analysis = collect(study.folder).analysis
     except UserError:  # the folder holds no study yet

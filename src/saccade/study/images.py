@@ -19,7 +19,6 @@ def open_once(spec: Data, target: str, notify: Notify = ignore) -> Split:
     """Return the images of ``open_data``, without reading them again if they are those of the last call.
 
     Images are the same if the settings and the names, sizes and modification times of the files are unchanged.
-    Comparing the checksums of ``Split.fingerprint`` would read every byte.
 
     Raises:
         UserError: the data cannot be opened; see :func:`saccade.data.open_data`.

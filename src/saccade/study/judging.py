@@ -36,20 +36,19 @@ def judge(
     """Return verdicts, confidence intervals and power for scores of several arms, each trained with the same seeds.
 
     Args:
-        scores: a CSV file with the columns arm, seed and score, and for per-image scores also image and perhaps group.
-            Or several logs, one per run: Ultralytics' ``results.csv``, timm's ``summary.csv``, Lightning's
-            ``metrics.csv``; the folder (``se-seed0/results.csv``) or ``"ARM:SEED=FILE"`` names the run. Or a DataFrame,
-            a mapping of column names to columns, a list of rows as mappings, or a mapping of arm to scores in the order
-            of the seeds.
-        metric: column of the scores; None chooses it by name, and the results state which.
+        scores: a CSV file with the columns arm, seed and score, and image (and group) for per-image scores; or several
+            logs, one per run: Ultralytics' ``results.csv``, timm's ``summary.csv``, Lightning's ``metrics.csv``. The
+            folder (``se-seed0/results.csv``) or ``"ARM:SEED=FILE"`` names the run of a log. Or a DataFrame, columns by
+            name, a list of rows by name, or arm -> scores in the order of the seeds.
+        metric: column of the scores; None infers it.
         baseline: arm that all others are compared with.
-        controls: arms outside Holm's correction, in addition to those named ``extra for ARM``, ``noise for ARM`` and
-            ``shuffled for ARM``.
-        lower_is_better: direction of the scores; None infers it from the column name: True for losses and errors.
-        margin: half-width of "equal", in the unit of the scores; None uses a hundredth of the span.
-        unit: unit of the scores, such as "%"; None infers it from the column's name and values.
-        bounds: smallest and largest possible score; None infers them from the unit and the name.
-        trivial: score of a predictor that ignores the image; there are no verdicts if the baseline is not better.
+        controls: arms outside Holm's correction, in addition to ``extra for ARM``, ``noise for ARM`` and ``shuffled for
+            ARM``.
+        lower_is_better: direction of the scores; None infers it.
+        margin: half-width of "equal", in the unit of the scores; None is a hundredth of the span.
+        unit: unit of the scores, such as "%"; None infers it.
+        bounds: smallest and largest possible score; None infers them.
+        trivial: score of a predictor that ignores the image; without a better baseline there are no verdicts.
 
     Raises:
         UserError: there is only one arm, the baseline is missing, an arm shares no seed with it, or the scores cannot
@@ -121,15 +120,16 @@ def _check_arms(run_scores: RunScores, names: list[str], baseline: str, controls
         if name not in names or name == baseline:
             candidates = [other for other in names if other != baseline]
             raise UserError(
-                f"there is no arm {name!r} besides {baseline!r} to be a control.{did_you_mean(name, candidates)} There are "
-                f"{', '.join(candidates)}."
+                f"there is no arm {name!r} besides {baseline!r} to be a control.{did_you_mean(name, candidates)} There "
+                f"are {', '.join(candidates)}."
             )
     seeds_by_arm = {name: sorted(seed for arm, seed in run_scores.scores if arm == name) for name in names}
     for name in names:
         if not set(seeds_by_arm[name]) & set(seeds_by_arm[baseline]):
             raise UserError(
-                f"{name} has the seeds {_first_seeds(seeds_by_arm[name])}, {baseline} has {_first_seeds(seeds_by_arm[baseline])}: runs of one seed are "
-                "compared, and they share none. Give both the same numbers, run by run"
+                f"{name} has the seeds {_first_seeds(seeds_by_arm[name])}, {baseline} has "
+                f"{_first_seeds(seeds_by_arm[baseline])}: runs of one seed are compared, and they share none. Give "
+                "both the same numbers, run by run"
             )
 
 
@@ -148,7 +148,7 @@ def _control_settings(name: str, names: Collection[str], controls: Collection[st
 def _pseudo_values(
     run_scores: RunScores, names: list[str], seeds: tuple[int, ...]
 ) -> tuple[dict[str, NDArray[np.float64]] | None, list[int] | None]:
-    """Return a mapping of arm to pseudo-values (seeds, units), NaN for absent runs, and the images in each unit."""
+    """Return the pseudo-values (seeds, units) by arm, NaN for absent runs, and the images in each unit."""
     if run_scores.images is None:
         return None, None
     count = len(next(iter(run_scores.images.values())))
@@ -165,8 +165,8 @@ def _unknown_note(run_scores: RunScores) -> str:
     if run_scores.images is not None:
         return sentence
     return (
-        f"{sentence} With one score per run, the uncertainty from the choice of test images is ignored: the intervals hold "
-        "for these images only. To include it, give one row per test image, with a column 'image'."
+        f"{sentence} With one score per run, the uncertainty from the choice of test images is ignored: the intervals "
+        "hold for these images only. To include it, give one row per test image, with a column 'image'."
     )
 
 

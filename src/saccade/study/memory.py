@@ -12,14 +12,10 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> bool:
-    """Make glibc reuse the memory that this process frees instead of returning it to the system.
+    """Make glibc keep the memory that this process frees; return True if it can.
 
-    glibc maps blocks above 32 MiB afresh each time, and training steps on the CPU consist of such blocks: the page
-    faults take up to half of a step. With these settings all blocks come from one heap that never shrinks. Call it only
-    in processes that saccade started.
-
-    Returns:
-        True if glibc accepted the settings; False with other C libraries.
+    glibc maps blocks above 32 MiB afresh each time; in training on the CPU the page faults take up to half of a step.
+    Call it only in processes that saccade started.
     """
     with suppress(AttributeError, OSError, TypeError):  # macOS and musl have no mallopt, Windows no such library
         mallopt = ctypes.CDLL(None).mallopt

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from saccade.study.findings import Analysis, with_unit
 
-__all__ = ["FEW_SEEDS", "fit_notes", "not_learnt_note", "seed_notes", "lost_units_note", "widest_arm_note"]
+__all__ = ["FEW_SEEDS", "fit_notes", "lost_units_note", "not_learnt_note", "seed_notes", "widest_arm_note"]
 
 FEW_SEEDS = 3
 """Number of seeds up to which a study is reported as a first look."""
@@ -61,8 +61,8 @@ def fit_notes(analysis: Analysis, has_outlier: bool) -> list[str]:
     image_limited = [row.name for row in analysis.differences if row.se_from == "images"]
     if image_limited:
         notes.append(
-            f"For {', '.join(image_limited)} the larger part of the standard error comes from the test images; more test "
-            "images narrow it, more seeds do not."
+            f"For {', '.join(image_limited)} the larger part of the standard error comes from the test images; more "
+            "test images narrow it, more seeds do not."
         )
     if has_outlier and analysis.largest_residual_at is not None:
         arm, seed = analysis.largest_residual_at

@@ -1,8 +1,7 @@
 """Plan of a study: arms × seeds, one folder per run, stored in ``study.toml``.
 
-A study is a block design. One seed is one block: the same order of data and augmentation for every arm, and the same
-initialisation for arms that share a host. This module does not import torch, so that wrong arguments are reported at
-once.
+One seed is one block: the same order of data and augmentation for every arm, and the same initialisation for arms that
+share a host. This module does not import torch, so that wrong arguments are reported at once.
 """
 
 from __future__ import annotations
@@ -62,10 +61,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """Arms × seeds under one recipe, and the margin within which two arms count as equal, in the metric's unit.
+    """Arms × seeds under one recipe.
 
-    A margin of None is the metric's own. ``decided`` holds the settings that were left open, as found by
-    :func:`saccade.training.fastest.fastest`; empty if none was.
+    Attributes:
+        base: recipe shared by the arms.
+        arms: arms, the baseline first.
+        seeds: seeds of each arm.
+        folder: folder of the study.
+        margin: half-width of "equal" in the metric's unit; None is the metric's own.
+        decided: settings that were left open, found by :func:`saccade.training.fastest.fastest`.
     """
 
     base: Recipe
@@ -100,8 +104,8 @@ class Study:
                 raise UserError(f"the arm {arm.name!r} would have the name of a file of the study; choose another name")
             if not 0 < len(arm.slug) <= _MAX_NAME_BYTES or not arm.slug.strip("."):
                 raise UserError(
-                    f"the arm {described(arm.name)} gives no folder name: it has {len(arm.slug)} characters allowed in a "
-                    f"folder name; 1 to {_MAX_NAME_BYTES} are needed, not only dots"
+                    f"the arm {described(arm.name)} gives no folder name: it has {len(arm.slug)} characters allowed in "
+                    f"a folder name; 1 to {_MAX_NAME_BYTES} are needed, not only dots"
                 )
         for noun, values in (("seed", self.seeds), ("arm", [arm.name for arm in self.arms])):
             if repeated := duplicates(values):
@@ -186,8 +190,7 @@ class Study:
         """Return True if the folder holds this study already, False if it is free.
 
         Raises:
-            UserError: the folder holds another study (the message names the first differing key) or other files, is a
-                file, or cannot be written.
+            UserError: the folder holds another study or other files, is a file, or cannot be written.
         """
         try:
             return self._claim()
@@ -253,11 +256,7 @@ def _arm_to_dict(arm: Arm) -> dict[str, Any]:
 
 
 def _arm_from_dict(values: Mapping[str, Any]) -> Arm:
-    """Return the arm of an entry in ``study.toml``; earlier versions wrote its attention keys without a table.
-
-    Raises:
-        UserError: a key of ``by_seed`` is not a seed.
-    """
+    """Return the arm of an entry in ``study.toml``; earlier versions wrote its attention keys without a table."""
     try:
         by_seed = {int(seed): settings for seed, settings in values.get("by_seed", {}).items()}
     except ValueError:
@@ -273,8 +272,8 @@ def seeds(text: str) -> tuple[int, ...]:
     """Parse a number of seeds, ``3`` for 0, 1, 2, or a list of seeds, ``3,7,9``.
 
     Raises:
-        UserError: a part is not a whole number, there are no seeds or too many, or a seed is repeated or not in 0 … 2⁶³
-            - 1.
+        UserError: the text has another form, there are no seeds or too many, or a seed is repeated or outside 0 … 2⁶³ -
+            1.
 
     >>> seeds("3"), seeds("3,7,9")
     ((0, 1, 2), (3, 7, 9))
@@ -286,8 +285,8 @@ def seeds(text: str) -> tuple[int, ...]:
     if "," not in text and numbers and numbers[0] > 0:
         if numbers[0] > _MAX_SEEDS:
             raise UserError(
-                f"seeds = {text!r} asks for {numbers[0]} seeds; at most {_MAX_SEEDS} are allowed. For the one seed write "
-                f"'{numbers[0]},'"
+                f"seeds = {text!r} asks for {numbers[0]} seeds; at most {_MAX_SEEDS} are allowed. For the one seed "
+                f"write '{numbers[0]},'"
             )
         return tuple(range(numbers[0]))
     if not numbers or "," not in text:
@@ -302,7 +301,7 @@ def seeds(text: str) -> tuple[int, ...]:
 
 
 def _flatten(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and their values; lists are kept whole, and arms give their names, then ``arms.NAME.key``."""
+    """Yield dotted keys and their values; arms give a list of names, then ``arms.NAME.key``."""
     if isinstance(values, Mapping):
         for name, value in values.items():
             yield from _flatten(value, f"{key}.{name}" if key else name)

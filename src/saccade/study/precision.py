@@ -1,26 +1,18 @@
 """Precision of a difference, from the variance components of seeds and of test images, and the detectable difference.
 
-A repeated study would have other runs and other test images. With S seeds
-
     se² = v_seeds + v_images                                      (Satterthwaite 1946, Biometrics Bull. 2:110)
     df  = (Σ u)² / Σ (u² / df_u),   u = v · (1 + 2 / df_u),       df_u of v_images from ``image_df``
 
-The factor 1 + 2 / df is E[v²] / E[v]². Without it, an underestimated seed variance makes se too small and df too large
-at once: 5.8 % instead of 4.9 % false verdicts at 3 arms, 3 seeds and v_images = v_seeds / 4.
+The factor 1 + 2 / df is E[v²] / E[v]². Without it, an underestimated v_seeds makes se too small and df too large at
+once: 5.8 % instead of 4.9 % false verdicts at 3 arms and 3 seeds.
 
-v_seeds (``blocks.fit``) is the squared standard error from the variation of runs on these test images. v_images is what
-remains if the runs were repeated without limit, because some images suit one arm and others another. It is estimated
-from ``pseudovalues``, one per resampling unit: an image, or a group or block of images. More seeds reduce v_seeds, more
-images v_images. Taking the larger of the two instead of the sum would give confidence intervals that cover 90 % when
-both are equal.
+v_seeds (``blocks.fit``) comes from the variation of runs on these test images. v_images remains however many runs there
+are, because some images suit one arm and others another. It is estimated from ``pseudovalues``, one per resampling
+unit: an image, or a group or block of images.
 
-Errors and differences are in the metric's unit.
-
-Two constants turn a standard error into a detectable difference. *Planned*: σ is known and the study will estimate it;
-its t statistic is noncentral t, and the constant is the noncentrality at which P(t > t_crit) = power. *Stated*: the
-study was run and uses its own estimate; a true difference of c·se is found when (d - c·se)/se + c > t_crit, where the
-fraction is central t, so c = t_crit + t_power. The stated constant is smaller, because a study with a large estimate
-also states a larger detectable difference.
+Two constants turn a standard error into a detectable difference. *Planned*: σ is known, and the constant is the
+noncentrality of t at which P(t > t_crit) = power. *Stated*: the study was run and uses its own estimate, so c = t_crit
++ t_power, which is smaller. All errors are in the metric's unit.
 """
 
 from __future__ import annotations
@@ -38,19 +30,19 @@ from saccade.study.blocks import moderated_df, t_quantile
 __all__ = [
     "MAX_SEEDS",
     "ImageError",
+    "complete_units",
     "image_df",
     "image_floor",
-    "variance_components",
+    "image_sd",
     "more_images_needed",
-    "complete_units",
-    "squared_image_error",
-    "squared_image_error_of",
     "planned_detectable",
     "satterthwaite",
     "seeds_needed",
-    "image_sd",
+    "squared_image_error",
+    "squared_image_error_of",
     "standard_error",
     "stated_detectable",
+    "variance_components",
 ]
 
 Floats = NDArray[np.float64]
@@ -60,16 +52,14 @@ MAX_SEEDS = 100
 
 
 def variance_components(d: Floats) -> tuple[Floats, Floats]:
-    """Return the variance of paired differences between resampling units and within a unit.
+    """Return the variances ``(between, within)``, each (...), of paired differences.
+
+    ``between`` is the variance over units of their mean over seeds; its expectation is the variance component of the
+    test images plus ``within / S``. ``within`` is that of a unit over seeds, after subtracting each run's mean. They
+    are 0 for one unit, and ``within`` for one seed.
 
     Args:
-        d: (..., S, units), pseudo-values of an arm less those of the baseline, one row per seed that both have.
-
-    Returns:
-        ``(between, within)``, each (...). ``between`` is the variance over units of their mean over seeds; its
-            expectation is the variance component of the test images plus ``within / S``. ``within`` is the variance of
-            one unit over seeds, after the mean of each run is subtracted. With one seed ``within`` is 0; with one unit
-            both are.
+        d: (..., S, units), pseudo-values of an arm less those of the baseline.
     """
     seeds, units = d.shape[-2:]
     if units < 2:
@@ -83,34 +73,33 @@ def variance_components(d: Floats) -> tuple[Floats, Floats]:
 
 
 def squared_image_error(between: ArrayLike, within: ArrayLike, seeds: ArrayLike, units: ArrayLike) -> Floats:
-    """Return the squared standard error (...) from the test images, which more seeds do not reduce; at least zero.
+    """Return the squared standard error (...) from the test images, at least zero.
 
     Args:
         between: (...), from ``variance_components``.
         within: (...), from ``variance_components``.
-        seeds: (...), number of seeds in both.
-        units: (...), number of units in both.
+        seeds: (...), number of seeds.
+        units: (...), number of units.
     """
     return np.maximum(np.asarray(between) - np.asarray(within) / np.asarray(seeds), 0.0) / np.asarray(units)
 
 
 def squared_image_error_of(d: Floats) -> float:
-    """Return ``squared_image_error`` of the complete seeds and units of d (S, units); NaN if there are none."""
+    """Return ``squared_image_error`` of the complete seeds and units of d (S, units); NaN without any."""
     complete = complete_units(d)
     return float(squared_image_error(*variance_components(complete), *complete.shape)) if complete.size else math.nan
 
 
 def complete_units(d: Floats) -> Floats:
-    """Return d (S, units) without the seeds that are all NaN and without the units that are NaN at any other seed."""
+    """Return d (S, units) without seeds that are all NaN and units that are NaN at any other seed."""
     rows = d[np.isfinite(d).any(axis=1)]
     return rows[:, np.isfinite(rows).all(axis=0)]
 
 
 def image_df(sizes: ArrayLike) -> float:
-    """Return the degrees of freedom of the image error over units of these ``sizes`` (units,) in images; at least 1.
+    """Return the degrees of freedom of the image error over units of ``sizes`` (units,) images; at least 1.
 
-    They are units - 1 if all sizes are equal. A large group moves a score more than a small one. If the variance of a
-    pseudo-value is taken as the square of its unit's size, a mixture of normals of excess kurtosis γ, they are
+    If the SD of a pseudo-value is proportional to its unit's size, a normal mixture of excess kurtosis γ, they are
 
         2 / (γ / units + 2 / (units - 1)),      γ = 3 (units Σ size⁴ / (Σ size²)² - 1)
 
@@ -125,16 +114,10 @@ def image_df(sizes: ArrayLike) -> float:
 
 
 def image_floor(images: int, span: float) -> float:
-    """Return the lower bound of the squared standard error, reached if the arms agree on all ``images`` test images.
+    """Return the squared standard error if the arms agree on all ``images`` test images, a lower bound.
 
-    Two pseudo-images are added on which the arms disagree, one in favour of each: a fraction 2 / (n + 2) differs, and 2
-    span² / (n + 2)² is the squared error of the difference (Bonett & Price 2012, J. Educ. Behav. Stat. 37:479; Agresti
-    & Min 2005, Stat. Med. 24:729, add half of each). So agreement on very few images does not give a small error.
-
-    Args:
-        images: number of test images.
-        span: highest less lowest value of the metric. For an unbounded metric, the standard deviation of one image:
-            ``image_sd`` of the baseline's pseudo-values.
+    Two pseudo-images are added, one in favour of each arm, which gives 2 span² / (n + 2)² (Bonett & Price 2012, J.
+    Educ. Behav. Stat. 37:479). ``span`` is the range of the metric or, without one, the ``image_sd`` of the baseline.
     """
     return 2 * span**2 / (images + 2) ** 2
 
@@ -142,7 +125,7 @@ def image_floor(images: int, span: float) -> float:
 def image_sd(values: Floats, images: int) -> float:
     """Return the standard deviation of one image from pseudo-values (S, units): root mean variance of the rows.
 
-    The variance is scaled to one image, because the pseudo-values of a block of k images have a k-th of its variance.
+    It is rescaled, because blocks of k images have pseudo-values of a k-th of the variance.
     """
     complete = complete_units(values)
     return (
@@ -154,11 +137,11 @@ def image_sd(values: Floats, images: int) -> float:
 
 @dataclass(frozen=True)
 class ImageError:
-    """Variance component of the test images, as the squared standard error of each difference.
+    """Squared standard error of each difference from the test images.
 
     Attributes:
-        squared: (...), ``squared_image_error``; NaN if the images of a difference are unknown.
-        df: its degrees of freedom (``image_df``).
+        squared: (...), ``squared_image_error``; NaN if unknown.
+        df: degrees of freedom (``image_df``).
         floor: lower bound of the total squared error (``image_floor``); the image part is raised to reach it.
     """
 
@@ -170,15 +153,12 @@ class ImageError:
 def standard_error(
     from_seeds: ArrayLike, df: ArrayLike, images: ImageError | None = None
 ) -> tuple[Floats, Floats, Floats]:
-    """Return the standard error of differences from both variance components, with its degrees of freedom.
+    """Return ``(se, df, image_se)``, each (...): standard error, degrees of freedom, and its part from the test images.
 
     Args:
         from_seeds: (...), standard error from the seeds; NaN if unknown.
         df: (...), its degrees of freedom.
-        images: error from the test images; None if unknown, then only the error from the seeds is used.
-
-    Returns:
-        ``(se, df, image_se)``, each (...): the total, its degrees of freedom, and the part from the test images.
+        images: error from the test images; None if unknown.
     """
     seed_variance = np.square(np.asarray(from_seeds, dtype=np.float64))
     if images is None:
@@ -192,13 +172,8 @@ def standard_error(
 
 
 def satterthwaite(first: ArrayLike, first_df: ArrayLike, second: ArrayLike, second_df: ArrayLike) -> Floats:
-    """Return the degrees of freedom (...) of the sum of two independent variance estimates.
-
-    Args:
-        first: (...), first variance.
-        first_df: (...), its degrees of freedom, returned if the second variance is zero.
-        second: (...), second variance.
-        second_df: (...), its degrees of freedom.
+    """Return the degrees of freedom (...) of the sum of two independent variances (...); ``first_df`` if the second is
+    zero.
     """
     first_df, second_df = np.asarray(first_df, dtype=np.float64), np.asarray(second_df, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -212,8 +187,7 @@ def satterthwaite(first: ArrayLike, first_df: ArrayLike, second: ArrayLike, seco
 def stated_detectable(df: ArrayLike, mechanisms: int, alpha: float = 0.05, power: float = 0.8) -> Floats:
     """Return the constant c (...) of a finished study: it finds a true difference of c·se with this ``power``.
 
-    A difference is found if it is significant in the right direction at the first step of Holm, alpha / mechanisms,
-    two-sided.
+    To find is to be significant in the right direction at the first step of Holm, alpha / mechanisms, two-sided.
     """
     return t_quantile(1 - alpha / (2 * mechanisms), df) + t_quantile(power, df)
 
@@ -237,19 +211,18 @@ def planned_detectable(
     *,
     images: ImageError | None = None,
 ) -> float:
-    """Return the smallest true difference to the baseline that a planned study finds with probability ``power``.
+    """Return the smallest true difference that a planned study finds with probability ``power``, at Holm's first step.
+
+    It is infinite for one seed or one arm, which cannot estimate the error.
 
     Args:
         sigma: residual SD, known from earlier runs.
         seeds: runs of each arm.
-        arms: number of arms: baseline, mechanisms and controls.
+        arms: number of arms, baseline and controls included.
         mechanisms: size of the Holm family.
         alpha: family-wise error rate, two-sided.
-        power: probability of finding the difference at the first step of Holm.
+        power: probability of finding the difference.
         images: error from the test images; None ignores it.
-
-    Returns:
-        The difference; infinite for one seed or one arm, since the study could not estimate its own error.
     """
     if (arms - 1) * (seeds - 1) < 1:
         return math.inf
@@ -271,21 +244,11 @@ def seeds_needed(
     alpha: float = 0.05,
     power: float = 0.8,
 ) -> int | None:
-    """Return the smallest number of seeds above ``seeds`` at which a study would probably decide; None beyond 100.
+    """Return the smallest number of seeds above ``seeds`` that decides with probability ``power``; None beyond 100.
 
-    A study decides if it finds a true difference of ``difference`` at the first step of Holm, or puts its whole
-    confidence interval inside ±margin, with probability ``power``; no run is missing.
-
-    Args:
-        difference: estimated difference, treated as the true one.
-        sigma: estimated moderated SD of the difference, treated as the true one.
-        images: estimated error from the test images.
-        seeds: number of seeds the study has.
-        arms: number of arms with a score.
-        mechanisms: size of the Holm family; 1 for a control.
-        margin: half-width of "equal".
-        alpha: family-wise error rate of the study.
-        power: probability of deciding.
+    A study decides if it finds the difference at Holm's first step, or puts its confidence interval inside ±margin.
+    ``difference`` and ``sigma``, the moderated SD, are treated as the true ones; ``mechanisms`` is the size of the Holm
+    family.
     """
     n_seeds = np.arange(max(seeds + 1, 2), MAX_SEEDS + 1)
     se, df, _ = _complete_standard_error(sigma, n_seeds, arms, images)
@@ -310,7 +273,7 @@ def more_images_needed(
 
 
 def _decision_power(difference: float, se: Floats, df: Floats, mechanisms: int, margin: float, alpha: float) -> Floats:
-    """Return the probability that a study finds a true ``difference``, or puts its confidence interval inside ±margin."""
+    """Return the probability of finding a true ``difference`` or of a confidence interval inside ±margin."""
     size = abs(difference)
     with np.errstate(divide="ignore", invalid="ignore"):
         find_power = 1 - nctdtr(df, size / se, t_quantile(1 - alpha / (2 * mechanisms), df))

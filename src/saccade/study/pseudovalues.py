@@ -1,13 +1,11 @@
-"""Pseudo-values: the contribution of each test image to a score, for any score.
+"""Pseudo-values: the contribution of each resampling unit to a score.
 
-The image error of a difference is estimated from the pseudo-values of an arm less those of the baseline, so both arms
-use the same resampling units in the same order. A resampling unit is an image, or a group of images that belong
-together (a patient, a scene). With G units, the score s of all images and s₋g of all but unit g (Tukey's jackknife):
+A unit is an image, or a group of images that belong together (a patient, a scene). With G units, the score s of all
+images and s₋g of all but unit g (Tukey's jackknife):
 
     pseudo-value of g = G·s − (G−1)·s₋g
 
-If the score is the mean of per-image values, these values are the pseudo-values. Their variance gives the error. With
-groups of unequal size their mean is not exactly the score.
+For a mean of per-image values these are the values.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from saccade.metrics.metric import Metric
 from saccade.metrics.rows import Rows, count, select
 
-__all__ = ["BLOCKS", "MAX_UNITS", "from_values", "jackknife", "pseudo_values", "metric_unit_sizes", "unit_sizes"]
+__all__ = ["BLOCKS", "MAX_UNITS", "from_values", "jackknife", "metric_unit_sizes", "pseudo_values", "unit_sizes"]
 
 Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -29,8 +27,7 @@ Index = NDArray[np.int64]
 MAX_UNITS = 500
 """Number of units up to which units are left out one at a time."""
 BLOCKS = 50
-"""Number of random blocks that more units are grouped into. Blocks keep the variance right with 49 degrees of freedom.
-"""
+"""Number of random blocks that more units are grouped into; the variance stays right, with 49 degrees of freedom."""
 
 
 def from_values(values: ArrayLike, groups: ArrayLike | None = None) -> Floats:
@@ -38,7 +35,7 @@ def from_values(values: ArrayLike, groups: ArrayLike | None = None) -> Floats:
 
     Args:
         values: (n,), in the unit of the score; NaN is kept.
-        groups: (n,), the group of each image; None makes each image a unit. Groups are in sorted order.
+        groups: (n,), the group of each image, or None; units are the groups in sorted order.
     """
     values = np.asarray(values, dtype=np.float64)
     if groups is None:
@@ -49,15 +46,14 @@ def from_values(values: ArrayLike, groups: ArrayLike | None = None) -> Floats:
 
 
 def jackknife(score: Callable[[Index], float], n: int, groups: ArrayLike | None = None) -> Floats:
-    """Return the pseudo-values (units,) of any score, in its unit; NaN if the score without a unit is not finite.
+    """Return the pseudo-values (units,) of any score; NaN if the score without a unit is not finite.
 
-    Units are left out one at a time up to ``MAX_UNITS``, else in ``BLOCKS`` random blocks of nearly equal size. The
-    blocks depend on the number of units only, so all arms and seeds have the same units.
+    Beyond ``MAX_UNITS`` units, ``BLOCKS`` random blocks are left out, the same for all arms and seeds.
 
     Args:
         score: maps the ascending indices (k,) of the remaining images to their score.
         n: number of images.
-        groups: (n,), the group of each image; None makes each image a unit. Groups are in sorted order.
+        groups: (n,), the group of each image, or None; units are the groups in sorted order.
     """
     unit_of_image = _units(n, groups, blocks=True)
     units = int(unit_of_image.max()) + 1
@@ -94,8 +90,7 @@ def _units(n: int, groups: ArrayLike | None, blocks: bool = False) -> Index:
 
 
 def pseudo_values(metric: Metric, rows: Rows) -> Floats:
-    """Return the pseudo-values (units,) of ``metric`` on ``rows``; the column ``group`` of the rows, if any, gives the
-    units.
+    """Return the pseudo-values (units,) of ``metric`` on ``rows``, whose column ``group``, if any, gives the units.
 
     Raises:
         KeyError: the rows lack a column that the metric needs.

@@ -1,7 +1,4 @@
-"""Results of a study, with their text, HTML and JSON output.
-
-The scores come from runs of saccade (``collecting``) or from another trainer (``judging``).
-"""
+"""Results of a study, from runs of saccade or scores of another trainer, with text, HTML and JSON output."""
 
 from __future__ import annotations
 
@@ -26,16 +23,16 @@ __all__ = ["ArmResult", "OtherMetric", "StudyResults"]
 
 @dataclass(frozen=True)
 class ArmResult:
-    """Results of one arm over all seeds.
+    """Results of one arm over all seeds; unknown values are None.
 
     Attributes:
-        arm: the arm; for judged scores it has only a name and perhaps a kind of control.
-        shares_host: True if its runs start from the host weights of the baseline; None if unknown.
-        scores: one score per seed, by the metric of the verdicts; None for a run without one.
-        mean: mean of the scores, or None.
-        sd: standard deviation of the scores over seeds; None with fewer than two.
-        parameters: number of parameters of the network, or None.
-        cost: measured cost, or None.
+        arm: the arm.
+        shares_host: True if its runs start from the host weights of the baseline.
+        scores: one score per seed.
+        mean: mean of the scores.
+        sd: standard deviation over seeds.
+        parameters: number of parameters.
+        cost: measured cost.
     """
 
     arm: Arm
@@ -49,11 +46,11 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class OtherMetric:
-    """Metric that is reported in addition to that of the verdicts.
+    """Metric reported without verdicts.
 
     Attributes:
         metric: the metric.
-        scores: maps arm to one score per seed.
+        scores: arm -> one score per seed.
         differences: difference of each arm to the baseline.
     """
 
@@ -64,30 +61,27 @@ class OtherMetric:
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class StudyResults:
-    """Results of a study.
-
-    ``print`` shows the verdicts, a notebook shows an HTML page, ``table()`` returns Markdown and ``report()`` writes
-    the report.
+    """Results of a study; ``print`` shows the verdicts, a notebook an HTML page.
 
     Attributes:
         name: name of the study's folder, or of the file of scores.
         study: plan of the runs; None for scores of another trainer.
-        origin: description of the score files, heading to text; {} for a study.
-        baseline: arm that all others are compared with; the first of ``arms``.
+        origin: description of the score files.
+        baseline: name of the first arm, which all others are compared with.
         seeds: seeds in the order of the scores.
         margin: half-width of "equal", in the metric's unit.
         task: name of the task, or None.
         metric: metric of the verdicts.
-        trivial: description and score of a predictor that ignores the image; None if no run recorded it.
-        arms: results of each arm, in the order of the study.
+        trivial: description and score of a predictor that ignores the image.
+        arms: results of each arm.
         analysis: statistical results; None until a run of the baseline is done.
-        others: other metrics, with confidence intervals but without verdicts.
+        others: other metrics, without verdicts.
         notes: caveats to show with the verdicts.
-        runs: result of each run, in the order of the study.
-        scored: phrase for the scored epoch, such as "the last epoch"; "" if unknown.
-        advice: advice for a host that has not learnt the task; else "".
-        tuned: result of tuning; None for a study without tuning.
-        trust: code that saved networks may import besides the catalogue, as given to ``compare``.
+        runs: result of each run.
+        scored: phrase for the scored epoch, such as "the last epoch".
+        advice: advice for a host that has not learnt the task.
+        tuned: result of tuning, or None.
+        trust: code that saved networks may import besides the catalogue.
     """
 
     name: str
@@ -111,12 +105,12 @@ class StudyResults:
 
     @property
     def verdicts(self) -> dict[str, Difference]:
-        """Maps each arm to its difference to the baseline: ``results.verdicts["das"].verdict``; {} without an analysis."""
+        """Arm -> its difference to the baseline: ``results.verdicts["das"].verdict``; {} without an analysis."""
         return {row.name: row for row in self.analysis.differences} if self.analysis else {}
 
     @property
     def alarm(self) -> str | None:
-        """Warning shown first in every output if the host has not learnt the task, with advice; else None."""
+        """Warning with advice if the host has not learnt the task, else None."""
         if self.analysis is None or self.analysis.not_learnt is None:
             return None
         return f"{self.analysis.not_learnt} {self.advice}".rstrip()
@@ -128,7 +122,7 @@ class StudyResults:
 
     @property
     def controls(self) -> dict[str, str]:
-        """Maps each kind of control in the study to what it shows."""
+        """Kind of control in the study -> what it shows."""
         kinds = {row.arm.control for row in self.arms}
         return {kind: control.shows for kind, control in CONTROLS.items() if kind in kinds}
 
@@ -137,7 +131,7 @@ class StudyResults:
         return [run for run in self.runs if run.arm == arm]
 
     def table(self) -> str:
-        """Return a Markdown table, one row per arm with its score, difference, verdict and cost, followed by the notes."""
+        """Return a Markdown table, one row per arm, followed by the notes."""
         from saccade.study.report.table import markdown
 
         return markdown(self)
@@ -146,11 +140,11 @@ class StudyResults:
         """Write the report as one HTML page; return its path.
 
         Args:
-            path: output file; None writes ``report.html`` in the study's folder.
+            path: output file; None is ``report.html`` in the study's folder.
             trust: further code that saved networks may import; see ``saccade.load``.
 
         Raises:
-            UserError: there are no scores yet, ``path`` is None for judged scores, or the file cannot be written.
+            UserError: there are no scores, ``path`` is None for judged scores, or the file cannot be written.
         """
         from saccade.study.report.writing import write_page
 
@@ -166,9 +160,8 @@ class StudyResults:
     def scores(self, path: str | Path) -> Path:
         """Write the scores of the runs as the CSV that ``saccade.judge`` reads; return its path.
 
-        The columns are arm, seed, image, the metric, and group if the data have groups; one row per arm, seed and test
-        image. If the score is not a mean of per-image values (such as mIoU), there is one row per arm and seed, without
-        image.
+        There is one row per arm, seed and test image, or one per arm and seed if the score is not a mean of per-image
+        values.
 
         Raises:
             UserError: these are judged scores, there are no scores, or ``path`` cannot be written.
@@ -181,7 +174,7 @@ class StudyResults:
         """Write one CSV per seed for Claims Reloaded, with a row per image and a column per arm; return the paths.
 
         Raises:
-            UserError: the scores cannot be written in this form; see ``study.scores.exporting.write_cases``.
+            UserError: the scores do not have this form; see ``study.scores.exporting.write_cases``.
         """
         from saccade.study.scores.exporting import write_cases
 

@@ -14,15 +14,14 @@ from saccade.runfiles import Environment, read
 from saccade.study.arms import BASELINE
 from saccade.study.plan import Study
 
-__all__ = ["StudyNote", "RunResult", "study_notes"]
+__all__ = ["RunResult", "StudyNote", "study_notes"]
 
 _SHARED_ENVIRONMENT = ("device", "accelerator", "cpu", "python", "packages")
 """Entries of ``environment.json`` that should be the same for all runs of a study."""
 _MAX_SITES = 6
 """Largest number of sites named in a note."""
 _PARAMETER_TOLERANCE = 0.1
-"""Relative difference in added parameters between a mechanism and its control ``extra`` above which a note is written.
-"""
+"""Relative difference of added parameters between a mechanism and its control ``extra`` that needs no note."""
 
 Status = Literal["done", "diverged", "failed", "missing"]
 
@@ -34,15 +33,14 @@ class RunResult:
     Attributes:
         arm: name of the arm.
         seed: seed of the run.
-        status: status of the run; ``missing`` if it has not ended yet.
+        status: status; ``missing`` if the run has not ended.
         folder: path relative to the study's folder.
-        scores: maps metric to score; empty unless the run is done.
-        by_class: maps metric to one score per class.
+        scores: metric -> score; empty unless the run is done.
+        by_class: metric -> one score per class.
         seconds: duration of the training in seconds.
-        parameters: number of parameters of the network.
-        reason: reason why it diverged or failed.
-        constant: maps the site of a plug whose gate or context is the same for every test image to ``gate`` or
-            ``context``.
+        parameters: number of parameters.
+        reason: reason for divergence or failure.
+        constant: site of a plug that does the same for every test image -> ``gate`` or ``context``.
         chosen: True if the scored epoch was chosen on validation images.
     """
 
@@ -83,9 +81,9 @@ def study_notes(
 
     Args:
         study: the study.
-        parameters: maps arm to the number of parameters of its network.
+        parameters: arm -> number of parameters.
         runs: results of all runs.
-        finished: maps (arm, seed) to the content of ``done.json``.
+        finished: (arm, seed) -> content of ``done.json``.
     """
     notes = [StudyNote("caveat", text) for text in _caveat_notes(study)]
     notes += [StudyNote("hosts", text) for text in _host_notes(study)]
@@ -133,7 +131,7 @@ def _host_notes(study: Study) -> list[str]:
 
 
 def _recorded_host_notes(finished: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[str]:
-    """Return the notes that runs recorded on their hosts, such as frozen layers, with the arms and seeds concerned."""
+    """Return the notes that runs recorded on their hosts, such as frozen layers."""
     finished_seeds: dict[str, list[int]] = {}
     seeds_by_note: dict[str, dict[str, list[int]]] = {}
     for (arm, seed), done in finished.items():
@@ -183,14 +181,14 @@ def _parameter_notes(study: Study, parameters: Mapping[str, int | None]) -> list
         added_by_mechanism, added_by_control = mechanism_params - baseline_params, control_params - baseline_params
         if abs(added_by_control - added_by_mechanism) > _PARAMETER_TOLERANCE * added_by_mechanism:
             notes.append(
-                f"{arm.name}: it adds {added_by_control:,} parameters where {arm.mechanism} adds {added_by_mechanism:,}; a plain bottleneck of "
-                "at least one unit per site cannot come closer."
+                f"{arm.name}: it adds {added_by_control:,} parameters where {arm.mechanism} adds "
+                f"{added_by_mechanism:,}; a plain bottleneck of at least one unit per site cannot come closer."
             )
     return notes
 
 
 def _constant_notes(name: str, runs: Sequence[RunResult]) -> list[str]:
-    """Return a note on the gates, and one on the contexts, of arm ``name`` that are the same for every test image."""
+    """Return notes on the gates and contexts of arm ``name`` that are the same for every test image."""
     notes = []
     for kind, phrase in (("gate", "the gate is"), ("context", "what is added is")):
         seeds: dict[str, list[int]] = {}
@@ -205,7 +203,8 @@ def _constant_notes(name: str, runs: Sequence[RunResult]) -> list[str]:
             if n_more := len(seeds) - len(sites):
                 sites.append(f"{n_more} more site{'s' * (n_more > 1)}")
             notes.append(
-                f"{name}: {phrase} the same for every test image at {_join_names(sites)}; the plug ignores the image there."
+                f"{name}: {phrase} the same for every test image at {_join_names(sites)}; the plug ignores the image "
+                "there."
             )
     return notes
 

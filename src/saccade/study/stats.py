@@ -1,23 +1,13 @@
 """Statistical analysis of a study: each arm against the baseline, with a confidence interval and a verdict.
 
-``analyse`` takes the scores of all arms at all seeds, by any metric, and returns an ``Analysis``. The model and its
-tests are in ``blocks``, the error from the test images and the power in ``precision``, the results and their sentences
-in ``findings``, the notes in ``notes``.
-
-Conventions:
-
-* Differences are oriented so that positive is better, in the metric's unit, or "points" for "%". Means and scores keep
-  the metric's own direction.
-* The confidence interval of a difference has level 1 - alpha and is not corrected; p is corrected by Holm over the
-  mechanisms. Controls are not in that family; their p_holm is p.
-* The squared standard error is the sum of two variance components, of the seeds (``blocks.fit``) and of the test images
-  (``precision.squared_image_error``, at least ``image_floor``), with Satterthwaite degrees of freedom.
+* A positive difference is better. Differences are in the metric's unit, or "points" for "%".
+* Confidence intervals have level 1 - alpha, uncorrected; p is corrected by Holm over the mechanisms, not the controls.
+* The squared standard error is the sum of two variance components, of seeds (``blocks``) and of test images
+  (``precision``), with Satterthwaite degrees of freedom.
 * *helps*, *hurts*: Holm's p < alpha. *equal*: otherwise, if the confidence interval lies inside ±margin. *not decided*:
-  otherwise. There is no verdict (None) if the baseline is within noise of the trivial predictor.
-* A run without a finite score is left out. An arm without any score is listed with the reason. One seed does not
-  measure variation between runs: no confidence interval, no p, every verdict "not decided".
-* If the residuals are exactly zero and no ``values`` are given, arms with the same scores are "equal" by convention,
-  and any other difference is "not decided", because its error is unknown, not zero.
+  otherwise. None if the baseline is within noise of the trivial predictor.
+* A run without a finite score is left out. With one seed, all is "not decided".
+* If all residuals are zero and there are no ``values``, equal scores are "equal"; other errors are unknown.
 """
 
 from __future__ import annotations
@@ -54,16 +44,16 @@ __all__ = [
     "METHOD_FOR_SCORES",
     "Analysis",
     "ArmScores",
-    "Difference",
     "ConfidenceInterval",
+    "Difference",
     "analyse",
     "intervals",
 ]
 
 _MODEL = """\
 One additive model, score = arm + seed, is fitted by least squares; the residuals, pooled over all arms and moderated \
-by each paired difference, give the error from the seeds. The squared standard error is its square plus that of the \
-error from the test images, from the contribution of each image or group. Differences, + for better, have \
+by each paired difference, give the error from the seeds. Its square is added to that of \
+the error from the test images, from each image's or group's contribution. Differences, + for better, have \
 uncorrected 95 % t intervals with Satterthwaite's degrees of freedom. "Helps" and "hurts" need p < 0.05 after Holm's \
 correction over the mechanisms; controls are not corrected. "Equal": the interval lies inside the margin. A \
 difference of the detectable size is found with probability 0.8. Known limits, simulated: about 6 % false verdicts \
@@ -93,10 +83,7 @@ def intervals(
     sizes: Sequence[int] | None = None,
     alpha: float = 0.05,
 ) -> tuple[ConfidenceInterval, ...]:
-    """Return the difference of every arm to the baseline by a metric without verdicts.
-
-    Arguments and errors are those of ``analyse``.
-    """
+    """Return the differences without verdicts, for a further metric; arguments and errors as in ``analyse``."""
     analysis = analyse(scores, metric=metric, values=values, baseline=baseline, sizes=sizes, alpha=alpha)
     names = [field.name for field in fields(ConfidenceInterval)]
     return tuple(ConfidenceInterval(**{name: getattr(row, name) for name in names}) for row in analysis.differences)
@@ -118,23 +105,20 @@ def analyse(
     """Compare every arm with the baseline in one block design.
 
     Args:
-        scores: maps arm to one score per seed, in the metric's unit, the same seeds in the same order for all; NaN,
-            None or infinite for a run without a score.
+        scores: arm -> one score per seed, in the metric's unit, the same seeds for all; NaN, None or infinite without a
+            score.
         metric: metric of the scores.
-        values: maps arm to the pseudo-values (seeds, units) of its scores (``pseudovalues``), the same units for all;
-            rows of absent runs are ignored. Without ``values``, or for an arm not in it, only the error from the seeds
-            is used. Runs that are all NaN are left out, and for each comparison units that are NaN in either arm; a
-            note says so.
+        values: arm -> pseudo-values (seeds, units) of its scores, the same units for all; without them only the error
+            from the seeds is used. Runs that are all NaN are left out, and units that are NaN in either arm.
         baseline: arm that the others are compared with.
         controls: arms outside the Holm family. To compare a mechanism with its control, make the control the baseline
             and list all other arms here.
-        reference: name and score of the trivial predictor on this data. There are no verdicts if the baseline is better
-            than it by at most 2 √(s²/S + v): s² the variance of the baseline's S scores, v the ``squared_image_error``
-            of its pseudo-values.
-        margin: half-width of "equal"; None uses the metric's own.
-        alpha: family-wise error rate; confidence intervals have level 1 - alpha.
+        reference: name and score of the trivial predictor. The baseline must be better by 2 √(s²/S + v): s² the
+            variance of its S scores, v the ``squared_image_error`` of its pseudo-values.
+        margin: half-width of "equal"; None is the metric's own.
+        alpha: family-wise error rate.
         seeds: seeds of the columns, for messages; None is 0, 1, …
-        sizes: (units,), images in each unit (``pseudovalues.unit_sizes``); None if each unit is one image.
+        sizes: (units,), images in each unit; None if each unit is one image.
 
     Raises:
         UserError: an arm is unknown, the margin or alpha is out of range, or arms have different numbers of seeds or
@@ -244,11 +228,7 @@ def _score_table(scores: Scores, baseline: str, margin: float, alpha: float, uni
 def _pseudo_values(
     values: Mapping[str, Floats], seeds: int, sizes: Sequence[int] | None
 ) -> tuple[dict[str, Floats], NDArray[np.int64]]:
-    """Return the pseudo-values (S, units) of each arm and the images in each unit (units,).
-
-    Raises:
-        UserError: the shapes of the arms disagree.
-    """
+    """Return the pseudo-values (S, units) by arm, after checking their shapes, and the images in each unit (units,)."""
     pseudo_values = {name: np.asarray(rows, dtype=np.float64) for name, rows in values.items()}
     units = {rows.shape[-1] for rows in pseudo_values.values()} | (set() if sizes is None else {len(sizes)})
     for name, rows in pseudo_values.items():
@@ -258,16 +238,14 @@ def _pseudo_values(
 
 
 def _unit_differences(pseudo_values: Mapping[str, Floats], name: str, baseline: str, shared: Bools) -> Floats:
-    """Return the pseudo-values of an arm less the baseline's (shared seeds, units); (shared seeds, 0) if either is
-    missing.
-    """
+    """Return the pseudo-values of an arm less the baseline's, (shared seeds, units); no units if either is missing."""
     if name not in pseudo_values or baseline not in pseudo_values:
         return np.empty((int(shared.sum()), 0))
     return pseudo_values[name][shared] - pseudo_values[baseline][shared]
 
 
 def _image_floor_of(baseline_values: Floats, images: int, metric: Metric) -> float:
-    """Return ``image_floor`` for this metric; ``baseline_values`` (S, units) are the baseline's pseudo-values."""
+    """Return ``image_floor``; ``baseline_values`` (S, units) are pseudo-values."""
     span = metric.span
     return image_floor(images, image_sd(baseline_values, images) if span is None else span)
 
@@ -389,7 +367,6 @@ def _image_error_of(images: ImageError | None, index: int) -> ImageError | None:
 
 
 def _untested_reason(row: Difference, estimate: float | None, design: Design) -> str:
-    """Return the reason why a difference has no test."""
     if estimate is None:
         return f"It shares no seed with {row.baseline}, not even through other arms."
     if design.present.shape[1] < 2:
@@ -400,7 +377,6 @@ def _untested_reason(row: Difference, estimate: float | None, design: Design) ->
 
 
 def _arm_scores(name: str, row: Floats) -> ArmScores:
-    """Return the scores of an arm with their mean and SD."""
     present_scores = row[np.isfinite(row)]
     return ArmScores(
         name=name,

@@ -1,11 +1,9 @@
 """Equal tuning: every arm of a study chooses its settings on validation images with the same number of runs.
 
-The tuning runs form a second study, in ``<study>/tuning``: every arm (``none`` too) with every value of the grid,
-scored on validation images. Each judged seed has its own tuning runs, with other seeds, and every arm chooses anew for
-each judged seed. The randomness of the choice is thus part of the variance component of seeds, which the analysis
-estimates. One choice for all seeds would be as cheap but would bias the comparison: two equal arms that happened to
-choose different values differ at every seed, and up to a third of such studies found an effect
-(``benchmarks/simulated_tuning.py``).
+The tuning runs form a second study, in ``<study>/tuning``: every arm with every value of the grid. Every arm chooses
+anew for each judged seed, from that seed's tuning runs, so the randomness of the choice is part of the variance
+component of seeds. With one choice for all seeds, equal arms that happened to choose differently would differ at every
+seed (``benchmarks/simulated_tuning.py``).
 """
 
 from __future__ import annotations
@@ -24,12 +22,12 @@ from saccade.study.tuning_grid import Settings, label, values_of
 if TYPE_CHECKING:
     from saccade.metrics.metric import Metric
 
-__all__ = ["METHOD", "ArmTuning", "TuningResult", "Tuning", "read_tuning"]
+__all__ = ["METHOD", "ArmTuning", "Tuning", "TuningResult", "read_tuning"]
 
 METHOD = """\
 Every arm, including the baseline and the controls, chose among the same values with the same number of training runs, \
 scored on validation images. It chose anew for each seed, from the tuning runs of that seed only, so the randomness of \
-the choice is part of the variation between seeds that intervals and verdicts are computed from. A judged run is trained on all \
+the choice is part of the variation between seeds, from which intervals are computed. A judged run is trained on all \
 training images and scored on the test images, which no tuning run has scored."""
 """Description of the tuning, for the report."""
 
@@ -39,7 +37,7 @@ class Tuning:
     """Plan of tuning: a study, the settings that each arm chooses from, and the number of tuning runs.
 
     Attributes:
-        study: the judged study, with its arms before tuning.
+        study: judged study, with its arms before tuning.
         grid: settings to try, all with the same keys; sorted if all values are numbers.
         repeats: tuning runs of each arm and value for each judged seed.
     """
@@ -52,8 +50,8 @@ class Tuning:
         """Validate the plan and sort the grid.
 
         Raises:
-            UserError: there are fewer than two values, a value is repeated, an arm sets a tuned key itself, ``repeats``
-                is below 1, no seeds are left above the judged ones, or the study is scored on validation images.
+            UserError: the grid has fewer than two distinct values, an arm sets a tuned key, ``repeats`` is below 1, no
+                seeds are left, or the study is scored on validation images.
         """
         if len(self.grid) < 2:
             raise UserError(f"tuning needs at least two values to choose from; found {len(self.grid)}")
@@ -106,7 +104,7 @@ class Tuning:
         return range(first, first + self.repeats)
 
     def runs(self) -> list[Run]:
-        """Return the tuning runs, with the recipes stored in their folder if tuning has begun.
+        """Return the tuning runs; once begun, those stored in their folder.
 
         Raises:
             UserError: the stored ``study.toml`` is damaged.
@@ -132,7 +130,7 @@ class Tuning:
         return self.trials.claim()
 
     def tuned_study(self) -> Study:
-        """Return the study with the chosen settings, and with settings decided by timed steps before tuning.
+        """Return the study with the settings that its arms chose.
 
         Raises:
             UserError: a tuning run is not finished.
@@ -173,7 +171,7 @@ class Tuning:
         return Arm(name, {**arm.settings, **settings})
 
     def _read_scores(self) -> tuple[dict[str, tuple[tuple[float | None, ...], ...]], Metric]:
-        """Return the scores (values, tuning seeds) of each arm, None for a diverged run, and their metric."""
+        """Return the scores (values, tuning seeds) by arm, None for a diverged run, and their metric."""
         from saccade import tasks  # imported late, because it imports torch
 
         trials = self.trials
@@ -182,8 +180,8 @@ class Tuning:
         if missing := [key for key in expected if results_by_run.get(key) is None]:
             name, seed = missing[0]
             raise UserError(
-                f"{trials.folder}: {len(missing)} of {len(expected)} tuning runs are not finished, the first is {name}, "
-                f"seed {seed}; give the same command again"
+                f"{trials.folder}: {len(missing)} of {len(expected)} tuning runs are not finished, the first is "
+                f"{name}, seed {seed}; give the same command again"
             )
         results = {key: result for key, result in results_by_run.items() if result is not None}
         measured_by = {(result["task"], result["metric"]) for result in results.values()}
@@ -211,7 +209,7 @@ class Tuning:
     def _choose(self, scores: Sequence[Sequence[float | None]], seed_index: int, metric: Metric) -> int:
         """Return the grid index with the best mean over the tuning runs of the judged seed at ``seed_index``.
 
-        Values with a diverged run are skipped. In a tie, or if no value is left, the default is chosen.
+        Values with a diverged run are skipped. In a tie, or without a value left, it is the default.
         """
         best_mean, best_index = -math.inf, self.default_index
         for index in self._default_first:
@@ -249,7 +247,7 @@ class TuningResult:
 
     Attributes:
         tuning: plan of the tuning.
-        arms: scores and choices of each arm, in the order of the study.
+        arms: scores and choices of each arm.
     """
 
     tuning: Tuning
@@ -263,7 +261,10 @@ class TuningResult:
     def budget(self) -> str:
         """Return a sentence on the values tried and the number of tuning runs."""
         tried = ", ".join(label(values) for values in self.tuning.grid)
-        return f"Every arm chose among {tried} by {self.runs_per_arm} tuning runs on validation images, anew for each judged seed."
+        return (
+            f"Every arm chose among {tried} by {self.runs_per_arm} tuning runs on validation images, "
+            "anew for each judged seed."
+        )
 
     def divergence_notes(self) -> list[str]:
         """Return a sentence for each arm that diverged with every value at some seed."""
@@ -278,12 +279,13 @@ class TuningResult:
             ]
             if diverged_seeds:
                 notes.append(
-                    f"{arm.name} diverged with every value tried for the seeds {', '.join(diverged_seeds)}; {default_label} was used."
+                    f"{arm.name} diverged with every value tried for the seeds {', '.join(diverged_seeds)}; "
+                    f"{default_label} was used."
                 )
         return notes
 
     def edge_notes(self) -> list[str]:
-        """Return a sentence for each lowest or highest value tried that an arm chose for most seeds."""
+        """Return a sentence for each lowest or highest value that an arm chose for most seeds."""
         notes = []
         for key in self.tuning.keys:
             tried = [values[key] for values in self.tuning.grid]
@@ -292,13 +294,12 @@ class TuningResult:
             for extreme, adjective, comparative in ((min(tried), "lowest", "lower"), (max(tried), "highest", "higher")):
                 if names := [arm.name for arm in self.arms if 2 * self._n_chosen(arm, key, extreme) > len(arm.picks)]:
                     notes.append(
-                        f"{key} = {extreme:g}, the {adjective} value tried, was chosen for most seeds by {', '.join(names)}; "
-                        f"a {comparative} one may be better."
+                        f"{key} = {extreme:g}, the {adjective} value tried, was chosen for most seeds by "
+                        f"{', '.join(names)}; a {comparative} one may be better."
                     )
         return notes
 
     def _n_chosen(self, arm: ArmTuning, key: str, value: Any) -> int:
-        """Return the number of seeds for which ``arm`` chose this value."""
         return sum(self.tuning.grid[pick][key] == value for pick in arm.picks)
 
     def to_json(self) -> dict[str, Any]:
@@ -324,7 +325,7 @@ def read_tuning(study: Study) -> TuningResult | None:
     """Return the result of tuning ``study``; None if it is not tuned or its tuning runs were deleted.
 
     Raises:
-        UserError: a tuning run is unfinished or damaged, or was not made with the chosen settings.
+        UserError: a tuning run is unfinished or damaged, or lacks the chosen settings.
     """
     if not all(arm.by_seed for arm in study.arms) or not (study.folder / TUNING / "study.toml").exists():
         return None

@@ -39,12 +39,12 @@ def tuning_grid(texts: Sequence[str], base: Recipe) -> tuple[Settings, ...]:
 
     Args:
         texts: ``training.lr=0.01,0.03,0.1``, or ``training.lr`` for a third, one and three times the value of ``base``.
-            A key may be given by its last part, such as ``lr``.
+            The last part of a key, such as ``lr``, is enough.
         base: recipe of the study.
 
     Raises:
-        UserError: a key is unknown, repeated or not tunable; a value is wrong; or no values are given for a key whose
-            value in ``base`` is not a positive float.
+        UserError: a key is unknown, repeated or not tunable, a value is wrong, or the default values need a positive
+            float in ``base``.
     """
     values_by_key: dict[str, list[Any]] = {}
     for text in texts:
@@ -70,11 +70,7 @@ def tuning_grid(texts: Sequence[str], base: Recipe) -> tuple[Settings, ...]:
 
 
 def _full_tunable_key(name: str, base: Recipe) -> str:
-    """Return the dotted key that ``name`` stands for.
-
-    Raises:
-        UserError: the key does not exist or cannot be tuned.
-    """
+    """Return the dotted key that ``name`` stands for."""
     sections = base.model_dump(mode="json")
     full_keys = {
         key: f"{section}.{key}" for section in ("data", "model", "attention", "training") for key in sections[section]

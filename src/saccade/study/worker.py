@@ -1,7 +1,7 @@
 """Worker process: executes calls one at a time, received through a pipe (local engine) or as a Ray actor.
 
 A call is the dotted name of a function (``package.module:function``) and its arguments. The function is also passed
-``notify``, and its events are sent back before the result.
+``notify``; its events are sent back before the result.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from saccade.trust import Trust
 
 __all__ = [
     "OncePerMessage",
-    "execute_call",
     "check_study",
-    "limit_threads",
-    "import_function",
+    "execute_call",
     "execute_run",
-    "serve",
+    "import_function",
+    "limit_threads",
     "preload_function",
+    "serve",
 ]
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -46,10 +46,8 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 def serve(pipe: Connection, threads: int, preload: str | None) -> None:
     """Execute calls until the pipe is closed or the parent process ends.
 
-    Messages sent are ``("event", Event)`` and the results of :func:`execute_call`.
-
     Args:
-        pipe: connection to the parent process.
+        pipe: connection to the parent process; receives ``("event", Event)`` and the results of :func:`execute_call`.
         threads: CPU threads of this process.
         preload: dotted name of a function to import in advance, or None.
     """
@@ -60,7 +58,7 @@ def serve(pipe: Connection, threads: int, preload: str | None) -> None:
     limit_threads(threads)
     keep_freed_memory()
     logging.getLogger("saccade").addFilter(OncePerMessage())
-    sys.path.append("")  # a notebook may import modules from its current folder, which may differ from its start
+    sys.path.append("")  # a notebook may import modules from its current folder
     preload_function(preload)
     while True:
         try:
@@ -71,10 +69,7 @@ def serve(pipe: Connection, threads: int, preload: str | None) -> None:
 
 
 class OncePerMessage(logging.Filter):
-    """Logging filter that passes each message once.
-
-    A process builds the networks of many runs, and each would repeat the warnings about its weights file.
-    """
+    """Logging filter that passes each message once, because every run would repeat those on its weights file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +84,7 @@ class OncePerMessage(logging.Filter):
 
 
 def limit_threads(threads: int) -> None:
-    """Set the thread count of the numerical libraries through the environment; call it before they are imported."""
+    """Set the thread count of numerical libraries that are imported later."""
     for name in _THREAD_VARIABLES:
         os.environ[name] = str(threads)
 
@@ -104,7 +99,7 @@ def preload_function(function: str | None) -> None:
 def execute_call(function: str, arguments: Mapping[str, Any], notify: Notify) -> tuple[Literal["result", "error"], Any]:
     """Execute a call and return ``("result", value)`` or ``("error", details)``.
 
-    The details are ``message``, ``traceback`` and ``user``, which is True for an error the user can correct.
+    The details are ``message``, ``traceback`` and ``user``, True for an error the user can correct.
     """
     try:
         return "result", import_function(function)(**arguments, notify=notify)
@@ -151,15 +146,12 @@ def check_study(
     functions: bytes = b"",
     trust: Trust = False,
 ) -> dict[str, Any]:
-    """Validate data, host and mechanisms of all arms before any training.
+    """Validate data, host and mechanisms of all arms before any training; decide open settings by timed steps.
 
-    Every image is read once, the network of every arm is built, and the settings that the recipes leave open are
-    decided by timing steps of the baseline. ``functions`` come from :func:`saccade.builders.packed`; ``trust`` is for
-    the folder of a teacher.
+    ``functions`` come from :func:`saccade.builders.packed`; ``trust`` is for the folder of a teacher.
 
     Returns:
-        Dict with ``devices``, the devices to run on, and ``decided``, the result of
-            :func:`saccade.training.fastest.fastest`, {} if nothing is open.
+        Dict of ``devices`` to run on, and ``decided``, the result of :func:`saccade.training.fastest.fastest` or {}.
 
     Raises:
         UserError: the data, the task, a host, a mechanism, its position, the margin or the device is wrong, or a
@@ -205,10 +197,7 @@ def check_study(
 
 
 def _die_with_parent() -> None:
-    """End this process when its parent ends, even by ``kill -9``.
-
-    Otherwise an orphan could still train in a folder when the study is restarted.
-    """
+    """End this process when its parent ends, even by ``kill -9``, so that no orphan keeps training."""
     parent = parent_process()
     if parent is None:
         return

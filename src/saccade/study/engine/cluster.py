@@ -1,11 +1,8 @@
 """Ray engine: one actor per slot, on an existing cluster or on one started on this machine.
 
 An actor requests one CPU per thread of a run and, on accelerators, one GPU. The study folder, the data and the working
-folder must have the same path on every node; each actor checks that it sees the study folder before it gets a run.
-Actors execute the same calls as the processes of the local engine, so the results are the same. If a node is lost, its
-run continues on another node after its last finished epoch.
-
-Only this module and ``ray_connection`` import Ray.
+folder must have the same path on every node. If a node is lost, its run continues on another node after its last
+finished epoch.
 """
 
 from __future__ import annotations
@@ -92,17 +89,12 @@ class _StudyWorker:
 def check_node(version: str, token_path: str, secret: str, preload: str | None, notify: Notify) -> None:
     """Raise UserError unless this node has the same saccade version and sees the study folder.
 
-    This is the first call of an actor.
-
     Args:
-        version: saccade version of the process that started the study.
+        version: saccade version that started the study.
         token_path: file in the study folder.
         secret: expected content of that file.
         preload: dotted name of a function to import in advance, or None.
         notify: unused.
-
-    Raises:
-        UserError: this node has another version, or does not see the study folder.
     """
     node, installed = platform.node(), __version__
     if installed != version:
@@ -116,8 +108,8 @@ def check_node(version: str, token_path: str, secret: str, preload: str | None, 
         content = ""
     if content != secret:
         raise UserError(
-            f"the node {node} of the cluster does not see the study folder {Path(token_path).parent}; name with --out one "
-            "on a file system that all nodes share"
+            f"the node {node} of the cluster does not see the study folder {Path(token_path).parent}; name with --out "
+            "one on a file system that all nodes share"
         )
     preload_function(preload)
 
@@ -153,14 +145,14 @@ class Cluster(Executor[_Actor]):
 
     Args:
         study: study to execute.
-        slots: number of concurrent runs; None is as many as the cluster has room for.
+        slots: number of concurrent runs; None is as many as fit.
         device: ``auto``, ``cpu`` or ``cuda``.
-        address: address of the cluster; None is the cluster this process is connected to, else ``RAY_ADDRESS``, else a
-            cluster that is started on this machine and stopped when the context exits.
+        address: address of the cluster; None is the connected cluster, else ``RAY_ADDRESS``, else a cluster started on
+            this machine for the ``with`` block.
         notify: receives ``EngineChanged``.
 
     Raises:
-        UserError: the device is not supported by Ray, or the address is that of a Ray client.
+        UserError: Ray does not support the device, or the address is that of a Ray client.
     """
 
     def __init__(self, study: Study, slots: int | None, device: str, address: str | None, notify: Notify) -> None:
@@ -171,8 +163,8 @@ class Cluster(Executor[_Actor]):
         self.address = address or (None if ray.is_initialized() else os.environ.get("RAY_ADDRESS") or None)
         if self.address and "://" in self.address:
             raise UserError(
-                f"the address {self.address!r} is that of a Ray client, which cannot report a run's progress; start the "
-                "study on a node of the cluster, with --address auto"
+                f"the address {self.address!r} is that of a Ray client, which cannot report a run's progress; start "
+                "the study on a node of the cluster, with --address auto"
             )
         self._stack = ExitStack()
         self._interrupted = threading.Event()
@@ -242,11 +234,7 @@ class Cluster(Executor[_Actor]):
             yield
 
     def _set_capacity(self) -> None:
-        """Set the device and the number of runs that fit the cluster.
-
-        Raises:
-            UserError: the cluster has no room for a run on the requested device.
-        """
+        """Set the device and the number of runs that fit the cluster."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if self.device == "auto":
             self.device = "cuda" if any(node.get("GPU", 0) >= 1 for node in nodes) else "cpu"
@@ -264,14 +252,11 @@ class Cluster(Executor[_Actor]):
             )
 
     def slots(self, devices: Sequence[str] | None = None) -> int:
-        """Return the number of concurrent runs: as requested, else as many as fit the cluster when it is idle."""
+        """Return the number of concurrent runs: as requested, else as many as fit the idle cluster."""
         return self.requested_slots or self._capacity
 
     def start_worker(self, slot: int, preload: str | None = None) -> _Actor:
-        """Return a new actor, which starts when the cluster has room for it.
-
-        It is ready when its node has passed ``check_node``.
-        """
+        """Return a new actor, which is ready once the cluster has room and its node has passed ``check_node``."""
         needs = {"num_cpus": self.threads, "num_gpus": 1 if self.device == "cuda" else 0}
         remote_class = ray.remote(_StudyWorker).options(max_restarts=0, max_task_retries=0, **needs)
         actor = _Actor(
@@ -315,13 +300,10 @@ class Cluster(Executor[_Actor]):
 
 @contextmanager
 def _handshake_file(folder: Path, secret: str) -> Iterator[Path]:
-    """Write ``secret`` to a file in ``folder``, yield its path and remove the file at the end.
+    """Write ``secret`` to a file in ``folder``, yield its path and remove it at the end; ``folder`` too if created and
+    empty.
 
-    ``folder`` is created if needed and removed if it is empty at the end. The file name is unique, because two
-    processes may start a study in one folder before either holds its lock.
-
-    Raises:
-        UserError: the folder cannot be written.
+    The name is unique, because two processes may start a study in one folder before either holds its lock.
     """
     created_folders: list[Path] = []
     path = folder / f".lock.ray.{secrets.token_hex(8)}"  # Study.claim ignores names that start with .lock

@@ -1,4 +1,4 @@
-"""Interface between the scheduler and an engine: an executor starts workers, and each executes one call at a time."""
+"""Interface between the scheduler and an engine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["Executor", "Message", "Worker"]
 
 
 class Worker(ABC):
-    """Process or actor that executes calls.
+    """Process or actor that executes one call at a time.
 
     Attributes:
-        slot: index among the concurrent workers; the replacement of a dead worker has the same index.
-        ready: True once it has started and can take calls.
+        slot: index among the concurrent workers, which a replacement keeps.
+        ready: True once it has started.
         run: run in progress, or None.
         attempt: attempt number of that run, from 1.
     """
@@ -69,7 +69,7 @@ class Executor(ABC, Generic[W]):
 
     @abstractmethod
     def start_worker(self, slot: int, preload: str | None = None) -> W:
-        """Start and return a worker; ``preload`` names a function whose module the worker imports in advance."""
+        """Start and return a worker; ``preload`` names a function whose module it imports in advance."""
 
     @abstractmethod
     def messages(self, workers: list[W]) -> Iterator[Message[W]]:

@@ -1,4 +1,4 @@
-"""Reliable detection of Ctrl-C, also where Python drops the exception."""
+"""Reliable detection of Ctrl-C."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Local engine: long-lived worker processes, one per slot, which execute the runs of a study one at a time."""
+"""Local engine: long-lived worker processes, one per slot."""
 
 from __future__ import annotations
 
@@ -63,8 +63,7 @@ class _Process(Worker):
 def _without_main() -> Iterator[None]:
     """Keep processes that are spawned inside from running the caller's script again.
 
-    Spawning imports the parent's script as ``__mp_main__``, because pickled objects may need its classes. A script
-    without ``if __name__ == "__main__"`` would start the study again. Workers need nothing from it.
+    Spawning imports the parent's script; one without ``if __name__ == "__main__"`` would start the study again.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -117,7 +116,7 @@ def _cause(code: int | None) -> str:
 
 
 def cores() -> int:
-    """Return the number of CPU cores this process may use: its affinity, limited by its control group on Linux."""
+    """Return the number of CPU cores this process may use, by its affinity and its control group."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
@@ -127,9 +126,7 @@ def cores() -> int:
 
 
 def slots_for(threads: int, device: str) -> int | None:
-    """Return the number of concurrent runs on the CPU; None if there seems to be an accelerator, which only torch can
-    count.
-    """
+    """Return the number of concurrent runs on the CPU; None if there seems to be an accelerator."""
     on_cpu = device == "cpu"
     if device == "auto":
         is_apple_silicon = platform.system() == "Darwin" and platform.machine() == "arm64"

@@ -15,7 +15,7 @@ import ray._private.worker
 
 from saccade.errors import UserError
 
-__all__ = ["check_cluster", "suppress_ray_output", "start_ray"]
+__all__ = ["check_cluster", "start_ray", "suppress_ray_output"]
 
 _MAX_STARTS = 3
 """Number of attempts to start Ray on this machine."""
@@ -30,7 +30,7 @@ for minutes."""
 
 @contextmanager
 def suppress_ray_output() -> Iterator[None]:
-    """Disable Ray's usage statistics, and its reports of dead actors in the output of this process.
+    """Disable Ray's usage statistics and its reports of dead actors.
 
     Ray prints these reports to stdout whatever ``log_to_driver`` says, through a private function.
     """
@@ -48,10 +48,7 @@ def suppress_ray_output() -> Iterator[None]:
 
 
 def start_ray(**options: Any) -> None:
-    """Start Ray on this machine.
-
-    Ray allows each of its processes 30 s to start, which is too short on a loaded machine, so failed starts are
-    repeated.
+    """Start Ray on this machine, repeatedly if it exceeds the 30 s that Ray allows each of its processes.
 
     Raises:
         UserError: all attempts failed.
@@ -64,19 +61,15 @@ def start_ray(**options: Any) -> None:
             if not attempts_left:
                 reason = " ".join(str(error).split())
                 raise UserError(
-                    f"Ray did not start on this machine in {_MAX_STARTS} attempts ({reason}); try again when the machine "
-                    "is less loaded, or use --engine local, which needs no Ray"
+                    f"Ray did not start on this machine in {_MAX_STARTS} attempts ({reason}); try again when the "
+                    "machine is less loaded, or use --engine local, which needs no Ray"
                 ) from error
         else:
             return
 
 
 def check_cluster(address: str) -> None:
-    """Raise UserError unless a Ray cluster answers at ``address``; Ray itself would try for minutes and then exit.
-
-    Raises:
-        UserError: nothing answers, the answer is not that of a Ray cluster, or the address is malformed.
-    """
+    """Raise UserError unless a Ray cluster answers at ``address``; Ray itself would try for minutes and then exit."""
     if address == "auto":
         return
     host, colon, port = address.rpartition(":")
@@ -102,5 +95,6 @@ def check_cluster(address: str) -> None:
             probe.kill()
     raise UserError(
         f"no Ray cluster answers at {address}: something takes connections there, but does not answer as Ray in "
-        f"{_REPLY_TIMEOUT_S:.0f} s; the address is the one that `ray start --head` names, with port 6379 unless another is given"
+        f"{_REPLY_TIMEOUT_S:.0f} s; the address is the one that `ray start --head` names, with port 6379 unless "
+        "another is given"
     )

@@ -1,7 +1,7 @@
 """Scheduler of a study: checks the study, then hands its runs to free workers.
 
-A worker that dies (``kill -9``, a segmentation fault, out of memory, a lost node) is replaced and its run is tried once
-more. A run that raises is recorded in ``failed.json`` in its folder. In both cases the study continues.
+A worker that dies is replaced and its run tried once more; a run that raises is recorded in its ``failed.json``. In
+both cases the study continues.
 """
 
 from __future__ import annotations
@@ -51,29 +51,23 @@ def execute(
     train: str = "saccade.study.series:train_run",
     check: str = "saccade.study.worker:check_study",
 ) -> list[Outcome]:
-    """Execute every unfinished run of ``study``, after checking data, host and mechanisms.
+    """Execute every unfinished run of ``study``, after checking data, host and mechanisms; return one outcome per run.
 
     Args:
         study: the study; its folder is created, or holds the same study already.
         slots: number of concurrent runs; None is one per accelerator, or the CPU cores divided by the recipe's threads.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; on a Ray cluster ``auto``, ``cpu`` or ``cuda``.
         notify: receives ``EngineChanged``, ``Checking``, ``FilesChecked``, ``DataOpened``, ``SettingsDecided``,
-            ``StudyBegan``, and for each run ``RunBegan``, its events in a ``RunEvent``, and ``RunEnded``.
-        engine: ``local`` for processes on this machine, or ``ray``; see :mod:`saccade.study.engine.cluster`.
+            ``StudyBegan``, and for each run ``RunBegan``, ``RunEvent`` and ``RunEnded``.
+        engine: ``local`` or ``ray``.
         address: address of a Ray cluster; None is ``RAY_ADDRESS`` if set, else a cluster is started on this machine.
         trust: code that the folder of a teacher may import; passed to ``check`` and ``train`` unless it is False.
-        train: function ``package.module:function`` that executes a run, called as ``(recipe, folder, device=...,
-            notify=...)``.
-        check: function that checks the study in a worker, called as ``(recipes=..., margin=..., device=...,
-            notify=...)``.
-
-    Returns:
-        One outcome per run, in the order of ``study.runs()``.
+        train: function that executes a run, called as ``(recipe, folder, device=..., notify=...)``.
+        check: function that checks the study, called as ``(recipes=..., margin=..., device=..., notify=...)``.
 
     Raises:
-        UserError: before anything is written: the folder, the data, the host or a mechanism is wrong, or the checking
-            process dies; Ray is not installed, no cluster answers at ``address``, or its nodes cannot execute the runs.
-            Later: the folder of a failed run cannot be written, for example on a full disk.
+        UserError: before anything is written: the folder, the data, the host or a mechanism is wrong, the checking
+            process dies, or Ray cannot be used. Later: the folder of a failed run cannot be written.
     """
     notify_user: Notify = notify or ignore
     if slots is not None and slots < 1:
@@ -123,11 +117,7 @@ def execute(
 
 @contextmanager
 def _locked(study: Study) -> Iterator[None]:
-    """Hold the lock of the study's folder, which is created if needed.
-
-    Raises:
-        UserError: another process holds the lock, or the folder cannot be created or written.
-    """
+    """Hold the lock of the study's folder, which is created if needed."""
     with ExitStack() as stack:
         try:
             make_folders(study.folder)
@@ -140,11 +130,7 @@ def _locked(study: Study) -> Iterator[None]:
 def _make_executor(
     engine: str, study: Study, slots: int | None, device: str, address: str | None, notify: Notify
 ) -> Executor[Any]:
-    """Return the executor of ``engine``.
-
-    Raises:
-        UserError: the engine is unknown, takes no address, or its package is not installed.
-    """
+    """Return the executor of ``engine``."""
     if engine not in ENGINES:
         raise UserError(f"there is no engine {engine!r}; it is {' or '.join(ENGINES)}.{did_you_mean(engine, ENGINES)}")
     if engine == "local":
@@ -161,7 +147,6 @@ def _make_executor(
 
 
 def _kill_all(workers: list[Worker]) -> None:
-    """Kill all workers."""
     for worker in workers:
         worker.kill()
 
@@ -169,11 +154,7 @@ def _kill_all(workers: list[Worker]) -> None:
 def _check_study(
     executor: Executor[Any], worker: Worker, study: Study, check: str, trust: Trust, notify: Notify
 ) -> dict[str, Any]:
-    """Call ``check`` in ``worker`` and return its result.
-
-    Raises:
-        UserError: the study is wrong, or the process dies.
-    """
+    """Call ``check`` in ``worker`` and return its result."""
     recipes = [study.run(arm, study.seeds[0]).recipe.model_dump(mode="json") for arm in study.arms]
     models = (arm.recipe(study.base, 0).model for arm in study.arms)
     functions = packed((model.name, model.code) for model in models)

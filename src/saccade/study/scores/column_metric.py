@@ -10,7 +10,7 @@ from saccade import tasks
 from saccade.errors import UserError
 from saccade.metrics.metric import Metric
 
-__all__ = ["is_loss", "is_bounded_score", "infer_metric", "name_words"]
+__all__ = ["infer_metric", "is_bounded_score", "is_loss", "name_words"]
 
 _BOUNDED_SCORES = re.compile(
     r"acc|accuracy|top\d*|m?ap\d*|m?iou|jaccard|dice|dsc|f\d|f\dscore|precision|recall|sensitivity|specificity|"
@@ -57,17 +57,17 @@ def infer_metric(
     """Return the metric of a column of scores, with a sentence for the report on what was inferred.
 
     Args:
-        column: name of the column, with the unit in brackets or without, such as ``top-1 [%]``.
+        column: name of the column, with or without the unit in brackets: ``top-1 [%]``.
         values: all scores, of runs and of images.
         typical: mean score of the baseline; a hundredth of it is the margin if nothing else gives one.
-        unit: unit of the scores; None reads it from the name; for a bounded score above 1 it is %.
+        unit: unit of the scores; None infers it.
         bounds: smallest and largest possible score; None infers them.
         lower_is_better: direction of the scores; None infers it from the name.
         margin: half-width of "equal"; None infers it.
 
     Raises:
-        UserError: a score lies outside ``bounds``, scores in % are all between 0 and 1, a bound or the margin is out of
-            range, or no margin can be inferred.
+        UserError: a score lies outside ``bounds``, scores in % are all between 0 and 1, or a bound or the margin is
+            wrong.
     """
     unit_match = re.fullmatch(r"(.*?)\s*\[([^\]]*)\]", column)
     name, unit_in_name = (unit_match[1], unit_match[2]) if unit_match and unit_match[1] else (column, None)

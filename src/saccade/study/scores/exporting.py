@@ -64,12 +64,11 @@ def has_images(results: StudyResults) -> bool:
 
 
 def write_cases(results: StudyResults, folder: Path) -> list[Path]:
-    """Write one CSV per seed in the form of Claims Reloaded (arXiv:2505.04720; claims-reloaded.dkfz.de); return the
-    paths.
+    """Write one CSV per seed in the form of Claims Reloaded (arXiv:2505.04720); return the paths.
 
     Each test image has a row: ``case_id``, then ``alg_ARM`` for each arm. If the runs recorded labels and predictions,
-    the predictions are written, with a column ``ground_truth`` before them. Otherwise each image's own score by
-    ``case_metric`` is written, scaled to 0 … 1.
+    these are written, the labels as ``ground_truth``; otherwise each image's own score by ``case_metric``, scaled to 0
+    … 1.
 
     Raises:
         UserError: these are judged scores, no seed is finished for all arms, the metric has no bounds, or a file cannot

@@ -107,7 +107,8 @@ def _read_logs(sheets: Sequence[tuple[RunFile, Sheet]], metric: str | None) -> R
     if ended_early := [f"{arm} seed {seed} at {epoch}" for (arm, seed), epoch in epochs.items() if epoch < longest]:
         more = f" and {len(ended_early) - _MAX_NAMED_RUNS} more" if len(ended_early) > _MAX_NAMED_RUNS else ""
         notes.append(
-            f"Some runs ended before the others, which ended at epoch {longest}: {', '.join(ended_early[:_MAX_NAMED_RUNS])}{more}."
+            f"Some runs ended before the others, which ended at epoch {longest}: "
+            f"{', '.join(ended_early[:_MAX_NAMED_RUNS])}{more}."
         )
     if keys_from_version:
         notes.append(
@@ -209,7 +210,8 @@ class _ScoreCollector:
         assert score is not None
         if groups is not None and images is None:
             raise UserError(
-                f"{sheet.name} has a column 'group' but no column 'image'; groups are groups of images, so add a column 'image'"
+                f"{sheet.name} has a column 'group' but no column 'image'; groups are groups of images, so add a "
+                "column 'image'"
             )
         if self.files and bool(self.by_image) != (images is not None):
             raise UserError(f"{sheet.name}: some files have a column 'image' and others have none")

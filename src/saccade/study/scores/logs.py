@@ -1,8 +1,7 @@
-"""Logs of other trainers, one file per run and one row per epoch: choice of the score's column, and its last value.
+"""Logs of other trainers, one file per run and one row per epoch.
 
 Known are Ultralytics' ``results.csv`` (YOLOv5 and YOLOv8 pad the names with spaces), timm's ``summary.csv``,
-Lightning's ``metrics.csv`` (a row has training or validation values, its other cells are empty), and any other file
-with a column ``epoch``.
+Lightning's ``metrics.csv`` (training or validation cells are empty), and any other file with a column ``epoch``.
 """
 
 from __future__ import annotations

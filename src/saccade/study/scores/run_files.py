@@ -8,7 +8,7 @@ from pathlib import Path
 
 from saccade.errors import UserError
 
-__all__ = ["RunFile", "run_of_path", "parse_run_file"]
+__all__ = ["RunFile", "parse_run_file", "run_of_path"]
 
 _ARM_SEED_FILE = re.compile(r"(?P<arm>.+):(?P<seed>\d{1,18})=(?P<file>.+)", re.DOTALL)
 """Pattern of ``ARM:SEED=FILE``."""

@@ -92,8 +92,8 @@ class Sheet:
             ) from None
         if not math.isfinite(value):
             raise UserError(
-                f"{self.location(row)}: {self.columns[column]} is {text}; a finite number is needed. Leave out the row of a "
-                "run that failed"
+                f"{self.location(row)}: {self.columns[column]} is {text}; a finite number is needed. Leave out the row "
+                "of a run that failed"
             )
         return value
 
@@ -106,7 +106,8 @@ class Sheet:
         text = self.text(row, column)
         if not re.fullmatch(r"[+-]?\d{1,18}(\.0+)?", text):
             raise UserError(
-                f"{self.location(row)}: {self.columns[column]} is {brief(text, 40)!r}; a whole number is needed, such as 0"
+                f"{self.location(row)}: {self.columns[column]} is {brief(text, 40)!r}; a whole number is needed, such "
+                "as 0"
             )
         return int(text.partition(".")[0])
 
