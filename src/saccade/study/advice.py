@@ -20,7 +20,7 @@ def advice_if_not_learnt(study: Study) -> str:
     first, last = _losses(study)
     has_fallen = first is not None and last is not None and last < _FALLEN_BELOW * first
     is_pretrained = model.pretrained or model.checkpoint is not None or model.init_from is not None
-    # A training loss that falls beside an eval score that does not suggests wrong running statistics.
+    # If the training loss falls but the score in eval mode stays low, the running statistics may be wrong.
     freeze_norm = "--set training.freeze=norm (normalisation layers keep their pretrained statistics)"
     steps = [freeze_norm] if is_pretrained and training.freeze in ("auto", "none") else []
     learning_rates = f"{training.lr / 10:g}" if is_pretrained else f"{training.lr / 10:g} or {3 * training.lr:g}"

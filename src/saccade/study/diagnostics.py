@@ -47,7 +47,7 @@ def largest_residual(fitted: Fit, design: Design) -> tuple[float | None, tuple[i
 
 
 def widest_arm(scores: Floats, design: Design, alpha: float = 0.05) -> tuple[int, float] | None:
-    """Return the index of the arm whose runs vary most, and σ without it; None if the difference is not significant.
+    """Return the index of the arm whose runs vary most, and σ without it; None if no arm varies significantly more.
 
     An F test compares what the arm adds to the residual sum of squares of scores (A, S) with the fit to all other runs,
     Bonferroni-corrected. Without the arm, at least four degrees of freedom must remain.

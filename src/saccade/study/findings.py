@@ -24,21 +24,21 @@ class Difference:
         baseline: name of the baseline.
         difference: least-squares estimate.
         low: lower end of the confidence interval at level 1 - alpha.
-        high: upper end.
+        high: upper end of the confidence interval.
         se: standard error.
-        se_images: its part from the test images, which more seeds do not reduce.
-        se_from: "seeds" or "images", the larger part.
+        se_images: part of ``se`` from the test images, which more seeds do not reduce.
+        se_from: "seeds" or "images", the larger part of ``se``.
         df: Satterthwaite degrees of freedom.
         p: two-sided p, uncorrected.
         p_holm: Holm's p over the mechanisms; ``p`` for a control.
         verdict: verdict; None if the baseline has not learnt the task.
         detectable: smallest true difference found with probability 0.8.
-        seeds_needed: seeds that would probably decide, up to 100.
+        seeds_needed: number of seeds that would probably decide, up to 100.
         images_needed: True if no number of seeds would decide with so few test images.
         raw: paired differences, one per shared seed.
         seeds: number of paired differences.
         is_control: True for an arm outside the Holm family.
-        comparisons: size of the family.
+        comparisons: size of the Holm family.
         margin: half-width of "equal".
         alpha: family-wise error rate.
         unit: unit of the differences.

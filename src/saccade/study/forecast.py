@@ -67,7 +67,7 @@ class Forecast:
         minutes: minutes for the runs still to be done.
         disk_mb: largest size of the study folder in MB.
         step_ms: arm -> median milliseconds of a training step, data loading included.
-        timed_images: images in a timed step, if fewer than a batch; its time is scaled.
+        timed_images: images in a timed step, if fewer than a batch; the step's time is scaled.
         decided: settings that the recipe leaves open; the study decides them again.
         test_ms: arm -> milliseconds of a test batch.
         metric: name of the metric.
@@ -76,13 +76,13 @@ class Forecast:
         sigma_from: source of the residual SD.
         test_images: number of test images.
         lasting_se: standard error from the test images, which more seeds do not reduce.
-        lasting_from: source of that error.
-        set_by_images: residual SDs for which it exceeds the error from the seeds.
+        lasting_from: source of ``lasting_se``.
+        set_by_images: residual SDs for which ``lasting_se`` exceeds the error from the seeds.
         seeds_for_margin: seeds needed to find a difference of ``margin`` for the first SD, up to 100.
         margin: half-width of "equal".
-        margin_needs_images: True if no number of seeds finds it with so few test images.
+        margin_needs_images: True if no number of seeds finds a difference of ``margin`` with so few test images.
         tuning_runs: number of tuning runs still to be done.
-        tuning_minutes: upper limit of their minutes.
+        tuning_minutes: minutes for the tuning runs, at most.
     """
 
     data: str
@@ -357,9 +357,8 @@ def _assumed_errors(study: Study, metric: Metric, images: int) -> _AssumedErrors
     else:
         sigmas = tuple(sd * span / 100 for sd in ASSUMED_SDS)
         sigma_from = "the SD of your images is known after a first study"
-    chance_sd = span * math.sqrt(
-        RUN_DISAGREEMENT / (2 * images)
-    )  # SD of a run's score if its answers vary independently
+    # SD of a run's score if its answers on the images vary independently.
+    chance_sd = span * math.sqrt(RUN_DISAGREEMENT / (2 * images))
     if chance_sd > min(sigmas):
         assumed = f"assumed, as two runs answer {100 * RUN_DISAGREEMENT:g} % of {images} test images differently"
         sigmas = tuple(dict.fromkeys(max(sigma, chance_sd) for sigma in sigmas))

@@ -59,13 +59,11 @@ def judge(
     _check_arms(run_scores, names, baseline, controls)
     names.sort(key=lambda name: name != baseline)
     seeds = tuple(sorted({seed for _, seed in run_scores.scores}))
-    all_scores = [
-        *run_scores.scores.values(),
-        *(score for own in (run_scores.images or {}).values() for score in own.tolist()),
-    ]
-    own = [score for (arm, _), score in run_scores.scores.items() if arm == baseline]
+    image_scores = [score for values in (run_scores.images or {}).values() for score in values.tolist()]
+    all_scores = [*run_scores.scores.values(), *image_scores]
+    baseline_scores = [score for (arm, _), score in run_scores.scores.items() if arm == baseline]
     inferred_metric, metric_sentence = infer_metric(
-        run_scores.column, all_scores, float(np.mean(own)),
+        run_scores.column, all_scores, float(np.mean(baseline_scores)),
         unit=unit, bounds=bounds, lower_is_better=lower_is_better, margin=margin,
     )  # fmt: skip
     arms = [Arm(name, _control_settings(name, names, controls)) for name in names]
@@ -161,7 +159,7 @@ def _pseudo_values(
 
 def _unknown_note(run_scores: RunScores) -> str:
     """Return a sentence on what cannot be known from scores."""
-    sentence = "Parameters, MACs, latency, learning curves and images are not known from scores."
+    sentence = "Parameters, MACs, latency, learning curves and example images are not known from scores."
     if run_scores.images is not None:
         return sentence
     return (

@@ -223,11 +223,8 @@ class Study:
             raise UserError(f"cannot write to {self.folder}: no permission in {existing_folder}")
         leftover_prefixes = (".lock", ".study.toml.")  # may be left over from a killed process
         ignored = (TUNING,) if any(arm.by_seed for arm in self.arms) else ()
-        names = (
-            []
-            if existing_folder != self.folder
-            else [path.name for path in existing_folder.iterdir() if path.name not in ignored]
-        )
+        paths = self.folder.iterdir() if existing_folder == self.folder else []
+        names = [path.name for path in paths if path.name not in ignored]
         if unexpected := sorted(name for name in names if not name.startswith(leftover_prefixes)):
             raise UserError(
                 f"{self.folder} is not a study and not empty (it holds {unexpected[0]!r}); name a new folder with --out"
@@ -272,8 +269,7 @@ def seeds(text: str) -> tuple[int, ...]:
     """Parse a number of seeds, ``3`` for 0, 1, 2, or a list of seeds, ``3,7,9``.
 
     Raises:
-        UserError: the text has another form, there are no seeds or too many, or a seed is repeated or outside 0 … 2⁶³ -
-            1.
+        UserError: the text has another form, there are no seeds or too many, or a seed is repeated or out of range.
 
     >>> seeds("3"), seeds("3,7,9")
     ((0, 1, 2), (3, 7, 9))

@@ -55,8 +55,8 @@ def variance_components(d: Floats) -> tuple[Floats, Floats]:
     """Return the variances ``(between, within)``, each (...), of paired differences.
 
     ``between`` is the variance over units of their mean over seeds; its expectation is the variance component of the
-    test images plus ``within / S``. ``within`` is that of a unit over seeds, after subtracting each run's mean. They
-    are 0 for one unit, and ``within`` for one seed.
+    test images plus ``within / S``. ``within`` is the variance of a unit over seeds, after subtracting each run's mean.
+    Both are 0 for one unit; ``within`` is 0 for one seed.
 
     Args:
         d: (..., S, units), pseudo-values of an arm less those of the baseline.
@@ -125,14 +125,12 @@ def image_floor(images: int, span: float) -> float:
 def image_sd(values: Floats, images: int) -> float:
     """Return the standard deviation of one image from pseudo-values (S, units): root mean variance of the rows.
 
-    It is rescaled, because blocks of k images have pseudo-values of a k-th of the variance.
+    The variance is rescaled, because a block of k images has pseudo-values of a k-th of the variance.
     """
     complete = complete_units(values)
-    return (
-        math.sqrt(float(complete.var(axis=1, ddof=1).mean()) * images / values.shape[1])
-        if complete.shape[1] > 1
-        else 0.0
-    )
+    if complete.shape[1] < 2:
+        return 0.0
+    return math.sqrt(float(complete.var(axis=1, ddof=1).mean()) * images / values.shape[1])
 
 
 @dataclass(frozen=True)
@@ -153,11 +151,11 @@ class ImageError:
 def standard_error(
     from_seeds: ArrayLike, df: ArrayLike, images: ImageError | None = None
 ) -> tuple[Floats, Floats, Floats]:
-    """Return ``(se, df, image_se)``, each (...): standard error, degrees of freedom, and its part from the test images.
+    """Return ``(se, df, image_se)``, each (...): total, degrees of freedom, and the error from the test images.
 
     Args:
         from_seeds: (...), standard error from the seeds; NaN if unknown.
-        df: (...), its degrees of freedom.
+        df: (...), degrees of freedom of ``from_seeds``.
         images: error from the test images; None if unknown.
     """
     seed_variance = np.square(np.asarray(from_seeds, dtype=np.float64))
@@ -172,9 +170,7 @@ def standard_error(
 
 
 def satterthwaite(first: ArrayLike, first_df: ArrayLike, second: ArrayLike, second_df: ArrayLike) -> Floats:
-    """Return the degrees of freedom (...) of the sum of two independent variances (...); ``first_df`` if the second is
-    zero.
-    """
+    """Return the degrees of freedom of the sum of two variances (...); ``first_df`` if the second is zero."""
     first_df, second_df = np.asarray(first_df, dtype=np.float64), np.asarray(second_df, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         first_term, second_term = np.asarray(first) * (1 + 2 / first_df), np.asarray(second) * (1 + 2 / second_df)
@@ -187,7 +183,8 @@ def satterthwaite(first: ArrayLike, first_df: ArrayLike, second: ArrayLike, seco
 def stated_detectable(df: ArrayLike, mechanisms: int, alpha: float = 0.05, power: float = 0.8) -> Floats:
     """Return the constant c (...) of a finished study: it finds a true difference of c·se with this ``power``.
 
-    To find is to be significant in the right direction at the first step of Holm, alpha / mechanisms, two-sided.
+    A difference is found if it is significant in the right direction at Holm's first step, alpha / mechanisms,
+    two-sided.
     """
     return t_quantile(1 - alpha / (2 * mechanisms), df) + t_quantile(power, df)
 
@@ -213,7 +210,7 @@ def planned_detectable(
 ) -> float:
     """Return the smallest true difference that a planned study finds with probability ``power``, at Holm's first step.
 
-    It is infinite for one seed or one arm, which cannot estimate the error.
+    The difference is infinite for one seed or one arm, which cannot estimate the error.
 
     Args:
         sigma: residual SD, known from earlier runs.

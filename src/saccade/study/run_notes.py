@@ -104,9 +104,8 @@ def study_notes(
     done = list(finished.values())  # all runs used the same images, so the first recorded values hold for all
     if phrase := left_out(next((values["left_out"] for values in done if "left_out" in values), {})):
         notes.append(StudyNote("images", f"The images of all runs: {phrase}."))
-    notes += [
-        StudyNote("images", text) for text in next((values["cautions"] for values in done if "cautions" in values), [])
-    ]
+    cautions: list[str] = next((values["cautions"] for values in done if "cautions" in values), [])
+    notes += [StudyNote("images", text) for text in cautions]
     return notes + [StudyNote("surroundings", text) for text in _environment_notes(study)]
 
 
@@ -144,9 +143,9 @@ def _recorded_host_notes(finished: Mapping[tuple[str, int], Mapping[str, Any]]) 
             arm if seeds == finished_seeds[arm] else f"{arm}, {_format_seeds(seeds)} alone"
             for arm, seeds in seeds_by_arm.items()
         ]
-        warning = " Their other runs, of an earlier version, cannot be compared with these." * (
-            names != list(seeds_by_arm)
-        )
+        warning = ""
+        if names != list(seeds_by_arm):
+            warning = " Their other runs, of an earlier version, cannot be compared with these."
         notes.append(text if seeds_by_arm == finished_seeds else f"{_join_names(names)}: {text}{warning}")
     return notes
 
@@ -211,9 +210,8 @@ def _constant_notes(name: str, runs: Sequence[RunResult]) -> list[str]:
 
 def _environment_notes(study: Study) -> list[str]:
     """Return notes on runs made with different hardware or software."""
-    environments = [
-        environment for run in study.runs() if (environment := read(run.folder / "environment.json", Environment))
-    ]
+    files = [read(run.folder / "environment.json", Environment) for run in study.runs()]
+    environments = [environment for environment in files if environment]
     notes = []
     for key in _SHARED_ENVIRONMENT:
         values = {

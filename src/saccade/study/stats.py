@@ -113,8 +113,8 @@ def analyse(
         baseline: arm that the others are compared with.
         controls: arms outside the Holm family. To compare a mechanism with its control, make the control the baseline
             and list all other arms here.
-        reference: name and score of the trivial predictor. The baseline must be better by 2 √(s²/S + v): s² the
-            variance of its S scores, v the ``squared_image_error`` of its pseudo-values.
+        reference: name and score of the trivial predictor. Verdicts need a baseline that is better by 2 √(s²/S + v): s²
+            the variance of its S scores, v the ``squared_image_error`` of its pseudo-values.
         margin: half-width of "equal"; None is the metric's own.
         alpha: family-wise error rate.
         seeds: seeds of the columns, for messages; None is 0, 1, …
@@ -170,16 +170,13 @@ def analyse(
     unit_differences = [_unit_differences(pseudo_values, names[a], baseline, present[a] & present[0]) for a in arms[1:]]
     baseline_values = pseudo_values.get(baseline, np.empty((len(labels), 0)))[present[0]]
     squared_errors = np.array([squared_image_error_of(d) for d in unit_differences])
-    image_error = (
-        ImageError(squared_errors, image_df(unit_sizes), _image_floor_of(baseline_values, images, metric))
-        if images
-        else None
-    )
-    for a, row in zip(
-        arms[1:], _add_tests([differences[a] for a in arms[1:]], design, fitted, image_error), strict=True
-    ):
+    image_error = None
+    if images:
+        image_error = ImageError(squared_errors, image_df(unit_sizes), _image_floor_of(baseline_values, images, metric))
+    tested = _add_tests([differences[a] for a in arms[1:]], design, fitted, image_error)
+    for a, row in zip(arms[1:], tested, strict=True):
         differences[a] = row
-    largest, largest_index, is_outlier = largest_residual(fitted, design)
+    largest, index, is_outlier = largest_residual(fitted, design)
     analysis = replace(
         analysis,
         differences=tuple(differences[1:]),
@@ -187,9 +184,7 @@ def analyse(
         df=design.df,
         seed_sd=seed_sd(present_scores, design, _none_if_nan(fitted.sigma)),
         largest_residual=largest,
-        largest_residual_at=None
-        if largest_index is None
-        else (names[arms[largest_index[0]]], labels[used_seeds[largest_index[1]]]),
+        largest_residual_at=None if index is None else (names[arms[index[0]]], labels[used_seeds[index[1]]]),
     )
     fit_notes = notes.fit_notes(analysis, is_outlier)
     if n_lost := max((d.shape[1] - complete_units(d).shape[1] for d in unit_differences), default=0):
@@ -197,11 +192,9 @@ def analyse(
     if (widest := widest_arm(present_scores, design)) is not None:
         fit_notes.append(notes.widest_arm_note(analysis, names[arms[widest[0]]], widest[1]))
     analysis = replace(analysis, notes=(*analysis.notes, *fit_notes))
-    return (
-        analysis
-        if reference is None
-        else _withhold_if_not_learnt(analysis, oriented_scores[0], baseline_values, reference, metric)
-    )
+    if reference is None:
+        return analysis
+    return _withhold_if_not_learnt(analysis, oriented_scores[0], baseline_values, reference, metric)
 
 
 def _score_table(scores: Scores, baseline: str, margin: float, alpha: float, unit: str) -> tuple[list[str], Floats]:
@@ -361,7 +354,7 @@ def _add_tests(rows: Sequence[Difference], design: Design, fitted: Fit, images: 
 
 
 def _image_error_of(images: ImageError | None, index: int) -> ImageError | None:
-    """Return the image error of difference number ``row``, or None if it is unknown."""
+    """Return the image error of difference number ``index``, or None if it is unknown."""
     squared = math.nan if images is None else np.asarray(images.squared)[index]
     return None if images is None or math.isnan(squared) else replace(images, squared=squared)
 

@@ -65,9 +65,8 @@ class Tuning:
         if repeated := duplicates(recipes):
             raise UserError(f"the value {label(self.grid[recipes.index(repeated[0])])} is given twice")
         for arm in self.study.arms:
-            if conflicts := [
-                key for key in arm.settings if any(f"{tuned_key}.".startswith(f"{key}.") for tuned_key in self.keys)
-            ]:
+            conflicts = [key for key in arm.settings if any(f"{tuned}.".startswith(f"{key}.") for tuned in self.keys)]
+            if conflicts:
                 raise UserError(
                     f"the arm {arm.name!r} sets {conflicts[0]} itself, which is tuned; leave one of them out"
                 )
@@ -98,9 +97,9 @@ class Tuning:
         seeds = [seed for judged in self.study.seeds for seed in self.seeds(judged)]
         return Study(base, tuple(arms), tuple(seeds), self.study.folder / TUNING)
 
-    def seeds(self, judged: int) -> range:
-        """Return the tuning seeds that belong to the seed ``judged``."""
-        first = max(self.study.seeds) + 1 + self.study.seeds.index(judged) * self.repeats
+    def seeds(self, judged_seed: int) -> range:
+        """Return the tuning seeds that belong to ``judged_seed``."""
+        first = max(self.study.seeds) + 1 + self.study.seeds.index(judged_seed) * self.repeats
         return range(first, first + self.repeats)
 
     def runs(self) -> list[Run]:
@@ -150,12 +149,9 @@ class Tuning:
             UserError: a tuning run is not finished.
         """
         scores, metric = self._read_scores()
+        n_seeds = len(self.study.seeds)
         return tuple(
-            ArmTuning(
-                name,
-                arm_scores,
-                tuple(self._choose(arm_scores, seed_index, metric) for seed_index in range(len(self.study.seeds))),
-            )
+            ArmTuning(name, arm_scores, tuple(self._choose(arm_scores, n, metric) for n in range(n_seeds)))
             for name, arm_scores in scores.items()
         )
 
@@ -209,15 +205,12 @@ class Tuning:
     def _choose(self, scores: Sequence[Sequence[float | None]], seed_index: int, metric: Metric) -> int:
         """Return the grid index with the best mean over the tuning runs of the judged seed at ``seed_index``.
 
-        Values with a diverged run are skipped. In a tie, or without a value left, it is the default.
+        Values with a diverged run are skipped. In a tie, or without a value left, the default is chosen.
         """
         best_mean, best_index = -math.inf, self.default_index
         for index in self._default_first:
-            seed_scores = [
-                score
-                for score in scores[index][seed_index * self.repeats : (seed_index + 1) * self.repeats]
-                if score is not None
-            ]
+            trial_scores = scores[index][seed_index * self.repeats : (seed_index + 1) * self.repeats]
+            seed_scores = [score for score in trial_scores if score is not None]
             if len(seed_scores) < self.repeats:
                 continue
             mean = sum(seed_scores) / len(seed_scores) * (1 if metric.higher_is_better else -1)

@@ -51,9 +51,8 @@ def serve(pipe: Connection, threads: int, preload: str | None) -> None:
         threads: CPU threads of this process.
         preload: dotted name of a function to import in advance, or None.
     """
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole process group, but the parent ends the workers
+    # Ctrl-C reaches the whole process group, but the parent ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
     limit_threads(threads)
     keep_freed_memory()
@@ -176,9 +175,8 @@ def check_study(
         metric.check_margin(margin)
     torch_device = choose_device(device)
     notified = set()
-    for recipe in sorted(
-        resolved, key=lambda recipe: recipe.data != resolved[0].data
-    ):  # so that each data set is opened once
+    # Sorted, so that each data set is opened once.
+    for recipe in sorted(resolved, key=lambda recipe: recipe.data != resolved[0].data):
         sentence = prepare(task_class(recipe, open_once(recipe.data, task_class.target, notify)), trust).frozen.sentence
         if sentence and sentence not in notified:
             notified.add(sentence)

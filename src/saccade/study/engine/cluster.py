@@ -193,10 +193,7 @@ class Cluster(Executor[_Actor]):
 
     @contextmanager
     def _connected(self) -> Iterator[None]:
-        """Connect to the cluster or start one; disconnect at the end.
-
-        Ray's log output and usage statistics are disabled.
-        """
+        """Connect to the cluster or start one, without log output or usage statistics; disconnect at the end."""
         log_options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         start_time = time.monotonic()
         with ExitStack() as stack:
@@ -248,7 +245,7 @@ class Cluster(Executor[_Actor]):
             needs = f"{self.threads} CPU{'s' * (self.threads != 1)}" + (" and a GPU" if self.device == "cuda" else "")
             raise UserError(
                 f"no node of the Ray cluster has the {needs} that a run asks for (training.threads = {self.threads}); "
-                "where the cluster grows on demand, say how many runs at a time: --slots"
+                "if the cluster grows on demand, set the number of concurrent runs with --slots"
             )
 
     def slots(self, devices: Sequence[str] | None = None) -> int:
@@ -275,23 +272,23 @@ class Cluster(Executor[_Actor]):
         while True:
             if self._interrupted.is_set():
                 raise KeyboardInterrupt
-            waiting = {start_worker.calls[0]: start_worker for start_worker in workers if start_worker.calls}
+            waiting = {worker.calls[0]: worker for worker in workers if worker.calls}
             arrived, _ = ray.wait(list(waiting), timeout=1.0)
-            for start_worker in map(waiting.__getitem__, arrived):
-                kind, content = start_worker.message()
-                if start_worker.ready:
-                    yield start_worker, kind, content
+            for worker in map(waiting.__getitem__, arrived):
+                kind, content = worker.message()
+                if worker.ready:
+                    yield worker, kind, content
                 elif kind == "result":
-                    self._failed_starts, start_worker.ready = 0, True
-                    yield start_worker, "ready", None
+                    self._failed_starts, worker.ready = 0, True
+                    yield worker, "ready", None
                 elif kind == "error":
                     raise UserError(content["message"] if content["user"] else content["traceback"])
                 else:
                     self._failed_starts += 1
                     if self._failed_starts == _MAX_FAILED_STARTS:
                         raise UserError(f"the workers of the Ray cluster do not start: the last one {content}")
-                    yield start_worker, kind, content
-            if any(start_worker.ready for start_worker in workers):
+                    yield worker, kind, content
+            if any(worker.ready for worker in workers):
                 self._last_ready_at = time.monotonic()
             elif time.monotonic() - self._last_ready_at > _NOTICE_AFTER_S:
                 self._last_ready_at = float("inf")
@@ -300,10 +297,10 @@ class Cluster(Executor[_Actor]):
 
 @contextmanager
 def _handshake_file(folder: Path, secret: str) -> Iterator[Path]:
-    """Write ``secret`` to a file in ``folder``, yield its path and remove it at the end; ``folder`` too if created and
-    empty.
+    """Write ``secret`` to a file in ``folder``, yield the path, and remove the file at the end.
 
-    The name is unique, because two processes may start a study in one folder before either holds its lock.
+    ``folder`` is created if needed and removed if empty. The name is unique, because two processes may
+    start a study in one folder before either holds its lock.
     """
     created_folders: list[Path] = []
     path = folder / f".lock.ray.{secrets.token_hex(8)}"  # Study.claim ignores names that start with .lock

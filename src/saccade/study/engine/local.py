@@ -102,9 +102,9 @@ class Local(Executor[_Process]):
         while True:
             # The timeout is for a dead worker whose own child process still holds the pipe open.
             wait([w.pipe for w in workers] + [w.process.sentinel for w in workers], timeout=1.0)
-            for start_worker in list(workers):
-                for kind, content in start_worker.messages():
-                    yield start_worker, kind, content
+            for worker in list(workers):
+                for kind, content in worker.messages():
+                    yield worker, kind, content
 
 
 def _cause(code: int | None) -> str:

@@ -158,9 +158,8 @@ def _check_study(
     recipes = [study.run(arm, study.seeds[0]).recipe.model_dump(mode="json") for arm in study.arms]
     models = (arm.recipe(study.base, 0).model for arm in study.arms)
     functions = packed((model.name, model.code) for model in models)
-    optional: dict[str, Any] = (
-        {"functions": functions} if functions else {}
-    )  # so that ``check`` may have no such parameter
+    # Passed only if needed, so that ``check`` may lack these parameters.
+    optional: dict[str, Any] = {"functions": functions} if functions else {}
     optional |= {"trust": trust} if trust else {}
     worker.call(check, recipes=recipes, margin=study.margin, device=executor.device, **optional)
     for _, kind, content in executor.messages([worker]):

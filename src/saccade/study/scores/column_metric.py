@@ -74,14 +74,8 @@ def infer_metric(
     task_metric = _task_metric(name, unit_in_name if unit is None else unit)
     lowest, highest = min(values), max(values)
     if unit is None:
-        is_percent = (
-            unit_in_name is None
-            and is_bounded_score(name)
-            and name.lower() != "score"
-            and lowest >= 0
-            and 1 < highest <= 100
-        )
-        unit = unit_in_name if unit_in_name is not None else "%" if is_percent else ""
+        looks_like_percent = is_bounded_score(name) and name.lower() != "score" and lowest >= 0 and 1 < highest <= 100
+        unit = unit_in_name if unit_in_name is not None else "%" if looks_like_percent else ""
     is_lower_better = is_loss(name) if lower_is_better is None else lower_is_better
     if unit == "%" and not is_lower_better and lowest >= 0 and 0 < highest <= 1:
         raise UserError(
@@ -101,9 +95,8 @@ def infer_metric(
     if (low is not None and lowest < low) or (high is not None and highest > high):
         outside = lowest if low is not None and lowest < low else highest
         raise UserError(f"{name}: {outside:g} lies outside {low:g} to {high:g}; give the bounds with --range LOW HIGH")
-    direction = (
-        f"{'lower' if is_lower_better else 'higher'} is better{', by its name' if lower_is_better is None else ''}"
-    )
+    source = ", by its name" if lower_is_better is None else ""
+    direction = f"{'lower' if is_lower_better else 'higher'} is better{source}"
     default_note = ", the default" if margin is None else ""
     if margin is None and task_metric is not None:
         margin = task_metric.margin

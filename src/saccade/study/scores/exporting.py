@@ -99,9 +99,7 @@ def write_cases(results: StudyResults, folder: Path) -> list[Path]:
 
 
 def case_metric(results: StudyResults) -> Metric:
-    """Return the metric for single images: Dice, as Claims Reloaded expects, if the study has it, else that of the
-    verdicts.
-    """
+    """Return the metric for single images: Dice, if the study has it, else the metric of the verdicts."""
     return next((other.metric for other in results.others if other.metric.name == "Dice"), results.metric)
 
 

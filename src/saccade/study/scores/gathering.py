@@ -70,18 +70,18 @@ def read_scores(scores: Any, metric: str | None) -> RunScores:
 def _read_files(run_files: Sequence[RunFile], metric: str | None) -> RunScores:
     """Read files, all logs or all tables of scores."""
     sheets = [(run_file, read_sheet(run_file.path)) for run_file in run_files]
-    is_log = {logs.is_log(sheet) for _, sheet in sheets}
-    if len(is_log) > 1:
+    log_flags = {logs.is_log(sheet) for _, sheet in sheets}
+    if len(log_flags) > 1:
         log_name = next(sheet.name for _, sheet in sheets if logs.is_log(sheet))
         raise UserError(f"{log_name} is the log of one run, others are tables of scores; judge files of one kind")
-    return _read_logs(sheets, metric) if is_log.pop() else _read_tables(sheets, metric)
+    return _read_logs(sheets, metric) if log_flags.pop() else _read_tables(sheets, metric)
 
 
 def _read_logs(sheets: Sequence[tuple[RunFile, Sheet]], metric: str | None) -> RunScores:
     """Read one log per run; the score is that of the last epoch."""
     first = sheets[0][1]
     candidates = [name for name in first.columns if name.lower() not in ("epoch", "step")]
-    column = logs.choose_column(first) if metric is None else logs.match(first, metric, candidates)
+    column = logs.choose_column(first) if metric is None else logs.match_column(first, metric, candidates)
     log_scores: dict[Key, logs.LogScore] = {}
     files: dict[Key, str] = {}
     keys_from_version = []
@@ -130,9 +130,7 @@ def _read_logs(sheets: Sequence[tuple[RunFile, Sheet]], metric: str | None) -> R
 
 
 def _read_tables(sheets: Sequence[tuple[RunFile, Sheet]], metric: str | None) -> RunScores:
-    """Read tables of arm, seed and score, and perhaps image and group; ``ARM:SEED=FILE`` replaces the columns arm and
-    seed.
-    """
+    """Read tables of arm and seed (unless given by ``ARM:SEED=FILE``), score, and perhaps image and group."""
     collector = _ScoreCollector()
     column = ""
     others: list[str] = []
@@ -177,7 +175,7 @@ def _score_column(run_file: RunFile, sheet: Sheet, metric: str | None) -> tuple[
         )
     columns = [name for name in sheet.columns if name.lower() not in _KEYS]
     if metric is not None:
-        column = logs.match(sheet, metric, columns)
+        column = logs.match_column(sheet, metric, columns)
     elif (score := sheet.index_of("score")) is not None:
         column = sheet.columns[score]
     elif len(columns) == 1:
@@ -217,7 +215,11 @@ class _ScoreCollector:
             raise UserError(f"{sheet.name}: some files have a column 'image' and others have none")
         for row in range(len(sheet.rows)):
             arm = sheet.text(row, arms) if run_file.arm is None and arms is not None else str(run_file.arm)
-            seed = sheet.whole(row, seeds) if run_file.seed is None and seeds is not None else int(run_file.seed or 0)
+            seed = (
+                sheet.whole_number(row, seeds)
+                if run_file.seed is None and seeds is not None
+                else int(run_file.seed or 0)
+            )
             image = "" if images is None else sheet.text(row, images)
             value, key = sheet.number(row, score), (arm, seed)
             self.files.setdefault(key, sheet.name)
@@ -240,8 +242,7 @@ class _ScoreCollector:
                     )
 
     def images(self) -> tuple[dict[Key, NDArray[np.float64]] | None, tuple[str, ...] | None]:
-        """Return per-image scores (n,) by (arm, seed), in the image order of the first run, and the group of each
-        image.
+        """Return per-image scores (n,) by (arm, seed), in the order of the first run, and the images' groups.
 
         Either is None if the tables have no such column.
 

@@ -14,7 +14,7 @@ from saccade.errors import UserError, did_you_mean
 from saccade.study.scores.column_metric import is_bounded_score, is_loss, name_words
 from saccade.study.scores.sheet import Sheet
 
-__all__ = ["LogScore", "choose_column", "is_log", "last_score", "match"]
+__all__ = ["LogScore", "choose_column", "is_log", "last_score", "match_column"]
 
 _ULTRALYTICS_COLUMNS = (
     "metrics/mAP50-95(M)", "metrics/mAP50-95(P)", "metrics/mAP50-95(B)", "metrics/mAP_0.5:0.95",
@@ -61,16 +61,15 @@ def choose_column(sheet: Sheet) -> str:
     raise UserError(f"{sheet.name}: name the column of the scores with --metric: {', '.join(others)}")
 
 
-def match(sheet: Sheet, metric: str, candidates: Sequence[str]) -> str:
-    """Return the column that ``metric`` names, in full or without a prefix such as ``metrics/`` or a suffix such as
-    ``(B)``.
+def match_column(sheet: Sheet, metric: str, candidates: Sequence[str]) -> str:
+    """Return the column that ``metric`` names, in full or without prefix (``metrics/``) or suffix (``(B)``).
 
     Raises:
         UserError: no column matches (the message suggests similar names), or several do.
     """
-    name_wanted = metric.strip().lower()
+    lower_name = metric.strip().lower()
     for spellings_of in (lambda name: {name}, _short_names):
-        columns = [name for name in candidates if name_wanted in {spelling.lower() for spelling in spellings_of(name)}]
+        columns = [name for name in candidates if lower_name in {spelling.lower() for spelling in spellings_of(name)}]
         if len(columns) == 1:
             return columns[0]
         if columns:

@@ -97,7 +97,7 @@ class Sheet:
             )
         return value
 
-    def whole(self, row: int, column: int) -> int:
+    def whole_number(self, row: int, column: int) -> int:
         """Return a cell as a whole number; 3.0 counts as 3.
 
         Raises:
@@ -183,8 +183,7 @@ def _read_text(path: Path) -> str:
 
 
 def from_python(scores: Any) -> Sheet:
-    """Return a table from a DataFrame, columns by name, a list of rows by name, or scores by arm in the order of the
-    seeds.
+    """Return a table from a DataFrame, a mapping of columns or of arms to scores, or a list of rows as mappings.
 
     Raises:
         UserError: ``scores`` is something else, or its columns differ in length.
