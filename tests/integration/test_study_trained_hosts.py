@@ -56,8 +56,9 @@ def test_arms_of_other_preprocessing_are_compared_and_said(study):
         assert run.finished
     results = write_report(study.folder)
     notes = [note.text for note in results.notes if note.kind == "hosts"]
-    assert any(text.startswith("trained: Taken from what") and "data.mean = [0.25]" in text for text in notes)
-    assert any(text.startswith("trained: The weights of the host are folded") for text in notes)
+    (taken,) = (text for text in notes if text.startswith("trained: Taken from what"))
+    assert "data.mean = [0.25]" in taken
+    assert "trained: The weights of the host are folded" in "\n".join(notes)
     page = (study.folder / "report.html").read_text()
     assert "No pictures" not in page
     assert "are folded" in page
@@ -68,7 +69,7 @@ def test_the_check_of_a_study_opens_what_each_arm_sees(study):
     found = []
     recipes = [run.recipe.model_dump(mode="json") for run in study.runs()]
     check_study(recipes[::-1], None, "cpu", found.append)
-    assert any("shown with mean 0.25, std 0.5" in getattr(event, "description", "") for event in found)
+    assert "shown with mean 0.25, std 0.5" in "\n".join(getattr(event, "description", "") for event in found)
     assert ["folded" in event.text for event in found if isinstance(event, Caution)] == [True]
     wrong = study.runs()[1].recipe.with_overrides({"training.freeze": ["layer9*"]}).model_dump(mode="json")
     with pytest.raises(UserError, match="no parameter 'layer9"):

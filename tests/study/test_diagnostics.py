@@ -1,7 +1,7 @@
 """An arm whose runs vary more than those of the others widens every interval, and is named."""
 
 import numpy as np
-from example_studies import analyse
+from example_studies import analyse, draw
 
 from saccade.study.blocks import Design
 from saccade.study.diagnostics import widest_arm
@@ -29,3 +29,17 @@ def test_one_study_in_twenty_names_an_arm_by_chance():
 def test_too_few_runs_name_no_wide_arm():
     analysis = analyse({"none": [90, 90.1, 90], "a": [90, 90, 90.1], "b": [80, 95, 90]})
     assert "vary more" not in " ".join(analysis.notes)
+
+
+class TestThin:
+    def test_a_score_that_stands_out(self):
+        scores = draw(21, seeds=6, sigma=0.3)
+        assert "fits the others badly" not in " ".join(analyse(scores).notes)
+        scores["m2"][4] -= 8
+        analysis = analyse(scores, seeds=range(10, 16))
+        assert analysis.largest_residual_at == ("m2", 14)
+        assert "m2 at seed 14 fits the others badly" in " ".join(analysis.notes)
+
+    def test_too_few_runs_name_no_outlier(self):
+        scores = {"none": [90.0, 90.0, 90.0], "a": [90.0, 90.0, 90.6]}
+        assert "fits the others badly" not in " ".join(analyse(scores).notes)

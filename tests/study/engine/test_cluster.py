@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from saccade.study.engine import ATTEMPTS, execute
 from saccade.study.engine.interrupts import track_interrupts
 from saccade.study.plan import Study
 
-HERE = Path(__file__).parent
+SHARED = Path(__file__).parents[1]
 STUCK = 600.0
 """Seconds that no machine takes, however loaded it is."""
 
@@ -28,12 +27,12 @@ def told(tmp_path_factory):
     """What came of the studies in ray_studies.py, and their folder."""
     pytest.importorskip("ray", reason="ray is not installed")
     home = tmp_path_factory.mktemp("ray")
-    _python([str(HERE / "ray_studies.py"), str(home)])
+    _python([str(SHARED / "ray_studies.py"), str(home)])
     return json.loads((home / "told.json").read_text()), home
 
 
 def _python(words):
-    paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(SHARED), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, *words], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False
     )
@@ -198,35 +197,6 @@ def test_wrong_words_are_refused_and_nothing_is_written(study, words, message):
     assert not study.folder.exists()
 
 
-def test_what_takes_connections_need_not_be_a_cluster(study, monkeypatch):
-    ray_connection = pytest.importorskip("saccade.study.engine.ray_connection", reason="ray is not installed")
-    monkeypatch.setattr(ray_connection, "_REPLY_TIMEOUT_S", 1.0)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(UserError, match=f"no Ray cluster answers at {address}: something takes connections there"):
-            execute(study, engine="ray", address=address)
-    assert not study.folder.exists()
-
-
-@pytest.mark.parametrize(("failures", "starts"), [(0, 1), (2, 3), (3, 3)])
-def test_a_start_that_took_too_long_is_tried_again(study, monkeypatch, failures, starts):
-    ray_connection = pytest.importorskip("saccade.study.engine.ray_connection", reason="ray is not installed")
-    begun = []
-
-    def init(address, **options):
-        begun.append((address, options))
-        if len(begun) <= failures:
-            raise Exception("The current node timed out during startup.")
-
-    monkeypatch.setattr(ray_connection.ray, "init", init)
-    if failures < 3:
-        ray_connection.start_ray(num_cpus=1)
-    else:
-        with pytest.raises(UserError, match=r"in 3 attempts \(The current node timed out.*--engine local needs no Ray"):
-            ray_connection.start_ray(num_cpus=1)
-    assert begun == [("local", {"num_cpus": 1})] * starts
-
-
 def test_the_address_is_that_of_the_environment(study, monkeypatch):
     pytest.importorskip("ray", reason="ray is not installed")
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
@@ -286,7 +256,7 @@ execute(study, 1, "cpu", engine="ray", train="fake_training:train", check="fake_
 def test_an_interrupt_ends_the_cluster_that_was_started_and_it_was_quiet(tmp_path, start):
     pytest.importorskip("ray", reason="ray is not installed")
     code = INTERRUPTED.format(folder=str(tmp_path / "s"))
-    paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(SHARED), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths}
     parent = start(
         [sys.executable, "-W", "error", "-c", code],
