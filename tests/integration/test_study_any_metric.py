@@ -1,4 +1,4 @@
-"""The statistics of scores that are not top-1: units, directions, bounds, the trivial answer, metrics not judged."""
+"""Statistics of metrics other than top-1: units, directions, bounds, trivial predictor, intervals without verdicts."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def errors(seed, arms=4, seeds=3, images=60, gains=()):
 
 
 class TestDirection:
-    def test_a_difference_is_better_where_the_error_is_lower(self):
+    def test_lower_errors_give_positive_differences(self):
         scores, values = errors(1, gains=(0, 1.0, -1.0))
         analysis = analyse(scores, metric=PIXELS, values=values)
         found = rows(analysis)
@@ -38,8 +38,8 @@ class TestDirection:
         assert analysis.arms[1].mean == pytest.approx(scores["m1"].mean())
         assert analysis.arms[1].scores == pytest.approx(tuple(scores["m1"]))
 
-    def test_the_sign_turned_twice_gives_the_same(self):
-        """A metric is its own twin with the scores' sign and the direction turned."""
+    def test_negated_scores_with_the_other_direction_give_the_same(self):
+        """Negating the scores and the direction changes nothing."""
         scores, values = errors(2, gains=(0, 0.3))
         scores["m3"][1] = math.nan
         lower = analyse(scores, metric=PIXELS, values=values)
@@ -78,7 +78,7 @@ class TestUnit:
         assert "equal to none within ±0.01. +0.002 (" in equal.sentence()
 
     def test_the_scale_does_not_matter(self):
-        """Top-1 as a share: all figures a hundredth, all tests the same."""
+        """Top-1 as a fraction: all figures are a hundredth, all tests the same."""
         rng = np.random.default_rng(41)
         correct = {name: rng.random((3, 90)) < 0.5 + 0.4 * rng.random(90) for name in ("none", "m1", "m2")}
         scores = {name: 100 * right.mean(axis=1) for name, right in correct.items()}
@@ -95,7 +95,7 @@ class TestUnit:
                 other.verdict, other.seeds_needed, other.images_needed
             )  # fmt: skip
 
-    def test_small_scores_are_no_rounding_error(self):
+    def test_small_scores_are_not_treated_as_rounding_error(self):
         """Zero is relative: differences of 1e-11 count where scores are of that size, and not beside 90."""
         tiny = {name: 1e-11 * np.array(row) for name, row in draw(42).items()}
         assert analyse(tiny, metric=replace(PIXELS, margin=1e-13)).sigma > 0
@@ -120,7 +120,7 @@ class TestFloor:
     def test_by_span(self):
         assert image_floor(2, 1.0) == pytest.approx(2 / 16)
 
-    def test_of_an_unbounded_metric_by_the_spread_of_the_baseline(self):
+    def test_of_an_unbounded_metric_by_the_sd_of_the_baseline(self):
         """Arms that agree on all images: se² = 2 SD² / (n + 2)², SD² the mean variance of the baseline's rows."""
         values = np.array([[1.0, 2.0, 6.0, 3.0], [2.0, 2.0, 4.0, 4.0]])
         scores = {"none": values.mean(axis=1), "a": values.mean(axis=1)}
@@ -132,7 +132,7 @@ class TestFloor:
         assert row.se == pytest.approx(math.sqrt(2) * 10 / 6)
 
     def test_blocks_count_their_images(self):
-        """Forty blocks of 25 images: the floor is that of a thousand images, and the spread that of one image."""
+        """Forty blocks of 25 images have the floor of a thousand images and the SD of one image."""
         values = np.random.default_rng(43).normal(0, 2, (3, 1000))
         blocks = values.reshape(3, 40, 25).mean(axis=2)
         assert image_sd(blocks, 1000) == pytest.approx(image_sd(values, 1000), rel=0.2)
@@ -152,7 +152,7 @@ class TestUnits:
         assert image_df([1, 1, 2]) == pytest.approx(2 / (1.5 / 3 + 2 / 2))
         assert image_df([3, 4, 6, 7, 8, 9, 10, 12, 13]) == pytest.approx(4.8, abs=0.1)
 
-    def test_they_reach_the_interval(self):
+    def test_group_sizes_change_the_interval(self):
         _, values = errors(3, arms=2, images=5)
         scores = {name: row.mean(axis=1) for name, row in values.items()}
         even, uneven = (
@@ -161,7 +161,7 @@ class TestUnits:
         )
         assert uneven.df < even.df
 
-    def test_units_without_a_score_are_left_out_and_said(self):
+    def test_units_without_a_score_are_left_out_and_reported(self):
         scores, values = errors(4)
         whole = analyse(scores, metric=PIXELS, values=values)
         broken = {name: row.copy() for name, row in values.items()}
@@ -182,7 +182,7 @@ class TestUnits:
         assert rows(found)["m1"].se_images == pytest.approx(math.sqrt(squared_image_error_of(d)))
         assert "score is undefined" not in "\n".join(found.notes)
 
-    def test_where_no_unit_is_known_the_seeds_are(self):
+    def test_without_units_only_the_seeds_count(self):
         scores, values = errors(5, arms=2)
         values["m1"] = np.full_like(values["m1"], math.nan)
         assert math.isnan(squared_image_error_of(values["m1"]))
@@ -219,7 +219,7 @@ class TestReference:
         plain = withheld.to_json()
         assert (plain["not_learnt"], plain["differences"][0]["verdict"]) == (withheld.not_learnt, None)
 
-    def test_the_images_count_too(self):
+    def test_the_image_error_adds_to_the_noise(self):
         rng = np.random.default_rng(44)
         right = {name: np.stack([rng.random(50) < 0.5] * 3) for name in ("none", "a")}
         scores = {name: 100 * row.mean(axis=1) for name, row in right.items()}
@@ -228,7 +228,7 @@ class TestReference:
         assert analyse(scores, correct=right, reference=("chance", just - 0.1)).not_learnt is None
         assert analyse(scores, correct=right, reference=("chance", just + 0.1)).not_learnt is not None
 
-    def test_of_an_error_the_trivial_answer_is_higher(self):
+    def test_trivial_score_of_an_error_metric(self):
         scores, values = errors(7)
         mean = scores["none"].mean()
         for trivial, learnt in ((mean + 5, True), (mean + 0.01, False), (mean - 5, False)):
@@ -240,7 +240,7 @@ class TestReference:
 
 
 class TestIntervals:
-    def test_they_are_those_of_the_analysis_without_verdicts(self):
+    def test_intervals_equal_those_of_analyse(self):
         scores, values = errors(8, gains=(0, 1.0))
         judged = analyse(scores, metric=PIXELS, values=values)
         found = intervals(scores, metric=PIXELS, values=values)
@@ -259,7 +259,7 @@ class TestIntervals:
         assert none.sentence() == "b: No run of b has a score."
 
 
-def test_lasting_of_is_lasting_error():
+def test_squared_image_error_of_complete_units():
     d = RNG.normal(0, 1, (3, 40))
     of_unit = d.mean(axis=0)
     rest = d - of_unit - d.mean(axis=1, keepdims=True) + d.mean()

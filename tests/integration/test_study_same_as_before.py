@@ -1,4 +1,4 @@
-"""Classification studies come out as they did before the statistics took any score.
+"""Classification studies give the figures of version 0.1.
 
 The figures are those of version 0.1, to 11 digits: for each study (sigma, df, SD between seeds, largest residual), then
 for each arm, with the test images and without, (difference, low, high, se, se_images, df, p, p_holm, detectable,
@@ -171,7 +171,7 @@ def known(numbers):
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_the_same_to_nine_digits(name):
+def test_figures_equal_those_of_version_0_1_to_nine_digits(name):
     scores, right, controls, margin = study(name)
     fit, *found = FOUND[name]
     for correct, expected in zip((right, None), found, strict=True):

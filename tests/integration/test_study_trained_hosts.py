@@ -1,4 +1,4 @@
-"""A study of hosts that bring their weights: each arm is shown what its host was trained on, and the report says so."""
+"""Study of pretrained hosts: each arm gets the preprocessing of its host, and the report says so."""
 
 import itertools
 import logging
@@ -29,7 +29,7 @@ BASE = Recipe().with_overrides(
 
 @pytest.fixture(scope="module")
 def folded(tmp_path_factory):
-    """Weights of the small host whose normalisation layers are the identity but for a bias."""
+    """Weights of the small host whose normalisation layers are the identity except for a bias."""
     path = tmp_path_factory.mktemp("weights") / "folded.safetensors"
     torch.manual_seed(1)
     state = create_host(Model(options={"width": 4}), 10, 1).state_dict()
@@ -50,7 +50,7 @@ def study(folded, tmp_path_factory):
     return found
 
 
-def test_arms_of_other_preprocessing_are_compared_and_said(study):
+def test_arms_with_other_preprocessing_are_reported(study):
     for run in study.runs():
         train(run.recipe, run.folder, device="cpu", images=open_once)
         assert run.finished
@@ -65,7 +65,7 @@ def test_arms_of_other_preprocessing_are_compared_and_said(study):
     assert "of the training images" in page  # of the baseline, whose host is random
 
 
-def test_the_check_of_a_study_opens_what_each_arm_sees(study):
+def test_the_check_opens_the_data_of_each_arm(study):
     found = []
     recipes = [run.recipe.model_dump(mode="json") for run in study.runs()]
     check_study(recipes[::-1], None, "cpu", found.append)
@@ -91,7 +91,7 @@ def test_the_forecast_times_a_step_with_the_same_layers_frozen(study, monkeypatc
     assert [mode for mode, _ in itertools.groupby(modes)] == [{True}, {False}]
 
 
-def test_a_process_of_many_runs_gives_a_warning_once(caplog):
+def test_a_process_repeats_no_warning(caplog):
     logger, once = logging.getLogger("saccade"), OncePerMessage()
     said = ["the head is left out", "the head is left out", "another"]
     for text in said:

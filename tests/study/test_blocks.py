@@ -16,11 +16,11 @@ class TestModerated:
         assert moderated_df(40, 10) == pytest.approx(1 / (0.75 / 40 + 0.25 / 10))
         assert moderated_df(88, 2) == pytest.approx(1 / ((1 - 1 / 36) / 88 + 1 / 36 / 2))
 
-    def test_nothing_to_moderate_with_leaves_the_pooled(self):
+    def test_without_paired_df_the_pooled_is_kept(self):
         assert moderated_df([7, 4, 0], [0, 4, 0]).tolist() == [7, 4, 0]
 
-    def test_degrees_of_freedom_are_those_of_the_variance(self):
-        """2 E[v]² / var(v), over studies drawn under the model; runs are missing."""
+    def test_degrees_of_freedom_match_the_variance_of_simulated_studies(self):
+        """df = 2 E[v]² / var(v) over studies simulated under the model, with missing runs."""
         present = np.ones((5, 4), dtype=bool)
         present[[2, 4], [0, 3]] = False
         design = Design.from_present(present)
@@ -32,7 +32,7 @@ class TestModerated:
         assert design.difference_df[0] == design.df
         assert (design.difference_df[1:] < design.df).all()
 
-    def test_an_arm_that_shares_no_two_seeds_has_the_pooled(self):
+    def test_an_arm_with_one_shared_seed_has_the_pooled_variance(self):
         scores = {"none": [90.0, 91, 90, 92], "a": [91.0, 90, 92, 92], "b": [93.0, None, None, None]}
         analysis = analyse(scores)
         assert rows(analysis)["b"].df == analysis.df
@@ -48,12 +48,12 @@ class TestHolm:
         assert holm(np.array([0.9, 0.8, 0.7])) == pytest.approx([1, 1, 1])
         assert holm(np.array([])).shape == (0,)
 
-    def test_what_was_not_tested_is_no_member(self):
+    def test_nan_is_not_a_member(self):
         adjusted = holm(np.array([[0.04, np.nan, 0.01], [0.01, 0.04, 0.03]]))
         assert adjusted[0] == pytest.approx([0.04, np.nan, 0.02], nan_ok=True)
         assert adjusted[1] == pytest.approx([0.03, 0.06, 0.06])
 
-    def test_is_the_step_down_procedure(self):
+    def test_holm_is_the_step_down_procedure(self):
         p = np.random.default_rng(11).uniform(0, 0.06, (200, 4))
         rejected = holm(p) < 0.05
         for row, seen in zip(p, rejected, strict=True):
@@ -65,7 +65,7 @@ class TestHolm:
             np.testing.assert_array_equal(seen, expected)
         assert rejected.any(axis=1).mean() > rejected.all(axis=1).mean() > 0
 
-    def test_controls_stand_outside_but_feed_the_residual(self):
+    def test_controls_are_not_corrected_but_add_to_the_residual(self):
         scores = draw(12, arms=5, seeds=4, gains=(0, 1.5, 0.5))
         outside, inside = analyse(scores, controls={"m4"}), analyse(scores)
         without = analyse({name: row for name, row in scores.items() if name != "m4"})

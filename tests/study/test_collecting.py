@@ -1,4 +1,4 @@
-"""What is made of run folders, with folders written by hand."""
+"""Results collected from run folders that are written by hand."""
 
 import json
 
@@ -85,7 +85,7 @@ def test_runs_of_two_metrics_are_not_compared(study):
         collect(study.folder)
 
 
-def test_before_any_run_is_done_the_recipe_says_what_is_asked(tmp_path):
+def test_without_finished_runs_the_recipe_gives_task_and_metric(tmp_path):
     plan = Study(Recipe().with_overrides({"task.metric": "top-5"}), arms(["se"]), (0,), tmp_path / "s")
     plan.write()
     found = collect(plan.folder)
@@ -107,7 +107,7 @@ def test_a_study_of_earlier_versions_gives_the_same_figures(study):
     assert nll.differences[0].difference == pytest.approx(today.others[1].differences[0].difference)
 
 
-def test_rows_that_lack_what_the_verdicts_need_are_damaged(study):
+def test_rows_without_needed_columns_are_damaged(study):
     path = study.runs()[2].folder / "rows.safetensors"
     rows = load_file(path)
     del rows["predicted"]
@@ -116,7 +116,7 @@ def test_rows_that_lack_what_the_verdicts_need_are_damaged(study):
         collect(study.folder)
 
 
-def test_a_model_of_its_own_makes_another_host(tmp_path):
+def test_an_arm_with_another_model_has_another_host(tmp_path):
     others = ["wide: model.options.width=32", "large: data.size=48"]
     plan = Study(Recipe(), arms(["se"], [], others), (0, 1), tmp_path / "s")
     plan.write()
@@ -168,7 +168,7 @@ def test_failed_and_missing_runs_are_named(study):
     assert [run.reason for run in found.runs if run.status == "failed"] == ["ValueError: no luck"]
 
 
-def test_nothing_is_judged_without_a_plain_network(study):
+def test_without_a_baseline_there_are_no_verdicts(study):
     for seed in study.seeds:
         (study.run(study.arms[0], seed).folder / "done.json").unlink()
     found = collect(study.folder)
@@ -200,6 +200,6 @@ def test_rows_of_other_images_are_not_compared(study, count, step, words):
     assert f"{first.folder} and {second.folder}" in str(refused.value)
 
 
-def test_what_is_no_study(tmp_path):
+def test_a_folder_without_a_study(tmp_path):
     with pytest.raises(UserError, match="is not a study"):
         collect(tmp_path)

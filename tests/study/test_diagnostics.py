@@ -1,4 +1,4 @@
-"""An arm whose runs vary more than those of the others widens every interval, and is named."""
+"""Arms whose runs vary more, and outlying runs."""
 
 import numpy as np
 from example_studies import analyse, draw
@@ -7,7 +7,7 @@ from saccade.study.blocks import Design
 from saccade.study.diagnostics import widest_arm
 
 
-def test_an_arm_that_scatters_more_is_named():
+def test_an_arm_that_varies_more_is_named():
     scores = {name: [90.0, 91.0, 92.5] for name in ("none", "a", "b", "c")}
     for row, noise in zip(scores.values(), ([0.2, 0, 0], [0, 0.3, 0], [0, 0, 0.2], [0, 0, 0]), strict=True):
         row[:] = [score + e for score, e in zip(row, noise, strict=True)]
@@ -26,13 +26,13 @@ def test_one_study_in_twenty_names_an_arm_by_chance():
     assert 0.02 < np.mean(named) < 0.065
 
 
-def test_too_few_runs_name_no_wide_arm():
+def test_too_few_runs_name_no_arm():
     analysis = analyse({"none": [90, 90.1, 90], "a": [90, 90, 90.1], "b": [80, 95, 90]})
     assert "vary more" not in " ".join(analysis.notes)
 
 
 class TestThin:
-    def test_a_score_that_stands_out(self):
+    def test_an_outlying_run_is_named(self):
         scores = draw(21, seeds=6, sigma=0.3)
         assert "fits the others badly" not in " ".join(analyse(scores).notes)
         scores["m2"][4] -= 8

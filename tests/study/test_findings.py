@@ -1,4 +1,4 @@
-"""The sentences of the findings."""
+"""Sentences of the findings."""
 
 import json
 from dataclasses import replace
@@ -46,7 +46,7 @@ class TestSentence:
             "no number of seeds would decide, more test images would."
         )
 
-    def test_its_parts_make_the_sentence(self):
+    def test_the_parts_make_the_sentence(self):
         for changes in ({}, {"verdict": "equal", "low": -0.6, "high": 0.8}, {"low": None}, {"difference": None}):
             row = replace(rows(analyse(BY_HAND))["b"], **changes)
             head, figure, rest = row.parts()
@@ -67,7 +67,7 @@ class TestSentence:
         assert "-0.96 to +0.97" in self.sentence(verdict="equal", difference=0.005, low=-0.96, high=0.97)
         assert "-0.0 " not in self.sentence(difference=-0.001)
 
-    def test_the_line_of_the_fit(self):
+    def test_diagnostics(self):
         line = analyse(BY_HAND).diagnostics()
         assert line.startswith("Residual SD 0.71 points with 4 degrees of freedom; SD between seeds 1.08; ")
         assert "largest standardised residual 1.4 (" in line

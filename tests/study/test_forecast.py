@@ -1,4 +1,4 @@
-"""What is said of a study before it is run; the timing itself is tested with the command."""
+"""Forecast of a study; the timing itself is tested with the command."""
 
 import itertools
 import json
@@ -31,7 +31,7 @@ FACTS = {
 }  # fmt: skip
 
 
-def test_one_known_spread():
+def test_one_known_residual_sd():
     assert forecast.Forecast(**FACTS).text().splitlines() == [
         "data    a set of images",
         "time    about 4.3 minutes for 10 runs (2 are finished), 2 at a time; one training step in ms: none 31, se 40",
@@ -42,7 +42,7 @@ def test_one_known_spread():
     json.dumps(forecast.Forecast(**FACTS).to_json(), allow_nan=False)
 
 
-def test_an_unknown_spread_and_more_seeds_than_anyone_has():
+def test_unknown_residual_sd_and_too_many_seeds():
     facts = FACTS | {"detectable": ((0.3, 0.7), (1.0, 2.4)), "seeds_for_margin": None, "minutes": 3000}
     said = forecast.Forecast(**facts).text()
     assert "about 50 hours" in said
@@ -62,7 +62,7 @@ def test_too_few_test_images_are_named():
     assert "400 test images leave the larger part of the error at SD 0.3: 0.05" in forecast.Forecast(**facts).text()
 
 
-def test_what_test_images_are_reckoned_to_leave(tmp_path):
+def test_assumed_error_from_the_test_images(tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.png").touch()
@@ -85,7 +85,7 @@ def test_what_test_images_are_reckoned_to_leave(tmp_path):
     assert known(100_000, source=str(tmp_path)).sigmas == forecast.ASSUMED_SDS
 
 
-def test_what_is_known_of_another_metric(tmp_path):
+def test_assumed_errors_of_another_metric(tmp_path):
     def known(metric):
         return forecast._assumed_errors(Study(Recipe(), arms(["se"]), (0, 1), tmp_path / "s"), metric, 100_000)
 
@@ -96,18 +96,18 @@ def test_what_is_known_of_another_metric(tmp_path):
     assert (known(NLL).sigmas, known(NLL).image_variance) == ((), 0.0), "without bound nothing is assumed"
 
 
-def test_a_metric_of_which_nothing_is_known(tmp_path):
+def test_an_unbounded_metric(tmp_path):
     facts = FACTS | {"metric": "NLL", "unit": "nats", "detectable": ()}
     assert forecast.Forecast(**facts).text().splitlines()[3:] == [
         "sees    unknown: how far runs differ in NLL is known after a first study"
     ]
 
 
-def test_one_seed_sees_nothing():
+def test_one_seed_detects_nothing():
     assert "one seed or a handful" in forecast.Forecast(**FACTS | {"detectable": ((0.5, None),)}).text()
 
 
-def test_the_spread_is_measured_assumed_or_known_from_the_folder(tmp_path, monkeypatch):
+def test_the_residual_sd_is_measured_or_assumed(tmp_path, monkeypatch):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.png").touch()
@@ -136,8 +136,8 @@ def test_the_spread_is_measured_assumed_or_known_from_the_folder(tmp_path, monke
     assert known(study()).image_variance_from.startswith("assumed")
 
 
-def test_it_counts_what_is_left(tmp_path, monkeypatch):
-    """4 arms, 3 of their 12 runs done; 10 ms a training step, 1 ms a test step."""
+def test_unfinished_runs_are_counted(tmp_path, monkeypatch):
+    """4 arms, 3 of their 12 runs done; 10 ms per training step, 1 ms per test step."""
     images = {"data.train_images": 100, "data.test_images": 50}
     recipe = Recipe().with_overrides({**images, "training.batch_size": 30, "training.epochs": 4})
     others = ["long: training.epochs=8 data.train_images=20"]
@@ -166,7 +166,7 @@ def test_it_counts_what_is_left(tmp_path, monkeypatch):
     assert found.seeds_for_margin is None
 
 
-def test_with_enough_images_the_seeds_decide(tmp_path, monkeypatch):
+def test_many_images_leave_the_error_of_the_seeds(tmp_path, monkeypatch):
     images = {"data.train_images": 20, "data.test_images": 10_000, "data.size": 16}
     plan = Study(Recipe().with_overrides(images), arms(["se", "das"], ["extra:das"]), (0, 1, 2), tmp_path / "s")
     monkeypatch.setattr(forecast, "_full_batch_ms", lambda steps, batch, *_: (1.0, batch))
@@ -180,7 +180,7 @@ def test_with_enough_images_the_seeds_decide(tmp_path, monkeypatch):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """``clock(ms)``: steps that take so long for each image and nothing else; what was asked of them."""
+    """``clock(ms)`` returns makers of steps that take ``ms`` per image, and the requests made of them."""
     now, asked = [0.0], []
     monkeypatch.setattr(forecast.time, "perf_counter", lambda: now[0])
 
@@ -217,7 +217,7 @@ def test_long_steps_are_timed_with_few_images_and_scaled(clock, batch, device, w
     assert [images for _, images in done] == asked
 
 
-def test_long_steps_are_timed_beside_those_of_the_other_runs(clock):
+def test_long_steps_are_timed_concurrently(clock):
     makers, done = clock
     forecast._full_batch_ms(makers(10.0, 3), 31, CPU, 1)
     assert {run for run, _ in done} == {0, 1, 2}
@@ -226,13 +226,13 @@ def test_long_steps_are_timed_beside_those_of_the_other_runs(clock):
     assert {run for run, _ in done} == {0}, "the others would fight for Python's lock"
 
 
-def test_that_times_were_scaled_is_said():
+def test_scaled_times_are_reported():
     said = forecast.Forecast(**FACTS, timed_images=8).text()
     assert "one training step in ms (scaled from 8 images): none 31, se 40" in said
     assert "scaled" not in forecast.Forecast(**FACTS).text()
 
 
-def test_what_is_left_open_is_decided_for_the_plan_and_said(tmp_path, monkeypatch):
+def test_open_settings_are_decided_and_reported(tmp_path, monkeypatch):
     decided = {
         "settings": {"training.memory_format": "channels_last"},
         "step_ms": {"contiguous": 31.4, "x": 9.0},

@@ -1,4 +1,4 @@
-"""The images of a study: read once by a process, and read again when they have changed."""
+"""Data sets of a study: read once per process, and again when they have changed."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def _draw(rng, path):
 
 @pytest.fixture
 def read(monkeypatch):
-    """The files that were read, in order."""
+    """Files that were read, in order."""
     monkeypatch.setattr(images, "_last", None)
     paths, read_image = [], opening.read_image
     monkeypatch.setattr(opening, "read_image", lambda path, *how: paths.append(path.name) or read_image(path, *how))
@@ -59,7 +59,7 @@ def test_a_second_run_reads_no_image_again(folder, read, tmp_path):
 
 
 @pytest.mark.parametrize(("skip_bad", "gone"), [(True, {"train": {"cat": 1}}), (False, {})])
-def test_a_run_keeps_what_was_left_out(folder, read, tmp_path, skip_bad, gone):
+def test_a_run_records_images_left_out(folder, read, tmp_path, skip_bad, gone):
     if skip_bad:
         (folder / "train/cat/0.bmp").write_bytes(b"BM")
     series.train_run(
@@ -69,7 +69,7 @@ def test_a_run_keeps_what_was_left_out(folder, read, tmp_path, skip_bad, gone):
 
 
 @pytest.mark.parametrize("leaks", [True, False])
-def test_images_that_are_trained_and_tested_on_are_said_before_training_and_kept(folder, read, tmp_path, leaks):
+def test_images_in_both_splits_are_reported(folder, read, tmp_path, leaks):
     from saccade.study.worker import check_study
 
     if leaks:
@@ -87,7 +87,7 @@ def test_images_that_are_trained_and_tested_on_are_said_before_training_and_kept
     ] * leaks
 
 
-def test_the_check_of_a_study_and_its_first_run_share_what_was_read(folder, read, tmp_path):
+def test_the_check_and_the_first_run_read_images_once(folder, read, tmp_path):
     from saccade.study.worker import check_study
 
     check_study([_recipe(folder).model_dump(mode="json")], None, "cpu", lambda event: None)
@@ -137,7 +137,7 @@ def test_changed_images_are_noticed(folder, read, change):
     assert after.fingerprint != before.fingerprint
 
 
-def test_another_description_is_another_set_and_one_is_kept(folder, read):
+def test_one_data_set_is_kept_per_process(folder, read):
     one, two = _recipe(folder).data, _recipe(folder, **{"data.train_images": 4}).data
     whole = images.open_once(one, "label")
     assert len(images.open_once(two, "label").train) == 4
@@ -148,7 +148,7 @@ def test_another_description_is_another_set_and_one_is_kept(folder, read):
     assert images.open_once(digits, "mask") is not labels
 
 
-def test_what_cannot_be_opened_is_not_kept(folder, read):
+def test_a_failed_data_set_is_not_kept(folder, read):
     spec = _recipe(folder).data
     images.open_once(spec, "label")
     (folder / "train/cat/0.bmp").write_bytes(b"BM")
@@ -162,7 +162,7 @@ def test_what_cannot_be_opened_is_not_kept(folder, read):
     assert images._last is None
 
 
-def test_the_check_decides_what_is_open_by_the_plain_host(folder, read, monkeypatch):
+def test_the_check_decides_open_settings_with_the_baseline(folder, read, monkeypatch):
     from saccade.events import SettingsDecided
     from saccade.study.worker import check_study
     from saccade.training import fastest
@@ -186,7 +186,7 @@ def test_the_check_decides_what_is_open_by_the_plain_host(folder, read, monkeypa
     assert [event.settings for event in told if isinstance(event, SettingsDecided)] == [found["settings"]]
 
 
-def test_a_run_is_the_same_to_the_last_bit_with_pictures_from_disk(folder, read, tmp_path, monkeypatch):
+def test_a_run_is_bitwise_equal_with_images_from_disk(folder, read, tmp_path, monkeypatch):
     def run(name, **more):
         monkeypatch.setattr(images, "_last", None)
         series.train_run(_recipe(folder, **more), tmp_path / name, device="cpu", notify=lambda event: None)

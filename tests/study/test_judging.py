@@ -1,4 +1,4 @@
-"""Scores of other trainers are judged as a study of our own, or refused in a sentence."""
+"""Judgement of scores from other trainers."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from saccade.study.report.writing import json_text, write_files
 
 
 class TestVerdicts:
-    def test_they_are_those_of_the_analysis(self, tmp_path):
+    def test_verdicts_equal_those_of_analyse(self, tmp_path):
         scores = {
             name: np.asarray(own).round(6).tolist() for name, own in example_studies.draw(5, gains=(0, 9)).items()
         }
@@ -26,7 +26,7 @@ class TestVerdicts:
         assert (found.study, found.seeds, found.margin, found.metric.unit) == (None, (0, 1, 2), 0.8, "%")
         assert [(run.arm, run.seed, run.status) for run in found.runs[:2]] == [("none", 0, "done"), ("m1", 0, "done")]
 
-    def test_images_widen_the_error_and_groups_more(self, tmp_path):
+    def test_images_and_groups_add_to_the_error(self, tmp_path):
         groups = [f"p{n % 3}" for n in range(90)]
         plain, rows = write_images(tmp_path, count=90)
         grouped, _ = write_images(tmp_path, groups, count=90, name="g.csv")
@@ -44,7 +44,7 @@ class TestVerdicts:
         assert "column 'image'" in "\n".join(note.text for note in by_run.notes)
         assert "column 'image'" not in "\n".join(note.text for note in by_image.notes)
 
-    def test_a_control_stands_outside_the_correction(self, tmp_path):
+    def test_controls_are_not_corrected(self, tmp_path):
         scores = table(1, ("none", "das", "extra for das", "odd"), gains=(0, 0.02, 0, 0))
         path = write_long(tmp_path / "s.csv", scores)
         assert [row.is_control for row in judge(path).verdicts.values()] == [False, True, False]
@@ -53,14 +53,14 @@ class TestVerdicts:
         assert found.verdicts["das"].comparisons == 1
         assert list(found.controls) == ["extra"]
 
-    def test_a_host_that_has_learnt_nothing_gets_no_verdict(self, tmp_path):
+    def test_a_baseline_that_has_not_learnt_gets_no_verdict(self, tmp_path):
         found = judge(table(), trivial=0.76)
         assert {row.verdict for row in found.verdicts.values()} == {None}
         assert found.alarm.startswith("none scores 0.7")
         assert "the trivial answer (as given) 0.7600: the host has not learnt the task" in found.alarm
         assert judge(table(), trivial=0.1).alarm is None
 
-    def test_seeds_that_only_some_arms_have(self):
+    def test_missing_runs(self):
         rows = [{"arm": a, "seed": s, "score": v} for a, own in table().items() for s, v in enumerate(own)]
         rows = [row for row in rows if (row["arm"], row["seed"]) != ("das", 1)]
         found = judge(rows)
@@ -69,7 +69,7 @@ class TestVerdicts:
         notes = "\n".join(note.text for note in found.notes)
         assert "Without a score: das at seed 1. The model is fitted to the other runs" in notes
 
-    def test_one_seed_decides_nothing_and_says_so(self):
+    def test_one_seed_decides_nothing(self):
         found = judge({"none": [0.7], "se": [0.9]})
         assert found.verdicts["se"].sentence() == (
             "se: not decided. +0.200 against none. One seed does not measure the variation between runs: use two or "
@@ -78,7 +78,7 @@ class TestVerdicts:
 
 
 class TestRefused:
-    def test_a_control_that_is_no_arm(self):
+    def test_an_unknown_control(self):
         with pytest.raises(
             UserError, match=r"there is no arm 'sse' besides 'none' to be a control\. Did you mean 'se'"
         ):
@@ -93,7 +93,7 @@ class TestRefused:
 
 
 class TestShown:
-    def test_the_report_leaves_out_what_is_not_known(self, tmp_path):
+    def test_the_report_omits_unknown_sections(self, tmp_path):
         found = judge(write_long(tmp_path / "my <scores>.csv", table()))
         write_files(found, tmp_path / "out")
         assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
@@ -114,7 +114,7 @@ class TestShown:
         assert head == "| arm | score | difference to none [95 %] | p (Holm) | verdict |"
         assert r"\caption{my \textless{}scores\textgreater{}.csv: score, mean" in found_tex(tmp_path)
 
-    def test_a_report_needs_a_place(self, tmp_path):
+    def test_a_report_needs_a_path(self, tmp_path):
         found = judge(table())
         with pytest.raises(UserError, match="judged scores have no study folder"):
             found.report()
@@ -122,7 +122,7 @@ class TestShown:
             found.scores(tmp_path / "x.csv")
         assert found.report(tmp_path / "x.html").read_text().startswith("<!DOCTYPE html>")
 
-    def test_it_is_a_public_name(self):
+    def test_judge_is_public(self):
         assert saccade.judge is judge
         assert "judge" in saccade.__all__
 
@@ -131,7 +131,7 @@ def found_tex(tmp_path):
     return (tmp_path / "out" / "table.tex").read_text()
 
 
-def test_the_metric_of_given_scores_reads_them():
+def test_the_inferred_metric_computes_scores():
     import torch
 
     metric = judge(table()).metric

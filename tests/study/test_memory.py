@@ -1,4 +1,4 @@
-"""Freed memory stays with the process; nothing else changes."""
+"""Reuse of freed memory."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ print(seen[-1], loss.item().hex(), weight.grad.double().sum().item().hex())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted on Linux")
-def test_a_step_that_was_done_before_takes_no_new_pages_and_gives_the_same_bytes():
+def test_repeated_steps_need_no_new_pages_and_give_the_same_bytes():
     def said(how):
         found = subprocess.run([sys.executable, "-c", CODE, how], capture_output=True, text=True, check=True)
         faults, *numbers = found.stdout.split()
@@ -39,7 +39,7 @@ def test_a_step_that_was_done_before_takes_no_new_pages_and_gives_the_same_bytes
 
 
 @pytest.mark.parametrize("library", [object(), None])
-def test_without_glibc_it_is_not_done(monkeypatch, library):
+def test_other_c_libraries_return_false(monkeypatch, library):
     def none(_):
         if library is None:
             raise OSError("no such library")

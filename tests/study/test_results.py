@@ -23,7 +23,7 @@ def study(tmp_path):
     return plan
 
 
-def test_they_are_written_as_strict_json(study):
+def test_results_are_written_as_strict_json(study):
     found = collect(study.folder)
     said = json.loads(json_text(found), parse_constant=pytest.fail)
     assert said == json.loads(json.dumps(found.to_json()))

@@ -37,8 +37,8 @@ class TestByHand:
         assert a.detectable == pytest.approx((t.isf(0.0125) + t.isf(0.2)) / math.sqrt(3))
         assert a.verdict == "not decided"  # p = 0.0267, but 0.053 for two mechanisms
 
-    def test_its_own_runs_weigh_in(self):
-        """Pooled: b's residuals are 0, ∓1, ±1 of which none and a take half each back. By hand, S = 3, A = 3."""
+    def test_the_paired_variance_is_weighed_in(self):
+        """By hand, for 3 seeds and 3 arms."""
         scores = {"none": [90, 90, 90], "a": [91, 91, 91], "b": [89, 90, 94]}
         # b deviates from its mean by -2, -1, 3 (squares 14); two thirds of it are residual: s² = 14 · 2/3 / 4 = 7/3.
         analysis = analyse(scores)
@@ -47,14 +47,14 @@ class TestByHand:
         assert rows(analysis)["a"].se == pytest.approx(math.sqrt(2 / 3 * (10 / 12 * 7 / 3)))
         assert rows(analysis)["b"].se == pytest.approx(math.sqrt(2 / 3 * (10 / 12 * 7 / 3 + 2 / 12 * 7 / 2)))
 
-    def test_alone_the_same_difference_is_decided(self):
+    def test_a_single_mechanism_needs_no_correction(self):
         a = rows(analyse(BY_HAND, controls={"b"}))["a"]
         assert a.p_holm == a.p == pytest.approx(2 * scipy.stats.t.sf(math.sqrt(12), 144 / 37))
         assert a.verdict == "helps"
 
 
 def least_squares(scores, baseline):
-    """An independent fit: full-rank dummies, lstsq, textbook covariance. Returns {arm: (difference, se)}, df."""
+    """Return ({arm: (difference, se)}, df) of an independent fit: full-rank dummies, lstsq, textbook covariance."""
     arms = [baseline, *(name for name in scores if name != baseline)]
     seeds = len(scores[baseline])
     dummies, present = [], []
@@ -93,7 +93,7 @@ class TestAgainstLeastSquares:
             assert row.p == pytest.approx(2 * scipy.stats.t.sf(abs(difference) / se, expected_df))
             assert (row.low, row.high) == pytest.approx(scipy.stats.t.interval(0.95, expected_df, difference, se))
 
-    def test_a_missing_run_still_speaks_through_the_other_arms(self):
+    def test_a_missing_run_uses_the_other_arms(self):
         scores = draw(6, arms=3, seeds=4)
         scores["m1"][2] = np.nan
         row = rows(analyse(scores))["m1"]
@@ -104,7 +104,7 @@ class TestAgainstLeastSquares:
         row = rows(analyse(scores))["m1"]
         assert row.difference == pytest.approx(np.mean(row.raw))  # alone, the pairs are all there is
 
-    def test_one_study_and_many_go_through_the_same_lines(self):
+    def test_a_batch_of_studies_gives_the_same_as_one(self):
         studies = [draw(seed, arms=5, seeds=3, gains=(0, 2)) for seed in range(20)]
         table = np.array([list(study.values()) for study in studies])
         design = Design.from_present(np.ones((5, 3)))
@@ -143,7 +143,7 @@ class TestInvariance:
         scores["m1"] = scores["m1"][order]  # the twin: seeds mixed up in one arm
         assert rows(analyse(scores))["m1"].p != pytest.approx(first["m1"].p)
 
-    def test_what_a_seed_does_to_all_arms_cancels(self):
+    def test_seed_effects_cancel(self):
         scores = draw(9)
         moved = {name: row + np.array([5, -20, 11]) for name, row in scores.items()}
         first, second = analyse(scores), analyse(moved)
@@ -182,7 +182,7 @@ class TestThin:
         right = np.ones((1, 50), dtype=bool)
         assert rows(analyse({"none": [90], "a": [91]}, correct={"none": right, "a": ~right}))["a"].low is None
 
-    def test_two_seeds_of_which_one_is_gone(self):
+    def test_two_seeds_with_one_missing(self):
         row = rows(analyse({"none": [90, 91], "a": [91, None]}))["a"]
         assert (row.difference, row.low) == (pytest.approx(1), None)
         assert "no degrees of freedom" in row.sentence()
@@ -236,7 +236,7 @@ class TestThin:
         assert rows(bridged)["b"].difference is not None
         assert rows(bridged)["b"].raw == ()
 
-    def test_a_lost_run_is_told(self):
+    def test_missing_runs_are_reported(self):
         analysis = analyse({"none": [90, 91, 92], "a": [91, math.inf, 92], "b": [None, 90, None]}, seeds=[4, 7, 9])
         assert "Without a score: a at seed 7; b at seed 4, 9. " in "\n".join(analysis.notes)
         assert analysis.arms[1].scores == (91, None, 92)
@@ -264,6 +264,6 @@ class TestWrongUse:
             ({"scores": {**BY_HAND, "b": [1, 2]}}, "b has 2 scores and none has 3"),
         ],
     )
-    def test_says_what_is_wrong(self, change, message):
+    def test_wrong_arguments_are_refused(self, change, message):
         with pytest.raises(UserError, match=message):
             analyse(change.pop("scores", BY_HAND), **change)

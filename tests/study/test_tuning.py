@@ -30,7 +30,7 @@ def plan(folder, steps=RATES, repeats=1, seeds=(0, 1), controls=("extra",), othe
 
 
 def execute(study):
-    """Do the runs that are not finished, in this process; how many that were."""
+    """Execute the unfinished runs in this process; return their number."""
     if not study.claim():
         study.write()
     todo = [run for run in study.runs() if run.finished is None]
@@ -41,12 +41,12 @@ def execute(study):
 
 
 class TestPlan:
-    def test_images_that_arms_are_tuned_on_do_not_judge_them(self):
+    def test_scoring_on_validation_images_is_refused(self):
         study = Study(Recipe().with_overrides({"data.score_on": "val"}), arms(["se"]), (0, 1), "s")
         with pytest.raises(UserError, match=r"score_on = 'val' would judge the arms by the images they are tuned on"):
             Tuning(study, RATES)
 
-    def test_an_arm_that_sets_the_table_of_a_tuned_option_is_refused(self):
+    def test_an_arm_that_sets_the_parent_of_a_tuned_key_is_refused(self):
         steps = [{"model.options.width": width} for width in (8, 16)]
         with pytest.raises(UserError, match=r"the arm 'wide' sets model\.options itself, which is tuned"):
             plan("s", steps, others={"wide": {"model.options": {"width": 32}}})
@@ -64,7 +64,7 @@ class TestPlan:
         assert {run.recipe.data.score_on for run in runs} == {"val"}
         assert {run.recipe.data.score_on for run in found.study.runs()} == {"test"}
 
-    def test_seeds_are_apart_from_the_judged_ones(self):
+    def test_tuning_seeds_differ_from_judged_seeds(self):
         found = plan("s", repeats=2, seeds=(7, 3))
         assert (list(found.seeds(7)), list(found.seeds(3))) == ([8, 9], [10, 11])
         assert not set(found.trials.seeds) & set(found.study.seeds)
@@ -75,7 +75,7 @@ class TestPlan:
         tried = {(run.arm.name.partition(",")[0], run.recipe.model.options["drop_rate"]) for run in trials.runs()}
         assert {rate for name, rate in tried if name == "wide"} == {0.0, 0.1}
 
-    def test_the_arms_with_the_recipes_own_value_keep_their_names(self):
+    def test_arms_with_the_default_value_keep_their_names(self):
         names = [arm.name for arm in plan("s").trials.arms]
         assert names[:3] == ["none", "se", "extra for se"]
         assert names[3:5] == ["none, lr=0.03", "se, lr=0.03"]
@@ -94,7 +94,7 @@ class TestPlan:
             ({"seeds": (2**63 - 2,), "repeats": 2}, "leaves no seeds above it"),
         ],
     )
-    def test_what_cannot_be_tuned_equally_is_refused(self, change, message):
+    def test_wrong_plans_are_refused(self, change, message):
         with pytest.raises(UserError, match=message):
             plan("s", **change)
 
@@ -121,7 +121,7 @@ class TestChoice:
         assert not (set(study.folder.iterdir()) ^ {study.folder / n for n in (
             "study.toml", "tuning", "none", "se", "extra-for-se")})  # fmt: skip
 
-    def test_it_goes_on_where_it_stopped(self, tmp_path):
+    def test_tuning_continues_where_it_stopped(self, tmp_path):
         found = plan(tmp_path / "s")
         assert found.claim() is False
         execute(found.trials)
@@ -131,7 +131,7 @@ class TestChoice:
         assert found.claim() is True
         assert execute(found.tuned_study()) == 0
 
-    def test_what_timed_steps_decided_for_the_tuning_runs_holds_for_the_judged_ones(self, tmp_path):
+    def test_judged_runs_use_the_settings_decided_for_tuning(self, tmp_path):
         found = plan(tmp_path / "s")
         study = replace(found.study, base=found.study.base.with_overrides({"training.memory_format": "auto"}))
         found = replace(found, study=study)
@@ -160,7 +160,7 @@ class TestChoice:
         with pytest.raises(UserError, match="holds a study that is not tuned"):
             found.claim()
 
-    def test_no_arm_chooses_before_all_runs_are_there(self, tmp_path):
+    def test_no_choice_before_all_runs_are_finished(self, tmp_path):
         found = plan(tmp_path / "s", fail=0.3)
         assert execute(found.trials) == 18
         with pytest.raises(UserError, match=r"3 of 18 tuning runs are not finished.*give the same command again"):
@@ -178,7 +178,7 @@ class TestChoice:
         lost = plan(tmp_path / "t", [{"training.lr": 10.0}, {"training.lr": 0.2}])
         assert lost.grid[0] == {"training.lr": 0.2}, "in rising order"
 
-    def test_runs_of_a_metric_that_is_not_known(self, tmp_path):
+    def test_an_unknown_metric_is_refused(self, tmp_path):
         found = plan(tmp_path / "s")
         execute(found.trials)
         path = found.trials.runs()[0].folder / "done.json"
@@ -188,7 +188,7 @@ class TestChoice:
         ):
             found.tuned_study()
 
-    def test_lower_is_better_where_the_metric_says_so(self, tmp_path):
+    def test_the_direction_of_the_metric_counts(self, tmp_path):
         found = plan(tmp_path / "s")
         execute(found.trials)
         for run in found.trials.runs():
@@ -197,7 +197,7 @@ class TestChoice:
             path.write_text(json.dumps(done | {"metric": "NLL", "scores": {"NLL": done["scores"]["top-1"]}}))
         assert found.choices()[0].picks == (2, 2)
 
-    def test_in_a_tie_the_recipes_own_value_is_kept(self):
+    def test_a_tie_keeps_the_default(self):
         found = plan("s")
         top1 = type("Metric", (), {"higher_is_better": True})
         assert found._pick(((1.0, 1.0),) * 3, 0, top1) == 1
@@ -205,7 +205,7 @@ class TestChoice:
 
 
 class TestTuned:
-    def test_what_was_done_is_read_back(self, tmp_path):
+    def test_results_are_read_back(self, tmp_path):
         found = plan(tmp_path / "s", repeats=2)
         execute(found.trials)
         study = found.tuned_study()
@@ -245,11 +245,11 @@ class TestTuned:
             ([(0, 1, 2), (1, 2, 1)], []),
         ],
     )
-    def test_the_edge_of_the_ladder(self, picks, said):
+    def test_values_at_the_edge_of_the_grid_are_reported(self, picks, said):
         found = TuningResult(plan("s"), tuple(ArmTuning(n, (), p) for n, p in zip(("none", "se"), picks, strict=True)))
         assert [a[: len(b)] for a, b in zip(found.edge_notes(), said, strict=True)] == said
 
-    def test_seeds_that_no_value_trains_are_said(self):
+    def test_seeds_that_diverge_with_every_value_are_reported(self):
         kept = ((1.0, 2.0), (None, 3.0), (4.0, 5.0))
         lost = ((None, 2.0), (None, 3.0), (None, None))
         own = [ArmTuning("none", kept, (0, 0)), ArmTuning("se", lost, (1, 1)), ArmTuning("extra for se", kept, (0, 0))]
@@ -257,12 +257,12 @@ class TestTuned:
             "se diverged with every value tried for the seeds 0; lr=0.1 was used."
         ]
 
-    def test_words_have_no_edge(self):
+    def test_text_values_have_no_edge(self):
         words = plan("s", [{"training.optimizer": word} for word in ("sgd", "adamw")])
         assert TuningResult(words, (ArmTuning("none", (), (1, 1)),)).edge_notes() == []
 
 
-def test_settings_of_a_seed(tmp_path):
+def test_by_seed_settings_are_checked(tmp_path):
     with pytest.raises(UserError, match="settings for the seed 7, which the study does not have"):
         Study(Recipe(), (Arm("none", {}, {7: {"training.lr": 1.0}}),), (0,), tmp_path)
     with pytest.raises(UserError, match=r"the arm 'none': training\.lr"):
@@ -274,7 +274,7 @@ def test_settings_of_a_seed(tmp_path):
         Study.open(tmp_path)
 
 
-def test_the_report_says_what_was_chosen_and_how():
+def test_the_report_shows_the_choices():
     scores = {"none": [70.0, 65.0], "se": [72.5, 66.0]}
     plain = made(scores)
     of = Tuning(plain.study, RATES)
@@ -295,7 +295,7 @@ def test_the_report_says_what_was_chosen_and_how():
     assert "chosen for 2" in page(told)
 
 
-def test_a_folder_of_tuning_runs_alone_says_so(tmp_path):
+def test_a_folder_with_only_tuning_runs_is_reported(tmp_path):
     execute(plan(tmp_path / "s").trials)
     with pytest.raises(UserError, match="holds only tuning runs so far; give the command that started the study again"):
         Study.open(tmp_path / "s")

@@ -1,4 +1,4 @@
-"""The settings to try, as --tune gives them."""
+"""Grid of settings from the texts of --tune."""
 
 import pytest
 
@@ -9,11 +9,11 @@ from saccade.study.tuning_grid import label, tuning_grid
 class TestLadder:
     base = Recipe().with_overrides({"training.lr": 0.006})
 
-    def test_a_key_alone_has_three_values_around_the_recipes(self):
+    def test_a_key_without_values_gets_three_defaults(self):
         assert tuning_grid(["lr"], self.base) == tuning_grid(["training.lr=0.002,0.006,0.018"], self.base)
         assert [values["training.lr"] for values in tuning_grid(["lr"], Recipe())] == [0.0167, 0.05, 0.15]
 
-    def test_nothing_to_tune_is_no_ladder(self):
+    def test_no_texts_give_an_empty_grid(self):
         assert tuning_grid([], self.base) == ()
 
     def test_several_keys_give_every_combination(self):
@@ -42,7 +42,7 @@ class TestLadder:
             ("data.size=32,64", "it sets what is compared"),
         ],
     )
-    def test_a_wrong_one_is_named(self, text, message):
+    def test_wrong_texts_are_refused(self, text, message):
         with pytest.raises(UserError, match=message):
             tuning_grid([text], self.base)
 

@@ -15,7 +15,7 @@ def study(tmp_path):
     return Study(Recipe(), arms(["se"]), (0,), tmp_path / "s")
 
 
-def test_what_takes_connections_need_not_be_a_cluster(study, monkeypatch):
+def test_a_server_that_is_not_a_cluster_is_refused(study, monkeypatch):
     ray_connection = pytest.importorskip("saccade.study.engine.ray_connection", reason="ray is not installed")
     monkeypatch.setattr(ray_connection, "_REPLY_TIMEOUT_S", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -26,7 +26,7 @@ def test_what_takes_connections_need_not_be_a_cluster(study, monkeypatch):
 
 
 @pytest.mark.parametrize(("failures", "starts"), [(0, 1), (2, 3), (3, 3)])
-def test_a_start_that_took_too_long_is_tried_again(study, monkeypatch, failures, starts):
+def test_a_failed_start_is_repeated(study, monkeypatch, failures, starts):
     ray_connection = pytest.importorskip("saccade.study.engine.ray_connection", reason="ray is not installed")
     begun = []
 

@@ -23,7 +23,7 @@ class TestMeasure:
             ("score", 1, {"lower_is_better": True}, ("", 0.0, 1.0, False, 0.01, 4)),
         ],
     )  # fmt: skip
-    def test_what_a_column_measures(self, tmp_path, column, scale, options, expected):
+    def test_the_inferred_metric(self, tmp_path, column, scale, options, expected):
         scores = {arm: [scale * s for s in own] for arm, own in table().items()}
         found = judge(write_long(tmp_path / "s.csv", scores, head=("arm", "seed", column)), **options)
         m = found.metric
@@ -43,7 +43,7 @@ class TestMeasure:
             judge({"none": [0.0, 0.0], "se": [2.0, 3.0]}, bounds=None, unit="px")
 
 
-def test_shares_under_the_unit_percent_are_refused():
+def test_fractions_with_the_unit_percent_are_refused():
     scores = {"none": [0.90, 0.91], "se": [0.92, 0.93]}
     with pytest.raises(UserError, match=r"the unit is %, but no score is above 0\.93; write 90 for 90 %, or leave"):
         judge(scores, unit="%")

@@ -1,4 +1,4 @@
-"""Scores read from files and from Python; files that cannot be read."""
+"""Scores read from files and from Python, and refused inputs."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from saccade import UserError, judge
 
 
 class TestForms:
-    def test_delimiters_commas_and_marks_read_alike(self, tmp_path):
+    def test_delimiters_decimal_commas_and_byte_order_marks(self, tmp_path):
         plain = judge(write_long(tmp_path / "a.csv", table())).analysis
         for n, (delimiter, comma, encoding) in enumerate(
             [(";", False, "utf-8"), (";", True, "utf-8-sig"), ("\t", True, "utf-8"), (",", False, "utf-8-sig")]
@@ -16,7 +16,7 @@ class TestForms:
             path = write_long(tmp_path / f"{n}.csv", table(), delimiter, comma, encoding=encoding)
             assert judge(path).analysis == plain, (delimiter, comma)
 
-    def test_python_forms_read_alike(self, tmp_path):
+    def test_python_objects(self, tmp_path):
         pandas = pytest.importorskip("pandas")
         plain = judge(write_long(tmp_path / "a.csv", table())).analysis
         columns = {"arm": [], "seed": [], "score": []}
@@ -35,19 +35,19 @@ class TestForms:
         with pytest.raises(UserError, match="scores, row 3: score is empty"):
             judge(frame)
 
-    def test_any_case_of_the_heads_and_any_name_of_the_score(self, tmp_path):
+    def test_column_names_in_any_case(self, tmp_path):
         head = ("Arm", " SEED", "Dice")
         found = judge(write_long(tmp_path / "a.csv", table(), head=head))
         assert (found.metric.name, found.metric.low, found.metric.high, found.margin) == ("Dice", 0.0, 1.0, 0.01)
         assert found.analysis.differences == judge(table()).analysis.differences
 
-    def test_several_tables_are_one(self, tmp_path):
+    def test_several_tables_are_joined(self, tmp_path):
         paths = [write_long(tmp_path / f"{a}.csv", {a: own}) for a, own in table().items()]
         found = judge(paths)
         assert found.analysis == judge(table()).analysis
         assert found.name == tmp_path.name
 
-    def test_a_file_of_images_for_each_run(self, tmp_path):
+    def test_one_file_per_run(self, tmp_path):
         whole, rows = write_images(tmp_path)
         named = []
         for arm, seed in dict.fromkeys((row[0], row[1]) for row in rows):
@@ -136,7 +136,7 @@ class TestRefused:
         with pytest.raises(UserError, match="all scores are of one group, a"):
             judge(write_rows(tmp_path / "b.csv", rows, "arm,seed,image,score,group"))
 
-    def test_places(self, tmp_path):
+    def test_paths(self, tmp_path):
         with pytest.raises(UserError, match="cannot be read: No such file"):
             judge(tmp_path / "gone.csv")
         ultralytics(tmp_path / "x" / "results.csv", [0.5])
@@ -152,7 +152,7 @@ class TestRefused:
         with pytest.raises(UserError, match="is the log of one run, others are tables"):
             judge([log, other])
 
-    def test_what_is_no_table(self):
+    def test_objects_that_are_not_tables(self):
         for scores in (3, [1, 2], {"none": 3.0}, []):
             with pytest.raises(UserError, match="needed"):
                 judge(scores)
@@ -160,7 +160,7 @@ class TestRefused:
             judge({"arm": ["none"], "seed": [0, 1], "score": [1.0]})
 
 
-def test_csv_of_a_name_with_a_comma(tmp_path):
+def test_an_arm_name_with_a_comma(tmp_path):
     scores = {"none": [0.7, 0.72], "eca:kernel_size=[3,5]": [0.8, 0.83]}
     path = write_long(tmp_path / "s.csv", scores)
     assert '"eca' in path.read_text()

@@ -76,14 +76,14 @@ class TestLogs:
         assert (found.metric.name, found.arms[0].scores) == ("test_acc", tuple(table()["none"]))
         assert [note.text for note in found.notes if "version" in note.text] == []
 
-    def test_runs_that_end_at_other_epochs_are_named(self, tmp_path):
+    def test_runs_that_ended_early_are_named(self, tmp_path):
         named = [
             f"{a}:{s}={ultralytics(tmp_path / f'{a}{s}.csv', [0.5] * (5 - (a == 'se')))}" for a in ARMS for s in (0, 1)
         ]
         (note,) = (note.text for note in judge(named).notes if "before the others" in note.text)
         assert note == ("Some runs ended before the others, which ended at epoch 5: se seed 0 at 4, se seed 1 at 4.")
 
-    def test_a_log_of_another_tool(self, tmp_path):
+    def test_a_log_of_an_unknown_trainer(self, tmp_path):
         named = []
         for arm, own in table().items():
             for seed, s in enumerate(own):
