@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from hostile_runs import COUNTS, attack, mutated, named, names, settings, study
+from hostile_inputs import mutate, names, prepare_name, settings
+from hostile_runs import COUNTS, attack, study
 from saccade import Recipe, UserError, cost
 from saccade.escaping import printable
 from saccade.study.arms import Arm, arms
@@ -53,7 +54,7 @@ def test_a_whole_study_is_reported(copy):
 
 @pytest.mark.parametrize("number", range(12))
 def test_a_damaged_file_ends_in_a_message(copy, number):
-    what = mutated(copy, random.Random(f"1/{number}"), network=False)
+    what = mutate(copy, random.Random(f"1/{number}"), network=False)
     outcome = attack(copy, "report", "s")
     assert harmless(outcome), (what, outcome)
     assert outcome.code in (0, 2)
@@ -189,7 +190,7 @@ def test_a_design_has_limits(tmp_path, design, words):
 @pytest.mark.parametrize("number", [0, 1, 2, 5, 7, 8, 9, 12, 13, 20, 24, 28, 29, 31, 38, 40])
 def test_a_hostile_name_ends_in_a_message(copy, number):
     name = list(names(random.Random(0), number + 1))[number]
-    outcome = attack(copy, *named(copy, name, number))
+    outcome = attack(copy, *prepare_name(copy, name, number))
     assert harmless(outcome), (name, outcome)
 
 
