@@ -200,8 +200,8 @@ class TestChoice:
     def test_a_tie_keeps_the_default(self):
         found = plan("s")
         top1 = type("Metric", (), {"higher_is_better": True})
-        assert found._pick(((1.0, 1.0),) * 3, 0, top1) == 1
-        assert found._pick(((1.0, 1.0), (1.0, 1.0), (1.0, 1.1)), 1, top1) == 2
+        assert found._choose(((1.0, 1.0),) * 3, 0, top1) == 1
+        assert found._choose(((1.0, 1.0), (1.0, 1.0), (1.0, 1.1)), 1, top1) == 2
 
 
 class TestTuned:

@@ -148,11 +148,7 @@ def _scored_epoch(runs: Sequence[RunResult]) -> str:
 
 
 def _task_and_metric(study: Study, finished: Finished) -> tuple[str, str]:
-    """Return the task and the metric of the finished runs, or those of the recipe if none has finished.
-
-    Raises:
-        UserError: finished runs disagree, or do not fit this study.
-    """
+    """Return the task and the metric of the finished runs, or those of the recipe if none has finished."""
     trained_for = {(done["task"], done["metric"]) for done in finished.values()}
     requested = study.base.task
     for name, metric in trained_for:
@@ -216,11 +212,7 @@ def _different_images(first: Run, other: Run, reason: str) -> UserError:
 
 
 def _rows(study: Study, runs: tuple[RunResult, ...], task_class: type[Task]) -> dict[tuple[str, int], Rows]:
-    """Return the per-image rows of every finished run that has them.
-
-    Raises:
-        UserError: a file is damaged, or two runs were scored on different images.
-    """
+    """Return the per-image rows of every finished run that has them."""
     rows_by_run: dict[tuple[str, int], Rows] = {}
     first: tuple[Run, Rows] | None = None
     for run, result in zip(study.runs(), runs, strict=True):
@@ -260,11 +252,7 @@ def _unit_sizes(rows: Mapping[tuple[str, int], Rows], metric: Metric) -> list[in
 def _pseudo_values(
     study: Study, rows: Mapping[tuple[str, int], Rows], metric: Metric
 ) -> dict[str, NDArray[np.float64]] | None:
-    """Return the pseudo-values (seeds, units) of ``metric`` by arm, or None without rows.
-
-    Raises:
-        UserError: the rows of a run lack a column that the metric needs.
-    """
+    """Return the pseudo-values (seeds, units) of ``metric`` by arm, or None without rows."""
     values_by_run = {}
     runs = {(run.arm.name, run.seed): run for run in study.runs()}
     for key, run_rows in rows.items():

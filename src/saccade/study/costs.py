@@ -106,11 +106,7 @@ def measure_costs(folder: str | Path, again: bool = False, trust: Trust = False)
 
 
 def _by_size(study: Study, saved: Mapping[str, Path], describe: Any) -> dict[tuple[int, ...], list[str]]:
-    """Return the arms by input size (C, H, W).
-
-    Raises:
-        UserError: arms with the same data settings have different input sizes.
-    """
+    """Return the arms by input size (C, H, W)."""
     arms_by_size: dict[tuple[int, ...], list[str]] = {}
     sizes: dict[Any, tuple[Path, tuple[int, ...]]] = {}
     arms = {arm.name: arm for arm in study.arms}

@@ -158,11 +158,7 @@ def _read_tables(sheets: Sequence[tuple[RunFile, Sheet]], metric: str | None) ->
 
 
 def _score_column(run_file: RunFile, sheet: Sheet, metric: str | None) -> tuple[str, list[str]]:
-    """Return the column of the scores, and the other columns that could have been meant.
-
-    Raises:
-        UserError: a column is missing, or several could be the score.
-    """
+    """Return the column of the scores, and the other columns that could have been meant."""
     for key in ("arm", "seed") if run_file.arm is None else ():
         if sheet.index_of(key) is None:
             raise UserError(
@@ -197,12 +193,7 @@ class _ScoreCollector:
     group_of: dict[str, str] = field(default_factory=dict)
 
     def add(self, run_file: RunFile, sheet: Sheet, column: str) -> None:
-        """Add the rows of a table.
-
-        Raises:
-            UserError: a cell is empty or has a wrong type, a run or image is repeated, an image has two groups, or only
-                some tables have images.
-        """
+        """Add the rows of a table."""
         arms, seeds, images, groups = (sheet.index_of(key) for key in _KEYS)
         score = sheet.index_of(column)
         assert score is not None
@@ -245,9 +236,6 @@ class _ScoreCollector:
         """Return per-image scores (n,) by (arm, seed), in the order of the first run, and the images' groups.
 
         Either is None if the tables have no such column.
-
-        Raises:
-            UserError: two runs have different images, or there are fewer than two images or groups.
         """
         if not self.by_image:
             return None, None

@@ -155,11 +155,7 @@ def read_sheet(path: Path) -> Sheet:
 
 
 def _read_text(path: Path) -> str:
-    """Return the text of a file.
-
-    Raises:
-        UserError: the file is a folder, missing, unreadable, too large or not UTF-8.
-    """
+    """Return the text of a file."""
     if path.is_dir():
         logs = sorted({file.name for name in _LOG_NAMES for file in path.glob(f"**/{name}")})
         example = f", for example {path}/*/{logs[0]}" if logs else ""
