@@ -1,4 +1,4 @@
-"""Damaged files, hostile names and absurd settings end in a sentence; ``tests/fuzz/hostile_runs.py`` does many more."""
+"""Damaged files, hostile names and absurd settings end in a message; ``hostile_runs.py`` tries many more."""
 
 import json
 import math
@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from hostile_runs import COUNTS, attack, mutated, named, names, settings, study
+from hostile_inputs import mutate, names, prepare_name, settings
+from hostile_runs import COUNTS, attack, study
 from saccade import Recipe, UserError, cost
 from saccade.escaping import printable
 from saccade.study.arms import Arm, arms
@@ -26,7 +27,7 @@ HARMLESS = dict.fromkeys(COUNTS, 0)
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A folder that holds the study ``s``, three of its four runs finished."""
+    """Folder with the study ``s``, three of its four runs finished."""
     home = tmp_path_factory.mktemp("hostile")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cost, "measure_all", partial(cost.measure_all, runs=3))
@@ -52,8 +53,8 @@ def test_a_whole_study_is_reported(copy):
 
 
 @pytest.mark.parametrize("number", range(12))
-def test_a_damaged_file_ends_in_a_sentence(copy, number):
-    what = mutated(copy, random.Random(f"1/{number}"), network=False)
+def test_a_damaged_file_ends_in_a_message(copy, number):
+    what = mutate(copy, random.Random(f"1/{number}"), network=False)
     outcome = attack(copy, "report", "s")
     assert harmless(outcome), (what, outcome)
     assert outcome.code in (0, 2)
@@ -101,7 +102,7 @@ def test_the_message_names_the_file(copy, name, text):
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "link to itself"])
-def test_what_is_no_file_is_refused_and_not_waited_for(copy, kind):
+def test_pipes_are_refused_without_waiting(copy, kind):
     path = copy / "s/none/seed0/done.json"
     path.unlink()
     {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "link to itself": lambda: path.symlink_to(path)}[kind]()
@@ -122,7 +123,7 @@ def test_what_is_no_file_is_refused_and_not_waited_for(copy, kind):
         ({"label": [[1]] * 20}, "the labels of their test images differ"),
     ],
 )
-def test_rows_have_a_shape_and_what_is_needed(copy, changes, words):
+def test_rows_are_checked(copy, changes, words):
     path = copy / "s/none/seed0/rows.safetensors"
     rows = load_file(path) | {name: values and np.array(values) for name, values in changes.items()}
     save_file({name: values for name, values in rows.items() if values is not None}, path)
@@ -131,7 +132,7 @@ def test_rows_have_a_shape_and_what_is_needed(copy, changes, words):
     assert re.search("(Delete|Remove) the (run )?folder", str(refused.value))
 
 
-def test_a_damaged_run_is_done_anew_once_its_folder_is_deleted(copy):
+def test_a_damaged_run_is_repeated_once_its_folder_is_deleted(copy):
     run = copy / "s/none/seed0"
     whole = json.loads((run / "done.json").read_text())
     (run / "done.json").write_text('{"scores": 9')
@@ -144,7 +145,7 @@ def test_a_damaged_run_is_done_anew_once_its_folder_is_deleted(copy):
     assert json.loads((run / "done.json").read_text())["scores"] == whole["scores"]
 
 
-def test_a_study_does_not_go_on_over_a_damaged_run(copy):
+def test_a_study_stops_at_a_damaged_run(copy):
     words = ("compare", "--recipe", "none0.toml", "--attention", "se", "--seeds", "2", "--out", "s", "--device", "cpu")
     (copy / "s/se/seed0/done.json").write_text('{"top1": "9"}')
     outcome = attack(copy, *words)
@@ -152,7 +153,7 @@ def test_a_study_does_not_go_on_over_a_damaged_run(copy):
     assert "s/se/seed0/done.json is damaged: top1 = '9': input should be a valid number" in outcome.printed
 
 
-def test_a_folder_may_lie_deeper_than_python_can_call(tmp_path):
+def test_a_folder_may_be_deeper_than_the_recursion_limit(tmp_path):
     deep = tmp_path.joinpath(*["d"] * 1500)
     plan = Study(Recipe(), arms(["se"]), (0,), deep)
     try:
@@ -173,7 +174,7 @@ def test_a_folder_may_lie_deeper_than_python_can_call(tmp_path):
     [
         ({"arms": (Arm("none"), Arm("se\x1b[2J"))}, "a name with control characters"),
         ({"arms": (Arm("none"), Arm(".."))}, "gives no folder name"),
-        ({"arms": (Arm("none"), Arm("x" * 300))}, "it has 300 letters, .* 1 to 200 are needed"),
+        ({"arms": (Arm("none"), Arm("x" * 300))}, "it has 300 characters .* 1 to 200 are needed"),
         ({"seeds": tuple(range(5001))}, "2 arms with 5001 seeds are 10002 runs; a study has at most 10000"),
         ({"margin": math.inf}, "margin = inf: it must be a finite number above 0"),
         ({"arms": (Arm("none"), Arm("a", {"training.lr": "x"}))}, "the arm 'a': training.lr = 'x'"),
@@ -187,9 +188,9 @@ def test_a_design_has_limits(tmp_path, design, words):
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 5, 7, 8, 9, 12, 13, 20, 24, 28, 29, 31, 38, 40])
-def test_a_hostile_name_ends_in_a_sentence(copy, number):
+def test_a_hostile_name_ends_in_a_message(copy, number):
     name = list(names(random.Random(0), number + 1))[number]
-    outcome = attack(copy, *named(copy, name, number))
+    outcome = attack(copy, *prepare_name(copy, name, number))
     assert harmless(outcome), (name, outcome)
 
 
@@ -197,7 +198,7 @@ ABSURD = [words for words in settings(random.Random(0), 60) if words[0] != "meas
 
 
 @pytest.mark.parametrize("number", range(0, len(ABSURD), 4))
-def test_an_absurd_setting_ends_in_a_sentence(tmp_path, number):
+def test_an_absurd_setting_ends_in_a_message(tmp_path, number):
     outcome = attack(tmp_path, *ABSURD[number])
     assert harmless(outcome), outcome
     assert outcome.code == 2
@@ -214,15 +215,15 @@ def test_an_absurd_setting_ends_in_a_sentence(tmp_path, number):
         ("data.options.distractors=1000000", 1000),
     ],
 )  # fmt: skip
-def test_the_limit_is_said_beside_what_was_found(tmp_path, setting, limit):
+def test_the_message_states_the_limit_and_the_value(tmp_path, setting, limit):
     outcome = attack(tmp_path, "train", "--set", setting, "--out", "new")
     assert outcome.code == 2
     assert setting.partition("=")[0].rpartition(".")[2] in outcome.printed
     assert str(limit) in outcome.printed
 
 
-def test_a_full_disk_is_a_sentence(copy):
-    """As on a full disk, no file may grow beyond a few bytes."""
+def test_a_full_disk_ends_in_a_message(copy):
+    """A limit on file size stands in for a full disk."""
     shutil.rmtree(copy / "s/none/seed0")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     for words in (("report", "s"), ("train", "none0.toml", "--device", "cpu", "--out", "s/none/seed0")):
@@ -241,7 +242,7 @@ def test_a_full_disk_is_a_sentence(copy):
         }
 
 
-def test_a_lost_working_directory_is_a_sentence(tmp_path, monkeypatch, capsys):
+def test_a_lost_working_directory_ends_in_a_message(tmp_path, monkeypatch, capsys):
     from saccade.cli import main
 
     monkeypatch.chdir(tmp_path)
@@ -261,14 +262,14 @@ def test_a_bug_still_shows_its_traceback(monkeypatch, tmp_path):
     assert "ZeroDivisionError" in attack(tmp_path, "report", "s").trace
 
 
-def test_what_is_counted_is_seen(copy):
-    """The counts are 0 because nothing happens, not because nobody looks."""
+def test_side_effects_are_counted(copy):
+    """Counts of 0 mean that nothing happened, since events are counted."""
     (copy / "s/table.md").write_text("<script>\x1b")
     (copy / "s/report.html").write_text("<html>")
     counts = attack(copy, "list").counts
     assert (counts["tags"], counts["control characters"], counts["half-written files"]) == (1, 1, 1)
 
 
-def test_commands_and_calls_are_seen(tmp_path, monkeypatch):
+def test_commands_and_calls_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(Study, "open", lambda folder: os.system("true"))
     assert attack(tmp_path, "report", "s").counts["commands run"] > 0

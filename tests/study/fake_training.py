@@ -87,7 +87,7 @@ def killed_once(recipe, folder, *, device, notify):
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    return series.train(recipe, folder, device=device, notify=tell)
+    return series.train_run(recipe, folder, device=device, notify=tell)
 
 
 def _count(folder):

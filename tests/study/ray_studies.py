@@ -75,7 +75,7 @@ def own_host():
 def main(short):
     import ray
 
-    from saccade.study.engine import cluster, joining
+    from saccade.study.engine import cluster, ray_connection
 
     os.chdir(HOME)
     sys.path.append(str(HOME))
@@ -105,7 +105,7 @@ def main(short):
     written, Path.write_text = Path.write_text, lambda *_, **__: 0  # as if on the disk of this node alone
     told["not shared"] = fake("not shared")
     Path.write_text = written
-    joining.reach(ray.get_runtime_context().gcs_address)  # a cluster is known as one
+    ray_connection.check_cluster(ray.get_runtime_context().gcs_address)  # a cluster is known as one
     told["still connected"] = ray.is_initialized()
     ray.shutdown()
     (HOME / "told.json").write_text(json.dumps(told))

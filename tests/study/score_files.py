@@ -1,4 +1,4 @@
-"""Files of scores as other trainers write them."""
+"""Writers of score files in the formats of other trainers."""
 
 import csv
 
@@ -8,7 +8,7 @@ ARMS = ("none", "se", "das")
 
 
 def table(seed=0, arms=ARMS, seeds=3, base=0.75, gains=(0, 0.02, 0.0), noise=0.003):
-    """arm -> scores, one a seed."""
+    """Return scores by arm, one per seed."""
     rng = np.random.default_rng(seed)
     own = rng.normal(0, 0.01, seeds)
     return {
@@ -18,7 +18,7 @@ def table(seed=0, arms=ARMS, seeds=3, base=0.75, gains=(0, 0.02, 0.0), noise=0.0
 
 
 def write_long(path, scores, delimiter=",", comma=False, head=("arm", "seed", "score"), encoding="utf-8"):
-    """A row a run."""
+    """Write one row per run."""
     with path.open("w", newline="", encoding=encoding) as file:
         writer = csv.writer(file, delimiter=delimiter)
         writer.writerow(head)
@@ -28,13 +28,30 @@ def write_long(path, scores, delimiter=",", comma=False, head=("arm", "seed", "s
     return path
 
 
+def write_rows(path, rows, head="arm,seed,image,score"):
+    """Write ``rows`` under the column names ``head``."""
+    path.write_text("\n".join([head, *(",".join(map(str, row)) for row in rows)]) + "\n")
+    return path
+
+
+def write_images(folder, groups=None, seeds=2, count=12, name="s.csv"):
+    """Write right (1) and wrong (0) answers per image, those of se depending on the image; return path and rows."""
+    rng = np.random.default_rng(3)
+    rows = [
+        [arm, seed, f"i{n}", int(rng.random() < (0.1 + 0.4 * (n % 3) if arm == "se" else 0.5))]
+        + ([groups[n]] if groups else [])
+        for arm in ARMS for seed in range(seeds) for n in range(count)
+    ]  # fmt: skip
+    return write_rows(folder / name, rows, "arm,seed,image,score" + (",group" if groups else "")), rows
+
+
 def ultralytics(path, scores, padded=False, end="(B)", task="detect"):
-    """``results.csv`` with one mAP50-95 an epoch, as ``BaseTrainer.save_metrics`` writes it.
+    """``results.csv`` with one mAP50-95 per epoch, as ``BaseTrainer.save_metrics`` writes it.
 
     Args:
-        padded: names 23 wide, as until 2024.
-        end: of the metrics; "(M)" has them of boxes too.
-        task: "classify" has top-1 and top-5 instead.
+        padded: pads names to 23 characters, as until 2024.
+        end: suffix of the metrics; with "(M)" the metrics of boxes are written too.
+        task: "classify" writes top-1 and top-5 instead.
     """
     if task == "classify":
         keys = ["train/loss", "metrics/accuracy_top1", "metrics/accuracy_top5", "val/loss", "lr/pg0"]

@@ -1,4 +1,4 @@
-"""The arms of a study: as the command line names them, and what their recipes are."""
+"""Arms of a study: their texts on the command line and their recipes."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ def arm(name, mechanism, control=None, where=None):
     return Arm(name, {key: value for key, value in settings.items() if value is not None})
 
 
-def test_the_plain_network_comes_first_wherever_it_was_asked_for():
+def test_the_baseline_comes_first():
     for asked in (["se", "das"], ["none", "se", "das"], ["se", "none", "das"]):
         assert [arm.name for arm in arms(asked)] == ["none", "se", "das"]
 
@@ -35,7 +35,7 @@ def test_a_control_for_each_mechanism_or_for_one():
     assert [arm.name for arm in named] == ["noise for se:rd_ratio=0.5", "shuffled for se:rd_ratio=0.5"]
 
 
-def test_a_class_that_states_nothing_may_have_a_gate_to_lend():
+def test_a_class_without_a_spec_may_have_a_control():
     name = "saccade.surgery.controls.shuffled:Shuffled"
     assert arms([name], [f"shuffled:{name}"])[2] == arm(f"shuffled for {name}", name, "shuffled")
 
@@ -60,7 +60,7 @@ def test_slugs_are_single_folder_names(name, slug):
     assert re.fullmatch(r"[A-Za-z0-9._=-]+", slug)
 
 
-def test_an_arm_names_a_position_of_its_own(tmp_path):
+def test_an_arm_may_have_its_own_position(tmp_path):
     asked = ["das", "das:where=block", "das:where=stage[:-1]:alpha=0.1"]
     found = arms(asked, ["extra:das:where=block", "shuffled"])
     assert [arm.name for arm in found[1:5]] == [*asked, "extra for das:where=block"]
@@ -92,13 +92,13 @@ def test_an_arm_names_one_position(text, found):
         arms([text])
 
 
-def test_blanks_around_a_position_are_none_of_it():
+def test_spaces_around_a_position_are_ignored():
     assert arms(["das: where = block :alpha=0.1"])[1] == arm(
         "das: where = block :alpha=0.1", "das:alpha=0.1", None, "block"
     )
 
 
-def test_arms_that_would_share_a_folder_are_refused():
+def test_arms_with_the_same_folder_are_refused():
     with pytest.raises(UserError, match="'se:rd_divisor=8' and 'se rd_divisor=8' would share"):
         Study(Recipe(), (Arm("none"), Arm("se:rd_divisor=8"), Arm("se rd_divisor=8")), (0,), Path("s"))
 
@@ -115,7 +115,7 @@ def test_arms_that_would_share_a_folder_are_refused():
         (["se"], ["noize"], "no control 'noize'. Did you mean 'noise'? Known: extra, noise, shuffled."),
         (["se"], ["shufled:se"], "Did you mean 'shuffled'"),
         (["sa"], ["shuffled"], "the control 'shuffled' cannot be made for 'sa', a transform: only the gate or"),
-        (["se", "sa:groups=4"], ["noise", "shuffled"], "name the mechanisms it is meant for, as in shuffled:se"),
+        (["se", "sa:groups=4"], ["noise", "shuffled"], "name the mechanisms that need the control, as in shuffled:se"),
         (["se"], ["extr"], "Did you mean 'extra'"),
         (["se", "cbam"], ["extra:cbma"], "Did you mean 'cbam'"),
         (["se:where=stage"], ["extra:se"], "needs 'se' among the mechanisms compared, se:where=stage."),
@@ -160,7 +160,7 @@ def test_wrong_arms(attention, controls, message):
          {"model.options": {"layers": [1, 2]}, "model.checkpoint": "/a.safetensors"}),
     ],
 )  # fmt: skip
-def test_an_arm_is_any_difference_of_recipe(text, settings):
+def test_an_arm_may_change_any_setting(text, settings):
     none, found = arms([], [], [text])
     assert none == Arm("none")
     assert (found.name, found.settings) == (text.partition(":")[0].strip(), settings)
@@ -181,26 +181,26 @@ def test_an_arm_is_any_difference_of_recipe(text, settings):
         ("a: atention=se", "Did you mean 'attention'?"),
         ("a: attention=cbma", "--arm a: no mechanism is called 'cbma'. Did you mean 'cbam'"),
         ("a: training.lr=fast", "--arm a: training.lr = 'fast': input should be a valid number"),
-        ("a: data.source=photos", "--arm a: data.source is one for all arms of a study; set it with --set"),
-        ("a: data.test_images=40", "data.test_images is one for all arms"),
-        ("a: training.seed=3", "--arm a: training.seed is one for all arms of a study; set it with --seeds"),
-        ("a: task.name=segment", "task.name is one for all arms"),
-        ("a: task.metric=top-5", "task.metric is one for all arms"),
+        ("a: data.source=photos", "--arm a: data.source must be the same for all arms of a study; set it with --set"),
+        ("a: data.test_images=40", "data.test_images must be the same for all arms"),
+        ("a: training.seed=3", "--arm a: training.seed must be the same for all arms of a study; set it with --seeds"),
+        ("a: task.name=segment", "task.name must be the same for all arms"),
+        ("a: task.metric=top-5", "task.metric must be the same for all arms"),
         ("a: training.lr=1 training.lr=2", "--arm a: training.lr is given twice"),
         ("a: attention=se attention.mechanism=das", "--arm a: attention.mechanism is given twice"),
         ("a: attention=das:where=block where=stage", "--arm a: attention.where is given twice"),
         ("a: control=noise", "attention.mechanism is 'none', name one"),
-        ("a: data.size=None", "--arm a: data.size is None, which TOML has no word for"),
+        ("a: data.size=None", "--arm a: data.size is None, which a recipe file cannot hold; give a value"),
         ("none: attention=se", "is the name of the plain network"),
         ("das: attention=se", "the arm 'das' is given twice"),
     ],
 )
-def test_wrong_differences(text, message):
+def test_wrong_settings(text, message):
     with pytest.raises(UserError, match=re.escape(message)):
         arms(["das"], [], [text])
 
 
-def test_they_follow_the_mechanisms_and_go_before_the_controls():
+def test_other_arms_are_ordered_between_mechanisms_and_controls():
     found = arms(["se", "das"], ["noise:se"], ["a: model=resnet18", "b: attention=eca"])
     assert [each.name for each in found] == ["none", "se", "das", "a", "b", "noise for se"]
     assert [each.mechanism for each in found] == ["none", "se", "das", "none", "eca", "se"]
@@ -209,11 +209,11 @@ def test_they_follow_the_mechanisms_and_go_before_the_controls():
     assert own[0].settings == {"attention.mechanism": "eca", "training.lr": 0.1, "attention.control": "noise"}
     with pytest.raises(UserError, match="the control 'noise:c' needs 'c' among the mechanisms compared, se, b"):
         arms(["se"], ["noise:c"], ["b: attention=eca"])
-    with pytest.raises(UserError, match="of which there are none"):
+    with pytest.raises(UserError, match="and there is none"):
         arms([], ["noise"], ["a: model=resnet18"])
 
 
-def test_arms_of_one_recipe_are_refused():
+def test_arms_with_the_same_recipe_are_refused():
     def study(*names, others=()):
         return Study(Recipe(), arms(names, [], others), (0,), Path("s"))
 
@@ -222,17 +222,17 @@ def test_arms_of_one_recipe_are_refused():
         (["se"], ["x: attention=squeeze_excite"]),
         (["se"], ["x: training.epochs=10"]),
     ):
-        with pytest.raises(UserError, match="are of one recipe; name it once"):
+        with pytest.raises(UserError, match="have the same recipe; remove one of them"):
             study(*names, others=others)
     assert len(study("se", others=["x: training.epochs=11"]).arms) == 3
 
 
-def test_a_name_of_the_study_itself_is_no_arm():
+def test_a_reserved_file_name_is_refused():
     with pytest.raises(UserError, match="the name of a file of the study"):
         Study(Recipe(), arms([], [], ["study.toml: training.epochs=3"]), (0,), Path("s"))
 
 
-def test_options_of_a_model_go_with_it():
+def test_another_model_drops_the_options():
     base = Recipe().with_overrides({"model.options": {"width": 32}})
     same, other = arms([], [], ["a: model=resnet10_small training.lr=1", "b: model=resnet18 model.options.in_chans=3"])[
         1:
@@ -241,7 +241,7 @@ def test_options_of_a_model_go_with_it():
     assert other.recipe(base, 0).model.options == {"in_chans": 3}
 
 
-def test_which_arms_share_the_host():
+def test_arms_that_share_the_host():
     others = ["a: model=resnet18", "b: model.options.width=8", "c: data.size=24", "d: attention=se training.lr=0.1",
               "e: model=resnet10_small", "f: pretrained=true", "g: data.augment=('flip',)"]  # fmt: skip
     found = {each.name: each.shares_host(Recipe()) for each in arms(["se"], ["noise"], others)}

@@ -1,4 +1,4 @@
-"""What the arms of a study cost: measured together, once, and read back typed."""
+"""Cost of the arms of a study."""
 
 import json
 from functools import partial
@@ -19,7 +19,7 @@ DONE = {"task": "classify", "metric": "top-1", "scores": {"top-1": 50.0}, "epoch
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """A study of saved networks: none and se on 16 pixels, and one arm on 24."""
+    """Study of saved networks: none and se with 16 pixels, and one arm with 24."""
     monkeypatch.setattr(cost, "measure_all", partial(cost.measure_all, runs=3))
     plan = Study(Recipe(), arms(["se"], [], ["large: data.size=24"]), (0,), tmp_path / "s")
     plan.write()
@@ -51,7 +51,7 @@ def test_every_arm_is_measured_at_its_own_size(study):
         assert each.batched.median > 0
 
 
-def test_they_are_measured_once(study):
+def test_costs_are_measured_once(study):
     path = study.folder / "costs.json"
     measure_costs(study.folder)
     before = path.read_bytes()
@@ -62,7 +62,7 @@ def test_they_are_measured_once(study):
     assert list(read_costs(study.folder)) == ["none", "se", "large"]
 
 
-def test_arms_of_one_size_that_are_saved_for_two_are_damaged(study):
+def test_saved_networks_with_the_wrong_input_size_are_damaged(study):
     _save(study.runs()[1], 20)
     with pytest.raises(UserError, match=r"se/seed0/config.json is damaged: input is \[1, 20, 20\], the other arms"):
         measure_costs(study.folder)
@@ -76,7 +76,7 @@ def test_nothing_is_written_before_a_run_is_done(study):
     assert not (study.folder / "costs.json").exists()
 
 
-def test_they_are_read_as_earlier_versions_wrote_them(tmp_path):
+def test_files_of_earlier_versions_are_read(tmp_path):
     time = {"median": 2.0, "low": 1.5, "high": 3.0, "runs": 50}
     facts = {"trainable": 7, "latency_ms": time, "batch": 1, "threads": 2, "device": "cpu", "parameters": 9, "macs": 11}
     (tmp_path / "costs.json").write_text(json.dumps({"none": facts | {"batched": {"batch": 16, "latency_ms": time}}}))

@@ -1,4 +1,4 @@
-"""The sentences of the findings."""
+"""Sentences of the findings."""
 
 import json
 from dataclasses import replace
@@ -16,11 +16,11 @@ class TestSentence:
         a, b = analyse(BY_HAND).differences
         assert a.sentence() == (
             "a: not decided. +2.0 points (95 % interval +0.4 to +3.6, 3 seeds); zero is outside, but not after "
-            "correction for 2 comparisons; this study could have seen differences of 2.6 points; "
+            "correction for 2 comparisons; this study could have detected differences of 2.6 points; "
             "about 5 seeds would decide."
         )
         assert b.sentence() == (
-            "b: not decided. +0.0 points (95 % interval -1.6 to +1.6, 3 seeds); this study could have seen "
+            "b: not decided. +0.0 points (95 % interval -1.6 to +1.6, 3 seeds); this study could have detected "
             "differences of 2.6 points; about 12 seeds would decide."
         )
 
@@ -39,14 +39,14 @@ class TestSentence:
         )
         assert self.sentence(difference=0.4, low=-0.7, high=1.5, detectable=1.6, seeds_needed=9) == (
             "b: not decided. +0.4 points (95 % interval -0.7 to +1.5, 3 seeds); "
-            "this study could have seen differences of 1.6 points; about 9 seeds would decide."
+            "this study could have detected differences of 1.6 points; about 9 seeds would decide."
         )
         assert self.sentence(seeds_needed=None).endswith("more than 100 seeds would be needed to decide.")
         assert self.sentence(seeds_needed=None, images_needed=True).endswith(
             "no number of seeds would decide, more test images would."
         )
 
-    def test_its_parts_make_the_sentence(self):
+    def test_the_parts_make_the_sentence(self):
         for changes in ({}, {"verdict": "equal", "low": -0.6, "high": 0.8}, {"low": None}, {"difference": None}):
             row = replace(rows(analyse(BY_HAND))["b"], **changes)
             head, figure, rest = row.parts()
@@ -67,7 +67,7 @@ class TestSentence:
         assert "-0.96 to +0.97" in self.sentence(verdict="equal", difference=0.005, low=-0.96, high=0.97)
         assert "-0.0 " not in self.sentence(difference=-0.001)
 
-    def test_the_line_of_the_fit(self):
+    def test_diagnostics(self):
         line = analyse(BY_HAND).diagnostics()
         assert line.startswith("Residual SD 0.71 points with 4 degrees of freedom; SD between seeds 1.08; ")
         assert "largest standardised residual 1.4 (" in line

@@ -1,4 +1,4 @@
-"""What is said of a study before it is run; the timing itself is tested with the command."""
+"""Forecast of a study; the timing itself is tested with the command."""
 
 import itertools
 import json
@@ -31,7 +31,7 @@ FACTS = {
 }  # fmt: skip
 
 
-def test_one_known_spread():
+def test_one_known_residual_sd():
     assert forecast.Forecast(**FACTS).text().splitlines() == [
         "data    a set of images",
         "time    about 4.3 minutes for 10 runs (2 are finished), 2 at a time; one training step in ms: none 31, se 40",
@@ -42,7 +42,7 @@ def test_one_known_spread():
     json.dumps(forecast.Forecast(**FACTS).to_json(), allow_nan=False)
 
 
-def test_an_unknown_spread_and_more_seeds_than_anyone_has():
+def test_unknown_residual_sd_and_too_many_seeds():
     facts = FACTS | {"detectable": ((0.3, 0.7), (1.0, 2.4)), "seeds_for_margin": None, "minutes": 3000}
     said = forecast.Forecast(**facts).text()
     assert "about 50 hours" in said
@@ -62,17 +62,17 @@ def test_too_few_test_images_are_named():
     assert "400 test images leave the larger part of the error at SD 0.3: 0.05" in forecast.Forecast(**facts).text()
 
 
-def test_what_test_images_are_reckoned_to_leave(tmp_path):
+def test_assumed_error_from_the_test_images(tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.png").touch()
 
     def known(images, **data):
         recipe = Recipe().with_overrides({f"data.{key}": value for key, value in data.items()})
-        return forecast._known(Study(recipe, arms(["se"]), (0, 1), tmp_path / "s"), TOP1, images)
+        return forecast._assumed_errors(Study(recipe, arms(["se"]), (0, 1), tmp_path / "s"), TOP1, images)
 
-    assert known(2000).lasting == pytest.approx(1e4 * 0.005 / 2000)
-    assert known(2000).lasting_from == "assumed: two arms answer 0.5 % differently"
+    assert known(2000).image_variance == pytest.approx(1e4 * 0.005 / 2000)
+    assert known(2000).image_variance_from == "assumed: two arms answer 0.5 % differently"
     assert known(2000).sigmas == (DIGITS,)
     assert known(2000).sigma_from == "measured on the digits"
     # 15 % answered differently by two runs: an SD of 100 √(0.075 / 500) of one run's score
@@ -82,32 +82,32 @@ def test_what_test_images_are_reckoned_to_leave(tmp_path):
     assert known(2000, source=str(tmp_path)).sigma_from.endswith(
         "known after a first study; the smallest is assumed, as two runs answer 15 % of 2000 test images differently"
     )
-    assert known(100_000, source=str(tmp_path)).sigmas == forecast.ASSUMED
+    assert known(100_000, source=str(tmp_path)).sigmas == forecast.ASSUMED_SDS
 
 
-def test_what_is_known_of_another_metric(tmp_path):
+def test_assumed_errors_of_another_metric(tmp_path):
     def known(metric):
-        return forecast._known(Study(Recipe(), arms(["se"]), (0, 1), tmp_path / "s"), metric, 100_000)
+        return forecast._assumed_errors(Study(Recipe(), arms(["se"]), (0, 1), tmp_path / "s"), metric, 100_000)
 
-    assert known(TOP5).sigmas == forecast.ASSUMED, "the digits' SD is that of top-1"
+    assert known(TOP5).sigmas == forecast.ASSUMED_SDS, "the digits' SD is that of top-1"
     share = Metric(name="AUC", unit="", margin=0.01, low=0.0, high=1.0, score=len)
-    assert known(share).sigmas == pytest.approx([sd / 100 for sd in forecast.ASSUMED])
-    assert known(share).lasting == pytest.approx(0.005 / 100_000)
-    assert (known(NLL).sigmas, known(NLL).lasting) == ((), 0.0), "without bound nothing is assumed"
+    assert known(share).sigmas == pytest.approx([sd / 100 for sd in forecast.ASSUMED_SDS])
+    assert known(share).image_variance == pytest.approx(0.005 / 100_000)
+    assert (known(NLL).sigmas, known(NLL).image_variance) == ((), 0.0), "without bound nothing is assumed"
 
 
-def test_a_metric_of_which_nothing_is_known(tmp_path):
+def test_an_unbounded_metric(tmp_path):
     facts = FACTS | {"metric": "NLL", "unit": "nats", "detectable": ()}
     assert forecast.Forecast(**facts).text().splitlines()[3:] == [
         "sees    unknown: how far runs differ in NLL is known after a first study"
     ]
 
 
-def test_one_seed_sees_nothing():
-    assert "one seed cannot tell" in forecast.Forecast(**FACTS | {"detectable": ((0.5, None),)}).text()
+def test_one_seed_detects_nothing():
+    assert "one seed or a handful" in forecast.Forecast(**FACTS | {"detectable": ((0.5, None),)}).text()
 
 
-def test_the_spread_is_measured_assumed_or_known_from_the_folder(tmp_path, monkeypatch):
+def test_the_residual_sd_is_measured_or_assumed(tmp_path, monkeypatch):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.png").touch()
@@ -118,10 +118,10 @@ def test_the_spread_is_measured_assumed_or_known_from_the_folder(tmp_path, monke
         )
 
     def known(plan):
-        return forecast._known(plan, TOP1, 20_000)
+        return forecast._assumed_errors(plan, TOP1, 20_000)
 
     assert known(study()).sigmas == (DIGITS,)
-    assert known(study(source=str(tmp_path))).sigmas == forecast.ASSUMED
+    assert known(study(source=str(tmp_path))).sigmas == forecast.ASSUMED_SDS
     study().write()
     assert known(study()).sigmas == (DIGITS,), "a study without runs knows nothing"
     rows = [SimpleNamespace(se_images=se) for se in (0.3, None, 0.4, 0.0)]
@@ -129,15 +129,15 @@ def test_the_spread_is_measured_assumed_or_known_from_the_folder(tmp_path, monke
     monkeypatch.setattr(forecast, "collect", lambda folder: SimpleNamespace(analysis=analysis))
     found = known(study())
     assert (found.sigmas, found.sigma_from) == ((0.77,), "the runs finished in this folder")
-    assert (found.lasting, found.lasting_from) == (pytest.approx(0.25 / 3), "measured in this folder")
+    assert (found.image_variance, found.image_variance_from) == (pytest.approx(0.25 / 3), "measured in this folder")
     analysis.differences = rows[3:]
-    assert (known(study()).lasting, known(study()).lasting_from) == (0.0, "measured in this folder")
+    assert (known(study()).image_variance, known(study()).image_variance_from) == (0.0, "measured in this folder")
     analysis.images = None
-    assert known(study()).lasting_from.startswith("assumed")
+    assert known(study()).image_variance_from.startswith("assumed")
 
 
-def test_it_counts_what_is_left(tmp_path, monkeypatch):
-    """4 arms, 3 of their 12 runs done; 10 ms a training step, 1 ms a test step."""
+def test_unfinished_runs_are_counted(tmp_path, monkeypatch):
+    """4 arms, 3 of their 12 runs done; 10 ms per training step, 1 ms per test step."""
     images = {"data.train_images": 100, "data.test_images": 50}
     recipe = Recipe().with_overrides({**images, "training.batch_size": 30, "training.epochs": 4})
     others = ["long: training.epochs=8 data.train_images=20"]
@@ -150,8 +150,8 @@ def test_it_counts_what_is_left(tmp_path, monkeypatch):
             '"parameters": 1, "diverged": null}'
         )
     times = itertools.cycle((10.0, 1.0))  # a training step, a test step
-    monkeypatch.setattr(forecast, "_whole", lambda steps, batch, *_: (next(times), batch))
-    found = forecast.forecast(plan, 2, "cpu")
+    monkeypatch.setattr(forecast, "_full_batch_ms", lambda steps, batch, *_: (next(times), batch))
+    found = forecast.forecast_study(plan, 2, "cpu")
     assert (found.runs, found.finished, found.slots) == (9, 3, 2)
     # 100 images are 4 batches of 30 (the last one short), 50 are 2; the test is also done before training.
     short, long = 4 * 4 * 10 + 5 * 2 * 1, 8 * 1 * 10 + 9 * 2 * 1
@@ -166,11 +166,11 @@ def test_it_counts_what_is_left(tmp_path, monkeypatch):
     assert found.seeds_for_margin is None
 
 
-def test_with_enough_images_the_seeds_decide(tmp_path, monkeypatch):
+def test_many_images_leave_the_error_of_the_seeds(tmp_path, monkeypatch):
     images = {"data.train_images": 20, "data.test_images": 10_000, "data.size": 16}
     plan = Study(Recipe().with_overrides(images), arms(["se", "das"], ["extra:das"]), (0, 1, 2), tmp_path / "s")
-    monkeypatch.setattr(forecast, "_whole", lambda steps, batch, *_: (1.0, batch))
-    found = forecast.forecast(plan, 2, "cpu")
+    monkeypatch.setattr(forecast, "_full_batch_ms", lambda steps, batch, *_: (1.0, batch))
+    found = forecast.forecast_study(plan, 2, "cpu")
     images = ImageError(1e4 * 0.005 / 10_000, 9999, image_floor(10_000, 100.0))
     sees = [planned_detectable(DIGITS, n, 4, 2, images=images) for n in range(2, 30)]
     assert found.detectable == ((DIGITS, sees[1]),)
@@ -180,7 +180,7 @@ def test_with_enough_images_the_seeds_decide(tmp_path, monkeypatch):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """``clock(ms)``: steps that take so long for each image and nothing else; what was asked of them."""
+    """``clock(ms)`` returns makers of steps that take ``ms`` per image, and the requests made of them."""
     now, asked = [0.0], []
     monkeypatch.setattr(forecast.time, "perf_counter", lambda: now[0])
 
@@ -213,26 +213,26 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 )
 def test_long_steps_are_timed_with_few_images_and_scaled(clock, batch, device, wanted, asked):
     makers, done = clock
-    assert forecast._whole(makers(10.0), batch, device, 1) == (pytest.approx(wanted[0]), wanted[1])
+    assert forecast._full_batch_ms(makers(10.0), batch, device, 1) == (pytest.approx(wanted[0]), wanted[1])
     assert [images for _, images in done] == asked
 
 
-def test_long_steps_are_timed_beside_those_of_the_other_runs(clock):
+def test_long_steps_are_timed_concurrently(clock):
     makers, done = clock
-    forecast._whole(makers(10.0, 3), 31, CPU, 1)
+    forecast._full_batch_ms(makers(10.0, 3), 31, CPU, 1)
     assert {run for run, _ in done} == {0, 1, 2}
     done.clear()
-    forecast._whole(makers(10.0, 3), 30, CPU, 1)
+    forecast._full_batch_ms(makers(10.0, 3), 30, CPU, 1)
     assert {run for run, _ in done} == {0}, "the others would fight for Python's lock"
 
 
-def test_that_times_were_scaled_is_said():
+def test_scaled_times_are_reported():
     said = forecast.Forecast(**FACTS, timed_images=8).text()
     assert "one training step in ms (scaled from 8 images): none 31, se 40" in said
     assert "scaled" not in forecast.Forecast(**FACTS).text()
 
 
-def test_what_is_left_open_is_decided_for_the_plan_and_said(tmp_path, monkeypatch):
+def test_open_settings_are_decided_and_reported(tmp_path, monkeypatch):
     decided = {
         "settings": {"training.memory_format": "channels_last"},
         "step_ms": {"contiguous": 31.4, "x": 9.0},
@@ -245,10 +245,10 @@ def test_what_is_left_open_is_decided_for_the_plan_and_said(tmp_path, monkeypatc
         timed.append(makers[0].args[1].recipe)
         return 1.0, batch
 
-    monkeypatch.setattr(forecast, "_whole", whole)
+    monkeypatch.setattr(forecast, "_full_batch_ms", whole)
     images = {"data.train_images": 20, "data.test_images": 10, "data.size": 16}
     recipe = Recipe().with_overrides({**images, "training.memory_format": "auto"})
-    found = forecast.forecast(Study(recipe, arms(["se"]), (0,), tmp_path / "s"), 1, "cpu")
+    found = forecast.forecast_study(Study(recipe, arms(["se"]), (0,), tmp_path / "s"), 1, "cpu")
     assert found.decided == decided
     assert {each.training.memory_format for each in timed} == {"channels_last"}
     line = "with    training.memory_format = channels_last (ms for a step of 8 images: contiguous 31, x 9)"

@@ -1,4 +1,4 @@
-"""The images of a study: read once by a process, and read again when they have changed."""
+"""Data sets of a study: read once per process, and again when they have changed."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def _draw(rng, path):
 
 @pytest.fixture
 def read(monkeypatch):
-    """The files that were read, in order."""
+    """Files that were read, in order."""
     monkeypatch.setattr(images, "_last", None)
     paths, read_image = [], opening.read_image
     monkeypatch.setattr(opening, "read_image", lambda path, *how: paths.append(path.name) or read_image(path, *how))
@@ -48,33 +48,35 @@ def _recipe(folder, **more):
 
 def test_a_second_run_reads_no_image_again(folder, read, tmp_path):
     told = []
-    first = series.train(_recipe(folder), tmp_path / "a", device="cpu", notify=told.append)
+    first = series.train_run(_recipe(folder), tmp_path / "a", device="cpu", notify=told.append)
     assert len(read) >= 12
     read.clear()
     other = _recipe(folder, **{"attention.mechanism": "eca", "training.seed": 1})
-    second = series.train(other, tmp_path / "b", device="cpu", notify=told.append)
+    second = series.train_run(other, tmp_path / "b", device="cpu", notify=told.append)
     assert read == []
     assert second["fingerprint"] == first["fingerprint"]
     assert sum(isinstance(event, TrainingBegan) for event in told) == 2
 
 
 @pytest.mark.parametrize(("skip_bad", "gone"), [(True, {"train": {"cat": 1}}), (False, {})])
-def test_a_run_keeps_what_was_left_out(folder, read, tmp_path, skip_bad, gone):
+def test_a_run_records_images_left_out(folder, read, tmp_path, skip_bad, gone):
     if skip_bad:
         (folder / "train/cat/0.bmp").write_bytes(b"BM")
-    series.train(_recipe(folder, **{"data.skip_bad": skip_bad}), tmp_path / "a", device="cpu", notify=lambda event: 0)
+    series.train_run(
+        _recipe(folder, **{"data.skip_bad": skip_bad}), tmp_path / "a", device="cpu", notify=lambda event: 0
+    )
     assert json.loads((tmp_path / "a/done.json").read_text())["left_out"] == gone
 
 
 @pytest.mark.parametrize("leaks", [True, False])
-def test_images_that_are_trained_and_tested_on_are_said_before_training_and_kept(folder, read, tmp_path, leaks):
-    from saccade.study.worker import check
+def test_images_in_both_splits_are_reported(folder, read, tmp_path, leaks):
+    from saccade.study.worker import check_study
 
     if leaks:
         shutil.copy(folder / "train/cat/0.bmp", folder / "test/cat/x.bmp")
     checked, told = [], []
-    check([_recipe(folder).model_dump(mode="json")], None, "cpu", checked.append)
-    series.train(_recipe(folder), tmp_path / "a", device="cpu", notify=told.append)
+    check_study([_recipe(folder).model_dump(mode="json")], None, "cpu", checked.append)
+    series.train_run(_recipe(folder), tmp_path / "a", device="cpu", notify=told.append)
     (data,) = (event for event in checked if isinstance(event, DataOpened))
     kinds = [type(event) for event in told if isinstance(event, Caution | TrainingBegan | EpochEnded)]
     assert kinds == [Caution] * leaks + [TrainingBegan, EpochEnded, EpochEnded]
@@ -85,13 +87,13 @@ def test_images_that_are_trained_and_tested_on_are_said_before_training_and_kept
     ] * leaks
 
 
-def test_the_check_of_a_study_and_its_first_run_share_what_was_read(folder, read, tmp_path):
-    from saccade.study.worker import check
+def test_the_check_and_the_first_run_read_images_once(folder, read, tmp_path):
+    from saccade.study.worker import check_study
 
-    check([_recipe(folder).model_dump(mode="json")], None, "cpu", lambda event: None)
+    check_study([_recipe(folder).model_dump(mode="json")], None, "cpu", lambda event: None)
     assert len(read) >= 12
     read.clear()
-    series.train(_recipe(folder), tmp_path / "a", device="cpu", notify=lambda event: None)
+    series.train_run(_recipe(folder), tmp_path / "a", device="cpu", notify=lambda event: None)
     assert read == []
 
 
@@ -135,7 +137,7 @@ def test_changed_images_are_noticed(folder, read, change):
     assert after.fingerprint != before.fingerprint
 
 
-def test_another_description_is_another_set_and_one_is_kept(folder, read):
+def test_one_data_set_is_kept_per_process(folder, read):
     one, two = _recipe(folder).data, _recipe(folder, **{"data.train_images": 4}).data
     whole = images.open_once(one, "label")
     assert len(images.open_once(two, "label").train) == 4
@@ -146,7 +148,7 @@ def test_another_description_is_another_set_and_one_is_kept(folder, read):
     assert images.open_once(digits, "mask") is not labels
 
 
-def test_what_cannot_be_opened_is_not_kept(folder, read):
+def test_a_failed_data_set_is_not_kept(folder, read):
     spec = _recipe(folder).data
     images.open_once(spec, "label")
     (folder / "train/cat/0.bmp").write_bytes(b"BM")
@@ -160,9 +162,9 @@ def test_what_cannot_be_opened_is_not_kept(folder, read):
     assert images._last is None
 
 
-def test_the_check_decides_what_is_open_by_the_plain_host(folder, read, monkeypatch):
+def test_the_check_decides_open_settings_with_the_baseline(folder, read, monkeypatch):
     from saccade.events import SettingsDecided
-    from saccade.study.worker import check
+    from saccade.study.worker import check_study
     from saccade.training import fastest
 
     found = {"settings": {"training.precision": "bf16"}, "step_ms": {"32": 2.0, "bf16": 1.0}, "batch": 4}
@@ -174,20 +176,20 @@ def test_the_check_decides_what_is_open_by_the_plain_host(folder, read, monkeypa
 
     monkeypatch.setattr(fastest, "fastest", decide)
     recipes = [_recipe(folder, **{"attention.mechanism": name}) for name in ("none", "eca")]
-    said = check([recipe.model_dump(mode="json") for recipe in recipes], None, "cpu", told.append)
+    said = check_study([recipe.model_dump(mode="json") for recipe in recipes], None, "cpu", told.append)
     assert said == {"devices": ["cpu"], "decided": {}}
     assert asked == []
     recipes[1] = recipes[1].with_overrides({"training.precision": "auto"})
-    said = check([recipe.model_dump(mode="json") for recipe in recipes], None, "cpu", told.append)
+    said = check_study([recipe.model_dump(mode="json") for recipe in recipes], None, "cpu", told.append)
     assert said == {"devices": ["cpu"], "decided": found}
     assert asked == [(recipes[0], ["training.precision"])]
     assert [event.settings for event in told if isinstance(event, SettingsDecided)] == [found["settings"]]
 
 
-def test_a_run_is_the_same_to_the_last_bit_with_pictures_from_disk(folder, read, tmp_path, monkeypatch):
+def test_a_run_is_bitwise_equal_with_images_from_disk(folder, read, tmp_path, monkeypatch):
     def run(name, **more):
         monkeypatch.setattr(images, "_last", None)
-        series.train(_recipe(folder, **more), tmp_path / name, device="cpu", notify=lambda event: None)
+        series.train_run(_recipe(folder, **more), tmp_path / name, device="cpu", notify=lambda event: None)
         return [(tmp_path / name / file).read_bytes() for file in ("model.safetensors", "rows.safetensors")]
 
     plain = run("plain")

@@ -1,4 +1,4 @@
-"""The plan of a study: arms, seeds, folders, and the file that holds it."""
+"""Plan of a study: arms, seeds, folders and ``study.toml``."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def test_runs_are_blocks():
     assert [run.recipe.training.seed for run in runs] == [3] * 4 + [7] * 4
 
 
-def test_runs_differ_in_mechanism_and_seed_alone():
+def test_runs_differ_only_in_mechanism_and_seed():
     first, *others = study(training__epochs=3, data__size=31).runs()
     for run in others:
         changes = {"attention.mechanism": "none", "attention.control": None, "training.seed": 0}
@@ -69,7 +69,7 @@ def test_wrong_seeds(text, message):
         seeds(text)
 
 
-def test_an_empty_or_crooked_design_is_refused():
+def test_an_invalid_design_is_refused():
     with pytest.raises(UserError, match="at least one seed; found 0"):
         study(numbers=())
     with pytest.raises(UserError, match="the seed 0 is given twice"):
@@ -81,7 +81,7 @@ def test_an_empty_or_crooked_design_is_refused():
             study(margin=margin)
 
 
-def test_it_reads_back_what_it_wrote(tmp_path):
+def test_a_study_is_read_as_written(tmp_path):
     plan = study(
         tmp_path / "a/b", ["se:rd_ratio=0.25"], ["extra"], (4, 2), 0.75,
         ["a: data.augment=('flip','crop') model.options={'a': (1, 2)} training.lr=1"],
@@ -96,7 +96,7 @@ def test_it_reads_back_what_it_wrote(tmp_path):
     assert [p.name for p in (tmp_path / "a/b").iterdir()] == ["study.toml"]
 
 
-def test_a_study_without_a_margin_goes_on_with_the_one_it_has(tmp_path):
+def test_a_study_continues_with_its_stored_margin(tmp_path):
     plain = study(tmp_path / "s", margin=None)
     plain.write()
     assert "margin" not in (tmp_path / "s/study.toml").read_text()
@@ -138,7 +138,7 @@ def test_an_arm_of_the_same_name_that_differs_is_another_study(tmp_path):
         study(tmp_path, others=["a: attention=eca training.lr=0.2"]).claim()
 
 
-def test_what_a_killed_write_leaves_does_not_stand_in_the_way(tmp_path):
+def test_leftovers_of_a_killed_write_are_ignored(tmp_path):
     (tmp_path / ".study.toml.x1y2.part").write_text("margin = ")
     (tmp_path / ".lock").touch()
     assert not study(tmp_path).claim()
@@ -195,7 +195,7 @@ source = "digits"
 """
 
 
-def test_a_study_of_earlier_versions_is_todays(tmp_path):
+def test_a_study_of_earlier_versions_is_read(tmp_path):
     (tmp_path / "study.toml").write_text(OLD)
     found = Study.open(tmp_path)
     assert found.arms == arms(["das:where=block"], ["extra"])
@@ -205,19 +205,19 @@ def test_a_study_of_earlier_versions_is_todays(tmp_path):
         assert study(tmp_path, ["das:where=block"], ["extra"], margin=margin).claim()
 
 
-def test_settings_that_no_recipe_has_are_refused_with_the_arm(tmp_path):
+def test_unknown_settings_are_refused_naming_the_arm(tmp_path):
     with pytest.raises(UserError, match=r"the arm 'a': attention.control = 'shuffled'.*batch_size is 1"):
         study(tmp_path, others=["a: attention=se control=shuffled"], training__batch_size=1)
 
 
-def test_what_is_no_study(tmp_path):
-    with pytest.raises(UserError, match="is no folder"):
+def test_a_folder_without_a_study(tmp_path):
+    with pytest.raises(UserError, match="is not a folder"):
         Study.open(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="is no study"):
+    with pytest.raises(UserError, match="is not a study"):
         Study.open(tmp_path)
 
 
-def test_a_run_is_finished_only_with_a_whole_result_of_the_same_recipe(tmp_path):
+def test_a_run_is_finished_only_with_a_result_of_the_same_recipe(tmp_path):
     run = study(tmp_path).runs()[0]
     run.folder.mkdir(parents=True)
     assert run.finished is None
@@ -249,7 +249,7 @@ LAST = {"settings": {"training.memory_format": "channels_last"}, "step_ms": {"co
 AUTO = {"training__memory_format": "auto"}
 
 
-def test_what_is_left_open_is_decided_once_and_written(tmp_path):
+def test_open_settings_are_decided_once_and_written(tmp_path):
     asked = study(tmp_path / "s", **AUTO)
     assert asked.undecided() == ["training.memory_format"]
     found = asked.decide(LAST)
@@ -266,7 +266,7 @@ def test_what_is_left_open_is_decided_once_and_written(tmp_path):
         study(tmp_path / "s", training__epochs=9, **AUTO).claim()
 
 
-def test_a_study_of_an_earlier_version_was_contiguous_and_goes_on(tmp_path):
+def test_a_study_of_an_earlier_version_continues_contiguous(tmp_path):
     study(tmp_path / "s").write()
     path = tmp_path / "s/study.toml"
     path.write_text("".join(line for line in path.read_text().splitlines(True) if "memory_format" not in line))
@@ -274,8 +274,8 @@ def test_a_study_of_an_earlier_version_was_contiguous_and_goes_on(tmp_path):
     assert Study.open(tmp_path / "s").base.training.memory_format == "contiguous"
 
 
-def test_an_arm_can_leave_open_too(tmp_path):
-    """What the host of the study decides holds for it."""
+def test_an_arm_may_have_open_settings(tmp_path):
+    """Settings decided with the baseline are used for the arm."""
     asked = study(tmp_path / "s", others=["fast: training.precision=auto training.epochs=3"])
     assert asked.undecided() == ["training.precision"]
     found = asked.decide({"settings": {"training.precision": "bf16"}})
@@ -283,7 +283,7 @@ def test_an_arm_can_leave_open_too(tmp_path):
     found.write()
     assert asked.claim()
     alone = study(tmp_path / "t", others=["fast: training.precision=auto"])
-    with pytest.raises(UserError, match="'none' and 'fast' are of one recipe"):
+    with pytest.raises(UserError, match="'none' and 'fast' have the same recipe"):
         alone.decide({"settings": {"training.precision": "32"}})
 
 

@@ -1,4 +1,4 @@
-"""The error of the test images, both errors together, and the power of a study."""
+"""Error from the test images, its sum with that from the seeds, and the power of a study."""
 
 import math
 from dataclasses import replace
@@ -12,19 +12,19 @@ from saccade.study.blocks import moderated_df
 from saccade.study.precision import (
     ImageError,
     image_floor,
-    image_variances,
-    images_needed,
-    lasting_error,
+    more_images_needed,
     planned_detectable,
     satterthwaite,
     seeds_needed,
+    squared_image_error,
     standard_error,
     stated_detectable,
+    variance_components,
 )
 
 
 def difference(arm, none):
-    """Of right answers, in points."""
+    """Return the squared image error of right answers, in points."""
     return 100.0 * arm - 100.0 * none
 
 
@@ -36,53 +36,57 @@ class TestImages:
         arm = np.array([[1, 1, 1, 0], [1, 1, 1, 0]], dtype=bool)
         # d is 0, 0, 1, 0 and 0, 1, 1, -1: means over seeds 0, 1/2, 1, -1/2 with squares of deviations 1.25, over 3;
         # both seeds have the mean 1/4, so what is left are four halves, whose squares are 1, over 3 · 1.
-        between, within = image_variances(difference(arm, none))
+        between, within = variance_components(difference(arm, none))
         assert (between, within) == pytest.approx((1e4 * 1.25 / 3, 1e4 / 3))
-        assert lasting_error(between, within, 2, 4) == pytest.approx(1e4 * (1.25 / 3 - 1 / 6) / 4)
+        assert squared_image_error(between, within, 2, 4) == pytest.approx(1e4 * (1.25 / 3 - 1 / 6) / 4)
 
     def test_one_seed_is_mcnemar(self):
         rng = np.random.default_rng(13)
         none, arm = rng.random((2, 1, 500)) < 0.85
         gained, lost = (arm & ~none).sum(), (none & ~arm).sum()
         variance = (gained + lost - (gained - lost) ** 2 / 500) / 499
-        assert image_variances(difference(arm, none)) == pytest.approx((1e4 * variance, 0))
+        assert variance_components(difference(arm, none)) == pytest.approx((1e4 * variance, 0))
 
-    def test_what_a_run_does_to_all_images_is_not_of_the_images(self):
+    def test_a_shift_of_all_images_adds_no_image_error(self):
         none = np.ones((2, 30), dtype=bool)
         arm = none.copy()
         arm[1] = False
-        assert image_variances(difference(arm, none)) == (0, 0)
+        assert variance_components(difference(arm, none)) == (0, 0)
         arm[1, 0] = True  # the twin: one image that does not follow
-        assert min(image_variances(difference(arm, none))) > 0
+        assert min(variance_components(difference(arm, none))) > 0
 
     @pytest.mark.parametrize("apart", [True, False])
-    def test_the_lasting_error_is_right_on_average(self, apart):
-        """Each image has its own chance to be right, drawn evenly, for each arm; their difference has variance 1/6."""
+    def test_the_image_error_is_unbiased(self, apart):
+        """The probability to be right is uniform per image and arm; the difference of two has the variance 1/6."""
         rng = np.random.default_rng(31)
         found = []
         for _ in range(400):
             of_none = rng.random(200)
             of_arm = rng.random(200) if apart else of_none
-            between, within = image_variances(difference(rng.random((3, 200)) < of_arm, rng.random((3, 200)) < of_none))
+            between, within = variance_components(
+                difference(rng.random((3, 200)) < of_arm, rng.random((3, 200)) < of_none)
+            )
             found.append(between - within / 3)
         assert np.mean(found) == pytest.approx(1e4 / 6 if apart else 0, abs=1e4 * 0.006)  # four standard errors
 
-    def test_it_is_never_negative(self):
+    def test_the_image_error_is_never_negative(self):
         none = np.array([[1, 0, 1, 0], [0, 1, 0, 1]], dtype=bool)
-        between, within = image_variances(difference(~none, none))  # every image flips with the seed, none lastingly
+        between, within = variance_components(
+            difference(~none, none)
+        )  # every image flips with the seed, none lastingly
         assert between - within / 2 < 0
-        assert lasting_error(between, within, 2, 4) == 0
+        assert squared_image_error(between, within, 2, 4) == 0
 
-    def test_images_that_agree_leave_an_error(self):
+    def test_agreeing_images_still_have_an_error(self):
         # two pseudo images beside two: d = 0, 0, +1, -1, mean 0, variance 2/4 over 4 images
         assert image_floor(2, 100) == pytest.approx(1e4 * (2 / 4) / 4)
         right = np.ones((5, 1), dtype=bool)
-        assert image_variances(difference(right, right)) == (0, 0)
+        assert variance_components(difference(right, right)) == (0, 0)
         row = rows(analyse({"none": [100] * 5, "a": [100] * 5}, correct={"none": right, "a": right}))["a"]
         assert row.se == pytest.approx(math.sqrt(2e4) / 3)
 
     @pytest.mark.parametrize(("images", "verdict"), [(2, "not decided"), (100, "not decided"), (2000, "equal")])
-    def test_a_handful_of_images_makes_nothing_equal(self, images, verdict):
+    def test_few_images_never_give_equal(self, images, verdict):
         """se = 100 √2 / (n + 2) points, t with n - 1 degrees of freedom: ±449, ±2.75 and ±0.14 points."""
         right = np.ones((5, images), dtype=bool)
         row = rows(analyse({"none": [100] * 5, "a": [100] * 5}, correct={"none": right, "a": right}))["a"]
@@ -99,7 +103,7 @@ class TestImages:
         with_images, without = analyse(scores, correct=correct), analyse(scores)
         for name, row in rows(with_images).items():
             free = rows(without)[name]
-            lasting = lasting_error(*image_variances(difference(correct[name], correct["none"])), 3, 400)
+            lasting = squared_image_error(*variance_components(difference(correct[name], correct["none"])), 3, 400)
             assert row.se == pytest.approx(math.sqrt(free.se**2 + lasting))
             assert row.se_images == pytest.approx(math.sqrt(lasting))
             assert row.df == pytest.approx(float(satterthwaite(free.se**2, free.df, lasting, 399)))
@@ -112,7 +116,7 @@ class TestImages:
         assert without.images is None
         assert "For a, b the larger part of the standard error comes from the test images" in with_images.notes[-1]
 
-    def test_images_without_a_lasting_difference_change_nothing(self):
+    def test_images_without_a_difference_change_nothing(self):
         rng = np.random.default_rng(15)
         none = rng.random((3, 100_000)) < 0.9
         scores = {"none": [88, 92, 90], "a": [92, 88, 91]}
@@ -120,7 +124,7 @@ class TestImages:
         lasting = {"none": np.stack([none[0]] * 3), "a": np.zeros_like(none)}  # the twin: the same tenth at every seed
         assert analyse(scores, correct=lasting).differences != analyse(scores).differences
 
-    def test_an_arm_without_answers_keeps_the_error_of_its_seeds(self):
+    def test_an_arm_without_pseudo_values_has_the_error_of_its_seeds(self):
         rng = np.random.default_rng(17)
         correct = {name: rng.random((3, 300)) < 0.6 + 0.3 * rng.random(300) for name in ("none", "a")}
         scores = {"none": [70.0, 72, 71], "a": [73.0, 72, 71], "b": [71.0, 70, 73]}
@@ -145,21 +149,21 @@ class TestStandardError:
         assert satterthwaite(4, 4, 1, 10) == pytest.approx(51.84 / 9.144)
         assert satterthwaite(1, 10, 4, 4) == pytest.approx(51.84 / 9.144)
 
-    def test_it_lies_between_the_parts_and_reaches_them(self):
+    def test_df_lies_between_those_of_the_parts(self):
         assert satterthwaite([3, 0, 0], 4, [0, 3, 0], 50).tolist() == pytest.approx([4, 50, 4])
         shares = satterthwaite(np.linspace(1, 0, 20), 4, np.linspace(0, 1, 20), 4000)
         assert (np.diff(shares) > 0).all()
 
-    def test_equal_parts_with_many_degrees_of_freedom_are_the_textbook_s(self):
+    def test_equal_parts_with_many_degrees_of_freedom_add(self):
         assert satterthwaite(2, 500, 2, 500) == pytest.approx(1000)
 
-    def test_it_agrees_with_welch_where_the_factor_is_one(self):
+    def test_df_agrees_with_welch(self):
         rng = np.random.default_rng(32)
         x, y = rng.normal(0, 1, 3000), rng.normal(0, 3, 4000)
         df = satterthwaite(x.var(ddof=1) / 3000, 2999, y.var(ddof=1) / 4000, 3999)
         assert df == pytest.approx(scipy.stats.ttest_ind(x, y, equal_var=False).df, rel=1e-3)
 
-    def test_without_a_lasting_part_it_is_the_seeds_alone(self):
+    def test_without_image_error_only_the_seeds_count(self):
         seeds, df = np.array([0.5, 0.7, np.nan]), np.array([4.0, 3.9, 0.0])
         for images in (None, ImageError(0.0, 99_999)):
             se, whole_df, lasts = standard_error(seeds, df, images)
@@ -167,7 +171,7 @@ class TestStandardError:
             assert whole_df[:2].tolist() == df[:2].tolist()
             assert lasts[:2].tolist() == [0, 0]
 
-    def test_the_floor_is_a_guard_and_no_third_part(self):
+    def test_the_floor_bounds_the_total_error(self):
         low = math.sqrt(image_floor(1000, 100))
         assert standard_error(2 * low, 4, ImageError(0.0, 999, low**2))[0] == pytest.approx(2 * low)
         se, df, lasts = standard_error(0.6 * low, 4, ImageError(0.0, 999, low**2))
@@ -187,7 +191,7 @@ class TestPower:
         # two arms, many seeds: z 1.95996 + 0.84162, known from every table of sample sizes
         assert planned_detectable(1.0, 20_000, 2, 1) == pytest.approx(2.80158 * math.sqrt(2 / 20_000), rel=1e-4)
 
-    def test_planned_grows_and_shrinks_as_it_must(self):
+    def test_planned_is_monotone(self):
         by_seeds = [planned_detectable(1.0, seeds, 4, 3) for seeds in range(2, 12)]
         assert by_seeds == sorted(by_seeds, reverse=True)
         assert planned_detectable(2.0, 3, 4, 3) == pytest.approx(2 * planned_detectable(1.0, 3, 4, 3))
@@ -217,7 +221,7 @@ class TestPower:
         )
 
     def power(self, difference, seeds, sigma, arms, mechanisms, margin):
-        """Either way of deciding, from scipy.stats."""
+        """Return the probability of deciding in either way, from scipy.stats."""
         se, df = sigma * math.sqrt(2 / seeds), moderated_df((arms - 1) * (seeds - 1), seeds - 1)
         t = scipy.stats.t.isf(0.025, df)
         found = scipy.stats.nct.sf(scipy.stats.t.isf(0.025 / mechanisms, df), df, difference / se)
@@ -245,7 +249,7 @@ class TestPower:
         assert by_size == sorted(by_size, reverse=True)
         assert needed(-0.4, 1.0) == needed(0.4, 1.0)
 
-    def test_seeds_do_not_replace_images(self):
+    def test_more_seeds_do_not_replace_images(self):
         known = {"mechanisms": 3, "margin": 1.0}
 
         def error(lasting):
@@ -256,20 +260,20 @@ class TestPower:
 
         assert needed(0.05) > needed(0.0) > 3
         assert needed(0.3) is None  # 0.55 points remain at any number of seeds
-        assert images_needed(1.0, images=error(0.3), **known)
-        assert not images_needed(1.0, images=error(0.05), **known)
-        assert not images_needed(1.0, images=None, **known)
+        assert more_images_needed(1.0, images=error(0.3), **known)
+        assert not more_images_needed(1.0, images=error(0.05), **known)
+        assert not more_images_needed(1.0, images=None, **known)
         assert (
             seeds_needed(1.0, sigma=9.0, images=error(0.05), seeds=3, arms=4, **known) is None
         )  # the seeds' own fault
 
-    def test_the_edge_of_what_seeds_can_do(self):
-        """At any number of seeds the images leave a normal error: 2.394 + 0.842 of it are needed for 3 mechanisms."""
+    def test_the_limit_of_more_seeds(self):
+        """With many seeds the error is normal; 3 mechanisms need 2.394 + 0.842 standard errors."""
         known = {"mechanisms": 3, "margin": 0.01}
-        assert not images_needed(1.0, images=ImageError((0.999 / 3.2356) ** 2, 10**6), **known)
-        assert images_needed(1.0, images=ImageError((1.001 / 3.2356) ** 2, 10**6), **known)
+        assert not more_images_needed(1.0, images=ImageError((0.999 / 3.2356) ** 2, 10**6), **known)
+        assert more_images_needed(1.0, images=ImageError((1.001 / 3.2356) ** 2, 10**6), **known)
 
-    def test_a_study_of_few_images_says_that_more_are_needed(self):
+    def test_few_images_need_more_images(self):
         rng = np.random.default_rng(33)
         lasting = {name: rng.random(150) < 0.8 for name in ("none", "a")}
         correct = {name: np.stack([row] * 4) for name, row in lasting.items()}
@@ -280,14 +284,14 @@ class TestPower:
         free = rows(analyse(scores))["a"]
         assert not free.images_needed
 
-    def test_an_undecided_study_asks_for_more_seeds_and_could_not_have_seen_its_difference(self):
+    def test_an_undecided_difference_is_below_the_detectable(self):
         undecided = [
             row
-            for seed in range(300)
+            for seed in range(150)
             for row in rows(analyse(draw(seed, sigma=0.6, gains=(0, 1.5, 0.7)))).values()
             if row.verdict == "not decided"
         ]
-        assert len(undecided) > 100
-        assert all(abs(row.difference) < row.detectable for row in undecided)
-        assert all(row.seeds_needed is None or row.seeds_needed > 3 for row in undecided)
-        assert any(row.seeds_needed is not None for row in undecided)
+        assert len(undecided) > 50
+        assert [row for row in undecided if abs(row.difference) >= row.detectable] == []
+        assert [row for row in undecided if row.seeds_needed is not None and row.seeds_needed <= 3] == []
+        assert [row for row in undecided if row.seeds_needed is not None]

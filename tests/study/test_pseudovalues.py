@@ -1,16 +1,16 @@
-"""Pseudo-values: hand-worked, against each other, and against what they stand for."""
+"""Pseudo-values: by hand, against each other, and against the bootstrap."""
 
 import numpy as np
 import pytest
 
-from saccade.study.pseudovalues import BLOCKS, MOST, from_values, jackknife, unit_sizes
+from saccade.study.pseudovalues import BLOCKS, MAX_UNITS, from_values, jackknife, unit_sizes
 
 GROUPS = ["b", "a", "b", "c", "a", "b"]
 VALUES = np.array([1.0, 4.0, 3.0, 8.0, 0.0, 5.0])
 
 
 class TestByHand:
-    def test_values_are_their_own(self):
+    def test_per_image_values_are_their_pseudo_values(self):
         assert from_values(VALUES).tolist() == VALUES.tolist()
         assert unit_sizes(6, jackknifed=False).tolist() == [1] * 6
 
@@ -23,7 +23,7 @@ class TestByHand:
     def test_groups_of_equal_size_are_their_means(self):
         assert from_values(VALUES, [0, 0, 1, 1, 2, 2]) == pytest.approx([2.5, 5.5, 2.5])
 
-    def test_a_score_that_is_no_mean(self):
+    def test_a_score_that_is_not_a_mean(self):
         # the range of 1, 4, 9: 8; without 1: 5, without 4: 8, without 9: 3
         values = np.array([1.0, 4.0, 9.0])
         assert jackknife(lambda kept: np.ptp(values[kept]), 3).tolist() == [3 * 8 - 2 * 5, 8, 3 * 8 - 2 * 3]
@@ -38,14 +38,16 @@ class TestByHand:
         assert jackknife(lambda kept: VALUES[kept].mean(), 6, ["a"] * 6).tolist() == [3.5]
         assert from_values(VALUES, ["a"] * 6).tolist() == [3.5]
 
-    def test_groups_that_do_not_fit(self):
+    def test_groups_of_another_length(self):
         with pytest.raises(ValueError, match=r"each of 6 images, got \(5,\)"):
             from_values(VALUES, GROUPS[:5])
 
 
 class TestBlocks:
-    @pytest.mark.parametrize(("n", "units"), [(1, 1), (29, 29), (MOST, MOST), (MOST + 1, BLOCKS), (2000, BLOCKS)])
-    def test_how_many_units(self, n, units):
+    @pytest.mark.parametrize(
+        ("n", "units"), [(1, 1), (29, 29), (MAX_UNITS, MAX_UNITS), (MAX_UNITS + 1, BLOCKS), (2000, BLOCKS)]
+    )
+    def test_number_of_units(self, n, units):
         kept = []
         assert len(jackknife(lambda index: kept.append(index) or 1.0, n)) == units
         sizes = unit_sizes(n, jackknifed=True)
@@ -55,9 +57,9 @@ class TestBlocks:
             left = [np.setdiff1d(np.arange(n), index) for index in kept[1:]]
             assert sorted(np.concatenate(left).tolist()) == list(range(n))  # each image is left out once
             assert [len(out) for out in left] == sizes.tolist()
-        assert all((np.diff(index) > 0).all() for index in kept)
+        assert [index for index in kept if (np.diff(index) <= 0).any()] == []
 
-    def test_they_are_the_same_each_time_and_in_no_order(self):
+    def test_blocks_are_random_and_reproducible(self):
         kept = []
         for _ in range(2):
             jackknife(lambda index: kept.append(index) or 1.0, 1000)
@@ -65,7 +67,7 @@ class TestBlocks:
         assert first.tolist() == np.setdiff1d(np.arange(1000), kept[52]).tolist()
         assert len(set(np.diff(first).tolist())) > 5
 
-    def test_many_groups_stay_whole(self):
+    def test_groups_are_not_split(self):
         groups = np.arange(1800) // 3
         kept = []
         assert len(jackknife(lambda index: kept.append(index) or 1.0, 1800, groups)) == BLOCKS
@@ -101,7 +103,7 @@ def average_precision(confidence, hit, of, objects):
 class TestAgainstTheBootstrap:
     @pytest.mark.parametrize("images", [72, 150])
     def test_the_paired_error_of_ap(self, images):
-        """Two detectors on the same images; the bootstrap draws images anew, 400 times."""
+        """Two detectors on the same images; the bootstrap resamples images 400 times."""
         rng = np.random.default_rng(images)
         objects = rng.poisson(1.5, images) + 1
         counts = objects + rng.poisson(1.0, images)
@@ -120,7 +122,7 @@ class TestAgainstTheBootstrap:
 
 
 class TestAScoreThatFails:
-    def test_a_unit_without_which_there_is_no_score_is_unknown(self):
+    def test_a_unit_that_cannot_be_left_out_is_nan(self):
         """The share of positives above all negatives, with one negative: without it nothing is below."""
         values, positive = np.array([3.0, 1.0, 2.0, 0.5]), np.array([True, True, False, True])
 
@@ -132,5 +134,5 @@ class TestAScoreThatFails:
         assert np.isnan(found).tolist() == [False, False, True, False]
         assert found[0] == pytest.approx(4 / 3 - 0)
 
-    def test_infinite_is_as_unknown(self):
+    def test_infinite_scores_are_nan(self):
         assert np.isnan(jackknife(lambda kept: 1.0 if 0 in kept else np.inf, 3)).tolist() == [True, False, False]

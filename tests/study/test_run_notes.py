@@ -1,4 +1,4 @@
-"""What a reader of the verdicts must know of the runs behind them."""
+"""Notes on the runs of a study."""
 
 import json
 
@@ -45,7 +45,7 @@ def notes(study, kind):
 
 
 def test_a_plug_that_ignores_the_image_is_named(study):
-    """Folders of earlier versions say nothing of it."""
+    """Folders of earlier versions do not record it."""
     assert notes(study, "constant") == []
     runs = [study.run(study.arms[1], seed) for seed in study.seeds]
     _change(runs[0], constant={"layer1.0.bn2": "gate"})
@@ -71,7 +71,7 @@ def test_a_plug_that_ignores_the_image_is_named(study):
 
 
 @pytest.mark.parametrize(("source", "said"), [("digits", 1), ("photos", 0)])
-def test_the_smoke_test_says_that_it_is_one(tmp_path, source, said):
+def test_the_smoke_test_has_a_caveat(tmp_path, source, said):
     plan = _study(tmp_path, data__source=source)
     for run in plan.runs():
         _finish(run)
@@ -91,18 +91,18 @@ def test_the_smoke_test_says_that_it_is_one(tmp_path, source, said):
         (None, 1014, 1480, None),  # not run yet
     ],
 )
-def test_a_control_of_another_size_than_its_mechanism_is_named(tmp_path, plain, whole, extra, said):
+def test_a_control_with_other_parameter_counts_is_named(tmp_path, plain, whole, extra, said):
     plan = _study(tmp_path, ["eca"], ["extra", "noise"], seeds=(0,))
     for run, parameters in zip(plan.runs(), (plain, whole, extra, 1000), strict=True):
         if parameters is not None:
             _finish(run, parameters=parameters)
     assert notes(plan, "parameters") == ([] if said is None else [
-        f"extra for eca: {said} a plain bottleneck of at least one unit a site can have no nearer number."
+        f"extra for eca: {said} a plain bottleneck of at least one unit per site cannot come closer."
     ])  # fmt: skip
 
 
-def test_an_arm_of_any_name_may_hold_the_control(tmp_path):
-    """The control is known by its settings: there is no mechanism beside it to compare its size with."""
+def test_a_control_with_another_name_needs_no_note(tmp_path):
+    """The control is recognised by its settings; no mechanism is there to compare its size with."""
     plan = _study(tmp_path, [], [], ["e: attention=se control=extra"], seeds=(0,))
     for run, parameters in zip(plan.runs(), (1000, 9000), strict=True):
         _finish(run, parameters=parameters)
@@ -123,7 +123,7 @@ def test_arms_with_another_host_are_named(tmp_path):
     ]
 
 
-def test_other_surroundings_are_said(study):
+def test_different_environments_are_reported(study):
     assert notes(study, "surroundings") == []
     _change(study.runs()[0], "environment.json", cpu="b", device="cuda:0")
     _change(study.runs()[1], "environment.json", packages={"torch": "2.12"})
@@ -140,27 +140,27 @@ def test_two_accelerators_of_one_kind_are_one_device(study):
     assert notes(study, "surroundings") == []
 
 
-def test_images_that_were_left_out_are_said_though_they_be_gone(study):
+def test_images_left_out_are_reported_from_the_runs(study):
     assert notes(study, "images") == []
     for run in study.runs():
         _change(run, left_out={"train": {"cat": 2}, "test": {"dog": 1}})
     assert notes(study, "images") == ["The images of all runs: 3 bad files left out (train: 2 of cat; test: 1 of dog)."]
 
 
-def test_images_that_spoil_the_score_are_said(study):
+def test_cautions_on_images_are_reported(study):
     for run in study.runs():
         _change(run, cautions=["2 of 9 test images are trained on too."])
     assert notes(study, "images") == ["2 of 9 test images are trained on too."]
 
 
 @pytest.mark.parametrize(("part", "said"), [("val", ["validation images, not on the test images."]), ("test", [])])
-def test_a_study_scored_on_validation_images_says_so(tmp_path, part, said):
+def test_scoring_on_validation_images_is_reported(tmp_path, part, said):
     plan = _study(tmp_path, data__score_on=part)
     _finish(plan.runs()[0])
     assert [text.partition("scored on ")[2] for text in notes(plan, "images")] == said
 
 
-def test_what_an_earlier_version_did_not_do_to_the_host_is_said_of_the_other_runs_alone(study):
+def test_host_notes_name_the_runs_concerned(study):
     text = "Taken from what the host's weights were trained with: data.mean = [0.5]."
     assert notes(study, "hosts") == []
     for seed in (1, 2):
@@ -173,7 +173,7 @@ def test_what_an_earlier_version_did_not_do_to_the_host_is_said_of_the_other_run
     assert notes(study, "hosts") == [text]
 
 
-def test_a_setting_decided_to_the_value_of_the_baseline_is_no_difference(tmp_path):
+def test_a_setting_equal_to_the_baselines_needs_no_note(tmp_path):
     key = "training.memory_format"
     others = [f"se: attention=se {key}=auto", f"eca: attention=eca {key}=channels_last"]
     plan = _study(tmp_path, (), others=others).decide({"settings": {key: "contiguous"}})

@@ -11,11 +11,10 @@ from made_results import context, made
 from saccade import Recipe, UserError
 from saccade.events import ignore
 from saccade.study.arms import Arm, arms
-from saccade.study.ladder import label, ladder
 from saccade.study.plan import Study
 from saccade.study.report import sections
 from saccade.study.report.page import page
-from saccade.study.tuning import ArmTuning, Tuned, Tuning, tuned
+from saccade.study.tuning import ArmTuning, Tuning, TuningResult, read_tuning
 
 RATES = tuple({"training.lr": rate} for rate in (0.03, 0.1, 0.3))
 
@@ -31,7 +30,7 @@ def plan(folder, steps=RATES, repeats=1, seeds=(0, 1), controls=("extra",), othe
 
 
 def execute(study):
-    """Do the runs that are not finished, in this process; how many that were."""
+    """Execute the unfinished runs in this process; return their number."""
     if not study.claim():
         study.write()
     todo = [run for run in study.runs() if run.finished is None]
@@ -42,12 +41,12 @@ def execute(study):
 
 
 class TestPlan:
-    def test_images_that_arms_are_tuned_on_do_not_judge_them(self):
+    def test_scoring_on_validation_images_is_refused(self):
         study = Study(Recipe().with_overrides({"data.score_on": "val"}), arms(["se"]), (0, 1), "s")
         with pytest.raises(UserError, match=r"score_on = 'val' would judge the arms by the images they are tuned on"):
             Tuning(study, RATES)
 
-    def test_an_arm_that_sets_the_table_of_a_tuned_option_is_refused(self):
+    def test_an_arm_that_sets_the_parent_of_a_tuned_key_is_refused(self):
         steps = [{"model.options.width": width} for width in (8, 16)]
         with pytest.raises(UserError, match=r"the arm 'wide' sets model\.options itself, which is tuned"):
             plan("s", steps, others={"wide": {"model.options": {"width": 32}}})
@@ -65,7 +64,7 @@ class TestPlan:
         assert {run.recipe.data.score_on for run in runs} == {"val"}
         assert {run.recipe.data.score_on for run in found.study.runs()} == {"test"}
 
-    def test_seeds_are_apart_from_the_judged_ones(self):
+    def test_tuning_seeds_differ_from_judged_seeds(self):
         found = plan("s", repeats=2, seeds=(7, 3))
         assert (list(found.seeds(7)), list(found.seeds(3))) == ([8, 9], [10, 11])
         assert not set(found.trials.seeds) & set(found.study.seeds)
@@ -76,104 +75,63 @@ class TestPlan:
         tried = {(run.arm.name.partition(",")[0], run.recipe.model.options["drop_rate"]) for run in trials.runs()}
         assert {rate for name, rate in tried if name == "wide"} == {0.0, 0.1}
 
-    def test_the_arms_with_the_recipes_own_value_keep_their_names(self):
+    def test_arms_with_the_default_value_keep_their_names(self):
         names = [arm.name for arm in plan("s").trials.arms]
         assert names[:3] == ["none", "se", "extra for se"]
         assert names[3:5] == ["none, lr=0.03", "se, lr=0.03"]
         other = plan("s", [{"training.lr": rate} for rate in (3.0, 1.0)])
         assert other.trials.base.training.lr == 1.0, "the recipe's own is not tried: the first of the ladder stands in"
-        assert other.ladder == ({"training.lr": 1.0}, {"training.lr": 3.0})
+        assert other.grid == ({"training.lr": 1.0}, {"training.lr": 3.0})
 
     @pytest.mark.parametrize(
         ("change", "message"),
         [
             ({"steps": RATES[:1]}, "at least two values to choose from; found 1"),
-            ({"steps": [*RATES, RATES[0]]}, r"lr=0\.03 is to be tried twice"),
+            ({"steps": [*RATES, RATES[0]]}, r"lr=0\.03 is given twice"),
             ({"repeats": 0}, "0 tuning runs of each value"),
             ({"others": ["fast: training.lr=1.0"]}, r"'fast' sets training\.lr itself, which is tuned"),
             ({"others": ["tuning: attention=das"]}, "would have the folder of the tuning runs"),
             ({"seeds": (2**63 - 2,), "repeats": 2}, "leaves no seeds above it"),
         ],
     )
-    def test_what_cannot_be_tuned_equally_is_refused(self, change, message):
+    def test_wrong_plans_are_refused(self, change, message):
         with pytest.raises(UserError, match=message):
             plan("s", **change)
-
-
-class TestLadder:
-    base = Recipe().with_overrides({"training.lr": 0.006})
-
-    def test_a_key_alone_has_three_values_around_the_recipes(self):
-        assert ladder(["lr"], self.base) == ladder(["training.lr=0.002,0.006,0.018"], self.base)
-        assert [values["training.lr"] for values in ladder(["lr"], Recipe())] == [0.0167, 0.05, 0.15]
-
-    def test_nothing_to_tune_is_no_ladder(self):
-        assert ladder([], self.base) == ()
-
-    def test_several_keys_give_every_combination(self):
-        found = ladder(["lr=1,2", "optimizer=sgd,adamw"], self.base)
-        assert [label(values) for values in found] == [
-            "lr=1.0 optimizer=sgd", "lr=1.0 optimizer=adamw", "lr=2.0 optimizer=sgd", "lr=2.0 optimizer=adamw",
-        ]  # fmt: skip
-        assert ladder(["data.augment=('flip',),('flip','crop')"], self.base)[1] == {"data.augment": ["flip", "crop"]}
-        assert ladder(["model.options.drop_rate=0.0,0.1"], self.base)[1] == {"model.options.drop_rate": 0.1}
-
-    @pytest.mark.parametrize(
-        ("text", "message"),
-        [
-            ("rl", r"no such key of a recipe\. Did you mean 'lr'"),
-            ("lr=", r"write the values to try, as in --tune training\.lr=0\.01"),
-            ("lr=0.1,none", r"training\.lr = 'none'"),
-            ("epochs", "it is 10 in the recipe; write the values to try"),
-            ("label_smoothing", r"it is 0\.0 in the recipe"),
-            ("model.options.drop_rate", "does not have 'drop_rate'"),
-            ("seed=1,2", "says what is compared"),
-            ("model=a,b", "says what is compared"),
-            ("attention=se,das", "says what is compared"),
-            ("data.score_on=val,test", "says what is compared"),
-            ("data.size=32,64", "says what is compared"),
-        ],
-    )
-    def test_a_wrong_one_is_named(self, text, message):
-        with pytest.raises(UserError, match=message):
-            ladder([text], self.base)
-
-    def test_a_key_is_given_once(self):
-        with pytest.raises(UserError, match=r"training\.lr is given twice"):
-            ladder(["lr", "training.lr=1,2"], self.base)
 
 
 class TestChoice:
     def test_each_seed_chooses_by_its_own_tuning_runs(self, tmp_path):
         found = plan(tmp_path / "s", seeds=(0, 1, 2))  # tuning seeds 3, 4, 5; seed 4 likes another rate
         execute(found.trials)
-        chosen = {arm.name: [arm.by_seed[seed]["training.lr"] for seed in (0, 1, 2)] for arm in found.judged().arms}
+        chosen = {
+            arm.name: [arm.by_seed[seed]["training.lr"] for seed in (0, 1, 2)] for arm in found.tuned_study().arms
+        }
         assert chosen == {"none": [0.1, 0.03, 0.1], "se": [0.3, 0.03, 0.3], "extra for se": [0.3, 0.03, 0.3]}
 
     def test_the_judged_runs_have_what_was_chosen_and_all_training_images(self, tmp_path):
         found = plan(tmp_path / "s")
         execute(found.trials)
-        study = found.judged()
+        study = found.tuned_study()
         assert execute(study)
         assert Study.open(study.folder) == study
         rates = {(run.arm.name, run.seed): run.recipe.training.lr for run in study.runs()}
         assert (rates["none", 0], rates["se", 0]) == (0.1, 0.3)
-        assert all(run.recipe.data == found.study.base.data for run in study.runs())
+        assert [run.recipe.data for run in study.runs() if run.recipe.data != found.study.base.data] == []
         assert study.arms[1].shares_host(study.base)
         assert not (set(study.folder.iterdir()) ^ {study.folder / n for n in (
             "study.toml", "tuning", "none", "se", "extra-for-se")})  # fmt: skip
 
-    def test_it_goes_on_where_it_stopped(self, tmp_path):
+    def test_tuning_continues_where_it_stopped(self, tmp_path):
         found = plan(tmp_path / "s")
         assert found.claim() is False
         execute(found.trials)
         assert found.claim() is True
         assert execute(found.trials) == 0
-        assert execute(found.judged()) == 6
+        assert execute(found.tuned_study()) == 6
         assert found.claim() is True
-        assert execute(found.judged()) == 0
+        assert execute(found.tuned_study()) == 0
 
-    def test_what_timed_steps_decided_for_the_tuning_runs_holds_for_the_judged_ones(self, tmp_path):
+    def test_judged_runs_use_the_settings_decided_for_tuning(self, tmp_path):
         found = plan(tmp_path / "s")
         study = replace(found.study, base=found.study.base.with_overrides({"training.memory_format": "auto"}))
         found = replace(found, study=study)
@@ -181,10 +139,10 @@ class TestChoice:
         trials = found.trials.decide({"settings": settings, "step_ms": {"channels_last": 1.0}, "batch": 8})
         execute(trials)
         assert found.study.undecided()  # the twin
-        judged = found.judged()
+        judged = found.tuned_study()
         assert {run.recipe.training.memory_format for run in judged.runs()} == {"channels_last"}
         assert execute(judged) == 6
-        assert execute(found.judged()) == 0
+        assert execute(found.tuned_study()) == 0
 
     def test_a_folder_of_another_study_is_refused(self, tmp_path):
         found = plan(tmp_path / "s")
@@ -193,7 +151,7 @@ class TestChoice:
             plan(tmp_path / "s", RATES[:2]).claim()
         with pytest.raises(UserError, match="holds 'tuning'"):
             found.study.claim()
-        execute(found.judged())
+        execute(found.tuned_study())
         with pytest.raises(UserError, match=r"arms\.none\.seed\.0\.training\.lr is 0\.1 there and not set here"):
             found.study.claim()
         with pytest.raises(UserError, match="margin is not set there and"):
@@ -202,74 +160,76 @@ class TestChoice:
         with pytest.raises(UserError, match="holds a study that is not tuned"):
             found.claim()
 
-    def test_no_arm_chooses_before_all_runs_are_there(self, tmp_path):
+    def test_no_choice_before_all_runs_are_finished(self, tmp_path):
         found = plan(tmp_path / "s", fail=0.3)
         assert execute(found.trials) == 18
         with pytest.raises(UserError, match=r"3 of 18 tuning runs are not finished.*give the same command again"):
-            found.judged()
+            found.tuned_study()
         assert execute(found.trials) == 3
-        assert len(found.judged().arms) == 3
+        assert len(found.tuned_study().arms) == 3
 
     def test_a_value_that_diverges_is_not_chosen(self, tmp_path):
         steps = [{"training.lr": rate} for rate in (0.2, 10.0)]
         found = plan(tmp_path / "s", steps)
         execute(found.trials)
-        arm = found.found()[0]
+        arm = found.choices()[0]
         assert arm.scores[1] == (None, None)
         assert arm.picks == (0, 0)
         lost = plan(tmp_path / "t", [{"training.lr": 10.0}, {"training.lr": 0.2}])
-        assert lost.ladder[0] == {"training.lr": 0.2}, "in rising order"
+        assert lost.grid[0] == {"training.lr": 0.2}, "in rising order"
 
-    def test_runs_of_a_metric_that_is_not_known(self, tmp_path):
+    def test_an_unknown_metric_is_refused(self, tmp_path):
         found = plan(tmp_path / "s")
         execute(found.trials)
         path = found.trials.runs()[0].folder / "done.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"metric": "taste"}))
-        with pytest.raises(UserError, match="the tuning runs are of classify by taste and classify by top-1; remove"):
-            found.judged()
+        with pytest.raises(
+            UserError, match="the tuning runs were scored on classify by taste and classify by top-1; remove"
+        ):
+            found.tuned_study()
 
-    def test_lower_is_better_where_the_metric_says_so(self, tmp_path):
+    def test_the_direction_of_the_metric_counts(self, tmp_path):
         found = plan(tmp_path / "s")
         execute(found.trials)
         for run in found.trials.runs():
             path = run.folder / "done.json"
             done = json.loads(path.read_text())
             path.write_text(json.dumps(done | {"metric": "NLL", "scores": {"NLL": done["scores"]["top-1"]}}))
-        assert found.found()[0].picks == (2, 2)
+        assert found.choices()[0].picks == (2, 2)
 
-    def test_in_a_tie_the_recipes_own_value_is_kept(self):
+    def test_a_tie_keeps_the_default(self):
         found = plan("s")
         top1 = type("Metric", (), {"higher_is_better": True})
-        assert found._pick(((1.0, 1.0),) * 3, 0, top1) == 1
-        assert found._pick(((1.0, 1.0), (1.0, 1.0), (1.0, 1.1)), 1, top1) == 2
+        assert found._choose(((1.0, 1.0),) * 3, 0, top1) == 1
+        assert found._choose(((1.0, 1.0), (1.0, 1.0), (1.0, 1.1)), 1, top1) == 2
 
 
 class TestTuned:
-    def test_what_was_done_is_read_back(self, tmp_path):
+    def test_results_are_read_back(self, tmp_path):
         found = plan(tmp_path / "s", repeats=2)
         execute(found.trials)
-        study = found.judged()
+        study = found.tuned_study()
         study.write()
-        assert tuned(Study.open(study.folder)) == Tuned(found, found.found())
-        plain = tuned(Study.open(study.folder)).to_json()
+        assert read_tuning(Study.open(study.folder)) == TuningResult(found, found.choices())
+        plain = read_tuning(Study.open(study.folder)).to_json()
         assert json.loads(json.dumps(plain)) == plain
         assert plain["runs_of_each_arm"] == 12
         assert plain["seeds"] == {"0": [2, 3], "1": [4, 5]}
         assert plain["arms"]["se"]["chosen"]["0"] == {"training.lr": 0.3}
         assert len(plain["arms"]["none"]["scores"]) == 3
-        assert tuned(found.study) is None
+        assert read_tuning(found.study) is None
         other = replace(study.arms[1], by_seed={0: {"training.lr": 0.7}, 1: {"training.lr": 0.1}})
         with pytest.raises(UserError, match="'se' has settings that its tuning runs do not have"):
-            tuned(replace(study, arms=(study.arms[0], other, study.arms[2])))
+            read_tuning(replace(study, arms=(study.arms[0], other, study.arms[2])))
 
     def test_values_that_are_lists(self, tmp_path):
         found = plan(tmp_path / "s", [{"data.augment": names} for names in (["flip"], ["flip", "crop"])])
         execute(found.trials)
-        study = found.judged()
+        study = found.tuned_study()
         study.write()
-        again = tuned(Study.open(study.folder))
-        assert again == Tuned(found, found.found())
-        assert again.edges() == []
+        again = read_tuning(Study.open(study.folder))
+        assert again == TuningResult(found, found.choices())
+        assert again.edge_notes() == []
 
     @pytest.mark.parametrize(
         ("picks", "said"),
@@ -285,25 +245,25 @@ class TestTuned:
             ([(0, 1, 2), (1, 2, 1)], []),
         ],
     )
-    def test_the_edge_of_the_ladder(self, picks, said):
-        found = Tuned(plan("s"), tuple(ArmTuning(n, (), p) for n, p in zip(("none", "se"), picks, strict=True)))
-        assert [a[: len(b)] for a, b in zip(found.edges(), said, strict=True)] == said
+    def test_values_at_the_edge_of_the_grid_are_reported(self, picks, said):
+        found = TuningResult(plan("s"), tuple(ArmTuning(n, (), p) for n, p in zip(("none", "se"), picks, strict=True)))
+        assert [a[: len(b)] for a, b in zip(found.edge_notes(), said, strict=True)] == said
 
-    def test_seeds_that_no_value_trains_are_said(self):
+    def test_seeds_that_diverge_with_every_value_are_reported(self):
         kept = ((1.0, 2.0), (None, 3.0), (4.0, 5.0))
         lost = ((None, 2.0), (None, 3.0), (None, None))
         own = [ArmTuning("none", kept, (0, 0)), ArmTuning("se", lost, (1, 1)), ArmTuning("extra for se", kept, (0, 0))]
-        assert Tuned(plan("s"), tuple(own)).diverged() == [
-            "se diverged with every value tried for the seeds 0, and took lr=0.1."
+        assert TuningResult(plan("s"), tuple(own)).divergence_notes() == [
+            "se diverged with every value tried for the seeds 0; lr=0.1 was used."
         ]
 
-    def test_words_have_no_edge(self):
+    def test_text_values_have_no_edge(self):
         words = plan("s", [{"training.optimizer": word} for word in ("sgd", "adamw")])
-        assert Tuned(words, (ArmTuning("none", (), (1, 1)),)).edges() == []
+        assert TuningResult(words, (ArmTuning("none", (), (1, 1)),)).edge_notes() == []
 
 
-def test_settings_of_a_seed(tmp_path):
-    with pytest.raises(UserError, match="settings for the seed 7, which is not studied"):
+def test_by_seed_settings_are_checked(tmp_path):
+    with pytest.raises(UserError, match="settings for the seed 7, which the study does not have"):
         Study(Recipe(), (Arm("none", {}, {7: {"training.lr": 1.0}}),), (0,), tmp_path)
     with pytest.raises(UserError, match=r"the arm 'none': training\.lr"):
         Study(Recipe(), (Arm("none", {}, {0: {"training.lr": -1.0}}),), (0,), tmp_path)
@@ -314,7 +274,7 @@ def test_settings_of_a_seed(tmp_path):
         Study.open(tmp_path)
 
 
-def test_the_report_says_what_was_chosen_and_how():
+def test_the_report_shows_the_choices():
     scores = {"none": [70.0, 65.0], "se": [72.5, 66.0]}
     plain = made(scores)
     of = Tuning(plain.study, RATES)
@@ -324,7 +284,7 @@ def test_the_report_says_what_was_chosen_and_how():
     )
     content = sections.ordered()["tuning"].content
     assert content(context(plain)) is None
-    told = context(replace(plain, tuned=Tuned(of, arms)))
+    told = context(replace(plain, tuned=TuningResult(of, arms)))
     rows = [cells for _, cells in content(told)["rows"]]
     assert rows[0] == [("61.00 ± 1.41", 0), ("71.00 ± 1.41", 1), ("65.50 ± 7.78", 1)]
     assert rows[1][1:] == [("71.00 ± 1.41", 2), ("– (2 diverged)", 0)]
@@ -335,9 +295,7 @@ def test_the_report_says_what_was_chosen_and_how():
     assert "chosen for 2" in page(told)
 
 
-def test_a_folder_of_tuning_runs_alone_says_so(tmp_path):
+def test_a_folder_with_only_tuning_runs_is_reported(tmp_path):
     execute(plan(tmp_path / "s").trials)
-    with pytest.raises(
-        UserError, match="holds tuning runs and no judged run yet; give the command that began it again"
-    ):
+    with pytest.raises(UserError, match="holds only tuning runs so far; give the command that started the study again"):
         Study.open(tmp_path / "s")

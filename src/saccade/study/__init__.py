@@ -1,1 +1,1 @@
-"""Many runs, one answer: plan them, run them, judge them, report them."""
+"""Plan, run, judge and report comparisons over many training runs."""

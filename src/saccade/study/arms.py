@@ -1,4 +1,4 @@
-"""The arms of a study: what is compared, each a difference of recipe."""
+"""Arms of a study: the settings that each compared network adds to the study's recipe."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from saccade.errors import UserError, did_you_mean
 from saccade.recipe import Recipe, setting
 from saccade.recipe_paths import whole_paths
 
-__all__ = ["BASELINE", "Arm", "arms", "one_for_all", "placed", "repeated", "spelt_out"]
+__all__ = ["BASELINE", "Arm", "arms", "duplicates", "full_key", "is_shared_key", "split_position"]
 
 BASELINE = "none"
-"""The arm without attention; first in every study."""
-_SHORT = {
+"""Name of the arm without attention; first in every study."""
+_SHORT_KEYS = {
     "model": "model.name",
     "pretrained": "model.pretrained",
     "checkpoint": "model.checkpoint",
@@ -28,22 +28,23 @@ _SHORT = {
     "start": "attention.start",
     "control": "attention.control",
 }
-"""Short words of ``--arm`` for keys of a recipe."""
-_OF_THE_STUDY = (
+"""Maps short keys of ``--arm`` to recipe keys."""
+_SHARED_KEYS = (
     "training.seed", "training.threads", "data.source", "data.layout", "data.split_seed", "data.test_images",
     "data.test_part", "data.skip_bad", "data.score_on", "data.val_part",
 )  # fmt: skip
-"""Keys that are one for all arms: with others the runs would be scored on other images."""
+"""Recipe keys with one value for all arms; otherwise runs would be scored on different images."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One thing that is compared.
+    """Network and settings that are compared with the baseline.
 
     Attributes:
-        name: ``none``, ``se``, ``eca:kernel_size=5``, ``das:where=block``, ``extra for das``, or any other.
-        settings: what its recipe has and the study's has not, dotted keys to values.
-        by_seed: what it has beside that with one seed, as tuning chose it.
+        name: ``none``, ``se``, ``eca:kernel_size=5``, ``das:where=block``, ``extra for das``, or a name chosen by the
+            user.
+        settings: dotted keys and values that replace those of the study's recipe.
+        by_seed: seed -> further settings for its run, chosen by tuning.
     """
 
     name: str
@@ -52,38 +53,38 @@ class Arm:
 
     @property
     def mechanism(self) -> str:
-        """The mechanism, ``none`` without one."""
+        """Text of the mechanism; ``none`` without one."""
         return str(self.settings.get("attention.mechanism", BASELINE))
 
     @property
     def control(self) -> str | None:
-        """The control that stands in the mechanism's place."""
+        """Kind of control that replaces the mechanism, or None."""
         return self.settings.get("attention.control")
 
     @property
     def untuned(self) -> Arm:
-        """The arm with one recipe for all seeds."""
+        """Copy of the arm without per-seed settings."""
         return replace(self, by_seed={})
 
     @property
     def slug(self) -> str:
-        """The name as a folder name: letters, digits, ``.``, ``_``, ``=``, ``-``.
+        """Folder name of the arm.
 
         >>> Arm("extra for das").slug
         'extra-for-das'
         """
-        sliced = re.sub(r":(?=[^\[\]]*\])", "_", self.name)  # else stage[:-1] would share a folder with stage[-1]
-        return re.sub(r"[^A-Za-z0-9._=-]+", "-", sliced).strip("-")
+        escaped = re.sub(r":(?=[^\[\]]*\])", "_", self.name)  # so that stage[:-1] and stage[-1] have different folders
+        return re.sub(r"[^A-Za-z0-9._=-]+", "-", escaped).strip("-")
 
     def recipe(self, base: Recipe, seed: int) -> Recipe:
-        """The recipe of its run with ``seed``. Another model does not take over the options of the base's."""
+        """Return the recipe of the run with ``seed``; another model drops the options of the base model."""
         settings = dict(self.settings)
         if settings.get("model.name", base.model.name) != base.model.name:
             settings = {"model.options": {}, "model.code": None, **settings}
         return base.with_overrides({**settings, **self.by_seed.get(seed, {}), "training.seed": seed})
 
     def shares_host(self, base: Recipe) -> bool:
-        """Whether its host is that of ``base``, so that runs of one seed start from the same host weights."""
+        """Return True if the host is that of ``base``, so runs of one seed start from the same host weights."""
         recipe = self.untuned.recipe(base, 0)
         return (recipe.model, recipe.data.size) == (base.model, base.data.size)
 
@@ -93,202 +94,183 @@ def arms(
     controls: Iterable[str] = (),
     others: Iterable[str] | Mapping[str, Mapping[str, Any]] = (),
 ) -> tuple[Arm, ...]:
-    """The arms as the command line names them; ``none`` comes first, asked for or not.
+    """Return the arms named on the command line, ``none`` first.
 
     Args:
-        attention: mechanisms; ``das:where=block`` is one at a position of its own.
-        controls: ``extra``, ``noise`` or ``shuffled`` (for every mechanism), or ``extra:das`` (for that one).
-        others: any difference of recipe, ``["NAME: key=value key=value"]`` or ``{NAME: {key: value}}``; ``model``,
-            ``attention``, ``where``, ``start``, ``control``, ``pretrained`` and ``checkpoint`` are short for the keys
-            of a recipe. A model may be a function that builds a network.
+        attention: mechanisms, each with an optional position: ``das:where=block``.
+        controls: ``extra``, ``noise`` or ``shuffled`` for every mechanism, or ``extra:das`` for one.
+        others: other changes of the recipe, ``["NAME: key=value key=value"]`` or ``{NAME: {key: value}}``. ``model``,
+            ``attention``, ``where``, ``start``, ``control``, ``pretrained`` and ``checkpoint`` are short for recipe
+            keys. A model may be a function that builds a network.
 
     Raises:
-        UserError: an unknown mechanism, option, control or key, a control for a mechanism that is not compared,
-            ``shuffled`` for one that is neither gate nor context, any for one that takes the place of convolutions, a
-            key that is one for all arms, or the same arm twice.
+        UserError: a name, option or key is unknown, a control does not fit, a key must be the same for all arms, or an
+            arm is repeated.
     """
-    asked = [text.strip() for text in attention if text.strip()]
-    if twice := repeated(asked):
-        raise UserError(f"the arm {twice[0]!r} is given twice")
-    found = [_at(text, *placed(text)) for text in asked if text != BASELINE]
+    texts = [text.strip() for text in attention if text.strip()]
+    if repeated := duplicates(texts):
+        raise UserError(f"the arm {repeated[0]!r} is given twice")
+    compared = [_mechanism_arm(text, *split_position(text)) for text in texts if text != BASELINE]
     if isinstance(others, Mapping):
-        found += [_differing(name, _items(name, settings), f"the arm {name!r}") for name, settings in others.items()]
+        compared += [
+            _make_arm(name, _setting_items(name, settings), f"the arm {name!r}") for name, settings in others.items()
+        ]
     else:
-        found += [_parsed(text) for text in others]
-    if not found:
+        compared += [_parse_arm(text) for text in others]
+    if not compared:
         raise UserError(f"nothing to compare with {BASELINE!r}; name a mechanism, for example --attention se,das")
-    with_controls = [Arm(BASELINE), *found]
-    plugged = [arm for arm in found if arm.mechanism != BASELINE and arm.control is None]
+    with_controls = [Arm(BASELINE), *compared]
+    mechanism_arms = [arm for arm in compared if arm.mechanism != BASELINE and arm.control is None]
     for text in controls:
         kind, _, target = (part.strip() for part in text.partition(":"))
         if kind not in CONTROLS:
             raise UserError(
                 f"there is no control {kind!r}.{did_you_mean(kind, CONTROLS)} Known: {', '.join(CONTROLS)}."
             )
-        meant = [arm for arm in plugged if not target or _means(target, arm)]
-        if not meant:
-            names = [arm.name for arm in plugged]
+        targets = [arm for arm in mechanism_arms if not target or _names_arm(target, arm)]
+        if not targets:
+            names = [arm.name for arm in mechanism_arms]
             raise UserError(
                 f"the control {text!r} needs {f'{target!r} among the' if target else ''} mechanisms compared, "
-                f"{', '.join(names) or 'of which there are none'}.{did_you_mean(target, names)}"
+                f"{', '.join(names) or 'and there is none'}.{did_you_mean(target, names)}"
             )
-        with_controls += [Arm(f"{kind} for {arm.name}", {**arm.settings, "attention.control": kind}) for arm in meant]
+        with_controls += [Arm(f"{kind} for {arm.name}", {**arm.settings, "attention.control": kind}) for arm in targets]
     for arm in with_controls:
-        _check_lending(arm)
-    if twice := repeated([arm.name for arm in with_controls]):
-        raise UserError(f"the arm {twice[0]!r} is given twice")
+        _check_control(arm)
+    if repeated := duplicates([arm.name for arm in with_controls]):
+        raise UserError(f"the arm {repeated[0]!r} is given twice")
     return tuple(with_controls)
 
 
-def _means(target: str, arm: Arm) -> bool:
-    """Whether ``target`` is the name of ``arm``, or spells its mechanism otherwise."""
+def _names_arm(target: str, arm: Arm) -> bool:
+    """Return True if ``target`` is the name of ``arm`` or another spelling of its mechanism."""
     if target == arm.name:
         return True
     try:
-        return _at(target, *placed(target)).settings == arm.settings
+        return _mechanism_arm(target, *split_position(target)).settings == arm.settings
     except UserError:
         return False
 
 
-def _at(name: str, mechanism: str, where: str | None) -> Arm:
-    """The arm of a mechanism, checked, under the name that files keep.
-
-    Raises:
-        UserError: an unknown mechanism or option.
-    """
+def _mechanism_arm(name: str, mechanism: str, where: str | None) -> Arm:
+    """Return the arm called ``name`` with its mechanism in canonical form."""
     settings = {"attention.mechanism": catalog.canonical_text(mechanism)}
     return Arm(name, settings if where is None else {**settings, "attention.where": where})
 
 
-def _parsed(text: str) -> Arm:
-    """The arm ``NAME: key=value key=value``.
-
-    Raises:
-        UserError: it is written otherwise, or a key is unknown, is one for all arms, or has a wrong value.
-    """
+def _parse_arm(text: str) -> Arm:
+    """Parse ``NAME: key=value key=value``."""
     name, colon, rest = (part.strip() for part in text.partition(":"))
     if not colon or not name or not rest:
         raise UserError(
             f"--arm {text!r}: write a name and what differs, as in --arm 'wide: model.options.width=32 attention=se'"
         )
-    return _differing(name, map(setting, _split(rest)), f"--arm {name}")
+    return _make_arm(name, map(setting, _split_settings(rest)), f"--arm {name}")
 
 
-def _items(name: str, settings: Any) -> Iterable[tuple[str, Any]]:
+def _setting_items(name: str, settings: Any) -> Iterable[tuple[str, Any]]:
     if not isinstance(settings, Mapping):
         raise UserError(f"the arm {name!r} is {settings!r}; a dictionary is needed, as in {{'model': 'resnet50'}}")
     return settings.items()
 
 
-def _differing(name: str, settings: Iterable[tuple[str, Any]], owner: str) -> Arm:
-    """The arm ``name`` whose recipe has these keys and values; ``owner`` begins the messages.
-
-    Raises:
-        UserError: as :func:`_settings`, or the name is that of the plain network.
-    """
+def _make_arm(name: str, settings: Iterable[tuple[str, Any]], owner: str) -> Arm:
+    """Return the arm called ``name``; ``owner`` is the prefix of error messages."""
     if name == BASELINE:
-        raise UserError(f"{owner}: {BASELINE!r} is the name of the plain network; give the arm another")
+        raise UserError(f"{owner}: {BASELINE!r} is the name of the plain network; choose another name for the arm")
     try:
-        return Arm(name, _settings(settings))
+        return Arm(name, _validate_settings(settings))
     except UserError as error:
         raise UserError(f"{owner}: {str(error).removeprefix('settings: ')}") from None
 
 
-def _settings(given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Dotted keys and values, as TOML holds them, of ``given``, whose keys may be short.
-
-    Raises:
-        UserError: a key is unknown, given twice or one for all arms, or a value is wrong.
-    """
+def _validate_settings(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return validated settings under full dotted keys, with values as TOML stores them."""
     settings: dict[str, Any] = {}
-    for short, value in given:
-        key = spelt_out(short)
+    for short_key, value in items:
+        key = full_key(short_key)
         if "." not in key:
             raise UserError(
-                f"{key!r} is no key of a recipe.{did_you_mean(key, _SHORT)} "
-                f"Write part.key=value, or one of {', '.join(_SHORT)}."
+                f"{key!r} is not a recipe key.{did_you_mean(key, _SHORT_KEYS)} "
+                f"Write section.key=value, or one of {', '.join(_SHORT_KEYS)}."
             )
         if key in settings:
             raise UserError(f"{key} is given twice")
-        if one_for_all(key):
+        if is_shared_key(key):
             how = "--seeds" if key == "training.seed" else "--set"
-            raise UserError(f"{key} is one for all arms of a study; set it with {how}")
+            raise UserError(f"{key} must be the same for all arms of a study; set it with {how}")
         settings[key] = value
     model = settings.get("model.name")
     if callable(model) or (isinstance(model, str) and builders.is_builder(model)):
         settings["model.name"], settings["model.code"] = builders.identify(model)
     if "attention.mechanism" in settings:
-        mechanism, where = placed(str(settings["attention.mechanism"]))
+        mechanism, where = split_position(str(settings["attention.mechanism"]))
         settings["attention.mechanism"] = mechanism if mechanism == BASELINE else catalog.canonical_text(mechanism)
         if where is not None and "attention.where" in settings:
             raise UserError("attention.where is given twice")
         if where is not None:
             settings["attention.where"] = where
     values = Recipe().with_overrides(whole_paths(settings)).model_dump(mode="json")
-    found = {key: reduce(getitem, key.split("."), values) for key in settings}
-    if missing := [key for key, value in found.items() if value is None]:
-        raise UserError(f"{missing[0]} is None, which TOML has no word for")
-    return found
+    validated = {key: reduce(getitem, key.split("."), values) for key in settings}
+    if unset := [key for key, value in validated.items() if value is None]:
+        raise UserError(f"{unset[0]} is None, which a recipe file cannot hold; give a value")
+    return validated
 
 
-def spelt_out(key: str) -> str:
-    """The key of a recipe that a short word of ``--arm`` means; any other as it is."""
-    return _SHORT.get(key, key)
+def full_key(key: str) -> str:
+    """Return the recipe key that a short key stands for; other keys are unchanged."""
+    return _SHORT_KEYS.get(key, key)
 
 
-def one_for_all(key: str) -> bool:
-    """Whether all runs of a study have one value of ``key``: another would score them on other images or tasks."""
-    return key in _OF_THE_STUDY or key.startswith(("task.", "data.options"))
+def is_shared_key(key: str) -> bool:
+    """Return True if ``key`` sets the task or the scored images, so all arms need the same value."""
+    return key in _SHARED_KEYS or key.startswith(("task.", "data.options"))
 
 
-def placed(text: str) -> tuple[str, str | None]:
-    """The mechanism of an arm, and the position it names for itself.
+def split_position(text: str) -> tuple[str, str | None]:
+    """Split the text of an arm into its mechanism and its ``where=`` position, None without one.
 
     Raises:
-        UserError: it names an empty one, or several, or one for no mechanism.
+        UserError: the position is empty or repeated, or has no mechanism.
 
-    >>> placed("das:where=stage[:-1]:alpha=0.1")
+    >>> split_position("das:where=stage[:-1]:alpha=0.1")
     ('das:alpha=0.1', 'stage[:-1]')
     """
-    found = list(re.finditer(r":\s*where\s*=((?:\[[^\]]*\]|[^:\[])*)", text))
-    if not found:
+    matches = list(re.finditer(r":\s*where\s*=((?:\[[^\]]*\]|[^:\[])*)", text))
+    if not matches:
         return text, None
-    places = [match[1].strip() for match in found]
-    if len(places) > 1 or not places[0]:
+    positions = [match[1].strip() for match in matches]
+    if len(positions) > 1 or not positions[0]:
         raise UserError(
-            f"{text!r}: where= names one position, as in das:where=block; found {' and '.join(map(repr, places))}"
+            f"{text!r}: where= names one position, as in das:where=block; found {' and '.join(map(repr, positions))}"
         )
-    mechanism = text[: found[0].start()] + text[found[0].end() :]
+    mechanism = text[: matches[0].start()] + text[matches[0].end() :]
     if mechanism == BASELINE:
         raise UserError(f"{text!r}: {BASELINE!r} is the network without attention, which has no position")
-    return mechanism, places[0]
+    return mechanism, positions[0]
 
 
-def _check_lending(arm: Arm) -> None:
-    """Raise UserError where ``arm`` is a control of a mechanism that states it has nothing to lend its place.
-
-    Raises:
-        UserError: it takes the place of convolutions, or ``shuffled`` is asked of neither gate nor context.
-    """
+def _check_control(arm: Arm) -> None:
+    """Raise UserError if the mechanism of ``arm`` cannot have this kind of control."""
     if arm.control is None or arm.mechanism == BASELINE:
         return
     name, _ = catalog.parse(arm.mechanism)
-    facts = catalog.stated(name)
-    if facts is not None and facts.kind == "conv":
+    spec = catalog.stated(name)
+    if spec is not None and spec.kind == "conv":
         raise UserError(
-            f"the control {arm.control!r} cannot be made for {name!r}, which takes the place of convolutions: what it "
-            f"is compared with are the convolutions, {BASELINE!r}; name the mechanisms it is meant for, as in "
+            f"the control {arm.control!r} cannot be made for {name!r}, which replaces convolutions: its "
+            f"control is the host's own convolutions, {BASELINE!r}; name the mechanisms that need the control, as in "
             f"{arm.control}:se"
         )
-    if arm.control == "shuffled" and facts is not None and facts.kind not in ("gate", "context"):
+    if arm.control == "shuffled" and spec is not None and spec.kind not in ("gate", "context"):
         raise UserError(
-            f"the control {arm.control!r} cannot be made for {name!r}, a {facts.kind}: only the gate or the context "
-            "of one image can be put on another; name the mechanisms it is meant for, as in shuffled:se"
+            f"the control {arm.control!r} cannot be made for {name!r}, a {spec.kind}: only the gate or the context "
+            "of one image can be applied to another; name the mechanisms that need the control, as in shuffled:se"
         )
 
 
-def _split(text: str) -> list[str]:
-    """The parts ``key=value`` of a text, at blanks and commas outside quotes and brackets."""
+def _split_settings(text: str) -> list[str]:
+    """Split a text into ``key=value`` parts at spaces and commas outside quotes and brackets."""
     starts, depth, quote = [0], 0, ""
     for n, character in enumerate(text):
         if quote:
@@ -305,6 +287,6 @@ def _split(text: str) -> list[str]:
     return [part for part in parts if part]
 
 
-def repeated(values: Sequence[Any]) -> list[Any]:
-    """The values that stand there more than once."""
+def duplicates(values: Sequence[Any]) -> list[Any]:
+    """Return the values that occur more than once."""
     return [value for i, value in enumerate(values) if value in values[:i]]

@@ -1,24 +1,21 @@
-"""Randomised blocks: the least squares and the tests of a study, for one study or for thousands at once.
+"""Least squares and tests of a randomised block design, for one study or for thousands at once.
 
-Arms are the treatments, seeds are the blocks. The model is fitted to the runs that have a score; nothing is imputed:
+Arms are the treatments, seeds the blocks. The runs that have a score are fitted by
 
     score[arm, seed] = mu[arm] + b[seed] + e[arm, seed],    e independent, mean 0, variance σ²
-    s² = Σ residual² / df,              df = runs - rank              ((A-1)(S-1) when all A·S runs are there)
+    s² = Σ residual² / df,              df = runs - rank              ((A-1)(S-1) for a complete design)
 
-The variance behind one difference is that pooled s² moderated by the difference's own, which the m seeds that both arms
-have give with m - 1 degrees of freedom (Smyth 2004, Stat. Appl. Genet. Mol. Biol. 3:3):
+s² is moderated by the variance of each paired difference over the m shared seeds (Smyth 2004, Stat. Appl. Genet. Mol.
+Biol. 3:3):
 
-    own[a]²    = ½ var over seeds(score[a] - score[0])
-    spread[a]² = (1 - w) s² + w own[a]²,       w = (m - 1) / (10 + m - 1)
-    se[a]      = spread[a] √unit[a],           unit from the normal equations    (2/S when all runs are there)
+    paired[a]²    = ½ var over seeds(score[a] - score[0]),       m - 1 degrees of freedom
+    moderated[a]² = (1 - w) s² + w paired[a]²,       w = (m - 1) / (10 + m - 1)
+    se[a]         = moderated[a] √variance_factor[a]             (2/S for a complete design)
 
-Under the model both estimates are unbiased and cov(s², own²) = var(s²), so spread² has the degrees of freedom
-1 / ((1 - w²) / df + w² / (m - 1)). The pooled variance alone does not see that a far-off mean comes from runs that lie
-far apart: over 45 arms it gives 6 to 7 % false verdicts with t₅ noise, 8 to 10 % where SDs differ by a factor of two.
+moderated² has 1 / ((1 - w²) / df + w² / (m - 1)) degrees of freedom, as cov(s², paired²) = var(s²). With s² alone, 45
+arms give 6 to 7 % false verdicts for t₅ noise, and 8 to 10 % if SDs differ by a factor of two.
 
-Differences are tested by t, two-sided; a family of them is corrected by Holm's step-down (Holm 1979, Scand. J. Stat.
-6:65). Scores take leading axes ``(..., arm, seed)``, so that ``analyse`` and the studies of
-``benchmarks/simulation.py`` go through the same lines.
+Tests are two-sided t tests with Holm's step-down (Holm 1979, Scand. J. Stat. 6:65).
 """
 
 from __future__ import annotations
@@ -37,9 +34,9 @@ __all__ = [
     "Fit",
     "Judgement",
     "Verdict",
+    "compute_verdicts",
     "fit",
     "holm",
-    "judge",
     "moderated_df",
     "t_quantile",
 ]
@@ -48,128 +45,129 @@ Floats = NDArray[np.float64]
 Verdict = Literal["helps", "hurts", "equal", "not decided"]
 
 PRIOR_DF = 10
-"""Degrees of freedom that the pooled variance counts for beside a difference's own.
+"""Weight of the pooled variance against that of the paired difference, in degrees of freedom.
 
-Fixed: 3 to 45 arms of 3 to 5 seeds cannot estimate it, and an estimate costs a fifth of the power where all are
-alike."""
+Fixed, because 3 to 45 arms of 3 to 5 seeds cannot estimate it."""
 
 ZERO = 1e-11
-"""In units of the largest score. What float64 leaves of an exactly zero difference or spread lies far below this."""
+"""Fraction of the largest score below which a difference or SD is rounding error and is set to zero."""
 
 
 @dataclass(frozen=True)
 class Design:
-    """Least squares of score = arm + seed for one pattern of present runs; no score enters.
+    """Least squares of score = arm + seed for one pattern of present runs.
 
     Attributes:
-        present: (A, S) bool, the N runs that have a score.
-        contrasts: (A, N); row a turns the present scores into arm a minus arm 0.
-        unit: (A,), variance of that difference at σ = 1; NaN where the runs do not tie arm a to arm 0.
-        residuals: (N, N), the projector onto the residuals.
-        seed_weights: (S, N), turns the present scores into centred seed effects.
-        seed_unit: mean variance of a seed effect at σ = 1; NaN where the runs do not tie all seeds together.
+        present: (A, S) bool, True for the N runs that have a score.
+        contrasts: (A, N), maps the present scores to arm a minus arm 0.
+        variance_factor: (A,), variance of that difference at σ = 1; NaN if no runs connect the two arms.
+        residuals: (N, N), projector onto the residuals.
+        seed_weights: (S, N), maps the present scores to centred seed effects.
+        seed_variance_factor: mean variance of a seed effect at σ = 1; NaN if the seeds are not connected.
         df: residual degrees of freedom.
-        own_df: (A,) int, degrees of freedom of the own variance of arm a minus arm 0: seeds that both have, less one;
-            0 for arm 0 and where fewer than two are shared.
-        difference_df: (A,), degrees of freedom of the moderated variance of that difference.
+        paired_df: (A,) int, seeds shared with arm 0, less one; at least 0.
+        difference_df: (A,), degrees of freedom of the moderated variance.
     """
 
     present: NDArray[np.bool_]
     contrasts: Floats
-    unit: Floats
+    variance_factor: Floats
     residuals: Floats
     seed_weights: Floats
-    seed_unit: float
+    seed_variance_factor: float
     df: int
-    own_df: NDArray[np.int64]
+    paired_df: NDArray[np.int64]
     difference_df: Floats
 
     @classmethod
-    def of(cls, present: ArrayLike) -> Design:
-        """The design of a table (A, S) of present runs, at least one in each row and column; arm 0 is the baseline."""
-        table = np.asarray(present, dtype=bool)
-        arms, seeds = table.shape
-        arm, seed = np.nonzero(table)
+    def from_present(cls, present: ArrayLike) -> Design:
+        """Return the design of a table (A, S) of present runs, at least one per row and column."""
+        is_present = np.asarray(present, dtype=bool)
+        arms, seeds = is_present.shape
+        arm, seed = np.nonzero(is_present)
         x = np.hstack([np.eye(arms)[arm], np.eye(seeds)[seed]])  # (N, A + S): one dummy per arm and per seed
         inverse = np.linalg.pinv(x)  # (A + S, N)
         rank = int(np.linalg.matrix_rank(x))
-        difference = np.hstack([np.eye(arms) - np.eye(arms)[0], np.zeros((arms, seeds))])
-        contrasts = difference @ inverse
-        # A difference can be estimated where it lies in the row space of x.
-        estimable = np.abs(contrasts @ x - difference).max(axis=1) < 1e-8
-        effects = inverse[arms:] - inverse[arms:].mean(axis=0)
-        tied = rank == arms + seeds - 1 and seeds > 1
-        own_df = np.maximum((table & table[0]).sum(axis=1) - 1, 0)
-        own_df[0] = 0
+        contrast_matrix = np.hstack([np.eye(arms) - np.eye(arms)[0], np.zeros((arms, seeds))])
+        contrasts = contrast_matrix @ inverse
+        # Only contrasts in the row space of x can be estimated.
+        estimable = np.abs(contrasts @ x - contrast_matrix).max(axis=1) < 1e-8
+        seed_effects = inverse[arms:] - inverse[arms:].mean(axis=0)
+        is_connected = rank == arms + seeds - 1 and seeds > 1
+        paired_df = np.maximum((is_present & is_present[0]).sum(axis=1) - 1, 0)
+        paired_df[0] = 0
         df = len(x) - rank
         return cls(
-            present=table,
+            present=is_present,
             contrasts=contrasts,
-            unit=np.where(estimable, np.square(contrasts).sum(axis=1), np.nan),
+            variance_factor=np.where(estimable, np.square(contrasts).sum(axis=1), np.nan),
             residuals=np.eye(len(x)) - x @ inverse,
-            seed_weights=effects,
-            seed_unit=float(np.square(effects).sum() / (seeds - 1)) if tied else math.nan,
+            seed_weights=seed_effects,
+            seed_variance_factor=float(np.square(seed_effects).sum() / (seeds - 1)) if is_connected else math.nan,
             df=df,
-            own_df=own_df,
-            difference_df=moderated_df(df, own_df),
+            paired_df=paired_df,
+            difference_df=moderated_df(df, paired_df),
         )
 
 
-def moderated_df(pooled: ArrayLike, own: ArrayLike) -> Floats:
-    """Degrees of freedom of a moderated variance; ``pooled`` where ``own`` is zero."""
-    pooled, own = np.broadcast_arrays(np.asarray(pooled, dtype=np.float64), np.asarray(own, dtype=np.float64))
-    weight = own / (PRIOR_DF + own)
-    mixed = 1 / ((1 - weight**2) / np.maximum(pooled, 1) + weight**2 / np.maximum(own, 1))
-    return np.where((own > 0) & (own < pooled), mixed, pooled)
+def moderated_df(pooled: ArrayLike, paired: ArrayLike) -> Floats:
+    """Return the degrees of freedom (...) of a moderated variance; ``pooled`` where ``paired`` is 0 or not below it."""
+    pooled, paired = np.broadcast_arrays(np.asarray(pooled, dtype=np.float64), np.asarray(paired, dtype=np.float64))
+    weight = paired / (PRIOR_DF + paired)
+    moderated = 1 / ((1 - weight**2) / np.maximum(pooled, 1) + weight**2 / np.maximum(paired, 1))
+    return np.where((paired > 0) & (paired < pooled), moderated, pooled)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Least squares of scores, in their unit.
+    """Least-squares fit of scores, in their unit.
 
     Attributes:
-        differences: (..., A), arm minus arm 0; NaN where it cannot be estimated.
+        differences: (..., A), arm minus arm 0; NaN if it cannot be estimated.
         residuals: (..., N), in the order of ``np.nonzero(design.present)``.
         sigma: (...), pooled residual SD; NaN without degrees of freedom.
-        spread: (..., A), moderated SD behind each difference; ``sigma`` where an arm shares no two seeds with arm 0.
-        se: (..., A), standard error of the differences that the spread of the runs gives.
+        moderated_sd: (..., A), moderated SD; ``sigma`` if an arm shares fewer than two seeds with arm 0.
+        se: (..., A), standard error of each difference from the variation between runs.
     """
 
     differences: Floats
     residuals: Floats
     sigma: Floats
-    spread: Floats
+    moderated_sd: Floats
     se: Floats
 
 
 def fit(scores: Floats, design: Design) -> Fit:
-    """Fit scores (..., A, S) under ``design``; absent runs may hold anything."""
+    """Fit scores (..., A, S) under ``design``; entries of absent runs are ignored."""
     present = scores[..., design.present]  # (..., N)
-    zero = ZERO * np.abs(present).max(axis=-1, keepdims=True)  # (..., 1)
-    differences = _snap(present @ design.contrasts.T, zero) + np.where(np.isnan(design.unit), np.nan, 0.0)
+    threshold = ZERO * np.abs(present).max(axis=-1, keepdims=True)  # (..., 1)
+    differences = _zero_below(present @ design.contrasts.T, threshold) + np.where(
+        np.isnan(design.variance_factor), np.nan, 0.0
+    )
     residuals = present @ design.residuals.T
     if design.df:
-        sigma = _snap(np.sqrt(np.square(residuals).sum(axis=-1) / design.df), zero[..., 0])
+        sigma = _zero_below(np.sqrt(np.square(residuals).sum(axis=-1) / design.df), threshold[..., 0])
     else:
         sigma = np.full(present.shape[:-1], np.nan)
     pooled = np.square(sigma)
     variances = np.repeat(np.asarray(pooled)[..., None], len(design.present), axis=-1)
-    for a in np.flatnonzero(design.own_df):
+    for a in np.flatnonzero(design.paired_df):
         shared = design.present[a] & design.present[0]
-        own = (scores[..., a, shared] - scores[..., 0, shared]).var(axis=-1, ddof=1) / 2
-        weight = design.own_df[a] / (PRIOR_DF + design.own_df[a])
-        variances[..., a] = (1 - weight) * pooled + weight * own
-    spread = _snap(np.sqrt(variances), zero)
-    return Fit(differences, residuals, sigma, spread, spread * np.sqrt(design.unit))
+        paired = (scores[..., a, shared] - scores[..., 0, shared]).var(axis=-1, ddof=1) / 2
+        weight = design.paired_df[a] / (PRIOR_DF + design.paired_df[a])
+        variances[..., a] = (1 - weight) * pooled + weight * paired
+    moderated_sd = _zero_below(np.sqrt(variances), threshold)
+    return Fit(differences, residuals, sigma, moderated_sd, moderated_sd * np.sqrt(design.variance_factor))
 
 
-def _snap(values: Floats, zero: Floats) -> Floats:
-    return np.where(np.abs(values) < zero, 0.0, values)
+def _zero_below(values: Floats, threshold: Floats) -> Floats:
+    """Set values whose magnitude is below ``threshold`` to zero."""
+    return np.where(np.abs(values) < threshold, 0.0, values)
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """Tests of M differences, every array (..., M); NaN where there was nothing to test with."""
+    """Tests of M differences, each array (..., M); NaN for a difference that is not tested."""
 
     low: Floats
     high: Floats
@@ -178,32 +176,32 @@ class Judgement:
     verdict: NDArray[np.str_]
 
 
-def judge(
+def compute_verdicts(
     differences: Floats, se: Floats, df: ArrayLike, *, family: ArrayLike, margin: float, alpha: float
 ) -> Judgement:
-    """Interval, p, Holm's p and verdict of each difference.
+    """Return the confidence interval, p, Holm's p and verdict of each difference.
 
     Args:
-        differences: (..., M), + is better.
-        se: (..., M), their standard errors. NaN: no test. Zero: nothing was seen to vary, so a difference of exactly
-            zero is equal, and any other has no known error and is not tested.
-        df: degrees of freedom of the standard errors, one number or (..., M). Zero: no test.
-        family: (M,) bool, True for the differences corrected together; each of the others stands alone.
+        differences: (..., M), positive is better.
+        se: (..., M), standard errors; NaN for no test. If 0, the runs do not vary: a zero difference is "equal", any
+            other is not tested.
+        df: degrees of freedom of ``se``, one number or (..., M); 0 for no test.
+        family: (M,) bool, True for the differences that Holm corrects together.
         margin: half-width of "equal", in the unit of the differences.
-        alpha: error of the family; intervals are at 1 - alpha each, not corrected.
+        alpha: family-wise error rate; confidence intervals have level 1 - alpha, uncorrected.
     """
-    together = np.asarray(family, dtype=bool)
+    in_family = np.asarray(family, dtype=bool)
     df = np.where(np.asarray(df) > 0, df, np.nan)
-    half = t_quantile(1 - alpha / 2, df) * se
+    half_width = t_quantile(1 - alpha / 2, df) * se
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.abs(differences) / se
     p = 2 * stdtr(df, -t)
-    constant = (se == 0) & ~np.isnan(df)
-    p = np.where(constant, np.where(differences == 0, 1.0, np.nan), p)
-    half = np.where(np.isnan(p), np.nan, half)
-    low, high = differences - half, differences + half
+    has_zero_error = (se == 0) & ~np.isnan(df)
+    p = np.where(has_zero_error, np.where(differences == 0, 1.0, np.nan), p)
+    half_width = np.where(np.isnan(p), np.nan, half_width)
+    low, high = differences - half_width, differences + half_width
     p_holm = p.copy()
-    p_holm[..., together] = holm(p[..., together])
+    p_holm[..., in_family] = holm(p[..., in_family])
     significant = p_holm < alpha
     verdict = np.select(
         [significant & (differences > 0), significant & (differences < 0), (low > -margin) & (high < margin)],
@@ -214,7 +212,7 @@ def judge(
 
 
 def holm(p: Floats) -> Floats:
-    """Holm's step-down p over the last axis (..., M) of a family; NaN is no member of it and stays NaN."""
+    """Return Holm's step-down p over the last axis of (..., M); NaN entries are ignored and stay NaN."""
     order = np.argsort(p, axis=-1)  # NaN last
     ascending = np.take_along_axis(p, order, axis=-1)
     members = np.count_nonzero(~np.isnan(p), axis=-1)[..., None]
@@ -225,5 +223,5 @@ def holm(p: Floats) -> Floats:
 
 
 def t_quantile(probability: ArrayLike, df: ArrayLike) -> Floats:
-    """Quantile of Student's t."""
+    """Return the quantile (...) of Student's t."""
     return np.asarray(stdtrit(df, probability), dtype=np.float64)

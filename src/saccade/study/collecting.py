@@ -1,6 +1,6 @@
-"""Read the run folders of a study and judge them.
+"""Read the run folders of a study and analyse them.
 
-The run folders are the only truth; everything here can be made again from them.
+The run folders are the only source; all results can be recomputed from them.
 """
 
 from __future__ import annotations
@@ -20,73 +20,76 @@ from saccade.metrics.metric import Metric
 from saccade.metrics.rows import Rows, count
 from saccade.runfiles import Failed, read, read_epochs, read_rows
 from saccade.study import pseudovalues
-from saccade.study.advice import on_unlearnt
+from saccade.study.advice import advice_if_not_learnt
 from saccade.study.arms import BASELINE, Arm
 from saccade.study.costs import ArmCost, read_costs
 from saccade.study.plan import Run, Study
 from saccade.study.results import ArmResult, OtherMetric, StudyResults
-from saccade.study.run_notes import Note, RunResult, on_study
+from saccade.study.run_notes import RunResult, StudyNote, study_notes
 from saccade.study.stats import analyse, intervals
-from saccade.study.tuning import tuned
+from saccade.study.tuning import read_tuning
 from saccade.tasks.base import Task
 
 __all__ = ["collect"]
 
 
 def collect(folder: str | Path) -> StudyResults:
-    """The results of the study in ``folder``.
+    """Return the results of the study in ``folder``.
 
-    A run that diverged has no score: the score at which a training broke says nothing of the mechanism when it works.
-    It is left out of the mean and named in the notes, because leaving it out flatters its arm.
+    A diverged run has no score and is named in the notes, because omitting it flatters its arm.
 
     Raises:
-        UserError: ``folder`` holds no study, a file of it is damaged, or its runs were not made with the same images.
+        UserError: ``folder`` holds no study, one of its files is damaged, or the runs used different images.
     """
     study = Study.open(folder)
     finished = {(run.arm.name, run.seed): done for run in study.runs() if (done := run.finished)}
     _check_images(study, finished)
-    runs = tuple(_run(study, run, finished.get((run.arm.name, run.seed))) for run in study.runs())
-    task, metric_name = _asked(study, finished)
-    kind = tasks.get(task)
-    metric = next(each for each in kind.metrics if each.name.lower() == metric_name.lower())
+    runs = tuple(_run_result(study, run, finished.get((run.arm.name, run.seed))) for run in study.runs())
+    task, metric_name = _task_and_metric(study, finished)
+    task_class = tasks.get(task)
+    metric = next(m for m in task_class.metrics if m.name.lower() == metric_name.lower())
     scores = _scores(study, runs, metric)
     costs = read_costs(study.folder)
-    arms = tuple(_arm(study, arm, scores[arm.name], runs, costs.get(arm.name)) for arm in study.arms)
+    arms = tuple(_arm_result(study, arm, scores[arm.name], runs, costs.get(arm.name)) for arm in study.arms)
     trivial = next(
         ((done["trivial"]["answer"], done["trivial"]["scores"].get(metric.name)) for done in finished.values()
          if done.get("trivial")), None,
     )  # fmt: skip
-    analysis, others = None, []
+    analysis, other_metrics = None, []
     if arms[0].mean is not None:
-        rows = _rows(study, runs, kind)
+        rows = _rows(study, runs, task_class)
         analysis = analyse(
             scores,
             metric=metric,
-            values=_values(study, rows, metric),
+            values=_pseudo_values(study, rows, metric),
             baseline=BASELINE,
             controls=frozenset(arm.name for arm in study.arms if arm.control),
             reference=None if trivial is None or trivial[1] is None else (trivial[0], trivial[1]),
             margin=study.margin,
             seeds=study.seeds,
-            sizes=_sizes(rows, metric),
+            sizes=_unit_sizes(rows, metric),
         )
-        there = {name for run in runs for name in run.scores}
-        for other in kind.metrics:
-            if other is metric or other.name not in there:
+        scored_metrics = {name for run in runs for name in run.scores}
+        for other in task_class.metrics:
+            if other is metric or other.name not in scored_metrics:
                 continue
-            own = _scores(study, runs, other)
-            if any(score is not None for score in own[BASELINE]):
+            other_scores = _scores(study, runs, other)
+            if any(score is not None for score in other_scores[BASELINE]):
                 try:
-                    values = _values(study, rows, other)
-                except UserError:  # earlier versions kept less
+                    values = _pseudo_values(study, rows, other)
+                except UserError:  # rows of earlier versions lack columns that this metric needs
                     values = None
-                found = intervals(own, metric=other, values=values, baseline=BASELINE, sizes=_sizes(rows, other))
-                others.append(OtherMetric(other, own, found))
-    notes = on_study(study, {row.arm.name: row.parameters for row in arms}, runs, finished)
+                differences = intervals(
+                    other_scores, metric=other, values=values, baseline=BASELINE, sizes=_unit_sizes(rows, other)
+                )
+                other_metrics.append(OtherMetric(other, other_scores, differences))
+    notes = study_notes(study, {row.arm.name: row.parameters for row in arms}, runs, finished)
     if analysis is not None:
-        notes += [Note("analysis", text) for text in analysis.notes]
-    if (tuning := tuned(study)) is not None:
-        notes += [Note("tuning", text) for text in (tuning.budget(), *tuning.diverged(), *tuning.edges())]
+        notes += [StudyNote("analysis", text) for text in analysis.notes]
+    if (tuning := read_tuning(study)) is not None:
+        notes += [
+            StudyNote("tuning", text) for text in (tuning.budget(), *tuning.divergence_notes(), *tuning.edge_notes())
+        ]
     not_learnt = analysis is not None and analysis.not_learnt is not None
     return StudyResults(
         name=study.folder.resolve().name,
@@ -99,11 +102,11 @@ def collect(folder: str | Path) -> StudyResults:
         trivial=trivial,
         arms=arms,
         analysis=analysis,
-        others=tuple(others),
+        others=tuple(other_metrics),
         notes=tuple(notes),
         runs=runs,
-        scored=_scored(runs),
-        advice=on_unlearnt(study) if not_learnt else "",
+        scored=_scored_epoch(runs),
+        advice=advice_if_not_learnt(study) if not_learnt else "",
         tuned=tuning,
     )
 
@@ -111,58 +114,55 @@ def collect(folder: str | Path) -> StudyResults:
 Finished = Mapping[tuple[str, int], Mapping[str, Any]]
 
 
-def _run(study: Study, run: Run, done: Mapping[str, Any] | None) -> RunResult:
-    place = run.folder.relative_to(study.folder).as_posix()
+def _run_result(study: Study, run: Run, done: Mapping[str, Any] | None) -> RunResult:
+    """Return the status and scores of ``run``; ``done`` is its ``done.json``, None if unfinished."""
+    folder = run.folder.relative_to(study.folder).as_posix()
     if done is None:
         failed = read(run.folder / "failed.json", Failed)
         if failed is None:
-            return RunResult(run.arm.name, run.seed, "missing", place)
-        return RunResult(run.arm.name, run.seed, "failed", place, reason=failed.get("reason"))
-    known: dict[str, Any] = {"seconds": done["seconds"], "parameters": done["parameters"]}
+            return RunResult(run.arm.name, run.seed, "missing", folder)
+        return RunResult(run.arm.name, run.seed, "failed", folder, reason=failed.get("reason"))
+    measured: dict[str, Any] = {"seconds": done["seconds"], "parameters": done["parameters"]}
     if done["diverged"]:
         reason = str(done["diverged"].get("message", done["diverged"]))
-        return RunResult(run.arm.name, run.seed, "diverged", place, reason=reason, **known)
+        return RunResult(run.arm.name, run.seed, "diverged", folder, reason=reason, **measured)
     return RunResult(
-        run.arm.name, run.seed, "done", place, done["scores"], done.get("by_class", {}),
-        constant=done.get("constant", {}), chosen=_chose(run), **known,
+        run.arm.name, run.seed, "done", folder, done["scores"], done.get("by_class", {}),
+        constant=done.get("constant", {}), chosen=_chose_epoch_on_val(run), **measured,
     )  # fmt: skip
 
 
-def _chose(run: Run) -> bool:
-    """Whether the last phase of ``run`` chose its epoch on validation images."""
+def _chose_epoch_on_val(run: Run) -> bool:
+    """Return True if the last phase of ``run`` chose its epoch on validation images."""
     rows = read_epochs(run.folder / "metrics.jsonl")
     return bool(rows) and rows[-1].get("val") is not None
 
 
-def _scored(runs: Sequence[RunResult]) -> str:
-    """Which epoch the finished ``runs`` were scored at."""
-    kinds = {run.chosen for run in runs if run.status == "done"}
-    chosen = "chosen on validation images"
-    return {(True,): f"the epoch {chosen}", (False, True): f"the last epoch, or the one {chosen}"}.get(
-        tuple(sorted(kinds)), "the last epoch"
+def _scored_epoch(runs: Sequence[RunResult]) -> str:
+    """Return a phrase naming the epoch at which the finished ``runs`` were scored."""
+    choices = {run.chosen for run in runs if run.status == "done"}
+    on_val = "chosen on validation images"
+    return {(True,): f"the epoch {on_val}", (False, True): f"the last epoch, or the one {on_val}"}.get(
+        tuple(sorted(choices)), "the last epoch"
     )
 
 
-def _asked(study: Study, finished: Finished) -> tuple[str, str]:
-    """Task and metric of the verdicts, as the runs say.
-
-    Raises:
-        UserError: runs disagree, or none is finished.
-    """
-    found = {(done["task"], done["metric"]) for done in finished.values()}
-    wanted = study.base.task
-    for name, metric in found:
-        asked = wanted.name not in ("auto", name) or (wanted.metric or metric).lower() != metric.lower()
-        if asked or name not in tasks.names() or metric not in [each.name for each in tasks.get(name).metrics]:
+def _task_and_metric(study: Study, finished: Finished) -> tuple[str, str]:
+    """Return the task and the metric of the finished runs, or those of the recipe if none has finished."""
+    trained_for = {(done["task"], done["metric"]) for done in finished.values()}
+    requested = study.base.task
+    for name, metric in trained_for:
+        differs = requested.name not in ("auto", name) or (requested.metric or metric).lower() != metric.lower()
+        if differs or name not in tasks.names() or metric not in [m.name for m in tasks.get(name).metrics]:
             raise UserError(
-                f"{study.folder}: a run says that it was of the task {brief(name)!r} by {brief(metric)!r}, which this "
-                "study cannot be. Delete the folder of that run and give the same command again: it is done anew."
+                f"{study.folder}: a run was trained for the task {brief(name)!r} and the metric {brief(metric)!r}, "
+                "which do not fit this study. Delete the folder of that run and give the same command again."
             )
-    if len(found) > 1:
-        words = " and ".join(f"{task} by {metric}" for task, metric in sorted(found))
-        raise UserError(f"{study.folder}: the runs cannot be compared, they are of {words}")
-    if found:
-        return found.pop()
+    if len(trained_for) > 1:
+        pairs = " and ".join(f"{task} by {metric}" for task, metric in sorted(trained_for))
+        raise UserError(f"{study.folder}: the runs cannot be compared, because they were scored on {pairs}")
+    if trained_for:
+        return trained_for.pop()
     name = tasks.choose(study.base)
     return name, study.base.task.metric or tasks.get(name).metrics[0].name
 
@@ -172,114 +172,106 @@ def _scores(study: Study, runs: tuple[RunResult, ...], metric: Metric) -> dict[s
     return {arm.name: [by_run[arm.name, seed] for seed in study.seeds] for arm in study.arms}
 
 
-def _arm(
+def _arm_result(
     study: Study, arm: Arm, scores: list[float | None], runs: tuple[RunResult, ...], cost: ArmCost | None
 ) -> ArmResult:
-    known = [score for score in scores if score is not None]
+    present_scores = [score for score in scores if score is not None]
     return ArmResult(
         arm,
         arm.shares_host(study.base),
         tuple(scores),
-        float(np.mean(known)) if known else None,
-        float(np.std(known, ddof=1)) if len(known) > 1 else None,
+        float(np.mean(present_scores)) if present_scores else None,
+        float(np.std(present_scores, ddof=1)) if len(present_scores) > 1 else None,
         next((run.parameters for run in runs if run.arm == arm.name and run.parameters is not None), None),
         cost,
     )
 
 
 def _check_images(study: Study, finished: Finished) -> None:
-    """Raise UserError where runs of one description of the data had other images than each other.
+    """Raise UserError if runs with the same data settings used different images.
 
-    Arms that describe the data differently, as by another size, are compared by the truth in their rows alone.
+    Arms with different data settings, such as another image size, are checked by the labels in their rows.
     """
-    known: dict[str, tuple[Run, str]] = {}
+    fingerprints: dict[str, tuple[Run, str]] = {}
     for run in study.runs():
         fingerprint = finished.get((run.arm.name, run.seed), {}).get("fingerprint")
         if not fingerprint:
             continue
-        # A network that chooses its epoch on val has the images of val in its fingerprint.
-        described = run.recipe.data.model_dump_json() + run.recipe.model.model_dump_json()
-        first, expected = known.setdefault(described, (run, fingerprint))
+        # The fingerprint includes the validation images if the epoch is chosen on them.
+        settings_key = run.recipe.data.model_dump_json() + run.recipe.model.model_dump_json()
+        first, expected = fingerprints.setdefault(settings_key, (run, fingerprint))
         if fingerprint != expected:
-            raise _other_images(first, run, "the images changed between them")
+            raise _different_images(first, run, "the images changed between them")
 
 
-def _other_images(one: Run, other: Run, how: str) -> UserError:
+def _different_images(first: Run, other: Run, reason: str) -> UserError:
     return UserError(
-        f"{one.folder} and {other.folder} cannot be compared: {how}. Remove the run folders made with the images that "
-        "no longer count, and run the study again."
+        f"{first.folder} and {other.folder} cannot be compared: {reason}. Remove the run folders of the outdated "
+        "images and run the study again."
     )
 
 
-def _rows(study: Study, runs: tuple[RunResult, ...], kind: type[Task]) -> dict[tuple[str, int], Rows]:
-    """The rows of every run that is done and has some.
-
-    Raises:
-        UserError: a file is damaged, or two runs were scored on other images.
-    """
-    found: dict[tuple[str, int], Rows] = {}
+def _rows(study: Study, runs: tuple[RunResult, ...], task_class: type[Task]) -> dict[tuple[str, int], Rows]:
+    """Return the per-image rows of every finished run that has them."""
+    rows_by_run: dict[tuple[str, int], Rows] = {}
     first: tuple[Run, Rows] | None = None
     for run, result in zip(study.runs(), runs, strict=True):
         rows = read_rows(run.folder) if result.status == "done" else None
         if rows is None:
             continue
-        for key in kind.truth:
+        for key in task_class.truth:
             if key not in rows:
                 raise _damaged(run, f"hold {', '.join(sorted(rows))}; {key!r} is needed")
         first = first or (run, rows)
         counts = count(first[1]), count(rows)
         if counts[0] != counts[1]:
-            raise _other_images(first[0], run, f"they have {counts[0]} and {counts[1]} test images")
+            raise _different_images(first[0], run, f"they have {counts[0]} and {counts[1]} test images")
         if ("group" in first[1]) != ("group" in rows):
-            raise _other_images(first[0], run, "the groups of their test images differ")
-        for key in (*kind.truth, *(["group"] if "group" in rows else [])):
+            raise _different_images(first[0], run, "the groups of their test images differ")
+        for key in (*task_class.truth, *(["group"] if "group" in rows else [])):
             if rows[key].shape != first[1][key].shape or not torch.equal(first[1][key].long(), rows[key].long()):
-                raise _other_images(first[0], run, f"the {key}s of their test images differ")
-        found[run.arm.name, run.seed] = rows
-    return found
+                raise _different_images(first[0], run, f"the {key}s of their test images differ")
+        rows_by_run[run.arm.name, run.seed] = rows
+    return rows_by_run
 
 
-def _damaged(run: Run, what: str) -> UserError:
+def _damaged(run: Run, problem: str) -> UserError:
     return UserError(
-        f"{run.folder}: the rows of the test images {what}. Delete the folder {run.folder} and give the same command "
-        "again: that run is done anew."
+        f"{run.folder}: the rows of the test images {problem}. Delete the folder {run.folder} and give the same "
+        "command again to repeat that run."
     )
 
 
-def _sizes(rows: Mapping[tuple[str, int], Rows], metric: Metric) -> list[int] | None:
-    """Images in each unit of the pseudo-values; None where the rows do not hold what they need."""
-    for each in rows.values():
-        return [int(size) for size in pseudovalues.sizes_of(metric, each)]
-    return None
+def _unit_sizes(rows: Mapping[tuple[str, int], Rows], metric: Metric) -> list[int] | None:
+    """Return the images in each resampling unit of the pseudo-values, or None without rows."""
+    if not rows:
+        return None
+    return [int(size) for size in pseudovalues.metric_unit_sizes(metric, next(iter(rows.values())))]
 
 
-def _values(
+def _pseudo_values(
     study: Study, rows: Mapping[tuple[str, int], Rows], metric: Metric
 ) -> dict[str, NDArray[np.float64]] | None:
-    """Arm -> pseudo-values (seeds, units) of ``metric``; None without rows.
-
-    Raises:
-        UserError: the rows of a run do not hold what the metric needs.
-    """
-    found = {}
+    """Return the pseudo-values (seeds, units) of ``metric`` by arm, or None without rows."""
+    values_by_run = {}
     runs = {(run.arm.name, run.seed): run for run in study.runs()}
-    for key, each in rows.items():
+    for key, run_rows in rows.items():
         try:
-            needed = (len(pseudovalues.sizes_of(metric, each)),)
-            found[key] = pseudovalues.of(metric, each)
+            expected_shape = (len(pseudovalues.metric_unit_sizes(metric, run_rows)),)
+            values_by_run[key] = pseudovalues.pseudo_values(metric, run_rows)
         except KeyError as error:
-            raise _damaged(runs[key], f"hold {', '.join(sorted(each))}; {error.args[0]!r} is needed") from None
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:  # tensors of shapes that do not go together
+            raise _damaged(runs[key], f"hold {', '.join(sorted(run_rows))}; {error.args[0]!r} is needed") from None
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:  # tensors of incompatible shapes
             raise _damaged(runs[key], f"give no {metric.name}: {error}") from None
-        if found[key].shape != needed:
-            shape = found[key].shape
-            raise _damaged(runs[key], f"give {metric.name} values of shape {shape}; {needed} is needed")
-    if not found:
+        if values_by_run[key].shape != expected_shape:
+            shape = values_by_run[key].shape
+            raise _damaged(runs[key], f"give {metric.name} values of shape {shape}; {expected_shape} is needed")
+    if not values_by_run:
         return None
-    nothing = np.full_like(next(iter(found.values())), np.nan)
-    scored = {name for name, _ in found}
+    missing_values = np.full_like(next(iter(values_by_run.values())), np.nan)
+    scored_arms = {name for name, _ in values_by_run}
     return {
-        arm.name: np.stack([found.get((arm.name, seed), nothing) for seed in study.seeds])
+        arm.name: np.stack([values_by_run.get((arm.name, seed), missing_values) for seed in study.seeds])
         for arm in study.arms
-        if arm.name in scored
+        if arm.name in scored_arms
     }

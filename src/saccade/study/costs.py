@@ -1,4 +1,4 @@
-"""What each arm of a study costs on this machine, measured once and kept as ``costs.json``."""
+"""Cost of each arm of a study on this machine, measured once and stored in ``costs.json``."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from saccade.trust import Trust
 __all__ = ["BATCH", "ArmCost", "Latency", "measure_costs", "read_costs"]
 
 BATCH = 16
-"""Images of the second latency: what a network costs when it is not fed one by one."""
+"""Batch size of the second latency; a single image underuses most hardware."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of a batch: the median, and the range of the middle 90 %."""
+    """Latency in milliseconds: median, and bounds of the middle 90 %."""
 
     median: float
     low: float
     high: float
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Latency:
-        """Read an entry of ``costs.json``."""
+    def from_json(cls, values: Mapping[str, Any]) -> Latency:
+        """Return the latency stored in an entry of ``costs.json``."""
         return cls(values["median"], values["low"], values["high"])
 
 
 @dataclass(frozen=True)
 class ArmCost:
-    """Parameters and MACs of one image, and the latency of one and of ``batch`` images."""
+    """Parameters, MACs of one image, and latency of one image and of a batch of ``batch`` images."""
 
     parameters: int
     macs: int
@@ -48,32 +48,31 @@ class ArmCost:
 
 
 def read_costs(folder: Path) -> dict[str, ArmCost]:
-    """Arm -> its cost, as far as they are measured.
+    """Return a mapping of arm to cost, for the arms that have been measured.
 
     Raises:
         UserError: ``costs.json`` is damaged.
     """
-    found = read(folder / "costs.json", Costs) or {}
+    entries = read(folder / "costs.json", Costs) or {}
     return {
         name: ArmCost(
             values["parameters"],
             values["macs"],
-            Latency.of(values["latency_ms"]),
+            Latency.from_json(values["latency_ms"]),
             values["batched"]["batch"],
-            Latency.of(values["batched"]["latency_ms"]),
+            Latency.from_json(values["batched"]["latency_ms"]),
             values["threads"],
             values["device"],
         )
-        for name, values in found.items()
+        for name, values in entries.items()
     }
 
 
 def measure_costs(folder: str | Path, again: bool = False, trust: Trust = False) -> None:
-    """Measure every arm that has a finished run.
+    """Measure every arm that has a finished run and write ``costs.json``; call it after all runs have ended.
 
-    The arms take turns on the clock, so that what else the machine does hits them alike; where one has no entry yet,
-    or ``again`` is asked for, all are measured. Meant for when all runs have ended. ``trust`` is that of
-    ``saccade.load``.
+    The arms take turns, so that other load affects all alike. If every arm has an entry, nothing is measured unless
+    ``again``. ``trust`` is that of ``saccade.load``.
 
     Raises:
         UserError: ``folder`` holds no study, or a saved network is damaged.
@@ -88,7 +87,7 @@ def measure_costs(folder: str | Path, again: bool = False, trust: Trust = False)
     for run in study.runs():
         if run.arm.name not in saved and run.finished and (run.folder / "model.safetensors").exists():
             saved[run.arm.name] = run.folder
-    # Of costs that are made anew, the old ones are not looked at: they may be damaged.
+    # With ``again`` the old file is not read, because it may be damaged.
     if not saved or (not again and saved.keys() <= (read(study.folder / "costs.json", Costs) or {}).keys()):
         return
     costs: dict[str, Any] = {}
@@ -97,8 +96,8 @@ def measure_costs(folder: str | Path, again: bool = False, trust: Trust = False)
     try:
         for size, names in _by_size(study, saved, describe).items():
             models = [load(saved[name], trust=trust) for name in names]
-            one, many = (measure_all(models, size, batch=batch) for batch in (1, BATCH))
-            for name, single, batch in zip(names, one, many, strict=True):
+            single_costs, batch_costs = (measure_all(models, size, batch=batch) for batch in (1, BATCH))
+            for name, single, batch in zip(names, single_costs, batch_costs, strict=True):
                 batched = {"batch": batch.batch, "latency_ms": asdict(batch.latency_ms)}
                 costs[name] = asdict(single) | {"batched": batched}
     finally:
@@ -107,22 +106,18 @@ def measure_costs(folder: str | Path, again: bool = False, trust: Trust = False)
 
 
 def _by_size(study: Study, saved: Mapping[str, Path], describe: Any) -> dict[tuple[int, ...], list[str]]:
-    """Input size -> the arms that take it.
-
-    Raises:
-        UserError: arms of one recipe for the data are saved for different sizes.
-    """
-    found: dict[tuple[int, ...], list[str]] = {}
-    data: dict[Any, tuple[Path, tuple[int, ...]]] = {}
+    """Return the arms by input size (C, H, W)."""
+    arms_by_size: dict[tuple[int, ...], list[str]] = {}
+    sizes: dict[Any, tuple[Path, tuple[int, ...]]] = {}
     arms = {arm.name: arm for arm in study.arms}
-    for name, place in saved.items():
-        size = tuple(describe(place)["input"])
+    for name, folder in saved.items():
+        size = tuple(describe(folder)["input"])
         key = arms[name].recipe(study.base, 0).data.model_dump_json()
-        _, other = data.setdefault(key, (place, size))
-        if size != other:
+        _, first_size = sizes.setdefault(key, (folder, size))
+        if size != first_size:
             raise UserError(
-                f"{place}/config.json is damaged: input is {list(size)}, the other arms have {list(other)}. Delete the "
-                f"folder {place} and give the same command again: that run is done anew."
+                f"{folder}/config.json is damaged: input is {list(size)}, the other arms have {list(first_size)}. "
+                f"Delete the folder {folder} and give the same command again to repeat that run."
             )
-        found.setdefault(size, []).append(name)
-    return found
+        arms_by_size.setdefault(size, []).append(name)
+    return arms_by_size

@@ -1,4 +1,4 @@
-"""What the fit of a study shows beside its differences: spread between seeds, odd runs, odd arms."""
+"""Diagnostics of a study's fit."""
 
 from __future__ import annotations
 
@@ -16,53 +16,55 @@ Floats = NDArray[np.float64]
 
 
 def seed_sd(table: Floats, design: Design, sigma: float | None) -> float | None:
-    """Variance component of the seeds as an SD: what is left of their spread when σ has had its share."""
-    if sigma is None or math.isnan(design.seed_unit):
+    """Return the variance component of seeds as an SD, from scores (A, S) and the residual SD; None if unknown."""
+    if sigma is None or math.isnan(design.seed_variance_factor):
         return None
-    effects = design.seed_weights @ table[design.present]
-    return math.sqrt(max(float(effects.var(ddof=1)) - design.seed_unit * sigma**2, 0.0))
+    seed_effects = design.seed_weights @ table[design.present]
+    return math.sqrt(max(float(seed_effects.var(ddof=1)) - design.seed_variance_factor * sigma**2, 0.0))
 
 
 def largest_residual(fitted: Fit, design: Design) -> tuple[float | None, tuple[int, int] | None, bool]:
-    """Size and place (arm, seed) of the largest internally studentised residual, and whether it is an outlier.
+    """Return the largest internally studentised residual, its (arm, seed) index, and whether it is an outlier.
 
-    Outlier: its externally studentised form has Bonferroni's p < 0.05 over all runs. Below six degrees of freedom none
-    is named: scores are rounded, and where few others are left they may agree by chance to the last digit.
+    An outlier's externally studentised residual has a Bonferroni-corrected p < 0.05. Below six degrees of freedom there
+    is none, since few rounded scores may coincide by chance.
     """
-    free = np.diag(design.residuals)
+    leverage_complement = np.diag(design.residuals)
     if design.df == 0 or not fitted.sigma > 0:
         return None, None, False
     with np.errstate(divide="ignore", invalid="ignore"):
-        size = np.where(free > 1e-8, np.abs(fitted.residuals) / (fitted.sigma * np.sqrt(free)), 0.0)
-    worst = int(size.argmax())
-    place = np.argwhere(design.present)[worst]
-    squared, df = float(size[worst]) ** 2, design.df
-    outlier = False
+        studentised = np.where(
+            leverage_complement > 1e-8, np.abs(fitted.residuals) / (fitted.sigma * np.sqrt(leverage_complement)), 0.0
+        )
+    largest = int(studentised.argmax())
+    index = np.argwhere(design.present)[largest]
+    squared, df = float(studentised[largest]) ** 2, design.df
+    is_outlier = False
     if df >= 6:
-        deleted = math.sqrt(squared * (df - 1) / max(df - squared, 1e-12))
-        outlier = 2 * float(stdtr(df - 1, -deleted)) * len(size) < 0.05
-    return float(size[worst]), (int(place[0]), int(place[1])), outlier
+        external = math.sqrt(squared * (df - 1) / max(df - squared, 1e-12))
+        is_outlier = 2 * float(stdtr(df - 1, -external)) * len(studentised) < 0.05
+    return float(studentised[largest]), (int(index[0]), int(index[1])), is_outlier
 
 
 def widest_arm(scores: Floats, design: Design, alpha: float = 0.05) -> tuple[int, float] | None:
-    """Return the arm whose runs scatter more than those of the others, and σ without it; None where no arm does.
+    """Return the index of the arm whose runs vary most, and σ without it; None if no arm varies significantly more.
 
-    An F test of what it adds to the squared residuals of scores (A, S) against the fit to all other runs, Bonferroni
-    over the arms but the baseline. No arm is named where fewer than four degrees of freedom would be left.
+    An F test compares what the arm adds to the residual sum of squares of scores (A, S) with the fit to all other runs,
+    Bonferroni-corrected. Without the arm, at least four degrees of freedom must remain.
     """
-    squares = float(np.square(fit(scores, design).residuals).sum())
-    found: tuple[float, int, float] | None = None
-    for a in range(1, len(scores)):
-        present = np.delete(design.present, a, axis=0)
+    sum_of_squares = float(np.square(fit(scores, design).residuals).sum())
+    best: tuple[float, int, float] | None = None
+    for arm in range(1, len(scores)):
+        present = np.delete(design.present, arm, axis=0)
         seeds = present.any(axis=0)
-        rest = Design.of(present[:, seeds])
-        added = design.df - rest.df
-        if added < 1 or rest.df < 4:
+        rest = Design.from_present(present[:, seeds])
+        added_df = design.df - rest.df
+        if added_df < 1 or rest.df < 4:
             continue
-        sigma = float(fit(np.delete(scores, a, axis=0)[:, seeds], rest).sigma)
+        sigma = float(fit(np.delete(scores, arm, axis=0)[:, seeds], rest).sigma)
         if sigma > 0:
-            ratio = (squares - rest.df * sigma**2) / added / sigma**2
-            found = min(found or (1.0, 0, 0.0), (float(fdtrc(added, rest.df, max(ratio, 0.0))), a, sigma))
-    if found is None or found[0] * (len(scores) - 1) >= alpha:
+            ratio = (sum_of_squares - rest.df * sigma**2) / added_df / sigma**2
+            best = min(best or (1.0, 0, 0.0), (float(fdtrc(added_df, rest.df, max(ratio, 0.0))), arm, sigma))
+    if best is None or best[0] * (len(scores) - 1) >= alpha:
         return None
-    return found[1:]
+    return best[1:]

@@ -1,4 +1,4 @@
-"""The images of a study, read once by each process that trains on them."""
+"""Data sets of a study, read once per process."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from saccade.recipe import Data
 __all__ = ["open_once"]
 
 _last: tuple[tuple[Data, str, Any], Split] | None = None
-"""What was opened last: one set of images at a time is kept in memory."""
+"""Key and images of the last opened data set; only one data set is kept in memory."""
 
 
 def open_once(spec: Data, target: str, notify: Notify = ignore) -> Split:
-    """As :func:`saccade.data.open_data`; asked for the same images again, read no file a second time.
+    """Return the images of ``open_data``, without reading them again if they are those of the last call.
 
-    The same are those of one description whose files have kept their names, sizes and times of change: the checksums
-    of ``Split.fingerprint`` would take reading every byte.
+    Images are the same if the settings and the names, sizes and modification times of the files are unchanged.
 
     Raises:
-        UserError: as ``open_data``.
+        UserError: the data cannot be opened; see :func:`saccade.data.open_data`.
     """
     global _last
-    wanted = spec, target, layout_of(spec, target).stamp(spec)
-    if _last is None or _last[0] != wanted:
-        _last = None  # first, so that two sets are never held at once
-        _last = wanted, open_data(spec, target, notify)
+    key = spec, target, layout_of(spec, target).stamp(spec)
+    if _last is None or _last[0] != key:
+        _last = None  # so that two data sets are never in memory at once
+        _last = key, open_data(spec, target, notify)
     return _last[1]

@@ -1,4 +1,4 @@
-"""Sentences that the reader of a study must see beside its verdicts."""
+"""Caveats that are shown with the verdicts of a study."""
 
 from __future__ import annotations
 
@@ -7,74 +7,75 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from saccade.study.findings import Analysis, measure
+from saccade.study.findings import Analysis, with_unit
 
-__all__ = ["FIRST_LOOK", "on_fit", "on_reference", "on_runs", "on_units", "on_width"]
+__all__ = ["FEW_SEEDS", "fit_notes", "lost_units_note", "not_learnt_note", "seed_notes", "widest_arm_note"]
 
-FIRST_LOOK = 3
-"""A study of so many seeds or fewer is called a first look."""
+FEW_SEEDS = 3
+"""Number of seeds up to which a study is reported as a first look."""
 
 
-def on_runs(names: Sequence[str], present: NDArray[np.bool_], seeds: Sequence[int]) -> list[str]:
-    """Few seeds, and runs (arms, seeds) without a score."""
+def seed_notes(names: Sequence[str], present: NDArray[np.bool_], seeds: Sequence[int]) -> list[str]:
+    """Return notes on few seeds and on missing scores; ``present`` (arms, seeds) is True for runs with a score."""
     notes = []
-    used = int(present.any(axis=0).sum())
-    if 1 < used <= FIRST_LOOK:
-        notes.append(f"{used} seeds are a first look: intervals are wide, and verdicts may change with more seeds.")
-    elif used == 1:
-        notes.append("One seed measures no spread between runs, so nothing is decided.")
-    lost = []
+    n_seeds = int(present.any(axis=0).sum())
+    if 1 < n_seeds <= FEW_SEEDS:
+        notes.append(f"{n_seeds} seeds are a first look: intervals are wide, and verdicts may change with more seeds.")
+    elif n_seeds == 1:
+        notes.append("One seed does not measure the variation between runs, so nothing is decided.")
+    missing = []
     for name, row in zip(names, present, strict=True):
-        absent = [str(seed) for seed, there in zip(seeds, row, strict=True) if not there]
+        absent = [str(seed) for seed, has_score in zip(seeds, row, strict=True) if not has_score]
         if absent:
-            lost.append(f"{name} at {'every seed' if len(absent) == len(row) else 'seed ' + ', '.join(absent)}")
-    if lost:
+            missing.append(f"{name} at {'every seed' if len(absent) == len(row) else 'seed ' + ', '.join(absent)}")
+    if missing:
         notes.append(
-            f"Without a score: {'; '.join(lost)}. The model is fitted to the other runs; nothing is filled in."
+            f"Without a score: {'; '.join(missing)}. The model is fitted to the other runs; nothing is filled in."
         )
     return notes
 
 
-def on_reference(baseline: str, score: str, name: str, trivial: str, noise: str) -> str:
-    """The baseline is within noise of the trivial answer."""
+def not_learnt_note(baseline: str, score: str, name: str, trivial: str, noise: str) -> str:
+    """Return the note that the baseline is not better than the trivial predictor."""
     return (
         f"{baseline} scores {score}, the trivial answer ({name}) {trivial}: the host has not learnt the task, so no "
         f"arm is judged (two standard errors are {noise})."
     )
 
 
-def on_units(unknown: int, units: int) -> str:
-    """Units without which there is no score."""
+def lost_units_note(n_lost: int, n_units: int) -> str:
+    """Return the note on resampling units that the jackknife cannot leave out."""
     return (
-        f"{unknown} of {units} test images, or groups of them, cannot be left out without losing the score, as when a "
-        "class disappears. What they add to the error is unknown: intervals are too narrow."
+        f"The score is undefined without {n_lost} of {n_units} test images or groups, for example because a class "
+        "disappears. Their contribution to the error is unknown, so intervals are too narrow."
     )
 
 
-def on_fit(analysis: Analysis, outlier: bool) -> list[str]:
-    """No residual, errors that the images set, and a run that fits badly."""
+def fit_notes(analysis: Analysis, has_outlier: bool) -> list[str]:
+    """Return notes on zero residuals, on errors dominated by the test images, and on an outlying run."""
     notes = []
     if analysis.sigma == 0:
         notes.append(
             "The scores leave no residual at all: check that seeds change the runs and that the network learns."
         )
-    by_images = [row.name for row in analysis.differences if row.se_from == "images"]
-    if by_images:
+    image_limited = [row.name for row in analysis.differences if row.se_from == "images"]
+    if image_limited:
         notes.append(
-            f"For {', '.join(by_images)} the larger part of the standard error comes from the test images; more test "
-            "images narrow it, more seeds do not."
+            f"For {', '.join(image_limited)} the larger part of the standard error comes from the test images; more "
+            "test images narrow it, more seeds do not."
         )
-    if outlier and analysis.largest_residual_at is not None:
+    if has_outlier and analysis.largest_residual_at is not None:
         arm, seed = analysis.largest_residual_at
         notes.append(f"The score of {arm} at seed {seed} fits the others badly: look at that run.")
     return notes
 
 
-def on_width(analysis: Analysis, name: str, without: float) -> str:
-    """The runs of one arm scatter more; ``without`` is σ without it."""
+def widest_arm_note(analysis: Analysis, name: str, sigma_without: float) -> str:
+    """Return the note on an arm whose runs vary more; ``sigma_without`` is the residual SD without that arm."""
     digits = analysis.digits + 1
-    sigma = measure(f"{analysis.sigma:.{digits}f}", analysis.unit)
+    sigma = with_unit(f"{analysis.sigma:.{digits}f}", analysis.unit)
     return (
-        f"The runs of {name} scatter more than those of the other arms, which widens every interval: the pooled "
-        f"standard deviation is {sigma}, and {without:.{digits}f} without {name}. A study without {name} sees more."
+        f"The runs of {name} vary more than those of the other arms, which widens every interval: the pooled standard "
+        f"deviation is {sigma}, and {sigma_without:.{digits}f} without {name}. A study without {name} detects smaller "
+        "differences."
     )

@@ -1,24 +1,18 @@
-"""How exact a difference is: the error of the seeds and of the test images together, and what a study can find.
+"""Precision of a difference, from the variance components of seeds and of test images, and the detectable difference.
 
-A study done again would differ in its runs and in its test images. With S seeds
+    se² = v_seeds + v_images                                      (Satterthwaite 1946, Biometrics Bull. 2:110)
+    df  = (Σ u)² / Σ (u² / df_u),   u = v · (1 + 2 / df_u),       df_u of v_images from ``image_df``
 
-    se² = from the seeds + lasting                                    (Satterthwaite 1946, Biometrics Bull. 2:110)
-    df  = (sum of v)² / (sum of v² / its df),   v = part · (1 + 2 / its df),   the lasting part's df from image_df
+The factor 1 + 2 / df is E[v²] / E[v]². Without it, an underestimated v_seeds makes se too small and df too large at
+once: 5.8 % instead of 4.9 % false verdicts at 3 arms and 3 seeds.
 
-The factor is E[part²] / E[part]². Without it a seeds' part that came out small by luck makes se small and df large at
-once: 5.8 % false verdicts for 4.9 % at 3 arms, 3 seeds and a quarter as much from the images.
+v_seeds (``blocks.fit``) comes from the variation of runs on these test images. v_images remains however many runs there
+are, because some images suit one arm and others another. It is estimated from ``pseudovalues``, one per resampling
+unit: an image, or a group or block of images.
 
-*From the seeds* (``blocks.fit``) is how much runs on these very images differ, the chance of single answers included.
-*Lasting* is what remains if these runs were repeated for ever: some images suit one arm, others another. It is read
-from ``pseudovalues``, one per unit: an image, or a group or block of images. More seeds shrink the first part, more
-images the second. The larger part alone is too small: where both are alike its intervals cover 90 %.
-
-Errors and differences are in the metric's unit.
-
-Two constants turn a standard error into a detectable difference. *Planned*: σ is known, the study will estimate s; its
-T is noncentral t, and the constant is the noncentrality at which P(T > t_crit) = power. *Stated*: the study was run and
-speaks in its own s; a true difference of c·se is found when (d - c·se)/se + c > t_crit, where the fraction is
-central t, so c = t_crit + t_power. It is the smaller: a study whose s came out large also states a larger difference.
+Two constants turn a standard error into a detectable difference. *Planned*: σ is known, and the constant is the
+noncentrality of t at which P(t > t_crit) = power. *Stated*: the study was run and uses its own estimate, so c = t_crit
++ t_power, which is smaller. All errors are in the metric's unit.
 """
 
 from __future__ import annotations
@@ -34,84 +28,82 @@ from scipy.special import nctdtr
 from saccade.study.blocks import moderated_df, t_quantile
 
 __all__ = [
-    "MOST_SEEDS",
+    "MAX_SEEDS",
     "ImageError",
+    "complete_units",
     "image_df",
     "image_floor",
-    "image_variances",
-    "images_needed",
-    "known_units",
-    "lasting_error",
-    "lasting_of",
+    "image_sd",
+    "more_images_needed",
     "planned_detectable",
     "satterthwaite",
     "seeds_needed",
-    "spread",
+    "squared_image_error",
+    "squared_image_error_of",
     "standard_error",
     "stated_detectable",
+    "variance_components",
 ]
 
 Floats = NDArray[np.float64]
 
-MOST_SEEDS = 100
-"""``seeds_needed`` looks no further: a study of more seeds is no answer."""
+MAX_SEEDS = 100
+"""Largest number of seeds that ``seeds_needed`` considers."""
 
 
-def image_variances(d: Floats) -> tuple[Floats, Floats]:
-    """Variance of a difference between test images and within them.
+def variance_components(d: Floats) -> tuple[Floats, Floats]:
+    """Return the variances ``(between, within)``, each (...), of paired differences.
+
+    ``between`` is the variance over units of their mean over seeds; its expectation is the variance component of the
+    test images plus ``within / S``. ``within`` is the variance of a unit over seeds, after subtracting each run's mean.
+    Both are 0 for one unit; ``within`` is 0 for one seed.
 
     Args:
-        d: (..., S, units), pseudo-values of an arm less those of the baseline, one row per seed that both have.
-
-    Returns:
-        ``(between, within)``, each (...): the variance between units of their mean over seeds, expected to be the
-        lasting variance plus ``within / S``, and the variance of one unit over seeds once what a run does to all units
-        is taken out. One seed leaves ``within`` at 0; one unit has neither.
+        d: (..., S, units), pseudo-values of an arm less those of the baseline.
     """
     seeds, units = d.shape[-2:]
     if units < 2:
         return np.zeros(d.shape[:-2]), np.zeros(d.shape[:-2])
-    of_unit = d.mean(axis=-2, keepdims=True)
-    between = of_unit[..., 0, :].var(axis=-1, ddof=1)
+    unit_means = d.mean(axis=-2, keepdims=True)
+    between = unit_means[..., 0, :].var(axis=-1, ddof=1)
     if seeds < 2:
         return between, np.zeros_like(between)
-    scatter = d - of_unit - d.mean(axis=-1, keepdims=True) + of_unit.mean(axis=-1, keepdims=True)
-    return between, np.square(scatter).sum(axis=(-2, -1)) / ((seeds - 1) * (units - 1))
+    residuals = d - unit_means - d.mean(axis=-1, keepdims=True) + unit_means.mean(axis=-1, keepdims=True)
+    return between, np.square(residuals).sum(axis=(-2, -1)) / ((seeds - 1) * (units - 1))
 
 
-def lasting_error(between: ArrayLike, within: ArrayLike, seeds: ArrayLike, units: ArrayLike) -> Floats:
-    """Squared standard error (...) that the test images leave at any number of seeds; never below zero.
+def squared_image_error(between: ArrayLike, within: ArrayLike, seeds: ArrayLike, units: ArrayLike) -> Floats:
+    """Return the squared standard error (...) from the test images, at least zero.
 
     Args:
-        between: (...), as from ``image_variances``.
-        within: (...), as from ``image_variances``.
-        seeds: (...), rows behind both.
-        units: (...), units behind both.
+        between: (...), from ``variance_components``.
+        within: (...), from ``variance_components``.
+        seeds: (...), number of seeds.
+        units: (...), number of units.
     """
     return np.maximum(np.asarray(between) - np.asarray(within) / np.asarray(seeds), 0.0) / np.asarray(units)
 
 
-def lasting_of(d: Floats) -> float:
-    """``lasting_error`` of the known part of d (S, units); NaN where nothing is known."""
-    known = known_units(d)
-    return float(lasting_error(*image_variances(known), *known.shape)) if known.size else math.nan
+def squared_image_error_of(d: Floats) -> float:
+    """Return ``squared_image_error`` of the complete seeds and units of d (S, units); NaN without any."""
+    complete = complete_units(d)
+    return float(squared_image_error(*variance_components(complete), *complete.shape)) if complete.size else math.nan
 
 
-def known_units(d: Floats) -> Floats:
-    """The seeds of d (S, units) that are not all NaN, and the units that are NaN at none of these."""
+def complete_units(d: Floats) -> Floats:
+    """Return d (S, units) without seeds that are all NaN and units that are NaN at any other seed."""
     rows = d[np.isfinite(d).any(axis=1)]
     return rows[:, np.isfinite(rows).all(axis=0)]
 
 
 def image_df(sizes: ArrayLike) -> float:
-    """Degrees of freedom of the lasting error over units of these ``sizes`` (units,) in images; at least 1.
+    """Return the degrees of freedom of the image error over units of ``sizes`` (units,) images; at least 1.
 
-    They are units - 1 where all are alike. A large group moves a score more than a small one: with the variance of a
-    pseudo-value taken as the square of its size, a mixture of normals of excess kurtosis γ, they are
+    If the SD of a pseudo-value is proportional to its unit's size, a normal mixture of excess kurtosis γ, they are
 
         2 / (γ / units + 2 / (units - 1)),      γ = 3 (units Σ size⁴ / (Σ size²)² - 1)
 
-    Over nine groups of 3 to 13 images units - 1 gave up to 6.5 % false verdicts for 4.5 %.
+    Over nine groups of 3 to 13 images, units - 1 gave up to 6.5 % false verdicts instead of 4.5 %.
     """
     squares = np.square(np.asarray(sizes, dtype=np.float64))
     units = len(squares)
@@ -122,37 +114,33 @@ def image_df(sizes: ArrayLike) -> float:
 
 
 def image_floor(images: int, span: float) -> float:
-    """Squared standard error that no agreement on ``images`` test images can undercut.
+    """Return the squared standard error if the arms agree on all ``images`` test images, a lower bound.
 
-    Two pseudo images, one gained and one lost, beside images that all answer alike: 2 / (n + 2) is the share that
-    differs and 2 span² / (n + 2)² the squared error of the difference (Bonett & Price 2012, J. Educ. Behav. Stat.
-    37:479; Agresti & Min 2005, Stat. Med. 24:729, add half of each). Two images that agree thus prove nothing.
-
-    Args:
-        images: test images.
-        span: highest less lowest value of the metric. Of an unbounded metric, the standard deviation of one image:
-            ``spread`` of the baseline's pseudo-values.
+    Two pseudo-images are added, one in favour of each arm, which gives 2 span² / (n + 2)² (Bonett & Price 2012, J.
+    Educ. Behav. Stat. 37:479). ``span`` is the range of the metric or, without one, the ``image_sd`` of the baseline.
     """
     return 2 * span**2 / (images + 2) ** 2
 
 
-def spread(values: Floats, images: int) -> float:
-    """Standard deviation of one image, from pseudo-values (S, units): root mean variance of the rows.
+def image_sd(values: Floats, images: int) -> float:
+    """Return the standard deviation of one image from pseudo-values (S, units): root mean variance of the rows.
 
-    A block of k images has pseudo-values of a k-th of the variance.
+    The variance is rescaled, because a block of k images has pseudo-values of a k-th of the variance.
     """
-    known = known_units(values)
-    return math.sqrt(float(known.var(axis=1, ddof=1).mean()) * images / values.shape[1]) if known.shape[1] > 1 else 0.0
+    complete = complete_units(values)
+    if complete.shape[1] < 2:
+        return 0.0
+    return math.sqrt(float(complete.var(axis=1, ddof=1).mean()) * images / values.shape[1])
 
 
 @dataclass(frozen=True)
 class ImageError:
-    """What the test images leave at any number of seeds.
+    """Squared standard error of each difference from the test images.
 
     Attributes:
-        squared: (...), squared standard error (``lasting_error``); NaN where the images of a difference are unknown.
-        df: its degrees of freedom (``image_df``).
-        floor: the whole squared error is held above it by what lasts (``image_floor``).
+        squared: (...), ``squared_image_error``; NaN if unknown.
+        df: degrees of freedom (``image_df``).
+        floor: lower bound of the total squared error (``image_floor``); the image part is raised to reach it.
     """
 
     squared: ArrayLike
@@ -163,45 +151,51 @@ class ImageError:
 def standard_error(
     from_seeds: ArrayLike, df: ArrayLike, images: ImageError | None = None
 ) -> tuple[Floats, Floats, Floats]:
-    """Standard error of differences from both parts, with its degrees of freedom.
+    """Return ``(se, df, image_se)``, each (...): total, degrees of freedom, and the error from the test images.
 
     Args:
-        from_seeds: (...), standard error from the runs; NaN where the runs give none.
-        df: (...), its degrees of freedom.
-        images: the other part; None where it is unknown, which leaves the seeds' error and degrees of freedom.
-
-    Returns:
-        ``(se, df, lasting_se)``, each (...): the whole, its degrees of freedom, and the part that lasts.
+        from_seeds: (...), standard error from the seeds; NaN if unknown.
+        df: (...), degrees of freedom of ``from_seeds``.
+        images: error from the test images; None if unknown.
     """
-    seeds = np.square(np.asarray(from_seeds, dtype=np.float64))
+    seed_variance = np.square(np.asarray(from_seeds, dtype=np.float64))
     if images is None:
-        return np.sqrt(seeds), np.asarray(df, dtype=np.float64), np.zeros_like(seeds)
-    lasts = np.where(np.isnan(images.squared), 0.0, np.maximum(images.squared, images.floor - seeds))
-    return np.sqrt(seeds + lasts), satterthwaite(seeds, df, lasts, images.df), np.sqrt(lasts)
+        return np.sqrt(seed_variance), np.asarray(df, dtype=np.float64), np.zeros_like(seed_variance)
+    image_variance = np.where(np.isnan(images.squared), 0.0, np.maximum(images.squared, images.floor - seed_variance))
+    return (
+        np.sqrt(seed_variance + image_variance),
+        satterthwaite(seed_variance, df, image_variance, images.df),
+        np.sqrt(image_variance),
+    )
 
 
 def satterthwaite(first: ArrayLike, first_df: ArrayLike, second: ArrayLike, second_df: ArrayLike) -> Floats:
-    """Degrees of freedom of the sum of two independent variance estimates; those of the first where both are zero."""
-    a_df, b_df = np.asarray(first_df, dtype=np.float64), np.asarray(second_df, dtype=np.float64)
+    """Return the degrees of freedom of the sum of two variances (...); ``first_df`` if the second is zero."""
+    first_df, second_df = np.asarray(first_df, dtype=np.float64), np.asarray(second_df, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
-        a, b = np.asarray(first) * (1 + 2 / a_df), np.asarray(second) * (1 + 2 / b_df)
-        joint = np.square(a + b) / (np.square(a) / a_df + np.square(b) / b_df)
-    return np.where(b == 0, a_df, joint)
+        first_term, second_term = np.asarray(first) * (1 + 2 / first_df), np.asarray(second) * (1 + 2 / second_df)
+        total_df = np.square(first_term + second_term) / (
+            np.square(first_term) / first_df + np.square(second_term) / second_df
+        )
+    return np.where(second_term == 0, first_df, total_df)
 
 
 def stated_detectable(df: ArrayLike, mechanisms: int, alpha: float = 0.05, power: float = 0.8) -> Floats:
-    """The constant c of a study that was run: it finds a true difference of c·se with this power.
+    """Return the constant c (...) of a finished study: it finds a true difference of c·se with this ``power``.
 
-    Found means significant in the right direction at the first step of Holm, alpha / mechanisms, two-sided.
+    A difference is found if it is significant in the right direction at Holm's first step, alpha / mechanisms,
+    two-sided.
     """
     return t_quantile(1 - alpha / (2 * mechanisms), df) + t_quantile(power, df)
 
 
-def _complete(sigma: float, seeds: ArrayLike, arms: int, images: ImageError | None) -> tuple[Floats, Floats, Floats]:
-    """``standard_error`` of a study in which no run is missing and σ is known."""
-    s = np.asarray(seeds)
-    df = moderated_df((arms - 1) * (s - 1), s - 1)
-    return standard_error(sigma * np.sqrt(2 / s), df, images)
+def _complete_standard_error(
+    sigma: float, seeds: ArrayLike, arms: int, images: ImageError | None
+) -> tuple[Floats, Floats, Floats]:
+    """Return ``standard_error`` of a study without missing runs, for a known σ."""
+    n_seeds = np.asarray(seeds)
+    df = moderated_df((arms - 1) * (n_seeds - 1), n_seeds - 1)
+    return standard_error(sigma * np.sqrt(2 / n_seeds), df, images)
 
 
 def planned_detectable(
@@ -214,26 +208,25 @@ def planned_detectable(
     *,
     images: ImageError | None = None,
 ) -> float:
-    """Smallest true difference to the baseline that a study still to be run will find with this power.
+    """Return the smallest true difference that a planned study finds with probability ``power``, at Holm's first step.
+
+    The difference is infinite for one seed or one arm, which cannot estimate the error.
 
     Args:
         sigma: residual SD, known from earlier runs.
         seeds: runs of each arm.
-        arms: all arms of the study: baseline, mechanisms and controls.
+        arms: number of arms, baseline and controls included.
         mechanisms: size of the Holm family.
-        alpha: error of the family, two-sided.
-        power: probability of finding it at the first step of Holm.
-        images: what the test images leave; None leaves them out.
-
-    Returns:
-        The difference; infinite where a study has one seed or one arm, since it cannot estimate its own error.
+        alpha: family-wise error rate, two-sided.
+        power: probability of finding the difference.
+        images: error from the test images; None ignores it.
     """
     if (arms - 1) * (seeds - 1) < 1:
         return math.inf
-    se, df, _ = (float(value) for value in _complete(sigma, seeds, arms, images))
+    se, df, _ = (float(value) for value in _complete_standard_error(sigma, seeds, arms, images))
     critical = float(t_quantile(1 - alpha / (2 * mechanisms), df))
-    far = 2 * float(stated_detectable(df, mechanisms, alpha, power))  # planned is at most 1.3 times the stated
-    return float(brentq(lambda nc: 1 - nctdtr(df, nc, critical) - power, 0, far)) * se
+    upper = 2 * float(stated_detectable(df, mechanisms, alpha, power))  # a safe bound: the ratio is at most 1.3
+    return float(brentq(lambda nc: 1 - nctdtr(df, nc, critical) - power, 0, upper)) * se
 
 
 def seeds_needed(
@@ -248,29 +241,19 @@ def seeds_needed(
     alpha: float = 0.05,
     power: float = 0.8,
 ) -> int | None:
-    """Smallest number of seeds, above ``seeds``, at which a study would probably decide; None beyond 100.
+    """Return the smallest number of seeds above ``seeds`` that decides with probability ``power``; None beyond 100.
 
-    It decides when, at a true difference of ``difference`` and this sigma, a complete study either finds the difference
-    at the first step of Holm, or puts its whole interval inside ±margin, with probability ``power``.
-
-    Args:
-        difference: the difference as estimated.
-        sigma: SD behind the difference as estimated, taken as known.
-        images: what the test images leave, as estimated.
-        seeds: seeds the study has.
-        arms: all arms with a score.
-        mechanisms: size of the Holm family; 1 for a control.
-        margin: half-width of "equal".
-        alpha: as in the study.
-        power: as in the study.
+    A study decides if it finds the difference at Holm's first step, or puts its confidence interval inside ±margin.
+    ``difference`` and ``sigma``, the moderated SD, are treated as the true ones; ``mechanisms`` is the size of the Holm
+    family.
     """
-    s = np.arange(max(seeds + 1, 2), MOST_SEEDS + 1)
-    se, df, _ = _complete(sigma, s, arms, images)
-    enough = np.flatnonzero(_decides(difference, se, df, mechanisms, margin, alpha) >= power)
-    return int(s[enough[0]]) if len(enough) else None
+    n_seeds = np.arange(max(seeds + 1, 2), MAX_SEEDS + 1)
+    se, df, _ = _complete_standard_error(sigma, n_seeds, arms, images)
+    sufficient = np.flatnonzero(_decision_power(difference, se, df, mechanisms, margin, alpha) >= power)
+    return int(n_seeds[sufficient[0]]) if len(sufficient) else None
 
 
-def images_needed(
+def more_images_needed(
     difference: float,
     *,
     images: ImageError | None,
@@ -279,19 +262,19 @@ def images_needed(
     alpha: float = 0.05,
     power: float = 0.8,
 ) -> bool:
-    """Whether the test images keep any number of seeds from deciding; arguments as ``seeds_needed``."""
+    """Return True if no number of seeds decides with these test images; arguments as in ``seeds_needed``."""
     if images is None:
         return False
     se, df, _ = standard_error(0.0, math.inf, images)
-    return bool(_decides(difference, se, df, mechanisms, margin, alpha) < power)
+    return bool(_decision_power(difference, se, df, mechanisms, margin, alpha) < power)
 
 
-def _decides(difference: float, se: Floats, df: Floats, mechanisms: int, margin: float, alpha: float) -> Floats:
-    """Probability that a study finds a true ``difference``, or that it puts its interval inside ±margin."""
+def _decision_power(difference: float, se: Floats, df: Floats, mechanisms: int, margin: float, alpha: float) -> Floats:
+    """Return the probability of finding a true ``difference`` or of a confidence interval inside ±margin."""
     size = abs(difference)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = 1 - nctdtr(df, size / se, t_quantile(1 - alpha / (2 * mechanisms), df))
-        # Two one-sided tests; the corner both of them miss is negligible where the sum reaches a power of interest.
-        edge = t_quantile(1 - alpha / 2, df)
-        inside = 1 - nctdtr(df, (margin - size) / se, edge) - nctdtr(df, (margin + size) / se, edge)
-    return np.nan_to_num(np.maximum(found, inside))
+        find_power = 1 - nctdtr(df, size / se, t_quantile(1 - alpha / (2 * mechanisms), df))
+        # Two one-sided tests; the probability that both fail is neglected, as it is small if the power is useful.
+        critical = t_quantile(1 - alpha / 2, df)
+        equal_power = 1 - nctdtr(df, (margin - size) / se, critical) - nctdtr(df, (margin + size) / se, critical)
+    return np.nan_to_num(np.maximum(find_power, equal_power))

@@ -1,13 +1,11 @@
-"""Pseudo-values: what each test image contributes to a score, for any score.
+"""Pseudo-values: the contribution of each resampling unit to a score.
 
-The image error of a difference is read from the pseudo-values of an arm less those of the baseline, so both are taken
-over the same units in the same order. A unit is an image, or a group of images that belong together (a patient, a
-scene). With G units, the score s of all images and s₋g of all but unit g (Tukey's jackknife):
+A unit is an image, or a group of images that belong together (a patient, a scene). With G units, the score s of all
+images and s₋g of all but unit g (Tukey's jackknife):
 
     pseudo-value of g = G·s − (G−1)·s₋g
 
-Where the score is the mean of per-image values these are the values themselves. Their spread gives the error; with
-groups of unequal size their mean is not exactly the score.
+For a mean of per-image values these are the values.
 """
 
 from __future__ import annotations
@@ -21,82 +19,81 @@ from numpy.typing import ArrayLike, NDArray
 from saccade.metrics.metric import Metric
 from saccade.metrics.rows import Rows, count, select
 
-__all__ = ["BLOCKS", "MOST", "from_values", "jackknife", "of", "sizes_of", "unit_sizes"]
+__all__ = ["BLOCKS", "MAX_UNITS", "from_values", "jackknife", "metric_unit_sizes", "pseudo_values", "unit_sizes"]
 
 Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-MOST = 500
-"""Up to so many units are left out one at a time."""
+MAX_UNITS = 500
+"""Number of units up to which units are left out one at a time."""
 BLOCKS = 50
-"""More units are left out in so many random blocks. Blocks keep the variance right and leave 49 degrees of freedom."""
+"""Number of random blocks that more units are grouped into; the variance stays right, with 49 degrees of freedom."""
 
 
 def from_values(values: ArrayLike, groups: ArrayLike | None = None) -> Floats:
-    """Pseudo-values (units,) of a score that is the mean of per-image ``values``.
+    """Return the pseudo-values (units,) of a score that is the mean of per-image ``values``.
 
     Args:
-        values: (n,), in the unit of the score; NaN passes through.
-        groups: (n,), the group of each image; None makes each image a unit. Groups come in sorted order.
+        values: (n,), in the unit of the score; NaN is kept.
+        groups: (n,), the group of each image, or None; units are the groups in sorted order.
     """
     values = np.asarray(values, dtype=np.float64)
     if groups is None:
         return values
-    of = _units(len(values), groups)
-    sums, sizes = np.bincount(of, weights=values), np.bincount(of)
+    unit_of_image = _units(len(values), groups)
+    sums, sizes = np.bincount(unit_of_image, weights=values), np.bincount(unit_of_image)
     return _tukey(values.mean(), (values.sum() - sums) / np.maximum(len(values) - sizes, 1))
 
 
 def jackknife(score: Callable[[Index], float], n: int, groups: ArrayLike | None = None) -> Floats:
-    """Pseudo-values (units,) of any score, in its unit.
+    """Return the pseudo-values (units,) of any score; NaN if the score without a unit is not finite.
 
-    Units are left out one at a time up to ``MOST``, else in ``BLOCKS`` random blocks of near-equal size. The blocks
-    depend on the number of units only, so the pseudo-values of all arms and seeds belong together.
+    Beyond ``MAX_UNITS`` units, ``BLOCKS`` random blocks are left out, the same for all arms and seeds.
 
     Args:
-        score: maps the indices (k,) of the images kept, ascending, to their score.
-        n: images.
-        groups: (n,), the group of each image; None makes each image a unit. Groups come in sorted order.
-
-    Returns:
-        NaN for a unit without which the score is not finite, such as the only one with positives.
+        score: maps the ascending indices (k,) of the remaining images to their score.
+        n: number of images.
+        groups: (n,), the group of each image, or None; units are the groups in sorted order.
     """
-    of = _units(n, groups, blocks=True)
-    units = int(of.max()) + 1
-    whole = score(np.arange(n))
+    unit_of_image = _units(n, groups, blocks=True)
+    units = int(unit_of_image.max()) + 1
+    full_score = score(np.arange(n))
     if units == 1:
-        return np.array([whole])
-    return _tukey(whole, np.array([score(np.flatnonzero(of != unit)) for unit in range(units)], dtype=np.float64))
+        return np.array([full_score])
+    return _tukey(
+        full_score, np.array([score(np.flatnonzero(unit_of_image != unit)) for unit in range(units)], dtype=np.float64)
+    )
 
 
-def _tukey(whole: float, without: Floats) -> Floats:
-    found = len(without) * whole - (len(without) - 1) * without
-    return np.where(np.isfinite(found), found, np.nan)
+def _tukey(full_score: float, scores_without: Floats) -> Floats:
+    """Return the pseudo-values (units,) from the score of all images and the scores (units,) without each unit."""
+    values = len(scores_without) * full_score - (len(scores_without) - 1) * scores_without
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def unit_sizes(n: int, groups: ArrayLike | None = None, *, jackknifed: bool) -> Index:
-    """Images in each unit (units,) of ``jackknife``, or of ``from_values``."""
+    """Return the images in each unit (units,) of ``jackknife`` if ``jackknifed``, else of ``from_values``."""
     return np.bincount(_units(n, groups, blocks=jackknifed))
 
 
 def _units(n: int, groups: ArrayLike | None, blocks: bool = False) -> Index:
-    """The unit of each image (n,), from 0."""
-    of = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    if of.shape != (n,):
-        raise ValueError(f"groups must name the group of each of {n} images, got {of.shape}")
-    units = int(of.max()) + 1
-    if not blocks or units <= MOST:
-        return of
-    block = np.empty(units, dtype=np.int64)
-    block[np.random.default_rng(0).permutation(units)] = np.arange(units) % BLOCKS
-    return block[of]
+    """Return the index of the unit of each image (n,)."""
+    unit_of_image = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    if unit_of_image.shape != (n,):
+        raise ValueError(f"groups must name the group of each of {n} images, got {unit_of_image.shape}")
+    units = int(unit_of_image.max()) + 1
+    if not blocks or units <= MAX_UNITS:
+        return unit_of_image
+    block_of_unit = np.empty(units, dtype=np.int64)
+    block_of_unit[np.random.default_rng(0).permutation(units)] = np.arange(units) % BLOCKS
+    return block_of_unit[unit_of_image]
 
 
-def of(metric: Metric, rows: Rows) -> Floats:
-    """Pseudo-values (units,) of ``metric`` on ``rows``; units are the groups that the rows name by ``group``, if any.
+def pseudo_values(metric: Metric, rows: Rows) -> Floats:
+    """Return the pseudo-values (units,) of ``metric`` on ``rows``, whose column ``group``, if any, gives the units.
 
     Raises:
-        KeyError: the rows lack something the metric needs.
+        KeyError: the rows lack a column that the metric needs.
     """
     if metric.values is not None:
         return from_values(metric.values(rows).numpy(), _groups(rows))
@@ -105,8 +102,8 @@ def of(metric: Metric, rows: Rows) -> Floats:
     return jackknife(lambda index: score(select(rows, torch.from_numpy(index))), count(rows), _groups(rows))
 
 
-def sizes_of(metric: Metric, rows: Rows) -> Index:
-    """Images in each unit of :func:`of`."""
+def metric_unit_sizes(metric: Metric, rows: Rows) -> Index:
+    """Return the images in each unit (units,) of :func:`pseudo_values`."""
     return unit_sizes(count(rows), _groups(rows), jackknifed=metric.values is None)
 
 

@@ -1,7 +1,4 @@
-"""The answer of a study as data, and how it shows itself.
-
-It may be of runs that saccade trained (``collecting``) or of scores that another trainer made (``judging``).
-"""
+"""Results of a study, from runs of saccade or scores of another trainer, with text, HTML and JSON output."""
 
 from __future__ import annotations
 
@@ -15,10 +12,10 @@ from saccade.errors import UserError
 from saccade.metrics.metric import Metric
 from saccade.study.arms import Arm
 from saccade.study.costs import ArmCost
-from saccade.study.findings import Analysis, Difference, Interval
+from saccade.study.findings import Analysis, ConfidenceInterval, Difference
 from saccade.study.plan import Study
-from saccade.study.run_notes import Note, RunResult
-from saccade.study.tuning import Tuned
+from saccade.study.run_notes import RunResult, StudyNote
+from saccade.study.tuning import TuningResult
 from saccade.trust import Trust
 
 __all__ = ["ArmResult", "OtherMetric", "StudyResults"]
@@ -26,16 +23,16 @@ __all__ = ["ArmResult", "OtherMetric", "StudyResults"]
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm over all seeds.
+    """Results of one arm over all seeds; unknown values are None.
 
     Attributes:
-        arm: what it is; of judged scores its name, and whether it is a control.
-        shares_host: whether its runs start from the host weights of the baseline; None where that is unknown.
-        scores: one per seed, by the metric of the verdicts; None where a run has none.
-        mean: of the scores.
-        sd: of the scores, over seeds; None below two.
-        parameters: of the network; None where they are unknown.
-        cost: None where it is not measured.
+        arm: the arm.
+        shares_host: True if its runs start from the host weights of the baseline.
+        scores: one score per seed.
+        mean: mean of the scores.
+        sd: standard deviation over seeds.
+        parameters: number of parameters.
+        cost: measured cost.
     """
 
     arm: Arm
@@ -49,39 +46,42 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class OtherMetric:
-    """A metric that is reported beside that of the verdicts."""
+    """Metric reported without verdicts.
+
+    Attributes:
+        metric: the metric.
+        scores: arm -> one score per seed.
+        differences: difference of each arm to the baseline.
+    """
 
     metric: Metric
     scores: Mapping[str, list[float | None]]
-    """Arm -> one score per seed."""
-    differences: tuple[Interval, ...]
+    differences: tuple[ConfidenceInterval, ...]
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class StudyResults:
-    """The answer of a study.
-
-    It shows itself: ``print`` gives the verdicts, a notebook a page, ``table()`` Markdown, ``report()`` the report.
+    """Results of a study; ``print`` shows the verdicts, a notebook an HTML page.
 
     Attributes:
-        name: that of the study's folder, or of the file of scores.
-        study: the plan behind the runs; None for scores that another trainer made.
-        origin: what is known of such scores, term -> words; {} for a study.
-        baseline: the arm that all others are compared with; the first of ``arms``.
-        seeds: in the order of the scores.
+        name: name of the study's folder, or of the file of scores.
+        study: plan of the runs; None for scores of another trainer.
+        origin: description of the score files.
+        baseline: name of the first arm, which all others are compared with.
+        seeds: seeds in the order of the scores.
         margin: half-width of "equal", in the metric's unit.
-        task: its name; None where it is unknown.
-        metric: that of the verdicts.
-        trivial: the answer that needs no image, in words, and its score; None where no run tells.
-        arms: in the order of the study.
-        analysis: None before any run of the baseline is done.
-        others: metrics that are reported with intervals only: scores by arm and seed, and the differences.
-        notes: what belongs beside the verdicts.
-        runs: in the order of the study.
-        scored: which epoch was scored, as "the last epoch"; "" where that is unknown.
-        advice: what to try where the host has not learnt the task; else "".
-        tuned: what tuning chose for it; None where it is not tuned.
-        trust: what saved networks may name besides the catalogue: what the caller of ``compare`` named.
+        task: name of the task, or None.
+        metric: metric of the verdicts.
+        trivial: description and score of a predictor that ignores the image.
+        arms: results of each arm.
+        analysis: statistical results; None until a run of the baseline is done.
+        others: other metrics, without verdicts.
+        notes: caveats to show with the verdicts.
+        runs: result of each run.
+        scored: phrase for the scored epoch, such as "the last epoch".
+        advice: advice for a host that has not learnt the task.
+        tuned: result of tuning, or None.
+        trust: code that saved networks may import besides the catalogue.
     """
 
     name: str
@@ -96,11 +96,11 @@ class StudyResults:
     arms: tuple[ArmResult, ...]
     analysis: Analysis | None
     others: tuple[OtherMetric, ...] = ()
-    notes: tuple[Note, ...]
+    notes: tuple[StudyNote, ...]
     runs: tuple[RunResult, ...]
     scored: str = ""
     advice: str = ""
-    tuned: Tuned | None = None
+    tuned: TuningResult | None = None
     trust: Trust = False
 
     @property
@@ -110,28 +110,28 @@ class StudyResults:
 
     @property
     def alarm(self) -> str | None:
-        """The first sentence of every output where the host has not learnt the task, with what to try."""
+        """Warning with advice if the host has not learnt the task, else None."""
         if self.analysis is None or self.analysis.not_learnt is None:
             return None
         return f"{self.analysis.not_learnt} {self.advice}".rstrip()
 
     @property
     def complete(self) -> bool:
-        """Whether every run has ended."""
+        """True if every run has ended."""
         return all(run.status in ("done", "diverged") for run in self.runs)
 
     @property
     def controls(self) -> dict[str, str]:
-        """The kinds of control in the study, and what each tells."""
+        """Kind of control in the study -> what it shows."""
         kinds = {row.arm.control for row in self.arms}
         return {kind: control.shows for kind, control in CONTROLS.items() if kind in kinds}
 
     def of(self, arm: str) -> list[RunResult]:
-        """The runs of an arm, in the order of the seeds."""
+        """Return the runs of an arm, in the order of the seeds."""
         return [run for run in self.runs if run.arm == arm]
 
     def table(self) -> str:
-        """A Markdown table: a row an arm with its score, difference, verdict and cost; then the notes."""
+        """Return a Markdown table, one row per arm, followed by the notes."""
         from saccade.study.report.table import markdown
 
         return markdown(self)
@@ -140,48 +140,48 @@ class StudyResults:
         """Write the report as one HTML page; return its path.
 
         Args:
-            path: the file; None is ``report.html`` in the study's folder.
-            trust: what saved networks may name besides what the caller of ``compare`` named; see ``saccade.load``.
+            path: output file; None is ``report.html`` in the study's folder.
+            trust: further code that saved networks may import; see ``saccade.load``.
 
         Raises:
-            UserError: there is no score yet, ``path`` is None for judged scores, or it cannot be written.
+            UserError: there are no scores, ``path`` is None for judged scores, or the file cannot be written.
         """
         from saccade.study.report.writing import write_page
 
         if path is not None:
-            place = Path(path)
+            file = Path(path)
         elif self.study is not None:
-            place = self.study.folder / "report.html"
+            file = self.study.folder / "report.html"
         else:
-            raise UserError("judged scores lie in no study folder: name the file, as in report('report.html')")
-        write_page(self, place, trust or self.trust)
-        return place
+            raise UserError("judged scores have no study folder: name the file, as in report('report.html')")
+        write_page(self, file, trust or self.trust)
+        return file
 
     def scores(self, path: str | Path) -> Path:
         """Write the scores of the runs as the CSV that ``saccade.judge`` reads; return its path.
 
-        Columns are arm, seed, image, the metric, and group where the data has groups: a row an arm, seed and test
-        image. Where the score is no mean of per-image values, as mIoU, there is a row an arm and seed, without image.
+        There is one row per arm, seed and test image, or one per arm and seed if the score is not a mean of per-image
+        values.
 
         Raises:
-            UserError: these are judged scores, there is no score, or ``path`` cannot be written.
+            UserError: these are judged scores, there are no scores, or ``path`` cannot be written.
         """
         from saccade.study.scores.exporting import write_scores
 
         return write_scores(self, Path(path))
 
     def cases(self, folder: str | Path) -> list[Path]:
-        """Write a CSV a seed in the form that Claims Reloaded reads: a row an image, a column an arm; return the paths.
+        """Write one CSV per seed for Claims Reloaded, with a row per image and a column per arm; return the paths.
 
         Raises:
-            UserError: as ``study.scores.exporting.write_cases``.
+            UserError: the scores do not have this form; see ``study.scores.exporting.write_cases``.
         """
         from saccade.study.scores.exporting import write_cases
 
         return write_cases(self, Path(folder))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dictionaries, lists, strings, numbers and None."""
+        """Return plain dictionaries, lists, strings, numbers and None."""
         metric = {
             key: getattr(self.metric, key)
             for key in ("name", "unit", "low", "high", "higher_is_better", "digits", "margin")
@@ -201,7 +201,7 @@ class StudyResults:
             "task": self.task,
             "metric": metric,
             "trivial": trivial,
-            "arms": {row.arm.name: self._arm(row) for row in self.arms},
+            "arms": {row.arm.name: self._arm_to_json(row) for row in self.arms},
             "analysis": None if self.analysis is None else self.analysis.to_json(),
             "others": [
                 {"metric": other.metric.name, "scores": other.scores, "differences": [
@@ -214,15 +214,15 @@ class StudyResults:
             **({} if self.tuned is None else {"tuning": self.tuned.to_json()}),
         }  # fmt: skip
 
-    def _arm(self, row: ArmResult) -> dict[str, Any]:
-        """An arm for JSON; what judged scores do not tell is None."""
-        known = self.study is not None
+    def _arm_to_json(self, row: ArmResult) -> dict[str, Any]:
+        """Return an arm for JSON; values that judged scores do not have are None."""
+        is_study = self.study is not None
         return {
-            "mechanism": row.arm.mechanism if known else None,
+            "mechanism": row.arm.mechanism if is_study else None,
             "control": row.arm.control,
-            "settings": dict(row.arm.settings) if known else None,
+            "settings": dict(row.arm.settings) if is_study else None,
             "shares_host": row.shares_host,
-            "slug": row.arm.slug if known else None,
+            "slug": row.arm.slug if is_study else None,
             "scores": list(row.scores),
             "mean": row.mean,
             "sd": row.sd,
@@ -231,14 +231,14 @@ class StudyResults:
         }
 
     def __repr__(self) -> str:
-        """One line: the name and the verdicts."""
-        said = [f"{row.name} {row.word}" for row in self.verdicts.values()]
-        return f"<StudyResults {self.name}: {', '.join(said) or 'no verdict yet'}>"
+        """Return one line with the name and the verdicts."""
+        verdicts = [f"{row.name} {row.verdict_text}" for row in self.verdicts.values()]
+        return f"<StudyResults {self.name}: {', '.join(verdicts) or 'no verdict yet'}>"
 
     def __str__(self) -> str:
-        """The alarm, if any, and a sentence an arm."""
-        said = [row.sentence() for row in self.verdicts.values()]
-        return "\n".join(filter(None, (self.alarm, *said))) or "No verdict yet."
+        """Return the warning, if any, and one sentence per arm."""
+        sentences = [row.sentence() for row in self.verdicts.values()]
+        return "\n".join(filter(None, (self.alarm, *sentences))) or "No verdict yet."
 
     def _repr_html_(self) -> str:
         from saccade.study.report.notebook import fragment

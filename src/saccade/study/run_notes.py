@@ -1,4 +1,4 @@
-"""One run as it stands on disk, and what a reader of the verdicts must know of the runs behind them."""
+"""Status of each run, read from its folder, and notes on the runs of a study."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from saccade.runfiles import Environment, read
 from saccade.study.arms import BASELINE
 from saccade.study.plan import Study
 
-__all__ = ["Note", "RunResult", "on_study"]
+__all__ = ["RunResult", "StudyNote", "study_notes"]
 
-_SAME = ("device", "accelerator", "cpu", "python", "packages")
-"""What of its surroundings should be one for all runs of a study."""
-_SITES = 6
-"""At most so many sites are named in a note."""
-_NEAR = 0.1
-"""Part of a mechanism's parameters by which those of its control ``extra`` may differ without a word."""
+_SHARED_ENVIRONMENT = ("device", "accelerator", "cpu", "python", "packages")
+"""Entries of ``environment.json`` that should be the same for all runs of a study."""
+_MAX_SITES = 6
+"""Largest number of sites named in a note."""
+_PARAMETER_TOLERANCE = 0.1
+"""Relative difference of added parameters between a mechanism and its control ``extra`` that needs no note."""
 
 Status = Literal["done", "diverged", "failed", "missing"]
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """One run as it stands on disk.
+    """Status and scores of one run, read from its folder.
 
     Attributes:
-        arm: its name.
-        seed: its seed.
-        status: ``missing`` where it has not ended yet.
-        folder: relative to that of the study.
+        arm: name of the arm.
+        seed: seed of the run.
+        status: status; ``missing`` if the run has not ended.
+        folder: path relative to the study's folder.
         scores: metric -> score; empty unless the run is done.
-        by_class: metric -> score of each class.
-        seconds: of the training.
-        parameters: of the network.
-        reason: why it diverged or failed.
-        constant: plugs whose gate or context is the same for every test image: site -> ``gate`` or ``context``.
-        chosen: whether its network chose the scored epoch on validation images.
+        by_class: metric -> one score per class.
+        seconds: duration of the training in seconds.
+        parameters: number of parameters.
+        reason: reason for divergence or failure.
+        constant: site of a plug that does the same for every test image -> ``gate`` or ``context``.
+        chosen: True if the scored epoch was chosen on validation images.
     """
 
     arm: str
@@ -58,58 +58,59 @@ class RunResult:
 
 
 @dataclass(frozen=True)
-class Note:
-    """A sentence beside the verdicts.
+class StudyNote:
+    """Caveat shown with the verdicts.
 
     Attributes:
         kind: ``caveat``, ``hosts``, ``settings``, ``parameters``, ``unscored``, ``constant``, ``images``,
             ``surroundings``, ``analysis`` or ``tuning``.
-        text: the sentence.
+        text: one or two sentences.
     """
 
     kind: str
     text: str
 
 
-def on_study(
+def study_notes(
     study: Study,
     parameters: Mapping[str, int | None],
     runs: Sequence[RunResult],
     finished: Mapping[tuple[str, int], Mapping[str, Any]],
-) -> list[Note]:
-    """Notes on the data, the arms and the runs.
+) -> list[StudyNote]:
+    """Return the notes on the data, the arms and the runs.
 
     Args:
-        study: the plan.
-        parameters: arm -> parameters of its network.
-        runs: all of them.
-        finished: (arm, seed) -> what done.json says.
+        study: the study.
+        parameters: arm -> number of parameters.
+        runs: results of all runs.
+        finished: (arm, seed) -> content of ``done.json``.
     """
-    notes = [Note("caveat", text) for text in _caveat(study)]
-    notes += [Note("hosts", text) for text in _hosts(study)]
-    notes += [Note("hosts", text) for text in _of_hosts(finished)]
-    notes += [Note("settings", text) for text in _settings(study)]
-    notes += [Note("parameters", text) for text in _mismatched(study, parameters)]
+    notes = [StudyNote("caveat", text) for text in _caveat_notes(study)]
+    notes += [StudyNote("hosts", text) for text in _host_notes(study)]
+    notes += [StudyNote("hosts", text) for text in _recorded_host_notes(finished)]
+    notes += [StudyNote("settings", text) for text in _setting_notes(study)]
+    notes += [StudyNote("parameters", text) for text in _parameter_notes(study, parameters)]
     for arm in study.arms:
-        own = [run for run in runs if run.arm == arm.name]
-        for status, words in (("diverged", "diverged"), ("failed", "failed"), ("missing", "not run yet")):
-            if seeds := [run.seed for run in own if run.status == status]:
-                said = f"{arm.name}: {len(seeds)} of {len(study.seeds)} runs {words} ({_seeds(seeds)})."
+        arm_runs = [run for run in runs if run.arm == arm.name]
+        for status, phrase in (("diverged", "diverged"), ("failed", "failed"), ("missing", "not run yet")):
+            if seeds := [run.seed for run in arm_runs if run.status == status]:
+                sentence = f"{arm.name}: {len(seeds)} of {len(study.seeds)} runs {phrase} ({_format_seeds(seeds)})."
                 if status == "diverged" and len(seeds) < len(study.seeds):
-                    said += " They have no score and are left out, which flatters this arm."
-                notes.append(Note("unscored", said))
-        notes += [Note("constant", text) for text in _constant(arm.name, own)]
+                    sentence += " They have no score and are left out, which flatters this arm."
+                notes.append(StudyNote("unscored", sentence))
+        notes += [StudyNote("constant", text) for text in _constant_notes(arm.name, arm_runs)]
     if study.base.data.score_on == "val":
-        notes.append(Note("images", "All runs were scored on validation images, not on the test images."))
-    done = list(finished.values())  # all of the same images: the first run that knows speaks for them
-    if words := left_out(next((values["left_out"] for values in done if "left_out" in values), {})):
-        notes.append(Note("images", f"The images of all runs: {words}."))
-    notes += [Note("images", text) for text in next((v["cautions"] for v in done if "cautions" in v), [])]
-    return notes + [Note("surroundings", text) for text in _surroundings(study)]
+        notes.append(StudyNote("images", "All runs were scored on validation images, not on the test images."))
+    done = list(finished.values())  # all runs used the same images, so the first recorded values hold for all
+    if phrase := left_out(next((values["left_out"] for values in done if "left_out" in values), {})):
+        notes.append(StudyNote("images", f"The images of all runs: {phrase}."))
+    cautions: list[str] = next((values["cautions"] for values in done if "cautions" in values), [])
+    notes += [StudyNote("images", text) for text in cautions]
+    return notes + [StudyNote("surroundings", text) for text in _environment_notes(study)]
 
 
-def _caveat(study: Study) -> list[str]:
-    """What the layout says of verdicts on its data."""
+def _caveat_notes(study: Study) -> list[str]:
+    """Return the layout's caveat on verdicts, if it has one."""
     try:
         caveat = layout_of(study.base.data).caveat
     except UserError:  # the folder is gone
@@ -117,101 +118,116 @@ def _caveat(study: Study) -> list[str]:
     return [caveat] if caveat else []
 
 
-def _hosts(study: Study) -> list[str]:
-    """The arms that start from other host weights than ``none``."""
-    other = [arm.name for arm in study.arms if not arm.shares_host(study.base)]
-    if not other:
+def _host_notes(study: Study) -> list[str]:
+    """Return a note on arms whose host weights differ from the baseline's."""
+    names = [arm.name for arm in study.arms if not arm.shares_host(study.base)]
+    if not names:
         return []
     return [
-        f"{_listed(other)}: another host than {BASELINE}. Runs of one seed share the order of the data and the "
+        f"{_join_names(names)}: another host than {BASELINE}. Runs of one seed share the order of the data and the "
         "augmentation, not the first weights of the host."
     ]
 
 
-def _of_hosts(finished: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[str]:
-    """What runs say of their hosts: how images are shown to them, what of them is frozen."""
-    every: dict[str, list[int]] = {}
-    said: dict[str, dict[str, list[int]]] = {}
+def _recorded_host_notes(finished: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[str]:
+    """Return the notes that runs recorded on their hosts, such as frozen layers."""
+    finished_seeds: dict[str, list[int]] = {}
+    seeds_by_note: dict[str, dict[str, list[int]]] = {}
     for (arm, seed), done in finished.items():
-        every.setdefault(arm, []).append(seed)
+        finished_seeds.setdefault(arm, []).append(seed)
         for text in done.get("notes", []):
-            said.setdefault(text, {}).setdefault(arm, []).append(seed)
+            seeds_by_note.setdefault(text, {}).setdefault(arm, []).append(seed)
     notes = []
-    for text, of in said.items():
-        names = [arm if seeds == every[arm] else f"{arm}, {_seeds(seeds)} alone" for arm, seeds in of.items()]
-        other = " Their other runs, of an earlier version, cannot be compared with these." * (names != list(of))
-        notes.append(text if of == every else f"{_listed(names)}: {text}{other}")
+    for text, seeds_by_arm in seeds_by_note.items():
+        names = [
+            arm if seeds == finished_seeds[arm] else f"{arm}, {_format_seeds(seeds)} alone"
+            for arm, seeds in seeds_by_arm.items()
+        ]
+        warning = ""
+        if names != list(seeds_by_arm):
+            warning = " Their other runs, of an earlier version, cannot be compared with these."
+        notes.append(text if seeds_by_arm == finished_seeds else f"{_join_names(names)}: {text}{warning}")
     return notes
 
 
-def _settings(study: Study) -> list[str]:
-    """The arms that differ from ``none`` in data or training."""
+def _setting_notes(study: Study) -> list[str]:
+    """Return notes on arms whose data or training settings differ from the baseline's."""
     base = study.base.model_dump(mode="json")
 
     def differs(key: str, value: Any) -> bool:
-        part, _, name = key.partition(".")
-        return part in ("data", "training") and base[part].get(name) != value
+        section, _, name = key.partition(".")
+        return section in ("data", "training") and base[section].get(name) != value
 
     return [
-        f"{arm.name} differs from {BASELINE} in {_listed(keys)} too."
+        f"{arm.name} differs from {BASELINE} in {_join_names(keys)} too."
         for arm in study.arms
         if (keys := [key for key, value in arm.settings.items() if differs(key, value)])
     ]
 
 
-def _mismatched(study: Study, parameters: Mapping[str, int | None]) -> list[str]:
-    """The controls ``extra`` that could not be made as large, or as small, as their mechanism."""
+def _parameter_notes(study: Study, parameters: Mapping[str, int | None]) -> list[str]:
+    """Return notes on ``extra`` controls that add another number of parameters than their mechanism."""
     notes = []
     for arm in study.arms:
         mechanism = arm.name.removeprefix("extra for ")
         if arm.control != "extra" or mechanism not in parameters:
             continue
-        plain, whole, instead = (parameters[other] for other in (BASELINE, mechanism, arm.name))
-        if plain is None or whole is None or instead is None:
+        baseline_params, mechanism_params, control_params = (
+            parameters[name] for name in (BASELINE, mechanism, arm.name)
+        )
+        if baseline_params is None or mechanism_params is None or control_params is None:
             continue
-        own, extra = whole - plain, instead - plain
-        if abs(extra - own) > _NEAR * own:
+        added_by_mechanism, added_by_control = mechanism_params - baseline_params, control_params - baseline_params
+        if abs(added_by_control - added_by_mechanism) > _PARAMETER_TOLERANCE * added_by_mechanism:
             notes.append(
-                f"{arm.name}: it adds {extra:,} parameters where {arm.mechanism} adds {own:,}; a plain bottleneck of "
-                "at least one unit a site can have no nearer number."
+                f"{arm.name}: it adds {added_by_control:,} parameters where {arm.mechanism} adds "
+                f"{added_by_mechanism:,}; a plain bottleneck of at least one unit per site cannot come closer."
             )
     return notes
 
 
-def _constant(name: str, runs: Sequence[RunResult]) -> list[str]:
-    """A sentence on the gates, and one on the contexts, of arm ``name`` that are the same for every test image."""
+def _constant_notes(name: str, runs: Sequence[RunResult]) -> list[str]:
+    """Return notes on the gates and contexts of arm ``name`` that are the same for every test image."""
     notes = []
-    for kind, what in (("gate", "the gate is"), ("context", "what is added is")):
+    for kind, phrase in (("gate", "the gate is"), ("context", "what is added is")):
         seeds: dict[str, list[int]] = {}
         for run in runs:
-            for site, found in run.constant.items():
-                if found == kind:
+            for site, constant_part in run.constant.items():
+                if constant_part == kind:
                     seeds.setdefault(site, []).append(run.seed)
         if seeds:
-            where = [f"{brief(site)} ({_seeds(of)})" for site, of in list(seeds.items())[:_SITES]]
-            if more := len(seeds) - len(where):
-                where.append(f"{more} more site{'s' * (more > 1)}")
+            sites = [
+                f"{brief(site)} ({_format_seeds(site_seeds)})" for site, site_seeds in list(seeds.items())[:_MAX_SITES]
+            ]
+            if n_more := len(seeds) - len(sites):
+                sites.append(f"{n_more} more site{'s' * (n_more > 1)}")
             notes.append(
-                f"{name}: {what} the same for every test image at {_listed(where)}; the plug ignores the image there."
+                f"{name}: {phrase} the same for every test image at {_join_names(sites)}; the plug ignores the image "
+                "there."
             )
     return notes
 
 
-def _surroundings(study: Study) -> list[str]:
-    found = [each for run in study.runs() if (each := read(run.folder / "environment.json", Environment))]
+def _environment_notes(study: Study) -> list[str]:
+    """Return notes on runs made with different hardware or software."""
+    files = [read(run.folder / "environment.json", Environment) for run in study.runs()]
+    environments = [environment for environment in files if environment]
     notes = []
-    for key in _SAME:
-        values = {str(each.get(key)) if key != "device" else each[key].partition(":")[0] for each in found}
+    for key in _SHARED_ENVIRONMENT:
+        values = {
+            str(environment.get(key)) if key != "device" else environment[key].partition(":")[0]
+            for environment in environments
+        }
         if len(values) > 1:
             shown = "" if key == "packages" else f": {', '.join(sorted(values))}"
             notes.append(f"The runs were not all made with the same {key}{shown}.")
     return notes
 
 
-def _listed(words: Sequence[str]) -> str:
-    *before, last = words
-    return f"{', '.join(before)} and {last}" if before else last
+def _join_names(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
-def _seeds(seeds: Sequence[int]) -> str:
+def _format_seeds(seeds: Sequence[int]) -> str:
     return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"

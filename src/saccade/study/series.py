@@ -1,4 +1,4 @@
-"""Runs of a study, one after another in one process."""
+"""Training of a study's runs, one after another in one process."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from saccade.recipe import Recipe
 from saccade.study.images import open_once
 from saccade.trust import Trust
 
-__all__ = ["train"]
+__all__ = ["train_run"]
 
-_PATIENCE = 120.0
-"""Seconds. A file system that nodes share takes up to 90 of them (the lease of NFS 4) to free the locks of a node that
-was lost, which is longer than Ray takes to notice the loss."""
+_LOCK_TIMEOUT_S = 120.0
+"""Seconds to wait for the lock of a run folder; NFS 4 may take 90 s to free the locks of a lost node."""
 
 
-def train(recipe: Recipe, folder: str | Path, *, device: str, notify: Notify, trust: Trust = False) -> dict[str, Any]:
-    """Do as :func:`saccade.training.train`; the images of the last run are at hand for the next.
+def train_run(
+    recipe: Recipe, folder: str | Path, *, device: str, notify: Notify, trust: Trust = False
+) -> dict[str, Any]:
+    """Train one run, reusing the images of the previous run; arguments and result as in :func:`saccade.training.train`.
 
     Raises:
-        UserError: as there, once the run folder has been held by another process for two minutes.
+        UserError: the training cannot start, or another process has locked the run folder for two minutes.
     """
     return training.train(
-        recipe, folder, device=device, notify=notify, images=open_once, patience=_PATIENCE, trust=trust
+        recipe, folder, device=device, notify=notify, images=open_once, patience=_LOCK_TIMEOUT_S, trust=trust
     )

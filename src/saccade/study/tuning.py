@@ -1,10 +1,9 @@
-"""Equal tuning: every arm of a study, ``none`` too, chooses its settings on validation images with the same budget.
+"""Equal tuning: every arm of a study chooses its settings on validation images with the same number of runs.
 
-The tuning runs are a study of their own, in ``<study>/tuning``: every arm with every value of the ladder, scored on
-validation images. Each judged seed has tuning runs of its own, of seeds that are not judged, and every arm chooses anew
-for it. So what the choice leaves to chance is part of the scatter between seeds, which the verdicts already know. One
-choice for all seeds is as cheap to make but not to judge: two arms that are the same and happened to choose different
-values differ for good, and up to a third of such studies found an effect (``benchmarks/simulated_tuning.py``).
+The tuning runs form a second study, in ``<study>/tuning``: every arm with every value of the grid. Every arm chooses
+anew for each judged seed, from that seed's tuning runs, so the randomness of the choice is part of the variance
+component of seeds. With one choice for all seeds, equal arms that happened to choose differently would differ at every
+seed (``benchmarks/simulated_tuning.py``).
 """
 
 from __future__ import annotations
@@ -16,172 +15,179 @@ from typing import TYPE_CHECKING, Any
 
 from saccade.errors import UserError
 from saccade.recipe import MAX_SEED
-from saccade.study.arms import Arm, repeated
-from saccade.study.ladder import Settings, label, values_of
+from saccade.study.arms import Arm, duplicates
 from saccade.study.plan import TUNING, Run, Study
+from saccade.study.tuning_grid import Settings, label, values_of
 
 if TYPE_CHECKING:
     from saccade.metrics.metric import Metric
 
-__all__ = ["METHOD", "ArmTuning", "Tuned", "Tuning", "tuned"]
+__all__ = ["METHOD", "ArmTuning", "Tuning", "TuningResult", "read_tuning"]
 
 METHOD = """\
-Every arm, the plain host and the controls too, chose among the same values with the same number of training runs, \
-scored on validation images. It chose anew for each seed, from tuning runs of that seed alone, so the chance of the \
-choice is part of the scatter between seeds that intervals and verdicts are made from. A judged run is trained on all \
+Every arm, including the baseline and the controls, chose among the same values with the same number of training runs, \
+scored on validation images. It chose anew for each seed, from the tuning runs of that seed only, so the randomness of \
+the choice is part of the variation between seeds, from which intervals are computed. A judged run is trained on all \
 training images and scored on the test images, which no tuning run has scored."""
-"""How it was done, for the reader of a report."""
+"""Description of the tuning, for the report."""
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """A study, the settings that each of its arms chooses from, and the tuning runs it chooses by.
+    """Plan of tuning: a study, the settings that each arm chooses from, and the number of tuning runs.
 
     Attributes:
-        study: what is judged, its arms as they are before they choose.
-        ladder: dotted keys to values, the same keys in each; in rising order where all are numbers.
+        study: judged study, with its arms before tuning.
+        grid: settings to try, all with the same keys; sorted if all values are numbers.
         repeats: tuning runs of each arm and value for each judged seed.
     """
 
     study: Study
-    ladder: tuple[Settings, ...]
+    grid: tuple[Settings, ...]
     repeats: int = 1
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be tuned equally.
+        """Validate the plan and sort the grid.
 
         Raises:
-            UserError: fewer than two values, one twice, an arm that sets a tuned key itself, repeats below 1, no seeds
-                left above the judged ones, or verdicts on validation images.
+            UserError: the grid has fewer than two distinct values, an arm sets a tuned key, ``repeats`` is below 1, no
+                seeds are left, or the study is scored on validation images.
         """
-        if len(self.ladder) < 2:
-            raise UserError(f"tuning needs at least two values to choose from; found {len(self.ladder)}")
+        if len(self.grid) < 2:
+            raise UserError(f"tuning needs at least two values to choose from; found {len(self.grid)}")
         if self.study.base.data.score_on == "val":
             raise UserError(
                 "data.score_on = 'val' would judge the arms by the images they are tuned on; leave it out with --tune"
             )
         if self.repeats < 1:
             raise UserError(f"{self.repeats} tuning runs of each value: at least 1 is needed")
-        recipes = [self.study.base.with_overrides(values) for values in self.ladder]
-        if twice := repeated(recipes):
-            raise UserError(f"the value {label(self.ladder[recipes.index(twice[0])])} is to be tried twice")
+        recipes = [self.study.base.with_overrides(values) for values in self.grid]
+        if repeated := duplicates(recipes):
+            raise UserError(f"the value {label(self.grid[recipes.index(repeated[0])])} is given twice")
         for arm in self.study.arms:
-            if own := [key for key in arm.settings if any(f"{each}.".startswith(f"{key}.") for each in self.keys)]:
-                raise UserError(f"the arm {arm.name!r} sets {own[0]} itself, which is tuned; leave one of them out")
+            conflicts = [key for key in arm.settings if any(f"{tuned}.".startswith(f"{key}.") for tuned in self.keys)]
+            if conflicts:
+                raise UserError(
+                    f"the arm {arm.name!r} sets {conflicts[0]} itself, which is tuned; leave one of them out"
+                )
             if arm.slug == TUNING:
-                raise UserError(f"the arm {arm.name!r} would have the folder of the tuning runs; call it otherwise")
+                raise UserError(f"the arm {arm.name!r} would have the folder of the tuning runs; choose another name")
         if max(self.study.seeds) + len(self.study.seeds) * self.repeats > MAX_SEED:
             raise UserError(f"the seed {max(self.study.seeds)} leaves no seeds above it to tune with")
-        if all(_is_number(value) for values in self.ladder for value in values.values()):
-            rising = sorted(self.ladder, key=lambda values: tuple(values.values()))
-            object.__setattr__(self, "ladder", tuple(rising))
+        if all(_is_number(value) for values in self.grid for value in values.values()):
+            sorted_grid = sorted(self.grid, key=lambda values: tuple(values.values()))
+            object.__setattr__(self, "grid", tuple(sorted_grid))
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What is tuned, dotted."""
-        return tuple(self.ladder[0])
+        """Dotted keys that are tuned."""
+        return tuple(self.grid[0])
 
     @property
-    def reference(self) -> int:
-        """The place in the ladder that wins a tie: that of the recipe's own values, else the first."""
-        own = [self.study.base.with_overrides(values) == self.study.base for values in self.ladder]
-        return own.index(True) if True in own else 0
+    def default_index(self) -> int:
+        """Index in the grid that wins a tie: that of the recipe's own values, else 0."""
+        is_default = [self.study.base.with_overrides(values) == self.study.base for values in self.grid]
+        return is_default.index(True) if True in is_default else 0
 
     @property
     def trials(self) -> Study:
-        """The study of the tuning runs; the arms with the reference keep their names."""
-        arms = [self._trial(arm, n) for n in self._order for arm in self.study.arms]
-        base = self.study.base.with_overrides({**self.ladder[self.reference], "data.score_on": "val"})
+        """Study of the tuning runs; arms with the default values keep their names."""
+        arms = [self._trial_arm(arm, n) for n in self._default_first for arm in self.study.arms]
+        base = self.study.base.with_overrides({**self.grid[self.default_index], "data.score_on": "val"})
         seeds = [seed for judged in self.study.seeds for seed in self.seeds(judged)]
         return Study(base, tuple(arms), tuple(seeds), self.study.folder / TUNING)
 
-    def seeds(self, judged: int) -> range:
-        """The seeds of the tuning runs that belong to the seed ``judged``."""
-        first = max(self.study.seeds) + 1 + self.study.seeds.index(judged) * self.repeats
+    def seeds(self, judged_seed: int) -> range:
+        """Return the tuning seeds that belong to ``judged_seed``."""
+        first = max(self.study.seeds) + 1 + self.study.seeds.index(judged_seed) * self.repeats
         return range(first, first + self.repeats)
 
     def runs(self) -> list[Run]:
-        """The tuning runs; where they have begun, with the recipes that their folder says.
+        """Return the tuning runs; once begun, those stored in their folder.
 
         Raises:
-            UserError: the ``study.toml`` there is damaged.
+            UserError: the stored ``study.toml`` is damaged.
         """
         trials = self.trials
         return (Study.open(trials.folder) if (trials.folder / "study.toml").exists() else trials).runs()
 
     def claim(self) -> bool:
-        """Whether the tuning has begun in its folder; False if the folder is free.
+        """Return True if tuning has begun in the folder, False if the folder is free.
 
         Raises:
             UserError: the folder holds something else, or cannot be written.
         """
         folder = self.study.folder
         if (folder / "study.toml").exists():
-            there = {arm.name: arm.by_seed for arm in Study.open(folder).arms}
-            if not all(there.values()):
+            stored = {arm.name: arm.by_seed for arm in Study.open(folder).arms}
+            if not all(stored.values()):
                 raise UserError(f"{folder} holds a study that is not tuned; name another folder with --out")
-            arms = tuple(replace(arm, by_seed=there.get(arm.name, {})) for arm in self.study.arms)
+            arms = tuple(replace(arm, by_seed=stored.get(arm.name, {})) for arm in self.study.arms)
             replace(self.study, arms=arms).claim()
         elif not (folder / TUNING / "study.toml").exists():
             self.study.claim()
         return self.trials.claim()
 
-    def judged(self) -> Study:
-        """The study whose arms have what they chose, and what timed steps decided for the tuning runs.
+    def tuned_study(self) -> Study:
+        """Return the study with the settings that its arms chose.
 
         Raises:
             UserError: a tuning run is not finished.
         """
-        found = {arm.name: arm for arm in self.found()}
+        choices = {arm.name: arm for arm in self.choices()}
         arms = []
         for arm in self.study.arms:
-            picks = zip(self.study.seeds, found[arm.name].picks, strict=True)
-            arms.append(replace(arm, by_seed={seed: dict(self.ladder[pick]) for seed, pick in picks}))
+            picks = zip(self.study.seeds, choices[arm.name].picks, strict=True)
+            arms.append(replace(arm, by_seed={seed: dict(self.grid[pick]) for seed, pick in picks}))
         study, decided = replace(self.study, arms=tuple(arms)), Study.open(self.trials.folder).decided
         return study.decide(decided) if decided and study.undecided() else study
 
-    def found(self) -> tuple[ArmTuning, ...]:
-        """What each arm scored and chose.
+    def choices(self) -> tuple[ArmTuning, ...]:
+        """Return the scores and the choices of each arm.
 
         Raises:
             UserError: a tuning run is not finished.
         """
-        scores, metric = self._scores()
+        scores, metric = self._read_scores()
+        n_seeds = len(self.study.seeds)
         return tuple(
-            ArmTuning(name, own, tuple(self._pick(own, place, metric) for place in range(len(self.study.seeds))))
-            for name, own in scores.items()
+            ArmTuning(name, arm_scores, tuple(self._choose(arm_scores, n, metric) for n in range(n_seeds)))
+            for name, arm_scores in scores.items()
         )
 
     @property
-    def _order(self) -> list[int]:
-        """Places in the ladder, the reference first."""
-        return [self.reference, *(n for n in range(len(self.ladder)) if n != self.reference)]
+    def _default_first(self) -> list[int]:
+        """Indices of the grid, the default first."""
+        return [self.default_index, *(index for index in range(len(self.grid)) if index != self.default_index)]
 
-    def _trial(self, arm: Arm, n: int) -> Arm:
-        values = self.ladder[n]
-        name = arm.name if n == self.reference else f"{arm.name}, {label(values)}"
-        return Arm(name, {**arm.settings, **values})
+    def _trial_arm(self, arm: Arm, index: int) -> Arm:
+        """Return the tuning arm of ``arm`` with the settings at ``index`` of the grid."""
+        settings = self.grid[index]
+        name = arm.name if index == self.default_index else f"{arm.name}, {label(settings)}"
+        return Arm(name, {**arm.settings, **settings})
 
-    def _scores(self) -> tuple[dict[str, tuple[tuple[float | None, ...], ...]], Metric]:
-        """Arm -> scores (values, tuning seeds), None where a run diverged; and the metric they are of."""
-        from saccade import tasks  # brings torch: not before the runs
+    def _read_scores(self) -> tuple[dict[str, tuple[tuple[float | None, ...], ...]], Metric]:
+        """Return the scores (values, tuning seeds) by arm, None for a diverged run, and their metric."""
+        from saccade import tasks  # imported late, because it imports torch
 
         trials = self.trials
-        done = {(run.arm.name, run.seed): run.finished for run in self.runs()}
-        wanted = [(arm.name, seed) for seed in trials.seeds for arm in trials.arms]
-        if missing := [key for key in wanted if done.get(key) is None]:
+        results_by_run = {(run.arm.name, run.seed): run.finished for run in self.runs()}
+        expected = [(arm.name, seed) for seed in trials.seeds for arm in trials.arms]
+        if missing := [key for key in expected if results_by_run.get(key) is None]:
             name, seed = missing[0]
             raise UserError(
-                f"{trials.folder}: {len(missing)} of {len(wanted)} tuning runs are not finished, the first is {name}, "
-                f"seed {seed}; give the same command again"
+                f"{trials.folder}: {len(missing)} of {len(expected)} tuning runs are not finished, the first is "
+                f"{name}, seed {seed}; give the same command again"
             )
-        results = {key: result for key, result in done.items() if result is not None}
-        kinds = {(result["task"], result["metric"]) for result in results.values()}
-        known = {(task, metric.name): metric for task, _ in kinds for metric in tasks.get(task).metrics}
-        if len(kinds) > 1 or not kinds <= known.keys():
-            said = " and ".join(f"{task} by {metric}" for task, metric in sorted(kinds))
-            raise UserError(f"{trials.folder}: the tuning runs are of {said}; remove that folder, and tune again")
-        metric = known[kinds.pop()]
+        results = {key: result for key, result in results_by_run.items() if result is not None}
+        measured_by = {(result["task"], result["metric"]) for result in results.values()}
+        metrics = {(task, metric.name): metric for task, _ in measured_by for metric in tasks.get(task).metrics}
+        if len(measured_by) > 1 or not measured_by <= metrics.keys():
+            pairs = " and ".join(f"{task} by {metric}" for task, metric in sorted(measured_by))
+            raise UserError(
+                f"{trials.folder}: the tuning runs were scored on {pairs}; remove that folder and tune again"
+            )
+        metric = metrics[measured_by.pop()]
 
         def score(arm: Arm, seed: int) -> float | None:
             result = results[arm.name, seed]
@@ -189,36 +195,38 @@ class Tuning:
 
         scores = {
             arm.name: tuple(
-                tuple(score(self._trial(arm, n), seed) for seed in trials.seeds) for n in range(len(self.ladder))
+                tuple(score(self._trial_arm(arm, index), seed) for seed in trials.seeds)
+                for index in range(len(self.grid))
             )
             for arm in self.study.arms
         }
         return scores, metric
 
-    def _pick(self, scores: Sequence[Sequence[float | None]], place: int, metric: Metric) -> int:
-        """The place in the ladder with the best mean over the tuning runs of judged seed number ``place``.
+    def _choose(self, scores: Sequence[Sequence[float | None]], seed_index: int, metric: Metric) -> int:
+        """Return the grid index with the best mean over the tuning runs of the judged seed at ``seed_index``.
 
-        A value one of whose runs diverged is not chosen; where that leaves none, and in a tie, the reference is.
+        Values with a diverged run are skipped. In a tie, or without a value left, the default is chosen.
         """
-        best, chosen = -math.inf, self.reference
-        for n in self._order:
-            own = [score for score in scores[n][place * self.repeats : (place + 1) * self.repeats] if score is not None]
-            if len(own) < self.repeats:
+        best_mean, best_index = -math.inf, self.default_index
+        for index in self._default_first:
+            trial_scores = scores[index][seed_index * self.repeats : (seed_index + 1) * self.repeats]
+            seed_scores = [score for score in trial_scores if score is not None]
+            if len(seed_scores) < self.repeats:
                 continue
-            mean = sum(own) / len(own) * (1 if metric.higher_is_better else -1)
-            if mean > best:
-                best, chosen = mean, n
-        return chosen
+            mean = sum(seed_scores) / len(seed_scores) * (1 if metric.higher_is_better else -1)
+            if mean > best_mean:
+                best_mean, best_index = mean, index
+        return best_index
 
 
 @dataclass(frozen=True)
 class ArmTuning:
-    """The tuning of one arm.
+    """Tuning scores and choices of one arm.
 
     Attributes:
-        name: the arm.
-        scores: (values, tuning seeds), on validation images; None where a run diverged.
-        picks: for each judged seed the place in the ladder that was chosen.
+        name: name of the arm.
+        scores: (values, tuning seeds), on validation images; None for a diverged run.
+        picks: chosen grid index for each judged seed.
     """
 
     name: str
@@ -227,108 +235,110 @@ class ArmTuning:
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """What tuning did for a study.
+class TuningResult:
+    """Result of tuning a study.
 
     Attributes:
-        tuning: the plan.
-        arms: in the order of the study.
+        tuning: plan of the tuning.
+        arms: scores and choices of each arm.
     """
 
     tuning: Tuning
     arms: tuple[ArmTuning, ...]
 
     @property
-    def runs(self) -> int:
-        """Tuning runs of each arm, the same for all."""
-        return len(self.tuning.trials.seeds) * len(self.tuning.ladder)
+    def runs_per_arm(self) -> int:
+        """Number of tuning runs of each arm, the same for all."""
+        return len(self.tuning.trials.seeds) * len(self.tuning.grid)
 
     def budget(self) -> str:
-        """The sentence on what each arm chose among, and at what expense."""
-        tried = ", ".join(label(values) for values in self.tuning.ladder)
+        """Return a sentence on the values tried and the number of tuning runs."""
+        tried = ", ".join(label(values) for values in self.tuning.grid)
         return (
-            f"Every arm chose among {tried} by {self.runs} tuning runs on validation images, anew for each judged seed."
+            f"Every arm chose among {tried} by {self.runs_per_arm} tuning runs on validation images, "
+            "anew for each judged seed."
         )
 
-    def diverged(self) -> list[str]:
-        """A sentence for each arm that could not choose for some seeds, because every value diverged."""
+    def divergence_notes(self) -> list[str]:
+        """Return a sentence for each arm that diverged with every value at some seed."""
         seeds, repeats = self.tuning.study.seeds, self.tuning.repeats
-        taken = label(self.tuning.ladder[self.tuning.reference])
-        found = []
+        default_label = label(self.tuning.grid[self.tuning.default_index])
+        notes = []
         for arm in self.arms:
-            lost = [
+            diverged_seeds = [
                 str(seed)
                 for n, seed in enumerate(seeds)
                 if all(None in scores[n * repeats : (n + 1) * repeats] for scores in arm.scores)
             ]
-            if lost:
-                found.append(
-                    f"{arm.name} diverged with every value tried for the seeds {', '.join(lost)}, and took {taken}."
+            if diverged_seeds:
+                notes.append(
+                    f"{arm.name} diverged with every value tried for the seeds {', '.join(diverged_seeds)}; "
+                    f"{default_label} was used."
                 )
-        return found
+        return notes
 
-    def edges(self) -> list[str]:
-        """A sentence for each end of the numbers tried that arms chose with most of their seeds."""
-        found = []
+    def edge_notes(self) -> list[str]:
+        """Return a sentence for each lowest or highest value that an arm chose for most seeds."""
+        notes = []
         for key in self.tuning.keys:
-            tried = [values[key] for values in self.tuning.ladder]
+            tried = [values[key] for values in self.tuning.grid]
             if not all(_is_number(value) for value in tried) or min(tried) == max(tried):
                 continue
-            for edge, which, beyond in ((min(tried), "lowest", "lower"), (max(tried), "highest", "higher")):
-                if names := [arm.name for arm in self.arms if 2 * self._times(arm, key, edge) > len(arm.picks)]:
-                    found.append(
-                        f"{key} = {edge:g}, the {which} value tried, was chosen for most seeds by {', '.join(names)}; "
-                        f"a {beyond} one may be better."
+            for extreme, adjective, comparative in ((min(tried), "lowest", "lower"), (max(tried), "highest", "higher")):
+                if names := [arm.name for arm in self.arms if 2 * self._n_chosen(arm, key, extreme) > len(arm.picks)]:
+                    notes.append(
+                        f"{key} = {extreme:g}, the {adjective} value tried, was chosen for most seeds by "
+                        f"{', '.join(names)}; a {comparative} one may be better."
                     )
-        return found
+        return notes
 
-    def _times(self, arm: ArmTuning, key: str, value: Any) -> int:
-        return sum(self.tuning.ladder[pick][key] == value for pick in arm.picks)
+    def _n_chosen(self, arm: ArmTuning, key: str, value: Any) -> int:
+        return sum(self.tuning.grid[pick][key] == value for pick in arm.picks)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dictionaries, lists, strings, numbers and None."""
-        seeds, ladder = self.tuning.study.seeds, self.tuning.ladder
+        """Return plain dictionaries, lists, strings, numbers and None."""
+        seeds, grid = self.tuning.study.seeds, self.tuning.grid
         return {
             "keys": list(self.tuning.keys),
-            "ladder": [dict(values) for values in ladder],
-            "runs_of_each_arm": self.runs,
+            "ladder": [dict(values) for values in grid],
+            "runs_of_each_arm": self.runs_per_arm,
             "seeds": {str(seed): list(self.tuning.seeds(seed)) for seed in seeds},
             "arms": {
                 arm.name: {
                     "scores": [list(scores) for scores in arm.scores],
-                    "chosen": {str(seed): dict(ladder[n]) for seed, n in zip(seeds, arm.picks, strict=True)},
+                    "chosen": {str(seed): dict(grid[n]) for seed, n in zip(seeds, arm.picks, strict=True)},
                 }
                 for arm in self.arms
             },
-            "edges": self.edges(),
+            "edges": self.edge_notes(),
         }
 
 
-def tuned(study: Study) -> Tuned | None:
-    """What tuning did for ``study``; None if it is not tuned, or its tuning runs are gone.
+def read_tuning(study: Study) -> TuningResult | None:
+    """Return the result of tuning ``study``; None if it is not tuned or its tuning runs were deleted.
 
     Raises:
-        UserError: a tuning run is not finished or damaged, or is of other settings than those that were chosen.
+        UserError: a tuning run is unfinished or damaged, or lacks the chosen settings.
     """
     if not all(arm.by_seed for arm in study.arms) or not (study.folder / TUNING / "study.toml").exists():
         return None
     trials = Study.open(study.folder / TUNING)
     keys = list(next(iter(study.arms[0].by_seed.values())))
     recipes = [arm.recipe(trials.base, 0) for arm in trials.arms]
-    steps: list[Settings] = []
+    grid: list[Settings] = []
     for recipe in recipes:
-        if (values := values_of(recipe, keys)) not in steps:
-            steps.append(values)
-    plain = replace(study, arms=tuple(arm.untuned for arm in study.arms))
-    tuning = Tuning(plain, tuple(steps), max(1, len(trials.seeds) // len(study.seeds)))
-    places = {label(values): n for n, values in enumerate(tuning.ladder)}
+        if (values := values_of(recipe, keys)) not in grid:
+            grid.append(values)
+    untuned = replace(study, arms=tuple(arm.untuned for arm in study.arms))
+    tuning = Tuning(untuned, tuple(grid), max(1, len(trials.seeds) // len(study.seeds)))
+    index_of = {label(values): n for n, values in enumerate(tuning.grid)}
     arms = []
-    for arm, own in zip(study.arms, tuning.found(), strict=True):
-        picks = [places.get(label(arm.by_seed.get(seed, {}))) for seed in study.seeds]
+    for arm, arm_tuning in zip(study.arms, tuning.choices(), strict=True):
+        picks = [index_of.get(label(arm.by_seed.get(seed, {}))) for seed in study.seeds]
         if None in picks:
             raise UserError(f"{study.folder}: the arm {arm.name!r} has settings that its tuning runs do not have")
-        arms.append(replace(own, picks=tuple(pick for pick in picks if pick is not None)))
-    return Tuned(tuning, tuple(arms))
+        arms.append(replace(arm_tuning, picks=tuple(pick for pick in picks if pick is not None)))
+    return TuningResult(tuning, tuple(arms))
 
 
 def _is_number(value: Any) -> bool:

@@ -1,7 +1,7 @@
-"""The far side of an engine: a process that takes calls, one at a time; of the local one, through a pipe.
+"""Worker process: executes calls one at a time, received through a pipe (local engine) or as a Ray actor.
 
-A call is the dotted name of a function (``package.module:function``) and its arguments; the function gets ``notify``
-beside them, and every event travels back before the result.
+A call is the dotted name of a function (``package.module:function``) and its arguments. The function is also passed
+``notify``; its events are sent back before the result.
 """
 
 from __future__ import annotations
@@ -29,78 +29,94 @@ from saccade.recipe import Recipe
 from saccade.study.memory import keep_freed_memory
 from saccade.trust import Trust
 
-__all__ = ["Once", "answer", "check", "limit_threads", "named", "run", "serve", "warm"]
+__all__ = [
+    "OncePerMessage",
+    "check_study",
+    "execute_call",
+    "execute_run",
+    "import_function",
+    "limit_threads",
+    "preload_function",
+    "serve",
+]
 
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
-def serve(pipe: Connection, threads: int, first: str | None) -> None:
-    """Answer calls until the pipe is closed, or until this process's parent ends.
+def serve(pipe: Connection, threads: int, preload: str | None) -> None:
+    """Execute calls until the pipe is closed or the parent process ends.
 
-    Messages sent: ``("event", Event)`` and what :func:`answer` returns.
+    Args:
+        pipe: connection to the parent process; receives ``("event", Event)`` and the results of :func:`execute_call`.
+        threads: CPU threads of this process.
+        preload: dotted name of a function to import in advance, or None.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    # Ctrl-C reaches the whole process group, but the parent ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
     limit_threads(threads)
     keep_freed_memory()
-    logging.getLogger("saccade").addFilter(Once())
-    sys.path.append("")  # a notebook's modules lie in the folder it is in now, not in the one where it was started
-    warm(first)
+    logging.getLogger("saccade").addFilter(OncePerMessage())
+    sys.path.append("")  # a notebook may import modules from its current folder
+    preload_function(preload)
     while True:
         try:
             function, arguments = pipe.recv()
         except (EOFError, OSError):
             return
-        pipe.send(answer(function, arguments, lambda event: pipe.send(("event", event))))
+        pipe.send(execute_call(function, arguments, lambda event: pipe.send(("event", event))))
 
 
-class Once(logging.Filter):
-    """Pass each warning once: a process builds the network of many runs, all from the same file of weights."""
+class OncePerMessage(logging.Filter):
+    """Logging filter that passes each message once, because every run would repeat those on its weights file."""
 
     def __init__(self) -> None:
         super().__init__()
         self._passed: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether the text of ``record`` is new."""
+        """Return True if the text of ``record`` is new."""
         text = record.getMessage()
-        new = text not in self._passed
+        is_new = text not in self._passed
         self._passed.add(text)
-        return new
+        return is_new
 
 
 def limit_threads(threads: int) -> None:
-    """What the numerical libraries will take; they read it when they are loaded, so this comes first."""
-    for name in _THREADS:
+    """Set the thread count of numerical libraries that are imported later."""
+    for name in _THREAD_VARIABLES:
         os.environ[name] = str(threads)
 
 
-def warm(first: str | None) -> None:
-    """Import what the function ``first`` needs while there is nothing else to do."""
-    if first is not None:
-        with suppress(Exception):  # what is wrong with it is said when it is called
-            named(first)
+def preload_function(function: str | None) -> None:
+    """Import the function named ``function`` in advance, if it is not None."""
+    if function is not None:
+        with suppress(Exception):  # errors are reported when the function is called
+            import_function(function)
 
 
-def answer(function: str, arguments: Mapping[str, Any], notify: Notify) -> tuple[Literal["result", "error"], Any]:
-    """The value of a call, or what it raised: ``message``, ``traceback``, ``user`` (whether the user can mend it)."""
+def execute_call(function: str, arguments: Mapping[str, Any], notify: Notify) -> tuple[Literal["result", "error"], Any]:
+    """Execute a call and return ``("result", value)`` or ``("error", details)``.
+
+    The details are ``message``, ``traceback`` and ``user``, True for an error the user can correct.
+    """
     try:
-        return "result", named(function)(**arguments, notify=notify)
+        return "result", import_function(function)(**arguments, notify=notify)
     except Exception as error:
-        words = str(error) if isinstance(error, UserError) else of_the_machine(error)
-        mended = words is not None
-        message = words if mended else f"{type(error).__name__}: {error}"
-        return "error", {"message": message, "traceback": traceback.format_exc(), "user": mended}
+        user_message = str(error) if isinstance(error, UserError) else of_the_machine(error)
+        is_user_error = user_message is not None
+        message = user_message if is_user_error else f"{type(error).__name__}: {error}"
+        return "error", {"message": message, "traceback": traceback.format_exc(), "user": is_user_error}
 
 
-def named(dotted: str) -> Callable[..., Any]:
-    """The function called ``package.module:function``."""
+def import_function(dotted: str) -> Callable[..., Any]:
+    """Import and return the function named ``package.module:function``."""
     module, _, name = dotted.partition(":")
     function: Callable[..., Any] = getattr(import_module(module), name)
     return function
 
 
-def run(
+def execute_run(
     train: str,
     recipe: Mapping[str, Any],
     folder: str,
@@ -109,17 +125,19 @@ def run(
     functions: bytes = b"",
     trust: Trust = False,
 ) -> dict[str, Any]:
-    """One run of a study: ``train`` with its arguments as they came through the pipe.
+    """Execute one run: call ``train`` with the arguments received.
 
-    ``functions`` are those of :func:`saccade.builders.packed`; ``trust`` is for the folder of a teacher.
+    ``functions`` come from :func:`saccade.builders.packed`; ``trust`` is for the folder of a teacher.
     """
     builders.unpack(functions)
-    more = {"trust": trust} if trust else {}  # a function that needs none need not take it
-    result: dict[str, Any] = named(train)(Recipe.read(recipe), Path(folder), device=device, notify=notify, **more)
+    extra_arguments = {"trust": trust} if trust else {}  # so that ``train`` may have no such parameter
+    result: dict[str, Any] = import_function(train)(
+        Recipe.read(recipe), Path(folder), device=device, notify=notify, **extra_arguments
+    )
     return result
 
 
-def check(
+def check_study(
     recipes: list[Mapping[str, Any]],
     margin: float | None,
     device: str,
@@ -127,58 +145,57 @@ def check(
     functions: bytes = b"",
     trust: Trust = False,
 ) -> dict[str, Any]:
-    """Find everything a user can have got wrong about data, host and mechanisms before any training.
+    """Validate data, host and mechanisms of all arms before any training; decide open settings by timed steps.
 
-    Read every image once, build the network of every arm, and decide by timed steps of the plain host what the recipes
-    leave open. ``functions`` are those of :func:`saccade.builders.packed`; ``trust`` is for the folder of a teacher.
+    ``functions`` come from :func:`saccade.builders.packed`; ``trust`` is for the folder of a teacher.
 
     Returns:
-        ``devices``, those to run on; ``decided``, what :func:`saccade.training.fastest.fastest` found, {} if nothing is
-        open.
+        Dict of ``devices`` to run on, and ``decided``, the result of :func:`saccade.training.fastest.fastest` or {}.
 
     Raises:
-        UserError: the data, the task, a host, a mechanism, its place, the margin or the device is wrong, or a package
-            is missing.
+        UserError: the data, the task, a host, a mechanism, its position, the margin or the device is wrong, or a
+            package is missing.
     """
     builders.unpack(functions)
     with study_installed():
         from saccade import tasks
         from saccade.study.images import open_once
 
-        asked = [Recipe.read(recipe) for recipe in recipes]
-        kind = tasks.get(tasks.choose(asked[0]))
-        arms = [tasks.resolved(recipe, kind.target) for recipe in asked]
-        split = open_once(arms[0].data, kind.target, notify)
+        parsed_recipes = [Recipe.read(recipe) for recipe in recipes]
+        task_class = tasks.get(tasks.choose(parsed_recipes[0]))
+        resolved = [tasks.resolved(recipe, task_class.target) for recipe in parsed_recipes]
+        split = open_once(resolved[0].data, task_class.target, notify)
         notify(DataOpened(split.description, tuple(split.cautions)))
 
-        # Late: these bring all of training, which wrong data need not wait for.
+        # Imported after the data are checked, because they import all of training.
         from saccade.training.environment import choose_device
         from saccade.training.preparing import prepare
-    metric = kind(arms[0], split).verdict()
+    metric = task_class(resolved[0], split).verdict()
     if margin is not None:
         metric.check_margin(margin)
-    found = choose_device(device)
-    said = set()
-    for recipe in sorted(arms, key=lambda recipe: recipe.data != arms[0].data):  # each set of images is opened once
-        sentence = prepare(kind(recipe, open_once(recipe.data, kind.target, notify)), trust).frozen.sentence
-        if sentence and sentence not in said:
-            said.add(sentence)
+    torch_device = choose_device(device)
+    notified = set()
+    # Sorted, so that each data set is opened once.
+    for recipe in sorted(resolved, key=lambda recipe: recipe.data != resolved[0].data):
+        sentence = prepare(task_class(recipe, open_once(recipe.data, task_class.target, notify)), trust).frozen.sentence
+        if sentence and sentence not in notified:
+            notified.add(sentence)
             notify(Caution(sentence))
     decided: dict[str, Any] = {}
-    if keys := undecided(arms):
+    if keys := undecided(resolved):
         from saccade.training.fastest import fastest
 
-        decided = fastest(kind(arms[0], split), keys, found, trust)
+        decided = fastest(task_class(resolved[0], split), keys, torch_device, trust)
         notify(SettingsDecided(**decided))
-    if device != "auto" or found.type != "cuda":
-        return {"devices": [str(found)], "decided": decided}
+    if device != "auto" or torch_device.type != "cuda":
+        return {"devices": [str(torch_device)], "decided": decided}
     import torch
 
     return {"devices": [f"cuda:{i}" for i in range(torch.cuda.device_count())], "decided": decided}
 
 
 def _die_with_parent() -> None:
-    """End this process when its parent ends, even by ``kill -9``: a study begun again must not meet an orphan."""
+    """End this process when its parent ends, even by ``kill -9``, so that no orphan keeps training."""
     parent = parent_process()
     if parent is None:
         return
@@ -190,5 +207,5 @@ def _die_with_parent() -> None:
         wait([sentinel])
         os._exit(1)
 
-    # Also covers a parent that died before the line above, and systems without it.
+    # For a parent that died before prctl, and for systems without prctl.
     threading.Thread(target=watch, args=(parent.sentinel,), daemon=True, name="parent watch").start()

@@ -1,4 +1,4 @@
-"""What the schedule needs of an engine: an executor with workers that take one call at a time."""
+"""Interface between the scheduler and an engine."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["Executor", "Message", "Worker"]
 
 
 class Worker(ABC):
-    """A process somewhere, and what it is doing.
+    """Process or actor that executes one call at a time.
 
     Attributes:
-        slot: its number in the study; the worker that replaces a dead one takes over the slot.
-        ready: a run can be handed to it.
-        run: the one it does, or None.
-        attempt: attempt number, from 1.
+        slot: index among the concurrent workers, which a replacement keeps.
+        ready: True once it has started.
+        run: run in progress, or None.
+        attempt: attempt number of that run, from 1.
     """
 
     def __init__(self, slot: int) -> None:
@@ -30,25 +30,27 @@ class Worker(ABC):
 
     @abstractmethod
     def call(self, function: str, **arguments: Any) -> None:
-        """Ask for one call of ``package.module:function``; the answer comes through :meth:`Executor.answers`."""
+        """Request a call of ``package.module:function``; its messages come through :meth:`Executor.messages`."""
 
     @abstractmethod
-    def end(self) -> None:
-        """Kill it: a run can be killed at any moment and goes on from its last epoch."""
+    def kill(self) -> None:
+        """Kill the process; its run can be resumed after the last finished epoch."""
 
 
 W = TypeVar("W", bound=Worker)
 Message = tuple[W, str, Any]
-"""A worker, a kind, a content: ``event`` with an Event, ``result`` with the value of the call, ``error`` with
-``message``, ``traceback`` and ``user`` (whether the user can mend it), ``died`` with the rest of a sentence that begins
-with "the process", ``ready`` with None."""
+"""Worker, kind and content of a message.
+
+Kinds are ``event`` with an Event, ``result`` with the value of the call, ``error`` with ``message``, ``traceback`` and
+``user`` (True for an error the user can correct), ``died`` with the rest of a sentence that begins with "the process",
+and ``ready`` with None."""
 
 
 class Executor(ABC, Generic[W]):
-    """Where workers live; they are made and heard inside a ``with``.
+    """Context manager that starts workers and receives their messages.
 
     Attributes:
-        device: what the workers are asked to run on.
+        device: device requested for the runs.
     """
 
     device: str
@@ -56,17 +58,19 @@ class Executor(ABC, Generic[W]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         return
 
     @abstractmethod
     def slots(self, devices: Sequence[str] | None = None) -> int:
-        """Runs at a time; ``devices`` once a worker has said which there are."""
+        """Return the number of concurrent runs; ``devices`` is None until a worker has reported them."""
 
     @abstractmethod
-    def worker(self, slot: int, first: str | None = None) -> W:
-        """A new worker; ``first`` is the function whose module it imports while it waits."""
+    def start_worker(self, slot: int, preload: str | None = None) -> W:
+        """Start and return a worker; ``preload`` names a function whose module it imports in advance."""
 
     @abstractmethod
-    def answers(self, workers: list[W]) -> Iterator[Message[W]]:
-        """Messages of all workers as they come, without end; the list is read anew each time."""
+    def messages(self, workers: list[W]) -> Iterator[Message[W]]:
+        """Yield the messages of all workers endlessly; ``workers`` may change between messages."""

@@ -1,4 +1,4 @@
-"""Ctrl-C that cannot be lost."""
+"""Reliable detection of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["track_interrupts"]
 
 @contextmanager
 def track_interrupts() -> Iterator[threading.Event]:
-    """Yield an event that is set once SIGINT or SIGTERM raises KeyboardInterrupt; restore their handlers at the end.
+    """Yield an event that is set when SIGINT or SIGTERM raises KeyboardInterrupt; restore their handlers at the end.
 
-    Python drops what is raised while an object is deleted, and Ray's references do much when they are: without this, a
-    Ctrl-C at such a moment is lost.
+    Python drops exceptions that are raised while an object is deleted, and deleting Ray's object references runs much
+    code, so a Ctrl-C at such a moment would be lost.
     """
     raised = threading.Event()
 
-    def noting(handler: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], None]:
+    def recording(handler: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], None]:
         def handle(number: int, frame: FrameType | None) -> None:
             try:
                 handler(number, frame)
@@ -31,14 +31,14 @@ def track_interrupts() -> Iterator[threading.Event]:
 
         return handle
 
-    before = {}
+    previous_handlers = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             handler = signal.getsignal(number)
             if callable(handler):
-                before[number] = signal.signal(number, noting(handler))
+                previous_handlers[number] = signal.signal(number, recording(handler))
     try:
         yield raised
     finally:
-        for number, handler in before.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)

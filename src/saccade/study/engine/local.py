@@ -1,4 +1,4 @@
-"""The local engine: long-lived worker processes, one per slot, that are handed the runs of a study one at a time."""
+"""Local engine: long-lived worker processes, one per slot."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ __all__ = ["Local", "cores", "slots_for"]
 
 
 class _Process(Worker):
-    """A worker process and the pipe to it; what is sent before it is up waits in the pipe."""
+    """Worker process and the pipe to it; messages sent before it has started wait in the pipe."""
 
-    def __init__(self, slot: int, threads: int, first: str | None) -> None:
+    def __init__(self, slot: int, threads: int, preload: str | None) -> None:
         super().__init__(slot)
         self.ready = True
         context = get_context("spawn")
-        self.pipe, theirs = context.Pipe()
+        self.pipe, worker_pipe = context.Pipe()
         # Not a daemon: a daemon may not start the processes that load images.
-        self.process = context.Process(target=serve, args=(theirs, threads, first), name=f"slot {slot}")
+        self.process = context.Process(target=serve, args=(worker_pipe, threads, preload), name=f"slot {slot}")
         with _without_main():
             self.process.start()
-        theirs.close()  # so that the end of the worker is the end of the pipe
+        worker_pipe.close()  # so that the pipe is closed when the worker ends
 
     def call(self, function: str, **arguments: Any) -> None:
         try:
             self.pipe.send((function, arguments))
-        except OSError:  # it has just died; the messages say so
+        except OSError:  # the process has just died, which ``messages`` reports
             return
 
     def messages(self) -> Iterator[tuple[str, Any]]:
-        """What has arrived, then ``("died", reason)`` if nothing more can."""
-        alive = self.process.is_alive()  # asked first: what it sent before its end is still in the pipe
+        """Yield the messages that have arrived, then ``("died", reason)`` if the process has ended."""
+        is_alive = self.process.is_alive()  # before the pipe is read, so that its last messages are not missed
         try:
             while self.pipe.poll():
                 yield self.pipe.recv()
         except (EOFError, OSError):
             self.process.join(5)
-            alive = False
-        if not alive:
+            is_alive = False
+        if not is_alive:
             yield "died", _cause(self.process.exitcode)
 
-    def end(self) -> None:
+    def kill(self) -> None:
         self.process.kill()
         self.process.join()
         self.process.close()
@@ -61,10 +61,9 @@ class _Process(Worker):
 
 @contextmanager
 def _without_main() -> Iterator[None]:
-    """Let a process that is spawned inside not run the caller's script again.
+    """Keep processes that are spawned inside from running the caller's script again.
 
-    Spawning imports the script of the parent as ``__mp_main__``, where pickled objects may look for its classes: one
-    without ``if __name__ == "__main__"`` would begin the study again. Workers need nothing of it.
+    Spawning imports the parent's script; one without ``if __name__ == "__main__"`` would start the study again.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -75,33 +74,33 @@ def _without_main() -> Iterator[None]:
 
 
 class Local(Executor[_Process]):
-    """The machine one works on.
+    """Executor with worker processes on this machine.
 
     Args:
-        threads: of one run.
-        slots: runs at a time; None is one per accelerator, or the cores divided by the threads.
-        device: what the user asked for.
+        threads: CPU threads of one run.
+        slots: number of concurrent runs; None is one per accelerator, or the CPU cores divided by ``threads``.
+        device: device requested by the user.
     """
 
     def __init__(self, threads: int, slots: int | None, device: str) -> None:
-        self.threads, self.asked, self.device = threads, slots, device
+        self.threads, self.requested_slots, self.device = threads, slots, device
 
     def slots(self, devices: Sequence[str] | None = None) -> int:
-        """Before the devices are known, a guess that is not too high."""
-        if self.asked:
-            return self.asked
+        """Return the number of concurrent runs; a lower bound while ``devices`` is None."""
+        if self.requested_slots:
+            return self.requested_slots
         if devices is None:
             return slots_for(self.threads, self.device) or 1
         return len(devices) if list(devices) != ["cpu"] else max(1, cores() // self.threads)
 
-    def worker(self, slot: int, first: str | None = None) -> _Process:
-        """A new process."""
-        return _Process(slot, self.threads, first)
+    def start_worker(self, slot: int, preload: str | None = None) -> _Process:
+        """Start and return a process."""
+        return _Process(slot, self.threads, preload)
 
-    def answers(self, workers: list[_Process]) -> Iterator[Message[_Process]]:
-        """Messages of all processes as they come; the list is read anew each time."""
+    def messages(self, workers: list[_Process]) -> Iterator[Message[_Process]]:
+        """Yield the messages of all processes as they come; ``workers`` may change between messages."""
         while True:
-            # The time limit is for a worker that died while a process it started still holds its end of the pipe.
+            # The timeout is for a dead worker whose own child process still holds the pipe open.
             wait([w.pipe for w in workers] + [w.process.sentinel for w in workers], timeout=1.0)
             for worker in list(workers):
                 for kind, content in worker.messages():
@@ -109,7 +108,7 @@ class Local(Executor[_Process]):
 
 
 def _cause(code: int | None) -> str:
-    """Why a process ended, in words."""
+    """Return the reason for the end of a process, as the rest of a sentence."""
     if code is not None and code < 0:
         name = signal.Signals(-code).name
         return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
@@ -117,7 +116,7 @@ def _cause(code: int | None) -> str:
 
 
 def cores() -> int:
-    """The CPU cores this process may use: its affinity, and the quota of its control group where Linux sets one."""
+    """Return the number of CPU cores this process may use, by its affinity and its control group."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
@@ -127,9 +126,11 @@ def cores() -> int:
 
 
 def slots_for(threads: int, device: str) -> int | None:
-    """Runs at a time on the CPU, or None where an accelerator seems to be there, whose count only torch knows."""
-    cpu = device == "cpu"
+    """Return the number of concurrent runs on the CPU; None if there seems to be an accelerator."""
+    on_cpu = device == "cpu"
     if device == "auto":
-        apple = platform.system() == "Darwin" and platform.machine() == "arm64"
-        cpu = not apple and not any(Path("/dev", name).exists() for name in ("nvidia0", "kfd", "dri/renderD128"))
-    return max(1, cores() // threads) if cpu else None
+        is_apple_silicon = platform.system() == "Darwin" and platform.machine() == "arm64"
+        on_cpu = not is_apple_silicon and not any(
+            Path("/dev", name).exists() for name in ("nvidia0", "kfd", "dri/renderD128")
+        )
+    return max(1, cores() // threads) if on_cpu else None

@@ -1,7 +1,7 @@
-"""The schedule of a study: checked first, then one run after another handed to whichever worker is free.
+"""Scheduler of a study: checks the study, then hands its runs to free workers.
 
-A worker that dies (``kill -9``, a segmentation fault, out of memory, a lost node) is replaced and its run tried once
-more; a run that raises is recorded in ``failed.json`` of its folder; either way the study goes on.
+A worker that dies is replaced and its run tried once more; a run that raises is recorded in its ``failed.json``. In
+both cases the study continues.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from saccade.trust import Trust
 __all__ = ["ATTEMPTS", "ENGINES", "Outcome", "execute"]
 
 ATTEMPTS = 2
-"""How often a run whose process dies is tried."""
+"""Number of attempts for a run whose process dies."""
 ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: ``skipped`` was finished before, ``diverged`` ended early on a value that is no number."""
+    """Outcome of a run: ``skipped`` was finished before, ``diverged`` ended early on a NaN or infinite value."""
 
     run: Run
     status: Literal["done", "skipped", "diverged", "failed"]
@@ -48,84 +48,76 @@ def execute(
     engine: str = "local",
     address: str | None = None,
     trust: Trust = False,
-    train: str = "saccade.study.series:train",
-    check: str = "saccade.study.worker:check",
+    train: str = "saccade.study.series:train_run",
+    check: str = "saccade.study.worker:check_study",
 ) -> list[Outcome]:
-    """Do every run of ``study`` that is not finished; data, host and mechanisms are checked before anything is written.
+    """Execute every unfinished run of ``study``, after checking data, host and mechanisms; return one outcome per run.
 
     Args:
-        study: the plan; its folder is made, or found with the same plan in it.
-        slots: runs at a time; None is one per accelerator, or the cores divided by the threads of the recipe.
+        study: the study; its folder is created, or holds the same study already.
+        slots: number of concurrent runs; None is one per accelerator, or the CPU cores divided by the recipe's threads.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; on a Ray cluster ``auto``, ``cpu`` or ``cuda``.
         notify: receives ``EngineChanged``, ``Checking``, ``FilesChecked``, ``DataOpened``, ``SettingsDecided``,
-            ``StudyBegan``, and for each run ``RunBegan``, its own events in a ``RunEvent``, and ``RunEnded``.
-        engine: ``local``, processes of this machine, or ``ray``; see :mod:`saccade.study.engine.cluster`.
-        address: of a Ray cluster; None is ``RAY_ADDRESS`` where that is set, else one that is started here.
-        trust: what the folder of a teacher may name; passed on to ``check`` and ``train`` unless it is False.
-        train: the function that does a run, ``package.module:function``, called as
-            ``(recipe, folder, device=..., notify=...)``.
-        check: the function that checks, called as ``(recipes=..., margin=..., device=..., notify=...)`` in a
-            worker.
-
-    Returns:
-        One outcome per run, in the order of ``study.runs()``.
+            ``StudyBegan``, and for each run ``RunBegan``, ``RunEvent`` and ``RunEnded``.
+        engine: ``local`` or ``ray``.
+        address: address of a Ray cluster; None is ``RAY_ADDRESS`` if set, else a cluster is started on this machine.
+        trust: code that the folder of a teacher may import; passed to ``check`` and ``train`` unless it is False.
+        train: function that executes a run, called as ``(recipe, folder, device=..., notify=...)``.
+        check: function that checks the study, called as ``(recipes=..., margin=..., device=..., notify=...)``.
 
     Raises:
-        UserError: the folder, the data, the host or a mechanism is wrong, or the process that checks them dies;
-            nothing has been written. Ray is not installed, no cluster answers at ``address``, or its nodes cannot do
-            the runs. The folder of a run that failed cannot be written, as on a full disk.
+        UserError: before anything is written: the folder, the data, the host or a mechanism is wrong, the checking
+            process dies, or Ray cannot be used. Later: the folder of a failed run cannot be written.
     """
-    say: Notify = notify or ignore
+    notify_user: Notify = notify or ignore
     if slots is not None and slots < 1:
-        raise UserError(f"slots = {slots}: at least one run must be able to go at a time")
-    begun = study.claim()
-    if begun and study.undecided():
-        study = Study.open(study.folder)  # holds what was decided
+        raise UserError(f"slots = {slots}: it must be at least 1")
+    exists = study.claim()
+    if exists and study.undecided():
+        study = Study.open(study.folder)  # to continue with the decided settings
     with ExitStack() as stack:
-        if begun:
-            stack.enter_context(_alone(study))
+        if exists:
+            stack.enter_context(_locked(study))
         outcomes = {run.folder: Outcome(run, "skipped", done) for run in study.runs() if (done := run.finished)}
-        todo = [run for run in study.runs() if run.folder not in outcomes]
-        if not todo:
-            say(StudyBegan(len(outcomes), len(outcomes), 0))
+        unfinished = [run for run in study.runs() if run.folder not in outcomes]
+        if not unfinished:
+            notify_user(StudyBegan(len(outcomes), len(outcomes), 0))
             return [outcomes[run.folder] for run in study.runs()]
-        executor = stack.enter_context(_executor(engine, study, slots, device, address, say))
-        workers = [executor.worker(0)]
-        stack.callback(_end, workers)
+        executor = stack.enter_context(_make_executor(engine, study, slots, device, address, notify_user))
+        workers = [executor.start_worker(0)]
+        stack.callback(_kill_all, workers)
 
-        def enlist(wanted: int) -> None:
-            workers.extend(executor.worker(slot, train) for slot in range(len(workers), min(wanted, len(todo))))
+        def start_workers(n_workers: int) -> None:
+            workers.extend(
+                executor.start_worker(slot, train) for slot in range(len(workers), min(n_workers, len(unfinished)))
+            )
 
-        def hear(event: Event) -> None:
-            say(event)
-            if isinstance(event, DataOpened):  # the others import while the networks are built
-                enlist(executor.slots())
+        def on_event(event: Event) -> None:
+            notify_user(event)
+            if isinstance(event, DataOpened):  # further workers can import while the first builds the networks
+                start_workers(executor.slots())
 
-        say(Checking())
-        found = _check(executor, workers[0], study, check, trust, hear)
-        devices: list[str] = found["devices"]
-        if not begun:
-            stack.enter_context(_alone(study))
-        if study.claim() and not begun:  # another process has been as quick
+        notify_user(Checking())
+        checked = _check_study(executor, workers[0], study, check, trust, on_event)
+        devices: list[str] = checked["devices"]
+        if not exists:
+            stack.enter_context(_locked(study))
+        if study.claim() and not exists:  # another process has written the study meanwhile
             study = Study.open(study.folder)
-        elif not begun or study.undecided():
-            study = study.decide(found["decided"]) if study.undecided() else study
+        elif not exists or study.undecided():
+            study = study.decide(checked["decided"]) if study.undecided() else study
             study.write()
-        todo = [run for run in study.runs() if run.folder not in outcomes]
-        enlist(executor.slots(devices))
-        say(StudyBegan(len(study.runs()), len(outcomes), len(workers)))
-        for outcome in _do(todo, executor, workers, devices, train, trust, say):
+        unfinished = [run for run in study.runs() if run.folder not in outcomes]
+        start_workers(executor.slots(devices))
+        notify_user(StudyBegan(len(study.runs()), len(outcomes), len(workers)))
+        for outcome in _execute_runs(unfinished, executor, workers, devices, train, trust, notify_user):
             outcomes[outcome.run.folder] = outcome
     return [outcomes[run.folder] for run in study.runs()]
 
 
 @contextmanager
-def _alone(study: Study) -> Iterator[None]:
-    """Hold the study's lock.
-
-    Raises:
-        UserError: another process holds it, or the folder cannot be made or written.
-    """
+def _locked(study: Study) -> Iterator[None]:
+    """Hold the lock of the study's folder, which is created if needed."""
     with ExitStack() as stack:
         try:
             make_folders(study.folder)
@@ -135,14 +127,10 @@ def _alone(study: Study) -> Iterator[None]:
         yield
 
 
-def _executor(
-    engine: str, study: Study, slots: int | None, device: str, address: str | None, say: Notify
+def _make_executor(
+    engine: str, study: Study, slots: int | None, device: str, address: str | None, notify: Notify
 ) -> Executor[Any]:
-    """The engine called so.
-
-    Raises:
-        UserError: there is none, it takes no address, or its package is missing.
-    """
+    """Return the executor of ``engine``."""
     if engine not in ENGINES:
         raise UserError(f"there is no engine {engine!r}; it is {' or '.join(ENGINES)}.{did_you_mean(engine, ENGINES)}")
     if engine == "local":
@@ -150,35 +138,36 @@ def _executor(
             raise UserError(f"the local engine has no address, got {address!r}; a Ray cluster has: --engine ray")
         return Local(study.base.training.threads, slots, device)
     try:
-        from saccade.study.engine.cluster import Cluster  # brings Ray: only for those who asked for it
+        from saccade.study.engine.cluster import Cluster  # imports Ray, which is optional
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "ray":
             raise
         raise UserError("ray is not installed: pip install 'saccade-attention[ray]'") from error
-    return Cluster(study, slots, device, address, say)
+    return Cluster(study, slots, device, address, notify)
 
 
-def _end(workers: list[Worker]) -> None:
+def _kill_all(workers: list[Worker]) -> None:
     for worker in workers:
-        worker.end()
+        worker.kill()
 
 
-def _check(
-    executor: Executor[Any], worker: Worker, study: Study, check: str, trust: Trust, say: Notify
+def _check_study(
+    executor: Executor[Any], worker: Worker, study: Study, check: str, trust: Trust, notify: Notify
 ) -> dict[str, Any]:
-    """What ``check`` returns: data, host and every mechanism were found right."""
+    """Call ``check`` in ``worker`` and return its result."""
     recipes = [study.run(arm, study.seeds[0]).recipe.model_dump(mode="json") for arm in study.arms]
     models = (arm.recipe(study.base, 0).model for arm in study.arms)
     functions = packed((model.name, model.code) for model in models)
-    passed: dict[str, Any] = {"functions": functions} if functions else {}  # a check that needs none need not take them
-    passed |= {"trust": trust} if trust else {}
-    worker.call(check, recipes=recipes, margin=study.margin, device=executor.device, **passed)
-    for _, kind, content in executor.answers([worker]):
+    # Passed only if needed, so that ``check`` may lack these parameters.
+    optional: dict[str, Any] = {"functions": functions} if functions else {}
+    optional |= {"trust": trust} if trust else {}
+    worker.call(check, recipes=recipes, margin=study.margin, device=executor.device, **optional)
+    for _, kind, content in executor.messages([worker]):
         if kind == "event":
-            say(content)
+            notify(content)
         elif kind == "result":
-            found: dict[str, Any] = content
-            return found
+            result: dict[str, Any] = content
+            return result
         elif kind == "died":
             raise UserError(f"checking the study failed: the process {content}")
         elif kind == "error" and content["user"]:
@@ -188,16 +177,16 @@ def _check(
     raise AssertionError("a worker neither answered nor died")
 
 
-def _do(
+def _execute_runs(
     runs: list[Run],
     executor: Executor[Any],
     workers: list[Worker],
     devices: list[str],
     train: str,
     trust: Trust,
-    say: Notify,
+    notify: Notify,
 ) -> Iterator[Outcome]:
-    """Hand out ``runs`` and yield each outcome; ``workers`` is changed in place as they die."""
+    """Hand out ``runs`` and yield each outcome; dead workers are replaced in ``workers``."""
     queue = deque((run, 1) for run in runs)
 
     def hand_out() -> None:
@@ -205,11 +194,11 @@ def _do(
             if not queue or not worker.ready or worker.run is not None:
                 continue
             worker.run, worker.attempt = queue.popleft()
-            with suppress(OSError):  # where nothing can be written, the run says so
+            with suppress(OSError):  # if the folder is not writable, the run itself reports it
                 (worker.run.folder / "failed.json").unlink(missing_ok=True)
-            say(RunBegan(*_labels(worker, worker.run), worker.attempt))
+            notify(RunBegan(*_event_ids(worker, worker.run), worker.attempt))
             worker.call(
-                "saccade.study.worker:run",
+                "saccade.study.worker:execute_run",
                 train=train,
                 recipe=worker.run.recipe.model_dump(mode="json"),
                 folder=str(worker.run.folder),
@@ -219,41 +208,43 @@ def _do(
             )
 
     hand_out()
-    for worker, kind, content in executor.answers(workers):
+    for worker, kind, content in executor.messages(workers):
         run, outcome = worker.run, None
         if kind == "event":
             assert run is not None
-            say(RunEvent(*_labels(worker, run), content))
+            notify(RunEvent(*_event_ids(worker, run), content))
             continue
         if kind == "died":
-            workers[workers.index(worker)] = executor.worker(worker.slot, train)
-            worker.end()
+            workers[workers.index(worker)] = executor.start_worker(worker.slot, train)
+            worker.kill()
             if run is not None and worker.attempt < ATTEMPTS:
                 queue.appendleft((run, worker.attempt + 1))
             elif run is not None:
-                outcome = _failed(run, f"its process {content}, {ATTEMPTS} times", None)
+                outcome = _record_failure(run, f"its process {content}, {ATTEMPTS} times", None)
         elif kind != "ready":
             assert run is not None
             worker.run = None
             if kind == "error":
-                outcome = _failed(run, content["message"], content["traceback"])
+                outcome = _record_failure(run, content["message"], content["traceback"])
             else:
                 outcome = Outcome(run, "diverged" if content.get("diverged") else "done", content)
         if outcome is not None:
             assert outcome.status != "skipped"
             score = (outcome.result or {}).get("score", "")
-            say(RunEnded(*_labels(worker, outcome.run), outcome.status, outcome.reason, score))
+            notify(RunEnded(*_event_ids(worker, outcome.run), outcome.status, outcome.reason, score))
             yield outcome
         hand_out()
         if all(worker.run is None for worker in workers) and not queue:
             return
 
 
-def _labels(worker: Worker, run: Run) -> tuple[int, str, int]:
+def _event_ids(worker: Worker, run: Run) -> tuple[int, str, int]:
+    """Return slot, arm and seed, which identify the run in events."""
     return worker.slot, run.arm.name, run.seed
 
 
-def _failed(run: Run, reason: str, trace: str | None) -> Outcome:
+def _record_failure(run: Run, reason: str, trace: str | None) -> Outcome:
+    """Write ``failed.json`` to the run folder and return the outcome."""
     record = {"reason": reason, "traceback": trace}
     try:
         make_folders(run.folder)

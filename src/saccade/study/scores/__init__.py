@@ -1,1 +1,1 @@
-"""Scores as tables: those of a study written, those of other trainers read."""
+"""Score tables: writing those of a study, reading those of other trainers."""

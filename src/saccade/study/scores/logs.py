@@ -1,8 +1,7 @@
-"""The files that trainers write, one a run and a row an epoch: which column is the score, and its last value.
+"""Logs of other trainers, one file per run and one row per epoch.
 
-Ultralytics' ``results.csv`` (YOLOv5 and YOLOv8 pad the names with blanks), timm's ``summary.csv``, Lightning's
-``metrics.csv`` (a row holds training or validation values, the other cells are empty), and any other with a column
-``epoch``.
+Known are Ultralytics' ``results.csv`` (YOLOv5 and YOLOv8 pad the names with spaces), timm's ``summary.csv``,
+Lightning's ``metrics.csv`` (training or validation cells are empty), and any other file with a column ``epoch``.
 """
 
 from __future__ import annotations
@@ -12,92 +11,98 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from saccade.errors import UserError, did_you_mean
-from saccade.study.scores.measures import is_loss, is_share, words
+from saccade.study.scores.column_metric import is_bounded_score, is_loss, name_words
 from saccade.study.scores.sheet import Sheet
 
-__all__ = ["LogScore", "chosen_column", "is_log", "last", "match"]
+__all__ = ["LogScore", "choose_column", "is_log", "last_score", "match_column"]
 
-_ULTRALYTICS = (
+_ULTRALYTICS_COLUMNS = (
     "metrics/mAP50-95(M)", "metrics/mAP50-95(P)", "metrics/mAP50-95(B)", "metrics/mAP_0.5:0.95",
     "metrics/accuracy_top1",
 )  # fmt: skip
-"""Masks and key points before boxes, where there are both."""
-_TIME = ("epoch", "step", "time")
-_HELD_OUT = {"metrics", "eval", "val", "valid", "validation", "test"}
-"""Words in the names of scores of images that are not trained on."""
+"""Preferred columns of Ultralytics; masks and key points come before boxes."""
+_TIME_COLUMNS = ("epoch", "step", "time")
+"""Columns that are not scores."""
+_HELD_OUT_WORDS = {"metrics", "eval", "val", "valid", "validation", "test"}
+"""Words that mark a column as a score on held-out images."""
 
 
 @dataclass(frozen=True)
 class LogScore:
-    """The score of a run, and the epoch it is of; None where the row names none."""
+    """Score of a run, and its epoch; None if the row names none."""
 
     score: float
     epoch: int | None
 
 
 def is_log(sheet: Sheet) -> bool:
-    """Whether ``sheet`` has a row an epoch."""
+    """Return True if ``sheet`` has one row per epoch."""
     names = {name.lower() for name in sheet.columns}
     return "epoch" in names and not {"arm", "seed"} <= names
 
 
-def chosen_column(sheet: Sheet) -> str:
-    """The column that gives the score where none is named.
+def choose_column(sheet: Sheet) -> str:
+    """Return the column of the score, chosen by name.
 
     Raises:
-        UserError: nothing singles one out.
+        UserError: no column can be chosen.
     """
     names = sheet.columns
-    for name in _ULTRALYTICS:
+    for name in _ULTRALYTICS_COLUMNS:
         if name in names:
             return name
-    held_out = [name for name in names if _HELD_OUT & set(words(name)) and not name.endswith("_step")]
-    tests = [name for name in held_out if "test" in words(name)]
-    for some in (tests, held_out):
-        for fits in (is_share, lambda name: not is_loss(name), is_loss):
-            if found := [name for name in some if fits(name)]:
-                return found[0]
-    others = [name for name in names if name.lower() not in _TIME]
+    held_out = [name for name in names if _HELD_OUT_WORDS & set(name_words(name)) and not name.endswith("_step")]
+    tests = [name for name in held_out if "test" in name_words(name)]
+    for candidates in (tests, held_out):
+        for is_wanted in (is_bounded_score, lambda name: not is_loss(name), is_loss):
+            if columns := [name for name in candidates if is_wanted(name)]:
+                return columns[0]
+    others = [name for name in names if name.lower() not in _TIME_COLUMNS]
     raise UserError(f"{sheet.name}: name the column of the scores with --metric: {', '.join(others)}")
 
 
-def match(sheet: Sheet, metric: str, candidates: Sequence[str]) -> str:
-    """The column that ``metric`` names: whole, or without a prefix as ``metrics/`` and an end as ``(B)`` or ``[%]``.
+def match_column(sheet: Sheet, metric: str, candidates: Sequence[str]) -> str:
+    """Return the column that ``metric`` names, in full or without prefix (``metrics/``) or suffix (``(B)``).
 
     Raises:
-        UserError: no column or several are meant; the nearest spellings are named.
+        UserError: no column matches (the message suggests similar names), or several do.
     """
-    wanted = metric.strip().lower()
-    for forms in (lambda name: {name}, _forms):
-        found = [name for name in candidates if wanted in {form.lower() for form in forms(name)}]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise UserError(f"{sheet.name}: {metric!r} may be {' or '.join(found)}; write the whole name")
+    lower_name = metric.strip().lower()
+    for spellings_of in (lambda name: {name}, _short_names):
+        columns = [name for name in candidates if lower_name in {spelling.lower() for spelling in spellings_of(name)}]
+        if len(columns) == 1:
+            return columns[0]
+        if columns:
+            raise UserError(f"{sheet.name}: {metric!r} may be {' or '.join(columns)}; write the whole name")
     raise UserError(
         f"{sheet.name} has no column {metric!r}.{did_you_mean(metric, candidates)} It has {', '.join(candidates)}."
     )
 
 
-def _forms(name: str) -> set[str]:
-    """Shorter spellings of a column."""
-    bare = re.sub(r"\s*(\([A-Z]\)|\[[^\]]*\])$", "", name)
-    return {bare, name.rpartition("/")[2], bare.rpartition("/")[2], re.sub(r"^(eval|test|val)_", "", bare)}
+def _short_names(name: str) -> set[str]:
+    """Return the shorter names of a column: without its prefix, without its suffix, or without both."""
+    without_suffix = re.sub(r"\s*(\([A-Z]\)|\[[^\]]*\])$", "", name)
+    return {
+        without_suffix,
+        name.rpartition("/")[2],
+        without_suffix.rpartition("/")[2],
+        re.sub(r"^(eval|test|val)_", "", without_suffix),
+    }
 
 
-def last(sheet: Sheet, column: str) -> LogScore:
-    """The last value of ``column``: empty cells belong to other rows.
+def last_score(sheet: Sheet, column: str) -> LogScore:
+    """Return the last value of ``column``; rows where it is empty are skipped.
 
     Raises:
-        UserError: there is no such column or no value in it, or it is no finite number.
+        UserError: the column is missing, has no value, or its last value is not a finite number.
     """
-    index, epochs = sheet.find(column), sheet.find("epoch")
+    index, epochs = sheet.index_of(column), sheet.index_of("epoch")
     if index is None:
         raise UserError(f"{sheet.name} has no column {column!r}.{did_you_mean(column, sheet.columns)}")
     row = next((n for n in reversed(range(len(sheet.rows))) if not sheet.is_empty(n, index)), None)
     if row is None:
         raise UserError(f"{sheet.name}: no row has a value of {column}")
-    known = epochs is not None and not sheet.is_empty(row, epochs)
+    has_epoch = epochs is not None and not sheet.is_empty(row, epochs)
     return LogScore(
-        sheet.number(row, index), round(sheet.number(row, epochs)) if known and epochs is not None else None
+        sheet.number(row, index), round(sheet.number(row, epochs)) if has_epoch and epochs is not None else None
     )

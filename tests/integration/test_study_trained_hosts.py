@@ -1,4 +1,4 @@
-"""A study of hosts that bring their weights: each arm is shown what its host was trained on, and the report says so."""
+"""Study of pretrained hosts: each arm gets the preprocessing of its host, and the report says so."""
 
 import itertools
 import logging
@@ -16,7 +16,7 @@ from saccade.study.arms import Arm
 from saccade.study.images import open_once
 from saccade.study.plan import Study
 from saccade.study.report import write_report
-from saccade.study.worker import Once, check
+from saccade.study.worker import OncePerMessage, check_study
 from saccade.training import train
 
 BASE = Recipe().with_overrides(
@@ -29,7 +29,7 @@ BASE = Recipe().with_overrides(
 
 @pytest.fixture(scope="module")
 def folded(tmp_path_factory):
-    """Weights of the small host whose normalisation layers are the identity but for a bias."""
+    """Weights of the small host whose normalisation layers are the identity except for a bias."""
     path = tmp_path_factory.mktemp("weights") / "folded.safetensors"
     torch.manual_seed(1)
     state = create_host(Model(options={"width": 4}), 10, 1).state_dict()
@@ -50,29 +50,30 @@ def study(folded, tmp_path_factory):
     return found
 
 
-def test_arms_of_other_preprocessing_are_compared_and_said(study):
+def test_arms_with_other_preprocessing_are_reported(study):
     for run in study.runs():
         train(run.recipe, run.folder, device="cpu", images=open_once)
         assert run.finished
     results = write_report(study.folder)
     notes = [note.text for note in results.notes if note.kind == "hosts"]
-    assert any(text.startswith("trained: Taken from what") and "data.mean = [0.25]" in text for text in notes)
-    assert any(text.startswith("trained: The weights of the host are folded") for text in notes)
+    (taken,) = (text for text in notes if text.startswith("trained: Taken from what"))
+    assert "data.mean = [0.25]" in taken
+    assert "trained: The weights of the host are folded" in "\n".join(notes)
     page = (study.folder / "report.html").read_text()
     assert "No pictures" not in page
     assert "are folded" in page
     assert "of the training images" in page  # of the baseline, whose host is random
 
 
-def test_the_check_of_a_study_opens_what_each_arm_sees(study):
+def test_the_check_opens_the_data_of_each_arm(study):
     found = []
     recipes = [run.recipe.model_dump(mode="json") for run in study.runs()]
-    check(recipes[::-1], None, "cpu", found.append)
-    assert any("shown with mean 0.25, std 0.5" in getattr(event, "description", "") for event in found)
+    check_study(recipes[::-1], None, "cpu", found.append)
+    assert "shown with mean 0.25, std 0.5" in "\n".join(getattr(event, "description", "") for event in found)
     assert ["folded" in event.text for event in found if isinstance(event, Caution)] == [True]
     wrong = study.runs()[1].recipe.with_overrides({"training.freeze": ["layer9*"]}).model_dump(mode="json")
     with pytest.raises(UserError, match="no parameter 'layer9"):
-        check([recipes[0], wrong], None, "cpu", found.append)
+        check_study([recipes[0], wrong], None, "cpu", found.append)
 
 
 def test_the_forecast_times_a_step_with_the_same_layers_frozen(study, monkeypatch):
@@ -85,13 +86,13 @@ def test_the_forecast_times_a_step_with_the_same_layers_frozen(study, monkeypatc
             yield step
 
     monkeypatch.setattr(forecasting, "training_steps", watched)
-    ahead = forecasting.forecast(study, 1, "cpu")
+    ahead = forecasting.forecast_study(study, 1, "cpu")
     assert set(ahead.step_ms) == {"none", "trained"}
     assert [mode for mode, _ in itertools.groupby(modes)] == [{True}, {False}]
 
 
-def test_a_process_of_many_runs_gives_a_warning_once(caplog):
-    logger, once = logging.getLogger("saccade"), Once()
+def test_a_process_repeats_no_warning(caplog):
+    logger, once = logging.getLogger("saccade"), OncePerMessage()
     said = ["the head is left out", "the head is left out", "another"]
     for text in said:
         logger.warning(text)

@@ -1,4 +1,4 @@
-"""The scores of a study as CSV: judged again they give its verdicts, and Claims Reloaded can read them."""
+"""Scores of a study as CSV, for ``saccade judge`` and Claims Reloaded."""
 
 import csv
 import json
@@ -49,7 +49,7 @@ def _without_names(row):
 
 
 @pytest.mark.parametrize("groups", [False, True])
-def test_judged_again_they_give_the_verdicts_of_the_study(tmp_path, groups):
+def test_judging_exported_scores_gives_the_same_verdicts(tmp_path, groups):
     ours = collect(_study(tmp_path / "s", groups=groups).folder)
     again = judge(ours.scores(tmp_path / "scores.csv"))
     assert (ours.verdicts["se"].verdict == "helps") == (not groups), "whole groups are the same, so they count as one"
@@ -65,7 +65,7 @@ def test_judged_again_they_give_the_verdicts_of_the_study(tmp_path, groups):
     assert one.is_control
 
 
-def test_a_metric_that_images_do_not_sum_to_is_written_by_run(tmp_path):
+def test_a_metric_that_is_not_a_mean_is_written_per_run(tmp_path):
     ours = collect(_study(tmp_path / "s", "segment").folder)
     assert not has_images(ours)
     path = ours.scores(tmp_path / "scores.csv")
@@ -77,7 +77,7 @@ def test_a_metric_that_images_do_not_sum_to_is_written_by_run(tmp_path):
     assert again.analysis.images is None
 
 
-def test_the_form_of_claims_reloaded(tmp_path):
+def test_claims_reloaded_format(tmp_path):
     plan = _study(tmp_path / "s")
     ours = collect(plan.folder)
     made = ours.cases(tmp_path / "cases")
@@ -93,7 +93,7 @@ def test_the_form_of_claims_reloaded(tmp_path):
     assert [path.name for path in write_cases(collect(plan.folder), tmp_path / "fewer")] == ["seed0.csv", "seed5.csv"]
 
 
-def test_of_segmentation_it_holds_each_image_by_itself(tmp_path):
+def test_claims_reloaded_format_of_segmentation(tmp_path):
     plan = _study(tmp_path / "s", "segment")
     with write_cases(collect(plan.folder), tmp_path / "cases")[0].open() as file:
         rows = list(csv.DictReader(file))
@@ -103,7 +103,7 @@ def test_of_segmentation_it_holds_each_image_by_itself(tmp_path):
     assert float(rows[7]["alg_none"]) == pytest.approx((2 * tp / (2 * tp + fp + fn)).mean())
 
 
-def test_the_verb(tmp_path):
+def test_the_command(tmp_path):
     folder = _study(tmp_path / "s").folder
     found = CliRunner().invoke(
         report.command, [str(folder), "--scores", str(tmp_path / "a.csv"), "--cases", str(tmp_path / "c")]
@@ -121,7 +121,7 @@ def test_the_verb(tmp_path):
     assert (tmp_path / "a.csv").read_text().startswith("arm,seed,image,top-1 [%]\nnone,0,0,100.0\n")
 
 
-def test_what_cannot_be_written(tmp_path):
+def test_errors(tmp_path):
     plan = Study(Recipe(), arms(["se"]), (0,), tmp_path / "s")
     plan.write()
     empty = collect(plan.folder)

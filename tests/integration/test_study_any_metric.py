@@ -1,4 +1,4 @@
-"""The statistics of scores that are not top-1: units, directions, bounds, the trivial answer, metrics not judged."""
+"""Statistics of metrics other than top-1: units, directions, bounds, trivial predictor, intervals without verdicts."""
 
 import json
 import math
@@ -9,7 +9,7 @@ import pytest
 from example_studies import BY_HAND, PIXELS, TOP1, analyse, draw, rows
 
 from saccade.metrics.metric import Metric
-from saccade.study.precision import image_df, image_floor, lasting_error, lasting_of, spread
+from saccade.study.precision import image_df, image_floor, image_sd, squared_image_error, squared_image_error_of
 from saccade.study.stats import intervals
 
 RNG = np.random.default_rng(40)
@@ -28,7 +28,7 @@ def errors(seed, arms=4, seeds=3, images=60, gains=()):
 
 
 class TestDirection:
-    def test_a_difference_is_better_where_the_error_is_lower(self):
+    def test_lower_errors_give_positive_differences(self):
         scores, values = errors(1, gains=(0, 1.0, -1.0))
         analysis = analyse(scores, metric=PIXELS, values=values)
         found = rows(analysis)
@@ -38,8 +38,8 @@ class TestDirection:
         assert analysis.arms[1].mean == pytest.approx(scores["m1"].mean())
         assert analysis.arms[1].scores == pytest.approx(tuple(scores["m1"]))
 
-    def test_the_sign_turned_twice_gives_the_same(self):
-        """A metric is its own twin with the scores' sign and the direction turned."""
+    def test_negated_scores_with_the_other_direction_give_the_same(self):
+        """Negating the scores and the direction changes nothing."""
         scores, values = errors(2, gains=(0, 0.3))
         scores["m3"][1] = math.nan
         lower = analyse(scores, metric=PIXELS, values=values)
@@ -70,14 +70,15 @@ class TestUnit:
         analysis = analyse(scores, metric=PLAIN)
         assert analysis.differences[0].sentence() == (
             "a: not decided. +0.020 (95 % interval +0.004 to +0.036, 3 seeds); zero is outside, but not after "
-            "correction for 2 comparisons; this study could have seen differences of 0.026; about 5 seeds would decide."
+            "correction for 2 comparisons; this study could have detected differences of 0.026; about 5 seeds would "
+            "decide."
         )
         assert analysis.diagnostics().startswith("Residual SD 0.0071 with 4 degrees")
         equal = replace(analysis.differences[0], verdict="equal", low=-0.004, high=0.008, difference=0.002)
         assert "equal to none within ±0.01. +0.002 (" in equal.sentence()
 
     def test_the_scale_does_not_matter(self):
-        """Top-1 as a share: all figures a hundredth, all tests the same."""
+        """Top-1 as a fraction: all figures are a hundredth, all tests the same."""
         rng = np.random.default_rng(41)
         correct = {name: rng.random((3, 90)) < 0.5 + 0.4 * rng.random(90) for name in ("none", "m1", "m2")}
         scores = {name: 100 * right.mean(axis=1) for name, right in correct.items()}
@@ -94,7 +95,7 @@ class TestUnit:
                 other.verdict, other.seeds_needed, other.images_needed
             )  # fmt: skip
 
-    def test_small_scores_are_no_rounding_error(self):
+    def test_small_scores_are_not_treated_as_rounding_error(self):
         """Zero is relative: differences of 1e-11 count where scores are of that size, and not beside 90."""
         tiny = {name: 1e-11 * np.array(row) for name, row in draw(42).items()}
         assert analyse(tiny, metric=replace(PIXELS, margin=1e-13)).sigma > 0
@@ -119,7 +120,7 @@ class TestFloor:
     def test_by_span(self):
         assert image_floor(2, 1.0) == pytest.approx(2 / 16)
 
-    def test_of_an_unbounded_metric_by_the_spread_of_the_baseline(self):
+    def test_of_an_unbounded_metric_by_the_sd_of_the_baseline(self):
         """Arms that agree on all images: se² = 2 SD² / (n + 2)², SD² the mean variance of the baseline's rows."""
         values = np.array([[1.0, 2.0, 6.0, 3.0], [2.0, 2.0, 4.0, 4.0]])
         scores = {"none": values.mean(axis=1), "a": values.mean(axis=1)}
@@ -131,14 +132,14 @@ class TestFloor:
         assert row.se == pytest.approx(math.sqrt(2) * 10 / 6)
 
     def test_blocks_count_their_images(self):
-        """Forty blocks of 25 images: the floor is that of a thousand images, and the spread that of one image."""
+        """Forty blocks of 25 images have the floor of a thousand images and the SD of one image."""
         values = np.random.default_rng(43).normal(0, 2, (3, 1000))
         blocks = values.reshape(3, 40, 25).mean(axis=2)
-        assert spread(blocks, 1000) == pytest.approx(spread(values, 1000), rel=0.2)
+        assert image_sd(blocks, 1000) == pytest.approx(image_sd(values, 1000), rel=0.2)
         scores = {"none": values.mean(axis=1), "a": values.mean(axis=1)}
         analysis = analyse(scores, metric=PIXELS, values={"none": blocks, "a": blocks}, sizes=[25] * 40)
         assert analysis.images == 1000
-        assert rows(analysis)["a"].se == pytest.approx(math.sqrt(image_floor(1000, spread(blocks, 1000))))
+        assert rows(analysis)["a"].se == pytest.approx(math.sqrt(image_floor(1000, image_sd(blocks, 1000))))
         assert rows(analysis)["a"].df == pytest.approx(39)
 
 
@@ -151,7 +152,7 @@ class TestUnits:
         assert image_df([1, 1, 2]) == pytest.approx(2 / (1.5 / 3 + 2 / 2))
         assert image_df([3, 4, 6, 7, 8, 9, 10, 12, 13]) == pytest.approx(4.8, abs=0.1)
 
-    def test_they_reach_the_interval(self):
+    def test_group_sizes_change_the_interval(self):
         _, values = errors(3, arms=2, images=5)
         scores = {name: row.mean(axis=1) for name, row in values.items()}
         even, uneven = (
@@ -160,7 +161,7 @@ class TestUnits:
         )
         assert uneven.df < even.df
 
-    def test_units_without_a_score_are_left_out_and_said(self):
+    def test_units_without_a_score_are_left_out_and_reported(self):
         scores, values = errors(4)
         whole = analyse(scores, metric=PIXELS, values=values)
         broken = {name: row.copy() for name, row in values.items()}
@@ -168,25 +169,23 @@ class TestUnits:
         broken["none"][:, 9] = math.nan
         found = analyse(scores, metric=PIXELS, values=broken)
         d = np.delete(values["m1"] - values["none"], [3, 7, 9], axis=1)
-        assert rows(found)["m1"].se_images == pytest.approx(math.sqrt(lasting_of(d)))
+        assert rows(found)["m1"].se_images == pytest.approx(math.sqrt(squared_image_error_of(d)))
         assert rows(found)["m1"].se_images != pytest.approx(rows(whole)["m1"].se_images, rel=1e-6)
-        assert any(
-            note.startswith("3 of 60 test images, or groups of them, cannot be left out") for note in found.notes
-        )
-        assert not any("cannot be left out" in note for note in whole.notes)
+        assert "The score is undefined without 3 of 60 test images or groups" in "\n".join(found.notes)
+        assert "score is undefined" not in "\n".join(whole.notes)
 
     def test_a_run_without_values_is_left_out_of_the_image_error(self):
         scores, values = errors(5)
         values["m1"][1] = math.nan
         found = analyse(scores, metric=PIXELS, values=values)
         d = (values["m1"] - values["none"])[[0, 2]]
-        assert rows(found)["m1"].se_images == pytest.approx(math.sqrt(lasting_of(d)))
-        assert not any("cannot be left out" in note for note in found.notes)
+        assert rows(found)["m1"].se_images == pytest.approx(math.sqrt(squared_image_error_of(d)))
+        assert "score is undefined" not in "\n".join(found.notes)
 
-    def test_where_no_unit_is_known_the_seeds_are(self):
+    def test_without_units_only_the_seeds_count(self):
         scores, values = errors(5, arms=2)
         values["m1"] = np.full_like(values["m1"], math.nan)
-        assert math.isnan(lasting_of(values["m1"]))
+        assert math.isnan(squared_image_error_of(values["m1"]))
         row = rows(analyse(scores, metric=PIXELS, values=values))["m1"]
         assert row.se == pytest.approx(rows(analyse(scores, metric=PIXELS))["m1"].se)
 
@@ -195,7 +194,7 @@ class TestUnits:
         scores["m1"][1], values["m1"][1] = math.nan, math.nan
         analysis = analyse(scores, metric=PIXELS, values=values)
         assert rows(analysis)["m1"].se_images > 0
-        assert not any("cannot be left out" in note for note in analysis.notes)
+        assert "score is undefined" not in "\n".join(analysis.notes)
 
 
 class TestReference:
@@ -220,7 +219,7 @@ class TestReference:
         plain = withheld.to_json()
         assert (plain["not_learnt"], plain["differences"][0]["verdict"]) == (withheld.not_learnt, None)
 
-    def test_the_images_count_too(self):
+    def test_the_image_error_adds_to_the_noise(self):
         rng = np.random.default_rng(44)
         right = {name: np.stack([rng.random(50) < 0.5] * 3) for name in ("none", "a")}
         scores = {name: 100 * row.mean(axis=1) for name, row in right.items()}
@@ -229,7 +228,7 @@ class TestReference:
         assert analyse(scores, correct=right, reference=("chance", just - 0.1)).not_learnt is None
         assert analyse(scores, correct=right, reference=("chance", just + 0.1)).not_learnt is not None
 
-    def test_of_an_error_the_trivial_answer_is_higher(self):
+    def test_trivial_score_of_an_error_metric(self):
         scores, values = errors(7)
         mean = scores["none"].mean()
         for trivial, learnt in ((mean + 5, True), (mean + 0.01, False), (mean - 5, False)):
@@ -241,7 +240,7 @@ class TestReference:
 
 
 class TestIntervals:
-    def test_they_are_those_of_the_analysis_without_verdicts(self):
+    def test_intervals_equal_those_of_analyse(self):
         scores, values = errors(8, gains=(0, 1.0))
         judged = analyse(scores, metric=PIXELS, values=values)
         found = intervals(scores, metric=PIXELS, values=values)
@@ -260,9 +259,9 @@ class TestIntervals:
         assert none.sentence() == "b: No run of b has a score."
 
 
-def test_lasting_of_is_lasting_error():
+def test_squared_image_error_of_complete_units():
     d = RNG.normal(0, 1, (3, 40))
     of_unit = d.mean(axis=0)
     rest = d - of_unit - d.mean(axis=1, keepdims=True) + d.mean()
-    expected = lasting_error(of_unit.var(ddof=1), np.square(rest).sum() / (2 * 39), 3, 40)
-    assert lasting_of(d) == pytest.approx(expected)
+    expected = squared_image_error(of_unit.var(ddof=1), np.square(rest).sum() / (2 * 39), 3, 40)
+    assert squared_image_error_of(d) == pytest.approx(expected)

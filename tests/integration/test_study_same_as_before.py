@@ -1,4 +1,4 @@
-"""Classification studies come out as they did before the statistics took any score.
+"""Classification studies give the figures of version 0.1.
 
 The figures are those of version 0.1, to 11 digits: for each study (sigma, df, SD between seeds, largest residual), then
 for each arm, with the test images and without, (difference, low, high, se, se_images, df, p, p_holm, detectable,
@@ -131,23 +131,24 @@ FOUND = {
 
 SENTENCES = {
     "first look": (
-        "m1: not decided. -2.2 points (95 % interval -7.6 to +3.1, 3 seeds); this study could have seen differences of "
-        "8.9 points; no number of seeds would decide, more test images would."
+        "m1: not decided. -2.2 points (95 % interval -7.6 to +3.1, 3 seeds); this study could have detected "
+        "differences of 8.9 points; no number of seeds would decide, more test images would."
     ),
     "missing runs": (
-        "m1: not decided. +3.2 points (95 % interval -0.4 to +6.7, 3 seeds); this study could have seen differences of "
-        "5.9 points; about 28 seeds would decide."
+        "m1: not decided. +3.2 points (95 % interval -0.4 to +6.7, 3 seeds); this study could have detected "
+        "differences of 5.9 points; about 28 seeds would decide."
     ),
     "two of two": (
-        "m1: not decided. +2.0 points (95 % interval -12.2 to +16.2, 2 seeds); this study could have seen differences "
-        "of 17.2 points; no number of seeds would decide, more test images would."
+        "m1: not decided. +2.0 points (95 % interval -12.2 to +16.2, 2 seeds); this study could have detected "
+        "differences of 17.2 points; no number of seeds would decide, more test images would."
     ),
     "apart": "m1: helps. +10.5 points (95 % interval +6.6 to +14.4, 4 seeds, Holm p < 0.001).",
     "all agree": (
         "m1: equal to none within ±1.0 points. +0.0 points (95 % interval -0.1 to +0.1, 5 seeds): it can be left out."
     ),
     "one seed": (
-        "m1: not decided. +1.7 points against none. One seed measures no spread between runs: take two or more."
+        "m1: not decided. +1.7 points against none. One seed does not measure the variation between runs: use two or "
+        "more."
     ),
 }
 
@@ -170,7 +171,7 @@ def known(numbers):
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_the_same_to_nine_digits(name):
+def test_figures_equal_those_of_version_0_1_to_nine_digits(name):
     scores, right, controls, margin = study(name)
     fit, *found = FOUND[name]
     for correct, expected in zip((right, None), found, strict=True):

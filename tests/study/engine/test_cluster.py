@@ -1,9 +1,8 @@
-"""The Ray engine: the promises of the local one, kept on a cluster."""
+"""The Ray engine behaves like the local engine."""
 
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,22 +17,22 @@ from saccade.study.engine import ATTEMPTS, execute
 from saccade.study.engine.interrupts import track_interrupts
 from saccade.study.plan import Study
 
-HERE = Path(__file__).parent
+SHARED = Path(__file__).parents[1]
 STUCK = 600.0
-"""Seconds that no machine takes, however loaded it is."""
+"""Seconds after which a process counts as stuck, even on a loaded machine."""
 
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-    """What came of the studies in ray_studies.py, and their folder."""
+    """Outcomes of the studies in ray_studies.py, and their folder."""
     pytest.importorskip("ray", reason="ray is not installed")
     home = tmp_path_factory.mktemp("ray")
-    _python([str(HERE / "ray_studies.py"), str(home)])
+    _python([str(SHARED / "ray_studies.py"), str(home)])
     return json.loads((home / "told.json").read_text()), home
 
 
 def _python(words):
-    paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(SHARED), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, *words], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False
     )
@@ -49,7 +48,7 @@ def results(of):
     return [result for *_, result in of["outcomes"]]
 
 
-def test_every_run_is_done_in_two_actors_and_told(told):
+def test_two_actors_execute_all_runs(told):
     plain = told[0]["plain"]
     assert [result["scores"]["top-1"] for result in results(plain)] == [90, 90, 90, 91, 91, 91]
     assert {result["threads"] for result in results(plain)} == {"1"}
@@ -64,7 +63,7 @@ def test_every_run_is_done_in_two_actors_and_told(told):
     assert ended(told[0]["again"], "skipped") == ended(plain, "done")
 
 
-def test_the_results_are_the_local_ones_to_the_last_bit_though_a_worker_was_killed(told):
+def test_results_are_bitwise_those_of_the_local_engine(told):
     said, home = told
     events = [e for e in said["ray"]["events"] if e.get("arm") == "se"]
     assert [e["attempt"] for e in events if e["event"] == "RunBegan"] == [1, 2]
@@ -86,7 +85,7 @@ def _rows(run):
     return [{key: value for key, value in row.items() if key not in ("seconds", "memory_mb")} for row in rows]
 
 
-def test_what_the_check_decides_reaches_every_run(told):
+def test_decided_settings_reach_every_run(told):
     assert len(ended(told[0]["open"], "done")) == 6
     recipes = [read_recipe(path) for path in (told[1] / "open").glob("*/seed*/recipe.toml")]
     assert [recipe.training.memory_format for recipe in recipes] == ["channels_last"] * 6
@@ -100,7 +99,7 @@ def test_a_function_of_a_script_builds_the_host(told):
     assert host["passed"] == "__main__:own_host.<locals>.own"
 
 
-def test_a_run_that_raises_is_recorded_and_the_others_go_on(told):
+def test_a_run_that_raises_is_recorded(told):
     assert ended(told[0]["raise"], "failed") == [("se", 0)]
     assert len(ended(told[0]["raise"], "done")) == 5
     record = json.loads((told[1] / "raise/se/seed0/failed.json").read_text())
@@ -108,7 +107,7 @@ def test_a_run_that_raises_is_recorded_and_the_others_go_on(told):
     assert "fake_training.py" in record["traceback"]
 
 
-def test_a_killed_worker_is_replaced_and_its_run_done(told):
+def test_a_killed_worker_is_replaced(told):
     assert len(ended(told[0]["die once"], "done")) == 6
     begun = [e for e in told[0]["die once"]["events"] if e["event"] == "RunBegan"]
     assert [e["attempt"] for e in begun if (e["arm"], e["seed"]) == ("se", 0)] == [1, 2]
@@ -125,7 +124,7 @@ def test_a_run_whose_worker_always_dies_is_recorded(told, act, run):
     assert (folder / "attempts").read_text() == str(ATTEMPTS)
 
 
-def test_a_worker_the_cluster_has_no_room_for_holds_nobody_up(told):
+def test_workers_without_room_do_not_block_the_others(told):
     third = told[0]["no room for the third"]
     assert len(ended(third, "done")) == 6
     assert [e["slots"] for e in third["events"] if e["event"] == "StudyBegan"] == [3]
@@ -141,7 +140,7 @@ def test_a_worker_the_cluster_has_no_room_for_holds_nobody_up(told):
         "not shared": "does not see the study folder",
     }.items(),
 )
-def test_what_the_user_can_mend_is_said_and_nothing_written(told, name, message):
+def test_user_errors_are_reported_and_nothing_is_written(told, name, message):
     assert message in told[0][name]["error"]
     assert "RunBegan" not in [event["event"] for event in told[0][name]["events"]]
     assert not (told[1] / name).exists()
@@ -151,22 +150,22 @@ def test_workers_that_do_not_start_end_the_study(told):
     assert "the workers of the Ray cluster do not start" in told[0]["stillborn"]["error"]
 
 
-def test_a_cluster_of_the_caller_stays_and_no_token_does(told):
+def test_the_callers_cluster_stays_connected_without_leftover_files(told):
     assert told[0]["still connected"] is True
     assert not list(told[1].rglob(".lock.*"))
 
 
-def test_a_second_start_takes_nothing_from_the_first(told):
-    """Both are at work in the folder until one of them holds its lock."""
+def test_two_concurrent_starts_do_not_interfere(told):
+    """Both use the folder until one of them holds its lock."""
     assert len(ended(told[0]["two starts"], "done")) == 6
     assert [e["slots"] for e in told[0]["two starts"]["events"] if e["event"] == "StudyBegan"] == [2]
 
 
-def test_a_start_proves_the_folder_with_a_file_of_its_own(tmp_path):
+def test_each_start_has_its_own_handshake_file(tmp_path):
     cluster = pytest.importorskip("saccade.study.engine.cluster", reason="ray is not installed")
     study = Study(Recipe(), arms(["se"]), (0,), tmp_path / "a" / "s")
-    with cluster._token(study.folder, "first") as first:
-        with cluster._token(study.folder, "second") as second:
+    with cluster._handshake_file(study.folder, "first") as first:
+        with cluster._handshake_file(study.folder, "second") as second:
             assert (first.read_text(), second.read_text()) == ("first", "second")
             assert study.claim() is False, "the folder is free"
         assert first.read_text() == "first"
@@ -191,50 +190,21 @@ def study(tmp_path):
         ({"engine": "local", "address": "127.0.0.1:1"}, "the local engine has no address"),
     ],
 )
-def test_wrong_words_are_refused_and_nothing_is_written(study, words, message):
+def test_wrong_arguments_are_refused_and_nothing_is_written(study, words, message):
     pytest.importorskip("ray", reason="ray is not installed")
     with pytest.raises(UserError, match=message):
         execute(study, **{"engine": "ray"} | words)
     assert not study.folder.exists()
 
 
-def test_what_takes_connections_need_not_be_a_cluster(study, monkeypatch):
-    joining = pytest.importorskip("saccade.study.engine.joining", reason="ray is not installed")
-    monkeypatch.setattr(joining, "_ANSWER", 1.0)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(UserError, match=f"no Ray cluster answers at {address}: something takes connections there"):
-            execute(study, engine="ray", address=address)
-    assert not study.folder.exists()
-
-
-@pytest.mark.parametrize(("failures", "starts"), [(0, 1), (2, 3), (3, 3)])
-def test_a_start_that_took_too_long_is_tried_again(study, monkeypatch, failures, starts):
-    joining = pytest.importorskip("saccade.study.engine.joining", reason="ray is not installed")
-    begun = []
-
-    def init(address, **options):
-        begun.append((address, options))
-        if len(begun) <= failures:
-            raise Exception("The current node timed out during startup.")
-
-    monkeypatch.setattr(joining.ray, "init", init)
-    if failures < 3:
-        joining.start(num_cpus=1)
-    else:
-        with pytest.raises(UserError, match=r"in 3 tries \(The current node timed out.*--engine local needs no Ray"):
-            joining.start(num_cpus=1)
-    assert begun == [("local", {"num_cpus": 1})] * starts
-
-
-def test_the_address_is_that_of_the_environment(study, monkeypatch):
+def test_the_address_comes_from_the_environment(study, monkeypatch):
     pytest.importorskip("ray", reason="ray is not installed")
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(UserError, match=r"no Ray cluster answers at 127\.0\.0\.1:1"):
         execute(study, engine="ray")
 
 
-def test_without_ray_the_extra_is_named(study, monkeypatch):
+def test_without_ray_the_message_names_the_extra(study, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, "saccade.study.engine.cluster", raising=False)
     with pytest.raises(UserError, match=r"ray is not installed: pip install 'saccade-attention\[ray\]'"):
@@ -242,19 +212,19 @@ def test_without_ray_the_extra_is_named(study, monkeypatch):
     assert not study.folder.exists()
 
 
-def test_ray_is_imported_for_those_who_ask_for_it():
+def test_ray_is_imported_only_if_needed():
     code = "import saccade.study.engine, saccade.cli.compare, sys; print('ray' in sys.modules)"
     assert _python(["-c", code]) == "False\n"
 
 
 class Interrupted:
-    """Ctrl-C comes while this is deleted."""
+    """Object whose deletion raises SIGINT."""
 
     def __del__(self):
         signal.raise_signal(signal.SIGINT)
 
 
-def test_an_interrupt_that_python_drops_is_noticed(study, monkeypatch):
+def test_a_dropped_interrupt_is_detected(study, monkeypatch):
     cluster = pytest.importorskip("saccade.study.engine.cluster", reason="ray is not installed")
     dropped = []
     monkeypatch.setattr(sys, "unraisablehook", dropped.append)
@@ -264,7 +234,7 @@ def test_an_interrupt_that_python_drops_is_noticed(study, monkeypatch):
         assert not place._interrupted.is_set()
         Interrupted()
         with pytest.raises(KeyboardInterrupt):
-            next(place.answers([]))
+            next(place.messages([]))
     assert [lost.exc_type for lost in dropped] == [KeyboardInterrupt]
     assert signal.getsignal(signal.SIGINT) is handler
     with track_interrupts() as raised, pytest.raises(KeyboardInterrupt):  # and one that is not dropped goes its way
@@ -283,10 +253,10 @@ execute(study, 1, "cpu", engine="ray", train="fake_training:train", check="fake_
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_an_interrupt_ends_the_cluster_that_was_started_and_it_was_quiet(tmp_path, start):
+def test_an_interrupt_stops_the_started_cluster_without_output(tmp_path, start):
     pytest.importorskip("ray", reason="ray is not installed")
     code = INTERRUPTED.format(folder=str(tmp_path / "s"))
-    paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(SHARED), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths}
     parent = start(
         [sys.executable, "-W", "error", "-c", code],
@@ -312,7 +282,7 @@ def test_an_interrupt_ends_the_cluster_that_was_started_and_it_was_quiet(tmp_pat
 
 
 def _session(leader):
-    """The living processes of a session."""
+    """Return the living processes of a session."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
