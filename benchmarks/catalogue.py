@@ -27,7 +27,7 @@ import torch
 from saccade import UserError, catalog, measure
 from saccade.cli._costs import costs
 from saccade.cost import count_macs
-from saccade.specs import Published, Spec
+from saccade.specs import PublishedResult, Spec
 from saccade.surgery.insert import insert
 from timing import machine, said
 
@@ -148,7 +148,7 @@ def published(specs: dict[str, Spec]) -> tuple[list[str], list[dict[str, Any]]]:
     return lines, rows
 
 
-def _ours(name: str, row: Published) -> tuple[int, int] | None:
+def _ours(name: str, row: PublishedResult) -> tuple[int, int] | None:
     """Parameters and MACs of the network that the row is about; None where it cannot be built so."""
     options: dict[str, Any] = {}
     with contextlib.suppress(UserError):  # a remark that is no setting

@@ -216,7 +216,7 @@ def test_a_fact_in_words_without_a_function_is_not_examined():
         ("is_neutral_as_stated", "neutral"), ("learns_from_a_neutral_start", "neutral"),
         ("keeps_its_gate_in_range", "gate"), ("commutes_as_stated", "equivariant"),
     ):  # fmt: skip
-        assert records[promise] == Record(promise, "skipped", f"no function {fact} stands beside SPEC")
+        assert records[promise] == Record(promise, "skipped", f"its module defines no function {fact}")
 
 
 def test_a_known_failure_is_skipped_with_its_reason():

@@ -176,9 +176,9 @@ def test_what_is_trusted_is_called_only_if_it_makes_a_module(folder, evil, name,
     config = describe(folder)
     config["plugs"][0] |= {"mechanism": f"evil_package:{name}", "options": {}}
     _change(folder, **config)
-    with pytest.raises(UserError, match=f"is a {kind}, no subclass of torch.nn.Module"):
+    with pytest.raises(UserError, match=f"is a {kind}, not a subclass of torch.nn.Module"):
         load(folder, trust=True)
-    with pytest.raises(UserError, match=f"is a {kind}, no subclass of torch.nn.Module"):
+    with pytest.raises(UserError, match=f"is a {kind}, not a subclass of torch.nn.Module"):
         catalog.load(f"evil_package:{name}")
 
 

@@ -279,7 +279,7 @@ def _design(
         planned.append(StudyPlanned(study.folder, trials))
     # What the caller named is trusted; what a file named has been checked.
     models = (arm.recipe(base, 0).model.name for arm in compared)
-    trusted = together(trust, *(catalog.named(arm.mechanism) for arm in compared), *models)
+    trusted = together(trust, *(catalog.mechanism_name(arm.mechanism) for arm in compared), *models)
     return _Design(study, tuning, at_a_time, tuple(planned), trusted)
 
 
@@ -292,7 +292,7 @@ def _to_tune(tune: str | Iterable[str] | Mapping[str, Iterable[Any]]) -> list[st
 
 def _listed(names: str | Iterable[str]) -> list[str]:
     """The names of a list or of a text with commas between them."""
-    return catalog.split(names) if isinstance(names, str) else list(names)
+    return catalog.split_list(names) if isinstance(names, str) else list(names)
 
 
 def _seeds(seeds: int | str | Iterable[int]) -> tuple[int, ...]:

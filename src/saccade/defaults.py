@@ -140,8 +140,8 @@ def _check_names(recipe: Recipe, owner: str, replaced: Collection[str], trust: T
         check_named({"call": recipe.model.name}, owner, trust)
     if "attention.mechanism" in replaced:
         return
-    for text in catalog.split(recipe.attention.mechanism):
+    for text in catalog.split_list(recipe.attention.mechanism):
         # As a study reads it: a list, each with a position of its own. What runs is what must be checked.
-        for name in {catalog.named(text), catalog.named(placed(text)[0])}:
+        for name in {catalog.mechanism_name(text), catalog.mechanism_name(placed(text)[0])}:
             if ":" in name:
                 check_mechanism(name, {}, owner, trust)

@@ -138,7 +138,7 @@ def train(
 
         from saccade import training
 
-        trusted = together(trust, catalog.named(asked.attention.mechanism), asked.model.name)
+        trusted = together(trust, catalog.mechanism_name(asked.attention.mechanism), asked.model.name)
         result = training.train(asked, folder, device=device, notify=notify, trust=trusted)
         return TrainedRun(folder, result, trusted)
 

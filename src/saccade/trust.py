@@ -75,7 +75,7 @@ def check_mechanism(name: str, options: Mapping[str, Any], owner: str, trust: Tr
         UserError: the name is neither in the catalogue nor trusted.
     """
     for each in _nested(name, options, owner):
-        known = catalog.spellings()
+        known = catalog.all_names()
         if trusted(each, trust) or each in _CONTROLS or catalog.canonical(each) in known:
             continue
         if ":" in each:

@@ -98,8 +98,8 @@ def test_the_latex_of_a_small_table():
         r"\bottomrule",
         r"\end{tabular}",
         r"\par\smallskip {\footnotesize One seed\_0 failed.\par}",
-        r"\par\smallskip {\footnotesize Control extra: a plain bottleneck without attention, of the number of "
-        r"parameters nearest to the mechanism's that one of at least one unit can have; a mechanism that does no "
+        r"\par\smallskip {\footnotesize Control extra: a plain bottleneck without attention whose width "
+        r"brings its number of parameters closest to the mechanism's; a mechanism that does no "
         r"better was helped by its parameters.\par}",
         r"\end{table}",
         "",

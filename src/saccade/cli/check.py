@@ -35,7 +35,7 @@ def command(mechanism: str, channels: int, as_json: bool) -> None:
         if isinstance(value, list) and not isinstance(defaults.get(key), (list, tuple)):
             raise UserError(f"{key} = {value} gives one value per stage, and a mechanism alone has no stages; give one")
     # A class that states no SPEC has promised nothing, so no fact can be held against it.
-    stated = catalog.stated(name)
+    stated = catalog.declared_spec(name)
 
     from saccade.contract import PROMISES, examine
 

@@ -35,7 +35,7 @@ def command(ctx: click.Context, model: str | None, size: str | None, batch: int,
         if ctx.get_parameter_source(option) == click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{'input' if option == 'size' else option} needs --on MODEL")
     if as_json:
-        click.echo(json.dumps({name: spec.plain() for name, spec in specs.items()}, indent=2))
+        click.echo(json.dumps({name: spec.to_json() for name, spec in specs.items()}, indent=2))
         return
     rows = [("name", "year", "kind", "evidence", "position", "title")]
     for name, spec in specs.items():
@@ -74,7 +74,7 @@ def _on(specs: dict[str, Spec], model: str, size: str | None, batch: int, as_jso
                 _head(model, row["plain"], wide)
             click.echo(f"{name.ljust(wide)}  {_line(row, batch)}")
     if as_json:
-        click.echo(json.dumps([{**specs[row["mechanism"]].plain(), **row} for row in rows], indent=2))
+        click.echo(json.dumps([{**specs[row["mechanism"]].to_json(), **row} for row in rows], indent=2))
 
 
 def _head(model: str, plain: dict[str, Any], wide: int) -> None:

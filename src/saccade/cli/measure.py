@@ -49,7 +49,7 @@ def command(
     backward of a training step of --batch pictures, gradients included, the state of an optimiser not. It is that of
     live tensors: what kernels take and give back while they run is not in it, except on CUDA.
     """
-    names = catalog.split(attention)
+    names = catalog.split_list(attention)
     mechanisms = {name: catalog.parse(name) for name in names if name != "none"}
     wanted = _size(size)
 

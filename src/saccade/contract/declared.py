@@ -75,7 +75,7 @@ def keeps_its_gate_in_range(case: Case) -> None:
         module(case.maps(seed=seed))
         for gate in seen:
             least, most = gate.min().item(), gate.max().item()
-            inside = interval.holds(least) and interval.holds(most)
+            inside = interval.contains(least) and interval.contains(most)
             expect(inside, f"the gate runs from {least:.3g} to {most:.3g}, not in {interval}")
 
 

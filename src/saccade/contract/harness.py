@@ -120,7 +120,7 @@ class Case:
             raise UnexaminedError("there is no SPEC")
         by_function = fact == "parameters" or isinstance(getattr(self.spec, fact), str)
         values = self.values if fact == "neutral" else {"channels": self.channels, **self.values}
-        if by_function and (why := self.spec.unanswered(fact, values)) is not None:
+        if by_function and (why := self.spec.missing_arguments(fact, values)) is not None:
             raise UnexaminedError(why)
         return self.spec
 

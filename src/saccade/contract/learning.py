@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.bases import blended
+from saccade.bases import blend
 from saccade.contract.harness import (
     DRAWS,
     Case,
@@ -149,7 +149,7 @@ def _stuck(case: Case, seed: int, training: bool, alone: bool) -> set[str]:
     before = {name: p.detach().clone() for name, p in learnt.items()}
     optimizer = torch.optim.Adam(learnt.values(), lr=RATE)
     for _ in range(STEPS):
-        y = module(f) if alone else blended(f, module(f), a)
+        y = module(f) if alone else blend(f, module(f), a)
         optimizer.zero_grad()
         F.mse_loss(y, target).backward()
         optimizer.step()

@@ -273,7 +273,7 @@ def _check_lending(arm: Arm) -> None:
     if arm.control is None or arm.mechanism == BASELINE:
         return
     name, _ = catalog.parse(arm.mechanism)
-    facts = catalog.stated(name)
+    facts = catalog.declared_spec(name)
     if facts is not None and facts.kind == "conv":
         raise UserError(
             f"the control {arm.control!r} cannot be made for {name!r}, which takes the place of convolutions: what it "

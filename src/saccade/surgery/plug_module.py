@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from saccade.bases import as_laid_out, blended
+from saccade.bases import blend, match_strides
 from saccade.parent_class import CHILD
 from saccade.stage_outputs import PreviousStage, StageOutputs
 
@@ -85,7 +85,7 @@ class Plug(nn.Module):
     def forward(self, f: Tensor) -> Tensor:
         """Map f (B, C, H, W) to (B, C, H, W), in the dtype of f."""
         changed: Tensor = self.mechanism(f)
-        return as_laid_out(f, changed if self.a is None else blended(f, changed, self.a))
+        return match_strides(f, changed if self.a is None else blend(f, changed, self.a))
 
     def extra_repr(self) -> str:
         """The mechanism's name and the site."""

@@ -201,7 +201,7 @@ def again(host: nn.Module, rows: Sequence[Mapping[str, Any]], owner: str) -> Non
 def _states(name: str) -> bool:
     """Return whether a mechanism has a SPEC."""
     try:
-        return catalog.stated(name) is not None
+        return catalog.declared_spec(name) is not None
     except UserError:  # a function of nowhere
         return False
 
