@@ -25,7 +25,7 @@ __all__ = [
 
 
 def blend(x: Tensor, changed: Tensor, weight: Tensor) -> Tensor:
-    """Return x + weight·(changed − x), of the shape and dtype of x.
+    """Return x + weight·(changed − x), in the dtype of x, for ``changed`` of the same shape.
 
     Weight 0 gives x bit for bit, except NaN where ``changed`` − x is not finite; weight 1 gives ``changed``.
     """

@@ -148,11 +148,11 @@ class DeformableAttention(nn.Module):
         """Return y, in the dtype of x."""
         query = self.query(x)
         positions = self._positions(query)
-        sampled = self._sample(x, positions)  # (B, C, 1, M)
+        sampled = self._sample(x, positions)
         grouped = [
             t.flatten(2).unflatten(1, (self.groups, -1)) for t in (query, self.key(sampled), self.value(sampled))
         ]
-        q, k, v = (t.unflatten(2, (self.heads // self.groups, -1)) for t in grouped)  # (B, G, heads/G, E, H·W or M)
+        q, k, v = (t.unflatten(2, (self.heads // self.groups, -1)) for t in grouped)
         output = self._attend(q, k, v, positions, (x.shape[2], x.shape[3]))
         y: Tensor = self.project(output.unflatten(2, x.shape[2:])).to(x.dtype)
         return laid_out(y, x)
@@ -244,7 +244,7 @@ def _attend_chunk(
         logits = k.transpose(1, 2) @ (q * scale)
     else:
         bias_values = bias(positions, rows=rows).flatten(0, 1).to(q.dtype)
-        logits = torch.baddbmm(bias_values, k.transpose(1, 2), q, alpha=scale)  # (B·heads, M, Q)
+        logits = torch.baddbmm(bias_values, k.transpose(1, 2), q, alpha=scale)
     return (v @ logits.softmax(1).to(dtype)).unflatten(0, (-1, heads)).flatten(1, 2)
 
 

@@ -90,7 +90,7 @@ class DoubleAttention(Context):
         vectors = self.distribute(x).flatten(2).softmax(1).to(x.dtype)
         # Weights sum to one, so the layers may act before or after the sums.
         if self._layers_on_descriptors(x):
-            descriptors = self.feature((x.flatten(2) @ maps.mT)[..., None])  # (B, m, n, 1)
+            descriptors = self.feature((x.flatten(2) @ maps.mT)[..., None])
             z = (self.out(descriptors)[..., 0].to(x.dtype) @ vectors).unflatten(2, x.shape[2:])
         else:
             gathered = self.feature(x).flatten(2).to(x.dtype) @ maps.mT

@@ -97,7 +97,7 @@ class PolarizedAttention(Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Return the gate (B, C, H, W)."""
-        pixels = x.flatten(2)  # (B, C, N)
+        pixels = x.flatten(2)
         mask = self.mask(pixels.mT).mT.softmax(2)
         pooled = (pixels @ mask.to(x.dtype).mT)[:, :, 0]
         channel_gate: Tensor = self.expand(self.value(pooled)).sigmoid()

@@ -68,7 +68,7 @@ class StyleRecalibration(Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Return the gate (B, C, 1, 1)."""
-        x = x.to(torch.promote_types(x.dtype, torch.float32))  # squares of float16 overflow
+        x = x.to(torch.promote_types(x.dtype, torch.float32))  # float16 squares overflow
         mean, variance = mean_and_variance(x)
         t = torch.stack([mean, (variance + self.eps).sqrt()], -1)
         z = (t * self.weight).sum(-1)[:, :, None, None].to(self.weight.dtype)

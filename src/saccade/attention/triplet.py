@@ -76,8 +76,8 @@ class TripletAttention(Gate):
         axes = (2, 3) if self.channel is None else (2, 3, 1)
         pooled = max_and_mean(x, *((axis,) for axis in axes))
         planes = [torch.stack(pooled[2 * i : 2 * i + 2], 1).squeeze(axis + 1) for i, axis in enumerate(axes)]
-        height_gate = self.height(planes[0]).transpose(1, 2)  # (B, 1, C, W) -> (B, C, 1, W)
-        width_gate = self.width(planes[1].transpose(2, 3)).permute(0, 3, 2, 1)  # (B, 1, H, C) -> (B, C, H, 1)
+        height_gate = self.height(planes[0]).transpose(1, 2)
+        width_gate = self.width(planes[1].transpose(2, 3)).permute(0, 3, 2, 1)
         gate: Tensor = height_gate / len(axes) + width_gate / len(axes)
         return gate if self.channel is None else gate.add_(self.channel(planes[2]) / 3)
 

@@ -68,10 +68,10 @@ class VisualTransformer(Context):
 
     def context(self, x: Tensor) -> Tensor:
         """Return the tensor (B, C, H, W) to add to x."""
-        pixels = x.flatten(2)  # (B, C, N)
+        pixels = x.flatten(2)
         weights = (self.tokenize(pixels.mT).mT * self.scale).softmax(2)
         t = weights.to(x.dtype) @ pixels.transpose(1, 2)
-        token_attention = (self.key(t) @ self.query(t).transpose(1, 2) * self.scale).softmax(2)  # (B, L, L)
+        token_attention = (self.key(t) @ self.query(t).transpose(1, 2) * self.scale).softmax(2)
         t = t + token_attention.to(t.dtype) @ t
         t = t + self.narrow(self.widen(t).relu())
         keys = self.token_key(t)
