@@ -1,7 +1,6 @@
 """Base classes of mechanisms: Gate multiplies the feature map, Context adds to it, Convolution replaces an nn.Conv2d.
 
-Each has one abstract method and a final ``forward``. The gate or context passes through ``tap``, an ``nn.Identity``
-whose hooks can read it; the mechanism itself keeps no tensor between forward passes.
+Each has one abstract method and a final ``forward``. Hooks on ``tap``, an ``nn.Identity``, read the gate or context.
 """
 
 from __future__ import annotations
@@ -25,18 +24,15 @@ __all__ = [
 
 
 def blend(x: Tensor, changed: Tensor, weight: Tensor) -> Tensor:
-    """Return x + weight·(changed − x), in the dtype of x, for ``changed`` of the same shape.
+    """Return x + weight·(changed − x), in the dtype and shape of x.
 
-    Weight 0 gives x bit for bit, except NaN where ``changed`` − x is not finite; weight 1 gives ``changed``.
+    Weight 0 gives x bit for bit if ``changed`` is finite.
     """
     return x + (weight * (changed - x)).to(x.dtype)
 
 
 def match_strides(x: Tensor, y: Tensor) -> Tensor:
-    """Return y, of the shape of x, with the strides of x if x is dense.
-
-    Convolutions choose their algorithm by strides.
-    """
+    """Return y with the strides of x, of the same shape, because convolutions choose their algorithm by strides."""
     if not isinstance(x, Tensor) or is_captured() or is_transformed() or y.shape != x.shape:
         return y
     if y.stride() == x.stride() or not _is_dense(x):
@@ -56,13 +52,10 @@ def _is_dense(x: Tensor) -> bool:
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that accepts one value per channel in training, where PyTorch raises.
-
-    Running statistics normalise such an input.
-    """
+    """Batch norm that uses running statistics for one value per channel in training, where PyTorch raises."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W)."""
+        """Return the normalised x (B, C, H, W)."""
         if self.training and x.numel() == x.shape[1]:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         return super().forward(x)
@@ -77,11 +70,11 @@ class Gate(nn.Module, ABC):
 
     @abstractmethod
     def gate(self, x: Tensor) -> Tensor:
-        """Return the gate (B, C or 1, H or 1, W or 1) of x (B, C, H, W)."""
+        """Return the gate of x (B, C, H, W), broadcastable to it."""
 
-    @final  # type: ignore[misc]  # torch declares forward as an attribute
+    @final  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
+        """Return y (B, C, H, W), in the dtype of x."""
         return gated_by(x, self._gate)
 
     def _gate(self, x: Tensor) -> Tensor:
@@ -98,30 +91,27 @@ class Context(nn.Module, ABC):
 
     @abstractmethod
     def context(self, x: Tensor) -> Tensor:
-        """Return the tensor (B, C or 1, H or 1, W or 1) to add to x (B, C, H, W)."""
+        """Return the tensor to add to x (B, C, H, W), broadcastable to it."""
 
-    @final  # type: ignore[misc]  # torch declares forward as an attribute
+    @final  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
+        """Return y (B, C, H, W), in the dtype of x."""
         values: Tensor = self.tap(self.context(x))
         return x + values.to(x.dtype)
 
 
 class Convolution(nn.Module, ABC):
-    """Base of mechanisms y = convolve(x, weight, bias) that can take the place of an ``nn.Conv2d``.
-
-    ``weight`` (O, C/groups, k, k) and ``bias`` (O,) or None have the shapes of ``nn.Conv2d``'s. In a host they are the
-    parameters of the convolution that was replaced.
+    """Base of mechanisms that replace an ``nn.Conv2d``, with its ``weight`` (O, C/groups, k, k) and ``bias`` (O,).
 
     Args:
-        channels: C of the input (B, C, H, W).
+        channels: C.
         out_channels: O; None means C.
         kernel_size: k.
-        stride: stride of the convolution.
-        padding: zero padding; None means dilation·(k − 1)/2, which keeps the size at stride 1.
+        stride: stride.
+        padding: zero padding; None means dilation·(k − 1)/2.
         dilation: spacing between kernel elements.
         groups: number of channel groups.
-        bias: True adds a learnable bias, initialised to zero.
+        bias: True adds a bias.
 
     Raises:
         ValueError: a number is too small, ``groups`` does not divide the channels, or no padding keeps the size.
@@ -174,11 +164,11 @@ class Convolution(nn.Module, ABC):
 
     @abstractmethod
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Return the output (B, O, Ho, Wo) for x (B, C, H, W), of the size of a plain convolution's."""
+        """Return the output (B, O, Ho, Wo) for x (B, C, H, W)."""
 
-    @final  # type: ignore[misc]  # torch declares forward as an attribute
+    @final  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, O, Ho, Wo), in the dtype of x."""
+        """Return the output (B, O, Ho, Wo), in the dtype of x."""
         return self.convolve(x, self.weight, self.bias).to(x.dtype)
 
 
@@ -193,7 +183,7 @@ def reduced_channels(channels: int, ratio: float, ratio_name: str = "rd_ratio") 
     """Return ``channels`` · ``ratio``, rounded down.
 
     Raises:
-        ValueError: the result is below 1; the message calls the ratio ``ratio_name``.
+        ValueError: the result is below 1.
     """
     hidden = int(channels * ratio)
     if hidden < 1:

@@ -1,7 +1,7 @@
 """Mechanisms by name: metadata, options and classes.
 
-Listing mechanisms and rejecting unknown names does not import torch, because :mod:`saccade.source` parses the files. A
-third-party class is called ``package.module:Class`` and needs no registration; so is a function that builds a module.
+Listing mechanisms and rejecting unknown names does not import torch. A third-party class or factory function is called
+``package.module:name`` and needs no registration.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class _Option:
 def list_mechanisms(verb: Literal["plug", "replace"] | None = None) -> list[str]:
     """Return the sorted short names of the mechanisms of this package; with a ``verb``, those usable with it.
 
-    ``replace`` accepts kind ``conv``, which takes the place of a convolution; ``plug`` accepts all others.
+    ``replace`` accepts kind ``conv``, ``plug`` all others.
 
     Raises:
         UserError: ``verb`` is neither "plug" nor "replace".
@@ -141,7 +141,7 @@ def spec(name: str) -> Spec:
 def options(name: str) -> dict[str, Any]:
     """Return the options of a mechanism with their defaults, in order; ``...`` marks an option without a default.
 
-    A class that inherits ``__init__`` from a class other than Module, Gate or Context is imported.
+    A class that inherits ``__init__`` from another mechanism is imported.
 
     Raises:
         UserError: the mechanism does not exist, or its module does not import.
@@ -187,7 +187,7 @@ def _declared_options(arguments: ast.arguments, n_skipped: int) -> tuple[dict[st
 
 
 def _default_value(node: ast.expr) -> Any:
-    """Evaluate a default made of literals and arithmetic (1 / 16); return the source text of any other."""
+    """Evaluate a default of literals and arithmetic (1 / 16); return the text of any other."""
     try:
         return _evaluate(node)
     except (ValueError, TypeError, ArithmeticError):
@@ -231,8 +231,7 @@ def load(name: str) -> Callable[..., nn.Module]:
     """Import torch and return the class of a mechanism, or its factory function.
 
     Raises:
-        UserError: the mechanism does not exist, its module does not import, it is not an nn.Module, or it is a function
-            whose module declares no ``SPEC``, so calling it may do anything.
+        UserError: the mechanism does not exist, does not import, or is neither an nn.Module nor a function with a SPEC.
     """
     loaded: Callable[..., nn.Module] = getattr(_import_module(name), source.definition(name).name)
     from torch import nn
@@ -302,7 +301,7 @@ def mechanism_name(text: str) -> str:
 
 
 def canonical_text(text: str) -> str:
-    """Return ``name:option=value`` with the mechanism's short name, after checking it with :func:`parse`.
+    """Return ``name:option=value`` with the short name, checked by :func:`parse`.
 
     >>> canonical_text("squeeze_excite:rd_ratio=0.25")
     'se:rd_ratio=0.25'

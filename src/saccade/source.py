@@ -22,7 +22,7 @@ __all__ = [
 _FOLDER = Path(__file__).with_name("attention")
 _PACKAGE = f"{__package__}.attention"
 _SPEC_PATTERN = re.compile(r"^SPEC = (\{.*?^\})", re.MULTILINE | re.DOTALL)
-"""Pattern of a formatted SPEC literal; parsing the match is much faster than parsing the file."""
+"""Pattern of a SPEC literal; parsing only the match is much faster."""
 
 
 @cache
@@ -39,7 +39,7 @@ def mechanisms() -> dict[str, tuple[str, dict[str, Any] | None]]:
 
 @cache
 def all_names() -> dict[str, str]:
-    """Return a dict from each name of a mechanism (short name, file name, aliases) to its short name."""
+    """Return a dict from each name of a mechanism to its short name."""
     short_names: dict[str, str] = {}
     for name, (stem, literal) in mechanisms().items():
         short_names |= dict.fromkeys([name, stem, *(literal or {}).get("aliases", ())], name)
@@ -119,7 +119,7 @@ def _evaluate_spec(node: ast.expr, name: str) -> Any:
 
 
 def _first_exported(name: str) -> str | None:
-    """Return the first name of the module's ``__all__``; None if it is not a list of literals."""
+    """Return the first name of the module's ``__all__``, or None."""
     match _assigned_value(_parsed_module(name), "__all__"):
         case ast.List([ast.Constant(str(first)), *_]) | ast.Tuple([ast.Constant(str(first)), *_]):
             return first
@@ -167,5 +167,5 @@ def function_text(name: str, function: str) -> str | None:
 
 
 def summary(name: str) -> str:
-    """Return the docstring of a mechanism's module: equations, shapes, source, deviations."""
+    """Return the docstring of a mechanism's module."""
     return ast.get_docstring(_parsed_module(name)) or ast.get_docstring(definition(name)) or ""
