@@ -4,7 +4,7 @@ r"""Bottleneck Attention Module: a gate above 1 from a channel branch and a spat
     M_s = f₃(f₂(f₁(f₀(x))))                                          (B, 1, H, W)
     y   = x ⊙ (1 + σ(M_c ⊙ M_s))                                     (B, C, H, W)     eq. 1
 
-W₀ and f₀: C -> C·rd_ratio; f₁, f₂: 3×3 with ``dilation``; f₃: 1×1, to one channel. BN and ReLU follow f₀, f₁ and f₂.
+W₀, f₀: C -> C·rd_ratio; W₁: back to C; f₁, f₂: 3×3, dilated; f₃: 1×1, to one channel. BN and ReLU follow f₀, f₁, f₂.
 These are the equations of the authors' code, ``variant="official"``. The paper, ``variant="paper"``, adds the branches
 and ends each with a batch norm:
 
