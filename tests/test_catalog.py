@@ -71,7 +71,7 @@ def test_options_read_from_source_are_those_of_the_class(name):
 
 
 def test_every_spelling_means_one_mechanism():
-    spellings = catalog.spellings()
+    spellings = catalog.all_names()
     files = [path.stem for path in Path(catalog.__file__).with_name("attention").glob("[!_]*.py")]
     assert set(files) <= set(spellings)
     assert sum(len({name, *spec.aliases}) for name in NAMES for spec in [saccade.spec(name)]) == len(
@@ -156,8 +156,8 @@ def test_create_passes_options():
         ),
         (lambda: saccade.create("mhsa", 64, size=(4,)), r"height and the width of the map, found (4,)"),
         (lambda: saccade.create("mhsa", 64, size=(4, 1.5)), r"height and the width of the map, found (4, 1.5)"),
-        (lambda: catalog.parse("se:rd_ratio"), "no option; write name:option=value"),
-        (lambda: catalog.parse("das:where=block"), "das has no option 'where': a position is said so to `saccade comp"),
+        (lambda: catalog.parse("se:rd_ratio"), "'rd_ratio' is not an option; write name:option=value"),
+        (lambda: catalog.parse("das:where=block"), "das has no option 'where': only `saccade compare` takes das:where"),
         (
             lambda: catalog.parse("none:where=block"),
             "'none:where=block': none is the network without attention and has",
@@ -200,7 +200,7 @@ def test_a_stranger_needs_no_registration(stranger):
     assert saccade.spec("strange_specced:Halve").parameters(8, {}) == 0
     assert saccade.spec(stranger).parameters(8, {}) is None
     x = torch.randn(2, 3, 5, 4)
-    assert torch.equal(saccade.create(stranger, 3, factor=0.25)(x), x * 0.25)
+    torch.testing.assert_close(saccade.create(stranger, 3, factor=0.25)(x), x * 0.25, rtol=0, atol=0)
     assert catalog.parse(f"{stranger}:factor=2") == (stranger, {"factor": 2})
     with pytest.raises(UserError, match="no class and no function 'Halv'"):
         saccade.spec("strange_module:Halv")
@@ -208,9 +208,9 @@ def test_a_stranger_needs_no_registration(stranger):
 
 def test_lists_split_outside_brackets_only():
     text = "none, se:rd_ratio=0.25,eca:kernel_size=[3,5,5,7]"
-    assert catalog.split(text) == ["none", "se:rd_ratio=0.25", "eca:kernel_size=[3,5,5,7]"]
+    assert catalog.split_list(text) == ["none", "se:rd_ratio=0.25", "eca:kernel_size=[3,5,5,7]"]
     assert catalog.parse("eca:kernel_size=3:gamma=1.5") == ("eca", {"kernel_size": 3, "gamma": 1.5})
-    assert catalog.split(" , ") == []
+    assert catalog.split_list(" , ") == []
 
 
 HEAD = "import torch\nfrom torch import nn\n"
@@ -272,9 +272,9 @@ def test_a_module_that_fails_when_its_parent_is_imported(tmp_path, written):
 
 def test_a_spec_speaks_of_one_class(written):
     two = HEAD + f"class A(nn.Module):\n{BODY}\nclass B(nn.Module):\n{BODY}\n" + SPEC
-    assert catalog.stated(f"{written(two)}:A") is None
+    assert catalog.declared_spec(f"{written(two)}:A") is None
     named = written(two + '__all__ = ["B", "A"]\n')
-    assert catalog.stated(f"{named}:A") is None
+    assert catalog.declared_spec(f"{named}:A") is None
     assert not saccade.spec(f"{named}:A").neutral
     assert saccade.spec(f"{named}:B").neutral
     assert saccade.spec(f"{written(HEAD + f'class A(nn.Module):{chr(10)}{BODY}' + SPEC)}:A").neutral

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from saccade.errors import UserError, did_you_mean
-from saccade.specs import Interval, Spec
+from saccade.specs import GateRange, Spec
 
 FACTS = {"title": "T", "kind": "gate", "evidence": "paper"}
 
@@ -15,7 +15,7 @@ FACTS = {"title": "T", "kind": "gate", "evidence": "paper"}
     ("facts", "message"),
     [
         ({"titel": "T"}, "no fact called 'titel'. Did you mean 'title'?"),
-        ({"title": "T", "kind": "gate"}, "does not say 'evidence'"),
+        ({"title": "T", "kind": "gate"}, "lacks the key 'evidence'"),
         (FACTS | {"kind": "door"}, "kind = 'door'; it must be one of gate, context"),
         (FACTS | {"equivariant": ["rotation"]}, "equivariant = 'rotation'"),
         (FACTS | {"gate": (0, 1, 2)}, "SPEC's gate must be (low, high) or text, got (0, 1, 2)"),
@@ -52,7 +52,7 @@ def _spec(**facts):
 def test_literal_facts_hold_for_all_options():
     spec = _spec(neutral=True, gate=(0.622, 1), equivariant=["flip"])
     assert spec.is_neutral({"fuse": False})
-    assert spec.gate_range(8, {}) == Interval(0.622, 1)
+    assert spec.gate_range(8, {}) == GateRange(0.622, 1)
     assert spec.symmetries(8, {}) == {"flip"}
     plain = _spec()
     assert not plain.is_neutral({})
@@ -63,13 +63,13 @@ def test_functions_get_the_options_that_they_name():
     spec = _spec(
         parameters=lambda channels, bias: 2 * channels + bias,
         neutral=lambda fuse: not fuse,
-        gate=lambda channels, act: Interval(-1, channels) if act == "tanh" else None,
+        gate=lambda channels, act: GateRange(-1, channels) if act == "tanh" else None,
         equivariant=lambda stride: ("transpose", "flip") if stride == 1 else ("transpose",),
     )
     options = {"fuse": False, "act": "tanh", "stride": 1, "bias": True}
     assert spec.parameters(8, options) == 17
     assert [spec.is_neutral({"fuse": fuse}) for fuse in (False, True)] == [True, False]
-    assert [spec.gate_range(8, {"act": act}) for act in ("tanh", "none")] == [Interval(-1, 8), None]
+    assert [spec.gate_range(8, {"act": act}) for act in ("tanh", "none")] == [GateRange(-1, 8), None]
     assert [spec.symmetries(8, {"stride": n}) for n in (1, 2)] == [{"transpose", "flip"}, {"transpose"}]
     assert _spec(parameters=lambda channels, **options: channels * len(options)).parameters(8, options) == 32
     assert _spec(parameters=lambda channels, extra=1: channels + extra).parameters(8, options) == 9
@@ -78,7 +78,7 @@ def test_functions_get_the_options_that_they_name():
 
 
 def test_a_fact_in_words_needs_a_function():
-    with pytest.raises(UserError, match="T: no function neutral stands beside SPEC"):
+    with pytest.raises(UserError, match="T: its module defines no function neutral"):
         _spec(neutral="with luck").is_neutral({})
 
 
@@ -88,22 +88,22 @@ def test_a_count_that_needs_the_size_waits_for_it():
 
 
 def test_facts_as_json_knows_them():
-    facts = json.loads(json.dumps(_spec(gate=(0, 1), neutral=lambda: True, code=["a/b (c=1)"]).plain()))
+    facts = json.loads(json.dumps(_spec(gate=(0, 1), neutral=lambda: True, code=["a/b (c=1)"]).to_json()))
     assert (facts["gate"], facts["neutral"], facts["code"]) == ("(0, 1)", "it depends", ["a/b (c=1)"])
-    assert facts.keys() == Spec.read(FACTS, "mine").plain().keys()
+    assert facts.keys() == Spec.read(FACTS, "mine").to_json().keys()
 
 
 @pytest.mark.parametrize(
     ("interval", "words", "inside"),
     [
-        (Interval(0, 1), "(0, 1)", [0.5]),
-        (Interval(0, math.inf, closed=True), "[0, inf)", [0.0, 0.5, 1.0, 9.0]),
-        (Interval(-math.inf, 1), "(-inf, 1)", [-2.0, 0.0, 0.5]),
+        (GateRange(0, 1), "(0, 1)", [0.5]),
+        (GateRange(0, math.inf, includes_low=True), "[0, inf)", [0.0, 0.5, 1.0, 9.0]),
+        (GateRange(-math.inf, 1), "(-inf, 1)", [-2.0, 0.0, 0.5]),
     ],
 )
 def test_intervals(interval, words, inside):
     assert str(interval) == words
-    assert [value for value in (-2.0, 0.0, 0.5, 1.0, 9.0, float("nan")) if interval.holds(value)] == inside
+    assert [value for value in (-2.0, 0.0, 0.5, 1.0, 9.0, float("nan")) if interval.contains(value)] == inside
 
 
 def test_near_spellings():

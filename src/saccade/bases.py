@@ -1,7 +1,6 @@
-"""Base classes of mechanisms: a gate multiplies the map, a context is added to it, a convolution keeps its kernel.
+"""Base classes of mechanisms: Gate multiplies the feature map, Context adds to it, Convolution replaces an nn.Conv2d.
 
-Each has one abstract method and a final ``forward``. The result of a gate's or context's method passes through
-``tap``, an ``nn.Identity`` to hook, so that no tensor is kept between calls.
+Each has one abstract method and a final ``forward``. Hooks on ``tap``, an ``nn.Identity``, read the gate or context.
 """
 
 from __future__ import annotations
@@ -18,30 +17,33 @@ from torch import Tensor, nn
 from saccade.ops.branch import gated_by
 from saccade.ops.eager import is_captured, is_transformed
 
-__all__ = ["BatchNorm2d", "Context", "Convolution", "Gate", "as_laid_out", "blended", "one_of", "reduced", "zeroed"]
+__all__ = [
+    "BatchNorm2d", "Context", "Convolution", "Gate", "blend", "check_choice", "match_strides", "reduced_channels",
+    "zero_parameters",
+]  # fmt: skip
 
 
-def blended(f: Tensor, changed: Tensor, a: Tensor) -> Tensor:
-    """Return f + (a·(changed − f)) in the dtype of f, the neutral start of a mechanism.
+def blend(x: Tensor, changed: Tensor, weight: Tensor) -> Tensor:
+    """Return x + weight·(changed − x), in the dtype and shape of x.
 
-    With a = 0 that is f, bit for bit wherever ``changed`` − f is finite, else NaN; with a = 1 it is ``changed``.
+    Weight 0 gives x bit for bit if ``changed`` is finite.
     """
-    return f + (a * (changed - f)).to(f.dtype)
+    return x + (weight * (changed - x)).to(x.dtype)
 
 
-def as_laid_out(f: Tensor, y: Tensor) -> Tensor:
-    """Return y with the strides of f, a map without gaps, as convolutions choose their algorithm by strides."""
-    if not isinstance(f, Tensor) or is_captured() or is_transformed() or y.shape != f.shape:
+def match_strides(x: Tensor, y: Tensor) -> Tensor:
+    """Return y with the strides of x, of the same shape, because convolutions choose their algorithm by strides."""
+    if not isinstance(x, Tensor) or is_captured() or is_transformed() or y.shape != x.shape:
         return y
-    if y.stride() == f.stride() or not _is_dense(f):
+    if y.stride() == x.stride() or not _is_dense(x):
         return y
-    return torch.empty_strided(f.shape, f.stride(), dtype=y.dtype, device=y.device).copy_(y)
+    return torch.empty_strided(x.shape, x.stride(), dtype=y.dtype, device=y.device).copy_(y)
 
 
-def _is_dense(f: Tensor) -> bool:
-    """Return whether the elements of f fill their memory without gaps and without sharing."""
+def _is_dense(x: Tensor) -> bool:
+    """Return True if x is dense and non-overlapping in memory."""
     step = 1
-    for stride, size in sorted(zip(f.stride(), f.shape, strict=True)):
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
         if size != 1:
             if stride != step:
                 return False
@@ -50,17 +52,17 @@ def _is_dense(f: Tensor) -> bool:
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that takes one 1×1 map in training, where PyTorch raises: running statistics normalise it."""
+    """Batch norm that uses running statistics for one value per channel in training, where PyTorch raises."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W)."""
+        """Return the normalised x (B, C, H, W)."""
         if self.training and x.numel() == x.shape[1]:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         return super().forward(x)
 
 
 class Gate(nn.Module, ABC):
-    """y = x · gate(x); the gate broadcasts against (B, C, H, W)."""
+    """Base of mechanisms y = x · gate(x), for feature maps (B, C, H, W)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,20 +70,20 @@ class Gate(nn.Module, ABC):
 
     @abstractmethod
     def gate(self, x: Tensor) -> Tensor:
-        """The multiplicative map for x (B, C, H, W): (B, C | 1, H | 1, W | 1)."""
+        """Return the gate of x (B, C, H, W), broadcastable to it."""
 
-    @final  # type: ignore[misc]  # torch declares forward as an attribute
+    @final  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
+        """Return y (B, C, H, W), in the dtype of x."""
         return gated_by(x, self._gate)
 
     def _gate(self, x: Tensor) -> Tensor:
-        gate: Tensor = self.tap(self.gate(x))
-        return gate.to(x.dtype)
+        values: Tensor = self.tap(self.gate(x))
+        return values.to(x.dtype)
 
 
 class Context(nn.Module, ABC):
-    """y = x + context(x); the context broadcasts against (B, C, H, W)."""
+    """Base of mechanisms y = x + context(x), for feature maps (B, C, H, W)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,38 +91,34 @@ class Context(nn.Module, ABC):
 
     @abstractmethod
     def context(self, x: Tensor) -> Tensor:
-        """The additive map for x (B, C, H, W): (B, C | 1, H | 1, W | 1)."""
+        """Return the tensor to add to x (B, C, H, W), broadcastable to it."""
 
-    @final  # type: ignore[misc]  # torch declares forward as an attribute
+    @final  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
-        context: Tensor = self.tap(self.context(x))
-        return x + context.to(x.dtype)
+        """Return y (B, C, H, W), in the dtype of x."""
+        values: Tensor = self.tap(self.context(x))
+        return x + values.to(x.dtype)
 
 
 class Convolution(nn.Module, ABC):
-    """y = convolve(x, weight, bias): a convolution that attends, with the kernel of an ordinary one.
-
-    ``weight`` (O, C/groups, k, k) and ``bias`` (O,) or None are those of an ``nn.Conv2d`` of the same arguments, and
-    the host's own where it replaces one.
+    """Base of mechanisms that replace an ``nn.Conv2d``, with its ``weight`` (O, C/groups, k, k) and ``bias`` (O,).
 
     Args:
-        channels: C of the map (B, C, H, W).
-        out_channels: O; None is C.
+        channels: C.
+        out_channels: O; None means C.
         kernel_size: k.
-        stride: of the output pixels.
-        padding: of zeros around the map; None is dilation·(k − 1)/2, which keeps the size at stride 1.
-        dilation: of the taps.
-        groups: of channels.
-        bias: whether there is one; it starts at zero.
+        stride: stride.
+        padding: zero padding; None means dilation·(k − 1)/2.
+        dilation: spacing between kernel elements.
+        groups: number of channel groups.
+        bias: True adds a bias.
 
     Raises:
-        ValueError: a number is too small, ``groups`` does not divide the channels, or there is no padding that keeps
-            the size.
+        ValueError: a number is too small, ``groups`` does not divide the channels, or no padding keeps the size.
     """
 
     neutral_options: ClassVar[Mapping[str, Any]] = {}
-    """The options with which it starts as the plain convolution with its kernel."""
+    """Options with which the module equals the plain convolution at initialisation."""
 
     def __init__(
         self,
@@ -135,10 +133,10 @@ class Convolution(nn.Module, ABC):
     ) -> None:
         super().__init__()
         outputs = channels if out_channels is None else out_channels
-        least = min(channels, outputs, kernel_size, stride, dilation, groups)
-        if least < 1:
+        smallest = min(channels, outputs, kernel_size, stride, dilation, groups)
+        if smallest < 1:
             raise ValueError(
-                f"channels, out_channels, kernel_size, stride, dilation and groups must be at least 1, got {least}"
+                f"channels, out_channels, kernel_size, stride, dilation and groups must be at least 1, got {smallest}"
             )
         if channels % groups or outputs % groups:
             raise ValueError(f"groups must divide the channels, got {groups} for {channels} in and {outputs} out")
@@ -158,40 +156,42 @@ class Convolution(nn.Module, ABC):
         bound = 1 / math.sqrt(self.weight[0].numel())
         nn.init.uniform_(self.weight, -bound, bound)
 
-    def beside(self, outputs: int) -> nn.Conv2d:
-        """Make a convolution (B, C, H, W) -> (B, outputs, Ho, Wo) of the same geometry, zero at the start."""
-        return zeroed(nn.Conv2d(self.channels, outputs, self.kernel_size, self.stride, self.padding, self.dilation))
+    def make_offset_conv(self, outputs: int) -> nn.Conv2d:
+        """Return a zero-initialised convolution (B, C, H, W) -> (B, outputs, Ho, Wo) of the same geometry."""
+        return zero_parameters(
+            nn.Conv2d(self.channels, outputs, self.kernel_size, self.stride, self.padding, self.dilation)
+        )
 
     @abstractmethod
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The map (B, O, Ho, Wo) for x (B, C, H, W), of the size a plain convolution gives it."""
+        """Return the output (B, O, Ho, Wo) for x (B, C, H, W)."""
 
-    @final  # type: ignore[misc]  # torch declares forward as an attribute
+    @final  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, O, Ho, Wo), in the dtype of x."""
+        """Return the output (B, O, Ho, Wo), in the dtype of x."""
         return self.convolve(x, self.weight, self.bias).to(x.dtype)
 
 
-def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+def zero_parameters(layer: nn.Conv2d) -> nn.Conv2d:
     """Return ``layer`` with all parameters set to zero."""
-    for start in layer.parameters():
-        nn.init.zeros_(start)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     return layer
 
 
-def reduced(channels: int, ratio: float, name: str = "rd_ratio") -> int:
+def reduced_channels(channels: int, ratio: float, ratio_name: str = "rd_ratio") -> int:
     """Return ``channels`` · ``ratio``, rounded down.
 
     Raises:
-        ValueError: it is below 1; the message calls the ratio ``name``.
+        ValueError: the result is below 1.
     """
-    left = int(channels * ratio)
-    if left < 1:
-        raise ValueError(f"channels * {name} must be at least 1, got {channels} * {ratio}")
-    return left
+    hidden = int(channels * ratio)
+    if hidden < 1:
+        raise ValueError(f"channels * {ratio_name} must be at least 1, got {channels} * {ratio}")
+    return hidden
 
 
-def one_of(name: str, value: str, *words: str) -> None:
-    """Raise ValueError unless the option ``name`` is one of ``words``."""
-    if value not in words:
-        raise ValueError(f"{name} must be {', '.join(map(repr, words[:-1]))} or {words[-1]!r}, got {value!r}")
+def check_choice(option: str, value: str, *choices: str) -> None:
+    """Raise ValueError unless ``value`` of the option is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{option} must be {', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}, got {value!r}")

@@ -1,7 +1,7 @@
-"""Mechanisms by name: their facts, their options, their classes.
+"""Mechanisms by name: metadata, options and classes.
 
-Neither listing nor a misspelt name imports torch: :mod:`saccade.source` reads the files. A class from anywhere else is
-called ``package.module:Class``; it needs no registration. A function of the same arguments may stand for a class.
+Listing mechanisms and rejecting unknown names does not import torch. A third-party class or factory function is called
+``package.module:name`` and needs no registration.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from saccade import source
 from saccade.errors import UserError, did_you_mean
-from saccade.source import canonical, spellings, summary
+from saccade.source import all_names, canonical, summary
 from saccade.specs import Spec
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "canonical", "create", "list_mechanisms", "load", "named", "options", "parse", "resolve_options", "spec",
-    "spellings", "split", "stated", "summary",
+    "all_names", "canonical", "canonical_text", "create", "declared_spec", "list_mechanisms", "load", "mechanism_name",
+    "options", "parse", "resolve_options", "spec", "split_list", "summary",
 ]  # fmt: skip
 
 _ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
 }  # fmt: skip
 
-_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+_OPTION_TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "bool": ("True or False", lambda value: isinstance(value, bool)),
     "int": ("a whole number", lambda value: not isinstance(value, bool) and isinstance(value, Integral)),
     "float": (
@@ -44,288 +44,293 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "str": ("a word", lambda value: isinstance(value, str)),
 }
-"""What an option takes, by its annotation: in words, and as a test."""
+"""Maps an annotation to a description of its values and a predicate that they satisfy."""
 
 
-class _Source(str):
-    """A default that is no literal, as the source writes it."""
+class _DefaultText(str):
+    """Source text of a default that is not a literal."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True)
 class _Option:
-    """An option as ``__init__`` declares it."""
+    """Option declared by ``__init__``."""
 
     default: Any
-    """``...`` for an option without a default."""
+    """Default value; ``...`` without one."""
     annotation: str = ""
 
     @property
-    def kind(self) -> str | None:
-        """The key of ``_KINDS``; None where any value may be meant."""
-        annotated = self.annotation.removesuffix(" | None")
-        if annotated in _KINDS:
-            return annotated
-        found = type(self.default).__name__
-        # Without an annotation 1 may stand for 1.0.
-        return {"int": "float"}.get(found, found if found in _KINDS else None)
+    def type_name(self) -> str | None:
+        """Key of ``_OPTION_TYPES`` for the option's values; None if any value is accepted."""
+        annotation = self.annotation.removesuffix(" | None")
+        if annotation in _OPTION_TYPES:
+            return annotation
+        type_name = type(self.default).__name__
+        if type_name == "int":  # without an annotation, a default of 1 may mean 1.0
+            return "float"
+        return type_name if type_name in _OPTION_TYPES else None
 
-    def takes(self, value: Any) -> bool:
-        """Whether ``value`` is of the option's kind, or the default, or a list of such, one for each stage."""
-        if self.kind is None or value is self.default:
+    def accepts(self, value: Any) -> bool:
+        """Return True if ``value`` is the default, of the option's type, or a list of such values, one per stage."""
+        if self.type_name is None or value is self.default:
             return True
         values = value if isinstance(value, list) else [value]
-        return all(map(_KINDS[self.kind][1], values))
+        return all(map(_OPTION_TYPES[self.type_name][1], values))
 
 
 def list_mechanisms(verb: Literal["plug", "replace"] | None = None) -> list[str]:
-    """Return the short names of all mechanisms of this package, sorted; with a ``verb``, of those that it takes.
+    """Return the sorted short names of the mechanisms of this package; with a ``verb``, those usable with it.
 
-    ``replace`` takes those of kind ``conv``, which stand in the place of a convolution, ``plug`` all others.
+    ``replace`` accepts kind ``conv``, ``plug`` all others.
 
     Raises:
-        UserError: ``verb`` is neither.
+        UserError: ``verb`` is neither "plug" nor "replace".
     """
     if verb is None:
-        return list(source.table())
+        return list(source.mechanisms())
     if verb not in ("plug", "replace"):
-        raise UserError(f"mechanisms are put in by 'plug' or 'replace', got {verb!r}")
-    return [name for name in source.table() if (spec(name).kind == "conv") == (verb == "replace")]
+        raise UserError(f"the verb must be 'plug' or 'replace', got {verb!r}")
+    return [name for name in source.mechanisms() if (spec(name).kind == "conv") == (verb == "replace")]
 
 
-def stated(name: str) -> Spec | None:
-    """Return the facts that the file of a mechanism states about it; None where it states none.
-
-    Raises:
-        UserError: there is no such mechanism, or its ``SPEC`` is wrong.
-    """
-    facts = source.facts(name)
-    return None if facts is None else Spec.read(facts, name, partial(_beside, name))
-
-
-def _beside(name: str, fact: str) -> Callable[..., Any] | None:
-    """The function called ``fact`` in the module of a mechanism."""
-    found = getattr(_imported(name), fact, None)
-    return found if inspect.isfunction(found) else None
-
-
-def _imported(name: str) -> ModuleType:
-    """The module of a mechanism.
+def declared_spec(name: str) -> Spec | None:
+    """Return the Spec that the module of a mechanism declares, or None.
 
     Raises:
-        UserError: it does not import.
+        UserError: the mechanism does not exist, or its ``SPEC`` is invalid.
     """
-    module = source.module(name)
+    literal = source.spec_literal(name)
+    return None if literal is None else Spec.read(literal, name, partial(_find_function, name))
+
+
+def _find_function(name: str, function: str) -> Callable[..., Any] | None:
+    """Return the function of that name in the mechanism's module, or None."""
+    attribute = getattr(_import_module(name), function, None)
+    return attribute if inspect.isfunction(attribute) else None
+
+
+def _import_module(name: str) -> ModuleType:
+    """Import the module of a mechanism.
+
+    Raises:
+        UserError: the import fails.
+    """
+    module = source.module_name(name)
     try:
         return importlib.import_module(module)
-    except Exception as error:  # whatever a stranger's module raises
+    except Exception as error:  # a third-party module may raise any exception
         raise UserError(f"{name}: importing {module} failed: {type(error).__name__}: {error}") from error
 
 
 def spec(name: str) -> Spec:
-    """Return the facts of a mechanism.
+    """Return the Spec of a mechanism.
 
-    A class from elsewhere of which no ``SPEC`` speaks gets one that promises nothing: kind ``transform``,
-    position ``residual``, not neutral.
+    A third-party class without ``SPEC`` gets kind ``transform``, evidence ``reading`` and the defaults of Spec.
 
     Raises:
-        UserError: there is no such mechanism, or its ``SPEC`` is wrong.
+        UserError: the mechanism does not exist, or its ``SPEC`` is invalid.
     """
-    found = stated(name)
-    if found is None and ":" not in name:
+    declared = declared_spec(name)
+    if declared is None and ":" not in name:
         raise UserError(f"{name}: its file declares no SPEC")
-    return found or Spec(title=source.maker(name).name, kind="transform", evidence="reading")
+    return declared or Spec(title=source.definition(name).name, kind="transform", evidence="reading")
 
 
 def options(name: str) -> dict[str, Any]:
-    """Return the options of a mechanism with their defaults, in order; ``...`` where one has no default.
+    """Return the options of a mechanism with their defaults, in order; ``...`` marks an option without a default.
 
-    A class that inherits its ``__init__`` from one of its own is imported to be asked.
+    A class that inherits ``__init__`` from another mechanism is imported.
 
     Raises:
-        UserError: there is no such mechanism, or its module does not import.
+        UserError: the mechanism does not exist, or its module does not import.
     """
     return {key: option.default for key, option in _signature(name)[0].items()}
 
 
 def _signature(name: str) -> tuple[dict[str, _Option], bool]:
-    """The options of a mechanism, and whether it takes others besides (``**kwargs``)."""
-    maker = source.maker(name)
-    if isinstance(maker, ast.FunctionDef):
-        return _declared(maker.args, 1)
-    for node in maker.body:
+    """Return the declared options of a mechanism, and whether ``**kwargs`` accepts further ones."""
+    definition = source.definition(name)
+    if isinstance(definition, ast.FunctionDef):
+        return _declared_options(definition.args, 1)
+    for node in definition.body:
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
-            return _declared(node.args, 2)
-    if all(ast.unparse(base).rpartition(".")[2] in ("Module", "Gate", "Context") for base in maker.bases):
+            return _declared_options(node.args, 2)
+    if all(ast.unparse(base).rpartition(".")[2] in ("Module", "Gate", "Context") for base in definition.bases):
         return {}, False
     parameters = list(inspect.signature(load(name)).parameters.values())[1:]
-    own = {
+    inherited = {
         p.name: _Option(
             ... if p.default is p.empty else p.default, getattr(p.annotation, "__name__", str(p.annotation))
         )
         for p in parameters
         if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     }
-    return own, any(p.kind is p.VAR_KEYWORD for p in parameters)
+    return inherited, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 
-def _declared(arguments: ast.arguments, skipped: int) -> tuple[dict[str, _Option], bool]:
-    """The options among ``arguments``, of which the first ``skipped`` are none, and whether there is a ``**kwargs``."""
+def _declared_options(arguments: ast.arguments, n_skipped: int) -> tuple[dict[str, _Option], bool]:
+    """Return the options after the first ``n_skipped`` arguments, and whether there is a ``**kwargs``."""
     positional = arguments.posonlyargs + arguments.args
     defaults = [None] * (len(positional) - len(arguments.defaults)) + arguments.defaults
-    declared = [*zip(positional, defaults, strict=True)][skipped:]
-    declared += zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    found = {
-        a.arg: _Option(... if d is None else _default(d), ast.unparse(a.annotation) if a.annotation else "")
-        for a, d in declared
+    pairs = [*zip(positional, defaults, strict=True)][n_skipped:]
+    pairs += zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    options = {
+        argument.arg: _Option(
+            ... if default is None else _default_value(default),
+            ast.unparse(argument.annotation) if argument.annotation else "",
+        )
+        for argument, default in pairs
     }
-    return found, arguments.kwarg is not None
+    return options, arguments.kwarg is not None
 
 
-def _default(node: ast.expr) -> Any:
-    """A default as a value: literals and arithmetic of literals (1 / 16); of anything else its text, to be shown."""
+def _default_value(node: ast.expr) -> Any:
+    """Evaluate a default of literals and arithmetic (1 / 16); return the text of any other."""
     try:
-        return _value(node)
+        return _evaluate(node)
     except (ValueError, TypeError, ArithmeticError):
-        return _Source(ast.unparse(node))
+        return _DefaultText(ast.unparse(node))
 
 
-def _value(node: ast.expr) -> Any:
+def _evaluate(node: ast.expr) -> Any:
     match node:
         case ast.BinOp(left, op, right) if type(op) in _ARITHMETIC:
-            return _ARITHMETIC[type(op)](_value(left), _value(right))
+            return _ARITHMETIC[type(op)](_evaluate(left), _evaluate(right))
     return ast.literal_eval(node)
 
 
 def resolve_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all options of a mechanism: its defaults, and in their place those ``given``.
+    """Return all options of a mechanism: its defaults, updated with ``given``. A list holds one value per stage.
 
     Raises:
-        UserError: ``given`` names an option the mechanism does not have, or a value that is not of the kind of its
-            annotation, or of its default. A list stands for one value per stage.
+        UserError: an option is unknown, or a value does not match the option's annotation or default.
     """
-    known, others = _signature(name)
+    declared, accepts_any = _signature(name)
     for key, value in given.items():
-        if key not in known and not others:
+        if key not in declared and not accepts_any:
             if key == "where":
                 raise UserError(
-                    f"{name} has no option 'where': a position is said so to `saccade compare` alone, to "
-                    f"`saccade measure` by --where, to `saccade train` by --set attention.where={value}"
+                    f"{name} has no option 'where': only `saccade compare` takes {name}:where=…; use --where {value} "
+                    f"with `saccade measure`, --set attention.where={value} with `saccade train`"
                 )
             raise UserError(
-                f"{name} has no option {key!r}.{did_you_mean(key, known)} "
-                f"Its options: {', '.join(known) if known else 'none'}."
+                f"{name} has no option {key!r}.{did_you_mean(key, declared)} "
+                f"Its options: {', '.join(declared) if declared else 'none'}."
             )
-        if key in known and (kind := known[key].kind) is not None and not known[key].takes(value):
-            default = "" if known[key].default is ... else f"; its default is {known[key].default!r}"
-            raise UserError(f"{name}: the option {key} needs {_KINDS[kind][0]}, found {value!r}{default}")
-    return {key: option.default for key, option in known.items()} | dict(given)
+        option = declared.get(key)
+        if option is not None and option.type_name is not None and not option.accepts(value):
+            needed = _OPTION_TYPES[option.type_name][0]
+            default = "" if option.default is ... else f"; its default is {option.default!r}"
+            raise UserError(f"{name}: the option {key} needs {needed}, found {value!r}{default}")
+    return {key: option.default for key, option in declared.items()} | dict(given)
 
 
 def load(name: str) -> Callable[..., nn.Module]:
-    """Return the class of a mechanism, or the function that makes it; this is the call that imports torch.
+    """Import torch and return the class of a mechanism, or its factory function.
 
     Raises:
-        UserError: there is no such mechanism, its module does not import, or it is a function of which no ``SPEC``
-            speaks: nothing says that it makes a module, and calling it may do anything.
+        UserError: the mechanism does not exist, does not import, or is neither an nn.Module nor a function with a SPEC.
     """
-    loaded: Callable[..., nn.Module] = getattr(_imported(name), source.maker(name).name)
+    loaded: Callable[..., nn.Module] = getattr(_import_module(name), source.definition(name).name)
     from torch import nn
 
     is_module = isinstance(loaded, type) and issubclass(loaded, nn.Module)
-    if not is_module and (isinstance(loaded, type) or stated(name) is None):
+    if not is_module and (isinstance(loaded, type) or declared_spec(name) is None):
         raise UserError(
-            f"{name} is a {'class' if isinstance(loaded, type) else 'function'}, no subclass of torch.nn.Module"
+            f"{name} is a {'class' if isinstance(loaded, type) else 'function'}, not a subclass of torch.nn.Module"
             + ("" if isinstance(loaded, type) else ", and its module declares no SPEC: declare one, or name the class")
         )
     return loaded
 
 
 def create(name: str, channels: int, **given: Any) -> nn.Module:
-    """Make a module of the mechanism for maps (B, ``channels``, H, W), with its own initialisation.
+    """Build a mechanism for feature maps (B, ``channels``, H, W), with its own initialisation.
 
     Raises:
-        UserError: unknown name or option, or whatever the class raises; outside its limits, with the numbers.
+        UserError: unknown name or option, or the constructor raised.
     """
     resolve_options(name, given)
-    facts = spec(name)
-    sized = "size" in facts.needs
-    if sized and isinstance(given.get("size"), list):
-        given["size"] = tuple(given["size"])  # out of a file: JSON knows no tuples
-    if sized and (size := given.get("size")) is not None and not _is_size(size):
+    metadata = spec(name)
+    needs_size = "size" in metadata.needs
+    if needs_size and isinstance(given.get("size"), list):
+        given["size"] = tuple(given["size"])  # from a JSON file, which has no tuples
+    if needs_size and (size := given.get("size")) is not None and not _is_size(size):
         raise UserError(f"{name}: the option size needs the height and the width of the map, found {size!r}")
-    made = load(name)
+    mechanism_class = load(name)
     try:
-        return made(channels, **given)
+        return mechanism_class(channels, **given)
     except UserError:
         raise
-    except Exception as error:  # whatever a stranger's class raises
-        if isinstance(error, ValueError) and str(error).startswith(facts.limits):
+    except Exception as error:  # a third-party class may raise any exception
+        if isinstance(error, ValueError) and str(error).startswith(metadata.limits):
             raise UserError(f"{name}: {error}") from error
-        kind = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
-        raise UserError(f"{name} with channels={channels}, {given}: {kind}{error}") from error
+        prefix = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
+        raise UserError(f"{name} with channels={channels}, {given}: {prefix}{error}") from error
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 2 and all(map(_KINDS["int"][1], value))
+    return isinstance(value, tuple) and len(value) == 2 and all(map(_OPTION_TYPES["int"][1], value))
 
 
-def split(text: str) -> list[str]:
-    """Return the parts of a comma-separated list; commas inside brackets belong to their part.
+def split_list(text: str) -> list[str]:
+    """Return the entries of a comma-separated list; commas inside brackets do not separate.
 
-    >>> split("none,se:rd_ratio=0.25,eca:kernel_size=[3,5,5,7]")
+    >>> split_list("none,se:rd_ratio=0.25,eca:kernel_size=[3,5,5,7]")
     ['none', 'se:rd_ratio=0.25', 'eca:kernel_size=[3,5,5,7]']
     """
-    parts, depth = [""], 0
+    entries, depth = [""], 0
     for character in text:
         depth += (character in "[(") - (character in "])")
         if character == "," and depth == 0:
-            parts.append("")
+            entries.append("")
         else:
-            parts[-1] += character
-    return [part.strip() for part in parts if part.strip()]
+            entries[-1] += character
+    return [entry.strip() for entry in entries if entry.strip()]
 
 
-def named(text: str) -> str:
-    """Return the name in ``name:option=value``, as it is spelt there.
+def mechanism_name(text: str) -> str:
+    """Return the name in ``name:option=value``, unchanged.
 
-    >>> named("das:alpha=0.1"), named("my.module:Class:width=3")
+    >>> mechanism_name("das:alpha=0.1"), mechanism_name("my.module:Class:width=3")
     ('das', 'my.module:Class')
     """
     name, *rest = text.split(":")
-    return f"{name}:{rest[0]}" if rest and "=" not in rest[0] and name not in spellings() else name
+    return f"{name}:{rest[0]}" if rest and "=" not in rest[0] and name not in all_names() else name
 
 
 def canonical_text(text: str) -> str:
-    """Return ``name:option=value`` with the name that files keep, checked as by :func:`parse`.
+    """Return ``name:option=value`` with the short name, checked by :func:`parse`.
 
     >>> canonical_text("squeeze_excite:rd_ratio=0.25")
     'se:rd_ratio=0.25'
     """
     parse(text)
-    name = named(text)
+    name = mechanism_name(text)
     return canonical(name) + text[len(name) :]
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
-    """Read ``name:option=value:option=value``: the mechanism's short name, and its options, literals or else words.
+    """Parse ``name:option=value:option=value`` into the mechanism's short name and its options.
+
+    A value that is not a Python literal is a string.
 
     Raises:
-        UserError: a part lacks its ``=``; unknown name or option; options of ``none``.
+        UserError: an option lacks its ``=``, the name or an option is unknown, or ``none`` has options.
 
     >>> parse("das:alpha=0.1")
     ('das', {'alpha': 0.1})
     """
-    name = named(text)
-    _, *rest = text.removeprefix(name).split(":")
+    name = mechanism_name(text)
+    _, *assignments = text.removeprefix(name).split(":")
     if text.partition(":")[0] == "none" and ":" in text:
         raise UserError(f"{text!r}: none is the network without attention and has no options")
     given: dict[str, Any] = {}
-    for part in rest:
-        key, equals, value = part.partition("=")
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
         if not equals:
-            raise UserError(f"{text!r}: {part!r} is no option; write name:option=value")
+            raise UserError(f"{text!r}: {assignment!r} is not an option; write name:option=value")
         try:
             given[key.strip()] = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError):

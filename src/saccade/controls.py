@@ -1,4 +1,4 @@
-"""The controls: what stands at a mechanism's sites in its place, and what that shows."""
+"""Controls: modules that replace a mechanism at its sites, and the conclusion that each allows."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ ControlName = Literal["extra", "noise", "shuffled"]
 
 @dataclass(frozen=True)
 class Control:
-    """One control."""
+    """Module put at the mechanism's sites to isolate one possible cause of its effect."""
 
     path: str
-    """``package.module:Class``, by which saved networks name it."""
+    """Class path ``package.module:Class``, stored in saved networks."""
     shows: str
-    """What it is, and what a mechanism that does no better shows."""
+    """Description of the module, and the conclusion if the mechanism scores no better."""
 
 
 CONTROLS: dict[ControlName, Control] = {
     "extra": Control(
         "saccade.surgery.controls.extra:ExtraBottleneck",
-        "a plain bottleneck without attention, of the number of parameters nearest to the mechanism's that one of at "
-        "least one unit can have; a mechanism that does no better was helped by its parameters",
+        "a plain bottleneck without attention whose width brings its number of parameters closest to the mechanism's; "
+        "a mechanism that does no better was helped by its parameters",
     ),
     "noise": Control(
         "saccade.surgery.controls.noise:NoiseGate",
-        "a random gate that sees nothing; a mechanism that does no better was helped by rescaling channels",
+        "a random gate, independent of the input; a mechanism that does no better was helped by rescaling channels",
     ),
     "shuffled": Control(
         "saccade.surgery.controls.shuffled:Shuffled",
-        "the mechanism with the gate of another image; if it does as well, it does not matter what is seen",
+        "the mechanism with the gate of another image; if it does as well, the gate need not depend on its own image",
     ),
 }

@@ -1,7 +1,7 @@
-"""Modules under the names that pickled networks of earlier versions hold.
+"""Import aliases of renamed modules, needed to unpickle networks of earlier versions.
 
-A pickle names each class and hook by its module. A finder at the end of ``sys.meta_path`` answers for modules that no
-longer exist; the rest of the package never imports them.
+A pickle stores the module of each class and hook. A finder at the end of ``sys.meta_path`` resolves the former module
+names; the rest of the package never imports them.
 """
 
 from __future__ import annotations
@@ -40,32 +40,33 @@ MODULES: dict[str, str | dict[str, str]] = {
         "_leaving": f"{_PARENT}:leaving_hook",
     },
 }  # fmt: skip
-"""Former module -> the module that took its place, or where each of its names is now."""
+"""Maps a former module to its replacement, or to a dict from former name to ``module:name``."""
 
 
 class _Finder:
-    """Finder and loader of the former modules."""
+    """Import finder and loader of the former modules."""
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Return the spec of a former module, or None."""
+        """Return the import spec of a former module, or None."""
         return ModuleSpec(name, _Finder()) if name in MODULES else None  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """Leave it to Python."""
+        """Return None: Python creates the module object."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Fill ``module`` with the contents of the module that took its place."""
-        now = MODULES[module.__name__]
-        if isinstance(now, str):
-            vars(module).update({k: v for k, v in vars(import_module(now)).items() if not k.startswith("__")})
+        """Fill ``module`` with the contents of its replacement."""
+        replacement = MODULES[module.__name__]
+        if isinstance(replacement, str):
+            contents = vars(import_module(replacement))
+            vars(module).update({name: value for name, value in contents.items() if not name.startswith("__")})
             return
-        for former, place in now.items():
-            where, _, name = place.partition(":")
-            setattr(module, former, getattr(import_module(where), name))
+        for former_name, target in replacement.items():
+            target_module, _, name = target.partition(":")
+            setattr(module, former_name, getattr(import_module(target_module), name))
 
 
 def install() -> None:
-    """Let Python find the former modules, once."""
+    """Register the finder, once."""
     if _Finder not in sys.meta_path:
         sys.meta_path.append(_Finder)

@@ -1,7 +1,7 @@
-"""What the source of a mechanism says, read without running it, and the names a mechanism has.
+"""Read mechanism modules without importing them, and resolve mechanism names.
 
-The files of ``attention/`` are the mechanisms of this package. Each has the short name of its SPEC, the name of its
-file, and perhaps aliases. A class from anywhere else is called ``package.module:Class``.
+Each file of ``attention/`` is a mechanism. Its names are the short name in its SPEC, the file name and aliases. A
+third-party class is called ``package.module:Class``.
 """
 
 from __future__ import annotations
@@ -15,89 +15,91 @@ from typing import Any
 
 from saccade.errors import UserError, did_you_mean
 
-__all__ = ["canonical", "facts", "function_text", "maker", "module", "spellings", "summary", "table"]
+__all__ = [
+    "all_names", "canonical", "definition", "function_text", "mechanisms", "module_name", "spec_literal", "summary",
+]  # fmt: skip
 
-_HOME = Path(__file__).with_name("attention")
+_FOLDER = Path(__file__).with_name("attention")
 _PACKAGE = f"{__package__}.attention"
-_SPEC = re.compile(r"^SPEC = (\{.*?^\})", re.MULTILINE | re.DOTALL)
-"""A literal as formatters lay it out: reading it alone is much faster than parsing the file."""
+_SPEC_PATTERN = re.compile(r"^SPEC = (\{.*?^\})", re.MULTILINE | re.DOTALL)
+"""Pattern of a SPEC literal; parsing only the match is much faster."""
 
 
 @cache
-def table() -> dict[str, tuple[str, dict[str, Any] | None]]:
-    """Return the mechanisms of this package, sorted: short name to the file's stem and its SPEC, if it has one."""
-    found = {}
-    for path in _HOME.glob("[!_]*.py"):
-        literal = _SPEC.search(text := path.read_text(encoding="utf-8"))
-        value = ast.parse(literal[1], mode="eval").body if literal else _assigned(ast.parse(text), "SPEC")
-        facts = None if value is None else _literal(value, path.stem)
-        found[path.stem if facts is None else facts.get("name", path.stem)] = path.stem, facts
-    return dict(sorted(found.items()))
+def mechanisms() -> dict[str, tuple[str, dict[str, Any] | None]]:
+    """Return a sorted dict from short name to the file's stem and its SPEC literal, which may be None."""
+    entries = {}
+    for path in _FOLDER.glob("[!_]*.py"):
+        match = _SPEC_PATTERN.search(text := path.read_text(encoding="utf-8"))
+        node = ast.parse(match[1], mode="eval").body if match else _assigned_value(ast.parse(text), "SPEC")
+        literal = None if node is None else _evaluate_spec(node, path.stem)
+        entries[path.stem if literal is None else literal.get("name", path.stem)] = path.stem, literal
+    return dict(sorted(entries.items()))
 
 
 @cache
-def spellings() -> dict[str, str]:
-    """Return every name of a mechanism of this package to its short name: that itself, the file's, the aliases."""
-    found: dict[str, str] = {}
-    for name, (stem, facts) in table().items():
-        found |= dict.fromkeys([name, stem, *(facts or {}).get("aliases", ())], name)
-    return found
+def all_names() -> dict[str, str]:
+    """Return a dict from each name of a mechanism to its short name."""
+    short_names: dict[str, str] = {}
+    for name, (stem, literal) in mechanisms().items():
+        short_names |= dict.fromkeys([name, stem, *(literal or {}).get("aliases", ())], name)
+    return short_names
 
 
 def canonical(name: str) -> str:
-    """Return the short name of a mechanism, whichever of its names is given; of a class from elsewhere ``name``.
+    """Return the short name for any name of a mechanism; return a third-party class's name unchanged.
 
     Raises:
-        UserError: there is no such mechanism.
+        UserError: the mechanism does not exist.
 
     >>> canonical("squeeze_excite"), canonical("saccade.attention.se:SqueezeExcite"), canonical("my.module:Class")
     ('se', 'se', 'my.module:Class')
     """
-    known = spellings()
+    short_names = all_names()
     if ":" in name:
-        path, _, wanted = name.partition(":")
-        short = known.get(path.removeprefix(f"{_PACKAGE}.")) if path.startswith(f"{_PACKAGE}.") else None
-        return short if short is not None and maker(short).name == wanted else name
-    if name not in known:
+        path, _, class_name = name.partition(":")
+        short = short_names.get(path.removeprefix(f"{_PACKAGE}.")) if path.startswith(f"{_PACKAGE}.") else None
+        return short if short is not None and definition(short).name == class_name else name
+    if name not in short_names:
         raise UserError(
-            f"no mechanism is called {name!r}.{did_you_mean(name, known)} "
-            f"`saccade list` shows all {len(table())}; your own is called package.module:Class."
+            f"no mechanism is called {name!r}.{did_you_mean(name, short_names)} "
+            f"`saccade list` shows all {len(mechanisms())}; your own is called package.module:Class."
         )
-    return known[name]
+    return short_names[name]
 
 
 @cache
-def _source(name: str) -> ast.Module:
-    """The parsed file that describes ``name``.
+def _parsed_module(name: str) -> ast.Module:
+    """Return the syntax tree of the file that defines ``name``.
 
     Raises:
-        UserError: no such mechanism, or no such module, or it is not written in Python, or wrongly.
+        UserError: the mechanism or module does not exist, or is not valid Python.
     """
-    path = module(name)
+    path = module_name(name)
     if ":" not in canonical(name):
-        return ast.parse((_HOME / f"{path.rpartition('.')[2]}.py").read_text(encoding="utf-8"))
+        return ast.parse((_FOLDER / f"{path.rpartition('.')[2]}.py").read_text(encoding="utf-8"))
     try:
-        found = importlib.util.find_spec(path)
-    except Exception as error:  # looking for a.b imports a, which may raise anything
+        module_spec = importlib.util.find_spec(path)
+    except Exception as error:  # finding a.b imports a, which may raise any exception
         raise UserError(f"{name}: module {path!r} cannot be imported: {error}") from None
-    if found is None or found.origin is None:
+    if module_spec is None or module_spec.origin is None:
         raise UserError(f"{name}: there is no module called {path!r} on the import path")
-    if not found.origin.endswith(".py"):
-        raise UserError(f"{name}: module {path!r} has no Python source to read (it is {found.origin})")
+    if not module_spec.origin.endswith(".py"):
+        raise UserError(f"{name}: module {path!r} has no Python source to read (it is {module_spec.origin})")
     try:
-        return ast.parse(Path(found.origin).read_text(encoding="utf-8"))
+        return ast.parse(Path(module_spec.origin).read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{name}: {found.origin} cannot be read: {error}") from None
+        raise UserError(f"{name}: {module_spec.origin} cannot be read: {error}") from None
 
 
-def module(name: str) -> str:
-    """Return the module of a mechanism, as Python imports it."""
+def module_name(name: str) -> str:
+    """Return the full name of a mechanism's module."""
     name = canonical(name)
-    return name.partition(":")[0] if ":" in name else f"{_PACKAGE}.{table()[name][0]}"
+    return name.partition(":")[0] if ":" in name else f"{_PACKAGE}.{mechanisms()[name][0]}"
 
 
-def _assigned(tree: ast.Module, variable: str) -> ast.expr | None:
-    """What a file assigns to ``variable``."""
+def _assigned_value(tree: ast.Module, variable: str) -> ast.expr | None:
+    """Return the expression assigned to ``variable`` at the top level of ``tree``, or None."""
     for node in tree.body:
         match node:
             case ast.Assign([ast.Name(target)], value) if target == variable:
@@ -107,59 +109,63 @@ def _assigned(tree: ast.Module, variable: str) -> ast.expr | None:
     return None
 
 
-def _literal(node: ast.expr, name: str) -> Any:
+def _evaluate_spec(node: ast.expr, name: str) -> Any:
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError) as error:
-        raise UserError(f"{name}: SPEC must be a literal, for it is read without running the file: {error}") from None
+        raise UserError(
+            f"{name}: SPEC must be a literal, because it is read without running the file: {error}"
+        ) from None
 
 
-def _leading(name: str) -> str | None:
-    """The first name of the file's ``__all__``; None where it has none that can be read."""
-    match _assigned(_source(name), "__all__"):
+def _first_exported(name: str) -> str | None:
+    """Return the first name of the module's ``__all__``, or None."""
+    match _assigned_value(_parsed_module(name), "__all__"):
         case ast.List([ast.Constant(str(first)), *_]) | ast.Tuple([ast.Constant(str(first)), *_]):
             return first
     return None
 
 
-def maker(name: str) -> ast.ClassDef | ast.FunctionDef:
-    """Return the class that ``name`` means, or the function that makes one of several.
+def definition(name: str) -> ast.ClassDef | ast.FunctionDef:
+    """Return the syntax tree of the class that ``name`` refers to, or of its factory function.
 
     Raises:
-        UserError: the module defines neither.
+        UserError: the module does not define it.
     """
-    wanted = name.partition(":")[2] or _leading(name) or ""
-    makers = [node for node in _source(name).body if isinstance(node, (ast.ClassDef, ast.FunctionDef))]
-    for node in makers:
-        if node.name == wanted:
+    target = name.partition(":")[2] or _first_exported(name) or ""
+    definitions = [node for node in _parsed_module(name).body if isinstance(node, (ast.ClassDef, ast.FunctionDef))]
+    for node in definitions:
+        if node.name == target:
             return node
-    near = did_you_mean(wanted, [node.name for node in makers if node.name[0] != "_"])
-    raise UserError(f"{name}: the module defines no class and no function {wanted!r}.{near}")
+    hint = did_you_mean(target, [node.name for node in definitions if node.name[0] != "_"])
+    raise UserError(f"{name}: the module defines no class and no function {target!r}.{hint}")
 
 
-def facts(name: str) -> Any:
-    """Return the ``SPEC`` literal that speaks of a mechanism, or None.
+def spec_literal(name: str) -> Any:
+    """Return the ``SPEC`` literal that applies to a mechanism, or None.
 
-    A ``SPEC`` speaks of one class: the first of ``__all__``, or the only one of its module.
+    A ``SPEC`` applies to one class: the first of ``__all__``, or the only one of its module.
 
     Raises:
-        UserError: there is no such mechanism, or its ``SPEC`` is no literal.
+        UserError: the mechanism does not exist, or its ``SPEC`` is not a literal.
     """
     if ":" not in (short := canonical(name)):
-        return table()[short][1]
-    value, wanted = _assigned(_source(name), "SPEC"), maker(name).name
-    classes = sum(isinstance(node, ast.ClassDef) for node in _source(name).body)
-    return None if value is None or (wanted != _leading(name) and classes > 1) else _literal(value, name)
+        return mechanisms()[short][1]
+    value, class_name = _assigned_value(_parsed_module(name), "SPEC"), definition(name).name
+    n_classes = sum(isinstance(node, ast.ClassDef) for node in _parsed_module(name).body)
+    if value is None or (class_name != _first_exported(name) and n_classes > 1):
+        return None
+    return _evaluate_spec(value, name)
 
 
 def function_text(name: str, function: str) -> str | None:
-    """Return the statements of a ``function`` beside a mechanism, to be shown, or None."""
-    for node in _source(name).body:
+    """Return the source of the body of ``function`` in the mechanism's module, or None."""
+    for node in _parsed_module(name).body:
         if isinstance(node, ast.FunctionDef) and node.name == function:
             return "\n".join(map(ast.unparse, node.body[ast.get_docstring(node) is not None :]))
     return None
 
 
 def summary(name: str) -> str:
-    """Return the docstring of the file that holds a mechanism: equation, shapes, source, deviations."""
-    return ast.get_docstring(_source(name)) or ast.get_docstring(maker(name)) or ""
+    """Return the docstring of a mechanism's module."""
+    return ast.get_docstring(_parsed_module(name)) or ast.get_docstring(definition(name)) or ""

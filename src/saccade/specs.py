@@ -1,8 +1,8 @@
-"""SPEC, the facts a mechanism declares: read without torch, checked when read.
+"""SPEC: the metadata of a mechanism, read and checked without importing torch.
 
-Each file of ``attention/`` assigns a literal dictionary to ``SPEC``. :meth:`Spec.read` makes it a :class:`Spec` and
-refuses unknown keys and values. A fact that depends on options is text in SPEC, for the reader, and a function of the
-same name in the module, for code. Such a function names the options it needs, and ``channels``, or takes ``**options``.
+Each file of ``attention/`` assigns a literal dictionary to ``SPEC``, which :meth:`Spec.read` checks and converts. A
+field that depends on options is text for the reader, and a function of the same name in the module computes its value.
+The function's parameters are ``channels`` and the options it needs, or ``**options``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from saccade.errors import UserError, did_you_mean
 
-__all__ = ["Interval", "Paper", "Published", "Spec"]
+__all__ = ["GateRange", "Paper", "PublishedResult", "Spec"]
 
 KINDS = ("gate", "context", "transform", "conv")
 EVIDENCE = ("oracle", "port", "paper", "reading")
@@ -26,24 +26,24 @@ _REPOSITORY = r"[\w.-]+/[\w.-]+( \(.+\))?$"
 
 
 @dataclass(frozen=True)
-class Interval:
-    """An open interval of numbers, or with ``closed`` one that holds its lower end."""
+class GateRange:
+    """Interval of the values of a gate, without its ends; ``includes_low`` adds the lower end."""
 
     low: float
     high: float
-    closed: bool = False
+    includes_low: bool = False
 
-    def holds(self, value: float) -> bool:
-        """Whether ``value`` lies inside."""
-        return (self.low <= value if self.closed else self.low < value) and value < self.high
+    def contains(self, value: float) -> bool:
+        """Return True if ``value`` lies inside."""
+        return (self.low <= value if self.includes_low else self.low < value) and value < self.high
 
     def __str__(self) -> str:
-        return f"{'[' if self.closed else '('}{self.low:g}, {self.high:g})"
+        return f"{'[' if self.includes_low else '('}{self.low:g}, {self.high:g})"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paper:
-    """Where a mechanism was first described."""
+    """Paper that introduced a mechanism."""
 
     authors: str
     title: str
@@ -53,8 +53,8 @@ class Paper:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Published:
-    """One row a source prints: ``params`` and ``macs`` in the unit that ``unit`` names, ``top1`` in %."""
+class PublishedResult:
+    """Result printed in a paper or repository: ``params`` and ``macs`` in the unit ``unit``, ``top1`` in %."""
 
     net: str
     source: str
@@ -64,166 +64,170 @@ class Published:
     unit: str = "10^6, 10^9"
     note: str = ""
     where: str | tuple[str, ...] = "paper"
-    """The positions the mechanism has in that network, as ``plug`` takes them."""
+    """Positions of the mechanism in that network, as ``plug`` accepts them."""
 
 
-def _nothing(fact: str) -> None:
-    """No function stands beside the SPEC."""
+def _no_function(field_name: str) -> None:
+    """Return None: the module has no function for any field."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What a mechanism promises; every fact is checked by the contract or shown to the reader."""
+    """Metadata of a mechanism; each field is checked by ``saccade check`` or shown to users."""
 
     title: str
     kind: str
-    """``gate`` x·g(x), ``context`` x + c(x), ``transform`` anything else of the same shape, ``conv`` a convolution."""
+    """Form: ``gate`` x·g(x), ``context`` x + c(x), ``conv`` a convolution, ``transform`` any other of that shape."""
     evidence: str
-    """What it equals with its default options.
+    """Reference that the default options reproduce.
 
-    ``oracle``: the authors' code, each branch alone where their network keeps the branches apart; ``port``: code by
-    others, where the authors' is not public or not in PyTorch; ``paper``: the printed equations; ``reading``: our
-    reading of a description.
+    ``oracle``: the authors' code (branch by branch if their network separates the branches); ``port``: code by others,
+    if the authors' is not public or not in PyTorch; ``paper``: the printed equations; ``reading``: our interpretation
+    of an incomplete description.
     """
     name: str = ""
-    """The short name that users type and files keep; of a class from elsewhere ""."""
+    """Short name, typed by users and stored in files; empty for a third-party class."""
     aliases: tuple[str, ...] = ()
-    """Other names that users may type; the name of the file is one without being listed."""
+    """Further names that users may type; the file name is always one."""
     code: tuple[str, ...] = ()
-    """Repositories whose output and gradients it equals: ``owner/name``, or ``owner/name (with these options)``."""
+    """Repositories whose output and gradients the module equals: ``owner/name`` or ``owner/name (options)``."""
     paper: Paper | None = None
     position: Mapping[str, str] = field(default_factory=lambda: {"default": "residual"})
-    """Where the paper puts it: host family (``default``, ``mobilenetv2``, …) to a position of ``plug``."""
+    """Maps host family (``default``, ``mobilenetv2``, …) to the paper's position, as ``plug`` accepts it."""
     limits: tuple[str, ...] = ()
-    """The words with which each ValueError of the constructor begins."""
+    """Beginnings of the messages of the constructor's ValueErrors."""
     neutral: bool | str = False
-    """Whether it is the identity, bit for bit, at its own initialisation; text where a function ``neutral`` says."""
-    gate: Interval | str | None = None
-    """The range of the gate, written ``(0.0, 1.0)``; text where a function ``gate`` says."""
+    """True if the module is the identity, bit for bit, at initialisation; text if the function ``neutral`` decides."""
+    gate: GateRange | str | None = None
+    """Range of the gate, written ``(0.0, 1.0)``; text if the function ``gate`` computes it."""
     equivariant: tuple[str, ...] | str = ()
-    """What it commutes with: ``permutation`` of pixels, ``flip`` left to right, ``transpose`` of the axes.
+    """Operations it commutes with: ``permutation`` of pixels, ``flip`` left to right, ``transpose`` of the axes.
 
-    Text where a function ``equivariant`` says.
+    Text if the function ``equivariant`` computes them.
     """
     needs: tuple[str, ...] = ()
-    """What the constructor takes besides channels and options: the map's ``size``, the ``previous stage``."""
-    published: tuple[Published, ...] = ()
+    """Further inputs of the mechanism: the feature map's ``size``, the vectors of the ``previous stage``."""
+    published: tuple[PublishedResult, ...] = ()
     timm: str | None = None
-    """The name timm gives its nearest layer."""
-    beside: Callable[[str], Callable[..., Any] | None] = field(default=_nothing, repr=False, compare=False)
-    """Finds the function of a fact, ``parameters``, ``neutral``, ``gate`` or ``equivariant``, or None."""
+    """Name of the closest layer in timm."""
+    find_function: Callable[[str], Callable[..., Any] | None] = field(default=_no_function, repr=False, compare=False)
+    """Finds the module's function ``parameters``, ``neutral``, ``gate`` or ``equivariant``, or None."""
 
     @classmethod
     def read(
-        cls, facts: Mapping[str, Any], owner: str, beside: Callable[[str], Callable[..., Any] | None] = _nothing
+        cls,
+        literal: Mapping[str, Any],
+        owner: str,
+        find_function: Callable[[str], Callable[..., Any] | None] = _no_function,
     ) -> Spec:
-        """Return the checked form of a ``SPEC`` literal; ``owner`` names it in messages.
+        """Return the Spec of a ``SPEC`` literal; messages start with ``owner``.
 
         Raises:
-            UserError: a key is unknown or missing, or a value lies outside its vocabulary.
+            UserError: a key is unknown or missing, or a value is not allowed.
         """
-        if not isinstance(facts, Mapping):
-            raise UserError(f"{owner}: SPEC must be a dictionary, got {facts!r}")
-        known = {f.name for f in fields(cls)} - {"beside"}
-        for key in facts:
-            if key not in known:
-                raise UserError(f"{owner}: SPEC has no fact called {key!r}.{did_you_mean(key, known)}")
+        if not isinstance(literal, Mapping):
+            raise UserError(f"{owner}: SPEC must be a dictionary, got {literal!r}")
+        keys = {f.name for f in fields(cls)} - {"find_function"}
+        for key in literal:
+            if key not in keys:
+                raise UserError(f"{owner}: SPEC has no fact called {key!r}.{did_you_mean(key, keys)}")
         for key in ("title", "kind", "evidence"):
-            if key not in facts:
-                raise UserError(f"{owner}: SPEC does not say {key!r}")
-        values = dict(facts)
+            if key not in literal:
+                raise UserError(f"{owner}: SPEC lacks the key {key!r}")
+        values = dict(literal)
         for key in ("aliases", "code", "limits", "equivariant", "needs", "published"):
-            found = values.get(key, ())
-            if key == "equivariant" and isinstance(found, str):
+            value = values.get(key, ())
+            if key == "equivariant" and isinstance(value, str):
                 continue
-            if not isinstance(found, (list, tuple)):
-                raise UserError(f"{owner}: SPEC's {key} must be a list, got {found!r}")
-            values[key] = tuple(found)
+            if not isinstance(value, (list, tuple)):
+                raise UserError(f"{owner}: SPEC's {key} must be a list, got {value!r}")
+            values[key] = tuple(value)
         for entry in values["code"]:
             if not isinstance(entry, str) or not re.match(_REPOSITORY, entry):
                 raise UserError(f"{owner}: SPEC's code must list 'owner/name' or 'owner/name (options)', got {entry!r}")
         if not isinstance(values.get("neutral", False), bool | str):
             raise UserError(f"{owner}: SPEC's neutral must be True, False or text, got {values['neutral']!r}")
-        values["gate"] = _interval(values.get("gate"), owner)
+        values["gate"] = _gate_range(values.get("gate"), owner)
         try:
             if values.get("paper") is not None:
                 values["paper"] = Paper(**values["paper"])
-            values["published"] = tuple(Published(**row) for row in values["published"])
+            values["published"] = tuple(PublishedResult(**row) for row in values["published"])
         except TypeError as error:
             raise UserError(f"{owner}: SPEC: {error}") from None
-        spec = cls(**values, beside=beside)
-        for key, allowed, said in (
+        spec = cls(**values, find_function=find_function)
+        for key, allowed, entries in (
             ("kind", KINDS, (spec.kind,)),
             ("evidence", EVIDENCE, (spec.evidence,)),
             ("equivariant", SYMMETRIES, () if isinstance(spec.equivariant, str) else spec.equivariant),
             ("needs", NEEDS, spec.needs),
         ):
-            for value in said:
+            for value in entries:
                 if value not in allowed:
-                    raise UserError(f"{owner}: SPEC says {key} = {value!r}; it must be one of {', '.join(allowed)}")
+                    raise UserError(f"{owner}: SPEC has {key} = {value!r}; it must be one of {', '.join(allowed)}")
         if "default" not in spec.position:
             raise UserError(f"{owner}: SPEC's position lacks the key 'default'")
         return spec
 
-    def plain(self) -> dict[str, Any]:
-        """Return the facts as JSON knows them."""
-        facts = asdict(self)
-        del facts["beside"]
-        return facts | {"gate": None if self.gate is None else str(self.gate)}
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON-serialisable values."""
+        values = asdict(self)
+        del values["find_function"]
+        return values | {"gate": None if self.gate is None else str(self.gate)}
 
     def parameters(self, channels: int, options: Mapping[str, Any]) -> int | None:
-        """Return how many learnable parameters the function ``parameters`` counts; all options are given.
+        """Return the number of learnable parameters; ``options`` must hold every option.
 
-        None where there is no such function, or where ``options`` lack a size that is needed.
+        None if the module has no function ``parameters``, or ``options`` lacks a size that it needs.
         """
-        if self.beside("parameters") is None or ("size" in self.needs and not options.get("size")):
+        if self.find_function("parameters") is None or ("size" in self.needs and not options.get("size")):
             return None
-        return int(self._answer("parameters", {"channels": channels, **options}))
+        return int(self._call_function("parameters", {"channels": channels, **options}))
 
     def is_neutral(self, options: Mapping[str, Any]) -> bool:
-        """Whether the mechanism with all these ``options`` is the identity at its start, at any channels."""
-        return self.neutral if isinstance(self.neutral, bool) else bool(self._answer("neutral", options))
+        """Return True if the mechanism is the identity at initialisation; ``options`` must hold every option."""
+        return self.neutral if isinstance(self.neutral, bool) else bool(self._call_function("neutral", options))
 
     def symmetries(self, channels: int, options: Mapping[str, Any]) -> set[str]:
-        """Return what the mechanism commutes with, of :data:`SYMMETRIES`; all options are given."""
+        """Return the members of :data:`SYMMETRIES` the mechanism commutes with; ``options`` must hold every option."""
         if not isinstance(self.equivariant, str):
             return set(self.equivariant)
-        return set(self._answer("equivariant", {"channels": channels, **options}))
+        return set(self._call_function("equivariant", {"channels": channels, **options}))
 
-    def gate_range(self, channels: int, options: Mapping[str, Any]) -> Interval | None:
-        """Return the interval that holds the gate, None where there is no gate; all options are given."""
+    def gate_range(self, channels: int, options: Mapping[str, Any]) -> GateRange | None:
+        """Return the range of the gate, None without a gate; ``options`` must hold every option."""
         if not isinstance(self.gate, str):
             return self.gate
-        found: Interval | None = self._answer("gate", {"channels": channels, **options})
-        return found
+        gate_range: GateRange | None = self._call_function("gate", {"channels": channels, **options})
+        return gate_range
 
-    def unanswered(self, fact: str, values: Mapping[str, Any]) -> str | None:
-        """Why the function of ``fact`` cannot be called with ``values``; None if it can."""
-        function = self.beside(fact)
+    def missing_arguments(self, field_name: str, values: Mapping[str, Any]) -> str | None:
+        """Return the reason why the function of a field cannot be called with ``values``, or None."""
+        function = self.find_function(field_name)
         if function is None:
-            return f"no function {fact} stands beside SPEC"
-        needed = {p.name for p in _named(function) if p.default is p.empty}
-        missing = sorted(needed - set(values))
-        return f"{fact} needs {', '.join(missing)}" if missing else None
+            return f"its module defines no function {field_name}"
+        required = {p.name for p in _explicit_parameters(function) if p.default is p.empty}
+        missing = sorted(required - set(values))
+        return f"{field_name} needs {', '.join(missing)}" if missing else None
 
-    def _answer(self, fact: str, values: Mapping[str, Any]) -> Any:
-        function, why = self.beside(fact), self.unanswered(fact, values)
-        if function is None or why is not None:
-            raise UserError(f"{self.title}: {why}")
-        named = _named(function)
-        if len(named) < len(inspect.signature(function).parameters):  # it has **options
+    def _call_function(self, field_name: str, values: Mapping[str, Any]) -> Any:
+        function, reason = self.find_function(field_name), self.missing_arguments(field_name, values)
+        if function is None or reason is not None:
+            raise UserError(f"{self.title}: {reason}")
+        explicit = _explicit_parameters(function)
+        has_kwargs = len(explicit) < len(inspect.signature(function).parameters)
+        if has_kwargs:
             return function(**values)
-        return function(**{p.name: values[p.name] for p in named if p.name in values})
+        return function(**{p.name: values[p.name] for p in explicit if p.name in values})
 
 
-def _named(function: Callable[..., Any]) -> list[inspect.Parameter]:
+def _explicit_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     return [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
 
 
-def _interval(gate: Any, owner: str) -> Interval | str | None:
+def _gate_range(gate: Any, owner: str) -> GateRange | str | None:
     match gate:
         case None | str():
             return gate
         case (int() | float() as low, int() | float() as high):
-            return Interval(low, high)
+            return GateRange(low, high)
     raise UserError(f"{owner}: SPEC's gate must be (low, high) or text, got {gate!r}")

@@ -1,6 +1,6 @@
 """The modules that must equal the authors' code: their options, the authors' names of their parameters, one pass.
 
-Used by ``test_oracles.py``, which demands equality, and ``test_near_misses.py``, which demands its absence.
+Used by `x, which demands equality, and ``test_near_misses.py``, which demands its absence.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,10 +1,11 @@
 """The designs of DAS and its norms, each against PyTorch's own functions in the order the docstring gives them."""
 
-from math import exp
+from math import erf, exp, sqrt
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import tensor
 from torchvision.ops import deform_conv2d
 
 from by_hand import equals, gates, image, with_values
@@ -191,7 +192,7 @@ def test_what_cannot_be_is_refused(options, message):
     ids=str,
 )
 def test_every_form_keeps_every_promise(options):
-    slow = set() if "design" in options and options["design"] in "bf" else {"compiles_whole", "exports_for_any_size"}
+    slow = set() if "design" in options and options["design"] == "b" else {"compiles_whole", "exports_for_any_size"}
     tried = [promise for promise in PROMISES if promise.__name__ not in slow]
     records = list(examine(catalog.load("das"), catalog.spec("das"), options=options, promises=tried))
     assert len(records) == len(tried)
@@ -214,3 +215,84 @@ def test_the_norm_takes_maps_whose_variance_float16_cannot_hold(norm):
     with torch.no_grad():
         found, known = das.half()(x).double() / x.double(), das.double()(x.double()) / x.double()
     assert (found - known).abs().max() < 5e-3 < (known - 0.5).abs().max()
+
+
+def _randomised(module):
+    with torch.no_grad():
+        for p in module.parameters():
+            p.normal_()
+    return module.double().eval()
+
+
+def _compressed_by_hand(das, x):
+    """z of equation 1, step by step."""
+    z = F.conv2d(F.conv2d(x, das.depthwise.weight, padding=1, groups=x.shape[1]), das.pointwise.weight)
+    return F.gelu(F.instance_norm(z) + das.shift[:, None, None])
+
+
+def test_das_starts_on_the_regular_grid_at_half_strength():
+    # The offset convolution starts at zero: no offsets, every modulation σ(0) = 1/2. So d is half a plain convolution
+    # plus its bias, A = σ(LN(d)).
+    torch.manual_seed(0)
+    das = create("das", 10).double().eval()
+    x = torch.randn(2, 10, 5, 7, dtype=torch.float64)
+    d = F.conv2d(_compressed_by_hand(das, x), das.deform.weight, padding=1) / 2 + das.deform.bias[:, None, None]
+    a = F.layer_norm(d.movedim(1, 3), (10,)).movedim(3, 1).sigmoid()
+    equals(das(x), (x * a).tolist(), within=1e-10)
+
+
+def test_das_without_a_kernel_halves():
+    # d = 0, LN(0) = 0, A = 1/2
+    das = with_values(create("das", 5), norm__weight=[1] * 5)
+    equals(das(image([[2, 4]], [[6, 8]], [[1, 3]], [[5, 7]], [[-2, 0]])),
+        [[[[1, 2]], [[3, 4]], [[0.5, 1.5]], [[2.5, 3.5]], [[-1, 0]]]])  # fmt: skip
+
+
+def test_das_number_by_number():
+    # C = 5, c = ⌊0.2·5⌋ = 1. The depthwise kernels are their middle tap, the pointwise layer takes channel 0, whose two
+    # values 1003 and 997 the instance norm makes +1 and −1 (variance 9 against ε = 1e-5: off by 6e-7).
+    # z = GELU(±1) = (Φ(1), −Φ(−1)) = (0.8413, −0.1587). The deformable kernel is its middle tap with weights
+    # (2, −2, 0, 0, 0): times the modulation 1/2, d = (z, −z, 0, 0, 0). Over the channels: mean 0, variance 2z²/5, so
+    # LN(d) = (±√2.5, ∓√2.5, 0, 0, 0), + where z > 0. A = σ of that.
+    middle = [0, 0, 0, 0, 1, 0, 0, 0, 0]
+    das = with_values(create("das", 5), depthwise__weight=middle * 5, pointwise__weight=[1, 0, 0, 0, 0],
+                deform__weight=[[w * tap for tap in middle] for w in (2, -2, 0, 0, 0)],
+                norm__weight=[1] * 5)  # fmt: skip
+    x = image([[1003, 997]], [[1, 1]], [[1, 1]], [[1, 1]], [[1, 1]])
+    phi = (1 + erf(1 / sqrt(2))) / 2
+    assert phi == pytest.approx(0.8413447)
+
+    def gate(z):
+        return 1 / (1 + exp(-z / sqrt(2 * z * z / 5 + 1e-5)))
+
+    high, low = gate(phi), gate(phi - 1)
+    assert high == pytest.approx(1 / (1 + exp(-sqrt(2.5))), abs=1e-5)
+    assert low == pytest.approx(1 - high, abs=2e-4)  # ε of the layer norm against a small z
+    equals(gates(das(x), x), [[high, low], [1 - high, 1 - low], [0.5, 0.5], [0.5, 0.5], [0.5, 0.5]], within=1e-6)
+
+
+def test_das_offsets_are_pixels_down_then_right():
+    # Offset biases of (dy, dx) = (0, 1) for each tap, modulation σ(40) = 1: every tap looks one pixel to the right,
+    # zeros outside. That is a plain convolution of z padded by (0, 2) in place of (1, 1) in that direction.
+    torch.manual_seed(1)
+    das = _randomised(create("das", 10))
+    x = torch.randn(1, 10, 4, 6, dtype=torch.float64)
+    with torch.no_grad():
+        das.offset.weight.zero_()
+        das.offset.bias.copy_(tensor([0.0, 1.0] * 9 + [40.0] * 9))
+    z = F.pad(_compressed_by_hand(das, x), (0, 2, 1, 1))
+    d = F.conv2d(z, das.deform.weight, das.deform.bias)
+    a = F.layer_norm(d.movedim(1, 3), (10,), das.norm.weight, das.norm.bias).movedim(3, 1).sigmoid()
+    equals(das(x), (x * a).tolist(), within=1e-10)
+
+
+def test_das_on_one_pixel_knows_only_its_shift():
+    # A 1×1 map is its own mean: the instance norm gives 0, z = GELU(b) for any x, and the gate does not depend on x.
+    torch.manual_seed(2)
+    das = _randomised(create("das", 10))
+    x = torch.rand(1, 10, 1, 1, dtype=torch.float64) + 1
+    equals(gates(das(x), x), gates(das(3 * x), 3 * x).tolist())
+    with torch.no_grad():
+        before = gates(das(x), x)
+        das.shift.add_(1)
+    assert (gates(das(x), x) - before).abs().max() > 1e-3

@@ -120,8 +120,8 @@ def test_parts_formed_one_after_the_other_are_the_whole(monkeypatch, options, si
         form = getattr(dat, name)
         monkeypatch.setattr(dat, name, lambda *a, form=form, **k: calls.append(1) or form(*a, **k))
     for at_once, kept in ((100, 2**24), (100, 0), (2000, 0)):
-        monkeypatch.setattr(dat, "AT_ONCE", at_once)
-        monkeypatch.setattr(dat, "KEPT", kept)
+        monkeypatch.setattr(dat, "MAX_CHUNK", at_once)
+        monkeypatch.setattr(dat, "MAX_SAVED", kept)
         calls.clear()
         for found, known in zip(results(), expected, strict=True):
             torch.testing.assert_close(found, known, rtol=1e-10, atol=1e-10)
@@ -163,8 +163,8 @@ def test_what_does_not_fit_is_refused_with_the_numbers(options, what):
 
 @pytest.mark.parametrize(("kept", "all_at_once"), [(2**24, True), (0, False)])
 def test_the_weights_of_a_large_map_are_not_kept_for_the_backward(monkeypatch, kept, all_at_once):
-    monkeypatch.setattr(dat, "AT_ONCE", 10_000)
-    monkeypatch.setattr(dat, "KEPT", kept)
+    monkeypatch.setattr(dat, "MAX_CHUNK", 10_000)
+    monkeypatch.setattr(dat, "MAX_SAVED", kept)
     module = create("dat", 16, num_heads=2, groups=2, size=(24, 20))
     held = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t.numel()) or t, lambda t: t):

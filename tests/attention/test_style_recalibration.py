@@ -41,4 +41,4 @@ def test_srm_knows_a_spread_whose_square_float16_does_not():
 
 def test_srm_starts_at_one_half():
     x = torch.randn(2, 8, 5, 3)
-    assert torch.equal(create("srm", 8)(x), x / 2)
+    torch.testing.assert_close(create("srm", 8)(x), x / 2, rtol=0, atol=0)

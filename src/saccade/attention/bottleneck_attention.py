@@ -1,20 +1,18 @@
-r"""Bottleneck Attention Module: a gate of at least 1, from a channel branch and a spatial branch.
+r"""Bottleneck Attention Module: a gate above 1 from a channel branch and a spatial branch.
 
     M_c = W₁ ReLU(BN(W₀ mean_{h,w} x + b₀)) + b₁                     (B, C, 1, 1)
     M_s = f₃(f₂(f₁(f₀(x))))                                          (B, 1, H, W)
     y   = x ⊙ (1 + σ(M_c ⊙ M_s))                                     (B, C, H, W)     eq. 1
 
-W₀: C -> C·rd_ratio, W₁: back. f₀: 1×1, C -> C·rd_ratio; f₁, f₂: 3×3 with ``dilation``, each of the three followed by BN
-and ReLU; f₃: 1×1 to one channel. That is the authors' code, ``variant="official"``, the default. The paper adds the
-branches, with one batch norm at the end of each (``variant="paper"``):
+W₀, f₀: C -> C·rd_ratio; W₁: back to C; f₁, f₂: 3×3, dilated; f₃: 1×1, to one channel. BN and ReLU follow f₀, f₁, f₂.
+These are the equations of the authors' code, ``variant="official"``. The paper, ``variant="paper"``, adds the branches
+and ends each with a batch norm:
 
-    M_c = BN(W₁ ReLU(W₀ mean_{h,w} x + b₀) + b₁)                     (B, C, 1, 1)     eq. 3
-    M_s = BN(f₃(f₂(f₁(f₀(x)))))                                      (B, 1, H, W)     eq. 4
-    y   = x ⊙ (1 + σ(M_c + M_s))                                     (B, C, H, W)     eq. 1, 2
+    M_c = BN(W₁ ReLU(W₀ mean_{h,w} x + b₀) + b₁)                                      eq. 3
+    M_s = BN(f₃(f₂(f₁(f₀(x)))))                                                       eq. 4
+    y   = x ⊙ (1 + σ(M_c + M_s))                                                      eq. 1, 2
 
-Equations 3 and 4 print no activation; a ReLU follows W₀, f₀, f₁ and f₂ as in the code. The authors' average pool sees
-only part of a map that is not square; ours sees all of it. Biases in front of a batch norm are kept, as the authors
-count them. Sizes and accuracies are those PytorchInsight prints for the official variant.
+Both variants have a ReLU after W₀, f₀, f₁ and f₂. The authors' pooling covers only part of a non-square map.
 
 Source: Park, Woo, Lee, Kweon, "BAM: Bottleneck Attention Module", BMVC 2018, arXiv:1807.06514.
 """
@@ -25,7 +23,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from saccade.bases import BatchNorm2d, Gate, one_of, reduced
+from saccade.bases import BatchNorm2d, Gate, check_choice, reduced_channels
 from saccade.ops.gating import pooled_mean
 
 __all__ = ["BottleneckAttention"]
@@ -56,17 +54,16 @@ def parameters(channels: int, rd_ratio: float, variant: str) -> int:
 
 
 class BottleneckAttention(Gate):
-    """1 + σ of a channel branch and a spatial branch.
+    """Gate 1 + σ(·) from a channel branch and a spatial branch.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        rd_ratio: width of both bottlenecks as a part of C, rounded down.
-        dilation: of the two 3×3 convolutions, in pixels.
-        variant: ``official``: the branches are multiplied, a batch norm follows every hidden layer; ``paper``: they
-            are added, a batch norm ends each branch.
+        channels: C.
+        rd_ratio: bottleneck width as a fraction of C.
+        dilation: dilation of the two 3×3 convolutions, in pixels.
+        variant: ``official`` or ``paper``, as above.
 
     Raises:
-        ValueError: the bottlenecks would have no unit, ``dilation`` is not positive, or there is no such variant.
+        ValueError: a limit of SPEC is violated, or ``variant`` is unknown.
     """
 
     def __init__(
@@ -77,31 +74,31 @@ class BottleneckAttention(Gate):
         variant: Literal["paper", "official"] = "official",
     ) -> None:
         super().__init__()
-        hidden = reduced(channels, rd_ratio)
+        hidden = reduced_channels(channels, rd_ratio)
         if dilation < 1:
             raise ValueError(f"dilation must be at least 1, got {dilation}")
-        one_of("variant", variant, "paper", "official")
-        self.product = variant == "official"
+        check_choice("variant", variant, "paper", "official")
+        self.product = variant == "official"  # the branches are multiplied
         self.channel = nn.Sequential(
-            *self._hidden(nn.Conv2d(channels, hidden, 1)),
-            *self._last(nn.Conv2d(hidden, channels, 1)),
+            *self._hidden_layer(nn.Conv2d(channels, hidden, 1)),
+            *self._output_layer(nn.Conv2d(hidden, channels, 1)),
         )
         self.spatial = nn.Sequential(
-            *self._hidden(nn.Conv2d(channels, hidden, 1)),
-            *self._hidden(nn.Conv2d(hidden, hidden, 3, padding=dilation, dilation=dilation)),
-            *self._hidden(nn.Conv2d(hidden, hidden, 3, padding=dilation, dilation=dilation)),
-            *self._last(nn.Conv2d(hidden, 1, 1)),
+            *self._hidden_layer(nn.Conv2d(channels, hidden, 1)),
+            *self._hidden_layer(nn.Conv2d(hidden, hidden, 3, padding=dilation, dilation=dilation)),
+            *self._hidden_layer(nn.Conv2d(hidden, hidden, 3, padding=dilation, dilation=dilation)),
+            *self._output_layer(nn.Conv2d(hidden, 1, 1)),
         )
 
-    def _hidden(self, conv: nn.Conv2d) -> list[nn.Module]:
+    def _hidden_layer(self, conv: nn.Conv2d) -> list[nn.Module]:
         return [conv, BatchNorm2d(conv.out_channels), nn.ReLU()] if self.product else [conv, nn.ReLU()]
 
-    def _last(self, conv: nn.Conv2d) -> list[nn.Module]:
+    def _output_layer(self, conv: nn.Conv2d) -> list[nn.Module]:
         return [conv] if self.product else [conv, BatchNorm2d(conv.out_channels)]
 
     def gate(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W), between 1 and 2."""
-        channel = self.channel(pooled_mean(x, keepdim=True))  # (B, C, 1, 1)
-        spatial = self.spatial(x)  # (B, 1, H, W)
+        """Return the gate (B, C, H, W), between 1 and 2."""
+        channel = self.channel(pooled_mean(x, keepdim=True))
+        spatial = self.spatial(x)
         joint: Tensor = channel * spatial if self.product else channel + spatial
         return 1 + joint.sigmoid()

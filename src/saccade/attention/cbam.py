@@ -5,12 +5,10 @@ r"""Convolutional Block Attention Module: a channel gate, then a spatial gate.
     M_s = σ(BN(Conv_{7×7}([max_c x'; mean_c x'])))     (B, 1, H, W)      eq. 3
     y   = M_s ⊙ x'                                     (B, C, H, W)
 
-MLP: C -> C·rd_ratio -> C with bias and a ReLU between. The batch norm (momentum 0.01), the order [max; mean] and the
-zero start of its scale, so that M_s is 1/2 everywhere, come from the authors' code, not from equation 3. Where the
-authors' code would build layers of no unit, the map is refused.
+MLP: C -> C·rd_ratio -> C with biases and a ReLU between. The batch norm (momentum 0.01), its zero-initialised scale
+(M_s starts at 1/2) and the order [max; mean] come from the authors' code; equation 3 has no norm.
 
-The paper's ablations are options: ``branches`` leaves a gate out, ``channel_pool`` and ``spatial_pool`` keep one of
-mean and maximum, ``order`` says which gate comes first; in ``parallel`` both see x, and y = M_c ⊙ M_s ⊙ x.
+The paper's ablations are options; ``order="parallel"`` computes both gates from x.
 
 Source: Woo, Park, Lee, Kweon, "CBAM: Convolutional Block Attention Module", ECCV 2018, arXiv:1807.06521.
 """
@@ -22,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.bases import BatchNorm2d, Gate, one_of, reduced
+from saccade.bases import BatchNorm2d, Gate, check_choice, reduced_channels
 from saccade.ops.gating import gated, max_and_mean, narrow_conv
 
 __all__ = ["ConvBlockAttention"]
@@ -50,9 +48,9 @@ SPEC = {
 
 def parameters(channels: int, rd_ratio: float, spatial_kernel_size: int, branches: str, spatial_pool: str) -> int:
     hidden = int(channels * rd_ratio)
-    of_channel = 2 * channels * hidden + channels + hidden
-    of_place = (2 if spatial_pool == "both" else 1) * spatial_kernel_size**2 + 2
-    return of_channel * (branches != "spatial") + of_place * (branches != "channel")
+    channel_count = 2 * channels * hidden + channels + hidden
+    spatial_count = (2 if spatial_pool == "both" else 1) * spatial_kernel_size**2 + 2
+    return channel_count * (branches != "spatial") + spatial_count * (branches != "channel")
 
 
 def equivariant(branches: str) -> tuple[str, ...]:
@@ -60,23 +58,23 @@ def equivariant(branches: str) -> tuple[str, ...]:
 
 
 _POOLS = {"both": (0, 1), "max": (0,), "mean": (1,)}
-"""Which of [max; mean] a gate sees."""
+"""Maps a pooling option to indices of (max, mean)."""
 
 
 class ConvBlockAttention(Gate):
-    """Channel gate, then spatial gate.
+    """Product of a channel gate and a spatial gate.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        rd_ratio: width of the bottleneck as a part of C, rounded down.
-        spatial_kernel_size: side of the spatial convolution, odd.
-        branches: ``both`` gates, or the ``channel`` gate or the ``spatial`` one alone.
-        channel_pool: what the channel gate sees of a channel, ``both``, ``mean`` or ``max``.
-        spatial_pool: what the spatial gate sees of a place, likewise.
-        order: ``channel``: the channel gate comes first; ``spatial``: the spatial one; ``parallel``: both look at x.
+        channels: C.
+        rd_ratio: bottleneck width as a fraction of C.
+        spatial_kernel_size: odd kernel size of the spatial convolution.
+        branches: ``both`` gates, or only the ``channel`` or the ``spatial`` gate.
+        channel_pool: pooling over pixels for the channel gate: ``both``, ``mean`` or ``max``.
+        spatial_pool: pooling over channels for the spatial gate, with the same choices.
+        order: gate applied first, ``channel`` or ``spatial``; ``parallel`` computes both gates from x.
 
     Raises:
-        ValueError: outside the limits of SPEC, or no such branch, pool or order.
+        ValueError: a limit of SPEC is violated, or a choice is unknown.
     """
 
     def __init__(
@@ -90,14 +88,14 @@ class ConvBlockAttention(Gate):
         order: Literal["channel", "spatial", "parallel"] = "channel",
     ) -> None:
         super().__init__()
-        hidden = reduced(channels, rd_ratio)
+        hidden = reduced_channels(channels, rd_ratio)
         if spatial_kernel_size < 1 or spatial_kernel_size % 2 == 0:
             raise ValueError(f"spatial_kernel_size must be odd and positive, got {spatial_kernel_size}")
-        one_of("branches", branches, "both", "channel", "spatial")
+        check_choice("branches", branches, "both", "channel", "spatial")
         for name, pool in (("channel_pool", channel_pool), ("spatial_pool", spatial_pool)):
             if pool not in _POOLS:
                 raise ValueError(f"{name} must be 'both', 'mean' or 'max', got {pool!r}")
-        one_of("order", order, "channel", "spatial", "parallel")
+        check_choice("order", order, "channel", "spatial", "parallel")
         self.branches, self.order = branches, order
         self.of_channel, self.of_place = _POOLS[channel_pool], _POOLS[spatial_pool]
         if branches != "spatial":
@@ -106,33 +104,33 @@ class ConvBlockAttention(Gate):
             nn.init.zeros_(squeeze.bias)
             nn.init.zeros_(excite.bias)
         if branches != "channel":
-            summaries, side = len(self.of_place), spatial_kernel_size
-            self.conv = nn.Conv2d(summaries, 1, side, padding=side // 2, bias=False)
+            n_pools = len(self.of_place)
+            self.conv = nn.Conv2d(n_pools, 1, spatial_kernel_size, padding=spatial_kernel_size // 2, bias=False)
             self.bn = BatchNorm2d(1, momentum=0.01)
             nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
             nn.init.zeros_(self.bn.weight)
 
     def gate(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W), the product of the gates that are there."""
+        """Return the gate (B, C, H, W): the product of the enabled gates."""
         if self.branches == "channel":
-            return self._channel(x)
+            return self._channel_gate(x)
         if self.branches == "spatial":
-            return self._spatial(x)
+            return self._spatial_gate(x)
         if self.order == "spatial":
-            spatial = self._spatial(x)
-            return gated(self._channel(gated(x, spatial.to(x.dtype))), spatial)
-        channel = self._channel(x)
-        return gated(channel, self._spatial(gated(x, channel.to(x.dtype)) if self.order == "channel" else x))
+            spatial = self._spatial_gate(x)
+            return gated(self._channel_gate(gated(x, spatial.to(x.dtype))), spatial)
+        channel = self._channel_gate(x)
+        return gated(channel, self._spatial_gate(gated(x, channel.to(x.dtype)) if self.order == "channel" else x))
 
-    def _channel(self, x: Tensor) -> Tensor:
-        """M_c, (B, C, 1, 1)."""
+    def _channel_gate(self, x: Tensor) -> Tensor:
+        """Return M_c (B, C, 1, 1)."""
         pooled = max_and_mean(x, (2, 3))
-        logits = [self.mlp(pooled[which].flatten(1)) for which in reversed(self.of_channel)]
+        logits = [self.mlp(pooled[pool].flatten(1)) for pool in reversed(self.of_channel)]
         return sum(logits[1:], logits[0]).sigmoid()[:, :, None, None]
 
-    def _spatial(self, x: Tensor) -> Tensor:
-        """M_s, (B, 1, H, W)."""
+    def _spatial_gate(self, x: Tensor) -> Tensor:
+        """Return M_s (B, 1, H, W)."""
         pooled = max_and_mean(x, (1,))
-        summary = torch.cat([pooled[which] for which in self.of_place], 1)  # (B, 1 | 2, H, W)
-        spatial: Tensor = self.bn(narrow_conv(self.conv, summary)).sigmoid()
+        inputs = torch.cat([pooled[pool] for pool in self.of_place], 1)
+        spatial: Tensor = self.bn(narrow_conv(self.conv, inputs)).sigmoid()
         return spatial

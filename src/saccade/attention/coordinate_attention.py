@@ -5,9 +5,7 @@ r"""Coordinate Attention: a channel gate for each row and each column.
     g^h = σ(F_h f^h),  g^w = σ(F_w f^w)             (B, C, H, 1), (B, C, 1, W)                  eq. 7, 8
     y   = x ⊙ g^h ⊙ g^w                             (B, C, H, W)                                eq. 9
 
-F₁, F_h, F_w: 1×1 with bias. δ is the h-swish z · ReLU6(z + 3)/6; rd_ratio 1/32 and at least 8 channels are the authors'
-code. The bias of F₁, idle in front of a batch norm, is kept as the authors count it. In MobileNetV2 the gate acts on
-the expanded map of each block, after the depthwise convolution.
+F₁, F_h, F_w: 1×1 with bias. δ is the h-swish z · ReLU6(z + 3)/6. The defaults follow the authors' code.
 
 Source: Hou, Zhou, Feng, "Coordinate Attention for Efficient Mobile Network Design", CVPR 2021, arXiv:2103.02907.
 """
@@ -53,13 +51,13 @@ def parameters(channels: int, rd_ratio: float) -> int:
 
 @Gate.register
 class CoordinateAttention(nn.Module):
-    """Product of a gate of each channel's rows and one of its columns.
+    """Product of a row gate and a column gate.
 
-    The product passes through ``tap``, (B, C, H, W), and is a tensor of its own only where somebody looks there.
+    The product is only materialised if ``tap`` has a hook or was replaced.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        rd_ratio: width of the bottleneck as a part of C, rounded down, but at least 8.
+        channels: C.
+        rd_ratio: bottleneck width as a fraction of C, but at least 8.
 
     Raises:
         ValueError: ``rd_ratio`` is not positive.
@@ -77,20 +75,20 @@ class CoordinateAttention(nn.Module):
         self.tap = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
+        """Return y, in the dtype of x."""
         if type(self.tap) is nn.Identity and not is_watched(self.tap):
             return cross_gated(x, self._gates).to(x.dtype)
-        return gated_by(x, lambda seen: self.tap(self.gate(seen)).to(seen.dtype))
+        return gated_by(x, lambda feature_map: self.tap(self.gate(feature_map)).to(feature_map.dtype))
 
     def gate(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W)."""
+        """Return the gate (B, C, H, W)."""
         return gated(*self._gates(pooled_mean(x, (3,), keepdim=True), pooled_mean(x, (2,), keepdim=True)))
 
-    def _gates(self, by_row: Tensor, by_column: Tensor) -> tuple[Tensor, Tensor]:
-        """The gates of rows (B, C, H, 1) and of columns (B, C, 1, W), of the means that have these shapes."""
-        height = by_row.shape[2]
-        z = torch.cat([by_row, by_column.transpose(2, 3)], 2)  # (B, C, H + W, 1)
+    def _gates(self, row_means: Tensor, column_means: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the row gate (B, C, H, 1) and column gate (B, C, 1, W) from means of these shapes."""
+        height = row_means.shape[2]
+        z = torch.cat([row_means, column_means.transpose(2, 3)], 2)  # (B, C, H + W, 1)
         f = F.hardswish(self.bn(self.squeeze(z)))  # (B, c, H + W, 1)
-        rows: Tensor = self.rows(f[:, :, :height]).sigmoid()
-        columns: Tensor = self.columns(f[:, :, height:]).sigmoid().transpose(2, 3)
-        return rows, columns
+        row_gate: Tensor = self.rows(f[:, :, :height]).sigmoid()
+        column_gate: Tensor = self.columns(f[:, :, height:]).sigmoid().transpose(2, 3)
+        return row_gate, column_gate

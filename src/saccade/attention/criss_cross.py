@@ -1,16 +1,12 @@
-r"""Criss-cross attention: each pixel attends to its row and column, twice, and so to the whole map.
+r"""Criss-cross attention: each pixel attends to its row and column, twice.
 
-    q = W_q x + b_q,  k = W_k x                   (B, C, H, W) -> (B, c, H, W), c = ⌊C·rd_ratio⌋
-    a_p = softmax_{p' ∈ cross(p)}(q_p · k_{p'})   over the H + W − 1 pixels of the column and the row of p
+    q = W_q x + b_q,  k = W_k x                   (B, c, H, W), c = ⌊C·rd_ratio⌋
+    a_p = softmax_{p' ∈ cross(p)}(q_p · k_{p'})   over the H + W − 1 pixels in the row and column of p
     o_p = Σ_{p' ∈ cross(p)} a_{p,p'} (W_v x_{p'} + b_v)                                 (B, C, H, W)
-    y = x + γ o                                   (B, C, H, W), γ = 0 at the start
+    y = x + γ o                                   (B, C, H, W), γ initialised to 0
 
-All of it ``recurrence`` times with the same weights: two passes connect any two pixels, as in the paper's head. Logits
-are not scaled; the pixel itself counts once. The authors' keys have a bias, which a softmax ignores; ours have none.
-
-As the weights of a pixel sum to one, o = W_v (Σ a x) + b_v: the map is gathered first, which spares a tensor; γ is
-folded into W_v unless a hook or wrapper acts on that layer. The paper has one such head behind the last stage, between
-convolutions to and from 512 channels; here it stands alone.
+The block is applied ``recurrence`` times with shared weights. Logits are not scaled. The authors' keys have a bias,
+which a softmax ignores; their convolutions around the block are left out.
 
 Source: Huang, Wang, Huang, Huang, Wei, Liu, "CCNet: Criss-Cross Attention for Semantic Segmentation", ICCV 2019,
 arXiv:1811.11721.
@@ -21,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from saccade.bases import Context, reduced
+from saccade.bases import Context, reduced_channels
 from saccade.ops.criss_cross import criss_cross
 from saccade.ops.eager import is_bare
 
@@ -49,20 +45,20 @@ def parameters(channels: int, rd_ratio: float) -> int:
 
 
 class CrissCrossAttention(Context):
-    """Weighted mean over the pixels of column and row, added with a learnt factor that starts at zero.
+    """Attention of each pixel to its row and column.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        rd_ratio: width of queries and keys as a part of C, rounded down.
-        recurrence: how often the attention is applied, with one set of weights.
+        channels: C.
+        rd_ratio: c as a fraction of C.
+        recurrence: number of times the attention is applied.
 
     Raises:
-        ValueError: queries and keys would have no channel, or ``recurrence`` is not positive.
+        ValueError: c is 0, or ``recurrence`` is not positive.
     """
 
     def __init__(self, channels: int, rd_ratio: float = 1 / 8, recurrence: int = 2) -> None:
         super().__init__()
-        hidden = reduced(channels, rd_ratio)
+        hidden = reduced_channels(channels, rd_ratio)
         if recurrence < 1:
             raise ValueError(f"recurrence must be at least 1, got {recurrence}")
         self.recurrence = recurrence
@@ -72,16 +68,16 @@ class CrissCrossAttention(Context):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def context(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W): all that the recurrences add."""
-        context = self._attended(x)
+        """Return the sum of all attention outputs (B, C, H, W)."""
+        context = self._attend(x)
         for _ in range(self.recurrence - 1):
-            context = context + self._attended(x + context.to(x.dtype))
+            context = context + self._attend(x + context.to(x.dtype))
         return context
 
-    def _attended(self, x: Tensor) -> Tensor:
-        """γ o, in the layout of x."""
-        pixels = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last, which vmap cannot ask for
-        mean = criss_cross(self.query(pixels), self.key(pixels), pixels)  # (B, C, H, W), Σ a x
+    def _attend(self, x: Tensor) -> Tensor:
+        """Return γ o (B, C, H, W) of one pass."""
+        pixels = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last under vmap too
+        mean = criss_cross(self.query(pixels), self.key(pixels), pixels)
         if not is_bare(self.value):
             added: Tensor = self.gamma * self.value(mean)
             return added

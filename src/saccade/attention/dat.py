@@ -1,26 +1,22 @@
-r"""Deformable attention: each pixel attends to a few sampled places, whose offsets the map predicts.
+r"""Deformable attention: each pixel attends to keys sampled at positions that a small network offsets.
 
     q = W_q x + b_q                                              (B, C, H, W)
-    o = W_o GELU(LN(DWConv_{k×k, stride}(q)))                    (B, G, 2, H_k, W_k)  G groups of channels share weights
-    p = clamp(r + o, −1, 1)                                      (B, G, M, 2)          M = H_k·W_k places, y then x
-    x̃ = x sampled at p, bilinear; k = W_k x̃, v = W_v x̃ + b_v    (B, C, M)
-    A = softmax_M(qᵀk/√E + T((q_xy − p)/2))                      (B, heads, H·W, M)    E = C/heads
+    o = W_o GELU(LN(DWConv_{k×k, stride}(q)))                    (B, G, 2, H_k, W_k)  weights shared by the G groups
+    p = clamp(r + o, −1, 1)                                      (B, G, M, 2)         M = H_k·W_k positions, y then x
+    x̃ = x sampled bilinearly at p; k = W_k x̃, v = W_v x̃ + b_v    (B, C, M)
+    A = softmax_M(qᵀk/√E + T((q_xy − p)/2))                      (B, heads, H·W, M)   E = C/heads
     y = W_y (A v) + b_y                                          (B, C, H, W)
 
-T is a table of relative positions for each head, (2H − 1)×(2W − 1), interpolated; ``position="log"`` has a network 2 ->
-32 -> heads/G of sign(d)·log₂(1 + |d|)/3, d = 4(q_xy − p), in its place (shared by groups, no last bias),
-``position="none"`` nothing. With ``offset_range`` s ≥ 0, as in the paper, p = r + s·tanh(o)/(H_k − 1, W_k − 1), not
-clamped; below zero, the default and the authors' released networks, p is clamped as above.
+T is an interpolated table of relative positions, (2H − 1)×(2W − 1) per head, for one ``size`` of feature map and
+resized for others. ``position="log"`` replaces T by a network 2 -> 32 -> heads/G of sign(d)·log₂(1 + |d|)/3, d = 4(q_xy
+− p), shared by the groups, without a last bias. ``offset_range`` s ≥ 0, as in the paper, gives p = r + s·tanh(o)/(H_k −
+1, W_k − 1), not clamped; a negative one, as in the authors' released networks, clamps as above.
 
-As in the authors' code, which this equals, coordinates run from −1 to 1 corner on corner, but the reference points are
-2(i + ½)/(H_k − 1) − 1, half a step too far, so that the last row and column fall outside. The table belongs to one
-``size`` of map and is stretched over any other. Deviations: r = 0 where H_k = 1 and the code divides by zero; no bias
-of the keys, which a softmax ignores; no dropout, no convolutional or fixed biases, and nothing of the block around it.
+Coordinates use align_corners=True. The authors' reference points r = 2(i + ½)/(H_k − 1) − 1 are half a step too far, so
+the last row and column fall outside the map; we reproduce this. Deviations: r = 0 if H_k = 1 (the code divides by
+zero); no key bias, which a softmax ignores; no dropout, no convolutional or fixed biases.
 
-The paper has it in the last two stages; defaults and position are those of the third stage of DAT-T++. Both:
-``where="stage[-2:]"`` with ``num_heads=[8, 16]``, ``groups=[4, 8]``, ``stride=[2, 1]``, ``kernel_size=[5, 3]``.
-
-On the CPU A is formed for a few rows at a time, and again in the backward pass.
+Defaults are those of the third stage of DAT-T++.
 
 Source: Xia, Pan, Song, Li, Huang, "Vision Transformer with Deformable Attention", CVPR 2022, arXiv:2201.00520; the
 authors' code, LeapLabTHU/DAT, ``DAttentionBaseline``.
@@ -37,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from saccade.bases import one_of
+from saccade.bases import check_choice
 from saccade.ops.eager import is_captured
 from saccade.ops.memory_format import laid_out
 from saccade.ops.relative import (
@@ -78,29 +74,29 @@ def parameters(
     return 4 * channels**2 + 3 * channels + channels // groups * (kernel_size**2 + 5) + biases[position]
 
 
-AT_ONCE = 2**22
-"""Numbers of A that are formed at once."""
-KEPT = 2**24
-"""Numbers of A that are kept for the backward pass; more are formed again."""
+MAX_CHUNK = 2**22
+"""Maximum number of elements of A computed at once."""
+MAX_SAVED = 2**24
+"""Maximum number of elements of A saved for the backward pass; a larger A is recomputed."""
 
 
 class DeformableAttention(nn.Module):
-    """Multi-head attention whose keys are sampled at learnt places.
+    """Multi-head attention with keys sampled at learnt positions.
 
-    The places p, (B, G, H_k, W_k, 2), pass through ``tap``.
+    The positions p (B, G, H_k, W_k, 2) pass through ``tap``.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        num_heads: heads; each has C/num_heads channels.
-        groups: G, parts of the channels with places of their own; each has num_heads/G heads.
-        stride: one place for so many pixels in height and in width.
-        kernel_size: k, the side of the convolution that moves a place, wider than ``stride``.
-        offset_range: how many steps of the grid a place may move; below zero to anywhere on the map.
-        position: what is added to the logits: a ``table``, a small network (``log``) or ``none``.
-        size: (H, W) of the map, which a table needs.
+        channels: C.
+        num_heads: number of heads.
+        groups: G, number of channel groups with separate sampling positions.
+        stride: spacing of the sampling positions in pixels.
+        kernel_size: k, kernel size of the depthwise convolution that predicts offsets, above ``stride``.
+        offset_range: maximum offset in grid steps; negative means unlimited.
+        position: bias of the logits: a ``table``, a small network (``log``) or ``none``.
+        size: (H, W) of the feature map, needed for a table.
 
     Raises:
-        ValueError: outside the limits of SPEC, no such ``position``, a table without ``size``, or a ``size`` of 0.
+        ValueError: a limit of SPEC is violated, ``position`` is unknown, or a table lacks ``size``.
     """
 
     def __init__(
@@ -121,23 +117,25 @@ class DeformableAttention(nn.Module):
             raise ValueError(f"groups must divide num_heads, got {groups} and {num_heads}")
         if stride < 1 or kernel_size <= stride:
             raise ValueError(f"kernel_size must exceed stride, and stride be positive, got {kernel_size} and {stride}")
-        one_of("position", position, "table", "log", "none")
+        check_choice("position", position, "table", "log", "none")
         if position == "table" and size is None:
             raise ValueError("a table of relative positions needs size=(height, width) of the map, got None")
         if size is not None and min(size) < 1:
             raise ValueError(f"size must be at least (1, 1), got {size}")
         self.heads, self.groups, self.range = num_heads, groups, offset_range
         self.scale = (channels // num_heads) ** -0.5
-        each = channels // groups
+        group_channels = channels // groups
         self.query = nn.Conv2d(channels, channels, 1)
         self.key = nn.Conv2d(channels, channels, 1, bias=False)
         self.value = nn.Conv2d(channels, channels, 1)
         self.project = nn.Conv2d(channels, channels, 1)
-        self.near = nn.Conv2d(each, each, kernel_size, stride, kernel_size // 2, groups=each)
-        self.norm = nn.LayerNorm(each)
-        self.move = nn.Conv2d(each, 2, 1, bias=False)
+        self.near = nn.Conv2d(
+            group_channels, group_channels, kernel_size, stride, kernel_size // 2, groups=group_channels
+        )  # first layer of the offset network
+        self.norm = nn.LayerNorm(group_channels)
+        self.move = nn.Conv2d(group_channels, 2, 1, bias=False)
         self.table: nn.Parameter | None = None
-        self.distance: nn.Sequential | None = None
+        self.distance: nn.Sequential | None = None  # the network of position="log"
         if position == "table":
             assert size is not None
             self.table = nn.Parameter(torch.empty(num_heads, 2 * size[0] - 1, 2 * size[1] - 1))
@@ -147,111 +145,117 @@ class DeformableAttention(nn.Module):
         self.tap = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
+        """Return y, in the dtype of x."""
         query = self.query(x)
-        places = self._places(query)
-        sampled = self._sampled(x, places)  # (B, C, 1, M)
-        parts = [t.flatten(2).unflatten(1, (self.groups, -1)) for t in (query, self.key(sampled), self.value(sampled))]
-        q, k, v = (t.unflatten(2, (self.heads // self.groups, -1)) for t in parts)  # (B, G, heads/G, E, H·W or M)
-        attended = self._attended(q, k, v, places, (x.shape[2], x.shape[3]))
-        y: Tensor = self.project(attended.unflatten(2, x.shape[2:])).to(x.dtype)
+        positions = self._positions(query)
+        sampled = self._sample(x, positions)
+        grouped = [
+            t.flatten(2).unflatten(1, (self.groups, -1)) for t in (query, self.key(sampled), self.value(sampled))
+        ]
+        q, k, v = (t.unflatten(2, (self.heads // self.groups, -1)) for t in grouped)
+        output = self._attend(q, k, v, positions, (x.shape[2], x.shape[3]))
+        y: Tensor = self.project(output.unflatten(2, x.shape[2:])).to(x.dtype)
         return laid_out(y, x)
 
-    def _places(self, query: Tensor) -> Tensor:
-        """p, (B, G, M, 2), in float32 at least: where the map is sampled."""
-        near = self.near(query.unflatten(1, (self.groups, -1)).flatten(0, 1)).movedim(1, 3)
-        offset = self.move(F.gelu(self.norm(near)).movedim(3, 1).to(near.dtype))  # (B·G, 2, H_k, W_k)
+    def _positions(self, query: Tensor) -> Tensor:
+        """Return the sampling positions p (B, G, M, 2), in float32 or wider."""
+        features = self.near(query.unflatten(1, (self.groups, -1)).flatten(0, 1)).movedim(1, 3)
+        offset = self.move(F.gelu(self.norm(features)).movedim(3, 1).to(features.dtype))  # (B·G, 2, H_k, W_k)
         offset = offset if offset.dtype == torch.float64 else offset.float()
         height, width = offset.shape[2:]
-        halves = [1 / at_least_one(n - 1) for n in (height, width)]  # of a step of the grid
+        half_steps = [1 / at_least_one(n - 1) for n in (height, width)]
         y, x = offset.unbind(1)
         if self.range >= 0:
-            y, x = (self.range * half * moved.tanh() for half, moved in zip(halves, (y, x), strict=True))
-        # Half a step off the grid; but one row, or column, has no step, and lies in the middle.
-        down, across = (
-            coordinates(n, offset) + half * half * (n - 1) for n, half in zip((height, width), halves, strict=True)
+            y, x = (self.range * half * o.tanh() for half, o in zip(half_steps, (y, x), strict=True))
+        # Reference points are half a step off the grid; a single row or column is centred.
+        reference_y, reference_x = (
+            coordinates(n, offset) + half * half * (n - 1) for n, half in zip((height, width), half_steps, strict=True)
         )
-        places = torch.stack((y + down[:, None], x + across), -1)
+        positions = torch.stack((y + reference_y[:, None], x + reference_x), -1)
         if self.range < 0:
-            places = places.clamp(-1, 1)
-        seen: Tensor = self.tap(places.unflatten(0, (-1, self.groups)))
-        return seen.flatten(2, 3)
+            positions = positions.clamp(-1, 1)
+        positions = self.tap(positions.unflatten(0, (-1, self.groups)))
+        return positions.flatten(2, 3)
 
-    def _sampled(self, x: Tensor, places: Tensor) -> Tensor:
-        """The map at the places of each group, (B, C, 1, M)."""
-        grouped = x.unflatten(1, (self.groups, -1)).flatten(0, 1).to(places.dtype)
-        sampled = F.grid_sample(grouped, places.flatten(0, 1).flip(-1)[:, None], align_corners=True)
+    def _sample(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Return x sampled at the positions of each group: (B, C, 1, M)."""
+        grouped = x.unflatten(1, (self.groups, -1)).flatten(0, 1).to(positions.dtype)
+        sampled = F.grid_sample(grouped, positions.flatten(0, 1).flip(-1)[:, None], align_corners=True)
         return sampled.unflatten(0, (-1, self.groups)).flatten(1, 2).to(x.dtype)
 
-    def _attended(self, q: Tensor, k: Tensor, v: Tensor, places: Tensor, size: tuple[int, int]) -> Tensor:
-        """A v, (B, C, H·W): of each group, formed at once or a few images and rows at a time."""
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return A v (B, C, H·W), computed per group, at once or in chunks of images and rows."""
         batch, (height, width) = q.shape[0], size
-        whole = is_captured() or q.device.type != "cpu" or batch == 0
-        row = q.shape[2] * k.shape[-1] * width  # numbers of A for a row of one image
-        rows = height if whole else max(1, min(height, AT_ONCE // row))
-        images = batch if whole else max(1, AT_ONCE // (row * rows))
-        again = not whole and torch.is_grad_enabled() and batch * self.groups * height * row > KEPT
-        run = partial(checkpoint, use_reentrant=False, preserve_rng_state=False) if again else _called
-        groups = []
+        unchunked = is_captured() or q.device.type != "cpu" or batch == 0
+        elements_per_row = q.shape[2] * k.shape[-1] * width  # of A, for one image
+        n_rows = height if unchunked else max(1, min(height, MAX_CHUNK // elements_per_row))
+        n_images = batch if unchunked else max(1, MAX_CHUNK // (elements_per_row * n_rows))
+        n_elements = batch * self.groups * height * elements_per_row
+        recompute = not unchunked and torch.is_grad_enabled() and n_elements > MAX_SAVED
+        call = partial(checkpoint, use_reentrant=False, preserve_rng_state=False) if recompute else _call
+        group_outputs = []
         for g in range(self.groups):
             table = None if self.table is None else self.table.unflatten(0, (self.groups, -1))[g]
-            own = table is not None and (2 * height - 1, 2 * width - 1) == table.shape[1:] and self.range < 0
-            if table is not None and own and again:
-                part_of = relative_attention(q[:, g], k[:, g], v[:, g], places[:, g], table, size, self.scale)
-                groups.append(part_of.flatten(1, 2))
+            is_table_exact = table is not None and (2 * height - 1, 2 * width - 1) == table.shape[1:] and self.range < 0
+            if table is not None and is_table_exact and recompute:
+                output = relative_attention(q[:, g], k[:, g], v[:, g], positions[:, g], table, size, self.scale)
+                group_outputs.append(output.flatten(1, 2))
                 continue
-            part = partial(_part, bias=self._bias(table, size, own and not whole), scale=self.scale)
-            if whole:
-                groups.append(part(q[:, g], k[:, g], v[:, g], places[:, g], slice(0, height)))
+            bias = self._bias(table, size, is_table_exact and not unchunked)
+            attend = partial(_attend_chunk, bias=bias, scale=self.scale)
+            if unchunked:
+                group_outputs.append(attend(q[:, g], k[:, g], v[:, g], positions[:, g], slice(0, height)))
                 continue
-            of_images = []
-            for first in range(0, batch, images):
-                some = slice(first, first + images)
-                at, keys, values = q[some, g].unflatten(-1, size), k[some, g], v[some, g]
-                of_rows = [
-                    run(part, at[..., taken, :].flatten(-2), keys, values, places[some, g], taken)
-                    for taken in (slice(top, top + rows) for top in range(0, height, rows))
+            image_outputs = []
+            for first in range(0, batch, n_images):
+                images = slice(first, first + n_images)
+                queries, keys, values = q[images, g].unflatten(-1, size), k[images, g], v[images, g]
+                row_outputs = [
+                    call(attend, queries[..., rows, :].flatten(-2), keys, values, positions[images, g], rows)
+                    for rows in (slice(top, top + n_rows) for top in range(0, height, n_rows))
                 ]
-                of_images.append(torch.cat(of_rows, -1))
-            groups.append(torch.cat(of_images))
-        return torch.cat(groups, 1)
+                image_outputs.append(torch.cat(row_outputs, -1))
+            group_outputs.append(torch.cat(image_outputs))
+        return torch.cat(group_outputs, 1)
 
-    def _bias(self, table: Tensor | None, size: tuple[int, int], by_rows: bool) -> Bias | None:
-        """What gives the bias of a group's heads, (B, heads/G, M, Q), for its places (B, M, 2) and some rows."""
+    def _bias(self, table: Tensor | None, size: tuple[int, int], is_by_rows: bool) -> Bias | None:
+        """Return a function that computes a group's bias (B, heads/G, M, Q), or None without bias."""
         if table is not None:
-            if by_rows:
+            if is_by_rows:
                 return partial(relative_bias, windows(table), size=size)
             return partial(relative_bias_definition, table, size=size)
-        return None if self.distance is None else partial(_logarithmic, self.distance, size=size)
+        return None if self.distance is None else partial(_log_bias, self.distance, size=size)
 
 
 class Bias(Protocol):
-    """A bias of the logits, (B, heads, M, Q), for the keys' places (B, M, 2) and the rows of the map that ask."""
+    """Function that returns the bias of the logits (B, heads, M, Q) for key positions (B, M, 2) and rows of queries."""
 
-    def __call__(self, places: Tensor, *, rows: slice) -> Tensor:
-        """The bias."""
+    def __call__(self, positions: Tensor, *, rows: slice) -> Tensor:
+        """Return the bias for key positions (B, M, 2) and these rows of queries."""
 
 
-def _part(q: Tensor, k: Tensor, v: Tensor, places: Tensor, rows: slice, bias: Bias | None, scale: float) -> Tensor:
-    """(B, heads·E, Q) of queries (B, heads, E, Q), and keys and values (B, heads, E, M)."""
+def _attend_chunk(
+    q: Tensor, k: Tensor, v: Tensor, positions: Tensor, rows: slice, bias: Bias | None, scale: float
+) -> Tensor:
+    """Return the output (B, heads·E, Q) for queries (B, heads, E, Q) and keys and values (B, heads, E, M)."""
     heads, dtype = q.shape[1], v.dtype
     q, k, v = (t.flatten(0, 1) for t in (q, k, v))
     if bias is None:
         logits = k.transpose(1, 2) @ (q * scale)
     else:
-        added = bias(places, rows=rows).flatten(0, 1).to(q.dtype)
-        logits = torch.baddbmm(added, k.transpose(1, 2), q, alpha=scale)  # (B·heads, M, Q)
+        bias_values = bias(positions, rows=rows).flatten(0, 1).to(q.dtype)
+        logits = torch.baddbmm(bias_values, k.transpose(1, 2), q, alpha=scale)
     return (v @ logits.softmax(1).to(dtype)).unflatten(0, (-1, heads)).flatten(1, 2)
 
 
-def _logarithmic(network: nn.Module, places: Tensor, size: tuple[int, int], rows: slice) -> Tensor:
-    """The bias of ``position="log"``."""
-    apart = 4 * (pixels(size, rows, places) - places[:, :, None])  # (B, M, Q, 2)
-    apart = apart.sign() * (1 + apart.abs()).log2() / 3
+def _log_bias(network: nn.Module, positions: Tensor, size: tuple[int, int], rows: slice) -> Tensor:
+    """Return the bias (B, heads/G, M, Q) of ``position="log"``."""
+    distance = 4 * (pixels(size, rows, positions) - positions[:, :, None])  # (B, M, Q, 2)
+    distance = distance.sign() * (1 + distance.abs()).log2() / 3
     weight = next(network.parameters())
-    bias: Tensor = network(apart.to(weight.dtype)).movedim(-1, 1)
+    bias: Tensor = network(distance.to(weight.dtype)).movedim(-1, 1)
     return bias
 
 
-def _called(function: Callable[..., Tensor], *given: Any) -> Tensor:
-    return function(*given)
+def _call(function: Callable[..., Tensor], *args: Any) -> Tensor:
+    return function(*args)

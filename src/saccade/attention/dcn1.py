@@ -1,14 +1,11 @@
-r"""DCN, deformable convolution: each tap of the kernel has an offset of its own at each pixel.
+r"""DCN, deformable convolution: each kernel element has a learnt offset at each pixel.
 
-    Δ     = Conv_{k×k}(x)                              2Dk² channels, started at zero: the regular grid
+    Δ     = Conv_{k×k}(x)                              2Dk² channels, initialised to zero: the regular grid
     y(p)  = Σ_j w_j · x(p + p_j + Δ_j(p)) + b          (B, O, Ho, Wo)                                    eq. 2
 
-p_j are the k² places of the regular grid; x is bilinear between pixels and zero outside; each of D groups of channels
-has offsets of its own, dy then dx for each tap. The offset convolution has the convolution's stride, padding and
-dilation. It starts as the plain convolution with the same kernel.
-
-The paper puts it at the 3×3 convolutions of a ResNet's last stage, dilated instead of strided; here the dilation is the
-host's.
+p_j are the k² positions of the regular grid; x is bilinear between pixels, zero outside; each of D channel groups has
+its own offsets, dy then dx per kernel element. The offset convolution has the convolution's stride, padding and
+dilation. The module starts as the plain convolution with the same kernel. The paper also dilates a ResNet's last stage.
 
 Source: Dai, Qi, Xiong, Li, Zhang, Hu, Wei, "Deformable Convolutional Networks", ICCV 2017, arXiv:1703.06211.
 """
@@ -44,27 +41,29 @@ def parameters(
     channels: int, out_channels: int | None, kernel_size: int, groups: int, bias: bool, offset_groups: int
 ) -> int:
     outputs = channels if out_channels is None else out_channels
-    taps = kernel_size**2
-    offsets = 2 * offset_groups * taps * (channels * taps + 1)
-    return outputs * (channels // groups * taps + bias) + offsets
+    kernel_elements = kernel_size**2
+    offsets = 2 * offset_groups * kernel_elements * (channels * kernel_elements + 1)
+    return outputs * (channels // groups * kernel_elements + bias) + offsets
 
 
 class DeformableConvolution(Convolution):
-    """Convolution whose taps are moved by offsets computed from the map.
+    """Convolution with offsets of the kernel elements computed from x.
+
+    The offsets (B, 2Dk², Ho, Wo) pass through ``tap``.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        out_channels: O; None is C.
+        channels: C.
+        out_channels: O; None means C.
         kernel_size: k.
-        stride: of the output pixels.
-        padding: of zeros around the map; None is dilation·(k − 1)/2.
-        dilation: of the taps.
-        groups: of channels, each with a kernel of its own.
-        bias: whether the convolution has one.
-        offset_groups: D, groups of channels, each with offsets of its own.
+        stride: stride.
+        padding: zero padding; None means dilation·(k − 1)/2.
+        dilation: spacing between kernel elements.
+        groups: number of channel groups.
+        bias: True adds a bias.
+        offset_groups: D, number of channel groups with separate offsets.
 
     Raises:
-        ValueError: ``groups`` or ``offset_groups`` does not divide the channels, or a number is too small.
+        ValueError: a limit of SPEC is violated.
     """
 
     def __init__(
@@ -82,10 +81,10 @@ class DeformableConvolution(Convolution):
         super().__init__(channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
         if offset_groups < 1 or channels % offset_groups:
             raise ValueError(f"offset_groups must divide the channels, got {offset_groups} and {channels}")
-        self.offset = self.beside(2 * offset_groups * kernel_size**2)
+        self.offset = self.make_offset_conv(2 * offset_groups * kernel_size**2)
         self.tap = nn.Identity()
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Map x (B, C, H, W) to (B, O, Ho, Wo)."""
+        """Return the output (B, O, Ho, Wo) for x (B, C, H, W)."""
         offset = self.tap(self.offset(x))
         return deform_conv2d(x, offset, weight, bias, self.stride, self.padding, self.dilation)

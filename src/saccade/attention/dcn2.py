@@ -1,20 +1,16 @@
-r"""DCNv2, modulated deformable convolution: each tap has an offset and a weight of its own at each pixel.
+r"""DCNv2, modulated deformable convolution: each kernel element has a learnt offset and weight at each pixel.
 
-    Δ, z  = Conv_{k×k}(x)                                       2Dk² and Dk² channels, started at zero
+    Δ, z  = Conv_{k×k}(x)                                       2Dk² and Dk² channels, initialised to zero
     m     = s·σ(z)                                              (B, Dk², Ho, Wo)
     y(p)  = Σ_j w_j · x(p + p_j + Δ_j(p)) · m_j(p) + b          (B, O, Ho, Wo)                       eq. 1
 
-p_j are the k² places of the regular grid; x is bilinear between pixels and zero outside; each of D groups of channels
-has its own Δ and m. The offset convolution has the convolution's stride, padding and dilation; the PyTorch port leaves
-the dilation out.
-
-The paper has s = 1: all m, and the output, start at half a plain convolution's. With s = 2 it starts as the plain
-convolution with the same kernel, as ``saccade.replace`` does for trained networks. The paper replaces the 3×3 of the
-last three stages of a ResNet, and gives the offsets a tenth of the learning rate.
+p_j are the k² positions of the regular grid; x is bilinear between pixels, zero outside; each of D channel groups has
+its own Δ and m. The offset convolution has the convolution's stride, padding and dilation; the port ignores the
+dilation, and its output and gradients are equal otherwise. In the paper s = 1, so the output starts at half a plain
+convolution's; with s = 2, as ``saccade.replace`` sets for trained networks, it starts as the plain convolution's.
 
 Source: Zhu, Hu, Lin, Dai, "Deformable ConvNets v2: More Deformable, Better Results", CVPR 2019, arXiv:1811.11168;
-github.com/chengdazhi/Deformable-Convolution-V2-PyTorch, a port of the authors' MXNet code, whose output and gradients
-this equals.
+github.com/chengdazhi/Deformable-Convolution-V2-PyTorch, a port of the authors' MXNet code.
 """
 
 from __future__ import annotations
@@ -49,31 +45,33 @@ def parameters(
     channels: int, out_channels: int | None, kernel_size: int, groups: int, bias: bool, offset_groups: int
 ) -> int:
     outputs = channels if out_channels is None else out_channels
-    taps = kernel_size**2
-    offsets = 3 * offset_groups * taps * (channels * taps + 1)
-    return outputs * (channels // groups * taps + bias) + offsets
+    kernel_elements = kernel_size**2
+    offsets = 3 * offset_groups * kernel_elements * (channels * kernel_elements + 1)
+    return outputs * (channels // groups * kernel_elements + bias) + offsets
 
 
 class ModulatedDeformableConvolution(Convolution):
-    """Convolution whose taps are moved by offsets and scaled by a modulation, both computed from the map.
+    """Convolution with computed offsets and weights of the kernel elements.
+
+    The weights m (B, Dk², Ho, Wo) pass through ``tap``.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        out_channels: O; None is C.
+        channels: C.
+        out_channels: O; None means C.
         kernel_size: k.
-        stride: of the output pixels.
-        padding: of zeros around the map; None is dilation·(k − 1)/2.
-        dilation: of the taps.
-        groups: of channels, each with a kernel of its own.
-        bias: whether the convolution has one.
-        offset_groups: D, groups of channels, each with offsets of its own.
-        scale: s, what no modulation exceeds.
+        stride: stride.
+        padding: zero padding; None means dilation·(k − 1)/2.
+        dilation: spacing between kernel elements.
+        groups: number of channel groups.
+        bias: True adds a bias.
+        offset_groups: D, number of channel groups with separate offsets.
+        scale: s, upper bound of m.
 
     Raises:
-        ValueError: ``groups`` or ``offset_groups`` does not divide the channels, or a number is too small.
+        ValueError: a limit of SPEC is violated.
     """
 
-    neutral_options = {"scale": 2.0}  # noqa: RUF012 (declared as a class variable where it comes from)
+    neutral_options = {"scale": 2.0}  # noqa: RUF012 (declared as a class variable in the base)
 
     def __init__(
         self,
@@ -91,13 +89,13 @@ class ModulatedDeformableConvolution(Convolution):
         super().__init__(channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
         if offset_groups < 1 or channels % offset_groups:
             raise ValueError(f"offset_groups must divide the channels, got {offset_groups} and {channels}")
-        taps = offset_groups * kernel_size**2
-        self.parts, self.scale = [2 * taps, taps], scale
-        self.offset = self.beside(3 * taps)
+        n_weights = offset_groups * kernel_size**2
+        self.parts, self.scale = [2 * n_weights, n_weights], scale  # channels of Δ and z
+        self.offset = self.make_offset_conv(3 * n_weights)
         self.tap = nn.Identity()
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Map x (B, C, H, W) to (B, O, Ho, Wo)."""
+        """Return the output (B, O, Ho, Wo) for x (B, C, H, W)."""
         offset, z = self.offset(x).split(self.parts, 1)
-        modulation = self.tap(z.sigmoid() * self.scale)
-        return deform_conv2d(x, offset, weight, bias, self.stride, self.padding, self.dilation, mask=modulation)
+        weights = self.tap(z.sigmoid() * self.scale)
+        return deform_conv2d(x, offset, weight, bias, self.stride, self.padding, self.dilation, mask=weights)

@@ -1,20 +1,16 @@
-r"""Double attention: the map is gathered into a few descriptors, and each pixel takes a mixture of them.
+r"""Double attention: x is gathered into a few descriptors, which every pixel mixes.
 
-    A = W_A x + b_A                (B, C, H, W) -> (B, m, N), m = ⌊C·rd_ratio⌋, N = H·W    features
-    B = softmax_N(W_B x)           (B, C, H, W) -> (B, n, N), n = ⌊C·rd_ratio⌋             where each descriptor looks
-    G = A Bᵀ                       (B, m, n), n descriptors of m channels                  gather        eq. 4
-    V = softmax_n(W_V x + b_V)     (B, C, H, W) -> (B, n, N), each pixel sums to one       which each pixel wants
-    Z = W_Z G V + b_Z              (B, C, N)                                               distribute    eq. 6
-    y = x + Z                      (B, C, H, W)
+    A   = W_A x + b_A                (B, m, N), m = ⌊C·rd_ratio⌋, N = H·W    features
+    M_B = softmax_N(W_B x)           (B, n, N), n = m by default             attention maps
+    G   = A M_Bᵀ                     (B, m, n), descriptors                  gather        eq. 4
+    V   = softmax_n(W_V x + b_V)     (B, n, N)                               attention vectors
+    Z   = W_Z G V + b_Z              (B, C, N)                               distribute    eq. 6
+    y   = x + Z                      (B, C, H, W)
 
-Memory does not grow with N². On a map of more pixels than channels, and in every compiled or exported network, G = W_A
-(x Bᵀ) + b_A and Z = (W_Z G + b_Z) V, which saves up to a fifth of the work. A softmax over pixels ignores a bias of
-W_B. The authors published no code; Z and its gradients equal the best-known copy. ``norm=True`` puts a batch norm
-behind W_Z, its scale zero at the start, as in non-local blocks.
+The authors published no code; Z and its gradients equal the most used reimplementation, whose W_B has a bias that the
+softmax ignores. ``norm=True`` adds a batch norm with zero-initialised scale.
 
-The paper has five blocks in a ResNet-50: ``where=["layer2.1", "layer2.3", "layer3.1", "layer3.3", "layer3.5"]``; the
-default is one at the end of either stage. The five make 32.905 million parameters, where 33.00 is printed; m = n = C/4
-makes 29.233, ``norm=True`` 32.913.
+The paper's ResNet-50 with five blocks has 32.905 million parameters here; 33.00 are printed.
 
 Source: Chen, Kalantidis, Li, Yan, Feng, "A²-Nets: Double Attention Networks", NeurIPS 2018, arXiv:1810.11579.
 """
@@ -23,7 +19,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from saccade.bases import BatchNorm2d, Context, reduced
+from saccade.bases import BatchNorm2d, Context, reduced_channels
 from saccade.ops.eager import is_captured
 
 __all__ = ["DoubleAttention"]
@@ -50,8 +46,8 @@ SPEC = {
 
 def parameters(channels: int, rd_ratio: float, descriptors: int | None, norm: bool) -> int:
     hidden = int(channels * rd_ratio)
-    summaries = descriptors or hidden
-    return channels * (2 * hidden + 2 * summaries + 1 + 2 * norm) + hidden + summaries
+    descriptors = descriptors or hidden
+    return channels * (2 * hidden + 2 * descriptors + 1 + 2 * norm) + hidden + descriptors
 
 
 def neutral(norm: bool) -> bool:
@@ -59,51 +55,51 @@ def neutral(norm: bool) -> bool:
 
 
 class DoubleAttention(Context):
-    """Gather the map into descriptors, distribute them over the pixels, add.
+    """Attention of pixels to gathered descriptors.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        rd_ratio: m as a part of C, rounded down; n too, unless ``descriptors`` says.
-        descriptors: n, how many summaries of the map there are.
-        norm: whether a batch norm of scale zero ends the branch.
+        channels: C.
+        rd_ratio: m as a fraction of C.
+        descriptors: n, number of descriptors; None means m.
+        norm: True adds a batch norm.
 
     Raises:
-        ValueError: m would be less than 1, or n less than 2: of one descriptor each pixel wants all.
+        ValueError: m would be less than 1, or n less than 2: a softmax over one descriptor is constant.
     """
 
     def __init__(
         self, channels: int, rd_ratio: float = 1 / 2, descriptors: int | None = None, norm: bool = False
     ) -> None:
         super().__init__()
-        hidden = reduced(channels, rd_ratio)
-        summaries = hidden if descriptors is None else descriptors
-        if summaries < 2:
-            raise ValueError(f"there must be at least 2 descriptors, got {summaries}")
-        self.hidden, self.summaries = hidden, summaries
+        hidden = reduced_channels(channels, rd_ratio)
+        n_descriptors = hidden if descriptors is None else descriptors
+        if n_descriptors < 2:
+            raise ValueError(f"there must be at least 2 descriptors, got {n_descriptors}")
+        self.hidden, self.summaries = hidden, n_descriptors
         self.feature = nn.Conv2d(channels, hidden, 1)
-        self.gather = nn.Conv2d(channels, summaries, 1, bias=False)
-        self.distribute = nn.Conv2d(channels, summaries, 1)
+        self.gather = nn.Conv2d(channels, n_descriptors, 1, bias=False)
+        self.distribute = nn.Conv2d(channels, n_descriptors, 1)
         self.out = nn.Conv2d(hidden, channels, 1)
         self.bn = BatchNorm2d(channels) if norm else None
         if self.bn is not None:
             nn.init.zeros_(self.bn.weight)
 
     def context(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W)."""
-        where = self.gather(x).flatten(2).softmax(2).to(x.dtype)  # (B, n, N)
-        which = self.distribute(x).flatten(2).softmax(1).to(x.dtype)  # (B, n, N)
-        # Both softmaxes sum to one, so that the biases of W_A and W_Z pass through them.
+        """Return the tensor (B, C, H, W) to add to x."""
+        maps = self.gather(x).flatten(2).softmax(2).to(x.dtype)
+        vectors = self.distribute(x).flatten(2).softmax(1).to(x.dtype)
+        # Weights sum to one, so the layers may act before or after the sums.
         if self._layers_on_descriptors(x):
-            descriptors = self.feature((x.flatten(2) @ where.mT)[..., None])  # (B, m, n, 1)
-            z = (self.out(descriptors)[..., 0].to(x.dtype) @ which).unflatten(2, x.shape[2:])
+            descriptors = self.feature((x.flatten(2) @ maps.mT)[..., None])
+            z = (self.out(descriptors)[..., 0].to(x.dtype) @ vectors).unflatten(2, x.shape[2:])
         else:
-            gathered = self.feature(x).flatten(2).to(x.dtype) @ where.mT  # (B, m, n)
-            z = self.out((gathered @ which).unflatten(2, x.shape[2:]))
+            gathered = self.feature(x).flatten(2).to(x.dtype) @ maps.mT
+            z = self.out((gathered @ vectors).unflatten(2, x.shape[2:]))
         return z if self.bn is None else self.bn(z)
 
     def _layers_on_descriptors(self, x: Tensor) -> bool:
-        """Return whether both layers act on n descriptors, not on N pixels: in a graph, or with fewer multiply-adds."""
-        if not isinstance(x, Tensor) or is_captured():  # a graph of one size serves all
+        """Return True if the linear layers act on n descriptors, not on N pixels."""
+        if not isinstance(x, Tensor) or is_captured():  # a graph must fit every size
             return True
         channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
         return channels * self.summaries * (pixels + self.hidden) <= self.hidden * pixels * (channels + self.summaries)

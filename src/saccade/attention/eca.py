@@ -1,15 +1,15 @@
-r"""Efficient Channel Attention: a channel gate by one short convolution along the channels.
+r"""Efficient Channel Attention: a channel gate from a 1-D convolution over the channels.
 
-    z = mean_{h,w} x                       (B, C, H, W) -> (B, C)
-    s = σ(Conv1d_k(z))                     (B, C) -> (B, C)               eq. 9, no bias
-    k = | log₂(C)/γ + b/γ |_odd            odd, even t goes to t + 1      eq. 12
+    z = mean_{h,w} x                       (B, C)
+    s = σ(Conv1d_k(z))                     (B, C), no bias                eq. 9
+    k = | log₂(C)/γ + b/γ |_odd            t + 1 if t is even             eq. 12
     y = s ⊙ x                              (B, C, H, W)
 
-γ is ``gamma`` = 2, b is ``beta`` = 1. The authors' released networks pass k for each stage instead of equation 12
-(ResNet-50: 3, 5, 5, 7; ResNet-18: 3, 5, 7, 7): ``kernel_size``.
+γ is ``gamma`` = 2, b is ``beta`` = 1. The authors' released networks set ``kernel_size`` per stage instead of equation
+12.
 
-Source: Wang, Wu, Zhu, Li, Zuo, Hu, "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks",
-CVPR 2020, arXiv:1910.03151.
+Source: Wang, Wu, Zhu, Li, Zuo, Hu, "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks", CVPR
+2020, arXiv:1910.03151.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def parameters(channels: int, kernel_size: int | None, gamma: float, beta: float
 
 
 class EfficientChannelAttention(Gate):
-    """Channel gate by one short convolution along the channels.
+    """Channel gate.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        kernel_size: k, odd; None takes it from equation 12.
+        channels: C.
+        kernel_size: k, odd; None computes it from equation 12.
         gamma: γ of equation 12, positive.
         beta: b of equation 12.
 
@@ -73,7 +73,7 @@ class EfficientChannelAttention(Gate):
         self.conv = nn.Conv1d(1, 1, k, padding=k // 2, bias=False)
 
     def gate(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, 1, 1)."""
-        z = pooled_mean(x)  # (B, C)
-        s = self.conv(z[:, None])[:, 0].sigmoid()  # (B, C)
+        """Return the gate (B, C, 1, 1)."""
+        z = pooled_mean(x)
+        s = self.conv(z[:, None])[:, 0].sigmoid()
         return s[:, :, None, None]

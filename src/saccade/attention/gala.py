@@ -1,23 +1,18 @@
-r"""Global-and-Local Attention: a channel branch and a spatial branch, added and multiplied, mixed for each channel.
+r"""Global-and-Local Attention: a channel branch g and a spatial branch l, with a learnt mix of g + l and g · l.
 
     g = W₂ ReLU(W₁ mean_{h,w} x + b₁) + b₂                           (B, C, 1, 1)     C -> C·rd_ratio -> C
     l = Conv_{1×1}(ReLU(Conv_{1×1}(x)))                              (B, 1, H, W)     C -> C·rd_ratio -> 1
     y = x ⊙ tanh(α ⊙ (g + l) + β ⊙ (g · l))                          (B, C, H, W)     α, β: (C,)
 
-That is the paper, ``variant="paper"``. The authors' code, ``variant="official"``, the default, differs in three places:
+These are the equations of the paper, ``variant="paper"``. The authors' code, ``variant="official"``, ends g in a ReLU,
+the default of TensorFlow's ``fully_connected``, has a 5×5 convolution in l, and a sigmoid gate:
 
     g = ReLU(W₂ ReLU(W₁ mean_{h,w} x + b₁) + b₂)
     l = Conv_{1×1}(ReLU(Conv_{5×5}(ReLU(Conv_{1×1}(x)))))
     y = x ⊙ σ(α ⊙ (g + l) + β ⊙ (g · l))
 
-Its g ends in a ReLU, the default of TensorFlow's ``fully_connected``; a 5×5 convolution stands in the local branch; the
-gate is σ. Convolutions have a bias; there is no batch norm. Starts are the code's: local branch, α and β normal with
-variance 1/fan_in, which is 1 for α and β, cut at two standard deviations; global branch uniform with variance 2/(fan_in
-+ fan_out); biases zero.
-
-The older released network has it at the end of the residual branch of the first block of each stage, the position here;
-the newer, pre-activation one on what enters each block of its third stage. The authors' loss on maps of human attention
-is not part of a plug-in.
+Initialisation follows the code: l, α and β normal with variance 1/fan_in (1 for α and β), truncated at two standard
+deviations; g uniform with variance 2/(fan_in + fan_out); biases zero. The authors' loss on human attention is left out.
 
 Source: Linsley, Shiebler, Eberhardt, Serre, "Learning what and where to attend", ICLR 2019, arXiv:1805.08819; the
 authors' code, serre-lab/gala_tpu.
@@ -31,9 +26,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.bases import Gate, one_of, reduced
+from saccade.bases import Gate, check_choice, reduced_channels
 from saccade.ops.gating import pooled_mean
-from saccade.specs import Interval
+from saccade.specs import GateRange
 
 __all__ = ["GlobalAndLocalAttention"]
 
@@ -53,12 +48,12 @@ SPEC = {
 
 def parameters(channels: int, rd_ratio: float, variant: str) -> int:
     hidden = int(channels * rd_ratio)
-    near = 25 * hidden**2 + hidden if variant == "official" else 0
-    return 3 * channels * hidden + 3 * channels + 3 * hidden + 1 + near
+    conv5x5 = 25 * hidden**2 + hidden if variant == "official" else 0
+    return 3 * channels * hidden + 3 * channels + 3 * hidden + 1 + conv5x5
 
 
-def gate(variant: str) -> Interval:
-    return Interval(0, 1) if variant == "official" else Interval(-1, 1)
+def gate(variant: str) -> GateRange:
+    return GateRange(0, 1) if variant == "official" else GateRange(-1, 1)
 
 
 def equivariant(variant: str) -> tuple[str, ...]:
@@ -66,52 +61,51 @@ def equivariant(variant: str) -> tuple[str, ...]:
 
 
 class GlobalAndLocalAttention(Gate):
-    """A gate for every value, of a channel branch and a spatial branch.
+    """Gate per element.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        rd_ratio: width of both bottlenecks as a part of C, rounded down.
-        variant: ``official``: σ, a 5×5 convolution in the local branch, ReLU behind every layer of the global one;
-            ``paper``: tanh, and neither.
+        channels: C.
+        rd_ratio: bottleneck width as a fraction of C.
+        variant: ``official`` or ``paper``, as above.
 
     Raises:
-        ValueError: the bottlenecks would have no unit, or there is no such variant.
+        ValueError: the bottlenecks would have no channel, or ``variant`` is unknown.
     """
 
     def __init__(
         self, channels: int, rd_ratio: float = 1 / 4, variant: Literal["official", "paper"] = "official"
     ) -> None:
         super().__init__()
-        hidden = reduced(channels, rd_ratio)
-        one_of("variant", variant, "official", "paper")
-        self.released = variant == "official"
-        what: list[nn.Module] = [nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1)]
-        where: list[nn.Module] = [nn.Conv2d(channels, hidden, 1), nn.ReLU()]
+        hidden = reduced_channels(channels, rd_ratio)
+        check_choice("variant", variant, "official", "paper")
+        self.released = variant == "official"  # the authors' released code
+        global_layers: list[nn.Module] = [nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1)]
+        local_layers: list[nn.Module] = [nn.Conv2d(channels, hidden, 1), nn.ReLU()]
         if self.released:
-            what.append(nn.ReLU())
-            where += [nn.Conv2d(hidden, hidden, 5, padding=2), nn.ReLU()]
-        self.what = nn.Sequential(*what)
-        self.where = nn.Sequential(*where, nn.Conv2d(hidden, 1, 1))
+            global_layers.append(nn.ReLU())
+            local_layers += [nn.Conv2d(hidden, hidden, 5, padding=2), nn.ReLU()]
+        self.what = nn.Sequential(*global_layers)  # g
+        self.where = nn.Sequential(*local_layers, nn.Conv2d(hidden, 1, 1))  # l
         self.alpha = nn.Parameter(torch.empty(channels))
         self.beta = nn.Parameter(torch.empty(channels))
         for weight in (self.alpha, self.beta):
             nn.init.trunc_normal_(weight)
         for branch in (self.what, self.where):
-            for part in branch:
-                if isinstance(part, nn.Conv2d):
+            for layer in branch:
+                if isinstance(layer, nn.Conv2d):
                     if branch is self.what:
-                        nn.init.xavier_uniform_(part.weight)
+                        nn.init.xavier_uniform_(layer.weight)
                     else:
-                        std = 1 / math.sqrt(part.weight[0].numel())
-                        nn.init.trunc_normal_(part.weight, std=std, a=-2 * std, b=2 * std)
-                    assert part.bias is not None
-                    nn.init.zeros_(part.bias)
+                        std = 1 / math.sqrt(layer.weight[0].numel())
+                        nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+                    assert layer.bias is not None
+                    nn.init.zeros_(layer.bias)
 
     def gate(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W), between 0 and 1, or -1 and 1 in the paper's variant."""
-        what = self.what(pooled_mean(x, keepdim=True))  # (B, C, 1, 1)
-        where = self.where(x)  # (B, 1, H, W)
+        """Return the gate (B, C, H, W), in (0, 1), or (-1, 1) with ``variant="paper"``."""
+        g = self.what(pooled_mean(x, keepdim=True))
+        local = self.where(x)
         alpha, beta = self.alpha[:, None, None], self.beta[:, None, None]
-        # α(g + l) + βgl = αg + (α + βg)·l: one product and one sum of the map's size
-        logits: Tensor = alpha * what + (alpha + beta * what) * where
+        # α(g + l) + βgl = αg + (α + βg)·l
+        logits: Tensor = alpha * g + (alpha + beta * g) * local
         return logits.sigmoid() if self.released else logits.tanh()

@@ -1,14 +1,12 @@
-r"""Gated Channel Transformation: channels compete or cooperate by the energy of their maps.
+r"""Gated Channel Transformation: channels compete or cooperate by the norms of their feature maps.
 
-    s_c = α_c (Σ_{h,w} x_c² + ε)^½                   embedding       (B, C, H, W) -> (B, C)       eq. 2
+    s_c = α_c (Σ_{h,w} x_c² + ε)^½                   embedding       (B, C)                       eq. 2
     ŝ_c = s_c/(mean_c s² + ε)^½                      normalisation   (B, C)                       eq. 3
     y_c = x_c (1 + tanh(γ_c ŝ_c + β_c))              gating          (B, C, H, W)                 eq. 4
 
-α starts at 1, γ and β at 0: it starts as the identity. ``mode="l1"`` takes Σ|x_c| for the root of squares and mean_c
-|s| for theirs. Equation 3 writes √C s_c/(Σ_c s² + ε)^½; the authors' code, and ours, has the mean under the root. A
-positive γ makes channels compete, a negative one cooperate.
-
-The authors put it in front of every convolution; the position here is that of SE.
+α starts at 1, γ and β at 0, so the module starts as the identity. ``mode="l1"`` uses Σ|x_c| for the L2 norm and mean_c
+|s| for the root mean square. Equation 3 prints √C s_c/(Σ_c s² + ε)^½; we follow the authors' code. Channels compete if
+γ is positive. The authors gate the input of every convolution; our default position is that of SE.
 
 Source: Yang, Zhu, Wu, Yang, "Gated Channel Transformation for Visual Recognition", CVPR 2020, arXiv:1909.11519.
 """
@@ -20,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.bases import Gate, one_of
+from saccade.bases import Gate, check_choice
 
 __all__ = ["GatedChannelTransformation"]
 
@@ -44,20 +42,20 @@ def parameters(channels: int) -> int:
 
 
 class GatedChannelTransformation(Gate):
-    """Channel gate by norms, with three numbers a channel.
+    """Channel gate from channel norms.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        mode: ``l2`` or ``l1``, the norm of both steps.
+        channels: C.
+        mode: norm, ``l2`` or ``l1``.
         eps: ε, positive.
 
     Raises:
-        ValueError: there is no such mode, or ``eps`` is not positive.
+        ValueError: ``mode`` is unknown, or ``eps`` is not positive.
     """
 
     def __init__(self, channels: int, mode: Literal["l1", "l2"] = "l2", eps: float = 1e-5) -> None:
         super().__init__()
-        one_of("mode", mode, "l1", "l2")
+        check_choice("mode", mode, "l1", "l2")
         if eps <= 0:
             raise ValueError(f"eps must be positive, got {eps}")
         self.eps = eps
@@ -67,9 +65,9 @@ class GatedChannelTransformation(Gate):
         self.beta = nn.Parameter(torch.zeros(channels))
 
     def gate(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, 1, 1), between 0 and 2."""
-        wide = torch.promote_types(x.dtype, torch.float32)  # sums of float16 overflow
-        norm = torch.linalg.vector_norm(x, 2 if self.squared else 1, (2, 3), dtype=wide)  # (B, C)
+        """Return the gate (B, C, 1, 1), between 0 and 2."""
+        norm_dtype = torch.promote_types(x.dtype, torch.float32)  # sums of float16 overflow
+        norm = torch.linalg.vector_norm(x, 2 if self.squared else 1, (2, 3), dtype=norm_dtype)
         if self.squared:
             s = self.alpha * (norm.square() + self.eps).sqrt()
             s = s * (s.square().mean(1, keepdim=True) + self.eps).rsqrt()

@@ -1,20 +1,19 @@
-r"""Gather-Excite: each channel is gated by what it holds in a neighbourhood.
+r"""Gather-Excite: each channel is gated by its spatial context.
 
-    z = gather(x)                                    (B, C, H, W) -> (B, C, h, w)      over an extent e, h ≈ H/e
-    g = σ(excite(z))                                 (B, C, h, w)                      the identity, or C -> C/16 -> C
-    y = x ⊙ nearest(g)                               (B, C, H, W)                      g repeated over its places
+    z = gather(x)                                    (B, C, h, w)      over an extent e, h ≈ H/e
+    g = σ(excite(z))                                 (B, C, h, w)      the identity, or C -> C/16 -> C
+    y = x ⊙ nearest(g)                               (B, C, H, W)      nearest-neighbour upsampling
 
 ``extent=0`` is the whole map, h = w = 1. The paper's three families:
 
     θ⁻   ``extra_params=False``                      the mean over the map, or over windows of 2e − 1 at a stride of e
-    θ    ``extra_params=True``, the default          one kernel H×W a channel and BN; or for e = 2, 4, 8, … log₂ e
+    θ    ``extra_params=True``, the default          one H×W kernel per channel and BN; or for e = 2, 4, 8, … log₂ e
                                                      depthwise convolutions 3×3 with stride 2, each with BN
     θ⁺   ``extra_params=True, use_mlp=True``         θ, ReLU, then two 1×1 convolutions with bias, ReLU between
 
-The mean with ``use_mlp=True`` is SE. The kernels have no bias, as in the authors' Caffe files; ``bias=True`` is the
-re-implementation in the code of SRM. The authors' files hold the global extent alone; the ReLU between the convolutions
-of a smaller one is timm's reading, and ours. A kernel over the whole map fixes the size of pictures to that at
-plugging.
+``extra_params=False, use_mlp=True`` is SE. Kernels have no bias, as in the authors' Caffe files; ``bias=True`` matches
+the reimplementation in SRM's code. The authors' files have only ``extent=0``; for smaller extents we follow timm in
+placing a ReLU between the convolutions.
 
 Source: Hu, Shen, Albanie, Sun, Vedaldi, "Gather-Excite: Exploiting Feature Context in Convolutional Neural Networks",
 NeurIPS 2018, arXiv:1810.12348.
@@ -27,7 +26,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.bases import BatchNorm2d, Gate, reduced
+from saccade.bases import BatchNorm2d, Gate, reduced_channels
 from saccade.ops.gating import pooled_mean
 from saccade.ops.whole import whole_conv
 
@@ -54,11 +53,11 @@ SPEC = {
 def parameters(
     channels: int, extra_params: bool, extent: int, use_mlp: bool, rd_ratio: float, bias: bool, size: tuple[int, int]
 ) -> int:
-    gathered = extra_params * channels * (extent.bit_length() - 1) * (11 + bias)
+    gather_count = extra_params * channels * (extent.bit_length() - 1) * (11 + bias)
     if extra_params and not extent:
-        gathered = channels * (size[0] * size[1] + 2 + bias)
+        gather_count = channels * (size[0] * size[1] + 2 + bias)
     hidden = int(channels * rd_ratio)
-    return gathered + use_mlp * (2 * channels * hidden + channels + hidden)
+    return gather_count + use_mlp * (2 * channels * hidden + channels + hidden)
 
 
 def equivariant(extra_params: bool, extent: int) -> tuple[str, ...]:
@@ -68,19 +67,19 @@ def equivariant(extra_params: bool, extent: int) -> tuple[str, ...]:
 
 
 class GatherExcite(Gate):
-    """Gate of each channel by what it holds around a place.
+    """Channel gate from spatial context.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        extra_params: whether what is gathered is learnt, θ and θ⁺; else it is a mean, θ⁻.
-        extent: e, a power of two; 0 is the whole map.
-        use_mlp: whether channels are mixed before the gate, θ⁺.
-        rd_ratio: width of the bottleneck that mixes them as a part of C, rounded down.
-        bias: of the depthwise convolutions.
-        size: (H, W) of the map, needed for the kernel over the whole of it.
+        channels: C.
+        extra_params: True gathers by learnt convolutions (θ and θ⁺), False by means (θ⁻).
+        extent: e, a power of two; 0 means the whole map.
+        use_mlp: True mixes the channels before the gate (θ⁺).
+        rd_ratio: bottleneck width of ``use_mlp`` as a fraction of C.
+        bias: True adds a bias to the depthwise convolutions.
+        size: (H, W) of the feature map, needed for an H×W kernel.
 
     Raises:
-        ValueError: outside the limits of SPEC, no size where one is needed; in the forward, a map of another size.
+        ValueError: a limit of SPEC is violated, ``size`` is missing, or x has another size.
     """
 
     def __init__(
@@ -115,23 +114,23 @@ class GatherExcite(Gate):
             )
         self.mlp: nn.Sequential | None = None
         if use_mlp:
-            hidden = reduced(channels, rd_ratio)
-            before = [nn.ReLU()] if extra_params else []
-            last = [nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1)]
-            self.mlp = nn.Sequential(*before, *last)
+            hidden = reduced_channels(channels, rd_ratio)
+            activation = [nn.ReLU()] if extra_params else []
+            layers = [nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1)]
+            self.mlp = nn.Sequential(*activation, *layers)
 
     def gate(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, 1, 1), or with a smaller extent to (B, C, H, W)."""
-        z = self._gathered(x)
+        """Return the gate (B, C, 1, 1), (B, C, H, W) for an extent above 0."""
+        z = self._gather(x)
         gate: Tensor = (z if self.mlp is None else self.mlp(z)).sigmoid()
         return F.interpolate(gate, size=x.shape[2:]) if self.extent else gate
 
-    def _gathered(self, x: Tensor) -> Tensor:
+    def _gather(self, x: Tensor) -> Tensor:
         if self.gather is not None:
             if self.size is not None and tuple(x.shape[2:]) != self.size:
                 raise ValueError(f"the kernel is made for maps of {self.size}, got {tuple(x.shape[2:])}")
-            over_all = None if self.size is None else cast(nn.Conv2d, self.gather[0])
-            z: Tensor = self.gather(x) if over_all is None else self.gather[1](whole_conv(over_all, x))
+            whole_map_conv = None if self.size is None else cast(nn.Conv2d, self.gather[0])
+            z: Tensor = self.gather(x) if whole_map_conv is None else self.gather[1](whole_conv(whole_map_conv, x))
             return z
         if not self.extent:
             return pooled_mean(x, keepdim=True)

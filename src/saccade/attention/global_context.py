@@ -1,15 +1,13 @@
-r"""Global Context block: one summary of the whole map is added to every pixel.
+r"""Global Context block: a context vector, pooled by attention, is added to every pixel.
 
-    m = softmax_{h,w}(w · x)                                         (B, H·W)         where to look
-    z = Σ_{h,w} m x                                                  (B, C)           what is there
+    m = softmax_{h,w}(w · x)                                         (B, H·W)         attention map
+    z = Σ_{h,w} m x                                                  (B, C)           context vector
     t = W₂ ReLU(LN(W₁ z + b₁)) + b₂                                  (B, C)           C -> C·rd_ratio -> C
     y = x + t                                                        (B, C, H, W)
 
-``fuse_scale=True`` multiplies by σ(t') first, t' from layers of its own: y = x ⊙ σ(t') + t, or with ``fuse_add=False``
-y = x ⊙ σ(t'). W₂ and b₂ start at zero: it starts as the identity where it only adds, as x/2 where it scales.
-
-The authors' w has a bias, which a softmax ignores. The layer norm of a single unit is constant: below C = 2/rd_ratio
-the bottleneck keeps two units, where the authors' code builds one or none.
+``fuse_scale=True`` also multiplies by σ(t'), t' from a second bottleneck: y = x ⊙ σ(t') + t, or with ``fuse_add=False``
+y = x ⊙ σ(t'). t starts at zero, so y starts at x, or at x/2 with ``fuse_scale``. The authors' w has a bias, which a
+softmax ignores; their bottleneck may have one channel, ours has at least two.
 
 Source: Cao, Xu, Lin, Wei, Hu, "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond", ICCVW 2019,
 arXiv:1904.11492.
@@ -56,16 +54,16 @@ def neutral(fuse_scale: bool) -> bool:
 
 
 class GlobalContext(Context):
-    """Attention pooling, one bottleneck, added to (or scaling) every place.
+    """Attention pooling and a bottleneck.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        rd_ratio: width of the bottleneck as a part of C, rounded down, but at least two units.
-        fuse_add: whether the transformed context is added.
-        fuse_scale: whether a second one scales the map, through σ, before that.
+        channels: C.
+        rd_ratio: bottleneck width as a fraction of C, but at least two channels.
+        fuse_add: True adds t.
+        fuse_scale: True multiplies x by σ(t').
 
     Raises:
-        ValueError: ``rd_ratio`` is not positive, or it neither adds nor scales.
+        ValueError: ``rd_ratio`` is not positive, or ``fuse_add`` and ``fuse_scale`` are False.
     """
 
     def __init__(
@@ -83,9 +81,9 @@ class GlobalContext(Context):
         nn.init.kaiming_normal_(self.mask.weight)
 
     def context(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to what is added: (B, C, 1, 1), or (B, C, H, W) where it scales."""
-        mask = self.mask(x).flatten(2).softmax(2)  # (B, 1, H·W)
-        z = (x.flatten(2) @ mask.to(x.dtype).transpose(1, 2))[:, :, 0]  # (B, C)
+        """Return the tensor to add to x, (B, C, 1, 1) or (B, C, H, W)."""
+        mask = self.mask(x).flatten(2).softmax(2)
+        z = (x.flatten(2) @ mask.to(x.dtype).transpose(1, 2))[:, :, 0]
         if self.scale is None:
             assert self.add is not None
             return self.add(z)[:, :, None, None]
@@ -94,8 +92,8 @@ class GlobalContext(Context):
 
 
 def _bottleneck(channels: int, hidden: int) -> nn.Sequential:
-    """C -> hidden -> C with a layer norm and a ReLU between; zero at the start."""
-    last = nn.Linear(hidden, channels)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    return nn.Sequential(nn.Linear(channels, hidden), nn.LayerNorm(hidden), nn.ReLU(), last)
+    """Return the layers of t, whose output is initially zero."""
+    output_layer = nn.Linear(hidden, channels)
+    nn.init.zeros_(output_layer.weight)
+    nn.init.zeros_(output_layer.bias)
+    return nn.Sequential(nn.Linear(channels, hidden), nn.LayerNorm(hidden), nn.ReLU(), output_layer)

@@ -1,27 +1,23 @@
-r"""Global second-order pooling: a gate made of the covariance of the channels, or of places.
+r"""Global second-order pooling: a gate from a covariance matrix of channels or positions.
 
 ``variant="channel"``, with d = ``dim`` and stride s:
 
-    z = ReLU(BN(W₁ ReLU(x_{::s,::s}) + b₁))       (B, C, H, W) -> (B, d, ⌈H/s⌉, ⌈W/s⌉)
+    z = ReLU(BN(W₁ ReLU(x_{::s,::s}) + b₁))       (B, d, ⌈H/s⌉, ⌈W/s⌉)
     Σ = cov(z)                                    (B, d, d)        over the pixels, see ``saccade.ops.covariance``
     r_{4i+k} = w_{i,k} · BN(Σ)_i + b_{4i+k}       (B, 4d)          four dot products with each row of Σ
     y = x ⊙ σ(W₂ r + b₂)                          (B, C, H, W)     gate (B, C, 1, 1)
 
 ``variant="position"``, on a grid of 8×8:
 
-    Z = pool_{8×8} BN(W₁ ReLU(x) + b₁)            (B, d, 64)       means over windows; no ReLU here
+    Z = pool_{8×8} BN(W₁ ReLU(x) + b₁)            (B, d, 64)       adaptive average pooling
     Σ = ZᵀZ/64 − s sᵀ/64²,  s = Σ_i Z_i           (B, 64, 64)      over the channels
     r_{4i+k} = ReLU(w_{i,k} · BN(Σ)_i + b_{4i+k}) (B, 256)
-    g = σ(W₂ r + b₂), 8×8, pooled to H×W          (B, 1, H, W)
+    g = σ(W₂ r + b₂), pooled to H×W               (B, 1, H, W)
     y = ReLU(x ⊙ g)                               (B, C, H, W)
 
-BN(Σ) norms row i over all its entries. Both are the authors' code: its channel variant has no activation between the
-dot products and W₂; its position variant divides by the number of places where it sums over channels, which centres Z
-only if d = 64, and enlarges the grid by averaging windows.
-
-``stride=None`` is the authors' rule for ResNets: 2 up to C = 256, else 1. Their units are the last of each stage, and
-their last stage has stride 1, which adds 2.1·10⁹ multiply-adds to a ResNet-50; a plug leaves the host's strides alone.
-The covariance of one pixel is zero: at stride 2 a map needs three rows or columns.
+BN normalises each row of Σ. Both variants follow the authors' code, whose position variant divides a sum over channels
+by the number of positions. ``stride=None`` follows their ResNets, whose last stage has stride 1; a plug keeps the
+host's stride. With s = 2 a map needs three rows or columns, as the covariance of one pixel is zero.
 
 Source: Gao, Xie, Wang, Li, "Global Second-order Pooling Convolutional Networks", CVPR 2019, arXiv:1811.12006.
 """
@@ -34,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.bases import BatchNorm2d, one_of
+from saccade.bases import BatchNorm2d, check_choice
 from saccade.ops.covariance import covariance
 from saccade.ops.resample import starts, window_means
 
@@ -59,40 +55,38 @@ SPEC = {
 
 
 def parameters(channels: int, dim: int, variant: str) -> int:
-    first = dim * (channels + 3)
+    reduce_count = dim * (channels + 3)
     if variant == "position":
-        return first + 33216
-    return first + 2 * dim + 4 * dim * (dim + 1) + channels * (4 * dim + 1)
+        return reduce_count + 33216
+    return reduce_count + 2 * dim + 4 * dim * (dim + 1) + channels * (4 * dim + 1)
 
 
 def equivariant(channels: int, variant: str, stride: int | None) -> tuple[str, ...]:
     if variant == "position":
         return ()
-    return ("permutation", "flip", "transpose") if _step(channels, stride) == 1 else ("transpose",)
+    return ("permutation", "flip", "transpose") if _channel_stride(channels, stride) == 1 else ("transpose",)
 
 
-def _step(channels: int, stride: int | None) -> int:
-    """The stride of the channel variant."""
+def _channel_stride(channels: int, stride: int | None) -> int:
+    """Return the stride of the channel variant."""
     return stride or (2 if channels <= 256 else 1)
 
 
 _GRID = 8
-"""Side of the grid of the position variant."""
+"""Side length of the grid of the position variant."""
 
 
 class SecondOrderPooling(nn.Module):
-    """Gate of channels, or of places, out of a covariance matrix.
-
-    The gate passes through ``tap``: (B, C, 1, 1), or (B, 1, H, W).
+    """Channel gate or spatial gate.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        dim: d, the channels of which the covariance is taken.
-        variant: ``channel`` or ``position``.
-        stride: of the pixels that the covariance of channels is taken over; None is 2 up to 256 channels, else 1.
+        channels: C.
+        dim: d, number of channels before the covariance.
+        variant: gate of each ``channel`` or of each ``position``.
+        stride: s; None means 2 up to 256 channels, else 1.
 
     Raises:
-        ValueError: ``dim`` is below 2, ``stride`` below 1, or there is no such variant.
+        ValueError: a limit of SPEC is violated, or ``variant`` is unknown.
     """
 
     def __init__(
@@ -107,47 +101,49 @@ class SecondOrderPooling(nn.Module):
             raise ValueError(f"dim must be at least 2, got {dim}")
         if stride is not None and stride < 1:
             raise ValueError(f"stride must be at least 1, got {stride}")
-        one_of("variant", variant, "channel", "position")
-        self.of_channels = variant == "channel"
-        self.stride = _step(channels, stride) if self.of_channels else 1
-        rows, outputs = (dim, channels) if self.of_channels else (_GRID**2, _GRID**2)
+        check_choice("variant", variant, "channel", "position")
+        self.of_channels = variant == "channel"  # the gate is a channel gate
+        self.stride = _channel_stride(channels, stride) if self.of_channels else 1
+        n_rows, outputs = (dim, channels) if self.of_channels else (_GRID**2, _GRID**2)
         self.reduce = nn.Conv2d(channels, dim, 1)
         self.reduce_bn = BatchNorm2d(dim)
-        self.row_bn = BatchNorm2d(rows)
-        self.row = nn.Conv2d(rows, 4 * rows, (rows, 1), groups=rows)
-        self.expand = nn.Conv2d(4 * rows, outputs, 1)
+        self.row_bn = BatchNorm2d(n_rows)
+        self.row = nn.Conv2d(n_rows, 4 * n_rows, (n_rows, 1), groups=n_rows)
+        self.expand = nn.Conv2d(4 * n_rows, outputs, 1)
         for conv in (self.reduce, self.row, self.expand):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         self.tap = nn.Identity()
 
     def gate(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, 1, 1), or (B, 1, H, W)."""
-        z = self.reduce_bn(self.reduce(F.relu(_every(x, self.stride))))
+        """Return the gate (B, C, 1, 1), or (B, 1, H, W)."""
+        z = self.reduce_bn(self.reduce(F.relu(_subsample(x, self.stride))))
         if self.of_channels:
-            gate: Tensor = self.expand(self._rows(covariance(F.relu(z).flatten(2)))).sigmoid()
+            gate: Tensor = self.expand(self._row_products(covariance(F.relu(z).flatten(2)))).sigmoid()
             return gate
-        z = window_means(z, (_GRID, _GRID)).flatten(2)  # (B, d, 64)
-        total = z.sum(1, keepdim=True) / _GRID**2
-        grid = self.expand(F.relu(self._rows(z.mT @ z / _GRID**2 - total.mT @ total))).sigmoid()  # (B, 64, 1, 1)
+        z = window_means(z, (_GRID, _GRID)).flatten(2)
+        scaled_sum = z.sum(1, keepdim=True) / _GRID**2
+        grid = self.expand(
+            F.relu(self._row_products(z.mT @ z / _GRID**2 - scaled_sum.mT @ scaled_sum))
+        ).sigmoid()  # (B, 64, 1, 1)
         return window_means(grid.view(-1, 1, _GRID, _GRID), (x.shape[2], x.shape[3]))
 
-    def _rows(self, matrix: Tensor) -> Tensor:
-        """Dot products with each normed row of a matrix (B, n, n): (B, 4n, 1, 1)."""
-        rows: Tensor = self.row(self.row_bn(matrix.unsqueeze(3)))
-        return rows
+    def _row_products(self, matrix: Tensor) -> Tensor:
+        """Return four dot products with each normalised row of a matrix (B, n, n): (B, 4n, 1, 1)."""
+        products: Tensor = self.row(self.row_bn(matrix.unsqueeze(3)))
+        return products
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
+        """Return y, in the dtype of x."""
         gate: Tensor = self.tap(self.gate(x))
         y = x * gate.to(x.dtype)
-        return y if self.of_channels else F.threshold(y, 0, 0)  # a ReLU that does not keep what it returns
+        return y if self.of_channels else F.threshold(y, 0, 0)  # a ReLU that saves no output for the backward pass
 
 
-def _every(x: Tensor, stride: int) -> Tensor:
-    """The pixels of x (B, C, H, W) whose row and column divide by ``stride``."""
+def _subsample(x: Tensor, stride: int) -> Tensor:
+    """Return the pixels of x (B, C, H, W) whose row and column indices are multiples of ``stride``."""
     if stride == 1:
         return x
     if not torch.compiler.is_exporting():
         return x[:, :, ::stride, ::stride]
-    height, width = (starts(side, stride, 1, x.device) for side in x.shape[2:])
-    return x.index_select(2, height).index_select(3, width)
+    row_index, column_index = (starts(side, stride, 1, x.device) for side in x.shape[2:])
+    return x.index_select(2, row_index).index_select(3, column_index)

@@ -1,17 +1,13 @@
 r"""MHSA of BoTNet: attention between all pixels, with embeddings of relative positions.
 
-    q, k, v = W_q x, W_k x, W_v x                (B, C, H, W) -> (B, O, H, W) each, in heads of d channels
+    q, k, v = W_q x, W_k x, W_v x                (B, O, H, W) each, in heads of d channels
     l_{p,u} = s · q_p · (k_u + r_{u−p})          p, u pixels, s = d^−½
-    r_{u−p} = height_{u_y − p_y} + width_{u_x − p_x}      2H − 1 and 2W − 1 embeddings of d numbers, for all heads
+    r_{u−p} = height_{u_y − p_y} + width_{u_x − p_x}      2H − 1 and 2W − 1 embeddings of length d, shared by the heads
     y_p = Σ_u softmax_u(l_p) v_u                 (B, O, H, W)
-    stride t: y is averaged over t×t pixels      (B, O, ⌈H/t⌉, ⌈W/t⌉)
+    stride t: average pooling of y over t×t      (B, O, ⌈H/t⌉, ⌈W/t⌉)
 
-q_p·r_{u−p} is a number for the row of u plus one for its column: both are added to the logits block by block in
-``ops.attention``, and no H·W×H·W matrix is ever whole.
-
-The authors' code scales both terms by s, where the paper prints no factor; ``scale_pos_embed=False`` scales q·k alone,
-timm's default. The paper replaces the 3×3 convolutions of the last three bottlenecks of a ResNet; with a stride,
-attention runs at full resolution and is averaged after.
+q_p·r_{u−p} splits into a row term and a column term, so the H·W×H·W matrix is never materialised. The authors' code
+scales both terms by s, the paper prints no factor; ``scale_pos_embed=False``, timm's default, scales only q·k.
 
 Source: Srinivas, Lin, Parmar, Shlens, Abbeel, Vaswani, "Bottleneck Transformers for Visual Recognition", CVPR 2021,
 arXiv:2101.11605, figure 4 and the code of its appendix.
@@ -54,23 +50,23 @@ def parameters(channels: int, out_channels: int | None, bias: bool, num_heads: i
 
 
 class MultiHeadSelfAttention(nn.Module):
-    """Attention between all pixels of a map of one size, in the place of a convolution.
+    """Attention between all pixels, in place of a convolution.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        out_channels: O; None is C.
-        kernel_size: of the convolution it stands in for.
-        stride: y is averaged over so many pixels each way.
-        padding: of the convolution; None is dilation·(kernel_size − 1)/2, and so must any other be.
-        dilation: of the convolution; it sees all pixels in any case.
-        groups: 1.
-        bias: whether one is added to y.
-        num_heads: heads, which divide O.
-        scale_pos_embed: whether the factor d^−½ is on q·r too.
-        size: (H, W) of the map, needed for the embeddings.
+        channels: C.
+        out_channels: O; None means C.
+        kernel_size: kernel size of the replaced convolution.
+        stride: t, side length of the average pooling.
+        padding: must be dilation·(kernel_size − 1)/2, the default.
+        dilation: dilation of the replaced convolution.
+        groups: must be 1.
+        bias: True adds a learnable bias to the output.
+        num_heads: number of heads, a divisor of O.
+        scale_pos_embed: True scales q·r by d^−½ too.
+        size: (H, W) of the feature map, needed for the embeddings.
 
     Raises:
-        ValueError: outside the limits of SPEC, or no size; in the forward, a map of another size.
+        ValueError: a limit of SPEC is violated, ``size`` is missing, or x has another size.
     """
 
     def __init__(
@@ -96,11 +92,11 @@ class MultiHeadSelfAttention(nn.Module):
             )
         if outputs % num_heads:
             raise ValueError(f"out_channels must be a multiple of num_heads, got {outputs} and {num_heads}")
-        total = dilation * (kernel_size - 1)
-        if total % 2 or (padding is not None and 2 * padding != total):
+        twice_padding = dilation * (kernel_size - 1)
+        if twice_padding % 2 or (padding is not None and 2 * padding != twice_padding):
             raise ValueError(
                 f"padding must be dilation * (kernel_size - 1) / 2, a whole number, as the size is kept, got {padding} "
-                f"for {total / 2:g}"
+                f"for {twice_padding / 2:g}"
             )
         if groups != 1:
             raise ValueError(f"groups must be 1, got {groups}")
@@ -122,29 +118,35 @@ class MultiHeadSelfAttention(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, O, ⌈H/t⌉, ⌈W/t⌉), in the dtype of x."""
+        """Return y, in the dtype of x."""
         height, width = self.size
         if x.shape[2] != height or x.shape[3] != width:
             raise ValueError(
-                f"its embeddings are for maps of {height}×{width}, got {x.shape[2]}×{x.shape[3]}; another size is "
-                "another mechanism"
+                f"the embeddings are for maps of {height}×{width}, got {x.shape[2]}×{x.shape[3]}; build the mechanism "
+                "again with size=(height, width) of these maps"
             )
         qkv = self.qkv(x).flatten(2).unflatten(1, (3, self.num_heads, -1))
         q, k, v = (t.mT for t in qkv.unbind(1))  # (B, heads, H·W, d)
         scale = q.shape[3] ** -0.5
-        at = (q * scale if self.scale_pos_embed else q).unflatten(2, self.size)
-        down = torch.einsum("nhyxd,yud->nhyxu", at, _offsets(self.height, height)).flatten(2, 3)
-        across = torch.einsum("nhyxd,xud->nhyxu", at, _offsets(self.width, width)).flatten(2, 3)
-        y = attention(q, k, v, scale, down, across).transpose(2, 3).flatten(1, 2).unflatten(2, self.size).to(x.dtype)
+        query_map = (q * scale if self.scale_pos_embed else q).unflatten(2, self.size)
+        row_logits = torch.einsum("nhyxd,yud->nhyxu", query_map, _relative(self.height, height)).flatten(2, 3)
+        column_logits = torch.einsum("nhyxd,xud->nhyxu", query_map, _relative(self.width, width)).flatten(2, 3)
+        y = (
+            attention(q, k, v, scale, row_logits, column_logits)
+            .transpose(2, 3)
+            .flatten(1, 2)
+            .unflatten(2, self.size)
+            .to(x.dtype)
+        )
         if self.stride > 1:
             y = F.avg_pool2d(y, self.stride, ceil_mode=True)
         if self.bias is not None:
             y = y + self.bias[:, None, None].to(y.dtype)
-        # A copy: y may be a view of what a Function returned, which is not to be changed in place.
+        # y may be a view of a custom Function's output, which must not be modified in place.
         return copied(y, x)
 
 
-def _offsets(embedding: Tensor, length: int) -> Tensor:
-    """Of (2·length − 1, d), first the one of −(length − 1), those from each place p to each u: (length, length, d)."""
-    place = torch.arange(length, device=embedding.device)
-    return embedding[place - place[:, None] + length - 1]
+def _relative(embedding: Tensor, length: int) -> Tensor:
+    """Return the embedding of u − p for each p and u, (length, length, d), from rows −(length − 1) to length − 1."""
+    position = torch.arange(length, device=embedding.device)
+    return embedding[position - position[:, None] + length - 1]

@@ -1,15 +1,13 @@
-r"""Mixed pooling module: windows of two sizes for near context, strips of rows and columns for far context.
+r"""Mixed pooling module: pyramid pooling for near context, strip pooling of rows and columns for far context.
 
-    u = ReLU(BN(W_u x)),  v = ReLU(BN(W_v x))                       (B, C, H, W) -> (B, c, H, W), c = ⌊C·rd_ratio⌋
+    u = ReLU(BN(W_u x)),  v = ReLU(BN(W_v x))                       (B, c, H, W), c = ⌊C·rd_ratio⌋
     near = f₀(u) + up(f₁(pool_{20×20} u)) + up(f₂(pool_{12×12} u))  (B, c, H, W)     fᵢ = BN(Conv_{3×3})
-    far  = BN(Conv_{1×3}(mean_h v)) + BN(Conv_{3×1}(mean_w v))      (B, c, H, W)     spread over the map
+    far  = BN(Conv_{1×3}(mean_h v)) + BN(Conv_{3×1}(mean_w v))      (B, c, H, W)     broadcast
     z = [ReLU(BN(Conv_{3×3}(ReLU(near)))); ReLU(BN(Conv_{3×3}(ReLU(far))))]          (B, 2c, H, W)
     y = ReLU(x + BN(W_z z))                                         (B, C, H, W)
 
-No convolution has a bias. pool takes means over windows that cover the map evenly and repeats pixels of a smaller map,
-as the authors' code does; ``up`` is bilinear, corner on corner. The paper has two such modules in a segmentation head,
-behind a layer that narrows the last map to 1024 channels; here one stands behind the last stage. Its ReLU removes
-negative values of the map: with ``start="paper"`` it belongs behind a ReLU.
+Convolutions have no bias. pool is adaptive average pooling, up is bilinear with align_corners=True. The paper has two
+modules in a segmentation head. The final ReLU removes negative values of x: place the module after a ReLU.
 
 Source: Hou, Zhang, Cheng, Feng, "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing", CVPR 2020,
 arXiv:2003.13328.
@@ -21,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.bases import BatchNorm2d, reduced
+from saccade.bases import BatchNorm2d, reduced_channels
 from saccade.ops.resample import bilinear, window_means
 from saccade.ops.strip import strip_means
 
@@ -47,51 +45,51 @@ def parameters(channels: int, rd_ratio: float) -> int:
 
 
 class MixedPooling(nn.Module):
-    """Pools of windows and of strips, side by side, added to the map.
+    """Pyramid pooling and strip pooling in parallel, added to x.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        rd_ratio: width of both branches as a part of C, rounded down.
-        fine: windows to a side of the finer pool.
-        coarse: windows to a side of the coarser one.
+        channels: C.
+        rd_ratio: width of both branches as a fraction of C.
+        fine: grid size of the finer pooling.
+        coarse: grid size of the coarser pooling.
 
     Raises:
-        ValueError: the branches would have no channel, or a pool no window.
+        ValueError: the branches would have no channel, or a grid is empty.
     """
 
     def __init__(self, channels: int, rd_ratio: float = 1 / 4, fine: int = 20, coarse: int = 12) -> None:
         super().__init__()
-        hidden = reduced(channels, rd_ratio)
+        hidden = reduced_channels(channels, rd_ratio)
         if min(fine, coarse) < 1:
             raise ValueError(f"fine and coarse must be at least 1, got {fine} and {coarse}")
         self.sizes = fine, coarse
-        self.near_in = _layer(channels, hidden, 1)
-        self.far_in = _layer(channels, hidden, 1)
-        self.near = _layer(hidden, hidden, 3)
-        self.fine = _layer(hidden, hidden, 3)
-        self.coarse = _layer(hidden, hidden, 3)
-        self.columns = _layer(hidden, hidden, (1, 3))
-        self.rows = _layer(hidden, hidden, (3, 1))
-        self.near_out = _layer(hidden, hidden, 3)
-        self.far_out = _layer(hidden, hidden, 3)
-        self.join = _layer(2 * hidden, channels, 1)
+        self.near_in = _conv_bn(channels, hidden, 1)
+        self.far_in = _conv_bn(channels, hidden, 1)
+        self.near = _conv_bn(hidden, hidden, 3)
+        self.fine = _conv_bn(hidden, hidden, 3)
+        self.coarse = _conv_bn(hidden, hidden, 3)
+        self.columns = _conv_bn(hidden, hidden, (1, 3))
+        self.rows = _conv_bn(hidden, hidden, (3, 1))
+        self.near_out = _conv_bn(hidden, hidden, 3)
+        self.far_out = _conv_bn(hidden, hidden, 3)
+        self.join = _conv_bn(2 * hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
+        """Return y, in the dtype of x."""
         height, width = x.shape[2:]
         u, v = F.relu(self.near_in(x)), F.relu(self.far_in(x))
         near = self.near(u)
-        for pool, side in zip((self.fine, self.coarse), self.sizes, strict=True):
-            near = near + bilinear(pool(window_means(u, (side, side))), (height, width)).to(near.dtype)
+        for conv, side in zip((self.fine, self.coarse), self.sizes, strict=True):
+            near = near + bilinear(conv(window_means(u, (side, side))), (height, width)).to(near.dtype)
         rows, columns = strip_means(v)
         far = self.rows(rows) + self.columns(columns)
         z = torch.cat([self.near_out(F.relu(near)), self.far_out(F.relu(far))], 1)
         joined: Tensor = self.join(F.relu(z))
-        return F.threshold(x + joined.to(x.dtype), 0, 0)  # a ReLU that does not keep what it returns
+        return F.threshold(x + joined.to(x.dtype), 0, 0)  # a ReLU that saves no output for the backward pass
 
 
-def _layer(inputs: int, outputs: int, kernel: int | tuple[int, int]) -> nn.Sequential:
-    """A convolution that keeps the size, and a batch norm."""
-    sides = (kernel, kernel) if isinstance(kernel, int) else kernel
-    padding = (sides[0] // 2, sides[1] // 2)
-    return nn.Sequential(nn.Conv2d(inputs, outputs, sides, padding=padding, bias=False), BatchNorm2d(outputs))
+def _conv_bn(inputs: int, outputs: int, kernel: int | tuple[int, int]) -> nn.Sequential:
+    """Return a convolution that keeps the size, and a batch norm."""
+    kernel_size = (kernel, kernel) if isinstance(kernel, int) else kernel
+    padding = (kernel_size[0] // 2, kernel_size[1] // 2)
+    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel_size, padding=padding, bias=False), BatchNorm2d(outputs))

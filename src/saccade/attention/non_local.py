@@ -1,19 +1,14 @@
-r"""Non-local block: each pixel adds a weighted mean of all pixels, through narrow layers and a batch norm.
+r"""Non-local block: each pixel adds a weighted mean over all pixels.
 
-    θ = W_θ x + b_θ                (B, C, H, W) -> (B, c, N), c = ⌊C·rd_ratio⌋, N = H·W
-    φ = W_φ p(x), g = W_g p(x) + b_g            -> (B, c, M), p = max pool 2×2 with ``pool``, else M = N
-    A = softmax_j(c^−½ θ_iᵀ φ_j)   (B, N, M), each row sums to one
+    θ = W_θ x + b_θ                (B, c, N), c = ⌊C·rd_ratio⌋, N = H·W
+    φ = W_φ p(x), g = W_g p(x) + b_g            (B, c, M), p = 2×2 max pooling with ``pool``, else the identity
+    A = softmax_j(c^−½ θ_iᵀ φ_j)   (B, N, M)
     t_i = Σ_j A_{ij} g_j           (B, c, N)                                                       eq. 1
-    y = x + BN(W_t t + b_t)        (B, C, H, W), the scale of BN is 0 at the start                 eq. 6
+    y = x + BN(W_t t + b_t)        (B, C, H, W), scale of BN initialised to 0                      eq. 6
 
-That is the embedded Gaussian of the authors' code, which scales the logits where the paper does not. Theirs is Caffe2
-and was not run; output and gradients equal PySlowFast, by others at the same laboratory.
-``instantiation="dot_product"``: A = θᵀφ / M; Σ_j φ_j g_jᵀ, c×c, is formed first, so that cost and memory grow with N.
-The softmax's A is never formed: memory grows with N, time with N·M. φ has a bias for the dot product alone, as a
-softmax ignores it. Pooling drops an odd border and keeps a map of one row or column.
-
-The published networks have one block at the end of res4, the default, or five: behind every second unit of res3 and
-res4. timm's ``nl`` has c = C/8 and the scale C^−½.
+The logits are scaled as in the authors' code, unlike the paper. Their Caffe2 code was not run; output and gradients
+equal PySlowFast, from the same laboratory. Memory grows with N. ``instantiation="dot_product"`` has A = θᵀφ / M; only
+then φ has a bias, as a softmax ignores it. timm's ``nl`` has c = C/8 and the scale C^−½.
 
 Source: Wang, Girshick, Gupta, He, "Non-local Neural Networks", CVPR 2018, arXiv:1711.07971; PySlowFast,
 ``nonlocal_helper.Nonlocal``.
@@ -26,7 +21,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.bases import BatchNorm2d, Context, one_of, reduced
+from saccade.bases import BatchNorm2d, Context, check_choice, reduced_channels
 from saccade.ops.attention import attention
 from saccade.ops.resample import starts
 
@@ -58,16 +53,16 @@ def equivariant(pool: bool) -> tuple[str, ...]:
 
 
 class NonLocal(Context):
-    """Attention of all pixels to all, added through a batch norm whose scale starts at zero.
+    """Attention between all pixels, added through a batch norm.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        rd_ratio: width of θ, φ and g as a part of C, rounded down.
-        instantiation: ``softmax``: the scaled embedded Gaussian; ``dot_product``: products divided by their number.
-        pool: whether φ and g see the map at half its resolution.
+        channels: C.
+        rd_ratio: width of θ, φ and g as a fraction of C.
+        instantiation: form of A, ``softmax`` or ``dot_product``.
+        pool: True computes φ and g at half resolution.
 
     Raises:
-        ValueError: θ, φ and g would have no channel, or there is no such instantiation.
+        ValueError: θ, φ and g would have no channel, or ``instantiation`` is unknown.
     """
 
     def __init__(
@@ -78,8 +73,8 @@ class NonLocal(Context):
         pool: bool = False,
     ) -> None:
         super().__init__()
-        hidden = reduced(channels, rd_ratio)
-        one_of("instantiation", instantiation, "softmax", "dot_product")
+        hidden = reduced_channels(channels, rd_ratio)
+        check_choice("instantiation", instantiation, "softmax", "dot_product")
         self.dot_product = instantiation == "dot_product"
         self.pool = pool
         self.theta = nn.Conv2d(channels, hidden, 1)
@@ -94,20 +89,20 @@ class NonLocal(Context):
         nn.init.zeros_(self.bn.weight)
 
     def context(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W)."""
-        seen = _halved(x) if self.pool else x
-        theta = self.theta(x).flatten(2).mT  # (B, N, c)
-        phi, g = self.phi(seen).flatten(2).mT, self.g(seen).flatten(2).mT  # (B, M, c)
+        """Return the tensor (B, C, H, W) to add to x."""
+        pooled = _max_pool(x) if self.pool else x
+        theta = self.theta(x).flatten(2).mT
+        phi, g = self.phi(pooled).flatten(2).mT, self.g(pooled).flatten(2).mT
         if self.dot_product:
             t = theta @ (phi.mT / phi.shape[1] @ g)
         else:
             t = attention(theta, phi, g, scale=theta.shape[2] ** -0.5)
-        added: Tensor = self.bn(self.out(t.mT.unflatten(2, x.shape[2:])))
-        return added
+        context: Tensor = self.bn(self.out(t.mT.unflatten(2, x.shape[2:])))
+        return context
 
 
-def _halved(x: Tensor) -> Tensor:
-    """The largest of each 2×2 pixels of x (B, C, H, W): (B, C, max(1, ⌊H/2⌋), max(1, ⌊W/2⌋))."""
+def _max_pool(x: Tensor) -> Tensor:
+    """Return the 2×2 max pooling of x (B, C, H, W): (B, C, max(1, ⌊H/2⌋), max(1, ⌊W/2⌋))."""
     for axis in (2, 3):
         side = x.shape[axis]
         first = starts(side, 2, 2, x.device)

@@ -1,18 +1,16 @@
-r"""Three gates added, by channel, by place and by both: a reading of OFDet.
+r"""Sum of a channel, a spatial and a joint gate: our interpretation of OFDet.
 
     s_c = W₁ ReLU(W₀ mean_{h,w} x + b₀) + b₁                         (B, C, 1, 1)     C -> C·rd_ratio -> C
-    s_s = Conv_{k×k}([max_c x; mean_c x])                            (B, 1, H, W)     2 channels -> 1, k = 7
+    s_s = Conv_{k×k}([max_c x; mean_c x])                            (B, 1, H, W)     2 -> 1
     s_j = Conv_{3×3}(ReLU(Conv_{1×1}(x)))                            (B, C, H, W)     C -> C·rd_ratio -> C
     y   = x ⊙ (σ(s_c) + σ(s_s) + σ(s_j))                             (B, C, H, W)
 
-All that is known of OFDet is a clause in the related work of the DAS article: it uses channel, spatial and
-channel-spatial attention at the same time. No paper, code or figure of that name could be found; OFRDet attends to
-angles and does not fit. The branches are the plainest of the literature (SE's, CBAM's spatial one without its batch
-norm, a convolutional bottleneck), *at the same time* is read as a sum, and the position is the most common one. A
-result of this module says nothing about OFDet.
+The DAS article mentions that OFDet uses channel, spatial and channel-spatial attention at the same time. No paper, code
+or figure of that name could be found. The forms of the branches and their sum are our choice, so results of this module
+say nothing about OFDet.
 
-Source: the clause: Salajegheh, Asadi, Saryazdi, Mudur, "DAS: A Deformable Attention to Capture Salient Information in
-CNNs", 2023, arXiv:2311.12091, related work.
+Source: Salajegheh, Asadi, Saryazdi, Mudur, "DAS: A Deformable Attention to Capture Salient Information in CNNs", 2023,
+arXiv:2311.12091, related work.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from saccade.bases import Gate, reduced
+from saccade.bases import Gate, reduced_channels
 from saccade.ops.gating import max_and_mean, narrow_conv, pooled_mean
 
 __all__ = ["ThreeAttentions"]
@@ -42,20 +40,20 @@ def parameters(channels: int, rd_ratio: float, kernel_size: int) -> int:
 
 
 class ThreeAttentions(Gate):
-    """Sum of a channel gate, a spatial gate and a gate for every value.
+    """Sum of three gates.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        rd_ratio: width of both bottlenecks as a part of C, rounded down.
-        kernel_size: side of the convolution of the spatial gate, odd.
+        channels: C.
+        rd_ratio: bottleneck width as a fraction of C.
+        kernel_size: odd kernel size of the spatial gate.
 
     Raises:
-        ValueError: the bottlenecks would have no unit, or ``kernel_size`` is even or not positive.
+        ValueError: a limit of SPEC is violated.
     """
 
     def __init__(self, channels: int, rd_ratio: float = 1 / 16, kernel_size: int = 7) -> None:
         super().__init__()
-        hidden = reduced(channels, rd_ratio)
+        hidden = reduced_channels(channels, rd_ratio)
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
         self.channel = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1))
@@ -63,8 +61,8 @@ class ThreeAttentions(Gate):
         self.joint = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 3, padding=1))
 
     def gate(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W), between 0 and 3."""
-        channel: Tensor = self.channel(pooled_mean(x, keepdim=True))  # (B, C, 1, 1)
-        spatial = narrow_conv(self.spatial, torch.cat(max_and_mean(x, (1,)), 1))  # (B, 1, H, W)
-        joint: Tensor = self.joint(x)  # (B, C, H, W)
+        """Return the gate (B, C, H, W), between 0 and 3."""
+        channel: Tensor = self.channel(pooled_mean(x, keepdim=True))
+        spatial = narrow_conv(self.spatial, torch.cat(max_and_mean(x, (1,)), 1))
+        joint: Tensor = self.joint(x)
         return channel.sigmoid() + spatial.sigmoid() + joint.sigmoid()

@@ -1,18 +1,15 @@
-r"""Soft mask of the Residual Attention Network: a gate of at least 1 from a small hourglass.
+r"""Soft mask of the Residual Attention Network: a gate above 1 from a small hourglass.
 
     d₁ = R(pool(x)),  d_i = R(pool(d_{i−1}))                         i = 2 … D, sides halved and rounded up
-    u_D = R(d_D)                                                     the bottom
-    u_i = R(up(u_{i+1}) + R(d_i))                                    i = D − 1 … 1: a skip through a unit of its own
+    u_D = R(d_D)
+    u_i = R(up(u_{i+1}) + R(d_i))                                    i = D − 1 … 1: skip through its own residual unit
     M   = σ(W₂ ReLU(BN(W₁ ReLU(BN(up(u₁))))))                        (B, C, H, W)     W₁, W₂: 1×1, C -> C
     y   = x ⊙ (1 + M)                                                (B, C, H, W)     eq. 3
 
-D is ``depth``. pool is a maximum of 3×3 with stride 2; up is bilinear, corner on corner. R is a residual unit, z +
-f(z), f = BN-ReLU-1×1-BN-ReLU-3×3-BN-ReLU-1×1 through C·rd_ratio channels, without biases. That is the mask branch with
-r = 1 of the authors' networks; D is 3, 2 and 1 behind maps of 56², 28² and 14² (``depth=[3, 2, 1]`` on a ResNet).
-
-In the paper the mask multiplies a trunk of two residual units beside it; here it gates the map it is computed from.
-Sizes are rounded up by a line of padding, on every map. One set of the authors' definitions ends in tanh where the
-other, and the paper, have σ.
+D is ``depth``: 3, 2 and 1 for maps of 56², 28² and 14² in the paper (``depth=[3, 2, 1]``). pool is 3×3 max pooling with
+stride 2; up is bilinear with align_corners=True. R is a residual unit z + f(z), f = BN-ReLU-1×1-BN-ReLU-3×3-BN-ReLU-1×1
+through C·rd_ratio channels, without biases. This is the mask branch of the authors' networks with r = 1. In the paper
+the mask multiplies a parallel trunk branch; here it gates x. Some of the authors' definitions end in tanh instead of σ.
 
 Source: Wang, Jiang, Qian, Yang, Li, Zhang, Wang, Tang, "Residual Attention Network for Image Classification", CVPR
 2017, arXiv:1704.06904; the authors' definitions of networks, fwang91/residual-attention-network.
@@ -26,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.bases import BatchNorm2d, Gate, reduced
+from saccade.bases import BatchNorm2d, Gate, reduced_channels
 from saccade.ops.sizes import at_least_one
 
 __all__ = ["SoftMask"]
@@ -47,17 +44,17 @@ SPEC = {
 
 def parameters(channels: int, depth: int, rd_ratio: float) -> int:
     hidden = int(channels * rd_ratio)
-    unit = 2 * channels + 2 * channels * hidden + 4 * hidden + 9 * hidden**2
-    return (3 * depth - 1) * unit + 4 * channels + 2 * channels**2
+    unit_count = 2 * channels + 2 * channels * hidden + 4 * hidden + 9 * hidden**2
+    return (3 * depth - 1) * unit_count + 4 * channels + 2 * channels**2
 
 
 class SoftMask(Gate):
-    """1 + σ of an hourglass of residual units.
+    """Gate 1 + σ(·) from an hourglass of residual units.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        depth: D, how often the map is halved.
-        rd_ratio: width of the residual units' 3×3 convolutions as a part of C, rounded down.
+        channels: C.
+        depth: D, number of halvings.
+        rd_ratio: width of the 3×3 convolutions as a fraction of C.
 
     Raises:
         ValueError: the 3×3 convolutions would have no channel, or ``depth`` is not positive.
@@ -65,94 +62,100 @@ class SoftMask(Gate):
 
     def __init__(self, channels: int, depth: int = 1, rd_ratio: float = 1 / 4) -> None:
         super().__init__()
-        hidden = reduced(channels, rd_ratio)
+        hidden = reduced_channels(channels, rd_ratio)
         if depth < 1:
             raise ValueError(f"depth must be positive, got {depth}")
         self.down = nn.ModuleList(_Unit(channels, hidden) for _ in range(depth))
         self.bottom = _Unit(channels, hidden)
         self.skip = nn.ModuleList(_Unit(channels, hidden) for _ in range(depth - 1))
         self.up = nn.ModuleList(_Unit(channels, hidden) for _ in range(depth - 1))
-        self.head = nn.Sequential(*_activated(channels, channels, 1), *_activated(channels, channels, 1))
+        self.head = nn.Sequential(*_bn_relu_conv(channels, channels, 1), *_bn_relu_conv(channels, channels, 1))
 
     def gate(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W), between 1 and 2."""
-        # Batch statistics, of training, count every row: there no map may have one too many.
-        halve = _halved_for_any_size if torch.compiler.is_compiling() and not self.training else _halved
-        maps = [_Map(x, (x.shape[2], x.shape[3]))]
+        """Return the gate (B, C, H, W), between 1 and 2."""
+        # In training, batch norm would count padding.
+        max_pool = _max_pool_any_size if torch.compiler.is_compiling() and not self.training else _max_pool
+        maps = [_PaddedMap(x, (x.shape[2], x.shape[3]))]
         for down in self.down:
-            maps.append(down(halve(maps[-1])))
+            maps.append(down(max_pool(maps[-1])))
         z = self.bottom(maps.pop())
         for skip, up in zip(reversed(self.skip), reversed(self.up), strict=True):
-            met = maps.pop()
-            z = up(_Map(_enlarged(z, met) + skip(met).values, met.size, met.inside))
-        mask: Tensor = self.head(_enlarged(z, maps[0]))
+            skip_map = maps.pop()
+            values = _upsample(z, skip_map) + skip(skip_map).values
+            z = up(_PaddedMap(values, skip_map.size, skip_map.mask))
+        mask: Tensor = self.head(_upsample(z, maps[0]))
         return 1 + mask.sigmoid()
 
 
-class _Map(NamedTuple):
-    """A map, and which part of it is one."""
+class _PaddedMap(NamedTuple):
+    """Feature map with padding rows and columns."""
 
     values: Tensor
-    """(B, C, h, w)."""
+    """Padded values (B, C, h, w)."""
     size: tuple[int, int]
-    """The rows and columns that count."""
-    inside: Tensor | None = None
-    """(h, w), true where they are; None where all count."""
+    """Height and width without padding."""
+    mask: Tensor | None = None
+    """Boolean mask (h, w), False for padding; None without padding."""
 
 
 class _Unit(nn.Module):
-    """Pre-activation bottleneck: z + f(z)."""
+    """Residual unit R, a pre-activation bottleneck z + f(z)."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.reduce = nn.Sequential(*_activated(channels, hidden, 1), BatchNorm2d(hidden), nn.ReLU())
+        self.reduce = nn.Sequential(*_bn_relu_conv(channels, hidden, 1), BatchNorm2d(hidden), nn.ReLU())
         self.spread = nn.Conv2d(hidden, hidden, 3, padding=1, bias=False)
-        self.restore = nn.Sequential(*_activated(hidden, channels, 1))
+        self.restore = nn.Sequential(*_bn_relu_conv(hidden, channels, 1))
 
-    def forward(self, z: _Map) -> _Map:
+    def forward(self, z: _PaddedMap) -> _PaddedMap:
         inner = self.reduce(z.values)
-        if z.inside is not None:
-            inner = inner * z.inside.to(inner.dtype)  # zeros stand outside the map
+        if z.mask is not None:
+            inner = inner * z.mask.to(inner.dtype)
         return z._replace(values=z.values + self.restore(self.spread(inner)))
 
 
-def _activated(channels: int, out: int, side: int) -> list[nn.Module]:
-    """BN, ReLU, convolution."""
-    return [BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, out, side, padding=side // 2, bias=False)]
+def _bn_relu_conv(channels: int, out: int, kernel_size: int) -> list[nn.Module]:
+    """Return the layers BN, ReLU and convolution."""
+    return [
+        BatchNorm2d(channels),
+        nn.ReLU(),
+        nn.Conv2d(channels, out, kernel_size, padding=kernel_size // 2, bias=False),
+    ]
 
 
-def _halved(z: _Map) -> _Map:
-    """The maximum over 3×3 around every second pixel."""
+def _max_pool(z: _PaddedMap) -> _PaddedMap:
+    """Return the 3×3 max pooling with stride 2."""
     values = F.max_pool2d(z.values, 3, stride=2, padding=1)
-    return _Map(values, (values.shape[2], values.shape[3]))
+    return _PaddedMap(values, (values.shape[2], values.shape[3]))
 
 
-def _halved_for_any_size(z: _Map) -> _Map:
-    """The same, where a graph is made that must serve maps of any size.
+def _max_pool_any_size(z: _PaddedMap) -> _PaddedMap:
+    """Return the max pooling padded to ⌊h/2⌋ + 1 rows and ⌊w/2⌋ + 1 columns.
 
-    Half of two rows is one, and torch makes another graph where a side is one. So every map gets more rows and columns
-    than half, ⌊h/2⌋ + 1, and what is too many does not count.
+    torch.compile specialises on sides of 1, which padding avoids.
     """
-    values = z.values if z.inside is None else z.values.masked_fill(~z.inside, -torch.inf)
+    values = z.values if z.mask is None else z.values.masked_fill(~z.mask, -torch.inf)
     values = F.max_pool2d(F.pad(values, (1, 2, 1, 2), value=-torch.inf), 3, stride=2)
     size = ((z.size[0] + 1) // 2, (z.size[1] + 1) // 2)
     rows, columns = (torch.arange(values.shape[2 + n], device=values.device) < size[n] for n in (0, 1))
-    inside = rows[:, None] & columns
-    return _Map(values.masked_fill(~inside, 0), size, inside)  # a window outside the map holds −∞ alone
+    mask = rows[:, None] & columns
+    return _PaddedMap(values.masked_fill(~mask, 0), size, mask)  # windows in the padding contain only −∞
 
 
-def _enlarged(z: _Map, like: _Map) -> Tensor:
-    """The values of z between which lines are drawn, corner on corner, at the size of ``like``."""
-    if z.inside is None:
+def _upsample(z: _PaddedMap, like: _PaddedMap) -> Tensor:
+    """Upsample z bilinearly to the size of ``like``, with align_corners=True."""
+    if z.mask is None:
         return F.interpolate(z.values, size=like.size, mode="bilinear", align_corners=True)
-    rows, columns = (_hats(z, like, axis) for axis in (0, 1))
-    values = z.values.flatten(0, 1)  # one matrix for each map: a product that folds axes asks for their size again
-    rows, columns = (t.expand(values.shape[0], -1, -1) for t in (rows, columns))
-    return (rows @ values @ columns.transpose(1, 2)).unflatten(0, z.values.shape[:2])
+    row_weights, column_weights = (_interpolation_weights(z, like, axis) for axis in (0, 1))
+    values = z.values.flatten(0, 1)  # 3-D: matmul of 4-D tensors adds a size guard
+    row_weights, column_weights = (t.expand(values.shape[0], -1, -1) for t in (row_weights, column_weights))
+    return (row_weights @ values @ column_weights.transpose(1, 2)).unflatten(0, z.values.shape[:2])
 
 
-def _hats(z: _Map, like: _Map, axis: int) -> Tensor:
-    """The weights (rows of ``like``, rows of z) of the lines along one axis."""
-    old, new = (torch.arange(m.values.shape[2 + axis], device=z.values.device, dtype=z.values.dtype) for m in (z, like))
+def _interpolation_weights(z: _PaddedMap, like: _PaddedMap, axis: int) -> Tensor:
+    """Return linear interpolation weights (side of ``like``, side of z) along one axis."""
+    source, target = (
+        torch.arange(m.values.shape[2 + axis], device=z.values.device, dtype=z.values.dtype) for m in (z, like)
+    )
     steps = at_least_one(like.size[axis] - 1)
-    return (1 - (new[:, None] * ((z.size[axis] - 1) / steps) - old).abs()).clamp(min=0)
+    return (1 - (target[:, None] * ((z.size[axis] - 1) / steps) - source).abs()).clamp(min=0)

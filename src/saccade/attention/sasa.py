@@ -1,19 +1,14 @@
-r"""SASA, stand-alone self-attention: a convolution whose kernel attends to each pixel's neighbours.
+r"""SASA, stand-alone self-attention: attention within each pixel's neighbourhood, in place of a convolution.
 
-    q, k, v = W_q x, W_k x, W_v x                        (B, C, H, W) -> (B, O, H, W) each, in N heads of E channels
+    q, k, v = W_q x, W_k x, W_v x                        (B, O, H, W) each, in N heads of E channels
     l_{ij}(a, b) = q_ij · k_ab + q_ij · r_{a−i,b−j}      a, b in the 7×7 window around i, j                 eq. 2, 3
-    r_{a−i,b−j} = [row_{a−i}; column_{b−j}]              half of the E channels each, the same in all heads
+    r_{a−i,b−j} = [row_{a−i}; column_{b−j}]              E/2 channels each, shared by the heads
     y_ij = Σ_{a,b} softmax_{a,b}(l_ij) v_ab              (B, O, H, W)
-    stride s: y is averaged over s×s pixels              (B, O, ⌈H/s⌉, ⌈W/s⌉)
+    stride s: average pooling of y over s×s              (B, O, ⌈H/s⌉, ⌈W/s⌉)
 
-The logits are not scaled. Pixels outside the map count with k = v = 0: see ``saccade.ops.local_attention``.
-``kernel_size`` is that of the convolution it replaces and only fixes the size of the map; the attention has its own
-``window``.
-
-The paper replaces the 3×3 convolution of every bottleneck. The sizes it prints (18.0, 14.1 and 10.3 million for 16, 12
-and 8 bottlenecks) are those of dense matrices and embeddings shared by the heads: ResNet-50 is 18.016. Averaging after
-attention at full resolution gives the printed FLOPs. Embeddings start with deviation E^−½, of which the
-paper says nothing. No code was released, and widespread copies differ in the logits. The stem is ``sasa_stem``.
+The logits are not scaled. Padding pixels take part with k = v = 0: see ``saccade.ops.local_attention``. The sizes and
+FLOPs are those of the paper. The initialisation of the embeddings, with standard deviation E^−½, is our choice. No code
+was released, and third-party implementations disagree about the logits. The stem is ``sasa_stem``.
 
 Source: Ramachandran, Parmar, Vaswani, Bello, Levskaya, Shlens, "Stand-Alone Self-Attention in Vision Models", NeurIPS
 2019, arXiv:1906.05909.
@@ -60,22 +55,22 @@ def parameters(channels: int, out_channels: int | None, bias: bool, window: int,
 
 
 class StandAloneSelfAttention(nn.Module):
-    """Attention over the window around each pixel, in the place of a convolution.
+    """Attention over the window around each pixel, in place of a convolution.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        out_channels: O; None is C.
-        kernel_size: of the convolution it stands in for, odd.
-        stride: y is averaged over so many pixels each way.
-        padding: of the convolution; None is (kernel_size − 1)/2, and so must any other be.
-        dilation: 1.
-        groups: 1.
-        bias: whether one is added to y.
-        window: height and width of the window, odd and at least 3.
-        num_heads: N, which divide O into heads of an even number of channels.
+        channels: C.
+        out_channels: O; None means C.
+        kernel_size: odd kernel size of the replaced convolution.
+        stride: s, side length of the average pooling.
+        padding: must be (kernel_size − 1)/2, the default.
+        dilation: must be 1.
+        groups: must be 1.
+        bias: True adds a learnable bias to the output.
+        window: side length of the window, odd and at least 3.
+        num_heads: N; E = O/N must be even.
 
     Raises:
-        ValueError: outside the limits of SPEC.
+        ValueError: a limit of SPEC is violated.
     """
 
     def __init__(
@@ -120,11 +115,12 @@ class StandAloneSelfAttention(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, O, ⌈H/s⌉, ⌈W/s⌉), in the dtype of x."""
+        """Return y, in the dtype of x."""
         query, key, value = self.qkv(x).unflatten(1, (3, self.num_heads, -1)).unbind(1)  # (B, N, E, H, W)
-        by_row, by_column = query.flatten(3).chunk(2, 2)  # (B, N, E/2, H·W)
-        rows, columns = ((r @ q).unflatten(3, x.shape[2:]) for r, q in ((self.row, by_row), (self.column, by_column)))
-        y = local_attention(query, key, value, rows, columns).flatten(1, 2).to(x.dtype)
+        row_query, column_query = query.flatten(3).chunk(2, 2)  # (B, N, E/2, H·W)
+        pairs = (self.row, row_query), (self.column, column_query)
+        row_logits, column_logits = ((r @ q).unflatten(3, x.shape[2:]) for r, q in pairs)
+        y = local_attention(query, key, value, row_logits, column_logits).flatten(1, 2).to(x.dtype)
         if self.stride > 1:
             y = F.avg_pool2d(y, self.stride, ceil_mode=True)
         if self.bias is not None:

@@ -1,32 +1,26 @@
-r"""The attention stem of SASA: attention within blocks of 4×4 pixels, in place of the first convolution.
+r"""Attention stem of SASA: attention within blocks of 4×4 pixels, in place of the first convolution.
 
-    q, k = W_q x, W_k x                                  (B, C, H, W) -> (B, O, H, W) each, in N heads of E channels
+    q, k = W_q x, W_k x                                  (B, O, H, W) each, in N heads of E channels
     p(a, b, m) = softmax_m((row_a + column_b) · ν_m)     (4, 4, M), a, b: row and column in the block    appendix
     ṽ_ab = (Σ_m p(a, b, m) W_V^m) x_ab                   (B, O, H, W)                                     section 3.2
-    l_{ij}(a, b) = q_ij · k_ab + q_ij · r_{a−i,b−j}      i, j and a, b of one block, 16 pixels by 16      eq. 3
+    l_{ij}(a, b) = q_ij · k_ab + q_ij · r_{a−i,b−j}      i, j and a, b in one block                       eq. 3
     y_ij = Σ_{a,b} softmax_{a,b}(l_ij) ṽ_ab              (B, O, H, W)
-    stride t: the largest of t×t pixels                  (B, O, ⌈H/t⌉, ⌈W/t⌉)
+    stride t: max pooling over t×t                       (B, O, ⌈H/t⌉, ⌈W/t⌉)
 
-The value depends on the place in the block, as the weights of a kernel do. All heads share the mixture p and, as in
-``sasa``, the embeddings r, half of the E channels for rows and half for columns, with offsets from −3 to 3. Logits are
-not scaled. Pixels outside the map take no part.
+Values depend on the position within the block, like convolution weights. The heads share p and, as in ``sasa``, the
+embeddings r. Logits are not scaled. Padding pixels take no part. The output size is ⌊H/t⌋ if the replaced convolution
+is a t×t patch without padding.
 
-The paper's network pools once, by 4×4, behind its batch norm. In a ResNet the stride of the convolution, 2, becomes a
-pooling of 2×2 in front of the host's norm, and the host's own pooling stays; where the norm's weights are positive this
-commutes with the norm but for its statistics. The paper's network, but for a ReLU::
+In a ResNet the convolution's stride becomes 2×2 pooling, and the host's own pooling stays. The paper pools once, 4×4,
+after the batch norm::
 
     net = torchvision.models.resnet50()
     net.conv1.stride, net.maxpool = (1, 1), torch.nn.MaxPool2d(4)
     saccade.replace(saccade.replace(net, "sasa_stem"), "sasa")
 
-Kernel size and padding are those of the convolution it replaces and only fix the size of the map: ⌈H/t⌉ or, as with an
-unpadded patch of t×t, ⌊H/t⌋.
-
-Readings where the paper is silent: M = 4, as in widespread copies; row, column and ν of width E; r in the stem too,
-which the printed FLOPs support: 7.18, 5.94 and 4.70·10⁹ with it for ResNet-50, 38 and 26, where 7.2, 6.0 and 4.7 are
-printed, 0.1 less without; 7.10 with ``mixtures=1``, for the ablation's 7.1. Those count M maps of values; here p
-multiplies the input of W_V. Embeddings start so that the logits of p are of order 1. No code was released; the
-best-known copies differ in the softmax, the window or the place.
+No code was released, and third-party implementations disagree. Our choices: M = 4; row, column and ν of width E,
+initialised so that the logits of p are of order 1; r in the stem, which the printed FLOPs support (7.18, 5.94 and
+4.70·10⁹ for ResNet-50, 38 and 26; printed 7.2, 6.0 and 4.7).
 
 Source: Ramachandran, Parmar, Vaswani, Bello, Levskaya, Shlens, "Stand-Alone Self-Attention in Vision Models", NeurIPS
 2019, arXiv:1906.05909, section 3.2 and appendix.
@@ -68,29 +62,29 @@ SPEC = {
 
 def parameters(channels: int, out_channels: int | None, bias: bool, window: int, num_heads: int, mixtures: int) -> int:
     outputs = channels if out_channels is None else out_channels
-    each = outputs // num_heads
-    places = (2 * window + mixtures) * each if mixtures > 1 else 0
-    return outputs * ((mixtures + 2) * channels + bias) + (2 * window - 1) * each + places
+    head_channels = outputs // num_heads
+    mixture_count = (2 * window + mixtures) * head_channels if mixtures > 1 else 0
+    return outputs * ((mixtures + 2) * channels + bias) + (2 * window - 1) * head_channels + mixture_count
 
 
 class AttentionStem(nn.Module):
-    """Attention within blocks of pixels and a max pooling, in the place of a convolution.
+    """Attention within blocks of pixels and max pooling, in place of a convolution.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        out_channels: O; None is C.
-        kernel_size: of the convolution it stands in for.
-        stride: t; the largest of t×t pixels is kept.
-        padding: of the convolution, (kernel_size − 1)/2, which None is, or (kernel_size − t)/2.
-        dilation: 1.
-        groups: 1.
-        bias: whether one is added to y.
-        window: height and width of a block.
-        num_heads: N, which divide O into heads of an even number of channels.
-        mixtures: M, the matrices of values; with 1 the place in the block has no part in them.
+        channels: C.
+        out_channels: O; None means C.
+        kernel_size: kernel size of the replaced convolution.
+        stride: t, side length of the max pooling.
+        padding: (kernel_size − 1)/2, the default, or (kernel_size − t)/2.
+        dilation: must be 1.
+        groups: must be 1.
+        bias: True adds a learnable bias to the output.
+        window: side length of a block.
+        num_heads: N; E = O/N must be even.
+        mixtures: M, number of value matrices.
 
     Raises:
-        ValueError: outside the limits of SPEC.
+        ValueError: a limit of SPEC is violated.
     """
 
     def __init__(
@@ -119,8 +113,8 @@ class AttentionStem(nn.Module):
                 f"out_channels must be a multiple of 2 * num_heads, each head having half its channels for rows and "
                 f"half for columns, got {outputs} and {num_heads} heads"
             )
-        twice = kernel_size - 1 if padding is None else 2 * padding
-        if twice < 0 or twice % 2 or twice not in (kernel_size - 1, kernel_size - stride):
+        double_padding = kernel_size - 1 if padding is None else 2 * padding
+        if double_padding < 0 or double_padding % 2 or double_padding not in (kernel_size - 1, kernel_size - stride):
             raise ValueError(
                 "padding must be (kernel_size - 1) / 2 or (kernel_size - stride) / 2, a whole number, got "
                 f"{kernel_size=}, {stride=} and {padding=}"
@@ -129,7 +123,7 @@ class AttentionStem(nn.Module):
             raise ValueError(f"dilation and groups must be 1, got {dilation} and {groups}")
         width = outputs // num_heads
         self.stride, self.window, self.num_heads, self.mixtures = stride, window, num_heads, mixtures
-        self.ceil = twice == kernel_size - 1
+        self.ceil = double_padding == kernel_size - 1
         self.query, self.key = (nn.Parameter(torch.empty(outputs, channels)) for _ in range(2))
         self.value = nn.Parameter(torch.empty(mixtures, outputs, channels))
         for weight in (self.query, self.key, self.value):
@@ -142,19 +136,18 @@ class AttentionStem(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, O, ⌈H/t⌉, ⌈W/t⌉), or ⌊·⌋, in the dtype of x."""
+        """Return y, in the dtype of x."""
         height, width, w = x.shape[2], x.shape[3], self.window
         if is_captured():
-            # One block and more too many: whether there is but one, or they are as large as the map, is not asked then,
-            # which a graph for any size could not answer.
-            blocks, full = (height // w + 2, width // w + 2), False
+            # A graph for any size cannot branch on the size, so it always pads.
+            blocks, is_exact = (height // w + 2, width // w + 2), False
         else:
-            blocks, full = (-(-height // w), -(-width // w)), height % w == 0 and width % w == 0
-        pixels = self._cut(x, *blocks)
+            blocks, is_exact = (-(-height // w), -(-width // w)), height % w == 0 and width % w == 0
+        pixels = self._split_blocks(x, *blocks)
         query, key = self._heads(pixels, self.query), self._heads(pixels, self.key)
-        value = self._heads(self._placed(pixels), self.value.transpose(0, 1).flatten(1))
+        value = self._heads(self._weight_by_position(pixels), self.value.transpose(0, 1).flatten(1))
         with without_autocast(x):
-            y = self._attended(query, key, value, None if full else (height, width))
+            y = self._attend(query, key, value, None if is_exact else (height, width))
         y = y.unflatten(4, (w, w)).permute(1, 0, 6, 2, 4, 3, 5)  # (B, N, E, R, 4, S, 4)
         y = y.flatten(5).flatten(3, 4).flatten(1, 2)[..., :height, :width].to(x.dtype)
         if self.stride > 1:
@@ -163,43 +156,45 @@ class AttentionStem(nn.Module):
             y = y + self.bias[:, None, None].to(y.dtype)
         return laid_out(y, x)
 
-    def _cut(self, x: Tensor, down: int, across: int) -> Tensor:
-        """The map in R·S blocks, (B, R, S, 16, C); it has few channels, and what is made of it need not be cut."""
+    def _split_blocks(self, x: Tensor, n_down: int, n_across: int) -> Tensor:
+        """Split x (B, C, H, W) into R·S blocks: (B, R, S, 16, C)."""
         w = self.window
-        x = F.pad(x, (0, across * w - x.shape[3], 0, down * w - x.shape[2]))
-        return x.unflatten(3, (across, w)).unflatten(2, (down, w)).permute(0, 2, 4, 3, 5, 1).flatten(3, 4)
+        x = F.pad(x, (0, n_across * w - x.shape[3], 0, n_down * w - x.shape[2]))
+        return x.unflatten(3, (n_across, w)).unflatten(2, (n_down, w)).permute(0, 2, 4, 3, 5, 1).flatten(3, 4)
 
-    def _placed(self, pixels: Tensor) -> Tensor:
-        """The pixels M times, each time by p: (B, R, S, 16, M·C)."""
+    def _weight_by_position(self, pixels: Tensor) -> Tensor:
+        """Return M copies of the pixels, weighted by p: (B, R, S, 16, M·C)."""
         if self.mixtures == 1:
             return pixels
         p = ((self.row[:, None] + self.column) @ self.mixture.mT).softmax(2).flatten(0, 1).to(pixels.dtype)
         return (pixels[..., None, :] * p[..., None]).flatten(4)
 
     def _heads(self, pixels: Tensor, weight: Tensor) -> Tensor:
-        """The products of pixels (B, R, S, 16, c) with (O, c), head by head: (N, B, R, S, 16, E), float32 at least."""
-        by_head = weight.unflatten(0, (self.num_heads, -1)).mT
-        made = torch.bmm(pixels.reshape(1, -1, weight.shape[1]).expand(self.num_heads, -1, -1), by_head)
-        return made.unflatten(1, pixels.shape[:-1]).to(torch.promote_types(made.dtype, torch.float32))
+        """Multiply pixels (B, R, S, 16, c) by weight (O, c): (N, B, R, S, 16, E), in float32 or wider."""
+        head_weights = weight.unflatten(0, (self.num_heads, -1)).mT
+        products = torch.bmm(pixels.reshape(1, -1, weight.shape[1]).expand(self.num_heads, -1, -1), head_weights)
+        return products.unflatten(1, pixels.shape[:-1]).to(torch.promote_types(products.dtype, torch.float32))
 
-    def _attended(self, query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int] | None) -> Tensor:
-        """What all blocks make, (N, B, R, S, 16, E); ``size`` is that of the map where some are not full."""
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int] | None) -> Tensor:
+        """Return the attention output (N, B, R, S, 16, E); ``size`` is (H, W) of a padded map."""
         w, shape = self.window, query.shape
-        place = torch.arange(w, device=query.device)
-        offset = place - place[:, None] + w - 1
+        index = torch.arange(w, device=query.device)
+        offset = index - index[:, None] + w - 1
         row, column = (table.to(query.dtype)[offset] for table in (self.relative_row, self.relative_column))
         r = torch.cat([row[:, None, :, None].expand(w, w, w, w, -1), column[:, None].expand(w, w, w, w, -1)], 4)
         query, key, value = (t.flatten(0, 3) for t in (query, key, value))  # (N·B·R·S, 16, E)
-        position = torch.bmm(query.transpose(0, 1), r.flatten(2, 3).flatten(0, 1).mT).transpose(0, 1)  # (·, 16, 16)
+        position_logits = torch.bmm(query.transpose(0, 1), r.flatten(2, 3).flatten(0, 1).mT).transpose(
+            0, 1
+        )  # (·, 16, 16)
         if size is not None:
-            below, right = (_outside(side, blocks, w, place) for side, blocks in zip(size, shape[2:4], strict=True))
+            below, right = (_is_outside(side, blocks, w, index) for side, blocks in zip(size, shape[2:4], strict=True))
             outside = (below[:, None, :, None] | right[:, None]).flatten(2)[:, :, None]  # (R, S, 1, 16)
-            position = position.unflatten(0, shape[:4]).masked_fill(outside, -torch.inf).flatten(0, 3)
-        weights = torch.baddbmm(position, query, key.mT).softmax(2)
+            position_logits = position_logits.unflatten(0, shape[:4]).masked_fill(outside, -torch.inf).flatten(0, 3)
+        weights = torch.baddbmm(position_logits, query, key.mT).softmax(2)
         return torch.bmm(weights, value).unflatten(0, shape[:4])
 
 
-def _outside(length: int, blocks: int, w: int, place: Tensor) -> Tensor:
-    """Which pixels of a side of each block lie outside the map: (blocks, 4). All of a block's do, and then none is."""
-    first = torch.arange(blocks, device=place.device)[:, None] * w
-    return (first < length) & (length <= first + place)
+def _is_outside(length: int, blocks: int, w: int, index: Tensor) -> Tensor:
+    """Return a mask (blocks, 4) of the pixels beyond the map along one axis; blocks of padding are not masked."""
+    first = torch.arange(blocks, device=index.device)[:, None] * w
+    return (first < length) & (length <= first + index)

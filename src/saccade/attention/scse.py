@@ -1,12 +1,11 @@
 r"""Concurrent spatial and channel squeeze and excitation: a channel gate and a spatial gate side by side.
 
-    c = σ(W₂ ReLU(W₁ mean_{h,w} x))                  cSE    (B, C, 1, 1)     squeeze the places, excite the channels
-    s = σ(w · x)                                     sSE    (B, 1, H, W)     squeeze the channels, excite the places
-    y = c ⊙ x + s ⊙ x                                ``add``, the default
-    y = max(c ⊙ x, s ⊙ x)                            ``max``: where x < 0 that is the smaller gate
+    c = σ(W₂ ReLU(W₁ mean_{h,w} x))                  cSE    (B, C, 1, 1)
+    s = σ(w · x)                                     sSE    (B, 1, H, W)
+    y = c ⊙ x + s ⊙ x                                ``combine="add"``
+    y = max(c ⊙ x, s ⊙ x)                            ``combine="max"``, the smaller gate for x < 0
 
-W₁: C -> C·rd_ratio, W₂: back to C, w: C -> 1, all with bias. rd_ratio 1/16 and the sum are those of
-segmentation_models_pytorch. The papers put it behind every encoder and decoder block of a segmentation network.
+W₁: C -> C·rd_ratio, W₂: back to C, w: C -> 1, all with bias. The defaults follow segmentation_models_pytorch.
 
 Source: Roy, Navab, Wachinger, "Concurrent Spatial and Channel 'Squeeze & Excitation' in Fully Convolutional Networks",
 MICCAI 2018, arXiv:1803.02579.
@@ -19,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.bases import Gate, one_of, reduced
+from saccade.bases import Gate, check_choice, reduced_channels
 from saccade.ops.gating import narrow_conv, pooled_mean
 
 __all__ = ["ConcurrentSqueezeExcite"]
@@ -45,30 +44,30 @@ def parameters(channels: int, rd_ratio: float) -> int:
 
 
 class ConcurrentSqueezeExcite(Gate):
-    """Channel gate and spatial gate side by side.
+    """Combination of a channel gate and a spatial gate.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        rd_ratio: width of the bottleneck of the channel gate as a part of C, rounded down.
-        combine: ``add``: the two gated maps are added; ``max``: the larger value of the two is taken.
+        channels: C.
+        rd_ratio: bottleneck width of the channel gate as a fraction of C.
+        combine: ``add`` sums the two gated maps; ``max`` takes their maximum.
 
     Raises:
-        ValueError: the bottleneck would have no unit, or there is no such way to combine.
+        ValueError: the bottleneck would have no channel, or ``combine`` is unknown.
     """
 
     def __init__(self, channels: int, rd_ratio: float = 1 / 16, combine: Literal["add", "max"] = "add") -> None:
         super().__init__()
-        hidden = reduced(channels, rd_ratio)
-        one_of("combine", combine, "add", "max")
+        hidden = reduced_channels(channels, rd_ratio)
+        check_choice("combine", combine, "add", "max")
         self.add = combine == "add"
         self.squeeze = nn.Linear(channels, hidden)
         self.excite = nn.Linear(hidden, channels)
-        self.place = nn.Conv2d(channels, 1, 1)
+        self.place = nn.Conv2d(channels, 1, 1)  # w
 
     def gate(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W), between 0 and 2, with ``max`` between 0 and 1."""
-        channel = self.excite(self.squeeze(pooled_mean(x)).relu()).sigmoid()[:, :, None, None]  # (B, C, 1, 1)
-        place = narrow_conv(self.place, x).sigmoid()  # (B, 1, H, W)
+        """Return the gate (B, C, H, W), between 0 and 2."""
+        channel = self.excite(self.squeeze(pooled_mean(x)).relu()).sigmoid()[:, :, None, None]
+        spatial = narrow_conv(self.place, x).sigmoid()
         if self.add:
-            return channel + place
-        return torch.where(x < 0, torch.minimum(channel, place), torch.maximum(channel, place))
+            return channel + spatial
+        return torch.where(x < 0, torch.minimum(channel, spatial), torch.maximum(channel, spatial))

@@ -1,21 +1,16 @@
-r"""SK, selective kernel: two convolutions of different reach, mixed by a gate for each channel.
+r"""SK, selective kernel: two convolutions with different receptive fields, mixed by a gate per channel.
 
     U₁ = ReLU(BN(Conv_{k×k, G}(x)))                         (B, O, Ho, Wo)     near
-    U₂ = ReLU(BN(Conv_{k×k, G, dilation 2}(x)))             (B, O, Ho, Wo)     far: 3×3 taps of a 5×5 window
+    U₂ = ReLU(BN(Conv_{k×k, G, dilation 2}(x)))             (B, O, Ho, Wo)     far
     s = mean_{h,w}(U₁ + U₂)                                 (B, O)             eq. 1, 2
     z = ReLU(BN(W s))                                       (B, d), d = max(⌊O·rd_ratio⌋, 32)    eq. 3
     a₁, a₂ = softmax over the two of (A z, B z)             (B, O) each        eq. 5
     y = a₁ ⊙ U₁ + a₂ ⊙ U₂                                   (B, O, Ho, Wo)     eq. 6
 
-A softmax over two is a sigmoid of the difference: the gate shown is a₁ = σ(A z − B z). No layer has a bias.
-
-The paper replaces the 3×3 convolution of every bottleneck of a ResNeXt-50; both branches have G = 32.
-``variant="fair"``, by the first author for ordinary ResNets: U₁ is the host's dense convolution, U₂ has 32 groups and
-no dilation, and d has no lower bound. The authors' blocks have no norm and ReLU behind it; a host keeps its own, 2·O
-parameters each.
-
-Output and gradients of ``fair`` equal the first author's PytorchInsight. The authors' code of the default is Caffe and
-was not run.
+The gate is a₁ = σ(A z − B z). No layer has a bias. In ``variant="fair"``, by the first author for plain ResNets, U₁ has
+the groups of the replaced convolution, U₂ 32 groups and no dilation, and d has no lower bound. In the authors' blocks
+no norm and ReLU follow; a host keeps its own. ``fair`` equals PytorchInsight in output and gradients; the Caffe code of
+the default was not run.
 
 Source: Li, Wang, Hu, Yang, "Selective Kernel Networks", CVPR 2019, arXiv:1903.06586; the authors' Caffe code, and for
 ``fair`` PytorchInsight of the first author.
@@ -28,7 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.bases import BatchNorm2d, one_of
+from saccade.bases import BatchNorm2d, check_choice
 from saccade.ops.gating import pooled_mean
 
 __all__ = ["SelectiveKernel"]
@@ -74,32 +69,32 @@ def parameters(
     rd_ratio: float,
 ) -> int:
     outputs = channels if out_channels is None else out_channels
-    near = channels // (branch_groups if variant == "paper" else groups)
-    far = channels // branch_groups
+    near_channels = channels // (branch_groups if variant == "paper" else groups)
+    far_channels = channels // branch_groups
     hidden = max(int(outputs * rd_ratio), 32 if variant == "paper" else 1)
-    return outputs * ((near + far) * kernel_size**2 + 4 + bias) + hidden * (3 * outputs + 2)
+    return outputs * ((near_channels + far_channels) * kernel_size**2 + 4 + bias) + hidden * (3 * outputs + 2)
 
 
 class SelectiveKernel(nn.Module):
-    """Two convolutions in the place of one, and a gate for each channel that mixes them.
+    """Mix of two convolutions, in place of one.
+
+    The gate a₁ (B, O, 1, 1) passes through ``tap``.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        out_channels: O; None is C.
+        channels: C.
+        out_channels: O; None means C.
         kernel_size: k.
-        stride: of the output pixels.
-        padding: of zeros around the map; None is dilation·(k − 1)/2. The second branch has as much more as it reaches
-            further.
-        dilation: of the first branch; the second has twice that, in the variant ``fair`` the same.
-        groups: of the convolution it stands in for, 1 or ``branch_groups``; in the variant ``fair`` any, and those of
-            the first branch.
-        bias: whether one is added to y.
-        variant: ``paper`` or ``fair``.
-        branch_groups: G, groups of both branches, in the variant ``fair`` of the second.
-        rd_ratio: d as a part of O, rounded down, but at least 32, in the variant ``fair`` at least 1.
+        stride: stride of both branches.
+        padding: zero padding of the first branch; None means dilation·(k − 1)/2.
+        dilation: dilation of the first branch.
+        groups: groups of the replaced convolution; with ``paper`` 1 or ``branch_groups``.
+        bias: True adds a learnable bias to the output.
+        variant: ``paper`` or ``fair``, as above.
+        branch_groups: G, with ``fair`` of the second branch only.
+        rd_ratio: d as a fraction of O, rounded down, at least 32, with ``fair`` at least 1.
 
     Raises:
-        ValueError: outside the limits of SPEC, or no such variant.
+        ValueError: a limit of SPEC is violated, or ``variant`` is unknown.
     """
 
     def __init__(
@@ -118,7 +113,7 @@ class SelectiveKernel(nn.Module):
     ) -> None:
         super().__init__()
         outputs = channels if out_channels is None else out_channels
-        one_of("variant", variant, "paper", "fair")
+        check_choice("variant", variant, "paper", "fair")
         if min(channels, outputs, kernel_size, stride, dilation) < 1:
             raise ValueError(
                 "channels, out_channels, kernel_size, stride and dilation must be at least 1, got "
@@ -136,21 +131,28 @@ class SelectiveKernel(nn.Module):
         hidden = max(int(outputs * rd_ratio), 32 if variant == "paper" else 0)
         if hidden < 1:
             raise ValueError(f"out_channels * rd_ratio must be at least 1, got {outputs} * {rd_ratio}")
-        reach = dilation * (kernel_size - 1) // 2
-        near = reach if padding is None else padding
-        far = 1 if variant == "fair" else 2
+        same_padding = dilation * (kernel_size - 1) // 2
+        near_padding = same_padding if padding is None else padding
+        far_factor = 1 if variant == "fair" else 2
 
-        def branch(groups: int, times: int) -> nn.Sequential:
+        def make_branch(groups: int, factor: int) -> nn.Sequential:
             return nn.Sequential(
                 nn.Conv2d(
-                    channels, outputs, kernel_size, stride, near + (times - 1) * reach, times * dilation, groups, False
+                    channels,
+                    outputs,
+                    kernel_size,
+                    stride,
+                    near_padding + (factor - 1) * same_padding,
+                    factor * dilation,
+                    groups,
+                    bias=False,
                 ),
                 BatchNorm2d(outputs),
                 nn.ReLU(inplace=True),
             )
 
-        self.near = branch(groups if variant == "fair" else branch_groups, 1)
-        self.far = branch(branch_groups, far)
+        self.near = make_branch(groups if variant == "fair" else branch_groups, 1)
+        self.far = make_branch(branch_groups, far_factor)
         self.squeeze = nn.Sequential(
             nn.Conv2d(outputs, hidden, 1, bias=False), BatchNorm2d(hidden), nn.ReLU(inplace=True)
         )
@@ -159,10 +161,10 @@ class SelectiveKernel(nn.Module):
         self.tap = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, O, Ho, Wo), in the dtype of x."""
+        """Return y, in the dtype of x."""
         near, far = self.near(x), self.far(x)
         s = pooled_mean(near, keepdim=True) + pooled_mean(far, keepdim=True)
-        first, second = self.select(self.squeeze(s)).chunk(2, 1)
-        gate = self.tap((first - second).sigmoid())  # (B, O, 1, 1)
+        near_logits, far_logits = self.select(self.squeeze(s)).chunk(2, 1)
+        gate = self.tap((near_logits - far_logits).sigmoid())
         y = torch.lerp(far, near, gate.to(far.dtype)).to(x.dtype)
         return y if self.bias is None else y + self.bias[:, None, None].to(y.dtype)

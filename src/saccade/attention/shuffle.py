@@ -1,15 +1,12 @@
-r"""Shuffle Attention: in each group half of the channels is gated by channel, half by place; then all are shuffled.
+r"""Shuffle Attention: half the channels get a channel gate, half a spatial gate; a shuffle follows.
 
     x = [x_1, …, x_G], x_k = [a_k; b_k]                      a_k, b_k: (B, c, H, W), c = C/2G
     a_k' = a_k ⊙ σ(w_a ⊙ mean_{h,w} a_k + u_a)               gate (B, c, 1, 1)                     eq. 2
     b_k' = b_k ⊙ σ(w_b ⊙ GN(b_k) + u_b)                      gate (B, c, H, W)                     eq. 3
     y    = shuffle₂[a_1'; b_1'; …; a_G'; b_G']               channel g·C/2 + i goes to 2i + g, g = 0, 1
 
-GN norms each map, then has a scale and a shift. All six parameter vectors have c values, shared by the groups; w start
-at 0 and u at 1: every gate starts at σ(1) = 0.731.
-
-G is ``groups``, 64 in the paper, whose code fails below 128 channels and cuts groups unevenly where 128 does not divide
-C; ``groups=None`` takes the largest divisor of 64 that divides C/2. C must be even.
+GN normalises each channel, then scales and shifts it. The groups share all parameters; w start at 0 and u at 1, so
+every gate starts at σ(1) = 0.731. The paper has G = 64; its code needs C divisible by 128.
 
 Source: Zhang, Yang, "SA-Net: Shuffle Attention for Deep Convolutional Neural Networks", ICASSP 2021, arXiv:2102.00240.
 """
@@ -48,16 +45,14 @@ def parameters(channels: int, groups: int | None) -> int:
 
 
 class ShuffleAttention(nn.Module):
-    """Channel gates and spatial gates on alternating parts of the channels, and a shuffle of two.
-
-    The gate passes through ``tap``, (B, C, H, W), in the order of the channels before the shuffle.
+    """Channel gates and spatial gates, followed by a channel shuffle.
 
     Args:
-        channels: C of the map (B, C, H, W), even.
-        groups: G; None takes 64, or the largest part of 64 that divides C/2.
+        channels: C, even.
+        groups: G; None means the largest divisor of 64 that divides C/2.
 
     Raises:
-        ValueError: ``channels`` is odd or does not divide by 2 · ``groups``.
+        ValueError: ``channels`` is odd or not divisible by 2 · ``groups``.
     """
 
     def __init__(self, channels: int, groups: int | None = None) -> None:
@@ -67,28 +62,28 @@ class ShuffleAttention(nn.Module):
         self.groups = math.gcd(64, channels // 2) if groups is None else groups
         if self.groups < 1 or channels % (2 * self.groups):
             raise ValueError(f"2 * groups must divide channels, got 2 * {groups} and {channels}")
-        each = channels // (2 * self.groups)
-        self.channel_weight = nn.Parameter(torch.zeros(each))
-        self.channel_bias = nn.Parameter(torch.ones(each))
-        self.spatial_weight = nn.Parameter(torch.zeros(each))
-        self.spatial_bias = nn.Parameter(torch.ones(each))
-        self.norm_weight = nn.Parameter(torch.ones(each))
-        self.norm_bias = nn.Parameter(torch.zeros(each))
+        width = channels // (2 * self.groups)
+        self.channel_weight = nn.Parameter(torch.zeros(width))
+        self.channel_bias = nn.Parameter(torch.ones(width))
+        self.spatial_weight = nn.Parameter(torch.zeros(width))
+        self.spatial_bias = nn.Parameter(torch.ones(width))
+        self.norm_weight = nn.Parameter(torch.ones(width))
+        self.norm_bias = nn.Parameter(torch.zeros(width))
         self.tap = nn.Identity()
 
     def gate(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W), in the order of its channels."""
+        """Return the gate (B, C, H, W), before the shuffle."""
         a, b = x.unflatten(1, (self.groups, 2, -1)).unbind(2)  # (B, G, c, H, W) each
-        # σ(w_b (γ n + δ) + u_b), n the normalised map: one scale and one shift, which the norm applies
+        # σ(w_b (γ n + δ) + u_b), n normalised, has one scale and one shift
         scale = (self.spatial_weight * self.norm_weight).repeat(self.groups)
         shift = (self.spatial_weight * self.norm_bias + self.spatial_bias).repeat(self.groups)
-        maps = b.flatten(1, 2)  # (B, G·c, H, W); F.group_norm refuses one image of one pixel
-        of_place = torch.group_norm(maps, len(scale), scale, shift, 1e-5).sigmoid().view_as(b)  # (B, G, c, H, W)
-        mean = pooled_mean(a, (3, 4), keepdim=True)  # (B, G, c, 1, 1)
-        of_channel = (mean * self.channel_weight[:, None, None] + self.channel_bias[:, None, None]).sigmoid()
-        return torch.stack([of_channel.expand_as(of_place), of_place], 2).flatten(1, 3)
+        b_maps = b.flatten(1, 2)
+        spatial = torch.group_norm(b_maps, len(scale), scale, shift, 1e-5).sigmoid().view_as(b)  # (B, G, c, H, W)
+        mean = pooled_mean(a, (3, 4), keepdim=True)
+        channel = (mean * self.channel_weight[:, None, None] + self.channel_bias[:, None, None]).sigmoid()
+        return torch.stack([channel.expand_as(spatial), spatial], 2).flatten(1, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
+        """Return y, in the dtype of x."""
         gate: Tensor = self.tap(self.gate(x))
         return gated_and_shuffled(x, gate.to(x.dtype))

@@ -1,13 +1,12 @@
-r"""SimAM: a parameter-free gate that grows with a value's distance from the mean of its channel.
+r"""SimAM: a parameter-free gate that grows with an element's distance from the mean of its channel.
 
     d = (x − mean_{h,w} x)²                         (B, C, H, W)
     v = Σ_{h,w} d / (H·W − 1)                       (B, C, 1, 1)
-    E = d / (4 (v + λ)) + 1/2                       (B, C, H, W)          1/e of eq. 5: the inverse of the least energy
+    E = d / (4 (v + λ)) + 1/2                       (B, C, H, W)          1/e of eq. 5, inverse of the least energy
     y = x ⊙ σ(E)                                    (B, C, H, W)
 
-E is at least 1/2, so no gate is below σ(1/2) = 0.622. λ is ``e_lambda``: 1e-4 in the authors' code; their ImageNet
-commands, and the accuracies they print, have 0.1. On a map of one pixel v is 0 here, where the authors' code divides
-zero by zero. In half precision the gate is computed in float32, as squares overflow.
+E is at least 1/2, so gates are at least σ(1/2) = 0.622. λ, ``e_lambda``, is 1e-4 in the authors' code, 0.1 in their
+ImageNet commands and published accuracies. On a map of one pixel v is 0; the authors' code divides by zero.
 
 Source: Yang, Zhang, Li, Xie, "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks",
 ICML 2021, PMLR 139:11863-11874.
@@ -52,14 +51,14 @@ def parameters() -> int:
 
 
 class SimpleAttention(Gate):
-    """Gate of each value by its squared distance from the mean of its channel.
+    """Parameter-free gate per element.
 
     Args:
-        channels: C of the map (B, C, H, W); nothing depends on it.
-        e_lambda: λ, in the unit of the variance, positive.
+        channels: C, unused.
+        e_lambda: λ.
 
     Raises:
-        ValueError: ``e_lambda`` is not positive: a channel that is constant would have no gate.
+        ValueError: ``e_lambda`` is not positive: a constant channel would give 0/0.
     """
 
     def __init__(self, channels: int, e_lambda: float = 1e-4) -> None:
@@ -69,5 +68,5 @@ class SimpleAttention(Gate):
         self.e_lambda = e_lambda
 
     def gate(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W)."""
+        """Return the gate (B, C, H, W)."""
         return energy_gate(x.to(torch.promote_types(x.dtype, torch.float32)), self.e_lambda)

@@ -1,14 +1,12 @@
-r"""Spatial Group-wise Enhance: in each group, places that resemble the group's mean are strengthened.
+r"""Spatial Group-wise Enhance: in each group, positions similar to the group's mean are strengthened.
 
     z   = mean_{h,w} x_k                             (B, G, c)            x_k (B, c, H, W), k-th of G groups, c = C/G
-    s   = Σ_c z ⊙ x_k                                (B, G, H, W)         how alike                      eq. 2
+    s   = Σ_c z ⊙ x_k                                (B, G, H, W)         similarity                     eq. 2
     ŝ   = (s − mean_{h,w} s)/(std_{h,w} s + 1e-5)    (B, G, H, W)                                        eq. 3
     y_k = x_k ⊙ σ(w_k ŝ + b_k)                       (B, c, H, W)                                        eq. 4, 5
 
-w starts at 0 and b at 1: every gate starts at σ(1) = 0.731. The authors' code, and ours, divides the variance by H·W −
-1 and adds ε to the root, where the paper has H·W. On a map of one pixel ŝ is 0.
-
-G is ``groups``, 64 in the authors' networks; ``groups=None`` takes the largest divisor of 64 that divides C.
+w starts at 0 and b at 1, so every gate starts at σ(1) = 0.731. As in the authors' code the variance has H·W − 1 degrees
+of freedom, where the paper has H·W. On a map of one pixel ŝ is 0. The authors' networks have G = 64.
 
 Source: Li, Hu, Yang, "Spatial Group-wise Enhance: Improving Semantic Feature Learning in Convolutional Networks", 2019,
 arXiv:1905.09646.
@@ -47,14 +45,14 @@ def parameters(channels: int, groups: int | None) -> int:
 
 
 class SpatialGroupEnhance(nn.Module):
-    """Spatial gate of each group of channels; it passes through ``tap``, (B, G, H, W).
+    """Spatial gate per group of channels.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        groups: G; None takes 64, or the largest part of 64 that divides C.
+        channels: C.
+        groups: G; None means the largest divisor of 64 that divides C.
 
     Raises:
-        ValueError: ``groups`` does not divide the channels.
+        ValueError: ``groups`` does not divide ``channels``.
     """
 
     def __init__(self, channels: int, groups: int | None = None) -> None:
@@ -67,19 +65,19 @@ class SpatialGroupEnhance(nn.Module):
         self.tap = nn.Identity()
 
     def gate(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, G, H, W)."""
+        """Return the gate (B, G, H, W)."""
         x = x.to(torch.promote_types(x.dtype, torch.float32))  # products of float16 overflow
-        z = pooled_mean(x, keepdim=True)  # (B, C, 1, 1)
-        rows = z.unflatten(1, (self.groups, -1)).flatten(2)[:, :, None]  # (B, G, 1, c)
-        s = (rows @ x.unflatten(1, (self.groups, -1)).flatten(3)).view(-1, self.groups, *x.shape[2:])  # (B, G, H, W)
+        z = pooled_mean(x, keepdim=True)
+        group_means = z.unflatten(1, (self.groups, -1)).flatten(2)[:, :, None]  # (B, G, 1, c)
+        s = (group_means @ x.unflatten(1, (self.groups, -1)).flatten(3)).view(-1, self.groups, *x.shape[2:])
         s = s - pooled_mean(s, keepdim=True)
-        std = torch.linalg.vector_norm(s, dim=(2, 3), keepdim=True) / others(s) ** 0.5  # its gradient at zero is zero
+        std = torch.linalg.vector_norm(s, dim=(2, 3), keepdim=True) / others(s) ** 0.5  # gradient 0 at s = 0
         return (s / (std + 1e-5) * self.weight[:, None, None] + self.bias[:, None, None]).sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W), in the dtype of x."""
+        """Return y, in the dtype of x."""
         gate: Tensor = self.tap(self.gate(x)).to(x.dtype)
-        groups = x.unflatten(1, (self.groups, -1))  # (B, G, c, H, W)
+        groups = x.unflatten(1, (self.groups, -1))
         if is_eager(x):
             return gated(groups.flatten(0, 1), gate.flatten(0, 1)[:, None]).view_as(x)
         return (groups * gate[:, :, None]).flatten(1, 2)

@@ -1,15 +1,13 @@
 r"""Squeeze-and-Excitation: a channel gate from the mean of each channel.
 
-    z = mean_{h,w} x                 squeeze   (B, C, H, W) -> (B, C)      eq. 2
-    s = σ(W₂ ReLU(W₁ z))             excite    (B, C)       -> (B, C)      eq. 3
+    z = mean_{h,w} x                 squeeze   (B, C)                      eq. 2
+    s = σ(W₂ ReLU(W₁ z))             excite    (B, C)                      eq. 3
     y = s ⊙ x                        scale     (B, C, H, W)                eq. 4
 
-W₁: C -> C·rd_ratio, W₂: back to C. The authors' Caffe networks have a bias in both layers (``bias=True``), where
-equation 3 and the port most PyTorch code descends from have none (``bias=False``). Output and gradients equal those of
-two ports, PytorchInsight with biases and senet.pytorch without; the Caffe code was not run.
-
-The ablations of the journal paper (with Albanie and Wu, IEEE TPAMI 2020) are options: ``squeeze="max"``;
-``excitation="relu"`` or ``"tanh"``, whose gates lie in [0, ∞) and (−1, 1).
+W₁: C -> C·rd_ratio, W₂: back to C. The authors' Caffe networks have a bias in both layers (``bias=True``); equation 3
+and most PyTorch ports have none (``bias=False``). Output and gradients equal two ports, PytorchInsight with biases and
+senet.pytorch without; the Caffe code was not run. The ablations of the journal paper (with Albanie and Wu, IEEE TPAMI
+2020) are the options ``squeeze`` and ``excitation``.
 
 Source: Hu, Shen, Sun, "Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.01507.
 """
@@ -21,9 +19,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from saccade.bases import Gate, one_of, reduced
+from saccade.bases import Gate, check_choice, reduced_channels
 from saccade.ops.gating import max_and_mean, pooled_mean
-from saccade.specs import Interval
+from saccade.specs import GateRange
 
 __all__ = ["SqueezeExcite"]
 
@@ -55,22 +53,24 @@ def parameters(channels: int, rd_ratio: float, bias: bool) -> int:
     return 2 * channels * hidden + bias * (channels + hidden)
 
 
-def gate(excitation: str) -> Interval:
-    return {"sigmoid": Interval(0, 1), "relu": Interval(0, math.inf, closed=True), "tanh": Interval(-1, 1)}[excitation]
+def gate(excitation: str) -> GateRange:
+    return {"sigmoid": GateRange(0, 1), "relu": GateRange(0, math.inf, includes_low=True), "tanh": GateRange(-1, 1)}[
+        excitation
+    ]
 
 
 class SqueezeExcite(Gate):
-    """Channel gate with one bottleneck.
+    """Channel gate from a bottleneck.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        rd_ratio: width of the bottleneck as a part of C, rounded down.
-        bias: whether both layers have a bias.
-        squeeze: what of a channel the excitation sees, its ``mean`` or its ``max``.
-        excitation: what the gate passes through, ``sigmoid``, ``relu`` or ``tanh``.
+        channels: C.
+        rd_ratio: bottleneck width as a fraction of C.
+        bias: True gives both layers a bias.
+        squeeze: pooling of each channel, ``mean`` or ``max``.
+        excitation: activation of the gate: ``sigmoid``, ``relu`` or ``tanh``.
 
     Raises:
-        ValueError: the bottleneck would have no unit, or there is no such squeeze or excitation.
+        ValueError: the bottleneck would have no channel, or a choice is unknown.
     """
 
     def __init__(
@@ -82,17 +82,17 @@ class SqueezeExcite(Gate):
         excitation: Literal["sigmoid", "relu", "tanh"] = "sigmoid",
     ) -> None:
         super().__init__()
-        hidden = reduced(channels, rd_ratio)
-        one_of("squeeze", squeeze, "mean", "max")
-        one_of("excitation", excitation, "sigmoid", "relu", "tanh")
+        hidden = reduced_channels(channels, rd_ratio)
+        check_choice("squeeze", squeeze, "mean", "max")
+        check_choice("excitation", excitation, "sigmoid", "relu", "tanh")
         self.largest = squeeze == "max"
         self.excitation = excitation
         self.squeeze = nn.Linear(channels, hidden, bias=bias)
         self.excite = nn.Linear(hidden, channels, bias=bias)
 
     def gate(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, 1, 1)."""
-        z = max_and_mean(x, (2, 3))[0].flatten(1) if self.largest else pooled_mean(x)  # (B, C)
-        s: Tensor = self.excite(self.squeeze(z).relu())  # (B, C)
+        """Return the gate (B, C, 1, 1)."""
+        z = max_and_mean(x, (2, 3))[0].flatten(1) if self.largest else pooled_mean(x)
+        s: Tensor = self.excite(self.squeeze(z).relu())
         s = {"sigmoid": s.sigmoid, "relu": s.relu, "tanh": s.tanh}[self.excitation]()
         return s[:, :, None, None]

@@ -1,14 +1,12 @@
 r"""Strip pooling module: a gate from the means of each row and each column.
 
-    h = BN(Conv_{k×1}(mean_w x))                  (B, C, H, 1)       k = 3: the row above, the row, the row below
-    v = BN(Conv_{1×k}(mean_h x))                  (B, C, 1, W)       columns likewise
-    g = σ(W ReLU(h + v) + b)                      (B, C, H, W)       h and v spread over the map
+    h = BN(Conv_{k×1}(mean_w x))                  (B, C, H, 1)
+    v = BN(Conv_{1×k}(mean_h x))                  (B, C, 1, W)
+    g = σ(W ReLU(h + v) + b)                      (B, C, H, W)
     y = x ⊙ g                                     (B, C, H, W)
 
-The convolutions of the strips have no bias, W has. The paper puts it behind the 3×3 convolution, its norm and ReLU, in
-the last unit of each stage and every unit of the last, on a ResNet without strides in the last two stages. The default
-is the last unit of each stage; the paper's six places in a ResNet-50 are ``where=["activated[last] in stage[:-1]",
-"activated in stage[-1]"]``.
+The convolutions along the strips have no bias; k = 3. The paper's six positions in a ResNet-50 are
+``where=["activated[last] in stage[:-1]", "activated in stage[-1]"]``, without strides in the last two stages.
 
 Source: Hou, Zhang, Cheng, Feng, "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing", CVPR 2020,
 arXiv:2003.13328.
@@ -48,11 +46,11 @@ def parameters(channels: int, kernel_size: int) -> int:
 
 
 class StripPooling(Gate):
-    """σ of the means of rows and columns, mixed over channels at every place.
+    """Gate from row and column means.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        kernel_size: k, of the convolutions along the strips, odd, at least 3.
+        channels: C.
+        kernel_size: k, odd, at least 3.
 
     Raises:
         ValueError: ``kernel_size`` is even or below 3.
@@ -70,8 +68,8 @@ class StripPooling(Gate):
         self.mix = nn.Conv2d(channels, channels, 1)
 
     def gate(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W)."""
+        """Return the gate (B, C, H, W)."""
         rows, columns = strip_means(x)
-        cross = self.rows_bn(self.rows(rows)) + self.columns_bn(self.columns(columns))  # (B, C, H, W)
+        cross = self.rows_bn(self.rows(rows)) + self.columns_bn(self.columns(columns))
         gate: Tensor = self.mix(F.relu(cross, inplace=True)).sigmoid()
         return gate

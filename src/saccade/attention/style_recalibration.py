@@ -1,13 +1,13 @@
 r"""Style-based Recalibration Module: a channel gate from the channel's own mean and standard deviation.
 
-    t = [mean_{h,w} x; std_{h,w} x]                  style pooling       (B, C, H, W) -> (B, C, 2)     eq. 1-3
-    z = Σ_d w_d ⊙ t_d                                style integration   (B, C, 2) -> (B, C)           eq. 4
-    g = σ(BN(z))                                     each channel by itself, over the images           eq. 5-7
-    y = g ⊙ x                                        (B, C, H, W)                                      eq. 8
+    t = [mean_{h,w} x; std_{h,w} x]                  style pooling       (B, C, 2)     eq. 1-3
+    z = Σ_d w_d ⊙ t_d                                style integration   (B, C)        eq. 4
+    g = σ(BN(z))                                                         (B, C)        eq. 5-7
+    y = g ⊙ x                                                            (B, C, H, W)  eq. 8
 
-w (C, 2) starts at zero: every gate starts at 1/2. The authors' code takes the variance over H·W − 1 and the root of it
-plus 1e-5. On a map of one pixel the variance is 0 here; one image alone, which the authors' code refuses in training,
-is normalised by the running statistics.
+w (C, 2) starts at zero, so every gate starts at 1/2. As in the authors' code std is √(variance + 1e-5), the variance
+with H·W − 1 degrees of freedom. In training, running statistics normalise a batch of one, for which the authors' code
+raises.
 
 Source: Lee, Kim, Nam, "SRM: A Style-based Recalibration Module for Convolutional Neural Networks", ICCV 2019,
 arXiv:1903.10829.
@@ -48,14 +48,14 @@ def parameters(channels: int) -> int:
 
 
 class StyleRecalibration(Gate):
-    """Channel gate by the mean and the standard deviation of each channel.
+    """Channel gate from means and standard deviations.
 
     Args:
-        channels: C of the map (B, C, H, W).
-        eps: what is added to the variance before its root, positive.
+        channels: C.
+        eps: positive constant added to the variance.
 
     Raises:
-        ValueError: ``eps`` is not positive: the root of no variance would have no gradient.
+        ValueError: ``eps`` is not positive: the gradient of √0 is infinite.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
@@ -67,10 +67,10 @@ class StyleRecalibration(Gate):
         self.bn = BatchNorm2d(channels)
 
     def gate(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, 1, 1)."""
-        x = x.to(torch.promote_types(x.dtype, torch.float32))  # squares of float16 overflow
+        """Return the gate (B, C, 1, 1)."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))  # float16 squares overflow
         mean, variance = mean_and_variance(x)
-        t = torch.stack([mean, (variance + self.eps).sqrt()], -1)  # (B, C, 2)
-        z = (t * self.weight).sum(-1)[:, :, None, None].to(self.weight.dtype)  # (B, C, 1, 1)
+        t = torch.stack([mean, (variance + self.eps).sqrt()], -1)
+        z = (t * self.weight).sum(-1)[:, :, None, None].to(self.weight.dtype)
         gate: Tensor = self.bn(z).sigmoid()
         return gate

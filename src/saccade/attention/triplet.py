@@ -1,14 +1,14 @@
 r"""Triplet Attention: the mean of three spatial gates, over (H, W), (C, W) and (H, C).
 
-    Z_d(x) = [max_d x; mean_d x]                    the axis d is pooled away, two channels come instead
-    g_H = σ(BN(Conv_{k×k}(Z_H(x))))                 over (C, W), turned back: (B, C, 1, W)
-    g_W = σ(BN(Conv_{k×k}(Z_W(x))))                 over (H, C), turned back: (B, C, H, 1)
-    g_C = σ(BN(Conv_{k×k}(Z_C(x))))                 over (H, W):              (B, 1, H, W)
+    Z_d(x) = [max_d x; mean_d x]                    axis d is replaced by two channels
+    g_H = σ(BN(Conv_{k×k}(Z_H(x))))                 over (C, W), permuted back: (B, C, 1, W)
+    g_W = σ(BN(Conv_{k×k}(Z_W(x))))                 over (H, C), permuted back: (B, C, H, 1)
+    g_C = σ(BN(Conv_{k×k}(Z_C(x))))                 over (H, W):                (B, 1, H, W)
     y   = x ⊙ (g_H + g_W + g_C)/3                   (B, C, H, W)
 
-Each convolution has two channels in, one out, no bias; k = 7, and 3 for the authors' best MobileNetV2. The batch norm
-(momentum 0.01) and the zero start of g_C's scale, which makes g_C 1/2, are the authors'. ``no_spatial=True`` leaves g_C
-out: y = x ⊙ (g_H + g_W)/2. The paper averages gated maps; averaging the gates is the same.
+Convolutions have no bias; k = 7, and 3 for the authors' best MobileNetV2. From the authors' code come the batch norm
+(momentum 0.01) and its zero-initialised scale in g_C, which therefore starts at 1/2. ``no_spatial=True`` leaves g_C
+out: y = x ⊙ (g_H + g_W)/2.
 
 Source: Misra, Nalamada, Arasanipalai, Hou, "Rotate to Attend: Convolutional Triplet Attention Module", WACV 2021,
 arXiv:2010.03045.
@@ -50,12 +50,12 @@ def parameters(kernel_size: int, no_spatial: bool) -> int:
 
 
 class TripletAttention(Gate):
-    """Mean of the gates of three planes: channels by width, height by channels, height by width.
+    """Mean of the gates over (C, W), (H, C) and (H, W).
 
     Args:
-        channels: C of the map (B, C, H, W); no parameter depends on it.
-        kernel_size: side of the convolutions, odd.
-        no_spatial: leaves out the gate over height and width.
+        channels: C, unused.
+        kernel_size: k, odd.
+        no_spatial: True leaves out g_C.
 
     Raises:
         ValueError: ``kernel_size`` is even or not positive.
@@ -65,25 +65,25 @@ class TripletAttention(Gate):
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
-        self.height = _Plane(kernel_size)
-        self.width = _Plane(kernel_size)
+        self.height = _Plane(kernel_size)  # g_H
+        self.width = _Plane(kernel_size)  # g_W
         self.channel = None if no_spatial else _Plane(kernel_size)
         if self.channel is not None:
             nn.init.zeros_(self.channel.bn.weight)
 
     def gate(self, x: Tensor) -> Tensor:
-        """Map x (B, C, H, W) to (B, C, H, W), or with ``no_spatial`` the same."""
+        """Return the gate (B, C, H, W)."""
         axes = (2, 3) if self.channel is None else (2, 3, 1)
         pooled = max_and_mean(x, *((axis,) for axis in axes))
         planes = [torch.stack(pooled[2 * i : 2 * i + 2], 1).squeeze(axis + 1) for i, axis in enumerate(axes)]
-        over_height = self.height(planes[0]).transpose(1, 2)  # (B, 1, C, W) -> (B, C, 1, W)
-        over_width = self.width(planes[1].transpose(2, 3)).permute(0, 3, 2, 1)  # (B, 1, H, C) -> (B, C, H, 1)
-        gate: Tensor = over_height / len(axes) + over_width / len(axes)
+        height_gate = self.height(planes[0]).transpose(1, 2)
+        width_gate = self.width(planes[1].transpose(2, 3)).permute(0, 3, 2, 1)
+        gate: Tensor = height_gate / len(axes) + width_gate / len(axes)
         return gate if self.channel is None else gate.add_(self.channel(planes[2]) / 3)
 
 
 class _Plane(nn.Module):
-    """σ(BN(Conv)) of a plane: (B, 2, ·, ·) -> (B, 1, ·, ·)."""
+    """Gate σ(BN(Conv)) over one plane: (B, 2, ·, ·) -> (B, 1, ·, ·)."""
 
     def __init__(self, kernel_size: int) -> None:
         super().__init__()

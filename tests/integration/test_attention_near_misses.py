@@ -108,9 +108,9 @@ def _across_and_down_swapped(module):
 
 def _unclamped(module):
     class Unclamped(type(module)):
-        def _places(self, query):
+        def _positions(self, query):
             self.range = 0.0
-            return super()._places(query)
+            return super()._positions(query)
 
     module.__class__ = Unclamped
     return module
