@@ -331,7 +331,7 @@ def test_what_reads_another_stage_is_tried_as_it_stands_alone():
     tried = [promise for promise in PROMISES if promise.__name__ == "keeps_shape"]
     (record,) = examine(HearsOne, facts, promises=tried)
     assert record.status == "failed"
-    assert "nobody hands them on" in record.reason
+    assert "the mechanism is not in a host" in record.reason
     (record,) = examine(HearsOne, facts, options={"previous": 0}, promises=tried)
     assert record.status == "passed"
 

@@ -29,7 +29,7 @@ from saccade import UserError, export, list_mechanisms, plug, plugs, replace, un
 from saccade.contract.randomize import perturb
 from saccade.exporting import LIMIT, OPSET
 from saccade.exporting.differences import difference
-from saccade.exporting.formats import _pickled
+from saccade.exporting.formats import _contains_pickle
 from saccade.parent_class import base_class
 from saccade.tensors import tensors_in
 
@@ -182,12 +182,12 @@ def test_a_program_of_torch(tmp_path):
 def test_a_program_of_torch_holds_no_pickle(tmp_path):
     network = _small("se")
     export(network, tmp_path / "ours.pt2", "torch", SIZE)
-    assert not _pickled(tmp_path / "ours.pt2")
+    assert not _contains_pickle(tmp_path / "ours.pt2")
     with zipfile.ZipFile(tmp_path / "ours.pt2") as archive:
         assert not [part for part in archive.namelist() if archive.read(part)[:1] == b"\x80" or part.endswith(".pkl")]
     program = torch.export.export(network.eval(), (_picture(2, *SIZE),))
     torch.export.save(program, tmp_path / "theirs.pt2")  # the twin: with its example inputs
-    assert _pickled(tmp_path / "theirs.pt2")
+    assert _contains_pickle(tmp_path / "theirs.pt2")
 
 
 def test_weights_and_config(tmp_path):
@@ -367,12 +367,12 @@ REFUSED = {
     ("torch", Branch): "Branch cannot be exported: its forward makes a Python number or decision",
     ("onnx", Item): r"Item cannot be exported: .*line \d+: return y \* float\(y.max\(\)\)\)",
     ("torch", Array): r"Array cannot be exported: .*numpy.*\(test_exporting.py, line \d+: return torch.from_numpy",
-    ("onnx", Decomposed): "Decomposed cannot be expressed in ONNX: the operator aten._linalg_svd has no form there",
-    ("onnx", FixedSize): r"FixedSize takes pictures of 3×20×24 only; at another size: .*mat1 and mat2 .*"
+    ("onnx", Decomposed): "ONNX export does not support the operator aten._linalg_svd",
+    ("onnx", FixedSize): r"FixedSize takes images of 3×20×24 only; at another size: .*mat1 and mat2 .*"
     r"Export it for that size, dynamic='batch'",
-    ("torch", FixedSize): "FixedSize takes pictures of 3×20×24 only",
+    ("torch", FixedSize): "FixedSize takes images of 3×20×24 only",
     ("onnx", Parity): r"Parity at 3×3×23×19: the file differs from the network by 5.0e-01 of the largest value of a "
-    r"channel; 1e-04 is let pass. Export it for one size, dynamic='batch' \(traced for certain sizes: "
+    r"channel; the limit is 1e-04. Export it for one size, dynamic='batch' \(traced for certain sizes: "
     r"Guard failed: x.size\(\)\[2\] % 2 == 0\)",
     ("torch", Parity): r"Parity at 3×3×23×19: the file differs from the network by 5.0e-01 .* % 2 == 0\)",
     ("onnx", Endless): "Endless at 1×3×20×24: the network itself returns values that are not finite",
@@ -434,7 +434,7 @@ def test_an_interruption_leaves_the_old_file(format, tmp_path, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(saccade.exporting.subject.Subject, "compare", stop)
+    monkeypatch.setattr(saccade.exporting.export_source.ExportSource, "compare", stop)
     path = tmp_path / "net"
     if format == "safetensors":
         path.mkdir()
@@ -563,7 +563,7 @@ class Unsettled(Body):
 def test_what_computes_something_else_each_time_is_refused_and_the_generator_kept(kind, tmp_path):
     torch.manual_seed(5)
     network, state = Unsettled(kind), torch.get_rng_state()
-    with pytest.raises(UserError, match="Unsettled computes something else each time it is given the same pictures"):
+    with pytest.raises(UserError, match="Unsettled is not deterministic in eval mode"):
         export(network, tmp_path / "net", input=(3, 20, 24))
     assert torch.equal(torch.get_rng_state(), state)
     assert network.count.item() == 0

@@ -30,7 +30,7 @@ FLOORS = [
         "tables",
         "training_rules",
     ],
-    ["imagefiles", "metrics", "ops", "parent_class", "picture_size", "recipe", "stage_outputs", "tensors"],
+    ["imagefiles", "metrics", "ops", "parent_class", "image_size", "recipe", "stage_outputs", "tensors"],
     ["bases", "decisions", "runfiles"],
     ["attention"],
     ["catalog"],

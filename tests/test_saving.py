@@ -147,7 +147,7 @@ def test_a_guess_that_computes_something_else_is_no_guess(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, "saccade"):
         assert save(network, tmp_path)["host"] is None
     assert "will need the host" in caplog.text
-    with pytest.raises(UserError, match=r"does not say how its host is made; give it: saccade.load\(.*host=…"):
+    with pytest.raises(UserError, match=r"does not say how its host is built; give it: saccade.load\(.*host=…"):
         load(tmp_path)
     host = _small()
     host.act1 = nn.GELU()
@@ -282,7 +282,7 @@ def test_no_such_folder(tmp_path):
     ("facts", "message"),
     [
         ({"host": {"timm": "resnet10_small", "options": {"num_classes": 6}}}, "another network: of another shape fc"),
-        ({"host": {"timm": "resnet10_small", "options": {"width": "wide"}}}, "cannot be made"),
+        ({"host": {"timm": "resnet10_small", "options": {"width": "wide"}}}, "cannot be built"),
         ({"loss": torch.zeros(2)}, "a fact to be saved is no JSON"),
     ],
 )  # fmt: skip

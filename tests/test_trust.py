@@ -30,7 +30,7 @@ from saccade.controls import CONTROLS
 from saccade.models import create_host
 from saccade.recipe import Model
 from saccade.saving import describe, rebuild
-from saccade.saving.sketch import Limits, TooLargeError, clone, sketched
+from saccade.saving.meta_device import Limits, TooLargeError, call_on_meta_device, copy_on_meta_device
 from saccade.saving.weights import shapes_of
 from saccade.surgery import controls
 from saccade.trust import check_mechanism, check_options
@@ -246,18 +246,18 @@ def test_a_recipe_fetches_by_its_own_keys_alone():
 def test_a_network_that_grows_is_stopped_while_it_is_built():
     limits = Limits({"weight": (4, 4)})
     with pytest.raises(TooLargeError, match=r"more than .* values; model.safetensors holds 16"):
-        sketched(lambda: nn.Linear(10**6, 10**6), limits, "file")
+        call_on_meta_device(lambda: nn.Linear(10**6, 10**6), limits, "file")
     with pytest.raises(TooLargeError, match="modules"):
-        sketched(lambda: nn.Sequential(*(nn.ReLU() for _ in range(10**6))), limits, "file")
-    assert next(sketched(lambda: nn.Linear(4, 4), limits, "file").parameters()).is_meta
+        call_on_meta_device(lambda: nn.Sequential(*(nn.ReLU() for _ in range(10**6))), limits, "file")
+    assert next(call_on_meta_device(lambda: nn.Linear(4, 4), limits, "file").parameters()).is_meta
 
 
 @pytest.mark.parametrize("name", ["regnet_y_400mf", "resnet18"])  # the first reads values of a range
 def test_a_drawing_has_the_keys_and_shapes_of_the_network(name):
     made = get_model_builder(name)(weights=None)
-    drawing = sketched(lambda: get_model_builder(name)(weights=None), Limits(shapes_of(made)), "file")
+    drawing = call_on_meta_device(lambda: get_model_builder(name)(weights=None), Limits(shapes_of(made)), "file")
     assert all(value.is_meta for value in drawing.parameters())
-    assert shapes_of(clone(made)) == shapes_of(drawing) == shapes_of(made)
+    assert shapes_of(copy_on_meta_device(made)) == shapes_of(drawing) == shapes_of(made)
 
 
 def test_a_plug_that_grows_is_refused_before_it_is_built(folder):

@@ -25,7 +25,7 @@ from saccade.study.ladder import Settings, ladder
 from saccade.study.plan import TUNING, Study
 from saccade.study.plan import seeds as seeds_of
 from saccade.study.tuning import Tuning
-from saccade.trust import Trust, together
+from saccade.trust import Trust, add_trust
 
 if TYPE_CHECKING:
     from saccade.study.forecast import Forecast
@@ -279,7 +279,7 @@ def _design(
         planned.append(StudyPlanned(study.folder, trials))
     # What the caller named is trusted; what a file named has been checked.
     models = (arm.recipe(base, 0).model.name for arm in compared)
-    trusted = together(trust, *(catalog.named(arm.mechanism) for arm in compared), *models)
+    trusted = add_trust(trust, *(catalog.named(arm.mechanism) for arm in compared), *models)
     return _Design(study, tuning, at_a_time, tuple(planned), trusted)
 
 

@@ -135,9 +135,9 @@ def _check_names(recipe: Recipe, owner: str, replaced: Collection[str], trust: T
         UserError: one that is not among the keys ``replaced`` is neither Saccade's or a library's nor trusted.
     """
     if "model.name" not in replaced and builders.is_builder(recipe.model.name):
-        from saccade.saving.hosts import check_named  # imports torch
+        from saccade.saving.hosts import check_host_name  # imports torch
 
-        check_named({"call": recipe.model.name}, owner, trust)
+        check_host_name({"call": recipe.model.name}, owner, trust)
     if "attention.mechanism" in replaced:
         return
     for text in catalog.split(recipe.attention.mechanism):

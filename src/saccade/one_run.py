@@ -14,7 +14,7 @@ from saccade.errors import study_installed
 from saccade.events import Notify, RunPlanned
 from saccade.imagefiles import left_out
 from saccade.recipe import Recipe
-from saccade.trust import Trust, together
+from saccade.trust import Trust, add_trust
 
 if TYPE_CHECKING:
     from torch import nn
@@ -138,7 +138,7 @@ def train(
 
         from saccade import training
 
-        trusted = together(trust, catalog.named(asked.attention.mechanism), asked.model.name)
+        trusted = add_trust(trust, catalog.named(asked.attention.mechanism), asked.model.name)
         result = training.train(asked, folder, device=device, notify=notify, trust=trusted)
         return TrainedRun(folder, result, trusted)
 

@@ -390,7 +390,7 @@ def test_networks_that_earlier_versions_pickled_run_and_unplug(make):
         parent = host.get_submodule(row.parent)
         parent.__class__ = base_class(parent)
         parent.register_forward_hook(FORMER._leaving)
-        for name in ("seen", "__module__"):
+        for name in ("parent_state", "__module__"):
             del vars(row.module)[name]
     for module in host.modules():
         if module is not host and vars(module).pop("_saccade_carriers", None):

@@ -251,7 +251,7 @@ def _skeleton(host):
         (Doubles, {"start": "paper"}, "torch.float64"),
         (Fails, {}, "does not run with .*Fails plugged: IndexError: no such place"),
         (Halves, {"width": 3}, "width"),
-        (lambda channels: "gate", {}, "made a str, which is no torch.nn.Module"),
+        (lambda channels: "gate", {}, "returned a str, which is not a torch.nn.Module"),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
@@ -300,7 +300,7 @@ def test_one_plug_a_parent(make):
 def test_a_module_that_has_something_of_that_name_is_no_parent():
     host = nn.Sequential(nn.Conv2d(3, 4, 3))
     host[0].saccade = "taken"
-    with pytest.raises(UserError, match="has something called 'saccade'"):
+    with pytest.raises(UserError, match="has an attribute 'saccade' that is not a plug"):
         plug(host, "eca", where="0", input=SIZE)
     assert host[0].saccade == "taken"
 

@@ -60,7 +60,7 @@ def test_the_first_draw_that_is_on_is_kept(drawn, start, training, dtype):
 def test_draws_end(drawn):
     mechanism = drawn(10**9)
     plug(_two(), mechanism, where="2", input=SIZE)
-    assert mechanism.draws == 1 + redraw._DRAWS
+    assert mechanism.draws == 1 + redraw._MAX_REDRAWS
 
 
 def _squeeze_excite(network):
@@ -100,7 +100,7 @@ def test_only_what_is_off_is_drawn_again_and_the_same_at_every_try(monkeypatch, 
             torch.equal(one[key], other[key]) for one, other in zip(found, plugged(seed)[1], strict=True) for key in one
         )
         with monkeypatch.context() as patch:
-            patch.setattr(redraw, "_DRAWS", 0)
+            patch.setattr(redraw, "_MAX_REDRAWS", 0)
             _, first, after = plugged(seed)
         assert torch.equal(follows, after)
         same = [
@@ -190,7 +190,7 @@ def test_a_norm_of_the_host_works_as_in_training():
     plug(host, mechanism, where="1", start="paper", input=torch.randn(4, *SIZE))
     assert mechanism.draws == 1
     plug(unplug(host), mechanism, where="0", start="paper", input=torch.randn(4, *SIZE))  # no norm, and always off
-    assert mechanism.draws == 2 + redraw._DRAWS
+    assert mechanism.draws == 2 + redraw._MAX_REDRAWS
 
 
 def test_a_host_that_does_not_train_on_the_input_is_judged_in_eval_mode(drawn):
@@ -260,7 +260,7 @@ def test_what_is_redrawn_in_eval_mode_keeps_its_statistics(drawn, start, trainin
 def test_other_views_of_one_image_are_tried_where_there_is_a_relu(mechanism, calls):
     made, called = mechanism(), []
     made.register_forward_hook(lambda *_: called.append(1))
-    redraw._share(made, torch.rand(1, 4, 8, 8))
+    redraw._active_fraction(made, torch.rand(1, 4, 8, 8))
     assert len(called) == calls
 
 
@@ -270,8 +270,8 @@ def test_other_views_of_one_image_are_tried_where_there_is_a_relu(mechanism, cal
         ([8], 1, 1),
         ([1, 7], 2, 2),
         ([4, 6], 2, 2),
-        ([1, 2, 5, 3], 1, 1 + redraw._DRAWS),  # the best of many would be no draw of the initialisation
-        ([0, 0, 2, 5], 3, 1 + redraw._DRAWS),
+        ([1, 2, 5, 3], 1, 1 + redraw._MAX_REDRAWS),  # the best of many would be no draw of the initialisation
+        ([0, 0, 2, 5], 3, 1 + redraw._MAX_REDRAWS),
     ],
 )
 def test_a_unit_must_be_on_for_most_images_or_the_first_that_is_on_at_all_is_kept(on, kept, draws):
@@ -295,7 +295,7 @@ def test_a_unit_must_be_on_for_most_images_or_the_first_that_is_on_at_all_is_kep
     assert len(made) == draws
 
 
-@pytest.mark.parametrize(("layers", "draws"), [(1, 1), (2, 1 + redraw._DRAWS)])
+@pytest.mark.parametrize(("layers", "draws"), [(1, 1), (2, 1 + redraw._MAX_REDRAWS)])
 def test_the_units_behind_a_layer_that_runs_twice_are_one_relu(layers, draws):
     made = []
 
@@ -324,8 +324,8 @@ def test_the_units_behind_a_layer_that_runs_twice_are_one_relu(layers, draws):
 @pytest.mark.parametrize("bias", [False, True])
 def test_maps_of_zeros_tell_only_of_a_bias(monkeypatch, bias):
     """A norm whose weight starts at zero, as the last one of a block often does, makes such maps."""
-    draws, judged = [], redraw._share
-    monkeypatch.setattr(redraw, "_share", lambda *of: draws.append(judged(*of)) or draws[-1])
+    draws, judged = [], redraw._active_fraction
+    monkeypatch.setattr(redraw, "_active_fraction", lambda *of: draws.append(judged(*of)) or draws[-1])
     host = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16))
     nn.init.zeros_(host[1].weight)
     for seed in range(6):

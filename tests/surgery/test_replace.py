@@ -15,7 +15,7 @@ from torch import nn
 import saccade
 from saccade import UserError, parameter_groups, plug, plugs, record, replace, replacements, unplug
 from saccade.bases import Convolution
-from saccade.surgery.replaced import CHILD, Replaced
+from saccade.surgery.replaced import CHILD, ReplacedConvolution
 
 SIZE = (3, 64, 48)
 
@@ -223,10 +223,10 @@ def _twice(host):
 @pytest.mark.parametrize(
     ("do", "message"),
     [
-        (lambda h: replace(h, "se"), r"se is a gate, no convolution: saccade\.plug\(host, 'se'\)"),
+        (lambda h: replace(h, "se"), r"se is a gate, not a convolution: saccade\.plug\(host, 'se'\)"),
         (
             lambda h: plug(h, "sasa"),
-            r"saccade\.replace\(host, 'sasa'\) puts it there, and says how many weights",
+            r"saccade\.replace\(host, 'sasa'\) inserts it, and reports how many weights",
         ),
         (lambda h: plug(h, "dcn2", where="stage", input=SIZE), "'stage' is a place for a plug; convolutions are at"),
         (lambda h: saccade.surgery.plug_control(h, "noise", "dcn2"), r"saccade\.replace"),
@@ -240,7 +240,7 @@ def _twice(host):
         (lambda h: replace(h, "dcn2", kernel_size=5, input=SIZE), r"kernel of shape \(48, 48, 3, 3\)"),
         (lambda h: replace(h, "dcn2", where="layer1.0.bn1", input=SIZE), r"layer1\.0\.bn1 is a BatchNorm2d"),
         (lambda h: replace(h, "dcn2", where="stage", input=SIZE), "'stage' is a place for a plug"),
-        (lambda h: replace(h, "dcn2", where="*.bn?", input=SIZE), "leaves no convolution of ResNet. Its convolutions"),
+        (lambda h: replace(h, "dcn2", where="*.bn?", input=SIZE), "selects no convolution of ResNet. Its convolutions"),
         (lambda h: replace(h, "dcn2", where="conv3x3 in stage[9]", input=SIZE), "leaves none of 4 sites"),
         (lambda h: replace(h, "dcn2", where=[], input=SIZE), "empty list"),
         (lambda h: replace(h, "dcn2", where="layer9", input=SIZE), "neither a position nor a site"),
@@ -370,7 +370,7 @@ def test_one_that_makes_another_size_is_taken_out_again(make):
 
     host = make("torchvision resnet").eval()
     before = host(_x())
-    with pytest.raises(UserError, match=r"Smaller at layer1\.0\.conv2 makes \(1, 64, 16, 11\)"):
+    with pytest.raises(UserError, match=r"Smaller at layer1\.0\.conv2 turns .* into \(1, 64, 16, 11\)"):
         replace(host, Smaller, where="conv3x3", input=SIZE)
     assert torch.equal(host(_x()), before)
     assert replacements(host) == []
@@ -525,7 +525,7 @@ def test_under_autocast_and_in_the_layout_of_the_host(make):
     with torch.autocast("cpu", torch.bfloat16):
         before = host(x)
         assert _off(replace(host, "dcn2", input=SIZE)(x), before) < 0.1
-    assert isinstance(host.layer4[0].conv2, Replaced)
+    assert isinstance(host.layer4[0].conv2, ReplacedConvolution)
     assert "by dcn2" in repr(host.layer4[0].conv2)
 
 

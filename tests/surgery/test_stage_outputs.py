@@ -40,7 +40,7 @@ def _outputs(host):
 
 
 def _empty(host):
-    return all(outputs._current is None for outputs in _outputs(host))
+    return all(outputs._open_call is None for outputs in _outputs(host))
 
 
 @pytest.fixture
@@ -232,7 +232,7 @@ def test_an_interrupt_leaves_nothing_for_the_next_call(host):
 
 def test_a_part_by_itself_is_told_apart_from_the_whole(host):
     with pytest.raises(
-        UserError, match=r"at layer2.0.bn2 reads what layer1.0.bn2, layer1.1.bn2 squeezed .* none is runn"
+        UserError, match=r"at layer2.0.bn2 reads vectors of layer1.0.bn2, layer1.1.bn2 .* no such pass is runn"
     ):
         host.layer2(torch.randn(2, 64, 8, 6))
     host.layer1(torch.randn(2, 64, 8, 6))  # reads nothing
@@ -252,7 +252,7 @@ def test_a_site_that_did_not_run_is_named(make):
     host = plug(Skips(), "emca", where=["one", "two"], input=SIZE)
     host(_x())
     host.skips = True
-    with pytest.raises(UserError, match="at two reads what one squeezed, which did not run in this call"):
+    with pytest.raises(UserError, match="at two reads vectors of one, which did not run in this forward pass"):
         host(_x())
     assert _empty(host)
 
@@ -319,7 +319,7 @@ def test_a_call_inside_a_call_ends_the_outer_one(host):
             seen.append(host(other))
 
     handle = host.layer1.register_forward_hook(again)
-    with pytest.raises(UserError, match=r"at layer2\.0\.bn2 reads .* the host was called inside its own call"):
+    with pytest.raises(UserError, match=r"at layer2\.0\.bn2 reads .* the host called itself"):
         host(x)
     handle.remove()
     assert torch.equal(seen[1], wanted)
@@ -478,7 +478,7 @@ def test_what_could_not_learn_is_drawn_again_in_a_call_like_the_hosts(make, monk
 def test_stage_outputs_by_themselves():
     outputs, place, z = StageOutputs(), PreviousStage(0), torch.zeros(1, 2)
     assert place(z) == []
-    place.join(outputs, "here", ())
+    place.connect(outputs, "here", ())
     assert place(z) == []
     assert outputs.vectors() == {}
     with outputs.call():

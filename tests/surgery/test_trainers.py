@@ -290,7 +290,7 @@ class Mine(saccade.plugged_trainer(Trainer, "cbam")): ...
 SPAWNED = """
 import pickle, sys
 for made in pickle.load(sys.stdin.buffer):
-    print(made.__name__, made.__mro__[-2].__name__, made.saccade_requests[-1].mechanism)
+    print(made.__name__, made.__mro__[-2].__name__, made.saccade_plug_arguments[-1].mechanism)
 """
 
 
@@ -298,7 +298,7 @@ def test_the_class_is_pickled(tmp_path, monkeypatch):
     twice = saccade.plugged_trainer(plugged("se", ["model.7"]), "eca", where="model.10")
     for made in (plugged(), twice):
         again = pickle.loads(pickle.dumps(made))
-        assert again.saccade_requests == made.saccade_requests
+        assert again.saccade_plug_arguments == made.saccade_plug_arguments
         assert issubclass(again, Trainer)
     (tmp_path / "theirs.py").write_text(THEIRS)
     monkeypatch.syspath_prepend(tmp_path)
@@ -315,7 +315,10 @@ def test_the_class_is_pickled(tmp_path, monkeypatch):
         (lambda: saccade.plugged_trainer(nn.Module, "se"), "Module has no method get_model"),
         (lambda: saccade.plugged_trainer(Trainer, "cbma"), "cbam"),
         (lambda: saccade.plugged_trainer(Trainer, "se", rd_ration=2), "rd_ratio"),
-        (lambda: saccade.plugged_trainer(Trainer, "dcn2"), "dcn2 stands in the place of convolutions"),
+        (
+            lambda: saccade.plugged_trainer(Trainer, "dcn2"),
+            "dcn2 replaces convolutions, and plugged_trainer supports plugs only",
+        ),
         (lambda: saccade.plugged_trainer(Trainer, "se", start=cast(Any, "warm")), "'neutral' or 'paper', got 'warm'"),
     ],
 )
@@ -328,7 +331,7 @@ def test_plugging_a_network_that_is_rebuilt_warns(caplog):
     caplog.set_level(logging.WARNING, "saccade")
     host = YamlNet(YAML)
     saccade.plug(host, "se", where=WHERE, input=(3, 32, 32))
-    assert "YamlNet carries the yaml" in caplog.text
+    assert "YOLO.train() rebuilds YamlNet from its yaml" in caplog.text
     assert "plugged_trainer" in caplog.text
     caplog.clear()
     saccade.replace(YamlNet(YAML), "dcn2", where="model.2.m.conv", input=(3, 32, 32))

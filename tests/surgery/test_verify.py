@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from saccade import UserError
 from saccade.surgery import parameter_groups, plug, plugs, record, sites, unplug
-from saccade.surgery.verify import _FORWARDS
+from saccade.surgery.verify import _MAX_TRAINING_RUNS
 
 SIZE = (3, 20, 14)
 
@@ -56,7 +56,7 @@ class Skips(Branching):
 
     def forward(self, x):
         self.count = getattr(self, "count", 0) + self.training
-        return self.aux(self.a(x)) if not self.training or self.count == _FORWARDS else self.a(x)
+        return self.aux(self.a(x)) if not self.training or self.count == _MAX_TRAINING_RUNS else self.a(x)
 
 
 def test_a_block_that_training_leaves_out_at_times_is_not_named(caplog):
@@ -149,7 +149,7 @@ def test_an_overflow_is_not_laid_at_the_door_of_the_spec(mechanism):
     host = nn.Sequential(nn.Conv2d(3, 16, 3, bias=False))
     with torch.no_grad():
         host[0].weight.mul_(1e22)
-    with pytest.raises(UserError, match=rf"^{mechanism} at 0 overflows: of a map up to \d.*e\+2\d in torch.float32"):
+    with pytest.raises(UserError, match=rf"^{mechanism} at 0 overflows: for a map up to \d.*e\+2\d in torch.float32"):
         plug(host, mechanism, where="0", input=SIZE)
     with torch.no_grad():
         host[0].weight.mul_(1e22)

@@ -20,7 +20,7 @@ from saccade.graph.hosts import check_host, check_maps
 from saccade.graph.inputs import example_input
 from saccade.graph.states import devices, inference_only
 from saccade.graph.values import Addition, ConvolutionCall, Key, ModuleCall, Value
-from saccade.hooks import of_this_thread, temporary_hooks
+from saccade.hooks import only_in_this_thread, temporary_hooks
 from saccade.tensors import tensors_in
 
 __all__ = ["Arguments", "Trace", "run", "trace"]
@@ -285,8 +285,8 @@ def _watched(host: nn.Module, record: Trace) -> Iterator[None]:
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             record.leave(module, output)
 
-        handles.append(module.register_forward_pre_hook(of_this_thread(before), with_kwargs=True))
-        handles.append(module.register_forward_hook(of_this_thread(after)))
+        handles.append(module.register_forward_pre_hook(only_in_this_thread(before), with_kwargs=True))
+        handles.append(module.register_forward_hook(only_in_this_thread(after)))
 
     inside: list[str] = []
     with temporary_hooks() as handles:

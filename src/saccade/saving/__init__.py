@@ -1,6 +1,8 @@
-"""A network on disk, and back: ``model.safetensors`` and ``config.json``, which says how to rebuild it.
+"""Save a network to a folder and load it again.
 
-A folder is data, never code: ``config.json`` may name what is listed, and its size is known before anything is built.
+The folder contains ``model.safetensors`` and ``config.json``, which describes how to rebuild the network. A folder is
+data, never code: ``config.json`` may name only networks of known libraries and mechanisms of the catalogue, and the
+size of the network is checked before anything is built.
 """
 
 from saccade.saving.config import describe as describe

@@ -22,7 +22,7 @@ from saccade.graph.inputs import example_input
 from saccade.hooks import temporary_hooks
 from saccade.recipe import Model, described
 from saccade.saving.config import WEIGHTS, describe
-from saccade.saving.weights import compare, digest, shapes_of
+from saccade.saving.weights import compare_shapes, file_digest, shapes_of
 from saccade.tasks.base import Task
 from saccade.trust import Trust
 
@@ -85,10 +85,10 @@ class Teacher:
                 raise UserError(f"{owner} is a folder with weights of its own; leave training.teacher_checkpoint out")
             network = saving.load(folder, trust=trust)
             scale, shift = _normalisation(folder, task, owner)
-            teacher = cls(network, alpha, temperature, digest(folder / WEIGHTS), scale, shift)
+            teacher = cls(network, alpha, temperature, file_digest(folder / WEIGHTS), scale, shift)
         else:
             network, file = _of_timm(task, part.teacher, part.teacher_checkpoint, owner)
-            teacher = cls(network, alpha, temperature, digest(file))
+            teacher = cls(network, alpha, temperature, file_digest(file))
         teacher._try(task, owner)
         return teacher
 
@@ -144,7 +144,9 @@ def _of_timm(task: Task, name: str, checkpoint: str | None, owner: str) -> tuple
     except (OSError, SafetensorError) as error:
         raise UserError(f"training.teacher_checkpoint: {file} is no readable safetensors file: {error}") from None
     shapes = {key: tuple(value.shape) for key, value in state.items()}
-    compare(shapes, shapes_of(network), f"training.teacher_checkpoint: {file} is not of a {name} for these classes")
+    compare_shapes(
+        shapes, shapes_of(network), f"training.teacher_checkpoint: {file} is not of a {name} for these classes"
+    )
     network.load_state_dict(state)
     return network, file
 

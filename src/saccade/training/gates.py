@@ -15,7 +15,7 @@ from saccade.hooks import temporary_hooks
 from saccade.surgery import plugs, record, replacements
 from saccade.surgery.controls import NoiseGate, unshuffled
 from saccade.surgery.record import effective_gate
-from saccade.surgery.replaced import CHILD, Replaced, alone, original
+from saccade.surgery.replaced import CHILD, ReplacedConvolution, original_output, output_without_plug
 
 __all__ = ["constant_plugs", "gate_movement", "probe_images"]
 
@@ -57,8 +57,8 @@ def gate_movement(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any
     def watch(site: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> None:
             given: Tensor = (*inputs, *named.values())[0]
-            if isinstance(module, Replaced):
-                output, given = alone(module, given, output), original(module, given)
+            if isinstance(module, ReplacedConvolution):
+                output, given = output_without_plug(module, given, output), original_output(module, given)
             before = given.float().flatten(1)
             size = before.norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
             changes[site].append((output.float().flatten(1) - before).norm(dim=1) / size)

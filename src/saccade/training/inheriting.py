@@ -12,7 +12,7 @@ from torch import nn
 
 from saccade.models import is_of_attention, saved_network
 from saccade.surgery import plugs
-from saccade.surgery.replace import described
+from saccade.surgery.replace import replacement_rows
 
 __all__ = ["inherit"]
 
@@ -33,7 +33,7 @@ def inherit(network: nn.Module, folder: Path) -> None:
     theirs = {row["site"]["path"]: _facts(row["mechanism"], row["options"], row["neutral"]) for row in saved["plugs"]}
     theirs |= {row["convolution"]: _facts(row["mechanism"], row["options"], None) for row in saved["replacements"]}
     ours = {row.site: _facts(row.mechanism, row.module.options, row.module.a is not None) for row in plugs(network)}
-    ours |= {row["convolution"]: _facts(row["mechanism"], row["options"], None) for row in described(network)}
+    ours |= {row["convolution"]: _facts(row["mechanism"], row["options"], None) for row in replacement_rows(network)}
     if ours == theirs:
         weights = load_file(folder / "model.safetensors")
         network.load_state_dict({key: value for key, value in weights.items() if is_of_attention(key)}, strict=False)

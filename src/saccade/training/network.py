@@ -68,7 +68,7 @@ def _is_neutral(plug: Plug) -> bool:
     name, options = plug.name, plug.options
     if isinstance(plug.mechanism, Shuffled):
         name, options = options["mechanism"], options["options"]
-    what = Mechanism.of(name)
+    what = Mechanism.resolve(name)
     return plug.a is not None or what.spec.is_neutral({**what.defaults, **options})
 
 

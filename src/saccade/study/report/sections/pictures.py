@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from saccade.data import open_data
 from saccade.errors import UserError
-from saccade.explanation import gate_maps, is_spatial, passing, per_channel, site_to_show
+from saccade.explanation import channel_means, gate_maps, is_spatial, passed_fractions, site_to_show
 from saccade.metrics.rows import Rows, count, select
 from saccade.recipe import described
 from saccade.runfiles import read_rows
@@ -208,10 +208,10 @@ def _column(
 
 def _heat(model: nn.Module, images: Tensor) -> tuple[Tensor | None, str | None, str | None]:
     """What the plugs let pass (B, h, w); the site it is a map of, None for strips of channels; where, in words."""
-    gates, passed = gate_maps(model, images), passing(model, images)
+    gates, passed = gate_maps(model, images), passed_fractions(model, images)
     # What passes a gate of channels differs from place to place too, but not by the gate's doing.
     places = {site: x[:, None] for site, x in passed.items() if site not in gates or is_spatial(gates[site])}
-    site = site_to_show(places, least=PLACES)
+    site = site_to_show(places, min_size=PLACES)
     if site is not None:
         return passed[site], site, site
     if gates:
@@ -232,7 +232,7 @@ def _check_saved(folder: Path, classes: Sequence[str], size: Sequence[int]) -> N
 
 def _strip(gate: Tensor) -> Tensor:
     """The channels of a gate (B, C, 1, 1) as (B, COLUMNS): neighbours averaged, or each channel repeated."""
-    channels = per_channel(gate)[:, None]
+    channels = channel_means(gate)[:, None]
     if channels.shape[-1] > COLUMNS:
         return F.adaptive_avg_pool1d(channels, COLUMNS)[:, 0]
     return F.interpolate(channels, COLUMNS, mode="nearest")[:, 0]
