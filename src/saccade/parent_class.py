@@ -1,11 +1,8 @@
 """Run a plug inside its parent module, by changing the parent's class.
 
-The new class is a subclass of the old one whose forward passes the output through the plug, as
-``torch.nn.utils.parametrize`` does. So forward hooks, ``torch.fx``, ``torch.export`` and ``torch.jit.trace`` see the
-output of the plug. Tools that test for an exact class, such as operator fusion, skip the module.
-
-Two cases need hooks: a class that cannot be subclassed, and a plug on the parent's input. Hooks alone would not do:
-hooks registered earlier would see the output without the plug, and ``torch.fx`` and fusion drop hooks.
+The new class is a subclass of the old one whose forward passes the output through the plug. So forward hooks,
+``torch.fx``, ``torch.export`` and ``torch.jit.trace`` see the output of the plug. Hooks are used only for a class that
+cannot be subclassed, and for a plug on the parent's input: ``torch.fx`` and operator fusion drop hooks.
 """
 
 from __future__ import annotations
@@ -44,7 +41,7 @@ _PLUGGED_CLASSES: WeakValueDictionary[tuple[type[nn.Module], bool], type[nn.Modu
 
 
 def run_plug_on_output(parent: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    """Forward hook: return the output (B, C, H, W) of ``parent``, passed through its plug."""
+    """Forward hook: pass the output (B, C, H, W) of ``parent`` through its plug."""
     plugged_output: Tensor = getattr(parent, CHILD)(output)
     return plugged_output
 
@@ -110,9 +107,9 @@ def detach_plug(parent: nn.Module) -> None:
 
 
 def ensure_runs_plug(parent: nn.Module) -> bool:
-    """Return True if a call of ``parent`` runs its plug, after repairing the changes of other tools.
+    """Return True if a call of ``parent`` runs its plug, after repairing what other tools did to it.
 
-    The repairs: hooks for a ``forward`` that was set on the instance, and removal of duplicated hooks.
+    Repaired are a ``forward`` that was set on the instance, and duplicated hooks.
     """
     if _remove_duplicates(parent._forward_hooks, run_plug_on_output):
         return True
@@ -139,17 +136,14 @@ def base_class(module: nn.Module) -> type[nn.Module]:
 
 
 def set_class(module: nn.Module, cls: type[nn.Module]) -> None:
-    """Change the class of ``module`` to ``cls``, or to the plugged subclass of ``cls`` if ``module`` has a plug."""
+    """Change the class of ``module`` to ``cls``, or to its plugged subclass if ``module`` has a plug."""
     on_input = getattr(type(module), _ON_INPUT, None)
     module.__class__ = cls if on_input is None else _plugged_class(cls, on_input)
 
 
 @functools.cache
 def _equal_metaclass(metaclass: type) -> type:
-    """Return a subclass of ``metaclass`` that makes a plugged class equal to its base class.
-
-    So thop and ptflops find the class in their tables. A comparison by ``is``, as in ``torch.fx``, still differs.
-    """
+    """Return a subclass of ``metaclass`` that makes a plugged class equal to its base, as tables of thop need."""
     base_hash: Any = metaclass.__hash__
 
     def equal(cls: Any, other: object) -> bool:
@@ -163,7 +157,7 @@ def _equal_metaclass(metaclass: type) -> type:
 
 
 def _plugged_class(base: type[nn.Module], on_input: bool) -> type[nn.Module]:
-    """Return the subclass of ``base`` for modules with a plug, always the same for the same arguments."""
+    """Return the subclass of ``base`` for modules with a plug."""
     plugged = _PLUGGED_CLASSES.get((base, on_input))
     if plugged is not None:
         return plugged
@@ -210,7 +204,7 @@ def recreate(on_input: bool, function: Callable[..., nn.Module], args: tuple[Any
 
 
 def _unplugged_class(cls: type[nn.Module]) -> type[nn.Module]:
-    """Return ``cls`` with plugged classes replaced by their bases, also if a tool derived ``cls`` from one."""
+    """Return ``cls`` with plugged classes replaced by their bases."""
     if _BASE in vars(cls):
         base: type[nn.Module] = vars(cls)[_BASE]
         return base
@@ -223,7 +217,7 @@ def _unplugged_class(cls: type[nn.Module]) -> type[nn.Module]:
 
 
 def _runs_code_when_subclassed(base: type) -> bool:
-    """Return True if a subclass of ``base`` runs code of a metaclass or of ``__init_subclass__``, as registries do."""
+    """Return True if subclassing ``base`` runs code, such as a registry."""
     metaclass: Any = type(base)
     metaclasses = [c for c in metaclass.__mro__ if c not in (type, ABCMeta, object)]
     return any("__new__" in vars(c) or "__init__" in vars(c) for c in metaclasses) or any(

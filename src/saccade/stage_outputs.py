@@ -1,7 +1,6 @@
 """Pass vectors from the plugs of one stage to those of the next, within one forward pass of the host.
 
-``plug`` connects the :class:`PreviousStage` modules of a host to one :class:`StageOutputs`; hooks of the host open and
-close it.
+``plug`` connects the :class:`PreviousStage` modules of a host to one :class:`StageOutputs`.
 """
 
 from __future__ import annotations
@@ -19,20 +18,17 @@ __all__ = ["PreviousStage", "StageOutputs"]
 
 
 class _OpenCall:
-    """Maps site to vector within one call of the host.
-
-    An object around the dict: ``torch.compile`` would treat the tensors of a bare dict as graph inputs.
-    """
+    """An object around the vectors, because ``torch.compile`` would treat the tensors of a dict as graph inputs."""
 
     def __init__(self) -> None:
         self.vectors: dict[str, Tensor] = {}
 
 
 class StageOutputs:
-    """Vectors (B, C) by site, kept for the duration of one call of the host, separately for each thread.
+    """Vectors (B, C) by site during one call of the host, separate for each thread. Copies start empty.
 
-    A new call replaces an open one, because after Ctrl-C torch runs no hook that would close it. So a host that calls
-    itself raises UserError as soon as the outer call reads again. Copies start empty.
+    A new call replaces an open one, because after Ctrl-C torch runs no hook that would close it. So after a host has
+    called itself, the outer call raises UserError when it reads.
     """
 
     def __init__(self) -> None:
@@ -56,10 +52,7 @@ class StageOutputs:
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """Open a call for the duration of the block, for running parts of the host separately.
-
-        Calls of the whole host inside the block have their own vectors.
-        """
+        """Open a call for the duration of the block; calls of the whole host inside it have their own vectors."""
         outer_call = getattr(self._state, "explicit_call", None)
         self._state.host_call, self._state.explicit_call = None, _OpenCall()
         try:
@@ -77,11 +70,7 @@ class StageOutputs:
             self._open_call.vectors[site] = vector
 
     def read(self, reader: str, sources: tuple[str, ...]) -> list[Tensor]:
-        """Return the vectors (B, C) of the sites ``sources``.
-
-        Args:
-            reader: site that reads, for the error message.
-            sources: sites to read.
+        """Return the vectors (B, C) of the sites ``sources`` for the site ``reader``.
 
         Raises:
             UserError: no call is open, or a source has not run in it.
@@ -105,10 +94,10 @@ class StageOutputs:
 
 
 class PreviousStage(nn.Module):
-    """Publishes the vector of its site, and returns the vectors of the previous stage. It has no parameters.
+    """Publishes the vector of its site, and returns the vectors of the previous stage.
 
     Args:
-        count: number of vectors to read, 0 in the first stage; ``plug`` sets it by the mechanism's option ``previous``.
+        count: number of vectors to read, the mechanism's option ``previous``; 0 in the first stage.
 
     Raises:
         ValueError: ``count`` is negative.
@@ -131,7 +120,7 @@ class PreviousStage(nn.Module):
         self.outputs, self.site, self.sources = outputs, site, sources
 
     def forward(self, vector: Tensor) -> list[Tensor]:
-        """Publish ``vector`` (B, C); return the vectors of the previous stage, each (B, channels of its site).
+        """Publish ``vector`` (B, C); return the vectors of the sources, each (B, channels of its site).
 
         Raises:
             ValueError: ``count`` is positive, and the module is not connected to a host.

@@ -1,7 +1,7 @@
 """Check the names in a file: classes and functions that are not known need the caller's trust.
 
-To import a module is to run its code, and even a search for ``a.b`` imports ``a``. So each name in a file is compared
-with lists before anything is looked up. Trust is an argument of the caller and is never read from a file.
+An import runs the module's code, and even a search for ``a.b`` imports ``a``. So names are compared with lists first.
+Trust is an argument of the caller and is never read from a file.
 """
 
 from __future__ import annotations
@@ -54,13 +54,7 @@ def add_trust(trust: Trust, *names: str) -> Trust:
 
 
 def refusal_error(noun: str, name: str, owner: str) -> UserError:
-    """Return the error for an unknown name, with the module it would import and how to allow it.
-
-    Args:
-        noun: kind of thing named, such as "mechanism".
-        name: name in the file.
-        owner: path of the file.
-    """
+    """Return the error for an unknown name in the file ``owner``; ``noun`` is "mechanism" or "host"."""
     module = name.partition(":")[0]
     return UserError(
         f"{owner} names the {noun} {brief(name)!r}, which is not one of Saccade's: it would import and run the "
@@ -69,13 +63,7 @@ def refusal_error(noun: str, name: str, owner: str) -> UserError:
 
 
 def check_mechanism(name: str, options: Mapping[str, Any], owner: str, trust: Trust) -> None:
-    """Raise UserError unless a file may name this mechanism.
-
-    Args:
-        name: name in the file.
-        options: options in the file; the option ``mechanism`` of the control ``shuffled`` is checked too.
-        owner: path of the file, for the error message.
-        trust: names that are allowed.
+    """Raise UserError unless the file ``owner`` may name this mechanism, and others in its option ``mechanism``.
 
     Raises:
         UserError: the name is neither in the catalogue nor trusted.
@@ -106,17 +94,11 @@ def _nested_mechanisms(name: str, options: Mapping[str, Any], owner: str) -> Ite
 
 
 def check_options(options: Mapping[str, Any], owner: str, largest: int) -> None:
-    """Raise UserError if options of a host would load files or weights, or are too large.
-
-    None and False disable an option and are always allowed.
-
-    Args:
-        options: options in a file, possibly nested.
-        owner: path of the file, for the error message.
-        largest: largest number allowed, such as a number of classes.
+    """Raise UserError if options of a host, in the file ``owner``, would load files or weights.
 
     Raises:
-        UserError: an option loads weights or a file, a value contains an address or path, or a number is too large.
+        UserError: an option loads weights or a file, a value contains an address or path, or a number exceeds
+            ``largest``.
     """
     check_numbers(options, owner, largest)
     fetching_option = find_fetching_option(options, owner)

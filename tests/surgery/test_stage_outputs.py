@@ -124,7 +124,7 @@ def test_a_number_that_is_given_takes_the_last(make):
     assert [row.module.reads for row in plugs(host)] == [(), (), ("layer1.1.bn2",), ("layer2.0.bn2",), ()]
     assert [row.module.mechanism.previous.count for row in plugs(host)] == [0, 0, 1, 1, 0]
     assert host(_x()).shape == (2, 5)
-    with pytest.raises(UserError, match=r"at layer2.0.bn2: previous=3 vectors .* to be read; 2 of the sites lie there"):
+    with pytest.raises(UserError, match=r"at layer2.0.bn2: previous=3, but the previous stage has 2 sites"):
         plug(make("torchvision resnet"), "emca", where="residual", previous=[0, 3, 0, 0], input=SIZE)
     with pytest.raises(UserError, match="previous"):
         plug(make("torchvision resnet"), "emca", where="residual", previous=-1, input=SIZE)

@@ -1,12 +1,7 @@
 """Gates of a plugged network on given images, and the fraction of the feature map that passes.
 
-A gate g multiplies its map f. A plug with factor ``a`` returns y = f + a (g f − f) = (1 + a (g − 1)) f, so its
-*effective gate* is 1 + a (g − 1): 1 leaves the map unchanged, 0 switches it off. With ``a`` outside [0, 1] the
-effective gate may leave the range of g.
-
-The channel mean of a gate says little about a pixel: for a gate that is normalised over channels, as in DAS, it is
-nearly the same everywhere. The passed fraction Σ_c |y_c| / Σ_c |f_c| is also defined for mechanisms that add to the map
-or transform it.
+A gate g multiplies its map f. A plug with factor ``a`` returns y = f + a (g f − f), so its *effective gate* is
+1 + a (g − 1). The passed fraction Σ_c |y_c| / Σ_c |f_c| is also defined for mechanisms that add to the map.
 """
 
 from __future__ import annotations
@@ -28,9 +23,7 @@ __all__ = ["channel_means", "gate_maps", "is_spatial", "passed_fractions", "site
 
 
 def gate_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Return the effective gates of the mechanisms that are gates, by site, from one forward pass.
-
-    The network runs in eval mode and without gradients, and is left unchanged.
+    """Return the effective gates of the mechanisms that are gates, by site, from one forward pass in eval mode.
 
     Args:
         model: a plugged network.
@@ -55,18 +48,11 @@ def gate_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def passed_fractions(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Return the fraction of the feature map that each plug passes, per pixel, by site, from one forward pass.
-
-    The network runs in eval mode and without gradients, and is left unchanged.
-
-    Args:
-        model: a plugged network.
-        images: (B, C, H, W), normalised as the network expects; moved to its device.
+    """Return the fraction of the feature map that each plug passes, per pixel; arguments as for :func:`gate_maps`.
 
     Returns:
         mapping from site, named as by :func:`gate_maps`, to Σ_c |y_c| / Σ_c |f_c|, (B, h, w), float32 on the CPU,
-        where f (B, c, h, w) is the plug's input and y its output; 1 where f is zero. It may exceed 1 for a mechanism
-        that adds to the map.
+        where f (B, c, h, w) is the plug's input and y its output; 1 where f is zero.
     """
     fractions: dict[str, list[Tensor]] = {}
 
@@ -86,7 +72,7 @@ def passed_fractions(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def _number_calls(site: str, calls: list[Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, tensor) for each call of a site; the name contains the number of the call if there are several."""
+    """Yield (name, tensor) for each call of a site."""
     for number, value in enumerate(calls, 1):
         yield (site if len(calls) == 1 else f"{site} (call {number})"), value
 
@@ -97,11 +83,7 @@ def is_spatial(gate: Tensor) -> bool:
 
 
 def spatial_map(gate: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-    """Average a gate over its channels, and resize it bilinearly (``align_corners=False``).
-
-    Args:
-        gate: (B, C | 1, H | 1, W | 1).
-        size: new (height, width); None keeps the gate's size.
+    """Average a gate (B, C | 1, H | 1, W | 1) over its channels, and resize it to ``size`` (height, width) bilinearly.
 
     Returns:
         (B, H, W), or (B, height, width).
@@ -120,8 +102,7 @@ def channel_means(gate: Tensor) -> Tensor:
 def site_to_show(maps: Mapping[str, Tensor], min_size: int = 4) -> str | None:
     """Return the last site whose gate has at least ``min_size`` rows and columns.
 
-    If there is none, return the site with the largest spatial standard deviation (of :func:`spatial_map`, averaged over
-    images), or None if no gate is spatial.
+    If there is none, return the site with the largest spatial standard deviation, or None if no gate is spatial.
 
     Args:
         maps: mapping from site to gate (B, C | 1, H | 1, W | 1).

@@ -4,11 +4,9 @@ Formats: ``onnx``, ``torch`` (a program of ``torch.export``, ``.pt2``) and ``saf
 ``config.json`` for ``saccade.load``). In the first two, plugs become plain operators.
 
 The runtime of the format (onnxruntime, ``torch.export.load``, ``saccade.load``) reads the file from disk. Its outputs
-must equal the network's at three image sizes and three batch sizes, and at sizes that violate a guard: a
-size-dependent branch is traced with the outcome for one example only.
+must equal the network's at three image sizes and three batch sizes, and at sizes that violate a guard of the trace.
 
-A ``.pt2`` written here contains no pickle. Do not load ``.pt2`` files of others: ``torch.export.load`` unpickles their
-contents.
+A ``.pt2`` written here contains no pickle. Do not load ``.pt2`` files of others: ``torch.export.load`` unpickles them.
 """
 
 from saccade.exporting.differences import LIMIT

@@ -42,12 +42,7 @@ def check_arguments(model: Any, host: Any, classes: Any, facts: Mapping[str, Any
 def check_class_count(classes: Sequence[str] | None, outputs: Sequence[Tensor]) -> None:
     """Raise UserError unless there are as many classes as logits; one logit may stand for two classes.
 
-    Args:
-        classes: names of the classes, or None.
-        outputs: outputs of the network; only a single tensor (B, logits) is checked.
-
-    Raises:
-        UserError: the numbers differ.
+    Only a network with a single output (B, logits) is checked.
     """
     if classes is None or len(outputs) != 1 or outputs[0].ndim != 2:
         return

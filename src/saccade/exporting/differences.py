@@ -26,13 +26,8 @@ def difference(expected: Sequence[Tensor], outputs: Sequence[Tensor], where: str
 
     The difference is infinite if an output is not finite.
 
-    Args:
-        expected: outputs of the network.
-        outputs: outputs of the file.
-        where: start of the error message.
-
     Raises:
-        UserError: numbers or shapes of the tensors differ, or ``expected`` is not finite.
+        UserError: numbers or shapes of the tensors differ, or ``expected`` is not finite; ``where`` begins the message.
     """
     shapes = [[tuple(tensor.shape) for tensor in side] for side in (expected, outputs)]
     if shapes[0] != shapes[1]:

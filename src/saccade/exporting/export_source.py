@@ -47,15 +47,7 @@ class Comparison:
 
 
 class ExportSource:
-    """A copy of a network in float32, eval mode and on the CPU, with what an export needs.
-
-    Args:
-        model: the network.
-        images: example batch (B, C, H, W).
-        dynamic: a key of ``DYNAMIC_AXES``.
-        host: how to build the network without plugs, or None.
-        metadata: metadata for the file.
-    """
+    """A copy of a network in float32, eval mode and on the CPU, with an example batch (B, C, H, W) and metadata."""
 
     input_name = "image"
     """Name of the input in a file."""
@@ -264,11 +256,7 @@ class ExportSource:
         return [self._random_batch(*shape) for shape in (*shapes, *self.unguarded_sizes)]
 
     def compare(self, run_file: Callable[[Tensor], list[Tensor]], images: Tensor) -> Comparison:
-        """Compare the outputs of the file and of the network for ``images`` (B, C, H, W).
-
-        Args:
-            run_file: function images -> output tensors of the file.
-            images: batch to run.
+        """Compare the network's outputs for ``images`` (B, C, H, W) with those of ``run_file``, which runs the file.
 
         Raises:
             UserError: the file fails or differs by more than the limit.

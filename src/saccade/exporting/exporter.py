@@ -107,11 +107,7 @@ def export(
 
 @contextmanager
 def _temporary_output(path: Path, is_folder: bool) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on an exception.
-
-    Raises:
-        UserError: the parent folder does not exist, ``path`` is of the wrong kind, or it cannot be written.
-    """
+    """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on an exception."""
     try:
         if path.is_dir() and not is_folder:
             raise UserError(f"{path} is a folder; name the file to be written")

@@ -1,8 +1,7 @@
 """Find the guards that ``torch.export`` derives from image sizes, and sizes that violate them.
 
 A size-dependent branch is traced once: the graph contains only the branch that the example took, and ``torch.export``
-keeps the condition as a guard. Some guards always hold or are harmless. Others hold for every size that the network
-itself accepts. The rest make the file wrong; they are found by running the network at a size that violates the guard.
+keeps the condition as a guard. If the network accepts a size that violates a guard, the file may be wrong there.
 """
 
 from __future__ import annotations
@@ -43,16 +42,13 @@ def upper_bounds(program: torch.export.ExportedProgram) -> dict[int, int]:
 def violating_sizes(
     program: torch.export.ExportedProgram, native: tuple[int, int], smallest: tuple[int, int], is_fixed: bool
 ) -> dict[str, list[Size]]:
-    """Return sizes that violate the guards of a program, by guard, for each guard that does not always hold.
+    """Return sizes that violate the guards of a program, by guard, fewest pixels first.
 
     Args:
         program: traced program.
         native: height and width of the network's input.
         smallest: smallest height and width that the program accepts.
         is_fixed: whether height and width are always ``native``.
-
-    Returns:
-        mapping from guard to sizes, from half of ``native`` up to a few times ``native``, fewest pixels first.
     """
     sizes_by_guard: dict[str, list[Size]] = {}
     max_pixels = max(2**18, 18 * native[0] * native[1])

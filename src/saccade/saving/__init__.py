@@ -1,8 +1,6 @@
-"""Save a network to a folder and load it again.
+"""Save a network to a folder with ``model.safetensors`` and ``config.json``, and load it again.
 
-The folder contains ``model.safetensors`` and ``config.json``, which describes how to rebuild the network. A folder is
-data, never code: ``config.json`` may name only networks of known libraries and mechanisms of the catalogue, and the
-size of the network is checked before anything is built.
+A folder is data, never code: ``config.json`` may name only networks of known libraries and mechanisms of the catalogue.
 """
 
 from saccade.saving.config import describe as describe

@@ -33,8 +33,7 @@ def rebuild(host: HostConfig, trust: Trust = True) -> nn.Module:
 
     Args:
         host: one of ``timm``, ``torchvision``, ``call`` and ``passed``, with ``options``; ``passed`` with ``code``.
-        trust: names that may run besides the networks of the libraries; pass the caller's trust for a ``host`` that
-            comes from a file.
+        trust: names that may run besides the networks of the libraries.
 
     Raises:
         UserError: the network cannot be built, or its name is not trusted.
@@ -44,12 +43,6 @@ def rebuild(host: HostConfig, trust: Trust = True) -> nn.Module:
 
 def rebuild_on_meta_device(host: HostConfig, limits: Limits, owner: str, trust: Trust) -> nn.Module | None:
     """Return the network on the meta device, without memory; None if a trusted host cannot be built there.
-
-    Args:
-        host: as for ``rebuild``.
-        limits: largest size of the network.
-        owner: path of the file that describes it.
-        trust: as for ``rebuild``.
 
     Raises:
         UserError: the network cannot be built, is not trusted, or is too large.
@@ -68,16 +61,12 @@ def rebuild_on_meta_device(host: HostConfig, limits: Limits, owner: str, trust: 
 
 
 def check_host_name(host: HostConfig, owner: str, trust: Trust) -> None:
-    """Raise UserError unless a file may name this host; ``owner`` is the file.
-
-    Raises:
-        UserError: no library has such a network, and the name is not trusted. It was not imported.
-    """
+    """Raise UserError unless the file ``owner`` may name this host. An unknown name is not imported."""
     _builder(host, trust, owner)
 
 
 def is_from_library(host: HostConfig) -> bool:
-    """Return True if ``host`` does not name a function to import, or names one of a known library."""
+    """Return True unless ``host`` names a function of an unknown module."""
     return "call" not in host or _library_of(str(host["call"])) is not None
 
 

@@ -1,4 +1,4 @@
-"""Build a network on the meta device, to compare its keys and shapes with a file before memory is allocated."""
+"""Build a network on the meta device, before memory is allocated."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ class TooLargeError(UserError):
 class Limits:
     """Bounds on the network that a file describes, enforced while it is built.
 
-    The bounds are generous, because constructors create more than they keep; keys and shapes are compared exactly
-    afterwards.
+    Generous, because constructors create more than they keep; keys and shapes are compared exactly afterwards.
 
     Args:
         shapes: maps key to the shape of a tensor in the file.
@@ -59,12 +58,7 @@ class _RangesOnCpu(TorchFunctionMode):
 
 
 def call_on_meta_device(build: Callable[[], nn.Module], limits: Limits, owner: str) -> nn.Module:
-    """Return the network that ``build`` builds, on the meta device.
-
-    Args:
-        build: function that builds a network.
-        limits: bounds on all parameters and modules created by ``build``.
-        owner: path of the file that describes the network.
+    """Return the network that ``build`` builds, on the meta device; ``owner`` is the file that describes it.
 
     Raises:
         TooLargeError: the limits are exceeded.

@@ -30,14 +30,13 @@ def load(folder: str | Path, host: nn.Module | None = None, trust: Trust = False
     """Return the network that ``save`` wrote into ``folder``, on the CPU, in eval mode.
 
     A folder may name networks of timm, torchvision, segmentation_models_pytorch and Saccade, and mechanisms of the
-    catalogue; anything else is imported only if ``trust`` allows it. The size of the network it describes is compared
-    with the weights before memory is allocated.
+    catalogue; anything else is imported only if ``trust`` allows it.
 
     Args:
         folder: folder with ``model.safetensors`` and ``config.json``.
         host: the network without plugs, needed if ``config.json`` does not say how to build it. It is modified in place
             and returned. Plugs that it already has are kept.
-        trust: names the folder may use besides those: all if True, or a list such as ``["my.module:Class"]``.
+        trust: True allows all names; a list, ``["my.module:Class"]``, those in it.
 
     Raises:
         UserError: a file is missing or broken, or the two files do not belong together; a name is not trusted; the host
@@ -118,15 +117,10 @@ def load_values(network: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def apply_config(host: nn.Module, config: Mapping[str, Any], owner: str) -> nn.Module:
-    """Attach the plugs and make the replacements that ``config`` lists; return ``host``.
-
-    Args:
-        host: network without plugs.
-        config: mapping with ``plugs`` and ``replacements``.
-        owner: path of the file with ``config``, for the error message.
+    """Attach the plugs and make the replacements that ``config``, from the file ``owner``, lists; return ``host``.
 
     Raises:
-        UserError: a row does not fit the host, or a mechanism cannot be built. The host is then left as it was.
+        UserError: a row does not fit the host, or a mechanism cannot be built. The host is left as it was.
     """
     parameter = next(host.parameters(), torch.zeros(()))
     new = []

@@ -89,13 +89,8 @@ def shapes_of(network: nn.Module) -> Shapes:
 def compare_shapes(in_file: Shapes, in_network: Shapes, message: str) -> None:
     """Raise UserError if keys or shapes differ.
 
-    Args:
-        in_file: shapes in a file, by key.
-        in_network: shapes in a network, by key.
-        message: start of the error message.
-
     Raises:
-        UserError: they differ. The message lists the differences, and a prefix that all keys of the file share.
+        UserError: they differ. The text is ``message``, the differences, and a prefix that all keys of the file share.
     """
     different = [key for key in in_file if key in in_network and in_file[key] != in_network[key]]
     differences = (
@@ -123,13 +118,8 @@ def check_values(state: Mapping[str, Tensor], network: nn.Module, owner: str) ->
     The families are floating (16 to 64 bit), integer, complex and bool. A value of a buffer may be infinite or NaN
     where the network's own value is, as in an attention mask.
 
-    Args:
-        state: tensors of the file, each of any shape.
-        network: network with the same keys.
-        owner: path of the file.
-
     Raises:
-        UserError: a tensor is of another family, or not finite.
+        UserError: a tensor, of any shape, is of another family or not finite.
     """
     parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
     for key, expected in network.state_dict().items():

@@ -1,6 +1,6 @@
-"""Attach plugs to a host and detach them, with the hooks that let the host's own checkpoints load.
+"""Attach plugs to a host and detach them.
 
-All hooks are module-level functions, so that copies and pickles of a host keep them.
+Hooks are module-level functions, so that copies and pickles of a host keep them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,11 @@ from saccade.surgery.plug_module import Plug, plugs_in
 __all__ = ["attach", "close_call", "detach", "keep_plugs", "one_call", "open_call", "share_stage_outputs"]
 
 _STAGE_OUTPUTS = "_saccade_relays"
-"""Attribute of the host: tuple of the StageOutputs that each call of the host opens. Pickles contain its name."""
+"""Attribute of the host with its StageOutputs; pickles contain the name."""
 
 
 def keep_plugs(host: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Load-state pre-hook of the host: leave the plugs as they are if the checkpoint has no plug keys.
-
-    If the checkpoint has some plug keys, ``load_state_dict`` reports the others as missing.
-    """
+    """Load-state pre-hook of the host: leave the plugs as they are if the checkpoint has no plug keys."""
     plug_state = {
         f"{prefix}{path}.{key}": value
         for path, module in host.named_modules(remove_duplicate=False)
@@ -46,7 +43,7 @@ def open_call(host: nn.Module, args: tuple[Any, ...]) -> None:
 
 
 def close_call(host: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    """Forward hook of the host, run after an exception too: close the call of each of its StageOutputs."""
+    """Forward hook of the host, also after an exception: close the call of each of its StageOutputs."""
     for outputs in host.__dict__[_STAGE_OUTPUTS]:
         outputs.close()
 
@@ -75,7 +72,7 @@ def attach(host: nn.Module, plug: Plug) -> None:
 
 
 def share_stage_outputs(host: nn.Module, plugs: list[Plug]) -> None:
-    """Let the plugs of ``host`` read each other's vectors within one forward pass, if any of them reads."""
+    """Let the plugs of ``host`` read each other's vectors within one forward pass."""
     if not any(plug.previous for plug in plugs):
         return
     outputs = StageOutputs()
@@ -115,8 +112,7 @@ def detach(host: nn.Module, removed: list[Plug]) -> None:
 def one_call(model: nn.Module) -> Iterator[None]:
     """Treat the block as one forward pass of the host, for running parts of a network separately.
 
-    Mechanisms that read the previous stage (``emca``) need this in a feature extractor of ``torch.fx``, or when stages
-    are run one by one. A call of the whole host does not need it.
+    Mechanisms that read the previous stage (``emca``) need this in a feature extractor of ``torch.fx``, for example.
 
     >>> with saccade.one_call(model):                                                           # doctest: +SKIP
     ...     features = extractor(images)

@@ -26,12 +26,11 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return groups for a ``torch.optim`` optimiser: host and attention, each with and without weight decay.
 
-    Biases, one-dimensional parameters and the plugs' factors ``a`` are not decayed; decay would pull ``a`` to zero,
-    which switches attention off. A kernel kept by a replacement belongs to the host. Each trainable parameter is in
-    exactly one group; each group also has a ``name``.
+    Biases, one-dimensional parameters and the plugs' factors ``a`` are not decayed: decay would pull ``a`` to zero,
+    which switches attention off. A kernel kept by a replacement belongs to the host. Groups also have a ``name``.
 
     Args:
-        model: the network.
+        model: any network.
         lr: learning rate of the host.
         attention_lr: learning rate of the plugs; None takes ``lr``.
         weight_decay: weight decay of the groups that are decayed.

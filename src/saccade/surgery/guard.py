@@ -1,7 +1,7 @@
 """Raise an error when a host is called whose plug or replacement no longer runs.
 
-Tools that fuse or convert modules replace, delete or fold them, and the network would then run without its attention.
-The host and each module above a plug record the paths of plugs below them, and a forward pre-hook checks these.
+Tools that fuse or convert modules may remove plugs. So the host and each module above a plug record the paths of the
+plugs below them, and a forward pre-hook checks these.
 """
 
 from __future__ import annotations
@@ -34,12 +34,9 @@ REPLACEMENT_INFO = "_saccade_note"
 
 
 def record_path(host: nn.Module, path: str, kind: str) -> None:
-    """Record ``path`` on ``host`` and on each module between, as attribute ``kind``, and register the guarding hook.
+    """Record ``path`` in the attribute ``kind`` of ``host`` and of each module above ``path``.
 
-    Args:
-        host: the network.
-        path: path of a parent or of a replaced convolution.
-        kind: ``PLUG_PATHS`` or ``REPLACEMENT_PATHS``.
+    Each of these modules gets the guarding hook. ``kind`` is ``PLUG_PATHS`` or ``REPLACEMENT_PATHS``.
     """
     names = path.split(".")
     module = host
@@ -53,7 +50,7 @@ def record_path(host: nn.Module, path: str, kind: str) -> None:
 
 
 def retain_paths(root: nn.Module, kind: str, remaining: set[str]) -> None:
-    """Delete the recorded paths of ``kind`` in ``root`` that are not in ``remaining``, given relative to ``root``."""
+    """Delete the recorded paths of ``kind`` in ``root`` that are not among ``remaining``."""
     for prefix, module in root.named_modules():
         if kind not in vars(module):
             continue
@@ -66,16 +63,13 @@ def retain_paths(root: nn.Module, kind: str, remaining: set[str]) -> None:
 
 
 def recorded_paths(root: nn.Module, kind: str) -> list[str]:
-    """Return the recorded paths of ``kind`` in ``root``, relative to ``root``, without duplicates."""
+    """Return the recorded paths of ``kind``, relative to ``root``."""
     paths = [f"{prefix}.{path}".strip(".") for prefix, m in root.named_modules() for path in vars(m).get(kind, ())]
     return list(dict.fromkeys(paths))
 
 
 def record_parent_state(plug: Plug, container: nn.Module | None, parent: nn.Module) -> None:
-    """Record on ``plug`` whether ``parent`` has a bias and which norm follows, to detect a fold of that norm later.
-
-    If the norm is not the next child of ``container``, only a new bias will show the fold.
-    """
+    """Record whether ``parent`` has a bias and which norm follows it, to detect later that the norm was folded."""
     plug.parent_state = ParentState()
     if isinstance(parent, nn.modules.conv._ConvNd) and not plug.site.entering:
         plug.parent_state = ParentState(bias=parent.bias is not None, norm=_norm_after(container, parent))
@@ -91,7 +85,7 @@ def find_lost(root: nn.Module) -> dict[str, str]:
 
 
 def raise_if_lost(reasons: Mapping[str, str]) -> None:
-    """Raise UserError with the paths and reasons of lost plugs, unless ``reasons`` is empty."""
+    """Raise UserError with the paths and reasons, unless ``reasons`` is empty."""
     if not reasons:
         return
     sentences = []
@@ -115,8 +109,7 @@ def _raise_if_lost_below(module: nn.Module) -> None:
     raise_if_lost(dict(_lost_below(module)))
 
 
-# The mark of torch.compiler.assume_constant_result, set without importing the compiler: the check runs once while a
-# graph is traced, and adds no node to the graph.
+# As torch.compiler.assume_constant_result, without importing the compiler: the check adds no node to a traced graph.
 _raise_if_lost_below._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -135,7 +128,7 @@ _REPLACEMENT_LOST = (
 
 
 def _lost_below(module: nn.Module) -> Iterator[tuple[str, str]]:
-    """Yield the path, relative to ``module``, and the reason of each plug or replacement that no longer runs."""
+    """Yield the path and the reason of each plug or replacement below ``module`` that no longer runs."""
     for path in vars(module).get(PLUG_PATHS, ()):
         *ancestors, last = chain = _modules_along(module, path)
         path_exists = len(chain) == 1 + _depth(path)
@@ -189,10 +182,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _is_norm_folded(plug: Plug, container: nn.Module | None, parent: nn.Module, last: nn.Module) -> bool:
-    """Return True if ``parent`` has a new bias, or its norm is neither in ``container`` nor in ``last``.
-
-    ``last`` is the module at the recorded path: ``parent``, or a wrapper around the parent and its norm.
-    """
+    """Return True if ``parent`` has a new bias, or its norm is neither in ``container`` nor in the wrapper ``last``."""
     state = vars(plug).get("parent_state")  # missing in pickles of earlier versions
     if state is None:
         return False

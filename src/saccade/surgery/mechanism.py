@@ -1,4 +1,4 @@
-"""A mechanism with its SPEC, defaults and constructor, and its options at each site."""
+"""A mechanism with its SPEC and constructor, and its options at each site."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def starts_neutral(start: str) -> bool:
 
 
 def kernel_keeping_class(mechanism: str | MechanismBuilder) -> type[Convolution] | None:
-    """Return the class of a mechanism that keeps the kernel of the convolution it replaces, or None."""
+    """Return the class of a mechanism that keeps the kernel of a convolution, or None."""
     cls = catalog.load(mechanism) if isinstance(mechanism, str) else mechanism
     return cls if isinstance(cls, type) and issubclass(cls, Convolution) else None
 
@@ -132,7 +132,7 @@ def kernel_keeping_class(mechanism: str | MechanismBuilder) -> type[Convolution]
 def options_per_site(mechanism: Mechanism, options: dict[str, Any], sites: list[Site]) -> list[dict[str, Any]]:
     """Return the options of each site: a list gives one value per stage, unless the option's own default is a list.
 
-    If the mechanism needs the option ``size`` and it is not given, it is the size of the site's map.
+    A missing ``size`` is the size of the site's map.
 
     Raises:
         UserError: the length of a list is not the number of stages among the sites.
@@ -162,11 +162,6 @@ def options_per_site(mechanism: Mechanism, options: dict[str, Any], sites: list[
 
 def previous_parents(mechanism: Mechanism, sites: list[Site], per_site: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     """Return the parents that each site reads: those of the previous stage, or the last ``previous`` of them.
-
-    Args:
-        mechanism: the mechanism.
-        sites: sites to be plugged.
-        per_site: options of each site, of which ``previous`` is used.
 
     Raises:
         UserError: the previous stage has fewer than ``previous`` sites.

@@ -43,13 +43,9 @@ def plug(
 ) -> nn.Module:
     """Plug a mechanism into ``host``, in place, at every site selected by ``where``.
 
-    No key of the host's state dict changes; its own checkpoints load strictly before and after. Mechanisms are drawn
-    from the global random state, which is left unchanged. A mechanism with a ReLU that is off for most images of
-    ``input``, so that it could not learn, is drawn again. A warning is logged for sites that run in eval mode only, and
-    for a host that its trainer rebuilds (``plugged_trainer``).
-
-    A mechanism that keeps the kernel of a convolution (``dcn1``, ``dcn2``) is passed to :func:`saccade.replace`, with
-    its values of ``where``. Other mechanisms of kind ``conv`` discard weights and are refused.
+    The keys of the host's state dict do not change; its own checkpoints still load strictly. The global random state is
+    left unchanged. A mechanism with a ReLU that is off for most images of ``input`` could not learn and is drawn again.
+    A mechanism that keeps the kernel of a convolution (``dcn1``, ``dcn2``) is passed to :func:`saccade.replace`.
 
     Args:
         host: any network.
@@ -57,21 +53,20 @@ def plug(
         where: ``paper``, ``stage``, ``neck``, ``block``, ``residual``, ``conv3x3``, ``activated``, ``expanded`` or
             ``conv_stem``, optionally with a suffix: an index or slice, ``[first]`` or ``[last]`` of each stage; a path
             or glob of modules; or a list of these.
-        start: ``neutral``: until trained, the network's output is unchanged, bit for bit where the mechanism's output
-            is finite; ``paper``: the mechanism's own initialisation, without the factor ``a``.
+        start: ``neutral``: the network's output is unchanged until trained, bit for bit where the mechanism's output is
+            finite; ``paper``: the mechanism's own initialisation, without the factor ``a``.
         input: as for :func:`sites`.
         options: options of the mechanism. A list gives one value per stage, unless the option's own default is a list.
-            ``size`` (H, W) defaults to the size of each site's map if the mechanism needs it, ``previous`` to the
-            number of sites in the previous stage; a smaller number takes the last of them.
+            ``size`` (H, W) defaults to the size of each site's map, ``previous`` to the number of sites in the previous
+            stage; a smaller number takes the last of them.
 
     Returns:
         ``host``.
 
     Raises:
-        UserError: unknown mechanism or option; no site; a parent that has a plug; a host that is not an ``nn.Module``,
-            is wrapped in DistributedDataParallel, compiled or on the meta device, or does not run each plug once per
-            call of its parent; a mechanism that changes shape or dtype, or a neutral one that changes the map. The
-            host is then left as it was.
+        UserError: unknown mechanism or option; no site; a parent that has a plug; a host that is distributed, compiled
+            or on the meta device, or does not run each plug once per call of its parent; a mechanism that changes shape
+            or dtype, or a neutral one that changes the map. The host is left as it was.
     """
     neutral = starts_neutral(start)
     resolved = Mechanism.resolve(mechanism)
@@ -92,16 +87,9 @@ def insert_plugs(
     neutral: bool,
     substitute: Callable[[Site, dict[str, Any], nn.Module], BuiltModule] | None = None,
 ) -> nn.Module:
-    """Plug a mechanism, or a substitute with its sites and options, into ``host``; return ``host``.
+    """Plug a mechanism into ``host``, or instead the result of ``substitute`` (site, options, mechanism's module).
 
-    Args:
-        host: the network.
-        mechanism: mechanism that determines sites and options.
-        where: as for ``plug``.
-        input: as for ``plug``.
-        options: as for ``plug``.
-        neutral: whether plugs get a factor ``a``, unless the SPEC says that the mechanism starts as the identity.
-        substitute: function (site, its options, mechanism's module) -> module to plug instead.
+    With ``neutral``, plugs get a factor ``a``, unless the mechanism itself starts as the identity.
 
     Raises:
         UserError: as ``plug``.
@@ -155,7 +143,7 @@ def insert_plugs(
 
 
 def attach_all(host: nn.Module, new: list[Plug], check: Callable[[], None]) -> nn.Module:
-    """Attach ``new`` to the parents of their sites and call ``check``; after an exception, restore the host.
+    """Attach plugs and call ``check``; after an exception, restore the host.
 
     Raises:
         UserError: a parent does not exist or has a plug.

@@ -21,7 +21,7 @@ __all__ = ["ParentState", "Plug", "Seen", "plug_of", "plugs_in"]
 
 @dataclass
 class ParentState:
-    """State of a parent convolution when it was plugged, to detect a norm folded into it later."""
+    """State of a parent convolution before a norm may be folded into it."""
 
     bias: bool = True
     """Whether the convolution had a bias."""
@@ -35,13 +35,13 @@ Seen = ParentState  # name in networks pickled by earlier versions
 class Plug(nn.Module):
     """A mechanism in a host: y = f + (a·(m(f) − f)).to(f.dtype), or y = m(f) without ``a``.
 
-    With a = 0 the output is the input, bit for bit where m(f) is finite; if m(f) overflows, so does the output.
+    With a = 0 the output is the input, bit for bit where m(f) is finite.
 
     Args:
         mechanism: m, maps (B, C, H, W) to the same shape.
         site: site of the plug.
-        name: catalogue name of the mechanism, or ``package.module:Class``.
-        options: options the mechanism was built with.
+        name: catalogue name, or ``package.module:Class``.
+        options: options of the mechanism.
         position: position that selected the site.
         neutral: whether there is an ``a``, a parameter of shape (1,) that starts at zero.
         reads: parents of the previous stage whose vectors the mechanism reads.
@@ -80,7 +80,7 @@ class Plug(nn.Module):
         return [module for module in self.mechanism.modules() if isinstance(module, PreviousStage)]
 
     def connect(self, outputs: StageOutputs) -> None:
-        """Let the mechanism write to and read from ``outputs``; call again after the mechanism was exchanged."""
+        """Let the mechanism write to and read from ``outputs``."""
         self.outputs = outputs
         for reader in self.previous:
             reader.connect(outputs, self.site.parent, self.reads)

@@ -50,10 +50,10 @@ class PlugInfo:
 
 
 def plugs(host: nn.Module) -> list[PlugInfo]:
-    """Return the plugs of ``host`` in the order of its modules. Replaced convolutions are listed by ``replacements``.
+    """Return the plugs of ``host`` in the order of its modules; see ``replacements`` for replaced convolutions.
 
     Raises:
-        UserError: ``host`` is not an ``nn.Module``, or a parent no longer runs its plug, as after fusion.
+        UserError: a parent no longer runs its plug, as after fusion.
     """
     check_network(host)
     loss_reasons = find_lost(host)
@@ -87,15 +87,14 @@ def unplug(host: nn.Module, only: str | Sequence[str] | None = None) -> nn.Modul
 
     Args:
         host: the network.
-        only: paths or globs of parents, replaced convolutions, or modules that contain them, also lost ones; None
-            removes all.
+        only: paths or globs of parents, replaced convolutions, or modules that contain them; None removes all.
 
     Returns:
         ``host``.
 
     Raises:
-        UserError: ``host`` is not an ``nn.Module``, ``only`` matches nothing, a ``torch.fx`` graph calls the plugs, or
-            the kernel of a replaced convolution is unknown or re-parametrised. Nothing is removed then.
+        UserError: ``only`` matches nothing, a ``torch.fx`` graph calls the plugs, or the kernel of a replaced
+            convolution is unknown or re-parametrised. Nothing is removed then.
     """
     check_network(host)
     present = {path: plug for path, _, plug in plugs_in(host)}

@@ -12,10 +12,7 @@ _LOG = logging.getLogger("saccade")
 
 
 def warn_of_rebuilding(host: nn.Module) -> None:
-    """Log a warning if ``host`` looks like a YOLO network, which its trainer rebuilds from ``host.yaml``.
-
-    Such a network has a dict ``yaml``, and a Sequential ``model`` whose layers have attributes ``f`` and ``i``.
-    """
+    """Log a warning if ``host`` looks like a YOLO network, which its trainer rebuilds from ``host.yaml``."""
     layers = host._modules.get("model")
     if not isinstance(getattr(host, "yaml", None), dict) or not isinstance(layers, nn.Sequential):
         return

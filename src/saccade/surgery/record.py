@@ -39,15 +39,12 @@ def effective_gate(gate: Tensor, a: Tensor | None) -> Tensor:
 def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
     """Record the gates and contexts of the latest forward pass of ``model``, by site, detached.
 
-    Recorded is the output of each mechanism's module ``tap``; mechanisms without one are absent. A site that runs
-    several times in one forward pass has a list. A replacement is recorded under the path of its convolution, or
-    under the path of the mechanism inside it if the convolution's own path is a site. The dictionary stays readable
-    after the block.
-
-    Inside the block a compiled network runs uncompiled, and only forward passes of the current thread are recorded.
+    A site that runs several times in one forward pass has a list. Mechanisms without a module ``tap`` are absent. A
+    replacement is recorded under the path of its convolution, or, if that path is a site too, of the mechanism inside.
+    Only the current thread is recorded, and a compiled network runs uncompiled.
 
     Raises:
-        UserError: ``model`` is not an ``nn.Module``, has lost a plug, or is a DataParallel on several devices.
+        UserError: ``model`` has lost a plug, or is a DataParallel on several devices.
 
     >>> with saccade.record(model) as maps:                                                     # doctest: +SKIP
     ...     model(images)

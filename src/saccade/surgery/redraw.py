@@ -1,7 +1,6 @@
-"""Redraw new mechanisms with dead ReLUs: a ReLU that is off for every image passes no gradient.
+"""Redraw new mechanisms with dead ReLUs, which pass no gradient because they are off for every image.
 
-On maps of few channels this is common: the only bottleneck unit of ``se`` on 16 channels is dead at initialisation
-half of the time.
+The only bottleneck unit of ``se`` on 16 channels is dead at initialisation half of the time.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ __all__ = ["redraw_dead_relus"]
 _MIN_ACTIVE_FRACTION = 0.75
 """Fraction of the images for which a ReLU must have an active unit.
 
-Measured with ``se`` on the digits, a bottleneck of one unit, 46 runs. Units that began active for more than 0.75 of the
-images ended dead in 1 of 30 runs; for 0.25 to 0.75, in 3 of 5; for less, in 5 of 11.
+In 46 runs of ``se`` on the digits, units that began active for more than 0.75 of the images ended dead in 1 of 30 runs;
+for 0.25 to 0.75, in 3 of 5; for less, in 5 of 11.
 """
 _MAX_REDRAWS = 20
 """Number of redraws after which the first draw that is active for any image is accepted.
 
-A single unit after a norm is active for half of the images, so 0.75 may be out of reach.
+A single unit after a norm is active for half of the images only.
 """
 _SMALL_BATCH = 8
 """Number of images below which a batch does not represent the data."""
@@ -46,15 +45,10 @@ def redraw_dead_relus(
 ) -> None:
     """Redraw the mechanisms in ``new`` until each of their ReLUs has an active unit for most images.
 
-    Mechanisms are tested in execution order, each on the map it receives in a training-mode copy of ``host``. If the
-    copy fails or does not reach a mechanism, ``host`` is run in eval mode. Host, statistics and random state are left
-    unchanged.
+    Mechanisms are tested in execution order in a training-mode copy of ``host``. If the copy fails or does not reach a
+    mechanism, ``host`` is run in eval mode. Host, statistics and random state are left unchanged.
 
-    Args:
-        host: network that contains ``new``.
-        new: plugs to test.
-        arguments: arguments to call ``host`` with.
-        build: function n -> new mechanism for ``new[n]``. Each plug has its own random generator.
+    ``build`` is a function n -> new mechanism for ``new[n]``.
     """
     seeds = torch.randint(2**62, (len(new),), device="cpu").tolist()
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
@@ -94,8 +88,7 @@ def redraw_dead_relus(
 def _redraw(running: Plug, f: Tensor, build: Callable[[], nn.Module], generator: torch.Generator) -> nn.Module | None:
     """Return the first draw whose ReLUs are active for enough images of f (B, C, H, W), else the first active at all.
 
-    Return None if that is the mechanism in ``running``; otherwise ``running`` gets a copy of the result. Taking the
-    best of many draws would change the distribution of the paper's initialisation.
+    Return None if that is the mechanism in ``running``; otherwise ``running`` gets a copy of the result.
     """
     floats = (tensor for tensor in chain(running.parameters(), [f]) if tensor.is_floating_point())
     reference = next(floats, f)  # for device and dtype
@@ -129,8 +122,8 @@ def _set_mechanism(plug: Plug, mechanism: nn.Module) -> None:
 def _active_fraction(mechanism: nn.Module, f: Tensor) -> float:
     """Return the smallest fraction of images, over the ReLUs, for which a unit is active; 1 without a ReLU.
 
-    A small batch f (B, C, H, W) is also tested with its channels rescaled at random, four times. The fraction must then
-    be reached on f and on three of the four.
+    A small batch f (B, C, H, W) is also tested with its channels rescaled at random, four times; the worst of the four
+    does not count.
     """
     by_batch = [_active_fractions(mechanism, f)]
     if by_batch[0] and len(f) < _SMALL_BATCH:
@@ -146,7 +139,7 @@ def _second_smallest(numbers: tuple[float, ...]) -> float:
 
 
 def _active_fractions(mechanism: nn.Module, f: Tensor) -> list[float]:
-    """Return the fraction of images in f (B, C, H, W) for which a unit is active, for each ReLU in execution order."""
+    """Return the fraction of images in f (B, C, H, W) for which a unit is active, by ReLU."""
     with _ReluRecorder(mechanism) as recorder:
         mechanism(f)
     return recorder.active_fractions()
@@ -155,8 +148,8 @@ def _active_fractions(mechanism: nn.Module, f: Tensor) -> list[float]:
 class _ReluRecorder(TorchFunctionMode):
     """Records, for each ReLU that runs, the images for which a unit is active.
 
-    Calls after the same layer count as one ReLU, as in the shared MLP of ``cbam``, because the layer learns from each
-    of them. A ReLU whose input is all zeros counts as active: zeros say nothing about the draw.
+    Calls after the same layer count as one ReLU, because the layer learns from each of them. A ReLU whose input is all
+    zeros counts as active: zeros say nothing about the draw.
     """
 
     def __init__(self, mechanism: nn.Module) -> None:
@@ -165,11 +158,11 @@ class _ReluRecorder(TorchFunctionMode):
         self._active: dict[object, Tensor] = {}
         """Maps (latest layer, shape) to a mask of images (B,)."""
         self._latest_layer: object = None
-        """Latest layer that has run since the previous ReLU."""
+        """Latest layer since the previous ReLU."""
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
 
     def active_fractions(self) -> list[float]:
-        """Return the fraction of the images for each ReLU, in the order of their first calls."""
+        """Return the fraction of images by ReLU, in the order of their first calls."""
         return [float(active.float().mean()) for active in self._active.values()]
 
     def __enter__(self) -> Self:

@@ -76,35 +76,29 @@ def replace(
 ) -> nn.Module:
     """Replace convolutions of ``host``, in place, by a mechanism of kind ``conv``: all that ``where`` selects, or none.
 
-    Kernel size, stride, padding, dilation, groups and channels are kept. A :class:`saccade.bases.Convolution`
-    (``dcn1``, ``dcn2``) keeps weight and bias under their own keys; its parameters are stored under ``saccade_conv``.
-    Any other mechanism discards them until ``unplug`` restores them. The log says how many, as a warning if a neutral
-    start was asked for.
-
-    The host's own checkpoints load strictly before and after. Mechanisms are drawn from the global random state, which
-    is left unchanged.
+    The geometry of the convolution is kept. A :class:`saccade.bases.Convolution` (``dcn1``, ``dcn2``) uses weight and
+    bias under their own keys. Any other mechanism discards them, until ``unplug``. The host's own checkpoints still
+    load strictly. The global random state is left unchanged.
 
     Args:
         host: any network.
         mechanism: catalogue name, ``package.module:Class``, or a callable that takes the channels and, by name,
             ``out_channels``, ``kernel_size``, ``stride``, ``padding``, ``dilation``, ``groups`` and ``bias``.
         where: ``paper``; ``conv3x3``, the last spatial convolution of each unit; ``conv_stem``, the first convolution;
-            each optionally with a suffix such as ``[1:]``, and `` in stage[-3:]``; a path of a convolution; a glob,
-            which selects all convolutions among its matches; or a list of these.
-        start: ``neutral``: a mechanism that keeps the kernel starts with the convolution's output, up to summation
-            order; ``paper``: the mechanism's own initialisation, with the kernel it keeps.
+            each optionally with a suffix such as ``[1:]``, and `` in stage[-3:]``; a path or glob of convolutions; or a
+            list of these.
+        start: ``neutral``: a mechanism that keeps the kernel starts with the convolution's output, up to rounding;
+            ``paper``: the mechanism's own initialisation.
         input: as for :func:`sites`.
-        options: options of the mechanism; a list gives one value per stage. ``kernel_size`` is allowed for a mechanism
-            that does not keep the kernel, if the padding keeps the size of the map.
+        options: options of the mechanism; a list gives one value per stage.
 
     Returns:
         ``host``.
 
     Raises:
-        UserError: ``host`` is not an ``nn.Module``, is wrapped in DistributedDataParallel or compiled; the mechanism or
-            an option is unknown, or the mechanism must be plugged; no convolution is selected; a module is not a plain
-            ``nn.Conv2d``, computes its weight, does not pad with zeros, or is replaced already; the mechanism does not
-            support the geometry. The host is then left as it was.
+        UserError: ``host`` is distributed or compiled; the mechanism or an option is unknown, or the mechanism must be
+            plugged; no convolution is selected; a module is not a plain ``nn.Conv2d`` with zero padding; the mechanism
+            does not support the geometry. The host is left as it was.
     """
     neutral = starts_neutral(start)
     resolved = Mechanism.resolve(mechanism)
@@ -190,15 +184,10 @@ def replacement_rows(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def repeat_replacements(host: nn.Module, rows: Sequence[Mapping[str, Any]], owner: str) -> None:
-    """Replace convolutions of ``host`` as listed in ``rows``.
-
-    Args:
-        host: the network.
-        rows: result of ``replacement_rows``.
-        owner: path of the file that contains ``rows``, for the error message.
+    """Replace convolutions of ``host`` as listed in ``rows``, which ``owner``, a file, contains.
 
     Raises:
-        UserError: a module is missing or cannot be replaced with these options. The host is then left as it was.
+        UserError: a module is missing or cannot be replaced. The host is left as it was.
     """
     new = {}
     for row in rows:
@@ -238,10 +227,7 @@ def _check_options(mechanism: Mechanism, options: Mapping[str, Any]) -> None:
 def _select_convolutions(
     host: nn.Module, inspection: Inspection, where: str | Sequence[str], mechanism: Mechanism
 ) -> list[tuple[Site, str]]:
-    """Return (site, position) of the convolutions that ``where`` selects, in execution order.
-
-    The size of each site is that of the convolution's input map.
-    """
+    """Return (site, position) of the selected convolutions in execution order; sites have the input's size."""
     selection: dict[str, tuple[Site, str]] = {}
     for entry in words_in(where):
         for site, position in _select_entry(host, inspection, entry, mechanism):

@@ -36,7 +36,7 @@ def check_replaceable(path: str, module: nn.Module) -> None:
     """Raise UserError unless ``module`` is a convolution that can be replaced.
 
     Raises:
-        UserError: ``module`` is not a plain ``nn.Conv2d``, or its geometry is not supported by any mechanism.
+        UserError: ``module`` is not a plain ``nn.Conv2d``, or no mechanism supports its geometry.
     """
     cls = base_class(module)
     if cls in (ReplacedConvolution, KernellessConvolution):
@@ -89,15 +89,7 @@ def _geometry(path: str, convolution: nn.Conv2d) -> dict[str, Any]:
 def build_replacement(
     host: nn.Module, mechanism: Mechanism, site: Site, position: str, options: dict[str, Any], neutral: bool
 ) -> tuple[nn.Module, ReplacementInfo]:
-    """Build a mechanism for one convolution, on its device and in its dtype; return it with its metadata.
-
-    Args:
-        host: the network.
-        mechanism: mechanism to build.
-        site: site whose parent is the convolution.
-        position: position that selected the convolution.
-        options: options of the mechanism.
-        neutral: whether a neutral start was asked for.
+    """Build a mechanism for the convolution at ``site.parent``, and its metadata.
 
     Raises:
         UserError: the geometry, the options or the shape of a kernel do not fit.
@@ -134,16 +126,11 @@ def build_replacement(
 def insert_replacements(
     host: nn.Module, new: Mapping[str, tuple[nn.Module, ReplacementInfo]], arguments: Arguments | None
 ) -> None:
-    """Insert replacements, and verify them in one forward pass if ``arguments`` are given.
-
-    Args:
-        host: the network.
-        new: maps path of a convolution to (mechanism, metadata).
-        arguments: arguments to call ``host`` with.
+    """Insert replacements by path, and verify them in one forward pass if ``arguments`` are given.
 
     Raises:
         UserError: a shape, or a value of a neutral replacement, differs from the convolution's; or the forward pass
-            fails. The host is then left as it was.
+            fails. The host is left as it was.
     """
     inserted: set[str] = set()
     try:
@@ -186,7 +173,7 @@ def _verify(host: nn.Module, new: Mapping[str, tuple[nn.Module, ReplacementInfo]
 
 
 def _equal_up_to_rounding(output: Tensor, expected: Tensor) -> bool:
-    """Return True if two outputs (B, O, Ho, Wo) are equal up to rounding, empty, or if ``expected`` is not finite."""
+    """Return True if two outputs (B, O, Ho, Wo) are equal up to rounding, or ``expected`` is not finite."""
     if output.numel() == 0 or not expected.isfinite().all():
         return True
     difference = (output.double() - expected.double()).abs().max().item()

@@ -1,7 +1,7 @@
 """Convolutions of a host that run a mechanism in their place, and can be restored.
 
-The module object is kept; only its class changes, and the mechanism becomes its child. So its path, hooks, attributes
-(``stride``) and a kernel that is kept survive, in copies and pickles too.
+The module object is kept; only its class changes, and the mechanism becomes its child. So path, hooks and attributes
+survive, in copies and pickles too.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class ReplacementInfo:
     position: str
     stage: int
     size: tuple[int, int]
-    """Height and width of the convolution's input map, for the input of the inspection."""
+    """Height and width of the convolution's input map."""
     neutral: bool
     """Whether the mechanism started as the convolution."""
     kernel: dict[str, nn.Parameter | None] | None = None
-    """Parameters of the convolution, stored here if the mechanism does not use them."""
+    """Parameters of the convolution that the mechanism does not use."""
     known: bool = True
-    """Whether ``kernel`` holds the host's own values; False after loading, because files do not contain them."""
+    """Whether ``kernel`` has the host's own values; False after loading from a file, which has none."""
 
     @property
     def discarded(self) -> int:
@@ -85,8 +85,7 @@ class ReplacedConvolution(nn.Conv2d):
 class KernellessConvolution(nn.Module):
     """A convolution replaced by a mechanism that does not use its kernel.
 
-    It has the attributes of the convolution but is not an ``nn.Conv2d``, because tools that initialise, prune or count
-    convolutions expect a weight.
+    It is not an ``nn.Conv2d``, because tools that initialise, prune or count convolutions expect a weight.
     """
 
     weight: None
@@ -118,7 +117,7 @@ def original_output(convolution: nn.Module, x: Tensor) -> Tensor:
 
 
 def output_without_plug(convolution: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-    """Return the output of the replacement for x (B, C, H, W) before any plug: ``output`` if there is no plug."""
+    """Return the output of the replacement for x (B, C, H, W) before any plug."""
     return output if plug_of(convolution) is None else base_class(convolution).forward(convolution, x)
 
 
@@ -155,10 +154,7 @@ def restored(host: nn.Module) -> Iterator[None]:
 
 
 def insert_at(host: nn.Module, path: str, mechanism: nn.Module, info: ReplacementInfo) -> None:
-    """Replace the convolution at ``path`` by ``mechanism``.
-
-    A mechanism that keeps the kernel loses its own weight and bias. Otherwise the kernel is stored in ``info``.
-    """
+    """Replace the convolution at ``path`` by ``mechanism``; store a kernel that is not kept in ``info``."""
     convolution = host.get_submodule(path)
     keeps_kernel = isinstance(mechanism, Convolution)
     if keeps_kernel:
@@ -168,7 +164,7 @@ def insert_at(host: nn.Module, path: str, mechanism: nn.Module, info: Replacemen
         convolution._parameters.update(dict.fromkeys(_KERNEL))
     convolution.add_module(CHILD, mechanism.train(convolution.training))
     convolution.__dict__[REPLACEMENT_INFO] = info
-    # torch.fx and tools built on it treat modules of torch.nn as leaves.
+    # torch.fx treats modules of torch.nn as leaves.
     convolution.__dict__["__module__"] = "torch.nn"
     set_class(convolution, ReplacedConvolution if keeps_kernel else KernellessConvolution)
     if REPLACEMENT_PATHS not in vars(host):
@@ -239,8 +235,7 @@ def keep_replacements(
 ) -> None:
     """Load-state pre-hook of the host: leave the mechanisms as they are if the checkpoint has no keys of theirs.
 
-    Kernels in such a checkpoint that the mechanisms do not use are stored for ``unplug``. If the checkpoint has some
-    keys of the mechanisms, ``load_state_dict`` reports the others as missing.
+    Kernels in such a checkpoint that the mechanisms do not use are stored for ``unplug``.
     """
     modules = [
         (f"{prefix}{path}.", module)

@@ -25,16 +25,13 @@ def sites(host: nn.Module, input: Any = None) -> list[Site]:
     """Return the sites of ``host``, found by one forward pass that leaves modes, buffers and random state unchanged.
 
     A site is a module that returns a single feature map (B, C, H, W) on each call, always with the same channels, whose
-    height and width follow those of the image. Channels-last maps, attention matrices and pooled vectors are not sites.
+    height and width scale with the image. Sites are returned in execution order.
 
     Args:
         host: any network.
         input: a tensor, a size (C, H, W), or the arguments of the host's forward as a tuple or dict; None takes the
-            host's own default size, else 3×224×224. Unless given, the width is reduced where the host allows, so that
-            feature maps can be distinguished from square attention matrices.
-
-    Returns:
-        sites in execution order.
+            host's default size, else 3×224×224, with a smaller width where the host allows, to distinguish feature maps
+            from square attention matrices.
 
     Raises:
         UserError: the host does not run on the input, or its maps are one- or three-dimensional.

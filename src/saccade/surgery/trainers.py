@@ -41,12 +41,9 @@ class _PluggedTrainerMixin:
     saccade_plug_arguments: tuple[_PlugArguments, ...] = ()
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> nn.Module:
-        """Build the network with the host's weights, insert plugs, then load plug weights from the checkpoint, if any.
+        """Build the network with the host's weights, insert plugs, then load plug weights from ``weights``, if any.
 
-        Args:
-            cfg: configuration the trainer builds from.
-            weights: a network with or without plugs, a checkpoint that holds one as ``ema`` or ``model``, or None.
-            verbose: passed to the trainer.
+        ``weights`` is a network, a checkpoint that holds one as ``ema`` or ``model``, or None.
 
         Raises:
             UserError: ``weights`` has other plugs than were asked for, or replaced convolutions.
@@ -79,7 +76,7 @@ class _PluggedTrainerType(type):
 
 
 def _reduce(cls: type) -> Any:
-    """Reduce a subclass of ``plugged_trainer`` to the call that creates it, and a class derived from it to its name."""
+    """Reduce a result of ``plugged_trainer`` to the call that creates it, and a class derived from it to its name."""
     if "saccade_plug_arguments" in vars(cls):
         return _subclass, (cls.__bases__[-1], cls.saccade_plug_arguments)  # type: ignore[attr-defined]
     return cls.__qualname__
@@ -98,25 +95,20 @@ def plugged_trainer(
 ) -> type:
     """Return a subclass of a trainer that plugs the network it builds.
 
-    For trainers with a method ``get_model(cfg, weights, verbose)``, such as those of ultralytics, which replace a
-    plugged network by a plain one when training starts. Checkpoints load with or without plugs. Calling this on its own
-    result adds a second mechanism. The subclass can be pickled if ``trainer`` and ``mechanism`` can be imported.
+    For trainers with a method ``get_model(cfg, weights, verbose)``, such as those of ultralytics, which would train a
+    network without the plugs. Checkpoints load with or without plugs. A call with the result adds a second mechanism.
 
     Args:
         trainer: class of the trainer.
-        mechanism: as for ``plug``.
-        where: as for ``plug``; the default selects the maps that enter the head.
-        start: as for ``plug``.
-        input: as for ``plug``. For a mechanism that needs the size of the map: the training size, ``(3, 640, 640)``.
-        options: options of the mechanism.
-
-    Returns:
-        the subclass. Its ``get_model`` raises UserError as ``plug`` does, or if the checkpoint has other plugs or
-        options.
+        mechanism: as for ``plug``, like the arguments after it.
+        where: the default selects the maps that enter the head.
+        start: see ``mechanism``.
+        input: for a mechanism that needs the size of the map: the training size, ``(3, 640, 640)``.
+        options: see ``mechanism``.
 
     Raises:
         UserError: ``trainer`` is not a class with ``get_model``, the mechanism or an option is unknown, or the
-            mechanism replaces convolutions.
+            mechanism replaces convolutions. ``get_model`` also raises if a checkpoint has other plugs.
     """
     if not isinstance(trainer, type):
         raise UserError(f"plugged_trainer takes the class of a trainer, got an object of {type(trainer).__name__}")

@@ -1,4 +1,4 @@
-"""Verify that the host runs its new plugs: in eval mode, or raise an error; in training mode, or log a warning."""
+"""Verify that the host runs its new plugs in eval mode, and warn if it does not in training mode."""
 
 from __future__ import annotations
 
@@ -24,13 +24,7 @@ _MAX_TRAINING_RUNS = 8
 
 
 def verify_forward(host: nn.Module, new: list[Plug], arguments: Arguments, exact: bool) -> None:
-    """Run one forward pass and check each new plug and its parent.
-
-    Args:
-        host: network that contains ``new``.
-        new: plugs to check.
-        arguments: arguments to call ``host`` with.
-        exact: whether plugs without ``a`` must return their input bit for bit.
+    """Run one forward pass and check each new plug; if ``exact``, plugs without ``a`` must return their input.
 
     Raises:
         UserError: the forward pass fails; a plug did not run once per call of its parent; a mechanism changed the shape
@@ -99,16 +93,10 @@ def verify_forward(host: nn.Module, new: list[Plug], arguments: Arguments, exact
 
 
 def run_host(host: nn.Module, arguments: Arguments, errors: list[str], change: str) -> None:
-    """Run one forward pass, in which hooks append sentences to ``errors``.
-
-    Args:
-        host: the network.
-        arguments: arguments to call ``host`` with.
-        errors: sentences found so far.
-        change: description of the change to the host, for the error message.
+    """Run one forward pass, in which hooks may append sentences to ``errors``.
 
     Raises:
-        UserError: the pass failed. The message is ``errors``, or the exception's own message if there are none.
+        UserError: the pass failed; with ``errors``, or else with ``change``, which describes what was inserted.
     """
     try:
         run(host, arguments)
@@ -126,8 +114,7 @@ def raise_errors(errors: list[str]) -> None:
 def warn_of_eval_only(host: nn.Module, new: list[Plug], arguments: Arguments) -> None:
     """Log the sites of ``new`` whose parents run in eval mode only, so that their plugs would never learn.
 
-    Nothing is logged for a host that cannot be copied, or that fails in training mode on ``arguments``, for example
-    because it needs several images or targets.
+    Nothing is logged for a host that cannot be copied, or that fails in training mode on ``arguments``.
     """
     parents_run: set[str] = set()
 

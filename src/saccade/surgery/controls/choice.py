@@ -32,7 +32,7 @@ def plug_control(
 ) -> nn.Module:
     """Plug a control into ``host``, in place, at the sites where ``plug`` would insert ``mechanism``.
 
-    The control starts as the mechanism does. Two exceptions start as the identity: ``extra``, and the control of a
+    The control starts as the mechanism does, except that ``extra`` starts as the identity, and so does the control of a
     mechanism that is the identity by itself.
 
     Args:
@@ -41,13 +41,10 @@ def plug_control(
             ``noise``: a :class:`NoiseGate`; ``shuffled``: the mechanism with the gate or context of the next image in
             the batch.
         mechanism: mechanism that the control is compared with.
-        where: as for ``plug``.
-        start: as for ``plug``.
-        input: as for ``plug``.
-        options: options of the mechanism.
-
-    Returns:
-        ``host``.
+        where: as for ``plug``, as are ``start``, ``input`` and ``options``.
+        start: see above.
+        input: see above.
+        options: see above.
 
     Raises:
         UserError: unknown control; ``shuffled`` for a mechanism that is neither gate nor context; or as ``plug``.

@@ -2,8 +2,7 @@ r"""The control ``noise``: a random gate that does not depend on the image.
 
     y = u ⊙ x                        u ~ U(0, 1), (C, 1, 1), one number per channel, drawn once
 
-u is a buffer, the same for every image and never trained. If a mechanism helps no more than this control, rescaling the
-channels helped, not the content of the image.
+u is a buffer, never trained. If a mechanism helps no more than this control, rescaling the channels helped.
 """
 
 from __future__ import annotations

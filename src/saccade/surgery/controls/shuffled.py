@@ -3,12 +3,11 @@ r"""The control ``shuffled``: the mechanism with the gate or context of another 
     y_i = x_i ⊙ g(x_{i+1})           for a gate g
     y_i = x_i + c(x_{i+1})           for a context c
 
-Image i + 1 is the next of the batch; the first follows the last. Parameters, cost, range and statistics are those of
-the mechanism; only the image is wrong. If a mechanism helps no more than this control, its input does not matter.
+Image i + 1 is the next of the batch; the first follows the last. If a mechanism helps no more than this control, its
+input does not matter.
 
 Training and evaluation both shuffle, so a score depends on the order of the images. Each run uses one random order,
-fixed for all seeds, because neighbours in sorted folders share a class. In a batch of one, which can only end a test
-set, the mechanism has its own image.
+the same for all seeds, because neighbours in sorted folders share a class.
 """
 
 from __future__ import annotations
@@ -29,12 +28,11 @@ class Shuffled(nn.Module):
 
     Args:
         channels: C of the map (B, C, H, W).
-        mechanism: gate or context, modified in place, or a catalogue name.
-        options: options of a mechanism given by name.
+        mechanism: gate or context, modified in place, or its catalogue name.
+        options: options for that name.
 
     Raises:
-        ValueError: the mechanism is neither a gate nor a context.
-        UserError: there is no such mechanism, or it cannot be built with these options.
+        ValueError: the mechanism is neither.
     """
 
     def __init__(self, channels: int, mechanism: str | nn.Module, options: Mapping[str, Any] | None = None) -> None:
@@ -57,7 +55,7 @@ class Shuffled(nn.Module):
 
 
 def unshuffled(mechanism: nn.Module) -> nn.Module:
-    """Return the gate or context inside a ``Shuffled``, or ``mechanism`` itself if it is another module."""
+    """Return the gate or context inside a ``Shuffled``, or ``mechanism`` itself."""
     return mechanism.mechanism if isinstance(mechanism, Shuffled) else mechanism
 
 
