@@ -132,12 +132,12 @@ def test_training_is_tried_on_a_copy(caplog):
     for key, value in host.state_dict(keep_vars=True).items():
         if "saccade" not in key:
             assert id(value) == before[key][0]
-            assert torch.equal(value, before[key][1])
+            torch.testing.assert_close(value, before[key][1], rtol=0, atol=0)
     assert host.steps == 0
     assert (host.training, host.norm.training) == (True, False)
     assert random.getstate() == drawn[0]
     assert (numpy.random.get_state()[1] == drawn[1]).all()
-    assert torch.equal(torch.get_rng_state(), drawn[2])
+    torch.testing.assert_close(torch.get_rng_state(), drawn[2], rtol=0, atol=0)
     host(torch.randn(2, *SIZE))  # the twin that must differ
     assert host.steps == 1
     assert random.getstate() != drawn[0]
@@ -233,4 +233,4 @@ def test_each_plug_by_itself_changes_the_output(make, name, mechanism):
             assert moved > 1e-4, (row.site, moved)  # rounding alone stays below 1e-5
             row.module.a.fill_(0.0)
     assert len(rows) > 2
-    assert torch.equal(copy.deepcopy(host)(x), plain)
+    torch.testing.assert_close(copy.deepcopy(host)(x), plain, rtol=0, atol=0)
