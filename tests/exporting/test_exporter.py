@@ -116,10 +116,10 @@ def test_a_full_disk_is_told_by_the_path_that_was_given(format, tmp_path, monkey
         ({"host": "resnet18"}, r"host is a mapping such as \{'timm': 'resnet18'\}; got 'resnet18'"),
         ({"classes": 5}, "classes is a list of names; got 5"),
         ({"classes": "abc"}, "classes is a list of names; got 'abc'"),
-        ({"plugs": [], "smallest": [5, 5]}, "a fact cannot be called plugs, smallest"),
-        ({"multiple": 3}, "a fact cannot be called multiple"),
-        ({"mean": [float("nan")]}, "a fact to be exported is no JSON: Out of range float"),
-        ({"loss": torch.zeros(2)}, "a fact to be exported is no JSON"),
+        ({"plugs": [], "smallest": [5, 5]}, "metadata keys plugs, smallest are reserved"),
+        ({"multiple": 3}, "metadata keys multiple are reserved"),
+        ({"mean": [float("nan")]}, "the metadata is not JSON-serialisable: Out of range float"),
+        ({"loss": torch.zeros(2)}, "the metadata is not JSON-serialisable"),
     ],
 )
 def test_wrong_arguments(arguments, message, tmp_path):

@@ -83,4 +83,4 @@ def test_nested_too_deep(folder):
 def test_a_pipe_in_the_place_of_a_file_is_refused(folder):
     (folder / "config.json").unlink()
     os.mkfifo(folder / "config.json")
-    assert "is no regular file" in refusal(folder)
+    assert "is not a regular file" in refusal(folder)

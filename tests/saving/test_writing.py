@@ -55,7 +55,7 @@ def test_a_mechanism_without_a_name_is_said(tmp_path, caplog):
     network = perturb(plug(small_resnet(), Local, input=SIZE)).eval()
     with caplog.at_level(logging.WARNING, "saccade"):
         save(network, tmp_path, host={"timm": "resnet10_small", "options": {"num_classes": 5}})
-    assert "load will need a host that carries its plugs already" in caplog.text
+    assert "load will need a host that has its plugs already" in caplog.text
     with pytest.raises(UserError, match="Local"):
         load(tmp_path)
     assert_same_outputs(network, load(tmp_path, host=plug(small_resnet(), Local, input=SIZE)))
@@ -66,7 +66,7 @@ def test_a_mechanism_without_a_name_is_said(tmp_path, caplog):
     [
         ({"host": {"timm": "resnet10_small", "options": {"num_classes": 6}}}, "another network: of another shape fc"),
         ({"host": {"timm": "resnet10_small", "options": {"width": "wide"}}}, "cannot be built"),
-        ({"loss": torch.zeros(2)}, "a fact to be saved is no JSON"),
+        ({"loss": torch.zeros(2)}, "a value to be saved is not JSON-serialisable"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_saved_writes_nothing(tmp_path, facts, message):
@@ -108,7 +108,7 @@ def test_saving_what_cannot_be_loaded_is_said(tmp_path, caplog):
     network = nn.Sequential(nn.Conv2d(3, 4, 1))
     nn.init.constant_(network[0].bias, torch.nan)
     save(network, tmp_path)
-    assert "0.bias holds values that are infinite or no number; load refuses such weights" in caplog.text
+    assert "0.bias has values that are infinite or NaN; load refuses such weights" in caplog.text
 
 
 # Wrong types, damage

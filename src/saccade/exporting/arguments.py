@@ -36,7 +36,9 @@ def check_arguments(model: Any, host: Any, classes: Any, facts: Mapping[str, Any
         raise UserError(f"classes is a list of names; got {classes!r}")
     reserved = sorted(set(facts) & set(RESERVED))
     if reserved:
-        raise UserError(f"a fact cannot be called {', '.join(reserved)}: export writes these itself; use another name")
+        raise UserError(
+            f"the metadata keys {', '.join(reserved)} are reserved, because export writes them; use other names"
+        )
 
 
 def check_class_count(classes: Sequence[str] | None, outputs: Sequence[Tensor]) -> None:

@@ -95,7 +95,9 @@ class ExportSource:
         """
         check_arguments(model, host, classes, facts)
         if any(isinstance(m, torch.jit.ScriptModule) or hasattr(m, "_orig_mod") for m in model.modules()):
-            raise UserError(f"{type(model).__name__} is compiled, all or in part: export the network as it was before")
+            raise UserError(
+                f"{type(model).__name__} is compiled, all or in part: export the network from before compilation"
+            )
         plug_rows = [
             {"mechanism": row.mechanism, "options": row.module.options, "site": row.site, "position": row.position}
             for row in plugs(model)
@@ -116,7 +118,7 @@ class ExportSource:
         try:
             json.dumps(metadata, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise UserError(f"a fact to be exported is no JSON: {error}") from None
+            raise UserError(f"the metadata is not JSON-serialisable: {error}") from None
         source = cls(model, images.to("cpu", torch.float32), dynamic, host_config, metadata)
         try:
             with torch.no_grad():

@@ -120,7 +120,7 @@ def describe(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"there is no folder {folder}")
     try:
         if path.exists() and not path.is_file():
-            raise UserError(f"{path} is no regular file; one is needed")
+            raise UserError(f"{path} is not a regular file; one is needed")
         if path.stat().st_size > _MAX_BYTES:
             raise UserError(f"{path} has {path.stat().st_size:,} bytes; at most {_MAX_BYTES:,} are read")
         config = json.loads(path.read_text(encoding="utf-8"))

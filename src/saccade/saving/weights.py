@@ -136,8 +136,8 @@ def check_values(state: Mapping[str, Tensor], network: nn.Module, owner: str) ->
             not_finite &= torch.isfinite(expected).to(not_finite.device)
         if count := int(not_finite.sum()):
             raise UserError(
-                f"{owner}: {brief(key)} holds {count:,} values of {tensor.numel():,} that are infinite or no "
-                "number; all weights must be finite"
+                f"{owner}: {brief(key)} holds {count:,} values of {tensor.numel():,} that are infinite or "
+                "NaN; all weights must be finite"
             )
 
 

@@ -77,10 +77,10 @@ def save(
         try:
             catalog.load(name)
         except UserError as error:
-            _LOG.warning("load will need a host that carries its plugs already: %s", error)
+            _LOG.warning("load will need a host that has its plugs already: %s", error)
     state = state_for_saving(model)
     if broken := [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
-        _LOG.warning("%s holds values that are infinite or no number; load refuses such weights", ", ".join(broken[:4]))
+        _LOG.warning("%s has values that are infinite or NaN; load refuses such weights", ", ".join(broken[:4]))
     if host is not None:
         rebuilt = rebuild(host)
         compare_shapes(_host_shapes(model), shapes_of(rebuilt), f"host={dict(host)} makes another network")
@@ -98,8 +98,8 @@ def save(
     try:
         config_from_json = json.loads(json.dumps(config))
     except (TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"a fact to be saved is no JSON: {error}") from None
-    check_config(config_from_json | {"sha256": "0" * 64}, "what is to be saved")
+        raise UserError(f"a value to be saved is not JSON-serialisable: {error}") from None
+    check_config(config_from_json | {"sha256": "0" * 64}, "the values to be saved")
     if host is None:
         _LOG.warning(
             "%s cannot be rebuilt automatically: saccade.load(%r, host=…) will need the host",

@@ -1,7 +1,4 @@
-"""Attach plugs to a host and detach them.
-
-Hooks are module-level functions, so that copies and pickles of a host keep them.
-"""
+"""Attach plugs to a host and detach them; all hooks are module-level functions, which pickles need."""
 
 from __future__ import annotations
 
@@ -52,7 +49,7 @@ def attach(host: nn.Module, plug: Plug) -> None:
     """Attach ``plug`` to the parent module of its site.
 
     Raises:
-        UserError: the parent does not exist, has a plug, or has another attribute called ``saccade``.
+        UserError: the parent does not exist, or has a plug or another attribute ``saccade``.
     """
     path = plug.site.parent
     try:
@@ -85,7 +82,7 @@ def share_stage_outputs(host: nn.Module, plugs: list[Plug]) -> None:
 
 
 def detach(host: nn.Module, removed: list[Plug]) -> None:
-    """Detach the plugs ``removed`` from ``host``; with the last plug, remove every hook and attribute of Saccade."""
+    """Detach the plugs ``removed`` from ``host``, with the hooks and attributes that no other plug needs."""
     removed_ids = {id(plug) for plug in removed}
     before = list(plugs_in(host))
     for _, parent, plug in before:

@@ -26,8 +26,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return groups for a ``torch.optim`` optimiser: host and attention, each with and without weight decay.
 
-    Biases, one-dimensional parameters and the plugs' factors ``a`` are not decayed: decay would pull ``a`` to zero,
-    which switches attention off. A kernel kept by a replacement belongs to the host. Groups also have a ``name``.
+    Biases and one-dimensional parameters are not decayed: decay would pull the plugs' factors ``a`` to zero, which
+    switches attention off. A kernel kept by a replacement belongs to the host. Groups also have a ``name``.
 
     Args:
         model: any network.

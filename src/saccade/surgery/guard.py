@@ -1,7 +1,6 @@
-"""Raise an error when a host is called whose plug or replacement no longer runs.
+"""Raise an error when a host is called whose plug or replacement no longer runs, as after fusion.
 
-Tools that fuse or convert modules may remove plugs. So the host and each module above a plug record the paths of the
-plugs below them, and a forward pre-hook checks these.
+The host and each module above a plug record the paths of the plugs below them, and a forward pre-hook checks these.
 """
 
 from __future__ import annotations
@@ -34,10 +33,7 @@ REPLACEMENT_INFO = "_saccade_note"
 
 
 def record_path(host: nn.Module, path: str, kind: str) -> None:
-    """Record ``path`` in the attribute ``kind`` of ``host`` and of each module above ``path``.
-
-    Each of these modules gets the guarding hook. ``kind`` is ``PLUG_PATHS`` or ``REPLACEMENT_PATHS``.
-    """
+    """Record ``path`` in the attribute ``kind`` of ``host`` and each module above ``path``; add the guarding hook."""
     names = path.split(".")
     module = host
     for depth in range(len(names)):

@@ -35,8 +35,8 @@ class Mechanism:
     defaults: dict[str, Any]
     """Maps option to default value."""
     builder: MechanismBuilder
-    is_in_catalogue: bool = False
-    """Whether the catalogue can check the values of options."""
+    is_given_by_name: bool = False
+    """Whether the mechanism was given by name, so that the catalogue can check the values of options."""
 
     @classmethod
     def resolve(cls, mechanism: str | MechanismBuilder) -> Mechanism:
@@ -52,7 +52,7 @@ class Mechanism:
             def create(channels: int, **options: Any) -> nn.Module:
                 return catalog.create(mechanism, channels, **options)
 
-            return cls(mechanism, spec, defaults, create, is_in_catalogue=True)
+            return cls(mechanism, spec, defaults, create, is_given_by_name=True)
         if not callable(mechanism):
             raise UserError(f"a mechanism is a name, or a callable that takes the channels, got {mechanism!r}")
         name = f"{getattr(mechanism, '__module__', '')}:{getattr(mechanism, '__qualname__', repr(mechanism))}"
@@ -74,8 +74,8 @@ class Mechanism:
         return "previous stage" in self.spec.needs
 
     def check(self, options: Mapping[str, Any]) -> None:
-        """Raise UserError if an option is unknown or, for a mechanism of the catalogue, has an invalid value."""
-        if self.is_in_catalogue:
+        """Raise UserError if an option is unknown or, for a mechanism given by name, has an invalid value."""
+        if self.is_given_by_name:
             catalog.resolve_options(self.name, options)
             return
         for key in options:
@@ -132,10 +132,10 @@ def kernel_keeping_class(mechanism: str | MechanismBuilder) -> type[Convolution]
 def options_per_site(mechanism: Mechanism, options: dict[str, Any], sites: list[Site]) -> list[dict[str, Any]]:
     """Return the options of each site: a list gives one value per stage, unless the option's own default is a list.
 
-    A missing ``size`` is the size of the site's map.
+    If the mechanism needs ``size`` and it is not given, it is the size of the site's map.
 
     Raises:
-        UserError: the length of a list is not the number of stages among the sites.
+        UserError: the length of a list is not the number of stages.
     """
     stages = sorted({site.stage for site in sites})
     lists = {
@@ -161,7 +161,7 @@ def options_per_site(mechanism: Mechanism, options: dict[str, Any], sites: list[
 
 
 def previous_parents(mechanism: Mechanism, sites: list[Site], per_site: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Return the parents that each site reads: those of the previous stage, or the last ``previous`` of them.
+    """Return the parents that each site reads: in the previous stage, all or the last ``previous``.
 
     Raises:
         UserError: the previous stage has fewer than ``previous`` sites.

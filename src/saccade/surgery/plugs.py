@@ -86,11 +86,8 @@ def unplug(host: nn.Module, only: str | Sequence[str] | None = None) -> nn.Modul
     A kernel kept by a replacement retains its trained values.
 
     Args:
-        host: the network.
+        host: the network, which is returned.
         only: paths or globs of parents, replaced convolutions, or modules that contain them; None removes all.
-
-    Returns:
-        ``host``.
 
     Raises:
         UserError: ``only`` matches nothing, a ``torch.fx`` graph calls the plugs, or the kernel of a replaced

@@ -45,10 +45,8 @@ def redraw_dead_relus(
 ) -> None:
     """Redraw the mechanisms in ``new`` until each of their ReLUs has an active unit for most images.
 
-    Mechanisms are tested in execution order in a training-mode copy of ``host``. If the copy fails or does not reach a
-    mechanism, ``host`` is run in eval mode. Host, statistics and random state are left unchanged.
-
-    ``build`` is a function n -> new mechanism for ``new[n]``.
+    Mechanisms are tested in a training-mode copy of ``host``, or in ``host`` in eval mode if the copy fails or does not
+    reach them. Statistics and random state are left unchanged. ``build(n)`` returns a new mechanism for ``new[n]``.
     """
     seeds = torch.randint(2**62, (len(new),), device="cpu").tolist()
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]

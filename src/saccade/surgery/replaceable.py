@@ -60,7 +60,7 @@ def _geometry(path: str, convolution: nn.Conv2d) -> dict[str, Any]:
     """Return the constructor arguments that give a mechanism the geometry of ``convolution``.
 
     Raises:
-        UserError: height and width differ in a value, or two sides of an axis are padded differently.
+        UserError: height and width differ, or two sides of an axis are padded differently.
     """
     geometry: dict[str, Any] = {"out_channels": convolution.out_channels}
     pairs: dict[str, tuple[int, ...]] = {
@@ -129,8 +129,7 @@ def insert_replacements(
     """Insert replacements by path, and verify them in one forward pass if ``arguments`` are given.
 
     Raises:
-        UserError: a shape, or a value of a neutral replacement, differs from the convolution's; or the forward pass
-            fails. The host is left as it was.
+        UserError: an output differs from the convolution's, or the forward pass fails. The host is left as it was.
     """
     inserted: set[str] = set()
     try:

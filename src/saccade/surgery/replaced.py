@@ -1,7 +1,6 @@
 """Convolutions of a host that run a mechanism in their place, and can be restored.
 
-The module object is kept; only its class changes, and the mechanism becomes its child. So path, hooks and attributes
-survive, in copies and pickles too.
+The module object is kept; only its class changes, and the mechanism becomes its child.
 """
 
 from __future__ import annotations

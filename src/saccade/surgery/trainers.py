@@ -1,8 +1,4 @@
-"""Support for trainers that build their own network, as YOLO's trainer does from a yaml.
-
-``plugged_trainer`` subclasses such a trainer so that the network it builds gets plugs. The trainer's package is not
-imported here.
-"""
+"""Support for trainers that build their own network, as YOLO's trainer does from a yaml."""
 
 from __future__ import annotations
 

@@ -41,10 +41,10 @@ def plug_control(
             ``noise``: a :class:`NoiseGate`; ``shuffled``: the mechanism with the gate or context of the next image in
             the batch.
         mechanism: mechanism that the control is compared with.
-        where: as for ``plug``, as are ``start``, ``input`` and ``options``.
-        start: see above.
-        input: see above.
-        options: see above.
+        where: as for ``plug``.
+        start: as for ``plug``.
+        input: as for ``plug``.
+        options: as for ``plug``.
 
     Raises:
         UserError: unknown control; ``shuffled`` for a mechanism that is neither gate nor context; or as ``plug``.
