@@ -223,7 +223,7 @@ class Flipped(nn.Module):
 def test_shuffled_needs_something_to_lend(host):
     with pytest.raises(UserError, match=r"'shuffled' needs a Gate or a Context.*Flipped is a Flipped, which is neit"):
         plug_control(host, "shuffled", Flipped, where="stage", input=SIZE)
-    with pytest.raises(UserError, match=r"'shuffled' needs a Gate or a Context.*sa makes a ShuffleAttention"):
+    with pytest.raises(UserError, match=r"'shuffled' needs a Gate or a Context.*sa is a ShuffleAttention"):
         plug_control(host, "shuffled", "sa", groups=2, input=SIZE)
     assert plugs(host) == []
     assert len(plugs(plug_control(host, "noise", Flipped, where="stage", input=SIZE))) == 4
