@@ -455,7 +455,7 @@ class Adds(nn.Module):
 
 def test_a_spec_that_says_neutral_is_not_believed(make, monkeypatch):
     facts = Spec(title="Adds", kind="transform", evidence="reading", neutral=True)
-    monkeypatch.setattr(Mechanism, "of", lambda made: Mechanism("adds", facts, {"by": 1.0}, made))
+    monkeypatch.setattr(Mechanism, "resolve", lambda made: Mechanism("adds", facts, {"by": 1.0}, made))
     host = make("torchvision resnet")
     before = _skeleton(host)
     with pytest.raises(UserError, match=r"adds at layer1.0.bn2: SPEC says neutral, and it changes the map"):
