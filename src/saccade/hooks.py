@@ -1,4 +1,4 @@
-"""Temporary hooks: removed at the end of a block, and run in the thread that set them alone."""
+"""Hooks that are removed at the end of a block, or run in one thread only."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["of_this_thread", "remove_hooks", "temporary_hooks"]
+__all__ = ["only_in_this_thread", "remove_hooks", "temporary_hooks"]
 
 
 @contextmanager
 def temporary_hooks() -> Iterator[list[RemovableHandle]]:
-    """Remove at the end of the block the hooks whose handles were appended to the list.
+    """Yield a list of handles, and remove their hooks at the end of the block.
 
     >>> with temporary_hooks() as handles:                                                      # doctest: +SKIP
     ...     handles.append(module.register_forward_hook(hook))
@@ -28,23 +28,24 @@ def temporary_hooks() -> Iterator[list[RemovableHandle]]:
             handle.remove()
 
 
-def remove_hooks(hooks: dict[int, Any], *ours: Callable[..., Any]) -> list[int]:
-    """Remove ``ours`` from the hooks of a module; return their keys."""
-    gone = [key for key, hook in hooks.items() if getattr(hook, "hook", hook) in ours]
-    for key in gone:
+def remove_hooks(hooks: dict[int, Any], *functions: Callable[..., Any]) -> list[int]:
+    """Remove ``functions`` from a module's dict of hooks; return the keys they had."""
+    # Load-state hooks are stored inside an object with an attribute ``hook``.
+    keys = [key for key, hook in hooks.items() if getattr(hook, "hook", hook) in functions]
+    for key in keys:
         del hooks[key]
-    return gone
+    return keys
 
 
-def of_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``hook`` for the running thread; called by any other it does nothing and returns None.
+def only_in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a hook that calls ``hook`` in the current thread and returns None in any other.
 
     Another thread may run the same network at the same time.
     """
     thread = threading.get_ident()
 
     @functools.wraps(hook)
-    def own(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         return hook(*args, **kwargs) if threading.get_ident() == thread else None
 
-    return own
+    return wrapper

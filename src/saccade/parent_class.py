@@ -1,11 +1,8 @@
-"""How a parent module runs its plug: its class becomes a subclass of itself whose forward ends in the plug.
+"""Run a plug inside its parent module, by changing the parent's class.
 
-``torch.nn.utils.parametrize`` changes classes the same way. Forward hooks, ``torch.fx``, ``torch.export`` and
-``torch.jit.trace`` see the plugged map; tools that look for an exact class, as fusing does, leave the module alone.
-Where no subclass can be made, a forward hook before all others runs the plug. A plug on what the module *receives* is
-run by a pre-hook.
-
-Hooks alone do not do: older hooks see the map without the plug, and ``torch.fx`` and fusing lose them.
+The new class is a subclass of the old one whose forward passes the output through the plug. So forward hooks,
+``torch.fx``, ``torch.export`` and ``torch.jit.trace`` see the output of the plug. Hooks are used only for a class that
+cannot be subclassed, and for a plug on the parent's input: ``torch.fx`` and operator fusion drop hooks.
 """
 
 from __future__ import annotations
@@ -22,190 +19,192 @@ from saccade.errors import UserError
 from saccade.hooks import remove_hooks
 
 __all__ = [
-    "CHILD", "base_class", "beginning_hook", "catching_hook", "entering_hook", "hold", "leaving_hook", "rebuild",
-    "release", "runs_plug", "set_class",
+    "CHILD", "attach_plug", "base_class", "beginning_hook", "catching_hook", "detach_plug", "ensure_runs_plug",
+    "entering_hook", "leaving_hook", "mark_plug_pending", "rebuild", "recreate", "run_plug_if_pending",
+    "run_plug_on_input", "run_plug_on_output", "set_class",
 ]  # fmt: skip
 
 CHILD = "saccade"
-"""The name of a plug in its parent module."""
+"""Name of a plug in its parent module."""
 
 _BASE = "_saccade_base"
-"""Attribute of the classes made here: the class without a plug."""
+"""Attribute of a plugged class: the class it was derived from."""
 
-_CLASSES: WeakValueDictionary[tuple[type[nn.Module], bool], type[nn.Module]] = WeakValueDictionary()
+_ON_INPUT = "_saccade_on_input"
+"""Attribute of a plugged class: whether the plug runs on the parent's input."""
 
+_PLUG_RAN = "_saccade_ran"
+"""Attribute of a parent whose instance has its own ``forward``: whether the plug has run in the current call."""
 
-_RAN = "_saccade_ran"
-"""Attribute of a parent with a forward of its own: whether the class's forward ran the plug in this call."""
-
-
-def leaving_hook(parent: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    """Forward hook: pass what ``parent`` returns through its plug."""
-    changed: Tensor = getattr(parent, CHILD)(output)
-    return changed
+_PLUGGED_CLASSES: WeakValueDictionary[tuple[type[nn.Module], bool], type[nn.Module]] = WeakValueDictionary()
+"""Maps (base class, whether the plug runs on the input) to the plugged class."""
 
 
-def entering_hook(parent: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Forward pre-hook: pass the first thing that ``parent`` receives through its plug.
+def run_plug_on_output(parent: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    """Forward hook: pass the output (B, C, H, W) of ``parent`` through its plug."""
+    plugged_output: Tensor = getattr(parent, CHILD)(output)
+    return plugged_output
+
+
+def run_plug_on_input(parent: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Forward pre-hook: pass the first argument of ``parent`` through its plug.
 
     Raises:
-        UserError: ``parent`` is called by keyword only.
+        UserError: ``parent`` is called with keyword arguments only.
     """
     if not args:
         raise UserError(
-            f"a {type(parent).__name__} with a plug on what it receives is called by keyword; name the map first"
+            f"a {type(parent).__name__} with a plug on its input is called with keyword arguments only: pass the "
+            "feature map as first positional argument"
         )
     return (getattr(parent, CHILD)(args[0]), *args[1:])
 
 
-def beginning_hook(parent: nn.Module, args: tuple[Any, ...]) -> None:
-    """Forward pre-hook of a parent with a forward of its own: the plug has not run in this call."""
-    vars(parent)[_RAN] = False
+def mark_plug_pending(parent: nn.Module, args: tuple[Any, ...]) -> None:
+    """Forward pre-hook: record that the plug has not run in this call of ``parent``."""
+    vars(parent)[_PLUG_RAN] = False
 
 
-def catching_hook(parent: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    """Forward hook of a parent with a forward of its own: run the plug unless it ran in this call."""
-    return output if vars(parent).get(_RAN) else leaving_hook(parent, args, output)
+def run_plug_if_pending(parent: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    """Forward hook: run the plug on the output (B, C, H, W), unless it has run in this call of ``parent``."""
+    return output if vars(parent).get(_PLUG_RAN) else run_plug_on_output(parent, args, output)
 
 
-def hold(parent: nn.Module, plug: nn.Module, *, entering: bool) -> None:
-    """Make ``plug`` a child of ``parent``, run on what it returns from now on, or receives if ``entering``."""
+def attach_plug(parent: nn.Module, plug: nn.Module, *, on_input: bool) -> None:
+    """Make ``plug`` a child of ``parent`` that runs on each output of ``parent``, or on its first argument."""
     parent.add_module(CHILD, plug)
     base = base_class(parent)
-    made = False
-    if not _registers(base):
+    is_subclassed = False
+    if not _runs_code_when_subclassed(base):
         try:
-            parent.__class__ = _plugged(base, entering)
-            made = True
-        except TypeError:  # a final class, one with slots, or a metaclass that wants more
+            parent.__class__ = _plugged_class(base, on_input)
+            is_subclassed = True
+        except TypeError:  # a final class, a class with slots, or a metaclass with required arguments
             pass
-    if entering:
-        parent.register_forward_pre_hook(entering_hook, prepend=True)
-    elif not made:
-        parent.register_forward_hook(leaving_hook, prepend=True)
+    if on_input:
+        parent.register_forward_pre_hook(run_plug_on_input, prepend=True)
+    elif not is_subclassed:
+        parent.register_forward_hook(run_plug_on_output, prepend=True)
     else:
-        _catch(parent)
+        _add_hooks_for_own_forward(parent)
 
 
-def _catch(parent: nn.Module) -> None:
-    """Let hooks run the plug if a ``forward`` set on the module itself, as some tools do, bypasses the class."""
-    if "forward" in vars(parent) and catching_hook not in parent._forward_hooks.values():
-        parent.register_forward_pre_hook(beginning_hook, prepend=True)
-        parent.register_forward_hook(catching_hook, prepend=True)
+def _add_hooks_for_own_forward(parent: nn.Module) -> None:
+    """Register hooks that run the plug if ``parent`` has a ``forward`` of its own, which bypasses its class."""
+    if "forward" in vars(parent) and run_plug_if_pending not in parent._forward_hooks.values():
+        parent.register_forward_pre_hook(mark_plug_pending, prepend=True)
+        parent.register_forward_hook(run_plug_if_pending, prepend=True)
 
 
-def release(parent: nn.Module) -> None:
-    """Undo ``hold``."""
+def detach_plug(parent: nn.Module) -> None:
+    """Undo ``attach_plug``."""
     del parent._modules[CHILD]
     parent.__class__ = base_class(parent)
-    vars(parent).pop(_RAN, None)
-    ours = (leaving_hook, catching_hook, entering_hook, beginning_hook)
-    remove_hooks(parent._forward_hooks, *ours)
-    remove_hooks(parent._forward_pre_hooks, *ours)
+    vars(parent).pop(_PLUG_RAN, None)
+    plug_hooks = (run_plug_on_output, run_plug_if_pending, run_plug_on_input, mark_plug_pending)
+    remove_hooks(parent._forward_hooks, *plug_hooks)
+    remove_hooks(parent._forward_pre_hooks, *plug_hooks)
 
 
-def runs_plug(parent: nn.Module) -> bool:
-    """Return whether a call of ``parent`` runs its plug.
+def ensure_runs_plug(parent: nn.Module) -> bool:
+    """Return True if a call of ``parent`` runs its plug, after repairing what other tools did to it.
 
-    Repair what tools leave: a ``forward`` set on the module gets hooks, a hook that was copied goes.
+    Repaired are a ``forward`` that was set on the instance, and duplicated hooks.
     """
-    if _once(parent._forward_hooks, leaving_hook) or _once(parent._forward_pre_hooks, entering_hook):
+    if _remove_duplicates(parent._forward_hooks, run_plug_on_output):
         return True
-    entering = getattr(type(parent), "_saccade_entering", None)
-    if entering is not False:
+    if _remove_duplicates(parent._forward_pre_hooks, run_plug_on_input):
+        return True
+    if getattr(type(parent), _ON_INPUT, None) is not False:
         return False
-    _once(parent._forward_hooks, catching_hook)
-    _catch(parent)
+    _remove_duplicates(parent._forward_hooks, run_plug_if_pending)
+    _add_hooks_for_own_forward(parent)
     return True
 
 
-def _once(hooks: dict[int, Any], ours: Callable[..., Any]) -> bool:
-    """Return whether ``ours`` is among ``hooks``, and remove duplicates."""
-    keys = [key for key, hook in hooks.items() if hook is ours]
+def _remove_duplicates(hooks: dict[int, Any], function: Callable[..., Any]) -> bool:
+    """Remove all but the first ``function`` from ``hooks``; return True if there is one."""
+    keys = [key for key, hook in hooks.items() if hook is function]
     for key in keys[1:]:
         del hooks[key]
     return bool(keys)
 
 
 def base_class(module: nn.Module) -> type[nn.Module]:
-    """Return the class of ``module`` as it is without a plug."""
-    return _without(type(module))
+    """Return the class of ``module`` before a plug was attached."""
+    return _unplugged_class(type(module))
 
 
-def set_class(module: nn.Module, into: type[nn.Module]) -> None:
-    """Change the class of ``module``, which goes on running its plug, if any."""
-    entering = getattr(type(module), "_saccade_entering", None)
-    module.__class__ = into if entering is None else _plugged(into, entering)
+def set_class(module: nn.Module, cls: type[nn.Module]) -> None:
+    """Change the class of ``module`` to ``cls``, or to its plugged subclass if ``module`` has a plug."""
+    on_input = getattr(type(module), _ON_INPUT, None)
+    module.__class__ = cls if on_input is None else _plugged_class(cls, on_input)
 
 
 @functools.cache
-def _alike(metaclass: type) -> type:
-    """Return a subclass of ``metaclass`` whose classes equal the class they were made of.
-
-    thop and ptflops look a module's class up in tables; ``torch.fx`` asks ``type(module) is nn.Conv2d`` and gets the
-    truth.
-    """
-    unbound: Any = metaclass.__hash__
+def _equal_metaclass(metaclass: type) -> type:
+    """Return a subclass of ``metaclass`` that makes a plugged class equal to its base, as tables of thop need."""
+    base_hash: Any = metaclass.__hash__
 
     def equal(cls: Any, other: object) -> bool:
         return other is cls or other is vars(cls).get(_BASE, cls)
 
     def hashed(cls: Any) -> int:
-        # A class that a tool derived from one of these is equal to nothing but itself.
-        return hash(vars(cls)[_BASE]) if _BASE in vars(cls) else int(unbound(cls))
+        # A class that a tool derived from a plugged class equals only itself.
+        return hash(vars(cls)[_BASE]) if _BASE in vars(cls) else int(base_hash(cls))
 
-    return type(f"Alike{metaclass.__name__}", (metaclass,), {"__eq__": equal, "__hash__": hashed})
+    return type(f"Equal{metaclass.__name__}", (metaclass,), {"__eq__": equal, "__hash__": hashed})
 
 
-def _plugged(base: type[nn.Module], entering: bool) -> type[nn.Module]:
-    """Return the subclass of ``base`` for modules that hold a plug; copies share it."""
-    made = _CLASSES.get((base, entering))
-    if made is not None:
-        return made
+def _plugged_class(base: type[nn.Module], on_input: bool) -> type[nn.Module]:
+    """Return the subclass of ``base`` for modules with a plug."""
+    plugged = _PLUGGED_CLASSES.get((base, on_input))
+    if plugged is not None:
+        return plugged
 
     @functools.wraps(base.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         y = base.forward(self, *args, **kwargs)
         plug = self._modules.get(CHILD)
-        if plug is None:  # somebody made a new module of the class, as peft does
+        if plug is None:  # a new module of the plugged class, as peft makes
             return y
-        if _RAN in vars(self):
-            vars(self)[_RAN] = True
+        if _PLUG_RAN in vars(self):
+            vars(self)[_PLUG_RAN] = True
         return plug(y)
 
     def reduce(self: nn.Module, protocol: Any) -> Any:
-        # The class has no name to be pickled by; it is made again of its base.
+        # Pickle cannot import the plugged class by name, so it is derived again from its base.
         reduced: Any = base.__reduce_ex__(self, protocol)
-        function, args, *rest = reduced
-        function, *args = (base if part is made else part for part in (function, *args))
-        return (rebuild, (entering, function, tuple(args)), *rest)
+        function, args, *state = reduced
+        function, *args = (base if part is plugged else part for part in (function, *args))
+        return (recreate, (on_input, function, tuple(args)), *state)
 
     members: dict[str, Any] = {
         "__doc__": base.__doc__,
-        "__module__": base.__module__,  # by which torch.fx knows the modules of torch.nn, which it keeps whole
+        "__module__": base.__module__,  # torch.fx treats modules of torch.nn as leaves by this name
         "__qualname__": f"{base.__qualname__} with a saccade plug",  # shown where a tool refuses the class
         "__reduce_ex__": reduce,
         _BASE: base,
-        "_saccade_entering": entering,
+        _ON_INPUT: on_input,
     }
-    if not entering:
+    if not on_input:
         members["forward"] = forward
-    kind: Any = type(base)
-    metaclass: Any = _alike(kind)
-    made = metaclass(base.__name__, (base,), members)
-    _CLASSES[base, entering] = made
-    return made
+    base_metaclass: Any = type(base)
+    metaclass: Any = _equal_metaclass(base_metaclass)
+    plugged = metaclass(base.__name__, (base,), members)
+    _PLUGGED_CLASSES[base, on_input] = plugged
+    return plugged
 
 
-def rebuild(entering: bool, function: Callable[..., nn.Module], args: tuple[Any, ...]) -> nn.Module:
-    """Make a module without its state, as copying and unpickling do first."""
+def recreate(on_input: bool, function: Callable[..., nn.Module], args: tuple[Any, ...]) -> nn.Module:
+    """Return a plugged module without its state, for ``copy`` and ``pickle``."""
     module = function(*args)
-    module.__class__ = _plugged(base_class(module), entering)
+    module.__class__ = _plugged_class(base_class(module), on_input)
     return module
 
 
-def _without(cls: type[nn.Module]) -> type[nn.Module]:
-    """Return ``cls`` without the classes made here; tools may have derived one of their own."""
+def _unplugged_class(cls: type[nn.Module]) -> type[nn.Module]:
+    """Return ``cls`` with plugged classes replaced by their bases."""
     if _BASE in vars(cls):
         base: type[nn.Module] = vars(cls)[_BASE]
         return base
@@ -213,14 +212,20 @@ def _without(cls: type[nn.Module]) -> type[nn.Module]:
         return cls
     members = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
     metaclass: Any = type(cls)
-    bare: type[nn.Module] = metaclass(cls.__name__, tuple(map(_without, cls.__bases__)), members)
-    return bare
+    unplugged: type[nn.Module] = metaclass(cls.__name__, tuple(map(_unplugged_class, cls.__bases__)), members)
+    return unplugged
 
 
-def _registers(base: type) -> bool:
-    """Return whether making a subclass runs its author's code, such as a registry."""
+def _runs_code_when_subclassed(base: type) -> bool:
+    """Return True if subclassing ``base`` runs code, such as a registry."""
     metaclass: Any = type(base)
-    kinds = [c for c in metaclass.__mro__ if c not in (type, ABCMeta, object)]
-    return any("__new__" in vars(kind) or "__init__" in vars(kind) for kind in kinds) or any(
+    metaclasses = [c for c in metaclass.__mro__ if c not in (type, ABCMeta, object)]
+    return any("__new__" in vars(c) or "__init__" in vars(c) for c in metaclasses) or any(
         "__init_subclass__" in vars(c) for c in base.__mro__ if c.__module__ not in ("builtins", "typing")
     )
+
+
+# Names in networks pickled by earlier versions.
+leaving_hook, entering_hook = run_plug_on_output, run_plug_on_input
+beginning_hook, catching_hook = mark_plug_pending, run_plug_if_pending
+rebuild = recreate

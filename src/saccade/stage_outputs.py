@@ -1,7 +1,6 @@
-"""Vectors that sites of a host hand on to the next stage within one call of the host.
+"""Pass vectors from the plugs of one stage to those of the next, within one forward pass of the host.
 
-``plug`` joins the :class:`PreviousStage` modules of one host by a :class:`StageOutputs`, which hooks of the host open
-and close.
+``plug`` connects the :class:`PreviousStage` modules of a host to one :class:`StageOutputs`.
 """
 
 from __future__ import annotations
@@ -19,86 +18,86 @@ __all__ = ["PreviousStage", "StageOutputs"]
 
 
 class _OpenCall:
-    """The vectors of one call, by site. Wrapped, as torch.compile would take tensors in a dict for graph inputs."""
+    """An object around the vectors, because ``torch.compile`` would treat the tensors of a dict as graph inputs."""
 
     def __init__(self) -> None:
         self.vectors: dict[str, Tensor] = {}
 
 
 class StageOutputs:
-    """Vectors by site, for the duration of one call of the host; each thread has its own.
+    """Vectors (B, C) by site during one call of the host, separate for each thread. Copies start empty.
 
-    The next call replaces one that is still open: after Ctrl-C torch runs no hook that would close it. So a host that
-    is called inside its own call cannot read on in the outer one, and says so. A copy holds nothing.
+    A new call replaces an open one, because after Ctrl-C torch runs no hook that would close it. So after a host has
+    called itself, the outer call raises UserError when it reads.
     """
 
     def __init__(self) -> None:
-        self._state = threading.local()  # its ``call`` is opened by hooks, its ``block`` by a with statement
+        # Attributes: ``host_call``, opened by hooks of the host, and ``explicit_call``, opened by ``call``.
+        self._state = threading.local()
 
     def __reduce__(self) -> tuple[type[StageOutputs], tuple[()]]:
         return StageOutputs, ()
 
     @property
-    def _current(self) -> _OpenCall | None:
-        return getattr(self._state, "call", None) or getattr(self._state, "block", None)
+    def _open_call(self) -> _OpenCall | None:
+        return getattr(self._state, "host_call", None) or getattr(self._state, "explicit_call", None)
 
     def open(self) -> None:
         """Begin a call of the host."""
-        self._state.call = _OpenCall()
+        self._state.host_call = _OpenCall()
 
     def close(self) -> None:
         """End the call of the host, if one is open."""
-        self._state.call = None
+        self._state.host_call = None
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """Treat the block as one call; calls of the host inside it have vectors of their own."""
-        outer = getattr(self._state, "block", None)
-        self._state.call, self._state.block = None, _OpenCall()
+        """Open a call for the duration of the block; calls of the whole host inside it have their own vectors."""
+        outer_call = getattr(self._state, "explicit_call", None)
+        self._state.host_call, self._state.explicit_call = None, _OpenCall()
         try:
             yield
         finally:
-            self._state.block = outer
+            self._state.explicit_call = outer_call
 
     def vectors(self) -> dict[str, Tensor]:
-        """Return the vectors handed on so far, by site; {} outside a call."""
-        return {} if self._current is None else dict(self._current.vectors)
+        """Return the vectors (B, C) written so far, by site; {} outside a call."""
+        return {} if self._open_call is None else dict(self._open_call.vectors)
 
     def write(self, site: str, vector: Tensor) -> None:
-        """Hand on the vector of ``site``, replacing its last; outside a call, do nothing."""
-        if self._current is not None:
-            self._current.vectors[site] = vector
+        """Store the vector (B, C) of ``site``, replacing an earlier one; do nothing outside a call."""
+        if self._open_call is not None:
+            self._open_call.vectors[site] = vector
 
-    def read(self, site: str, wanted: tuple[str, ...]) -> list[Tensor]:
-        """Return the vectors of the sites ``wanted``, for ``site``.
+    def read(self, reader: str, sources: tuple[str, ...]) -> list[Tensor]:
+        """Return the vectors (B, C) of the sites ``sources`` for the site ``reader``.
 
         Raises:
-            UserError: no call is open, or one of them did not run in it.
+            UserError: no call is open, or a source has not run in it.
         """
-        if self._current is None:
+        if self._open_call is None:
             raise UserError(
-                f"the mechanism at {site} reads what {', '.join(wanted)} squeezed in the same call of the host, and "
-                "none is running: a part of the host was run by itself, as `forward_features` and feature extractors "
-                "do, or again, as gradient checkpointing does in the backward pass, or the host was called inside its "
-                "own call. Call the whole host, run its parts inside `with saccade.one_call(host):`, and switch "
+                f"the mechanism at {reader} reads vectors of {', '.join(sources)} from the same forward pass of the "
+                "host, and no such pass is running: a part of the host was run separately, as `forward_features` and "
+                "feature extractors do, or again, as gradient checkpointing does in the backward pass, or the host "
+                "called itself. Call the whole host, run its parts inside `with saccade.one_call(host):`, and switch "
                 "gradient checkpointing off"
             )
-        vectors = self._current.vectors
-        absent = [one for one in wanted if one not in vectors]
-        if absent:
+        vectors = self._open_call.vectors
+        missing = [source for source in sources if source not in vectors]
+        if missing:
             raise UserError(
-                f"the mechanism at {site} reads what {', '.join(absent)} squeezed, which did not run in this call of "
-                "the host; plug it where every forward comes by"
+                f"the mechanism at {reader} reads vectors of {', '.join(missing)}, which did not run in this forward "
+                "pass of the host: plug modules that run in every forward pass"
             )
-        return [vectors[one] for one in wanted]
+        return [vectors[source] for source in sources]
 
 
 class PreviousStage(nn.Module):
-    """Reads the vectors of the stage before; it has no parameters.
+    """Publishes the vector of its site, and returns the vectors of the previous stage.
 
     Args:
-        count: how many vectors are read, 0 where there is no stage before; ``plug`` sets it by the option ``previous``
-            of the mechanism.
+        count: number of vectors to read, the mechanism's option ``previous``; 0 in the first stage.
 
     Raises:
         ValueError: ``count`` is negative.
@@ -110,22 +109,22 @@ class PreviousStage(nn.Module):
             raise ValueError(f"previous must be at least 0, got {count}")
         self.count = count
         self.outputs: StageOutputs | None = None
-        self.site, self.sites = "", tuple[str, ...]()
+        self.site, self.sources = "", tuple[str, ...]()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Networks that were pickled by earlier versions call the outputs the relay.
-        super().__setstate__({"outputs" if key == "relay" else key: value for key, value in state.items()})
+        new_names = {"relay": "outputs", "sites": "sources"}  # of attributes in pickles of earlier versions
+        super().__setstate__({new_names.get(key, key): value for key, value in state.items()})
 
-    def join(self, outputs: StageOutputs, site: str, sites: tuple[str, ...]) -> None:
-        """Hand on by ``outputs`` as ``site``, and read ``sites`` from it."""
-        self.outputs, self.site, self.sites = outputs, site, sites
+    def connect(self, outputs: StageOutputs, site: str, sources: tuple[str, ...]) -> None:
+        """Write to ``outputs`` as ``site``, and read ``sources`` from it."""
+        self.outputs, self.site, self.sources = outputs, site, sources
 
     def forward(self, vector: Tensor) -> list[Tensor]:
-        """Hand on ``vector`` (B, C) and return those of the stage before, each (B, channels of its site).
+        """Publish ``vector`` (B, C); return the vectors of the sources, each (B, channels of its site).
 
         Raises:
-            ValueError: vectors are to be read, and no host hands them on.
-            UserError: they were not handed on in this call of the host.
+            ValueError: ``count`` is positive, and the module is not connected to a host.
+            UserError: a source has not run in this call of the host.
         """
         if self.outputs is not None:
             self.outputs.write(self.site, vector)
@@ -133,11 +132,11 @@ class PreviousStage(nn.Module):
             return []
         if self.outputs is None:
             raise ValueError(
-                f"previous = {self.count} vectors of the stage before are to be read, and nobody hands them on: plug "
-                "the mechanism into a host, or build it with previous=0"
+                f"previous={self.count} vectors of the previous stage are to be read, but the mechanism is not in a "
+                "host: plug it into a host, or build it with previous=0"
             )
-        return self.outputs.read(self.site, self.sites)
+        return self.outputs.read(self.site, self.sources)
 
     def extra_repr(self) -> str:
-        """The sites that are read."""
-        return ", ".join(self.sites) or f"{self.count}"
+        """Return the sources, or their number before the module is connected."""
+        return ", ".join(self.sources) or f"{self.count}"

@@ -1,4 +1,4 @@
-"""The tensors inside of what a network takes or returns."""
+"""Search for tensors in nested containers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from tensors_in(part)
+        for item in value.values():
+            yield from tensors_in(item)
     elif isinstance(value, list | tuple | set | frozenset):
-        for part in value:
-            yield from tensors_in(part)
+        for item in value:
+            yield from tensors_in(item)
     elif is_dataclass(value) and not isinstance(value, type):
-        for entry in fields(value):
-            yield from tensors_in(getattr(value, entry.name, None))
+        for field in fields(value):
+            yield from tensors_in(getattr(value, field.name, None))

@@ -1,8 +1,7 @@
-"""What a file may name: what is on a list of ours. Everything else needs the caller's word.
+"""Check the names in a file: classes and functions that are not known need the caller's trust.
 
-Importing a module runs it, and so does looking for ``a.b`` (Python imports ``a``). Hence a name out of a file is
-compared with lists before anything is looked up. The caller's word is an argument, ``trust``: True for whatever a
-file names, or the names that the caller knows. It is never read from a file.
+An import runs the module's code, and even a search for ``a.b`` imports ``a``. So names are compared with lists first.
+Trust is an argument of the caller and is never read from a file.
 """
 
 from __future__ import annotations
@@ -18,104 +17,93 @@ from saccade.escaping import brief
 
 __all__ = [
     "Trust",
+    "add_trust",
     "check_mechanism",
     "check_numbers",
     "check_options",
-    "fetching",
-    "refusal",
-    "together",
-    "trusted",
+    "find_fetching_option",
+    "is_trusted",
+    "refusal_error",
 ]
 
 Trust = bool | Collection[str]
-"""True: all that a file names may run. Names, ``{"my.module:Class"}``: these may. False: only what is listed."""
+"""Names a file may use besides the known ones: all if True, none if False, else those listed, ``["my.module:Class"]``.
+"""
 
 _CONTROLS = {control.path for control in CONTROLS.values()}
-"""The controls are plugged like mechanisms and are in no catalogue."""
+"""Paths of the controls, which are plugged like mechanisms but are not in the catalogue."""
 
-_FORBIDDEN = re.compile(r"pretrained|(?<!init)weights|checkpointpath|cachedir|trustremotecode|automap|hfhub")
-"""Parts of the options that make a library fetch or open something, without case and punctuation."""
-_HARMLESS = frozenset({"pretrainedwindowsize", "pretrainedwindowsizes", "bboxregweights"})
-"""Options that only sound like those: numbers of the network itself."""
-_DEPTH = 20
-"""Levels of nested options; a library's own have at most four."""
+_FETCHING = re.compile(r"pretrained|(?<!init)weights|checkpointpath|cachedir|trustremotecode|automap|hfhub")
+"""Names of options that make a library download or open something; lower case, without punctuation."""
+_NOT_FETCHING = frozenset({"pretrainedwindowsize", "pretrainedwindowsizes", "bboxregweights"})
+"""Names that match ``_FETCHING`` but are hyperparameters of the network."""
+_MAX_DEPTH = 20
+"""Largest depth of nested options; those of the libraries have at most four levels."""
 
 
-def trusted(name: str, trust: Trust) -> bool:
-    """Whether the caller vouches for ``name``."""
+def is_trusted(name: str, trust: Trust) -> bool:
+    """Return True if ``trust`` allows ``name``."""
     return trust if isinstance(trust, bool) else name in ([trust] if isinstance(trust, str) else trust)
 
 
-def together(trust: Trust, *names: str) -> Trust:
-    """Return ``trust`` that also vouches for ``names``, which the caller named."""
+def add_trust(trust: Trust, *names: str) -> Trust:
+    """Return ``trust`` extended by ``names``."""
     if isinstance(trust, bool):
         return trust or frozenset(names)
     return frozenset([trust] if isinstance(trust, str) else trust) | frozenset(names)
 
 
-def refusal(what: str, name: str, owner: str) -> UserError:
-    """The error for a name that is on no list: what would have been imported, and how to allow it."""
+def refusal_error(noun: str, name: str, owner: str) -> UserError:
+    """Return the error for an unknown name in the file ``owner``; ``noun`` is "mechanism" or "host"."""
     module = name.partition(":")[0]
     return UserError(
-        f"{owner} names the {what} {brief(name)!r}, which is not one of Saccade's: it would import and run the "
+        f"{owner} names the {noun} {brief(name)!r}, which is not one of Saccade's: it would import and run the "
         f"module {brief(module)!r}. If you trust the file, say trust=True, or --trust on the command line"
     )
 
 
 def check_mechanism(name: str, options: Mapping[str, Any], owner: str, trust: Trust) -> None:
-    """Raise UserError unless a file may name this mechanism.
-
-    Args:
-        name: as the file says it.
-        options: the same; that of the control ``shuffled`` names another mechanism, which is checked as well.
-        owner: the file, for the message.
-        trust: see ``Trust``.
+    """Raise UserError unless the file ``owner`` may name this mechanism, and others in its option ``mechanism``.
 
     Raises:
         UserError: the name is neither in the catalogue nor trusted.
     """
-    for each in _nested(name, options, owner):
-        known = catalog.spellings()
-        if trusted(each, trust) or each in _CONTROLS or catalog.canonical(each) in known:
+    for mechanism in _nested_mechanisms(name, options, owner):
+        spellings = catalog.spellings()
+        if is_trusted(mechanism, trust) or mechanism in _CONTROLS or catalog.canonical(mechanism) in spellings:
             continue
-        if ":" in each:
-            raise refusal("mechanism", each, owner)
-        if each not in known:
+        if ":" in mechanism:
+            raise refusal_error("mechanism", mechanism, owner)
+        if mechanism not in spellings:
             raise UserError(
-                f"{owner}: no mechanism is called {brief(each)!r}.{did_you_mean(each[:60], known)} "
-                f"`saccade list` shows all {len(set(known.values()))}."
+                f"{owner}: no mechanism is called {brief(mechanism)!r}.{did_you_mean(mechanism[:60], spellings)} "
+                f"`saccade list` shows all {len(set(spellings.values()))}."
             )
 
 
-def _nested(name: str, options: Mapping[str, Any], owner: str) -> Iterator[str]:
-    """The mechanism, and the one that its option ``mechanism`` names."""
-    for _ in range(_DEPTH):
+def _nested_mechanisms(name: str, options: Mapping[str, Any], owner: str) -> Iterator[str]:
+    """Yield ``name``, then the mechanism that its option ``mechanism`` names, and so on."""
+    for _ in range(_MAX_DEPTH):
         yield name
         if "mechanism" not in options:
             return
         name, options = options["mechanism"], options.get("options") or {}
         if not isinstance(name, str) or not isinstance(options, Mapping):
             raise UserError(f"{owner}: the option mechanism needs a name and options, found {brief(name)!r}")
-    raise UserError(f"{owner}: mechanisms are nested more than {_DEPTH} deep")
+    raise UserError(f"{owner}: mechanisms are nested more than {_MAX_DEPTH} deep")
 
 
 def check_options(options: Mapping[str, Any], owner: str, largest: int) -> None:
-    """Raise UserError unless these options of a host only say how it is built.
-
-    None and False ask for nothing and are allowed everywhere.
-
-    Args:
-        options: out of a file, nested as they may be.
-        owner: the file, for the message.
-        largest: the largest whole number that can be meant, such as a number of classes.
+    """Raise UserError if options of a host, in the file ``owner``, would load files or weights.
 
     Raises:
-        UserError: an option fetches weights or opens a file, is the address of something, or is too large.
+        UserError: an option loads weights or a file, a value contains an address or path, or a number exceeds
+            ``largest``.
     """
     check_numbers(options, owner, largest)
-    fetched = fetching(options, owner)
-    for key, value in _values(options, owner):
-        if key == fetched:
+    fetching_option = find_fetching_option(options, owner)
+    for key, value in _nested_values(options, owner):
+        if key == fetching_option:
             raise UserError(
                 f"{owner}: the option {brief(key)!r} = {brief(value, 60)!r} fetches weights or opens a file; "
                 "the weights are those of model.safetensors. If you trust the file, say trust=True, or --trust"
@@ -127,38 +115,39 @@ def check_options(options: Mapping[str, Any], owner: str, largest: int) -> None:
             )
 
 
-def fetching(options: Mapping[str, Any], owner: str) -> str | None:
-    """The dotted key of the first option that makes a library fetch weights or open a file; None without one."""
-    for key, value in _values(options, owner):
-        last = re.sub(r"[\W_]+", "", key.rpartition(".")[2].lower())
-        if _FORBIDDEN.search(last) and last not in _HARMLESS and value is not None and value is not False:
+def find_fetching_option(options: Mapping[str, Any], owner: str) -> str | None:
+    """Return the dotted key of the first option that makes a library fetch weights or open a file, or None."""
+    for key, value in _nested_values(options, owner):
+        last_part = re.sub(r"[\W_]+", "", key.rpartition(".")[2].lower())
+        is_enabled = value is not None and value is not False
+        if _FETCHING.search(last_part) and last_part not in _NOT_FETCHING and is_enabled:
             return key
     return None
 
 
 def check_numbers(options: Mapping[str, Any], owner: str, largest: int) -> None:
-    """Raise UserError unless every number in these options, nested as they may be, is at most ``largest``.
+    """Raise UserError unless every number in ``options``, possibly nested, is between ``-largest`` and ``largest``.
 
     Raises:
-        UserError: one is larger, below ``-largest``, or not finite.
+        UserError: a number is out of range or not finite.
     """
-    for key, value in _values(options, owner):
+    for key, value in _nested_values(options, owner):
         if isinstance(value, (int, float)) and not -largest <= value <= largest:
             raise UserError(
                 f"{owner}: the option {brief(key)!r} = {brief(value, 60)} is beyond {largest:,}, the largest "
-                "number that the weights leave room for"
+                "number that fits the weights"
             )
 
 
-def _values(options: Mapping[str, Any], owner: str) -> Iterator[tuple[str, Any]]:
-    """All values with their dotted keys, those that hold others included."""
+def _nested_values(options: Mapping[str, Any], owner: str) -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of all nested values, containers included."""
     stack: list[tuple[str, Any, int]] = [(str(key), value, 0) for key, value in options.items()]
     while stack:
         key, value, depth = stack.pop()
-        if depth > _DEPTH:
-            raise UserError(f"{owner}: the option {brief(key)!r} is nested more than {_DEPTH} deep")
+        if depth > _MAX_DEPTH:
+            raise UserError(f"{owner}: the option {brief(key)!r} is nested more than {_MAX_DEPTH} deep")
         yield key, value
         if isinstance(value, Mapping):
-            stack += [(f"{key}.{inner}", each, depth + 1) for inner, each in value.items()]
+            stack += [(f"{key}.{name}", item, depth + 1) for name, item in value.items()]
         elif isinstance(value, (list, tuple)):
-            stack += [(key, each, depth + 1) for each in value]
+            stack += [(key, item, depth + 1) for item in value]

@@ -60,7 +60,7 @@ def test_the_first_draw_that_is_on_is_kept(drawn, start, training, dtype):
 def test_draws_end(drawn):
     mechanism = drawn(10**9)
     plug(_two(), mechanism, where="2", input=SIZE)
-    assert mechanism.draws == 1 + redraw._DRAWS
+    assert mechanism.draws == 1 + redraw._MAX_REDRAWS
 
 
 def _squeeze_excite(network):
@@ -95,14 +95,12 @@ def test_only_what_is_off_is_drawn_again_and_the_same_at_every_try(monkeypatch, 
     kept, changed = 0, 0
     for seed in range(3):
         network, found, follows = plugged(seed)
-        assert all(torch.equal(value, network.state_dict()[key]) for key, value in before.items())
-        assert all(
-            torch.equal(one[key], other[key]) for one, other in zip(found, plugged(seed)[1], strict=True) for key in one
-        )
+        torch.testing.assert_close({key: network.state_dict()[key] for key in before}, before, rtol=0, atol=0)
+        torch.testing.assert_close(plugged(seed)[1], found, rtol=0, atol=0)
         with monkeypatch.context() as patch:
-            patch.setattr(redraw, "_DRAWS", 0)
+            patch.setattr(redraw, "_MAX_REDRAWS", 0)
             _, first, after = plugged(seed)
-        assert torch.equal(follows, after)
+        torch.testing.assert_close(follows, after, rtol=0, atol=0)
         same = [
             torch.equal(one["squeeze.weight"], two["squeeze.weight"]) for one, two in zip(found, first, strict=True)
         ]
@@ -113,7 +111,7 @@ def test_only_what_is_off_is_drawn_again_and_the_same_at_every_try(monkeypatch, 
             assert site["excite.weight"].abs().max() <= 1.0
         images = torch.randn(8, 3, 32, 32)
         outputs = _units(network, images)
-        assert all(bool((units > 0).any()) for units in outputs)
+        assert [units for units in outputs if not bool((units > 0).any())] == []
     assert kept > 0
     assert changed > 0
 
@@ -131,7 +129,7 @@ def test_redraws_of_one_plug_do_not_change_another(drawn):
         plug(host, either, where=["1", "3"], start="neutral", input=SIZE)
         assert (first.draws, second.draws) == (dead + 1, 2)
         found.append([row.module.mechanism.weight for row in plugs(host)])
-    assert torch.equal(found[0][1], found[1][1])
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=0, atol=0)
     assert not torch.equal(found[0][0], found[1][0])
 
 
@@ -177,7 +175,9 @@ def test_a_norm_inside_works_as_in_training_and_keeps_its_statistics(drawn, star
     assert mechanism.draws == 1
     norm = plugs(host)[0].module.mechanism.norm
     assert (norm.running_mean.abs().sum(), norm.num_batches_tracked) == (0, 0)
-    assert all(torch.equal(buffer, dict(host.named_buffers())[name]) for name, buffer in statistics.items())
+    assert [
+        name for name, buffer in statistics.items() if not torch.equal(buffer, dict(host.named_buffers())[name])
+    ] == []
     plug(unplug(host), twin := drawn(2), where="2", start=start, input=torch.randn(4, *SIZE))
     assert twin.draws == 3
 
@@ -190,7 +190,7 @@ def test_a_norm_of_the_host_works_as_in_training():
     plug(host, mechanism, where="1", start="paper", input=torch.randn(4, *SIZE))
     assert mechanism.draws == 1
     plug(unplug(host), mechanism, where="0", start="paper", input=torch.randn(4, *SIZE))  # no norm, and always off
-    assert mechanism.draws == 2 + redraw._DRAWS
+    assert mechanism.draws == 2 + redraw._MAX_REDRAWS
 
 
 def test_a_host_that_does_not_train_on_the_input_is_judged_in_eval_mode(drawn):
@@ -198,7 +198,7 @@ def test_a_host_that_does_not_train_on_the_input_is_judged_in_eval_mode(drawn):
     host.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(4)))  # raises for one picture
     plug(host.train(), mechanism, where="2", start="paper", input=SIZE)
     assert mechanism.draws == 3
-    assert all(module.training for module in host.modules())
+    assert [module for module in host.modules() if not module.training] == []
 
 
 class Pooled(Drawn):
@@ -219,7 +219,7 @@ def test_a_mechanism_that_does_not_train_on_the_input_is_judged_in_eval_mode(dra
     mechanism, host = drawn(2), _two().train(training)
     pooled = drawn(2, Pooled)
     plug(host, pooled, where=where, start=start, input=SIZE)
-    assert all(row.module.mechanism.bias[0].item() > 0 for row in plugs(host))
+    assert [row for row in plugs(host) if not row.module.mechanism.bias[0].item() > 0] == []
     assert pooled.draws == 2 + len(where)  # the first two of all are off
     assert {module.training for module in host.modules()} == {training}
     plug(unplug(host), mechanism, where=where, start=start, input=SIZE)
@@ -260,7 +260,7 @@ def test_what_is_redrawn_in_eval_mode_keeps_its_statistics(drawn, start, trainin
 def test_other_views_of_one_image_are_tried_where_there_is_a_relu(mechanism, calls):
     made, called = mechanism(), []
     made.register_forward_hook(lambda *_: called.append(1))
-    redraw._share(made, torch.rand(1, 4, 8, 8))
+    redraw._active_fraction(made, torch.rand(1, 4, 8, 8))
     assert len(called) == calls
 
 
@@ -270,8 +270,8 @@ def test_other_views_of_one_image_are_tried_where_there_is_a_relu(mechanism, cal
         ([8], 1, 1),
         ([1, 7], 2, 2),
         ([4, 6], 2, 2),
-        ([1, 2, 5, 3], 1, 1 + redraw._DRAWS),  # the best of many would be no draw of the initialisation
-        ([0, 0, 2, 5], 3, 1 + redraw._DRAWS),
+        ([1, 2, 5, 3], 1, 1 + redraw._MAX_REDRAWS),  # the best of many would be no draw of the initialisation
+        ([0, 0, 2, 5], 3, 1 + redraw._MAX_REDRAWS),
     ],
 )
 def test_a_unit_must_be_on_for_most_images_or_the_first_that_is_on_at_all_is_kept(on, kept, draws):
@@ -295,7 +295,7 @@ def test_a_unit_must_be_on_for_most_images_or_the_first_that_is_on_at_all_is_kep
     assert len(made) == draws
 
 
-@pytest.mark.parametrize(("layers", "draws"), [(1, 1), (2, 1 + redraw._DRAWS)])
+@pytest.mark.parametrize(("layers", "draws"), [(1, 1), (2, 1 + redraw._MAX_REDRAWS)])
 def test_the_units_behind_a_layer_that_runs_twice_are_one_relu(layers, draws):
     made = []
 
@@ -324,8 +324,8 @@ def test_the_units_behind_a_layer_that_runs_twice_are_one_relu(layers, draws):
 @pytest.mark.parametrize("bias", [False, True])
 def test_maps_of_zeros_tell_only_of_a_bias(monkeypatch, bias):
     """A norm whose weight starts at zero, as the last one of a block often does, makes such maps."""
-    draws, judged = [], redraw._share
-    monkeypatch.setattr(redraw, "_share", lambda *of: draws.append(judged(*of)) or draws[-1])
+    draws, judged = [], redraw._active_fraction
+    monkeypatch.setattr(redraw, "_active_fraction", lambda *of: draws.append(judged(*of)) or draws[-1])
     host = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16))
     nn.init.zeros_(host[1].weight)
     for seed in range(6):
@@ -341,10 +341,11 @@ def test_what_has_no_relu_is_drawn_once(mechanism):
     torch.manual_seed(4)
     plug(host, mechanism, where="1", start="paper", input=SIZE)
     torch.manual_seed(4)
-    assert all(
-        torch.equal(value, plugs(host)[0].module.mechanism.state_dict()[key])
+    assert [
+        key
         for key, value in saccade.create(mechanism, 16).state_dict().items()
-    )
+        if not torch.equal(value, plugs(host)[0].module.mechanism.state_dict()[key])
+    ] == []
 
 
 def test_replaced_convolutions_are_drawn_once(drawn):
@@ -374,4 +375,4 @@ def test_a_control_is_redrawn_as_its_mechanism_is(start):
             else:
                 plug(host, "se", where="2", start=start, input=images)
             found.append(list(plugs(host)[0].module.mechanism.state_dict().values()))
-        assert all(map(torch.equal, *found))
+        torch.testing.assert_close(*found, rtol=0, atol=0)

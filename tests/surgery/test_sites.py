@@ -218,12 +218,12 @@ def test_looking_leaves_no_trace(fails, look):
         else:
             look(host, SIZE)
         assert torch.is_grad_enabled()
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(host.get_submodule(name).training == mode for name, mode in modes.items())
+    torch.testing.assert_close(torch.get_rng_state(), state, rtol=0, atol=0)
+    assert [name for name, mode in modes.items() if host.get_submodule(name).training != mode] == []
     assert {name: (id(b), float(b.sum())) for name, b in host.named_buffers() if "saccade" not in name} == {
         name: (key, float(b.sum())) for name, (key, b) in buffers.items()
     }
-    assert all(p.grad is None for p in host.parameters())
+    assert [p for p in host.parameters() if p.grad is not None] == []
     if fails or look is sites:
         assert [(dict(m._forward_hooks), dict(m._forward_pre_hooks)) for m in host.modules()] == hooks
 

@@ -1,4 +1,4 @@
-"""Checks of the arguments of ``export``."""
+"""Check the arguments of ``export``."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from torch import Tensor, nn
 from saccade.errors import UserError
 from saccade.graph.hosts import check_network
 
-__all__ = ["RESERVED", "check", "check_number"]
+__all__ = ["RESERVED", "check_arguments", "check_class_count"]
 
 RESERVED = ("host", "plugs", "replacements", "input", "classes", "smallest", "multiple")
-"""Names of facts that every file states."""
+"""Metadata keys that the exporter writes itself."""
 
 
-def check(model: Any, host: Any, classes: Any, facts: Mapping[str, Any]) -> None:
-    """Raise UserError unless the arguments of ``export`` are of their kinds.
+def check_arguments(model: Any, host: Any, classes: Any, facts: Mapping[str, Any]) -> None:
+    """Raise UserError unless the arguments of ``export`` are valid.
 
     Raises:
-        UserError: one is not, a fact has a name of ours, or the network is wrapped or without data.
+        UserError: an argument has the wrong type, a key of ``facts`` is reserved, or the network is wrapped in
+            DataParallel or on the meta device.
     """
     check_network(model, "the model")
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -33,15 +34,20 @@ def check(model: Any, host: Any, classes: Any, facts: Mapping[str, Any]) -> None
         isinstance(classes, str) or not isinstance(classes, Sequence) or not all(isinstance(n, str) for n in classes)
     ):
         raise UserError(f"classes is a list of names; got {classes!r}")
-    taken = sorted(set(facts) & set(RESERVED))
-    if taken:
-        raise UserError(f"a fact cannot be called {', '.join(taken)}: a file says that of itself in any case")
+    reserved = sorted(set(facts) & set(RESERVED))
+    if reserved:
+        raise UserError(
+            f"the metadata keys {', '.join(reserved)} are reserved, because export writes them; use other names"
+        )
 
 
-def check_number(classes: Sequence[str] | None, outputs: Sequence[Tensor]) -> None:
-    """Raise UserError unless there are as many classes as logits; one logit may stand for two classes."""
+def check_class_count(classes: Sequence[str] | None, outputs: Sequence[Tensor]) -> None:
+    """Raise UserError unless there are as many classes as logits; one logit may stand for two classes.
+
+    Only a network with a single output (B, logits) is checked.
+    """
     if classes is None or len(outputs) != 1 or outputs[0].ndim != 2:
         return
-    logits = outputs[0].shape[1]
-    if len(classes) != logits and (logits, len(classes)) != (1, 2):
-        raise UserError(f"there are {len(classes)} classes, and the network returns {logits} values for a picture")
+    n_logits = outputs[0].shape[1]
+    if len(classes) != n_logits and (n_logits, len(classes)) != (1, 2):
+        raise UserError(f"there are {len(classes)} classes, and the network returns {n_logits} values for an image")

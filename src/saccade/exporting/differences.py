@@ -1,4 +1,4 @@
-"""The difference between a file and its network."""
+"""Measure the difference between the outputs of a file and of its network."""
 
 from __future__ import annotations
 
@@ -9,56 +9,60 @@ from torch import Tensor
 
 from saccade.errors import UserError
 
-__all__ = ["LIMIT", "difference", "same"]
+__all__ = ["LIMIT", "difference", "is_within_limit"]
 
 LIMIT = 1e-4
-"""The largest difference allowed, as a part of the largest value of its channel."""
+"""Largest allowed difference, relative to the channel's largest absolute value."""
 
-_FLOOR = 5e-2
-"""Least scale of a channel, as a part of the tensor's: a logit near zero has the noise of the sum it came from."""
+_MIN_SCALE = 5e-2
+"""Lower bound of a channel's scale, relative to the tensor's largest value.
+
+A logit near zero has the rounding error of the larger terms of its sum.
+"""
 
 
-def difference(wanted: Sequence[Tensor], found: Sequence[Tensor], where: str) -> float:
-    """Return the largest difference of two lists of tensors, each as a part of its largest value.
+def difference(expected: Sequence[Tensor], outputs: Sequence[Tensor], where: str) -> float:
+    """Return the largest relative difference between two lists of tensors of the same shapes.
+
+    The difference is infinite if an output is not finite.
 
     Raises:
-        UserError: their numbers or shapes differ, or what is wanted is not finite.
+        UserError: numbers or shapes of the tensors differ, or ``expected`` is not finite; ``where`` begins the message.
     """
-    shapes = [[tuple(tensor.shape) for tensor in tensors] for tensors in (wanted, found)]
+    shapes = [[tuple(tensor.shape) for tensor in side] for side in (expected, outputs)]
     if shapes[0] != shapes[1]:
         raise UserError(f"{where}: the network returns tensors of {shapes[0]}, the file of {shapes[1]}")
     largest = 0.0
-    for left, right in zip(wanted, found, strict=True):
-        if not left.isfinite().all():
+    for a, b in zip(expected, outputs, strict=True):
+        if not a.isfinite().all():
             raise UserError(f"{where}: the network itself returns values that are not finite; nothing can be compared")
-        if not right.isfinite().all():
+        if not b.isfinite().all():
             return math.inf
-        if left.numel():
-            largest = max(
-                largest,
-                *(_relative(left.detach().double(), right.detach().double(), axis) for axis in {1, left.ndim - 1}),
-            )
+        if a.numel():
+            tensors = a.detach().double(), b.detach().double()
+            largest = max(largest, *(_relative_difference(*tensors, axis) for axis in {1, a.ndim - 1}))
     return largest
 
 
-def _relative(wanted: Tensor, found: Tensor, axis: int) -> float:
-    """Return the largest difference as a part of the largest value at its place in an axis.
+def _relative_difference(expected: Tensor, output: Tensor, axis: int) -> float:
+    """Return the largest difference, relative to the largest value of its slice along ``axis``.
 
-    So boxes do not hide probabilities. A tensor without that axis is one part.
+    Scaled per slice, so that large box coordinates do not hide errors in probabilities. A tensor without that axis is
+    one slice.
     """
-    parts = (1, -1) if wanted.ndim < 2 else (wanted.shape[axis], -1)
-    left, right = (each.movedim(axis, 0).reshape(parts) if each.ndim > 1 else each.reshape(parts)
-                   for each in (wanted, found))  # fmt: skip
-    scale = left.abs().amax(1)
-    scale = scale.clamp(min=_FLOOR * scale.max().item())
+    shape = (1, -1) if expected.ndim < 2 else (expected.shape[axis], -1)
+    a, b = (tensor.movedim(axis, 0).reshape(shape) if tensor.ndim > 1 else tensor.reshape(shape)
+            for tensor in (expected, output))  # fmt: skip
+    scale = a.abs().amax(1)
+    scale = scale.clamp(min=_MIN_SCALE * scale.max().item())
     scale[scale == 0] = 1.0
-    return float(((left - right).abs().amax(1) / scale).max())
+    return float(((a - b).abs().amax(1) / scale).max())
 
 
-def same(first: Sequence[Tensor], again: Sequence[Tensor]) -> bool:
-    """Return whether two results are the same, where they are finite."""
-    if [tensor.shape for tensor in first] != [tensor.shape for tensor in again]:
+def is_within_limit(expected: Sequence[Tensor], outputs: Sequence[Tensor]) -> bool:
+    """Return True if two lists of tensors, of any shape, agree within ``LIMIT``, or ``expected`` is not finite."""
+    if [tensor.shape for tensor in expected] != [tensor.shape for tensor in outputs]:
         return False
-    if not all(tensor.isfinite().all() for tensor in first):
+    if not all(tensor.isfinite().all() for tensor in expected):
         return True
-    return difference(first, again, "") <= LIMIT
+    return difference(expected, outputs, "") <= LIMIT

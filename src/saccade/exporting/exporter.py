@@ -1,4 +1,4 @@
-"""Write, read back, compare, then give the file its name."""
+"""Write a network to a temporary file, verify the file, then rename it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from saccade.errors import UserError, did_you_mean
+from saccade.exporting.export_source import DYNAMIC_AXES, Comparison, ExportSource
 from saccade.exporting.formats import FORMATS, OPSET
-from saccade.exporting.subject import AXES, Comparison, Subject
 from saccade.files import replacing
 
 __all__ = ["Exported", "export"]
@@ -23,23 +23,24 @@ __all__ = ["Exported", "export"]
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What :func:`export` wrote."""
+    """Result of :func:`export`."""
 
     path: str
     format: str
     size: int
-    """In bytes."""
+    """Size in bytes."""
     opset: int | None
-    """Of ONNX; None in the other formats."""
+    """ONNX version; None for the other formats."""
     inputs: dict[str, tuple[int | str, ...]]
-    """The shape of each input, a dynamic axis by its name; {} for ``safetensors``, which holds no graph."""
+    """Shape of each input, with names for dynamic axes; {} for ``safetensors``, which holds no graph."""
     outputs: tuple[str, ...]
-    """Their names; () for ``safetensors``."""
+    """Names of the outputs; () for ``safetensors``."""
     smallest: tuple[int, int]
-    """Least height and width for the file."""
+    """Smallest height and width that the file accepts."""
     compared: tuple[Comparison, ...]
+    """Comparisons with the network, one per batch."""
     metadata: dict[str, Any]
-    """What the file says of itself."""
+    """Metadata in the file."""
 
 
 def export(
@@ -54,77 +55,75 @@ def export(
     notify: Callable[[str], object] | None = None,
     **facts: Any,
 ) -> Exported:
-    """Write ``model``, in eval mode and float32, to ``path``; it is read back and compared before it gets its name.
+    """Write ``model``, in eval mode and float32, to ``path``, after verifying the file's outputs against the model's.
 
     Args:
-        model: a network whose forward takes one batch of pictures (B, C, H, W), plugged or not; it stays as it is.
-        path: the file, replaced if it exists; for ``safetensors`` the folder.
+        model: a network whose forward takes one batch of images (B, C, H, W), plugged or not. It is left unchanged.
+        path: the file, replaced if it exists; a folder for ``safetensors``.
         format: ``onnx``, ``torch`` or ``safetensors``.
-        input: size (C, H, W) the network is meant for; None for the size it states, else 3×224×224.
-        dynamic: the axes that may have any length: ``all`` (batch, height, width), ``batch`` or ``none``.
-        host: how the network without its plugs is made, as for ``saccade.save``.
-        classes: their names.
-        notify: gets a sentence as each step begins.
-        facts: whatever else JSON can hold, such as ``mean`` and ``std`` of the pixels, for the file to state.
+        input: size (C, H, W) of the network's input; None takes the network's default size, else 3×224×224.
+        dynamic: axes of any length: ``all`` (batch, height, width), ``batch`` or ``none``.
+        host: how to build the network without plugs, as for ``saccade.save``.
+        classes: names of the classes, in the order of the logits.
+        notify: function that is called with a sentence at the start of each step.
+        facts: further JSON-serialisable metadata for the file, such as ``mean`` and ``std`` of the pixels.
 
     Returns:
-        what was written, with the differences found.
+        description of the file, with the differences found.
 
     Raises:
-        UserError: a package is missing, ``path`` cannot be written, the network does not run on the input or cannot be
-            expressed in the format, or the file computes something else. No file is left behind.
+        UserError: a package is missing; ``path`` cannot be written; the network does not run on the input or cannot be
+            expressed in the format; or the outputs of the file differ. No file is left behind.
     """
-    for word, value, known in (("format", format, FORMATS), ("dynamic", dynamic, AXES)):
-        if value not in known:
-            near = did_you_mean(value, known) if isinstance(value, str) else ""
-            raise UserError(f"{word} is one of {', '.join(known)}; got {value!r}.{near}")
-    path, write, folder = Path(path), FORMATS[format], format == "safetensors"
-    with _place(path, folder) as temporary, torch.random.fork_rng(devices=[]):
+    choices = (("format", format, FORMATS), ("dynamic", dynamic, DYNAMIC_AXES))
+    for name, value, allowed in choices:
+        if value not in allowed:
+            hint = did_you_mean(value, allowed) if isinstance(value, str) else ""
+            raise UserError(f"{name} is one of {', '.join(allowed)}; got {value!r}.{hint}")
+    path, write, is_folder = Path(path), FORMATS[format], format == "safetensors"
+    with _temporary_output(path, is_folder) as temporary, torch.random.fork_rng(devices=[]):
         try:
-            subject = Subject.of(model, input, dynamic, host, classes, facts)
-            compared = write(subject, temporary, notify or (lambda text: None))
+            source = ExportSource.create(model, input, dynamic, host, classes, facts)
+            compared = write(source, temporary, notify or (lambda text: None))
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror or error}") from None
         except UserError as error:
             if str(temporary) not in str(error):
                 raise
             raise UserError(str(error).replace(str(temporary), str(path))) from error
-        size = sum(part.stat().st_size for part in (temporary.iterdir() if folder else [temporary]))
+        size = sum(file.stat().st_size for file in (temporary.iterdir() if is_folder else [temporary]))
     return Exported(
         path=str(path),
         format=format,
         size=size,
         opset=OPSET if format == "onnx" else None,
-        inputs={} if folder else {subject.input: subject.axes},
-        outputs=() if folder else subject.outputs,
-        smallest=subject.smallest,
+        inputs={} if is_folder else {source.input_name: source.axes},
+        outputs=() if is_folder else source.output_names,
+        smallest=source.smallest,
         compared=compared,
-        metadata=subject.metadata,
+        metadata=source.metadata,
     )
 
 
 @contextmanager
-def _place(path: Path, folder: bool) -> Iterator[Path]:
-    """Yield where to write ``path``: moved there after the block, removed if the block fails.
-
-    Raises:
-        UserError: there is no such place, or it cannot be written.
-    """
+def _temporary_output(path: Path, is_folder: bool) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it to ``path`` on success, remove it on an exception."""
     try:
-        if path.is_dir() and not folder:
+        if path.is_dir() and not is_folder:
             raise UserError(f"{path} is a folder; name the file to be written")
-        if folder and path.exists() and not path.is_dir():
+        if is_folder and path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file; safetensors and config.json are written into a folder")
         if not path.parent.is_dir():
             raise UserError(f"there is no folder {path.parent} to write {path.name} into")
-        if not folder:
-            with replacing(path) as file:  # made before the minutes that it takes to have something to write
+        if not is_folder:
+            with replacing(path) as file:  # created first, so that an unwritable path fails before minutes of work
                 yield Path(file.name)
             return
-        with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as made:
-            yield Path(made)
+        with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as temporary:
+            yield Path(temporary)
             path.mkdir(exist_ok=True)
-            for name in ("model.safetensors", "config.json"):  # the one that shows a mixed-up folder comes last
-                os.replace(Path(made) / name, path / name)
+            # config.json last: its digest reveals an exchange that was interrupted.
+            for name in ("model.safetensors", "config.json"):
+                os.replace(Path(temporary) / name, path / name)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""The formats: each writes a network, reads it back by the program that will run it, and compares."""
+"""Write a network in each format, read the file back with the format's runtime, and compare outputs."""
 
 from __future__ import annotations
 
@@ -17,181 +17,191 @@ from torch import Tensor
 
 from saccade import saving
 from saccade.errors import UserError
-from saccade.exporting.subject import Comparison, Subject
-from saccade.exporting.words import first_line, silently, sized, untranslated
+from saccade.exporting.export_source import Comparison, ExportSource
+from saccade.exporting.messages import first_line, onnx_failure, shape_text, silence
 from saccade.tensors import tensors_in
 
 __all__ = ["FORMATS", "OPSET"]
 
 OPSET = 18
-"""The ONNX version that PyTorch's exporter writes without converting; onnxruntime reads it since 1.14 (2023)."""
+"""ONNX version that PyTorch's exporter writes without conversion; onnxruntime reads it since 1.14 (2023)."""
 
-Say = Callable[[str], object]
+Notify = Callable[[str], object]
 
-_FACTS = "saccade.json"
-"""The file inside a ``.pt2`` that holds the facts."""
+_METADATA_FILE = "saccade.json"
+"""Name of the file inside a ``.pt2`` that contains the metadata."""
 
 
-def _onnx(subject: Subject, file: Path, say: Say) -> tuple[Comparison, ...]:
-    onnx, _, onnxruntime = _installed("onnx", "onnxscript", "onnxruntime")
-    say("tracing")
-    program = subject.traced()
-    pictures = subject.pictures()
-    say("translating")
+def _write_onnx(source: ExportSource, file: Path, notify: Notify) -> tuple[Comparison, ...]:
+    onnx, _, onnxruntime = _import_installed("onnx", "onnxscript", "onnxruntime")
+    notify("tracing")
+    program = source.trace()
+    batches = source.batches()
+    notify("translating")
     try:
-        with silently():
-            translated = torch.onnx.export(
-                program, opset_version=OPSET, input_names=[subject.input], output_names=subject.outputs, verbose=False
+        with silence():
+            onnx_program = torch.onnx.export(
+                program,
+                opset_version=OPSET,
+                input_names=[source.input_name],
+                output_names=source.output_names,
+                verbose=False,
             )
-        assert translated is not None
-        proto = translated.model_proto
+        assert onnx_program is not None
+        proto = onnx_program.model_proto
     except Exception as error:
-        raise UserError(f"{subject.name} cannot be expressed in ONNX: {untranslated(error)}") from error
-    _tidy(proto, subject.axes)
-    onnx.helper.set_model_props(proto, {k: json.dumps(v, ensure_ascii=False) for k, v in subject.metadata.items()})
-    say("writing")
+        raise UserError(f"{source.name} cannot be expressed in ONNX: {onnx_failure(error)}") from error
+    _clean(proto, source.axes)
+    metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in source.metadata.items()}
+    onnx.helper.set_model_props(proto, metadata)
+    notify("writing")
     try:
         onnx.save(proto, str(file))
         onnx.checker.check_model(str(file), full_check=True)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors
+        options.log_severity_level = 3  # log errors only
         options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except OSError:
         raise
-    except Exception as error:  # protobuf's, onnx's and onnxruntime's errors have no base of their own
-        raise UserError(f"{subject.name} as ONNX cannot be read back: {first_line(error)}") from error
+    except Exception as error:  # errors of protobuf, onnx and onnxruntime have no common base
+        raise UserError(f"{source.name} as ONNX cannot be read back: {first_line(error)}") from error
 
-    def run(picture: Tensor) -> list[Tensor]:
-        return [torch.from_numpy(array) for array in session.run(None, {subject.input: picture.numpy()})]
+    def run(images: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(array) for array in session.run(None, {source.input_name: images.numpy()})]
 
-    return _compared(subject, run, pictures, say, program)
+    return _compare(source, run, batches, notify, program)
 
 
-def _tidy(proto: Any, axes: Sequence[int | str]) -> None:
-    """Name the dynamic axes, and remove traces of the exporter and the paths of this machine."""
+def _clean(proto: Any, axes: Sequence[int | str]) -> None:
+    """Name the dynamic axes, and remove the exporter's metadata, which contains paths of this machine."""
     dimensions = proto.graph.input[0].type.tensor_type.shape.dim
-    names = {found.dim_param: name for found, name in zip(dimensions, axes, strict=True) if isinstance(name, str)}
+    names = {
+        dimension.dim_param: axis for dimension, axis in zip(dimensions, axes, strict=True) if isinstance(axis, str)
+    }
     symbols = re.compile("|".join(rf"\b{re.escape(symbol)}\b" for symbol in names) or r"(?!)")
     for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
         for dimension in value.type.tensor_type.shape.dim:
             if dimension.dim_param:
-                dimension.dim_param = symbols.sub(lambda found: names[found[0]], dimension.dim_param)
+                dimension.dim_param = symbols.sub(lambda match: names[match[0]], dimension.dim_param)
     graph = proto.graph
-    for thing in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        del thing.metadata_props[:]
+    for message in (proto, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del message.metadata_props[:]
 
 
-def _torch(subject: Subject, file: Path, say: Say) -> tuple[Comparison, ...]:
-    say("tracing")
-    program = subject.traced()
-    pictures = subject.pictures()
+def _write_torch(source: ExportSource, file: Path, notify: Notify) -> tuple[Comparison, ...]:
+    notify("tracing")
+    program = source.trace()
+    batches = source.batches()
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
-    say("writing")
-    buffer = io.BytesIO()  # written by torch itself, a disk that is full ends the process
-    with silently():
-        with _without_example(program):
-            torch.export.save(program, buffer, extra_files={_FACTS: json.dumps(subject.metadata)})
+    notify("writing")
+    buffer = io.BytesIO()  # torch's own file writer aborts the process on a full disk
+    with silence():
+        with _without_example_inputs(program):
+            torch.export.save(program, buffer, extra_files={_METADATA_FILE: json.dumps(source.metadata)})
         file.write_bytes(buffer.getbuffer())
-        if _pickled(file):
-            raise UserError(f"{subject.name} has weights of a kind that torch.export can only pickle")
+        if _contains_pickle(file):
+            raise UserError(f"{source.name} has weights of a kind that torch.export can only pickle")
         with file.open("rb") as stream:
-            again = torch.export.load(stream).module()
-    return _compared(subject, lambda x: list(tensors_in(again(x))), pictures, say, program)
+            reloaded = torch.export.load(stream).module()
+    return _compare(source, lambda images: list(tensors_in(reloaded(images))), batches, notify, program)
 
 
 @contextmanager
-def _without_example(program: torch.export.ExportedProgram) -> Iterator[None]:
-    """Return a program without its example inputs, the one part that would be pickled.
+def _without_example_inputs(program: torch.export.ExportedProgram) -> Iterator[None]:
+    """Remove the program's example inputs, which would be pickled, for the duration of the block.
 
-    Read back, it no longer checks what it was traced for, as ONNX does not.
+    A program that is saved without them no longer checks input shapes; ONNX does not either.
     """
-    example = program.example_inputs
+    example_inputs = program.example_inputs
     program.example_inputs = None
     try:
         yield
     finally:
-        program.example_inputs = example
+        program.example_inputs = example_inputs
 
 
-def _pickled(file: Path) -> bool:
-    """Return whether a ``.pt2`` holds anything that ``torch.export.load`` would unpickle."""
+def _contains_pickle(file: Path) -> bool:
+    """Return True if a ``.pt2`` contains anything that ``torch.export.load`` would unpickle."""
     with zipfile.ZipFile(file) as archive:
-        for part in archive.infolist():
-            if "/sample_inputs/" in part.filename and part.file_size:
+        for member in archive.infolist():
+            if "/sample_inputs/" in member.filename and member.file_size:
                 return True
-            if part.filename.endswith("_config.json"):
-                rows = json.loads(archive.read(part))["config"].values()
+            if member.filename.endswith("_config.json"):
+                rows = json.loads(archive.read(member))["config"].values()
                 if any(row["use_pickle"] for row in rows):
                     return True
     return False
 
 
-def _safetensors(subject: Subject, folder: Path, say: Say) -> tuple[Comparison, ...]:
-    say("writing")
-    stated = {key: subject.metadata[key] for key in ("input", "classes")}
+def _write_safetensors(source: ExportSource, folder: Path, notify: Notify) -> tuple[Comparison, ...]:
+    notify("writing")
+    arguments = {key: source.metadata[key] for key in ("input", "classes")}
     facts = {
-        key: value for key, value in subject.metadata.items() if key not in ("host", "plugs", "replacements", *stated)
+        key: value for key, value in source.metadata.items() if key not in ("host", "plugs", "replacements", *arguments)
     }
-    config = saving.save(subject.model, folder, host=subject.host, **stated, **facts)
+    config = saving.save(source.model, folder, host=source.host, **arguments, **facts)
     if config["host"] is None:
-        raise UserError(f"{subject.name} cannot be rebuilt from what it says of itself: say by host= how it is made")
-    again = saving.load(folder, trust=True).to(torch.float32)  # it names what the caller gave
-    with suppress(UserError):  # a network of one size is saved as well as any
-        subject.find_other_sizes()
+        raise UserError(f"{source.name} cannot be rebuilt automatically: give host=, such as {{'timm': 'resnet18'}}")
+    # Trusted, because the configuration was just written from the caller's own network.
+    reloaded = saving.load(folder, trust=True).to(torch.float32)
+    with suppress(UserError):  # a network that accepts one size only can be saved too
+        source.find_other_sizes()
 
-    def run(picture: Tensor) -> list[Tensor]:
+    def run(images: Tensor) -> list[Tensor]:
         with torch.no_grad():
-            return list(tensors_in(again(picture)))
+            return list(tensors_in(reloaded(images)))
 
-    return _compared(subject, run, subject.pictures(), say)
+    return _compare(source, run, source.batches(), notify)
 
 
-FORMATS: dict[str, Callable[[Subject, Path, Say], tuple[Comparison, ...]]] = {
-    "onnx": _onnx,
-    "torch": _torch,
-    "safetensors": _safetensors,
+FORMATS: dict[str, Callable[[ExportSource, Path, Notify], tuple[Comparison, ...]]] = {
+    "onnx": _write_onnx,
+    "torch": _write_torch,
+    "safetensors": _write_safetensors,
 }
+"""Maps format to the function that writes it."""
 
 
-def _compared(
-    subject: Subject,
+def _compare(
+    source: ExportSource,
     run: Callable[[Tensor], list[Tensor]],
-    pictures: Sequence[Tensor],
-    say: Say,
+    batches: Sequence[Tensor],
+    notify: Notify,
     program: torch.export.ExportedProgram | None = None,
 ) -> tuple[Comparison, ...]:
-    """Compare file and network on each picture.
+    """Compare file and network on each batch.
 
     Raises:
-        UserError: they differ, or the file fails; the message names the condition of ``program`` that the size breaks.
+        UserError: the outputs differ, or the file fails. The message contains the guard of ``program`` that the batch
+            violates.
     """
-    rows = []
-    for picture in pictures:
-        say(f"comparing at {sized(picture)}")
+    comparisons = []
+    for images in batches:
+        notify(f"comparing at {shape_text(images)}")
         try:
-            rows.append(subject.compare(run, picture))
+            comparisons.append(source.compare(run, images))
         except UserError as error:
-            raise UserError(f"{error}{_condition(program, picture)}") from error
-    return tuple(rows)
+            raise UserError(f"{error}{_violated_guard(program, images)}") from error
+    return tuple(comparisons)
 
 
-def _condition(program: torch.export.ExportedProgram | None, picture: Tensor) -> str:
-    """Return the condition of a traced program that the picture's size breaks, in brackets."""
+def _violated_guard(program: torch.export.ExportedProgram | None, images: Tensor) -> str:
+    """Return, in brackets, the error that ``program`` raises for ``images`` (B, C, H, W), or ""."""
     try:
         if program is not None:
-            program.module()(picture)
+            program.module()(images)
     except Exception as error:
         return f" (traced for certain sizes: {first_line(error)})"
     return ""
 
 
-def _installed(*names: str) -> list[Any]:
+def _import_installed(*names: str) -> list[Any]:
     """Return the modules of the extra ``onnx``.
 
     Raises:
-        UserError: one is missing.
+        UserError: a module is not installed.
     """
     try:
         return [import_module(name) for name in names]

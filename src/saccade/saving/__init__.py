@@ -1,6 +1,6 @@
-"""A network on disk, and back: ``model.safetensors`` and ``config.json``, which says how to rebuild it.
+"""Save a network to a folder with ``model.safetensors`` and ``config.json``, and load it again.
 
-A folder is data, never code: ``config.json`` may name what is listed, and its size is known before anything is built.
+A folder is data, never code: ``config.json`` may name only networks of known libraries and mechanisms of the catalogue.
 """
 
 from saccade.saving.config import describe as describe

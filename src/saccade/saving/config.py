@@ -1,8 +1,8 @@
-"""``config.json`` and a reader that checks every value.
+"""Read ``config.json`` and check every value.
 
-It holds ``host`` (how the host is made), ``plugs`` and ``replacements`` (mechanism, options, place: loading repeats
-them), ``input``, ``classes``, ``facts``, and the digest of the weights, which shows a half-written or mixed-up folder.
-It is written last.
+Its keys: ``host`` (how to build the host), ``plugs`` and ``replacements`` (mechanism, options and place of each),
+``input``, ``classes``, ``facts``, and the SHA-256 of the weights file. It is written after the weights, so that the
+digest reveals a half-written or mixed-up folder.
 """
 
 from __future__ import annotations
@@ -17,37 +17,39 @@ from pydantic_core import PydanticCustomError
 from saccade.errors import UserError
 from saccade.escaping import brief
 
-__all__ = ["CONFIG", "FORMAT", "KINDS", "WEIGHTS", "check", "describe"]
+__all__ = ["CONFIG", "FORMAT", "HOST_KEYS", "WEIGHTS", "check_config", "describe"]
 
 CONFIG, WEIGHTS, FORMAT = "config.json", "model.safetensors", 1
-KINDS = ("timm", "torchvision", "call", "passed")
-"""Keys of which one names a host: a network of timm or torchvision, a function to import, or one that a caller passed,
-which that caller alone has."""
-_MOST_BYTES = 64 * 2**20
-"""timm's largest network with a plug at every module takes less than one MiB."""
+HOST_KEYS = ("timm", "torchvision", "call", "passed")
+"""Keys of ``host``, of which exactly one is set: a network of timm or torchvision, a function to import, or a function
+that the caller passed, which only that process has."""
+_MAX_BYTES = 64 * 2**20
+"""Largest config.json that is read; timm's largest network with a plug at every module takes less than 1 MiB."""
 
-_LONGEST = 500
+_MAX_NAME_LENGTH = 500
 
 
-def _shown(name: str) -> str:
-    """``name``, which messages and tables show."""
-    if len(name) > _LONGEST or not name.isprintable():
-        raise PydanticCustomError("name", "a name has at most {most} characters, all printable", {"most": _LONGEST})
+def _check_name(name: str) -> str:
+    """Return ``name``; raise unless it is short and printable, because messages and tables contain it."""
+    if len(name) > _MAX_NAME_LENGTH or not name.isprintable():
+        raise PydanticCustomError(
+            "name", "a name has at most {most} characters, all printable", {"most": _MAX_NAME_LENGTH}
+        )
     return name
 
 
-_Name = Annotated[str, AfterValidator(_shown)]
+_Name = Annotated[str, AfterValidator(_check_name)]
 _Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 _Side = Annotated[int, Field(ge=1, le=2**31 - 1)]
 _Size = Annotated[list[_Side], Field(min_length=2, max_length=2)]
 _Options = dict[str, Any]
 
 
-class _Part(BaseModel):
+class _StrictModel(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
 
-class _Host(_Part):
+class _Host(_StrictModel):
     timm: _Name | None = None
     torchvision: _Name | None = None
     call: _Name | None = None
@@ -57,15 +59,19 @@ class _Host(_Part):
 
     @model_validator(mode="after")
     def _is_named_once(self) -> Self:
-        if sum(getattr(self, kind) is not None for kind in KINDS) != 1:
-            raise PydanticCustomError("host", "a host is named by one of the keys {kinds}", {"kinds": ", ".join(KINDS)})
+        if sum(getattr(self, key) is not None for key in HOST_KEYS) != 1:
+            raise PydanticCustomError(
+                "host", "a host is named by one of the keys {kinds}", {"kinds": ", ".join(HOST_KEYS)}
+            )
         return self
 
 
-class _SavedSite(_Part):
+class _SavedSite(_StrictModel):
     path: _Name
     carrier: _Name
+    """Path of the parent module."""
     entering: bool
+    """Whether the plug is on the parent's input."""
     channels: _Count
     size: _Size
     stage: _Count
@@ -73,7 +79,7 @@ class _SavedSite(_Part):
     kind: _Name
 
 
-class _Plugged(_Part):
+class _SavedPlug(_StrictModel):
     mechanism: _Name
     options: _Options
     neutral: bool
@@ -82,7 +88,7 @@ class _Plugged(_Part):
     reads: list[_Name] = []
 
 
-class _ReplacedConvolution(_Part):
+class _SavedReplacement(_StrictModel):
     mechanism: _Name
     options: _Options
     neutral: bool
@@ -92,10 +98,10 @@ class _ReplacedConvolution(_Part):
     size: _Size
 
 
-class _Config(_Part):
+class _Config(_StrictModel):
     host: _Host | None
-    plugs: list[_Plugged]
-    replacements: list[_ReplacedConvolution] = []
+    plugs: list[_SavedPlug]
+    replacements: list[_SavedReplacement] = []
     input: Annotated[list[_Side], Field(min_length=1, max_length=8)] | None
     classes: list[str | int | float] | None
     facts: dict[str, Any]
@@ -103,10 +109,10 @@ class _Config(_Part):
 
 
 def describe(folder: str | Path) -> dict[str, Any]:
-    """Return what ``config.json`` in ``folder`` says.
+    """Return the content of ``config.json`` in ``folder``.
 
     Raises:
-        UserError: it is missing, broken or not ours, or a value is not of its type; file and key are named.
+        UserError: the file is missing, broken or not written by Saccade, or a value has the wrong type.
     """
     folder = Path(folder)
     path = folder / CONFIG
@@ -114,13 +120,13 @@ def describe(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"there is no folder {folder}")
     try:
         if path.exists() and not path.is_file():
-            raise UserError(f"{path} is no regular file; one is needed")
-        if path.stat().st_size > _MOST_BYTES:
-            raise UserError(f"{path} has {path.stat().st_size:,} bytes; at most {_MOST_BYTES:,} are read")
+            raise UserError(f"{path} is not a regular file; one is needed")
+        if path.stat().st_size > _MAX_BYTES:
+            raise UserError(f"{path} has {path.stat().st_size:,} bytes; at most {_MAX_BYTES:,} are read")
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        half = " (the weights are there: saving did not finish)" if (folder / WEIGHTS).exists() else ""
-        raise UserError(f"{folder} holds no saved network: {CONFIG} is missing{half}") from None
+        hint = " (the weights are there: saving did not finish)" if (folder / WEIGHTS).exists() else ""
+        raise UserError(f"{folder} holds no saved network: {CONFIG} is missing{hint}") from None
     except RecursionError:
         raise UserError(f"{path} cannot be read: its values are nested too deep") from None
     except UserError:
@@ -131,28 +137,28 @@ def describe(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} was not written by saccade")
     if config["format"] != FORMAT:
         raise UserError(f"{path} has format {brief(config['format'])}; this version reads format {FORMAT}")
-    config.setdefault("replacements", [])  # a folder of before there were any
-    check(config, str(path))
+    config.setdefault("replacements", [])  # earlier versions wrote no replacements
+    check_config(config, str(path))
     return config
 
 
-def check(config: dict[str, Any], owner: str) -> None:
-    """Raise UserError unless every value of ``config`` is of its type; ``owner`` names the file."""
+def check_config(config: dict[str, Any], owner: str) -> None:
+    """Raise UserError unless every value of ``config`` has the right type; ``owner`` is the path for the message."""
     try:
         _Config.model_validate(config)
     except ValidationError as error:
-        found = error.errors(include_url=False)
-        lacking = [str(each["loc"][0]) for each in found if each["type"] == "missing" and len(each["loc"]) == 1]
-        if lacking:
-            raise UserError(f"{owner} lacks {', '.join(lacking)}") from None
-        said = "; ".join(_sentence(each) for each in found[:3])
-        raise UserError(f"{owner}: {said}{f'; and {len(found) - 3} more' if len(found) > 3 else ''}") from None
+        errors = error.errors(include_url=False)
+        missing = [str(e["loc"][0]) for e in errors if e["type"] == "missing" and len(e["loc"]) == 1]
+        if missing:
+            raise UserError(f"{owner} lacks {', '.join(missing)}") from None
+        more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
+        raise UserError(f"{owner}: {'; '.join(_sentence(e) for e in errors[:3])}{more}") from None
 
 
 def _sentence(error: Any) -> str:
-    """Put one pydantic error in words: the key, what was found, what is needed."""
-    where = ".".join(str(part) for part in error["loc"])
-    what = f"{error['msg'][0].lower()}{error['msg'][1:]}"
+    """Return the key, the value and the expectation of one pydantic error as text."""
+    key = ".".join(str(part) for part in error["loc"])
+    expectation = f"{error['msg'][0].lower()}{error['msg'][1:]}"
     if error["type"] == "missing":
-        return f"{brief(where)} is missing"
-    return f"{brief(where)} = {brief(repr(error['input']), 80)}: {brief(what)}"
+        return f"{brief(key)} is missing"
+    return f"{brief(key)} = {brief(repr(error['input']), 80)}: {brief(expectation)}"

@@ -1,4 +1,4 @@
-"""Make a host again: by the entry of a library, by a function that the caller vouches for, or by one it passed."""
+"""Rebuild a host from a library, from a trusted function, or from a function that the caller passed."""
 
 from __future__ import annotations
 
@@ -13,138 +13,129 @@ from torch import nn
 from saccade import builders
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
-from saccade.saving.config import KINDS
-from saccade.saving.sketch import Limits, TooLargeError, sketched
-from saccade.trust import Trust, check_options, refusal, trusted
+from saccade.saving.config import HOST_KEYS
+from saccade.saving.meta_device import Limits, TooLargeError, call_on_meta_device
+from saccade.trust import Trust, check_options, is_trusted, refusal_error
 
-__all__ = ["check_named", "of_library", "rebuild", "sketch"]
+__all__ = ["check_host_name", "is_from_library", "rebuild", "rebuild_on_meta_device"]
 
-Host = Mapping[str, Any]
+HostConfig = Mapping[str, Any]
+"""Section ``host`` of a config.json."""
 
 _LIBRARIES = ("saccade.models.", "segmentation_models_pytorch.", "timm.models.", "torchvision.models.")
-"""Packages whose network classes a file may name: building one runs only their own code and fetches nothing."""
-_WEIGHTS = {"encoder_weights": None, "weights": None, "weights_backbone": None, "pretrained": False}
-"""Arguments whose default would fetch weights, and the values that do not."""
+"""Packages whose network classes a file may name: their constructors run only their own code and fetch nothing."""
+_NO_WEIGHTS = {"encoder_weights": None, "weights": None, "weights_backbone": None, "pretrained": False}
+"""Maps arguments whose default would fetch weights to a value that does not."""
 
 
-def rebuild(host: Host, trust: Trust = True) -> nn.Module:
-    """Return a new network of the kind ``host`` says. The global random state stays as it is.
-
-    Args:
-        host: names one of ``timm``, ``torchvision``, ``call``, ``passed``, with ``options``; ``passed`` with ``code``.
-        trust: what may run besides the networks of the libraries; not True where ``host`` comes from a file.
-
-    Raises:
-        UserError: ``host`` names something that cannot be made or is not trusted.
-    """
-    return _made(host, lambda: _maker(host, trust, "the host")(**_options(host)))
-
-
-def sketch(host: Host, limits: Limits, owner: str, trust: Trust) -> nn.Module | None:
-    """``rebuild`` on the meta device, where nothing is allocated; None where a trusted host cannot be built there.
+def rebuild(host: HostConfig, trust: Trust = True) -> nn.Module:
+    """Return a new network as described by ``host``. The global random state is left unchanged.
 
     Args:
-        host: as for ``rebuild``.
-        limits: how large it may become.
-        owner: the file that names it.
-        trust: as for ``rebuild``.
+        host: one of ``timm``, ``torchvision``, ``call`` and ``passed``, with ``options``; ``passed`` with ``code``.
+        trust: names that may run besides the networks of the libraries.
 
     Raises:
-        UserError: it cannot be made, is not trusted, or becomes too large.
+        UserError: the network cannot be built, or its name is not trusted.
     """
-    make = _maker(host, trust, owner)
-    if not _vouched(host, trust):
+    return _call(host, lambda: _builder(host, trust, "the host")(**_options(host)))
+
+
+def rebuild_on_meta_device(host: HostConfig, limits: Limits, owner: str, trust: Trust) -> nn.Module | None:
+    """Return the network on the meta device, without memory; None if a trusted host cannot be built there.
+
+    Raises:
+        UserError: the network cannot be built, is not trusted, or is too large.
+    """
+    build = _builder(host, trust, owner)
+    if not _is_trusted(host, trust):
         check_options(_options(host), owner, limits.largest)
     try:
-        return _made(host, lambda: sketched(lambda: make(**_options(host)), limits, owner))
+        return _call(host, lambda: call_on_meta_device(lambda: build(**_options(host)), limits, owner))
     except TooLargeError:
         raise
     except UserError:
-        if _vouched(host, trust):
+        if _is_trusted(host, trust):
             return None
         raise
 
 
-def check_named(host: Host, owner: str, trust: Trust) -> None:
-    """Raise UserError unless a file may name this host.
-
-    Raises:
-        UserError: no library has such a network, and the name is not trusted. It was not imported.
-    """
-    _maker(host, trust, owner)
+def check_host_name(host: HostConfig, owner: str, trust: Trust) -> None:
+    """Raise UserError unless the file ``owner`` may name this host. An unknown name is not imported."""
+    _builder(host, trust, owner)
 
 
-def of_library(host: Host) -> bool:
-    """Return whether ``host`` is looked for in a library, and needs no trust."""
-    return "call" not in host or _home(str(host["call"])) is not None
+def is_from_library(host: HostConfig) -> bool:
+    """Return True unless ``host`` names a function of an unknown module."""
+    return "call" not in host or _library_of(str(host["call"])) is not None
 
 
-def _made(host: Host, make: Callable[[], Any]) -> nn.Module:
+def _call(host: HostConfig, build: Callable[[], Any]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         try:
-            made = make()
+            network = build()
         except UserError:
             raise
-        except Exception as error:  # whatever the constructor of a network raises
+        except Exception as error:  # a constructor may raise anything
             reason = f"{type(error).__name__}: {brief(error, 400)}"
-            raise UserError(f"the host {brief(dict(host), 400)} cannot be made: {reason}") from error
-    if not isinstance(made, nn.Module):
-        raise UserError(f"the host {brief(dict(host))} is a {type(made).__name__}, no torch.nn.Module")
-    return made
+            raise UserError(f"the host {brief(dict(host), 400)} cannot be built: {reason}") from error
+    if not isinstance(network, nn.Module):
+        raise UserError(f"the host {brief(dict(host))} is a {type(network).__name__}, not a torch.nn.Module")
+    return network
 
 
-def _options(host: Host) -> dict[str, Any]:
+def _options(host: HostConfig) -> dict[str, Any]:
     return dict(host.get("options") or {})
 
 
-def _vouched(host: Host, trust: Trust) -> bool:
-    """Return whether the caller trusts whatever the host is made by, options included."""
-    return trust is True or host.get("passed") is not None or ("call" in host and trusted(str(host["call"]), trust))
+def _is_trusted(host: HostConfig, trust: Trust) -> bool:
+    """Return True if the caller trusts the host's builder, with any options."""
+    return trust is True or host.get("passed") is not None or ("call" in host and is_trusted(str(host["call"]), trust))
 
 
-def _maker(host: Host, trust: Trust, owner: str) -> Callable[..., Any]:
-    """Return what makes the host, given its options.
+def _builder(host: HostConfig, trust: Trust, owner: str) -> Callable[..., Any]:
+    """Return the function that builds the host from its options.
 
     Raises:
-        UserError: nothing does, or it is neither of a library nor trusted.
+        UserError: there is no such function, or it is neither from a library nor trusted.
     """
-    kinds = [key for key in KINDS if host.get(key) is not None]
-    if len(kinds) != 1:
-        raise UserError(f"a host is named by one of the keys {', '.join(KINDS)}; got {brief(dict(host))}")
-    (kind,) = kinds
-    name, own = str(host[kind]), _vouched(host, trust)
-    if kind == "timm":
-        return _of_timm(name, owner, own)
-    if kind == "torchvision":
-        return _of_torchvision(name, owner)
-    if kind == "passed":
-        return _passed(name, host.get("code"), owner)
-    return _imported(name) if own else _of_library(name, owner)
+    keys = [key for key in HOST_KEYS if host.get(key) is not None]
+    if len(keys) != 1:
+        raise UserError(f"a host is named by one of the keys {', '.join(HOST_KEYS)}; got {brief(dict(host))}")
+    (key,) = keys
+    name, trusted = str(host[key]), _is_trusted(host, trust)
+    if key == "timm":
+        return _timm_builder(name, owner, trusted)
+    if key == "torchvision":
+        return _torchvision_builder(name, owner)
+    if key == "passed":
+        return _passed_builder(name, host.get("code"), owner)
+    return _import_builder(name) if trusted else _library_builder(name, owner)
 
 
-def _of_timm(name: str, owner: str, vouched: bool) -> Callable[..., Any]:
+def _timm_builder(name: str, owner: str, trusted: bool) -> Callable[..., Any]:
     import timm
 
-    import saccade.models  # noqa: F401 (its networks are timm's once it is imported)
+    import saccade.models  # noqa: F401 (registers its networks with timm)
 
     # A name with a colon is an address, such as hf-hub:owner/name.
-    if not (vouched and ":" in name) and not timm.is_model(name.partition(".")[0]):
+    if not (trusted and ":" in name) and not timm.is_model(name.partition(".")[0]):
         raise UserError(f"{owner}: timm has no network {brief(name)!r}.{did_you_mean(name[:60], timm.list_models())}")
     return lambda **options: timm.create_model(name, **{**options, "pretrained": False})
 
 
-def _passed(name: str, code: Any, owner: str) -> Callable[..., Any]:
-    """Return the function that the caller of this process passed; no module holds it."""
-    found = builders.passed((name, code))
-    if found is None:
+def _passed_builder(name: str, code: Any, owner: str) -> Callable[..., Any]:
+    """Return the function that was passed to Saccade in this process."""
+    function = builders.passed((name, code))
+    if function is None:
         raise UserError(
             f"{owner}: its host was built by the function {brief(name)!r}, which was passed to saccade and lies in no "
             "module; give the network that it builds: saccade.load(folder, host=…)"
         )
-    return found
+    return function
 
 
-def _of_torchvision(name: str, owner: str) -> Callable[..., Any]:
+def _torchvision_builder(name: str, owner: str) -> Callable[..., Any]:
     from torchvision.models import get_model_builder, list_models
 
     if name not in list_models():
@@ -152,50 +143,51 @@ def _of_torchvision(name: str, owner: str) -> Callable[..., Any]:
     return _without_weights(get_model_builder(name))
 
 
-def _of_library(name: str, owner: str) -> Callable[..., Any]:
-    """Return the class or registered function ``name`` of a library, which makes a network.
+def _library_builder(name: str, owner: str) -> Callable[..., Any]:
+    """Return the network class or registered function ``name`` of a known library; never import another package.
 
     Raises:
-        UserError: it makes no network. A package that does not belong to the libraries is not imported.
+        UserError: ``name`` is not such a class or function.
     """
     module, _, attribute = name.partition(":")
-    home = _home(name)
-    if home is None or not all(part.isidentifier() for part in (*module.split("."), attribute)):
-        raise refusal("host", name, owner)
-    found = _imported(name)
-    if isinstance(found, type):
-        fine = issubclass(found, nn.Module) and f"{found.__module__}.".startswith(home)
-    elif home == "torchvision.models.":
+    library = _library_of(name)
+    if library is None or not all(part.isidentifier() for part in (*module.split("."), attribute)):
+        raise refusal_error("host", name, owner)
+    function = _import_builder(name)
+    if isinstance(function, type):
+        is_network = issubclass(function, nn.Module) and f"{function.__module__}.".startswith(library)
+    elif library == "torchvision.models.":
         from torchvision.models import get_model_builder, list_models
 
-        fine = attribute in list_models() and get_model_builder(attribute) is found
+        is_network = attribute in list_models() and get_model_builder(attribute) is function
     else:
         from timm.models import is_model, model_entrypoint
 
-        fine = is_model(attribute) and model_entrypoint(attribute) is found
-    if not fine:
-        raise refusal("host", name, owner)
-    return _without_weights(found)
+        is_network = is_model(attribute) and model_entrypoint(attribute) is function
+    if not is_network:
+        raise refusal_error("host", name, owner)
+    return _without_weights(function)
 
 
-def _home(name: str) -> str | None:
-    """The library whose module ``name`` begins with."""
+def _library_of(name: str) -> str | None:
+    """Return the prefix of ``name`` that is a known library, or None."""
     module = name.partition(":")[0]
-    return next((home for home in _LIBRARIES if f"{module}.".startswith(home)), None)
+    return next((library for library in _LIBRARIES if f"{module}.".startswith(library)), None)
 
 
-def _without_weights(maker: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``maker`` so that it fetches no weights unless its options say so."""
-    asked = {name: without for name, without in _WEIGHTS.items() if name in inspect.signature(maker).parameters}
-    return lambda **options: maker(**{**asked, **options})
+def _without_weights(builder: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``builder`` with defaults that fetch no weights."""
+    parameters = inspect.signature(builder).parameters
+    defaults = {name: value for name, value in _NO_WEIGHTS.items() if name in parameters}
+    return lambda **options: builder(**{**defaults, **options})
 
 
-def _imported(name: str) -> Callable[..., Any]:
+def _import_builder(name: str) -> Callable[..., Any]:
     module, _, attribute = name.partition(":")
     try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever a stranger's module raises
+        function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # a third-party module may raise anything
         raise UserError(f"the host {brief(name)!r} cannot be imported: {brief(error)}") from None
-    if not callable(found):
-        raise UserError(f"the host {brief(name)!r} is a {type(found).__name__}, which makes no network")
-    return found
+    if not callable(function):
+        raise UserError(f"the host {brief(name)!r} is a {type(function).__name__}, which makes no network")
+    return function

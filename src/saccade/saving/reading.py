@@ -1,4 +1,4 @@
-"""Read a folder back into a network, after checking everything in it."""
+"""Load a network from a folder, after checking every file in it."""
 
 from __future__ import annotations
 
@@ -12,128 +12,126 @@ from torch import Tensor, nn
 from saccade.errors import UserError
 from saccade.graph.sites import Site
 from saccade.saving.config import CONFIG, WEIGHTS, describe
-from saccade.saving.hosts import check_named, rebuild, sketch
-from saccade.saving.sketch import Limits, TooLargeError, clone, sketched
-from saccade.saving.weights import check_values, compare, header, shapes_of, tensors
+from saccade.saving.hosts import check_host_name, rebuild, rebuild_on_meta_device
+from saccade.saving.meta_device import Limits, TooLargeError, call_on_meta_device, copy_on_meta_device
+from saccade.saving.weights import check_values, compare_shapes, read_shapes, read_tensors, shapes_of
 from saccade.surgery.mechanism import Mechanism
 from saccade.surgery.plug import attach_all
 from saccade.surgery.plug_module import Plug, plugs_in
 from saccade.surgery.plugs import unplug
-from saccade.surgery.replace import again
-from saccade.surgery.replaced import note, replaced
-from saccade.trust import Trust, check_mechanism, check_numbers, trusted
+from saccade.surgery.replace import repeat_replacements
+from saccade.surgery.replaced import replaced_convolutions, replacement_info
+from saccade.trust import Trust, check_mechanism, check_numbers, is_trusted
 
-__all__ = ["fill", "load", "replay"]
+__all__ = ["apply_config", "load", "load_values"]
 
 
 def load(folder: str | Path, host: nn.Module | None = None, trust: Trust = False) -> nn.Module:
     """Return the network that ``save`` wrote into ``folder``, on the CPU, in eval mode.
 
     A folder may name networks of timm, torchvision, segmentation_models_pytorch and Saccade, and mechanisms of the
-    catalogue; anything else is not even imported, unless ``trust`` allows it. The size of what it describes is compared
-    with the weights before any memory is taken.
+    catalogue; anything else is imported only if ``trust`` allows it.
 
     Args:
-        folder: with ``model.safetensors`` and ``config.json``.
-        host: the network without its plugs, for a folder whose ``config.json`` cannot rebuild it; it is plugged, loaded
-            and returned. A host that has plugs already keeps them.
-        trust: True: whatever the folder names may be imported and run. Names, ``["my.module:Class"]``: these may.
+        folder: folder with ``model.safetensors`` and ``config.json``.
+        host: the network without plugs, needed if ``config.json`` does not say how to build it. It is modified in place
+            and returned. Plugs that it already has are kept.
+        trust: True allows all names; a list, ``["my.module:Class"]``, those in it.
 
     Raises:
-        UserError: a file is missing, broken, does not belong to the other or names what is not trusted; the host cannot
-            be rebuilt; its keys, shapes or dtypes differ from the file's; a weight is not finite. A host that was given
-            is then as it was.
+        UserError: a file is missing or broken, or the two files do not belong together; a name is not trusted; the host
+            cannot be rebuilt; keys, shapes or dtypes differ; a weight is not finite. A host that was given is then
+            left as it was.
     """
     folder = Path(folder)
     config = describe(folder)
-    path = str(folder / CONFIG)
-    given = host
-    shapes = header(folder, config)
+    config_path = str(folder / CONFIG)
+    given_host = host
+    shapes = read_shapes(folder, config)
     limits = Limits(shapes)
-    bare = host is None or (next(plugs_in(host), None) is None and next(replaced(host), None) is None)
-    if bare:
+    needs_plugs = host is None or (
+        next(plugs_in(host), None) is None and next(replaced_convolutions(host), None) is None
+    )
+    if needs_plugs:
         for row in config["plugs"] + config["replacements"]:
-            check_mechanism(row["mechanism"], row["options"], path, trust)
-            if not trusted(row["mechanism"], trust):
+            check_mechanism(row["mechanism"], row["options"], config_path, trust)
+            if not is_trusted(row["mechanism"], trust):
                 numbers = row["options"] | {"channels": row.get("site", {}).get("channels", 0)}
-                check_numbers(numbers, path, limits.largest)
+                check_numbers(numbers, config_path, limits.largest)
     if host is None:
         if config["host"] is None:
             raise UserError(
-                f"{folder} does not say how its host is made; give it: saccade.load({str(folder)!r}, host=…)"
+                f"{folder} does not say how its host is built; give it: saccade.load({str(folder)!r}, host=…)"
             )
-        check_named(config["host"], path, trust)
-    drawing = sketch(config["host"], limits, path, trust) if host is None else clone(host) if bare else host
-    if drawing is not None:
-        message = f"{folder} holds another network than {type(drawing).__name__}"
-        if not bare or _fits(drawing, config, limits, path, trust):
-            compare(shapes, shapes_of(drawing), message)
-    state = tensors(folder)
+        check_host_name(config["host"], config_path, trust)
+    if host is None:
+        meta_network = rebuild_on_meta_device(config["host"], limits, config_path, trust)
+    else:
+        meta_network = copy_on_meta_device(host) if needs_plugs else host
+    if meta_network is not None:
+        message = f"{folder} holds another network than {type(meta_network).__name__}"
+        if not needs_plugs or _apply_on_meta_device(meta_network, config, limits, config_path, trust):
+            compare_shapes(shapes, shapes_of(meta_network), message)
+    state = read_tensors(folder)
     if host is None:
         host = rebuild(config["host"], trust)
     try:
-        if bare:
-            replay(host, config, path)
-        compare(shapes, shapes_of(host), f"{folder} holds another network than {type(host).__name__}")
+        if needs_plugs:
+            apply_config(host, config, config_path)
+        compare_shapes(shapes, shapes_of(host), f"{folder} holds another network than {type(host).__name__}")
         check_values(state, host, str(folder / WEIGHTS))
     except BaseException:
-        if bare and given is not None:
-            unplug(given)
+        if needs_plugs and given_host is not None:
+            unplug(given_host)
         raise
-    fill(host, state)
-    for _, convolution in replaced(host):
-        note(convolution).known = False
+    load_values(host, state)
+    for _, convolution in replaced_convolutions(host):
+        replacement_info(convolution).known = False  # the file does not contain the discarded kernels
     return host.eval()
 
 
-def _fits(drawing: nn.Module, config: Mapping[str, Any], limits: Limits, owner: str, trust: Trust) -> bool:
-    """Plug the network on the meta device; False where a trusted mechanism cannot be built there.
+def _apply_on_meta_device(
+    network: nn.Module, config: Mapping[str, Any], limits: Limits, owner: str, trust: Trust
+) -> bool:
+    """Apply ``config`` to ``network``, on the meta device; return False if a trusted mechanism cannot be built there.
 
     Raises:
-        UserError: a row does not fit, or describes more than the weights account for.
+        UserError: a row does not fit the network, or exceeds the limits.
     """
     try:
-        sketched(lambda: replay(drawing, config, owner), limits, owner)
+        call_on_meta_device(lambda: apply_config(network, config, owner), limits, owner)
     except TooLargeError:
         raise
     except UserError:
-        if any(trusted(row["mechanism"], trust) for row in config["plugs"] + config["replacements"]):
+        if any(is_trusted(row["mechanism"], trust) for row in config["plugs"] + config["replacements"]):
             return False
         raise
     return True
 
 
-def fill(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Give ``network`` the values and dtypes of ``state``, which has its keys and shapes."""
+def load_values(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Set the values and dtypes of ``network`` to those of ``state``, which has its keys and shapes."""
     for key, value in network.state_dict(keep_vars=True).items():
         value.data = value.data.to(state[key].dtype)
     network.load_state_dict(dict(state))
 
 
-def replay(host: nn.Module, config: Mapping[str, Any], owner: str) -> nn.Module:
-    """Plug ``host`` and replace in it as the rows of ``config`` say.
-
-    Args:
-        host: without plugs.
-        config: with ``plugs`` and ``replacements``.
-        owner: the file they come from.
-
-    Returns:
-        ``host``.
+def apply_config(host: nn.Module, config: Mapping[str, Any], owner: str) -> nn.Module:
+    """Attach the plugs and make the replacements that ``config``, from the file ``owner``, lists; return ``host``.
 
     Raises:
-        UserError: a row does not fit the host, or its mechanism cannot be made. The host is then as it was.
+        UserError: a row does not fit the host, or a mechanism cannot be built. The host is left as it was.
     """
-    like = next(host.parameters(), torch.zeros(()))
+    parameter = next(host.parameters(), torch.zeros(()))
     new = []
     with torch.random.fork_rng(devices=[]):
         for row in config["plugs"]:
-            place = dict(row["site"])
-            place["parent"] = place.pop("carrier")  # the file's word for it
-            site = Site(**place | {"size": tuple(place["size"])})
+            values = dict(row["site"])
+            values["parent"] = values.pop("carrier")  # the file's key
+            site = Site(**values | {"size": tuple(values["size"])})
             name, options, position = row["mechanism"], row["options"], row["position"]
-            module = Mechanism.of(name).build(site, options)
+            module = Mechanism.resolve(name).build(site, options)
             reads, neutral = tuple(row.get("reads", ())), row["neutral"]
             plug = Plug(module, site=site, name=name, options=options, position=position, neutral=neutral, reads=reads)
-            new.append(plug.to(like.device))
-        return attach_all(host, new, lambda: again(host, config["replacements"], owner))
+            new.append(plug.to(parameter.device))
+        return attach_all(host, new, lambda: repeat_replacements(host, config["replacements"], owner))

@@ -1,4 +1,4 @@
-"""The network inside a wrapper, which is what is saved."""
+"""Remove wrappers around a network, so that the network itself is saved."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from saccade.errors import UserError
 
-__all__ = ["prefix", "unwrapped"]
+__all__ = ["unwrap", "wrapper_prefix"]
 
 _WRAPPERS = {
     ("torch.nn.parallel.data_parallel", "DataParallel"): "module",
@@ -18,47 +18,47 @@ _WRAPPERS = {
     ("timm.utils.model_ema", "ModelEmaV2"): "module",
     ("timm.utils.model_ema", "ModelEmaV3"): "module",
 }
-"""Classes that hold one network and change none of its arithmetic, and where they hold it."""
+"""Maps (module, class) of a wrapper that changes no values to the attribute with the network."""
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
     """Return the network inside all known wrappers around ``model``.
 
     Raises:
-        UserError: a module inside the network is wrapped: its keys would hold the wrapper's name.
+        UserError: a module inside the network is wrapped, so that the wrapper's attribute would be part of its keys.
     """
-    while (name := _inner(model)) is not None:
-        model = getattr(model, name)
+    while (attribute := _wrapper_attribute(model)) is not None:
+        model = getattr(model, attribute)
     for path, module in model.named_modules():
-        if (name := _inner(module)) is not None:
+        if (attribute := _wrapper_attribute(module)) is not None:
             raise UserError(
-                f"the module {path!r} is wrapped in {type(module).__name__}, whose {name!r} would stand in the keys "
-                f"that are saved: put the module itself back ({path} = {path}.{name}) and save then"
+                f"the module {path!r} is wrapped in {type(module).__name__}, whose {attribute!r} would stand in the "
+                f"keys that are saved: put the module itself back ({path} = {path}.{attribute}) and save then"
             )
     return model
 
 
-def _inner(module: nn.Module) -> str | None:
-    return next((_WRAPPERS[key] for kind in type(module).__mro__
-                 if (key := (kind.__module__, kind.__qualname__)) in _WRAPPERS), None)  # fmt: skip
+def _wrapper_attribute(module: nn.Module) -> str | None:
+    names = ((cls.__module__, cls.__qualname__) for cls in type(module).__mro__)
+    return next((_WRAPPERS[name] for name in names if name in _WRAPPERS), None)
 
 
-def prefix(wrapped: Iterable[str], bare: Iterable[str]) -> str | None:
-    """Return the prefix of a wrapper, such as ``net.``, of all keys of ``wrapped`` and none of ``bare``, or None.
+def wrapper_prefix(wrapped_keys: Iterable[str], network_keys: Iterable[str]) -> str | None:
+    """Return the prefix, such as ``net.``, that a wrapper added to all of ``wrapped_keys``, or None.
 
-    Without it there is at least one key that both have.
+    No network key may start with the prefix, and removing it must make at least one key match.
 
-    >>> prefix(["net.fc.weight", "net.fc.bias"], ["fc.weight", "fc.bias"])
+    >>> wrapper_prefix(["net.fc.weight", "net.fc.bias"], ["fc.weight", "fc.bias"])
     'net.'
-    >>> prefix(["fc.weight"], ["fc.weight"]) is None
+    >>> wrapper_prefix(["fc.weight"], ["fc.weight"]) is None
     True
     """
-    keys, own = list(wrapped), set(bare)
-    first = keys[0].split(".") if keys else []
-    for n in range(1, len(first)):
-        found = ".".join(first[:n]) + "."
-        if not all(key.startswith(found) for key in keys) or any(key.startswith(found) for key in own):
+    wrapped, network = list(wrapped_keys), set(network_keys)
+    parts = wrapped[0].split(".") if wrapped else []
+    for n in range(1, len(parts)):
+        prefix = ".".join(parts[:n]) + "."
+        if not all(key.startswith(prefix) for key in wrapped) or any(key.startswith(prefix) for key in network):
             return None
-        if own & {key.removeprefix(found) for key in keys}:
-            return found
+        if network & {key.removeprefix(prefix) for key in wrapped}:
+            return prefix
     return None

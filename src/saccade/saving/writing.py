@@ -1,4 +1,4 @@
-"""Write a network into a folder, with what it takes to make it again."""
+"""Write a network to a folder, together with a description from which it can be rebuilt."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from saccade.errors import UserError
 from saccade.files import make_folders, replacing, write_atomically
 from saccade.graph.inputs import example_input
 from saccade.graph.states import preserve_state
-from saccade.saving.config import CONFIG, FORMAT, WEIGHTS, check
-from saccade.saving.hosts import of_library, rebuild
-from saccade.saving.reading import fill, replay
-from saccade.saving.weights import Shapes, compare, digest, shapes_of, state_of
-from saccade.saving.wrappers import unwrapped
+from saccade.saving.config import CONFIG, FORMAT, WEIGHTS, check_config
+from saccade.saving.hosts import is_from_library, rebuild
+from saccade.saving.reading import apply_config, load_values
+from saccade.saving.weights import Shapes, compare_shapes, file_digest, shapes_of, state_for_saving
+from saccade.saving.wrappers import unwrap
 from saccade.surgery.plug_module import Plug, plugs_in
 from saccade.surgery.plugs import plugs
-from saccade.surgery.replace import described
-from saccade.surgery.replaced import CHILD, originals
+from saccade.surgery.replace import replacement_rows
+from saccade.surgery.replaced import CHILD, restored
 
 __all__ = ["save"]
 
@@ -43,139 +43,139 @@ def save(
     classes: Sequence[str] | None = None,
     **facts: Any,
 ) -> dict[str, Any]:
-    """Write ``model`` into ``folder``, which is made if needed; files of the same names are replaced.
+    """Write ``model`` to ``folder``, which is created if needed; files of the same names are replaced.
 
-    Of a network in DataParallel, DistributedDataParallel, ``torch.compile``, AveragedModel or timm's ModelEma, the
-    network inside is saved.
+    If ``model`` is wrapped in DataParallel, DistributedDataParallel, ``torch.compile``, AveragedModel or timm's
+    ModelEma, the network inside is saved.
 
     Args:
         model: a network, plugged or not.
-        folder: where to.
-        host: how the network without plugs is made: ``{"timm": name, "options": {…}}``, ``{"torchvision": name,
+        folder: destination folder.
+        host: how to build the network without plugs: ``{"timm": name, "options": {…}}``, ``{"torchvision": name,
             "options": {…}}`` or ``{"call": "package.module:function", "options": {…}}``, which ``load`` imports only
-            where it is trusted. None tries timm's own record, then the class without arguments; a guess counts if what
-            it makes has the same keys and shapes and, with these weights, computes the same.
-        input: size (C, H, W) the network is meant for.
-        classes: their names.
-        facts: whatever else JSON can hold.
+            if it is trusted. None tries timm's metadata, then the class without arguments; a guess is used if it gives
+            the same keys, shapes and, with these weights, outputs.
+        input: size (C, H, W) of the network's input.
+        classes: names of the classes.
+        facts: further JSON-serialisable values, stored under ``facts``.
 
     Returns:
-        what ``config.json`` says. Its ``host`` is None where the host could not be rebuilt: a warning is logged, and
-        ``load`` then needs the host.
+        content of ``config.json``. If its ``host`` is None, the host could not be rebuilt: a warning is logged, and
+        ``load`` needs the argument ``host``.
 
     Raises:
-        UserError: ``host`` makes another network, a part of the network is wrapped, a value is no JSON or of another
-            type than ``config.json`` holds, or the folder cannot be written.
+        UserError: ``host`` builds another network, a module of the network is wrapped, a value is not JSON-serialisable
+            or has the wrong type, or the folder cannot be written.
     """
     folder = Path(folder)
-    model = unwrapped(model)
-    rows = [_row(path, plug) for path, _, plug in plugs_in(model)]
-    if rows:
-        plugs(model)  # refuses a network that has lost one
-    swaps = described(model)
-    for name in sorted({row["mechanism"] for row in rows + swaps}):
+    model = unwrap(model)
+    plug_rows = [_plug_row(path, plug) for path, _, plug in plugs_in(model)]
+    if plug_rows:
+        plugs(model)  # raises if a plug is lost
+    replacements = replacement_rows(model)
+    for name in sorted({row["mechanism"] for row in plug_rows + replacements}):
         try:
             catalog.load(name)
         except UserError as error:
-            _LOG.warning("load will need a host that carries its plugs already: %s", error)
-    state = state_of(model)
+            _LOG.warning("load will need a host that has its plugs already: %s", error)
+    state = state_for_saving(model)
     if broken := [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
-        _LOG.warning("%s holds values that are infinite or no number; load refuses such weights", ", ".join(broken[:4]))
+        _LOG.warning("%s has values that are infinite or NaN; load refuses such weights", ", ".join(broken[:4]))
     if host is not None:
-        made = rebuild(host)
-        compare(_shapes_of_host(model), shapes_of(made), f"host={dict(host)} makes another network")
+        rebuilt = rebuild(host)
+        compare_shapes(_host_shapes(model), shapes_of(rebuilt), f"host={dict(host)} makes another network")
     else:
-        host = next((guess for guess in _guesses(model) if _same(model, guess, (rows, swaps), state, input)), None)
+        host = next((h for h in _guess_hosts(model) if _is_same(model, h, plug_rows, replacements, state, input)), None)
     config: dict[str, Any] = {
         "format": FORMAT,
         "host": None if host is None else dict(host),
-        "plugs": rows,
-        "replacements": swaps,
+        "plugs": plug_rows,
+        "replacements": replacements,
         "input": None if input is None else list(input),
         "classes": None if classes is None else list(classes),
         "facts": facts,
     }
     try:
-        plain = json.loads(json.dumps(config))
+        config_from_json = json.loads(json.dumps(config))
     except (TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"a fact to be saved is no JSON: {error}") from None
-    check(plain | {"sha256": "0" * 64}, "what is to be saved")
+        raise UserError(f"a value to be saved is not JSON-serialisable: {error}") from None
+    check_config(config_from_json | {"sha256": "0" * 64}, "the values to be saved")
     if host is None:
         _LOG.warning(
-            "%s cannot be rebuilt from what it says of itself: saccade.load(%r, host=…) will need the host",
+            "%s cannot be rebuilt automatically: saccade.load(%r, host=…) will need the host",
             type(model).__name__, str(folder),
         )  # fmt: skip
     try:
         make_folders(folder)
         with replacing(folder / WEIGHTS) as file:
             save_file(state, file.name, {"format": "pt"})
-        config["sha256"] = digest(folder / WEIGHTS)
+        config["sha256"] = file_digest(folder / WEIGHTS)
         write_atomically(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write the network to {folder}: {error}") from None
     return config
 
 
-def _guesses(model: nn.Module) -> list[dict[str, Any]]:
-    """Return how ``model`` may have been made, by what it says of itself.
-
-    Networks of segmentation_models_pytorch keep their arguments for Hugging Face's hub.
-    """
-    guesses: list[dict[str, Any]] = []
-    facts = getattr(model, "pretrained_cfg", None)
-    if isinstance(facts, dict) and facts.get("architecture"):
+def _guess_hosts(model: nn.Module) -> list[dict[str, Any]]:
+    """Return candidates for ``host``, from timm's metadata and the class of ``model``."""
+    candidates: list[dict[str, Any]] = []
+    timm_config = getattr(model, "pretrained_cfg", None)
+    if isinstance(timm_config, dict) and timm_config.get("architecture"):
         options = {"num_classes": getattr(model, "num_classes", None), "in_chans": example_input(model)[0].shape[1]}
-        guesses.append({"timm": facts["architecture"], "options": {k: v for k, v in options.items() if v is not None}})
-    kind = type(model)
-    if kind.__module__ != "__main__" and "<" not in kind.__qualname__ and kind.__module__.partition(".")[0] != "torch":
-        guess = {"call": f"{kind.__module__}:{kind.__qualname__}", "options": {}}
+        options = {key: value for key, value in options.items() if value is not None}
+        candidates.append({"timm": timm_config["architecture"], "options": options})
+    cls = type(model)
+    if cls.__module__ != "__main__" and "<" not in cls.__qualname__ and cls.__module__.partition(".")[0] != "torch":
+        candidate = {"call": f"{cls.__module__}:{cls.__qualname__}", "options": {}}
+        # segmentation_models_pytorch stores the constructor's arguments here, for Hugging Face's hub.
         arguments = getattr(model, "_hub_mixin_config", None)
-        if isinstance(arguments, dict) and of_library(guess):
-            guess["options"] = arguments | dict.fromkeys(arguments.keys() & {"encoder_weights"})
-        guesses.append(guess)
-    return guesses
+        if isinstance(arguments, dict) and is_from_library(candidate):
+            candidate["options"] = arguments | dict.fromkeys(arguments.keys() & {"encoder_weights"})
+        candidates.append(candidate)
+    return candidates
 
 
-def _same(
+def _is_same(
     model: nn.Module,
-    guess: Mapping[str, Any],
-    rows: tuple[list[dict[str, Any]], list[dict[str, Any]]],
+    host: Mapping[str, Any],
+    plug_rows: list[dict[str, Any]],
+    replacements: list[dict[str, Any]],
     state: dict[str, Tensor],
     input: Sequence[int] | None,
 ) -> bool:
-    """Return whether the guess makes the host, and with these weights computes the same."""
+    """Return True if ``host`` rebuilds the keys and shapes of ``model`` and, with its weights, its outputs."""
     try:
-        made = rebuild(guess, trust=not of_library(guess))
-        compare(_shapes_of_host(model), shapes_of(made), "")
-        replay(made, {"plugs": rows[0], "replacements": rows[1]}, "")
+        rebuilt = rebuild(host, trust=not is_from_library(host))
+        compare_shapes(_host_shapes(model), shapes_of(rebuilt), "")
+        apply_config(rebuilt, {"plugs": plug_rows, "replacements": replacements}, "")
     except UserError:
         return False
-    like = next(model.parameters(), torch.zeros(()))
-    fill(made, state)
-    made.to(like.device)
+    parameter = next(model.parameters(), torch.zeros(()))
+    load_values(rebuilt, state)
+    rebuilt.to(parameter.device)
     with torch.no_grad():
         arguments = example_input(model, None if input is None else tuple(input))
         outputs = []
-        for network in (model, made):
+        for network in (model, rebuilt):
             with preserve_state(network):
                 try:
                     outputs.append(network(*arguments))
-                except Exception:  # it takes something else: the keys and shapes must do
+                except Exception:  # the example does not suit ``model``: keys and shapes must suffice
                     return network is model
-    return _close(*outputs)
+    return _is_close(*outputs)
 
 
-def _close(a: Any, b: Any) -> bool:
+def _is_close(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.shape == b.shape and torch.allclose(a.double(), b.double(), 1e-3, 1e-4, equal_nan=True)
     if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return a.keys() == b.keys() and all(_close(a[key], b[key]) for key in a)
+        return a.keys() == b.keys() and all(_is_close(a[key], b[key]) for key in a)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return len(a) == len(b) and all(map(_close, a, b))
+        return len(a) == len(b) and all(map(_is_close, a, b))
     return type(a) is type(b)
 
 
-def _row(path: str, plug: Plug) -> dict[str, Any]:
+def _plug_row(path: str, plug: Plug) -> dict[str, Any]:
     site = asdict(plug.site)
     parent = site.pop("parent")
     prefix = path.removesuffix(parent) if path.endswith(parent) else ""
@@ -185,15 +185,18 @@ def _row(path: str, plug: Plug) -> dict[str, Any]:
         "neutral": plug.a is not None,
         "position": plug.position,
         "site": site | {"path": prefix + site["path"], "carrier": path},
-        "reads": [prefix + read for read in plug.reads],
+        "reads": [prefix + source for source in plug.reads],
     }
 
 
-def _shapes_of_host(model: nn.Module) -> Shapes:
-    """Return keys and shapes of the state dict before anything was plugged or replaced."""
-    prefixes = tuple(f"{path}.{name}." for path, m in model.named_modules(remove_duplicate=False)
-                     for name, child in m.named_children() if isinstance(child, Plug) or name == CHILD)  # fmt: skip
-    prefixes = tuple(prefix.removeprefix(".") for prefix in prefixes)
-    with originals(model):
+def _host_shapes(model: nn.Module) -> Shapes:
+    """Return the shapes of the state dict without plugs and replacements, by key."""
+    prefixes = tuple(
+        f"{path}.{name}.".removeprefix(".")
+        for path, module in model.named_modules(remove_duplicate=False)
+        for name, child in module.named_children()
+        if isinstance(child, Plug) or name == CHILD
+    )
+    with restored(model):
         shapes = shapes_of(model)
     return {key: shape for key, shape in shapes.items() if not (prefixes and key.startswith(prefixes))}

@@ -1,4 +1,4 @@
-"""Attention into any network, and out again."""
+"""Insert attention mechanisms into a network, list them, record their gates and remove them."""
 
 from saccade.graph.sites import Site as Site
 from saccade.surgery.attachment import one_call as one_call

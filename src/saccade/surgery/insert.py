@@ -1,4 +1,4 @@
-"""Insert a mechanism where its kind belongs: behind a module, or in the place of a convolution."""
+"""Insert a mechanism the way its kind needs: plugged behind a module, or in place of a convolution."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def insert(
     input: Any = None,
     **options: Any,
 ) -> nn.Module:
-    """Call :func:`replace` with a mechanism of kind ``conv``, :func:`plug` with any other.
+    """Call :func:`replace` with a mechanism of kind ``conv``, or :func:`plug` with any other; return ``host``.
 
     Raises:
-        UserError: see there.
+        UserError: as ``replace`` or ``plug``.
     """
-    verb = replace if catalog.spec(mechanism).kind == "conv" else plug
-    return verb(host, mechanism, where=where, start=start, input=input, **options)
+    insert_mechanism = replace if catalog.spec(mechanism).kind == "conv" else plug
+    return insert_mechanism(host, mechanism, where=where, start=start, input=input, **options)
 
 
 def positions_of(host: nn.Module) -> list[str]:

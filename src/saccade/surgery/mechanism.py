@@ -1,4 +1,4 @@
-"""A mechanism as surgery needs it."""
+"""A mechanism with its SPEC and constructor, and its options at each site."""
 
 from __future__ import annotations
 
@@ -15,27 +15,32 @@ from saccade.errors import UserError, did_you_mean
 from saccade.graph.sites import Site
 from saccade.specs import Spec
 
-__all__ = ["Builder", "Mechanism", "StandIn", "kernel_keeper", "per_stage", "previous_sites", "starts_neutral"]
+__all__ = [
+    "BuiltModule", "Mechanism", "MechanismBuilder", "kernel_keeping_class", "options_per_site", "previous_parents",
+    "starts_neutral",
+]  # fmt: skip
 
-Builder = Callable[..., nn.Module]
-StandIn = tuple[str, dict[str, Any], nn.Module]
-"""The name and options that a module is made from, and the module."""
+MechanismBuilder = Callable[..., nn.Module]
+"""Function or class (channels, **options) -> module."""
+BuiltModule = tuple[str, dict[str, Any], nn.Module]
+"""Name and options of a module, and the module built from them."""
 
 
 @dataclass(frozen=True)
 class Mechanism:
-    """The name, SPEC and options of a mechanism, and how one is made."""
+    """A mechanism that can be built for a site."""
 
     name: str
     spec: Spec
     defaults: dict[str, Any]
-    make: Builder
-    named: bool = False
-    """Whether it was asked for by name, so that the catalogue knows what each option takes."""
+    """Maps option to default value."""
+    builder: MechanismBuilder
+    is_given_by_name: bool = False
+    """Whether the mechanism was given by name, so that the catalogue can check the values of options."""
 
     @classmethod
-    def of(cls, mechanism: str | Builder) -> Mechanism:
-        """Find a mechanism by its catalogue name or ``package.module:Class``, or take a callable channels -> module.
+    def resolve(cls, mechanism: str | MechanismBuilder) -> Mechanism:
+        """Return the mechanism of a catalogue name, of ``package.module:Class``, or of a callable channels -> module.
 
         Raises:
             UserError: there is no such mechanism.
@@ -44,12 +49,12 @@ class Mechanism:
             mechanism = catalog.canonical(mechanism)
             spec, defaults = catalog.spec(mechanism), catalog.options(mechanism)
 
-            def make(channels: int, **options: Any) -> nn.Module:
+            def create(channels: int, **options: Any) -> nn.Module:
                 return catalog.create(mechanism, channels, **options)
 
-            return cls(mechanism, spec, defaults, make, named=True)
+            return cls(mechanism, spec, defaults, create, is_given_by_name=True)
         if not callable(mechanism):
-            raise UserError(f"a mechanism is a name or something that takes the channels, got {mechanism!r}")
+            raise UserError(f"a mechanism is a name, or a callable that takes the channels, got {mechanism!r}")
         name = f"{getattr(mechanism, '__module__', '')}:{getattr(mechanism, '__qualname__', repr(mechanism))}"
         try:
             name = catalog.canonical(name)
@@ -59,18 +64,18 @@ class Mechanism:
         return cls(name, spec, _defaults(mechanism), mechanism)
 
     @property
-    def sized(self) -> bool:
-        """Whether it takes the size of the map, as its option ``size``."""
+    def needs_size(self) -> bool:
+        """Return True if the option ``size`` is the height and width of the map."""
         return "size" in self.spec.needs
 
     @property
-    def reads(self) -> bool:
-        """Whether it reads what the sites of the stage before its own squeezed."""
+    def reads_previous_stage(self) -> bool:
+        """Return True if the mechanism reads the vectors of the previous stage."""
         return "previous stage" in self.spec.needs
 
     def check(self, options: Mapping[str, Any]) -> None:
-        """Raise UserError unless it has these options and, if asked for by name, they take such values."""
-        if self.named:
+        """Raise UserError if an option is unknown or, for a mechanism given by name, has an invalid value."""
+        if self.is_given_by_name:
             catalog.resolve_options(self.name, options)
             return
         for key in options:
@@ -84,20 +89,20 @@ class Mechanism:
         """Build a new module for the site.
 
         Raises:
-            UserError: it cannot be made with these options at this channel count.
+            UserError: the module cannot be built with these options at this channel count.
         """
         try:
-            made = self.make(site.channels, **options)
+            module = self.builder(site.channels, **options)
         except UserError as error:
             raise UserError(f"at {site.path}: {error}") from None
         except (TypeError, ValueError) as error:
             raise UserError(f"at {site.path}: {self.name} with channels={site.channels}, {options}: {error}") from error
-        if not isinstance(made, nn.Module):
-            raise UserError(f"{self.name} made a {type(made).__name__}, which is no torch.nn.Module")
-        return made
+        if not isinstance(module, nn.Module):
+            raise UserError(f"{self.name} returned a {type(module).__name__}, which is not a torch.nn.Module")
+        return module
 
 
-def _defaults(function: Builder) -> dict[str, Any]:
+def _defaults(function: MechanismBuilder) -> dict[str, Any]:
     try:
         parameters = list(inspect.signature(function).parameters.values())[1:]
     except (TypeError, ValueError):
@@ -108,34 +113,34 @@ def _defaults(function: Builder) -> dict[str, Any]:
 
 
 def starts_neutral(start: str) -> bool:
-    """Return whether ``start`` is "neutral".
+    """Return True if ``start`` is "neutral", False if it is "paper".
 
     Raises:
-        UserError: it is neither that nor "paper".
+        UserError: ``start`` is neither.
     """
     if start not in ("neutral", "paper"):
         raise UserError(f"start must be 'neutral' or 'paper', got {start!r}")
     return start == "neutral"
 
 
-def kernel_keeper(mechanism: str | Builder) -> type[Convolution] | None:
-    """Return the class of a mechanism that keeps the kernel of the convolution it replaces, or None."""
-    maker = catalog.load(mechanism) if isinstance(mechanism, str) else mechanism
-    return maker if isinstance(maker, type) and issubclass(maker, Convolution) else None
+def kernel_keeping_class(mechanism: str | MechanismBuilder) -> type[Convolution] | None:
+    """Return the class of a mechanism that keeps the kernel of a convolution, or None."""
+    cls = catalog.load(mechanism) if isinstance(mechanism, str) else mechanism
+    return cls if isinstance(cls, type) and issubclass(cls, Convolution) else None
 
 
-def per_stage(what: Mechanism, options: dict[str, Any], sites: list[Site]) -> list[dict[str, Any]]:
+def options_per_site(mechanism: Mechanism, options: dict[str, Any], sites: list[Site]) -> list[dict[str, Any]]:
     """Return the options of each site: a list gives one value per stage, unless the option's own default is a list.
 
-    An option ``size`` that the mechanism takes and nobody gave is the site's.
+    If the mechanism needs ``size`` and it is not given, it is the size of the site's map.
 
     Raises:
-        UserError: a list is not as long as there are stages among the sites.
+        UserError: the length of a list is not the number of stages.
     """
     stages = sorted({site.stage for site in sites})
     lists = {
         key for key, value in options.items()
-        if isinstance(value, list) and not isinstance(what.defaults.get(key), (list, tuple))
+        if isinstance(value, list) and not isinstance(mechanism.defaults.get(key), (list, tuple))
     }  # fmt: skip
     for key in lists:
         if len(options[key]) != len(stages):
@@ -143,34 +148,32 @@ def per_stage(what: Mechanism, options: dict[str, Any], sites: list[Site]) -> li
                 f"{key}={options[key]} has {len(options[key])} values, one per stage; "
                 f"the {len(sites)} sites lie in {len(stages)} stages"
             )
-    each = [
+    per_site = [
         {key: value[stages.index(site.stage)] if key in lists else value for key, value in options.items()}
         for site in sites
     ]
-    if not what.sized:
-        return each
+    if not mechanism.needs_size:
+        return per_site
     return [
-        own if own.get("size") is not None else own | {"size": site.size} for own, site in zip(each, sites, strict=True)
+        site_options if site_options.get("size") is not None else site_options | {"size": site.size}
+        for site_options, site in zip(per_site, sites, strict=True)
     ]
 
 
-def previous_sites(what: Mechanism, sites: list[Site], each: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Return the parents that each site reads: all sites of the stage before, or as many as its ``previous`` says.
+def previous_parents(mechanism: Mechanism, sites: list[Site], per_site: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Return the parents that each site reads: in the previous stage, all or the last ``previous``.
 
     Raises:
-        UserError: there are fewer.
+        UserError: the previous stage has fewer than ``previous`` sites.
     """
-    if not what.reads:
+    if not mechanism.reads_previous_stage:
         return [()] * len(sites)
-    found = []
-    for site, own in zip(sites, each, strict=True):
+    parents = []
+    for site, options in zip(sites, per_site, strict=True):
         stage = max((other.stage for other in sites if other.stage < site.stage), default=None)
-        there = tuple(other.parent for other in sites if other.stage == stage)
-        wanted = own.get("previous")
-        if wanted is not None and wanted > len(there):
-            raise UserError(
-                f"at {site.path}: previous={wanted} vectors of the stage before are to be read; "
-                f"{len(there)} of the sites lie there"
-            )
-        found.append(there if wanted is None else there[len(there) - wanted :])
-    return found
+        candidates = tuple(other.parent for other in sites if other.stage == stage)
+        count = options.get("previous")
+        if count is not None and count > len(candidates):
+            raise UserError(f"at {site.path}: previous={count}, but the previous stage has {len(candidates)} sites")
+        parents.append(candidates if count is None else candidates[len(candidates) - count :])
+    return parents

@@ -1,4 +1,4 @@
-"""Put attention into any network; the weights it has keep their names and values."""
+"""Plug attention into any network; existing weights keep their names and values."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from saccade.graph.hosts import check_changeable
 from saccade.graph.inputs import example_input
 from saccade.graph.positions import select
 from saccade.graph.sites import Site
-from saccade.surgery.attachment import attach, detach, join
+from saccade.surgery.attachment import attach, detach, share_stage_outputs
 from saccade.surgery.mechanism import (
-    Builder,
+    BuiltModule,
     Mechanism,
-    StandIn,
-    kernel_keeper,
-    per_stage,
-    previous_sites,
+    MechanismBuilder,
+    kernel_keeping_class,
+    options_per_site,
+    previous_parents,
     starts_neutral,
 )
 from saccade.surgery.plug_module import Plug
-from saccade.surgery.rebuilt import warn_of_rebuilding
+from saccade.surgery.rebuild_warning import warn_of_rebuilding
 from saccade.surgery.redraw import redraw_dead_relus
 from saccade.surgery.replace import replace
 from saccade.surgery.sites import inspect_unplugged
@@ -35,130 +35,123 @@ __all__ = ["attach_all", "insert_plugs", "plug"]
 
 def plug(
     host: nn.Module,
-    mechanism: str | Builder,
+    mechanism: str | MechanismBuilder,
     where: str | Sequence[str] = "paper",
     start: Literal["neutral", "paper"] = "neutral",
     input: Any = None,
     **options: Any,
 ) -> nn.Module:
-    """Put a mechanism into ``host``, in place, at every site of ``where``.
+    """Plug a mechanism into ``host``, in place, at every site selected by ``where``.
 
-    No key of the host's state dict moves; its own checkpoints load strictly before and after. Mechanisms are drawn from
-    the global random state, which stays as it is. One whose ReLUs are all off on ``input``, so that it could not learn,
-    is drawn again. The log names sites that the host reaches in eval mode only, and warns of a host that its trainer
-    builds anew (``plugged_trainer``).
-
-    A mechanism that keeps the kernel of a convolution (``dcn1``, ``dcn2``) goes to :func:`saccade.replace`, with its
-    ``where``; until trained it computes what the convolution did, but for the order of summation. Any other of kind
-    ``conv`` discards weights and is refused.
+    The keys of the host's state dict do not change; its own checkpoints still load strictly. The global random state is
+    left unchanged. A mechanism with a ReLU that is off for most images of ``input`` could not learn and is drawn again.
+    A mechanism that keeps the kernel of a convolution (``dcn1``, ``dcn2``) is passed to :func:`saccade.replace`.
 
     Args:
         host: any network.
-        mechanism: a name of the catalogue, ``package.module:Class``, or a callable channels -> module.
+        mechanism: catalogue name, ``package.module:Class``, or callable channels -> module.
         where: ``paper``, ``stage``, ``neck``, ``block``, ``residual``, ``conv3x3``, ``activated``, ``expanded`` or
-            ``conv_stem``, each with a suffix if wanted: an index or slice, ``[first]`` or ``[last]`` of each stage; a
-            path or glob of modules; or a list of these.
-        start: ``neutral``: until trained, the network computes what it did, bit for bit where the mechanism's output is
-            finite; ``paper``: the mechanism's own initialisation, without ``a``.
-        input: see ``sites``.
-        options: of the mechanism. A list gives one value per stage, unless the option's own default is a list. ``size``
-            (H, W) is set to that of each site's map if the mechanism needs it, ``previous`` to the number of sites in
-            the nearest earlier stage that has any; a smaller number takes the last of them.
+            ``conv_stem``, optionally with a suffix: an index or slice, ``[first]`` or ``[last]`` of each stage; a path
+            or glob of modules; or a list of these.
+        start: ``neutral``: the network's output is unchanged until trained, bit for bit where the mechanism's output is
+            finite; ``paper``: the mechanism's own initialisation, without the factor ``a``.
+        input: as for :func:`sites`.
+        options: options of the mechanism. A list gives one value per stage, unless the option's own default is a list.
+            ``size`` (H, W) defaults to the size of each site's map, ``previous`` to the number of sites in the previous
+            stage; a smaller number takes the last of them.
 
     Returns:
         ``host``.
 
     Raises:
-        UserError: unknown mechanism or option; no site; a parent that has a plug; a host that is no module, is wrapped
-            in DistributedDataParallel, compiled or on the meta device, or does not run each plug once per call of its
-            parent; a mechanism that changes shape or dtype, or, called neutral, the map. The host is then as it was.
+        UserError: unknown mechanism or option; no site; a parent that has a plug; a host that is distributed, compiled
+            or on the meta device, or does not run each plug once per call of its parent; a mechanism that changes shape
+            or dtype, or a neutral one that changes the map. The host is left as it was.
     """
     neutral = starts_neutral(start)
-    what = Mechanism.of(mechanism)
-    if what.spec.kind == "conv" and kernel_keeper(mechanism) is not None:
+    resolved = Mechanism.resolve(mechanism)
+    if resolved.spec.kind == "conv" and kernel_keeping_class(mechanism) is not None:
         return replace(host, mechanism, where, start, input, **options)
-    insert_plugs(host, what, where, input, options, neutral=neutral)
+    insert_plugs(host, resolved, where, input, options, neutral=neutral)
     warn_of_rebuilding(host)
     return host
 
 
 def insert_plugs(
     host: nn.Module,
-    what: Mechanism,
+    mechanism: Mechanism,
     where: str | Sequence[str],
     input: Any,
     options: dict[str, Any],
     *,
     neutral: bool,
-    instead: Callable[[Site, dict[str, Any], nn.Module], StandIn] | None = None,
+    substitute: Callable[[Site, dict[str, Any], nn.Module], BuiltModule] | None = None,
 ) -> nn.Module:
-    """Do the work of ``plug``.
+    """Plug a mechanism into ``host``, or instead the result of ``substitute`` (site, options, mechanism's module).
 
-    Args:
-        host: the network.
-        what: the mechanism.
-        where: as for ``plug``.
-        input: as for ``plug``.
-        options: as for ``plug``.
-        neutral: give each plug its ``a``, unless the SPEC promises that the mechanism starts as the identity.
-        instead: make what is plugged in the place of a mechanism, given its site and options.
+    With ``neutral``, plugs get a factor ``a``, unless the mechanism itself starts as the identity.
+
+    Raises:
+        UserError: as ``plug``.
     """
-    if what.spec.kind == "conv":
+    if mechanism.spec.kind == "conv":
         raise UserError(
-            f"{what.name} stands in the place of a convolution and cannot be plugged behind a module: "
-            f"saccade.replace(host, {what.name!r}) puts it there, and says how many weights that discards"
+            f"{mechanism.name} replaces a convolution and cannot be plugged behind a module: "
+            f"saccade.replace(host, {mechanism.name!r}) inserts it, and reports how many weights that discards"
         )
-    what.check(options)
+    mechanism.check(options)
     check_changeable(host)
-    if input is None and what.sized:
-        input = example_input(host)  # the size of the pictures to come, where an inspection by itself narrows them
-    seen = inspect_unplugged(host, input)
-    chosen = select(seen, where, what.spec)
-    each = per_stage(what, options, chosen.sites)
-    reads = previous_sites(what, chosen.sites, each)
+    if input is None and mechanism.needs_size:
+        input = example_input(host)  # the full size: an inspection by itself shortens the last side
+    inspection = inspect_unplugged(host, input)
+    selection = select(inspection, where, mechanism.spec)
+    per_site = options_per_site(mechanism, options, selection.sites)
+    parents_per_site = previous_parents(mechanism, selection.sites, per_site)
     new: list[Plug] = []
 
-    def make(site: Site, own: dict[str, Any]) -> StandIn:
-        with torch.device("cpu"):  # the same weights wherever the host is
-            module = what.build(site, own)
-            return (what.name, own, module) if instead is None else instead(site, own, module)
+    def build(site: Site, site_options: dict[str, Any]) -> BuiltModule:
+        with torch.device("cpu"):  # the same weights on every device
+            module = mechanism.build(site, site_options)
+            if substitute is not None:
+                return substitute(site, site_options, module)
+            return mechanism.name, site_options, module
 
     def check() -> None:
-        verify_forward(host, new, seen.arguments, exact=neutral)
-        redraw_dead_relus(host, new, seen.arguments, lambda n: make(chosen.sites[n], each[n])[2])
-        warn_of_eval_only(host, new, seen.arguments)
+        verify_forward(host, new, inspection.arguments, exact=neutral)
+        redraw_dead_relus(host, new, inspection.arguments, lambda n: build(selection.sites[n], per_site[n])[2])
+        warn_of_eval_only(host, new, inspection.arguments)
 
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-        for site, own, before in zip(chosen.sites, each, reads, strict=True):
-            if what.reads and own.get("previous") is None:
-                own["previous"] = len(before)
-            name, taken, module = make(site, own)
-            bare = not neutral or what.spec.is_neutral({**what.defaults, **own})
+        for site, site_options, parents in zip(selection.sites, per_site, parents_per_site, strict=True):
+            if mechanism.reads_previous_stage and site_options.get("previous") is None:
+                site_options["previous"] = len(parents)
+            name, module_options, module = build(site, site_options)
+            has_a = neutral and not mechanism.spec.is_neutral({**mechanism.defaults, **site_options})
             with torch.device("cpu"):
-                made = Plug(
+                new_plug = Plug(
                     module,
                     site=site,
                     name=name,
-                    options=taken,
-                    position=chosen.position,
-                    neutral=not bare,
-                    reads=before,
+                    options=module_options,
+                    position=selection.position,
+                    neutral=has_a,
+                    reads=parents,
                 )
-            value = seen.structure.value(site.path)
-            new.append(made.to(value.device, seen.structure.weights(site.path, site.parent)))
+            value = inspection.structure.value(site.path)
+            new.append(new_plug.to(value.device, inspection.structure.weights(site.path, site.parent)))
         return attach_all(host, new, check)
 
 
 def attach_all(host: nn.Module, new: list[Plug], check: Callable[[], None]) -> nn.Module:
-    """Attach ``new`` to the parents of their sites, then ``check``; on any exception restore the host.
+    """Attach plugs and call ``check``; after an exception, restore the host.
 
     Raises:
-        UserError: a parent is missing or has a plug.
+        UserError: a parent does not exist or has a plug.
     """
     try:
-        for made in new:
-            attach(host, made)
-        join(host, new)
+        for new_plug in new:
+            attach(host, new_plug)
+        share_stage_outputs(host, new)
         check()
     except BaseException:
         detach(host, new)

@@ -1,4 +1,4 @@
-"""The module that is put into a network."""
+"""The module that holds a mechanism in a host."""
 
 from __future__ import annotations
 
@@ -16,32 +16,35 @@ from saccade.stage_outputs import PreviousStage, StageOutputs
 if TYPE_CHECKING:
     from saccade.graph.sites import Site
 
-__all__ = ["Plug", "Seen", "plug_of", "plugs_in"]
+__all__ = ["ParentState", "Plug", "Seen", "plug_of", "plugs_in"]
 
 
 @dataclass
-class Seen:
-    """What a parent convolution was like at first, so that a norm folded into it is noticed."""
+class ParentState:
+    """State of a parent convolution before a norm may be folded into it."""
 
     bias: bool = True
     """Whether the convolution had a bias."""
     norm: str | None = None
-    """The name of the norm behind it in the same module."""
+    """Name of the norm that follows the convolution in its container."""
+
+
+Seen = ParentState  # name in networks pickled by earlier versions
 
 
 class Plug(nn.Module):
     """A mechanism in a host: y = f + (a·(m(f) − f)).to(f.dtype), or y = m(f) without ``a``.
 
-    With a = 0 it returns what it received, bit for bit where m(f) is finite; an overflow is not hidden.
+    With a = 0 the output is the input, bit for bit where m(f) is finite.
 
     Args:
         mechanism: m, maps (B, C, H, W) to the same shape.
-        site: where it is plugged.
-        name: of the mechanism: a name of the catalogue or ``package.module:Class``.
-        options: those it was made with.
-        position: the position that chose the site.
+        site: site of the plug.
+        name: catalogue name, or ``package.module:Class``.
+        options: options of the mechanism.
+        position: position that selected the site.
         neutral: whether there is an ``a``, a parameter of shape (1,) that starts at zero.
-        reads: the parents of the previous stage whose vectors the mechanism reads.
+        reads: parents of the previous stage whose vectors the mechanism reads.
     """
 
     a: nn.Parameter | None
@@ -63,44 +66,44 @@ class Plug(nn.Module):
         self.register_parameter("a", nn.Parameter(torch.zeros(1)) if neutral else None)
         self.reads = reads if self.previous else ()
         self.outputs: StageOutputs | None = None
-        self.seen = Seen()
-        # torch.fx and what is built on it (feature extractors, quantisation) keep a module of torch.nn whole.
+        self.parent_state = ParentState()
+        # torch.fx, feature extractors and quantisation treat modules of torch.nn as leaves.
         self.__module__ = "torch.nn"
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Networks that were pickled by earlier versions call the outputs the relay.
-        super().__setstate__({"outputs" if key == "relay" else key: value for key, value in state.items()})
+        new_names = {"relay": "outputs", "seen": "parent_state"}  # of attributes in pickles of earlier versions
+        super().__setstate__({new_names.get(key, key): value for key, value in state.items()})
 
     @property
     def previous(self) -> list[PreviousStage]:
-        """The parts of the mechanism that read the stage before."""
+        """Return the modules of the mechanism that read the previous stage."""
         return [module for module in self.mechanism.modules() if isinstance(module, PreviousStage)]
 
-    def join(self, outputs: StageOutputs) -> None:
-        """Let the mechanism, also a later one, hand on and read by ``outputs``."""
+    def connect(self, outputs: StageOutputs) -> None:
+        """Let the mechanism write to and read from ``outputs``."""
         self.outputs = outputs
-        for place in self.previous:
-            place.join(outputs, self.site.parent, self.reads)
+        for reader in self.previous:
+            reader.connect(outputs, self.site.parent, self.reads)
 
     def forward(self, f: Tensor) -> Tensor:
         """Map f (B, C, H, W) to (B, C, H, W), in the dtype of f."""
-        changed: Tensor = self.mechanism(f)
-        return as_laid_out(f, changed if self.a is None else blended(f, changed, self.a))
+        mechanism_output: Tensor = self.mechanism(f)
+        return as_laid_out(f, mechanism_output if self.a is None else blended(f, mechanism_output, self.a))
 
     def extra_repr(self) -> str:
-        """The mechanism's name and the site."""
+        """Return the mechanism's name and the site."""
         return f"{self.name} at {self.site.path}"
 
 
 def plug_of(parent: nn.Module) -> Plug | None:
-    """Return the plug that ``parent`` holds, also inside a wrapper of a library."""
+    """Return the plug of ``parent``, also if a library such as peft has wrapped it, or None."""
     child = parent._modules.get(CHILD)
     if child is None or isinstance(child, Plug):
         return child
-    adapters = getattr(child, "modules_to_save", None)  # peft keeps the original beside a copy for each adapter
-    active = getattr(child, "active_adapters", None) or [getattr(child, "active_adapter", None)]
-    if isinstance(adapters, nn.ModuleDict) and active[0] in adapters:
-        child = adapters[active[0]]
+    copies = getattr(child, "modules_to_save", None)  # peft keeps one copy per adapter beside the original
+    active_names = getattr(child, "active_adapters", None) or [getattr(child, "active_adapter", None)]
+    if isinstance(copies, nn.ModuleDict) and active_names[0] in copies:
+        child = copies[active_names[0]]
     return next((module for module in child.modules() if isinstance(module, Plug)), None)
 
 

@@ -1,4 +1,4 @@
-"""The plugs of a network: listed, and taken out."""
+"""List the plugs of a network, and remove them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,17 @@ from torch import nn
 
 from saccade.errors import UserError, did_you_mean
 from saccade.graph.hosts import check_network
-from saccade.parent_class import CHILD, runs_plug
+from saccade.parent_class import CHILD, ensure_runs_plug
 from saccade.surgery.attachment import detach
-from saccade.surgery.guard import NOT_RUN, PLUGS, REPLACED, lost, paths, raise_if_lost, unwatch
+from saccade.surgery.guard import (
+    PLUG_LOST,
+    PLUG_PATHS,
+    REPLACEMENT_PATHS,
+    find_lost,
+    raise_if_lost,
+    recorded_paths,
+    retain_paths,
+)
 from saccade.surgery.plug_module import Plug, plugs_in
 from saccade.surgery.replaced import restore
 
@@ -25,34 +33,35 @@ class PlugInfo:
     """One plug of a network; paths are relative to that network."""
 
     site: str
-    """The module whose map goes through the plug."""
+    """Path of the module whose output, or input, goes through the plug."""
     parent: str
-    """The module that holds it."""
+    """Path of the module that holds the plug."""
     channels: int
     size: tuple[int, int]
-    """Height and width of the map for the picture it was inspected with."""
+    """Height and width of the feature map for the input of the inspection."""
     stage: int
     position: str
-    """The position that chose the site; ``plug`` may have fallen back to it."""
+    """Position that selected the site, which may be a fallback of the one asked for."""
     parameters: int
-    """Of the mechanism, and ``a``."""
+    """Number of parameters of the mechanism, and of ``a``."""
     mechanism: str
+    """Name of the mechanism."""
     module: Plug
 
 
 def plugs(host: nn.Module) -> list[PlugInfo]:
-    """Return the plugs of ``host`` in the order of its modules; what replaces convolutions is in ``replacements``.
+    """Return the plugs of ``host`` in the order of its modules; see ``replacements`` for replaced convolutions.
 
     Raises:
-        UserError: ``host`` is no module, or a parent no longer runs its plug, as after fusing or re-parametrising.
+        UserError: a parent no longer runs its plug, as after fusion.
     """
     check_network(host)
-    gone = lost(host)
+    loss_reasons = find_lost(host)
     rows = []
-    for path, parent, found in plugs_in(host):
-        if not (runs_plug(parent) or _in_graph(host, path)):
-            gone.setdefault(path, NOT_RUN)
-        site = found.site
+    for path, parent, plug in plugs_in(host):
+        if not (ensure_runs_plug(parent) or _is_in_graph(host, path)):
+            loss_reasons.setdefault(path, PLUG_LOST)
+        site = plug.site
         prefix = path.removesuffix(site.parent) if path.endswith(site.parent) else ""
         rows.append(
             PlugInfo(
@@ -61,59 +70,63 @@ def plugs(host: nn.Module) -> list[PlugInfo]:
                 channels=site.channels,
                 size=site.size,
                 stage=site.stage,
-                position=found.position,
-                parameters=sum(p.numel() for p in found.parameters()),
-                mechanism=found.name,
-                module=found,
+                position=plug.position,
+                parameters=sum(p.numel() for p in plug.parameters()),
+                mechanism=plug.name,
+                module=plug,
             )
         )
-    raise_if_lost(gone)
+    raise_if_lost(loss_reasons)
     return rows
 
 
 def unplug(host: nn.Module, only: str | Sequence[str] | None = None) -> nn.Module:
-    """Take plugs and replacements out of ``host``, in place: modules, hooks and keys are what they were.
+    """Remove plugs and replacements from ``host``, in place; modules, hooks and state-dict keys are restored.
 
-    A kernel that a replacement kept stays as it was trained.
+    A kernel kept by a replacement retains its trained values.
 
     Args:
-        host: the network.
-        only: paths or globs of parents, convolutions, or modules that hold them, lost ones included; None is all.
+        host: the network, which is returned.
+        only: paths or globs of parents, replaced convolutions, or modules that contain them; None removes all.
 
     Raises:
-        UserError: ``host`` is no module, ``only`` names nothing, the plugs are in a graph of ``torch.fx``, or the
-            kernel of a replaced convolution is not known or was re-parametrised; nothing is taken out then.
+        UserError: ``only`` matches nothing, a ``torch.fx`` graph calls the plugs, or the kernel of a replaced
+            convolution is unknown or re-parametrised. Nothing is removed then.
     """
     check_network(host)
-    found = {path: plug for path, _, plug in plugs_in(host)}
-    marked = {kind: set(paths(host, kind)) for kind in (PLUGS, REPLACED)}
-    chosen = {*found, *marked[PLUGS], *marked[REPLACED]}
+    present = {path: plug for path, _, plug in plugs_in(host)}
+    recorded = {kind: set(recorded_paths(host, kind)) for kind in (PLUG_PATHS, REPLACEMENT_PATHS)}
+    selected = {*present, *recorded[PLUG_PATHS], *recorded[REPLACEMENT_PATHS]}
     if only is not None:
-        wanted = [only] if isinstance(only, str) else list(only)
-        named = {word: {p for p in chosen if fnmatchcase(p, word) or p.startswith(f"{word}.")} for word in wanted}
-        for word in wanted:
-            if not named[word]:
+        patterns = [only] if isinstance(only, str) else list(only)
+        matches = {
+            pattern: {path for path in selected if fnmatchcase(path, pattern) or path.startswith(f"{pattern}.")}
+            for pattern in patterns
+        }
+        for pattern in patterns:
+            if not matches[pattern]:
                 raise UserError(
-                    f"{word!r} names no plug.{did_you_mean(word, chosen)} There are: {', '.join(sorted(chosen))}"
+                    f"{pattern!r} names no plug.{did_you_mean(pattern, selected)} There are: "
+                    f"{', '.join(sorted(selected))}"
                 )
-        chosen = set[str]().union(*named.values())
-    traced = [path for path in found if path in chosen and _in_graph(host, path)]
+        selected = set[str]().union(*matches.values())
+    traced = [path for path in present if path in selected and _is_in_graph(host, path)]
     if traced:
         raise UserError(
             f"the plugs of {', '.join(traced[:4])} are called by a graph of torch.fx; unplug the network before it is "
             "traced"
         )
-    restore(host, None if only is None else chosen)
-    unwatch(host, PLUGS, set(paths(host, PLUGS)) - chosen)
-    detach(host, [plug for path, plug in found.items() if path in chosen])
+    restore(host, None if only is None else selected)
+    retain_paths(host, PLUG_PATHS, set(recorded_paths(host, PLUG_PATHS)) - selected)
+    detach(host, [plug for path, plug in present.items() if path in selected])
     return host
 
 
-def _in_graph(host: nn.Module, path: str) -> bool:
-    """Return whether a ``torch.fx`` graph calls the plug of the module at ``path``."""
+def _is_in_graph(host: nn.Module, path: str) -> bool:
+    """Return True if a ``torch.fx`` graph calls the plug of the module at ``path``."""
     for prefix, module in host.named_modules():
         if isinstance(module, torch.fx.GraphModule):
-            plug = f"{path}.{CHILD}".removeprefix(f"{prefix}." if prefix else "")
-            if any(node.op == "call_module" and node.target == plug for node in module.graph.nodes):
+            target = f"{path}.{CHILD}".removeprefix(f"{prefix}." if prefix else "")
+            if any(node.op == "call_module" and node.target == target for node in module.graph.nodes):
                 return True
     return False

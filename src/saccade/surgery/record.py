@@ -1,4 +1,4 @@
-"""The gates of a plugged network, recorded at the ``tap`` of each mechanism."""
+"""Record the gates of a plugged network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import UserError
-from saccade.hooks import of_this_thread, temporary_hooks
+from saccade.hooks import only_in_this_thread, temporary_hooks
 from saccade.surgery.plugs import plugs
 from saccade.surgery.replace import replacements
 from saccade.surgery.replaced import CHILD
@@ -26,7 +26,7 @@ def effective_gate(gate: Tensor, a: Tensor | None) -> Tensor:
         a: (1,), or None.
 
     Returns:
-        the shape of ``gate``, float32, detached.
+        tensor of the same shape as ``gate``, float32, detached.
 
     >>> effective_gate(torch.tensor([0.5, 0.75]), torch.tensor([0.4]))
     tensor([0.8000, 0.9000])
@@ -37,16 +37,14 @@ def effective_gate(gate: Tensor, a: Tensor | None) -> Tensor:
 
 @contextmanager
 def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
-    """Record the gates and contexts of the latest forward of ``model``, by site, detached.
+    """Record the gates and contexts of the latest forward pass of ``model``, by site, detached.
 
-    A site whose parent runs several times in one forward has a list. A replacement is recorded under the path of its
-    convolution, or, if that is a site too, of the mechanism inside. Mechanisms without a ``tap`` are absent. The
-    dictionary stays readable after the block.
-
-    Inside the block a compiled network runs uncompiled. Only forwards of the thread that opened the block are recorded.
+    A site that runs several times in one forward pass has a list. Mechanisms without a module ``tap`` are absent. A
+    replacement is recorded under the path of its convolution, or, if that path is a site too, of the mechanism inside.
+    Only the current thread is recorded, and a compiled network runs uncompiled.
 
     Raises:
-        UserError: ``model`` is no module, has lost a plug, or is a DataParallel that runs several threads.
+        UserError: ``model`` has lost a plug, or is a DataParallel on several devices.
 
     >>> with saccade.record(model) as maps:                                                     # doctest: +SKIP
     ...     model(images)
@@ -57,32 +55,32 @@ def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
         raise UserError("DataParallel runs the network on several threads; record the network inside: model.module")
     maps: dict[str, Tensor | list[Tensor]] = {}
 
-    def anew(module: nn.Module, args: tuple[Any, ...]) -> None:
+    def clear_maps(module: nn.Module, args: tuple[Any, ...]) -> None:
         maps.clear()
 
-    def watch(site: str, tap: nn.Module) -> None:
-        def seen(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+    def register_hook(site: str, tap: nn.Module) -> None:
+        def store_output(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             if torch._C._current_graph_task_id() != -1:
-                return  # gradient checkpointing runs the forward again during the backward
-            before = maps.get(site)
-            if before is None:
+                return  # gradient checkpointing repeats the forward pass during the backward pass
+            previous = maps.get(site)
+            if previous is None:
                 maps[site] = output.detach()
-            elif isinstance(before, list):
-                before.append(output.detach())
+            elif isinstance(previous, list):
+                previous.append(output.detach())
             else:
-                maps[site] = [before, output.detach()]
+                maps[site] = [previous, output.detach()]
 
-        handles.append(tap.register_forward_hook(of_this_thread(seen)))
+        handles.append(tap.register_forward_hook(only_in_this_thread(store_output)))
 
-    found = {row.site: row.module.mechanism for row in plugs(model)}
+    mechanisms = {row.site: row.module.mechanism for row in plugs(model)}
     for row in replacements(model):
         path = row.convolution
-        found[f"{path}.{CHILD}" if path in found else path] = row.module
+        mechanisms[f"{path}.{CHILD}" if path in mechanisms else path] = row.module
     with temporary_hooks() as handles:
-        handles.append(model.register_forward_pre_hook(of_this_thread(anew)))
-        for site, mechanism in found.items():
+        handles.append(model.register_forward_pre_hook(only_in_this_thread(clear_maps)))
+        for site, mechanism in mechanisms.items():
             tap = getattr(mechanism, "tap", None)
             if isinstance(tap, nn.Module):
-                watch(site, tap)
+                register_hook(site, tap)
         with torch.compiler.set_stance("force_eager"):
             yield maps

@@ -1,12 +1,12 @@
-"""Convolutions of any network exchanged for mechanisms."""
+"""Replace convolutions of a network by mechanisms, and list the replacements."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from dataclasses import replace as changed
 from typing import Any, Literal, cast
 
 import torch
@@ -18,18 +18,25 @@ from saccade.graph.hosts import check_changeable, check_network
 from saccade.graph.inputs import example_input
 from saccade.graph.positions import POSITIONS, family, select, words_in
 from saccade.graph.sites import Inspection, Site
-from saccade.surgery.mechanism import Mechanism, kernel_keeper, per_stage, starts_neutral
-from saccade.surgery.rebuilt import warn_of_rebuilding
-from saccade.surgery.replaceable import check_replaceable, fitted, insert_replacements
-from saccade.surgery.replaced import CHILD, Note, Stand, gone, note, replaced
+from saccade.surgery.mechanism import Mechanism, kernel_keeping_class, options_per_site, starts_neutral
+from saccade.surgery.rebuild_warning import warn_of_rebuilding
+from saccade.surgery.replaceable import build_replacement, check_replaceable, insert_replacements
+from saccade.surgery.replaced import (
+    CHILD,
+    KernellessConvolution,
+    ReplacementInfo,
+    lost_replacements,
+    replaced_convolutions,
+    replacement_info,
+)
 from saccade.surgery.sites import inspect_unplugged
 
-__all__ = ["Replacement", "again", "described", "replace", "replacements"]
+__all__ = ["Replacement", "repeat_replacements", "replace", "replacement_rows", "replacements"]
 
-_OWN = ("out_channels", "stride", "padding", "dilation", "groups", "bias")
-"""Arguments that the convolution decides."""
+_GEOMETRY_OPTIONS = ("out_channels", "stride", "padding", "dilation", "groups", "bias")
+"""Options of a mechanism that the replaced convolution determines."""
 
-_PLACES = ("conv3x3", "conv_stem")
+_CONVOLUTION_POSITIONS = ("conv3x3", "conv_stem")
 """Positions that are convolutions."""
 
 _LOG = logging.getLogger("saccade")
@@ -37,24 +44,25 @@ _LOG = logging.getLogger("saccade")
 
 @dataclass(frozen=True)
 class Replacement:
-    """One replaced convolution of a network; its path is relative to that network."""
+    """One replaced convolution of a network."""
 
     convolution: str
-    """The module."""
+    """Path of the convolution, relative to the network."""
     channels: int
-    """Of the map it receives."""
+    """Number of input channels."""
     size: tuple[int, int]
-    """Height and width of that map for the picture it was inspected with."""
+    """Height and width of the input map, for the input of the inspection."""
     stage: int
     position: str
-    """The position that chose it."""
+    """Position that selected the convolution."""
     parameters: int
-    """Of the mechanism alone; a kernel that it keeps is the host's."""
+    """Number of parameters of the mechanism, without a kernel that it keeps."""
     discarded: int
-    """Weights of the convolution that are not used."""
+    """Number of the convolution's weights that are not used."""
     neutral: bool
-    """Whether it started as the convolution, but for rounding."""
+    """Whether the mechanism started as the convolution, up to rounding."""
     mechanism: str
+    """Name of the mechanism."""
     module: nn.Module
 
 
@@ -66,59 +74,56 @@ def replace(
     input: Any = None,
     **options: Any,
 ) -> nn.Module:
-    """Put a mechanism of kind ``conv`` in the place of convolutions of ``host``, in place, all of them or none.
+    """Replace convolutions of ``host``, in place, by a mechanism of kind ``conv``: all that ``where`` selects, or none.
 
-    Kernel size, stride, padding, dilation, groups and channels stay. A :class:`saccade.bases.Convolution` (``dcn1``,
-    ``dcn2``) keeps weight and bias under their own keys, with its parameters beside them under ``saccade_conv``. Any
-    other mechanism discards them: the log says how many, as a warning if a neutral start was asked for; ``unplug``
-    restores them.
-
-    The host's own checkpoints load strictly before and after. The mechanisms are drawn from the global random state,
-    which stays as it is.
+    The geometry of the convolution is kept. A :class:`saccade.bases.Convolution` (``dcn1``, ``dcn2``) uses weight and
+    bias under their own keys. Any other mechanism discards them, until ``unplug``. The host's own checkpoints still
+    load strictly. The global random state is left unchanged.
 
     Args:
         host: any network.
-        mechanism: a name of the catalogue, ``package.module:Class``, or a callable that takes the channels and, by
-            name, ``out_channels``, ``kernel_size``, ``stride``, ``padding``, ``dilation``, ``groups`` and ``bias``.
+        mechanism: catalogue name, ``package.module:Class``, or a callable that takes the channels and, by name,
+            ``out_channels``, ``kernel_size``, ``stride``, ``padding``, ``dilation``, ``groups`` and ``bias``.
         where: ``paper``; ``conv3x3``, the last spatial convolution of each unit; ``conv_stem``, the first convolution;
-            each with a suffix such as ``[1:]``, and `` in stage[-3:]``, if wanted; a path of a convolution; a glob,
-            which selects all convolutions among its matches; or a list of these.
-        start: ``neutral``: a mechanism that keeps the kernel computes what the convolution did, but for the order of
-            summation; ``paper``: the mechanism's own start, with the kernel it keeps.
-        input: see ``sites``.
-        options: of the mechanism; a list gives one value per stage. ``kernel_size`` may be given to a mechanism that
-            does not keep the kernel, if the padding keeps the size of the map.
+            each optionally with a suffix such as ``[1:]``, and `` in stage[-3:]``; a path or glob of convolutions; or a
+            list of these.
+        start: ``neutral``: a mechanism that keeps the kernel starts with the convolution's output, up to rounding;
+            ``paper``: the mechanism's own initialisation.
+        input: as for :func:`sites`.
+        options: options of the mechanism; a list gives one value per stage.
 
     Returns:
         ``host``.
 
     Raises:
-        UserError: ``host`` is no module, wrapped in DistributedDataParallel or compiled; unknown mechanism or option,
-            or one to be plugged; nothing to replace; a module that is no ``nn.Conv2d``, computes its weight, does not
-            pad with zeros, or is replaced already; numbers that the mechanism cannot keep. The host is then as it was.
+        UserError: ``host`` is distributed or compiled; the mechanism or an option is unknown, or the mechanism must be
+            plugged; no convolution is selected; a module is not a plain ``nn.Conv2d`` with zero padding; the mechanism
+            does not support the geometry. The host is left as it was.
     """
     neutral = starts_neutral(start)
-    what = Mechanism.of(mechanism)
-    _check_options(what, options)
+    resolved = Mechanism.resolve(mechanism)
+    _check_options(resolved, options)
     check_changeable(host)
-    if input is None and what.sized:
+    if input is None and resolved.needs_size:
         input = example_input(host)
-    seen = inspect_unplugged(host, input)
-    chosen = _chosen(host, seen, where, what)
-    keeper = kernel_keeper(mechanism)
-    known = dict(keeper.neutral_options) if keeper is not None and neutral else {}
-    new: dict[str, tuple[nn.Module, Note]] = {}
+    inspection = inspect_unplugged(host, input)
+    selection = _select_convolutions(host, inspection, where, resolved)
+    cls = kernel_keeping_class(mechanism)
+    neutral_options = dict(cls.neutral_options) if cls is not None and neutral else {}
+    per_site = options_per_site(resolved, options, [site for site, _ in selection])
+    new: dict[str, tuple[nn.Module, ReplacementInfo]] = {}
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-        for (site, position), own in zip(chosen, per_stage(what, options, [site for site, _ in chosen]), strict=True):
-            new[site.parent] = fitted(host, what, site, position, known | own, neutral)
-        insert_replacements(host, new, seen.arguments)
-    lost = sum(known.discarded for _, known in new.values())
-    if lost:
+        for (site, position), site_options in zip(selection, per_site, strict=True):
+            all_options = neutral_options | site_options
+            new[site.parent] = build_replacement(host, resolved, site, position, all_options, neutral)
+        insert_replacements(host, new, inspection.arguments)
+    n_discarded = sum(info.discarded for _, info in new.values())
+    if n_discarded:
         _LOG.log(
             logging.WARNING if neutral else logging.INFO,
-            "%s keeps no kernel: %s weights of %d convolution%s of %s are discarded, and the network computes "
-            "something else until it is trained",
-            what.name, f"{lost:,}", len(new), "s" * (len(new) != 1), type(host).__name__,
+            "%s keeps no kernel: %s weights of %d convolution%s of %s are discarded, and the network's output is "
+            "different until it is trained",
+            resolved.name, f"{n_discarded:,}", len(new), "s" * (len(new) != 1), type(host).__name__,
         )  # fmt: skip
     warn_of_rebuilding(host)
     return host
@@ -128,10 +133,10 @@ def replacements(host: nn.Module) -> list[Replacement]:
     """Return the replaced convolutions of ``host`` in the order of its modules.
 
     Raises:
-        UserError: ``host`` is no module, or a replaced convolution is something else now.
+        UserError: ``host`` is not an ``nn.Module``, or a replacement was lost.
     """
     check_network(host)
-    lost = gone(host)
+    lost = lost_replacements(host)
     if lost:
         raise UserError(
             f"the replacement of {', '.join(lost)} is lost: the module was fused, exchanged or re-parametrised, or a "
@@ -139,27 +144,27 @@ def replacements(host: nn.Module) -> list[Replacement]:
             "afterwards"
         )
     rows = []
-    for path, module in replaced(host):
-        known, made = note(module), module.get_submodule(CHILD)
+    for path, convolution in replaced_convolutions(host):
+        info, mechanism = replacement_info(convolution), convolution.get_submodule(CHILD)
         rows.append(
             Replacement(
                 convolution=path,
-                channels=cast(int, module.in_channels),
-                size=known.size,
-                stage=known.stage,
-                position=known.position,
-                parameters=sum(p.numel() for p in made.parameters()),
-                discarded=known.discarded,
-                neutral=known.neutral,
-                mechanism=known.name,
-                module=made,
+                channels=cast(int, convolution.in_channels),
+                size=info.size,
+                stage=info.stage,
+                position=info.position,
+                parameters=sum(p.numel() for p in mechanism.parameters()),
+                discarded=info.discarded,
+                neutral=info.neutral,
+                mechanism=info.name,
+                module=mechanism,
             )
         )
     return rows
 
 
-def described(model: nn.Module) -> list[dict[str, Any]]:
-    """Return the replacements of ``model`` as JSON holds them, for :func:`again`.
+def replacement_rows(model: nn.Module) -> list[dict[str, Any]]:
+    """Return the replacements of ``model`` as JSON-serialisable dicts, for :func:`repeat_replacements`.
 
     Raises:
         UserError: as ``replacements``.
@@ -167,7 +172,7 @@ def described(model: nn.Module) -> list[dict[str, Any]]:
     return [
         {
             "mechanism": row.mechanism,
-            "options": note(model.get_submodule(row.convolution)).options,
+            "options": replacement_info(model.get_submodule(row.convolution)).options,
             "neutral": row.neutral,
             "position": row.position,
             "convolution": row.convolution,
@@ -178,11 +183,11 @@ def described(model: nn.Module) -> list[dict[str, Any]]:
     ]
 
 
-def again(host: nn.Module, rows: Sequence[Mapping[str, Any]], owner: str) -> None:
-    """Replace convolutions of ``host`` as ``described`` says.
+def repeat_replacements(host: nn.Module, rows: Sequence[Mapping[str, Any]], owner: str) -> None:
+    """Replace convolutions of ``host`` as listed in ``rows``, which ``owner``, a file, contains.
 
     Raises:
-        UserError: a module is missing or cannot be replaced so; the host is then as it was.
+        UserError: a module is missing or cannot be replaced. The host is left as it was.
     """
     new = {}
     for row in rows:
@@ -194,68 +199,81 @@ def again(host: nn.Module, rows: Sequence[Mapping[str, Any]], owner: str) -> Non
         except AttributeError:
             raise UserError(f"{owner}: {type(host).__name__} has no module {path!r} to replace") from None
         site = Site(path=path, parent=path, entering=False, channels=0, size=size, stage=row["stage"], calls=1, kind="")
-        new[path] = fitted(host, Mechanism.of(row["mechanism"]), site, row["position"], options, row["neutral"])
+        mechanism = Mechanism.resolve(row["mechanism"])
+        new[path] = build_replacement(host, mechanism, site, row["position"], options, row["neutral"])
     insert_replacements(host, new, None)
 
 
-def _states(name: str) -> bool:
-    """Return whether a mechanism has a SPEC."""
+def _has_spec(name: str) -> bool:
+    """Return True if the mechanism ``name`` declares a SPEC."""
     try:
         return catalog.stated(name) is not None
-    except UserError:  # a function of nowhere
+    except UserError:  # a function that cannot be imported
         return False
 
 
-def _check_options(what: Mechanism, options: Mapping[str, Any]) -> None:
-    if what.spec.kind != "conv" and _states(what.name):
+def _check_options(mechanism: Mechanism, options: Mapping[str, Any]) -> None:
+    if mechanism.spec.kind != "conv" and _has_spec(mechanism.name):
         raise UserError(
-            f"{what.name} is a {what.spec.kind}, no convolution: saccade.plug(host, {what.name!r}) puts it behind a "
-            f"module. These replace: {', '.join(catalog.list_mechanisms('replace'))}"
+            f"{mechanism.name} is a {mechanism.spec.kind}, not a convolution: saccade.plug(host, {mechanism.name!r}) "
+            f"puts it behind a module. These replace: {', '.join(catalog.list_mechanisms('replace'))}"
         )
     for key in options:
-        if key in _OWN:
+        if key in _GEOMETRY_OPTIONS:
             raise UserError(f"{key}={options[key]!r}: the convolution that is replaced decides its {key}")
-    what.check(options)
+    mechanism.check(options)
 
 
-def _chosen(host: nn.Module, seen: Inspection, where: str | Sequence[str], what: Mechanism) -> list[tuple[Site, str]]:
-    """Return the convolutions that ``where`` names, as sites with the size they receive, in order of execution."""
-    found: dict[str, tuple[Site, str]] = {}
-    for part in words_in(where):
-        for site, position in _part(host, seen, part, what):
+def _select_convolutions(
+    host: nn.Module, inspection: Inspection, where: str | Sequence[str], mechanism: Mechanism
+) -> list[tuple[Site, str]]:
+    """Return (site, position) of the selected convolutions in execution order; sites have the input's size."""
+    selection: dict[str, tuple[Site, str]] = {}
+    for entry in words_in(where):
+        for site, position in _select_entry(host, inspection, entry, mechanism):
             check_replaceable(site.path, host.get_submodule(site.parent))
-            found.setdefault(site.parent, (site, position))
-    order = {path: n for n, path in enumerate(seen.structure.in_order(found))}
-    return [found[path] for path in sorted(found, key=order.__getitem__)]
+            selection.setdefault(site.parent, (site, position))
+    order = {path: n for n, path in enumerate(inspection.structure.in_order(selection))}
+    return [selection[path] for path in sorted(selection, key=order.__getitem__)]
 
 
-def _part(host: nn.Module, seen: Inspection, where: str, what: Mechanism) -> Iterator[tuple[Site, str]]:
-    """Yield the convolutions that one word of ``where`` names, and their position."""
-    word = where.strip()
-    if re.match(r"paper\b", word):
-        own = what.spec.position[family(host, what.spec)]
-        word = (own if own.startswith(_PLACES) else "conv3x3") + word.removeprefix("paper")
-    base = word.partition(" in stage[")[0]
+def _select_entry(
+    host: nn.Module, inspection: Inspection, entry: str, mechanism: Mechanism
+) -> Iterator[tuple[Site, str]]:
+    """Yield (site, position) of the convolutions that one entry of ``where`` selects."""
+    position = entry.strip()
+    if re.match(r"paper\b", position):
+        paper_position = mechanism.spec.position[family(host, mechanism.spec)]
+        if not paper_position.startswith(_CONVOLUTION_POSITIONS):
+            paper_position = "conv3x3"
+        position = paper_position + position.removeprefix("paper")
+    base = position.partition(" in stage[")[0]
     name = base.partition("[")[0]
-    if name in POSITIONS and name not in _PLACES:
+    if name in POSITIONS and name not in _CONVOLUTION_POSITIONS:
         raise UserError(
-            f"{where!r} is a place for a plug; convolutions are at 'paper', {', '.join(map(repr, _PLACES))}, or named "
-            "by a path or glob"
+            f"{entry!r} is a place for a plug; convolutions are at 'paper', "
+            f"{', '.join(map(repr, _CONVOLUTION_POSITIONS))}, or named by a path or glob"
         )
     modules = dict(host.named_modules())
-    if isinstance(modules.get(base), (nn.Conv2d, Stand)):
+    if isinstance(modules.get(base), (nn.Conv2d, KernellessConvolution)):
         check_replaceable(base, modules[base])
-    sites = select(seen, word, what.spec).sites
-    if name not in _PLACES and base not in modules:  # a glob takes the convolutions among what it matches
-        sites = [site for site in sites if isinstance(modules[site.parent], (nn.Conv2d, Stand)) and not site.entering]
+    sites = select(inspection, position, mechanism.spec).sites
+    if name not in _CONVOLUTION_POSITIONS and base not in modules:  # a glob
+        sites = [
+            site for site in sites
+            if isinstance(modules[site.parent], (nn.Conv2d, KernellessConvolution)) and not site.entering
+        ]  # fmt: skip
     if not sites:
-        near = [path for path, module in modules.items() if isinstance(module, nn.Conv2d)]
-        more = f" and {len(near) - 40} more" if len(near) > 40 else ""
+        convolutions = [path for path, module in modules.items() if isinstance(module, nn.Conv2d)]
+        more = f" and {len(convolutions) - 40} more" if len(convolutions) > 40 else ""
         raise UserError(
-            f"{where!r} leaves no convolution of {type(host).__name__}. Its convolutions: {', '.join(near[:40])}{more}."
+            f"{entry!r} selects no convolution of {type(host).__name__}. Its convolutions: "
+            f"{', '.join(convolutions[:40])}{more}."
         )
+    trace = inspection.structure.trace
     for site in sites:
-        call = seen.structure.trace.by_path()[site.parent][0]
-        value = None if call.first is None else seen.structure.trace.values.get(call.first)
-        size = site.size if value is None else (value.shape[2], value.shape[3])
-        yield changed(site, path=site.path if site.entering else site.parent, size=size), word
+        call = trace.by_path()[site.parent][0]
+        input_map = None if call.first is None else trace.values.get(call.first)
+        size = site.size if input_map is None else (input_map.shape[2], input_map.shape[3])
+        path = site.path if site.entering else site.parent
+        yield dataclasses.replace(site, path=path, size=size), position

@@ -1,10 +1,10 @@
-"""Whether a mechanism fits in the place of a convolution; put there, and verified."""
+"""Build the replacement of a convolution, insert it, and verify it."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import replace as changed
 from typing import Any
 
 import torch
@@ -14,149 +14,166 @@ from saccade.bases import Convolution
 from saccade.errors import UserError
 from saccade.graph.sites import Site
 from saccade.graph.trace import Arguments
-from saccade.hooks import of_this_thread, temporary_hooks
+from saccade.hooks import only_in_this_thread, temporary_hooks
 from saccade.parent_class import base_class
 from saccade.surgery.mechanism import Mechanism
-from saccade.surgery.replaced import Note, Replaced, Stand, alone, insert_at, note, original, restore
-from saccade.surgery.verify import raise_if_wrong, try_out
+from saccade.surgery.replaced import (
+    KernellessConvolution,
+    ReplacedConvolution,
+    ReplacementInfo,
+    insert_at,
+    original_output,
+    output_without_plug,
+    replacement_info,
+    restore,
+)
+from saccade.surgery.verify import raise_errors, run_host
 
-__all__ = ["check_replaceable", "fitted", "insert_replacements"]
+__all__ = ["build_replacement", "check_replaceable", "insert_replacements"]
 
 
 def check_replaceable(path: str, module: nn.Module) -> None:
     """Raise UserError unless ``module`` is a convolution that can be replaced.
 
     Raises:
-        UserError: it is no convolution, does more than its class says, or has numbers that no mechanism takes.
+        UserError: ``module`` is not a plain ``nn.Conv2d``, or no mechanism supports its geometry.
     """
-    kind = base_class(module)
-    if kind in (Replaced, Stand):
-        raise UserError(f"{path} is replaced by {note(module).name} already; unplug the host first")
-    why = None
-    if kind is not nn.Conv2d:
-        why = f"is a {kind.__name__}" + (", whose forward is its own" if isinstance(module, nn.Conv2d) else "")
+    cls = base_class(module)
+    if cls in (ReplacedConvolution, KernellessConvolution):
+        raise UserError(f"{path} is replaced by {replacement_info(module).name} already; unplug the host first")
+    reason = None
+    if cls is not nn.Conv2d:
+        reason = f"is a {cls.__name__}" + (", whose forward is its own" if isinstance(module, nn.Conv2d) else "")
     elif "forward" in module.__dict__:
-        why = "has a forward of its own"
+        reason = "has a forward of its own"
     elif module._parameters.get("weight") is None:
-        why = "computes its weight, as weight_norm and spectral_norm do"
+        reason = "computes its weight, as weight_norm and spectral_norm do"
     elif module.padding_mode != "zeros":
-        why = f"pads with padding_mode={module.padding_mode!r}; mechanisms pad with 'zeros'"
-    if why is not None:
-        raise UserError(f"{path} {why}; replace takes torch.nn.Conv2d itself. Name others by where=")
+        reason = f"pads with padding_mode={module.padding_mode!r}; mechanisms pad with 'zeros'"
+    if reason is not None:
+        raise UserError(f"{path} {reason}; replace takes plain torch.nn.Conv2d modules. Choose others by where=")
     assert isinstance(module, nn.Conv2d)
     _geometry(path, module)
 
 
 def _geometry(path: str, convolution: nn.Conv2d) -> dict[str, Any]:
-    """Return the arguments of a mechanism that make it fit.
+    """Return the constructor arguments that give a mechanism the geometry of ``convolution``.
 
     Raises:
-        UserError: the two directions have different numbers, or the two sides of the map different paddings.
+        UserError: height and width differ, or two sides of an axis are padded differently.
     """
-    numbers: dict[str, Any] = {"out_channels": convolution.out_channels}
+    geometry: dict[str, Any] = {"out_channels": convolution.out_channels}
     pairs: dict[str, tuple[int, ...]] = {
         "kernel_size": convolution.kernel_size,
         "stride": convolution.stride,
         "dilation": convolution.dilation,
     }
     if isinstance(convolution.padding, str):
-        total = [d * (k - 1) for d, k in zip(convolution.dilation, convolution.kernel_size, strict=True)]
-        if convolution.padding == "same" and any(each % 2 for each in total):
-            odd = next(each for each in total if each % 2)
+        totals = [d * (k - 1) for d, k in zip(convolution.dilation, convolution.kernel_size, strict=True)]
+        if convolution.padding == "same" and any(total % 2 for total in totals):
+            odd_total = next(total for total in totals if total % 2)
             raise UserError(
-                f"{path} pads {odd // 2} on one side and {odd - odd // 2} on the other (padding='same', "
-                f"kernel_size={convolution.kernel_size}): one number must serve both"
+                f"{path} pads {odd_total // 2} on one side and {odd_total - odd_total // 2} on the other "
+                f"(padding='same', kernel_size={convolution.kernel_size}): one number must serve both"
             )
-        pairs["padding"] = (0, 0) if convolution.padding == "valid" else tuple(each // 2 for each in total)
+        pairs["padding"] = (0, 0) if convolution.padding == "valid" else tuple(total // 2 for total in totals)
     else:
         pairs["padding"] = convolution.padding
-    for key, (down, across) in pairs.items():
-        if down != across:
-            raise UserError(f"{path} has {key}={(down, across)}: one number must serve height and width")
-        numbers[key] = down
-    return numbers | {"groups": convolution.groups, "bias": convolution.bias is not None}
+    for key, (vertical, horizontal) in pairs.items():
+        if vertical != horizontal:
+            raise UserError(f"{path} has {key}={(vertical, horizontal)}: one number must serve height and width")
+        geometry[key] = vertical
+    return geometry | {"groups": convolution.groups, "bias": convolution.bias is not None}
 
 
-def fitted(
-    host: nn.Module, what: Mechanism, site: Site, position: str, options: dict[str, Any], neutral: bool
-) -> tuple[nn.Module, Note]:
-    """Return a new mechanism for one convolution, on its device and of its dtype."""
+def build_replacement(
+    host: nn.Module, mechanism: Mechanism, site: Site, position: str, options: dict[str, Any], neutral: bool
+) -> tuple[nn.Module, ReplacementInfo]:
+    """Build a mechanism for the convolution at ``site.parent``, and its metadata.
+
+    Raises:
+        UserError: the geometry, the options or the shape of a kernel do not fit.
+    """
     path = site.parent
     convolution = host.get_submodule(path)
     assert isinstance(convolution, nn.Conv2d)
-    numbers = _geometry(path, convolution)
-    if "kernel_size" in options and options["kernel_size"] != numbers["kernel_size"]:
-        same = numbers["dilation"] * (numbers["kernel_size"] - 1)
-        if 2 * numbers["padding"] != same:
+    geometry = _geometry(path, convolution)
+    if "kernel_size" in options and options["kernel_size"] != geometry["kernel_size"]:
+        total_padding = geometry["dilation"] * (geometry["kernel_size"] - 1)
+        if 2 * geometry["padding"] != total_padding:
             raise UserError(
-                f"{path} pads {numbers['padding']} around a kernel of {numbers['kernel_size']}, where {same / 2:g} "
-                f"keeps the size: its kernel_size cannot become {options['kernel_size']}"
+                f"{path} pads {geometry['padding']} around a kernel of {geometry['kernel_size']}, where "
+                f"{total_padding / 2:g} keeps the size: its kernel_size cannot become {options['kernel_size']}"
             )
-        numbers["padding"] = None
-    with torch.device("meta" if convolution.weight.is_meta else "cpu"):  # the same weights wherever the host is
-        made = what.build(changed(site, path=path, channels=convolution.in_channels), numbers | options)
-    keeps = isinstance(made, Convolution)
-    if isinstance(made, Convolution):
-        shape, wanted = tuple(made.weight.shape), tuple(convolution.weight.shape)
-        if shape != wanted:
+        geometry["padding"] = None  # the mechanism derives it from kernel_size
+    site_of_convolution = dataclasses.replace(site, path=path, channels=convolution.in_channels)
+    # The same weights on every device.
+    with torch.device("meta" if convolution.weight.is_meta else "cpu"):
+        module = mechanism.build(site_of_convolution, geometry | options)
+    keeps_kernel = isinstance(module, Convolution)
+    if isinstance(module, Convolution):
+        shape, convolution_shape = tuple(module.weight.shape), tuple(convolution.weight.shape)
+        if shape != convolution_shape:
             raise UserError(
-                f"{path} has a kernel of shape {wanted}, {what.name} would need {shape}: it keeps the kernel"
+                f"{path} has a kernel of shape {convolution_shape}, and {mechanism.name}, which keeps the kernel, "
+                f"needs {shape}"
             )
     size = (int(site.size[0]), int(site.size[1]))
-    known = Note(what.name, options, position, site.stage, size, neutral=keeps and neutral)
-    return made.to(convolution.weight.device, convolution.weight.dtype), known
+    info = ReplacementInfo(mechanism.name, options, position, site.stage, size, neutral=keeps_kernel and neutral)
+    return module.to(convolution.weight.device, convolution.weight.dtype), info
 
 
 def insert_replacements(
-    host: nn.Module, new: Mapping[str, tuple[nn.Module, Note]], arguments: Arguments | None
+    host: nn.Module, new: Mapping[str, tuple[nn.Module, ReplacementInfo]], arguments: Arguments | None
 ) -> None:
-    """Put ``new`` into their places and, given ``arguments`` of the host, verify that they do the convolutions' work.
+    """Insert replacements by path, and verify them in one forward pass if ``arguments`` are given.
 
     Raises:
-        UserError: a size or a value differs, or the forward fails; the host is then as it was.
+        UserError: an output differs from the convolution's, or the forward pass fails. The host is left as it was.
     """
-    done: set[str] = set()
+    inserted: set[str] = set()
     try:
-        for path, (made, known) in new.items():
-            insert_at(host, path, made, known)
-            done.add(path)
+        for path, (mechanism, info) in new.items():
+            insert_at(host, path, mechanism, info)
+            inserted.add(path)
         if arguments is not None:
             _verify(host, new, arguments)
     except BaseException:
-        restore(host, done)
+        restore(host, inserted)
         raise
 
 
-def _verify(host: nn.Module, new: Mapping[str, tuple[nn.Module, Note]], arguments: Arguments) -> None:
-    wrong: list[str] = []
-    runs = dict.fromkeys(new, 0)
+def _verify(host: nn.Module, new: Mapping[str, tuple[nn.Module, ReplacementInfo]], arguments: Arguments) -> None:
+    errors: list[str] = []
+    n_runs = dict.fromkeys(new, 0)
 
-    def watch(path: str, known: Note) -> None:
-        def ran(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
-            runs[path] += 1
-            (x,) = (*args, *named.values())
-            output, wanted = alone(module, x, output), original(module, x)
-            if not isinstance(output, Tensor) or output.shape != wanted.shape:
-                got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                wrong.append(f"{known.name} at {path} makes {got} of {tuple(x.shape)}, not {tuple(wanted.shape)}")
-            elif known.neutral and not _near(output, wanted):
-                wrong.append(f"{known.name} at {path} does not start as the convolution with {known.options}")
+    def register_hook(path: str, info: ReplacementInfo) -> None:
+        def check_output(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            n_runs[path] += 1
+            (x,) = (*args, *kwargs.values())
+            output, expected = output_without_plug(module, x, output), original_output(module, x)
+            if not isinstance(output, Tensor) or output.shape != expected.shape:
+                result = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+                shapes = f"{tuple(x.shape)} into {result}, not {tuple(expected.shape)}"
+                errors.append(f"{info.name} at {path} turns {shapes}")
+            elif info.neutral and not _equal_up_to_rounding(output, expected):
+                errors.append(f"{info.name} at {path} does not start as the convolution with {info.options}")
 
-        handles.append(
-            host.get_submodule(path).register_forward_hook(of_this_thread(ran), prepend=True, with_kwargs=True)
-        )
+        hook = only_in_this_thread(check_output)
+        handles.append(host.get_submodule(path).register_forward_hook(hook, prepend=True, with_kwargs=True))
 
     with temporary_hooks() as handles:
-        for path, (_, known) in new.items():
-            watch(path, known)
-        try_out(host, arguments, wrong, f"{next(iter(new.values()))[1].name} in it")
-    wrong += [f"{path} is not called as a module: its replacement would not run" for path, n in runs.items() if not n]
-    raise_if_wrong(wrong)
+        for path, (_, info) in new.items():
+            register_hook(path, info)
+        run_host(host, arguments, errors, next(iter(new.values()))[1].name)
+    not_run = [path for path, n in n_runs.items() if not n]
+    errors += [f"{path} is not called as a module: its replacement would not run" for path in not_run]
+    raise_errors(errors)
 
 
-def _near(found: Tensor, wanted: Tensor) -> bool:
-    """Return whether two results of one convolution are equal but for the order of summation, or not finite."""
-    if found.numel() == 0 or not wanted.isfinite().all():
+def _equal_up_to_rounding(output: Tensor, expected: Tensor) -> bool:
+    """Return True if two outputs (B, O, Ho, Wo) are equal up to rounding, or ``expected`` is not finite."""
+    if output.numel() == 0 or not expected.isfinite().all():
         return True
-    off = (found.double() - wanted.double()).abs().max().item()
-    return off <= math.sqrt(torch.finfo(wanted.dtype).eps) * max(wanted.double().abs().max().item(), 1e-30)
+    difference = (output.double() - expected.double()).abs().max().item()
+    return difference <= math.sqrt(torch.finfo(expected.dtype).eps) * max(expected.double().abs().max().item(), 1e-30)

@@ -1,7 +1,6 @@
-"""A convolution of a host that runs a mechanism in its place, and can be itself again.
+"""Convolutions of a host that run a mechanism in their place, and can be restored.
 
-The module stays the object it is: its class is changed, and the mechanism is a child. So its path, its hooks, its
-attributes (``stride``) and a kernel that is kept are what they were, in copies and pickles too.
+The module object is kept; only its class changes, and the mechanism becomes its child.
 """
 
 from __future__ import annotations
@@ -19,50 +18,52 @@ from saccade.bases import Convolution
 from saccade.errors import UserError
 from saccade.hooks import remove_hooks
 from saccade.parent_class import base_class, set_class
-from saccade.surgery.guard import NOTE, REPLACED, paths, unwatch, watch
+from saccade.surgery.guard import REPLACEMENT_INFO, REPLACEMENT_PATHS, record_path, recorded_paths, retain_paths
 from saccade.surgery.plug_module import plug_of
 
 __all__ = [
-    "CHILD", "Note", "Replaced", "Stand", "alone", "gone", "insert_at", "note", "original", "originals", "replaced",
-    "restore",
+    "CHILD", "KernellessConvolution", "Note", "Replaced", "ReplacedConvolution", "ReplacementInfo", "Stand",
+    "insert_at", "keep_replacements", "lost_replacements", "original_output", "output_without_plug",
+    "replaced_convolutions", "replacement_info", "restore", "restored",
 ]  # fmt: skip
 
 CHILD = "saccade_conv"
-"""The name of a mechanism in the convolution that runs it."""
+"""Name of a mechanism in the convolution that runs it."""
 
 _KERNEL = ("weight", "bias")
+"""Names of the parameters of a convolution."""
 
 
 @dataclass
-class Note:
-    """What is known of one replacement."""
+class ReplacementInfo:
+    """Metadata of one replacement."""
 
     name: str
-    """A name of the catalogue or ``package.module:Class``."""
+    """Catalogue name, or ``package.module:Class``."""
     options: dict[str, Any]
-    """Those it was made with, besides the convolution's own numbers."""
+    """Options the mechanism was built with, without the geometry of the convolution."""
     position: str
     stage: int
     size: tuple[int, int]
-    """Height and width of the map it receives, for the picture it was inspected with."""
+    """Height and width of the convolution's input map."""
     neutral: bool
-    """Whether it started as the convolution."""
+    """Whether the mechanism started as the convolution."""
     kernel: dict[str, nn.Parameter | None] | None = None
-    """The convolution's own parameters, put aside if the mechanism does not use them."""
+    """Parameters of the convolution that the mechanism does not use."""
     known: bool = True
-    """Whether those put aside are the network's own. Not after loading: the file does not hold them."""
+    """Whether ``kernel`` has the host's own values; False after loading from a file, which has none."""
 
     @property
     def discarded(self) -> int:
-        """The number of the convolution's weights that are not used."""
+        """Return the number of the convolution's weights that are not used."""
         return sum(p.numel() for p in (self.kernel or {}).values() if p is not None)
 
 
-class Replaced(nn.Conv2d):
-    """An ``nn.Conv2d`` that computes as a :class:`Convolution` with its own weight and bias."""
+class ReplacedConvolution(nn.Conv2d):
+    """A convolution replaced by a :class:`Convolution` that uses its weight and bias."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, O, Ho, Wo), as the convolution would."""
+        """Map (B, C, H, W) to (B, O, Ho, Wo), the shape of the convolution's output."""
         mechanism = getattr(self, CHILD)
         if isinstance(mechanism, Convolution):
             return mechanism.convolve(input, self.weight, self.bias)
@@ -70,195 +71,203 @@ class Replaced(nn.Conv2d):
         return y
 
     def extra_repr(self) -> str:
-        """Describe the convolution and what runs in its place."""
-        return f"{nn.Conv2d.extra_repr(self)}, by {note(self).name}"
+        """Return the geometry of the convolution and the name of the mechanism."""
+        return f"{nn.Conv2d.extra_repr(self)}, by {replacement_info(self).name}"
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Replaced:
-        """Move what is put aside with the network."""
-        with _whole(self):
+    def _apply(self, fn: Any, recurse: bool = True) -> ReplacedConvolution:
+        """Apply ``fn`` to a stored kernel too, so that it moves with the network."""
+        with _own_parameters(self):
             nn.Module._apply(self, fn, recurse)
         return self
 
 
-class Stand(nn.Module):
-    """An ``nn.Conv2d`` while a mechanism without a use for its kernel runs in its place.
+class KernellessConvolution(nn.Module):
+    """A convolution replaced by a mechanism that does not use its kernel.
 
-    It has the attributes of the convolution but is no ``nn.Conv2d``: tools that initialise, prune or count those expect
-    a weight.
+    It is not an ``nn.Conv2d``, because tools that initialise, prune or count convolutions expect a weight.
     """
 
     weight: None
     bias: None
 
     def forward(self, input: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, O, Ho, Wo), as the convolution would."""
+        """Map (B, C, H, W) to (B, O, Ho, Wo), the shape of the convolution's output."""
         y: Tensor = getattr(self, CHILD)(input)
         return y
 
-    extra_repr = Replaced.extra_repr
-    _apply = Replaced._apply
+    extra_repr = ReplacedConvolution.extra_repr
+    _apply = ReplacedConvolution._apply
 
 
-def note(convolution: nn.Module) -> Note:
-    """Return what is known of the replacement that ``convolution`` runs."""
-    found: Note = convolution.__dict__[NOTE]
-    return found
+_CLASSES = (ReplacedConvolution, KernellessConvolution)
 
 
-def original(convolution: nn.Module, x: Tensor) -> Tensor:
-    """Return what the convolution itself makes of x (B, C, H, W): (B, O, Ho, Wo)."""
-    kernel: Any = note(convolution).kernel or convolution._parameters
+def replacement_info(convolution: nn.Module) -> ReplacementInfo:
+    """Return the metadata of the replacement of ``convolution``."""
+    info: ReplacementInfo = convolution.__dict__[REPLACEMENT_INFO]
+    return info
+
+
+def original_output(convolution: nn.Module, x: Tensor) -> Tensor:
+    """Return the output (B, O, Ho, Wo) that the original convolution has for x (B, C, H, W)."""
+    kernel: Any = replacement_info(convolution).kernel or convolution._parameters
     c: Any = convolution
     return F.conv2d(x, kernel["weight"], kernel["bias"], c.stride, c.padding, c.dilation, c.groups)
 
 
-def alone(convolution: nn.Module, x: Tensor, output: Tensor) -> Tensor:
-    """Return what the replacement made of x (B, C, H, W), without a plug, given the ``output`` of the module."""
+def output_without_plug(convolution: nn.Module, x: Tensor, output: Tensor) -> Tensor:
+    """Return the output of the replacement for x (B, C, H, W) before any plug."""
     return output if plug_of(convolution) is None else base_class(convolution).forward(convolution, x)
 
 
 @contextmanager
-def _whole(convolution: nn.Module) -> Iterator[None]:
-    """Give ``convolution`` its own parameters back inside the block."""
-    known = note(convolution)
-    if known.kernel is None:
+def _own_parameters(convolution: nn.Module) -> Iterator[None]:
+    """Put the stored kernel back into ``convolution`` for the duration of the block."""
+    info = replacement_info(convolution)
+    if info.kernel is None:
         yield
         return
-    convolution._parameters.update(known.kernel)
+    convolution._parameters.update(info.kernel)
     try:
         yield
     finally:
-        known.kernel = {name: convolution._parameters[name] for name in _KERNEL}
+        info.kernel = {name: convolution._parameters[name] for name in _KERNEL}
         convolution._parameters.update(dict.fromkeys(_KERNEL))
 
 
 @contextmanager
-def originals(host: nn.Module) -> Iterator[None]:
-    """Make every replaced convolution of ``host`` itself inside the block."""
-    found = [(module, base_class(module)) for _, module in replaced(host)]
-    found = [(module, kind) for module, kind in found if kind in (Replaced, Stand)]
+def restored(host: nn.Module) -> Iterator[None]:
+    """Restore the replaced convolutions of ``host`` for the duration of the block."""
+    modules = [(module, base_class(module)) for _, module in replaced_convolutions(host)]
+    modules = [(module, cls) for module, cls in modules if cls in _CLASSES]
     with ExitStack() as stack:
-        for module, _ in found:
-            stack.enter_context(_whole(module))
+        for module, _ in modules:
+            stack.enter_context(_own_parameters(module))
         try:
-            for module, _ in found:
+            for module, _ in modules:
                 set_class(module, nn.Conv2d)
             yield
         finally:
-            for module, kind in found:
-                set_class(module, kind)
+            for module, cls in modules:
+                set_class(module, cls)
 
 
-def insert_at(host: nn.Module, path: str, mechanism: nn.Module, known: Note) -> None:
-    """Let the convolution at ``path`` run ``mechanism``; one that keeps the kernel loses its own."""
+def insert_at(host: nn.Module, path: str, mechanism: nn.Module, info: ReplacementInfo) -> None:
+    """Replace the convolution at ``path`` by ``mechanism``; store a kernel that is not kept in ``info``."""
     convolution = host.get_submodule(path)
-    keeps = isinstance(mechanism, Convolution)
-    if keeps:
+    keeps_kernel = isinstance(mechanism, Convolution)
+    if keeps_kernel:
         mechanism._parameters.update(dict.fromkeys(_KERNEL))
     else:
-        known.kernel = {name: convolution._parameters[name] for name in _KERNEL}
+        info.kernel = {name: convolution._parameters[name] for name in _KERNEL}
         convolution._parameters.update(dict.fromkeys(_KERNEL))
     convolution.add_module(CHILD, mechanism.train(convolution.training))
-    convolution.__dict__[NOTE] = known
-    # torch.fx and what is built on it keep a module of torch.nn whole.
+    convolution.__dict__[REPLACEMENT_INFO] = info
+    # torch.fx treats modules of torch.nn as leaves.
     convolution.__dict__["__module__"] = "torch.nn"
-    set_class(convolution, Replaced if keeps else Stand)
-    if REPLACED not in vars(host):
-        host.register_load_state_dict_pre_hook(_loading)
-    watch(host, path, REPLACED)
+    set_class(convolution, ReplacedConvolution if keeps_kernel else KernellessConvolution)
+    if REPLACEMENT_PATHS not in vars(host):
+        host.register_load_state_dict_pre_hook(keep_replacements)
+    record_path(host, path, REPLACEMENT_PATHS)
 
 
-def replaced(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def replaced_convolutions(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the path of each replaced convolution in ``model``, and the convolution."""
     for path, module in model.named_modules():
-        if NOTE in module.__dict__:
+        if REPLACEMENT_INFO in module.__dict__:
             yield path, module
 
 
-def gone(model: nn.Module) -> list[str]:
-    """Return the paths in ``model`` that were replaced and are something else now."""
+def lost_replacements(model: nn.Module) -> list[str]:
+    """Return the recorded paths in ``model`` whose module is no longer a replaced convolution."""
     modules = dict(model.named_modules())
-    return [path for path in paths(model, REPLACED) if _kind(modules.get(path)) not in (Replaced, Stand)]
-
-
-def _kind(module: nn.Module | None) -> type[nn.Module] | None:
-    return None if module is None else base_class(module)
+    return [
+        path for path in recorded_paths(model, REPLACEMENT_PATHS)
+        if path not in modules or base_class(modules[path]) not in _CLASSES
+    ]  # fmt: skip
 
 
 def restore(host: nn.Module, only: set[str] | None = None) -> None:
-    """Make the replaced convolutions of ``host`` themselves again, those at the paths ``only`` or all.
+    """Restore the replaced convolutions of ``host``: those at the paths ``only``, or all.
 
     Raises:
-        UserError: one has become something else, or its own kernel is not known; nothing is restored then.
+        UserError: a convolution was re-parametrised, or its own kernel is unknown. Nothing is restored then.
     """
-    found = {path: module for path, module in replaced(host) if only is None or path in only}
-    changed = [
-        f"{path} is a {type(module).__name__}" for path, module in found.items()
-        if base_class(module) not in (Replaced, Stand)
+    modules = {path: module for path, module in replaced_convolutions(host) if only is None or path in only}
+    reparametrised = [
+        f"{path} is a {type(module).__name__}" for path, module in modules.items()
+        if base_class(module) not in _CLASSES
     ]  # fmt: skip
-    if changed:
+    if reparametrised:
         raise UserError(
-            f"{', '.join(changed)}: a replaced convolution was re-parametrised since; undo that before unplug"
+            f"{', '.join(reparametrised)}: a replaced convolution was re-parametrised since; undo that before unplug"
         )
-    unknown = [path for path, module in found.items() if note(module).kernel and not note(module).known]
+    infos = {path: replacement_info(module) for path, module in modules.items()}
+    unknown = [path for path, info in infos.items() if info.kernel and not info.known]
     if unknown:
         raise UserError(
             f"the kernel of {', '.join(unknown[:4])}{' …' * (len(unknown) > 4)} is in no file: the network was saved "
-            f"after {note(found[unknown[0]]).name} had replaced it. Make the host anew instead of unplugging it"
+            f"after {infos[unknown[0]].name} had replaced it. Build the host again instead of unplugging it"
         )
-    for module in found.values():
-        known = note(module)
-        if known.kernel is not None:
-            module._parameters.update(known.kernel)
-        del module._modules[CHILD], module.__dict__[NOTE]
+    for path, module in modules.items():
+        kernel = infos[path].kernel
+        if kernel is not None:
+            module._parameters.update(kernel)
+        del module._modules[CHILD], module.__dict__[REPLACEMENT_INFO]
         module.__dict__.pop("__module__", None)
         set_class(module, nn.Conv2d)
-    unwatch(host, REPLACED, {path for path, _ in replaced(host)})
-    for _, each in host.named_modules():
-        if REPLACED not in vars(each):
-            remove_hooks(each._load_state_dict_pre_hooks, _loading)
+    retain_paths(host, REPLACEMENT_PATHS, {path for path, _ in replaced_convolutions(host)})
+    for _, module in host.named_modules():
+        if REPLACEMENT_PATHS not in vars(module):
+            remove_hooks(module._load_state_dict_pre_hooks, keep_replacements)
 
 
-def _loading(
+def keep_replacements(
     host: nn.Module,
     state: dict[str, Any],
     prefix: str,
     metadata: dict[str, Any],
     strict: bool,
-    missing: list[str],
-    unexpected: list[str],
+    missing_keys: list[str],
+    unexpected_keys: list[str],
     errors: list[str],
 ) -> None:
-    """Load-state pre-hook of the host: a checkpoint without replacements leaves the mechanisms as they are.
+    """Load-state pre-hook of the host: leave the mechanisms as they are if the checkpoint has no keys of theirs.
 
-    Its kernels are put aside if the mechanisms do not use them, for ``unplug``. If the checkpoint has some keys of the
-    mechanisms, torch names those that are missing.
+    Kernels in such a checkpoint that the mechanisms do not use are stored for ``unplug``.
     """
-    found = [
+    modules = [
         (f"{prefix}{path}.", module)
         for path, module in host.named_modules(remove_duplicate=False)
-        if base_class(module) in (Replaced, Stand)
+        if base_class(module) in _CLASSES
     ]
-    own = {
+    mechanism_state = {
         f"{path}{CHILD}.{key}": value
-        for path, module in found
+        for path, module in modules
         for key, value in getattr(module, CHILD).state_dict(keep_vars=True).items()
     }
-    kernels = {f"{path}{name}" for path, module in found for name in note(module).kernel or {}}
-    if own.keys() & state.keys() or not (own or kernels & state.keys()):  # a mechanism may have nothing to save
+    kernel_keys = {f"{path}{name}" for path, module in modules for name in replacement_info(module).kernel or {}}
+    if mechanism_state.keys() & state.keys():
         return
-    state.update(own)
-    for path, module in found:
-        for name, kept in (note(module).kernel or {}).items():
+    if not (mechanism_state or kernel_keys & state.keys()):  # a mechanism may have nothing to save
+        return
+    state.update(mechanism_state)
+    for path, module in modules:
+        info = replacement_info(module)
+        for name, stored in (info.kernel or {}).items():
             value = state.pop(path + name, None)
             if value is None:
-                if kept is not None:
-                    missing.append(path + name)
-            elif kept is None:
-                unexpected.append(path + name)
-            elif kept.shape != value.shape:
-                errors.append(f"size mismatch for {path}{name}: {tuple(value.shape)} for {tuple(kept.shape)}")
+                if stored is not None:
+                    missing_keys.append(path + name)
+            elif stored is None:
+                unexpected_keys.append(path + name)
+            elif stored.shape != value.shape:
+                errors.append(f"size mismatch for {path}{name}: {tuple(value.shape)} for {tuple(stored.shape)}")
             else:
                 with torch.no_grad():
-                    kept.copy_(value)
-                note(module).known = True
+                    stored.copy_(value)
+                info.known = True
+
+
+# Names in networks pickled by earlier versions.
+Note, Replaced, Stand, _loading = ReplacementInfo, ReplacedConvolution, KernellessConvolution, keep_replacements

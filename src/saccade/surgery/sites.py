@@ -1,4 +1,4 @@
-"""The sites of a network, as if nothing in it were plugged or replaced."""
+"""Find the sites of a network, as if it had no plugs or replacements."""
 
 from __future__ import annotations
 
@@ -9,34 +9,31 @@ from torch import nn
 from saccade.graph.hosts import check_network
 from saccade.graph.sites import Inspection, Site, inspect_network
 from saccade.surgery.plug_module import Plug
-from saccade.surgery.replaced import originals
+from saccade.surgery.replaced import restored
 
 __all__ = ["Site", "inspect_unplugged", "sites"]
 
 
 def inspect_unplugged(host: nn.Module, input: Any = None) -> Inspection:
-    """Run ``host`` once, as if nothing in it were plugged or replaced, and find its sites; see :func:`sites`."""
+    """Run ``host`` once, without its plugs and replacements, and return its sites; see :func:`sites`."""
     check_network(host)
-    with originals(host):
+    with restored(host):
         return inspect_network(host, input, lambda module: isinstance(module, Plug))
 
 
 def sites(host: nn.Module, input: Any = None) -> list[Site]:
-    """Return the sites of ``host``, found by one forward that leaves modes, buffers and random generators alone.
+    """Return the sites of ``host``, found by one forward pass that leaves modes, buffers and random state unchanged.
 
-    A site is a module each of whose calls returned one 4-D tensor with one channel count, whose dimensions 2 and 3
-    follow the picture's. Maps with channels last, attention matrices and pooled vectors are no sites.
+    A site is a module that returns a single feature map (B, C, H, W) on each call, always with the same channels, whose
+    height and width scale with the image. Sites are returned in execution order.
 
     Args:
         host: any network.
-        input: a tensor, a size (C, H, W), or whatever the host's forward takes (a tuple or dict of arguments); None
-            takes the size the host states, else 3×224×224, with the last side shortened where the host allows, so
-            that a map can be told from a square matrix.
-
-    Returns:
-        the sites in order of execution.
+        input: a tensor, a size (C, H, W), or the arguments of the host's forward as a tuple or dict; None takes the
+            host's default size, else 3×224×224, with a smaller width where the host allows, to distinguish feature maps
+            from square attention matrices.
 
     Raises:
-        UserError: the host does not run on the input, or is a network of one or three dimensions.
+        UserError: the host does not run on the input, or its maps are one- or three-dimensional.
     """
     return list(inspect_unplugged(host, input).sites.values())

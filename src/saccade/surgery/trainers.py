@@ -1,8 +1,4 @@
-"""The bridge to trainers that build their network anew, as YOLO's does from its yaml.
-
-``plugged_trainer`` subclasses such a trainer so that what it builds is plugged before training starts. Its package is
-not imported.
-"""
+"""Support for trainers that build their own network, as YOLO's trainer does from a yaml."""
 
 from __future__ import annotations
 
@@ -15,170 +11,163 @@ from typing import Any, Literal
 from torch import nn
 
 from saccade.errors import UserError
-from saccade.surgery.mechanism import Builder, Mechanism, starts_neutral
+from saccade.surgery.mechanism import Mechanism, MechanismBuilder, starts_neutral
 from saccade.surgery.plug import insert_plugs
 from saccade.surgery.plug_module import Plug, plugs_in
 from saccade.surgery.plugs import unplug
-from saccade.surgery.replaced import replaced
+from saccade.surgery.replaced import replaced_convolutions
 
 __all__ = ["plugged_trainer"]
 
 
 @dataclass(frozen=True)
-class _Request:
-    """The arguments of one ``plug``."""
+class _PlugArguments:
+    """Arguments of one call of ``plug``."""
 
-    mechanism: str | Builder
+    mechanism: str | MechanismBuilder
     where: str | tuple[str, ...]
     start: str
     input: Any
     options: dict[str, Any]
 
 
-class _Plugging:
-    """Mixin before the trainer's class: ``get_model`` returns the network with plugs."""
+class _PluggedTrainerMixin:
+    """Mixin, ahead of the trainer in the bases, whose ``get_model`` returns the network with plugs."""
 
-    saccade_requests: tuple[_Request, ...] = ()
+    saccade_plug_arguments: tuple[_PlugArguments, ...] = ()
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> nn.Module:
-        """Build the network, load the host's weights, plug, load the weights of trained plugs.
+        """Build the network with the host's weights, insert plugs, then load plug weights from ``weights``, if any.
 
-        Args:
-            cfg: what the trainer builds from.
-            weights: a network with or without plugs, a checkpoint that holds it as ``ema`` or ``model``, or None.
-            verbose: passed on.
+        ``weights`` is a network, a checkpoint that holds one as ``ema`` or ``model``, or None.
 
         Raises:
-            UserError: ``weights`` holds other plugs than were asked for, or replaced convolutions.
+            UserError: ``weights`` has other plugs than were asked for, or replaced convolutions.
         """
-        trained = _network(weights)
-        plugs = {} if trained is None else {path: plug for path, _, plug in plugs_in(trained)}
-        if trained is not None and plugs:  # loading is the trainer's own, and its network has no plugs yet
+        trained = _network_of(weights)
+        trained_plugs = {} if trained is None else {path: plug for path, _, plug in plugs_in(trained)}
+        if trained is not None and trained_plugs:  # the trainer loads weights into a network without plugs
             weights = unplug(deepcopy(trained))
         network: nn.Module = super().get_model(cfg=cfg, weights=weights, verbose=verbose)  # type: ignore[misc]
-        for request in self.saccade_requests:
-            where = request.where if isinstance(request.where, str) else list(request.where)
+        for plug_arguments in self.saccade_plug_arguments:
+            where = plug_arguments.where if isinstance(plug_arguments.where, str) else list(plug_arguments.where)
             insert_plugs(
                 network,
-                Mechanism.of(request.mechanism),
+                Mechanism.resolve(plug_arguments.mechanism),
                 where,
-                request.input,
-                deepcopy(request.options),
-                neutral=request.start == "neutral",
+                plug_arguments.input,
+                deepcopy(plug_arguments.options),
+                neutral=plug_arguments.start == "neutral",
             )
-        if plugs:
-            new = {path: plug for path, _, plug in plugs_in(network)}
-            _check_same(plugs, new)
-            for path, plug in new.items():
-                plug.load_state_dict(plugs[path].state_dict())
+        if trained_plugs:
+            new_plugs = {path: plug for path, _, plug in plugs_in(network)}
+            _check_same_plugs(trained_plugs, new_plugs)
+            for path, plug in new_plugs.items():
+                plug.load_state_dict(trained_plugs[path].state_dict())
         return network
 
 
-class _PluggedType(type):
-    """The type of the classes made here, by which pickle knows them."""
+class _PluggedTrainerType(type):
+    """Metaclass of the subclasses, for which ``copyreg`` has an entry."""
 
 
-def _reduce(made: type) -> Any:
-    """Reduce a class of ``plugged_trainer`` to the call that makes it, and a class derived from one to its name."""
-    if "saccade_requests" in vars(made):
-        return _subclass, (made.__bases__[-1], made.saccade_requests)  # type: ignore[attr-defined]
-    return made.__qualname__
+def _reduce(cls: type) -> Any:
+    """Reduce a result of ``plugged_trainer`` to the call that creates it, and a class derived from it to its name."""
+    if "saccade_plug_arguments" in vars(cls):
+        return _subclass, (cls.__bases__[-1], cls.saccade_plug_arguments)  # type: ignore[attr-defined]
+    return cls.__qualname__
 
 
-copyreg.pickle(_PluggedType, _reduce)
+copyreg.pickle(_PluggedTrainerType, _reduce)
 
 
 def plugged_trainer(
     trainer: type,
-    mechanism: str | Builder,
+    mechanism: str | MechanismBuilder,
     where: str | Sequence[str] = "neck",
     start: Literal["neutral", "paper"] = "neutral",
     input: Any = None,
     **options: Any,
 ) -> type:
-    """Subclass a trainer that builds its network anew, so that the network it trains is plugged.
+    """Return a subclass of a trainer that plugs the network it builds.
 
-    For trainers with a method ``get_model(cfg, weights, verbose)``, such as those of ultralytics, which replace a
-    plugged network by a plain one when training starts. Weights of a plain checkpoint load as before, those of a
-    checkpoint with plugs load whole. Calling this on its own result adds a second mechanism. The subclass can be
-    pickled if ``trainer`` and ``mechanism`` can be imported.
+    For trainers with a method ``get_model(cfg, weights, verbose)``, such as those of ultralytics, which would train a
+    network without the plugs. Checkpoints load with or without plugs. A call with the result adds a second mechanism.
 
     Args:
-        trainer: the class.
-        mechanism: see ``plug``, as the other arguments.
-        where: the default is the maps that enter the head.
-        start: see ``plug``.
-        input: see ``plug``. For a mechanism that needs the size of the map: the size trained on, ``(3, 640, 640)``.
-        options: of the mechanism.
-
-    Returns:
-        the subclass. Its ``get_model`` raises UserError if the checkpoint has other plugs or options, or as ``plug``
-        does.
+        trainer: class of the trainer.
+        mechanism: as for ``plug``, like the arguments after it.
+        where: the default selects the maps that enter the head.
+        start: see ``mechanism``.
+        input: for a mechanism that needs the size of the map: the training size, ``(3, 640, 640)``.
+        options: see ``mechanism``.
 
     Raises:
-        UserError: ``trainer`` is no class with ``get_model``, or the mechanism is unknown, takes no such option, or
-            stands in the place of convolutions.
+        UserError: ``trainer`` is not a class with ``get_model``, the mechanism or an option is unknown, or the
+            mechanism replaces convolutions. ``get_model`` also raises if a checkpoint has other plugs.
     """
     if not isinstance(trainer, type):
         raise UserError(f"plugged_trainer takes the class of a trainer, got an object of {type(trainer).__name__}")
     if not callable(getattr(trainer, "get_model", None)):
         raise UserError(
-            f"{trainer.__name__} has no method get_model(cfg, weights, verbose), whose network could be plugged: give "
-            "it a network that saccade.plug has plugged"
+            f"{trainer.__name__} has no method get_model(cfg, weights, verbose): plug the network with saccade.plug "
+            "and pass it to the trainer"
         )
     starts_neutral(start)
-    what = Mechanism.of(mechanism)
-    if what.spec.kind == "conv":
+    resolved = Mechanism.resolve(mechanism)
+    if resolved.spec.kind == "conv":
         raise UserError(
-            f"{what.name} stands in the place of convolutions, and a trainer's network takes plugs alone; name a "
-            "mechanism of another kind"
+            f"{resolved.name} replaces convolutions, and plugged_trainer supports plugs only; name a mechanism of "
+            "another kind"
         )
-    what.check(options)
-    request = _Request(mechanism, where if isinstance(where, str) else tuple(where), start, input, options)
-    return _subclass(trainer, (*getattr(trainer, "saccade_requests", ()), request))
+    resolved.check(options)
+    plug_arguments = _PlugArguments(mechanism, where if isinstance(where, str) else tuple(where), start, input, options)
+    return _subclass(trainer, (*getattr(trainer, "saccade_plug_arguments", ()), plug_arguments))
 
 
-def _subclass(trainer: type, requests: tuple[_Request, ...]) -> type:
-    bases = (trainer,) if issubclass(trainer, _Plugging) else (_Plugging, trainer)
-    kind = _PluggedType if type(trainer) is type else type(trainer)
+def _subclass(trainer: type, arguments: tuple[_PlugArguments, ...]) -> type:
+    bases = (trainer,) if issubclass(trainer, _PluggedTrainerMixin) else (_PluggedTrainerMixin, trainer)
+    metaclass = _PluggedTrainerType if type(trainer) is type else type(trainer)
     name = f"Plugged{trainer.__name__.removeprefix('Plugged')}"
-    return kind(name, bases, {"saccade_requests": requests, "__module__": __name__, "__doc__": trainer.__doc__})
+    members = {"saccade_plug_arguments": arguments, "__module__": __name__, "__doc__": trainer.__doc__}
+    return metaclass(name, bases, members)
 
 
-def _network(weights: Any) -> nn.Module | None:
-    """Return the network of a checkpoint, from which the plugs are taken.
+def _network_of(weights: Any) -> nn.Module | None:
+    """Return the network in ``weights``, or None if ``weights`` is None.
 
     Raises:
-        UserError: it holds no network, or one with replaced convolutions.
+        UserError: ``weights`` has no network, or one with replaced convolutions.
     """
     if weights is None:
         return None
-    found = (weights.get("ema") or weights.get("model")) if isinstance(weights, Mapping) else weights
-    if not isinstance(found, nn.Module):
+    network = (weights.get("ema") or weights.get("model")) if isinstance(weights, Mapping) else weights
+    if not isinstance(network, nn.Module):
         raise UserError(
             f"the weights must be a network, or a checkpoint that holds one as 'ema' or 'model', to see whether it has "
             f"plugs; got {type(weights).__name__}"
         )
-    if next(replaced(found), None) is not None:
+    if next(replaced_convolutions(network), None) is not None:
         raise UserError(
             "the network of the checkpoint has replaced convolutions, which a rebuilt network does not have: "
             "saccade.unplug it first"
         )
-    return found
+    return network
 
 
-def _check_same(trained: dict[str, Plug], new: dict[str, Plug]) -> None:
-    """Raise UserError unless both have the same mechanisms, with the same options, in the same places."""
+def _check_same_plugs(trained: dict[str, Plug], new: dict[str, Plug]) -> None:
+    """Raise UserError unless both have the same mechanisms, with the same options, at the same paths."""
     for path in sorted(trained.keys() | new.keys()):
-        there, here = (_described(plugs.get(path)) for plugs in (trained, new))
-        if there != here:
+        in_checkpoint, requested = (_plug_text(plugs.get(path)) for plugs in (trained, new))
+        if in_checkpoint != requested:
             raise UserError(
-                f"the plugs of the checkpoint are not those asked for: at {path} the checkpoint has {there}, and "
-                f"{here} is asked for; ask plugged_trainer for what the checkpoint has, or saccade.unplug it first"
+                f"the plugs of the checkpoint are not those asked for: at {path} the checkpoint has {in_checkpoint}, "
+                f"and {requested} is asked for; give plugged_trainer the mechanism and options of the checkpoint, or "
+                "saccade.unplug the checkpoint's network first"
             )
 
 
-def _described(plug: Plug | None) -> str:
+def _plug_text(plug: Plug | None) -> str:
     if plug is None:
         return "nothing"
     options = "".join(f", {key}={value!r}" for key, value in sorted(plug.options.items()))

@@ -1,4 +1,4 @@
-"""Controls: what stands at a mechanism's sites in its place, to show what of it helped."""
+"""Controls: modules plugged instead of a mechanism, to show which part of it helped."""
 
 from saccade.surgery.controls.choice import plug_control as plug_control
 from saccade.surgery.controls.extra import ExtraBottleneck as ExtraBottleneck

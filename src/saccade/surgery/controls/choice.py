@@ -1,4 +1,4 @@
-"""A control at the sites of its mechanism."""
+"""Plug a control at the sites of its mechanism."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from saccade.graph.sites import Site
 from saccade.surgery.controls.extra import ExtraBottleneck
 from saccade.surgery.controls.noise import NoiseGate
 from saccade.surgery.controls.shuffled import Shuffled
-from saccade.surgery.mechanism import Mechanism, StandIn, starts_neutral
+from saccade.surgery.mechanism import BuiltModule, Mechanism, starts_neutral
 from saccade.surgery.plug import insert_plugs
 
 __all__ = ["plug_control"]
@@ -30,57 +30,56 @@ def plug_control(
     input: Any = None,
     **options: Any,
 ) -> nn.Module:
-    """Put a control into ``host`` at the sites that ``plug`` would give ``mechanism``.
+    """Plug a control into ``host``, in place, at the sites where ``plug`` would insert ``mechanism``.
 
-    It starts as the mechanism does; ``extra``, and any control of a mechanism that is neutral by itself, as the
-    identity.
+    The control starts as the mechanism does, except that ``extra`` starts as the identity, and so does the control of a
+    mechanism that is the identity by itself.
 
     Args:
         host: any network.
         control: ``extra``: an :class:`ExtraBottleneck` with the number of parameters nearest to the mechanism's;
             ``noise``: a :class:`NoiseGate`; ``shuffled``: the mechanism with the gate or context of the next image in
             the batch.
-        mechanism: what it is the control of.
+        mechanism: mechanism that the control is compared with.
         where: as for ``plug``.
         start: as for ``plug``.
         input: as for ``plug``.
-        options: of the mechanism.
-
-    Returns:
-        ``host``.
+        options: as for ``plug``.
 
     Raises:
-        UserError: no such control; ``shuffled`` for a mechanism that is neither gate nor context; or as ``plug``.
+        UserError: unknown control; ``shuffled`` for a mechanism that is neither gate nor context; or as ``plug``.
     """
     if control not in CONTROLS:
         raise UserError(
             f"no control is called {control!r}.{did_you_mean(control, CONTROLS)} There are: {', '.join(CONTROLS)}."
         )
-    what, neutral = Mechanism.of(mechanism), starts_neutral(start)
+    resolved, neutral = Mechanism.resolve(mechanism), starts_neutral(start)
     match control:
         case "extra":
-            return insert_plugs(host, what, where, input, options, neutral=False, instead=_extra)
+            return insert_plugs(host, resolved, where, input, options, neutral=False, substitute=_extra)
         case "noise":
-            neutral = neutral or what.spec.is_neutral({**what.defaults, **options})
-            never = replace(what, spec=replace(what.spec, neutral=False))
-            return insert_plugs(host, never, where, input, options, neutral=neutral, instead=_noise)
+            neutral = neutral or resolved.spec.is_neutral({**resolved.defaults, **options})
+            # The noise is not the identity, even if the mechanism is.
+            not_identity = replace(resolved, spec=replace(resolved.spec, neutral=False))
+            return insert_plugs(host, not_identity, where, input, options, neutral=neutral, substitute=_noise)
 
-    def shuffled(site: Site, own: dict[str, Any], made: nn.Module) -> StandIn:
-        if not isinstance(made, (Gate, Context)):
+    def shuffled(site: Site, site_options: dict[str, Any], module: nn.Module) -> BuiltModule:
+        if not isinstance(module, (Gate, Context)):
             raise UserError(
-                f"the control 'shuffled' needs a Gate or a Context, of which one image can lend its own to another; "
-                f"{what.name} makes a {type(made).__name__}, which is neither"
+                f"the control 'shuffled' needs a Gate or a Context, whose output for one image can be applied to "
+                f"another; {resolved.name} is a {type(module).__name__}, which is neither"
             )
-        return CONTROLS["shuffled"].path, {"mechanism": what.name, "options": own}, Shuffled(site.channels, made)
+        options_of_control = {"mechanism": resolved.name, "options": site_options}
+        return CONTROLS["shuffled"].path, options_of_control, Shuffled(site.channels, module)
 
-    return insert_plugs(host, what, where, input, options, neutral=neutral, instead=shuffled)
+    return insert_plugs(host, resolved, where, input, options, neutral=neutral, substitute=shuffled)
 
 
-def _extra(site: Site, own: dict[str, Any], made: nn.Module) -> StandIn:
-    parameters = sum(p.numel() for p in made.parameters())
-    width = max(1, round(parameters / (2 * site.channels)))
+def _extra(site: Site, site_options: dict[str, Any], module: nn.Module) -> BuiltModule:
+    n_parameters = sum(p.numel() for p in module.parameters())
+    width = max(1, round(n_parameters / (2 * site.channels)))
     return CONTROLS["extra"].path, {"width": width}, ExtraBottleneck(site.channels, width)
 
 
-def _noise(site: Site, own: dict[str, Any], made: nn.Module) -> StandIn:
+def _noise(site: Site, site_options: dict[str, Any], module: nn.Module) -> BuiltModule:
     return CONTROLS["noise"].path, {}, NoiseGate(site.channels)

@@ -1,8 +1,8 @@
-r"""The control ``extra``: as many parameters as attention, without attention.
+r"""The control ``extra``: as many parameters as the mechanism, without attention.
 
-    y = x + W₂ ReLU(W₁ x)            W₁: C -> w, W₂: w -> C, both 1×1, W₂ = 0 at first
+    y = x + W₂ ReLU(W₁ x)            W₁: C -> w, W₂: w -> C, both 1×1, W₂ = 0 at initialisation
 
-If a mechanism helps no more than this, its parameters helped, not its attention.
+If a mechanism helps no more than this control, its parameters helped, not its attention.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def parameters(channels: int, width: int) -> int:
 
 
 class ExtraBottleneck(Context):
-    """A plain residual 1×1 bottleneck; the identity until it is trained.
+    """A residual bottleneck of 1×1 convolutions, the identity until trained.
 
     Args:
         channels: C of the map (B, C, H, W).
-        width: w, units of the bottleneck.
+        width: w, number of units of the bottleneck.
 
     Raises:
         ValueError: ``width`` is not positive.

@@ -1,9 +1,8 @@
-r"""The control ``noise``: a gate that sees nothing.
+r"""The control ``noise``: a random gate that does not depend on the image.
 
-    y = u ⊙ x                        u ~ U(0, 1), one number a channel, (C, 1, 1), drawn once
+    y = u ⊙ x                        u ~ U(0, 1), (C, 1, 1), one number per channel, drawn once
 
-u is a buffer, the same for every image and never trained. If a mechanism helps no more than this, rescaling the
-channels helped, not what the mechanism sees.
+u is a buffer, never trained. If a mechanism helps no more than this control, rescaling the channels helped.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def parameters() -> int:
 
 
 class NoiseGate(Gate):
-    """A random constant for each channel.
+    """A gate with a random constant per channel.
 
     Args:
         channels: C of the map (B, C, H, W).

@@ -1,14 +1,13 @@
-r"""The control ``shuffled``: the mechanism, looking at another image.
+r"""The control ``shuffled``: the mechanism with the gate or context of another image.
 
-    y_i = x_i ⊙ g(x_{i+1})           of a gate g; of a context c
-    y_i = x_i + c(x_{i+1})           i + 1 is the next image of the batch, the first after the last
+    y_i = x_i ⊙ g(x_{i+1})           for a gate g
+    y_i = x_i + c(x_{i+1})           for a context c
 
-Parameters, cost, range and statistics are those of the mechanism; only what it sees is wrong. If a mechanism helps no
-more than this, it does not matter what it sees.
+Image i + 1 is the next of the batch; the first follows the last. If a mechanism helps no more than this control, its
+input does not matter.
 
-Training and evaluation do the same, so a score depends on the order of the images: a run draws one order at random, the
-same for all seeds, for neighbours in sorted folders share their class. In a batch of one, which ends a test set at
-most, the mechanism sees its own image.
+Training and evaluation both shuffle, so a score depends on the order of the images. Each run uses one random order,
+the same for all seeds, because neighbours in sorted folders share a class.
 """
 
 from __future__ import annotations
@@ -25,29 +24,28 @@ __all__ = ["Shuffled", "unshuffled"]
 
 
 class Shuffled(nn.Module):
-    """A gate or a context that works on the image before the one it was computed from.
+    """A gate or context that is applied to the image before the one it was computed from.
 
     Args:
         channels: C of the map (B, C, H, W).
-        mechanism: the gate or context, which is changed, or its name in the catalogue.
-        options: of a mechanism given by name.
+        mechanism: gate or context, modified in place, or its catalogue name.
+        options: options for that name.
 
     Raises:
-        ValueError: the mechanism is neither gate nor context.
-        UserError: there is no such mechanism, or it cannot be made so.
+        ValueError: the mechanism is neither.
     """
 
     def __init__(self, channels: int, mechanism: str | nn.Module, options: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        made = catalog.create(mechanism, channels, **(options or {})) if isinstance(mechanism, str) else mechanism
-        if not isinstance(made, (Gate, Context)):
-            raise ValueError(f"{type(made).__name__} is neither a Gate nor a Context")
-        made.tap = _NextImage()
-        self.mechanism = made
+        module = catalog.create(mechanism, channels, **(options or {})) if isinstance(mechanism, str) else mechanism
+        if not isinstance(module, (Gate, Context)):
+            raise ValueError(f"{type(module).__name__} is neither a Gate nor a Context")
+        module.tap = _NextImage()
+        self.mechanism = module
 
     @property
     def tap(self) -> nn.Module:
-        """The module that shows the gate or context that was applied."""
+        """Return the module whose output is the gate or context that is applied."""
         return self.mechanism.tap
 
     def forward(self, x: Tensor) -> Tensor:
@@ -57,12 +55,12 @@ class Shuffled(nn.Module):
 
 
 def unshuffled(mechanism: nn.Module) -> nn.Module:
-    """Return the gate or context inside a ``Shuffled``; any other mechanism itself."""
+    """Return the gate or context inside a ``Shuffled``, or ``mechanism`` itself."""
     return mechanism.mechanism if isinstance(mechanism, Shuffled) else mechanism
 
 
 class _NextImage(nn.Identity):
-    """Replace each gate or context (B, C | 1, H | 1, W | 1) by that of the next image."""
+    """Replaces each gate or context (B, C | 1, H | 1, W | 1) by that of the next image."""
 
     def forward(self, input: Tensor) -> Tensor:
         return input.roll(-1, 0)

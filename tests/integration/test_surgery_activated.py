@@ -159,7 +159,7 @@ def test_what_enters_is_what_is_changed(make):
         for n, channels, size in ((1, 64, (16, 12)), (2, 128, (8, 6)), (3, 256, (4, 3)), (4, 512, (2, 2)))
     ]
     entered = got["layer2.0.conv3"][0]
-    assert torch.equal(entered, got["layer2.0.bn2"][1].relu())
+    torch.testing.assert_close(entered, got["layer2.0.bn2"][1].relu(), rtol=0, atol=0)
     seen = []
     host.layer1[0].conv3.saccade.mechanism.factor = host.layer3[0].conv3.saccade.mechanism.factor = 1.0
     host.layer2[0].conv3.register_forward_hook(lambda m, args, out: seen.append(out))
@@ -167,7 +167,7 @@ def test_what_enters_is_what_is_changed(make):
     torch.testing.assert_close(seen[0], F.conv2d(2 * entered, host.layer2[0].conv3.weight))
     with record(host) as maps:
         host(x)
-    assert torch.equal(maps["layer2.0.conv3"], entered)
+    torch.testing.assert_close(maps["layer2.0.conv3"], entered, rtol=0, atol=0)
     assert sites(unplug(host), SIZE) == before
 
 

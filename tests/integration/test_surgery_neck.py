@@ -202,13 +202,13 @@ def test_every_reader_of_a_map_of_the_neck_sees_the_plug():
         before, _ = host.eval()(x)
         old = maps[8].clone()
         plug(host, "se", where="neck", input=SIZE, rd_ratio=0.25)
-        assert torch.equal(host(x)[0], before)
+        torch.testing.assert_close(host(x)[0], before, rtol=0, atol=0)
         for row in plugs(host):
             row.module.a.fill_(1)
         after, _ = host(x)
     assert not torch.equal(after, before)
     assert not torch.equal(maps[8], old)
-    assert torch.equal(maps[8], maps[14][0])
+    torch.testing.assert_close(maps[8], maps[14][0], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -137,8 +137,8 @@ def test_saved_networks_and_controls_know_the_size(make, stranger, tmp_path, con
     if control == "shuffled":
         assert stated == [{"mechanism": "placed:Placed", "options": {"size": size}} for size in sizes]
     again = load(tmp_path, host=bare, trust="placed:Placed")
-    assert torch.equal(again(x), host(x))
+    torch.testing.assert_close(again(x), host(x), rtol=0, atol=0)
     with torch.no_grad():  # the twin: another network
         again.fc.weight.mul_(1.01)
     assert not torch.equal(again(x), host(x))
-    assert all(isinstance(row.module, nn.Module) for row in plugs(again))
+    assert [row for row in plugs(again) if not isinstance(row.module, nn.Module)] == []

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from saccade import UserError
-from saccade.picture_size import parse_size
+from saccade.image_size import parse_size
 
 
 @pytest.mark.parametrize("given", [(3, 8, 6), [3, 8, 6], torch.Size([3, 8, 6]), "3,8,6", "3x8x6", " 3, 8, 6"])

@@ -1,0 +1,25 @@
+"""Warn of networks that their trainer rebuilds, without the plugs."""
+
+from __future__ import annotations
+
+import logging
+
+from torch import nn
+
+__all__ = ["warn_of_rebuilding"]
+
+_LOG = logging.getLogger("saccade")
+
+
+def warn_of_rebuilding(host: nn.Module) -> None:
+    """Log a warning if ``host`` looks like a YOLO network, which its trainer rebuilds from ``host.yaml``."""
+    layers = host._modules.get("model")
+    if not isinstance(getattr(host, "yaml", None), dict) or not isinstance(layers, nn.Sequential):
+        return
+    if len(layers) and all(hasattr(layer, "f") and hasattr(layer, "i") for layer in layers):
+        _LOG.warning(
+            "YOLO.train() rebuilds %s from its yaml, and so trains it without the plugs. Train by a trainer of "
+            "saccade.plugged_trainer(Trainer, mechanism, ...); prediction, export and a training loop of your own "
+            "keep the plugs",
+            type(host).__name__,
+        )
