@@ -22,7 +22,7 @@ from saccade.cost.memory import _Live
 from saccade.cost.thop import thop_counts
 from saccade.errors import UserError
 from saccade.ops.attention import attention, attention_definition
-from saccade.ops.counted import counted
+from saccade.ops.macs import with_macs
 from saccade.ops.deform import deform_conv2d, deform_conv2d_definition
 
 
@@ -157,11 +157,11 @@ def test_das_is_the_sum_of_its_parts():
 
 
 def test_an_operator_that_states_its_cost_counts_as_stated():
-    @counted(lambda x: 10)
+    @with_macs(lambda x: 10)
     def inner(x):
         return x @ x
 
-    @counted(lambda x, times: 100 * times)
+    @with_macs(lambda x, times: 100 * times)
     def outer(x, times):
         return inner(x) @ x
 

@@ -25,7 +25,7 @@ GATES = {
 @pytest.fixture(params=[7, 32, 1 << 18], ids=["a map", "channels", "at once"])
 def piece(request, monkeypatch):
     """Pieces of a few values, of an image or two, of all."""
-    monkeypatch.setattr(eager, "PIECE", request.param)
+    monkeypatch.setattr(eager, "PIECE_NUMEL", request.param)
 
 
 @pytest.mark.usefixtures("piece")

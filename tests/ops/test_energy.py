@@ -16,7 +16,7 @@ def _map(shape, seed=0, dtype=torch.float64):
 @pytest.fixture(params=[7, 32, 1 << 18], ids=["maps", "some maps", "at once"])
 def piece(request, monkeypatch):
     """Pieces of one map, of some, of all."""
-    monkeypatch.setattr(eager, "PIECE", request.param)
+    monkeypatch.setattr(eager, "PIECE_NUMEL", request.param)
 
 
 @pytest.mark.usefixtures("piece")

@@ -40,8 +40,8 @@ def _map(shape=SHAPE, seed=0, whole=False):
 @pytest.fixture(params=[7, 32, 1 << 18], ids=["rows", "channels", "at once"])
 def piece(request, monkeypatch):
     """Pieces of a few values, of an image or two, of all; and no map is too small for the fast forms."""
-    monkeypatch.setattr(eager, "PIECE", request.param)
-    monkeypatch.setattr(gating, "SMALL", 0)
+    monkeypatch.setattr(eager, "PIECE_NUMEL", request.param)
+    monkeypatch.setattr(gating, "SMALL_MAP_NUMEL", 0)
 
 
 def _both(fast, definition, *operands):
@@ -106,9 +106,9 @@ def test_max_and_mean_is_its_definition(poolings, whole):
 def test_the_maximum_by_halves_is_the_maximum(length):
     for axis, shape in ((2, (2, 3, length, 4)), (3, (2, 3, 4, length))):
         x = _map(shape).detach()
-        assert torch.equal(gating._highest(x, (axis,)), x.amax(axis, keepdim=True))
+        assert torch.equal(gating._amax(x, (axis,)), x.amax(axis, keepdim=True))
         x[1, 2, 0, 0] = torch.nan
-        assert gating._highest(x, (axis,)).isnan().sum() == 1
+        assert gating._amax(x, (axis,)).isnan().sum() == 1
 
 
 def test_values_that_are_the_maximum_share_its_gradient():
@@ -226,7 +226,7 @@ def test_narrow_conv_of_a_frozen_layer_and_of_a_parametrized_one():
 def test_pieces_cover_a_map_once(monkeypatch):
     x = torch.zeros(5, 6, 7, 3)
     for size in (1, 10, 60, 126, 300, 10_000):
-        monkeypatch.setattr(eager, "PIECE", size)
+        monkeypatch.setattr(eager, "PIECE_NUMEL", size)
         for whole in ((), (1,), (2,), (1, 2), (2, 3)):
             x.zero_()
             parts = pieces(x, *whole)

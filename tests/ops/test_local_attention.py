@@ -107,7 +107,7 @@ def test_definition_equals_loops(name):
 @pytest.mark.parametrize("slices", [1, 1 << 19])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_fast_form_equals_definition(name, slices, monkeypatch):
-    monkeypatch.setitem(module._SLICE, "cpu", slices)
+    monkeypatch.setitem(module._SLICE_LOGITS, "cpu", slices)
     tensors, cotangent = operands(CONFIGS[name])
     found, expected = (run(form, tensors, cotangent) for form in (local_attention, local_attention_definition))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
@@ -248,8 +248,8 @@ def test_multiply_adds_are_those_of_the_window():
     [
         ({"query": (1, 4, 3, 3)}, "5 dimensions"),
         ({"value": (1, 1, 2, 3, 4)}, "same batch, heads, height and width"),
-        ({"key": (1, 1, 3, 3, 3)}, "query and key must have one width"),
-        ({"rows": (1, 1, 4, 3, 3)}, r"odd number of rows and of columns, got .* rows \(1, 1, 4, 3, 3\)"),
+        ({"key": (1, 1, 3, 3, 3)}, "query and key must have the same number of channels"),
+        ({"rows": (1, 1, 4, 3, 3)}, r"odd kh and kw, .*, got .* rows \(1, 1, 4, 3, 3\)"),
     ],
 )
 def test_operands_that_do_not_belong_together_are_refused(form, change, message):

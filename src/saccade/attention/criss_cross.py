@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from saccade.bases import Context, reduced
 from saccade.ops.criss_cross import criss_cross
-from saccade.ops.eager import is_bare
+from saccade.ops.eager import is_plain_layer
 
 __all__ = ["CrissCrossAttention"]
 
@@ -82,7 +82,7 @@ class CrissCrossAttention(Context):
         """γ o, in the layout of x."""
         pixels = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last, which vmap cannot ask for
         mean = criss_cross(self.query(pixels), self.key(pixels), pixels)  # (B, C, H, W), Σ a x
-        if not is_bare(self.value):
+        if not is_plain_layer(self.value):
             added: Tensor = self.gamma * self.value(mean)
             return added
         weight = (self.gamma * self.value.weight.flatten(1)).expand(x.shape[0], -1, -1)

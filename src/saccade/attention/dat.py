@@ -39,14 +39,14 @@ from torch.utils.checkpoint import checkpoint
 
 from saccade.bases import one_of
 from saccade.ops.eager import is_captured
-from saccade.ops.memory_format import laid_out
+from saccade.ops.memory_format import match_memory_format
 from saccade.ops.relative import (
     coordinates,
-    pixels,
+    pixel_coordinates,
     relative_attention,
     relative_bias,
     relative_bias_definition,
-    windows,
+    table_runs,
 )
 from saccade.ops.sizes import at_least_one
 
@@ -155,7 +155,7 @@ class DeformableAttention(nn.Module):
         q, k, v = (t.unflatten(2, (self.heads // self.groups, -1)) for t in parts)  # (B, G, heads/G, E, H·W or M)
         attended = self._attended(q, k, v, places, (x.shape[2], x.shape[3]))
         y: Tensor = self.project(attended.unflatten(2, x.shape[2:])).to(x.dtype)
-        return laid_out(y, x)
+        return match_memory_format(y, x)
 
     def _places(self, query: Tensor) -> Tensor:
         """p, (B, G, M, 2), in float32 at least: where the map is sampled."""
@@ -220,7 +220,7 @@ class DeformableAttention(nn.Module):
         """What gives the bias of a group's heads, (B, heads/G, M, Q), for its places (B, M, 2) and some rows."""
         if table is not None:
             if by_rows:
-                return partial(relative_bias, windows(table), size=size)
+                return partial(relative_bias, table_runs(table), size=size)
             return partial(relative_bias_definition, table, size=size)
         return None if self.distance is None else partial(_logarithmic, self.distance, size=size)
 
@@ -246,7 +246,7 @@ def _part(q: Tensor, k: Tensor, v: Tensor, places: Tensor, rows: slice, bias: Bi
 
 def _logarithmic(network: nn.Module, places: Tensor, size: tuple[int, int], rows: slice) -> Tensor:
     """The bias of ``position="log"``."""
-    apart = 4 * (pixels(size, rows, places) - places[:, :, None])  # (B, M, Q, 2)
+    apart = 4 * (pixel_coordinates(size, rows, places) - places[:, :, None])  # (B, M, Q, 2)
     apart = apart.sign() * (1 + apart.abs()).log2() / 3
     weight = next(network.parameters())
     bias: Tensor = network(apart.to(weight.dtype)).movedim(-1, 1)

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from saccade.bases import BatchNorm2d, Gate, reduced
 from saccade.ops.gating import pooled_mean
-from saccade.ops.whole import whole_conv
+from saccade.ops.global_conv import global_depthwise_conv
 
 __all__ = ["GatherExcite"]
 
@@ -131,7 +131,7 @@ class GatherExcite(Gate):
             if self.size is not None and tuple(x.shape[2:]) != self.size:
                 raise ValueError(f"the kernel is made for maps of {self.size}, got {tuple(x.shape[2:])}")
             over_all = None if self.size is None else cast(nn.Conv2d, self.gather[0])
-            z: Tensor = self.gather(x) if over_all is None else self.gather[1](whole_conv(over_all, x))
+            z: Tensor = self.gather(x) if over_all is None else self.gather[1](global_depthwise_conv(over_all, x))
             return z
         if not self.extent:
             return pooled_mean(x, keepdim=True)

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from saccade.bases import BatchNorm2d, one_of
 from saccade.ops.covariance import covariance
-from saccade.ops.resample import starts, window_means
+from saccade.ops.resample import window_means, window_starts
 
 __all__ = ["SecondOrderPooling"]
 
@@ -149,5 +149,5 @@ def _every(x: Tensor, stride: int) -> Tensor:
         return x
     if not torch.compiler.is_exporting():
         return x[:, :, ::stride, ::stride]
-    height, width = (starts(side, stride, 1, x.device) for side in x.shape[2:])
+    height, width = (window_starts(side, stride, 1, x.device) for side in x.shape[2:])
     return x.index_select(2, height).index_select(3, width)

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.ops.attention import attention
-from saccade.ops.memory_format import copied
+from saccade.ops.memory_format import clone_in_format
 
 __all__ = ["MultiHeadSelfAttention"]
 
@@ -141,7 +141,7 @@ class MultiHeadSelfAttention(nn.Module):
         if self.bias is not None:
             y = y + self.bias[:, None, None].to(y.dtype)
         # A copy: y may be a view of what a Function returned, which is not to be changed in place.
-        return copied(y, x)
+        return clone_in_format(y, x)
 
 
 def _offsets(embedding: Tensor, length: int) -> Tensor:

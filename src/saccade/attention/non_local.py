@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from saccade.bases import BatchNorm2d, Context, one_of, reduced
 from saccade.ops.attention import attention
-from saccade.ops.resample import starts
+from saccade.ops.resample import window_starts
 
 __all__ = ["NonLocal"]
 
@@ -110,6 +110,6 @@ def _halved(x: Tensor) -> Tensor:
     """The largest of each 2×2 pixels of x (B, C, H, W): (B, C, max(1, ⌊H/2⌋), max(1, ⌊W/2⌋))."""
     for axis in (2, 3):
         side = x.shape[axis]
-        first = starts(side, 2, 2, x.device)
+        first = window_starts(side, 2, 2, x.device)
         x = torch.maximum(x.index_select(axis, first), x.index_select(axis, (first + 1).clamp(max=side - 1)))
     return x

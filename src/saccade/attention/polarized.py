@@ -26,7 +26,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from saccade.bases import Gate, one_of
-from saccade.ops.eager import is_bare
+from saccade.ops.eager import is_plain_layer
 from saccade.ops.gating import pooled_mean
 
 __all__ = ["PolarizedAttention"]
@@ -121,7 +121,7 @@ class PolarizedAttention(Gate):
             assert scale is not None
             place = self._keys(pixels, scale).softmax(2)  # (B, C/2, N)
             return (weight.to(place.dtype) @ place).sigmoid()
-        if is_bare(self.key):
+        if is_plain_layer(self.key):
             asked = weight.to(self.key.weight.dtype) @ self.key.weight  # (B, 1, C)
             if scale is not None:
                 asked = asked * scale[:, None]

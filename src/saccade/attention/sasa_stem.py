@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from saccade.ops.autocast import without_autocast
 from saccade.ops.eager import is_captured
-from saccade.ops.memory_format import laid_out
+from saccade.ops.memory_format import match_memory_format
 
 __all__ = ["AttentionStem"]
 
@@ -161,7 +161,7 @@ class AttentionStem(nn.Module):
             y = F.max_pool2d(y, self.stride, ceil_mode=self.ceil)
         if self.bias is not None:
             y = y + self.bias[:, None, None].to(y.dtype)
-        return laid_out(y, x)
+        return match_memory_format(y, x)
 
     def _cut(self, x: Tensor, down: int, across: int) -> Tensor:
         """The map in R·S blocks, (B, R, S, 16, C); it has few channels, and what is made of it need not be cut."""

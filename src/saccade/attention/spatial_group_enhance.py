@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.ops.eager import is_eager
-from saccade.ops.gating import gated, others, pooled_mean
+from saccade.ops.gating import degrees_of_freedom, gated, pooled_mean
 
 __all__ = ["SpatialGroupEnhance"]
 
@@ -73,7 +73,9 @@ class SpatialGroupEnhance(nn.Module):
         rows = z.unflatten(1, (self.groups, -1)).flatten(2)[:, :, None]  # (B, G, 1, c)
         s = (rows @ x.unflatten(1, (self.groups, -1)).flatten(3)).view(-1, self.groups, *x.shape[2:])  # (B, G, H, W)
         s = s - pooled_mean(s, keepdim=True)
-        std = torch.linalg.vector_norm(s, dim=(2, 3), keepdim=True) / others(s) ** 0.5  # its gradient at zero is zero
+        std = (
+            torch.linalg.vector_norm(s, dim=(2, 3), keepdim=True) / degrees_of_freedom(s) ** 0.5
+        )  # its gradient at zero is zero
         return (s / (std + 1e-5) * self.weight[:, None, None] + self.bias[:, None, None]).sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from saccade.bases import Context
-from saccade.ops.eager import is_bare
+from saccade.ops.eager import is_plain_layer
 
 __all__ = ["VisualTransformer"]
 
@@ -80,7 +80,7 @@ class VisualTransformer(Context):
         t = t + read.to(t.dtype) @ t
         t = t + self.narrow(self.widen(t).relu())
         keys = self.token_key(t)  # (B, L, C)
-        if is_bare(self.pixel_query):
+        if is_plain_layer(self.pixel_query):
             logits = keys @ self.pixel_query.weight @ pixels  # W_Q taken over from the pixels
         else:
             logits = keys @ self.pixel_query(pixels.mT).mT
