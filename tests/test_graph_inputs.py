@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import saccade
-from saccade.graph.inputs import example_input, out_of_memory
+from saccade.graph.inputs import example_input, is_out_of_memory
 from saccade.graph.states import preserve_state
 from saccade.surgery import plug
 
@@ -92,4 +92,4 @@ def test_plugging_a_network_with_a_shared_buffer():
     ],
 )
 def test_a_lack_of_memory_is_told_from_other_errors(error, told):
-    assert out_of_memory(error) is told
+    assert is_out_of_memory(error) is told

@@ -161,9 +161,9 @@ def test_inputs(input):
 
 def test_a_host_that_does_not_run_asks_for_an_input():
     host = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 2))
-    with pytest.raises(UserError, match=r"Sequential does not run on a picture of 3×224×224: RuntimeError.*input="):
+    with pytest.raises(UserError, match=r"Sequential does not run on an image of 3×224×224: RuntimeError.*input="):
         sites(host)
-    with pytest.raises(UserError, match="does not run on the input given"):
+    with pytest.raises(UserError, match="does not run on the given input"):
         sites(host, (3, 9, 9))
     with pytest.raises(UserError, match=r"\(C, H, W\), got \(3, 9\)"):
         sites(host, (3, 9))
@@ -247,7 +247,7 @@ POSITIONS = {
 def test_positions_of_the_hosts(make, name):
     seen = inspect_unplugged(make(name), SIZE)
     structure = seen.structure
-    assert (len(structure.stages), len(structure.units), len(structure.ends)) == POSITIONS[name]
+    assert (len(structure.stages), len(structure.units), len(structure.residual_ends)) == POSITIONS[name]
     assert set(structure.stages) | set(structure.units) <= set(seen.sites)
     assert {site.stage for site in seen.sites.values()} == set(range(len(structure.stages)))
     assert structure.unreached == []
@@ -353,7 +353,7 @@ def _blocks(way):
 def test_the_branch_is_found_by_its_addition(way, last):
     host = _blocks(way)
     seen = inspect_unplugged(host, SIZE)
-    found = [site for _, site in seen.structure.ends]
+    found = [site for _, site in seen.structure.residual_ends]
     assert found == ([f"1.{last}", f"2.{last}"] if last else [])
     assert seen.structure.unreached == (["1", "2"] if way == "scaled by no module" else [])
 
@@ -364,7 +364,7 @@ def test_a_branch_that_no_module_returns_is_reported(caplog):
     assert chosen.position == "block"
     assert [site.path for site in chosen.sites] == ["1", "2"]
     assert caplog.text.count("no module of 1, 2 returns the residual branch") == 1
-    assert "'residual', which Sequential does not have: 'block' is taken" in caplog.text
+    assert "'residual', which Sequential does not have; using 'block' instead" in caplog.text
 
 
 def test_an_addition_in_the_hosts_own_forward():
@@ -405,7 +405,7 @@ def test_a_module_used_elsewhere_too_is_no_end():
             return x + self.act(self.conv(self.act(x)))
 
     seen = inspect_unplugged(nn.Sequential(nn.Conv2d(3, 8, 3), Shared(), Shared()), SIZE)
-    assert seen.structure.ends == []
+    assert seen.structure.residual_ends == []
     assert seen.structure.unreached == ["1", "2"]
 
 
@@ -484,7 +484,7 @@ def test_a_fallback_is_said_and_kept(make, caplog):
     with caplog.at_level(logging.WARNING, "saccade"):
         host = plug(make("torchvision vgg"), "se", input=SIZE)
     assert {row.position for row in plugs(host)} == {"stage"}
-    assert "'residual', which VGG does not have: 'stage' is taken" in caplog.text
+    assert "'residual', which VGG does not have; using 'stage' instead" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING, "saccade"):
         assert {row.position for row in plugs(plug(make("torchvision resnet"), "se", input=SIZE))} == {"residual"}

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from saccade.cost.call import ForwardCall
 from saccade.errors import UserError
-from saccade.graph.inputs import out_of_memory
+from saccade.graph.inputs import is_out_of_memory
 from saccade.graph.states import preserve_state
 from saccade.tensors import tensors_in
 
@@ -58,7 +58,7 @@ def step_memory(call: ForwardCall) -> int | None:
         with torch.enable_grad():
             return _peak(call, step) if leaves else None
     except RuntimeError as error:  # as above, or an operator has no derivative, or a saved tensor was changed
-        if out_of_memory(error):
+        if is_out_of_memory(error):
             name = type(call.model).__name__
             raise UserError(f"a training step of {name} on {call.shapes} does not fit into memory: {error}") from error
         return None

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from saccade.errors import UserError
-from saccade.graph.hosts import check_changeable
+from saccade.graph.hosts import check_not_distributed
 from saccade.graph.inputs import example_input
 from saccade.graph.positions import select
 from saccade.graph.sites import Site
@@ -109,7 +109,7 @@ def insert_plugs(
             f"saccade.replace(host, {what.name!r}) puts it there, and says how many weights that discards"
         )
     what.check(options)
-    check_changeable(host)
+    check_not_distributed(host)
     if input is None and what.sized:
         input = example_input(host)  # the size of the pictures to come, where an inspection by itself narrows them
     seen = inspect_unplugged(host, input)
@@ -145,7 +145,7 @@ def insert_plugs(
                     reads=before,
                 )
             value = seen.structure.value(site.path)
-            new.append(made.to(value.device, seen.structure.weights(site.path, site.parent)))
+            new.append(made.to(value.device, seen.structure.weight_dtype(site.path, site.parent)))
         return attach_all(host, new, check)
 
 

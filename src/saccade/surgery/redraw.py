@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from saccade.graph.states import training_twin
+from saccade.graph.states import training_copy
 from saccade.graph.trace import Arguments, run
 from saccade.hooks import of_this_thread, temporary_hooks
 from saccade.surgery.plug_module import Plug, plug_of
@@ -70,7 +70,7 @@ def redraw_dead_relus(
         return running.register_forward_pre_hook(of_this_thread(starts))
 
     try:
-        with training_twin(host) as twin:
+        with training_copy(host) as twin:
             for n, made in enumerate(new):
                 copied = plug_of(twin.get_submodule(made.site.parent))
                 assert copied is not None

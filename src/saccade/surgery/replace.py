@@ -14,9 +14,9 @@ from torch import nn
 
 from saccade import catalog
 from saccade.errors import UserError
-from saccade.graph.hosts import check_changeable, check_network
+from saccade.graph.hosts import check_network, check_not_distributed
 from saccade.graph.inputs import example_input
-from saccade.graph.positions import POSITIONS, family, select, words_in
+from saccade.graph.positions import POSITIONS, position_key, select, where_items
 from saccade.graph.sites import Inspection, Site
 from saccade.surgery.mechanism import Mechanism, kernel_keeper, per_stage, starts_neutral
 from saccade.surgery.rebuilt import warn_of_rebuilding
@@ -100,7 +100,7 @@ def replace(
     neutral = starts_neutral(start)
     what = Mechanism.of(mechanism)
     _check_options(what, options)
-    check_changeable(host)
+    check_not_distributed(host)
     if input is None and what.sized:
         input = example_input(host)
     seen = inspect_unplugged(host, input)
@@ -221,7 +221,7 @@ def _check_options(what: Mechanism, options: Mapping[str, Any]) -> None:
 def _chosen(host: nn.Module, seen: Inspection, where: str | Sequence[str], what: Mechanism) -> list[tuple[Site, str]]:
     """Return the convolutions that ``where`` names, as sites with the size they receive, in order of execution."""
     found: dict[str, tuple[Site, str]] = {}
-    for part in words_in(where):
+    for part in where_items(where):
         for site, position in _part(host, seen, part, what):
             check_replaceable(site.path, host.get_submodule(site.parent))
             found.setdefault(site.parent, (site, position))
@@ -233,7 +233,7 @@ def _part(host: nn.Module, seen: Inspection, where: str, what: Mechanism) -> Ite
     """Yield the convolutions that one word of ``where`` names, and their position."""
     word = where.strip()
     if re.match(r"paper\b", word):
-        own = what.spec.position[family(host, what.spec)]
+        own = what.spec.position[position_key(host, what.spec)]
         word = (own if own.startswith(_PLACES) else "conv3x3") + word.removeprefix("paper")
     base = word.partition(" in stage[")[0]
     name = base.partition("[")[0]
@@ -255,7 +255,7 @@ def _part(host: nn.Module, seen: Inspection, where: str, what: Mechanism) -> Ite
             f"{where!r} leaves no convolution of {type(host).__name__}. Its convolutions: {', '.join(near[:40])}{more}."
         )
     for site in sites:
-        call = seen.structure.trace.by_path()[site.parent][0]
-        value = None if call.first is None else seen.structure.trace.values.get(call.first)
+        call = seen.structure.trace.calls_by_path()[site.parent][0]
+        value = None if call.first_input is None else seen.structure.trace.values.get(call.first_input)
         size = site.size if value is None else (value.shape[2], value.shape[3])
         yield changed(site, path=site.path if site.entering else site.parent, size=size), word

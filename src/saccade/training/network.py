@@ -14,7 +14,7 @@ from saccade import catalog
 from saccade.builders import arguments, find, is_builder
 from saccade.errors import UserError
 from saccade.graph.inputs import example_input
-from saccade.graph.states import preserve_state, training_twin
+from saccade.graph.states import preserve_state, training_copy
 from saccade.recipe import Recipe
 from saccade.surgery import plugs, replacements
 from saccade.surgery.controls import Shuffled, plug_control
@@ -146,7 +146,7 @@ def _try(host: nn.Module, task: Task) -> None:
         return
     with ExitStack() as stack:
         try:
-            twin = stack.enter_context(training_twin(host))
+            twin = stack.enter_context(training_copy(host))
         except Exception:  # it cannot be copied, and is trained all the same
             return
         try:
