@@ -230,7 +230,7 @@ def test_a_known_failure_is_skipped_with_its_reason():
 def test_a_known_failure_that_holds_fails():
     records = {r.promise: r for r in check(Doubled, known_failures={"keeps_shape": "once upon a time"})}
     assert records["keeps_shape"].status == "failed"
-    assert records["keeps_shape"].reason == "listed as a known failure (once upon a time), and it holds"
+    assert records["keeps_shape"].reason == "listed as a known failure (once upon a time), but the promise holds"
 
 
 def test_a_known_failure_of_no_promise_is_refused():
@@ -363,7 +363,7 @@ def test_what_has_nothing_to_learn_is_not_examined():
     assert records["is_neutral_as_stated"].status == "passed"
     silent = {r.promise: r for r in check(Nothing)}["learns_from_a_neutral_start"]
     assert silent.status == "failed"
-    assert "not moved by 5 steps: the plug's a; it starts as the identity" in silent.reason
+    assert "not changed by 5 steps: the plug's a; the module starts as the identity" in silent.reason
 
 
 class BiasBeforeANorm(Doubled):

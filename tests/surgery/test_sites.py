@@ -250,7 +250,7 @@ def test_positions_of_the_hosts(make, name):
     assert (len(structure.stages), len(structure.units), len(structure.residual_ends)) == POSITIONS[name]
     assert set(structure.stages) | set(structure.units) <= set(seen.sites)
     assert {site.stage for site in seen.sites.values()} == set(range(len(structure.stages)))
-    assert structure.unreached == []
+    assert structure.units_without_end == []
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_the_branch_is_found_by_its_addition(way, last):
     seen = inspect_unplugged(host, SIZE)
     found = [site for _, site in seen.structure.residual_ends]
     assert found == ([f"1.{last}", f"2.{last}"] if last else [])
-    assert seen.structure.unreached == (["1", "2"] if way == "scaled by no module" else [])
+    assert seen.structure.units_without_end == (["1", "2"] if way == "scaled by no module" else [])
 
 
 def test_a_branch_that_no_module_returns_is_reported(caplog):
@@ -406,7 +406,7 @@ def test_a_module_used_elsewhere_too_is_no_end():
 
     seen = inspect_unplugged(nn.Sequential(nn.Conv2d(3, 8, 3), Shared(), Shared()), SIZE)
     assert seen.structure.residual_ends == []
-    assert seen.structure.unreached == ["1", "2"]
+    assert seen.structure.units_without_end == ["1", "2"]
 
 
 class Row(nn.Sequential):
