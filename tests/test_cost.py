@@ -18,7 +18,7 @@ import saccade
 from saccade.cost import count_macs, measure, measure_all
 from saccade.cost.call import ForwardCall
 from saccade.cost.macs import _RULES
-from saccade.cost.memory import _Live
+from saccade.cost.memory import _LiveStorages
 from saccade.cost.thop import thop_counts
 from saccade.errors import UserError
 from saccade.ops.attention import attention, attention_definition
@@ -409,7 +409,7 @@ def test_memory_of_a_sparse_tensor_is_its_indices_and_values(layout):
                 )
             ]
             del rest, values
-        live = _Live([*held, held[0].detach()])  # an alias is no more
+        live = _LiveStorages([*held, held[0].detach()])  # an alias is no more
     assert live.peak == places * 8 + 2 * math.prod(block) * BYTES
     held.clear()  # the twin: the bytes go when the tensor does
     gc.collect()
@@ -428,7 +428,7 @@ def test_memory_of_a_sparse_weight_is_in_that_of_the_forward():
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no MKL-DNN")
 def test_memory_of_an_opaque_tensor_is_that_of_its_elements():
     held = [torch.ones(5, 7).to_mkldnn()]
-    live = _Live(held)
+    live = _LiveStorages(held)
     assert live.peak == 35 * BYTES
     held.clear()
     assert live.bytes == 0
@@ -478,7 +478,7 @@ def test_the_counter_thop_is_thop_on_resnet50(mechanism, resnet50):
     host, x = copy.deepcopy(resnet50), torch.rand(1, 3, 64, 64)
     if mechanism != "none":
         saccade.plug(host, mechanism, start="paper", input=(3, 64, 64))
-    found = thop_counts(ForwardCall.of(host, x, 1))
+    found = thop_counts(ForwardCall.build(host, x, 1))
     assert found == _thop(host, x)
     if mechanism in ("das", "self_attention"):
         assert found[1] != count_macs(host, x)
@@ -487,7 +487,7 @@ def test_the_counter_thop_is_thop_on_resnet50(mechanism, resnet50):
 def test_the_printed_figures_of_das(resnet50):
     # The paper prints 26.90 M and 4.39 G, without the deformable kernels.
     host = saccade.plug(copy.deepcopy(resnet50), "das", start="paper")
-    parameters, macs = thop_counts(ForwardCall.of(host, (3, 224, 224), 1))
+    parameters, macs = thop_counts(ForwardCall.build(host, (3, 224, 224), 1))
     assert parameters == 26_897_326
     assert f"{macs / 1e9:.2f}" == "4.39"
 
@@ -542,7 +542,7 @@ def test_the_counter_thop_does_not_guess():
         def forward(self, x):
             return self.cell(x)[0]
 
-    with pytest.raises(UserError, match="rules for LSTM that are not restated"):
+    with pytest.raises(UserError, match="rules for LSTM that saccade does not have"):
         measure(Last(), (_ones(3, 1, 4),), counter="thop")
     with pytest.raises(UserError, match=r"no counter is called 'top'; there are true and thop\. Did you mean 'thop'"):
         measure(Last(), (_ones(3, 1, 4),), counter="top")

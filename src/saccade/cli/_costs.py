@@ -52,8 +52,8 @@ def costs(
     host = create_host(Model(name=model), classes=1000, channels=size[0] if size else 3)
     picture = list(example_input(host, size)[0].shape[1:])
     with torch.no_grad(), preserve_state(host):
-        ForwardCall.of(host, size, batch).try_out()  # what it does not take is said once, not by each mechanism
-    plain_step = step_memory(ForwardCall.of(host, size, batch))
+        ForwardCall.build(host, size, batch).run_checked()  # what it does not take is said once, not by each mechanism
+    plain_step = step_memory(ForwardCall.build(host, size, batch))
     for text, (name, options) in asked.items():
         changed = copy.deepcopy(host)
         try:
@@ -62,7 +62,7 @@ def costs(
             yield {"mechanism": text, "refused": str(error)}
             continue
         plain, own = measure_all([host, changed], size, seconds=seconds)
-        own_step = step_memory(ForwardCall.of(changed, size, batch))
+        own_step = step_memory(ForwardCall.build(changed, size, batch))
         positions = positions_of(changed)
         yield {
             "mechanism": text,
