@@ -82,7 +82,7 @@ def measure_all(
 ) -> list[Cost]:
     """Measure several networks; their forward passes alternate, so that other load affects all equally.
 
-    Arguments and errors are those of :func:`measure`; ``runs`` and ``seconds`` are per network.
+    Arguments are those of :func:`measure`, per network; it raises the same errors.
     """
     if runs is not None and runs < 1:
         raise UserError(f"runs must be at least 1, got {runs}")

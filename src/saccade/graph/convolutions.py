@@ -12,7 +12,7 @@ __all__ = ["activated", "conv_stem", "expanded", "last_spatial"]
 
 
 def conv_stem(structure: Structure) -> list[str]:
-    """Return the site of ``conv_stem`` as a list: the first convolution with weights, before its norm."""
+    """Return the first convolution with weights, in a list."""
     convolutions = _weighted_convolutions(structure.trace)
     outputs = {(key, conv.call) for key, conv in convolutions.items()}
     return structure.in_order(_modules_returning(structure, outputs))[:1]
@@ -21,11 +21,9 @@ def conv_stem(structure: Structure) -> list[str]:
 def last_spatial(structure: Structure) -> list[str]:
     """Return the sites of ``conv3x3``: the last spatial convolution on each path through each unit, in order.
 
-    A spatial convolution has weights, a kernel of more than one pixel and more than one output channel. Paths lead from
-    the end of the residual branch, or the output of a unit without one, back to the unit's input; shortcuts are left
-    out. The site is the convolution's own output, before the norm: the second 3×3 of a basic block, the 3×3 of a
-    bottleneck, the depthwise convolution of MobileNetV2, the 7×7 of ConvNeXt. A network without units (VGG) has all its
-    spatial convolutions.
+    Spatial convolutions have weights, a kernel of more than one pixel and several output channels. The site is the
+    output before the norm: the second 3×3 of a basic block, the 3×3 of a bottleneck, the depthwise convolution of
+    MobileNetV2. A network without units (VGG) has all its spatial convolutions.
     """
     trace = structure.trace
     spatial = {key: conv for key, conv in _weighted_convolutions(trace).items() if conv.is_spatial}
@@ -40,11 +38,10 @@ def last_spatial(structure: Structure) -> list[str]:
 
 
 def expanded(structure: Structure) -> list[str]:
-    """Return the sites of ``expanded``: the widened map of each inverted residual, in order of execution.
+    """Return the sites of ``expanded``, in order: the widened map of each inverted residual.
 
-    An inverted residual is a 1×1 convolution that widens, a depthwise spatial one, and a 1×1 projection that narrows,
-    with no other convolution between. The site is the last map before the projection that no pooled gate has scaled:
-    the output of norm and activation, or the input of the host's own SE.
+    An inverted residual is a widening 1×1 convolution, a depthwise spatial one, and a narrowing 1×1. The site is the
+    last map before the narrowing that no pooled gate has scaled.
     """
     trace = structure.trace
     keys: set[ValueKey] = set()
@@ -65,14 +62,12 @@ def expanded(structure: Structure) -> list[str]:
 def activated(structure: Structure) -> list[tuple[str, bool]]:
     """Return the sites of ``activated``: the input of each unit's last convolution that follows a spatial one.
 
-    It has passed norm and activation: in a bottleneck it enters the last 1×1, in a basic block it lies between the two
-    3×3, in an inverted residual it is ``expanded``; if the host has an SE, it enters the SE. Paths are those of
-    :func:`last_spatial`, but the last convolution may have any kernel. Units with one convolution per path have no such
-    site.
+    In a bottleneck it enters the last 1×1, in a basic block it lies between the two 3×3, in an inverted residual it is
+    ``expanded``.
 
     Returns:
-        Pairs, in order of execution, of a module and True if the site is the module's input. It is an input if a
-        function computes the map or one activation serves several sites.
+        Pairs, in order of execution, of a module and True if the site is its input, because a function computes the map
+        or one activation serves several sites.
     """
     trace = structure.trace
     convolutions = _weighted_convolutions(trace)
@@ -101,7 +96,7 @@ def activated(structure: Structure) -> list[tuple[str, bool]]:
 
 
 def _last_ungated_input(structure: Structure, conv: ConvolutionCall, maps: set[ValueKey]) -> set[ValueKey]:
-    """Return the last of ``maps`` before ``conv`` that no pooled gate has scaled: its input or a module's output."""
+    """Return the last of ``maps`` before ``conv`` without a pooled gate: its input or a module's output."""
     conv_input = conv.call.first_input
     if conv_input is not None and conv_input in maps - _gated(structure, maps):
         return {conv_input}
@@ -109,7 +104,7 @@ def _last_ungated_input(structure: Structure, conv: ConvolutionCall, maps: set[V
 
 
 def _is_only_user(structure: Structure, conv: ConvolutionCall, keys: Set[ValueKey]) -> bool:
-    """Return True if the module of ``conv`` receives only maps of ``keys``, and no other module uses these."""
+    """Return True if the module of ``conv`` receives only maps of ``keys`` and is their only user."""
     path = conv.call.path
     if path not in structure.maps:
         return False
@@ -120,7 +115,7 @@ def _is_only_user(structure: Structure, conv: ConvolutionCall, keys: Set[ValueKe
 
 
 def _weighted_convolutions(trace: Trace) -> dict[ValueKey, ConvolutionCall]:
-    """Return the convolutions with parameters and more than one output channel; gates have one."""
+    """Return the convolutions with parameters and several output channels; gates have one."""
     return {
         key: conv
         for key, conv in trace.convolutions.items()
@@ -129,14 +124,13 @@ def _weighted_convolutions(trace: Trace) -> dict[ValueKey, ConvolutionCall]:
 
 
 def _modules_returning(structure: Structure, outputs: Set[tuple[ValueKey, ModuleCall]]) -> list[str]:
-    """Return the modules all of whose calls are in ``outputs``, paired with the map they returned."""
     return [
         path for path, calls in structure.maps.items() if all((call.single_output, call) in outputs for call in calls)
     ]
 
 
 def _branch_ends(structure: Structure) -> list[tuple[ValueKey, int]]:
-    """Return the end of each path through a unit, and the tick of the unit's entry."""
+    """Return the end of each path through a unit, with the tick of the unit's entry."""
     ends = [(branch, unit.entry_tick) for unit, _, branch in structure.residual_branches]
     units_with_addition = {unit for unit, _, _ in structure.residual_branches}
     for unit in structure.units:
@@ -149,7 +143,7 @@ def _branch_ends(structure: Structure) -> list[tuple[ValueKey, int]]:
 
 
 def _is_expanded_depthwise(trace: Trace, conv: ConvolutionCall) -> bool:
-    """Return True for a depthwise spatial convolution that reads only from widening 1×1 convolutions."""
+    """Return True for a depthwise spatial convolution that reads only widening 1×1 convolutions."""
     if not (conv.is_depthwise and conv.is_spatial):
         return False
     earlier = [trace.convolutions[key] for key in _ancestors(trace, conv.source, trace.convolutions.keys())[1]]
@@ -163,7 +157,7 @@ def _ancestors(
 ) -> tuple[set[ValueKey], set[ValueKey]]:
     """Return the ancestors of ``key``, itself included, back to ``stops``, and the stops that were reached.
 
-    Values created at or before ``entry_tick`` and values of fixed size are left out.
+    Values of fixed size and those created until ``entry_tick`` are left out.
     """
     ancestors: set[ValueKey] = set()
     reached_stops: set[ValueKey] = set()

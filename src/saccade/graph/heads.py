@@ -20,8 +20,8 @@ class Heads:
 
     Args:
         trace: the record of one forward pass.
-        maps: by path, the calls of modules that return one feature map.
-        units: the calls of the repeated units.
+        maps: calls, by path, of modules that return one feature map.
+        units: calls of the repeated units.
     """
 
     def __init__(self, trace: Trace, maps: Mapping[str, list[ModuleCall]], units: Iterable[ModuleCall]) -> None:
@@ -36,8 +36,8 @@ class Heads:
     def calls(self) -> list[ModuleCall]:
         """Calls of the modules that read feature maps and whose outputs reach the result without a further such module.
 
-        They are direct children of the network; if none of these reads a map, children of the last one. A detector may
-        have one per pyramid level. A classifier's head and the last stage of a backbone are left out.
+        They are children of the network or, if none of these reads a map, of the last one. A classifier's head and the
+        last stage of a backbone are left out.
         """
         scope = next((call for call in self.trace.calls if not call.path), None)
         while scope is not None:
@@ -86,7 +86,7 @@ class Heads:
         return output_maps | self._narrow_output_maps()
 
     def _narrow_output_maps(self) -> set[ValueKey]:
-        """Return outputs of units in the result, narrower than other units' and without norm or activation."""
+        """Return unit outputs in the result, narrower than other units', without norm or activation."""
         values = self.trace.values
         unit_outputs = self._outputs_of(self._units)
         non_conv_outputs = self._layer_outputs.difference(self.trace.convolutions)
@@ -102,8 +102,7 @@ class Heads:
     def predictions(self) -> set[ValueKey]:
         """Prediction maps: output maps, outputs of heads, and maps inside a head that keep its inputs' sizes.
 
-        A head that keeps the number of channels may return features, as a feature pyramid does; only its output maps
-        count.
+        A head that keeps the number of channels may return features; only its output maps count.
         """
         values = self.trace.values
         predictions = set(self.output_maps)
@@ -133,14 +132,13 @@ class Heads:
         return self._source_maps(call.inputs)
 
     def _source_maps(self, keys: Iterable[ValueKey]) -> set[ValueKey]:
-        """Return the feature maps that ``keys`` derive from."""
         return {source for key in keys for source in self._sources.get(key, ())}
 
     @cached_property
     def _sources(self) -> dict[ValueKey, frozenset[ValueKey]]:
-        """Maps each value to the feature maps it derives from by functions, views and modules that only pool or resize.
+        """Maps each value to the feature maps it derives from by functions, views, pooling and resizing.
 
-        Tokens that are a view of a map derive from it; tokens computed by a layer have no source.
+        Tokens computed by a layer have no source.
         """
         values = self.trace.values
         resized = self._resized()
@@ -160,7 +158,7 @@ class Heads:
         return {key for call in self._weighted_calls if not self._children(call.module) for key in call.outputs}
 
     def _content_parents(self, value: Value) -> list[ValueKey]:
-        """Return the parents whose content ``value`` carries; for a map times a gate, only the map."""
+        """Return the parents whose content ``value`` carries; for a map times a gate, the map."""
         values = self.trace.values
         scaling_parents = [key for key in value.parents if not values[key].is_fixed_size]
         if len(value.shape) != 4:
@@ -171,7 +169,6 @@ class Heads:
         return same_width or scaling_parents
 
     def _resized(self) -> set[ValueKey]:
-        """Return the maps that a module without weights pooled or resized."""
         resized = set()
         for call in self.trace.calls:
             if (
@@ -190,7 +187,7 @@ class Heads:
         return self._last_entry_ticks({key for key, sources in self._sources.items() if sources})
 
     def _last_entry_ticks(self, keys: Collection[ValueKey]) -> dict[ValueKey, int]:
-        """Return for each value the tick at which it, or a descendant among ``keys``, last entered a layer, or -1."""
+        """Return each value's last tick of entry, or of a descendant in ``keys``, into a layer, or -1."""
         ticks = dict.fromkeys(self.trace.values, -1)
         for call in self._weighted_calls:
             for key in call.inputs:
@@ -203,11 +200,10 @@ class Heads:
 
     @staticmethod
     def _outputs_of(calls: Iterable[ModuleCall]) -> set[ValueKey]:
-        """Return the single outputs of ``calls``."""
         return {call.single_output for call in calls if call.single_output is not None}
 
     def _is_last(self, call: ModuleCall) -> bool:
-        """Return True if no module with weights reads the outputs of ``call`` as a map on their way to the result."""
+        """Return True if no module with weights reads the outputs of ``call`` on their way to the result."""
         is_not_read_later = all(self._last_reads.get(key, -1) < call.exit_tick for key in call.outputs)
         return is_not_read_later and not (self._result_ancestors and self._result_ancestors.isdisjoint(call.outputs))
 
@@ -221,15 +217,12 @@ class Heads:
         return ancestors if not ancestors.isdisjoint(self._returned_keys) else set()
 
     def _holds_maps(self, call: ModuleCall) -> bool:
-        """Return True if a module inside ``call`` returns a feature map."""
         return any(is_within(other, call.path) for calls in self._maps.values() for other in calls)
 
     def _is_backbone(self, call: ModuleCall) -> bool:
-        """Return True if ``call`` is a part of a backbone rather than a head.
+        """Return True if units outside share a class with units inside, or the result holds maps from inside.
 
-        It is if units outside share a class with units inside; if the result holds maps from inside that the call does
-        not return; or if it is one layer that keeps the width and is not a final convolution. Output maps come from
-        heads.
+        A single layer is a backbone if it keeps the width and is not a final convolution.
         """
         if call.single_output in self.output_maps:
             return False
@@ -246,20 +239,16 @@ class Heads:
         return any(is_within(self.trace.values[key].call, call.path) for key in result_maps)
 
     def _returns_feature_map(self, call: ModuleCall) -> bool:
-        """Return True if the call returns one map that is not an output map."""
         return call.single_output in self._returned_keys and call.single_output not in self.output_maps
 
     def _has_weights(self, module: nn.Module) -> bool:
-        """Return True if the module has parameters other than those of plugs."""
         has_own = any(True for _ in module.parameters(recurse=False))
         return has_own or any(self._has_weights(child) for child in self._children(module))
 
     def _children(self, module: nn.Module) -> list[nn.Module]:
-        """Return the children of ``module`` that are not plugs."""
         return [child for child in module.children() if not self.trace.is_hidden(child)]
 
     def _in_results(self, keys: Collection[ValueKey]) -> bool:
-        """Return True if the result holds one of ``keys``."""
         return not set(self._result_keys).isdisjoint(keys)
 
     def _reaches_as_vectors(self, call: ModuleCall) -> bool:

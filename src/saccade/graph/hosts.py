@@ -19,7 +19,7 @@ _SHAPES = {3: "(B, C, L)", 5: "(B, C, D, H, W)"}
 
 
 def check_network(host: object, role: str = "the host") -> None:
-    """Raise UserError unless ``host`` is a network whose ``train()`` sets the mode.
+    """Check that ``host`` is a network.
 
     Raises:
         UserError: it is not a ``torch.nn.Module``, or its ``train()`` starts training, as that of ultralytics' ``YOLO``
@@ -46,7 +46,7 @@ def _train_starts_training(host: nn.Module) -> bool:
 
 
 def check_not_distributed(host: nn.Module) -> None:
-    """Raise UserError if a wrapper in ``host`` would not synchronise new parameters.
+    """Check that no wrapper in ``host`` would leave new parameters unsynchronised.
 
     Raises:
         UserError: it is not a network, or a part of it is in DistributedDataParallel, ``fully_shard`` or ``replicate``.
@@ -62,7 +62,7 @@ def check_not_distributed(host: nn.Module) -> None:
 
 
 def _distributed_wrapper(module: nn.Module) -> str | None:
-    """Return the name of the wrapper that synchronises parameters of ``module`` between processes, or None."""
+    """Return the name of the wrapper that synchronises parameters of ``module``, or None."""
     if isinstance(module, nn.parallel.DistributedDataParallel):
         return "DistributedDataParallel"
     fsdp: Any = sys.modules.get("torch.distributed.fsdp")  # such a module exists only if its package was imported
@@ -74,10 +74,10 @@ def _distributed_wrapper(module: nn.Module) -> str | None:
 
 
 def check_traceable(host: nn.Module) -> None:
-    """Raise UserError unless a forward pass of ``host`` can be traced.
+    """Check that a forward pass of ``host`` can be traced.
 
     Raises:
-        UserError: it is not a network, or a part of it is compiled, lazy without a shape, or on the meta device.
+        UserError: it is not a network, or a part of it is compiled, lazy, or on the meta device.
     """
     check_network(host)
     for path, module in host.named_modules():

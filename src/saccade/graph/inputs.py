@@ -15,7 +15,7 @@ from saccade.picture_size import parse_size
 __all__ = ["example_input", "is_out_of_memory"]
 
 _FOLDED_CHANNELS = 16
-"""Least number of input channels of a first convolution that must read pixels folded into channels."""
+"""Least number of input channels that indicates pixels folded into channels."""
 
 
 def example_input(model: nn.Module, input: Any = None, *, batch: int = 1) -> tuple[Any, ...]:
@@ -23,10 +23,10 @@ def example_input(model: nn.Module, input: Any = None, *, batch: int = 1) -> tup
 
     Args:
         model: its first floating-point parameter gives device and dtype.
-        input: a size (C, H, W), for which the same standard normal pixels are drawn each time; None for the size in
-            timm's ``pretrained_cfg``, else 3×224×224; a tuple of several arguments; or the one argument itself. With
-            None, the channels are those of the first convolution.
-        batch: number of images to draw.
+        input: a size (C, H, W) of normal pixels, the same each time; None for the size in timm's ``pretrained_cfg``,
+            else 3×224×224, with the channels of the first convolution; a tuple of several arguments; or the one
+            argument.
+        batch: number of images.
 
     Raises:
         UserError: a size is not three positive integers, ``batch`` is not positive, or there is not enough memory.
@@ -64,7 +64,6 @@ def _default_size(model: nn.Module) -> tuple[int, ...]:
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     config_size = tuple(config["input_size"]) if isinstance(config, dict) and "input_size" in config else None
     size = config_size or (3, 224, 224)
-    # The configured channels are those of the pretrained weights; the network may have been built for others. Many
-    # channels do not show that: some networks fold the image's pixels into channels before the first convolution.
+    # The network may have been built for other channels than its pretrained weights.
     first_channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), size[0])
     return (first_channels if config_size is None or first_channels < _FOLDED_CHANNELS else size[0], *size[1:])

@@ -1,4 +1,4 @@
-"""The position ``neck``: the modules that return the maps that the heads of a network read."""
+"""The position ``neck``: the modules whose maps the heads of a network read."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ __all__ = ["neck", "no_neck_reason"]
 
 
 def neck(structure: Structure) -> list[str]:
-    """Return the producers of the maps that the heads read, in order of execution; [] if no head reads a map.
+    """Return the modules whose maps the heads read, in order of execution; [] if no head reads a map.
 
-    Inputs of the heads (:class:`.heads.Heads`) are followed back through containers, views, functions, pooling and
-    resizing to the outermost module that returned each. Sites are the three maps of YOLO's ``Detect``, each level of a
-    feature pyramid that was not pooled from another, the output of U-Net's decoder.
+    Sites are the three maps of YOLO's ``Detect``, each level of a feature pyramid that was not pooled from another, the
+    output of U-Net's decoder.
     """
     keys = {key for head in structure.heads.calls for key in structure.heads.maps_read(head)}
     return structure.in_order({path for key in keys if (path := structure.producer([key])) is not None})

@@ -38,14 +38,14 @@ class ChosenSites:
 def select(inspection: Inspection, where: str | Sequence[str], spec: Spec) -> ChosenSites:
     """Return the sites that ``where`` selects.
 
-    If the host lacks the paper's position, fall back to residual, block, then stage; if it lacks the suffix's stages,
-    use every match. The log and the returned position state the fallback.
+    If the host lacks the paper's position, fall back to residual, block, then stage; if the suffix fits nothing, use
+    every match. The log and the returned position state the fallback.
 
     Args:
         inspection: the inspected host.
         where: a position (``POSITIONS``), optionally with an index or slice or with ``[first]`` or ``[last]`` of each
-            stage; or a path or glob of modules. Each may be restricted to stages (``conv3x3 in stage[-3:]``). Or a list
-            of these.
+            stage; a path or glob of modules; either restricted to stages (``conv3x3 in stage[-3:]``); or a list of
+            these.
         spec: SPEC of the mechanism, with the position that ``paper`` stands for.
 
     Raises:
@@ -108,7 +108,7 @@ def _resolve_item(inspection: Inspection, where: str, spec: Spec) -> tuple[list[
 
 
 def _paper_sites(inspection: Inspection, spec: Spec) -> tuple[list[Site], str]:
-    """Return the sites of the paper's position, else of the first fallback that the host has, and the position."""
+    """Return the sites and the name of the paper's position, or of the first fallback in the host."""
     paper_position = spec.position[position_key(inspection.structure.trace.host, spec)]
     base, stages, _ = _split_stages(paper_position)
     position, suffix = _split_suffix(base)
@@ -176,9 +176,6 @@ def _apply_suffix(sites: list[Site], suffix: str, where: str) -> list[Site]:
 def paths_at(structure: Structure, position: str) -> list[str]:
     """Return the modules whose maps are at ``position``, in order of execution.
 
-    ``stage``: modules that end the stages; ``neck``: see :mod:`.neck`; ``block``: the repeated units; ``residual``: the
-    ends of the units' residual branches, before the addition; others: see :mod:`.convolutions`.
-
     Raises:
         ValueError: ``position`` is ``paper`` or unknown.
     """
@@ -217,7 +214,6 @@ def sites_at(inspection: Inspection, position: str) -> list[Site]:
 
 
 def _module_sites(inspection: Inspection, where: str) -> list[Site]:
-    """Return the sites of a module path or glob."""
     if where in inspection.sites:
         return [inspection.sites[where]]
     modules = dict(inspection.structure.trace.host.named_modules(remove_duplicate=False))
@@ -237,14 +233,12 @@ def _module_sites(inspection: Inspection, where: str) -> list[Site]:
 
 
 def _candidates(inspection: Inspection) -> str:
-    """Return at most 40 site paths for a message."""
     paths = list(inspection.sites)
     rest = f" and {len(paths) - 40} more" if len(paths) > 40 else ""
     return ", ".join(paths[:40]) + rest
 
 
 def _host_name(inspection: Inspection) -> str:
-    """Return the class name of the host."""
     return type(inspection.structure.trace.host).__name__
 
 

@@ -26,7 +26,7 @@ def image_sizes(trace: Trace) -> set[tuple[int, int]]:
 def image_shaped_values(trace: Trace, image_sizes: Collection[tuple[int, int]]) -> set[ValueKey]:
     """Return the values (B, C, H, W) with the proportions of an image size, or scaled or trimmed from such a value.
 
-    Convolutions without padding and crops trim as many pixels from the height as from the width.
+    Crops and convolutions without padding trim height and width equally.
     """
     keys = set[ValueKey]()
     for key, value in trace.values.items():

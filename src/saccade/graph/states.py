@@ -45,7 +45,6 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
 
 
 def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:
-    """Return True if two tensors are equal; tensors without data are not."""
     try:
         return torch.equal(left, right)
     except RuntimeError:

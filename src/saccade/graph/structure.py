@@ -1,4 +1,4 @@
-"""The structure of a host, inferred from one forward pass: feature maps, repeated units, residual branches, stages."""
+"""The structure of a host: its feature maps, repeated units, residual branches and stages."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Structure:
     def residual_ends(self) -> list[tuple[str, str]]:
         """Pairs of a unit and the module at the end of its residual branch, in order of execution.
 
-        A unit is the innermost module that adds a residual branch to its shortcut. Siblings without an addition end in
+        A unit is the innermost module that adds a residual branch to its shortcut; siblings without an addition end in
         their own output.
         """
         branches_by_end: dict[str, tuple[str, set[ValueKey | None]]] = {}
@@ -110,8 +110,8 @@ class Structure:
     def units(self) -> list[str]:
         """The repeated units, in order of execution.
 
-        They are the units with a residual branch and their siblings; without any, the innermost modules of a repeated
-        class that hold two convolutions of maps, or failing that one.
+        They are the units with a residual branch and their siblings, else the innermost modules of a repeated class
+        with two convolutions, else with one.
         """
         units_with_addition = {call.path for call, _, _ in self.residual_branches}
         units = {
@@ -123,8 +123,8 @@ class Structure:
     def stages(self) -> list[str]:
         """Modules that end the stages, in order: those the host declares, else the last one before each halving.
 
-        Modules before the first unit are the stem; if there are units, a stage holds at least one. Prediction maps, and
-        maps inside a head that keep its inputs' sizes, do not end a stage.
+        Modules before the first unit are the stem; if there are units, a stage holds at least one. Prediction maps do
+        not end a stage.
         """
         first_unit_exit = min((self.maps[unit][0].exit_tick for unit in self.units), default=0)
         declared_ends = [
@@ -143,7 +143,7 @@ class Structure:
 
     @cached_property
     def heads(self) -> Heads:
-        """The heads of the network."""
+        """Heads of the network."""
         units_with_addition = {unit.path for unit, _, _ in self.residual_branches}
         units = [path for path in (*units_with_addition, *self._siblings(units_with_addition)) if path in self.maps]
         return Heads(self.trace, self.maps, [call for path in units for call in self.maps[path]])
@@ -158,17 +158,17 @@ class Structure:
         return max(producers, key=lambda path: self.maps[path][0].exit_tick, default=None)
 
     def in_order(self, paths: Iterable[str]) -> list[str]:
-        """Sort paths of modules that return maps by execution."""
+        """Sort paths of modules by execution."""
         return sorted(paths, key=lambda path: self.maps[path][0].exit_tick)
 
     def value(self, path: str) -> Value:
-        """Return the value that the first call of the module at ``path`` returned."""
+        """Return the first value that the module at ``path`` returned."""
         single_output = self.maps[path][0].single_output
         assert single_output is not None, "a map is a tensor"
         return self.trace.values[single_output]
 
     def weight_dtype(self, path: str, parent: str) -> torch.dtype:
-        """Return the dtype for a plug's parameters at ``path`` if ``parent`` holds it: float32 under autocast."""
+        """Return the dtype of a plug's parameters at ``path``: float32 if ``parent`` runs under autocast."""
         has_autocast = any(call.has_autocast for call in self.trace.calls_by_path()[parent])
         return torch.float32 if has_autocast else self.value(path).dtype
 
@@ -179,10 +179,10 @@ class Structure:
         return min(earlier_stages, max(len(self.stages) - 1, 0))
 
     def plug_holder(self, path: str) -> tuple[str, bool] | None:
-        """Return the module that can hold a plug for the map of ``path``, and True if the map is that module's input.
+        """Return the module that can hold a plug for the map of ``path``, and True if the map is its input.
 
-        A container would run the plug as one of its children. Its place is taken by the last inner module that returns
-        the same tensor, else by the first module that receives it, if no other module reads it.
+        A container would run the plug as a child. It is replaced by the last inner module that returns the map, else by
+        the map's only reader.
         """
         calls = self.maps[path]
         if not _is_container(calls[0].module):
@@ -211,7 +211,6 @@ class Structure:
         return None
 
     def _is_map(self, call: ModuleCall) -> bool:
-        """Return True if the call returned one feature map."""
         value = self.trace.values.get(call.single_output) if call.single_output is not None else None
         if (
             value is None
@@ -232,17 +231,15 @@ class Structure:
         return image_shaped_values(self.trace, self._image_sizes)
 
     def _returns_input(self, call: ModuleCall) -> bool:
-        """Return True if the module returned one of its inputs, as an Identity does."""
         return call.single_output in call.inputs
 
     def _owner(self, call: ModuleCall) -> ModuleCall:
-        """Return the innermost call around ``call`` that has children with parameters."""
+        """Return the innermost call around ``call`` with parameters in its children."""
         while call.parent is not None and not any(True for c in self._children(call.module) for _ in c.parameters()):
             call = call.parent
         return call
 
     def _children(self, module: nn.Module) -> list[nn.Module]:
-        """Return the children of ``module`` that are not plugs."""
         return [child for child in module.children() if not self.trace.is_hidden(child)]
 
     def _count_layers(self, module: nn.Module) -> int:
@@ -261,7 +258,7 @@ class Structure:
         return ancestors
 
     def _branch(self, addition: Addition, unit: ModuleCall) -> ValueKey | None:
-        """Return the summand that is the residual branch, the other being the shortcut; None if neither is."""
+        """Return the summand that is the residual branch and not the shortcut; None if neither is."""
         if unit.path in self.maps and self.value(unit.path).shape[1] != self._channels(addition.left):
             return None  # it sums parts of the map, as in Res2Net
         left, right = (self._ancestors(key, unit.entry_tick) for key in (addition.left, addition.right))
@@ -277,7 +274,6 @@ class Structure:
         return addition.left if depths[0] > depths[1] else addition.right
 
     def _channels(self, key: ValueKey | None) -> int:
-        """Return the number of channels of a map, 0 for None."""
         return self.trace.values[key].shape[1] if key is not None else 0
 
     def _layers(self, keys: Iterable[ValueKey]) -> set[ModuleCall]:
@@ -286,7 +282,7 @@ class Structure:
         return {call for call in calls if call is not None and any(True for _ in call.module.parameters(recurse=False))}
 
     def _branch_call(self, key: ValueKey, addition: Addition, unit: ModuleCall) -> ModuleCall | None:
-        """Return the outermost call inside ``unit`` that computed the branch, else the outermost that returned it."""
+        """Return the outermost call inside ``unit`` that computed the branch, else that returned it."""
         returning_calls = [
             call
             for path, calls in self.maps.items()
@@ -298,7 +294,7 @@ class Structure:
         return max(computing_calls or returning_calls, key=lambda call: call.exit_tick, default=None)
 
     def _siblings(self, units: set[str]) -> list[str]:
-        """Return modules without an addition that share a class with ``units``, or a path pattern and two layers."""
+        """Return modules without an addition of the class of ``units``, or of their path pattern with two layers."""
         modules = {path: calls[0].module for path, calls in self.maps.items()}
         units_with_addition = {self._owner(addition.call).path for addition in self.trace.additions}
         unit_paths = {path for path in units if path in modules}
@@ -314,7 +310,6 @@ class Structure:
         ]
 
     def _repeated(self) -> set[str]:
-        """Return the innermost modules of a repeated class that hold convolutions of maps."""
         modules = {
             path: calls[0].module
             for path, calls in self.maps.items()
@@ -331,7 +326,7 @@ class Structure:
         return set()
 
     def _count_convolutions(self, path: str) -> int:
-        """Return the number of convolutions inside that return maps; those of an SE return vectors."""
+        """Return the number of inner convolutions that return maps; those of an SE return vectors."""
         return sum(
             p.startswith(path + ".") and isinstance(calls[0].module, _CONVOLUTIONS) for p, calls in self.maps.items()
         )
@@ -342,11 +337,9 @@ class Structure:
         return path if path in self.maps else max(inner_paths, key=lambda p: self.maps[p][0].exit_tick, default=None)
 
     def _input_producer(self, path: str) -> str | None:
-        """Return the module that computed the input of the module at ``path``."""
         return self.producer([call.first_input for call in self.trace.calls_by_path().get(path, [])])
 
     def _outputs(self, path: str) -> set[ValueKey | None]:
-        """Return the outputs of all calls of the module at ``path``."""
         return {call.single_output for call in self.maps[path]}
 
     def _level(self, path: str) -> int:
@@ -356,7 +349,6 @@ class Structure:
         return round(math.log2(height / self.value(path).shape[2]))
 
     def _ends_stage(self, path: str) -> bool:
-        """Return True if the module at ``path`` may end a stage."""
         level = self._level(path)
         if self.units:
             inner_units = [unit for unit in self.units if unit == path or unit.startswith(path + ".")]

@@ -1,7 +1,7 @@
-"""A recorded forward pass: the tensors that each module returned, and those that each tensor was computed from.
+"""A recorded forward pass: the tensors that each module returned, and those that each was computed from.
 
-A value is identified by its tensor and the tensor's version, because in-place changes make new values. Hooks record
-modules, a ``TorchFunctionMode`` records the functions between them.
+Values are identified by tensor and version, because in-place changes make new values. Hooks record modules, a
+``TorchFunctionMode`` the functions between them.
 """
 
 from __future__ import annotations

@@ -249,7 +249,7 @@ def test_a_class_that_cannot_be_built_fails_without_a_traceback():
             raise RuntimeError("no such luck")
 
     records = check(Unbuildable)
-    where = "RuntimeError: no such luck (test_contract.py, line"
+    where = "RuntimeError: no such luck (test_init.py, line"
     assert all(where in r.reason for r in records if r.status == "failed")
     assert not any(r.status == "passed" for r in records)
 
