@@ -21,7 +21,7 @@ def test_it_is_the_layer(size, bias):
     x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
     operands = (x, *conv.parameters())
     y, known = global_depthwise_conv(conv, x), conv(x)
-    assert torch.equal(y, known)
+    torch.testing.assert_close(y, known, rtol=0, atol=0)
     grad = torch.randn_like(y)
     for found, wanted in zip(
         torch.autograd.grad(y, operands, grad), torch.autograd.grad(known, operands, grad), strict=True
@@ -40,7 +40,9 @@ def test_frozen_parametrized_and_hooked_layers():
     torch.testing.assert_close(x.grad, frozen.weight[:, 0].expand_as(x))
     normed = nn.utils.parametrizations.spectral_norm(_conv((5, 4), True))
     twin = copy.deepcopy(normed)
-    assert torch.equal(global_depthwise_conv(normed, x), twin(x))  # one power iteration, not two
+    torch.testing.assert_close(
+        global_depthwise_conv(normed, x), twin(x), rtol=0, atol=0
+    )  # one power iteration, not two
 
 
 def test_rounding_is_no_worse_than_the_layers():
