@@ -40,15 +40,15 @@ def gated_by(x: Tensor, gate: Callable[[Tensor], Tensor]) -> Tensor:
     if not (is_eager(x) and torch.is_grad_enabled() and x.requires_grad):
         return gated(x, gate(x))
     gate_by_thread: GateByThread = {}
-    x_product, x_gate = _Fork.apply(x, gate_by_thread)
+    x_product, x_gate = _GateFork.apply(x, gate_by_thread)
     g = gate(x_gate)
     if is_eager(g) and g.dtype == x.dtype and g.dim() == x.dim() and g.shape[0] == x.shape[0]:
-        y: Tensor = _Product.apply(x_product, g, gate_by_thread)
+        y: Tensor = _GateProduct.apply(x_product, g, gate_by_thread)
         return y
     return gated(x_product, g)
 
 
-class _Fork(torch.autograd.Function):
+class _GateFork(torch.autograd.Function):
     """Two views of x: one for the product, one for the gate."""
 
     @staticmethod
@@ -74,7 +74,7 @@ class _Fork(torch.autograd.Function):
         return grad_x, None
 
 
-class _Product(torch.autograd.Function):
+class _GateProduct(torch.autograd.Function):
     """Product of the fork's first view and the gate."""
 
     @staticmethod

@@ -48,10 +48,10 @@ def cross_gated(x: Tensor, gates: Gates) -> Tensor:
         return cross_gated_definition(x, gates)
     if torch.is_grad_enabled() and x.requires_grad:
         gates_by_thread: GatesByThread = {}
-        x_product, *means = _Fork.apply(x, gates_by_thread)
+        x_product, *means = _MeansFork.apply(x, gates_by_thread)
         rows, columns = gates(*means)
         if is_eager(rows, columns) and rows.dtype == columns.dtype == x.dtype:
-            y: Tensor = _Product.apply(x_product, rows, columns, gates_by_thread)
+            y: Tensor = _CrossProduct.apply(x_product, rows, columns, gates_by_thread)
             return y
         return x_product * (rows * columns)
     rows, columns = gates(pooled_mean(x, (3,), keepdim=True), pooled_mean(x, (2,), keepdim=True))
@@ -59,7 +59,7 @@ def cross_gated(x: Tensor, gates: Gates) -> Tensor:
     return x * gate if gate.requires_grad or gate.dtype != x.dtype else gate.mul_(x)
 
 
-class _Fork(torch.autograd.Function):
+class _MeansFork(torch.autograd.Function):
     """A view of x for the product, and the means of x for the gates."""
 
     @staticmethod
@@ -84,7 +84,7 @@ class _Fork(torch.autograd.Function):
         return grad_x, None
 
 
-class _Product(torch.autograd.Function):
+class _CrossProduct(torch.autograd.Function):
     """Product of the fork's first output and both gates."""
 
     @staticmethod
