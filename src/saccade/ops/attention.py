@@ -170,7 +170,6 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, axes: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, Any]]:
-        """Fold the mapped axis into the batch."""
         query, key, value, *biases = (
             t.expand(info.batch_size, *t.shape) if axis is None else t.movedim(axis, 0)
             for n, (t, axis) in enumerate(zip(inputs, axes, strict=True))
@@ -205,7 +204,6 @@ def _blocks(
 def _weights(
     query: Tensor, key: Tensor, scale: float, biases: Sequence[Tensor], block: tuple[slice, slice], out: Tensor
 ) -> Tensor:
-    """Write a block of rows of A to ``out`` and return it."""
     if biases:
         row_bias, column_bias = (t[block] for t in biases)
         torch.add(row_bias.unsqueeze(3), column_bias.unsqueeze(2), out=_as_maps(out, biases))
@@ -214,7 +212,6 @@ def _weights(
 
 
 def _as_maps(rows: Tensor, biases: Sequence[Tensor]) -> Tensor:
-    """View rows with one element per key as maps, (·, ·, H, W)."""
     return rows.unflatten(2, (biases[0].shape[2], biases[1].shape[2]))
 
 

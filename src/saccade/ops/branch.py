@@ -49,8 +49,6 @@ def gated_by(x: Tensor, gate: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 class _GateFork(torch.autograd.Function):
-    """Two views of x: one for the product, one for the gate."""
-
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate_by_thread: GateByThread) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
@@ -75,8 +73,6 @@ class _GateFork(torch.autograd.Function):
 
 
 class _GateProduct(torch.autograd.Function):
-    """Product of the fork's first view and the gate."""
-
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Tensor, gate_by_thread: GateByThread) -> Tensor:
         ctx.gate_by_thread = gate_by_thread

@@ -81,7 +81,7 @@ def pixel_rows(x: Tensor) -> Tensor:
 
 
 class _CrissCross(torch.autograd.Function):
-    """Criss-cross attention for operands (B, H, W, ·); returns Y and the weights (B, H, W, H + W)."""
+    """Returns Y and the weights (B, H, W, H + W) for operands (B, H, W, ·)."""
 
     @staticmethod
     def forward(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +108,6 @@ class _CrissCross(torch.autograd.Function):
 
 
 def _channels_last_definition(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Return the definition's result for operands (B, H, W, ·)."""
     query, key, value = (t.permute(0, 3, 1, 2) for t in (query, key, value))
     return criss_cross_definition(query, key, value).permute(0, 2, 3, 1)
 
@@ -146,7 +145,6 @@ def _strided_bmm(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _check_operands(query: Tensor, key: Tensor, value: Tensor) -> None:
-    """Raise ValueError if shapes or dtypes do not match."""
     shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
     if not query.ndim == key.ndim == value.ndim == 4:
         raise ValueError(f"all operands must have 4 dimensions, got {shapes}")

@@ -60,8 +60,6 @@ def cross_gated(x: Tensor, gates: Gates) -> Tensor:
 
 
 class _MeansFork(torch.autograd.Function):
-    """A view of x for the product, and the means of x for the gates."""
-
     @staticmethod
     def forward(ctx: Any, x: Tensor, gates_by_thread: GatesByThread) -> tuple[Tensor, Tensor, Tensor]:
         ctx.set_materialize_grads(False)
@@ -85,8 +83,6 @@ class _MeansFork(torch.autograd.Function):
 
 
 class _CrossProduct(torch.autograd.Function):
-    """Product of the fork's first output and both gates."""
-
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: Tensor, columns: Tensor, gates_by_thread: GatesByThread) -> Tensor:
         ctx.gates_by_thread = gates_by_thread

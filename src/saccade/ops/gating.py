@@ -110,8 +110,6 @@ def gated_and_shuffled(x: Tensor, gate: Tensor) -> Tensor:
 
 
 class _GatedAndShuffled(torch.autograd.Function):
-    """Product written directly to the shuffled channels."""
-
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Tensor) -> Tensor:
         ctx.save_for_backward(x, gate)

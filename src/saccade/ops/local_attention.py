@@ -104,7 +104,6 @@ class _Tiling(NamedTuple):
 
     @classmethod
     def of(cls, query: Tensor, rows: Tensor, columns: Tensor) -> _Tiling:
-        """Return the tiling for planes of operands, (n, ·, H, W)."""
         size, window = (query.shape[2], query.shape[3]), (rows.shape[1], columns.shape[1])
         n_tile_rows, n_tile_columns = (-(-n // most) for n, most in zip(size, _TILE, strict=True))
         tile = -(-size[0] // n_tile_rows), -(-size[1] // n_tile_columns)
@@ -193,8 +192,6 @@ class _Tiling(NamedTuple):
 
 
 class _LocalAttention(torch.autograd.Function):
-    """Tiled local attention for planes (B·heads, …)."""
-
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         ctx.save_for_backward(query, key, value, rows, columns)
@@ -237,7 +234,6 @@ def _planes_definition(*operands: Tensor) -> Tensor:
 
 
 def _check_operands(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> None:
-    """Raise ValueError if shapes or dtypes do not match."""
     operands = {"query": query, "key": key, "value": value, "rows": rows, "columns": columns}
     tensors = tuple(operands.values())
     requirement = None

@@ -101,7 +101,7 @@ def _weighted_rows(runs: Tensor, weights: Tensor, run_index: Tensor) -> Tensor:
 
 
 class _WeightedRows(torch.autograd.Function):
-    """``_weighted_rows`` as an embedding bag; torch cannot differentiate its gradients."""
+    """``_weighted_rows`` as an embedding bag."""
 
     @staticmethod
     def forward(runs: Tensor, weights: Tensor, run_index: Tensor) -> Tensor:
@@ -156,7 +156,6 @@ def _run_indices(key_yx: Tensor, size: tuple[int, int], rows: range, heads: int,
 
 
 def _macs(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
-    """Return the multiply-adds, four of them for each element of the bias."""
     return query.shape[:2].numel() * query.shape[3] * key.shape[3] * (query.shape[2] + value.shape[2] + 4)
 
 
@@ -198,8 +197,6 @@ def relative_attention(
 
 
 class _RelativeAttention(torch.autograd.Function):
-    """Blockwise relative attention for contiguous operands of one dtype."""
-
     @staticmethod
     def forward(
         query: Tensor, key: Tensor, value: Tensor, key_yx: Tensor, table: Tensor, size: tuple[int, int], scale: float
@@ -278,7 +275,6 @@ def _blocks(query: Tensor, key: Tensor, size: tuple[int, int], numel: int) -> It
 def _weights(
     query: Tensor, key: Tensor, key_yx: Tensor, runs: Tensor, size: tuple[int, int], rows: range, scale: float
 ) -> Tensor:
-    """Return the attention weights (B·heads, M, Q) of the pixels in ``rows``."""
     logits = relative_bias(runs, key_yx, size, slice(rows.start, rows.stop)).flatten(0, 1)
     logits.baddbmm_(key.flatten(0, 1).mT, query.flatten(0, 1), alpha=scale)
     return torch.softmax(logits, 1, out=logits)

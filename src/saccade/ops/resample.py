@@ -66,7 +66,6 @@ def window_starts(length: int, stride: int, window: int, device: torch.device) -
 
 
 def _resample(x: Tensor, size: tuple[int, int], make_matrix: object) -> Tensor:
-    """Multiply x (B, C, H, W) by one matrix per axis."""
     assert callable(make_matrix)
     height, width = (make_matrix(n, n_in, x) for n, n_in in zip(size, x.shape[2:], strict=True))
     with without_autocast(x):  # it would round coordinates to half precision

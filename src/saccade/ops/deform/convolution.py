@@ -81,7 +81,7 @@ def deform_conv2d(
 
 
 class _DeformConv2d(torch.autograd.Function):
-    """Sliced deformable convolution; offset and mask are float32 at least, other operands have the products' dtype."""
+    """Offset and mask are float32 at least; other operands have the products' dtype."""
 
     @staticmethod
     def forward(
@@ -181,6 +181,5 @@ def _definition_gradients(
 
 
 def _slices(x: Tensor, g: Geometry) -> Iterator[slice]:
-    """Return slices of whole images of the batch x."""
     step = max(1, _SLICE_PIXELS.get(x.device.type, _SLICE_PIXELS_ELSEWHERE) // g.positions)
     return (slice(start, start + step) for start in range(0, x.shape[0], step))

@@ -131,5 +131,4 @@ def _pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int
 
 
 def _listed(tensors: dict[str, Tensor], attribute: str) -> str:
-    """Return one line such as 'input float32, offset float64'."""
     return ", ".join(f"{name} {getattr(tensor, attribute)}".replace("torch.", "") for name, tensor in tensors.items())

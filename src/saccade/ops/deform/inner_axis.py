@@ -71,7 +71,7 @@ class InnerAxis(NamedTuple):
         return kernel.view(1, weight.shape[0], self.length)
 
     def kernel_to_weight(self, kernel: Tensor, shape: torch.Size) -> Tensor:
-        """Invert ``weight_to_kernel``, padded or not."""
+        """Invert ``weight_to_kernel``."""
         g = self.g
         if self.in_kernel_order:
             kernel = kernel[..., : self.channels // g.groups * g.taps]
@@ -95,7 +95,7 @@ class InnerAxis(NamedTuple):
         return columns.transpose(0, 1)
 
     def columns_to_samples(self, columns: Tensor) -> Tensor:
-        """Invert ``samples_to_columns``, padded or not."""
+        """Invert ``samples_to_columns``."""
         g, group_channels = self.g, self._group_channels
         if not self.in_kernel_order:
             return columns.view(-1, self.row_width)
