@@ -82,7 +82,10 @@ def measure_all(
 ) -> list[Cost]:
     """Measure several networks; their forward passes alternate, so that other load affects all equally.
 
-    Arguments are those of :func:`measure`, per network; it raises the same errors.
+    Arguments are those of :func:`measure`, with ``seconds`` s per network.
+
+    Raises:
+        UserError: as :func:`measure`.
     """
     if runs is not None and runs < 1:
         raise UserError(f"runs must be at least 1, got {runs}")

@@ -104,7 +104,7 @@ def _last_ungated_input(structure: Structure, conv: ConvolutionCall, maps: set[V
 
 
 def _is_only_user(structure: Structure, conv: ConvolutionCall, keys: Set[ValueKey]) -> bool:
-    """Return True if the module of ``conv`` receives only maps of ``keys`` and is their only user."""
+    """Return True if the module of ``conv`` is the only user of its inputs, all in ``keys``."""
     path = conv.call.path
     if path not in structure.maps:
         return False

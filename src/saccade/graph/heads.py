@@ -158,7 +158,7 @@ class Heads:
         return {key for call in self._weighted_calls if not self._children(call.module) for key in call.outputs}
 
     def _content_parents(self, value: Value) -> list[ValueKey]:
-        """Return the parents whose content ``value`` carries; for a map times a gate, the map."""
+        """Return the parents whose content ``value`` carries; of a map and its gate, the map."""
         values = self.trace.values
         scaling_parents = [key for key in value.parents if not values[key].is_fixed_size]
         if len(value.shape) != 4:
@@ -183,11 +183,11 @@ class Heads:
 
     @cached_property
     def _last_reads(self) -> dict[ValueKey, int]:
-        """Maps each value to the tick at which a module with weights last read it as a map, or -1."""
+        """Maps each value to the tick at which a module last read it as a map, or -1."""
         return self._last_entry_ticks({key for key, sources in self._sources.items() if sources})
 
     def _last_entry_ticks(self, keys: Collection[ValueKey]) -> dict[ValueKey, int]:
-        """Return each value's last tick of entry, or of a descendant in ``keys``, into a layer, or -1."""
+        """Return the last tick at which each value, or a descendant in ``keys``, entered a layer, or -1."""
         ticks = dict.fromkeys(self.trace.values, -1)
         for call in self._weighted_calls:
             for key in call.inputs:

@@ -43,7 +43,6 @@ def image_shaped_values(trace: Trace, image_sizes: Collection[tuple[int, int]]) 
 
 
 def _has_proportions(size: tuple[int, int], image_size: tuple[int, int]) -> bool:
-    """Return True if ``size`` has the proportions of ``image_size``."""
     (h, w), (image_height, image_width) = size, image_size
     # Allow one pixel of rounding per side, at the scale of the larger of the two.
     return abs(h * image_width - w * image_height) <= (image_height + image_width) * max(1.0, h / image_height)

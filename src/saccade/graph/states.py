@@ -77,7 +77,7 @@ def training_copy(host: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Silence warnings; restore the random generators of Python and NumPy at the end of the block."""
+    """Silence warnings; restore Python's and NumPy's random generators at the end."""
     numpy: Any = sys.modules.get("numpy")
     old_states = random.getstate(), numpy and numpy.random.get_state()
     try:

@@ -243,7 +243,6 @@ class Structure:
         return [child for child in module.children() if not self.trace.is_hidden(child)]
 
     def _count_layers(self, module: nn.Module) -> int:
-        """Return the number of convolutions and linear layers in ``module``."""
         return isinstance(module, _CONVOLUTIONS) + sum(map(self._count_layers, self._children(module)))
 
     def _ancestors(self, key: ValueKey, entry_tick: int) -> set[ValueKey]:
@@ -332,7 +331,6 @@ class Structure:
         )
 
     def _last_map(self, path: str) -> str | None:
-        """Return ``path`` if that module returns one map, else the last inner module that does."""
         inner_paths = (p for p in self.maps if p.startswith(path + "."))
         return path if path in self.maps else max(inner_paths, key=lambda p: self.maps[p][0].exit_tick, default=None)
 
@@ -343,7 +341,7 @@ class Structure:
         return {call.single_output for call in self.maps[path]}
 
     def _level(self, path: str) -> int:
-        """Return the number of halvings from the image to the map of ``path``, rounded."""
+        """Return the rounded number of halvings from the image to the map."""
         height = max(self.value(p).shape[2] for p in self.maps)
         height = max([height, *(size[0] for size in self._image_sizes)])
         return round(math.log2(height / self.value(path).shape[2]))
@@ -360,7 +358,7 @@ class Structure:
 
 
 def _is_container(module: nn.Module) -> bool:
-    """Return True for containers and modules whose forward iterates over their children."""
+    """Return True for modules that run their children in turn."""
     code = getattr(base_class(module).forward, "__code__", None)
     return isinstance(module, _CONTAINERS) or (code is not None and not _CHILDREN.isdisjoint(code.co_names))
 
