@@ -149,7 +149,7 @@ def test_compiles_and_exports_for_any_size():
     ("shapes", "message"),
     [
         (((2, 3, 4), (2, 3, 4), (2, 3, 4)), r"4 dimensions, got query \(2, 3, 4\)"),
-        (((1, 2, 3, 4), (1, 3, 3, 4), (1, 2, 3, 4)), "query and key must have one shape"),
+        (((1, 2, 3, 4), (1, 3, 3, 4), (1, 2, 3, 4)), "query and key must have the same shape"),
         (((1, 2, 3, 4), (1, 2, 3, 4), (1, 2, 4, 3)), r"one value for each pixel, .* value \(1, 2, 4, 3\)"),
     ],
 )

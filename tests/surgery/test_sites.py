@@ -161,9 +161,9 @@ def test_inputs(input):
 
 def test_a_host_that_does_not_run_asks_for_an_input():
     host = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 2))
-    with pytest.raises(UserError, match=r"Sequential does not run on a picture of 3×224×224: RuntimeError.*input="):
+    with pytest.raises(UserError, match=r"Sequential does not run on an image of 3×224×224: RuntimeError.*input="):
         sites(host)
-    with pytest.raises(UserError, match="does not run on the input given"):
+    with pytest.raises(UserError, match="does not run on the given input"):
         sites(host, (3, 9, 9))
     with pytest.raises(UserError, match=r"\(C, H, W\), got \(3, 9\)"):
         sites(host, (3, 9))
@@ -218,12 +218,12 @@ def test_looking_leaves_no_trace(fails, look):
         else:
             look(host, SIZE)
         assert torch.is_grad_enabled()
-    torch.testing.assert_close(torch.get_rng_state(), state, rtol=0, atol=0)
-    assert [name for name, mode in modes.items() if host.get_submodule(name).training != mode] == []
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(host.get_submodule(name).training == mode for name, mode in modes.items())
     assert {name: (id(b), float(b.sum())) for name, b in host.named_buffers() if "saccade" not in name} == {
         name: (key, float(b.sum())) for name, (key, b) in buffers.items()
     }
-    assert [p for p in host.parameters() if p.grad is not None] == []
+    assert all(p.grad is None for p in host.parameters())
     if fails or look is sites:
         assert [(dict(m._forward_hooks), dict(m._forward_pre_hooks)) for m in host.modules()] == hooks
 
@@ -247,10 +247,10 @@ POSITIONS = {
 def test_positions_of_the_hosts(make, name):
     seen = inspect_unplugged(make(name), SIZE)
     structure = seen.structure
-    assert (len(structure.stages), len(structure.units), len(structure.ends)) == POSITIONS[name]
+    assert (len(structure.stages), len(structure.units), len(structure.residual_ends)) == POSITIONS[name]
     assert set(structure.stages) | set(structure.units) <= set(seen.sites)
     assert {site.stage for site in seen.sites.values()} == set(range(len(structure.stages)))
-    assert structure.unreached == []
+    assert structure.units_without_end == []
 
 
 @pytest.mark.parametrize(
@@ -353,9 +353,9 @@ def _blocks(way):
 def test_the_branch_is_found_by_its_addition(way, last):
     host = _blocks(way)
     seen = inspect_unplugged(host, SIZE)
-    found = [site for _, site in seen.structure.ends]
+    found = [site for _, site in seen.structure.residual_ends]
     assert found == ([f"1.{last}", f"2.{last}"] if last else [])
-    assert seen.structure.unreached == (["1", "2"] if way == "scaled by no module" else [])
+    assert seen.structure.units_without_end == (["1", "2"] if way == "scaled by no module" else [])
 
 
 def test_a_branch_that_no_module_returns_is_reported(caplog):
@@ -364,7 +364,7 @@ def test_a_branch_that_no_module_returns_is_reported(caplog):
     assert chosen.position == "block"
     assert [site.path for site in chosen.sites] == ["1", "2"]
     assert caplog.text.count("no module of 1, 2 returns the residual branch") == 1
-    assert "'residual', which Sequential does not have: 'block' is taken" in caplog.text
+    assert "'residual', which Sequential does not have; using 'block' instead" in caplog.text
 
 
 def test_an_addition_in_the_hosts_own_forward():
@@ -405,8 +405,8 @@ def test_a_module_used_elsewhere_too_is_no_end():
             return x + self.act(self.conv(self.act(x)))
 
     seen = inspect_unplugged(nn.Sequential(nn.Conv2d(3, 8, 3), Shared(), Shared()), SIZE)
-    assert seen.structure.ends == []
-    assert seen.structure.unreached == ["1", "2"]
+    assert seen.structure.residual_ends == []
+    assert seen.structure.units_without_end == ["1", "2"]
 
 
 class Row(nn.Sequential):
@@ -484,7 +484,7 @@ def test_a_fallback_is_said_and_kept(make, caplog):
     with caplog.at_level(logging.WARNING, "saccade"):
         host = plug(make("torchvision vgg"), "se", input=SIZE)
     assert {row.position for row in plugs(host)} == {"stage"}
-    assert "'residual', which VGG does not have: 'stage' is taken" in caplog.text
+    assert "'residual', which VGG does not have; using 'stage' instead" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING, "saccade"):
         assert {row.position for row in plugs(plug(make("torchvision resnet"), "se", input=SIZE))} == {"residual"}

@@ -1,4 +1,4 @@
-"""The contract of a mechanism: :func:`check` tests a class against every promise of ``promises.py``."""
+"""The contract of a mechanism: :func:`check` tests a class against the promises in ``promises.py``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from saccade.contract.advice import in_one_line
-from saccade.contract.harness import BrokenPromiseError, Case, UnexaminedError
+from saccade.contract.harness import BrokenPromiseError, Case, UntestableError
 from saccade.contract.promises import PROMISES
 from saccade.errors import UserError, did_you_mean
 from saccade.specs import Spec
@@ -24,11 +24,11 @@ class Record:
     """The outcome of one promise."""
 
     promise: str
-    """The name of its function in :data:`PROMISES`."""
+    """Name of the promise's function in :data:`PROMISES`."""
     status: str
     """``passed``, ``failed`` or ``skipped``."""
     reason: str = ""
-    """Why it failed or was skipped, with numbers."""
+    """Reason for a failure or skip, with numbers."""
 
 
 def check(
@@ -39,22 +39,22 @@ def check(
     options: Mapping[str, Any] | None = None,
     known_failures: Mapping[str, str] | None = None,
 ) -> list[Record]:
-    """Test every promise on the module that ``make`` builds.
+    """Test ``make`` against every promise and return the records.
 
     Args:
-        make: called as ``make(channels, **options)``; a class, or anything that returns a module for maps
-            (B, channels, H, W). Defaults of options are read from its signature.
-        spec: its facts; without them promises about facts are skipped.
-        channels: the channel count of most tests.
-        options: of ``make``; ``size`` is (H, W).
-        known_failures: promise to reason; such a promise is skipped with that reason, and fails if it holds.
+        make: called as ``make(channels, **options)``; a class, or a function that returns a module for maps (B,
+            channels, H, W). Defaults of options are read from its signature.
+        spec: SPEC of the mechanism; without it, promises about SPEC are skipped.
+        channels: number of channels in most tests.
+        options: keyword arguments of ``make``; ``size`` is (H, W).
+        known_failures: maps promise names to reasons; these promises are skipped, or fail if they hold after all.
 
     Returns:
-        One record a promise, in the order of :data:`PROMISES`. The random state is kept; the caches of
+        One record per promise, in the order of :data:`PROMISES`. The random state is restored; the caches of
         ``torch.compile`` are emptied.
 
     Raises:
-        UserError: ``channels`` or ``options`` lie outside its limits, or ``known_failures`` names no promise.
+        UserError: ``channels`` or ``options`` lie outside the limits of SPEC, or ``known_failures`` names no promise.
     """
     return list(examine(make, spec, channels=channels, options=options, known_failures=known_failures))
 
@@ -71,31 +71,32 @@ def examine(
     """Yield the records of :func:`check` for ``promises``, each as soon as it is known.
 
     Raises:
-        UserError: as :func:`check`, before the first record.
+        UserError: as in :func:`check`; raised by the call, before the first record.
     """
     case = Case(make, spec, channels, dict(options or {}))
-    known = dict(known_failures or {})
-    for name in known:
+    failure_reasons = dict(known_failures or {})
+    for name in failure_reasons:
         if name not in (names := [promise.__name__ for promise in PROMISES]):
             raise UserError(f"no promise is called {name!r}.{did_you_mean(name, names)}")
     if spec is not None and spec.limits:
         with torch.random.fork_rng([]), contextlib.suppress(BrokenPromiseError):
-            if (why := case.refusal()) is not None:
-                raise UserError(why)
-    return (_tried(promise, case, known.get(promise.__name__)) for promise in promises)
+            if (refusal := case.refusal()) is not None:
+                raise UserError(refusal)
+    return (_test_promise(promise, case, failure_reasons.get(promise.__name__)) for promise in promises)
 
 
-def _tried(promise: Callable[[Case], None], case: Case, known: str | None) -> Record:
+def _test_promise(promise: Callable[[Case], None], case: Case, failure_reason: str | None) -> Record:
+    """Return the record of one promise."""
     name = promise.__name__
     try:
         with torch.random.fork_rng([]), torch.enable_grad():
             promise(case)
-    except UnexaminedError as error:
+    except UntestableError as error:
         return Record(name, "skipped", str(error))
-    except Exception as error:  # whatever a stranger's module raises is its failure, not ours
-        if known is not None:
-            return Record(name, "skipped", f"known failure: {known}")
+    except Exception as error:  # any exception of the module breaks the promise
+        if failure_reason is not None:
+            return Record(name, "skipped", f"known failure: {failure_reason}")
         return Record(name, "failed", str(error) if isinstance(error, BrokenPromiseError) else in_one_line(error))
-    if known is not None:
-        return Record(name, "failed", f"listed as a known failure ({known}), and it holds")
+    if failure_reason is not None:
+        return Record(name, "failed", f"listed as a known failure ({failure_reason}), but the promise holds")
     return Record(name, "passed")

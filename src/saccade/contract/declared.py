@@ -1,4 +1,4 @@
-"""Promises about SPEC: what it states is true, no more and no less."""
+"""Promises about SPEC: every stated fact holds, and every fact that holds is stated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.contract.harness import CLOSE, SIZES, Case, UnexaminedError, distance, expect, modes
+from saccade.contract.harness import SIZES, TOLERANCE, Case, UntestableError, distance, each_mode, expect
 from saccade.specs import SYMMETRIES
 
 __all__ = [
@@ -22,35 +22,41 @@ __all__ = [
 
 
 def has_the_parameters_it_states(case: Case) -> None:
-    """The function ``parameters`` gives the number of learnable parameters at every channel count."""
-    spec = case.stated("parameters")
+    """The function ``parameters`` beside SPEC returns the number of trainable parameters at every channel count."""
+    spec = case.require_fact("parameters")
     for channels in (case.channels, 2 * case.channels, 3 * case.channels, case.channels + 1):
         if case.refusal(channels) is None:
-            found = sum(p.numel() for p in case.build(channels).parameters() if p.requires_grad)
-            stated = spec.parameters(channels, case.values)
-            expect(found == stated, f"{found} parameters at {channels} channels; its function gives {stated}")
+            n_parameters = sum(p.numel() for p in case.build(channels).parameters() if p.requires_grad)
+            n_stated = spec.parameters(channels, case.values)
+            expect(
+                n_parameters == n_stated,
+                f"{n_parameters} parameters at {channels} channels; the function beside SPEC gives {n_stated}",
+            )
 
 
 def refuses_what_it_states(case: Case) -> None:
-    """Near its options, each limit of SPEC is met by a ValueError that begins with its words, and nothing else is."""
-    limits = case.stated("limits").limits
+    """Near the given options, SPEC's limits raise ValueErrors that start with their text; nothing else is refused."""
+    limits = case.require_fact("limits").limits
     if not limits:
-        raise UnexaminedError("SPEC states no limits")
-    near: dict[str, list[Any]] = {"channels": [1, 2, 3, 5, 8, case.channels + 1]}
-    near |= {name: case.choices(name) or _near(value) for name, value in case.values.items()}
-    unmet = set(limits)
-    for many in (1, 2, 3):
-        for names in combinations(near, many):
-            for values in product(*(near[name] for name in names)):
-                if many > 1 and not unmet:
+        raise UntestableError("SPEC states no limits")
+    nearby_values: dict[str, list[Any]] = {"channels": [1, 2, 3, 5, 8, case.channels + 1]}
+    nearby_values |= {name: case.option_choices(name) or _nearby_values(value) for name, value in case.values.items()}
+    unseen_limits = set(limits)
+    for n_options in (1, 2, 3):
+        for names in combinations(nearby_values, n_options):
+            for values in product(*(nearby_values[name] for name in names)):
+                if n_options > 1 and not unseen_limits:
                     return
-                why = case.refusal(**dict(zip(names, values, strict=True)))
-                unmet -= {limit for limit in unmet if why is not None and why.startswith(limit)}
-    expect(not unmet, f"no option near its own is refused by {' or '.join(map(repr, sorted(unmet)))}")
+                refusal = case.refusal(**dict(zip(names, values, strict=True)))
+                unseen_limits -= {limit for limit in unseen_limits if refusal is not None and refusal.startswith(limit)}
+    expect(
+        not unseen_limits,
+        f"no option near the given ones is refused by {' or '.join(map(repr, sorted(unseen_limits)))}",
+    )
 
 
-def _near(value: Any) -> list[Any]:
-    """Values to either side of ``value``."""
+def _nearby_values(value: Any) -> list[Any]:
+    """Return values on both sides of ``value``."""
     match value:
         case bool():
             return [not value]
@@ -62,60 +68,66 @@ def _near(value: Any) -> list[Any]:
 
 
 def keeps_its_gate_in_range(case: Case) -> None:
-    """The values that pass through ``tap`` lie inside the range SPEC states."""
-    interval = case.stated("gate").gate_range(case.channels, case.values)
+    """The values that pass through the submodule ``tap`` lie in the gate range of SPEC."""
+    interval = case.require_fact("gate").gate_range(case.channels, case.values)
     if interval is None:
-        raise UnexaminedError("SPEC states no gate")
+        raise UntestableError("SPEC states no gate")
     for seed in range(3):
-        module, seen = case.randomized(seed), list[Tensor]()
-        taps = [part for name, part in module.named_modules() if name.rpartition(".")[2] == "tap"]
-        expect(bool(taps), "SPEC states a range of the gate, and no module called `tap` shows the gate")
+        module, gates = case.build_randomized(seed), list[Tensor]()
+        taps = [child for name, child in module.named_modules() if name.rpartition(".")[2] == "tap"]
+        expect(bool(taps), "SPEC states a range of the gate, but no submodule called `tap` passes the gate through")
         for tap in taps:
-            tap.register_forward_hook(lambda _module, _args, gate: seen.append(gate.detach()))  # noqa: B023
-        module(case.maps(seed=seed))
-        for gate in seen:
-            least, most = gate.min().item(), gate.max().item()
-            inside = interval.holds(least) and interval.holds(most)
-            expect(inside, f"the gate runs from {least:.3g} to {most:.3g}, not in {interval}")
+            tap.register_forward_hook(lambda _module, _args, gate: gates.append(gate.detach()))  # noqa: B023
+        module(case.random_maps(seed=seed))
+        for gate in gates:
+            lowest, highest = gate.min().item(), gate.max().item()
+            is_inside = interval.holds(lowest) and interval.holds(highest)
+            expect(is_inside, f"the gate runs from {lowest:.3g} to {highest:.3g}, not in {interval}")
 
 
 def is_neutral_as_stated(case: Case) -> None:
-    """With its own initialisation it is the identity, bit for bit in eval and train, if and only if SPEC says so."""
-    stated = case.stated("neutral").is_neutral(case.values)
+    """As initialised, the module is the identity, bit for bit in eval and train, if and only if SPEC says so."""
+    is_stated = case.require_fact("neutral").is_neutral(case.values)
     torch.default_generator.manual_seed(0)
-    module, x = case.build(), case.maps(dtype=torch.float32)
-    changed = [mode for mode in modes(module) if not torch.equal(module(x), x)]
-    if stated:
-        expect(not changed, f"SPEC says neutral, and it changes its input in {' and '.join(changed)}")
+    module, x = case.build(), case.random_maps(dtype=torch.float32)
+    changed = [mode for mode in each_mode(module) if not torch.equal(module(x), x)]
+    if is_stated:
+        expect(not changed, f"SPEC says neutral, but the module changes its input in {' and '.join(changed)}")
     else:
-        expect(bool(changed), "it is the identity at its start, and SPEC does not say neutral")
+        expect(bool(changed), "the module is the identity at its start, but SPEC does not say neutral")
 
 
 def commutes_as_stated(case: Case) -> None:
-    """It commutes with exactly those of permuting pixels, flipping and transposing that SPEC lists.
+    """The module commutes with exactly the symmetries (permutation of pixels, flip, transpose) that SPEC lists.
 
-    On maps with odd and with even sides: every second pixel of an odd row, seen from its other end, is the same pixel.
+    Maps have odd and even sides, because a stride of 2 commutes with flips on odd sides.
     """
-    stated, module = case.stated("equivariant").symmetries(case.channels, case.values), case.randomized()
-    maps = [case.maps(*size) for size in case.sizes(SIZES[0], (4, 6))]
-    moves: dict[str, Callable[[Tensor], Tensor]] = {
-        "permutation": _permuted,
+    symmetries, module = (
+        case.require_fact("equivariant").symmetries(case.channels, case.values),
+        case.build_randomized(),
+    )
+    maps = [case.random_maps(*size) for size in case.sizes(SIZES[0], (4, 6))]
+    transforms: dict[str, Callable[[Tensor], Tensor]] = {
+        "permutation": _permute_pixels,
         "flip": lambda t: t.flip(-1),
         "transpose": lambda t: t.transpose(2, 3),
     }
     for symmetry in SYMMETRIES:
-        move = moves[symmetry]
-        tried = [x for x in maps if case.fixed_size is None or move(x).shape == x.shape]
-        if not tried:
+        transform = transforms[symmetry]
+        fitting_maps = [x for x in maps if case.fixed_size is None or transform(x).shape == x.shape]
+        if not fitting_maps:
             continue
-        off = max(distance(module(move(x)), move(module(x))) for x in tried)
-        if symmetry in stated:
-            expect(off < CLOSE, f"SPEC says it commutes with {symmetry}, and the two orders differ by {off:.1e}")
+        error = max(distance(module(transform(x)), transform(module(x))) for x in fitting_maps)
+        if symmetry in symmetries:
+            expect(
+                error < TOLERANCE,
+                f"SPEC says the module commutes with {symmetry}, but the two orders differ by {error:.1e}",
+            )
         else:
-            expect(off > CLOSE, f"it commutes with {symmetry}, and SPEC does not say so")
+            expect(error > TOLERANCE, f"the module commutes with {symmetry}, but SPEC does not say so")
 
 
-def _permuted(t: Tensor) -> Tensor:
-    """The pixels of a map in another order, the same for every map of its size."""
+def _permute_pixels(t: Tensor) -> Tensor:
+    """Permute the pixels of t (B, C, H, W), equally for all maps of one size."""
     order = torch.randperm(t[0, 0].numel(), generator=torch.Generator("cpu").manual_seed(2), device="cpu")
     return t.flatten(2)[..., order].view_as(t)

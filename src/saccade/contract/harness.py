@@ -1,4 +1,4 @@
-"""The module under test: building it, random inputs, distances, and the two ways a test ends early."""
+"""The module under test, random inputs, comparisons, and the errors that end a test."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from saccade.contract.advice import in_one_line
 from saccade.specs import Spec
 
 __all__ = [
-    "CLOSE", "DRAWS", "SIZES", "BrokenPromiseError", "Case", "UnexaminedError", "distance", "expect", "gradients",
-    "modes", "rewinder", "weighted_sum",
+    "N_DRAWS", "SIZES", "TOLERANCE", "BrokenPromiseError", "Case", "UntestableError", "distance", "each_mode", "expect",
+    "gradients", "make_rewind", "weighted_sum",
 ]  # fmt: skip
 
 SIZES = ((7, 5), (1, 1), (4, 9), (33, 17), (1, 6), (8, 8))
-CLOSE = 1e-9
-"""Two float64 results of one function differ by less, relative to the largest value."""
-DRAWS = 5
-"""Random parameters may turn a ReLU off all over the map: what must be possible is tested with this many draws."""
+TOLERANCE = 1e-9
+"""Largest difference between two float64 results of one function, relative to the largest value."""
+N_DRAWS = 5
+"""Number of random initialisations of which one must pass: a ReLU may be dead on a whole map."""
 
 
 class BrokenPromiseError(Exception):
     """The promise does not hold."""
 
 
-class UnexaminedError(Exception):
-    """The promise cannot be tested, because a fact is missing."""
+class UntestableError(Exception):
+    """The promise cannot be tested."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is tested: how to build it, its SPEC, and at which channels and options."""
+    """The mechanism under test: its constructor, SPEC, channels and options."""
 
     make: Callable[..., nn.Module]
     spec: Spec | None
@@ -45,7 +45,7 @@ class Case:
 
     @cached_property
     def values(self) -> dict[str, Any]:
-        """The options, defaults included; with a ``size`` if SPEC needs one."""
+        """Options including defaults, with a ``size`` if SPEC needs one."""
         try:
             arguments = list(inspect.signature(self.make).parameters.values())[1:]
         except (TypeError, ValueError):
@@ -53,42 +53,42 @@ class Case:
         defaults = {a.name: a.default for a in arguments if a.default is not inspect.Parameter.empty}
         return defaults | self.options | ({} if self.fixed_size is None else {"size": self.fixed_size})
 
-    def choices(self, name: str) -> list[Any]:
-        """The values of an option's ``Literal`` annotation; [] without one."""
-        made = self.make.__init__ if isinstance(self.make, type) else self.make  # type: ignore[misc]
+    def option_choices(self, name: str) -> list[Any]:
+        """Return the values of an option's ``Literal`` annotation; [] without one."""
+        constructor = self.make.__init__ if isinstance(self.make, type) else self.make  # type: ignore[misc]
         try:
-            annotation = get_type_hints(made).get(name)
-        except Exception:  # a stranger's annotation may be anything
+            annotation = get_type_hints(constructor).get(name)
+        except Exception:  # annotations may raise anything
             return []
         return list(get_args(annotation)) if get_origin(annotation) is Literal else []
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
-        """The one size (H, W) it takes, its option ``size``, where SPEC needs one; else None."""
+        """Size (H, W) that the module is built for, if SPEC needs one; else None."""
         if self.spec is None or "size" not in self.spec.needs:
             return None
         height, width = self.options.get("size") or SIZES[0]
         return height, width
 
-    def sizes(self, *wanted: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-        """Return ``wanted``, or the one size it takes."""
-        return wanted if self.fixed_size is None else (self.fixed_size,)
+    def sizes(self, *sizes: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """Return ``sizes``, or only the fixed size if there is one."""
+        return sizes if self.fixed_size is None else (self.fixed_size,)
 
     def build(self, channels: int | None = None, **options: Any) -> nn.Module:
         """Build a module with its own initialisation."""
-        given = {} if self.fixed_size is None else {"size": self.fixed_size}
-        with torch.device("cpu"):  # whatever the global default device is
+        size_option = {} if self.fixed_size is None else {"size": self.fixed_size}
+        with torch.device("cpu"):  # a global default device may be set
             try:
-                made = self.make(channels or self.channels, **{**given, **self.options, **options})
+                module = self.make(channels or self.channels, **{**size_option, **self.options, **options})
             except TypeError as error:
                 if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
-                    raise  # from inside
+                    raise  # raised inside the constructor
                 raise BrokenPromiseError(f"a mechanism is built as Class(channels, **options): {error}") from error
-        if not isinstance(made, nn.Module):
-            raise BrokenPromiseError(f"it must make a torch.nn.Module, got {type(made).__name__}")
-        return made
+        if not isinstance(module, nn.Module):
+            raise BrokenPromiseError(f"make must return a torch.nn.Module, got {type(module).__name__}")
+        return module
 
-    def randomized(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
+    def build_randomized(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
         """Build a module in eval mode with random parameters and running statistics."""
         torch.default_generator.manual_seed(seed)
         module = self.build()
@@ -104,33 +104,34 @@ class Case:
                     buffer.copy_(torch.rand(buffer.shape, generator=generator, device="cpu") + 0.5)
         return module.eval().to(dtype)
 
-    def maps(self, *size: int, batch: int = 2, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    def random_maps(self, *size: int, batch: int = 2, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
         """Draw random maps (batch, C, H, W)."""
         shape = (batch, self.channels, *(size or self.sizes(SIZES[0])[0]))
         generator = torch.Generator("cpu").manual_seed(seed)
         return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(dtype)
 
-    def stated(self, fact: str) -> Spec:
+    def require_fact(self, fact: str) -> Spec:
         """Return the SPEC if it states ``fact`` for these options.
 
         Raises:
-            UnexaminedError: there is no SPEC, or no function beside it that can be called for the fact.
+            UntestableError: there is no SPEC, or the function that returns the fact cannot be called with these
+                options.
         """
         if self.spec is None:
-            raise UnexaminedError("there is no SPEC")
-        by_function = fact == "parameters" or isinstance(getattr(self.spec, fact), str)
+            raise UntestableError("there is no SPEC")
+        needs_function = fact == "parameters" or isinstance(getattr(self.spec, fact), str)
         values = self.values if fact == "neutral" else {"channels": self.channels, **self.values}
-        if by_function and (why := self.spec.unanswered(fact, values)) is not None:
-            raise UnexaminedError(why)
+        if needs_function and (reason := self.spec.unanswered(fact, values)) is not None:
+            raise UntestableError(reason)
         return self.spec
 
     def refusal(self, channels: int | None = None, **options: Any) -> str | None:
-        """Why it is not built, a ValueError that begins with a limit of SPEC; None if it is built.
+        """Return the message of the ValueError that states a limit of SPEC, or None if the module is built.
 
-        Without a SPEC any ValueError counts.
+        Without a SPEC, any ValueError counts.
 
         Raises:
-            BrokenPromiseError: it raises anything else.
+            BrokenPromiseError: the constructor raises any other exception.
         """
         try:
             self.build(channels, **options)
@@ -139,56 +140,56 @@ class Case:
         except Exception as error:
             if isinstance(error, ValueError) and (self.spec is None or str(error).startswith(self.spec.limits)):
                 return str(error)
-            given = {"channels": channels or self.channels, **options}
+            arguments = {"channels": channels or self.channels, **options}
             raise BrokenPromiseError(
-                f"it cannot be built with {', '.join(f'{name} = {value}' for name, value in given.items())}: "
-                f"{in_one_line(error)}; a limit is stated in SPEC, and a ValueError begins with its words"
+                f"it cannot be built with {', '.join(f'{name} = {value}' for name, value in arguments.items())}: "
+                f"{in_one_line(error)}; state a limit in SPEC and raise a ValueError that starts with its text"
             ) from error
         return None
 
 
-def expect(holds: bool, otherwise: str) -> None:
-    """Raise :class:`BrokenPromiseError` with the words ``otherwise`` unless it ``holds``."""
-    if not holds:
-        raise BrokenPromiseError(otherwise)
+def expect(is_kept: bool, message: str) -> None:
+    """Raise :class:`BrokenPromiseError` with ``message`` unless ``is_kept``."""
+    if not is_kept:
+        raise BrokenPromiseError(message)
 
 
 def distance(a: Tensor, b: Tensor) -> float:
-    """Return the largest difference relative to the largest value; inf if shapes differ or a value is not finite."""
+    """Return the largest difference of a and b (same shape), relative to the largest value; inf if it is undefined."""
     if a.shape != b.shape:
         return float("inf")
-    worst = ((a - b).abs().amax() / b.abs().amax().clamp(min=1e-300)).item()
-    return worst if worst == worst else float("inf")
+    largest = ((a - b).abs().amax() / b.abs().amax().clamp(min=1e-300)).item()
+    return largest if largest == largest else float("inf")
 
 
-def modes(module: nn.Module) -> Iterator[str]:
-    """Put ``module`` into eval, then into train, and yield the mode."""
+def each_mode(module: nn.Module) -> Iterator[str]:
+    """Put ``module`` into eval mode, then train mode, yielding the mode's name."""
     for training in (False, True):
         module.train(training)
         yield "train" if training else "eval"
 
 
-def rewinder(module: nn.Module) -> Callable[[], None]:
-    """Return a function that resets the generator's seed and the buffers of ``module``, so that a forward repeats."""
-    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+def make_rewind(module: nn.Module) -> Callable[[], None]:
+    """Return a function that restores the seed and the buffers of ``module``, so that a forward pass repeats."""
+    old_values = {name: buffer.clone() for name, buffer in module.named_buffers()}
 
     def rewind() -> None:
         torch.default_generator.manual_seed(0)
         with torch.no_grad():
             for name, buffer in module.named_buffers():
-                buffer.copy_(before[name])
+                buffer.copy_(old_values[name])
 
     return rewind
 
 
 def weighted_sum(y: Tensor) -> Tensor:
-    """Return the sum of all values under fixed random weights, the same for every dtype."""
+    """Return the sum of y (any shape) under fixed random weights, the same for every dtype."""
     weights = torch.randn(y.shape, generator=torch.Generator("cpu").manual_seed(1), dtype=torch.float64, device="cpu")
     return (y * weights.to(y.dtype)).sum()
 
 
 def gradients(y: Tensor, module: nn.Module, x: Tensor) -> dict[str, Tensor | None]:
-    """The gradient of the weighted_sum ``y`` by ``input`` and by the name of each parameter that takes one."""
-    wanted = {"input": x, **{name: p for name, p in module.named_parameters() if p.requires_grad}}
-    found = torch.autograd.grad(weighted_sum(y), list(wanted.values()), allow_unused=True)
-    return dict(zip(wanted, found, strict=True))
+    """Return the gradients of ``weighted_sum(y)`` of y (B, C, H, W), by ``input`` and by parameter name."""
+    tensors = {"input": x, **{name: p for name, p in module.named_parameters() if p.requires_grad}}
+    gradients = torch.autograd.grad(weighted_sum(y), list(tensors.values()), allow_unused=True)
+    return dict(zip(tensors, gradients, strict=True))

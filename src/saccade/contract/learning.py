@@ -1,4 +1,4 @@
-"""Promises about learning: every parameter has a gradient, it is the true one, and training changes it."""
+"""Promises about learning: gradients exist for all parameters, are correct, and training changes the parameters."""
 
 from __future__ import annotations
 
@@ -10,101 +10,104 @@ from torch import Tensor, nn
 
 from saccade.bases import blended
 from saccade.contract.harness import (
-    DRAWS,
+    N_DRAWS,
     Case,
-    UnexaminedError,
+    UntestableError,
     distance,
+    each_mode,
     expect,
     gradients,
-    modes,
-    rewinder,
+    make_rewind,
     weighted_sum,
 )
 
 __all__ = ["has_true_gradients", "learns_from_a_neutral_start", "reaches_every_parameter"]
 
-PATIENCE, SETTLED = 1000, 1e-14
-"""At most so many forwards until buffers converge, which is when the output changes by less; its error is a root."""
+MAX_FORWARDS = 1000
+"""Largest number of forward passes until the buffers converge."""
+CONVERGED = 1e-14
+"""Largest change of the output once the buffers have converged; their own error is about its square root."""
 STEPS = 5
 RATE = 0.01
-_PLUGS_OWN = "the plug's a"
-MOVED = 1e-9
-"""One step of Adam moves a value by about its rate where the gradient is real, by 1e-11 where it is rounding, 1e-17."""
+_PLUG_SCALE = "the plug's a"
+MIN_CHANGE = 1e-9
+"""Least change that counts: Adam's first step is its rate, 1e-11 for gradients of rounding, 1e-17 for none."""
 
 
 def reaches_every_parameter(case: Case) -> None:
     """The input and every parameter get a gradient that is finite and not zero, in eval and train.
 
-    In train a parameter's may be zero, as that of a bias in front of a batch norm is. One draw of the parameters in a
-    few is enough, as a ReLU may be off all over the map.
+    In train mode a parameter's gradient may be zero, as for a bias before batch norm. One of N_DRAWS initialisations
+    must pass, because a ReLU may be dead on a whole map.
     """
-    silent: dict[str, str] = {}
-    for seed in range(DRAWS):
-        silent = {}
-        module, x = case.randomized(seed), case.maps(seed=seed).requires_grad_()
-        for mode in modes(module):
+    failures: dict[str, str] = {}
+    for seed in range(N_DRAWS):
+        failures = {}
+        module, x = case.build_randomized(seed), case.random_maps(seed=seed).requires_grad_()
+        for mode in each_mode(module):
             for name, gradient in gradients(module(x), module, x).items():
                 if gradient is None:
-                    silent.setdefault(name, f"{name} takes no part in the output in {mode}")
+                    failures.setdefault(name, f"the output does not depend on {name} in {mode}")
                     continue
                 expect(bool(gradient.isfinite().all()), f"the gradient of {name} is not finite in {mode}")
                 largest = gradient.abs().amax().item() if gradient.numel() else 0.0
                 if largest <= 1e-12 and (mode == "eval" or name == "input"):
-                    silent.setdefault(
+                    failures.setdefault(
                         name, f"the gradient of {name} is zero in {mode} ({largest:.1e}): it cannot learn"
                     )
-        if not silent:
+        if not failures:
             return
-    expect(False, "; ".join(silent.values()))
+    expect(False, "; ".join(failures.values()))
 
 
 def has_true_gradients(case: Case) -> None:
-    """Gradients of the input and of all parameters are those of finite differences, in eval and train.
+    """Gradients of the input and of all parameters equal finite differences, in eval and train.
 
-    All forwards use the same random numbers and the same buffers, which have converged: the power iteration of spectral
-    normalisation has no gradient.
+    All forward passes use the same random numbers and the same converged buffers: the power iteration of spectral
+    normalisation is not differentiated.
     """
-    module, x = case.randomized(), case.maps(*case.sizes((3, 2))[0]).requires_grad_()
-    for mode in modes(module):
-        _settle(module, x)
-        forward = _repeated(module, x)
+    module, x = case.build_randomized(), case.random_maps(*case.sizes((3, 2))[0]).requires_grad_()
+    for mode in each_mode(module):
+        _converge_buffers(module, x)
+        forward = _repeatable_forward(module, x)
         for name, gradient in gradients(forward(), module, x).items():
-            place = x if name == "input" else module.get_parameter(name)
+            tensor = x if name == "input" else module.get_parameter(name)
             direction = torch.randn(
-                place.shape, generator=torch.Generator("cpu").manual_seed(2), dtype=place.dtype, device="cpu"
+                tensor.shape, generator=torch.Generator("cpu").manual_seed(2), dtype=tensor.dtype, device="cpu"
             )
             step = 1e-6 * direction
             with torch.no_grad():
-                place.add_(step)
+                tensor.add_(step)
                 above = weighted_sum(forward())
-                place.sub_(2 * step)
+                tensor.sub_(2 * step)
                 below = weighted_sum(forward())
-                place.add_(step)
-            true = (above - below).item() / 2e-6
-            found = 0.0 if gradient is None else (gradient * direction).sum().item()
-            # Rounding of two sums of a few hundred values of order 1, over the step: about 1e-8.
+                tensor.add_(step)
+            numerical = (above - below).item() / 2e-6
+            analytic = 0.0 if gradient is None else (gradient * direction).sum().item()
+            # Rounding error is about 1e-8: two sums of a few hundred values of order 1, over the step.
             expect(
-                abs(found - true) < 1e-5 * abs(true) + 1e-6,
-                f"along a random direction of {name} the gradient is {found:.6g} and differences {true:.6g} in {mode}: "
-                "a tensor is cut off (.detach(), .data, .item(), numpy) or a backward is wrong",
+                abs(analytic - numerical) < 1e-5 * abs(numerical) + 1e-6,
+                f"along a random direction of {name} autograd gives {analytic:.6g} and finite differences "
+                f"{numerical:.6g} in {mode}: "
+                "a tensor is detached (.detach(), .data, .item(), numpy) or a backward is wrong",
             )
 
 
-def _settle(module: nn.Module, x: Tensor) -> None:
-    """Repeat the forward until its buffers no longer change the output."""
-    last = None
-    for _ in range(PATIENCE):
+def _converge_buffers(module: nn.Module, x: Tensor) -> None:
+    """Repeat the forward pass until the module's buffers no longer change the output."""
+    last_output = None
+    for _ in range(MAX_FORWARDS):
         torch.default_generator.manual_seed(0)
         with torch.no_grad():
             y = module(x)
-        if last is not None and distance(y, last) < SETTLED:
+        if last_output is not None and distance(y, last_output) < CONVERGED:
             return
-        last = y
+        last_output = y
 
 
-def _repeated(module: nn.Module, x: Tensor) -> Callable[[], Tensor]:
-    """Return the forward on ``x``, repeatable."""
-    rewind = rewinder(module)
+def _repeatable_forward(module: nn.Module, x: Tensor) -> Callable[[], Tensor]:
+    """Return a forward pass on x (B, C, H, W) that gives the same output every time."""
+    rewind = make_rewind(module)
 
     def forward() -> Tensor:
         rewind()
@@ -115,42 +118,46 @@ def _repeated(module: nn.Module, x: Tensor) -> Callable[[], Tensor]:
 
 
 def learns_from_a_neutral_start(case: Case) -> None:
-    """Plugged neutrally, five steps of an optimiser change every parameter, the plug's own included.
+    """In a plug with a neutral start, five optimiser steps change every parameter, the plug's ``a`` included.
 
-    The start is y = f + a·(m(f) − f) with a = 0, or the mechanism itself where SPEC says neutral. A bias in front of a
-    batch norm need only change in eval. One draw in a few is enough, as ``plug`` redraws dead ReLUs.
+    The plug computes y = f + a·(m(f) − f) with a = 0, or m(f) if SPEC says neutral. A bias before batch norm need only
+    change in eval. One of N_DRAWS initialisations must pass, because ``plug`` redraws dead ReLUs.
     """
-    alone = case.spec is not None and case.stated("neutral").is_neutral(case.values)
-    stuck: set[str] = set()
-    for seed in range(DRAWS):
-        stuck = set.intersection(*(_stuck(case, seed, training, alone) for training in (True, False)))
-        if not stuck:
+    without_plug = case.spec is not None and case.require_fact("neutral").is_neutral(case.values)
+    unchanged: set[str] = set()
+    for seed in range(N_DRAWS):
+        unchanged = set.intersection(
+            *(_unchanged_parameters(case, seed, training, without_plug) for training in (True, False))
+        )
+        if not unchanged:
             return
-    names = ", ".join(sorted(stuck))
+    names = ", ".join(sorted(unchanged))
     expect(
-        _PLUGS_OWN not in stuck,
-        f"not moved by {STEPS} steps: {names}; it starts as the identity, and a plug puts a second zero in front of it "
+        _PLUG_SCALE not in unchanged,
+        f"not changed by {STEPS} steps: {names}; the module starts as the identity, so a plug's a = 0 has no gradient "
         "unless SPEC says neutral",
     )
-    expect(False, f"not moved by {STEPS} steps from a neutral start: {names}")
+    expect(False, f"not changed by {STEPS} steps from a neutral start: {names}")
 
 
-def _stuck(case: Case, seed: int, training: bool, alone: bool) -> set[str]:
+def _unchanged_parameters(case: Case, seed: int, training: bool, without_plug: bool) -> set[str]:
     """Return the parameters that a few steps towards a random map do not change."""
     torch.default_generator.manual_seed(seed)
-    module, f = case.build().double().train(training), case.maps(seed=seed)
-    target = case.maps(*f.shape[2:], seed=seed + 1)
-    learnt: dict[str, Tensor] = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    module, f = case.build().double().train(training), case.random_maps(seed=seed)
+    target = case.random_maps(*f.shape[2:], seed=seed + 1)
+    learnable: dict[str, Tensor] = {name: p for name, p in module.named_parameters() if p.requires_grad}
     a = torch.zeros(1, dtype=f.dtype, device="cpu", requires_grad=True)
-    if not alone:
-        learnt[_PLUGS_OWN] = a
-    if not learnt:
-        raise UnexaminedError("it has no parameters, and a plug adds none to what SPEC calls neutral")
-    before = {name: p.detach().clone() for name, p in learnt.items()}
-    optimizer = torch.optim.Adam(learnt.values(), lr=RATE)
+    if not without_plug:
+        learnable[_PLUG_SCALE] = a
+    if not learnable:
+        raise UntestableError("there are no parameters: the module has none, and a plug adds none if SPEC says neutral")
+    old_values = {name: p.detach().clone() for name, p in learnable.items()}
+    optimizer = torch.optim.Adam(learnable.values(), lr=RATE)
     for _ in range(STEPS):
-        y = module(f) if alone else blended(f, module(f), a)
+        y = module(f) if without_plug else blended(f, module(f), a)
         optimizer.zero_grad()
         F.mse_loss(y, target).backward()
         optimizer.step()
-    return {name for name, p in learnt.items() if not bool(((p.detach() - before[name]).abs() > MOVED).any())}
+    return {
+        name for name, p in learnable.items() if not bool(((p.detach() - old_values[name]).abs() > MIN_CHANGE).any())
+    }

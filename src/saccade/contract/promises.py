@@ -1,7 +1,8 @@
 """The promises, in the order they are tested.
 
-Each is a function of a :class:`~saccade.contract.harness.Case` that raises unless its docstring holds. Unless a promise
-concerns initialisation, parameters and running statistics are randomised first: a zero hides what follows it.
+Each is a function of a :class:`~saccade.contract.harness.Case` that raises unless the statement in its docstring holds.
+Unless a promise concerns initialisation, parameters and running statistics are randomised, because zeros hide errors in
+later layers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Random states for a network under test: with fresh norms, biases and statistics a wrong plug can go unnoticed."""
+"""Random states of a network under test: fresh norms, biases and statistics hide the errors of a wrong plug."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Network = TypeVar("Network", bound=nn.Module)
 def randomize(host: Network, seed: int = 1) -> Network:
     """Draw the norms, biases, scales and running statistics of ``host`` in place, and return it.
 
-    Any other parameter that holds one value throughout (layer scale, skip gain, last norm at zero) is drawn too.
+    Other parameters that hold one value throughout (layer scale, skip gain, last norm at zero) are drawn too.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -29,12 +29,12 @@ def randomize(host: Network, seed: int = 1) -> Network:
 
 
 def perturb(network: Network, seed: int = 3, *, by: float = 0.05, a: float = 0.7) -> Network:
-    """Move every parameter and running statistic off its initial value, as training does; return ``network``.
+    """Add noise to every parameter of ``network`` and draw its running statistics, as if trained; return it.
 
     Args:
         network: changed in place.
-        seed: of the draws.
-        by: standard deviation of the change, in units of a matrix's own (1 where that is 0).
+        seed: seed of the draws.
+        by: standard deviation of the noise, in units of a matrix's own (1 where that is 0).
         a: value of ``a`` in every plug that has one.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -43,14 +43,15 @@ def perturb(network: Network, seed: int = 3, *, by: float = 0.05, a: float = 0.7
             if name.endswith("saccade.a"):
                 parameter.fill_(a)
             else:
-                spread = float(parameter.std()) if parameter.ndim > 1 and parameter.numel() > 1 else 0.0
-                change = by * (spread or 1.0) * torch.randn(parameter.shape, generator=generator)
-                parameter.add_(change.to(parameter))
+                deviation = float(parameter.std()) if parameter.ndim > 1 and parameter.numel() > 1 else 0.0
+                noise = by * (deviation or 1.0) * torch.randn(parameter.shape, generator=generator)
+                parameter.add_(noise.to(parameter))
     _draw_statistics(network, 0.1, generator)
     return network
 
 
 def _draw_statistics(network: nn.Module, scale: float, generator: torch.Generator) -> None:
+    """Draw running means with deviation ``scale`` and running variances between 0.5 and 2."""
     for name, buffer in network.named_buffers():
         if name.endswith("running_mean"):
             buffer.copy_(torch.empty(buffer.shape).normal_(0, scale, generator=generator))

@@ -1,4 +1,4 @@
-"""Promises about side effects of a forward, and about copying, saving and seeding."""
+"""Promises about side effects of a forward pass, and about copying, saving and seeding."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from saccade.contract.harness import (
-    CLOSE,
     SIZES,
+    TOLERANCE,
     BrokenPromiseError,
     Case,
-    UnexaminedError,
+    UntestableError,
     distance,
+    each_mode,
     expect,
     gradients,
-    modes,
-    rewinder,
+    make_rewind,
 )
 from saccade.tensors import tensors_in
 
@@ -42,132 +42,142 @@ __all__ = [
 
 
 def leaves_its_input_alone(case: Case) -> None:
-    """The map that goes in is not changed."""
-    module, x = case.randomized(), case.maps()
-    before = x.clone()
-    for mode in modes(module):
+    """The input is not changed."""
+    module, x = case.build_randomized(), case.random_maps()
+    old_x = x.clone()
+    for mode in each_mode(module):
         module(x)
-        expect(torch.equal(x, before), f"changes its input in {mode}")
+        expect(torch.equal(x, old_x), f"the module changes its input in {mode}")
 
 
 def lets_its_output_be_changed(case: Case) -> None:
-    """Changing the output in place, as a host may, changes neither the input nor a gradient, in any mode."""
-    module, x = case.randomized(), case.maps().requires_grad_()
-    rewind = rewinder(module)
-    for mode in modes(module):
+    """In-place changes of the output, as in a host, change neither the input nor a gradient, in both modes."""
+    module, x = case.build_randomized(), case.random_maps().requires_grad_()
+    rewind = make_rewind(module)
+    for mode in each_mode(module):
         rewind()
         expected = gradients(F.relu(module(x * 1)), module, x)
         rewind()
-        entering = x * 1  # as in a host: not a leaf
-        y = module(entering)
-        before = entering.detach().clone()
+        inner_input = x * 1  # inside a host the input is not a leaf
+        y = module(inner_input)
+        old_input = inner_input.detach().clone()
         y = F.relu(y, inplace=True)
-        expect(torch.equal(entering, before), f"its output is its input in {mode}: what changes one changes the other")
+        expect(torch.equal(inner_input, old_input), f"its output shares memory with its input in {mode}")
         for name, gradient in gradients(y, module, x).items():
-            known = expected[name]
-            if known is not None and (gradient is None or distance(gradient, known) > CLOSE):
+            expected_gradient = expected[name]
+            if expected_gradient is not None and (
+                gradient is None or distance(gradient, expected_gradient) > TOLERANCE
+            ):
                 raise BrokenPromiseError(
                     f"the gradient of {name} in {mode} is wrong after the output was changed in place"
                 )
 
 
 def keeps_nothing_between_calls(case: Case) -> None:
-    """After a forward the module holds no tensor it did not hold before, and its input can be freed."""
-    module = case.randomized()
-    for mode in modes(module):
-        before = _unregistered(module)
-        x = case.maps()
-        alive = weakref.ref(x)
+    """After a forward pass the module holds no new tensor, and its input can be freed."""
+    module = case.build_randomized()
+    for mode in each_mode(module):
+        old_ids = _unregistered_tensors(module)
+        x = case.random_maps()
+        input_ref = weakref.ref(x)
         module(x)
-        new = sorted(name for name, held in _unregistered(module).items() if held != before.get(name))
-        expect(not new, f"a forward in {mode} leaves a tensor in {', '.join(new)}")
+        new_names = sorted(name for name, ids in _unregistered_tensors(module).items() if ids != old_ids.get(name))
+        expect(not new_names, f"a forward pass in {mode} leaves a tensor in {', '.join(new_names)}")
         del x
-        if alive() is not None:
-            gc.collect()  # a cycle may hold it
-        expect(alive() is None, f"the input of a forward in {mode} is kept alive")
+        if input_ref() is not None:
+            gc.collect()  # a reference cycle may hold it
+        expect(input_ref() is None, f"the input of a forward pass in {mode} is kept alive")
 
 
 def answers_the_same_twice(case: Case) -> None:
-    """In eval the same map gives the same output bit for bit, whatever ran in between, and no buffer changes."""
-    module, x = case.randomized(), case.maps()
+    """In eval the same map gives the same output bit for bit, after any other map, and no buffer changes."""
+    module, x = case.build_randomized(), case.random_maps()
     state = copy.deepcopy(module.state_dict())
-    first = module(x)
-    module(case.maps(*case.sizes(SIZES[2])[0], seed=1))
-    expect(torch.equal(module(x), first), "the same map gives another output the second time")
-    moved = [name for name, value in module.state_dict().items() if not torch.equal(value, state[name])]
-    expect(not moved, f"a forward in eval changes {', '.join(moved)}")
+    first_output = module(x)
+    module(case.random_maps(*case.sizes(SIZES[2])[0], seed=1))
+    expect(torch.equal(module(x), first_output), "the same map gives another output the second time")
+    changed = [name for name, value in module.state_dict().items() if not torch.equal(value, state[name])]
+    expect(not changed, f"a forward pass in eval changes {', '.join(changed)}")
 
 
 def leaves_the_generator_alone(case: Case) -> None:
-    """A forward in eval draws no random number, and none in train seeds the global generator."""
-    module, x = case.randomized(), case.maps()
-    before = torch.get_rng_state()
+    """A forward pass draws no random number in eval and does not seed the global generator in train."""
+    module, x = case.build_randomized(), case.random_maps()
+    old_state = torch.get_rng_state()
     module(x)
-    expect(torch.equal(torch.get_rng_state(), before), "a forward in eval draws from the global generator")
+    expect(torch.equal(torch.get_rng_state(), old_state), "a forward pass in eval draws from the global generator")
     module.train()
-    after = []
+    states_after = []
     for seed in (1, 2):
         torch.default_generator.manual_seed(seed)
         module(x)
-        after.append(torch.get_rng_state())
-    expect(not torch.equal(*after), "a forward in train seeds the global generator: all else draws the same each step")
+        states_after.append(torch.get_rng_state())
+    expect(
+        not torch.equal(*states_after),
+        "a forward pass in train seeds the global generator: other code draws the same numbers each step",
+    )
 
 
 def registers_every_parameter(case: Case) -> None:
-    """All its tensors are parameters and buffers, registered before the first forward."""
-    module = case.randomized()
-    stray = sorted(_unregistered(module))
-    expect(not stray, f"{', '.join(stray)}: a tensor that is neither parameter nor buffer moves with no .to()")
-    before = set(module.state_dict())
+    """All tensors are parameters and buffers, registered before the first forward pass."""
+    module = case.build_randomized()
+    unregistered = sorted(_unregistered_tensors(module))
+    expect(
+        not unregistered,
+        f"{', '.join(unregistered)}: a tensor that is neither parameter nor buffer is not moved by .to()",
+    )
+    old_keys = set(module.state_dict())
     module.requires_grad_(False)
-    for mode in modes(module):
-        y = module(case.maps())
-        new = sorted(set(module.state_dict()) - before)
-        expect(not new, f"a forward in {mode} adds {', '.join(new)}: an optimiser made before does not know it")
-        expect(not y.requires_grad, "something that is no registered parameter takes a gradient")
+    for mode in each_mode(module):
+        y = module(case.random_maps())
+        new_keys = sorted(set(module.state_dict()) - old_keys)
+        expect(not new_keys, f"a forward pass in {mode} adds {', '.join(new_keys)}: an optimiser made before lacks it")
+        expect(not y.requires_grad, "a tensor that is not a registered parameter requires a gradient")
 
 
 def survives_copying(case: Case) -> None:
-    """A deep copy, a pickled copy, and a new module with the state loaded into it give the same output.
+    """A deep copy, a pickled copy, and a new module with the loaded state give the same output.
 
-    Torch cannot pickle parametrizations: a module with these is reported as skipped if the other two hold.
+    Torch cannot pickle parametrised modules: these are reported as skipped if the other two hold.
     """
-    module, x = case.randomized(), case.maps()
+    module, x = case.build_randomized(), case.random_maps()
     y = module(x)
     expect(torch.equal(copy.deepcopy(module)(x), y), "a deep copy gives another output")
-    parametrized = any(is_parametrized(part) for part in module.modules())
-    if not parametrized:
+    has_parametrizations = any(is_parametrized(child) for child in module.modules())
+    if not has_parametrizations:
         expect(torch.equal(pickle.loads(pickle.dumps(module))(x), y), "a pickled copy gives another output")
-    other = case.randomized(seed=1)
+    other = case.build_randomized(seed=1)
     if any(True for _ in module.parameters()):
         expect(not torch.equal(other(x), y), "two modules with different parameters give the same output")
     other.load_state_dict(module.state_dict())
     expect(torch.equal(other(x), y), "a new module with the state loaded gives another output")
-    if parametrized:
-        raise UnexaminedError("torch pickles no parametrized module; a deep copy and a loaded state give its output")
+    if has_parametrizations:
+        raise UntestableError(
+            "torch cannot pickle a parametrized module; a deep copy and a loaded state give the same output"
+        )
 
 
 def is_drawn_by_the_seed(case: Case) -> None:
     """The same seed of torch's generator builds the same module; another seed changes every random value."""
-    states, draws, after = [], [], []
+    states, draws, states_after = [], [], []
     for seed in (3, 3, 4):
         torch.default_generator.manual_seed(seed)
-        with _Draws() as seen:
+        with _RandomDrawRecorder() as recorder:
             states.append(case.build().state_dict())
-        draws.append(seen.values)
-        after.append(torch.get_rng_state())
-    same = states[0].keys() == states[1].keys() and all(torch.equal(states[0][k], states[1][k]) for k in states[0])
-    expect(same, "built twice under one seed it starts with different values")
-    expect(not torch.equal(after[1], after[2]), "building it seeds the global generator")
-    for one, other in zip(draws[1], draws[2], strict=False):
-        again = (
-            f"values of shape {tuple(one.shape)} are drawn the same under another seed: a generator is seeded inside"
+        draws.append(recorder.values)
+        states_after.append(torch.get_rng_state())
+    is_same = states[0].keys() == states[1].keys() and all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+    expect(is_same, "two modules built under one seed start with different values")
+    expect(not torch.equal(states_after[1], states_after[2]), "the constructor seeds the global generator")
+    for first, second in zip(draws[1], draws[2], strict=False):
+        message = (
+            f"values of shape {tuple(first.shape)} are drawn the same under another seed: a generator is seeded inside"
         )
-        expect(not torch.equal(one, other), again)
+        expect(not torch.equal(first, second), message)
 
 
-class _Draws(TorchDispatchMode):
-    """Records all random numbers that are drawn, constants aside."""
+class _RandomDrawRecorder(TorchDispatchMode):
+    """A mode that records random tensors, except those of one value."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -177,7 +187,7 @@ class _Draws(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        # A single number may come twice.
+        # Single numbers are skipped: two seeds may draw the same.
         if (
             torch.Tag.nondeterministic_seeded in func.tags
             and result.is_floating_point()
@@ -187,11 +197,11 @@ class _Draws(TorchDispatchMode):
         return result
 
 
-def _unregistered(module: nn.Module) -> dict[str, list[int]]:
-    """Return the ids of unregistered tensors by attribute."""
+def _unregistered_tensors(module: nn.Module) -> dict[str, list[int]]:
+    """Return the ids of unregistered tensors by attribute path."""
     return {
-        f"{path}.{name}".lstrip("."): found
-        for path, part in module.named_modules()
-        for name, value in vars(part).items()
-        if name not in ("_parameters", "_buffers", "_modules") and (found := [id(t) for t in tensors_in(value)])
+        f"{path}.{name}".lstrip("."): ids
+        for path, child in module.named_modules()
+        for name, value in vars(child).items()
+        if name not in ("_parameters", "_buffers", "_modules") and (ids := [id(t) for t in tensors_in(value)])
     }

@@ -1,12 +1,12 @@
-"""What a network costs: parameters, multiply-adds, latency, peak memory.
+"""Costs of a network: parameters, multiply-adds, latency, peak memory.
 
-Multiply-adds (MACs) of: convolutions of all kinds, linear layers, products of matrices and vectors, attention,
-deformable convolutions and ``grid_sample`` (one for each product of the kernel, four for each value sampled
-bilinearly). Not counted: norms, activations, pooling, resizing, softmax and other elementwise work. ResNet-50 at
-224×224 is 4.089 G; counters that include batch norm say 4.11 G. The counter ``thop`` gives what most papers print.
+Multiply-adds (MACs) are those of convolutions, linear layers, products of matrices and vectors, attention, deformable
+convolutions and ``grid_sample`` (four per bilinear sample). Norms, activations, pooling, resizing, softmax and other
+elementwise work are not counted. ResNet-50 at 224×224 has 4.089 G; counters that include batch norm report 4.11 G. The
+counter ``thop`` gives the figures most papers print.
 """
 
-from saccade.cost.latency import Spread
+from saccade.cost.latency import LatencySummary
 from saccade.cost.measuring import COUNTERS, Cost, count_macs, measure, measure_all
 
-__all__ = ["COUNTERS", "Cost", "Spread", "count_macs", "measure", "measure_all"]
+__all__ = ["COUNTERS", "Cost", "LatencySummary", "count_macs", "measure", "measure_all"]

@@ -1,4 +1,4 @@
-"""A network and what one forward of it takes."""
+"""A network together with the arguments of one forward pass."""
 
 from __future__ import annotations
 
@@ -18,55 +18,58 @@ __all__ = ["ForwardCall"]
 
 @dataclass(frozen=True)
 class ForwardCall:
-    """A network and what one forward of it takes."""
+    """A network together with the arguments of one forward pass."""
 
     model: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
     @classmethod
-    def of(cls, model: nn.Module, input: Any, batch: int) -> ForwardCall:
-        """Return the forward that ``input`` describes, as for :func:`saccade.measure`."""
+    def build(cls, model: nn.Module, input: Any, batch: int) -> ForwardCall:
+        """Return the call for ``input``, interpreted as in :func:`saccade.measure`."""
         check_network(model, "the model")
         if isinstance(input, Mapping):
             return cls(model, (), dict(input))
         return cls(model, example_input(model, input, batch=batch), {})
 
     @property
-    def is_picture(self) -> bool:
-        """Whether the input is one batch (B, C, H, W)."""
+    def is_image_batch(self) -> bool:
+        """True if the only argument is one batch (B, C, H, W)."""
         return len(self.args) == 1 and isinstance(self.args[0], Tensor) and self.args[0].dim() == 4
 
     @property
     def device(self) -> torch.device:
-        """Where the first parameter is."""
+        """Device of the first parameter, CPU without one."""
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
-    def first(self) -> ForwardCall:
-        """Return the call on the first picture alone, if it is on pictures."""
-        return ForwardCall(self.model, (self.args[0][:1],), {}) if self.is_picture else self
+    def first_image(self) -> ForwardCall:
+        """Return the call on the first image of the batch; other inputs stay as they are."""
+        return ForwardCall(self.model, (self.args[0][:1],), {}) if self.is_image_batch else self
 
     @property
-    def shapes(self) -> str:
-        """The input in words, such as ``2×3×224×224``."""
-        given = [*self.args, *self.kwargs.values()]
-        return ", ".join("×".join(map(str, g.shape)) if isinstance(g, Tensor) else type(g).__name__ for g in given)
+    def input_text(self) -> str:
+        """Text of the input's shapes, such as ``2×3×224×224``."""
+        arguments = [*self.args, *self.kwargs.values()]
+        return ", ".join(
+            "×".join(map(str, argument.shape)) if isinstance(argument, Tensor) else type(argument).__name__
+            for argument in arguments
+        )
 
     def run(self) -> Any:
-        """Run the forward."""
+        """Run the forward pass."""
         return self.model(*self.args, **self.kwargs)
 
-    def try_out(self) -> Any:
-        """Run the forward.
+    def run_checked(self) -> Any:
+        """Run the forward pass.
 
         Raises:
-            UserError: it failed.
+            UserError: the network fails on the input.
         """
         try:
             return self.run()
         except Exception as error:
             raise UserError(
-                f"{type(self.model).__name__} does not run on the input {self.shapes}: "
+                f"{type(self.model).__name__} does not run on the input {self.input_text}: "
                 f"{type(error).__name__}: {error}. "
-                "Say what it takes by input=: a size (C, H, W), a tensor, or a tuple or dict of its arguments."
+                "Pass input=: a size (C, H, W), a tensor, or a tuple or dict of the network's arguments."
             ) from error

@@ -1,4 +1,4 @@
-"""Latency of a forward: median and spread; networks to be compared take turns."""
+"""Latency of a forward pass; compared networks are timed alternately."""
 
 from __future__ import annotations
 
@@ -11,52 +11,54 @@ import torch
 
 from saccade.cost.call import ForwardCall
 
-__all__ = ["Spread", "spread", "times"]
+__all__ = ["LatencySummary", "summarize", "time_calls"]
 
-WARM_UP, FEWEST, MOST = 2, 10, 1000
+WARM_UP_RUNS, MIN_RUNS, MAX_RUNS = 2, 10, 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
-    """Milliseconds of a forward over ``runs`` runs."""
+class LatencySummary:
+    """Milliseconds of a forward pass over ``runs`` runs."""
 
     median: float
     low: float
-    """5 % of the runs were faster."""
+    """5th percentile."""
     high: float
-    """5 % of the runs were slower."""
+    """95th percentile."""
     runs: int
 
 
-def times(calls: Sequence[ForwardCall], runs: int | None, seconds: float) -> list[list[float]]:
-    """Return the milliseconds of each timed forward of each call, in turn, after warming up."""
-    found: list[list[float]] = [[] for _ in calls]
-    spent, rounds = 0.0, 0
-    # Not inference mode: what a network caches in a forward, such as anchors, must still serve it in training.
+def time_calls(calls: Sequence[ForwardCall], runs: int | None, seconds: float) -> list[list[float]]:
+    """Return the milliseconds of each run of each call, alternating between calls, over ``seconds`` s or ``runs``."""
+    milliseconds: list[list[float]] = [[] for _ in calls]
+    elapsed_total, rounds = 0.0, 0
+    # Not inference mode: tensors that a network caches, such as anchors, must stay usable in training.
     with torch.no_grad():
-        for call in [*calls] * WARM_UP:
-            call.try_out()
+        for call in [*calls] * WARM_UP_RUNS:
+            call.run_checked()
         while (
-            rounds < runs if runs is not None else rounds < FEWEST or (spent < seconds * len(calls) and rounds < MOST)
+            rounds < runs
+            if runs is not None
+            else rounds < MIN_RUNS or (elapsed_total < seconds * len(calls) and rounds < MAX_RUNS)
         ):
-            for call, row in zip(calls, found, strict=True):
-                _wait(call.device)
+            for call, call_times in zip(calls, milliseconds, strict=True):
+                _synchronize(call.device)
                 start = time.perf_counter()
                 call.run()
-                _wait(call.device)
+                _synchronize(call.device)
                 elapsed = time.perf_counter() - start
-                spent += elapsed
-                row.append(1000 * elapsed)
+                elapsed_total += elapsed
+                call_times.append(1000 * elapsed)
             rounds += 1
-    return found
+    return milliseconds
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def spread(times: list[float]) -> Spread:
-    """Return the median and the middle 90 % of milliseconds."""
+def summarize(times: list[float]) -> LatencySummary:
+    """Return the median and the 5th and 95th percentile of ``times`` in milliseconds."""
     twentieths = statistics.quantiles(times, n=20, method="inclusive") if len(times) > 1 else times
-    return Spread(median=statistics.median(times), low=twentieths[0], high=twentieths[-1], runs=len(times))
+    return LatencySummary(median=statistics.median(times), low=twentieths[0], high=twentieths[-1], runs=len(times))

@@ -1,4 +1,4 @@
-"""True multiply-adds: what the operators of one forward do."""
+"""Multiply-adds computed by the operators of one forward pass."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from torch.utils.flop_counter import FlopCounterMode
 from saccade.cost.call import ForwardCall
 from saccade.graph.states import preserve_state
 
-__all__ = ["true_macs"]
+__all__ = ["operator_macs"]
 
 aten = torch.ops.aten
 
 
-def true_macs(call: ForwardCall) -> int:
-    """Count with PyTorch's counter; operators that state their own cost count as that.
+def operator_macs(call: ForwardCall) -> int:
+    """Return PyTorch's count of multiply-adds, with operators of own cost (``saccade.ops.macs``) counted by that.
 
     Raises:
-        UserError: the network does not take the input.
+        UserError: the network fails on the input.
     """
     counter = FlopCounterMode(display=False, custom_mapping={**_RULES, **_torchvision_rules()})
-    stated = _StatedCosts(counter)
-    with preserve_state(call.model), torch.no_grad(), _separate_layers(), counter, stated:
-        call.try_out()
-    return counter.get_total_flops() // 2 + stated.correction
+    own_costs = _OwnCosts(counter)
+    with preserve_state(call.model), torch.no_grad(), _without_mha_fastpath(), counter, own_costs:
+        call.run_checked()
+    return counter.get_total_flops() // 2 + own_costs.correction
 
 
-class _StatedCosts(TorchFunctionMode):
-    """Give operators that state their own cost (``saccade.ops.counted``) that cost."""
+class _OwnCosts(TorchFunctionMode):
+    """A mode that replaces the counter's cost of an operator by its attribute ``macs``."""
 
     def __init__(self, counter: FlopCounterMode) -> None:
         super().__init__()
@@ -44,65 +44,65 @@ class _StatedCosts(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        stated: Callable[..., int] | None = getattr(func, "macs", None)
-        before = self.counter.get_total_flops()
+        own_macs: Callable[..., int] | None = getattr(func, "macs", None)
+        counted_before = self.counter.get_total_flops()
         result = func(*args, **kwargs)
-        if stated is not None:
-            self.correction += stated(*args, **kwargs) - (self.counter.get_total_flops() - before) // 2
+        if own_macs is not None:
+            self.correction += own_macs(*args, **kwargs) - (self.counter.get_total_flops() - counted_before) // 2
         return result
 
 
 @contextmanager
-def _separate_layers() -> Iterator[None]:
-    """Switch off PyTorch's fused transformer layer, whose one operator would count as nothing."""
-    before = torch.backends.mha.get_fastpath_enabled()
+def _without_mha_fastpath() -> Iterator[None]:
+    """Switch off PyTorch's fused transformer layer, which the counter ignores."""
+    was_enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+        torch.backends.mha.set_fastpath_enabled(was_enabled)
 
 
-# What PyTorch's counter lacks, in its own unit: two operations for each multiply-add.
-def _vector(a: Any, b: Any, *_: Any, **__: Any) -> int:
-    """Matrix (n, m) or vector (m,) by vector (m,)."""
+# Rules that PyTorch's counter lacks, in its unit: two operations per multiply-add.
+def _matrix_vector(a: Any, b: Any, *_: Any, **__: Any) -> int:
+    """Return the cost of a matrix (n, m) or vector (m,) times a vector (m,)."""
     return 2 * prod(a)
 
 
-def _added_vector(c: Any, a: Any, b: Any, *_: Any, **__: Any) -> int:
+def _addmv(c: Any, a: Any, b: Any, *_: Any, **__: Any) -> int:
     return 2 * prod(a)
 
 
-def _added_batch(c: Any, a: Any, b: Any, *_: Any, **__: Any) -> int:
-    """Sum over the batch of (b, n, m) by (b, m, p)."""
+def _addbmm(c: Any, a: Any, b: Any, *_: Any, **__: Any) -> int:
+    """Return the cost of the sum over the batch of (b, n, m) @ (b, m, p)."""
     return 2 * prod(a) * b[-1]
 
 
-def _sampled(x: Any, grid: Any, interpolation: int = 0, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    """Neighbours of a point: 2 for each axis, none for nearest, 4 for each axis for bicubic."""
+def _grid_sample(x: Any, grid: Any, interpolation: int = 0, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    """Return the cost: 2**axes neighbours per sample (bilinear), none (nearest) or 4**axes (bicubic)."""
     axes = len(x) - 2
     return 2 * prod(out_shape) * {0: 2**axes, 1: 0, 2: 4**axes}[interpolation]
 
 
 def _attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-    """(B, heads, N, d) · (B, heads, M, d), then by (B, heads, M, e)."""
+    """Return the cost of both products for q (B, heads, N, d), k (B, heads, M, d) and v (B, heads, M, e)."""
     return 2 * prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
 
 
 def _torchvision_deformable(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    places = out_shape[0] * out_shape[2] * out_shape[3]
-    return 2 * places * (prod(weight) + 4 * x[1] * weight[2] * weight[3])
+    positions = out_shape[0] * out_shape[2] * out_shape[3]
+    return 2 * positions * (prod(weight) + 4 * x[1] * weight[2] * weight[3])
 
 
 _RULES: dict[Any, Callable[..., int]] = {
-    aten.mv: _vector,
-    aten.dot: _vector,
-    aten.vdot: _vector,
-    aten.addmv: _added_vector,
-    aten.addbmm: _added_batch,
-    aten.grid_sampler_2d: _sampled,
-    aten.grid_sampler_3d: _sampled,
-    aten.cudnn_grid_sampler: _sampled,
+    aten.mv: _matrix_vector,
+    aten.dot: _matrix_vector,
+    aten.vdot: _matrix_vector,
+    aten.addmv: _addmv,
+    aten.addbmm: _addbmm,
+    aten.grid_sampler_2d: _grid_sample,
+    aten.grid_sampler_3d: _grid_sample,
+    aten.cudnn_grid_sampler: _grid_sample,
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_fused_attention_overrideable: _attention,
     aten._scaled_dot_product_attention_math_for_mps: _attention,
@@ -110,7 +110,7 @@ _RULES: dict[Any, Callable[..., int]] = {
 
 
 def _torchvision_rules() -> dict[Any, Callable[..., int]]:
-    """Return the rules of torchvision's operators, which exist once something has imported it."""
+    """Return the rules of torchvision's operators, which exist only once it is imported."""
     if not hasattr(torch.ops.torchvision, "deform_conv2d"):
         return {}
     return {torch.ops.torchvision.deform_conv2d: _torchvision_deformable}

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from saccade.cost.call import ForwardCall
-from saccade.cost.latency import Spread, spread, times
-from saccade.cost.macs import true_macs
+from saccade.cost.latency import LatencySummary, summarize, time_calls
+from saccade.cost.macs import operator_macs
 from saccade.cost.memory import forward_memory, step_memory
 from saccade.cost.thop import thop_counts
 from saccade.errors import UserError, did_you_mean
@@ -25,26 +25,20 @@ COUNTERS = ("true", "thop")
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What :func:`measure` found, on this machine with these threads."""
+    """Costs of a network; latency is that of this machine and number of threads."""
 
     parameters: int
     trainable: int
     macs: int
-    """Multiply-adds of one picture, or of one call with several arguments."""
+    """Multiply-adds of one image, or of one call with several arguments."""
     counter: str
-    """Whose rules gave ``parameters`` and ``macs``: ``true`` or ``thop``."""
-    latency_ms: Spread
-    """Of a forward of ``batch`` pictures."""
+    """Name of the counter of ``parameters`` and ``macs``: ``true`` or ``thop``."""
+    latency_ms: LatencySummary
+    """Latency of a forward pass on ``batch`` images, in milliseconds."""
     memory: int
-    """Most bytes live at once in a forward of ``batch`` pictures: parameters, buffers, input, activations.
-
-    On CUDA also kernel workspace.
-    """
+    """Peak live memory of a forward pass on ``batch`` images, in bytes; on CUDA including kernel workspace."""
     step_memory: int | None
-    """The same of a training step with the gradients of all parameters; None where nothing can be trained.
-
-    The state of an optimiser is not counted.
-    """
+    """Peak live memory of a training step without optimiser state, in bytes; None without trainable parameters."""
     batch: int
     threads: int
     device: str
@@ -59,19 +53,19 @@ def measure(
     seconds: float = 1.0,
     counter: str = "true",
 ) -> Cost:
-    """Measure parameters, multiply-adds, latency and peak memory of ``model`` in eval mode, which stays as it is.
+    """Measure parameters, multiply-adds, latency and peak memory of ``model`` in eval mode; the model stays unchanged.
 
     Args:
         model: any network.
         input: see :func:`saccade.sites`.
-        batch: pictures a forward, where ``input`` is a size or None.
-        runs: forwards to time; None goes on for ``seconds``, at least 10 runs and at most 1000.
-        seconds: how long to time where ``runs`` is None.
-        counter: ``true``, or ``thop`` for the figures that ``thop.profile`` gives and most papers print.
+        batch: images per forward pass, if ``input`` is a size or None.
+        runs: number of timed forward passes; None for as many as fit into ``seconds``, from 10 to 1000.
+        seconds: duration of the timing, if ``runs`` is None.
+        counter: ``true``, or ``thop`` for the figures of ``thop.profile``, which most papers print.
 
     Raises:
-        UserError: the size, ``batch`` or ``runs`` is not positive, there is no such counter, the network does not take
-            the input, or there is not enough memory.
+        UserError: the size, ``batch`` or ``runs`` is not positive, the counter is unknown, the network fails on the
+            input, or there is not enough memory.
     """
     (cost,) = measure_all([model], input, batch=batch, runs=runs, seconds=seconds, counter=counter)
     return cost
@@ -86,9 +80,12 @@ def measure_all(
     seconds: float = 1.0,
     counter: str = "true",
 ) -> list[Cost]:
-    """Measure several networks, whose forwards alternate so that other load on the machine meets all alike.
+    """Measure several networks; their forward passes alternate, so that other load affects all equally.
 
-    Arguments and errors are those of :func:`measure`; ``runs`` and ``seconds`` are for each network.
+    Arguments are those of :func:`measure`, with ``seconds`` s per network.
+
+    Raises:
+        UserError: as :func:`measure`.
     """
     if runs is not None and runs < 1:
         raise UserError(f"runs must be at least 1, got {runs}")
@@ -96,45 +93,45 @@ def measure_all(
         raise UserError(
             f"no counter is called {counter!r}; there are {' and '.join(COUNTERS)}.{did_you_mean(counter, COUNTERS)}"
         )
-    calls = [ForwardCall.of(model, input, batch) for model in models]
+    calls = [ForwardCall.build(model, input, batch) for model in models]
     counts = [_counts(call, counter) for call in calls]
-    peaks = [(forward_memory(call), step_memory(call)) for call in calls]
+    memories = [(forward_memory(call), step_memory(call)) for call in calls]
     with ExitStack() as stack:
         for model in models:
             stack.enter_context(preserve_state(model))
-        rows = times(calls, runs, seconds)
+        times = time_calls(calls, runs, seconds)
     return [
         Cost(
             parameters=parameters,
             trainable=sum(p.numel() for p in call.model.parameters() if p.requires_grad),
             macs=macs,
             counter=counter,
-            latency_ms=spread(row),
+            latency_ms=summarize(call_times),
             memory=forward,
             step_memory=step,
-            batch=len(call.args[0]) if call.is_picture else batch,
+            batch=len(call.args[0]) if call.is_image_batch else batch,
             threads=torch.get_num_threads(),
             device=call.device.type,
         )
-        for call, (parameters, macs), (forward, step), row in zip(calls, counts, peaks, rows, strict=True)
+        for call, (parameters, macs), (forward, step), call_times in zip(calls, counts, memories, times, strict=True)
     ]
 
 
 def _counts(call: ForwardCall, counter: str) -> tuple[int, int]:
-    """Return parameters, and multiply-adds of one picture."""
+    """Return the parameters, and the multiply-adds of one image."""
     if counter == "thop":
-        return thop_counts(call.first())
-    return sum(p.numel() for p in call.model.parameters()), true_macs(call.first())
+        return thop_counts(call.first_image())
+    return sum(p.numel() for p in call.model.parameters()), operator_macs(call.first_image())
 
 
 def count_macs(model: nn.Module, input: Any = None) -> int:
-    """Return the multiply-adds of one picture through ``model`` in eval mode; see :mod:`saccade.cost`.
+    """Return the multiply-adds of one image through ``model`` in eval mode; see :mod:`saccade.cost`.
 
     Args:
         model: any network.
-        input: as for :func:`measure`; of a batch (B, C, H, W) the first picture is taken.
+        input: as for :func:`measure`; only the first image of a batch (B, C, H, W) is used.
 
     Raises:
-        UserError: the network does not take the input.
+        UserError: the network fails on the input.
     """
-    return true_macs(ForwardCall.of(model, input, 1).first())
+    return operator_macs(ForwardCall.build(model, input, 1).first_image())

@@ -1,8 +1,7 @@
-"""Peak memory: the most bytes that are live at once.
+"""Peak memory: the largest number of bytes that are live at once.
 
-On CUDA the allocator counts. Elsewhere the operators of a forward are watched, which gives the same on every machine:
-what one returns is live until nothing holds it, autograd included. Kernel workspace is not counted; it can add a third.
-A sparse tensor is its indices and values, one of an opaque layout (MKL-DNN's) its elements.
+On CUDA the allocator counts. Elsewhere the outputs of operators are counted, equally on every machine: an output is
+live until its last reference, autograd's included, is gone. Kernel workspace is not counted; it can add a third.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from saccade.cost.call import ForwardCall
 from saccade.errors import UserError
-from saccade.graph.inputs import out_of_memory
+from saccade.graph.inputs import is_out_of_memory
 from saccade.graph.states import preserve_state
 from saccade.tensors import tensors_in
 
@@ -26,25 +25,22 @@ __all__ = ["forward_memory", "step_memory"]
 
 
 def forward_memory(call: ForwardCall) -> int:
-    """Return the most bytes live at once in one forward: parameters, buffers, input, and what the forward makes.
-
-    Args:
-        call: the network, run in eval mode, and its input.
+    """Return the peak bytes of a forward pass in eval mode: parameters, buffers, input and activations.
 
     Raises:
-        UserError: the network does not take the input.
+        UserError: the network fails on the input.
     """
     with torch.no_grad():
-        return _peak(call, call.try_out)
+        return _peak(call, call.run_checked)
 
 
 def step_memory(call: ForwardCall) -> int | None:
-    """Return the same of a forward that keeps what the backward needs, the backward, and all gradients.
+    """Return the peak bytes of a forward and backward pass in eval mode, with the gradients of all parameters.
 
-    None where nothing takes a gradient, or the output cannot be differentiated.
+    None if no parameter requires a gradient or the output cannot be differentiated.
 
     Raises:
-        UserError: there is not enough memory for it.
+        UserError: there is not enough memory.
     """
     leaves = [p for p in call.model.parameters() if p.requires_grad]
 
@@ -57,25 +53,28 @@ def step_memory(call: ForwardCall) -> int | None:
     try:
         with torch.enable_grad():
             return _peak(call, step) if leaves else None
-    except RuntimeError as error:  # as above, or an operator has no derivative, or a saved tensor was changed
-        if out_of_memory(error):
+    except RuntimeError as error:  # also: an operator has no derivative, or a saved tensor was changed
+        if is_out_of_memory(error):
             name = type(call.model).__name__
-            raise UserError(f"a training step of {name} on {call.shapes} does not fit into memory: {error}") from error
+            raise UserError(
+                f"a training step of {name} on {call.input_text} does not fit into memory: {error}"
+            ) from error
         return None
 
 
 def _peak(call: ForwardCall, run: Callable[[], object]) -> int:
-    own = [*call.model.parameters(), *call.model.buffers(), *tensors_in((call.args, call.kwargs))]
+    """Return the peak bytes while ``run`` runs."""
+    initial_tensors = [*call.model.parameters(), *call.model.buffers(), *tensors_in((call.args, call.kwargs))]
     with preserve_state(call.model):
         if call.device.type != "cuda":
-            with (live := _Live(own)):
+            with (tracker := _LiveStorages(initial_tensors)):
                 run()
-            return live.peak
-        gc.collect()  # what others left must not be freed now
+            return tracker.peak
+        gc.collect()  # older garbage must not be freed during the measurement
         torch.cuda.reset_peak_memory_stats(call.device)
-        before = torch.cuda.memory_allocated(call.device)
+        allocated_before = torch.cuda.memory_allocated(call.device)
         run()
-        return torch.cuda.max_memory_allocated(call.device) - before + _Live(own).peak
+        return torch.cuda.max_memory_allocated(call.device) - allocated_before + _LiveStorages(initial_tensors).peak
 
 
 _COMPRESSED = {
@@ -86,8 +85,8 @@ _COMPRESSED = {
 }
 
 
-def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Return the tensors that hold the elements: a sparse tensor's indices and values."""
+def _element_tensors(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Return the tensors that hold the elements of ``tensor``: itself, or a sparse one's indices and values."""
     if tensor.layout is torch.sparse_coo:
         return tensor._indices(), tensor._values()
     if tensor.layout in _COMPRESSED:
@@ -95,29 +94,29 @@ def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
     return (tensor,)
 
 
-class _Live(TorchDispatchMode):
-    """Add up the storages that are live; ``peak`` is the largest sum."""
+class _LiveStorages(TorchDispatchMode):
+    """A mode that counts the bytes of live storages; ``peak`` is the maximum."""
 
-    def __init__(self, own: Iterable[Tensor]) -> None:
+    def __init__(self, initial_tensors: Iterable[Tensor]) -> None:
         super().__init__()
         self.bytes = self.peak = 0
         self.storages: dict[int, weakref.ref[Any]] = {}
-        for tensor in own:
-            self.hold(tensor)
+        for tensor in initial_tensors:
+            self.track(tensor)
 
-    def hold(self, tensor: Tensor) -> None:
-        for part in _parts(tensor):
+    def track(self, tensor: Tensor) -> None:
+        """Count the storages of ``tensor``."""
+        for tensor_part in _element_tensors(tensor):
             try:
-                storage = part.untyped_storage()
+                storage = tensor_part.untyped_storage()
             except NotImplementedError:
-                # A tensor of an opaque layout (MKL-DNN's) has memory and shows no storage. Its elements stand for that:
-                # left out it would cost nothing, and a network that runs is no error.
-                self.count(part, part._cdata, part.numel() * part.element_size())
+                # Opaque layouts (MKL-DNN's) expose no storage.
+                self.count(tensor_part, tensor_part._cdata, tensor_part.numel() * tensor_part.element_size())
             else:
                 self.count(storage, storage._cdata, storage.nbytes())
 
-    def count(self, held: Any, key: int, size: int) -> None:
-        """Count ``size`` bytes as long as ``held`` is alive."""
+    def count(self, owner: Any, key: int, size: int) -> None:
+        """Count ``size`` bytes as long as ``owner`` is alive."""
         if key in self.storages:
             return
 
@@ -125,7 +124,7 @@ class _Live(TorchDispatchMode):
             del self.storages[key]
             self.bytes -= size
 
-        self.storages[key] = weakref.ref(held, release)
+        self.storages[key] = weakref.ref(owner, release)
         self.bytes += size
         self.peak = max(self.peak, self.bytes)
 
@@ -134,5 +133,5 @@ class _Live(TorchDispatchMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in tensors_in(result):
-            self.hold(tensor)
+            self.track(tensor)
         return result

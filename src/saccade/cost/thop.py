@@ -1,9 +1,8 @@
-"""The parameters and multiply-adds that ``thop`` (pytorch-OpCounter) reports, as most papers print them.
+"""Parameters and multiply-adds as ``thop`` (pytorch-OpCounter) reports them and most papers print them.
 
-``thop.profile`` knows layers by their exact type. It leaves out functional operators (matrix products, attention,
-deformable convolution), parameters of unknown layers, layers that are never called, and subclasses of layers. Batch
-norm counts four operations a value. Below a known layer it counts parameters and no work. Its rules are restated here,
-so that the figures equal its own.
+``thop.profile`` recognises layers by exact type. It leaves out functional operators (matrix products, attention,
+deformable convolution), subclasses of layers, layers that are never called, and parameters of unknown modules. Batch
+norm counts four operations per value. Submodules of a known layer count parameters only.
 """
 
 from __future__ import annotations
@@ -29,62 +28,62 @@ _Rule = Callable[[Any, Tensor, Tensor], int]
 
 
 def thop_counts(call: ForwardCall) -> tuple[int, int]:
-    """Return parameters and multiply-adds of one forward, as ``thop.profile`` does.
+    """Return parameters and multiply-adds of one forward pass, as ``thop.profile`` does.
 
     Raises:
-        UserError: the network does not take the input, or holds a recurrent layer.
+        UserError: the network fails on the input, or holds a recurrent layer.
     """
     macs: Counter[nn.Module] = Counter()
-    visits = Counter(_visited(call.model))
-    for module in visits:
+    occurrences = Counter(_module_occurrences(call.model))
+    for module in occurrences:
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
             raise UserError(
-                f"the counter thop has rules for {type(module).__name__} that are not restated here; "
+                f"the counter thop has rules for {type(module).__name__} that saccade does not have; "
                 "use the counter true, or thop itself"
             )
     called = set()
 
-    def note(module: nn.Module, rule: _Rule, _: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+    def count_call(module: nn.Module, rule: _Rule, _: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
         called.add(module)
-        # A module with several parents is watched once for each of them.
-        macs[module] += visits[module] * rule(module, args[0] if args else next(iter(kwargs.values())), result)
+        # thop hooks a module once per parent.
+        macs[module] += occurrences[module] * rule(module, args[0] if args else next(iter(kwargs.values())), result)
 
     with preserve_state(call.model), torch.no_grad(), temporary_hooks() as handles:
-        for module in visits:
+        for module in occurrences:
             if (rule := _RULES.get(base_class(module))) is not None:
-                handles.append(module.register_forward_hook(partial(note, module, rule), with_kwargs=True))
-        call.try_out()
+                handles.append(module.register_forward_hook(partial(count_call, module, rule), with_kwargs=True))
+        call.run_checked()
 
     def totals(module: nn.Module) -> tuple[int, int]:
         parameters, operations = 0, macs[module]
         for child in module.children():
             if base_class(child) in _RULES and not isinstance(child, nn.Sequential):
-                found = sum(p.numel() for p in child.parameters()) if child in called else 0, macs[child]
+                child_totals = sum(p.numel() for p in child.parameters()) if child in called else 0, macs[child]
             else:
-                found = totals(child)
-            parameters, operations = parameters + found[0], operations + found[1]
+                child_totals = totals(child)
+            parameters, operations = parameters + child_totals[0], operations + child_totals[1]
         return parameters, operations
 
     return totals(call.model)
 
 
-def _visited(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield every module under each of its parents, as ``nn.Module.apply`` does."""
+def _module_occurrences(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield every module once per parent, as ``nn.Module.apply`` does."""
     for child in module.children():
-        yield from _visited(child)
+        yield from _module_occurrences(child)
     yield module
 
 
-def _nothing(layer: nn.Module, x: Tensor, y: Tensor) -> int:
+def _zero(layer: nn.Module, x: Tensor, y: Tensor) -> int:
     return 0
 
 
-def _outputs(layer: nn.Module, x: Tensor, y: Tensor) -> int:
+def _one_per_output(layer: nn.Module, x: Tensor, y: Tensor) -> int:
     return y.numel()
 
 
 def _convolution(layer: nn.Conv2d, x: Tensor, y: Tensor) -> int:
-    """Of a transposed convolution too: by the output's size."""
+    """Return the cost by the output's size, for transposed convolutions too, as thop does."""
     return y.numel() * (x.shape[1] // layer.groups) * prod(layer.weight.shape[2:])
 
 
@@ -98,13 +97,13 @@ def _prelu(layer: nn.Module, x: Tensor, y: Tensor) -> int:
 
 
 def _softmax(layer: nn.Softmax, x: Tensor, y: Tensor) -> int:
-    """An exponential and a division a value, and the additions of each row."""
-    rows = x.shape[layer.dim if layer.dim is not None else -1]
-    return x.numel() // rows * (3 * rows - 1)
+    """Return one exponential and one division per value, and the additions of each row."""
+    row_length = x.shape[layer.dim if layer.dim is not None else -1]
+    return x.numel() // row_length * (3 * row_length - 1)
 
 
 def _adaptive_average(layer: nn.Module, x: Tensor, y: Tensor) -> int:
-    window = prod(before / after for before, after in zip(x.shape[2:], y.shape[2:], strict=True))
+    window = prod(size_in / size_out for size_in, size_out in zip(x.shape[2:], y.shape[2:], strict=True))
     return int((window + 1) * y.numel())
 
 
@@ -127,7 +126,7 @@ _RULES: dict[type[nn.Module], _Rule] = {
         ),
         _norm,
     ),
-    **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), _outputs),
+    **dict.fromkeys((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), _one_per_output),
     **dict.fromkeys((nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d), _adaptive_average),
     **dict.fromkeys((nn.Upsample, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d), _upsample),
     nn.PReLU: _prelu,
@@ -139,6 +138,6 @@ _RULES: dict[type[nn.Module], _Rule] = {
             nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d, nn.Dropout, nn.Sequential,
             nn.PixelShuffle,
         ),
-        _nothing,
+        _zero,
     ),
 }  # fmt: skip

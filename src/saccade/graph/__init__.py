@@ -1,1 +1,1 @@
-"""Reading a network: one traced forward, its structure, its sites and positions. Nothing is changed."""
+"""Analysis of a network from one traced forward pass: its structure, sites and positions."""

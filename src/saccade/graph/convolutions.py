@@ -1,4 +1,4 @@
-"""Positions beside convolutions: ``conv_stem``, ``conv3x3``, ``expanded``, ``activated``."""
+"""Positions at convolutions: ``conv_stem``, ``conv3x3``, ``expanded``, ``activated``."""
 
 from __future__ import annotations
 
@@ -6,189 +6,193 @@ from collections.abc import Set
 
 from saccade.graph.structure import Structure
 from saccade.graph.trace import Trace
-from saccade.graph.values import ConvolutionCall, Key, ModuleCall, within
+from saccade.graph.values import ConvolutionCall, ModuleCall, ValueKey, is_within
 
-__all__ = ["activated", "expanded", "last_spatial", "stem"]
+__all__ = ["activated", "conv_stem", "expanded", "last_spatial"]
 
 
-def stem(structure: Structure) -> list[str]:
-    """Return ``conv_stem``: the first convolution of a map that learns a kernel, before its norm; [] without one."""
-    learned = _learned(structure.trace)
-    own = {(key, conv.call) for key, conv in learned.items()}
-    return structure.in_order(_returning(structure, own))[:1]
+def conv_stem(structure: Structure) -> list[str]:
+    """Return the first convolution with weights, in a list."""
+    convolutions = _weighted_convolutions(structure.trace)
+    outputs = {(key, conv.call) for key, conv in convolutions.items()}
+    return structure.in_order(_modules_returning(structure, outputs))[:1]
 
 
 def last_spatial(structure: Structure) -> list[str]:
-    """Return ``conv3x3``: the last spatial convolution on every path through each unit, in order of execution.
+    """Return the sites of ``conv3x3``: the last spatial convolution on each path through each unit, in order.
 
-    A spatial convolution learns a kernel of more than one pixel and makes more than one channel. Paths lead back from
-    the end of the residual branch, or from what a unit without one returns, to the unit's input; a shortcut is no path.
-    So: the second 3×3 of a basic block, the 3×3 of a bottleneck, the depthwise convolution of MobileNetV2, the 7×7 of
-    ConvNeXt, the last of each arm of an Inception block. A network without units has all its spatial convolutions
-    (VGG).
-
-    The map is the convolution's own output, before the norm.
+    Spatial convolutions have weights, a kernel of more than one pixel and several output channels. The site is the
+    output before the norm: the second 3×3 of a basic block, the 3×3 of a bottleneck, the depthwise convolution of
+    MobileNetV2. A network without units (VGG) has all its spatial convolutions.
     """
     trace = structure.trace
-    learned = {key: conv for key, conv in _learned(trace).items() if conv.spatial}
-    ways = _ways(structure)
-    found = set(learned)
-    if ways:
-        found = {key for end, since in ways for key in _behind(trace, end, learned.keys(), since)[1]}
-    own = {(key, learned[key].call) for key in found}
-    return structure.in_order(_returning(structure, own))
+    spatial = {key: conv for key, conv in _weighted_convolutions(trace).items() if conv.is_spatial}
+    branch_ends = _branch_ends(structure)
+    last_keys = set(spatial)
+    if branch_ends:
+        last_keys = {
+            key for end, unit_entry in branch_ends for key in _ancestors(trace, end, spatial.keys(), unit_entry)[1]
+        }
+    outputs = {(key, spatial[key].call) for key in last_keys}
+    return structure.in_order(_modules_returning(structure, outputs))
 
 
 def expanded(structure: Structure) -> list[str]:
-    """Return ``expanded``: the widened map of each inverted residual, in order of execution.
+    """Return the sites of ``expanded``, in order: the widened map of each inverted residual.
 
-    An inverted residual is a 1×1 convolution that widens, a depthwise spatial one, and a 1×1 that narrows, with no
-    other convolution between them. The position is the last map before the narrowing one that is not scaled by anything
-    pooled: what leaves norm and activation, or enters the host's own SE. A block that does not widen has no such map.
+    An inverted residual is a widening 1×1 convolution, a depthwise spatial one, and a narrowing 1×1. The site is the
+    last map before the narrowing that no pooled gate has scaled.
     """
     trace = structure.trace
-    found: set[Key] = set()
-    for narrowing in trace.convolutions.values():
-        if narrowing.spatial or narrowing.outputs >= narrowing.inputs:
+    keys: set[ValueKey] = set()
+    for projection in trace.convolutions.values():
+        if projection.is_spatial or projection.out_channels >= projection.in_channels:
             continue
-        between, depthwise = _behind(trace, narrowing.source, trace.convolutions.keys())
-        if depthwise and all(_expands(trace, trace.convolutions[key]) for key in depthwise):
-            found |= _last_untouched(structure, between | depthwise)
-    outermost: dict[Key | None, str] = {}
+        between, depthwise = _ancestors(trace, projection.source, trace.convolutions.keys())
+        if depthwise and all(_is_expanded_depthwise(trace, trace.convolutions[key]) for key in depthwise):
+            keys |= _last_ungated(structure, between | depthwise)
+    path_of_key: dict[ValueKey | None, str] = {}
     for path in structure.in_order(structure.maps):
         calls = structure.maps[path]
-        if all(call.returned in found and call.returned not in call.received for call in calls):
-            outermost[calls[0].returned] = path
-    return structure.in_order(outermost.values())
+        if all(call.single_output in keys and call.single_output not in call.inputs for call in calls):
+            path_of_key[calls[0].single_output] = path
+    return structure.in_order(path_of_key.values())
 
 
 def activated(structure: Structure) -> list[tuple[str, bool]]:
-    """Return ``activated``: what enters the last convolution of each unit that a spatial one precedes.
+    """Return the sites of ``activated``: the input of each unit's last convolution that follows a spatial one.
 
-    It has passed norm and activation: in a bottleneck it enters the last 1×1, in a basic block it lies between the two
-    3×3, in an inverted residual it is ``expanded``; where the host has an SE, it enters the SE. Paths and convolutions
-    are those of :func:`last_spatial`, but the last convolution may have any kernel. Units with one convolution a path,
-    and networks without units, have none.
+    In a bottleneck it enters the last 1×1, in a basic block it lies between the two 3×3, in an inverted residual it is
+    ``expanded``.
 
     Returns:
-        in order of execution, a module, and whether the map enters it: no module returns the map where a function makes
-        it or one activation serves several places.
+        Pairs, in order of execution, of a module and True if the site is its input, because a function computes the map
+        or one activation serves several sites.
     """
     trace = structure.trace
-    learned = _learned(trace)
-    found: dict[Key, ConvolutionCall] = {}
-    for end, since in _ways(structure):
-        waiting, seen = list(_behind(trace, end, learned.keys(), since)[1]), set[Key]()
-        while waiting:
-            conv = learned[key := waiting.pop()]
-            if key in seen:
+    convolutions = _weighted_convolutions(trace)
+    conv_of_key: dict[ValueKey, ConvolutionCall] = {}
+    for end, unit_entry in _branch_ends(structure):
+        queue, visited = list(_ancestors(trace, end, convolutions.keys(), unit_entry)[1]), set[ValueKey]()
+        while queue:
+            conv = convolutions[key := queue.pop()]
+            if key in visited:
                 continue
-            seen.add(key)
-            between, before = _behind(trace, conv.source, learned.keys(), since)
-            if any(learned[other].spatial for other in before):
-                found |= dict.fromkeys(_entering(structure, conv, between | before), conv)
+            visited.add(key)
+            between, earlier = _ancestors(trace, conv.source, convolutions.keys(), unit_entry)
+            if any(convolutions[other].is_spatial for other in earlier):
+                conv_of_key |= dict.fromkeys(_last_ungated_input(structure, conv, between | earlier), conv)
             else:
-                waiting += before
-    places: dict[Key | None, tuple[str, bool]] = {}
+                queue += earlier
+    site_of_key: dict[ValueKey | None, tuple[str, bool]] = {}
     for path in structure.in_order(structure.maps):
         calls = structure.maps[path]
-        if all(call.returned in found and call.returned not in call.received for call in calls):
-            places[calls[0].returned] = path, False
-    for key, conv in found.items():
-        if key not in places and _alone(structure, conv, found.keys()):
-            places[key] = conv.call.path, True
-    return sorted(set(places.values()), key=lambda place: structure.maps[place[0]][0].left)
+        if all(call.single_output in conv_of_key and call.single_output not in call.inputs for call in calls):
+            site_of_key[calls[0].single_output] = path, False
+    for key, conv in conv_of_key.items():
+        if key not in site_of_key and _is_only_user(structure, conv, conv_of_key.keys()):
+            site_of_key[key] = conv.call.path, True
+    return sorted(set(site_of_key.values()), key=lambda site: structure.maps[site[0]][0].exit_tick)
 
 
-def _entering(structure: Structure, conv: ConvolutionCall, maps: set[Key]) -> set[Key]:
-    """Return the last of ``maps`` before ``conv`` that nothing pooled has touched: a module's output, or its input."""
-    own = conv.call.first
-    if own is not None and own in maps - _touched(structure, maps):
-        return {own}
-    return _last_untouched(structure, maps)
+def _last_ungated_input(structure: Structure, conv: ConvolutionCall, maps: set[ValueKey]) -> set[ValueKey]:
+    """Return the last of ``maps`` before ``conv`` without a pooled gate: its input or a module's output."""
+    conv_input = conv.call.first_input
+    if conv_input is not None and conv_input in maps - _gated(structure, maps):
+        return {conv_input}
+    return _last_ungated(structure, maps)
 
 
-def _alone(structure: Structure, conv: ConvolutionCall, wanted: Set[Key]) -> bool:
-    """Return whether the module of ``conv`` receives only maps of ``wanted``, and no other module does."""
+def _is_only_user(structure: Structure, conv: ConvolutionCall, keys: Set[ValueKey]) -> bool:
+    """Return True if the module of ``conv`` is the only user of its inputs, all in ``keys``."""
     path = conv.call.path
     if path not in structure.maps:
         return False
-    received = [call.first for call in structure.trace.by_path()[path]]
-    keys = [key for key in received if key is not None and key in wanted]
-    users = [user for key in keys for user in structure.trace.values[key].users]
-    return len(keys) == len(received) and all(within(user, path) for user in users)
+    inputs = [call.first_input for call in structure.trace.calls_by_path()[path]]
+    used_keys = [key for key in inputs if key is not None and key in keys]
+    users = [user for key in used_keys for user in structure.trace.values[key].users]
+    return len(used_keys) == len(inputs) and all(is_within(user, path) for user in users)
 
 
-def _learned(trace: Trace) -> dict[Key, ConvolutionCall]:
-    """Return the convolutions that learn and make more than one channel; those of one channel are part of a gate."""
+def _weighted_convolutions(trace: Trace) -> dict[ValueKey, ConvolutionCall]:
+    """Return the convolutions with parameters and several output channels; gates have one."""
     return {
         key: conv
         for key, conv in trace.convolutions.items()
-        if conv.outputs > 1 and any(True for _ in conv.call.module.parameters())
+        if conv.out_channels > 1 and any(True for _ in conv.call.module.parameters())
     }
 
 
-def _returning(structure: Structure, own: Set[tuple[Key, ModuleCall]]) -> list[str]:
-    """Return the modules of which each call returned the map that it is paired with."""
-    return [path for path, calls in structure.maps.items() if all((call.returned, call) in own for call in calls)]
+def _modules_returning(structure: Structure, outputs: Set[tuple[ValueKey, ModuleCall]]) -> list[str]:
+    return [
+        path for path, calls in structure.maps.items() if all((call.single_output, call) in outputs for call in calls)
+    ]
 
 
-def _ways(structure: Structure) -> list[tuple[Key, int]]:
-    """Return the end of each path through a unit, and the tick at which the unit was entered."""
-    ways = [(branch, unit.entered) for unit, _, branch in structure.branches]
-    adding = {unit for unit, _, _ in structure.branches}
+def _branch_ends(structure: Structure) -> list[tuple[ValueKey, int]]:
+    """Return the end of each path through a unit, with the tick of the unit's entry."""
+    ends = [(branch, unit.entry_tick) for unit, _, branch in structure.residual_branches]
+    units_with_addition = {unit for unit, _, _ in structure.residual_branches}
     for unit in structure.units:
-        ways += [(call.returned, call.entered) for call in structure.maps[unit] if call not in adding and call.returned]
-    return ways
+        ends += [
+            (call.single_output, call.entry_tick)
+            for call in structure.maps[unit]
+            if call not in units_with_addition and call.single_output
+        ]
+    return ends
 
 
-def _expands(trace: Trace, conv: ConvolutionCall) -> bool:
-    """Return whether it is depthwise and spatial, and reads only from 1×1 convolutions that widen."""
-    if not (conv.depthwise and conv.spatial):
+def _is_expanded_depthwise(trace: Trace, conv: ConvolutionCall) -> bool:
+    """Return True for a depthwise spatial convolution that reads only widening 1×1 convolutions."""
+    if not (conv.is_depthwise and conv.is_spatial):
         return False
-    before = [trace.convolutions[key] for key in _behind(trace, conv.source, trace.convolutions.keys())[1]]
-    return bool(before) and all(not (c.spatial or c.depthwise) and c.outputs > c.inputs for c in before)
+    earlier = [trace.convolutions[key] for key in _ancestors(trace, conv.source, trace.convolutions.keys())[1]]
+    return bool(earlier) and all(
+        not (c.is_spatial or c.is_depthwise) and c.out_channels > c.in_channels for c in earlier
+    )
 
 
-def _behind(trace: Trace, key: Key, stops: Set[Key], since: int = -1) -> tuple[set[Key], set[Key]]:
-    """Return the maps that ``key`` was made of, itself included, back to ``stops``, and the stops that were met.
+def _ancestors(
+    trace: Trace, key: ValueKey, stops: Set[ValueKey], entry_tick: int = -1
+) -> tuple[set[ValueKey], set[ValueKey]]:
+    """Return the ancestors of ``key``, itself included, back to ``stops``, and the stops that were reached.
 
-    Values born at the tick ``since`` or before, and those that do not follow the picture, are left out.
+    Values of fixed size and those created until ``entry_tick`` are left out.
     """
-    seen: set[Key] = set()
-    met: set[Key] = set()
-    waiting = [key]
-    while waiting:
-        here = waiting.pop()
-        value = trace.values[here]
-        if value.born <= since:
+    ancestors: set[ValueKey] = set()
+    reached_stops: set[ValueKey] = set()
+    queue = [key]
+    while queue:
+        ancestor = queue.pop()
+        value = trace.values[ancestor]
+        if value.tick <= entry_tick:
             continue
-        if here in stops:
-            met.add(here)
-        elif here not in seen and not value.fixed:
-            seen.add(here)
-            waiting += value.parents
-    return seen, met
+        if ancestor in stops:
+            reached_stops.add(ancestor)
+        elif ancestor not in ancestors and not value.is_fixed_size:
+            ancestors.add(ancestor)
+            queue += value.parents
+    return ancestors, reached_stops
 
 
-def _last_untouched(structure: Structure, maps: set[Key]) -> set[Key]:
-    """Return the last of ``maps`` that a module returned and that nothing pooled has touched."""
-    returned = {call.returned for calls in structure.maps.values() for call in calls}
-    left = (maps - _touched(structure, maps)) & returned
-    return {max(left, key=lambda key: structure.trace.values[key].born)} if left else set()
+def _last_ungated(structure: Structure, maps: set[ValueKey]) -> set[ValueKey]:
+    """Return the last of ``maps`` that a module returned and that no pooled gate has scaled."""
+    module_outputs = {call.single_output for calls in structure.maps.values() for call in calls}
+    remaining = (maps - _gated(structure, maps)) & module_outputs
+    return {max(remaining, key=lambda key: structure.trace.values[key].tick)} if remaining else set()
 
 
-def _touched(structure: Structure, maps: set[Key]) -> set[Key]:
-    """Return those of ``maps`` that were made, among them, of something pooled."""
+def _gated(structure: Structure, maps: set[ValueKey]) -> set[ValueKey]:
+    """Return those of ``maps`` that were computed, directly or through others of them, from a pooled value."""
     values = structure.trace.values
-    touched: set[Key] = set()
-    for key in sorted(maps - structure.trace.convolutions.keys(), key=lambda key: values[key].born):
-        if any(parent in touched or _pooled(structure.trace, parent) for parent in values[key].parents):
-            touched.add(key)
-    return touched
+    gated: set[ValueKey] = set()
+    for key in sorted(maps - structure.trace.convolutions.keys(), key=lambda key: values[key].tick):
+        if any(parent in gated or _is_pooled(structure.trace, parent) for parent in values[key].parents):
+            gated.add(key)
+    return gated
 
 
-def _pooled(trace: Trace, key: Key) -> bool:
-    """Return whether it was made of a map and no longer follows the picture; a constant was not made of one."""
+def _is_pooled(trace: Trace, key: ValueKey) -> bool:
+    """Return True if the value was pooled from a map; constants were not."""
     value = trace.values[key]
-    return value.fixed and any(not trace.values[p].fixed or _pooled(trace, p) for p in value.parents)
+    return value.is_fixed_size and any(not trace.values[p].is_fixed_size or _is_pooled(trace, p) for p in value.parents)

@@ -1,4 +1,4 @@
-"""The end of a network: the modules that read its last maps, and the maps that are its answer."""
+"""The heads of a network: the modules that read its last feature maps, and the maps they predict."""
 
 from __future__ import annotations
 
@@ -9,255 +9,267 @@ from math import prod
 from torch import nn
 
 from saccade.graph.trace import Trace
-from saccade.graph.values import Key, ModuleCall, Value, within
+from saccade.graph.values import ModuleCall, Value, ValueKey, is_within
 from saccade.parent_class import base_class
 
-__all__ = ["Ending"]
+__all__ = ["Heads"]
 
 
-class Ending:
-    """The heads of a traced network, and the maps that are its answer.
+class Heads:
+    """The heads of a traced network, and its prediction maps.
 
     Args:
-        trace: the record of one forward.
-        maps: the calls of the modules that return one map that follows the picture, by path.
-        units: the calls of the repeated units.
+        trace: the record of one forward pass.
+        maps: calls, by path, of modules that return one feature map.
+        units: calls of the repeated units.
     """
 
     def __init__(self, trace: Trace, maps: Mapping[str, list[ModuleCall]], units: Iterable[ModuleCall]) -> None:
         self.trace = trace
         self._maps = maps
-        self._returned = self._returned_by(call for calls in maps.values() for call in calls)
+        self._returned_keys = self._outputs_of(call for calls in maps.values() for call in calls)
         self._units = list(units)
-        self._learned = dict.fromkeys(call for call in trace.calls if self._has_weights(call.module))
-        self._results = next((call.outputs for call in trace.calls if not call.path), ())
+        self._weighted_calls = dict.fromkeys(call for call in trace.calls if self._has_weights(call.module))
+        self._result_keys = next((call.outputs for call in trace.calls if not call.path), ())
 
     @cached_property
-    def heads(self) -> list[ModuleCall]:
-        """The calls of the modules that read maps and whose outputs reach the result through no other reader of maps.
+    def calls(self) -> list[ModuleCall]:
+        """Calls of the modules that read feature maps and whose outputs reach the result without a further such module.
 
-        They are sought among the children that the network calls; where none reads a map, among the children of the
-        last of them. A detector may have one for each level. A classifier's head and the last stage of a backbone are
-        left out.
+        They are children of the network or, if none of these reads a map, of the last one. A classifier's head and the
+        last stage of a backbone are left out.
         """
-        level = next((call for call in self.trace.calls if not call.path), None)
-        while level is not None:
-            last = [call for call in self._learned if call.parent is level and self._is_last(call)]
-            reading = [call for call in last if self.read(call)]
-            bodies = [call for call in reading if self._is_body(call)]
-            found = [call for call in reading if call not in bodies and not self._gives_vectors(call)]
-            if found:
-                return [call for call in found if not (self._in_results(self.read(call)) and self._is_stage(call))]
-            holding = [call for call in last if call not in reading and self._holds_maps(call)]
-            inner = holding or [call for call in bodies if call not in self._units]
-            if (reading and not bodies) or not inner:
+        scope = next((call for call in self.trace.calls if not call.path), None)
+        while scope is not None:
+            last_calls = [call for call in self._weighted_calls if call.parent is scope and self._is_last(call)]
+            readers = [call for call in last_calls if self.maps_read(call)]
+            backbones = [call for call in readers if self._is_backbone(call)]
+            calls = [call for call in readers if call not in backbones and not self._reaches_as_vectors(call)]
+            if calls:
+                return [
+                    call
+                    for call in calls
+                    if not (self._in_results(self.maps_read(call)) and self._returns_feature_map(call))
+                ]
+            map_holders = [call for call in last_calls if call not in readers and self._holds_maps(call)]
+            nested = map_holders or [call for call in backbones if call not in self._units]
+            if (readers and not backbones) or not nested:
                 return []
-            level = max(inner, key=lambda call: call.left)
+            scope = max(nested, key=lambda call: call.exit_tick)
         return []
 
     @cached_property
-    def logits(self) -> set[Key]:
-        """The maps of convolutions that change the number of channels, followed by no layer or activation."""
+    def output_maps(self) -> set[ValueKey]:
+        """Outputs of convolutions that change the number of channels, with no later layer or activation."""
         values = self.trace.values
-        read_until = self._last_moments(values)
-        rectified = set(self.trace.rectified)
+        last_entries = self._last_entry_ticks(values)
+        activated = set(self.trace.activation_inputs)
         for key in reversed(values):
-            if key in rectified:
-                rectified.update(values[key].parents)
-        found: set[Key] = set()
+            if key in activated:
+                activated.update(values[key].parents)
+        output_maps: set[ValueKey] = set()
         for key, value in values.items():
             conv = self.trace.convolutions.get(key)
             if conv is not None:
-                learns = self._has_weights(conv.call.module)
-                if learns and conv.inputs != conv.outputs and read_until[key] < value.born and key not in rectified:
-                    found.add(key)
+                has_weights = self._has_weights(conv.call.module)
+                if (
+                    has_weights
+                    and conv.in_channels != conv.out_channels
+                    and last_entries[key] < value.tick
+                    and key not in activated
+                ):
+                    output_maps.add(key)
                 continue
-            live = [parent for parent in value.parents if not values[parent].fixed]
-            if live and found.issuperset(live):
-                found.add(key)
-        return found | self._narrow_results()
+            scaling_parents = [parent for parent in value.parents if not values[parent].is_fixed_size]
+            if scaling_parents and output_maps.issuperset(scaling_parents):
+                output_maps.add(key)
+        return output_maps | self._narrow_output_maps()
 
-    def _narrow_results(self) -> set[Key]:
-        """The results of units that have fewer channels than any other unit's, and neither norm nor activation."""
+    def _narrow_output_maps(self) -> set[ValueKey]:
+        """Return unit outputs in the result, narrower than other units', without norm or activation."""
         values = self.trace.values
-        returned = self._returned_by(self._units)
-        normed = self._layers.difference(self.trace.convolutions)
-        found = set()
-        for key in returned.intersection(self._results).difference(normed):
-            others = [values[other].shape[1] for other in returned if other != key]
-            raw = self.trace.rectified.isdisjoint(values[key].parents)
-            if raw and others and values[key].shape[1] < min(others):
-                found.add(key)
-        return found
+        unit_outputs = self._outputs_of(self._units)
+        non_conv_outputs = self._layer_outputs.difference(self.trace.convolutions)
+        narrow_maps = set()
+        for key in unit_outputs.intersection(self._result_keys).difference(non_conv_outputs):
+            other_widths = [values[other].shape[1] for other in unit_outputs if other != key]
+            is_not_activated = self.trace.activation_inputs.isdisjoint(values[key].parents)
+            if is_not_activated and other_widths and values[key].shape[1] < min(other_widths):
+                narrow_maps.add(key)
+        return narrow_maps
 
     @cached_property
-    def answer(self) -> set[Key]:
-        """The maps that are no features: the logits, what heads return, and what heads make of maps at their sizes.
+    def predictions(self) -> set[ValueKey]:
+        """Prediction maps: output maps, outputs of heads, and maps inside a head that keep its inputs' sizes.
 
-        A head that keeps the number of channels may make features, as a feature pyramid does: of it, logits alone
-        count.
+        A head that keeps the number of channels may return features; only its output maps count.
         """
         values = self.trace.values
-        found = set(self.logits)
-        for head in self.heads:
-            maps = self.read(head)
-            widths = {values[key].shape[1] for key in maps}
-            if head.returned in self._returned and all(values[key].shape[1] in widths for key in head.outputs):
+        predictions = set(self.output_maps)
+        for head in self.calls:
+            maps = self.maps_read(head)
+            input_widths = {values[key].shape[1] for key in maps}
+            if head.single_output in self._returned_keys and all(
+                values[key].shape[1] in input_widths for key in head.outputs
+            ):
                 continue
-            found.update(set(head.outputs).difference(head.received))
-            inside = self._returned_by(
-                call for calls in self._maps.values() for call in calls if within(call, head.path)
+            predictions.update(set(head.outputs).difference(head.inputs))
+            inner_maps = self._outputs_of(
+                call for calls in self._maps.values() for call in calls if is_within(call, head.path)
             )
-            if {values[key].shape[2:] for key in inside} <= {values[key].shape[2:] for key in maps}:
-                found |= inside
-        return found
+            if {values[key].shape[2:] for key in inner_maps} <= {values[key].shape[2:] for key in maps}:
+                predictions |= inner_maps
+        return predictions
 
     @cached_property
-    def classifies(self) -> bool:
-        """Whether the result consists of vectors, one a picture."""
-        values = [self.trace.values[key] for key in self._results if key in self.trace.values]
+    def returns_vectors(self) -> bool:
+        """True if the result is one vector per image."""
+        values = [self.trace.values[key] for key in self._result_keys if key in self.trace.values]
         return bool(values) and all(len(value.shape) == 2 for value in values)
 
-    def read(self, call: ModuleCall) -> set[Key]:
-        """Return the maps, as their producers returned them, that ``call`` received."""
-        return self._behind(call.received)
+    def maps_read(self, call: ModuleCall) -> set[ValueKey]:
+        """Return the feature maps that the inputs of ``call`` derive from."""
+        return self._source_maps(call.inputs)
 
-    def _behind(self, keys: Iterable[Key]) -> set[Key]:
+    def _source_maps(self, keys: Iterable[ValueKey]) -> set[ValueKey]:
         return {source for key in keys for source in self._sources.get(key, ())}
 
     @cached_property
-    def _sources(self) -> dict[Key, frozenset[Key]]:
-        """The maps that each value was made of by functions, views and modules that only pool or resize.
+    def _sources(self) -> dict[ValueKey, frozenset[ValueKey]]:
+        """Maps each value to the feature maps it derives from by functions, views, pooling and resizing.
 
-        Tokens made by a layer with weights stand for no map; tokens that are a view of a map stand for it.
+        Tokens computed by a layer have no source.
         """
         values = self.trace.values
         resized = self._resized()
-        found: dict[Key, frozenset[Key]] = {}
+        sources: dict[ValueKey, frozenset[ValueKey]] = {}
         for key, value in values.items():
-            if key in self._returned and key not in resized:
-                found[key] = frozenset((key,))
-            elif value.fixed or key in self._layers:
-                found[key] = frozenset()
+            if key in self._returned_keys and key not in resized:
+                sources[key] = frozenset((key,))
+            elif value.is_fixed_size or key in self._layer_outputs:
+                sources[key] = frozenset()
             else:
-                found[key] = frozenset().union(*(found.get(p, frozenset()) for p in self._carried(value)))
-        return found
+                sources[key] = frozenset().union(*(sources.get(p, frozenset()) for p in self._content_parents(value)))
+        return sources
 
     @cached_property
-    def _layers(self) -> set[Key]:
-        """What layers with weights returned."""
-        return {key for call in self._learned if not self._children(call.module) for key in call.outputs}
+    def _layer_outputs(self) -> set[ValueKey]:
+        """Outputs of the modules with weights and without children."""
+        return {key for call in self._weighted_calls if not self._children(call.module) for key in call.outputs}
 
-    def _carried(self, value: Value) -> list[Key]:
-        """Return the parents whose pixels ``value`` holds; of a map and its gate, the map."""
+    def _content_parents(self, value: Value) -> list[ValueKey]:
+        """Return the parents whose content ``value`` carries; of a map and its gate, the map."""
         values = self.trace.values
-        live = [key for key in value.parents if not values[key].fixed]
+        scaling_parents = [key for key in value.parents if not values[key].is_fixed_size]
         if len(value.shape) != 4:
-            return live if prod(value.shape) == sum(prod(values[key].shape) for key in live) else []
-        same = [key for key in live if values[key].shape[1:2] == value.shape[1:2]]
-        return same or live
+            return (
+                scaling_parents if prod(value.shape) == sum(prod(values[key].shape) for key in scaling_parents) else []
+            )
+        same_width = [key for key in scaling_parents if values[key].shape[1:2] == value.shape[1:2]]
+        return same_width or scaling_parents
 
-    def _resized(self) -> set[Key]:
-        """Return the maps that a module without weights pooled or resized."""
-        found = set()
+    def _resized(self) -> set[ValueKey]:
+        resized = set()
         for call in self.trace.calls:
-            if call.returned in self._returned and call not in self._learned and call.first is not None:
-                before = self.trace.values.get(call.first)
-                if before is not None and before.shape[2:] != self.trace.values[call.returned].shape[2:]:
-                    found.add(call.returned)
-        return found
+            if (
+                call.single_output in self._returned_keys
+                and call not in self._weighted_calls
+                and call.first_input is not None
+            ):
+                input_map = self.trace.values.get(call.first_input)
+                if input_map is not None and input_map.shape[2:] != self.trace.values[call.single_output].shape[2:]:
+                    resized.add(call.single_output)
+        return resized
 
     @cached_property
-    def _read_until(self) -> dict[Key, int]:
-        """When each value, or one made of it, was last read as a map by a module with weights; -1: never."""
-        return self._last_moments({key for key, sources in self._sources.items() if sources})
+    def _last_reads(self) -> dict[ValueKey, int]:
+        """Maps each value to the tick at which a module last read it as a map, or -1."""
+        return self._last_entry_ticks({key for key, sources in self._sources.items() if sources})
 
-    def _last_moments(self, keys: Collection[Key]) -> dict[Key, int]:
-        """Return when each value, or one made of it, last entered a layer as one of ``keys``; -1: never."""
-        moments = dict.fromkeys(self.trace.values, -1)
-        for call in self._learned:
-            for key in call.received:
+    def _last_entry_ticks(self, keys: Collection[ValueKey]) -> dict[ValueKey, int]:
+        """Return the last tick at which each value, or a descendant in ``keys``, entered a layer, or -1."""
+        ticks = dict.fromkeys(self.trace.values, -1)
+        for call in self._weighted_calls:
+            for key in call.inputs:
                 if key in keys:
-                    moments[key] = max(moments[key], call.entered)
+                    ticks[key] = max(ticks[key], call.entry_tick)
         for key in reversed(self.trace.values):
             for parent in self.trace.values[key].parents:
-                moments[parent] = max(moments[parent], moments[key])
-        return moments
+                ticks[parent] = max(ticks[parent], ticks[key])
+        return ticks
 
     @staticmethod
-    def _returned_by(calls: Iterable[ModuleCall]) -> set[Key]:
-        return {call.returned for call in calls if call.returned is not None}
+    def _outputs_of(calls: Iterable[ModuleCall]) -> set[ValueKey]:
+        return {call.single_output for call in calls if call.single_output is not None}
 
     def _is_last(self, call: ModuleCall) -> bool:
-        """Return whether its output reaches the result and no other module with weights reads it as a map."""
-        unread = all(self._read_until.get(key, -1) < call.left for key in call.outputs)
-        return unread and not (self._behind_result and self._behind_result.isdisjoint(call.outputs))
+        """Return True if no module with weights reads the outputs of ``call`` on their way to the result."""
+        is_not_read_later = all(self._last_reads.get(key, -1) < call.exit_tick for key in call.outputs)
+        return is_not_read_later and not (self._result_ancestors and self._result_ancestors.isdisjoint(call.outputs))
 
     @cached_property
-    def _behind_result(self) -> set[Key]:
-        """What the result was made of; empty where no map in it is known, as after a detour through NumPy."""
-        found = set(self._results)
+    def _result_ancestors(self) -> set[ValueKey]:
+        """Ancestors of the result; empty if none is a known map, for example after NumPy."""
+        ancestors = set(self._result_keys)
         for key in reversed(self.trace.values):
-            if key in found:
-                found.update(self.trace.values[key].parents)
-        return found if not found.isdisjoint(self._returned) else set()
+            if key in ancestors:
+                ancestors.update(self.trace.values[key].parents)
+        return ancestors if not ancestors.isdisjoint(self._returned_keys) else set()
 
     def _holds_maps(self, call: ModuleCall) -> bool:
-        return any(within(other, call.path) for calls in self._maps.values() for other in calls)
+        return any(is_within(other, call.path) for calls in self._maps.values() for other in calls)
 
-    def _is_body(self, call: ModuleCall) -> bool:
-        """Return whether it is a part of a backbone rather than a head.
+    def _is_backbone(self, call: ModuleCall) -> bool:
+        """Return True if units outside share a class with units inside, or the result holds maps from inside.
 
-        It holds units of a class that units outside it have; or the result holds maps from inside it that it does not
-        return; or it is one layer that does not narrow and is no convolution or is activated. What returns logits is a
-        head.
+        A single layer is a backbone if it keeps the width and is not a final convolution.
         """
-        if call.returned in self.logits:
+        if call.single_output in self.output_maps:
             return False
-        if call.returned in self._returned and not self._children(call.module):
-            made = self.trace.values[call.returned].shape[1]
-            ends = call.returned in self.trace.convolutions and call.returned not in self.trace.rectified
-            return not ends and all(made >= self.trace.values[key].shape[1] for key in self.read(call))
-        inside = {base_class(unit.module) for unit in self._units if within(unit, call.path)}
-        if any(base_class(unit.module) in inside for unit in self._units if not within(unit, call.path)):
+        if call.single_output in self._returned_keys and not self._children(call.module):
+            width = self.trace.values[call.single_output].shape[1]
+            is_final_conv = (
+                call.single_output in self.trace.convolutions and call.single_output not in self.trace.activation_inputs
+            )
+            return not is_final_conv and all(width >= self.trace.values[key].shape[1] for key in self.maps_read(call))
+        inner_classes = {base_class(unit.module) for unit in self._units if is_within(unit, call.path)}
+        if any(base_class(unit.module) in inner_classes for unit in self._units if not is_within(unit, call.path)):
             return True
-        collected = set(self._results).intersection(self._returned).difference(call.outputs)
-        return any(within(self.trace.values[key].call, call.path) for key in collected)
+        result_maps = set(self._result_keys).intersection(self._returned_keys).difference(call.outputs)
+        return any(is_within(self.trace.values[key].call, call.path) for key in result_maps)
 
-    def _is_stage(self, call: ModuleCall) -> bool:
-        """Return whether it makes one map that is not logits."""
-        return call.returned in self._returned and call.returned not in self.logits
+    def _returns_feature_map(self, call: ModuleCall) -> bool:
+        return call.single_output in self._returned_keys and call.single_output not in self.output_maps
 
     def _has_weights(self, module: nn.Module) -> bool:
-        """Return whether it has parameters other than those of plugs."""
-        own = any(True for _ in module.parameters(recurse=False))
-        return own or any(self._has_weights(child) for child in self._children(module))
+        has_own = any(True for _ in module.parameters(recurse=False))
+        return has_own or any(self._has_weights(child) for child in self._children(module))
 
     def _children(self, module: nn.Module) -> list[nn.Module]:
-        return [child for child in module.children() if not self.trace.hidden(child)]
+        return [child for child in module.children() if not self.trace.is_hidden(child)]
 
-    def _in_results(self, keys: Collection[Key]) -> bool:
-        return not set(self._results).isdisjoint(keys)
+    def _in_results(self, keys: Collection[ValueKey]) -> bool:
+        return not set(self._result_keys).isdisjoint(keys)
 
-    def _gives_vectors(self, call: ModuleCall) -> bool:
-        """Return whether what it makes of its maps reaches the result only as one vector a picture."""
+    def _reaches_as_vectors(self, call: ModuleCall) -> bool:
+        """Return True if the maps that ``call`` reads reach the result only as one vector per image."""
         values = self.trace.values
-        given = {key for key in call.received if self._sources.get(key)}
-        pictures = {values[key].shape[0] for key in self._behind(given)}
-        reached, dense = set(given), set(given)
+        inputs = {key for key in call.inputs if self._sources.get(key)}
+        batch_sizes = {values[key].shape[0] for key in self._source_maps(inputs)}
+        derived, not_vectors = set(inputs), set(inputs)
         for key, value in values.items():
-            if value.born <= call.entered:
+            if value.tick <= call.entry_tick:
                 continue
-            # Others may read the maps that the head was given too.
-            parents = set(value.parents).difference(() if within(value.call, call.path) else given)
-            if not parents.isdisjoint(reached):
-                reached.add(key)
-            if not parents.isdisjoint(dense) and not _is_vector(value, pictures):
-                dense.add(key)
-        return self._in_results(reached) and not self._in_results(dense)
+            # Modules outside the head may also read its inputs.
+            parents = set(value.parents).difference(() if is_within(value.call, call.path) else inputs)
+            if not parents.isdisjoint(derived):
+                derived.add(key)
+            if not parents.isdisjoint(not_vectors) and not _is_vector(value, batch_sizes):
+                not_vectors.add(key)
+        return self._in_results(derived) and not self._in_results(not_vectors)
 
 
-def _is_vector(value: Value, pictures: Collection[int]) -> bool:
-    """Return whether it is one vector for each picture: (B, N), or pooled to (B, N, 1, 1)."""
-    pooled = len(value.shape) == 4 and value.fixed
-    return pooled or (len(value.shape) == 2 and value.shape[0] in pictures)
+def _is_vector(value: Value, batch_sizes: Collection[int]) -> bool:
+    """Return True for one vector per image: (B, N), or pooled to (B, N, 1, 1)."""
+    is_pooled = len(value.shape) == 4 and value.is_fixed_size
+    return is_pooled or (len(value.shape) == 2 and value.shape[0] in batch_sizes)

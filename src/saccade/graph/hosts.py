@@ -1,4 +1,4 @@
-"""Checks of a network, before anything is run or changed."""
+"""Checks of a network, before it is run or changed."""
 
 from __future__ import annotations
 
@@ -13,46 +13,47 @@ from torch.nn.modules.conv import _ConvNd
 
 from saccade.errors import UserError
 
-__all__ = ["check_changeable", "check_host", "check_maps", "check_network"]
+__all__ = ["check_network", "check_not_distributed", "check_traceable", "check_two_dimensional"]
 
 _SHAPES = {3: "(B, C, L)", 5: "(B, C, D, H, W)"}
 
 
-def check_network(host: object, what: str = "the host") -> None:
-    """Raise UserError unless ``host`` is a network.
+def check_network(host: object, role: str = "the host") -> None:
+    """Check that ``host`` is a network.
 
     Raises:
-        UserError: it is no ``torch.nn.Module``, or its ``train()`` trains, as that of ultralytics' ``YOLO`` does.
+        UserError: it is not a ``torch.nn.Module``, or its ``train()`` starts training, as that of ultralytics' ``YOLO``
+            does.
     """
     if not isinstance(host, nn.Module):
-        raise UserError(f"{what} must be a torch.nn.Module, got {type(host).__name__}")
-    if _trains(host):
-        inside = next((name for name, _ in host.named_children()), None)
-        give = "" if inside is None else f": give the network inside it, its .{inside}"
+        raise UserError(f"{role} must be a torch.nn.Module, got {type(host).__name__}")
+    if _train_starts_training(host):
+        child = next((name for name, _ in host.named_children()), None)
+        hint = "" if child is None else f": pass the network inside it, .{child}"
         raise UserError(
-            f"{what} is a {type(host).__name__}, whose train() trains instead of setting the training mode{give}. If "
-            "its training builds the network anew, as YOLO.train() does, hand it a trainer of saccade.plugged_trainer"
+            f"{role} is a {type(host).__name__}, whose train() trains instead of setting the training mode{hint}. If "
+            "its training builds a new network, as YOLO.train() does, use saccade.plugged_trainer"
         )
 
 
-def _trains(host: nn.Module) -> bool:
-    """Return whether ``host.train`` takes something other than a mode: calling it would start training."""
-    taken = list(signature(type(host).train).parameters.values())[1:]
-    if not taken or taken[0].name == "mode" or taken[0].kind is not taken[0].POSITIONAL_OR_KEYWORD:
+def _train_starts_training(host: nn.Module) -> bool:
+    """Return True if ``host.train`` takes something other than a mode."""
+    parameters = list(signature(type(host).train).parameters.values())[1:]
+    if not parameters or parameters[0].name == "mode" or parameters[0].kind is not parameters[0].POSITIONAL_OR_KEYWORD:
         return False
-    default = taken[0].default
-    return not isinstance(default, bool) and (default is not taken[0].empty or len(taken) > 1)
+    default = parameters[0].default
+    return not isinstance(default, bool) and (default is not parameters[0].empty or len(parameters) > 1)
 
 
-def check_changeable(host: nn.Module) -> None:
-    """Raise UserError unless new parameters in ``host`` would be trained with its own.
+def check_not_distributed(host: nn.Module) -> None:
+    """Check that no wrapper in ``host`` would leave new parameters unsynchronised.
 
     Raises:
-        UserError: it is no module, or a part of it is in DistributedDataParallel, ``fully_shard`` or ``replicate``.
+        UserError: it is not a network, or a part of it is in DistributedDataParallel, ``fully_shard`` or ``replicate``.
     """
     check_network(host)
     for module in host.modules():
-        wrapper = _distributed(module)
+        wrapper = _distributed_wrapper(module)
         if wrapper is not None:
             raise UserError(
                 f"the host is wrapped in {wrapper}, which would not synchronise the new parameters: put mechanisms in "
@@ -60,29 +61,31 @@ def check_changeable(host: nn.Module) -> None:
             )
 
 
-def _distributed(module: nn.Module) -> str | None:
-    """Return what synchronises the parameters of ``module`` between processes, or None."""
+def _distributed_wrapper(module: nn.Module) -> str | None:
+    """Return the name of the wrapper that synchronises parameters of ``module``, or None."""
     if isinstance(module, nn.parallel.DistributedDataParallel):
         return "DistributedDataParallel"
-    fsdp: Any = sys.modules.get("torch.distributed.fsdp")  # a module of these was made by importing them
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")  # such a module exists only if its package was imported
     if fsdp is not None and isinstance(module, (fsdp.FSDPModule, fsdp.FullyShardedDataParallel)):
         return "FSDP"
     composable: Any = sys.modules.get("torch.distributed._composable")
-    applied = composable._get_registry(module) if composable is not None else None
-    return next((name for name in ("replicate", "fully_shard") if name in (applied or ())), None)
+    wrappers = composable._get_registry(module) if composable is not None else None
+    return next((name for name in ("replicate", "fully_shard") if name in (wrappers or ())), None)
 
 
-def check_host(host: nn.Module) -> None:
-    """Raise UserError unless one forward of ``host`` can be watched.
+def check_traceable(host: nn.Module) -> None:
+    """Check that a forward pass of ``host`` can be traced.
 
     Raises:
-        UserError: it is no module, or a part of it is compiled, has no shape yet, or is on the meta device.
+        UserError: it is not a network, or a part of it is compiled, lazy, or on the meta device.
     """
     check_network(host)
     for path, module in host.named_modules():
-        if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod") or _compiles(module):
-            what = f"the module {path!r}" if path else type(host).__name__
-            raise UserError(f"{what} is compiled: nobody sees what happens inside; plug the network first")
+        if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod") or _was_compiled(module):
+            name_of_module = f"the module {path!r}" if path else type(host).__name__
+            raise UserError(
+                f"{name_of_module} is compiled and cannot be traced; plug the network first, then compile it"
+            )
     for name, tensor in itertools.chain(host.named_parameters(), host.named_buffers()):
         kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
         if nn.parameter.is_lazy(tensor):
@@ -94,8 +97,8 @@ def check_host(host: nn.Module) -> None:
             )
 
 
-def check_maps(host: nn.Module) -> None:
-    """Raise UserError if ``host`` has convolutions and none of maps (B, C, H, W)."""
+def check_two_dimensional(host: nn.Module) -> None:
+    """Raise UserError if ``host`` has convolutions, but none of maps (B, C, H, W)."""
     weights = [getattr(module, "weight", None) for module in host.modules() if isinstance(module, _ConvNd)]
     ranks = {weight.ndim for weight in weights if isinstance(weight, torch.Tensor)}
     if ranks and 4 not in ranks:
@@ -106,6 +109,6 @@ def check_maps(host: nn.Module) -> None:
         )
 
 
-def _compiles(module: nn.Module) -> bool:
-    """Return whether ``module.compile()`` was called, which wraps nothing and leaves no ``_orig_mod``."""
+def _was_compiled(module: nn.Module) -> bool:
+    """Return True if ``module.compile()`` was called, which leaves no ``_orig_mod``."""
     return module._compiled_call_impl is not None

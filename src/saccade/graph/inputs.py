@@ -1,4 +1,4 @@
-"""The input that a network is run with when nothing else is known."""
+"""Example inputs of networks."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from torch import nn
 from saccade.errors import UserError
 from saccade.picture_size import parse_size
 
-__all__ = ["example_input", "out_of_memory"]
+__all__ = ["example_input", "is_out_of_memory"]
 
-_FOLDED = 16
-"""Folding pixels into channels makes at least 12, usually 48; cameras have fewer."""
+_FOLDED_CHANNELS = 16
+"""Least number of input channels that indicates pixels folded into channels."""
 
 
 def example_input(model: nn.Module, input: Any = None, *, batch: int = 1) -> tuple[Any, ...]:
-    """Return the positional arguments of one forward of ``model``.
+    """Return the positional arguments of one forward pass of ``model``.
 
     Args:
         model: its first floating-point parameter gives device and dtype.
-        input: a size (C, H, W), for which the same standard normal pixels are drawn each time; None for the size the
-            network states (timm's ``pretrained_cfg``), else 3×224×224, with the channels of its first convolution; a
-            tuple of several arguments; or the one argument itself.
-        batch: how many pictures are drawn.
+        input: a size (C, H, W) of normal pixels, the same each time; None for the size in timm's ``pretrained_cfg``,
+            else 3×224×224, with the channels of the first convolution; a tuple of several arguments; or the one
+            argument.
+        batch: number of images.
 
     Raises:
         UserError: a size is not three positive integers, ``batch`` is not positive, or there is not enough memory.
@@ -34,7 +34,7 @@ def example_input(model: nn.Module, input: Any = None, *, batch: int = 1) -> tup
     if batch < 1:
         raise UserError(f"batch must be at least 1, got {batch}")
     if input is None:
-        size = _stated_size(model)
+        size = _default_size(model)
     elif isinstance(input, Sequence) and len(input) > 0 and all(type(n) is int for n in input):
         size = parse_size(input)
     else:
@@ -45,7 +45,7 @@ def example_input(model: nn.Module, input: Any = None, *, batch: int = 1) -> tup
         pixels = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
         return (pixels.to(weight.device, weight.dtype),)
     except RuntimeError as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise UserError(
             f"{'×'.join(map(str, shape))} pixels, {4 * prod(shape) / 1e9:,.1f} GB, do not fit into the memory of "
@@ -53,17 +53,17 @@ def example_input(model: nn.Module, input: Any = None, *, batch: int = 1) -> tup
         ) from None
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Return whether ``error`` says that a device, or the machine, has no memory left."""
-    # The allocator of the CPU raises a RuntimeError like any other.
+def is_out_of_memory(error: Exception) -> bool:
+    """Return True if ``error`` means that a device or the machine has no memory left."""
+    # The CPU allocator raises a plain RuntimeError.
     return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error) or "enough memory" in str(error)
 
 
-def _stated_size(model: nn.Module) -> tuple[int, ...]:
-    facts = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
-    stated = tuple(facts["input_size"]) if isinstance(facts, dict) and "input_size" in facts else None
-    size = stated or (3, 224, 224)
-    # The stated size is that of the pretrained weights; the network may have been built for other channels. A first
-    # convolution of many channels is no such sign: some networks fold the picture's pixels into channels before it.
-    first = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), size[0])
-    return (first if stated is None or first < _FOLDED else size[0], *size[1:])
+def _default_size(model: nn.Module) -> tuple[int, ...]:
+    """Return the default size (C, H, W) of the network's input."""
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    config_size = tuple(config["input_size"]) if isinstance(config, dict) and "input_size" in config else None
+    size = config_size or (3, 224, 224)
+    # The network may have been built for other channels than its pretrained weights.
+    first_channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), size[0])
+    return (first_channels if config_size is None or first_channels < _FOLDED_CHANNELS else size[0], *size[1:])

@@ -1,55 +1,55 @@
-"""The values of a traced forward that follow the picture in height and width."""
+"""Values of a traced forward pass whose height and width scale with the image."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 from saccade.graph.trace import Trace
-from saccade.graph.values import Key
+from saccade.graph.values import ValueKey
 
-__all__ = ["following", "pictures"]
+__all__ = ["image_shaped_values", "image_sizes"]
 
 
-def pictures(trace: Trace) -> set[tuple[int, int]]:
-    """Return the sizes of the picture given, and of what the host makes of it before its first convolution."""
-    if trace.picture is None:
+def image_sizes(trace: Trace) -> set[tuple[int, int]]:
+    """Return the size of the image and the sizes it is resized to before the first convolution."""
+    if trace.image_size is None:
         return set()
     values = trace.values
-    raw = set[Key]()
+    preprocessed = set[ValueKey]()
     for key, value in values.items():
-        if key not in trace.convolutions and raw.issuperset(value.parents):
-            raw.add(key)
-    first = [values[conv.source].shape for conv in trace.convolutions.values() if conv.source in raw]
-    return {trace.picture} | {(shape[-2], shape[-1]) for shape in first}
+        if key not in trace.convolutions and preprocessed.issuperset(value.parents):
+            preprocessed.add(key)
+    conv_inputs = [values[conv.source].shape for conv in trace.convolutions.values() if conv.source in preprocessed]
+    return {trace.image_size} | {(shape[-2], shape[-1]) for shape in conv_inputs}
 
 
-def following(trace: Trace, pictures: Collection[tuple[int, int]]) -> set[Key]:
-    """Return the values (B, C, H, W) of the proportions of one of ``pictures``, or made of such a value as a map is.
+def image_shaped_values(trace: Trace, image_sizes: Collection[tuple[int, int]]) -> set[ValueKey]:
+    """Return the values (B, C, H, W) with the proportions of an image size, or scaled or trimmed from such a value.
 
-    Convolutions without padding and crops take as many pixels of the height as of the width.
+    Crops and convolutions without padding trim height and width equally.
     """
-    found = set[Key]()
+    keys = set[ValueKey]()
     for key, value in trace.values.items():
         if len(value.shape) != 4:
             continue
         size = value.shape[2], value.shape[3]
-        before = (trace.values[parent].shape for parent in value.parents if parent in found)
-        if any(_scaled(size, picture) for picture in pictures) or any(
-            _scaled(size, (shape[2], shape[3])) or _trimmed(size, (shape[2], shape[3])) for shape in before
+        parent_shapes = (trace.values[parent].shape for parent in value.parents if parent in keys)
+        if any(_has_proportions(size, image_size) for image_size in image_sizes) or any(
+            _has_proportions(size, (shape[2], shape[3])) or _is_trimmed(size, (shape[2], shape[3]))
+            for shape in parent_shapes
         ):
-            found.add(key)
-    return found
+            keys.add(key)
+    return keys
 
 
-def _scaled(size: tuple[int, int], picture: tuple[int, int]) -> bool:
-    """Return whether ``size`` has the proportions of ``picture``."""
-    (h, w), (height, width) = size, picture
-    # One pixel of rounding on either side, at the scale of whichever of the two is larger.
-    return abs(h * width - w * height) <= (height + width) * max(1.0, h / height)
+def _has_proportions(size: tuple[int, int], image_size: tuple[int, int]) -> bool:
+    (h, w), (image_height, image_width) = size, image_size
+    # Allow one pixel of rounding per side, at the scale of the larger of the two.
+    return abs(h * image_width - w * image_height) <= (image_height + image_width) * max(1.0, h / image_height)
 
 
-def _trimmed(size: tuple[int, int], before: tuple[int, int]) -> bool:
-    """Return whether ``size`` is ``before``, its half or its quarter, less equally many pixels of height and width."""
-    (h, w), (height, width) = size, before
-    steps = (step for step in (1, 2, 4) if h * step <= height and w * step <= width)
-    return any(abs((height - step * h) - (width - step * w)) < step for step in steps)
+def _is_trimmed(size: tuple[int, int], parent_size: tuple[int, int]) -> bool:
+    """Return True if ``size`` is ``parent_size`` over 1, 2 or 4, trimmed equally in height and width."""
+    (h, w), (height, width) = size, parent_size
+    strides = (stride for stride in (1, 2, 4) if h * stride <= height and w * stride <= width)
+    return any(abs((height - stride * h) - (width - stride * w)) < stride for stride in strides)

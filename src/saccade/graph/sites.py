@@ -1,4 +1,4 @@
-"""The places for a mechanism in a network: modules that return one map that follows the picture."""
+"""The sites of a network: modules that return one feature map, whose height and width scale with the image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from saccade.graph.hosts import check_maps, check_network
+from saccade.graph.hosts import check_network, check_two_dimensional
 from saccade.graph.structure import Structure
 from saccade.graph.trace import Arguments, trace
 
@@ -17,77 +17,77 @@ __all__ = ["Inspection", "Site", "inspect_network"]
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """A module whose output is one tensor (B, C, H, W)."""
+    """A place for a plug: one feature map (B, C, H, W), at a module's output or input."""
 
     path: str
-    """The module that returns the map, or, where none does, the parent."""
+    """Path of the module that returns the map; for an input site, of ``parent``."""
     parent: str
-    """The module that would hold the plug."""
+    """Path of the module that holds the plug, usually ``path`` itself."""
     entering: bool
-    """Whether the map enters the parent instead of leaving it."""
+    """True if the map is the parent's input instead of its output."""
     channels: int
     size: tuple[int, int]
-    """Height and width at the first call, for the picture of the inspection."""
+    """Height and width at the first call, for the image of the inspection."""
     stage: int
-    """The stage it belongs to, counted from 0."""
+    """Stage of the site, from 0."""
     calls: int
-    """Calls of the parent in one forward."""
+    """Number of calls of the parent in one forward pass."""
     kind: str
-    """The class of the module."""
+    """Class name of the module."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Networks that were pickled by earlier versions call the parent the carrier.
+        # Earlier versions pickled ``parent`` as ``carrier``.
         vars(self).update({"parent" if key == "carrier" else key: value for key, value in state.items()})
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """The sites of a host by path, in order of execution, its structure, and the arguments it was called with."""
+    """The sites of a host by path, in order of execution, with its structure and the arguments of its forward pass."""
 
     sites: dict[str, Site]
     structure: Structure
     arguments: Arguments
 
     def entering(self, path: str) -> Site:
-        """Return the map that enters the module at ``path`` as a site."""
+        """Return the site at the input of the module at ``path``."""
         call = self.structure.maps[path][0]
-        assert call.first is not None, "a map is a tensor"
-        _, channels, *size = self.structure.trace.values[call.first].shape
+        assert call.first_input is not None, "a map is a tensor"
+        _, channels, *size = self.structure.trace.values[call.first_input].shape
         return replace(
             self.sites[path], parent=path, entering=True, channels=channels, size=(size[0], size[1]),
             calls=len(self.structure.maps[path]),
         )  # fmt: skip
 
 
-def inspect_network(host: nn.Module, input: Any, hidden: Callable[[nn.Module], bool]) -> Inspection:
-    """Run ``host`` once and find its sites.
+def inspect_network(host: nn.Module, input: Any, is_hidden: Callable[[nn.Module], bool]) -> Inspection:
+    """Run ``host`` once and return its sites.
 
     Args:
         host: any network.
         input: see :func:`saccade.sites`.
-        hidden: whether a module counts as if it returned what it receives.
+        is_hidden: function that returns True for modules to treat as identities.
 
     Raises:
-        UserError: the host does not run on the input, or is a network of one or three dimensions.
+        UserError: the host does not run on the input, or is a 1-D or 3-D network.
     """
     check_network(host)
-    seen, arguments = trace(host, input, hidden)
-    structure = Structure(seen)
-    runs = {path: len(calls) for path, calls in seen.by_path().items()}
-    found = {}
+    host_trace, arguments = trace(host, input, is_hidden)
+    structure = Structure(host_trace)
+    n_calls = {path: len(calls) for path, calls in host_trace.calls_by_path().items()}
+    sites = {}
     for path, calls in structure.maps.items():
-        parent, value = structure.parent_of(path), structure.value(path)
-        if parent is not None:
-            found[path] = Site(
+        holder, value = structure.plug_holder(path), structure.value(path)
+        if holder is not None:
+            sites[path] = Site(
                 path=path,
-                parent=parent[0],
-                entering=parent[1],
+                parent=holder[0],
+                entering=holder[1],
                 channels=value.shape[1],
                 size=(value.shape[2], value.shape[3]),
                 stage=structure.stage(path),
-                calls=runs[parent[0]],
+                calls=n_calls[holder[0]],
                 kind=type(calls[0].module).__name__,
             )
-    if not found:
-        check_maps(host)
-    return Inspection(found, structure, arguments)
+    if not sites:
+        check_two_dimensional(host)
+    return Inspection(sites, structure, arguments)

@@ -1,4 +1,4 @@
-"""Running a network without changing its modes, buffers and random generators."""
+"""Context managers that run a network without changing its modes, buffers and random generators."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["devices", "inference_only", "preserve_state", "training_twin"]
+__all__ = ["device_types", "inference_only", "preserve_state", "training_copy"]
 
 
 @contextmanager
 def preserve_state(model: nn.Module) -> Iterator[None]:
-    """Put ``model`` into eval mode; restore every mode, buffer and random generator at the end of the block."""
+    """Put ``model`` into eval mode; restore all modes, buffers and random generators at the end of the block."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [
         (module, name, buffer, buffer.detach().clone())
@@ -26,26 +26,25 @@ def preserve_state(model: nn.Module) -> Iterator[None]:
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
-    cards = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    with torch.random.fork_rng(cards):
+    gpu_indices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(gpu_indices):
         model.eval()
         try:
             yield
         finally:
             for module, training in modes:
                 module.training = training
-            for module, name, buffer, before in buffers:
+            for module, name, buffer, old_value in buffers:
                 module._buffers[name] = buffer
-                if not _equal(buffer, before):
+                if not _equal(buffer, old_value):
                     try:
                         with torch.inference_mode(buffer.is_inference()), torch.no_grad():
-                            buffer.copy_(before)
-                    except RuntimeError:  # it was resized, or its elements share memory
-                        module._buffers[name] = before
+                            buffer.copy_(old_value)
+                    except RuntimeError:  # the buffer was resized or is an expanded view
+                        module._buffers[name] = old_value
 
 
 def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:
-    """Compare two tensors; those without data count as different."""
     try:
         return torch.equal(left, right)
     except RuntimeError:
@@ -54,38 +53,38 @@ def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:
 
 @contextmanager
 def inference_only(model: nn.Module) -> Iterator[None]:
-    """Preserve the state of ``model``, without gradients, outside the caller's inference mode and autocast."""
-    with ExitStack() as off:
-        off.enter_context(torch.inference_mode(False))
-        off.enter_context(preserve_state(model))
-        off.enter_context(torch.no_grad())
-        for device in devices(model):
-            off.enter_context(torch.autocast(device, enabled=False))
+    """Preserve the state of ``model``; disable gradients, inference mode and autocast in the block."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(preserve_state(model))
+        stack.enter_context(torch.no_grad())
+        for device_type in device_types(model):
+            stack.enter_context(torch.autocast(device_type, enabled=False))
         yield
 
 
-def devices(model: nn.Module) -> list[str]:
-    """Return the kinds of device that ``model`` computes on."""
+def device_types(model: nn.Module) -> list[str]:
+    """Return the types of the devices that ``model`` computes on, always with ``cpu``."""
     return sorted({"cpu", *(p.device.type for p in model.parameters())} - {"meta"})
 
 
 @contextmanager
-def training_twin(host: nn.Module) -> Iterator[nn.Module]:
-    """Yield a copy of ``host`` in training mode, for forwards without gradients, which may change its parameters."""
-    with _quietly(), inference_only(host):
+def training_copy(host: nn.Module) -> Iterator[nn.Module]:
+    """Yield a copy of ``host`` in training mode, without gradients; the block may change the copy's parameters."""
+    with _silenced(), inference_only(host):
         yield copy.deepcopy(host).train()
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Silence warnings; restore the random generators of Python and NumPy at the end of the block."""
+def _silenced() -> Iterator[None]:
+    """Silence warnings; restore Python's and NumPy's random generators at the end."""
     numpy: Any = sys.modules.get("numpy")
-    drawn = random.getstate(), numpy and numpy.random.get_state()
+    old_states = random.getstate(), numpy and numpy.random.get_state()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        random.setstate(drawn[0])
+        random.setstate(old_states[0])
         if numpy:
-            numpy.random.set_state(drawn[1])
+            numpy.random.set_state(old_states[1])

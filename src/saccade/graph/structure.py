@@ -1,4 +1,4 @@
-"""How a host is built, read off one forward: maps, repeated units, residual branches, stages."""
+"""The structure of a host: its feature maps, repeated units, residual branches and stages."""
 
 from __future__ import annotations
 
@@ -13,280 +13,299 @@ from typing import Any
 import torch
 from torch import nn
 
-from saccade.graph.heads import Ending
-from saccade.graph.proportions import following, pictures
+from saccade.graph.heads import Heads
+from saccade.graph.proportions import image_shaped_values, image_sizes
 from saccade.graph.trace import Trace
-from saccade.graph.values import Addition, Key, ModuleCall, Value, within
+from saccade.graph.values import Addition, ModuleCall, Value, ValueKey, is_within
 from saccade.parent_class import base_class
 
-__all__ = ["Structure", "declared"]
+__all__ = ["Structure", "declared_features"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _CHILDREN = {"children", "named_children", "_modules"}
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
-def declared(host: nn.Module) -> list[tuple[str, bool]]:
-    """Return the modules of timm's ``feature_info`` in order, and of each whether its map is what enters it."""
-    info: Any = getattr(host, "feature_info", None)
-    rows = getattr(info, "info", info)
+def declared_features(host: nn.Module) -> list[tuple[str, bool]]:
+    """Return the modules of timm's ``feature_info`` in order, each with True if its input is the feature map."""
+    feature_info: Any = getattr(host, "feature_info", None)
+    rows = getattr(feature_info, "info", feature_info)
     if not isinstance(rows, (list, tuple)):
         return []
-    named = [(row.get("module", ""), row.get("hook_type") == "forward_pre") for row in rows if isinstance(row, dict)]
+    features = [(row.get("module", ""), row.get("hook_type") == "forward_pre") for row in rows if isinstance(row, dict)]
     modules = {name for name, _ in host.named_modules()}
-    # features_only flattens the names of what it takes out of a Sequential.
-    return [(n if n in modules else n.replace(".", "_"), enters) for n, enters in named if n]
+    # features_only flattens the names of modules it takes out of a Sequential.
+    return [(name if name in modules else name.replace(".", "_"), enters) for name, enters in features if name]
 
 
 @dataclass
 class Structure:
-    """What one traced forward says about the network."""
+    """The structure of a traced network."""
 
     trace: Trace
 
     @cached_property
     def maps(self) -> dict[str, list[ModuleCall]]:
-        """The calls of each module that always returned one map that follows the picture, with one channel count."""
+        """Maps path to calls, for modules that always return one image-shaped map of one channel count."""
         return {
             path: calls
-            for path, calls in self.trace.by_path().items()
-            if path and all(self._is_map(c) for c in calls) and len({self._channels(c.returned) for c in calls}) == 1
+            for path, calls in self.trace.calls_by_path().items()
+            if path
+            and all(self._is_map(c) for c in calls)
+            and len({self._channels(c.single_output) for c in calls}) == 1
         }
 
     @cached_property
-    def ends(self) -> list[tuple[str, str]]:
-        """Each unit and the module at the end of its residual branch, in order of execution.
+    def residual_ends(self) -> list[tuple[str, str]]:
+        """Pairs of a unit and the module at the end of its residual branch, in order of execution.
 
-        A unit is the innermost module that adds a branch to what by-passes it. Units of the same kind that add nothing
-        end in what they return.
+        A unit is the innermost module that adds a residual branch to its shortcut; siblings without an addition end in
+        their own output.
         """
-        branches: dict[str, tuple[str, set[Key | None]]] = {}
-        for call, addition, branch in self.branches:
-            found = self._maker(branch, addition, call)
-            if found is not None:
-                branches.setdefault(found.path, (call.path, set()))[1].add(branch)
+        branches_by_end: dict[str, tuple[str, set[ValueKey | None]]] = {}
+        for call, addition, branch in self.residual_branches:
+            end_call = self._branch_call(branch, addition, call)
+            if end_call is not None:
+                branches_by_end.setdefault(end_call.path, (call.path, set()))[1].add(branch)
         ends = [
             (unit, path)
-            for path, (unit, keys) in branches.items()
-            if {call.returned for call in self.maps[path]} <= keys  # a module also called elsewhere is no end
+            for path, (unit, keys) in branches_by_end.items()
+            # A module that is also called elsewhere is not an end.
+            if {call.single_output for call in self.maps[path]} <= keys
         ]
-        for kin in self._kin({call.path for call, _, _ in self.branches}):
-            returned = [call.returned for call in self.maps[kin]]
-            inside = [
+        for sibling in self._siblings({call.path for call, _, _ in self.residual_branches}):
+            sibling_outputs = [call.single_output for call in self.maps[sibling]]
+            inner_calls = [
                 calls[-1]
                 for path, calls in self.maps.items()
-                if path.startswith(kin + ".")
-                and [call.returned for call in calls] == returned
-                and not self._passes(calls[-1])
+                if path.startswith(sibling + ".")
+                and [call.single_output for call in calls] == sibling_outputs
+                and not self._returns_input(calls[-1])
             ]
-            ends.append((kin, max(inside, key=lambda call: call.left, default=self.maps[kin][-1]).path))
-        return sorted(ends, key=lambda end: self.maps[end[1]][0].left)
+            ends.append(
+                (sibling, max(inner_calls, key=lambda call: call.exit_tick, default=self.maps[sibling][-1]).path)
+            )
+        return sorted(ends, key=lambda end: self.maps[end[1]][0].exit_tick)
 
     @cached_property
-    def unreached(self) -> list[str]:
-        """Units whose residual branch ends in no module's output."""
-        reached = {unit for unit, _ in self.ends}
-        return list(dict.fromkeys(unit.path for unit, _, _ in self.branches if unit.path not in reached))
+    def units_without_end(self) -> list[str]:
+        """Units whose residual branch does not end in a module's output."""
+        units_with_end = {unit for unit, _ in self.residual_ends}
+        return list(
+            dict.fromkeys(unit.path for unit, _, _ in self.residual_branches if unit.path not in units_with_end)
+        )
 
     @cached_property
-    def branches(self) -> list[tuple[ModuleCall, Addition, Key]]:
-        """The units that add a branch to what by-passes it, the addition, and the branch."""
-        found = []
+    def residual_branches(self) -> list[tuple[ModuleCall, Addition, ValueKey]]:
+        """Triples of a unit's call, its addition and the key of its residual branch."""
+        branches = []
         for addition in self.trace.additions:
             unit = self._owner(addition.call)
             branch = self._branch(addition, unit)
             if branch is not None:
-                found.append((unit, addition, branch))
-        return found
+                branches.append((unit, addition, branch))
+        return branches
 
     @cached_property
     def units(self) -> list[str]:
         """The repeated units, in order of execution.
 
-        Those with a residual branch and their kin, else the smallest modules of one class, met more than once, that
-        hold two convolutions of maps, else one.
+        They are the units with a residual branch and their siblings, else the innermost modules of a repeated class
+        with two convolutions, else with one.
         """
-        adding = {call.path for call, _, _ in self.branches}
-        found = {path for path in (*adding, *self._kin(adding)) if path in self.maps} or self._repeated()
-        return self.in_order(found)
+        units_with_addition = {call.path for call, _, _ in self.residual_branches}
+        units = {
+            path for path in (*units_with_addition, *self._siblings(units_with_addition)) if path in self.maps
+        } or self._repeated()
+        return self.in_order(units)
 
     @cached_property
     def stages(self) -> list[str]:
-        """The map that ends each stage, in order: as the host declares, else the last map before each halving.
+        """Modules that end the stages, in order: those the host declares, else the last one before each halving.
 
-        What comes before the first unit is the stem; where there are units, a stage holds one. The network's answer,
-        and a map inside a head that keeps its size, end no stage.
+        Modules before the first unit are the stem; if there are units, a stage holds at least one. Prediction maps do
+        not end a stage.
         """
-        first = min((self.maps[unit][0].left for unit in self.units), default=0)
-        named = [self._entering(path) if enters else self._last(path) for path, enters in declared(self.trace.host)]
-        if named and None not in named:
-            return [path for path in named if path is not None and self.maps[path][0].left >= first]
-        last: dict[int, str] = {}
+        first_unit_exit = min((self.maps[unit][0].exit_tick for unit in self.units), default=0)
+        declared_ends = [
+            self._input_producer(path) if enters else self._last_map(path)
+            for path, enters in declared_features(self.trace.host)
+        ]
+        if declared_ends and None not in declared_ends:
+            return [
+                path for path in declared_ends if path is not None and self.maps[path][0].exit_tick >= first_unit_exit
+            ]
+        last_by_level: dict[int, str] = {}
         for path in self.in_order(self.maps):
-            if self._ends_stage(path) and not self.ending.answer.issuperset(self._returned(path)):
-                last[self._level(path)] = path
-        return self.in_order(last.values())
+            if self._ends_stage(path) and not self.heads.predictions.issuperset(self._outputs(path)):
+                last_by_level[self._level(path)] = path
+        return self.in_order(last_by_level.values())
 
     @cached_property
-    def ending(self) -> Ending:
-        """The heads of the network."""
-        adding = {unit.path for unit, _, _ in self.branches}
-        units = [path for path in (*adding, *self._kin(adding)) if path in self.maps]
-        return Ending(self.trace, self.maps, [call for path in units for call in self.maps[path]])
+    def heads(self) -> Heads:
+        """Heads of the network."""
+        units_with_addition = {unit.path for unit, _, _ in self.residual_branches}
+        units = [path for path in (*units_with_addition, *self._siblings(units_with_addition)) if path in self.maps]
+        return Heads(self.trace, self.maps, [call for path in units for call in self.maps[path]])
 
-    def producer(self, keys: Collection[Key | None]) -> str | None:
-        """Return the outermost module whose every call made one of ``keys``, or None."""
-        found = [
+    def producer(self, keys: Collection[ValueKey | None]) -> str | None:
+        """Return the outermost module all of whose calls computed one of ``keys``, or None."""
+        producers = [
             path
             for path, calls in self.maps.items()
-            if all(call.returned in keys and not self._passes(call) for call in calls)
+            if all(call.single_output in keys and not self._returns_input(call) for call in calls)
         ]
-        return max(found, key=lambda path: self.maps[path][0].left, default=None)
+        return max(producers, key=lambda path: self.maps[path][0].exit_tick, default=None)
 
     def in_order(self, paths: Iterable[str]) -> list[str]:
-        """Sort modules that return maps by execution."""
-        return sorted(paths, key=lambda path: self.maps[path][0].left)
+        """Sort paths of modules by execution."""
+        return sorted(paths, key=lambda path: self.maps[path][0].exit_tick)
 
     def value(self, path: str) -> Value:
-        """Return the map of the first call of the module at ``path``."""
-        returned = self.maps[path][0].returned
-        assert returned is not None, "a map is a tensor"
-        return self.trace.values[returned]
+        """Return the first value that the module at ``path`` returned."""
+        single_output = self.maps[path][0].single_output
+        assert single_output is not None, "a map is a tensor"
+        return self.trace.values[single_output]
 
-    def weights(self, path: str, parent: str) -> torch.dtype:
-        """Return the dtype of weights for the map of ``path`` where ``parent`` is called: float32 under autocast."""
-        narrow = any(call.autocast for call in self.trace.by_path()[parent])
-        return torch.float32 if narrow else self.value(path).dtype
+    def weight_dtype(self, path: str, parent: str) -> torch.dtype:
+        """Return the dtype of a plug's parameters at ``path``: float32 if ``parent`` runs under autocast."""
+        has_autocast = any(call.has_autocast for call in self.trace.calls_by_path()[parent])
+        return torch.float32 if has_autocast else self.value(path).dtype
 
     def stage(self, path: str) -> int:
-        """Return the stage of the module at ``path``, counted from 0."""
-        moment = self.maps[path][0].left
-        before = sum(self.maps[stage][0].left < moment for stage in self.stages)
-        return min(before, max(len(self.stages) - 1, 0))
+        """Return the stage of the module at ``path``, from 0."""
+        tick = self.maps[path][0].exit_tick
+        earlier_stages = sum(self.maps[stage][0].exit_tick < tick for stage in self.stages)
+        return min(earlier_stages, max(len(self.stages) - 1, 0))
 
-    def parent_of(self, path: str) -> tuple[str, bool] | None:
-        """Return the module that can hold a plug for the map of ``path``, and whether the map enters that module.
+    def plug_holder(self, path: str) -> tuple[str, bool] | None:
+        """Return the module that can hold a plug for the map of ``path``, and True if the map is its input.
 
-        A module that runs its own children would run the plug as one of them: the last module inside that returns the
-        same tensor takes its place, else the first module that receives it, if no other does.
+        A container would run the plug as a child. It is replaced by the last inner module that returns the map, else by
+        the map's only reader.
         """
         calls = self.maps[path]
-        if not _runs_children(calls[0].module):
+        if not _is_container(calls[0].module):
             return path, False
-        wanted = [call.returned for call in calls]
-        inside = [
-            others[-1]
-            for name, others in self.maps.items()
+        outputs = [call.single_output for call in calls]
+        inner_calls = [
+            name_calls[-1]
+            for name, name_calls in self.maps.items()
             if name.startswith(path + ".")
-            and not _runs_children(others[0].module)
-            and [c.returned for c in others] == wanted
+            and not _is_container(name_calls[0].module)
+            and [c.single_output for c in name_calls] == outputs
         ]
-        if inside:
-            return max(inside, key=lambda c: c.left).path, False
+        if inner_calls:
+            return max(inner_calls, key=lambda c: c.exit_tick).path, False
         if not isinstance(calls[0].module, _CONTAINERS):
             return path, False
-        for name, others in sorted(self.trace.by_path().items(), key=lambda item: item[1][0].entered):
+        for name, name_calls in sorted(self.trace.calls_by_path().items(), key=lambda item: item[1][0].entry_tick):
             if (
                 name
-                and not _runs_children(others[0].module)
-                and [c.first for c in others] == wanted
-                and others[0].entered > calls[0].left
-                and all(within(user, name) for key in wanted if key for user in self.trace.values[key].users)
+                and not _is_container(name_calls[0].module)
+                and [c.first_input for c in name_calls] == outputs
+                and name_calls[0].entry_tick > calls[0].exit_tick
+                and all(is_within(user, name) for key in outputs if key for user in self.trace.values[key].users)
             ):
                 return name, True
         return None
 
     def _is_map(self, call: ModuleCall) -> bool:
-        value = self.trace.values.get(call.returned) if call.returned is not None else None
-        if value is None or call.returned is None or value.fixed or value.matrix or not value.dtype.is_floating_point:
+        value = self.trace.values.get(call.single_output) if call.single_output is not None else None
+        if (
+            value is None
+            or call.single_output is None
+            or value.is_fixed_size
+            or value.is_matrix
+            or not value.dtype.is_floating_point
+        ):
             return False
-        return len(value.shape) == 4 and (not self._pictures or call.returned in self._following)
+        return len(value.shape) == 4 and (not self._image_sizes or call.single_output in self._image_shaped_values)
 
     @cached_property
-    def _pictures(self) -> set[tuple[int, int]]:
-        return pictures(self.trace)
+    def _image_sizes(self) -> set[tuple[int, int]]:
+        return image_sizes(self.trace)
 
     @cached_property
-    def _following(self) -> set[Key]:
-        return following(self.trace, self._pictures)
+    def _image_shaped_values(self) -> set[ValueKey]:
+        return image_shaped_values(self.trace, self._image_sizes)
 
-    def _passes(self, call: ModuleCall) -> bool:
-        """Return whether the module returned what it received, as an Identity does."""
-        return call.returned in call.received
+    def _returns_input(self, call: ModuleCall) -> bool:
+        return call.single_output in call.inputs
 
     def _owner(self, call: ModuleCall) -> ModuleCall:
-        """Return the innermost module that holds parameters in its children: a module that only adds owns no branch."""
+        """Return the innermost call around ``call`` with parameters in its children."""
         while call.parent is not None and not any(True for c in self._children(call.module) for _ in c.parameters()):
             call = call.parent
         return call
 
     def _children(self, module: nn.Module) -> list[nn.Module]:
-        return [child for child in module.children() if not self.trace.hidden(child)]
+        return [child for child in module.children() if not self.trace.is_hidden(child)]
 
-    def _convolutions(self, module: nn.Module) -> int:
-        return isinstance(module, _CONVOLUTIONS) + sum(map(self._convolutions, self._children(module)))
+    def _count_layers(self, module: nn.Module) -> int:
+        return isinstance(module, _CONVOLUTIONS) + sum(map(self._count_layers, self._children(module)))
 
-    def _made_of(self, key: Key, since: int) -> set[Key]:
-        """Return ``key`` and its ancestors born after the tick ``since``, and their parents."""
-        found, waiting = {key}, [key]
-        while waiting:
-            value = self.trace.values[waiting.pop()]
-            if value.born > since:
-                new = set(value.parents) - found
-                found |= new
-                waiting += new
-        return found
+    def _ancestors(self, key: ValueKey, entry_tick: int) -> set[ValueKey]:
+        """Return ``key``, its ancestors created after ``entry_tick``, and their parents."""
+        ancestors, queue = {key}, [key]
+        while queue:
+            value = self.trace.values[queue.pop()]
+            if value.tick > entry_tick:
+                new_parents = set(value.parents) - ancestors
+                ancestors |= new_parents
+                queue += new_parents
+        return ancestors
 
-    def _branch(self, addition: Addition, unit: ModuleCall) -> Key | None:
-        """Return which summand left a branch that the other by-passes, or None."""
+    def _branch(self, addition: Addition, unit: ModuleCall) -> ValueKey | None:
+        """Return the summand that is the residual branch and not the shortcut; None if neither is."""
         if unit.path in self.maps and self.value(unit.path).shape[1] != self._channels(addition.left):
-            return None  # a sum of parts of the map, as in Res2Net
-        left, right = (self._made_of(key, unit.entered) for key in (addition.left, addition.right))
+            return None  # it sums parts of the map, as in Res2Net
+        left, right = (self._ancestors(key, unit.entry_tick) for key in (addition.left, addition.right))
         if addition.right in left:
             return addition.left
         if addition.left in right:
             return addition.right
         if not left & right:
             return None
-        weights = [len(self._layers(part - other) - {unit}) for part, other in ((left, right), (right, left))]
-        if weights[0] == weights[1]:
-            return None  # two branches of one depth: neither by-passes the other
-        return addition.left if weights[0] > weights[1] else addition.right
+        depths = [len(self._layers(summand - other) - {unit}) for summand, other in ((left, right), (right, left))]
+        if depths[0] == depths[1]:
+            return None  # branches of equal depth: neither is a shortcut
+        return addition.left if depths[0] > depths[1] else addition.right
 
-    def _channels(self, key: Key | None) -> int:
+    def _channels(self, key: ValueKey | None) -> int:
         return self.trace.values[key].shape[1] if key is not None else 0
 
-    def _layers(self, keys: Iterable[Key]) -> set[ModuleCall]:
-        """Return the calls of modules with parameters of their own that made ``keys``."""
+    def _layers(self, keys: Iterable[ValueKey]) -> set[ModuleCall]:
+        """Return the calls, of modules with own parameters, that computed ``keys``."""
         calls = {self.trace.values[key].call for key in keys}
         return {call for call in calls if call is not None and any(True for _ in call.module.parameters(recurse=False))}
 
-    def _maker(self, key: Key, addition: Addition, unit: ModuleCall) -> ModuleCall | None:
-        """Return the call inside ``unit`` that returned the branch: the outermost that computed it, else passed it."""
-        inside = [
+    def _branch_call(self, key: ValueKey, addition: Addition, unit: ModuleCall) -> ModuleCall | None:
+        """Return the outermost call inside ``unit`` that computed the branch, else that returned it."""
+        returning_calls = [
             call
             for path, calls in self.maps.items()
             for call in calls
-            if call.returned == key and unit.entered < call.left <= addition.tick and call is not unit
-            and within(call, unit.path)
+            if call.single_output == key and unit.entry_tick < call.exit_tick <= addition.tick and call is not unit
+            and is_within(call, unit.path)
         ]  # fmt: skip
-        computed = [call for call in inside if not self._passes(call)]
-        return max(computed or inside, key=lambda call: call.left, default=None)
+        computing_calls = [call for call in returning_calls if not self._returns_input(call)]
+        return max(computing_calls or returning_calls, key=lambda call: call.exit_tick, default=None)
 
-    def _kin(self, units: set[str]) -> list[str]:
-        """Return modules that add nothing: of the class of ``units``, or with two convolutions in their row."""
+    def _siblings(self, units: set[str]) -> list[str]:
+        """Return modules without an addition of the class of ``units``, or of their path pattern with two layers."""
         modules = {path: calls[0].module for path, calls in self.maps.items()}
-        adding = {self._owner(addition.call).path for addition in self.trace.additions}
-        known = {path for path in units if path in modules}
-        classes = {base_class(modules[path]) for path in known}
-        rows = {_row(path) for path in known}
+        units_with_addition = {self._owner(addition.call).path for addition in self.trace.additions}
+        unit_paths = {path for path in units if path in modules}
+        classes = {base_class(modules[path]) for path in unit_paths}
+        patterns = {_path_pattern(path) for path in unit_paths}
         return [
             path
             for path, module in modules.items()
-            if path not in known | adding
+            if path not in unit_paths | units_with_addition
             and not isinstance(module, _CONTAINERS)
-            and not any(path.startswith(unit + ".") for unit in known)
-            and (base_class(module) in classes or (_row(path) in rows and self._convolutions(module) >= 2))
+            and not any(path.startswith(unit + ".") for unit in unit_paths)
+            and (base_class(module) in classes or (_path_pattern(path) in patterns and self._count_layers(module) >= 2))
         ]
 
     def _repeated(self) -> set[str]:
@@ -297,53 +316,53 @@ class Structure:
         }
         counts = Counter(map(base_class, modules.values()))
         for least in (2, 1):
-            fit = {p for p, m in modules.items() if counts[base_class(m)] > 1 and self._mapping(p) >= least}
-            inner = {p for p in fit if not any(other.startswith(p + ".") for other in fit)}
-            if inner:
-                return inner
+            candidates = {
+                p for p, m in modules.items() if counts[base_class(m)] > 1 and self._count_convolutions(p) >= least
+            }
+            innermost = {p for p in candidates if not any(other.startswith(p + ".") for other in candidates)}
+            if innermost:
+                return innermost
         return set()
 
-    def _mapping(self, path: str) -> int:
-        """Count the convolutions inside that return maps; those of an SE return vectors."""
+    def _count_convolutions(self, path: str) -> int:
+        """Return the number of inner convolutions that return maps; those of an SE return vectors."""
         return sum(
             p.startswith(path + ".") and isinstance(calls[0].module, _CONVOLUTIONS) for p, calls in self.maps.items()
         )
 
-    def _last(self, path: str) -> str | None:
-        """Return ``path`` if it is a map, else the last map inside, for a stage may return several."""
-        inside = (p for p in self.maps if p.startswith(path + "."))
-        return path if path in self.maps else max(inside, key=lambda p: self.maps[p][0].left, default=None)
+    def _last_map(self, path: str) -> str | None:
+        inner_paths = (p for p in self.maps if p.startswith(path + "."))
+        return path if path in self.maps else max(inner_paths, key=lambda p: self.maps[p][0].exit_tick, default=None)
 
-    def _entering(self, path: str) -> str | None:
-        """Return the module that made the map that enters the module at ``path``."""
-        return self.producer([call.first for call in self.trace.by_path().get(path, [])])
+    def _input_producer(self, path: str) -> str | None:
+        return self.producer([call.first_input for call in self.trace.calls_by_path().get(path, [])])
 
-    def _returned(self, path: str) -> set[Key | None]:
-        return {call.returned for call in self.maps[path]}
+    def _outputs(self, path: str) -> set[ValueKey | None]:
+        return {call.single_output for call in self.maps[path]}
 
     def _level(self, path: str) -> int:
-        """Return how often the picture has been halved, rounded."""
+        """Return the rounded number of halvings from the image to the map."""
         height = max(self.value(p).shape[2] for p in self.maps)
-        height = max([height, *(size[0] for size in self._pictures)])
+        height = max([height, *(size[0] for size in self._image_sizes)])
         return round(math.log2(height / self.value(path).shape[2]))
 
     def _ends_stage(self, path: str) -> bool:
         level = self._level(path)
         if self.units:
-            held = [unit for unit in self.units if unit == path or unit.startswith(path + ".")]
-            return bool(held) and all(self._level(unit) == level for unit in held)
+            inner_units = [unit for unit in self.units if unit == path or unit.startswith(path + ".")]
+            return bool(inner_units) and all(self._level(unit) == level for unit in inner_units)
         if isinstance(self.maps[path][0].module, _CONTAINERS):
             return False
         convolutions = (p for p, calls in self.maps.items() if isinstance(calls[0].module, _CONVOLUTIONS))
         return any(self._level(p) == level for p in convolutions)
 
 
-def _runs_children(module: nn.Module) -> bool:
-    """Return whether it is a container, or its forward iterates over its children like one."""
+def _is_container(module: nn.Module) -> bool:
+    """Return True for modules that run their children in turn."""
     code = getattr(base_class(module).forward, "__code__", None)
     return isinstance(module, _CONTAINERS) or (code is not None and not _CHILDREN.isdisjoint(code.co_names))
 
 
-def _row(path: str) -> str:
-    """Hide the numbers of a path: the modules of one row of blocks share the rest."""
+def _path_pattern(path: str) -> str:
+    """Replace the numbers of a path, so that ``layer1.0`` and ``layer1.1`` share a pattern."""
     return re.sub(r"\d+", "#", path)

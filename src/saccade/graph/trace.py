@@ -1,7 +1,7 @@
-"""One forward, recorded: which module returned which tensor, and what each tensor was made of.
+"""A recorded forward pass: the tensors that each module returned, and those that each was computed from.
 
-A tensor changed in place is another value of the same object, so a value is named by its object and its version.
-Hooks record the modules, a ``TorchFunctionMode`` what happens between them.
+Values are identified by tensor and version, because in-place changes make new values. Hooks record modules, a
+``TorchFunctionMode`` the functions between them.
 """
 
 from __future__ import annotations
@@ -16,167 +16,181 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from saccade.errors import UserError
-from saccade.graph.hosts import check_host, check_maps
+from saccade.graph.hosts import check_traceable, check_two_dimensional
 from saccade.graph.inputs import example_input
-from saccade.graph.states import devices, inference_only
-from saccade.graph.values import Addition, ConvolutionCall, Key, ModuleCall, Value
+from saccade.graph.states import device_types, inference_only
+from saccade.graph.values import Addition, ConvolutionCall, ModuleCall, Value, ValueKey
 from saccade.hooks import of_this_thread, temporary_hooks
 from saccade.tensors import tensors_in
 
 __all__ = ["Arguments", "Trace", "run", "trace"]
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-"""Positional and named arguments of a forward."""
+"""Positional and keyword arguments of a forward pass."""
 
 _PRODUCTS = {"matmul", "__matmul__", "__rmatmul__", "bmm"}
 _ADDS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
 _CONVOLUTIONS = {"conv2d", "deform_conv2d"}
-_RECTIFIERS = ("elu", "silu", "mish", "swish")
-"""Parts of the names of activations inside networks; sigmoid, tanh and softmax may also end one."""
+_ACTIVATIONS = ("elu", "silu", "mish", "swish")
+"""Parts of the names of hidden activations; sigmoid, tanh and softmax may also end a network."""
 
 
 class Trace:
-    """The record of one forward."""
+    """The record of one forward pass."""
 
-    def __init__(self, host: nn.Module, hidden: Callable[[nn.Module], bool]) -> None:
+    def __init__(self, host: nn.Module, is_hidden: Callable[[nn.Module], bool]) -> None:
         self.host = host
         self.calls: list[ModuleCall] = []
-        """In the order in which they returned."""
-        self.values: dict[Key, Value] = {}
+        """Module calls in the order of their returns."""
+        self.values: dict[ValueKey, Value] = {}
         self.additions: list[Addition] = []
-        self.convolutions: dict[Key, ConvolutionCall] = {}
-        """By what they returned."""
-        self.rectified: set[Key] = set()
-        """The values that entered an activation such as a ReLU."""
-        self.picture: tuple[int, int] | None = None
-        """Height and width of the largest picture given."""
-        self.hidden = hidden
-        self._devices = devices(host)
+        self.convolutions: dict[ValueKey, ConvolutionCall] = {}
+        """Convolutions by the key of their output."""
+        self.activation_inputs: set[ValueKey] = set()
+        """Keys of the values that entered an activation such as a ReLU."""
+        self.image_size: tuple[int, int] | None = None
+        """Height and width of the largest input image."""
+        self.is_hidden = is_hidden
+        self._device_types = device_types(host)
         self._serials = WeakIdKeyDictionary()
-        self._count = 0
+        self._n_tensors = 0
         self._clock = 0
         self._stack: list[ModuleCall] = []
-        self._same: dict[Key, Key] = {}
-        self._latest: dict[int, Key] = {}
+        self._aliases: dict[ValueKey, ValueKey] = {}
+        self._latest_keys: dict[int, ValueKey] = {}
 
-    def by_path(self) -> dict[str, list[ModuleCall]]:
-        """Return the calls of each module, in the order in which they returned."""
-        found: dict[str, list[ModuleCall]] = {}
+    def calls_by_path(self) -> dict[str, list[ModuleCall]]:
+        """Return the calls of each module by path, in the order of their returns."""
+        calls: dict[str, list[ModuleCall]] = {}
         for call in self.calls:
-            found.setdefault(call.path, []).append(call)
-        return found
+            calls.setdefault(call.path, []).append(call)
+        return calls
 
-    def key(self, tensor: Tensor) -> Key:
-        """Return the name of the value that ``tensor`` holds now."""
+    def key_of(self, tensor: Tensor) -> ValueKey:
+        """Return the key of the current value of ``tensor`` (any shape)."""
         if tensor not in self._serials:
-            self._count += 1
-            self._serials[tensor] = self._count
+            self._n_tensors += 1
+            self._serials[tensor] = self._n_tensors
         key = (self._serials[tensor], 0 if tensor.is_inference() else tensor._version)
-        return self._same.get(key, key)
+        return self._aliases.get(key, key)
 
-    def tick(self) -> int:
-        """Advance the clock."""
+    def advance_clock(self) -> int:
+        """Advance the clock and return its tick."""
         self._clock += 1
         return self._clock
 
-    def give(self, arguments: Any) -> None:
-        """Record the pictures, which have no parents."""
+    def record_inputs(self, arguments: Any) -> None:
+        """Record the tensors in ``arguments`` as values without parents."""
         for tensor in tensors_in(arguments):
-            key = self.key(tensor)
-            self.values[key] = _value(tensor, self.tick(), None, (), fixed=False, matrix=False)
-            self._latest[key[0]] = key
+            key = self.key_of(tensor)
+            self.values[key] = _value(tensor, self.advance_clock(), None, (), is_fixed_size=False, is_matrix=False)
+            self._latest_keys[key[0]] = key
             if tensor.ndim in (3, 4):
                 height, width = tensor.shape[-2:]
-                if self.picture is None or height * width > self.picture[0] * self.picture[1]:
-                    self.picture = (height, width)
+                if self.image_size is None or height * width > self.image_size[0] * self.image_size[1]:
+                    self.image_size = (height, width)
 
-    def note(self, tensor: Tensor, parents: Sequence[Key], name: str) -> None:
-        """Record that the function ``name`` made ``tensor`` of ``parents``."""
-        key = self.key(tensor)
+    def record_value(self, tensor: Tensor, parents: Sequence[ValueKey], name: str) -> None:
+        """Record that the function ``name`` computed ``tensor`` (any shape) from ``parents``."""
+        key = self.key_of(tensor)
         if key in self.values:
             return
-        known = tuple(dict.fromkeys(p for p in map(self._known, parents) if p is not None and p != key))
-        fixed = tensor.ndim < 3 or all(self.values[p].fixed for p in known) or self._pools(tensor, known, name)
-        live = [self.values[p] for p in known if not self.values[p].fixed]
-        matrix = name in _PRODUCTS or (bool(live) and all(v.matrix and v.shape[-2:] == tensor.shape[-2:] for v in live))
+        known_parents = tuple(dict.fromkeys(p for p in map(self._resolve, parents) if p is not None and p != key))
+        is_fixed_size = (
+            tensor.ndim < 3
+            or all(self.values[p].is_fixed_size for p in known_parents)
+            or self._is_global_pool(tensor, known_parents, name)
+        )
+        scaling_parents = [self.values[p] for p in known_parents if not self.values[p].is_fixed_size]
+        is_matrix = name in _PRODUCTS or (
+            bool(scaling_parents) and all(v.is_matrix and v.shape[-2:] == tensor.shape[-2:] for v in scaling_parents)
+        )
         call = self._stack[-1] if self._stack else None
-        self.values[key] = _value(tensor, self.tick(), call, known, fixed, matrix)
-        self._latest[key[0]] = key
+        self.values[key] = _value(tensor, self.advance_clock(), call, known_parents, is_fixed_size, is_matrix)
+        self._latest_keys[key[0]] = key
 
-    def use(self, keys: Sequence[Key]) -> None:
+    def record_use(self, keys: Sequence[ValueKey]) -> None:
         """Record that a function reads ``keys``."""
-        if self._stack and self.hidden(self._stack[-1].module):
+        if self._stack and self.is_hidden(self._stack[-1].module):
             return
         for key in keys:
             if key in self.values:
                 self.values[key].users.append(self._stack[-1] if self._stack else None)
 
-    def rectify(self, keys: Sequence[Key]) -> None:
+    def record_activation(self, keys: Sequence[ValueKey]) -> None:
         """Record that ``keys`` enter an activation."""
-        if not (self._stack and self.hidden(self._stack[-1].module)):
-            self.rectified.update(keys)
+        if not (self._stack and self.is_hidden(self._stack[-1].module)):
+            self.activation_inputs.update(keys)
 
-    def add(self, left: Key, right: Key) -> None:
+    def record_addition(self, left: ValueKey, right: ValueKey) -> None:
         """Record the sum of two maps."""
-        if not self._stack or self.hidden(self._stack[-1].module):
+        if not self._stack or self.is_hidden(self._stack[-1].module):
             return
         a, b = self.values.get(left), self.values.get(right)
         if a is not None and b is not None and left != right and a.shape == b.shape and len(a.shape) == 4:
             self.additions.append(Addition(self._stack[-1], self._clock, left, right))
 
-    def convolve(self, source: Tensor, weight: Tensor, output: Tensor) -> None:
-        """Record the convolution of the map ``source`` with ``weight`` (outputs, inputs / groups, ...)."""
-        if self._stack and not self.hidden(self._stack[-1].module):
-            inputs, kernel = source.shape[-3], tuple(weight.shape[2:])
-            self.convolutions[self.key(output)] = ConvolutionCall(
-                self.key(source), inputs, weight.shape[0], inputs // weight.shape[1], kernel, self._stack[-1]
+    def record_convolution(self, source: Tensor, weight: Tensor, output: Tensor) -> None:
+        """Record a convolution of the map ``source`` with ``weight`` (outputs, inputs / groups, …)."""
+        if self._stack and not self.is_hidden(self._stack[-1].module):
+            in_channels, kernel = source.shape[-3], tuple(weight.shape[2:])
+            self.convolutions[self.key_of(output)] = ConvolutionCall(
+                self.key_of(source),
+                in_channels,
+                weight.shape[0],
+                in_channels // weight.shape[1],
+                kernel,
+                self._stack[-1],
             )
 
-    def enter(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Record that a module is called."""
-        first = self.key(args[0]) if args and isinstance(args[0], Tensor) else None
-        given = list(tensors_in((args, kwargs)))
-        received = tuple(self.key(t) for t in given)
-        for tensor, key in zip(given, received, strict=True):
-            if key[0] in self._latest:  # changed through a view since, or known already
-                self.note(tensor, (key,), "")
+    def enter_module(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Record the start of a module call."""
+        first_input = self.key_of(args[0]) if args and isinstance(args[0], Tensor) else None
+        tensors = list(tensors_in((args, kwargs)))
+        inputs = tuple(self.key_of(t) for t in tensors)
+        for tensor, key in zip(tensors, inputs, strict=True):
+            if key[0] in self._latest_keys:  # it may have changed in place through a view
+                self.record_value(tensor, (key,), "")
         parent = self._stack[-1] if self._stack else None
-        autocast = any(map(torch.is_autocast_enabled, self._devices))
-        self._stack.append(ModuleCall(path, module, parent, self.tick(), first, received, autocast))
+        has_autocast = any(map(torch.is_autocast_enabled, self._device_types))
+        self._stack.append(ModuleCall(path, module, parent, self.advance_clock(), first_input, inputs, has_autocast))
 
-    def leave(self, module: nn.Module, output: Any) -> None:
-        """Record that a module has returned; forget calls inside it that never did."""
+    def leave_module(self, module: nn.Module, output: Any) -> None:
+        """Record the end of a module call; drop inner calls that did not return."""
         while self._stack and self._stack[-1].module is not module:
             self._stack.pop()
         call = self._stack.pop()
         for tensor in tensors_in(output):
-            self.note(tensor, call.received, "")
-        call.outputs = tuple(self.key(t) for t in tensors_in(output))
+            self.record_value(tensor, call.inputs, "")
+        call.outputs = tuple(self.key_of(t) for t in tensors_in(output))
         if isinstance(output, Tensor):
-            call.returned = self.key(output)
-        if self.hidden(module) and call.returned is not None and call.first is not None:
-            # What a plug returns stands for what it received: the host is seen as if it carried none.
-            self._same[call.returned] = call.first
+            call.single_output = self.key_of(output)
+        if self.is_hidden(module) and call.single_output is not None and call.first_input is not None:
+            # A plug counts as an identity, so that the host is traced as if unplugged.
+            self._aliases[call.single_output] = call.first_input
             return
-        call.left = self.tick()
+        call.exit_tick = self.advance_clock()
         self.calls.append(call)
 
-    def _known(self, key: Key) -> Key | None:
-        """Return the value itself, else the last known of the object, which was then changed through a view."""
-        return key if key in self.values else self._latest.get(key[0])
+    def _resolve(self, key: ValueKey) -> ValueKey | None:
+        """Return ``key`` if recorded, else the last recorded key of its tensor, which a view has changed since."""
+        return key if key in self.values else self._latest_keys.get(key[0])
 
-    def _pools(self, tensor: Tensor, parents: Sequence[Key], name: str) -> bool:
+    def _is_global_pool(self, tensor: Tensor, parents: Sequence[ValueKey], name: str) -> bool:
+        """Return True if the function ``name`` pools ``parents`` to ``tensor`` of a fixed size."""
         if "adaptive" in name:
             return True
         if tensor.ndim != 4 or tuple(tensor.shape[2:]) != (1, 1):
             return False
-        before = [self.values[p].shape for p in parents if not self.values[p].fixed and len(self.values[p].shape) == 4]
-        reduces = name in {"mean", "sum", "amax", "amin", "max", "min", "std", "var", "logsumexp"}
-        return any(reduces or ("pool" in name and min(shape[2:]) > 4) for shape in before if shape[2:] != (1, 1))
+        shapes = [
+            self.values[p].shape for p in parents if not self.values[p].is_fixed_size and len(self.values[p].shape) == 4
+        ]
+        is_reduction = name in {"mean", "sum", "amax", "amin", "max", "min", "std", "var", "logsumexp"}
+        return any(is_reduction or ("pool" in name and min(shape[2:]) > 4) for shape in shapes if shape[2:] != (1, 1))
 
 
-class _Functions(TorchFunctionMode):
-    """Report to a trace every torch function that Python calls."""
+class _FunctionRecorder(TorchFunctionMode):
+    """A mode that reports every torch function called from Python to a trace."""
 
     def __init__(self, trace: Trace) -> None:
         super().__init__()
@@ -185,114 +199,123 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        given = list(tensors_in((args, kwargs)))
-        keys = [self.trace.key(t) for t in given]
+        inputs = list(tensors_in((args, kwargs)))
+        keys = [self.trace.key_of(t) for t in inputs]
         output = func(*args, **kwargs)
-        made = list(tensors_in(output))
-        made += [t for t, key in zip(given, keys, strict=True) if self.trace.key(t) != key]  # changed in place
-        if made:  # asking for a shape is no use
-            self.trace.use(keys)
+        outputs = list(tensors_in(output))
+        outputs += [
+            t for t, key in zip(inputs, keys, strict=True) if self.trace.key_of(t) != key
+        ]  # inputs changed in place
+        if outputs:  # reading a shape does not count as a use
+            self.trace.record_use(keys)
             if name in _ADDS and len(args) == 2 and isinstance(args[0], Tensor) and isinstance(args[1], Tensor):
-                self.trace.add(keys[0], keys[1])
-            if name in _CONVOLUTIONS and len(given) > 1 and isinstance(output, Tensor):
-                self.trace.convolve(given[0], given[1], output)
-            if any(part in name for part in _RECTIFIERS):
-                self.trace.rectify(keys)
-            for tensor in made:
-                self.trace.note(tensor, keys, name)
+                self.trace.record_addition(keys[0], keys[1])
+            if name in _CONVOLUTIONS and len(inputs) > 1 and isinstance(output, Tensor):
+                self.trace.record_convolution(inputs[0], inputs[1], output)
+            if any(activation in name for activation in _ACTIVATIONS):
+                self.trace.record_activation(keys)
+            for tensor in outputs:
+                self.trace.record_value(tensor, keys, name)
         return output
 
 
 def _value(
-    tensor: Tensor, tick: int, call: ModuleCall | None, parents: tuple[Key, ...], fixed: bool, matrix: bool
+    tensor: Tensor,
+    tick: int,
+    call: ModuleCall | None,
+    parents: tuple[ValueKey, ...],
+    is_fixed_size: bool,
+    is_matrix: bool,
 ) -> Value:
-    return Value(tuple(tensor.shape), tensor.dtype, tensor.device, tick, call, parents, fixed, matrix)
+    return Value(tuple(tensor.shape), tensor.dtype, tensor.device, tick, call, parents, is_fixed_size, is_matrix)
 
 
 def _attempts(host: nn.Module, input: Any) -> list[Arguments]:
-    """Return the arguments to try in turn; by default a picture that is not square comes first."""
+    """Return the arguments to try in turn; by default an image that is not square comes first."""
     if isinstance(input, Mapping):
         return [((), dict(input))]
     arguments = example_input(host, input)
     if input is not None:
         return [(arguments, {})]
-    picture = arguments[0]
-    width = picture.shape[-1]
-    narrow = width - 32 if width > 64 else width * 3 // 4
-    return [((picture[..., :narrow].contiguous(),), {}), (arguments, {})]
+    image = arguments[0]
+    width = image.shape[-1]
+    narrow_width = width - 32 if width > 64 else width * 3 // 4
+    return [((image[..., :narrow_width].contiguous(),), {}), (arguments, {})]
 
 
 @contextmanager
 def _without_checkpointing(host: nn.Module) -> Iterator[None]:
-    """Switch off timm's gradient checkpointing, which calls the children of a stage in its place."""
-    on = [module for module in host.modules() if getattr(module, "grad_checkpointing", None) is True]
-    for module in on:
+    """Switch off timm's gradient checkpointing, which bypasses a stage's call."""
+    checkpointed = [module for module in host.modules() if getattr(module, "grad_checkpointing", None) is True]
+    for module in checkpointed:
         module.grad_checkpointing = False  # type: ignore[assignment]
     try:
         yield
     finally:
-        for module in on:
+        for module in checkpointed:
             module.grad_checkpointing = True  # type: ignore[assignment]
 
 
-def run(host: nn.Module, arguments: Arguments, within: AbstractContextManager[object] | None = None) -> Any:
-    """Run one forward in eval mode, without gradients and side effects, inside ``within``; return its result."""
-    with inference_only(host), within or nullcontext():
+def run(host: nn.Module, arguments: Arguments, context: AbstractContextManager[object] | None = None) -> Any:
+    """Run one forward pass in eval mode inside ``context``, without gradients and side effects; return its result."""
+    with inference_only(host), context or nullcontext():
         return host(*arguments[0], **arguments[1])
 
 
-def trace(host: nn.Module, input: Any, hidden: Callable[[nn.Module], bool]) -> tuple[Trace, Arguments]:
-    """Record one forward of ``host``; return the record and the arguments.
+def trace(host: nn.Module, input: Any, is_hidden: Callable[[nn.Module], bool]) -> tuple[Trace, Arguments]:
+    """Record one forward pass of ``host``; return the trace and the arguments.
 
     Args:
         host: the network.
         input: see :func:`saccade.sites`.
-        hidden: whether a module counts as if it returned what it receives; nothing inside it is recorded.
+        is_hidden: function that returns True for modules to treat as identities; nothing inside them is recorded.
 
     Raises:
-        UserError: the host fails :func:`.hosts.check_host`, or its forward fails.
+        UserError: the host fails :func:`.hosts.check_traceable`, or its forward pass fails.
     """
-    check_host(host)
-    failure: Exception | None = None
-    with torch.inference_mode(False):  # the pictures must count their versions
+    check_traceable(host)
+    last_error: Exception | None = None
+    with torch.inference_mode(False):  # inference tensors have no version counter
         attempts = _attempts(host, input)
     for arguments in attempts:
-        record = Trace(host, hidden)
+        host_trace = Trace(host, is_hidden)
         try:
-            with _watched(host, record), _without_checkpointing(host):
-                record.give(arguments)
-                run(host, arguments, _Functions(record))
+            with _hooked_modules(host, host_trace), _without_checkpointing(host):
+                host_trace.record_inputs(arguments)
+                run(host, arguments, _FunctionRecorder(host_trace))
         except Exception as error:
-            failure = error
+            last_error = error
         else:
-            return record, arguments
-    check_maps(host)
-    size = "the input given" if input is not None else f"a picture of {'×'.join(map(str, arguments[0][0].shape[1:]))}"
+            return host_trace, arguments
+    check_two_dimensional(host)
+    tried_input = (
+        "the given input" if input is not None else f"an image of {'×'.join(map(str, arguments[0][0].shape[1:]))}"
+    )
     raise UserError(
-        f"{type(host).__name__} does not run on {size}: {type(failure).__name__}: {failure}. "
-        "Say what it takes by input=: a size (C, H, W), a tensor, or a tuple or dict of its arguments."
-    ) from failure
+        f"{type(host).__name__} does not run on {tried_input}: {type(last_error).__name__}: {last_error}. "
+        "Pass input=: a size (C, H, W), a tensor, or a tuple or dict of the network's arguments."
+    ) from last_error
 
 
 @contextmanager
-def _watched(host: nn.Module, record: Trace) -> Iterator[None]:
-    """Record every call of a module of ``host`` in this thread."""
+def _hooked_modules(host: nn.Module, host_trace: Trace) -> Iterator[None]:
+    """Record every module call of ``host`` in this thread."""
 
-    def watch(path: str, module: nn.Module) -> None:
+    def add_hooks(path: str, module: nn.Module) -> None:
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            record.enter(path, module, args, kwargs)
+            host_trace.enter_module(path, module, args, kwargs)
 
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            record.leave(module, output)
+            host_trace.leave_module(module, output)
 
         handles.append(module.register_forward_pre_hook(of_this_thread(before), with_kwargs=True))
         handles.append(module.register_forward_hook(of_this_thread(after)))
 
-    inside: list[str] = []
+    hidden_prefixes: list[str] = []
     with temporary_hooks() as handles:
         for path, module in host.named_modules():
-            if not any(path.startswith(prefix) for prefix in inside):
-                watch(path, module)
-                if record.hidden(module):
-                    inside.append(path + ".")
+            if not any(path.startswith(prefix) for prefix in hidden_prefixes):
+                add_hooks(path, module)
+                if host_trace.is_hidden(module):
+                    hidden_prefixes.append(path + ".")
         yield

@@ -1,4 +1,4 @@
-"""What a trace records: calls of modules, values of tensors, sums and convolutions."""
+"""The records of a trace: module calls, tensor values, additions and convolutions."""
 
 from __future__ import annotations
 
@@ -7,84 +7,84 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-__all__ = ["Addition", "ConvolutionCall", "Key", "ModuleCall", "Value", "within"]
+__all__ = ["Addition", "ConvolutionCall", "ModuleCall", "Value", "ValueKey", "is_within"]
 
-Key = tuple[int, int]
-"""The serial number of a tensor object, and the object's version."""
+ValueKey = tuple[int, int]
+"""Identity of a value: the serial number of its tensor and the tensor's version."""
 
 
 @dataclass(eq=False)
 class ModuleCall:
-    """One call of one module; ``entered`` and ``left`` are ticks of the trace's clock."""
+    """One call of one module; ticks are those of the trace's clock."""
 
     path: str
     module: nn.Module
     parent: ModuleCall | None
-    entered: int
-    first: Key | None
-    """The first positional argument, where it is a tensor."""
-    received: tuple[Key, ...]
-    autocast: bool
-    """Whether the host, by itself, runs it under autocast."""
-    left: int = -1
-    returned: Key | None = None
-    """The value returned, where it is one tensor."""
-    outputs: tuple[Key, ...] = ()
-    """Every value returned, in nested tuples, lists, mappings and dataclasses too."""
+    entry_tick: int
+    first_input: ValueKey | None
+    """Key of the first positional argument, if it is a tensor."""
+    inputs: tuple[ValueKey, ...]
+    has_autocast: bool
+    """True if the host itself runs the call under autocast."""
+    exit_tick: int = -1
+    single_output: ValueKey | None = None
+    """Key of the output, if it is one tensor."""
+    outputs: tuple[ValueKey, ...] = ()
+    """Keys of all output tensors, nested ones included."""
 
 
 @dataclass(eq=False)
 class Value:
-    """What is known of one value."""
+    """Metadata of one tensor value."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
-    born: int
+    tick: int
     call: ModuleCall | None
-    """The innermost running module."""
-    parents: tuple[Key, ...]
-    fixed: bool
-    """Height and width do not follow the picture's: it was pooled globally, or holds no picture."""
-    matrix: bool
-    """It is a product of matrices, so that its last dimensions are no height and width."""
+    """Innermost module call that produced the value."""
+    parents: tuple[ValueKey, ...]
+    is_fixed_size: bool
+    """True if height and width do not scale with the image: a globally pooled value or a constant."""
+    is_matrix: bool
+    """True for a matrix product, whose last dimensions are not height and width."""
     users: list[ModuleCall | None] = field(default_factory=list)
-    """The innermost running modules when it was used."""
+    """Innermost module calls at the uses of the value."""
 
 
 @dataclass(eq=False)
 class Addition:
-    """``left + right`` of two maps of one shape."""
+    """Sum ``left + right`` of two maps of one shape."""
 
     call: ModuleCall
     tick: int
-    left: Key
-    right: Key
+    left: ValueKey
+    right: ValueKey
 
 
 @dataclass(frozen=True)
 class ConvolutionCall:
     """A convolution of the map ``source``."""
 
-    source: Key
-    inputs: int
-    outputs: int
+    source: ValueKey
+    in_channels: int
+    out_channels: int
     groups: int
     kernel: tuple[int, ...]
     call: ModuleCall
-    """The innermost running module."""
+    """Innermost module call around the convolution."""
 
     @property
-    def spatial(self) -> bool:
-        """Whether it looks at more than one pixel."""
+    def is_spatial(self) -> bool:
+        """True if the kernel is larger than 1×1."""
         return max(self.kernel) > 1
 
     @property
-    def depthwise(self) -> bool:
-        """Whether it keeps each channel to itself."""
-        return self.groups == self.inputs > 1
+    def is_depthwise(self) -> bool:
+        """True if every input channel is its own group."""
+        return self.groups == self.in_channels > 1
 
 
-def within(call: ModuleCall | None, path: str) -> bool:
-    """Return whether ``call`` is a call of the module at ``path``, or ran inside one."""
-    return call is not None and (call.path == path or within(call.parent, path))
+def is_within(call: ModuleCall | None, path: str) -> bool:
+    """Return True if ``call`` is a call of the module at ``path`` or was made inside one."""
+    return call is not None and (call.path == path or is_within(call.parent, path))

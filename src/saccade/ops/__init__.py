@@ -1,1 +1,1 @@
-"""Tensor functions worth making fast, each beside its plain definition."""
+"""Optimised tensor functions, each with a reference implementation."""

@@ -1,25 +1,18 @@
-r"""Scaled-dot-product attention: every query takes the mean of the values, weighed by how well their keys match it.
+r"""Scaled-dot-product attention: each query returns the mean of the values, weighted by how well their keys match it.
 
     A = softmax(s · Q Kᵀ + P)      (N, M), each row sums to one            s scale
     Y = A V                        (N, V)
-    P_{n, (y, x)} = down_{n, y} + across_{n, x}        where given: the keys are the pixels of an H×W map, M = H·W
+    P_{n, (y, x)} = row_bias_{n, y} + column_bias_{n, x}        optional: the keys are the pixels of an H×W map, M = H·W
 
-``attention_definition`` writes this down and holds A, N·M numbers; ``attention`` is what networks call: its memory
-grows with N + M, forward and backward.
+``attention_definition`` materialises A. The memory of ``attention`` grows with N + M: on the CPU, both passes compute
+blocks of whole rows of A, so results and gradients round as the definition's do.
 
-On the CPU it is computed block by block: as many rows of A as fit into a buffer of fixed size are formed, used and
-forgotten, and formed again backward, whole rows each time, so that results and gradients are those of the definition
-to the same rounding. down and across meet the products, and their gradients leave those of the logits, in the buffer.
+PyTorch's fused kernel is not used on the CPU: it would pad queries of C/8 channels, as in SAGAN and DANet, to the C of
+the values. Operands may be row-major or column-major, and results follow them, so the pixels of a map (B, C, H, W) are
+not copied.
 
-PyTorch's fused kernel, which works in blocks too, takes only operands of one common width, and backward builds A as
-exp(s·QKᵀ − l), l the logarithm of the sum of a row's exponentials, whose rounding in float32 is an error of the whole
-row; with queries of C/8 and values of C channels, the widths of SAGAN's and DANet's layers, which it takes padded to C,
-it has 1.8 times as much to do forward and twice as much backward. Operands are read and results laid out as they come,
-rows or columns side by side, so that the pixels of a map (B, C, H, W) are not copied; gradients of keys and values,
-sums over the rows of A, always by columns.
-
-Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, arXiv:1706.03762, eq. 1. Logits of a key's row and
-column: Srinivas et al., "Bottleneck Transformers for Visual Recognition", CVPR 2021, arXiv:2101.11605, figure 4.
+Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, arXiv:1706.03762, eq. 1. Biases: Srinivas et al.,
+"Bottleneck Transformers for Visual Recognition", CVPR 2021, arXiv:2101.11605, figure 4.
 """
 
 from __future__ import annotations
@@ -33,93 +26,93 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saccade.ops.autocast import autocast_enabled, operand_dtype
-from saccade.ops.counted import counted
-from saccade.ops.eager import is_captured, is_composed
+from saccade.ops.eager import is_captured, needs_composite_backward
+from saccade.ops.macs import with_macs
 
 __all__ = ["attention", "attention_definition"]
 
 softmax_backward = torch.ops.aten._softmax_backward_data.out
 
-_BUFFER = 2**20
-"""Numbers of A that are formed at a time, where it is not kept."""
-_AT_ONCE = 2**23
-"""Numbers of A that are formed at a time where it is: products of few images are slower."""
-_KEPT = 4
-"""How many times the numbers of operands and result A may have to be kept."""
+_BLOCK_NUMEL = 2**20
+"""Number of elements of A computed at a time, if A is not saved for the backward pass."""
+_SAVED_BLOCK_NUMEL = 2**23
+"""Number of elements of A computed at a time, if A is saved."""
+_MAX_SAVED_RATIO = 4
+"""Largest ratio of the elements of A to those of operands and result at which A is saved."""
 
 
 def _macs(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
-    """Multiply-adds of both products of one call; the softmax is not counted."""
     return query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
 
 
-@counted(_macs)
+@with_macs(_macs)
 def attention_definition(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, down: Tensor | None = None, across: Tensor | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    row_bias: Tensor | None = None,
+    column_bias: Tensor | None = None,
 ) -> Tensor:
-    """The equations at the head of the module, differentiated by autograd: the referee of ``attention``.
-
-    Arguments, result and errors are those of ``attention``.
-    """
-    dtype, terms = operand_dtype(query), _check(query, key, value, down, across)
-    query, key, value, *terms = (t.to(dtype) for t in (query, key, value, *terms))
+    """Reference implementation of ``attention``."""
+    dtype, biases = operand_dtype(query), _check_operands(query, key, value, row_bias, column_bias)
+    query, key, value, *biases = (t.to(dtype) for t in (query, key, value, *biases))
     logits = query @ key.transpose(-2, -1) * scale
-    if terms:
-        logits = logits + (terms[0].unsqueeze(-1) + terms[1].unsqueeze(-2)).flatten(-2)
+    if biases:
+        logits = logits + (biases[0].unsqueeze(-1) + biases[1].unsqueeze(-2)).flatten(-2)
     return logits.softmax(-1) @ value
 
 
-@counted(_macs)
+@with_macs(_macs)
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, down: Tensor | None = None, across: Tensor | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    row_bias: Tensor | None = None,
+    column_bias: Tensor | None = None,
 ) -> Tensor:
-    """Scaled-dot-product attention without the matrix of weights in memory.
+    """Return scaled-dot-product attention without materialising the attention matrix.
 
     Args:
         query: (B, N, E) or, with heads, (B, heads, N, E).
-        key: (…, M, E), leading dimensions as of the query.
+        key: (…, M, E), leading dimensions as those of the query.
         value: (…, M, V).
         scale: s, a factor of the products; E^−½ in the paper.
-        down: (…, N, H), added to the logits of all keys of a row of the map; together with ``across`` or not at all.
-        across: (…, N, W), likewise of a column; H·W = M.
+        row_bias: (…, N, H), added to the logits of a map row's keys. Give both biases or neither.
+        column_bias: (…, N, W), added to the logits of a map column's keys; H·W = M.
 
     Returns:
-        (…, N, V) in the dtype of the operands; under autocast, as in a matrix product, operands may have any dtype and
-        the result has that of autocast.
+        (…, N, V) in the dtype of the operands; under autocast, in autocast's.
 
-    On the CPU the matrix is formed all the same, and kept for the backward, where it has no more than four times as
-    many numbers as query, key, value and result: that is faster. Half precision is computed in float32 there. On other
-    devices, and compiled or exported (``torch.compile``, ``torch.export``, ONNX), the call is
-    ``F.scaled_dot_product_attention`` on operands of one width, of which down and across are H + W more columns;
-    whether memory is linear there depends on the kernels PyTorch has for the device and the dtype. Gradients that are
-    to be differentiated again (``create_graph=True``, ``torch.func``) are those of the definition, and form the matrix;
-    ``torch.vmap`` is one call of all. Forward-mode derivatives (``torch.func.jvp``): of ``attention_definition`` only.
+    On the CPU, small matrices are saved for the backward pass. Elsewhere and under graph capture this is
+    ``F.scaled_dot_product_attention``. Only ``attention_definition`` has forward-mode derivatives.
 
     Raises:
-        ValueError: operands that do not belong together, with the numbers found and needed.
+        ValueError: shapes or dtypes do not match.
     """
-    dtype, terms = operand_dtype(query), _check(query, key, value, down, across)
-    q, k, v, *terms = (t.to(dtype) for t in (query, key, value, *terms))
+    dtype, biases = operand_dtype(query), _check_operands(query, key, value, row_bias, column_bias)
+    q, k, v, *biases = (t.to(dtype) for t in (query, key, value, *biases))
     if is_captured() or query.device.type != "cpu":
-        return _fused(q, k, v, scale, *terms)
-    precise = torch.promote_types(dtype, torch.float32)
-    q, k, v, *terms = (_flat(t.to(precise)) for t in (q, k, v, *terms))
-    y: Tensor = _Attention.apply(q, k, v, scale, *terms)[0]
+        return _fused(q, k, v, scale, *biases)
+    compute_dtype = torch.promote_types(dtype, torch.float32)
+    q, k, v, *biases = (_fold_heads(t.to(compute_dtype)) for t in (q, k, v, *biases))
+    y: Tensor = _Attention.apply(q, k, v, scale, *biases)[0]
     return y.unflatten(0, query.shape[:-2]).to(dtype)
 
 
-def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float, *terms: Tensor) -> Tensor:
-    """PyTorch's own choice of a kernel, for operands that most of them take."""
-    if terms:  # columns of the query, which one-hot columns of the keys pick
-        height, width = (t.shape[-1] for t in terms)
+def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float, *biases: Tensor) -> Tensor:
+    """Call ``F.scaled_dot_product_attention`` on operands padded for its kernels."""
+    if biases:  # as more columns of the query, times one-hot columns of the key
+        height, width = (t.shape[-1] for t in biases)
         pixel = torch.arange(key.shape[-2], device=key.device)
-        places = torch.cat([F.one_hot(pixel // width, height), F.one_hot(pixel % width, width)], 1).to(key.dtype)
-        query, scale = torch.cat([query * scale, *terms], -1), 1.0
-        key = torch.cat([key, places.expand(*key.shape[:-1], -1)], -1)
-    if scale < 0:  # some take the root of it
+        one_hot = torch.cat([F.one_hot(pixel // width, height), F.one_hot(pixel % width, width)], 1).to(key.dtype)
+        query, scale = torch.cat([query * scale, *biases], -1), 1.0
+        key = torch.cat([key, one_hot.expand(*key.shape[:-1], -1)], -1)
+    if scale < 0:  # some kernels multiply both operands by the square root of the scale
         query, scale = -query, -scale
     width = max(query.shape[-1], value.shape[-1])
-    if query.device.type != "cpu":  # where some need a multiple of 8
+    if query.device.type != "cpu":  # some GPU kernels need a width that is a multiple of 8
         width = -8 * (-width // 8)
     q, k, v = (F.pad(t if t.ndim == 4 else t.unsqueeze(1), (0, width - t.shape[-1])) for t in (query, key, value))
     y = F.scaled_dot_product_attention(q.contiguous(), k.contiguous(), v.contiguous(), scale=scale)
@@ -127,139 +120,142 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float, *terms: Tens
 
 
 class _Attention(torch.autograd.Function):
-    """The fast form on the CPU, of operands (B, ·, ·) of one dtype: Y, and A where it is kept."""
+    """Blockwise attention for CPU operands (B, ·, ·) of one dtype; returns Y, and A if it is saved."""
 
     @staticmethod
-    def forward(query: Tensor, key: Tensor, value: Tensor, scale: float, *terms: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(query: Tensor, key: Tensor, value: Tensor, scale: float, *biases: Tensor) -> tuple[Tensor, Tensor]:
         (batch, rows, width), columns = query.shape, key.shape[1]
-        kept = rows * columns <= _KEPT * (rows + columns) * (width + value.shape[2])
-        matrix = query.new_empty((batch, rows, columns) if kept else 0)
-        y = _zeros(value, rows)
+        is_saved = rows * columns <= _MAX_SAVED_RATIO * (rows + columns) * (width + value.shape[2])
+        matrix = query.new_empty((batch, rows, columns) if is_saved else 0)
+        y = _zeros_in_layout(value, rows)
         with torch.autocast("cpu", enabled=False):
-            for at, buffers in _blocks(query, key, 0 if kept else 1, kept):
-                weights = _weights(query, key, scale, terms, at, matrix[at] if kept else buffers[0])
-                y[at] = weights @ value[at[0]]
+            for block, buffers in _blocks(query, key, 0 if is_saved else 1, is_saved):
+                weights = _weights(query, key, scale, biases, block, matrix[block] if is_saved else buffers[0])
+                y[block] = weights @ value[block[0]]
         return y, matrix
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        query, key, value, ctx.scale, *terms = inputs
+        query, key, value, ctx.scale, *biases = inputs
         ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)  # else zeros would be, as large as A
-        ctx.save_for_backward(output[1], query, key, value, *terms)
+        ctx.set_materialize_grads(False)  # otherwise autograd would allocate a zero gradient as large as A
+        ctx.save_for_backward(output[1], query, key, value, *biases)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         (matrix, *operands), scale = ctx.saved_tensors, ctx.scale
         if grad is None:
             return (None,) * (len(operands) + 1)
-        query, key, value, *terms = operands
+        query, key, value, *biases = operands
         with torch.autocast("cpu", enabled=False):
-            if is_composed():  # what follows could be neither differentiated nor batched
-                pull = torch.func.vjp(lambda q, k, v, *t: attention_definition(q, k, v, scale, *t), *operands)[1]
-                grad_q, grad_k, grad_v, *grad_terms = pull(grad)
-                return grad_q, grad_k, grad_v, None, *grad_terms
-            grad_q = _zeros(query, query.shape[1])
-            # By columns whatever the operands: products add to narrow rows at half their speed and less.
+            if needs_composite_backward():  # the in-place code below can be neither differentiated nor batched
+                vjp = torch.func.vjp(lambda q, k, v, *t: attention_definition(q, k, v, scale, *t), *operands)[1]
+                grad_q, grad_k, grad_v, *grad_biases = vjp(grad)
+                return grad_q, grad_k, grad_v, None, *grad_biases
+            grad_q = _zeros_in_layout(query, query.shape[1])
+            # Always column-major: ``baddbmm_`` into narrow rows runs at half the speed or less.
             grad_k, grad_v = (torch.zeros_like(t.mT, memory_format=torch.contiguous_format) for t in (key, value))
-            grad_terms = [torch.zeros_like(t) for t in terms]
-            kept = matrix.ndim == 3
-            for at, (slope, *buffers) in _blocks(query, key, 1 if kept else 2, kept):
-                weights = matrix[at] if kept else _weights(query, key, scale, terms, at, buffers[0])
-                grad_v[at[0]].baddbmm_(grad[at].mT, weights)
-                torch.bmm(grad[at], value[at[0]].mT, out=slope)
-                softmax_backward(slope, weights, 2, slope.dtype, grad_input=slope)
-                torch.mul(slope @ key[at[0]], scale, out=grad_q[at])
-                grad_k[at[0]].baddbmm_(query[at].mT, slope, alpha=scale)
-                for of_term, axis in zip(grad_terms, (3, 2), strict=False):
-                    torch.sum(_map(slope, terms), axis, out=of_term[at])
-            return grad_q, grad_k.mT, grad_v.mT, None, *grad_terms
+            grad_biases = [torch.zeros_like(t) for t in biases]
+            is_saved = matrix.ndim == 3
+            for block, (grad_logits, *buffers) in _blocks(query, key, 1 if is_saved else 2, is_saved):
+                weights = matrix[block] if is_saved else _weights(query, key, scale, biases, block, buffers[0])
+                grad_v[block[0]].baddbmm_(grad[block].mT, weights)
+                torch.bmm(grad[block], value[block[0]].mT, out=grad_logits)
+                softmax_backward(grad_logits, weights, 2, grad_logits.dtype, grad_input=grad_logits)
+                torch.mul(grad_logits @ key[block[0]], scale, out=grad_q[block])
+                grad_k[block[0]].baddbmm_(query[block].mT, grad_logits, alpha=scale)
+                for grad_bias, axis in zip(grad_biases, (3, 2), strict=False):
+                    torch.sum(_as_maps(grad_logits, biases), axis, out=grad_bias[block])
+            return grad_q, grad_k.mT, grad_v.mT, None, *grad_biases
 
     @staticmethod
     def vmap(info: Any, axes: tuple[int | None, ...], *inputs: Any) -> tuple[tuple[Tensor, Tensor], tuple[int, Any]]:
-        """The mapped axis becomes part of the batch."""
-        query, key, value, *terms = (
+        query, key, value, *biases = (
             t.expand(info.batch_size, *t.shape) if axis is None else t.movedim(axis, 0)
             for n, (t, axis) in enumerate(zip(inputs, axes, strict=True))
             if n != 3
         )
-        q, k, v, *flat = (t.flatten(0, 1) for t in (query, key, value, *terms))
-        y, matrix = _Attention.apply(q, k, v, inputs[3], *flat)
+        q, k, v, *folded_biases = (t.flatten(0, 1) for t in (query, key, value, *biases))
+        y, matrix = _Attention.apply(q, k, v, inputs[3], *folded_biases)
         batch = query.shape[:2]
         if matrix.ndim == 3:
             return (y.unflatten(0, batch), matrix.unflatten(0, batch)), (0, 0)
         return (y.unflatten(0, batch), matrix), (0, None)
 
 
-def _blocks(query: Tensor, key: Tensor, buffers: int, kept: bool) -> Iterator[tuple[tuple[slice, slice], list[Tensor]]]:
-    """Which of the batch and which rows of their A are formed at a time, and buffers for them."""
+def _blocks(
+    query: Tensor, key: Tensor, buffers: int, is_saved: bool
+) -> Iterator[tuple[tuple[slice, slice], list[Tensor]]]:
+    """Yield the (images, rows) slices of the blocks of A, each with buffers of its shape."""
     (batch, rows, _), columns = query.shape, key.shape[1]
     if not columns:
         return
-    numbers = _AT_ONCE if kept else _BUFFER
-    step = max(1, min(rows, numbers // columns))
-    several = max(1, min(batch, numbers // (step * columns)))
-    places = [query.new_empty(several * step * columns) for _ in range(buffers)]
-    for first in range(0, batch, several):
+    numel = _SAVED_BLOCK_NUMEL if is_saved else _BLOCK_NUMEL
+    step = max(1, min(rows, numel // columns))
+    images_per_block = max(1, min(batch, numel // (step * columns)))
+    storage = [query.new_empty(images_per_block * step * columns) for _ in range(buffers)]
+    for first in range(0, batch, images_per_block):
         for top in range(0, rows, step):
-            shape = (min(several, batch - first), min(step, rows - top), columns)
-            block = slice(first, first + several), slice(top, top + step)
-            yield block, [place[: prod(shape)].view(shape) for place in places]
+            shape = (min(images_per_block, batch - first), min(step, rows - top), columns)
+            block = slice(first, first + images_per_block), slice(top, top + step)
+            yield block, [buffer[: prod(shape)].view(shape) for buffer in storage]
 
 
 def _weights(
-    query: Tensor, key: Tensor, scale: float, terms: Sequence[Tensor], at: tuple[slice, slice], out: Tensor
+    query: Tensor, key: Tensor, scale: float, biases: Sequence[Tensor], block: tuple[slice, slice], out: Tensor
 ) -> Tensor:
-    """Rows of A, written to ``out``."""
-    if terms:
-        down, across = (t[at] for t in terms)
-        torch.add(down.unsqueeze(3), across.unsqueeze(2), out=_map(out, terms))
-    out.baddbmm_(query[at], key[at[0]].mT, beta=1 if terms else 0, alpha=scale)
+    if biases:
+        row_bias, column_bias = (t[block] for t in biases)
+        torch.add(row_bias.unsqueeze(3), column_bias.unsqueeze(2), out=_as_maps(out, biases))
+    out.baddbmm_(query[block], key[block[0]].mT, beta=1 if biases else 0, alpha=scale)
     return torch.softmax(out, 2, out=out)
 
 
-def _map(rows: Tensor, terms: Sequence[Tensor]) -> Tensor:
-    """Rows of numbers for each key as maps, (·, ·, H, W)."""
-    return rows.unflatten(2, (terms[0].shape[2], terms[1].shape[2]))
+def _as_maps(rows: Tensor, biases: Sequence[Tensor]) -> Tensor:
+    return rows.unflatten(2, (biases[0].shape[2], biases[1].shape[2]))
 
 
-def _by_columns(t: Tensor) -> bool:
-    """Whether the numbers of a column stand side by side, as the pixels of a map (B, C, H, W) do."""
+def _is_column_major(t: Tensor) -> bool:
+    """Return True if columns are contiguous, like the pixels of a map (B, C, H, W)."""
     return t.stride(-2) == 1 and t.stride(-1) != 1
 
 
-def _flat(t: Tensor) -> Tensor:
-    """(B, ·, ·) of (B, heads, ·, ·), laid out as that is."""
-    return t.mT.flatten(0, -3).mT if _by_columns(t) else t.flatten(0, -3)
+def _fold_heads(t: Tensor) -> Tensor:
+    """Fold the heads of (B, heads, ·, ·) into the batch without changing the layout."""
+    return t.mT.flatten(0, -3).mT if _is_column_major(t) else t.flatten(0, -3)
 
 
-def _zeros(like: Tensor, rows: int) -> Tensor:
-    """Zeros (B, rows, ·), as wide as ``like`` and laid out as it is."""
+def _zeros_in_layout(like: Tensor, rows: int) -> Tensor:
+    """Return zeros (B, rows, ·) in the width and the layout of ``like``."""
     batch, _, width = like.shape
-    return like.new_zeros(batch, width, rows).mT if _by_columns(like) else like.new_zeros(batch, rows, width)
+    return like.new_zeros(batch, width, rows).mT if _is_column_major(like) else like.new_zeros(batch, rows, width)
 
 
-def _check(query: Tensor, key: Tensor, value: Tensor, down: Tensor | None, across: Tensor | None) -> list[Tensor]:
-    """Refuse operands that do not belong together, with the numbers found and needed; down and across, if given."""
+def _check_operands(
+    query: Tensor, key: Tensor, value: Tensor, row_bias: Tensor | None, column_bias: Tensor | None
+) -> list[Tensor]:
+    """Return the given biases; raise ValueError if shapes or dtypes do not match."""
     shapes = f"query {tuple(query.shape)}, key {tuple(key.shape)}, value {tuple(value.shape)}"
     if query.ndim not in (3, 4) or not query.ndim == key.ndim == value.ndim:
         raise ValueError(f"all operands must have 3 or 4 dimensions, got {shapes}")
     if not query.shape[:-2] == key.shape[:-2] == value.shape[:-2]:
         raise ValueError(f"all operands must have the same leading dimensions, got {shapes}")
     if query.shape[-1] != key.shape[-1]:
-        raise ValueError(f"query and key must have one width, got {shapes}")
+        raise ValueError(f"query and key must have the same last dimension, got {shapes}")
     if key.shape[-2] != value.shape[-2]:
         raise ValueError(f"there must be one value for each key, got {shapes}")
-    terms = [t for t in (down, across) if t is not None]
-    if len(terms) == 1:
-        raise ValueError(f"down and across go together, got {'down' if across is None else 'across'} alone")
-    if terms:
-        given = " and ".join(str(tuple(t.shape)) for t in terms)
-        if any(t.shape[:-1] != query.shape[:-1] for t in terms):
-            raise ValueError(f"down and across must have a row for each query, got {given}, {shapes}")
-        if terms[0].shape[-1] * terms[1].shape[-1] != key.shape[-2]:
-            raise ValueError(f"the widths of down and across must give the number of keys, got {given}, {shapes}")
-    *dtypes, last = (str(t.dtype) for t in (query, key, value, *terms))
-    if set(dtypes) != {last} and not autocast_enabled(query):
-        raise ValueError(f"outside autocast all operands must have one dtype, got {', '.join(dtypes)} and {last}")
-    return terms
+    biases = [t for t in (row_bias, column_bias) if t is not None]
+    if len(biases) == 1:
+        raise ValueError(
+            f"give both row_bias and column_bias, got only {'row_bias' if column_bias is None else 'column_bias'}"
+        )
+    if biases:
+        bias_shapes = " and ".join(str(tuple(t.shape)) for t in biases)
+        if any(t.shape[:-1] != query.shape[:-1] for t in biases):
+            raise ValueError(f"row_bias and column_bias must have one row per query, got {bias_shapes}, {shapes}")
+        if biases[0].shape[-1] * biases[1].shape[-1] != key.shape[-2]:
+            raise ValueError(f"row_bias (…, H) and column_bias (…, W) need H·W keys, got {bias_shapes}, {shapes}")
+    *dtypes, last_dtype = (str(t.dtype) for t in (query, key, value, *biases))
+    if set(dtypes) != {last_dtype} and not autocast_enabled(query):
+        raise ValueError(f"outside autocast all operands must have one dtype, got {', '.join(dtypes)} and {last_dtype}")
+    return biases

@@ -1,9 +1,8 @@
-"""When the fast forms of operators run, and the pieces in which they go over a map.
+"""Conditions under which optimised implementations run, and the pieces in which they process a map.
 
-Those that ask ``is_eager`` are for contiguous maps on the CPU: other devices and layouts, graphs (``torch.compile``,
-``torch.export``, ONNX), ``torch.func`` and forward-mode derivatives take the definitions; the others say themselves
-what they take. In all of them so does a gradient that is to be differentiated again (``create_graph=True``) or is one
-of many that ``torch.vmap`` works out at once: they ask ``is_composed``.
+Under graph capture (``torch.compile``, ``torch.export``, ONNX), ``torch.func`` and forward mode, and for higher-order
+gradients, operators use their definitions, except where their docstrings differ. Those guarded by ``is_eager`` also do
+so off the CPU and for maps that are not contiguous.
 """
 
 from __future__ import annotations
@@ -12,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-__all__ = ["is_bare", "is_captured", "is_composed", "is_eager", "is_transformed", "is_watched", "part", "pieces"]
+__all__ = [
+    "has_hooks", "is_captured", "is_eager", "is_plain_layer", "is_transformed", "needs_composite_backward", "piece_of",
+    "pieces",
+]  # fmt: skip
 
-PIECE = 1 << 19
-"""Values of one piece: 2 MiB of float32, which stays in the caches; of smaller ones the calls would cost more."""
+PIECE_NUMEL = 1 << 19
+"""Number of elements of a piece: 2 MiB of float32, which fits the caches."""
 
 
 def is_eager(*tensors: Tensor) -> bool:
-    """Whether a fast form of the CPU may run: contiguous operands, no graph being made, no ``torch.func``.
-
-    A stand-in for a tensor, such as what ``torch.fx`` traces with, has no fast form.
-    """
+    """Return True for contiguous floating-point CPU tensors (any shape) outside graph capture and ``torch.func``."""
     return (
         all(isinstance(t, Tensor) for t in tensors)
         and all(t.device.type == "cpu" and t.is_contiguous() and t.is_floating_point() for t in tensors)
@@ -31,60 +30,58 @@ def is_eager(*tensors: Tensor) -> bool:
 
 
 def is_transformed() -> bool:
-    """Whether ``torch.func`` (``vmap``, ``grad``, ``jvp`` ...) or forward mode is at work."""
+    """Return True if ``torch.func`` (``vmap``, ``grad``, ``jvp``, …) or forward mode is active."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def is_captured() -> bool:
-    """Whether a graph is being made of the call: ``torch.compile``, ``torch.export``, ONNX, ``torch.jit.trace``."""
+    """Return True under graph capture: ``torch.compile``, ``torch.export``, ONNX or ``torch.jit.trace``."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
-def is_composed() -> bool:
-    """Whether a backward is to be composed of PyTorch's own operators.
+def needs_composite_backward() -> bool:
+    """Return True if the running backward pass must consist of PyTorch's own operators.
 
-    Either its gradients will be differentiated (``create_graph=True``), or ``torch.func`` works on it, such as
-    ``torch.vmap`` over the gradients of many results.
+    It must if its gradients will be differentiated (``create_graph=True``) or ``torch.func`` transforms it.
     """
     return torch.is_grad_enabled() or is_transformed()
 
 
-def pieces(x: Tensor, *whole: int) -> list[tuple[slice, ...]]:
-    """Where the pieces of x (B, C, H, W) lie: of about ``PIECE`` values, one image or some, uncut along ``whole``."""
-    each = max(1, x[:1].numel())
-    images = max(1, PIECE // each)
-    several = [slice(start, start + images) for start in range(0, len(x), images)]
-    axis = next((axis for axis in (1, 2) if axis not in whole), None)
-    if axis is None or images > 1:
-        return [(some,) for some in several]
-    step = max(1, PIECE * x.shape[axis] // each)
-    parts = [slice(start, start + step) for start in range(0, x.shape[axis], step)]
-    return [(image, *[slice(None)] * (axis - 1), part) for image in several for part in parts]
+def pieces(x: Tensor, *uncut: int) -> list[tuple[slice, ...]]:
+    """Return the indices of pieces of x (B, C, H, W), about ``PIECE_NUMEL`` elements each, whole along ``uncut``."""
+    image_numel = max(1, x[:1].numel())
+    images_per_piece = max(1, PIECE_NUMEL // image_numel)
+    image_slices = [slice(start, start + images_per_piece) for start in range(0, len(x), images_per_piece)]
+    axis = next((axis for axis in (1, 2) if axis not in uncut), None)
+    if axis is None or images_per_piece > 1:
+        return [(image,) for image in image_slices]
+    step = max(1, PIECE_NUMEL * x.shape[axis] // image_numel)
+    axis_slices = [slice(start, start + step) for start in range(0, x.shape[axis], step)]
+    return [(image, *[slice(None)] * (axis - 1), axis_slice) for image in image_slices for axis_slice in axis_slices]
 
 
-def part(operand: Tensor, at: tuple[slice, ...]) -> Tensor:
-    """A piece of what may broadcast along the axes within it."""
-    return operand[tuple(slice(None) if operand.shape[i] == 1 else part for i, part in enumerate(at))]
+def piece_of(operand: Tensor, piece: tuple[slice, ...]) -> Tensor:
+    """Return ``operand[piece]`` for an operand (B, C | 1, H | 1, W | 1) that broadcasts along axes of size 1."""
+    return operand[tuple(slice(None) if operand.shape[i] == 1 else index for i, index in enumerate(piece))]
 
 
-def is_bare(layer: nn.Module) -> bool:
-    """Whether a call of the layer is the product with its own weight and bias, and nothing else acts on the call.
+def is_plain_layer(layer: nn.Module) -> bool:
+    """Return True if calling ``layer`` only applies its own weight and bias.
 
-    A hook, a wrapper, a parametrization, a ``forward`` of its own or a weight of a tensor subclass (quantised, sharded)
-    acts on it: then the layer must be called. Otherwise an algebraic form may read its weight instead.
+    Hooks, wrappers, parametrisations, an own ``forward`` and weights of tensor subclasses change a call.
     """
-    kind = type(layer)
-    plain = kind.forward is nn.Linear.forward or (
-        kind.forward is nn.Conv2d.forward
-        and kind._conv_forward is nn.Conv2d._conv_forward  # type: ignore[attr-defined]
+    layer_type = type(layer)
+    has_torch_forward = layer_type.forward is nn.Linear.forward or (
+        layer_type.forward is nn.Conv2d.forward
+        and layer_type._conv_forward is nn.Conv2d._conv_forward  # type: ignore[attr-defined]
         and layer.padding_mode == "zeros"
     )
     weight = layer._parameters.get("weight")
-    own = type(weight) in (Tensor, nn.Parameter) or (weight is not None and is_captured())
-    return plain and own and "forward" not in vars(layer) and not is_watched(layer)
+    is_plain_tensor = type(weight) in (Tensor, nn.Parameter) or (weight is not None and is_captured())
+    return has_torch_forward and is_plain_tensor and "forward" not in vars(layer) and not has_hooks(layer)
 
 
-def is_watched(module: nn.Module) -> bool:
-    """Whether a hook would see a call of the module."""
+def has_hooks(module: nn.Module) -> bool:
+    """Return True if a hook of the module, or a global one, would run at a call."""
     hooks = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
     return any(hooks) or nn.modules.module._has_any_global_hook()

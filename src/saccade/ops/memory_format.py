@@ -1,21 +1,23 @@
-"""How the values of a map lie in memory."""
+"""Memory formats of maps."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["copied", "laid_out", "memory_format"]
+__all__ = ["clone_in_format", "match_memory_format", "memory_format"]
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """Channels last if that alone describes x (B, C, H, W), as ``F.conv2d`` decides it; else contiguous."""
-    last = not x.is_contiguous() and x.permute(0, 2, 3, 1).is_contiguous()  # ``vmap`` has no answer for channels last
-    return torch.channels_last if last else torch.contiguous_format
+    """Return channels last if x (B, C, H, W) has that format only, else contiguous."""
+    is_channels_last = (
+        not x.is_contiguous() and x.permute(0, 2, 3, 1).is_contiguous()
+    )  # ``is_contiguous(channels_last)`` fails under ``vmap``
+    return torch.channels_last if is_channels_last else torch.contiguous_format
 
 
-def laid_out(y: Tensor, x: Tensor) -> Tensor:
-    """A map y as x lies in memory; a compiler decides for itself."""
+def match_memory_format(y: Tensor, x: Tensor) -> Tensor:
+    """Return the map y (B, C, H, W) in the memory format of x; unchanged under torch.compile."""
     if torch.compiler.is_compiling():
         return y
     if memory_format(x) == torch.contiguous_format:
@@ -23,8 +25,8 @@ def laid_out(y: Tensor, x: Tensor) -> Tensor:
     return y.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
-def copied(y: Tensor, x: Tensor) -> Tensor:
-    """A copy of the map y as x lies in memory; a compiler decides for itself whether there is one."""
+def clone_in_format(y: Tensor, x: Tensor) -> Tensor:
+    """Return a copy of the map y (B, C, H, W) in the memory format of x; y itself under torch.compile."""
     if torch.compiler.is_compiling():
         return y
     if memory_format(x) == torch.contiguous_format:

@@ -1,4 +1,4 @@
-"""Sizes that a graph can hold, as it could not hold ``max()`` of them."""
+"""Arithmetic on sizes that graph capture can keep symbolic, unlike ``max()``."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ __all__ = ["at_least_one"]
 
 
 def at_least_one(count: Any) -> Any:
-    """Return ``count``, or 1 where it is less: an int, a SymInt of torch.export, a Tensor of torch.jit.trace."""
+    """Return the larger of ``count`` and 1, for an int, a SymInt of torch.export or a Tensor of torch.jit.trace."""
     return count.clamp_min(1) if isinstance(count, Tensor) else torch.sym_max(count, 1)

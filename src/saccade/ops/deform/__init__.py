@@ -1,16 +1,15 @@
-r"""Deformable convolution: every tap of the kernel is moved by an offset of its own and scaled by a mask.
+r"""Deformable convolution: every kernel tap is moved by its own offset and scaled by a mask.
 
     y(p) = Σ_k w_k · x(p·s − p₀ + k·d + Δ_k(p)) · m_k(p) + b              s stride, p₀ padding, d dilation
     x(q) = Σ_r max(0, 1 − |q_y − r_y|) · max(0, 1 − |q_x − r_x|) · x(r)   r the pixels of the map, zero outside
 
-``deform_conv2d_definition`` writes this down; ``deform_conv2d`` is what networks call. Both have the signature,
-the channel order and the derivatives of ``torchvision.ops.deform_conv2d`` and need nothing but PyTorch.
+Signature, channel order and derivatives are those of ``torchvision.ops.deform_conv2d``.
 
-Sources: Dai et al., "Deformable Convolutional Networks", ICCV 2017, arXiv:1703.06211 (no mask); Zhu et al.,
-"Deformable ConvNets v2: More Deformable, Better Results", CVPR 2019, arXiv:1811.11168 (mask).
+Sources: Dai et al., "Deformable Convolutional Networks", ICCV 2017, arXiv:1703.06211 (no mask); Zhu et al., "Deformable
+ConvNets v2: More Deformable, Better Results", CVPR 2019, arXiv:1811.11168 (mask).
 """
 
+from saccade.ops.deform.convolution import deform_conv2d
 from saccade.ops.deform.definition import deform_conv2d_definition
-from saccade.ops.deform.fast import deform_conv2d
 
 __all__ = ["deform_conv2d", "deform_conv2d_definition"]

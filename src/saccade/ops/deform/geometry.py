@@ -1,4 +1,4 @@
-"""The whole numbers of one deformable convolution, read from its operands or refused."""
+"""The integer parameters of a deformable convolution, inferred from its operands and validated."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ __all__ = ["Geometry", "macs"]
 
 
 class Geometry(NamedTuple):
-    """The whole numbers of one call; pairs are (height, width)."""
+    """Integer parameters of one call; pairs are (height, width)."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int]
     dilation: tuple[int, int]
     groups: int
-    """G, of the convolution: each of its C/G input channels serves O/G output channels."""
+    """Number of convolution groups, G: each maps its C/G input channels to O/G output channels."""
     offset_groups: int
-    """D: each of its C/D input channels moves with the same offsets."""
+    """Number of offset groups, D: the C/D input channels of a group share their offsets."""
     size: tuple[int, int]
-    """(H, W) of the map."""
+    """Size (H, W) of the map."""
     out: tuple[int, int]
-    """(Ho, Wo) of the result."""
+    """Size (Ho, Wo) of the result."""
 
     @property
     def taps(self) -> int:
-        """K = kh·kw."""
+        """Number of kernel taps, K = kh·kw."""
         return self.kernel[0] * self.kernel[1]
 
     @property
     def positions(self) -> int:
-        """N = Ho·Wo."""
+        """Number of output pixels, N = Ho·Wo."""
         return self.out[0] * self.out[1]
 
     @classmethod
-    def of(
+    def from_operands(
         cls,
         input: Tensor,
         offset: Tensor,
@@ -49,37 +49,39 @@ class Geometry(NamedTuple):
         dilation: int | tuple[int, int],
         mask: Tensor | None,
     ) -> Geometry:
-        """The geometry of a call; operands as in ``deform_conv2d``.
+        """Return the geometry of a call with the operands of ``deform_conv2d``.
 
         Raises:
-            ValueError: operands that do not belong together, with the numbers found and needed.
+            ValueError: shapes, dtypes or devices do not match.
         """
         operands = {"input": input, "offset": offset, "weight": weight, "bias": bias, "mask": mask}
-        present = {name: tensor for name, tensor in operands.items() if tensor is not None}
-        for name, tensor in present.items():
-            dims = 1 if name == "bias" else 4
-            if tensor.ndim != dims:
-                raise ValueError(f"{name} must have {dims} dimensions, got shape {tuple(tensor.shape)}")
-        if not all(tensor.is_floating_point() for tensor in present.values()):
-            raise ValueError(f"all operands must be floating point, got {_listed(present, 'dtype')}")
-        if len({t.dtype for t in present.values()}) > 1 and not autocast_enabled(input):
-            raise ValueError(f"outside autocast all operands must have one dtype, got {_listed(present, 'dtype')}")
-        if len({t.device for t in present.values()}) > 1:
-            raise ValueError(f"all operands must be on one device, got {_listed(present, 'device')}")
+        tensors = {name: tensor for name, tensor in operands.items() if tensor is not None}
+        for name, tensor in tensors.items():
+            n_dims = 1 if name == "bias" else 4
+            if tensor.ndim != n_dims:
+                raise ValueError(f"{name} must have {n_dims} dimensions, got shape {tuple(tensor.shape)}")
+        if not all(tensor.is_floating_point() for tensor in tensors.values()):
+            raise ValueError(f"all operands must be floating point, got {_listed(tensors, 'dtype')}")
+        if len({t.dtype for t in tensors.values()}) > 1 and not autocast_enabled(input):
+            raise ValueError(f"outside autocast all operands must have one dtype, got {_listed(tensors, 'dtype')}")
+        if len({t.device for t in tensors.values()}) > 1:
+            raise ValueError(f"all operands must be on one device, got {_listed(tensors, 'device')}")
         stride, padding = _pair("stride", stride, 1), _pair("padding", padding, 0)
         dilation = _pair("dilation", dilation, 1)
 
         batch, channels, *size = input.shape
-        outputs, per_group, *kernel = weight.shape
+        outputs, inputs_per_group, *kernel = weight.shape
         taps = kernel[0] * kernel[1]
-        if min(outputs, per_group, taps) < 1:
+        if min(outputs, inputs_per_group, taps) < 1:
             raise ValueError(f"weight must have no empty dimension, got shape {tuple(weight.shape)}")
-        if channels < 1 or channels % per_group:
-            raise ValueError(f"input has {channels} channels, not a multiple of the {per_group} that weight takes")
-        groups = channels // per_group
+        if channels < 1 or channels % inputs_per_group:
+            raise ValueError(
+                f"input has {channels} channels, not a multiple of the {inputs_per_group} that weight takes"
+            )
+        groups = channels // inputs_per_group
         if outputs % groups:
             raise ValueError(
-                f"input has {channels} channels and weight takes {per_group}: "
+                f"input has {channels} channels and weight takes {inputs_per_group}: "
                 f"these {groups} groups do not divide the {outputs} output channels"
             )
         if offset.shape[1] < 1 or offset.shape[1] % (2 * taps):
@@ -93,32 +95,35 @@ class Geometry(NamedTuple):
                 f"offset has {offset.shape[1]} channels, {2 * taps} for an offset group: "
                 f"these {offset_groups} groups do not divide the {channels} input channels"
             )
-        reach = [n + 2 * p - d * (k - 1) - 1 for n, p, d, k in zip(size, padding, dilation, kernel, strict=True)]
-        if min(size) < 1 or min(reach) < 0:
+        last_start = [n + 2 * p - d * (k - 1) - 1 for n, p, d, k in zip(size, padding, dilation, kernel, strict=True)]
+        if min(size) < 1 or min(last_start) < 0:
             raise ValueError(
                 f"a map of {size[0]}x{size[1]} with padding {padding} has no room for "
                 f"a {kernel[0]}x{kernel[1]} kernel with dilation {dilation}"
             )
-        out = (reach[0] // stride[0] + 1, reach[1] // stride[1] + 1)
-        needed = {
+        out = (last_start[0] // stride[0] + 1, last_start[1] // stride[1] + 1)
+        shapes = {
             "offset": (batch, 2 * offset_groups * taps, *out),
             "mask": (batch, offset_groups * taps, *out),
             "bias": (outputs,),
         }
-        for name, shape in needed.items():
-            if name in present and tuple(present[name].shape) != shape:
-                raise ValueError(f"{name} must have the shape {shape}, got {tuple(present[name].shape)}")
+        for name, shape in shapes.items():
+            if name in tensors and tuple(tensors[name].shape) != shape:
+                raise ValueError(f"{name} must have the shape {shape}, got {tuple(tensors[name].shape)}")
         return cls((kernel[0], kernel[1]), stride, padding, dilation, groups, offset_groups, (size[0], size[1]), out)
 
 
 def macs(input: Tensor, offset: Tensor, weight: Tensor, *_: Any, **__: Any) -> int:
-    """Multiply-adds of one call: one for each product of the kernel, four for each bilinear sample."""
-    places = offset.shape[0] * offset.shape[2] * offset.shape[3]
-    return places * (weight.numel() + 4 * input.shape[1] * weight.shape[2] * weight.shape[3])
+    """Return the multiply-adds of a call with offset (B, ·, Ho, Wo).
+
+    They are one per weight and output pixel, and four per bilinear sample.
+    """
+    samples = offset.shape[0] * offset.shape[2] * offset.shape[3]
+    return samples * (weight.numel() + 4 * input.shape[1] * weight.shape[2] * weight.shape[3])
 
 
 def _pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
-    """One number or (height, width), as a pair of whole numbers not below ``least``."""
+    """Return a number or (height, width) as a pair of integers of at least ``least``."""
     pair = value if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2 or not all(isinstance(number, int) and number >= least for number in pair):
         raise ValueError(f"{name} must be a whole number >= {least} or a pair of them, got {value!r}")
@@ -126,5 +131,4 @@ def _pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int
 
 
 def _listed(tensors: dict[str, Tensor], attribute: str) -> str:
-    """One line like 'input float32, offset float64'."""
     return ", ".join(f"{name} {getattr(tensor, attribute)}".replace("torch.", "") for name, tensor in tensors.items())

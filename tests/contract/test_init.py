@@ -181,7 +181,7 @@ def test_both_sides_of_the_limits_are_among_the_channels_that_are_tried():
     assert taken["se"] == [16, 64, 257]
     assert taken["sa"] == [8, 16, 64]
     assert taken["eca"] == list(CHANNELS)
-    assert all(64 in channels for channels in taken.values())
+    assert [name for name, channels in taken.items() if 64 not in channels] == []
 
 
 def test_a_stranger_is_tried_on_all_that_needs_no_facts():
@@ -230,7 +230,7 @@ def test_a_known_failure_is_skipped_with_its_reason():
 def test_a_known_failure_that_holds_fails():
     records = {r.promise: r for r in check(Doubled, known_failures={"keeps_shape": "once upon a time"})}
     assert records["keeps_shape"].status == "failed"
-    assert records["keeps_shape"].reason == "listed as a known failure (once upon a time), and it holds"
+    assert records["keeps_shape"].reason == "listed as a known failure (once upon a time), but the promise holds"
 
 
 def test_a_known_failure_of_no_promise_is_refused():
@@ -249,8 +249,8 @@ def test_a_class_that_cannot_be_built_fails_without_a_traceback():
             raise RuntimeError("no such luck")
 
     records = check(Unbuildable)
-    where = "RuntimeError: no such luck (test_contract.py, line"
-    assert all(where in r.reason for r in records if r.status == "failed")
+    where = "RuntimeError: no such luck (test_init.py, line"
+    assert [r.reason for r in records if r.status == "failed" and where not in r.reason] == []
     assert not any(r.status == "passed" for r in records)
 
 
@@ -261,7 +261,7 @@ def test_the_generator_and_the_grad_mode_are_left_alone():
     with torch.no_grad():
         first = check(catalog.load("cbam"), catalog.spec("cbam"))
         assert not torch.is_grad_enabled()
-    assert torch.equal(torch.rand(3), expected)
+    torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
     torch.manual_seed(6)
     assert check(catalog.load("cbam"), catalog.spec("cbam")) == first  # and what it finds does not depend on the seed
 
@@ -363,7 +363,7 @@ def test_what_has_nothing_to_learn_is_not_examined():
     assert records["is_neutral_as_stated"].status == "passed"
     silent = {r.promise: r for r in check(Nothing)}["learns_from_a_neutral_start"]
     assert silent.status == "failed"
-    assert "not moved by 5 steps: the plug's a; it starts as the identity" in silent.reason
+    assert "not changed by 5 steps: the plug's a; the module starts as the identity" in silent.reason
 
 
 class BiasBeforeANorm(Doubled):
@@ -392,7 +392,8 @@ class Loud(Doubled):
 def test_what_torch_prints_of_a_failure_is_not_shown(capfd):
     failed = {r.promise: r.reason for r in check(Loud) if r.status == "failed"}
     assert failed.keys() >= {"compiles_whole", "exports_for_any_size"}
-    assert all("torch.where" in failed[name] for name in ("compiles_whole", "exports_for_any_size"))
+    reasons = [failed[name] for name in ("compiles_whole", "exports_for_any_size")]
+    assert [reason for reason in reasons if "torch.where" not in reason] == []
     assert capfd.readouterr() == ("", "")
 
 

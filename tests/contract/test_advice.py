@@ -103,16 +103,16 @@ class FailsInside(nn.Module):
     [
         (Flattens, "keeps_shape", ["(2, 64, 7, 5) is refused", "self.all(x.flatten(1))", "takes maps of any size"]),
         (BatchNorm1d, "takes_one_image", ["more than 1 value per channel", "saccade.bases.BatchNorm2d"]),
-        (Float32Alone, "keeps_shape", ["test_contract_advice.py, line", "with dtype=x.dtype"]),
+        (Float32Alone, "keeps_shape", ["test_advice.py, line", "with dtype=x.dtype"]),
         (CallsNumpy, "reaches_every_parameter", ["x.numpy()", "write it with torch"]),
-        (ReadsData, "has_true_gradients", ["input", "a tensor is cut off (.detach(), .data, .item(), numpy)"]),
-        (ReadsData, "exports_for_any_size", ["a tensor is cut out of the graph, as .data does"]),
+        (ReadsData, "has_true_gradients", ["input", "a tensor is detached (.detach(), .data, .item(), numpy)"]),
+        (ReadsData, "exports_for_any_size", ["a tensor is detached from the graph, for example by .data"]),
         (Branches, "compiles_whole", ["Data-dependent branching", "line", "if z.max() > 0.5:", "torch.where"]),
         (Branches, "exports_for_any_size", ["if z.max() > 0.5:", "torch.where"]),
         (KeepsItsMap, "keeps_nothing_between_calls", ["leaves a tensor in last_attn"]),
-        (KeepsItsMap, "survives_copying", ["it holds a result of a forward"]),
+        (KeepsItsMap, "survives_copying", ["the module keeps an output of a forward pass"]),
         (NoChannels, "keeps_shape", ["built as Class(channels, **options)", "takes 1 positional argument but 2"]),
-        (NoModule, "keeps_shape", ["it must make a torch.nn.Module, got NoModule"]),
+        (NoModule, "keeps_shape", ["make must return a torch.nn.Module, got NoModule"]),
         (FailsInside, "keeps_shape", ["TypeError: object of type 'int' has no len()", ": len(channels))"]),
     ],
 )
@@ -128,7 +128,7 @@ def test_a_layer_of_no_unit_is_named():
     (promise,) = (each for each in PROMISES if each.__name__ == "takes_any_channels")
     (record,) = examine(DividesChannels, promises=[promise])
     assert record.status == "failed"
-    assert "at 8 channels squeeze.weight is (0, 8, 1, 1), a layer of no unit" in record.reason
+    assert "at 8 channels squeeze.weight is (0, 8, 1, 1), an empty layer" in record.reason
 
 
 def test_the_usual_module_without_a_mistake_passes():

@@ -53,8 +53,8 @@ def run(form, tensors, scale, cotangent):
 
 @pytest.fixture(params=[2**20, 700, 1], ids=["one block", "ragged blocks", "row by row"])
 def buffer(request, monkeypatch):
-    monkeypatch.setattr(module, "_BUFFER", request.param)
-    monkeypatch.setattr(module, "_AT_ONCE", request.param)
+    monkeypatch.setattr(module, "_BLOCK_NUMEL", request.param)
+    monkeypatch.setattr(module, "_SAVED_BLOCK_NUMEL", request.param)
 
 
 @FORMS
@@ -189,11 +189,11 @@ def test_compiled_and_exported_it_is_the_same(scale):
 @pytest.mark.parametrize(
     ("down", "across", "message"),
     [
-        ((2, 5, 3), None, "down and across go together, got down alone"),
-        (None, (2, 5, 4), "got across alone"),
-        ((2, 6, 3), (2, 5, 4), r"a row for each query, got \(2, 6, 3\) and \(2, 5, 4\)"),
-        ((1, 5, 3), (2, 5, 4), "a row for each query"),
-        ((2, 5, 3), (2, 5, 5), r"give the number of keys, got \(2, 5, 3\) and \(2, 5, 5\)"),
+        ((2, 5, 3), None, "give both row_bias and column_bias, got only row_bias"),
+        (None, (2, 5, 4), "got only column_bias"),
+        ((2, 6, 3), (2, 5, 4), r"one row per query, got \(2, 6, 3\) and \(2, 5, 4\)"),
+        ((1, 5, 3), (2, 5, 4), "one row per query"),
+        ((2, 5, 3), (2, 5, 5), r"need H·W keys, got \(2, 5, 3\) and \(2, 5, 5\)"),
     ],
 )
 @FORMS
@@ -212,4 +212,4 @@ def test_terms_of_another_dtype_are_refused_outside_autocast(form):
 
 def test_terms_cost_no_products():
     (q, k, v, down, across), scale, _ = operands(CONFIGS["heads"])
-    assert attention.macs(q, k, v, scale, down, across=across) == 2 * 3 * 133 * 133 * (4 + 4)
+    assert attention.macs(q, k, v, scale, down, column_bias=across) == 2 * 3 * 133 * 133 * (4 + 4)
