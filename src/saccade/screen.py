@@ -25,14 +25,14 @@ from rich.text import Text
 from saccade.escaping import printable
 from saccade.events import (
     Caution,
-    Checking,
+    ChecksBegan,
     DataOpened,
-    EngineChanged,
+    EngineStatus,
     EpochEnded,
     Event,
     FilesChecked,
-    PicturesNotKept,
-    Reporting,
+    ImagesNotCached,
+    ReportBegan,
     RunBegan,
     RunEnded,
     RunEvent,
@@ -97,13 +97,13 @@ class Screen:
             case StudyPlanned(folder, description):
                 self.folder = folder
                 self.console.print(Text(printable(description)), soft_wrap=True)
-            case Reporting():
+            case ReportBegan():
                 self.say("measuring what each arm costs, writing the report")
-            case Checking():
+            case ChecksBegan():
                 self.say("checking the images, building every network")
-            case EngineChanged(description):
+            case EngineStatus(description):
                 self.say(description)
-            case PicturesNotKept(reason):
+            case ImagesNotCached(reason):
                 self.say(f"decoded images are not kept for the next run: {reason}")
             case SettingsDecided():
                 self.say(event.text())
@@ -199,7 +199,7 @@ class RunScreen:
                 self.progress.update(self.bar, total=total, completed=done, description="looking at the images")
             case Caution(text):
                 self.console.print(f"caution: {text}", markup=False)
-            case PicturesNotKept(reason):
+            case ImagesNotCached(reason):
                 self.say(f"decoded images are not kept for the next run: {reason}")
             case SettingsDecided():
                 self.say(event.text())

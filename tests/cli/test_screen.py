@@ -8,9 +8,9 @@ from made_results import ERROR, made
 
 from saccade import screen as _screen
 from saccade.events import (
-    Checking,
+    ChecksBegan,
     DataOpened,
-    EngineChanged,
+    EngineStatus,
     EpochEnded,
     FilesChecked,
     RunBegan,
@@ -26,7 +26,7 @@ from saccade.study.run_notes import Note
 
 RUN = (0, "eca:kernel_size=[3,5]", 1)
 EVENTS = [
-    Checking(),
+    ChecksBegan(),
     FilesChecked(3, 9),
     DataOpened("nine images", ("[2] of 4 are trained on",)),
     StudyBegan(runs=6, finished=2, slots=1),
@@ -75,7 +75,7 @@ def test_a_run_that_moved_to_another_worker_is_shown_once(capsys, monkeypatch):
     monkeypatch.setattr(_screen, "_QUIET", 0.01)
     lost, moved, other = (0, "das", 1), (1, "das", 1), (1, "none", 0)
     with Screen() as screen:
-        screen(EngineChanged("a cluster"))
+        screen(EngineStatus("a cluster"))
         for run in (lost, other):
             screen(RunBegan(*run, attempt=1))
         screen(RunEnded(*other, "done", None, "80.00 %"))

@@ -19,7 +19,7 @@ from PIL import Image
 from saccade.data import decoded, open_data, opening
 from saccade.data.opening import Files
 from saccade.errors import UserError
-from saccade.events import PicturesNotKept
+from saccade.events import ImagesNotCached
 from saccade.recipe import Data
 
 TRAILER = decoded._TRAILER
@@ -215,7 +215,7 @@ def test_it_can_be_turned_off(pets, home, read, monkeypatch, word):
     look(pets, told)
     assert len(read) == 32
     assert not home.exists()
-    assert not any(isinstance(event, PicturesNotKept) for event in told)
+    assert not any(isinstance(event, ImagesNotCached) for event in told)
 
 
 def test_a_folder_that_cannot_be_written_is_said_and_changes_nothing(pets, home, monkeypatch):
@@ -224,7 +224,7 @@ def test_a_folder_that_cannot_be_written_is_said_and_changes_nothing(pets, home,
     home.write_bytes(b"a file")
     told = []
     assert facts(look(pets, told)) == plain
-    (event,) = (event for event in told if isinstance(event, PicturesNotKept))
+    (event,) = (event for event in told if isinstance(event, ImagesNotCached))
     assert str(home) in event.reason
 
 
@@ -237,7 +237,7 @@ def test_a_disk_that_fills_up_is_said_and_changes_nothing(pets, home, monkeypatc
 
     monkeypatch.setattr(decoded, "_write", full)
     assert facts(look(pets, told)) == plain
-    assert "No space left" in next(event for event in told if isinstance(event, PicturesNotKept)).reason
+    assert "No space left" in next(event for event in told if isinstance(event, ImagesNotCached)).reason
     assert not list(home.glob("*.pictures"))
 
 
@@ -256,18 +256,18 @@ def test_what_is_too_large_is_said_before_anything_is_decoded(pets, home, read, 
     monkeypatch.setattr(decoded, "LIMIT", 16 * 3 * 16 * 16 - 1)
     told = []
     split = look(pets, told)
-    assert "at most" in next(event for event in told if isinstance(event, PicturesNotKept)).reason
+    assert "at most" in next(event for event in told if isinstance(event, ImagesNotCached)).reason
     assert len(read) == 16
     assert isinstance(split.train.pictures, torch.Tensor)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 2 * 16 * 3 * 16 * 16 - 1))
     monkeypatch.setattr(decoded, "LIMIT", 2**30)
     told.clear()
     look(pets, told)
-    assert "free" in next(event for event in told if isinstance(event, PicturesNotKept)).reason
+    assert "free" in next(event for event in told if isinstance(event, ImagesNotCached)).reason
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 2 * 16 * 3 * 16 * 16))
     told.clear()
     look(pets, told)
-    assert not any(isinstance(event, PicturesNotKept) for event in told)
+    assert not any(isinstance(event, ImagesNotCached) for event in told)
 
 
 def test_what_was_not_used_for_longest_makes_room(pets, home, read, monkeypatch):
@@ -342,7 +342,7 @@ def test_another_process_that_takes_too_long_is_not_waited_for(pets, home, read,
     read.clear()
     told = []
     look(pets, told)
-    assert "another process" in next(event for event in told if isinstance(event, PicturesNotKept)).reason
+    assert "another process" in next(event for event in told if isinstance(event, ImagesNotCached)).reason
     assert len(read) == 16
 
 

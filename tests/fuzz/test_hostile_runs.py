@@ -138,7 +138,7 @@ def test_a_damaged_run_is_done_anew_once_its_folder_is_deleted(copy):
     words = ("train", "none0.toml", "--device", "cpu", "--out", "s/none/seed0")
     outcome = attack(copy, *words)
     assert outcome.code == 2
-    assert "Delete the folder s/none/seed0 and give the same command again" in outcome.printed
+    assert "Delete the folder s/none/seed0 and repeat the command" in outcome.printed
     shutil.rmtree(run)
     assert attack(copy, *words).code == 0
     assert json.loads((run / "done.json").read_text())["scores"] == whole["scores"]

@@ -172,7 +172,7 @@ def test_the_check_decides_what_is_open_by_the_plain_host(folder, read, monkeypa
         asked.append((task.recipe, keys))
         return found
 
-    monkeypatch.setattr(fastest, "fastest", decide)
+    monkeypatch.setattr(fastest, "time_choices", decide)
     recipes = [_recipe(folder, **{"attention.mechanism": name}) for name in ("none", "eca")]
     said = check([recipe.model_dump(mode="json") for recipe in recipes], None, "cpu", told.append)
     assert said == {"devices": ["cpu"], "decided": {}}

@@ -52,7 +52,7 @@ def study(folded, tmp_path_factory):
 
 def test_arms_of_other_preprocessing_are_compared_and_said(study):
     for run in study.runs():
-        train(run.recipe, run.folder, device="cpu", images=open_once)
+        train(run.recipe, run.folder, device="cpu", opener=open_once)
         assert run.finished
     results = write_report(study.folder)
     notes = [note.text for note in results.notes if note.kind == "hosts"]

@@ -15,7 +15,7 @@ from saccade.runfiles import read_recipe
 from saccade.tasks.classify import Classify
 from saccade.training import fastest as timing
 from saccade.training import run, train
-from saccade.training.fastest import fastest
+from saccade.training.fastest import time_choices
 from tiny_runs import TINY, Killed, after, listener, opened, same
 
 FORMAT, PRECISION = "training.memory_format", "training.precision"

@@ -22,7 +22,7 @@ from saccade.data.samples import CACHE
 from saccade.data.views import Shown
 from saccade.errors import UserError
 from saccade.escaping import brief
-from saccade.events import FilesChecked, Notify, PicturesNotKept
+from saccade.events import FilesChecked, ImagesNotCached, Notify
 from saccade.imagefiles import UnreadableError, checksum, opened
 from saccade.recipe import Data
 
@@ -233,7 +233,7 @@ def _stored(paths: list[Path], frame: Frame, notify: Notify | None, exact: bool,
             found = store(place, results, len(paths), frame)
     except StorageError as error:
         if notify:
-            notify(PicturesNotKept(str(error)))
+            notify(ImagesNotCached(str(error)))
         return None
     bad = {path: facts for path, facts in zip(paths, found.facts, strict=True) if isinstance(facts, str)}
     good = {path: facts for path, facts in zip(paths, found.facts, strict=True) if not isinstance(facts, str)}

@@ -12,8 +12,8 @@ from typing import Any
 from saccade import builders, catalog
 from saccade.controls import CONTROLS
 from saccade.errors import UserError, did_you_mean
-from saccade.recipe import Recipe, setting
-from saccade.recipe_paths import whole_paths
+from saccade.recipe import Recipe, parse_setting
+from saccade.recipe_paths import with_absolute_paths
 
 __all__ = ["BASELINE", "Arm", "arms", "one_for_all", "placed", "repeated", "spelt_out"]
 
@@ -171,7 +171,7 @@ def _parsed(text: str) -> Arm:
         raise UserError(
             f"--arm {text!r}: write a name and what differs, as in --arm 'wide: model.options.width=32 attention=se'"
         )
-    return _differing(name, map(setting, _split(rest)), f"--arm {name}")
+    return _differing(name, map(parse_setting, _split(rest)), f"--arm {name}")
 
 
 def _items(name: str, settings: Any) -> Iterable[tuple[str, Any]]:
@@ -224,7 +224,7 @@ def _settings(given: Iterable[tuple[str, Any]]) -> dict[str, Any]:
             raise UserError("attention.where is given twice")
         if where is not None:
             settings["attention.where"] = where
-    values = Recipe().with_overrides(whole_paths(settings)).model_dump(mode="json")
+    values = Recipe().with_overrides(with_absolute_paths(settings)).model_dump(mode="json")
     found = {key: reduce(getitem, key.split("."), values) for key in settings}
     if missing := [key for key, value in found.items() if value is None]:
         raise UserError(f"{missing[0]} is None, which TOML has no word for")

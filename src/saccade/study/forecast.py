@@ -32,7 +32,7 @@ from saccade.study.plan import Study
 from saccade.study.precision import MOST_SEEDS, ImageError, image_floor, planned_detectable
 from saccade.tasks.base import Task
 from saccade.training.environment import choose_device, use_threads
-from saccade.training.fastest import fastest
+from saccade.training.fastest import time_choices
 from saccade.training.preparing import prepare
 from saccade.training.steps import test_steps, training_steps
 from saccade.trust import Trust
@@ -67,7 +67,7 @@ class Forecast:
             or of what the runs at a time take side by side where it is scaled.
         timed_images: images of the timed steps where they are fewer than a batch, whose time is scaled from theirs;
             None elsewhere.
-        decided: what :func:`saccade.training.fastest.fastest` found for settings that the recipe leaves open; the study
+        decided: what :func:`saccade.training.fastest.time_choices` found for settings that the recipe leaves open; the study
             decides them anew. Empty if none is open.
         test_ms: arm -> one batch of test images.
         metric: its name.
@@ -172,7 +172,7 @@ def forecast(
         slots: runs at a time; None is what ``saccade.study.engine.execute`` takes.
         device: as for ``saccade train``.
         trust: what the folder of a teacher may name; see ``saccade.load``.
-        notify: receives ``FilesChecked`` and ``PicturesNotKept``.
+        notify: receives ``FilesChecked`` and ``ImagesNotCached``.
 
     Raises:
         UserError: the data, the host, a mechanism or the device is wrong.
@@ -191,7 +191,7 @@ def forecast(
         metric.check_margin(margin)
         decided: dict[str, Any] = {}
         if keys := study.undecided():
-            decided = fastest(kind(base, split), keys, where, trust)
+            decided = time_choices(kind(base, split), keys, where, trust)
             study = study.decide(decided)
         todo = [run for run in study.runs() if run.finished is None]
         slots = min(slots, max(1, len(todo)))

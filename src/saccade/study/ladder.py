@@ -10,7 +10,7 @@ from typing import Any
 
 from saccade import catalog
 from saccade.errors import UserError, did_you_mean
-from saccade.recipe import Recipe, setting
+from saccade.recipe import Recipe, parse_setting
 from saccade.study.arms import one_for_all, spelt_out
 
 __all__ = ["Settings", "label", "ladder", "values_of"]
@@ -52,7 +52,9 @@ def ladder(texts: Sequence[str], base: Recipe) -> tuple[Settings, ...]:
         key = _key(name, base)
         if key in steps:
             raise UserError(f"--tune: {key} is given twice")
-        steps[key] = [setting(f"{key}={part}")[1] for part in catalog.split(rest)] if equals else _around(key, base)
+        steps[key] = (
+            [parse_setting(f"{key}={part}")[1] for part in catalog.split(rest)] if equals else _around(key, base)
+        )
         if not steps[key]:
             raise UserError(f"--tune {text!r}: write the values to try, as in --tune training.lr=0.01,0.03,0.1")
     if not steps:

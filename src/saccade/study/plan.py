@@ -19,7 +19,7 @@ from saccade import decisions
 from saccade.errors import UserError
 from saccade.escaping import printable
 from saccade.files import make_folders, remove_unfinished, write_atomically
-from saccade.recipe import MAX_SEED, Recipe, described
+from saccade.recipe import MAX_SEED, Recipe, short_repr
 from saccade.runfiles import StudyFile, read, read_done, read_recipe
 from saccade.study.arms import BASELINE, Arm, repeated
 
@@ -62,7 +62,7 @@ class Run:
 class Study:
     """Arms × seeds under one recipe, and the margin within which two arms count as equal, in the metric's unit.
 
-    A margin of None is the metric's own. ``decided`` is what :func:`saccade.training.fastest.fastest` found for
+    A margin of None is the metric's own. ``decided`` is what :func:`saccade.training.fastest.time_choices` found for
     settings that were left open; empty if none was.
     """
 
@@ -98,7 +98,7 @@ class Study:
                 raise UserError(f"the arm {arm.name!r} would have the name of a file of the study; call it otherwise")
             if not 0 < len(arm.slug) <= _LONGEST or not arm.slug.strip("."):
                 raise UserError(
-                    f"the arm {described(arm.name)} gives no folder name: it has {len(arm.slug)} letters, digits and "
+                    f"the arm {short_repr(arm.name)} gives no folder name: it has {len(arm.slug)} letters, digits and "
                     f"signs that a folder takes; 1 to {_LONGEST} are needed, and not dots alone"
                 )
         for what, values in (("seed", self.seeds), ("arm", [arm.name for arm in self.arms])):
@@ -134,7 +134,7 @@ class Study:
 
     def undecided(self) -> list[str]:
         """The settings that the recipe or an arm leaves open."""
-        return decisions.undecided(arm.recipe(self.base, 0) for arm in self.arms)
+        return decisions.auto_keys(arm.recipe(self.base, 0) for arm in self.arms)
 
     def decide(self, decided: Mapping[str, Any]) -> Study:
         """The same study with ``decided["settings"]`` in the place of what is left open.
@@ -144,7 +144,7 @@ class Study:
         """
         values = decided["settings"]
         arms = tuple(
-            replace(arm, settings={k: values[k] if decisions.is_open(k, v) else v for k, v in arm.settings.items()})
+            replace(arm, settings={k: values[k] if decisions.is_auto(k, v) else v for k, v in arm.settings.items()})
             for arm in self.arms
         )
         return replace(self, base=decisions.decide(self.base, values), arms=arms, decided=decided)
@@ -195,7 +195,7 @@ class Study:
             theirs, ours = (dict(_flat(replace(s, decided={}).to_dict())) for s in (Study.open(self.folder), self))
             if self.margin is None:
                 ours |= {key: value for key, value in theirs.items() if key == "margin"}
-            ours |= {key: theirs[key] for key, value in ours.items() if key in theirs and decisions.is_open(key, value)}
+            ours |= {key: theirs[key] for key, value in ours.items() if key in theirs and decisions.is_auto(key, value)}
             other = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
             if other:
                 key, more = other[0], f" (and {len(other) - 1} more)" if len(other) > 1 else ""

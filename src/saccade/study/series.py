@@ -25,5 +25,5 @@ def train(recipe: Recipe, folder: str | Path, *, device: str, notify: Notify, tr
         UserError: as there, once the run folder has been held by another process for two minutes.
     """
     return training.train(
-        recipe, folder, device=device, notify=notify, images=open_once, patience=_PATIENCE, trust=trust
+        recipe, folder, device=device, notify=notify, opener=open_once, lock_timeout=_PATIENCE, trust=trust
     )

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from saccade import builders
-from saccade.decisions import undecided
-from saccade.errors import UserError, of_the_machine, study_installed
+from saccade.decisions import auto_keys
+from saccade.errors import UserError, explain_missing_packages, system_error_message
 from saccade.events import Caution, DataOpened, Notify, SettingsDecided
 from saccade.recipe import Recipe
 from saccade.study.memory import keep_freed_memory
@@ -87,7 +87,7 @@ def answer(function: str, arguments: Mapping[str, Any], notify: Notify) -> tuple
     try:
         return "result", named(function)(**arguments, notify=notify)
     except Exception as error:
-        words = str(error) if isinstance(error, UserError) else of_the_machine(error)
+        words = str(error) if isinstance(error, UserError) else system_error_message(error)
         mended = words is not None
         message = words if mended else f"{type(error).__name__}: {error}"
         return "error", {"message": message, "traceback": traceback.format_exc(), "user": mended}
@@ -133,7 +133,7 @@ def check(
     leave open. ``functions`` are those of :func:`saccade.builders.packed`; ``trust`` is for the folder of a teacher.
 
     Returns:
-        ``devices``, those to run on; ``decided``, what :func:`saccade.training.fastest.fastest` found, {} if nothing is
+        ``devices``, those to run on; ``decided``, what :func:`saccade.training.fastest.time_choices` found, {} if nothing is
         open.
 
     Raises:
@@ -141,7 +141,7 @@ def check(
             is missing.
     """
     builders.unpack(functions)
-    with study_installed():
+    with explain_missing_packages():
         from saccade import tasks
         from saccade.study.images import open_once
 
@@ -165,10 +165,10 @@ def check(
             said.add(sentence)
             notify(Caution(sentence))
     decided: dict[str, Any] = {}
-    if keys := undecided(arms):
-        from saccade.training.fastest import fastest
+    if keys := auto_keys(arms):
+        from saccade.training.fastest import time_choices
 
-        decided = fastest(kind(arms[0], split), keys, found, trust)
+        decided = time_choices(kind(arms[0], split), keys, found, trust)
         notify(SettingsDecided(**decided))
     if device != "auto" or found.type != "cuda":
         return {"devices": [str(found)], "decided": decided}

@@ -33,7 +33,7 @@ from ray.exceptions import RayError
 
 from saccade import __version__
 from saccade.errors import UserError
-from saccade.events import EngineChanged, Notify
+from saccade.events import EngineStatus, Notify
 from saccade.files import make_folders
 from saccade.study.engine.executor import Executor, Message, Worker
 from saccade.study.engine.interrupts import track_interrupts
@@ -155,7 +155,7 @@ class Cluster(Executor[_Actor]):
         device: ``auto``, ``cpu`` or ``cuda``.
         address: of the cluster; None is the one this process is connected to, else ``RAY_ADDRESS``, else one that is
             started here and ended with the ``with``.
-        notify: receives ``EngineChanged``.
+        notify: receives ``EngineStatus``.
 
     Raises:
         UserError: a device that Ray does not hand out, or an address of another kind.
@@ -206,7 +206,7 @@ class Cluster(Executor[_Actor]):
             stack.enter_context(silent())
             terminate = signal.getsignal(signal.SIGTERM)
             if self.address:
-                self.notify(EngineChanged(f"connecting to the Ray cluster at {self.address}"))
+                self.notify(EngineStatus(f"connecting to the Ray cluster at {self.address}"))
                 reach(self.address)
                 try:
                     ray.init(self.address, **quiet)
@@ -214,7 +214,7 @@ class Cluster(Executor[_Actor]):
                     raise UserError(f"no Ray cluster can be used at {self.address}: {error}") from error
                 stack.callback(ray.shutdown)
             else:
-                self.notify(EngineChanged("starting Ray on this machine"))
+                self.notify(EngineStatus("starting Ray on this machine"))
                 # Of its own, so that nothing is left of it; short, because the names of sockets are.
                 home = tempfile.TemporaryDirectory(
                     prefix="ray-", dir="/tmp" if os.name == "posix" else None, ignore_cleanup_errors=True
@@ -233,7 +233,7 @@ class Cluster(Executor[_Actor]):
             if callable(terminate) and threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, terminate)
             took = time.monotonic() - begun
-            self.notify(EngineChanged(f"Ray {ray.__version__} is ready after {took:.0f} s"))
+            self.notify(EngineStatus(f"Ray {ray.__version__} is ready after {took:.0f} s"))
             yield
 
     def _measure(self) -> None:
@@ -298,7 +298,7 @@ class Cluster(Executor[_Actor]):
                 self._waited = time.monotonic()
             elif time.monotonic() - self._waited > _PATIENCE:
                 self._waited = float("inf")
-                self.notify(EngineChanged("waiting for a worker of the Ray cluster to be free"))
+                self.notify(EngineStatus("waiting for a worker of the Ray cluster to be free"))
 
 
 @contextmanager

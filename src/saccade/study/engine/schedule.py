@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from saccade.builders import packed
 from saccade.errors import UserError, did_you_mean
-from saccade.events import Checking, DataOpened, Event, Notify, RunBegan, RunEnded, RunEvent, StudyBegan, ignore
+from saccade.events import ChecksBegan, DataOpened, Event, Notify, RunBegan, RunEnded, RunEvent, StudyBegan, ignore
 from saccade.files import lock, make_folders, write_atomically
 from saccade.study.engine.executor import Executor, Worker
 from saccade.study.engine.local import Local
@@ -57,7 +57,7 @@ def execute(
         study: the plan; its folder is made, or found with the same plan in it.
         slots: runs at a time; None is one per accelerator, or the cores divided by the threads of the recipe.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; on a Ray cluster ``auto``, ``cpu`` or ``cuda``.
-        notify: receives ``EngineChanged``, ``Checking``, ``FilesChecked``, ``DataOpened``, ``SettingsDecided``,
+        notify: receives ``EngineStatus``, ``ChecksBegan``, ``FilesChecked``, ``DataOpened``, ``SettingsDecided``,
             ``StudyBegan``, and for each run ``RunBegan``, its own events in a ``RunEvent``, and ``RunEnded``.
         engine: ``local``, processes of this machine, or ``ray``; see :mod:`saccade.study.engine.cluster`.
         address: of a Ray cluster; None is ``RAY_ADDRESS`` where that is set, else one that is started here.
@@ -101,7 +101,7 @@ def execute(
             if isinstance(event, DataOpened):  # the others import while the networks are built
                 enlist(executor.slots())
 
-        say(Checking())
+        say(ChecksBegan())
         found = _check(executor, workers[0], study, check, trust, hear)
         devices: list[str] = found["devices"]
         if not begun:

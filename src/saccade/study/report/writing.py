@@ -17,7 +17,7 @@ from saccade.study.report.charts import styles
 from saccade.study.report.page import page
 from saccade.study.report.sections.base import Context
 from saccade.study.report.table import latex, markdown
-from saccade.training.fingerprint import with_val
+from saccade.training.fingerprint import fingerprint_with_val
 from saccade.trust import Trust
 
 if TYPE_CHECKING:
@@ -94,6 +94,6 @@ def _task(study: Study, name: str) -> Task:
     split = open_data(base.data, kind.target)
     same = (run for run in study.runs() if run.recipe.data == study.base.data)
     of_runs = {done["fingerprint"] for run in same if (done := run.finished) and done.get("fingerprint")}
-    if (others := of_runs - {split.fingerprint}) and others != {with_val(split)}:
+    if (others := of_runs - {split.fingerprint}) and others != {fingerprint_with_val(split)}:
         raise UserError(f"the images in {study.base.data.source} changed since the runs were made")
     return kind(base, split)

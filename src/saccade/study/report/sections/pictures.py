@@ -20,7 +20,7 @@ from saccade.data import open_data
 from saccade.errors import UserError
 from saccade.explanation import gate_maps, is_spatial, passing, per_channel, site_to_show
 from saccade.metrics.rows import Rows, count, select
-from saccade.recipe import described
+from saccade.recipe import short_repr
 from saccade.runfiles import read_rows
 from saccade.saving import describe, load
 from saccade.study.arms import Arm
@@ -226,7 +226,7 @@ def _check_saved(folder: Path, classes: Sequence[str], size: Sequence[int]) -> N
     for key, needed in (("classes", list(classes)), ("input", list(size))):
         if (saved[key] or []) != needed:
             raise UserError(
-                f"{folder}/config.json: {key} is {described(saved[key])}; that of the images is {described(needed)}"
+                f"{folder}/config.json: {key} is {short_repr(saved[key])}; that of the images is {short_repr(needed)}"
             )
 
 
