@@ -40,7 +40,7 @@ def auto_keys(recipes: Iterable[Recipe]) -> list[str]:
 
 
 def decide(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """Return ``recipe`` with its ``auto`` settings replaced by ``values``, which maps key to value."""
+    """Return ``recipe`` with its ``auto`` settings replaced by ``values`` (key to value)."""
     return recipe.with_overrides({key: values[key] for key in auto_keys([recipe]) if key in values})
 
 

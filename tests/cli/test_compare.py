@@ -178,7 +178,7 @@ def test_ended_by_a_batch_system_it_says_how_it_goes_on(tmp_path, engine, start)
     os.kill(study.pid, signal.SIGTERM)
     said, complaint = study.communicate(timeout=STUCK)
     assert study.returncode == 130, complaint
-    assert complaint.split("\n", 1)[0].strip() == "stopped; the same command goes on in s"
+    assert complaint.split("\n", 1)[0].strip() == "stopped; repeat the command to resume s"
     assert complaint.strip().splitlines()[-1] == "saccade: interrupted"
     assert "Traceback" not in complaint + said
     assert len(complaint.split()) < 20, complaint

@@ -92,7 +92,7 @@ def test_the_evidence_is_said_with_the_code_that_it_rests_on(run):
     assert (words["eca"], words["se"], words["sk"], words["das"]) == ("oracle", "port", "paper", "reading")
     assert re.search(r"^equal to code of +BangguWu/ECANet$", run("show", "eca")[1], re.MULTILINE)
     assert "implus/PytorchInsight (variant='fair')" in run("show", "sk")[1]
-    assert re.search(r"^equal to code of +none compared$", run("show", "das")[1], re.MULTILINE)
+    assert re.search(r"^equal to code of +–$", run("show", "das")[1], re.MULTILINE)
 
 
 def test_published_numbers_for_other_places_name_the_places(run):
@@ -104,7 +104,7 @@ def test_published_numbers_for_other_places_name_the_places(run):
     ("arguments", "message"),
     [
         (("show", "cbma"), "no mechanism is called 'cbma'. Did you mean 'cbam'"),
-        (("shwo", "das"), "there is no verb 'shwo'. Did you mean 'show'?"),
+        (("shwo", "das"), "there is no command 'shwo'. Did you mean 'show'?"),
         (("show",), "Missing argument 'MECHANISM'"),
         (("list", "--jsno"), "--jsno"),
     ],

@@ -70,7 +70,7 @@ def test_a_saved_network(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("resnt10_small",), "neither a folder nor a network of timm's. Did you mean 'resnet10_small'"),
+        (("resnt10_small",), "neither a folder nor a timm model. Did you mean 'resnet10_small'"),
         (("torchvision:resnet19",), "torchvision has no network 'resnet19'. Did you mean"),
         (("resnet10_small", "--where", "stages"), "'stages' is neither a position nor a site. Did you mean 'stage'"),
         (("resnet10_small", "--input", "3,32"), "--input is three positive integers"),

@@ -57,10 +57,10 @@ def test_arms_of_other_preprocessing_are_compared_and_said(study):
     results = write_report(study.folder)
     notes = [note.text for note in results.notes if note.kind == "hosts"]
     assert any(text.startswith("trained: Taken from what") and "data.mean = [0.25]" in text for text in notes)
-    assert any(text.startswith("trained: The weights of the host are folded") for text in notes)
+    assert any(text.startswith("trained: In the weights of the host") for text in notes)
     page = (study.folder / "report.html").read_text()
     assert "No pictures" not in page
-    assert "are folded" in page
+    assert "statistics folded into the convolutions" in page
     assert "of the training images" in page  # of the baseline, whose host is random
 
 

@@ -40,7 +40,7 @@ def test_sigterm_ends_a_run_at_once_and_it_goes_on(straight, tmp_path, monkeypat
     def end(number, frame):
         raise Terminated
 
-    monkeypatch.setattr(checkpointer, "_STEP_EVERY", 0.0)
+    monkeypatch.setattr(checkpointer, "_STEP_INTERVAL", 0.0)
     heard = []
 
     def press(event):

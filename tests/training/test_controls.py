@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 import saccade
 from saccade.recipe import Recipe
 from saccade.training import train
-from saccade.training.network import start_of, started
+from saccade.training.network import actual_start, requested_start
 from tiny_runs import Killed, after, listener, network_of, opened, rows
 
 TINY = Recipe().with_overrides(
@@ -49,20 +49,21 @@ def test_how_it_started_is_read_off_the_plugs(split, mechanism, control, starts)
     """Not off the recipe: a network that starts as its host is said to, whatever was asked for."""
     plain = network_of(TINY.with_overrides({"attention.mechanism": "none"}), split).eval()
     x = torch.stack([split.test[n][0] for n in range(6)])
-    assert started(plain) is None
+    assert actual_start(plain) is None
     for start, said in zip(("auto", "paper", "neutral"), starts, strict=True):
         asked = {"attention.mechanism": mechanism, "attention.control": control, "attention.start": start}
         network = network_of(TINY.with_overrides(asked), split).eval()
-        assert started(network) == said
+        assert actual_start(network) == said
         assert torch.equal(network(x), plain(x)) is (said == "neutral")
 
 
 def test_what_is_asked_of_a_control_is_asked_of_its_mechanism():
     for control in (None, "extra", "noise", "shuffled"):
         asked = TINY.with_overrides({"attention.control": control})
-        starts = [start_of(asked.with_overrides({"attention.start": start})) for start in ("auto", "paper", "neutral")]
+        recipes = [asked.with_overrides({"attention.start": start}) for start in ("auto", "paper", "neutral")]
+        starts = [requested_start(recipe) for recipe in recipes]
         assert starts == ["paper", "paper", "neutral"]
-        assert start_of(asked.with_overrides({"model.pretrained": True})) == "neutral"
+        assert requested_start(asked.with_overrides({"model.pretrained": True})) == "neutral"
 
 
 @pytest.mark.parametrize("control", ["extra", "noise", "shuffled"])
@@ -145,7 +146,7 @@ def test_a_shuffled_run_sees_the_test_images_mixed_and_reports_them_in_their_ord
     grouped = copy.copy(split.test)
     grouped.groups = patients
     recipe, images = TINY.with_overrides({"attention.control": "shuffled"}), dataclasses.replace(split, test=grouped)
-    result = train(recipe, folder, device="cpu", images=lambda *_: images)
+    result = train(recipe, folder, device="cpu", opener=lambda *_: images)
     network = saccade.load(folder)
     saved = load_file(folder / "rows.safetensors")
     assert saved["label"].tolist() == [split.test.target(n) for n in range(37)]

@@ -7,14 +7,14 @@ import torch
 from safetensors.torch import save_file
 
 from saccade import Recipe, UserError
-from saccade.decisions import choices, decide, is_open, undecided
+from saccade.decisions import auto_keys, choices, decide, is_auto
 from saccade.events import SettingsDecided
 from saccade.models import create_host
 from saccade.recipe import Model
 from saccade.runfiles import read_recipe
 from saccade.tasks.classify import Classify
-from saccade.training import fastest as timing
 from saccade.training import run, train
+from saccade.training import fastest as timing
 from saccade.training.fastest import time_choices
 from tiny_runs import TINY, Killed, after, listener, opened, same
 
@@ -49,13 +49,13 @@ def clock(monkeypatch):
 def test_what_is_open():
     assert choices(FORMAT) == ("contiguous", "channels_last")
     assert choices(PRECISION) == ("32", "bf16"), "the default first"
-    assert undecided([TINY]) == []
-    assert undecided([TINY, OPEN]) == [FORMAT, PRECISION]
+    assert auto_keys([TINY]) == []
+    assert auto_keys([TINY, OPEN]) == [FORMAT, PRECISION]
     assert decide(OPEN, {FORMAT: "channels_last", PRECISION: "32"}) == TINY.with_overrides({FORMAT: "channels_last"})
     assert decide(TINY, {FORMAT: "channels_last"}) == TINY
-    assert is_open(f"arms.x.{FORMAT}", "auto")
-    assert not is_open("data.layout", "auto")
-    assert not is_open(FORMAT, "contiguous")
+    assert is_auto(f"arms.x.{FORMAT}", "auto")
+    assert not is_auto("data.layout", "auto")
+    assert not is_auto(FORMAT, "contiguous")
     assert (Recipe().training.memory_format, Recipe().training.precision) == ("contiguous", "32")
 
 
@@ -71,7 +71,7 @@ def test_what_is_open():
 )
 def test_the_fastest_wins_where_it_is_worth_it(clock, costs, wanted):
     made = clock(costs)
-    found = fastest(Classify(OPEN, opened(OPEN)), [FORMAT, PRECISION], CPU)
+    found = time_choices(Classify(OPEN, opened(OPEN)), [FORMAT, PRECISION], CPU)
     assert found["settings"] == dict(zip((FORMAT, PRECISION), wanted, strict=True))
     names = ["contiguous, 32", "contiguous, bf16", "channels_last, 32", "channels_last, bf16"]
     assert found["step_ms"] == pytest.approx(dict(zip(names, costs, strict=True)))
@@ -88,19 +88,19 @@ def test_a_hopeless_choice_is_timed_once(clock, monkeypatch):
         return (taken.append(settings[FORMAT]) or step for step in steps)
 
     monkeypatch.setattr(timing, "_steps", counted)
-    fastest(Classify(OPEN, opened(OPEN)), [FORMAT], CPU)
+    time_choices(Classify(OPEN, opened(OPEN)), [FORMAT], CPU)
     assert [taken.count(name) for name in choices(FORMAT)] == [3, 2], "one warms up, one is timed"
 
 
 def test_large_images_are_timed_a_few_at_a_time(clock):
     clock((1, 1))
     recipe = OPEN.with_overrides({"data.size": 320, "data.train_images": 20})
-    assert fastest(Classify(recipe, opened(recipe)), [FORMAT], CPU)["batch"] == 3
+    assert time_choices(Classify(recipe, opened(recipe)), [FORMAT], CPU)["batch"] == 3
 
 
 def test_real_steps_are_timed(monkeypatch):
     """On the machine of the test either may win."""
-    found = fastest(Classify(timing.plain(OPEN), opened(OPEN)), [FORMAT], CPU)
+    found = time_choices(Classify(timing.without_attention(OPEN), opened(OPEN)), [FORMAT], CPU)
     assert found["settings"][FORMAT] in choices(FORMAT)
     assert set(found["step_ms"]) == set(choices(FORMAT))
     assert all(ms > 0 for ms in found["step_ms"].values())
@@ -116,7 +116,7 @@ def decided(monkeypatch):
             asked.append(task.recipe)
             return {"settings": {key: values[key] for key in keys}, "step_ms": {"contiguous": 1.0}, "batch": 31}
 
-        monkeypatch.setattr(run, "fastest", stand_in)
+        monkeypatch.setattr(run, "time_choices", stand_in)
         return asked
 
     return find

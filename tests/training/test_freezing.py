@@ -14,8 +14,8 @@ from saccade.recipe import Model, Recipe
 from saccade.surgery.groups import attention_modules, parameter_groups
 from saccade.tasks.base import Phase
 from saccade.training import train
-from saccade.training.freezing import freeze, hold
-from saccade.training.module import only_trainable
+from saccade.training.freezing import freeze, set_eval
+from saccade.training.module import train_only
 from tiny_runs import TINY, Killed, after, done, listener, network_of, same
 
 NORM = "training.freeze = 'none'"
@@ -80,7 +80,7 @@ def recipe_of(path, **settings):
 def after_one_step(network, held):
     """The network after a step in train mode at a rate of zero: only statistics can move."""
     network.train()
-    hold(held)
+    set_eval(held)
     with torch.no_grad():
         return network(2 + 3 * torch.randn(8, 1, 24, 24, generator=torch.Generator().manual_seed(1)))
 
@@ -147,7 +147,7 @@ def test_host_leaves_head_and_plugs_to_learn(split):
     learning = {name for name, p in network.named_parameters() if p.requires_grad}
     assert learning == {name for name, _ in network.named_parameters() if ".saccade." in name or name.startswith("fc.")}
     network.train()
-    hold(frozen.modules)
+    set_eval(frozen.modules)
     for name, module in network.named_modules():
         plugged_or_head = "saccade" in name.split(".") or name.split(".")[0] in ("", "fc")
         assert module.training == plugged_or_head, name
@@ -162,13 +162,13 @@ def test_globs_freeze_parameters_of_the_host_and_never_a_plug(split):
     assert still == {name for name in named if ".saccade." not in name}
     assert any(".saccade." in name for name in named)
     network.train()
-    hold(frozen.modules)
+    set_eval(frozen.modules)
     assert not network.bn1.training
     assert network.layer2[0].bn1.training
     assert all(m.training for root in attention_modules(network) for m in root.modules())
     groups = parameter_groups(network, 0.1)
     assert sum(len(g["params"]) for g in groups) == len(list(network.parameters())) - len(still)
-    with only_trainable(network, Phase("late", 1, ("layer[14]*",))):
+    with train_only(network, Phase("late", 1, ("layer[14]*",))):
         assert not any(p.requires_grad for name, p in network.named_parameters() if name in still)
     assert not any(p.requires_grad for name, p in network.named_parameters() if name in still)
 
@@ -187,7 +187,7 @@ def test_globs_leave_folded_layers_frozen_too(files, split):
     [
         ({"training.freeze": ["layer9*"]}, "no parameter 'layer9\\*'"),
         ({"training.freeze": ["fc.weigth"]}, "Did you mean 'fc.weight'"),
-        ({"training.freeze": ["*"], "attention.mechanism": "none"}, "nothing would learn"),
+        ({"training.freeze": ["*"], "attention.mechanism": "none"}, "leave some to train"),
     ],
 )
 def test_wrong_globs_are_named(split, settings, words):
@@ -199,7 +199,7 @@ def test_wrong_globs_are_named(split, settings, words):
 def test_a_host_that_does_not_name_its_head(split):
     network = network_of(TINY, split)
     del network.default_cfg
-    with pytest.raises(UserError, match="does not say which module"):
+    with pytest.raises(UserError, match="does not declare which module"):
         freeze(network, TINY.with_overrides({"training.freeze": "host"}))
 
 

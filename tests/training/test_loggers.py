@@ -38,7 +38,7 @@ def scalars(folder):
 
 
 def test_tensorboard_is_given_every_row_and_the_run_is_the_same(straight, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(loggers, "_EVERY", 2)
+    monkeypatch.setattr(loggers, "_LOSS_INTERVAL", 2)
     train(BOARD, tmp_path, device="cpu")
     assert same(straight[0], tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == FILES | {"tensorboard"}

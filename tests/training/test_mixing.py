@@ -68,7 +68,7 @@ def test_masks_are_refused(split, tmp_path):
     dense = dataclasses.replace(split, train=images, test=images, target="mask")
     recipe = TINY.with_overrides({"training.cutmix_alpha": 1.0, "task.name": "segment"})
     with pytest.raises(UserError, match=r"training\.cutmix_alpha mixes images and their labels.*'mask'"):
-        train(recipe, tmp_path / "run", device="cpu", images=lambda *_: dense)
+        train(recipe, tmp_path / "run", device="cpu", opener=lambda *_: dense)
     assert list(tmp_path.iterdir()) == []
-    assert Mixing.of(Segment(TINY, dense)) is None
-    assert Mixing.of(Classify(recipe, split)) is not None
+    assert Mixing.from_task(Segment(TINY, dense)) is None
+    assert Mixing.from_task(Classify(recipe, split)) is not None

@@ -5,9 +5,9 @@ import torch
 
 import saccade
 from saccade.recipe import Recipe
-from saccade.training import derived, train
+from saccade.training import derive_seed, train
 from saccade.training.gates import probe_images
-from saccade.training.network import start_of
+from saccade.training.network import requested_start
 from tiny_runs import TINY, Killed, after, listener, network_of, rows
 
 
@@ -30,7 +30,7 @@ def test_a_mechanism_draws_its_own_weights(split):
     )
     assert all(torch.equal(one[key], again[key]) for key in one)
     assert any(not torch.equal(one[key], other[key]) for key in one)
-    assert len({derived(seed, word) for seed in range(50) for word in ("host", "attention")}) == 100
+    assert len({derive_seed(seed, word) for seed in range(50) for word in ("host", "attention")}) == 100
 
 
 @pytest.mark.parametrize("start", ["neutral", "paper"])
@@ -52,8 +52,8 @@ def test_start_auto_is_neutral_for_trained_weights(straight, split, tmp_path):
     assert [plug.module.a is None for plug in saccade.plugs(network_of(TINY, split))] == [True] * 4
     network = network_of(TINY.with_overrides(checkpoint), split)
     assert [plug.module.a.item() for plug in saccade.plugs(network)] == [0.0] * 4
-    assert [start_of(TINY.with_overrides(s)) for s in ({}, checkpoint)] == ["paper", "neutral"]
-    assert start_of(Recipe()) is None
+    assert [requested_start(TINY.with_overrides(s)) for s in ({}, checkpoint)] == ["paper", "neutral"]
+    assert requested_start(Recipe()) is None
     assert all(torch.equal(network.state_dict()[key], value) for key, value in host.state_dict().items())
 
 

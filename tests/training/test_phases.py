@@ -12,8 +12,8 @@ from saccade.data.samples import ImageSet
 from saccade.errors import UserError
 from saccade.tasks.base import Phase
 from saccade.training import build, run, train
-from saccade.training.fingerprint import with_val
-from saccade.training.schedules import rate
+from saccade.training.fingerprint import fingerprint_with_val
+from saccade.training.schedules import lr_factor
 from tiny_runs import TINY, Killed, after, done, listener, rows, same
 
 # Rates at which the head soon gets worse again: the epoch that is kept is not the last.
@@ -42,7 +42,7 @@ def train_in(monkeypatch, three):
             return network
 
         monkeypatch.setattr("saccade.training.preparing.build", phased)
-        return train(recipe, folder, device="cpu", notify=notify, images=lambda *_: split)
+        return train(recipe, folder, device="cpu", notify=notify, opener=lambda *_: split)
 
     return call
 
@@ -64,7 +64,7 @@ def phased(tmp_path_factory, three):
             return network
 
         patch.setattr("saccade.training.preparing.build", two)
-        train(RECIPE, folder, device="cpu", notify=listen, images=lambda *_: three)
+        train(RECIPE, folder, device="cpu", notify=listen, opener=lambda *_: three)
     return folder, networks
 
 
@@ -104,7 +104,7 @@ def test_the_rows_name_their_phase(phased):
     assert ["val" in row for row in table] == [False, True, True, True, False, False]
     # Each phase has a schedule of its own, of three steps an epoch.
     part = RECIPE.training
-    expected = [rate(step, 3, 3, part) for step in (2, 5, 8)] + [rate(step, 3, 2, part) for step in (2, 5)]
+    expected = [lr_factor(step, 3, 3, part) for step in (2, 5, 8)] + [lr_factor(step, 3, 2, part) for step in (2, 5)]
     assert [row["lr"] for row in table[1:]] == pytest.approx([3.0 * factor for factor in expected])
 
 
@@ -147,13 +147,13 @@ def test_the_phases_of_a_recipe_are_those_of_a_network(phased, tmp_path, three):
         {"name": "last stage", "epochs": 2, "trainable": ["layer4.*"]},
     ]
     recipe = RECIPE.with_overrides({"training.phases": phases, "training.epochs": 5})
-    train(recipe, tmp_path / "run", device="cpu", images=lambda *_: three)
+    train(recipe, tmp_path / "run", device="cpu", opener=lambda *_: three)
     assert same(phased[0], tmp_path / "run")
     slower = [{**phases[0], "lr": 0.03}, phases[1]]
-    train(recipe.with_overrides({"training.phases": slower}), tmp_path / "slow", device="cpu", images=lambda *_: three)
+    train(recipe.with_overrides({"training.phases": slower}), tmp_path / "slow", device="cpu", opener=lambda *_: three)
     assert not same(phased[0], tmp_path / "slow")
     rates = [[row["lr"] for row in rows(folder)[1:]] for folder in (phased[0], tmp_path / "slow")]
-    assert rates[1] == pytest.approx([0.01 * rate for rate in rates[0][:3]] + rates[0][3:])
+    assert rates[1] == pytest.approx([0.01 * lr_factor for lr_factor in rates[0][:3]] + rates[0][3:])
 
 
 def test_the_phases_of_a_network_and_of_a_recipe_exclude_each_other(tmp_path, train_in):
@@ -175,7 +175,7 @@ def test_a_last_phase_that_chooses_ends_with_its_best_epoch(phased, tmp_path, tr
 
 def test_without_a_validation_part_nothing_can_be_chosen(tmp_path, train_in, split):
     with pytest.raises(
-        UserError, match="the phase 'head' chooses its best epoch on the part 'val'; the images have no"
+        UserError, match="the phase 'head' chooses its best epoch on validation images; the data have no"
     ):
         train_in(tmp_path / "run", HEAD, LAST_STAGE, split=split)
     assert list(tmp_path.iterdir()) == []
@@ -201,7 +201,7 @@ def test_a_run_that_chooses_knows_the_images_it_chooses_by(tmp_path, train_in, t
     with pytest.raises(UserError, match="the images changed since this run began"):
         train_in(tmp_path, HEAD, split=changed(three, part))
     again = dataclasses.replace(three)
-    assert train_in(tmp_path, HEAD, split=again)["fingerprint"] == with_val(three) != three.fingerprint
+    assert train_in(tmp_path, HEAD, split=again)["fingerprint"] == fingerprint_with_val(three) != three.fingerprint
 
 
 def test_a_run_that_does_not_choose_does_not_look_at_them(tmp_path, train_in, three):
@@ -221,7 +221,7 @@ def test_the_images_to_choose_by_are_shuffled_as_those_of_the_test(tmp_path, tra
         return loader(images, *args, **order)
 
     loader = run._loader
-    monkeypatch.setattr(run, "_loader", spied)
+    monkeypatch.setattr(run, "image_loader", spied)
     train_in(tmp_path, HEAD, recipe=RECIPE.with_overrides({"attention.control": control}))
     for images in (three.test, three.val):
         assert (seen[id(images)] is None) is (control is None)
@@ -248,7 +248,7 @@ def train_by(rule, folder, monkeypatch, split):
         return network
 
     monkeypatch.setattr("saccade.training.preparing.build", own)
-    return train(TINY, folder, device="cpu", images=lambda *_: split)
+    return train(TINY, folder, device="cpu", opener=lambda *_: split)
 
 
 def test_a_network_may_have_its_own_loss(straight, split, tmp_path, monkeypatch):

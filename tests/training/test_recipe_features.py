@@ -23,8 +23,8 @@ from saccade.tasks.classify import Classify
 from saccade.tasks.segment import Segment
 from saccade.training import build, train
 from saccade.training.distilling import Teacher
-from saccade.training.network import derived
-from saccade.training.optimizers import clip
+from saccade.training.network import derive_seed
+from saccade.training.optimizers import clip_gradients
 from tiny_runs import TINY, Killed, after, listener, network_of, rows, same
 
 ONE = TINY.with_overrides({"training.epochs": 1})
@@ -87,7 +87,7 @@ def test_gradients_are_clipped_in_float32_under_bf16_too(tmp_path, monkeypatch):
     def spied(parameters, norm):
         parameters = [p for p in parameters if p.grad is not None]
         before = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-        clip(parameters, norm)
+        clip_gradients(parameters, norm)
         after_it = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         seen.append((float(before), float(after_it), {p.grad.dtype for p in parameters}))
 
@@ -127,7 +127,7 @@ def test_it_is_the_loop_anybody_would_write(straight, tmp_path, split):
         total = 0.0
         for step, keys in enumerate(sampler):
             images, labels = zip(*(split.train[key] for key in keys), strict=True)
-            with seeded(derived(0, "mix", epoch, step)):
+            with seeded(derive_seed(0, "mix", epoch, step)):
                 images, shares = mix(torch.stack(images), torch.tensor(labels))
             logits = network(images)
             with torch.no_grad():
@@ -244,7 +244,7 @@ def test_a_teacher_of_masks_teaches_pixel_by_pixel(tmp_path):
     network, teacher = build(task).eval(), saccade.load(tmp_path / "teacher")
     images, masks = collate([data.train[i] for i in range(4)])
     with torch.no_grad():
-        parts = Teacher.of(task).loss(task, network, images, masks)
+        parts = Teacher.from_task(task).loss(task, network, images, masks)
         plain = task.loss(network, images, masks)
         learnt, known = ((n(images) / 4).log_softmax(1) for n in (network, teacher))
     divergence = (known.exp() * (known - learnt)).sum(1).mean()
@@ -258,7 +258,7 @@ def test_a_teacher_of_other_colours_sees_its_own(straight, tmp_path, split):
     other = dataclasses.replace(split, mean=(0.1,) * len(split.mean), std=(0.7,) * len(split.std))
     image = torch.rand(2, len(split.mean), 24, 24)
     shown = [(image - torch.tensor(s.mean)[:, None, None]) / torch.tensor(s.std)[:, None, None] for s in (split, other)]
-    teachers = [Teacher.of(Classify(recipe, s)) for s in (split, other)]
+    teachers = [Teacher.from_task(Classify(recipe, s)) for s in (split, other)]
     answers = [teacher._answer(images) for teacher, images in zip(teachers, shown, strict=True)]
     assert torch.allclose(*answers, atol=1e-5)
     assert not torch.allclose(answers[0], teachers[0]._answer(shown[1]), atol=1e-2)
@@ -280,11 +280,11 @@ def test_a_run_does_not_go_on_with_another_teacher(straight, one, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"teacher": "nowhere"}, "neither a folder nor a network of timm's"),
+        ({"teacher": "nowhere"}, "neither a folder nor a timm model"),
         ({"teacher": "resnet18"}, r"training\.teacher_checkpoint must name its weights"),
-        ({"teacher": "resnet18", "teacher_checkpoint": "none.safetensors"}, "no readable safetensors file"),
+        ({"teacher": "resnet18", "teacher_checkpoint": "none.safetensors"}, "not a readable safetensors file"),
         ({"teacher": "resnet18", "teacher_checkpoint": "{run}/model.safetensors"}, "not of a resnet18"),
-        ({"teacher": "{run}", "teacher_checkpoint": "{run}/model.safetensors"}, "weights of its own"),
+        ({"teacher": "{run}", "teacher_checkpoint": "{run}/model.safetensors"}, "has weights"),
         ({"teacher": "{here}"}, "holds no saved network"),
     ],
 )
@@ -331,7 +331,7 @@ def test_a_teacher_of_other_classes_is_refused(straight, tmp_path, split):
     recipe = TINY.with_overrides({"training.teacher": str(straight[0])})
     renamed = dataclasses.replace(split, classes=[f"class {k}" for k in range(10)])
     with pytest.raises(UserError, match=r"was trained on the classes 0, 1.*\(10\); the images have class 0"):
-        train(recipe, tmp_path / "run", device="cpu", images=lambda *_: renamed)
+        train(recipe, tmp_path / "run", device="cpu", opener=lambda *_: renamed)
 
 
 @pytest.mark.parametrize("key", ["mixup_alpha", "cutmix_alpha", "teacher"])
@@ -343,6 +343,6 @@ def test_a_loss_of_its_own_is_not_changed(straight, tmp_path, monkeypatch, key):
 
     monkeypatch.setattr("saccade.training.preparing.build", own)
     value = str(straight[0]) if key == "teacher" else 0.5
-    with pytest.raises(UserError, match=rf"training\.{key}: \w+ has a loss of its own"):
+    with pytest.raises(UserError, match=rf"training\.{key}: \w+ computes its own loss"):
         train(TINY.with_overrides({f"training.{key}": value}), tmp_path / "run", device="cpu")
     assert list(tmp_path.iterdir()) == []

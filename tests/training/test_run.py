@@ -20,7 +20,7 @@ from saccade.events import Caution, EpochEnded, StepTaken, TrainingBegan
 from saccade.recipe import Recipe
 from saccade.tasks.classify import Classify
 from saccade.training import build, train
-from saccade.training.schedules import rate
+from saccade.training.schedules import lr_factor
 from tiny_runs import FILES, TINY, Killed, after, done, listener, network_of, rows, same
 
 
@@ -102,7 +102,7 @@ def test_it_is_the_loop_anybody_would_write(tmp_path, split):
         for keys in sampler:
             images, labels = zip(*(split.train[key] for key in keys), strict=True)
             for group, lr in zip(optimizer.param_groups, base, strict=True):
-                group["lr"] = lr * rate(step, len(sampler), 2, part)
+                group["lr"] = lr * lr_factor(step, len(sampler), 2, part)
             loss = F.cross_entropy(network(torch.stack(images)), torch.tensor(labels), label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()
@@ -136,7 +136,7 @@ def test_a_run_that_is_done_is_not_done_again(straight):
     folder, result, _ = straight
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     heard, listen = listener()
-    again = train(TINY, folder, device="cpu", notify=listen, images=lambda *_: pytest.fail("opened the images again"))
+    again = train(TINY, folder, device="cpu", notify=listen, opener=lambda *_: pytest.fail("opened the images again"))
     assert (again, heard) == (result, [])
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
@@ -156,7 +156,7 @@ def test_cautions_are_reported_before_training(tmp_path, split):
     heard, listen = listener(until=after(0))
     spoilt = dataclasses.replace(split, cautions=["1 of 37 test images is trained on too"])
     with pytest.raises(Killed):
-        train(TINY, tmp_path, device="cpu", notify=listen, images=lambda *_: spoilt)
+        train(TINY, tmp_path, device="cpu", notify=listen, opener=lambda *_: spoilt)
     assert heard[0] == Caution("1 of 37 test images is trained on too")
 
 
@@ -168,7 +168,7 @@ def test_the_recipe_chooses_the_metric_and_the_task_the_targets(tmp_path):
         return open_data(data, target, notify)
 
     recipe = TINY.with_overrides({"task.metric": "nll", "training.epochs": 1, "attention.mechanism": "none"})
-    result = train(recipe, tmp_path, device="cpu", images=opener)
+    result = train(recipe, tmp_path, device="cpu", opener=opener)
     assert asked == [(TINY.data, "label")]
     assert result["metric"] == "NLL"
     assert result["score"] == f"{result['scores']['NLL']:.3f} nats"
@@ -217,7 +217,7 @@ def test_a_score_that_is_no_number_before_training_is_not_divergence(tmp_path, s
         return network
 
     monkeypatch.setattr("saccade.training.preparing.build", spoilt)
-    result = train(TINY, tmp_path, device="cpu", images=lambda *_: split)
+    result = train(TINY, tmp_path, device="cpu", opener=lambda *_: split)
     assert rows(tmp_path)[0]["scores"]["NLL"] is None
     assert (result["diverged"]["epoch"], result["diverged"]["step"]) == (1, 1)
     assert result["scores"]["NLL"] is None
@@ -236,7 +236,7 @@ class Forbidden:
 
 def test_the_validation_part_is_neither_trained_on_nor_scored(straight, tmp_path, split):
     three = dataclasses.replace(split, val=Forbidden())
-    train(TINY, tmp_path, device="cpu", images=lambda *_: three)
+    train(TINY, tmp_path, device="cpu", opener=lambda *_: three)
     assert same(straight[0], tmp_path)
     assert all("val" not in row for row in rows(tmp_path))
 
@@ -288,5 +288,5 @@ def test_a_split_without_enough_classes_has_no_top_5(tmp_path, split):
     assert [metric.name for metric in Classify(TINY, three).reported()] == ["top-1", "NLL"]
     recipe = TINY.with_overrides({"task.metric": "top-5"})
     with pytest.raises(UserError, match=r"no such metric.*There are top-1, NLL\."):
-        train(recipe, tmp_path / "run", device="cpu", images=lambda *_: three)
+        train(recipe, tmp_path / "run", device="cpu", opener=lambda *_: three)
     assert list(tmp_path.iterdir()) == []

@@ -11,14 +11,10 @@ __all__ = ["Average"]
 
 
 class Average:
-    """Exponential moving average of the weights and floating-point buffers of a network.
+    """Exponential moving average of the weights and floating-point buffers of ``network``.
 
     At step n (from 1) the decay is min(decay, 1 - n^(-2/3)), so that initial weights fade even in a short training.
-
-    Args:
-        network: network whose weights the average starts from.
-        decay: largest decay.
-        state: state dict of the average after the previous epoch, if any.
+    ``state`` is the state dict of an average to continue.
     """
 
     def __init__(self, network: nn.Module, decay: float, state: Mapping[str, Tensor] | None = None) -> None:

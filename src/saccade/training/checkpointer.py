@@ -1,4 +1,4 @@
-"""Callback that saves metrics and a resumable state, and sends an event, after each epoch."""
+"""Callback that saves metrics and a resumable state after each epoch."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Checkpointer(Callback):
 
     Args:
         run: folder of the run.
-        rows: rows of metrics.jsonl for the finished epochs; new rows are appended.
+        rows: rows of metrics.jsonl so far; new ones are appended.
         sampler: sampler of the training images.
         fingerprint: digest of the images.
         probe: images (B, C, H, W) for plug statistics.
-        notify: callback that receives events.
+        notify: callback for events.
         metric: primary metric, by which ``choose`` selects an epoch.
-        best: best epoch of the current phase so far, if any.
+        best: best epoch of the current phase, if any.
         average: state dict of the averaged network, if any.
         teacher: digest of the teacher's weights, if any.
     """
@@ -82,7 +82,7 @@ class Checkpointer(Callback):
         self.sampler.set_epoch(max(1, len(self.rows)))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin an epoch."""
+        """Begin the epoch."""
         assert isinstance(pl_module, TaskModule)
         self._begin(pl_module.epoch)
 
@@ -148,6 +148,6 @@ class Checkpointer(Callback):
 
 
 def restore_handler(signal_number: signal.Signals, handler: Any) -> None:
-    """Restore a signal handler; do nothing outside the main thread, or if Python did not install the handler."""
+    """Restore a signal handler, if this is the main thread and Python installed the handler."""
     if handler is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal_number, handler)

@@ -59,11 +59,7 @@ class Teacher:
 
     @classmethod
     def from_task(cls, task: Task, trust: Trust = False) -> Teacher | None:
-        """Return the teacher that the recipe of ``task`` names, or None.
-
-        Args:
-            task: task with the classes of the teacher.
-            trust: modules that a run folder may import besides Saccade's; see ``saccade.load``.
+        """Return the teacher that the recipe of ``task`` names, or None; ``trust`` is as in ``saccade.load``.
 
         Raises:
             UserError: the teacher does not exist or has other weights or classes, or the targets are neither labels nor

@@ -21,7 +21,7 @@ class DivergenceError(ArithmeticError):
         epoch: epoch, from 1.
         step: step of the epoch, from 1; 0 for the test images.
         kind: ``gradient``, ``parameter``, ``buffer``, ``output`` or ``loss``.
-        path: dotted path of the parameter, buffer or module; empty for the loss.
+        path: path of the parameter, buffer or module; "" for the loss.
     """
 
     def __init__(self, epoch: int, step: int, kind: str, path: str) -> None:
@@ -38,11 +38,7 @@ def locate(network: nn.Module, forward: Callable[[], object]) -> tuple[str, str]
     """Return kind and path of the first tensor in ``network`` that is not finite.
 
     Checked in this order: gradients, last parameter first; parameters; buffers; module outputs, in the order of the
-    forward pass; the loss. Gradients are not changed.
-
-    Args:
-        network: network in the mode and precision in which it failed.
-        forward: function that repeats the failed forward pass.
+    forward pass, which ``forward`` repeats; the loss. Mode and precision must be those of the failure.
     """
     for path, parameter in reversed(list(network.named_parameters())):
         if parameter.grad is not None and not _is_finite(parameter.grad):

@@ -41,13 +41,7 @@ def time_choices(task: Task, keys: Sequence[str], device: torch.device, trust: T
 
     On the CPU the batch has at most about eight images of 224×224 pixels, and CPU time is measured, because other
     programs disturb it less than wall time. The defaults win unless another combination takes less than 0.95 of their
-    time.
-
-    Args:
-        task: task to train.
-        keys: keys that are ``auto``.
-        device: device to time on.
-        trust: modules that a teacher's run folder may import besides Saccade's; see ``saccade.load``.
+    time. ``trust`` is as in ``saccade.load``.
 
     Returns:
         ``settings``, which maps key to value; ``step_ms``, which maps the values of a combination, joined by commas, to

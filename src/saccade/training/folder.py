@@ -1,12 +1,11 @@
 """Folder of one run: its files, the order of writing them, and its lock.
 
-    recipe.toml          the recipe
-    environment.json     versions and hardware
+    recipe.toml, environment.json
     metrics.jsonl        one row per epoch; epoch 0 precedes training
-    resume.pt            the state after the last finished epoch; removed at the end
+    resume.pt            state after the last finished epoch; removed at the end
     rows.safetensors     outputs for the test images, one row per image
     model.safetensors, config.json
-    done.json            the result; written last, so its presence means that the run is complete
+    done.json            result; written last, so its presence means that the run is complete
 
 Files are written under another name and renamed, so that each is absent, old or new at any moment. ``resume.pt``
 suffices to resume the run and to write all later files.
@@ -50,7 +49,7 @@ class RunFolder:
 
     Attributes:
         path: path of the folder.
-        recipe: recipe found in the folder; None in a new one.
+        recipe: recipe found in it; None in a new folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,13 +59,13 @@ class RunFolder:
     @classmethod
     @contextmanager
     def locked(cls, path: Path, recipe: Recipe, timeout: float = 1.0) -> Iterator[RunFolder]:
-        """Create the folder if needed and lock it for a run of ``recipe``; a context manager.
+        """Lock the folder, created if needed, for a run of ``recipe``; a context manager.
 
-        Waits up to ``timeout`` seconds for another process. A folder that was created here is removed if it stays
-        empty. The lock ends with the process, even if that is killed.
+        Waits up to ``timeout`` seconds for another process. The lock ends with the process, even if that is killed. A
+        new folder that stays empty is removed.
 
         Raises:
-            UserError: the folder cannot be written, is locked, or contains a run of another recipe or other files.
+            UserError: the folder cannot be written, is locked, or contains other files or a run of another recipe.
         """
         created: list[Path] = []
         try:
@@ -126,9 +125,9 @@ class RunFolder:
         self._write_text(_ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
     def resume(self) -> dict[str, Any] | None:
-        """Return the state after the last finished epoch and rewrite metrics.jsonl from it; None without a state.
+        """Return the state after the last finished epoch, and rewrite metrics.jsonl from it.
 
-        If the state cannot be read, a warning is logged and the run starts over.
+        Return None without a readable state.
         """
         path = self.path / _RESUME
         if not path.exists():
@@ -148,15 +147,15 @@ class RunFolder:
         return state
 
     def warn_unusable(self, reason: str) -> None:
-        """Warn that the saved state cannot be used and the run starts over."""
+        """Log that the saved state cannot be used and the run starts over."""
         _LOG.warning("%s cannot be used (%s); the run starts over", printable(self.path / _RESUME), reason)
 
     def save_state(self, state: Mapping[str, Any]) -> None:
-        """Save ``state`` to resume.pt and its rows to metrics.jsonl.
+        """Save ``state`` to resume.pt and its ``rows`` to metrics.jsonl.
 
-        Its keys: ``rows`` of metrics.jsonl; state dicts of ``network`` and ``optimizer``; ``test``, the outputs for the
-        test images; ``fingerprint`` of the images; ``best`` epoch of the phase, or None. Optional: ``average``, the
-        state dict of the averaged network; ``teacher``, the digest of its weights.
+        Other keys: state dicts of ``network`` and ``optimizer``; ``test``, the outputs for the test images;
+        ``fingerprint`` of the images; ``best`` epoch of the phase, or None. Optional: ``average``, the state dict of
+        the averaged network; ``teacher``, the digest of its weights.
         """
         try:
             with replacing(self.path / _RESUME) as file:
@@ -168,7 +167,7 @@ class RunFolder:
         self._write_rows(state["rows"])
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Write done.json, after all other files, and remove resume.pt."""
+        """Write done.json and remove resume.pt."""
         self._write_text(_DONE, json.dumps(result, indent=2, allow_nan=False) + "\n")
         (self.path / _RESUME).unlink(missing_ok=True)
 

@@ -43,11 +43,7 @@ def set_eval(modules: Iterable[nn.Module]) -> None:
 
 
 def freeze(network: nn.Module, recipe: Recipe) -> Frozen:
-    """Freeze the part of the host that ``training.freeze`` selects.
-
-    Args:
-        network: host with its plugs; ``requires_grad`` of the host's parameters is changed.
-        recipe: recipe of the run.
+    """Freeze the part of the host in ``network`` that the recipe's ``training.freeze`` selects.
 
     Raises:
         UserError: a glob matches no parameter, the host has no known head, or every parameter would be frozen.
@@ -82,9 +78,9 @@ def freeze(network: nn.Module, recipe: Recipe) -> Frozen:
 
 
 def fully_frozen_modules(network: nn.Module) -> list[nn.Module]:
-    """Return modules whose own parameters, or whose submodules' parameters too, are all frozen.
+    """Return modules whose own parameters are all frozen.
 
-    In the second case all submodules are included, even those without parameters.
+    If a whole subtree is frozen, its modules without parameters are included.
     """
     frozen: dict[nn.Module, None] = {}
     for module in network.modules():
@@ -108,8 +104,7 @@ def _has_statistics(module: nn.Module) -> bool:
 def _is_folded(norm: nn.Module) -> bool:
     """Return True if the running mean is 0 and the variance 1, although the bias has been trained.
 
-    The scale of such a layer was folded into the convolution before it. In train mode it would divide by the deviation
-    of the batch a second time.
+    The scale of such a layer was folded into the convolution before it; in train mode the layer would normalise again.
     """
     assert isinstance(norm, nn.modules.batchnorm._NormBase)
     mean, var = norm.running_mean, norm.running_var

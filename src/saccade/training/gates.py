@@ -19,7 +19,7 @@ from saccade.surgery.replaced import CHILD, Replaced, alone, original
 
 __all__ = ["constant_plugs", "plug_statistics", "probe_images"]
 
-PROBE_COUNT = 16
+_PROBE_COUNT = 16
 """Largest number of probe images."""
 _ROUNDING = 1e-6
 """Relative tolerance for the order of summation in float32."""
@@ -27,20 +27,19 @@ _ROUNDING = 1e-6
 
 def probe_images(images: ImageSet) -> Tensor:
     """Return up to 16 evenly spaced images (B, C, H, W), the same for every epoch and mechanism."""
-    count = min(PROBE_COUNT, len(images))
+    count = min(_PROBE_COUNT, len(images))
     return torch.stack([images[n * len(images) // count][0] for n in range(count)])
 
 
 def plug_statistics(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any]]:
     """Return statistics of each plug of ``network`` on ``images`` (B, C, H, W) in eval mode, by site.
 
-    The key of a replaced convolution is its path, or that of the mechanism in it if a plug has the path. Each value has
-    ``a`` (mixing weight of the plug, or None), ``kind``, and ``mean`` and ``std`` over all elements and images of:
+    A replaced convolution has its path as site, or that of the mechanism in it if a plug has the path. Each value has
+    ``a`` (mixing weight, or None), ``kind``, and ``mean`` and ``std`` over all elements and images of:
 
-    ``gate``     the effective gate 1 + a(g - 1); 1 means no attention
-    ``context``  |a c|, the absolute value of the added context
-    ``change``   ‖y - x‖ / ‖x‖ per image, for other mechanisms with input x and output y; for a replaced convolution x
-                 is the output of the original convolution
+    ``gate``     the effective gate 1 + a(g - 1); 1 means no attention ``context``  |a c|, the absolute value of the
+    added context ``change``   ‖y - x‖ / ‖x‖ per image, for other mechanisms with input x and output y; for a replaced
+    convolution x is the output of the original convolution
     """
     rows = plugs(network)
     plug_sites = {row.site for row in rows}
@@ -83,13 +82,10 @@ def plug_statistics(network: nn.Module, images: Tensor) -> dict[str, dict[str, A
         plug = row.module
         a = None if plug.a is None else plug.a.item()
         if row.site in recorded_sites:
-            recorded = maps[row.site]
-            values = torch.cat(
-                [each.float().flatten() for each in (recorded if isinstance(recorded, list) else [recorded])]
-            )
-            gate = isinstance(unshuffled(plug.mechanism), Gate)
-            values = effective_gate(values, plug.a) if gate else ((1.0 if a is None else a) * values).abs()
-            kind = "gate" if gate else "context"
+            values = torch.cat([recorded.float().flatten() for recorded in _as_list(maps[row.site])])
+            is_gate = isinstance(unshuffled(plug.mechanism), Gate)
+            values = effective_gate(values, plug.a) if is_gate else ((1.0 if a is None else a) * values).abs()
+            kind = "gate" if is_gate else "context"
         else:
             values, kind = torch.cat(changes[row.site]), "change"
         statistics[row.site] = _summary(kind, values, a)
@@ -97,16 +93,14 @@ def plug_statistics(network: nn.Module, images: Tensor) -> dict[str, dict[str, A
 
 
 def constant_plugs(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, str]:
-    """Return the plugs of ``network`` whose gate or context is equal for all images in eval mode.
+    """Return the plugs of ``network`` whose gate or context is equal for all images, as site to ``gate`` or
+    ``context``.
 
-    The control ``noise``, which is constant by design, and mechanisms without gate or context are left out.
+    Left out are the control ``noise``, which is constant by design, and mechanisms without gate or context.
 
     Args:
-        network: network with plugs.
-        batches: images (B, C, H, W), all of one size; read until no plug can be constant.
-
-    Returns:
-        a mapping of site to ``gate`` or ``context``; empty with fewer than two images.
+        network: network, which is run in eval mode.
+        batches: at least two images (B, C, H, W), all of one size; read until no plug can be constant.
     """
     constant = {
         row.site: "gate" if isinstance(mechanism, Gate) else "context"
@@ -117,20 +111,15 @@ def constant_plugs(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, s
     if not constant:
         return {}
     count = 0
-    ranges: dict[
-        str, list[tuple[Tensor, Tensor]]
-    ] = {}  # minimum and maximum per element, one pair per call of the parent module
+    # Minimum and maximum per element, one pair per call of the parent module.
+    ranges: dict[str, list[tuple[Tensor, Tensor]]] = {}
     with _eval_mode(network):
         for images in batches:
             count += len(images)
             with record(network) as maps:
                 network(images)
             for site in list(constant):
-                recorded = maps.get(site, [])
-                current = [
-                    (values.amin(0), values.amax(0))
-                    for values in (recorded if isinstance(recorded, list) else [recorded])
-                ]
+                current = [(values.amin(0), values.amax(0)) for values in _as_list(maps.get(site, []))]
                 previous = ranges.get(site, current)
                 if not current or len(current) != len(previous):  # the number of calls depends on the images
                     del constant[site]
@@ -149,7 +138,7 @@ def constant_plugs(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, s
 
 @contextmanager
 def _eval_mode(network: nn.Module) -> Iterator[None]:
-    """Put ``network`` into eval mode without gradients, and restore the mode of each module afterwards."""
+    """Put ``network`` into eval mode without gradients; restore the mode of each module afterwards."""
     modes = [(module, module.training) for module in network.modules()]
     try:
         with torch.no_grad():
@@ -158,6 +147,10 @@ def _eval_mode(network: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def _as_list(recorded: Tensor | list[Tensor]) -> list[Tensor]:
+    return recorded if isinstance(recorded, list) else [recorded]
 
 
 def _summary(kind: str, values: Tensor, a: float | None) -> dict[str, Any]:

@@ -22,10 +22,6 @@ _log = logging.getLogger("saccade")
 def load_plugs(network: nn.Module, folder: Path) -> None:
     """Load the plug weights of the run in ``folder``, or log a warning if ``network`` has other plugs.
 
-    Args:
-        network: network with the host of that run.
-        folder: folder of a finished run.
-
     Raises:
         UserError: the folder has no finished run.
     """

@@ -14,10 +14,10 @@ __all__ = ["image_loader", "ordered_loader", "shuffled_order"]
 
 
 def shuffled_order(recipe: Recipe, count: int) -> list[int] | None:
-    """Return the order in which the control ``shuffled`` tests ``count`` images; None for other runs.
+    """Return the test order of ``count`` images for the control ``shuffled``; None for other runs.
 
-    Each image uses the gate of its neighbour in the batch. In file order most neighbours would be of one class. The order is
-    the same for all runs.
+    Each image uses the gate of its neighbour in the batch, and in file order most neighbours are of one class. The
+    order is the same for all runs.
     """
     if recipe.attention.control != "shuffled":
         return None
@@ -32,7 +32,7 @@ def ordered_loader(images: ImageSet, recipe: Recipe, device: torch.device) -> Da
 
 
 def image_loader(images: ImageSet, recipe: Recipe, device: torch.device, **order: Any) -> DataLoader:
-    """Return a loader of ``images`` that does not draw from the global random generator."""
+    """Return a loader of ``images`` that leaves the global random generator alone."""
     workers = recipe.training.workers
     return DataLoader(
         images,

@@ -40,7 +40,7 @@ class MetricLogger(Callback):
     Args:
         folder: folder of the run.
         recipe: recipe with the names of the loggers.
-        rows: rows of metrics.jsonl so far; the Checkpointer, an earlier callback, appends to it.
+        rows: rows of metrics.jsonl so far; the Checkpointer, an earlier callback, appends to them.
         steps: steps per epoch.
     """
 

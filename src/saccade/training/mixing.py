@@ -17,10 +17,9 @@ __all__ = ["Mixing"]
 
 
 class Mixing:
-    """Mixup and CutMix of the images and labels of a batch; labels become class probabilities.
+    """Mixup and CutMix of the images and labels of a batch; with both, each batch uses one at random.
 
-    If a recipe has both, each batch uses one of the two at random. Zhang et al., "mixup", ICLR 2018, arXiv:1710.09412;
-    Yun et al., "CutMix", ICCV 2019, arXiv:1905.04899.
+    Zhang et al., "mixup", ICLR 2018, arXiv:1710.09412; Yun et al., "CutMix", ICCV 2019, arXiv:1905.04899.
     """
 
     def __init__(self, training: Training, classes: int) -> None:

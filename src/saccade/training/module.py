@@ -30,7 +30,7 @@ __all__ = ["TaskModule", "check_own_loss", "train_only", "training_loss"]
 
 @contextmanager
 def train_only(network: nn.Module, phase: Phase) -> Iterator[list[nn.Module]]:
-    """Freeze all parameters but those of ``phase`` within a ``with`` block; yield the fully frozen modules.
+    """Freeze all parameters but those of ``phase``; a context manager that yields the fully frozen modules.
 
     Parameters that were frozen before stay frozen.
 
@@ -72,10 +72,10 @@ def train_only(network: nn.Module, phase: Phase) -> Iterator[list[nn.Module]]:
 def training_loss(
     task: Task, network: nn.Module, images: Tensor, targets: Any, teacher: Teacher | None = None
 ) -> dict[str, Tensor]:
-    """Return the loss terms by name, each a scalar.
+    """Return the loss terms by name, each a scalar, for ``images`` (B, C, H, W).
 
-    They come from ``network.training_loss(images, targets)`` if the network has this method, else from the task, with
-    images (B, C, H, W); ``teacher`` adds the distillation loss to those of the task.
+    They come from the network's own method ``training_loss(images, targets)`` if it has one, else from the task and
+    ``teacher``.
     """
     own_loss = getattr(network, "training_loss", None)
     if callable(own_loss):
@@ -84,7 +84,7 @@ def training_loss(
 
 
 def check_own_loss(network: nn.Module, training: Training) -> None:
-    """Raise UserError if the recipe sets mixing or a teacher for a network with its own loss."""
+    """Raise UserError if mixing or a teacher is set for a network with its own loss."""
     if callable(getattr(network, "training_loss", None)):
         for key in ("mixup_alpha", "cutmix_alpha", "teacher"):
             if getattr(training, key):
@@ -104,10 +104,10 @@ class TaskModule(LightningModule):
         phase: trainable parameters and number of epochs.
         steps: optimiser steps per epoch.
         frozen: modules that stay in eval mode.
-        epochs_before: number of epochs of the earlier phases.
-        first_epoch: number of the epoch that Lightning counts as 0.
+        epochs_before: epochs of earlier phases.
+        first_epoch: epoch that Lightning counts as 0.
         optimizer_state: state dict of the optimiser, if a phase is resumed.
-        average_state: state dict of the averaged network, if a phase is resumed.
+        average_state: state dict of the averaged network, likewise.
         mixing: mixing of the images of a batch, if any.
         teacher: teacher of a distillation, if any.
     """
@@ -185,7 +185,7 @@ class TaskModule(LightningModule):
         return (self.epoch - self.epochs_before - 1) * self.steps + batch_idx
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Clip the gradients as the recipe says; they are float32 even with bf16."""
+        """Clip the gradients, which are float32 even with bf16."""
         if (norm := self.task.recipe.training.clip_norm) is not None:
             clip_gradients((p for group in optimizer.param_groups for p in group["params"]), norm)
 
@@ -217,7 +217,7 @@ class TaskModule(LightningModule):
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Store the outputs for one batch of the test split (``dataloader_idx`` 0) or the validation split (1).
+        """Store the outputs for a batch of the test (``dataloader_idx`` 0) or validation split (1).
 
         Raises:
             DivergenceError: an output is not finite after epoch 0.
@@ -228,7 +228,7 @@ class TaskModule(LightningModule):
         self._rows[dataloader_idx].append({name: values.detach().cpu() for name, values in rows.items()})
 
     def pop_results(self) -> tuple[dict[str, float], Rows, Rows | None]:
-        """Return and reset mean losses by name, outputs for the test split, and outputs for the validation split."""
+        """Return and reset mean losses by name and the outputs for the test and validation splits."""
         losses = {name: total / self._n_images for name, total in self._losses.items()}
         test, val = self._rows
         self._losses, self._n_images, self._rows = {}, 0, [[], []]

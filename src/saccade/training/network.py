@@ -1,4 +1,4 @@
-"""Construction of the network that a recipe describes; host and attention have separate random generators."""
+"""Construction of the network of a recipe."""
 
 from __future__ import annotations
 
@@ -41,8 +41,7 @@ def derive_seed(seed: int, *words: object) -> int:
 def requested_start(recipe: Recipe) -> Literal["neutral", "paper"] | None:
     """Return the initialisation that the recipe requests; None without attention.
 
-    With ``neutral`` the network first computes the function of its host; ``paper`` is the initialisation of the
-    mechanism's paper. ``auto`` becomes ``neutral`` if the host has trained weights.
+    With ``neutral`` the network first computes the function of its host; ``paper`` is the initialisation of the paper.
     """
     attention, model = recipe.attention, recipe.model
     if attention.mechanism == "none":
@@ -54,9 +53,9 @@ def requested_start(recipe: Recipe) -> Literal["neutral", "paper"] | None:
 
 
 def actual_start(network: nn.Module) -> Literal["neutral", "paper"] | None:
-    """Return how the attention in ``network``, trained or not, was initialised; None without attention.
+    """Return ``neutral`` if ``network``, before any training, computed the function of its host.
 
-    ``neutral`` if the network computed the function of its host, even if ``paper`` was requested; else ``paper``.
+    Else return ``paper``, or None without attention.
     """
     neutral = [_is_neutral(row.module) for row in plugs(network)] + [row.neutral for row in replacements(network)]
     if not neutral:
@@ -77,10 +76,10 @@ def build(task: Task) -> nn.Module:
     """Build the host of ``task`` with its attention, on the CPU.
 
     The global random state is preserved. The host depends only on the recipe's model and seed, except for convolutions
-    that a mechanism replaces. Convolution weights and the feature maps they return use the recipe's memory format.
+    that a mechanism replaces. Convolution weights use the recipe's memory format.
 
     Raises:
-        UserError: a name or option is unknown, the host does not fit the task, no site matches, a site is outside the
+        UserError: a name or option is unknown, the host does not fit the task, no site matches or one is outside the
             mechanism's limits, or a control is requested for a mechanism that replaces convolutions.
     """
     network = _build(task)
@@ -118,7 +117,7 @@ def _build(task: Task) -> nn.Module:
 
 
 def _load_init_from(network: nn.Module, recipe: Recipe) -> nn.Module:
-    """Return ``network`` with the plug weights of the run in ``model.init_from``, if that is set."""
+    """Return ``network`` with the plug weights of ``model.init_from``, if that is set."""
     if recipe.model.init_from is not None:
         load_plugs(network, Path(recipe.model.init_from))
     return network
@@ -128,7 +127,7 @@ def _check_host(host: nn.Module, task: Task) -> None:
     """Run a forward pass of two images and restore the host's state; run a user's own host in train mode too.
 
     Raises:
-        UserError: the forward pass fails, or its output does not fit the task.
+        UserError: the pass fails, or its output does not fit the task.
     """
     size, name = (task.data.channels, *task.data.size), task.recipe.model.name
     prefix = f"model {name} on images of {'×'.join(map(str, size))} (channels, height, width)"
@@ -162,7 +161,7 @@ def _check_host(host: nn.Module, task: Task) -> None:
 
 
 def _hint(host: nn.Module, task: Task) -> str:
-    """Return a hint for the end of a message if the builder ignores the number of channels or classes."""
+    """Return a hint if the builder ignores the number of channels or classes, else ""."""
     model, classes, channels = task.recipe.model, len(task.data.classes), task.data.channels
     passed = arguments(find((model.name, model.code)), classes, channels, model.options)
     first_convolution = next((module for module in host.modules() if isinstance(module, nn.Conv2d)), None)

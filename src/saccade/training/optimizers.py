@@ -18,11 +18,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Build SGD, AdamW or RMSProp over the parameter groups of host and plugs.
 
-    Args:
-        network: network to optimise.
-        training: training section of the recipe.
-        lr_factor: learning rate of the plugs divided by that of the host.
-        lr: learning rate of the host; None takes the recipe's.
+    ``lr`` is the learning rate of the host (None takes the recipe's); that of the plugs is ``lr_factor`` times as
+    large.
     """
     lr = training.lr if lr is None else lr
     groups = parameter_groups(network, lr, lr * lr_factor, training.weight_decay)
@@ -38,7 +35,7 @@ def build_optimizer(
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
     """Scale the gradients of ``parameters`` so that their common 2-norm is at most ``max_norm``.
 
-    Gradients without a finite norm stay: scaling would make all of them NaN and hide where the training diverged.
+    Gradients without a finite norm stay: scaling would make all of them NaN and hide the cause of a divergence.
     """
     with_gradients = [parameter for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in with_gradients if parameter.grad is not None])

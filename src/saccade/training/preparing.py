@@ -21,14 +21,14 @@ __all__ = ["Prepared", "prepare"]
 
 @dataclass(frozen=True)
 class Prepared:
-    """Objects that a run needs.
+    """Objects that a run needs; None for what its recipe does not use.
 
     Attributes:
         network: host with its plugs, on the CPU.
         frozen: frozen part of the host.
         phases: phases of the training.
-        mixing: mixing of the images of a batch; None without.
-        teacher: teacher of a distillation; None without.
+        mixing: mixing of the images of a batch.
+        teacher: teacher of a distillation.
     """
 
     network: nn.Module
@@ -39,11 +39,7 @@ class Prepared:
 
 
 def prepare(task: Task, trust: Trust = False) -> Prepared:
-    """Build and check everything that the recipe of ``task`` needs.
-
-    Args:
-        task: task with its images.
-        trust: modules that a teacher's run folder may import besides Saccade's; see ``saccade.load``.
+    """Build and check everything that the recipe of ``task`` needs; ``trust`` is as in ``saccade.load``.
 
     Raises:
         UserError: a host, mechanism, teacher, phase or key is invalid, or a package is not installed.

@@ -26,9 +26,9 @@ def find_mismatch(
     """Return the first key of ``state`` that does not fit the run; None if all do.
 
     Args:
-        state: state as ``RunFolder.save_state`` wrote it, from a file that may be damaged.
-        network: network before training.
-        optimizer: new optimiser of the parameters of ``network``.
+        state: state from resume.pt, which may be damaged.
+        network: network of the run.
+        optimizer: new optimiser of its parameters.
         epochs: number of epochs of the run.
         images: number of test images.
         averaged: True if the run averages its weights.

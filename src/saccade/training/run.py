@@ -69,15 +69,15 @@ def train(
         recipe: recipe of the run.
         folder: folder for its files; created if needed.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        notify: callback that receives ``FilesChecked``, ``ImagesNotCached``, ``SettingsDecided``, ``Caution``,
-            ``TrainingBegan``, ``StepTaken`` and ``EpochEnded``.
+        notify: callback for ``FilesChecked``, ``ImagesNotCached``, ``SettingsDecided``, ``Caution``, ``TrainingBegan``,
+            ``StepTaken`` and ``EpochEnded``.
         opener: function that opens the data; a study passes one that caches them.
         lock_timeout: seconds to wait for another process that has locked the folder.
         trust: modules that a teacher's run folder may import besides Saccade's; see ``saccade.load``.
 
     Raises:
-        UserError: the recipe, its data or the device is invalid, the folder cannot hold the run, or the images or the
-            teacher have changed since the run began; then nothing is written.
+        UserError: the recipe, its data or the device is invalid, the folder cannot hold the run, or images or teacher
+            have changed since the run began; then nothing is written.
     """
     torch_device = choose_device(device)
     notify = notify or ignore

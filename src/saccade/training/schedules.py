@@ -1,4 +1,4 @@
-"""Learning-rate schedules as pure functions of the step, so that no scheduler state needs saving."""
+"""Learning-rate schedules as pure functions of the step; no state needs saving."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def lr_factor(step: int, steps: int, epochs: int, training: Training) -> float:
         step: step of the phase, from 0.
         steps: steps per epoch.
         epochs: epochs of the phase.
-        training: training section of the recipe.
+        training: recipe section.
 
     >>> training = Training(warmup_epochs=2)
     >>> [round(lr_factor(step, 1, 6, training), 3) for step in range(6)]
@@ -38,7 +38,7 @@ def lr_factor(step: int, steps: int, epochs: int, training: Training) -> float:
 
 
 def _drop_count(epoch: int, training: Training) -> int:
-    """Return the number of drops of the learning rate before epoch ``epoch`` (from 0)."""
+    """Return the number of drops before epoch ``epoch`` (from 0)."""
     if training.schedule == "multistep":
         return sum(epoch >= milestone for milestone in training.milestones)
     return epoch // (training.step_epochs or 1)

@@ -28,13 +28,7 @@ def training_steps(
 ) -> Iterator[float]:
     """Train endlessly on batches of ``batch_size``, including augmentation and synchronisation with the device.
 
-    Args:
-        network: network on ``device``; its weights change very little.
-        task: task with its images.
-        device: device to train on.
-        batch_size: number of images per batch.
-        frozen: modules that stay in eval mode.
-        teacher: teacher of a distillation, if any.
+    ``frozen`` modules stay in eval mode; ``teacher`` adds the distillation loss.
 
     Yields:
         the loss of each step.
