@@ -7,7 +7,7 @@ import pytest
 
 from saccade.events import StepTaken
 from saccade.training import checkpointer, train
-from tiny_runs import TINY, after, same
+from tiny_runs import TINY, after, assert_same_run
 
 
 def test_ctrl_c_passes_through_and_can_be_pressed_again(straight, tmp_path):
@@ -28,7 +28,7 @@ def test_ctrl_c_passes_through_and_can_be_pressed_again(straight, tmp_path):
         train(TINY, tmp_path, device="cpu", notify=press)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     train(TINY, tmp_path, device="cpu")
-    assert same(folder, tmp_path)
+    assert_same_run(folder, tmp_path)
 
 
 def test_sigterm_ends_a_run_at_once_and_it_goes_on(straight, tmp_path, monkeypatch):
@@ -58,4 +58,4 @@ def test_sigterm_ends_a_run_at_once_and_it_goes_on(straight, tmp_path, monkeypat
     assert steps == [StepTaken(1, 1), StepTaken(1, 2), StepTaken(1, 3), StepTaken(2, 1)]
     assert heard[-1] == steps[-1]
     train(TINY, tmp_path, device="cpu")
-    assert same(straight[0], tmp_path)
+    assert_same_run(straight[0], tmp_path)

@@ -16,7 +16,7 @@ from saccade.tasks.base import Phase
 from saccade.training import train
 from saccade.training.freezing import freeze, set_eval
 from saccade.training.module import train_only
-from tiny_runs import TINY, Killed, after, done, listener, network_of, same
+from tiny_runs import TINY, Killed, after, assert_same_run, assert_weights_equal, done, listener, network_of
 
 NORM = "training.freeze = 'none'"
 
@@ -97,7 +97,7 @@ def test_folded_norms_are_recognised_and_keep_the_function_in_train_mode(files, 
     x = 2 + 3 * torch.randn(8, 1, 24, 24, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         plain = network.eval()(x)
-        assert torch.equal(after_one_step(network, frozen.modules), plain)
+        torch.testing.assert_close(after_one_step(network, frozen.modules), plain, rtol=0, atol=0)
         left = freeze(network, recipe.with_overrides({"training.freeze": "none"}))
         assert NORM in left.sentence
         assert not left.modules
@@ -137,7 +137,7 @@ def test_norm_freezes_the_statistics_of_the_host_alone(split):
     assert any(isinstance(m, _NormBase) for root in attention_modules(network) for m in root.modules())
     frozen = freeze(network, recipe)
     assert set(frozen.modules) == set(norms(network).values())
-    assert all(p.requires_grad for p in network.parameters())
+    assert [name for name, p in network.named_parameters() if not p.requires_grad] == []
 
 
 def test_host_leaves_head_and_plugs_to_learn(split):
@@ -165,7 +165,8 @@ def test_globs_freeze_parameters_of_the_host_and_never_a_plug(split):
     set_eval(frozen.modules)
     assert not network.bn1.training
     assert network.layer2[0].bn1.training
-    assert all(m.training for root in attention_modules(network) for m in root.modules())
+    modules = [module for root in attention_modules(network) for module in root.modules()]
+    assert [type(module) for module in modules if not module.training] == []
     groups = parameter_groups(network, 0.1)
     assert sum(len(g["params"]) for g in groups) == len(list(network.parameters())) - len(still)
     with train_only(network, Phase("late", 1, ("layer[14]*",))):
@@ -212,7 +213,7 @@ def test_a_run_on_folded_weights_says_so_and_keeps_the_statistics(files, tmp_pat
     assert note in [event.text for event in heard if isinstance(event, Caution)]
     before, now = load_file(files / "folded.safetensors"), load_file(tmp_path / "run" / "model.safetensors")
     statistics = [key for key in before if "running" in key]
-    assert all(torch.equal(before[key], now[key]) for key in statistics)
+    assert_weights_equal(now, {key: before[key] for key in statistics})
     biases = [key for key in before if "bn" in key and key.endswith("bias")]
     assert not any(torch.equal(before[key], now[key]) for key in biases)
     train(recipe.with_overrides({"training.freeze": "none"}), tmp_path / "twin", device="cpu")
@@ -228,10 +229,10 @@ def test_a_killed_run_that_froze_goes_on_to_the_same_network(files, tmp_path, fr
     with pytest.raises(Killed):
         train(recipe, tmp_path / "two", device="cpu", notify=listen)
     train(recipe, tmp_path / "two", device="cpu")
-    assert same(tmp_path / "one", tmp_path / "two")
+    assert_same_run(tmp_path / "one", tmp_path / "two")
     assert done(tmp_path / "one")["notes"]
     before, now = load_file(files / "folded.safetensors"), load_file(tmp_path / "one" / "model.safetensors")
-    assert torch.equal(before["layer1.0.conv1.weight"], now["layer1.0.conv1.weight"])
+    torch.testing.assert_close(before["layer1.0.conv1.weight"], now["layer1.0.conv1.weight"], rtol=0, atol=0)
     assert not torch.equal(before["fc.weight"], now["fc.weight"])
 
 

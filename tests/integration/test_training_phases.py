@@ -14,7 +14,7 @@ from saccade.tasks.base import Phase
 from saccade.training import build, run, train
 from saccade.training.fingerprint import fingerprint_with_val
 from saccade.training.schedules import lr_factor
-from tiny_runs import TINY, Killed, after, done, listener, rows, same
+from tiny_runs import TINY, Killed, after, assert_same_run, done, listener, rows, same_run
 
 # Rates at which the head soon gets worse again: the epoch that is kept is not the last.
 RECIPE = TINY.with_overrides({"training.lr": 3.0, "task.metric": "NLL", "training.warmup_epochs": 0.5})
@@ -93,7 +93,7 @@ def test_training_goes_on_from_the_best_epoch(phased):
     best = best_of(folder)
     assert best < 3
     final = load_file(folder / "model.safetensors")
-    assert torch.equal(final["fc.weight"], networks[best]["fc.weight"])
+    torch.testing.assert_close(final["fc.weight"], networks[best]["fc.weight"], rtol=0, atol=0)
     assert not torch.equal(final["fc.weight"], networks[3]["fc.weight"])
     assert done(folder)["epochs"] == 5
 
@@ -116,7 +116,7 @@ def test_a_run_killed_within_or_between_phases_ends_in_the_same_bytes(phased, tm
     heard, listen = listener()
     train_in(tmp_path, HEAD, LAST_STAGE, notify=listen)
     assert heard[0].epoch == epoch
-    assert same(phased[0], tmp_path)
+    assert_same_run(phased[0], tmp_path)
 
 
 def test_a_chosen_average_is_what_is_handed_on_also_after_a_kill(phased, tmp_path, train_in):
@@ -130,14 +130,14 @@ def test_a_chosen_average_is_what_is_handed_on_also_after_a_kill(phased, tmp_pat
 
     train_in(folders[0], HEAD, LAST_STAGE, recipe=averaged, notify=listen)
     best = best_of(folders[0])
-    assert torch.equal(states[4]["network"]["fc.weight"], states[best]["average"]["fc.weight"])
+    torch.testing.assert_close(states[4]["network"]["fc.weight"], states[best]["average"]["fc.weight"], rtol=0, atol=0)
     assert not torch.equal(states[4]["network"]["fc.weight"], states[best]["network"]["fc.weight"])
     _, stop = listener(until=after(3))
     with pytest.raises(Killed):
         train_in(folders[1], HEAD, LAST_STAGE, recipe=averaged, notify=stop)
     train_in(folders[1], HEAD, LAST_STAGE, recipe=averaged)
-    assert same(*folders)
-    assert not same(phased[0], folders[0])
+    assert_same_run(*folders)
+    assert not same_run(phased[0], folders[0])
 
 
 def test_the_phases_of_a_recipe_are_those_of_a_network(phased, tmp_path, three):
@@ -148,10 +148,10 @@ def test_the_phases_of_a_recipe_are_those_of_a_network(phased, tmp_path, three):
     ]
     recipe = RECIPE.with_overrides({"training.phases": phases, "training.epochs": 5})
     train(recipe, tmp_path / "run", device="cpu", opener=lambda *_: three)
-    assert same(phased[0], tmp_path / "run")
+    assert_same_run(phased[0], tmp_path / "run")
     slower = [{**phases[0], "lr": 0.03}, phases[1]]
     train(recipe.with_overrides({"training.phases": slower}), tmp_path / "slow", device="cpu", opener=lambda *_: three)
-    assert not same(phased[0], tmp_path / "slow")
+    assert not same_run(phased[0], tmp_path / "slow")
     rates = [[row["lr"] for row in rows(folder)[1:]] for folder in (phased[0], tmp_path / "slow")]
     assert rates[1] == pytest.approx([0.01 * lr_factor for lr_factor in rates[0][:3]] + rates[0][3:])
 

@@ -25,7 +25,7 @@ from saccade.training import build, train
 from saccade.training.distilling import Teacher
 from saccade.training.network import derive_seed
 from saccade.training.optimizers import clip_gradients
-from tiny_runs import TINY, Killed, after, listener, network_of, rows, same
+from tiny_runs import TINY, Killed, after, assert_same_run, assert_weights_equal, listener, network_of, rows, same_run
 
 ONE = TINY.with_overrides({"training.epochs": 1})
 
@@ -78,7 +78,7 @@ def test_what_never_comes_into_play_changes_no_bit(tmp_path, changes):
     for name, some in (("with", changes), ("without", still)):
         folders.append(tmp_path / name)
         train(ONE.with_overrides({f"training.{k}": v for k, v in some.items()}), folders[-1], device="cpu")
-    assert same(*folders)
+    assert_same_run(*folders)
 
 
 def test_gradients_are_clipped_in_float32_under_bf16_too(tmp_path, monkeypatch):
@@ -165,9 +165,9 @@ def test_the_average_is_what_is_scored_and_what_a_phase_hands_on(tmp_path, split
     first, second = states
     name = "layer1.0.conv1.weight"
     assert not torch.equal(first["network"][name], first["average"][name])
-    assert torch.equal(second["network"][name], first["average"][name])  # frozen since
+    torch.testing.assert_close(second["network"][name], first["average"][name], rtol=0, atol=0)  # frozen since
     saved = load_file(tmp_path / "model.safetensors")
-    assert all(torch.equal(saved[key], value) for key, value in second["average"].items())
+    assert_weights_equal(saved, second["average"])
     task = Classify(recipe, split)
     network = build(task)
     for state, equal in ((first["average"], True), (first["network"], False)):
@@ -210,7 +210,7 @@ def test_stochastic_depth_reaches_a_network_of_timm_and_leaves_its_answers_alone
     deep.load_state_dict(plain.state_dict())
     assert sum(isinstance(m, timm.layers.DropPath) and m.drop_prob > 0 for m in deep.modules()) == 7
     with torch.no_grad():
-        assert torch.equal(plain.eval()(images), deep.eval()(images))
+        torch.testing.assert_close(plain.eval()(images), deep.eval()(images), rtol=0, atol=0)
         assert not torch.equal(plain.train()(images), deep.train()(images))
 
 
@@ -231,8 +231,8 @@ def test_a_teacher_may_be_a_network_of_timm_with_its_weights(straight, tmp_path,
     by_file = ONE.with_overrides({"training.teacher": "resnet10_small", "training.teacher_checkpoint": file})
     train(by_folder, tmp_path / "one", device="cpu")
     train(by_file, tmp_path / "other", device="cpu")
-    assert same(tmp_path / "one", tmp_path / "other")
-    assert not same(straight[0], tmp_path / "one")
+    assert_same_run(tmp_path / "one", tmp_path / "other")
+    assert not same_run(straight[0], tmp_path / "one")
 
 
 def test_a_teacher_of_masks_teaches_pixel_by_pixel(tmp_path):
