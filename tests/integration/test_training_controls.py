@@ -170,11 +170,11 @@ def test_a_shuffled_run_sees_the_test_images_mixed_and_reports_them_in_their_ord
 
 
 def test_other_runs_see_them_as_they_lie():
-    from saccade.training.run import _order
+    from saccade.training.loaders import shuffled_order
 
     for control in (None, "extra", "noise"):
-        assert _order(TINY.with_overrides({"attention.control": control}), 37) is None
-    order = _order(TINY.with_overrides({"attention.control": "shuffled"}), 37)
+        assert shuffled_order(TINY.with_overrides({"attention.control": control}), 37) is None
+    order = shuffled_order(TINY.with_overrides({"attention.control": "shuffled"}), 37)
     assert sorted(order) == list(range(37))
     assert order != sorted(order)
-    assert order == _order(TINY.with_overrides({"attention.control": "shuffled", "training.seed": 5}), 37)
+    assert order == shuffled_order(TINY.with_overrides({"attention.control": "shuffled", "training.seed": 5}), 37)

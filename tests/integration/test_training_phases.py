@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from saccade.data.samples import ImageSet
 from saccade.errors import UserError
 from saccade.tasks.base import Phase
-from saccade.training import build, run, train
+from saccade.training import build, loaders, train
 from saccade.training.fingerprint import fingerprint_with_val
 from saccade.training.schedules import lr_factor
 from tiny_runs import TINY, Killed, after, assert_same_run, done, listener, rows, same_run
@@ -220,8 +220,8 @@ def test_the_images_to_choose_by_are_shuffled_as_those_of_the_test(tmp_path, tra
         seen[id(images)] = order.get("sampler")
         return loader(images, *args, **order)
 
-    loader = run._loader
-    monkeypatch.setattr(run, "image_loader", spied)
+    loader = loaders.image_loader
+    monkeypatch.setattr(loaders, "image_loader", spied)
     train_in(tmp_path, HEAD, recipe=RECIPE.with_overrides({"attention.control": control}))
     for images in (three.test, three.val):
         assert (seen[id(images)] is None) is (control is None)

@@ -91,7 +91,7 @@ def test_gradients_are_clipped_in_float32_under_bf16_too(tmp_path, monkeypatch):
         after_it = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         seen.append((float(before), float(after_it), {p.grad.dtype for p in parameters}))
 
-    monkeypatch.setattr("saccade.training.module.clip", spied)
+    monkeypatch.setattr("saccade.training.module.clip_gradients", spied)
     train(ONE.with_overrides({"training.precision": "bf16", "training.clip_norm": 0.1}), tmp_path, device="cpu")
     assert len(seen) == 3
     for before, after_it, dtypes in seen:
@@ -259,9 +259,9 @@ def test_a_teacher_of_other_colours_sees_its_own(straight, tmp_path, split):
     image = torch.rand(2, len(split.mean), 24, 24)
     shown = [(image - torch.tensor(s.mean)[:, None, None]) / torch.tensor(s.std)[:, None, None] for s in (split, other)]
     teachers = [Teacher.from_task(Classify(recipe, s)) for s in (split, other)]
-    answers = [teacher._answer(images) for teacher, images in zip(teachers, shown, strict=True)]
+    answers = [teacher._logits(images) for teacher, images in zip(teachers, shown, strict=True)]
     assert torch.allclose(*answers, atol=1e-5)
-    assert not torch.allclose(answers[0], teachers[0]._answer(shown[1]), atol=1e-2)
+    assert not torch.allclose(answers[0], teachers[0]._logits(shown[1]), atol=1e-2)
 
 
 def test_a_run_does_not_go_on_with_another_teacher(straight, one, tmp_path):
@@ -281,9 +281,9 @@ def test_a_run_does_not_go_on_with_another_teacher(straight, one, tmp_path):
     ("settings", "words"),
     [
         ({"teacher": "nowhere"}, "neither a folder nor a timm model"),
-        ({"teacher": "resnet18"}, r"training\.teacher_checkpoint must name its weights"),
+        ({"teacher": "resnet18"}, r"set training\.teacher_checkpoint to the file"),
         ({"teacher": "resnet18", "teacher_checkpoint": "none.safetensors"}, "not a readable safetensors file"),
-        ({"teacher": "resnet18", "teacher_checkpoint": "{run}/model.safetensors"}, "not of a resnet18"),
+        ({"teacher": "resnet18", "teacher_checkpoint": "{run}/model.safetensors"}, "does not fit a resnet18"),
         ({"teacher": "{run}", "teacher_checkpoint": "{run}/model.safetensors"}, "has weights"),
         ({"teacher": "{here}"}, "holds no saved network"),
     ],

@@ -92,7 +92,7 @@ def test_folded_norms_are_recognised_and_keep_the_function_in_train_mode(files, 
     )
     network = network_of(recipe, split)
     frozen = freeze(network, recipe)
-    assert "folded: all 12 normalisation layers" in frozen.sentence
+    assert "host, all 12 normalisation layers" in frozen.sentence
     assert set(frozen.modules) == set(norms(network).values())
     x = 2 + 3 * torch.randn(8, 1, 24, 24, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

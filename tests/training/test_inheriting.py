@@ -59,9 +59,9 @@ def test_it_sees_images_as_that_run_did(first):
 @pytest.mark.parametrize(
     ("folder", "mechanism", "said"),
     [
-        ("plugged", "none", "its se at"),
-        ("plugged", "se:rd_ratio=0.25", "its se at"),
-        ("plugged", "eca", "its se at"),
+        ("plugged", "none", "weights of se at"),
+        ("plugged", "se:rd_ratio=0.25", "weights of se at"),
+        ("plugged", "eca", "weights of se at"),
         ("plain", "se:rd_ratio=0.5", ""),
     ],
 )
@@ -105,7 +105,7 @@ def test_convolutions_that_were_replaced(tmp_path, caplog):
     assert_weights_equal(saved, weights(network))
     plain = network_of(started_from(tmp_path / "run", **PLAIN), split)
     assert_weights_equal(saved, weights(plain))
-    assert "its dcn1 at 1 site is left out" in caplog.text
+    assert "the weights of dcn1 at 1 site are not loaded" in caplog.text
 
 
 @pytest.mark.parametrize(
