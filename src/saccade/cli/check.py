@@ -29,8 +29,8 @@ __all__ = ["command"]
 def command(mechanism: str, channels: int, as_json: bool) -> None:
     """Test MECHANISM against every promise of the contract.
 
-    MECHANISM is a name, or package.module:Class of your own; options are added as name:option=value. The exit code is 1
-    if a promise is broken.
+    MECHANISM is a name, or package.module:Class of your own; options are added as name:option=value. A list with one
+    value per stage is refused. The exit code is 1 if a promise is broken.
     """
     name, options = catalog.parse(mechanism)
     defaults = catalog.options(name)
@@ -55,7 +55,7 @@ def command(mechanism: str, channels: int, as_json: bool) -> None:
         for record in records:
             text = record.reason or meaning[record.promise]
             if record.status == "failed" and first_by_reason.setdefault(text, record.promise) != record.promise:
-                text = f"as {_with_spaces(first_by_reason[text])}"
+                text = f"same reason as {_with_spaces(first_by_reason[text])}"
             click.echo(f"{record.status}  {_with_spaces(record.promise).ljust(width)}  {text}")
         counts = {status: sum(r.status == status for r in records) for status in ("passed", "failed", "skipped")}
         click.echo(f"\n{mechanism}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))

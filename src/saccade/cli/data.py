@@ -129,7 +129,7 @@ def _draw(layout: Layout, data: Data, facts: dict[str, Any], path: Path) -> None
     from saccade.data import sheet
 
     sized = data.model_copy(update={"size": (facts["height"], facts["width"])})
-    rows = [(part, layout.cells(sized, part, 20)) for part in facts["used"]]
-    counts = ", ".join(f"{count} {part}" for part, count in facts["used"].items())
+    rows = [(split, layout.cells(sized, split, 20)) for split in facts["used"]]
+    counts = ", ".join(f"{count} {split}" for split, count in facts["used"].items())
     title = f"{facts['source']}: {counts} images, {facts['height']}×{facts['width']} pixels"
     sheet.write(sheet.contact_sheet(rows, printable(title)), path)

@@ -67,7 +67,8 @@ def command(
     """Write MODEL as a file that runs without Saccade.
 
     MODEL is a run folder of train or compare, or any folder that saccade.save wrote. It may also be the name of a timm
-    model, or torchvision:NAME; the weights are then random, and the file serves only as a test of the export.
+    model, or torchvision:NAME; the weights are then random, and the file serves only as a test of the export. A folder
+    is refused with --attention.
 
     The file is read back by onnxruntime or torch, and moved to its final path only if its outputs equal those in
     PyTorch at several image and batch sizes.

@@ -73,6 +73,6 @@ def command(model: str, where: str | None, size: str | None, trust: bool, as_jso
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     shape = "×".join(map(str, inspection.arguments[0][0].shape[1:]))
     click.echo(
-        f"\n{len(sites_found)} site{'s' * (len(sites_found) != 1)}, seen on a picture of {shape}; "
+        f"\n{len(sites_found)} site{'s' * (len(sites_found) != 1)}, found with an image of {shape}; "
         + ", ".join(f"{position}: {len(sites)}" for position, sites in sites_by_position.items())
     )
