@@ -57,7 +57,7 @@ class TrainedRun:
             )
         note = left_out(result.get("left_out", {}))
         return (
-            f"{result['metric']} {result['score']} on the test images after {_count_epochs(result['epochs'])} in "
+            f"{result['metric']} {result['score']} on the test images after {_epochs_text(result['epochs'])} in "
             f"{result['seconds']:.0f} s; {result['parameters']:,} parameters; in {self.folder}"
             f"{f'; {note}' if note else ''}"
         )
@@ -134,7 +134,7 @@ def train(
             name = catalog.canonical_text(chosen.attention.mechanism)
             chosen = chosen.with_overrides({"attention.mechanism": name})
         folder = Path("runs") / _folder_name(_prefix(recipe, chosen), chosen) if out is None else Path(out)
-        epochs = _count_epochs(chosen.training.epochs)
+        epochs = _epochs_text(chosen.training.epochs)
         notify(RunPlanned(folder, f"{folder}: {chosen.model.name}, attention {_attention_label(chosen)}, {epochs}"))
 
         from saccade import training
@@ -149,7 +149,7 @@ def _attention_label(recipe: Recipe) -> str:
     return f"{attention.control} for {attention.mechanism}" if attention.control else attention.mechanism
 
 
-def _count_epochs(count: int) -> str:
+def _epochs_text(count: int) -> str:
     return f"{count} epoch{'s' * (count != 1)}"
 
 

@@ -99,9 +99,8 @@ class Recipe(RecipeModel):
         path = Path(path)
         try:
             if path.exists() and not path.is_file() and not path.is_dir():
-                raise UserError(
-                    f"cannot read the recipe {path}: it is not a regular file"
-                )  # reading a pipe would block
+                # Reading a pipe would block.
+                raise UserError(f"cannot read the recipe {path}: it is not a regular file")
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"cannot read the recipe {path}: {error.strerror}") from None
