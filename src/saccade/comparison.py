@@ -309,7 +309,7 @@ def _seeds(seeds: int | str | Iterable[int]) -> tuple[int, ...]:
 def _claim_folder(
     study: Study, grid: Sequence[Settings], tune_seeds: int, out: str | Path | None
 ) -> tuple[Study, Tuning | None]:
-    """Claim a folder for the study, ``out`` or the first free one of ``runs/<data>-N``; return study and tuning.
+    """Claim ``out``, or the first free folder of ``runs/<data>-N``; return study and tuning.
 
     Raises:
         UserError: ``out`` holds another study or cannot be written, or the tuned values do not suit the arms.

@@ -29,7 +29,7 @@ def value_of(recipe: Recipe, key: str) -> str:
 
 
 def is_auto(key: str, value: Any) -> bool:
-    """Return True if ``value`` is ``auto`` and ``key`` is, or ends in, a setting that can be ``auto``."""
+    """Return True if ``value`` is ``auto`` and ``key`` ends in a setting that can be ``auto``."""
     return value == _AUTO and key.endswith(_KEYS)
 
 
@@ -40,7 +40,7 @@ def auto_keys(recipes: Iterable[Recipe]) -> list[str]:
 
 
 def decide(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """Return ``recipe`` with its ``auto`` settings replaced by ``values`` (key to value)."""
+    """Return ``recipe`` with its ``auto`` settings set to ``values`` (key to value)."""
     return recipe.with_overrides({key: values[key] for key in auto_keys([recipe]) if key in values})
 
 

@@ -34,10 +34,8 @@ def overrides_from(
     skip_bad: bool = False,
     settings: Settings = (),
 ) -> dict[str, Any]:
-    """Convert arguments of ``train`` and ``compare`` to overrides of a recipe; ``settings`` take precedence.
-
-    Returns:
-        a mapping of dotted keys to values.
+    """Convert arguments of ``train`` and ``compare`` to dotted keys and values of a recipe; ``settings`` take
+    precedence.
 
     Raises:
         UserError: one of ``settings`` has no ``=``, or the model is neither a name nor a function.

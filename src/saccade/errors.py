@@ -1,4 +1,4 @@
-"""The exception for mistakes that the user can correct, and messages for errors of the operating system."""
+"""The exception for mistakes that a user can correct, and messages for errors of the system."""
 
 from __future__ import annotations
 

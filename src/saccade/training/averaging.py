@@ -14,7 +14,7 @@ class Average:
     """Exponential moving average of the weights and floating-point buffers of ``network``.
 
     At step n (from 1) the decay is min(decay, 1 - n^(-2/3)), so that initial weights fade even in a short training.
-    ``state`` is the state dict of an average to continue.
+    ``state`` is a state dict to continue from.
     """
 
     def __init__(self, network: nn.Module, decay: float, state: Mapping[str, Tensor] | None = None) -> None:
@@ -29,5 +29,5 @@ class Average:
         return network
 
     def update(self, network: nn.Module, step: int) -> None:
-        """Add the weights of ``network`` after step ``step`` (from 1) to the average."""
+        """Add the weights of ``network`` after step ``step`` (from 1)."""
         self._ema.update(network, step=step)

@@ -1,4 +1,4 @@
-"""Folder of one run: its files, the order of writing them, and its lock.
+"""Folder of one run: its files and its lock.
 
     recipe.toml, environment.json
     metrics.jsonl        one row per epoch; epoch 0 precedes training
@@ -7,8 +7,7 @@
     model.safetensors, config.json
     done.json            result; written last, so its presence means that the run is complete
 
-Files are written under another name and renamed, so that each is absent, old or new at any moment. ``resume.pt``
-suffices to resume the run and to write all later files.
+Files are written under another name and renamed, so that each is absent, old or new at any moment.
 """
 
 from __future__ import annotations
@@ -61,8 +60,7 @@ class RunFolder:
     def locked(cls, path: Path, recipe: Recipe, timeout: float = 1.0) -> Iterator[RunFolder]:
         """Lock the folder, created if needed, for a run of ``recipe``; a context manager.
 
-        Waits up to ``timeout`` seconds for another process. The lock ends with the process, even if that is killed. A
-        new folder that stays empty is removed.
+        Waits up to ``timeout`` seconds for another process. A new folder that stays empty is removed.
 
         Raises:
             UserError: the folder cannot be written, is locked, or contains other files or a run of another recipe.

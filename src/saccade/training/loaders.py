@@ -16,8 +16,7 @@ __all__ = ["image_loader", "ordered_loader", "shuffled_order"]
 def shuffled_order(recipe: Recipe, count: int) -> list[int] | None:
     """Return the test order of ``count`` images for the control ``shuffled``; None for other runs.
 
-    Each image uses the gate of its neighbour in the batch, and in file order most neighbours are of one class. The
-    order is the same for all runs.
+    Each image uses the gate of its neighbour in the batch, which in file order is mostly of the same class.
     """
     if recipe.attention.control != "shuffled":
         return None

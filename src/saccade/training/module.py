@@ -84,7 +84,7 @@ def training_loss(
 
 
 def check_own_loss(network: nn.Module, training: Training) -> None:
-    """Raise UserError if mixing or a teacher is set for a network with its own loss."""
+    """Raise UserError if a network with its own loss has mixing or a teacher."""
     if callable(getattr(network, "training_loss", None)):
         for key in ("mixup_alpha", "cutmix_alpha", "teacher"):
             if getattr(training, key):
@@ -151,7 +151,7 @@ class TaskModule(LightningModule):
         return self.network if self.average is None else self.average.network
 
     def on_fit_start(self) -> None:
-        """Create the average and move the teacher, now that the network is on its device."""
+        """Create the average and move the teacher to the device of the network."""
         decay = self.task.recipe.training.ema_decay
         if decay is not None:
             self.average = Average(self.network, decay, self._average_state)

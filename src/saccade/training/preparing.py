@@ -1,4 +1,4 @@
-"""Network, teacher and mixing of a run, built and checked before any file is written."""
+"""Network, teacher and mixing of a run, checked before any file is written."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Prepared:
         network: host with its plugs, on the CPU.
         frozen: frozen part of the host.
         phases: phases of the training.
-        mixing: mixing of the images of a batch.
+        mixing: mixing of a batch.
         teacher: teacher of a distillation.
     """
 
