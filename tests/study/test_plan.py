@@ -161,7 +161,7 @@ def test_a_folder_with_other_things_is_refused(tmp_path):
     ("text", "message"),
     [
         ("seeds = [", r"study\.toml is damaged: it is not valid TOML"),
-        ("margin = 1", r"study\.toml is damaged: seeds is missing\. Put the file back"),
+        ("margin = 1", r"study\.toml is damaged: seeds is missing\. Restore the file"),
         ("seeds = [0]\nmargin = 1\narms = [{colour = 1}]\n[recipe]", r"damaged: arms\.0\.name is missing"),
         ("seeds = ['0']\nmargin = 1\narms = []\n[recipe]", r"damaged: seeds\.0 = '0': input should be a valid int"),
         ("seeds = [0]\nmargin = 1\narms = []\n[recipe.data]\nsze = 3", "Did you mean 'size'"),
