@@ -1,4 +1,4 @@
-"""``saccade.compare`` from Python: a network of the user's own, in a script, a notebook and a module."""
+"""``saccade.compare`` with a user's own network, in a script, a notebook and a module."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The recipe to begin with: what suits images and host, and what the caller said over it."""
+"""Choice of the recipe by images and host, and overrides by the caller."""
 
 import pytest
 from PIL import Image

@@ -1,4 +1,4 @@
-"""A recipe is read, changed and written back without loss; each mistake is named with its place and its neighbour."""
+"""Recipes are read, changed and written without loss; errors name the key and similar keys."""
 
 import subprocess
 import sys

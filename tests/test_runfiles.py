@@ -1,4 +1,4 @@
-"""Folders that version 0.1 wrote are still read; what is damaged in them is named."""
+"""Folders of version 0.1 are still read; damaged files are reported."""
 
 import json
 

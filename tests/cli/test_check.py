@@ -1,4 +1,4 @@
-"""``saccade check``: one line a promise, and an exit code a script can use."""
+"""``saccade check``: one line per promise, and the exit code."""
 
 import io
 import json

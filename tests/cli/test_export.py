@@ -1,4 +1,4 @@
-"""``saccade export``: what it writes, what it says, and the folder it reads."""
+"""``saccade export``: its files, its output, and the folders it reads."""
 
 import json
 
@@ -13,7 +13,7 @@ from saccade import load, plug, replacements, save
 
 @pytest.fixture
 def run_folder(tmp_path, monkeypatch):
-    """A folder as a run leaves it, in a working folder of its own."""
+    """Run folder in a separate working directory."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     network = plug(timm.create_model("resnet10_small", num_classes=3, in_chans=1), "se", "stage[-1]", input=(1, 32, 32))

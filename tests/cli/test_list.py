@@ -1,4 +1,4 @@
-"""``saccade list``, and words that no command knows."""
+"""``saccade list``, and unknown commands and options."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def test_list_as_json(run):
 
 @pytest.fixture
 def few(monkeypatch):
-    """Only some mechanisms: a gate, one that replaces, one that the host refuses."""
+    """Limit the catalogue to a gate, a replacement and a mechanism that the host refuses."""
     names = ["dcn2", "eca", "se"]
     monkeypatch.setattr(catalog, "list_mechanisms", lambda verb=None: names)
     return names

@@ -1,4 +1,4 @@
-"""``saccade measure``: a row for each mechanism, the plain network first."""
+"""``saccade measure``: one row per mechanism, after the plain network."""
 
 import json
 
@@ -11,7 +11,7 @@ SMALL = ("resnet10_small", "--input", "1,20,14", "--batch", "3")
 
 @pytest.fixture(autouse=True)
 def in_a_hurry(monkeypatch):
-    """Times each network a few times only."""
+    """Limit the number of timed runs."""
     monkeypatch.setattr("saccade.cost.latency.FEWEST", 3)
     monkeypatch.setattr("saccade.cost.latency.MOST", 3)
 

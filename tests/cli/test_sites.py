@@ -1,4 +1,4 @@
-"""``saccade sites``: hosts by name or folder, positions, sizes; wrong words end in one message."""
+"""``saccade sites``: hosts by name or folder, positions, sizes and wrong uses."""
 
 import json
 

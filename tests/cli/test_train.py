@@ -1,4 +1,4 @@
-"""``saccade train``: one run, its lines, its folder, its exit codes."""
+"""``saccade train``: its output, its folder and its exit codes."""
 
 import itertools
 import json
@@ -27,7 +27,7 @@ batch_size = 30
 
 @pytest.fixture
 def saccade(tmp_path, monkeypatch, capfd):
-    """Runs the command line in an empty folder with a small recipe; returns exit code, stdout, stderr."""
+    """Function that runs the command line in an empty folder with a small recipe; returns exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.toml").write_text(TINY)
 

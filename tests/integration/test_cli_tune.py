@@ -1,4 +1,4 @@
-"""``saccade compare --tune``: a small real study whose recipe has a rate far too high."""
+"""``saccade compare --tune``: a small study whose recipe has a far too high learning rate."""
 
 import json
 

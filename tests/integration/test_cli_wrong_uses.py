@@ -1,4 +1,4 @@
-"""Wrong uses: each ends in one clear message and exit code 2, without a traceback, with nothing written."""
+"""Wrong uses end in one message and exit code 2, without a traceback, and write nothing."""
 
 import shutil
 import struct
@@ -24,7 +24,7 @@ def _photos(folder, classes=("cat", "dog"), parts=("train", "test"), count=3):
 
 
 def _head(width, height):
-    """A PNG that claims this size and holds no pixels."""
+    """Return a PNG file whose header has this size, without pixels."""
     chunks = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT")
     packed = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
@@ -32,7 +32,7 @@ def _head(width, height):
 
 @pytest.fixture
 def desk(tmp_path, monkeypatch):
-    """A working folder with good photographs and several things that are wrong."""
+    """Working folder with good photographs and several kinds of bad files."""
     _photos(tmp_path / "photos")
     _photos(tmp_path / "broken")
     (tmp_path / "broken/train/cat/0.png").write_bytes(b"no image at all")

@@ -17,7 +17,7 @@ OPEN = TINY.with_overrides({FORMAT: "auto", PRECISION: "auto"})
 
 @pytest.fixture
 def decided(monkeypatch):
-    """``decided(values)``: what timing is made to find; the tasks it was asked about."""
+    """Function that replaces timing by given values, and returns the list of recipes that were timed."""
     asked = []
 
     def find(values):
@@ -62,7 +62,7 @@ def test_a_run_goes_on_with_what_was_decided(tmp_path, decided):
 
 
 def test_a_run_of_an_earlier_version_goes_on(tmp_path, decided):
-    """Its recipe has no such key: it was contiguous."""
+    """A recipe without the key means contiguous."""
     asked, (_, listen) = decided(LAST), listener(after(1))
     with pytest.raises(Killed):
         train(TINY, tmp_path / "a", device="cpu", notify=listen)

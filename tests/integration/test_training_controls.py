@@ -1,4 +1,4 @@
-"""Runs of the controls ``noise`` and ``shuffled``: their start, their own weights, the order of the test images."""
+"""Runs of the controls ``noise`` and ``shuffled``: initialisation, weights and order of test images."""
 
 import copy
 import dataclasses
@@ -46,7 +46,7 @@ def split():
     ],
 )
 def test_how_it_started_is_read_off_the_plugs(split, mechanism, control, starts):
-    """Not off the recipe: a network that starts as its host is said to, whatever was asked for."""
+    """The actual start is read from the network, whatever the recipe requests."""
     plain = network_of(TINY.with_overrides({"attention.mechanism": "none"}), split).eval()
     x = torch.stack([split.test[n][0] for n in range(6)])
     assert actual_start(plain) is None

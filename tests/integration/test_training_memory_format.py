@@ -1,4 +1,4 @@
-"""``training.memory_format``: the maps of a network lie as asked, and a training differs by rounding alone."""
+"""``training.memory_format`` sets the format of feature maps; results differ only by rounding."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ PLAIN = TINY.with_overrides({"attention.mechanism": "none", "model.options": {"w
 
 
 def maps(recipe):
-    """The outputs of all convolutions."""
+    """Return the outputs of all convolutions."""
     split, found = opened(recipe), []
     network = network_of(recipe, split)
     hooks = [

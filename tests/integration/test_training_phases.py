@@ -1,4 +1,4 @@
-"""A network may have its own phases of training and its own loss."""
+"""Phases of a training, from the recipe or the network, and the loss of a network."""
 
 import dataclasses
 from itertools import pairwise
@@ -24,7 +24,7 @@ LAST_STAGE = Phase("last stage", 2, ("layer4.*",))
 
 @pytest.fixture(scope="module")
 def three(split):
-    """Images of three parts."""
+    """Images with three splits."""
     count = 30
     pictures = torch.stack([split.train.picture(i) for i in range(count)])
     targets = [split.train.target(i) for i in range(count)]
@@ -33,7 +33,7 @@ def three(split):
 
 @pytest.fixture
 def train_in(monkeypatch, three):
-    """``train_in(folder, *phases)`` trains in these phases."""
+    """Function that trains in given phases."""
 
     def call(folder, *phases, notify=None, split=three, recipe=RECIPE):
         def phased(task):
@@ -49,7 +49,7 @@ def train_in(monkeypatch, three):
 
 @pytest.fixture(scope="module")
 def phased(tmp_path_factory, three):
-    """A run of two phases, and the network after each epoch."""
+    """Folder of a run with two phases, and the network after each epoch."""
     folder, networks = tmp_path_factory.mktemp("phased"), []
 
     def listen(event):
@@ -69,7 +69,7 @@ def phased(tmp_path_factory, three):
 
 
 def moved(one, other):
-    """The first parts of the names of what differs."""
+    """Return the first parts of the names of tensors that differ."""
     return {name.partition(".")[0] for name in one if not torch.equal(one[name], other[name])}
 
 
@@ -84,7 +84,7 @@ def test_what_is_frozen_does_not_move_and_keeps_its_statistics(phased):
 
 
 def best_of(folder):
-    """The epoch of the first phase with the best score on the validation part."""
+    """Return the epoch of the first phase with the best validation score."""
     return min(rows(folder)[1:4], key=lambda row: row["val"]["NLL"])["epoch"]
 
 
@@ -182,7 +182,7 @@ def test_without_a_validation_part_nothing_can_be_chosen(tmp_path, train_in, spl
 
 
 def changed(split, part):
-    """The images, one pixel of ``part`` changed, or one target of it."""
+    """Return the images with one pixel or target of a split changed."""
     images = getattr(split, part.removesuffix(" target"))
     pictures = torch.stack([images.picture(i) for i in range(len(images))])
     targets = [images.target(i) for i in range(len(images))]

@@ -1,4 +1,4 @@
-"""Each thing that a recipe can ask for changes the training, in the way that plain PyTorch would do it."""
+"""Each key of a recipe changes the training as in plain PyTorch."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ ONE = TINY.with_overrides({"training.epochs": 1})
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    """One epoch of the tiny recipe."""
+    """Folder of one epoch of the tiny recipe."""
     folder = tmp_path_factory.mktemp("one")
     train(ONE, folder, device="cpu")
     return folder
@@ -101,7 +101,7 @@ def test_gradients_are_clipped_in_float32_under_bf16_too(tmp_path, monkeypatch):
 
 
 def test_it_is_the_loop_anybody_would_write(straight, tmp_path, split):
-    """The referee: two epochs in plain PyTorch and timm end in the same bits."""
+    """Two epochs in plain PyTorch and timm give the same bits."""
     recipe = TINY.with_overrides({
         "data.augment": ["randaugment"], "model.options": {"width": 4}, "attention.lr_factor": 3.0,
         "training.optimizer": "rmsprop", "training.rmsprop_alpha": 0.9, "training.eps": 0.01, "training.lr": 0.02,
@@ -179,7 +179,7 @@ def test_the_average_is_what_is_scored_and_what_a_phase_hands_on(tmp_path, split
 
 
 def test_the_average_forgets_the_first_weights_of_a_short_run(tmp_path, split):
-    """A constant decay of 0.9999 would keep them whole."""
+    """A constant decay of 0.9999 would hardly change the initial weights."""
     recipe = ONE.with_overrides({"training.ema_decay": 0.9999, "training.schedule": "constant"})
     state = {}
 
@@ -223,7 +223,7 @@ def test_a_host_without_stochastic_depth_says_so():
 
 
 def test_a_teacher_may_be_a_network_of_timm_with_its_weights(straight, tmp_path, split):
-    """The same network, as a folder and as a file, teaches the same."""
+    """A teacher gives the same result as a folder and as a file."""
     bare = TINY.with_overrides({"attention.mechanism": "none", "model.options": {}, "training.epochs": 1})
     train(bare, tmp_path / "teacher", device="cpu")
     folder, file = str(tmp_path / "teacher"), str(tmp_path / "teacher" / "model.safetensors")

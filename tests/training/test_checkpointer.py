@@ -1,4 +1,4 @@
-"""Signals during training: Ctrl-C passes through, SIGTERM is never put off."""
+"""Signals during training: Ctrl-C is passed on, SIGTERM takes effect at once."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def test_ctrl_c_passes_through_and_can_be_pressed_again(straight, tmp_path):
 
 
 def test_sigterm_ends_a_run_at_once_and_it_goes_on(straight, tmp_path, monkeypatch):
-    """Lightning would put it off to the end of the epoch."""
+    """Lightning would delay the signal to the end of the epoch."""
 
     class Terminated(BaseException):
         pass

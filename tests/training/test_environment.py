@@ -1,4 +1,4 @@
-"""The facts a result depends on, and the device asked for."""
+"""Versions and hardware of a run, and the choice of its device."""
 
 import json
 import socket

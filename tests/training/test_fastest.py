@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def clock(monkeypatch):
-    """``clock(ms of a step of each choice, in their order)``; a step costs that and nothing else."""
+    """Function that sets the milliseconds of a step for each combination, in their order."""
     now, made = [0.0], []
 
     def spend(seconds):
@@ -79,7 +79,7 @@ def test_large_images_are_timed_a_few_at_a_time(clock):
 
 
 def test_real_steps_are_timed(monkeypatch):
-    """On the machine of the test either may win."""
+    """Either choice may win, depending on the machine."""
     found = time_choices(Classify(timing.without_attention(OPEN), opened(OPEN)), [FORMAT], CPU)
     assert found["settings"][FORMAT] in choices(FORMAT)
     assert set(found["step_ms"]) == set(choices(FORMAT))

@@ -1,4 +1,4 @@
-"""Which folder may hold a run, and who may write in it."""
+"""Folders that may hold a run, and their lock."""
 
 import resource
 import subprocess
@@ -70,7 +70,7 @@ def test_a_folder_is_held_by_one_process(tmp_path):
 
 
 def test_a_full_disk_is_the_machines_error(tmp_path):
-    """As on a full disk, no file may grow beyond a few bytes; torch.save alone would name a position in the file."""
+    """Files are limited to a few bytes, as on a full disk; torch.save alone would report a file position."""
     state = {"rows": [], "network": {"w": torch.zeros(5000)}, "optimizer": None, "test": {}, "best": None}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with RunFolder.locked(tmp_path, TINY) as run:

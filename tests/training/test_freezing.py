@@ -1,4 +1,4 @@
-"""What of a host does not learn: recognised, asked for, kept over a training and a resumed one."""
+"""Frozen parts of a host: detected or requested, and unchanged by training."""
 
 import pytest
 import torch
@@ -22,13 +22,13 @@ NORM = "training.freeze = 'none'"
 
 
 def norms(network):
-    """The normalisation layers of the host by name."""
+    """Normalisation layers of the host by name."""
     own = {id(m) for root in attention_modules(network) for m in root.modules()}
     return {n: m for n, m in network.named_modules() if isinstance(m, _NormBase) and id(m) not in own}
 
 
 def randomise(network, seed=0):
-    """Weights, biases and statistics as a trained network has them."""
+    """Set weights, biases and statistics to values of a trained network."""
     with torch.no_grad():
         for norm in norms(network).values():
             draw = torch.Generator().manual_seed(seed := seed + 1)
@@ -58,7 +58,7 @@ def fold(network):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Checkpoints of one network: as trained, and folded."""
+    """Folder with two checkpoints of one network: as trained, and folded."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(3)
     network = randomise(create_host(Model(options=TINY.model.options), 10, 1)).eval()
@@ -78,7 +78,7 @@ def recipe_of(path, **settings):
 
 
 def after_one_step(network, held):
-    """The network after a step in train mode at a rate of zero: only statistics can move."""
+    """Return the output after a step in train mode with learning rate 0, which changes only statistics."""
     network.train()
     set_eval(held)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What plugs do to images, in numbers; plugs that do the same to every image."""
+"""Statistics of gates and contexts; plugs that are constant over images."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_gates_are_summed_up_by_hand():
 
 
 class Lit(saccade.bases.Context):
-    """Adds how bright each image is, times a parameter."""
+    """Mechanism that adds the mean brightness of each image, times a parameter."""
 
     def __init__(self, channels):
         super().__init__()

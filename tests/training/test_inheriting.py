@@ -1,4 +1,4 @@
-"""A run that starts from a finished one: its host, its plugs where they are the same, its statistics."""
+"""Runs that start from a finished run: host, equal plugs and statistics are loaded."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ PLAIN = {"attention.mechanism": "none"}
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory, straight):
-    """A finished run with plugs, and one without."""
+    """Folders of two finished runs, with plugs and without."""
     plain = tmp_path_factory.mktemp("plain") / "run"
     train(TINY.with_overrides(PLAIN), plain, device="cpu")
     return {"plugged": straight[0], "plain": plain}

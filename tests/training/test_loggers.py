@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases are given the run; the run is the same."""
+"""Logging to TensorBoard and Weights & Biases, which does not change the run."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ BOARD = TINY.with_overrides({"training.loggers": ["tensorboard"]})
 
 
 def curves(folder):
-    """(tag, step) -> value of all files of TensorBoard's."""
+    """Return the values in all TensorBoard files by tag and step."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder / "tensorboard"), purge_orphaned_data=True)
@@ -27,7 +27,7 @@ def curves(folder):
 
 
 def scalars(folder):
-    """What they must be: the rows of metrics.jsonl, three steps an epoch."""
+    """Return the expected values: rows of metrics.jsonl, three steps per epoch."""
     found = {}
     for row in rows(folder):
         values = {key: row[key] for key in ("epoch", "lr", "seconds", "memory_mb")}
@@ -86,7 +86,7 @@ except ZeroDivisionError:
 
 
 def test_wandb_is_given_the_run_offline_and_no_process_is_left(straight, tmp_path):
-    """In a process of its own: wandb keeps a service until the process ends."""
+    """Run in a separate process, because wandb keeps a service until the process ends."""
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(TINY.with_overrides({"training.loggers": ["wandb"]}).to_toml())
     private = {name: str(tmp_path / "private") for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "TMPDIR")}

@@ -1,4 +1,4 @@
-"""Mixup and CutMix: of which images and labels, and drawn by what."""
+"""Mixup and CutMix: mixed images and labels, and their random state."""
 
 import dataclasses
 

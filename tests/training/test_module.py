@@ -1,4 +1,4 @@
-"""The parameters a phase trains, and the loss."""
+"""Trainable parameters of a phase, and the loss."""
 
 import pytest
 from torch import nn

@@ -1,4 +1,4 @@
-"""The network of a recipe: its host, its mechanism, its start."""
+"""The network of a recipe: host, mechanism and initialisation."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def test_start_auto_is_neutral_for_trained_weights(straight, split, tmp_path):
 
 
 def test_no_gate_is_dead_on_the_images_that_it_will_get(split):
-    """One unit a site, which its initialisation leaves off every other time."""
+    """Mechanism with one unit per site, which is dead after every second initialisation."""
     recipe = TINY.with_overrides({"attention.mechanism": "se:rd_ratio=0.25", "model.options": {"width": 4}})
     images = probe_images(split.train)
     for seed in range(3):

@@ -1,4 +1,4 @@
-"""Which optimiser a recipe gets, and how gradients are clipped."""
+"""Optimiser of a recipe, and gradient clipping."""
 
 import pytest
 import torch

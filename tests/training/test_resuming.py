@@ -1,4 +1,4 @@
-"""However and whenever a run is killed, resumed it ends in the same bytes."""
+"""A run that is killed at any moment and resumed ends in the same bytes."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""A run is a function of its recipe; its folder holds all of it."""
+"""A run depends only on its recipe, and its folder is complete."""
 
 import dataclasses
 import json
@@ -85,7 +85,7 @@ def test_the_trivial_answer_stands_beside_the_score(straight, split):
 
 
 def test_it_is_the_loop_anybody_would_write(tmp_path, split):
-    """The referee: the same two epochs in plain PyTorch end in the same bits."""
+    """Two epochs in plain PyTorch give the same bits."""
     recipe = TINY.with_overrides(
         {"model.options": {"width": 4}, "training.label_smoothing": 0.1, "attention.lr_factor": 3.0}
     )
@@ -237,7 +237,7 @@ def test_a_score_that_is_no_number_before_training_is_not_divergence(tmp_path, s
 
 
 class Forbidden:
-    """Images that nobody may look at."""
+    """Images that fail the test if they are read."""
 
     def __len__(self):
         return 5

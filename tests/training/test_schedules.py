@@ -1,4 +1,4 @@
-"""The rates are those of torch.optim.lr_scheduler."""
+"""Learning rates equal those of torch.optim.lr_scheduler."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ EPOCHS, STEPS = 9, 4
 
 
 def of_torch(build, by_epoch=True):
-    """The rates that a scheduler of PyTorch gives the steps of a training."""
+    """Return the learning rate of each step under a PyTorch scheduler."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     scheduler = build(optimizer)
     found = []
@@ -53,7 +53,7 @@ def test_along_a_cosine_they_are_those_of_pytorch_by_step():
 
 
 def test_the_warm_up_multiplies_what_falls_by_epoch():
-    """As ChainedScheduler does of LinearLR and another."""
+    """Multiply the factors, as ChainedScheduler does with LinearLR and another scheduler."""
     plain = ours(schedule="multistep", milestones=(2, 5))
     warm = ours(schedule="multistep", milestones=(2, 5), warmup_epochs=3)
     assert warm[:12] == pytest.approx([(step + 1) / 12 * factor for step, factor in enumerate(plain[:12])])

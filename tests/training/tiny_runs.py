@@ -1,4 +1,4 @@
-"""Small runs for tests, and what is read from their folders."""
+"""Small runs for tests, and readers of their folders."""
 
 import json
 
@@ -55,7 +55,7 @@ VARYING = ("seconds", "memory_mb")
 
 
 class Killed(BaseException):
-    """Stands for the end of the process where a test cannot afford one."""
+    """Exception that stands for the end of the process."""
 
 
 def opened(recipe):
@@ -63,7 +63,7 @@ def opened(recipe):
 
 
 def network_of(recipe, split):
-    """The untrained network of a recipe."""
+    """Return the untrained network of a recipe."""
     return build(Classify(recipe, split))
 
 
@@ -76,7 +76,7 @@ def done(folder):
 
 
 def _contents(folder):
-    """Maps each part of a run's result to its value, without times and memory."""
+    """Return the results of a run by name, without times and memory."""
     lines = {f"epoch {row['epoch']}": row for row in rows(folder)} | {"done.json": done(folder)}
     values = {name: {k: v for k, v in line.items() if k not in VARYING} for name, line in lines.items()}
     files = ("model.safetensors", "rows.safetensors", "config.json")
@@ -107,7 +107,7 @@ def assert_weights_equal(state, expected):
 
 
 def listener(until=None):
-    """A list of events and a function that fills it, which ends the process at the event ``until``."""
+    """Return a list of events and the callback that fills it; the callback raises Killed at the event ``until``."""
     heard = []
 
     def listen(event):
@@ -119,7 +119,7 @@ def listener(until=None):
 
 
 def after(epoch):
-    """True for the end of ``epoch``."""
+    """Return a function that is True for the end of ``epoch``."""
     return lambda event: isinstance(event, EpochEnded) and event.epoch == epoch
 
 
