@@ -100,7 +100,7 @@ def test_a_network_of_ones_own_by_the_function_that_makes_it(run, tmp_path, monk
         ("1", 8, ["stage", "neck"])
     ]
     for name, said in {
-        "own_network_of_sites:number": "is a int; needed is a torch.nn.Module",
+        "own_network_of_sites:number": "is a int; a torch.nn.Module is needed",
         "own_network_of_sites:fails": "KeyError: 'weights'",
         "own_network_of_sites:mak": "has no attribute 'mak'",
         "no_such_package_of_sites:make": "No module named 'no_such_package_of_sites'",
