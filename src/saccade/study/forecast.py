@@ -67,7 +67,7 @@ class Forecast:
             or of what the runs at a time take side by side where it is scaled.
         timed_images: images of the timed steps where they are fewer than a batch, whose time is scaled from theirs;
             None elsewhere.
-        decided: what :func:`saccade.training.fastest.time_choices` found for settings that the recipe leaves open; the study
+        decided: what ``fastest.time_choices`` found for settings that the recipe leaves open; the study
             decides them anew. Empty if none is open.
         test_ms: arm -> one batch of test images.
         metric: its name.

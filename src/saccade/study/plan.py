@@ -62,7 +62,7 @@ class Run:
 class Study:
     """Arms × seeds under one recipe, and the margin within which two arms count as equal, in the metric's unit.
 
-    A margin of None is the metric's own. ``decided`` is what :func:`saccade.training.fastest.time_choices` found for
+    A margin of None is the metric's own. ``decided`` is what ``fastest.time_choices`` found for
     settings that were left open; empty if none was.
     """
 

@@ -133,7 +133,7 @@ def check(
     leave open. ``functions`` are those of :func:`saccade.builders.packed`; ``trust`` is for the folder of a teacher.
 
     Returns:
-        ``devices``, those to run on; ``decided``, what :func:`saccade.training.fastest.time_choices` found, {} if nothing is
+        ``devices``, those to run on; ``decided``, what ``fastest.time_choices`` found, {} if nothing is
         open.
 
     Raises:
