@@ -1,10 +1,10 @@
-"""The recipe to begin with: what suits images and host, and what the caller said over it."""
+"""Choice of the recipe by images and host, and overrides by the caller."""
 
 import pytest
 from PIL import Image
 
 from saccade import UserError
-from saccade.defaults import asked, choose, located
+from saccade.defaults import choose_recipe, locate, overrides_from
 from saccade.recipe import Recipe, builtin_recipe
 from saccade.study.arms import arms
 
@@ -19,13 +19,13 @@ def photos(tmp_path):
 
 
 def test_without_a_word_it_is_the_digits():
-    assert choose(None, None, {}) == builtin_recipe("digits")
-    assert choose("digits", None, {}) == builtin_recipe("digits")
+    assert choose_recipe(None, None, {}) == builtin_recipe("digits")
+    assert choose_recipe("digits", None, {}) == builtin_recipe("digits")
 
 
 def test_a_host_with_weights_is_tuned(photos):
     plain, pretrained, checkpoint = (
-        choose(None, photos, asked(**words))
+        choose_recipe(None, photos, overrides_from(**words))
         for words in ({}, {"pretrained": True, "model": "resnet34"}, {"checkpoint": "w.safetensors"})
     )
     finetune = builtin_recipe("finetune")
@@ -40,24 +40,25 @@ def test_a_host_with_weights_is_tuned(photos):
 
 def test_what_is_set_wins(photos):
     settings = ["model.pretrained=true", "training.lr=0.01", "data.size=64"]
-    recipe = choose(None, photos, asked(settings=settings))
+    recipe = choose_recipe(None, photos, overrides_from(settings=settings))
     assert (recipe.training.lr, recipe.data.size, recipe.training.optimizer) == (0.01, 64, "adamw")
-    named = choose("photos", photos, asked(pretrained=True))
+    named = choose_recipe("photos", photos, overrides_from(pretrained=True))
     assert named.training == builtin_recipe("photos").training, "a recipe that is named is taken"
     assert named.model.pretrained
-    whole = choose(Recipe(), None, asked(settings={"training": {"lr": 0.5}, "model": {"options": {"width": 8}}}))
-    assert (whole.training.lr, whole.training.epochs, whole.model.options) == (0.5, 10, {"width": 8})
+    settings = {"training": {"lr": 0.5}, "model": {"options": {"width": 8}}}
+    recipe = choose_recipe(Recipe(), None, overrides_from(settings=settings))
+    assert (recipe.training.lr, recipe.training.epochs, recipe.model.options) == (0.5, 10, {"width": 8})
 
 
 def test_another_host_drops_the_options_of_the_recipe():
-    assert choose("digits", None, asked(model="resnet18")).model.options == {}
-    assert choose("digits", None, asked(model="resnet10_small")).model.options["stem_stride"] == 2
+    assert choose_recipe("digits", None, overrides_from(model="resnet18")).model.options == {}
+    assert choose_recipe("digits", None, overrides_from(model="resnet10_small")).model.options["stem_stride"] == 2
     options = {"name": "resnet18", "options": {"drop_rate": 0.1}}
-    assert choose("digits", None, asked(model=options)).model.options == {"drop_rate": 0.1}
+    assert choose_recipe("digits", None, overrides_from(model=options)).model.options == {"drop_rate": 0.1}
 
 
 def test_the_data_of_a_setting_chooses_too(photos):
-    assert choose(None, None, {"data.source": str(photos)}).training == builtin_recipe("photos").training
+    assert choose_recipe(None, None, {"data.source": str(photos)}).training == builtin_recipe("photos").training
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_the_data_of_a_setting_chooses_too(photos):
 )
 def test_a_recipe_that_is_not_there(recipe, words):
     with pytest.raises(UserError, match=words):
-        choose(recipe, None, {})
+        choose_recipe(recipe, None, {})
 
 
 def test_paths_of_weights_and_runs_are_whole_whoever_names_them(tmp_path, monkeypatch):
@@ -76,9 +77,10 @@ def test_paths_of_weights_and_runs_are_whole_whoever_names_them(tmp_path, monkey
         "training.teacher_checkpoint": "t.safetensors",
     }  # fmt: skip
     whole = {key: str(tmp_path / path) for key, path in paths.items()}
-    assert asked(settings=paths) == whole
-    assert asked(settings=[f"{key}={path}" for key, path in paths.items()]) == whole
-    recipe = located(Recipe().with_overrides(paths))
+    assert overrides_from(settings=paths) == whole
+    assert overrides_from(settings=[f"{key}={path}" for key, path in paths.items()]) == whole
+    recipe = locate(Recipe().with_overrides(paths))
     assert recipe == Recipe().with_overrides(whole)
     assert arms([], others=["a: checkpoint=w.safetensors"])[1].settings["model.checkpoint"] == whole["model.checkpoint"]
-    assert asked(settings={"training.teacher": "resnet18"}) == {"training.teacher": "resnet18"}, "a name of timm's"
+    teacher = {"training.teacher": "resnet18"}
+    assert overrides_from(settings=teacher) == teacher, "the name of a timm model is not a path"

@@ -1,4 +1,4 @@
-"""``saccade.train`` from Python: one run, and what it returns."""
+"""``saccade.train`` and its result."""
 
 import json
 from contextlib import nullcontext

@@ -1,4 +1,4 @@
-"""A recipe is read, changed and written back without loss; each mistake is named with its place and its neighbour."""
+"""Recipes are read, changed and written without loss; errors name the key and similar keys."""
 
 import subprocess
 import sys
@@ -118,11 +118,11 @@ def test_later_settings_win_and_the_recipe_stays():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["training.epochs"], ["'training.epochs' is no setting", "part.key=value"]),
-        (["=3"], ["'=3' is no setting"]),
+        (["training.epochs"], ["'training.epochs' is not a setting", "section.key=value"]),
+        (["=3"], ["'=3' is not a setting"]),
         (["training.epoch=3"], ["no key 'training.epoch'", "Did you mean 'epochs'?"]),
-        (["trainig.epochs=3"], ["no part 'trainig'", "Did you mean 'training'?"]),
-        (["training.lr.x=3"], ["no part 'lr'"]),
+        (["trainig.epochs=3"], ["no section 'trainig'", "Did you mean 'training'?"]),
+        (["training.lr.x=3"], ["no section 'lr'"]),
         (["modl=3"], ["no key 'modl'", "Did you mean 'model'?"]),
         (["training.epochs=0"], ["training.epochs = 0", "greater than or equal to 1"]),
         (["training.epochs=many"], ["training.epochs = 'many'", "integer"]),
@@ -144,7 +144,7 @@ def test_later_settings_win_and_the_recipe_stays():
         ([f"data.split_seed={2**63}"], ["data.split_seed", f"less than or equal to {2**63 - 1}"]),
         (
             ["attention.control=noise"],
-            ["attention.control = 'noise': a control stands in a mechanism's place", "'none'"],
+            ["attention.control = 'noise': a control replaces a mechanism", "'none'"],
         ),
         (
             ["attention.control=shuffled", "attention.mechanism=se", "training.batch_size=1"],
@@ -273,11 +273,11 @@ def test_a_recipe_of_before_these_keys_is_the_same_recipe(written):
         ({"mixup_alpha": -1}, ["mixup_alpha = -1"]),
         ({"cutmix_alpha": 1.0, "batch_size": 1}, ["cutmix_alpha = 1.0", "batch_size is 1, at least 2"]),
         ({"sync_bn": True}, ["a run has one device", "Leave training.sync_bn out"]),
-        ({"distill_alpha": 0.5}, ["distill_alpha = 0.5 is of no use without training.teacher"]),
-        ({"distill_temperature": 2}, ["distill_temperature = 2.0 is of no use"]),
-        ({"teacher_checkpoint": "a"}, ["teacher_checkpoint = 'a' is of no use"]),
+        ({"distill_alpha": 0.5}, ["distill_alpha = 0.5 has no effect without training.teacher"]),
+        ({"distill_temperature": 2}, ["distill_temperature = 2.0 has no effect"]),
+        ({"teacher_checkpoint": "a"}, ["teacher_checkpoint = 'a' has no effect"]),
         ({"loggers": ["tensorbord"]}, ["Did you mean 'tensorboard'?"]),
-        ({"phases": [{"name": "a", "epochs": 3}], "epochs": 10}, ["epochs = 10: the phases have 3 together; write 3"]),
+        ({"phases": [{"name": "a", "epochs": 3}], "epochs": 10}, ["epochs = 10: the phases have 3 together; set 3"]),
         ({"phases": [{"name": "a", "epoch": 3}]}, ["no key 'training.phases.0.epoch'", "Did you mean 'epochs'?"]),
         ({"phases": [{"name": "a", "epochs": 0}]}, ["training.phases.0.epochs = 0"]),
         ({"phases": [{"name": "a", "epochs": 3, "lr": 0}]}, ["training.phases.0.lr = 0"]),

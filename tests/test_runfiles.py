@@ -1,4 +1,4 @@
-"""Folders that version 0.1 wrote are still read; what is damaged in them is named."""
+"""Folders of version 0.1 are still read; damaged files are reported."""
 
 import json
 
@@ -145,7 +145,7 @@ def test_the_files_of_a_run(run):
 
 def test_a_run_that_is_done_is_not_done_again(run):
     before = {path.name: path.read_bytes() for path in run.iterdir()}
-    again = train(Recipe.load(run / "recipe.toml"), run, images=lambda *_: pytest.fail("opened the images"))
+    again = train(Recipe.load(run / "recipe.toml"), run, opener=lambda *_: pytest.fail("opened the images"))
     assert again == read_done(run / "done.json")
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
@@ -171,7 +171,7 @@ def test_the_results_of_a_study(study):
     assert [row.scores for row in results.arms] == list(SCORES.values())
     assert [other.metric.name for other in results.others] == ["NLL"]
     assert results.complete
-    assert all(path.name != "rows.safetensors" for path in study.rglob("*"))
+    assert list(study.rglob("rows.safetensors")) == []
 
 
 DAMAGE = {
@@ -208,7 +208,7 @@ def test_rows_have_one_number_of_images(run):
     save_file({"label": torch.zeros(2)}, run / "rows.safetensors")
     assert list(read_rows(run)) == ["label"]  # the newer file is read first
     (run / "rows.safetensors").write_bytes(b"{}")
-    with pytest.raises(UserError, match=r"rows\.safetensors is damaged: it is no safetensors file"):
+    with pytest.raises(UserError, match=r"rows\.safetensors is damaged: it is not a safetensors file"):
         read_rows(run)
 
 

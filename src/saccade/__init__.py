@@ -1,6 +1,6 @@
-"""Saccade: any visual-attention mechanism into any CNN, trained on your images, judged honestly.
+"""Saccade: put any visual-attention mechanism into any CNN, train it, and test whether it helped.
 
-Importing this package imports no torch: each public name brings what it needs when it is first used.
+Importing this package does not import torch: each public name is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ former_names.install()
 
 __version__ = "0.2.0"
 
-_PUBLIC = {
+_MODULES = {
     "Plug": "saccade.surgery",
     "Recipe": "saccade.recipe",
     "UserError": "saccade.errors",
@@ -68,12 +68,13 @@ _PUBLIC = {
     "train": "saccade.one_run",
     "unplug": "saccade.surgery",
 }
-__all__ = sorted(_PUBLIC)  # noqa: PLE0605
+"""Maps each public name to its module."""
+__all__ = sorted(_MODULES)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,4 +1,4 @@
-"""``python -m saccade`` is the command ``saccade``."""
+"""Entry point of ``python -m saccade``, the same as the command ``saccade``."""
 
 from saccade.cli import main
 

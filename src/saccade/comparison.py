@@ -1,7 +1,4 @@
-"""Does attention help this network on these images? ``saccade.compare``, and what it will cost: ``saccade.forecast``.
-
-``saccade compare`` is these functions with a parser in front.
-"""
+"""Comparison of attention mechanisms: ``compare``, and ``forecast``, which estimates its cost."""
 
 from __future__ import annotations
 
@@ -15,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from saccade import catalog, defaults
 from saccade.data import layout_of
-from saccade.errors import UserError, study_installed
-from saccade.events import Notify, Reporting, StudyPlanned, ignore
+from saccade.errors import UserError, explain_missing_packages
+from saccade.events import Notify, ReportBegan, StudyPlanned, ignore
 from saccade.recipe import Recipe
 from saccade.study.arms import BASELINE
-from saccade.study.arms import arms as arms_of
+from saccade.study.arms import arms as parse_arms
 from saccade.study.engine import execute, slots_for
 from saccade.study.ladder import Settings, ladder
 from saccade.study.plan import TUNING, Study
-from saccade.study.plan import seeds as seeds_of
+from saccade.study.plan import seeds as parse_seeds
 from saccade.study.tuning import Tuning
 from saccade.trust import Trust, together
 
@@ -33,12 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "forecast"]
 
-_MECHANISMS = "none,se,cbam,das"
-"""What is compared where nothing is named."""
-_UNNAMED = Path()
-"""Of a study whose folder is not found yet."""
+_DEFAULT_MECHANISMS = "none,se,cbam,das"
+_NO_FOLDER = Path()
+"""Placeholder until the folder of a study is chosen."""
 _MAX_SLOTS = 1024
-"""Each is a process, here or on a node of the cluster."""
+"""Upper limit of parallel runs, each of which is a process."""
 
 
 def compare(
@@ -66,50 +62,51 @@ def compare(
     trust: Trust = False,
     notify: Notify | None = None,
 ) -> StudyResults:
-    """Train mechanisms and the plain network with several seeds; say for each whether it helps.
+    """Train a network with and without attention, with several seeds, and judge whether each mechanism helps.
 
-    Writes ``report.html``, ``table.md``, ``table.tex`` and ``results.json`` beside the run folders. The same call goes
-    on where it stopped, and skips what is finished. The runs are done by other processes; a script needs no
-    ``if __name__ == "__main__"`` for them.
+    Writes ``report.html``, ``table.md``, ``table.tex`` and ``results.json`` next to the run folders. Calling it again
+    resumes the study and skips finished runs. The runs are separate processes; a script needs no ``if __name__ ==
+    "__main__"`` for them.
 
     Args:
-        data: a folder of images, or ``digits``, the default.
-        model: the host: a name of timm's, a function or class that builds your network (or its name,
-            ``package.module:function``), or a dictionary of the recipe's part ``model``. See ``docs/your-network.md``.
-        attention: mechanisms, ``["se", "das:alpha=0.1", "cbam:where=block"]``, or a text with commas between them.
-            ``none`` is always compared. The default is that of the recipe, else none, se, cbam, das.
-        seeds: how many, or which. The default is 3 on digits, 5 on other images.
-        controls: ``extra``, ``noise``, ``shuffled``: of each mechanism; ``noise:das``: of that one.
-        arms: further arms, any difference of recipe: ``{"wide": {"model": "resnet50", "attention": "se"}}``, or the
-            texts of ``--arm``.
-        recipe: a recipe, its file, or the name of one that comes with the package. The default suits data and host.
-        task: what is learnt. The default is what the labels are for.
+        data: folder of images, or ``digits`` for the built-in ones. Default: the recipe's, else ``digits``.
+        model: host: the name of a timm model, a function or class that builds a network (or its name,
+            ``package.module:function``), or a dictionary of the recipe's section ``model``. See
+            ``docs/your-network.md``.
+        attention: mechanisms, as a list ``["se", "das:alpha=0.1", "cbam:where=block"]`` or text with commas. ``none``
+            is always included. Default: the recipe's mechanism, else none, se, cbam and das.
+        seeds: number of seeds, or the seeds themselves. Default: 3 for digits, 5 for other images.
+        controls: controls to train too: ``extra``, ``noise`` and ``shuffled`` for every mechanism, ``noise:das`` for
+            das only.
+        arms: additional arms, which may change any key of the recipe: ``{"wide": {"model": "resnet50", "attention":
+            "se"}}``, or the text of ``--arm``.
+        recipe: recipe, path of a recipe file, or name of a built-in recipe. Default: the one that suits data and host.
+        task: name of the task. Default: the one that fits the labels.
         pretrained: start from the host's pretrained weights.
-        checkpoint: start from this safetensors file.
-        settings: changes of the recipe, ``{"training.epochs": 5}``. They win over everything else.
-        skip_bad: leave out image files that cannot be read, and count them.
-        margin: what counts as equal, in the metric's unit. The default is the metric's own.
-        tune: what every arm chooses on validation images before it is judged, with the same budget:
-            ``{"training.lr": [0.01, 0.03, 0.1]}``, or the texts of ``--tune``; ``"lr"`` alone tries a third, one and
-            three times the value of the recipe.
-        tune_seeds: tuning runs of each arm and value for each judged seed.
-        out: the study's folder. The default is ``runs/<data>``, with a number after it where others stand there.
-        slots: runs at a time. The default is what cores or accelerators allow.
-        engine: ``local``, processes of this machine, or ``ray``.
-        address: of the Ray cluster, or ``auto``. The default is RAY_ADDRESS, or one is started.
+        checkpoint: safetensors file of weights to start from.
+        settings: changes of the recipe, ``{"training.epochs": 5}``. They override all other arguments.
+        skip_bad: leave out and count image files that cannot be read.
+        margin: largest difference that counts as equal, in the metric's unit. Default: the metric's own.
+        tune: settings that every arm tunes on validation images first, with the same budget: ``{"training.lr": [0.01,
+            0.03, 0.1]}``, or the text of ``--tune``; ``"lr"`` tries 1/3, 1 and 3 times the recipe's value.
+        tune_seeds: number of tuning runs per arm, value and seed.
+        out: folder of the study. Default: ``runs/<data>``, with a number if that folder holds another study.
+        slots: number of parallel runs. Default: as many as cores or accelerators allow.
+        engine: ``local`` for processes on this machine, or ``ray``.
+        address: address of the Ray cluster, or ``auto``. Default: RAY_ADDRESS, else a new cluster.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        trust: what a recipe file, or the folder of a teacher, may name that is not Saccade's; see ``saccade.load``.
-        notify: receives the events; see :mod:`saccade.events`. The default shows them on the terminal or in the
-            notebook, on stderr.
+        trust: modules that a recipe file or a teacher's folder may import besides Saccade's; see ``saccade.load``.
+        notify: callback that receives progress events; see :mod:`saccade.events`. Default: a display on stderr, in the
+            terminal or the notebook.
 
     Returns:
-        The results, which also show themselves in a notebook. A run that failed is in ``runs`` with its reason; the
-        same call tries it again.
+        the results, which display themselves in a notebook. ``runs`` includes failed runs and their reasons; calling
+        ``compare`` again repeats them.
 
     Raises:
-        UserError: something that is asked for is wrong; nothing has been written then. Or a tuning run failed.
+        UserError: an argument is invalid (then nothing is written), or a tuning run failed.
     """
-    with study_installed(), ExitStack() as stack:
+    with explain_missing_packages(), ExitStack() as stack:
         if notify is None:
             from saccade.screen import Screen
 
@@ -121,36 +118,36 @@ def compare(
             trust=trust,
         )  # fmt: skip
         study = design.study
-        for planned in design.planned:
-            notify(planned)
-        how: dict[str, Any] = {"engine": engine, "address": address, "trust": design.trust}
+        for event in design.events:
+            notify(event)
+        execution: dict[str, Any] = {"engine": engine, "address": address, "trust": design.trust}
         if design.tuning is not None:
-            study = _tuned(design.tuning, slots, device, notify, **how)
-            notify(StudyPlanned(study.folder, f"tuned; now {design.planned[0].description}"))
-        outcomes = execute(study, slots, device, notify, **how)
-        # These import torch: not before the runs.
+            study = _tune(design.tuning, slots, device, notify, **execution)
+            notify(StudyPlanned(study.folder, f"tuned; now {design.events[0].description}"))
+        outcomes = execute(study, slots, device, notify, **execution)
+        # Imported after the runs, because it imports torch.
         if all(outcome.status == "failed" for outcome in outcomes):
             from saccade.study.collecting import collect
 
             return collect(study.folder)
-        notify(Reporting())
+        notify(ReportBegan())
         from saccade.study.report import write_report
 
         return write_report(study.folder, trust=design.trust)
 
 
-def _tuned(tuning: Tuning, slots: int | None, device: str, notify: Notify, **how: Any) -> Study:
-    """Do the tuning runs that are not finished, and return the study with what its arms chose.
+def _tune(tuning: Tuning, slots: int | None, device: str, notify: Notify, **execution: Any) -> Study:
+    """Do the unfinished tuning runs, and return the study with the values that each arm chose.
 
     Raises:
-        UserError: as ``execute``, or a tuning run failed.
+        UserError: as ``execute``; or a tuning run failed.
     """
-    outcomes = execute(tuning.trials, slots, device, notify, **how)
+    outcomes = execute(tuning.trials, slots, device, notify, **execution)
     if failed := [outcome for outcome in outcomes if outcome.status == "failed"]:
         run = failed[0].run
         raise UserError(
-            f"{len(failed)} of {len(outcomes)} tuning runs failed, so no arm can choose; the first is {run.arm.name}, "
-            f"seed {run.seed}: {failed[0].reason}. The same command tries them again."
+            f"{len(failed)} of {len(outcomes)} tuning runs failed, so no value can be chosen; the first is "
+            f"{run.arm.name}, seed {run.seed}: {failed[0].reason}. Repeat the command to try them again."
         )
     return tuning.judged()
 
@@ -161,57 +158,59 @@ def forecast(
     attention: str | Iterable[str] | None = None,
     *,
     notify: Notify = ignore,
-    **asked: Any,
+    **options: Any,
 ) -> Forecast:
-    """Say what ``compare`` of the same arguments would take and could see; write nothing.
+    """Estimate the runs, time, disk space and detectable difference of ``compare`` with the same arguments.
 
-    Times a training step and a test step of every arm, in this process.
+    Times a training step and a test step of every arm in this process, and writes nothing.
 
     Args:
         data: as for ``compare``.
         model: as for ``compare``.
         attention: as for ``compare``.
-        notify: receives ``StudyPlanned``.
-        asked: the keywords of ``compare``.
+        notify: callback that receives ``StudyPlanned``.
+        options: keyword arguments of ``compare``.
 
     Returns:
-        Runs, minutes, disk, and the smallest difference that the study could find; ``text()`` says it in a few lines.
+        number of runs, minutes, disk space and smallest detectable difference; ``text()`` formats them.
 
     Raises:
-        UserError: as for ``compare``; or a Ray cluster, whose size is not asked, without ``slots``.
+        UserError: as ``compare``; or ``engine="ray"`` is given without ``slots``.
     """
-    with study_installed():
-        if asked.get("engine") == "ray" and not asked.get("slots"):
-            raise UserError("a plan does not ask the cluster for its size; say how many runs at a time: --slots")
-        design = _design(data, model, attention, **asked)
-        for planned in design.planned:
-            notify(planned)
-        from saccade.study.forecast import forecast as ahead_of  # imports torch: after the first lines
+    with explain_missing_packages():
+        if options.get("engine") == "ray" and not options.get("slots"):
+            raise UserError(
+                "the size of the Ray cluster is unknown here; give the number of parallel runs with --slots"
+            )
+        design = _design(data, model, attention, **options)
+        for event in design.events:
+            notify(event)
+        from saccade.study.forecast import forecast as forecast_study  # imported late, because it imports torch
 
-        device, tuning = asked.get("device", "auto"), design.tuning
+        device, tuning = options.get("device", "auto"), design.tuning
         if tuning is None:
-            return ahead_of(design.study, design.at_a_time, device, design.trust)
+            return forecast_study(design.study, design.parallel_runs, device, design.trust)
         runs = sum(run.finished is None for run in tuning.runs())
-        ahead = ahead_of(design.study if runs else tuning.judged(), design.at_a_time, device, design.trust)
-        return replace(ahead, tuning_runs=runs, tuning_minutes=runs * ahead.minutes / max(ahead.runs, 1))
+        result = forecast_study(design.study if runs else tuning.judged(), design.parallel_runs, device, design.trust)
+        return replace(result, tuning_runs=runs, tuning_minutes=runs * result.minutes / max(result.runs, 1))
 
 
 @dataclass(frozen=True)
 class _Design:
-    """What is asked for, checked as far as no image and no torch are needed.
+    """Validated arguments of ``compare``, checked without opening images or importing torch.
 
     Attributes:
-        study: in its folder; its arms as they are before tuning.
-        tuning: of its arms; None where they are not tuned.
-        at_a_time: runs; None is one for each accelerator.
-        planned: the events that say it.
-        trust: what its saved networks may name besides the catalogue.
+        study: study with its folder, before tuning.
+        tuning: tuning of the study's arms; None without tuning.
+        parallel_runs: number of parallel runs; None means one per accelerator.
+        events: events that describe the study and its tuning.
+        trust: modules that its saved networks may import besides Saccade's.
     """
 
     study: Study
     tuning: Tuning | None
-    at_a_time: int | None
-    planned: tuple[StudyPlanned, ...]
+    parallel_runs: int | None
+    events: tuple[StudyPlanned, ...]
     trust: Trust
 
 
@@ -239,98 +238,99 @@ def _design(
     device: str = "auto",
     trust: Trust = False,
 ) -> _Design:
-    given = defaults.asked(
+    overrides = defaults.overrides_from(
         model=model, task=task, pretrained=pretrained, checkpoint=checkpoint, skip_bad=skip_bad, settings=settings
     )
-    base = defaults.choose(recipe, data, given, mechanism_given=attention is not None, trust=trust)
-    base = defaults.located(base)
+    base = defaults.choose_recipe(recipe, data, overrides, mechanism_given=attention is not None, trust=trust)
+    base = defaults.locate(base)
     if base.attention.control is not None:
         raise UserError(
-            f"the recipe asks for attention.control = {base.attention.control!r}; in a study a control is an arm "
-            f"beside its mechanism: leave it out, and say --controls {base.attention.control}"
+            f"the recipe sets attention.control = {base.attention.control!r}; in a study a control is an arm of its "
+            f"own: remove the key, and add --controls {base.attention.control}"
         )
     if attention is None:
-        own = base.attention.mechanism
-        attention = own if own != BASELINE else "" if arms else _MECHANISMS
-    compared = arms_of(_listed(attention), _listed(controls), arms)
-    numbers = _seeds(layout_of(base.data).seeds if seeds is None else seeds)
+        mechanism = base.attention.mechanism
+        attention = mechanism if mechanism != BASELINE else "" if arms else _DEFAULT_MECHANISMS
+    study_arms = parse_arms(_as_list(attention), _as_list(controls), arms)
+    seed_values = _seeds(layout_of(base.data).seeds if seeds is None else seeds)
     if slots is not None and not 1 <= slots <= _MAX_SLOTS:
-        raise UserError(f"slots = {slots}: 1 to {_MAX_SLOTS} runs can go at a time")
+        raise UserError(f"slots = {slots}: from 1 to {_MAX_SLOTS} parallel runs are allowed")
     if address is not None and engine != "ray":
-        raise UserError(f"address {address!r}: only a Ray cluster has one; it takes --engine ray")
-    steps = ladder(_to_tune(tune), base)
-    study, tuning = _study(Study(base, compared, numbers, _UNNAMED, margin), steps, tune_seeds, out)
-    at_a_time = slots or slots_for(base.training.threads, device)
+        raise UserError(f"address {address!r}: only a Ray cluster has an address; add --engine ray")
+    grid = ladder(_tune_texts(tune), base)
+    study, tuning = _claim_folder(Study(base, study_arms, seed_values, _NO_FOLDER, margin), grid, tune_seeds, out)
+    parallel_runs = slots or slots_for(base.training.threads, device)
 
-    def line(what: str, runs: int, folder: Path) -> str:
-        pace = "one per device" if at_a_time is None else f"{min(at_a_time, runs)} at a time"
+    def describe(label: str, runs: int, folder: Path) -> str:
+        parallelism = "one per device" if parallel_runs is None else f"{min(parallel_runs, runs)} at a time"
         if engine == "ray" and not slots:
-            pace = "as many at a time as the cluster has room for"
-        return f"{what} = {runs} runs, {pace} -> {folder}"
+            parallelism = "as many at a time as the cluster allows"
+        return f"{label} = {runs} runs, {parallelism} -> {folder}"
 
-    def many(seeds: Sequence[int]) -> str:
+    def format_count(seeds: Sequence[int]) -> str:
         return f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
 
-    names = ", ".join(arm.name for arm in compared)
-    planned = [StudyPlanned(study.folder, line(f"{names} × {many(numbers)}", len(study.runs()), study.folder))]
+    arm_names = ", ".join(arm.name for arm in study_arms)
+    description = describe(f"{arm_names} × {format_count(seed_values)}", len(study.runs()), study.folder)
+    events = [StudyPlanned(study.folder, description)]
     if tuning is not None:
-        what = f"tuning first: {len(compared)} arms × {len(steps)} values × {many(tuning.trials.seeds)}"
-        trials = line(what, len(tuning.trials.runs()), tuning.trials.folder)
-        planned.append(StudyPlanned(study.folder, trials))
-    # What the caller named is trusted; what a file named has been checked.
-    models = (arm.recipe(base, 0).model.name for arm in compared)
-    trusted = together(trust, *(catalog.named(arm.mechanism) for arm in compared), *models)
-    return _Design(study, tuning, at_a_time, tuple(planned), trusted)
+        label = f"tuning first: {len(study_arms)} arms × {len(grid)} values × {format_count(tuning.trials.seeds)}"
+        trials = describe(label, len(tuning.trials.runs()), tuning.trials.folder)
+        events.append(StudyPlanned(study.folder, trials))
+    # Names given by the caller are trusted; those from files have been checked.
+    model_names = (arm.recipe(base, 0).model.name for arm in study_arms)
+    trusted = together(trust, *(catalog.named(arm.mechanism) for arm in study_arms), *model_names)
+    return _Design(study, tuning, parallel_runs, tuple(events), trusted)
 
 
-def _to_tune(tune: str | Iterable[str] | Mapping[str, Iterable[Any]]) -> list[str]:
-    """The texts of ``--tune``."""
+def _tune_texts(tune: str | Iterable[str] | Mapping[str, Iterable[Any]]) -> list[str]:
+    """Return the tuned settings as texts of ``--tune``."""
     if isinstance(tune, Mapping):
         return [f"{key}={','.join(map(repr, values))}" for key, values in tune.items()]
     return [tune] if isinstance(tune, str) else list(tune)
 
 
-def _listed(names: str | Iterable[str]) -> list[str]:
-    """The names of a list or of a text with commas between them."""
+def _as_list(names: str | Iterable[str]) -> list[str]:
+    """Return the names in a list, or in text separated by commas."""
     return catalog.split(names) if isinstance(names, str) else list(names)
 
 
 def _seeds(seeds: int | str | Iterable[int]) -> tuple[int, ...]:
-    """The seeds of a number, a list or a text.
+    """Parse seeds from a count, a list or text.
 
     Raises:
         UserError: as :func:`saccade.study.plan.seeds`.
     """
     if isinstance(seeds, int | str | Integral):
-        return seeds_of(str(seeds))
-    return seeds_of("".join(f"{seed}," for seed in seeds))
+        return parse_seeds(str(seeds))
+    return parse_seeds("".join(f"{seed}," for seed in seeds))
 
 
-def _study(
-    asked: Study, steps: Sequence[Settings], tune_seeds: int, out: str | Path | None
+def _claim_folder(
+    study: Study, grid: Sequence[Settings], tune_seeds: int, out: str | Path | None
 ) -> tuple[Study, Tuning | None]:
-    """The study in its folder, and its tuning: ``out``, or ``runs/<data>`` with a number where others stand there.
+    """Claim ``out``, or the first free folder of ``runs/<data>-N``; return study and tuning.
 
     Raises:
-        UserError: ``out`` holds another study or cannot be written, or the arms cannot be tuned so.
+        UserError: ``out`` holds another study or cannot be written, or the tuned values do not suit the arms.
     """
 
-    def at(folder: Path) -> tuple[Study, Tuning | None]:
-        study = replace(asked, folder=folder)
-        tuning = Tuning(study, tuple(steps), tune_seeds) if steps else None
+    def claim(folder: Path) -> tuple[Study, Tuning | None]:
+        claimed = replace(study, folder=folder)
+        tuning = Tuning(claimed, tuple(grid), tune_seeds) if grid else None
         if tuning is not None:
             tuning.claim()
-        elif study.claim():
-            study = Study.open(folder)
-        return study, tuning
+        elif claimed.claim():
+            claimed = Study.open(folder)
+        return claimed, tuning
 
     if out is not None:
-        return at(Path(out))
-    home = Path("runs") / Path(asked.base.data.source).name
+        return claim(Path(out))
+    default_folder = Path("runs") / Path(study.base.data.source).name
     for number in count(1):
-        folder = home if number == 1 else home.with_name(f"{home.name}-{number}")
+        folder = default_folder if number == 1 else default_folder.with_name(f"{default_folder.name}-{number}")
         try:
-            return at(folder)
+            return claim(folder)
         except UserError:
             if (folder / "study.toml").exists() or (folder / TUNING / "study.toml").exists():
                 continue

@@ -1,7 +1,7 @@
-"""Settings that a recipe can leave to the machine by ``auto``.
+"""Settings that a recipe may leave to Saccade as ``auto``.
 
-Timed training steps of the plain host decide them before the first run of a study (``saccade.training.fastest``). The
-study and its runs hold the values decided on; ``auto`` asked for again matches whatever was decided.
+Before the first run of a study, timed training steps of the plain host decide them. The study stores the values, and
+keeps them when it is resumed with ``auto``.
 """
 
 from __future__ import annotations
@@ -11,38 +11,38 @@ from typing import Any, get_args
 
 from saccade.recipe import Recipe, Training
 
-__all__ = ["choices", "decide", "is_open", "setting", "undecided"]
+__all__ = ["auto_keys", "choices", "decide", "is_auto", "value_of"]
 
 _AUTO = "auto"
 _KEYS = ("training.memory_format", "training.precision")
 
 
 def choices(key: str) -> tuple[str, ...]:
-    """The values that ``auto`` can become, the default first."""
-    return tuple(value for value in get_args(Training.model_fields[_last(key)].annotation) if value != _AUTO)
+    """Return the values that ``auto`` can become for ``key``, the default first."""
+    return tuple(value for value in get_args(Training.model_fields[_name(key)].annotation) if value != _AUTO)
 
 
-def setting(recipe: Recipe, key: str) -> str:
-    """The value of ``key``, one of those that can be left open."""
-    value: str = getattr(recipe.training, _last(key))
+def value_of(recipe: Recipe, key: str) -> str:
+    """Return the value of ``key``, a setting that can be ``auto``."""
+    value: str = getattr(recipe.training, _name(key))
     return value
 
 
-def is_open(key: str, value: Any) -> bool:
-    """Whether ``value`` leaves the setting ``key`` (a recipe's key, or one that ends so) to the machine."""
+def is_auto(key: str, value: Any) -> bool:
+    """Return True if ``value`` is ``auto`` and ``key`` ends in a setting that can be ``auto``."""
     return value == _AUTO and key.endswith(_KEYS)
 
 
-def undecided(recipes: Iterable[Recipe]) -> list[str]:
-    """The keys that any of ``recipes`` leaves open."""
+def auto_keys(recipes: Iterable[Recipe]) -> list[str]:
+    """Return the keys that are ``auto`` in any of ``recipes``."""
     recipes = list(recipes)
-    return [key for key in _KEYS if any(setting(recipe, key) == _AUTO for recipe in recipes)]
+    return [key for key in _KEYS if any(value_of(recipe, key) == _AUTO for recipe in recipes)]
 
 
 def decide(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """``recipe`` with what it leaves open set to ``values`` (key -> value)."""
-    return recipe.with_overrides({key: values[key] for key in undecided([recipe]) if key in values})
+    """Return ``recipe`` with its ``auto`` settings set to ``values`` (key to value)."""
+    return recipe.with_overrides({key: values[key] for key in auto_keys([recipe]) if key in values})
 
 
-def _last(key: str) -> str:
+def _name(key: str) -> str:
     return key.rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""Events that long work reports: the argument of every ``notify``."""
+"""Progress events that Saccade passes to ``notify`` callbacks."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, Literal
 
 __all__ = [
     "Caution",
-    "Checking",
+    "ChecksBegan",
     "DataOpened",
-    "EngineChanged",
+    "EngineStatus",
     "EpochEnded",
     "Event",
     "FilesChecked",
+    "ImagesNotCached",
     "Notify",
-    "PicturesNotKept",
-    "Reporting",
+    "ReportBegan",
     "RunBegan",
     "RunEnded",
     "RunEvent",
@@ -36,37 +36,44 @@ class Event:
 
 
 Notify = Callable[[Event], None]
+"""Callback that receives events."""
 
 
 def ignore(event: Event) -> None:
-    """Do nothing: the ``notify`` of a caller that gave none."""
+    """Discard the event; the default callback."""
 
 
 @dataclass(frozen=True)
 class FilesChecked(Event):
-    """``done`` of ``total`` image files have been opened."""
+    """Image files are being opened: ``done`` of ``total`` so far."""
 
     done: int
     total: int
 
 
 @dataclass(frozen=True)
-class PicturesNotKept(Event):
-    """Decoded images could not be stored for later runs, for ``reason``; they are decoded each time."""
+class ImagesNotCached(Event):
+    """Decoded images could not be cached, for ``reason``; every run decodes them again."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Caution(Event):
-    """What a reader of the score must know of its images or its host."""
+    """Warning about the images or the host that a reader of the score should know."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class TrainingBegan(Event):
-    """A training of ``epochs`` epochs of ``steps`` steps goes on after ``epoch``."""
+    """Training starts or resumes.
+
+    Attributes:
+        epochs: number of epochs of the whole training.
+        steps: number of steps per epoch.
+        epoch: last finished epoch, 0 at the start.
+    """
 
     epochs: int
     steps: int
@@ -75,7 +82,7 @@ class TrainingBegan(Event):
 
 @dataclass(frozen=True)
 class StepTaken(Event):
-    """Step ``step`` of epoch ``epoch``, both from 1; at most five events a second."""
+    """A training step ended; ``epoch`` and ``step`` count from 1. At most five of these events are sent per second."""
 
     epoch: int
     step: int
@@ -83,7 +90,7 @@ class StepTaken(Event):
 
 @dataclass(frozen=True)
 class EpochEnded(Event):
-    """An epoch ended; ``row`` is its line of metrics.jsonl, ``score`` that of the verdicts as a person reads it."""
+    """An epoch ended; ``row`` is its line of metrics.jsonl, ``score`` the formatted score of the primary metric."""
 
     epoch: int
     row: Mapping[str, Any]
@@ -92,7 +99,7 @@ class EpochEnded(Event):
 
 @dataclass(frozen=True)
 class RunPlanned(Event):
-    """A run in ``folder`` is about to begin, or its result is there; ``description`` says of what, in a few words."""
+    """A run in ``folder`` is about to start, or is already finished; ``description`` summarises it."""
 
     folder: Path
     description: str
@@ -100,32 +107,32 @@ class RunPlanned(Event):
 
 @dataclass(frozen=True)
 class StudyPlanned(Event):
-    """A study in ``folder`` is about to begin or go on; ``description`` says its arms, seeds and runs in a line."""
+    """A study in ``folder`` is about to start or resume; ``description`` lists its arms, seeds and number of runs."""
 
     folder: Path
     description: str
 
 
 @dataclass(frozen=True)
-class Reporting(Event):
+class ReportBegan(Event):
     """All runs of a study have ended; costs are measured and the report is written."""
 
 
 @dataclass(frozen=True)
-class Checking(Event):
+class ChecksBegan(Event):
     """A study's data, hosts and mechanisms are being checked."""
 
 
 @dataclass(frozen=True)
-class EngineChanged(Event):
-    """``description`` says what the engine is doing."""
+class EngineStatus(Event):
+    """Status message of the engine that executes the runs."""
 
     description: str
 
 
 @dataclass(frozen=True)
 class DataOpened(Event):
-    """A study's images are open."""
+    """A study's images have been opened."""
 
     description: str
     cautions: tuple[str, ...] = ()
@@ -133,12 +140,12 @@ class DataOpened(Event):
 
 @dataclass(frozen=True)
 class SettingsDecided(Event):
-    """Timed steps decided what the recipe left open.
+    """Settings given as ``auto`` have been chosen by timing training steps.
 
     Attributes:
-        settings: key -> value.
-        step_ms: the value, or the values one after another, that were tried -> milliseconds of a training step.
-        batch: images of such a step.
+        settings: maps key to the chosen value.
+        step_ms: maps each tried value, or values joined by commas, to milliseconds per training step.
+        batch: number of images per step.
     """
 
     settings: Mapping[str, str]
@@ -146,15 +153,15 @@ class SettingsDecided(Event):
     batch: int
 
     def text(self) -> str:
-        """In a sentence."""
-        taken = ", ".join(f"{key} = {value}" for key, value in self.settings.items())
+        """Return settings and times as text."""
+        settings = ", ".join(f"{key} = {value}" for key, value in self.settings.items())
         times = ", ".join(f"{name} {ms:.0f}" for name, ms in self.step_ms.items())
-        return f"{taken} (ms for a step of {self.batch} images: {times})"
+        return f"{settings} (ms for a step of {self.batch} images: {times})"
 
 
 @dataclass(frozen=True)
 class StudyBegan(Event):
-    """A study of ``runs`` runs, ``finished`` of them before, on ``slots`` workers."""
+    """A study of ``runs`` runs starts on ``slots`` workers; ``finished`` of the runs are already done."""
 
     runs: int
     finished: int
@@ -163,7 +170,7 @@ class StudyBegan(Event):
 
 @dataclass(frozen=True)
 class RunBegan(Event):
-    """A worker was given a run; ``attempt`` counts from 1."""
+    """A run starts on worker ``slot``; ``attempt`` counts from 1."""
 
     slot: int
     arm: str
@@ -173,7 +180,7 @@ class RunBegan(Event):
 
 @dataclass(frozen=True)
 class RunEvent(Event):
-    """An event of the run of ``arm`` with ``seed``."""
+    """Event of the run of ``arm`` with ``seed`` on worker ``slot``."""
 
     slot: int
     arm: str
@@ -183,7 +190,7 @@ class RunEvent(Event):
 
 @dataclass(frozen=True)
 class RunEnded(Event):
-    """A run ended; ``score`` is that of the verdicts as a person reads it."""
+    """A run ended; ``score`` is the formatted score of the primary metric."""
 
     slot: int
     arm: str

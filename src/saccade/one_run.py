@@ -1,4 +1,4 @@
-"""One run of one recipe: ``saccade.train``. ``saccade train`` is this function with a parser in front."""
+"""Training of one run: ``saccade.train``, which the command ``saccade train`` calls."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saccade import catalog, defaults
-from saccade.errors import study_installed
+from saccade.errors import explain_missing_packages
 from saccade.events import Notify, RunPlanned
 from saccade.imagefiles import left_out
 from saccade.recipe import Recipe
@@ -24,12 +24,12 @@ __all__ = ["TrainedRun", "train"]
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished run.
+    """Finished run.
 
     Attributes:
-        folder: its files; see ``saccade.training.folder``.
-        result: what ``done.json`` says.
-        trust: what the folder may name besides the catalogue: what the caller of ``train`` named.
+        folder: folder of its files; see ``saccade.training.folder``.
+        result: contents of ``done.json``.
+        trust: modules that loading the network may import besides Saccade's.
     """
 
     folder: Path
@@ -38,16 +38,16 @@ class TrainedRun:
 
     @property
     def scores(self) -> dict[str, float | None]:
-        """Metric -> score on the test images."""
+        """Maps metric to score on the test images."""
         return dict(self.result["scores"])
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss or an answer was no finite number, which ended the run early."""
+        """True if the run stopped early because the loss or an output was not finite."""
         return self.result["diverged"] is not None
 
     def sentence(self) -> str:
-        """How the run ended, in a sentence."""
+        """Return the outcome of the run in a sentence."""
         result = self.result
         if self.diverged:
             return (
@@ -55,15 +55,15 @@ class TrainedRun:
                 f"{result['metric']} {result['score']}, in {self.folder}. A lower training.lr or a longer "
                 "training.warmup_epochs often helps."
             )
-        words = left_out(result.get("left_out", {}))
+        note = left_out(result.get("left_out", {}))
         return (
-            f"{result['metric']} {result['score']} on the test images after {_epochs(result['epochs'])} in "
+            f"{result['metric']} {result['score']} on the test images after {_epochs_text(result['epochs'])} in "
             f"{result['seconds']:.0f} s; {result['parameters']:,} parameters; in {self.folder}"
-            f"{f'; {words}' if words else ''}"
+            f"{f'; {note}' if note else ''}"
         )
 
     def load(self) -> nn.Module:
-        """Return the trained network, on the CPU, in eval mode.
+        """Return the trained network on the CPU, in eval mode.
 
         Raises:
             UserError: a file is damaged, or the host cannot be built; see ``saccade.load``.
@@ -90,74 +90,75 @@ def train(
     trust: Trust = False,
     notify: Notify | None = None,
 ) -> TrainedRun:
-    """Train once, in this process.
+    """Train one network in this process, and return its scores and folder.
 
-    The same call again goes on where a killed run stopped; of a finished run it returns the result.
+    Calling it again resumes an interrupted run, or returns the result of a finished one.
 
     Args:
-        recipe: a recipe, a TOML file, or the name of one that comes with the package. The default suits data and host.
-        data: a folder of images, or ``digits``. The default is that of the recipe, else digits.
-        model: the host: a name of timm's, a function or class that builds your network (or its name,
-            ``package.module:function``), or a dictionary of the recipe's part ``model``. See ``docs/your-network.md``.
-        attention: the mechanism to plug: ``none``, ``das``, ``das:alpha=0.1``, ``my.module:Class``.
-        seed: of the run.
-        task: what is learnt. The default is what the labels are for.
+        recipe: recipe, path of a recipe file, or name of a built-in recipe. Default: the one that suits data and host.
+        data: folder of images, or ``digits`` for the built-in ones. Default: the recipe's, else ``digits``.
+        model: host: the name of a timm model, a function or class that builds a network (or its name,
+            ``package.module:function``), or a dictionary of the recipe's section ``model``. See
+            ``docs/your-network.md``.
+        attention: mechanism to plug: ``none``, ``das``, ``das:alpha=0.1``, ``my.module:Class``.
+        seed: seed of the run.
+        task: name of the task. Default: the one that fits the labels.
         pretrained: start from the host's pretrained weights.
-        checkpoint: start from this safetensors file.
-        settings: changes of the recipe, ``{"training.epochs": 5}``. They win over everything else.
-        skip_bad: leave out image files that cannot be read, and count them.
-        out: the run folder. The default is ``runs/RECIPE-ATTENTION-seedN``.
+        checkpoint: safetensors file of weights to start from.
+        settings: changes of the recipe, ``{"training.epochs": 5}``. They override all other arguments.
+        skip_bad: leave out and count image files that cannot be read.
+        out: folder of the run. Default: ``runs/RECIPE-ATTENTION-seedN``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        trust: what a recipe file, or the folder of a teacher, may name that is not Saccade's; see ``saccade.load``.
-        notify: receives the events; see :mod:`saccade.events`. The default shows them on the terminal or in the
-            notebook, on stderr.
+        trust: modules that a recipe file or a teacher's folder may import besides Saccade's; see ``saccade.load``.
+        notify: callback that receives progress events; see :mod:`saccade.events`. Default: a display on stderr, in the
+            terminal or the notebook.
 
     Raises:
-        UserError: something that is asked for is wrong; nothing has been written then.
+        UserError: an argument is invalid; then nothing is written.
     """
-    with study_installed(), ExitStack() as stack:
+    with explain_missing_packages(), ExitStack() as stack:
         if notify is None:
             from saccade.screen import RunScreen
 
             notify = stack.enter_context(RunScreen(err=True))
-        given = defaults.asked(
+        overrides = defaults.overrides_from(
             model=model, task=task, pretrained=pretrained, checkpoint=checkpoint, skip_bad=skip_bad, settings=()
         )
         if attention is not None:
-            given["attention.mechanism"] = attention
+            overrides["attention.mechanism"] = attention
         if seed is not None:
-            given["training.seed"] = seed
-        given |= defaults.asked(settings=settings)
-        asked = defaults.choose(recipe, data, given, trust=trust)
-        if asked.attention.mechanism != "none":
-            name = catalog.canonical_text(asked.attention.mechanism)
-            asked = asked.with_overrides({"attention.mechanism": name})
-        folder = Path("runs") / _slug(_stem(recipe, asked), asked) if out is None else Path(out)
-        length = _epochs(asked.training.epochs)
-        notify(RunPlanned(folder, f"{folder}: {asked.model.name}, attention {_attention(asked)}, {length}"))
+            overrides["training.seed"] = seed
+        overrides |= defaults.overrides_from(settings=settings)
+        chosen = defaults.choose_recipe(recipe, data, overrides, trust=trust)
+        if chosen.attention.mechanism != "none":
+            name = catalog.canonical_text(chosen.attention.mechanism)
+            chosen = chosen.with_overrides({"attention.mechanism": name})
+        folder = Path("runs") / _folder_name(_prefix(recipe, chosen), chosen) if out is None else Path(out)
+        epochs = _epochs_text(chosen.training.epochs)
+        notify(RunPlanned(folder, f"{folder}: {chosen.model.name}, attention {_attention_label(chosen)}, {epochs}"))
 
         from saccade import training
 
-        trusted = together(trust, catalog.named(asked.attention.mechanism), asked.model.name)
-        result = training.train(asked, folder, device=device, notify=notify, trust=trusted)
+        trusted = together(trust, catalog.named(chosen.attention.mechanism), chosen.model.name)
+        result = training.train(chosen, folder, device=device, notify=notify, trust=trusted)
         return TrainedRun(folder, result, trusted)
 
 
-def _attention(recipe: Recipe) -> str:
-    part = recipe.attention
-    return f"{part.control} for {part.mechanism}" if part.control else part.mechanism
+def _attention_label(recipe: Recipe) -> str:
+    attention = recipe.attention
+    return f"{attention.control} for {attention.mechanism}" if attention.control else attention.mechanism
 
 
-def _epochs(count: int) -> str:
+def _epochs_text(count: int) -> str:
     return f"{count} epoch{'s' * (count != 1)}"
 
 
-def _stem(recipe: Recipe | str | Path | None, asked: Recipe) -> str:
-    """The first word of the run folder: the name of the recipe, or of the images where the recipe has none."""
-    return Path(recipe).stem if isinstance(recipe, str | Path) else Path(asked.data.source).name
+def _prefix(recipe: Recipe | str | Path | None, chosen: Recipe) -> str:
+    """Return the first word of the folder name: the recipe's name, or that of the images if the recipe has no name."""
+    return Path(recipe).stem if isinstance(recipe, str | Path) else Path(chosen.data.source).name
 
 
-def _slug(stem: str, recipe: Recipe) -> str:
-    """The name of the run folder: recipe, attention and seed in letters that every file system takes."""
-    words = (stem, _attention(recipe), f"seed{recipe.training.seed}")
+def _folder_name(prefix: str, recipe: Recipe) -> str:
+    """Return a folder name of recipe, attention and seed, in characters that every file system accepts."""
+    words = (prefix, _attention_label(recipe), f"seed{recipe.training.seed}")
     return "-".join(re.sub(r"[^\w.=]+", "-", word).strip("-") for word in words)

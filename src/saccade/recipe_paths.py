@@ -1,4 +1,4 @@
-"""The settings of a recipe that are paths, made absolute: a run or study goes on from any folder."""
+"""Absolute paths for a recipe's settings, so that a run can be resumed from any working directory."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["whole_paths"]
+__all__ = ["with_absolute_paths"]
 
-_PATHS = ("model.checkpoint", "model.init_from", "training.teacher_checkpoint")
+_PATH_KEYS = ("model.checkpoint", "model.init_from", "training.teacher_checkpoint")
 
 
-def whole_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``settings``, dotted keys to values, with the paths of weights and of run folders made absolute.
+def with_absolute_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``settings`` (dotted key to value) with absolute paths of weights and run folders.
 
-    A teacher is a path where there is a folder of that name; it may be a name of timm's.
+    ``training.teacher`` is a path if such a folder exists, else the name of a timm model.
     """
     return {key: os.path.abspath(value) if _is_path(key, value) else value for key, value in settings.items()}
 
@@ -22,4 +22,4 @@ def whole_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
 def _is_path(key: str, value: Any) -> bool:
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         return False
-    return key in _PATHS or (key == "training.teacher" and os.path.isdir(value))
+    return key in _PATH_KEYS or (key == "training.teacher" and os.path.isdir(value))

@@ -1,4 +1,4 @@
-"""Which keys of a recipe's training go together: a key that would change nothing is refused, not ignored."""
+"""Conflicts among the keys of a recipe's training section. A key without effect is refused, not ignored."""
 
 from __future__ import annotations
 
@@ -6,74 +6,79 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-__all__ = ["problem"]
+__all__ = ["conflict_message"]
 
 
-def problem(training: Any) -> str | None:
-    """Return a sentence on the first keys of a ``saccade.recipe.Training`` that do not go together; None if all do."""
-    return next((f"training.{sentence}" for sentence in _problems(training)), None)
+def conflict_message(training: Any) -> str | None:
+    """Return a message for the first conflict among the keys of ``training``, a ``recipe.Training``; None without
+    one.
+    """
+    return next((f"training.{conflict}" for conflict in _conflicts(training)), None)
 
 
-def _problems(part: Any) -> Iterator[str]:
-    yield from _phases(part)
-    yield from _schedule(part)
-    yield from _optimizer(part)
-    yield from _teacher(part)
-    if part.sync_bn:
+def _conflicts(training: Any) -> Iterator[str]:
+    yield from _phase_conflicts(training)
+    yield from _schedule_conflicts(training)
+    yield from _optimizer_conflicts(training)
+    yield from _teacher_conflicts(training)
+    if training.sync_bn:
         yield "sync_bn = True: a run has one device; its batch norms see the whole batch. Leave training.sync_bn out"
     for key in ("mixup_alpha", "cutmix_alpha"):
-        if getattr(part, key) and part.batch_size < 2:
+        if getattr(training, key) and training.batch_size < 2:
             yield (
-                f"{key} = {getattr(part, key)}: an image is mixed with another of its batch; training.batch_size is "
-                f"{part.batch_size}, at least 2 is needed"
+                f"{key} = {getattr(training, key)}: each image is mixed with another of its batch; "
+                f"training.batch_size is {training.batch_size}, at least 2 is needed"
             )
 
 
-def _phases(part: Any) -> Iterator[str]:
-    if part.phases and part.epochs != (total := sum(phase.epochs for phase in part.phases)):
-        yield f"epochs = {part.epochs}: the phases have {total} together; write {total}, or leave training.epochs out"
+def _phase_conflicts(training: Any) -> Iterator[str]:
+    if training.phases and training.epochs != (total := sum(phase.epochs for phase in training.phases)):
+        yield f"epochs = {training.epochs}: the phases have {total} together; set {total} or leave training.epochs out"
 
 
-def _schedule(part: Any) -> Iterator[str]:
-    for key, owners in (
+def _schedule_conflicts(training: Any) -> Iterator[str]:
+    for key, users in (
         ("milestones", ("multistep",)),
         ("step_epochs", ("step",)),
         ("gamma", ("step", "multistep", "exponential")),
     ):
-        if getattr(part, key) not in (None, ()) and part.schedule not in owners:
-            yield _unused(key, part, "schedule", owners)
+        if getattr(training, key) not in (None, ()) and training.schedule not in users:
+            yield _unused_message(key, training, "schedule", users)
     for schedule, key in (("multistep", "milestones"), ("step", "step_epochs"), ("exponential", "gamma")):
-        if part.schedule == schedule and getattr(part, key) in (None, ()):
+        if training.schedule == schedule and getattr(training, key) in (None, ()):
             yield f"schedule = {schedule!r} needs training.{key}"
-    if any(one >= other for one, other in pairwise(part.milestones)):
-        yield f"milestones = {list(part.milestones)}: each must be greater than the one before"
-    longest = max((phase.epochs for phase in part.phases), default=part.epochs)
-    for key, last in (("milestones", part.milestones[-1:]), ("step_epochs", [part.step_epochs or 0])):
-        if any(epoch >= longest for epoch in last):
-            where = "the longest phase has" if part.phases else "training.epochs is"
-            yield f"{key}: the rate would fall after epoch {last[0]}, and {where} {longest}"
+    if any(previous >= following for previous, following in pairwise(training.milestones)):
+        yield f"milestones = {list(training.milestones)}: each must be greater than the one before"
+    longest = max((phase.epochs for phase in training.phases), default=training.epochs)
+    for key, drops in (("milestones", training.milestones[-1:]), ("step_epochs", [training.step_epochs or 0])):
+        if any(epoch >= longest for epoch in drops):
+            duration = "the longest phase has" if training.phases else "training.epochs is"
+            yield f"{key}: the learning rate would drop after epoch {drops[0]}, and {duration} {longest}"
 
 
-def _optimizer(part: Any) -> Iterator[str]:
-    for key, owners in (("nesterov", ("sgd",)), ("rmsprop_alpha", ("rmsprop",)), ("eps", ("adamw", "rmsprop"))):
-        if getattr(part, key) not in (None, False) and part.optimizer not in owners:
-            yield _unused(key, part, "optimizer", owners)
-    if part.nesterov and not part.momentum:
+def _optimizer_conflicts(training: Any) -> Iterator[str]:
+    for key, users in (("nesterov", ("sgd",)), ("rmsprop_alpha", ("rmsprop",)), ("eps", ("adamw", "rmsprop"))):
+        if getattr(training, key) not in (None, False) and training.optimizer not in users:
+            yield _unused_message(key, training, "optimizer", users)
+    if training.nesterov and not training.momentum:
         yield "nesterov = True needs training.momentum above 0"
 
 
-def _teacher(part: Any) -> Iterator[str]:
+def _teacher_conflicts(training: Any) -> Iterator[str]:
     for key in ("teacher_checkpoint", "distill_alpha", "distill_temperature"):
-        if getattr(part, key) is not None and part.teacher is None:
-            yield f"{key} = {getattr(part, key)!r} is of no use without training.teacher; name one or leave it out"
+        if getattr(training, key) is not None and training.teacher is None:
+            yield (
+                f"{key} = {getattr(training, key)!r} has no effect without training.teacher; set training.teacher or "
+                f"leave training.{key} out"
+            )
 
 
-def _unused(key: str, part: Any, chooser: str, owners: tuple[str, ...]) -> str:
-    """Say that ``key`` has no meaning under the choice that ``chooser`` makes."""
-    value = getattr(part, key)
-    shown = list(value) if isinstance(value, tuple) else value
-    needed = " or ".join(map(repr, owners))
+def _unused_message(key: str, training: Any, selector: str, users: tuple[str, ...]) -> str:
+    """Return a message that the value of ``selector`` leaves ``key`` without effect."""
+    value = getattr(training, key)
+    text = list(value) if isinstance(value, tuple) else value
+    needed = " or ".join(map(repr, users))
     return (
-        f"{key} = {shown}: training.{chooser} is {getattr(part, chooser)!r}, which does not use it; "
-        f"set training.{chooser} to {needed} or leave training.{key} out"
+        f"{key} = {text}: training.{selector} is {getattr(training, selector)!r}, which does not use it; "
+        f"set training.{selector} to {needed} or leave training.{key} out"
     )

@@ -7,7 +7,7 @@ from saccade.cli import main
 
 @pytest.fixture
 def run(capsys, monkeypatch):
-    """``run("list", "--json")`` -> exit code, stdout, stderr."""
+    """Function that calls ``saccade`` with arguments and returns exit code, stdout and stderr."""
 
     def call(*arguments):
         monkeypatch.setattr("sys.argv", ["saccade", *arguments])

@@ -1,4 +1,4 @@
-"""``saccade check``: one line a promise, and an exit code a script can use."""
+"""``saccade check``: one line per promise, and the exit code."""
 
 import io
 import json
@@ -102,7 +102,7 @@ def test_a_reason_is_told_once(run):
     assert code == 1
     failed = [line for line in out.splitlines() if line.startswith("failed")]
     assert "NotImplementedError: one day (stranger.py, line" in failed[0]
-    assert [line.split("  ")[-1].strip() for line in failed].count("as keeps shape") > 10
+    assert [line.split("  ")[-1].strip() for line in failed].count("same reason as keeps shape") > 10
 
 
 class Terminal(io.StringIO):

@@ -1,4 +1,4 @@
-"""``saccade compare``: a small real study, killed and gone on with, planned, and used wrongly."""
+"""``saccade compare``: a small study, killed and resumed, planned, and used wrongly."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def _command(*words):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A study that ran undisturbed: its folder, what it said, its exit code."""
+    """Folder, stdout, stderr and exit code of an uninterrupted study."""
     home = tmp_path_factory.mktemp("compare")
     study = subprocess.run(_command(), cwd=home, check=False, **PIPES)
     return home / "runs/digits", study.stdout, study.stderr, study.returncode
@@ -82,7 +82,7 @@ TINY = ("training.epochs=1", "data.size=16", "data.train_images=60", "data.test_
 
 
 def _tiny(capsys, monkeypatch, folder, *words):
-    """A study of one epoch on few digits, done in ``folder``; what it printed."""
+    """Run a study of one epoch on few digits in ``folder``, and return its output."""
     settings = [word for setting in TINY for word in ("--set", setting)]
     command = ["saccade", "compare", *settings, "--device", "cpu", "--slots", "1", "--out", str(folder), *words]
     monkeypatch.setattr("sys.argv", command)
@@ -100,7 +100,8 @@ def test_a_study_of_masks(tmp_path, capsys, monkeypatch):
     assert results["trivial"]["answer"]
     assert 0 < results["trivial"]["score"] < 20
     assert [len(row["scores"]) for row in results["arms"].values()] == [2, 2]
-    assert all(0 <= score <= 100 for row in results["arms"].values() for score in row["scores"])
+    scores = [score for row in results["arms"].values() for score in row["scores"]]
+    assert [score for score in scores if not 0 <= score <= 100] == []
     assert [other["metric"] for other in results["others"]] == ["Dice", "pixel accuracy"]
     assert results["analysis"]["images"] == 40
     assert (tmp_path / "s/report.html").stat().st_size > 10_000
@@ -122,7 +123,7 @@ def test_two_models_are_two_arms(tmp_path, capsys, monkeypatch):
 
 
 def test_a_study_of_earlier_versions_goes_on(finished, tmp_path, capsys, monkeypatch):
-    """Finished runs are kept as they are, the missing one is done, the report is made of both."""
+    """Finished runs stay unchanged, the missing run is done, and the report uses both."""
     shutil.copytree(finished[0], tmp_path / "s")
     study = Study.open(tmp_path / "s")
     shutil.rmtree(study.runs()[3].folder)
@@ -165,7 +166,7 @@ def test_killed_and_begun_again_it_ends_in_the_same_bytes(finished, tmp_path, st
 
 @pytest.mark.parametrize("engine", ["local", "ray"])
 def test_ended_by_a_batch_system_it_says_how_it_goes_on(tmp_path, engine, start):
-    """SIGTERM is taken as Ctrl-C is: no traceback, nor the stack that Ray would print."""
+    """SIGTERM acts like Ctrl-C: no traceback and no stack from Ray."""
     if engine == "ray":
         pytest.importorskip("ray", reason="ray is not installed")
     command = _command("--out", "s", "--engine", engine, "--set", "training.epochs=1000")
@@ -178,7 +179,7 @@ def test_ended_by_a_batch_system_it_says_how_it_goes_on(tmp_path, engine, start)
     os.kill(study.pid, signal.SIGTERM)
     said, complaint = study.communicate(timeout=STUCK)
     assert study.returncode == 130, complaint
-    assert complaint.split("\n", 1)[0].strip() == "stopped; the same command goes on in s"
+    assert complaint.split("\n", 1)[0].strip() == "stopped; repeat the command to resume s"
     assert complaint.strip().splitlines()[-1] == "saccade: interrupted"
     assert "Traceback" not in complaint + said
     assert len(complaint.split()) < 20, complaint
@@ -218,7 +219,7 @@ def test_the_plan_says_what_lies_ahead_and_writes_nothing(tmp_path):
 
 
 def test_the_parent_imports_no_torch_before_the_check_has_ended(tmp_path):
-    """What a wrong host costs: the check, in a process of its own."""
+    """A wrong host costs only the check, which runs in a separate process."""
     code = WATCH.format(words=[*WORDS, "--set", "model.name=resnet5O", "--set", "model.options={}"])
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -313,7 +314,7 @@ def test_the_host_and_the_size_suit_the_images(tmp_path, side, host, size):
 
 
 def test_the_side_is_seen_through_links_and_past_what_is_no_image(tmp_path):
-    """As the images are found when they are opened; and without a word of Pillow's on one that is refused."""
+    """Images are found as when they are opened, without warnings of Pillow for refused files."""
     from PIL import Image
 
     (tmp_path / "store").mkdir()

@@ -1,4 +1,4 @@
-"""``saccade export``: what it writes, what it says, and the folder it reads."""
+"""``saccade export``: its files, its output, and the folders it reads."""
 
 import json
 
@@ -13,7 +13,7 @@ from saccade import load, plug, replacements, save
 
 @pytest.fixture
 def run_folder(tmp_path, monkeypatch):
-    """A folder as a run leaves it, in a working folder of its own."""
+    """Run folder in a separate working directory."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     network = plug(timm.create_model("resnet10_small", num_classes=3, in_chans=1), "se", "stage[-1]", input=(1, 32, 32))
@@ -33,7 +33,7 @@ def test_a_run_becomes_onnx(run, run_folder):
     assert second == "input image float32 (batch, 1, height, width); output output"
     assert third.startswith("read back and compared with PyTorch: largest difference ")
     assert " at 1×1×32×32, " in third
-    assert fourth == "it says of itself: host, 1 plugs, input, 3 classes, mean, std, top1, smallest"
+    assert fourth == "metadata: host, 1 plugs, input, 3 classes, mean, std, top1, smallest"
     told = {entry.key: json.loads(entry.value) for entry in onnx.load(str(path)).metadata_props}
     assert (told["classes"], told["mean"], told["std"], told["input"]) == (["x", "y", "z"], [0.1], [0.4], [1, 32, 32])
     assert told["host"] == {"timm": "resnet10_small", "options": {"num_classes": 3, "in_chans": 1}}
@@ -54,7 +54,7 @@ def test_a_run_becomes_a_program(run, run_folder, tmp_path):
 def test_a_folder_becomes_another(run, run_folder, tmp_path):
     assert run("export", "a run", "--format", "safetensors")[0::2] == (
         2,
-        "saccade: a run is in that format already; name another folder by --out\n",
+        "saccade: a run has that format already; choose another folder with --out\n",
     )
     code, out, _ = run("export", "a run", "--format", "safetensors", "--out", "copy")
     assert code == 0
@@ -79,7 +79,7 @@ def test_a_network_that_is_named(run, tmp_path, monkeypatch):
     code, out, err = run("export", "resnet10_small", "--attention", "eca:kernel_size=3", "--input", "3,32,40")
     assert (code, err) == (0, "")
     assert [path.name for path in tmp_path.iterdir()] == ["resnet10_small.onnx"]
-    assert out.splitlines()[-1] == "The weights are random: a rehearsal."
+    assert out.splitlines()[-1] == "The weights are random; use the file only to test the export."
     told = {entry.key: json.loads(entry.value) for entry in onnx.load("resnet10_small.onnx").metadata_props}
     assert {plug["mechanism"] for plug in told["plugs"]} == {"eca"}
     assert told["plugs"][0]["options"] == {"kernel_size": 3}
@@ -92,7 +92,7 @@ def test_a_network_whose_convolutions_are_replaced(run, tmp_path, monkeypatch):
     assert code == 0
     rows = replacements(load("folder"))
     assert {row.mechanism for row in rows} == {"dcn2"}
-    assert f"it says of itself: host, {len(rows)} replacements, input" in out
+    assert f"metadata: host, {len(rows)} replacements, input" in out
 
 
 def test_a_study_is_told_from_a_run(run, run_folder, tmp_path):
@@ -106,7 +106,7 @@ def test_a_study_is_told_from_a_run(run, run_folder, tmp_path):
 def test_attention_is_for_networks_that_are_named(run, run_folder):
     code, _, err = run("export", "a run", "--attention", "se")
     assert code == 2
-    assert err == "saccade: a run has its plugs already; --attention is for a network that is named\n"
+    assert err == "saccade: a run is a folder and has its mechanisms already; --attention needs the name of a network\n"
     assert not list(run_folder.glob("*.onnx"))
 
 

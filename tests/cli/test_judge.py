@@ -1,4 +1,4 @@
-"""``saccade judge`` and its page of the documents."""
+"""``saccade judge``, and its page in docs."""
 
 import json
 import os
@@ -92,7 +92,7 @@ def _page():
 
 
 def test_the_commands_of_the_page_run(tmp_path, monkeypatch):
-    """The files it names are made here: the tables from the page itself, logs as their trainers write them."""
+    """Tables come from the page itself, logs are written as their trainers do."""
     blocks = re.findall(r"```csv\n(.*?)```", _page(), re.DOTALL)
     for name, text in zip(("scores.csv", "images.csv"), blocks, strict=True):
         (tmp_path / name).write_text(text)

@@ -1,4 +1,4 @@
-"""``saccade measure``: a row for each mechanism, the plain network first."""
+"""``saccade measure``: one row per mechanism, after the plain network."""
 
 import json
 
@@ -11,7 +11,7 @@ SMALL = ("resnet10_small", "--input", "1,20,14", "--batch", "3")
 
 @pytest.fixture(autouse=True)
 def in_a_hurry(monkeypatch):
-    """Times each network a few times only."""
+    """Limit the number of timed runs."""
     monkeypatch.setattr("saccade.cost.latency.FEWEST", 3)
     monkeypatch.setattr("saccade.cost.latency.MOST", 3)
 
@@ -112,8 +112,8 @@ def test_what_replaces_convolutions(run):
         (("resnet10_small", "--attention", "sse"), "no mechanism is called 'sse'. Did you mean 'scse' or 'se'?"),
         (("resnet10_small", "--attention", "das:alpha=0.001", "--input", "1,8,8"), "alpha"),
         (("resnet10_small", "--attention", "se", "--where", "nowhere"), "nowhere"),
-        (("resnet10_small", "--input", "3,32"), "--input '3,32' is no size; write channels,height,width"),
-        (("resnet10_small", "--input", "3,32,-1"), "is no size"),
+        (("resnet10_small", "--input", "3,32"), "--input '3,32' is not a size; write channels,height,width"),
+        (("resnet10_small", "--input", "3,32,-1"), "is not a size"),
         (("resnet10_small", "--batch", "0"), "0 is not in the range"),
         (("resnet10_small", "--start", "random"), "'random' is not one of"),
     ],

@@ -1,4 +1,4 @@
-"""``saccade sites``: hosts by name or folder, positions, sizes; wrong words end in one message."""
+"""``saccade sites``: hosts by name or folder, positions, sizes and wrong uses."""
 
 import json
 
@@ -31,7 +31,7 @@ def test_a_table(run):
     assert lines[1] == ["layer1", "layer1.0", "16", "32×24", "0", "1", "Sequential", "stage"]
     assert lines[4] == ["layer4", "layer4.0", "128", "4×3", "3", "1", "Sequential", "stage"]
     found = "stage: 4, neck: 0, block: 4, residual: 4, conv3x3: 4, activated: 4, expanded: 0, conv_stem: 1"
-    assert out.splitlines()[-1] == f"4 sites, seen on a picture of 3×32×24; {found}"
+    assert out.splitlines()[-1] == f"4 sites, found with an image of 3×32×24; {found}"
 
 
 def test_what_enters_a_module_is_a_row_of_its_own(run):
@@ -70,7 +70,7 @@ def test_a_saved_network(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("resnt10_small",), "neither a folder nor a network of timm's. Did you mean 'resnet10_small'"),
+        (("resnt10_small",), "neither a folder nor a timm model. Did you mean 'resnet10_small'"),
         (("torchvision:resnet19",), "torchvision has no network 'resnet19'. Did you mean"),
         (("resnet10_small", "--where", "stages"), "'stages' is neither a position nor a site. Did you mean 'stage'"),
         (("resnet10_small", "--input", "3,32"), "--input is three positive integers"),
@@ -100,7 +100,7 @@ def test_a_network_of_ones_own_by_the_function_that_makes_it(run, tmp_path, monk
         ("1", 8, ["stage", "neck"])
     ]
     for name, said in {
-        "own_network_of_sites:number": "is a int; needed is a torch.nn.Module",
+        "own_network_of_sites:number": "is a int; a torch.nn.Module is needed",
         "own_network_of_sites:fails": "KeyError: 'weights'",
         "own_network_of_sites:mak": "has no attribute 'mak'",
         "no_such_package_of_sites:make": "No module named 'no_such_package_of_sites'",

@@ -1,4 +1,4 @@
-"""``saccade train``: one run, its lines, its folder, its exit codes."""
+"""``saccade train``: its output, its folder and its exit codes."""
 
 import itertools
 import json
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from saccade.cli import main
-from saccade.one_run import _slug
+from saccade.one_run import _folder_name
 from saccade.recipe import Recipe
 
 TINY = """
@@ -27,7 +27,7 @@ batch_size = 30
 
 @pytest.fixture
 def saccade(tmp_path, monkeypatch, capfd):
-    """Runs the command line in an empty folder with a small recipe; returns exit code, stdout, stderr."""
+    """Function that runs the command line in an empty folder with a small recipe; returns exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny.toml").write_text(TINY)
 
@@ -66,7 +66,7 @@ def test_a_plug_that_ignores_the_image_is_named(saccade, tmp_path):
     assert "note:" not in saccade(words)[1]
     path = tmp_path / "run" / "done.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"constant": {"layer1": "gate", "layer2": "gate"}}))
-    said = "note: for every test image the plug does the same at layer1, layer2"
+    said = "note: the gate or context is the same for all test images at layer1, layer2"
     assert saccade(words)[1].splitlines()[-1] == said
 
 
@@ -141,7 +141,7 @@ def test_divergence_is_said_and_exits_with_one(saccade):
     ("words", "message"),
     [
         ("--attention tripelt", "no mechanism is called 'tripelt'. Did you mean 'triplet'?"),
-        ("--set training.epochs", "'training.epochs' is no setting"),
+        ("--set training.epochs", "'training.epochs' is not a setting"),
         ("--seed -1", "-1"),
         ("--device gpu", "no device 'gpu'"),
         ("--out tiny.toml", "is a file"),
@@ -164,6 +164,6 @@ def test_names_of_recipes(saccade):
 
 def test_folder_names_are_plain():
     recipe = Recipe().with_overrides({"attention.mechanism": "my.pkg:Cls:alpha=0.1:sizes=[3, 5]", "training.seed": 2})
-    assert _slug("digits", recipe) == "digits-my.pkg-Cls-alpha=0.1-sizes=-3-5-seed2"
+    assert _folder_name("digits", recipe) == "digits-my.pkg-Cls-alpha=0.1-sizes=-3-5-seed2"
     control = Recipe().with_overrides({"attention.mechanism": "das", "attention.control": "extra"})
-    assert _slug("a b", control) == "a-b-extra-for-das-seed0"
+    assert _folder_name("a b", control) == "a-b-extra-for-das-seed0"

@@ -1,4 +1,4 @@
-"""Signals during training: Ctrl-C passes through, SIGTERM is never put off."""
+"""Signals during training: Ctrl-C is passed on, SIGTERM takes effect at once."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import pytest
 
 from saccade.events import StepTaken
 from saccade.training import checkpointer, train
-from tiny_runs import TINY, after, same
+from tiny_runs import TINY, after, assert_same_run
 
 
 def test_ctrl_c_passes_through_and_can_be_pressed_again(straight, tmp_path):
@@ -28,11 +28,11 @@ def test_ctrl_c_passes_through_and_can_be_pressed_again(straight, tmp_path):
         train(TINY, tmp_path, device="cpu", notify=press)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     train(TINY, tmp_path, device="cpu")
-    assert same(folder, tmp_path)
+    assert_same_run(folder, tmp_path)
 
 
 def test_sigterm_ends_a_run_at_once_and_it_goes_on(straight, tmp_path, monkeypatch):
-    """Lightning would put it off to the end of the epoch."""
+    """Lightning would delay the signal to the end of the epoch."""
 
     class Terminated(BaseException):
         pass
@@ -40,7 +40,7 @@ def test_sigterm_ends_a_run_at_once_and_it_goes_on(straight, tmp_path, monkeypat
     def end(number, frame):
         raise Terminated
 
-    monkeypatch.setattr(checkpointer, "_STEP_EVERY", 0.0)
+    monkeypatch.setattr(checkpointer, "_STEP_INTERVAL", 0.0)
     heard = []
 
     def press(event):
@@ -58,4 +58,4 @@ def test_sigterm_ends_a_run_at_once_and_it_goes_on(straight, tmp_path, monkeypat
     assert steps == [StepTaken(1, 1), StepTaken(1, 2), StepTaken(1, 3), StepTaken(2, 1)]
     assert heard[-1] == steps[-1]
     train(TINY, tmp_path, device="cpu")
-    assert same(straight[0], tmp_path)
+    assert_same_run(straight[0], tmp_path)

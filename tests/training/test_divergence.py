@@ -1,4 +1,4 @@
-"""The place where a loss stopped being a number."""
+"""Location of the first tensor that is not finite."""
 
 import math
 

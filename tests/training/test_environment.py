@@ -1,4 +1,4 @@
-"""The facts a result depends on, and the device asked for."""
+"""Versions and hardware of a run, and the choice of its device."""
 
 import json
 import socket
@@ -30,7 +30,7 @@ def test_the_environment_names_versions_and_nobody(straight):
         ("cuda:97", "PyTorch"),
         ("cuda:one", "no device 'cuda:one'"),
         ("cpu:1", "no device 'cpu:1'"),
-        ("gpu", "no device 'gpu'; it is auto, cpu, cuda, cuda:<number> or mps"),
+        ("gpu", "no device 'gpu'; choose auto, cpu, cuda, cuda:<number> or mps"),
         ("coda", "Did you mean 'cuda'?"),
     ],
 )

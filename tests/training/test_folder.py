@@ -1,4 +1,4 @@
-"""Which folder may hold a run, and who may write in it."""
+"""Folders that may hold a run, and their lock."""
 
 import resource
 import subprocess
@@ -43,12 +43,12 @@ def test_folders_that_cannot_hold_a_run(tmp_path, monkeypatch):
         "file": "is a file", "file/run": "is a file", "foreign": "holds config.json but no recipe.toml",
     }.items():  # fmt: skip
         with pytest.raises(UserError, match=words):
-            train(TINY, tmp_path / name, device="cpu", images=untouched)
+            train(TINY, tmp_path / name, device="cpu", opener=untouched)
     with monkeypatch.context() as patch:
         denied = lambda self, *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied"))  # noqa: E731
         patch.setattr(Path, "open", denied)
         with pytest.raises(UserError, match=r"cannot write into the run folder .*: Permission denied"):
-            train(TINY, tmp_path / "new", device="cpu", images=untouched)
+            train(TINY, tmp_path / "new", device="cpu", opener=untouched)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["config.json", "file", "foreign"]
 
 
@@ -61,25 +61,25 @@ def test_a_folder_is_held_by_one_process(tmp_path):
         child.stdout.readline()
         begun = time.monotonic()
         with pytest.raises(UserError, match=f"another process is working in {tmp_path}"):
-            train(TINY, tmp_path, device="cpu", patience=0.1)
+            train(TINY, tmp_path, device="cpu", lock_timeout=0.1)
         assert time.monotonic() - begun < 10
         child.kill()
     assert [path.name for path in tmp_path.iterdir()] == [".running"]
-    with RunFolder.hold(tmp_path, TINY) as run:
+    with RunFolder.locked(tmp_path, TINY) as run:
         assert run.result() is None
 
 
 def test_a_full_disk_is_the_machines_error(tmp_path):
-    """As on a full disk, no file may grow beyond a few bytes; torch.save alone would name a position in the file."""
+    """Files are limited to a few bytes, as on a full disk; torch.save alone would report a file position."""
     state = {"rows": [], "network": {"w": torch.zeros(5000)}, "optimizer": None, "test": {}, "best": None}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with RunFolder.hold(tmp_path, TINY) as run:
+    with RunFolder.locked(tmp_path, TINY) as run:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
         try:
             with pytest.raises(OSError, match="File too large"):
-                run.keep(state)
+                run.save_state(state)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert list(tmp_path.iterdir()) == [tmp_path / ".running"]
-        run.keep(state)
-        assert torch.equal(run.resume()["network"]["w"], state["network"]["w"])
+        run.save_state(state)
+        torch.testing.assert_close(run.resume()["network"]["w"], state["network"]["w"], rtol=0, atol=0)

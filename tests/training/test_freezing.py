@@ -1,4 +1,4 @@
-"""What of a host does not learn: recognised, asked for, kept over a training and a resumed one."""
+"""Frozen parts of a host: detected or requested, and unchanged by training."""
 
 import pytest
 import torch
@@ -14,21 +14,21 @@ from saccade.recipe import Model, Recipe
 from saccade.surgery.groups import attention_modules, parameter_groups
 from saccade.tasks.base import Phase
 from saccade.training import train
-from saccade.training.freezing import freeze, hold
-from saccade.training.module import only_trainable
-from tiny_runs import TINY, Killed, after, done, listener, network_of, same
+from saccade.training.freezing import freeze, set_eval
+from saccade.training.module import train_only
+from tiny_runs import TINY, Killed, after, assert_same_run, assert_weights_equal, done, listener, network_of
 
 NORM = "training.freeze = 'none'"
 
 
 def norms(network):
-    """The normalisation layers of the host by name."""
+    """Normalisation layers of the host by name."""
     own = {id(m) for root in attention_modules(network) for m in root.modules()}
     return {n: m for n, m in network.named_modules() if isinstance(m, _NormBase) and id(m) not in own}
 
 
 def randomise(network, seed=0):
-    """Weights, biases and statistics as a trained network has them."""
+    """Set weights, biases and statistics to values of a trained network."""
     with torch.no_grad():
         for norm in norms(network).values():
             draw = torch.Generator().manual_seed(seed := seed + 1)
@@ -58,7 +58,7 @@ def fold(network):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Checkpoints of one network: as trained, and folded."""
+    """Folder with two checkpoints of one network: as trained, and folded."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(3)
     network = randomise(create_host(Model(options=TINY.model.options), 10, 1)).eval()
@@ -78,9 +78,9 @@ def recipe_of(path, **settings):
 
 
 def after_one_step(network, held):
-    """The network after a step in train mode at a rate of zero: only statistics can move."""
+    """Return the output after a step in train mode with learning rate 0, which changes only statistics."""
     network.train()
-    hold(held)
+    set_eval(held)
     with torch.no_grad():
         return network(2 + 3 * torch.randn(8, 1, 24, 24, generator=torch.Generator().manual_seed(1)))
 
@@ -92,12 +92,12 @@ def test_folded_norms_are_recognised_and_keep_the_function_in_train_mode(files, 
     )
     network = network_of(recipe, split)
     frozen = freeze(network, recipe)
-    assert "folded: all 12 normalisation layers" in frozen.sentence
+    assert "host, all 12 normalisation layers" in frozen.sentence
     assert set(frozen.modules) == set(norms(network).values())
     x = 2 + 3 * torch.randn(8, 1, 24, 24, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         plain = network.eval()(x)
-        assert torch.equal(after_one_step(network, frozen.modules), plain)
+        torch.testing.assert_close(after_one_step(network, frozen.modules), plain, rtol=0, atol=0)
         left = freeze(network, recipe.with_overrides({"training.freeze": "none"}))
         assert NORM in left.sentence
         assert not left.modules
@@ -137,7 +137,7 @@ def test_norm_freezes_the_statistics_of_the_host_alone(split):
     assert any(isinstance(m, _NormBase) for root in attention_modules(network) for m in root.modules())
     frozen = freeze(network, recipe)
     assert set(frozen.modules) == set(norms(network).values())
-    assert all(p.requires_grad for p in network.parameters())
+    assert [name for name, p in network.named_parameters() if not p.requires_grad] == []
 
 
 def test_host_leaves_head_and_plugs_to_learn(split):
@@ -147,7 +147,7 @@ def test_host_leaves_head_and_plugs_to_learn(split):
     learning = {name for name, p in network.named_parameters() if p.requires_grad}
     assert learning == {name for name, _ in network.named_parameters() if ".saccade." in name or name.startswith("fc.")}
     network.train()
-    hold(frozen.modules)
+    set_eval(frozen.modules)
     for name, module in network.named_modules():
         plugged_or_head = "saccade" in name.split(".") or name.split(".")[0] in ("", "fc")
         assert module.training == plugged_or_head, name
@@ -162,13 +162,14 @@ def test_globs_freeze_parameters_of_the_host_and_never_a_plug(split):
     assert still == {name for name in named if ".saccade." not in name}
     assert any(".saccade." in name for name in named)
     network.train()
-    hold(frozen.modules)
+    set_eval(frozen.modules)
     assert not network.bn1.training
     assert network.layer2[0].bn1.training
-    assert all(m.training for root in attention_modules(network) for m in root.modules())
+    modules = [module for root in attention_modules(network) for module in root.modules()]
+    assert [type(module) for module in modules if not module.training] == []
     groups = parameter_groups(network, 0.1)
     assert sum(len(g["params"]) for g in groups) == len(list(network.parameters())) - len(still)
-    with only_trainable(network, Phase("late", 1, ("layer[14]*",))):
+    with train_only(network, Phase("late", 1, ("layer[14]*",))):
         assert not any(p.requires_grad for name, p in network.named_parameters() if name in still)
     assert not any(p.requires_grad for name, p in network.named_parameters() if name in still)
 
@@ -187,7 +188,7 @@ def test_globs_leave_folded_layers_frozen_too(files, split):
     [
         ({"training.freeze": ["layer9*"]}, "no parameter 'layer9\\*'"),
         ({"training.freeze": ["fc.weigth"]}, "Did you mean 'fc.weight'"),
-        ({"training.freeze": ["*"], "attention.mechanism": "none"}, "nothing would learn"),
+        ({"training.freeze": ["*"], "attention.mechanism": "none"}, "leave some to train"),
     ],
 )
 def test_wrong_globs_are_named(split, settings, words):
@@ -199,7 +200,7 @@ def test_wrong_globs_are_named(split, settings, words):
 def test_a_host_that_does_not_name_its_head(split):
     network = network_of(TINY, split)
     del network.default_cfg
-    with pytest.raises(UserError, match="does not say which module"):
+    with pytest.raises(UserError, match="does not declare which module"):
         freeze(network, TINY.with_overrides({"training.freeze": "host"}))
 
 
@@ -212,7 +213,7 @@ def test_a_run_on_folded_weights_says_so_and_keeps_the_statistics(files, tmp_pat
     assert note in [event.text for event in heard if isinstance(event, Caution)]
     before, now = load_file(files / "folded.safetensors"), load_file(tmp_path / "run" / "model.safetensors")
     statistics = [key for key in before if "running" in key]
-    assert all(torch.equal(before[key], now[key]) for key in statistics)
+    assert_weights_equal(now, {key: before[key] for key in statistics})
     biases = [key for key in before if "bn" in key and key.endswith("bias")]
     assert not any(torch.equal(before[key], now[key]) for key in biases)
     train(recipe.with_overrides({"training.freeze": "none"}), tmp_path / "twin", device="cpu")
@@ -228,10 +229,10 @@ def test_a_killed_run_that_froze_goes_on_to_the_same_network(files, tmp_path, fr
     with pytest.raises(Killed):
         train(recipe, tmp_path / "two", device="cpu", notify=listen)
     train(recipe, tmp_path / "two", device="cpu")
-    assert same(tmp_path / "one", tmp_path / "two")
+    assert_same_run(tmp_path / "one", tmp_path / "two")
     assert done(tmp_path / "one")["notes"]
     before, now = load_file(files / "folded.safetensors"), load_file(tmp_path / "one" / "model.safetensors")
-    assert torch.equal(before["layer1.0.conv1.weight"], now["layer1.0.conv1.weight"])
+    torch.testing.assert_close(before["layer1.0.conv1.weight"], now["layer1.0.conv1.weight"], rtol=0, atol=0)
     assert not torch.equal(before["fc.weight"], now["fc.weight"])
 
 

@@ -1,11 +1,11 @@
-"""What plugs do to images, in numbers; plugs that do the same to every image."""
+"""Statistics of gates and contexts; plugs that are constant over images."""
 
 import pytest
 import torch
 from torch import nn
 
 import saccade
-from saccade.training.gates import constant_plugs, gate_movement
+from saccade.training.gates import constant_plugs, plug_statistics
 
 
 def test_gates_are_summed_up_by_hand():
@@ -26,24 +26,24 @@ def test_gates_are_summed_up_by_hand():
 
     images = torch.randn(3, 2, 6, 5)
     host = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.ReLU())
-    assert gate_movement(host, images) == {}
+    assert plug_statistics(host, images) == {}
     saccade.plug(host, Third, where=["0"], start="neutral", input=(2, 6, 5))
     (row,) = saccade.plugs(host)
-    (found,) = gate_movement(host, images).values()
+    (found,) = plug_statistics(host, images).values()
     assert found == {"kind": "gate", "mean": 1.0, "std": 0.0, "a": 0.0}
     row.module.a.data.fill_(0.5)  # gates 1 + (0.25 - 1) / 2 and 1 + (0.75 - 1) / 2
-    (found,) = gate_movement(host, images).values()
+    (found,) = plug_statistics(host, images).values()
     assert (found["mean"], found["std"], found["a"]) == (pytest.approx(0.75), pytest.approx(0.125), 0.5)
     saccade.unplug(host)
     saccade.plug(host, Twice, where=["0"], start="neutral", input=(2, 6, 5))
     saccade.plugs(host)[0].module.a.data.fill_(0.25)  # y = f + (2f - f) / 4
-    (found,) = gate_movement(host, images).values()
+    (found,) = plug_statistics(host, images).values()
     assert (found["kind"], found["mean"], found["std"]) == ("change", pytest.approx(0.25), pytest.approx(0, abs=1e-6))
     assert host.training
 
 
 class Lit(saccade.bases.Context):
-    """Adds how bright each image is, times a parameter."""
+    """Mechanism that adds the mean brightness of each image, times a parameter."""
 
     def __init__(self, channels):
         super().__init__()
@@ -68,7 +68,7 @@ def test_a_gate_that_is_the_same_for_every_image_is_found():
     assert len(list(read)) == 2  # the first batch was enough
     one.squeeze.bias.data.fill_(-1e4)  # off for every image: the gates still differ between channels
     assert constant_plugs(host, batches) == {"1": "gate"}
-    assert gate_movement(host, batches[0])["1"]["std"] > 0
+    assert plug_statistics(host, batches[0])["1"]["std"] > 0
     # One image of the last batch is enough to differ, where all others are alike.
     other.weight.data.zero_()
     one.squeeze.bias.data.fill_(-10.0)

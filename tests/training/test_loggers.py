@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases are given the run; the run is the same."""
+"""Logging to TensorBoard and Weights & Biases, which does not change the run."""
 
 import os
 import subprocess
@@ -8,13 +8,13 @@ import pytest
 
 from saccade.errors import UserError
 from saccade.training import loggers, train
-from tiny_runs import FILES, TINY, Killed, after, listener, rows, same
+from tiny_runs import FILES, TINY, Killed, after, assert_same_run, listener, rows
 
 BOARD = TINY.with_overrides({"training.loggers": ["tensorboard"]})
 
 
 def curves(folder):
-    """(tag, step) -> value of all files of TensorBoard's."""
+    """Return the values in all TensorBoard files by tag and step."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder / "tensorboard"), purge_orphaned_data=True)
@@ -27,7 +27,7 @@ def curves(folder):
 
 
 def scalars(folder):
-    """What they must be: the rows of metrics.jsonl, three steps an epoch."""
+    """Return the expected values: rows of metrics.jsonl, three steps per epoch."""
     found = {}
     for row in rows(folder):
         values = {key: row[key] for key in ("epoch", "lr", "seconds", "memory_mb")}
@@ -38,9 +38,9 @@ def scalars(folder):
 
 
 def test_tensorboard_is_given_every_row_and_the_run_is_the_same(straight, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(loggers, "_EVERY", 2)
+    monkeypatch.setattr(loggers, "_LOSS_INTERVAL", 2)
     train(BOARD, tmp_path, device="cpu")
-    assert same(straight[0], tmp_path)
+    assert_same_run(straight[0], tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == FILES | {"tensorboard"}
     found = curves(tmp_path)
     steps = {step for tag, step in found if tag == "training loss"}
@@ -59,7 +59,7 @@ def test_a_run_that_goes_on_goes_on_in_the_same_curves(straight, tmp_path):
     assert {key: value for key, value in found.items() if key[0].startswith(("loss", "score"))} == {
         key: value for key, value in scalars(tmp_path).items() if key[0].startswith(("loss", "score"))
     }
-    assert same(straight[0], tmp_path)
+    assert_same_run(straight[0], tmp_path)
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
@@ -86,7 +86,7 @@ except ZeroDivisionError:
 
 
 def test_wandb_is_given_the_run_offline_and_no_process_is_left(straight, tmp_path):
-    """In a process of its own: wandb keeps a service until the process ends."""
+    """Run in a separate process, because wandb keeps a service until the process ends."""
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(TINY.with_overrides({"training.loggers": ["wandb"]}).to_toml())
     private = {name: str(tmp_path / "private") for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "TMPDIR")}
@@ -97,12 +97,12 @@ def test_wandb_is_given_the_run_offline_and_no_process_is_left(straight, tmp_pat
         env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    assert same(straight[0], tmp_path / "run")
+    assert_same_run(straight[0], tmp_path / "run")
     kept = tmp_path / "run" / "wandb"
     name = (kept / "id.txt").read_text()
     runs = sorted(kept.glob("offline-run-*"))
     assert runs  # one, or two where the run goes on in another second
-    assert all(run.name.endswith(name) for run in runs)
-    assert all(list(run.glob("run-*.wandb")) for run in runs)
+    assert [run.name for run in runs if not run.name.endswith(name)] == []
+    assert [run.name for run in runs if not list(run.glob("run-*.wandb"))] == []
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert str(tmp_path) not in listed

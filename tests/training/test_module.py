@@ -1,11 +1,11 @@
-"""The parameters a phase trains, and the loss."""
+"""Trainable parameters of a phase, and the loss."""
 
 import pytest
 from torch import nn
 
 from saccade.errors import UserError
 from saccade.tasks.base import Phase
-from saccade.training.module import TaskModule, only_trainable, training_loss
+from saccade.training.module import TaskModule, train_only, training_loss
 
 
 def test_a_phase_trains_what_it_names_and_nothing_that_was_frozen():
@@ -16,22 +16,22 @@ def test_a_phase_trains_what_it_names_and_nothing_that_was_frozen():
         return [name for name, p in network.named_parameters() if p.requires_grad]
 
     before = learning()
-    with only_trainable(network, Phase("head", 1, ("2.*",))) as frozen:
+    with train_only(network, Phase("head", 1, ("2.*",))) as frozen:
         assert learning() == ["2.weight"]
         assert frozen == [network[0], network[1]]
     assert learning() == before
-    with only_trainable(network, Phase("all", 1)) as frozen:
+    with train_only(network, Phase("all", 1)) as frozen:
         assert (learning(), frozen) == (before, [])
     with (
-        pytest.raises(UserError, match=r"'neck' trains neck\.\*: no parameter is called so; they begin with 0, 1, 2"),
-        only_trainable(network, Phase("neck", 1, ("neck.*",))),
+        pytest.raises(UserError, match=r"'neck' trains neck\.\*: no parameter has such a name.* begin with 0, 1, 2"),
+        train_only(network, Phase("neck", 1, ("neck.*",))),
     ):
         pass
-    with only_trainable(network, Phase("body", 1, ("!2.*",))):
+    with train_only(network, Phase("body", 1, ("!2.*",))):
         assert learning() == ["0.weight", "0.bias", "1.weight", "1.bias"]
-    with only_trainable(network, Phase("some", 1, ("!0.*", "*.weight"))):
+    with train_only(network, Phase("some", 1, ("!0.*", "*.weight"))):
         assert learning() == ["1.weight", "2.weight"]
-    with pytest.raises(UserError, match="'none' trains"), only_trainable(network, Phase("none", 1, ())):
+    with pytest.raises(UserError, match="'none' trains"), train_only(network, Phase("none", 1, ())):
         pass
     assert learning() == before
 
@@ -40,20 +40,20 @@ def test_what_has_no_parameter_is_frozen_inside_a_frozen_module_alone():
     body = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2, affine=False), nn.Dropout(0.5))
     head = nn.Sequential(nn.Dropout(0.5), nn.Conv2d(2, 3, 1))
     network = nn.Sequential(body, nn.ReLU(), head)
-    with only_trainable(network, Phase("head", 1, ("2.*",))) as frozen:
+    with train_only(network, Phase("head", 1, ("2.*",))) as frozen:
         assert frozen == [body, *body]
-    with only_trainable(network, Phase("body", 1, ("0.*",))) as frozen:
+    with train_only(network, Phase("body", 1, ("0.*",))) as frozen:
         assert frozen == [head, *head]
 
 
 def test_a_frozen_norm_keeps_its_statistics_while_its_plug_learns():
     network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
     network[1].plug = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Dropout(0.5))
-    with only_trainable(network, Phase("plugs", 1, ("*.plug.*",))) as frozen:
+    with train_only(network, Phase("plugs", 1, ("*.plug.*",))) as frozen:
         assert frozen == [network[0], network[1]]
         TaskModule(network, None, Phase("plugs", 1), steps=1, frozen=frozen).on_train_epoch_start()
     assert [m.training for m in (network, *network)] == [True, False, False]
-    assert all(m.training for m in network[1].plug.modules())
+    assert [name for name, module in network[1].plug.named_modules() if not module.training] == []
 
 
 def test_a_network_s_own_loss_comes_first():

@@ -1,14 +1,14 @@
-"""The network of a recipe: its host, its mechanism, its start."""
+"""The network of a recipe: host, mechanism and initialisation."""
 
 import pytest
 import torch
 
 import saccade
 from saccade.recipe import Recipe
-from saccade.training import derived, train
+from saccade.training import derive_seed, train
 from saccade.training.gates import probe_images
-from saccade.training.network import start_of
-from tiny_runs import TINY, Killed, after, listener, network_of, rows
+from saccade.training.network import requested_start
+from tiny_runs import TINY, Killed, after, assert_weights_equal, listener, network_of, rows
 
 
 def test_the_host_is_the_same_under_every_mechanism(split):
@@ -16,9 +16,9 @@ def test_the_host_is_the_same_under_every_mechanism(split):
     for mechanism in ("se:rd_ratio=0.5", "das:alpha=0.5"):
         state = network_of(TINY.with_overrides({"attention.mechanism": mechanism}), split).state_dict()
         assert len(state) > len(plain)
-        assert all(torch.equal(state[key], value) for key, value in plain.items())
+        assert_weights_equal(state, plain)
     control = network_of(TINY.with_overrides({"attention.control": "extra"}), split).state_dict()
-    assert all(torch.equal(control[key], value) for key, value in plain.items())
+    assert_weights_equal(control, plain)
     other = network_of(TINY.with_overrides({"attention.mechanism": "none", "training.seed": 1}), split).state_dict()
     assert not torch.equal(other["conv1.weight"], plain["conv1.weight"])
 
@@ -28,9 +28,9 @@ def test_a_mechanism_draws_its_own_weights(split):
         saccade.plugs(network_of(TINY.with_overrides({"training.seed": seed}), split))[0].module.state_dict()
         for seed in (0, 0, 1)
     )
-    assert all(torch.equal(one[key], again[key]) for key in one)
+    assert_weights_equal(again, one)
     assert any(not torch.equal(one[key], other[key]) for key in one)
-    assert len({derived(seed, word) for seed in range(50) for word in ("host", "attention")}) == 100
+    assert len({derive_seed(seed, word) for seed in range(50) for word in ("host", "attention")}) == 100
 
 
 @pytest.mark.parametrize("start", ["neutral", "paper"])
@@ -52,13 +52,13 @@ def test_start_auto_is_neutral_for_trained_weights(straight, split, tmp_path):
     assert [plug.module.a is None for plug in saccade.plugs(network_of(TINY, split))] == [True] * 4
     network = network_of(TINY.with_overrides(checkpoint), split)
     assert [plug.module.a.item() for plug in saccade.plugs(network)] == [0.0] * 4
-    assert [start_of(TINY.with_overrides(s)) for s in ({}, checkpoint)] == ["paper", "neutral"]
-    assert start_of(Recipe()) is None
-    assert all(torch.equal(network.state_dict()[key], value) for key, value in host.state_dict().items())
+    assert [requested_start(TINY.with_overrides(s)) for s in ({}, checkpoint)] == ["paper", "neutral"]
+    assert requested_start(Recipe()) is None
+    assert_weights_equal(network.state_dict(), host.state_dict())
 
 
 def test_no_gate_is_dead_on_the_images_that_it_will_get(split):
-    """One unit a site, which its initialisation leaves off every other time."""
+    """Mechanism with one unit per site, which is dead after every second initialisation."""
     recipe = TINY.with_overrides({"attention.mechanism": "se:rd_ratio=0.25", "model.options": {"width": 4}})
     images = probe_images(split.train)
     for seed in range(3):
@@ -73,4 +73,4 @@ def test_no_gate_is_dead_on_the_images_that_it_will_get(split):
             recipe.with_overrides({"training.seed": seed, "attention.mechanism": "none"}), split
         ).state_dict()
         own = network_of(recipe.with_overrides({"training.seed": seed}), split).state_dict()
-        assert all(torch.equal(own[key], value) for key, value in plain.items())
+        assert_weights_equal(own, plain)

@@ -1,4 +1,4 @@
-"""However and whenever a run is killed, resumed it ends in the same bytes."""
+"""A run that is killed at any moment and resumed ends in the same bytes."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from PIL import Image
 from saccade.errors import UserError
 from saccade.events import EpochEnded
 from saccade.training import train
-from tiny_runs import COMBINED, FILES, TINY, Killed, after, listener, opened, rows, same
+from tiny_runs import COMBINED, FILES, TINY, Killed, after, assert_same_run, listener, opened, rows
 
 
 def kill(recipe, folder, epoch):
@@ -31,7 +31,7 @@ def test_a_run_killed_after_an_epoch_goes_on_there(straight, tmp_path, epoch):
     train(TINY, tmp_path, device="cpu", notify=listen)
     assert heard[0].epoch == epoch
     assert [event.epoch for event in heard if isinstance(event, EpochEnded)] == list(range(epoch + 1, 3))
-    assert same(folder, tmp_path)
+    assert_same_run(folder, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == FILES
 
 
@@ -46,7 +46,7 @@ def combined(tmp_path_factory):
 def test_so_does_one_with_phases_an_average_and_mixed_images(combined, tmp_path, epoch):
     kill(COMBINED, tmp_path, epoch)
     train(COMBINED, tmp_path, device="cpu")
-    assert same(combined, tmp_path)
+    assert_same_run(combined, tmp_path)
 
 
 def test_a_run_killed_before_any_of_its_writes_goes_on(tmp_path, monkeypatch):
@@ -68,7 +68,7 @@ def test_a_run_killed_before_any_of_its_writes_goes_on(tmp_path, monkeypatch):
                 train(recipe, place, device="cpu")
         assert not (place / "done.json").exists()
         train(recipe, place, device="cpu")
-        assert same(tmp_path / "straight", place)
+        assert_same_run(tmp_path / "straight", place)
         assert {path.name for path in place.iterdir()} == FILES
 
 
@@ -100,7 +100,7 @@ def test_a_killed_process_leaves_a_folder_that_goes_on(straight, tmp_path):
     with (place / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 1, "train')
     train(TINY, place, device="cpu")
-    assert same(folder, place)
+    assert_same_run(folder, place)
     assert {path.name for path in place.iterdir()} == FILES
 
 
@@ -116,7 +116,7 @@ def test_a_torn_state_means_starting_over_with_a_warning(straight, tmp_path, cap
         train(TINY, tmp_path, device="cpu")
     assert "resume.pt cannot be used" in caplog.text
     assert "starts over" in caplog.text
-    assert same(folder, tmp_path)
+    assert_same_run(folder, tmp_path)
 
 
 def best(state, **changes):

@@ -1,4 +1,4 @@
-"""A run is a function of its recipe; its folder holds all of it."""
+"""A run depends only on its recipe, and its folder is complete."""
 
 import dataclasses
 import json
@@ -20,8 +20,20 @@ from saccade.events import Caution, EpochEnded, StepTaken, TrainingBegan
 from saccade.recipe import Recipe
 from saccade.tasks.classify import Classify
 from saccade.training import build, train
-from saccade.training.schedules import rate
-from tiny_runs import FILES, TINY, Killed, after, done, listener, network_of, rows, same
+from saccade.training.schedules import lr_factor
+from tiny_runs import (
+    FILES,
+    TINY,
+    Killed,
+    after,
+    assert_same_run,
+    assert_weights_equal,
+    done,
+    listener,
+    network_of,
+    rows,
+    same_run,
+)
 
 
 def test_the_folder_holds_the_whole_run(straight, split):
@@ -32,9 +44,9 @@ def test_the_folder_holds_the_whole_run(straight, split):
     table = rows(folder)
     assert [row["epoch"] for row in table] == [0, 1, 2]
     assert [list(row["losses"]) for row in table] == [[], ["cross-entropy"], ["cross-entropy"]]
-    assert all(math.isfinite(loss) for row in table for loss in row["losses"].values())
-    assert all(row["scores"].keys() == {"top-1", "top-5", "NLL"} for row in table)
-    assert all(row["seconds"] >= 0 and row["memory_mb"] > 0 and "phase" not in row for row in table)
+    assert [row["losses"] for row in table if not all(map(math.isfinite, row["losses"].values()))] == []
+    assert [row["scores"] for row in table if row["scores"].keys() != {"top-1", "top-5", "NLL"}] == []
+    assert [row for row in table if row["seconds"] < 0 or row["memory_mb"] <= 0 or "phase" in row] == []
     assert (result["task"], result["metric"]) == ("classify", "top-1")
     assert result["scores"] == table[-1]["scores"]
     assert result["score"] == f"{result['scores']['top-1']:.2f} %"
@@ -51,8 +63,8 @@ def test_the_score_is_that_of_the_network_it_saved(straight, split):
         logits = torch.cat([network(part) for part in images.split(31)])
     answers = load_file(folder / "rows.safetensors")
     assert "group" not in answers  # of images without groups
-    assert torch.equal(answers["label"].long(), labels)
-    assert torch.equal(answers["predicted"].long(), logits.argmax(1))
+    torch.testing.assert_close(answers["label"].long(), labels, rtol=0, atol=0)
+    torch.testing.assert_close(answers["predicted"].long(), logits.argmax(1), rtol=0, atol=0)
     right = (logits.argmax(1) == labels).double()
     assert result["scores"]["top-1"] == pytest.approx(100 * float(right.mean()), abs=1e-9)
     assert result["scores"]["NLL"] == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-6)
@@ -73,7 +85,7 @@ def test_the_trivial_answer_stands_beside_the_score(straight, split):
 
 
 def test_it_is_the_loop_anybody_would_write(tmp_path, split):
-    """The referee: the same two epochs in plain PyTorch end in the same bits."""
+    """Two epochs in plain PyTorch give the same bits."""
     recipe = TINY.with_overrides(
         {"model.options": {"width": 4}, "training.label_smoothing": 0.1, "attention.lr_factor": 3.0}
     )
@@ -83,7 +95,7 @@ def test_it_is_the_loop_anybody_would_write(tmp_path, split):
     network = network_of(recipe, split).train()
     ours = {id(p) for plug in saccade.plugs(network) for p in plug.module.parameters()}
     groups = [[p for p in network.parameters() if (id(p) in ours) is side] for side in (False, True)]
-    assert all(groups)
+    assert [len(group) for group in groups if not group] == []
     part = recipe.training
     optimizer = torch.optim.SGD(
         [
@@ -102,7 +114,7 @@ def test_it_is_the_loop_anybody_would_write(tmp_path, split):
         for keys in sampler:
             images, labels = zip(*(split.train[key] for key in keys), strict=True)
             for group, lr in zip(optimizer.param_groups, base, strict=True):
-                group["lr"] = lr * rate(step, len(sampler), 2, part)
+                group["lr"] = lr * lr_factor(step, len(sampler), 2, part)
             loss = F.cross_entropy(network(torch.stack(images)), torch.tensor(labels), label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()
@@ -121,22 +133,22 @@ def test_it_is_the_loop_anybody_would_write(tmp_path, split):
 def test_the_same_recipe_gives_the_same_bits_and_another_seed_does_not(straight, tmp_path):
     folder, _, _ = straight
     train(TINY, tmp_path / "again", device="cpu")
-    assert same(folder, tmp_path / "again")
+    assert_same_run(folder, tmp_path / "again")
     train(TINY.with_overrides({"training.seed": 1}), tmp_path / "other", device="cpu")
-    assert not same(folder, tmp_path / "other")
+    assert not same_run(folder, tmp_path / "other")
 
 
 def test_the_result_does_not_depend_on_the_workers(straight, tmp_path):
     folder, _, _ = straight
     train(TINY.with_overrides({"training.workers": 2}), tmp_path / "run", device="cpu")
-    assert same(folder, tmp_path / "run")
+    assert_same_run(folder, tmp_path / "run")
 
 
 def test_a_run_that_is_done_is_not_done_again(straight):
     folder, result, _ = straight
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     heard, listen = listener()
-    again = train(TINY, folder, device="cpu", notify=listen, images=lambda *_: pytest.fail("opened the images again"))
+    again = train(TINY, folder, device="cpu", notify=listen, opener=lambda *_: pytest.fail("opened the images again"))
     assert (again, heard) == (result, [])
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
@@ -156,7 +168,7 @@ def test_cautions_are_reported_before_training(tmp_path, split):
     heard, listen = listener(until=after(0))
     spoilt = dataclasses.replace(split, cautions=["1 of 37 test images is trained on too"])
     with pytest.raises(Killed):
-        train(TINY, tmp_path, device="cpu", notify=listen, images=lambda *_: spoilt)
+        train(TINY, tmp_path, device="cpu", notify=listen, opener=lambda *_: spoilt)
     assert heard[0] == Caution("1 of 37 test images is trained on too")
 
 
@@ -168,7 +180,7 @@ def test_the_recipe_chooses_the_metric_and_the_task_the_targets(tmp_path):
         return open_data(data, target, notify)
 
     recipe = TINY.with_overrides({"task.metric": "nll", "training.epochs": 1, "attention.mechanism": "none"})
-    result = train(recipe, tmp_path, device="cpu", images=opener)
+    result = train(recipe, tmp_path, device="cpu", opener=opener)
     assert asked == [(TINY.data, "label")]
     assert result["metric"] == "NLL"
     assert result["score"] == f"{result['scores']['NLL']:.3f} nats"
@@ -178,7 +190,7 @@ def test_bf16_and_adamw_run(straight, tmp_path):
     recipe = TINY.with_overrides({"training.precision": "bf16", "training.optimizer": "adamw", "training.lr": 0.002})
     result = train(recipe, tmp_path, device="cpu")
     assert result["diverged"] is None
-    assert not same(straight[0], tmp_path)
+    assert not same_run(straight[0], tmp_path)
     assert {tensor.dtype for tensor in load_file(tmp_path / "model.safetensors").values()} <= {
         torch.float32, torch.int64,
     }  # fmt: skip
@@ -194,7 +206,7 @@ def test_a_run_that_diverges_says_where_and_keeps_what_it_had(tmp_path, split):
     assert {path.name for path in tmp_path.iterdir()} == FILES
     initial = network_of(recipe, split).state_dict()
     saved = load_file(tmp_path / "model.safetensors")
-    assert all(torch.equal(saved[key], value) for key, value in initial.items())
+    assert_weights_equal(saved, initial)
     assert result["scores"] == rows(tmp_path)[0]["scores"]
     assert train(recipe, tmp_path, device="cpu") == result
 
@@ -217,7 +229,7 @@ def test_a_score_that_is_no_number_before_training_is_not_divergence(tmp_path, s
         return network
 
     monkeypatch.setattr("saccade.training.preparing.build", spoilt)
-    result = train(TINY, tmp_path, device="cpu", images=lambda *_: split)
+    result = train(TINY, tmp_path, device="cpu", opener=lambda *_: split)
     assert rows(tmp_path)[0]["scores"]["NLL"] is None
     assert (result["diverged"]["epoch"], result["diverged"]["step"]) == (1, 1)
     assert result["scores"]["NLL"] is None
@@ -225,7 +237,7 @@ def test_a_score_that_is_no_number_before_training_is_not_divergence(tmp_path, s
 
 
 class Forbidden:
-    """Images that nobody may look at."""
+    """Images that fail the test if they are read."""
 
     def __len__(self):
         return 5
@@ -236,9 +248,9 @@ class Forbidden:
 
 def test_the_validation_part_is_neither_trained_on_nor_scored(straight, tmp_path, split):
     three = dataclasses.replace(split, val=Forbidden())
-    train(TINY, tmp_path, device="cpu", images=lambda *_: three)
-    assert same(straight[0], tmp_path)
-    assert all("val" not in row for row in rows(tmp_path))
+    train(TINY, tmp_path, device="cpu", opener=lambda *_: three)
+    assert_same_run(straight[0], tmp_path)
+    assert [row for row in rows(tmp_path) if "val" in row] == []
 
 
 def test_a_plug_that_ignores_the_image_is_named_at_the_end(straight, tmp_path, monkeypatch):
@@ -264,7 +276,7 @@ def test_nothing_else_is_written_printed_or_changed(tmp_path, monkeypatch, capfd
     train(TINY.with_overrides({"training.epochs": 1}), Path("run"), device="cpu")
     assert torch.get_num_threads() == 2
     torch.set_num_threads(threads)
-    assert torch.equal(torch.rand(3), expected)
+    torch.testing.assert_close(torch.rand(3), expected, rtol=0, atol=0)
     assert logging.getLogger("lightning.pytorch").level == level
     assert warnings.filters == filters
     assert capfd.readouterr() == ("", "")
@@ -288,5 +300,5 @@ def test_a_split_without_enough_classes_has_no_top_5(tmp_path, split):
     assert [metric.name for metric in Classify(TINY, three).reported()] == ["top-1", "NLL"]
     recipe = TINY.with_overrides({"task.metric": "top-5"})
     with pytest.raises(UserError, match=r"no such metric.*There are top-1, NLL\."):
-        train(recipe, tmp_path / "run", device="cpu", images=lambda *_: three)
+        train(recipe, tmp_path / "run", device="cpu", opener=lambda *_: three)
     assert list(tmp_path.iterdir()) == []

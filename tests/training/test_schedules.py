@@ -1,17 +1,17 @@
-"""The rates are those of torch.optim.lr_scheduler."""
+"""Learning rates equal those of torch.optim.lr_scheduler."""
 
 import pytest
 import torch
 from torch.optim import lr_scheduler
 
 from saccade.recipe import Training
-from saccade.training.schedules import rate
+from saccade.training.schedules import lr_factor
 
 EPOCHS, STEPS = 9, 4
 
 
 def of_torch(build, by_epoch=True):
-    """The rates that a scheduler of PyTorch gives the steps of a training."""
+    """Return the learning rate of each step under a PyTorch scheduler."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     scheduler = build(optimizer)
     found = []
@@ -24,7 +24,7 @@ def of_torch(build, by_epoch=True):
 
 
 def ours(**training):
-    return [rate(step, STEPS, EPOCHS, Training(**training)) for step in range(EPOCHS * STEPS)]
+    return [lr_factor(step, STEPS, EPOCHS, Training(**training)) for step in range(EPOCHS * STEPS)]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_along_a_cosine_they_are_those_of_pytorch_by_step():
 
 
 def test_the_warm_up_multiplies_what_falls_by_epoch():
-    """As ChainedScheduler does of LinearLR and another."""
+    """Multiply the factors, as ChainedScheduler does with LinearLR and another scheduler."""
     plain = ours(schedule="multistep", milestones=(2, 5))
     warm = ours(schedule="multistep", milestones=(2, 5), warmup_epochs=3)
     assert warm[:12] == pytest.approx([(step + 1) / 12 * factor for step, factor in enumerate(plain[:12])])
@@ -63,11 +63,11 @@ def test_the_warm_up_multiplies_what_falls_by_epoch():
 
 
 def test_the_warm_up_of_a_cosine():
-    shape = [rate(step, 1, 10, Training(warmup_epochs=4)) for step in range(10)]
+    shape = [lr_factor(step, 1, 10, Training(warmup_epochs=4)) for step in range(10)]
     assert shape[:4] == [0.25, 0.5, 0.75, 1.0]
     assert shape[4] == 1.0
     assert shape[7] == pytest.approx(0.5)
     assert shape == sorted(shape[:4]) + sorted(shape[4:], reverse=True)
     assert 0 < shape[9] < 0.1
-    assert rate(0, 1, 4, Training(schedule="constant", warmup_epochs=2)) == 0.5
-    assert rate(0, 1, 2, Training(warmup_epochs=8)) == 0.125  # a warm-up longer than the run
+    assert lr_factor(0, 1, 4, Training(schedule="constant", warmup_epochs=2)) == 0.5
+    assert lr_factor(0, 1, 2, Training(warmup_epochs=8)) == 0.125  # a warm-up longer than the run

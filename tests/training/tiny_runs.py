@@ -1,12 +1,15 @@
-"""Small runs for tests, and what is read from their folders."""
+"""Small runs for tests, and readers of their folders."""
 
 import json
+
+import pytest
+import torch
 
 from saccade.data import open_data
 from saccade.events import EpochEnded
 from saccade.recipe import Recipe
 from saccade.tasks.classify import Classify
-from saccade.training import build
+from saccade.training import build, train
 
 # Everything that draws random numbers is in it: augmentation, dropout, a mechanism.
 TINY = Recipe().with_overrides(
@@ -52,7 +55,7 @@ VARYING = ("seconds", "memory_mb")
 
 
 class Killed(BaseException):
-    """Stands for the end of the process where a test cannot afford one."""
+    """Exception that stands for the end of the process."""
 
 
 def opened(recipe):
@@ -60,7 +63,7 @@ def opened(recipe):
 
 
 def network_of(recipe, split):
-    """The untrained network of a recipe."""
+    """Return the untrained network of a recipe."""
     return build(Classify(recipe, split))
 
 
@@ -72,18 +75,39 @@ def done(folder):
     return json.loads((folder / "done.json").read_text())
 
 
-def same(one, other):
-    """Are two runs equal, but for times and memory?"""
-    facts = [
-        [{k: v for k, v in row.items() if k not in VARYING} for row in [*rows(folder), done(folder)]]
-        + [(folder / name).read_bytes() for name in ("model.safetensors", "rows.safetensors", "config.json")]
-        for folder in (one, other)
-    ]
-    return facts[0] == facts[1]
+def _contents(folder):
+    """Return the results of a run by name, without times and memory."""
+    lines = {f"epoch {row['epoch']}": row for row in rows(folder)} | {"done.json": done(folder)}
+    values = {name: {k: v for k, v in line.items() if k not in VARYING} for name, line in lines.items()}
+    files = ("model.safetensors", "rows.safetensors", "config.json")
+    return values | {name: (folder / name).read_bytes() for name in files}
+
+
+def _differing(one, other):
+    first, second = _contents(one), _contents(other)
+    return [name for name in {**first, **second} if first.get(name) != second.get(name)]
+
+
+def same_run(one, other):
+    """Return True if two runs have the same results, except times and memory."""
+    return not _differing(one, other)
+
+
+def assert_same_run(one, other):
+    """Raise AssertionError with what differs unless two runs have the same results."""
+    if names := _differing(one, other):
+        first, second = _contents(one), _contents(other)
+        values = [f"{name}: {first.get(name)!r} != {second.get(name)!r}"[:2000] for name in names]
+        raise AssertionError(f"{one} and {other} differ in " + "; ".join(values))
+
+
+def assert_weights_equal(state, expected):
+    """Raise AssertionError unless ``state`` has the tensors of ``expected``, bit by bit; it may have more."""
+    torch.testing.assert_close({key: state[key] for key in expected}, dict(expected), rtol=0, atol=0)
 
 
 def listener(until=None):
-    """A list of events and a function that fills it, which ends the process at the event ``until``."""
+    """Return a list of events and the callback that fills it; the callback raises Killed at the event ``until``."""
     heard = []
 
     def listen(event):
@@ -95,5 +119,20 @@ def listener(until=None):
 
 
 def after(epoch):
-    """True for the end of ``epoch``."""
+    """Return a function that is True for the end of ``epoch``."""
     return lambda event: isinstance(event, EpochEnded) and event.epoch == epoch
+
+
+@pytest.fixture(scope="session")
+def straight(tmp_path_factory):
+    """Folder, result and events of one uninterrupted run."""
+    folder = tmp_path_factory.mktemp("straight") / "new" / "run"
+    heard, listen = listener()
+    result = train(TINY, folder, device="cpu", notify=listen)
+    return folder, result, heard
+
+
+@pytest.fixture(scope="session")
+def split():
+    """Images of the tiny recipe."""
+    return opened(TINY)

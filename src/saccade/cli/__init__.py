@@ -1,4 +1,6 @@
-"""The command line: one verb, one file of this folder; what is heavy is imported inside the verb."""
+"""Command line. Each module of this folder is a subcommand, which imports slow packages such as torch only when it
+runs.
+"""
 
 from __future__ import annotations
 
@@ -15,61 +17,61 @@ from typing import Any, NoReturn
 import click
 
 from saccade import __version__
-from saccade.errors import UserError, did_you_mean, of_the_machine, study_installed
+from saccade.errors import UserError, did_you_mean, explain_missing_packages, system_error_message
 from saccade.escaping import printable
 
 __all__ = ["main"]
 
-_LONGEST = 2000
+_MAX_MESSAGE_LENGTH = 2000
 """Characters of a message, which may repeat what was typed."""
-_VERBS = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
+_COMMANDS = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
 
 
-class _Verbs(click.Group):
-    """The folder as a click group: a verb's module is imported when the verb is wanted."""
+class _Commands(click.Group):
+    """Click group that imports the module of a subcommand when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return _VERBS
+        return _COMMANDS
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _VERBS:
+        if cmd_name not in _COMMANDS:
             return None
-        found: click.Command = import_module(f"saccade.cli.{cmd_name}").command
-        return found
+        command: click.Command = import_module(f"saccade.cli.{cmd_name}").command
+        return command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if args and args[0] not in _VERBS and not args[0].startswith("-"):
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
             raise UserError(
-                f"there is no verb {args[0]!r}.{did_you_mean(args[0], _VERBS)} The verbs: {', '.join(_VERBS)}."
+                f"there is no command {args[0]!r}.{did_you_mean(args[0], _COMMANDS)} Commands: {', '.join(_COMMANDS)}."
             )
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def saccade() -> None:
-    """Put visual attention into a CNN, train it on your images, and learn whether it helped."""
+    """Put visual attention into a CNN, train it on your images, and test whether it helped."""
 
 
 def main() -> NoReturn:
-    """The console script: a user's mistake ends in one message and exit code 2, Ctrl-C and SIGTERM in 130.
+    """Run the console script, and exit with its code.
 
-    So do a full disk, a file that cannot be used and too little memory. Any other exception is a bug, and shows its
-    traceback.
+    A UserError, a full disk, an unusable file or too little memory prints one message and gives 2; Ctrl-C and SIGTERM
+    give 130. Any other exception is a bug and shows its traceback.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal has no letters for is no reason to fail
+        if isinstance(stream, io.TextIOWrapper):  # the terminal may lack characters of a file name
             stream.reconfigure(errors="backslashreplace")
-    terminate = signal.signal(signal.SIGTERM, _interrupt)
-    sys.path.append("")  # package.module:Class is found in the folder one works in
+    sigterm_handler = signal.signal(signal.SIGTERM, _interrupt)
+    sys.path.append("")  # lets package.module:Class name a module in the working directory
     try:
         _check_working_directory()
-        with study_installed():
+        with explain_missing_packages():
             code = saccade.main(prog_name="saccade", standalone_mode=False)
     except UserError as error:
-        code = _complain(str(error))
+        code = _print_error(str(error))
     except click.ClickException as error:
-        vars(error)["message"] = _line(error.message)  # it repeats what was typed
+        vars(error)["message"] = _to_line(error.message)  # the message may contain unprintable user input
         error.show()
         code = 2
     except (click.Abort, KeyboardInterrupt):
@@ -79,35 +81,39 @@ def main() -> NoReturn:
         sys.stderr.close()
         code = 0
     except Exception as error:
-        sentence = of_the_machine(error)
-        if sentence is None:
+        message = system_error_message(error)
+        if message is None:
             raise
-        code = _complain(sentence)
+        code = _print_error(message)
     finally:
-        signal.signal(signal.SIGTERM, terminate)
+        signal.signal(signal.SIGTERM, sigterm_handler)
     sys.exit(code or 0)
 
 
 def _check_working_directory() -> None:
-    """Raise UserError where the working directory has been deleted, or cannot be read."""
+    """Raise UserError if the working directory has been deleted or cannot be read."""
     try:
         os.getcwd()
     except OSError as error:
         raise UserError(f"the working directory cannot be used ({error.strerror}); change to another with cd") from None
 
 
-def _complain(sentence: str) -> int:
-    """Print one line to stderr; the exit code."""
-    click.echo(f"saccade: {_line(sentence)}", err=True)
+def _print_error(message: str) -> int:
+    """Print ``message`` on one line of stderr, and return exit code 2."""
+    click.echo(f"saccade: {_to_line(message)}", err=True)
     return 2
 
 
-def _line(text: str) -> str:
-    """``text`` as one line that a terminal shows as it is: it may hold names of files, or words of a library."""
+def _to_line(text: str) -> str:
+    """Return ``text`` as one printable line, truncated; it may contain file names or the message of a library."""
     line = printable(re.sub(r"\s*\n\s*", " ", text))
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]} … ({len(line) - _LONGEST} more characters)"
+    return (
+        line
+        if len(line) <= _MAX_MESSAGE_LENGTH
+        else f"{line[:_MAX_MESSAGE_LENGTH]} … ({len(line) - _MAX_MESSAGE_LENGTH} more characters)"
+    )
 
 
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM, as Ctrl-C: a batch system that ends a study hears how it goes on."""
+def _interrupt(signal_number: int, frame: FrameType | None) -> NoReturn:
+    """Turn SIGTERM into KeyboardInterrupt, so that a killed study prints how to resume it."""
     raise KeyboardInterrupt

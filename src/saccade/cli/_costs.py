@@ -1,4 +1,4 @@
-"""What each mechanism costs in one network, beside the plain network, timed by turns."""
+"""Costs of each mechanism in one network, relative to the plain network and timed in alternation with it."""
 
 from __future__ import annotations
 
@@ -31,47 +31,47 @@ def costs(
     batch: int = 1,
     seconds: float = 0.5,
 ) -> Iterator[dict[str, Any]]:
-    """Of each mechanism in turn, where its paper puts it and as it starts there: what it costs in ``model``.
+    """Yield the costs of each mechanism in ``model``, at the position and with the initialisation of its paper.
 
     Args:
-        model: a network of timm's or ours, with random weights.
-        mechanisms: names of the catalogue, with options if wanted, as ``das:alpha=0.1``.
-        size: of the picture, (C, H, W); None for the network's own.
-        batch: pictures of the training step whose memory is counted; latency and memory are those of one picture.
-        seconds: how long each network is timed.
+        model: name of a timm model, built with random weights.
+        mechanisms: names of mechanisms, with options if needed, as ``das:alpha=0.1``.
+        size: image size (C, H, W); None for the network's own.
+        batch: number of images of the training step whose memory is counted; latency and memory are for one image.
+        seconds: seconds of timing per network.
 
     Yields:
-        ``mechanism``, and either ``refused``, why it cannot be put in, or ``sites``, ``positions``, ``parameters`` and
-        ``macs`` of the whole network, ``latency``, ``memory``, ``step_memory`` as ratios to the plain network, and the
-        plain network's own costs under ``plain``.
+        a dictionary with ``mechanism`` and either ``refused``, the reason why it cannot be inserted, or: ``sites``,
+        ``positions``, ``parameters`` and ``macs`` of the changed network; ``latency``, ``memory`` and ``step_memory``
+        as ratios to the plain network; and ``plain``, the costs of the plain network.
 
     Raises:
-        UserError: there is no such model or mechanism, or the model does not take such pictures.
+        UserError: the model or a mechanism does not exist, or the model does not accept images of this size.
     """
-    asked = {text: catalog.parse(text) for text in mechanisms}
+    parsed = {text: catalog.parse(text) for text in mechanisms}
     host = create_host(Model(name=model), classes=1000, channels=size[0] if size else 3)
-    picture = list(example_input(host, size)[0].shape[1:])
+    input_shape = list(example_input(host, size)[0].shape[1:])
     with torch.no_grad(), preserve_state(host):
-        ForwardCall.of(host, size, batch).try_out()  # what it does not take is said once, not by each mechanism
+        ForwardCall.of(host, size, batch).try_out()  # report an unsupported size once, not per mechanism
     plain_step = step_memory(ForwardCall.of(host, size, batch))
-    for text, (name, options) in asked.items():
+    for text, (name, options) in parsed.items():
         changed = copy.deepcopy(host)
         try:
             insert(changed, name, start="paper", input=size, **options)
         except UserError as error:
             yield {"mechanism": text, "refused": str(error)}
             continue
-        plain, own = measure_all([host, changed], size, seconds=seconds)
-        own_step = step_memory(ForwardCall.of(changed, size, batch))
+        plain_cost, changed_cost = measure_all([host, changed], size, seconds=seconds)
+        changed_step = step_memory(ForwardCall.of(changed, size, batch))
         positions = positions_of(changed)
         yield {
             "mechanism": text,
             "sites": len(positions),
             "positions": sorted(set(positions)),
-            "parameters": own.parameters,
-            "macs": own.macs,
-            "latency": own.latency_ms.median / plain.latency_ms.median,
-            "memory": own.memory / plain.memory,
-            "step_memory": None if plain_step is None or own_step is None else own_step / plain_step,
-            "plain": {"input": picture, **asdict(plain)},
+            "parameters": changed_cost.parameters,
+            "macs": changed_cost.macs,
+            "latency": changed_cost.latency_ms.median / plain_cost.latency_ms.median,
+            "memory": changed_cost.memory / plain_cost.memory,
+            "step_memory": None if plain_step is None or changed_step is None else changed_step / plain_step,
+            "plain": {"input": input_shape, **asdict(plain_cost)},
         }

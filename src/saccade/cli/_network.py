@@ -1,4 +1,4 @@
-"""A network as it is named on the command line, and the size of a picture."""
+"""Networks and image sizes given on the command line."""
 
 from __future__ import annotations
 
@@ -12,78 +12,78 @@ from saccade.picture_size import parse_size
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["network", "origin", "size_of"]
+__all__ = ["build_network", "origin", "parse_input_size"]
 
 _MAX_CHANNELS = 1024
-"""Over twice the bands of hyperspectral sensors."""
+"""Limit of input channels: over twice the bands of hyperspectral sensors."""
 _MAX_SIDE = 8192
-"""Four times the largest side of training images; maps of larger ones do not fit into memory."""
+"""Limit of an image side in pixels; feature maps of larger images do not fit into memory."""
 
 
-def network(name: str, trust: bool = False) -> nn.Module:
-    """The network that ``name`` says, with weights only where it is a folder or a function that loads them.
+def build_network(name: str, trust: bool = False) -> nn.Module:
+    """Build the network ``name``: a timm model, ``torchvision:NAME``, a saved folder or ``package.module:function``.
 
-    A name ``package.module:function`` is imported and called, for it was typed by the user: no file may be its source.
-    What a folder names may need ``trust``: see ``load``.
+    Only a folder has trained weights, or a function that loads them. The function is imported and called, which is safe
+    only because the user typed its name. A folder may name modules that need ``trust``; see ``saccade.load``.
 
     Raises:
-        UserError: no network has that name, the folder holds no network, or the function cannot be imported or makes
-            something else.
+        UserError: the name is unknown, the folder holds no network, or the function cannot be imported or does not
+            return an nn.Module.
     """
     from saccade.saving import load, rebuild
 
     if Path(name).is_dir():
         return load(name, trust=trust)
-    module, _, function = name.partition(":")
-    if function.isidentifier() and module != "torchvision" and all(map(str.isidentifier, module.split("."))):
-        return _made(name, module, function)
+    module_name, _, function = name.partition(":")
+    if function.isidentifier() and module_name != "torchvision" and all(map(str.isidentifier, module_name.split("."))):
+        return _call_builder(name, module_name, function)
     return rebuild(origin(name))
 
 
-def _made(name: str, module: str, function: str) -> nn.Module:
-    """What the user's own ``function`` builds; the global random state stays as it is."""
+def _call_builder(name: str, module: str, function: str) -> nn.Module:
+    """Call the user's ``function`` and return its network; the global random state is preserved."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
         try:
-            made = getattr(import_module(module), function)()
+            model = getattr(import_module(module), function)()
         except Exception as error:  # whatever a user's module raises
-            raise UserError(f"the network {name!r} cannot be made: {type(error).__name__}: {error}") from error
-    if not isinstance(made, torch.nn.Module):
-        raise UserError(f"the network {name!r} is a {type(made).__name__}; needed is a torch.nn.Module")
-    return made
+            raise UserError(f"the network {name!r} cannot be built: {type(error).__name__}: {error}") from error
+    if not isinstance(model, torch.nn.Module):
+        raise UserError(f"the network {name!r} is a {type(model).__name__}; a torch.nn.Module is needed")
+    return model
 
 
 def origin(name: str) -> dict[str, str]:
-    """How the network called ``name`` is made, as ``saccade.save`` takes it.
+    """Return the origin of the network ``name`` in the form that ``saccade.save`` stores.
 
     Raises:
-        UserError: neither timm nor torchvision has it.
+        UserError: neither timm nor torchvision has a network of this name.
     """
-    kind, colon, rest = name.partition(":")
-    if colon and kind == "torchvision":
+    prefix, separator, model_name = name.partition(":")
+    if separator and prefix == "torchvision":
         from torchvision.models import list_models
 
-        if rest not in list_models():
-            raise UserError(f"torchvision has no network {rest!r}.{did_you_mean(rest, list_models())}")
-        return {kind: rest}
+        if model_name not in list_models():
+            raise UserError(f"torchvision has no network {model_name!r}.{did_you_mean(model_name, list_models())}")
+        return {prefix: model_name}
     from timm.models import is_model, list_models
 
-    import saccade.models  # noqa: F401 (its networks are timm's once it is imported)
+    import saccade.models  # noqa: F401 (the import registers our networks with timm)
 
     if not is_model(name.partition(".")[0]):
-        near = did_you_mean(name, list_models())
-        raise UserError(f"{name!r} is neither a folder nor a network of timm's.{near}")
+        suggestion = did_you_mean(name, list_models())
+        raise UserError(f"{name!r} is neither a folder nor a timm model.{suggestion}")
     return {"timm": name}
 
 
-def size_of(text: str) -> tuple[int, ...]:
-    """Channels, height and width, from a text such as 3,224,224.
+def parse_input_size(text: str) -> tuple[int, ...]:
+    """Parse the image size (C, H, W) from text such as ``3,224,224``.
 
     Raises:
-        UserError: it is no such text.
+        UserError: the text is not a size, or the size is too large.
     """
     size = parse_size(text, "--input")
     if size[0] > _MAX_CHANNELS or max(size[1:]) > _MAX_SIDE:
-        raise UserError(f"--input {text}: at most {_MAX_CHANNELS} channels and {_MAX_SIDE} pixels a side can be")
+        raise UserError(f"--input {text}: at most {_MAX_CHANNELS} channels and {_MAX_SIDE} pixels per side are allowed")
     return size

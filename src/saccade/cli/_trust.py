@@ -1,13 +1,13 @@
-"""``--trust``: the word of whoever types it that a file may name modules of its own."""
+"""The option ``--trust``, by which the user allows a file to name modules that are imported."""
 
 from __future__ import annotations
 
 import click
 
-__all__ = ["option"]
+__all__ = ["trust_option"]
 
-option = click.option(
+trust_option = click.option(
     "--trust",
     is_flag=True,
-    help="Import and run modules that a file names, besides those of Saccade and its libraries.",
+    help="Allow a file to import and run modules other than those of Saccade and its libraries.",
 )

@@ -1,4 +1,4 @@
-"""``saccade compare``: does attention help this network on these images?"""
+"""``saccade compare``: train a network with and without attention, and compare the results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from saccade.cli import _trust
+from saccade.cli._trust import trust_option
 from saccade.escaping import printable
 from saccade.events import Event, StudyPlanned
 
@@ -15,9 +15,14 @@ __all__ = ["command"]
 
 
 @click.command("compare")
-@click.option("--recipe", "recipe_file", metavar="FILE", help="A recipe, or the name of one that comes with saccade.")
-@click.option("--data", metavar="FOLDER", help="Images in any layout of docs/data.md.  [default: digits]")
-@click.option("--model", metavar="NAME", help="The host: any name of timm's, or my.module:function of your own.")
+@click.option(
+    "--recipe",
+    "recipe_file",
+    metavar="FILE",
+    help="Recipe file, or name of a built-in recipe.  [default: chosen by data and host]",
+)
+@click.option("--data", metavar="FOLDER", help="Folder of images in any layout of docs/data.md.  [default: digits]")
+@click.option("--model", metavar="NAME", help="Host: a timm model, or my.module:function that builds one.")
 @click.option("--pretrained", is_flag=True, help="Start from the host's pretrained weights.")
 @click.option("--checkpoint", metavar="FILE", help="Start from the weights of a safetensors file.")
 @click.option(
@@ -27,27 +32,40 @@ __all__ = ["command"]
 )
 @click.option(
     "--arm",
-    "others",
+    "arms",
     metavar="TEXT",
     multiple=True,
-    help="Any difference of recipe: 'wide: model=resnet50 attention=se training.lr=0.01'; repeatable.",
+    help="Add an arm that differs from the recipe: 'wide: model=resnet50 attention=se training.lr=0.01'; repeatable.",
 )
-@click.option("--task", metavar="NAME", help="What is learnt.  [default: what the labels are for]")
-@click.option("--controls", metavar="LIST", default="", help="extra, noise, shuffled: of each; noise:das: of das.")
-@click.option("--seeds", metavar="N | LIST", help="How many, or which.  [default: 3 on digits, 5 on your images]")
-@click.option("--skip-bad", is_flag=True, help="Leave out image files that cannot be read, and count them.")
+@click.option("--task", metavar="NAME", help="Task, such as classify.  [default: chosen by the labels]")
+@click.option(
+    "--controls",
+    metavar="LIST",
+    default="",
+    help="extra, noise or shuffled for every mechanism; noise:das for das only.",
+)
+@click.option(
+    "--seeds", metavar="N | LIST", help="Number of seeds, or a list of seeds.  [default: 3 on digits, 5 on your images]"
+)
+@click.option("--skip-bad", is_flag=True, help="Leave out and count image files that cannot be read.")
 @click.option(
     "--margin",
     metavar="NUMBER",
     type=float,
-    help="Differences up to this are equal, in the metric's unit.  [default: the metric's own]",
+    help="Largest difference that counts as equal, in the metric's unit.  [default: the metric's own]",
 )
-@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Change the recipe: training.epochs=5.")
+@click.option(
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Change a key of the recipe: training.epochs=5; repeatable.",
+)
 @click.option(
     "--tune",
     metavar="KEY[=LIST]",
     multiple=True,
-    help="Let every arm choose on validation images first: training.lr=0.01,0.03,0.1; lr alone tries ×1/3, ×1, ×3.",
+    help="Tune a key of every arm on validation images first: training.lr=0.01,0.03,0.1; lr tries ×1/3, ×1, ×3.",
 )
 @click.option(
     "--tune-seeds",
@@ -55,29 +73,35 @@ __all__ = ["command"]
     type=int,
     default=1,
     show_default=True,
-    help="Tuning runs of each arm and value, for each seed.",
+    help="Number of tuning runs per arm, value and seed.",
 )
-@click.option("--out", metavar="FOLDER", help="The study's folder; the same command goes on there.  [default: runs/…]")
-@click.option("--slots", metavar="N", type=int, help="Runs at a time.  [default: what cores or accelerators allow]")
+@click.option(
+    "--out", metavar="FOLDER", help="Folder of the study; repeat the command to resume it.  [default: runs/…]"
+)
+@click.option(
+    "--slots", metavar="N", type=int, help="Number of parallel runs.  [default: as cores or accelerators allow]"
+)
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="Where the runs are done: processes of this machine, or a Ray cluster.",
+    help="Engine of the runs: processes on this machine, or a Ray cluster.",
 )
 @click.option(
-    "--address", metavar="HOST:PORT", help="Of the cluster, or auto.  [default: RAY_ADDRESS, or one is started]"
+    "--address",
+    metavar="HOST:PORT",
+    help="Address of the Ray cluster, or auto.  [default: RAY_ADDRESS, else a new cluster]",
 )
-@click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
+@click.option("--device", metavar="NAME", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option(
     "--plan",
     "only_plan",
     is_flag=True,
-    help="Print the number of runs, minutes, disk and the smallest difference to be found; train nothing.",
+    help="Print runs, minutes, disk space and smallest detectable difference; train nothing.",
 )
-@_trust.option
-@click.option("--json", "as_json", is_flag=True, help="The results as JSON on stdout; all else on stderr.")
+@trust_option
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON on stdout, everything else on stderr.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -87,7 +111,7 @@ def command(
     pretrained: bool,
     checkpoint: str | None,
     attention: str | None,
-    others: tuple[str, ...],
+    arms: tuple[str, ...],
     task: str | None,
     controls: str,
     seeds: str | None,
@@ -105,18 +129,19 @@ def command(
     trust: bool,
     as_json: bool,
 ) -> None:
-    """Train mechanisms and the plain network with several seeds; say for each whether it helps.
+    """Train a network with and without attention, with several seeds, and judge whether each mechanism helps.
 
-    Controls stand at the sites of a mechanism in its place: extra is a plain bottleneck of about as many parameters,
-    noise a random constant gate, shuffled the mechanism with the gate of another image.
+    A control replaces a mechanism at the same sites: extra is a plain bottleneck with about as many parameters, noise
+    is a random constant gate, shuffled is the mechanism with the gate of another image.
 
-    Writes report.html, table.md, table.tex and results.json. Without options: the embedded digits, minutes on two
-    cores. Started again, the same command goes on where it stopped. Exit code 1 if runs failed.
+    Writes report.html, table.md, table.tex and results.json. Without options it trains on built-in images of digits,
+    which takes minutes on two cores. Repeat the command to resume an interrupted study. The exit code is 1 if runs
+    failed.
     """
     from saccade.comparison import compare, forecast
 
-    asked: dict[str, Any] = {
-        "data": data, "model": model, "attention": attention, "seeds": seeds, "controls": controls, "arms": others,
+    arguments: dict[str, Any] = {
+        "data": data, "model": model, "attention": attention, "seeds": seeds, "controls": controls, "arms": arms,
         "recipe": recipe_file, "task": task, "pretrained": pretrained, "checkpoint": checkpoint, "settings": settings,
         "skip_bad": skip_bad, "margin": margin, "tune": tune, "tune_seeds": tune_seeds, "out": out,
         "slots": slots, "engine": engine, "address": address, "device": device, "trust": trust,
@@ -124,14 +149,14 @@ def command(
     if only_plan:
         from saccade.study.memory import keep_freed_memory
 
-        keep_freed_memory()  # as the workers of a study do: their steps are timed here
+        keep_freed_memory()  # as workers do, because their training steps are timed here
 
         def show(event: Event) -> None:
             if isinstance(event, StudyPlanned):
                 click.echo(printable(event.description), err=as_json)
 
-        ahead = forecast(**asked, notify=show)
-        click.echo(json.dumps(ahead.to_json(), indent=2) if as_json else printable(ahead.text(), keep="\n"))
+        plan = forecast(**arguments, notify=show)
+        click.echo(json.dumps(plan.to_json(), indent=2) if as_json else printable(plan.text(), keep="\n"))
         return
 
     from saccade.screen import Screen
@@ -139,12 +164,12 @@ def command(
     screen = Screen(err=as_json)
     try:
         with screen:
-            results = compare(**asked, notify=screen)
+            results = compare(**arguments, notify=screen)
     except KeyboardInterrupt:
         if screen.folder is not None:
-            click.echo(f"stopped; the same command goes on in {printable(screen.folder)}", err=True)
+            click.echo(f"stopped; repeat the command to resume {printable(screen.folder)}", err=True)
         raise
-    assert screen.folder is not None  # the study was planned
+    assert screen.folder is not None  # set when the study was planned
     failed = sum(run.status == "failed" for run in results.runs)
     if failed < len(results.runs):
         if as_json:
@@ -153,5 +178,5 @@ def command(
             screen.show(results)
             click.echo(f"\n{printable(screen.folder / 'report.html')}")
     if failed:
-        click.echo(f"{failed} of {len(results.runs)} runs failed; the same command tries them again", err=True)
+        click.echo(f"{failed} of {len(results.runs)} runs failed; repeat the command to try them again", err=True)
         ctx.exit(1)

@@ -1,4 +1,4 @@
-"""``saccade data``: what a network would see, before it sees it."""
+"""``saccade data``: describe a data set, and list the files that training would refuse."""
 
 from __future__ import annotations
 
@@ -21,23 +21,29 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_SHOWN = 10
-"""So many sizes and refusals are printed; ``--json`` holds all."""
+_MAX_LISTED = 10
+"""Number of sizes and refusals that are printed; ``--json`` prints all."""
 
 
 @click.command("data")
 @click.argument("source")
 @click.option("--show", metavar="FILE", help="Draw a contact sheet with labels and boxes: .png, .jpg or .webp.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="As in a recipe: data.size=64; repeatable.")
-@click.option("--skip-bad", is_flag=True, help="Leave out files that cannot be read, and count them.")
-@click.option("--json", "as_json", is_flag=True, help="All facts as JSON.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a data key of the recipe: data.size=64; repeatable.",
+)
+@click.option("--skip-bad", is_flag=True, help="Leave out and count files that cannot be read.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.pass_context
 def command(
     ctx: click.Context, source: str, show: str | None, settings: tuple[str, ...], skip_bad: bool, as_json: bool
 ) -> None:
-    """Classes, counts and sizes of SOURCE, the word digits or a folder of images, and what would be refused.
+    """Print classes, numbers and sizes of the images in SOURCE, and the files that training would refuse.
 
-    Every image is opened. The exit code is 1 where training would refuse something.
+    SOURCE is a folder of images, or the word digits. Every image is opened. The exit code is 1 if files are refused.
     """
     from saccade.data import layout_of
     from saccade.data.transforms import check_names
@@ -49,27 +55,27 @@ def command(
         check_path(Path(show))
     for setting in settings:
         if not setting.strip().startswith("data."):
-            raise UserError(f"{setting!r}: only data.… says what the images are; write data.key=value")
-    spec = (
+            raise UserError(f"{setting!r}: only keys of the section data are used here; write data.key=value")
+    data = (
         Recipe()
         .with_overrides(settings)
         .with_overrides({"data.source": source} | ({"data.skip_bad": True} if skip_bad else {}))
         .data
     )
-    check_names(spec.augment)
-    layout = layout_of(spec)
-    with _progress() as notify:
-        facts = layout.describe(spec, notify)
-    click.echo(json.dumps(facts, indent=2) if as_json else _page(facts))
+    check_names(data.augment)
+    layout = layout_of(data)
+    with _progress() as on_event:
+        facts = layout.describe(data, on_event)
+    click.echo(json.dumps(facts, indent=2) if as_json else _format_facts(facts))
     if show is not None and not facts["refused"]:
-        _draw(layout, spec, facts, Path(show))
+        _draw(layout, data, facts, Path(show))
         click.echo(f"wrote {printable(show)}", err=True)
     ctx.exit(1 if facts["refused"] else 0)
 
 
 @contextmanager
 def _progress() -> Iterator[Notify | None]:
-    """A bar over the images on a terminal, silence elsewhere."""
+    """Show a progress bar over the images on a terminal; show nothing elsewhere."""
     if not sys.stderr.isatty():
         yield None
         return
@@ -86,42 +92,44 @@ def _progress() -> Iterator[Notify | None]:
         yield show
 
 
-def _page(facts: dict[str, Any]) -> str:
-    parts = facts["parts"]
-    names = list(dict.fromkeys(name for part in parts for name in part["classes"]))
-    rows = [["class", *(part["name"] or "images" for part in parts)]]
-    rows += [[printable(name), *(str(part["classes"].get(name, "–")) for part in parts)] for name in names]
-    rows.append(["all", *(str(part["images"]) for part in parts)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+def _format_facts(facts: dict[str, Any]) -> str:
+    splits = facts["parts"]
+    names = list(dict.fromkeys(name for split in splits for name in split["classes"]))
+    rows = [["class", *(split["name"] or "images" for split in splits)]]
+    rows += [[printable(name), *(str(split["classes"].get(name, "–")) for split in splits)] for name in names]
+    rows.append(["all", *(str(split["images"]) for split in splits)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(n) for cell, n in zip(row[1:], widths[1:], strict=True))])
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
         for row in rows
     ]
-    sizes = [f"{row['size'][0]}×{row['size'][1]} ({row['images']})" for row in facts["sizes"][:_SHOWN]]
+    sizes = [f"{row['size'][0]}×{row['size'][1]} ({row['images']})" for row in facts["sizes"][:_MAX_LISTED]]
     more = len(facts["sizes"]) - len(sizes)
     lines += [
         "",
         f"layout   {facts['layout']}",
         f"sizes    {', '.join(sizes)}{f' and {more} others' if more > 0 else ''}",
     ]
-    turned = " (height × width)" if facts["height"] != facts["width"] else ""
-    lines.append(f"network  sees {facts['height']}×{facts['width']} pixels{turned}, {facts['channels']} channel(s)")
+    axis_note = " (height × width)" if facts["height"] != facts["width"] else ""
+    lines.append(f"network  sees {facts['height']}×{facts['width']} pixels{axis_note}, {facts['channels']} channel(s)")
     if used := facts["used"]:
-        beside = f", {used['val']} to validate" if "val" in used else ""
-        lines.append(f"used     {used['train']} to train, {used['test']} to test{beside}")
+        val_note = f", {used['val']} to validate" if "val" in used else ""
+        lines.append(f"used     {used['train']} to train, {used['test']} to test{val_note}")
     lines += [f"note     {printable(note)}" for note in facts["notes"]]
-    for word, sentences in (("left out", facts["left_out"]), ("refused ", facts["refused"])):
-        lines += [f"{word} {printable(sentence)}" for sentence in sentences[:_SHOWN]]
-        if len(sentences) > _SHOWN:
-            lines.append(f"         and {len(sentences) - _SHOWN} more")
+    for label, sentences in (("left out", facts["left_out"]), ("refused ", facts["refused"])):
+        lines += [f"{label} {printable(sentence)}" for sentence in sentences[:_MAX_LISTED]]
+        if len(sentences) > _MAX_LISTED:
+            lines.append(f"         and {len(sentences) - _MAX_LISTED} more")
     return "\n".join(lines)
 
 
-def _draw(layout: Layout, spec: Data, facts: dict[str, Any], path: Path) -> None:
+def _draw(layout: Layout, data: Data, facts: dict[str, Any], path: Path) -> None:
     from saccade.data import sheet
 
-    shown = spec.model_copy(update={"size": (facts["height"], facts["width"])})
-    rows = [(part, layout.cells(shown, part, 20)) for part in facts["used"]]
-    counts = ", ".join(f"{count} {part}" for part, count in facts["used"].items())
+    sized = data.model_copy(update={"size": (facts["height"], facts["width"])})
+    rows = [(split, layout.cells(sized, split, 20)) for split in facts["used"]]
+    counts = ", ".join(f"{count} {split}" for split, count in facts["used"].items())
     title = f"{facts['source']}: {counts} images, {facts['height']}×{facts['width']} pixels"
     sheet.write(sheet.contact_sheet(rows, printable(title)), path)

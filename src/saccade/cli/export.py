@@ -1,4 +1,4 @@
-"""``saccade export``: a network as a file that runs elsewhere."""
+"""``saccade export``: write a network as a file that runs without Saccade."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from saccade import catalog
-from saccade.cli import _trust
-from saccade.cli._network import network, origin, size_of
+from saccade.cli._network import build_network, origin, parse_input_size
+from saccade.cli._trust import trust_option
 from saccade.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ""}
+"""Maps format to file suffix; a safetensors export is a folder."""
 
 
 @click.command("export")
@@ -35,20 +36,24 @@ _SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ""}
     type=click.Choice(list(_SUFFIXES)),
     default="onnx",
     show_default=True,
-    help="torch is a program of torch.export, .pt2; safetensors a folder for saccade.load.",
+    help="torch: a torch.export program (.pt2); safetensors: a folder for saccade.load.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="The file  [default: in the run folder, or here]")
-@click.option("--input", "size", metavar="C,H,W", help="Size of a picture  [default: the network's own]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Path of the file.  [default: in the run folder, else in the working directory]",
+)
+@click.option("--input", "size", metavar="C,H,W", help="Image size.  [default: the network's own]")
 @click.option(
     "--dynamic",
     type=click.Choice(["all", "batch", "none"]),
     default="all",
     show_default=True,
-    help="What may vary: batch, height and width; the batch alone; nothing.",
+    help="Axes that may vary: all for batch, height and width; batch; or none.",
 )
-@click.option("--attention", metavar="NAME", help="Plug this into a network of timm's: das, das:alpha=0.1.")
-@_trust.option
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON and nothing else.")
+@click.option("--attention", metavar="NAME", help="Insert this mechanism into a timm model: das, das:alpha=0.1.")
+@trust_option
+@click.option("--json", "as_json", is_flag=True, help="Print only the result, as JSON.")
 def command(
     model: str,
     kind: str,
@@ -59,57 +64,64 @@ def command(
     trust: bool,
     as_json: bool,
 ) -> None:
-    """Write MODEL as a file that runs without saccade.
+    """Write MODEL as a file that runs without Saccade.
 
-    MODEL is a run folder of train or compare, or any folder that saccade saved. It may also be the name of a network of
-    timm's, or torchvision:NAME; its weights are then random, and the file is a rehearsal.
+    MODEL is a run folder of train or compare, or any folder that saccade.save wrote. It may also be the name of a timm
+    model, or torchvision:NAME; the weights are then random, and the file serves only as a test of the export. A folder
+    is refused with --attention.
 
-    The file is read back by onnxruntime or torch, and gets its name only if it computes what the network computes in
-    PyTorch, at several sizes and batch sizes.
+    The file is read back by onnxruntime or torch, and moved to its final path only if its outputs equal those in
+    PyTorch at several image and batch sizes.
     """
-    picture = size_of(size) if size else None
-    plugged = catalog.parse(attention) if attention else None
+    input_size = parse_input_size(size) if size else None
+    mechanism = catalog.parse(attention) if attention else None
     is_folder = Path(model).is_dir()
-    if is_folder and plugged:
-        raise UserError(f"{model} has its plugs already; --attention is for a network that is named")
-    place = out or _place(model, kind, is_folder)
+    if is_folder and mechanism:
+        raise UserError(f"{model} is a folder and has its mechanisms already; --attention needs the name of a network")
+    path = out or _default_path(model, kind, is_folder)
 
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    # The stream itself: what exporters print to sys.stderr meanwhile is kept from the screen.
-    console, shown = Console(file=sys.stderr), sys.stderr.isatty()
-    with Progress(*columns, console=console, transient=True, disable=not shown, redirect_stderr=False) as progress:
+    # The real stderr: sys.stderr is redirected during the export, to hide the output of exporters.
+    console, is_terminal = Console(file=sys.stderr), sys.stderr.isatty()
+    with Progress(
+        *columns, console=console, transient=True, disable=not is_terminal, redirect_stderr=False
+    ) as progress:
         task = progress.add_task("building the network")
-        given, facts = _saved(Path(model), trust) if is_folder else _named(model, plugged, picture)
-        if picture:
-            facts["input"] = picture
+        network, facts = _load_saved(Path(model), trust) if is_folder else _build_named(model, mechanism, input_size)
+        if input_size:
+            facts["input"] = input_size
 
         from saccade.exporting import export
 
         options: dict[str, Any] = {"format": kind, "dynamic": dynamic, **facts}
-        done = export(given, place, notify=lambda text: progress.update(task, description=text), **options)
+        exported = export(network, path, notify=lambda text: progress.update(task, description=text), **options)
     if as_json:
-        click.echo(json.dumps(asdict(done), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(asdict(exported), indent=2, ensure_ascii=False))
         return
-    for line in _lines(done):
+    for line in _summary_lines(exported):
         click.echo(line)
     if not is_folder:
-        click.echo("The weights are random: a rehearsal.")
+        click.echo("The weights are random; use the file only to test the export.")
 
 
-def _place(model: str, kind: str, is_folder: bool) -> Path:
-    """Where to write what has been given no name."""
+def _default_path(model: str, kind: str, is_folder: bool) -> Path:
+    """Return the path to write to without ``--out``.
+
+    Raises:
+        UserError: a folder would be exported to its own format.
+    """
     if is_folder:
         if kind == "safetensors":
-            raise UserError(f"{model} is in that format already; name another folder by --out")
+            raise UserError(f"{model} has that format already; choose another folder with --out")
         return Path(model) / f"model{_SUFFIXES[kind]}"
     return Path(re.sub(r"[^\w.=]+", "-", model).strip("-") + _SUFFIXES[kind])
 
 
-def _saved(folder: Path, trust: bool) -> tuple[nn.Module, dict[str, Any]]:
-    """The network in a folder, and what the folder says of it, but for what ``export`` would take for its own."""
+def _load_saved(folder: Path, trust: bool) -> tuple[nn.Module, dict[str, Any]]:
+    """Load the network in ``folder`` and its saved facts, except those that are arguments of ``export``."""
     from saccade.exporting import export
     from saccade.exporting.arguments import RESERVED
     from saccade.saving import describe, load
@@ -121,42 +133,50 @@ def _saved(folder: Path, trust: bool) -> tuple[nn.Module, dict[str, Any]]:
         if not runs or (folder / "config.json").exists():
             raise
         raise UserError(f"{folder} is a study; export one of its {len(runs)} runs, such as {runs[0]}") from error
-    stated = {key: config[key] for key in ("host", "input", "classes")}
-    taken = {*RESERVED, *inspect.signature(export).parameters}
+    origin_facts = {key: config[key] for key in ("host", "input", "classes")}
+    reserved = {*RESERVED, *inspect.signature(export).parameters}
     return load(folder, trust=trust), {
-        key: value for key, value in config["facts"].items() if key not in taken
-    } | stated
+        key: value for key, value in config["facts"].items() if key not in reserved
+    } | origin_facts
 
 
-def _named(
-    name: str, plugged: tuple[str, dict[str, Any]] | None, picture: tuple[int, ...] | None
+def _build_named(
+    name: str, mechanism: tuple[str, dict[str, Any]] | None, input_size: tuple[int, ...] | None
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The network of that name with random weights, and how it is made."""
+    """Build the network ``name`` with random weights, and return it and its origin."""
     from saccade.surgery.insert import insert
 
-    made = network(name)
-    if plugged:
-        insert(made, plugged[0], start="paper", input=picture, **plugged[1])
-    return made, {"host": origin(name)}
+    network = build_network(name)
+    if mechanism:
+        insert(network, mechanism[0], start="paper", input=input_size, **mechanism[1])
+    return network, {"host": origin(name)}
 
 
-def _lines(done: Exported) -> list[str]:
-    """What was written, in words."""
-    kind = {"onnx": f"ONNX, opset {done.opset}", "torch": "torch.export", "safetensors": "safetensors and config.json"}
-    lines = [f"{done.path}: {kind[done.format]}, {done.size / 1e6:.1f} MB"]
-    least = ", ".join(f"{side} from {n}" for side, n in zip(("height", "width"), done.smallest, strict=True) if n > 1)
-    for name, shape in done.inputs.items():
-        free = [axis for axis in shape if isinstance(axis, str)]
-        step = done.metadata.get("multiple")
-        told = [least] * bool(least) + [f"both multiples of {step}"] * (step is not None)
-        note = "".join(f", {words}" for words in told) if "height" in free else ""
-        lines.append(f"input {name} float32 ({', '.join(map(str, shape))}){note}; output {', '.join(done.outputs)}")
-    found = ", ".join(f"{row.difference:.1e} at {'×'.join(map(str, row.shape))}" for row in done.compared)
-    lines.append(f"read back and compared with PyTorch: largest difference {found} (relative; 1e-04 is let pass)")
-    facts = (_told(key, value) for key, value in done.metadata.items() if value not in (None, []))
-    lines.append(f"it says of itself: {', '.join(facts)}")
+def _summary_lines(exported: Exported) -> list[str]:
+    """Return a description of the exported file, in lines."""
+    formats = {
+        "onnx": f"ONNX, opset {exported.opset}",
+        "torch": "torch.export",
+        "safetensors": "safetensors and config.json",
+    }
+    lines = [f"{exported.path}: {formats[exported.format]}, {exported.size / 1e6:.1f} MB"]
+    minimum_note = ", ".join(
+        f"{side} from {minimum}"
+        for side, minimum in zip(("height", "width"), exported.smallest, strict=True)
+        if minimum > 1
+    )
+    for name, shape in exported.inputs.items():
+        variable_axes = [axis for axis in shape if isinstance(axis, str)]
+        multiple = exported.metadata.get("multiple")
+        constraints = [minimum_note] * bool(minimum_note) + [f"both multiples of {multiple}"] * (multiple is not None)
+        note = "".join(f", {text}" for text in constraints) if "height" in variable_axes else ""
+        lines.append(f"input {name} float32 ({', '.join(map(str, shape))}){note}; output {', '.join(exported.outputs)}")
+    differences = ", ".join(f"{row.difference:.1e} at {'×'.join(map(str, row.shape))}" for row in exported.compared)
+    lines.append(f"read back and compared with PyTorch: largest difference {differences} (relative; tolerance 1e-04)")
+    facts = (_metadata_label(key, value) for key, value in exported.metadata.items() if value not in (None, []))
+    lines.append(f"metadata: {', '.join(facts)}")
     return lines
 
 
-def _told(key: str, value: Any) -> str:
+def _metadata_label(key: str, value: Any) -> str:
     return f"{len(value)} {key}" if key in ("plugs", "replacements", "classes") else key

@@ -1,4 +1,4 @@
-"""``saccade judge``: verdicts for scores that another trainer made."""
+"""``saccade judge``: compare arms by the scores of any trainer."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from saccade.escaping import printable
 __all__ = ["command"]
 
 _COMMA = re.compile(r",(?![^\[\]]*\])")
-"""One that parts names: not inside brackets, as in eca:kernel_size=[3,5]."""
+"""Comma between names, which is not inside brackets as in eca:kernel_size=[3,5]."""
 
 
 @click.command("judge")
 @click.argument("files", metavar="FILE…", nargs=-1, required=True)
-@click.option(
-    "--metric", metavar="NAME", help="The column of the scores.  [default: chosen by name; a note says which]"
-)
-@click.option("--baseline", default="none", show_default=True, help="The arm that the others are compared with.")
+@click.option("--metric", metavar="NAME", help="Column of the scores.  [default: chosen by name, and reported]")
+@click.option("--baseline", default="none", show_default=True, help="Arm that the others are compared with.")
 @click.option(
     "--controls",
     metavar="ARMS",
     default="",
-    help="Arms that are controls, comma-separated; they are outside the correction.",
+    help="Arms that are controls, comma-separated; the multiple-comparison correction excludes them.",
 )
 @click.option(
     "--lower-is-better/--higher-is-better",
     "lower",
     default=None,
-    help="Which way is better.  [default: lower for losses and errors, by name]",
+    help="Direction of the metric.  [default: by name; lower for losses and errors]",
 )
-@click.option("--margin", type=float, help="Half-width of “equal”.  [default: a hundredth of the span]")
-@click.option("--unit", metavar="TEXT", help="Unit of the scores, as %.  [default: by name and values]")
-@click.option("--range", "bounds", type=float, nargs=2, metavar="LOW HIGH", help="Least and largest possible score.")
+@click.option(
+    "--margin", type=float, help="Largest difference that counts as equal.  [default: 1 % of the range of the metric]"
+)
+@click.option("--unit", metavar="TEXT", help="Unit of the scores, such as %.  [default: by name and values]")
+@click.option("--range", "bounds", type=float, nargs=2, metavar="LOW HIGH", help="Smallest and largest possible score.")
 @click.option(
     "--trivial",
     type=float,
     metavar="SCORE",
-    help="Score of an answer that needs no image; no arm is judged where the baseline is not better.",
+    help="Score of a constant prediction; without a better baseline no arm is judged.",
 )
-@click.option("--out", metavar="FOLDER", help="Write report.html, table.md, table.tex and results.json there.")
-@click.option("--json", "as_json", is_flag=True, help="The results as JSON on stdout.")
+@click.option("--out", metavar="FOLDER", help="Folder for report.html, table.md, table.tex and results.json.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def command(
     files: tuple[str, ...],
     metric: str | None,
@@ -57,11 +57,11 @@ def command(
     out: str | None,
     as_json: bool,
 ) -> None:
-    """Judge the scores of any trainer: which arm beats the baseline, by how much, and how sure that is.
+    """Judge scores of any trainer: which arm beats the baseline, by how much, and with what certainty.
 
-    FILE is a CSV with the columns arm, seed, score (and image, group: a row a test image), or the log of one run:
-    Ultralytics' results.csv, timm's summary.csv, Lightning's metrics.csv. Give one log a run; its folder says which it
-    is (se-seed0/results.csv), or write ARM:SEED=FILE.
+    FILE is a CSV with the columns arm, seed and score (optionally also image and group, with one row per test image),
+    or the log of one run: Ultralytics' results.csv, timm's summary.csv, Lightning's metrics.csv. Give one log per run;
+    its folder names arm and seed (se-seed0/results.csv), or write ARM:SEED=FILE.
     """
     from saccade.study.judging import judge
     from saccade.study.report.writing import json_text, write_files

@@ -1,4 +1,4 @@
-"""``saccade measure``: what attention costs in one network."""
+"""``saccade measure``: measure the cost of attention in one network."""
 
 from __future__ import annotations
 
@@ -18,71 +18,72 @@ __all__ = ["command"]
 
 @click.command("measure")
 @click.argument("model")
-@click.option("--attention", default="none", metavar="LIST", help="Mechanisms, as none,se,das:alpha=0.1.")
-@click.option("--where", default="paper", show_default=True, help="Where they are plugged.")
+@click.option("--attention", default="none", metavar="LIST", help="Mechanisms, such as none,se,das:alpha=0.1.")
+@click.option("--where", default="paper", show_default=True, help="Position of the mechanisms.")
 @click.option(
     "--start",
     type=click.Choice(["paper", "neutral"]),
     default="paper",
     show_default=True,
-    help="paper: as published; neutral: with the factor that lets a pretrained network start unchanged.",
+    help="paper: as published; neutral: with the factor that first leaves a pretrained network unchanged.",
 )
-@click.option("--input", "size", metavar="C,H,W", help="Size of a picture  [default: the network's own]")
-@click.option("--batch", default=8, show_default=True, type=click.IntRange(1), help="Pictures of the second latency.")
+@click.option("--input", "size", metavar="C,H,W", help="Image size.  [default: the network's own]")
+@click.option(
+    "--batch", default=8, show_default=True, type=click.IntRange(1), help="Batch size of the second measurement."
+)
 @click.option(
     "--counter",
     type=click.Choice(["true", "thop"]),
     default="true",
     show_default=True,
-    help="true: every parameter, and the MACs that are done; thop: the figures that thop reports and most papers "
-    "print, without functional operators such as attention and deformable convolution, and with four for each value "
+    help="true: all parameters, and the MACs that are computed; thop: the numbers of thop, which most papers print: "
+    "without functional operators such as attention and deformable convolution, and with four operations per value "
     "of a batch norm.",
 )
-@click.option("--json", "as_json", is_flag=True, help="The rows as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 def command(
     model: str, attention: str, where: str, start: str, size: str | None, batch: int, counter: str, as_json: bool
 ) -> None:
-    """Parameters, MACs, latency and peak memory of MODEL, a network of timm's or ours, without and with attention.
+    """Measure parameters, MACs, latency and peak memory of MODEL, a timm model, without and with attention.
 
-    Latency is that of a forward in eval mode on this machine: the median and where the middle 90 % of the runs lie.
-    Memory is the most that was live at once, weights included: in a forward of one picture, and in the forward and
-    backward of a training step of --batch pictures, gradients included, the state of an optimiser not. It is that of
-    live tensors: what kernels take and give back while they run is not in it, except on CUDA.
+    Latency is that of a forward pass in eval mode on this machine: the median and the 5th to 95th percentile. Memory is
+    the peak of live tensors, including weights: in a forward pass of one image, and in a training step of --batch
+    images, including gradients but not the state of an optimiser. Kernel workspace is counted only on CUDA.
     """
     names = catalog.split(attention)
     mechanisms = {name: catalog.parse(name) for name in names if name != "none"}
-    wanted = _size(size)
+    input_size = _parse_size(size)
 
-    rows = _rows(model, ["none", *mechanisms], mechanisms, where, start, wanted, batch, counter)
+    rows = _rows(model, ["none", *mechanisms], mechanisms, where, start, input_size, batch, counter)
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
     _print_table(rows)
     first = rows[0]
     threads = f"{first['threads']} thread" + "s" * (first["threads"] != 1)
-    counted = (
-        "MACs of one picture: convolutions, linear layers, matrix products, attention, sampling; "
+    counter_note = (
+        "MACs of one image: convolutions, linear layers, matrix products, attention, sampling; "
         "not norms, pooling or elementwise work."
         if counter == "true"
-        else "Parameters and MACs of one picture as thop reports them: layers it knows, by their exact type, "
-        "batch\nnorm included; no functional operators such as attention and deformable convolution."
+        else "Parameters and MACs of one image as thop reports them: layers of the types it knows, including "
+        "batch\nnorm; no functional operators such as attention and deformable convolution."
     )
     click.echo(
         f"\n{model} on {'×'.join(map(str, first['input']))}, {first['device']}, {threads}; percentages are relative to "
-        f"none.\n{counted}\nLatency in ms: median [5 %–95 %]. Memory: the most live at once, weights included, in a "
-        f"forward of one picture; step: in\nforward and backward of {batch}, gradients included, optimiser not. "
-        "Live tensors: what kernels take and give back while they\nrun is not in it, except on CUDA."
+        f"none.\n{counter_note}\nLatency in ms: median [5 %–95 %]. Memory: peak of live tensors, including weights, in "
+        f"a forward pass of one image; step: in a\ntraining step of {batch}, including gradients, without optimiser. "
+        "Kernel workspace is counted only on CUDA."
     )
     for row in rows[1:]:
         click.echo(f"{row['attention']}: {row['sites']} site{'s' * (row['sites'] != 1)}, {', '.join(row['positions'])}")
 
 
-def _size(text: str | None) -> tuple[int, ...] | None:
+def _parse_size(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     parts = text.replace("x", ",").replace("×", ",").split(",")
     if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise UserError(f"--input {text!r} is no size; write channels,height,width, for example 3,224,224")
+        raise UserError(f"--input {text!r} is not a size; write channels,height,width, for example 3,224,224")
     return tuple(int(part) for part in parts)
 
 
@@ -96,7 +97,7 @@ def _rows(
     batch: int,
     counter: str,
 ) -> list[dict[str, Any]]:
-    """The costs of each network: those at batch 1, the latency at ``batch`` under ``batched``."""
+    """Return one row per network: its costs at batch 1, and under ``batched`` latency and memory at ``batch``."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
@@ -127,38 +128,38 @@ def _rows(
             costs[count] = measure_all(hosts, size, batch=count, counter=counter)
             progress.advance(task, len(labels))
     rows = []
-    for i, (label, host) in enumerate(zip(labels, hosts, strict=True)):
-        carried = positions_of(host)
+    for index, (label, host) in enumerate(zip(labels, hosts, strict=True)):
+        positions = positions_of(host)
         row = {
             "attention": label,
             "input": list(example_input(host, size)[0].shape[1:]),
-            "sites": len(carried),
-            "positions": sorted(set(carried)),
-            **asdict(costs[1][i]),
+            "sites": len(positions),
+            "positions": sorted(set(positions)),
+            **asdict(costs[1][index]),
         }
         if batch > 1:
-            kept = ("batch", "latency_ms", "memory", "step_memory")
-            row["batched"] = {key: value for key, value in asdict(costs[batch][i]).items() if key in kept}
+            batched_keys = ("batch", "latency_ms", "memory", "step_memory")
+            row["batched"] = {key: value for key, value in asdict(costs[batch][index]).items() if key in batched_keys}
         rows.append(row)
     return rows
 
 
 def _print_table(rows: Sequence[dict[str, Any]]) -> None:
-    by = " (thop)" if rows[0]["counter"] == "thop" else ""
-    largest = [row.get("batched", row) for row in rows]
+    counter_note = " (thop)" if rows[0]["counter"] == "thop" else ""
+    batched_rows = [row.get("batched", row) for row in rows]
     columns: dict[str, list[str]] = {
         "attention": [row["attention"] for row in rows],
-        f"parameters{by}": _amounts([row["parameters"] for row in rows], 1e6, "M"),
-        f"MACs{by}": _amounts([row["macs"] for row in rows], 1e9, "G"),
-        "batch 1": _latencies([row["latency_ms"] for row in rows]),
+        f"parameters{counter_note}": _format_amounts([row["parameters"] for row in rows], 1e6, "M"),
+        f"MACs{counter_note}": _format_amounts([row["macs"] for row in rows], 1e9, "G"),
+        "batch 1": _format_latencies([row["latency_ms"] for row in rows]),
     }
     if "batched" in rows[0]:
-        columns[f"batch {rows[0]['batched']['batch']}"] = _latencies([row["latency_ms"] for row in largest])
-    columns["memory"] = _amounts([row["memory"] for row in rows], 1e6, "MB", 1)
-    steps = [row["step_memory"] for row in largest]
-    columns["step"] = ["-"] * len(steps) if None in steps else _amounts(steps, 1e6, "MB", 1)
+        columns[f"batch {rows[0]['batched']['batch']}"] = _format_latencies([row["latency_ms"] for row in batched_rows])
+    columns["memory"] = _format_amounts([row["memory"] for row in rows], 1e6, "MB", 1)
+    step_memory = [row["step_memory"] for row in batched_rows]
+    columns["step"] = ["-"] * len(step_memory) if None in step_memory else _format_amounts(step_memory, 1e6, "MB", 1)
     table = [list(columns), *zip(*columns.values(), strict=True)]
-    widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
+    widths = [max(len(line[column]) for line in table) for column in range(len(columns))]
     for line in table:
         cells = [
             line[0].ljust(widths[0]),
@@ -167,16 +168,17 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
         click.echo("  ".join(cells).rstrip())
 
 
-def _amounts(values: Sequence[int], unit: float, letter: str, places: int = 3) -> list[str]:
-    digits = [f"{value / unit:.{places}f} {letter}" for value in values]
-    return [f"{text} {_relative(value, values[0])}" for text, value in zip(digits, values, strict=True)]
+def _format_amounts(values: Sequence[int], unit: float, letter: str, places: int = 3) -> list[str]:
+    amounts = [f"{value / unit:.{places}f} {letter}" for value in values]
+    return [f"{text} {_format_change(value, values[0])}" for text, value in zip(amounts, values, strict=True)]
 
 
-def _latencies(spreads: Sequence[dict[str, float]]) -> list[str]:
-    first = spreads[0]["median"]
-    return [f"{s['median']:.2f} [{s['low']:.2f}–{s['high']:.2f}] {_relative(s['median'], first)}" for s in spreads]
+def _format_latencies(latencies: Sequence[dict[str, float]]) -> list[str]:
+    first = latencies[0]["median"]
+    ranges = [f"{row['median']:.2f} [{row['low']:.2f}–{row['high']:.2f}]" for row in latencies]
+    return [f"{text} {_format_change(row['median'], first)}" for text, row in zip(ranges, latencies, strict=True)]
 
 
-def _relative(value: float, base: float) -> str:
-    """The change in percent, right-aligned so that the numbers before it line up; none against itself."""
+def _format_change(value: float, base: float) -> str:
+    """Return the change in percent, padded to 7 characters; blank if ``value`` equals ``base``."""
     return "".rjust(7) if value == base else f"{100 * (value / base - 1):+.1f} %".rjust(7)

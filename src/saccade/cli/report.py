@@ -1,4 +1,4 @@
-"""``saccade report``: make a study's report again from its run folders."""
+"""``saccade report``: write the report of a study again from its run folders."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from saccade.cli import _trust
+from saccade.cli._trust import trust_option
 from saccade.escaping import printable
 
 if TYPE_CHECKING:
@@ -18,22 +18,22 @@ __all__ = ["command"]
 
 @click.command("report")
 @click.argument("study", metavar="STUDY_FOLDER")
-@click.option("--open/--no-open", "show", default=False, show_default=True, help="Show the page in the web browser.")
-@click.option("--remeasure", is_flag=True, help="Measure parameters, MACs and latency again, on this machine.")
-@click.option("--scores", metavar="FILE", help="Also write the score of every test image as CSV, for saccade judge.")
-@click.option("--cases", metavar="FOLDER", help="Also write a CSV a seed in the form that Claims Reloaded reads.")
-@_trust.option
-@click.option("--json", "as_json", is_flag=True, help="The results as JSON on stdout.")
+@click.option("--open/--no-open", "show", default=False, show_default=True, help="Open the page in the web browser.")
+@click.option("--remeasure", is_flag=True, help="Measure parameters, MACs and latency again on this machine.")
+@click.option("--scores", metavar="FILE", help="Also write the score of every test image as CSV for saccade judge.")
+@click.option("--cases", metavar="FOLDER", help="Also write one CSV per seed in the format of Claims Reloaded.")
+@trust_option
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def command(
     study: str, show: bool, remeasure: bool, scores: str | None, cases: str | None, trust: bool, as_json: bool
 ) -> None:
-    """Make report.html, table.md, table.tex and results.json of STUDY_FOLDER again from its run folders.
+    """Write report.html, table.md, table.tex and results.json of STUDY_FOLDER again from its run folders.
 
-    A study that is not complete gets a report too; it names the runs that are missing.
+    The report of an incomplete study lists the missing runs.
     """
     from saccade.study.plan import Study
 
-    Study.open(study)  # a wrong folder is refused before torch is imported
+    Study.open(study)  # refuse a wrong folder before importing torch
     from saccade.study.report import write_report
 
     results = write_report(study, remeasure=remeasure, trust=trust)
@@ -51,15 +51,17 @@ def _write_scores(results: StudyResults, file: str) -> None:
     from saccade.study.scores.exporting import has_images
 
     results.scores(file)
-    what = "a row a test image" if has_images(results) else (
-        f"a row a run: {results.metric.name} is no mean of per-image values, so none are written"
+    row_note = "one row per test image" if has_images(results) else (
+        f"one row per run: {results.metric.name} is not a mean of per-image values, so there are none"
     )  # fmt: skip
-    click.echo(f"wrote {printable(file)}, {what}", err=True)
+    click.echo(f"wrote {printable(file)}, {row_note}", err=True)
 
 
 def _write_cases(results: StudyResults, folder: str) -> None:
     from saccade.study.scores.exporting import case_metric, has_images
 
-    made, name = results.cases(folder), case_metric(results).name
-    what = "" if has_images(results) else f": each image's {name} by itself; their mean is not the study's {name}"
-    click.echo(f"wrote {len(made)} file{'s' * (len(made) > 1)} into {printable(folder)}, one a seed{what}", err=True)
+    paths, name = results.cases(folder), case_metric(results).name
+    mean_note = "" if has_images(results) else f": the {name} of each image; their mean is not the {name} of the study"
+    click.echo(
+        f"wrote {len(paths)} file{'s' * (len(paths) > 1)} into {printable(folder)}, one per seed{mean_note}", err=True
+    )

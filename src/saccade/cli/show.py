@@ -1,4 +1,4 @@
-"""``saccade show``: what one mechanism is."""
+"""``saccade show``: print the facts of one mechanism."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["command"]
 
 @click.command("show")
 @click.argument("mechanism")
-@click.option("--json", "as_json", is_flag=True, help="Its facts as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 def command(mechanism: str, as_json: bool) -> None:
-    """Equation, shapes, source, options, limits and published numbers of MECHANISM."""
+    """Print equation, shapes, source, options, limits and published results of MECHANISM."""
     name, _ = catalog.parse(mechanism)
     spec, options = catalog.spec(name), catalog.options(name)
     if as_json:
@@ -25,23 +25,23 @@ def command(mechanism: str, as_json: bool) -> None:
         click.echo(json.dumps(facts, indent=2, default=str))
         return
     click.echo(catalog.summary(name) + "\n")
-    plain = "takes the place of a convolution" if spec.kind == "conv" else 'plugged neutrally unless start="paper"'
+    neutral_note = "it replaces a convolution" if spec.kind == "conv" else 'the plug makes it so unless start="paper"'
     symmetries = spec.equivariant if isinstance(spec.equivariant, str) else ", ".join(spec.equivariant)
-    neutral: dict[bool | str, str] = {True: "yes", False: f"no ({plain})"}
-    others = [other for other, short in catalog.spellings().items() if short == name != other]
+    neutral: dict[bool | str, str] = {True: "yes", False: f"no ({neutral_note})"}
+    other_names = [spelling for spelling, canonical in catalog.spellings().items() if canonical == name != spelling]
     facts = {
-        "also called": ", ".join(others) or "nothing else",
+        "also called": ", ".join(other_names) or "–",
         "kind": spec.kind,
         "evidence": spec.evidence,
-        "equal to code of": "; ".join(spec.code) or "none compared",
+        "equal to code of": "; ".join(spec.code) or "–",
         "position": ", ".join(f"{where}" + (f" ({host})" if host != "default" else "")
                               for host, where in spec.position.items()),
         "options": ", ".join(f"{key} (required)" if value is ... else f"{key} = {value}"
                              for key, value in options.items()) or "none",
         "limits": "; ".join(spec.limits) or "none",
         "parameters": source.function_text(name, "parameters") or "not stated",
-        "gate in": "no gate" if spec.gate is None else str(spec.gate),
-        "commutes with": symmetries or "nothing claimed",
+        "gate range": "no gate" if spec.gate is None else str(spec.gate),
+        "commutes with": symmetries or "–",
         "identity at its own start": neutral.get(spec.neutral, str(spec.neutral)),
         "in timm": spec.timm or "no",
     }  # fmt: skip

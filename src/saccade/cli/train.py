@@ -1,4 +1,4 @@
-"""``saccade train``: one run of one recipe."""
+"""``saccade train``: train one network as a recipe says."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import click
 
-from saccade.cli import _trust
+from saccade.cli._trust import trust_option
 from saccade.escaping import brief
 
 __all__ = ["command"]
@@ -14,19 +14,25 @@ __all__ = ["command"]
 
 @click.command("train")
 @click.argument("recipe", required=False)
-@click.option("--data", metavar="FOLDER", help="Images in any layout of docs/data.md.  [default: digits]")
-@click.option("--model", metavar="NAME", help="The host: any name of timm's, or my.module:function of your own.")
+@click.option("--data", metavar="FOLDER", help="Folder of images in any layout of docs/data.md.  [default: digits]")
+@click.option("--model", metavar="NAME", help="Host: a timm model, or my.module:function that builds one.")
 @click.option("--pretrained", is_flag=True, help="Start from the host's pretrained weights.")
 @click.option("--checkpoint", metavar="FILE", help="Start from the weights of a safetensors file.")
 @click.option("--attention", metavar="NAME", help="Plug this mechanism: none, das, das:alpha=0.1, my.module:Class.")
-@click.option("--task", metavar="NAME", help="What is learnt.  [default: what the labels are for]")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change the recipe: training.epochs=3.")
-@click.option("--skip-bad", is_flag=True, help="Leave out image files that cannot be read, and count them.")
+@click.option("--task", metavar="NAME", help="Task, such as classify.  [default: chosen by the labels]")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a key of the recipe: training.epochs=3; repeatable.",
+)
+@click.option("--skip-bad", is_flag=True, help="Leave out and count image files that cannot be read.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Seed of the run.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
-@click.option("--out", metavar="FOLDER", help="Run folder; runs/RECIPE-ATTENTION-seedN if not given.")
-@_trust.option
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON and nothing else.")
+@click.option("--out", metavar="FOLDER", help="Folder of the run.  [default: runs/RECIPE-ATTENTION-seedN]")
+@trust_option
+@click.option("--json", "as_json", is_flag=True, help="Print only the result, as JSON.")
 @click.pass_context
 def command(
     context: click.Context,
@@ -45,10 +51,10 @@ def command(
     trust: bool,
     as_json: bool,
 ) -> None:
-    """Train as RECIPE says: a TOML file, or the name of a recipe that comes with saccade.
+    """Train one network as RECIPE says: a TOML file, or the name of a built-in recipe.
 
-    Without RECIPE it is the one that suits images and host. The same command again goes on where a killed run stopped.
-    Exits with 1 if the loss became infinite or no number.
+    Without RECIPE, the one that suits images and host is used. Repeat the command to resume an interrupted run. The
+    exit code is 1 if the loss became infinite or NaN.
     """
     from saccade.one_run import train
     from saccade.screen import RunScreen
@@ -66,6 +72,8 @@ def command(
         click.echo(json.dumps(result, indent=2))
     else:
         screen.say(run.sentence())
-        if (constant := result.get("constant")) and not run.diverged:
-            screen.say(f"note: for every test image the plug does the same at {', '.join(map(brief, constant))}")
+        if (constant_sites := result.get("constant")) and not run.diverged:
+            screen.say(
+                f"note: the gate or context is the same for all test images at {', '.join(map(brief, constant_sites))}"
+            )
     context.exit(1 if run.diverged else 0)

@@ -1,4 +1,4 @@
-"""After each epoch: a row of metrics, a state to resume from, an event."""
+"""Callback that saves metrics and a resumable state after each epoch."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from saccade.events import EpochEnded, Notify, StepTaken
 from saccade.metrics.metric import Metric
 from saccade.training.environment import peak_memory
 from saccade.training.folder import RunFolder
-from saccade.training.gates import gate_movement
+from saccade.training.gates import plug_statistics
 from saccade.training.module import TaskModule
-from saccade.training.network import derived
+from saccade.training.network import derive_seed
 
 __all__ = ["Checkpointer", "restore_handler"]
 
-_STEP_EVERY = 0.2
-"""Seconds between two ``StepTaken``."""
+_STEP_INTERVAL = 0.2
+"""Shortest time between two ``StepTaken`` events, in seconds."""
 
 
 class Checkpointer(Callback):
-    """Keep a run resumable.
+    """Save rows and states after each epoch, so that the run can be resumed.
 
     Args:
-        run: where rows and states are kept.
-        rows: of metrics.jsonl, of the epochs so far; grows.
-        sampler: the training loader's, given the epoch.
-        fingerprint: of the images.
-        probe: images for the gates.
-        notify: the listener.
-        metric: of the verdicts; a phase that chooses goes by it.
-        best: the chosen epoch so far of the phase under way.
-        average: the averaged network after the last epoch, where there is one.
-        teacher: digest of the teacher's weights, where there is one.
+        run: folder of the run.
+        rows: rows of metrics.jsonl so far; new ones are appended.
+        sampler: sampler of the training images.
+        fingerprint: digest of the images.
+        probe: images (B, C, H, W) for plug statistics.
+        notify: callback for events.
+        metric: primary metric, by which ``choose`` selects an epoch.
+        best: best epoch of the current phase, if any.
+        average: state dict of the averaged network, if any.
+        teacher: digest of the teacher's weights, if any.
     """
 
     def __init__(
@@ -61,36 +61,36 @@ class Checkpointer(Callback):
         self.interrupted = False
         self._seed = sampler.seed
         self._began = self._last_step = time.monotonic()
-        self._terminate = signal.getsignal(signal.SIGTERM)
+        self._sigterm_handler = signal.getsignal(signal.SIGTERM)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Remember whether Ctrl-C ended the run."""
+        """Record whether Ctrl-C ended the run."""
         self.interrupted = isinstance(exception, KeyboardInterrupt)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin epoch 0."""
+        """Begin epoch 0, the test of the untrained network."""
         if not self.rows:
             self._begin(0)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End epoch 0."""
+        """Save epoch 0."""
         if not self.rows:
-            self._keep(trainer, pl_module)
+            self._save_epoch(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the sampler before the loader of the first epoch is asked for its batches."""
+        """Set the epoch of the sampler before Lightning creates its iterator."""
         self.sampler.set_epoch(max(1, len(self.rows)))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin an epoch."""
+        """Begin the epoch."""
         assert isinstance(pl_module, TaskModule)
         self._begin(pl_module.epoch)
 
     def _begin(self, epoch: int) -> None:
-        # Lightning would put SIGTERM off to the end of the epoch; the folder can be resumed at any moment.
-        restore_handler(signal.SIGTERM, self._terminate)
-        # What an epoch draws (dropout, stochastic depth) depends on nothing before it: no generator need be saved.
-        torch.manual_seed(derived(self._seed, "epoch", epoch))
+        # Undo Lightning's handler, which delays SIGTERM to the end of the epoch: a run may stop at any moment.
+        restore_handler(signal.SIGTERM, self._sigterm_handler)
+        # Seeded per epoch, so that no generator state needs saving.
+        torch.manual_seed(derive_seed(self._seed, "epoch", epoch))
         self.sampler.set_epoch(epoch)
         self._began = time.monotonic()
 
@@ -99,31 +99,31 @@ class Checkpointer(Callback):
     ) -> None:
         """Report the step, at most five times a second."""
         now = time.monotonic()
-        if now - self._last_step >= _STEP_EVERY:
+        if now - self._last_step >= _STEP_INTERVAL:
             assert isinstance(pl_module, TaskModule)
             self._last_step = now
             self.notify(StepTaken(pl_module.epoch, batch_idx + 1))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End an epoch and its test."""
-        self._keep(trainer, pl_module)
+        """Save the epoch."""
+        self._save_epoch(trainer, pl_module)
 
-    def _keep(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _save_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, TaskModule)
         task, network, epoch = pl_module.task, pl_module.network, pl_module.epoch
-        losses, test, val = pl_module.take()
+        losses, test, val = pl_module.pop_results()
         row: dict[str, Any] = {"epoch": epoch, "losses": losses, "scores": task.scores(test), "lr": pl_module.lr}
         if len(task.phases(network)) > 1:
             row["phase"] = pl_module.phase.name
         if val is not None:
             row["val"] = task.scores(val)
-            self._choose(epoch, row["val"][self.metric.name], pl_module.scored.state_dict(), test)
+            self._update_best(epoch, row["val"][self.metric.name], pl_module.scored.state_dict(), test)
         row["seconds"] = round(time.monotonic() - self._began, 3)
         row["memory_mb"] = peak_memory(pl_module.device)
-        row["gates"] = gate_movement(pl_module.scored, self.probe.to(pl_module.device))
+        row["gates"] = plug_statistics(pl_module.scored, self.probe.to(pl_module.device))
         self.average = None if pl_module.average is None else pl_module.average.network.state_dict()
         self.rows.append(row)
-        self.run.keep(
+        self.run.save_state(
             {
                 "rows": self.rows,
                 "fingerprint": self.fingerprint,
@@ -137,17 +137,17 @@ class Checkpointer(Callback):
         )
         self.notify(EpochEnded(epoch, row, self.metric.text(row["scores"][self.metric.name])))
 
-    def _choose(self, epoch: int, score: float | None, state: dict[str, Tensor], test: dict[str, Tensor]) -> None:
-        """Keep ``state`` if no epoch of the phase scored better on the validation part."""
+    def _update_best(self, epoch: int, score: float | None, state: dict[str, Tensor], test: dict[str, Tensor]) -> None:
+        """Store ``state`` and ``test`` if ``score`` is better than the best of the phase."""
         if score is None:
             return
         sign = 1.0 if self.metric.higher_is_better else -1.0
         if self.best is None or sign * score > sign * self.best["score"]:
-            copy = {name: value.detach().cpu().clone() for name, value in state.items()}
-            self.best = {"score": score, "epoch": epoch, "network": copy, "test": test}
+            weights = {name: value.detach().cpu().clone() for name, value in state.items()}
+            self.best = {"score": score, "epoch": epoch, "network": weights, "test": test}
 
 
-def restore_handler(number: signal.Signals, handler: Any) -> None:
-    """Put a signal handler back; only the main thread can, and only one that Python installed."""
+def restore_handler(signal_number: signal.Signals, handler: Any) -> None:
+    """Restore a signal handler, if this is the main thread and Python installed the handler."""
     if handler is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(number, handler)
+        signal.signal(signal_number, handler)

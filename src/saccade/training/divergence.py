@@ -1,4 +1,4 @@
-"""Locate what first stopped being finite."""
+"""Location of the first tensor that is not finite, after a training has diverged."""
 
 from __future__ import annotations
 
@@ -15,58 +15,53 @@ __all__ = ["DivergenceError", "locate"]
 
 
 class DivergenceError(ArithmeticError):
-    """The training loss or a row of a test image is infinite or not a number.
+    """Training loss or output for a test image that is infinite or NaN.
 
     Attributes:
-        epoch: from 1.
-        step: of this epoch, from 1; 0 for the test images.
-        what: ``gradient``, ``parameter``, ``buffer``, ``output`` or ``loss``.
-        where: the dotted path of the parameter, buffer or module; empty for the loss itself.
+        epoch: epoch, from 1.
+        step: step of the epoch, from 1; 0 for the test images.
+        kind: ``gradient``, ``parameter``, ``buffer``, ``output`` or ``loss``.
+        path: path of the parameter, buffer or module; "" for the loss.
     """
 
-    def __init__(self, epoch: int, step: int, what: str, where: str) -> None:
-        super().__init__(epoch, step, what, where)
-        self.epoch, self.step, self.what, self.where = epoch, step, what, where
+    def __init__(self, epoch: int, step: int, kind: str, path: str) -> None:
+        super().__init__(epoch, step, kind, path)
+        self.epoch, self.step, self.kind, self.path = epoch, step, kind, path
 
     def __str__(self) -> str:
-        at = f"step {self.step}" if self.step else "the test images"
-        thing = f"the {self.what} of {self.where}" if self.where else f"the {self.what}"
-        return f"diverged in epoch {self.epoch}, at {at}: {thing} is not finite"
+        place = f"step {self.step}" if self.step else "the test images"
+        tensor = f"the {self.kind} of {self.path}" if self.path else f"the {self.kind}"
+        return f"diverged in epoch {self.epoch}, at {place}: {tensor} is not finite"
 
 
 def locate(network: nn.Module, forward: Callable[[], object]) -> tuple[str, str]:
-    """Return what in ``network`` first stops being finite, and its path.
+    """Return kind and path of the first tensor in ``network`` that is not finite.
 
-    Looked for in the order of cause: the last step's gradients (they are still in place; of several the one nearest
-    to the loss, where they arose), a parameter or buffer that the last update spoilt, the output of the innermost
-    module in the order of the forward, the loss. Gradients are not touched.
-
-    Args:
-        network: in the mode and under the precision in which it failed.
-        forward: the forward that failed; it is run once more.
+    Checked in this order: gradients, last parameter first; parameters; buffers; module outputs, in the order of the
+    forward pass, which ``forward`` repeats; the loss. Mode and precision must be those of the failure.
     """
     for path, parameter in reversed(list(network.named_parameters())):
-        if parameter.grad is not None and not _finite(parameter.grad):
+        if parameter.grad is not None and not _is_finite(parameter.grad):
             return "gradient", path
-    for what, tensors in (("parameter", network.named_parameters()), ("buffer", network.named_buffers())):
+    for kind, tensors in (("parameter", network.named_parameters()), ("buffer", network.named_buffers())):
         for path, tensor in tensors:
-            if not _finite(tensor):
-                return what, path
-    found: list[str] = []
+            if not _is_finite(tensor):
+                return kind, path
+    failed: list[str] = []
 
-    def watch(path: str) -> Callable[[nn.Module, Any, Any], None]:
+    def make_hook(path: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if not found and not all(map(_finite, tensors_in(output))):
-                found.append(path)
+            if not failed and not all(map(_is_finite, tensors_in(output))):
+                failed.append(path)
 
         return hook
 
     with temporary_hooks() as handles, torch.no_grad():
         for path, module in network.named_modules():
-            handles.append(module.register_forward_hook(watch(path)))
+            handles.append(module.register_forward_hook(make_hook(path)))
         forward()
-    return ("output", found[0] or "the network") if found else ("loss", "")
+    return ("output", failed[0] or "the network") if failed else ("loss", "")
 
 
-def _finite(tensor: Tensor) -> bool:
+def _is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor.detach()).all())

@@ -1,4 +1,4 @@
-"""The device of a run, and the versions and hardware its result depends on."""
+"""Device of a run, and the versions and hardware that its result depends on."""
 
 from __future__ import annotations
 
@@ -22,25 +22,27 @@ _PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Return the device called ``name``: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``, an accelerator if any.
+    """Return the device called ``name``: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto`` for an accelerator if any.
 
     Raises:
-        UserError: there is no such device, or this machine or this PyTorch has none.
+        UserError: the name is unknown, or PyTorch finds no such device on this machine.
     """
     if name == "auto":
-        kinds = [kind for kind, there in (("cuda", torch.cuda.is_available), ("mps", _has_mps)) if there()]
+        kinds = [
+            kind for kind, is_available in (("cuda", torch.cuda.is_available), ("mps", _has_mps)) if is_available()
+        ]
         name = kinds[0] if kinds else "cpu"
-    kind, colon, number = name.partition(":")
-    if kind not in ("cpu", "cuda", "mps") or (colon and (kind != "cuda" or not number.isdecimal())):
-        near = did_you_mean(kind, ("auto", "cpu", "cuda", "mps"))
-        raise UserError(f"there is no device {name!r}; it is auto, cpu, cuda, cuda:<number> or mps.{near}")
+    kind, separator, number = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (separator and (kind != "cuda" or not number.isdecimal())):
+        suggestion = did_you_mean(kind, ("auto", "cpu", "cuda", "mps"))
+        raise UserError(f"there is no device {name!r}; choose auto, cpu, cuda, cuda:<number> or mps.{suggestion}")
     if kind == "mps" and not _has_mps():
-        raise UserError("device 'mps' was asked for, but this machine has none that PyTorch can use")
+        raise UserError("device 'mps' is not available on this machine; choose cpu or auto")
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(number or 0) >= count:
-            here = f"PyTorch {torch.__version__} sees {count} CUDA device{'s' * (count != 1)} here"
-            raise UserError(f"device {name!r} was asked for, but {here}")
+            devices = f"PyTorch {torch.__version__} sees {count} CUDA device{'s' * (count != 1)} here"
+            raise UserError(f"device {name!r} was asked for, but {devices}")
         return torch.device("cuda", int(number or 0))
     return torch.device(kind)
 
@@ -50,7 +52,7 @@ def _has_mps() -> bool:
 
 
 def environment(device: torch.device, threads: int) -> dict[str, Any]:
-    """Return versions and hardware; nothing that names a person, a machine or a folder."""
+    """Return versions and hardware, without names of persons, machines or folders."""
     return {
         "python": platform.python_version(),
         "packages": {"saccade": __version__} | {name: _version(name) for name in _PACKAGES},
@@ -72,10 +74,10 @@ def _version(package: str) -> str | None:
 
 
 def _cpu() -> str:
-    """Return the model of the processor as its maker names it."""
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+    """Return the model name of the processor."""
+    path = Path("/proc/cpuinfo")
+    if path.exists():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")
             if key.strip() == "model name":
                 return value.strip()
@@ -83,23 +85,23 @@ def _cpu() -> str:
 
 
 def peak_memory(device: torch.device) -> float | None:
-    """Return the peak memory in MB: of the accelerator's allocator, else of this process; None on Windows."""
+    """Return the peak memory in MB of the accelerator's allocator, else of this process; None on Windows."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
     if sys.platform == "win32":
         return None
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kB, on macOS bytes
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kB, but bytes on macOS
     return round(peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6, 1)
 
 
 @contextmanager
 def use_threads(count: int) -> Iterator[None]:
-    """Use ``count`` CPU threads inside."""
-    before = torch.get_num_threads()
+    """Set the number of CPU threads within a ``with`` block."""
+    previous = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(previous)

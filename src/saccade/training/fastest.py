@@ -1,4 +1,4 @@
-"""Decide by timed training steps what a recipe leaves open: memory format and precision."""
+"""Choice of memory format and precision by timed training steps, where the recipe says ``auto``."""
 
 from __future__ import annotations
 
@@ -20,74 +20,76 @@ from saccade.training.network import build
 from saccade.training.steps import training_steps
 from saccade.trust import Trust
 
-__all__ = ["fastest", "plain"]
+__all__ = ["time_choices", "without_attention"]
 
-_PIXELS = 8 * 224 * 224
-"""Of a timed batch on the CPU: a few images are as telling as a whole batch and take seconds at most."""
-_TIMED = 2
-_HOPELESS = 1.3
-"""A choice whose first timed step takes so many times the fastest one's is dropped."""
-_WORTH = 0.95
-"""Another value than the default must take less than this share of its time."""
+_MAX_BATCH_PIXELS = 8 * 224 * 224
+"""Largest timed batch on the CPU, in pixels. A larger one takes longer and ranks the choices in the same order."""
+_TIMED_STEPS = 2
+_DROP_RATIO = 1.3
+"""Ratio to the fastest first step above which a choice is dropped."""
+_MAX_TIME_RATIO = 0.95
+"""Ratio to the default's time below which another choice replaces the default."""
 
 
-def plain(recipe: Recipe) -> Recipe:
-    """``recipe`` without attention: the host decides for all arms of a study."""
+def without_attention(recipe: Recipe) -> Recipe:
+    """Return ``recipe`` without attention; timing the plain host decides for all arms of a study."""
     return recipe.with_overrides({"attention.mechanism": "none", "attention.control": None})
 
 
-def fastest(task: Task, keys: Sequence[str], device: torch.device, trust: Trust = False) -> dict[str, Any]:
-    """Time training steps of the network of ``task`` under every choice of ``keys``, by turns.
+def time_choices(task: Task, keys: Sequence[str], device: torch.device, trust: Trust = False) -> dict[str, Any]:
+    """Time training steps with every combination of values of ``keys``, interleaved, and choose the fastest.
 
-    ``trust``: what the folder of a teacher may name; see ``saccade.load``.
-
-    On the CPU a batch is cut to about eight images of 224×224 pixels, and the processor's time counts, which other
-    programs disturb least. The defaults win unless another choice takes less than 0.95 of their time.
+    On the CPU the batch has at most about eight images of 224×224 pixels, and CPU time is measured, because other
+    programs disturb it less than wall time. The defaults win unless another combination takes less than 0.95 of their
+    time. ``trust`` is as in ``saccade.load``.
 
     Returns:
-        ``settings``, key -> value; ``step_ms``, the choice in words -> milliseconds; ``batch``, images of a step.
+        ``settings``, which maps key to value; ``step_ms``, which maps the values of a combination, joined by commas, to
+        milliseconds per step; ``batch``, the number of images per step.
     """
-    part = task.recipe.training
-    batch = part.batch_size
+    training = task.recipe.training
+    batch = training.batch_size
     if device.type == "cpu":
-        batch = min(batch, max(2, _PIXELS // (task.data.size[0] * task.data.size[1])))
+        batch = min(batch, max(2, _MAX_BATCH_PIXELS // (task.data.size[0] * task.data.size[1])))
     clock = time.process_time if device.type == "cpu" else time.perf_counter
-    offered = [dict(zip(keys, values, strict=True)) for values in itertools.product(*map(choices, keys))]
-    teacher = Teacher.of(task, trust)
-    steps = [_steps(task, settings, device, batch, teacher) for settings in offered]
-    times: list[list[float]] = [[] for _ in offered]
-    alive = list(range(len(offered)))
-    for turn in range(1 + _TIMED):  # the first warms up
-        for n in alive if turn % 2 else alive[::-1]:
-            begun = clock()
-            next(steps[n])
-            if turn:
-                times[n].append(1e3 * (clock() - begun))
-        if turn == 1:
-            alive = [n for n in alive if times[n][0] <= _HOPELESS * min(first for (first,) in times)]
-    found = [min(each) for each in times]
-    best = min(range(len(found)), key=found.__getitem__)
-    if found[best] >= _WORTH * found[0]:
-        best = 0
-    words = [", ".join(settings.values()) for settings in offered]
-    step_ms = {name: round(ms, 2) for name, ms in zip(words, found, strict=True)}
-    return {"settings": offered[best], "step_ms": step_ms, "batch": batch}
+    combinations = [dict(zip(keys, values, strict=True)) for values in itertools.product(*map(choices, keys))]
+    teacher = Teacher.from_task(task, trust)
+    steps = [_steps(task, settings, device, batch, teacher) for settings in combinations]
+    times: list[list[float]] = [[] for _ in combinations]
+    remaining = list(range(len(combinations)))
+    for round_index in range(1 + _TIMED_STEPS):  # the first round warms up
+        for index in remaining if round_index % 2 else remaining[::-1]:
+            start = clock()
+            next(steps[index])
+            if round_index:
+                times[index].append(1e3 * (clock() - start))
+        if round_index == 1:
+            remaining = [
+                index for index in remaining if times[index][0] <= _DROP_RATIO * min(first for (first,) in times)
+            ]
+    best_times = [min(trial_times) for trial_times in times]
+    winner = min(range(len(best_times)), key=best_times.__getitem__)
+    if best_times[winner] >= _MAX_TIME_RATIO * best_times[0]:
+        winner = 0
+    labels = [", ".join(settings.values()) for settings in combinations]
+    step_ms = {label: round(milliseconds, 2) for label, milliseconds in zip(labels, best_times, strict=True)}
+    return {"settings": combinations[winner], "step_ms": step_ms, "batch": batch}
 
 
 def _steps(
     task: Task, settings: dict[str, str], device: torch.device, batch: int, teacher: Teacher | None
 ) -> Iterator[float]:
     recipe = task.recipe.with_overrides(settings)
-    tried = type(task)(recipe, task.data)
+    timed_task = type(task)(recipe, task.data)
     with _without_warnings():
-        network = build(tried)
+        network = build(timed_task)
     frozen = freeze(network, recipe).modules
-    return training_steps(network.to(device), tried, device, batch, frozen, teacher)
+    return training_steps(network.to(device), timed_task, device, batch, frozen, teacher)
 
 
 @contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Drop the warnings on the weights of a host, which the run itself gives."""
+    """Suppress the log of Saccade, whose warnings the run itself will repeat."""
 
     def drop(record: logging.LogRecord) -> bool:
         return False

@@ -1,4 +1,4 @@
-"""The fingerprint of the images that decide a run."""
+"""Fingerprint of the images of a run."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from saccade.data.samples import Split, digest
 from saccade.data.validation import facts
 from saccade.tasks.base import Phase
 
-__all__ = ["fingerprint", "with_val"]
+__all__ = ["fingerprint", "fingerprint_with_val"]
 
 
 def fingerprint(split: Split, phases: Iterable[Phase]) -> str:
-    """Return the fingerprint of ``split``, with its part ``val`` where a phase chooses by that."""
-    return with_val(split) if any(phase.choose for phase in phases) else split.fingerprint
+    """Return the fingerprint of ``split``, with ``val`` if a phase selects its best epoch on it."""
+    return fingerprint_with_val(split) if any(phase.choose for phase in phases) else split.fingerprint
 
 
-def with_val(split: Split) -> str:
-    """Return a digest of the fingerprint of ``split`` and of targets and pixels of ``val``, all of them read.
+def fingerprint_with_val(split: Split) -> str:
+    """Return a digest of the fingerprint of ``split`` and of all targets and pixels of its split ``val``.
 
     Raises:
         UserError: a file has become unreadable.

@@ -1,7 +1,6 @@
-"""What of a host does not learn: its running statistics, its parameters, or some of them. Plugs always learn.
+"""Freezing of a host's running statistics or parameters. Plugs stay trainable.
 
-A normalisation layer that is frozen stays in eval mode; its weight and bias are then an affine map of each channel and
-go on learning.
+A frozen normalisation layer stays in eval mode; its weight and bias remain trainable unless they are frozen too.
 """
 
 from __future__ import annotations
@@ -18,86 +17,84 @@ from saccade.models import head_of
 from saccade.recipe import Recipe
 from saccade.surgery.groups import attention_modules
 
-__all__ = ["Frozen", "freeze", "hold", "silent"]
+__all__ = ["Frozen", "freeze", "fully_frozen_modules", "set_eval"]
 
-_AROUND_ONE = 2e-3
-"""How far the variance of a folded layer, with eps added, may lie from 1: twice the largest eps in use."""
+_UNIT_VARIANCE_TOLERANCE = 2e-3
+"""Largest distance from 1 of variance + eps of a folded layer: twice the largest eps in use."""
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """The part of a network that does not learn.
+    """Frozen part of a network.
 
     Attributes:
-        modules: they stay in eval mode.
-        sentence: what was frozen and why; None where nothing was.
+        modules: modules that stay in eval mode.
+        sentence: description for the user; None if nothing is frozen.
     """
 
     modules: Sequence[nn.Module] = ()
     sentence: str | None = None
 
 
-def hold(modules: Iterable[nn.Module]) -> None:
-    """Put each of ``modules`` into eval mode, after ``train()``, and none of those inside them."""
+def set_eval(modules: Iterable[nn.Module]) -> None:
+    """Put each of ``modules``, but not its submodules, into eval mode; call it after ``train()``."""
     for module in modules:
-        module.training = False  # eval() would reach a plug inside that learns
+        module.training = False  # eval() would also reach trainable plugs inside
 
 
 def freeze(network: nn.Module, recipe: Recipe) -> Frozen:
-    """Freeze what ``training.freeze`` names.
-
-    Args:
-        network: the host with its plugs; parameters of its host stop learning.
-        recipe: of the run.
+    """Freeze the part of the host in ``network`` that the recipe's ``training.freeze`` selects.
 
     Raises:
-        UserError: the host has no parameter of such a name, or no head that could learn, or nothing would learn.
+        UserError: a glob matches no parameter, the host has no known head, or every parameter would be frozen.
     """
-    asked, model = recipe.training.freeze, recipe.model
-    plugged = {id(m) for root in attention_modules(network) for m in root.modules()}
-    of_host = [(name, module) for name, module in network.named_modules() if id(module) not in plugged]
-    norms = {name: module for name, module in of_host if _has_statistics(module)}
-    trained = model.pretrained or model.checkpoint is not None or model.init_from is not None
-    folded = [norm for norm in norms.values() if trained and _is_folded(norm)]
-    many = f"{len(folded)} of the {len(norms)}" if len(folded) < len(norms) else f"all {len(norms)}"
-    fold = f"The weights of the host are folded: {many} normalisation layers are the identity but for weight and bias."
-    match asked:
+    mode, model = recipe.training.freeze, recipe.model
+    plugged = {id(module) for root in attention_modules(network) for module in root.modules()}
+    host_modules = [(name, module) for name, module in network.named_modules() if id(module) not in plugged]
+    norms = {name: module for name, module in host_modules if _has_statistics(module)}
+    has_weights = model.pretrained or model.checkpoint is not None or model.init_from is not None
+    folded = [norm for norm in norms.values() if has_weights and _is_folded(norm)]
+    count = f"{len(folded)} of the {len(norms)}" if len(folded) < len(norms) else f"all {len(norms)}"
+    folded_note = (
+        f"In the weights of the host, {count} normalisation layers have their statistics folded into the convolutions."
+    )
+    match mode:
         case "none":
-            lost = "training.freeze = 'none' trains their running statistics, which changes what the host computes."
-            return Frozen((), f"{fold} {lost}" if folded else None)
+            note = "training.freeze = 'none' trains these statistics, which changes the output of the host."
+            return Frozen((), f"{folded_note} {note}" if folded else None)
         case "norm":
-            many = f"The running statistics of the {len(norms)} normalisation layers of the host are frozen."
-            return Frozen([*norms.values()], many if norms else "The host has no running statistics to freeze.")
+            note = f"The running statistics of the {len(norms)} normalisation layers of the host are frozen."
+            return Frozen([*norms.values()], note if norms else "The host has no running statistics to freeze.")
         case "host":
-            return _host(network, of_host, plugged)
+            return _freeze_host(network, host_modules, plugged)
         case "auto":
-            found = Frozen()
+            frozen = Frozen()
         case globs:
-            found = _named(network, plugged, globs)
+            frozen = _freeze_by_glob(network, plugged, globs)
     if not folded:
-        return found
-    said = f"{fold} Their running statistics are frozen; training.freeze = 'none' would train them."
-    return Frozen([*found.modules, *folded], " ".join(filter(None, (found.sentence, said))))
+        return frozen
+    freeze_note = f"{folded_note} Their running statistics are frozen; training.freeze = 'none' would train them."
+    return Frozen([*frozen.modules, *folded], " ".join(filter(None, (frozen.sentence, freeze_note))))
 
 
-def silent(network: nn.Module) -> list[nn.Module]:
-    """Return the modules whose parameters, their own or all beneath them, are all frozen.
+def fully_frozen_modules(network: nn.Module) -> list[nn.Module]:
+    """Return modules whose own parameters are all frozen.
 
-    Where all beneath are, the modules without a parameter inside too.
+    If a whole subtree is frozen, its modules without parameters are included.
     """
     frozen: dict[nn.Module, None] = {}
     for module in network.modules():
         if _all_frozen(module.parameters()):
             frozen.update(dict.fromkeys(module.modules()))
-        elif _all_frozen(module.parameters(recurse=False)):  # such as a norm that holds a plug
+        elif _all_frozen(module.parameters(recurse=False)):  # such as a frozen norm with a trainable plug inside
             frozen[module] = None
     return list(frozen)
 
 
 def _all_frozen(parameters: Iterable[nn.Parameter]) -> bool:
-    """Return whether there are parameters and none learns."""
-    learning = [p.requires_grad for p in parameters]
-    return bool(learning) and not any(learning)
+    """Return True if there is a parameter and all of them are frozen."""
+    trainable = [p.requires_grad for p in parameters]
+    return bool(trainable) and not any(trainable)
 
 
 def _has_statistics(module: nn.Module) -> bool:
@@ -105,53 +102,52 @@ def _has_statistics(module: nn.Module) -> bool:
 
 
 def _is_folded(norm: nn.Module) -> bool:
-    """Return whether the statistics of ``norm`` are the identity though its bias has been learnt.
+    """Return True if the running mean is 0 and the variance 1, although the bias has been trained.
 
-    Its scale was moved into the convolution before it. In train mode it would divide by the deviation of the batch,
-    which the convolution already does.
+    The scale of such a layer was folded into the convolution before it; in train mode the layer would normalise again.
     """
     assert isinstance(norm, nn.modules.batchnorm._NormBase)
     mean, var = norm.running_mean, norm.running_var
     if mean is None or var is None or not norm.affine or mean.abs().max() > 0:
         return False
-    return bool(norm.bias.any()) and bool(((var + norm.eps - 1).abs() <= _AROUND_ONE).all())
+    return bool(norm.bias.any()) and bool(((var + norm.eps - 1).abs() <= _UNIT_VARIANCE_TOLERANCE).all())
 
 
-def _host(network: nn.Module, of_host: Sequence[tuple[str, nn.Module]], plugged: set[int]) -> Frozen:
-    heads = head_of(network)
-    if not heads:
+def _freeze_host(network: nn.Module, host_modules: Sequence[tuple[str, nn.Module]], plugged: set[int]) -> Frozen:
+    head_paths = head_of(network)
+    if not head_paths:
         raise UserError(
-            "training.freeze = 'host' leaves the head to learn, and the host does not say which module that is "
+            "training.freeze = 'host' trains the head, and the host does not declare which module that is "
             "(default_cfg['classifier']); give globs of the parameters to freeze"
         )
-    # The classifier with what stands around it, such as a dropout; alone where that is the whole network.
-    heads = {path.rpartition(".")[0] or path for path in heads}
-    learning = {id(m) for path in heads for m in network.get_submodule(path).modules()} | plugged
-    kept = [module for name, module in of_host if name and id(module) not in learning]
-    for module in (network, *kept):
+    # The parent module of the classifier, with its dropout; or the classifier itself if the parent is the network.
+    head_paths = {path.rpartition(".")[0] or path for path in head_paths}
+    trainable = {id(module) for path in head_paths for module in network.get_submodule(path).modules()} | plugged
+    frozen = [module for name, module in host_modules if name and id(module) not in trainable]
+    for module in (network, *frozen):
         for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(False)
-    return Frozen(kept, f"The host is frozen; its head ({', '.join(sorted(heads))}) and the plugs learn.")
+    return Frozen(frozen, f"The host is frozen; its head ({', '.join(sorted(head_paths))}) and the plugs are trained.")
 
 
-def _named(network: nn.Module, plugged: set[int], globs: Sequence[str]) -> Frozen:
-    own = dict(_parameters_of_host(network, plugged))
+def _freeze_by_glob(network: nn.Module, plugged: set[int], globs: Sequence[str]) -> Frozen:
+    by_name = dict(_host_parameters(network, plugged))
     for glob in globs:
-        if not any(fnmatchcase(name, glob) for name in own):
+        if not any(fnmatchcase(name, glob) for name in by_name):
             raise UserError(
-                f"training.freeze: the host has no parameter {glob!r}.{did_you_mean(glob, own)} "
-                f"There are {', '.join(list(own)[:3])} … {list(own)[-1]}."
+                f"training.freeze: the host has no parameter {glob!r}.{did_you_mean(glob, by_name)} "
+                f"Parameters: {', '.join(list(by_name)[:3])} … {list(by_name)[-1]}."
             )
-    frozen = [p for name, p in own.items() if any(fnmatchcase(name, glob) for glob in globs)]
+    frozen = [p for name, p in by_name.items() if any(fnmatchcase(name, glob) for glob in globs)]
     for parameter in frozen:
         parameter.requires_grad_(False)
     if not any(p.requires_grad for p in network.parameters()):
-        raise UserError(f"training.freeze = {list(globs)} freezes every parameter; nothing would learn")
+        raise UserError(f"training.freeze = {list(globs)} freezes every parameter; leave some to train")
     count = sum(p.numel() for p in frozen)
-    return Frozen(silent(network), f"{count:,} parameters of the host are frozen: {', '.join(globs)}.")
+    return Frozen(fully_frozen_modules(network), f"{count:,} parameters of the host are frozen: {', '.join(globs)}.")
 
 
-def _parameters_of_host(network: nn.Module, plugged: set[int]) -> Iterator[tuple[str, torch.nn.Parameter]]:
+def _host_parameters(network: nn.Module, plugged: set[int]) -> Iterator[tuple[str, torch.nn.Parameter]]:
     for path, module in network.named_modules():
         if id(module) not in plugged:
             yield from module.named_parameters(recurse=False, prefix=path)

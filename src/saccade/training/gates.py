@@ -1,4 +1,4 @@
-"""How much each plug and each replacement changes its input, and which plugs ignore the image."""
+"""Statistics of gates and contexts, and detection of plugs that ignore the image."""
 
 from __future__ import annotations
 
@@ -17,124 +17,127 @@ from saccade.surgery.controls import NoiseGate, unshuffled
 from saccade.surgery.record import effective_gate
 from saccade.surgery.replaced import CHILD, Replaced, alone, original
 
-__all__ = ["constant_plugs", "gate_movement", "probe_images"]
+__all__ = ["constant_plugs", "plug_statistics", "probe_images"]
 
-PROBE = 16
-"""Images looked at."""
+_PROBE_COUNT = 16
+"""Largest number of probe images."""
 _ROUNDING = 1e-6
-"""Relative difference of two sums of the same numbers in float32."""
+"""Relative tolerance for the order of summation in float32."""
 
 
 def probe_images(images: ImageSet) -> Tensor:
-    """Return up to 16 of the images (B, C, H, W), evenly spaced: the same for every epoch and mechanism."""
-    count = min(PROBE, len(images))
+    """Return up to 16 evenly spaced images (B, C, H, W), the same for every epoch and mechanism."""
+    count = min(_PROBE_COUNT, len(images))
     return torch.stack([images[n * len(images) // count][0] for n in range(count)])
 
 
-def gate_movement(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any]]:
-    """Summarise what each plug of ``network`` does to ``images`` (B, C, H, W) in eval mode, by site.
+def plug_statistics(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any]]:
+    """Return statistics of each plug of ``network`` on ``images`` (B, C, H, W) in eval mode, by site.
 
-    A replaced convolution whose kernel is kept is a site by its path, or, where a plug has that, by the path of the
-    mechanism inside. Each site has ``a`` (None where the plug has none), ``kind``, ``mean`` and ``std`` over all
-    entries and images:
+    A replaced convolution has its path as site, or that of the mechanism in it if a plug has the path. Each value has
+    ``a`` (mixing weight, or None), ``kind``, and ``mean`` and ``std`` over all elements and images of:
 
-    ``gate``     the effective gate 1 + a(g - 1): 1 is no attention
-    ``context``  |a c|, what is added
-    ``change``   ‖y - f‖ / ‖f‖ of each image, for a mechanism that shows neither; for one in the place of a
-                 convolution f is what the convolution with its kernel makes
+    ``gate``     the effective gate 1 + a(g - 1); 1 means no attention ``context``  |a c|, the absolute value of the
+    added context ``change``   ‖y - x‖ / ‖x‖ per image, for other mechanisms with input x and output y; for a replaced
+    convolution x is the output of the original convolution
     """
     rows = plugs(network)
-    sites = {row.site for row in rows}
-    kept = {
-        f"{row.convolution}.{CHILD}" if row.convolution in sites else row.convolution: row
+    plug_sites = {row.site for row in rows}
+    replaced = {
+        f"{row.convolution}.{CHILD}" if row.convolution in plug_sites else row.convolution: row
         for row in replacements(network)
         if isinstance(row.module, Convolution)
     }
-    if not rows and not kept:
+    if not rows and not replaced:
         return {}
-    changes: dict[str, list[Tensor]] = {site: [] for site in (*sites, *kept)}
+    changes: dict[str, list[Tensor]] = {site: [] for site in (*plug_sites, *replaced)}
 
-    def watch(site: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> None:
-            given: Tensor = (*inputs, *named.values())[0]
+    def make_hook(site: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+            reference: Tensor = (*inputs, *kwargs.values())[0]
             if isinstance(module, Replaced):
-                output, given = alone(module, given, output), original(module, given)
-            before = given.float().flatten(1)
-            size = before.norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
-            changes[site].append((output.float().flatten(1) - before).norm(dim=1) / size)
+                output, reference = alone(module, reference, output), original(module, reference)
+            reference_values = reference.float().flatten(1)
+            norm = reference_values.norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+            changes[site].append((output.float().flatten(1) - reference_values).norm(dim=1) / norm)
 
         return hook
 
-    shown = {row.site for row in rows if isinstance(unshuffled(row.module.mechanism), (Gate, Context))}
-    with temporary_hooks() as handles, _evaluated(network), record(network) as maps:
+    recorded_sites = {row.site for row in rows if isinstance(unshuffled(row.module.mechanism), (Gate, Context))}
+    with temporary_hooks() as handles, _eval_mode(network), record(network) as maps:
         handles += [
-            row.module.register_forward_hook(watch(row.site), with_kwargs=True) for row in rows if row.site not in shown
+            row.module.register_forward_hook(make_hook(row.site), with_kwargs=True)
+            for row in rows
+            if row.site not in recorded_sites
         ]
         handles += [
-            network.get_submodule(row.convolution).register_forward_hook(watch(site), prepend=True, with_kwargs=True)
-            for site, row in kept.items()
+            network.get_submodule(row.convolution).register_forward_hook(
+                make_hook(site), prepend=True, with_kwargs=True
+            )
+            for site, row in replaced.items()
         ]
         network(images)
-    movement = {}
+    statistics = {}
     for row in rows:
         plug = row.module
         a = None if plug.a is None else plug.a.item()
-        if row.site in shown:
-            seen = maps[row.site]
-            values = torch.cat([m.float().flatten() for m in (seen if isinstance(seen, list) else [seen])])
-            gate = isinstance(unshuffled(plug.mechanism), Gate)
-            values = effective_gate(values, plug.a) if gate else ((1.0 if a is None else a) * values).abs()
-            kind = "gate" if gate else "context"
+        if row.site in recorded_sites:
+            values = torch.cat([recorded.float().flatten() for recorded in _as_list(maps[row.site])])
+            is_gate = isinstance(unshuffled(plug.mechanism), Gate)
+            values = effective_gate(values, plug.a) if is_gate else ((1.0 if a is None else a) * values).abs()
+            kind = "gate" if is_gate else "context"
         else:
             values, kind = torch.cat(changes[row.site]), "change"
-        movement[row.site] = _moved(kind, values, a)
-    return movement | {site: _moved("change", torch.cat(changes[site]), None) for site in kept}
+        statistics[row.site] = _summary(kind, values, a)
+    return statistics | {site: _summary("change", torch.cat(changes[site]), None) for site in replaced}
 
 
 def constant_plugs(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, str]:
-    """Find the plugs of ``network`` whose gate or context is the same for every image in eval mode: site -> kind.
+    """Return the plugs of ``network`` whose gate or context is equal for all images, as site to ``gate`` or
+    ``context``.
 
-    The kind is ``gate`` or ``context``; a single image shows none. Batches are read only while a plug may still be
-    constant. The control ``noise``, which is constant by design, and mechanisms that show neither gate nor context are
-    left out.
+    Left out are the control ``noise``, which is constant by design, and mechanisms without gate or context.
 
     Args:
-        network: the network.
-        batches: images (B, C, H, W), all of one size.
+        network: network, which is run in eval mode.
+        batches: at least two images (B, C, H, W), all of one size; read until no plug can be constant.
     """
-    found = {
+    constant = {
         row.site: "gate" if isinstance(mechanism, Gate) else "context"
         for row in plugs(network)
         if isinstance(mechanism := unshuffled(row.module.mechanism), (Gate, Context))
         and not isinstance(mechanism, NoiseGate)
     }
-    if not found:
+    if not constant:
         return {}
     count = 0
-    seen: dict[str, list[tuple[Tensor, Tensor]]] = {}  # the least and the largest of each entry, by call of the parent
-    with _evaluated(network):
+    # Minimum and maximum per element, one pair per call of the parent module.
+    ranges: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    with _eval_mode(network):
         for images in batches:
             count += len(images)
             with record(network) as maps:
                 network(images)
-            for site in list(found):
-                shown = maps.get(site, [])
-                now = [(values.amin(0), values.amax(0)) for values in (shown if isinstance(shown, list) else [shown])]
-                before = seen.get(site, now)
-                if not now or len(now) != len(before):  # a host that calls its parts as the images are
-                    del found[site]
+            for site in list(constant):
+                current = [(values.amin(0), values.amax(0)) for values in _as_list(maps.get(site, []))]
+                previous = ranges.get(site, current)
+                if not current or len(current) != len(previous):  # the number of calls depends on the images
+                    del constant[site]
                     continue
-                pairs = zip(now, before, strict=True)
-                seen[site] = [(a.minimum(c), b.maximum(d)) for (a, b), (c, d) in pairs]
-                if not all(torch.allclose(low, high, rtol=_ROUNDING, atol=0) for low, high in seen[site]):
-                    del found[site]
-            if not found:
+                pairs = zip(current, previous, strict=True)
+                ranges[site] = [
+                    (low.minimum(previous_low), high.maximum(previous_high))
+                    for (low, high), (previous_low, previous_high) in pairs
+                ]
+                if not all(torch.allclose(low, high, rtol=_ROUNDING, atol=0) for low, high in ranges[site]):
+                    del constant[site]
+            if not constant:
                 break
-    return found if count > 1 else {}
+    return constant if count > 1 else {}
 
 
 @contextmanager
-def _evaluated(network: nn.Module) -> Iterator[None]:
+def _eval_mode(network: nn.Module) -> Iterator[None]:
     """Put ``network`` into eval mode without gradients; restore the mode of each module afterwards."""
     modes = [(module, module.training) for module in network.modules()]
     try:
@@ -146,7 +149,11 @@ def _evaluated(network: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _moved(kind: str, values: Tensor, a: float | None) -> dict[str, Any]:
+def _as_list(recorded: Tensor | list[Tensor]) -> list[Tensor]:
+    return recorded if isinstance(recorded, list) else [recorded]
+
+
+def _summary(kind: str, values: Tensor, a: float | None) -> dict[str, Any]:
     std, mean = torch.std_mean(values, correction=0)
     return {"kind": kind, "mean": _number(mean), "std": _number(std), "a": a}
 

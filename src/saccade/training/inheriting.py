@@ -1,4 +1,4 @@
-"""The plugs of a finished run, taken over by a network that has the same ones."""
+"""Plug weights of a finished run, loaded into a network that has the same plugs."""
 
 from __future__ import annotations
 
@@ -14,33 +14,35 @@ from saccade.models import is_of_attention, saved_network
 from saccade.surgery import plugs
 from saccade.surgery.replace import described
 
-__all__ = ["inherit"]
+__all__ = ["load_plugs"]
 
 _log = logging.getLogger("saccade")
 
 
-def inherit(network: nn.Module, folder: Path) -> None:
-    """Give ``network`` the plugs of the run in ``folder``, or log why they are left out.
-
-    Args:
-        network: with the host of that run.
-        folder: of a finished run.
+def load_plugs(network: nn.Module, folder: Path) -> None:
+    """Load the plug weights of the run in ``folder``, or log a warning if ``network`` has other plugs.
 
     Raises:
-        UserError: it holds none.
+        UserError: the folder has no finished run.
     """
     saved = saved_network(folder)
-    theirs = {row["site"]["path"]: _facts(row["mechanism"], row["options"], row["neutral"]) for row in saved["plugs"]}
-    theirs |= {row["convolution"]: _facts(row["mechanism"], row["options"], None) for row in saved["replacements"]}
-    ours = {row.site: _facts(row.mechanism, row.module.options, row.module.a is not None) for row in plugs(network)}
-    ours |= {row["convolution"]: _facts(row["mechanism"], row["options"], None) for row in described(network)}
-    if ours == theirs:
+    saved_plugs = {
+        row["site"]["path"]: _facts(row["mechanism"], row["options"], row["neutral"]) for row in saved["plugs"]
+    }
+    saved_plugs |= {row["convolution"]: _facts(row["mechanism"], row["options"], None) for row in saved["replacements"]}
+    plugs_here = {
+        row.site: _facts(row.mechanism, row.module.options, row.module.a is not None) for row in plugs(network)
+    }
+    plugs_here |= {row["convolution"]: _facts(row["mechanism"], row["options"], None) for row in described(network)}
+    if plugs_here == saved_plugs:
         weights = load_file(folder / "model.safetensors")
         network.load_state_dict({key: value for key, value in weights.items() if is_of_attention(key)}, strict=False)
-    elif theirs:
-        names, many = ", ".join(sorted({name for name, *_ in theirs.values()})), len(theirs)
-        sites = f"{many} site{'s' * (many > 1)}"
-        _log.warning("%s: its %s at %s is left out; this run does not have the same", folder, names, sites)
+    elif saved_plugs:
+        names, count = ", ".join(sorted({name for name, *_ in saved_plugs.values()})), len(saved_plugs)
+        sites = f"{count} site{'s' * (count > 1)}"
+        _log.warning(
+            "%s: the weights of %s at %s are not loaded, because this run has other plugs", folder, names, sites
+        )
 
 
 def _facts(mechanism: str, options: Any, neutral: bool | None) -> tuple[str, str, bool | None]:

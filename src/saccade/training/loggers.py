@@ -1,4 +1,4 @@
-"""Log a run to TensorBoard and Weights & Biases, through Lightning's loggers."""
+"""Logging to TensorBoard and Weights & Biases, through Lightning's loggers."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from saccade.files import write_atomically
 from saccade.recipe import Recipe
 from saccade.training.module import TaskModule
 
-__all__ = ["Curves", "check_installed"]
+__all__ = ["MetricLogger", "check_installed"]
 
-_EVERY = 50
-"""Steps between two training losses, as Lightning has it."""
+_LOSS_INTERVAL = 50
+"""Steps between two logged training losses; Lightning's default."""
 
 
 def check_installed(names: Sequence[str]) -> None:
-    """Raise UserError unless the packages of these loggers are installed."""
+    """Raise UserError unless the packages of the loggers ``names`` are installed."""
     for name in names:
         if find_spec(name) is None:
             raise UserError(
@@ -32,41 +32,41 @@ def check_installed(names: Sequence[str]) -> None:
             )
 
 
-class Curves(Callback):
-    """Log the training loss at every 50th step and each row of metrics.jsonl at the end of its epoch.
+class MetricLogger(Callback):
+    """Log the training loss at every 50th step, and each row of metrics.jsonl at the end of its epoch.
 
-    Steps count from the start of the run. A resumed run continues the same curves.
+    Steps count from the start of the run, so that a resumed run continues its curves.
 
     Args:
-        folder: of the run.
-        recipe: with the names of the loggers.
-        rows: of metrics.jsonl, of the epochs so far; the Checkpointer, a callback before this one, appends to it.
-        steps: in one epoch.
+        folder: folder of the run.
+        recipe: recipe with the names of the loggers.
+        rows: rows of metrics.jsonl so far; the Checkpointer, an earlier callback, appends to them.
+        steps: steps per epoch.
     """
 
     def __init__(self, folder: Path, recipe: Recipe, rows: list[dict[str, Any]], steps: int) -> None:
         self._rows, self._steps = rows, steps
-        last = max(0, len(rows) - 1) * steps
+        last_step = max(0, len(rows) - 1) * steps
         self._loggers: list[Logger] = []
-        self._own_wandb = False
+        self._started_wandb = False
         for name in recipe.training.loggers:
             if name == "tensorboard":
-                # max_queue=1 writes at once; purge_step hides what a killed run logged after its last finished epoch.
+                # max_queue=1 writes at once; purge_step hides entries after the last finished epoch.
                 board = TensorBoardLogger(
-                    folder, name=name, version="", default_hp_metric=False, max_queue=1, purge_step=last
+                    folder, name=name, version="", default_hp_metric=False, max_queue=1, purge_step=last_step
                 )
                 self._loggers.append(board)
             else:
                 self._loggers.append(self._wandb(folder))
         for logger in self._loggers:
             logger.log_hyperparams(recipe.model_dump(mode="json", exclude_none=True))
-        if rows and self._loggers:  # the run may have been killed before it logged this row
+        if rows and self._loggers:  # a killed run may not have logged this row
             self._log_row()
 
     def _wandb(self, folder: Path) -> Logger:
         import wandb
 
-        self._own_wandb = wandb.run is None  # a run that the caller began is theirs to end
+        self._started_wandb = wandb.run is None  # the caller finishes a run that it has started
         file = folder / "wandb" / "id.txt"
         if not file.exists():
             file.parent.mkdir(exist_ok=True)
@@ -105,10 +105,10 @@ class Curves(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log the training loss."""
+        """Log the training loss at every 50th step."""
         assert isinstance(pl_module, TaskModule)
         step = (pl_module.epoch - 1) * self._steps + batch_idx + 1
-        if self._loggers and step % _EVERY == 0:
+        if self._loggers and step % _LOSS_INTERVAL == 0:
             self._log({"training loss": outputs["loss"].item()}, step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -116,10 +116,10 @@ class Curves(Callback):
         self._log_row()
 
     def close(self) -> None:
-        """Write what is buffered and end the runs."""
+        """Flush all loggers and finish a wandb run that was started here."""
         for logger in self._loggers:
             logger.finalize("success")
-        if self._own_wandb:
+        if self._started_wandb:
             import wandb
 
             wandb.finish()

@@ -1,4 +1,4 @@
-"""Mixup and CutMix of a batch, by torchvision.transforms.v2, drawn by (seed, epoch, step) alone."""
+"""Mixup and CutMix of torchvision.transforms.v2, determined by seed, epoch and step."""
 
 from __future__ import annotations
 
@@ -11,43 +11,42 @@ from saccade.data.sampling import seeded
 from saccade.errors import UserError
 from saccade.recipe import Training
 from saccade.tasks.base import Task
-from saccade.training.network import derived
+from saccade.training.network import derive_seed
 
 __all__ = ["Mixing"]
 
 
 class Mixing:
-    """Mix each image of a batch with the one before it, and their labels, which become shares of the classes.
+    """Mixup and CutMix of the images and labels of a batch; with both, each batch uses one at random.
 
-    Of mixup and CutMix, where a recipe has both, each batch draws one. Zhang et al., "mixup", ICLR 2018,
-    arXiv:1710.09412; Yun et al., "CutMix", ICCV 2019, arXiv:1905.04899.
+    Zhang et al., "mixup", ICLR 2018, arXiv:1710.09412; Yun et al., "CutMix", ICCV 2019, arXiv:1905.04899.
     """
 
     def __init__(self, training: Training, classes: int) -> None:
         self._seed = training.seed
-        chosen = ((v2.MixUp, training.mixup_alpha), (v2.CutMix, training.cutmix_alpha))
-        self._mix = v2.RandomChoice([kind(alpha=alpha, num_classes=classes) for kind, alpha in chosen if alpha])
+        settings = ((v2.MixUp, training.mixup_alpha), (v2.CutMix, training.cutmix_alpha))
+        self._mix = v2.RandomChoice([kind(alpha=alpha, num_classes=classes) for kind, alpha in settings if alpha])
 
     @classmethod
-    def of(cls, task: Task) -> Mixing | None:
-        """Return what the recipe of ``task`` asks for, if anything.
+    def from_task(cls, task: Task) -> Mixing | None:
+        """Return the mixing that the recipe of ``task`` sets; None if there is none.
 
         Raises:
             UserError: the targets of ``task`` are not labels.
         """
         training = task.recipe.training
-        asked = [key for key in ("mixup_alpha", "cutmix_alpha") if getattr(training, key)]
-        if not asked:
+        keys = [key for key in ("mixup_alpha", "cutmix_alpha") if getattr(training, key)]
+        if not keys:
             return None
         if task.target != "label":
             raise UserError(
-                f"training.{asked[0]} mixes images and their labels; the targets of this task are of the kind "
-                f"{task.target!r}. Set it to 0"
+                f"training.{keys[0]} mixes images and their labels; the targets of this task are "
+                f"{task.target!r}; set it to 0"
             )
         return cls(training, len(task.data.classes))
 
     def __call__(self, images: Tensor, labels: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """Return the mixed images (B, C, H, W) and the shares of the classes (B, K), float32."""
-        with seeded(derived(self._seed, "mix", epoch, step)):
+        """Return the mixed images (B, C, H, W) and class probabilities (B, K), float32."""
+        with seeded(derive_seed(self._seed, "mix", epoch, step)):
             mixed: tuple[Any, Any] = self._mix(images, labels)
         return mixed

@@ -1,4 +1,4 @@
-"""The network a recipe describes, each part drawn from a generator of its own."""
+"""Construction of the network of a recipe."""
 
 from __future__ import annotations
 
@@ -23,151 +23,150 @@ from saccade.surgery.mechanism import Mechanism
 from saccade.surgery.plug_module import Plug
 from saccade.tasks.base import Task
 from saccade.training.gates import probe_images
-from saccade.training.inheriting import inherit
+from saccade.training.inheriting import load_plugs
 
-__all__ = ["build", "derived", "start_of", "started"]
+__all__ = ["actual_start", "build", "derive_seed", "requested_start"]
 
 
-def derived(seed: int, *words: object) -> int:
-    """Return a seed that depends on ``seed`` and ``words`` alone; different words give unrelated seeds.
+def derive_seed(seed: int, *words: object) -> int:
+    """Return a seed determined by ``seed`` and ``words``; different words give unrelated seeds.
 
-    >>> derived(0, "host") != derived(0, "attention") != derived(1, "attention")
+    >>> derive_seed(0, "host") != derive_seed(0, "attention") != derive_seed(1, "attention")
     True
     """
     text = "/".join(map(str, (seed, *words)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
-def start_of(recipe: Recipe) -> Literal["neutral", "paper"] | None:
-    """Return the start the recipe asks for: ``neutral``, the host's own function, or ``paper``; None without plugs.
+def requested_start(recipe: Recipe) -> Literal["neutral", "paper"] | None:
+    """Return the initialisation that the recipe requests; None without attention.
 
-    ``auto`` means neutral if the host brings trained weights.
+    With ``neutral`` the network first computes the function of its host; ``paper`` is the initialisation of the paper.
     """
-    part, model = recipe.attention, recipe.model
-    if part.mechanism == "none":
+    attention, model = recipe.attention, recipe.model
+    if attention.mechanism == "none":
         return None
-    if part.start == "auto":
-        trained = model.pretrained or model.checkpoint is not None or model.init_from is not None
-        return "neutral" if trained else "paper"
-    return part.start
+    if attention.start == "auto":
+        has_weights = model.pretrained or model.checkpoint is not None or model.init_from is not None
+        return "neutral" if has_weights else "paper"
+    return attention.start
 
 
-def started(network: nn.Module) -> Literal["neutral", "paper"] | None:
-    """Return how ``network`` started, trained or not: ``neutral`` if it then computed the host's own function.
+def actual_start(network: nn.Module) -> Literal["neutral", "paper"] | None:
+    """Return ``neutral`` if ``network``, before any training, computed the function of its host.
 
-    A mechanism or control that is neutral by itself starts so whatever was asked for.
+    Else return ``paper``, or None without attention.
     """
-    found = [_is_neutral(row.module) for row in plugs(network)] + [row.neutral for row in replacements(network)]
-    if not found:
+    neutral = [_is_neutral(row.module) for row in plugs(network)] + [row.neutral for row in replacements(network)]
+    if not neutral:
         return None
-    return "neutral" if all(found) else "paper"
+    return "neutral" if all(neutral) else "paper"
 
 
 def _is_neutral(plug: Plug) -> bool:
-    """Return whether the plug returned its input before training."""
+    """Return True if the plug returned its input before training."""
     name, options = plug.name, plug.options
     if isinstance(plug.mechanism, Shuffled):
         name, options = options["mechanism"], options["options"]
-    what = Mechanism.of(name)
-    return plug.a is not None or what.spec.is_neutral({**what.defaults, **options})
+    mechanism = Mechanism.of(name)
+    return plug.a is not None or mechanism.spec.is_neutral({**mechanism.defaults, **options})
 
 
 def build(task: Task) -> nn.Module:
-    """Build the host of ``task`` with its attention, plugged or in the place of convolutions, on the CPU.
+    """Build the host of ``task`` with its attention, on the CPU.
 
-    The global random state stays as it was. The host depends on the recipe's model and seed alone: it is the same
-    under every mechanism, but for the convolutions that one replaces. Convolutions lie in the recipe's memory format;
-    the maps they return follow them.
+    The global random state is preserved. The host depends only on the recipe's model and seed, except for convolutions
+    that a mechanism replaces. Convolution weights use the recipe's memory format.
 
     Raises:
-        UserError: unknown model, mechanism or option, a host that does not answer such images as the task needs, no
-            site, channels or a convolution outside the mechanism's limits, or a control of what replaces convolutions.
+        UserError: a name or option is unknown, the host does not fit the task, no site matches or one is outside the
+            mechanism's limits, or a control is requested for a mechanism that replaces convolutions.
     """
-    network = _built(task)
+    network = _build(task)
     if task.recipe.training.memory_format == "channels_last":
         for module in network.modules():
-            if isinstance(module, nn.Conv2d):  # other parameters of four dimensions may be viewed as they lie
+            if isinstance(module, nn.Conv2d):  # view() of other 4-D parameters needs contiguous memory
                 module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
     return network
 
 
-def _built(task: Task) -> nn.Module:
+def _build(task: Task) -> nn.Module:
     recipe, split = task.recipe, task.data
-    part, seed = recipe.attention, recipe.training.seed
+    attention, seed = recipe.attention, recipe.training.seed
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived(seed, "host"))
+        torch.manual_seed(derive_seed(seed, "host"))
         host = task.build(recipe.model)
-        _try(host, task)
-        start = start_of(recipe)
+        _check_host(host, task)
+        start = requested_start(recipe)
         if start is None:
-            return _inheriting(host, recipe)
-        name, options = catalog.parse(part.mechanism)
-        torch.manual_seed(derived(seed, "attention"))
-        where = part.where if isinstance(part.where, str) else list(part.where)
-        images = probe_images(split.train)  # a mechanism whose ReLUs are off for them is drawn again
-        if part.control is None:
+            return _load_init_from(host, recipe)
+        name, options = catalog.parse(attention.mechanism)
+        torch.manual_seed(derive_seed(seed, "attention"))
+        where = attention.where if isinstance(attention.where, str) else list(attention.where)
+        images = probe_images(split.train)  # insert redraws weights if all ReLUs are dead on these images
+        if attention.control is None:
             insert(host, name, where=where, start=start, input=images, **options)
-            return _inheriting(host, recipe)
+            return _load_init_from(host, recipe)
         if catalog.spec(name).kind == "conv":
             raise UserError(
-                f"the control {part.control!r} stands where a mechanism is plugged, and {name} stands in the place of "
-                "a convolution: what it does without is the convolution itself, which is the run without attention"
+                f"attention.control = {attention.control!r} needs a mechanism that is plugged, and {name} replaces "
+                "convolutions; compare it with attention.mechanism = 'none' instead"
             )
-        plug_control(host, part.control, name, where=where, start=start, input=images, **options)
-        return _inheriting(host, recipe)
+        plug_control(host, attention.control, name, where=where, start=start, input=images, **options)
+        return _load_init_from(host, recipe)
 
 
-def _inheriting(network: nn.Module, recipe: Recipe) -> nn.Module:
-    """Return ``network`` with the plugs of the run that it starts from."""
+def _load_init_from(network: nn.Module, recipe: Recipe) -> nn.Module:
+    """Return ``network`` with the plug weights of ``model.init_from``, if that is set."""
     if recipe.model.init_from is not None:
-        inherit(network, Path(recipe.model.init_from))
+        load_plugs(network, Path(recipe.model.init_from))
     return network
 
 
-def _try(host: nn.Module, task: Task) -> None:
-    """Run one forward pass of two pictures and restore the host's state; of a host of the user's own one in each mode.
+def _check_host(host: nn.Module, task: Task) -> None:
+    """Run a forward pass of two images and restore the host's state; run a user's own host in train mode too.
 
     Raises:
-        UserError: it fails, or its output does not meet the contract of the task.
+        UserError: the pass fails, or its output does not fit the task.
     """
     size, name = (task.data.channels, *task.data.size), task.recipe.model.name
-    words = f"model {name} on images of {'×'.join(map(str, size))} (channels, height, width)"
-    own = is_builder(name)
+    prefix = f"model {name} on images of {'×'.join(map(str, size))} (channels, height, width)"
+    is_users = is_builder(name)
     try:
         with preserve_state(host), torch.no_grad():
             images = example_input(host, size, batch=2)
             output = host(*images)
-    except Exception as error:  # a network may raise anything for a size it was not made for
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"{words}: {reason}{_hint(host, task) if own else ''}") from error
-    if wrong := task.misfit(output, images[0]):
-        raise UserError(f"{words} {wrong}{_hint(host, task) if own else ''}")
-    if not own or callable(getattr(host, "training_loss", None)):
+    except Exception as error:  # a network may raise anything for an unsupported image size
+        message = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(f"{prefix}: {message}{_hint(host, task) if is_users else ''}") from error
+    if mismatch := task.misfit(output, images[0]):
+        raise UserError(f"{prefix} {mismatch}{_hint(host, task) if is_users else ''}")
+    if not is_users or callable(getattr(host, "training_loss", None)):
         return
     with ExitStack() as stack:
         try:
             twin = stack.enter_context(training_twin(host))
-        except Exception:  # it cannot be copied, and is trained all the same
+        except Exception:  # a host that cannot be copied can still be trained
             return
         try:
             output = twin(*images)
         except Exception as error:
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise UserError(f"{words}, in training mode: {reason}") from error
-    if wrong := task.misfit(output, images[0]):
+            message = str(error).partition("\n")[0] or type(error).__name__
+            raise UserError(f"{prefix}, in training mode: {message}") from error
+    if mismatch := task.misfit(output, images[0]):
         raise UserError(
-            f"{words}, in training mode, {wrong}. Build it without its auxiliary outputs, or give it a method "
+            f"{prefix}, in training mode, {mismatch}. Build it without its auxiliary outputs, or give it a method "
             "training_loss(images, targets)"
         )
 
 
 def _hint(host: nn.Module, task: Task) -> str:
-    """Return what may be wrong with a function that does not take what the data decide, as the end of a sentence."""
+    """Return a hint if the builder ignores the number of channels or classes."""
     model, classes, channels = task.recipe.model, len(task.data.classes), task.data.channels
-    taken = arguments(find((model.name, model.code)), classes, channels, model.options)
-    first = next((m for m in host.modules() if isinstance(m, nn.Conv2d)), None)
-    if first is not None and first.in_channels != channels and channels not in taken.values():
-        return f"; the images have {channels} channels: let the function take in_chans"
-    if classes not in taken.values():
-        return f"; the data have {classes} classes: let the function take num_classes"
+    passed = arguments(find((model.name, model.code)), classes, channels, model.options)
+    first_convolution = next((module for module in host.modules() if isinstance(module, nn.Conv2d)), None)
+    if first_convolution is not None and first_convolution.in_channels != channels and channels not in passed.values():
+        return f"; the images have {channels} channels: add an argument in_chans to the function"
+    if classes not in passed.values():
+        return f"; the data have {classes} classes: add an argument num_classes to the function"
     return ""

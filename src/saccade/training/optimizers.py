@@ -1,4 +1,4 @@
-"""The optimiser of a recipe, and gradients clipped to a norm."""
+"""Optimiser of a recipe, and gradient clipping."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ from torch import nn
 from saccade.recipe import Training
 from saccade.surgery import parameter_groups
 
-__all__ = ["clip", "optimizer_of"]
+__all__ = ["build_optimizer", "clip_gradients"]
 
 
-def optimizer_of(
+def build_optimizer(
     network: nn.Module, training: Training, lr_factor: float = 1.0, lr: float | None = None
 ) -> torch.optim.Optimizer:
-    """Build SGD with momentum, AdamW or RMSProp over the groups of the host and of the plugs.
+    """Build SGD, AdamW or RMSProp over the parameter groups of host and plugs.
 
-    Args:
-        network: its trainable parameters are optimised.
-        training: the recipe's part.
-        lr_factor: the learning rate of the plugs over that of the host.
-        lr: of the host; None takes the recipe's.
+    ``lr`` is the learning rate of the host (None takes the recipe's); that of the plugs is ``lr_factor`` times as
+    large.
     """
     lr = training.lr if lr is None else lr
     groups = parameter_groups(network, lr, lr * lr_factor, training.weight_decay)
@@ -35,13 +32,12 @@ def optimizer_of(
     return torch.optim.RMSprop(groups, lr=lr, alpha=alpha, eps=eps, momentum=training.momentum)
 
 
-def clip(parameters: Iterable[nn.Parameter], norm: float) -> None:
-    """Scale the gradients of ``parameters`` so that their common 2-norm is at most ``norm``.
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
+    """Scale the gradients of ``parameters`` so that their common 2-norm is at most ``max_norm``.
 
-    Gradients of a norm that is not finite stay as they are: scaled, every one would be NaN, and where the training
-    diverged could not be found.
+    Gradients without a finite norm stay: scaling would make all of them NaN and hide the cause of a divergence.
     """
-    held = [parameter for parameter in parameters if parameter.grad is not None]
-    found = nn.utils.get_total_norm([parameter.grad for parameter in held if parameter.grad is not None])
-    if bool(torch.isfinite(found)):
-        nn.utils.clip_grads_with_norm_(held, norm, found)
+    with_gradients = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in with_gradients if parameter.grad is not None])
+    if bool(torch.isfinite(norm)):
+        nn.utils.clip_grads_with_norm_(with_gradients, max_norm, norm)

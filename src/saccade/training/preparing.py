@@ -1,4 +1,4 @@
-"""The network of a run and what trains with it, checked before anything is written."""
+"""Network, teacher and mixing of a run, checked before any file is written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from saccade.training.distilling import Teacher
 from saccade.training.freezing import Frozen, freeze
 from saccade.training.loggers import check_installed
 from saccade.training.mixing import Mixing
-from saccade.training.module import check_own_loss, only_trainable
+from saccade.training.module import check_own_loss, train_only
 from saccade.training.network import build
 from saccade.trust import Trust
 
@@ -21,14 +21,14 @@ __all__ = ["Prepared", "prepare"]
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run trains, and with what.
+    """Objects that a run needs; None for what its recipe does not use.
 
     Attributes:
-        network: the host with whatever is plugged into it, on the CPU.
-        frozen: what of the host does not learn.
-        phases: of the training.
-        mixing: of the images of a batch; None without.
-        teacher: a trained network to learn from; None without.
+        network: host with its plugs, on the CPU.
+        frozen: frozen part of the host.
+        phases: phases of the training.
+        mixing: mixing of a batch.
+        teacher: teacher of a distillation.
     """
 
     network: nn.Module
@@ -39,25 +39,21 @@ class Prepared:
 
 
 def prepare(task: Task, trust: Trust = False) -> Prepared:
-    """Build the network of ``task`` and everything that its recipe names.
-
-    Args:
-        task: with its images.
-        trust: what the folder of a teacher may name; see ``saccade.load``.
+    """Build and check everything that the recipe of ``task`` needs; ``trust`` is as in ``saccade.load``.
 
     Raises:
-        UserError: the host, a mechanism, the teacher, a phase, a key or a package that the recipe asks for is wrong.
+        UserError: a host, mechanism, teacher, phase or key is invalid, or a package is not installed.
     """
-    part = task.recipe.training
-    check_installed(part.loggers)
-    mixing, teacher = Mixing.of(task), Teacher.of(task, trust)
+    training = task.recipe.training
+    check_installed(training.loggers)
+    mixing, teacher = Mixing.from_task(task), Teacher.from_task(task, trust)
     network = build(task)
-    check_own_loss(network, part)
+    check_own_loss(network, training)
     frozen = freeze(network, task.recipe)
     phases = task.phases(network)
     for phase in phases:
-        with only_trainable(network, phase):  # raises where it trains nothing
+        with train_only(network, phase):  # raises if the phase trains nothing
             pass
-    if task.data.val is None and (chooses := [phase.name for phase in phases if phase.choose]):
-        raise UserError(f"the phase {chooses[0]!r} chooses its best epoch on the part 'val'; the images have none")
+    if task.data.val is None and (selecting := [phase.name for phase in phases if phase.choose]):
+        raise UserError(f"the phase {selecting[0]!r} chooses its best epoch on validation images; the data have none")
     return Prepared(network, frozen, phases, mixing, teacher)

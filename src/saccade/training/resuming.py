@@ -1,4 +1,4 @@
-"""Tell whether a saved state belongs to this run."""
+"""Check that a saved state belongs to a run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch.optim import Optimizer
 from saccade.errors import UserError
 from saccade.metrics.rows import count
 
-__all__ = ["misfit"]
+__all__ = ["find_mismatch"]
 
 
-def misfit(
+def find_mismatch(
     state: Mapping[str, Any],
     network: nn.Module,
     optimizer: Optimizer,
@@ -23,15 +23,15 @@ def misfit(
     images: int,
     averaged: bool = False,
 ) -> str | None:
-    """Name what in ``state`` cannot belong to a run of ``network``; None if all of it can.
+    """Return the first key of ``state`` that does not fit the run; None if all do.
 
     Args:
-        state: as ``RunFolder.keep`` takes it, from a file that may be damaged.
-        network: at its start.
-        optimizer: at its start, over the parameters of ``network``.
-        epochs: of the whole run.
+        state: state from resume.pt, which may be damaged.
+        network: network of the run.
+        optimizer: new optimiser of its parameters.
+        epochs: number of epochs of the run.
         images: number of test images.
-        averaged: whether the run averages its weights.
+        averaged: True if the run averages its weights.
     """
     rows, test = state["rows"], state["test"]
     if not 1 <= len(rows) <= epochs + 1:
@@ -41,63 +41,63 @@ def misfit(
     best = state["best"]
     if best is not None and not _is_best(best, len(rows), images):
         return "best"
-    own = network.state_dict()
+    expected = network.state_dict()
     average = state.get("average")
     for saved in (state["network"], *([] if average is None else [average]), *([best["network"]] if best else [])):
-        if not isinstance(saved, Mapping) or saved.keys() != own.keys():
+        if not isinstance(saved, Mapping) or saved.keys() != expected.keys():
             return "network"
-        for name, tensor in own.items():
-            if not _alike(saved[name], tensor):
+        for name, tensor in expected.items():
+            if not _same_shape_and_dtype(saved[name], tensor):
                 return f"network.{name}"
-    begun = len(rows) > 1  # epoch 0 is the test before there is an optimiser or an average
-    if (average is not None) != (averaged and begun):
+    has_trained = len(rows) > 1  # epoch 0 has neither optimiser nor average
+    if (average is not None) != (averaged and has_trained):
         return "average"
     if state["optimizer"] is None:
-        return "optimizer" if begun else None
-    return None if _of(optimizer, state["optimizer"]) else "optimizer"
+        return "optimizer" if has_trained else None
+    return None if _fits_optimizer(optimizer, state["optimizer"]) else "optimizer"
 
 
-def _are_rows(found: object, images: int) -> bool:
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+def _are_rows(value: object, images: int) -> bool:
+    if not isinstance(value, Mapping) or not all(isinstance(column, Tensor) for column in value.values()):
         return False
     try:
-        return count(dict(found)) == images
+        return count(dict(value)) == images
     except UserError:
         return False
 
 
-def _is_best(found: object, epochs: int, images: int) -> bool:
-    if not isinstance(found, Mapping) or not {"score", "epoch", "network", "test"} <= found.keys():
+def _is_best(value: object, epochs: int, images: int) -> bool:
+    if not isinstance(value, Mapping) or not {"score", "epoch", "network", "test"} <= value.keys():
         return False
-    epoch, score = found["epoch"], found["score"]
-    chosen = isinstance(epoch, int) and 1 <= epoch < epochs and isinstance(score, float)
-    return chosen and _are_rows(found["test"], images)
+    epoch, score = value["epoch"], value["score"]
+    is_valid = isinstance(epoch, int) and 1 <= epoch < epochs and isinstance(score, float)
+    return is_valid and _are_rows(value["test"], images)
 
 
-def _alike(found: object, tensor: Tensor) -> bool:
-    return isinstance(found, Tensor) and found.shape == tensor.shape and found.dtype == tensor.dtype
+def _same_shape_and_dtype(value: object, tensor: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == tensor.shape and value.dtype == tensor.dtype
 
 
-def _of(optimizer: Optimizer, saved: object) -> bool:
-    """Return whether ``saved`` is a state of ``optimizer`` after some steps."""
+def _fits_optimizer(optimizer: Optimizer, saved: object) -> bool:
+    """Return True if ``saved`` is a valid state dict of ``optimizer``."""
     if not isinstance(saved, Mapping) or not {"state", "param_groups"} <= saved.keys():
         return False
-    own, groups = optimizer.state_dict()["param_groups"], saved["param_groups"]
-    if not isinstance(groups, list) or len(groups) != len(own):
+    expected_groups, groups = optimizer.state_dict()["param_groups"], saved["param_groups"]
+    if not isinstance(groups, list) or len(groups) != len(expected_groups):
         return False
-    for mine, theirs in zip(own, groups, strict=True):
-        if not isinstance(theirs, Mapping) or not {"params", "lr"} <= theirs.keys():
+    for expected, group in zip(expected_groups, groups, strict=True):
+        if not isinstance(group, Mapping) or not {"params", "lr"} <= group.keys():
             return False
-        # The rate is set anew at every step; another version of PyTorch may have other keys.
-        if any(theirs[key] != mine[key] for key in mine.keys() & theirs.keys() - {"lr"}):
+        # The learning rate is set at every step; keys vary with the version of PyTorch.
+        if any(group[key] != expected[key] for key in expected.keys() & group.keys() - {"lr"}):
             return False
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if not isinstance(saved["state"], Mapping):
         return False
-    for number, values in saved["state"].items():
-        if number not in range(len(parameters)) or not isinstance(values, Mapping):
+    for index, values in saved["state"].items():
+        if index not in range(len(parameters)) or not isinstance(values, Mapping):
             return False
         tensors = [value for value in values.values() if value is not None]
-        if not all(isinstance(t, Tensor) and t.shape in ((), parameters[number].shape) for t in tensors):
+        if not all(isinstance(tensor, Tensor) and tensor.shape in ((), parameters[index].shape) for tensor in tensors):
             return False
     return True

@@ -1,4 +1,4 @@
-"""One run, from recipe to done.json; Lightning drives the epochs."""
+"""Training of one recipe in a run folder; Lightning drives the epochs."""
 
 from __future__ import annotations
 
@@ -15,39 +15,38 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch import Trainer
-from safetensors.torch import save
 from torch import nn
 from torch.utils.data import DataLoader
 
-from saccade import saving, tasks
+from saccade import tasks
 from saccade.data import open_data
-from saccade.data.samples import ImageSet, Split, collate
+from saccade.data.samples import Split
 from saccade.data.sampling import EpochSampler
-from saccade.decisions import decide, setting, undecided
+from saccade.decisions import auto_keys, decide, value_of
 from saccade.errors import UserError
 from saccade.events import Caution, Notify, SettingsDecided, TrainingBegan, ignore
-from saccade.metrics.metric import Metric
-from saccade.metrics.rows import Rows, select
 from saccade.recipe import Data, Recipe
 from saccade.tasks.base import Phase, Task
 from saccade.training.checkpointer import Checkpointer, restore_handler
 from saccade.training.divergence import DivergenceError
 from saccade.training.environment import choose_device, environment, use_threads
-from saccade.training.fastest import fastest, plain
+from saccade.training.fastest import time_choices, without_attention
 from saccade.training.fingerprint import fingerprint
+from saccade.training.finishing import write_results
 from saccade.training.folder import RunFolder
-from saccade.training.gates import constant_plugs, probe_images
-from saccade.training.loggers import Curves
-from saccade.training.module import TaskModule, only_trainable
-from saccade.training.network import started
-from saccade.training.optimizers import optimizer_of
+from saccade.training.gates import probe_images
+from saccade.training.loaders import image_loader, ordered_loader
+from saccade.training.loggers import MetricLogger
+from saccade.training.module import TaskModule, train_only
+from saccade.training.optimizers import build_optimizer
 from saccade.training.preparing import prepare
-from saccade.training.resuming import misfit
+from saccade.training.resuming import find_mismatch
 from saccade.trust import Trust
 
 __all__ = ["Opener", "train"]
 
 Opener = Callable[[Data, str, Notify], Split]
+"""Function that opens the images of a recipe's data for a kind of target, such as ``label``."""
 
 
 def train(
@@ -56,47 +55,47 @@ def train(
     *,
     device: str = "auto",
     notify: Notify | None = None,
-    images: Opener = open_data,
-    patience: float = 1.0,
+    opener: Opener = open_data,
+    lock_timeout: float = 1.0,
     trust: Trust = False,
 ) -> dict[str, Any]:
-    """Do the run that ``recipe`` describes and return what done.json says.
+    """Train the network that ``recipe`` describes, and return the contents of done.json.
 
-    A finished run is not repeated. An interrupted one, even a killed one, goes on after its last finished epoch and,
-    on the CPU, ends in the same network to the last bit. A training loss or a row that is not finite ends it early:
-    ``diverged`` in the result names the place, and the scores are those of the last finished epoch.
+    A finished run is not repeated. An interrupted run resumes after its last finished epoch; on the CPU the result is
+    bit-identical to that of an uninterrupted run. If a loss or an output is not finite, training stops: ``diverged`` in
+    the result names the place, and the scores are those of the last finished epoch.
 
     Args:
-        recipe: decides the run.
-        folder: where its files go; made if need be.
+        recipe: recipe of the run.
+        folder: folder for its files; created if needed.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        notify: receives ``FilesChecked``, ``PicturesNotKept``, ``SettingsDecided``, ``Caution``, ``TrainingBegan``,
+        notify: callback for ``FilesChecked``, ``ImagesNotCached``, ``SettingsDecided``, ``Caution``, ``TrainingBegan``,
             ``StepTaken`` and ``EpochEnded``.
-        images: opens the data; a study passes one that keeps them open.
-        patience: seconds to wait for another process that works in the folder and may be on its way out.
-        trust: what the folder of a teacher may name; see ``saccade.load``.
+        opener: function that opens the data; a study passes one that caches them.
+        lock_timeout: seconds to wait for another process that has locked the folder.
+        trust: modules that a teacher's run folder may import besides Saccade's; see ``saccade.load``.
 
     Raises:
-        UserError: the recipe, its data or the device is wrong, the folder cannot hold the run, or the images or the
-            teacher are not those that the run began with; nothing has been written then.
+        UserError: the recipe, its data or the device is invalid, the folder cannot hold the run, or images or teacher
+            have changed since the run began; then nothing is written.
     """
-    where = choose_device(device)
+    torch_device = choose_device(device)
     notify = notify or ignore
-    with RunFolder.hold(Path(folder), recipe, patience) as run:
+    with RunFolder.locked(Path(folder), recipe, lock_timeout) as run:
         result = run.result()
         if result is None:
             name = tasks.choose(recipe)
             kind = tasks.get(name)
-            with use_threads(recipe.training.threads), _own_random_state(where):
-                whole = tasks.resolved(recipe, kind.target)
-                split = images(whole.data, kind.target, notify)
-                settings = _decided(whole, run, kind, split, where, notify, trust)
-                task = kind(decide(whole, settings), split)
-                result = _train(name, task, decide(recipe, settings), run, where, notify, trust)
+            with use_threads(recipe.training.threads), _preserved_random_state(torch_device):
+                full_recipe = tasks.resolved(recipe, kind.target)
+                split = opener(full_recipe.data, kind.target, notify)
+                settings = _auto_settings(full_recipe, run, kind, split, torch_device, notify, trust)
+                task = kind(decide(full_recipe, settings), split)
+                result = _train(name, task, decide(recipe, settings), run, torch_device, notify, trust)
         return result
 
 
-def _decided(
+def _auto_settings(
     recipe: Recipe,
     run: RunFolder,
     kind: type[Task],
@@ -105,138 +104,140 @@ def _decided(
     notify: Notify,
     trust: Trust,
 ) -> dict[str, Any]:
-    """Return what ``recipe`` leaves open as the folder says, or as timed steps of the plain host decide."""
-    keys = undecided([recipe])
+    """Return the values of the recipe's ``auto`` settings: those in the run folder, else the fastest by timing."""
+    keys = auto_keys([recipe])
     if run.recipe is not None:
-        known = {key: setting(run.recipe, key) for key in keys}
-        if not undecided([decide(recipe, known)]):
-            return known
+        saved = {key: value_of(run.recipe, key) for key in keys}
+        if not auto_keys([decide(recipe, saved)]):
+            return saved
     if not keys:
         return {}
-    decided = fastest(kind(plain(recipe), split), keys, device, trust)
-    notify(SettingsDecided(**decided))
-    found: dict[str, Any] = decided["settings"]
-    return found
+    decision = time_choices(kind(without_attention(recipe), split), keys, device, trust)
+    notify(SettingsDecided(**decision))
+    settings: dict[str, Any] = decision["settings"]
+    return settings
 
 
 def _train(
-    name: str, task: Task, asked: Recipe, run: RunFolder, device: torch.device, notify: Notify, trust: Trust
+    name: str, task: Task, given_recipe: Recipe, run: RunFolder, device: torch.device, notify: Notify, trust: Trust
 ) -> dict[str, Any]:
     metric = task.verdict()
-    recipe, split, part = task.recipe, task.data, task.recipe.training
+    recipe, split, training = task.recipe, task.data, task.recipe.training
     for caution in split.cautions:
         notify(Caution(caution))
-    ready = prepare(task, trust)
-    network, phases, teacher = ready.network, ready.phases, ready.teacher
-    notes = [sentence for sentence in (tasks.filled_in(asked, recipe), ready.frozen.sentence) if sentence]
+    prepared = prepare(task, trust)
+    network, phases, teacher = prepared.network, prepared.phases, prepared.teacher
+    notes = [sentence for sentence in (tasks.filled_in(given_recipe, recipe), prepared.frozen.sentence) if sentence]
     for note in notes:
         notify(Caution(note))
     ends = list(accumulate(phase.epochs for phase in phases))
-    new: dict[str, Any] = {"rows": [], "optimizer": None, "best": None}
-    state = run.resume() or new
-    images = fingerprint(split, phases)
-    if state.get("fingerprint", images) != images:
+    initial_state: dict[str, Any] = {"rows": [], "optimizer": None, "best": None}
+    state = run.resume() or initial_state
+    data_fingerprint = fingerprint(split, phases)
+    if state.get("fingerprint", data_fingerprint) != data_fingerprint:
         raise UserError(
             f"the images changed since this run began: {recipe.data.source} holds files of other names, contents "
             f"or classes than {run.path} was trained on so far. Put them back, or remove that run folder to start over."
         )
-    taught_by = None if teacher is None else teacher.digest
-    if state.get("teacher", taught_by) != taught_by:
+    teacher_digest = None if teacher is None else teacher.digest
+    if state.get("teacher", teacher_digest) != teacher_digest:
         raise UserError(
-            f"the teacher changed since this run began: {part.teacher} holds other weights than {run.path} learnt from "
-            "so far. Put them back, or remove that run folder to start over."
+            f"the teacher changed since this run began: {training.teacher} holds other weights than {run.path} was "
+            "trained with so far. Put them back, or remove that run folder to start over."
         )
-    if state is not new:
+    if state is not initial_state:
         optimizer = _optimizer_at(task, network, phases, len(state["rows"]) - 1)
-        averaged = part.ema_decay is not None
-        if what := misfit(state, network, optimizer, epochs=ends[-1], images=len(split.test), averaged=averaged):
-            run.disown(f"{what} is not of this run")
-            state = new
-    run.begin(asked, environment(device, part.threads))
+        averaged = training.ema_decay is not None
+        if mismatch := find_mismatch(
+            state, network, optimizer, epochs=ends[-1], images=len(split.test), averaged=averaged
+        ):
+            run.warn_unusable(f"{mismatch} does not fit this run")
+            state = initial_state
+    run.begin(given_recipe, environment(device, training.threads))
     rows: list[dict[str, Any]] = state["rows"]
     if rows:
         network.load_state_dict(state["network"])
-    sampler = EpochSampler(split.train, part.seed, part.batch_size)
-    train = _loader(split.train, recipe, device, batch_sampler=sampler)
-    test = _test_loader(split.test, recipe, device)
-    val = None if split.val is None else _test_loader(split.val, recipe, device)
+    sampler = EpochSampler(split.train, training.seed, training.batch_size)
+    train_loader = image_loader(split.train, recipe, device, batch_sampler=sampler)
+    test_loader = ordered_loader(split.test, recipe, device)
+    val_loader = None if split.val is None else ordered_loader(split.val, recipe, device)
     notify(TrainingBegan(ends[-1], len(sampler), len(rows) - 1 if rows else 0))
-    keeper = Checkpointer(
+    checkpointer = Checkpointer(
         run,
         rows,
         sampler,
-        images,
+        data_fingerprint,
         probe_images(split.test),
         notify,
         metric,
         state["best"],
         state.get("average"),
-        taught_by,
+        teacher_digest,
     )
     optimizer_state = state["optimizer"]
     del state
     diverged = None
-    with closing(Curves(run.path, recipe, rows, len(sampler))) as curves:
-        for phase, before, end in zip(phases, [0, *ends], ends, strict=False):
-            if len(rows) <= before + 1:  # no epoch of this phase is finished
-                keeper.best = keeper.average = optimizer_state = None
+    with closing(MetricLogger(run.path, recipe, rows, len(sampler))) as logger:
+        for phase, epochs_before, end in zip(phases, [0, *ends], ends, strict=False):
+            if len(rows) <= epochs_before + 1:  # no epoch of this phase is finished
+                checkpointer.best = checkpointer.average = optimizer_state = None
             if len(rows) <= end:
-                with only_trainable(network, phase) as frozen:
+                with train_only(network, phase) as frozen:
                     module = TaskModule(
                         network,
                         task,
                         phase,
                         steps=len(sampler),
-                        frozen=[*ready.frozen.modules, *frozen],
-                        before=before,
+                        frozen=[*prepared.frozen.modules, *frozen],
+                        epochs_before=epochs_before,
                         first_epoch=max(1, len(rows)),
                         optimizer_state=optimizer_state,
-                        average_state=keeper.average,
-                        mixing=ready.mixing,
+                        average_state=checkpointer.average,
+                        mixing=prepared.mixing,
                         teacher=teacher,
                     )
-                    tests = [test, val] if phase.choose and val is not None else [test]
+                    tests = [test_loader, val_loader] if phase.choose and val_loader is not None else [test_loader]
                     try:
-                        _fit(module, train, tests, keeper, curves, device, end)
-                    except DivergenceError as place:
-                        diverged = {"epoch": place.epoch, "step": place.step, "what": place.what, "where": place.where}
-                        diverged["message"] = str(place)
+                        _fit(module, train_loader, tests, checkpointer, logger, device, end)
+                    except DivergenceError as error:
+                        diverged = {"epoch": error.epoch, "step": error.step, "what": error.kind, "where": error.path}
+                        diverged["message"] = str(error)
                         break
-            if len(rows) == end + 1:  # what a phase hands on is what was scored
-                if phase.choose and keeper.best is not None:
-                    network.load_state_dict(keeper.best["network"])
-                elif keeper.average is not None:
-                    network.load_state_dict(keeper.average)
-    return _finish(name, task, metric, run, network, phases[-1], diverged, notes, test, device)
+            if len(rows) == end + 1:  # the next phase starts from the scored weights
+                if phase.choose and checkpointer.best is not None:
+                    network.load_state_dict(checkpointer.best["network"])
+                elif checkpointer.average is not None:
+                    network.load_state_dict(checkpointer.average)
+    return write_results(name, task, metric, run, network, phases[-1], diverged, notes, test_loader, device)
 
 
 def _optimizer_at(task: Task, network: nn.Module, phases: tuple[Phase, ...], epoch: int) -> torch.optim.Optimizer:
-    """Return the optimiser of the phase of epoch ``epoch``, at its start."""
+    """Return a new optimiser for the phase that contains epoch ``epoch``."""
     ends = accumulate(phase.epochs for phase in phases)
     phase = next((phase for phase, end in zip(phases, ends, strict=True) if epoch <= end), phases[-1])
-    with only_trainable(network, phase):
-        return optimizer_of(network, task.recipe.training, task.recipe.attention.lr_factor)
+    with train_only(network, phase):
+        return build_optimizer(network, task.recipe.training, task.recipe.attention.lr_factor)
 
 
 def _fit(
     module: TaskModule,
-    train: DataLoader,
-    tests: list[DataLoader],
-    keeper: Checkpointer,
-    curves: Curves,
+    train_loader: DataLoader,
+    test_loaders: list[DataLoader],
+    checkpointer: Checkpointer,
+    logger: MetricLogger,
     device: torch.device,
     end: int,
 ) -> None:
-    """Train from the epoch after the last row to epoch ``end``; the untrained network is tested first."""
-    interrupt = signal.getsignal(signal.SIGINT)
-    with _silent_lightning():
+    """Train from the epoch after the last row up to epoch ``end``; test the untrained network first."""
+    sigint_handler = signal.getsignal(signal.SIGINT)
+    with _quiet_lightning():
         trainer = Trainer(
             accelerator={"cuda": "gpu"}.get(device.type, device.type),
             devices=[device.index or 0] if device.type == "cuda" else 1,
             precision="bf16-mixed" if module.task.recipe.training.precision == "bf16" else "32-true",
-            plugins=[LightningEnvironment()],  # one process, also as a step of a Slurm or MPI job
+            plugins=[LightningEnvironment()],  # one process, even inside a Slurm or MPI job
             max_epochs=end - module.first_epoch + 1,
-            callbacks=[keeper, curves],
+            callbacks=[checkpointer, logger],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -245,129 +246,20 @@ def _fit(
             use_distributed_sampler=False,
         )
         try:
-            if not keeper.rows:
-                trainer.validate(module, tests[0], verbose=False)
+            if not checkpointer.rows:
+                trainer.validate(module, test_loaders[0], verbose=False)
             module.train()
-            trainer.fit(module, train, tests)
-        except SystemExit:  # what Lightning makes of Ctrl-C, with further ones ignored
-            if not keeper.interrupted:
+            trainer.fit(module, train_loader, test_loaders)
+        except SystemExit:  # Lightning turns Ctrl-C into SystemExit and ignores a second one
+            if not checkpointer.interrupted:
                 raise
-            restore_handler(signal.SIGINT, interrupt)
+            restore_handler(signal.SIGINT, sigint_handler)
             raise KeyboardInterrupt from None
 
 
-def _finish(
-    name: str,
-    task: Task,
-    metric: Metric,
-    run: RunFolder,
-    network: nn.Module,
-    last_phase: Phase,
-    diverged: dict[str, Any] | None,
-    notes: list[str],
-    test: DataLoader,
-    device: torch.device,
-) -> dict[str, Any]:
-    """Write the result and all files that follow from the state after the last finished epoch."""
-    recipe, split = task.recipe, task.data
-    state = run.resume()
-    assert state is not None
-    rows = state["rows"]
-    kept = state["best"] if last_phase.choose and state["best"] and not diverged else state
-    average = kept.get("average")
-    network.load_state_dict(kept["network"] if average is None else average)
-    network.to(device).eval()
-    constant = {} if diverged else constant_plugs(network, (images.to(device) for images, _ in test))
-    network.cpu()
-    found: Rows = dict(kept["test"])
-    if (order := _order(recipe, len(split.test))) is not None:
-        found = select(found, torch.tensor(order).argsort())
-    if (groups := split.test.groups) is not None:
-        codes = {group: code for code, group in enumerate(sorted(set(groups)))}
-        found["group"] = torch.tensor([codes[group] for group in groups])
-    words, constant_answer = task.trivial()
-    scores = task.scores(found)
-    result = {
-        "task": name,
-        "metric": metric.name,
-        "score": metric.text(scores[metric.name]),
-        "scores": scores,
-        "by_class": _by_class(task, found),
-        "trivial": {"answer": words, "scores": task.scores(constant_answer)},
-        "epochs": kept.get("epoch", rows[-1]["epoch"]),
-        "seconds": round(sum(row["seconds"] for row in rows), 3),
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "start": started(network),
-        "fingerprint": state.get("fingerprint", split.fingerprint),
-        "left_out": split.left_out,
-        "cautions": split.cautions,
-        "constant": constant,
-        "diverged": diverged,
-        **({"notes": notes} if notes else {}),
-    }
-    run.write("rows.safetensors", save({key: value.contiguous() for key, value in found.items()}))
-    saving.save(
-        network,
-        run.path,
-        host=task.host(recipe.model),
-        input=(split.channels, *split.size),
-        classes=split.classes,
-        mean=list(split.mean),
-        std=list(split.std),
-        **{key: value for key in ("interpolation", "crop_pct") if (value := getattr(recipe.data, key)) is not None},
-        epochs=result["epochs"],
-        task=name,
-        scores=scores,
-    )
-    run.finish(result)
-    return result
-
-
-def _by_class(task: Task, rows: Rows) -> dict[str, list[float | None]]:
-    """Return metric -> the score of each class, for metrics that have one; None for a class without a score."""
-    found = {}
-    for metric in task.reported():
-        if metric.by_class is not None:
-            values = metric.by_class(rows).tolist()
-            values += [float("nan")] * (len(task.data.classes) - len(values))
-            found[metric.name] = [None if value != value else value for value in values]
-    return found
-
-
-def _order(recipe: Recipe, count: int) -> list[int] | None:
-    """Return the order in which the control ``shuffled`` is shown ``count`` images of a part; None for all other runs.
-
-    There an image gets the gate of its neighbour, and in the order of the files most neighbours are of one class. The
-    order is the same for all runs.
-    """
-    if recipe.attention.control != "shuffled":
-        return None
-    order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
-    return order
-
-
-def _test_loader(images: ImageSet, recipe: Recipe, device: torch.device) -> DataLoader:
-    order = _order(recipe, len(images))
-    return _loader(images, recipe, device, batch_size=recipe.training.batch_size, sampler=order)
-
-
-def _loader(images: ImageSet, recipe: Recipe, device: torch.device, **order: Any) -> DataLoader:
-    """Load batches of ``images`` in the ``order`` of a sampler, without drawing from the global generator."""
-    workers = recipe.training.workers
-    return DataLoader(
-        images,
-        **order,
-        collate_fn=collate,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),
-    )
-
-
 @contextmanager
-def _own_random_state(device: torch.device) -> Iterator[None]:
-    """Restore the caller's random state afterwards."""
+def _preserved_random_state(device: torch.device) -> Iterator[None]:
+    """Restore the caller's random state at the end of a ``with`` block."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -375,8 +267,8 @@ def _own_random_state(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def _silent_lightning() -> Iterator[None]:
-    """Silence Lightning's own log and its advice on workers and idle GPUs, which the recipe decides."""
+def _quiet_lightning() -> Iterator[None]:
+    """Suppress Lightning's log, and its advice on workers and idle GPUs, which the recipe decides."""
     with ExitStack() as stack:
         for name in ("lightning.pytorch", "lightning.fabric"):
             logger = logging.getLogger(name)
@@ -384,6 +276,6 @@ def _silent_lightning() -> Iterator[None]:
             logger.setLevel(logging.ERROR)
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore", PossibleUserWarning)
-        # Lightning 2.6 still builds LeafSpec(), which newer PyTorch deprecates.
+        # Lightning 2.6 uses LeafSpec(), which newer PyTorch deprecates.
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
         yield

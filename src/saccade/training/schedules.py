@@ -1,4 +1,4 @@
-"""The learning rate of a step, a pure function of its number: no scheduler state needs saving."""
+"""Learning-rate schedules as pure functions of the step; no state needs saving."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ import math
 
 from saccade.recipe import Training
 
-__all__ = ["rate"]
+__all__ = ["lr_factor"]
 
 
-def rate(step: int, steps: int, epochs: int, training: Training) -> float:
-    """Return the learning rate of step ``step`` (from 0) as a share of the recipe's.
+def lr_factor(step: int, steps: int, epochs: int, training: Training) -> float:
+    """Return the factor on the learning rate at ``step``.
 
-    Rises linearly over the warm-up. Without one the values are those of ``torch.optim.lr_scheduler``:
-    ``CosineAnnealingLR`` stepped at each step, after the warm-up; ``StepLR``, ``MultiStepLR`` and ``ExponentialLR``
-    stepped at each epoch, from the first, the warm-up's factor multiplied in.
+    Values equal those of ``torch.optim.lr_scheduler``: ``CosineAnnealingLR`` stepped per step; ``StepLR``,
+    ``MultiStepLR`` and ``ExponentialLR`` stepped per epoch. The cosine starts after the linear warm-up; the others are
+    multiplied by it.
 
     Args:
-        step: of the phase.
-        steps: in one epoch.
-        epochs: of the phase.
-        training: the recipe's part.
+        step: step of the phase, from 0.
+        steps: steps per epoch.
+        epochs: epochs of the phase.
+        training: recipe section.
 
     >>> training = Training(warmup_epochs=2)
-    >>> [round(rate(step, 1, 6, training), 3) for step in range(6)]
+    >>> [round(lr_factor(step, 1, 6, training), 3) for step in range(6)]
     [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
     """
-    warmup = training.warmup_epochs * steps
-    rising = (step + 1) / warmup if step + 1 < warmup else 1.0
+    warmup_steps = training.warmup_epochs * steps
+    warmup = (step + 1) / warmup_steps if step + 1 < warmup_steps else 1.0
     if training.schedule == "constant":
-        return rising
+        return warmup
     if training.schedule == "cosine":
-        if step + 1 < warmup:
-            return rising
-        return 0.5 * (1.0 + math.cos(math.pi * max(0.0, step - warmup) / max(1.0, epochs * steps - warmup)))
-    return rising * (0.1 if training.gamma is None else training.gamma) ** _falls(step // steps, training)
+        if step + 1 < warmup_steps:
+            return warmup
+        return 0.5 * (1.0 + math.cos(math.pi * max(0.0, step - warmup_steps) / max(1.0, epochs * steps - warmup_steps)))
+    return warmup * (0.1 if training.gamma is None else training.gamma) ** _drop_count(step // steps, training)
 
 
-def _falls(epoch: int, training: Training) -> int:
-    """Return how often the rate has fallen before epoch ``epoch`` (from 0)."""
+def _drop_count(epoch: int, training: Training) -> int:
+    """Return the number of drops before epoch ``epoch`` (from 0)."""
     if training.schedule == "multistep":
         return sum(epoch >= milestone for milestone in training.milestones)
     return epoch // (training.step_epochs or 1)

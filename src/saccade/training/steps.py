@@ -1,4 +1,4 @@
-"""Training and test steps outside a run, to be timed: without loader, checkpoints or a learning rate that matters."""
+"""Training and test steps for timing, without data loader and checkpoints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from saccade.data.samples import ImageSet, collate
 from saccade.data.sampling import EpochSampler
 from saccade.tasks.base import Task
 from saccade.training.distilling import Teacher
-from saccade.training.freezing import hold
+from saccade.training.freezing import set_eval
 from saccade.training.module import training_loss
 
 __all__ = ["test_steps", "training_steps"]
@@ -26,9 +26,9 @@ def training_steps(
     frozen: Sequence[nn.Module] = (),
     teacher: Teacher | None = None,
 ) -> Iterator[float]:
-    """Train on batches of ``batch_size`` without end; each is drawn, augmented, and waited for on an accelerator.
+    """Train endlessly on batches of ``batch_size``, including augmentation and synchronisation with the device.
 
-    The modules ``frozen`` stay in eval mode; a ``teacher`` adds its part to the loss.
+    ``frozen`` modules stay in eval mode; ``teacher`` adds the distillation loss.
 
     Yields:
         the loss of each step.
@@ -38,12 +38,12 @@ def training_steps(
     if teacher is not None:
         teacher.to(device)
     network.train()
-    hold(frozen)
+    set_eval(frozen)
     sampler = EpochSampler(images, training.seed, batch_size)
     while True:
         for keys in sampler:
             x, y = _batch(images, keys, device)
-            with _precision(task, device):
+            with _autocast(task, device):
                 first, *others = training_loss(task, network, x, y, teacher).values()
             loss = sum(others, first)
             optimizer.zero_grad()
@@ -53,34 +53,34 @@ def training_steps(
 
 
 def test_steps(network: nn.Module, task: Task, device: torch.device, batch_size: int) -> Iterator[float]:
-    """Make the rows of the first ``batch_size`` test images without end.
+    """Compute the outputs for the first ``batch_size`` test images, endlessly.
 
     Yields:
-        the sum of one of their columns.
+        the sum of one column of the outputs.
     """
     images = task.data.test
     network.eval()
     keys = list(range(min(batch_size, len(images))))
     while True:
         x, y = _batch(images, keys, device)
-        with torch.inference_mode(), _precision(task, device):
+        with torch.inference_mode(), _autocast(task, device):
             rows = task.rows(network, x, y)
         yield float(next(iter(rows.values())).sum())
 
 
-def _precision(task: Task, device: torch.device) -> torch.autocast:
+def _autocast(task: Task, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=task.recipe.training.precision == "bf16")
 
 
 def _batch(images: ImageSet, keys: list[Any], device: torch.device) -> tuple[Tensor, Any]:
     x, y = collate(images.__getitems__(keys))
-    return x.to(device), _moved(y, device)
+    return x.to(device), _to_device(y, device)
 
 
-def _moved(target: Any, device: torch.device) -> Any:
-    """A target with its tensors on ``device``."""
+def _to_device(target: Any, device: torch.device) -> Any:
+    """Return a target with its tensors on ``device``."""
     if isinstance(target, Tensor):
         return target.to(device)
     if isinstance(target, list):
-        return [_moved(each, device) for each in target]
-    return {key: _moved(value, device) for key, value in target.items()} if isinstance(target, dict) else target
+        return [_to_device(each, device) for each in target]
+    return {key: _to_device(value, device) for key, value in target.items()} if isinstance(target, dict) else target

@@ -1,4 +1,4 @@
-"""``saccade list`` and ``saccade show`` say what the files say; a misspelt word ends in one message."""
+"""``saccade list``, and unknown commands and options."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def test_list_as_json(run):
 
 @pytest.fixture
 def few(monkeypatch):
-    """Only some mechanisms: a gate, one that replaces, one that the host refuses."""
+    """Limit the catalogue to a gate, a replacement and a mechanism that the host refuses."""
     names = ["dcn2", "eca", "se"]
     monkeypatch.setattr(catalog, "list_mechanisms", lambda verb=None: names)
     return names
@@ -45,7 +45,8 @@ def test_list_on_a_network_says_what_each_costs(run, few):
     )
     added = sum(p.numel() for p in plugged.parameters()) - host.parameters
     assert cells["se"][3] == f"+{added / 1e6:.3f}"
-    assert all(re.fullmatch(r"\d+\.\d\d×", cell) for name in few for cell in cells[name][-3:])
+    ratios = [cell for name in few for cell in cells[name][-3:]]
+    assert [cell for cell in ratios if not re.fullmatch(r"\d+\.\d\d×", cell)] == []
     assert float(cells["dcn2"][-1][:-1]) > 1
 
 
@@ -73,16 +74,6 @@ def test_sizes_mean_nothing_without_a_network(run, option):
     assert f"{option[0]} needs --on MODEL" in err
 
 
-@pytest.mark.parametrize("name", catalog.list_mechanisms())
-def test_show_tells_equation_source_and_options(run, name):
-    code, out, _ = run("show", name)
-    assert code == 0
-    assert re.search(r"^ +([yY]|y_\w+|y\(.+?\)) += .+", out, re.MULTILINE)
-    assert "Source: " in out
-    for option in catalog.options(name):
-        assert f"{option} = " in out
-
-
 def test_the_evidence_is_said_with_the_code_that_it_rests_on(run):
     listed = run("list")[1]
     words = {line.split()[0]: line.split()[3] for line in listed.partition("\n\n")[0].splitlines()}
@@ -92,20 +83,13 @@ def test_the_evidence_is_said_with_the_code_that_it_rests_on(run):
     assert (words["eca"], words["se"], words["sk"], words["das"]) == ("oracle", "port", "paper", "reading")
     assert re.search(r"^equal to code of +BangguWu/ECANet$", run("show", "eca")[1], re.MULTILINE)
     assert "implus/PytorchInsight (variant='fair')" in run("show", "sk")[1]
-    assert re.search(r"^equal to code of +none compared$", run("show", "das")[1], re.MULTILINE)
-
-
-def test_published_numbers_for_other_places_name_the_places(run):
-    assert "six places; where = activated[last] in stage[:-1], activated in stage[-1] (" in run("show", "spm")[1]
-    assert "where" not in run("show", "das")[1].rpartition("published")[2]
+    assert re.search(r"^equal to code of +–$", run("show", "das")[1], re.MULTILINE)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("show", "cbma"), "no mechanism is called 'cbma'. Did you mean 'cbam'"),
-        (("shwo", "das"), "there is no verb 'shwo'. Did you mean 'show'?"),
-        (("show",), "Missing argument 'MECHANISM'"),
+        (("shwo", "das"), "there is no command 'shwo'. Did you mean 'show'?"),
         (("list", "--jsno"), "--jsno"),
     ],
 )
@@ -115,19 +99,3 @@ def test_wrong_words_end_in_one_message(run, arguments, message):
     assert message in err
     assert "Traceback" not in err
     assert out == ""
-
-
-def test_an_option_without_a_default_is_shown(run):
-    name = "saccade.surgery.controls.extra:ExtraBottleneck"
-    code, out, _ = run("show", name, "--json")
-    assert code == 0
-    assert (json.loads(out)["options"], json.loads(out)["required"]) == ({}, ["width"])
-    assert "width (required)" in run("show", name)[1]
-    told = json.loads(run("show", "das", "--json")[1])
-    assert (told["options"]["alpha"], told["options"]["design"], told["required"]) == (0.2, "c", [])
-
-
-def test_show_says_what_replaces_a_convolution(run):
-    _, out, _ = run("show", "dcn2")
-    assert re.search(r"kind +conv\n", out)
-    assert re.search(r"identity at its own start +no \(takes the place of a convolution\)", out)

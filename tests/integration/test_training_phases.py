@@ -1,4 +1,4 @@
-"""A network may have its own phases of training and its own loss."""
+"""Phases of a training, from the recipe or the network, and the loss of a network."""
 
 import dataclasses
 from itertools import pairwise
@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from saccade.data.samples import ImageSet
 from saccade.errors import UserError
 from saccade.tasks.base import Phase
-from saccade.training import build, run, train
-from saccade.training.fingerprint import with_val
-from saccade.training.schedules import rate
-from tiny_runs import TINY, Killed, after, done, listener, rows, same
+from saccade.training import build, loaders, train
+from saccade.training.fingerprint import fingerprint_with_val
+from saccade.training.schedules import lr_factor
+from tiny_runs import TINY, Killed, after, assert_same_run, done, listener, rows, same_run
 
 # Rates at which the head soon gets worse again: the epoch that is kept is not the last.
 RECIPE = TINY.with_overrides({"training.lr": 3.0, "task.metric": "NLL", "training.warmup_epochs": 0.5})
@@ -24,7 +24,7 @@ LAST_STAGE = Phase("last stage", 2, ("layer4.*",))
 
 @pytest.fixture(scope="module")
 def three(split):
-    """Images of three parts."""
+    """Images with three splits."""
     count = 30
     pictures = torch.stack([split.train.picture(i) for i in range(count)])
     targets = [split.train.target(i) for i in range(count)]
@@ -33,7 +33,7 @@ def three(split):
 
 @pytest.fixture
 def train_in(monkeypatch, three):
-    """``train_in(folder, *phases)`` trains in these phases."""
+    """Function that trains in given phases."""
 
     def call(folder, *phases, notify=None, split=three, recipe=RECIPE):
         def phased(task):
@@ -42,14 +42,14 @@ def train_in(monkeypatch, three):
             return network
 
         monkeypatch.setattr("saccade.training.preparing.build", phased)
-        return train(recipe, folder, device="cpu", notify=notify, images=lambda *_: split)
+        return train(recipe, folder, device="cpu", notify=notify, opener=lambda *_: split)
 
     return call
 
 
 @pytest.fixture(scope="module")
 def phased(tmp_path_factory, three):
-    """A run of two phases, and the network after each epoch."""
+    """Folder of a run with two phases, and the network after each epoch."""
     folder, networks = tmp_path_factory.mktemp("phased"), []
 
     def listen(event):
@@ -64,12 +64,12 @@ def phased(tmp_path_factory, three):
             return network
 
         patch.setattr("saccade.training.preparing.build", two)
-        train(RECIPE, folder, device="cpu", notify=listen, images=lambda *_: three)
+        train(RECIPE, folder, device="cpu", notify=listen, opener=lambda *_: three)
     return folder, networks
 
 
 def moved(one, other):
-    """The first parts of the names of what differs."""
+    """Return the first parts of the names of tensors that differ."""
     return {name.partition(".")[0] for name in one if not torch.equal(one[name], other[name])}
 
 
@@ -84,7 +84,7 @@ def test_what_is_frozen_does_not_move_and_keeps_its_statistics(phased):
 
 
 def best_of(folder):
-    """The epoch of the first phase with the best score on the validation part."""
+    """Return the epoch of the first phase with the best validation score."""
     return min(rows(folder)[1:4], key=lambda row: row["val"]["NLL"])["epoch"]
 
 
@@ -93,7 +93,7 @@ def test_training_goes_on_from_the_best_epoch(phased):
     best = best_of(folder)
     assert best < 3
     final = load_file(folder / "model.safetensors")
-    assert torch.equal(final["fc.weight"], networks[best]["fc.weight"])
+    torch.testing.assert_close(final["fc.weight"], networks[best]["fc.weight"], rtol=0, atol=0)
     assert not torch.equal(final["fc.weight"], networks[3]["fc.weight"])
     assert done(folder)["epochs"] == 5
 
@@ -104,7 +104,7 @@ def test_the_rows_name_their_phase(phased):
     assert ["val" in row for row in table] == [False, True, True, True, False, False]
     # Each phase has a schedule of its own, of three steps an epoch.
     part = RECIPE.training
-    expected = [rate(step, 3, 3, part) for step in (2, 5, 8)] + [rate(step, 3, 2, part) for step in (2, 5)]
+    expected = [lr_factor(step, 3, 3, part) for step in (2, 5, 8)] + [lr_factor(step, 3, 2, part) for step in (2, 5)]
     assert [row["lr"] for row in table[1:]] == pytest.approx([3.0 * factor for factor in expected])
 
 
@@ -116,7 +116,7 @@ def test_a_run_killed_within_or_between_phases_ends_in_the_same_bytes(phased, tm
     heard, listen = listener()
     train_in(tmp_path, HEAD, LAST_STAGE, notify=listen)
     assert heard[0].epoch == epoch
-    assert same(phased[0], tmp_path)
+    assert_same_run(phased[0], tmp_path)
 
 
 def test_a_chosen_average_is_what_is_handed_on_also_after_a_kill(phased, tmp_path, train_in):
@@ -130,14 +130,14 @@ def test_a_chosen_average_is_what_is_handed_on_also_after_a_kill(phased, tmp_pat
 
     train_in(folders[0], HEAD, LAST_STAGE, recipe=averaged, notify=listen)
     best = best_of(folders[0])
-    assert torch.equal(states[4]["network"]["fc.weight"], states[best]["average"]["fc.weight"])
+    torch.testing.assert_close(states[4]["network"]["fc.weight"], states[best]["average"]["fc.weight"], rtol=0, atol=0)
     assert not torch.equal(states[4]["network"]["fc.weight"], states[best]["network"]["fc.weight"])
     _, stop = listener(until=after(3))
     with pytest.raises(Killed):
         train_in(folders[1], HEAD, LAST_STAGE, recipe=averaged, notify=stop)
     train_in(folders[1], HEAD, LAST_STAGE, recipe=averaged)
-    assert same(*folders)
-    assert not same(phased[0], folders[0])
+    assert_same_run(*folders)
+    assert not same_run(phased[0], folders[0])
 
 
 def test_the_phases_of_a_recipe_are_those_of_a_network(phased, tmp_path, three):
@@ -147,13 +147,13 @@ def test_the_phases_of_a_recipe_are_those_of_a_network(phased, tmp_path, three):
         {"name": "last stage", "epochs": 2, "trainable": ["layer4.*"]},
     ]
     recipe = RECIPE.with_overrides({"training.phases": phases, "training.epochs": 5})
-    train(recipe, tmp_path / "run", device="cpu", images=lambda *_: three)
-    assert same(phased[0], tmp_path / "run")
+    train(recipe, tmp_path / "run", device="cpu", opener=lambda *_: three)
+    assert_same_run(phased[0], tmp_path / "run")
     slower = [{**phases[0], "lr": 0.03}, phases[1]]
-    train(recipe.with_overrides({"training.phases": slower}), tmp_path / "slow", device="cpu", images=lambda *_: three)
-    assert not same(phased[0], tmp_path / "slow")
+    train(recipe.with_overrides({"training.phases": slower}), tmp_path / "slow", device="cpu", opener=lambda *_: three)
+    assert not same_run(phased[0], tmp_path / "slow")
     rates = [[row["lr"] for row in rows(folder)[1:]] for folder in (phased[0], tmp_path / "slow")]
-    assert rates[1] == pytest.approx([0.01 * rate for rate in rates[0][:3]] + rates[0][3:])
+    assert rates[1] == pytest.approx([0.01 * lr_factor for lr_factor in rates[0][:3]] + rates[0][3:])
 
 
 def test_the_phases_of_a_network_and_of_a_recipe_exclude_each_other(tmp_path, train_in):
@@ -175,14 +175,14 @@ def test_a_last_phase_that_chooses_ends_with_its_best_epoch(phased, tmp_path, tr
 
 def test_without_a_validation_part_nothing_can_be_chosen(tmp_path, train_in, split):
     with pytest.raises(
-        UserError, match="the phase 'head' chooses its best epoch on the part 'val'; the images have no"
+        UserError, match="the phase 'head' chooses its best epoch on validation images; the data have no"
     ):
         train_in(tmp_path / "run", HEAD, LAST_STAGE, split=split)
     assert list(tmp_path.iterdir()) == []
 
 
 def changed(split, part):
-    """The images, one pixel of ``part`` changed, or one target of it."""
+    """Return the images with one pixel or target of a split changed."""
     images = getattr(split, part.removesuffix(" target"))
     pictures = torch.stack([images.picture(i) for i in range(len(images))])
     targets = [images.target(i) for i in range(len(images))]
@@ -201,7 +201,7 @@ def test_a_run_that_chooses_knows_the_images_it_chooses_by(tmp_path, train_in, t
     with pytest.raises(UserError, match="the images changed since this run began"):
         train_in(tmp_path, HEAD, split=changed(three, part))
     again = dataclasses.replace(three)
-    assert train_in(tmp_path, HEAD, split=again)["fingerprint"] == with_val(three) != three.fingerprint
+    assert train_in(tmp_path, HEAD, split=again)["fingerprint"] == fingerprint_with_val(three) != three.fingerprint
 
 
 def test_a_run_that_does_not_choose_does_not_look_at_them(tmp_path, train_in, three):
@@ -220,8 +220,8 @@ def test_the_images_to_choose_by_are_shuffled_as_those_of_the_test(tmp_path, tra
         seen[id(images)] = order.get("sampler")
         return loader(images, *args, **order)
 
-    loader = run._loader
-    monkeypatch.setattr(run, "_loader", spied)
+    loader = loaders.image_loader
+    monkeypatch.setattr(loaders, "image_loader", spied)
     train_in(tmp_path, HEAD, recipe=RECIPE.with_overrides({"attention.control": control}))
     for images in (three.test, three.val):
         assert (seen[id(images)] is None) is (control is None)
@@ -248,7 +248,7 @@ def train_by(rule, folder, monkeypatch, split):
         return network
 
     monkeypatch.setattr("saccade.training.preparing.build", own)
-    return train(TINY, folder, device="cpu", images=lambda *_: split)
+    return train(TINY, folder, device="cpu", opener=lambda *_: split)
 
 
 def test_a_network_may_have_its_own_loss(straight, split, tmp_path, monkeypatch):

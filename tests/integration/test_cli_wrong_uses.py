@@ -1,4 +1,4 @@
-"""Wrong uses: each ends in one clear message and exit code 2, without a traceback, with nothing written."""
+"""Wrong uses end in one message and exit code 2, without a traceback, and write nothing."""
 
 import shutil
 import struct
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from saccade.cli import main
-from saccade.errors import UserError, study_installed
+from saccade.errors import UserError, explain_missing_packages
 
 
 def _photos(folder, classes=("cat", "dog"), parts=("train", "test"), count=3):
@@ -24,7 +24,7 @@ def _photos(folder, classes=("cat", "dog"), parts=("train", "test"), count=3):
 
 
 def _head(width, height):
-    """A PNG that claims this size and holds no pixels."""
+    """Return a PNG file whose header has this size, without pixels."""
     chunks = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT")
     packed = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
@@ -32,7 +32,7 @@ def _head(width, height):
 
 @pytest.fixture
 def desk(tmp_path, monkeypatch):
-    """A working folder with good photographs and several things that are wrong."""
+    """Working folder with good photographs and several kinds of bad files."""
     _photos(tmp_path / "photos")
     _photos(tmp_path / "broken")
     (tmp_path / "broken/train/cat/0.png").write_bytes(b"no image at all")
@@ -58,7 +58,7 @@ def desk(tmp_path, monkeypatch):
 
 
 WRONG = {
-    "misspelt verb": ("compair", "no verb 'compair'. Did you mean 'compare'?"),
+    "misspelt verb": ("compair", "no command 'compair'. Did you mean 'compare'?"),
     "misspelt mechanism, show": ("show cbma", "no mechanism is called 'cbma'. Did you mean 'cbam'"),
     "misspelt mechanism, compare": (
         "compare --attention se,cbma --out new",
@@ -89,12 +89,12 @@ WRONG = {
     "control of what cannot have it": ("compare --attention sa --controls shuffled --out new", "'sa', a transform"),
     "control of nothing": (
         "compare --set attention.control=noise --out new",
-        "attention.mechanism is 'none', name one",
+        "attention.mechanism is 'none'; name one",
     ),
     "control of nothing, train": ("train --set attention.control=noise --out new", "attention.mechanism is 'none'"),
     "control as the base of a study": (
         "compare --set attention.mechanism=se --set attention.control=noise --out new",
-        "in a study a control is an arm beside its mechanism: leave it out, and say --controls noise",
+        "in a study a control is an arm of its own: remove the key, and add --controls noise",
     ),
     "a gate of another image in batches of one": (
         "compare --attention se --controls shuffled --set training.batch_size=1 --out new",
@@ -234,9 +234,9 @@ def test_a_package_of_the_study_that_is_missing_is_named(tmp_path):
 
 
 def test_a_missing_package_of_somebody_else_is_not_hidden():
-    with pytest.raises(UserError, match="sklearn is not installed"), study_installed():
+    with pytest.raises(UserError, match="sklearn is not installed"), explain_missing_packages():
         raise ModuleNotFoundError("No module named 'sklearn.base'", name="sklearn.base")
-    with pytest.raises(ModuleNotFoundError, match="theirs"), study_installed():
+    with pytest.raises(ModuleNotFoundError, match="theirs"), explain_missing_packages():
         raise ModuleNotFoundError("theirs", name="theirs")
 
 

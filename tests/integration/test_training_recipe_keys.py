@@ -1,4 +1,4 @@
-"""Each thing that a recipe can ask for changes the training, in the way that plain PyTorch would do it."""
+"""Each key of a recipe changes the training as in plain PyTorch."""
 
 import dataclasses
 import json
@@ -23,16 +23,16 @@ from saccade.tasks.classify import Classify
 from saccade.tasks.segment import Segment
 from saccade.training import build, train
 from saccade.training.distilling import Teacher
-from saccade.training.network import derived
-from saccade.training.optimizers import clip
-from tiny_runs import TINY, Killed, after, listener, network_of, rows, same
+from saccade.training.network import derive_seed
+from saccade.training.optimizers import clip_gradients
+from tiny_runs import TINY, Killed, after, assert_same_run, assert_weights_equal, listener, network_of, rows, same_run
 
 ONE = TINY.with_overrides({"training.epochs": 1})
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    """One epoch of the tiny recipe."""
+    """Folder of one epoch of the tiny recipe."""
     folder = tmp_path_factory.mktemp("one")
     train(ONE, folder, device="cpu")
     return folder
@@ -78,7 +78,7 @@ def test_what_never_comes_into_play_changes_no_bit(tmp_path, changes):
     for name, some in (("with", changes), ("without", still)):
         folders.append(tmp_path / name)
         train(ONE.with_overrides({f"training.{k}": v for k, v in some.items()}), folders[-1], device="cpu")
-    assert same(*folders)
+    assert_same_run(*folders)
 
 
 def test_gradients_are_clipped_in_float32_under_bf16_too(tmp_path, monkeypatch):
@@ -87,11 +87,11 @@ def test_gradients_are_clipped_in_float32_under_bf16_too(tmp_path, monkeypatch):
     def spied(parameters, norm):
         parameters = [p for p in parameters if p.grad is not None]
         before = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-        clip(parameters, norm)
+        clip_gradients(parameters, norm)
         after_it = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         seen.append((float(before), float(after_it), {p.grad.dtype for p in parameters}))
 
-    monkeypatch.setattr("saccade.training.module.clip", spied)
+    monkeypatch.setattr("saccade.training.module.clip_gradients", spied)
     train(ONE.with_overrides({"training.precision": "bf16", "training.clip_norm": 0.1}), tmp_path, device="cpu")
     assert len(seen) == 3
     for before, after_it, dtypes in seen:
@@ -101,7 +101,7 @@ def test_gradients_are_clipped_in_float32_under_bf16_too(tmp_path, monkeypatch):
 
 
 def test_it_is_the_loop_anybody_would_write(straight, tmp_path, split):
-    """The referee: two epochs in plain PyTorch and timm end in the same bits."""
+    """Two epochs in plain PyTorch and timm give the same bits."""
     recipe = TINY.with_overrides({
         "data.augment": ["randaugment"], "model.options": {"width": 4}, "attention.lr_factor": 3.0,
         "training.optimizer": "rmsprop", "training.rmsprop_alpha": 0.9, "training.eps": 0.01, "training.lr": 0.02,
@@ -127,7 +127,7 @@ def test_it_is_the_loop_anybody_would_write(straight, tmp_path, split):
         total = 0.0
         for step, keys in enumerate(sampler):
             images, labels = zip(*(split.train[key] for key in keys), strict=True)
-            with seeded(derived(0, "mix", epoch, step)):
+            with seeded(derive_seed(0, "mix", epoch, step)):
                 images, shares = mix(torch.stack(images), torch.tensor(labels))
             logits = network(images)
             with torch.no_grad():
@@ -165,9 +165,9 @@ def test_the_average_is_what_is_scored_and_what_a_phase_hands_on(tmp_path, split
     first, second = states
     name = "layer1.0.conv1.weight"
     assert not torch.equal(first["network"][name], first["average"][name])
-    assert torch.equal(second["network"][name], first["average"][name])  # frozen since
+    torch.testing.assert_close(second["network"][name], first["average"][name], rtol=0, atol=0)  # frozen since
     saved = load_file(tmp_path / "model.safetensors")
-    assert all(torch.equal(saved[key], value) for key, value in second["average"].items())
+    assert_weights_equal(saved, second["average"])
     task = Classify(recipe, split)
     network = build(task)
     for state, equal in ((first["average"], True), (first["network"], False)):
@@ -179,7 +179,7 @@ def test_the_average_is_what_is_scored_and_what_a_phase_hands_on(tmp_path, split
 
 
 def test_the_average_forgets_the_first_weights_of_a_short_run(tmp_path, split):
-    """A constant decay of 0.9999 would keep them whole."""
+    """A constant decay of 0.9999 would hardly change the initial weights."""
     recipe = ONE.with_overrides({"training.ema_decay": 0.9999, "training.schedule": "constant"})
     state = {}
 
@@ -210,7 +210,7 @@ def test_stochastic_depth_reaches_a_network_of_timm_and_leaves_its_answers_alone
     deep.load_state_dict(plain.state_dict())
     assert sum(isinstance(m, timm.layers.DropPath) and m.drop_prob > 0 for m in deep.modules()) == 7
     with torch.no_grad():
-        assert torch.equal(plain.eval()(images), deep.eval()(images))
+        torch.testing.assert_close(plain.eval()(images), deep.eval()(images), rtol=0, atol=0)
         assert not torch.equal(plain.train()(images), deep.train()(images))
 
 
@@ -223,7 +223,7 @@ def test_a_host_without_stochastic_depth_says_so():
 
 
 def test_a_teacher_may_be_a_network_of_timm_with_its_weights(straight, tmp_path, split):
-    """The same network, as a folder and as a file, teaches the same."""
+    """A teacher gives the same result as a folder and as a file."""
     bare = TINY.with_overrides({"attention.mechanism": "none", "model.options": {}, "training.epochs": 1})
     train(bare, tmp_path / "teacher", device="cpu")
     folder, file = str(tmp_path / "teacher"), str(tmp_path / "teacher" / "model.safetensors")
@@ -231,8 +231,8 @@ def test_a_teacher_may_be_a_network_of_timm_with_its_weights(straight, tmp_path,
     by_file = ONE.with_overrides({"training.teacher": "resnet10_small", "training.teacher_checkpoint": file})
     train(by_folder, tmp_path / "one", device="cpu")
     train(by_file, tmp_path / "other", device="cpu")
-    assert same(tmp_path / "one", tmp_path / "other")
-    assert not same(straight[0], tmp_path / "one")
+    assert_same_run(tmp_path / "one", tmp_path / "other")
+    assert not same_run(straight[0], tmp_path / "one")
 
 
 def test_a_teacher_of_masks_teaches_pixel_by_pixel(tmp_path):
@@ -244,7 +244,7 @@ def test_a_teacher_of_masks_teaches_pixel_by_pixel(tmp_path):
     network, teacher = build(task).eval(), saccade.load(tmp_path / "teacher")
     images, masks = collate([data.train[i] for i in range(4)])
     with torch.no_grad():
-        parts = Teacher.of(task).loss(task, network, images, masks)
+        parts = Teacher.from_task(task).loss(task, network, images, masks)
         plain = task.loss(network, images, masks)
         learnt, known = ((n(images) / 4).log_softmax(1) for n in (network, teacher))
     divergence = (known.exp() * (known - learnt)).sum(1).mean()
@@ -258,10 +258,10 @@ def test_a_teacher_of_other_colours_sees_its_own(straight, tmp_path, split):
     other = dataclasses.replace(split, mean=(0.1,) * len(split.mean), std=(0.7,) * len(split.std))
     image = torch.rand(2, len(split.mean), 24, 24)
     shown = [(image - torch.tensor(s.mean)[:, None, None]) / torch.tensor(s.std)[:, None, None] for s in (split, other)]
-    teachers = [Teacher.of(Classify(recipe, s)) for s in (split, other)]
-    answers = [teacher._answer(images) for teacher, images in zip(teachers, shown, strict=True)]
+    teachers = [Teacher.from_task(Classify(recipe, s)) for s in (split, other)]
+    answers = [teacher._logits(images) for teacher, images in zip(teachers, shown, strict=True)]
     assert torch.allclose(*answers, atol=1e-5)
-    assert not torch.allclose(answers[0], teachers[0]._answer(shown[1]), atol=1e-2)
+    assert not torch.allclose(answers[0], teachers[0]._logits(shown[1]), atol=1e-2)
 
 
 def test_a_run_does_not_go_on_with_another_teacher(straight, one, tmp_path):
@@ -280,11 +280,11 @@ def test_a_run_does_not_go_on_with_another_teacher(straight, one, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"teacher": "nowhere"}, "neither a folder nor a network of timm's"),
-        ({"teacher": "resnet18"}, r"training\.teacher_checkpoint must name its weights"),
-        ({"teacher": "resnet18", "teacher_checkpoint": "none.safetensors"}, "no readable safetensors file"),
-        ({"teacher": "resnet18", "teacher_checkpoint": "{run}/model.safetensors"}, "not of a resnet18"),
-        ({"teacher": "{run}", "teacher_checkpoint": "{run}/model.safetensors"}, "weights of its own"),
+        ({"teacher": "nowhere"}, "neither a folder nor a timm model"),
+        ({"teacher": "resnet18"}, r"set training\.teacher_checkpoint to the file"),
+        ({"teacher": "resnet18", "teacher_checkpoint": "none.safetensors"}, "not a readable safetensors file"),
+        ({"teacher": "resnet18", "teacher_checkpoint": "{run}/model.safetensors"}, "does not fit a resnet18"),
+        ({"teacher": "{run}", "teacher_checkpoint": "{run}/model.safetensors"}, "has weights"),
         ({"teacher": "{here}"}, "holds no saved network"),
     ],
 )
@@ -331,7 +331,7 @@ def test_a_teacher_of_other_classes_is_refused(straight, tmp_path, split):
     recipe = TINY.with_overrides({"training.teacher": str(straight[0])})
     renamed = dataclasses.replace(split, classes=[f"class {k}" for k in range(10)])
     with pytest.raises(UserError, match=r"was trained on the classes 0, 1.*\(10\); the images have class 0"):
-        train(recipe, tmp_path / "run", device="cpu", images=lambda *_: renamed)
+        train(recipe, tmp_path / "run", device="cpu", opener=lambda *_: renamed)
 
 
 @pytest.mark.parametrize("key", ["mixup_alpha", "cutmix_alpha", "teacher"])
@@ -343,6 +343,6 @@ def test_a_loss_of_its_own_is_not_changed(straight, tmp_path, monkeypatch, key):
 
     monkeypatch.setattr("saccade.training.preparing.build", own)
     value = str(straight[0]) if key == "teacher" else 0.5
-    with pytest.raises(UserError, match=rf"training\.{key}: \w+ has a loss of its own"):
+    with pytest.raises(UserError, match=rf"training\.{key}: \w+ computes its own loss"):
         train(TINY.with_overrides({f"training.{key}": value}), tmp_path / "run", device="cpu")
     assert list(tmp_path.iterdir()) == []

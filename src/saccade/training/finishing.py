@@ -1,0 +1,99 @@
+"""Final files of a run: outputs for the test images, network and result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+from torch.utils.data import DataLoader
+
+from saccade import saving
+from saccade.metrics.metric import Metric
+from saccade.metrics.rows import Rows, select
+from saccade.tasks.base import Phase, Task
+from saccade.training.folder import RunFolder
+from saccade.training.gates import constant_plugs
+from saccade.training.loaders import shuffled_order
+from saccade.training.network import actual_start
+
+__all__ = ["write_results"]
+
+
+def write_results(
+    name: str,
+    task: Task,
+    metric: Metric,
+    run: RunFolder,
+    network: nn.Module,
+    last_phase: Phase,
+    diverged: dict[str, Any] | None,
+    notes: list[str],
+    test_loader: DataLoader,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Write the final files from the state after the last finished epoch, and return the result."""
+    recipe, split = task.recipe, task.data
+    state = run.resume()
+    assert state is not None
+    epoch_rows = state["rows"]
+    chosen = state["best"] if last_phase.choose and state["best"] and not diverged else state
+    average_state = chosen.get("average")
+    network.load_state_dict(chosen["network"] if average_state is None else average_state)
+    network.to(device).eval()
+    constant_sites = {} if diverged else constant_plugs(network, (images.to(device) for images, _ in test_loader))
+    network.cpu()
+    outputs: Rows = dict(chosen["test"])
+    if (order := shuffled_order(recipe, len(split.test))) is not None:
+        outputs = select(outputs, torch.tensor(order).argsort())
+    if (groups := split.test.groups) is not None:
+        codes = {group: code for code, group in enumerate(sorted(set(groups)))}
+        outputs["group"] = torch.tensor([codes[group] for group in groups])
+    description, constant_rows = task.trivial()
+    scores = task.scores(outputs)
+    result = {
+        "task": name,
+        "metric": metric.name,
+        "score": metric.text(scores[metric.name]),
+        "scores": scores,
+        "by_class": _by_class(task, outputs),
+        "trivial": {"answer": description, "scores": task.scores(constant_rows)},
+        "epochs": chosen.get("epoch", epoch_rows[-1]["epoch"]),
+        "seconds": round(sum(row["seconds"] for row in epoch_rows), 3),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "start": actual_start(network),
+        "fingerprint": state.get("fingerprint", split.fingerprint),
+        "left_out": split.left_out,
+        "cautions": split.cautions,
+        "constant": constant_sites,
+        "diverged": diverged,
+        **({"notes": notes} if notes else {}),
+    }
+    run.write("rows.safetensors", save({key: value.contiguous() for key, value in outputs.items()}))
+    saving.save(
+        network,
+        run.path,
+        host=task.host(recipe.model),
+        input=(split.channels, *split.size),
+        classes=split.classes,
+        mean=list(split.mean),
+        std=list(split.std),
+        **{key: value for key in ("interpolation", "crop_pct") if (value := getattr(recipe.data, key)) is not None},
+        epochs=result["epochs"],
+        task=name,
+        scores=scores,
+    )
+    run.finish(result)
+    return result
+
+
+def _by_class(task: Task, outputs: Rows) -> dict[str, list[float | None]]:
+    """Return the score of each class by metric, for metrics that have one; None for a class without a score."""
+    scores = {}
+    for metric in task.reported():
+        if metric.by_class is not None:
+            values = metric.by_class(outputs).tolist()
+            values += [float("nan")] * (len(task.data.classes) - len(values))
+            scores[metric.name] = [None if value != value else value for value in values]
+    return scores
