@@ -26,7 +26,7 @@ import torch
 from saccade import UserError, catalog, measure
 from saccade.cli._costs import costs
 from saccade.cost import count_macs
-from saccade.specs import Published, Spec
+from saccade.specs import PublishedResult, Spec
 from saccade.surgery.insert import insert
 from timing import machine, said
 
@@ -185,7 +185,7 @@ def published_table(specs: dict[str, Spec]) -> tuple[list[str], list[dict[str, A
     return lines, rows
 
 
-def _ours(name: str, row: Published) -> tuple[int, int] | None:
+def _ours(name: str, row: PublishedResult) -> tuple[int, int] | None:
     """Return parameters and MACs of the network of ``row``; None if it cannot be built."""
     options: dict[str, Any] = {}
     with contextlib.suppress(UserError):  # a note that is not a setting

@@ -31,17 +31,17 @@ from saccade.ops.gating import (
     narrow_conv2d,
     pooled_mean,
 )
+from saccade.ops.global_conv import global_depthwise_conv
 from saccade.ops.local_attention import local_attention, local_attention_definition
 from saccade.ops.relative import (
     relative_attention,
     relative_attention_definition,
     relative_bias,
     relative_bias_definition,
-    windows,
+    table_runs,
 )
 from saccade.ops.resample import bilinear, bilinear_definition, window_means, window_means_definition
 from saccade.ops.strip import strip_means, strip_means_definition
-from saccade.ops.whole import whole_conv
 
 __all__ = ["OPERATORS", "Bound", "Subject", "mechanism", "operator"]
 
@@ -129,7 +129,7 @@ def _two_gates(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
 def _attention(small: bool) -> Row:
     b, c, h, w = _size(small)
     e, v, m = c // 4, c // 2, h * w
-    leaves = _draw(query=(b, m, e), key=(b, m, e), value=(b, m, v), down=(b, m, h), across=(b, m, w))
+    leaves = _draw(query=(b, m, e), key=(b, m, e), value=(b, m, v), row_bias=(b, m, h), column_bias=(b, m, w))
     return (
         lambda **t: attention(scale=e**-0.5, **t),
         lambda **t: attention_definition(scale=e**-0.5, **t),
@@ -161,11 +161,11 @@ def _places(b: int, keys: int) -> Tensor:
 
 def _bias(small: bool) -> Row:
     b, _, h, w = _size(small)
-    leaves = _draw(table=(2, 2 * h - 1, 2 * w - 1)) | {"places": _places(b, 9)}
+    leaves = _draw(table=(2, 2 * h - 1, 2 * w - 1)) | {"key_yx": _places(b, 9)}
     every = slice(0, None)
     return (
-        lambda table, places: relative_bias(windows(table), places, (h, w), every),
-        lambda table, places: relative_bias_definition(table, places, (h, w), every),
+        lambda table, key_yx: relative_bias(table_runs(table), key_yx, (h, w), every),
+        lambda table, key_yx: relative_bias_definition(table, key_yx, (h, w), every),
         leaves,
     )
 
@@ -174,7 +174,7 @@ def _relative(small: bool) -> Row:
     b, c, h, w = _size(small)
     e, keys = c // 4, h * w // 4
     leaves = _draw(query=(b, 2, e, h * w), key=(b, 2, e, keys), value=(b, 2, e, keys))
-    leaves |= {"places": _places(b, keys)} | _draw(table=(2, 2 * h - 1, 2 * w - 1))
+    leaves |= {"key_yx": _places(b, keys)} | _draw(table=(2, 2 * h - 1, 2 * w - 1))
     return (
         lambda **t: relative_attention(size=(h, w), scale=e**-0.5, **t),
         lambda **t: relative_attention_definition(size=(h, w), scale=e**-0.5, **t),
@@ -208,7 +208,7 @@ def _whole(small: bool) -> Row:
         conv = nn.Conv2d(c, c, (h, w), groups=c, device="meta")
         del conv.weight, conv.bias
         conv.weight, conv.bias = weight, bias  # leaves, which are to take the gradient
-        return whole_conv(conv, x)
+        return global_depthwise_conv(conv, x)
 
     def plain(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return F.conv2d(x, weight, bias, groups=c)
@@ -239,7 +239,7 @@ OPERATORS: Mapping[str, Callable[[bool], Row]] = {
     "relative_attention": _relative,
     "relative_bias": _bias,
     "strip_means": _on_a_map(strip_means, strip_means_definition),
-    "whole_conv": _whole,
+    "global_depthwise_conv": _whole,
     "window_means": _on_a_map(lambda x: window_means(x, (3, 4)), lambda x: window_means_definition(x, (3, 4))),
 }  # fmt: skip
 """Each name makes, for small operands or not, the operator, its definition and the operands."""

@@ -166,7 +166,7 @@ def saccade_loop(recipe: str) -> None:
     from saccade.training import checkpointer
 
     keep_freed_memory()
-    checkpointer._STEP_EVERY = 0.0  # every step is reported
+    checkpointer._STEP_INTERVAL = 0.0  # every step is reported
     steps, decided = _Steps(), dict[str, Any]()
 
     def hear(event: Event) -> None:
@@ -181,7 +181,7 @@ def saccade_loop(recipe: str) -> None:
                 decided.update(event.settings)
 
     with tempfile.TemporaryDirectory() as folder:
-        series.train(Recipe.model_validate_json(recipe), Path(folder) / "run", device="cpu", notify=hear)
+        series.train_run(Recipe.model_validate_json(recipe), Path(folder) / "run", device="cpu", notify=hear)
 
 
 def bare_loop(recipe: str) -> None:

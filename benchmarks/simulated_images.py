@@ -2,7 +2,7 @@
 
 Images are of different difficulty, each arm has its own strong and weak images, and runs differ as a whole. All arms
 are equally good on the population of images, so every "helps" or "hurts" is false. It shows that the image variance
-which ``image_variances`` reads from right and wrong answers is the true one, and that intervals hold.
+which ``variance_components`` reads from right and wrong answers is the true one, and that intervals hold.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from saccade.study.blocks import Design, Judgement, fit, judge
-from saccade.study.precision import ImageError, image_floor, image_variances, lasting_error, standard_error
+from saccade.study.blocks import Design, Judgement, compute_verdicts, fit
+from saccade.study.precision import ImageError, image_floor, squared_image_error, standard_error, variance_components
 
 Floats = NDArray[np.float64]
 
@@ -65,17 +65,17 @@ def simulate_images(
         mechanisms: arms beside none.
         alpha: as in a study.
     """
-    design = Design.of(np.ones((1 + mechanisms, seeds), dtype=bool))
+    design = Design.from_present(np.ones((1 + mechanisms, seeds), dtype=bool))
     estimates, errors, parts = [], [], []
     for _ in range(studies):
         arm = 3.2 + 2.2 * rng.standard_normal(images) + taste * rng.standard_normal((1 + mechanisms, 1, images))
         run = run_sd * rng.standard_normal((1 + mechanisms, seeds, 1))
         right = arm + run + rng.standard_normal((1 + mechanisms, seeds, images)) > 0
         fitted = fit(100 * right.mean(axis=2), design)
-        between, within = image_variances(100.0 * right[1:] - 100.0 * right[0])
+        between, within = variance_components(100.0 * right[1:] - 100.0 * right[0])
         estimates.append(fitted.differences[1:])
         errors.append(fitted.se[1:])
-        parts.append(lasting_error(between, within, seeds, images))
+        parts.append(squared_image_error(between, within, seeds, images))
     d, from_seeds, lasting = np.array(estimates), np.array(errors), np.array(parts)
     df = design.difference_df[1:]
     se, whole_df, lasting_se = standard_error(
@@ -84,7 +84,7 @@ def simulate_images(
     family = np.ones(mechanisms, dtype=bool)
 
     def tests(se: Floats, df: Floats) -> Judgement:
-        return judge(d, se, df, family=family, margin=1.0, alpha=alpha)
+        return compute_verdicts(d, se, df, family=family, margin=1.0, alpha=alpha)
 
     def coverage(found: Judgement) -> float:
         return share((found.low <= 0) & (found.high >= 0))

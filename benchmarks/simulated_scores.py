@@ -33,9 +33,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drawn_scores import ARMS, GROUPS, SEEDS, Sets, ap, auroc, miou
-from saccade.study.blocks import Design, fit, judge
-from saccade.study.precision import ImageError, image_df, image_floor, image_variances, lasting_error, standard_error
-from saccade.study.pseudovalues import BLOCKS, MOST
+from saccade.study.blocks import Design, compute_verdicts, fit
+from saccade.study.precision import (
+    ImageError,
+    image_df,
+    image_floor,
+    squared_image_error,
+    standard_error,
+    variance_components,
+)
+from saccade.study.pseudovalues import BLOCKS, MAX_UNITS
 from simulated_images import line, share, show
 
 Floats = NDArray[np.float64]
@@ -65,13 +72,13 @@ class Tally:
     def add(self, scores: Floats, values: Floats, sizes: NDArray[np.int64]) -> None:
         """Judge studies: scores (studies, arms, seeds), pseudo-values (studies, arms, seeds, units)."""
         _, arms, seeds, units = values.shape
-        design = Design.of(np.ones((arms, seeds), dtype=bool))
+        design = Design.from_present(np.ones((arms, seeds), dtype=bool))
         fitted = fit(scores, design)
-        lasting = lasting_error(*image_variances(values[:, 1:] - values[:, :1]), seeds, units)
+        lasting = squared_image_error(*variance_components(values[:, 1:] - values[:, :1]), seeds, units)
         images = ImageError(lasting, image_df(sizes), image_floor(int(sizes.sum()), 100.0))
         se, df, lasts = standard_error(fitted.se[:, 1:], design.difference_df[1:], images)
         family = np.ones(arms - 1, dtype=bool)
-        tests = judge(fitted.differences[:, 1:], se, df, family=family, margin=1.0, alpha=0.05)
+        tests = compute_verdicts(fitted.differences[:, 1:], se, df, family=family, margin=1.0, alpha=0.05)
         self.difference.append(fitted.differences[:, 1:])
         self.low.append(tests.low)
         self.high.append(tests.high)
@@ -122,7 +129,7 @@ def starts(cell: str) -> tuple[NDArray[np.int64], int]:
     if cell == "9-groups":
         return np.concatenate([[0], np.cumsum(GROUPS)[:-1]]), int(GROUPS.sum())
     images = int(cell)
-    return (np.arange(BLOCKS) * images // BLOCKS if images > MOST else np.arange(images)), images
+    return (np.arange(BLOCKS) * images // BLOCKS if images > MAX_UNITS else np.arange(images)), images
 
 
 def simulate(cell: str, taste: float, studies: int, rng: np.random.Generator) -> dict[tuple[int, int], Figures]:

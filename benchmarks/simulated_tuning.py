@@ -7,10 +7,10 @@ No arm does anything: every arm at its best value scores the same. The values di
 costs *gap*, in units of the residual SD of a run. The curve is *same* (one best value for all arms) or *shifted* (the
 best value of ``none`` lies a step beside that of the others). Every arm chooses by the mean of its tuning runs on
 validation images; then every judged run adds its own noise to what its value is worth, and the study goes through
-``fit`` and ``judge`` of ``saccade.study.blocks``.
+``fit`` and ``compute_verdicts`` of ``saccade.study.blocks``.
 
 The validation images have a taste of their own: what they add to an arm with a value at every seed has *val* times the
-variance of a run. ``forecast.LASTING`` / ``forecast.CHANGED``, 0.03, is what two arms on real images have at most.
+variance of a run. ``forecast.ARM_DISAGREEMENT`` / ``RUN_DISAGREEMENT``, 0.03, is the most measured on real images.
 
 Four figures are taken, in per cent, and one in residual SDs:
 
@@ -38,7 +38,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from saccade.study.blocks import Design, Judgement, fit, judge
+from saccade.study.blocks import Design, Judgement, compute_verdicts, fit
 from saccade.study.precision import planned_detectable
 from simulated_images import line, share
 from simulation import NOISES, noise
@@ -92,7 +92,7 @@ def simulate(
     lasting = np.sqrt(val) * rng.standard_normal((studies, arms, values, 1))
     tuning = noise(kind, (studies, arms, values, seeds * repeats), rng) + truth[..., None] + lasting
     judged = noise(kind, (studies, arms, seeds), rng)
-    design = Design.of(np.ones((arms, seeds), dtype=bool))
+    design = Design.from_present(np.ones((arms, seeds), dtype=bool))
 
     def scores(choice: NDArray[np.int64]) -> Floats:
         """What the chosen values (studies, arms, seeds or 1) are worth."""
@@ -101,7 +101,7 @@ def simulate(
     def study(values: Floats) -> Judgement:
         fitted = fit(values + judged, design)
         family = np.ones(arms - 1, dtype=bool)
-        return judge(
+        return compute_verdicts(
             fitted.differences[:, 1:], fitted.se[:, 1:], design.difference_df[1:], family=family, margin=1.0, alpha=0.05
         )
 

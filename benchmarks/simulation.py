@@ -4,7 +4,7 @@
     python benchmarks/simulation.py --arms 4 --seeds 3             # some cells only
     python benchmarks/simulation.py --scale-from runs/digits-10/results.json
 
-Every simulated study goes through ``fit`` and ``judge`` of ``saccade.study.blocks`` and ``lasting_error`` and
+Every simulated study uses ``fit`` and ``compute_verdicts`` of ``saccade.study.blocks``, ``squared_image_error`` and
 ``standard_error`` of ``saccade.study.precision``, the lines that ``analyse`` itself runs.
 
 A score is level + effect + seed + images + noise, rounded to 1 / test images. The noise of a run is normal, t with 5
@@ -48,12 +48,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from saccade.study.blocks import Design, Judgement, fit, judge
+from saccade.study.blocks import Design, Judgement, compute_verdicts, fit
 from saccade.study.precision import (
     ImageError,
     image_floor,
-    lasting_error,
     planned_detectable,
+    squared_image_error,
     standard_error,
     stated_detectable,
 )
@@ -157,7 +157,7 @@ def simulate(
     controls: int = 0,
     margin: float = 1.0,
     alpha: float = 0.05,
-    judging: Callable[..., Judgement] = judge,
+    judging: Callable[..., Judgement] = compute_verdicts,
     error: Callable[..., tuple[Floats, Floats, Floats]] = standard_error,
 ) -> Figures:
     """Run the studies and count; ``judging`` and ``error`` let a test put in a broken one.
@@ -172,11 +172,11 @@ def simulate(
         controls: how many arms are no mechanisms.
         margin: points.
         alpha: as in a study.
-        judging: takes the place of ``judge``.
+        judging: takes the place of ``compute_verdicts``.
         error: takes the place of ``standard_error``.
     """
     arms, seeds = layout.present.shape
-    design = Design.of(layout.present)
+    design = Design.from_present(layout.present)
     family = np.arange(1, arms) < arms - controls
     mechanisms = int(family.sum())
     step = 100 / scale.images
@@ -191,7 +191,7 @@ def simulate(
     of_between = variances_of_differences(studies, arms, scale.images - 1, rng)
     of_within = variances_of_differences(studies, arms, (scale.images - 1) * (seeds - 1), rng)
     between = (lasts * scale.images + chance / pairs) * of_between
-    lasting = lasting_error(between, chance * of_within, pairs, scale.images)
+    lasting = squared_image_error(between, chance * of_within, pairs, scale.images)
     images = ImageError(lasting, scale.images - 1, image_floor(scale.images, 100.0))
 
     def study(gain: float | Floats = 0.0) -> tuple[Floats, Floats, Judgement]:

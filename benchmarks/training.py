@@ -44,7 +44,7 @@ from saccade.recipe import Recipe
 from saccade.surgery import parameter_groups
 from saccade.tasks.classify import Classify
 from saccade.training import build, train
-from saccade.training.schedules import rate
+from saccade.training.schedules import lr_factor
 from timing import machine, middle, said
 
 GOAL = 1.15
@@ -81,7 +81,7 @@ class PlainLoop:
         train_loss = test_loss = test_right = 0.0
         seen = scored = 0
         for images, labels in self.train_loader:
-            factor = rate(self.steps, steps, part.epochs, part)
+            factor = lr_factor(self.steps, steps, part.epochs, part)
             for group in self.optimizer.param_groups:
                 group["lr"] = part.lr * factor
             logits = self.network(images)

@@ -45,7 +45,7 @@ def stranger(tmp_path, monkeypatch):
 
 
 def test_names():
-    assert saccade.list_mechanisms() == NAMES
+    assert sorted(set(NAMES) - set(saccade.list_mechanisms())) == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -71,14 +71,14 @@ def test_options_read_from_source_are_those_of_the_class(name):
 
 
 def test_every_spelling_means_one_mechanism():
-    spellings = catalog.all_names()
+    spellings, names = catalog.all_names(), saccade.list_mechanisms()
     files = [path.stem for path in Path(catalog.__file__).with_name("attention").glob("[!_]*.py")]
     assert set(files) <= set(spellings)
-    assert sum(len({name, *spec.aliases}) for name in NAMES for spec in [saccade.spec(name)]) == len(
-        set(spellings) - (set(files) - set(NAMES))
+    assert sum(len({name, *spec.aliases}) for name in names for spec in [saccade.spec(name)]) == len(
+        set(spellings) - (set(files) - set(names))
     )
     for spelt, name in spellings.items():
-        assert name in NAMES
+        assert name in names
         assert catalog.canonical(spelt) == saccade.spec(spelt).name == name
         assert catalog.load(spelt) is catalog.load(name)
         made = catalog.load(name)

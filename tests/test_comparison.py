@@ -85,7 +85,7 @@ def test_a_notebook_and_the_same_with_other_code(tmp_path):
     done = _python(["-"], tmp_path, "WIDTH = 16\n" + NOTEBOOK)
     assert done.stdout.splitlines() == ["True", "['stem.2', 'deep.2']"], done.stderr
     skipped = _python(["-"], tmp_path, "WIDTH = 16  # the same\n" + NOTEBOOK)
-    assert "2 of 2 runs are there already" in skipped.stderr
+    assert "2 of 2 runs are already finished" in skipped.stderr
     other = _python(["-"], tmp_path, "WIDTH = 24\n" + NOTEBOOK)
     assert "study holds another study: recipe.model.code is" in other.stderr
     assert "the code of the function that builds the host changed" in other.stderr
@@ -139,7 +139,7 @@ def test_keywords_are_those_of_the_command_line(desk):
     assert (base.data.skip_bad, base.task.name) == (True, "classify")
     assert study.arms[3].recipe(base, 0).model.model_dump(exclude_none=True)["options"] == {}
     own = study.arms[4].recipe(base, 0).model
-    assert builders.find((own.name, own.code)) is plain
+    assert builders.find_builder((own.name, own.code)) is plain
     assert list(design.planned) == [
         StudyPlanned(
             Path("here"), "none, se, das:alpha=0.5, wide, mine, extra for se × 2 seeds = 12 runs, 2 at a time -> here"
@@ -163,7 +163,7 @@ def test_lists_and_texts_mean_the_same(desk):
         ({"model": "torch.nn:Linaer"}, "no function or class 'Linaer'. Did you mean 'Linear'"),
         ({"model": {"nmae": "resnet18"}}, "Did you mean 'name'"),
         ({"arms": {"wide": "resnet50"}}, "the arm 'wide' is 'resnet50'; a dictionary is needed"),
-        ({"arms": {"wide": {"modle": "resnet50"}}}, "the arm 'wide': 'modle' is no key of a recipe. Did you mean"),
+        ({"arms": {"wide": {"modle": "resnet50"}}}, "the arm 'wide': 'modle' is not a recipe key. Did you mean"),
         ({"arms": {"none": {"model": "resnet50"}}}, "is the name of the plain network"),
         ({"attention": ["cbma"]}, "Did you mean 'cbam'"),
         ({"seeds": [1, 1]}, "the seed 1 is given twice"),

@@ -89,4 +89,4 @@ def test_trust_reaches_the_folder_of_a_teacher(desk):
             assert run.result["epochs"] == 1
         with pytest.raises(UserError, match=rf"names the host '{named}'") if refused else nullcontext():
             recipe = Recipe().with_overrides({**settings, "model.name": "resnet10t"}).model_dump(mode="json")
-            assert worker.check([recipe], None, "cpu", ignore, trust=trust)["decided"]
+            assert worker.check_study([recipe], None, "cpu", ignore, trust=trust)["decided"]

@@ -8,9 +8,9 @@ from made_results import ERROR, made
 
 from saccade import screen as screen_module
 from saccade.events import (
-    Checking,
+    ChecksBegan,
     DataOpened,
-    EngineChanged,
+    EngineStatus,
     EpochEnded,
     FilesChecked,
     RunBegan,
@@ -22,11 +22,11 @@ from saccade.events import (
 )
 from saccade.screen import Screen
 from saccade.study.costs import ArmCost, Latency
-from saccade.study.run_notes import Note
+from saccade.study.run_notes import StudyNote
 
 RUN = (0, "eca:kernel_size=[3,5]", 1)
 EVENTS = [
-    Checking(),
+    ChecksBegan(),
     FilesChecked(3, 9),
     DataOpened("nine images", ("[2] of 4 are trained on",)),
     StudyBegan(runs=6, finished=2, slots=1),
@@ -75,7 +75,7 @@ def test_run_moved_to_another_slot_is_shown_once(capsys, monkeypatch):
     monkeypatch.setattr(screen_module, "_HEARTBEAT_SECONDS", 0.01)
     lost, moved, other = (0, "das", 1), (1, "das", 1), (1, "none", 0)
     with Screen() as screen:
-        screen(EngineChanged("a cluster"))
+        screen(EngineStatus("a cluster"))
         for run in (lost, other):
             screen(RunBegan(*run, attempt=1))
         screen(RunEnded(*other, "done", None, "80.00 %"))
@@ -111,7 +111,7 @@ def test_terminal_gets_bars(capsys, monkeypatch):
 
 def _results(**more):
     found = made({"none": [89.0, 90, 91], "eca": [91.0, 92.5, None], "se": [None] * 3},
-                 notes=[Note("analysis", "a [first] look")], **more)  # fmt: skip
+                 notes=[StudyNote("analysis", "a [first] look")], **more)  # fmt: skip
     cost = ArmCost(1234, 25_500_000, Latency(3.21, 3.0, 3.5), 16, Latency(9, 8, 10), 1, "cpu")
     none, eca, se = found.arms
     return replace(found, arms=(none, replace(eca, cost=cost), replace(se, parameters=None)))

@@ -205,7 +205,7 @@ def test_a_paper_with_more_stages_than_the_host_takes_all_and_says_so(caplog):
     with caplog.at_level("WARNING", "saccade"):
         chosen = select(inspect_unplugged(Stages(), SIZE), "paper", spec)
     assert (chosen.position, [site.path for site in chosen.sites]) == ("stage", ["a.1", "b.1"])
-    assert "puts it at 'stage[-3]', which Stages does not have: 'stage' is taken" in caplog.text
+    assert "puts it at 'stage[-3]', which Stages does not have; using 'stage' instead" in caplog.text
     with pytest.raises(UserError, match=r"'stage\[-3\]' leaves none of 2 sites: a.1, b.1"):
         select(inspect_unplugged(Stages(), SIZE), "stage[-3]", spec)
 
@@ -213,7 +213,7 @@ def test_a_paper_with_more_stages_than_the_host_takes_all_and_says_so(caplog):
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_a_scripted_module_is_refused_by_name():
     host = nn.Sequential(nn.Conv2d(3, 8, 3), torch.jit.trace(nn.Conv2d(8, 8, 3), torch.randn(1, 8, 9, 9)))
-    with pytest.raises(UserError, match="the module '1' is compiled: nobody sees what happens inside"):
+    with pytest.raises(UserError, match="the module '1' is compiled and cannot be traced"):
         plug(host, "se", where="0", input=SIZE)
 
 

@@ -93,7 +93,7 @@ class TestCells:
             assert figures.found > 5 * figures.wrong
 
     def test_without_the_images_they_would_lie(self, monkeypatch):
-        monkeypatch.setattr(simulated_scores, "lasting_error", lambda between, *_: np.zeros_like(between))
+        monkeypatch.setattr(simulated_scores, "squared_image_error", lambda between, *_: np.zeros_like(between))
         monkeypatch.setattr(simulated_scores, "image_floor", lambda *_: 0.0)
         figures = simulated_scores.simulate("auroc-72", 0.7, 1000, np.random.default_rng(51))[5, 5]
         assert figures.any_false > 12

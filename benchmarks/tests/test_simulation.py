@@ -8,7 +8,7 @@ from example_studies import analyse, draw
 
 import simulated_images
 import simulation
-from saccade.study.blocks import Design, fit, judge
+from saccade.study.blocks import Design, compute_verdicts, fit
 from saccade.study.precision import seeds_needed, standard_error
 
 
@@ -38,13 +38,13 @@ class TestSimulation:
 
     def test_without_holm_it_would_lie(self):
         def uncorrected(*args, family, **rest):
-            return judge(*args, family=np.zeros_like(family), **rest)
+            return compute_verdicts(*args, family=np.zeros_like(family), **rest)
 
         assert self.figures(judging=uncorrected).any_false > 9
 
     def test_with_the_normal_instead_of_t_it_would_lie(self):
         def normal(differences, se, df, **rest):
-            return judge(differences, se, 10**7, **rest)
+            return compute_verdicts(differences, se, 10**7, **rest)
 
         figures = self.figures(judging=normal)
         assert figures.coverage < 92
@@ -100,11 +100,11 @@ class TestSimulation:
         scale = simulation.Scale(sigma=0.8)
         for difference, ways in ((1.3, {"helps"}), (0.1, {"equal", "helps", "hurts"})):
             seeds = seeds_needed(difference, sigma=scale.sigma, seeds=3, arms=4, mechanisms=3, margin=1.0)
-            design = Design.of(np.ones((4, seeds)))
+            design = Design.from_present(np.ones((4, seeds)))
             noise = scale.sigma * simulation.noise("normal", (1000, 4, seeds), np.random.default_rng(23))
             noise[:, 1] += difference
             fitted = fit(noise, design)
-            tests = judge(
+            tests = compute_verdicts(
                 fitted.differences[:, 1:],
                 fitted.se[:, 1:],
                 design.difference_df[1:],

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saccade import catalog, defaults
-from saccade.data import layout_of
+from saccade.data import find_layout
 from saccade.errors import UserError, explain_missing_packages
 from saccade.events import Notify, ReportBegan, StudyPlanned, ignore
 from saccade.recipe import Recipe
 from saccade.study.arms import BASELINE
 from saccade.study.arms import arms as parse_arms
 from saccade.study.engine import execute, slots_for
-from saccade.study.ladder import Settings, ladder
 from saccade.study.plan import TUNING, Study
 from saccade.study.plan import seeds as parse_seeds
 from saccade.study.tuning import Tuning
-from saccade.trust import Trust, together
+from saccade.study.tuning_grid import Settings, tuning_grid
+from saccade.trust import Trust, add_trust
 
 if TYPE_CHECKING:
     from saccade.study.forecast import Forecast
@@ -149,7 +149,7 @@ def _tune(tuning: Tuning, slots: int | None, device: str, notify: Notify, **exec
             f"{len(failed)} of {len(outcomes)} tuning runs failed, so no value can be chosen; the first is "
             f"{run.arm.name}, seed {run.seed}: {failed[0].reason}. Repeat the command to try them again."
         )
-    return tuning.judged()
+    return tuning.tuned_study()
 
 
 def forecast(
@@ -185,13 +185,15 @@ def forecast(
         design = _design(data, model, attention, **options)
         for event in design.events:
             notify(event)
-        from saccade.study.forecast import forecast as forecast_study  # imported late, because it imports torch
+        from saccade.study.forecast import forecast_study as forecast_study  # imported late, because it imports torch
 
         device, tuning = options.get("device", "auto"), design.tuning
         if tuning is None:
             return forecast_study(design.study, design.parallel_runs, device, design.trust)
         runs = sum(run.finished is None for run in tuning.runs())
-        result = forecast_study(design.study if runs else tuning.judged(), design.parallel_runs, device, design.trust)
+        result = forecast_study(
+            design.study if runs else tuning.tuned_study(), design.parallel_runs, device, design.trust
+        )
         return replace(result, tuning_runs=runs, tuning_minutes=runs * result.minutes / max(result.runs, 1))
 
 
@@ -252,12 +254,12 @@ def _design(
         mechanism = base.attention.mechanism
         attention = mechanism if mechanism != BASELINE else "" if arms else _DEFAULT_MECHANISMS
     study_arms = parse_arms(_as_list(attention), _as_list(controls), arms)
-    seed_values = _seeds(layout_of(base.data).seeds if seeds is None else seeds)
+    seed_values = _seeds(find_layout(base.data).n_seeds if seeds is None else seeds)
     if slots is not None and not 1 <= slots <= _MAX_SLOTS:
         raise UserError(f"slots = {slots}: from 1 to {_MAX_SLOTS} parallel runs are allowed")
     if address is not None and engine != "ray":
         raise UserError(f"address {address!r}: only a Ray cluster has an address; add --engine ray")
-    grid = ladder(_tune_texts(tune), base)
+    grid = tuning_grid(_tune_texts(tune), base)
     study, tuning = _claim_folder(Study(base, study_arms, seed_values, _NO_FOLDER, margin), grid, tune_seeds, out)
     parallel_runs = slots or slots_for(base.training.threads, device)
 
@@ -279,7 +281,7 @@ def _design(
         events.append(StudyPlanned(study.folder, trials))
     # Names given by the caller are trusted; those from files have been checked.
     model_names = (arm.recipe(base, 0).model.name for arm in study_arms)
-    trusted = together(trust, *(catalog.named(arm.mechanism) for arm in study_arms), *model_names)
+    trusted = add_trust(trust, *(catalog.mechanism_name(arm.mechanism) for arm in study_arms), *model_names)
     return _Design(study, tuning, parallel_runs, tuple(events), trusted)
 
 
@@ -292,7 +294,7 @@ def _tune_texts(tune: str | Iterable[str] | Mapping[str, Iterable[Any]]) -> list
 
 def _as_list(names: str | Iterable[str]) -> list[str]:
     """Return the names in a list, or in text separated by commas."""
-    return catalog.split(names) if isinstance(names, str) else list(names)
+    return catalog.split_list(names) if isinstance(names, str) else list(names)
 
 
 def _seeds(seeds: int | str | Iterable[int]) -> tuple[int, ...]:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from saccade import builders, catalog
-from saccade.data import layout_of
+from saccade.data import find_layout
 from saccade.recipe import Recipe, builtin_recipe, parse_setting
 from saccade.recipe_paths import with_absolute_paths
-from saccade.study.arms import placed
+from saccade.study.arms import split_position
 from saccade.trust import Trust, check_mechanism
 
 __all__ = ["Host", "Settings", "choose_recipe", "locate", "overrides_from"]
@@ -107,7 +107,7 @@ def locate(recipe: Recipe) -> Recipe:
     Raises:
         UserError: the source of the images does not exist.
     """
-    source = layout_of(recipe.data).located(recipe.data.source)
+    source = find_layout(recipe.data).resolve_source(recipe.data.source)
     sections = recipe.model_dump(include={"model", "training"})
     values = {f"{section}.{key}": value for section, keys in sections.items() for key, value in keys.items()}
     paths = {key: value for key, value in with_absolute_paths(values).items() if value != values[key]}
@@ -119,7 +119,7 @@ def _builtin_for(source: str | Path, settings: Mapping[str, Any]) -> Recipe:
         # The weights in settings replace those of the recipe.
         return builtin_recipe("finetune").with_overrides({"model.pretrained": False})
     data = Recipe().with_overrides({"data.source": os.fspath(source)}).data
-    name, overrides = layout_of(data).suited(data.source)
+    name, overrides = find_layout(data).suggest_recipe(data.source)
     return builtin_recipe(name).with_overrides(overrides)
 
 
@@ -137,13 +137,13 @@ def _check_names(recipe: Recipe, file: str, replaced: Collection[str], trust: Tr
         UserError: a name is neither Saccade's, nor a library's, nor trusted.
     """
     if "model.name" not in replaced and builders.is_builder(recipe.model.name):
-        from saccade.saving.hosts import check_named  # imports torch
+        from saccade.saving.hosts import check_host_name  # imports torch
 
-        check_named({"call": recipe.model.name}, file, trust)
+        check_host_name({"call": recipe.model.name}, file, trust)
     if "attention.mechanism" in replaced:
         return
-    for text in catalog.split(recipe.attention.mechanism):
+    for text in catalog.split_list(recipe.attention.mechanism):
         # A study may parse a position from the text, which changes the name; check the name either way.
-        for name in {catalog.named(text), catalog.named(placed(text)[0])}:
+        for name in {catalog.mechanism_name(text), catalog.mechanism_name(split_position(text)[0])}:
             if ":" in name:
                 check_mechanism(name, {}, file, trust)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from saccade import catalog, defaults
 from saccade.errors import explain_missing_packages
 from saccade.events import Notify, RunPlanned
-from saccade.imagefiles import left_out
+from saccade.imagefiles import describe_left_out
 from saccade.recipe import Recipe
-from saccade.trust import Trust, together
+from saccade.trust import Trust, add_trust
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,7 +55,7 @@ class TrainedRun:
                 f"{result['metric']} {result['score']}, in {self.folder}. A lower training.lr or a longer "
                 "training.warmup_epochs often helps."
             )
-        note = left_out(result.get("left_out", {}))
+        note = describe_left_out(result.get("left_out", {}))
         return (
             f"{result['metric']} {result['score']} on the test images after {_epochs_text(result['epochs'])} in "
             f"{result['seconds']:.0f} s; {result['parameters']:,} parameters; in {self.folder}"
@@ -139,7 +139,7 @@ def train(
 
         from saccade import training
 
-        trusted = together(trust, catalog.named(chosen.attention.mechanism), chosen.model.name)
+        trusted = add_trust(trust, catalog.mechanism_name(chosen.attention.mechanism), chosen.model.name)
         result = training.train(chosen, folder, device=device, notify=notify, trust=trusted)
         return TrainedRun(folder, result, trusted)
 

@@ -149,14 +149,14 @@ def read_rows(folder: Path) -> Rows | None:
         from safetensors import SafetensorError
         from safetensors.torch import load
 
-        from saccade.metrics.rows import count
+        from saccade.metrics.rows import count_images
 
         try:
             rows: Rows = load(content)
         except (SafetensorError, ValueError, KeyError) as error:
             raise _damaged(path, Done, f"it is not a safetensors file: {error}") from None
         try:
-            count(rows)
+            count_images(rows)
         except UserError as error:
             raise _damaged(path, Done, str(error)) from None
         return rows

@@ -25,14 +25,14 @@ from rich.text import Text
 from saccade.escaping import printable
 from saccade.events import (
     Caution,
-    Checking,
+    ChecksBegan,
     DataOpened,
-    EngineChanged,
+    EngineStatus,
     EpochEnded,
     Event,
     FilesChecked,
-    PicturesNotKept,
-    Reporting,
+    ImagesNotCached,
+    ReportBegan,
     RunBegan,
     RunEnded,
     RunEvent,
@@ -103,13 +103,13 @@ class Screen:
             case StudyPlanned(folder, description):
                 self.folder = folder
                 self.console.print(Text(printable(description)), soft_wrap=True)
-            case Reporting():
+            case ReportBegan():
                 self.print_line("measuring what each arm costs, writing the report")
-            case Checking():
+            case ChecksBegan():
                 self.print_line("checking the images, building every network")
-            case EngineChanged(description):
+            case EngineStatus(description):
                 self.print_line(description)
-            case PicturesNotKept(reason):
+            case ImagesNotCached(reason):
                 self.print_line(f"decoded images are not kept for the next run: {reason}")
             case SettingsDecided():
                 self.print_line(event.text())
@@ -170,7 +170,7 @@ class Screen:
         self.console.print(_results_table(results))
         for finding in results.verdicts.values():
             self.console.print(
-                Text(printable(finding.sentence()), style=_STYLE.get(finding.word, "")), soft_wrap=not self.bars
+                Text(printable(finding.sentence()), style=_STYLE.get(finding.verdict_text, "")), soft_wrap=not self.bars
             )
         for note in results.notes:
             self.console.print(Text(printable(f"note: {note.text}")), soft_wrap=not self.bars)
@@ -213,7 +213,7 @@ class RunScreen:
                 self.progress.update(self.bar, total=total, completed=done, description="checking images")
             case Caution(text):
                 self.console.print(f"caution: {text}", markup=False)
-            case PicturesNotKept(reason):
+            case ImagesNotCached(reason):
                 self.print_line(f"decoded images are not kept for the next run: {reason}")
             case SettingsDecided():
                 self.print_line(event.text())
@@ -311,7 +311,7 @@ def _results_table(results: StudyResults) -> Table:
     cells: list[list[Text | str]] = []
     for arm in results.arms:
         finding, cost = results.verdicts.get(arm.arm.name), arm.cost
-        word = finding.word if finding else ""
+        word = finding.verdict_text if finding else ""
         interval = None if finding is None or finding.low is None else (finding.low, finding.high)
         cells.append([
             Text(printable(arm.arm.name)),

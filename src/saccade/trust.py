@@ -69,7 +69,7 @@ def check_mechanism(name: str, options: Mapping[str, Any], owner: str, trust: Tr
         UserError: the name is neither in the catalogue nor trusted.
     """
     for mechanism in _nested_mechanisms(name, options, owner):
-        spellings = catalog.spellings()
+        spellings = catalog.all_names()
         if is_trusted(mechanism, trust) or mechanism in _CONTROLS or catalog.canonical(mechanism) in spellings:
             continue
         if ":" in mechanism:

@@ -162,7 +162,7 @@ WITHOUT_LAST = {"a2_noreconstruct"}
 # The best known code, by others than the mechanism's authors: equality with it is no equality with theirs.
 BY_OTHERS = {"a2", "dcn2", "ge", "nl", "se", "self_attention"}
 # Oracles of more than a module, or of an operator: how their names begin, and the test that reads them.
-ELSEWHERE = {"sk_bottleneck": "attention/test_selective_kernel.py", "deform_conv2d_": "ops/test_deform.py"}
+ELSEWHERE = {"sk_bottleneck": "attention/test_selective_kernel.py", "deform_conv2d_": "ops/deform/test_convolution.py"}
 
 
 def _ours(name: str, layers: Mapping[str, str | None]) -> str | None:

@@ -109,7 +109,7 @@ def test_what_cannot_be_built(options, message):
 def test_vectors_that_are_missing_or_too_many():
     x = torch.randn(2, 8, 3, 3)
     with pytest.raises(
-        ValueError, match="previous = 1 vectors of the stage before are to be read, and nobody hands them"
+        ValueError, match="previous=1 vectors of the previous stage are to be read, but the mechanism is not in"
     ):
         Emca(8, previous=1)(x)
     with pytest.raises(ValueError, match="previous = 1 vectors are read, got 2"):

@@ -15,7 +15,7 @@ from saccade import create, plug, plugs, replace, replacements
 from saccade.attention.sasa_stem import AttentionStem
 from saccade.contract.randomize import randomize
 from saccade.cost.call import ForwardCall
-from saccade.cost.macs import true_macs
+from saccade.cost.macs import operator_macs
 
 LN2, LN3 = log(2), log(3)
 BESIDE = {"relative_row": [-900, 0, -900], "relative_column": [-900, 0, -900]}
@@ -246,7 +246,7 @@ def test_networks_have_the_size_and_the_cost_of_the_paper(layers, mixtures, mill
     net.conv1.stride, net.maxpool = (1, 1), nn.MaxPool2d(4)
     replace(replace(net, "sasa_stem", input=(3, 32, 32), mixtures=mixtures), "sasa", input=(3, 32, 32))
     assert f"{sum(p.numel() for p in net.parameters()) / 1e6:.2f}" == millions
-    macs = true_macs(ForwardCall(net.eval().to("meta"), (torch.zeros(1, 3, 224, 224, device="meta"),), {}))
+    macs = operator_macs(ForwardCall(net.eval().to("meta"), (torch.zeros(1, 3, 224, 224, device="meta"),), {}))
     assert f"{2 * macs / 1e9:.2f}" == ours
     stem, *units = replacements(net)
     theirs = macs + 224**2 * 64 * mixtures * (mixtures > 1)
@@ -261,7 +261,7 @@ def test_the_cost_of_the_stem_itself():
     # For each pixel: two matrices and M of values, 3·64 each; q·r, q·k and the sum of values over 16 pixels. And the
     # logits of p, once.
     stem = create("sasa_stem", 3, out_channels=64, stride=2)
-    found = true_macs(ForwardCall(stem, (torch.zeros(2, 3, 224, 224),), {}))
+    found = operator_macs(ForwardCall(stem, (torch.zeros(2, 3, 224, 224),), {}))
     assert found == 2 * 224**2 * (6 * 3 * 64 + 3 * 16 * 64) + 16 * 4 * 16
 
 

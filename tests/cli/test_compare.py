@@ -14,7 +14,7 @@ from older_versions import as_before
 
 from saccade import Recipe
 from saccade.cli import main
-from saccade.data import layout_of
+from saccade.data import find_layout
 from saccade.recipe import Data
 from saccade.study.arms import arms
 from saccade.study.collecting import collect
@@ -134,7 +134,7 @@ def test_a_study_of_earlier_versions_goes_on(finished, tmp_path, capsys, monkeyp
         main()
     said = capsys.readouterr()
     assert not end.value.code, said.err
-    assert "3 of 4 runs are there already" in said.out
+    assert "3 of 4 runs are already finished" in said.out
     assert {path: path.read_bytes() for path in before} == before
     ours, theirs = (json.loads((home / "results.json").read_text()) for home in (tmp_path / "s", finished[0]))
     assert ours["analysis"]["differences"] == theirs["analysis"]["differences"]
@@ -326,9 +326,9 @@ def test_the_side_is_seen_through_links_and_past_what_is_no_image(tmp_path):
         (tmp_path / "photos" / name).mkdir(parents=True)
         (tmp_path / "photos" / name / "0.png").touch()
     spec = Data(source=str(tmp_path / "photos"))
-    assert layout_of(spec).suited(spec.source) == ("photos", {}), "nothing there"
+    assert find_layout(spec).suggest_recipe(spec.source) == ("photos", {}), "nothing there"
     (tmp_path / "photos/cat/linked").symlink_to(tmp_path / "store")
-    assert layout_of(spec).suited(spec.source) == ("small_images", {"data.size": 50})
+    assert find_layout(spec).suggest_recipe(spec.source) == ("small_images", {"data.size": 50})
 
 
 def test_the_plan_describes_the_images(tmp_path, monkeypatch, capsys):

@@ -12,8 +12,8 @@ SMALL = ("resnet10_small", "--input", "1,20,14", "--batch", "3")
 @pytest.fixture(autouse=True)
 def in_a_hurry(monkeypatch):
     """Limit the number of timed runs."""
-    monkeypatch.setattr("saccade.cost.latency.FEWEST", 3)
-    monkeypatch.setattr("saccade.cost.latency.MOST", 3)
+    monkeypatch.setattr("saccade.cost.latency.MIN_RUNS", 3)
+    monkeypatch.setattr("saccade.cost.latency.MAX_RUNS", 3)
 
 
 def test_the_table(run):

@@ -74,7 +74,7 @@ def test_a_saved_network(run, tmp_path):
         (("torchvision:resnet19",), "torchvision has no network 'resnet19'. Did you mean"),
         (("resnet10_small", "--where", "stages"), "'stages' is neither a position nor a site. Did you mean 'stage'"),
         (("resnet10_small", "--input", "3,32"), "--input is three positive integers"),
-        (("resnet10_small", "--input", "4,32,32"), "does not run on the input given"),
+        (("resnet10_small", "--input", "4,32,32"), "does not run on the given input"),
     ],
 )
 def test_wrong_words(run, arguments, message):

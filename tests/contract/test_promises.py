@@ -424,7 +424,7 @@ class HasADeadParameter(Right):
 
 
 class LivesAtItsStartAlone(Right):
-    spec = replace(SPEC, beside=counting(lambda c: c**2 + c + 1))
+    spec = replace(SPEC, find_function=counting(lambda c: c**2 + c + 1))
 
     def __init__(self, channels, groups=2):
         super().__init__(channels, groups)
@@ -462,7 +462,7 @@ class IsWrongInTrainAlone(Right):
 class StartsWithOneZero(Right):
     """The right twin of the next: identity at its start, and one step from learning."""
 
-    spec = replace(SPEC, beside=counting(lambda c: c**2 + c + 1), neutral=True)
+    spec = replace(SPEC, find_function=counting(lambda c: c**2 + c + 1), neutral=True)
 
     def __init__(self, channels, groups=2):
         super().__init__(channels, groups)
@@ -642,7 +642,7 @@ class IsAnotherWhenCompiled(Right):
 class HasAnotherTinyGradientWhenCompiled(Right):
     """The gradient of the scale is a trillionth of the others, and off by a millionth of itself."""
 
-    spec = replace(SPEC, beside=counting(lambda c: c**2 + c + 1))
+    spec = replace(SPEC, find_function=counting(lambda c: c**2 + c + 1))
 
     def __init__(self, channels, groups=2):
         super().__init__(channels, groups)
@@ -656,7 +656,7 @@ class HasAnotherTinyGradientWhenCompiled(Right):
 class HasAGradientThatIsNoneWhenCompiled(Right):
     """The bias in front of the norm has none but rounding; compiled it has a millionth."""
 
-    spec = replace(SPEC, beside=counting(lambda c: c**2 + 4 * c))
+    spec = replace(SPEC, find_function=counting(lambda c: c**2 + 4 * c))
 
     def __init__(self, channels, groups=2):
         super().__init__(channels, groups)

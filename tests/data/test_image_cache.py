@@ -19,7 +19,7 @@ from PIL import Image
 from saccade.data import image_cache, open_data, opening
 from saccade.data.opening import LazyImages
 from saccade.errors import UserError
-from saccade.events import PicturesNotKept
+from saccade.events import ImagesNotCached
 from saccade.recipe import Data
 
 TRAILER = image_cache._TRAILER
@@ -89,7 +89,7 @@ def test_a_second_opening_decodes_nothing_and_gives_the_same(pets, home, read, m
 
 def test_it_works_without_an_image_of_the_source_left_to_read(pets, home, monkeypatch):
     plain = facts(look(pets))
-    monkeypatch.setattr(opening, "opened", None)
+    monkeypatch.setattr(opening, "open_image", None)
     assert facts(look(pets)) == plain
 
 
@@ -194,7 +194,7 @@ def test_a_rewritten_cache_file_with_the_same_bytes_is_used(pets, home, read):
 
 def test_errors_of_broken_images_are_cached(pets, home, read):
     (pets / "train/cat/0.png").write_bytes(b"BM")
-    with pytest.raises(UserError, match=r"0\.png is no image") as first:
+    with pytest.raises(UserError, match=r"0\.png is not an image") as first:
         look(pets)
     read.clear()
     with pytest.raises(UserError) as second:
@@ -215,7 +215,7 @@ def test_it_can_be_turned_off(pets, home, read, monkeypatch, word):
     look(pets, told)
     assert len(read) == 32
     assert not home.exists()
-    assert [event for event in told if isinstance(event, PicturesNotKept)] == []
+    assert [event for event in told if isinstance(event, ImagesNotCached)] == []
 
 
 def test_an_unwritable_folder_is_reported_and_changes_nothing(pets, home, monkeypatch):
@@ -224,7 +224,7 @@ def test_an_unwritable_folder_is_reported_and_changes_nothing(pets, home, monkey
     home.write_bytes(b"a file")
     told = []
     assert facts(look(pets, told)) == plain
-    (event,) = (event for event in told if isinstance(event, PicturesNotKept))
+    (event,) = (event for event in told if isinstance(event, ImagesNotCached))
     assert str(home) in event.reason
 
 
@@ -237,7 +237,7 @@ def test_a_full_disk_is_reported_and_changes_nothing(pets, home, monkeypatch):
 
     monkeypatch.setattr(image_cache, "_write", full)
     assert facts(look(pets, told)) == plain
-    assert "No space left" in next(event for event in told if isinstance(event, PicturesNotKept)).reason
+    assert "No space left" in next(event for event in told if isinstance(event, ImagesNotCached)).reason
     assert not list(home.glob("*.pictures"))
 
 
@@ -256,18 +256,18 @@ def test_too_large_a_set_is_reported_before_decoding(pets, home, read, monkeypat
     monkeypatch.setattr(image_cache, "LIMIT", 16 * 3 * 16 * 16 - 1)
     told = []
     split = look(pets, told)
-    assert "at most" in next(event for event in told if isinstance(event, PicturesNotKept)).reason
+    assert "at most" in next(event for event in told if isinstance(event, ImagesNotCached)).reason
     assert len(read) == 16
     assert isinstance(split.train.images, torch.Tensor)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 2 * 16 * 3 * 16 * 16 - 1))
     monkeypatch.setattr(image_cache, "LIMIT", 2**30)
     told.clear()
     look(pets, told)
-    assert "free" in next(event for event in told if isinstance(event, PicturesNotKept)).reason
+    assert "free" in next(event for event in told if isinstance(event, ImagesNotCached)).reason
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 2 * 16 * 3 * 16 * 16))
     told.clear()
     look(pets, told)
-    assert [event for event in told if isinstance(event, PicturesNotKept)] == []
+    assert [event for event in told if isinstance(event, ImagesNotCached)] == []
 
 
 def test_the_least_recently_used_files_are_removed(pets, home, read, monkeypatch):
@@ -342,7 +342,7 @@ def test_a_process_that_holds_the_lock_too_long_is_not_waited_for(pets, home, re
     read.clear()
     told = []
     look(pets, told)
-    assert "another process" in next(event for event in told if isinstance(event, PicturesNotKept)).reason
+    assert "another process" in next(event for event in told if isinstance(event, ImagesNotCached)).reason
     assert len(read) == 16
 
 

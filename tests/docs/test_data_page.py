@@ -66,7 +66,7 @@ def test_each_row_is_opened_and_its_line_is_printed(tmp_path, layout, example, l
     assert f"layout   {layout}\n" in done.stdout
     assert line.replace("\\|", "|") in done.stdout
     spec = Data(source=str(tmp_path))
-    split = open_data(spec, layouts.get(layout).gives(spec)[0])
+    split = open_data(spec, layouts.get(layout).list_targets(spec)[0])
     assert min(len(split.train), len(split.test)) > 0
     assert split.train[0][0].shape[0] == 3
 
@@ -77,7 +77,7 @@ def test_no_image_is_opened_to_recognise_a_layout(tmp_path, layout, example, lin
     for path in filter(is_image, tmp_path.rglob("*")):
         path.write_bytes(b"")
     spec = Data(source=str(tmp_path))
-    recognised = layouts.layout_of(spec)
+    recognised = layouts.find_layout(spec)
     assert recognised.name == layout
     assert recognised.stamp(spec)
     with pytest.raises(UserError, match="is an empty file"):  # opening does look at them

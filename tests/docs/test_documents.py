@@ -145,7 +145,7 @@ def parse(words):
     name, verb, rest = command_line.resolve_command(click.Context(command_line), list(words))
     context = verb.make_context(name, rest)
     values = context.params
-    for text in catalog.split(values.get("attention") or ""):
+    for text in catalog.split_list(values.get("attention") or ""):
         if "my" not in text.partition(":")[0]:
             parts = [part for part in text.split(":") if not part.startswith("where=")]
             if parts != ["none"]:

@@ -115,7 +115,7 @@ def test_pipes_are_refused_without_waiting(copy, kind):
     [
         ({"label": None}, "hold nll, predicted, rank; 'label' is needed"),
         ({"predicted": None}, "hold label, nll, rank; 'predicted' is needed"),
-        ({"label": [1, 2]}, "the number of images must be one: .*label 2"),
+        ({"label": [1, 2]}, "all tensors must have the same number of images: .*label 2"),
         ({"predicted": 1}, "'predicted' is a single number; one entry for each image"),
         ({"a/b": [1]}, "'a/b' has no 'a/offsets' beside it"),
         ({"predicted": [[1, 2]] * 20}, "give no top-1: The size of tensor a"),
@@ -139,7 +139,7 @@ def test_a_damaged_run_is_repeated_once_its_folder_is_deleted(copy):
     words = ("train", "none0.toml", "--device", "cpu", "--out", "s/none/seed0")
     outcome = attack(copy, *words)
     assert outcome.code == 2
-    assert "Delete the folder s/none/seed0 and give the same command again" in outcome.printed
+    assert "Delete the folder s/none/seed0 and repeat the command" in outcome.printed
     shutil.rmtree(run)
     assert attack(copy, *words).code == 0
     assert json.loads((run / "done.json").read_text())["scores"] == whole["scores"]

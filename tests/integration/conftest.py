@@ -1,11 +1,13 @@
-"""Fixtures of tests that use several modules: one tiny run, its images, and the command line in this process."""
+"""Fixtures of tests that use several modules: hosts, saved networks, one tiny run, the command line in process."""
 
 import pytest
 
 from saccade.cli import main
+from saved_folders import evil, folder, source
+from surgery_hosts import computed, make, pair
 from tiny_runs import split, straight
 
-__all__ = ["run", "split", "straight"]
+__all__ = ["computed", "evil", "folder", "make", "pair", "run", "source", "split", "straight"]
 
 
 @pytest.fixture

@@ -137,7 +137,7 @@ def test_the_two_numbers_that_are_known_exactly():
 def test_thop_gives_the_published_sizes_of_das(bare, row):
     host = plug(bare(row.net), "das", start="paper", input=(3, 64, 64))
     on_meta = copy.deepcopy(host).to("meta")  # counting needs no values; the network of the fixture keeps its own
-    parameters, macs = thop_counts(ForwardCall.of(on_meta, (3, 224, 224), 1))
+    parameters, macs = thop_counts(ForwardCall.build(on_meta, (3, 224, 224), 1))
     assert f"thop gives {parameters / 1e6:.3f} and {macs / 1e9:.3f}" in row.note
     assert row.params is None or f"{parameters / 1e6:.2f}" == f"{row.params:.2f}"
     assert f"{macs / 1e9:.2f}" == f"{row.macs:.2f}"

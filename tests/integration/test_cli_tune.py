@@ -54,7 +54,7 @@ def test_every_arm_has_the_same_budget_and_finds_the_better_rate(run, tmp_path, 
     before = (tmp_path / "s/results.json").read_bytes()
     code, out, err = run(*WORDS, "--out", "s")
     assert code == 0, err
-    assert {"4 of 4 runs are there already", "2 of 2 runs are there already"} <= set(out.splitlines())
+    assert {"4 of 4 runs are already finished", "2 of 2 runs are already finished"} <= set(out.splitlines())
     assert (tmp_path / "s/results.json").read_bytes() == before
 
 

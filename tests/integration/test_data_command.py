@@ -62,7 +62,7 @@ def test_all_problems_are_listed(photos):
     assert done.exit_code == 1
     assert facts["used"] is None
     text = " | ".join(facts["refused"])
-    assert "0.png is no image" in text
+    assert "0.png is not an image" in text
     assert "class 'emu' in" in text
     assert "is empty" in text
     assert "but not in" in text
@@ -73,7 +73,7 @@ def test_all_problems_are_listed(photos):
 def test_a_recipe_that_a_folder_cannot_fill(photos):
     done = run(photos, "--set", "data.train_images=2", "--set", "data.options.clutter=1")
     assert done.exit_code == 1
-    assert "a folder of images has no options" in done.stdout
+    assert "this layout has no options" in done.stdout
 
 
 def test_bad_files_are_left_out_and_listed_and_strangers_counted(photos):
@@ -86,10 +86,10 @@ def test_bad_files_are_left_out_and_listed_and_strangers_counted(photos):
     assert facts["used"] == {"train": 7, "test": 4}
     assert facts["refused"] == []
     assert [sentence.rpartition("/")[2] for sentence in facts["left_out"]] == [
-        "0.png is no image in JPEG, PNG, BMP, PPM, TIFF or WEBP"
+        "0.png is not an image in JPEG, PNG, BMP, PPM, TIFF or WEBP"
     ]
     assert facts["parts"][0] == {"name": "train", "images": 7, "classes": {"cat": 3, "dog": 4}}
-    assert "3 files do not end like an image and are not read: .heic (2), .txt (1)" in facts["notes"]
+    assert "3 files have no image suffix and are not read: .heic (2), .txt (1)" in facts["notes"]
     assert (photos.parent / "sheet.png").exists()
     assert "left out " in run(photos, "--skip-bad").stdout
     assert run(photos).exit_code == 1  # the twin
@@ -111,7 +111,7 @@ def test_bad_files_that_are_not_selected_are_a_note(photos):
     assert [
         note
         for note in facts["notes"]
-        if note.startswith(f"1 bad files are not among the images that are taken: {beside[0]}")
+        if note.startswith(f"1 bad files are not among the selected images: {beside[0]}")
     ], facts["notes"]
     whole = json.loads(run(photos, "--json").stdout)  # the twin
     assert whole["height"] == 224
@@ -130,14 +130,14 @@ def test_images_of_one_colour_are_a_note(tmp_path):
     Image.new("RGB", (16, 16), (9, 99, 200)).save(tmp_path / "a" / "1.png")
     said = run(tmp_path).stdout
     assert "2 of 6 images are of one colour or nearly so" in said
-    assert "1 of them hold 16-bit grey" in said
+    assert "1 of them are 16-bit greyscale" in said
 
 
 def test_links_within_a_class_are_a_note(photos):
     (photos / "train/cat/9.png").symlink_to("0.png")
     said = run(photos)
     assert said.exit_code == 0
-    assert "1 files are links to others of their class, which are taken once" in said.stdout
+    assert "1 files are links to images of the same class; each image is used once" in said.stdout
 
 
 @pytest.mark.parametrize("source", ["digits", "folder"])
@@ -156,7 +156,7 @@ def test_a_sheet_is_drawn_whole(tmp_path, photos, source):
 def test_boxes_are_drawn_at_their_place():
     scenes = Scenes("train", 1, 40, clutter=0, distractors=0)
     spec = Data(train_images=2, options={"clutter": 0, "distractors": 0})
-    cell = Digits().cells(spec, "train", 5)[0]
+    cell = Digits().read_cells(spec, "train", 5)[0]
     picture = np.asarray(sheet._draw_cell(cell))
     x1, y1, x2, y2 = (scenes.scene(0).boxes[0] * 4).int().tolist()
     frame = (picture == np.array(sheet._TINTS[0])).all(2)

@@ -98,7 +98,7 @@ LIES = {
     "an unknown delimiter": (
         [line.replace(",", "|") for line in ROWS],
         "labels.csv has the one column 'file|label'; at least 2 are needed, separated by a comma, a semicolon or a "
-        "tab; '|' separates nothing here",
+        "tab; '|' is not supported",
     ),
     "two columns of one name": (
         [f"{line},x" if n else "file,label,label" for n, line in enumerate(ROWS)],
@@ -191,7 +191,7 @@ def cleaned(root, lines):
 
 def test_what_is_cleaned_is_said(root):
     notes, classes = cleaned(root, changed(ROWS, l2="0.png,a ", l3='1.png," b"'))
-    assert "2 labels have blanks around them, which are taken off" in notes
+    assert "2 labels have spaces around them, which are removed" in notes
     assert classes == {"a": 4, "b": 4}
     notes, classes = cleaned(root, changed(ROWS, l2="0.png,A", l4="2.png,A"))
     assert "the labels 'A' and 'a' differ in capital letters only and are kept apart" in notes

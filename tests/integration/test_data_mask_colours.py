@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from saccade.data import layouts, open_data
-from saccade.data.colour_maps import class_map
+from saccade.data.colour_maps import read_class_map
 from saccade.errors import UserError
 from saccade.recipe import Data
 
@@ -76,7 +76,7 @@ def test_a_palette_keeps_its_indices_or_its_colours(tmp_path):
     (tmp_path / "labelmap.txt").write_text("car:0,128,192::\nroad:128,64,128::\nsky:0,0,0::\n")
     split = opened(tmp_path)  # the colours are in the map, in another order
     assert split.classes == ["car", "road", "sky"]
-    torch.testing.assert_close(2 - split.train.target(0), split.train.picture(0)[0], rtol=0, atol=0)
+    torch.testing.assert_close(2 - split.train.target(0), split.train.raw_image(0)[0], rtol=0, atol=0)
     fill(tmp_path, lambda pixels: palette(pixels, COLOURS + 1))
     assert agree(opened(tmp_path))  # the colours are in no map: the indices count
 
@@ -97,7 +97,7 @@ def test_index_255_of_a_palette_is_void_whatever_its_colour(tmp_path):
     fill(tmp_path, lambda pixels: palette(pixels, colours), values=(0, 1, 2, 255))
     (tmp_path / "labelmap.txt").write_text("car:0,128,192::\nroad:128,64,128::\nsky:0,0,0::\n")
     split = opened(tmp_path)
-    red, found = split.train.picture(0)[0], split.train.target(0)
+    red, found = split.train.raw_image(0)[0], split.train.target(0)
     torch.testing.assert_close(found == 255, red == 255, rtol=0, atol=0)
     torch.testing.assert_close((2 - found)[red < 255], red[red < 255], rtol=0, atol=0)
 
@@ -150,7 +150,7 @@ def test_void_by_its_name(tmp_path, word):
     (tmp_path / "labelmap.txt").write_text(MAPS["labelmap.txt"].replace("road", word))
     split = opened(tmp_path)
     assert split.classes == ["sky", "car"]
-    red, mask = split.train.picture(0)[0], split.train.target(0)
+    red, mask = split.train.raw_image(0)[0], split.train.target(0)
     torch.testing.assert_close(mask == 255, red == 1, rtol=0, atol=0)
     torch.testing.assert_close(mask == 1, red == 2, rtol=0, atol=0)
     kept = opened(tmp_path, options={"void": False})
@@ -232,15 +232,15 @@ def test_a_mask_that_cannot_be_used_is_refused_by_name(tmp_path, wrong):
         ("class_dict.csv", "name,r,g,b\nsky,0,0,x\n", "has the line 'sky,0,0,x'; red, green and blue are 0 to 255"),
         ("class_dict.csv", "name,r,g,b\nsky,0,0\n", "line 2 of class_dict.csv has 3 cells; the header has 4"),
         ("_classes.csv", "Value,Class\n0,sky\n", "has the columns Value, Class; Pixel Value, Class are needed"),
-        ("_classes.csv", "Pixel Value,Class\n0,sky\n2,car\n", "has no pixel value 1; 2 classes are 0, 1, 2, …"),
+        ("_classes.csv", "Pixel Value,Class\n0,sky\n2,car\n", "has no pixel value 1; the values must be 0 to 1"),
     ],
 )  # fmt: skip
 def test_a_map_that_cannot_be_read(tmp_path, name, text, said):
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(UserError) as caught:
-        class_map(path)
+        read_class_map(path)
     assert said in str(caught.value)
     good = MAPS.get(name, "Pixel Value,Class\n0,sky\n1,road\n2,car\n")  # the twin
     path.write_text(good)
-    assert class_map(path).names == ("sky", "road", "car")
+    assert read_class_map(path).names == ("sky", "road", "car")

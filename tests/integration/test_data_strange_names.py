@@ -56,7 +56,7 @@ def test_a_folder_that_a_system_keeps_is_no_class_and_holds_no_image(tmp_path, n
     draw(tmp_path / "a" / name / "0.png" / "THUMB.png")
     found = open_data(Data(source=str(tmp_path)), "label")
     assert (found.classes, found.fingerprint) == (["a", "b"], plain.fingerprint)
-    assert any(note.endswith(f"or what begins with a dot: {name} (2)") for note in notes(tmp_path))
+    assert any(note.endswith(f"files of operating systems: {name} (2)") for note in notes(tmp_path))
 
 
 def test_an_empty_folder_of_a_system_is_no_empty_class(tmp_path):
@@ -151,7 +151,7 @@ def test_a_file_that_is_not_named_in_utf8_is_read_or_named_in_escapes(tmp_path):
     split = open_data(Data(source=str(tmp_path)), "label")
     assert len(split.train) + len(split.test) == 9
     (inside / "9.png").write_bytes(b"no")
-    with pytest.raises(UserError, match=r"a/caf\\xe9/9.png is no image"):
+    with pytest.raises(UserError, match=r"a/caf\\xe9/9.png is not an image"):
         open_data(Data(source=str(tmp_path)), "label")
     assert "left out " in page(tmp_path, "--skip-bad")
 
@@ -163,7 +163,7 @@ def test_control_characters_reach_no_terminal(tmp_path):
     (tmp_path / "c" / "._\u202ex").touch()
     said = page(tmp_path)
     assert "a\\x1b[31m\\nb" in said
-    assert "\\x1b]0;t\\x07.png is no image" in said
+    assert "\\x1b]0;t\\x07.png is not an image" in said
     assert [character for character in said if not (character.isprintable() or character == "\n")] == []
     for root in (tmp_path, tmp_path / "no\x1b[1mne"):
         with pytest.raises(UserError) as caught:

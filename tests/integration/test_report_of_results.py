@@ -10,13 +10,13 @@ from finished_runs import finish
 from made_results import arm, context, made
 
 from saccade import Recipe, UserError
-from saccade.study.advice import on_unlearnt
+from saccade.study.advice import advice_if_not_learnt
 from saccade.study.arms import arms
 from saccade.study.collecting import collect
 from saccade.study.plan import Study
 from saccade.study.report.page import render_page
 from saccade.study.report.table import to_latex, to_markdown
-from saccade.study.run_notes import Note
+from saccade.study.run_notes import StudyNote
 
 LEARNT = {"none": [70.0, 65.0, 75.0], "se": [82.0, 77.1, 86.9], "das": [70.1, 65.2, 74.8]}
 ALARM = (
@@ -64,7 +64,7 @@ class TestShown:
     def test_in_a_notebook(self):
         name = "<b>&|"
         found = made(LEARNT | {name: [70.0] * 3}, arms=[arm(n) for n in LEARNT] + [replace(arm("ge"), name=name)])
-        found = replace(found, notes=(Note("x", "Beware of <i>."),))
+        found = replace(found, notes=(StudyNote("x", "Beware of <i>."),))
         text = found._repr_html_()
         assert name not in text
         assert "<i>" not in text
@@ -114,7 +114,7 @@ class TestUnlearnt:
 
     def test_no_verdict_is_given(self):
         found = _unlearnt()
-        assert [row.word for row in found.verdicts.values()] == ["not judged"] * 2
+        assert [row.verdict_text for row in found.verdicts.values()] == ["not judged"] * 2
         assert "| not judged |" in to_markdown(found)
         html = render_page(context(found))
         assert 'class="badge' not in html
@@ -142,7 +142,7 @@ def _advised(folder, losses, **settings):
         for n, loss in enumerate(losses)
     ]
     (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return on_unlearnt(plan)
+    return advice_if_not_learnt(plan)
 
 
 class TestAdvice:
@@ -150,13 +150,16 @@ class TestAdvice:
         said = _advised(tmp_path / "s", [None, 0.7, 0.69], training__lr=0.05, training__epochs=2)
         assert said == (
             "The training loss of its first run hardly fell, from 0.7 to 0.69. Try, one at a time: "
-            "(1) --set training.lr=0.005 or 0.15 (it is 0.05); (2) --set training.epochs=6 (it is 2). Look whether "
-            "labels and images belong together: saccade data digits --show sheet.png"
+            "(1) --set training.lr=0.005 or 0.15 (it is 0.05); (2) --set training.epochs=6 (it is 2). Check that "
+            "labels match images: saccade data digits --show sheet.png"
         )
 
     def test_a_pretrained_host_keeps_its_norms(self, tmp_path):
         said = _advised(tmp_path / "s", [None, 0.7, 0.2], model__checkpoint="w.safetensors", training__epochs=30)
-        assert "fell, from 0.7 to 0.2. Try, one at a time: (1) --set training.freeze=norm (the norms keep" in said
+        assert (
+            "fell, from 0.7 to 0.2. Try, one at a time: (1) --set training.freeze=norm (normalisation layers keep"
+            in said
+        )
         assert "(2) --set training.lr=0.005 (it is 0.05). " in said
         assert "epochs" not in said
 

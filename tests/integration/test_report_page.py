@@ -57,7 +57,7 @@ def photos(tmp_path_factory):
 
 def _network(arm, size=(SIZE, SIZE)):
     torch.manual_seed(3)
-    net = create_host(Recipe().model, classes=3, channels=3)
+    net = create_host(Recipe().model, num_classes=3, channels=3)
     if arm.control is not None:
         return plug_control(net, arm.control, arm.mechanism, input=(3, *size))
     return net if arm.name == "none" else saccade.plug(net, arm.mechanism, input=(3, *size), start="paper")

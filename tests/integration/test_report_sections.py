@@ -9,7 +9,7 @@ from made_results import ERROR, arm, context, made
 from saccade.study.arms import Arm
 from saccade.study.report import sections
 from saccade.study.report.page import render_page
-from saccade.study.run_notes import Note
+from saccade.study.run_notes import StudyNote
 from saccade.study.stats import METHOD
 
 SCORES = {"none": [70.0, 65.0, 75.0], "se": [72.5, 66.0, 72.5]}
@@ -105,7 +105,10 @@ def test_arm_with_another_host_is_marked():
 
 
 def test_runs_without_a_score_are_listed_once():
-    notes = [Note("unscored", "se: 1 of 3 runs not run yet."), Note("images", "Beware: 2 of 9 runs of images.")]
+    notes = [
+        StudyNote("unscored", "se: 1 of 3 runs not run yet."),
+        StudyNote("images", "Beware: 2 of 9 runs of images."),
+    ]
     found = _section("verdicts", SCORES | {"se": [70.0, None, 71.0]}, notes=notes)["notes"]
     assert [words for _, words in found] == [
         "1 of 6 runs have no score: se seed 1 is not run yet.", "Beware: 2 of 9 runs of images.",

@@ -117,7 +117,7 @@ def test_the_neck_is_what_the_heads_read(name):
     assert _at(host, "neck[-1]", size) == wanted[-1:]
 
 
-class Part(nn.Sequential):
+class SplitFiles(nn.Sequential):
     """A convolution, its norm and its activation; ``f`` says what it reads, as in the trainers' yaml files."""
 
     def __init__(self, given, width, stride=1, f=-1):
@@ -143,8 +143,8 @@ class Detect(nn.Module):
     def __init__(self, widths, f):
         super().__init__()
         self.f = f
-        self.boxes = nn.ModuleList(nn.Sequential(Part(w, 16), nn.Conv2d(16, 16, 1)) for w in widths)
-        self.classes = nn.ModuleList(nn.Sequential(Part(w, 16), nn.Conv2d(16, 3, 1)) for w in widths)
+        self.boxes = nn.ModuleList(nn.Sequential(SplitFiles(w, 16), nn.Conv2d(16, 16, 1)) for w in widths)
+        self.classes = nn.ModuleList(nn.Sequential(SplitFiles(w, 16), nn.Conv2d(16, 3, 1)) for w in widths)
 
     def forward(self, maps):
         """Map a list of (B, C, H, W) to (B, 19, N), and the maps."""
@@ -158,15 +158,15 @@ class Yolo(nn.Module):
     def __init__(self, levels=3):
         super().__init__()
         parts = [
-            Part(3, 8, 4), Part(8, 12, 2), Part(12, 16, 2), Part(16, 24, 2),
-            Joined([-1, 2]), Part(24 + 16, 16),
-            Joined([-1, 1]), Part(16 + 12, 12),
-            Part(12, 16, 2), Joined([-1, 5]), Part(32, 16),
-            Part(16, 24, 2), Joined([-1, 3]), Part(48, 24),
+            SplitFiles(3, 8, 4), SplitFiles(8, 12, 2), SplitFiles(12, 16, 2), SplitFiles(16, 24, 2),
+            Joined([-1, 2]), SplitFiles(24 + 16, 16),
+            Joined([-1, 1]), SplitFiles(16 + 12, 12),
+            SplitFiles(12, 16, 2), Joined([-1, 5]), SplitFiles(32, 16),
+            SplitFiles(16, 24, 2), Joined([-1, 3]), SplitFiles(48, 24),
         ]  # fmt: skip
         read = [7, 10, 13]
         if levels == 4:
-            parts += [Joined([7, 0]), Part(12 + 8, 8)]
+            parts += [Joined([7, 0]), SplitFiles(12 + 8, 8)]
             read = [15, *read]
         widths = {7: 12, 10: 16, 13: 24, 15: 8}
         self.model = nn.Sequential(*parts, Detect([widths[n] for n in read], read))
@@ -269,7 +269,7 @@ class Beside(nn.Module):
 
 def _monai():
     up = nn.Sequential(nn.ConvTranspose2d(48, 2, 3, 2, 1, 1), nn.InstanceNorm2d(2), nn.PReLU(), Last(2))
-    return nn.Sequential(Part(3, 16, 2), Beside(nn.Sequential(Part(16, 32), Last(32))), up)
+    return nn.Sequential(SplitFiles(3, 16, 2), Beside(nn.Sequential(SplitFiles(16, 32), Last(32))), up)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def _monai():
         (_gan, SIZE),
         (_monai, SIZE),
         (ROWS["SSD300"][0], None),
-        (lambda: nn.Sequential(*Part(3, 16), *Part(16, 16, 2), nn.Conv2d(16, 12, 1)), SIZE),
+        (lambda: nn.Sequential(*SplitFiles(3, 16), *SplitFiles(16, 16, 2), nn.Conv2d(16, 12, 1)), SIZE),
     ],
     ids=["discriminator", "MONAI's U-Net", "SSD300", "a convolution"],
 )

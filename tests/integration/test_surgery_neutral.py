@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import saccade
-from saccade.bases import blended
+from saccade.bases import blend
 from saccade.contract.randomize import randomize
 from saccade.surgery import parameter_groups, plug, plugs, unplug
 
@@ -72,7 +72,7 @@ def test_large_maps_in_half_precision_stay_wherever_the_mechanism_is_finite(name
     changed = saccade.create(name, 16).half()(f)
     kept = (changed - f).isfinite()
     assert bool(kept.all()) == finite
-    started = blended(f, changed, torch.zeros(1).half())
+    started = blend(f, changed, torch.zeros(1).half())
     torch.testing.assert_close(started[kept], f[kept], rtol=0, atol=0)
     assert started[~kept].isnan().all()
 

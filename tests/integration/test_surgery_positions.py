@@ -459,7 +459,7 @@ def test_a_host_without_falls_back_and_says_so(word, taken, caplog):
         chosen = select(inspect_unplugged(NARROW[taken](), SIZE), "paper", _spec(word + "[:1]"))
     assert chosen.position == f"{taken}[:1]"
     assert len(chosen.sites) == 1
-    assert f"puts it at '{word}[:1]', which Sequential does not have: '{taken}[:1]' is taken" in caplog.text
+    assert f"puts it at '{word}[:1]', which Sequential does not have; using '{taken}[:1]' instead" in caplog.text
 
 
 def test_where_the_host_has_it_the_paper_is_followed(make, caplog):

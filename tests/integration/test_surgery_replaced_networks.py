@@ -20,8 +20,8 @@ from saccade.recipe import Recipe
 from saccade.study.arms import arms
 from saccade.surgery.replaced import CHILD
 from saccade.training import train
-from saccade.training.gates import gate_movement
-from saccade.training.network import started
+from saccade.training.gates import plug_statistics
+from saccade.training.network import actual_start
 from tiny_runs import network_of, opened, rows
 
 SIZE = (3, 32, 24)
@@ -167,7 +167,7 @@ def test_a_recipe_replaces(split):
     plain = network_of(TINY.with_overrides({"attention.mechanism": "none"}), split).eval()
     for start, said in (("auto", "paper"), ("neutral", "neutral")):
         network = network_of(TINY.with_overrides({"attention.start": start}), split).eval()
-        assert started(network) == said
+        assert actual_start(network) == said
         assert len(replacements(network)) == 3
         off = ((network(x) - plain(x)).abs().max() / plain(x).abs().max()).item()
         assert (off < 1e-5) is (said == "neutral")
@@ -189,11 +189,11 @@ def test_movement_is_that_of_the_convolution_alone():
     plug(host, "se", where="layer4.0.conv2", input=SIZE)
     for row in plugs(host):
         row.module.a.data.fill_(1.0)
-    moved = gate_movement(host, x)
+    moved = plug_statistics(host, x)
     assert list(moved) == ["layer4.0.conv2", f"layer4.0.conv2.{CHILD}"]
     assert moved[f"layer4.0.conv2.{CHILD}"]["mean"] < 1e-5
     replacements(host)[0].module.scale = 3.0
-    assert gate_movement(host, x)[f"layer4.0.conv2.{CHILD}"]["mean"] == pytest.approx(0.5, rel=1e-4)
+    assert plug_statistics(host, x)[f"layer4.0.conv2.{CHILD}"]["mean"] == pytest.approx(0.5, rel=1e-4)
 
 
 def test_arms_of_a_study():

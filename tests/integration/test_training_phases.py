@@ -26,7 +26,7 @@ LAST_STAGE = Phase("last stage", 2, ("layer4.*",))
 def three(split):
     """Images with three splits."""
     count = 30
-    pictures = torch.stack([split.train.picture(i) for i in range(count)])
+    pictures = torch.stack([split.train.raw_image(i) for i in range(count)])
     targets = [split.train.target(i) for i in range(count)]
     return dataclasses.replace(split, val=ImageSet(pictures, targets, split.mean, split.std))
 
@@ -184,7 +184,7 @@ def test_without_a_validation_part_nothing_can_be_chosen(tmp_path, train_in, spl
 def changed(split, part):
     """Return the images with one pixel or target of a split changed."""
     images = getattr(split, part.removesuffix(" target"))
-    pictures = torch.stack([images.picture(i) for i in range(len(images))])
+    pictures = torch.stack([images.raw_image(i) for i in range(len(images))])
     targets = [images.target(i) for i in range(len(images))]
     if part.endswith("target"):
         targets[7] = (targets[7] + 1) % len(split.classes)

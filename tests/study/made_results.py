@@ -8,8 +8,8 @@ from saccade.metrics.metric import Metric
 from saccade.recipe import Recipe
 from saccade.study.arms import Arm
 from saccade.study.plan import Study
-from saccade.study.report.charts import styles
-from saccade.study.report.sections.base import Context
+from saccade.study.report.charts import assign_styles
+from saccade.study.report.sections.base import ReportContext
 from saccade.study.results import ArmResult, OtherMetric, StudyResults
 from saccade.study.run_notes import RunResult
 from saccade.study.stats import analyse, intervals
@@ -71,4 +71,4 @@ def made(scores, metric=TOP1, arms=None, others=(), notes=(), trivial=None, by_c
 
 
 def context(results, epochs=None, task=None):
-    return Context(results, styles(results.study.arms), epochs or {}, task, "there are none", False)
+    return ReportContext(results, assign_styles(results.study.arms), epochs or {}, task, "there are none", False)

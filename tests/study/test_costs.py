@@ -33,7 +33,7 @@ def study(tmp_path, monkeypatch):
 
 def _save(run, side):
     torch.manual_seed(3)
-    network = create_host(run.recipe.model, classes=3, channels=1)
+    network = create_host(run.recipe.model, num_classes=3, channels=1)
     if run.arm.name == "se":
         network = plug(network, "se", input=(1, side, side))
     save(network, run.folder, input=(1, side, side), classes=["a", "b", "c"])

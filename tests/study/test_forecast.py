@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from saccade import Recipe
-from saccade.data import layout_of
+from saccade.data import find_layout
 from saccade.metrics.metric import Metric
 from saccade.recipe import Data
 from saccade.study import forecast
@@ -19,7 +19,7 @@ from saccade.study.precision import ImageError, image_floor, planned_detectable
 from saccade.tasks.classify import Classify
 
 TOP1, TOP5, NLL = Classify.metrics
-DIGITS = layout_of(Data()).residual_sd["top-1"]
+DIGITS = find_layout(Data()).residual_sd["top-1"]
 
 FACTS = {
     "data": "a set of images",

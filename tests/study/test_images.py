@@ -133,7 +133,7 @@ def test_changed_images_are_noticed(folder, read, change):
     assert images.open_once(spec, "label") is after
     if change is _replace:
         assert (folder / "train/cat/0.bmp").stat().st_size == size, "the time alone tells"
-        assert not after.train.picture(0).equal(before.train.picture(0))
+        assert not after.train.raw_image(0).equal(before.train.raw_image(0))
     assert after.fingerprint != before.fingerprint
 
 
@@ -174,7 +174,7 @@ def test_the_check_decides_open_settings_with_the_baseline(folder, read, monkeyp
         asked.append((task.recipe, keys))
         return found
 
-    monkeypatch.setattr(fastest, "fastest", decide)
+    monkeypatch.setattr(fastest, "time_choices", decide)
     recipes = [_recipe(folder, **{"attention.mechanism": name}) for name in ("none", "eca")]
     said = check_study([recipe.model_dump(mode="json") for recipe in recipes], None, "cpu", told.append)
     assert said == {"devices": ["cpu"], "decided": {}}

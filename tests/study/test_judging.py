@@ -135,5 +135,5 @@ def test_the_inferred_metric_computes_scores():
     import torch
 
     metric = judge(table()).metric
-    assert metric.of({"score": torch.tensor([0.5, 1.0])}) == 0.75
+    assert metric.compute({"score": torch.tensor([0.5, 1.0])}) == 0.75
     assert dataclasses.replace(metric, margin=2.0).margin == 2.0

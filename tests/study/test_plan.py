@@ -160,8 +160,8 @@ def test_a_folder_with_other_things_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("seeds = [", r"study\.toml is damaged: it is no TOML"),
-        ("margin = 1", r"study\.toml is damaged: seeds is missing\. Put the file back"),
+        ("seeds = [", r"study\.toml is damaged: it is not valid TOML"),
+        ("margin = 1", r"study\.toml is damaged: seeds is missing\. Restore the file"),
         ("seeds = [0]\nmargin = 1\narms = [{colour = 1}]\n[recipe]", r"damaged: arms\.0\.name is missing"),
         ("seeds = ['0']\nmargin = 1\narms = []\n[recipe]", r"damaged: seeds\.0 = '0': input should be a valid int"),
         ("seeds = [0]\nmargin = 1\narms = []\n[recipe.data]\nsze = 3", "Did you mean 'size'"),
@@ -223,7 +223,9 @@ def test_a_run_is_finished_only_with_a_result_of_the_same_recipe(tmp_path):
     assert run.finished is None
     (run.folder / "done.json").write_text('{"top1": 9')
     (run.folder / "recipe.toml").write_text(run.recipe.to_toml())
-    with pytest.raises(UserError, match=rf"done\.json is damaged: it is no JSON.* Delete the folder {run.folder} and"):
+    with pytest.raises(
+        UserError, match=rf"done\.json is damaged: it is not valid JSON.* Delete the folder {run.folder} and"
+    ):
         assert run.finished
     done = {"top1": 91.5, "test_loss": 1.0, "epochs": 1, "seconds": 1.0, "parameters": 1, "diverged": None}
     (run.folder / "done.json").write_text(json.dumps(done))

@@ -13,7 +13,7 @@ from saccade.events import ignore
 from saccade.study.arms import Arm, arms
 from saccade.study.plan import Study
 from saccade.study.report import sections
-from saccade.study.report.page import page
+from saccade.study.report.page import render_page
 from saccade.study.tuning import ArmTuning, Tuning, TuningResult, read_tuning
 
 RATES = tuple({"training.lr": rate} for rate in (0.03, 0.1, 0.3))
@@ -292,7 +292,7 @@ def test_the_report_shows_the_choices():
     method = sections.ordered()["method"].content
     assert "same number of training runs" in method(told)["method"]
     assert "same number of training runs" not in method(context(plain))["method"]
-    assert "chosen for 2" in page(told)
+    assert "chosen for 2" in render_page(told)
 
 
 def test_a_folder_with_only_tuning_runs_is_reported(tmp_path):

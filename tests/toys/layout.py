@@ -16,11 +16,11 @@ class Flat(FolderLayout):
     rank = 5
     targets = ("none",)
 
-    def reason(self, root):
+    def check_folder(self, root):
         return None if (root / "flat").is_file() else "it holds no file called flat"
 
     def survey(self, root):
         return make_survey(root, *keep_images({"train": SplitFiles("", {"": sorted(root.glob("*"))})}), Counter(), [])
 
-    def label(self, seen, sizes, notify):
+    def load_labels(self, survey, sizes, notify):
         return NoTargets()

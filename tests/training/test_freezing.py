@@ -239,4 +239,4 @@ def test_a_killed_run_that_froze_goes_on_to_the_same_network(files, tmp_path, fr
 def test_a_random_host_says_nothing_of_itself(straight):
     _, result, _ = straight
     assert "notes" not in result
-    assert tasks.resolved(TINY, "label") is TINY
+    assert tasks.resolve(TINY, "label") is TINY

@@ -27,7 +27,7 @@ def first(tmp_path_factory, straight):
 def started_from(folder, **settings):
     values = {"model.init_from": str(folder), "training.epochs": 1}
     asked = TINY.with_overrides(values | {key.replace("__", "."): value for key, value in settings.items()})
-    return tasks.resolved(asked, "label")
+    return tasks.resolve(asked, "label")
 
 
 def weights(network):
@@ -141,12 +141,12 @@ def test_a_damaged_run_is_named(first, tmp_path, change, words):
 
 def test_plugs_that_an_encoder_cannot_take_over_start_as_on_any_trained_host(first, tmp_path, caplog):
     asked = TINY.with_overrides({"model.init_from": str(first["plugged"]), "task.name": "segment"})
-    assert tasks.resolved(asked, "mask").attention.start == "auto"
-    assert tasks.resolved(asked, "label").attention.start == "paper"
+    assert tasks.resolve(asked, "mask").attention.start == "auto"
+    assert tasks.resolve(asked, "label").attention.start == "paper"
     dense = {"task.name": "segment", "training.epochs": 1}
     train(TINY.with_overrides(dense), tmp_path / "dense", device="cpu")
     again = TINY.with_overrides({**dense, "model.init_from": str(tmp_path / "dense")})
-    assert tasks.resolved(again, "mask").attention.start == "paper"
+    assert tasks.resolve(again, "mask").attention.start == "paper"
     assert not caplog.messages
     train(again, tmp_path / "again", device="cpu")
     assert rows(tmp_path / "again")[0]["scores"] == rows(tmp_path / "dense")[-1]["scores"]

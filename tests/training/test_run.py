@@ -297,7 +297,7 @@ def test_a_mistake_leaves_no_folder(tmp_path):
 
 def test_a_split_without_enough_classes_has_no_top_5(tmp_path, split):
     three = dataclasses.replace(split, classes=["a", "b", "c"])
-    assert [metric.name for metric in Classify(TINY, three).reported()] == ["top-1", "NLL"]
+    assert [metric.name for metric in Classify(TINY, three).applicable_metrics()] == ["top-1", "NLL"]
     recipe = TINY.with_overrides({"task.metric": "top-5"})
     with pytest.raises(UserError, match=r"no such metric.*There are top-1, NLL\."):
         train(recipe, tmp_path / "run", device="cpu", opener=lambda *_: three)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from saccade.bases import BatchNorm2d, Gate
 from saccade.ops.branch import gated_by
 from saccade.ops.cross import cross_gated
-from saccade.ops.eager import is_watched
+from saccade.ops.eager import has_hooks
 from saccade.ops.gating import gated, pooled_mean
 
 __all__ = ["CoordinateAttention"]
@@ -76,7 +76,7 @@ class CoordinateAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y, in the dtype of x."""
-        if type(self.tap) is nn.Identity and not is_watched(self.tap):
+        if type(self.tap) is nn.Identity and not has_hooks(self.tap):
             return cross_gated(x, self._gates).to(x.dtype)
         return gated_by(x, lambda feature_map: self.tap(self.gate(feature_map)).to(feature_map.dtype))
 

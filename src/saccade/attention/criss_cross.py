@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from saccade.bases import Context, reduced_channels
 from saccade.ops.criss_cross import criss_cross
-from saccade.ops.eager import is_bare
+from saccade.ops.eager import is_plain_layer
 
 __all__ = ["CrissCrossAttention"]
 
@@ -78,7 +78,7 @@ class CrissCrossAttention(Context):
         """Return γ o (B, C, H, W) of one pass."""
         pixels = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last under vmap too
         mean = criss_cross(self.query(pixels), self.key(pixels), pixels)
-        if not is_bare(self.value):
+        if not is_plain_layer(self.value):
             added: Tensor = self.gamma * self.value(mean)
             return added
         weight = (self.gamma * self.value.weight.flatten(1)).expand(x.shape[0], -1, -1)

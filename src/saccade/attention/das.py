@@ -39,10 +39,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.bases import BatchNorm2d, Gate, reduced_channels, zero_parameters
-from saccade.ops.counted import counted
 from saccade.ops.deform import deform_conv2d
-from saccade.ops.eager import is_bare
-from saccade.ops.memory_format import laid_out
+from saccade.ops.eager import is_plain_layer
+from saccade.ops.macs import with_macs
+from saccade.ops.memory_format import match_memory_format
 from saccade.specs import GateRange
 
 __all__ = ["das", "DeformableSalience", "FusedSample", "UngatedSalience"]  # noqa: RUF022  # the catalogue builds the first
@@ -212,7 +212,7 @@ class _SalienceLayers(nn.Module):
             case "f":
                 return self.widen(self.spread(z))
         offset, mask = self.offset(z).split([18, 9], 1)
-        if is_bare(self.deform):
+        if is_plain_layer(self.deform):
             return deform_conv2d(z, offset, self.deform.weight, self.deform.bias, padding=1, mask=mask.sigmoid())
         return self.deform(F.pixel_shuffle(_sample_grid(z, offset, mask.sigmoid()), 3))
 
@@ -230,7 +230,7 @@ class UngatedSalience(_SalienceLayers):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y, in the dtype of x."""
-        return laid_out(self.layers(x).to(x.dtype), x)
+        return match_memory_format(self.layers(x).to(x.dtype), x)
 
 
 class _Kernel(nn.Conv2d):
@@ -240,7 +240,7 @@ class _Kernel(nn.Conv2d):
     """
 
 
-@counted(lambda z, offset, mask: 4 * 9 * z.numel())
+@with_macs(lambda z, offset, mask: 4 * 9 * z.numel())
 def _sample_grid(z: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
     """Return the nine samples of each pixel of z (B, c, H, W), weighted by ``mask``: (B, 9c, H, W)."""
     kernel = torch.eye(9, dtype=z.dtype, device=z.device).view(9, 1, 3, 3).repeat(z.shape[1], 1, 1, 1)

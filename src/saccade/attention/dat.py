@@ -35,14 +35,14 @@ from torch.utils.checkpoint import checkpoint
 
 from saccade.bases import check_choice
 from saccade.ops.eager import is_captured
-from saccade.ops.memory_format import laid_out
+from saccade.ops.memory_format import match_memory_format
 from saccade.ops.relative import (
     coordinates,
-    pixels,
+    pixel_coordinates,
     relative_attention,
     relative_bias,
     relative_bias_definition,
-    windows,
+    table_runs,
 )
 from saccade.ops.sizes import at_least_one
 
@@ -155,7 +155,7 @@ class DeformableAttention(nn.Module):
         q, k, v = (t.unflatten(2, (self.heads // self.groups, -1)) for t in grouped)
         output = self._attend(q, k, v, positions, (x.shape[2], x.shape[3]))
         y: Tensor = self.project(output.unflatten(2, x.shape[2:])).to(x.dtype)
-        return laid_out(y, x)
+        return match_memory_format(y, x)
 
     def _positions(self, query: Tensor) -> Tensor:
         """Return the sampling positions p (B, G, M, 2), in float32 or wider."""
@@ -222,7 +222,7 @@ class DeformableAttention(nn.Module):
         """Return a function that computes a group's bias (B, heads/G, M, Q), or None without bias."""
         if table is not None:
             if is_by_rows:
-                return partial(relative_bias, windows(table), size=size)
+                return partial(relative_bias, table_runs(table), size=size)
             return partial(relative_bias_definition, table, size=size)
         return None if self.distance is None else partial(_log_bias, self.distance, size=size)
 
@@ -250,7 +250,7 @@ def _attend_chunk(
 
 def _log_bias(network: nn.Module, positions: Tensor, size: tuple[int, int], rows: slice) -> Tensor:
     """Return the bias (B, heads/G, M, Q) of ``position="log"``."""
-    distance = 4 * (pixels(size, rows, positions) - positions[:, :, None])  # (B, M, Q, 2)
+    distance = 4 * (pixel_coordinates(size, rows, positions) - positions[:, :, None])  # (B, M, Q, 2)
     distance = distance.sign() * (1 + distance.abs()).log2() / 3
     weight = next(network.parameters())
     bias: Tensor = network(distance.to(weight.dtype)).movedim(-1, 1)

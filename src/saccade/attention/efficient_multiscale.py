@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.ops.eager import is_bare
+from saccade.ops.eager import is_plain_layer
 from saccade.ops.gating import narrow_conv2d, pooled_mean
 
 __all__ = ["EfficientMultiScaleAttention"]
@@ -79,7 +79,7 @@ class EfficientMultiScaleAttention(nn.Module):
         u = torch.group_norm(x * h.to(x.dtype) * w.mT.to(x.dtype), x.shape[1], self.norm_weight, self.norm_bias)
 
         v_weights = self.norm_bias.softmax(0)  # the mean of u over the pixels is β
-        if is_bare(self.near):
+        if is_plain_layer(self.near):
             assert self.near.bias is not None
             flat_weight = self.near.weight.flatten(1)
             kernel = (v_weights @ flat_weight).view_as(self.near.weight[:1])

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from saccade.bases import BatchNorm2d, Gate, reduced_channels
 from saccade.ops.gating import pooled_mean
-from saccade.ops.whole import whole_conv
+from saccade.ops.global_conv import global_depthwise_conv
 
 __all__ = ["GatherExcite"]
 
@@ -130,7 +130,9 @@ class GatherExcite(Gate):
             if self.size is not None and tuple(x.shape[2:]) != self.size:
                 raise ValueError(f"the kernel is made for maps of {self.size}, got {tuple(x.shape[2:])}")
             whole_map_conv = None if self.size is None else cast(nn.Conv2d, self.gather[0])
-            z: Tensor = self.gather(x) if whole_map_conv is None else self.gather[1](whole_conv(whole_map_conv, x))
+            z: Tensor = (
+                self.gather(x) if whole_map_conv is None else self.gather[1](global_depthwise_conv(whole_map_conv, x))
+            )
             return z
         if not self.extent:
             return pooled_mean(x, keepdim=True)

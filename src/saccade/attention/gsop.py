@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from saccade.bases import BatchNorm2d, check_choice
 from saccade.ops.covariance import covariance
-from saccade.ops.resample import starts, window_means
+from saccade.ops.resample import window_means, window_starts
 
 __all__ = ["SecondOrderPooling"]
 
@@ -145,5 +145,5 @@ def _subsample(x: Tensor, stride: int) -> Tensor:
         return x
     if not torch.compiler.is_exporting():
         return x[:, :, ::stride, ::stride]
-    row_index, column_index = (starts(side, stride, 1, x.device) for side in x.shape[2:])
+    row_index, column_index = (window_starts(side, stride, 1, x.device) for side in x.shape[2:])
     return x.index_select(2, row_index).index_select(3, column_index)

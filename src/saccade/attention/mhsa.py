@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.ops.attention import attention
-from saccade.ops.memory_format import copied
+from saccade.ops.memory_format import clone_in_format
 
 __all__ = ["MultiHeadSelfAttention"]
 
@@ -143,7 +143,7 @@ class MultiHeadSelfAttention(nn.Module):
         if self.bias is not None:
             y = y + self.bias[:, None, None].to(y.dtype)
         # y may be a view of a custom Function's output, which must not be modified in place.
-        return copied(y, x)
+        return clone_in_format(y, x)
 
 
 def _relative(embedding: Tensor, length: int) -> Tensor:

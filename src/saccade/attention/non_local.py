@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from saccade.bases import BatchNorm2d, Context, check_choice, reduced_channels
 from saccade.ops.attention import attention
-from saccade.ops.resample import starts
+from saccade.ops.resample import window_starts
 
 __all__ = ["NonLocal"]
 
@@ -105,6 +105,6 @@ def _max_pool(x: Tensor) -> Tensor:
     """Return the 2×2 max pooling of x (B, C, H, W): (B, C, max(1, ⌊H/2⌋), max(1, ⌊W/2⌋))."""
     for axis in (2, 3):
         side = x.shape[axis]
-        first = starts(side, 2, 2, x.device)
+        first = window_starts(side, 2, 2, x.device)
         x = torch.maximum(x.index_select(axis, first), x.index_select(axis, (first + 1).clamp(max=side - 1)))
     return x

@@ -22,7 +22,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from saccade.bases import Gate, check_choice
-from saccade.ops.eager import is_bare
+from saccade.ops.eager import is_plain_layer
 from saccade.ops.gating import pooled_mean
 
 __all__ = ["PolarizedAttention"]
@@ -117,7 +117,7 @@ class PolarizedAttention(Gate):
             assert scale is not None
             attention = self._keys(pixels, scale).softmax(2)  # (B, C/2, N)
             return (weight.to(attention.dtype) @ attention).sigmoid()
-        if is_bare(self.key):
+        if is_plain_layer(self.key):
             folded_weight = weight.to(self.key.weight.dtype) @ self.key.weight  # (B, 1, C)
             if scale is not None:
                 folded_weight = folded_weight * scale[:, None]

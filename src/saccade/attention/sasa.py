@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.ops.local_attention import local_attention
-from saccade.ops.memory_format import laid_out
+from saccade.ops.memory_format import match_memory_format
 
 __all__ = ["StandAloneSelfAttention"]
 
@@ -125,4 +125,4 @@ class StandAloneSelfAttention(nn.Module):
             y = F.avg_pool2d(y, self.stride, ceil_mode=True)
         if self.bias is not None:
             y = y + self.bias[:, None, None].to(y.dtype)
-        return laid_out(y, x)
+        return match_memory_format(y, x)

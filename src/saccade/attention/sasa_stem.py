@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from saccade.ops.autocast import without_autocast
 from saccade.ops.eager import is_captured
-from saccade.ops.memory_format import laid_out
+from saccade.ops.memory_format import match_memory_format
 
 __all__ = ["AttentionStem"]
 
@@ -154,7 +154,7 @@ class AttentionStem(nn.Module):
             y = F.max_pool2d(y, self.stride, ceil_mode=self.ceil)
         if self.bias is not None:
             y = y + self.bias[:, None, None].to(y.dtype)
-        return laid_out(y, x)
+        return match_memory_format(y, x)
 
     def _split_blocks(self, x: Tensor, n_down: int, n_across: int) -> Tensor:
         """Split x (B, C, H, W) into R·S blocks: (B, R, S, 16, C)."""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.ops.eager import is_eager
-from saccade.ops.gating import gated, others, pooled_mean
+from saccade.ops.gating import degrees_of_freedom, gated, pooled_mean
 
 __all__ = ["SpatialGroupEnhance"]
 
@@ -71,7 +71,9 @@ class SpatialGroupEnhance(nn.Module):
         group_means = z.unflatten(1, (self.groups, -1)).flatten(2)[:, :, None]  # (B, G, 1, c)
         s = (group_means @ x.unflatten(1, (self.groups, -1)).flatten(3)).view(-1, self.groups, *x.shape[2:])
         s = s - pooled_mean(s, keepdim=True)
-        std = torch.linalg.vector_norm(s, dim=(2, 3), keepdim=True) / others(s) ** 0.5  # gradient 0 at s = 0
+        std = (
+            torch.linalg.vector_norm(s, dim=(2, 3), keepdim=True) / degrees_of_freedom(s) ** 0.5
+        )  # gradient 0 at s = 0
         return (s / (std + 1e-5) * self.weight[:, None, None] + self.bias[:, None, None]).sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from saccade.bases import check_choice
 from saccade.ops.autocast import without_autocast
-from saccade.ops.memory_format import laid_out
+from saccade.ops.memory_format import match_memory_format
 from saccade.ops.relative import coordinates
 
 __all__ = ["SpatialTransformer"]
@@ -96,7 +96,7 @@ class SpatialTransformer(nn.Module):
         with without_autocast(x):
             matrix: Tensor = self.tap(self._matrix(precise))
             y = F.grid_sample(precise, _grid(matrix, precise), align_corners=True).to(x.dtype)
-        return laid_out(y, x)
+        return match_memory_format(y, x)
 
     def _matrix(self, x: Tensor) -> Tensor:
         """Return A_θ (B, 2, 3), in the dtype of x."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from saccade.bases import Context
-from saccade.ops.eager import is_bare
+from saccade.ops.eager import is_plain_layer
 
 __all__ = ["VisualTransformer"]
 
@@ -75,7 +75,7 @@ class VisualTransformer(Context):
         t = t + token_attention.to(t.dtype) @ t
         t = t + self.narrow(self.widen(t).relu())
         keys = self.token_key(t)
-        if is_bare(self.pixel_query):
+        if is_plain_layer(self.pixel_query):
             logits = keys @ self.pixel_query.weight @ pixels  # W_Q acts on tokens, not pixels
         else:
             logits = keys @ self.pixel_query(pixels.mT).mT

@@ -49,11 +49,11 @@ def costs(
         UserError: the model or a mechanism does not exist, or the model does not accept images of this size.
     """
     parsed = {text: catalog.parse(text) for text in mechanisms}
-    host = create_host(Model(name=model), classes=1000, channels=size[0] if size else 3)
+    host = create_host(Model(name=model), num_classes=1000, channels=size[0] if size else 3)
     input_shape = list(example_input(host, size)[0].shape[1:])
     with torch.no_grad(), preserve_state(host):
-        ForwardCall.of(host, size, batch).try_out()  # report an unsupported size once, not per mechanism
-    plain_step = step_memory(ForwardCall.of(host, size, batch))
+        ForwardCall.build(host, size, batch).run_checked()  # report an unsupported size once, not per mechanism
+    plain_step = step_memory(ForwardCall.build(host, size, batch))
     for text, (name, options) in parsed.items():
         changed = copy.deepcopy(host)
         try:
@@ -62,7 +62,7 @@ def costs(
             yield {"mechanism": text, "refused": str(error)}
             continue
         plain_cost, changed_cost = measure_all([host, changed], size, seconds=seconds)
-        changed_step = step_memory(ForwardCall.of(changed, size, batch))
+        changed_step = step_memory(ForwardCall.build(changed, size, batch))
         positions = positions_of(changed)
         yield {
             "mechanism": text,

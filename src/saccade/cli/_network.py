@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from saccade.errors import UserError, did_you_mean
-from saccade.picture_size import parse_size
+from saccade.image_size import parse_size
 
 if TYPE_CHECKING:
     from torch import nn

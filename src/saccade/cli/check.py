@@ -39,7 +39,7 @@ def command(mechanism: str, channels: int, as_json: bool) -> None:
             raise UserError(
                 f"{key} = {value} gives one value per stage, but a mechanism alone has no stages; give a single value"
             )
-    spec = catalog.stated(name)
+    spec = catalog.declared_spec(name)
 
     from saccade.contract import PROMISES, examine
 

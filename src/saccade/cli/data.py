@@ -45,14 +45,14 @@ def command(
 
     SOURCE is a folder of images, or the word digits. Every image is opened. The exit code is 1 if files are refused.
     """
-    from saccade.data import layout_of
-    from saccade.data.transforms import check_names
+    from saccade.data import find_layout
+    from saccade.data.transforms import check_augmentations
     from saccade.recipe import Recipe
 
     if show is not None:
-        from saccade.data.sheet import check_path
+        from saccade.data.sheet import sheet_format
 
-        check_path(Path(show))
+        sheet_format(Path(show))
     for setting in settings:
         if not setting.strip().startswith("data."):
             raise UserError(f"{setting!r}: only keys of the section data are used here; write data.key=value")
@@ -62,8 +62,8 @@ def command(
         .with_overrides({"data.source": source} | ({"data.skip_bad": True} if skip_bad else {}))
         .data
     )
-    check_names(data.augment)
-    layout = layout_of(data)
+    check_augmentations(data.augment)
+    layout = find_layout(data)
     with _progress() as on_event:
         facts = layout.describe(data, on_event)
     click.echo(json.dumps(facts, indent=2) if as_json else _format_facts(facts))
@@ -129,7 +129,7 @@ def _draw(layout: Layout, data: Data, facts: dict[str, Any], path: Path) -> None
     from saccade.data import sheet
 
     sized = data.model_copy(update={"size": (facts["height"], facts["width"])})
-    rows = [(split, layout.cells(sized, split, 20)) for split in facts["used"]]
+    rows = [(split, layout.read_cells(sized, split, 20)) for split in facts["used"]]
     counts = ", ".join(f"{count} {split}" for split, count in facts["used"].items())
     title = f"{facts['source']}: {counts} images, {facts['height']}×{facts['width']} pixels"
-    sheet.write(sheet.contact_sheet(rows, printable(title)), path)
+    sheet.write_sheet(sheet.contact_sheet(rows, printable(title)), path)

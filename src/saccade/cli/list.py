@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from saccade import catalog
+from saccade.registry import Registry
 from saccade.specs import Spec
-from saccade.tables import Table
 
 __all__ = ["command"]
 
@@ -37,7 +37,7 @@ def command(ctx: click.Context, model: str | None, size: str | None, batch: int,
         if ctx.get_parameter_source(option) == click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(f"--{'input' if option == 'size' else option} needs --on MODEL")
     if as_json:
-        click.echo(json.dumps({name: spec.plain() for name, spec in specs.items()}, indent=2))
+        click.echo(json.dumps({name: spec.to_json() for name, spec in specs.items()}, indent=2))
         return
     rows = [("name", "year", "kind", "evidence", "position", "title")]
     for name, spec in specs.items():
@@ -51,7 +51,7 @@ def command(ctx: click.Context, model: str | None, size: str | None, batch: int,
         "paper = follows the printed equations, reading = our interpretation of the text"
     )
     for label, package in (("tasks", "tasks"), ("data layouts", "data.layouts"), ("architectures", "models")):
-        click.echo(f"{label}: {', '.join(Table[object](f'saccade.{package}', label).names())}")
+        click.echo(f"{label}: {', '.join(Registry[object](f'saccade.{package}', label).names())}")
 
 
 def _print_costs(specs: dict[str, Spec], model: str, size: str | None, batch: int, as_json: bool) -> None:
@@ -76,7 +76,7 @@ def _print_costs(specs: dict[str, Spec], model: str, size: str | None, batch: in
                 _print_header(model, row["plain"], name_width)
             click.echo(f"{name.ljust(name_width)}  {_format_row(row, batch)}")
     if as_json:
-        click.echo(json.dumps([{**specs[row["mechanism"]].plain(), **row} for row in rows], indent=2))
+        click.echo(json.dumps([{**specs[row["mechanism"]].to_json(), **row} for row in rows], indent=2))
 
 
 def _print_header(model: str, plain: dict[str, Any], name_width: int) -> None:

@@ -50,7 +50,7 @@ def command(
     the peak of live tensors, including weights: in a forward pass of one image, and in a training step of --batch
     images, including gradients but not the state of an optimiser. Kernel workspace is counted only on CUDA.
     """
-    names = catalog.split(attention)
+    names = catalog.split_list(attention)
     mechanisms = {name: catalog.parse(name) for name in names if name != "none"}
     input_size = _parse_size(size)
 
@@ -114,7 +114,7 @@ def _rows(
         task = progress.add_task("building", total=len(labels) + len(batches) * len(labels))
         hosts = []
         for label in labels:
-            host = create_host(Model(name=model), classes=1000, channels=size[0] if size else 3)
+            host = create_host(Model(name=model), num_classes=1000, channels=size[0] if size else 3)
             if label in mechanisms:
                 name, options = mechanisms[label]
                 insert(

@@ -19,7 +19,7 @@ def command(mechanism: str, as_json: bool) -> None:
     name, _ = catalog.parse(mechanism)
     spec, options = catalog.spec(name), catalog.options(name)
     if as_json:
-        facts = {**spec.plain(), "name": name, "parameters": source.function_text(name, "parameters"),
+        facts = {**spec.to_json(), "name": name, "parameters": source.function_text(name, "parameters"),
                  "options": {key: value for key, value in options.items() if value is not ...},
                  "required": [key for key, value in options.items() if value is ...]}  # fmt: skip
         click.echo(json.dumps(facts, indent=2, default=str))
@@ -28,7 +28,7 @@ def command(mechanism: str, as_json: bool) -> None:
     neutral_note = "it replaces a convolution" if spec.kind == "conv" else 'the plug makes it so unless start="paper"'
     symmetries = spec.equivariant if isinstance(spec.equivariant, str) else ", ".join(spec.equivariant)
     neutral: dict[bool | str, str] = {True: "yes", False: f"no ({neutral_note})"}
-    other_names = [spelling for spelling, canonical in catalog.spellings().items() if canonical == name != spelling]
+    other_names = [spelling for spelling, canonical in catalog.all_names().items() if canonical == name != spelling]
     facts = {
         "also called": ", ".join(other_names) or "–",
         "kind": spec.kind,

@@ -71,9 +71,9 @@ def command(
     if as_json:
         click.echo(json.dumps(result, indent=2))
     else:
-        screen.say(run.sentence())
+        screen.print_line(run.sentence())
         if (constant_sites := result.get("constant")) and not run.diverged:
-            screen.say(
+            screen.print_line(
                 f"note: the gate or context is the same for all test images at {', '.join(map(brief, constant_sites))}"
             )
     context.exit(1 if run.diverged else 0)

@@ -81,7 +81,7 @@ def keeps_its_gate_in_range(case: Case) -> None:
         module(case.random_maps(seed=seed))
         for gate in gates:
             lowest, highest = gate.min().item(), gate.max().item()
-            is_inside = interval.holds(lowest) and interval.holds(highest)
+            is_inside = interval.contains(lowest) and interval.contains(highest)
             expect(is_inside, f"the gate runs from {lowest:.3g} to {highest:.3g}, not in {interval}")
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.bases import blended
+from saccade.bases import blend
 from saccade.contract.harness import (
     N_DRAWS,
     Case,
@@ -154,7 +154,7 @@ def _unchanged_parameters(case: Case, seed: int, training: bool, without_plug: b
     old_values = {name: p.detach().clone() for name, p in learnable.items()}
     optimizer = torch.optim.Adam(learnable.values(), lr=RATE)
     for _ in range(STEPS):
-        y = module(f) if without_plug else blended(f, module(f), a)
+        y = module(f) if without_plug else blend(f, module(f), a)
         optimizer.zero_grad()
         F.mse_loss(y, target).backward()
         optimizer.step()

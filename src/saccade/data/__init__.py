@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from saccade.data.layouts import layout_of, why_not
+from saccade.data.layouts import explain_rejection, find_layout
 from saccade.errors import UserError
 from saccade.events import Notify
 from saccade.recipe import Data
@@ -12,7 +12,7 @@ from saccade.recipe import Data
 if TYPE_CHECKING:
     from saccade.data.samples import Splits
 
-__all__ = ["layout_of", "open_data"]
+__all__ = ["find_layout", "open_data"]
 
 
 def open_data(spec: Data, target: str, notify: Notify | None = None) -> Splits:
@@ -30,9 +30,9 @@ def open_data(spec: Data, target: str, notify: Notify | None = None) -> Splits:
     from saccade.data.validation import score_on_val
 
     check_augmentations(spec.augment, target)
-    layout = layout_of(spec, target)
-    if target != "none" and target not in (kinds := layout.gives(spec)):
-        reason = why_not(spec.source, target)
+    layout = find_layout(spec, target)
+    if target != "none" and target not in (kinds := layout.list_targets(spec)):
+        reason = explain_rejection(spec.source, target)
         raise UserError(
             f"data.source: {layout.name} gives {' or '.join(kinds)}; {target} is needed"
             + (f": {reason}" if reason else "")

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from saccade.data.resizing import Frame
 from saccade.errors import UserError
-from saccade.files import lock, make_folders, replacing
+from saccade.files import atomic_writer, lock, make_folders
 
 __all__ = ["CacheError", "CachedImages", "FileFacts", "cache_folder", "cache_path", "read_cache", "write_cache"]
 
@@ -172,7 +172,7 @@ def _parse_facts(value: Any) -> FileFacts:
 
 def _write(path: Path, results: Iterable[tuple[NDArray[np.uint8] | None, FileFacts]]) -> None:
     all_facts, checksum = list[FileFacts](), 0
-    with replacing(path) as file:
+    with atomic_writer(path) as file:
         for pixels, facts in results:
             if pixels is not None:
                 checksum = zlib.crc32(pixels.data, checksum)

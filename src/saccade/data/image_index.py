@@ -8,7 +8,7 @@ from pathlib import Path
 
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
-from saccade.imagefiles import inside, is_image, walk
+from saccade.imagefiles import is_image, resolve_inside, walk
 
 __all__ = ["AmbiguousError", "ImageIndex", "NotFoundError"]
 
@@ -59,7 +59,7 @@ class ImageIndex:
         """
         name = _with_slashes(text)
         if name.startswith("/") or name[1:2] == ":" or ".." in name.split("/") or "\0" in name:
-            inside(self.root, text, where)
+            resolve_inside(self.root, text, where)
         name = name.removeprefix(self._root_prefix)
         prefix = f"{relative_folder}/" if (relative_folder := self._relative(folder)) else ""
         for start in (prefix, f"{prefix}images/", "", "images/"):

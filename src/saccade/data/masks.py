@@ -25,7 +25,7 @@ from saccade.data.survey import SplitFiles
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 from saccade.events import Notify
-from saccade.imagefiles import UnreadableError, checksum, opened
+from saccade.imagefiles import UnreadableError, checksum, open_image
 
 __all__ = ["MaskFiles", "Masks"]
 
@@ -158,7 +158,7 @@ class MaskFiles:
         """
         path = self.paths[i]
         try:
-            with opened(path) as image:
+            with open_image(path) as image:
                 classes = Image.fromarray(self.class_of_value[class_indices(image, self.class_map)])
             return Mask(torch.from_numpy(np.array(self.frame.fit_mask(classes))))
         except UnreadableError as problem:
@@ -181,7 +181,7 @@ def _void_names(void: Any, class_names: Sequence[str]) -> set[str]:
 
 def _read_facts(path: Path, class_map: ClassMap) -> _MaskFacts:
     try:
-        with opened(path) as image:
+        with open_image(path) as image:
             indices = class_indices(image, class_map)
             values = frozenset(np.flatnonzero(np.bincount(indices.ravel(), minlength=256)).tolist())
             return _MaskFacts((indices.shape[1], indices.shape[0]), values, checksum(path), "")

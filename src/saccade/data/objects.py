@@ -21,7 +21,7 @@ from saccade.data.samples import Target, digest_values
 from saccade.data.sheet import Cell
 from saccade.data.survey import SplitFiles
 from saccade.escaping import brief
-from saccade.imagefiles import UnreadableError, opened
+from saccade.imagefiles import UnreadableError, open_image
 
 __all__ = ["ObjectTargets", "Objects"]
 
@@ -172,7 +172,7 @@ def _box_orientation(path: Path, size: tuple[int, int], annotations: ImageAnnota
         return 1
     if annotations.size == size[::-1]:
         try:
-            with opened(path) as image:
+            with open_image(path) as image:
                 if (orientation := image.getexif().get(ExifTags.Base.Orientation, 1)) >= 5:
                     return int(orientation)
         except UnreadableError as problem:  # removed since it was read

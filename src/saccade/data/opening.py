@@ -22,8 +22,8 @@ from saccade.data.samples import MEMORY_LIMIT
 from saccade.data.views import ImageView
 from saccade.errors import UserError
 from saccade.escaping import brief
-from saccade.events import FilesChecked, Notify, PicturesNotKept
-from saccade.imagefiles import UnreadableError, checksum, opened
+from saccade.events import FilesChecked, ImagesNotCached, Notify
+from saccade.imagefiles import UnreadableError, checksum, open_image
 from saccade.recipe import Data
 
 __all__ = [
@@ -66,7 +66,7 @@ def read_image(path: Path, frame: Frame, exact: bool = False) -> ReadResult:
         UserError: the machine, not the file, is at fault.
     """
     try:
-        with opened(path) as image:
+        with open_image(path) as image:
             height, width = frame.resize_size
             size, draft_size = image.size, (2 * width, 2 * height)
             if swaps_sides(image):
@@ -237,7 +237,7 @@ def _open_cached(
             cached = write_cache(path, ((result.pixels, _facts(result)) for result in results), len(paths), frame)
     except CacheError as error:
         if notify:
-            notify(PicturesNotKept(str(error)))
+            notify(ImagesNotCached(str(error)))
         return None
     errors = {path: facts for path, facts in zip(paths, cached.facts, strict=True) if isinstance(facts, str)}
     readable = {path: facts for path, facts in zip(paths, cached.facts, strict=True) if not isinstance(facts, str)}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from saccade.errors import UserError
 from saccade.escaping import brief
-from saccade.imagefiles import ENDINGS
+from saccade.imagefiles import SUFFIXES
 
 __all__ = ["CellValue", "TableFile", "TableRow", "read_csv", "read_jsonl"]
 
@@ -180,7 +180,7 @@ def _read_text(path: Path, file_name: str) -> str:
 
 def _check_header(header: Sequence[str], first_line: str, file_name: str, min_columns: int) -> None:
     names = [name for name in header if name]
-    image_name = next((name for name in names if name.lower().endswith(ENDINGS)), None)
+    image_name = next((name for name in names if name.lower().endswith(SUFFIXES)), None)
     if image_name is not None:
         raise UserError(
             f"{brief(file_name)} has no header: its first line names {brief(image_name)!r}. Write the names of the "

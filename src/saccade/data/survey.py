@@ -10,7 +10,15 @@ from pathlib import Path
 
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
-from saccade.imagefiles import closed, identity, is_folder, is_image, is_unicode, located, visible
+from saccade.imagefiles import (
+    expand_home,
+    file_id,
+    is_folder,
+    is_image,
+    is_unicode,
+    raise_unreadable_folder,
+    visible_names,
+)
 
 __all__ = [
     "EXPORT_HINT",
@@ -186,7 +194,7 @@ def _drop_links(splits: dict[str, SplitFiles]) -> tuple[dict[str, SplitFiles], i
     for split, split_files in splits.items():
         for label, files in split_files.classes.items():
             for path in files:
-                key = identity(path)
+                key = file_id(path)
                 if key not in first_use:
                     first_use[key] = split, label, path
                     unique[split].classes[label].append(path)
@@ -216,9 +224,9 @@ def subfolders(folder: Path, hidden: Counter[str] | None = None) -> list[Path]:
     try:
         with os.scandir(folder) as scan:
             entries = {entry.name: entry for entry in scan}
-        return [folder / name for name in visible(sorted(entries), hidden) if is_folder(entries[name])]
+        return [folder / name for name in visible_names(sorted(entries), hidden) if is_folder(entries[name])]
     except OSError as error:
-        closed(error)
+        raise_unreadable_folder(error)
 
 
 def files_in(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
@@ -229,9 +237,9 @@ def files_in(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
     """
     try:
         paths = {path.name: path for path in sorted(folder.iterdir()) if path.name.lower().endswith(endings)}
-        return {name: paths[name] for name in visible(paths) if paths[name].is_file()}
+        return {name: paths[name] for name in visible_names(paths) if paths[name].is_file()}
     except OSError as error:
-        closed(error)
+        raise_unreadable_folder(error)
 
 
 def read_lines(path: Path) -> list[str]:
@@ -273,16 +281,16 @@ def find_folder(source: str) -> Path | None:
     Raises:
         UserError: a parent folder cannot be read.
     """
-    path = located(source)
+    path = expand_home(source)
     try:
         return path if path.is_dir() else None
     except OSError as error:
-        closed(error)
+        raise_unreadable_folder(error)
 
 
 def no_source_error(source: str, generated: Sequence[str] = ()) -> UserError:
     """Return the error for a missing ``source``; ``generated`` are the sources that need no folder."""
-    root = located(source)
+    root = expand_home(source)
     if root.exists():
         return UserError(f"{brief(root)} is a file; a folder of images is needed")
     import torchvision

@@ -16,7 +16,7 @@ from torch import nn
 from saccade.errors import UserError, did_you_mean
 from saccade.exporting.export_source import DYNAMIC_AXES, Comparison, ExportSource
 from saccade.exporting.formats import FORMATS, OPSET
-from saccade.files import replacing
+from saccade.files import atomic_writer
 
 __all__ = ["Exported", "export"]
 
@@ -116,7 +116,7 @@ def _temporary_output(path: Path, is_folder: bool) -> Iterator[Path]:
         if not path.parent.is_dir():
             raise UserError(f"there is no folder {path.parent} to write {path.name} into")
         if not is_folder:
-            with replacing(path) as file:  # created first, so that an unwritable path fails before minutes of work
+            with atomic_writer(path) as file:  # created first, so that an unwritable path fails before minutes of work
                 yield Path(file.name)
             return
         with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as temporary:

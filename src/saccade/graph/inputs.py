@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from saccade.errors import UserError
-from saccade.picture_size import parse_size
+from saccade.image_size import parse_size
 
 __all__ = ["example_input", "is_out_of_memory"]
 

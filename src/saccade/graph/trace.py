@@ -20,7 +20,7 @@ from saccade.graph.hosts import check_traceable, check_two_dimensional
 from saccade.graph.inputs import example_input
 from saccade.graph.states import device_types, inference_only
 from saccade.graph.values import Addition, ConvolutionCall, ModuleCall, Value, ValueKey
-from saccade.hooks import of_this_thread, temporary_hooks
+from saccade.hooks import only_in_this_thread, temporary_hooks
 from saccade.tensors import tensors_in
 
 __all__ = ["Arguments", "Trace", "run", "trace"]
@@ -308,8 +308,8 @@ def _hooked_modules(host: nn.Module, host_trace: Trace) -> Iterator[None]:
         def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             host_trace.leave_module(module, output)
 
-        handles.append(module.register_forward_pre_hook(of_this_thread(before), with_kwargs=True))
-        handles.append(module.register_forward_hook(of_this_thread(after)))
+        handles.append(module.register_forward_pre_hook(only_in_this_thread(before), with_kwargs=True))
+        handles.append(module.register_forward_hook(only_in_this_thread(after)))
 
     hidden_prefixes: list[str] = []
     with temporary_hooks() as handles:

@@ -7,14 +7,14 @@ from importlib import import_module
 from saccade.models._checkpoint import head_paths, is_attention_key, saved_network_config
 from saccade.models._host import create_host, host_as_saved, is_dense
 from saccade.models._origin import find_origin
-from saccade.tables import Table
+from saccade.registry import Registry
 
 __all__ = [
     "create_host", "find_origin", "head_paths", "host_as_saved", "is_attention_key", "is_dense", "names",
     "saved_network_config",
 ]  # fmt: skip
 
-names = Table[object](__name__, "architecture").names
+names = Registry[object](__name__, "architecture").names
 
 for _name in names():
     import_module(f"{__name__}.{_name}")

@@ -18,7 +18,7 @@ from saccade.escaping import brief
 from saccade.models._checkpoint import load_initial_weights
 from saccade.models._user_functions import build_with_function, function_as_saved
 from saccade.recipe import Model
-from saccade.trust import fetching
+from saccade.trust import find_fetching_option
 
 __all__ = ["create_host", "host_as_saved", "is_dense"]
 
@@ -39,7 +39,7 @@ def create_host(model: Model, num_classes: int, channels: int) -> nn.Module:
     for key in ("num_classes", "in_chans"):
         if key in model.options:
             raise UserError(f"model.options: {key} follows from the data; leave it out")
-    if fetching_option := fetching(model.options, "model.options"):
+    if fetching_option := find_fetching_option(model.options, "model.options"):
         raise UserError(
             f"model.options: {brief(fetching_option)} fetches weights or opens a file; model.pretrained = true and "
             "model.checkpoint say where the weights come from"

@@ -126,7 +126,7 @@ def _timm_builder(name: str, owner: str, trusted: bool) -> Callable[..., Any]:
 
 def _passed_builder(name: str, code: Any, owner: str) -> Callable[..., Any]:
     """Return the function that was passed to Saccade in this process."""
-    function = builders.passed((name, code))
+    function = builders.find_registered((name, code))
     if function is None:
         raise UserError(
             f"{owner}: its host was built by the function {brief(name)!r}, which was passed to saccade and lies in no "

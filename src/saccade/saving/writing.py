@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from saccade import catalog
 from saccade.errors import UserError
-from saccade.files import make_folders, replacing, write_atomically
+from saccade.files import atomic_writer, make_folders, write_atomically
 from saccade.graph.inputs import example_input
 from saccade.graph.states import preserve_state
 from saccade.saving.config import CONFIG, FORMAT, WEIGHTS, check_config
@@ -107,7 +107,7 @@ def save(
         )  # fmt: skip
     try:
         make_folders(folder)
-        with replacing(folder / WEIGHTS) as file:
+        with atomic_writer(folder / WEIGHTS) as file:
             save_file(state, file.name, {"format": "pt"})
         config["sha256"] = file_digest(folder / WEIGHTS)
         write_atomically(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")

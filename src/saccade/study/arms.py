@@ -12,8 +12,8 @@ from typing import Any
 from saccade import builders, catalog
 from saccade.controls import CONTROLS
 from saccade.errors import UserError, did_you_mean
-from saccade.recipe import Recipe, setting
-from saccade.recipe_paths import whole_paths
+from saccade.recipe import Recipe, parse_setting
+from saccade.recipe_paths import with_absolute_paths
 
 __all__ = ["BASELINE", "Arm", "arms", "duplicates", "full_key", "is_shared_key", "split_position"]
 
@@ -165,7 +165,7 @@ def _parse_arm(text: str) -> Arm:
         raise UserError(
             f"--arm {text!r}: write a name and what differs, as in --arm 'wide: model.options.width=32 attention=se'"
         )
-    return _make_arm(name, map(setting, _split_settings(rest)), f"--arm {name}")
+    return _make_arm(name, map(parse_setting, _split_settings(rest)), f"--arm {name}")
 
 
 def _setting_items(name: str, settings: Any) -> Iterable[tuple[str, Any]]:
@@ -210,7 +210,7 @@ def _validate_settings(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
             raise UserError("attention.where is given twice")
         if where is not None:
             settings["attention.where"] = where
-    values = Recipe().with_overrides(whole_paths(settings)).model_dump(mode="json")
+    values = Recipe().with_overrides(with_absolute_paths(settings)).model_dump(mode="json")
     validated = {key: reduce(getitem, key.split("."), values) for key in settings}
     if unset := [key for key, value in validated.items() if value is None]:
         raise UserError(f"{unset[0]} is None, which a recipe file cannot hold; give a value")
@@ -255,7 +255,7 @@ def _check_control(arm: Arm) -> None:
     if arm.control is None or arm.mechanism == BASELINE:
         return
     name, _ = catalog.parse(arm.mechanism)
-    spec = catalog.stated(name)
+    spec = catalog.declared_spec(name)
     if spec is not None and spec.kind == "conv":
         raise UserError(
             f"the control {arm.control!r} cannot be made for {name!r}, which replaces convolutions: its "

@@ -17,7 +17,7 @@ from saccade import tasks
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.metrics.metric import Metric
-from saccade.metrics.rows import Rows, count
+from saccade.metrics.rows import Rows, count_images
 from saccade.runfiles import Failed, read, read_epochs, read_rows
 from saccade.study import pseudovalues
 from saccade.study.advice import advice_if_not_learnt
@@ -163,7 +163,7 @@ def _task_and_metric(study: Study, finished: Finished) -> tuple[str, str]:
         raise UserError(f"{study.folder}: the runs cannot be compared, because they were scored on {pairs}")
     if trained_for:
         return trained_for.pop()
-    name = tasks.choose(study.base)
+    name = tasks.choose_task(study.base)
     return name, study.base.task.metric or tasks.get(name).metrics[0].name
 
 
@@ -219,16 +219,16 @@ def _rows(study: Study, runs: tuple[RunResult, ...], task_class: type[Task]) -> 
         rows = read_rows(run.folder) if result.status == "done" else None
         if rows is None:
             continue
-        for key in task_class.truth:
+        for key in task_class.truth_keys:
             if key not in rows:
                 raise _damaged(run, f"hold {', '.join(sorted(rows))}; {key!r} is needed")
         first = first or (run, rows)
-        counts = count(first[1]), count(rows)
+        counts = count_images(first[1]), count_images(rows)
         if counts[0] != counts[1]:
             raise _different_images(first[0], run, f"they have {counts[0]} and {counts[1]} test images")
         if ("group" in first[1]) != ("group" in rows):
             raise _different_images(first[0], run, "the groups of their test images differ")
-        for key in (*task_class.truth, *(["group"] if "group" in rows else [])):
+        for key in (*task_class.truth_keys, *(["group"] if "group" in rows else [])):
             if rows[key].shape != first[1][key].shape or not torch.equal(first[1][key].long(), rows[key].long()):
                 raise _different_images(first[0], run, f"the {key}s of their test images differ")
         rows_by_run[run.arm.name, run.seed] = rows

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from saccade import tasks
-from saccade.data import layout_of
+from saccade.data import find_layout
 from saccade.data.sampling import EpochSampler
 from saccade.errors import UserError
 from saccade.events import Notify, SettingsDecided, ignore
@@ -32,7 +32,7 @@ from saccade.study.plan import Study
 from saccade.study.precision import MAX_SEEDS, ImageError, image_floor, planned_detectable
 from saccade.tasks.base import Task
 from saccade.training.environment import choose_device, use_threads
-from saccade.training.fastest import fastest
+from saccade.training.fastest import time_choices
 from saccade.training.preparing import prepare
 from saccade.training.steps import test_steps, training_steps
 from saccade.trust import Trust
@@ -173,7 +173,7 @@ def forecast_study(
         slots: number of concurrent runs; None is the default of ``saccade.study.engine.execute``.
         device: device as in ``saccade train``.
         trust: code that the folder of a teacher may import; see ``saccade.load``.
-        notify: receives ``FilesChecked`` and ``PicturesNotKept``.
+        notify: receives ``FilesChecked`` and ``ImagesNotCached``.
 
     Raises:
         UserError: the data, the host, a mechanism or the device is wrong.
@@ -183,16 +183,16 @@ def forecast_study(
     if slots is None:
         use_all_gpus = torch_device.type == "cuda" and device == "auto"
         slots = torch.cuda.device_count() if use_all_gpus else slots_for(training.threads, torch_device.type) or 1
-    task_class = tasks.get(tasks.choose(study.base))
+    task_class = tasks.get(tasks.choose_task(study.base))
     with use_threads(training.threads):
-        base = tasks.resolved(study.base, task_class.target)
+        base = tasks.resolve(study.base, task_class.target)
         split = open_once(base.data, task_class.target, notify)
-        metric = task_class(base, split).verdict()
+        metric = task_class(base, split).primary_metric()
         margin = metric.margin if study.margin is None else study.margin
         metric.check_margin(margin)
         decided: dict[str, Any] = {}
         if keys := study.undecided():
-            decided = fastest(task_class(base, split), keys, torch_device, trust)
+            decided = time_choices(task_class(base, split), keys, torch_device, trust)
             study = study.decide(decided)
         unfinished = [run for run in study.runs() if run.finished is None]
         slots = min(slots, max(1, len(unfinished)))
@@ -223,7 +223,7 @@ def forecast_study(
         step_ms={name: timing.step_ms for name, timing in timings.items()},
         test_ms={name: timing.test_ms for name, timing in timings.items()},
         metric=metric.name,
-        unit=metric.points,
+        unit=metric.difference_unit,
         detectable=tuple((sigma, size if size <= max_difference else None) for sigma, size in detectable_by_sigma),
         sigma_from=errors.sigma_from,
         test_images=test_images,
@@ -255,7 +255,7 @@ class _ArmTiming:
 def _time_arm(
     study: Study, arm: Arm, task_class: type[Task], device: torch.device, slots: int, trust: Trust
 ) -> _ArmTiming:
-    recipe = tasks.resolved(study.run(arm, study.seeds[0]).recipe, task_class.target)
+    recipe = tasks.resolve(study.run(arm, study.seeds[0]).recipe, task_class.target)
     training = recipe.training
     task = task_class(recipe, open_once(recipe.data, task_class.target))
     prepared = prepare(task, trust)
@@ -348,7 +348,7 @@ def _assumed_errors(study: Study, metric: Metric, images: int) -> _AssumedErrors
         return _AssumedErrors(
             (analysis.sigma,), "the runs finished in this folder", image_variance, image_variance_from
         )
-    layout = layout_of(study.base.data)
+    layout = find_layout(study.base.data)
     if (layout_sd := layout.residual_sd.get(metric.name)) is not None:
         sigmas: tuple[float, ...] = (layout_sd,)
         sigma_from = f"measured on the {layout.name}"

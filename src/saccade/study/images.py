@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from saccade.data import layout_of, open_data
-from saccade.data.samples import Split
+from saccade.data import find_layout, open_data
+from saccade.data.samples import Splits
 from saccade.events import Notify, ignore
 from saccade.recipe import Data
 
 __all__ = ["open_once"]
 
-_last: tuple[tuple[Data, str, Any], Split] | None = None
+_last: tuple[tuple[Data, str, Any], Splits] | None = None
 """Key and images of the last opened data set; only one data set is kept in memory."""
 
 
-def open_once(spec: Data, target: str, notify: Notify = ignore) -> Split:
+def open_once(spec: Data, target: str, notify: Notify = ignore) -> Splits:
     """Return the images of ``open_data``, without reading them again if they are those of the last call.
 
     Images are the same if the settings and the names, sizes and modification times of the files are unchanged.
@@ -24,7 +24,7 @@ def open_once(spec: Data, target: str, notify: Notify = ignore) -> Split:
         UserError: the data cannot be opened; see :func:`saccade.data.open_data`.
     """
     global _last
-    key = spec, target, layout_of(spec, target).stamp(spec)
+    key = spec, target, find_layout(spec, target).stamp(spec)
     if _last is None or _last[0] != key:
         _last = None  # so that two data sets are never in memory at once
         _last = key, open_data(spec, target, notify)

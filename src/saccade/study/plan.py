@@ -19,7 +19,7 @@ from saccade import decisions
 from saccade.errors import UserError
 from saccade.escaping import printable
 from saccade.files import make_folders, remove_unfinished, write_atomically
-from saccade.recipe import MAX_SEED, Recipe, described
+from saccade.recipe import MAX_SEED, Recipe, short_repr
 from saccade.runfiles import StudyFile, read, read_done, read_recipe
 from saccade.study.arms import BASELINE, Arm, duplicates
 
@@ -69,7 +69,7 @@ class Study:
         seeds: seeds of each arm.
         folder: folder of the study.
         margin: half-width of "equal" in the metric's unit; None is the metric's own.
-        decided: settings that were left open, found by :func:`saccade.training.fastest.fastest`.
+        decided: settings that were left open, found by ``fastest.time_choices``.
     """
 
     base: Recipe
@@ -104,8 +104,8 @@ class Study:
                 raise UserError(f"the arm {arm.name!r} would have the name of a file of the study; choose another name")
             if not 0 < len(arm.slug) <= _MAX_NAME_BYTES or not arm.slug.strip("."):
                 raise UserError(
-                    f"the arm {described(arm.name)} gives no folder name: it has {len(arm.slug)} characters allowed in "
-                    f"a folder name; 1 to {_MAX_NAME_BYTES} are needed, not only dots"
+                    f"the arm {short_repr(arm.name)} gives no folder name: it has {len(arm.slug)} characters allowed "
+                    f"in a folder name; 1 to {_MAX_NAME_BYTES} are needed, not only dots"
                 )
         for noun, values in (("seed", self.seeds), ("arm", [arm.name for arm in self.arms])):
             if repeated := duplicates(values):
@@ -142,7 +142,7 @@ class Study:
 
     def undecided(self) -> list[str]:
         """Return the settings that the recipe or an arm leaves open."""
-        return decisions.undecided(arm.recipe(self.base, 0) for arm in self.arms)
+        return decisions.auto_keys(arm.recipe(self.base, 0) for arm in self.arms)
 
     def decide(self, decided: Mapping[str, Any]) -> Study:
         """Return the study with its open settings replaced by ``decided["settings"]``.
@@ -152,7 +152,7 @@ class Study:
         """
         values = decided["settings"]
         arms = tuple(
-            replace(arm, settings={k: values[k] if decisions.is_open(k, v) else v for k, v in arm.settings.items()})
+            replace(arm, settings={k: values[k] if decisions.is_auto(k, v) else v for k, v in arm.settings.items()})
             for arm in self.arms
         )
         return replace(self, base=decisions.decide(self.base, values), arms=arms, decided=decided)
@@ -203,7 +203,7 @@ class Study:
             if self.margin is None:
                 given |= {key: value for key, value in stored.items() if key == "margin"}
             given |= {
-                key: stored[key] for key, value in given.items() if key in stored and decisions.is_open(key, value)
+                key: stored[key] for key, value in given.items() if key in stored and decisions.is_auto(key, value)
             }
             differing = [key for key in {**stored, **given} if stored.get(key) != given.get(key)]
             if differing:

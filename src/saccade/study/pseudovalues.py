@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from saccade.metrics.metric import Metric
-from saccade.metrics.rows import Rows, count, select
+from saccade.metrics.rows import Rows, count_images, select_images
 
 __all__ = ["BLOCKS", "MAX_UNITS", "from_values", "jackknife", "metric_unit_sizes", "pseudo_values", "unit_sizes"]
 
@@ -99,12 +99,14 @@ def pseudo_values(metric: Metric, rows: Rows) -> Floats:
         return from_values(metric.values(rows).numpy(), _groups(rows))
     score = metric.score
     assert score is not None
-    return jackknife(lambda index: score(select(rows, torch.from_numpy(index))), count(rows), _groups(rows))
+    return jackknife(
+        lambda index: score(select_images(rows, torch.from_numpy(index))), count_images(rows), _groups(rows)
+    )
 
 
 def metric_unit_sizes(metric: Metric, rows: Rows) -> Index:
     """Return the images in each unit (units,) of :func:`pseudo_values`."""
-    return unit_sizes(count(rows), _groups(rows), jackknifed=metric.values is None)
+    return unit_sizes(count_images(rows), _groups(rows), jackknifed=metric.values is None)
 
 
 def _groups(rows: Rows) -> Index | None:

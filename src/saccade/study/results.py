@@ -132,9 +132,9 @@ class StudyResults:
 
     def table(self) -> str:
         """Return a Markdown table, one row per arm, followed by the notes."""
-        from saccade.study.report.table import markdown
+        from saccade.study.report.table import to_markdown
 
-        return markdown(self)
+        return to_markdown(self)
 
     def report(self, path: str | Path | None = None, trust: Trust = False) -> Path:
         """Write the report as one HTML page; return its path.
@@ -241,6 +241,6 @@ class StudyResults:
         return "\n".join(filter(None, (self.alarm, *sentences))) or "No verdict yet."
 
     def _repr_html_(self) -> str:
-        from saccade.study.report.notebook import fragment
+        from saccade.study.report.notebook import render_fragment
 
-        return fragment(self)
+        return render_fragment(self)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from saccade.data import layout_of
+from saccade.data import find_layout
 from saccade.errors import UserError
 from saccade.escaping import brief
-from saccade.imagefiles import left_out
+from saccade.imagefiles import describe_left_out
 from saccade.runfiles import Environment, read
 from saccade.study.arms import BASELINE
 from saccade.study.plan import Study
@@ -102,7 +102,7 @@ def study_notes(
     if study.base.data.score_on == "val":
         notes.append(StudyNote("images", "All runs were scored on validation images, not on the test images."))
     done = list(finished.values())  # all runs used the same images, so the first recorded values hold for all
-    if phrase := left_out(next((values["left_out"] for values in done if "left_out" in values), {})):
+    if phrase := describe_left_out(next((values["left_out"] for values in done if "left_out" in values), {})):
         notes.append(StudyNote("images", f"The images of all runs: {phrase}."))
     cautions: list[str] = next((values["cautions"] for values in done if "cautions" in values), [])
     notes += [StudyNote("images", text) for text in cautions]
@@ -112,7 +112,7 @@ def study_notes(
 def _caveat_notes(study: Study) -> list[str]:
     """Return the layout's caveat on verdicts, if it has one."""
     try:
-        caveat = layout_of(study.base.data).caveat
+        caveat = find_layout(study.base.data).caveat
     except UserError:  # the folder is gone
         return []
     return [caveat] if caveat else []

@@ -26,5 +26,5 @@ def train_run(
         UserError: the training cannot start, or another process has locked the run folder for two minutes.
     """
     return training.train(
-        recipe, folder, device=device, notify=notify, images=open_once, patience=_LOCK_TIMEOUT_S, trust=trust
+        recipe, folder, device=device, notify=notify, opener=open_once, lock_timeout=_LOCK_TIMEOUT_S, trust=trust
     )

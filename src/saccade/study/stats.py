@@ -125,7 +125,7 @@ def analyse(
             units.
     """
     margin = metric.margin if margin is None else margin
-    unit = metric.points
+    unit = metric.difference_unit
     names, raw_scores = _score_table(scores, baseline, margin, alpha, unit)
     oriented_scores = raw_scores if metric.higher_is_better else -raw_scores
     labels = tuple(range(oriented_scores.shape[1])) if seeds is None else tuple(int(seed) for seed in seeds)
@@ -292,7 +292,7 @@ def _empty_difference(
         comparisons=1,
         margin=margin,
         alpha=alpha,
-        unit=metric.points,
+        unit=metric.difference_unit,
         digits=max(metric.digits - 1, 0),
         higher_is_better=metric.higher_is_better,
         reason=f"No run of {name} has a score.",

@@ -10,7 +10,7 @@ from typing import Any
 
 from saccade import catalog
 from saccade.errors import UserError, did_you_mean
-from saccade.recipe import Recipe, setting
+from saccade.recipe import Recipe, parse_setting
 from saccade.study.arms import full_key, is_shared_key
 
 __all__ = ["Settings", "label", "tuning_grid", "values_of"]
@@ -53,7 +53,9 @@ def tuning_grid(texts: Sequence[str], base: Recipe) -> tuple[Settings, ...]:
         if key in values_by_key:
             raise UserError(f"--tune: {key} is given twice")
         values_by_key[key] = (
-            [setting(f"{key}={part}")[1] for part in catalog.split(rest)] if equals else _default_values(key, base)
+            [parse_setting(f"{key}={part}")[1] for part in catalog.split_list(rest)]
+            if equals
+            else _default_values(key, base)
         )
         if not values_by_key[key]:
             raise UserError(f"--tune {text!r}: write the values to try, as in --tune training.lr=0.01,0.03,0.1")

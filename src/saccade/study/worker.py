@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from saccade import builders
-from saccade.decisions import undecided
-from saccade.errors import UserError, of_the_machine, study_installed
+from saccade.decisions import auto_keys
+from saccade.errors import UserError, explain_missing_packages, system_error_message
 from saccade.events import Caution, DataOpened, Notify, SettingsDecided
 from saccade.recipe import Recipe
 from saccade.study.memory import keep_freed_memory
@@ -103,7 +103,7 @@ def execute_call(function: str, arguments: Mapping[str, Any], notify: Notify) ->
     try:
         return "result", import_function(function)(**arguments, notify=notify)
     except Exception as error:
-        user_message = str(error) if isinstance(error, UserError) else of_the_machine(error)
+        user_message = str(error) if isinstance(error, UserError) else system_error_message(error)
         is_user_error = user_message is not None
         message = user_message if is_user_error else f"{type(error).__name__}: {error}"
         return "error", {"message": message, "traceback": traceback.format_exc(), "user": is_user_error}
@@ -127,9 +127,9 @@ def execute_run(
 ) -> dict[str, Any]:
     """Execute one run: call ``train`` with the arguments received.
 
-    ``functions`` come from :func:`saccade.builders.packed`; ``trust`` is for the folder of a teacher.
+    ``functions`` come from :func:`saccade.builders.pickle_registered`; ``trust`` is for the folder of a teacher.
     """
-    builders.unpack(functions)
+    builders.register_pickled(functions)
     extra_arguments = {"trust": trust} if trust else {}  # so that ``train`` may have no such parameter
     result: dict[str, Any] = import_function(train)(
         Recipe.read(recipe), Path(folder), device=device, notify=notify, **extra_arguments
@@ -147,30 +147,30 @@ def check_study(
 ) -> dict[str, Any]:
     """Validate data, host and mechanisms of all arms before any training; decide open settings by timed steps.
 
-    ``functions`` come from :func:`saccade.builders.packed`; ``trust`` is for the folder of a teacher.
+    ``functions`` come from :func:`saccade.builders.pickle_registered`; ``trust`` is for the folder of a teacher.
 
     Returns:
-        Dict of ``devices`` to run on, and ``decided``, the result of :func:`saccade.training.fastest.fastest` or {}.
+        Dict of ``devices`` to run on, and ``decided``, the result of ``fastest.time_choices`` or {}.
 
     Raises:
         UserError: the data, the task, a host, a mechanism, its position, the margin or the device is wrong, or a
             package is missing.
     """
-    builders.unpack(functions)
-    with study_installed():
+    builders.register_pickled(functions)
+    with explain_missing_packages():
         from saccade import tasks
         from saccade.study.images import open_once
 
         parsed_recipes = [Recipe.read(recipe) for recipe in recipes]
-        task_class = tasks.get(tasks.choose(parsed_recipes[0]))
-        resolved = [tasks.resolved(recipe, task_class.target) for recipe in parsed_recipes]
+        task_class = tasks.get(tasks.choose_task(parsed_recipes[0]))
+        resolved = [tasks.resolve(recipe, task_class.target) for recipe in parsed_recipes]
         split = open_once(resolved[0].data, task_class.target, notify)
         notify(DataOpened(split.description, tuple(split.cautions)))
 
         # Imported after the data are checked, because they import all of training.
         from saccade.training.environment import choose_device
         from saccade.training.preparing import prepare
-    metric = task_class(resolved[0], split).verdict()
+    metric = task_class(resolved[0], split).primary_metric()
     if margin is not None:
         metric.check_margin(margin)
     torch_device = choose_device(device)
@@ -182,10 +182,10 @@ def check_study(
             notified.add(sentence)
             notify(Caution(sentence))
     decided: dict[str, Any] = {}
-    if keys := undecided(resolved):
-        from saccade.training.fastest import fastest
+    if keys := auto_keys(resolved):
+        from saccade.training.fastest import time_choices
 
-        decided = fastest(task_class(resolved[0], split), keys, torch_device, trust)
+        decided = time_choices(task_class(resolved[0], split), keys, torch_device, trust)
         notify(SettingsDecided(**decided))
     if device != "auto" or torch_device.type != "cuda":
         return {"devices": [str(torch_device)], "decided": decided}

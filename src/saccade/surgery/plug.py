@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from saccade.errors import UserError
-from saccade.graph.hosts import check_changeable
+from saccade.graph.hosts import check_not_distributed
 from saccade.graph.inputs import example_input
 from saccade.graph.positions import select
 from saccade.graph.sites import Site
@@ -100,7 +100,7 @@ def insert_plugs(
             f"saccade.replace(host, {mechanism.name!r}) inserts it, and reports how many weights that discards"
         )
     mechanism.check(options)
-    check_changeable(host)
+    check_not_distributed(host)
     if input is None and mechanism.needs_size:
         input = example_input(host)  # the full size: an inspection by itself shortens the last side
     inspection = inspect_unplugged(host, input)
@@ -138,7 +138,7 @@ def insert_plugs(
                     reads=parents,
                 )
             value = inspection.structure.value(site.path)
-            new.append(new_plug.to(value.device, inspection.structure.weights(site.path, site.parent)))
+            new.append(new_plug.to(value.device, inspection.structure.weight_dtype(site.path, site.parent)))
         return attach_all(host, new, check)
 
 

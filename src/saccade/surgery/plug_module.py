@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from saccade.bases import as_laid_out, blended
+from saccade.bases import blend, match_strides
 from saccade.parent_class import CHILD
 from saccade.stage_outputs import PreviousStage, StageOutputs
 
@@ -88,7 +88,7 @@ class Plug(nn.Module):
     def forward(self, f: Tensor) -> Tensor:
         """Map f (B, C, H, W) to (B, C, H, W), in the dtype of f."""
         mechanism_output: Tensor = self.mechanism(f)
-        return as_laid_out(f, mechanism_output if self.a is None else blended(f, mechanism_output, self.a))
+        return match_strides(f, mechanism_output if self.a is None else blend(f, mechanism_output, self.a))
 
     def extra_repr(self) -> str:
         """Return the mechanism's name and the site."""

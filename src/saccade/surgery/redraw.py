@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from saccade.graph.states import training_twin
+from saccade.graph.states import training_copy
 from saccade.graph.trace import Arguments, run
 from saccade.hooks import only_in_this_thread, temporary_hooks
 from saccade.surgery.plug_module import Plug, plug_of
@@ -67,7 +67,7 @@ def redraw_dead_relus(
         return running.register_forward_pre_hook(only_in_this_thread(redraw_if_dead))
 
     try:
-        with training_twin(host) as twin:
+        with training_copy(host) as twin:
             for n, plug in enumerate(new):
                 twin_plug = plug_of(twin.get_submodule(plug.site.parent))
                 assert twin_plug is not None

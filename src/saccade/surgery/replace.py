@@ -14,9 +14,9 @@ from torch import nn
 
 from saccade import catalog
 from saccade.errors import UserError
-from saccade.graph.hosts import check_changeable, check_network
+from saccade.graph.hosts import check_network, check_not_distributed
 from saccade.graph.inputs import example_input
-from saccade.graph.positions import POSITIONS, family, select, words_in
+from saccade.graph.positions import POSITIONS, position_key, select, where_items
 from saccade.graph.sites import Inspection, Site
 from saccade.surgery.mechanism import Mechanism, kernel_keeping_class, options_per_site, starts_neutral
 from saccade.surgery.rebuild_warning import warn_of_rebuilding
@@ -103,7 +103,7 @@ def replace(
     neutral = starts_neutral(start)
     resolved = Mechanism.resolve(mechanism)
     _check_options(resolved, options)
-    check_changeable(host)
+    check_not_distributed(host)
     if input is None and resolved.needs_size:
         input = example_input(host)
     inspection = inspect_unplugged(host, input)
@@ -207,7 +207,7 @@ def repeat_replacements(host: nn.Module, rows: Sequence[Mapping[str, Any]], owne
 def _has_spec(name: str) -> bool:
     """Return True if the mechanism ``name`` declares a SPEC."""
     try:
-        return catalog.stated(name) is not None
+        return catalog.declared_spec(name) is not None
     except UserError:  # a function that cannot be imported
         return False
 
@@ -229,7 +229,7 @@ def _select_convolutions(
 ) -> list[tuple[Site, str]]:
     """Return (site, position) of the selected convolutions in execution order; sites have the input's size."""
     selection: dict[str, tuple[Site, str]] = {}
-    for entry in words_in(where):
+    for entry in where_items(where):
         for site, position in _select_entry(host, inspection, entry, mechanism):
             check_replaceable(site.path, host.get_submodule(site.parent))
             selection.setdefault(site.parent, (site, position))
@@ -243,7 +243,7 @@ def _select_entry(
     """Yield (site, position) of the convolutions that one entry of ``where`` selects."""
     position = entry.strip()
     if re.match(r"paper\b", position):
-        paper_position = mechanism.spec.position[family(host, mechanism.spec)]
+        paper_position = mechanism.spec.position[position_key(host, mechanism.spec)]
         if not paper_position.startswith(_CONVOLUTION_POSITIONS):
             paper_position = "conv3x3"
         position = paper_position + position.removeprefix("paper")
@@ -272,8 +272,8 @@ def _select_entry(
         )
     trace = inspection.structure.trace
     for site in sites:
-        call = trace.by_path()[site.parent][0]
-        input_map = None if call.first is None else trace.values.get(call.first)
+        call = trace.calls_by_path()[site.parent][0]
+        input_map = None if call.first_input is None else trace.values.get(call.first_input)
         size = site.size if input_map is None else (input_map.shape[2], input_map.shape[3])
         path = site.path if site.entering else site.parent
         yield dataclasses.replace(site, path=path, size=size), position

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from saccade.errors import UserError
-from saccade.graph.states import training_twin
+from saccade.graph.states import training_copy
 from saccade.graph.trace import Arguments, run
 from saccade.hooks import only_in_this_thread, temporary_hooks
 from saccade.surgery.plug_module import Plug
@@ -126,7 +126,7 @@ def warn_of_eval_only(host: nn.Module, new: list[Plug], arguments: Arguments) ->
 
     parents = {plug.site.parent for plug in new}
     try:
-        with training_twin(host) as twin:
+        with training_copy(host) as twin:
             for parent in parents:
                 register_hook(twin, parent)
             for _ in range(_MAX_TRAINING_RUNS):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from saccade.errors import UserError
-from saccade.tables import Table
+from saccade.registry import Registry
 from saccade.tasks._resolving import describe_resolved, resolve
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["choose_task", "describe_resolved", "get", "names", "resolve"]
 
-_TABLE: Table[Task] = Table(__name__, "task")
+_TABLE: Registry[Task] = Registry(__name__, "task")
 names = _TABLE.names
 
 
@@ -36,15 +36,15 @@ def choose_task(recipe: Recipe) -> str:
         UserError: there is no such task, or the data has no targets for it.
         TypeError: two tasks are the default for the same kind of target.
     """
-    from saccade.data.layouts import layout_of, why_not
+    from saccade.data.layouts import explain_rejection, find_layout
 
     name = recipe.task.name
-    layout = layout_of(recipe.data, "none" if name == "auto" else get(name).target)
-    kinds = layout.gives(recipe.data)
+    layout = find_layout(recipe.data, "none" if name == "auto" else get(name).target)
+    kinds = layout.list_targets(recipe.data)
     if name != "auto":
         needed = get(name).target
         if needed not in (*kinds, "none"):
-            reason = why_not(recipe.data.source, needed)
+            reason = explain_rejection(recipe.data.source, needed)
             raise UserError(
                 f"the task {name} learns from targets of the kind {needed!r}; {recipe.data.source}, read as "
                 f"{layout.name}, has {' and '.join(map(repr, kinds))}{f' ({reason})' if reason else ''}"

@@ -135,7 +135,7 @@ class Checkpointer(Callback):
                 "teacher": self.teacher,
             }
         )
-        self.notify(EpochEnded(epoch, row, self.metric.text(row["scores"][self.metric.name])))
+        self.notify(EpochEnded(epoch, row, self.metric.format(row["scores"][self.metric.name])))
 
     def _update_best(self, epoch: int, score: float | None, state: dict[str, Tensor], test: dict[str, Tensor]) -> None:
         """Store ``state`` and ``test`` if ``score`` is better than the best of the phase."""

@@ -22,7 +22,7 @@ from saccade.graph.inputs import example_input
 from saccade.hooks import temporary_hooks
 from saccade.recipe import Model, short_repr
 from saccade.saving.config import WEIGHTS, describe
-from saccade.saving.weights import compare, digest, shapes_of
+from saccade.saving.weights import compare_shapes, file_digest, shapes_of
 from saccade.tasks.base import Task
 from saccade.trust import Trust
 
@@ -82,10 +82,10 @@ class Teacher:
                 raise UserError(f"{setting} is a folder that has weights; leave training.teacher_checkpoint out")
             network = saving.load(folder, trust=trust)
             scale, shift = _conversion(folder, task, setting)
-            teacher = cls(network, alpha, temperature, digest(folder / WEIGHTS), scale, shift)
+            teacher = cls(network, alpha, temperature, file_digest(folder / WEIGHTS), scale, shift)
         else:
             network, file = _build_timm(task, training.teacher, training.teacher_checkpoint, setting)
-            teacher = cls(network, alpha, temperature, digest(file))
+            teacher = cls(network, alpha, temperature, file_digest(file))
         teacher._verify(task, setting)
         return teacher
 
@@ -98,7 +98,7 @@ class Teacher:
         except Exception as error:  # a network may raise anything for an unsupported image size
             message = str(error).partition("\n")[0] or type(error).__name__
             raise UserError(f"{setting} on images of {'×'.join(map(str, size))}: {message}") from error
-        if mismatch := task.misfit(output, images):
+        if mismatch := task.output_problem(output, images):
             raise UserError(f"{setting} {mismatch}")
 
     def to(self, device: torch.device) -> None:
@@ -143,7 +143,8 @@ def _build_timm(task: Task, name: str, checkpoint: str | None, setting: str) -> 
     except (OSError, SafetensorError) as error:
         raise UserError(f"training.teacher_checkpoint: {file} is not a readable safetensors file: {error}") from None
     shapes = {key: tuple(value.shape) for key, value in state.items()}
-    compare(shapes, shapes_of(network), f"training.teacher_checkpoint: {file} does not fit a {name} with these classes")
+    message = f"training.teacher_checkpoint: {file} does not fit a {name} with these classes"
+    compare_shapes(shapes, shapes_of(network), message)
     network.load_state_dict(state)
     return network, file
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from saccade import saving
 from saccade.metrics.metric import Metric
-from saccade.metrics.rows import Rows, select
+from saccade.metrics.rows import Rows, select_images
 from saccade.tasks.base import Phase, Task
 from saccade.training.folder import RunFolder
 from saccade.training.gates import constant_plugs
@@ -46,16 +46,16 @@ def write_results(
     network.cpu()
     outputs: Rows = dict(chosen["test"])
     if (order := shuffled_order(recipe, len(split.test))) is not None:
-        outputs = select(outputs, torch.tensor(order).argsort())
+        outputs = select_images(outputs, torch.tensor(order).argsort())
     if (groups := split.test.groups) is not None:
         codes = {group: code for code, group in enumerate(sorted(set(groups)))}
         outputs["group"] = torch.tensor([codes[group] for group in groups])
-    description, constant_rows = task.trivial()
+    description, constant_rows = task.trivial_baseline()
     scores = task.scores(outputs)
     result = {
         "task": name,
         "metric": metric.name,
-        "score": metric.text(scores[metric.name]),
+        "score": metric.format(scores[metric.name]),
         "scores": scores,
         "by_class": _by_class(task, outputs),
         "trivial": {"answer": description, "scores": task.scores(constant_rows)},
@@ -91,7 +91,7 @@ def write_results(
 def _by_class(task: Task, outputs: Rows) -> dict[str, list[float | None]]:
     """Return the score of each class by metric, for metrics that have one; None for a class without a score."""
     scores = {}
-    for metric in task.reported():
+    for metric in task.applicable_metrics():
         if metric.by_class is not None:
             values = metric.by_class(outputs).tolist()
             values += [float("nan")] * (len(task.data.classes) - len(values))

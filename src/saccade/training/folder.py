@@ -25,7 +25,7 @@ import torch
 from saccade import decisions
 from saccade.errors import UserError
 from saccade.escaping import printable
-from saccade.files import lock, make_folders, remove_unfinished, replacing, write_atomically
+from saccade.files import atomic_writer, lock, make_folders, remove_unfinished, write_atomically
 from saccade.recipe import Recipe
 from saccade.runfiles import check_epochs, read_done, read_recipe
 
@@ -156,7 +156,7 @@ class RunFolder:
         the averaged network; ``teacher``, the digest of its weights.
         """
         try:
-            with replacing(self.path / _RESUME) as file:
+            with atomic_writer(self.path / _RESUME) as file:
                 torch.save(dict(state), file)
         except RuntimeError as error:
             if isinstance(error.__context__, OSError):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from saccade.errors import UserError, did_you_mean
-from saccade.models import head_of
+from saccade.models import head_paths
 from saccade.recipe import Recipe
 from saccade.surgery.groups import attention_modules
 
@@ -114,8 +114,8 @@ def _is_folded(norm: nn.Module) -> bool:
 
 
 def _freeze_host(network: nn.Module, host_modules: Sequence[tuple[str, nn.Module]], plugged: set[int]) -> Frozen:
-    head_paths = head_of(network)
-    if not head_paths:
+    heads = head_paths(network)
+    if not heads:
         raise UserError(
             "training.freeze = 'host' trains the head, and the host does not declare which module that is "
             "(default_cfg['classifier']); give globs of the parameters to freeze"

@@ -15,7 +15,7 @@ from saccade.hooks import temporary_hooks
 from saccade.surgery import plugs, record, replacements
 from saccade.surgery.controls import NoiseGate, unshuffled
 from saccade.surgery.record import effective_gate
-from saccade.surgery.replaced import CHILD, Replaced, alone, original
+from saccade.surgery.replaced import CHILD, ReplacedConvolution, original_output, output_without_plug
 
 __all__ = ["constant_plugs", "plug_statistics", "probe_images"]
 
@@ -55,8 +55,8 @@ def plug_statistics(network: nn.Module, images: Tensor) -> dict[str, dict[str, A
     def make_hook(site: str) -> Any:
         def hook(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
             reference: Tensor = (*inputs, *kwargs.values())[0]
-            if isinstance(module, Replaced):
-                output, reference = alone(module, reference, output), original(module, reference)
+            if isinstance(module, ReplacedConvolution):
+                output, reference = output_without_plug(module, reference, output), original_output(module, reference)
             reference_values = reference.float().flatten(1)
             norm = reference_values.norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
             changes[site].append((output.float().flatten(1) - reference_values).norm(dim=1) / norm)

@@ -10,9 +10,9 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import nn
 
-from saccade.models import is_of_attention, saved_network
+from saccade.models import is_attention_key, saved_network_config
 from saccade.surgery import plugs
-from saccade.surgery.replace import described
+from saccade.surgery.replace import replacement_rows
 
 __all__ = ["load_plugs"]
 
@@ -25,7 +25,7 @@ def load_plugs(network: nn.Module, folder: Path) -> None:
     Raises:
         UserError: the folder has no finished run.
     """
-    saved = saved_network(folder)
+    saved = saved_network_config(folder)
     saved_plugs = {
         row["site"]["path"]: _facts(row["mechanism"], row["options"], row["neutral"]) for row in saved["plugs"]
     }
@@ -33,10 +33,12 @@ def load_plugs(network: nn.Module, folder: Path) -> None:
     plugs_here = {
         row.site: _facts(row.mechanism, row.module.options, row.module.a is not None) for row in plugs(network)
     }
-    plugs_here |= {row["convolution"]: _facts(row["mechanism"], row["options"], None) for row in described(network)}
+    plugs_here |= {
+        row["convolution"]: _facts(row["mechanism"], row["options"], None) for row in replacement_rows(network)
+    }
     if plugs_here == saved_plugs:
         weights = load_file(folder / "model.safetensors")
-        network.load_state_dict({key: value for key, value in weights.items() if is_of_attention(key)}, strict=False)
+        network.load_state_dict({key: value for key, value in weights.items() if is_attention_key(key)}, strict=False)
     elif saved_plugs:
         names, count = ", ".join(sorted({name for name, *_ in saved_plugs.values()})), len(saved_plugs)
         sites = f"{count} site{'s' * (count > 1)}"

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from saccade import catalog
-from saccade.builders import arguments, find, is_builder
+from saccade.builders import call_arguments, find_builder, is_builder
 from saccade.errors import UserError
 from saccade.graph.inputs import example_input
-from saccade.graph.states import preserve_state, training_twin
+from saccade.graph.states import preserve_state, training_copy
 from saccade.recipe import Recipe
 from saccade.surgery import plugs, replacements
 from saccade.surgery.controls import Shuffled, plug_control
@@ -68,7 +68,7 @@ def _is_neutral(plug: Plug) -> bool:
     name, options = plug.name, plug.options
     if isinstance(plug.mechanism, Shuffled):
         name, options = options["mechanism"], options["options"]
-    mechanism = Mechanism.of(name)
+    mechanism = Mechanism.resolve(name)
     return plug.a is not None or mechanism.spec.is_neutral({**mechanism.defaults, **options})
 
 
@@ -139,13 +139,13 @@ def _check_host(host: nn.Module, task: Task) -> None:
     except Exception as error:  # a network may raise anything for an unsupported image size
         message = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"{prefix}: {message}{_hint(host, task) if is_users else ''}") from error
-    if mismatch := task.misfit(output, images[0]):
+    if mismatch := task.output_problem(output, images[0]):
         raise UserError(f"{prefix} {mismatch}{_hint(host, task) if is_users else ''}")
     if not is_users or callable(getattr(host, "training_loss", None)):
         return
     with ExitStack() as stack:
         try:
-            twin = stack.enter_context(training_twin(host))
+            twin = stack.enter_context(training_copy(host))
         except Exception:  # a host that cannot be copied can still be trained
             return
         try:
@@ -153,7 +153,7 @@ def _check_host(host: nn.Module, task: Task) -> None:
         except Exception as error:
             message = str(error).partition("\n")[0] or type(error).__name__
             raise UserError(f"{prefix}, in training mode: {message}") from error
-    if mismatch := task.misfit(output, images[0]):
+    if mismatch := task.output_problem(output, images[0]):
         raise UserError(
             f"{prefix}, in training mode, {mismatch}. Build it without its auxiliary outputs, or give it a method "
             "training_loss(images, targets)"
@@ -163,7 +163,7 @@ def _check_host(host: nn.Module, task: Task) -> None:
 def _hint(host: nn.Module, task: Task) -> str:
     """Return a hint if the builder ignores the number of channels or classes."""
     model, classes, channels = task.recipe.model, len(task.data.classes), task.data.channels
-    passed = arguments(find((model.name, model.code)), classes, channels, model.options)
+    passed = call_arguments(find_builder((model.name, model.code)), classes, channels, model.options)
     first_convolution = next((module for module in host.modules() if isinstance(module, nn.Conv2d)), None)
     if first_convolution is not None and first_convolution.in_channels != channels and channels not in passed.values():
         return f"; the images have {channels} channels: add an argument in_chans to the function"

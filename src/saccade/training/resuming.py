@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from saccade.errors import UserError
-from saccade.metrics.rows import count
+from saccade.metrics.rows import count_images
 
 __all__ = ["find_mismatch"]
 
@@ -61,7 +61,7 @@ def _are_rows(value: object, images: int) -> bool:
     if not isinstance(value, Mapping) or not all(isinstance(column, Tensor) for column in value.values()):
         return False
     try:
-        return count(dict(value)) == images
+        return count_images(dict(value)) == images
     except UserError:
         return False
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from saccade import tasks
 from saccade.data import open_data
-from saccade.data.samples import Split
+from saccade.data.samples import Splits
 from saccade.data.sampling import EpochSampler
 from saccade.decisions import auto_keys, decide, value_of
 from saccade.errors import UserError
@@ -45,7 +45,7 @@ from saccade.trust import Trust
 
 __all__ = ["Opener", "train"]
 
-Opener = Callable[[Data, str, Notify], Split]
+Opener = Callable[[Data, str, Notify], Splits]
 """Function that opens the images of a recipe's data for a kind of target, such as ``label``."""
 
 
@@ -84,10 +84,10 @@ def train(
     with RunFolder.locked(Path(folder), recipe, lock_timeout) as run:
         result = run.result()
         if result is None:
-            name = tasks.choose(recipe)
+            name = tasks.choose_task(recipe)
             kind = tasks.get(name)
             with use_threads(recipe.training.threads), _preserved_random_state(torch_device):
-                full_recipe = tasks.resolved(recipe, kind.target)
+                full_recipe = tasks.resolve(recipe, kind.target)
                 split = opener(full_recipe.data, kind.target, notify)
                 settings = _auto_settings(full_recipe, run, kind, split, torch_device, notify, trust)
                 task = kind(decide(full_recipe, settings), split)
@@ -99,7 +99,7 @@ def _auto_settings(
     recipe: Recipe,
     run: RunFolder,
     kind: type[Task],
-    split: Split,
+    split: Splits,
     device: torch.device,
     notify: Notify,
     trust: Trust,
@@ -121,13 +121,15 @@ def _auto_settings(
 def _train(
     name: str, task: Task, given_recipe: Recipe, run: RunFolder, device: torch.device, notify: Notify, trust: Trust
 ) -> dict[str, Any]:
-    metric = task.verdict()
+    metric = task.primary_metric()
     recipe, split, training = task.recipe, task.data, task.recipe.training
     for caution in split.cautions:
         notify(Caution(caution))
     prepared = prepare(task, trust)
     network, phases, teacher = prepared.network, prepared.phases, prepared.teacher
-    notes = [sentence for sentence in (tasks.filled_in(given_recipe, recipe), prepared.frozen.sentence) if sentence]
+    notes = [
+        sentence for sentence in (tasks.describe_resolved(given_recipe, recipe), prepared.frozen.sentence) if sentence
+    ]
     for note in notes:
         notify(Caution(note))
     ends = list(accumulate(phase.epochs for phase in phases))

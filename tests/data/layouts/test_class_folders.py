@@ -12,7 +12,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from saccade import imagefiles
 from saccade.data import layouts, open_data, opening
-from saccade.data.opening import Files, check
+from saccade.data.opening import LazyImages, read_images
 from saccade.data.resizing import Frame
 from saccade.errors import UserError
 from saccade.events import FilesChecked
@@ -51,7 +51,7 @@ def labels(images):
 def files(split):
     """The numbers of the files of each part, by pictures: each file's picture is its own."""
     return [
-        {tuple(images.picture(i).flatten().tolist()) for i in range(len(images))}
+        {tuple(images.raw_image(i).flatten().tolist()) for i in range(len(images))}
         for images in (split.train, split.test)
     ]
 
@@ -67,7 +67,7 @@ def test_two_parts(tmp_path, first, second):
     assert labels(split.test) == [0, 1, 1]
     assert (split.size, split.channels) == ((12, 12), 3)
     wanted = torch.from_numpy(np.array(Image.open(tmp_path / first / "b" / "002.png"))).permute(2, 0, 1)
-    torch.testing.assert_close(split.train.picture(4), wanted, rtol=0, atol=0)
+    torch.testing.assert_close(split.train.raw_image(4), wanted, rtol=0, atol=0)
 
 
 def test_with_three_parts_the_validation_part_is_set_aside(tmp_path):
@@ -111,7 +111,7 @@ def described(root, **fields):
 def test_classes_of_the_validation_part_that_are_not_those_of_the_others_are_noted(tmp_path):
     for part in ("train", "test", "val"):
         fill(tmp_path / part, {"a": 2, "b": 2})
-    assert not any("would miss" in note for note in described(tmp_path)["notes"])
+    assert not any("would not see" in note for note in described(tmp_path)["notes"])
     (tmp_path / "val" / "a").rename(tmp_path / "val" / "c")
     (tmp_path / "val" / "a").mkdir()  # an empty folder is no class of that part
     split = opened(tmp_path)
@@ -119,7 +119,7 @@ def test_classes_of_the_validation_part_that_are_not_those_of_the_others_are_not
     facts = described(tmp_path)
     assert (facts["refused"], facts["used"]) == ([], {"train": 4, "test": 4, "val": 2})
     for name, here, there in (("a", "train", "val"), ("c", "val", "train")):
-        said = f"class '{name}' is in {tmp_path / here} but not in {tmp_path / there}. A phase that chooses on val"
+        said = f"class '{name}' is in {tmp_path / here} but not in {tmp_path / there}. A phase that selects on val"
         assert any(note.startswith(said) for note in facts["notes"])
     (tmp_path / "test" / "a").rename(tmp_path / "test" / "c")  # the twin: a part that is scored
     with pytest.raises(UserError, match=r"class 'a' is in .*train but not in .*test"):
@@ -149,7 +149,7 @@ def test_bad_files_of_the_validation_part_are_left_out(tmp_path):
 )
 @pytest.mark.parametrize("cache", [2**30, 0])
 def test_any_size_by_any_resize(tmp_path, monkeypatch, resize, size, cache):
-    monkeypatch.setattr(opening, "CACHE", cache)
+    monkeypatch.setattr(opening, "MEMORY_LIMIT", cache)
     fill(tmp_path, {"a": 2, "b": 2}, size=(12, 12), value=(0, 51, 102))
     draw(tmp_path / "a" / "000.png", size=(12, 12), value=(255, 51, 102))
     split = opened(tmp_path, size=size, resize=resize, test_part=0.5)
@@ -157,11 +157,11 @@ def test_any_size_by_any_resize(tmp_path, monkeypatch, resize, size, cache):
     assert (split.size, image.shape, label) == (size, (3, *size), 0)
     assert split.mean[1:] == pytest.approx((0.2, 0.4), abs=1e-6)  # padding is not in it
     assert image[1:].abs().max() < 0.5  # of the mean colour: zero where padded, too
-    left, top, width, height = Frame(*size, resize).content((12, 12))
+    left, top, width, height = Frame(*size, resize).content_box((12, 12))
     outside = torch.ones(size, dtype=torch.bool)
     outside[top : top + height, left : left + width] = False
     assert outside.any() == (resize == "pad")
-    filled = split.train.picture(0)[:, outside]
+    filled = split.train.raw_image(0)[:, outside]
     assert (torch.tensor([round(255 * value) for value in split.mean], dtype=torch.uint8) == filled.T).all()
 
 
@@ -256,7 +256,7 @@ def test_a_decompression_bomb_is_refused_unread(tmp_path, monkeypatch):
         raise AssertionError(f"{image.size} is decoded")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", load)
-    large, larger = check([tmp_path / "large.png", tmp_path / "larger.png"], Frame(8, 8))
+    large, larger = read_images([tmp_path / "large.png", tmp_path / "larger.png"], Frame(8, 8))
     assert large.problem == "has 10000×9000 pixels; at most 89,478,485 are allowed"
     assert larger.problem == "has 20000×9000 pixels; at most 89,478,485 are allowed"
     Image.new("1", (3_000, 2_000), 1).save(tmp_path / "fair.png")
@@ -277,14 +277,14 @@ def test_a_photograph_is_turned_as_its_exif_says(tmp_path):
 def test_large_sets_stay_on_disk_and_give_the_same(tmp_path, monkeypatch):
     fill(tmp_path, {"a": 5, "b": 5})
     kept = opened(tmp_path)
-    monkeypatch.setattr(opening, "CACHE", 10 * 3 * 12 * 12 - 1)
+    monkeypatch.setattr(opening, "MEMORY_LIMIT", 10 * 3 * 12 * 12 - 1)
     read = opened(tmp_path)
-    assert isinstance(kept.train.pictures, torch.Tensor)
-    assert isinstance(read.train.pictures, Files)
+    assert isinstance(kept.train.images, torch.Tensor)
+    assert isinstance(read.train.images, LazyImages)
     assert read.mean == kept.mean
     for i in range(len(kept.test)):
         torch.testing.assert_close(read.test[i][0], kept.test[i][0], rtol=0, atol=0)
-    path = read.test.pictures.paths[0]
+    path = read.test.images.paths[0]
     path.write_bytes(b"gone")
     with pytest.raises(UserError, match=path.name):
         read.test[0]
@@ -433,9 +433,9 @@ def test_bad_files_are_left_out_on_request_and_the_others_stay_where_they_are(tm
 def test_bad_files_are_left_out_of_a_set_that_stays_on_disk(tmp_path, monkeypatch):
     fill(tmp_path, {"a": 10, "b": 10})
     (tmp_path / "a" / "001.png").write_bytes(b"no")
-    monkeypatch.setattr(opening, "CACHE", 0)
+    monkeypatch.setattr(opening, "MEMORY_LIMIT", 0)
     split = opened(tmp_path, skip_bad=True)
-    assert isinstance(split.train.pictures, Files)
+    assert isinstance(split.train.images, LazyImages)
     pictures = [split.train[i] for i in range(len(split.train))] + [split.test[i] for i in range(len(split.test))]
     assert [label for _, label in pictures].count(0) == 9
 

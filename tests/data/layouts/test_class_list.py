@@ -35,7 +35,7 @@ def opened(root, **fields):
 
 def seen(images):
     """(number of the file, label) of each image, in order; the number is its red."""
-    return [(int(images.picture(i)[0, 0, 0]), images.target(i)) for i in range(len(images))]
+    return [(int(images.raw_image(i)[0, 0, 0]), images.target(i)) for i in range(len(images))]
 
 
 PLAIN = {"train": "cat/0.png\ndog/1.png\ndog/0.png\n", "test": "cat/5.png\ndog/5.png\n"}
@@ -136,7 +136,7 @@ def test_each_line_of_classes_is_one_name(root, monkeypatch):
         opened(root)
     write(root, classes="zebra\nape\n \n\n")
     assert opened(root).classes == ["zebra", "ape"]  # the twin
-    monkeypatch.setattr(class_list, "class_names", lambda path: ["zebra", "ape", "ape"])
+    monkeypatch.setattr(class_list, "read_class_names", lambda path: ["zebra", "ape", "ape"])
     with pytest.raises(ValueError, match="6 files have 4 images"):
         opened(root)
 

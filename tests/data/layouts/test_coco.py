@@ -19,7 +19,7 @@ from saccade.data.layouts import _coco_json
 from saccade.data.outlines import rle_mask
 from saccade.errors import UserError
 from saccade.recipe import Data, Recipe
-from saccade.tasks import choose
+from saccade.tasks import choose_task
 
 SIZE = (40, 20)  # width, height
 CATEGORIES = [{"id": 1, "name": "cat", "supercategory": "animal"}, {"id": 18, "name": "dog", "supercategory": "animal"}]
@@ -291,7 +291,7 @@ CLEANED = {
     "crowd": ({"iscrowd": 1, "segmentation": {"size": [20, 40], "counts": RUNS}}, r"1 crowds \(iscrowd = 1\) are left"),
     "of no image": ({"image_id": 999}, r"1 annotations of .* that it does not list; .* annotation 102 of image 999"),
     "of an image by text": ({"image_id": "2"}, "1 annotations of .* that it does not list"),
-    "twice": ({"image_id": 3, "category_id": 18}, "1 objects stand twice and count once"),
+    "twice": ({"image_id": 3, "category_id": 18}, "1 objects are exact duplicates and are counted once"),
     "an id twice": ({"id": 101}, r"1 annotation ids occur twice in .* \(first: 101\); all annotations are used"),
 }  # fmt: skip
 
@@ -311,7 +311,7 @@ def test_an_annotation_that_is_cleaned_and_counted(tmp_path, kind):
 def test_a_box_past_the_edge_is_cut(tmp_path):
     coco(tmp_path, annotations=[annotation(1, 0, bbox=[20, 10, 21.5, 10.5], segmentation=[])])
     assert opened(tmp_path, size=(20, 40)).train.target(0)["boxes"].tolist() == [[20, 10, 40, 20]]
-    assert any("are cut to it (the first: annotations/instances" in note for note in described(tmp_path)["notes"])
+    assert any("are clipped to it (the first: annotations/instances" in note for note in described(tmp_path)["notes"])
 
 
 def of_another_size(found):
@@ -460,7 +460,7 @@ def test_classify_does_not_learn_the_parts(tmp_path):
         open_data(Data(source=str(tmp_path)), "label")
     recipe = Recipe().with_overrides({"data.source": str(tmp_path), "task.name": "classify"})
     with pytest.raises(UserError, match=r"classify learns from targets of the kind 'label'; .* coco, has 'objects'"):
-        choose(recipe)
+        choose_task(recipe)
     done = CliRunner().invoke(compare, ["--data", str(tmp_path), "--attention", "none,se"])
     assert "no task learns from targets of the kind 'objects', which coco gives. There are classify (label)" in str(
         done.exception

@@ -15,7 +15,7 @@ from saccade.data import layouts, open_data, records
 from saccade.data.samples import collate
 from saccade.errors import UserError
 from saccade.recipe import Data, Recipe
-from saccade.tasks import choose
+from saccade.tasks import choose_task
 
 
 def picture(path, number=0):
@@ -41,7 +41,7 @@ def seen(split, part="train"):
     """Number of the image -> target; a vector as a list."""
     images = getattr(split, part)
     targets = [images.target(i) for i in range(len(images))]
-    numbers = [int(images.picture(i)[0, 0, 0]) for i in range(len(images))]
+    numbers = [int(images.raw_image(i)[0, 0, 0]) for i in range(len(images))]
     return {n: t.int().tolist() if torch.is_tensor(t) else t for n, t in zip(numbers, targets, strict=True)}
 
 
@@ -135,11 +135,11 @@ def test_several_labels_a_row(tmp_path, text):
 def test_no_task_learns_vectors_yet(tmp_path):
     fill(tmp_path, flags())
     with pytest.raises(UserError, match="no task learns from targets of the kind 'vector', which csv gives"):
-        choose(Recipe().with_overrides({"data.source": str(tmp_path)}))
+        choose_task(Recipe().with_overrides({"data.source": str(tmp_path)}))
     with pytest.raises(UserError, match="csv gives vector; label is needed"):
         opened(tmp_path)
     fill(tmp_path, LABELLED)
-    assert choose(Recipe().with_overrides({"data.source": str(tmp_path)})) == "classify"
+    assert choose_task(Recipe().with_overrides({"data.source": str(tmp_path)})) == "classify"
 
 
 def test_one_1_in_every_row_is_a_class(tmp_path):
@@ -336,8 +336,8 @@ def test_real_chest_radiographs_and_photographs():
 def test_a_table_is_read_once_and_anew_when_it_changes(tmp_path, monkeypatch):
     fill(tmp_path, rows("file,label", *(f"{i}.png,{'ab'[i % 2]}" for i in range(8))))
     path, read = tmp_path / "labels.csv", []
-    text_of = records._text
-    monkeypatch.setattr(records, "_text", lambda path, owner: read.append(path) or text_of(path, owner))
+    text_of = records._read_text
+    monkeypatch.setattr(records, "_read_text", lambda path, owner: read.append(path) or text_of(path, owner))
     layout = layouts.find_layout(Data(source=str(tmp_path)))
     layout.describe(Data(source=str(tmp_path)), None)
     assert opened(tmp_path).classes == ["a", "b"]

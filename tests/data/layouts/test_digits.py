@@ -26,9 +26,9 @@ def test_a_scene_is_a_function_of_its_arguments():
         torch.testing.assert_close(getattr(one, name), getattr(two, name), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("other", [{"seed": 4}, {"part": "test"}, {"clutter": 5}, {"distractors": 2}, {"size": 41}])
+@pytest.mark.parametrize("other", [{"seed": 4}, {"split": "test"}, {"clutter": 5}, {"distractors": 2}, {"size": 41}])
 def test_its_twin_differs(other):
-    asked = {"part": "train", "count": 8, "size": 40, "seed": 3}
+    asked = {"split": "train", "count": 8, "size": 40, "seed": 3}
     one, two = Scenes(**asked), Scenes(**{**asked, **other})
     for i in range(8):
         a, b = one[i], two[i]
@@ -46,12 +46,12 @@ def test_the_first_scene_is_what_it_was():
 def test_the_first_images_of_the_shipped_recipe_are_what_they_were(part, hashed):
     split = open_data(Data(), "label")
     images = getattr(split, part)
-    found = hashlib.sha256(b"".join(images.picture(i).numpy().tobytes() for i in range(50)))
+    found = hashlib.sha256(b"".join(images.raw_image(i).numpy().tobytes() for i in range(50)))
     assert found.hexdigest()[:16] == hashed
     assert (split.mean, split.std) == (pytest.approx((0.08943490563725486,)), pytest.approx((0.19716683676144658,)))
     assert split.fingerprint == "d74f3eab70782c94"
     assert split.size == (40, 40)
-    found.update(split.test.picture(50).numpy().tobytes())  # the twin: one image more is another hash
+    found.update(split.test.raw_image(50).numpy().tobytes())  # the twin: one image more is another hash
     assert found.hexdigest()[:16] != hashed
 
 
@@ -59,7 +59,7 @@ def test_source_digits_are_disjoint_and_complete():
     train, test = source_digits("train"), source_digits("test")
     assert not set(train) & set(test)
     assert sorted(train + test) == list(range(1797))
-    classes = digits._sources()[1]
+    classes = digits._read_sources()[1]
     for label in range(10):
         members = np.flatnonzero(classes == label)
         assert len(set(members) & set(test)) == len(members) // 3
@@ -69,9 +69,9 @@ def test_source_digits_are_disjoint_and_complete():
 def test_a_part_draws_from_its_own_digits_only(part, other, monkeypatch):
     scenes = Scenes(part, 60, 40, clutter=9, distractors=4)
     clean = scenes.images()
-    poisoned = digits._sources()[0].copy()
+    poisoned = digits._read_sources()[0].copy()
     poisoned[source_digits(other)] = np.nan
-    monkeypatch.setattr(scenes, "_ink", poisoned)
+    monkeypatch.setattr(scenes, "_sources", poisoned)
     torch.testing.assert_close(scenes.images(), clean, rtol=0, atol=0)
     poisoned[source_digits(part)] = np.nan
     with pytest.raises(RuntimeWarning, match="invalid value"):
@@ -129,7 +129,7 @@ def test_digits_do_not_overlap_and_the_target_ignores_the_rest():
 
 def test_labels_are_right_by_their_ink():
     # The ink in the target's frame, shrunk back to 8×8, is nearest to a source digit of the label's class.
-    ink, classes = digits._sources()
+    ink, classes = digits._read_sources()
     scenes = Scenes("test", 100, 64, clutter=0, distractors=0)
     right = 0
     for i in range(100):
@@ -151,7 +151,7 @@ def test_open_data_takes_the_recipe():
     assert image.dtype == torch.float32
     assert label == 1
     wanted = Scenes("test", 12, 33, clutter=1, distractors=0, seed=2)
-    torch.testing.assert_close(split.test.picture(11), wanted[11], rtol=0, atol=0)
+    torch.testing.assert_close(split.test.raw_image(11), wanted[11], rtol=0, atol=0)
     assert torch.allclose(image * split.std[0] + split.mean[0], wanted[11] / 255, atol=1e-6)
     pixels = torch.stack([split.train[i][0] for i in range(25)])
     assert abs(pixels.mean()) < 1e-5
@@ -161,10 +161,10 @@ def test_open_data_takes_the_recipe():
 def test_scenes_too_many_for_memory_are_drawn_when_asked_for(monkeypatch):
     spec = Data(size=40, train_images=6, test_images=4)
     kept = open_data(spec, "label")
-    monkeypatch.setattr(samples, "CACHE", 10 * 40 * 40 - 1)
+    monkeypatch.setattr(samples, "MEMORY_LIMIT", 10 * 40 * 40 - 1)
     drawn = open_data(spec, "label")
-    assert isinstance(kept.test.pictures, torch.Tensor)
-    assert isinstance(drawn.test.pictures, Scenes)
+    assert isinstance(kept.test.images, torch.Tensor)
+    assert isinstance(drawn.test.images, Scenes)
     torch.testing.assert_close(drawn.test[1][0], kept.test[1][0], rtol=0, atol=0)
 
 
@@ -194,7 +194,7 @@ def test_an_unknown_part_and_a_scene_beyond_the_last():
 def test_without_scikit_learn_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(digits.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"saccade-attention\[study\]"):
-        digits._sources.__wrapped__()
+        digits._read_sources.__wrapped__()
 
 
 def test_the_fingerprint_is_that_of_what_was_asked_for():
@@ -221,7 +221,7 @@ def test_a_scene_need_not_be_square():
 
 @pytest.mark.parametrize("cache", [2**30, 0])
 def test_masks_are_the_ink_of_each_digit(monkeypatch, cache):
-    monkeypatch.setattr("saccade.data.samples.CACHE", cache)
+    monkeypatch.setattr("saccade.data.samples.MEMORY_LIMIT", cache)
     spec = Data(train_images=30, test_images=20, options={"clutter": 5, "distractors": 2})
     split = open_data(spec, "mask")
     assert split.classes == ["background", *"0123456789"]

@@ -57,7 +57,7 @@ def test_points_and_viewers(tmp_path):
 def test_points_move_with_their_images(tmp_path, resize, size, augment):
     """The middle of the bright spot is where people look, whatever is done to the image."""
     split = opened(fill(tmp_path), size=size, resize=resize, augment=augment)
-    margin = SPOT * max(scale for scale, _ in Frame(*size, resize).placement(SIZE))
+    margin = SPOT * max(scale for scale, _ in Frame(*size, resize).image_to_frame(SIZE))
     checked = 0
     for i in range(len(split.train)):
         for epoch in range(4):
@@ -176,7 +176,7 @@ def test_one_point_for_each_image_of_class_folders(tmp_path):
 def test_a_sheet_shows_where_people_looked(tmp_path):
     cells = layouts.get("fixations").read_cells(Data(source=str(fill(tmp_path)), size=(30, 40)), "train", 2)
     assert cells[0].caption == "4 fixations"
-    assert cells[0].picture[0][torch.from_numpy(cells[0].masks[0])].min() == 255
+    assert cells[0].image[0][torch.from_numpy(cells[0].masks[0])].min() == 255
 
 
 def test_real_fixations():

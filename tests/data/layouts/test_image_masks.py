@@ -73,8 +73,8 @@ def test_parts_in_every_nesting(tmp_path, places):
         for i in range(len(images)):
             mask = images.target(i)
             assert mask.dtype == torch.uint8
-            torch.testing.assert_close(mask.as_subclass(torch.Tensor), images.picture(i)[0], rtol=0, atol=0)
-            np.testing.assert_array_equal(mask, mask_of(int(images.picture(i)[1, 0, 0])))
+            torch.testing.assert_close(mask.as_subclass(torch.Tensor), images.raw_image(i)[0], rtol=0, atol=0)
+            np.testing.assert_array_equal(mask, mask_of(int(images.raw_image(i)[1, 0, 0])))
 
 
 def test_without_parts_some_are_held_back(tmp_path):
@@ -136,7 +136,7 @@ def test_masks_of_black_and_white_have_two_classes(tmp_path, mode):
     split = opened(tmp_path)
     assert split.classes == ["background", "foreground"]
     for i in range(len(split.train)):
-        torch.testing.assert_close(split.train.target(i) == 1, split.train.picture(i)[0] == 255, rtol=0, atol=0)
+        torch.testing.assert_close(split.train.target(i) == 1, split.train.raw_image(i)[0] == 255, rtol=0, atol=0)
     assert opened(tmp_path).train.target(0).max() == 1
     pair(tmp_path / "images", tmp_path / "masks", 4, mask_of(4, (0, 1)))  # the twin: 255 is void beside indices
     split = opened(tmp_path)
@@ -155,7 +155,7 @@ def test_255_is_one_thing_whatever_images_are_taken(tmp_path):
         """The class of 255 where two images are trained on, the images described with it, captions of the sheet."""
         spec = Data(source=str(tmp_path), train_images=2, split_seed=seed)
         train = open_data(spec, "mask").train
-        pairs = [(train.picture(i)[0], train.target(i)) for i in range(2)]
+        pairs = [(train.raw_image(i)[0], train.target(i)) for i in range(2)]
         found = {code for red, mask in pairs for code in mask[red == 255].tolist()}
         shown = layout.describe(spec, None)["parts"][0]["classes"]["sea"]
         return found, shown, {cell.caption for cell in layout.read_cells(spec, "train", 2)}
@@ -189,7 +189,7 @@ def test_void_is_no_class(tmp_path):
     (tmp_path / "classes.txt").write_text("sky\nvoid\ncar\n")
     split = opened(tmp_path)
     assert split.classes == ["sky", "car"]
-    raw, mask = split.train.picture(0)[0], split.train.target(0)
+    raw, mask = split.train.raw_image(0)[0], split.train.target(0)
     torch.testing.assert_close(mask == 255, (raw == 1) | (raw == 255), rtol=0, atol=0)
     torch.testing.assert_close(mask == 1, raw == 2, rtol=0, atol=0)
 
@@ -253,8 +253,8 @@ def broken(root):
 @pytest.mark.parametrize("wrong", [no_mask, other_size, too_many, coloured, compressed, deep, broken])
 @pytest.mark.parametrize("cache", [2**30, 0])
 def test_a_pair_that_cannot_be_used_is_refused_by_name_or_left_out(tmp_path, monkeypatch, wrong, cache):
-    monkeypatch.setattr(opening, "CACHE", cache)
-    monkeypatch.setattr(mask_files, "CACHE", cache)
+    monkeypatch.setattr(opening, "MEMORY_LIMIT", cache)
+    monkeypatch.setattr(mask_files, "MEMORY_LIMIT", cache)
     fill(tmp_path)
     opened(tmp_path)
     words = wrong(tmp_path)
@@ -267,7 +267,9 @@ def test_a_pair_that_cannot_be_used_is_refused_by_name_or_left_out(tmp_path, mon
     assert split.description.endswith(": 1)")
     for images in (split.train, split.test):
         for i in range(len(images)):
-            torch.testing.assert_close(images.target(i).as_subclass(torch.Tensor), images.picture(i)[0], rtol=0, atol=0)
+            torch.testing.assert_close(
+                images.target(i).as_subclass(torch.Tensor), images.raw_image(i)[0], rtol=0, atol=0
+            )
 
 
 def test_two_masks_of_one_name(tmp_path):
@@ -295,8 +297,8 @@ def test_names_that_pair_with_nothing(tmp_path):
 @pytest.mark.parametrize("cache", [2**30, 0])
 def test_image_and_mask_are_resized_and_augmented_as_one(tmp_path, monkeypatch, resize, cache):
     """Of an image that is its own mask, in flat quarters: wherever the image is flat, the two agree."""
-    monkeypatch.setattr(opening, "CACHE", cache)
-    monkeypatch.setattr(mask_files, "CACHE", cache)
+    monkeypatch.setattr(opening, "MEMORY_LIMIT", cache)
+    monkeypatch.setattr(mask_files, "MEMORY_LIMIT", cache)
     for i in range(6):
         pixels = np.zeros((60, 90), np.uint8)
         pixels[: 20 + 3 * i, 40:] = 1
@@ -326,7 +328,7 @@ def test_a_photograph_that_lies_on_its_side_has_an_upright_mask(tmp_path):
     split = opened(tmp_path, test_part=0.1)
     assert split.size == (10, 12)
     torch.testing.assert_close(
-        split.train.target(0).as_subclass(torch.Tensor), split.train.picture(0)[0], rtol=0, atol=0
+        split.train.target(0).as_subclass(torch.Tensor), split.train.raw_image(0)[0], rtol=0, atol=0
     )
 
 

@@ -51,7 +51,9 @@ def test_labels_in_lists(tmp_path):
     split = opened(fill(tmp_path, rows), "vector")
     assert split.classes == ["a", "b", "c, d"]
     found = {
-        int(s.picture(i)[0, 0, 0]): s.target(i).int().tolist() for s in (split.train, split.test) for i in range(len(s))
+        int(s.raw_image(i)[0, 0, 0]): s.target(i).int().tolist()
+        for s in (split.train, split.test)
+        for i in range(len(s))
     }
     assert found == {0: [0, 1, 0], 1: [1, 1, 0], 2: [0, 0, 0], 3: [1, 0, 0], 4: [1, 0, 1], 5: [0, 1, 0]}
 

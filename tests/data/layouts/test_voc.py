@@ -16,7 +16,7 @@ from saccade.data import layouts, open_data
 from saccade.data.samples import VOID
 from saccade.errors import UserError
 from saccade.recipe import Data, Recipe
-from saccade.tasks import choose
+from saccade.tasks import choose_task
 
 SIZE = (40, 20)  # width, height
 BOX = ("10", "5", "30", "15")
@@ -128,7 +128,7 @@ def test_a_set_is_opened_as_its_tool_writes_it(tmp_path, make, parts, classes):
     target = split.train.target(0)
     assert target["boxes"].tolist() == [[10, 5, 30, 15]]
     assert target["labels"].tolist() == [
-        classes.index("cat" if split.train.picture(0)[0, 0, 0] // 9 % 2 == 0 else "dog")
+        classes.index("cat" if split.train.raw_image(0)[0, 0, 0] // 9 % 2 == 0 else "dog")
     ]
     assert "masks" not in target
 
@@ -261,8 +261,8 @@ CLEANED = {
         xml(thing(), thing(box=("10", "5", "10", "15"))),
         "1 objects without area are left out (the first: Ann",
     ),
-    "twice": (xml(thing(), thing()), "1 objects stand twice and count once"),
-    "overhang": (xml(thing(box=("30", "0", "42", "21"))), "1 boxes reach a little past their image"),
+    "twice": (xml(thing(), thing()), "1 objects are exact duplicates and are counted once"),
+    "overhang": (xml(thing(box=("30", "0", "42", "21"))), "1 boxes extend a little beyond their image"),
     "no size": (xml(thing(), size=(0, 0)), "the parts 'train', 'test' and 'val'"),
 }
 
@@ -372,9 +372,9 @@ def test_masks_are_read_where_they_are_asked_for(tmp_path):
     assert (mask == 2).sum() == 200
     assert len(opened(tmp_path).train) == 6  # the twin: boxes
     segment = Recipe().with_overrides({"data.source": str(tmp_path), "task.name": "segment"})
-    assert choose(segment) == "segment"
+    assert choose_task(segment) == "segment"
     with pytest.raises(UserError, match="no task learns from targets of the kind 'objects'"):
-        choose(Recipe().with_overrides({"data.source": str(tmp_path)}))
+        choose_task(Recipe().with_overrides({"data.source": str(tmp_path)}))
 
 
 def test_masks_alone_are_the_natural_target(tmp_path):
@@ -384,7 +384,7 @@ def test_masks_alone_are_the_natural_target(tmp_path):
     (tmp_path / "Annotations").rmdir()
     assert layouts.find_layout(Data(source=str(tmp_path))).name == "voc_masks"
     assert described(tmp_path, "voc_masks")["parts"][0]["images"] == 6
-    assert choose(Recipe().with_overrides({"data.source": str(tmp_path)})) == "segment"
+    assert choose_task(Recipe().with_overrides({"data.source": str(tmp_path)})) == "segment"
 
 
 def test_names_of_masks(tmp_path):

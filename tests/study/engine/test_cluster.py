@@ -54,7 +54,7 @@ def test_two_actors_execute_all_runs(told):
     assert {result["threads"] for result in results(plain)} == {"1"}
     assert {result["device"] for result in results(plain)} == {"cpu"}
     events = plain["events"]
-    assert [e["event"] for e in events[:3]] == ["Checking", "DataOpened", "StudyBegan"]
+    assert [e["event"] for e in events[:3]] == ["ChecksBegan", "DataOpened", "StudyBegan"]
     assert events[2] == {"event": "StudyBegan", "runs": 6, "finished": 0, "slots": 2}
     begun = [(e["seed"], e["arm"]) for e in events if e["event"] == "RunBegan"]
     assert begun == [(seed, arm) for seed in (0, 1) for arm in ("none", "se", "das")]

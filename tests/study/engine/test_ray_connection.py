@@ -39,6 +39,8 @@ def test_a_failed_start_is_repeated(study, monkeypatch, failures, starts):
     if failures < 3:
         ray_connection.start_ray(num_cpus=1)
     else:
-        with pytest.raises(UserError, match=r"in 3 attempts \(The current node timed out.*--engine local, which needs no Ray"):
+        with pytest.raises(
+            UserError, match=r"in 3 attempts \(The current node timed out.*--engine local, which needs no Ray"
+        ):
             ray_connection.start_ray(num_cpus=1)
     assert begun == [("local", {"num_cpus": 1})] * starts

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from saccade import Recipe, UserError
-from saccade.events import Checking, DataOpened, EpochEnded, RunBegan, RunEnded, RunEvent, StudyBegan, TrainingBegan
+from saccade.events import ChecksBegan, DataOpened, EpochEnded, RunBegan, RunEnded, RunEvent, StudyBegan, TrainingBegan
 from saccade.study import engine
 from saccade.study.arms import arms
 from saccade.study.plan import Study
@@ -53,7 +53,11 @@ def test_runs_are_executed_and_reported_in_order(tmp_path):
     assert [o.result["scores"]["top-1"] for o in outcomes] == [90, 90, 90, 91, 91, 91]
     assert {o.result["threads"] for o in outcomes} == {"3"}
     assert len({o.result["process"] for o in outcomes}) == 1, "a worker lives as long as the study"
-    assert events[:3] == [Checking(), DataOpened("3 arms on cpu, margin 2.5"), StudyBegan(runs=6, finished=0, slots=1)]
+    assert events[:3] == [
+        ChecksBegan(),
+        DataOpened("3 arms on cpu, margin 2.5"),
+        StudyBegan(runs=6, finished=0, slots=1),
+    ]
     begun = [(event.seed, event.arm) for event in of_kind(RunBegan, events)]
     assert begun == [(seed, arm) for seed in (0, 1) for arm in ("none", "se", "das")]
     first = (0, "none", 0)

@@ -11,7 +11,7 @@ from saccade.escaping import printable
 from saccade.study.costs import ArmCost, Latency
 from saccade.study.report.table import to_latex, to_markdown
 from saccade.study.report.typeset import NARROW_SPACE
-from saccade.study.run_notes import Note
+from saccade.study.run_notes import StudyNote
 
 NAMES = ("none", "eca:kernel_size=[3,5]", "extra for eca:kernel_size=[3,5]")
 TIME = Latency(12.345, 12.0, 13.0)
@@ -22,7 +22,7 @@ def _results(names=NAMES, notes=(), controls=("extra",), seeds=3, model="resnet1
     arms = [arm("none"), arm("eca"), *(arm("eca", control) for control in controls)]
     scores = {each.name: [70.0] * seeds for each in arms}
     data = {"model__name": model, "data__source": source}
-    found = made(scores, metric, arms, notes=[Note("surroundings", text) for text in notes], **data)
+    found = made(scores, metric, arms, notes=[StudyNote("surroundings", text) for text in notes], **data)
     figures = [
         {"mean": 70.0, "sd": 5.0, "cost": COST},
         {"mean": 85.125, "sd": None, "cost": COST},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from saccade.data.layouts._other_programs import suggest_conversion
 from saccade.data.layouts.base import Layout
-from saccade.data.survey import folder_of, missing
+from saccade.data.survey import find_folder, no_source_error
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 from saccade.recipe import Data
@@ -58,9 +58,9 @@ def find_layout(spec: Data, target: str = "none") -> Layout:
             readers = (other for other in others if other.check_source(spec.source) is None)
             return layout if target in layout.targets else next(readers, layout)
         reasons[layout.name] = reason
-    root = folder_of(spec.source)
+    root = find_folder(spec.source)
     if root is None:
-        raise missing(spec.source, [source for layout in _layouts() for source in layout.sources])
+        raise no_source_error(spec.source, [source for layout in _layouts() for source in layout.sources])
     hint = suggest_conversion(root)
     if hint:
         raise UserError(f"no layout reads {brief(root)}: {hint}")

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeGuard
 
-from saccade.data.annotations import Annotated, Annotation, LabelError, Rle, polygon_box
+from saccade.data.annotations import Annotation, ImageAnnotations, LabelError, Rle, polygon_box
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.imagefiles import is_unicode
@@ -31,7 +31,7 @@ class CocoFile(NamedTuple):
     """
 
     classes: list[str]
-    images: dict[str, Annotated]
+    images: dict[str, ImageAnnotations]
     notes: list[str]
 
 
@@ -81,7 +81,7 @@ def _read_cached(path: Path, owner: str, size: int, mtime_ns: int) -> CocoFile:
             f"the category {brief(category_names.pop(supercategory))!r} of {owner} is the "
             "supercategory of all others and has no objects; it is left out"
         )
-    annotated = dict[str, Annotated]()
+    annotated = dict[str, ImageAnnotations]()
     ids = defaultdict[str, list[Any]](list)
     for image_id, entry in entries.items():
         name = PurePosixPath(entry["file_name"].replace("\\", "/")).as_posix()
@@ -90,7 +90,9 @@ def _read_cached(path: Path, owner: str, size: int, mtime_ns: int) -> CocoFile:
     for name, image_ids in ids.items():
         if image_ids[1:]:
             ids_text = " and ".join(map(_short, image_ids[:2]))
-            annotated[name] = Annotated(owner, problem=f"is listed twice in {brief(owner)}, with the ids {ids_text}")
+            annotated[name] = ImageAnnotations(
+                owner, problem=f"is listed twice in {brief(owner)}, with the ids {ids_text}"
+            )
     return CocoFile([category_names[category_id] for category_id in sorted(category_names)], annotated, notes)
 
 
@@ -178,7 +180,7 @@ def _images_by_id(images: Sequence[dict[str, Any]], owner: str) -> dict[Any, dic
 
 def _parse_image(
     image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], names: Mapping[int, str], owner: str
-) -> Annotated:
+) -> ImageAnnotations:
     """Return the objects of one image, with the reason why the image cannot be used, if any."""
     width, height = (_parse_side(image.get(name)) for name in ("width", "height"))
     size = (width, height) if width and height else None
@@ -188,12 +190,12 @@ def _parse_image(
         try:
             result = _parse_annotation(annotation, names, where)
         except LabelError as problem:
-            return Annotated(owner, problem=f"has {brief(owner)}, {where} of which {problem}")
+            return ImageAnnotations(owner, problem=f"has {brief(owner)}, {where} of which {problem}")
         if isinstance(result, str):
             left_out.append((result, where))
         else:
             objects.append(result)
-    return Annotated(owner, tuple(objects), size, cleaned=left_out)
+    return ImageAnnotations(owner, tuple(objects), size, cleaned=left_out)
 
 
 def _parse_annotation(annotation: Mapping[str, Any], names: Mapping[int, str], where: str) -> Annotation | str:

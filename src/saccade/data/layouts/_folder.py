@@ -12,12 +12,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from saccade.data.duplicates import Duplicates, find_duplicates
-from saccade.data.labels import Labels, Unlabelled
+from saccade.data.labels import NoTargets, TargetSource
 from saccade.data.layouts.base import Layout
-from saccade.data.resizing import DEFAULT, Frame, common_square, lies
-from saccade.data.selection import Selection, select, several
-from saccade.data.sheet import Cell, spread
-from saccade.data.survey import Survey, folder_of, missing
+from saccade.data.resizing import DEFAULT_SIZE, Frame, common_square, swaps_sides
+from saccade.data.selection import Selection, join_sentences, select_files
+from saccade.data.sheet import Cell, evenly_spaced
+from saccade.data.survey import Survey, find_folder, no_source_error
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 from saccade.events import Notify
@@ -25,7 +25,7 @@ from saccade.imagefiles import UnreadableError, describe_left_out, is_image, ope
 from saccade.recipe import Data
 
 if TYPE_CHECKING:
-    from saccade.data.samples import Split
+    from saccade.data.samples import Splits
 
 __all__ = ["FolderLayout"]
 
@@ -87,7 +87,7 @@ class FolderLayout(Layout):
         return self.survey(root)
 
     @abstractmethod
-    def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Labels:
+    def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> TargetSource:
         """Return the targets of the layout's default kind.
 
         Args:
@@ -102,7 +102,7 @@ class FolderLayout(Layout):
 
     @final
     def check_source(self, source: str) -> str | None:
-        root = folder_of(source)
+        root = find_folder(source)
         return "there is no such folder" if root is None else self.check_folder(root) or self.check_auto_choice(root)
 
     @final
@@ -110,9 +110,9 @@ class FolderLayout(Layout):
         return str(self._root(source).resolve())
 
     def _root(self, source: str) -> Path:
-        root = folder_of(source)
+        root = find_folder(source)
         if root is None:
-            raise missing(source)
+            raise no_source_error(source)
         return root
 
     @final
@@ -143,7 +143,7 @@ class FolderLayout(Layout):
     @final
     def stamp(self, spec: Data) -> tuple[Any, ...]:
         survey = self._survey(spec)
-        return tuple(map(_path_size_mtime, (*survey.files, *survey.masks.values(), *survey.deciding)))
+        return tuple(map(_path_size_mtime, (*survey.files, *survey.masks.values(), *survey.definition_files)))
 
     @final
     def suggest_recipe(self, source: str) -> tuple[str, dict[str, Any]]:
@@ -160,47 +160,47 @@ class FolderLayout(Layout):
         return "small_images", {"data.size": (round(scale * height), round(scale * width))}
 
     @final
-    def read(self, spec: Data, target: str, notify: Notify | None = None) -> Split:
-        from saccade.data.normalisation import normalisation, stated
-        from saccade.data.opening import open_pictures
-        from saccade.data.samples import ImageSet, Split, colours, digest
+    def read(self, spec: Data, target: str, notify: Notify | None = None) -> Splits:
+        from saccade.data.normalisation import describe_settings, normalisation
+        from saccade.data.opening import open_images
+        from saccade.data.samples import ImageSet, Splits, channel_statistics, digest_values
 
         survey = self._survey(spec)
-        selection = select(spec, survey)
-        paths = selection.every
-        opened = open_pictures(paths, spec, self.default_size, notify, self.exact)
-        labels = Unlabelled() if target == "none" else self.load_labels(survey, opened.sizes, notify)
-        bad_files = opened.bad | survey.missing | labels.problems
+        selection = select_files(spec, survey)
+        paths = selection.all_files
+        opened = open_images(paths, spec, self.default_size, notify, self.exact)
+        labels = NoTargets() if target == "none" else self.load_labels(survey, opened.sizes, notify)
+        bad_files = opened.errors | survey.missing | labels.problems
         val_files = set(selection.files("val"))
         problems = [f"{brief(path)} {problem}" for path, problem in bad_files.items() if path not in val_files]
         if problems and not spec.skip_bad:
             raise UserError(
-                several(f"{len(problems)} of {len(paths)} images cannot be used", problems)
+                join_sentences(f"{len(problems)} of {len(paths)} images cannot be used", problems)
                 + ". Repair them, or leave them out: --skip-bad (data.skip_bad = true)."
             )
         left_out_counts = selection.counts(bad_files)
         selection, opened = selection.without(bad_files), opened.without(labels.problems)
-        if len(opened.sizes) != len(selection.every):
+        if len(opened.sizes) != len(selection.all_files):
             raise ValueError(
-                f"{len(selection.every)} files have {len(opened.sizes)} images; the survey lists a file twice"
+                f"{len(selection.all_files)} files have {len(opened.sizes)} images; the survey lists a file twice"
             )
         n_train = len(selection.files("train"))
         areas = opened.areas()[:n_train] if spec.resize == "pad" else None
-        mean, std = normalisation(spec, 3, lambda: colours(opened.pictures[:n_train], areas))
+        mean, std = normalisation(spec, 3, lambda: channel_statistics(opened.images[:n_train], areas))
         if spec.resize == "pad":
             red, green, blue = (round(255 * value) for value in mean)
             opened = opened.padded((red, green, blue))
         image_sets, offset = {}, 0
-        for part in selection.parts:
+        for part in selection.splits:
             files = selection.files(part)
-            pictures = opened.pictures[offset : offset + len(files)]
+            pictures = opened.images[offset : offset + len(files)]
             augment = spec.augment if part == "train" else ()
             targets = labels.targets(files, opened.frame)
             groups = [survey.groups[path] for path in files] if survey.groups else None
             image_sets[part] = ImageSet(pictures, targets, mean, std, augment, groups)
             offset += len(files)
         size = opened.frame.height, opened.frame.width
-        return Split(
+        return Splits(
             train=image_sets["train"],
             test=image_sets["test"],
             val=image_sets.get("val") or None,
@@ -210,9 +210,14 @@ class FolderLayout(Layout):
             size=size,
             mean=mean,
             std=std,
-            description=_description(survey.root, selection, labels, size, left_out_counts) + stated(spec),
-            fingerprint=digest(
-                [part, labels.fact(path), path.relative_to(survey.root).as_posix(), opened.contents[path][1]]
+            description=_description(survey.root, selection, labels, size, left_out_counts) + describe_settings(spec),
+            fingerprint=digest_values(
+                [
+                    part,
+                    labels.fingerprint_entry(path),
+                    path.relative_to(survey.root).as_posix(),
+                    opened.contents[path][1],
+                ]
                 + ([survey.groups[path]] if survey.groups else [])
                 for part in ("train", "test")
                 for path in selection.files(part)
@@ -225,7 +230,7 @@ class FolderLayout(Layout):
     def describe(self, spec: Data, notify: Notify | None = None) -> dict[str, Any]:
         import numpy as np
 
-        from saccade.data.opening import check
+        from saccade.data.opening import read_images
 
         survey = self._survey(spec)
         paths = survey.files
@@ -233,7 +238,7 @@ class FolderLayout(Layout):
         contents: dict[Path, tuple[int, int]] = {}
         bad_files: dict[Path, str] = {}
         flat_images: list[Path] = []
-        for path, result in zip(paths, check(paths, Frame(_CHECK_SIDE, _CHECK_SIDE), notify), strict=True):
+        for path, result in zip(paths, read_images(paths, Frame(_CHECK_SIDE, _CHECK_SIDE), notify), strict=True):
             if result.pixels is None or result.size is None or result.content is None:
                 bad_files[path] = f"{brief(path)} {result.problem}"
                 continue
@@ -246,15 +251,15 @@ class FolderLayout(Layout):
         selected, val, used, duplicates = set(paths), set[Path](), None, Duplicates()
         if not survey.problems:
             try:
-                selection = select(spec, survey)
-                selected, val = set(selection.every), set(selection.files("val"))
+                selection = select_files(spec, survey)
+                selected, val = set(selection.all_files), set(selection.files("val"))
                 duplicates = _duplicates(selection, contents)
                 remaining = selection.without(bad_files if spec.skip_bad else bad_files.keys() & val)
             except UserError as error:
                 refused.append(str(error))
             else:
-                used = {part: len(remaining.files(part)) for part in remaining.parts}
-                notes.append(selection.how)
+                used = {part: len(remaining.files(part)) for part in remaining.splits}
+                notes.append(selection.description)
         notes += duplicates.sentences(survey.root)
         left_out = [sentence for path, sentence in bad_files.items() if path in (selected if spec.skip_bad else val)]
         if not spec.skip_bad:
@@ -277,9 +282,9 @@ class FolderLayout(Layout):
                 {
                     "name": part.name,
                     "images": sum(path in sizes_of for path in part.files),
-                    "classes": labels.counts(part, sizes_of),
+                    "classes": labels.class_counts(part, sizes_of),
                 }
-                for part in survey.parts.values()
+                for part in survey.splits.values()
             ],
             "sizes": [{"size": list(size), "images": images} for size, images in sizes.most_common()],
             "used": used if not refused else None,
@@ -299,9 +304,11 @@ class FolderLayout(Layout):
         from saccade.data.opening import read_image
 
         survey = self._survey(spec)
-        files = select(spec, survey).files(part)
-        frame = Frame.of(spec, spec.height_width or DEFAULT)
-        images = {path: image for path in spread(files, count) if (image := read_image(path, frame, self.exact)).size}
+        files = select_files(spec, survey).files(part)
+        frame = Frame.from_spec(spec, spec.height_width or DEFAULT_SIZE)
+        images = {
+            path: image for path in evenly_spaced(files, count) if (image := read_image(path, frame, self.exact)).size
+        }
         labels = self.load_labels(survey, {path: image.size for path, image in images.items() if image.size}, None)
         paths = [path for path in images if path not in labels.problems]
         targets = labels.targets(paths, frame)
@@ -309,22 +316,26 @@ class FolderLayout(Layout):
 
 
 def _description(
-    root: Path, selection: Selection, labels: Labels, size: tuple[int, int], left_out_counts: dict[str, dict[str, int]]
+    root: Path,
+    selection: Selection,
+    labels: TargetSource,
+    size: tuple[int, int],
+    left_out_counts: dict[str, dict[str, int]],
 ) -> str:
     adjectives = {"train": "training", "test": "test", "val": "validation"}
-    counts = [f"{len(selection.files(part))} {adjectives[part]}" for part in selection.parts]
+    counts = [f"{len(selection.files(part))} {adjectives[part]}" for part in selection.splits]
     classes = f" of {len(labels.classes)} classes" if labels.classes else ""
     axis_note = " (height × width)" if size[0] != size[1] else ""
     left_out = f", {describe_left_out(left_out_counts)}" if left_out_counts else ""
     return (
         f"folder {brief(root)}: {', '.join(counts[:-1])} and {counts[-1]} images{classes}, "
-        f"{size[0]}×{size[1]} pixels{axis_note}, {selection.how}{left_out}"
+        f"{size[0]}×{size[1]} pixels{axis_note}, {selection.description}{left_out}"
     )
 
 
 def _duplicates(selection: Selection, contents: dict[Path, tuple[int, int]]) -> Duplicates:
     """Return the duplicates among the training and test images."""
-    return find_duplicates({part: selection.parts[part] for part in ("train", "test")}, contents)
+    return find_duplicates({part: selection.splits[part] for part in ("train", "test")}, contents)
 
 
 def _path_size_mtime(path: Path) -> tuple[str, int, int]:
@@ -342,7 +353,7 @@ def _sample_sizes(folder: Path) -> list[tuple[int, int]]:
     for path in islice(filter(is_image, walk(folder)), 200):
         try:
             with open_image(path) as image:
-                sizes.append(image.size[::-1] if lies(image) else image.size)
+                sizes.append(image.size[::-1] if swaps_sides(image) else image.size)
         except UnreadableError:  # reported when the data is checked
             continue
         if len(sizes) == 20:
@@ -357,10 +368,12 @@ def _ignored_notes(survey: Survey) -> list[str]:
         notes.append(
             f"ignored {survey.hidden.total()} hidden files and files of operating systems: {_counted(survey.hidden)}"
         )
-    if survey.others:
-        notes.append(f"{survey.others.total()} files have no image suffix and are not read: {_counted(survey.others)}")
-    if survey.again:
-        notes.append(f"{survey.again} files are links to images of the same class; each image is used once")
+    if survey.other_files:
+        notes.append(
+            f"{survey.other_files.total()} files have no image suffix and are not read: {_counted(survey.other_files)}"
+        )
+    if survey.n_links:
+        notes.append(f"{survey.n_links} files are links to images of the same class; each image is used once")
     return notes
 
 

@@ -12,11 +12,11 @@ from typing import Any, ClassVar, NamedTuple, final
 
 from saccade.data.columns import UnclearError
 from saccade.data.image_index import ImageIndex
-from saccade.data.labelling import Labelled, Labelling, Table, read_rows
-from saccade.data.labels import Classes, Labels
+from saccade.data.labelling import ImageTable, LabelledImage, TableLabels, read_table_labels
+from saccade.data.labels import ClassLabels, TargetSource
 from saccade.data.layouts._folder import FolderLayout
-from saccade.data.survey import ROLES, Part, Survey, surveyed
-from saccade.data.vectors import Vectors
+from saccade.data.survey import SPLIT_NAMES, SplitFiles, Survey, make_survey
+from saccade.data.vectors import LabelVectors
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.events import Notify
@@ -37,7 +37,7 @@ class FolderTables(NamedTuple):
         unused: clauses on splits that are not used.
     """
 
-    tables: list[Table]
+    tables: list[ImageTable]
     images: ImageIndex
     notes: list[str]
     unused: list[str]
@@ -105,7 +105,7 @@ class TableLayout(FolderLayout):
     def survey_with_options(self, root: Path, options: Mapping[str, Any]) -> Survey:
         _check_binary_options(options)
         folder_tables = self.find_tables(root, options)
-        labelling = read_rows(folder_tables.tables, folder_tables.images, options)
+        labelling = read_table_labels(folder_tables.tables, folder_tables.images, options)
         notes, problems = [*folder_tables.notes, *labelling.notes], list(labelling.problems)
         if not labelling.classes and not problems:
             problems.append("no row has a label")
@@ -131,13 +131,13 @@ class TableLayout(FolderLayout):
         parts = _parts_by_role(labelling, by_class=labels_of is None)
         if "train" not in parts:
             raise UserError("; ".join(problems[:3]) or "no row names an image to train on")
-        survey = surveyed(root, parts, None, folder_tables.images.hidden, notes)
+        survey = make_survey(root, parts, None, folder_tables.images.hidden, notes)
         classes = [name for name in labelling.classes if name in survey.classes]
         completed = replace(
             survey,
             classes=survey.classes if labels_of is not None else classes,
             problems=sorted([*survey.problems, *problems]),
-            deciding=[table.records.path for table in folder_tables.tables],
+            definition_files=[table.records.path for table in folder_tables.tables],
             unused=folder_tables.unused,
             missing=labelling.missing,
             groups=groups,
@@ -145,55 +145,56 @@ class TableLayout(FolderLayout):
         return _TableSurvey(**vars(completed), labels=tuple(labelling.classes), labels_of=labels_of)
 
     @final
-    def load_labels(self, survey: Survey, sizes: object, notify: Notify | None) -> Labels:
+    def load_labels(self, survey: Survey, sizes: object, notify: Notify | None) -> TargetSource:
         if isinstance(survey, _TableSurvey) and survey.labels_of is not None:
-            return Vectors(
+            return LabelVectors(
                 survey.labels,
                 survey.labels_of,
-                _unused_label_notes(survey.parts.values(), survey.labels, survey.labels_of),
+                _unused_label_notes(survey.splits.values(), survey.labels, survey.labels_of),
             )
-        return Classes(survey)
+        return ClassLabels(survey)
 
 
-def _assign_by_folder(labelling: Labelling, root: Path) -> dict[Path, Labelled]:
-    """Return the images assigned to splits by their top-level folders.
+def _assign_by_folder(labelling: TableLabels, root: Path) -> dict[Path, LabelledImage]:
+    """Return the images assign_splits to splits by their top-level folders.
 
     An empty dict is returned if a row names a split, an image is in no split folder, or there is no second split.
     """
-    role_of = {word: role for role, words in ROLES.items() for word in words}
-    if any(row.part for row in labelling.images.values()):
+    role_of = {word: role for role, words in SPLIT_NAMES.items() for word in words}
+    if any(row.split_name for row in labelling.images.values()):
         return {}
     top_folders = {path: path.parts[len(root.parts)] for path in labelling.images}
     roles = {role_of.get(folder.lower(), "") for folder in top_folders.values()}
     if "" in roles or not {"train"} < roles:
         return {}
     return {
-        path: replace(row, role=role_of[top_folders[path].lower()], part=top_folders[path])
+        path: replace(row, split=role_of[top_folders[path].lower()], split_name=top_folders[path])
         for path, row in labelling.images.items()
     }
 
 
-def _parts_by_role(labelling: Labelling, by_class: bool) -> dict[str, Part]:
+def _parts_by_role(labelling: TableLabels, by_class: bool) -> dict[str, SplitFiles]:
     """Return the splits by role; without a test split, the validation split is used as test."""
     files = defaultdict[str, dict[str, list[Path]]](dict)
     names = dict[str, str]()
     for path, row in labelling.images.items():
-        names.setdefault(row.role, row.part)
-        files[row.role].setdefault(row.labels[0] if by_class else "", []).append(path)
+        names.setdefault(row.split, row.split_name)
+        files[row.split].setdefault(row.labels[0] if by_class else "", []).append(path)
     if "val" in files and "test" not in files:
         files["test"], names["test"] = files.pop("val"), names["val"]
     return {
-        role: Part(names[role], {label: sorted(paths) for label, paths in files[role].items()})
+        role: SplitFiles(names[role], {label: sorted(paths) for label, paths in files[role].items()})
         for role in ("train", "test", "val")
         if role in files
     }
 
 
-def _group_problems(tables: Sequence[Table]) -> list[str]:
+def _group_problems(tables: Sequence[ImageTable]) -> list[str]:
     """Return a message for each table without the group column that another table has."""
     grouped = next((table for table in tables if table.columns.group), None)
     return [
-        f"{brief(table.records.owner)} has no column {grouped.columns.group!r}; {brief(grouped.records.owner)} has it. "
+        f"{brief(table.records.file_name)} has no column {grouped.columns.group!r}; "
+        f"{brief(grouped.records.file_name)} has it. "
         "data.options.group = false treats images as unrelated"
         for table in tables
         if grouped and not table.columns.group
@@ -201,7 +202,7 @@ def _group_problems(tables: Sequence[Table]) -> list[str]:
 
 
 def _unused_label_notes(
-    parts: Iterable[Part], labels: Sequence[str], labels_of: Mapping[Path, tuple[str, ...]]
+    parts: Iterable[SplitFiles], labels: Sequence[str], labels_of: Mapping[Path, tuple[str, ...]]
 ) -> list[str]:
     """Return notes on labels that no image of a split has."""
     notes = []
@@ -213,13 +214,13 @@ def _unused_label_notes(
     return notes
 
 
-def _delimiter_note(table: Table) -> str:
+def _delimiter_note(table: ImageTable) -> str:
     """Return a note on the delimiter between labels in a cell; "" if no cell holds it."""
     column, delimiter = table.columns.labels[0], table.columns.delimiter
     cells = (row.cells[column] for row in table.records.rows if delimiter)
     if not any(isinstance(cell, str) and delimiter in cell for cell in cells):
         return ""
-    return f"labels in the column {column!r} of {brief(table.records.owner)} are separated by {delimiter!r}"
+    return f"labels in the column {column!r} of {brief(table.records.file_name)} are separated by {delimiter!r}"
 
 
 def _check_binary_options(options: Mapping[str, Any]) -> None:

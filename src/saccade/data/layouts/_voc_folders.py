@@ -6,9 +6,9 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from saccade.data.colour_maps import ClassMap, class_map
+from saccade.data.colour_maps import ClassMap, read_class_map
 from saccade.data.layouts._list_paths import check_inside
-from saccade.data.survey import assigned, lines, subfolders
+from saccade.data.survey import assign_splits, read_lines, subfolders
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.imagefiles import is_image, walk
@@ -68,12 +68,12 @@ def read_splits(root: Path, kind: str, images: dict[str, Path]) -> dict[str, tup
     files = {path.stem.lower(): path for path in sorted((root / "ImageSets" / kind).glob("*.txt"))}
     if "train" not in files and "trainval" in files:
         files = {"train": files["trainval"], **{word: path for word, path in files.items() if word == "test"}}
-    roles = assigned(files)
+    roles = assign_splits(files)
     if "train" not in roles:
         return {}
     splits = {}
     for role, word in roles.items():
-        names = [_stem_of_line(line, images) for line in lines(files[word])]
+        names = [_stem_of_line(line, images) for line in read_lines(files[word])]
         duplicate = next((name for name, count in Counter(names).items() if count > 1), None)
         if duplicate is not None:
             raise UserError(f"{brief(files[word].relative_to(root))} lists {brief(duplicate)!r} twice")
@@ -98,6 +98,6 @@ def label_map(root: Path) -> ClassMap:
     """
     path = root / "labelmap.txt"
     if path.is_file():
-        return class_map(path)
+        return read_class_map(path)
     is_voc = (root / "ImageSets" / "Main" / f"{_VOC_CLASSES[0]}_train.txt").is_file()
     return ClassMap(("background", *_VOC_CLASSES) if is_voc else ())

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from xml.etree import ElementTree
 
-from saccade.data.annotations import Annotated, Annotation, LabelError
+from saccade.data.annotations import Annotation, ImageAnnotations, LabelError
 from saccade.escaping import brief
 
 __all__ = ["read_annotation", "starts_like_voc"]
@@ -31,7 +31,7 @@ def starts_like_voc(path: Path) -> bool:
     return b"<annotation>" in header or b"<annotation " in header
 
 
-def read_annotation(path: Path, owner: str) -> Annotated:
+def read_annotation(path: Path, owner: str) -> ImageAnnotations:
     """Return the objects in an XML file, or the reason why the file cannot be used.
 
     Args:
@@ -43,25 +43,27 @@ def read_annotation(path: Path, owner: str) -> Annotated:
         if root.tag != "annotation":
             raise LabelError(f"begins with <{brief(root.tag, 40)}>; <annotation> is needed")
     except FileNotFoundError:
-        return Annotated(
+        return ImageAnnotations(
             owner, problem=f"has no {brief(owner)}; for an image without objects, write one without <object>"
         )
     except LabelError as problem:
-        return Annotated(owner, problem=f"has {brief(owner)}, which {problem}")
+        return ImageAnnotations(owner, problem=f"has {brief(owner)}, which {problem}")
     except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        return Annotated(owner, problem=f"has {brief(owner)}, which cannot be read: {brief(reason)}")
+        return ImageAnnotations(owner, problem=f"has {brief(owner)}, which cannot be read: {brief(reason)}")
     objects, difficult_objects = [], []
     for number, element in enumerate(root.iterfind("object"), 1):
         where = f"object {number}"
         try:
             objects.append(_parse_object(element, where))
         except LabelError as problem:
-            return Annotated(owner, problem=f"has {brief(owner)}, {where} of which {problem}")
+            return ImageAnnotations(owner, problem=f"has {brief(owner)}, {where} of which {problem}")
         if (element.findtext("difficult") or "").strip() == "1":
             difficult_objects.append(("difficult", where))
     sides = [_parse_side(root.findtext(f"size/{side}")) for side in ("width", "height")]
-    return Annotated(owner, tuple(objects), (sides[0], sides[1]) if all(sides) else None, cleaned=difficult_objects)
+    return ImageAnnotations(
+        owner, tuple(objects), (sides[0], sides[1]) if all(sides) else None, cleaned=difficult_objects
+    )
 
 
 def _parse_object(element: ElementTree.Element, where: str) -> Annotation:

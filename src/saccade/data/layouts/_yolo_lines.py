@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
-from saccade.data.annotations import Annotated, Annotation, LabelError, polygon_box
+from saccade.data.annotations import Annotation, ImageAnnotations, LabelError, polygon_box
 from saccade.escaping import brief
 
 __all__ = ["MAX_CLASSES", "highest_class", "read_objects"]
@@ -18,7 +18,7 @@ _TOLERANCE = 0.05
 """Largest distance of a coordinate from the range 0 to 1."""
 
 
-def read_objects(path: Path, owner: str, names: Sequence[str], keypoints: bool = False) -> Annotated:
+def read_objects(path: Path, owner: str, names: Sequence[str], keypoints: bool = False) -> ImageAnnotations:
     """Return the objects in a text file, or the reason why the file cannot be used.
 
     Args:
@@ -30,15 +30,15 @@ def read_objects(path: Path, owner: str, names: Sequence[str], keypoints: bool =
     try:
         text_lines = _read_lines(path)
     except LabelError as problem:
-        return Annotated(owner, problem=f"has {brief(owner)}, which {problem}")
+        return ImageAnnotations(owner, problem=f"has {brief(owner)}, which {problem}")
     objects = []
     for number, line in enumerate(text_lines, 1):
         if line.strip():
             try:
                 objects.append(_parse_object(line.split(), names, keypoints)._replace(where=f"line {number}"))
             except LabelError as problem:
-                return Annotated(owner, problem=f"has {brief(owner)}, line {number} of which {problem}")
-    return Annotated(owner, objects, relative=True)
+                return ImageAnnotations(owner, problem=f"has {brief(owner)}, line {number} of which {problem}")
+    return ImageAnnotations(owner, objects, relative=True)
 
 
 def highest_class(path: Path) -> int:

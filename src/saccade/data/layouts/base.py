@@ -17,7 +17,7 @@ from saccade.events import Notify
 from saccade.recipe import Data
 
 if TYPE_CHECKING:
-    from saccade.data.samples import Split
+    from saccade.data.samples import Splits
     from saccade.data.sheet import Cell
 
 __all__ = ["Layout"]
@@ -78,7 +78,7 @@ class Layout(ABC):
         return self.targets
 
     @abstractmethod
-    def read(self, spec: Data, target: str, notify: Notify | None) -> Split:
+    def read(self, spec: Data, target: str, notify: Notify | None) -> Splits:
         """Open all images that the recipe uses, with their targets.
 
         Args:

@@ -18,7 +18,7 @@ names that differ only in Unicode normalisation are one class.
 
 Broken and too large files are refused by name; ``skip_bad`` leaves them out instead, and the validation split always
 does. Splits are drawn before, so the remaining files keep their split. A file that links place in two splits or classes
-is refused; within a class it is used once. Byte-identical copies are used and counted in ``Split.cautions``, because
+is refused; within a class it is used once. Byte-identical copies are used and counted in ``Splits.cautions``, because
 published data sets contain some.
 
 This layout is the least strict, so it is tried last.
@@ -33,11 +33,11 @@ from itertools import islice
 from pathlib import Path
 from typing import final
 
-from saccade.data.labels import Classes
+from saccade.data.labels import ClassLabels
 from saccade.data.layouts._folder import FolderLayout
 from saccade.data.layouts._other_programs import is_supervisely
 from saccade.data.layouts.image_masks import training_pair
-from saccade.data.survey import CONVERT, Part, Survey, assigned, images_of, subfolders, surveyed
+from saccade.data.survey import EXPORT_HINT, SplitFiles, Survey, assign_splits, keep_images, make_survey, subfolders
 from saccade.errors import did_you_mean
 from saccade.escaping import brief
 from saccade.events import Notify
@@ -60,7 +60,7 @@ class ClassFolders(FolderLayout):
     def check_folder(self, root: Path) -> str | None:
         """Look for train and test folders, and for images in two class folders."""
         folders = {path.name: path for path in subfolders(root)}
-        roles = assigned(folders)
+        roles = assign_splits(folders)
         if roles and ("train" not in roles or len(roles) == 1 < len(folders)):
             present = next(iter(roles.values()))
             missing_names = ("test", "val", "valid", "validation") if "train" in roles else ("train", "training")
@@ -100,7 +100,7 @@ class ClassFolders(FolderLayout):
         """Return all files below each class folder."""
         hidden = Counter[str]()
         folders = {path.name: path for path in subfolders(root, hidden)}
-        roles = assigned(folders)
+        roles = assign_splits(folders)
         if roles:
             splits = {role: (name, _group_by_class(subfolders(folders[name], hidden))) for role, name in roles.items()}
         else:
@@ -111,12 +111,12 @@ class ClassFolders(FolderLayout):
                 label: sorted(path for folder in class_folders for path in walk(folder, hidden))
                 for label, class_folders in classes.items()
             }
-            parts[role] = Part(name, files)
-        return surveyed(root, *images_of(parts), hidden, _name_notes(dict(splits.values())))
+            parts[role] = SplitFiles(name, files)
+        return make_survey(root, *keep_images(parts), hidden, _name_notes(dict(splits.values())))
 
-    def load_labels(self, survey: Survey, sizes: object, notify: Notify | None) -> Classes:
+    def load_labels(self, survey: Survey, sizes: object, notify: Notify | None) -> ClassLabels:
         """Return the class of each file."""
-        return Classes(survey)
+        return ClassLabels(survey)
 
 
 def _group_by_class(folders: Iterable[Path]) -> dict[str, list[Path]]:
@@ -158,7 +158,7 @@ def _no_images(root: Path) -> str:
         is_packed = path.suffix.lower() in _PACKED_SUFFIXES or path.name.endswith("-ubyte")
         if path.is_file() and (is_packed or path.name.startswith(("data_batch", "test_batch", "batches.meta"))):
             relative = path.relative_to(root)
-            return f"it holds {brief(relative)}, a packed data set, which is not unpacked here: {CONVERT}"
+            return f"it holds {brief(relative)}, a packed data set, which is not unpacked here: {EXPORT_HINT}"
     n_loose = sum(is_image(path) and not is_hidden(path.name) for path in root.glob("*"))
     content = f"{n_loose} images in it are in no class folder" if n_loose else f"no image ends in {', '.join(SUFFIXES)}"
     return f"it has no class folders with images in them: {content}. One folder per class is needed"

@@ -23,9 +23,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import final
 
-from saccade.data.labels import Classes
+from saccade.data.labels import ClassLabels
 from saccade.data.layouts._folder import FolderLayout
-from saccade.data.survey import Part, Survey, assigned, class_names, lines, surveyed
+from saccade.data.survey import SplitFiles, Survey, assign_splits, make_survey, read_class_names, read_lines
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.events import Notify
@@ -61,7 +61,7 @@ class ClassList(FolderLayout):
         entries = _read_entries(root, lists)
         prefix = _path_prefix(root, entries["train"][0][0])
         names_file = lists["train"].parent / "classes.txt"
-        names = class_names(names_file) if names_file.is_file() else []
+        names = read_class_names(names_file) if names_file.is_file() else []
         known_names, lookup = dict.fromkeys(names), _ImageLookup()
         parts = {}
         for role, path in lists.items():
@@ -72,21 +72,21 @@ class ClassList(FolderLayout):
                     raise UserError(f"{brief(owner)} names {brief(text)!r}, which is in no class folder")
                 name = label if label in known_names or not names else _name_at_index(label, names, owner)
                 classes[name].append(lookup.find(resolve_inside(root, f"{prefix}{text}", owner)))
-            parts[role] = Part(owner, {name: sorted(paths) for name, paths in classes.items()})
-        survey = surveyed(root, parts)
+            parts[role] = SplitFiles(owner, {name: sorted(paths) for name, paths in classes.items()})
+        survey = make_survey(root, parts)
         order = [name for name in names if name in survey.classes] or sorted(survey.classes, key=_by_number)
-        return replace(survey, classes=order, deciding=[*lists.values(), *[names_file] * bool(names)])
+        return replace(survey, classes=order, definition_files=[*lists.values(), *[names_file] * bool(names)])
 
-    def load_labels(self, survey: Survey, sizes: object, notify: Notify | None) -> Classes:
+    def load_labels(self, survey: Survey, sizes: object, notify: Notify | None) -> ClassLabels:
         """Return the class of each file."""
-        return Classes(survey)
+        return ClassLabels(survey)
 
 
 def _find_lists(root: Path) -> dict[str, Path]:
     """Return list files by role (train, test, val), from the first place with a training list."""
     for place in _PLACES:
         files = {path.stem: path for path in sorted((root / place).glob("*.txt")) if path.is_file()}
-        lists = {role: files[stem] for role, stem in assigned(files).items()}
+        lists = {role: files[stem] for role, stem in assign_splits(files).items()}
         if "train" in lists:
             return lists
     return {}
@@ -98,7 +98,9 @@ def _read_entries(root: Path, lists: dict[str, Path]) -> dict[str, list[tuple[st
     Raises:
         UserError: a list cannot be read or is not UTF-8, or only some lines have a label.
     """
-    entries = {role: [_split_label(line.replace("\\", "/")) for line in lines(path)] for role, path in lists.items()}
+    entries = {
+        role: [_split_label(line.replace("\\", "/")) for line in read_lines(path)] for role, path in lists.items()
+    }
     every_entry = [(role, text, label) for role, listed in entries.items() for text, label in listed]
     is_labelled = 2 * sum(label != "" for *_, label in every_entry) > len(every_entry)
     outlier = next(((role, text) for role, text, label in every_entry if (label != "") is not is_labelled), None)

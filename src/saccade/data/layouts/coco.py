@@ -22,12 +22,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, final
 
-from saccade.data.annotations import Annotated
+from saccade.data.annotations import ImageAnnotations
 from saccade.data.layouts._coco_json import CocoFile, read_coco
 from saccade.data.layouts._folder import FolderLayout
 from saccade.data.layouts._list_paths import check_inside
 from saccade.data.layouts.class_folders import ClassFolders
-from saccade.data.survey import Part, Survey, assigned, images_of, subfolders, surveyed
+from saccade.data.survey import SplitFiles, Survey, assign_splits, keep_images, make_survey, subfolders
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.events import Notify
@@ -70,26 +70,26 @@ class Coco(FolderLayout):
 
     def survey(self, root: Path) -> Survey:
         """Return the listed images."""
-        notes, parts = list[str](), dict[str, Part]()
+        notes, parts = list[str](), dict[str, SplitFiles]()
         files = _files_by_role(root, notes)
         for role, file in files.items():
             coco = file.read(root)
             notes += coco.notes
-            parts[role] = Part(file.name, {"": sorted(_annotated_images(root, file, coco))})
+            parts[role] = SplitFiles(file.name, {"": sorted(_annotated_images(root, file, coco))})
         classes = {role: set(file.read(root).classes) for role, file in files.items()}
         notes += [
             f"the class {name!r} is in {file.name} and not in {files['train'].name}"
             for role, file in files.items()
             for name in sorted(classes[role] - classes["train"])
         ]
-        survey = surveyed(root, *images_of(parts), notes=notes)
-        return replace(survey, deciding=[file.path for file in files.values()])
+        survey = make_survey(root, *keep_images(parts), notes=notes)
+        return replace(survey, definition_files=[file.path for file in files.values()])
 
     def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Objects:
         """Return the objects of each image."""
         from saccade.data.objects import Objects
 
-        annotated, classes = dict[Path, Annotated](), dict[str, None]()
+        annotated, classes = dict[Path, ImageAnnotations](), dict[str, None]()
         for file in _files_by_role(survey.root, []).values():
             coco = file.read(survey.root)
             classes |= dict.fromkeys(coco.classes)
@@ -111,7 +111,7 @@ def _json_files(root: Path) -> list[Path]:
     """Return the files that start like COCO JSON; only Roboflow's if there are any."""
     folders_by_name = {path.name: path for path in subfolders(root)}
     roboflow = [path for folder in folders_by_name.values() if (path := folder / _ROBOFLOW).is_file()]
-    if roboflow and assigned(path.parent.name for path in roboflow):
+    if roboflow and assign_splits(path.parent.name for path in roboflow):
         return roboflow
     folders_to_search = [root, *(folders_by_name[name] for name in ("annotations",) if name in folders_by_name)]
     paths = (path for folder in folders_to_search for path in islice(sorted(folder.glob("*.json")), _MAX_FILES))
@@ -162,7 +162,7 @@ def _files_by_role(root: Path, notes: list[str]) -> dict[str, _CocoSource]:
                     "name one file for each of train, val and test"
                 )
             path_of[word] = path
-    roles = assigned(path_of)
+    roles = assign_splits(path_of)
     if "train" not in roles:
         raise UserError(f"none of {', '.join(brief(path.relative_to(root)) for path in paths)} is named for train")
     if unused_names := [path.name for word, path in path_of.items() if word not in roles.values()]:
@@ -172,10 +172,10 @@ def _files_by_role(root: Path, notes: list[str]) -> dict[str, _CocoSource]:
 
 def _part_word(stem: str) -> str:
     """Return the split named in a file name such as ``instances_train2017``; "" if none is."""
-    return next((word for word in re.findall("[a-z]+", stem.lower()) if assigned([word])), "")
+    return next((word for word in re.findall("[a-z]+", stem.lower()) if assign_splits([word])), "")
 
 
-def _annotated_images(root: Path, file: _CocoSource, coco: CocoFile) -> dict[Path, Annotated]:
+def _annotated_images(root: Path, file: _CocoSource, coco: CocoFile) -> dict[Path, ImageAnnotations]:
     """Return annotations by image path.
 
     Raises:

@@ -34,14 +34,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, final
 
-from saccade.data.columns import Columns, UnclearError, columns_of, image_column, is_boxes
+from saccade.data.columns import Columns, UnclearError, find_columns, find_image_column, has_box_columns
 from saccade.data.image_index import ImageIndex
-from saccade.data.labelling import Table
+from saccade.data.labelling import ImageTable
 from saccade.data.layouts._table import FolderTables, TableLayout
 from saccade.data.layouts.class_folders import ClassFolders
-from saccade.data.records import Records, read_csv
+from saccade.data.records import TableFile, read_csv
 from saccade.data.rows import RowImages
-from saccade.data.survey import assigned, files_in, subfolders
+from saccade.data.survey import assign_splits, files_in, subfolders
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 
@@ -65,7 +65,7 @@ class Csv(TableLayout):
         """Decline if the rows name images that are in class folders."""
         if ClassFolders().check_folder(root) is not None:
             return None
-        parts = assigned(path.name for path in subfolders(root))
+        parts = assign_splits(path.name for path in subfolders(root))
         class_root = root / parts["train"] if parts else root
         if "test" in parts and not _names_in(class_root) & _names_in(root / parts["test"]):
             return None
@@ -87,7 +87,7 @@ class Csv(TableLayout):
         images = RowImages(tables.images)
         for table in tables.tables:
             for row in table.records.rows:
-                images.find(row, table.columns.image, table.near, "")
+                images.find(row, table.columns.image, table.folder, "")
         paths = (path.relative_to(class_root).parts for path in images.found if path.is_relative_to(class_root))
         return sorted({parts[0] if parts[1:] else "" for parts in paths})
 
@@ -128,20 +128,20 @@ def _names_in(folder: Path) -> set[str]:
 def _roboflow_tables(root: Path) -> dict[str, Path]:
     """Return Roboflow's tables by role; {} without a training table."""
     folders = {path.name: path for path in subfolders(root) if (path / _ROBOFLOW).is_file()}
-    tables = {role: folders[name] / _ROBOFLOW for role, name in assigned(folders).items()}
+    tables = {role: folders[name] / _ROBOFLOW for role, name in assign_splits(folders).items()}
     return tables if "train" in tables else {}
 
 
 def _tables_by_role(names: Mapping[str, Path]) -> dict[str, str]:
     """Return table names by role, such as ``train.csv`` or ``train_labels.csv``."""
     stems = {re.sub(r"[\W_]|labels?|set$", "", Path(name).stem.lower()): name for name in names}
-    return {role: stems[stem] for role, stem in assigned(stems).items()}
+    return {role: stems[stem] for role, stem in assign_splits(stems).items()}
 
 
 def _split_tables(parts: Mapping[str, Path], index: ImageIndex, options: Mapping[str, Any]) -> FolderTables:
     """Return one table per split; a table without the labels of the training table is not used."""
     records = {
-        role: read_csv(path, path.relative_to(index.root).as_posix(), least=2 if role == "train" else 1)
+        role: read_csv(path, path.relative_to(index.root).as_posix(), min_columns=2 if role == "train" else 1)
         for role, path in parts.items()
     }
     training = records["train"]
@@ -151,49 +151,51 @@ def _split_tables(parts: Mapping[str, Path], index: ImageIndex, options: Mapping
         folder = _image_folder(table, role, index)
         lacking = [name for name in columns.labels if name not in table.header]
         if len(lacking) == len(columns.labels):
-            unused.append(f"{brief(table.owner)!r} has no column {brief(lacking[0])!r} and is not used")
+            unused.append(f"{brief(table.file_name)!r} has no column {brief(lacking[0])!r} and is not used")
             continue
         if lacking or (columns.group and columns.group not in table.header):
             name = lacking[0] if lacking else columns.group
-            raise UserError(f"{brief(table.owner)} has no column {name!r}; {brief(training.owner)} has it")
+            raise UserError(f"{brief(table.file_name)} has no column {name!r}; {brief(training.file_name)} has it")
         has_image_column = columns.image in table.header
         image = columns.image if has_image_column else _find_image_column(table, folder, index, options)
-        part = table.path.parent.name if table.path.name == _ROBOFLOW else table.owner
-        tables.append(Table(role, part, table, replace(columns, image=image), folder))
-    if "test" not in {table.role for table in tables}:
-        tables = [table._replace(role="test" if table.role == "val" else table.role) for table in tables]
+        part = table.path.parent.name if table.path.name == _ROBOFLOW else table.file_name
+        tables.append(ImageTable(role, part, table, replace(columns, image=image), folder))
+    if "test" not in {table.split for table in tables}:
+        tables = [table._replace(split="test" if table.split == "val" else table.split) for table in tables]
     if len(tables) == 1:
-        tables = [tables[0]._replace(name="")]
+        tables = [tables[0]._replace(split_name="")]
     return FolderTables(tables, index, [], unused)
 
 
 def _single_table(files: Mapping[str, Path], index: ImageIndex, options: Mapping[str, Any]) -> FolderTables:
     """Return the only table whose rows name images and labels."""
     reasons, box_problems, notes, unclear = list[str](), list[str](), list[str](), list[UnclearError]()
-    tables = list[Table]()
+    tables = list[ImageTable]()
     for name, path in files.items():
         image = ""
         try:
             table = read_csv(path, name)
             folder = _image_folder(table, "train", index)
             image = _find_image_column(table, folder, index, options)
-            if is_boxes(table.header) and "file" not in options:
+            if has_box_columns(table.header) and "file" not in options:
                 notes.append(f"{brief(name)} holds one box or RLE mask per row and is not read")
                 box_problems.append(f"{notes[-1]}: convert it to COCO or YOLO")
                 continue
-            tables.append(Table("train", "", table, columns_of(table, image, options), folder))
+            tables.append(ImageTable("train", "", table, find_columns(table, image, options), folder))
         except UnclearError as error:
             unclear.append(error)
             notes.append(f"{brief(name)} is not read")
         except UserError as error:
             reasons.append(str(error))
             notes += [f"{brief(name)} has no labels and is not read"] * bool(image)
-    label_tables = [table for table in tables if re.fullmatch(r"labels?|train", Path(table.records.owner).stem.lower())]
+    label_tables = [
+        table for table in tables if re.fullmatch(r"labels?|train", Path(table.records.file_name).stem.lower())
+    ]
     if len(tables) > 1 and len(label_tables) == 1:
-        notes += [f"{brief(table.records.owner)} is not read" for table in tables if table not in label_tables]
+        notes += [f"{brief(table.records.file_name)} is not read" for table in tables if table not in label_tables]
         tables = label_tables
     if len(tables) > 1:
-        names = [brief(table.records.owner) for table in tables]
+        names = [brief(table.records.file_name) for table in tables]
         raise UnclearError(
             f"{' and '.join(names)} are {len(names)} tables of images; choose one: data.options.file = {names[0]!r}"
         )
@@ -202,19 +204,19 @@ def _single_table(files: Mapping[str, Path], index: ImageIndex, options: Mapping
     return FolderTables(tables, index, notes, [])
 
 
-def _image_folder(table: Records, role: str, index: ImageIndex) -> Path:
+def _image_folder(table: TableFile, role: str, index: ImageIndex) -> Path:
     """Return the folder searched first for the images of a table: the folder of its split, else its own."""
     folder = table.path.parent
     if folder != index.root:
         return folder
-    return next((path for path in subfolders(folder) if assigned([path.name]).get(role)), folder)
+    return next((path for path in subfolders(folder) if assign_splits([path.name]).get(role)), folder)
 
 
-def _find_columns(table: Records, folder: Path, index: ImageIndex, options: Mapping[str, Any]) -> Columns:
-    return columns_of(table, _find_image_column(table, folder, index, options), options)
+def _find_columns(table: TableFile, folder: Path, index: ImageIndex, options: Mapping[str, Any]) -> Columns:
+    return find_columns(table, _find_image_column(table, folder, index, options), options)
 
 
-def _find_image_column(table: Records, folder: Path, index: ImageIndex, options: Mapping[str, Any]) -> str:
+def _find_image_column(table: TableFile, folder: Path, index: ImageIndex, options: Mapping[str, Any]) -> str:
     """Return the column that names images.
 
     Raises:
@@ -223,17 +225,17 @@ def _find_image_column(table: Records, folder: Path, index: ImageIndex, options:
     if (option := options.get("image")) is not None:
         if option not in table.header:
             raise UserError(
-                f"data.options.image: {brief(table.owner)} has no column {brief(option)!r}."
+                f"data.options.image: {brief(table.file_name)} has no column {brief(option)!r}."
                 f"{did_you_mean(str(option), table.header)} There are {', '.join(map(brief, table.header))}"
             )
         return str(option)
     if not table.rows:
         raise UserError(table.problems[0])
-    column = image_column(table, partial(index.holds, near=folder))
+    column = find_image_column(table, partial(index.has_image, folder=folder))
     if column is None:
         value = brief(table.rows[0].text(table.header[0]), 60)
         raise _NotOfImagesError(
-            f"no column of {brief(table.owner)} names an image of the folder, which holds {len(index.files)}: its "
+            f"no column of {brief(table.file_name)} names an image of the folder, which holds {len(index.files)}: its "
             f"first row begins with {value!r}"
         )
     return column

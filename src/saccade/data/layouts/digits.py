@@ -16,7 +16,7 @@ from saccade.events import Notify
 from saccade.recipe import Data
 
 if TYPE_CHECKING:
-    from saccade.data.samples import Pictures, Split
+    from saccade.data.samples import ImageSequence, Splits
 
 __all__ = ["Digits"]
 
@@ -47,28 +47,32 @@ class Digits(Layout):
         """Return the word itself."""
         return source
 
-    def read(self, spec: Data, target: str, notify: Notify | None = None) -> Split:
+    def read(self, spec: Data, target: str, notify: Notify | None = None) -> Splits:
         """Generate the scenes: up front if they fit in memory, else on access."""
-        from saccade.data.digits import CLASSES, scenes, targets_of
-        from saccade.data.normalisation import normalisation, stated
-        from saccade.data.samples import CACHE, ImageSet, Split, colours, digest
+        from saccade.data.digits import CLASSES, make_scenes, make_targets
+        from saccade.data.normalisation import describe_settings, normalisation
+        from saccade.data.samples import MEMORY_LIMIT, ImageSet, Splits, channel_statistics, digest_values
 
-        train, test = scenes(spec, "train"), scenes(spec, "test")
+        train, test = make_scenes(spec, "train"), make_scenes(spec, "test")
         height, width = train.size
-        is_materialised = (len(train) + len(test)) * height * width <= CACHE
-        pictures: list[Pictures] = [part.images() if is_materialised else part for part in (train, test)]
+        is_materialised = (len(train) + len(test)) * height * width <= MEMORY_LIMIT
+        pictures: list[ImageSequence] = [part.images() if is_materialised else part for part in (train, test)]
         spec = spec.model_copy(
             update={"interpolation": None, "crop_pct": None}
         )  # scenes are generated at their size, not resized
-        mean, std = normalisation(spec, 1, lambda: colours(pictures[0]))
+        mean, std = normalisation(spec, 1, lambda: channel_statistics(pictures[0]))
         sets = [
             ImageSet(
-                pictures[n], targets_of(part, target, is_materialised), mean, std, spec.augment if part is train else ()
+                pictures[n],
+                make_targets(part, target, is_materialised),
+                mean,
+                std,
+                spec.augment if part is train else (),
             )
             for n, part in enumerate((train, test))
         ]
         axis_note = " (height × width)" if height != width else ""
-        return Split(
+        return Splits(
             train=sets[0],
             test=sets[1],
             val=None,
@@ -81,10 +85,10 @@ class Digits(Layout):
             description=(
                 f"digits: {len(train)} training and {len(test)} test scenes of {height}×{width} pixels{axis_note} "
                 f"(clutter {train.clutter}, distractors {train.distractors}, seed {spec.split_seed})"
-                + stated(spec)
+                + describe_settings(spec)
             ),
-            fingerprint=digest(
-                ["digits", part.part, part.count, height if height == width else [height, width], part.clutter,
+            fingerprint=digest_values(
+                ["digits", part.split, part.count, height if height == width else [height, width], part.clutter,
                  part.distractors, part.seed]
                 for part in (train, test)
             ),
@@ -92,9 +96,9 @@ class Digits(Layout):
 
     def describe(self, spec: Data, notify: Notify | None = None) -> dict[str, Any]:
         """See :meth:`Layout.describe`; nothing is refused."""
-        from saccade.data.digits import CLASSES, PARTS, scenes, source_digits
+        from saccade.data.digits import CLASSES, SPLITS, make_scenes, source_digits
 
-        parts = {part: scenes(spec, part) for part in PARTS}
+        parts = {part: make_scenes(spec, part) for part in SPLITS}
         height, width = parts["train"].size
         counts = {name: len(part) for name, part in parts.items()}
         return {
@@ -132,9 +136,9 @@ class Digits(Layout):
 
     def read_cells(self, spec: Data, part: str, count: int) -> list[Cell]:
         """Return the first scenes with their boxes and masks."""
-        from saccade.data.digits import CLASSES, scenes
+        from saccade.data.digits import CLASSES, make_scenes
 
-        part_scenes = scenes(spec, "train" if part == "train" else "test")
+        part_scenes = make_scenes(spec, "train" if part == "train" else "test")
         cells = []
         for i in range(min(count, len(part_scenes))):
             scene = part_scenes.scene(i)

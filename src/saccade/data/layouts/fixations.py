@@ -20,14 +20,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, final
 
-from saccade.data.columns import image_column, is_boxes
+from saccade.data.columns import find_image_column, has_box_columns
 from saccade.data.image_index import ImageIndex
 from saccade.data.layouts._folder import FolderLayout
 from saccade.data.layouts.class_folders import ClassFolders
-from saccade.data.records import Record, Records, read_csv
+from saccade.data.records import TableFile, TableRow, read_csv
 from saccade.data.resizing import common_size
-from saccade.data.rows import RowImages, parts_of, said
-from saccade.data.survey import Part, Survey, files_in, surveyed
+from saccade.data.rows import RowImages, quote_value, read_row_splits
+from saccade.data.survey import SplitFiles, Survey, files_in, make_survey
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.events import Notify
@@ -46,7 +46,7 @@ _ORDER = ("order", "fixation", "fixationindex", "index", "n")
 class _FixationColumns(NamedTuple):
     """Table of fixations and the names of its columns; an optional column is None if absent."""
 
-    records: Records
+    records: TableFile
     images: ImageIndex
     image: str
     x: str
@@ -90,7 +90,7 @@ class FixationTable(FolderLayout):
         if max(Counter(table.records.column(table.image)).values(), default=0) > 1:
             return None
         return (
-            f"it has class folders, and {brief(table.records.owner)} has one row per image; set data.layout = "
+            f"it has class folders, and {brief(table.records.file_name)} has one row per image; set data.layout = "
             "fixations to read the table"
         )
 
@@ -101,15 +101,15 @@ class FixationTable(FolderLayout):
             raise UserError(table)
         records, folder = table.records, table.records.path.parent
         images, problems, bad_coordinates = RowImages(table.images), list(records.problems), list[str]()
-        split_of_line = parts_of(records, table.split, problems)
-        rows = defaultdict[Path, list[tuple[Record, float, float]]](list)
+        split_of_line = read_row_splits(records, table.split, problems)
+        rows = defaultdict[Path, list[tuple[TableRow, float, float]]](list)
         for row in records.rows:
-            location = records.at(row)
+            location = records.location(row)
             x, y = (_parse_number(row.text(column)) for column in (table.x, table.y))
             if x is None or y is None:
                 column = table.x if x is None else table.y
                 bad_coordinates.append(
-                    f"{location} has {said(row.text(column))} in the column {column!r}; a number is needed"
+                    f"{location} has {quote_value(row.text(column))} in the column {column!r}; a number is needed"
                 )
             path = images.find(row, table.image, folder, location)
             if path is not None and x is not None and y is not None:
@@ -122,10 +122,10 @@ class FixationTable(FolderLayout):
             raise UserError("; ".join(problems[:3]) or "no row names an image to train on")
         n_without = len(set(table.images.files) - rows.keys())
         notes = [f"{n_without} images have no fixation and are not used"] * (n_without > 0)
-        survey = surveyed(root, parts, None, table.images.hidden, notes)
+        survey = make_survey(root, parts, None, table.images.hidden, notes)
         completed = replace(
-            survey, problems=sorted([*survey.problems, *problems]), deciding=[records.path], missing=images.missing,
-            groups=groups,
+            survey, problems=sorted([*survey.problems, *problems]), definition_files=[records.path],
+            missing=images.missing, groups=groups,
         )  # fmt: skip
         return _FixationSurvey(**vars(completed), fixations=fixations, viewers=len(viewers))
 
@@ -151,10 +151,10 @@ def _find_table(root: Path) -> _FixationColumns | str:
             next((columns[word] for word in candidates if word in columns), None)
             for candidates in (_X, _Y, _VIEWER, _ORDER, ("split",), ("group", "scene"))
         )
-        if x is None or y is None or is_boxes(records.header):
+        if x is None or y is None or has_box_columns(records.header):
             continue
         index = index or ImageIndex(root)
-        image = image_column(records, partial(index.holds, near=root))
+        image = find_image_column(records, partial(index.has_image, folder=root))
         if image is None:
             reason = f"no column of {brief(name)} names an image of the folder"
             continue
@@ -172,7 +172,7 @@ def _parse_number(text: str) -> float | None:
 
 
 def _sorted_fixations(
-    rows: list[tuple[Record, float, float]], table: _FixationColumns, viewers: list[str]
+    rows: list[tuple[TableRow, float, float]], table: _FixationColumns, viewers: list[str]
 ) -> list[Fixation]:
     """Return the fixations of one image, sorted by viewer and order if those columns exist."""
     from saccade.data.fixations import Fixation
@@ -182,27 +182,29 @@ def _sorted_fixations(
     for row, x, y in rows:
         viewer = index_of[row.text(table.viewer)] if table.viewer else -1
         order = _parse_number(row.text(table.order)) if table.order else None
-        keyed.append((viewer, math.inf if order is None else order, Fixation(x, y, viewer, table.records.at(row))))
+        keyed.append(
+            (viewer, math.inf if order is None else order, Fixation(x, y, viewer, table.records.location(row)))
+        )
     return [fixation for *_, fixation in sorted(keyed, key=lambda item: item[:2])]
 
 
-def _normalised_problem(rows: dict[Path, list[tuple[Record, float, float]]], table: _FixationColumns) -> list[str]:
+def _normalised_problem(rows: dict[Path, list[tuple[TableRow, float, float]]], table: _FixationColumns) -> list[str]:
     """Return a message if all coordinates lie between 0 and 1, so that they are fractions, not pixels."""
     values = [value for image_rows in rows.values() for _, x, y in image_rows for value in (x, y)]
     if not values or not all(0 <= value <= 1 for value in values):
         return []
     return [
-        f"all {len(values) // 2} fixations of {brief(table.records.owner)} lie between 0 and 1; pixels are needed: "
+        f"all {len(values) // 2} fixations of {brief(table.records.file_name)} lie between 0 and 1; pixels are needed: "
         f"multiply {table.x!r} by the width of the image and {table.y!r} by its height"
     ]
 
 
 def _split_images(
-    rows: dict[Path, list[tuple[Record, float, float]]],
+    rows: dict[Path, list[tuple[TableRow, float, float]]],
     table: _FixationColumns,
     split_of_line: dict[int, tuple[str, str]],
     problems: list[str],
-) -> tuple[dict[str, Part], dict[Path, str]]:
+) -> tuple[dict[str, SplitFiles], dict[Path, str]]:
     """Return the splits by role, and the group of each image.
 
     A message is added to ``problems`` for each image whose rows differ in split or group.
@@ -222,6 +224,6 @@ def _split_images(
             groups[path] = min(image_groups)
     if "val" in files and "test" not in files:
         files["test"], names["test"] = files.pop("val"), names["val"]
-    return {role: Part(names[role], {"": sorted(files[role])}) for role in ("train", "test", "val") if role in files}, (
-        groups
-    )
+    return {
+        role: SplitFiles(names[role], {"": sorted(files[role])}) for role in ("train", "test", "val") if role in files
+    }, (groups)

@@ -32,9 +32,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, final
 
-from saccade.data.colour_maps import class_map, map_file
+from saccade.data.colour_maps import find_class_file, read_class_map
 from saccade.data.layouts._mask_folder import MaskFolderLayout
-from saccade.data.survey import Part, Survey, assigned, images_of, subfolders, surveyed
+from saccade.data.survey import SplitFiles, Survey, assign_splits, keep_images, make_survey, subfolders
 from saccade.escaping import brief
 from saccade.events import Notify
 from saccade.imagefiles import is_image, walk
@@ -73,12 +73,12 @@ class ImageMasks(MaskFolderLayout):
     def survey(self, root: Path) -> Survey:
         """Return images and masks of each split."""
         hidden = Counter[str]()
-        parts, masks, problems, n_unpaired = dict[str, Part](), dict[Path, Path](), list[str](), 0
+        parts, masks, problems, n_unpaired = dict[str, SplitFiles](), dict[Path, Path](), list[str](), 0
         pairs, maskless = _pairs_by_role(root)
         for role, pair in pairs.items():
             images, by_stem = pair.images_by_stem(), pair.masks_by_stem()
             mask_paths = {path for paths in by_stem.values() for path in paths}
-            parts[role] = Part(pair.name, {"": sorted(set(walk(pair.images, hidden)) - mask_paths)})
+            parts[role] = SplitFiles(pair.name, {"": sorted(set(walk(pair.images, hidden)) - mask_paths)})
             problems += [
                 f"{' and '.join(map(brief, paths))} are masks of the same name"
                 for paths in by_stem.values()
@@ -87,13 +87,13 @@ class ImageMasks(MaskFolderLayout):
             masks |= {path: by_stem[stem][0] for stem, paths in images.items() if stem in by_stem for path in paths}
             n_unpaired += len(by_stem.keys() - images.keys())
         notes = [f"{n_unpaired} masks have no image of their name"] * (n_unpaired > 0)
-        survey = surveyed(root, *images_of(parts), hidden, notes)
-        class_file = map_file([root, pairs["train"].masks, pairs["train"].masks.parent])
+        survey = make_survey(root, *keep_images(parts), hidden, notes)
+        class_file = find_class_file([root, pairs["train"].masks, pairs["train"].masks.parent])
         return replace(
             survey,
             masks=masks,
             problems=sorted([*survey.problems, *problems]),
-            deciding=[class_file] if class_file else [],
+            definition_files=[class_file] if class_file else [],
             unused=[f"{name!r} has no masks and is not used" for name in maskless],
         )
 
@@ -101,7 +101,7 @@ class ImageMasks(MaskFolderLayout):
         """Return the mask of each image."""
         from saccade.data.masks import Masks
 
-        classes = class_map(next(iter(survey.deciding), None))
+        classes = read_class_map(next(iter(survey.definition_files), None))
         return Masks(survey.masks, sizes, classes, survey.root, notify, survey.options.get("void"))
 
 
@@ -148,12 +148,14 @@ def _pairs_by_role(root: Path) -> tuple[dict[str, _ImageMaskFolders], list[str]]
             for name, path in folders.items()
             if name in mask_folders
         }
-        if not assigned(pairs):
+        if not assign_splits(pairs):
             return {"train": _ImageMaskFolders("", images, masks)}, []
     else:
         pairs = {name: pair for name, path in folders.items() if (pair := _split_pair(path, folders))}
-    maskless = [name for name, path in folders.items() if name not in pairs and assigned([name]) and _has_image(path)]
-    return {role: pairs[name] for role, name in assigned(pairs).items()}, maskless
+    maskless = [
+        name for name, path in folders.items() if name not in pairs and assign_splits([name]) and _has_image(path)
+    ]
+    return {role: pairs[name] for role, name in assign_splits(pairs).items()}, maskless
 
 
 def _split_pair(part: Path, siblings: dict[str, Path]) -> _ImageMaskFolders | None:

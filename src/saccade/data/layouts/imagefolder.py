@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
-from saccade.data.columns import Columns, columns_of
+from saccade.data.columns import Columns, find_columns
 from saccade.data.image_index import ImageIndex
-from saccade.data.labelling import Table
+from saccade.data.labelling import ImageTable
 from saccade.data.layouts._table import FolderTables, TableLayout
-from saccade.data.records import Records, read_csv, read_jsonl
-from saccade.data.survey import assigned, subfolders
+from saccade.data.records import TableFile, read_csv, read_jsonl
+from saccade.data.survey import assign_splits, subfolders
 from saccade.errors import UserError
 from saccade.escaping import brief
 
@@ -51,7 +51,7 @@ class ImageFolder(TableLayout):
                 if has_parquet
                 else f"it has no {' or '.join(_READERS)}, nor has a folder train"
             )
-        index, tables, unused = ImageIndex(root), list[Table](), list[str]()
+        index, tables, unused = ImageIndex(root), list[ImageTable](), list[str]()
         for role, path in paths.items():
             table = _READERS[path.name](path, path.relative_to(root).as_posix())
             try:
@@ -59,10 +59,10 @@ class ImageFolder(TableLayout):
             except UserError as error:
                 if role == "train":
                     raise
-                unused.append(f"{brief(table.owner)!r} is not used: {error}")
+                unused.append(f"{brief(table.file_name)!r} is not used: {error}")
                 continue
             part = "" if path.parent == root else path.parent.name
-            tables.append(Table(role, part, table, columns, path.parent))
+            tables.append(ImageTable(role, part, table, columns, path.parent))
         return FolderTables(tables, index, [], unused)
 
 
@@ -70,7 +70,7 @@ def _tables_by_role(root: Path) -> dict[str, Path]:
     """Return tables by role; a table at the top level is the training table."""
     folders = {path.name: path for path in subfolders(root)}
     folders_by_role = (
-        {"train": root} if _find_table(root) else {role: folders[name] for role, name in assigned(folders).items()}
+        {"train": root} if _find_table(root) else {role: folders[name] for role, name in assign_splits(folders).items()}
     )
     return {role: path for role, folder in folders_by_role.items() if (path := _find_table(folder))}
 
@@ -79,7 +79,7 @@ def _find_table(folder: Path) -> Path | None:
     return next((folder / name for name in _READERS if (folder / name).is_file()), None)
 
 
-def _find_columns(table: Records, options: Mapping[str, Any]) -> Columns:
+def _find_columns(table: TableFile, options: Mapping[str, Any]) -> Columns:
     """Return the columns of a table.
 
     Raises:
@@ -87,8 +87,8 @@ def _find_columns(table: Records, options: Mapping[str, Any]) -> Columns:
     """
     image = str(options.get("image", _IMAGE_COLUMN))
     if image not in table.header:
-        raise UserError(f"{brief(table.owner)} has no column {image!r}; its columns are {', '.join(table.header)}")
+        raise UserError(f"{brief(table.file_name)} has no column {image!r}; its columns are {', '.join(table.header)}")
     if "labels" not in options and not any(name in table.header for name in _LABEL_COLUMNS):
         hint = next((reason for name, reason in _UNSUPPORTED_COLUMNS.items() if name in table.header), None)
-        raise UserError(f"{brief(table.owner)} has no column label or labels" + (f"; {hint}" if hint else ""))
-    return columns_of(table, image, options)
+        raise UserError(f"{brief(table.file_name)} has no column label or labels" + (f"; {hint}" if hint else ""))
+    return find_columns(table, image, options)

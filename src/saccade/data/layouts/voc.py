@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING, final
 from saccade.data.layouts._folder import FolderLayout
 from saccade.data.layouts._voc_folders import IMAGES, FolderPair, files_by_stem, find_subfolder, label_map, read_splits
 from saccade.data.layouts._voc_xml import read_annotation, starts_like_voc
-from saccade.data.survey import Part, Survey, assigned, subfolders, surveyed
+from saccade.data.survey import SplitFiles, Survey, assign_splits, make_survey, subfolders
 from saccade.errors import did_you_mean
 from saccade.escaping import brief
 from saccade.events import Notify
 from saccade.imagefiles import is_image, walk
 
 if TYPE_CHECKING:
-    from saccade.data.annotations import Annotated
+    from saccade.data.annotations import ImageAnnotations
     from saccade.data.objects import Objects
 
 __all__ = ["Voc"]
@@ -65,40 +65,42 @@ class Voc(FolderLayout):
     def survey(self, root: Path) -> Survey:
         """Return images and XML files of each split."""
         hidden, n_unpaired, xml_files = Counter[str](), 0, list[Path]()
-        parts = dict[str, Part]()
+        parts = dict[str, SplitFiles]()
         for role, (name, pair) in _folders_by_role(root).items():
             images, files = files_by_stem(pair.images, hidden=hidden), files_by_stem(pair.annotations, ".xml")
             lists = read_splits(root, "Main", images) if not name else {}
             for part, (split_name, stems) in (lists or {role: (name, sorted(images))}).items():
-                parts[part] = Part(split_name, {"": [images.get(stem, pair.images / f"{stem}.jpg") for stem in stems]})
+                parts[part] = SplitFiles(
+                    split_name, {"": [images.get(stem, pair.images / f"{stem}.jpg") for stem in stems]}
+                )
             n_unpaired += len(files.keys() - images.keys())
             xml_files += files.values()
         notes = [f"{n_unpaired} XML files have no image of their name"] * (n_unpaired > 0)
         deciding = [path for path in (root / "labelmap.txt",) if path.is_file()]
         deciding += [*sorted((root / "ImageSets" / "Main").glob("*.txt")), *sorted(xml_files)]
-        return replace(surveyed(root, parts, None, hidden, notes), deciding=deciding)
+        return replace(make_survey(root, parts, None, hidden, notes), definition_files=deciding)
 
     def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Objects:
         """Return the objects of each image."""
         from saccade.data.objects import Objects
-        from saccade.data.opening import each
+        from saccade.data.opening import map_files
 
         pairs = [pair for _, pair in _folders_by_role(survey.root).values()]
 
-        def read(path: Path) -> Annotated:
+        def read(path: Path) -> ImageAnnotations:
             pair = next(pair for pair in pairs if path.is_relative_to(pair.images))
             file = pair.annotations / path.relative_to(pair.images).with_suffix(".xml")
             return read_annotation(file, file.relative_to(survey.root).as_posix())
 
         mapped_names = [name for name in label_map(survey.root).names if name != _BACKGROUND]
         paths = list(sizes) if mapped_names else survey.files  # without a map, every file decides the classes
-        annotated = dict(zip(paths, each(read, paths, notify), strict=True))
+        annotated = dict(zip(paths, map_files(read, paths, notify), strict=True))
         used_names = {annotation.name for image in annotated.values() for annotation in image.objects}
         names = mapped_names or sorted(used_names)
         return Objects({path: _with_class_check(annotated[path], names) for path in sizes}, sizes, names)
 
 
-def _with_class_check(annotated: Annotated, names: list[str]) -> Annotated:
+def _with_class_check(annotated: ImageAnnotations, names: list[str]) -> ImageAnnotations:
     """Return ``annotated``, with a problem set if it has an unknown class."""
     unknown = next((annotation for annotation in annotated.objects if annotation.name not in names), None)
     if unknown is None:
@@ -106,7 +108,7 @@ def _with_class_check(annotated: Annotated, names: list[str]) -> Annotated:
     problem = (
         f"is of the class {brief(unknown.name)!r}.{did_you_mean(unknown.name, names)} There are {', '.join(names)}"
     )
-    return replace(annotated, problem=f"has {brief(annotated.owner)}, {unknown.where} of which {problem}")
+    return replace(annotated, problem=f"has {brief(annotated.file_name)}, {unknown.where} of which {problem}")
 
 
 def _folders_by_role(root: Path) -> dict[str, tuple[str, FolderPair]]:
@@ -114,7 +116,7 @@ def _folders_by_role(root: Path) -> dict[str, tuple[str, FolderPair]]:
     pairs = _folders_by_name(root)
     if "" in pairs:
         return {"train": ("", pairs[""])}
-    return {role: (name, pairs[name]) for role, name in assigned(pairs).items()}
+    return {role: (name, pairs[name]) for role, name in assign_splits(pairs).items()}
 
 
 def _folders_by_name(root: Path) -> dict[str, FolderPair]:
@@ -122,9 +124,9 @@ def _folders_by_name(root: Path) -> dict[str, FolderPair]:
     images, annotations = find_subfolder(root, IMAGES), find_subfolder(root, ("annotations",))
     if images and annotations:
         return {"": FolderPair(images, annotations)}
-    parts = {path.name: path for path in subfolders(root) if assigned([path.name])}
+    parts = {path.name: path for path in subfolders(root) if assign_splits([path.name])}
     pairs = {}
     for name, path in parts.items():
         images, annotations = find_subfolder(path, IMAGES), find_subfolder(path, ("annotations",))
         pairs[name] = FolderPair(images, annotations) if images and annotations else FolderPair(path, path)
-    return pairs if "train" in assigned(pairs) else {}
+    return pairs if "train" in assign_splits(pairs) else {}

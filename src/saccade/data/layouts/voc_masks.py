@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, final
 
 from saccade.data.layouts._mask_folder import MaskFolderLayout
 from saccade.data.layouts._voc_folders import IMAGES, FolderPair, files_by_stem, find_subfolder, label_map, read_splits
-from saccade.data.survey import Part, Survey, surveyed
+from saccade.data.survey import SplitFiles, Survey, make_survey
 from saccade.events import Notify
 from saccade.imagefiles import is_image, walk
 
@@ -51,16 +51,18 @@ class VocMasks(MaskFolderLayout):
         images, masks = files_by_stem(pair.images, hidden=hidden), files_by_stem(pair.annotations, hidden=hidden)
         lists = read_splits(root, "Segmentation", images) or {"train": ("", sorted(images.keys() & masks.keys()))}
         parts = {
-            role: Part(name, {"": [images.get(stem, pair.images / f"{stem}.jpg") for stem in stems]})
+            role: SplitFiles(name, {"": [images.get(stem, pair.images / f"{stem}.jpg") for stem in stems]})
             for role, (name, stems) in lists.items()
         }
         n_unpaired = len(masks.keys() - images.keys())
         notes = [f"{n_unpaired} masks have no image of their name"] * (n_unpaired > 0)
-        survey = surveyed(root, parts, None, hidden, notes)
+        survey = make_survey(root, parts, None, hidden, notes)
         deciding = [path for path in (root / "labelmap.txt",) if path.is_file()]
         deciding += sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))
         return replace(
-            survey, masks={images[stem]: path for stem, path in masks.items() if stem in images}, deciding=deciding
+            survey,
+            masks={images[stem]: path for stem, path in masks.items() if stem in images},
+            definition_files=deciding,
         )
 
     def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Masks:

@@ -33,7 +33,16 @@ from saccade.data.layouts._folder import FolderLayout
 from saccade.data.layouts._list_paths import check_inside
 from saccade.data.layouts._yolo_lines import MAX_CLASSES, highest_class, read_objects
 from saccade.data.layouts.class_folders import ClassFolders
-from saccade.data.survey import Part, Survey, assigned, class_names, images_of, lines, subfolders, surveyed
+from saccade.data.survey import (
+    SplitFiles,
+    Survey,
+    assign_splits,
+    keep_images,
+    make_survey,
+    read_class_names,
+    read_lines,
+    subfolders,
+)
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.events import Notify
@@ -75,7 +84,7 @@ class Yolo(FolderLayout):
         if "val" in files and not any(_label_path(root, path).is_file() for path in files["test"][1]):
             unused.append(f"{files['test'][0]!r} has no text files and is not used")
             files["test"] = files.pop("val")
-        parts, others = images_of({role: Part(name, {"": paths}) for role, (name, paths) in files.items()})
+        parts, others = keep_images({role: SplitFiles(name, {"": paths}) for role, (name, paths) in files.items()})
         label_of = {path: _label_path(root, path) for part in parts.values() for path in part.files}
         label_folders = sorted({label_file.parent for label_file in label_of.values()})
         label_files = {label_file for folder in label_folders for label_file in _label_files(folder)}
@@ -91,14 +100,14 @@ class Yolo(FolderLayout):
             notes.append(f"{n_unlabelled} images have no text file and count as background")
         if n_unpaired := len(label_files - set(label_of.values())):
             notes.append(f"{n_unpaired} text files have no image of their name")
-        survey = surveyed(root, parts, +others, hidden, notes)
+        survey = make_survey(root, parts, +others, hidden, notes)
         deciding = [*([yaml.path] if yaml else _class_files(root)), *sorted(label_files & set(label_of.values()))]
-        return replace(survey, problems=sorted([*survey.problems, *problems]), deciding=deciding, unused=unused)
+        return replace(survey, problems=sorted([*survey.problems, *problems]), definition_files=deciding, unused=unused)
 
     def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Objects:
         """Return the objects of each image."""
         from saccade.data.objects import Objects
-        from saccade.data.opening import each
+        from saccade.data.opening import map_files
 
         yaml, paths = _find_yaml(survey.root), list(sizes)
         names = yaml.names if yaml else _class_names(survey)
@@ -109,7 +118,7 @@ class Yolo(FolderLayout):
             return read_objects(label_file, label_file.relative_to(survey.root).as_posix(), names, keypoints)
 
         notes = ["the keypoints of its lines are not read"] if keypoints else []
-        return Objects(dict(zip(paths, each(read, paths, notify), strict=True)), sizes, names, notes)
+        return Objects(dict(zip(paths, map_files(read, paths, notify), strict=True)), sizes, names, notes)
 
 
 class _DataYaml(NamedTuple):
@@ -203,7 +212,7 @@ def _files_in_yaml(
         UserError: no training images are named, or a path leaves the folder or does not exist.
     """
     owner, base = yaml.path.name, _base_folder(root, yaml, notes)
-    roles = assigned(key for key in _SPLIT_NAMES if yaml.values.get(key))
+    roles = assign_splits(key for key in _SPLIT_NAMES if yaml.values.get(key))
     if "train" not in roles:
         raise UserError(
             f"{owner} names no training images; set train to a folder, a list of folders or a list of images"
@@ -279,7 +288,7 @@ def _entry_files(root: Path, base: Path, path: Path, hidden: Counter[str]) -> It
     owner = path.relative_to(root).as_posix()
     if path.suffix != ".txt":
         raise UserError(f"{brief(owner)} is neither a folder nor a list of images (.txt)")
-    names = [_relative_to_root(root, path.parent if line.startswith("./") else base, line) for line in lines(path)]
+    names = [_relative_to_root(root, path.parent if line.startswith("./") else base, line) for line in read_lines(path)]
     check_inside(root, names, owner)
     yield from (root / name for name in names)
 
@@ -287,7 +296,7 @@ def _entry_files(root: Path, base: Path, path: Path, hidden: Counter[str]) -> It
 def _files_without_yaml(root: Path, hidden: Counter[str]) -> dict[str, tuple[str, list[Path]]]:
     """Return name and files of each split by role, from folder names."""
     folders = _image_folders(root)
-    roles = assigned(folders) if "" not in folders else {"train": ""}
+    roles = assign_splits(folders) if "" not in folders else {"train": ""}
     return {role: (name, sorted(walk(folders[name], hidden))) for role, name in roles.items()}
 
 
@@ -298,8 +307,8 @@ def _image_folders(root: Path) -> dict[str, Path]:
         image_folders = {path.name: path for path in subfolders(folders["images"])}
         label_names = {path.name for path in subfolders(folders["labels"])}
         parts = {name: path for name, path in image_folders.items() if name in label_names}
-        return parts if "train" in assigned(parts) else {"": folders["images"]}
-    parts = {name: path / "images" for name, path in folders.items() if assigned([name])}
+        return parts if "train" in assign_splits(parts) else {"": folders["images"]}
+    parts = {name: path / "images" for name, path in folders.items() if assign_splits([name])}
     return {name: path for name, path in parts.items() if path.is_dir() and _label_folder(path).is_dir()}
 
 
@@ -344,10 +353,10 @@ def _class_names(survey: Survey) -> list[str]:
     Raises:
         UserError: an index reaches ``MAX_CLASSES`` and no file names the classes.
     """
-    files = [path for path in survey.deciding if path.name == _CLASS_FILE]
+    files = [path for path in survey.definition_files if path.name == _CLASS_FILE]
     if files:
-        return class_names(files[0])
-    count = 1 + max(map(highest_class, survey.deciding), default=0)
+        return read_class_names(files[0])
+    count = 1 + max(map(highest_class, survey.definition_files), default=0)
     if count > MAX_CLASSES:
         raise UserError(
             f"{brief(survey.root)} has labels of the class {MAX_CLASSES} or above and no data.yaml or {_CLASS_FILE} "

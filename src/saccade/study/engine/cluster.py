@@ -30,7 +30,7 @@ from ray.exceptions import RayError
 
 from saccade import __version__
 from saccade.errors import UserError
-from saccade.events import EngineChanged, Notify
+from saccade.events import EngineStatus, Notify
 from saccade.files import make_folders
 from saccade.study.engine.executor import Executor, Message, Worker
 from saccade.study.engine.interrupts import track_interrupts
@@ -149,7 +149,7 @@ class Cluster(Executor[_Actor]):
         device: ``auto``, ``cpu`` or ``cuda``.
         address: address of the cluster; None is the connected cluster, else ``RAY_ADDRESS``, else a cluster started on
             this machine for the ``with`` block.
-        notify: receives ``EngineChanged``.
+        notify: receives ``EngineStatus``.
 
     Raises:
         UserError: Ray does not support the device, or the address is that of a Ray client.
@@ -200,7 +200,7 @@ class Cluster(Executor[_Actor]):
             stack.enter_context(suppress_ray_output())
             sigterm_handler = signal.getsignal(signal.SIGTERM)
             if self.address:
-                self.notify(EngineChanged(f"connecting to the Ray cluster at {self.address}"))
+                self.notify(EngineStatus(f"connecting to the Ray cluster at {self.address}"))
                 check_cluster(self.address)
                 try:
                     ray.init(self.address, **log_options)
@@ -208,7 +208,7 @@ class Cluster(Executor[_Actor]):
                     raise UserError(f"no Ray cluster can be used at {self.address}: {error}") from error
                 stack.callback(ray.shutdown)
             else:
-                self.notify(EngineChanged("starting Ray on this machine"))
+                self.notify(EngineStatus("starting Ray on this machine"))
                 # A temporary folder, to be deleted at the end; its path is short, as socket paths have a limit.
                 temporary_folder = tempfile.TemporaryDirectory(
                     prefix="ray-", dir="/tmp" if os.name == "posix" else None, ignore_cleanup_errors=True
@@ -227,7 +227,7 @@ class Cluster(Executor[_Actor]):
             if callable(sigterm_handler) and threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, sigterm_handler)
             duration = time.monotonic() - start_time
-            self.notify(EngineChanged(f"Ray {ray.__version__} is ready after {duration:.0f} s"))
+            self.notify(EngineStatus(f"Ray {ray.__version__} is ready after {duration:.0f} s"))
             yield
 
     def _set_capacity(self) -> None:
@@ -292,7 +292,7 @@ class Cluster(Executor[_Actor]):
                 self._last_ready_at = time.monotonic()
             elif time.monotonic() - self._last_ready_at > _NOTICE_AFTER_S:
                 self._last_ready_at = float("inf")
-                self.notify(EngineChanged("waiting for a worker of the Ray cluster to be free"))
+                self.notify(EngineStatus("waiting for a worker of the Ray cluster to be free"))
 
 
 @contextmanager

@@ -13,9 +13,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from saccade.builders import packed
+from saccade.builders import pickle_registered
 from saccade.errors import UserError, did_you_mean
-from saccade.events import Checking, DataOpened, Event, Notify, RunBegan, RunEnded, RunEvent, StudyBegan, ignore
+from saccade.events import ChecksBegan, DataOpened, Event, Notify, RunBegan, RunEnded, RunEvent, StudyBegan, ignore
 from saccade.files import lock, make_folders, write_atomically
 from saccade.study.engine.executor import Executor, Worker
 from saccade.study.engine.local import Local
@@ -57,7 +57,7 @@ def execute(
         study: the study; its folder is created, or holds the same study already.
         slots: number of concurrent runs; None is one per accelerator, or the CPU cores divided by the recipe's threads.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; on a Ray cluster ``auto``, ``cpu`` or ``cuda``.
-        notify: receives ``EngineChanged``, ``Checking``, ``FilesChecked``, ``DataOpened``, ``SettingsDecided``,
+        notify: receives ``EngineStatus``, ``ChecksBegan``, ``FilesChecked``, ``DataOpened``, ``SettingsDecided``,
             ``StudyBegan``, and for each run ``RunBegan``, ``RunEvent`` and ``RunEnded``.
         engine: ``local`` or ``ray``.
         address: address of a Ray cluster; None is ``RAY_ADDRESS`` if set, else a cluster is started on this machine.
@@ -97,7 +97,7 @@ def execute(
             if isinstance(event, DataOpened):  # further workers can import while the first builds the networks
                 start_workers(executor.slots())
 
-        notify_user(Checking())
+        notify_user(ChecksBegan())
         checked = _check_study(executor, workers[0], study, check, trust, on_event)
         devices: list[str] = checked["devices"]
         if not exists:
@@ -157,7 +157,7 @@ def _check_study(
     """Call ``check`` in ``worker`` and return its result."""
     recipes = [study.run(arm, study.seeds[0]).recipe.model_dump(mode="json") for arm in study.arms]
     models = (arm.recipe(study.base, 0).model for arm in study.arms)
-    functions = packed((model.name, model.code) for model in models)
+    functions = pickle_registered((model.name, model.code) for model in models)
     # Passed only if needed, so that ``check`` may lack these parameters.
     optional: dict[str, Any] = {"functions": functions} if functions else {}
     optional |= {"trust": trust} if trust else {}
@@ -203,7 +203,7 @@ def _execute_runs(
                 recipe=worker.run.recipe.model_dump(mode="json"),
                 folder=str(worker.run.folder),
                 device=devices[worker.slot % len(devices)],
-                functions=packed([(worker.run.recipe.model.name, worker.run.recipe.model.code)]),
+                functions=pickle_registered([(worker.run.recipe.model.name, worker.run.recipe.model.code)]),
                 trust=trust,
             )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from saccade.data.normalisation import listed
+from saccade.data.normalisation import format_channels
 from saccade.escaping import printable
 from saccade.study.report import charts, sections
 from saccade.study.report.sections.base import ReportContext
@@ -75,7 +75,9 @@ def _study_facts(context: ReportContext, study: Study) -> list[tuple[str, str]]:
         sizes = f"{group_thousands(len(data.train))} to train, {group_thousands(len(data.test))} to test"
         facts.append(("Images", f"{sizes}, {len(data.classes)} classes" if data.classes else sizes))
         source = "of the training images" if context.task.recipe.data.mean is None else "as stated"
-        facts.append(("Pixels", f"mean {listed(data.mean)}, standard deviation {listed(data.std)}, {source}"))
+        facts.append(
+            ("Pixels", f"mean {format_channels(data.mean)}, standard deviation {format_channels(data.std)}, {source}")
+        )
     _metric, *arm_facts, runs = _shared_facts(context)
     return [*facts, *arm_facts, ("Training", f"{training.epochs} epoch{'s' * (training.epochs > 1)}"), runs]
 

@@ -77,7 +77,7 @@ def to_latex(results: StudyResults) -> str:
     head, *body = ["  " + " & ".join(map(_escape_latex, row)) + r" \\" for row in cells]
     columns = "".join("l" if n in _TEXT_COLUMNS else "r" for n in range(len(cells[0])))
     seeds = f"{len(results.seeds)} seed{'s' * (len(results.seeds) > 1)}"
-    points = f" in {metric.points}" if metric.points else ""
+    points = f" in {metric.difference_unit}" if metric.difference_unit else ""
     scored = f" of {results.scored}" if results.scored else ""
     caption = (
         f"{_subject(results)}: {metric.name}{scored}, mean ± standard deviation over {seeds}; difference to "
@@ -138,7 +138,7 @@ def _arm_row(arm: ArmResult, finding: Difference | None, digits: int) -> tuple[s
     comparison = ("", "", "")
     if finding is not None:
         difference = f"{format_signed(finding.difference, digits)} {format_interval(finding.low, finding.high, digits)}"
-        verdict = finding.word + (" (control)" if finding.is_control else "")
+        verdict = finding.verdict_text + (" (control)" if finding.is_control else "")
         comparison = (difference, format_p_value(finding.p_holm), verdict)
     cost = arm.cost
     return (

@@ -17,7 +17,7 @@ from saccade.study.report.charts import assign_styles
 from saccade.study.report.page import render_page
 from saccade.study.report.sections.base import ReportContext
 from saccade.study.report.table import to_latex, to_markdown
-from saccade.training.fingerprint import with_val
+from saccade.training.fingerprint import fingerprint_with_val
 from saccade.trust import Trust
 
 if TYPE_CHECKING:
@@ -94,10 +94,12 @@ def _open_task(study: Study, name: str) -> Task:
         UserError: the images are missing or have changed.
     """
     kind = tasks.get(name)
-    base = tasks.resolved(study.base, kind.target)
+    base = tasks.resolve(study.base, kind.target)
     split = open_data(base.data, kind.target)
     runs = (run for run in study.runs() if run.recipe.data == study.base.data)
     run_fingerprints = {done["fingerprint"] for run in runs if (done := run.finished) and done.get("fingerprint")}
-    if (other_fingerprints := run_fingerprints - {split.fingerprint}) and other_fingerprints != {with_val(split)}:
+    if (other_fingerprints := run_fingerprints - {split.fingerprint}) and other_fingerprints != {
+        fingerprint_with_val(split)
+    }:
         raise UserError(f"the images in {study.base.data.source} changed since the runs were made")
     return kind(base, split)

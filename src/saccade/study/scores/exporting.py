@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from saccade.errors import UserError
 from saccade.files import make_folders, write_atomically
 from saccade.metrics.metric import Metric
-from saccade.metrics.rows import Rows, count, select
+from saccade.metrics.rows import Rows, count_images, select_images
 from saccade.runfiles import read_rows
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _normalised_scores(metric: Metric, rows: Rows) -> list[float]:
     else:
         image_scores = [
             float("nan") if score is None else score
-            for score in (metric.of(select(rows, [i])) for i in range(count(rows)))
+            for score in (metric.compute(select_images(rows, [i])) for i in range(count_images(rows)))
         ]
     return [(value - metric.low) / metric.span for value in image_scores]
 

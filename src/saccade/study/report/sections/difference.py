@@ -81,7 +81,7 @@ the initial weights.{% endif %}</p>
                 "style": forest_row.style, "chart": forest_chart(forest_row, scale, results.margin, metric),
                 "difference": format_signed(finding.difference, metric.digits), "p": format_p_value(finding.p_holm),
                 "interval": format_interval(finding.low, finding.high, metric.digits),
-                "verdict": finding.word, "class": finding.verdict or "unjudged",
+                "verdict": finding.verdict_text, "class": finding.verdict or "unjudged",
                 "shares_host": shares_host[finding.name], "control": finding.is_control,
             }
             for finding, forest_row in zip(results.analysis.differences, forest_rows, strict=True)
@@ -92,7 +92,7 @@ the initial weights.{% endif %}</p>
             "on": " on the test images" if results.study else "",
             "unit": f", in {unit}" if unit else "",
             "sign_note": "" if metric.higher_is_better else f"Lower {metric.name} is better, so + means lower. ",
-            "points": metric.points or "difference",
+            "points": metric.difference_unit or "difference",
             "hosts": False in shares_host.values(),
             "baseline": results.baseline,
             "mechanisms": [row for row in rows if not row["control"]],
@@ -140,13 +140,13 @@ def forest_chart(row: ForestRow, scale: Scale, margin: float, metric: Metric) ->
         interval_line = {"x1": scale.percent(row.low), "x2": scale.percent(row.high), "y1": center_y, "y2": center_y}
         elements.append(element("line", **interval_line, class_=f"interval {style.classes}"))
     for i, (seed, value) in enumerate(row.raw):
-        difference_text = with_unit(format_signed(value, metric.digits), metric.points)
+        difference_text = with_unit(format_signed(value, metric.digits), metric.difference_unit)
         tip = element("title", f"{style.name}, seed {seed}: {difference_text}")
         y = dots_y + 4 * (i % 3 - 1)  # staggered, so that equal differences do not overlap
         elements.append(element("circle", tip, cx=scale.percent(value), cy=y, r=3.2, class_=f"dot {style.classes}"))
     text = "no pair of finished runs"
     if row.difference is not None:
-        difference_text = with_unit(format_signed(row.difference, metric.digits), metric.points)
+        difference_text = with_unit(format_signed(row.difference, metric.digits), metric.difference_unit)
         text = f"{difference_text}, {format_interval(row.low, row.high, metric.digits)}"
         elements.append(marker(style, scale.percent(row.difference), center_y, text))
     return svg_chart(*elements, height=height, label=f"{style.name} against the baseline: {text}", class_="strip")

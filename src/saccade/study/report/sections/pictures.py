@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from saccade.data import open_data
 from saccade.errors import UserError
-from saccade.explanation import gate_maps, is_spatial, passing, per_channel, site_to_show
-from saccade.metrics.rows import Rows, count, select
-from saccade.recipe import described
+from saccade.explanation import channel_means, gate_maps, is_spatial, passed_fractions, site_to_show
+from saccade.metrics.rows import Rows, count_images, select_images
+from saccade.recipe import short_repr
 from saccade.runfiles import read_rows
 from saccade.saving import describe, load
 from saccade.study.arms import Arm
@@ -29,7 +29,7 @@ from saccade.study.report.sections.base import ReportContext, Section
 from saccade.study.report.svg import element
 from saccade.study.report.typeset import NARROW_SPACE, format_number
 from saccade.study.run_notes import RunResult
-from saccade.tasks import resolved
+from saccade.tasks import resolve
 from saccade.tasks.base import Drawing, Task
 
 __all__ = ["PicturesSection"]
@@ -125,7 +125,7 @@ def _examples(context: ReportContext, study: Study, task: Task) -> dict[str, Any
         description = (
             f"{description} A shuffled mechanism sees the image of the next row, in the last row that of the first."
         )
-    pictures = [task.data.test.picture(i) for i in indices]
+    pictures = [task.data.test.raw_image(i) for i in indices]
     definitions = element("defs", *(_image_definition(k, picture) for k, picture in enumerate(pictures)))
     truths = task.draw(indices, None)
     height, width = pictures[0].shape[-2:]
@@ -169,12 +169,12 @@ def _choose_images(n_images: int, task: Task, saved_rows: Sequence[Rows | None])
     random.Random(n_images).shuffle(order)
     rows_of_runs = [rows for rows in saved_rows if rows is not None]
     for rows in rows_of_runs:
-        if (n_scored := count(rows)) != n_images:
+        if (n_scored := count_images(rows)) != n_images:
             raise UserError(f"the runs were scored on {n_scored} test images; there are {n_images} now")
     image_scores = next((metric.values for metric in task.metrics if metric.values is not None), None)
     if image_scores is not None:
         rows_of_runs = [{"value": image_scores(rows)} for rows in rows_of_runs]
-    disputed = [i for i in order if _answers_differ([select(rows, [i]) for rows in rows_of_runs])]
+    disputed = [i for i in order if _answers_differ([select_images(rows, [i]) for rows in rows_of_runs])]
     disputed_shown = disputed[: N_IMAGES // 2]
     random_picks = [i for i in order if i not in disputed_shown][: N_IMAGES - len(disputed_shown)]
     if not disputed_shown:
@@ -195,7 +195,7 @@ def _column(
     context: ReportContext, study: Study, task: Task, arm: Arm, run: RunResult, indices: Sequence[int]
 ) -> dict[str, Any]:
     """Return one arm's style, seed, site, ends of the colour scale, and cells."""
-    recipe = resolved(arm.recipe(study.base, run.seed), task.target)
+    recipe = resolve(arm.recipe(study.base, run.seed), task.target)
     if recipe.data != task.recipe.data:
         task = type(task)(recipe, open_data(recipe.data, task.target))
     images, folder = task.images(indices), study.folder / run.folder
@@ -224,10 +224,10 @@ def _heat_maps(model: nn.Module, images: Tensor) -> tuple[Tensor | None, str | N
 
     The site is None for strips of channels.
     """
-    gates, passed = gate_maps(model, images), passing(model, images)
+    gates, passed = gate_maps(model, images), passed_fractions(model, images)
     # The magnitude behind a channel gate varies over positions too, but the gate does not cause that.
     magnitudes = {site: x[:, None] for site, x in passed.items() if site not in gates or is_spatial(gates[site])}
-    site = site_to_show(magnitudes, least=MIN_MAP_SIDE)
+    site = site_to_show(magnitudes, min_size=MIN_MAP_SIDE)
     if site is not None:
         return passed[site], site, site
     if gates:
@@ -242,13 +242,13 @@ def _check_saved(folder: Path, classes: Sequence[str], size: Sequence[int]) -> N
     for key, needed in (("classes", list(classes)), ("input", list(size))):
         if (saved[key] or []) != needed:
             raise UserError(
-                f"{folder}/config.json: {key} is {described(saved[key])}; that of the images is {described(needed)}"
+                f"{folder}/config.json: {key} is {short_repr(saved[key])}; that of the images is {short_repr(needed)}"
             )
 
 
 def _channel_strip(gate: Tensor) -> Tensor:
     """Return the channels of a gate (B, C, 1, 1) as (B, STRIP_WIDTH): averaged in groups, or repeated."""
-    channels = per_channel(gate)[:, None]
+    channels = channel_means(gate)[:, None]
     if channels.shape[-1] > STRIP_WIDTH:
         return F.adaptive_avg_pool1d(channels, STRIP_WIDTH)[:, 0]
     return F.interpolate(channels, STRIP_WIDTH, mode="nearest")[:, 0]

@@ -50,11 +50,11 @@ below it, the number of the {{ seeds }} test seeds for which the arm chose that 
             "seeds": len(results.seeds),
             "values": [
                 ", ".join(f"{key.rpartition('.')[2]} = {value}" for key, value in values.items())
-                for values in tuned.tuning.ladder
+                for values in tuned.tuning.grid
             ],
-            "runs": tuned.runs,
+            "runs": tuned.runs_per_arm,
             "rows": [(context.styles[arm.name], _value_cells(arm, results.metric)) for arm in tuned.arms],
-            "edges": tuned.edges(),
+            "edges": tuned.edge_notes(),
         }
 
 
