@@ -121,13 +121,13 @@ def _freeze_host(network: nn.Module, host_modules: Sequence[tuple[str, nn.Module
             "(default_cfg['classifier']); give globs of the parameters to freeze"
         )
     # The parent module of the classifier, with its dropout; or the classifier itself if the parent is the network.
-    head_paths = {path.rpartition(".")[0] or path for path in head_paths}
-    trainable = {id(module) for path in head_paths for module in network.get_submodule(path).modules()} | plugged
+    heads = {path.rpartition(".")[0] or path for path in heads}
+    trainable = {id(module) for path in heads for module in network.get_submodule(path).modules()} | plugged
     frozen = [module for name, module in host_modules if name and id(module) not in trainable]
     for module in (network, *frozen):
         for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(False)
-    return Frozen(frozen, f"The host is frozen; its head ({', '.join(sorted(head_paths))}) and the plugs are trained.")
+    return Frozen(frozen, f"The host is frozen; its head ({', '.join(sorted(heads))}) and the plugs are trained.")
 
 
 def _freeze_by_glob(network: nn.Module, plugged: set[int], globs: Sequence[str]) -> Frozen:
