@@ -11,6 +11,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 import torch
+from torch.utils import _device
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["SACCADE_CACHE"] = "off"  # tests of the pictures on disk name a folder of their own
@@ -35,6 +36,7 @@ def _poisoned(make):
 @pytest.fixture(autouse=True, scope="session")
 def _uninitialised_memory_is_nan():
     """Turn every read of a value that nothing wrote into NaN, which no test expects."""
+    _device._device_constructors()  # caches which functions ``torch.device`` acts on: the original ones
     with pytest.MonkeyPatch.context() as patch:
         for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
             patch.setattr(owner, name, _poisoned(getattr(owner, name)))

@@ -477,7 +477,7 @@ def test_every_position_but_the_papers_is_a_list_of_paths(make):
         "stage": 4, "neck": 0, "block": 4, "residual": 4, "conv3x3": 4, "activated": 4, "expanded": 0,
         "conv_stem": 1,
     }  # fmt: skip
-    with pytest.raises(ValueError, match="'paper' is no position"):
+    with pytest.raises(ValueError, match="'paper' is not a position"):
         paths_at(structure, "paper")
 
 

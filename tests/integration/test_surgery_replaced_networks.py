@@ -171,7 +171,7 @@ def test_a_recipe_replaces(split):
         assert len(replacements(network)) == 3
         off = ((network(x) - plain(x)).abs().max() / plain(x).abs().max()).item()
         assert (off < 1e-5) is (said == "neutral")
-    with pytest.raises(UserError, match="dcn2 replaces a convolution"):
+    with pytest.raises(UserError, match="dcn2 replaces convolutions"):
         network_of(TINY.with_overrides({"attention.control": "noise"}), split)
 
 
