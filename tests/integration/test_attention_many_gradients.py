@@ -12,13 +12,8 @@ from saccade.ops import attention, gating
 @pytest.mark.parametrize("name", list_mechanisms())
 def test_gradients_at_once_are_those_one_by_one(name, large, monkeypatch):
     if large:  # forms that small maps do not take
-<<<<<<< HEAD:tests/integration/test_attention_many_gradients.py
-        monkeypatch.setattr(gating, "SMALL", 0)
-        monkeypatch.setattr(attention, "_KEPT", 0)
-=======
         monkeypatch.setattr(gating, "SMALL_MAP_NUMEL", 0)
         monkeypatch.setattr(attention, "_MAX_SAVED_RATIO", 0)
->>>>>>> 1ad9234 (test(attention): renamed constant of ops.attention):tests/attention/test_many_gradients.py
     torch.manual_seed(0)
     module = create(name, 64, **({"size": (5, 4)} if "size" in spec(name).needs else {})).double()
     with torch.no_grad():
