@@ -140,7 +140,7 @@ def test_keywords_are_those_of_the_command_line(desk):
     assert study.arms[3].recipe(base, 0).model.model_dump(exclude_none=True)["options"] == {}
     own = study.arms[4].recipe(base, 0).model
     assert builders.find_builder((own.name, own.code)) is plain
-    assert list(design.planned) == [
+    assert list(design.events) == [
         StudyPlanned(
             Path("here"), "none, se, das:alpha=0.5, wide, mine, extra for se × 2 seeds = 12 runs, 2 at a time -> here"
         )

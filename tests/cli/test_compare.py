@@ -276,10 +276,10 @@ def test_a_wrong_use_says_so_and_writes_nothing(name, desk, monkeypatch, capsys)
 
 
 def test_the_default_folder_steps_aside_for_another_study(desk, monkeypatch):
-    from saccade.comparison import _study
+    from saccade.comparison import _claim_folder
 
     def plan(seeds):
-        return _study(Study(Recipe(), arms(["se"]), seeds, Path(), 1.0), (), 1, None)[0]
+        return _claim_folder(Study(Recipe(), arms(["se"]), seeds, Path(), 1.0), (), 1, None)[0]
 
     first = plan((0, 1))
     assert str(first.folder) == os.path.join("runs", "digits")
@@ -297,19 +297,19 @@ def test_the_default_folder_steps_aside_for_another_study(desk, monkeypatch):
 def test_the_host_and_the_size_suit_the_images(tmp_path, side, host, size):
     from PIL import Image
 
-    from saccade.defaults import choose
+    from saccade.defaults import choose_recipe
 
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "notes.txt").write_text("no image")
         for number in range(3):
             Image.new("RGB", (side + 40 * number, side)).save(tmp_path / name / f"{number}.png")
-    recipe = choose(None, tmp_path, {})
+    recipe = choose_recipe(None, tmp_path, {})
     assert recipe.model.name == host
     assert recipe.data.source == str(tmp_path)
     assert recipe.data.size == size
-    assert choose(None, tmp_path, {"data.size": 40}).data.size == 40
-    found = choose(None, tmp_path, {"model.name": "vgg11", "model.pretrained": True})
+    assert choose_recipe(None, tmp_path, {"data.size": 40}).data.size == 40
+    found = choose_recipe(None, tmp_path, {"model.name": "vgg11", "model.pretrained": True})
     assert (found.model.name, found.model.pretrained, found.training.optimizer) == ("vgg11", True, "adamw")
 
 

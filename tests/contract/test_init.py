@@ -216,7 +216,7 @@ def test_a_fact_in_words_without_a_function_is_not_examined():
         ("is_neutral_as_stated", "neutral"), ("learns_from_a_neutral_start", "neutral"),
         ("keeps_its_gate_in_range", "gate"), ("commutes_as_stated", "equivariant"),
     ):  # fmt: skip
-        assert records[promise] == Record(promise, "skipped", f"no function {fact} stands beside SPEC")
+        assert records[promise] == Record(promise, "skipped", f"its module defines no function {fact}")
 
 
 def test_a_known_failure_is_skipped_with_its_reason():
@@ -331,7 +331,7 @@ def test_what_reads_another_stage_is_tried_as_it_stands_alone():
     tried = [promise for promise in PROMISES if promise.__name__ == "keeps_shape"]
     (record,) = examine(HearsOne, facts, promises=tried)
     assert record.status == "failed"
-    assert "nobody hands them on" in record.reason
+    assert "the mechanism is not in a host" in record.reason
     (record,) = examine(HearsOne, facts, options={"previous": 0}, promises=tried)
     assert record.status == "passed"
 

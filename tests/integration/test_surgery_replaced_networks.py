@@ -199,7 +199,7 @@ def test_movement_is_that_of_the_convolution_alone():
 def test_arms_of_a_study():
     assert [arm.name for arm in arms(["se", "dcn2"], ["noise:se"])] == ["none", "se", "dcn2", "noise for se"]
     for control in ("noise", "extra:dcn2", "shuffled"):
-        with pytest.raises(UserError, match="'dcn2', which takes the place of convolutions"):
+        with pytest.raises(UserError, match="'dcn2', which replaces convolutions"):
             arms(["se", "dcn2"], [control])
 
 
