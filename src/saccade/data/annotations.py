@@ -96,7 +96,7 @@ class ImageAnnotations:
         objects: objects in the order of the file.
         size: (width, height) of the image in the file; None if not given.
         relative: True if coordinates are fractions of the image size.
-        cleaned: (kind, place) of each object that the reader left out; kinds are keys of ``_CLEANING_NOTES``.
+        remarks: (kind, place) of each object that a note counts; kinds are keys of ``_CLEANING_NOTES``.
         problem: message of a :class:`LabelError`; empty if there is none.
     """
 
@@ -104,7 +104,7 @@ class ImageAnnotations:
     objects: Sequence[Annotation] = ()
     size: tuple[int, int] | None = None
     relative: bool = False
-    cleaned: Sequence[tuple[str, str]] = ()
+    remarks: Sequence[tuple[str, str]] = ()
     problem: str = ""
 
 
@@ -149,7 +149,7 @@ def clean_objects(
     Raises:
         LabelError: an object cannot be used.
     """
-    for kind, where in annotations.cleaned:
+    for kind, where in annotations.remarks:
         counts.add(kind, annotations.file_name, where)
     objects, keys = [], set()
     stored = size[::-1] if orientation >= 5 else size

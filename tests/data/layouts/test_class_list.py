@@ -192,10 +192,10 @@ def test_a_label_is_what_follows_the_ending(root, between):
 
 def test_the_line_that_is_unlike_the_others_is_named(root):
     write(root, train="cat/0.png 0\ndog/1.png 1\n", test="cat/3.png\ndog/3.png 1\n")
-    with pytest.raises(UserError, match=r"test\.txt names 'cat/3\.png' with no label; other lines have one"):
+    with pytest.raises(UserError, match=r"test\.txt: the line of 'cat/3\.png' has no label, but other lines have one"):
         opened(root)
     write(root, train="cat/0.png\ndog/1.png\n", test="cat/3.png\ndog/3.png 1\n")
-    with pytest.raises(UserError, match=r"test\.txt names 'dog/3\.png' with a label; other lines have none"):
+    with pytest.raises(UserError, match=r"test\.txt: the line of 'dog/3\.png' has a label, but other lines have none"):
         opened(root)
     write(root, train="filename,label\ncat/0.png,0\ndog/1.png,1\n", test="cat/3.png,0\ndog/3.png,1\n")
     with pytest.raises(UserError, match=r"train\.txt names 'filename,label' with no label"):

@@ -292,7 +292,7 @@ CLEANED = {
     "of no image": ({"image_id": 999}, r"1 annotations of .* that it does not list; .* annotation 102 of image 999"),
     "of an image by text": ({"image_id": "2"}, "1 annotations of .* that it does not list"),
     "twice": ({"image_id": 3, "category_id": 18}, "1 objects are exact duplicates and are counted once"),
-    "an id twice": ({"id": 101}, r"1 annotation ids occur twice in .* \(first: 101\); all annotations are used"),
+    "an id twice": ({"id": 101}, r"1 annotation ids occur more than once in .* \(first: 101\); all annotations"),
 }  # fmt: skip
 
 
@@ -369,9 +369,9 @@ FILES = {
     "category id of text": (lambda found: found["categories"][1].update(id="b"), r"an id \(integer\) and a name are"),
     "a name of no letters": (lambda found: found["images"][1].update(file_name="\ud800.png"), "and a file_name are"),
     "a category of no letters": (lambda found: found["categories"][1].update(name="\udcff"), "and a name are needed"),
-    "no categories": (lambda found: found.pop("categories"), "has no list 'categories' of objects"),
+    "no categories": (lambda found: found.pop("categories"), "has no list 'categories' of JSON objects"),
     "no images": (lambda found: found.update(images=[]), r"instances_train2017\.json lists no images"),
-    "annotations of numbers": (lambda found: found.update(annotations=[1]), "has no list 'annotations' of objects"),
+    "annotations of numbers": (lambda found: found.update(annotations=[1]), "no list 'annotations' of JSON objects"),
     "other images": (lambda found: [one.update(file_name=f"x{one['id']}.png") for one in found["images"]],
                      r"lists 6 images, such as x0\.png; none of them was found in annotations, "),
     "one image in two parts": (lambda found: found["images"][1].update(file_name="../val2017/000000000006.png"),
@@ -426,7 +426,7 @@ def test_a_part_to_test_on_alone(tmp_path):
     split = opened(tmp_path)  # one file is one set, whatever its name
     assert (len(split.train), len(split.test)) == (2, 1)
     write(tmp_path / "annotations/instances_test2017.json", document(range(6)))
-    with pytest.raises(UserError, match="is named for train"):
+    with pytest.raises(UserError, match="no file name contains 'train'"):
         opened(tmp_path)
 
 
