@@ -164,8 +164,8 @@ def _assign_by_folder(labelling: TableLabels, root: Path) -> dict[Path, Labelled
     if any(row.split_name for row in labelling.images.values()):
         return {}
     top_folders = {path: path.parts[len(root.parts)] for path in labelling.images}
-    split_names = {split_of.get(folder.lower(), "") for folder in top_folders.values()}
-    if "" in split_names or not {"train"} < split_names:
+    splits = {split_of.get(folder.lower(), "") for folder in top_folders.values()}
+    if "" in splits or not {"train"} < splits:
         return {}
     return {
         path: replace(row, split=split_of[top_folders[path].lower()], split_name=top_folders[path])

@@ -108,10 +108,10 @@ class Csv(TableLayout):
         index = ImageIndex(root)
         if roboflow:
             return _split_tables(roboflow, index, options)
-        by_role = {split: files[name] for split, name in _tables_by_split(files).items()}
-        if len(by_role) > 1 and "train" in by_role:
+        paths_by_split = {split: files[name] for split, name in _tables_by_split(files).items()}
+        if len(paths_by_split) > 1 and "train" in paths_by_split:
             try:
-                return _split_tables(by_role, index, options)
+                return _split_tables(paths_by_split, index, options)
             except _NoImageColumnError:  # a table of something else that is called train
                 pass
         return _single_table(files, index, options)
@@ -209,7 +209,7 @@ def _single_table(files: Mapping[str, Path], index: ImageIndex, options: Mapping
 
 
 def _image_folder(table: TableFile, split: str, index: ImageIndex) -> Path:
-    """Return the folder searched first for the images of a table: its own, or the split's if that is the root."""
+    """Return the folder searched first for a table's images: its own, or the split's if its own is the root."""
     folder = table.path.parent
     if folder != index.root:
         return folder

@@ -205,7 +205,7 @@ def _split_images(
     split_of_line: dict[int, tuple[str, str]],
     problems: list[str],
 ) -> tuple[dict[str, SplitFiles], dict[Path, str]]:
-    """Return the splits by split, and the group of each image.
+    """Return the files of each split, and the group of each image.
 
     A message is added to ``problems`` for each image whose rows differ in split or group.
     """

@@ -213,7 +213,7 @@ def _yaml_names(values: dict[str, Any], file_name: str) -> list[str]:
 def _files_in_yaml(
     root: Path, yaml: _DataYaml, hidden: Counter[str], notes: list[str]
 ) -> dict[str, tuple[str, list[Path]]]:
-    """Return name and files of each split in a YAML file, by split.
+    """Return name and files of each split in a YAML file.
 
     Raises:
         UserError: no training images are named, or a path is outside the folder or does not exist.
@@ -302,7 +302,7 @@ def _entry_files(root: Path, base: Path, path: Path, hidden: Counter[str]) -> It
 
 
 def _files_without_yaml(root: Path, hidden: Counter[str]) -> dict[str, tuple[str, list[Path]]]:
-    """Return name and files of each split by split, from folder names."""
+    """Return name and files of each split, from folder names."""
     folders = _image_folders(root)
     split_names = assign_splits(folders) if "" not in folders else {"train": ""}
     return {split: (name, sorted(walk(folders[name], hidden))) for split, name in split_names.items()}
