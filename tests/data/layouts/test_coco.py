@@ -268,8 +268,8 @@ OBJECTS = {
     "text that is cut": ({"segmentation": {"size": [20, 40], "counts": "P"}}, "has a compressed RLE that is cut"),
     "numbers without end": ({"bbox": [1, 2, 10**400, 4]}, "has the bbox"),
     "runs without end": ({"segmentation": {"size": [20, 10**30], "counts": [20 * 10**30]}}, "has an RLE of the size"),
-    "text without end": ({"segmentation": {"size": [20, 40], "counts": "o" * 10**5}}, "a compressed RLE with the char"),
-    "text of other letters": ({"segmentation": {"size": [20, 40], "counts": "~~"}}, "with the character '~'"),
+    "text without end": ({"segmentation": {"size": [20, 40], "counts": "o" * 10**5}}, "compressed RLE with an invalid"),
+    "text of other letters": ({"segmentation": {"size": [20, 40], "counts": "~~"}}, "with an invalid character, '~'"),
 }  # fmt: skip
 
 
@@ -366,7 +366,7 @@ FILES = {
     "image without name": (lambda found: found["images"][1].update(file_name=7), "an id and a file_name are needed"),
     "category id twice": (lambda found: found["categories"][1].update(id=1), "the id 1 for the categories 'cat' and"),
     "category name twice": (lambda found: found["categories"][1].update(name="cat"), "the name 'cat' for the cat"),
-    "category id of text": (lambda found: found["categories"][1].update(id="b"), r"an id \(integer\) and a name are"),
+    "category id of text": (lambda found: found["categories"][1].update(id="b"), r"an integer id and a name are"),
     "a name of no letters": (lambda found: found["images"][1].update(file_name="\ud800.png"), "and a file_name are"),
     "a category of no letters": (lambda found: found["categories"][1].update(name="\udcff"), "and a name are needed"),
     "no categories": (lambda found: found.pop("categories"), "has no list 'categories' of JSON objects"),
